@@ -1,0 +1,1 @@
+"""Profiles, credential sources, endpoints, Secret and errors: what every other layer may import."""

@@ -1,0 +1,26 @@
+"""The error every layer raises: what happened and where, and what to do next."""
+
+from __future__ import annotations
+
+
+class ConsoleError(Exception):
+    """A failure a user can act on.
+
+    `message` says what happened and where; `remedy` what to do next. `exit_code` is what a command ends with.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.remedy}".strip()
+
+
+class SettingsError(ConsoleError):
+    """Bad usage or settings: the command never started its work."""
+
+    exit_code = 2

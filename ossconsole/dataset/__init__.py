@@ -1,0 +1,1 @@
+"""Datasets: sample formats, preparation, manifest, upload pipeline and its journal."""

@@ -1,0 +1,1 @@
+"""The embedded OSS-compatible server, run as its own process."""

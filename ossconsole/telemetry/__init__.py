@@ -1,0 +1,1 @@
+"""Telemetry: GPU and host sampling, series, run record; the only importer of NVML."""

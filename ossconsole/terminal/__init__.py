@@ -1,0 +1,1 @@
+"""Owner of the terminal: native prints kept off the screen, signals, lost SSH, crash report."""

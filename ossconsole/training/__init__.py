@@ -1,0 +1,1 @@
+"""Training: loader, model, loop, checkpoints; the only importer of torch and osstorchconnector."""

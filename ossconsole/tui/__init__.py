@@ -1,0 +1,1 @@
+"""The console: app, screens, widgets and styles; the only importer of Textual."""
