@@ -1,0 +1,199 @@
+"""What a run reports: one JSON object per line, the same in `train --json`, the run record, replay and export.
+
+Units: `time` is Unix seconds, every `*_s` and `seconds` is wall-clock seconds, `bytes` are bytes read from or written
+to the bucket, `top1`/`top5` are fractions of 1. A float that may diverge is `float | None`: JSON has no NaN, so a
+non-finite value is written as null and read back as None (a gap in a chart).
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, TypeAlias
+
+import msgspec
+
+from ossconsole.config.endpoints import EndpointKind
+
+
+class RunState(str, enum.Enum):
+    """Where a run stands; the last three are final."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    VALIDATING = "validating"
+    PAUSED = "paused"
+    STOPPING = "stopping"
+    FINISHED = "finished"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+    @property
+    def final(self) -> bool:
+        return self in {RunState.FINISHED, RunState.STOPPED, RunState.FAILED}
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
+    time: float
+
+
+class Run(_Event, frozen=True, kw_only=True, tag="run"):
+    """The first line of every record: which run, by which program, with which settings (never a secret).
+
+    `epochs` and `steps_per_epoch` are 0 where not known at the start; `pid` and `host` tell whether it still lives.
+    """
+
+    run: str
+    version: str
+    settings: dict[str, Any] = {}
+    pid: int = 0
+    host: str = ""
+    simulated: bool = False
+    epochs: int = 0
+    steps_per_epoch: int = 0
+
+
+class Step(_Event, frozen=True, kw_only=True, tag="step"):
+    """One training step.
+
+    `step` counts from 1 over the whole run, `epoch` from 1. `samples` and `bytes` are this batch's; `endpoint` is the
+    one this batch was read from. `step_time_s` is end to end, from the moment the previous step ended: the wait
+    (`data_wait_s`), the copy to the device (`copy_s`) and the compute (`compute_s`) are parts of it. `fetch_s` is how
+    long the reader process took for this batch. `samples_per_s` is the rate the run reports (smoothed by the engine).
+    """
+
+    step: int
+    epoch: int
+    samples: int
+    loss: float | None
+    lr: float
+    endpoint: EndpointKind
+    data_wait_s: float
+    step_time_s: float
+    fetch_s: float
+    bytes: int
+    samples_per_s: float
+    copy_s: float = 0.0
+    compute_s: float = 0.0
+
+    @property
+    def wait_fraction(self) -> float:
+        """Share of the step spent waiting for data, 0 to 1."""
+        if self.step_time_s <= 0:
+            return 0.0
+        return min(1.0, max(0.0, self.data_wait_s / self.step_time_s))
+
+
+class Epoch(_Event, frozen=True, kw_only=True, tag="epoch"):
+    """An epoch ended and was validated; the validation figures are None where there is no validation set."""
+
+    epoch: int
+    train_loss: float | None
+    val_loss: float | None
+    top1: float | None
+    top5: float | None
+    seconds: float
+    step: int = 0
+    samples: int = 0
+    val_samples: int = 0
+
+
+class Switch(_Event, frozen=True, kw_only=True, tag="switch"):
+    """Batches asked for from now on come from `endpoint`; `step` is the last one done when it was asked."""
+
+    endpoint: EndpointKind
+    reason: str
+    step: int = 0
+
+
+class Checkpoint(_Event, frozen=True, kw_only=True, tag="checkpoint"):
+    """A checkpoint was written under its unique `key`, verified, and copied to `stable_key`."""
+
+    key: str
+    bytes: int
+    seconds: float
+    stable_key: str
+    epoch: int = 0
+    step: int = 0
+    top1: float | None = None
+
+
+class InfoEvent(_Event, frozen=True, kw_only=True, tag="info"):
+    """Something worth a line in the event log, such as a changed learning rate."""
+
+    message: str
+    step: int = 0
+
+
+class WarningEvent(_Event, frozen=True, kw_only=True, tag="warning"):
+    """The run goes on: a retry, a skipped sample, a slow endpoint."""
+
+    message: str
+    remedy: str = ""
+    step: int = 0
+
+
+class ErrorEvent(_Event, frozen=True, kw_only=True, tag="error"):
+    """Something failed; a State event says whether the run ended over it."""
+
+    message: str
+    remedy: str = ""
+    step: int = 0
+
+
+class State(_Event, frozen=True, kw_only=True, tag="state"):
+    """The run entered `state`."""
+
+    state: RunState
+    step: int = 0
+
+
+class EndpointSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """What one endpoint delivered over the run; the rate is the median over its steps."""
+
+    steps: int
+    samples: int
+    bytes: int
+    samples_per_s: float
+    wait_fraction: float
+
+
+class Summary(_Event, frozen=True, kw_only=True, tag="summary"):
+    """The last line of every record of a run that ended in an orderly way."""
+
+    run: str
+    state: RunState
+    epochs: int
+    steps: int
+    samples: int
+    bytes: int
+    seconds: float
+    samples_per_s: float
+    wait_fraction: float
+    train_loss: float | None = None
+    val_loss: float | None = None
+    top1: float | None = None
+    top5: float | None = None
+    checkpoint: str = ""
+    endpoints: dict[str, EndpointSummary] = {}
+    skipped_samples: int = 0
+    retries: int = 0
+    error: str = ""
+
+
+Event: TypeAlias = Run | Step | Epoch | Switch | Checkpoint | InfoEvent | WarningEvent | ErrorEvent | State | Summary
+
+_encoder = msgspec.json.Encoder()
+_decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
+
+
+def encode(event: Event) -> bytes:
+    """The event as one JSON object without the line end."""
+    return _encoder.encode(event)
+
+
+def decode(line: bytes | str) -> Event:
+    """The event of one line. Raises msgspec.DecodeError (also ValidationError) where it is none."""
+    return _decoder.decode(line)
