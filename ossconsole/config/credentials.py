@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -23,3 +24,7 @@ class Credentials:
 
     def __repr__(self) -> str:
         return f"Credentials({mask_key_id(self.access_key_id)}, source={self.source!r})"
+
+
+CredentialSource = Callable[[], Credentials]
+"""Gives the pair to sign with now; called again for each request batch, so that temporary ones can be refreshed."""

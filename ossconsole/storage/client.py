@@ -1,0 +1,293 @@
+"""ObjectStore: one bucket through one of its endpoints, with checksums, retries and errors in words."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import fastcrc
+import oss2
+import requests
+import tenacity
+from oss2.exceptions import OssError, RequestError
+
+from ossconsole.config.credentials import Credentials, CredentialSource
+from ossconsole.config.endpoints import EndpointKind, sdk_endpoint
+from ossconsole.config.errors import SettingsError
+from ossconsole.config.profile import Profile
+from ossconsole.storage.errors import StorageError, translate
+from ossconsole.storage.objects import BucketSummary, ListPage, ObjectInfo, ObjectSummary, PutResult
+
+T = TypeVar("T")
+
+_METADATA_PREFIX = "x-oss-meta-"
+LIST_PAGE_SIZE = 1000  # the most that ListObjectsV2 gives at once
+DELETE_BATCH_SIZE = 1000  # the most that DeleteMultipleObjects takes at once
+
+
+class ObjectStore:
+    """The objects of a profile's bucket through one endpoint; safe to use from many threads.
+
+    Every method raises StorageError with OSS's code and request id; what is retriable (no answer, 5xx, throttling)
+    was retried with growing waits, and after the wait that OSS asked for, `attempts` times in all.
+    """
+
+    def __init__(
+        self,
+        profile: Profile,
+        credentials: CredentialSource,
+        kind: EndpointKind = EndpointKind.STANDARD,
+        *,
+        timeout_s: float = 10.0,
+        attempts: int = 4,
+        pool_size: int = 32,
+    ) -> None:
+        endpoint = profile.endpoint(kind)
+        if endpoint is None:
+            raise SettingsError(
+                f"Profile {profile.name!r} has no {kind} endpoint.", remedy="Add one on the Setup screen."
+            )
+        self.profile = profile
+        self.kind = kind
+        self.endpoint = endpoint
+        self._attempts = attempts
+        self._session = oss2.Session(pool_size=pool_size)
+        # Proxies of the environment are not for loopback or internal endpoints, and ~/.netrc holds no OSS keys.
+        self._session.session.trust_env = False
+        auth = oss2.ProviderAuthV4(_Provider(credentials))
+        self._sdk_endpoint = sdk_endpoint(profile.bucket, endpoint)
+        self._service = functools.partial(
+            oss2.Service,
+            auth,
+            self._sdk_endpoint,
+            session=self._session,
+            connect_timeout=timeout_s,
+            region=profile.region,
+        )
+        self._bucket = oss2.Bucket(
+            auth,
+            self._sdk_endpoint,
+            profile.bucket,
+            session=self._session,
+            connect_timeout=timeout_s,
+            region=profile.region,
+        )
+
+    def close(self) -> None:
+        """Closes the pooled connections."""
+        self._session.session.close()
+
+    def uri(self, key: str = "") -> str:
+        return f"oss://{self.profile.bucket}/{key}"
+
+    # Buckets
+
+    def list_buckets(self) -> list[BucketSummary]:
+        """All buckets of the account; often denied to a key made for one bucket."""
+
+        def request() -> list[BucketSummary]:
+            return [
+                BucketSummary(
+                    name=bucket.name,
+                    region=bucket.location.removeprefix("oss-"),
+                    storage_class=bucket.storage_class or "",
+                    created=bucket.creation_date,
+                )
+                for bucket in oss2.BucketIterator(self._service(), max_retries=1)
+            ]
+
+        return self.call("listing the buckets of the account", request)
+
+    def head_bucket(self) -> None:
+        """Raises StorageError unless the bucket is there and this key may read its information."""
+        self.call(f"looking at {self.uri()}", self._bucket.get_bucket_info)
+
+    def create_bucket(self) -> None:
+        self.call(f"creating {self.uri()}", self._bucket.create_bucket)
+
+    # Listing
+
+    def list_page(
+        self,
+        prefix: str,
+        *,
+        delimiter: str = "/",
+        token: str = "",
+        start_after: str = "",
+        max_keys: int = LIST_PAGE_SIZE,
+    ) -> ListPage:
+        """One page below `prefix`; with delimiter "" every object below it, however deep."""
+
+        def request() -> ListPage:
+            result = self._bucket.list_objects_v2(
+                prefix, delimiter, continuation_token=token, start_after=start_after, max_keys=max_keys
+            )
+            objects = [
+                ObjectSummary(o.key, o.size, o.last_modified, o.storage_class or "Standard", o.etag)
+                for o in result.object_list
+            ]
+            return ListPage(objects, list(result.prefix_list), result.next_continuation_token or "")
+
+        return self.call(f"listing {self.uri(prefix)}", request)
+
+    def list_all(self, prefix: str) -> Iterator[ObjectSummary]:
+        """Every object below `prefix`, page by page."""
+        token = ""
+        while True:
+            page = self.list_page(prefix, delimiter="", token=token)
+            yield from page.objects
+            token = page.next_token
+            if not token:
+                return
+
+    # Objects
+
+    def head(self, key: str) -> ObjectInfo:
+        def request() -> ObjectInfo:
+            result = self._bucket.head_object(key)
+            headers = {name.lower(): value for name, value in result.headers.items()}
+            return ObjectInfo(
+                key=key,
+                size=result.content_length,
+                modified=result.last_modified,
+                etag=result.etag,
+                crc64=result.server_crc,
+                storage_class=headers.get("x-oss-storage-class", "Standard"),
+                content_type=headers.get("content-type", ""),
+                object_type=headers.get("x-oss-object-type", ""),
+                metadata={
+                    name.removeprefix(_METADATA_PREFIX): value
+                    for name, value in headers.items()
+                    if name.startswith(_METADATA_PREFIX)
+                },
+                headers=headers,
+            )
+
+        return self.call(f"looking at {self.uri(key)}", request)
+
+    def exists(self, key: str) -> bool:
+        return self.call(f"looking for {self.uri(key)}", lambda: bool(self._bucket.object_exists(key)))
+
+    def get(self, key: str) -> bytes:
+        """The whole object, compared with its CRC64."""
+
+        def request() -> bytes:
+            result = self._bucket.get_object(key)
+            data = bytes(result.read())
+            _check(data, result, self.uri(key))
+            return data
+
+        return self.call(f"reading {self.uri(key)}", request)
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        """At most `length` bytes from offset `start`; b"" when the object ends before it."""
+
+        def request() -> bytes:
+            result = self._bucket.get_object(
+                key, byte_range=(start, start + length - 1), headers={"x-oss-range-behavior": "standard"}
+            )
+            return bytes(result.read())
+
+        try:
+            return self.call(f"reading {self.uri(key)}", request)
+        except StorageError as error:
+            if error.status == 416:
+                return b""
+            raise
+
+    def put(
+        self, key: str, data: bytes, *, content_type: str = "", metadata: Mapping[str, str] | None = None
+    ) -> PutResult:
+        """Writes the object; oss2 compares OSS's CRC64 with that of the bytes sent."""
+        headers = {f"{_METADATA_PREFIX}{name}": value for name, value in (metadata or {}).items()}
+        if content_type:
+            headers["Content-Type"] = content_type
+
+        def request() -> PutResult:
+            result = self._bucket.put_object(key, data, headers=headers)
+            return PutResult(etag=result.etag, crc64=result.crc, request_id=result.request_id)
+
+        return self.call(f"writing {self.uri(key)}", request)
+
+    def copy(self, source: str, target: str) -> None:
+        """Copies inside the bucket, on the server; OSS takes objects of up to 5 GB this way."""
+        self.call(
+            f"copying {self.uri(source)} to {self.uri(target)}",
+            lambda: self._bucket.copy_object(self.profile.bucket, source, target),
+        )
+
+    def delete(self, key: str) -> None:
+        """Deletes the object; one that is not there is no error, as OSS has it."""
+        self.call(f"deleting {self.uri(key)}", lambda: self._bucket.delete_object(key))
+
+    def delete_many(self, keys: Iterable[str]) -> int:
+        """Deletes the objects in batches and gives how many."""
+        waiting = list(keys)
+        for first in range(0, len(waiting), DELETE_BATCH_SIZE):
+            batch = waiting[first : first + DELETE_BATCH_SIZE]
+            self.call(
+                f"deleting {len(batch)} objects of {self.uri()}",
+                functools.partial(self._bucket.batch_delete_objects, batch),
+            )
+        return len(waiting)
+
+    # Errors and retries
+
+    def call(self, action: str, request: Callable[[], T]) -> T:
+        """Runs one request of oss2 with retries. `action` reads like `reading oss://bucket/key`."""
+
+        def attempt() -> T:
+            try:
+                return request()
+            except OssError as error:
+                raise translate(error, action, self._label) from error
+            except requests.RequestException as error:  # a body that broke off: oss2 translates only the sending
+                raise translate(RequestError(error), action, self._label) from error
+
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(_is_retriable),
+            stop=tenacity.stop_after_attempt(self._attempts),
+            wait=_wait,
+            reraise=True,
+        )
+        return retrying(attempt)
+
+    @property
+    def _label(self) -> str:
+        return f"the {self.kind} endpoint {self.endpoint}"
+
+
+class _Provider:
+    """A credentials provider in oss2's shape, asked anew for each request."""
+
+    def __init__(self, source: CredentialSource) -> None:
+        self._source = source
+
+    def get_credentials(self) -> Any:
+        found: Credentials = self._source()
+        token = found.security_token.reveal() if found.security_token else None
+        return oss2.credentials.Credentials(found.access_key_id, found.access_key_secret.reveal(), token)
+
+
+_backoff = tenacity.wait_exponential_jitter(initial=0.2, max=5)
+
+
+def _wait(state: tenacity.RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome else None
+    asked = error.delay_s if isinstance(error, StorageError) else 0.0
+    return max(asked, _backoff(state))
+
+
+def _is_retriable(error: BaseException) -> bool:
+    return isinstance(error, StorageError) and error.retriable
+
+
+def _check(data: bytes, result: Any, uri: str) -> None:
+    """Raises oss2's own exception when the bytes differ from the length or the CRC64 that came with them."""
+    if result.content_length is not None and len(data) != result.content_length:
+        raise oss2.exceptions.InconsistentError(
+            f"{len(data)} of {result.content_length} bytes of {uri} arrived", result.request_id
+        )
+    if result.server_crc is not None and fastcrc.crc64.xz(data) != result.server_crc:
+        raise oss2.exceptions.InconsistentError(f"{uri} has another CRC64", result.request_id)

@@ -1,0 +1,119 @@
+"""What went wrong at OSS, in words: the operation, the object, OSS's code and request id, and the remedy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ossconsole.config.errors import ConsoleError
+
+if TYPE_CHECKING:
+    from oss2.exceptions import OssError
+
+_REMEDIES = {
+    "SignatureDoesNotMatch": "The AccessKey secret is wrong: check it on the Setup screen or in OSS_ACCESS_KEY_SECRET.",
+    "InvalidAccessKeyId": "The AccessKey ID is not known: check it on the Setup screen or in OSS_ACCESS_KEY_ID.",
+    "AccessDenied": "Give this key the permission in RAM, or use another key.",
+    "RequestTimeTooSkewed": "Set this machine's clock (for example `timedatectl set-ntp true`).",
+    "SecurityTokenExpired": "The temporary credentials have ended: fetch new ones.",
+    "InvalidSecurityToken": "The security token does not belong to this key: fetch new temporary credentials.",
+    "NoSuchBucket": "Check the bucket's name and region on the Setup screen.",
+    "NoSuchKey": "Refresh the listing: the object is gone or was never there.",
+    "InvalidObjectState": "The object is archived: restore it first.",
+    "InvalidArgument": "Check the region on the Setup screen: requests are signed for it.",
+}
+_THROTTLED = "OSS is throttling: wait, or lower the parallelism."
+_UNREACHABLE = "Check the endpoint on the Setup screen; "
+    "internal and accelerated endpoints answer only inside the region's internal network."
+_RETRY = "Try again; if it stays, give OSS support the request id."
+
+_QOS_DELAY_HEADER = "x-oss-qos-delay-time"
+
+
+class StorageError(ConsoleError):
+    """A request that OSS refused or that never got an answer.
+
+    `status` is the HTTP status (0 when there was no answer), `code` OSS's error code ("" when there was no answer),
+    `ec` its finer code, `request_id` what OSS support asks for. `delay_s` is how long OSS asked to wait.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        remedy: str = "",
+        status: int = 0,
+        code: str = "",
+        ec: str = "",
+        request_id: str = "",
+        retriable: bool = False,
+        delay_s: float = 0.0,
+    ) -> None:
+        super().__init__(message, remedy=remedy)
+        self.status = status
+        self.code = code
+        self.ec = ec
+        self.request_id = request_id
+        self.retriable = retriable
+        self.delay_s = delay_s
+
+
+def translate(error: OssError, action: str, endpoint: str) -> StorageError:
+    """The StorageError for an exception of oss2. `action` reads like `reading oss://bucket/key`."""
+    from oss2 import exceptions
+
+    if isinstance(error, exceptions.RequestError):
+        return StorageError(
+            f"No answer from {endpoint} while {action}: {_cause(error.exception)}.", remedy=_UNREACHABLE, retriable=True
+        )
+    if isinstance(error, exceptions.InconsistentError):
+        return StorageError(
+            f"The bytes differ from their checksum while {action} at {endpoint}: {error.body}.",
+            remedy=_RETRY,
+            request_id=error.request_id or "",
+            retriable=True,
+        )
+    if isinstance(error, exceptions.ClientError):
+        return StorageError(f"The request could not be made while {action} at {endpoint}: {error.body}.")
+    code = error.code or ""
+    throttled = error.status in {429, 503}
+    text = error.message or "no message"
+    details = ", ".join(
+        part
+        for part in (
+            f"HTTP {error.status}",
+            f"EC {error.ec}" if error.ec else "",
+            f"request id {error.request_id}" if error.request_id else "",
+        )
+        if part
+    )
+    return StorageError(
+        f"{code or 'An error'} while {action} at {endpoint}: {text.rstrip('.')} ({details}).",
+        remedy=_THROTTLED if throttled else _REMEDIES.get(code, _RETRY),
+        status=error.status,
+        code=code,
+        ec=error.ec or "",
+        request_id=error.request_id or "",
+        retriable=throttled or error.status >= 500,
+        delay_s=_delay_s(error),
+    )
+
+
+def _delay_s(error: OssError) -> float:
+    """The wait OSS asks for, seconds; its header gives milliseconds."""
+    try:
+        return float(error.headers.get(_QOS_DELAY_HEADER, 0)) / 1000
+    except ValueError:
+        return 0.0
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost reason of a requests or urllib3 exception, without their nested object dumps."""
+    while True:
+        reason = getattr(error, "reason", None)
+        inner = reason if isinstance(reason, BaseException) else (error.__cause__ or error.__context__)
+        if inner is None:
+            break
+        error = inner
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error).split("object at 0x")[0].rstrip(". <") or type(error).__name__
