@@ -22,8 +22,10 @@ _REMEDIES = {
     "InvalidArgument": "Check the region on the Setup screen: requests are signed for it.",
 }
 _THROTTLED = "OSS is throttling: wait, or lower the parallelism."
-_UNREACHABLE = "Check the endpoint on the Setup screen; "
+_UNREACHABLE = (
+    "Check the endpoint on the Setup screen; "
     "internal and accelerated endpoints answer only inside the region's internal network."
+)
 _RETRY = "Try again; if it stays, give OSS support the request id."
 
 _QOS_DELAY_HEADER = "x-oss-qos-delay-time"
