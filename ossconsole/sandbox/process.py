@@ -1,0 +1,211 @@
+"""The sandbox as a child process: started, asked for its address and keys, and stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import msgspec
+
+from ossconsole.config.credentials import Credentials
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.errors import ConsoleError
+from ossconsole.config.profile import Profile
+from ossconsole.config.secret import Secret
+
+LOG_NAME = "sandbox.log"
+DATASET_PREFIX = "dataset/sample"
+CHECKPOINT_PREFIX = "checkpoints"
+_LOG_LINES_SHOWN = 4
+_STOP_TIMEOUT_S = 5.0
+# Credentials of the real service have no business in the sandbox's environment.
+_PRIVATE_VARIABLES = ("OSS_", "ALIBABA_CLOUD_", "ALIBABACLOUD_", "ALICLOUD_")
+
+
+class SandboxError(ConsoleError):
+    """The sandbox could not be started."""
+
+
+class SandboxInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What `ossconsole sandbox` prints when it is ready; `encode` and `decode` are its JSON line."""
+
+    bucket: str
+    region: str
+    endpoints: dict[str, str]
+    path_style_endpoint: str
+    access_key_id: str
+    access_key_secret: Secret
+
+    def encode(self) -> bytes:
+        """The line, with the secret in clear: it is for the process that started the sandbox."""
+        return msgspec.json.encode(self, enc_hook=_reveal)
+
+    @classmethod
+    def decode(cls, line: bytes) -> SandboxInfo:
+        """Raises msgspec.DecodeError."""
+        return msgspec.json.decode(line, type=cls, dec_hook=_conceal)
+
+
+def _reveal(value: Any) -> str:
+    if isinstance(value, Secret):
+        return value.reveal()
+    raise NotImplementedError(f"{type(value).__name__} has no JSON form")
+
+
+def _conceal(kind: type, value: Any) -> Secret:
+    if kind is Secret and isinstance(value, str):
+        return Secret(value)
+    raise NotImplementedError(f"{kind.__name__} has no JSON form")
+
+
+class SandboxProcess:
+    """A running sandbox. It ends with `stop()`, with the `with` block, and when this process ends."""
+
+    def __init__(self, process: subprocess.Popen[bytes], info: SandboxInfo, directory: Path) -> None:
+        self._process = process
+        self.info = info
+        self.directory = directory
+
+    @classmethod
+    def start(
+        cls,
+        directory: Path,
+        *,
+        port: int = 0,
+        unshaped: bool = False,
+        timeout_s: float = 20.0,
+        arguments: Sequence[str] = (),
+    ) -> SandboxProcess:
+        """Start a sandbox on `directory` and wait until it answers; port 0 takes a free one.
+
+        `arguments` are further options of `ossconsole sandbox`. Raises SandboxError.
+        """
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "ossconsole", "sandbox", "--dir", str(directory), "--port", str(port)]
+        command += ["--until-stdin-closes", *(["--unshaped"] if unshaped else []), *arguments]
+        with (directory / LOG_NAME).open("ab") as log:
+            # The open stdin is the leash: it closes however this process ends, unlike PR_SET_PDEATHSIG, which
+            # fires when the *thread* that started the child ends.
+            process = subprocess.Popen(  # noqa: S603
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=_child_environment(),
+                start_new_session=True,
+            )
+        try:
+            info = _read_info(process, directory, timeout_s)
+        except BaseException:
+            _end(process)
+            raise
+        return cls(process, info, directory)
+
+    @property
+    def log_path(self) -> Path:
+        """The request log, and what the process said on stderr."""
+        return self.directory / LOG_NAME
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    def profile(self) -> Profile:
+        """The profile that reaches this sandbox."""
+        return Profile(
+            name="sandbox",
+            region=self.info.region,
+            bucket=self.info.bucket,
+            standard_endpoint=self.info.endpoints[EndpointKind.STANDARD.value],
+            accelerated_endpoint=self.info.endpoints[EndpointKind.ACCELERATED.value],
+            dataset_prefix=DATASET_PREFIX,
+            checkpoint_prefix=CHECKPOINT_PREFIX,
+            simulated=True,
+        )
+
+    def credentials(self) -> Credentials:
+        """The key pair of this sandbox's owner."""
+        return Credentials(self.info.access_key_id, self.info.access_key_secret, source="sandbox")
+
+    def stop(self) -> None:
+        """End the process and wait for it; twice is harmless."""
+        _end(self._process)
+
+    def __enter__(self) -> SandboxProcess:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def _child_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(_PRIVATE_VARIABLES)}
+
+
+def _read_info(process: subprocess.Popen[bytes], directory: Path, timeout_s: float) -> SandboxInfo:
+    line = _read_line(process, timeout_s)
+    if line is None:
+        raise SandboxError(
+            f"The sandbox on {directory} was not ready within {timeout_s:g} s.",
+            remedy=f"See {directory / LOG_NAME}.{_last_lines(directory)}",
+        )
+    try:
+        return SandboxInfo.decode(line)
+    except msgspec.DecodeError as error:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_STOP_TIMEOUT_S)
+        raise SandboxError(
+            f"The sandbox on {directory} ended before it was ready (exit code {process.returncode}).",
+            remedy=f"See {directory / LOG_NAME}.{_last_lines(directory)}",
+        ) from error
+
+
+def _read_line(process: subprocess.Popen[bytes], timeout_s: float) -> bytes | None:
+    """The first line of the process's stdout; what came before the end of it, None on timeout."""
+    assert process.stdout is not None  # noqa: S101
+    deadline = time.monotonic() + timeout_s
+    line = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while not line.endswith(b"\n"):
+            if not selector.select(max(0.0, deadline - time.monotonic())):
+                return None
+            chunk = os.read(process.stdout.fileno(), 65536)
+            if not chunk:
+                break
+            line += chunk
+    return line
+
+
+def _last_lines(directory: Path) -> str:
+    text = (directory / LOG_NAME).read_text(encoding="utf-8", errors="replace")
+    lines = [line for line in text.splitlines() if line.strip()][-_LOG_LINES_SHOWN:]
+    return "".join(f"\n  {line}" for line in lines)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            stream.close()
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(_STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
