@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from ossconsole.config.endpoints import EndpointKind
+from ossconsole.telemetry.samples import GpuSample, HostSample
 
 
 class RunState(str, enum.Enum):
@@ -42,7 +43,8 @@ class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
 class Run(_Event, frozen=True, kw_only=True, tag="run"):
     """The first line of every record: which run, by which program, with which settings (never a secret).
 
-    `epochs` and `steps_per_epoch` are 0 where not known at the start; `pid` and `host` tell whether it still lives.
+    `epochs` and `steps_per_epoch` are 0 where not known at the start; `pid` and `host` (`socket.gethostname()`)
+    tell whether it still lives.
     """
 
     run: str
@@ -150,6 +152,14 @@ class State(_Event, frozen=True, kw_only=True, tag="state"):
     step: int = 0
 
 
+class Telemetry(_Event, frozen=True, kw_only=True, tag="telemetry"):
+    """GPUs and host as the sampler saw them, so that a replay shows them too."""
+
+    gpus: tuple[GpuSample, ...] = ()
+    host: HostSample | None = None
+    problem: str = ""
+
+
 class EndpointSummary(msgspec.Struct, frozen=True, kw_only=True):
     """What one endpoint delivered over the run; the rate is the median over its steps."""
 
@@ -183,7 +193,9 @@ class Summary(_Event, frozen=True, kw_only=True, tag="summary"):
     error: str = ""
 
 
-Event: TypeAlias = Run | Step | Epoch | Switch | Checkpoint | InfoEvent | WarningEvent | ErrorEvent | State | Summary
+Event: TypeAlias = (
+    Run | Step | Epoch | Switch | Checkpoint | InfoEvent | WarningEvent | ErrorEvent | State | Telemetry | Summary
+)
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)

@@ -1,0 +1,197 @@
+"""GPU readings through NVML; the only importer of pynvml (the module of nvidia-ml-py)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection
+from typing import Any, TypeVar
+
+import msgspec
+
+from ossconsole.telemetry.samples import GpuSample, GpuSnapshot
+
+T = TypeVar("T")
+
+# Bits of nvmlClocksEventReasons (nvml.h) in words; the idle bit is left out: an idle GPU is not held back.
+_THROTTLE_WORDS = {
+    "nvmlClocksThrottleReasonApplicationsClocksSetting": "clocks set by hand",
+    "nvmlClocksThrottleReasonSwPowerCap": "power cap",
+    "nvmlClocksThrottleReasonHwSlowdown": "hardware slowdown",
+    "nvmlClocksThrottleReasonSyncBoost": "sync boost",
+    "nvmlClocksThrottleReasonSwThermalSlowdown": "too warm",
+    "nvmlClocksThrottleReasonHwThermalSlowdown": "too hot",
+    "nvmlClocksThrottleReasonHwPowerBrakeSlowdown": "power brake",
+    "nvmlClocksThrottleReasonDisplayClockSetting": "display clocks",
+}
+_NO_GPU = "No GPU on this machine (the NVIDIA driver lists none); the run uses the CPU."
+_MIG_INSTANCE = "MIG is on: NVML tells no utilization for an instance."
+_MIG_EMPTY = "MIG is on, and this user sees no instance of this GPU."
+
+
+class GpuReader:
+    """Reads every GPU. `open` first; neither `open` nor `read` ever raises over what NVML does.
+
+    `nvml` replaces the pynvml module (tests).
+    """
+
+    def __init__(self, nvml: Any = None) -> None:
+        self._nvml: Any = nvml
+        self._problem = "The GPUs were not looked for yet."
+        self._opened = False
+
+    def open(self) -> None:
+        """Load NVML. Where that fails, every later snapshot says why."""
+        try:
+            if self._nvml is None:
+                import pynvml
+
+                self._nvml = pynvml
+            self._nvml.nvmlInit()
+        except ImportError as error:
+            self._problem = f"GPU figures need nvidia-ml-py, which does not load ({error})."
+        except self._nvml.NVMLError as error:
+            self._problem = self._init_problem(error)
+        else:
+            self._opened = True
+            self._problem = ""
+
+    def close(self) -> None:
+        """Let go of NVML; later snapshots are empty."""
+        if not self._opened:
+            return
+        self._opened = False
+        self._problem = "The GPU reader is closed."
+        try:
+            self._nvml.nvmlShutdown()
+        except self._nvml.NVMLError as error:
+            self._problem = f"NVML did not close: {error}."
+
+    def read(self, pids: Collection[int] = ()) -> GpuSnapshot:
+        """One look at every GPU; `pids` are our own processes, this one when empty."""
+        if not self._opened:
+            return GpuSnapshot(problem=self._problem)
+        try:
+            count = self._nvml.nvmlDeviceGetCount()
+        except self._nvml.NVMLError as error:
+            return GpuSnapshot(problem=f"NVML does not answer: {self._words(error)}.")
+        own = frozenset(pids) or frozenset({os.getpid()})
+        gpus = tuple(sample for index in range(count) for sample in self._read_gpu(index, own))
+        return GpuSnapshot(gpus, "" if gpus else _NO_GPU)
+
+    def _read_gpu(self, index: int, own: frozenset[int]) -> list[GpuSample]:
+        try:
+            handle = self._nvml.nvmlDeviceGetHandleByIndex(index)
+            whole = self._sample(index, handle, own)
+            mode = self._ask(self._nvml.nvmlDeviceGetMigMode, handle)
+            if mode is None or mode[0] != self._nvml.NVML_DEVICE_MIG_ENABLE:
+                return [whole]
+            return self._mig_samples(whole, handle, own) or [msgspec.structs.replace(whole, problem=_MIG_EMPTY)]
+        except self._nvml.NVMLError as error:
+            return [GpuSample(index=index, problem=self._gpu_problem(error))]
+
+    def _sample(self, index: int, handle: Any, own: frozenset[int]) -> GpuSample:
+        nvml = self._nvml
+        utilization = self._ask(nvml.nvmlDeviceGetUtilizationRates, handle)
+        memory = self._ask(nvml.nvmlDeviceGetMemoryInfo, handle)
+        power = self._ask(nvml.nvmlDeviceGetPowerUsage, handle)
+        limit = self._ask(nvml.nvmlDeviceGetEnforcedPowerLimit, handle)
+        return GpuSample(
+            index=index,
+            name=_text(self._ask(nvml.nvmlDeviceGetName, handle)),
+            uuid=_text(self._ask(nvml.nvmlDeviceGetUUID, handle)),
+            utilization=None if utilization is None else float(utilization.gpu),
+            memory_used=None if memory is None else int(memory.used),
+            memory_total=None if memory is None else int(memory.total),
+            own_memory_used=self._own_memory(handle, own),
+            power=None if power is None else power / 1000,
+            power_limit=None if limit is None else limit / 1000,
+            temperature=self._ask(nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU),
+            sm_clock=self._ask(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM),
+            memory_clock=self._ask(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_MEM),
+            throttle=self._throttle(handle),
+        )
+
+    def _mig_samples(self, whole: GpuSample, handle: Any, own: frozenset[int]) -> list[GpuSample]:
+        """One sample per MIG instance; NVML tells power, clocks and temperature for the whole GPU only."""
+        nvml = self._nvml
+        found = []
+        for slot in range(self._ask(nvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0):
+            instance = self._ask(nvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, slot)
+            if instance is None:
+                continue
+            memory = self._ask(nvml.nvmlDeviceGetMemoryInfo, instance)
+            found.append(
+                GpuSample(
+                    index=whole.index,
+                    mig=slot,
+                    name=_text(self._ask(nvml.nvmlDeviceGetName, instance)) or whole.name,
+                    uuid=_text(self._ask(nvml.nvmlDeviceGetUUID, instance)),
+                    memory_used=None if memory is None else int(memory.used),
+                    memory_total=None if memory is None else int(memory.total),
+                    own_memory_used=self._own_memory(instance, own),
+                    power=whole.power,
+                    power_limit=whole.power_limit,
+                    temperature=whole.temperature,
+                    sm_clock=whole.sm_clock,
+                    memory_clock=whole.memory_clock,
+                    throttle=whole.throttle,
+                    problem=_MIG_INSTANCE,
+                )
+            )
+        return found
+
+    def _own_memory(self, handle: Any, own: frozenset[int]) -> int | None:
+        processes = self._ask(self._nvml.nvmlDeviceGetComputeRunningProcesses, handle)
+        used = [process.usedGpuMemory for process in processes or () if process.pid in own]
+        known = [int(amount) for amount in used if amount is not None]
+        return sum(known) if known else None
+
+    def _throttle(self, handle: Any) -> tuple[str, ...]:
+        # The newer name of the same call is missing from drivers before 535.
+        bits = self._ask(self._nvml.nvmlDeviceGetCurrentClocksThrottleReasons, handle) or 0
+        return tuple(word for name, word in _THROTTLE_WORDS.items() if bits & getattr(self._nvml, name))
+
+    def _ask(self, call: Callable[..., T], *arguments: Any) -> T | None:
+        """What `call` gives, None where this GPU or driver does not tell. Raises when the GPU itself is gone."""
+        try:
+            return call(*arguments)
+        except self._nvml.NVMLError as error:
+            if error.value in self._fatal:
+                raise
+            return None
+
+    @property
+    def _fatal(self) -> frozenset[int]:
+        nvml = self._nvml
+        return frozenset({nvml.NVML_ERROR_GPU_IS_LOST, nvml.NVML_ERROR_RESET_REQUIRED, nvml.NVML_ERROR_UNINITIALIZED})
+
+    def _gpu_problem(self, error: Any) -> str:
+        nvml = self._nvml
+        known = {
+            nvml.NVML_ERROR_GPU_IS_LOST: "fell off the bus (NVML: GPU is lost); see dmesg for an Xid, the machine "
+            "needs a restart",
+            nvml.NVML_ERROR_RESET_REQUIRED: "needs a reset before it can be used",
+            nvml.NVML_ERROR_NO_PERMISSION: "may not be read by this user",
+        }
+        return f"This GPU {known.get(error.value, f'does not answer ({self._words(error)})')}."
+
+    def _init_problem(self, error: Any) -> str:
+        nvml = self._nvml
+        known = {
+            nvml.NVML_ERROR_LIBRARY_NOT_FOUND: "No NVIDIA driver on this machine (libnvidia-ml.so.1 not found); "
+            "the run uses the CPU.",
+            nvml.NVML_ERROR_DRIVER_NOT_LOADED: "The NVIDIA driver is installed but not loaded; the run uses the CPU.",
+            nvml.NVML_ERROR_NO_PERMISSION: "This user may not read the GPUs (NVML: no permission); ask for access to "
+            "/dev/nvidiactl.",
+            nvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: "The NVIDIA driver was updated under the running kernel module "
+            "(NVML: version mismatch); restart the machine.",
+        }
+        return known.get(error.value, f"NVML does not start: {self._words(error)}.")
+
+    def _words(self, error: Any) -> str:
+        return str(error).strip() or f"error {error.value}"
+
+
+def _text(value: str | bytes | None) -> str | None:
+    """NVML's texts are bytes in some versions of the binding."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else value

@@ -1,0 +1,107 @@
+"""Host readings through psutil: CPU, memory, network, shared memory, and the share our own processes take."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+import psutil
+
+from ossconsole.telemetry.samples import HostSample
+
+# DataLoader workers hand their batches over here; a container's default of 64 MiB is what breaks them.
+_SHARED_MEMORY = "/dev/shm"  # noqa: S108
+
+
+class HostReader:
+    """Reads the machine and this process with its children. Rates are over the time since the previous `read`."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._own = psutil.Process()
+        self._before: float | None = None
+        self._network: tuple[int, int, int] = (0, 0, 0)
+        self._cpu_seconds: dict[tuple[int, float], float] = {}
+        self.pids: frozenset[int] = frozenset({os.getpid()})
+
+    def read(self) -> HostSample:
+        """One look; `pids` is then this process and its children."""
+        now = self._clock()
+        elapsed = None if self._before is None else now - self._before
+        network, before = _network_bytes(), self._network
+        rates = [_rate(new - old, elapsed) for new, old in zip(network, before, strict=True)]
+        memory = psutil.virtual_memory()
+        shared_free, shared_total = _shared_memory()
+        own_cpu, own_memory, own_processes = self._own_use(elapsed)
+        self._before, self._network = now, network
+        return HostSample(
+            cores=psutil.cpu_count() or 1,
+            cpu=psutil.cpu_percent(interval=None),
+            load=psutil.getloadavg()[0],
+            own_cpu=own_cpu,
+            own_memory=own_memory,
+            own_processes=own_processes,
+            own_open_files=_open_files(self._own),
+            memory_used=memory.total - memory.available,
+            memory_total=memory.total,
+            shared_free=shared_free,
+            shared_total=shared_total,
+            receive_rate=rates[0],
+            send_rate=rates[1],
+            loopback_rate=rates[2],
+        )
+
+    def _own_use(self, elapsed: float | None) -> tuple[float | None, int, int]:
+        """CPU in percent of one core, resident bytes, number of processes."""
+        uses = [_process_use(process) for process in (self._own, *self._own.children(recursive=True))]
+        alive = [use for use in uses if use is not None]
+        seconds = {key: cpu_seconds for key, cpu_seconds, _ in alive}
+        # A process that appeared since the last look counts from its own start, one that ended no longer.
+        used = sum(total - self._cpu_seconds.get(key, 0.0) for key, total in seconds.items())
+        self._cpu_seconds = seconds
+        self.pids = frozenset(pid for pid, _ in seconds)
+        own_cpu = _rate(used, elapsed)
+        return None if own_cpu is None else own_cpu * 100, sum(resident for *_, resident in alive), len(alive)
+
+
+def _process_use(process: psutil.Process) -> tuple[tuple[int, float], float, int] | None:
+    """Identity, CPU seconds so far and resident bytes; None where the process has ended meanwhile."""
+    try:
+        with process.oneshot():
+            times = process.cpu_times()
+            return (process.pid, process.create_time()), times.user + times.system, process.memory_info().rss
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _rate(amount: float, elapsed: float | None) -> float | None:
+    # A counter that went down was reset (an interface that left and came back): no rate rather than a negative one.
+    return None if not elapsed or elapsed <= 0 or amount < 0 else amount / elapsed
+
+
+def _network_bytes() -> tuple[int, int, int]:
+    """Bytes received and sent without loopback, and bytes over loopback."""
+    received = sent = loopback = 0
+    for name, counters in psutil.net_io_counters(pernic=True).items():
+        if name == "lo":
+            loopback = counters.bytes_recv
+        else:
+            received += counters.bytes_recv
+            sent += counters.bytes_sent
+    return received, sent, loopback
+
+
+def _shared_memory() -> tuple[int | None, int | None]:
+    try:
+        usage = os.statvfs(_SHARED_MEMORY)
+    except OSError:
+        return None, None
+    return usage.f_bavail * usage.f_frsize, usage.f_blocks * usage.f_frsize
+
+
+def _open_files(process: psutil.Process) -> int | None:
+    try:
+        return process.num_fds()
+    except psutil.AccessDenied:
+        return None

@@ -1,0 +1,176 @@
+"""What the records say about their runs, found without reading them whole."""
+
+from __future__ import annotations
+
+import mmap
+import socket
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import psutil
+
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.errors import ConsoleError
+from ossconsole.telemetry import events
+from ossconsole.telemetry.events import RunState
+from ossconsole.telemetry.record import MAX_LINE_BYTES, SUFFIX, RecordError, record_path, runs_dir
+
+E = TypeVar("E", bound=events.Event)
+
+
+class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """One run by its record: how it started and the last of everything it reported.
+
+    `alive` is True while its process lives on this machine, None for a run of another machine. `top1` is a fraction
+    of 1; `started` and `updated` are Unix seconds.
+    """
+
+    run: str
+    path: str
+    started: float
+    updated: float
+    version: str
+    pid: int
+    host: str
+    alive: bool | None
+    state: RunState
+    simulated: bool = False
+    step: int = 0
+    epoch: int = 0
+    samples_per_s: float | None = None
+    wait_fraction: float | None = None
+    endpoint: EndpointKind | None = None
+    loss: float | None = None
+    val_loss: float | None = None
+    top1: float | None = None
+    checkpoint: str = ""
+    error: str = ""
+
+    @property
+    def interrupted(self) -> bool:
+        """The process is gone and the run never said that it ended: a crash, a kill, a power cut."""
+        return self.alive is False and not self.state.final
+
+
+def summarise(path: Path) -> RunSummary:
+    """What the record at `path` says. Raises RecordError where it cannot be read or is none."""
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return _summarise(path, data)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise RecordError(f"{path} is no readable run record: {reason}.", remedy=_REMEDY) from error
+
+
+_REMEDY = "`ossconsole status` names the newest run."
+
+
+def list_runs(directory: Path | None = None) -> list[RunSummary]:
+    """Every run of `directory` (the state folder's when None), newest first; files that are no record are left out."""
+    found = []
+    for path in (directory or runs_dir()).glob(f"*{SUFFIX}"):
+        summary = _summary_or_none(path)
+        if summary is not None:
+            found.append(summary)
+    return sorted(found, key=lambda summary: (summary.started, summary.run), reverse=True)
+
+
+def find_run(run: str | None = None, directory: Path | None = None) -> RunSummary:
+    """The named run; without a name the newest living one, else the newest. Raises RecordError where there is none."""
+    if run is not None:
+        return summarise(record_path(run, directory))
+    runs = list_runs(directory)
+    if not runs:
+        raise RecordError("There is no run yet.", remedy="Start one: `ossconsole train` or `ossconsole demo`.")
+    return next((summary for summary in runs if summary.alive and not summary.state.final), runs[0])
+
+
+def _summary_or_none(path: Path) -> RunSummary | None:
+    try:
+        return summarise(path)
+    except ConsoleError:
+        return None
+
+
+def _summarise(path: Path, data: mmap.mmap) -> RunSummary:
+    run = _decode(data[: _line_end(data, 0)], events.Run)
+    if run is None:
+        raise ValueError("its first line is not the start of a run")
+    step = _last(data, events.Step)
+    epoch = _last(data, events.Epoch)
+    checkpoint = _last(data, events.Checkpoint)
+    switch = _last(data, events.Switch)
+    state = _last(data, events.State)
+    failure = _last(data, events.ErrorEvent)
+    summary = _last(data, events.Summary)
+    newest = [event.time for event in (run, step, epoch, checkpoint, switch, state, summary) if event is not None]
+    endpoint = step.endpoint if step else None
+    return RunSummary(
+        run=run.run,
+        path=str(path),
+        started=run.time,
+        updated=max(newest),
+        version=run.version,
+        pid=run.pid,
+        host=run.host,
+        alive=_alive(run),
+        state=_state(state, summary),
+        simulated=run.simulated,
+        step=step.step if step else 0,
+        epoch=step.epoch if step else 0,
+        samples_per_s=step.samples_per_s if step else None,
+        wait_fraction=step.wait_fraction if step else None,
+        endpoint=switch.endpoint if switch and (step is None or switch.time > step.time) else endpoint,
+        loss=step.loss if step else None,
+        val_loss=epoch.val_loss if epoch else None,
+        top1=epoch.top1 if epoch else None,
+        checkpoint=checkpoint.key if checkpoint else "",
+        error=(summary.error if summary else "") or (failure.message if failure else ""),
+    )
+
+
+def _state(state: events.State | None, summary: events.Summary | None) -> RunState:
+    if summary is not None:
+        return summary.state
+    return state.state if state is not None else RunState.STARTING
+
+
+def _alive(run: events.Run) -> bool | None:
+    if run.host and run.host != socket.gethostname():
+        return None
+    if run.pid <= 0:
+        return False
+    try:
+        process = psutil.Process(run.pid)
+        # A process that started after the run has only inherited its number; 2 s cover the clock's adjustments.
+        return (
+            process.is_running() and process.status() != psutil.STATUS_ZOMBIE and process.create_time() < run.time + 2
+        )
+    except psutil.Error:
+        return False
+
+
+def _last(data: mmap.mmap, kind: type[E]) -> E | None:
+    """The last event of `kind`: searched from the end by the way our encoder starts a line."""
+    start = f'\n{{"event":"{kind.__struct_config__.tag}"'.encode()
+    end = len(data)
+    while (at := data.rfind(start, 0, end)) >= 0:
+        event = _decode(data[at + 1 : _line_end(data, at + 1)], kind)
+        if event is not None:
+            return event
+        end = at + 1
+    return None
+
+
+def _line_end(data: mmap.mmap, start: int) -> int:
+    end = data.find(b"\n", start, start + MAX_LINE_BYTES)
+    return min(len(data), start + MAX_LINE_BYTES) if end < 0 else end
+
+
+def _decode(line: bytes, kind: type[E]) -> E | None:
+    try:
+        event = events.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return event if isinstance(event, kind) else None

@@ -1,0 +1,62 @@
+"""What one look at the GPUs and the host gives. None means: the machine does not tell; never a guess, never a zero.
+
+Units: percent 0 to 100, bytes, bytes/s, watts, degrees Celsius, MHz.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class GpuSample(msgspec.Struct, frozen=True, kw_only=True):
+    """One GPU, or one MIG instance of it (`mig` is its number; power, clocks and temperature are the whole GPU's).
+
+    `problem` says in words why this GPU tells nothing; `throttle` names what holds its clocks back; `own_memory_used`
+    is what our own processes hold, None where NVML does not know them (in a container it often doesn't).
+    """
+
+    index: int
+    name: str | None = None
+    uuid: str | None = None
+    mig: int | None = None
+    utilization: float | None = None
+    memory_used: int | None = None
+    memory_total: int | None = None
+    own_memory_used: int | None = None
+    power: float | None = None
+    power_limit: float | None = None
+    temperature: int | None = None
+    sm_clock: int | None = None
+    memory_clock: int | None = None
+    throttle: tuple[str, ...] = ()
+    problem: str = ""
+
+
+class GpuSnapshot(msgspec.Struct, frozen=True):
+    """Every GPU, in index order; `problem` says why there is none, or why NVML as a whole tells nothing."""
+
+    gpus: tuple[GpuSample, ...] = ()
+    problem: str = ""
+
+
+class HostSample(msgspec.Struct, frozen=True, kw_only=True):
+    """The machine, and the part that our process and its children take.
+
+    `own_cpu` is in percent of one core. `receive_rate` and `send_rate` leave the loopback interface out, which
+    `loopback_rate` counts: the sandbox's traffic is there. Rates are None in the first sample.
+    """
+
+    cores: int
+    cpu: float
+    load: float
+    own_cpu: float | None
+    own_memory: int
+    own_processes: int
+    own_open_files: int | None
+    memory_used: int
+    memory_total: int
+    shared_free: int | None
+    shared_total: int | None
+    receive_rate: float | None
+    send_rate: float | None
+    loopback_rate: float | None
