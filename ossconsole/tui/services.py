@@ -1,0 +1,186 @@
+"""What the screens need from the rest of the program, as protocols: the CLI composes the real ones, tests fakes.
+
+Every method that may block (a request, a probe) is called in a thread worker and raises ConsoleError; everything else
+returns at once. Runs, uploads and the sampler belong to their own threads and outlive the App.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from ossconsole.config.credentials import Credentials
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.profile import Profile
+from ossconsole.storage.objects import ListPage, ObjectInfo
+from ossconsole.telemetry.events import Event, RunState
+from ossconsole.telemetry.samples import GpuSnapshot, HostSample
+from ossconsole.training.settings import TrainSettings
+
+
+class RunHandle(Protocol):
+    """A training run in progress or done; `ossconsole.training.run.TrainingRun` is one."""
+
+    @property
+    def state(self) -> RunState: ...
+
+    @property
+    def alive(self) -> bool:
+        """False once the run's thread has ended."""
+
+    @property
+    def record_path(self) -> Path: ...
+
+    def drain(self) -> list[Event]:
+        """The events since the last call, oldest first."""
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def stop(self) -> None:
+        """Asks the run to write a checkpoint and end."""
+
+    def switch(self, kind: EndpointKind) -> None: ...
+
+    def checkpoint(self) -> None:
+        """Asks for a checkpoint now, without ending."""
+
+    def set_lr(self, lr: float) -> None: ...
+
+
+class UploadRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What the Upload screen asks for: prepare and upload `source/{train,val}` as `sample_format` at `size` px."""
+
+    source: Path
+    sample_format: str = "image-u8"
+    size: int = 224
+
+
+class UploadStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """An upload at one moment. Counts are of pictures, `bytes` of what was sent, `eta_s` None while unknown.
+
+    `total` is None until the source was scanned. `problems` are the newest lines worth reading (skipped, failed).
+    """
+
+    state: str
+    total: int | None = None
+    uploaded: int = 0
+    skipped: int = 0
+    failed: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    samples_per_s: float = 0.0
+    bytes_per_s: float = 0.0
+    eta_s: float | None = None
+    problems: Sequence[str] = ()
+
+
+class UploadHandle(Protocol):
+    """An upload in progress or done."""
+
+    @property
+    def alive(self) -> bool: ...
+
+    def status(self) -> UploadStatus: ...
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def cancel(self) -> None: ...
+
+
+class Store(Protocol):
+    """The part of `ossconsole.storage.client.ObjectStore` that the screens use; every method may block."""
+
+    def head_bucket(self) -> None: ...
+
+    def list_page(
+        self, prefix: str, *, delimiter: str = "/", token: str = "", start_after: str = "", max_keys: int = 1000
+    ) -> ListPage: ...
+
+    def head(self, key: str) -> ObjectInfo: ...
+
+    def uri(self, key: str = "") -> str: ...
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """One setting of the profile in use, and where its value came from (command line, environment, file, default)."""
+
+    name: str
+    value: str
+    origin: str
+
+
+class StageState(str, enum.Enum):
+    """How far one piece of work before the first run is."""
+
+    WAITING = "waiting"
+    ACTIVE = "active"
+    DONE = "done"
+    FAILED = "failed"
+
+
+class Stage(msgspec.Struct, frozen=True):
+    """One piece of work before the first run (the sandbox, the sample pictures, their upload)."""
+
+    label: str
+    state: StageState
+    detail: str = ""
+
+
+class Services(Protocol):
+    """Everything outside the App. Attributes change at any time, from any thread; reading one is always cheap."""
+
+    readonly: bool
+    """True where nothing may be written, deleted or started."""
+
+    @property
+    def profile(self) -> Profile | None:
+        """None while the sandbox that makes the profile is still starting."""
+
+    @property
+    def stages(self) -> Sequence[Stage]:
+        """What is being made ready before the first run; empty when there is nothing to make ready."""
+
+    @property
+    def run(self) -> RunHandle | None:
+        """The newest run, also after its end."""
+
+    @property
+    def upload(self) -> UploadHandle | None:
+        """The newest upload, also after its end."""
+
+    @property
+    def gpu(self) -> GpuSnapshot | None:
+        """The sampler's latest look at the GPUs, None before the first."""
+
+    @property
+    def host(self) -> HostSample | None: ...
+
+    @property
+    def log_path(self) -> Path | None:
+        """The program's log, where native libraries write too."""
+
+    def settings(self) -> Sequence[Setting]:
+        """The profile in use, setting by setting."""
+
+    def credentials(self) -> Credentials:
+        """The key pair in use; may block (a metadata service) and raises ConsoleError where there is none."""
+
+    def store(self, kind: EndpointKind) -> Store:
+        """The bucket through an endpoint. Raises ConsoleError where the profile has no such endpoint."""
+
+    def preflight(self, kind: EndpointKind) -> None:
+        """Looks whether the endpoint answers a signed request; blocks, raises ConsoleError with the reason."""
+
+    def start_run(self, settings: TrainSettings) -> RunHandle:
+        """Starts a run and makes it `run`. Raises ConsoleError while another is alive."""
+
+    def start_upload(self, request: UploadRequest) -> UploadHandle:
+        """Starts an upload and makes it `upload`. Raises ConsoleError while another is alive."""
