@@ -1,0 +1,76 @@
+"""Sample formats: what the bytes of one stored picture mean."""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING
+
+from ossconsole.config.errors import ConsoleError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+CHANNELS = 3
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Mean and deviation of ImageNet's training pictures per channel (R, G, B), for values in 0..1.
+
+Source: torchvision.transforms.Normalize as in pytorch/examples/imagenet/main.py; the tutorial uses the same.
+"""
+
+
+class SampleFormat(str, enum.Enum):
+    """How a sample is stored.
+
+    `image-u8` is uint8 before normalisation (a quarter of the bytes, augmented anew each epoch); `tensor-f32` is the
+    tutorial's float32 after crop, flip and normalisation. Both are bare bytes in CHW order, channels R, G, B.
+    """
+
+    IMAGE_U8 = "image-u8"
+    TENSOR_F32 = "tensor-f32"
+
+    @property
+    def suffix(self) -> str:
+        """What the key of a sample ends with."""
+        return ".pt" if self is SampleFormat.TENSOR_F32 else ".u8"
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes per value."""
+        return 4 if self is SampleFormat.TENSOR_F32 else 1
+
+    @property
+    def dtype(self) -> str:
+        """The numpy dtype of a value; little-endian, whatever machine wrote or reads it."""
+        return "<f4" if self is SampleFormat.TENSOR_F32 else "|u1"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+def sample_bytes(fmt: SampleFormat, height: int, width: int) -> int:
+    """Bytes of one sample of `height` x `width` pixels (602,112 for tensor-f32 at 224 px)."""
+    return CHANNELS * height * width * fmt.itemsize
+
+
+def encode(fmt: SampleFormat, array: NDArray[np.generic]) -> bytes:
+    """The bytes of a (3, height, width) array. Raises ConsoleError when shape or dtype is not the format's."""
+    import numpy as np
+
+    if array.ndim != 3 or array.shape[0] != CHANNELS or array.dtype != np.dtype(fmt.dtype):
+        raise ConsoleError(f"A {fmt} sample is a (3, height, width) array, not {array.dtype} {array.shape}.")
+    return np.ascontiguousarray(array).tobytes()
+
+
+def decode(fmt: SampleFormat, data: bytes, height: int, width: int) -> NDArray[np.generic]:
+    """The (3, height, width) array in `data`, read-only and without a copy. Raises ConsoleError on a wrong length."""
+    import numpy as np
+
+    expected = sample_bytes(fmt, height, width)
+    if len(data) != expected:
+        raise ConsoleError(
+            f"A {fmt} sample of {height} x {width} px has {expected} bytes, not {len(data)}.",
+            remedy="Upload the dataset again.",
+        )
+    return np.frombuffer(data, dtype=fmt.dtype).reshape(CHANNELS, height, width)
