@@ -1,0 +1,48 @@
+"""How a command ends: one clear line and an exit code, never a traceback for what a user can act on."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+
+import click
+import msgspec
+
+from ossconsole.config.errors import ConsoleError
+from ossconsole.telemetry.events import ErrorEvent
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+def run_group(group: click.Command, arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and gives its exit code: 0 done, 1 failed, 2 bad usage or settings, 130 interrupted.
+
+    A ConsoleError becomes one line on stderr, and with `--json` also an error event on stdout.
+    """
+    typed = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        result = group.main(args=typed, prog_name="ossconsole", standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("Interrupted.", err=True)
+        return INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        _report_json(typed, error.format_message(), "")
+        return error.exit_code
+    except ConsoleError as error:
+        click.echo(f"Error: {error}", err=True)
+        _report_json(typed, error.message, error.remedy)
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader of a pipe went away (`| head`); Python's flush at exit must not complain about it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return result if isinstance(result, int) else 0
+
+
+def _report_json(typed: Sequence[str], message: str, remedy: str) -> None:
+    if "--json" in typed:
+        event = ErrorEvent(time=time.time(), message=message, remedy=remedy)
+        click.echo(msgspec.json.encode(event).decode())

@@ -1,0 +1,87 @@
+"""The options every command shares, and the bucket they lead to."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ossconsole.config.credentials import CredentialSource
+from ossconsole.config.paths import state_dir
+from ossconsole.config.profile import Profile
+from ossconsole.config.resolve import FIELDS, Origin, Resolution, overlay, resolve
+from ossconsole.config.settings_file import load_settings
+from ossconsole.config.sources import FixedSource, find_credentials
+
+if TYPE_CHECKING:
+    from ossconsole.sandbox.process import SandboxProcess
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_HELP = {
+    "profile": "Profile to work on; 'sandbox' is the embedded server.",
+    "bucket": "Bucket, instead of the profile's.",
+    "region": "Region, such as cn-hangzhou.",
+    "standard_endpoint": "The bucket's internal endpoint.",
+    "accelerated_endpoint": "The OSS accelerator's endpoint for the bucket.",
+    "dataset_prefix": "Where the dataset lies in the bucket.",
+    "checkpoint_prefix": "Where checkpoints are written.",
+}
+
+
+@dataclass(frozen=True)
+class OpenTarget:
+    """The bucket a command works on. `sandbox` is the running server when it is the embedded one."""
+
+    profile: Profile
+    credentials: CredentialSource
+    sandbox: SandboxProcess | None
+    origins: dict[str, Origin]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What was typed about the bucket; files, environment and sandbox are looked at by `resolve` and `open` only."""
+
+    flags: Mapping[str, str] = field(default_factory=dict)
+
+    def resolve(self) -> Resolution | None:
+        """The profile with the origin of each value; None means the sandbox. Raises SettingsError."""
+        return resolve(load_settings(), self.flags, os.environ)
+
+    @contextmanager
+    def open(self) -> Iterator[OpenTarget]:
+        """Finds the credentials, or starts the sandbox and stops it again. Raises ConsoleError."""
+        resolution = self.resolve()
+        if resolution is not None:
+            credentials = find_credentials(resolution.profile)
+            yield OpenTarget(resolution.profile, credentials, None, resolution.origins)
+            return
+        from ossconsole.sandbox.process import SandboxProcess
+
+        click.echo("No profile is active: working on the embedded sandbox.", err=True)
+        with SandboxProcess.start(state_dir() / "sandbox") as sandbox:
+            resolution = overlay(sandbox.profile(), self.flags, os.environ)
+            yield OpenTarget(resolution.profile, FixedSource(sandbox.credentials()), sandbox, resolution.origins)
+
+
+def profile_options(command: F) -> F:
+    """Adds the shared options to a click command, which gets them as one `target: Target`."""
+
+    @functools.wraps(command)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        flags = {name: kwargs.pop(name) for name in _HELP}
+        target = Target({name: value for name, value in flags.items() if value})
+        return command(*args, target=target, **kwargs)
+
+    decorated: Any = wrapper
+    for name in reversed(("profile", *FIELDS)):
+        decorated = click.option(
+            "--" + name.replace("_", "-"), name, metavar=name.upper().rsplit("_", 1)[-1], help=_HELP[name]
+        )(decorated)
+    return decorated  # type: ignore[no-any-return]

@@ -1,0 +1,150 @@
+"""The connector's config.json: every key with default and meaning, kept in the console's own folder.
+
+Keys and defaults are those of the OSS Connector for AI/ML documentation, and of osstorchconnector 1.2.3 for the keys
+that the documentation leaves out.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ossconsole.config.errors import SettingsError
+from ossconsole.config.files import read_text, write_private
+from ossconsole.config.paths import config_dir, state_dir
+
+SYSTEM_CONNECTOR_CONFIG = Path("/etc/oss-connector/config.json")
+"""Where the connector's documentation puts the file; written there only on request."""
+
+
+class ConnectorKey(msgspec.Struct, frozen=True):
+    """One setting. `name` is its dotted path in the file; `default` None means: leave it out of the file.
+
+    `low` and `high` bound numbers, both included.
+    """
+
+    name: str
+    default: int | bool | str | None
+    meaning: str
+    low: int = 0
+    high: int = 0
+
+    @property
+    def type(self) -> type:
+        return str if self.default is None else type(self.default)
+
+
+def _count(name: str, default: int, meaning: str, high: int = 4096) -> ConnectorKey:
+    return ConnectorKey(name, default, meaning, low=1, high=high)
+
+
+CONNECTOR_KEYS = (
+    ConnectorKey("logLevel", 1, "0 debug, 1 info, 2 warning, 3 error", low=0, high=3),
+    ConnectorKey("logPath", None, "log file; the reader's number is appended to its name"),
+    ConnectorKey("auditPath", None, "file for slow requests; empty for none"),
+    _count("datasetConfig.prefetchConcurrency", 24, "parallel reads of one reader process"),
+    _count("datasetConfig.prefetchWorker", 2, "threads of one reader process", 256),
+    ConnectorKey("datasetConfig.enableFastList", False, "list a prefix in parallel"),
+    _count("datasetConfig.listConcurrency", 16, "parallel listings, with enableFastList"),
+    _count("datasetConfig.listWorker", 1, "threads that list, with enableFastList", 256),
+    _count("datasetConfig.prefetchMB", 32, "MiB read ahead (undocumented)", 65536),
+    _count("datasetConfig.prefetchUnitMB", 16, "MiB of one read-ahead request (undocumented)", 65536),
+    ConnectorKey("datasetConfig.enableBatchGet", False, "read several objects in one request (undocumented)"),
+    _count("datasetConfig.batchGetSize", 4, "objects of one such request (undocumented)"),
+    _count("checkpointConfig.prefetchConcurrency", 24, "parallel reads of a checkpoint"),
+    _count("checkpointConfig.prefetchWorker", 4, "threads that read a checkpoint", 256),
+    _count("checkpointConfig.uploadConcurrency", 64, "parallel parts of a checkpoint's upload"),
+)
+_BY_NAME = {key.name: key for key in CONNECTOR_KEYS}
+_SECTIONS = {name.partition(".")[0] for name in _BY_NAME if "." in name}
+
+ConnectorValues = dict[str, int | bool | str]
+"""Values by dotted name; a key left out has the connector's default."""
+
+
+def connector_config_path() -> Path:
+    """The file to pass to the connector; written with its defaults where there is none. Raises SettingsError."""
+    path = config_dir() / "connector.json"
+    if read_text(path) is None:
+        save_connector_config({})
+    else:
+        load_connector_config(path)
+    return path
+
+
+def load_connector_config(path: Path | None = None) -> ConnectorValues:
+    """The values in the file by dotted name. Raises SettingsError that names the file and the key."""
+    path = path or config_dir() / "connector.json"
+    text = read_text(path)
+    if text is None:
+        return {}
+    try:
+        document = msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise SettingsError(f"{path} is not JSON: {error}.", remedy=f"Correct it, or remove it: rm {path}") from error
+    if not isinstance(document, dict):
+        raise SettingsError(f"{path} holds no JSON object.", remedy=f"Remove it: rm {path}")
+    try:
+        return checked_connector_values(_flattened(document))
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error.message}", remedy=error.remedy) from error
+
+
+def save_connector_config(values: ConnectorValues, path: Path | None = None) -> Path:
+    """Checks and writes the values, with the defaults of the documented keys filled in; gives the path."""
+    path = path or config_dir() / "connector.json"
+    full: dict[str, Any] = {"logPath": str(_log_path())}
+    full |= {key.name: key.default for key in CONNECTOR_KEYS if key.default is not None and not _undocumented(key)}
+    full |= checked_connector_values(values)
+    document: dict[str, Any] = {}
+    for name, value in full.items():
+        section, _, leaf = name.rpartition(".")
+        (document.setdefault(section, {}) if section else document)[leaf] = value
+    write_private(path, msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
+    return path
+
+
+def checked_connector_values(values: ConnectorValues) -> ConnectorValues:
+    """The values without empty texts. Raises SettingsError naming the key that is wrong, and the nearest valid one."""
+    kept: ConnectorValues = {}
+    for name, value in values.items():
+        key = _BY_NAME.get(name)
+        if key is None:
+            close = difflib.get_close_matches(name, _BY_NAME, n=1, cutoff=0.5)
+            remedy = f"Did you mean {close[0]}?" if close else f"There are: {', '.join(_BY_NAME)}."
+            raise SettingsError(f"The connector has no setting {name!r}.", remedy=remedy)
+        if type(value) is not key.type:
+            raise SettingsError(f"{name} must be {_WORDS[key.type]}, not {value!r}.", remedy=f"It is: {key.meaning}.")
+        if isinstance(value, int) and not isinstance(value, bool) and not key.low <= value <= key.high:
+            raise SettingsError(
+                f"{name} must be {key.low} to {key.high}, not {value}.", remedy=f"It is: {key.meaning}."
+            )
+        if value != "":
+            kept[name] = value
+    return kept
+
+
+_WORDS = {int: "a whole number", bool: "true or false", str: "text"}
+
+
+def _undocumented(key: ConnectorKey) -> bool:
+    return "undocumented" in key.meaning
+
+
+def _log_path() -> Path:
+    folder = state_dir() / "logs"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder / "connector.log"
+
+
+def _flattened(document: dict[str, Any]) -> ConnectorValues:
+    flat: ConnectorValues = {}
+    for name, value in document.items():
+        if name in _SECTIONS and isinstance(value, dict):
+            flat |= {f"{name}.{leaf}": inner for leaf, inner in value.items()}
+        else:
+            flat[name] = value
+    return flat

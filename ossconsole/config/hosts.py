@@ -1,0 +1,133 @@
+"""What an endpoint's host tells: its kind, its region, its zone; and the hosts a region has.
+
+Host forms are those of Alibaba Cloud's "Regions and endpoints" and "OSS accelerator" pages.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from urllib.parse import urlsplit
+
+import msgspec
+
+from ossconsole.config.endpoints import EndpointKind
+
+
+class HostKind(str, enum.Enum):
+    """Which product and network a host belongs to."""
+
+    INTERNAL = "internal"
+    PUBLIC = "public"
+    DUAL_STACK = "dual-stack"
+    ACCELERATOR = "accelerator"
+    TRANSFER_ACCELERATION = "transfer acceleration"
+    LOOPBACK = "loopback"
+    CUSTOM = "custom"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+HOST_NOTES = {
+    HostKind.INTERNAL: "answers inside the region's internal network only; no traffic fee",
+    HostKind.PUBLIC: "answers everywhere; traffic to the internet is billed, and newer accounts in mainland China "
+    "may not use it for data",
+    HostKind.DUAL_STACK: "answers over IPv4 and IPv6; traffic to the internet is billed",
+    HostKind.ACCELERATOR: "answers inside the region's internal network only; needs an accelerator made for the bucket",
+    HostKind.TRANSFER_ACCELERATION: "transfer acceleration speeds up long-distance transfers; it is not the OSS "
+    "accelerator and caches nothing",
+    HostKind.LOOPBACK: "this machine (the sandbox)",
+    HostKind.CUSTOM: "a custom domain: its region cannot be told from its name",
+}
+
+
+class HostInfo(msgspec.Struct, frozen=True):
+    """`region` and `zone` are "" where the host does not tell them."""
+
+    kind: HostKind
+    region: str = ""
+    zone: str = ""
+
+    @property
+    def note(self) -> str:
+        return HOST_NOTES[self.kind]
+
+    @property
+    def inside_only(self) -> bool:
+        """Whether it answers only inside the region's internal network."""
+        return self.kind in {HostKind.INTERNAL, HostKind.ACCELERATOR}
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """An endpoint that a region may have, for one of a profile's two kinds."""
+
+    use: EndpointKind
+    endpoint: str
+    host: HostInfo
+
+
+_NAME = r"[a-z0-9-]+"
+_TRANSFER = re.compile(r"oss-accelerate(-overseas)?\.aliyuncs\.com")
+_LEGACY_ACCELERATOR = re.compile(rf"oss-cache-({_NAME})\.aliyuncs\.com")
+_ACCELERATOR = re.compile(rf"({_NAME}?)(?:-internal)?\.oss-data-acc\.aliyuncs\.com")
+_INTERNAL = re.compile(rf"oss-({_NAME})-internal\.aliyuncs\.com")
+_PUBLIC = re.compile(rf"oss-({_NAME})\.aliyuncs\.com")
+_DUAL_STACK = re.compile(rf"({_NAME})\.oss\.aliyuncs\.com")
+# Three numbers are the sandbox: with bucket 127 in front, `0.0.1` is a loopback address.
+_LOOPBACK = re.compile(r"localhost|127(\.\d+){3}|\d+\.\d+\.\d+")
+_ZONE_LETTER = re.compile(r"(?<=\d)[a-z]$|-[a-z]$")
+
+# The zones named in the accelerator's documentation; a console may offer more, so the region form is offered as well.
+_ACCELERATOR_ZONES = {
+    "cn-beijing": ("cn-beijing-h",),
+    "cn-shanghai": ("cn-shanghai-g",),
+    "cn-shenzhen": ("cn-shenzhen-c",),
+    "cn-hangzhou": ("cn-hangzhou-j",),
+    "cn-wulanchabu": ("cn-wulanchabu-b",),
+    "ap-southeast-1": ("ap-southeast-1c",),
+}
+
+
+def classify(endpoint: str) -> HostInfo:
+    """What the host of a normalised endpoint (`scheme://host[:port]`) tells."""
+    host = (urlsplit(endpoint).hostname or "").lower()
+    if _TRANSFER.fullmatch(host):
+        return HostInfo(HostKind.TRANSFER_ACCELERATION)
+    if match := _LEGACY_ACCELERATOR.fullmatch(host) or _ACCELERATOR.fullmatch(host):
+        place = match[1]
+        region = _ZONE_LETTER.sub("", place)
+        return HostInfo(HostKind.ACCELERATOR, region, "" if region == place else place)
+    for pattern, kind in (
+        (_INTERNAL, HostKind.INTERNAL),
+        (_PUBLIC, HostKind.PUBLIC),
+        (_DUAL_STACK, HostKind.DUAL_STACK),
+    ):
+        if match := pattern.fullmatch(host):
+            return HostInfo(kind, match[1])
+    return HostInfo(HostKind.LOOPBACK if _LOOPBACK.fullmatch(host) else HostKind.CUSTOM)
+
+
+def without_bucket(endpoint: str, bucket: str) -> str:
+    """The endpoint without the bucket in front of a known host: the OSS console shows `<bucket>.<endpoint host>`."""
+    parts = urlsplit(endpoint)
+    bare = endpoint.replace(f"//{bucket}.", "//", 1)
+    if parts.hostname and parts.hostname.startswith(f"{bucket}.") and classify(bare).region:
+        return bare
+    return endpoint
+
+
+def internal_endpoint(region: str) -> str:
+    return f"https://oss-{region}-internal.aliyuncs.com"
+
+
+def candidates(region: str) -> list[Candidate]:
+    """The endpoints a bucket of `region` may have, the likeliest of each kind first."""
+    hosts = [
+        (EndpointKind.STANDARD, f"oss-{region}-internal.aliyuncs.com"),
+        (EndpointKind.STANDARD, f"oss-{region}.aliyuncs.com"),
+        (EndpointKind.STANDARD, f"{region}.oss.aliyuncs.com"),
+    ]
+    places = [*_ACCELERATOR_ZONES.get(region, ()), region]
+    hosts += [(EndpointKind.ACCELERATED, f"{place}-internal.oss-data-acc.aliyuncs.com") for place in places]
+    return [Candidate(use, f"https://{host}", classify(f"https://{host}")) for use, host in hosts]

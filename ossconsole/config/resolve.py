@@ -1,0 +1,140 @@
+"""Which bucket a command works on: flag, environment, profile, default, in this order; and where each value is from."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+
+import msgspec
+
+from ossconsole.config.endpoints import normalise_endpoint
+from ossconsole.config.errors import SettingsError
+from ossconsole.config.hosts import classify, internal_endpoint
+from ossconsole.config.profile import SANDBOX_NAME, FieldError, Profile, checked
+from ossconsole.config.settings_file import Settings
+
+PROFILE_VARIABLE = "OSSCONSOLE_PROFILE"
+VARIABLES = {
+    "bucket": "OSSCONSOLE_BUCKET",
+    "region": "OSS_REGION",
+    "standard_endpoint": "OSS_ENDPOINT",
+    "accelerated_endpoint": "OSSCONSOLE_ACCELERATED_ENDPOINT",
+    "dataset_prefix": "OSSCONSOLE_DATASET_PREFIX",
+    "checkpoint_prefix": "OSSCONSOLE_CHECKPOINT_PREFIX",
+}
+"""The variable of each setting; OSS_REGION and OSS_ENDPOINT are those of ossutil."""
+
+FIELDS = tuple(VARIABLES)
+_ENDPOINT_FIELDS = ("standard_endpoint", "accelerated_endpoint")
+_PLACE_FIELDS = ("bucket", "region", *_ENDPOINT_FIELDS)
+_PREFIX_FIELDS = ("dataset_prefix", "checkpoint_prefix")
+
+
+class OriginKind(str, enum.Enum):
+    FLAG = "flag"
+    ENVIRONMENT = "environment"
+    PROFILE = "profile"
+    DEFAULT = "default"
+    SANDBOX = "sandbox"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """Where a value came from: `detail` is the flag, the variable, the profile, or how the default was derived."""
+
+    kind: OriginKind
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.detail}".strip()
+
+
+class Resolution(msgspec.Struct, frozen=True):
+    """A profile put together for one command, and the origin of each of its values by field name."""
+
+    profile: Profile
+    origins: dict[str, Origin]
+
+
+def resolve(settings: Settings, flags: Mapping[str, str], environ: Mapping[str, str]) -> Resolution | None:
+    """The profile to work on, or None for the sandbox: asked for by name, or because nothing names a bucket.
+
+    `flags` holds what was typed: `profile` and the names in FIELDS. Raises SettingsError.
+    """
+    named = flags.get("profile") or environ.get(PROFILE_VARIABLE) or settings.active
+    if named == SANDBOX_NAME:
+        return None
+    values, origins = _overrides(flags, environ, FIELDS)
+    if named:
+        base = settings.profile(named)
+        values = {**msgspec.structs.asdict(base), **values}
+        origins = {**dict.fromkeys((*FIELDS, "credentials"), Origin(OriginKind.PROFILE, named)), **origins}
+        _refuse_two_regions(values, origins)
+    elif environ.get(VARIABLES["bucket"]) or any(flags.get(name) for name in _PLACE_FIELDS):
+        values = {"name": "flags", "bucket": "", **values}
+        _derive(values, origins)
+        origins = {**dict.fromkeys((*FIELDS, "credentials"), Origin(OriginKind.DEFAULT)), **origins}
+    else:
+        return None
+    return _resolution(msgspec.convert(values, Profile), origins)
+
+
+def overlay(profile: Profile, flags: Mapping[str, str], environ: Mapping[str, str]) -> Resolution:
+    """The sandbox's profile, with the prefixes that flags or the environment give instead. Raises SettingsError."""
+    values, origins = _overrides(flags, environ, _PREFIX_FIELDS)
+    origins = {**dict.fromkeys((*FIELDS, "credentials"), Origin(OriginKind.SANDBOX)), **origins}
+    return _resolution(msgspec.structs.replace(profile, **values), origins)
+
+
+def _resolution(profile: Profile, origins: dict[str, Origin]) -> Resolution:
+    try:
+        return Resolution(checked(profile), origins)
+    except FieldError as error:
+        origin = origins.get(error.field)
+        where = "" if origin is None or origin.kind is OriginKind.DEFAULT else f" (from {origin})"
+        raise SettingsError(f"{error.message.rstrip('.')}{where}.", remedy=error.remedy) from error
+
+
+def _overrides(
+    flags: Mapping[str, str], environ: Mapping[str, str], names: tuple[str, ...]
+) -> tuple[dict[str, str], dict[str, Origin]]:
+    values: dict[str, str] = {}
+    origins: dict[str, Origin] = {}
+    for name in names:
+        variable = VARIABLES[name]
+        if flags.get(name):
+            values[name] = flags[name]
+            origins[name] = Origin(OriginKind.FLAG, "--" + name.replace("_", "-"))
+        elif environ.get(variable):
+            values[name] = environ[variable]
+            origins[name] = Origin(OriginKind.ENVIRONMENT, variable)
+    return values, origins
+
+
+def _refuse_two_regions(values: Mapping[str, str], origins: Mapping[str, Origin]) -> None:
+    """A region from elsewhere must not sign requests to the profile's endpoint of another region."""
+    told = classify(normalise_endpoint(values["standard_endpoint"])).region
+    if told and told != values["region"] and origins["region"] != origins["standard_endpoint"]:
+        raise SettingsError(
+            f"The region {values['region']} (from {origins['region']}) is not that of the standard endpoint "
+            f"{values['standard_endpoint']} (from {origins['standard_endpoint']}).",
+            remedy="Give --region and --standard-endpoint of the same region, or neither.",
+        )
+
+
+def _derive(values: dict[str, str], origins: dict[str, Origin]) -> None:
+    """Takes the region from an endpoint's host, and the standard endpoint from the region, where they are not given."""
+    if "region" not in values:
+        for name in _ENDPOINT_FIELDS:
+            region = classify(normalise_endpoint(values[name])).region if name in values else ""
+            if region:
+                values["region"] = region
+                origins["region"] = Origin(OriginKind.DEFAULT, f"told by the {name.replace('_', ' ')}")
+                break
+    region = values.setdefault("region", "")
+    if region and "standard_endpoint" not in values:
+        values["standard_endpoint"] = internal_endpoint(region)
+        origins["standard_endpoint"] = Origin(OriginKind.DEFAULT, "the region's internal endpoint")
+    values.setdefault("standard_endpoint", "")
