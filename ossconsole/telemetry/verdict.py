@@ -1,0 +1,113 @@
+"""What bounds the run, in words. Every figure is measured, or carries the word *estimated* or *at most*."""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.telemetry.compare import Comparison
+from ossconsole.telemetry.events import RunState
+from ossconsole.telemetry.narrate import percent
+from ossconsole.telemetry.view import RunView, StepSplit
+
+IO_BOUND = 0.3
+COMPUTE_BOUND = 0.1
+
+
+class Bound(str, enum.Enum):
+    """What the run waits for."""
+
+    IO = "I/O-bound"
+    MIXED = "partly I/O-bound"
+    COMPUTE = "compute-bound"
+    NONE = ""
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What bounds the run, and what to do about it.
+
+    `bound` is empty while there is nothing to judge, as before the first steps; `advice` may be empty.
+    """
+
+    bound: Bound
+    text: str
+    advice: str = ""
+
+
+def judge(view: RunView, now: float, *, has_accelerated: bool = True) -> Verdict:
+    """The verdict on the run as it stands; `has_accelerated` tells whether there is anything to switch to."""
+    idle = _idle(view, now)
+    if idle is not None:
+        return idle
+    split = view.split
+    if split is None:
+        return Verdict(Bound.NONE, "starting", "waiting for the first batch")
+    wait = split.wait_fraction
+    text = f"{_waiter(view)} waits for data {percent(wait)} of each step"
+    if wait < COMPUTE_BOUND:
+        return Verdict(Bound.COMPUTE, text, _compute_advice(view))
+    bound = Bound.IO if wait >= IO_BOUND else Bound.MIXED
+    return Verdict(bound, text, _gain_advice(view, split, has_accelerated=has_accelerated))
+
+
+def _idle(view: RunView, now: float) -> Verdict | None:
+    """The verdict where the state alone decides it."""
+    if view.run is None or view.state is None:
+        return Verdict(Bound.NONE, "no run yet")
+    if view.state.final:
+        return _final(view)
+    if view.state in _STATE_ADVICE:
+        return Verdict(Bound.NONE, str(view.state), _STATE_ADVICE[view.state])
+    silent = view.stalled_s(now)
+    if silent is not None:
+        return Verdict(Bound.NONE, f"no step for {silent:.0f} s", f"the {view.endpoint} endpoint may not answer")
+    if view.settling is not None:
+        passed, needed = view.settling
+        return Verdict(Bound.NONE, f"settling on {view.endpoint}", f"batch {passed} of {needed} after the switch")
+    return None
+
+
+_STATE_ADVICE = {
+    RunState.STARTING: "loading the model and the first batch",
+    RunState.PAUSED: "the run holds before its next step",
+    RunState.STOPPING: "the checkpoint is written first",
+}
+
+
+def _final(view: RunView) -> Verdict:
+    if view.state is RunState.FAILED:
+        failure = view.summary.error if view.summary and view.summary.error else ""
+        return Verdict(Bound.NONE, "failed", failure or (view.errors[-1].text if view.errors else ""))
+    result = view.comparison
+    advice = "" if result is None else f"accelerated gave {ratio_words(result)} of standard"
+    return Verdict(Bound.NONE, str(view.state), advice)
+
+
+def ratio_words(result: Comparison) -> str:
+    return f"{result.ratio:.2f}x ± {result.spread * 100:.0f} %"
+
+
+def _waiter(view: RunView) -> str:
+    return "the GPU" if view.settings.device.startswith("cuda") else "training"
+
+
+def _compute_advice(view: RunView) -> str:
+    if view.delivering is EndpointKind.ACCELERATED:
+        return "the accelerated endpoint keeps up; a faster one would not help"
+    return "the accelerator can't help further"
+
+
+def _gain_advice(view: RunView, split: StepSplit, *, has_accelerated: bool) -> str:
+    """What the other endpoint would be worth: measured where both were, else bounded by the step without its wait."""
+    result = view.comparison
+    at_most = f"at most {1 / (1 - min(split.wait_fraction, 0.98)):.1f}x (estimated)"
+    if view.delivering is EndpointKind.ACCELERATED:
+        measured = f"accelerated gives {ratio_words(result)}; " if result else ""
+        return f"{measured}more workers or image-u8 would be worth {at_most}"
+    if not has_accelerated:
+        return f"an accelerator would be worth {at_most}"
+    if result is not None and result.decided:
+        return f"the accelerated endpoint gives {ratio_words(result)}, measured in this run"
+    return f"the accelerated endpoint would be worth {at_most}"

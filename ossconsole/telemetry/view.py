@@ -1,0 +1,338 @@
+"""RunView: everything a dashboard shows of a run, reduced from its events in constant memory.
+
+The same reducer serves a live run, a replayed record and a run of another process. It reads no clock: what depends on
+the present takes `now`, in the Unix seconds of the events.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import msgspec
+
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.telemetry import events
+from ossconsole.telemetry.compare import WARM_COVERAGE, Comparison, EndpointFigures, EndpointWindow, compare
+from ossconsole.telemetry.events import Event, RunState
+from ossconsole.telemetry.narrate import LogLine, narrate
+from ossconsole.telemetry.series import Ema, Series
+
+# The steps that the tiles look back on: enough for a calm figure, few enough to follow a switch within seconds.
+RECENT_STEPS = 32
+RECENT_S = 20.0
+# The first steps pay for imports, caches and memory that no later step pays for.
+WARMUP_STEPS = 3
+STALLED_AFTER_S = 20.0
+_LOG_LINES = 500
+_SPANS = 256
+_LOSS_SMOOTHING = 0.9
+
+
+class Span(msgspec.Struct, frozen=True):
+    """From `time` on, batches came from `endpoint`."""
+
+    time: float
+    endpoint: EndpointKind
+
+
+class StepSplit(msgspec.Struct, frozen=True):
+    """The mean step of the recent ones, seconds: the parts, and the rest that none of them accounts for."""
+
+    total: float
+    wait: float
+    copy: float
+    compute: float
+
+    @property
+    def wait_fraction(self) -> float:
+        return min(1.0, max(0.0, self.wait / self.total)) if self.total > 0 else 0.0
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What the reducer reads from a run's settings; a record of another version may lack any of it."""
+
+    batch_size: int = 0
+    workers: int = 1
+    max_steps: int = 0
+    endpoint: EndpointKind | None = None
+    device: str = ""
+
+
+class RunView:
+    """The state of one run after the events applied so far."""
+
+    def __init__(self) -> None:
+        self.run: events.Run | None = None
+        self.settings = Settings()
+        self.state: RunState | None = None
+        self.state_since: float | None = None
+        self.endpoint: EndpointKind | None = None
+        self.last_step: events.Step | None = None
+        self.last_epoch: events.Epoch | None = None
+        self.best_top1: float | None = None
+        self.last_checkpoint: events.Checkpoint | None = None
+        self.summary: events.Summary | None = None
+        self.telemetry: events.Telemetry | None = None
+        self.last_time: float | None = None
+        self.samples = 0
+        self.log: deque[LogLine] = deque(maxlen=_LOG_LINES)
+        self.errors: list[LogLine] = []
+        self.spans: deque[Span] = deque(maxlen=_SPANS)
+        self.switches: deque[Span] = deque(maxlen=_SPANS)
+        self.series: dict[str, Series] = {}
+        self.windows = {kind: EndpointWindow(kind) for kind in EndpointKind}
+        self.comparison: Comparison | None = None
+        self.settled_steps = 0
+        self._settling = 0
+        self._smooth = Ema(_LOSS_SMOOTHING)
+        self._recent: deque[events.Step] = deque(maxlen=RECENT_STEPS)
+        self._coverage = _Coverage()
+        self._overhead_s = 0.0
+        self._epoch_step_s = 0.0
+        self._interrupted = False
+
+    def apply(self, event: Event) -> None:
+        """Take one event, in the order of the record."""
+        if isinstance(event, events.Telemetry):
+            self._apply_telemetry(event)
+            return
+        self.last_time = max(event.time, self.last_time or event.time)
+        if isinstance(event, events.Step):
+            self._apply_step(event)
+        elif isinstance(event, events.Run):
+            self._apply_run(event)
+        elif isinstance(event, events.State):
+            self._apply_state(event.state, event.time)
+        elif isinstance(event, events.Switch):
+            self._apply_switch(event)
+        elif isinstance(event, events.Epoch):
+            self._apply_epoch(event)
+        elif isinstance(event, events.Checkpoint):
+            self.last_checkpoint = event
+        elif isinstance(event, events.Summary):
+            self.summary = event
+            self._apply_state(event.state, event.time)
+        line = narrate(event)
+        if line is not None:
+            self.log.append(line)
+            if line.level == "error":
+                self.errors.append(line)
+                del self.errors[:-_LOG_LINES]
+
+    def _apply_run(self, event: events.Run) -> None:
+        self.run = event
+        self.settings = _settings(event.settings)
+        self.endpoint = self.settings.endpoint
+        self.state = RunState.STARTING
+        self.state_since = event.time
+
+    def _apply_state(self, state: RunState, time: float) -> None:
+        if state is not self.state:
+            self.state, self.state_since = state, time
+        if state is not RunState.RUNNING:
+            self._interrupted = True
+
+    def _apply_switch(self, event: events.Switch) -> None:
+        self.endpoint = event.endpoint
+        self.switches.append(Span(event.time, event.endpoint))
+        self.settled_steps = 0
+        self._settling = self.settling_steps
+        self.windows[event.endpoint].start_segment()
+
+    def _apply_epoch(self, event: events.Epoch) -> None:
+        self.last_epoch = event
+        if event.top1 is not None:
+            self.best_top1 = max(event.top1, self.best_top1 or 0.0)
+        self._overhead_s = max(0.0, event.seconds - self._epoch_step_s)
+        self._epoch_step_s = 0.0
+        self._coverage.end_epoch(event.samples)
+        if event.top1 is not None:
+            self._plot("top1", event.time, event.top1)
+
+    def _apply_telemetry(self, event: events.Telemetry) -> None:
+        if self.telemetry is not None and event.time <= self.telemetry.time:
+            return
+        self.telemetry = event
+        for gpu in event.gpus:
+            name = f"gpu{gpu.index}" if gpu.mig is None else f"gpu{gpu.index}.{gpu.mig}"
+            self._plot(f"{name}.utilization", event.time, gpu.utilization)
+            self._plot(f"{name}.power", event.time, gpu.power)
+        if event.host is not None:
+            self._plot("host.cpu", event.time, event.host.cpu)
+
+    def _apply_step(self, step: events.Step) -> None:
+        if self.last_step is None or step.endpoint is not self.last_step.endpoint:
+            self.spans.append(Span(step.time, step.endpoint))
+        if self.endpoint is None:
+            self.endpoint = step.endpoint
+        cold = self._coverage.add(step, self.steps_per_epoch * self.settings.batch_size)
+        self._measure(step, cold)
+        self.last_step = step
+        self.samples += step.samples
+        self._epoch_step_s += step.step_time_s
+        self._interrupted = False
+        self._plot("samples_per_s", step.time, step.samples_per_s)
+        self._plot("wait", step.time, step.wait_fraction * 100)
+        self._plot("loss", step.time, step.loss)
+        if step.loss is not None:
+            self._plot("loss_smooth", step.time, self._smooth.add(step.loss))
+
+    def _measure(self, step: events.Step, cold: bool) -> None:
+        """Count the step for the tiles and, when it is settled, for its endpoint."""
+        if self._interrupted:
+            # A step after a pause or a validation holds that time too, and says nothing of the endpoint.
+            for window in self.windows.values():
+                window.interrupt()
+            return
+        self._recent.append(step)
+        if step.endpoint is not self.endpoint or step.step <= WARMUP_STEPS:
+            return
+        if self._settling:
+            self._settling -= 1
+            return
+        self.settled_steps += 1
+        if step.step_time_s > 0:
+            self.windows[step.endpoint].add(step, cold=cold, burst=self.settings.workers)
+            self.comparison = compare(*self.windows.values())
+
+    def _plot(self, name: str, time: float, value: float | None) -> None:
+        series = self.series.get(name)
+        if series is None:
+            series = self.series[name] = Series()
+        series.append(time, value)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.run.steps_per_epoch if self.run else 0
+
+    @property
+    def total_steps(self) -> int:
+        """How many steps the run will do; 0 where that is not known."""
+        planned = self.run.epochs * self.run.steps_per_epoch if self.run else 0
+        limit = self.settings.max_steps
+        return min(planned, limit) if planned and limit else planned or limit
+
+    @property
+    def step(self) -> int:
+        return self.last_step.step if self.last_step else 0
+
+    @property
+    def delivering(self) -> EndpointKind | None:
+        """The endpoint the last batch came from."""
+        return self.last_step.endpoint if self.last_step else None
+
+    @property
+    def settling_steps(self) -> int:
+        """Batches after a switch that say nothing yet: what was read ahead, and the first of each reader."""
+        return max(4, 3 * self.settings.workers)
+
+    @property
+    def settling(self) -> tuple[int, int] | None:
+        """How many of the batches after a switch have passed, of how many; None when settled."""
+        if not self._settling or self.state is None or self.state.final:
+            return None
+        return self.settling_steps - self._settling, self.settling_steps
+
+    def figures(self, kind: EndpointKind) -> EndpointFigures:
+        return self.windows[kind].figures()
+
+    @property
+    def split(self) -> StepSplit | None:
+        """The mean of the recent steps of the endpoint in use; None before the first."""
+        kind = self.delivering
+        newest = self._recent[-1].time if self._recent else 0.0
+        steps = [step for step in self._recent if step.endpoint is kind and step.time > newest - RECENT_S]
+        if not steps:
+            return None
+        count = len(steps)
+        return StepSplit(
+            total=sum(step.step_time_s for step in steps) / count,
+            wait=sum(step.data_wait_s for step in steps) / count,
+            copy=sum(step.copy_s for step in steps) / count,
+            compute=sum(step.compute_s for step in steps) / count,
+        )
+
+    @property
+    def bytes_per_s(self) -> float | None:
+        """Bytes that the recent steps took, per second."""
+        seconds = sum(step.step_time_s for step in self._recent)
+        return sum(step.bytes for step in self._recent) / seconds if seconds > 0 else None
+
+    @property
+    def cache_coverage(self) -> float:
+        """Share of the samples that this run has read through the accelerated endpoint, estimated, 0 to 1."""
+        return self._coverage.covered
+
+    def eta_s(self) -> float | None:
+        """Seconds to the end of the run at the recent pace, with what the epochs' ends take; None when unknown."""
+        split = self.split
+        if split is None or not self.total_steps or self.state not in (RunState.RUNNING, RunState.VALIDATING):
+            return None
+        left = max(0, self.total_steps - self.step)
+        epochs_left = left / self.steps_per_epoch if self.steps_per_epoch else 0.0
+        return left * split.total + epochs_left * self._overhead_s
+
+    def stalled_s(self, now: float) -> float | None:
+        """Seconds since the last step of a run that should be stepping; None while it is well."""
+        if self.state is not RunState.RUNNING or self.last_time is None:
+            return None
+        silent = now - self.last_time
+        return silent if silent > STALLED_AFTER_S else None
+
+    def elapsed_s(self, now: float) -> float | None:
+        """Seconds since the start, up to the end of a run that is over."""
+        if self.run is None:
+            return None
+        over = self.state is not None and self.state.final
+        end = self.state_since if over and self.state_since is not None else now
+        return max(0.0, end - self.run.time)
+
+    def dismiss_errors(self) -> None:
+        """The errors so far were read."""
+        self.errors.clear()
+
+
+class _Coverage:
+    """Which share of the samples was read through the cache, and whether a batch is mostly read for the first time.
+
+    Within an epoch no sample comes twice, so a batch is as warm as the cache was when the epoch began.
+    """
+
+    def __init__(self) -> None:
+        self.covered = 0.0
+        self._at_epoch_start = 0.0
+        self._epoch = 0
+        self._size = 0
+
+    def add(self, step: events.Step, size: int) -> bool:
+        """Count a step of a dataset of `size` samples (0: unknown); True where its samples were cold."""
+        if step.epoch != self._epoch:
+            self._epoch, self._at_epoch_start = step.epoch, self.covered
+        if step.endpoint is EndpointKind.STANDARD:
+            return False
+        size = self._size or size
+        if size:
+            self.covered = min(1.0, self.covered + step.samples / size * (1 - self._at_epoch_start))
+        return self._at_epoch_start < WARM_COVERAGE
+
+    def end_epoch(self, samples: int) -> None:
+        """An epoch of `samples` samples (0: unknown) ended."""
+        self._size = samples or self._size
+
+
+def _settings(raw: dict[str, Any]) -> Settings:
+    """The settings known to this version; what is missing or of another type keeps its default."""
+    known = {field.name: _convert(raw.get(field.name), field.type, field.default) for field in _FIELDS}
+    settings = Settings(**known)
+    return msgspec.structs.replace(settings, workers=max(1, settings.workers))
+
+
+_FIELDS = msgspec.structs.fields(Settings)
+
+
+def _convert(value: Any, kind: Any, default: Any) -> Any:
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        return default
