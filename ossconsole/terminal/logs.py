@@ -1,0 +1,170 @@
+"""The program's own log: one private rotating file, in which no secret is ever written."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import os
+import re
+import sys
+import threading
+from io import TextIOWrapper
+from pathlib import Path
+from types import TracebackType
+from urllib.parse import quote
+
+from ossconsole.config.errors import ConsoleError
+from ossconsole.config.paths import state_dir
+from ossconsole.config.secret import MASK, Secret, mask_key_id
+from ossconsole.terminal.files import open_private
+
+_LIMIT_BYTES = 4 << 20
+_KEPT_FILES = 3
+_TAIL_BYTES = 1 << 18
+# Shorter ones would mask ordinary words.
+_SHORTEST_SECRET = 4
+# AccessKey IDs of Alibaba Cloud: LTAI... are long-lived, STS. ones temporary.
+_KEY_ID = re.compile(r"\b(?:LTAI[0-9A-Za-z]{8,}|STS\.[0-9A-Za-z]{8,})")
+# What signs a request or stands in for a credential, in a URL, a header or a message.
+_SIGNED = re.compile(
+    r"(?i)\b((?:x-oss-)?(?:security-token|signature)|ossaccesskeyid|access_?key_?secret|security_?token)"
+    r"(['\"]?\s*[=:]\s*['\"]?)([^\s&'\",;}]+)"
+)
+_AUTHORIZATION = re.compile(r"(?i)\b(authorization['\"]?\s*[=:]\s*['\"]?)(OSS4?(?:-HMAC-SHA256)? ?)[^\r\n'\"]+")
+_CONTROL = re.compile(
+    r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"  # OSC: titles, links, the clipboard
+    r"|\x1b[PX^_][^\x1b]*\x1b\\"  # DCS, SOS, PM, APC
+    r"|\x1b\[[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor moves
+    r"|\x1b[ -/]*[0-~]"
+    r"|[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]"
+)
+
+_lock = threading.Lock()
+_secrets: set[str] = set()
+
+
+def register_secret(secret: Secret) -> None:
+    """From now on `redact` masks this secret, also in its URL-encoded spelling."""
+    text = secret.reveal()
+    if len(text) < _SHORTEST_SECRET:
+        return
+    with _lock:
+        _secrets.update({text, quote(text, safe="")})
+
+
+def redact(text: str) -> str:
+    """`text` with every registered secret, signature and security token masked, and AccessKey IDs shortened."""
+    with _lock:
+        # The longest first: one secret may be a part of another.
+        known = sorted(_secrets, key=len, reverse=True)
+    for secret in known:
+        text = text.replace(secret, MASK)
+    text = _AUTHORIZATION.sub(rf"\1\2{MASK}", text)
+    text = _SIGNED.sub(rf"\1\2{MASK}", text)
+    return _KEY_ID.sub(lambda found: mask_key_id(found[0]), text)
+
+
+def printable(text: str) -> str:
+    """`text` without escape sequences, control characters and marks that reorder it; tabs become spaces."""
+    return _CONTROL.sub("", text.replace("\t", "    "))
+
+
+def logs_dir() -> Path:
+    """The folder of the logs (0700). Raises ConsoleError when it cannot be made."""
+    path = state_dir() / "logs"
+    try:
+        path.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise ConsoleError(f"The folder of logs {path} cannot be made: {error.strerror}.") from error
+    return path
+
+
+def log_path() -> Path:
+    """Our own log."""
+    return logs_dir() / "ossconsole.log"
+
+
+def native_log_path() -> Path:
+    """What libraries and child processes print while the App has the terminal."""
+    return logs_dir() / "native.log"
+
+
+class _RedactingFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
+class _PrivateFileHandler(logging.handlers.RotatingFileHandler):
+    """Created 0600; a failing disk loses lines and counts them, as printing about it would break the screen."""
+
+    def __init__(self, path: Path) -> None:
+        self.lost = 0
+        super().__init__(path, maxBytes=_LIMIT_BYTES, backupCount=_KEPT_FILES, encoding="utf-8", errors="replace")
+
+    def _open(self) -> TextIOWrapper:
+        fd = open_private(Path(self.baseFilename))
+        return os.fdopen(fd, "a", encoding=self.encoding, errors=self.errors)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 - logging's name
+        self.lost += 1
+
+
+def set_up_logging(level: int = logging.INFO) -> Path:
+    """Send all logging, warnings and the exceptions of threads to our log, and nothing to the terminal.
+
+    Handlers set up before are taken off. Returns the log's path. Raises ConsoleError where it cannot be written.
+    """
+    path = log_path()
+    handler = _PrivateFileHandler(path)
+    handler.setFormatter(_RedactingFormatter("%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s"))
+    root = logging.getLogger()
+    for old in list(root.handlers):
+        root.removeHandler(old)
+        old.close()
+    root.addHandler(handler)
+    root.setLevel(level)
+    logging.captureWarnings(capture=True)
+    threading.excepthook = _log_thread_exception
+    sys.unraisablehook = _log_unraisable
+    return path
+
+
+def _log_thread_exception(args: threading.ExceptHookArgs) -> None:
+    name = args.thread.name if args.thread is not None else "?"
+    _log_exception(f"thread {name} failed", args.exc_value, args.exc_traceback)
+
+
+def _log_unraisable(args: sys.UnraisableHookArgs) -> None:
+    _log_exception(args.err_msg or "exception ignored", args.exc_value, args.exc_traceback)
+
+
+def _log_exception(message: str, error: BaseException | None, trace: TracebackType | None) -> None:
+    info = (type(error), error, trace) if error is not None else None
+    logging.getLogger("ossconsole").error(message, exc_info=info)
+
+
+def tail(path: Path, lines: int = 200, width: int = 500) -> list[str]:
+    """The last lines of a log, fit for the screen: redacted, printable, at most `width` characters each.
+
+    Of what a progress bar wrote over and over, the last state. Empty where there is no log yet.
+    """
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            start = max(0, size - _TAIL_BYTES)
+            file.seek(start)
+            text = file.read(_TAIL_BYTES).decode("utf-8", errors="replace")
+    except OSError:
+        return []
+    if start:
+        text = text.partition("\n")[2] or text
+    found = redact(text).split("\n")
+    if found and not found[-1]:
+        found.pop()
+    return [_fit(line, width) for line in found[-lines:]]
+
+
+def _fit(line: str, width: int) -> str:
+    # Cut before the regular expressions run: one line may be as long as the whole tail.
+    shown = printable(line.rstrip("\r").rpartition("\r")[2][: width * 8])
+    return shown if len(shown) <= width else shown[: width - 1] + "…"

@@ -1,0 +1,238 @@
+"""Owns the terminal: the screen gets what the App draws, a log gets what anything else prints, native code included."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import faulthandler
+import io
+import os
+import re
+import select
+import signal
+import sys
+import termios
+import threading
+from collections.abc import Iterator
+from multiprocessing import resource_tracker
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from ossconsole.config.errors import SettingsError
+from ossconsole.terminal.files import open_private
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+MINIMUM_COLUMNS, MINIMUM_ROWS = 20, 5
+_LOG_LIMIT_BYTES = 4 << 20
+_RETRY_MS = 250
+_RESTORE_MS = 500
+# Private modes that a terminal has set when nobody asked: line wrap and the cursor.
+_SET_BY_DEFAULT = frozenset({"7", "25"})
+_MODE = re.compile(r"\x1b\[\?([0-9]+)([hl])|\x1b\[([<>])[0-9]*u")
+_HEADLESS = "Without one, use `ossconsole train`, `upload`, `ls` or `status`: they need no terminal."
+
+
+def check_terminal() -> None:
+    """Raises SettingsError where stdin and stdout are no terminal that a full-screen program can use."""
+    if not (os.isatty(0) and os.isatty(1)):
+        raise SettingsError(
+            "The console needs a terminal, and its input or output is a pipe or a file.",
+            remedy=f"{_HEADLESS} Over SSH, ask for a terminal with `ssh -t`.",
+        )
+    if os.environ.get("TERM", "") in {"", "dumb", "unknown"}:
+        raise SettingsError(
+            f"The terminal says it cannot move its cursor (TERM={os.environ.get('TERM', '')!r}).",
+            remedy=f"Set TERM to what it really is, such as xterm-256color. {_HEADLESS}",
+        )
+    columns, rows = os.get_terminal_size(1)
+    # Some serial and web terminals report 0x0: unknown, which Textual takes for 80x24.
+    if (columns and columns < MINIMUM_COLUMNS) or (rows and rows < MINIMUM_ROWS):
+        raise SettingsError(
+            f"The terminal has {columns}x{rows} characters; the console needs {MINIMUM_COLUMNS}x{MINIMUM_ROWS}.",
+            remedy=f"Make the window larger. {_HEADLESS}",
+        )
+
+
+class _RawTerminal(io.RawIOBase):
+    """Writes to the terminal without ever holding the caller for good.
+
+    A terminal that is gone swallows what is written (`lost`): the App's writer must not die of it, as its queue would
+    then fill and stop the event loop. One that has stopped reading is waited for until `discard` is set.
+    """
+
+    def __init__(self, fd: int) -> None:
+        super().__init__()
+        self._fd = fd
+        self.lost = False
+        self.discard = threading.Event()
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def isatty(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        view = memoryview(data).cast("B")
+        done = 0
+        while done < len(view) and not (self.lost or self.discard.is_set()):
+            done += self._write_some(view[done:], _RETRY_MS)
+        return len(view)
+
+    def _write_some(self, view: memoryview, wait_ms: int) -> int:
+        try:
+            return os.write(self._fd, view)
+        except BlockingIOError:
+            _poll(self._fd, select.POLLOUT, wait_ms)
+        except OSError as error:
+            if error.errno not in {errno.EIO, errno.ENXIO, errno.EBADF, errno.EPIPE}:
+                raise
+            self.lost = True
+        return 0
+
+    def write_last(self, data: bytes) -> None:
+        """Write even after `discard`, but wait no longer than half a second."""
+        done = 0
+        for _ in range(2):
+            if done < len(data) and not self.lost:
+                done += self._write_some(memoryview(data)[done:], _RESTORE_MS)
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            os.close(self._fd)
+
+
+class _TerminalFile(io.TextIOWrapper):
+    """The text file that the App draws to; remembers which modes of the terminal it has changed."""
+
+    def __init__(self, raw: _RawTerminal, encoding: str) -> None:
+        super().__init__(io.BufferedWriter(raw), encoding=encoding, errors="replace", line_buffering=True)
+        self._changed: dict[str, None] = {}
+        self._keyboard_pushes = 0
+        self._raw = raw
+
+    def write(self, text: str, /) -> int:
+        if "\x1b[" in text and not self._raw.discard.is_set():
+            for number, state, keyboard in _MODE.findall(text):
+                self._note(number, state, keyboard)
+        return super().write(text)
+
+    def _note(self, number: str, state: str, keyboard: str) -> None:
+        if keyboard:
+            self._keyboard_pushes = max(0, self._keyboard_pushes + (1 if keyboard == ">" else -1))
+        elif (state == "h") == (number in _SET_BY_DEFAULT):
+            self._changed.pop(number, None)
+        else:
+            self._changed[number] = None
+
+    def undo(self) -> str:
+        """What puts the changed modes back, newest first; empty when all are back. It counts as written."""
+        modes = [f"\x1b[?{number}{'h' if number in _SET_BY_DEFAULT else 'l'}" for number in reversed(self._changed)]
+        pops = ["\x1b[<u"] * self._keyboard_pushes
+        self._changed.clear()
+        self._keyboard_pushes = 0
+        # CAN first: the last thing drawn may have been cut inside a sequence.
+        return "".join(["\x18", *pops, *modes, "\x1b[0m"]) if modes or pops else ""
+
+
+class OwnedTerminal:
+    """The terminal while the App has it; made by `owned_terminal`."""
+
+    def __init__(self, raw: _RawTerminal, file: _TerminalFile, log_path: Path) -> None:
+        self.file: TextIO = file
+        self.log_path = log_path
+        self._drawn = file
+        self._raw = raw
+        self._modes = termios.tcgetattr(0)
+
+    @property
+    def lost(self) -> bool:
+        """True once the terminal is gone (an SSH connection dropped, a window closed)."""
+        if not self._raw.lost:
+            self._raw.lost = terminal_gone(0)
+        return self._raw.lost
+
+    def abandon(self) -> None:
+        """Draw no more, so that nothing waits for a terminal that has stopped reading."""
+        self._raw.discard.set()
+
+    def restore(self) -> None:
+        """Put the terminal back as it was found: screen, cursor, mouse, paste, line discipline. Never raises."""
+        if self.lost:
+            return
+        # From the background this would stop the process (SIGTTOU).
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
+        self._raw.write_last(self._drawn.undo().encode())
+        # A terminal that vanished between the look above and here has nothing to put back.
+        with contextlib.suppress(termios.error):
+            termios.tcsetattr(0, termios.TCSANOW, self._modes)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTTOU})
+
+
+def terminal_gone(fd: int) -> bool:
+    """True where `fd` is no terminal any more, or its other side has hung up."""
+    return not os.isatty(fd) or bool(_poll(fd, 0, 0) & (select.POLLHUP | select.POLLERR | select.POLLNVAL))
+
+
+@contextlib.contextmanager
+def owned_terminal(log_path: Path) -> Iterator[OwnedTerminal]:
+    """Take the terminal over before Textual is imported; give it back, in its old state, at the end.
+
+    File descriptors 1 and 2 go to `log_path` (0600), so that prints of native libraries and of child processes never
+    reach the screen; `sys.stdout`, `sys.stderr` and their originals write to the terminal, which is where Textual
+    draws. Where the terminal is gone at the end, everything stays on the log: the run may go on without it.
+    Raises SettingsError where there is no usable terminal.
+    """
+    check_terminal()
+    streams = sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__
+    encoding = sys.stdout.encoding
+    for stream in streams[:2]:
+        stream.flush()
+    log = open_private(log_path, limit_bytes=_LOG_LIMIT_BYTES)
+    saved = os.dup(1), os.dup(2)
+    raw = _RawTerminal(_open_again(1))
+    terminal = OwnedTerminal(raw, file := _TerminalFile(raw, encoding), log_path)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    # A helper of multiprocessing that must start before sys.stderr changes: it inherits that file, and inside a
+    # running App it could not start at all.
+    resource_tracker.ensure_running()
+    os.close(log)
+    faulthandler.enable(2)
+    sys.stdout = sys.stderr = sys.__stdout__ = sys.__stderr__ = file  # type: ignore[misc]
+    try:
+        yield terminal
+    finally:
+        _give_back(terminal, saved, streams)
+
+
+def _give_back(terminal: OwnedTerminal, saved: tuple[int, int], streams: tuple[Any, Any, Any, Any]) -> None:
+    terminal.file.flush()
+    terminal.restore()
+    if not terminal.lost:
+        for fd, old in enumerate(saved, start=1):
+            os.dup2(old, fd)
+    sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__ = streams  # type: ignore[misc]
+    for old in saved:
+        os.close(old)
+    terminal.file.close()
+
+
+def _open_again(fd: int) -> int:
+    """The terminal opened anew where possible: non-blocking writes then concern us alone, not the shell as well."""
+    try:
+        return os.open(os.ttyname(fd), os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return os.dup(fd)
+
+
+def _poll(fd: int, events: int, wait_ms: int) -> int:
+    poller = select.poll()
+    poller.register(fd, events)
+    return next((happened for _, happened in poller.poll(wait_ms)), 0)
