@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import pytest
+
+from ossconsole.config.errors import SettingsError
+from ossconsole.config.profile import Profile
+from ossconsole.config.resolve import Origin, OriginKind, Resolution, overlay, resolve
+from ossconsole.config.settings_file import Settings
+
+PROFILE = Profile(
+    name="hangzhou",
+    region="cn-hangzhou",
+    bucket="training-data",
+    standard_endpoint="https://oss-cn-hangzhou-internal.aliyuncs.com",
+)
+SETTINGS = Settings().with_profile(PROFILE)
+ACTIVE = SETTINGS.activated("hangzhou")
+
+
+def resolved(settings: Settings, flags: dict[str, str], environ: dict[str, str]) -> Resolution:
+    found = resolve(settings, flags, environ)
+    assert found is not None
+    return found
+
+
+def test_nothing_given_means_the_sandbox() -> None:
+    assert resolve(Settings(), {}, {}) is None
+    assert resolve(SETTINGS, {}, {}) is None
+    assert resolve(Settings(), {}, {"OSS_REGION": "cn-hangzhou"}) is None
+
+
+def test_the_sandbox_can_be_asked_for() -> None:
+    assert resolve(ACTIVE, {"profile": "sandbox"}, {}) is None
+    assert resolve(ACTIVE, {}, {"OSSCONSOLE_PROFILE": "sandbox"}) is None
+
+
+def test_the_active_profile_is_used_as_it_is() -> None:
+    found = resolved(ACTIVE, {}, {})
+    assert found.profile == PROFILE
+    assert found.origins["bucket"] == Origin(OriginKind.PROFILE, "hangzhou")
+
+
+def test_flag_before_environment_before_profile() -> None:
+    environ = {"OSSCONSOLE_BUCKET": "from-environment"}
+    found = resolved(ACTIVE, {"bucket": "from-flag"}, environ)
+    assert (found.profile.bucket, str(found.origins["bucket"])) == ("from-flag", "flag --bucket")
+    found = resolved(ACTIVE, {}, environ)
+    assert (found.profile.bucket, str(found.origins["bucket"])) == ("from-environment", "environment OSSCONSOLE_BUCKET")
+
+
+def test_the_profile_flag_beats_its_variable() -> None:
+    settings = SETTINGS.with_profile(
+        Profile(name="b", region="cn-beijing", bucket="bbb", standard_endpoint="oss-cn-beijing.aliyuncs.com")
+    )
+    assert resolved(settings, {"profile": "b"}, {"OSSCONSOLE_PROFILE": "hangzhou"}).profile.name == "b"
+    assert resolved(settings, {}, {"OSSCONSOLE_PROFILE": "hangzhou"}).profile.name == "hangzhou"
+
+
+def test_an_unknown_profile_names_the_nearest() -> None:
+    with pytest.raises(SettingsError) as caught:
+        resolve(SETTINGS, {"profile": "hangzou"}, {})
+    assert "'hangzhou'" in caught.value.remedy
+
+
+def test_region_and_standard_endpoint_are_derived() -> None:
+    accelerated = "cn-hangzhou-j-internal.oss-data-acc.aliyuncs.com"
+    found = resolved(Settings(), {"bucket": "abc", "accelerated_endpoint": accelerated}, {})
+    assert found.profile.region == "cn-hangzhou"
+    assert found.profile.standard_endpoint == "https://oss-cn-hangzhou-internal.aliyuncs.com"
+    assert found.profile.accelerated_endpoint == f"https://{accelerated}"
+    assert str(found.origins["region"]) == "default told by the accelerated endpoint"
+    assert found.origins["standard_endpoint"].kind is OriginKind.DEFAULT
+
+
+def test_transfer_acceleration_tells_no_region() -> None:
+    with pytest.raises(SettingsError, match="region is missing"):
+        resolve(Settings(), {"bucket": "abc", "standard_endpoint": "oss-accelerate.aliyuncs.com"}, {})
+
+
+def test_a_place_without_a_bucket_is_an_error() -> None:
+    with pytest.raises(SettingsError, match="bucket is missing"):
+        resolve(Settings(), {"region": "cn-hangzhou"}, {})
+
+
+def test_a_bad_value_names_where_it_came_from() -> None:
+    with pytest.raises(SettingsError, match="from environment OSSCONSOLE_BUCKET"):
+        resolve(ACTIVE, {}, {"OSSCONSOLE_BUCKET": "No Bucket"})
+    with pytest.raises(SettingsError, match="from flag --standard-endpoint"):
+        resolve(Settings(), {"bucket": "abc", "region": "cn-hangzhou", "standard_endpoint": "https://a b"}, {})
+
+
+def test_a_region_that_contradicts_the_endpoint_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"cn-beijing \(from environment OSS_REGION\)"):
+        resolve(ACTIVE, {}, {"OSS_REGION": "cn-beijing"})
+    endpoint = "https://oss-cn-beijing-internal.aliyuncs.com"
+    found = resolved(ACTIVE, {}, {"OSS_REGION": "cn-beijing", "OSS_ENDPOINT": endpoint})
+    assert found.profile.standard_endpoint == endpoint
+
+
+def test_the_sandboxs_prefixes_can_be_replaced() -> None:
+    found = overlay(PROFILE, {"dataset_prefix": "mine/"}, {"OSSCONSOLE_CHECKPOINT_PREFIX": "ckpt"})
+    assert (found.profile.dataset_prefix, found.profile.checkpoint_prefix) == ("mine", "ckpt")
+    assert str(found.origins["bucket"]) == "sandbox"
+    assert str(found.origins["dataset_prefix"]) == "flag --dataset-prefix"

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from ossconsole.config.errors import SettingsError
+from ossconsole.config.profile import Profile
+from ossconsole.config.settings_file import Settings, load_settings, save_settings, settings_path
+
+HANGZHOU = Profile(
+    name="hangzhou",
+    region="cn-hangzhou",
+    bucket="training-data",
+    standard_endpoint="https://oss-cn-hangzhou-internal.aliyuncs.com",
+    accelerated_endpoint="https://cn-hangzhou-j-internal.oss-data-acc.aliyuncs.com",
+    credentials="ossutil:gpu",
+)
+
+
+def write(text: str) -> Path:
+    path = settings_path()
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def failure(text: str) -> SettingsError:
+    write(text)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert caught.value.exit_code == 2
+    return caught.value
+
+
+def test_no_file_means_no_profiles() -> None:
+    assert load_settings() == Settings()
+
+
+def test_what_was_saved_is_loaded_again() -> None:
+    settings = Settings().with_profile(HANGZHOU, activate=True)
+    save_settings(settings)
+    assert load_settings() == settings
+    assert load_settings().active == "hangzhou"
+
+
+def test_the_file_is_private_and_leaves_nothing_else_behind() -> None:
+    save_settings(Settings().with_profile(HANGZHOU))
+    assert stat.S_IMODE(settings_path().stat().st_mode) == 0o600
+    assert [path.name for path in settings_path().parent.iterdir()] == ["profiles.toml"]
+
+
+def test_a_symbolic_link_stays_one(tmp_path: Path) -> None:
+    kept = tmp_path / "kept.toml"
+    kept.touch()
+    settings_path().symlink_to(kept)
+    save_settings(Settings().with_profile(HANGZHOU))
+    assert settings_path().is_symlink()
+    assert "hangzhou" in kept.read_text()
+
+
+def test_a_file_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    with pytest.raises(SettingsError, match="cannot be written"):
+        save_settings(Settings(), tmp_path / "plain" / "profiles.toml")
+
+
+def test_an_unknown_key_names_file_line_and_nearest_key() -> None:
+    error = failure('active = ""\n\n[profiles.a]\nregion = "cn-hangzhou"\nbuckt = "abc"\n')
+    assert f"{settings_path()}, line 5, [profiles.a] buckt" in error.message
+    assert "'bucket'" in error.remedy
+
+
+def test_an_unknown_top_key_names_the_nearest() -> None:
+    error = failure('actve = "a"\n')
+    assert "line 1, actve" in error.message
+    assert "'active'" in error.remedy
+
+
+def test_a_wrong_value_names_its_line() -> None:
+    error = failure('[profiles.a]\nregion = "cn-hangzhou"\nbucket = "UPPER"\n')
+    assert "line 3, [profiles.a] bucket" in error.message
+
+
+def test_a_missing_key_names_the_tables_line() -> None:
+    error = failure('# mine\n[profiles.a]\nregion = "cn-hangzhou"\n')
+    assert "line 2, [profiles.a] bucket" in error.message
+
+
+def test_a_wrong_type_says_what_is_wanted() -> None:
+    error = failure('[profiles.a]\nregion = "cn-hangzhou"\nbucket = 127\n')
+    assert "line 3" in error.message
+    assert "text in quotes" in error.message
+
+
+def test_broken_toml_names_the_line() -> None:
+    assert "line 2" in failure("[profiles.a]\nregion = \n").message
+
+
+def test_the_active_profile_must_exist() -> None:
+    error = failure('active = "hangzou"\n[profiles.hangzhou]\nregion = "cn-hangzhou"\nbucket = "abc"\n')
+    assert "line 1, active" in error.message
+    assert "'hangzhou'" in error.remedy
+
+
+def test_profiles_that_are_no_tables_are_refused() -> None:
+    assert "tables" in failure('profiles = "a"\n').message
+    assert "profiles.a must be a table" in failure('[profiles]\na = "b"\n').message
+
+
+def test_the_sandboxs_name_is_reserved() -> None:
+    assert "embedded server" in failure('[profiles.sandbox]\nregion = "cn-hangzhou"\nbucket = "abc"\n').message
+
+
+def test_the_standard_endpoint_defaults_to_the_regions_internal_one() -> None:
+    write('[profiles.a]\nregion = "cn-beijing"\nbucket = "abc"\n')
+    assert load_settings().profile("a").standard_endpoint == "https://oss-cn-beijing-internal.aliyuncs.com"
+
+
+def test_endpoints_and_prefixes_are_normalised() -> None:
+    write(
+        '[profiles.a]\nregion = "cn-beijing"\nbucket = "abc"\ndataset_prefix = "/data/"\n'
+        'standard_endpoint = "abc.oss-cn-beijing.aliyuncs.com/"\n'
+    )
+    profile = load_settings().profile("a")
+    assert profile.standard_endpoint == "https://oss-cn-beijing.aliyuncs.com"
+    assert profile.dataset_prefix == "data"
+
+
+def test_renaming_keeps_place_and_activity() -> None:
+    other = msgspec.structs.replace(HANGZHOU, name="other")
+    settings = Settings().with_profile(HANGZHOU, activate=True).with_profile(other).renamed("hangzhou", "new")
+    assert list(settings.profiles) == ["new", "other"]
+    assert settings.profiles["new"].name == "new"
+    assert settings.active == "new"
+    with pytest.raises(SettingsError, match="already"):
+        settings.renamed("new", "other")
+    with pytest.raises(SettingsError, match="not a profile name"):
+        settings.renamed("new", "a/b")
+
+
+def test_deleting_the_active_profile_leaves_the_sandbox() -> None:
+    settings = Settings().with_profile(HANGZHOU, activate=True).without("hangzhou")
+    assert settings == Settings()
+    with pytest.raises(SettingsError, match="no profile"):
+        settings.without("hangzhou")
+
+
+def test_activating() -> None:
+    settings = Settings().with_profile(HANGZHOU)
+    assert settings.activated("hangzhou").active == "hangzhou"
+    assert settings.activated("sandbox").active == ""
+    with pytest.raises(SettingsError) as caught:
+        settings.activated("hangzho")
+    assert "'hangzhou'" in caught.value.remedy

@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import os
+import pickle
+import stat
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from ossconsole.config.credential_files import (
+    aliyun_file,
+    connector_file,
+    loose_mode,
+    ossutil_file,
+    read_connector_file,
+    write_connector_file,
+)
+from ossconsole.config.credentials import Credentials
+from ossconsole.config.errors import SettingsError
+from ossconsole.config.profile import Profile, checked
+from ossconsole.config.secret import Secret
+from ossconsole.config.sources import FileSource, NoCredentialsError, find_credentials
+
+SENTINEL = "sentinel-6f1d2c"
+OSSUTIL = f"""[default]
+accessKeyID = ossutil-default
+access-key-secret={SENTINEL}
+
+[profile gpu]
+Access_Key_Id=ossutil-gpu
+accessKeySecret={SENTINEL}
+stsToken=token
+"""
+ALIYUN = {
+    "current": "work",
+    "profiles": [
+        {"name": "work", "mode": "AK", "access_key_id": "aliyun-work", "access_key_secret": SENTINEL},
+        {"name": "sts", "mode": "StsToken", "access_key_id": "s", "access_key_secret": SENTINEL, "sts_token": "t"},
+        {"name": "sso", "mode": "CloudSSO"},
+    ],
+}
+
+
+def profile(credentials: str = "auto") -> Profile:
+    return checked(
+        Profile(
+            name="a", region="cn-hangzhou", bucket="abc", standard_endpoint="http://127.0.0.1", credentials=credentials
+        )
+    )
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+
+
+def write_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OSS_ACCESS_KEY_ID", "from-environment")
+    monkeypatch.setenv("OSS_ACCESS_KEY_SECRET", SENTINEL)
+    write_connector_file(Credentials("from-connector", Secret(SENTINEL)))
+    write(ossutil_file(), OSSUTIL)
+    write(aliyun_file(), msgspec.json.encode(ALIYUN).decode())
+
+
+def test_the_order_is_environment_connector_ossutil_aliyun(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_all(monkeypatch)
+    seen = [find_credentials(profile())().access_key_id]
+    monkeypatch.delenv("OSS_ACCESS_KEY_ID")
+    seen.append(find_credentials(profile())().access_key_id)
+    connector_file().unlink()
+    seen.append(find_credentials(profile())().access_key_id)
+    ossutil_file().unlink()
+    seen.append(find_credentials(profile())().access_key_id)
+    assert seen == ["from-environment", "from-connector", "ossutil-default", "aliyun-work"]
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [
+        ("environment", "from-environment"),
+        ("connector", "from-connector"),
+        ("ossutil", "ossutil-default"),
+        ("ossutil:gpu", "ossutil-gpu"),
+        ("aliyun", "aliyun-work"),
+        ("aliyun:sts", "s"),
+    ],
+)
+def test_a_profile_may_name_its_source(named: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_all(monkeypatch)
+    source = find_credentials(profile(named))
+    assert source().access_key_id == expected
+    assert source().access_key_secret == Secret(SENTINEL)
+    assert named.partition(":")[0] in source().source
+
+
+def test_the_tools_own_variables_choose_file_and_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "other", OSSUTIL)
+    monkeypatch.setenv("OSS_CONFIG_FILE", str(tmp_path / "other"))
+    monkeypatch.setenv("OSS_PROFILE", "gpu")
+    found = find_credentials(profile())()
+    assert (found.access_key_id, found.security_token) == ("ossutil-gpu", Secret("token"))
+
+
+def test_ossutil_1_files_are_read() -> None:
+    write(ossutil_file(), f"[Credentials]\nlanguage=EN\naccessKeyID=one\naccessKeySecret={SENTINEL}\n")
+    assert find_credentials(profile("ossutil"))().access_key_id == "one"
+
+
+def test_no_source_says_where_it_looked() -> None:
+    with pytest.raises(NoCredentialsError) as caught:
+        find_credentials(profile())
+    assert len(caught.value.looked) == 5
+    for place in ("OSS_ACCESS_KEY_ID", ".alibabacloud", ".ossutilconfig", ".aliyun", "ECS RAM role"):
+        assert place in caught.value.message
+    with pytest.raises(NoCredentialsError, match="ossutil nope"):
+        find_credentials(profile("ossutil:nope"))
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        (".alibabacloud/credentials", f'{{"AccessKeyId": "a", "AccessKeySecret": 1, "x": "{SENTINEL}"}}'),
+        (".alibabacloud/credentials", f"{SENTINEL}"),
+        (".alibabacloud/credentials", f'{{"AccessKeyId": "", "AccessKeySecret": "{SENTINEL}"}}'),
+        (
+            ".alibabacloud/credentials",
+            f'{{"AccessKeyId": "a", "AccessKeySecret": "{SENTINEL}", "Expiration": "{SENTINEL}"}}',
+        ),
+        (".ossutilconfig", f"{SENTINEL}\n"),
+        (".ossutilconfig", "[default]\naccessKeyID=a\n"),
+        (".aliyun/config.json", f'["{SENTINEL}"]'),
+    ],
+)
+def test_a_broken_file_is_named_and_its_secret_is_not(path: str, text: str, home: Path) -> None:
+    write(home / path, text)
+    with pytest.raises(SettingsError, match=Path(path).name) as caught:
+        find_credentials(profile())
+    chain: BaseException | None = caught.value
+    while chain is not None:
+        assert SENTINEL not in f"{chain} {chain!r}"
+        chain = chain.__cause__
+
+
+def test_profiles_of_aliyun_without_a_pair_are_passed_over() -> None:
+    write(aliyun_file(), msgspec.json.encode({**ALIYUN, "current": "sso"}).decode())
+    with pytest.raises(NoCredentialsError):
+        find_credentials(profile("aliyun"))
+
+
+def test_the_connector_file_is_for_its_owner_only() -> None:
+    path = write_connector_file(Credentials("a", Secret(SENTINEL)))
+    assert path == connector_file()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o400
+    assert loose_mode(path) is None
+    write_connector_file(Credentials("b", Secret(SENTINEL)))
+    assert [entry.name for entry in path.parent.iterdir()] == ["credentials"]
+    path.chmod(0o644)
+    assert loose_mode(path) == 0o644
+
+
+def test_the_connector_file_holds_what_the_connector_reads() -> None:
+    end = datetime(2030, 1, 31, 8, 0, tzinfo=timezone.utc)
+    path = write_connector_file(Credentials("a", Secret("s"), Secret("t"), end))
+    assert msgspec.json.decode(path.read_bytes()) == {
+        "AccessKeyId": "a",
+        "AccessKeySecret": "s",
+        "SecurityToken": "t",
+        "Expiration": "2030-01-31T08:00:00Z",
+    }
+    found = read_connector_file(path)
+    assert found is not None
+    assert (found.security_token, found.expiration) == (Secret("t"), end)
+
+
+def test_a_changed_file_is_read_again_and_an_unchanged_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_connector_file(Credentials("a", Secret("s")))
+    source = find_credentials(profile("connector"))
+    first = source()
+    assert source() is first
+    write_connector_file(Credentials("b", Secret("s")))
+    assert source().access_key_id == "b"
+    connector_file().unlink()
+    with pytest.raises(NoCredentialsError):
+        source()
+
+
+def test_ended_credentials_are_read_again_from_the_same_file() -> None:
+    ended = datetime.now(timezone.utc) - timedelta(hours=1)
+    write_connector_file(Credentials("a", Secret("s"), expiration=ended))
+    source = find_credentials(profile("connector"))
+    assert source() is not source()
+
+
+def test_sources_travel_to_other_processes_without_the_pair() -> None:
+    write_connector_file(Credentials("a", Secret(SENTINEL)))
+    source = find_credentials(profile())
+    source()
+    travelled = pickle.dumps(source)
+    assert SENTINEL.encode() not in travelled
+    assert pickle.loads(travelled)() == source()
+
+
+def test_secrets_are_masked_wherever_they_could_show() -> None:
+    write_connector_file(Credentials("LTAI5tExampleKeyId", Secret(SENTINEL)))
+    source = find_credentials(profile())
+    shown = f"{source} {source!r} {source()} {source()!r} {source().access_key_secret:>20}"
+    assert SENTINEL not in shown
+    assert "LTAI5tExampleKeyId" not in shown
+
+
+def test_a_file_source_without_its_file_finds_nothing(tmp_path: Path) -> None:
+    assert FileSource("connector", tmp_path / "none").look() is None
+    assert "OSS_ACCESS_KEY_ID" not in os.environ

@@ -1,0 +1,27 @@
+"""Every test has its own home, configuration and state, and never meets the developer's or the machine's."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ossconsole.config.metadata import METADATA_VARIABLE
+from ossconsole.config.paths import CONFIG_DIR_VARIABLE, STATE_DIR_VARIABLE
+
+_FOREIGN = ("OSS_", "OSSCONSOLE_", "ALIBABA_CLOUD_", "ALIBABACLOUD_", "ALICLOUD_")
+CLOSED_PORT_URL = "http://127.0.0.1:9"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The test's own home folder; the metadata service is a closed loopback port."""
+    folder = tmp_path_factory.mktemp("home")
+    for name in [name for name in os.environ if name.startswith(_FOREIGN)]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.setenv(CONFIG_DIR_VARIABLE, str(folder / "config"))
+    monkeypatch.setenv(STATE_DIR_VARIABLE, str(folder / "state"))
+    monkeypatch.setenv(METADATA_VARIABLE, CLOSED_PORT_URL)
+    return folder
