@@ -78,6 +78,11 @@ class ObjectStore:
         """Closes the pooled connections."""
         self._session.session.close()
 
+    @property
+    def sdk(self) -> oss2.Bucket:
+        """oss2's own bucket, for the modules of this layer; wrap each of its requests in `call`."""
+        return self._bucket
+
     def uri(self, key: str = "") -> str:
         return f"oss://{self.profile.bucket}/{key}"
 

@@ -1,0 +1,191 @@
+"""Job: work on many objects by a bounded pool of threads, with progress, cancel, and every failure kept by name."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import enum
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+import msgspec
+
+from ossconsole.config.errors import ConsoleError
+from ossconsole.storage.errors import StorageError
+from ossconsole.storage.progress import Progress, ProgressLedger
+
+T = TypeVar("T")
+
+DEFAULT_THREADS = 8
+_log = logging.getLogger(__name__)
+
+
+class JobState(str, enum.Enum):
+    """Where a job is. FAILED also when some of its items failed: they are in `failures`."""
+
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """One object that a job could not do, and why."""
+
+    key: str
+    message: str
+    request_id: str = ""
+
+
+class Cancelled(Exception):  # noqa: N818  a request of the user, no error
+    """Unwinds a job's thread after `cancel`."""
+
+
+class Job(abc.ABC):
+    """One piece of work on objects, in daemon threads that outlive any screen.
+
+    `title` says what it does, in words for the screen.
+    """
+
+    def __init__(self, title: str, *, threads: int = DEFAULT_THREADS) -> None:
+        self.title = title
+        self.state = JobState.RUNNING
+        self.error: ConsoleError | None = None
+        """Why the job as a whole ended early."""
+        self.failures: list[Failure] = []
+        self.ledger = ProgressLedger()
+        self._threads = threads
+        self._cancel = threading.Event()
+        self._ended = threading.Event()
+
+    def start(self) -> None:
+        threading.Thread(target=self._main, name=self.title[:40], daemon=True).start()
+
+    def cancel(self) -> None:
+        """Asks the job to end; what is finished stays."""
+        self._cancel.set()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Waits for the end; False on timeout."""
+        return self._ended.wait(timeout_s)
+
+    @property
+    def alive(self) -> bool:
+        return not self._ended.is_set()
+
+    def progress(self) -> Progress:
+        return self.ledger.snapshot()
+
+    def fail(self, key: str, error: Exception, size: int = 0, item: object = None) -> None:
+        """Books an object as failed."""
+        request_id = error.request_id if isinstance(error, StorageError) else ""
+        self.failures.append(Failure(key, str(error), request_id))
+        self.ledger.finish(item if item is not None else key, size, failed=True)
+
+    def check_cancelled(self) -> None:
+        """Raises Cancelled once `cancel` was called."""
+        if self._cancel.is_set():
+            raise Cancelled
+
+    @abc.abstractmethod
+    def work(self) -> None:
+        """Does the job, in the job's own thread. Raises Cancelled or ConsoleError."""
+
+    def pool(self, items: Iterable[T], do: Callable[[T], None]) -> None:
+        """Runs `do` on each item, `threads` at a time; `items` is read no further ahead than the pool works.
+
+        Raises what `items` or `do` raised first, after every thread has ended.
+        """
+        waiting: queue.Queue[T | None] = queue.Queue(self._threads * 2)
+        errors: list[BaseException] = []
+
+        def serve() -> None:
+            while (item := waiting.get()) is not None:
+                if errors or self._cancel.is_set():
+                    continue
+                try:
+                    do(item)
+                except BaseException as error:  # noqa: BLE001  raised again by the job's own thread
+                    errors.append(error)
+
+        threads = [
+            threading.Thread(target=serve, name=f"{self.title[:30]}-{n}", daemon=True) for n in range(self._threads)
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            for item in items:
+                if errors:
+                    break
+                self.check_cancelled()
+                waiting.put(item)
+        finally:
+            for _ in threads:
+                waiting.put(None)
+            for thread in threads:
+                thread.join()
+        if errors:
+            raise errors[0]
+        self.check_cancelled()
+
+    def _main(self) -> None:
+        try:
+            self.work()
+            self.state = JobState.FAILED if self.failures else JobState.DONE
+        except Cancelled:
+            self.state = JobState.CANCELLED
+        except ConsoleError as error:
+            self.error, self.state = error, JobState.FAILED
+        except OSError as error:
+            self.error = ConsoleError(
+                f"{self.title}: {error.strerror or error}.", remedy="Check the folder and its free space."
+            )
+            self.state = JobState.FAILED
+        except Exception as error:  # noqa: BLE001  a thread has nobody above it who would report
+            _log.exception("%s ended with an unexpected error", self.title)
+            self.error = ConsoleError(f"{self.title}: unexpected {type(error).__name__}.", remedy="See the log.")
+            self.state = JobState.FAILED
+        finally:
+            self.ledger.end()
+            self._ended.set()
+
+
+def read_ahead(items: Iterator[T], limit: int) -> Iterator[T]:
+    """`items`, read by a thread up to `limit` ahead of whoever iterates; raises what reading them raised."""
+    waiting: queue.Queue[T | BaseException | _End] = queue.Queue(limit)
+    abandoned = threading.Event()
+
+    def offer(item: T | BaseException | _End) -> bool:
+        while not abandoned.is_set():
+            with contextlib.suppress(queue.Full):
+                waiting.put(item, timeout=0.1)
+                return True
+        return False
+
+    def read() -> None:
+        try:
+            for item in items:
+                if not offer(item):
+                    return
+            offer(_End())
+        except BaseException as error:  # noqa: BLE001  raised again where the items are used
+            offer(error)
+
+    threading.Thread(target=read, name="read-ahead", daemon=True).start()
+    try:
+        while not isinstance(item := waiting.get(), _End):
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        abandoned.set()
+
+
+class _End:
+    """Stands behind the last item."""

@@ -1,0 +1,298 @@
+"""Downloads: objects and whole prefixes into a folder, in parallel, resumable, checked, each file in place at once."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import errno
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import fastcrc
+import msgspec
+import oss2
+
+from ossconsole.config.errors import ConsoleError
+from ossconsole.storage.client import ObjectStore
+from ossconsole.storage.errors import StorageError
+from ossconsole.storage.job import DEFAULT_THREADS, Job, read_ahead
+from ossconsole.storage.names import check_inside, local_component, safe_text
+from ossconsole.storage.objects import ObjectSummary
+from ossconsole.storage.parted_file import PART_SIZE, PartedFile, hidden_path, lock, write_all
+
+_READ_SIZE = 256 << 10  # between two looks at whether the download was cancelled
+_WHOLE_MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+_GIVE_UP_AFTER = 8  # objects in a row that got no answer at all
+_COUNTED_AHEAD = 20_000  # objects counted and waiting, so that totals are known early in bounded memory
+
+
+class Existing(str, enum.Enum):
+    """What to do with a file that is there already and differs; one that is the same is never fetched again."""
+
+    KEEP = "keep"
+    REPLACE = "replace"
+    RENAME = "rename"
+
+
+class DownloadItem(msgspec.Struct, frozen=True):
+    """One object and the file it becomes."""
+
+    key: str
+    size: int
+    modified: int
+    path: Path
+
+
+class Download(Job):
+    """Brings objects and prefixes into `folder`, under their names relative to `base`.
+
+    What is there with the same size and time, or the same CRC64, is skipped; a large object goes on where an earlier
+    download of it stopped. `again()` is the same download once more.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        sources: Sequence[ObjectSummary | str],
+        base: str,
+        folder: Path,
+        *,
+        existing: Existing = Existing.KEEP,
+        threads: int = DEFAULT_THREADS,
+    ) -> None:
+        """`sources` are objects, and prefixes (as text) that stand for everything below them; all begin with `base`."""
+        super().__init__(f"Download to {safe_text(str(folder))}", threads=threads)
+        self.folder = folder
+        self._store = store
+        self._sources = sorted(sources, key=_source_key)
+        self._base = base
+        self._existing = existing
+        self._silent = 0
+        self._open_files: set[PartedFile] = set()
+        self._failed: set[str] = set()
+        self._lock = threading.Lock()
+
+    def again(self) -> Download:
+        """A new job for the same, which does what this one has not."""
+        return Download(
+            self._store, self._sources, self._base, self.folder, existing=self._existing, threads=self._threads
+        )
+
+    def work(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.pool(self._tasks(), lambda task: task())
+        finally:
+            for file in self._open_files:
+                file.close()
+
+    # What there is to do
+
+    def _tasks(self) -> Iterator[Callable[[], None]]:
+        counted = self._counted(plan(self._objects(), self._base, self.folder))
+        for item in read_ahead(counted, _COUNTED_AHEAD):
+            if item.size <= PART_SIZE:
+                yield lambda item=item: self._guard(item, self._small)  # type: ignore[misc]
+            else:
+                yield from self._parts(item)
+
+    def _objects(self) -> Iterator[ObjectSummary]:
+        for source in self._sources:
+            if isinstance(source, str):
+                yield from self._store.list_all(source)
+            else:
+                yield source
+
+    def _counted(self, items: Iterable[DownloadItem]) -> Iterator[DownloadItem]:
+        for item in items:
+            self.check_cancelled()
+            self.ledger.expect(1, item.size)
+            yield item
+        self.ledger.totals_known()
+
+    def _parts(self, item: DownloadItem) -> Iterator[Callable[[], None]]:
+        opened: list[PartedFile] = []
+        self._guard(item, lambda item: opened.extend(self._open(item)))
+        if not opened:
+            return
+        file = opened[0]
+        self.ledger.reach((item.key, -1), file.resumed_bytes)
+        waiting = file.waiting
+        if not waiting:
+            yield lambda: self._guard(item, lambda item: self._commit(item, file))
+        for part in waiting:
+            yield lambda part=part: self._guard(item, lambda item: self._part(item, file, part))  # type: ignore[misc]
+
+    def _guard(self, item: DownloadItem, do: Callable[[DownloadItem], None]) -> None:
+        """Runs `do`; what concerns this object alone is booked, what concerns all of them ends the job."""
+        self.check_cancelled()
+        try:
+            do(item)
+        except OSError as error:
+            if error.errno in _WHOLE_MACHINE_ERRORS:
+                raise
+            self._lose(item, ConsoleError(f"{safe_text(str(item.path))}: {error.strerror or error}."))
+        except StorageError as error:
+            self._silent = self._silent + 1 if error.status == 0 and error.retriable else 0
+            if self._silent >= _GIVE_UP_AFTER:
+                raise
+            self._lose(item, error)
+        except ConsoleError as error:
+            self._lose(item, error)
+        else:
+            self._silent = 0
+
+    def _lose(self, item: DownloadItem, error: ConsoleError) -> None:
+        with self._lock:
+            if item.key in self._failed:
+                return  # another part of it failed before
+            self._failed.add(item.key)
+        self.fail(item.key, error, item.size)
+
+    # One object
+
+    def _target(self, item: DownloadItem) -> Path | None:
+        """Where to write it, with its folder made; None when there is nothing to do."""
+        check_inside(self.folder, item.path)
+        item.path.parent.mkdir(parents=True, exist_ok=True)
+        if item.key.endswith("/") and item.size == 0:
+            return None  # the marker of a folder
+        path, number = item.path, 0
+        while os.path.lexists(path):
+            if self._same(item, path) or self._existing is Existing.KEEP:
+                return None
+            if self._existing is Existing.REPLACE:
+                break
+            number += 1
+            path = item.path.with_name(f"{item.path.stem} ({number}){item.path.suffix}")
+        return path
+
+    def _same(self, item: DownloadItem, path: Path) -> bool:
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size != item.size:
+            return False
+        if int(status.st_mtime) == item.modified:
+            return True
+        crc64 = self._store.head(item.key).crc64
+        if crc64 is None or crc64 != _file_crc64(path):
+            return False
+        os.utime(path, (item.modified, item.modified))
+        return True
+
+    def _small(self, item: DownloadItem) -> None:
+        target = self._target(item)
+        if target is None:
+            self.ledger.finish(item.key, item.size, skipped=True)
+            return
+        hidden = hidden_path(target)
+        descriptor = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            lock(descriptor, target)
+            self._fetch_small(item, descriptor)
+            os.utime(descriptor, (item.modified, item.modified))
+            hidden.replace(target)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                hidden.unlink()
+            raise
+        finally:
+            os.close(descriptor)
+        self.ledger.finish(item.key, item.size)
+
+    def _fetch_small(self, item: DownloadItem, descriptor: int) -> None:
+        def request() -> None:
+            os.ftruncate(descriptor, 0)
+            crc, done = 0, 0
+            with contextlib.closing(self._store.sdk.get_object(item.key)) as result:
+                while data := result.resp.read(_READ_SIZE):  # past oss2's own, slow CRC64
+                    self.check_cancelled()
+                    write_all(descriptor, data, done)
+                    crc = fastcrc.crc64.xz(data, crc)
+                    done += len(data)
+                    self.ledger.reach(item.key, min(done, item.size))
+            if result.server_crc is not None and crc != result.server_crc:
+                raise oss2.exceptions.InconsistentError(f"{done} bytes came with another CRC64", result.request_id)
+
+        self._store.call(f"downloading {self._store.uri(safe_text(item.key))}", request)
+
+    def _open(self, item: DownloadItem) -> list[PartedFile]:
+        target = self._target(item)
+        if target is None:
+            self.ledger.finish(item.key, item.size, skipped=True)
+            return []
+        file = PartedFile(target, self._store.head(item.key))
+        self._open_files.add(file)
+        return [file]
+
+    def _part(self, item: DownloadItem, file: PartedFile, part: int) -> None:
+        try:
+            self._fetch_part(item, file, part)
+        except ConsoleError:
+            file.part_failed()
+            raise
+        if file.part_done(part):
+            self._commit(item, file)
+
+    def _fetch_part(self, item: DownloadItem, file: PartedFile, part: int) -> None:
+        start, length = file.span(part)
+        headers = {"If-Match": f'"{file.info.etag}"', "x-oss-range-behavior": "standard"}
+        done = 0
+
+        def request() -> None:
+            nonlocal done  # a try goes on where the one before broke off
+            span = (start + done, start + length - 1)
+            with contextlib.closing(self._store.sdk.get_object(item.key, byte_range=span, headers=headers)) as result:
+                while data := result.resp.read(_READ_SIZE):
+                    self.check_cancelled()
+                    file.write(start + done, data)
+                    done += len(data)
+                    self.ledger.reach((item.key, part), done)
+            if done != length:
+                raise oss2.exceptions.InconsistentError(f"{done} of {length} bytes arrived", result.request_id)
+
+        self._store.call(f"downloading {self._store.uri(safe_text(item.key))}", request)
+
+    def _commit(self, item: DownloadItem, file: PartedFile) -> None:
+        file.commit()
+        self.ledger.finish(item.key, 0)
+
+
+def plan(objects: Iterable[ObjectSummary], base: str, folder: Path) -> Iterator[DownloadItem]:
+    """Each object with its file below `folder`. `objects` come in the order of their keys.
+
+    Where one object's name is also a folder of others (`a` and `a/b`), the folder gets a `%` behind its name, which
+    no other name can have.
+    """
+    prefixes: list[str] = []  # the keys so far that the present one begins with
+    for found in objects:
+        while prefixes and not found.key.startswith(prefixes[-1]):
+            prefixes.pop()
+        shadowed = {len(key) for key in prefixes if found.key.startswith("/", len(key))}
+        yield DownloadItem(found.key, found.size, found.modified, _place(found.key, base, folder, shadowed))
+        if not found.key.endswith("/"):
+            prefixes.append(found.key)
+
+
+def _place(key: str, base: str, folder: Path, shadowed: set[int]) -> Path:
+    """`shadowed` are the ends, in the key, of folders whose name belongs to an object as well."""
+    path, end = folder, len(base)
+    for part in key[len(base) :].split("/"):
+        end += len(part)
+        path /= local_component(part) + ("%" if end in shadowed else "")
+        end += 1
+    return path
+
+
+def _source_key(source: ObjectSummary | str) -> str:
+    return source if isinstance(source, str) else source.key
+
+
+def _file_crc64(path: Path) -> int:
+    crc = 0
+    with path.open("rb") as file:
+        while data := file.read(4 << 20):
+            crc = fastcrc.crc64.xz(data, crc)
+    return crc
