@@ -52,6 +52,8 @@ class Run(_Event, frozen=True, kw_only=True, tag="run"):
     settings: dict[str, Any] = {}
     pid: int = 0
     host: str = ""
+    profile: str = ""
+    bucket: str = ""
     simulated: bool = False
     epochs: int = 0
     steps_per_epoch: int = 0

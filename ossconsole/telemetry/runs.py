@@ -35,6 +35,8 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     alive: bool | None
     state: RunState
+    profile: str = ""
+    bucket: str = ""
     simulated: bool = False
     step: int = 0
     epoch: int = 0
@@ -76,13 +78,20 @@ def list_runs(directory: Path | None = None) -> list[RunSummary]:
     return sorted(found, key=lambda summary: (summary.started, summary.run), reverse=True)
 
 
-def find_run(run: str | None = None, directory: Path | None = None) -> RunSummary:
-    """The named run; without a name the newest living one, else the newest. Raises RecordError where there is none."""
-    if run is not None:
+def find_run(run: str = "", directory: Path | None = None, *, profile: str = "", bucket: str = "") -> RunSummary:
+    """The named run; without a name the newest living one, else the newest, of `profile` and `bucket` where given.
+
+    Raises RecordError where there is none.
+    """
+    if run:
         return summarise(record_path(run, directory))
-    runs = list_runs(directory)
+    runs = [
+        summary
+        for summary in list_runs(directory)
+        if profile in {"", summary.profile} and bucket in {"", summary.bucket}
+    ]
     if not runs:
-        raise RecordError("There is no run yet.", remedy="Start one: `ossconsole train` or `ossconsole demo`.")
+        raise RecordError("There is no such run yet.", remedy="Start one: `ossconsole train` or `ossconsole demo`.")
     return next((summary for summary in runs if summary.alive and not summary.state.final), runs[0])
 
 
@@ -116,6 +125,8 @@ def _summarise(path: Path, data: mmap.mmap) -> RunSummary:
         host=run.host,
         alive=_alive(run),
         state=_state(state, summary),
+        profile=run.profile,
+        bucket=run.bucket,
         simulated=run.simulated,
         step=step.step if step else 0,
         epoch=step.epoch if step else 0,

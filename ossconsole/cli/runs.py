@@ -1,0 +1,87 @@
+"""`status` and `export`: what the run records say."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+import msgspec
+
+from ossconsole.cli.options import Target, profile_options
+from ossconsole.telemetry.runs import RunSummary, find_run
+
+
+@click.command()
+@click.argument("run", default="")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@profile_options
+def status(run: str, as_json: bool, target: Target) -> None:
+    """Where RUN stands; without RUN the newest one that lives, else the newest."""
+    summary = _find(run, target)
+    if as_json:
+        fields = {**msgspec.to_builtins(summary), "interrupted": summary.interrupted}
+        click.echo(msgspec.json.encode(fields).decode())
+        return
+    for label, value in _lines(summary):
+        click.echo(f"{label:<12}{value}")
+
+
+@click.command()
+@click.argument("run", default="")
+@click.option("--csv", "form", flag_value="csv", help="Steps and epochs, as two CSV files.")
+@click.option("--json", "form", flag_value="json", help="Every event, as one JSON file.")
+@click.option("--tensorboard", "form", flag_value="tensorboard", help="A TensorBoard event file in a folder.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="File, or folder for TensorBoard. Default: named after the run."
+)
+@profile_options
+def export(run: str, form: str | None, output: Path | None, target: Target) -> None:
+    """Write RUN's record (the newest run's without RUN) in a form that other programs read."""
+    from ossconsole.telemetry.export import export_csv, export_json, export_tensorboard
+
+    if form is None:
+        raise click.UsageError("Say in which form: --csv, --json or --tensorboard.")
+    summary = _find(run, target)
+    record = Path(summary.path)
+    written: list[Path] = []
+    if form == "csv":
+        written.extend(export_csv(record, output or Path(f"{summary.run}.csv")))
+    elif form == "json":
+        written.append(export_json(record, output or Path(f"{summary.run}.json")))
+    else:
+        written.append(export_tensorboard(record, output or Path(f"{summary.run}-tensorboard")))
+    for path in written:
+        click.echo(path)
+
+
+def _find(run: str, target: Target) -> RunSummary:
+    return find_run(run, profile=target.flags.get("profile", ""), bucket=target.flags.get("bucket", ""))
+
+
+def _lines(summary: RunSummary) -> list[tuple[str, str]]:
+    """The summary for people: label and text, only what is known."""
+    state = "interrupted (its process is gone)" if summary.interrupted else str(summary.state)
+    rate = None if summary.samples_per_s is None else f"{summary.samples_per_s:.1f}"
+    simulated = " (simulated)" if summary.simulated else ""
+    known = {
+        "run": summary.run,
+        "state": state,
+        "process": f"{summary.pid} on {summary.host}" if summary.alive else None,
+        "started": _when(summary.started),
+        "last event": _when(summary.updated),
+        "step": f"{summary.step} (epoch {summary.epoch})" if summary.step else None,
+        "samples/s": rate,
+        "data wait": None if summary.wait_fraction is None else f"{summary.wait_fraction:.0%} of the step",
+        "endpoint": None if summary.endpoint is None else f"{summary.endpoint}{simulated}",
+        "loss": None if summary.loss is None else f"{summary.loss:.4f}",
+        "top-1": None if summary.top1 is None else f"{summary.top1:.1%}",
+        "checkpoint": summary.checkpoint or None,
+        "error": summary.error or None,
+        "record": summary.path,
+    }
+    return [(label, text) for label, text in known.items() if text is not None]
+
+
+def _when(moment: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))

@@ -1,0 +1,113 @@
+"""A run record as files that other programs read: CSV, one JSON document, TensorBoard."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from ossconsole.config.errors import ConsoleError
+from ossconsole.telemetry import events
+from ossconsole.telemetry.events import Event
+from ossconsole.telemetry.record import read_events
+
+STEP_COLUMNS = (*events.Step.__struct_fields__, "wait_fraction")
+EPOCH_COLUMNS = events.Epoch.__struct_fields__
+_STEP_SCALARS = {
+    "train/loss": "loss",
+    "train/lr": "lr",
+    "throughput/samples_per_s": "samples_per_s",
+    "time/data_wait_s": "data_wait_s",
+    "time/step_s": "step_time_s",
+    "time/fetch_s": "fetch_s",
+    "time/wait_fraction": "wait_fraction",
+}
+_EPOCH_SCALARS = {"epoch/train_loss": "train_loss", "val/loss": "val_loss", "val/top1": "top1", "val/top5": "top5"}
+
+
+def export_csv(record: Path, steps: Path) -> Sequence[Path]:
+    """One row per step into `steps`, one row per epoch into `<name>-epochs.csv` beside it; the paths written.
+
+    A value that is not known (a diverged loss) is an empty field. Raises ConsoleError.
+    """
+    epochs = steps.with_name(f"{steps.stem}-epochs{steps.suffix}")
+    for path, kind, columns in ((steps, events.Step, STEP_COLUMNS), (epochs, events.Epoch, EPOCH_COLUMNS)):
+        with _whole(path) as file:
+            write_csv((event for event in read_events(record) if isinstance(event, kind)), columns, file)
+    return [steps, epochs]
+
+
+def write_csv(rows: Iterable[Event], columns: Sequence[str], file: TextIO) -> None:
+    """A header, then one row per event."""
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(columns)
+    for event in rows:
+        writer.writerow([getattr(event, column) for column in columns])
+
+
+def export_json(record: Path, target: Path) -> Path:
+    """The whole record as one JSON array, an object per event. Raises ConsoleError."""
+    with _whole(target) as file:
+        separator = "["
+        for event in read_events(record):
+            file.write(f"{separator}\n{events.encode(event).decode()}")
+            separator = ","
+        file.write("[]\n" if separator == "[" else "\n]\n")
+    return target
+
+
+def export_tensorboard(record: Path, folder: Path) -> Path:
+    """Scalars by step, with the times of the run, as a TensorBoard event file in `folder`.
+
+    Raises ConsoleError, also where the package is not installed.
+    """
+    try:
+        from tensorboard.summary import Writer
+    except ImportError as error:
+        raise ConsoleError(
+            f"TensorBoard is not installed ({error}).", remedy="Install it: pip install 'ossconsole[tensorboard]'"
+        ) from error
+    try:
+        writer = Writer(str(folder))
+        try:
+            _write_scalars(read_events(record), writer.add_scalar)
+        finally:
+            writer.close()
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    return folder
+
+
+def _write_scalars(rows: Iterable[Event], add: Callable[..., Any]) -> None:
+    for event in rows:
+        if isinstance(event, events.Step):
+            scalars = _STEP_SCALARS
+        elif isinstance(event, events.Epoch):
+            scalars = _EPOCH_SCALARS
+        else:
+            continue
+        for tag, name in scalars.items():
+            value = getattr(event, name)
+            if value is not None:
+                add(tag, value, event.step, wall_time=event.time)
+
+
+@contextlib.contextmanager
+def _whole(target: Path) -> Iterator[TextIO]:
+    """A file that takes its name only when it is complete."""
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        with part.open("w", encoding="utf-8", newline="") as file:
+            yield file
+        part.replace(target)
+    except OSError as error:
+        raise _unwritable(target, error) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _unwritable(target: Path, error: OSError) -> ConsoleError:
+    return ConsoleError(f"{target} cannot be written: {error.strerror}.", remedy="Give another place with --output.")
