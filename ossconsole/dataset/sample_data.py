@@ -85,12 +85,12 @@ def draw(name: str, rng: np.random.Generator) -> NDArray[np.uint8]:
     """One picture of class `name` as (SIDE, SIDE, 3)."""
     x, y = _plane(rng)
     figure = FIGURES[name](x, y).astype(np.float32)[..., None]
-    hue = list(FIGURES).index(name) / len(FIGURES) + rng.normal(0, 0.11)
+    hue = list(FIGURES).index(name) / len(FIGURES) + rng.normal(0, 0.06)
     colour = _rgb(hue, rng.uniform(0.35, 0.95), rng.uniform(0.45, 0.95))
-    other = _rgb(rng.uniform(), rng.uniform(0.0, 0.7), rng.uniform(0.15, 0.9))
+    other = _rgb(rng.uniform(), rng.uniform(0.0, 0.4), rng.uniform(0.15, 0.9))
     light = 1 + rng.normal(0, 0.15) * _grid()[0] + rng.normal(0, 0.15) * _grid()[1]
     picture = (figure * colour + (1 - figure) * other) * light[..., None]
-    picture += _clouds(rng) + rng.normal(0, rng.uniform(0.02, 0.08), picture.shape).astype(np.float32)
+    picture += _clouds(rng) + _grain(rng)
     pixels: NDArray[np.uint8] = (np.clip(picture, 0, 1) * 255).astype(np.uint8)
     return pixels
 
@@ -115,8 +115,14 @@ def _clouds(rng: np.random.Generator) -> Floats:
     """A soft background of (SIDE, SIDE, 3), as an out-of-focus scene would give."""
     coarse = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8))
     smooth = np.asarray(coarse.resize((SIDE, SIDE), Image.Resampling.BICUBIC), dtype=np.float32)
-    clouds: Floats = (smooth / 255 - 0.5) * np.float32(rng.uniform(0.1, 0.5))
+    clouds: Floats = (smooth / 255 - 0.5) * np.float32(rng.uniform(0.1, 0.4))
     return clouds
+
+
+def _grain(rng: np.random.Generator) -> Floats:
+    """Camera noise, (SIDE, SIDE, 3)."""
+    grain: Floats = rng.standard_normal((SIDE, SIDE, 3), dtype=np.float32) * np.float32(rng.uniform(0.02, 0.08))
+    return grain
 
 
 def _rgb(hue: float, saturation: float, value: float) -> Floats:
