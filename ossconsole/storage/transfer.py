@@ -22,6 +22,7 @@ from ossconsole.storage.job import DEFAULT_THREADS, Job, read_ahead
 from ossconsole.storage.names import check_inside, local_component, safe_text
 from ossconsole.storage.objects import ObjectSummary
 from ossconsole.storage.parted_file import PART_SIZE, PartedFile, hidden_path, lock, write_all
+from ossconsole.storage.usage import Source, objects_of
 
 _READ_SIZE = 256 << 10  # between two looks at whether the download was cancelled
 _WHOLE_MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
@@ -56,7 +57,7 @@ class Download(Job):
     def __init__(
         self,
         store: ObjectStore,
-        sources: Sequence[ObjectSummary | str],
+        sources: Sequence[Source],
         base: str,
         folder: Path,
         *,
@@ -67,7 +68,7 @@ class Download(Job):
         super().__init__(f"Download to {safe_text(str(folder))}", threads=threads)
         self.folder = folder
         self._store = store
-        self._sources = sorted(sources, key=_source_key)
+        self._sources = sources
         self._base = base
         self._existing = existing
         self._silent = 0
@@ -92,19 +93,12 @@ class Download(Job):
     # What there is to do
 
     def _tasks(self) -> Iterator[Callable[[], None]]:
-        counted = self._counted(plan(self._objects(), self._base, self.folder))
+        counted = self._counted(plan(objects_of(self._store, self._sources), self._base, self.folder))
         for item in read_ahead(counted, _COUNTED_AHEAD):
             if item.size <= PART_SIZE:
                 yield lambda item=item: self._guard(item, self._small)  # type: ignore[misc]
             else:
                 yield from self._parts(item)
-
-    def _objects(self) -> Iterator[ObjectSummary]:
-        for source in self._sources:
-            if isinstance(source, str):
-                yield from self._store.list_all(source)
-            else:
-                yield source
 
     def _counted(self, items: Iterable[DownloadItem]) -> Iterator[DownloadItem]:
         for item in items:
@@ -284,10 +278,6 @@ def _place(key: str, base: str, folder: Path, shadowed: set[int]) -> Path:
         path /= local_component(part) + ("%" if end in shadowed else "")
         end += 1
     return path
-
-
-def _source_key(source: ObjectSummary | str) -> str:
-    return source if isinstance(source, str) else source.key
 
 
 def _file_crc64(path: Path) -> int:

@@ -1,0 +1,217 @@
+"""What changes objects: delete, copy and rename inside the bucket, restore; and the URL that lends one out."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+
+import oss2
+
+from ossconsole.config.errors import ConsoleError, SettingsError
+from ossconsole.storage.client import DELETE_BATCH_SIZE, ObjectStore
+from ossconsole.storage.errors import StorageError
+from ossconsole.storage.job import Job
+from ossconsole.storage.names import safe_text
+from ossconsole.storage.objects import ObjectSummary
+from ossconsole.storage.usage import Source, objects_of, source_key
+
+MAX_URL_LIFE_S = 7 * 24 * 3600  # of a V4 presigned URL
+_DELETE_THREADS = 3  # a batch is 1,000 objects, and OSS counts each of them as a request
+_COPY_PART_SIZE = 256 << 20
+_COPY_WHOLE_UP_TO = 1 << 30  # CopyObject is slow above this and refused above 5 GB
+
+
+class Delete(Job):
+    """Deletes objects, and everything below prefixes, in batches; compares OSS's answer with what was asked."""
+
+    def __init__(self, store: ObjectStore, sources: Sequence[Source]) -> None:
+        super().__init__(f"Delete in {store.uri()}", threads=_DELETE_THREADS)
+        self._store = store
+        self._sources = sources
+
+    def work(self) -> None:
+        self.pool(self._batches(), self._delete)
+
+    def _batches(self) -> Iterator[list[ObjectSummary]]:
+        batch: list[ObjectSummary] = []
+        for found in objects_of(self._store, self._sources):
+            self.ledger.expect(1, found.size)
+            batch.append(found)
+            if len(batch) == DELETE_BATCH_SIZE:
+                yield batch
+                batch = []
+        self.ledger.totals_known()
+        if batch:
+            yield batch
+
+    def _delete(self, batch: list[ObjectSummary]) -> None:
+        together = [found for found in batch if _fits_xml(found.key)]
+        gone: set[str] = set()
+        try:
+            if together:
+                result = self._store.call(
+                    f"deleting {len(together)} objects of {self._store.uri()}",
+                    lambda: self._store.sdk.batch_delete_objects([found.key for found in together]),
+                )
+                gone.update(result.deleted_keys)
+        except StorageError as error:
+            for found in together:
+                self.fail(found.key, error, found.size)
+            together = []
+        for found in together:
+            if found.key in gone:
+                self.ledger.finish(found.key, found.size)
+            else:
+                self.fail(found.key, ConsoleError(f"OSS did not delete {safe_text(found.key)}."), found.size)
+        for found in batch:
+            if not _fits_xml(found.key):
+                self._delete_alone(found)
+
+    def _delete_alone(self, found: ObjectSummary) -> None:
+        try:
+            self._store.delete(found.key)
+        except StorageError as error:
+            self.fail(found.key, error, found.size)
+        else:
+            self.ledger.finish(found.key, found.size)
+
+
+class Copy(Job):
+    """Copies objects, and everything below prefixes, inside the bucket, on the server; `move` deletes what was copied.
+
+    The beginning `base` of each key becomes `target`. An object that is there already stays, and its copy fails,
+    unless `replace`. Before a source is deleted its copy's CRC64 was compared with it.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        sources: Sequence[Source],
+        base: str,
+        target: str,
+        *,
+        move: bool = False,
+        replace: bool = False,
+    ) -> None:
+        """Raises SettingsError when the target is the source, lies inside it, or is no valid key."""
+        verb = "Rename" if move else "Copy"
+        super().__init__(f"{verb} to {safe_text(store.uri(target))}")
+        for source in sources:
+            _check_target(source, target + source_key(source)[len(base) :])
+        self._store = store
+        self._sources = sources
+        self._base = base
+        self._target = target
+        self._move = move
+        self._replace = replace
+
+    def work(self) -> None:
+        self.pool(self._counted(), self._copy)
+
+    def _counted(self) -> Iterator[ObjectSummary]:
+        for found in objects_of(self._store, self._sources):
+            self.ledger.expect(1, found.size)
+            yield found
+        self.ledger.totals_known()
+
+    def _copy(self, found: ObjectSummary) -> None:
+        self.check_cancelled()
+        target = self._target + found.key[len(self._base) :]
+        try:
+            if found.size > _COPY_WHOLE_UP_TO:
+                self._copy_parts(found, target)
+            else:
+                headers = {} if self._replace else {"x-oss-forbid-overwrite": "true"}
+                bucket = self._store.sdk.bucket_name
+                self._store.call(
+                    f"copying {self._store.uri(safe_text(found.key))} to {self._store.uri(safe_text(target))}",
+                    lambda: self._store.sdk.copy_object(bucket, found.key, target, headers=headers),
+                )
+            if self._move:
+                self._delete_source(found.key, target)
+        except StorageError as error:
+            self.fail(found.key, error, found.size)
+        else:
+            self.ledger.finish(found.key, found.size)
+
+    def _delete_source(self, key: str, target: str) -> None:
+        source, copied = self._store.head(key), self._store.head(target)
+        if (source.size, source.crc64) != (copied.size, copied.crc64):
+            raise StorageError(
+                f"{safe_text(target)} differs from {safe_text(key)}, which was therefore kept.", remedy="Try again."
+            )
+        self._store.delete(key)
+
+    def _copy_parts(self, found: ObjectSummary, target: str) -> None:
+        sdk, action = self._store.sdk, f"copying {self._store.uri(safe_text(found.key))} in parts"
+        headers = {} if self._replace else {"x-oss-forbid-overwrite": "true"}
+        info = self._store.head(found.key)
+        headers |= {f"x-oss-meta-{name}": value for name, value in info.metadata.items()}
+        if info.content_type:
+            headers["Content-Type"] = info.content_type
+        upload = self._store.call(action, lambda: sdk.init_multipart_upload(target, headers=headers)).upload_id
+        try:
+            parts = []
+            for number, start in enumerate(range(0, found.size, _COPY_PART_SIZE), 1):
+                self.check_cancelled()
+                span = (start, min(start + _COPY_PART_SIZE, found.size) - 1)
+                part = self._store.call(
+                    action,
+                    functools.partial(sdk.upload_part_copy, sdk.bucket_name, found.key, span, target, upload, number),
+                )
+                parts.append(oss2.models.PartInfo(number, part.etag))
+                self.ledger.reach(found.key, span[1] + 1)
+            self._store.call(action, lambda: sdk.complete_multipart_upload(target, upload, parts, headers=headers))
+        except BaseException:
+            self._store.call(f"aborting: {action}", lambda: sdk.abort_multipart_upload(target, upload))
+            raise
+
+
+def presigned_url(store: ObjectStore, key: str, life_s: int = 3600) -> str:
+    """A URL that lets anybody read the object for `life_s` seconds, at most seven days. Raises SettingsError.
+
+    With temporary credentials it also ends when they end.
+    """
+    if not 0 < life_s <= MAX_URL_LIFE_S:
+        raise SettingsError(f"A URL lives 1 to {MAX_URL_LIFE_S} seconds, not {life_s}.")
+    url: str = store.call(
+        f"signing a URL for {store.uri(safe_text(key))}",
+        lambda: store.sdk.sign_url("GET", key, life_s, slash_safe=True),
+    )
+    return url
+
+
+def restore(store: ObjectStore, key: str) -> bool:
+    """Asks OSS to make an archived object readable for a day; False when that was asked for before and is under way."""
+    try:
+        store.call(f"restoring {store.uri(safe_text(key))}", lambda: store.sdk.restore_object(key))
+    except StorageError as error:
+        if error.code == "RestoreAlreadyInProgress":
+            return False
+        raise
+    return True
+
+
+def is_versioned(store: ObjectStore) -> bool:
+    """Whether deleting only hides: the bucket keeps versions."""
+    status = store.call(f"reading the versioning of {store.uri()}", store.sdk.get_bucket_versioning).status
+    return bool(status)
+
+
+def _check_target(source: Source, target: str) -> None:
+    key = source_key(source)
+    if target == key or (isinstance(source, str) and target.startswith(key)):
+        raise SettingsError(
+            f"{safe_text(target)} is {safe_text(key)} itself or inside it.", remedy="Give another name."
+        )
+    if not 0 < len(target.encode("utf-8", "surrogatepass")) <= 1023 or target[0] in "/\\":
+        raise SettingsError(
+            f"{safe_text(target)!r} is no object name.", remedy="Use 1 to 1,023 bytes, not beginning with / or \\."
+        )
+
+
+def _fits_xml(key: str) -> bool:
+    """Whether the key survives the XML of a batch request, which can carry no control characters."""
+    return all(
+        " " <= character <= "~" or ("\xa0" <= character < "\ufffe") or character >= "\U00010000" for character in key
+    )
