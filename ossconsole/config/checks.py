@@ -1,0 +1,112 @@
+"""One thing looked at and found well or not, and how many such looks run side by side, each with its own limit."""
+
+from __future__ import annotations
+
+import enum
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from ossconsole.config.errors import ConsoleError
+
+T = TypeVar("T")
+
+
+class CheckStatus(str, enum.Enum):
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class Check(msgspec.Struct, frozen=True):
+    """What one look found. `remedy` is what to do about it, a command that can be pasted where there is one."""
+
+    name: str
+    status: CheckStatus
+    detail: str
+    remedy: str = ""
+
+
+def ok(name: str, detail: str) -> Check:
+    return Check(name, CheckStatus.OK, detail)
+
+
+def warn(name: str, detail: str, remedy: str = "") -> Check:
+    return Check(name, CheckStatus.WARN, detail, remedy)
+
+
+def fail(name: str, detail: str, remedy: str = "") -> Check:
+    return Check(name, CheckStatus.FAIL, detail, remedy)
+
+
+class CheckJob(msgspec.Struct, frozen=True):
+    """One look, or several that belong together; `names` are those of the checks it gives."""
+
+    names: tuple[str, ...]
+    run: Callable[[], Sequence[Check]]
+    limit_s: float
+
+
+class LimitError(ConsoleError):
+    """Something took longer than it was given."""
+
+
+def limited(seconds: float, work: Callable[[], T], what: str) -> T:
+    """The result of `work`, run in a thread of its own, or LimitError after `seconds`.
+
+    A name server that never answers cannot be interrupted; its thread is left behind and holds nothing up.
+    """
+    answers: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            answers.put((work(), None))
+        except BaseException as error:  # noqa: BLE001 - handed over to the waiting thread, which raises it
+            answers.put((None, error))
+
+    threading.Thread(target=run, name=f"limited {what}", daemon=True).start()
+    try:
+        result, error = answers.get(timeout=max(0.0, seconds))
+    except queue.Empty:
+        raise LimitError(f"{what} took longer than {seconds:.1f} s.") from None
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]
+
+
+def run_checks(jobs: Sequence[CheckJob]) -> Iterator[Sequence[Check]]:
+    """The results of the jobs, in their order; all run at once, and none is waited for beyond its limit."""
+    started = time.monotonic()
+    waiting = [(job, _start(job)) for job in jobs]
+    for job, answers in waiting:
+        yield _answer(job, answers, started + job.limit_s)
+
+
+def _answer(job: CheckJob, answers: queue.SimpleQueue[Sequence[Check]], deadline: float) -> Sequence[Check]:
+    try:
+        return answers.get(timeout=max(0.0, deadline - time.monotonic()))
+    except queue.Empty:
+        return [fail(name, f"No result within {job.limit_s:g} s.", "Run it again.") for name in job.names]
+
+
+def _start(job: CheckJob) -> queue.SimpleQueue[Sequence[Check]]:
+    answers: queue.SimpleQueue[Sequence[Check]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            answers.put(job.run())
+        except ConsoleError as error:
+            answers.put([fail(name, error.message, error.remedy) for name in job.names])
+        except Exception as error:  # noqa: BLE001 - one broken check must not take the others' results with it
+            detail = f"The check itself failed: {type(error).__name__}: {error}."
+            answers.put([fail(name, detail, "Please report this.") for name in job.names])
+
+    threading.Thread(target=run, name=f"check {job.names[0]}", daemon=True).start()
+    return answers

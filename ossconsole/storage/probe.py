@@ -1,0 +1,266 @@
+"""The probe: each endpoint from its name to samples read, both at once, and the permissions that training needs."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from email.utils import parsedate_to_datetime
+
+import msgspec
+from oss2.exceptions import OssError
+
+from ossconsole.config.credentials import CredentialSource
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.hosts import HostInfo, HostKind
+from ossconsole.config.profile import Profile
+from ossconsole.storage.client import ObjectStore
+from ossconsole.storage.errors import StorageError
+from ossconsole.storage.objects import ObjectSummary
+from ossconsole.storage.permissions import probe_permissions
+from ossconsole.storage.reach import Reach
+from ossconsole.storage.steps import Caution, OnStep, Stage, Step, Steps, StepStatus, ignore_step
+
+SAMPLES = 16
+SAMPLE_BYTES = 4 << 20  # the most that is read of one object
+MANIFEST_NAME = "manifest.json"
+_CONNECT_LIMIT_S = 2.5
+_REQUEST_LIMIT_S = 4.0
+_READ_LIMIT_S = 5.0
+_READ_BUDGET_S = 2.0  # no further sample is read after this long
+
+
+class Figures(msgspec.Struct, frozen=True):
+    """Measured over one connection, one sample after the other: bytes read, latency of a whole GET, and rate.
+
+    `mb_per_s` is in 10^6 bytes.
+    """
+
+    samples: int
+    bytes: int
+    p50_ms: float
+    p95_ms: float
+    mb_per_s: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.samples} samples, p50 {self.p50_ms:.1f} ms, p95 {self.p95_ms:.1f} ms, "
+            f"{self.mb_per_s:.1f} MB/s over one connection"
+        )
+
+
+class EndpointReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What the probe found at one endpoint.
+
+    `first` and `again` are two readings of the same samples, `again` at the accelerated endpoint only. `skew_s` is
+    this machine's clock minus OSS's (resolution 1 s), None where OSS did not answer.
+    """
+
+    kind: EndpointKind
+    endpoint: str
+    host: HostInfo
+    steps: tuple[Step, ...]
+    first: Figures | None = None
+    again: Figures | None = None
+    skew_s: float | None = None
+
+    @property
+    def failed(self) -> Step | None:
+        """The step that ended the probe, None when all went through."""
+        return next((step for step in self.steps if step.status is StepStatus.FAIL), None)
+
+
+class ProbeReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Both endpoints, and the permission steps (empty where they were not tried)."""
+
+    endpoints: dict[EndpointKind, EndpointReport]
+    permissions: tuple[Step, ...] = ()
+
+
+def stages(profile: Profile, kind: EndpointKind) -> tuple[Stage, ...]:
+    """The stages that the probe of this endpoint goes through, in order."""
+    tls = (Stage.TLS,) if (profile.endpoint(kind) or "").startswith("https:") else ()
+    again = (Stage.AGAIN,) if kind is EndpointKind.ACCELERATED else ()
+    return (Stage.DNS, Stage.TCP, *tls, Stage.SIGNED, Stage.LIST, Stage.READ, *again)
+
+
+def probe(
+    profile: Profile,
+    credentials: CredentialSource,
+    *,
+    on_step: OnStep = ignore_step,
+    writes: bool = True,
+    limit_s: float = 30.0,
+) -> ProbeReport:
+    """Probes both endpoints at once, then the permissions (unless `writes` is False) through the standard one.
+
+    `on_step` is called from other threads as each step begins and ends. Never raises for what it finds.
+    """
+    began = time.monotonic()
+    reading = threading.Lock()
+    seed = time.monotonic_ns()
+    with ThreadPoolExecutor(len(EndpointKind), thread_name_prefix="probe") as pool:
+        waiting = {
+            kind: pool.submit(
+                probe_endpoint, profile, credentials, kind, on_step=on_step, limit_s=limit_s, reading=reading, seed=seed
+            )
+            for kind in profile.endpoints
+        }
+        reports = {kind: future.result() for kind, future in waiting.items()}
+    permissions: Sequence[Step] = ()
+    if writes and _answers(reports[EndpointKind.STANDARD]):
+        store = ObjectStore(profile, credentials, timeout_s=_REQUEST_LIMIT_S, attempts=1)
+        left_s = max(_REQUEST_LIMIT_S, limit_s - (time.monotonic() - began))
+        permissions = probe_permissions(store, profile.checkpoint_prefix, on_step=on_step, limit_s=left_s)
+        store.close()
+    return ProbeReport(endpoints=reports, permissions=tuple(permissions))
+
+
+def probe_endpoint(
+    profile: Profile,
+    credentials: CredentialSource,
+    kind: EndpointKind,
+    *,
+    on_step: OnStep = ignore_step,
+    limit_s: float = 30.0,
+    reading: threading.Lock | None = None,
+    seed: int = 0,
+) -> EndpointReport:
+    """Probes one endpoint of the profile, stage by stage, until a stage fails or `limit_s` is over.
+
+    Samples are read while `reading` is held, so that two endpoints do not disturb each other's figures; equal seeds
+    choose equal samples.
+    """
+    return _EndpointProbe(profile, credentials, kind, Steps(kind, limit_s, on_step), reading=reading, seed=seed).run()
+
+
+class _EndpointProbe:
+    def __init__(
+        self,
+        profile: Profile,
+        credentials: CredentialSource,
+        kind: EndpointKind,
+        steps: Steps,
+        *,
+        reading: threading.Lock | None,
+        seed: int,
+    ) -> None:
+        self._profile = profile
+        self._kind = kind
+        self._steps = steps
+        self._reading = reading or threading.Lock()
+        self._seed = seed
+        self._store = ObjectStore(profile, credentials, kind, timeout_s=_REQUEST_LIMIT_S, attempts=1)
+        self._reach = Reach(profile.bucket, self._store.endpoint)
+        self._samples: list[ObjectSummary] = []
+        self._figures: dict[Stage, Figures] = {}
+        self._skew_s: float | None = None
+
+    def run(self) -> EndpointReport:
+        work: dict[Stage, tuple[float, Callable[[], str | Caution]]] = {
+            Stage.DNS: (_CONNECT_LIMIT_S, self._reach.resolve),
+            Stage.TCP: (_CONNECT_LIMIT_S + 0.5, lambda: self._reach.connect(_CONNECT_LIMIT_S)),
+            Stage.TLS: (_CONNECT_LIMIT_S + 0.5, lambda: self._reach.handshake(_CONNECT_LIMIT_S)),
+            Stage.SIGNED: (_REQUEST_LIMIT_S + 0.5, self._sign),
+            Stage.LIST: (_REQUEST_LIMIT_S + 0.5, self._list),
+            Stage.READ: (_READ_LIMIT_S, lambda: self._read(Stage.READ)),
+            Stage.AGAIN: (_READ_LIMIT_S, lambda: self._read(Stage.AGAIN)),
+        }
+        stopped = ""
+        for stage in stages(self._profile, self._kind):
+            limit_s, look = work[stage]
+            if stopped:
+                self._steps.skip(stage, f"{stopped} failed")
+            elif stage in {Stage.READ, Stage.AGAIN} and not self._samples:
+                self._steps.skip(stage, "no samples")
+            elif not self._steps.run(stage, limit_s, look):
+                stopped = str(stage)
+        self._store.close()
+        return EndpointReport(
+            kind=self._kind,
+            endpoint=self._store.endpoint,
+            host=self._reach.info,
+            steps=tuple(self._steps.done),
+            first=self._figures.get(Stage.READ),
+            again=self._figures.get(Stage.AGAIN),
+            skew_s=self._skew_s,
+        )
+
+    def _sign(self) -> str | Caution:
+        """HEAD of the manifest: a signed request that every key for training may do, and the accelerator takes."""
+        key = f"{self._profile.dataset_prefix}/{MANIFEST_NAME}"
+
+        def request() -> None:
+            sent = time.time()
+            try:
+                headers = self._store.sdk.head_object(key).headers
+            except OssError as error:
+                self._note_skew(error.headers, sent)
+                raise
+            self._note_skew(headers, sent)
+
+        try:
+            self._store.call(f"looking at {self._store.uri(key)}", request)
+        except StorageError as error:
+            if error.status != 404 or error.code == "NoSuchBucket":
+                raise
+            found = "no manifest below the dataset prefix"
+        else:
+            found = "manifest there"
+        if self._reach.info.kind is HostKind.TRANSFER_ACCELERATION:
+            return Caution(
+                f"Answered, but this is transfer acceleration: {self._reach.info.note}.",
+                remedy="Use the accelerator's endpoint: https://<zone>-internal.oss-data-acc.aliyuncs.com",
+            )
+        return f"signature taken, {found}"
+
+    def _note_skew(self, headers: Mapping[str, str], sent: float) -> None:
+        text = headers.get("Date") or headers.get("date")
+        if text:
+            # OSS tells whole seconds; the middle of the request against the middle of that second.
+            self._skew_s = (sent + time.time()) / 2 - (parsedate_to_datetime(text).timestamp() + 0.5)
+
+    def _list(self) -> str | Caution:
+        below = f"{self._profile.dataset_prefix}/"
+        page = self._store.list_page(below, delimiter="")
+        found = [item for item in page.objects if item.size and not item.key.endswith("/" + MANIFEST_NAME)]
+        self._samples = random.Random(self._seed).sample(found, min(SAMPLES, len(found)))  # noqa: S311
+        if not found:
+            return Caution(
+                f"{self._store.uri(below)} is empty.",
+                remedy="Upload a dataset: ossconsole upload SRC --format image-u8",
+            )
+        return f"{len(found)}{'+' if page.next_token else ''} objects below {below}"
+
+    def _read(self, stage: Stage) -> str:
+        times: list[float] = []
+        size = 0
+        with self._reading:
+            began = time.perf_counter()
+            for sample in self._samples:
+                start = time.perf_counter()
+                size += len(self._store.get_range(sample.key, 0, min(sample.size, SAMPLE_BYTES)))
+                times.append(time.perf_counter() - start)
+                if time.perf_counter() - began > _READ_BUDGET_S:
+                    break
+        figures = _figures(times, size)
+        self._figures[stage] = figures
+        return str(figures)
+
+
+def _figures(times: Sequence[float], size: int) -> Figures:
+    ordered = sorted(times)
+    return Figures(
+        samples=len(ordered),
+        bytes=size,
+        p50_ms=1000 * ordered[len(ordered) // 2],
+        p95_ms=1000 * ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))],
+        mb_per_s=size / sum(ordered) / 1e6,
+    )
+
+
+def _answers(report: EndpointReport) -> bool:
+    """Whether it took a signed request."""
+    return any(step.stage is Stage.SIGNED and step.status in {StepStatus.OK, StepStatus.WARN} for step in report.steps)

@@ -1,0 +1,119 @@
+"""The steps of a probe: what is looked at, in which order, and what came of it."""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from ossconsole.config.checks import limited
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.errors import ConsoleError
+from ossconsole.storage.errors import StorageError
+
+
+class Stage(str, enum.Enum):
+    """What a step looks at. READ and AGAIN read the same samples, AGAIN right after READ."""
+
+    DNS = "DNS"
+    TCP = "TCP"
+    TLS = "TLS"
+    SIGNED = "signed HEAD"
+    LIST = "list"
+    READ = "read"
+    AGAIN = "read again"
+    PUT = "put"
+    GET = "get"
+    MULTIPART = "multipart"
+    DELETE = "delete"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class StepStatus(str, enum.Enum):
+    RUNNING = "running"
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+    SKIPPED = "skipped"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One step. `kind` is None for the permission steps; `code` and `request_id` are OSS's, where it refused."""
+
+    kind: EndpointKind | None
+    stage: Stage
+    status: StepStatus
+    detail: str = ""
+    remedy: str = ""
+    seconds: float = 0.0
+    code: str = ""
+    ec: str = ""
+    request_id: str = ""
+
+
+class Caution(msgspec.Struct, frozen=True):
+    """What a step gives that did its work and found something to warn of."""
+
+    detail: str
+    remedy: str = ""
+
+
+OnStep = Callable[[Step], None]
+
+
+def ignore_step(step: Step) -> None:
+    """For those who wait for the report."""
+
+
+class Steps:
+    """Runs steps one after the other, within one limit for all, and tells each begin and end to `on_step`."""
+
+    def __init__(self, kind: EndpointKind | None, limit_s: float, on_step: OnStep) -> None:
+        self._kind = kind
+        self._deadline = time.monotonic() + limit_s
+        self._on_step = on_step
+        self.done: list[Step] = []
+
+    def run(self, stage: Stage, limit_s: float, work: Callable[[], str | Caution]) -> bool:
+        """Runs one step; whether it came through, be it with a warning."""
+        self._on_step(Step(kind=self._kind, stage=stage, status=StepStatus.RUNNING))
+        began = time.monotonic()
+        try:
+            found = limited(min(limit_s, self._deadline - began), work, str(stage))
+        except ConsoleError as error:
+            self._end(stage, StepStatus.FAIL, Caution(error.message, error.remedy), began, error)
+            return False
+        status = StepStatus.WARN if isinstance(found, Caution) else StepStatus.OK
+        self._end(stage, status, found if isinstance(found, Caution) else Caution(found), began)
+        return True
+
+    def skip(self, stage: Stage, why: str) -> None:
+        self._end(stage, StepStatus.SKIPPED, Caution(why))
+
+    def warn(self, stage: Stage, detail: str, remedy: str) -> None:
+        self._end(stage, StepStatus.WARN, Caution(detail, remedy))
+
+    def _end(
+        self, stage: Stage, status: StepStatus, found: Caution, began: float = 0.0, error: ConsoleError | None = None
+    ) -> None:
+        refused = error if isinstance(error, StorageError) else None
+        step = Step(
+            kind=self._kind,
+            stage=stage,
+            status=status,
+            detail=found.detail,
+            remedy=found.remedy,
+            seconds=time.monotonic() - began if began else 0.0,
+            code=refused.code if refused else "",
+            ec=refused.ec if refused else "",
+            request_id=refused.request_id if refused else "",
+        )
+        self.done.append(step)
+        self._on_step(step)
