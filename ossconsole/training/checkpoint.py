@@ -1,0 +1,154 @@
+"""Checkpoints: what is in one, how it is written without risk to the last one, and how it is read."""
+
+from __future__ import annotations
+
+import io
+import re
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import fastcrc
+import torch
+import torchvision
+
+from ossconsole import __version__
+from ossconsole.config.errors import ConsoleError
+from ossconsole.storage.client import ObjectStore
+from ossconsole.training.connector import ConnectorSettings
+from ossconsole.training.model import load_untrusted
+from ossconsole.training.writer import CheckpointWriter
+
+FORMAT = "ossconsole-checkpoint"
+VERSION = 1
+STABLE_NAME = "resnet18.pt"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands: steps and epochs done, and the sums of the epoch under way."""
+
+    epoch: int
+    step: int
+    train_sums: list[float]
+    metrics: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint in the bucket. `seconds` from the snapshot to the copy onto the stable key."""
+
+    key: str
+    stable_key: str
+    bytes: int
+    seconds: float
+
+
+def checkpoint_key(prefix: str, run: str, progress: Progress) -> str:
+    """The unique key: opening the connector's writer deletes the key, so none that matters is ever opened."""
+    return f"{prefix}/resnet18-{run}-e{progress.epoch:02d}-s{progress.step:06d}.pt"
+
+
+def stable_key(prefix: str) -> str:
+    return f"{prefix}/{STABLE_NAME}"
+
+
+def pack(trainer_state: dict[str, Any], progress: Progress, about: dict[str, Any]) -> bytes:
+    """The bytes of a checkpoint. `about` describes run, data and settings in plain values; nothing in it is secret."""
+    buffer = io.BytesIO()
+    torch.save(
+        {
+            "format": FORMAT,
+            "version": VERSION,
+            "epoch": progress.epoch,
+            "step": progress.step,
+            "train_sums": progress.train_sums,
+            "metrics": progress.metrics,
+            "versions": {
+                "ossconsole": __version__,
+                "torch": str(torch.__version__),
+                "torchvision": str(torchvision.__version__),
+            },
+            **about,
+            **trainer_state,
+        },
+        buffer,
+    )
+    return buffer.getvalue()
+
+
+def unpack(data: bytes, where: str) -> dict[str, Any]:
+    """The checkpoint in `data`, no code of it run. Raises ConsoleError when it is not one of ours."""
+    state = load_untrusted(data, where)
+    if state.get("format") != FORMAT:
+        raise ConsoleError(
+            f"{where} is not a checkpoint of this console.", remedy="To start from its weights use --weights instead."
+        )
+    if state.get("version") != VERSION:
+        raise ConsoleError(
+            f"{where} has checkpoint version {state.get('version')!r}; this program reads {VERSION}.",
+            remedy="Use the ossconsole that wrote it.",
+        )
+    return state
+
+
+class CheckpointStore:
+    """Writes a run's checkpoints: the connector a unique key, which oss2 verifies and copies to the stable one."""
+
+    def __init__(
+        self, connector: ConnectorSettings, store: ObjectStore, run: str, *, keep: int, timeout_s: float
+    ) -> None:
+        self._store = store
+        self._prefix = connector.profile.checkpoint_prefix
+        self._run = run
+        self._keep = keep
+        self._timeout_s = timeout_s
+        self._writer = CheckpointWriter(connector)
+        self._written: list[str] = []
+
+    def save(self, data: bytes, progress: Progress) -> Saved:
+        """Raises ConsoleError when it did not arrive; the stable key then still holds the checkpoint before."""
+        begun = time.perf_counter()
+        key = checkpoint_key(self._prefix, self._run, progress)
+        self._writer.write(self._store.uri(key), data, self._timeout_s)
+        self._verify(key, data)
+        self._store.copy(key, stable_key(self._prefix))
+        if key not in self._written:
+            self._written.append(key)
+        self._drop_old()
+        return Saved(key, stable_key(self._prefix), len(data), time.perf_counter() - begun)
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _verify(self, key: str, data: bytes) -> None:
+        info = self._store.head(key)
+        if info.size != len(data):
+            raise ConsoleError(
+                f"The checkpoint {self._store.uri(key)} has {info.size:,} of {len(data):,} bytes.",
+                remedy="The run goes on; the next checkpoint is tried as usual.",
+            )
+        if info.crc64 is not None and info.crc64 != fastcrc.crc64.xz(data):
+            raise ConsoleError(
+                f"The checkpoint {self._store.uri(key)} differs from what was written (CRC64).",
+                remedy="The run goes on; the next checkpoint is tried as usual.",
+            )
+
+    def _drop_old(self) -> None:
+        """Keeps the newest `keep` of this run (all with 0)."""
+        while self._keep and len(self._written) > self._keep:
+            self._store.delete(self._written.pop(0))
+
+
+_URI = re.compile(r"^oss://(?P<bucket>[^/]+)/(?P<key>.+)$")
+
+
+def fetch_uri(store: ObjectStore, uri: str) -> bytes:
+    """The object of an `oss://bucket/key`. Raises ConsoleError when it is in another bucket than the profile's."""
+    match = _URI.match(uri)
+    if match is None or match["bucket"] != store.profile.bucket:
+        raise ConsoleError(
+            f"{uri} is not an object of the bucket {store.profile.bucket}.",
+            remedy=f"Give oss://{store.profile.bucket}/<key>, or another --profile.",
+        )
+    return store.get(match["key"])

@@ -1,0 +1,103 @@
+"""The order in which a run asks for its samples: fixed by the seed, so that a run can go on from any batch."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ossconsole.training.settings import TrainSettings
+
+
+class Split(str, enum.Enum):
+    """The two parts of a dataset."""
+
+    TRAIN = "train"
+    VAL = "val"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True)
+class BatchRequest:
+    """Which samples to read next. `number` counts from 0 over all epochs as planned, `epoch` from 1.
+
+    `index` is the batch's place in its epoch and split, `last` marks the last one there; `indices` are rows of the
+    manifest's split, int64.
+    """
+
+    number: int
+    epoch: int
+    split: Split
+    index: int
+    indices: npt.NDArray[np.int64]
+    last: bool
+
+
+class Plan:
+    """All batches of a run in order: for each epoch the shuffled training split, then the validation split.
+
+    The last batch of a split may be short. `max_steps` cuts the last epoch's training short, not its validation.
+    With `world` > 1 every rank gets its own share: each sample is read by exactly one rank per epoch, and all ranks do
+    the same number of steps.
+    """
+
+    def __init__(
+        self, settings: TrainSettings, train_samples: int, val_samples: int, *, rank: int = 0, world: int = 1
+    ) -> None:
+        self._settings = settings
+        self._sizes = {Split.TRAIN: train_samples, Split.VAL: val_samples}
+        self._rank = rank
+        self._world = world
+        self.steps_per_epoch = self._batches(Split.TRAIN)
+        self.batches_per_epoch = self.steps_per_epoch + self._batches(Split.VAL)
+        planned = settings.epochs * self.steps_per_epoch
+        self.total_steps = min(planned, settings.max_steps) if settings.max_steps else planned
+        self.epochs = -(-self.total_steps // self.steps_per_epoch)
+
+    def requests(self, start: int = 0) -> Iterator[BatchRequest]:
+        """The requests from batch number `start` on."""
+        for epoch in range(start // self.batches_per_epoch + 1, self.epochs + 1):
+            for request in self._epoch(epoch):
+                if request.number >= start:
+                    yield request
+
+    def number_of_step(self, step: int) -> int:
+        """The number of the first batch after training step `step` (counted from 1; 0 is before the run)."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        return epoch * self.batches_per_epoch + within
+
+    def _epoch(self, epoch: int) -> Iterator[BatchRequest]:
+        first = (epoch - 1) * self.batches_per_epoch
+        steps = min(self.steps_per_epoch, self.total_steps - (epoch - 1) * self.steps_per_epoch)
+        for split, batches in ((Split.TRAIN, steps), (Split.VAL, self._batches(Split.VAL))):
+            order = self._order(split, epoch)
+            for index in range(batches):
+                yield BatchRequest(
+                    number=first + index,
+                    epoch=epoch,
+                    split=split,
+                    index=index,
+                    indices=self._share(order, index),
+                    last=index == batches - 1,
+                )
+            first += self.steps_per_epoch
+
+    def _order(self, split: Split, epoch: int) -> npt.NDArray[np.int64]:
+        size = self._sizes[split]
+        if split is Split.VAL:
+            return np.arange(size, dtype=np.int64)
+        return np.random.default_rng([self._settings.seed, epoch]).permutation(size)
+
+    def _share(self, order: npt.NDArray[np.int64], index: int) -> npt.NDArray[np.int64]:
+        """This rank's part of global batch `index`: every `world`-th sample of it."""
+        span = self._settings.batch_size * self._world
+        return order[index * span : (index + 1) * span][self._rank :: self._world]
+
+    def _batches(self, split: Split) -> int:
+        span = self._settings.batch_size * self._world
+        return -(-self._sizes[split] // span)

@@ -1,0 +1,202 @@
+"""The reader: runs in a spawned DataLoader worker and lets the connector fill one batch buffer at a time."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tenacity
+import torch
+from osstorchconnector._oss_client import OssClient
+from osstorchconnector._oss_connector import new_data_object
+from torch.utils.data import Dataset, get_worker_info
+
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.training.connector import ConnectorSettings, keep_native_prints_off
+from ossconsole.training.control import SharedControl
+
+ATTEMPTS = 4
+"""Tries per batch, with waits of about 0.5, 1 and 2 s; the connector itself repeats each request 8 to 16 times."""
+
+
+@dataclass(frozen=True)
+class ReadRequest:
+    """The objects of one batch: full keys, expected sizes in bytes, and the buffer slot to fill in order."""
+
+    number: int
+    slot: int
+    keys: tuple[str, ...]
+    sizes: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class BadSample:
+    """A sample that cannot be used: its position in the request, and why."""
+
+    position: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class ReadResult:
+    """What a reader did. The rows of the slot are filled without gaps; `kept` are their positions in the request.
+
+    `seconds` is the time of the last, successful try. `bad` are the samples left out for good (missing, wrong size).
+    `failed` is why the batch could not be read although it may be whole in the bucket: no row is to be used then.
+    """
+
+    number: int
+    slot: int
+    endpoint: EndpointKind
+    kept: npt.NDArray[np.int64]
+    bytes: int
+    seconds: float
+    retries: int
+    bad: tuple[BadSample, ...]
+    failed: str
+
+
+class EndpointFailedError(Exception):
+    """The endpoint did not deliver samples that may well be there."""
+
+
+class SampleReader(Dataset[ReadResult]):
+    """Reads request by request into shared buffers, through the endpoint that the switch names at that moment.
+
+    `buffers` is uint8 of shape (slots, batch, bytes per row), in shared memory. The connector's clients cannot be
+    pickled and are built in the reader process, one per endpoint, when first needed.
+
+    OssMapDataset is not used because it holds every object of the dataset in each reader and does not tell which
+    sample of a batch failed; the call in `_open` is the one that its own `__getitems__` makes.
+    """
+
+    def __init__(self, settings: ConnectorSettings, control: SharedControl, buffers: torch.Tensor) -> None:
+        self._settings = settings
+        self._control = control
+        self._buffers = buffers
+        self._clients: dict[EndpointKind, Any] = {}
+
+    def prepare(self, worker: int) -> None:
+        """Runs first in the reader process."""
+        self._control.register_reader(worker)
+        keep_native_prints_off(self._settings.native_log)
+
+    def __getitem__(self, request: ReadRequest) -> ReadResult:
+        attempt = _Attempt(request, self._buffers[request.slot].numpy())
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(EndpointFailedError),
+            stop=tenacity.stop_after_attempt(ATTEMPTS),
+            wait=tenacity.wait_exponential_jitter(initial=0.5, max=5, jitter=0.25),
+            reraise=True,
+        )
+        failed = ""
+        try:
+            retrying(self._read, attempt)
+        except EndpointFailedError as error:
+            failed = str(error)
+        return attempt.result(failed, retries=retrying.statistics["attempt_number"] - 1)
+
+    def _read(self, attempt: _Attempt) -> None:
+        """Reads what is still missing of the batch; the switch may have been turned since the last try."""
+        attempt.begin(self._control.endpoint)
+        try:
+            for obj in self._open(attempt.endpoint, attempt.request, attempt.missing):
+                attempt.take(obj)
+        except RuntimeError as error:  # the connector's only exception
+            raise EndpointFailedError(str(error)) from error
+        if attempt.failures:
+            raise EndpointFailedError(attempt.failures[0])
+
+    def _open(self, kind: EndpointKind, request: ReadRequest, positions: list[int]) -> Iterator[Any]:
+        """The connector's objects at `positions`, in that order, being fetched ahead concurrently."""
+        bucket = self._settings.profile.bucket
+        objects = [
+            new_data_object(f"oss://{bucket}/{request.keys[position]}", int(request.sizes[position]), "")
+            for position in positions
+        ]
+        found: Iterator[Any] = self._client(kind).list_objects_from_uris(objects, prefetch=True, include_errors=True)
+        return found
+
+    def _client(self, kind: EndpointKind) -> Any:
+        if kind not in self._clients:
+            worker = get_worker_info()
+            self._clients[kind] = OssClient(
+                **self._settings.client_arguments(kind),
+                id=worker.id if worker else 0,
+                total=worker.num_workers if worker else 1,
+            )
+        return self._clients[kind]
+
+
+class _Attempt:
+    """One batch being read, perhaps in several tries. Row i of `rows` belongs to position i until `result`."""
+
+    def __init__(self, request: ReadRequest, rows: npt.NDArray[np.uint8]) -> None:
+        self.request = request
+        self.endpoint = EndpointKind.STANDARD
+        self.failures: list[str] = []
+        self._rows = rows
+        self._bad: list[BadSample] = []
+        self._done = np.zeros(len(request.keys), dtype=bool)
+        self._pending: list[int] = []
+        self._begun = 0.0
+
+    @property
+    def missing(self) -> list[int]:
+        return list(self._pending)
+
+    def begin(self, kind: EndpointKind) -> None:
+        self.endpoint = kind
+        self.failures = []
+        settled = {bad.position for bad in self._bad}
+        self._pending = [i for i in range(len(self._done)) if not self._done[i] and i not in settled]
+        self._begun = time.perf_counter()
+
+    def take(self, obj: Any) -> None:
+        """Reads the next object of the try into its row."""
+        position = self._pending.pop(0)
+        size = int(self.request.sizes[position])
+        if obj.err() == errno.ENOENT:
+            self._bad.append(BadSample(position, "it is not in the bucket"))
+        elif obj.err() != 0:
+            self.failures.append(f"{obj.error_msg()} (errno {obj.err()})")
+        elif obj.size != size:  # as the server tells it, not as it was asked for
+            self._bad.append(BadSample(position, f"it has {obj.size} bytes where the manifest says {size}"))
+        else:
+            self._fill(obj, position, size)
+
+    def _fill(self, obj: Any, position: int, size: int) -> None:
+        count = obj.readinto(memoryview(self._rows[position])[:size])
+        if count == size:
+            self._done[position] = True
+        else:
+            self.failures.append(f"only {count} of {size} bytes of a sample arrived")
+
+    def result(self, failed: str, *, retries: int) -> ReadResult:
+        seconds = time.perf_counter() - self._begun
+        kept = np.flatnonzero(self._done)
+        if len(kept) < len(self._done):
+            self._rows[: len(kept)] = self._rows[kept]
+        return ReadResult(
+            number=self.request.number,
+            slot=self.request.slot,
+            endpoint=self.endpoint,
+            kept=kept,
+            bytes=int(self.request.sizes[kept].sum()),
+            seconds=seconds,
+            retries=retries,
+            bad=tuple(self._bad),
+            failed=failed,
+        )
+
+
+def start_reader(worker: int) -> None:
+    """DataLoader's `worker_init_fn`."""
+    info = get_worker_info()
+    if info is not None and isinstance(info.dataset, SampleReader):
+        info.dataset.prepare(worker)

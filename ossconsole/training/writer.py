@@ -1,0 +1,92 @@
+"""The checkpoint writer: a process of its own, because the connector may retry without end or abort its process."""
+
+from __future__ import annotations
+
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.errors import ConsoleError
+from ossconsole.training.connector import ConnectorSettings, keep_native_prints_off
+from ossconsole.training.control import SPAWN
+
+_STOP_TIMEOUT_S = 5.0
+
+
+class CheckpointWriter:
+    """Writes bytes to the bucket with the connector's OssCheckpoint, through the standard endpoint.
+
+    The process starts with the first checkpoint and serves the run; it is replaced when it died or had to be ended.
+    """
+
+    def __init__(self, connector: ConnectorSettings) -> None:
+        self._connector = connector
+        self._process: SpawnProcess | None = None
+        self._pipe: Connection | None = None
+
+    def write(self, uri: str, data: bytes, timeout_s: float) -> None:
+        """Writes `data` to `uri`, whose content is deleted first. Raises ConsoleError, after at most `timeout_s`."""
+        pipe = self._started()
+        try:
+            pipe.send((uri, data))
+            problem = pipe.recv() if pipe.poll(timeout_s) else None
+        except (EOFError, OSError) as error:
+            self.close()
+            raise ConsoleError(
+                f"The process that wrote the checkpoint {uri} ended unexpectedly.",
+                remedy="The connector's log tells more; the run goes on, and the next checkpoint is tried as usual.",
+            ) from error
+        if problem is None:
+            self.close()
+            raise ConsoleError(
+                f"The checkpoint {uri} was not written within {timeout_s:g} s.",
+                remedy="Check the standard endpoint with `ossconsole doctor`; the run goes on.",
+            )
+        if problem:
+            raise ConsoleError(
+                f"The connector did not write the checkpoint {uri}: {problem}.",
+                remedy="`ossconsole doctor` shows what the key may do; the run goes on.",
+            )
+
+    def close(self) -> None:
+        """Ends the process."""
+        if self._pipe is not None:
+            self._pipe.close()
+            self._pipe = None
+        if self._process is not None:
+            self._process.kill()
+            self._process.join(_STOP_TIMEOUT_S)
+            self._process = None
+
+    def _started(self) -> Connection:
+        if self._process is not None and not self._process.is_alive():
+            self.close()
+        if self._pipe is None:
+            self._pipe, theirs = SPAWN.Pipe()
+            self._process = SPAWN.Process(
+                target=_serve, args=(self._connector, theirs), name="checkpoint-writer", daemon=True
+            )
+            self._process.start()
+            theirs.close()
+        return self._pipe
+
+
+def _serve(connector: ConnectorSettings, pipe: Connection) -> None:
+    """Answers each (uri, data) with "" or with why it failed, until the pipe closes."""
+    keep_native_prints_off(connector.native_log)
+    from osstorchconnector import OssCheckpoint
+
+    checkpoint = None
+    while True:
+        try:
+            uri, data = pipe.recv()
+        except EOFError:
+            return
+        try:
+            checkpoint = checkpoint or OssCheckpoint(**connector.client_arguments(EndpointKind.STANDARD))
+            with checkpoint.writer(uri) as writer:
+                writer.write(data)
+        except RuntimeError as error:  # the connector's only exception
+            pipe.send(str(error) or "it gave no reason")
+        else:
+            pipe.send("")
