@@ -22,7 +22,7 @@ SUFFIX = ".jsonl"
 # A line of ours is a few hundred bytes; anything this long is not ours and must not fill the memory.
 MAX_LINE_BYTES = 1 << 20
 _BLOCK_BYTES = 1 << 18
-_RUN_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # Frequent and cheap to lose in a power cut; everything else is synced to the disk at once.
 _UNSYNCED = (events.Step, events.Telemetry, events.InfoEvent)
 
@@ -51,7 +51,7 @@ def new_run_id(now: float | None = None) -> str:
 
 def record_path(run: str, directory: Path | None = None) -> Path:
     """Where the record of `run` lies. Raises SettingsError where `run` is not a run id."""
-    if not _RUN_ID.match(run):
+    if not _RUN_ID.fullmatch(run):
         raise SettingsError(f"{run!r} is not a run id.", remedy="`ossconsole status` names the newest run.")
     return (directory or runs_dir()) / f"{run}{SUFFIX}"
 

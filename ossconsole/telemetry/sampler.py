@@ -88,6 +88,7 @@ class Sampler(threading.Thread):
         self._clock = clock
         self._halt = threading.Event()
         self._sampled = threading.Condition()
+        self._open_problem = ""
         self._count = 0
         self._latest: TelemetrySample | None = None
         self._series: dict[str, Series] = {}
@@ -116,7 +117,7 @@ class Sampler(threading.Thread):
         return not self.is_alive()
 
     def run(self) -> None:
-        self._guard(self._gpus.open)
+        _, self._open_problem = self._guard(self._gpus.open)
         while not self._halt.is_set():
             self._sample()
             self._halt.wait(self._interval)
@@ -129,7 +130,7 @@ class Sampler(threading.Thread):
             time=self._clock(),
             gpu=gpu or GpuSnapshot(problem=gpu_problem),
             host=host,
-            problem=" ".join(filter(None, (host_problem, gpu_problem))),
+            problem=" ".join(filter(None, (self._open_problem, host_problem, gpu_problem))),
         )
         for name, value in _figures(sample):
             series = self._series.get(name)

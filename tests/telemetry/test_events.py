@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import json
+import math
+from typing import get_args
+
+import msgspec
+import pytest
+
+from ossconsole.telemetry import events
+from ossconsole.telemetry.events import RunState
+from tests.telemetry.samples_of_events import one_of_each, step_event
+
+
+def test_the_samples_cover_every_kind() -> None:
+    assert {type(event) for event in one_of_each()} == set(get_args(events.Event))
+
+
+@pytest.mark.parametrize("event", one_of_each(), ids=lambda event: type(event).__name__)
+def test_every_event_survives_its_line(event: events.Event) -> None:
+    line = events.encode(event)
+    assert b"\n" not in line
+    assert events.decode(line) == event
+    # The records are searched by the beginning of their lines.
+    assert line.startswith(f'{{"event":"{type(event).__struct_config__.tag}","time":'.encode())
+
+
+def test_the_contract_of_the_step_line() -> None:
+    line = json.loads(events.encode(step_event(1)))
+    assert line["event"] == "step"
+    assert line["endpoint"] == "standard"
+    assert {
+        *("time", "step", "epoch", "samples", "loss", "lr", "endpoint", "data_wait_s", "step_time_s", "fetch_s"),
+        *("bytes", "samples_per_s"),
+    } <= set(line)
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
+def test_a_diverged_loss_is_null_and_stays_readable(loss: float) -> None:
+    line = events.encode(step_event(1, loss=loss))
+    decoded = events.decode(line)
+    assert isinstance(decoded, events.Step)
+    assert decoded.loss is None
+
+
+@pytest.mark.parametrize(("wait", "step", "share"), [(0.3, 0.4, 0.75), (0, 0, 0), (2, 1, 1), (-1, 1, 0)])
+def test_wait_fraction(wait: float, step: float, share: float) -> None:
+    assert step_event(1, data_wait_s=wait, step_time_s=step).wait_fraction == pytest.approx(share)
+
+
+def test_a_newer_version_may_add_fields() -> None:
+    line = events.encode(step_event(1))[:-1] + b',"added_later":[1]}'
+    assert events.decode(line) == step_event(1)
+
+
+@pytest.mark.parametrize("line", [b"", b"{}", b'{"event":"nothing","time":1}', b'{"event":"step","time":1}', b"[]"])
+def test_what_is_no_event_is_refused(line: bytes) -> None:
+    with pytest.raises(msgspec.DecodeError):
+        events.decode(line)
+
+
+def test_final_states() -> None:
+    assert {state for state in RunState if state.final} == {RunState.FINISHED, RunState.STOPPED, RunState.FAILED}
