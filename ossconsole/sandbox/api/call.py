@@ -1,0 +1,96 @@
+"""One request on its way through the sandbox, and the reply to it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+from aiohttp import StreamReader
+
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.sandbox.cache import BlockCache
+from ossconsole.sandbox.errors import OssError
+from ossconsole.sandbox.incoming import Incoming, Target
+from ossconsole.sandbox.keys import AccessKey, KeyRing
+from ossconsole.sandbox.listing import KeySource
+from ossconsole.sandbox.reading import Reader
+from ossconsole.sandbox.shaping import Origin
+from ossconsole.sandbox.store import Store
+
+OWNER = "sandbox"
+_MAX_XML_BYTES = 4 << 20
+
+
+@dataclass
+class Service:
+    """What the operations work on."""
+
+    store: Store
+    keys: KeyRing
+    region: str
+    port: int
+    origin: Origin
+    reader: Reader
+    cache: BlockCache
+    clock: Callable[[], float]
+
+    def source(self, bucket: str) -> KeySource:
+        """What a listing of the bucket goes through."""
+        return partial(self.store.index.scan, bucket)
+
+
+@dataclass
+class Reply:
+    """What to send. `stream` yields `length` bytes in place of `body`."""
+
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    stream: AsyncGenerator[bytes, None] | None = None
+    length: int = 0
+
+
+@dataclass
+class Call:
+    """A request whose signature has been checked. `key` is the caller's key, None for an anonymous caller."""
+
+    service: Service
+    kind: EndpointKind
+    incoming: Incoming
+    content: StreamReader
+    target: Target
+    key: AccessKey | None
+
+    @property
+    def bucket(self) -> str:
+        return self.target.bucket
+
+    @property
+    def object_key(self) -> str:
+        return self.target.key
+
+    @property
+    def query(self) -> dict[str, str]:
+        return self.incoming.query
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return self.incoming.headers
+
+    @property
+    def store(self) -> Store:
+        return self.service.store
+
+    async def xml_body(self) -> bytes:
+        """The whole body, which must be small. Raises EntityTooLarge."""
+        body = bytearray()
+        async for data in self.content.iter_any():
+            body += data
+            if len(body) > _MAX_XML_BYTES:
+                raise OssError("EntityTooLarge", fields={"MaxSizeAllowed": str(_MAX_XML_BYTES)})
+        return bytes(body)
+
+
+def xml_reply(document: bytes, *, status: int = 200) -> Reply:
+    return Reply(status, {"Content-Type": "application/xml"}, document)

@@ -1,0 +1,156 @@
+"""Operations that read an object or what is said about it, delete it, or restore it from an archive class."""
+
+from __future__ import annotations
+
+from email.utils import formatdate
+from urllib.parse import unquote_plus
+
+import msgspec
+
+from ossconsole.sandbox import conditions, ranges
+from ossconsole.sandbox import markup as xml
+from ossconsole.sandbox.api.call import OWNER, Call, Reply, xml_reply
+from ossconsole.sandbox.errors import OssError, invalid_argument
+from ossconsole.sandbox.records import Attributes, StoredObject
+
+OBJECT_ACLS = ("default", "private", "public-read", "public-read-write")
+_MAX_TAGS = 10
+_DEFAULT_TYPE = "application/octet-stream"
+_OVERRIDES = ("content-type", "content-language", "expires", "cache-control", "content-disposition", "content-encoding")
+
+
+async def get(call: Call) -> Reply:
+    stored = call.store.get(call.bucket, call.object_key)
+    if not conditions.check(call.headers, stored):
+        return Reply(304, {"ETag": f'"{stored.etag}"', "Last-Modified": formatdate(stored.modified, usegmt=True)})
+    if call.store.frozen(stored):
+        raise OssError("InvalidObjectState", fields={"ObjectName": stored.key})
+    standard = call.headers.get("x-oss-range-behavior") == "standard"
+    span = ranges.resolve(call.headers.get("range"), stored.size, standard=standard)
+    headers = describe(stored)
+    for name in _OVERRIDES:
+        if override := call.query.get(f"response-{name}"):
+            headers[name.title()] = override
+    if span.partial:
+        headers["Content-Range"] = f"bytes {span.start}-{span.start + span.length - 1}/{stored.size}"
+    chunks = call.service.reader.chunks(call.kind, stored, span)
+    return Reply(206 if span.partial else 200, headers, stream=chunks, length=span.length)
+
+
+async def head(call: Call) -> Reply:
+    stored = call.store.get(call.bucket, call.object_key)
+    if not conditions.check(call.headers, stored):
+        return Reply(304, {"ETag": f'"{stored.etag}"'})
+    return Reply(200, describe(stored), length=stored.size)
+
+
+async def head_meta(call: Call) -> Reply:
+    stored = call.store.get(call.bucket, call.object_key)
+    headers = {"ETag": f'"{stored.etag}"', "Last-Modified": formatdate(stored.modified, usegmt=True)}
+    return Reply(200, headers, length=stored.size)
+
+
+def describe(stored: StoredObject) -> dict[str, str]:
+    """The headers that come with an object."""
+    headers = {
+        "Content-Type": _DEFAULT_TYPE,
+        "ETag": f'"{stored.etag}"',
+        "Last-Modified": formatdate(stored.modified, usegmt=True),
+        "Accept-Ranges": "bytes",
+        "x-oss-object-type": stored.type,
+        "x-oss-storage-class": stored.attributes.storage_class,
+        "x-oss-hash-crc64ecma": str(stored.crc64),
+    }
+    for name, value in stored.attributes.headers.items():
+        headers[name if name.startswith("x-oss-") else name.title()] = value
+    if stored.type == "Appendable":
+        headers["x-oss-next-append-position"] = str(stored.size)
+    if stored.attributes.tags:
+        headers["x-oss-tagging-count"] = str(len(stored.attributes.tags))
+    if stored.restored_until is not None:
+        until = formatdate(stored.restored_until, usegmt=True)
+        headers["x-oss-restore"] = f'ongoing-request="false", expiry-date="{until}"'
+    return headers
+
+
+async def delete(call: Call) -> Reply:
+    call.store.delete(call.bucket, [call.object_key])
+    return Reply(204)
+
+
+async def get_acl(call: Call) -> Reply:
+    stored = call.store.get(call.bucket, call.object_key)
+    return xml_reply(acl_document(stored.attributes.acl))
+
+
+def acl_document(acl: str) -> bytes:
+    owner = xml.parent("Owner", [xml.element("ID", OWNER), xml.element("DisplayName", OWNER)])
+    return xml.document("AccessControlPolicy", [owner, xml.parent("AccessControlList", [xml.element("Grant", acl)])])
+
+
+async def put_acl(call: Call) -> Reply:
+    stored = call.store.get(call.bucket, call.object_key)
+    acl = checked_acl(call.headers.get("x-oss-object-acl", ""))
+    _change(call, stored, msgspec.structs.replace(stored.attributes, acl=acl))
+    return Reply(200)
+
+
+def checked_acl(acl: str) -> str:
+    """Raises InvalidArgument."""
+    if acl not in OBJECT_ACLS:
+        raise invalid_argument("No such object access control exists.", "x-oss-object-acl", acl)
+    return acl
+
+
+async def get_tagging(call: Call) -> Reply:
+    stored = call.store.get(call.bucket, call.object_key)
+    tags = [
+        xml.parent("Tag", [xml.element("Key", name), xml.element("Value", value)])
+        for name, value in stored.attributes.tags.items()
+    ]
+    return xml_reply(xml.document("Tagging", [xml.parent("TagSet", tags)]))
+
+
+async def put_tagging(call: Call) -> Reply:
+    root = xml.parse(await call.xml_body(), "Tagging")
+    tags = {
+        xml.child_text(tag, "Key"): xml.child_text(tag, "Value", "")
+        for tag_set in xml.children(root, "TagSet")
+        for tag in xml.children(tag_set, "Tag")
+    }
+    stored = call.store.get(call.bucket, call.object_key)
+    _change(call, stored, msgspec.structs.replace(stored.attributes, tags=checked_tags(tags)))
+    return Reply(200)
+
+
+async def delete_tagging(call: Call) -> Reply:
+    stored = call.store.get(call.bucket, call.object_key)
+    _change(call, stored, msgspec.structs.replace(stored.attributes, tags={}))
+    return Reply(204)
+
+
+def parse_tags(header: str) -> dict[str, str]:
+    """The tags of an `x-oss-tagging` header. Raises InvalidArgument."""
+    pairs = (pair.partition("=") for pair in header.split("&") if pair)
+    return checked_tags({unquote_plus(name): unquote_plus(value) for name, _, value in pairs})
+
+
+def checked_tags(tags: dict[str, str]) -> dict[str, str]:
+    if len(tags) > _MAX_TAGS or any(not 0 < len(name) <= 128 or len(value) > 256 for name, value in tags.items()):
+        raise invalid_argument(f"At most {_MAX_TAGS} tags, names up to 128 and values up to 256 characters.", "Tagging")
+    return tags
+
+
+async def restore(call: Call) -> Reply:
+    stored = call.store.get(call.bucket, call.object_key)
+    if stored.attributes.storage_class in ("Standard", "IA"):
+        raise OssError("OperationNotSupported", fields={"ObjectName": stored.key})
+    body = await call.xml_body()
+    days = xml.child_text(xml.parse(body, "RestoreRequest"), "Days", "1") if body else "1"
+    if not days.isdecimal() or int(days) < 1:
+        raise OssError("MalformedXML", "Days must be a whole number from 1 on.")
+    return Reply(202 if call.store.restore(call.bucket, stored, int(days)) else 200)
+
+
+def _change(call: Call, stored: StoredObject, attributes: Attributes) -> None:
+    call.store.change(call.bucket, msgspec.structs.replace(stored, attributes=attributes))

@@ -1,0 +1,155 @@
+"""Operations that make an object: put, copy and append."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from email.utils import formatdate
+
+import msgspec
+
+from ossconsole.sandbox import conditions
+from ossconsole.sandbox import markup as xml
+from ossconsole.sandbox.api.call import Call, Reply, xml_reply
+from ossconsole.sandbox.api.objects import checked_acl, parse_tags
+from ossconsole.sandbox.blobs import BlobWriter
+from ossconsole.sandbox.errors import OssError, invalid_argument
+from ossconsole.sandbox.incoming import parse_copy_source
+from ossconsole.sandbox.keys import Action
+from ossconsole.sandbox.records import Attributes, StoredObject
+from ossconsole.sandbox.signature import iso_time
+
+STORAGE_CLASSES = ("Standard", "IA", "Archive", "ColdArchive", "DeepColdArchive")
+_MAX_PUT_BYTES = 5 << 30
+_MAX_META_BYTES = 8 << 10
+_KEPT = frozenset(
+    {"cache-control", "content-disposition", "content-encoding", "content-language", "content-type", "expires"}
+)
+
+
+async def put(call: Call) -> Reply:
+    call.store.bucket(call.bucket)
+    attributes, forbid = attributes_of(call), forbids_overwrite(call)
+    writer = await receive(call)
+    stored = call.store.put(call.bucket, call.object_key, writer.finish(), attributes, forbid=forbid)
+    await call.service.origin.put()
+    headers = {
+        "ETag": f'"{stored.etag}"',
+        "x-oss-hash-crc64ecma": str(stored.crc64),
+        "Content-MD5": base64.b64encode(bytes.fromhex(stored.etag)).decode(),
+    }
+    return Reply(200, headers)
+
+
+async def receive(call: Call) -> BlobWriter:
+    """The body, on disk and checked. Raises EntityTooLarge, InvalidDigest, MissingContentLength."""
+    headers = call.headers
+    if "content-length" not in headers and "transfer-encoding" not in headers:
+        raise OssError("MissingContentLength")
+    expected = content_md5(headers["content-md5"]) if "content-md5" in headers else None
+    writer = call.store.blobs.writer()
+    try:
+        await _take(call, writer)
+        if expected is not None:
+            _compare(expected, writer)
+    except BaseException:
+        writer.discard()
+        raise
+    return writer
+
+
+async def _take(call: Call, writer: BlobWriter) -> None:
+    async for data in call.content.iter_any():
+        writer.write(data)
+        if writer.size > _MAX_PUT_BYTES:
+            raise OssError("EntityTooLarge", fields={"MaxSizeAllowed": str(_MAX_PUT_BYTES)})
+        await call.service.origin.transfer(len(data))
+
+
+def _compare(expected: bytes, writer: BlobWriter) -> None:
+    if expected != writer.md5():
+        raise OssError("InvalidDigest", "The Content-MD5 you specified did not match what we received.")
+
+
+def content_md5(header: str) -> bytes:
+    """The digest in a Content-MD5 header. Raises InvalidDigest."""
+    try:
+        digest = base64.b64decode(header, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise OssError("InvalidDigest", fields={"Content-MD5": header}) from error
+    if len(digest) != 16:
+        raise OssError("InvalidDigest", fields={"Content-MD5": header})
+    return digest
+
+
+def forbids_overwrite(call: Call) -> bool:
+    return call.headers.get("x-oss-forbid-overwrite", "").lower() == "true"
+
+
+def attributes_of(call: Call) -> Attributes:
+    """What the request's headers say about the object to come. Raises InvalidArgument."""
+    headers = call.headers
+    kept = {name: value for name, value in headers.items() if name in _KEPT or name.startswith("x-oss-meta-")}
+    try:
+        size = sum(len(name) + len(value.encode()) for name, value in kept.items())
+    except UnicodeEncodeError as error:
+        raise invalid_argument("A header is not UTF-8.", "x-oss-meta-*", "") from error
+    if size > _MAX_META_BYTES:
+        raise invalid_argument("The metadata is larger than 8 KiB.", "x-oss-meta-*", str(size))
+    storage_class = headers.get("x-oss-storage-class") or call.store.bucket(call.bucket).storage_class
+    if storage_class not in STORAGE_CLASSES:
+        raise invalid_argument("No such storage class.", "x-oss-storage-class", storage_class)
+    return Attributes(
+        headers=kept,
+        storage_class=storage_class,
+        acl=checked_acl(headers.get("x-oss-object-acl", "default")),
+        tags=parse_tags(headers.get("x-oss-tagging", "")),
+    )
+
+
+def copy_source(call: Call) -> StoredObject:
+    """The object that `x-oss-copy-source` names, if the caller may read it and its conditions hold."""
+    target = parse_copy_source(call.headers["x-oss-copy-source"])
+    if call.key is not None and not call.key.allows(Action.READ, target.key):
+        raise OssError("AccessDenied")
+    stored = call.store.get(target.bucket, target.key)
+    if not conditions.check(call.headers, stored, prefix=conditions.COPY_PREFIX):
+        raise OssError("PreconditionFailed", status=304)
+    if call.store.frozen(stored):
+        raise OssError("InvalidObjectState", fields={"ObjectName": stored.key})
+    return stored
+
+
+async def copy(call: Call) -> Reply:
+    source, attributes = copy_source(call), attributes_of(call)
+    if call.headers.get("x-oss-metadata-directive", "COPY").upper() != "REPLACE":
+        attributes = msgspec.structs.replace(attributes, headers=source.attributes.headers)
+    if call.headers.get("x-oss-tagging-directive", "Copy").lower() != "replace":
+        attributes = msgspec.structs.replace(attributes, tags=source.attributes.tags)
+    forbid = forbids_overwrite(call)
+    stored = call.store.copy(source, call.bucket, call.object_key, attributes, forbid=forbid)
+    await call.service.origin.put()
+    fields = [xml.element("ETag", f'"{stored.etag}"'), xml.element("LastModified", iso_time(stored.modified))]
+    reply = xml_reply(xml.document("CopyObjectResult", fields))
+    reply.headers["x-oss-hash-crc64ecma"] = str(stored.crc64)
+    return reply
+
+
+async def append(call: Call) -> Reply:
+    position = call.query.get("position", "")
+    if not position.isdecimal():
+        raise invalid_argument("position must be a whole number.", "position", position)
+    attributes = attributes_of(call)
+    writer = await receive(call)
+    try:
+        stored = call.store.append(call.bucket, call.object_key, int(position), writer, attributes)
+    except OssError:
+        writer.discard()
+        raise
+    headers = {
+        "ETag": f'"{stored.etag}"',
+        "x-oss-hash-crc64ecma": str(stored.crc64),
+        "x-oss-next-append-position": str(stored.size),
+        "Last-Modified": formatdate(stored.modified, usegmt=True),
+    }
+    return Reply(200, headers)

@@ -1,0 +1,140 @@
+"""The sandbox's key pairs: the owner's, restricted ones, and temporary ones with a security token."""
+
+from __future__ import annotations
+
+import enum
+import os
+import secrets
+import string
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ossconsole.config.errors import SettingsError
+from ossconsole.config.secret import Secret
+
+_ALPHABET = string.ascii_letters + string.digits
+
+
+class Action(enum.Enum):
+    """What a request does to the bucket, as far as permissions go."""
+
+    LIST = "list"
+    READ = "read"
+    WRITE = "write"
+    DELETE = "delete"
+    MANAGE = "manage"
+
+
+class Role(str, enum.Enum):
+    """What a key may do."""
+
+    OWNER = "owner"
+    NO_DELETE = "no-delete"
+    READ_ONLY = "read-only"
+    NO_LIST_BUCKETS = "no-list-buckets"
+
+
+_DENIED: dict[Role, frozenset[Action]] = {
+    Role.OWNER: frozenset(),
+    Role.NO_DELETE: frozenset({Action.DELETE, Action.MANAGE}),
+    Role.READ_ONLY: frozenset({Action.WRITE, Action.DELETE, Action.MANAGE}),
+    Role.NO_LIST_BUCKETS: frozenset({Action.MANAGE}),
+}
+
+
+class AccessKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A key pair. `token` and `expires_at` (Unix seconds) are set on temporary ones; `prefix` limits object keys."""
+
+    id: str
+    secret: Secret
+    role: Role = Role.OWNER
+    prefix: str = ""
+    token: Secret | None = None
+    expires_at: float | None = None
+
+    def allows(self, action: Action, key: str) -> bool:
+        """Whether this key may do `action` on the object (or, to list, the prefix) `key`."""
+        return action not in _DENIED[self.role] and (action is Action.MANAGE or key.startswith(self.prefix))
+
+
+class KeyRing:
+    """The keys of one sandbox folder, kept in a file that only its owner reads (0600)."""
+
+    def __init__(self, path: Path, keys: dict[str, AccessKey]) -> None:
+        self._path = path
+        self._keys = keys
+
+    @classmethod
+    def load(cls, path: Path) -> KeyRing:
+        """The keys in `path`, made with one owner's key where there is none. Raises SettingsError."""
+        if path.exists():
+            try:
+                keys = msgspec.json.decode(path.read_bytes(), type=list[AccessKey], dec_hook=_conceal)
+            except msgspec.DecodeError as error:
+                raise SettingsError(
+                    f"The sandbox's key file {path} is damaged: {error}.", remedy="Delete it; a new key will be made."
+                ) from error
+            return cls(path, {key.id: key for key in keys})
+        ring = cls(path, {})
+        ring.issue(Role.OWNER)
+        return ring
+
+    @property
+    def owner(self) -> AccessKey:
+        return next(iter(self._keys.values()))
+
+    def get(self, access_key_id: str) -> AccessKey | None:
+        return self._keys.get(access_key_id)
+
+    def issue(self, role: Role, *, prefix: str = "", expires_at: float | None = None) -> AccessKey:
+        """Make and keep a key; with `expires_at` (Unix seconds) a temporary one that carries a token."""
+        temporary = expires_at is not None
+        key = AccessKey(
+            id=("STS.SBX" if temporary else "SBX") + _random(20),
+            secret=Secret(_random(30)),
+            role=role,
+            prefix=prefix,
+            token=Secret(_random(120)) if temporary else None,
+            expires_at=expires_at,
+        )
+        self._keys[key.id] = key
+        self._save()
+        return key
+
+    def revoke(self, access_key_id: str) -> None:
+        """Forget the key; the owner's stays. Raises KeyError when there is no such key."""
+        if access_key_id == self.owner.id:
+            raise KeyError(access_key_id)
+        del self._keys[access_key_id]
+        self._save()
+
+    def forget_expired(self, now: float, *, grace_s: float = 86_400.0) -> None:
+        """Drop temporary keys that ended `grace_s` ago; until then they are told that they have expired."""
+        old = [key.id for key in self._keys.values() if key.expires_at is not None and key.expires_at + grace_s < now]
+        for access_key_id in old:
+            del self._keys[access_key_id]
+
+    def _save(self) -> None:
+        temporary = self._path.with_suffix(".new")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(msgspec.json.encode(list(self._keys.values()), enc_hook=_reveal))
+        temporary.replace(self._path)
+
+
+def _random(length: int) -> str:
+    return "".join(secrets.choice(_ALPHABET) for _ in range(length))
+
+
+def _reveal(value: Any) -> str:
+    if isinstance(value, Secret):
+        return value.reveal()
+    raise NotImplementedError(f"{type(value).__name__} has no JSON form")
+
+
+def _conceal(kind: type, value: Any) -> Secret:
+    if kind is Secret and isinstance(value, str):
+        return Secret(value)
+    raise NotImplementedError(f"{kind.__name__} has no JSON form")

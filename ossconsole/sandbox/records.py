@@ -1,0 +1,64 @@
+"""What the sandbox knows of buckets, objects, uploads and parts."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Bucket(msgspec.Struct, frozen=True, kw_only=True):
+    """Times are Unix seconds. `accelerator` is the accelerator's configuration, None where there is none."""
+
+    name: str
+    created: float
+    acl: str = "private"
+    storage_class: str = "Standard"
+    accelerator: bytes | None = None
+
+
+class Blob(msgspec.Struct, frozen=True):
+    """The bytes of an object or part: an immutable file. `md5` is upper-case hex, `crc64` CRC64-ECMA."""
+
+    id: str
+    size: int
+    md5: str
+    crc64: int
+
+
+class Attributes(msgspec.Struct, frozen=True, kw_only=True):
+    """What a writer sets on an object besides its bytes. Header names are in lower case."""
+
+    headers: dict[str, str] = {}
+    storage_class: str = "Standard"
+    acl: str = "default"
+    tags: dict[str, str] = {}
+
+
+class StoredObject(msgspec.Struct, frozen=True, kw_only=True):
+    """One object. `modified` and `restored_until` are Unix seconds; `etag` is without quotes."""
+
+    key: str
+    blob: str
+    size: int
+    etag: str
+    crc64: int
+    modified: float
+    type: str = "Normal"
+    attributes: Attributes = Attributes()
+    restored_until: float | None = None
+
+
+class Upload(msgspec.Struct, frozen=True, kw_only=True):
+    """One multipart upload that has begun and is neither completed nor aborted."""
+
+    id: str
+    key: str
+    started: float
+    attributes: Attributes
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """One part of an upload; its ETag is its MD5."""
+
+    number: int
+    blob: Blob
+    modified: float

@@ -1,0 +1,243 @@
+"""The store: index and blob files of one sandbox folder, changed together."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import secrets
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from ossconsole.sandbox.blobs import BlobFolder, BlobWriter
+from ossconsole.sandbox.errors import OssError
+from ossconsole.sandbox.index import Index
+from ossconsole.sandbox.records import Attributes, Blob, Bucket, Part, StoredObject, Upload
+
+MAX_BUCKETS = 100
+MIN_PART_BYTES = 102_400
+_FROZEN_CLASSES = frozenset({"Archive", "ColdArchive", "DeepColdArchive"})
+
+
+class Store:
+    """Everything a sandbox keeps. Lives in one thread; long copies run in another and change no state there."""
+
+    def __init__(self, directory: Path, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self.blobs = BlobFolder(directory / "blobs")
+        self.index = Index(directory / "index.sqlite")
+        self.blobs.sweep(self.index.blob_ids())
+        self.buckets = {bucket.name: bucket for bucket in self.index.buckets()}
+        self._completing: set[str] = set()
+
+    def close(self) -> None:
+        self.index.close()
+
+    # Buckets
+
+    def bucket(self, name: str) -> Bucket:
+        """Raises NoSuchBucket."""
+        found = self.buckets.get(name)
+        if found is None:
+            raise OssError("NoSuchBucket", fields={"BucketName": name})
+        return found
+
+    def put_bucket(self, bucket: Bucket) -> None:
+        """Create or change a bucket. Raises TooManyBuckets."""
+        if bucket.name not in self.buckets and len(self.buckets) >= MAX_BUCKETS:
+            raise OssError("TooManyBuckets", fields={"BucketName": bucket.name})
+        self.index.put_bucket(bucket)
+        self.buckets[bucket.name] = bucket
+
+    def create_bucket(self, name: str, *, acl: str = "private", storage_class: str = "Standard") -> None:
+        self.put_bucket(Bucket(name=name, created=self._clock(), acl=acl, storage_class=storage_class))
+
+    def delete_bucket(self, name: str) -> None:
+        """Raises NoSuchBucket, BucketNotEmpty."""
+        self.bucket(name)
+        self.index.delete_bucket(name)
+        del self.buckets[name]
+
+    # Objects
+
+    def get(self, bucket: str, key: str) -> StoredObject:
+        """Raises NoSuchBucket, NoSuchKey."""
+        self.bucket(bucket)
+        found = self.index.get(bucket, key)
+        if found is None:
+            raise OssError("NoSuchKey", fields={"Key": key})
+        return found
+
+    def put(self, bucket: str, key: str, blob: Blob, attributes: Attributes, *, forbid: bool = False) -> StoredObject:
+        """Make `blob` the object, replacing what was there. Raises NoSuchBucket, FileAlreadyExists."""
+        stored = StoredObject(
+            key=key,
+            blob=blob.id,
+            size=blob.size,
+            etag=blob.md5,
+            crc64=blob.crc64,
+            modified=self._clock(),
+            attributes=attributes,
+        )
+        self._put(bucket, stored, forbid=forbid)
+        return stored
+
+    def change(self, bucket: str, stored: StoredObject) -> None:
+        """Keep the bytes of an object, change what is said about them."""
+        self.index.put(bucket, stored)
+
+    def copy(
+        self, source: StoredObject, bucket: str, key: str, attributes: Attributes, *, forbid: bool = False
+    ) -> StoredObject:
+        """A second object of the same bytes, at no cost. Raises NoSuchBucket, FileAlreadyExists."""
+        self.bucket(bucket)
+        kind = "Normal" if source.type == "Appendable" else source.type
+        stored = msgspec.structs.replace(
+            source,
+            key=key,
+            blob=self.blobs.link(source.blob),
+            modified=self._clock(),
+            type=kind,
+            attributes=attributes,
+            restored_until=None,
+        )
+        self._put(bucket, stored, forbid=forbid)
+        return stored
+
+    def append(self, bucket: str, key: str, position: int, data: BlobWriter, attributes: Attributes) -> StoredObject:
+        """Lengthen an appendable object by `data`, or begin one.
+
+        Raises PositionNotEqualToLength, ObjectNotAppendable.
+        """
+        self.bucket(bucket)
+        found = self.index.get(bucket, key)
+        if found is not None and found.type != "Appendable":
+            raise OssError("ObjectNotAppendable", fields={"ObjectName": key})
+        length = found.size if found else 0
+        if position != length:
+            raise OssError(
+                "PositionNotEqualToLength",
+                fields={"ObjectName": key},
+                headers={"x-oss-next-append-position": str(length)},
+            )
+        added = data.finish()
+        if found is None:
+            whole = added
+        else:
+            whole = self.blobs.append(Blob(found.blob, found.size, "", found.crc64), added.id)
+            self.blobs.remove([added.id])
+        stored = StoredObject(
+            key=key,
+            blob=whole.id,
+            size=whole.size,
+            etag=hashlib.md5(f"{whole.crc64}-{whole.size}".encode(), usedforsecurity=False).hexdigest().upper(),
+            crc64=whole.crc64,
+            modified=self._clock(),
+            type="Appendable",
+            attributes=found.attributes if found else attributes,
+        )
+        self._put(bucket, stored)
+        return stored
+
+    def delete(self, bucket: str, keys: Iterable[str]) -> None:
+        """Delete those that exist. Raises NoSuchBucket."""
+        self.bucket(bucket)
+        self.blobs.remove(self.index.delete(bucket, keys))
+
+    def frozen(self, stored: StoredObject) -> bool:
+        """Whether the object is archived and not restored, so that it cannot be read."""
+        if stored.attributes.storage_class not in _FROZEN_CLASSES:
+            return False
+        return stored.restored_until is None or stored.restored_until <= self._clock()
+
+    def restore(self, bucket: str, stored: StoredObject, days: int) -> bool:
+        """Make an archived object readable for `days`; False when it was readable already."""
+        fresh = self.frozen(stored)
+        self.change(bucket, msgspec.structs.replace(stored, restored_until=self._clock() + days * 86_400))
+        return fresh
+
+    # Uploads
+
+    def begin_upload(self, bucket: str, key: str, attributes: Attributes) -> Upload:
+        """Raises NoSuchBucket."""
+        self.bucket(bucket)
+        upload = Upload(id=secrets.token_hex(16).upper(), key=key, started=self._clock(), attributes=attributes)
+        self.index.put_upload(bucket, upload)
+        return upload
+
+    def put_part(self, bucket: str, key: str, upload_id: str, number: int, blob: Blob) -> Part:
+        """Raises NoSuchUpload, and removes the blob then."""
+        part = Part(number=number, blob=blob, modified=self._clock())
+        try:
+            self.blobs.remove(self.index.put_part(bucket, key, upload_id, part))
+        except OssError:
+            self.blobs.remove([blob.id])
+            raise
+        return part
+
+    async def complete(
+        self, bucket: str, key: str, upload_id: str, wanted: Sequence[tuple[int, str]], *, forbid: bool = False
+    ) -> StoredObject:
+        """Join the `wanted` parts (number, ETag) into the object; without any, all parts there are.
+
+        Raises NoSuchUpload, InvalidPart, InvalidPartOrder, EntityTooSmall, FileAlreadyExists.
+        """
+        upload = self.index.upload(bucket, key, upload_id)
+        parts = _chosen(self.index.parts(upload_id), wanted)
+        if upload_id in self._completing:
+            raise OssError("NoSuchUpload", fields={"UploadId": upload_id})
+        self._completing.add(upload_id)
+        try:
+            blob = await asyncio.to_thread(self.blobs.join, [part.blob for part in parts])
+        finally:
+            self._completing.discard(upload_id)
+        digests = b"".join(bytes.fromhex(part.blob.md5) for part in parts)
+        etag = f"{hashlib.md5(digests, usedforsecurity=False).hexdigest().upper()}-{len(parts)}"
+        stored = StoredObject(
+            key=key,
+            blob=blob.id,
+            size=blob.size,
+            etag=etag,
+            crc64=blob.crc64,
+            modified=self._clock(),
+            type="Multipart",
+            attributes=upload.attributes,
+        )
+        self._put(bucket, stored, completes=upload_id, forbid=forbid)
+        return stored
+
+    def abort(self, bucket: str, key: str, upload_id: str) -> None:
+        """Raises NoSuchUpload, also while the upload is being completed."""
+        if upload_id in self._completing:
+            raise OssError("NoSuchUpload", fields={"UploadId": upload_id})
+        self.blobs.remove(self.index.delete_upload(bucket, key, upload_id))
+
+    def _put(self, bucket: str, stored: StoredObject, *, completes: str = "", forbid: bool = False) -> None:
+        try:
+            self.bucket(bucket)
+            dropped = self.index.put(bucket, stored, completes=completes, forbid_overwrite=forbid)
+        except OssError:
+            self.blobs.remove([stored.blob])
+            raise
+        self.blobs.remove(dropped)
+
+
+def _chosen(parts: list[Part], wanted: Sequence[tuple[int, str]]) -> list[Part]:
+    numbers = [number for number, _ in wanted]
+    if any(later <= earlier for earlier, later in itertools.pairwise(numbers)):
+        raise OssError("InvalidPartOrder")
+    known = {part.number: part for part in parts}
+    for number, etag in wanted:
+        if number not in known or known[number].blob.md5 != etag.upper():
+            raise OssError("InvalidPart", fields={"PartNumber": str(number)})
+    chosen = [known[number] for number in numbers] if wanted else parts
+    if not chosen:
+        raise OssError("InvalidPart", "The upload has no parts.")
+    for part in chosen[:-1]:
+        if part.blob.size < MIN_PART_BYTES:
+            fields = {"ProposedSize": str(part.blob.size), "PartNumber": str(part.number)}
+            raise OssError("EntityTooSmall", fields=fields)
+    return chosen
