@@ -50,6 +50,11 @@ class Accelerator(msgspec.Struct, frozen=True, kw_only=True):
         below = f"{prefix.strip('/')}/"
         return not self.paths or any(below.startswith(path.prefix.lstrip("/")) for path in self.paths)
 
+    def covers_part_of(self, prefix: str) -> bool:
+        """Whether some of the objects below `prefix` are cached, or all."""
+        below = f"{prefix.strip('/')}/"
+        return self.covers(prefix) or any(path.prefix.lstrip("/").startswith(below) for path in self.paths)
+
     @property
     def cny_per_hour(self) -> float:
         """Estimated from CNY_PER_GB_MONTH."""
@@ -147,29 +152,22 @@ def _document(accelerator: Accelerator) -> bytes:
         entry = SubElement(paths, "Path")
         SubElement(entry, "Name").text = path.prefix
         SubElement(entry, "CachePolicy").text = path.policy
-    return tostring(root, encoding="utf-8")
+    document: bytes = tostring(root, encoding="utf-8")
+    return document
 
 
 def _parsed(body: bytes) -> Accelerator:
     try:
         root = fromstring(body)
-        # The service spells it so; the right spelling is taken as well, should it ever be corrected.
-        found = root.find("BasicInfomation")
-        information = root.find("BasicInformation") if found is None else found
-        if information is None:
-            raise ValueError("it has no BasicInfomation")
-        paths = information.find("AcceleratePaths")
-        entries = [] if paths is None else paths.findall("Path")
+        paths = root.findall("BasicInfomation/AcceleratePaths/Path")  # spelled as the service spells it
         return Accelerator(
             name=root.findtext("Name", ""),
-            zone=information.findtext("AvailableZone", ""),
-            quota_gb=int(information.findtext("Quota", "")),
-            paths=tuple(
-                AcceleratedPath(entry.findtext("Name", ""), entry.findtext("CachePolicy", "")) for entry in entries
-            ),
-            policy=("" if paths is None else paths.findtext("DefaultCachePolicy", "")) or ON_READ,
-            created=_seconds(information, "CreationDate"),
-            quota_frozen_until=_seconds(information, "QuotaFrozenUntil"),
+            zone=root.findtext("BasicInfomation/AvailableZone", ""),
+            quota_gb=int(root.findtext("BasicInfomation/Quota", "")),
+            paths=tuple(AcceleratedPath(path.findtext("Name", ""), path.findtext("CachePolicy", "")) for path in paths),
+            policy=root.findtext("BasicInfomation/AcceleratePaths/DefaultCachePolicy", ON_READ),
+            created=_seconds(root, "CreationDate"),
+            quota_frozen_until=_seconds(root, "QuotaFrozenUntil"),
         )
     except (ParseError, ValueError) as error:
         raise ConsoleError(
@@ -177,5 +175,6 @@ def _parsed(body: bytes) -> Accelerator:
         ) from error
 
 
-def _seconds(element: Element, tag: str) -> float:
-    return float(element.findtext(tag, "") or 0) / 1000
+def _seconds(root: Element, tag: str) -> float:
+    """A time of the answer, which gives milliseconds; 0 where it gives none."""
+    return float(root.findtext(f"BasicInfomation/{tag}", "") or 0) / 1000
