@@ -1,17 +1,60 @@
-"""The `ossconsole` command and its subcommands."""
+"""The `ossconsole` command: its subcommands are loaded when they are called."""
 
 from __future__ import annotations
+
+import importlib
+import sys
 
 import click
 
 from ossconsole import __version__
-from ossconsole.cli.sandbox import sandbox
+from ossconsole.cli.errors import run_group
+from ossconsole.cli.options import Target, profile_options
+
+_COMMANDS = {
+    "bench": "ossconsole.cli.bench:bench",
+    "config": "ossconsole.cli.config:config",
+    "demo": "ossconsole.cli.console:demo",
+    "doctor": "ossconsole.cli.doctor:doctor",
+    "export": "ossconsole.cli.runs:export",
+    "ls": "ossconsole.cli.ls:ls",
+    "sandbox": "ossconsole.cli.sandbox:sandbox",
+    "status": "ossconsole.cli.runs:status",
+    "train": "ossconsole.cli.train:train",
+    "upload": "ossconsole.cli.upload:upload",
+}
 
 
-@click.group(invoke_without_command=True)
+class _LazyGroup(click.Group):
+    """Imports a command's module only when that command, or the list of all, is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, attribute = _COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+
+@click.group(cls=_LazyGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="ossconsole")
+@click.option("--readonly", is_flag=True, help="Write, delete and start nothing.")
+@profile_options
+@click.pass_context
+def ossconsole(context: click.Context, readonly: bool, target: Target) -> None:
+    """Train from OSS on a cloud GPU: set up, upload, train, compare endpoints, browse checkpoints.
+
+    Without a command the console opens, on the active profile or else on the embedded sandbox.
+    """
+    if context.invoked_subcommand is None:
+        from ossconsole.cli.console import open_console
+
+        open_console(target, readonly=readonly)
+
+
 def main() -> None:
-    """Train from OSS on a cloud GPU: set up, upload, train, compare endpoints, browse checkpoints."""
-
-
-main.add_command(sandbox)
+    """The entry point."""
+    sys.exit(run_group(ossconsole))

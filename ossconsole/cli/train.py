@@ -1,0 +1,127 @@
+"""`ossconsole train`: the console's engine without the console."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ossconsole.cli.options import Target, profile_options
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.errors import SettingsError
+from ossconsole.telemetry import events
+from ossconsole.telemetry.narrate import narrate
+from ossconsole.training.settings import PRECISIONS, TrainSettings
+
+if TYPE_CHECKING:
+    from ossconsole.telemetry.events import Event
+    from ossconsole.training.run import TrainingRun
+
+_DEFAULTS = TrainSettings()
+_POLL_S = 0.2
+_LINE_EVERY_STEPS = 10
+
+
+@click.command()
+@click.option("--epochs", type=click.IntRange(1), default=_DEFAULTS.epochs, show_default=True)
+@click.option("--max-steps", type=click.IntRange(0), default=0, help="Stop after so many steps; 0: no limit.")
+@click.option("--batch-size", type=click.IntRange(1), default=_DEFAULTS.batch_size, show_default=True)
+@click.option("--workers", type=click.IntRange(1), default=_DEFAULTS.workers, show_default=True)
+@click.option(
+    "--endpoint",
+    type=click.Choice([str(kind) for kind in EndpointKind]),
+    default=str(_DEFAULTS.endpoint),
+    show_default=True,
+    help="Read samples through this endpoint at first.",
+)
+@click.option("--switch-every", type=click.IntRange(0), default=0, help="Alternate the endpoints every N steps.")
+@click.option("--fall-back/--no-fall-back", default=True, help="Use the other endpoint when one fails.")
+@click.option("--image-size", type=click.IntRange(0), default=0, help="Side in px to train at; 0: as stored.")
+@click.option("--augment/--no-augment", default=True, help="Crop and flip image-u8 at random.")
+@click.option("--weights", default="none", metavar="WHAT", help="none, imagenet, a file, or oss://bucket/key.")
+@click.option("--resume", default="", metavar="URI", help="Go on from this checkpoint (oss://bucket/key).")
+@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), default=_DEFAULTS.learning_rate)
+@click.option("--momentum", type=click.FloatRange(0, 1, max_open=True), default=_DEFAULTS.momentum)
+@click.option("--weight-decay", type=click.FloatRange(0), default=_DEFAULTS.weight_decay)
+@click.option("--label-smoothing", type=click.FloatRange(0, 1, max_open=True), default=_DEFAULTS.label_smoothing)
+@click.option("--warmup-steps", type=click.IntRange(0), default=_DEFAULTS.warmup_steps)
+@click.option("--accumulate", type=click.IntRange(1), default=1, help="Batches per step of the optimizer.")
+@click.option("--ema-decay", type=click.FloatRange(0, 1, max_open=True), default=0.0, help="0: no averaged weights.")
+@click.option("--precision", type=click.Choice(PRECISIONS), default=_DEFAULTS.precision)
+@click.option("--compile", is_flag=True, help="Compile the model with torch.compile.")
+@click.option("--seed", type=int, default=0)
+@click.option("--prefetch-mb", type=click.IntRange(1), default=_DEFAULTS.prefetch_mb, help="Memory of batch buffers.")
+@click.option("--fetch-deadline-s", type=click.FloatRange(0, min_open=True), default=_DEFAULTS.fetch_deadline_s)
+@click.option("--checkpoint-every", type=click.IntRange(0), default=0, help="Also every N steps; 0: each epoch's end.")
+@click.option("--keep-checkpoints", type=click.IntRange(0), default=_DEFAULTS.keep_checkpoints, help="0: all.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per step and event.")
+@profile_options
+def train(*, target: Target, as_json: bool, endpoint: str, **options: Any) -> int:
+    """Train ResNet-18 on the dataset in the bucket and write checkpoints back.
+
+    Ctrl-C once stops after the step with a checkpoint, twice at once.
+    """
+    from ossconsole.training.run import TrainingRun
+
+    settings = TrainSettings(endpoint=EndpointKind(endpoint), **options)
+    with target.open() as opened:
+        if opened.profile.endpoint(settings.endpoint) is None:
+            raise SettingsError(
+                f"Profile {opened.profile.name!r} has no {endpoint} endpoint.",
+                remedy=f"Give --{endpoint}-endpoint, or another --endpoint.",
+            )
+        run = TrainingRun(
+            opened.profile, opened.credentials, settings, on_event=_print_json if as_json else _print_line
+        )
+        with _stopping_on_signals(run) as signalled:
+            run.start()
+            while not run.wait(_POLL_S):
+                pass
+        if run.error is not None:
+            if not as_json:
+                click.echo(f"Error: {run.error}", err=True)
+            return run.error.exit_code
+        return 128 + signalled[0] if signalled else 0
+
+
+def _print_json(event: Event) -> None:
+    sys.stdout.buffer.write(events.encode(event) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _print_line(event: Event) -> None:
+    if isinstance(event, events.Step):
+        if event.step == 1 or event.step % _LINE_EVERY_STEPS == 0:
+            loss = "not finite" if event.loss is None else f"{event.loss:.4f}"
+            click.echo(
+                f"epoch {event.epoch}  step {event.step}  loss {loss}  {event.samples_per_s:.1f} samples/s  "
+                f"data wait {event.wait_fraction:.0%}  {event.endpoint}"
+            )
+    elif not isinstance(event, events.ErrorEvent) and (line := narrate(event)) is not None:
+        click.echo(line.text)
+
+
+@contextmanager
+def _stopping_on_signals(run: TrainingRun) -> Iterator[list[int]]:
+    """Turns the first SIGINT, SIGTERM or SIGHUP into a stop; the second ends at once. Gives the numbers that came."""
+    received: list[int] = []
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+        run.stop()
+        click.echo("Stopping after this step, with a checkpoint.", err=True)
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    previous = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
