@@ -15,7 +15,7 @@ from ossconsole.config.credentials import Credentials, CredentialSource
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.metadata import MetadataError, MetadataService
 from ossconsole.config.profile import AUTO_CREDENTIALS, CREDENTIAL_KINDS, Profile
-from ossconsole.config.secret import Secret
+from ossconsole.config.secret import Secret, mask_key_id
 
 REFRESH_BEFORE = timedelta(minutes=10)
 """A role's credentials are fetched anew this long before they end; the service renews them half an hour before."""
@@ -152,6 +152,15 @@ def find_credentials(profile: Profile, environ: Mapping[str, str] = os.environ) 
             return source
         looked.append(f"{source} ({missing})")
     raise NoCredentialsError(looked)
+
+
+def describe_credentials(profile: Profile, environ: Mapping[str, str] = os.environ) -> str:
+    """The pair in use and its source, masked; or why there is none."""
+    try:
+        found = find_credentials(profile, environ)()
+    except ConsoleError as error:
+        return str(error)
+    return f"{mask_key_id(found.access_key_id)} from {found.source}"
 
 
 def sources(profile: Profile, environ: Mapping[str, str] = os.environ) -> Iterator[AnySource]:

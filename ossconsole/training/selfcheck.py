@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
 
 import msgspec
 
@@ -29,7 +30,10 @@ def look() -> TorchReport:
         import torch
 
         report = msgspec.structs.replace(
-            report, torch=str(torch.__version__), cuda_built=torch.version.cuda or "", cuda_available=_cuda()
+            report,
+            torch=str(torch.__version__),
+            cuda_built=torch.version.cuda or "",
+            cuda_available=torch.cuda.is_available(),
         )
         if report.cuda_available:
             names = tuple(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
@@ -38,17 +42,11 @@ def look() -> TorchReport:
 
         report = msgspec.structs.replace(report, torchvision=str(torchvision.__version__))
         torch.ops.torchvision.nms  # noqa: B018 - a build that does not fit this torch has no operators
-        import osstorchconnector
+        import osstorchconnector  # noqa: F401 - its native library loads now or never
 
-        return msgspec.structs.replace(report, connector=str(osstorchconnector.__version__))
+        return msgspec.structs.replace(report, connector=version("osstorchconnector"))
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
         return msgspec.structs.replace(report, problem=f"{type(error).__name__}: {error}")
-
-
-def _cuda() -> bool:
-    import torch
-
-    return bool(torch.cuda.is_available())
 
 
 if __name__ == "__main__":

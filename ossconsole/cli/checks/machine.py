@@ -1,0 +1,97 @@
+"""Checks of the machine: Python, C library, memory sharing, limits, disk."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+import resource
+import shutil
+import sys
+from pathlib import Path
+
+from ossconsole.config.checks import Check, fail, ok, warn
+
+SUPPORTED_PYTHONS = ((3, 10), (3, 13))
+OLDEST_GLIBC = (2, 17)  # of osstorchconnector's wheels (manylinux2014), which exist for x86-64 only
+FEW_OPEN_FILES, TOO_FEW_OPEN_FILES = 4096, 512
+_USERFAULTFD = 323  # syscall number on x86-64
+_GB = 1e9
+
+
+def python_check(version: tuple[int, int] = sys.version_info[:2]) -> Check:
+    oldest, newest = SUPPORTED_PYTHONS
+    text = f"{platform.python_implementation()} {'.'.join(map(str, version))}, {sys.executable}"
+    if oldest <= version <= newest:
+        return ok("python", text)
+    return fail("python", f"{text}: osstorchconnector has no build for it.", "Make the venv with python3.12 -m venv")
+
+
+def glibc_check(version: str | None = None, machine: str = platform.machine()) -> Check:
+    """`version` reads like `glibc 2.36`, "" where the C library is another one."""
+    try:
+        found = (os.confstr("CS_GNU_LIBC_VERSION") or "") if version is None else version
+    except (OSError, ValueError):
+        found = ""
+    text = f"{found or 'no glibc'} on {machine}"
+    numbers = tuple(int(part) for part in found.removeprefix("glibc ").split(".")[:2]) if found else ()
+    if machine != "x86_64" or numbers < OLDEST_GLIBC:
+        return fail(
+            "glibc", f"{text}: osstorchconnector needs glibc 2.17 or newer on x86_64.", "Use an Ubuntu 22.04 image."
+        )
+    return ok("glibc", text)
+
+
+def userfaultfd_check() -> Check:
+    """Tries the system call that the connector's checkpoint reader rests on."""
+    name = "userfaultfd"
+    libc = ctypes.CDLL(None, use_errno=True)
+    descriptor = libc.syscall(_USERFAULTFD, os.O_CLOEXEC | os.O_NONBLOCK)
+    if descriptor >= 0:
+        os.close(descriptor)
+        return ok(name, "Allowed.")
+    code = ctypes.get_errno()
+    reason = errno.errorcode.get(code, str(code))
+    return warn(
+        name,
+        f"Not allowed ({reason}): the connector cannot read checkpoints; this console reads them without it.",
+        "sudo sysctl vm.unprivileged_userfaultfd=1" if code == errno.EPERM else "",
+    )
+
+
+def shared_memory_check(needed_bytes: int, folder: Path = Path("/dev/shm")) -> Check:  # noqa: S108 - a mount, not a file
+    """Whether the reader processes' batch buffers fit."""
+    name = "shared memory"
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        return fail(name, f"{folder} cannot be looked at: {error.strerror}.", f"sudo mount -t tmpfs tmpfs {folder}")
+    text = f"{free / _GB:.1f} GB free in {folder}; batch buffers take up to {needed_bytes / _GB:.1f} GB"
+    if free >= needed_bytes:
+        return ok(name, f"{text}.")
+    size_gb = max(1, round(2 * needed_bytes / _GB))
+    return fail(
+        name, f"{text}.", f"sudo mount -o remount,size={size_gb}G {folder}   (docker run: --shm-size={size_gb}g)"
+    )
+
+
+def open_files_check() -> Check:
+    name = "open files"
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    text = f"This process may open {soft} files (it may raise that to {hard})."
+    remedy = f"ulimit -n {hard if hard != resource.RLIM_INFINITY else 65536}"
+    if soft < TOO_FEW_OPEN_FILES:
+        return fail(name, text, remedy)
+    return warn(name, text, remedy) if soft < FEW_OPEN_FILES and hard > soft else ok(name, text)
+
+
+def disk_check(folder: Path, *, few_bytes: float = 2 * _GB, too_few_bytes: float = 0.2 * _GB) -> Check:
+    """Room for logs, run records, journals and the sandbox's objects."""
+    name = "disk"
+    free = shutil.disk_usage(folder).free
+    text = f"{free / _GB:.1f} GB free for {folder}."
+    remedy = f"Free some, or set OSSCONSOLE_STATE_DIR to a folder on a larger disk.   du -sh {folder}"
+    if free < too_few_bytes:
+        return fail(name, text, remedy)
+    return warn(name, text, remedy) if free < few_bytes else ok(name, text)

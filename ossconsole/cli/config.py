@@ -1,0 +1,89 @@
+"""`ossconsole config`: where the settings are, what they are and where each came from, a first file, a check."""
+
+from __future__ import annotations
+
+import click
+import msgspec
+
+from ossconsole.cli.options import Target, profile_options
+from ossconsole.config.connector import connector_config_path
+from ossconsole.config.errors import SettingsError
+from ossconsole.config.hosts import candidates
+from ossconsole.config.profile import Profile
+from ossconsole.config.resolve import FIELDS
+from ossconsole.config.settings_file import Settings, load_settings, save_settings, settings_path
+from ossconsole.config.sources import describe_credentials
+
+_SHOWN = (*FIELDS, "credentials")
+
+
+@click.group()
+def config() -> None:
+    """Where the settings are, what they are, and whether they are right."""
+
+
+@config.command()
+def path() -> None:
+    """Print the path of the settings file and of the connector's."""
+    click.echo(settings_path())
+    click.echo(connector_config_path())
+
+
+@config.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@profile_options
+def show(as_json: bool, target: Target) -> None:
+    """Show each setting in use and where it came from; secrets stay masked."""
+    resolution = target.resolve()
+    if resolution is None:
+        raise SettingsError(
+            "No profile is active: commands work on the embedded sandbox.", remedy="Make one: ossconsole config init"
+        )
+    values = msgspec.structs.asdict(resolution.profile)
+    rows = {name: {"value": values[name], "origin": str(resolution.origins[name])} for name in _SHOWN}
+    rows["credentials in use"] = {"value": describe_credentials(resolution.profile), "origin": ""}
+    if as_json:
+        click.echo(msgspec.json.encode({"profile": resolution.profile.name, "settings": rows}).decode())
+        return
+    click.echo(f"{'profile':<22}{resolution.profile.name}")
+    for name, row in rows.items():
+        click.echo(f"{name:<22}{row['value'] or '-'!s:<66}{row['origin']}")
+
+
+@config.command()
+@click.option("--name", default="default", show_default=True, help="Name of the profile.")
+@click.option("--region", prompt="Region (such as cn-hangzhou)", help="The bucket's region.")
+@click.option("--bucket", prompt="Bucket", help="The bucket.")
+@click.option("--standard-endpoint", default="", help="Default: the region's internal endpoint.")
+@click.option("--accelerated-endpoint", default="", help="The accelerator's endpoint, where there is one.")
+@click.option("--force", is_flag=True, help="Replace a profile of this name.")
+def init(
+    *, name: str, region: str, bucket: str, standard_endpoint: str, accelerated_endpoint: str, force: bool
+) -> None:
+    """Write a profile and make it the active one."""
+    settings = load_settings()
+    if name in settings.profiles and not force:
+        raise SettingsError(f"There is a profile {name!r} already.", remedy="Give another --name, or --force.")
+    profile = Profile(
+        name=name,
+        region=region,
+        bucket=bucket,
+        standard_endpoint=standard_endpoint or candidates(region)[0].endpoint,
+        accelerated_endpoint=accelerated_endpoint or None,
+    )
+    save_settings(settings.with_profile(profile, activate=True))
+    click.echo(f"Wrote {settings_path()}. Next: ossconsole doctor")
+
+
+@config.command()
+def validate() -> None:
+    """Check the settings file and the connector's; exit 2 with file, line and key when one is wrong."""
+    settings = load_settings()
+    connector = connector_config_path()
+    click.echo(f"{settings_path()}: {_count(settings)}, active: {settings.active or 'none (the sandbox)'}")
+    click.echo(f"{connector}: valid")
+
+
+def _count(settings: Settings) -> str:
+    number = len(settings.profiles)
+    return f"{number} profile{'' if number == 1 else 's'}"
