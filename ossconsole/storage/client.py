@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
+from xml.etree.ElementTree import ParseError
 
 import fastcrc
 import oss2
@@ -16,11 +17,12 @@ from ossconsole.config.credentials import Credentials, CredentialSource
 from ossconsole.config.endpoints import EndpointKind, sdk_endpoint
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.profile import Profile
-from ossconsole.storage.errors import StorageError, translate
+from ossconsole.storage.errors import StorageError, malformed, translate
 from ossconsole.storage.objects import BucketSummary, ListPage, ObjectInfo, ObjectSummary, PutResult
 
 T = TypeVar("T")
 
+_MALFORMED = (ParseError, RuntimeError, ValueError)  # what oss2 lets out for a reply that is not OSS's
 _METADATA_PREFIX = "x-oss-meta-"
 LIST_PAGE_SIZE = 1000  # the most that ListObjectsV2 gives at once
 DELETE_BATCH_SIZE = 1000  # the most that DeleteMultipleObjects takes at once
@@ -249,6 +251,8 @@ class ObjectStore:
                 raise translate(error, action, self._label) from error
             except requests.RequestException as error:  # a body that broke off: oss2 translates only the sending
                 raise translate(RequestError(error), action, self._label) from error
+            except _MALFORMED as error:
+                raise malformed(error, action, self._label) from error
 
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_is_retriable),
@@ -275,7 +279,7 @@ class _Provider:
         return oss2.credentials.Credentials(found.access_key_id, found.access_key_secret.reveal(), token)
 
 
-_backoff = tenacity.wait_exponential_jitter(initial=0.2, max=5)
+_backoff = tenacity.wait_exponential_jitter(multiplier=0.2, max=5)
 
 
 def _wait(state: tenacity.RetryCallState) -> float:

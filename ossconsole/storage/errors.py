@@ -95,8 +95,17 @@ def translate(error: OssError, action: str, endpoint: str) -> StorageError:
         code=code,
         ec=error.ec or "",
         request_id=error.request_id or "",
-        retriable=throttled or error.status >= 500,
+        retriable=throttled or (error.status >= 500 and error.status != 501),
         delay_s=_delay_s(error),
+    )
+
+
+def malformed(error: Exception, action: str, endpoint: str) -> StorageError:
+    """The StorageError for a reply that is not what OSS sends: cut short, or from something that is not OSS."""
+    return StorageError(
+        f"{endpoint} gave a reply that cannot be read while {action} ({type(error).__name__}).",
+        remedy="Check that the endpoint is OSS's and that no proxy stands in between; then try again.",
+        retriable=True,
     )
 
 
