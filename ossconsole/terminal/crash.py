@@ -49,7 +49,8 @@ def report(error: BaseException) -> Path:
 
 def crash_line(error: BaseException) -> str:
     """Write the report; the one line for the terminal: what happened and where the report is."""
-    what = printable(redact(f"{type(error).__name__}: {error}".replace("\n", " ")))[:_LINE_WIDTH]
+    text = "".join(traceback.format_exception_only(type(error), error)).strip().replace("\n", " ")
+    what = printable(redact(text))[:_LINE_WIDTH]
     try:
         where = f"Report: {report(error)}"
     except (OSError, ConsoleError) as failure:
