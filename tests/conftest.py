@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ossconsole.config.metadata import METADATA_VARIABLE
 from ossconsole.config.paths import CONFIG_DIR_VARIABLE, STATE_DIR_VARIABLE
+from tests.sandboxed import Sandboxed, sandboxed
 
 _FOREIGN = ("OSS_", "OSSCONSOLE_", "ALIBABA_CLOUD_", "ALIBABACLOUD_", "ALICLOUD_")
 CLOSED_PORT_URL = "http://127.0.0.1:9"
@@ -25,3 +27,10 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv(STATE_DIR_VARIABLE, str(folder / "state"))
     monkeypatch.setenv(METADATA_VARIABLE, CLOSED_PORT_URL)
     return folder
+
+
+@pytest.fixture(scope="session")
+def sandboxed_bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandboxed]:
+    """One unshaped sandbox for all tests of a session; each test keeps to keys of its own."""
+    with sandboxed(tmp_path_factory.mktemp("sandboxed")) as running:
+        yield running

@@ -1,0 +1,62 @@
+"""A running sandbox with keys that may do less than its owner's, for tests of any layer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from ossconsole.config.credentials import Credentials
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.profile import Profile
+from ossconsole.config.secret import Secret
+from ossconsole.config.sources import FixedSource
+from ossconsole.sandbox.keys import AccessKey, KeyRing, Role
+from ossconsole.sandbox.process import SandboxProcess
+from ossconsole.storage.client import ObjectStore
+
+
+@dataclass(frozen=True)
+class Sandboxed:
+    """`keys` by what they may do; `expired` is a temporary one whose end has passed."""
+
+    process: SandboxProcess
+    keys: dict[str, FixedSource]
+
+    @property
+    def owner(self) -> FixedSource:
+        return FixedSource(self.process.credentials())
+
+    @property
+    def wrong_secret(self) -> FixedSource:
+        return FixedSource(Credentials(self.process.info.access_key_id, Secret("wrong")))
+
+    def profile(self, folder: str) -> Profile:
+        """The sandbox's profile with prefixes of the test's own."""
+        return msgspec.structs.replace(
+            self.process.profile(), dataset_prefix=f"{folder}/data", checkpoint_prefix=f"{folder}/checkpoints"
+        )
+
+    def store(self, kind: EndpointKind = EndpointKind.STANDARD, key: str = "") -> ObjectStore:
+        credentials = self.keys[key] if key else self.owner
+        return ObjectStore(self.process.profile(), credentials, kind, timeout_s=5.0, attempts=1)
+
+
+@contextmanager
+def sandboxed(folder: Path, *, unshaped: bool = True, arguments: tuple[str, ...] = ()) -> Iterator[Sandboxed]:
+    """Starts one in `folder` and stops it again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ring = KeyRing.load(folder / "keys.json")
+    issued = {role.value: ring.issue(role) for role in Role}
+    issued["expired"] = ring.issue(Role.OWNER, expires_at=time.time() - 60)
+    issued["temporary"] = ring.issue(Role.OWNER, expires_at=time.time() + 3600)
+    with SandboxProcess.start(folder, unshaped=unshaped, arguments=arguments) as process:
+        yield Sandboxed(process, {name: _source(key) for name, key in issued.items()})
+
+
+def _source(key: AccessKey) -> FixedSource:
+    return FixedSource(Credentials(key.id, key.secret, key.token))

@@ -1,0 +1,233 @@
+"""ObjectStore against a real server: what it stores comes back, and every refusal arrives in words."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import fastcrc
+import msgspec
+import oss2
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.errors import SettingsError
+from ossconsole.config.profile import Profile
+from ossconsole.storage.client import ObjectStore
+from ossconsole.storage.errors import StorageError
+from tests.sandboxed import Sandboxed
+
+
+@pytest.fixture
+def store(sandboxed_bucket: Sandboxed) -> Iterator[ObjectStore]:
+    found = sandboxed_bucket.store()
+    yield found
+    found.close()
+
+
+def failure(work: object) -> StorageError:
+    assert callable(work)
+    with pytest.raises(StorageError) as caught:
+        work()
+    return caught.value
+
+
+def test_what_was_put_is_got(store: ObjectStore) -> None:
+    result = store.put("client/a", b"some bytes", content_type="text/plain", metadata={"run": "r1"})
+    assert result.crc64 == fastcrc.crc64.xz(b"some bytes")
+    info = store.head("client/a")
+    assert (info.size, info.content_type, info.metadata) == (10, "text/plain", {"run": "r1"})
+    assert info.crc64 == result.crc64
+    assert store.get("client/a") == b"some bytes"
+    assert store.exists("client/a")
+
+
+def test_the_crc_is_the_services() -> None:
+    theirs = oss2.utils.Crc64()
+    theirs.update(b"123456789")
+    assert fastcrc.crc64.xz(b"123456789") == 0x995DC9BBDF1939FA == theirs.crc
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=st.text(min_size=1, max_size=40), data=st.binary(max_size=300))
+def test_any_key_and_any_bytes_come_back(store: ObjectStore, name: str, data: bytes) -> None:
+    if not name.isprintable():
+        return
+    key = f"client/any/{name}"
+    store.put(key, data)
+    assert store.get(key) == data
+    assert store.head(key).size == len(data)
+    store.delete(key)
+    assert not store.exists(key)
+
+
+def test_ranges_end_with_the_object(store: ObjectStore) -> None:
+    store.put("client/range", b"0123456789")
+    assert store.get_range("client/range", 2, 3) == b"234"
+    assert store.get_range("client/range", 8, 100) == b"89"
+    assert store.get_range("client/range", 10, 5) == b""
+
+
+def test_listing_goes_through_all_pages(store: ObjectStore) -> None:
+    names = [f"client/list/{number:02d}" for number in range(7)]
+    for name in names:
+        store.put(name, b"x")
+    page = store.list_page("client/list/", max_keys=3)
+    assert [item.key for item in page.objects] == names[:3]
+    second = store.list_page("client/list/", max_keys=3, token=page.next_token)
+    assert [item.key for item in second.objects] == names[3:6]
+    assert [item.key for item in store.list_all("client/list/")] == names
+    assert [item.key for item in store.list_page("client/list/", start_after=names[4]).objects] == names[5:]
+
+
+def test_a_delimiter_gives_folders(store: ObjectStore) -> None:
+    for name in ("client/tree/a/1", "client/tree/b/1", "client/tree/c"):
+        store.put(name, b"x")
+    page = store.list_page("client/tree/")
+    assert page.prefixes == ["client/tree/a/", "client/tree/b/"]
+    assert [item.key for item in page.objects] == ["client/tree/c"]
+    assert page.next_token == ""
+
+
+def test_copy_and_delete(store: ObjectStore) -> None:
+    store.put("client/source", b"bytes")
+    store.copy("client/source", "client/target")
+    assert store.get("client/target") == b"bytes"
+    assert store.delete_many(["client/source", "client/target", "client/never"]) == 3
+    assert not store.exists("client/source")
+    store.delete("client/never")
+
+
+def test_the_bucket_is_told(store: ObjectStore, sandboxed_bucket: Sandboxed) -> None:
+    store.head_bucket()
+    info = sandboxed_bucket.process.info
+    assert [(found.name, found.region) for found in store.list_buckets()] == [(info.bucket, info.region)]
+
+
+def test_both_endpoints_show_the_same_objects(store: ObjectStore, sandboxed_bucket: Sandboxed) -> None:
+    store.put("client/both", b"1")
+    accelerated = sandboxed_bucket.store(EndpointKind.ACCELERATED)
+    assert accelerated.get("client/both") == b"1"
+    store.put("client/both", b"22")
+    assert accelerated.get("client/both") == b"22"
+
+
+def test_a_missing_object_says_which(store: ObjectStore) -> None:
+    error = failure(lambda: store.get("client/none"))
+    assert (error.status, error.code) == (404, "NoSuchKey")
+    assert "oss://127/client/none" in error.message
+    assert error.request_id in error.message
+    assert failure(lambda: store.head("client/none")).status == 404
+
+
+def test_a_wrong_secret_names_code_request_and_remedy(sandboxed_bucket: Sandboxed) -> None:
+    store = ObjectStore(sandboxed_bucket.process.profile(), sandboxed_bucket.wrong_secret)
+    error = failure(lambda: store.get("client/a"))
+    assert error.code == "SignatureDoesNotMatch"
+    assert len(error.request_id) == 24
+    assert "secret" in error.remedy
+    assert not error.retriable
+
+
+def test_a_wrong_region_is_an_error_of_arguments(sandboxed_bucket: Sandboxed) -> None:
+    profile = msgspec.structs.replace(sandboxed_bucket.process.profile(), region="cn-elsewhere")
+    error = failure(lambda: ObjectStore(profile, sandboxed_bucket.owner).get("client/a"))
+    assert error.code == "InvalidArgument"
+    assert error.ec == "0002-00000226"
+    assert "region" in error.remedy
+
+
+@pytest.mark.parametrize(
+    ("key", "refused"), [("read-only", ("put", "delete")), ("no-delete", ("delete",)), ("temporary", ())]
+)
+def test_each_key_may_do_what_its_role_allows(
+    sandboxed_bucket: Sandboxed, store: ObjectStore, key: str, refused: tuple[str, ...]
+) -> None:
+    name = f"client/{key}"
+    store.put(name, b"x")
+    limited = sandboxed_bucket.store(key=key)
+    for operation, work in {
+        "get": lambda: limited.get(name),
+        "put": lambda: limited.put(name, b"y"),
+        "delete": lambda: limited.delete(name),
+    }.items():
+        if operation in refused:
+            assert failure(work).code == "AccessDenied"
+        else:
+            work()
+
+
+def test_an_expired_token_is_told_apart(sandboxed_bucket: Sandboxed) -> None:
+    error = failure(lambda: sandboxed_bucket.store(key="expired").get("client/a"))
+    assert error.code == "SecurityTokenExpired"
+    assert "fetch new" in error.remedy
+
+
+def test_a_dead_port_is_no_answer(sandboxed_bucket: Sandboxed) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    profile = msgspec.structs.replace(sandboxed_bucket.process.profile(), standard_endpoint=f"http://0.0.1:{port}")
+    error = failure(lambda: ObjectStore(profile, sandboxed_bucket.owner, attempts=2, timeout_s=1).get("a"))
+    assert (error.status, error.code, error.retriable) == (0, "", True)
+    assert "refused" in error.message
+    assert "internal network" in error.remedy
+
+
+def test_a_profile_without_the_endpoint_is_refused(sandboxed_bucket: Sandboxed) -> None:
+    profile = msgspec.structs.replace(sandboxed_bucket.process.profile(), accelerated_endpoint=None)
+    with pytest.raises(SettingsError, match="no accelerated endpoint"):
+        ObjectStore(profile, sandboxed_bucket.owner, EndpointKind.ACCELERATED)
+
+
+def test_nothing_leaves_this_machine(sandboxed_bucket: Sandboxed, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+    connect = socket.socket.connect
+
+    def watched(self: socket.socket, address: tuple[str, int]) -> None:
+        called.append(address[0])
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", watched)
+    for kind in EndpointKind:
+        store = sandboxed_bucket.store(kind)
+        store.put("client/local", b"x")
+        store.head("client/local")
+        store.list_page("client/")
+    assert set(called) == {"127.0.0.1", "127.0.0.2"}
+
+
+class _Damaging(BaseHTTPRequestHandler):
+    """Answers every GET with bytes that are not those of the checksum it sends; the third time it is right."""
+
+    answers = 0
+
+    def do_GET(self) -> None:
+        type(self).answers += 1
+        body = b"right" if self.answers == 3 else b"wrong"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("x-oss-hash-crc64ecma", str(fastcrc.crc64.xz(b"right")))
+        self.send_header("x-oss-request-id", "R" * 24)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+
+def test_damaged_bytes_are_asked_for_again(sandboxed_bucket: Sandboxed) -> None:
+    _Damaging.answers = 0
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Damaging)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    profile = Profile(name="a", region="r", bucket="127", standard_endpoint=f"http://0.0.1:{server.server_address[1]}")
+    try:
+        assert "checksum" in failure(lambda: ObjectStore(profile, sandboxed_bucket.owner, attempts=2).get("a")).message
+        assert ObjectStore(profile, sandboxed_bucket.owner, attempts=2).get("a") == b"right"
+    finally:
+        server.shutdown()
+        server.server_close()
