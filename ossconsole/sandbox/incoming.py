@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import parse_qsl, quote, unquote_to_bytes
 
 from ossconsole.sandbox.errors import OssError
@@ -63,6 +64,7 @@ class Incoming:
         return [by_path, by_host] if first in buckets else [by_host, by_path]
 
 
+@lru_cache(maxsize=16)
 def _bucket_of_host(host: str) -> str | None:
     name = host.partition(":")[0]
     try:

@@ -11,7 +11,7 @@ from typing import Protocol
 from ossconsole.sandbox import markup as xml
 from ossconsole.sandbox.errors import invalid_argument
 from ossconsole.sandbox.records import StoredObject
-from ossconsole.sandbox.signature import iso_time
+from ossconsole.sandbox.times import iso_time
 
 DEFAULT_KEYS = 100
 MAX_KEYS = 1000

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.sandbox.blobs import BlobFolder
@@ -29,56 +27,67 @@ class Reader:
         self._cache = cache
         self._sleep = sleep
 
-    def chunks(self, kind: EndpointKind, stored: StoredObject, span: Span) -> AsyncGenerator[bytes, None]:
-        """The bytes of `span`, read through the endpoint of this kind."""
-        if kind is EndpointKind.STANDARD or not self._cache.capacity:
-            return self._from_origin(stored, span)
-        return self._through_cache(stored, span)
+    def open(self, kind: EndpointKind, stored: StoredObject, span: Span) -> Body:
+        """The bytes of `span`, to be read through the endpoint of this kind and then closed."""
+        cached = kind is EndpointKind.ACCELERATED and self._cache.capacity > 0
+        return Body(self, os.open(self._blobs.path(stored.blob), os.O_RDONLY | os.O_CLOEXEC), stored, span, cached)
 
-    @contextmanager
-    def _open(self, stored: StoredObject) -> Iterator[int]:
-        """Opened before the first wait: whatever happens to the object after that, these stay its bytes."""
-        descriptor = os.open(self._blobs.path(stored.blob), os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            yield descriptor
-        finally:
-            os.close(descriptor)
-
-    async def _from_origin(self, stored: StoredObject, span: Span) -> AsyncGenerator[bytes, None]:
-        with self._open(stored) as descriptor:
-            await self._origin.get()
-            async for data in self._read(descriptor, span.start, span.length):
-                yield data
-
-    async def _through_cache(self, stored: StoredObject, span: Span) -> AsyncGenerator[bytes, None]:
-        with self._open(stored) as descriptor:
-            await self._wait_accelerator()
-            end = span.start + span.length
-            for number in range(span.start // BLOCK_BYTES, -(-end // BLOCK_BYTES)):
-                block = self._cache.get((stored.blob, stored.size, number))
-                if block is None:
-                    block = await self._fetch(descriptor, stored, number)
-                base = number * BLOCK_BYTES
-                yield block[max(span.start - base, 0) : end - base]
-
-    async def _fetch(self, descriptor: int, stored: StoredObject, number: int) -> bytes:
-        """One block from the bucket, at its cost, into the cache."""
-        await self._origin.get()
-        start = number * BLOCK_BYTES
-        length = min(BLOCK_BYTES, stored.size - start)
-        block = b"".join([data async for data in self._read(descriptor, start, length)])
-        self._cache.put((stored.blob, stored.size, number), block)
-        return block
-
-    async def _read(self, descriptor: int, position: int, left: int) -> AsyncGenerator[bytes, None]:
-        while left:
-            data = os.pread(descriptor, min(left, _CHUNK_BYTES), position)
-            if not data:
-                raise OSError("a blob is shorter than the index says")
-            await self._origin.transfer(len(data))
-            yield data
-            position, left = position + len(data), left - len(data)
-
-    async def _wait_accelerator(self) -> None:
+    async def first_byte(self) -> None:
+        """What the accelerator itself takes, before it looks into its cache."""
         if self._accelerated_s:
             await self._sleep(self._accelerated_s)
+
+    async def from_origin(self, descriptor: int, start: int, length: int, *, first: bool) -> bytes:
+        """Bytes of the bucket's own copy; `first` when this is where a request to it begins."""
+        if first:
+            await self._origin.get()
+        data = os.pread(descriptor, length, start)
+        if len(data) < length:
+            raise OSError("a blob is shorter than the index says")
+        await self._origin.transfer(length)
+        return data
+
+    async def block(self, descriptor: int, stored: StoredObject, number: int) -> bytes:
+        """One block of an object, out of the cache or, at the bucket's cost, into it."""
+        block = self._cache.get((stored.blob, stored.size, number))
+        if block is None:
+            start = number * BLOCK_BYTES
+            length = min(BLOCK_BYTES, stored.size - start)
+            block = await self.from_origin(descriptor, start, length, first=True)
+            self._cache.put((stored.blob, stored.size, number), block)
+        return block
+
+
+class Body:
+    """An object's bytes on their way out. The file is open from the start: whatever happens to the object while the
+    reader waits its turn, these stay its bytes.
+    """
+
+    def __init__(self, reader: Reader, descriptor: int, stored: StoredObject, span: Span, cached: bool) -> None:
+        self._reader = reader
+        self._descriptor = descriptor
+        self._stored = stored
+        self._position = self._start = span.start
+        self._end = span.start + span.length
+        self._cached = cached
+        self.length = span.length
+
+    async def read(self) -> bytes:
+        """The next chunk; empty at the end."""
+        first = self._position == self._start
+        if first and self._cached:
+            await self._reader.first_byte()
+        if self._position == self._end:
+            return b""
+        if self._cached:
+            number, offset = divmod(self._position, BLOCK_BYTES)
+            block = await self._reader.block(self._descriptor, self._stored, number)
+            data = block[offset : offset + self._end - self._position]
+        else:
+            length = min(_CHUNK_BYTES, self._end - self._position)
+            data = await self._reader.from_origin(self._descriptor, self._position, length, first=first)
+        self._position += len(data)
+        return data
+
+    def close(self) -> None:
+        os.close(self._descriptor)

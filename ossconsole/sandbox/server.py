@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from contextlib import aclosing
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -19,6 +19,7 @@ from ossconsole.sandbox.errors import OssError
 from ossconsole.sandbox.incoming import Incoming, Target
 from ossconsole.sandbox.keys import AccessKey, Action
 from ossconsole.sandbox.names import check_key
+from ossconsole.sandbox.reading import Body
 from ossconsole.sandbox.requestlog import RequestLog, RequestRecord, shown_query
 from ossconsole.sandbox.signature import Verifier
 
@@ -65,18 +66,18 @@ class Front:
     async def _handle(self, kind: EndpointKind, request: web.BaseRequest) -> web.StreamResponse:
         trace = _Trace(f"{self._id_prefix}{next(self._numbers):012X}", time.monotonic())
         try:
-            try:
-                reply = await self._answer(kind, request, trace)
-            except OssError as error:
-                reply = _refusal(request, trace, error)
-            except ConnectionError:
-                raise
-            except OSError as error:
-                reply = _refusal(request, trace, OssError("InternalError", f"The sandbox's disk: {error.strerror}."))
-            return await self._send(request, trace, reply)
+            return await self._send(request, trace, await self._answer(kind, request, trace))
+        except OssError as error:
+            return await self._refuse(request, trace, error)
+        except web.RequestPayloadError as error:
+            return await self._refuse(request, trace, OssError("BadRequest", str(error)))
         except ConnectionError:
             trace.code = "ClientGone"
             raise
+        except OSError as error:
+            if trace.sent:
+                raise
+            return await self._refuse(request, trace, OssError("InternalError", f"The sandbox's disk: {error}."))
         finally:
             self._record(kind, request, trace)
 
@@ -126,32 +127,25 @@ class Front:
             raise OssError("AccessDenied", "Anonymous access is forbidden for this operation.")
 
     async def _send(self, request: web.BaseRequest, trace: _Trace, reply: Reply) -> web.StreamResponse:
-        elapsed_ms = int((time.monotonic() - trace.started) * 1000)
         trace.status = reply.status
         headers = reply.headers
         headers["Server"] = _SERVER_NAME
         headers["x-oss-request-id"] = trace.request_id
-        headers["x-oss-server-time"] = str(elapsed_ms)
-        if reply.stream is None:
-            if request.method == "HEAD":
-                headers["Content-Length"] = str(reply.length)
-            trace.sent = len(reply.body)
-            return web.Response(status=reply.status, headers=headers, body=reply.body or None)
-        async with aclosing(reply.stream) as stream:
-            first = await anext(stream, b"")
-            if len(first) == reply.length:
-                trace.sent = reply.length
-                return web.Response(status=reply.status, headers=headers, body=first)
-            response = web.StreamResponse(status=reply.status, headers=headers)
-            response.content_length = reply.length
-            await response.prepare(request)
-            await response.write(first)
-            trace.sent = len(first)
-            async for data in stream:
-                await response.write(data)
-                trace.sent += len(data)
-        await response.write_eof()
-        return response
+        headers["x-oss-server-time"] = str(int((time.monotonic() - trace.started) * 1000))
+        if reply.source is not None:
+            with closing(reply.source) as source:
+                return await _send_source(request, trace, reply, source)
+        if request.method == "HEAD":
+            headers["Content-Length"] = str(reply.length)
+        trace.sent = len(reply.body)
+        return web.Response(status=reply.status, headers=headers, body=reply.body or None)
+
+    async def _refuse(self, request: web.BaseRequest, trace: _Trace, error: OssError) -> web.StreamResponse:
+        trace.code = error.code
+        xml = error.xml(trace.request_id, request.headers.get("Host", ""))
+        head = request.method == "HEAD"
+        headers = {"Content-Type": "application/xml", **error.headers(xml, head=head)}
+        return await self._send(request, trace, Reply(error.status, headers, b"" if head else xml))
 
     def _record(self, kind: EndpointKind, request: web.BaseRequest, trace: _Trace) -> None:
         record = RequestRecord(
@@ -172,9 +166,17 @@ class Front:
         self._log.write(record)
 
 
-def _refusal(request: web.BaseRequest, trace: _Trace, error: OssError) -> Reply:
-    trace.code = error.code
-    xml = error.xml(trace.request_id, request.headers.get("Host", ""))
-    head = request.method == "HEAD"
-    headers = {"Content-Type": "application/xml", **error.headers(xml, head=head)}
-    return Reply(error.status, headers, b"" if head else xml)
+async def _send_source(request: web.BaseRequest, trace: _Trace, reply: Reply, source: Body) -> web.StreamResponse:
+    data = await source.read()
+    if len(data) == source.length:
+        trace.sent = source.length
+        return web.Response(status=reply.status, headers=reply.headers, body=data)
+    response = web.StreamResponse(status=reply.status, headers=reply.headers)
+    response.content_length = source.length
+    await response.prepare(request)
+    while data:
+        await response.write(data)
+        trace.sent += len(data)
+        data = await source.read()
+    await response.write_eof()
+    return response

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -15,6 +14,7 @@ from functools import lru_cache
 from ossconsole.sandbox.errors import OssError, invalid_argument
 from ossconsole.sandbox.incoming import Incoming, Target, encode_path, encode_query
 from ossconsole.sandbox.keys import AccessKey, KeyRing
+from ossconsole.sandbox.times import iso_time
 
 ALGORITHM = "OSS4-HMAC-SHA256"
 MAX_SKEW_S = 900
@@ -143,11 +143,6 @@ def _check_time(claim: _Claim, now: float) -> None:
             "ServerTime": iso_time(now),
         }
         raise OssError("RequestTimeTooSkewed", fields=fields)
-
-
-def iso_time(timestamp: float) -> str:
-    """`2024-01-01T00:00:00.000Z`, as in listings and errors; always whole seconds, or oss2 refuses to read it."""
-    return time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(timestamp))
 
 
 def _header_claim_v4(request: Incoming, authorization: str) -> _Claim:

@@ -15,7 +15,7 @@ from ossconsole.sandbox.errors import OssError, invalid_argument
 from ossconsole.sandbox.keys import Action
 from ossconsole.sandbox.names import check_bucket, check_key
 from ossconsole.sandbox.records import Bucket
-from ossconsole.sandbox.signature import iso_time
+from ossconsole.sandbox.times import iso_time
 
 BUCKET_ACLS = ("private", "public-read", "public-read-write")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -14,7 +14,7 @@ from ossconsole.sandbox.errors import OssError
 from ossconsole.sandbox.incoming import Incoming, Target
 from ossconsole.sandbox.keys import AccessKey, KeyRing
 from ossconsole.sandbox.listing import KeySource
-from ossconsole.sandbox.reading import Reader
+from ossconsole.sandbox.reading import Body, Reader
 from ossconsole.sandbox.shaping import Origin
 from ossconsole.sandbox.store import Store
 
@@ -42,12 +42,12 @@ class Service:
 
 @dataclass
 class Reply:
-    """What to send. `stream` yields `length` bytes in place of `body`."""
+    """What to send: `body`, or the bytes of `source`. `length` is for a HEAD, which has neither."""
 
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
-    stream: AsyncGenerator[bytes, None] | None = None
+    source: Body | None = None
     length: int = 0
 
 

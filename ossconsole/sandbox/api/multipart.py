@@ -12,7 +12,7 @@ from ossconsole.sandbox.api.call import Call, Reply, xml_reply
 from ossconsole.sandbox.api.writes import attributes_of, copy_source, forbids_overwrite, receive
 from ossconsole.sandbox.errors import OssError, invalid_argument
 from ossconsole.sandbox.records import Upload
-from ossconsole.sandbox.signature import iso_time
+from ossconsole.sandbox.times import iso_time
 
 MAX_PARTS = 10_000
 _COPY_RANGE = re.compile(r"bytes=(\d+)-(\d+)")

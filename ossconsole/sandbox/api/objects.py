@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from email.utils import formatdate
 from urllib.parse import unquote_plus
 
 import msgspec
@@ -12,6 +11,7 @@ from ossconsole.sandbox import markup as xml
 from ossconsole.sandbox.api.call import OWNER, Call, Reply, xml_reply
 from ossconsole.sandbox.errors import OssError, invalid_argument
 from ossconsole.sandbox.records import Attributes, StoredObject
+from ossconsole.sandbox.times import http_time
 
 OBJECT_ACLS = ("default", "private", "public-read", "public-read-write")
 _MAX_TAGS = 10
@@ -22,7 +22,7 @@ _OVERRIDES = ("content-type", "content-language", "expires", "cache-control", "c
 async def get(call: Call) -> Reply:
     stored = call.store.get(call.bucket, call.object_key)
     if not conditions.check(call.headers, stored):
-        return Reply(304, {"ETag": f'"{stored.etag}"', "Last-Modified": formatdate(stored.modified, usegmt=True)})
+        return Reply(304, {"ETag": f'"{stored.etag}"', "Last-Modified": http_time(stored.modified)})
     if call.store.frozen(stored):
         raise OssError("InvalidObjectState", fields={"ObjectName": stored.key})
     standard = call.headers.get("x-oss-range-behavior") == "standard"
@@ -33,8 +33,7 @@ async def get(call: Call) -> Reply:
             headers[name.title()] = override
     if span.partial:
         headers["Content-Range"] = f"bytes {span.start}-{span.start + span.length - 1}/{stored.size}"
-    chunks = call.service.reader.chunks(call.kind, stored, span)
-    return Reply(206 if span.partial else 200, headers, stream=chunks, length=span.length)
+    return Reply(206 if span.partial else 200, headers, source=call.service.reader.open(call.kind, stored, span))
 
 
 async def head(call: Call) -> Reply:
@@ -46,7 +45,7 @@ async def head(call: Call) -> Reply:
 
 async def head_meta(call: Call) -> Reply:
     stored = call.store.get(call.bucket, call.object_key)
-    headers = {"ETag": f'"{stored.etag}"', "Last-Modified": formatdate(stored.modified, usegmt=True)}
+    headers = {"ETag": f'"{stored.etag}"', "Last-Modified": http_time(stored.modified)}
     return Reply(200, headers, length=stored.size)
 
 
@@ -55,7 +54,7 @@ def describe(stored: StoredObject) -> dict[str, str]:
     headers = {
         "Content-Type": _DEFAULT_TYPE,
         "ETag": f'"{stored.etag}"',
-        "Last-Modified": formatdate(stored.modified, usegmt=True),
+        "Last-Modified": http_time(stored.modified),
         "Accept-Ranges": "bytes",
         "x-oss-object-type": stored.type,
         "x-oss-storage-class": stored.attributes.storage_class,
@@ -68,7 +67,7 @@ def describe(stored: StoredObject) -> dict[str, str]:
     if stored.attributes.tags:
         headers["x-oss-tagging-count"] = str(len(stored.attributes.tags))
     if stored.restored_until is not None:
-        until = formatdate(stored.restored_until, usegmt=True)
+        until = http_time(stored.restored_until)
         headers["x-oss-restore"] = f'ongoing-request="false", expiry-date="{until}"'
     return headers
 

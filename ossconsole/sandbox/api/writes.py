@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-from email.utils import formatdate
 
 import msgspec
 
@@ -17,7 +16,7 @@ from ossconsole.sandbox.errors import OssError, invalid_argument
 from ossconsole.sandbox.incoming import parse_copy_source
 from ossconsole.sandbox.keys import Action
 from ossconsole.sandbox.records import Attributes, StoredObject
-from ossconsole.sandbox.signature import iso_time
+from ossconsole.sandbox.times import http_time, iso_time
 
 STORAGE_CLASSES = ("Standard", "IA", "Archive", "ColdArchive", "DeepColdArchive")
 _MAX_PUT_BYTES = 5 << 30
@@ -150,6 +149,6 @@ async def append(call: Call) -> Reply:
         "ETag": f'"{stored.etag}"',
         "x-oss-hash-crc64ecma": str(stored.crc64),
         "x-oss-next-append-position": str(stored.size),
-        "Last-Modified": formatdate(stored.modified, usegmt=True),
+        "Last-Modified": http_time(stored.modified),
     }
     return Reply(200, headers)
