@@ -1,1 +1,11 @@
-"""The console: app, screens, widgets and styles; the only importer of Textual."""
+"""The console: app, screens, widgets, styles; the only importer of Textual."""
+
+from __future__ import annotations
+
+import os
+
+# Textual reads these when it is first imported. Over SSH a frame costs bytes: no animations, no pixel-wise scrolling,
+# and no more frames than a key press needs to feel immediate.
+os.environ.setdefault("TEXTUAL_FPS", "40")
+os.environ.setdefault("TEXTUAL_ANIMATIONS", "none")
+os.environ.setdefault("TEXTUAL_SMOOTH_SCROLL", "0")

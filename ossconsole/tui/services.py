@@ -18,7 +18,7 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.profile import Profile
 from ossconsole.storage.objects import ListPage, ObjectInfo
 from ossconsole.telemetry.events import Event, RunState
-from ossconsole.telemetry.samples import GpuSnapshot, HostSample
+from ossconsole.telemetry.sampler import TelemetrySample
 from ossconsole.training.settings import TrainSettings
 
 
@@ -157,15 +157,8 @@ class Services(Protocol):
         """The newest upload, also after its end."""
 
     @property
-    def gpu(self) -> GpuSnapshot | None:
-        """The sampler's latest look at the GPUs, None before the first."""
-
-    @property
-    def host(self) -> HostSample | None: ...
-
-    @property
-    def log_path(self) -> Path | None:
-        """The program's log, where native libraries write too."""
+    def sample(self) -> TelemetrySample | None:
+        """The sampler's latest look at the GPUs and the host, None before the first."""
 
     def settings(self) -> Sequence[Setting]:
         """The profile in use, setting by setting."""

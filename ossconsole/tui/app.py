@@ -1,0 +1,195 @@
+"""ConsoleApp: modes, themes, dialogs and the pull of the run. All work is done by the services outside of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import PurePath
+from typing import ClassVar
+
+from rich.text import Text
+from textual import work
+from textual.app import App
+from textual.binding import BindingType
+from textual.color import Color
+from textual.screen import Screen
+
+from ossconsole.config.errors import ConsoleError
+from ossconsole.telemetry import events
+from ossconsole.telemetry.events import RunState
+from ossconsole.terminal.crash import crash_line
+from ossconsole.tui import actions, glyphs, themes
+from ossconsole.tui.monitor import RunMonitor
+from ossconsole.tui.palette import ActionProvider
+from ossconsole.tui.screens.base import ConsoleScreen
+from ossconsole.tui.screens.browse import BrowseScreen
+from ossconsole.tui.screens.confirm import Choice, ConfirmScreen
+from ossconsole.tui.screens.help import HelpScreen
+from ossconsole.tui.screens.log import LogScreen
+from ossconsole.tui.screens.setup import SetupScreen
+from ossconsole.tui.screens.train import TrainScreen
+from ossconsole.tui.screens.upload import UploadScreen
+from ossconsole.tui.services import Services
+from ossconsole.tui.text import safe
+
+TICK_S = 0.25
+
+
+class ConsoleApp(App[str]):
+    """The console over `services`, opened on `initial_mode` (setup, browse, upload or train).
+
+    `clock` gives Unix seconds. The return code is 0 after quitting and 1 after a crash, of which one line is left on
+    the terminal. `return_value` is `stop` where the user asked to stop the work in progress.
+    """
+
+    TITLE = "ossconsole"
+    CSS_PATH: ClassVar[list[str | PurePath]] = [
+        f"styles/{name}.tcss" for name in ("base", "train", "dialogs", "setup", "browse", "upload")
+    ]
+    MODES: ClassVar[dict[str, Callable[[], Screen[None]]]] = {  # type: ignore[assignment]
+        "setup": SetupScreen,
+        "browse": BrowseScreen,
+        "upload": UploadScreen,
+        "train": TrainScreen,
+    }
+    BINDINGS: ClassVar[list[BindingType]] = [*actions.bindings("app")]
+    COMMANDS = App.COMMANDS | {ActionProvider}
+    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]]] = [(0, "-narrow"), (110, "-wide"), (170, "-vast")]
+    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]]] = [(0, "-low"), (30, "-middle"), (50, "-high")]
+    ENABLE_COMMAND_PALETTE = True
+    COMMAND_PALETTE_BINDING = "ctrl+p"
+
+    def __init__(
+        self,
+        services: Services,
+        initial_mode: str = "train",
+        *,
+        glyph_set: glyphs.Glyphs | None = None,
+        theme: str | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__()
+        self.services = services
+        self.initial_mode = initial_mode
+        self.glyphs = glyph_set or glyphs.for_terminal()
+        self.monitor = RunMonitor(services, clock)
+        self._crash: Exception | None = None
+        for own in themes.OWN:
+            self.register_theme(own)
+        # 16 colours cannot carry a palette of our own: the terminal's is used as it is.
+        poor = self.console.color_system == "standard"
+        self.theme = theme or ("ansi-dark" if poor else "console-dark")
+
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        """`rule` and `dim` for the themes that are not ours."""
+        current = self.current_theme
+        if current.ansi or not current.background or not current.foreground:
+            return {"rule": "ansi_bright_black", "dim": "ansi_bright_black"}
+        ground, ink = Color.parse(current.background), Color.parse(current.foreground)
+        return {"rule": ground.blend(ink, 0.25).hex, "dim": ground.blend(ink, 0.6).hex}
+
+    def on_mount(self) -> None:
+        self.switch_mode(self.initial_mode)
+        self.set_interval(TICK_S, self._tick)
+
+    def _tick(self) -> None:
+        for event in self.monitor.pull():
+            self._announce(event)
+        screen = self.screen
+        if isinstance(screen, ConsoleScreen):
+            screen.redraw_bars()
+            screen.tick()
+
+    def _announce(self, event: events.Event) -> None:
+        """Tell of what matters while another screen shows; the Train screen has it in its event log."""
+        if isinstance(event, events.ErrorEvent):
+            self.notify(safe(event.message), title="The run", severity="error", markup=False, timeout=15)
+        elif self.current_mode != "train" and isinstance(event, events.State) and event.state.final:
+            failed = event.state is RunState.FAILED
+            words = f"The run has {_FINAL_WORDS[event.state]}."
+            self.notify(words, severity="error" if failed else "information", markup=False)
+
+    def tell(self, error: ConsoleError) -> None:
+        """Show an error of any screen: what happened, and what to do next."""
+        self.notify(safe(str(error)), title="That did not work", severity="error", markup=False, timeout=12)
+
+    # Actions
+
+    def action_mode(self, mode: str) -> None:
+        if not isinstance(self.screen, ConsoleScreen):
+            return
+        self.switch_mode(mode)
+
+    def action_help(self) -> None:
+        if isinstance(self.screen, HelpScreen):
+            self.pop_screen()
+        elif isinstance(self.screen, ConsoleScreen):
+            self.push_screen(HelpScreen(self.screen.SCOPE))
+
+    def action_log(self) -> None:
+        if isinstance(self.screen, LogScreen):
+            self.pop_screen()
+        elif isinstance(self.screen, ConsoleScreen):
+            self.push_screen(LogScreen())
+
+    def action_next_theme(self) -> None:
+        names = themes.ROTATION
+        at = names.index(self.theme) if self.theme in names else -1
+        self.theme = names[(at + 1) % len(names)]
+        self.notify(f"Theme {self.theme}", timeout=2)
+
+    def action_next_glyphs(self) -> None:
+        names = list(glyphs.SETS)
+        self.glyphs = glyphs.SETS[names[(names.index(self.glyphs.name) + 1) % len(names)]]
+        self.notify(f"Symbols: {self.glyphs.name}", timeout=2)
+        self._tick()
+
+    def action_interrupt(self) -> None:
+        text = self.screen.get_selected_text()
+        if text:
+            self.copy_to_clipboard(text)
+            self.notify("Copied.", timeout=2)
+        else:
+            self.notify("Press q to leave the console, s on the Train screen to stop the run.", timeout=4)
+
+    @work(exclusive=True, group="quit", exit_on_error=False)
+    async def action_quit(self) -> None:  # type: ignore[override]
+        """Leave; where work is in progress, only after asking."""
+        upload = self.services.upload
+        uploading = upload is not None and upload.alive
+        if not self.monitor.busy and not uploading:
+            self.exit("")
+            return
+        if isinstance(self.screen, ConfirmScreen):
+            return
+        work_words = " and ".join(
+            words for words, busy in (("a training run", self.monitor.busy), ("an upload", uploading)) if busy
+        )
+        choice = await self.push_screen_wait(
+            ConfirmScreen(
+                "Leave the console?",
+                f"There is {work_words} in progress. Leaving stops it: a run writes a checkpoint first, an upload "
+                "can be resumed later. In tmux you can detach instead (ctrl+b d) and come back.",
+                (Choice("", "Stay"), Choice("stop", "Stop and leave", "warning")),
+            )
+        )
+        if choice == "stop":
+            self.exit("stop")
+
+    # Crashes
+
+    def _handle_exception(self, error: Exception) -> None:
+        # What widgets raise while they are torn down says nothing: the user has left, or the first error is known.
+        if self._exit and self._exception is None and self._crash is None:
+            return
+        self._crash = self._crash or error
+        super()._handle_exception(error)
+
+    def _fatal_error(self) -> None:
+        """One line for the terminal and a report without the values of locals, which could hold a secret."""
+        if self._crash is not None and not self._exit_renderables:
+            self._exit_renderables.append(Text(crash_line(self._crash)))
+        self._close_messages_no_wait()
+
+
+_FINAL_WORDS = {RunState.FINISHED: "finished", RunState.STOPPED: "stopped", RunState.FAILED: "failed"}

@@ -1,0 +1,70 @@
+"""RunMonitor: pulls a run's events into its RunView, whether or not a screen shows it, and drives auto-A/B."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.telemetry.auto import AutoCompare
+from ossconsole.telemetry.events import Event, InfoEvent
+from ossconsole.telemetry.view import RunView
+from ossconsole.tui.services import RunHandle, Services
+
+
+class RunMonitor:
+    """The run of `services`, as far as it was pulled. `clock` gives Unix seconds."""
+
+    def __init__(self, services: Services, clock: Callable[[], float] = time.time) -> None:
+        self._services = services
+        self._clock = clock
+        self._run: RunHandle | None = None
+        self.view = RunView()
+        self.auto: AutoCompare | None = None
+
+    @property
+    def now(self) -> float:
+        return self._clock()
+
+    @property
+    def run(self) -> RunHandle | None:
+        return self._run
+
+    @property
+    def busy(self) -> bool:
+        """True while a run is alive."""
+        return self._run is not None and self._run.alive
+
+    @property
+    def endpoint(self) -> EndpointKind | None:
+        """The endpoint in use: the one that delivers, or that will."""
+        if self.view.endpoint is not None:
+            return self.view.delivering or self.view.endpoint
+        return EndpointKind.STANDARD if self._services.profile is not None else None
+
+    def pull(self) -> list[Event]:
+        """Take in what happened since the last call."""
+        run = self._services.run
+        if run is not self._run:
+            self._run = run
+            self.view = RunView()
+            self.auto = None
+        events = run.drain() if run is not None else []
+        for event in events:
+            self.view.apply(event)
+        sample = self._services.sample
+        if sample is not None:
+            self.view.apply(sample.event())
+        self._compare()
+        return events
+
+    def _compare(self) -> None:
+        """Switch the run's endpoint where auto-A/B asks for it."""
+        if self.auto is None or self.auto.done or self._run is None or not self._run.alive:
+            return
+        kind = self.auto.decide(self.view)
+        if self.auto.done:
+            words = self.auto.words(self.view.comparison)
+            self.view.apply(InfoEvent(time=self.now, message=words, step=self.view.step))
+        if kind is not None:
+            self._run.switch(kind)

@@ -1,0 +1,43 @@
+"""The command palette's entries: the actions that would do something now, with their keys."""
+
+from __future__ import annotations
+
+from textual.command import DiscoveryHit, Hit, Hits, Provider
+
+from ossconsole.tui import actions
+from ossconsole.tui.actions import Action
+from ossconsole.tui.screens.base import ConsoleScreen
+
+
+class ActionProvider(Provider):
+    """Actions of the screen below the palette, and those that work everywhere."""
+
+    def _valid(self) -> list[Action]:
+        screen = self.screen
+        scopes = [screen.SCOPE] if isinstance(screen, ConsoleScreen) else []
+        found = [action for scope in scopes for action in actions.of(scope) if screen.check_action(action.name, ())]
+        return [*found, *(action for action in actions.of("app") if action.name != "command_palette")]
+
+    async def discover(self) -> Hits:
+        for action in self._valid():
+            yield DiscoveryHit(self._title(action), self._run(action), help=action.help)
+
+    async def search(self, query: str) -> Hits:
+        matcher = self.matcher(query)
+        for action in self._valid():
+            title = self._title(action)
+            score = max(matcher.match(title), matcher.match(action.help))
+            if score > 0:
+                yield Hit(score, matcher.highlight(title), self._run(action), help=action.help)
+
+    @staticmethod
+    def _title(action: Action) -> str:
+        return f"{actions.SCOPE_TITLES[action.scope]}: {action.label} ({action.key_text})"
+
+    def _run(self, action: Action):  # type: ignore[no-untyped-def]
+        namespace = self.app if action.scope == "app" else self.screen
+
+        async def run() -> None:
+            await self.app.run_action(action.call, namespace)
+
+        return run

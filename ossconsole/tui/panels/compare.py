@@ -1,0 +1,90 @@
+"""The A/B panel: what each endpoint delivered, how many times as much the accelerated one, and how surely."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.telemetry.compare import MIN_BLOCKS, EndpointFigures
+from ossconsole.tui.panels.context import Context
+from ossconsole.tui.text import MISSING, Line, milliseconds, percent, rate, shorten, size
+
+_ROWS: tuple[tuple[str, Callable[[EndpointFigures], str]], ...] = (
+    ("samples/s", lambda figures: rate(figures.samples_per_s)),
+    ("data wait", lambda figures: percent(figures.wait_fraction)),
+    ("fetch p95", lambda figures: _ms(figures.fetch_p95)),
+    ("step p95", lambda figures: _ms(figures.step_p95)),
+    ("batches", lambda figures: f"{figures.steps:,}" if figures.steps else MISSING),
+    ("fetch p50", lambda figures: _ms(figures.fetch_p50)),
+    ("step p50", lambda figures: _ms(figures.step_p50)),
+    ("read", lambda figures: f"{size(figures.bytes_per_s)}/s" if figures.bytes_per_s is not None else MISSING),
+    ("readings", lambda figures: f"{figures.blocks:,}" if figures.blocks else MISSING),
+)
+
+
+def _ms(seconds: float | None) -> str:
+    return MISSING if seconds is None else f"{milliseconds(seconds)} ms"
+
+
+def comparison(context: Context, width: int, height: int) -> list[Line]:
+    """Heading, a column per endpoint, as many rows as fit, and the result at the bottom."""
+    figures = [context.view.figures(kind) for kind in EndpointKind]
+    label = 11
+    column = (width - label) // 2
+    lines = [context.heading("A/B of the endpoints", width, "simulated" if context.simulated else "")]
+    head = Line(("", "dim")).to(label)
+    for kind in EndpointKind:
+        used = kind is context.view.delivering
+        head.extend(_right(shorten(context.glyphs.named(kind), column - 1), str(kind) if used else "dim", column))
+    lines.append(head)
+    result = _result(context, width)
+    for name, words in _ROWS[: max(0, height - 2 - len(result))]:
+        row = Line((f" {name}", "dim")).to(label)
+        for item in figures:
+            style = "strong" if name == "samples/s" else "text"
+            text = words(item)
+            row.extend(_right(text, "dim" if text == MISSING else style, column))
+        lines.append(row)
+    while len(lines) + len(result) < height:
+        lines.append(Line())
+    return [*lines, *result][:height]
+
+
+def _right(text: str, style: str, width: int) -> Line:
+    return Line((" " * max(0, width - len(text)), "text"), (text, style))
+
+
+def _result(context: Context, width: int) -> list[Line]:
+    """The ratio, or what it still needs."""
+    view, glyphs = context.view, context.glyphs
+    found = view.comparison
+    lines = []
+    if view.settling is not None and view.endpoint is not None:
+        passed, needed = view.settling
+        lines.append(
+            Line((" settling on ", "warn")).extend(context.named(view.endpoint)).add(f" {passed}/{needed}", "warn")
+        )
+    elif found is not None:
+        line = Line((f" {glyphs.accelerated} {found.ratio:.2f}x ", "accelerated"))
+        line.add(f"{glyphs.plus_minus} {found.spread * 100:.0f} %", "strong")
+        line.add(" cache filling" if found.cold else " of standard" if found.decided else " undecided", "dim")
+        lines.append(line)
+    else:
+        lines.append(Line((shorten(f" {_missing(context)}", width, glyphs.ellipsis), "dim")))
+    if context.auto_words:
+        lines.append(Line((shorten(f" {context.auto_words}", width, glyphs.ellipsis), "primary")))
+    return lines
+
+
+def _missing(context: Context) -> str:
+    if context.view.run is None:
+        return "no run yet"
+    if not context.has_accelerated:
+        return "no accelerated endpoint in the profile"
+    for kind in EndpointKind:
+        blocks = context.view.figures(kind).blocks
+        if blocks < MIN_BLOCKS:
+            if kind is context.view.endpoint:
+                return f"measuring {kind}: {blocks} of {MIN_BLOCKS} readings"
+            return f"press e to measure {kind}"
+    return ""

@@ -1,0 +1,37 @@
+"""What every panel is drawn from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.telemetry.view import RunView
+from ossconsole.tui.glyphs import Glyphs
+from ossconsole.tui.text import Line, shorten
+
+
+@dataclass(frozen=True)
+class Context:
+    """The run, the present (Unix seconds) and how to draw. `has_accelerated` tells of the profile."""
+
+    view: RunView
+    now: float
+    glyphs: Glyphs
+    has_accelerated: bool = True
+    auto_words: str = ""
+
+    @property
+    def simulated(self) -> bool:
+        return self.view.run is not None and self.view.run.simulated
+
+    def named(self, kind: EndpointKind) -> Line:
+        return Line((self.glyphs.named(kind), str(kind)))
+
+    def heading(self, title: str, width: int, note: str = "") -> Line:
+        """A panel's first line: a rule that carries its title and, at the right, a note."""
+        rule = self.glyphs.rule
+        line = Line((f"{rule} ", "rule"), (f"{shorten(title, width - 4)} ", "title"))
+        if note and line.width + len(note) + 4 <= width:
+            end = Line((" ", "rule"), (note, "dim"), (f" {rule}", "rule"))
+            return line.to(width - end.width, "rule", rule).extend(end)
+        return line.to(width, "rule", rule)

@@ -1,0 +1,82 @@
+"""The headline: the verdict in words, and how far the run is."""
+
+from __future__ import annotations
+
+from ossconsole.telemetry.events import RunState
+from ossconsole.telemetry.verdict import Bound, judge
+from ossconsole.tui.panels.context import Context
+from ossconsole.tui.text import Line, duration, percent, safe, shorten, wrap
+
+_BOUND_STYLES = {Bound.IO: "bad", Bound.MIXED: "warn", Bound.COMPUTE: "good", Bound.NONE: "strong"}
+_STATE_STYLES = {
+    RunState.RUNNING: "good",
+    RunState.VALIDATING: "good",
+    RunState.PAUSED: "warn",
+    RunState.STOPPING: "warn",
+    RunState.FAILED: "bad",
+}
+
+
+def verdict(context: Context, width: int, height: int) -> list[Line]:
+    """What bounds the run, and below it what to do."""
+    found = judge(context.view, context.now, has_accelerated=context.has_accelerated)
+    style = _BOUND_STYLES[found.bound]
+    if context.view.state is RunState.FAILED:
+        style = "bad"
+    edge = context.glyphs.left_edge
+    first = Line((f"{edge}", style))
+    text = safe(found.text)
+    if found.bound is Bound.NONE:
+        first.add(text[:1].upper() + text[1:], style)
+    else:
+        first.add(found.bound.value, style).add(f": {text}", "text")
+    advice = wrap(safe(found.advice), width - 2)
+    return [first, *(Line((edge, style), (part, "dim")) for part in advice[: height - 1])]
+
+
+def progress(context: Context, width: int) -> Line:
+    """State, epoch, step and the way to the end on one line."""
+    view, glyphs = context.view, context.glyphs
+    if view.run is None or view.state is None:
+        return Line()
+    marks = {
+        RunState.PAUSED: glyphs.paused,
+        RunState.FINISHED: glyphs.done,
+        RunState.STOPPED: glyphs.done,
+        RunState.FAILED: glyphs.failed,
+    }
+    mark = marks.get(view.state, glyphs.running)
+    left = Line((f"{mark} {view.state}", _STATE_STYLES.get(view.state, "strong")))
+    epoch = view.last_step.epoch if view.last_step else 0
+    if epoch:
+        left.add(f"  epoch {epoch}" + (f"/{view.run.epochs}" if view.run.epochs else ""))
+    total = view.total_steps
+    left.add(f"  step {view.step:,}" + (f"/{total:,}" if total else ""))
+    right = Line()
+    if total:
+        right.add(f"  {percent(view.step / total)}", "strong")
+    eta = view.eta_s()
+    if eta is not None:
+        right.add(f"  ETA {duration(eta)}", "text")
+    right.add(f"  {duration(view.elapsed_s(context.now))} in", "dim")
+    room = width - left.width - right.width - 2
+    if total and room >= 8:
+        left.add("  ").extend(_bar(view.step / total, room, context))
+    return left.right(right, width)
+
+
+def _bar(fraction: float, width: int, context: Context) -> Line:
+    glyphs = context.glyphs
+    halves = round(min(1.0, fraction) * width * 2)
+    full = glyphs.bar_full * (halves // 2) + (glyphs.bar_half if halves % 2 else "")
+    return Line((full, "primary"), (glyphs.bar_empty * (width - len(full)), "rule"))
+
+
+def failure(context: Context, width: int) -> Line:
+    """The newest error that was not dismissed."""
+    errors = context.view.errors
+    if not errors:
+        return Line()
+    more = f" (+{len(errors) - 1})" if len(errors) > 1 else ""
+    text = shorten(f"{context.glyphs.failed} {safe(errors[-1].text)}", width - len(more) - 1)
+    return Line((text + more, "bad"))

@@ -1,0 +1,138 @@
+"""Curves as characters: braille, block or ASCII cells from a series of points. Knows no widget and no colour."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ossconsole.telemetry.series import Point
+
+Column = tuple[float, float]
+"""Lowest and highest value to draw in one column of dots."""
+
+DOTS = {"braille": (2, 4), "block": (1, 8), "ascii": (1, 1)}
+"""Dots per cell, across and down."""
+
+_BRAILLE = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
+_BLOCKS = " ▁▂▃▄▅▆▇█"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Values from `low` to `high` on the vertical axis; with `log` their logarithms."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    def place(self, value: float) -> float:
+        """Where `value` lies, 0 at the bottom to 1 at the top, clamped."""
+        low, high = self._transform(self.low), self._transform(self.high)
+        return min(1.0, max(0.0, (self._transform(value) - low) / (high - low)))
+
+    def _transform(self, value: float) -> float:
+        return math.log10(max(value, 1e-12)) if self.log else value
+
+
+def nice_ceiling(value: float) -> float:
+    """The next of 1, 1.5, 2, 3, 4, 5, 6, 8 times a power of ten: steps small enough to use the height."""
+    if value <= 0 or not math.isfinite(value):
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(value))
+    for factor in (1, 1.5, 2, 3, 4, 5, 6, 8, 10):
+        if value <= factor * power * (1 + 1e-9):
+            return factor * power
+    return 10 * power
+
+
+def scale_from_zero(points: Sequence[Point]) -> Scale:
+    highest = max((point.high for point in points if not math.isnan(point.high)), default=0.0)
+    return Scale(0.0, nice_ceiling(highest * 1.05))
+
+
+def scale_around(points: Sequence[Point], *, log: bool = False) -> Scale:
+    """The range of the values with a little air, for quantities whose zero says nothing."""
+    lows = [point.low for point in points if not math.isnan(point.low)]
+    if not lows:
+        return Scale(0.1, 1.0, log) if log else Scale(0.0, 1.0)
+    low, high = min(lows), max(point.high for point in points if not math.isnan(point.high))
+    if log:
+        return Scale(max(low, 1e-9) / 1.1, max(high, 1e-9) * 1.1, log=True)
+    air = (high - low) * 0.05 or abs(high) * 0.05 or 0.5
+    return Scale(max(0.0, low - air) if low >= 0 else low - air, high + air)
+
+
+def columns_of(points: Sequence[Point], t0: float, t1: float, count: int) -> list[Column | None]:
+    """For each of `count` columns of dots from t0 to t1, what to draw; None is a gap.
+
+    Neighbouring points are joined, unless a gap lies between them.
+    """
+    found: list[Column | None] = [None] * count
+    previous: tuple[int, float] | None = None
+    for point in points:
+        if math.isnan(point.last):
+            previous = None
+            continue
+        at = min(count - 1, max(0, int((point.time - t0) / (t1 - t0) * count)))
+        low, high = point.low, point.high
+        if previous is not None:
+            _join(found, previous, (at, point.last))
+            if at == previous[0] + 1:
+                low, high = min(low, previous[1]), max(high, previous[1])
+        _merge(found, at, low, high)
+        previous = None if point.gap else (at, point.last)
+    return found
+
+
+def _join(found: list[Column | None], start: tuple[int, float], end: tuple[int, float]) -> None:
+    """Straight from `start` to `end`, leaving both ends out."""
+    span = end[0] - start[0]
+    before = start[1]
+    for step in range(1, span):
+        value = start[1] + (end[1] - start[1]) * step / span
+        _merge(found, start[0] + step, min(before, value), max(before, value))
+        before = value
+
+
+def _merge(found: list[Column | None], at: int, low: float, high: float) -> None:
+    known = found[at]
+    found[at] = (low, high) if known is None else (min(known[0], low), max(known[1], high))
+
+
+def draw(columns: Sequence[Column | None], scale: Scale, height: int, symbols: str) -> list[str]:
+    """The rows of cells, top to bottom, for columns made with DOTS[symbols][0] dots a cell."""
+    painter = {"braille": _draw_braille, "block": _draw_block, "ascii": _draw_ascii}[symbols]
+    return painter(columns, scale, height)
+
+
+def _draw_braille(columns: Sequence[Column | None], scale: Scale, height: int) -> list[str]:
+    width = (len(columns) + 1) // 2
+    cells = [[0] * width for _ in range(height)]
+    top = height * 4 - 1
+    for x, column in enumerate(columns):
+        if column is None:
+            continue
+        low, high = (round(scale.place(value) * top) for value in column)
+        for dot in range(top - high, top - low + 1):
+            cells[dot // 4][x // 2] |= _BRAILLE[x % 2][dot % 4]
+    return ["".join(chr(0x2800 + bits) if bits else " " for bits in row) for row in cells]
+
+
+def _draw_block(columns: Sequence[Column | None], scale: Scale, height: int) -> list[str]:
+    """Bars from the bottom: eighths of a cell are what block characters have."""
+    eighths = [0 if column is None else max(1, round(scale.place(column[1]) * height * 8)) for column in columns]
+    return [
+        "".join(_BLOCKS[min(8, max(0, value - (height - 1 - row) * 8))] for value in eighths) for row in range(height)
+    ]
+
+
+def _draw_ascii(columns: Sequence[Column | None], scale: Scale, height: int) -> list[str]:
+    rows = [[" "] * len(columns) for _ in range(height)]
+    for x, column in enumerate(columns):
+        if column is None:
+            continue
+        low, high = (height - 1 - round(scale.place(value) * (height - 1)) for value in column)
+        for y in range(high, low + 1):
+            rows[y][x] = "*" if y in (low, high) else "|"
+    return ["".join(row) for row in rows]

@@ -1,0 +1,96 @@
+"""ConsoleScreen: the frame of every screen: mode bar, body, key bar, and a card where the terminal is too small."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from textual.app import ComposeResult
+from textual.containers import Container
+from textual.events import Resize
+from textual.screen import ModalScreen, Screen
+from textual.widgets import Static
+
+from ossconsole.config.errors import ConsoleError
+from ossconsole.tui import actions
+from ossconsole.tui.actions import Action
+from ossconsole.tui.widgets.bars import KeyBar, ModeBar
+
+if TYPE_CHECKING:
+    from ossconsole.tui.app import ConsoleApp
+    from ossconsole.tui.glyphs import Glyphs
+    from ossconsole.tui.services import Services
+
+MIN_WIDTH, MIN_HEIGHT = 60, 18
+
+
+class _ConsoleMixin:
+    """Typed ways to the App for screens."""
+
+    app: Any
+
+    @property
+    def console(self) -> ConsoleApp:
+        return cast("ConsoleApp", self.app)
+
+    @property
+    def services(self) -> Services:
+        return self.console.services
+
+    @property
+    def glyphs(self) -> Glyphs:
+        return self.console.glyphs
+
+    def tell(self, error: ConsoleError) -> None:
+        """Show an error: what happened, and what to do next."""
+        self.console.tell(error)
+
+
+class ConsoleScreen(_ConsoleMixin, Screen[None]):
+    """Subclasses set SCOPE and give their widgets in `body`; `tick` runs 4 times a second while the screen shows."""
+
+    SCOPE: ClassVar[str]
+    AUTO_FOCUS = None
+
+    def compose(self) -> ComposeResult:
+        yield ModeBar()
+        with Container(id="body"):
+            yield from self.body()
+        yield Static(id="too-small", markup=False)
+        yield KeyBar(self.live_actions)
+
+    def body(self) -> ComposeResult:
+        raise NotImplementedError
+
+    def tick(self) -> None:
+        """Show what changed."""
+
+    def redraw_bars(self) -> None:
+        if self.is_mounted:
+            self.query_one(ModeBar).redraw()
+            self.query_one(KeyBar).redraw()
+
+    def live_actions(self) -> list[tuple[Action, bool]]:
+        """The footer's actions that exist now, and whether each would do something."""
+        found = []
+        for action in (*actions.of(self.SCOPE), *actions.of("app")):
+            allowed = self.check_action(action.name, ()) if action.scope != "app" else True
+            if action.footer and allowed is not False:
+                found.append((action, allowed is True))
+        return found
+
+    def on_resize(self, event: Resize) -> None:
+        small = event.size.width < MIN_WIDTH or event.size.height < MIN_HEIGHT
+        self.set_class(small, "-too-small")
+        if small:
+            self.query_one("#too-small", Static).update(
+                f"This terminal has {event.size.width} x {event.size.height} cells;\n"
+                f"the console needs {MIN_WIDTH} x {MIN_HEIGHT}.\n\nMake it larger, or press q to leave."
+            )
+
+    def on_screen_resume(self) -> None:
+        self.redraw_bars()
+        self.tick()
+
+
+class ConsoleModal(_ConsoleMixin, ModalScreen[Any]):
+    """A dialog over a screen."""

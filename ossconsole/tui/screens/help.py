@@ -1,0 +1,73 @@
+"""HelpScreen: what every key does, made from the action registry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+
+from ossconsole.tui import actions
+from ossconsole.tui.actions import SCOPE_TITLES, Action
+from ossconsole.tui.screens.base import ConsoleModal
+from ossconsole.tui.text import Line
+from ossconsole.tui.widgets.canvas import Canvas
+
+
+class KeyTable(Canvas):
+    """Scopes with their keys, the current screen's first."""
+
+    def __init__(self, scope: str) -> None:
+        super().__init__()
+        self._scopes = [scope, "app", *(other for other in SCOPE_TITLES if other not in (scope, "app"))]
+
+    def lines(self) -> list[Line]:
+        found: list[Line] = []
+        for scope in self._scopes:
+            rows = actions.of(scope)
+            if rows:
+                found += [Line((SCOPE_TITLES[scope], "title")), *map(self._row, rows), Line()]
+        return found[:-1]
+
+    @staticmethod
+    def _row(action: Action) -> Line:
+        keys = " ".join(actions.key_text(key) for key in action.keys.split(","))
+        return Line((f"  {keys}", "primary")).to(14).add(action.label, "text").to(28).add(action.help, "dim")
+
+    def on_mount(self) -> None:
+        self.styles.height = len(self.lines())
+
+    def paint(self, _width: int, _height: int) -> Sequence[Line]:
+        return self.lines()
+
+
+class HelpScreen(ConsoleModal):
+    """Any of the keys that close dialogs leaves it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,question_mark,f1,q", "dismiss", "Close", show=False),
+        Binding("j", "scroll('down')", show=False),
+        Binding("k", "scroll('up')", show=False),
+    ]
+
+    def __init__(self, scope: str) -> None:
+        super().__init__()
+        self._scope = scope
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll(classes="dialog") as dialog:
+            dialog.border_title = "Keys"
+            dialog.border_subtitle = "esc closes"
+            yield KeyTable(self._scope)
+
+    def on_mount(self) -> None:
+        self.query_one(VerticalScroll).focus()
+
+    def action_scroll(self, direction: str) -> None:
+        scroll = self.query_one(VerticalScroll)
+        if direction == "down":
+            scroll.scroll_down(animate=False)
+        else:
+            scroll.scroll_up(animate=False)

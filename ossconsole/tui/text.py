@@ -1,0 +1,214 @@
+"""Lines made of styled pieces, and figures in words. Nothing here knows Textual."""
+
+from __future__ import annotations
+
+import math
+import time
+import unicodedata
+from collections.abc import Iterable
+from datetime import datetime, timezone
+
+from rich.cells import cell_len, set_cell_size
+
+Piece = tuple[str, str]
+"""Text and the name of its style (one of `STYLES`)."""
+
+STYLES = (
+    "text",
+    "dim",
+    "strong",
+    "rule",
+    "title",
+    "good",
+    "warn",
+    "bad",
+    "standard",
+    "accelerated",
+    "primary",
+    "cursor",
+    "chip",
+    "chip-dim",
+    "chip-on",
+    "chip-key",
+    "chip-standard",
+    "chip-accelerated",
+)
+
+MISSING = "–"
+
+
+class Line:
+    """One row of cells, built from left to right."""
+
+    __slots__ = ("pieces", "width")
+
+    def __init__(self, *pieces: Piece) -> None:
+        self.pieces: list[Piece] = []
+        self.width = 0
+        for text, style in pieces:
+            self.add(text, style)
+
+    def add(self, text: str, style: str = "text") -> Line:
+        if text:
+            self.pieces.append((text, style))
+            self.width += cell_len(text)
+        return self
+
+    def extend(self, other: Line) -> Line:
+        self.pieces.extend(other.pieces)
+        self.width += other.width
+        return self
+
+    def to(self, column: int, style: str = "text", fill: str = " ") -> Line:
+        """Fill up to `column`; what reaches beyond it is cut."""
+        if self.width > column:
+            self._cut(column)
+        return self.add(fill * (column - self.width), style)
+
+    def right(self, other: Line, width: int) -> Line:
+        """Put `other` flush right in `width` cells; it gives way when there is no room for a gap."""
+        if self.width + other.width + 1 > width:
+            return self.to(width)
+        return self.to(width - other.width).extend(other)
+
+    def _cut(self, column: int) -> None:
+        kept, used = [], 0
+        for text, style in self.pieces:
+            size = cell_len(text)
+            if used + size > column:
+                kept.append((set_cell_size(text, column - used), style))
+                used = column
+                break
+            kept.append((text, style))
+            used += size
+        self.pieces, self.width = kept, used
+
+    @property
+    def text(self) -> str:
+        return "".join(text for text, _ in self.pieces)
+
+
+def shorten(text: str, width: int, ellipsis: str = "…") -> str:
+    """`text` in at most `width` cells, its end replaced where it is too long."""
+    if cell_len(text) <= width:
+        return text
+    return set_cell_size(text, max(0, width - cell_len(ellipsis))).rstrip() + ellipsis if width > 0 else ""
+
+
+def shorten_middle(text: str, width: int, ellipsis: str = "…") -> str:
+    """Like `shorten`, but keeps both ends: what tells object keys apart is often the end."""
+    if cell_len(text) <= width or width < 8:
+        return shorten(text, width, ellipsis)
+    head = (width - cell_len(ellipsis)) // 2
+    tail = width - cell_len(ellipsis) - head
+    end = len(text)
+    while cell_len(text[end - 1 :]) <= tail:
+        end -= 1
+    return set_cell_size(text, head) + ellipsis + text[end:]
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """`text` broken between words into lines of at most `width` cells."""
+    lines = [""]
+    for word in text.split():
+        if lines[-1] and cell_len(lines[-1]) + 1 + cell_len(word) > width:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return lines
+
+
+_INVISIBLE = {"Cc", "Cf", "Co", "Cs", "Zl", "Zp", "Cn"}
+
+
+def safe(text: str) -> str:
+    """`text` with control, direction and other invisible characters spelled out: a key may hold any of them."""
+    if text.isprintable() and text.isascii():
+        return text
+    return "".join(_spell(c) if unicodedata.category(c) in _INVISIBLE else c for c in text)
+
+
+def _spell(character: str) -> str:
+    return character.encode("unicode_escape", "backslashreplace").decode("ascii")
+
+
+def joined(parts: Iterable[str], separator: str = "  ") -> str:
+    return separator.join(part for part in parts if part)
+
+
+# Figures
+
+
+def finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A figure in about `digits` significant digits, never in powers of ten below a million."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    size = abs(value)
+    if size >= 1e6:
+        return f"{value:.{digits}g}"
+    whole = len(str(int(size))) if size >= 1 else 0
+    return f"{value:,.{max(0, digits - whole)}f}" if size >= 1 or value == 0 else f"{value:.{digits}f}"
+
+
+def rate(value: float | None) -> str:
+    """A rate such as samples/s: one decimal below 1000."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"
+
+
+def percent(fraction: float | None, digits: int = 0) -> str:
+    if fraction is None or not math.isfinite(fraction):
+        return MISSING
+    return f"{fraction * 100:.{digits}f} %"
+
+
+def milliseconds(seconds: float | None) -> str:
+    """A short time without its unit, in milliseconds."""
+    if seconds is None or not math.isfinite(seconds):
+        return MISSING
+    value = seconds * 1000
+    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
+
+
+_UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
+_BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def size(count: float | None, *, binary: bool = False) -> str:
+    """Bytes in units of 1000, or of 1024 where that is the custom (memory)."""
+    if count is None or not math.isfinite(count):
+        return MISSING
+    base, units = (1024.0, _BINARY_UNITS) if binary else (1000.0, _UNITS)
+    value, unit = float(count), 0
+    while abs(value) >= base and unit + 1 < len(units):
+        value /= base
+        unit += 1
+    if unit == 0:
+        return f"{value:.0f} B"
+    return f"{value:.0f} {units[unit]}" if abs(value) >= 100 else f"{value:.1f} {units[unit]}"
+
+
+def duration(seconds: float | None) -> str:
+    """`0:42`, `12:05`, `1:02:03`, `3d 04h`."""
+    if seconds is None or not math.isfinite(seconds):
+        return MISSING
+    total = max(0, round(seconds))
+    if total >= 86400:
+        return f"{total // 86400}d {total % 86400 // 3600:02d}h"
+    hours, rest = divmod(total, 3600)
+    minutes, left = divmod(rest, 60)
+    return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"
+
+
+def clock(unix: float) -> str:
+    """The local time of day."""
+    return time.strftime("%H:%M:%S", time.localtime(unix))
+
+
+def moment(unix: float) -> str:
+    """Date and local time, as object listings show it."""
+    return datetime.fromtimestamp(unix, timezone.utc).astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,100 @@
+"""Canvas: a widget drawn from lines of styled pieces, of which only what changed is sent to the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import zip_longest
+from typing import ClassVar
+
+from rich.cells import cell_len
+from rich.segment import Segment
+from rich.style import Style
+from textual.geometry import Region
+from textual.strip import Strip
+from textual.widget import Widget
+
+from ossconsole.tui.text import STYLES, Line, Piece
+
+
+class Canvas(Widget):
+    """Subclasses give their lines in `paint`; `redraw` paints again and refreshes the cells that differ."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {f"canvas--{name}" for name in STYLES}
+    ALLOW_SELECT = False
+
+    def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:  # noqa: A002 - Textual's name
+        super().__init__(id=id, classes=classes)
+        self._lines: list[Line] = []
+        self._styles: dict[str, Style] = {}
+
+    def paint(self, width: int, height: int) -> Sequence[Line]:
+        """The lines to show in `width` x `height` cells; missing ones are blank, longer ones are cut."""
+        raise NotImplementedError
+
+    def redraw(self) -> None:
+        """Paint again; cheap where nothing changed, and it sends nothing then."""
+        width, height = self.size
+        if not self.is_attached or not width or not height:
+            return
+        lines = [line.to(width) for line in list(self.paint(width, height))[:height]]
+        regions = list(_differences(self._lines, lines, width))
+        self._lines = lines
+        if regions:
+            self.refresh(*regions)
+
+    def on_resize(self) -> None:
+        self._lines = []
+        self.redraw()
+        self.refresh()
+
+    def notify_style_update(self) -> None:
+        super().notify_style_update()
+        self._styles.clear()
+
+    def render_line(self, y: int) -> Strip:
+        width = self.size.width
+        if y >= len(self._lines):
+            return Strip.blank(width, self._style("text"))
+        line = self._lines[y]
+        return Strip([Segment(text, self._style(style)) for text, style in line.pieces], line.width).adjust_cell_length(
+            width, self._style("text")
+        )
+
+    def _style(self, name: str) -> Style:
+        found = self._styles.get(name)
+        if found is None:
+            found = self._styles[name] = self.get_component_rich_style(f"canvas--{name}")
+        return found
+
+
+def _differences(old: Sequence[Line], new: Sequence[Line], width: int) -> list[Region]:
+    """The cells in which the lines differ, at most one stretch a line."""
+    regions = []
+    for y, (before, after) in enumerate(zip_longest(old, new)):
+        if before is None or after is None:
+            regions.append(Region(0, y, width, 1))
+            continue
+        if before.pieces == after.pieces:
+            continue
+        start = _common(before.pieces, after.pieces)
+        end = _common(before.pieces[::-1], after.pieces[::-1], backwards=True)
+        regions.append(Region(start, y, max(1, width - end - start), 1))
+    return regions
+
+
+def _common(one: Sequence[Piece], other: Sequence[Piece], *, backwards: bool = False) -> int:
+    """How many cells both lines share at their start (or, given reversed pieces, at their end)."""
+    cells = 0
+    for (text, style), (text2, style2) in zip(one, other, strict=False):
+        if style != style2:
+            break
+        if text == text2:
+            cells += cell_len(text)
+            continue
+        pairs = zip(reversed(text), reversed(text2), strict=False) if backwards else zip(text, text2, strict=False)
+        for character, character2 in pairs:
+            if character != character2:
+                break
+            cells += cell_len(character)
+        break
+    return cells

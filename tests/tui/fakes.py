@@ -1,0 +1,346 @@
+"""Stand-ins for the services: no threads, no clock, no network; everything the tests want to see is set by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ossconsole.config.credentials import Credentials
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.errors import ConsoleError
+from ossconsole.config.profile import Profile
+from ossconsole.config.secret import Secret
+from ossconsole.storage.objects import ListPage, ObjectInfo, ObjectSummary
+from ossconsole.telemetry import events
+from ossconsole.telemetry.events import Event, RunState
+from ossconsole.telemetry.sampler import TelemetrySample
+from ossconsole.telemetry.samples import GpuSample, GpuSnapshot, HostSample
+from ossconsole.training.settings import TrainSettings
+from ossconsole.tui.services import Setting, Stage, UploadRequest, UploadStatus
+
+START = 1_750_000_000.0
+SECRET = "planted-secret-that-must-never-show"
+SIMULATED = Profile(
+    name="sandbox",
+    region="cn-hangzhou",
+    bucket="127",
+    standard_endpoint="http://0.0.1:9000",
+    accelerated_endpoint="http://0.0.2:9000",
+    simulated=True,
+)
+REAL = Profile(
+    name="imagenet-hz",
+    region="cn-hangzhou",
+    bucket="imagenet-train",
+    standard_endpoint="https://oss-cn-hangzhou-internal.aliyuncs.com",
+    accelerated_endpoint="https://cn-hangzhou-internal.oss-data-acc.aliyuncs.com",
+)
+
+
+@dataclass
+class FakeRun:
+    """Gives the events put in `waiting` and notes what it was asked."""
+
+    waiting: list[Event] = field(default_factory=list)
+    state: RunState = RunState.RUNNING
+    alive: bool = True
+    record_path: Path = Path("/nowhere/run.jsonl")
+    asked: list[tuple[object, ...]] = field(default_factory=list)
+
+    def drain(self) -> list[Event]:
+        found, self.waiting = self.waiting, []
+        return found
+
+    def pause(self) -> None:
+        self.asked.append(("pause",))
+
+    def resume(self) -> None:
+        self.asked.append(("resume",))
+
+    def stop(self) -> None:
+        self.asked.append(("stop",))
+
+    def switch(self, kind: EndpointKind) -> None:
+        self.asked.append(("switch", kind))
+
+    def checkpoint(self) -> None:
+        self.asked.append(("checkpoint",))
+
+    def set_lr(self, lr: float) -> None:
+        self.asked.append(("set_lr", lr))
+
+
+@dataclass
+class FakeUpload:
+    shown: UploadStatus
+    alive: bool = True
+    asked: list[str] = field(default_factory=list)
+
+    def status(self) -> UploadStatus:
+        return self.shown
+
+    def pause(self) -> None:
+        self.asked.append("pause")
+
+    def resume(self) -> None:
+        self.asked.append("resume")
+
+    def cancel(self) -> None:
+        self.asked.append("cancel")
+
+
+@dataclass
+class FakeStore:
+    """Lists `keys` as OSS would, in pages of `page_size`; `error` is raised instead where set."""
+
+    keys: dict[str, int] = field(default_factory=dict)
+    error: ConsoleError | None = None
+    page_size: int = 1000
+    before_page: Callable[[str], None] | None = None
+
+    def uri(self, key: str = "") -> str:
+        return f"oss://127/{key}"
+
+    def head_bucket(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+    def head(self, key: str) -> ObjectInfo:
+        raise NotImplementedError(key)
+
+    def list_page(
+        self, prefix: str, *, delimiter: str = "/", token: str = "", start_after: str = "", max_keys: int = 1000
+    ) -> ListPage:
+        if self.before_page is not None:
+            self.before_page(prefix)
+        if self.error is not None:
+            raise self.error
+        rows: dict[str, int | None] = {}
+        for key, size in sorted(self.keys.items()):
+            if not key.startswith(prefix):
+                continue
+            rest = key[len(prefix) :]
+            if delimiter and delimiter in rest:
+                rows[prefix + rest.split(delimiter, 1)[0] + delimiter] = None
+            else:
+                rows[key] = size
+        names = list(rows)
+        first = int(token or 0)
+        page = names[first : first + self.page_size]
+        objects = [
+            ObjectSummary(name, size, int(START) + 60 * at)
+            for at, name in enumerate(page)
+            if (size := rows[name]) is not None
+        ]
+        last = first + self.page_size
+        return ListPage(objects, [name for name in page if rows[name] is None], str(last) if last < len(names) else "")
+
+
+@dataclass
+class FakeServices:
+    profile: Profile | None = SIMULATED
+    stages: Sequence[Stage] = ()
+    run: FakeRun | None = None
+    upload: FakeUpload | None = None
+    sample: TelemetrySample | None = None
+    readonly: bool = False
+    stores: dict[EndpointKind, FakeStore] = field(default_factory=lambda: {kind: FakeStore() for kind in EndpointKind})
+    unreachable: dict[EndpointKind, ConsoleError] = field(default_factory=dict)
+    started: list[TrainSettings] = field(default_factory=list)
+    uploads: list[UploadRequest] = field(default_factory=list)
+
+    def settings(self) -> list[Setting]:
+        if self.profile is None:
+            return []
+        return [
+            Setting("profile", self.profile.name, "built in"),
+            Setting("region", self.profile.region, "default"),
+            Setting("bucket", self.profile.bucket, "command line"),
+            Setting("dataset prefix", self.profile.dataset_prefix, "default"),
+            Setting("checkpoint prefix", self.profile.checkpoint_prefix, "/home/me/.config/ossconsole/profiles.toml"),
+        ]
+
+    def credentials(self) -> Credentials:
+        return Credentials("LTAI5tExampleKeyId9Qz", Secret(SECRET), source="OSS_ACCESS_KEY_ID in the environment")
+
+    def store(self, kind: EndpointKind) -> FakeStore:
+        return self.stores[kind]
+
+    def preflight(self, kind: EndpointKind) -> None:
+        if kind in self.unreachable:
+            raise self.unreachable[kind]
+
+    def start_run(self, settings: TrainSettings) -> FakeRun:
+        self.started.append(settings)
+        self.run = FakeRun(state=RunState.STARTING)
+        return self.run
+
+    def start_upload(self, request: UploadRequest) -> FakeUpload:
+        self.uploads.append(request)
+        self.upload = FakeUpload(UploadStatus(state="scanning"))
+        return self.upload
+
+
+class Script:
+    """Writes the events of a made-up run: steady rates with a small ripple, so that figures are the same every time."""
+
+    def __init__(self, *, epochs: int = 5, steps_per_epoch: int = 80, batch: int = 64, simulated: bool = True) -> None:
+        self.time = START
+        self.events: list[Event] = []
+        self.step = 0
+        self.epoch = 1
+        self.batch = batch
+        self.epochs = epochs
+        self.steps_per_epoch = steps_per_epoch
+        self.endpoint = EndpointKind.STANDARD
+        self.add(
+            events.Run(
+                time=self.time,
+                run="20250615-150640-a1b2",
+                version="0.1.0",
+                settings={"batch_size": batch, "workers": 2, "endpoint": "standard", "device": "cpu", "max_steps": 0},
+                pid=4242,
+                host="gpu-1",
+                simulated=simulated,
+                epochs=epochs,
+                steps_per_epoch=steps_per_epoch,
+            )
+        )
+
+    def add(self, *found: Event) -> Script:
+        self.events.extend(found)
+        return self
+
+    def state(self, state: RunState, after: float = 0.0) -> Script:
+        self.time += after
+        return self.add(events.State(time=self.time, state=state, step=self.step))
+
+    def steps(
+        self, count: int, *, wait: float = 0.40, compute: float = 0.20, fetch: float = 0.5, loss: float | None = -1.0
+    ) -> Script:
+        """`loss` -1 gives a falling one."""
+        for _ in range(count):
+            self.step += 1
+            ripple = 1 + 0.06 * math.sin(self.step * 1.7) + 0.03 * math.sin(self.step * 0.31)
+            waited, copied = wait * ripple, 0.004
+            total = waited + compute + copied
+            self.time += total
+            self.add(
+                events.Step(
+                    time=self.time,
+                    step=self.step,
+                    epoch=self.epoch,
+                    samples=self.batch,
+                    loss=2.4 * math.exp(-self.step / 150) + 0.05 * math.sin(self.step) + 0.2 if loss == -1.0 else loss,
+                    lr=0.05 * min(1.0, self.step / 20),
+                    endpoint=self.endpoint,
+                    data_wait_s=waited,
+                    step_time_s=total,
+                    fetch_s=fetch * ripple,
+                    bytes=self.batch * 12288,
+                    samples_per_s=self.batch / total,
+                    copy_s=copied,
+                    compute_s=compute,
+                )
+            )
+        return self
+
+    def end_epoch(self) -> Script:
+        self.state(RunState.VALIDATING)
+        self.time += 1.5
+        top1 = min(0.95, 0.3 + 0.12 * self.epoch)
+        self.add(
+            events.Epoch(
+                time=self.time,
+                epoch=self.epoch,
+                train_loss=2.0 / self.epoch,
+                val_loss=2.1 / self.epoch,
+                top1=top1,
+                top5=min(1.0, top1 + 0.3),
+                seconds=50.0,
+                step=self.step,
+                samples=self.batch * self.steps_per_epoch,
+                val_samples=400,
+            )
+        )
+        key = f"checkpoints/20250615-150640-a1b2/epoch-{self.epoch:04d}.pt"
+        self.add(
+            events.Checkpoint(
+                time=self.time,
+                key=key,
+                bytes=44_812_345,
+                seconds=1.2,
+                stable_key="checkpoints/resnet18.pt",
+                epoch=self.epoch,
+                step=self.step,
+                top1=top1,
+            )
+        )
+        self.epoch += 1
+        return self.state(RunState.RUNNING)
+
+    def switch(self, kind: EndpointKind, reason: str = "by hand", ahead: int = 2) -> Script:
+        """`ahead` batches of the old endpoint were read before."""
+        self.add(events.Switch(time=self.time, endpoint=kind, reason=reason, step=self.step))
+        self.steps(ahead)
+        self.endpoint = kind
+        return self
+
+    def summary(self, state: RunState = RunState.FINISHED, error: str = "") -> Script:
+        self.add(
+            events.Summary(
+                time=self.time,
+                run="20250615-150640-a1b2",
+                state=state,
+                epochs=self.epoch - 1,
+                steps=self.step,
+                samples=self.step * self.batch,
+                bytes=self.step * self.batch * 12288,
+                seconds=self.time - START,
+                samples_per_s=151.0,
+                wait_fraction=0.4,
+                error=error,
+            )
+        )
+        return self
+
+
+def host() -> HostSample:
+    return HostSample(
+        cores=8,
+        cpu=62.0,
+        load=5.1,
+        own_cpu=412.0,
+        own_memory=3_221_225_472,
+        own_processes=4,
+        own_open_files=96,
+        memory_used=9_663_676_416,
+        memory_total=33_285_996_544,
+        shared_free=15_032_385_536,
+        shared_total=16_642_998_272,
+        receive_rate=18_400_000.0,
+        send_rate=420_000.0,
+        loopback_rate=6_100_000.0,
+    )
+
+
+def gpu(index: int = 0, **changes: object) -> GpuSample:
+    figures: dict[str, object] = {
+        "index": index,
+        "name": "Tesla T4",
+        "utilization": 38.0,
+        "memory_used": 4_402_341_478,
+        "memory_total": 16_106_127_360,
+        "power": 41.0,
+        "power_limit": 70.0,
+        "temperature": 58,
+        "sm_clock": 1590,
+        "memory_clock": 5000,
+    }
+    return GpuSample(**{**figures, **changes})  # type: ignore[arg-type]
+
+
+def sample(gpus: Iterable[GpuSample] = (), problem: str = "", at: float = START) -> TelemetrySample:
+    return TelemetrySample(time=at, gpu=GpuSnapshot(tuple(gpus), problem), host=host())
