@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from ossconsole.cli.errors import run_group
+from ossconsole.cli.runs import export, status
+from ossconsole.telemetry import events
+from ossconsole.telemetry.events import RunState
+from ossconsole.telemetry.record import record_path
+from tests.telemetry.samples_of_events import one_of_each, run_event, step_event, write_record
+
+
+def invoke(command: str, *arguments: str) -> Result:
+    return CliRunner().invoke({"status": status, "export": export}[command], arguments, catch_exceptions=False)
+
+
+@pytest.fixture
+def finished() -> Path:
+    return write_record(record_path("one"), one_of_each())
+
+
+def test_status_of_a_live_run_as_json(finished: Path) -> None:
+    now = time.time()
+    start = run_event("live", time=now, pid=os.getpid(), host=socket.gethostname())
+    running = events.State(time=now, state=RunState.RUNNING)
+    write_record(record_path("live"), [start, running, step_event(7, time=now + 1)])
+    result = invoke("status", "--json")
+    assert result.exit_code == 0
+    state = json.loads(result.output)
+    assert (state["run"], state["alive"], state["pid"], state["state"]) == ("live", True, os.getpid(), "running")
+    assert (state["step"], state["epoch"], state["endpoint"]) == (7, 1, "standard")
+    assert (state["samples_per_s"], state["loss"]) == (20.0, pytest.approx(2 / 7))
+    assert (state["interrupted"], state["checkpoint"]) == (False, "")
+
+
+def test_status_for_people(finished: Path) -> None:
+    text = invoke("status", "one").output
+    for words in ("finished", "3 (epoch 1)", "20.0", "75% of the step", "checkpoints/one-3.pt", "50.0%", str(finished)):
+        assert words in text
+
+
+def test_status_says_that_a_run_was_killed() -> None:
+    running = events.State(time=2.0, state=RunState.RUNNING)
+    write_record(record_path("killed"), [run_event("killed", pid=0), running])
+    assert "interrupted (its process is gone)" in invoke("status").output
+
+
+def test_status_of_a_profile(finished: Path) -> None:
+    write_record(record_path("other"), [run_event("other", time=1.0, profile="lab")])
+    assert json.loads(invoke("status", "--json", "--profile", "lab").output)["run"] == "other"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--json"], 1, "no such run"),
+        (["missing"], 1, "no readable run record"),
+        (["../../x"], 2, "is not a run id"),
+    ],
+)
+def test_status_without_a_run(arguments: list[str], code: int, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_group(status, arguments) == code
+    printed = capsys.readouterr()
+    assert words in printed.err
+    assert (words in printed.out) == ("--json" in arguments)
+
+
+def test_export_names_the_files_after_the_run(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert invoke("export", "one", "--csv").output.split() == ["one.csv", "one-epochs.csv"]
+    with Path("one.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 3
+    assert invoke("export", "--json").output.split() == ["one.json"]
+    assert len(json.loads(Path("one.json").read_text())) == len(one_of_each())
+    assert invoke("export", "--tensorboard", "--output", "board").output.split() == ["board"]
+    assert any(Path("board").iterdir())
+
+
+def test_export_wants_a_form(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_group(export, ["one"]) == 2
+    assert "--csv, --json or --tensorboard" in capsys.readouterr().err
