@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import fastcrc
@@ -29,8 +29,7 @@ def store(sandboxed_bucket: Sandboxed) -> Iterator[ObjectStore]:
     found.close()
 
 
-def failure(work: object) -> StorageError:
-    assert callable(work)
+def failure(work: Callable[[], object]) -> StorageError:
     with pytest.raises(StorageError) as caught:
         work()
     return caught.value
@@ -150,11 +149,12 @@ def test_each_key_may_do_what_its_role_allows(
     name = f"client/{key}"
     store.put(name, b"x")
     limited = sandboxed_bucket.store(key=key)
-    for operation, work in {
+    operations: dict[str, Callable[[], object]] = {
         "get": lambda: limited.get(name),
         "put": lambda: limited.put(name, b"y"),
         "delete": lambda: limited.delete(name),
-    }.items():
+    }
+    for operation, work in operations.items():
         if operation in refused:
             assert failure(work).code == "AccessDenied"
         else:
