@@ -14,7 +14,7 @@ from typing import NamedTuple
 # at one value a second the levels hold 10 min, 40 min, 2.8 h, 11 h, 45 h, ... at their resolution.
 _CAPACITY = 640
 _FACTOR = 4
-# 640 * 4**11 values: beyond what any run writes; 12 full levels take about 310 kB.
+# 640 * 4**11 values: beyond what any run writes; 12 full levels take about 250 kB.
 _LEVELS = 12
 _NAN = math.nan
 
