@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -43,12 +44,7 @@ class PartedFile:
         self._data_path = hidden_path(target)
         self._journal_path = self._data_path.with_suffix(".ossconsole-parts")
         self._lock = threading.Lock()
-        self._fd = os.open(self._data_path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-        try:
-            lock(self._fd, target)
-        except ConsoleError:
-            os.close(self._fd)
-            raise
+        self._fd = open_hidden(target)
         self._done = self._resume()
         self._waiting = set(range(self.part_count)) - self._done
         self._unsettled = len(self._waiting)
@@ -85,8 +81,9 @@ class PartedFile:
             fresh = self._journal_path.with_suffix(".ossconsole-new")
             fresh.write_bytes(msgspec.json.encode(journal))
             fresh.replace(self._journal_path)
+            is_whole = not self._waiting
         self._settle()
-        return not self._waiting
+        return is_whole
 
     def part_failed(self) -> None:
         """Notes that a part will not come; after the last part the hidden file is let go of."""
@@ -143,14 +140,23 @@ def hidden_path(target: Path) -> Path:
     return target.with_name(f".{stem}.ossconsole-part")
 
 
-def lock(descriptor: int, target: Path) -> None:
-    """Takes the hidden file of `target` for this download. Raises ConsoleError when another one has it."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise ConsoleError(
-            f"Another download is writing {safe_text(str(target))}.", remedy="Wait for it, or choose another folder."
-        ) from error
+def open_hidden(target: Path) -> int:
+    """Opens the hidden file of `target` for this download alone. Raises ConsoleError when another one has it."""
+    path = hidden_path(target)
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise ConsoleError(
+                f"Another download is writing {safe_text(str(target))}.",
+                remedy="Wait for it, or choose another folder.",
+            ) from error
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+        os.close(descriptor)  # the other download moved it to its place between the opening and the lock
 
 
 def write_all(descriptor: int, data: bytes, offset: int) -> None:

@@ -164,15 +164,16 @@ class RowFilter:
         self.matches: Callable[[str], bool] = self._compile(wanted)
 
     def _compile(self, wanted: str) -> Callable[[str], bool]:
+        search: Callable[[str], re.Match[str] | None]
         if wanted.startswith("re:"):
             try:
                 search = re.compile(wanted.removeprefix("re:"), re.IGNORECASE).search
             except re.error as error:
                 raise SettingsError(f"{wanted!r} is not a regular expression: {error}.") from error
         elif any(character in wanted for character in "*?["):
-            search = re.compile(
-                fnmatch.translate(wanted.rstrip("/")) + "|" + fnmatch.translate(wanted), re.IGNORECASE
-            ).match
+            pattern = re.compile(fnmatch.translate(wanted.removesuffix("/")), re.IGNORECASE)
+
+            search = lambda name: pattern.match(name.removesuffix("/"))  # noqa: E731
         else:
             needle = wanted.casefold()
             if self.inverse:

@@ -21,7 +21,7 @@ from ossconsole.storage.errors import StorageError
 from ossconsole.storage.job import DEFAULT_THREADS, Job, read_ahead
 from ossconsole.storage.names import check_inside, local_component, safe_text
 from ossconsole.storage.objects import ObjectSummary
-from ossconsole.storage.parted_file import PART_SIZE, PartedFile, hidden_path, lock, write_all
+from ossconsole.storage.parted_file import PART_SIZE, PartedFile, hidden_path, open_hidden, write_all
 from ossconsole.storage.usage import Source, objects_of
 
 _READ_SIZE = 256 << 10  # between two looks at whether the download was cancelled
@@ -182,9 +182,8 @@ class Download(Job):
             self.ledger.finish(item.key, item.size, skipped=True)
             return
         hidden = hidden_path(target)
-        descriptor = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        descriptor = open_hidden(target)
         try:
-            lock(descriptor, target)
             self._fetch_small(item, descriptor)
             os.utime(descriptor, (item.modified, item.modified))
             hidden.replace(target)

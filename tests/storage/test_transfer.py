@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from ossconsole.storage.client import ObjectStore
+from ossconsole.storage.job import JobState
+from ossconsole.storage.objects import ObjectSummary
+from ossconsole.storage.parted_file import PART_SIZE
+from ossconsole.storage.transfer import Download, Existing
+from tests.sandboxed import Sandboxed
+from tests.storage.cutting_proxy import cutting
+
+WAIT_S = 60.0
+LARGE = os.urandom(1 << 20) * 20 + b"tail"  # three parts
+
+
+def run(job: Download) -> Download:
+    job.start()
+    assert job.wait(WAIT_S)
+    return job
+
+
+def summary(store: ObjectStore, key: str) -> ObjectSummary:
+    (found,) = store.list_page(key, delimiter="").objects
+    return found
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_tree_with_nasty_names_arrives_whole_and_inside_the_folder(
+    store: ObjectStore, prefix: str, tmp_path: Path
+) -> None:
+    keys = {
+        "a": b"1",
+        "a/b": b"22",
+        "x//y": b"333",
+        "../../up": b"4444",
+        "empty": b"",
+        "esc\x1b[31m": b"5",
+        "Case": b"6",
+        "case": b"7",
+        "marker/": b"",
+        "n" * (1023 - len(prefix)): b"8",
+    }
+    for key, data in keys.items():
+        store.put(prefix + key, data)
+    folder = tmp_path / "down"
+    job = run(Download(store, [prefix], prefix, folder))
+    assert job.failures == []
+    assert job.state is JobState.DONE
+    found = files(folder)
+    assert sorted(found.values()) == sorted(data for key, data in keys.items() if key != "marker/")
+    assert found["%2E%2E/%2E%2E/up"] == b"4444"
+    assert found["a%/b"] == b"22"
+    assert (folder / "marker").is_dir()
+    assert [path for path in tmp_path.iterdir() if path != folder] == []
+    progress = job.progress()
+    assert progress.bytes_done == progress.bytes_total == sum(map(len, keys.values()))
+    assert progress.items_done + progress.items_skipped == len(keys)
+
+
+def test_a_second_download_fetches_nothing_and_a_changed_file_is_kept_replaced_or_renamed(
+    store: ObjectStore, prefix: str, tmp_path: Path
+) -> None:
+    store.put(f"{prefix}one.txt", b"one")
+    store.put(f"{prefix}two.txt", b"two")
+    assert run(Download(store, [prefix], prefix, tmp_path)).progress().items_done == 2
+    again = run(Download(store, [prefix], prefix, tmp_path))
+    assert (again.progress().items_done, again.progress().items_skipped) == (0, 2)
+
+    (tmp_path / "one.txt").write_bytes(b"mine")
+    os.utime(tmp_path / "two.txt", (1, 1))  # same bytes, other time: told by its CRC64
+    kept = run(Download(store, [prefix], prefix, tmp_path))
+    assert kept.progress().items_skipped == 2
+    assert files(tmp_path) == {"one.txt": b"mine", "two.txt": b"two"}
+
+    renamed = run(Download(store, [prefix], prefix, tmp_path, existing=Existing.RENAME))
+    assert renamed.progress().items_done == 1
+    assert run(renamed.again()).progress().items_done == 0
+    assert files(tmp_path) == {"one.txt": b"mine", "one (1).txt": b"one", "two.txt": b"two"}
+
+    run(Download(store, [prefix], prefix, tmp_path, existing=Existing.REPLACE))
+    assert files(tmp_path)["one.txt"] == b"one"
+
+
+def test_a_large_object_comes_in_parts_and_bears_its_time(store: ObjectStore, prefix: str, tmp_path: Path) -> None:
+    store.put(f"{prefix}large", LARGE)
+    found = summary(store, f"{prefix}large")
+    job = run(Download(store, [found], prefix, tmp_path))
+    assert job.failures == []
+    assert files(tmp_path) == {"large": LARGE}
+    assert int((tmp_path / "large").stat().st_mtime) == found.modified
+
+
+def test_a_cancelled_download_goes_on_where_it_stopped(
+    sandboxed_bucket: Sandboxed, prefix: str, tmp_path: Path
+) -> None:
+    plain = sandboxed_bucket.store()
+    plain.put(f"{prefix}large", LARGE)
+    found = summary(plain, f"{prefix}large")
+    job = Download(plain, [found], prefix, tmp_path, threads=1)
+    reached = threading.Event()
+    reach = job.ledger.reach
+
+    def watch(item: object, done: int) -> None:
+        reach(item, done)
+        if job.progress().bytes_done > PART_SIZE + 100:
+            job.cancel()
+            reached.set()
+
+    job.ledger.reach = watch  # type: ignore[method-assign]
+    run(job)
+    assert reached.is_set()
+    assert job.state is JobState.CANCELLED
+    assert "large" not in files(tmp_path)
+    again = job.again()
+    counted: list[int] = []
+    expected_reach = again.ledger.reach
+
+    def count(item: object, done: int) -> None:
+        if item != (found.key, -1):
+            counted.append(done)
+        expected_reach(item, done)
+
+    again.ledger.reach = count  # type: ignore[method-assign]
+    run(again)
+    assert again.failures == []
+    assert files(tmp_path) == {"large": LARGE}
+    assert max(counted) <= PART_SIZE
+    assert again.progress().bytes_done == len(LARGE)
+    plain.close()
+
+
+@pytest.mark.parametrize("data", [LARGE, b"small" * 40_000], ids=["parts", "whole"])
+def test_connections_that_break_off_are_taken_up_again(
+    sandboxed_bucket: Sandboxed, prefix: str, tmp_path: Path, data: bytes
+) -> None:
+    with cutting(sandboxed_bucket.process.profile(), cut_after=100_000) as (proxy, profile):
+        store = ObjectStore(profile, sandboxed_bucket.owner, attempts=6)
+        store.put(f"{prefix}object", data)
+        found = summary(store, f"{prefix}object")
+        proxy.cuts = 3
+        job = run(Download(store, [found], prefix, tmp_path))
+        assert job.failures == []
+        assert proxy.cuts == 0
+        assert files(tmp_path) == {"object": data}
+        assert job.progress().bytes_done == len(data)
+        store.close()
+
+
+def test_an_endpoint_that_dies_ends_the_job_and_a_retry_does_the_rest(
+    sandboxed_bucket: Sandboxed, prefix: str, tmp_path: Path
+) -> None:
+    plain = sandboxed_bucket.store()
+    for number in range(40):
+        plain.put(f"{prefix}{number:02d}", b"x" * 1000)
+    found = plain.list_page(prefix).objects
+    with cutting(sandboxed_bucket.process.profile(), cut_after=5_000) as (proxy, profile):
+        proxy.cuts = 1_000_000
+        dying = ObjectStore(profile, sandboxed_bucket.owner, attempts=1)
+        job = run(Download(dying, found, prefix, tmp_path, threads=2))
+        assert job.state is JobState.FAILED
+        assert job.failures
+        assert all("127.0.0" not in failure.key and failure.message for failure in job.failures)
+        done = files(tmp_path)
+        proxy.cuts = 0
+        again = run(job.again())
+        assert again.failures == []
+        assert again.progress().items_skipped == len(done)
+        assert len(files(tmp_path)) == 40
+        dying.close()
+    plain.close()
+
+
+def test_what_is_denied_or_gone_is_named_and_the_rest_arrives(store: ObjectStore, prefix: str, tmp_path: Path) -> None:
+    store.put(f"{prefix}here", b"here")
+    gone = ObjectSummary(f"{prefix}gone", 4, 0)
+    job = run(Download(store, [summary(store, f"{prefix}here"), gone], prefix, tmp_path))
+    assert job.state is JobState.FAILED
+    (failure,) = job.failures
+    assert failure.key == gone.key
+    assert "NoSuchKey" in failure.message
+    assert failure.request_id
+    assert files(tmp_path) == {"here": b"here"}
+
+
+def test_a_full_disk_ends_the_job_with_a_remedy(
+    store: ObjectStore, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put(f"{prefix}file", b"data")
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ossconsole.storage.parted_file.os.pwrite", full)
+    job = run(Download(store, [prefix], prefix, tmp_path))
+    assert job.state is JobState.FAILED
+    assert job.error is not None
+    assert "No space left" in str(job.error)
+    assert files(tmp_path) == {}
+
+
+def test_a_link_in_the_folder_is_not_followed(store: ObjectStore, prefix: str, tmp_path: Path) -> None:
+    folder, outside = tmp_path / "folder", tmp_path / "outside"
+    folder.mkdir()
+    outside.mkdir()
+    (folder / "link").symlink_to(outside)
+    store.put(f"{prefix}link/file", b"data")
+    job = run(Download(store, [prefix], prefix, folder))
+    assert "symbolic link" in job.failures[0].message
+    assert list(outside.iterdir()) == []
+
+
+def test_two_downloads_of_the_same_file_do_not_mix(store: ObjectStore, prefix: str, tmp_path: Path) -> None:
+    store.put(f"{prefix}large", LARGE)
+    found = summary(store, f"{prefix}large")
+    jobs = [Download(store, [found], prefix, tmp_path, threads=2) for _ in range(2)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        assert job.wait(WAIT_S)
+    assert files(tmp_path) == {"large": LARGE}
+    refused = [failure.message for job in jobs for failure in job.failures]
+    assert all("Another download" in message for message in refused)
+    assert len(refused) <= 1
