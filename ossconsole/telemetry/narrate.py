@@ -24,7 +24,6 @@ class LogLine(msgspec.Struct, frozen=True):
 
 
 _STATE_WORDS = {
-    RunState.RUNNING: "running",
     RunState.PAUSED: "paused",
     RunState.STOPPING: "stopping: a checkpoint is written first",
 }

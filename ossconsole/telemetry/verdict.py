@@ -104,8 +104,8 @@ def _gain_advice(view: RunView, split: StepSplit, *, has_accelerated: bool) -> s
     result = view.comparison
     at_most = f"at most {1 / (1 - min(split.wait_fraction, 0.98)):.1f}x (estimated)"
     if view.delivering is EndpointKind.ACCELERATED:
-        measured = f"accelerated gives {ratio_words(result)}; " if result else ""
-        return f"{measured}more workers or image-u8 would be worth {at_most}"
+        measured = f"accelerated {ratio_words(result)}; " if result else ""
+        return f"{measured}more workers or image-u8: {at_most}"
     if not has_accelerated:
         return f"an accelerator would be worth {at_most}"
     if result is not None and result.decided:

@@ -129,6 +129,8 @@ class RunView:
 
     def _apply_state(self, state: RunState, time: float) -> None:
         if state is not self.state:
+            if self.state is RunState.PAUSED and state is RunState.RUNNING:
+                self.log.append(LogLine(time, "info", "resumed"))
             self.state, self.state_since = state, time
         if state is not RunState.RUNNING:
             self._interrupted = True

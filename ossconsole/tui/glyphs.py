@@ -42,6 +42,10 @@ class Glyphs:
     def endpoint(self, kind: EndpointKind) -> str:
         return self.standard if kind is EndpointKind.STANDARD else self.accelerated
 
+    def short(self, kind: EndpointKind) -> str:
+        """Where there is no room for the whole word."""
+        return f"{self.endpoint(kind)} {kind.value if len(kind.value) <= 8 else kind.value[:5] + '.'}"
+
     def named(self, kind: EndpointKind) -> str:
         return f"{self.endpoint(kind)} {kind}"
 

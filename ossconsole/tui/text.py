@@ -146,11 +146,13 @@ def number(value: float | None, digits: int = 3) -> str:
     """A figure in about `digits` significant digits, never in powers of ten below a million."""
     if value is None or not math.isfinite(value):
         return MISSING
+    if value == 0:
+        return "0"
     size = abs(value)
     if size >= 1e6:
         return f"{value:.{digits}g}"
     whole = len(str(int(size))) if size >= 1 else 0
-    return f"{value:,.{max(0, digits - whole)}f}" if size >= 1 or value == 0 else f"{value:.{digits}f}"
+    return f"{value:,.{max(0, digits - whole)}f}" if size >= 1 else f"{value:.{digits}f}"
 
 
 def rate(value: float | None) -> str:

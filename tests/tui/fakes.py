@@ -118,14 +118,14 @@ class FakeStore:
         if self.error is not None:
             raise self.error
         rows: dict[str, int | None] = {}
-        for key, size in sorted(self.keys.items()):
+        for key, length in sorted(self.keys.items()):
             if not key.startswith(prefix):
                 continue
             rest = key[len(prefix) :]
             if delimiter and delimiter in rest:
                 rows[prefix + rest.split(delimiter, 1)[0] + delimiter] = None
             else:
-                rows[key] = size
+                rows[key] = length
         names = list(rows)
         first = int(token or 0)
         page = names[first : first + self.page_size]

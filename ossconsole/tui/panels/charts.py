@@ -82,8 +82,8 @@ def _axis(scale: plot.Scale, index: int, rows: int, context: Context) -> Line:
         value = scale.high
     elif index == rows - 1:
         value = scale.low
-    elif rows >= 7 and index == rows // 2 and not scale.log:
-        value = scale.low + (scale.high - scale.low) * (rows - 1 - index) / (rows - 1)
+    elif rows >= 7 and rows % 2 and index == rows // 2 and not scale.log:
+        value = (scale.low + scale.high) / 2
     label = "" if value is None else number(value)
     line = Line((label.rjust(AXIS_WIDTH)[:AXIS_WIDTH], "dim"))
     return line.add(context.glyphs.tick if value is not None else context.glyphs.vertical, "rule")

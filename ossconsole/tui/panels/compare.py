@@ -22,6 +22,9 @@ _ROWS: tuple[tuple[str, Callable[[EndpointFigures], str]], ...] = (
 )
 
 
+LABEL_WIDTH = 11
+
+
 def _ms(seconds: float | None) -> str:
     return MISSING if seconds is None else f"{milliseconds(seconds)} ms"
 
@@ -29,17 +32,17 @@ def _ms(seconds: float | None) -> str:
 def comparison(context: Context, width: int, height: int) -> list[Line]:
     """Heading, a column per endpoint, as many rows as fit, and the result at the bottom."""
     figures = [context.view.figures(kind) for kind in EndpointKind]
-    label = 11
-    column = (width - label) // 2
-    lines = [context.heading("A/B of the endpoints", width, "simulated" if context.simulated else "")]
-    head = Line(("", "dim")).to(label)
+    column = (width - LABEL_WIDTH - 1) // 2
+    lines = [context.heading("A/B", width, "simulated" if context.simulated else "")]
+    head = Line(("", "dim")).to(LABEL_WIDTH)
     for kind in EndpointKind:
         used = kind is context.view.delivering
-        head.extend(_right(shorten(context.glyphs.named(kind), column - 1), str(kind) if used else "dim", column))
+        name = context.glyphs.named(kind) if column > len(kind.value) + 2 else context.glyphs.short(kind)
+        head.extend(_right(name, str(kind) if used else "dim", column))
     lines.append(head)
     result = _result(context, width)
     for name, words in _ROWS[: max(0, height - 2 - len(result))]:
-        row = Line((f" {name}", "dim")).to(label)
+        row = Line((f" {name}", "dim")).to(LABEL_WIDTH)
         for item in figures:
             style = "strong" if name == "samples/s" else "text"
             text = words(item)

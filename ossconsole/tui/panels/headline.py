@@ -46,7 +46,7 @@ def progress(context: Context, width: int) -> Line:
         RunState.FAILED: glyphs.failed,
     }
     mark = marks.get(view.state, glyphs.running)
-    left = Line((f"{mark} {view.state}", _STATE_STYLES.get(view.state, "strong")))
+    left = Line((f" {mark} {view.state}", _STATE_STYLES.get(view.state, "strong")))
     epoch = view.last_step.epoch if view.last_step else 0
     if epoch:
         left.add(f"  epoch {epoch}" + (f"/{view.run.epochs}" if view.run.epochs else ""))
@@ -58,8 +58,8 @@ def progress(context: Context, width: int) -> Line:
     eta = view.eta_s()
     if eta is not None:
         right.add(f"  ETA {duration(eta)}", "text")
-    right.add(f"  {duration(view.elapsed_s(context.now))} in", "dim")
-    room = width - left.width - right.width - 2
+    right.add(f"  {duration(view.elapsed_s(context.now))} in ", "dim")
+    room = width - left.width - right.width - 3
     if total and room >= 8:
         left.add("  ").extend(_bar(view.step / total, room, context))
     return left.right(right, width)

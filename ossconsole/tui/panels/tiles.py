@@ -23,9 +23,9 @@ def tiles(context: Context, width: int) -> list[Line]:
     """Three lines: labels, figures, notes."""
     count = max(1, min(8, width // TILE_WIDTH))
     shown = _tiles(context, wide=count >= 8)[:count]
-    lines = [Line(), Line(), Line()]
+    lines = [Line((" ", "text")) for _ in range(HEIGHT)]
     for index, tile in enumerate(shown):
-        end = width * (index + 1) // len(shown)
+        end = 1 + (width - 1) * (index + 1) // len(shown)
         room = end - lines[0].width - 1
         lines[0].add(shorten(tile.label, room), "dim").to(end)
         lines[1].extend(tile.value).to(end - 1).to(end)
@@ -73,13 +73,13 @@ def _step_time(context: Context) -> Tile:
     split = context.view.split
     if split is None:
         return Tile("step time", _figure(MISSING), Line())
-    note = f"copy {milliseconds(split.copy)} run {milliseconds(split.compute)}"
+    note = f"compute {milliseconds(split.compute)} ms"
     return Tile("step time", _figure(f"{milliseconds(split.total)} ms"), Line((note, "dim")))
 
 
 def _fetch(context: Context, *, compact: bool = False) -> Tile:
     kind = context.view.delivering
-    label = "fetch p50 / p95"
+    label = "fetch p50/p95"
     if kind is None:
         return Tile(label, _figure(MISSING), Line())
     figures = context.view.figures(kind)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.events import Resize
 from textual.screen import ModalScreen, Screen
@@ -14,6 +15,7 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.tui import actions
 from ossconsole.tui.actions import Action
 from ossconsole.tui.widgets.bars import KeyBar, ModeBar
+from ossconsole.tui.widgets.canvas import Canvas
 
 if TYPE_CHECKING:
     from ossconsole.tui.app import ConsoleApp
@@ -49,7 +51,9 @@ class ConsoleScreen(_ConsoleMixin, Screen[None]):
     """Subclasses set SCOPE and give their widgets in `body`; `tick` runs 4 times a second while the screen shows."""
 
     SCOPE: ClassVar[str]
+    # Nothing has the focus at first: in an input the keys of the modes would be typed.
     AUTO_FOCUS = None
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave_input", show=False)]
 
     def compose(self) -> ComposeResult:
         yield ModeBar()
@@ -65,9 +69,10 @@ class ConsoleScreen(_ConsoleMixin, Screen[None]):
         """Show what changed."""
 
     def redraw_bars(self) -> None:
-        if self.is_mounted:
-            self.query_one(ModeBar).redraw()
-            self.query_one(KeyBar).redraw()
+        """Also while the screen is being put together or taken apart, when either bar may be missing."""
+        for bar in self.query(Canvas):
+            if isinstance(bar, ModeBar | KeyBar):
+                bar.redraw()
 
     def live_actions(self) -> list[tuple[Action, bool]]:
         """The footer's actions that exist now, and whether each would do something."""
@@ -86,6 +91,9 @@ class ConsoleScreen(_ConsoleMixin, Screen[None]):
                 f"This terminal has {event.size.width} x {event.size.height} cells;\n"
                 f"the console needs {MIN_WIDTH} x {MIN_HEIGHT}.\n\nMake it larger, or press q to leave."
             )
+
+    def action_leave_input(self) -> None:
+        self.set_focus(None)
 
     def on_screen_resume(self) -> None:
         self.redraw_bars()

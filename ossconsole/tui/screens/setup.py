@@ -43,7 +43,8 @@ class SetupScreen(ConsoleScreen):
     def tick(self) -> None:
         if self._credentials is None and not self._credentials_problem and self.services.profile is not None:
             self._load_credentials()
-        self.query_one("#setup", Panel).redraw()
+        for panel in self.query(Panel):
+            panel.redraw()
 
     @work(thread=True, exclusive=True, group="credentials", exit_on_error=False)
     def _load_credentials(self) -> None:

@@ -61,7 +61,8 @@ class TrainScreen(ConsoleScreen):
         view = self.console.monitor.view
         self.set_class(view.run is None, "-idle")
         gpus = len(view.telemetry.gpus) if view.telemetry else 0
-        self.query_one("#machine").styles.height = 1 + min(max(1, gpus), self._gpu_lines())
+        for panel in self.query("#machine"):
+            panel.styles.height = 1 + min(max(1, gpus), self._gpu_lines())
         for panel in self.query(Panel):
             if panel.display:
                 panel.redraw()

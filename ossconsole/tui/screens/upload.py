@@ -38,11 +38,9 @@ class UploadScreen(ConsoleScreen):
             yield Select([(f"{px} px", px) for px in SIZES], value=224, allow_blank=False, compact=True, id="size")
         yield Panel(self._progress, id="upload-progress")
 
-    def on_mount(self) -> None:
-        self.query_one("#source", Input).focus()
-
     def tick(self) -> None:
-        self.query_one("#upload-progress", Panel).redraw()
+        for panel in self.query(Panel):
+            panel.redraw()
 
     def _progress(self, width: int, height: int) -> Sequence[Line]:
         rule = self.glyphs.rule

@@ -20,15 +20,26 @@ MODES = (("setup", "Setup"), ("browse", "Browse"), ("upload", "Upload"), ("train
 class ModeBar(Canvas):
     """The modes with their keys, then the endpoint in use, the bucket and the profile."""
 
+    _compact = False
+
     def paint(self, width: int, _height: int) -> Sequence[Line]:
         app = cast("ConsoleApp", self.app)
+        statuses = self._statuses(app)
+        self._compact = self._tabs(app, compact=False).width + statuses[0].width >= width
+        line = self._tabs(app, compact=self._compact)
+        status = next((status for status in statuses if status.width < width - line.width), Line())
+        return [line.to(width - status.width, "chip").extend(status)]
+
+    @staticmethod
+    def _tabs(app: ConsoleApp, *, compact: bool) -> Line:
         line = Line()
         for number, (mode, title) in enumerate(MODES, 1):
             on = mode == app.current_mode
-            line.add(f" {number} {title} ", "chip-on" if on else "chip-dim")
-        room = width - line.width
-        status = next((status for status in self._statuses(app) if status.width < room), Line())
-        return [line.to(width - status.width, "chip").extend(status)]
+            if compact:
+                line.add(f"{number} {title}", "chip-key" if on else "chip-dim").add(" ", "chip")
+            else:
+                line.add(f" {number} {title} ", "chip-on" if on else "chip-dim")
+        return line
 
     def _statuses(self, app: ConsoleApp) -> list[Line]:
         """The right side, from the fullest to the shortest."""
@@ -59,7 +70,7 @@ class ModeBar(Canvas):
     def on_click(self, event: events.Click) -> None:
         column = 0
         for number, (mode, title) in enumerate(MODES, 1):
-            column += len(f" {number} {title} ")
+            column += len(f"{number} {title} ") + (not self._compact)
             if event.x < column:
                 cast("ConsoleApp", self.app).action_mode(mode)
                 return
