@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ossconsole.config.checks import Check, fail, ok, warn
 from ossconsole.dataset.manifest import (
     ManifestError,
@@ -9,7 +11,9 @@ from ossconsole.dataset.manifest import (
     manifest_key,
     read_manifest,
 )
-from ossconsole.storage.client import ObjectStore
+
+if TYPE_CHECKING:
+    from ossconsole.storage.client import ObjectStore
 
 LARGE_MANIFEST_BYTES = 32 << 20  # about 400,000 samples; reading more would keep the other checks waiting
 

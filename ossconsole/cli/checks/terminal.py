@@ -29,7 +29,7 @@ def terminal_check(environ: Mapping[str, str] = os.environ, size: os.terminal_si
     problems = []
     if kind in {"", "dumb"}:
         problems.append(("It cannot be drawn on.", "export TERM=xterm-256color"))
-    if found < SMALLEST:
+    if found.columns < SMALLEST.columns or found.lines < SMALLEST.lines:
         problems.append((f"The console needs {SMALLEST.columns}x{SMALLEST.lines}.", "Make the window larger."))
     if not unicode:
         problems.append(("Charts and frames are drawn in ASCII.", "export LANG=C.UTF-8"))

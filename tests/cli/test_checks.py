@@ -1,0 +1,240 @@
+"""Each of the doctor's checks of machine and set-up: once well, once failing for the real reason."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import stat
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from ossconsole.cli.checks import dataset, gpu, machine, setup, terminal
+from ossconsole.config.checks import CheckStatus
+from ossconsole.config.connector import connector_config_path
+from ossconsole.config.credential_files import write_connector_file
+from ossconsole.config.credentials import Credentials
+from ossconsole.config.errors import ConsoleError
+from ossconsole.config.secret import Secret
+from ossconsole.config.sources import FixedSource, find_credentials
+from ossconsole.dataset.formats import SampleFormat
+from ossconsole.dataset.manifest import Manifest, Sample, write_manifest
+from ossconsole.storage.errors import StorageError
+from ossconsole.telemetry.driver import Driver
+from ossconsole.telemetry.samples import GpuSample, GpuSnapshot
+from ossconsole.training.selfcheck import TorchReport
+from tests.sandboxed import Sandboxed
+
+OK, WARN, FAIL = CheckStatus.OK, CheckStatus.WARN, CheckStatus.FAIL
+SIZE = os.terminal_size((120, 40))
+DRIVER = Driver("550.54", (12, 4))
+TORCH = TorchReport(torch="2.6.0", torchvision="0.21.0", connector="1.2.3", cuda_built="12.4")
+
+
+def test_python() -> None:
+    assert machine.python_check().status is OK
+    assert machine.python_check((3, 9)).status is FAIL
+    assert machine.python_check((3, 14)).remedy
+
+
+def test_glibc() -> None:
+    assert machine.glibc_check().status is OK
+    assert machine.glibc_check("glibc 2.12").status is FAIL
+    assert machine.glibc_check("").status is FAIL
+    assert machine.glibc_check(machine="aarch64").status is FAIL
+
+
+@pytest.mark.parametrize(("number", "words"), [(323, "Allowed|Not allowed .EPERM."), (9999, "Not allowed .ENOSYS.")])
+def test_userfaultfd_tells_what_the_kernel_says(number: int, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_USERFAULTFD", number)
+    check = machine.userfaultfd_check()
+    assert re.match(words, check.detail)
+    assert check.status is (OK if check.detail == "Allowed." else WARN)
+
+
+def test_shared_memory(tmp_path: Path) -> None:
+    assert machine.shared_memory_check(1, tmp_path).status is OK
+    short = machine.shared_memory_check(1 << 60, tmp_path)
+    assert short.status is FAIL
+    assert "remount" in short.remedy
+    assert machine.shared_memory_check(1, tmp_path / "none").status is FAIL
+
+
+def test_open_files_under_a_real_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        statuses = []
+        for limit in (min(hard, 65536), 1024, 256):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+            statuses.append(machine.open_files_check())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert [check.status for check in statuses] == [OK, WARN, FAIL]
+    assert statuses[2].remedy == f"ulimit -n {hard}"
+
+
+def test_disk(tmp_path: Path) -> None:
+    assert machine.disk_check(tmp_path, few_bytes=1, too_few_bytes=1).status is OK
+    assert machine.disk_check(tmp_path, few_bytes=1 << 60, too_few_bytes=1).status is WARN
+    assert machine.disk_check(tmp_path, few_bytes=1 << 60, too_few_bytes=1 << 60).status is FAIL
+
+
+def gpu_of(used: int, total: int | None, problem: str = "") -> GpuSnapshot:
+    return GpuSnapshot((GpuSample(index=0, name="T4", memory_used=used, memory_total=total, problem=problem),))
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "statuses", "words"),
+    [
+        (gpu_of(1_000_000_000, 16_000_000_000), [OK, OK], "15.0 GB free"),
+        (gpu_of(15_500_000_000, 16_000_000_000), [OK, FAIL], "too little"),
+        (gpu_of(0, None, "This GPU fell off the bus."), [WARN, WARN], "no figures"),
+        (GpuSnapshot(problem="No NVIDIA driver."), [WARN, WARN], "CPU"),
+    ],
+)
+def test_gpus(snapshot: GpuSnapshot, statuses: list[CheckStatus], words: str) -> None:
+    found = gpu.gpu_checks(snapshot)
+    assert [check.status for check in found] == statuses
+    assert words in found[1].detail
+
+
+@pytest.mark.parametrize(
+    ("change", "driver", "status", "words"),
+    [
+        ({"cuda_available": True, "devices": ("T4",)}, DRIVER, OK, "T4"),
+        ({}, None, WARN, "no NVIDIA driver"),
+        ({"cuda_built": ""}, DRIVER, FAIL, "without CUDA"),
+        ({"cuda_built": "13.2"}, DRIVER, FAIL, "up to CUDA 12.4"),
+        ({}, DRIVER, FAIL, "no usable GPU"),
+    ],
+)
+def test_cuda_against_the_driver(
+    change: dict[str, object], driver: Driver | None, status: CheckStatus, words: str
+) -> None:
+    check = gpu.judge_torch(msgspec.structs.replace(TORCH, **change), driver)[1]
+    assert check.status is status
+    assert words in check.detail
+    assert check.remedy or status is not FAIL
+
+
+def test_libraries_that_do_not_fit_together() -> None:
+    torch = gpu.judge_torch(msgspec.structs.replace(TORCH, problem="RuntimeError: torchvision::nms"), DRIVER)[0]
+    assert torch.status is FAIL
+    assert "torchvision::nms" in torch.detail
+    assert "pip install" in torch.remedy
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "words"),
+    [
+        ("raise ImportError('libcudart.so.13: cannot open shared object file')", FAIL, "libcudart.so.13"),
+        ("import os, sys; sys.stderr.write('Illegal instruction'); os._exit(132)", FAIL, "Illegal instruction"),
+        ("import time; time.sleep(60)", WARN, "still loading"),
+    ],
+)
+def test_torch_that_does_not_load(
+    code: str, status: CheckStatus, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "torch.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    limit_s = 1.0 if status is WARN else 20.0
+    check = gpu.torch_checks(limit_s)[0]
+    assert check.status is status
+    assert words in check.detail
+
+
+def test_torch_loads_here() -> None:
+    torch, cuda = gpu.torch_checks(60.0)
+    assert torch.status is OK, torch.detail
+    assert cuda.name == "cuda"
+
+
+@pytest.mark.parametrize(
+    ("environ", "size", "status", "words"),
+    [
+        ({"TERM": "xterm-256color", "COLORTERM": "truecolor"}, SIZE, OK, "16 million"),
+        ({"TERM": "xterm-256color"}, SIZE, OK, "256 colours"),
+        ({"TERM": "xterm", "NO_COLOR": "1"}, SIZE, OK, "NO_COLOR"),
+        ({"TERM": "dumb"}, SIZE, WARN, "cannot be drawn"),
+        ({"TERM": "xterm"}, os.terminal_size((79, 40)), WARN, "80x24"),
+        ({"TERM": "xterm"}, os.terminal_size((120, 23)), WARN, "80x24"),
+    ],
+)
+def test_terminal(environ: dict[str, str], size: os.terminal_size, status: CheckStatus, words: str) -> None:
+    check = terminal.terminal_check(environ, size)
+    assert check.status is status
+    assert words in check.detail
+
+
+@pytest.mark.parametrize(("answer", "status"), [("external", OK), ("off", WARN)])
+def test_tmux_clipboard(answer: str, status: CheckStatus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmux = tmp_path / "tmux"
+    tmux.write_text(f"#!/bin/sh\necho {answer}\n")
+    tmux.chmod(stat.S_IRWXU)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    check = terminal.terminal_check({"TERM": "tmux-256color", "TMUX": "/tmp/tmux"}, SIZE)
+    assert check.status is status
+    assert ("set-clipboard on" in check.remedy) is (status is WARN)
+
+
+def test_connector_config() -> None:
+    assert setup.connector_config_check().status is OK
+    connector_config_path().write_text('{"logLevl": 1}')
+    with pytest.raises(ConsoleError, match="logLevl"):
+        setup.connector_config_check()
+
+
+def pair(left: timedelta | None) -> FixedSource:
+    end = None if left is None else datetime.now(timezone.utc) + left
+    return FixedSource(Credentials("LTAI5tExampleKeyId", Secret("s"), expiration=end, source="test"))
+
+
+@pytest.mark.parametrize(
+    ("left", "status", "words"),
+    [
+        (None, OK, "LTAI…eyId from test, no end"),
+        (timedelta(hours=5, seconds=30), OK, "ends in 5 h 0 min"),
+        (timedelta(minutes=20, seconds=30), WARN, "ends in 0 h 20 min"),
+        (timedelta(seconds=-1), FAIL, "ended at"),
+    ],
+)
+def test_credentials_and_their_end(left: timedelta | None, status: CheckStatus, words: str) -> None:
+    check = setup.credentials_check(pair(left))
+    assert check.status is status
+    assert words in check.detail
+
+
+def test_credentials_that_others_may_read(sandboxed_bucket: Sandboxed) -> None:
+    path = write_connector_file(Credentials("a" * 12, Secret("s")))
+    profile = sandboxed_bucket.profile("x")
+    assert setup.credentials_check(find_credentials(profile)).status is OK
+    path.chmod(0o644)
+    check = setup.credentials_check(find_credentials(profile))
+    assert check.status is WARN
+    assert check.remedy == f"chmod 600 {path}"
+
+
+def test_the_dataset(sandboxed_bucket: Sandboxed, request: pytest.FixtureRequest) -> None:
+    profile = sandboxed_bucket.profile(request.node.name)
+    store = sandboxed_bucket.store()
+    store.profile = profile
+    empty, size = dataset.dataset_check(store)
+    assert (empty.status, size) == (WARN, None)
+    assert "ossconsole upload" in empty.remedy
+    sample = Sample("train/a/1.u8", 0, 64, 64)
+    manifest = Manifest(format=SampleFormat.IMAGE_U8, size=64, classes=("a",), splits={"train": (sample,)})
+    write_manifest(store, profile.dataset_prefix, manifest)
+    found, size = dataset.dataset_check(store)
+    assert (found.status, size) == (OK, 3 * 64 * 64)
+    assert "1 train in 1 classes, image-u8 at 64 px" in found.detail
+    store.put(f"{profile.dataset_prefix}/manifest.json", b"{")
+    assert dataset.dataset_check(store)[0].status is FAIL
+
+
+def test_the_dataset_of_a_refused_key(sandboxed_bucket: Sandboxed) -> None:
+    store = sandboxed_bucket.store(key="expired")
+    with pytest.raises(StorageError, match="SecurityTokenExpired"):
+        dataset.dataset_check(store)
