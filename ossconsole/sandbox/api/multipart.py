@@ -62,6 +62,7 @@ async def copy_part(call: Call) -> Reply:
     fields = [xml.element("LastModified", iso_time(part.modified)), xml.element("ETag", f'"{blob.md5}"')]
     reply = xml_reply(xml.document("CopyPartResult", fields))
     reply.headers["x-oss-hash-crc64ecma"] = str(blob.crc64)
+    reply.headers["ETag"] = f'"{blob.md5}"'  # where oss2 looks for it
     return reply
 
 

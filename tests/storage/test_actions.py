@@ -1,0 +1,176 @@
+"""Delete, copy, rename, restore, presigned URLs, unfinished uploads, usage and details, each against a real server."""
+
+from __future__ import annotations
+
+import urllib.request
+
+import pytest
+
+from ossconsole.config.errors import SettingsError
+from ossconsole.storage.actions import Copy, Delete, is_versioned, presigned_url, restore
+from ossconsole.storage.client import ObjectStore
+from ossconsole.storage.details import object_details
+from ossconsole.storage.errors import StorageError
+from ossconsole.storage.job import Job, JobState
+from ossconsole.storage.multipart_uploads import abort_upload, list_uploads
+from ossconsole.storage.objects import ObjectSummary
+from ossconsole.storage.usage import Usage
+from tests.sandboxed import Sandboxed
+
+WAIT_S = 60.0
+CONTROL = "esc\x1b[31m\x01"
+
+
+def run(job: Job) -> Job:
+    job.start()
+    assert job.wait(WAIT_S)
+    return job
+
+
+def keys(store: ObjectStore, prefix: str) -> list[str]:
+    return [found.key[len(prefix) :] for found in store.list_all(prefix)]
+
+
+def summary(store: ObjectStore, key: str) -> ObjectSummary:
+    return next(found for found in store.list_all(key) if found.key == key)
+
+
+@pytest.fixture
+def filled(store: ObjectStore, prefix: str) -> str:
+    for name in ("one", "two", "dir/three", "dir/deep/four", "dirt", CONTROL):
+        store.put(prefix + name, name.encode())
+    return prefix
+
+
+def test_delete_takes_what_was_chosen_and_nothing_beside_it(store: ObjectStore, filled: str) -> None:
+    job = run(Delete(store, [f"{filled}dir/", summary(store, f"{filled}one"), summary(store, filled + CONTROL)]))
+    assert job.state is JobState.DONE
+    assert job.failures == []
+    assert keys(store, filled) == ["dirt", "two"]
+    progress = job.progress()
+    assert (progress.items_done, progress.items_total, progress.total_known) == (4, 4, True)
+
+
+def test_delete_without_the_right_names_every_object(
+    sandboxed_bucket: Sandboxed, store: ObjectStore, filled: str
+) -> None:
+    reader = sandboxed_bucket.store(key="read-only")
+    job = run(Delete(reader, [f"{filled}dir/"]))
+    assert job.state is JobState.FAILED
+    assert [failure.key for failure in job.failures] == [f"{filled}dir/deep/four", f"{filled}dir/three"]
+    assert all("AccessDenied" in failure.message and failure.request_id for failure in job.failures)
+    assert "dir/three" in keys(store, filled)
+
+
+def test_copy_of_a_folder(store: ObjectStore, filled: str) -> None:
+    job = run(Copy(store, [f"{filled}dir/"], f"{filled}dir/", f"{filled}new/"))
+    assert job.failures == []
+    assert [name for name in keys(store, filled) if name.startswith("new")] == ["new/deep/four", "new/three"]
+    assert store.get(f"{filled}new/three") == b"dir/three"
+
+
+def test_rename_of_an_object_keeps_its_bytes_and_metadata(store: ObjectStore, prefix: str) -> None:
+    store.put(f"{prefix}old", b"data", content_type="text/x-test", metadata={"epoch": "3"})
+    found = summary(store, f"{prefix}old")
+    job = run(Copy(store, [found], found.key, f"{prefix}sub/new name+%", move=True))
+    assert job.failures == []
+    assert keys(store, prefix) == ["sub/new name+%"]
+    info = store.head(f"{prefix}sub/new name+%")
+    assert (info.metadata, info.content_type) == ({"epoch": "3"}, "text/x-test")
+
+
+def test_a_copy_overwrites_only_when_told(store: ObjectStore, filled: str) -> None:
+    found = summary(store, f"{filled}one")
+    kept = run(Copy(store, [found], found.key, f"{filled}two"))
+    assert "FileAlreadyExists" in kept.failures[0].message
+    assert store.get(f"{filled}two") == b"two"
+    run(Copy(store, [found], found.key, f"{filled}two", replace=True))
+    assert store.get(f"{filled}two") == b"one"
+
+
+def test_large_objects_are_copied_in_parts(store: ObjectStore, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ossconsole.storage.actions._COPY_WHOLE_UP_TO", 100_000)
+    monkeypatch.setattr("ossconsole.storage.actions._COPY_PART_SIZE", 110_000)
+    data = bytes(range(256)) * 1500
+    store.put(f"{prefix}large", data, metadata={"run": "r"})
+    found = summary(store, f"{prefix}large")
+    job = run(Copy(store, [found], found.key, f"{prefix}copied", move=True))
+    assert job.failures == []
+    assert store.get(f"{prefix}copied") == data
+    assert store.head(f"{prefix}copied").metadata == {"run": "r"}
+    assert keys(store, prefix) == ["copied"]
+
+
+@pytest.mark.parametrize("target", ["dir/", "dir/inner/"])
+def test_a_folder_is_not_copied_into_itself(store: ObjectStore, filled: str, target: str) -> None:
+    with pytest.raises(SettingsError, match="itself or inside it"):
+        Copy(store, [f"{filled}dir/"], f"{filled}dir/", filled + target)
+
+
+@pytest.mark.parametrize("target", ["", "/leading", "n" * 1024], ids=["empty", "slash", "long"])
+def test_a_target_that_is_no_key_is_refused(store: ObjectStore, filled: str, target: str) -> None:
+    found = summary(store, f"{filled}one")
+    with pytest.raises(SettingsError, match="no object name"):
+        Copy(store, [found], found.key, target)
+
+
+def test_a_cancelled_copy_ends(store: ObjectStore, filled: str) -> None:
+    job = Copy(store, [f"{filled}dir/"], f"{filled}dir/", f"{filled}new/")
+    job.cancel()
+    run(job)
+    assert job.state is JobState.CANCELLED
+    assert not [name for name in keys(store, filled) if name.startswith("new")]
+
+
+def test_a_presigned_url_lends_the_object_out(store: ObjectStore, filled: str) -> None:
+    url = presigned_url(store, f"{filled}one", 60)
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        assert answer.read() == b"one"
+    with pytest.raises(SettingsError):
+        presigned_url(store, f"{filled}one", 8 * 24 * 3600)
+
+
+def test_restore_of_an_archived_object(store: ObjectStore, prefix: str) -> None:
+    key = f"{prefix}archived"
+    store.sdk.put_object(key, b"cold", headers={"x-oss-storage-class": "Archive"})
+    with pytest.raises(StorageError) as refused:
+        store.get(key)
+    assert refused.value.code == "InvalidObjectState"
+    assert restore(store, key)
+    assert store.get(key) == b"cold"
+
+
+def test_unfinished_uploads_are_found_and_aborted(store: ObjectStore, prefix: str) -> None:
+    upload_id = store.sdk.init_multipart_upload(f"{prefix}big file").upload_id
+    store.sdk.upload_part(f"{prefix}big file", upload_id, 1, b"x" * 100_000)
+    store.sdk.upload_part(f"{prefix}big file", upload_id, 2, b"y" * 10)
+    store.sdk.init_multipart_upload(f"{prefix}other")
+    big, other = list_uploads(store, prefix)
+    assert (big.key, big.parts, big.bytes) == (f"{prefix}big file", 2, 100_010)
+    assert (other.parts, other.bytes) == (0, 0)
+    abort_upload(store, big)
+    assert [upload.key for upload in list_uploads(store, prefix)] == [f"{prefix}other"]
+
+
+def test_usage_counts_everything_below(store: ObjectStore, filled: str) -> None:
+    job = Usage(store, [f"{filled}dir/", summary(store, f"{filled}one")])
+    run(job)
+    assert job.totals.objects == 3
+    assert job.totals.bytes == len("dir/three" + "dir/deep/four" + "one")
+    assert job.totals.by_class == {"Standard": (3, job.totals.bytes)}
+    assert job.totals.newest > 0
+
+
+def test_details_tell_all_and_what_would_not_be_told(store: ObjectStore, prefix: str) -> None:
+    store.put(f"{prefix}object", b"data", content_type="text/plain", metadata={"run": "r1"})
+    details = object_details(store, f"{prefix}object")
+    assert details.info.metadata == {"run": "r1"}
+    assert details.info.crc64 is not None
+    assert details.acl == "default"
+    assert details.tags == {}
+    assert details.versions == []
+    assert details.unavailable == {}
+    assert not is_versioned(store)
+    with pytest.raises(StorageError) as missing:
+        object_details(store, f"{prefix}missing")
+    assert missing.value.status == 404
