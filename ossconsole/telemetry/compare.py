@@ -142,7 +142,7 @@ class EndpointWindow:
     @property
     def part(self) -> _Part:
         """Warm readings once there are enough of them; until then the cold ones."""
-        return self._warm if len(self._warm.blocks) >= MIN_BLOCKS or not self._cold.blocks else self._cold
+        return self._warm if len(self._warm.blocks) >= MIN_BLOCKS or not self._cold.steps else self._cold
 
     @property
     def cold(self) -> bool:

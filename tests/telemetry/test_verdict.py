@@ -1,0 +1,72 @@
+"""The verdict: the right word, and every figure in it measured or marked as an estimate."""
+
+from __future__ import annotations
+
+import pytest
+
+from ossconsole.telemetry import events
+from ossconsole.telemetry.events import RunState
+from ossconsole.telemetry.verdict import Bound, judge
+from ossconsole.telemetry.view import RunView
+from tests.telemetry.runs import ACCELERATED, Feed
+
+
+def running(**settings: object) -> Feed:
+    return Feed(**settings).state(RunState.RUNNING)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("wait", "bound"), [(0.4, Bound.IO), (0.1, Bound.MIXED), (0.02, Bound.COMPUTE)])
+def test_the_share_of_waiting_decides(wait: float, bound: Bound) -> None:
+    feed = running().steps(20, seconds=0.5, wait=wait)
+    assert judge(feed.view, feed.time).bound is bound
+
+
+def test_the_gain_of_an_unmeasured_endpoint_is_an_upper_bound_and_says_so() -> None:
+    feed = running().steps(20, seconds=1.0, wait=0.6)
+    verdict = judge(feed.view, feed.time)
+    assert "60 %" in verdict.text
+    assert verdict.advice == "the accelerated endpoint would be worth at most 2.5x (estimated)"
+    assert "an accelerator" in judge(feed.view, feed.time, has_accelerated=False).advice
+
+
+def test_a_measured_gain_carries_its_spread() -> None:
+    feed = running(steps_per_epoch=1000).steps(40, seconds=1.0, wait=0.6).switch(ACCELERATED)
+    feed.steps(40, seconds=0.5, wait=0.2).switch(feed.endpoint.other).steps(20, seconds=1.0, wait=0.6)
+    verdict = judge(feed.view, feed.time)
+    assert verdict.advice == "the accelerated endpoint gives 2.00x ± 0 %, measured in this run"
+
+
+def test_only_a_gpu_is_called_one() -> None:
+    assert "training waits" in judge(running().steps(20).view, 0).text
+    assert "the GPU waits" in judge(running(device="cuda:0").steps(20).view, 0).text
+
+
+def test_settling_is_said_instead_of_a_verdict() -> None:
+    feed = running().steps(20).switch(ACCELERATED).steps(1)
+    verdict = judge(feed.view, feed.time)
+    assert (verdict.bound, verdict.text) == (Bound.NONE, "settling on accelerated")
+
+
+def test_a_silent_run_names_the_endpoint() -> None:
+    feed = running().steps(20)
+    verdict = judge(feed.view, feed.time + 45)
+    assert verdict.text == "no step for 45 s"
+    assert "standard endpoint" in verdict.advice
+
+
+@pytest.mark.parametrize("state", [RunState.STARTING, RunState.PAUSED, RunState.STOPPING, RunState.FINISHED])
+def test_every_other_state_is_named(state: RunState) -> None:
+    feed = running().steps(20).state(state)
+    assert judge(feed.view, feed.time).text == str(state)
+
+
+def test_a_failure_says_why() -> None:
+    feed = running().steps(2)
+    feed.view.apply(events.ErrorEvent(time=feed.time, message="The bucket is gone.", remedy="Look for it."))
+    feed.state(RunState.FAILED)
+    assert judge(feed.view, feed.time).advice == "The bucket is gone. Look for it."
+
+
+def test_before_anything() -> None:
+    assert judge(RunView(), 0).text == "no run yet"
+    assert judge(running().view, 0).text == "starting"
