@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
+import math
+import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import DataLoader
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.manifest import Manifest, Sample, object_key
 from ossconsole.training.connector import ConnectorSettings
-from ossconsole.training.control import SPAWN, SharedControl
 from ossconsole.training.plan import BatchRequest, Plan
-from ossconsole.training.reader import ReadRequest, ReadResult, SampleReader, start_reader
+from ossconsole.training.reader import ReadRequest, ReadResult
+from ossconsole.training.readers import QUEUED, ReaderLostError, ReaderPool
 from ossconsole.training.settings import TrainSettings
+from ossconsole.training.switch import EndpointSwitch
 
-MAX_PREFETCH = 8
-"""Batches read ahead per worker: more only delays an endpoint switch, as those batches are already on their way."""
+MAX_AHEAD = 8
+"""Batches per worker read ahead at most: more only delays an endpoint switch, as they are already in memory."""
 
 _IN_USE = 2  # the batch in the step, and the one before it whose copy to the device may still be under way
-
-
-_POLL_S = 1.0
-"""How often a wait for a batch looks whether the run was interrupted, its reader died, or its deadline passed."""
+_CALM_BATCHES = 32  # batches in a row without a wait after which one less is read ahead
+_POLL_S = 1.0  # how often a wait looks whether the run was interrupted or a reader passed its deadline
+_SHARED_MEMORY = "/dev/shm"  # noqa: S108 - where Linux keeps shared memory, not a place for temporary files
 
 
 class LoaderError(ConsoleError):
@@ -56,12 +57,10 @@ class Batch:
 
 
 class BatchLoader:
-    """Delivers the plan's batches in order, each exactly once.
+    """Delivers the plan's batches in order, each exactly once, as read into slots of one shared buffer.
 
-    A torch DataLoader does the work. Its workers fill slots of one shared buffer in turn; because batches come back in
-    order and at most `prefetch` per worker are under way, the slot of the batch asked for next is free again.
-    When a worker dies or passes the deadline, `next` raises LoaderError and the following call starts new readers from
-    the batch that was not delivered.
+    How many batches are read ahead adapts: one more per reader when the loop waits while readers are idle, one less
+    when it has not waited for a while; `settings.prefetch_mb` bounds it.
     """
 
     def __init__(
@@ -75,102 +74,109 @@ class BatchLoader:
         pin: bool = False,
         interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.control = SharedControl(settings.endpoint, settings.workers)
-        self._connector = connector
+        self.switch = EndpointSwitch(settings.endpoint)
         self._manifest = manifest
         self._prefix = connector.profile.dataset_prefix
-        self._plan = plan
-        self._settings = settings
-        self._next = start
+        self._workers = settings.workers
         self._interrupted = interrupted
         row_bytes = max(manifest.sample_bytes(sample) for split in manifest.splits.values() for sample in split)
-        self.prefetch = prefetch_depth(settings, row_bytes)
-        slots = self.prefetch * settings.workers + _IN_USE
-        self._buffers = torch.empty((slots, settings.batch_size, row_bytes), dtype=torch.uint8)
-        self._buffers.share_memory_()  # type: ignore[no-untyped-call]
-        if pin:
-            _pin(self._buffers)
-        self._asked: dict[int, BatchRequest] = {}
-        self._results: Iterator[ReadResult] | None = None
+        slots = slot_count(settings, row_bytes)
+        self._most_ahead = slots - _IN_USE
+        self.ahead = min(self._most_ahead, QUEUED * settings.workers)
+        self._buffers = _shared_buffers(slots, settings.batch_size, row_bytes, pin=pin)
+        self._free = deque(range(slots))
+        self._used: deque[int] = deque()
+        self._requests = plan.requests(start)
+        self._asked: deque[tuple[BatchRequest, ReadRequest]] = deque()
+        self._ready: dict[int, ReadResult] = {}
+        self._calm = 0
+        self._pool = ReaderPool(
+            connector,
+            self.switch,
+            self._buffers,
+            workers=settings.workers,
+            deadline_s=settings.fetch_deadline_s,
+        )
 
     def next(self) -> Batch | None:
         """The next batch; None at the end of the plan, or soon after the run was interrupted.
 
-        Raises LoaderError when the readers broke; call again to go on from the same batch.
+        Raises LoaderError when a reader had to be replaced; call again to go on with the same batch.
         """
         begun = time.perf_counter()
-        if self._results is None:
-            self._results = self._start_readers()
-        while not self._interrupted():
-            try:
-                result = next(self._results)
-            except StopIteration:
+        while len(self._used) >= _IN_USE:
+            self._free.append(self._used.popleft())
+        self._ask_ahead()
+        if not self._asked:
+            return None
+        request, read = self._asked[0]
+        self._receive(0)
+        self._adapt(request.number in self._ready)
+        while request.number not in self._ready:
+            if self._interrupted():
                 return None
-            except RuntimeError as error:
-                self._check(error, time.perf_counter() - begun)
-                continue
-            request = self._asked.pop(result.number)
-            self._next = result.number + 1
-            return self._batch(request, result, time.perf_counter() - begun)
-        return None
+            self._receive(_POLL_S)
+        self._asked.popleft()
+        self._used.append(read.slot)
+        return self._batch(request, self._ready.pop(request.number), time.perf_counter() - begun)
 
-    def _check(self, error: RuntimeError, waited_s: float) -> None:
-        """Raises LoaderError unless `error`, DataLoader's only exception, just says that nothing came yet."""
-        deadline_s = self._settings.fetch_deadline_s
-        if "timed out" not in str(error):
-            reason = f"A reader process ended unexpectedly and was replaced ({str(error).splitlines()[0]})."
-        elif waited_s >= deadline_s:
-            reason = f"No batch arrived within {deadline_s:g} s; the readers were replaced."
-        else:
-            return
-        self._abandon_readers()
-        raise LoaderError(reason) from error
-
-    def seek(self, number: int) -> None:
-        """Goes on from batch `number`; what was read ahead is thrown away."""
-        self.close()
-        self._next = number
+    def ask_again(self, batch: Batch) -> None:
+        """Has the batch that `next` gave last read once more; it is the next one then."""
+        slot = self._used.pop()
+        self._put(batch.request, slot, front=True)
 
     def close(self) -> None:
         """Ends the readers."""
-        if self._results is not None:
-            self._abandon_readers()
+        self._pool.close()
 
-    def _start_readers(self) -> Iterator[ReadResult]:
-        reader = SampleReader(self._connector, self.control, self._buffers)
-        return iter(
-            DataLoader(
-                reader,
-                batch_size=None,
-                sampler=self._requests(self._next),
-                num_workers=self._settings.workers,
-                prefetch_factor=self.prefetch,
-                multiprocessing_context=SPAWN,
-                collate_fn=_as_is,
-                worker_init_fn=start_reader,
-                timeout=_POLL_S,
-            )
+    def _receive(self, timeout_s: float) -> None:
+        try:
+            for result in self._pool.poll(timeout_s):
+                self._ready[result.number] = result
+        except ReaderLostError as error:
+            raise LoaderError(str(error)) from error
+        self._ask_ahead()
+
+    def _ask_ahead(self) -> None:
+        """Keeps the readers busy as far as slots and the depth allow."""
+        while len(self._asked) < self.ahead and self._free and self._pool.room:
+            request = next(self._requests, None)
+            if request is None:
+                return
+            self._put(request, self._free.popleft())
+
+    def _put(self, request: BatchRequest, slot: int, *, front: bool = False) -> None:
+        samples = self._samples(request)
+        read = ReadRequest(
+            number=request.number,
+            slot=slot,
+            keys=tuple(object_key(self._prefix, sample.key) for sample in samples),
+            sizes=np.array([self._manifest.sample_bytes(sample) for sample in samples], dtype=np.int64),
         )
+        if front:
+            self._asked.appendleft((request, read))
+        else:
+            self._asked.append((request, read))
+        self._pool.ask(read)
 
-    def _abandon_readers(self) -> None:
-        self.control.kill_readers()
-        self._results = None
-        self._asked.clear()
+    def _adapt(self, ready: bool) -> None:
+        """Reads further ahead when that would have helped, and less far when nothing was waited for."""
+        if not ready:
+            self._calm = 0
+            if self._pool.idle and len(self._asked) >= self.ahead:
+                self.ahead = min(self._most_ahead, self.ahead + self._workers)
+        elif len(self._ready) >= self.ahead - self._workers:
+            self._calm += 1
+            if self._calm >= _CALM_BATCHES:
+                self._calm = 0
+                self.ahead = max(self._workers, self.ahead - 1)
 
-    def _requests(self, start: int) -> Iterator[ReadRequest]:
-        for count, request in enumerate(self._plan.requests(start)):
-            samples = self._manifest.splits[str(request.split)]
-            chosen = [samples[row] for row in request.indices]
-            self._asked[request.number] = request
-            yield ReadRequest(
-                number=request.number,
-                slot=count % len(self._buffers),
-                keys=tuple(object_key(self._prefix, sample.key) for sample in chosen),
-                sizes=np.array([self._manifest.sample_bytes(sample) for sample in chosen], dtype=np.int64),
-            )
+    def _samples(self, request: BatchRequest) -> list[Sample]:
+        samples = self._manifest.splits[str(request.split)]
+        return [samples[row] for row in request.indices]
 
     def _batch(self, request: BatchRequest, result: ReadResult, wait_s: float) -> Batch:
-        samples = self._manifest.splits[str(request.split)]
+        samples = self._samples(request)
         return Batch(
             request=request,
             data=self._buffers[result.slot, : len(result.kept)],
@@ -180,39 +186,50 @@ class BatchLoader:
             fetch_s=result.seconds,
             wait_s=wait_s,
             retries=result.retries,
-            bad=tuple((samples[request.indices[bad.position]], bad.reason) for bad in result.bad),
+            bad=tuple((samples[bad.position], bad.reason) for bad in result.bad),
             failed=result.failed,
         )
 
 
-def prefetch_depth(settings: TrainSettings, row_bytes: int) -> int:
-    """How many batches each worker reads ahead: as many as the memory limit holds, from 1 to MAX_PREFETCH.
+def slot_count(settings: TrainSettings, row_bytes: int) -> int:
+    """How many batches the buffer holds within `settings.prefetch_mb`.
 
-    Raises ConsoleError when not even one batch per worker fits.
+    Raises ConsoleError when that is not even one per worker beyond those in use.
     """
     batch_bytes = settings.batch_size * row_bytes
-    slots = settings.prefetch_mb * 1_000_000 // batch_bytes
-    depth = (slots - _IN_USE) // settings.workers
-    if depth < 1:
-        needed = (settings.workers + _IN_USE) * batch_bytes
+    least = settings.workers + _IN_USE
+    slots = min(settings.workers * MAX_AHEAD + _IN_USE, settings.prefetch_mb * 1_000_000 // batch_bytes)
+    if slots < least:
+        needed_mb = math.ceil(least * batch_bytes / 1e6)
         raise ConsoleError(
-            f"{settings.workers} workers with batches of {settings.batch_size} need {needed / 1e6:,.0f} MB of buffers; "
+            f"{settings.workers} workers with batches of {settings.batch_size} need {needed_mb:,} MB of buffers; "
             f"{settings.prefetch_mb} MB are allowed.",
-            remedy=f"Use fewer workers, a smaller batch, or --prefetch-mb {-(-needed // 1_000_000)}.",
+            remedy=f"Use fewer workers, a smaller batch, or --prefetch-mb {needed_mb}.",
         )
-    return min(depth, MAX_PREFETCH)
+    return slots
 
 
-def _as_is(result: Any) -> Any:
-    return result
+def _shared_buffers(slots: int, batch: int, row_bytes: int, *, pin: bool) -> torch.Tensor:
+    """uint8 of shape (slots, batch, row bytes) in shared memory, page-locked for fast copies with `pin`.
 
-
-def _pin(buffers: torch.Tensor) -> None:
-    """Page-locks the shared buffers, so that copies to a CUDA device can overlap with the compute."""
-    runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
-    code = runtime.cudaHostRegister(buffers.data_ptr(), buffers.nbytes, 0)
-    if int(code) != 0:
+    Raises ConsoleError when shared memory is too small: writing to pages that it lacks would kill the process.
+    """
+    needed = slots * batch * row_bytes
+    free = shutil.disk_usage(_SHARED_MEMORY).free
+    if needed > free:
         raise ConsoleError(
-            f"The batch buffers ({buffers.nbytes / 1e6:,.0f} MB) cannot be page-locked: CUDA error {int(code)}.",
-            remedy="Lower --prefetch-mb, or raise the limit with `ulimit -l unlimited`.",
+            f"The batch buffers need {needed / 1e6:,.0f} MB of shared memory; "
+            f"{_SHARED_MEMORY} has {free / 1e6:,.0f} MB.",
+            remedy=f"Lower --prefetch-mb or --batch-size, or enlarge {_SHARED_MEMORY} (docker run --shm-size 2g).",
         )
+    buffers = torch.empty((slots, batch, row_bytes), dtype=torch.uint8)
+    buffers.share_memory_()  # type: ignore[no-untyped-call]
+    if pin:
+        runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+        code = int(runtime.cudaHostRegister(buffers.data_ptr(), buffers.nbytes, 0))
+        if code != 0:
+            raise ConsoleError(
+                f"The batch buffers ({needed / 1e6:,.0f} MB) cannot be page-locked: CUDA error {code}.",
+                remedy="Lower --prefetch-mb, or raise the limit with `ulimit -l unlimited`.",
+            )
+    return buffers

@@ -1,4 +1,4 @@
-"""The reader: runs in a spawned DataLoader worker and lets the connector fill one batch buffer at a time."""
+"""The reader: runs in a spawned process of its own and lets the connector fill one batch buffer at a time."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ import tenacity
 import torch
 from osstorchconnector._oss_client import OssClient
 from osstorchconnector._oss_connector import new_data_object
-from torch.utils.data import Dataset, get_worker_info
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.training.connector import ConnectorSettings, keep_native_prints_off
-from ossconsole.training.control import SharedControl
+from ossconsole.training.switch import EndpointSwitch
 
 ATTEMPTS = 4
 """Tries per batch, with waits of about 0.5, 1 and 2 s; the connector itself repeats each request 8 to 16 times."""
@@ -65,33 +64,40 @@ class EndpointFailedError(Exception):
     """The endpoint did not deliver samples that may well be there."""
 
 
-class SampleReader(Dataset[ReadResult]):
+class SampleReader:
     """Reads request by request into shared buffers, through the endpoint that the switch names at that moment.
 
     `buffers` is uint8 of shape (slots, batch, bytes per row), in shared memory. The connector's clients cannot be
-    pickled and are built in the reader process, one per endpoint, when first needed.
+    pickled and are built here, one per endpoint, when first needed.
 
     OssMapDataset is not used because it holds every object of the dataset in each reader and does not tell which
     sample of a batch failed; the call in `_open` is the one that its own `__getitems__` makes.
     """
 
-    def __init__(self, settings: ConnectorSettings, control: SharedControl, buffers: torch.Tensor) -> None:
+    def __init__(
+        self,
+        settings: ConnectorSettings,
+        switch: EndpointSwitch,
+        buffers: torch.Tensor,
+        *,
+        number: int = 0,
+        workers: int = 1,
+    ) -> None:
         self._settings = settings
-        self._control = control
+        self._switch = switch
         self._buffers = buffers
+        self._number = number
+        self._workers = workers
         self._clients: dict[EndpointKind, Any] = {}
+        keep_native_prints_off(settings.native_log)
 
-    def prepare(self, worker: int) -> None:
-        """Runs first in the reader process."""
-        self._control.register_reader(worker)
-        keep_native_prints_off(self._settings.native_log)
-
-    def __getitem__(self, request: ReadRequest) -> ReadResult:
+    def read(self, request: ReadRequest) -> ReadResult:
+        """Reads one batch into its slot, with retries."""
         attempt = _Attempt(request, self._buffers[request.slot].numpy())
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(EndpointFailedError),
             stop=tenacity.stop_after_attempt(ATTEMPTS),
-            wait=tenacity.wait_exponential_jitter(initial=0.5, max=5, jitter=0.25),
+            wait=tenacity.wait_exponential_jitter(multiplier=0.5, max=5, jitter=0.25),
             reraise=True,
         )
         failed = ""
@@ -103,7 +109,7 @@ class SampleReader(Dataset[ReadResult]):
 
     def _read(self, attempt: _Attempt) -> None:
         """Reads what is still missing of the batch; the switch may have been turned since the last try."""
-        attempt.begin(self._control.endpoint)
+        attempt.begin(self._switch.endpoint)
         try:
             for obj in self._open(attempt.endpoint, attempt.request, attempt.missing):
                 attempt.take(obj)
@@ -124,12 +130,8 @@ class SampleReader(Dataset[ReadResult]):
 
     def _client(self, kind: EndpointKind) -> Any:
         if kind not in self._clients:
-            worker = get_worker_info()
-            self._clients[kind] = OssClient(
-                **self._settings.client_arguments(kind),
-                id=worker.id if worker else 0,
-                total=worker.num_workers if worker else 1,
-            )
+            arguments = self._settings.client_arguments(kind)
+            self._clients[kind] = OssClient(**arguments, id=self._number, total=self._workers)
         return self._clients[kind]
 
 
@@ -193,10 +195,3 @@ class _Attempt:
             bad=tuple(self._bad),
             failed=failed,
         )
-
-
-def start_reader(worker: int) -> None:
-    """DataLoader's `worker_init_fn`."""
-    info = get_worker_info()
-    if info is not None and isinstance(info.dataset, SampleReader):
-        info.dataset.prepare(worker)

@@ -49,11 +49,6 @@ class BatchSource:
         )
         self.retries = 0
 
-    @property
-    def prefetch(self) -> int:
-        """Batches that each worker reads ahead."""
-        return self._loader.prefetch
-
     def next(self) -> Batch | None:
         """The next batch, None at the end of the plan or when the run is stopped. Raises ConsoleError."""
         failures = 0
@@ -67,7 +62,7 @@ class BatchSource:
                     self.retries += batch.retries if batch else 0
                     return batch
                 reason, request = batch.failed, batch.request
-                self._loader.seek(request.number)
+                self._loader.ask_again(batch)
             failures += 1
             self.retries += 1
             if self._run.controls.stopping.is_set():
@@ -80,7 +75,7 @@ class BatchSource:
         self._loader.close()
 
     def _interrupted(self) -> bool:
-        self._loader.control.endpoint = self._run.controls.endpoint
+        self._loader.switch.endpoint = self._run.controls.endpoint
         return self._run.controls.stopping.is_set()
 
     def _handle(self, reason: str, request: BatchRequest | None, *, last_try: bool) -> bool:

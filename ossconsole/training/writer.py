@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.training.connector import ConnectorSettings, keep_native_prints_off
-from ossconsole.training.control import SPAWN
+from ossconsole.training.switch import SPAWN
 
 _STOP_TIMEOUT_S = 5.0
 
@@ -73,6 +74,8 @@ class CheckpointWriter:
 
 def _serve(connector: ConnectorSettings, pipe: Connection) -> None:
     """Answers each (uri, data) with "" or with why it failed, until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as the readers: the loop decides what ends when
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     keep_native_prints_off(connector.native_log)
     from osstorchconnector import OssCheckpoint
 

@@ -1,0 +1,159 @@
+"""The reader processes: started, given requests, listened to, and replaced when they die or get stuck.
+
+Each has a pipe of its own, so that killing one can never leave a lock behind that the others or the loop need; torch's
+DataLoader shares queues between its workers, and its shutdown can hang on them for just that reason.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import multiprocessing.connection
+import signal
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+
+import torch
+
+from ossconsole.training.connector import ConnectorSettings
+from ossconsole.training.reader import ReadRequest, ReadResult, SampleReader
+from ossconsole.training.switch import SPAWN, EndpointSwitch
+
+QUEUED = 2
+"""Requests one reader may hold: the one it reads and the next, so that it never waits for the loop."""
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_JOIN_TIMEOUT_S = 5.0
+
+
+class ReaderLostError(Exception):
+    """A reader died or passed its deadline; it is replaced and its requests are asked again."""
+
+
+@dataclass
+class _Reader:
+    process: SpawnProcess
+    pipe: Connection
+    held: deque[ReadRequest] = field(default_factory=deque)
+    since: float = 0.0  # when it began the first request it holds
+
+
+class ReaderPool:
+    """`workers` processes that read into `buffers` (see SampleReader)."""
+
+    def __init__(
+        self,
+        connector: ConnectorSettings,
+        switch: EndpointSwitch,
+        buffers: torch.Tensor,
+        *,
+        workers: int,
+        deadline_s: float,
+    ) -> None:
+        self._new_reader = functools.partial(SampleReader, connector, switch, buffers, workers=workers)
+        self._deadline_s = deadline_s
+        self._readers = [self._start(number) for number in range(workers)]
+
+    @property
+    def idle(self) -> bool:
+        """Whether a reader has nothing to do."""
+        return any(not reader.held for reader in self._readers)
+
+    @property
+    def room(self) -> bool:
+        """Whether a reader can take a request."""
+        return any(len(reader.held) < QUEUED for reader in self._readers)
+
+    def ask(self, request: ReadRequest) -> None:
+        """Gives the request to the reader with the least to do."""
+        reader = min(self._readers, key=lambda each: len(each.held))
+        if not reader.held:
+            reader.since = time.monotonic()
+        reader.held.append(request)
+        # A reader that died is noticed by `poll`, which asks its requests again.
+        try:
+            reader.pipe.send(request)
+        except OSError:
+            return
+
+    def poll(self, timeout_s: float) -> list[ReadResult]:
+        """What arrived within `timeout_s`, at the latest at the first arrival. Raises ReaderLostError."""
+        pipes = {reader.pipe: number for number, reader in enumerate(self._readers)}
+        results = []
+        for ready in multiprocessing.connection.wait(list(pipes), timeout_s):
+            number = pipes[ready]  # type: ignore[index]
+            reader = self._readers[number]
+            try:
+                results.append(reader.pipe.recv())
+            except (EOFError, OSError) as error:
+                raise ReaderLostError(f"Reader process {number} ended unexpectedly{self._replace(number)}.") from error
+            reader.held.popleft()
+            reader.since = time.monotonic()
+        if not results:
+            self._check_deadlines()
+        return results
+
+    def close(self) -> None:
+        """Ends all readers, whatever they are doing."""
+        for reader in self._readers:
+            _end(reader)
+        self._readers = []
+
+    def _check_deadlines(self) -> None:
+        now = time.monotonic()
+        for number, reader in enumerate(self._readers):
+            if reader.held and now - reader.since > self._deadline_s:
+                self._replace(number)
+                raise ReaderLostError(
+                    f"No batch came from reader process {number} within {self._deadline_s:g} s; it was replaced."
+                )
+
+    def _replace(self, number: int) -> str:
+        """Starts a new reader with the requests of the old one; gives how the old one ended, in words."""
+        lost = self._readers[number]
+        held = list(lost.held)
+        _end(lost)
+        self._readers[number] = replacement = self._start(number)
+        replacement.since = time.monotonic()
+        for request in held:
+            replacement.held.append(request)
+            replacement.pipe.send(request)
+        code = lost.process.exitcode or 0
+        return f" ({signal.Signals(-code).name})" if code < 0 else f" (exit code {code})"
+
+    def _start(self, number: int) -> _Reader:
+        ours, theirs = SPAWN.Pipe()
+        process = SPAWN.Process(
+            target=_serve, args=(theirs, self._new_reader, number), name=f"reader-{number}", daemon=True
+        )
+        process.start()
+        theirs.close()
+        return _Reader(process, ours)
+
+
+def _end(reader: _Reader) -> None:
+    reader.pipe.close()
+    # SIGKILL also reaches a process that is stopped, or deep in the connector's endless retries.
+    reader.process.kill()
+    reader.process.join(_JOIN_TIMEOUT_S)
+
+
+def _serve(pipe: Connection, new_reader: Callable[..., SampleReader], number: int) -> None:
+    """The reader process: answers requests in order until its pipe closes."""
+    # The connector holds the GIL while it reads, so only the kernel can end an orphan for certain.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # Ctrl-C and a lost SSH session reach the whole process group; the loop decides what ends when.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    reader = new_reader(number=number)
+    while True:
+        try:
+            request = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(reader.read(request))

@@ -1,0 +1,89 @@
+"""A small dataset in a real sandbox, read by the real connector."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from ossconsole.config.credentials import CredentialSource
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.profile import Profile
+from ossconsole.config.sources import FixedSource
+from ossconsole.dataset.formats import SampleFormat
+from ossconsole.dataset.manifest import Manifest, Sample, object_key, write_manifest
+from ossconsole.sandbox.process import SandboxProcess
+from ossconsole.storage.client import ObjectStore
+from ossconsole.training.connector import ConnectorSettings
+
+SIDE = 32
+TRAIN_SAMPLES = 96
+VAL_SAMPLES = 24
+CLASSES = ("blue", "green", "red")
+
+
+@dataclass
+class Bucket:
+    """The sandbox with one dataset in it; `pictures` are the stored arrays by relative key."""
+
+    sandbox: SandboxProcess
+    profile: Profile
+    credentials: CredentialSource
+    manifest: Manifest
+    pictures: dict[str, bytes]
+
+    def store(self, kind: EndpointKind = EndpointKind.STANDARD) -> ObjectStore:
+        return ObjectStore(self.profile, self.credentials, kind)
+
+    def connector(self, tmp_path: Path) -> ConnectorSettings:
+        config = tmp_path / "connector.json"
+        config.write_bytes(
+            msgspec.json.encode(
+                {
+                    "logLevel": 1,
+                    "logPath": str(tmp_path / "connector.log"),
+                    "datasetConfig": {"prefetchConcurrency": 24, "prefetchWorker": 2},
+                    "checkpointConfig": {"prefetchConcurrency": 24, "prefetchWorker": 4, "uploadConcurrency": 64},
+                }
+            )
+        )
+        return ConnectorSettings(self.profile, self.credentials, config, tmp_path / "native.log")
+
+
+@pytest.fixture(scope="session")
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxProcess]:
+    with SandboxProcess.start(tmp_path_factory.mktemp("sandbox"), unshaped=True) as process:
+        yield process
+
+
+@pytest.fixture
+def bucket(sandbox: SandboxProcess, request: pytest.FixtureRequest) -> Bucket:
+    """Pictures whose class is their colour, below a prefix of the test's own."""
+    profile = msgspec.structs.replace(
+        sandbox.profile(),
+        dataset_prefix=f"dataset/{request.node.name}",
+        checkpoint_prefix=f"checkpoints/{request.node.name}",
+    )
+    credentials = FixedSource(sandbox.credentials())
+    store = ObjectStore(profile, credentials)
+    random = np.random.default_rng(0)
+    pictures: dict[str, bytes] = {}
+    splits: dict[str, tuple[Sample, ...]] = {}
+    for split, count in (("train", TRAIN_SAMPLES), ("val", VAL_SAMPLES)):
+        samples = []
+        for number in range(count):
+            label = number % len(CLASSES)
+            picture = random.integers(0, 120, (3, SIDE, SIDE), dtype=np.uint8)
+            picture[2 - label] += 100
+            key = f"{split}/{CLASSES[label]}/{number:03d}.u8"
+            pictures[key] = picture.tobytes()
+            store.put(object_key(profile.dataset_prefix, key), pictures[key])
+            samples.append(Sample(key, label, SIDE, SIDE))
+        splits[split] = tuple(samples)
+    manifest = Manifest(format=SampleFormat.IMAGE_U8, size=SIDE, classes=CLASSES, splits=splits)
+    write_manifest(store, profile.dataset_prefix, manifest)
+    return Bucket(sandbox, profile, credentials, manifest, pictures)

@@ -1,0 +1,81 @@
+"""The plan: every sample once per epoch, in an order that the seed alone decides."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ossconsole.training.plan import Plan, Split
+from ossconsole.training.settings import TrainSettings
+
+SIZES = st.integers(1, 200)
+
+
+def rows(plan: Plan, epoch: int, split: Split, start: int = 0) -> list[int]:
+    return [
+        int(row)
+        for request in plan.requests(start)
+        if request.epoch == epoch and request.split is split
+        for row in request.indices
+    ]
+
+
+@given(train=SIZES, val=st.integers(0, 50), batch=st.integers(1, 70), epochs=st.integers(1, 4))
+def test_each_epoch_asks_for_each_sample_once(train: int, val: int, batch: int, epochs: int) -> None:
+    plan = Plan(TrainSettings(batch_size=batch, epochs=epochs), train, val)
+    for epoch in range(1, epochs + 1):
+        assert sorted(rows(plan, epoch, Split.TRAIN)) == list(range(train))
+        assert rows(plan, epoch, Split.VAL) == list(range(val))
+
+
+@given(train=SIZES, val=st.integers(0, 50), batch=st.integers(1, 70), world=st.integers(1, 4))
+def test_ranks_share_an_epoch_without_overlap_in_the_same_number_of_steps(
+    train: int, val: int, batch: int, world: int
+) -> None:
+    plans = [Plan(TrainSettings(batch_size=batch, epochs=1), train, val, rank=r, world=world) for r in range(world)]
+    seen = [row for plan in plans for row in rows(plan, 1, Split.TRAIN)]
+    assert sorted(seen) == list(range(train))
+    assert len({plan.steps_per_epoch for plan in plans}) == 1
+
+
+@given(train=SIZES, val=st.integers(0, 50), batch=st.integers(1, 70), data=st.data())
+def test_a_plan_goes_on_from_any_batch_as_if_it_had_never_stopped(
+    train: int, val: int, batch: int, data: st.DataObject
+) -> None:
+    plan = Plan(TrainSettings(batch_size=batch, epochs=2), train, val)
+    whole = list(plan.requests())
+    start = data.draw(st.integers(0, len(whole) - 1))
+    rest = list(plan.requests(whole[start].number))
+    assert [r.number for r in rest] == [r.number for r in whole[start:]]
+    for ours, theirs in zip(rest, whole[start:], strict=True):
+        np.testing.assert_array_equal(ours.indices, theirs.indices)
+
+
+def test_the_order_follows_from_seed_and_epoch() -> None:
+    def order(seed: int, epoch: int) -> list[int]:
+        return rows(Plan(TrainSettings(seed=seed, epochs=2), 100, 0), epoch, Split.TRAIN)
+
+    assert order(1, 1) == order(1, 1)
+    assert order(1, 1) != order(1, 2)
+    assert order(1, 1) != order(2, 1)
+
+
+@pytest.mark.parametrize(("steps", "epochs"), [(1, 1), (4, 1), (5, 2), (7, 2)])
+def test_max_steps_ends_the_training_but_keeps_the_validation(steps: int, epochs: int) -> None:
+    plan = Plan(TrainSettings(batch_size=25, epochs=3, max_steps=steps), 100, 30)
+    requests = list(plan.requests())
+    assert plan.epochs == epochs
+    assert sum(r.split is Split.TRAIN for r in requests) == steps == plan.total_steps
+    assert requests[-1].split is Split.VAL
+    assert requests[-1].last
+    assert [r.last for r in requests if r.split is Split.TRAIN and r.epoch == epochs][-1]
+
+
+@pytest.mark.parametrize("step", [0, 1, 3, 4, 5, 8])
+def test_the_batch_after_a_step_is_found_again(step: int) -> None:
+    plan = Plan(TrainSettings(batch_size=25, epochs=3), 100, 30)
+    number = plan.number_of_step(step)
+    done = [r for r in plan.requests() if r.number < number]
+    assert sum(r.split is Split.TRAIN for r in done) == step
