@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import pickle
+import random
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ossconsole.config.errors import ConsoleError
+from ossconsole.storage.checkpoint_compare import pair_tensors, tensor_distances
+from ossconsole.storage.checkpoint_file import (
+    Checkpoint,
+    CheckpointError,
+    inspect_checkpoint,
+    inspect_local_checkpoint,
+    read_checkpoint,
+)
+from ossconsole.storage.client import ObjectStore
+from ossconsole.storage.pickle_walk import NotAPickleError, walk_pickle
+from ossconsole.storage.ranged_file import RangedFile
+
+
+def saved(value: Any, **options: Any) -> bytes:
+    sink = io.BytesIO()
+    torch.save(value, sink, **options)
+    return sink.getvalue()
+
+
+def read(data: bytes, budget: int = 1 << 24) -> Checkpoint:
+    file = RangedFile(lambda start, length: data[start : start + length], len(data), budget=budget)
+    return read_checkpoint(file, "x.pt")
+
+
+def zipped(pickled: bytes, compression: int = zipfile.ZIP_STORED) -> bytes:
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w", compression) as archive:
+        archive.writestr("archive/data.pkl", pickled)
+    return sink.getvalue()
+
+
+def own_checkpoint(scale: float = 1.0) -> dict[str, Any]:
+    torch.manual_seed(1)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model(torch.randn(5, 4)).sum().backward()
+    optimizer.step()
+    with torch.no_grad():
+        next(model.parameters()).mul_(scale)
+    return {
+        "format": "ossconsole-checkpoint",
+        "version": 1,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "schedule": {"last_epoch": 3, "kind": "cosine"},
+        "epoch": 3,
+        "step": 120,
+        "seed": 7,
+        "classes": ["ants", "bees"],
+        "sample_format": "image-u8",
+        "image_size": 64,
+        "metrics": {"train_loss": 0.5, "val_loss": np.float64(0.25), "top1": 0.9, "top5": float("nan")},
+        "versions": {"torch": torch.__version__, "ossconsole": "0.1"},
+        "run": "r1",
+    }
+
+
+def test_a_checkpoint_of_ours_is_told_in_full() -> None:
+    checkpoint = read(saved(own_checkpoint()))
+    assert checkpoint.kind == "ossconsole checkpoint"
+    assert checkpoint.resumable
+    assert checkpoint.foreign == ()
+    assert checkpoint.fields["epoch"] == 3
+    assert checkpoint.fields["classes"] == ["ants", "bees"]
+    assert checkpoint.metrics == {"train_loss": 0.5, "val_loss": 0.25, "top1": 0.9}
+    assert checkpoint.versions["torch"] == str(torch.__version__)
+    assert checkpoint.optimizer["momentum"] == 0.9
+    assert checkpoint.schedule == {"last_epoch": 3, "kind": "cosine"}
+    assert [(row.name, row.shape, row.dtype, row.bytes) for row in checkpoint.model[:2]] == [
+        ("0.weight", (3, 4), "float32", 48),
+        ("0.bias", (3,), "float32", 12),
+    ]
+    assert checkpoint.parameters == 3 * 4 + 3 + 3 + 3
+    assert checkpoint.other_tensors == 4
+    assert checkpoint.dtypes == ["float32", "int64"]
+
+
+def test_any_torch_file_is_read() -> None:
+    odd = {
+        "half": torch.zeros(3, dtype=torch.bfloat16),
+        "param": torch.nn.Parameter(torch.ones(2, 2)),
+        "size": torch.Size([1, 2]),
+        "device": torch.device("cpu"),
+        "sparse": torch.eye(3).to_sparse(),
+        "array": np.arange(3),
+        "nested": [{"deep": (torch.zeros(2),)}],
+    }
+    checkpoint = read(saved(odd))
+    assert checkpoint.kind == "state dict"
+    assert checkpoint.foreign == ()
+    names = {row.name: row for row in checkpoint.model}
+    assert names["half"].bytes == 6
+    assert names["param"].tensor.is_parameter
+    assert "nested.0.deep.0" in names
+    assert checkpoint.fields["device"] == "cpu"
+    assert read(saved({"state_dict": {"w": torch.zeros(2)}, "epoch": 1})).kind == "training checkpoint"
+    assert read(saved({"only": 1})).kind == "torch file without tensors"
+
+
+def test_a_pickled_module_is_shown_and_said_to_name_code() -> None:
+    checkpoint = read(saved(torch.nn.Sequential(torch.nn.Linear(2, 2))))
+    assert checkpoint.kind == "pickled object torch.nn.modules.container.Sequential"
+    assert [row.name for row in checkpoint.model] == ["0.weight", "0.bias"]
+    assert "torch.nn.modules.linear.Linear" in checkpoint.foreign
+    assert not checkpoint.resumable
+
+
+def test_45_megabytes_cost_a_thousandth(store: ObjectStore, prefix: str) -> None:
+    model = torchvision.models.resnet18(num_classes=1000)
+    data = saved(model.state_dict())
+    store.put(f"{prefix}resnet18.pt", data)
+    checkpoint = inspect_checkpoint(store, f"{prefix}resnet18.pt", len(data))
+    assert checkpoint.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert len(checkpoint.model) == len(model.state_dict())
+    assert checkpoint.requests == 2
+    assert checkpoint.fetched < len(data) / 800
+
+
+class Hostile:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
+def test_a_hostile_pickle_is_named_and_not_run(tmp_path: Path, protocol: int) -> None:
+    planted = tmp_path / "planted"
+    data = zipped(pickle.dumps({"format": "ossconsole-checkpoint", "model": {"w": Hostile(planted)}}, protocol))
+    checkpoint = read(data)
+    assert checkpoint.foreign == (f"{os.system.__module__}.system",)
+    assert not checkpoint.resumable
+    assert not planted.exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "not a torch checkpoint"),
+        (b"plain text" * 10, "not a torch checkpoint"),
+        (saved({"a": 1}, _use_new_zipfile_serialization=False), "before 1.6"),
+        (zipped(pickle.dumps({}), zipfile.ZIP_DEFLATED), "compressed"),
+        (zipped(b"\x80\x02}q\x00."[:-1]), "malformed|no end"),
+        (zipped(b"\x80\x02\x85."), "malformed"),
+        (zipped(b"\x80\x04\x8e" + b"\xff" * 8), "malformed"),
+        (zipped(b"\x80\x05\x97."), "NEXT_BUFFER"),
+        (zipped(b"(" * 100_000 + b"."), ""),
+    ],
+    ids=["empty", "text", "legacy", "deflated", "no end", "stack", "length", "buffer", "marks"],
+)
+def test_what_is_no_checkpoint_says_so(data: bytes, message: str) -> None:
+    if not message:
+        assert read(data).model == []
+        return
+    with pytest.raises(CheckpointError, match=message):
+        read(data)
+
+
+def test_a_zip_of_something_else_says_so() -> None:
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    with pytest.raises(CheckpointError, match=r"without data\.pkl"):
+        read(sink.getvalue())
+
+
+def test_nesting_and_sharing_end() -> None:
+    deep = b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b"."
+    assert read(zipped(deep)).model == []
+    tuple_as_key = b"\x80\x02})" + b"\x85" * 200_000 + b"K\x01s."  # Python's own hash of it would end the process
+    assert read(zipped(tuple_as_key)).fields == {"<tuple>": 1}
+    shared = (
+        b"\x80\x02]q\x00"
+        + b"".join(b"]q" + bytes([n + 1]) + b"h" + bytes([n]) + b"ah" + bytes([n]) + b"a" for n in range(200))
+        + b"."
+    )
+    assert read(zipped(shared)).model == []
+    cyclic: list[Any] = []
+    cyclic.append(cyclic)
+    assert read(zipped(pickle.dumps(cyclic, 2))).model == []
+
+
+def test_the_budget_holds() -> None:
+    data = saved({f"tensor {number}": torch.zeros(1) for number in range(2000)})
+    with pytest.raises(CheckpointError, match="more than"):
+        read(data, budget=64 << 10)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=400))
+def test_any_bytes_are_walked_or_refused(data: bytes) -> None:
+    with contextlib.suppress(NotAPickleError):
+        walk_pickle(data)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 1 << 30))
+def test_a_damaged_checkpoint_is_read_or_refused(seed: int) -> None:
+    chance = random.Random(seed)
+    data = bytearray(DAMAGED)
+    for _ in range(chance.randint(1, 8)):
+        data[chance.randrange(len(data))] = chance.randrange(256)
+    with contextlib.suppress(ConsoleError):
+        read(bytes(data[: chance.randint(1, len(data))] if chance.random() < 0.3 else data))
+
+
+DAMAGED = saved(own_checkpoint())
+
+
+def test_two_checkpoints_compared(tmp_path: Path) -> None:
+    left_file, right_file = tmp_path / "left.pt", tmp_path / "right.pt"
+    other = own_checkpoint(scale=1.5)
+    other["model"] = {**other["model"], "new": torch.zeros(2), "0.bias": torch.zeros(9)}
+    left_file.write_bytes(saved(own_checkpoint()))
+    right_file.write_bytes(saved(other))
+    left, right = inspect_local_checkpoint(left_file), inspect_local_checkpoint(right_file)
+    changes = {pair.name: pair.change for pair in pair_tensors(left, right)}
+    assert changes["0.weight"] == "same shape"
+    assert changes["0.bias"] == "other shape"
+    assert changes["new"] == "added"
+    assert {pair.name: pair.change for pair in pair_tensors(right, left)}["new"] == "removed"
+    distances = {found.name: found for found in tensor_distances(left, left_file, right, right_file)}
+    weight = own_checkpoint()["model"]["0.weight"].double()
+    assert distances["0.weight"].difference == pytest.approx(float((weight * 0.5).norm()), rel=1e-6)
+    assert distances["0.weight"].relative == pytest.approx(0.5, rel=1e-6)
+    assert distances["0.weight"].largest == pytest.approx(float((weight * 0.5).abs().max()), rel=1e-6)
+    assert distances["1.running_mean"].difference == 0
+    assert "0.bias" not in distances
+
+
+def test_distances_of_views_and_bfloat16(tmp_path: Path) -> None:
+    base = torch.arange(12.0).reshape(3, 4)
+    left_file, right_file = tmp_path / "left.pt", tmp_path / "right.pt"
+    left_file.write_bytes(saved({"t": base.t(), "h": torch.ones(4, dtype=torch.bfloat16), "e": torch.zeros(0)}))
+    right_file.write_bytes(
+        saved({"t": (base * 2).t(), "h": torch.full((4,), 3.0, dtype=torch.bfloat16), "e": torch.zeros(0)})
+    )
+    left, right = inspect_local_checkpoint(left_file), inspect_local_checkpoint(right_file)
+    distances = {found.name: found for found in tensor_distances(left, left_file, right, right_file)}
+    assert distances["t"].difference == pytest.approx(float(base.norm()))
+    assert distances["h"].difference == pytest.approx(4.0)
+    assert distances["e"].difference == 0
