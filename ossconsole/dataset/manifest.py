@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import unicodedata
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from ossconsole.dataset.formats import CHANNELS, SampleFormat, sample_bytes
 from ossconsole.storage.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from ossconsole.storage.client import ObjectStore
 
@@ -112,7 +113,19 @@ def write_manifest(store: ObjectStore, prefix: str, manifest: Manifest) -> None:
     """Checks and writes the manifest below `prefix` in one PUT. Raises ManifestError or StorageError."""
     key = manifest_key(prefix)
     check_manifest(manifest, store.uri(key))
-    store.put(key, msgspec.json.encode(manifest), content_type="application/json")
+    store.put(key, encode_manifest(manifest, manifest.splits), content_type="application/json")
+
+
+def encode_manifest(head: Manifest, splits: Mapping[str, Iterable[Sample]]) -> bytes:
+    """The JSON of `head` with `splits` in place of its own, which may be read on the fly from a journal."""
+    encoder = msgspec.json.Encoder()
+    text = bytearray(encoder.encode(msgspec.structs.replace(head, splits={})).removesuffix(b"{}}"))
+    for opening, (split, samples) in zip(
+        itertools.chain((b"{",), itertools.repeat(b",")), splits.items(), strict=False
+    ):
+        text += opening + encoder.encode(split) + b":["
+        text += b",".join(map(encoder.encode, samples)) + b"]"
+    return bytes(text + b"}}")
 
 
 def check_manifest(manifest: Manifest, where: str) -> None:

@@ -1,0 +1,316 @@
+"""Journal: which samples of a dataset prefix are in the bucket, kept on disk so that an upload can be killed."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import fcntl
+import hashlib
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ossconsole.config.errors import ConsoleError
+from ossconsole.config.paths import state_dir
+from ossconsole.config.profile import Profile
+from ossconsole.dataset.layout import PlannedSample
+from ossconsole.dataset.manifest import Sample
+
+_COMMIT_EVERY_S = 0.1
+_PAGE = 1000
+_SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS samples (
+    path TEXT NOT NULL PRIMARY KEY,      -- inside the source
+    key TEXT NOT NULL UNIQUE,            -- relative to the dataset prefix
+    class TEXT NOT NULL,
+    size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,   -- of the file when it was sent
+    recipe TEXT NOT NULL DEFAULT '',
+    height INTEGER NOT NULL DEFAULT 0, width INTEGER NOT NULL DEFAULT 0,
+    bytes INTEGER NOT NULL DEFAULT 0,
+    crc64 TEXT NOT NULL DEFAULT '', etag TEXT NOT NULL DEFAULT '',
+    sent INTEGER NOT NULL DEFAULT 0,     -- the run that sent it, 0 while it is not in the bucket
+    seen INTEGER NOT NULL DEFAULT 0,     -- the last run that planned it
+    error TEXT NOT NULL DEFAULT '', code TEXT NOT NULL DEFAULT '', request_id TEXT NOT NULL DEFAULT ''
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS runs (number INTEGER PRIMARY KEY, source TEXT NOT NULL, began REAL NOT NULL);
+"""
+
+
+class Verdict(str, enum.Enum):
+    """What the journal says about a planned sample."""
+
+    UNCHANGED = "unchanged"
+    SEND = "send"
+    CLASH = "clash"
+
+
+class Ruling(msgspec.Struct, frozen=True):
+    """A verdict, the key that the sample has, and the CRC64 of what is in the bucket under it ("" when unknown)."""
+
+    verdict: Verdict
+    key: str = ""
+    crc64: str = ""
+
+
+class SentSample(msgspec.Struct, frozen=True):
+    """A sample that is in the bucket now."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    height: int
+    width: int
+    bytes: int
+    crc64: str
+    etag: str
+
+
+class Expected(msgspec.Struct, frozen=True, gc=False):
+    """An object that should be in the bucket.
+
+    `present` when this run's source has its file, `this_run` when this run sent it, `failed` when this run could not.
+    """
+
+    key: str
+    bytes: int
+    crc64: str
+    etag: str
+    path: str
+    present: bool
+    this_run: bool
+    failed: bool
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """A file that did not become a sample: why, and OSS's code and request id when OSS refused it."""
+
+    path: str
+    reason: str
+    code: str = ""
+    request_id: str = ""
+
+
+class JournalError(ConsoleError):
+    """The journal cannot be read or written."""
+
+
+def journal_path(profile: Profile, prefix: str) -> Path:
+    """Where the journal of a dataset prefix is kept; a bucket's name is unique in all of OSS."""
+    name = hashlib.sha256(f"{profile.region}/{profile.bucket}/{prefix}".encode()).hexdigest()[:20]
+    return state_dir() / "uploads" / f"{name}.sqlite"
+
+
+class Journal:
+    """One dataset prefix's journal, for one upload at a time; safe to use from many threads."""
+
+    def __init__(self, path: Path, *, source: str, recipe: str) -> None:
+        """Opens or makes it, and counts a new run. Raises JournalError, also while another upload has it open."""
+        self.path = path
+        self._recipe = recipe
+        self._lock = threading.RLock()
+        self._committed = time.monotonic()
+        with self._reporting():
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock_file = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                self._db = self._open()
+                self._run = self._begin(source)
+            except BaseException:
+                os.close(self._lock_file)
+                raise
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise JournalError(
+                "Another upload to this dataset prefix is running.", remedy="Wait for it, or cancel it."
+            ) from error
+        connection = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
+        self.path.chmod(0o600)
+        connection.execute("PRAGMA journal_mode=WAL")
+        # What a power cut loses is sent once more; a kill of the process loses nothing that was committed.
+        connection.execute("PRAGMA synchronous=NORMAL")
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version not in {0, _SCHEMA_VERSION}:
+            raise JournalError(
+                f"The journal {self.path} was written by another version of ossconsole.",
+                remedy="Delete it: what is in the bucket already is found there.",
+            )
+        connection.executescript(_SCHEMA)
+        connection.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
+        return connection
+
+    def _begin(self, source: str) -> int:
+        cursor = self._db.execute("INSERT INTO runs (source, began) VALUES (?, ?)", (source, time.time()))
+        self._db.execute("BEGIN")
+        return int(cursor.lastrowid or 0)
+
+    # Planning
+
+    def rule(self, sample: PlannedSample, suffix: str) -> Ruling:
+        """What to do with a planned sample; gives it its key."""
+        row = self._one(
+            "SELECT key, size, mtime_ns, recipe, crc64, sent, class FROM samples WHERE path = ?", sample.path
+        )
+        if row is None:
+            return self._reserve(sample, suffix)
+        key, size, mtime_ns, recipe, crc64, sent, class_name = row
+        same = sent and recipe == self._recipe and class_name == sample.class_name
+        self._write(
+            "UPDATE samples SET seen = ?, class = ?, error = '', code = '', request_id = '' WHERE path = ?",
+            *(self._run, sample.class_name, sample.path),
+        )
+        unchanged = same and (size, mtime_ns) == (sample.size, sample.mtime_ns)
+        return Ruling(Verdict.UNCHANGED if unchanged else Verdict.SEND, key, crc64 if same else "")
+
+    def reopened_key(self, path: str) -> str:
+        """The key of a sample that `reopen` was called for, "" for any other."""
+        row = self._one("SELECT key FROM samples WHERE path = ? AND sent = 0 AND error = ''", path)
+        return str(row[0]) if row else ""
+
+    def _reserve(self, sample: PlannedSample, suffix: str) -> Ruling:
+        for key in (sample.key + suffix, sample.spare_key + suffix):
+            if self._one("SELECT 1 FROM samples WHERE key = ?", key) is None:
+                self._write(
+                    "INSERT INTO samples (path, key, class, size, mtime_ns, seen) VALUES (?, ?, ?, 0, 0, ?)",
+                    sample.path,
+                    key,
+                    sample.class_name,
+                    self._run,
+                )
+                return Ruling(Verdict.SEND, key)
+        return Ruling(Verdict.CLASH)
+
+    # Sending
+
+    def book(self, sample: SentSample) -> None:
+        """The sample is in the bucket."""
+        self._write(
+            "UPDATE samples SET size = ?, mtime_ns = ?, recipe = ?, height = ?, width = ?, bytes = ?, crc64 = ?, "
+            "etag = ?, sent = ?, error = '' WHERE path = ?",
+            *(sample.size, sample.mtime_ns, self._recipe, sample.height, sample.width, sample.bytes, sample.crc64),
+            *(sample.etag, self._run, sample.path),
+        )
+
+    def touch(self, path: str, size: int, mtime_ns: int) -> None:
+        """The file was written anew, yet gives the sample that is in the bucket."""
+        self._write("UPDATE samples SET size = ?, mtime_ns = ? WHERE path = ?", size, mtime_ns, path)
+
+    def fail(self, failure: Failure) -> None:
+        """The file did not become a sample. One that an earlier run sent stays; the next run tries again."""
+        self._write(
+            "UPDATE samples SET error = ?, code = ?, request_id = ? WHERE path = ?",
+            *(failure.reason, failure.code, failure.request_id, failure.path),
+        )
+
+    def reopen(self, path: str) -> None:
+        """The sample is not in the bucket after all."""
+        self._write("UPDATE samples SET sent = 0 WHERE path = ?", path)
+
+    def forget_all(self) -> None:
+        """The bucket has nothing below the prefix."""
+        self._write("UPDATE samples SET sent = 0")
+
+    # Afterwards
+
+    def expected(self) -> Iterator[Expected]:
+        """What should be in the bucket, by key in the order of OSS's listings."""
+        for key, size, crc64, etag, path, seen, sent, error in self._pages(
+            "key, bytes, crc64, etag, path, seen, sent, error", "sent > 0"
+        ):
+            yield Expected(key, size, crc64, etag, path, seen == self._run, sent == self._run, bool(error))
+
+    def samples(self, split: str, labels: dict[str, int]) -> Iterator[Sample]:
+        """The samples of a split in the bucket, by key."""
+        for key, class_name, height, width in self._pages("key, class, height, width", "sent > 0", f"{split}/"):
+            yield Sample(key, labels[class_name], height, width)
+
+    def classes(self) -> list[str]:
+        """The classes that have samples in the bucket."""
+        with self._reporting():
+            return [row[0] for row in self._db.execute("SELECT DISTINCT class FROM samples WHERE sent > 0")]
+
+    def has_samples(self, split: str) -> bool:
+        """Whether a split has samples in the bucket."""
+        return next(self._pages("key", "sent > 0", f"{split}/"), None) is not None
+
+    def unsettled(self) -> list[str]:
+        """Paths of this run's files that are neither in the bucket nor failed."""
+        with self._reporting():
+            query = "SELECT path FROM samples WHERE sent = 0 AND error = '' AND seen = ?"
+            return [row[0] for row in self._db.execute(query, (self._run,))]
+
+    def removed(self) -> Iterator[str]:
+        """Keys in the bucket whose files this run did not see any more."""
+        for (key,) in self._pages("key", f"sent > 0 AND seen < {self._run}"):
+            yield key
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """The objects were deleted."""
+        for key in keys:
+            self._write("DELETE FROM samples WHERE key = ?", key)
+
+    def drop_unsent(self) -> None:
+        """Gives back the keys of files that are neither in the source nor in the bucket."""
+        self._write("DELETE FROM samples WHERE sent = 0 AND seen < ?", self._run)
+
+    def commit(self) -> None:
+        with self._reporting():
+            self._db.execute("COMMIT")
+            self._db.execute("BEGIN")
+            self._committed = time.monotonic()
+
+    def close(self) -> None:
+        with self._reporting():
+            try:
+                self._db.execute("COMMIT")
+            finally:
+                self._db.close()
+                os.close(self._lock_file)
+
+    # Access
+
+    def _one(self, query: str, *values: object) -> Any:
+        with self._reporting():
+            return self._db.execute(query, values).fetchone()
+
+    def _write(self, statement: str, *values: object) -> None:
+        with self._reporting():
+            self._db.execute(statement, values)
+            if time.monotonic() - self._committed > _COMMIT_EVERY_S:
+                self.commit()
+
+    def _pages(self, columns: str, where: str, prefix: str = "") -> Iterator[tuple[Any, ...]]:
+        """Rows by key, a page at a time, so that nobody holds the lock for long."""
+        after = prefix
+        query = f"SELECT key, {columns} FROM samples WHERE key > ? AND {where} ORDER BY key LIMIT {_PAGE}"  # noqa: S608
+        while True:
+            with self._reporting():
+                rows = self._db.execute(query, (after,)).fetchall()
+            for key, *row in rows:
+                if not key.startswith(prefix):
+                    return
+                yield tuple(row)
+            if len(rows) < _PAGE:
+                return
+            after = rows[-1][0]
+
+    @contextlib.contextmanager
+    def _reporting(self) -> Iterator[None]:
+        """Holds the lock; a failure of the database or its disk becomes a JournalError."""
+        with self._lock:
+            try:
+                yield
+            except (sqlite3.Error, OSError) as error:
+                raise JournalError(
+                    f"The upload's journal {self.path} cannot be used: {error}.",
+                    remedy="Free space on its disk (or set OSSCONSOLE_STATE_DIR to another) and run the upload again.",
+                ) from error

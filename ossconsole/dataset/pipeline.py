@@ -1,0 +1,295 @@
+"""The pipeline of an upload: planned samples are prepared by processes and sent by threads, each stage held back by
+the next one's full queue."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+
+import fastcrc
+import msgspec
+import tenacity
+
+from ossconsole.dataset.flow import BandwidthCap, BoundedQueue, Closed, Gate, Stopped
+from ossconsole.dataset.journal import Failure, Journal, SentSample
+from ossconsole.dataset.layout import PlannedSample
+from ossconsole.dataset.manifest import object_key
+from ossconsole.dataset.prepare import Recipe
+from ossconsole.dataset.progress import Failed, Sent, Unchanged
+from ossconsole.dataset.scoreboard import Picture, Scoreboard
+from ossconsole.dataset.worker import Done, Task
+from ossconsole.dataset.workers import Worker
+from ossconsole.storage.client import ObjectStore
+from ossconsole.storage.errors import StorageError
+from ossconsole.storage.objects import PutResult
+
+MAX_PARALLELISM = 64
+_TASKS_PER_WORKER = 2  # one being prepared, one already there, so that a process never waits for its next picture
+_TASKS_AHEAD = 4  # per process
+_SAMPLES_AHEAD = 16  # prepared and waiting for a sender
+_ATTEMPTS = 6
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.2, 8.0
+_LAST_ANSWERS_S = 12.0  # a little more than a request's timeout
+_GIVE_UP_AFTER = 24  # samples in a row that got no answer at all
+# Refusals that concern every sample alike.
+_FATAL_CODES = frozenset(
+    {
+        "InvalidAccessKeyId",
+        "InvalidSecurityToken",
+        "NoSuchBucket",
+        "RequestTimeTooSkewed",
+        "SecurityTokenExpired",
+        "SignatureDoesNotMatch",
+    }
+)
+
+
+class Item(msgspec.Struct, frozen=True):
+    """A sample to be sent under `key`. `crc64` is of what the bucket has there; `again` after a verification."""
+
+    sample: PlannedSample
+    key: str
+    crc64: str = ""
+    again: bool = False
+
+
+class _Ready(msgspec.Struct, frozen=True):
+    item: Item
+    done: Done
+    payload: bytes
+
+
+class Pipeline:
+    """Prepares and sends items. `run` may be called more than once; `set_parallelism` at any time."""
+
+    def __init__(
+        self,
+        *,
+        store: ObjectStore,
+        prefix: str,
+        recipe: Recipe,
+        journal: Journal,
+        board: Scoreboard,
+        gate: Gate,
+        cap: BandwidthCap,
+        workers: int,
+        parallelism: int,
+    ) -> None:
+        self._store = store
+        self._prefix = prefix
+        self._recipe = recipe
+        self._journal = journal
+        self._board = board
+        self._gate = gate
+        self._cap = cap
+        self._workers = workers
+        self.parallelism = parallelism
+        self._error: BaseException | None = None
+        self._silent = 0
+        self._running = False
+        self._senders: list[threading.Thread] = []
+
+    def set_parallelism(self, number: int) -> None:
+        """How many samples are sent at once, from now on."""
+        with self._gate.condition:
+            self.parallelism = max(1, min(number, MAX_PARALLELISM))
+            self._gate.condition.notify_all()
+        self._grow()
+
+    def run(self, items: Iterable[Item]) -> None:
+        """Sends every item; what becomes of each is on the scoreboard and in the journal.
+
+        Raises Stopped, what `items` raised, and ConsoleError when going on makes no sense.
+        """
+        self._tasks = BoundedQueue[Item](self._workers * _TASKS_AHEAD)
+        self._ready = BoundedQueue[_Ready](_SAMPLES_AHEAD)
+        self._prepared = False
+        feeders = [self._thread(self._feed, number) for number in range(self._workers)]
+        with self._gate.condition:
+            self._senders, self._running = [], True
+        self._grow()
+        try:
+            for item in items:
+                self._gate.check()
+                self._tasks.put(item)
+            self._tasks.close()
+            _join(feeders)
+            self._end_of_samples()
+            _join(self._senders)
+        except BaseException as error:  # noqa: BLE001  raised again once the threads have ended
+            self._break_off(error)
+        _join([*feeders, *self._senders], _LAST_ANSWERS_S)
+        if self._error is not None:
+            raise self._error
+
+    # Preparing
+
+    def _feed(self, number: int) -> None:
+        """Keeps one process busy; there is none until there is a picture for it."""
+        self._gate.check()
+        first = self._tasks.get()
+        if first is None:
+            return
+        worker = Worker(self._recipe)
+        waiting: deque[Item] = deque()
+        try:
+            self._give(worker, first, waiting)
+            while self._fill(worker, waiting):
+                self._board.preparing(number, waiting[0].key)
+                _, done, payload = worker.receive()
+                item = waiting.popleft()
+                self._board.worked(read=done.read_s, prepare=done.prepare_s)
+                if done.error:
+                    self._lost(item, Failure(item.sample.path, done.error))
+                    continue
+                self._board.picture = Picture(item.key, done.height, done.width, payload)
+                self._ready.put(_Ready(item, done, payload))
+        finally:
+            self._board.preparing(number, "")
+            worker.close()
+
+    def _fill(self, worker: Worker, waiting: deque[Item]) -> bool:
+        """Gives the process its next pictures; False when none is left."""
+        self._gate.check()
+        while len(waiting) < _TASKS_PER_WORKER:
+            try:
+                item = self._tasks.get(wait=not waiting)
+            except Closed:
+                break
+            if item is None:
+                break
+            self._give(worker, item, waiting)
+        return bool(waiting)
+
+    @staticmethod
+    def _give(worker: Worker, item: Item, waiting: deque[Item]) -> None:
+        worker.send(Task(item.key, item.sample.size, item.sample.origin))
+        waiting.append(item)
+
+    # Sending
+
+    def _serve(self, number: int) -> None:
+        while True:
+            self._gate.wait_until(lambda: not self._gate.paused and (number < self.parallelism or self._prepared))
+            ready = self._ready.get()
+            if ready is None:
+                return
+            self._gate.check()
+            self._board.sends(1)
+            try:
+                self._send(ready)
+            finally:
+                self._board.sends(-1)
+
+    def _send(self, ready: _Ready) -> None:
+        item, payload = ready.item, ready.payload
+        if item.crc64 == str(fastcrc.crc64.xz(payload)):
+            self._journal.touch(item.sample.path, item.sample.size, item.sample.mtime_ns)
+            self._board.happened(Unchanged())
+            return
+        began = time.monotonic()
+        self._cap.pass_through(len(payload))
+        passed = time.monotonic()
+        try:
+            result = self._put(object_key(self._prefix, item.key), payload)
+        except StorageError as error:
+            self._refused(item, error)
+            return
+        finally:
+            self._board.worked(capped=passed - began, send=time.monotonic() - passed)
+        self._silent = 0
+        self._journal.book(_sent(ready, result))
+        self._board.happened(Sent(len(payload), item.again))
+
+    def _put(self, key: str, payload: bytes) -> PutResult:
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(lambda error: isinstance(error, StorageError) and error.retriable),
+            stop=tenacity.stop_after_attempt(_ATTEMPTS),
+            wait=_wait,
+            sleep=lambda seconds: self._gate.wait_until(lambda: self._error is not None, seconds),
+            before_sleep=lambda _: self._board.retried(),
+            reraise=True,
+        )
+        return retrying(self._store.put, key, payload, content_type="application/octet-stream")
+
+    def _refused(self, item: Item, error: StorageError) -> None:
+        """Books a sample that OSS did not take. Raises the error when it would take no other either."""
+        if error.code in _FATAL_CODES:
+            raise error
+        if error.status == 0 and error.retriable:
+            self._silent += 1
+            if self._silent >= _GIVE_UP_AFTER:
+                raise error
+        self._lost(item, Failure(item.sample.path, error.message, error.code, error.request_id))
+
+    def _lost(self, item: Item, failure: Failure) -> None:
+        self._journal.fail(failure)
+        self._board.failed(failure, Failed(item.again))
+
+    # Threads
+
+    def _grow(self) -> None:
+        """Starts the senders that are allowed and not there yet."""
+        with self._gate.condition:
+            missing = range(len(self._senders), self.parallelism if self._running else 0)
+            self._senders += [self._thread(self._serve, number) for number in missing]
+
+    def _end_of_samples(self) -> None:
+        with self._gate.condition:
+            self._prepared, self._running = True, False
+            self._gate.condition.notify_all()
+        self._ready.close()
+
+    def _thread(self, target: Callable[[int], None], number: int) -> threading.Thread:
+        def main() -> None:
+            try:
+                target(number)
+            except Closed:
+                return
+            except BaseException as error:  # noqa: BLE001  raised again by `run`
+                self._break_off(error)
+
+        thread = threading.Thread(target=main, name=f"upload{target.__name__}-{number}", daemon=True)
+        thread.start()
+        return thread
+
+    def _break_off(self, error: BaseException) -> None:
+        """Unwinds every stage; the first error that is not just that unwinding is the one to tell."""
+        with self._gate.condition:
+            if self._error is None or isinstance(self._error, Stopped):
+                self._error = error
+            self._gate.condition.notify_all()
+        self._tasks.break_off()
+        self._ready.break_off()
+
+
+def _sent(ready: _Ready, result: PutResult) -> SentSample:
+    sample = ready.item.sample
+    return SentSample(
+        path=sample.path,
+        size=sample.size,
+        mtime_ns=sample.mtime_ns,
+        height=ready.done.height,
+        width=ready.done.width,
+        bytes=len(ready.payload),
+        crc64=str(fastcrc.crc64.xz(ready.payload)),
+        etag=result.etag,
+    )
+
+
+_backoff = tenacity.wait_random_exponential(multiplier=_FIRST_WAIT_S, max=_LONGEST_WAIT_S)
+
+
+def _wait(state: tenacity.RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome else None
+    asked = error.delay_s if isinstance(error, StorageError) else 0.0
+    return max(asked, _backoff(state))
+
+
+def _join(threads: Sequence[threading.Thread], timeout_s: float | None = None) -> None:
+    """Waits for the threads to end; they are daemons, so one that hangs in a request is left behind in the end."""
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    for thread in threads:
+        thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))

@@ -1,0 +1,252 @@
+"""Sources: where picture files lie (a folder, a tar, a zip), told one by one so that a million need no memory."""
+
+from __future__ import annotations
+
+import functools
+import os
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+import msgspec
+
+from ossconsole.config.errors import ConsoleError
+from ossconsole.dataset.manifest import SPLITS
+from ossconsole.dataset.prepare import MAX_FILE_BYTES
+
+MAX_LABEL_FILE_BYTES = 64 << 20
+_TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+_FORGET_TAR_MEMBERS_EVERY = 1000
+_MAX_DEPTH = 32
+
+
+class FileOrigin(msgspec.Struct, frozen=True, array_like=True, tag="file"):
+    """A file of its own."""
+
+    path: str
+
+
+class SpanOrigin(msgspec.Struct, frozen=True, array_like=True, tag="span"):
+    """A member of an uncompressed tar: `size` bytes at `offset`."""
+
+    path: str
+    offset: int
+    size: int
+
+
+class ZipOrigin(msgspec.Struct, frozen=True, array_like=True, tag="zip"):
+    """A member of a zip."""
+
+    path: str
+    member: str
+
+
+class BytesOrigin(msgspec.Struct, frozen=True, array_like=True, tag="bytes"):
+    """A member of a compressed tar, which can only be read in passing."""
+
+    data: bytes
+
+
+Origin: TypeAlias = FileOrigin | SpanOrigin | ZipOrigin | BytesOrigin
+
+
+class SourceFile(msgspec.Struct, frozen=True, gc=False):
+    """One file of a source. `path` is relative with `/`; `size` in bytes; `mtime_ns` as the file system tells it."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    origin: Origin
+
+
+class OddEntry(msgspec.Struct, frozen=True, gc=False):
+    """Something that is no readable file. `lost` when a picture may be behind it."""
+
+    path: str
+    reason: str
+    lost: bool = True
+
+
+def read_origin(origin: Origin) -> bytes:
+    """The file's bytes. Raises OSError, or zipfile.BadZipFile for a damaged member."""
+    if isinstance(origin, BytesOrigin):
+        return origin.data
+    if isinstance(origin, ZipOrigin):
+        return _open_zip(origin.path).read(origin.member)
+    with open(origin.path, "rb") as file:  # noqa: PTH123  a Path for each of a million files costs more than the open
+        if isinstance(origin, SpanOrigin):
+            file.seek(origin.offset)
+            return file.read(origin.size)
+        return file.read()
+
+
+@functools.lru_cache(maxsize=1)
+def _open_zip(path: str) -> zipfile.ZipFile:
+    return zipfile.ZipFile(path)
+
+
+class Source(Protocol):
+    """Files in no particular order."""
+
+    path: Path
+    countable: bool
+    """Whether going through it once more just to count is cheap."""
+
+    def files(self) -> Iterator[SourceFile | OddEntry]:
+        """Every file. Raises ConsoleError when the source as a whole cannot be read."""
+
+    def read(self, name: str) -> bytes | None:
+        """The file `name` in or beside the source (the tutorial keeps its label files beside); None when not there."""
+
+
+def open_source(path: Path) -> Source:
+    """The source at `path`. Raises ConsoleError when it is neither a folder, a tar nor a zip."""
+    if path.is_dir():
+        return FolderSource(path)
+    if not path.is_file():
+        raise ConsoleError(f"{path} is not there.", remedy="Give a folder, a tar or a zip of pictures.")
+    if zipfile.is_zipfile(path):
+        return ZipSource(path)
+    if path.name.lower().endswith(_TAR_SUFFIXES):
+        return TarSource(path)
+    raise ConsoleError(
+        f"{path} is neither a folder nor a .tar, .tar.gz or .zip.",
+        remedy="Give a folder with train/<class>/, an archive of one, or a .csv or .tsv of path and label.",
+    )
+
+
+class FolderSource:
+    """`train/` and `val/` below a folder. Class folders may be links; deeper links to folders are not followed."""
+
+    countable = True
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def files(self) -> Iterator[SourceFile | OddEntry]:
+        splits = [split for split in SPLITS if (self.path / split).is_dir()]
+        if not splits:
+            raise ConsoleError(
+                f"{self.path} has neither a train/ nor a val/ folder.",
+                remedy="Put the pictures into train/<class>/ and val/<class>/ there, or give a .csv of path and label.",
+            )
+        for split in splits:
+            yield from self._walk(self.path / split, split, depth=0)
+
+    def read(self, name: str) -> bytes | None:
+        return _read_beside(self.path / name) or _read_beside(self.path.absolute().parent / name)
+
+    def _walk(self, folder: Path, relative: str, depth: int) -> Iterator[SourceFile | OddEntry]:
+        try:
+            entries = os.scandir(folder)
+        except OSError as error:
+            yield OddEntry(relative, f"the folder cannot be read: {error.strerror}")
+            return
+        with entries:
+            for entry in entries:
+                path = f"{relative}/{entry.name}"
+                try:
+                    if entry.is_dir(follow_symlinks=depth == 0):
+                        if depth < _MAX_DEPTH:
+                            yield from self._walk(Path(entry.path), path, depth + 1)
+                        continue
+                    yield _file_entry(entry, path)
+                except OSError as error:
+                    yield OddEntry(path, f"{error.strerror}")
+
+
+def _file_entry(entry: os.DirEntry[str], path: str) -> SourceFile | OddEntry:
+    if not entry.is_file():
+        return OddEntry(path, "no file that exists, or a link to a folder", lost=False)
+    status = entry.stat()
+    return SourceFile(path, status.st_size, status.st_mtime_ns, FileOrigin(entry.path))
+
+
+class TarSource:
+    """A tar of pictures; an uncompressed one is read at its members' offsets, a compressed one in passing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.countable = _is_plain_tar(path)
+
+    def files(self) -> Iterator[SourceFile | OddEntry]:
+        try:
+            with tarfile.open(self.path, "r:") if self.countable else tarfile.open(self.path, "r|*") as archive:
+                for number, member in enumerate(archive):
+                    if number % _FORGET_TAR_MEMBERS_EVERY == 0:
+                        archive.members = []  # type: ignore[attr-defined]  # it remembers all it has seen
+                    if not member.isdir():
+                        yield self._entry(archive, member)
+        except (tarfile.TarError, EOFError, OSError) as error:
+            raise ConsoleError(f"{self.path} cannot be read: {error}.", remedy="Fetch the archive again.") from error
+
+    def read(self, name: str) -> bytes | None:
+        return _read_beside(self.path.absolute().parent / name)
+
+    def _entry(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> SourceFile | OddEntry:
+        path = member.name.removeprefix("./")
+        if not member.isreg():
+            return OddEntry(path, "no regular file in the archive", lost=False)
+        mtime_ns = int(member.mtime * 1e9)
+        if self.countable:
+            origin = SpanOrigin(str(self.path), member.offset_data, member.size)
+            return SourceFile(path, member.size, mtime_ns, origin)
+        if member.size > MAX_FILE_BYTES:
+            return OddEntry(path, f"{member.size} bytes are too many for a picture")
+        stream = archive.extractfile(member)
+        return SourceFile(path, member.size, mtime_ns, BytesOrigin(stream.read() if stream else b""))
+
+
+def _is_plain_tar(path: Path) -> bool:
+    """True for an uncompressed tar, whatever its name says (the tutorial's own `.tar` files are named so)."""
+    try:
+        with tarfile.open(path, "r:"):
+            return True
+    except tarfile.ReadError:
+        return False
+    except OSError as error:
+        raise ConsoleError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+class ZipSource:
+    """A zip of pictures."""
+
+    countable = True
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def files(self) -> Iterator[SourceFile | OddEntry]:
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                for member in archive.infolist():
+                    if not member.is_dir():
+                        yield self._entry(member)
+        except (zipfile.BadZipFile, OSError) as error:
+            raise ConsoleError(f"{self.path} cannot be read: {error}.", remedy="Fetch the archive again.") from error
+
+    def read(self, name: str) -> bytes | None:
+        return _read_beside(self.path.absolute().parent / name)
+
+    def _entry(self, member: zipfile.ZipInfo) -> SourceFile | OddEntry:
+        if member.flag_bits & 1:
+            return OddEntry(member.filename, "encrypted in the archive")
+        # A zip has no finer time than 2 s and no zone; the CRC-32 that it stores tells a change better.
+        return SourceFile(
+            member.filename, member.file_size, member.CRC, ZipOrigin(str(self.path), member.orig_filename)
+        )
+
+
+def _read_beside(path: Path) -> bytes | None:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_LABEL_FILE_BYTES + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ConsoleError(f"{path} cannot be read: {error.strerror}.") from error
+    if len(data) > MAX_LABEL_FILE_BYTES:
+        raise ConsoleError(f"{path} is larger than {MAX_LABEL_FILE_BYTES >> 20} MB.")
+    return data

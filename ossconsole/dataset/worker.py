@@ -1,0 +1,109 @@
+"""A preparation process: reads picture files and answers with samples. Imports Pillow and numpy, nothing heavier.
+
+Frames, both ways: a 4-byte length and a msgpack header, then an 8-byte length and a payload. First comes the recipe,
+answered by an empty `Done` once all is imported; then a `Task` for each picture, answered in order by a `Done`. The
+process ends when its socket closes, so no parent that dies leaves it behind.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import struct
+import sys
+import time
+import zipfile
+
+import msgspec
+
+from ossconsole.dataset.prepare import MAX_FILE_BYTES, Recipe, UnreadablePictureError, prepare
+from ossconsole.dataset.source import Origin, read_origin
+
+_HEADER = struct.Struct("<I")
+_PAYLOAD = struct.Struct("<Q")
+
+
+class Task(msgspec.Struct, frozen=True, array_like=True):
+    """A picture to prepare. `key` begins with its split."""
+
+    key: str
+    size: int
+    origin: Origin
+
+
+class Done(msgspec.Struct, frozen=True, array_like=True):
+    """What became of a task: the sample's sides in pixels, or why there is none; seconds spent on it."""
+
+    height: int = 0
+    width: int = 0
+    error: str = ""
+    read_s: float = 0.0
+    prepare_s: float = 0.0
+
+
+class Channel:
+    """Frames over a stream socket."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._reader = connection.makefile("rb", buffering=1 << 16)
+
+    def send(self, header: bytes, payload: bytes = b"") -> None:
+        self._socket.sendall(_HEADER.pack(len(header)) + header + _PAYLOAD.pack(len(payload)))
+        if payload:
+            self._socket.sendall(payload)
+
+    def receive(self) -> tuple[bytes, bytes]:
+        """The next header and payload. Raises EOFError when the other side is gone."""
+        header = self._read(_HEADER.unpack(self._read(_HEADER.size))[0])
+        return header, self._read(_PAYLOAD.unpack(self._read(_PAYLOAD.size))[0])
+
+    def close(self) -> None:
+        self._reader.close()
+        self._socket.close()
+
+    def _read(self, size: int) -> bytes:
+        data = self._reader.read(size) if size else b""
+        if len(data) != size:
+            raise EOFError
+        return data
+
+
+def handle(task: Task, recipe: Recipe) -> tuple[Done, bytes]:
+    """Reads and prepares one picture; whatever is wrong with it is in the answer."""
+    began = time.perf_counter()
+    if task.size > MAX_FILE_BYTES:
+        return Done(error=f"{task.size} bytes are too many for a picture"), b""
+    try:
+        data = read_origin(task.origin)
+    except OSError as error:
+        return Done(error=f"cannot be read: {error.strerror or error}"), b""
+    except (zipfile.BadZipFile, KeyError, NotImplementedError, RuntimeError) as error:
+        return Done(error=f"cannot be read from the archive: {error}"), b""
+    read = time.perf_counter()
+    try:
+        prepared = prepare(data, task.key, recipe)
+    except UnreadablePictureError as error:
+        return Done(error=error.message, read_s=read - began, prepare_s=time.perf_counter() - read), b""
+    done = Done(prepared.height, prepared.width, "", read - began, time.perf_counter() - read)
+    return done, prepared.payload
+
+
+def main() -> None:
+    """Serves the socket whose descriptor is the only argument."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole foreground group; the parent decides
+    channel = Channel(socket.socket(fileno=int(sys.argv[1])))
+    encode = msgspec.msgpack.Encoder().encode
+    decode = msgspec.msgpack.Decoder(Task).decode
+    try:
+        recipe = msgspec.msgpack.decode(channel.receive()[0], type=Recipe)
+        channel.send(encode(Done()))
+        while True:
+            done, payload = handle(decode(channel.receive()[0]), recipe)
+            channel.send(encode(done), payload)
+    except (EOFError, ConnectionError):
+        return
+
+
+if __name__ == "__main__":
+    main()
