@@ -6,6 +6,7 @@ import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import click
 import msgspec
@@ -53,8 +54,8 @@ def examine(target: Target) -> Iterator[Sequence[Check]]:
         yield [setup.failed("settings", error)]
         return
     profile = None if resolution is None else resolution.profile
-    names = ("settings", "credentials", "bucket and endpoints")
-    yield from run_checks([*machine_jobs(profile), CheckJob(names, lambda: bucket_checks(target), LIMIT_S)])
+    bucket = CheckJob(("settings", "credentials", "bucket"), lambda: bucket_checks(target, profile), LIMIT_S)
+    yield from run_checks([*machine_jobs(profile), bucket])
 
 
 def machine_jobs(profile: Profile | None) -> list[CheckJob]:
@@ -77,14 +78,16 @@ def machine_jobs(profile: Profile | None) -> list[CheckJob]:
     return jobs
 
 
-def bucket_checks(target: Target) -> list[Check]:
-    """Settings, credentials, both endpoints, and what is in the bucket."""
-    with target.open() as opened:
-        found = [setup.settings_check(opened.profile, str(opened.origins["bucket"]))]
+def bucket_checks(target: Target, profile: Profile | None) -> list[Check]:
+    """Settings, credentials, both endpoints, and what is in the bucket; `profile` None is the sandbox."""
+    found = [] if profile is None else [setup.settings_check(profile)]
+    with ExitStack() as stack:
         try:
+            opened = stack.enter_context(target.open())
+            found = found or [setup.settings_check(opened.profile)]
             found.append(setup.credentials_check(opened.credentials))
         except ConsoleError as error:
-            return [*found, setup.failed("credentials", error)]
+            return [*found, setup.failed("sandbox" if profile is None else "credentials", error)]
         return [*found, *endpoint_checks(opened)]
 
 

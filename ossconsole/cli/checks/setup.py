@@ -19,8 +19,8 @@ from ossconsole.config.sources import FileSource
 SOON = timedelta(hours=1)
 
 
-def settings_check(profile: Profile, origin: str) -> Check:
-    return ok("settings", f"Profile {profile.name} ({origin}): bucket {profile.bucket} in {profile.region}.")
+def settings_check(profile: Profile) -> Check:
+    return ok("settings", f"Profile {profile.name}: bucket {profile.bucket} in {profile.region}.")
 
 
 def connector_config_check() -> Check:

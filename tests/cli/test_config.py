@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from ossconsole.cli.config import config
+from ossconsole.config.credential_files import write_connector_file
+from ossconsole.config.credentials import Credentials
+from ossconsole.config.errors import ConsoleError
+from ossconsole.config.secret import Secret
+from ossconsole.config.settings_file import load_settings
+
+
+def run(*arguments: str, text: str = "") -> Result:
+    return CliRunner().invoke(config, arguments, input=text, catch_exceptions=False)
+
+
+def init(*extra: str) -> Result:
+    return run("init", "--region", "cn-hangzhou", "--bucket", "training-data", *extra)
+
+
+def test_path(home: Path) -> None:
+    assert run("path").output.split() == [
+        str(home / "config" / "profiles.toml"),
+        str(home / "config" / "connector.json"),
+    ]
+
+
+def test_init_writes_an_active_profile() -> None:
+    assert init().exit_code == 0
+    settings = load_settings()
+    assert settings.active == "default"
+    assert settings.profile("default").standard_endpoint == "https://oss-cn-hangzhou-internal.aliyuncs.com"
+
+
+def test_init_asks_for_what_is_missing() -> None:
+    result = run("init", text="cn-beijing\nmy-bucket\n")
+    assert "Region" in result.output
+    assert load_settings().profile("default").bucket == "my-bucket"
+
+
+def test_init_replaces_only_when_told() -> None:
+    init()
+    with pytest.raises(ConsoleError, match="already"):
+        init()
+    assert init("--force", "--standard-endpoint", "oss-cn-hangzhou.aliyuncs.com").exit_code == 0
+    assert load_settings().profile("default").standard_endpoint == "https://oss-cn-hangzhou.aliyuncs.com"
+
+
+def test_show_tells_each_value_and_its_origin(monkeypatch: pytest.MonkeyPatch) -> None:
+    init()
+    write_connector_file(Credentials("LTAI5tExampleKeyId", Secret("sentinel-91c")))
+    monkeypatch.setenv("OSSCONSOLE_BUCKET", "elsewhere")
+    found = json.loads(run("show", "--json").output)
+    assert found["profile"] == "default"
+    assert found["settings"]["bucket"] == {"value": "elsewhere", "origin": "environment OSSCONSOLE_BUCKET"}
+    assert found["settings"]["region"]["origin"] == "profile default"
+    assert found["settings"]["credentials in use"]["value"].startswith("LTAI…eyId from connector file")
+    text = run("show", "--dataset-prefix", "mine").output
+    assert "flag --dataset-prefix" in text
+    assert "sentinel" not in text
+
+
+def test_show_without_a_profile_says_what_to_do() -> None:
+    with pytest.raises(ConsoleError) as caught:
+        run("show")
+    assert "config init" in caught.value.remedy
+
+
+def test_validate() -> None:
+    init()
+    assert "1 profile, active: default" in run("validate").output
+    path = Path(run("path").output.split()[0])
+    path.write_text(path.read_text().replace("bucket", "buckett"))
+    with pytest.raises(ConsoleError, match="line 5"):
+        run("validate")
