@@ -34,6 +34,10 @@ _HELP = {
 }
 
 
+def _say_on_stderr(text: str) -> None:
+    click.echo(text, err=True)
+
+
 @dataclass(frozen=True)
 class OpenTarget:
     """The bucket a command works on. `sandbox` is the running server when it is the embedded one."""
@@ -55,8 +59,8 @@ class Target:
         return resolve(load_settings(), self.flags, os.environ)
 
     @contextmanager
-    def open(self) -> Iterator[OpenTarget]:
-        """Finds the credentials, or starts the sandbox and stops it again. Raises ConsoleError."""
+    def open(self, say: Callable[[str], None] = _say_on_stderr) -> Iterator[OpenTarget]:
+        """Finds the credentials, or starts the sandbox, says so, and stops it again. Raises ConsoleError."""
         resolution = self.resolve()
         if resolution is not None:
             credentials = find_credentials(resolution.profile)
@@ -64,7 +68,7 @@ class Target:
             return
         from ossconsole.sandbox.process import SandboxProcess
 
-        click.echo("No profile is active: working on the embedded sandbox.", err=True)
+        say("No profile is active: working on the embedded sandbox.")
         with SandboxProcess.start(state_dir() / "sandbox") as sandbox:
             resolution = overlay(sandbox.profile(), self.flags, os.environ)
             yield OpenTarget(resolution.profile, FixedSource(sandbox.credentials()), sandbox, resolution.origins)

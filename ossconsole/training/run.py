@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
+import socket
 import threading
 import time
 from collections import deque
@@ -196,7 +196,7 @@ class TrainingRun:
             bucket=self.profile.bucket,
             settings=msgspec.to_builtins(self.settings),
             pid=os.getpid(),
-            host=platform.node(),
+            host=socket.gethostname(),
             simulated=self.profile.simulated,
             epochs=epochs,
             steps_per_epoch=steps_per_epoch,

@@ -1,0 +1,267 @@
+"""Everything the console works with, outside of it: the bucket, the run, the upload, the sampler. Outlives the App."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ossconsole.cli.options import OpenTarget, Target
+from ossconsole.config.credentials import Credentials
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.errors import ConsoleError, SettingsError
+from ossconsole.config.paths import state_dir
+from ossconsole.config.profile import Profile
+from ossconsole.telemetry.sampler import Sampler, TelemetrySample
+from ossconsole.terminal.logs import register_secret
+from ossconsole.training.run import TrainingRun
+from ossconsole.training.settings import TrainSettings
+from ossconsole.tui.services import Setting, Stage, StageState, UploadHandle, UploadRequest, UploadStatus
+
+if TYPE_CHECKING:
+    from ossconsole.dataset.formats import SampleFormat
+    from ossconsole.dataset.upload import UploadJob
+    from ossconsole.storage.client import ObjectStore
+
+log = logging.getLogger(__name__)
+
+DEMO_SETTINGS = TrainSettings(epochs=12, batch_size=32, workers=1, learning_rate=0.03)
+"""A run that two cores finish in a few minutes on the sample pictures."""
+
+_SAMPLE_SIZE = 64
+_PREFLIGHT_TIMEOUT_S = 5.0
+_STAGES = ("sandbox", "sample pictures", "upload")
+
+
+class Application:
+    """The services of the screens (see `ossconsole.tui.services.Services`), made of real parts.
+
+    `open` returns at once; what takes time (the sandbox, its sample dataset) goes on in a thread and shows as stages.
+    With `demo` a run starts when the dataset is there.
+    """
+
+    def __init__(self, target: Target, *, readonly: bool = False, demo: bool = False) -> None:
+        self.readonly = readonly
+        self._target = target
+        self._demo = demo
+        self._opened: OpenTarget | None = None
+        self._stages: dict[str, Stage] = {}
+        self._run: TrainingRun | None = None
+        self._upload: UploadJob | None = None
+        self._sampler = Sampler()
+        self._stores: dict[EndpointKind, ObjectStore] = {}
+        self._resources = contextlib.ExitStack()
+        self._lock = threading.Lock()
+
+    def open(self) -> None:
+        """Begins. Raises SettingsError when flags, environment or files contradict each other."""
+        uses_sandbox = self._target.resolve() is None
+        if uses_sandbox:
+            self._stages = {label: Stage(label, StageState.WAITING) for label in _STAGES}
+        self._sampler.start()
+        threading.Thread(target=self._make_ready, args=(uses_sandbox,), name="make-ready", daemon=True).start()
+
+    def close(self, say: Callable[[str], None]) -> None:
+        """Ends everything in order: an upload keeps its journal, a run writes a checkpoint. Says what it waits for."""
+        if self._upload is not None and self._upload.alive:
+            say("Stopping the upload; it goes on where it stopped when it is started again.")
+            self._upload.cancel()
+        if self._run is not None and self._run.alive:
+            say("Stopping the run, with a checkpoint.")
+            self._run.stop()
+            self._run.wait()
+            say(f"Its record is {self._run.record_path}.")
+        self._sampler.stop()
+        with self._lock:
+            for store in self._stores.values():
+                store.close()
+            self._resources.close()
+
+    # Services
+
+    @property
+    def profile(self) -> Profile | None:
+        return self._opened.profile if self._opened else None
+
+    @property
+    def stages(self) -> Sequence[Stage]:
+        return tuple(self._stages.values())
+
+    @property
+    def run(self) -> TrainingRun | None:
+        return self._run
+
+    @property
+    def upload(self) -> UploadHandle | None:
+        return UploadAdapter(self._upload) if self._upload else None
+
+    @property
+    def sample(self) -> TelemetrySample | None:
+        return self._sampler.latest()
+
+    def settings(self) -> Sequence[Setting]:
+        opened = self._opened
+        if opened is None:
+            return ()
+        profile = opened.profile
+        return [
+            Setting("profile", profile.name, "simulated, on this machine" if profile.simulated else ""),
+            *(Setting(name, str(getattr(profile, name) or ""), str(origin)) for name, origin in opened.origins.items()),
+        ]
+
+    def credentials(self) -> Credentials:
+        return self._ready().credentials()
+
+    def store(self, kind: EndpointKind) -> ObjectStore:
+        from ossconsole.storage.client import ObjectStore
+
+        opened = self._ready()
+        with self._lock:
+            if kind not in self._stores:
+                self._stores[kind] = ObjectStore(opened.profile, opened.credentials, kind)
+            return self._stores[kind]
+
+    def preflight(self, kind: EndpointKind) -> None:
+        from ossconsole.storage.client import ObjectStore
+
+        opened = self._ready()
+        store = ObjectStore(opened.profile, opened.credentials, kind, timeout_s=_PREFLIGHT_TIMEOUT_S, attempts=1)
+        try:
+            store.list_page(f"{opened.profile.dataset_prefix}/", delimiter="", max_keys=1)
+        finally:
+            store.close()
+
+    def start_run(self, settings: TrainSettings) -> TrainingRun:
+        self._refuse_readonly()
+        opened = self._ready()
+        if self._run is not None and self._run.alive:
+            raise ConsoleError(f"The run {self._run.id} is still going on.", remedy="Stop it first (s).")
+        run = TrainingRun(opened.profile, opened.credentials, settings, attended=True)
+        run.start()
+        self._run = run
+        return run
+
+    def start_upload(self, request: UploadRequest) -> UploadHandle:
+        from ossconsole.dataset.formats import SampleFormat
+
+        self._refuse_readonly()
+        return UploadAdapter(self._start_upload(request.source, SampleFormat(request.sample_format), request.size))
+
+    # Making ready
+
+    def _make_ready(self, uses_sandbox: bool) -> None:
+        stage = _STAGES[0] if uses_sandbox else "profile"
+        try:
+            if uses_sandbox:
+                self._stage(stage, StageState.ACTIVE)
+            opened = self._resources.enter_context(self._target.open(say=log.info))
+            self._register_secrets(opened)
+            self._opened = opened
+            if opened.sandbox is None:
+                return
+            self._stage(stage, StageState.DONE, f"{opened.profile.standard_endpoint}, speeds are simulated")
+            self._fill_sandbox(opened)
+            if self._demo:
+                self.start_run(DEMO_SETTINGS)
+        except ConsoleError as error:
+            log.error("Making ready failed: %s", error)  # noqa: TRY400 - the message says it all
+            self._fail_stage(stage, error)
+
+    def _fill_sandbox(self, opened: OpenTarget) -> None:
+        """Draws and uploads the sample pictures where the sandbox has no dataset yet. Raises ConsoleError."""
+        from ossconsole.dataset.formats import SampleFormat
+        from ossconsole.dataset.manifest import ManifestMissingError, read_manifest
+        from ossconsole.dataset.sample_data import make_sample_pictures
+
+        _, pictures, upload = _STAGES
+        try:
+            manifest = read_manifest(self.store(EndpointKind.STANDARD), opened.profile.dataset_prefix)
+        except ManifestMissingError:
+            self._stage(pictures, StageState.ACTIVE)
+            source = state_dir() / "sample-pictures"
+            count = make_sample_pictures(source)
+            self._stage(pictures, StageState.DONE, f"{count} drawn")
+            self._stage(upload, StageState.ACTIVE)
+            summary = self._start_upload(source, SampleFormat.IMAGE_U8, _SAMPLE_SIZE).wait()
+            self._stage(upload, StageState.DONE, f"{summary.uploaded} samples in {summary.seconds:.1f} s")
+        else:
+            count = sum(len(samples) for samples in manifest.splits.values())
+            self._stage(pictures, StageState.DONE, "from last time")
+            self._stage(upload, StageState.DONE, f"{count} samples are in the bucket")
+
+    def _start_upload(self, source: Path, sample_format: SampleFormat, size: int) -> UploadJob:
+        from ossconsole.dataset.upload import UploadJob, UploadSettings
+
+        opened = self._ready()
+        if self._upload is not None and self._upload.alive:
+            raise ConsoleError("An upload is still going on.", remedy="Wait for it, or cancel it on the Upload screen.")
+        job = UploadJob(
+            opened.profile, opened.credentials, UploadSettings(source=source, format=sample_format, size=size)
+        )
+        job.start()
+        self._upload = job
+        return job
+
+    def _register_secrets(self, opened: OpenTarget) -> None:
+        """Lets the log's filter know what must never be written."""
+        credentials = opened.credentials()
+        register_secret(credentials.access_key_secret)
+        if credentials.security_token is not None:
+            register_secret(credentials.security_token)
+
+    def _ready(self) -> OpenTarget:
+        if self._opened is None:
+            failed = [stage.detail for stage in self._stages.values() if stage.state is StageState.FAILED]
+            raise SettingsError("There is no bucket to work on yet.", remedy=failed[0] if failed else "Wait a moment.")
+        return self._opened
+
+    def _refuse_readonly(self) -> None:
+        if self.readonly:
+            raise SettingsError("The console was started with --readonly.", remedy="Start it without.")
+
+    def _stage(self, label: str, state: StageState, detail: str = "") -> None:
+        self._stages = {**self._stages, label: Stage(label, state, detail)}
+
+    def _fail_stage(self, otherwise: str, error: ConsoleError) -> None:
+        """Marks the stage that was going on, or `otherwise`, as failed."""
+        active = [label for label, stage in self._stages.items() if stage.state is StageState.ACTIVE]
+        self._stage(active[0] if active else otherwise, StageState.FAILED, str(error))
+
+
+class UploadAdapter:
+    """An UploadJob as the screens see it."""
+
+    def __init__(self, job: UploadJob) -> None:
+        self._job = job
+
+    @property
+    def alive(self) -> bool:
+        return self._job.alive
+
+    def pause(self) -> None:
+        self._job.pause()
+
+    def resume(self) -> None:
+        self._job.resume()
+
+    def cancel(self) -> None:
+        self._job.cancel()
+
+    def status(self) -> UploadStatus:
+        progress, summary = self._job.progress(), self._job.summary()
+        return UploadStatus(
+            state=str(progress.phase.value),
+            total=progress.total,
+            uploaded=summary.uploaded,
+            skipped=summary.skipped,
+            failed=summary.failed,
+            bytes=summary.bytes,
+            seconds=summary.seconds,
+            samples_per_s=progress.samples_per_s,
+            bytes_per_s=progress.bytes_per_s,
+            eta_s=progress.eta_s,
+            problems=[f"{failure.path}: {failure.reason}" for failure in summary.failures[-5:]],
+        )

@@ -1,0 +1,280 @@
+"""`ossconsole upload`: prepare pictures and upload them as a dataset, with the engine of the Upload screen."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ossconsole.cli.options import OpenTarget, Target, profile_options
+from ossconsole.config.errors import SettingsError
+from ossconsole.dataset.formats import SampleFormat
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from ossconsole.dataset.journal import Failure
+    from ossconsole.dataset.plan import UploadPlan
+    from ossconsole.dataset.scoreboard import UploadProgress
+    from ossconsole.dataset.settings import UploadSettings
+    from ossconsole.dataset.upload import UploadJob, UploadSummary
+
+_INTERRUPTED = 130
+_POLL_S = 0.2
+_REPORT_EVERY_S = 1.0
+_SHOWN = 10
+
+
+@click.command()
+@click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "format_name",
+    type=click.Choice([str(kind) for kind in SampleFormat]),
+    default=str(SampleFormat.IMAGE_U8),
+    show_default=True,
+    help="How samples are stored; tensor-f32 is the tutorial's.",
+)
+@click.option("--size", type=int, default=224, show_default=True, help="Side of the stored square in px.")
+@click.option("--keep-ratio", is_flag=True, help="image-u8: --size is the short side, nothing is cropped.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Fixes tensor-f32's random crops and flips.")
+@click.option("--workers", type=click.IntRange(0, 256), default=0, help="Preparation processes; 0: one per core.")
+@click.option("--parallelism", type=click.IntRange(1, 64), default=16, show_default=True, help="Samples sent at once.")
+@click.option("--bandwidth", type=click.FloatRange(0), default=0.0, metavar="MB/S", help="Cap on sending; 0: none.")
+@click.option("--prune", is_flag=True, help="Delete samples whose pictures are gone from SRC.")
+@click.option("--dry-run", is_flag=True, help="Show the plan, send nothing.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line; the last is the summary.")
+@profile_options
+@click.pass_context
+def upload(
+    context: click.Context,
+    *,
+    target: Target,
+    source: Path,
+    format_name: str,
+    bandwidth: float,
+    dry_run: bool,
+    as_json: bool,
+    **options: Any,
+) -> int:
+    """Prepare SRC/{train,val} and upload it as a dataset.
+
+    SRC is a folder or an archive (.tar, .tar.gz, .zip) with train/<class>/ and val/<class>/, or the tutorial's flat
+    val/ with ILSVRC2012_val_labels.json beside it, or a .csv/.tsv of path, label and split. Run it again after any
+    interruption: only what is missing or changed is sent.
+    """
+    from ossconsole.dataset.settings import UploadSettings
+
+    if context.find_root().params.get("readonly") and not dry_run:
+        raise SettingsError("--readonly is set: nothing is uploaded.", remedy="Leave it out, or add --dry-run.")
+    settings = UploadSettings(
+        source=source, format=SampleFormat(format_name), bandwidth=bandwidth * 1e6 or None, **options
+    )
+    settings.recipe.check()
+    with target.open() as opened:
+        if dry_run:
+            return _dry_run(opened, settings, as_json=as_json)
+        return _upload(opened, settings, as_json=as_json)
+
+
+def _upload(opened: OpenTarget, settings: UploadSettings, *, as_json: bool) -> int:
+    from ossconsole.dataset.upload import UploadJob
+
+    job = UploadJob(opened.profile, opened.credentials, settings)
+    with _cancelling_on_signals(job) as signalled:
+        job.start()
+        (_follow_json if as_json else _follow)(job)
+    summary = job.wait()
+    if as_json:
+        _print_json_summary(summary)
+    else:
+        _print_summary(summary)
+    if summary.cancelled:
+        return 128 + signalled[0] if signalled else _INTERRUPTED
+    return 1 if summary.failed else 0
+
+
+@contextmanager
+def _cancelling_on_signals(job: UploadJob) -> Iterator[list[int]]:
+    """Turns the first SIGINT, SIGTERM or SIGHUP into a cancel; the second ends at once. Gives the numbers that came."""
+    received: list[int] = []
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+        job.cancel()
+        click.echo("Stopping; run the same command again to go on.", err=True)
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    previous = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+# For machines
+
+
+def _emit(event: str, **fields: object) -> None:
+    import msgspec
+
+    sys.stdout.buffer.write(msgspec.json.encode({"event": event, "time": time.time(), **fields}) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _follow_json(job: UploadJob) -> None:
+    import msgspec
+
+    while not job.join(_REPORT_EVERY_S):
+        progress = msgspec.to_builtins(job.progress())
+        del progress["workers"], progress["recent_failures"]
+        _emit("progress", **progress)
+
+
+def _print_json_summary(summary: UploadSummary) -> None:
+    for note in summary.ignored_files:
+        _emit("skipped", path=note.path, reason=note.reason)
+    for note in summary.failures:
+        _emit("failed", path=note.path, reason=note.reason, code=note.code, request_id=note.request_id)
+    for key in summary.removed:
+        _emit("removed", key=key, deleted=summary.pruned)
+    details = ("unchanged", "ignored", "retries", "unknown", "cancelled", "manifest")
+    _emit("details", **{name: getattr(summary, name) for name in details})
+    _print_last_line(summary.uploaded, summary.skipped, summary.failed, summary.bytes, summary.seconds)
+
+
+def _print_last_line(uploaded: int, skipped: int, failed: int, size: int, seconds: float) -> None:
+    """The contract of the command: these keys and no others."""
+    import msgspec
+
+    line = {
+        "event": "summary",
+        "uploaded": uploaded,
+        "skipped": skipped,
+        "failed": failed,
+        "bytes": size,
+        "seconds": round(seconds, 3),
+        "samples_per_s": round(uploaded / seconds, 3) if seconds > 0 else 0.0,
+    }
+    click.echo(msgspec.json.encode(line).decode())
+
+
+# For people
+
+
+def _follow(job: UploadJob) -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        while not job.join(_POLL_S):
+            pass
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
+        _draw(job, bar, console)
+
+
+def _draw(job: UploadJob, bar: Progress, console: Console) -> None:
+    task = bar.add_task("starting", total=None, rate="")
+    told: Failure | None = None
+    while not job.join(_POLL_S):
+        progress = job.progress()
+        bar.update(
+            task,
+            description=str(progress.phase),
+            completed=progress.done,
+            total=progress.total if progress.total_known else None,
+            rate=_rate_text(progress),
+        )
+        newest = progress.recent_failures[-1] if progress.recent_failures else None
+        if newest is not None and newest is not told:
+            console.print(_note_text(newest), markup=False, highlight=False)
+            told = newest
+
+
+def _rate_text(progress: UploadProgress) -> str:
+    parts = [f"{progress.samples_per_s:.0f} samples/s", f"{progress.bytes_per_s / 1e6:.1f} MB/s"]
+    if progress.eta_s is not None:
+        minutes, seconds = divmod(round(progress.eta_s), 60)
+        parts.append(f"{minutes}:{seconds:02} left")
+    if progress.bottleneck:
+        parts.append(f"bound by {progress.bottleneck}")
+    return "  ".join(parts)
+
+
+def _note_text(note: Failure) -> str:
+    from ossconsole.storage.names import safe_text
+
+    request = f" (request id {note.request_id})" if note.request_id else ""
+    return f"{safe_text(note.path)}: {safe_text(note.reason)}{request}"
+
+
+def _print_summary(summary: UploadSummary) -> None:
+    state = "Cancelled" if summary.cancelled else "Done"
+    click.echo(
+        f"{state}: {summary.uploaded} uploaded, {summary.skipped} skipped "
+        f"({summary.unchanged} unchanged, {summary.ignored} no pictures), {summary.failed} failed; "
+        f"{summary.bytes / 1e6:.1f} MB in {summary.seconds:.1f} s, {summary.samples_per_s:.1f} samples/s."
+    )
+    _print_notes("Skipped", summary.ignored_files, summary.ignored)
+    _print_notes("Failed", summary.failures, summary.failed)
+    if summary.removed:
+        what = "deleted" if summary.pruned else "still in the dataset (--prune deletes them)"
+        click.echo(f"Gone from the source, {what}: {len(summary.removed)}")
+    if summary.unknown:
+        click.echo(f"Objects below the prefix that are not this dataset's: {summary.unknown}")
+    if summary.manifest:
+        click.echo(f"Manifest: {summary.manifest}")
+
+
+def _print_notes(title: str, notes: tuple[Failure, ...], count: int) -> None:
+    for note in notes[:_SHOWN]:
+        click.echo(f"{title}: {_note_text(note)}")
+    if count > _SHOWN:
+        click.echo(f"{title}: and {count - _SHOWN} more")
+
+
+# The plan
+
+
+def _dry_run(opened: OpenTarget, settings: UploadSettings, *, as_json: bool) -> int:
+    import msgspec
+
+    from ossconsole.dataset.plan import plan_upload
+
+    began = time.monotonic()
+    plan = plan_upload(opened.profile, settings)
+    if as_json:
+        _emit("plan", **msgspec.to_builtins(plan))
+        _print_last_line(0, plan.unchanged + plan.ignored, plan.lost, 0, time.monotonic() - began)
+    else:
+        _print_plan(plan, settings)
+    return 1 if plan.lost else 0
+
+
+def _print_plan(plan: UploadPlan, settings: UploadSettings) -> None:
+    splits = ", ".join(f"{count} {split}" for split, count in plan.samples.items()) or "no samples"
+    click.echo(f"{plan.files} files: {splits} in {len(plan.classes)} classes.")
+    click.echo(
+        f"To send: {plan.to_send} samples, {plan.bytes_to_send / 1e6:.1f} MB as {settings.format} at {settings.size} px"
+        + (f", about {plan.prepare_s:.0f} s of preparation (estimated)." if plan.prepare_s is not None else ".")
+    )
+    click.echo(f"Unchanged: {plan.unchanged}. No pictures: {plan.ignored}. Cannot become samples: {plan.lost}.")
+    click.echo(
+        f"Stored: {plan.stored_bytes / 1e9:.2f} GB, about USD {plan.usd_per_month:.2f} per month (estimated, Standard LRS)."
+    )
+    for note in plan.notes[:_SHOWN]:
+        click.echo(f"  {_note_text(note)}")
