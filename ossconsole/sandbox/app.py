@@ -22,7 +22,7 @@ from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.sandbox.api.call import Service
 from ossconsole.sandbox.cache import BlockCache
 from ossconsole.sandbox.keys import KeyRing
-from ossconsole.sandbox.process import LOG_NAME, SandboxInfo
+from ossconsole.sandbox.process import LOG_NAME, SandboxInfo, make_folder
 from ossconsole.sandbox.reading import Reader
 from ossconsole.sandbox.requestlog import RequestLog
 from ossconsole.sandbox.server import ADDRESSES, Front
@@ -49,12 +49,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 def run(settings: Settings, ready: Callable[[SandboxInfo], None]) -> None:
     """Serve until SIGINT or SIGTERM; `ready` is called once both endpoints answer. Raises ConsoleError."""
     directory = settings.directory
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingsError(
-            f"The sandbox's folder {directory} cannot be made: {error.strerror}.", remedy="Give another --dir."
-        ) from error
+    make_folder(directory)
     with _locked(directory), contextlib.closing(Store(directory)) as store:
         asyncio.run(_serve(settings, store, ready))
 

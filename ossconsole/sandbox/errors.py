@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from xml.sax.saxutils import escape
+
+from ossconsole.sandbox import markup
 
 # code: (status, EC, message), from the service's published error tables. An EC is empty where none is published.
 _CODES: dict[str, tuple[int, str, str]] = {
@@ -90,8 +91,7 @@ class OssError(Exception):
         elements = {"Code": self.code, "Message": self.message, "RequestId": request_id, "HostId": host, **self.fields}
         if self.ec:
             elements["EC"] = self.ec
-        inner = "".join(f"  <{name}>{escape(text)}</{name}>\n" for name, text in elements.items())
-        return f'<?xml version="1.0" encoding="UTF-8"?>\n<Error>\n{inner}</Error>\n'.encode("utf-8", "replace")
+        return markup.document("Error", [markup.element(name, text) for name, text in elements.items()])
 
     def headers(self, xml: bytes, *, head: bool) -> dict[str, str]:
         """The headers of the reply; a HEAD has no body, so the XML goes into one of them."""

@@ -38,6 +38,16 @@ class SandboxError(ConsoleError):
     """The sandbox could not be started."""
 
 
+def make_folder(directory: Path) -> None:
+    """Make a sandbox's folder, private to the user. Raises SandboxError."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise SandboxError(
+            f"The sandbox's folder {directory} cannot be made: {error.strerror}.", remedy="Give another folder."
+        ) from error
+
+
 class SandboxInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What `ossconsole sandbox` prints when it is ready; `encode` and `decode` are its JSON line."""
 
@@ -92,7 +102,7 @@ class SandboxProcess:
 
         `arguments` are further options of `ossconsole sandbox`. Raises SandboxError.
         """
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(directory)
         command = [sys.executable, "-m", "ossconsole", "sandbox", "--dir", str(directory), "--port", str(port)]
         command += ["--until-stdin-closes", *(["--unshaped"] if unshaped else []), *arguments]
         with (directory / LOG_NAME).open("ab") as log:

@@ -115,8 +115,9 @@ class Front:
             raise OssError("AccessDenied", "Anonymous access is forbidden for this operation.")
         acl = self._service.store.bucket(target.bucket).acl
         if target.key and action is Action.READ:
-            own = self._service.store.get(target.bucket, target.key).attributes.acl
-            acl = acl if own == "default" else own
+            found = self._service.store.index.get(target.bucket, target.key)
+            if found is not None and found.attributes.acl != "default":
+                acl = found.attributes.acl
         allowed = {
             Action.READ: acl.startswith("public-read"),
             Action.LIST: acl.startswith("public-read") and not target.key,

@@ -6,7 +6,7 @@ import hashlib
 
 import msgspec
 
-from ossconsole.sandbox import listing
+from ossconsole.sandbox import listing, requestxml
 from ossconsole.sandbox import markup as xml
 from ossconsole.sandbox.api.call import OWNER, Call, Reply, xml_reply
 from ossconsole.sandbox.api.objects import acl_document
@@ -66,7 +66,9 @@ async def create(call: Call) -> Reply:
     body = await call.xml_body()
     storage_class = "Standard"
     if body:
-        storage_class = xml.child_text(xml.parse(body, "CreateBucketConfiguration"), "StorageClass", "Standard")
+        storage_class = requestxml.child_text(
+            requestxml.parse(body, "CreateBucketConfiguration"), "StorageClass", "Standard"
+        )
     if storage_class not in STORAGE_CLASSES:
         raise invalid_argument("No such storage class.", "StorageClass", storage_class)
     call.store.create_bucket(call.bucket, acl=acl, storage_class=storage_class)
@@ -147,8 +149,8 @@ async def delete_objects(call: Call) -> Reply:
     given = call.headers.get("content-md5")
     if given is not None and content_md5(given) != hashlib.md5(body, usedforsecurity=False).digest():
         raise OssError("InvalidDigest", fields={"Content-MD5": given})
-    root = xml.parse(body, "Delete")
-    keys = [xml.child_text(node, "Key") for node in xml.children(root, "Object")]
+    root = requestxml.parse(body, "Delete")
+    keys = [requestxml.child_text(node, "Key") for node in requestxml.children(root, "Object")]
     if not 0 < len(keys) <= listing.MAX_KEYS:
         raise OssError("MalformedXML", f"Delete takes 1 to {listing.MAX_KEYS} objects.")
     for key in keys:
@@ -156,7 +158,7 @@ async def delete_objects(call: Call) -> Reply:
         if call.key is not None and not call.key.allows(Action.DELETE, key):
             raise OssError("AccessDenied")
     call.store.delete(call.bucket, keys)
-    if xml.child_text(root, "Quiet", "false").lower() == "true":
+    if requestxml.child_text(root, "Quiet", "false").lower() == "true":
         return Reply(200)
     encode = listing.encoder(call.query)
     fields = [xml.element("EncodingType", "url")] if call.query.get("encoding-type") else []

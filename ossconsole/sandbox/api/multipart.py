@@ -6,7 +6,7 @@ import asyncio
 import re
 from xml.etree.ElementTree import Element
 
-from ossconsole.sandbox import listing
+from ossconsole.sandbox import listing, requestxml
 from ossconsole.sandbox import markup as xml
 from ossconsole.sandbox.api.call import Call, Reply, xml_reply
 from ossconsole.sandbox.api.writes import attributes_of, copy_source, forbids_overwrite, receive
@@ -80,8 +80,8 @@ async def complete(call: Call) -> Reply:
     if call.headers.get("x-oss-complete-all", "").lower() == "yes":
         wanted = []
     else:
-        root = xml.parse(body, "CompleteMultipartUpload")
-        wanted = [_wanted(node) for node in xml.children(root, "Part")]
+        root = requestxml.parse(body, "CompleteMultipartUpload")
+        wanted = [_wanted(node) for node in requestxml.children(root, "Part")]
         if not wanted:
             raise OssError("MalformedXML", "CompleteMultipartUpload names no part.")
     forbid = forbids_overwrite(call)
@@ -101,10 +101,10 @@ async def complete(call: Call) -> Reply:
 
 
 def _wanted(node: Element) -> tuple[int, str]:
-    number = xml.child_text(node, "PartNumber").strip()
+    number = requestxml.child_text(node, "PartNumber").strip()
     if not number.isdecimal():
         raise OssError("MalformedXML", "PartNumber is not a number.")
-    return int(number), xml.child_text(node, "ETag").strip().strip('"')
+    return int(number), requestxml.child_text(node, "ETag").strip().strip('"')
 
 
 async def abort(call: Call) -> Reply:

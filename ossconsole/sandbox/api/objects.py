@@ -6,7 +6,7 @@ from urllib.parse import unquote_plus
 
 import msgspec
 
-from ossconsole.sandbox import conditions, ranges
+from ossconsole.sandbox import conditions, ranges, requestxml
 from ossconsole.sandbox import markup as xml
 from ossconsole.sandbox.api.call import OWNER, Call, Reply, xml_reply
 from ossconsole.sandbox.errors import OssError, invalid_argument
@@ -111,11 +111,11 @@ async def get_tagging(call: Call) -> Reply:
 
 
 async def put_tagging(call: Call) -> Reply:
-    root = xml.parse(await call.xml_body(), "Tagging")
+    root = requestxml.parse(await call.xml_body(), "Tagging")
     tags = {
-        xml.child_text(tag, "Key"): xml.child_text(tag, "Value", "")
-        for tag_set in xml.children(root, "TagSet")
-        for tag in xml.children(tag_set, "Tag")
+        requestxml.child_text(tag, "Key"): requestxml.child_text(tag, "Value", "")
+        for tag_set in requestxml.children(root, "TagSet")
+        for tag in requestxml.children(tag_set, "Tag")
     }
     stored = call.store.get(call.bucket, call.object_key)
     _change(call, stored, msgspec.structs.replace(stored.attributes, tags=checked_tags(tags)))
@@ -145,7 +145,7 @@ async def restore(call: Call) -> Reply:
     if stored.attributes.storage_class in ("Standard", "IA"):
         raise OssError("OperationNotSupported", fields={"ObjectName": stored.key})
     body = await call.xml_body()
-    days = xml.child_text(xml.parse(body, "RestoreRequest"), "Days", "1") if body else "1"
+    days = requestxml.child_text(requestxml.parse(body, "RestoreRequest"), "Days", "1") if body else "1"
     if not days.isdecimal() or int(days) < 1:
         raise OssError("MalformedXML", "Days must be a whole number from 1 on.")
     return Reply(202 if call.store.restore(call.bucket, stored, int(days)) else 200)

@@ -130,7 +130,7 @@ async def copy(call: Call) -> Reply:
     await call.service.origin.put()
     fields = [xml.element("ETag", f'"{stored.etag}"'), xml.element("LastModified", iso_time(stored.modified))]
     reply = xml_reply(xml.document("CopyObjectResult", fields))
-    reply.headers["x-oss-hash-crc64ecma"] = str(stored.crc64)
+    reply.headers |= {"ETag": f'"{stored.etag}"', "x-oss-hash-crc64ecma": str(stored.crc64)}
     return reply
 
 

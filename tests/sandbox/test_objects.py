@@ -1,0 +1,252 @@
+"""Every operation on objects and buckets, through oss2 over HTTP where oss2 has it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import http.client
+import time
+from pathlib import Path
+from typing import Any
+
+import oss2
+import pytest
+
+from ossconsole.sandbox.process import SandboxInfo, SandboxProcess
+from tests.sandbox.conftest import make_bucket
+from tests.sandbox.wire import TIMEOUT_S, Signer, call, send, wait_until
+
+
+def crc64(data: bytes) -> int:
+    """CRC64-ECMA by the SDK's own implementation."""
+    crc = oss2.utils.Crc64()
+    crc(data)
+    return int(crc.crc)
+
+
+def fails(action: Any, *arguments: Any, **options: Any) -> tuple[int, str]:
+    with pytest.raises(oss2.exceptions.OssError) as caught:
+        action(*arguments, **options)
+    assert caught.value.request_id
+    return caught.value.status, caught.value.code
+
+
+def test_put_and_what_is_said_about_the_object(bucket: Any, prefix: str) -> None:
+    data = b"hello" * 1000
+    headers = {"x-oss-meta-class": "ant", "Content-Type": "text/x-test", "Cache-Control": "no-store"}
+    result = bucket.put_object(f"{prefix}a", data, headers=headers)
+    assert result.etag == hashlib.md5(data).hexdigest().upper()
+    assert result.crc == crc64(data)
+    found = bucket.head_object(f"{prefix}a")
+    assert (found.content_length, found.etag, found.server_crc) == (len(data), result.etag, result.crc)
+    assert found.content_type == "text/x-test"
+    assert found.object_type == "Normal"
+    assert found.headers["x-oss-meta-class"] == "ant"
+    assert found.headers["Cache-Control"] == "no-store"
+    assert found.headers["x-oss-storage-class"] == "Standard"
+    assert abs(found.last_modified - time.time()) < 60
+    assert bucket.get_object_meta(f"{prefix}a").content_length == len(data)
+    assert bucket.get_object(f"{prefix}a").read() == data
+
+
+def test_empty_object(bucket: Any, prefix: str) -> None:
+    bucket.put_object(f"{prefix}folder/", b"")
+    assert bucket.get_object(f"{prefix}folder/").read() == b""
+    assert bucket.head_object(f"{prefix}folder/").content_length == 0
+
+
+def test_larger_than_one_chunk(bucket: Any, prefix: str) -> None:
+    data = bytes(range(256)) * 20_000
+    bucket.put_object(f"{prefix}large", data)
+    assert bucket.get_object(f"{prefix}large").read() == data
+    assert bucket.get_object(f"{prefix}large", byte_range=(1_048_570, 3_145_740)).read() == data[1_048_570:3_145_741]
+
+
+def test_missing_things(bucket: Any, info: SandboxInfo, prefix: str) -> None:
+    assert fails(bucket.get_object, f"{prefix}no") == (404, "NoSuchKey")
+    assert fails(bucket.head_object, f"{prefix}no") == (404, "NoSuchKey")
+    assert fails(bucket.get_object_meta, f"{prefix}no") == (404, "NoSuchKey")
+    assert fails(make_bucket(info, name="nowhere").get_object, "x") == (404, "NoSuchBucket")
+    assert fails(make_bucket(info, name="nowhere").put_object, "x", b"") == (404, "NoSuchBucket")
+    assert bucket.delete_object(f"{prefix}no").status == 204
+
+
+def test_overwrite_and_forbid_overwrite(bucket: Any, prefix: str) -> None:
+    bucket.put_object(f"{prefix}a", b"one")
+    bucket.put_object(f"{prefix}a", b"two")
+    forbid = {"x-oss-forbid-overwrite": "true"}
+    assert fails(bucket.put_object, f"{prefix}a", b"three", headers=forbid) == (409, "FileAlreadyExists")
+    assert fails(bucket.copy_object, "127", f"{prefix}a", f"{prefix}a", headers=forbid) == (409, "FileAlreadyExists")
+    assert bucket.get_object(f"{prefix}a").read() == b"two"
+
+
+def test_content_md5_is_checked(bucket: Any, prefix: str) -> None:
+    good = base64.b64encode(hashlib.md5(b"data").digest()).decode()
+    bucket.put_object(f"{prefix}a", b"data", headers={"Content-MD5": good})
+    assert fails(bucket.put_object, f"{prefix}a", b"other", headers={"Content-MD5": good}) == (400, "InvalidDigest")
+    assert fails(bucket.put_object, f"{prefix}a", b"x", headers={"Content-MD5": "zz"}) == (400, "InvalidDigest")
+    assert bucket.get_object(f"{prefix}a").read() == b"data"
+
+
+def test_conditions(bucket: Any, prefix: str) -> None:
+    etag = bucket.put_object(f"{prefix}a", b"data").etag
+    past, future = "Mon, 01 Jan 2001 00:00:00 GMT", "Fri, 01 Jan 2100 00:00:00 GMT"
+    get = bucket.get_object
+    for headers in (
+        {"If-Match": f'"{etag}"'},
+        {"If-None-Match": '"0"'},
+        {"If-Modified-Since": past},
+        {"If-Unmodified-Since": future},
+    ):
+        assert get(f"{prefix}a", headers=headers).read() == b"data", headers
+    assert fails(get, f"{prefix}a", headers={"If-Match": '"0"'}) == (412, "PreconditionFailed")
+    assert fails(get, f"{prefix}a", headers={"If-Unmodified-Since": past}) == (412, "PreconditionFailed")
+    assert fails(get, f"{prefix}a", headers={"If-None-Match": etag})[0] == 304
+    assert fails(get, f"{prefix}a", headers={"If-Modified-Since": future})[0] == 304
+    copy_headers = {"x-oss-copy-source-if-match": '"0"'}
+    assert fails(bucket.copy_object, "127", f"{prefix}a", f"{prefix}b", headers=copy_headers)[0] == 412
+
+
+def test_copy_keeps_or_replaces_metadata(bucket: Any, prefix: str) -> None:
+    source = f"{prefix}ü 1+%"
+    bucket.put_object(source, b"data", headers={"x-oss-meta-a": "1"})
+    copied = bucket.copy_object("127", source, f"{prefix}b")
+    assert copied.etag == bucket.head_object(source).etag
+    assert bucket.head_object(f"{prefix}b").headers["x-oss-meta-a"] == "1"
+    replace = {"x-oss-metadata-directive": "REPLACE", "x-oss-meta-c": "2"}
+    bucket.copy_object("127", source, source, headers=replace)
+    headers = bucket.head_object(source).headers
+    assert "x-oss-meta-a" not in headers
+    assert headers["x-oss-meta-c"] == "2"
+    bucket.delete_object(source)
+    assert bucket.get_object(f"{prefix}b").read() == b"data"
+    assert fails(bucket.copy_object, "127", source, f"{prefix}c") == (404, "NoSuchKey")
+
+
+def test_append(bucket: Any, prefix: str) -> None:
+    key = f"{prefix}log"
+    assert bucket.append_object(key, 0, b"one,").next_position == 4
+    copied = bucket.copy_object("127", key, f"{prefix}copy")
+    assert copied.status == 200
+    second = bucket.append_object(key, 4, b"two", init_crc=crc64(b"one,"))
+    assert (second.next_position, second.crc) == (7, crc64(b"one,two"))
+    assert bucket.get_object(key).read() == b"one,two"
+    assert bucket.head_object(key).object_type == "Appendable"
+    assert fails(bucket.append_object, key, 4, b"x") == (409, "PositionNotEqualToLength")
+    bucket.put_object(f"{prefix}plain", b"")
+    assert fails(bucket.append_object, f"{prefix}plain", 0, b"x") == (409, "ObjectNotAppendable")
+    assert bucket.get_object(f"{prefix}copy").read() == b"one,"
+
+
+def test_batch_delete(bucket: Any, prefix: str) -> None:
+    keys = [f"{prefix}{name}" for name in ("a", "b & <c>", "é+ ", "never there")]
+    for key in keys[:-1]:
+        bucket.put_object(key, b"x")
+    assert bucket.batch_delete_objects(keys).deleted_keys == keys
+    assert list(oss2.ObjectIterator(bucket, prefix=prefix)) == []
+
+
+def test_malformed_delete_is_refused(info: SandboxInfo) -> None:
+    for body in (b"", b"<Delete>", b"<Other/>", b"<Delete/>", b'<!DOCTYPE x [<!ENTITY a "b">]><Delete/>'):
+        answer = call(info, "POST", query={"delete": ""}, body=body)
+        assert (answer.status, answer.code) == (400, "MalformedXML"), body
+
+
+def test_acl_tagging_and_anonymous_reading(bucket: Any, info: SandboxInfo, prefix: str) -> None:
+    key = f"{prefix}public"
+    bucket.put_object(key, b"seen by all", headers={"x-oss-tagging": "a=1&b=%C3%A9"})
+    assert bucket.get_object_acl(key).acl == "default"
+    path = f"/127/{key.replace('%', '%25')}"
+    assert send(info.path_style_endpoint, "GET", path).status == 403
+    bucket.put_object_acl(key, oss2.OBJECT_ACL_PUBLIC_READ)
+    assert bucket.get_object_acl(key).acl == "public-read"
+    assert send(info.path_style_endpoint, "GET", path).body == b"seen by all"
+    assert send(info.path_style_endpoint, "PUT", path, body=b"").status == 403
+    assert bucket.get_object_tagging(key).tag_set.tagging_rule == {"a": "1", "b": "é"}
+    rule = oss2.models.TaggingRule()
+    rule.add("c", "3")
+    bucket.put_object_tagging(key, oss2.models.Tagging(rule))
+    assert bucket.get_object_tagging(key).tag_set.tagging_rule == {"c": "3"}
+    bucket.delete_object_tagging(key)
+    assert bucket.get_object_tagging(key).tag_set.tagging_rule == {}
+
+
+def test_archive_and_restore(bucket: Any, prefix: str) -> None:
+    key = f"{prefix}cold"
+    bucket.put_object(key, b"data", headers={"x-oss-storage-class": "Archive"})
+    assert fails(bucket.get_object, key) == (403, "InvalidObjectState")
+    assert bucket.head_object(key).headers["x-oss-storage-class"] == "Archive"
+    assert bucket.restore_object(key).status == 202
+    assert bucket.get_object(key).read() == b"data"
+    assert 'ongoing-request="false"' in bucket.head_object(key).headers["x-oss-restore"]
+    assert bucket.restore_object(key).status == 200
+    bucket.put_object(f"{prefix}warm", b"data")
+    assert fails(bucket.restore_object, f"{prefix}warm") == (400, "OperationNotSupported")
+
+
+def test_buckets(bucket: Any, info: SandboxInfo) -> None:
+    other = make_bucket(info, name="my-bucket-2")
+    other.create_bucket(oss2.BUCKET_ACL_PRIVATE)
+    service = oss2.Service(bucket.auth, info.path_style_endpoint, region=info.region)
+    assert [entry.name for entry in oss2.BucketIterator(service, max_keys=1)] == ["127", "my-bucket-2"]
+    other.put_object("x", b"12345")
+    assert other.get_bucket_stat().storage_size_in_bytes == 5
+    about = other.get_bucket_info()
+    assert (about.name, about.location, about.acl.grant) == ("my-bucket-2", "oss-cn-sandbox", "private")
+    assert other.get_bucket_location().location == "oss-cn-sandbox"
+    other.put_bucket_acl(oss2.BUCKET_ACL_PUBLIC_READ)
+    assert other.get_bucket_acl().acl == "public-read"
+    assert send(info.path_style_endpoint, "GET", "/my-bucket-2/x").body == b"12345"
+    assert fails(other.delete_bucket) == (409, "BucketNotEmpty")
+    other.delete_object("x")
+    other.delete_bucket()
+    assert fails(other.get_bucket_info) == (404, "NoSuchBucket")
+    assert fails(other.delete_bucket) == (404, "NoSuchBucket")
+    assert call(info, "PUT", bucket="Bad_Name").code == "InvalidBucketName"
+
+
+def test_what_is_not_implemented_says_so(info: SandboxInfo, bucket: Any) -> None:
+    assert call(info, "GET", query={"policy": ""}).status == 501
+    assert call(info, "PUT", query={"lifecycle": ""}, body=b"").code == "NotImplemented"
+    assert call(info, "POST", "x").code == "MethodNotAllowed"
+    assert bucket.get_bucket_versioning().status is None
+
+
+@pytest.mark.parametrize("key", ["/leading", "\\leading", "x" * 1024])
+def test_refused_names(info: SandboxInfo, key: str) -> None:
+    assert call(info, "PUT", key, body=b"").code == "InvalidObjectName"
+
+
+def test_expect_continue_and_chunked_bodies(info: SandboxInfo, bucket: Any, prefix: str) -> None:
+    bucket.put_object(f"{prefix}chunked", iter([b"abc", b"def"]))
+    assert bucket.get_object(f"{prefix}chunked").read() == b"abcdef"
+    answer = call(info, "PUT", f"{prefix}expected", headers={"Expect": "100-continue"}, body=b"data")
+    assert answer.status == 200
+
+
+def test_response_overrides(bucket: Any, prefix: str) -> None:
+    bucket.put_object(f"{prefix}a", b"x")
+    params = {"response-content-type": "text/csv", "response-content-disposition": "attachment"}
+    found = bucket.get_object(f"{prefix}a", params=params)
+    assert found.headers["Content-Type"] == "text/csv"
+    assert found.headers["Content-Disposition"] == "attachment"
+
+
+def test_half_a_put_leaves_nothing(sandbox: SandboxProcess, info: SandboxInfo, prefix: str) -> None:
+    """A client that goes away in mid-body: no object, no file, and the server goes on."""
+    key = f"{prefix}half"
+    before = blob_files(sandbox)
+    connection = http.client.HTTPConnection(info.path_style_endpoint.removeprefix("http://"), timeout=TIMEOUT_S)
+    connection.putrequest("PUT", f"/127/{key.replace('%', '%25')}")
+    signed = Signer.of(info).headers("PUT", f"/127/{key}", {}, {})
+    for name, value in {**signed, "Content-Length": "1000000"}.items():
+        connection.putheader(name, value)
+    connection.endheaders(b"x" * 500_000)
+    wait_until(lambda: len(blob_files(sandbox)) > len(before))
+    connection.close()
+    wait_until(lambda: blob_files(sandbox) == before)
+    assert call(info, "GET", key).code == "NoSuchKey"
+
+
+def blob_files(sandbox: SandboxProcess) -> set[Path]:
+    return {path for path in (sandbox.directory / "blobs").rglob("*") if path.is_file()}

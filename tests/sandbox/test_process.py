@@ -1,0 +1,147 @@
+"""The sandbox as a process: ready line, refusals to start, its end, and what it logs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ossconsole.config.endpoints import EndpointKind, sdk_endpoint
+from ossconsole.config.secret import Secret
+from ossconsole.sandbox.process import SandboxError, SandboxInfo, SandboxProcess
+from ossconsole.sandbox.requestlog import read_log
+from tests.sandbox.conftest import make_bucket
+from tests.sandbox.wire import Signer, call, send, wait_until
+
+
+def test_ready_line_and_profile(sandbox: SandboxProcess) -> None:
+    info = sandbox.info
+    port = info.path_style_endpoint.removeprefix("http://127.0.0.1:")
+    assert info.endpoints == {"standard": f"http://0.0.1:{port}", "accelerated": f"http://0.0.2:{port}"}
+    profile = sandbox.profile()
+    assert profile.simulated
+    assert sdk_endpoint(profile.bucket, profile.endpoints[EndpointKind.ACCELERATED]) == f"http://127.0.0.2:{port}"
+    assert sandbox.credentials().source == "sandbox"
+    assert info.access_key_secret.reveal() not in repr(info) + repr(sandbox.credentials())
+    assert SandboxInfo.decode(info.encode()) == info
+    assert json.loads(info.encode())["access_key_secret"] == info.access_key_secret.reveal()
+
+
+def test_only_loopback_listens(sandbox: SandboxProcess) -> None:
+    listening = [entry.laddr.ip for entry in psutil.Process(sandbox.pid).net_connections() if entry.status == "LISTEN"]
+    assert sorted(listening) == ["127.0.0.1", "127.0.0.2"]
+
+
+def test_private_files(sandbox: SandboxProcess) -> None:
+    assert stat.S_IMODE((sandbox.directory / "keys.json").stat().st_mode) == 0o600
+
+
+def test_secret_reaches_neither_command_line_nor_log(sandbox: SandboxProcess) -> None:
+    info = sandbox.info
+    path = f"/127/x?{Signer.of(info).presigned('GET', '/127/x', 60)}"
+    signature = path.rpartition("=")[2]
+    send(info.path_style_endpoint, "GET", path)
+    process = psutil.Process(sandbox.pid)
+    told = " ".join(process.cmdline()) + str(process.environ()) + sandbox.log_path.read_text()
+    assert info.access_key_secret.reveal() not in told
+    assert signature not in told
+
+
+def test_environment_of_the_child_has_no_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OSS_ACCESS_KEY_SECRET", "sentinel-of-the-real-account")
+    monkeypatch.setenv("ALIBABA_CLOUD_ACCESS_KEY_SECRET", "sentinel-of-the-real-account")
+    with SandboxProcess.start(tmp_path) as running:
+        assert "sentinel" not in str(psutil.Process(running.pid).environ())
+
+
+def test_request_log(sandbox: SandboxProcess) -> None:
+    bucket = make_bucket(sandbox.info, accelerated=True)
+    result = bucket.put_object("logged é", b"12345")
+    call(sandbox.info, "GET", "logged/no")
+    records = {record.request_id: record for record in read_log(sandbox.log_path)}
+    record = records[result.request_id]
+    assert (record.endpoint, record.method, record.operation) == ("accelerated", "PUT", "PutObject")
+    assert (record.bucket, record.key, record.status, record.code) == ("127", "logged é", 200, "")
+    assert record.user_agent.startswith("aliyun-sdk-python/")
+    missed = next(record for record in records.values() if record.key == "logged/no")
+    assert (missed.status, missed.code) == (404, "NoSuchKey")
+
+
+def test_port_taken(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.2", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(SandboxError) as caught:
+            SandboxProcess.start(tmp_path, port=port)
+    assert f"cannot listen on port {port}" in str(caught.value)
+
+
+def test_one_sandbox_per_folder(sandbox: SandboxProcess) -> None:
+    with pytest.raises(SandboxError, match="Another sandbox runs on"):
+        SandboxProcess.start(sandbox.directory)
+    assert sandbox.running
+
+
+def test_damaged_key_file(tmp_path: Path) -> None:
+    (tmp_path / "keys.json").write_text("{")
+    with pytest.raises(SandboxError, match="key file"):
+        SandboxProcess.start(tmp_path)
+
+
+def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SandboxError, match="cannot be made"):
+        SandboxProcess.start(tmp_path / "file" / "below")
+
+
+def test_stop_twice(tmp_path: Path) -> None:
+    running = SandboxProcess.start(tmp_path)
+    running.stop()
+    assert not running.running
+    running.stop()
+    with pytest.raises(ConnectionRefusedError):
+        send(running.info.path_style_endpoint, "GET", "/")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_it_cleanly(tmp_path: Path, number: signal.Signals) -> None:
+    running = SandboxProcess.start(tmp_path)
+    os.kill(running.pid, number)
+    assert running._process.wait(10) == 0
+    running.stop()
+    assert "Traceback" not in running.log_path.read_text()
+
+
+def test_it_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from pathlib import Path\n"
+        "from ossconsole.sandbox.process import SandboxProcess\n"
+        "print(SandboxProcess.start(Path(sys.argv[1])).pid, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+    wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+
+
+def test_ctrl_c_by_hand(tmp_path: Path) -> None:
+    """Run from a shell it needs no open stdin, and Ctrl-C ends it with no traceback."""
+    command = [sys.executable, "-m", "ossconsole", "sandbox", "--dir", str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        info = SandboxInfo.decode(process.stdout.readline())
+        assert isinstance(info.access_key_secret, Secret)
+        assert call(info, "GET").status == 200
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=10)
+        assert (process.returncode, stderr) == (0, b"")

@@ -1,0 +1,207 @@
+"""What survives: restarts, kill -9 in mid-write, parallel writers, and every key there can be."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import oss2
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ossconsole.sandbox.errors import OssError
+from ossconsole.sandbox.process import SandboxInfo, SandboxProcess
+from ossconsole.sandbox.records import Attributes, Blob
+from ossconsole.sandbox.store import Store
+from tests.sandbox.conftest import make_bucket
+from tests.sandbox.wire import call, wait_until
+
+
+def blob_of(store: Store, data: bytes) -> Blob:
+    writer = store.blobs.writer()
+    writer.write(data)
+    return writer.finish()
+
+
+def files(directory: Path) -> list[Path]:
+    return [path for path in (directory / "blobs").rglob("*") if path.is_file()]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = Store(tmp_path)
+    store.create_bucket("127")
+    return store
+
+
+def test_everything_survives_a_restart(tmp_path: Path) -> None:
+    with SandboxProcess.start(tmp_path, unshaped=True) as first:
+        bucket = make_bucket(first.info)
+        bucket.put_object("a/é", b"data", headers={"x-oss-meta-a": "1"})
+        upload_id = bucket.init_multipart_upload("b").upload_id
+        part = bucket.upload_part("b", upload_id, 1, b"part")
+        key_pair = (first.info.access_key_id, first.info.access_key_secret)
+    with SandboxProcess.start(tmp_path, unshaped=True) as second:
+        assert (second.info.access_key_id, second.info.access_key_secret) == key_pair
+        bucket = make_bucket(second.info)
+        assert bucket.get_object("a/é").read() == b"data"
+        assert bucket.head_object("a/é").headers["x-oss-meta-a"] == "1"
+        bucket.complete_multipart_upload("b", upload_id, [oss2.models.PartInfo(1, part.etag)])
+        assert bucket.get_object("b").read() == b"part"
+
+
+def test_kill_in_the_middle_of_writes_leaves_whole_objects_only(tmp_path: Path) -> None:
+    """Writers overwrite their keys with one letter repeated; after kill -9 each object is one letter throughout."""
+    size = 300_000
+    sandbox = SandboxProcess.start(tmp_path, unshaped=True)
+    written = threading.Semaphore(0)
+    confirmed: dict[str, int] = {}
+
+    def write(name: str) -> None:
+        bucket = make_bucket(sandbox.info)
+        for letter in range(65, 91):
+            try:
+                bucket.put_object(name, bytes([letter]) * size)
+            except oss2.exceptions.OssError:
+                return
+            confirmed[name] = letter
+            written.release()
+
+    with ThreadPoolExecutor(4) as pool:
+        for number in range(4):
+            pool.submit(write, f"key-{number}")
+        for _ in range(20):
+            assert written.acquire(timeout=20)
+        os.kill(sandbox.pid, signal.SIGKILL)
+    sandbox.stop()
+    with SandboxProcess.start(tmp_path, unshaped=True) as again:
+        bucket = make_bucket(again.info)
+        for name, letter in confirmed.items():
+            data = bucket.get_object(name).read()
+            assert len(data) == size
+            assert len(set(data)) == 1
+            assert data[0] >= letter
+        assert len(files(tmp_path)) == len(confirmed)
+
+
+def test_parallel_writers_of_one_key(bucket: Any, prefix: str) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: bucket.put_object(f"{prefix}x", bytes([n]) * 200_000), range(32)))
+    data = bucket.get_object(f"{prefix}x").read()
+    assert len(data) == 200_000
+    assert len(set(data)) == 1
+
+
+def test_overwriting_and_deleting_free_the_disk(store: Store, tmp_path: Path) -> None:
+    for data in (b"one", b"two"):
+        store.put("127", "x", blob_of(store, data), Attributes())
+    assert len(files(tmp_path)) == 1
+    store.copy(store.get("127", "x"), "127", "y", Attributes())
+    store.delete("127", ["x", "never there"])
+    path = Path(store.blobs.path(store.get("127", "y").blob))
+    assert path.read_bytes() == b"two"
+    upload = store.begin_upload("127", "z", Attributes())
+    store.put_part("127", "z", upload.id, 1, blob_of(store, b"part"))
+    store.abort("127", "z", upload.id)
+    assert files(tmp_path) == [path]
+
+
+def test_a_refused_write_leaves_no_file(store: Store, tmp_path: Path) -> None:
+    store.put("127", "x", blob_of(store, b"one"), Attributes())
+    with pytest.raises(OssError, match="FileAlreadyExists"):
+        store.put("127", "x", blob_of(store, b"two"), Attributes(), forbid=True)
+    with pytest.raises(OssError, match="NoSuchBucket"):
+        store.put("other", "x", blob_of(store, b"two"), Attributes())
+    with pytest.raises(OssError, match="NoSuchUpload"):
+        store.put_part("127", "x", "gone", 1, blob_of(store, b"two"))
+    assert len(files(tmp_path)) == 1
+
+
+def test_files_that_nothing_names_are_swept_at_the_start(store: Store, tmp_path: Path) -> None:
+    store.put("127", "x", blob_of(store, b"kept"), Attributes())
+    blob_of(store, b"orphan")
+    store.close()
+    reopened = Store(tmp_path)
+    assert len(files(tmp_path)) == 1
+    assert Path(reopened.blobs.path(reopened.get("127", "x").blob)).read_bytes() == b"kept"
+
+
+def test_an_upload_completed_twice_at_once_ends_once(store: Store) -> None:
+    upload = store.begin_upload("127", "x", Attributes())
+    part = store.put_part("127", "x", upload.id, 1, blob_of(store, b"part"))
+    wanted = [(1, part.blob.md5)]
+
+    async def both() -> list[Any]:
+        return await asyncio.gather(
+            *(store.complete("127", "x", upload.id, wanted) for _ in range(2)), return_exceptions=True
+        )
+
+    results = asyncio.run(both())
+    assert sorted(type(result).__name__ for result in results) == ["OssError", "StoredObject"]
+    assert store.get("127", "x").size == 4
+
+
+_HOSTILE = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60).filter(
+    lambda key: key[0] not in "/\\" and len(key.encode()) <= 1023
+)
+_NASTY = [
+    "../../etc/passwd",
+    "a//b",
+    "a/./b/../c",
+    "a\x00b",
+    "\x1b[31m",
+    "A",
+    "a",
+    "%2e%2e%2f",
+    "é",
+    "e\u0301",
+    " ",
+    ".",
+]
+
+
+@pytest.fixture(scope="module")
+def emptied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """A store that each example leaves empty."""
+    store = Store(tmp_path_factory.mktemp("keys"))
+    store.create_bucket("127")
+    yield store
+    store.close()
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(keys=st.lists(st.one_of(_HOSTILE, st.sampled_from(_NASTY)), min_size=1, max_size=6, unique=True))
+def test_any_key_keeps_its_own_bytes(keys: list[str], emptied: Store) -> None:
+    store = emptied
+    for key in keys:
+        store.put("127", key, blob_of(store, key.encode()), Attributes())
+    found = store.index.scan("127", b"", b"", 1000, inclusive=True)
+    assert [stored.key for stored in found] == sorted(keys)
+    paths = [Path(store.blobs.path(stored.blob)) for stored in found]
+    assert [path.read_bytes().decode() for path in paths] == sorted(keys)
+    assert all(path.parent.parent.name == "blobs" and path.name.isalnum() for path in paths)
+    store.delete("127", keys)
+    assert not any(path.exists() for path in paths)
+
+
+@pytest.mark.parametrize("key", [*_NASTY, "x" * 1023, "é" * 511, "a b+c&d=e?f#g%", "<&>\"'\n\t"])
+def test_hostile_keys_over_http(info: SandboxInfo, bucket: Any, key: str) -> None:
+    assert call(info, "PUT", key, body=key.encode()).status == 200
+    assert call(info, "GET", key).body == key.encode()
+    assert key in [entry.key for entry in oss2.ObjectIteratorV2(bucket, prefix=key)]
+    assert call(info, "DELETE", key).status == 204
+    assert call(info, "HEAD", key).code == "NoSuchKey"
+
+
+def test_the_log_grows_by_whole_lines(sandbox: SandboxProcess, bucket: Any, prefix: str) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda n: bucket.put_object(f"{prefix}{n}", b""), range(40)))
+    wait_until(lambda: sandbox.log_path.read_bytes().count(prefix.encode()) >= 40)
+    assert sandbox.log_path.read_bytes().endswith(b"}\n")
