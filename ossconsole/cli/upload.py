@@ -56,6 +56,7 @@ _SHOWN = 10
 @click.pass_context
 def upload(
     context: click.Context,
+    /,
     *,
     target: Target,
     source: Path,
@@ -256,7 +257,7 @@ def _dry_run(opened: OpenTarget, settings: UploadSettings, *, as_json: bool) -> 
     from ossconsole.dataset.plan import plan_upload
 
     began = time.monotonic()
-    plan = plan_upload(opened.profile, settings)
+    plan = plan_upload(opened.profile, opened.credentials, settings)
     if as_json:
         _emit("plan", **msgspec.to_builtins(plan))
         _print_last_line(0, plan.unchanged + plan.ignored, plan.lost, 0, time.monotonic() - began)
@@ -274,7 +275,8 @@ def _print_plan(plan: UploadPlan, settings: UploadSettings) -> None:
     )
     click.echo(f"Unchanged: {plan.unchanged}. No pictures: {plan.ignored}. Cannot become samples: {plan.lost}.")
     click.echo(
-        f"Stored: {plan.stored_bytes / 1e9:.2f} GB, about USD {plan.usd_per_month:.2f} per month (estimated, Standard LRS)."
+        f"Stored: {plan.stored_bytes / 1e9:.2f} GB, about USD {plan.usd_per_month:.2f} per month "
+        "(estimated, Standard LRS)."
     )
     for note in plan.notes[:_SHOWN]:
         click.echo(f"  {_note_text(note)}")

@@ -90,17 +90,24 @@ def show_sample(fmt: SampleFormat, data: bytes, height: int, width: int, *, basi
     )
 
 
-def show_image(data: bytes) -> Picture:
-    """An ordinary image file (JPEG, PNG, …). Raises ConsoleError when it cannot be read."""
+def show_image(data: bytes, *, is_whole: bool = True) -> Picture:
+    """An ordinary image file (JPEG, PNG, …); of one that is cut short, what had come. Raises ConsoleError."""
     import numpy as np
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageFile, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(data)) as image:
-            if image.width * image.height > _MAX_IMAGE_PIXELS:
-                raise ConsoleError(f"The image has {image.width} x {image.height} pixels, too many to show.")
-            kind = f"{image.format or 'image'}, {image.mode}"
-            return Picture(np.asarray(image.convert("RGB")), kind, "by its first bytes")
+            width, height, kind = image.width, image.height, f"{image.format or 'image'} {image.mode}"
+            if width * height > _MAX_IMAGE_PIXELS:
+                raise ConsoleError(f"The image has {width} x {height} pixels, too many to show.")
+            if is_whole:
+                return Picture(np.asarray(image.convert("RGB")), f"{kind}, {width} x {height} px", "by its first bytes")
+        parser = ImageFile.Parser()  # decodes what is there, where Image.open would refuse the whole
+        parser.feed(data)
+        if parser.image is None:
+            raise ConsoleError(f"The first {len(data):,} bytes hold no part of the picture ({kind}).")
+        part = f"{kind}, {width} x {height} px, its first {len(data):,} bytes"
+        return Picture(np.asarray(parser.image.convert("RGB")), part, "by its first bytes")
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ConsoleError(f"The image cannot be read: {error}.") from error
 

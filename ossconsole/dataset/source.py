@@ -123,16 +123,17 @@ class FolderSource:
     countable = True
 
     def __init__(self, path: Path) -> None:
+        """Raises ConsoleError when there is neither `train/` nor `val/`."""
         self.path = path
-
-    def files(self) -> Iterator[SourceFile | OddEntry]:
-        splits = [split for split in SPLITS if (self.path / split).is_dir()]
-        if not splits:
+        self._splits = [split for split in SPLITS if (path / split).is_dir()]
+        if not self._splits:
             raise ConsoleError(
-                f"{self.path} has neither a train/ nor a val/ folder.",
+                f"{path} has neither a train/ nor a val/ folder.",
                 remedy="Put the pictures into train/<class>/ and val/<class>/ there, or give a .csv of path and label.",
             )
-        for split in splits:
+
+    def files(self) -> Iterator[SourceFile | OddEntry]:
+        for split in self._splits:
             yield from self._walk(self.path / split, split, depth=0)
 
     def read(self, name: str) -> bytes | None:

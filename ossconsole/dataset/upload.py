@@ -4,69 +4,36 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 
 from ossconsole.config.credentials import CredentialSource
-from ossconsole.config.errors import ConsoleError, SettingsError
+from ossconsole.config.errors import ConsoleError
 from ossconsole.config.profile import Profile
 from ossconsole.dataset.flow import BandwidthCap, Gate, Stopped
-from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.journal import Failure, Journal, Verdict, journal_path
 from ossconsole.dataset.layout import Layout, SkippedFile
 from ossconsole.dataset.manifest import (
     SPLITS,
     Manifest,
-    ManifestError,
     encode_manifest,
     manifest_key,
     object_key,
-    read_manifest,
 )
 from ossconsole.dataset.pipeline import Item, Pipeline
-from ossconsole.dataset.prepare import Recipe
+from ossconsole.dataset.prefix import check_prefix
 from ossconsole.dataset.progress import Counted, Failed, Ignored, PlanEnded, Planned, Reopened, Unchanged
 from ossconsole.dataset.scoreboard import Phase, Picture, Scoreboard, UploadProgress
+from ossconsole.dataset.settings import UploadSettings
 from ossconsole.dataset.verify import verify
 from ossconsole.storage.client import ObjectStore
 
 _log = logging.getLogger(__name__)
 
-DEFAULT_SIZE = 224
-DEFAULT_PARALLELISM = 16
 _COUNT_BATCH = 500
 _KEPT_NAMES = 1000
-
-
-class UploadSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What to upload and how.
-
-    `size` is in pixels (the short side with `keep_ratio`), `seed` fixes the random crops of tensor-f32, `workers` are
-    preparation processes (0: one per core), `parallelism` samples sent at once, `bandwidth` bytes per second (None: no
-    cap). With `prune`, samples whose files are gone from the source are deleted from the bucket.
-    """
-
-    source: Path
-    format: SampleFormat = SampleFormat.IMAGE_U8
-    size: int = DEFAULT_SIZE
-    keep_ratio: bool = False
-    seed: int = 0
-    workers: int = 0
-    parallelism: int = DEFAULT_PARALLELISM
-    bandwidth: float | None = None
-    prune: bool = False
-
-    @property
-    def recipe(self) -> Recipe:
-        return Recipe(self.format, self.size, self.keep_ratio, self.seed)
-
-    @property
-    def worker_count(self) -> int:
-        return self.workers or len(os.sched_getaffinity(0))
 
 
 class UploadSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,10 +60,6 @@ class UploadSummary(msgspec.Struct, frozen=True, kw_only=True):
     manifest: str = ""
     failures: tuple[Failure, ...] = ()
     ignored_files: tuple[Failure, ...] = ()
-
-
-class PrefixTakenError(SettingsError):
-    """The dataset prefix holds a dataset of another kind."""
 
 
 class UploadJob:
@@ -164,6 +127,10 @@ class UploadJob:
         """The newest prepared sample, for a look at it."""
         return self._board.picture
 
+    def join(self, timeout_s: float | None = None) -> bool:
+        """Waits for the end; False on timeout."""
+        return self._ended.wait(timeout_s)
+
     def wait(self, timeout_s: float | None = None) -> UploadSummary:
         """The summary, once the upload has ended. Raises the ConsoleError that ended it early, TimeoutError."""
         if not self._ended.wait(timeout_s):
@@ -218,7 +185,7 @@ class UploadJob:
         store = ObjectStore(self.profile, self._credentials)
         # The pipeline retries by itself, where it can be stopped and seen.
         sender = ObjectStore(self.profile, self._credentials, attempts=1, pool_size=64)
-        empty = self._check_prefix(store)
+        empty = check_prefix(store, self._prefix, settings)
         with contextlib.closing(self._open_journal()) as journal:
             if empty:
                 journal.forget_all()
@@ -243,21 +210,6 @@ class UploadJob:
     def _open_journal(self) -> Journal:
         path = journal_path(self.profile, self._prefix)
         return Journal(path, source=str(self.settings.source), recipe=self.settings.recipe.digest)
-
-    def _check_prefix(self, store: ObjectStore) -> bool:
-        """Whether nothing is below the prefix. Raises PrefixTakenError, or StorageError when OSS refuses to tell."""
-        try:
-            manifest = read_manifest(store, self._prefix)
-        except ManifestError:
-            return not store.list_page(object_key(self._prefix, ""), delimiter="", max_keys=1).objects
-        settings = self.settings
-        if (manifest.format, manifest.size) != (settings.format, settings.size):
-            raise PrefixTakenError(
-                f"{store.uri(self._prefix)} holds a dataset of {manifest.format} at {manifest.size} px, "
-                f"not of {settings.format} at {settings.size} px.",
-                remedy="Give this one another place with --dataset-prefix.",
-            )
-        return False
 
     def _count(self, layout: Layout) -> None:
         """Counts ahead of the planner, which is held back by the pipeline, so that there is a total to go by."""

@@ -1,0 +1,171 @@
+"""What an object is, found out from its first bytes: checkpoint, sample, manifest, image, table, text or plain bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ossconsole.config.errors import ConsoleError
+from ossconsole.dataset.formats import SampleFormat
+from ossconsole.dataset.manifest import MANIFEST_NAME, Manifest, Sample, check_manifest, object_key
+from ossconsole.dataset.preview import Picture, guess_sample, show_image, show_sample, square_side
+from ossconsole.storage.checkpoint_file import Checkpoint, CheckpointError, inspect_checkpoint
+
+if TYPE_CHECKING:
+    from ossconsole.storage.client import ObjectStore
+    from ossconsole.storage.objects import ObjectInfo
+
+PREVIEW_BYTES = 64 << 10
+MAX_SAMPLE_BYTES = 8 << 20
+MAX_MANIFEST_BYTES = 32 << 20
+_SNIFF_BYTES = 4 << 10
+_MAX_LINE = 2000
+_BINARY_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".u8", ".safetensors", ".zip")
+_ARCHIVED = {"Archive", "ColdArchive", "DeepColdArchive"}
+_IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"RIFF")
+_ZIP_MAGIC = b"PK\x03\x04"
+_LEGACY_TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
+
+
+class ManifestIndex:
+    """Which sample a key is, by the manifest of a dataset prefix."""
+
+    def __init__(self, manifest: Manifest, prefix: str) -> None:
+        self.manifest = manifest
+        self.prefix = prefix
+        self._samples: dict[str, Sample] | None = None
+
+    def find(self, key: str) -> Sample | None:
+        if self._samples is None:
+            self._samples = {
+                object_key(self.prefix, sample.key): sample
+                for samples in self.manifest.splits.values()
+                for sample in samples
+            }
+        return self._samples.get(key)
+
+    def label(self, sample: Sample) -> str:
+        return self.manifest.classes[sample.label]
+
+
+@dataclass(frozen=True)
+class TextContent:
+    """Lines of `kind` (`text`, `JSON`, `table`); `truncated` where the object has more than was read."""
+
+    kind: str
+    lines: list[str]
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class BytesContent:
+    """The first bytes of something that is none of the known things; `note` says what it is not, or why."""
+
+    data: bytes
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class PictureContent:
+    """A sample or an image, with the class it belongs to where that is known."""
+
+    picture: Picture
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Unread:
+    """Why there is nothing to show."""
+
+    reason: str
+
+
+Content = Checkpoint | Manifest | PictureContent | TextContent | BytesContent | Unread
+
+
+def read_content(store: ObjectStore, info: ObjectInfo, index: ManifestIndex | None = None) -> Content:
+    """What `info`'s object holds, from at most 64 KiB, or from all of a sample or manifest. Raises StorageError."""
+    if info.size == 0:
+        return Unread("The object is empty.")
+    if info.storage_class in _ARCHIVED and 'ongoing-request="false"' not in info.headers.get("x-oss-restore", ""):
+        return Unread(f"The object is archived ({info.storage_class}): restore it to read it.")
+    sample = index.find(info.key) if index else None
+    if index and sample:
+        return _known_sample(store, info, index, sample)
+    binary = info.key.endswith(_BINARY_SUFFIXES)
+    head = store.get_range(info.key, 0, _SNIFF_BYTES if binary else PREVIEW_BYTES)
+    if head.startswith((_ZIP_MAGIC, _LEGACY_TORCH_MAGIC)):
+        try:
+            return inspect_checkpoint(store, info.key, info.size)
+        except CheckpointError as error:
+            return BytesContent(head, str(error))
+    if head.startswith(_IMAGE_MAGIC):
+        return _image(head, info.size)
+    if binary and info.size <= MAX_SAMPLE_BYTES and any(square_side(fmt, info.size) for fmt in SampleFormat):
+        return PictureContent(
+            guess_sample(info.key, store.get(info.key)), info.key.rpartition("/")[0].rpartition("/")[2]
+        )
+    if info.key.rpartition("/")[2] == MANIFEST_NAME and info.size <= MAX_MANIFEST_BYTES:
+        return _manifest(store, info, head)
+    return _text(head, info) or BytesContent(head, _size_note(info) if binary else "")
+
+
+def _known_sample(store: ObjectStore, info: ObjectInfo, index: ManifestIndex, sample: Sample) -> Content:
+    label = index.label(sample)
+    expected = index.manifest.sample_bytes(sample)
+    if info.size != expected:
+        note = f"The manifest expects {expected:,} bytes ({sample.height} x {sample.width} {index.manifest.format})."
+        return BytesContent(store.get_range(info.key, 0, _SNIFF_BYTES), f"{note} The object has {info.size:,}.")
+    data = store.get(info.key)
+    picture = show_sample(index.manifest.format, data, sample.height, sample.width, basis="by the manifest")
+    return PictureContent(picture, label)
+
+
+def _image(head: bytes, size: int) -> Content:
+    try:
+        return PictureContent(show_image(head, is_whole=len(head) == size))
+    except ConsoleError as error:
+        return BytesContent(head, str(error))
+
+
+def _manifest(store: ObjectStore, info: ObjectInfo, head: bytes) -> Content:
+    data = head if len(head) == info.size else store.get(info.key)
+    try:
+        manifest = msgspec.json.decode(data, type=Manifest)
+        check_manifest(manifest, info.key)
+    except (msgspec.DecodeError, ConsoleError):
+        return _text(head, info) or BytesContent(head, "This is no manifest.")
+    return manifest
+
+
+def _text(head: bytes, info: ObjectInfo) -> TextContent | None:
+    truncated = len(head) < info.size
+    try:
+        text = head.decode()
+    except UnicodeDecodeError as error:
+        if not truncated or error.start < len(head) - 4:  # a character cut in two by the end of the range is no fault
+            return None
+        text = head[: error.start].decode()
+    if "\0" in text:
+        return None
+    kind = "text"
+    if text.lstrip()[:1] in {"{", "["}:
+        kind = "JSON"
+        if not truncated:
+            text = _pretty(text)
+    elif info.key.endswith((".tsv", ".csv")):
+        kind = "table"
+    return TextContent(kind, [line[:_MAX_LINE] for line in text.splitlines()], truncated)
+
+
+def _pretty(text: str) -> str:
+    try:
+        return msgspec.json.format(text, indent=2)
+    except msgspec.DecodeError:  # JSON Lines, or not JSON after all
+        return text
+
+
+def _size_note(info: ObjectInfo) -> str:
+    return f"{info.size:,} bytes are neither a torch checkpoint nor a square sample of a known format."

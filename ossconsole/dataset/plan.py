@@ -1,0 +1,176 @@
+"""Plan: what an upload would do, found by the same rules and without sending anything."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from ossconsole.config.credentials import CredentialSource
+from ossconsole.config.profile import Profile
+from ossconsole.dataset.flow import Stopped
+from ossconsole.dataset.formats import sample_bytes
+from ossconsole.dataset.journal import Failure, Journal, Verdict, journal_path
+from ossconsole.dataset.layout import Layout, PlannedSample, SkippedFile
+from ossconsole.dataset.prefix import check_prefix
+from ossconsole.dataset.settings import UploadSettings
+from ossconsole.dataset.worker import Task, handle
+from ossconsole.storage.client import ObjectStore
+
+STORAGE_USD_PER_GB_MONTH = 0.0173
+"""Standard LRS, the example of https://www.alibabacloud.com/help/en/oss/product-overview/storage-fees (2024-12-20)."""
+
+_KEPT_NOTES = 200
+_TRIED_PICTURES = 8
+_TRIED_S = 0.5
+_USUAL_RATIO = 4 / 3
+_REPORT_EVERY = 500
+
+
+class UploadPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What an upload would do. `files` = `to_send + unchanged + ignored + lost`.
+
+    `ignored` are no pictures; `lost` should be samples but cannot, `conflicts` of them because other files have their
+    keys. `bytes_to_send` is exact, an estimate where the ratio is kept. `prepare_s` is an estimate from preparing a
+    few of the pictures, sending not counted; None when there is nothing to prepare. `notes` are the first reasons.
+    """
+
+    files: int = 0
+    to_send: int = 0
+    unchanged: int = 0
+    ignored: int = 0
+    lost: int = 0
+    conflicts: int = 0
+    samples: dict[str, int] = {}
+    classes: tuple[str, ...] = ()
+    source_bytes: int = 0
+    bytes_to_send: int = 0
+    stored_bytes: int = 0
+    prepare_s: float | None = None
+    usd_per_month: float = 0.0
+    notes: tuple[Failure, ...] = ()
+
+
+def plan_upload(
+    profile: Profile,
+    credentials: CredentialSource,
+    settings: UploadSettings,
+    *,
+    stop: threading.Event | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> UploadPlan:
+    """Goes through the whole source; `on_progress` hears the number of files seen, `stop` raises Stopped.
+
+    Raises ConsoleError when the source, the settings or the dataset prefix are no good.
+    """
+    settings.recipe.check()
+    layout = Layout(settings.source)
+    check_prefix(ObjectStore(profile, credentials), profile.dataset_prefix, settings)
+    with tempfile.TemporaryDirectory(prefix="ossconsole-plan-") as folder:
+        copy = Path(folder) / "journal.sqlite"
+        _copy_journal(journal_path(profile, profile.dataset_prefix), copy)
+        journal = Journal(copy, source=str(settings.source), recipe=settings.recipe.digest)
+        with contextlib.closing(journal):
+            return _Planner(layout, settings, journal).plan(stop, on_progress)
+
+
+def _copy_journal(source: Path, target: Path) -> None:
+    """A copy that planning may write to; none when there is no journal or it cannot be read."""
+    if not source.exists():
+        return
+    try:
+        with (
+            contextlib.closing(sqlite3.connect(f"{source.as_uri()}?mode=ro", uri=True)) as original,
+            contextlib.closing(sqlite3.connect(target)) as copy,
+        ):
+            original.backup(copy)
+    except sqlite3.Error:
+        target.unlink(missing_ok=True)
+
+
+class _Planner:
+    def __init__(self, layout: Layout, settings: UploadSettings, journal: Journal) -> None:
+        self._layout = layout
+        self._settings = settings
+        self._journal = journal
+        self._counts: Counter[str] = Counter()
+        self._samples: Counter[str] = Counter()
+        self._classes: set[str] = set()
+        self._notes: list[Failure] = []
+        self._tried: list[PlannedSample] = []
+
+    def plan(self, stop: threading.Event | None, on_progress: Callable[[int], None] | None) -> UploadPlan:
+        for item in self._layout.items():
+            self._counts["files"] += 1
+            if self._counts["files"] % _REPORT_EVERY == 0:
+                if stop is not None and stop.is_set():
+                    raise Stopped
+                if on_progress:
+                    on_progress(self._counts["files"])
+            if isinstance(item, SkippedFile):
+                self._note("lost" if item.lost else "ignored", item.path, item.reason)
+            else:
+                self._sample(item)
+        return self._result()
+
+    def _sample(self, item: PlannedSample) -> None:
+        verdict = self._journal.rule(item, self._settings.format.suffix).verdict
+        if verdict is Verdict.CLASH:
+            self._counts["conflicts"] += 1
+            self._note("lost", item.path, "its key belongs to another file")
+            return
+        self._samples[item.split] += 1
+        self._classes.add(item.class_name)
+        self._counts["source_bytes"] += item.size
+        if verdict is Verdict.UNCHANGED:
+            self._counts["unchanged"] += 1
+            return
+        self._counts["to_send"] += 1
+        if len(self._tried) < _TRIED_PICTURES:
+            self._tried.append(item)
+
+    def _note(self, count: str, path: str, reason: str) -> None:
+        self._counts[count] += 1
+        if len(self._notes) < _KEPT_NOTES:
+            self._notes.append(Failure(path, reason))
+
+    def _result(self) -> UploadPlan:
+        settings, counts = self._settings, self._counts
+        width = round(settings.size * _USUAL_RATIO) if settings.keep_ratio else settings.size
+        each = sample_bytes(settings.format, settings.size, width)
+        stored = each * sum(self._samples.values())
+        return UploadPlan(
+            files=counts["files"],
+            to_send=counts["to_send"],
+            unchanged=counts["unchanged"],
+            ignored=counts["ignored"],
+            lost=counts["lost"],
+            conflicts=counts["conflicts"],
+            samples=dict(self._samples),
+            classes=self._layout.label_order(self._classes),
+            source_bytes=counts["source_bytes"],
+            bytes_to_send=each * counts["to_send"],
+            stored_bytes=stored,
+            prepare_s=self._estimate(),
+            usd_per_month=stored / 1e9 * STORAGE_USD_PER_GB_MONTH,
+            notes=tuple(self._notes),
+        )
+
+    def _estimate(self) -> float | None:
+        """Seconds to prepare everything, from preparing a few pictures here and now."""
+        began, tried = time.perf_counter(), 0
+        for item in self._tried:
+            handle(Task(item.key, item.size, item.origin), self._settings.recipe)
+            tried += 1
+            if time.perf_counter() - began > _TRIED_S:
+                break
+        if not tried:
+            return None
+        return (time.perf_counter() - began) / tried * self._counts["to_send"] / self._settings.worker_count

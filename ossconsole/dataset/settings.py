@@ -1,0 +1,41 @@
+"""UploadSettings: what a user may choose about an upload."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from ossconsole.dataset.formats import SampleFormat
+from ossconsole.dataset.prepare import Recipe
+
+DEFAULT_SIZE = 224
+DEFAULT_PARALLELISM = 16
+
+
+class UploadSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What to upload and how.
+
+    `size` is in pixels (the short side with `keep_ratio`), `seed` fixes the random crops of tensor-f32, `workers` are
+    preparation processes (0: one per core), `parallelism` samples sent at once, `bandwidth` bytes per second (None: no
+    cap). With `prune`, samples whose files are gone from the source are deleted from the bucket.
+    """
+
+    source: Path
+    format: SampleFormat = SampleFormat.IMAGE_U8
+    size: int = DEFAULT_SIZE
+    keep_ratio: bool = False
+    seed: int = 0
+    workers: int = 0
+    parallelism: int = DEFAULT_PARALLELISM
+    bandwidth: float | None = None
+    prune: bool = False
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe(self.format, self.size, self.keep_ratio, self.seed)
+
+    @property
+    def worker_count(self) -> int:
+        return self.workers or len(os.sched_getaffinity(0))
