@@ -1,4 +1,4 @@
-"""What an object is, found out from its first bytes: checkpoint, sample, manifest, image, table, text or plain bytes."""
+"""What an object is, told by its first bytes: checkpoint, sample, manifest, image, table, text or plain bytes."""
 
 from __future__ import annotations
 
@@ -97,19 +97,25 @@ def read_content(store: ObjectStore, info: ObjectInfo, index: ManifestIndex | No
     binary = info.key.endswith(_BINARY_SUFFIXES)
     head = store.get_range(info.key, 0, _SNIFF_BYTES if binary else PREVIEW_BYTES)
     if head.startswith((_ZIP_MAGIC, _LEGACY_TORCH_MAGIC)):
-        try:
-            return inspect_checkpoint(store, info.key, info.size)
-        except CheckpointError as error:
-            return BytesContent(head, str(error))
+        return _checkpoint(store, info, head)
     if head.startswith(_IMAGE_MAGIC):
         return _image(head, info.size)
-    if binary and info.size <= MAX_SAMPLE_BYTES and any(square_side(fmt, info.size) for fmt in SampleFormat):
-        return PictureContent(
-            guess_sample(info.key, store.get(info.key)), info.key.rpartition("/")[0].rpartition("/")[2]
-        )
-    if info.key.rpartition("/")[2] == MANIFEST_NAME and info.size <= MAX_MANIFEST_BYTES:
-        return _manifest(store, info, head)
-    return _text(head, info) or BytesContent(head, _size_note(info) if binary else "")
+    return _sample(store, info, binary=binary) or _manifest(store, info, head) or _text_or_bytes(head, info, binary)
+
+
+def _checkpoint(store: ObjectStore, info: ObjectInfo, head: bytes) -> Content:
+    try:
+        return inspect_checkpoint(store, info.key, info.size)
+    except CheckpointError as error:
+        return BytesContent(head, str(error))
+
+
+def _sample(store: ObjectStore, info: ObjectInfo, *, binary: bool) -> Content | None:
+    fits = any(square_side(fmt, info.size) for fmt in SampleFormat)
+    if not binary or info.size > MAX_SAMPLE_BYTES or not fits:
+        return None
+    folder = info.key.rpartition("/")[0].rpartition("/")[2]
+    return PictureContent(guess_sample(info.key, store.get(info.key)), folder)
 
 
 def _known_sample(store: ObjectStore, info: ObjectInfo, index: ManifestIndex, sample: Sample) -> Content:
@@ -130,14 +136,21 @@ def _image(head: bytes, size: int) -> Content:
         return BytesContent(head, str(error))
 
 
-def _manifest(store: ObjectStore, info: ObjectInfo, head: bytes) -> Content:
+def _manifest(store: ObjectStore, info: ObjectInfo, head: bytes) -> Content | None:
+    if info.key.rpartition("/")[2] != MANIFEST_NAME or info.size > MAX_MANIFEST_BYTES:
+        return None
     data = head if len(head) == info.size else store.get(info.key)
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
         check_manifest(manifest, info.key)
     except (msgspec.DecodeError, ConsoleError):
-        return _text(head, info) or BytesContent(head, "This is no manifest.")
+        return None
     return manifest
+
+
+def _text_or_bytes(head: bytes, info: ObjectInfo, binary: bool) -> Content:
+    note = f"{info.size:,} bytes are neither a torch checkpoint nor a square sample of a known format."
+    return _text(head, info) or BytesContent(head, note if binary else "")
 
 
 def _text(head: bytes, info: ObjectInfo) -> TextContent | None:
@@ -165,7 +178,3 @@ def _pretty(text: str) -> str:
         return msgspec.json.format(text, indent=2)
     except msgspec.DecodeError:  # JSON Lines, or not JSON after all
         return text
-
-
-def _size_note(info: ObjectInfo) -> str:
-    return f"{info.size:,} bytes are neither a torch checkpoint nor a square sample of a known format."

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 MAX_SAMPLE_BYTES = 64 << 20
 _MAX_IMAGE_PIXELS = 64_000_000
+_JPEG_MAGIC = b"\xff\xd8\xff"
+_JPEG_END = b"\xff\xd9"  # with it a decoder takes a cut file for a whole one, and leaves the rest grey
 _NORMALISED_LIMIT = 8.0  # ImageNet's normalisation gives -2.2 … 2.7; any other bytes read as float32 go far beyond
 
 
@@ -91,23 +93,20 @@ def show_sample(fmt: SampleFormat, data: bytes, height: int, width: int, *, basi
 
 
 def show_image(data: bytes, *, is_whole: bool = True) -> Picture:
-    """An ordinary image file (JPEG, PNG, …); of one that is cut short, what had come. Raises ConsoleError."""
+    """An ordinary image file (JPEG, PNG, …); of a JPEG that is cut short, the upper part. Raises ConsoleError."""
     import numpy as np
-    from PIL import Image, ImageFile, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
+    is_part = not is_whole and data.startswith(_JPEG_MAGIC)
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            width, height, kind = image.width, image.height, f"{image.format or 'image'} {image.mode}"
-            if width * height > _MAX_IMAGE_PIXELS:
-                raise ConsoleError(f"The image has {width} x {height} pixels, too many to show.")
-            if is_whole:
-                return Picture(np.asarray(image.convert("RGB")), f"{kind}, {width} x {height} px", "by its first bytes")
-        parser = ImageFile.Parser()  # decodes what is there, where Image.open would refuse the whole
-        parser.feed(data)
-        if parser.image is None:
-            raise ConsoleError(f"The first {len(data):,} bytes hold no part of the picture ({kind}).")
-        part = f"{kind}, {width} x {height} px, its first {len(data):,} bytes"
-        return Picture(np.asarray(parser.image.convert("RGB")), part, "by its first bytes")
+        with Image.open(io.BytesIO(data + _JPEG_END if is_part else data)) as image:
+            kind = f"{image.format or 'image'} {image.mode}, {image.width} x {image.height} px"
+            if image.width * image.height > _MAX_IMAGE_PIXELS:
+                raise ConsoleError(f"{kind}: too many pixels to show.")
+            if not is_whole and not is_part:
+                raise ConsoleError(f"{kind}: its first {len(data):,} bytes alone show nothing.")
+            kind += f", from its first {len(data):,} bytes" if is_part else ""
+            return Picture(np.asarray(image.convert("RGB")), kind, "by its first bytes")
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ConsoleError(f"The image cannot be read: {error}.") from error
 
