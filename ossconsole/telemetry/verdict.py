@@ -54,7 +54,7 @@ def judge(view: RunView, now: float, *, has_accelerated: bool = True) -> Verdict
 
 def _idle(view: RunView, now: float) -> Verdict | None:
     """The verdict where the state alone decides it."""
-    if view.run is None or view.state is None:
+    if view.state is None:
         return Verdict(Bound.NONE, "no run yet")
     if view.state.final:
         return _final(view)
@@ -90,7 +90,8 @@ def ratio_words(result: Comparison) -> str:
 
 
 def _waiter(view: RunView) -> str:
-    return "the GPU" if view.settings.device.startswith("cuda") else "training"
+    gpus = view.telemetry.gpus if view.telemetry else ()
+    return "the GPU" if any(gpu.utilization is not None for gpu in gpus) else "training"
 
 
 def _compute_advice(view: RunView) -> str:

@@ -56,7 +56,6 @@ class Settings(msgspec.Struct, frozen=True):
     workers: int = 1
     max_steps: int = 0
     endpoint: EndpointKind | None = None
-    device: str = ""
 
 
 class RunView:

@@ -74,6 +74,7 @@ class ConsoleApp(App[str]):
         self.initial_mode = initial_mode
         self.glyphs = glyph_set or glyphs.for_terminal()
         self.monitor = RunMonitor(services, clock)
+        self.crash_lines: list[str] = []
         self._crash: Exception | None = None
         for own in themes.OWN:
             self.register_theme(own)
@@ -91,9 +92,10 @@ class ConsoleApp(App[str]):
 
     def on_mount(self) -> None:
         self.switch_mode(self.initial_mode)
-        self.set_interval(TICK_S, self._tick)
+        self.set_interval(TICK_S, self.tick)
 
-    def _tick(self) -> None:
+    def tick(self) -> None:
+        """Take in what the run did, and show it on the screen in front; a hidden screen costs nothing."""
         for event in self.monitor.pull():
             self._announce(event)
         screen = self.screen
@@ -143,7 +145,7 @@ class ConsoleApp(App[str]):
         names = list(glyphs.SETS)
         self.glyphs = glyphs.SETS[names[(names.index(self.glyphs.name) + 1) % len(names)]]
         self.notify(f"Symbols: {self.glyphs.name}", timeout=2)
-        self._tick()
+        self.tick()
 
     def action_interrupt(self) -> None:
         text = self.screen.get_selected_text()
@@ -188,8 +190,9 @@ class ConsoleApp(App[str]):
 
     def _fatal_error(self) -> None:
         """One line for the terminal and a report without the values of locals, which could hold a secret."""
-        if self._crash is not None and not self._exit_renderables:
-            self._exit_renderables.append(Text(crash_line(self._crash)))
+        if self._crash is not None and not self.crash_lines:
+            self.crash_lines.append(crash_line(self._crash))
+            self._exit_renderables.append(Text(self.crash_lines[0]))
         self._close_messages_no_wait()
 
 

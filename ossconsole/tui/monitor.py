@@ -67,4 +67,4 @@ class RunMonitor:
             words = self.auto.words(self.view.comparison)
             self.view.apply(InfoEvent(time=self.now, message=words, step=self.view.step))
         if kind is not None:
-            self._run.switch(kind)
+            self._run.switch(kind, "auto A/B")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from textual.command import DiscoveryHit, Hit, Hits, Provider
 
 from ossconsole.tui import actions
@@ -34,7 +36,7 @@ class ActionProvider(Provider):
     def _title(action: Action) -> str:
         return f"{actions.SCOPE_TITLES[action.scope]}: {action.label} ({action.key_text})"
 
-    def _run(self, action: Action):  # type: ignore[no-untyped-def]
+    def _run(self, action: Action) -> Callable[[], Awaitable[None]]:
         namespace = self.app if action.scope == "app" else self.screen
 
         async def run() -> None:

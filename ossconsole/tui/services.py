@@ -45,7 +45,8 @@ class RunHandle(Protocol):
     def stop(self) -> None:
         """Asks the run to write a checkpoint and end."""
 
-    def switch(self, kind: EndpointKind) -> None: ...
+    def switch(self, kind: EndpointKind, reason: str) -> None:
+        """Reads what is fetched from now on through `kind`; `reason` goes into the event log."""
 
     def checkpoint(self) -> None:
         """Asks for a checkpoint now, without ending."""

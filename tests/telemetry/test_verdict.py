@@ -6,6 +6,7 @@ import pytest
 
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
+from ossconsole.telemetry.samples import GpuSample
 from ossconsole.telemetry.verdict import Bound, judge
 from ossconsole.telemetry.view import RunView
 from tests.telemetry.runs import ACCELERATED, Feed
@@ -38,7 +39,9 @@ def test_a_measured_gain_carries_its_spread() -> None:
 
 def test_only_a_gpu_is_called_one() -> None:
     assert "training waits" in judge(running().steps(20).view, 0).text
-    assert "the GPU waits" in judge(running(device="cuda:0").steps(20).view, 0).text
+    feed = running().steps(20)
+    feed.view.apply(events.Telemetry(time=1.0, gpus=(GpuSample(index=0, utilization=5.0),)))
+    assert "the GPU waits" in judge(feed.view, 0).text
 
 
 def test_settling_is_said_instead_of_a_verdict() -> None:

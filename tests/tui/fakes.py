@@ -62,8 +62,8 @@ class FakeRun:
     def stop(self) -> None:
         self.asked.append(("stop",))
 
-    def switch(self, kind: EndpointKind) -> None:
-        self.asked.append(("switch", kind))
+    def switch(self, kind: EndpointKind, reason: str) -> None:
+        self.asked.append(("switch", kind, reason))
 
     def checkpoint(self) -> None:
         self.asked.append(("checkpoint",))

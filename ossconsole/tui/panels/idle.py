@@ -16,7 +16,10 @@ _STYLES = {
 }
 
 
-def idle(context: Context, stages: Sequence[Stage], width: int) -> list[Line]:
+def idle(context: Context, stages: Sequence[Stage], width: int, *, starting: bool) -> list[Line]:
+    """`starting` tells that a run was started and has not reported yet."""
+    if starting:
+        stages = [*stages, Stage("training run", StageState.ACTIVE, "loading torch, the manifest and the readers")]
     if not stages:
         return [
             Line(),

@@ -52,7 +52,7 @@ class ConsoleScreen(_ConsoleMixin, Screen[None]):
 
     SCOPE: ClassVar[str]
     # Nothing has the focus at first: in an input the keys of the modes would be typed.
-    AUTO_FOCUS = None
+    AUTO_FOCUS = ""
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave_input", show=False)]
 
     def compose(self) -> ComposeResult:

@@ -10,6 +10,7 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
 
+from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.telemetry.auto import AutoCompare
 from ossconsole.telemetry.events import RunState
@@ -21,7 +22,7 @@ from ossconsole.tui.screens.base import ConsoleScreen
 from ossconsole.tui.screens.confirm import Choice, ConfirmScreen
 from ossconsole.tui.screens.new_run import NewRunScreen
 from ossconsole.tui.text import Line
-from ossconsole.tui.widgets.panel import Panel
+from ossconsole.tui.widgets.panel import Painter, Panel
 
 SPEED = ChartSpec("samples/s", "samples_per_s", lane=True)
 WAIT = ChartSpec("data wait", "wait", scale="percent", unit=" %", style="warn")
@@ -107,9 +108,10 @@ class TrainScreen(ConsoleScreen):
         return tiles.tiles(self.context, width)
 
     def _idle(self, width: int, _height: int) -> Sequence[Line]:
-        return idle.idle(self.context, self.services.stages, width)
+        starting = self.console.monitor.busy
+        return idle.idle(self.context, self.services.stages, width, starting=starting)
 
-    def _chart(self, spec: ChartSpec):  # type: ignore[no-untyped-def]
+    def _chart(self, spec: ChartSpec) -> Painter:
         def paint(width: int, height: int) -> Sequence[Line]:
             return chart(self.context, spec, self.window, width, height)
 
@@ -179,7 +181,7 @@ class TrainScreen(ConsoleScreen):
         self._switch(kind.other)
 
     @work(thread=True, exclusive=True, group="switch", exit_on_error=False)
-    def _switch(self, kind) -> None:  # type: ignore[no-untyped-def]
+    def _switch(self, kind: EndpointKind) -> None:
         """Only to an endpoint that answers: the run would stall on one that does not."""
         try:
             self.services.preflight(kind)
@@ -188,7 +190,7 @@ class TrainScreen(ConsoleScreen):
             return
         run = self.console.monitor.run
         if run is not None and run.alive:
-            run.switch(kind)
+            run.switch(kind, "by hand")
 
     def action_auto_compare(self) -> None:
         monitor = self.console.monitor

@@ -1,0 +1,47 @@
+"""The same console on every machine: no state of the developer's, UTC, fixed theme and symbols."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ossconsole.tui.app import ConsoleApp
+from ossconsole.tui.glyphs import BRAILLE
+from tests.tui.fakes import START, FakeServices
+
+AppMaker = Callable[..., ConsoleApp]
+
+
+@pytest.fixture(autouse=True)
+def _private_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OSSCONSOLE_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("OSSCONSOLE_CONFIG_DIR", str(tmp_path / "config"))
+
+
+@pytest.fixture(autouse=True)
+def _utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.fixture(autouse=True)
+def _colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("COLORTERM", "truecolor")
+
+
+@pytest.fixture
+def make_app() -> AppMaker:
+    """An app over fakes; `now` is what its clock shows."""
+
+    def make(services: FakeServices, mode: str = "train", *, now: float = START, **options: object) -> ConsoleApp:
+        known: dict[str, object] = {"glyph_set": BRAILLE, "theme": "console-dark", **options}
+        return ConsoleApp(services, mode, clock=lambda: now, **known)  # type: ignore[arg-type]
+
+    return make

@@ -1,0 +1,243 @@
+"""The shell: modes, header, footer, help, palette, quitting, a terminal that is too small, crashes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from ossconsole.config.errors import ConsoleError
+from ossconsole.tui import actions
+from ossconsole.tui.app import ConsoleApp
+from ossconsole.tui.screens.confirm import ConfirmScreen
+from ossconsole.tui.screens.help import HelpScreen
+from ossconsole.tui.screens.log import LogScreen
+from tests.tui.conftest import AppMaker
+from tests.tui.fakes import REAL, SECRET, FakeRun, FakeServices, Script
+from tests.tui.screens import settle, shown
+
+
+def test_neither_the_app_nor_its_screens_load_heavy_libraries() -> None:
+    code = (
+        "import sys, ossconsole.tui.app as a\n"
+        "heavy = {'torch', 'torchvision', 'oss2', 'pynvml', 'osstorchconnector', 'PIL', 'aiohttp'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+async def test_the_header_names_endpoint_bucket_and_sandbox(make_app: AppMaker) -> None:
+    app = make_app(FakeServices())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        head = shown(app).splitlines()[0]
+    assert "● standard" in head
+    assert "oss://127" in head
+    assert "sandbox: simulated" in head
+
+
+async def test_a_real_profile_is_not_called_simulated(make_app: AppMaker) -> None:
+    app = make_app(FakeServices(profile=REAL, readonly=True))
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+        head = shown(app).splitlines()[0]
+    assert "imagenet-hz" in head
+    assert "simulated" not in head
+    assert "read-only" in head
+
+
+async def test_the_keys_of_the_modes_switch_screens(make_app: AppMaker) -> None:
+    app = make_app(FakeServices())
+    async with app.run_test(size=(80, 24)) as pilot:
+        for key, mode in (("1", "setup"), ("2", "browse"), ("3", "upload"), ("4", "train")):
+            await pilot.press(key)
+            await settle(pilot)
+            assert app.current_mode == mode
+
+
+async def test_a_click_on_the_mode_bar_switches_too(make_app: AppMaker) -> None:
+    app = make_app(FakeServices())
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+        await pilot.click("ModeBar", offset=(12, 0))
+        await settle(pilot)
+        assert app.current_mode == "browse"
+
+
+async def test_help_is_made_from_the_registry(make_app: AppMaker) -> None:
+    app = make_app(FakeServices())
+    async with app.run_test(size=(120, 60)) as pilot:
+        await settle(pilot)
+        await pilot.press("question_mark")
+        await settle(pilot)
+        assert isinstance(app.screen, HelpScreen)
+        text = shown(app)
+        for action in actions.ACTIONS:
+            assert action.label in text
+        await pilot.press("escape")
+        await settle(pilot)
+        assert not isinstance(app.screen, HelpScreen)
+
+
+def test_every_key_has_one_meaning_on_a_screen() -> None:
+    for scope in {action.scope for action in actions.ACTIONS} - {"app"}:
+        keys = [key for action in (*actions.of(scope), *actions.of("app")) for key in action.keys.split(",")]
+        assert len(keys) == len(set(keys)), scope
+
+
+def test_every_action_exists(make_app: AppMaker) -> None:
+    app = make_app(FakeServices())
+    for action in actions.ACTIONS:
+        target = app if action.scope == "app" else app.MODES.get(action.scope)
+        if target is not None:
+            assert hasattr(target, f"action_{action.name}"), action
+
+
+async def test_the_footer_names_what_fits_and_counts_the_rest(make_app: AppMaker) -> None:
+    app = make_app(FakeServices())
+    async with app.run_test(size=(62, 20)) as pilot:
+        await settle(pilot)
+        foot = shown(app).splitlines()[-1]
+    assert "n New run" in foot
+    assert "more" in foot
+
+
+async def test_q_leaves_at_once_when_nothing_runs(make_app: AppMaker) -> None:
+    app = make_app(FakeServices())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("q")
+        await pilot.pause()
+    assert app.return_code == 0
+    assert app.return_value == ""
+
+
+async def test_q_asks_while_a_run_is_alive_and_staying_is_the_default(make_app: AppMaker) -> None:
+    app = make_app(FakeServices(run=FakeRun(list(Script().steps(3).events))))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("q")
+        await pilot.pause()
+        assert isinstance(app.screen, ConfirmScreen)
+        assert "a training run in progress" in " ".join(shown(app).split())
+        await pilot.press("enter")
+        await settle(pilot)
+        assert not isinstance(app.screen, ConfirmScreen)
+        await pilot.press("q")
+        await pilot.pause()
+        await pilot.press("right", "enter")
+        await pilot.pause()
+    assert app.return_value == "stop"
+
+
+async def test_control_c_says_how_to_leave(make_app: AppMaker) -> None:
+    app = make_app(FakeServices())
+    async with app.run_test(size=(80, 24), notifications=True) as pilot:
+        await settle(pilot)
+        await pilot.press("ctrl+c")
+        await settle(pilot)
+        assert "Press q to leave" in shown(app)
+        assert app.is_running
+
+
+@pytest.mark.parametrize("size", [(40, 10), (1, 1), (59, 40), (100, 17)])
+async def test_a_small_terminal_gets_a_card(make_app: AppMaker, size: tuple[int, int]) -> None:
+    app = make_app(FakeServices(run=FakeRun(list(Script().steps(30).events))))
+    async with app.run_test(size=size) as pilot:
+        await settle(pilot)
+        assert app.screen.has_class("-too-small")
+        await pilot.resize_terminal(80, 24)
+        await settle(pilot)
+        assert not app.screen.has_class("-too-small")
+        assert "samples/s" in shown(app)
+
+
+async def test_the_palette_offers_actions_with_their_keys(make_app: AppMaker) -> None:
+    app = make_app(FakeServices())
+    async with app.run_test(size=(100, 30)) as pilot:
+        await settle(pilot)
+        await pilot.press("ctrl+p")
+        await pilot.pause()
+        await pilot.press(*"help")
+        await settle(pilot)
+        await pilot.pause(0.3)
+        assert "Everywhere: Help (?)" in shown(app)
+
+
+async def test_the_log_shows_the_newest_lines(make_app: AppMaker) -> None:
+    from ossconsole.terminal import logs
+
+    logs.log_path().write_text("2025 INFO 1 a: quiet\n2025 ERROR 1 a: loud\n")
+    app = make_app(FakeServices())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("f12")
+        await settle(pilot)
+        assert isinstance(app.screen, LogScreen)
+        assert "loud" in shown(app)
+        await pilot.press("f12")
+        await settle(pilot)
+        assert not isinstance(app.screen, LogScreen)
+
+
+async def test_themes_and_symbols_change_by_key(make_app: AppMaker) -> None:
+    app = make_app(FakeServices(run=FakeRun(list(Script().steps(30).events))))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        seen = set()
+        for _ in range(4):
+            await pilot.press("f9")
+            await settle(pilot)
+            seen.add(app.theme)
+        assert seen == {"console-dark", "console-light", "ansi-dark", "ansi-light"}
+        await pilot.press("f10", "f10")
+        await settle(pilot)
+        assert app.glyphs.name == "ascii"
+        assert "o standard" in shown(app)
+
+
+async def test_errors_are_told_with_what_to_do(make_app: AppMaker) -> None:
+    app = make_app(FakeServices())
+    async with app.run_test(size=(80, 24), notifications=True) as pilot:
+        await settle(pilot)
+        app.tell(ConsoleError("The bucket [red]x[/red] is gone.", remedy="Look elsewhere."))
+        await settle(pilot)
+        text = shown(app)
+    assert "[red]x[/red]" in text
+    assert "Look elsewhere." in text
+
+
+async def test_a_crash_ends_with_code_1_one_line_and_no_locals(
+    make_app: AppMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make_app(FakeServices())
+
+    def broken() -> None:
+        access_key_secret = SECRET
+        raise RuntimeError(f"a widget failed {len(access_key_secret)}")
+
+    async def run() -> None:
+        async with app.run_test(size=(80, 24)) as pilot:
+            await settle(pilot)
+            monkeypatch.setattr(app.screen, "tick", broken)
+            app.call_later(app.tick)
+            await pilot.pause()
+
+    with pytest.raises(RuntimeError, match="a widget failed"):
+        await run()
+    assert app.return_code == 1
+    left = [str(item) for item in app.crash_lines]
+    assert len(left) == 1
+    assert "a widget failed" in left[0]
+    assert SECRET not in left[0]
+
+
+async def test_an_error_while_leaving_is_not_a_crash(make_app: AppMaker) -> None:
+    app: ConsoleApp = make_app(FakeServices())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        app.exit("")
+        app._handle_exception(RuntimeError("torn down"))
+    assert app.return_code == 0
