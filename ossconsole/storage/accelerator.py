@@ -5,15 +5,17 @@ Requests and replies are those of the "PutBucketDataAccelerator" documentation f
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.etree.ElementTree import Element, ParseError, SubElement, tostring
 
 import msgspec
 from defusedxml.ElementTree import fromstring
 
 from ossconsole.config.errors import ConsoleError, SettingsError
-from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
+
+if TYPE_CHECKING:
+    from ossconsole.storage.client import ObjectStore
 
 SMALLEST_GB, LARGEST_GB = 50, 204_800
 ON_READ, ON_WRITE = "write-back", "sync-warmup"

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ossconsole.config.checks import Check, fail, ok, warn
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.profile import Profile
 from ossconsole.storage.accelerator import cautions, read_accelerator
-from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
-from ossconsole.storage.probe import EndpointReport, ProbeReport
+from ossconsole.storage.report import EndpointReport, ProbeReport
 from ossconsole.storage.steps import Stage, Step, StepStatus
+
+if TYPE_CHECKING:
+    from ossconsole.storage.client import ObjectStore
 
 MAX_SKEW_S = 900
 """OSS refuses requests signed further from its own clock than this."""
@@ -88,8 +92,8 @@ def _endpoint_check(report: EndpointReport, simulated: bool) -> Check:
     parts = [f"{report.endpoint} ({report.host.kind}): {', '.join(told)}"]
     if failed is not None:
         parts.append(f"refused the {failed.stage} with {failed.code}, see {_cause(failed)}")
-    for label, figures in (("first reading", report.first), ("second reading", report.again)):
-        if figures:
+    for label, stage in (("first reading", Stage.READ), ("second reading", Stage.AGAIN)):
+        if figures := report.figures(stage):
             parts.append(f"{label}: {figures}{' (simulated)' if simulated else ''}")
     cautious = next(
         (step for step in report.steps if step.status is StepStatus.WARN and step.stage is Stage.SIGNED), None

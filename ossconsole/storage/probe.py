@@ -9,19 +9,19 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
 
-import msgspec
 from oss2.exceptions import OssError
 
 from ossconsole.config.credentials import CredentialSource
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.config.hosts import HostInfo, HostKind
+from ossconsole.config.hosts import HostKind
 from ossconsole.config.profile import Profile
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.objects import ObjectSummary
 from ossconsole.storage.permissions import probe_permissions
 from ossconsole.storage.reach import Reach
-from ossconsole.storage.steps import Caution, OnStep, Stage, Step, Steps, StepStatus, ignore_step
+from ossconsole.storage.report import EndpointReport, ProbeReport, stages
+from ossconsole.storage.steps import Caution, Figures, Found, OnStep, Stage, Step, Steps, StepStatus, ignore_step
 
 SAMPLES = 16
 SAMPLE_BYTES = 4 << 20  # the most that is read of one object
@@ -30,60 +30,6 @@ _CONNECT_LIMIT_S = 2.5
 _REQUEST_LIMIT_S = 4.0
 _READ_LIMIT_S = 5.0
 _READ_BUDGET_S = 2.0  # no further sample is read after this long
-
-
-class Figures(msgspec.Struct, frozen=True):
-    """Measured over one connection, one sample after the other: bytes read, latency of a whole GET, and rate.
-
-    `mb_per_s` is in 10^6 bytes.
-    """
-
-    samples: int
-    bytes: int
-    p50_ms: float
-    p95_ms: float
-    mb_per_s: float
-
-    def __str__(self) -> str:
-        return (
-            f"{self.samples} samples, p50 {self.p50_ms:.1f} ms, p95 {self.p95_ms:.1f} ms, "
-            f"{self.mb_per_s:.1f} MB/s over one connection"
-        )
-
-
-class EndpointReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What the probe found at one endpoint.
-
-    `first` and `again` are two readings of the same samples, `again` at the accelerated endpoint only. `skew_s` is
-    this machine's clock minus OSS's (resolution 1 s), None where OSS did not answer.
-    """
-
-    kind: EndpointKind
-    endpoint: str
-    host: HostInfo
-    steps: tuple[Step, ...]
-    first: Figures | None = None
-    again: Figures | None = None
-    skew_s: float | None = None
-
-    @property
-    def failed(self) -> Step | None:
-        """The step that ended the probe, None when all went through."""
-        return next((step for step in self.steps if step.status is StepStatus.FAIL), None)
-
-
-class ProbeReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Both endpoints, and the permission steps (empty where they were not tried)."""
-
-    endpoints: dict[EndpointKind, EndpointReport]
-    permissions: tuple[Step, ...] = ()
-
-
-def stages(profile: Profile, kind: EndpointKind) -> tuple[Stage, ...]:
-    """The stages that the probe of this endpoint goes through, in order."""
-    tls = (Stage.TLS,) if (profile.endpoint(kind) or "").startswith("https:") else ()
-    again = (Stage.AGAIN,) if kind is EndpointKind.ACCELERATED else ()
-    return (Stage.DNS, Stage.TCP, *tls, Stage.SIGNED, Stage.LIST, Stage.READ, *again)
 
 
 def probe(
@@ -155,18 +101,17 @@ class _EndpointProbe:
         self._store = ObjectStore(profile, credentials, kind, timeout_s=_REQUEST_LIMIT_S, attempts=1)
         self._reach = Reach(profile.bucket, self._store.endpoint)
         self._samples: list[ObjectSummary] = []
-        self._figures: dict[Stage, Figures] = {}
         self._skew_s: float | None = None
 
     def run(self) -> EndpointReport:
-        work: dict[Stage, tuple[float, Callable[[], str | Caution]]] = {
+        work: dict[Stage, tuple[float, Callable[[], Found]]] = {
             Stage.DNS: (_CONNECT_LIMIT_S, self._reach.resolve),
             Stage.TCP: (_CONNECT_LIMIT_S + 0.5, lambda: self._reach.connect(_CONNECT_LIMIT_S)),
             Stage.TLS: (_CONNECT_LIMIT_S + 0.5, lambda: self._reach.handshake(_CONNECT_LIMIT_S)),
             Stage.SIGNED: (_REQUEST_LIMIT_S + 0.5, self._sign),
             Stage.LIST: (_REQUEST_LIMIT_S + 0.5, self._list),
-            Stage.READ: (_READ_LIMIT_S, lambda: self._read(Stage.READ)),
-            Stage.AGAIN: (_READ_LIMIT_S, lambda: self._read(Stage.AGAIN)),
+            Stage.READ: (_READ_LIMIT_S, self._read),
+            Stage.AGAIN: (_READ_LIMIT_S, self._read),
         }
         stopped = ""
         for stage in stages(self._profile, self._kind):
@@ -183,8 +128,6 @@ class _EndpointProbe:
             endpoint=self._store.endpoint,
             host=self._reach.info,
             steps=tuple(self._steps.done),
-            first=self._figures.get(Stage.READ),
-            again=self._figures.get(Stage.AGAIN),
             skew_s=self._skew_s,
         )
 
@@ -234,7 +177,7 @@ class _EndpointProbe:
             )
         return f"{len(found)}{'+' if page.next_token else ''} objects below {below}"
 
-    def _read(self, stage: Stage) -> str:
+    def _read(self) -> Figures:
         times: list[float] = []
         size = 0
         with self._reading:
@@ -245,9 +188,7 @@ class _EndpointProbe:
                 times.append(time.perf_counter() - start)
                 if time.perf_counter() - began > _READ_BUDGET_S:
                     break
-        figures = _figures(times, size)
-        self._figures[stage] = figures
-        return str(figures)
+        return _figures(times, size)
 
 
 def _figures(times: Sequence[float], size: int) -> Figures:

@@ -44,8 +44,30 @@ class StepStatus(str, enum.Enum):
         return self.value
 
 
+class Figures(msgspec.Struct, frozen=True):
+    """Measured over one connection, one sample after the other: bytes read, latency of a whole GET, and rate.
+
+    `mb_per_s` is in 10^6 bytes.
+    """
+
+    samples: int
+    bytes: int
+    p50_ms: float
+    p95_ms: float
+    mb_per_s: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.samples} samples, p50 {self.p50_ms:.1f} ms, p95 {self.p95_ms:.1f} ms, "
+            f"{self.mb_per_s:.1f} MB/s over one connection"
+        )
+
+
 class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """One step. `kind` is None for the permission steps; `code` and `request_id` are OSS's, where it refused."""
+    """One step. `kind` is None for the permission steps; `code`, `ec` and `request_id` are OSS's, where it refused.
+
+    `figures` come with the steps that read samples.
+    """
 
     kind: EndpointKind | None
     stage: Stage
@@ -56,6 +78,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     code: str = ""
     ec: str = ""
     request_id: str = ""
+    figures: Figures | None = None
 
 
 class Caution(msgspec.Struct, frozen=True):
@@ -65,6 +88,7 @@ class Caution(msgspec.Struct, frozen=True):
     remedy: str = ""
 
 
+Found = str | Caution | Figures
 OnStep = Callable[[Step], None]
 
 
@@ -81,7 +105,7 @@ class Steps:
         self._on_step = on_step
         self.done: list[Step] = []
 
-    def run(self, stage: Stage, limit_s: float, work: Callable[[], str | Caution]) -> bool:
+    def run(self, stage: Stage, limit_s: float, work: Callable[[], Found]) -> bool:
         """Runs one step; whether it came through, be it with a warning."""
         self._on_step(Step(kind=self._kind, stage=stage, status=StepStatus.RUNNING))
         began = time.monotonic()
@@ -91,29 +115,30 @@ class Steps:
             self._end(stage, StepStatus.FAIL, Caution(error.message, error.remedy), began, error)
             return False
         status = StepStatus.WARN if isinstance(found, Caution) else StepStatus.OK
-        self._end(stage, status, found if isinstance(found, Caution) else Caution(found), began)
+        self._end(stage, status, found, began)
         return True
 
     def skip(self, stage: Stage, why: str) -> None:
-        self._end(stage, StepStatus.SKIPPED, Caution(why))
+        self._end(stage, StepStatus.SKIPPED, why)
 
     def warn(self, stage: Stage, detail: str, remedy: str) -> None:
         self._end(stage, StepStatus.WARN, Caution(detail, remedy))
 
     def _end(
-        self, stage: Stage, status: StepStatus, found: Caution, began: float = 0.0, error: ConsoleError | None = None
+        self, stage: Stage, status: StepStatus, found: Found, began: float = 0.0, error: ConsoleError | None = None
     ) -> None:
         refused = error if isinstance(error, StorageError) else None
         step = Step(
             kind=self._kind,
             stage=stage,
             status=status,
-            detail=found.detail,
-            remedy=found.remedy,
+            detail=found.detail if isinstance(found, Caution) else str(found),
+            remedy=found.remedy if isinstance(found, Caution) else "",
             seconds=time.monotonic() - began if began else 0.0,
             code=refused.code if refused else "",
             ec=refused.ec if refused else "",
             request_id=refused.request_id if refused else "",
+            figures=found if isinstance(found, Figures) else None,
         )
         self.done.append(step)
         self._on_step(step)
