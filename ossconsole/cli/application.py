@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.paths import state_dir
 from ossconsole.config.profile import Profile
+from ossconsole.config.resolve import Resolution
 from ossconsole.telemetry.sampler import Sampler, TelemetrySample
 from ossconsole.terminal.logs import register_secret
 from ossconsole.training.run import TrainingRun
@@ -22,6 +24,7 @@ from ossconsole.training.settings import TrainSettings
 from ossconsole.tui.services import Setting, Stage, StageState, UploadHandle, UploadRequest, UploadStatus
 
 if TYPE_CHECKING:
+    from ossconsole.cli.bucket_setup import BucketSetup
     from ossconsole.dataset.formats import SampleFormat
     from ossconsole.dataset.upload import UploadJob
     from ossconsole.storage.client import ObjectStore
@@ -48,6 +51,7 @@ class Application:
         self._target = target
         self._demo = demo
         self._opened: OpenTarget | None = None
+        self._resolution: Resolution | None = None
         self._stages: dict[str, Stage] = {}
         self._run: TrainingRun | None = None
         self._upload: UploadJob | None = None
@@ -58,10 +62,13 @@ class Application:
 
     def open(self) -> None:
         """Begins. Raises SettingsError when flags, environment or files contradict each other."""
-        uses_sandbox = self._target.resolve() is None
-        if uses_sandbox:
-            self._stages = {label: Stage(label, StageState.WAITING) for label in _STAGES}
+        self._begin()
         self._sampler.start()
+
+    def _begin(self) -> None:
+        self._resolution = self._target.resolve()
+        uses_sandbox = self._resolution is None
+        self._stages = {label: Stage(label, StageState.WAITING) for label in _STAGES} if uses_sandbox else {}
         threading.Thread(target=self._make_ready, args=(uses_sandbox,), name="make-ready", daemon=True).start()
 
     def close(self, say: Callable[[str], None]) -> None:
@@ -103,13 +110,13 @@ class Application:
         return self._sampler.latest()
 
     def settings(self) -> Sequence[Setting]:
-        opened = self._opened
-        if opened is None:
+        found = self._opened or self._resolution
+        if found is None:
             return ()
-        profile = opened.profile
+        profile = found.profile
         return [
             Setting("profile", profile.name, "simulated, on this machine" if profile.simulated else ""),
-            *(Setting(name, str(getattr(profile, name) or ""), str(origin)) for name, origin in opened.origins.items()),
+            *(Setting(name, str(getattr(profile, name) or ""), str(origin)) for name, origin in found.origins.items()),
         ]
 
     def credentials(self) -> Credentials:
@@ -133,6 +140,29 @@ class Application:
             store.list_page(f"{opened.profile.dataset_prefix}/", delimiter="", max_keys=1)
         finally:
             store.close()
+
+    def use_profile(self, name: str) -> None:
+        states = [stage.state for stage in self.stages]
+        if (self._run is not None and self._run.alive) or (self._upload is not None and self._upload.alive):
+            raise ConsoleError("A run or an upload is still going on.", remedy="Stop it before changing the profile.")
+        if StageState.ACTIVE in states or (self._opened is None and StageState.FAILED not in states):
+            raise ConsoleError("The profile in use is still being made ready.", remedy="Wait a moment.")
+        target = Target({"profile": name})
+        target.resolve()
+        with self._lock:
+            for store in self._stores.values():
+                store.close()
+            self._stores.clear()
+            self._opened = None
+            self._resources.close()
+        self._target, self._demo = target, False
+        self._begin()
+
+    def bucket_setup(self) -> BucketSetup:
+        from ossconsole.cli.bucket_setup import BucketSetup
+
+        opened = self._ready()
+        return BucketSetup(opened.profile, opened.credentials, self.readonly)
 
     def start_run(self, settings: TrainSettings) -> TrainingRun:
         self._refuse_readonly()
@@ -177,6 +207,8 @@ class Application:
         from ossconsole.dataset.sample_data import make_sample_pictures
 
         _, pictures, upload = _STAGES
+        if self._demo:
+            threading.Thread(target=_load_training, name="load-training", daemon=True).start()
         try:
             manifest = read_manifest(self.store(EndpointKind.STANDARD), opened.profile.dataset_prefix)
         except ManifestMissingError:
@@ -193,7 +225,8 @@ class Application:
             self._stage(upload, StageState.DONE, f"{count} samples are in the bucket")
 
     def _start_upload(self, source: Path, sample_format: SampleFormat, size: int) -> UploadJob:
-        from ossconsole.dataset.upload import UploadJob, UploadSettings
+        from ossconsole.dataset.settings import UploadSettings
+        from ossconsole.dataset.upload import UploadJob
 
         opened = self._ready()
         if self._upload is not None and self._upload.alive:
@@ -229,6 +262,11 @@ class Application:
         """Marks the stage that was going on, or `otherwise`, as failed."""
         active = [label for label, stage in self._stages.items() if stage.state is StageState.ACTIVE]
         self._stage(active[0] if active else otherwise, StageState.FAILED, str(error))
+
+
+def _load_training() -> None:
+    """Imports torch while the samples are still being uploaded; the run's thread then finds it loaded."""
+    importlib.import_module("ossconsole.training.session")
 
 
 class UploadAdapter:

@@ -15,8 +15,12 @@ import msgspec
 
 from ossconsole.config.credentials import Credentials
 from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.metadata import Instance
 from ossconsole.config.profile import Profile
+from ossconsole.storage.accelerator import Accelerator
 from ossconsole.storage.objects import ListPage, ObjectInfo
+from ossconsole.storage.report import ProbeReport
+from ossconsole.storage.steps import OnStep
 from ossconsole.telemetry.events import Event, RunState
 from ossconsole.telemetry.sampler import TelemetrySample
 from ossconsole.training.settings import TrainSettings
@@ -135,6 +139,32 @@ class Stage(msgspec.Struct, frozen=True):
     detail: str = ""
 
 
+class AcceleratorState(msgspec.Struct, frozen=True):
+    """The bucket's accelerator, None where it has none, and what to know before training through it."""
+
+    accelerator: Accelerator | None
+    cautions: tuple[str, ...] = ()
+
+
+class BucketSetup(Protocol):
+    """What the Setup screen does with the bucket of the profile in use; every method blocks, raises ConsoleError."""
+
+    def probe(self, on_step: OnStep) -> ProbeReport:
+        """Proves both endpoints and the permissions; `on_step` is called from other threads."""
+
+    def instance(self) -> Instance:
+        """Where this machine runs. Raises MetadataError off an instance."""
+
+    def accelerator(self) -> AcceleratorState: ...
+
+    def create_accelerator(self, wanted: Accelerator) -> None:
+        """Creates it, or changes the one there is."""
+
+    def delete_accelerator(self) -> None: ...
+
+    def create_bucket(self) -> None: ...
+
+
 class Services(Protocol):
     """Everything outside the App. Attributes change at any time, from any thread; reading one is always cheap."""
 
@@ -178,3 +208,12 @@ class Services(Protocol):
 
     def start_upload(self, request: UploadRequest) -> UploadHandle:
         """Starts an upload and makes it `upload`. Raises ConsoleError while another is alive."""
+
+    def use_profile(self, name: str) -> None:
+        """Works on another profile from now on, "sandbox" for the embedded server; finds the credentials anew.
+
+        Returns before it is ready. Raises ConsoleError, and changes nothing, while a run or an upload is alive.
+        """
+
+    def bucket_setup(self) -> BucketSetup:
+        """Raises ConsoleError while there is no bucket to work on."""
