@@ -52,7 +52,7 @@ class BatchSource:
     def next(self) -> Batch | None:
         """The next batch, None at the end of the plan or when the run is stopped. Raises ConsoleError."""
         failures = 0
-        while True:
+        while not self._interrupted():
             try:
                 batch = self._loader.next()
             except LoaderError as error:
@@ -65,16 +65,16 @@ class BatchSource:
                 self._loader.ask_again(batch)
             failures += 1
             self.retries += 1
-            if self._run.controls.stopping.is_set():
-                return None
             if self._handle(reason, request, last_try=failures >= FAILURES):
                 failures = 0
+        return None
 
     def close(self) -> None:
         """Ends the readers."""
         self._loader.close()
 
     def _interrupted(self) -> bool:
+        """Hands the run's endpoint on to the readers; True when the run is to stop."""
         self._loader.switch.endpoint = self._run.controls.endpoint
         return self._run.controls.stopping.is_set()
 

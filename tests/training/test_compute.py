@@ -1,0 +1,95 @@
+"""What the device makes of stored bytes: both formats give the same pictures, randomness follows from the seed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms import functional as reference
+
+from ossconsole.config.errors import ConsoleError
+from ossconsole.dataset.formats import IMAGENET_MEAN, IMAGENET_STD, SampleFormat
+from ossconsole.training.augment import random_crops, random_flips
+from ossconsole.training.compute import Compute, StepClock, amp_dtype
+from ossconsole.training.settings import TrainSettings
+
+CPU = torch.device("cpu")
+
+
+def stored(side: int = 8, count: int = 4) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (count, 3, side, side), dtype=np.uint8))
+
+
+def test_both_formats_give_torchvisions_normalised_picture() -> None:
+    pictures = stored()
+    expected = reference.normalize(pictures.float() / 255, list(IMAGENET_MEAN), list(IMAGENET_STD))
+    u8 = Compute(TrainSettings(), SampleFormat.IMAGE_U8, device=CPU)
+    f32 = Compute(TrainSettings(), SampleFormat.TENSOR_F32, device=CPU)
+    torch.testing.assert_close(u8.images(pictures.flatten(1), 8, 8, generator=None), expected, atol=1e-5, rtol=1e-5)
+    rows = expected.contiguous().view(4, -1).view(torch.uint8)
+    torch.testing.assert_close(f32.images(rows, 8, 8, generator=None), expected)
+
+
+def test_rows_longer_than_the_sample_are_cut() -> None:
+    pictures = stored()
+    padded = torch.cat([pictures.flatten(1), torch.full((4, 7), 255, dtype=torch.uint8)], dim=1)
+    compute = Compute(TrainSettings(), SampleFormat.IMAGE_U8, device=CPU)
+    torch.testing.assert_close(
+        compute.images(padded, 8, 8, generator=None), compute.images(pictures.flatten(1), 8, 8, generator=None)
+    )
+
+
+def test_tensor_f32_is_not_augmented_again() -> None:
+    compute = Compute(TrainSettings(), SampleFormat.TENSOR_F32, device=CPU)
+    rows = torch.rand(4, 3 * 8 * 8).view(torch.uint8)
+    torch.testing.assert_close(
+        compute.images(rows, 8, 8, generator=compute.generator(1)), compute.images(rows, 8, 8, generator=None)
+    )
+
+
+def test_the_same_seeds_draw_the_same_crops_and_others_do_not() -> None:
+    compute = Compute(TrainSettings(image_size=8), SampleFormat.IMAGE_U8, device=CPU)
+    rows = stored(side=16).flatten(1)
+
+    def images(*seeds: int) -> torch.Tensor:
+        return compute.images(rows, 16, 16, generator=compute.generator(*seeds))
+
+    assert images(1, 2).shape == (4, 3, 8, 8)
+    assert torch.equal(images(1, 2), images(1, 2))
+    assert not torch.equal(images(1, 2), images(1, 3))
+
+
+def test_validation_takes_the_centre() -> None:
+    compute = Compute(TrainSettings(image_size=14), SampleFormat.IMAGE_U8, device=CPU)
+    rows = stored(side=16)
+    whole = Compute(TrainSettings(), SampleFormat.IMAGE_U8, device=CPU).images(rows.flatten(1), 16, 16, generator=None)
+    assert torch.equal(compute.images(rows.flatten(1), 16, 16, generator=None), whole[..., 1:15, 1:15])
+
+
+def test_random_crops_stay_inside_and_random_flips_mirror_some() -> None:
+    generator = torch.Generator().manual_seed(0)
+    ramp = torch.linspace(0, 1, 32).expand(64, 3, 32, 32)
+    crops = random_crops(ramp, 16, generator)
+    assert crops.shape == (64, 3, 16, 16)
+    assert crops.min() >= 0
+    assert crops.max() <= 1
+    spans = (crops[:, 0, 0, -1] - crops[:, 0, 0, 0]).abs()
+    assert spans.std() > 0.05  # each picture has a crop of its own
+    flipped = random_flips(ramp, generator)
+    mirrored = (flipped[:, 0, 0, 0] > 0.5).sum().item()
+    assert 10 < mirrored < 54
+
+
+def test_fp16_on_a_cpu_is_refused_and_auto_takes_float32() -> None:
+    assert amp_dtype("auto", CPU) is None
+    with pytest.raises(ConsoleError, match="needs a GPU"):
+        amp_dtype("fp16", CPU)
+
+
+def test_the_parts_of_a_step_add_up() -> None:
+    clock = StepClock(Compute(TrainSettings(), SampleFormat.IMAGE_U8, device=CPU))
+    clock.restart()
+    for _ in range(3):
+        clock.mark()
+    times = clock.finish(waited_s=1e9).read()
+    assert times.step_s == pytest.approx(times.wait_s + times.copy_s + times.compute_s)

@@ -1,0 +1,229 @@
+"""Whole runs through the real connector and sandbox: events, checkpoints, controls, exact resumption."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.profile import Profile
+from ossconsole.dataset.manifest import object_key
+from ossconsole.telemetry import events
+from ossconsole.telemetry.events import RunState
+from ossconsole.telemetry.record import read_events
+from ossconsole.training.checkpoint import fetch_uri, unpack
+from ossconsole.training.run import TrainingRun
+from ossconsole.training.settings import TrainSettings
+from tests.training.conftest import CLASSES, TRAIN_SAMPLES, VAL_SAMPLES, Bucket
+
+DEADLINE_S = 120.0
+
+StartRun = Callable[..., TrainingRun]
+
+
+@pytest.fixture
+def start_run(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StartRun]:
+    """Starts runs on the bucket and ends those that a failed test leaves."""
+    monkeypatch.setenv("OSSCONSOLE_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("OSSCONSOLE_CONFIG_DIR", str(tmp_path / "config"))
+    runs: list[TrainingRun] = []
+
+    def start(
+        profile: Profile | None = None,
+        *,
+        attended: bool = False,
+        on_event: Callable[[events.Event], None] | None = None,
+        **settings: object,
+    ) -> TrainingRun:
+        chosen = TrainSettings(**{"batch_size": 16, "workers": 1, "epochs": 1, **settings})  # type: ignore[arg-type]
+        run = TrainingRun(profile or bucket.profile, bucket.credentials, chosen, attended=attended, on_event=on_event)
+        runs.append(run)
+        run.start()
+        return run
+
+    yield start
+    for run in runs:
+        run.stop()
+        assert run.wait(DEADLINE_S)
+
+
+def finished(run: TrainingRun) -> list[events.Event]:
+    assert run.wait(DEADLINE_S), "the run did not end"
+    assert run.error is None, run.error
+    return run.drain()
+
+
+def steps(found: list[events.Event]) -> list[events.Step]:
+    return [event for event in found if isinstance(event, events.Step)]
+
+
+def only(found: list[events.Event], kind: type[events.Event]) -> list[events.Event]:
+    return [event for event in found if isinstance(event, kind)]
+
+
+def test_a_run_trains_validates_and_leaves_verified_checkpoints(bucket: Bucket, start_run: StartRun) -> None:
+    run = start_run(epochs=3, switch_every=5, learning_rate=0.02, warmup_steps=2)
+    found = finished(run)
+    assert found == list(read_events(run.record_path))
+    assert isinstance(found[0], events.Run)
+    assert found[0].steps_per_epoch == TRAIN_SAMPLES // 16
+    assert [step.step for step in steps(found)] == list(range(1, 19))
+    assert {step.endpoint for step in steps(found)} == set(EndpointKind)
+    epochs = [event for event in found if isinstance(event, events.Epoch)]
+    assert [(e.epoch, e.samples, e.val_samples) for e in epochs] == [
+        (number, TRAIN_SAMPLES, VAL_SAMPLES) for number in (1, 2, 3)
+    ]
+    losses = [epoch.train_loss for epoch in epochs]
+    assert None not in losses
+    assert losses[-1] < losses[0]  # type: ignore[operator]
+    summary = found[-1]
+    assert isinstance(summary, events.Summary)
+    assert (summary.state, summary.samples) == (RunState.FINISHED, 3 * TRAIN_SAMPLES)
+    # The checkpoints: unique keys, the last one also under the stable key, written by the connector.
+    checkpoints = [event for event in found if isinstance(event, events.Checkpoint)]
+    assert len({event.key for event in checkpoints}) == 3
+    store = bucket.store()
+    stable = store.get(checkpoints[-1].stable_key)
+    assert stable == store.get(checkpoints[-1].key)
+    state = unpack(stable, "stable")
+    assert (state["epoch"], state["step"], tuple(state["classes"])) == (3, 18, CLASSES)
+    log = bucket.sandbox.log_path.read_text().splitlines()
+    writes = [line for line in log if checkpoints[-1].key in line and " PUT " in line]
+    assert writes
+    assert all("OSSConnector" in line for line in writes)
+
+
+def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(start_run: StartRun) -> None:
+    settings = {"epochs": 2, "learning_rate": 0.02, "keep_checkpoints": 0, "seed": 3}
+    whole = steps(finished(start_run(**settings, checkpoint_every=4)))
+    assert len(whole) == 12
+    run = start_run(**settings, checkpoint_every=4)
+    keys = [event.key for event in finished(run) if isinstance(event, events.Checkpoint)]
+    middle = next(key for key in keys if key.endswith("s000004.pt"))
+    resumed = steps(finished(start_run(**settings, resume=f"oss://{run.profile.bucket}/{middle}")))
+    assert [step.step for step in resumed] == list(range(5, 13))
+    assert [step.loss for step in resumed] == [step.loss for step in whole[4:]]
+    assert [step.lr for step in resumed] == [step.lr for step in whole[4:]]
+
+
+def test_pause_resume_checkpoint_and_stop_are_obeyed(start_run: StartRun) -> None:
+    states: dict[RunState, threading.Event] = {state: threading.Event() for state in RunState}
+    saved = threading.Event()
+    first_step = threading.Event()
+
+    def watch(event: events.Event) -> None:
+        if isinstance(event, events.State):
+            states[event.state].set()
+        elif isinstance(event, events.Checkpoint):
+            saved.set()
+        elif isinstance(event, events.Step):
+            first_step.set()
+
+    run = start_run(epochs=500, on_event=watch, keep_checkpoints=1)
+    assert first_step.wait(DEADLINE_S)
+    run.pause()
+    assert states[RunState.PAUSED].wait(DEADLINE_S)
+    at = run.step
+    run.checkpoint()
+    assert run.step == at
+    run.resume()
+    assert saved.wait(DEADLINE_S)
+    run.stop()
+    found = finished(run)
+    summary = found[-1]
+    assert isinstance(summary, events.Summary)
+    assert summary.state is RunState.STOPPED
+    assert summary.checkpoint
+    assert run.state is RunState.STOPPED
+
+
+def test_a_failing_endpoint_is_left_for_the_other_one_with_the_reason(bucket: Bucket, start_run: StartRun) -> None:
+    profile = msgspec.structs.replace(bucket.profile, accelerated_endpoint="http://0.0.2:9")
+    found = finished(start_run(profile, endpoint=EndpointKind.ACCELERATED))
+    warnings = [event for event in found if isinstance(event, events.WarningEvent)]
+    assert any("0.0.2:9" in event.message and "refused" in event.message for event in warnings)
+    switch = only(found, events.Switch)[0]
+    assert isinstance(switch, events.Switch)
+    assert switch.endpoint is EndpointKind.STANDARD
+    assert sum(step.samples for step in steps(found)) == TRAIN_SAMPLES
+
+
+def test_a_failing_endpoint_ends_a_run_that_may_not_fall_back(bucket: Bucket, start_run: StartRun) -> None:
+    profile = msgspec.structs.replace(bucket.profile, accelerated_endpoint="http://0.0.2:9")
+    run = start_run(profile, endpoint=EndpointKind.ACCELERATED, fall_back=False)
+    assert run.wait(DEADLINE_S)
+    assert run.state is RunState.FAILED
+    assert run.error is not None
+    assert "refused" in run.error.message
+
+
+def test_a_failing_endpoint_pauses_a_run_that_somebody_watches(bucket: Bucket, start_run: StartRun) -> None:
+    paused = threading.Event()
+
+    def watch(event: events.Event) -> None:
+        if isinstance(event, events.State) and event.state is RunState.PAUSED:
+            paused.set()
+
+    profile = msgspec.structs.replace(bucket.profile, accelerated_endpoint="http://0.0.2:9")
+    run = start_run(profile, endpoint=EndpointKind.ACCELERATED, fall_back=False, attended=True, on_event=watch)
+    assert paused.wait(DEADLINE_S)
+    run.switch(EndpointKind.STANDARD)
+    run.resume()
+    found = finished(run)
+    assert sum(step.samples for step in steps(found)) == TRAIN_SAMPLES
+
+
+def test_samples_that_are_missing_are_counted_and_left_out(bucket: Bucket, start_run: StartRun) -> None:
+    bucket.store().delete(object_key(bucket.profile.dataset_prefix, "train/blue/000.u8"))
+    found = finished(start_run())
+    summary = found[-1]
+    assert isinstance(summary, events.Summary)
+    assert (summary.skipped_samples, summary.samples) == (1, TRAIN_SAMPLES - 1)
+    assert any("train/blue/000.u8" in event.message for event in found if isinstance(event, events.WarningEvent))
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_the_cause(
+    start_run: StartRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverged(self: torch.nn.Module, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return outputs.sum() * torch.tensor(float("nan"))
+
+    monkeypatch.setattr(torch.nn.CrossEntropyLoss, "forward", diverged)
+    run = start_run()
+    assert run.wait(DEADLINE_S)
+    assert run.error is not None
+    assert "diverged" in run.error.message
+    assert "--learning-rate" in run.error.remedy
+
+
+def test_a_failed_checkpoint_leaves_the_stable_one_and_the_run_goes_on(bucket: Bucket, start_run: StartRun) -> None:
+    profile = msgspec.structs.replace(bucket.profile, checkpoint_prefix="x" * 1100)  # longer than OSS allows a key
+    found = finished(start_run(profile))
+    assert not only(found, events.Checkpoint)
+    assert any("checkpoint" in event.message for event in found if isinstance(event, events.WarningEvent))
+    assert isinstance(found[-1], events.Summary)
+
+
+def test_an_empty_prefix_is_told_with_what_to_do(bucket: Bucket, start_run: StartRun) -> None:
+    run = start_run(msgspec.structs.replace(bucket.profile, dataset_prefix="nothing/here"))
+    assert run.wait(DEADLINE_S)
+    assert run.error is not None
+    assert "nothing/here/ is empty" in run.error.message
+    assert "ossconsole upload" in run.error.remedy
+    assert [type(event) for event in run.drain()] == [events.Run, events.ErrorEvent, events.State]
+
+
+def test_a_checkpoint_of_another_dataset_is_refused(bucket: Bucket, start_run: StartRun) -> None:
+    run = start_run()
+    key = next(event.key for event in finished(run) if isinstance(event, events.Checkpoint))
+    uri = f"oss://{bucket.profile.bucket}/{key}"
+    assert unpack(fetch_uri(bucket.store(), uri), uri)["seed"] == 0
+    other = start_run(resume=uri, batch_size=8)
+    assert other.wait(DEADLINE_S)
+    assert other.error is not None
+    assert "another batch size" in other.error.message
