@@ -33,8 +33,8 @@ _CROP_ATTEMPTS = 10
 # The evaluation transform of ImageNet models: resize the short side to 256, crop 224 (pytorch/examples/imagenet).
 _EVAL_MARGIN = 256 / 224
 
-# What PIL may open: no format that starts other programs (EPS) or is no photograph.
-_PICTURE_FORMATS = ("JPEG", "MPO", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
+# What PIL may open (MPO comes with JPEG): no format that starts other programs (EPS) or is no photograph.
+_PICTURE_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
 _ORIENTATION_TAG = 0x0112
 _WHITE = (255, 255, 255, 255)
 

@@ -1,0 +1,52 @@
+"""A store, a profile of its own and small pictures for each dataset test."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ossconsole.config.profile import Profile
+from ossconsole.storage.client import ObjectStore
+from tests.sandboxed import Sandboxed
+
+
+@pytest.fixture
+def profile(sandboxed_bucket: Sandboxed, request: pytest.FixtureRequest) -> Profile:
+    """The sandbox, with a dataset prefix that no other test uses."""
+    return sandboxed_bucket.profile(f"{request.module.__name__}/{request.node.name}")
+
+
+@pytest.fixture
+def store(sandboxed_bucket: Sandboxed) -> Iterator[ObjectStore]:
+    opened = sandboxed_bucket.store()
+    yield opened
+    opened.close()
+
+
+def picture(number: int, size: tuple[int, int] = (40, 30)) -> Image.Image:
+    """A picture of colours that differ from number to number, with structure in both directions."""
+    width, height = size
+    x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    channels = [(x + 40 * number) % 256, (y + 70 * number) % 256, (x + y + 20 * number) % 256]
+    return Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8))
+
+
+def jpeg(number: int, size: tuple[int, int] = (40, 30)) -> bytes:
+    buffer = io.BytesIO()
+    picture(number, size).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def make_pictures(folder: Path, train: int = 6, val: int = 2) -> Path:
+    """`folder/{train,val}/{ants,bees}/N.jpg`, in all `train` and `val` pictures."""
+    for split, count in (("train", train), ("val", val)):
+        for number in range(count):
+            path = folder / split / ("ants", "bees")[number % 2] / f"{number}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(jpeg(number))
+    return folder

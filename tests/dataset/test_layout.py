@@ -1,0 +1,186 @@
+"""Layouts: which files become samples of which class, under which keys, from folders, archives and tables."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from ossconsole.config.errors import ConsoleError
+from ossconsole.dataset.layout import Layout, PlannedSample, SkippedFile, is_picture_name
+from ossconsole.dataset.source import read_origin
+from tests.dataset.conftest import jpeg, make_pictures
+
+
+def planned(path: Path) -> dict[str, PlannedSample]:
+    return {item.path: item for item in Layout(path).items() if isinstance(item, PlannedSample)}
+
+
+def skipped(path: Path) -> dict[str, SkippedFile]:
+    return {item.path: item for item in Layout(path).items() if isinstance(item, SkippedFile)}
+
+
+def write(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(jpeg(len(name)))
+
+
+def test_class_folders(tmp_path: Path) -> None:
+    write(tmp_path, "train/ants/1.JPEG", "train/ants/deep/2.jpg", "val/bees/3.png")
+    found = planned(tmp_path)
+    assert {(item.split, item.class_name, item.key) for item in found.values()} == {
+        ("train", "ants", "train/ants/1"),
+        ("train", "ants", "train/ants/deep/2"),
+        ("val", "bees", "val/bees/3.png"),
+    }
+    assert found["train/ants/1.JPEG"].size == (tmp_path / "train/ants/1.JPEG").stat().st_size
+
+
+def test_what_is_no_picture_is_skipped_and_said(tmp_path: Path) -> None:
+    write(tmp_path, "train/ants/1.jpg", "train/ants/imageNotFound.gif", "train/ants/._1.jpg", "train/notes.txt")
+    (tmp_path / "train/ants/gone.jpg").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "train/ants/pipe.jpg")
+    found = skipped(tmp_path)
+    assert set(found) == {
+        *("train/ants/imageNotFound.gif", "train/ants/._1.jpg", "train/notes.txt", "train/ants/gone.jpg"),
+        "train/ants/pipe.jpg",
+    }
+    assert not any(item.lost for item in found.values())
+    assert list(planned(tmp_path)) == ["train/ants/1.jpg"]
+
+
+def test_a_picture_without_a_class_is_lost_not_ignored(tmp_path: Path) -> None:
+    write(tmp_path, "train/ants/1.jpg", "train/stray.jpg", "val/flat.jpg")
+    found = skipped(tmp_path)
+    assert set(found) == {"train/stray.jpg", "val/flat.jpg"}
+    assert all(item.lost for item in found.values())
+
+
+def test_names_that_cannot_be_keys_are_lost(tmp_path: Path) -> None:
+    write(tmp_path, "train/ants/good.jpg", "train/ants/new\nline.jpg")
+    (tmp_path / os.fsdecode(b"train/ants/\xff.jpg")).write_bytes(b"x")
+    assert {repr(item.reason)[1:8] for item in skipped(tmp_path).values()} == {"the key"}
+    assert len(planned(tmp_path)) == 1
+
+
+def test_class_folders_may_be_links_and_links_do_not_loop(tmp_path: Path) -> None:
+    write(tmp_path, "elsewhere/1.jpg", "train/bees/2.jpg")
+    (tmp_path / "train/ants").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "train/bees/loop").symlink_to(tmp_path / "train")
+    assert set(planned(tmp_path)) == {"train/ants/1.jpg", "train/bees/2.jpg"}
+
+
+def test_the_tutorials_flat_val_with_its_label_files_beside_the_folder(tmp_path: Path) -> None:
+    write(tmp_path, "dataset/train/n02/a.JPEG", "dataset/val/V1.JPEG", "dataset/val/V9.JPEG")
+    (tmp_path / "ILSVRC2012_val_labels.json").write_text('{"V1.JPEG": "n01"}')
+    (tmp_path / "imagenet_class_index.json").write_text('{"0":["n02","goldfish"],"1":["n01","tench"],"2":["n00","x"]}')
+    layout = Layout(tmp_path / "dataset")
+    found = {item.path: item.class_name for item in layout.items() if isinstance(item, PlannedSample)}
+    assert found == {"train/n02/a.JPEG": "n02", "val/V1.JPEG": "n01"}
+    assert layout.label_order(found.values()) == ("n02", "n01", "n00")
+    assert layout.label_order(["cats", "n01"]) == ("cats", "n01")
+
+
+@pytest.mark.parametrize("text", ["[]", '{"V": 1}', "{"])
+def test_a_malformed_label_file_is_named(tmp_path: Path, text: str) -> None:
+    make_pictures(tmp_path / "source")
+    (tmp_path / "ILSVRC2012_val_labels.json").write_text(text)
+    with pytest.raises(ConsoleError, match="ILSVRC2012_val_labels"):
+        Layout(tmp_path / "source")
+
+
+def test_a_class_index_with_a_hole_is_named(tmp_path: Path) -> None:
+    make_pictures(tmp_path / "source")
+    (tmp_path / "imagenet_class_index.json").write_text('{"0":["n02","goldfish"],"2":["n01","tench"]}')
+    with pytest.raises(ConsoleError, match="'1'"):
+        Layout(tmp_path / "source")
+
+
+@pytest.mark.parametrize("name", ["pictures.tar", "pictures.tar.gz", "pictures.zip", "really-gzip.tar"])
+def test_archives_are_read_without_unpacking(tmp_path: Path, name: str) -> None:
+    make_pictures(tmp_path / "in" / "root", train=4, val=2)
+    archive = tmp_path / name
+    if name.endswith(".zip"):
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as zipped:
+            for path in (tmp_path / "in").rglob("*.jpg"):
+                zipped.write(path, path.relative_to(tmp_path / "in"))
+            zipped.writestr("root/../../evil.jpg", b"x")
+    else:
+        with tarfile.open(archive, "w" if name == "pictures.tar" else "w:gz") as tar:
+            tar.add(tmp_path / "in/root", "./root")
+            tar.addfile(tarfile.TarInfo("root/train/ants/../../../evil.jpg"))
+    origins = {item.key: item for item in Layout(archive).items() if isinstance(item, PlannedSample)}
+    folder = planned(tmp_path / "in/root")
+    assert set(origins) == {item.key for item in folder.values()}
+    for item in folder.values():
+        assert read_origin(origins[item.key].origin) == read_origin(item.origin)
+        assert origins[item.key].size == item.size
+    assert len(skipped(archive)) == 1
+
+
+def test_a_damaged_archive_is_an_error(tmp_path: Path) -> None:
+    make_pictures(tmp_path / "in")
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as tar:
+        tar.add(tmp_path / "in", "in")
+    whole = (tmp_path / "a.tar.gz").read_bytes()
+    (tmp_path / "a.tar.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ConsoleError, match=r"a\.tar\.gz cannot be read"):
+        list(Layout(tmp_path / "a.tar.gz").items())
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("table.csv", "pictures/a.jpg,10\npictures/b.jpg,9,val\n\n"),
+        ("table.csv", "\ufeffLabel,Path,Split\n10,pictures/a.jpg,train\n9,pictures/b.jpg,val\n"),
+        ("table.tsv", "path\tclass\tsubset\npictures/a.jpg\t10\ttrain\npictures/b.jpg\t9\tval\n"),
+    ],
+)
+def test_tables_of_path_and_label(tmp_path: Path, name: str, text: str) -> None:
+    write(tmp_path, "pictures/a.jpg", "pictures/b.jpg")
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    layout = Layout(tmp_path / name)
+    found = [item for item in layout.items() if isinstance(item, PlannedSample)]
+    assert {(item.split, item.class_name, item.key) for item in found} == {
+        ("train", "10", "train/10/pictures/a"),
+        ("val", "9", "val/9/pictures/b"),
+    }
+    assert layout.label_order(["10", "9"]) == ("9", "10")
+    assert all(read_origin(item.origin) for item in found)
+
+
+def test_every_bad_line_of_a_table_is_reported_where_it_is(tmp_path: Path) -> None:
+    write(tmp_path, "a.jpg")
+    (tmp_path / "t.csv").write_text("a.jpg,x\na.jpg\ngone.jpg,x\na.jpg,x,test\na.jpg,\n../up.jpg,x\na.jpg,x/y\n")
+    (tmp_path.parent / "up.jpg").write_bytes(b"x")
+    found = skipped(tmp_path / "t.csv")
+    assert set(found) == {"t.csv:2", "gone.jpg", "t.csv:4", "t.csv:5", "../up.jpg", "t.csv:7"}
+    assert all(item.lost for item in found.values())
+    assert len(planned(tmp_path / "t.csv")) == 1
+
+
+def test_a_table_that_is_no_text_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(b"\xff\xfe\x00,\x00")
+    with pytest.raises(ConsoleError, match=r"t\.csv cannot be read"):
+        list(Layout(tmp_path / "t.csv").items())
+
+
+@pytest.mark.parametrize("name", ["nowhere", "empty", "file.bin"])
+def test_what_is_no_source_says_what_would_be(tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file.bin").write_bytes(b"x")
+    with pytest.raises(ConsoleError) as caught:
+        Layout(tmp_path / name)
+    assert "train/" in caught.value.remedy or "folder" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("a.jpg", True), ("a.JPEG", True), ("a.b.Webp", True), (".jpg", False), ("jpg", False), ("a.gif", False)],
+)
+def test_picture_names(name: str, expected: bool) -> None:
+    assert is_picture_name(name) is expected

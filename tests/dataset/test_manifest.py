@@ -1,0 +1,182 @@
+"""The manifest: through a bucket and back, and everything hostile or broken refused by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ossconsole.config.errors import ConsoleError
+from ossconsole.config.profile import Profile
+from ossconsole.dataset.formats import SampleFormat
+from ossconsole.dataset.manifest import (
+    Manifest,
+    ManifestError,
+    ManifestMissingError,
+    Sample,
+    check_manifest,
+    encode_manifest,
+    key_problem,
+    manifest_from_listing,
+    manifest_key,
+    read_manifest,
+    write_manifest,
+)
+from ossconsole.storage.client import ObjectStore
+from ossconsole.storage.errors import StorageError
+from tests.sandboxed import Sandboxed
+
+_GOOD = Manifest(
+    format=SampleFormat.IMAGE_U8,
+    size=8,
+    classes=("ants", "bees"),
+    splits={"train": (Sample("train/ants/1.u8", 0, 8, 8), Sample("train/bees/[é] 2.u8", 1, 8, 9))},
+)
+
+
+def changed(**changes: Any) -> Manifest:
+    return msgspec.structs.replace(_GOOD, **changes)
+
+
+def with_sample(key: str = "train/a.u8", label: int = 0, height: int = 8, width: int = 8) -> Manifest:
+    return changed(splits={"val": (Sample(key, label, height, width),)})
+
+
+def test_it_comes_back_as_it_went(store: ObjectStore, profile: Profile) -> None:
+    write_manifest(store, profile.dataset_prefix, _GOOD)
+    read = read_manifest(store, profile.dataset_prefix)
+    assert read == _GOOD
+    assert read.sample_bytes(read.splits["train"][1]) == 3 * 8 * 9
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["train", "val"]), st.lists(st.text(min_size=1), min_size=1, unique=True), min_size=1
+    )
+)
+def test_streaming_gives_the_same_json_as_encoding_whole(keys: dict[str, list[str]]) -> None:
+    splits = {split: tuple(Sample(key, 0, 1, 1) for key in names) for split, names in keys.items()}
+    whole = changed(splits=splits)
+    assert encode_manifest(_GOOD, {split: iter(samples) for split, samples in splits.items()}) == msgspec.json.encode(
+        whole
+    )
+
+
+@pytest.mark.parametrize(
+    ("manifest", "what"),
+    [
+        (changed(version=2), "version 2"),
+        (changed(size=0), "size 0"),
+        (changed(classes=()), "no classes"),
+        (changed(classes=("ants", "ants")), "named twice"),
+        (changed(classes=("ants", "\x1b[2J")), "control characters"),
+        (changed(splits={}), "not train, val"),
+        (changed(splits={"test": _GOOD.splits["train"]}), "not train, val"),
+        (changed(splits={"train": ()}), "is empty"),
+        (changed(splits={"train": _GOOD.splits["train"] * 2}), "listed twice"),
+        (with_sample(label=2), "label 2"),
+        (with_sample(label=-1), "label -1"),
+        (with_sample(height=0), "0 x 8"),
+        (with_sample(width=100_000), "100000"),
+        (with_sample(key="../secret"), "leaves the dataset prefix"),
+    ],
+)
+def test_what_is_wrong_is_named(manifest: Manifest, what: str) -> None:
+    with pytest.raises(ManifestError, match=what) as caught:
+        check_manifest(manifest, "somewhere")
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["", "/a", "\\a", "a//b", "a/../b", "./a", "..", "a\nb", "a\x00b", "a\x9bb", "\ud800", "é" * 600],
+)
+def test_hostile_keys_are_refused(key: str) -> None:
+    assert key_problem(key)
+
+
+@pytest.mark.parametrize("key", ["a", "train/a b/é[1]…u8", "a..b", ".a", "日本/猫.u8"])
+def test_honest_keys_pass(key: str) -> None:
+    assert key_problem(key) == ""
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"version":1}', b'{"format":"jpeg"}', b"\xff\xfe", b"0" * 100])
+def test_a_malformed_manifest_says_where(store: ObjectStore, profile: Profile, text: bytes) -> None:
+    key = manifest_key(profile.dataset_prefix)
+    store.put(key, text)
+    with pytest.raises(ManifestError, match=r"manifest\.json"):
+        read_manifest(store, profile.dataset_prefix)
+
+
+@given(st.binary(max_size=200) | st.from_regex(rb'\{"version":1,"format":"image-u8","size":.{0,40}\}', fullmatch=True))
+def test_no_bytes_crash_the_parser(text: bytes) -> None:
+    try:
+        check_manifest(msgspec.json.decode(text, type=Manifest), "somewhere")
+    except (ManifestError, msgspec.DecodeError):
+        return
+
+
+def test_an_empty_prefix_and_a_missing_manifest_are_told_apart(store: ObjectStore, profile: Profile) -> None:
+    prefix = profile.dataset_prefix
+    with pytest.raises(ManifestMissingError, match="is empty") as caught:
+        read_manifest(store, prefix)
+    assert caught.value.empty
+    store.put(f"{prefix}/train/ants/1.u8", b"x")
+    with pytest.raises(ManifestMissingError, match="is not there") as caught:
+        read_manifest(store, prefix)
+    assert not caught.value.empty
+
+
+def test_a_refusal_of_oss_stays_one(sandboxed_bucket: Sandboxed, profile: Profile) -> None:
+    store = ObjectStore(profile, sandboxed_bucket.wrong_secret, attempts=1)
+    with pytest.raises(StorageError, match="SignatureDoesNotMatch"):
+        read_manifest(store, profile.dataset_prefix)
+    store.close()
+
+
+# What the tutorial's own script uploaded
+
+
+def upload_like_the_tutorial(store: ObjectStore, prefix: str, *keys: str, size: int = 3 * 4 * 8 * 8) -> None:
+    for key in keys:
+        store.put(f"{prefix}/{key}", bytes(size))
+
+
+def test_the_tutorials_objects_become_a_manifest(store: ObjectStore, profile: Profile) -> None:
+    prefix = profile.dataset_prefix
+    upload_like_the_tutorial(
+        store, prefix, "train/n02/a.pt", "train/n01/b.pt", "train/n01/notes.txt", "val/V1.pt", "val/V2.pt"
+    )
+    store.put(f"{prefix}/ILSVRC2012_val_labels.json", b'{"V1.JPEG": "n02", "other.JPEG": "n01"}')
+    manifest = manifest_from_listing(store, prefix)
+    assert manifest.format is SampleFormat.TENSOR_F32
+    assert manifest.size == 8
+    assert manifest.classes == ("n01", "n02")
+    assert manifest.splits["train"] == (Sample("train/n01/b.pt", 0, 8, 8), Sample("train/n02/a.pt", 1, 8, 8))
+    assert manifest.splits["val"] == (Sample("val/V1.pt", 1, 8, 8),)
+
+
+def test_without_labels_there_is_no_val_split(store: ObjectStore, profile: Profile) -> None:
+    upload_like_the_tutorial(store, profile.dataset_prefix, "train/n02/a.pt", "val/V1.pt")
+    assert list(manifest_from_listing(store, profile.dataset_prefix).splits) == ["train"]
+
+
+def test_objects_of_different_sizes_are_named(store: ObjectStore, profile: Profile) -> None:
+    upload_like_the_tutorial(store, profile.dataset_prefix, "train/n02/a.pt")
+    upload_like_the_tutorial(store, profile.dataset_prefix, "train/n02/b.pt", size=100)
+    with pytest.raises(ConsoleError, match=r"a\.pt has 768 bytes, train/n02/b\.pt has 100"):
+        manifest_from_listing(store, profile.dataset_prefix)
+
+
+def test_objects_that_are_no_square_are_refused(store: ObjectStore, profile: Profile) -> None:
+    upload_like_the_tutorial(store, profile.dataset_prefix, "train/n02/a.pt", size=100)
+    with pytest.raises(ConsoleError, match="no square"):
+        manifest_from_listing(store, profile.dataset_prefix)
+
+
+def test_nothing_there_is_told(store: ObjectStore, profile: Profile) -> None:
+    with pytest.raises(ManifestMissingError):
+        manifest_from_listing(store, profile.dataset_prefix)

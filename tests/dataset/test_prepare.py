@@ -1,0 +1,268 @@
+"""Preparation: bit for bit what torchvision gives, and the right pixels from every kind of strange picture."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import random
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+from torchvision import transforms
+from torchvision.transforms import functional
+
+from ossconsole.config.errors import SettingsError
+from ossconsole.dataset import prepare as preparation
+from ossconsole.dataset.formats import IMAGENET_MEAN, IMAGENET_STD, SampleFormat, decode
+from ossconsole.dataset.prepare import Recipe, UnreadablePictureError, crop_box, prepare
+from ossconsole.dataset.sample_data import make_sample_pictures
+from tests.dataset.conftest import jpeg, picture
+
+F32, U8 = SampleFormat.TENSOR_F32, SampleFormat.IMAGE_U8
+
+
+def pixels(data: bytes, recipe: Recipe, key: str = "train/a") -> NDArray[np.generic]:
+    prepared = prepare(data, key, recipe)
+    return decode(recipe.format, prepared.payload, prepared.height, prepared.width)
+
+
+def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def u8(data: bytes, size: int = 16) -> NDArray[np.generic]:
+    return pixels(data, Recipe(U8, size))
+
+
+# tensor-f32 against torchvision
+
+
+@pytest.mark.parametrize("size", [(64, 48), (48, 64), (300, 40), (8, 8), (500, 375)])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_training_tensors_are_bit_identical_to_torchvisions(size: tuple[int, int], seed: int) -> None:
+    data, key = jpeg(seed, size), f"train/{size}/{seed}"
+    rng = random.Random(hashlib.sha256(f"{seed}/{key}".encode()).digest())
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    left, top, width, height = crop_box(*image.size, rng)
+    cropped = functional.resized_crop(image, top, left, height, width, [32, 32])
+    if rng.random() < 0.5:
+        cropped = functional.hflip(cropped)
+    wanted = functional.normalize(functional.to_tensor(cropped), list(IMAGENET_MEAN), list(IMAGENET_STD)).numpy()
+    assert (pixels(data, Recipe(F32, 32, seed=seed), key) == wanted).all()
+
+
+@pytest.mark.parametrize("size", [(64, 48), (48, 64), (256, 300), (37, 37)])
+def test_validation_tensors_are_bit_identical_to_torchvisions(size: tuple[int, int]) -> None:
+    data = jpeg(1, size)
+    compose = transforms.Compose(
+        [
+            transforms.Resize(64),
+            transforms.CenterCrop(56),
+            transforms.ToTensor(),
+            transforms.Normalize(list(IMAGENET_MEAN), list(IMAGENET_STD)),
+        ]
+    )
+    wanted = compose(Image.open(io.BytesIO(data)).convert("RGB")).numpy()
+    assert (pixels(data, Recipe(F32, 56), "val/a") == wanted).all()
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000), st.integers(0, 2**32))
+def test_a_random_crop_lies_inside_the_picture(width: int, height: int, seed: int) -> None:
+    left, top, w, h = crop_box(width, height, random.Random(seed))
+    assert 0 <= left <= left + w <= width
+    assert 0 <= top <= top + h <= height
+    assert w > 0
+    assert h > 0
+
+
+def test_crops_cover_the_areas_and_ratios_of_random_resized_crop() -> None:
+    boxes = [crop_box(400, 300, random.Random(seed)) for seed in range(2000)]
+    areas = [w * h / 120_000 for _, _, w, h in boxes]
+    ratios = [w / h for _, _, w, h in boxes]
+    assert min(areas) < 0.1
+    assert max(areas) > 0.9
+    assert min(ratios) == pytest.approx(3 / 4, abs=0.02)
+    assert max(ratios) == pytest.approx(4 / 3, abs=0.02)
+
+
+# Determinism
+
+
+@pytest.mark.parametrize("recipe", [Recipe(F32, 16), Recipe(U8, 16), Recipe(U8, 16, keep_ratio=True)])
+def test_the_same_seed_gives_the_same_bytes(recipe: Recipe) -> None:
+    assert prepare(jpeg(1), "train/a", recipe) == prepare(jpeg(1), "train/a", recipe)
+
+
+def test_seed_and_key_change_the_crop_but_not_a_stored_image() -> None:
+    recipe = Recipe(F32, 16)
+    crops = {prepare(jpeg(1), f"train/{n}", recipe).payload for n in range(5)}
+    crops |= {prepare(jpeg(1), "train/0", Recipe(F32, 16, seed=n)).payload for n in range(1, 5)}
+    assert len(crops) == 9
+    assert prepare(jpeg(1), "train/0", Recipe(U8, 16)) == prepare(jpeg(1), "train/1", Recipe(U8, 16, seed=9))
+
+
+def test_the_digest_tells_recipes_apart() -> None:
+    recipes = [Recipe(F32, 16), Recipe(U8, 16), Recipe(U8, 17), Recipe(U8, 16, keep_ratio=True), Recipe(U8, 16, seed=1)]
+    assert len({recipe.digest for recipe in recipes}) == len(recipes)
+    assert Recipe(U8, 16).digest == Recipe(U8, 16).digest
+
+
+# image-u8
+
+
+def test_a_square_is_the_middle_of_the_short_side() -> None:
+    image = Image.new("RGB", (60, 20), "red")
+    image.paste((0, 255, 0), (20, 0, 40, 20))
+    assert (u8(saved(image, "PNG"))[:, 2:14, 2:14].transpose(1, 2, 0) == (0, 255, 0)).all()
+
+
+def test_validation_keeps_the_margin_of_the_evaluation_transform() -> None:
+    image = Image.new("RGB", (256, 256), "red")
+    image.paste((0, 255, 0), (16, 16, 240, 240))
+    sample = pixels(saved(image, "PNG"), Recipe(U8, 224), "val/a")
+    assert (sample.transpose(1, 2, 0) == (0, 255, 0)).all()
+
+
+def test_the_ratio_can_be_kept() -> None:
+    recipe = Recipe(U8, 16, keep_ratio=True)
+    assert pixels(jpeg(1, (64, 32)), recipe).shape == (3, 16, 32)
+    assert pixels(jpeg(1, (32, 64)), recipe).shape == (3, 32, 16)
+
+
+def test_a_jpeg_decoded_smaller_looks_like_one_decoded_whole(tmp_path: Path) -> None:
+    make_sample_pictures(tmp_path / "pictures", train=10, val=0)
+    for path in (tmp_path / "pictures").rglob("*.jpg"):
+        whole = np.asarray(Image.open(path).resize((24, 24), Image.Resampling.BOX), dtype=float)
+        sample = u8(path.read_bytes(), 24).transpose(1, 2, 0).astype(float)
+        assert np.abs(whole - sample).mean() < 3
+
+
+@pytest.mark.parametrize("size", [0, 7, 5000])
+def test_sizes_out_of_range_are_bad_usage(size: int) -> None:
+    with pytest.raises(SettingsError, match=str(size)):
+        Recipe(U8, size).check()
+
+
+def test_the_ratio_cannot_be_kept_in_a_tensor() -> None:
+    with pytest.raises(SettingsError, match="--keep-ratio"):
+        Recipe(F32, 224, keep_ratio=True).check()
+
+
+# Strange pictures
+
+
+def test_exif_orientation_turns_the_picture_upright() -> None:
+    upright = Image.new("RGB", (32, 32), "black")
+    upright.paste((255, 255, 255), (0, 0, 32, 16))  # the sky is above
+    for orientation, turn in ((3, Image.Transpose.ROTATE_180), (6, Image.Transpose.ROTATE_90)):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        sample = u8(saved(upright.transpose(turn), "JPEG", exif=exif))
+        assert sample[:, :6].mean() > 240
+        assert sample[:, -6:].mean() < 15
+
+
+def test_a_broken_exif_block_does_no_harm() -> None:
+    data = saved(picture(1), "JPEG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff")
+    assert (u8(data) == u8(saved(picture(1), "JPEG"))).all()
+
+
+def test_grey_palette_and_bilevel_become_three_channels() -> None:
+    grey = picture(1).convert("L")
+    sample = u8(saved(grey, "PNG"))
+    assert (sample[0] == sample[2]).all()
+    palette = u8(saved(picture(1).quantize(64), "PNG"))
+    assert np.abs(palette.astype(int) - u8(saved(picture(1), "PNG"))).mean() < 20
+    assert set(np.unique(u8(saved(Image.new("1", (16, 16), 1), "PNG")))) == {255}
+
+
+def test_cmyk_has_the_colours_it_shows() -> None:
+    red = Image.new("RGB", (32, 32), (250, 10, 10)).convert("CMYK")
+    channels = u8(saved(red, "JPEG")).mean(axis=(1, 2))
+    assert channels[0] > 235
+    assert channels[1] < 25
+
+
+def test_sixteen_bits_are_scaled_not_clipped() -> None:
+    ramp = (np.arange(32 * 32).reshape(32, 32) * 64).astype(np.uint16)  # to 65,472
+    sample = u8(saved(Image.fromarray(ramp), "PNG")).astype(int)
+    assert sample.min() < 12
+    assert sample.max() > 243
+    assert abs(sample.mean() - 127) < 3
+
+
+def test_transparency_lies_on_white() -> None:
+    clear = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
+    assert (u8(saved(clear, "PNG")) == 255).all()
+    half = Image.new("LA", (32, 32), (0, 128))
+    assert abs(int(u8(saved(half, "PNG")).mean()) - 127) <= 1
+    indexed = Image.new("P", (32, 32), 0)
+    indexed.putpalette([0, 0, 0, 9, 9, 9])
+    assert (u8(saved(indexed, "PNG", transparency=0)) == 255).all()
+
+
+def test_the_first_frame_of_an_animation_counts() -> None:
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
+    data = saved(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
+    assert u8(data)[0].mean() > 250
+
+
+def test_the_content_decides_not_the_name() -> None:
+    assert (u8(saved(picture(1), "PNG")) == u8(saved(picture(1), "BMP"))).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 400), (400, 1), (3, 2)])
+def test_tiny_and_thin_pictures_are_stretched(size: tuple[int, int]) -> None:
+    for recipe in (Recipe(U8, 16), Recipe(F32, 16)):
+        assert pixels(jpeg(1, size), recipe).shape == (3, 16, 16)
+
+
+def test_a_picture_too_thin_to_keep_its_ratio_is_reported() -> None:
+    with pytest.raises(UnreadablePictureError, match="longer than"):
+        prepare(jpeg(1, (2000, 1)), "train/a", Recipe(U8, 16, keep_ratio=True))
+
+
+def test_a_bomb_is_refused_before_it_unpacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preparation, "MAX_PIXELS", 1000)
+    with pytest.raises(UnreadablePictureError, match="megapixels"):
+        u8(jpeg(1, (40, 30)))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        pytest.param(b"", "empty", id="zero bytes"),
+        pytest.param(b"not a picture at all", "not a picture", id="text"),
+        pytest.param(jpeg(1)[:400], "(?i)truncated|broken|not a picture", id="cut in the header"),
+        pytest.param(jpeg(1)[:-200], "truncated", id="cut in the pixels"),
+        pytest.param(b"\xff\xd8\xff" + bytes(100), ".", id="nothing but a JPEG's start"),
+        pytest.param(b"\x89PNG\r\n\x1a\n" + bytes(100), ".", id="nothing but a PNG's start"),
+        pytest.param(
+            b"BM" + struct.pack("<IHHIIiiHH", 100, 0, 0, 54, 40, -5, 2**31 - 1, 1, 24) + bytes(50), ".", id="odd BMP"
+        ),
+        pytest.param(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture", id="PostScript"),
+        pytest.param(saved(Image.fromarray(np.zeros((9, 9), np.float32)), "TIFF"), "no known range", id="float TIFF"),
+    ],
+)
+def test_what_cannot_be_read_says_why(data: bytes, reason: str) -> None:
+    with pytest.raises(UnreadablePictureError, match=reason):
+        u8(data)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, len(jpeg(3)) - 1), st.binary(min_size=1, max_size=30))
+def test_damage_anywhere_is_a_sample_or_a_reason_never_a_crash(offset: int, damage: bytes) -> None:
+    data = bytearray(jpeg(3))
+    data[offset : offset + len(damage)] = damage
+    with contextlib.suppress(UnreadablePictureError):
+        assert pixels(bytes(data), Recipe(U8, 16)).shape == (3, 16, 16)
