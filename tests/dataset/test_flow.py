@@ -1,0 +1,134 @@
+"""What joins the stages: queues hold back and close, the gate pauses and stops, the cap keeps the pace."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from ossconsole.dataset.flow import BandwidthCap, BoundedQueue, Closed, Gate, Stopped
+
+WAIT_S = 10.0
+
+
+def in_thread(action: Callable[[], object]) -> tuple[threading.Thread, list[object]]:
+    """Runs `action`, and collects what it gave or raised."""
+    result: list[object] = []
+
+    def main() -> None:
+        try:
+            result.append(action())
+        except (Stopped, Closed) as error:
+            result.append(type(error))
+
+    thread = threading.Thread(target=main, daemon=True)
+    thread.start()
+    return thread, result
+
+
+def test_a_full_queue_holds_back_until_there_is_room() -> None:
+    queue = BoundedQueue[int](2)
+    queue.put(1)
+    queue.put(2)
+    thread, _ = in_thread(lambda: queue.put(3))
+    assert len(queue) == 2
+    assert queue.get() == 1
+    thread.join(WAIT_S)
+    assert [queue.get(), queue.get(), queue.get(wait=False)] == [2, 3, None]
+
+
+def test_a_closed_queue_gives_out_what_is_inside() -> None:
+    queue = BoundedQueue[int](2)
+    queue.put(1)
+    queue.close()
+    assert queue.get() == 1
+    with pytest.raises(Closed):
+        queue.get()
+
+
+def test_closing_wakes_who_waits() -> None:
+    queue = BoundedQueue[int](2)
+    thread, result = in_thread(queue.get)
+    queue.close()
+    thread.join(WAIT_S)
+    assert result == [Closed]
+
+
+def test_breaking_off_unwinds_both_sides() -> None:
+    queue = BoundedQueue[int](1)
+    queue.put(1)
+    thread, result = in_thread(lambda: queue.put(2))
+    queue.break_off()
+    thread.join(WAIT_S)
+    assert result == [Stopped]
+    with pytest.raises(Stopped):
+        queue.get()
+
+
+def test_a_paused_gate_holds_until_it_goes_on() -> None:
+    gate = Gate()
+    gate.check()
+    gate.pause()
+    thread, result = in_thread(gate.check)
+    assert result == []
+    gate.resume()
+    thread.join(WAIT_S)
+    assert result == [None]
+
+
+def test_a_stopped_gate_unwinds_even_while_paused() -> None:
+    gate = Gate()
+    gate.pause()
+    thread, result = in_thread(gate.check)
+    gate.stop()
+    thread.join(WAIT_S)
+    assert result == [Stopped]
+    with pytest.raises(Stopped):
+        gate.check()
+
+
+class Clock:
+    """Time that passes only while somebody waits for it."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class WaitingGate(Gate):
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._clock = clock
+
+    def wait_until(self, ready: Callable[[], bool], timeout_s: float | None = None) -> None:
+        assert timeout_s is not None
+        self._clock.now += timeout_s
+
+
+def test_the_cap_lets_pass_what_it_says_on_average() -> None:
+    clock = Clock()
+    cap = BandwidthCap(1000.0, WaitingGate(clock), clock)
+    for _ in range(100):
+        cap.pass_through(500)
+    assert clock.now == pytest.approx(50, abs=1)
+
+
+def test_idle_time_is_no_credit() -> None:
+    clock = Clock()
+    cap = BandwidthCap(1000.0, WaitingGate(clock), clock)
+    clock.now = 1000.0
+    for _ in range(10):
+        cap.pass_through(1000)
+    assert clock.now == pytest.approx(1010, abs=1)
+
+
+def test_lifting_the_cap_releases_who_waits() -> None:
+    cap = BandwidthCap(1.0, Gate())
+    thread, result = in_thread(lambda: cap.pass_through(1_000_000))
+    cap.set(None)
+    thread.join(WAIT_S)
+    assert result == [None]
+    assert cap.limit is None

@@ -1,0 +1,159 @@
+"""The journal: what it decides about each file, what survives, and who may open it."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from ossconsole.dataset.journal import Failure, Journal, JournalError, SentSample, Verdict
+from ossconsole.dataset.layout import PlannedSample
+from ossconsole.dataset.source import FileOrigin
+
+
+def planned(path: str, *, size: int = 10, mtime_ns: int = 5, class_name: str = "ants", key: str = "") -> PlannedSample:
+    stem = key or path.rpartition(".")[0]
+    return PlannedSample(path, "train", class_name, stem, path, size, mtime_ns, FileOrigin(path))
+
+
+def sent(path: str, *, size: int = 10, mtime_ns: int = 5) -> SentSample:
+    return SentSample(path, size, mtime_ns, 8, 8, 192, "18446744073709551615", "ABC")
+
+
+def opened(tmp_path: Path, recipe: str = "r") -> Journal:
+    return Journal(tmp_path / "journal.sqlite", source="/source", recipe=recipe)
+
+
+def upload(tmp_path: Path, *paths: str, recipe: str = "r") -> None:
+    with closing(opened(tmp_path, recipe)) as journal:
+        for path in paths:
+            assert journal.rule(planned(path), ".u8").verdict is Verdict.SEND
+            journal.book(sent(path))
+
+
+def test_what_was_sent_is_unchanged_in_the_next_run(tmp_path: Path) -> None:
+    upload(tmp_path, "train/a.jpg")
+    with closing(opened(tmp_path)) as journal:
+        ruling = journal.rule(planned("train/a.jpg"), ".u8")
+        assert (ruling.verdict, ruling.key) == (Verdict.UNCHANGED, "train/a.u8")
+        assert journal.rule(planned("train/b.jpg"), ".u8").verdict is Verdict.SEND
+
+
+@pytest.mark.parametrize(
+    ("change", "crc_helps"), [({"size": 11}, True), ({"mtime_ns": 6}, True), ({"class_name": "bees"}, False)]
+)
+def test_a_changed_file_is_sent_again_under_its_key(tmp_path: Path, change: dict[str, object], crc_helps: bool) -> None:
+    upload(tmp_path, "train/a.jpg")
+    with closing(opened(tmp_path)) as journal:
+        ruling = journal.rule(planned("train/a.jpg", **change), ".u8")  # type: ignore[arg-type]
+        assert (ruling.verdict, ruling.key) == (Verdict.SEND, "train/a.u8")
+        assert (ruling.crc64 != "") is crc_helps
+
+
+def test_another_recipe_sends_everything_again(tmp_path: Path) -> None:
+    upload(tmp_path, "train/a.jpg", recipe="r")
+    with closing(opened(tmp_path, recipe="other")) as journal:
+        ruling = journal.rule(planned("train/a.jpg"), ".u8")
+        assert (ruling.verdict, ruling.crc64) == (Verdict.SEND, "")
+
+
+def test_two_files_never_get_one_key(tmp_path: Path) -> None:
+    with closing(opened(tmp_path)) as journal:
+        keys = [
+            journal.rule(planned(path, key="train/a"), ".u8").key
+            for path in ("train/a.jpg", "train/a.jpeg", "train/a.jpg")
+        ]
+        assert keys == ["train/a.u8", "train/a.jpeg.u8", "train/a.u8"]
+        clash = planned("elsewhere", key="train/a")
+        assert journal.rule(clash, ".u8").verdict is Verdict.SEND
+        third = PlannedSample("third", "train", "ants", "train/a", "train/a.jpeg", 1, 1, FileOrigin("third"))
+        assert journal.rule(third, ".u8").verdict is Verdict.CLASH
+
+
+def test_files_that_are_gone_are_told_and_can_be_forgotten(tmp_path: Path) -> None:
+    upload(tmp_path, "train/a.jpg", "train/b.jpg")
+    with closing(opened(tmp_path)) as journal:
+        journal.rule(planned("train/b.jpg"), ".u8")
+        assert list(journal.removed()) == ["train/a.u8"]
+        journal.forget(["train/a.u8"])
+        assert [row.key for row in journal.expected()] == ["train/b.u8"]
+
+
+def test_a_failure_keeps_what_an_earlier_run_sent_and_is_tried_again(tmp_path: Path) -> None:
+    upload(tmp_path, "train/a.jpg")
+    with closing(opened(tmp_path)) as journal:
+        journal.rule(planned("train/a.jpg", size=11), ".u8")
+        journal.fail(Failure("train/a.jpg", "no", "AccessDenied", "id"))
+        (row,) = journal.expected()
+        assert (row.present, row.this_run, row.failed) == (True, False, True)
+    with closing(opened(tmp_path)) as journal:
+        assert journal.rule(planned("train/a.jpg", size=11), ".u8").verdict is Verdict.SEND
+
+
+def test_reopened_samples_are_found_again_and_settled_ones_are_not(tmp_path: Path) -> None:
+    upload(tmp_path, "train/a.jpg", "train/b.jpg", "train/c.jpg")
+    with closing(opened(tmp_path)) as journal:
+        for name in "abc":
+            journal.rule(planned(f"train/{name}.jpg"), ".u8")
+        journal.reopen("train/a.jpg")
+        journal.reopen("train/c.jpg")
+        journal.fail(Failure("train/c.jpg", "no"))
+        assert [journal.reopened_key(f"train/{name}.jpg") for name in "abcd"] == ["train/a.u8", "", "", ""]
+        assert journal.unsettled() == ["train/a.jpg"]
+
+
+def test_rows_come_by_key_a_page_at_a_time(tmp_path: Path) -> None:
+    names = [f"train/{number:05}.jpg" for number in range(2500)]
+    upload(tmp_path, *names, "val/é.jpg")
+    with closing(opened(tmp_path)) as journal:
+        assert [row.key for row in journal.expected()] == [name[:-4] + ".u8" for name in names] + ["val/é.u8"]
+        assert [sample.key for sample in journal.samples("val", {"ants": 3})] == ["val/é.u8"]
+        assert next(journal.samples("train", {"ants": 3})).label == 3
+        assert journal.has_samples("val")
+        assert journal.classes() == ["ants"]
+
+
+def test_a_second_upload_to_the_same_prefix_is_refused(tmp_path: Path) -> None:
+    with closing(opened(tmp_path)), pytest.raises(JournalError, match="Another upload"):
+        opened(tmp_path)
+    opened(tmp_path).close()
+
+
+def test_a_file_that_is_no_journal_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "journal.sqlite").write_bytes(b"no database " * 500)
+    with pytest.raises(JournalError, match=r"journal\.sqlite"):
+        opened(tmp_path)
+
+
+def test_a_journal_of_another_version_is_an_error(tmp_path: Path) -> None:
+    upload(tmp_path, "train/a.jpg")
+    with closing(sqlite3.connect(tmp_path / "journal.sqlite")) as database:
+        database.execute("PRAGMA user_version=99")
+    with pytest.raises(JournalError, match="another version"):
+        opened(tmp_path)
+
+
+def test_a_full_disk_is_told_and_harms_nothing(tmp_path: Path) -> None:
+    upload(tmp_path, "train/a.jpg")
+    journal = opened(tmp_path)
+    pages = journal._db.execute("PRAGMA page_count").fetchone()[0]
+    journal._db.execute(f"PRAGMA max_page_count={pages}")
+
+    def fill() -> None:
+        for number in range(10_000):
+            journal.rule(planned(f"train/{number}.jpg"), ".u8")
+
+    with pytest.raises(JournalError, match="full") as caught:
+        fill()
+    assert "Free space" in caught.value.remedy
+    with pytest.raises(JournalError):
+        journal.close()
+    with closing(opened(tmp_path)) as after:
+        assert [row.key for row in after.expected()] == ["train/a.u8"]
+
+
+def test_only_the_user_may_read_it(tmp_path: Path) -> None:
+    upload(tmp_path, "train/a.jpg")
+    assert (tmp_path / "journal.sqlite").stat().st_mode & 0o777 == 0o600
