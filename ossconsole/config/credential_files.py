@@ -96,12 +96,8 @@ def read_aliyun_file(path: Path, name: str = "") -> Credentials | None:
     text = read_text(path)
     if text is None:
         return None
-    try:
-        document: Any = msgspec.json.decode(text)
-        profiles = {str(profile["name"]): profile for profile in document["profiles"]}
-        chosen = name or str(document.get("current") or "default")
-    except (msgspec.DecodeError, KeyError, TypeError, AttributeError):
-        raise _bad(path, "it holds no list of profiles") from None
+    current, profiles = _aliyun_profiles(path, text)
+    chosen = name or current
     found = profiles.get(chosen)
     if found is None or found.get("mode", "AK") not in _ALIYUN_MODES or not found.get("access_key_id"):
         return None
@@ -112,6 +108,19 @@ def read_aliyun_file(path: Path, name: str = "") -> Credentials | None:
         None,
         source=f"aliyun CLI {chosen} ({path})",
     )
+
+
+def ossutil_names(path: Path) -> list[str]:
+    """The names of the profiles in the file, without `default`; empty where there is no file."""
+    text = read_text(path)
+    names = _ini_parser(path, text).sections() if text is not None else []
+    return [name.split(maxsplit=1)[1] for name in names if name.lower().startswith("profile ")]
+
+
+def aliyun_names(path: Path) -> list[str]:
+    """The names of the profiles in the file; empty where there is no file."""
+    text = read_text(path)
+    return list(_aliyun_profiles(path, text)[1]) if text is not None else []
 
 
 def parse_expiration(text: str) -> datetime | None:
@@ -131,17 +140,32 @@ def _credentials(key_id: str, key_secret: str, token: str, expiration: datetime 
     return Credentials(key_id, Secret(key_secret), Secret(token) if token else None, expiration, source)
 
 
+def _aliyun_profiles(path: Path, text: str) -> tuple[str, dict[str, dict[str, Any]]]:
+    """The name of the current profile, and all by name."""
+    try:
+        document: Any = msgspec.json.decode(text)
+        profiles = {str(profile["name"]): profile for profile in document["profiles"]}
+        return str(document.get("current") or "default"), profiles
+    except (msgspec.DecodeError, KeyError, TypeError, AttributeError):
+        raise _bad(path, "it holds no list of profiles") from None
+
+
 def _ini_sections(path: Path, text: str) -> dict[str, dict[str, str]]:
     """Sections and keys by their plain names: ossutil takes any case, and `-` or `_` between words."""
+    parser = _ini_parser(path, text)
+    return {
+        _plain(section): {_plain(key): value.strip() for key, value in parser.items(section)}
+        for section in parser.sections()
+    }
+
+
+def _ini_parser(path: Path, text: str) -> configparser.ConfigParser:
     parser = configparser.ConfigParser(interpolation=None, strict=False, default_section="\0none")
     try:
         parser.read_string(text)
     except configparser.Error:
         raise _bad(path, "it is not ossutil's INI format") from None
-    return {
-        _plain(section): {_plain(key): value.strip() for key, value in parser.items(section)}
-        for section in parser.sections()
-    }
+    return parser
 
 
 def _plain(name: str) -> str:

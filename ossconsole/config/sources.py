@@ -140,6 +140,9 @@ class EcsRoleSource:
         return f"ECS RAM role {self.role}".strip()
 
 
+AnySource = EnvironmentSource | FileSource | EcsRoleSource
+
+
 def find_credentials(profile: Profile, environ: Mapping[str, str] = os.environ) -> CredentialSource:
     """The first source that has a key pair; only the one that the profile names, when it names one.
 
@@ -163,6 +166,44 @@ def describe_credentials(profile: Profile, environ: Mapping[str, str] = os.envir
     return f"{mask_key_id(found.access_key_id)} from {found.source}"
 
 
+@dataclass(frozen=True)
+class SourceState:
+    """One place where credentials may lie: what is there (`credentials`), else why there is nothing (`words`)."""
+
+    source: AnySource
+    credentials: Credentials | None
+    words: str = ""
+
+
+def survey(environ: Mapping[str, str] = os.environ) -> list[SourceState]:
+    """Every place, in the order of looking, with all profiles of ossutil and of the aliyun CLI; may take a second."""
+    ossutil, aliyun = credential_files.ossutil_file(environ), credential_files.aliyun_file()
+    places: list[AnySource] = [EnvironmentSource(), FileSource("connector", credential_files.connector_file())]
+    for kind, path, names in (
+        ("ossutil", ossutil, credential_files.ossutil_names),
+        ("aliyun", aliyun, credential_files.aliyun_names),
+    ):
+        places += [FileSource(kind, path, name) for name in ("", *_readable(names, path))]
+    return [_state(place) for place in (*places, EcsRoleSource())]
+
+
+def _readable(names: Callable[[Path], list[str]], path: Path) -> list[str]:
+    """The names in the file; none where it cannot be used, which its own state tells."""
+    try:
+        return names(path)
+    except ConsoleError:
+        return []
+
+
+def _state(source: AnySource) -> SourceState:
+    try:
+        return SourceState(source, source())
+    except NoCredentialsError:
+        return SourceState(source, None, "none")
+    except ConsoleError as error:
+        return SourceState(source, None, error.message)
+
+
 def sources(profile: Profile, environ: Mapping[str, str] = os.environ) -> Iterator[AnySource]:
     """The sources to ask for this profile, in order."""
     kind, _, name = profile.credentials.partition(":")
@@ -177,9 +218,6 @@ def sources(profile: Profile, environ: Mapping[str, str] = os.environ) -> Iterat
             yield FileSource("aliyun", credential_files.aliyun_file(), name or environ.get("ALIBABA_CLOUD_PROFILE", ""))
         else:
             yield EcsRoleSource(name)
-
-
-AnySource = EnvironmentSource | FileSource | EcsRoleSource
 
 
 def ends_within(credentials: Credentials, margin: timedelta, now: datetime | None = None) -> bool:

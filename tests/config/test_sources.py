@@ -21,7 +21,7 @@ from ossconsole.config.credentials import Credentials
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.profile import Profile, checked
 from ossconsole.config.secret import Secret
-from ossconsole.config.sources import FileSource, NoCredentialsError, find_credentials
+from ossconsole.config.sources import FileSource, NoCredentialsError, find_credentials, survey
 
 SENTINEL = "sentinel-6f1d2c"
 OSSUTIL = f"""[default]
@@ -213,3 +213,28 @@ def test_secrets_are_masked_wherever_they_could_show() -> None:
 def test_a_file_source_without_its_file_finds_nothing(tmp_path: Path) -> None:
     assert FileSource("connector", tmp_path / "none").look() is None
     assert "OSS_ACCESS_KEY_ID" not in os.environ
+
+
+def test_the_survey_names_every_place_and_every_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_all(monkeypatch)
+    found = {str(state.source): state for state in survey()}
+    ids = [state.credentials.access_key_id for state in found.values() if state.credentials]
+    assert ids == [
+        "from-environment",
+        "from-connector",
+        "ossutil-default",
+        "ossutil-gpu",
+        "aliyun-work",
+        "aliyun-work",
+        "s",
+    ]
+    (ecs,) = [state for name, state in found.items() if name.startswith("ECS")]
+    assert "metadata service" in ecs.words
+
+
+def test_the_survey_goes_on_past_a_broken_file() -> None:
+    write(ossutil_file(), SENTINEL)
+    write(aliyun_file(), SENTINEL)
+    states = survey()
+    assert next(state.words for state in states if "ossutil" in str(state.source)).startswith(str(ossutil_file()))
+    assert not any(SENTINEL in state.words for state in states)
