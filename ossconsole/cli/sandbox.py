@@ -30,9 +30,40 @@ if TYPE_CHECKING:
 @click.option("--cache-mb", type=click.FloatRange(0), default=512.0, show_default=True)
 @click.option("--bandwidth-mb-s", type=click.FloatRange(0), default=0.0, show_default=True)
 @click.option("--put-first-byte-ms", type=click.FloatRange(0), default=0.0, show_default=True)
+@click.option(
+    "--faults",
+    "fault_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="JSON file of the faults to simulate from the start.",
+)
+@click.option(
+    "--synthetic-keys",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="List this many made-up keys below synthetic/, to measure browsers with.",
+)
+@click.option(
+    "--metadata",
+    type=click.Choice(["off", "v1", "v2"]),
+    default="off",
+    show_default=True,
+    help="Instance metadata service on 127.0.0.3: both versions (v1), or with tokens only (v2).",
+)
+@click.option("--metadata-credential-ttl-s", type=click.FloatRange(1), default=3600.0, show_default=True)
 @click.option("--until-stdin-closes", is_flag=True, hidden=True)
 def sandbox(
-    *, directory: Path, port: int, region: str, unshaped: bool, until_stdin_closes: bool, **figures: float
+    *,
+    directory: Path,
+    port: int,
+    region: str,
+    unshaped: bool,
+    fault_file: Path | None,
+    synthetic_keys: int,
+    metadata: str,
+    metadata_credential_ttl_s: float,
+    until_stdin_closes: bool,
+    **figures: float,
 ) -> None:
     """Serve an OSS-compatible bucket on loopback, with a standard and an accelerated endpoint.
 
@@ -40,6 +71,7 @@ def sandbox(
     off. They say nothing about the real service.
     """
     from ossconsole.sandbox.app import Settings, run
+    from ossconsole.sandbox.faults import FaultPlan, read_plan
     from ossconsole.sandbox.shaping import Shaping
 
     settings = Settings(
@@ -47,6 +79,10 @@ def sandbox(
         port=port,
         region=region,
         shaping=Shaping.none() if unshaped else Shaping(**figures),
+        faults=read_plan(fault_file) if fault_file else FaultPlan(),
+        synthetic_keys=synthetic_keys,
+        metadata=metadata,
+        metadata_credential_ttl_s=metadata_credential_ttl_s,
         until_stdin_closes=until_stdin_closes,
     )
     run(settings, _print)

@@ -15,42 +15,50 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
-from aiohttp import web
 
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.config.errors import ConsoleError, SettingsError
+from ossconsole.config.errors import SettingsError
+from ossconsole.sandbox.accelerator import whole_bucket
 from ossconsole.sandbox.api.call import Service
 from ossconsole.sandbox.cache import BlockCache
+from ossconsole.sandbox.faults import FaultEngine, FaultPlan
+from ossconsole.sandbox.imds import MetadataService
 from ossconsole.sandbox.keys import KeyRing
+from ossconsole.sandbox.listeners import Listener, reserve
 from ossconsole.sandbox.process import LOG_NAME, SandboxInfo, make_folder
 from ossconsole.sandbox.reading import Reader
+from ossconsole.sandbox.records import Bucket
 from ossconsole.sandbox.requestlog import RequestLog
 from ossconsole.sandbox.server import ADDRESSES, Front
 from ossconsole.sandbox.shaping import Origin, Shaping
+from ossconsole.sandbox.steering import Steering
 from ossconsole.sandbox.store import Store
+from ossconsole.sandbox.synthetic import SyntheticKeys
 
 # The connector calls `<bucket>.<endpoint host>`: with this bucket and these hosts that is 127.0.0.1 and 127.0.0.2.
 BUCKET = "127"
+METADATA_ADDRESS = "127.0.0.3"
 _HOSTS = {EndpointKind.STANDARD: "0.0.1", EndpointKind.ACCELERATED: "0.0.2"}
-_BIND_ATTEMPTS = 20
-_SHUTDOWN_S = 1.0
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """How to run a sandbox. Port 0 takes a free one."""
+    """How to run a sandbox. Port 0 takes a free one; `metadata` is `off`, `v1` (both versions) or `v2`."""
 
     directory: Path
     port: int = 0
     region: str = "cn-sandbox"
     shaping: Shaping = Shaping()
+    faults: FaultPlan = FaultPlan()
+    synthetic_keys: int = 0
+    metadata: str = "off"
+    metadata_credential_ttl_s: float = 3600.0
     until_stdin_closes: bool = False
 
 
 def run(settings: Settings, ready: Callable[[SandboxInfo], None]) -> None:
-    """Serve until SIGINT or SIGTERM; `ready` is called once both endpoints answer. Raises ConsoleError."""
-    directory = settings.directory
-    make_folder(directory)
-    with _locked(directory), contextlib.closing(Store(directory)) as store:
+    """Serve until SIGINT or SIGTERM; `ready` is called once the endpoints answer. Raises ConsoleError."""
+    make_folder(settings.directory)
+    with _locked(settings.directory), contextlib.closing(Store(settings.directory)) as store:
         asyncio.run(_serve(settings, store, ready))
 
 
@@ -70,36 +78,51 @@ def _locked(directory: Path) -> Iterator[None]:
 
 
 async def _serve(settings: Settings, store: Store, ready: Callable[[SandboxInfo], None]) -> None:
-    sockets = _bind(settings.port)
-    port = sockets[EndpointKind.STANDARD].getsockname()[1]
+    addresses = [*ADDRESSES.values(), *([METADATA_ADDRESS] if settings.metadata != "off" else [])]
+    sockets = reserve(addresses, settings.port)
+    port = sockets[addresses[0]].getsockname()[1]
     service = _service(settings, store, port)
     if BUCKET not in store.buckets:
-        store.create_bucket(BUCKET)
+        now = time.time()
+        accelerator = msgspec.json.encode(whole_bucket(settings.region, now))
+        store.put_bucket(Bucket(name=BUCKET, created=now, accelerator=accelerator))
+    log = RequestLog(settings.directory / LOG_NAME)
+    listeners: dict[EndpointKind, Listener] = {}
+
+    def outage(plan: FaultPlan) -> None:
+        for kind, listener in listeners.items():
+            listener.outage(plan.outages.get(kind, 0.0))
+
+    steering = Steering(service, settings.shaping, outage)
+    front = Front(service, steering, log)
+    listeners |= {kind: Listener(front.server(kind), sockets[address]) for kind, address in ADDRESSES.items()}
+    everything = [*listeners.values(), *_metadata(settings, service.keys, port, sockets.get(METADATA_ADDRESS))]
+    for listener in everything:
+        await listener.start()
+    stop = _stop_event(settings)
+    steering.set_plan(settings.faults)
+    gc.freeze()
+    ready(_info(settings, service.keys, port))
+    await stop.wait()
+    await asyncio.gather(*(listener.stop() for listener in everything))
+    log.close()
+
+
+def _stop_event(settings: Settings) -> asyncio.Event:
+    """Set by SIGINT, by SIGTERM and, if so set, by the end of stdin."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
+
+    def on_stdin() -> None:
+        if not os.read(sys.stdin.fileno(), 4096):
+            loop.remove_reader(sys.stdin.fileno())
+            stop.set()
+
     if settings.until_stdin_closes:
-        loop.add_reader(sys.stdin.fileno(), lambda: _on_stdin(stop))
-    log = RequestLog(settings.directory / LOG_NAME)
-    front = Front(service, log)
-    runners = []
-    for kind, listener in sockets.items():
-        runner = web.ServerRunner(front.server(kind), shutdown_timeout=_SHUTDOWN_S)
-        await runner.setup()
-        await web.SockSite(runner, listener, backlog=1024).start()
-        runners.append(runner)
-    gc.freeze()
-    ready(_info(settings, service.keys, port))
-    await stop.wait()
-    await asyncio.gather(*(runner.cleanup() for runner in runners))
-    log.close()
-
-
-def _on_stdin(stop: asyncio.Event) -> None:
-    if not os.read(sys.stdin.fileno(), 4096):
-        asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
-        stop.set()
+        loop.add_reader(sys.stdin.fileno(), on_stdin)
+    return stop
 
 
 def _service(settings: Settings, store: Store, port: int) -> Service:
@@ -114,8 +137,22 @@ def _service(settings: Settings, store: Store, port: int) -> Service:
         origin=origin,
         reader=Reader(store.blobs, origin, shaping, cache),
         cache=cache,
-        clock=time.time,
+        faults=FaultEngine(FaultPlan(), time.monotonic()),
+        synthetic=SyntheticKeys(settings.synthetic_keys) if settings.synthetic_keys else None,
     )
+
+
+def _metadata(settings: Settings, keys: KeyRing, port: int, listening: socket.socket | None) -> list[Listener]:
+    if listening is None:
+        return []
+    service = MetadataService(
+        keys,
+        settings.region,
+        host=f"{METADATA_ADDRESS}:{port}",
+        tokens_only=settings.metadata == "v2",
+        credential_ttl_s=settings.metadata_credential_ttl_s,
+    )
+    return [Listener(service.server(), listening)]
 
 
 def _info(settings: Settings, keys: KeyRing, port: int) -> SandboxInfo:
@@ -124,33 +161,7 @@ def _info(settings: Settings, keys: KeyRing, port: int) -> SandboxInfo:
         region=settings.region,
         endpoints={kind.value: f"http://{host}:{port}" for kind, host in _HOSTS.items()},
         path_style_endpoint=f"http://{ADDRESSES[EndpointKind.STANDARD]}:{port}",
+        metadata_endpoint=None if settings.metadata == "off" else f"http://{METADATA_ADDRESS}:{port}",
         access_key_id=keys.owner.id,
         access_key_secret=keys.owner.secret,
     )
-
-
-def _bind(port: int) -> dict[EndpointKind, socket.socket]:
-    """Both listeners on one port. Raises ConsoleError when it is taken."""
-    for _ in range(_BIND_ATTEMPTS):
-        sockets: dict[EndpointKind, socket.socket] = {}
-        chosen = port
-        try:
-            for kind, address in ADDRESSES.items():
-                listener = socket.socket()
-                sockets[kind] = listener
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                listener.bind((address, chosen))
-                # Bound is not taken yet: with SO_REUSEADDR only listening claims the port.
-                listener.listen(1024)
-                chosen = listener.getsockname()[1]
-        except OSError as error:
-            for listener in sockets.values():
-                listener.close()
-            if port:
-                raise ConsoleError(
-                    f"The sandbox cannot listen on port {port}: {error.strerror}.",
-                    remedy="Stop what uses it, or give another --port (0 takes a free one).",
-                ) from error
-        else:
-            return sockets
-    raise ConsoleError("No free port was found on 127.0.0.1 and 127.0.0.2.", remedy="Give one with --port.")

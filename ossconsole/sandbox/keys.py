@@ -6,6 +6,7 @@ import enum
 import os
 import secrets
 import string
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import msgspec
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.secret import Secret
 
+_REMEMBERED_S = 86_400.0
 _ALPHABET = string.ascii_letters + string.digits
 
 
@@ -76,7 +78,9 @@ class KeyRing:
                 raise SettingsError(
                     f"The sandbox's key file {path} is damaged: {error}.", remedy="Delete it; a new key will be made."
                 ) from error
-            return cls(path, {key.id: key for key in keys})
+            # For a while a key that has ended is told so; after that it is as unknown as on the service.
+            oldest = time.time() - _REMEMBERED_S
+            return cls(path, {key.id: key for key in keys if key.expires_at is None or key.expires_at > oldest})
         ring = cls(path, {})
         ring.issue(Role.OWNER)
         return ring
@@ -109,12 +113,6 @@ class KeyRing:
             raise KeyError(access_key_id)
         del self._keys[access_key_id]
         self._save()
-
-    def forget_expired(self, now: float, *, grace_s: float = 86_400.0) -> None:
-        """Drop temporary keys that ended `grace_s` ago; until then they are told that they have expired."""
-        old = [key.id for key in self._keys.values() if key.expires_at is not None and key.expires_at + grace_s < now]
-        for access_key_id in old:
-            del self._keys[access_key_id]
 
     def _save(self) -> None:
         temporary = self._path.with_suffix(".new")

@@ -57,6 +57,8 @@ class SandboxInfo(msgspec.Struct, frozen=True, kw_only=True):
     path_style_endpoint: str
     access_key_id: str
     access_key_secret: Secret
+    metadata_endpoint: str | None = None
+    """Where the simulated instance metadata service answers, None when it is off."""
 
     def encode(self) -> bytes:
         """The line, with the secret in clear: it is for the process that started the sandbox."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+from pathlib import Path
 
-from ossconsole.config.endpoints import EndpointKind
 from ossconsole.sandbox.blobs import BlobFolder
 from ossconsole.sandbox.cache import BLOCK_BYTES, BlockCache
 from ossconsole.sandbox.ranges import Span
@@ -27,10 +27,16 @@ class Reader:
         self._cache = cache
         self._sleep = sleep
 
-    def open(self, kind: EndpointKind, stored: StoredObject, span: Span) -> Body:
-        """The bytes of `span`, to be read through the endpoint of this kind and then closed."""
-        cached = kind is EndpointKind.ACCELERATED and self._cache.capacity > 0
-        return Body(self, os.open(self._blobs.path(stored.blob), os.O_RDONLY | os.O_CLOEXEC), stored, span, cached)
+    def open(self, stored: StoredObject, span: Span, *, cached: bool) -> Body:
+        """The bytes of `span`, from the bucket or through the cache, to be read and then closed."""
+        descriptor = os.open(self._blobs.path(stored.blob), os.O_RDONLY | os.O_CLOEXEC)
+        return Body(self, descriptor, stored, span, cached=cached)
+
+    def warm(self, stored: StoredObject) -> None:
+        """Take an object that is being written into the cache."""
+        with Path(self._blobs.path(stored.blob)).open("rb") as file:
+            for number in range(-(-stored.size // BLOCK_BYTES)):
+                self._cache.put((stored.blob, stored.size, number), file.read(BLOCK_BYTES))
 
     async def first_byte(self) -> None:
         """What the accelerator itself takes, before it looks into its cache."""
@@ -63,7 +69,7 @@ class Body:
     reader waits its turn, these stay its bytes.
     """
 
-    def __init__(self, reader: Reader, descriptor: int, stored: StoredObject, span: Span, cached: bool) -> None:
+    def __init__(self, reader: Reader, descriptor: int, stored: StoredObject, span: Span, *, cached: bool) -> None:
         self._reader = reader
         self._descriptor = descriptor
         self._stored = stored

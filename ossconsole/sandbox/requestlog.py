@@ -29,6 +29,8 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     ms: float
     code: str = ""
     """The error code, empty for a success."""
+    fault: str = ""
+    """The fault that befell it, empty for none."""
 
 
 def shown_query(query: dict[str, str]) -> dict[str, str]:

@@ -6,8 +6,10 @@ import hashlib
 
 import msgspec
 
+from ossconsole.config.endpoints import EndpointKind
 from ossconsole.sandbox import listing, requestxml
 from ossconsole.sandbox import markup as xml
+from ossconsole.sandbox.accelerator import configured
 from ossconsole.sandbox.api.call import OWNER, Call, Reply, xml_reply
 from ossconsole.sandbox.api.objects import acl_document
 from ossconsole.sandbox.api.writes import STORAGE_CLASSES, content_md5
@@ -164,3 +166,35 @@ async def delete_objects(call: Call) -> Reply:
     fields = [xml.element("EncodingType", "url")] if call.query.get("encoding-type") else []
     fields += [xml.parent("Deleted", [xml.element("Key", encode(key))]) for key in keys]
     return xml_reply(xml.document("DeleteResult", fields))
+
+
+def _on_accelerator(call: Call) -> Bucket:
+    """The accelerator's own calls are taken at its own address only."""
+    if call.kind is EndpointKind.STANDARD:
+        raise OssError("NotImplemented", "dataAccelerator is served by the accelerated endpoint only.")
+    return call.store.bucket(call.bucket)
+
+
+async def get_accelerator(call: Call) -> Reply:
+    _on_accelerator(call)
+    accelerator = call.service.accelerator(call.bucket)
+    if accelerator is None:
+        raise OssError("DataAcceleratorNotFound", fields={"BucketName": call.bucket})
+    return xml_reply(accelerator.document(call.bucket))
+
+
+async def put_accelerator(call: Call) -> Reply:
+    bucket = _on_accelerator(call)
+    before = call.service.accelerator(call.bucket)
+    wanted = configured(await call.xml_body(), before, call.service.region, call.service.clock())
+    call.store.put_bucket(msgspec.structs.replace(bucket, accelerator=msgspec.json.encode(wanted)))
+    return Reply(200)
+
+
+async def delete_accelerator(call: Call) -> Reply:
+    bucket = _on_accelerator(call)
+    if bucket.accelerator is None:
+        raise OssError("NoSuchConfiguration", fields={"BucketName": call.bucket})
+    call.store.put_bucket(msgspec.structs.replace(bucket, accelerator=None))
+    call.service.cache.clear()
+    return Reply(204)

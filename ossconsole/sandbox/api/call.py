@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
 from dataclasses import dataclass, field
 from functools import partial
+from heapq import merge
+from itertools import islice
+from operator import attrgetter
 
+import msgspec
 from aiohttp import StreamReader
 
 from ossconsole.config.endpoints import EndpointKind
+from ossconsole.sandbox.accelerator import Accelerator
 from ossconsole.sandbox.cache import BlockCache
 from ossconsole.sandbox.errors import OssError
+from ossconsole.sandbox.faults import FaultEngine
 from ossconsole.sandbox.incoming import Incoming, Target
 from ossconsole.sandbox.keys import AccessKey, KeyRing
 from ossconsole.sandbox.listing import KeySource
 from ossconsole.sandbox.reading import Body, Reader
+from ossconsole.sandbox.records import StoredObject
 from ossconsole.sandbox.shaping import Origin
 from ossconsole.sandbox.store import Store
+from ossconsole.sandbox.synthetic import SyntheticKeys
 
 OWNER = "sandbox"
 _MAX_XML_BYTES = 4 << 20
+_decode_accelerator = msgspec.json.Decoder(Accelerator).decode
 
 
 @dataclass
@@ -33,11 +42,37 @@ class Service:
     origin: Origin
     reader: Reader
     cache: BlockCache
-    clock: Callable[[], float]
+    faults: FaultEngine
+    synthetic: SyntheticKeys | None = None
+
+    def clock(self) -> float:
+        """Unix seconds, as this server has them."""
+        return time.time() + self.faults.plan.clock_skew_s
 
     def source(self, bucket: str) -> KeySource:
         """What a listing of the bucket goes through."""
-        return partial(self.store.index.scan, bucket)
+        stored = partial(self.store.index.scan, bucket)
+        if self.synthetic is None:
+            return stored
+        made_up = self.synthetic.scan
+
+        def merged(start: bytes, end: bytes, limit: int, *, inclusive: bool) -> list[StoredObject]:
+            both = (scan(start, end, limit, inclusive=inclusive) for scan in (stored, made_up))
+            return list(islice(merge(*both, key=attrgetter("key")), limit))
+
+        return merged
+
+    def accelerator(self, bucket: str) -> Accelerator | None:
+        """The accelerator of a bucket, if it has one."""
+        raw = self.store.bucket(bucket).accelerator
+        return None if raw is None else _decode_accelerator(raw)
+
+    def cache_policy(self, kind: EndpointKind, bucket: str, key: str) -> str | None:
+        """How a request through this endpoint is cached; None when it is not."""
+        if kind is EndpointKind.STANDARD or not self.cache.capacity:
+            return None
+        accelerator = self.accelerator(bucket)
+        return accelerator.policy(key) if accelerator else None
 
 
 @dataclass

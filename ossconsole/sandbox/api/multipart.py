@@ -50,7 +50,6 @@ async def put_part(call: Call) -> Reply:
     number, upload = _part_number(call), _upload(call)
     blob = (await receive(call)).finish()
     call.store.put_part(call.bucket, call.object_key, upload.id, number, blob)
-    await call.service.origin.put()
     return Reply(200, {"ETag": f'"{blob.md5}"', "x-oss-hash-crc64ecma": str(blob.crc64)})
 
 
@@ -86,7 +85,6 @@ async def complete(call: Call) -> Reply:
             raise OssError("MalformedXML", "CompleteMultipartUpload names no part.")
     forbid = forbids_overwrite(call)
     stored = await call.store.complete(call.bucket, call.object_key, upload.id, wanted, forbid=forbid)
-    await call.service.origin.put()
     encode = listing.encoder(call.query)
     fields = [
         *_encoding(call),

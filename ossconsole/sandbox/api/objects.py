@@ -33,7 +33,8 @@ async def get(call: Call) -> Reply:
             headers[name.title()] = override
     if span.partial:
         headers["Content-Range"] = f"bytes {span.start}-{span.start + span.length - 1}/{stored.size}"
-    return Reply(206 if span.partial else 200, headers, source=call.service.reader.open(call.kind, stored, span))
+    cached = call.service.cache_policy(call.kind, call.bucket, stored.key) is not None
+    return Reply(206 if span.partial else 200, headers, source=call.service.reader.open(stored, span, cached=cached))
 
 
 async def head(call: Call) -> Reply:

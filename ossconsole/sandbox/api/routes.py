@@ -37,6 +37,9 @@ _BUCKET: _Table = {
     ("GET", "acl"): Operation("GetBucketAcl", Action.LIST, buckets.get_acl),
     ("PUT", "acl"): Operation("PutBucketAcl", Action.MANAGE, buckets.put_acl),
     ("GET", "uploads"): Operation("ListMultipartUploads", Action.LIST, multipart.list_uploads),
+    ("GET", "dataAccelerator"): Operation("GetBucketDataAccelerator", Action.LIST, buckets.get_accelerator),
+    ("PUT", "dataAccelerator"): Operation("PutBucketDataAccelerator", Action.MANAGE, buckets.put_accelerator),
+    ("DELETE", "dataAccelerator"): Operation("DeleteBucketDataAccelerator", Action.MANAGE, buckets.delete_accelerator),
     ("POST", "delete"): Operation("DeleteMultipleObjects", Action.DELETE, buckets.delete_objects),
 }
 _OBJECT: _Table = {

@@ -1,0 +1,177 @@
+"""Sending a reply, whole or as a fault has it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import time
+from collections.abc import AsyncIterator
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+from aiohttp import web
+
+from ossconsole.sandbox import faults
+from ossconsole.sandbox.api.call import Reply
+from ossconsole.sandbox.errors import OssError
+from ossconsole.sandbox.incoming import Target
+
+_STALL_STEP_S = 0.1
+_SLOW_STEP_S = 0.05
+_CRC = "x-oss-hash-crc64ecma"
+
+
+@dataclass
+class Trace:
+    """What is known of a request so far, for the log."""
+
+    request_id: str
+    started: float
+    target: Target = field(default_factory=Target)
+    query: dict[str, str] = field(default_factory=dict)
+    operation: str = ""
+    code: str = ""
+    fault: str = ""
+    status: int = 0
+    sent: int = 0
+
+
+async def before(request: web.BaseRequest, action: faults.Action | None) -> None:
+    """The part of a fault that comes before the operation. Raises OssError, ConnectionResetError."""
+    if isinstance(action, faults.Error):
+        delay = {} if action.qos_delay_ms is None else {"x-oss-qos-delay-time": str(action.qos_delay_ms)}
+        raise OssError(action.code, action.message, status=action.status, headers=delay)
+    if isinstance(action, faults.Reset) and not action.after_bytes:
+        _reset(request)
+    if isinstance(action, faults.Stall) and not action.after_bytes:
+        await _stall(request, action.seconds)
+
+
+async def deliver(
+    request: web.BaseRequest, trace: Trace, reply: Reply, action: faults.Action | None = None
+) -> web.StreamResponse:
+    """Send `reply`. Raises ConnectionError when the client is gone or a fault cuts it off."""
+    trace.status = reply.status
+    with closing(reply.source) if reply.source else nullcontext():
+        if action is not None:
+            return await _deliver_faulty(request, trace, reply, action)
+        if reply.source is None:
+            return _whole(request, trace, reply)
+        data = await reply.source.read()
+        if len(data) == reply.source.length:
+            reply.body = data
+            return _whole(request, trace, reply)
+        response = await _begin(request, reply, reply.source.length)
+        while data:
+            await response.write(data)
+            trace.sent += len(data)
+            data = await reply.source.read()
+    await response.write_eof()
+    return response
+
+
+def _whole(request: web.BaseRequest, trace: Trace, reply: Reply) -> web.Response:
+    if request.method == "HEAD":
+        reply.headers["Content-Length"] = str(reply.length)
+    trace.sent = len(reply.body)
+    return web.Response(status=reply.status, headers=reply.headers, body=reply.body or None)
+
+
+async def _begin(request: web.BaseRequest, reply: Reply, length: int) -> web.StreamResponse:
+    response = web.StreamResponse(status=reply.status, headers=reply.headers)
+    response.content_length = length
+    await response.prepare(request)
+    return response
+
+
+async def _deliver_faulty(
+    request: web.BaseRequest, trace: Trace, reply: Reply, action: faults.Action
+) -> web.StreamResponse:
+    if isinstance(action, faults.LostReply):
+        _reset(request)
+    if isinstance(action, faults.WrongCrc) and _CRC in reply.headers:
+        reply.headers[_CRC] = str(int(reply.headers[_CRC]) ^ 1)
+    if isinstance(action, faults.MalformedListing):
+        reply.body = reply.body[: len(reply.body) // 2]
+    if request.method == "HEAD":
+        return _whole(request, trace, reply)
+    length = reply.source.length if reply.source else len(reply.body)
+    if isinstance(action, faults.Truncate) and action.quietly:
+        length = min(length, action.after_bytes)
+    response = await _begin(request, reply, length)
+    async for data in _spoiled(request, _chunks(reply), action):
+        await response.write(data)
+        trace.sent += len(data)
+    await response.write_eof()
+    return response
+
+
+async def _chunks(reply: Reply) -> AsyncIterator[bytes]:
+    if reply.source is None:
+        yield reply.body
+        return
+    while data := await reply.source.read():
+        yield data
+
+
+async def _spoiled(
+    request: web.BaseRequest, chunks: AsyncIterator[bytes], action: faults.Action
+) -> AsyncIterator[bytes]:
+    """The chunks as the fault leaves them. Raises ConnectionResetError where it cuts them off."""
+    if isinstance(action, faults.Slow):
+        step = max(1, int(action.bytes_per_s * _SLOW_STEP_S))
+        async for data in chunks:
+            for start in range(0, len(data), step):
+                yield data[start : start + step]
+                await asyncio.sleep(_SLOW_STEP_S)
+        return
+    if isinstance(action, faults.Corrupt):
+        first = True
+        async for data in chunks:
+            yield bytes([data[0] ^ 1]) + data[1:] if first and data else data
+            first = False
+        return
+    cut = action.after_bytes if isinstance(action, (faults.Reset, faults.Truncate, faults.Stall)) else None
+    async for data in chunks:
+        if cut is None or cut > len(data):
+            yield data
+            cut = None if cut is None else cut - len(data)
+            continue
+        yield data[:cut]
+        await _cut(request, action)
+        if isinstance(action, faults.Truncate):
+            return
+        yield data[cut:]
+        cut = None
+
+
+async def _cut(request: web.BaseRequest, action: faults.Action) -> None:
+    if isinstance(action, faults.Stall):
+        await _stall(request, action.seconds)
+    elif isinstance(action, faults.Reset):
+        _reset(request)
+    elif isinstance(action, faults.Truncate) and not action.quietly:
+        if request.transport is not None:
+            request.transport.close()
+        raise ConnectionResetError("cut off by a fault")
+
+
+async def _stall(request: web.BaseRequest, seconds: float) -> None:
+    """Keep silent, but no longer than the client waits."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if request.transport is None or request.transport.is_closing():
+            raise ConnectionResetError("the client gave up waiting")
+        await asyncio.sleep(min(_STALL_STEP_S, seconds))
+
+
+def _reset(request: web.BaseRequest) -> NoReturn:
+    """End the connection with an RST in place of a FIN: a linger time of zero makes the kernel do so."""
+    transport = request.transport
+    if transport is not None:
+        connection: socket.socket = transport.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        transport.abort()
+    raise ConnectionResetError("reset by a fault")

@@ -1,0 +1,172 @@
+"""The accelerated endpoint on the wire: its cache, its configuration, and the made-up keys of the benchmark bucket."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from typing import Any
+
+import oss2
+import pytest
+
+from ossconsole.sandbox.accelerator import AcceleratedPath, Accelerator, configured, whole_bucket
+from ossconsole.sandbox.control import SandboxControl
+from ossconsole.sandbox.errors import OssError
+from ossconsole.sandbox.process import SandboxInfo, SandboxProcess
+from ossconsole.sandbox.synthetic import SyntheticKeys
+from tests.sandbox.conftest import make_bucket
+from tests.sandbox.wire import call
+
+# Caches as by default, but does not wait.
+_FAST = [
+    "--standard-first-byte-ms=0",
+    "--standard-objects-per-s=0",
+    "--accelerated-first-byte-ms=0",
+    "--synthetic-keys=2500",
+]
+
+
+@pytest.fixture(scope="module")
+def caching(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxProcess]:
+    with SandboxProcess.start(tmp_path_factory.mktemp("caching"), arguments=_FAST) as running:
+        yield running
+
+
+@pytest.fixture
+def info(caching: SandboxProcess) -> SandboxInfo:
+    return caching.info
+
+
+@pytest.fixture
+def misses(info: SandboxInfo) -> Any:
+    """Returns how many reads missed the cache since the last call."""
+    control = SandboxControl(info)
+    control.clear_cache()
+    before = control.status().cache_misses
+
+    def since() -> int:
+        nonlocal before
+        now = control.status().cache_misses
+        result, before = now - before, now
+        return result
+
+    return since
+
+
+def test_reads_fill_the_cache_and_writes_are_seen(info: SandboxInfo, misses: Any) -> None:
+    standard, accelerated = make_bucket(info), make_bucket(info, accelerated=True)
+    standard.put_object("a", b"one")
+    for expected in (1, 0):
+        assert accelerated.get_object("a").read() == b"one"
+        assert misses() == expected
+    assert standard.get_object("a").read() == b"one"
+    assert misses() == 0
+    standard.put_object("a", b"two")
+    assert accelerated.get_object("a").read() == b"two"
+    assert misses() == 1
+    standard.delete_object("a")
+    assert call(info, "GET", "a", accelerated=True).code == "NoSuchKey"
+    SandboxControl(info).clear_cache()
+    assert SandboxControl(info).status().cache_bytes == 0
+
+
+def test_appends_are_seen(info: SandboxInfo) -> None:
+    accelerated = make_bucket(info, accelerated=True)
+    accelerated.append_object("log", 0, b"one")
+    assert accelerated.get_object("log").read() == b"one"
+    accelerated.append_object("log", 3, b"two")
+    assert accelerated.get_object("log").read() == b"onetwo"
+
+
+def configuration(quota: str = "50", paths: str = "", zone: str = "cn-sandbox-a") -> bytes:
+    return (
+        f"<DataAcceleratorConfiguration><AvailableZone>{zone}</AvailableZone><Quota>{quota}</Quota>"
+        f"<AcceleratePaths>{paths}</AcceleratePaths></DataAcceleratorConfiguration>"
+    ).encode()
+
+
+def path(name: str, policy: str = "write-back") -> str:
+    return f"<Path><Name>{name}</Name><CachePolicy>{policy}</CachePolicy></Path>"
+
+
+def test_whole_life_on_the_wire(info: SandboxInfo, misses: Any) -> None:
+    query = {"dataAccelerator": ""}
+    found = ET.fromstring(call(info, "GET", query=query, accelerated=True).body)
+    assert found.findtext("Name") == "127_data-acc"
+    assert found.findtext("BasicInfomation/Quota") == "50"
+    assert found.findtext("BasicInfomation/AcceleratePaths/DefaultCachePolicy") == "write-back"
+    assert call(info, "GET", query=query).code == "NotImplemented"
+    body = configuration(paths=path("warm/", "sync-warmup") + path("cold/"))
+    assert call(info, "PUT", query=query, body=body, accelerated=True).status == 200
+    bucket = make_bucket(info, accelerated=True)
+    # Warmed by the write, cached on read, and outside the accelerated paths.
+    for key, first, second in (("warm/x", 0, 0), ("cold/x", 1, 0), ("other/x", 0, 0)):
+        bucket.put_object(key, b"data")
+        for expected in (first, second):
+            assert bucket.get_object(key).read() == b"data"
+            assert misses() == expected, key
+    assert SandboxControl(info).status().cache_bytes == 8
+    assert call(info, "DELETE", query=query, accelerated=True).status == 204
+    assert call(info, "GET", query=query, accelerated=True).code == "DataAcceleratorNotFound"
+    assert call(info, "DELETE", query=query, accelerated=True).code == "NoSuchConfiguration"
+    assert bucket.get_object("warm/x").read() == b"data"
+    assert misses() == 0
+    assert call(info, "PUT", query=query, body=configuration(), accelerated=True).status == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (configuration(quota="49"), "InvalidQuota"),
+        (configuration(quota="x"), "InvalidQuota"),
+        (configuration(zone="cn-elsewhere-a"), "DataAcceleratorAvailableZoneNotSupported"),
+        (configuration(paths=path("a", "write-through")), "InvalidCachePathPolicy"),
+        (configuration(paths="".join(path(f"p{n}") for n in range(11))), "TooManyAccelerationPolicyPaths"),
+        (b"<DataAcceleratorConfiguration/>", "MalformedXML"),
+    ],
+)
+def test_refused_configurations(body: bytes, code: str) -> None:
+    with pytest.raises(OssError) as caught:
+        configured(body, None, "cn-sandbox", 0.0)
+    assert caught.value.code == code
+
+
+def test_quota_is_frozen_for_an_hour() -> None:
+    made = configured(configuration(quota="100"), None, "cn-sandbox", 1000.0)
+    with pytest.raises(OssError, match="DataAcceleratorQuotaFrozen"):
+        configured(configuration(quota="200"), made, "cn-sandbox", 4599.0)
+    assert configured(configuration(quota="100", paths=path("a")), made, "cn-sandbox", 1001.0).paths
+    assert configured(configuration(quota="200"), made, "cn-sandbox", 4600.0).quota_gb == 200
+
+
+def test_policy_of_a_key() -> None:
+    assert whole_bucket("cn-sandbox", 0.0).policy("any/key") == "write-back"
+    paths = (AcceleratedPath("a/", "sync-warmup"), AcceleratedPath("b", "write-back"))
+    some = Accelerator(zone="z", quota_gb=50, default_policy=None, paths=paths, created=0.0)
+    assert [some.policy(key) for key in ("a/x", "bx", "c")] == ["sync-warmup", "write-back", None]
+
+
+def test_synthetic_keys_are_listed_among_real_ones(info: SandboxInfo) -> None:
+    bucket = make_bucket(info)
+    for key in ("synthetic", "synthetic/sample-00001000.x", "synthetic0"):
+        bucket.put_object(key, b"")
+    keys = [entry.key for entry in oss2.ObjectIteratorV2(bucket, prefix="synthetic", max_keys=1000)]
+    assert len(keys) == 2503
+    assert keys == sorted(keys)
+    assert keys[0] == "synthetic"
+    assert keys[1002] == "synthetic/sample-00001000.x"
+    folders = list(oss2.ObjectIterator(bucket, prefix="synth", delimiter="/"))
+    assert [entry.key for entry in folders] == ["synthetic", "synthetic/", "synthetic0"]
+    for key in ("synthetic", "synthetic/sample-00001000.x", "synthetic0"):
+        bucket.delete_object(key)
+
+
+def test_any_stretch_of_a_million_is_found_at_once() -> None:
+    keys = SyntheticKeys(1_000_000)
+    page = keys.scan(b"synthetic/sample-00999998.pt", b"", 1000, inclusive=False)
+    assert [stored.key for stored in page] == ["synthetic/sample-00999999.pt"]
+    assert keys.scan(b"", b"synthetic/", 10, inclusive=True) == []
+    assert len(keys.scan(b"synthetic/", b"synthetic0", 10, inclusive=True)) == 10
+    assert keys.scan(b"synthetic/sample-00000005.pt", b"", 1, inclusive=True) == keys.scan(
+        b"synthetic/sample-00000004.pt", b"", 1, inclusive=False
+    )
