@@ -110,7 +110,7 @@ class CheckpointStore:
         """Raises ConsoleError when it did not arrive; the stable key then still holds the checkpoint before."""
         begun = time.perf_counter()
         key = checkpoint_key(self._prefix, self._run, progress)
-        self._writer.write(self._store.uri(key), data, self._timeout_s)
+        self._writer.write(key, data, self._timeout_s)
         self._verify(key, data)
         self._store.copy(key, stable_key(self._prefix))
         if key not in self._written:

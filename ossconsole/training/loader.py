@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections import deque
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import torch
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.manifest import Manifest, Sample, object_key
+from ossconsole.training.buffers import SharedBuffer
 from ossconsole.training.connector import ConnectorSettings
 from ossconsole.training.plan import BatchRequest, Plan
 from ossconsole.training.reader import ReadRequest, ReadResult
@@ -29,7 +29,6 @@ MAX_AHEAD = 8
 _IN_USE = 2  # the batch in the step, and the one before it whose copy to the device may still be under way
 _CALM_BATCHES = 32  # batches in a row without a wait after which one less is read ahead
 _POLL_S = 1.0  # how often a wait looks whether the run was interrupted or a reader passed its deadline
-_SHARED_MEMORY = "/dev/shm"  # noqa: S108 - where Linux keeps shared memory, not a place for temporary files
 
 
 class LoaderError(ConsoleError):
@@ -83,7 +82,11 @@ class BatchLoader:
         slots = slot_count(settings, row_bytes)
         self._most_ahead = slots - _IN_USE
         self.ahead = min(self._most_ahead, QUEUED * settings.workers)
-        self._buffers = _shared_buffers(slots, settings.batch_size, row_bytes, pin=pin)
+        shape = (slots, settings.batch_size, row_bytes)
+        self._buffer = SharedBuffer(math.prod(shape))
+        self._slots = torch.frombuffer(self._buffer.memory, dtype=torch.uint8).view(shape)
+        if pin:
+            _pin(self._slots)
         self._free = deque(range(slots))
         self._used: deque[int] = deque()
         self._requests = plan.requests(start)
@@ -93,7 +96,8 @@ class BatchLoader:
         self._pool = ReaderPool(
             connector,
             self.switch,
-            self._buffers,
+            self._buffer,
+            shape,
             workers=settings.workers,
             deadline_s=settings.fetch_deadline_s,
         )
@@ -128,6 +132,7 @@ class BatchLoader:
     def close(self) -> None:
         """Ends the readers."""
         self._pool.close()
+        self._buffer.close()
 
     def _receive(self, timeout_s: float) -> None:
         try:
@@ -179,7 +184,7 @@ class BatchLoader:
         samples = self._samples(request)
         return Batch(
             request=request,
-            data=self._buffers[result.slot, : len(result.kept)],
+            data=self._slots[result.slot, : len(result.kept)],
             rows=request.indices[result.kept],
             endpoint=result.endpoint,
             bytes=result.bytes,
@@ -209,27 +214,12 @@ def slot_count(settings: TrainSettings, row_bytes: int) -> int:
     return slots
 
 
-def _shared_buffers(slots: int, batch: int, row_bytes: int, *, pin: bool) -> torch.Tensor:
-    """uint8 of shape (slots, batch, row bytes) in shared memory, page-locked for fast copies with `pin`.
-
-    Raises ConsoleError when shared memory is too small: writing to pages that it lacks would kill the process.
-    """
-    needed = slots * batch * row_bytes
-    free = shutil.disk_usage(_SHARED_MEMORY).free
-    if needed > free:
+def _pin(slots: torch.Tensor) -> None:
+    """Page-locks the buffers, so that copies to a CUDA device are fast and overlap with the compute."""
+    runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+    code = int(runtime.cudaHostRegister(slots.data_ptr(), slots.nbytes, 0))
+    if code != 0:
         raise ConsoleError(
-            f"The batch buffers need {needed / 1e6:,.0f} MB of shared memory; "
-            f"{_SHARED_MEMORY} has {free / 1e6:,.0f} MB.",
-            remedy=f"Lower --prefetch-mb or --batch-size, or enlarge {_SHARED_MEMORY} (docker run --shm-size 2g).",
+            f"The batch buffers ({slots.nbytes / 1e6:,.0f} MB) cannot be page-locked: CUDA error {code}.",
+            remedy="Lower --prefetch-mb, or raise the limit with `ulimit -l unlimited`.",
         )
-    buffers = torch.empty((slots, batch, row_bytes), dtype=torch.uint8)
-    buffers.share_memory_()  # type: ignore[no-untyped-call]
-    if pin:
-        runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
-        code = int(runtime.cudaHostRegister(buffers.data_ptr(), buffers.nbytes, 0))
-        if code != 0:
-            raise ConsoleError(
-                f"The batch buffers ({needed / 1e6:,.0f} MB) cannot be page-locked: CUDA error {code}.",
-                remedy="Lower --prefetch-mb, or raise the limit with `ulimit -l unlimited`.",
-            )
-    return buffers

@@ -11,16 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import tenacity
-import torch
-from osstorchconnector._oss_client import OssClient
-from osstorchconnector._oss_connector import new_data_object
 
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.training.connector import ConnectorSettings, keep_native_prints_off
+from ossconsole.training.buffers import SharedBuffer
+from ossconsole.training.connector import ConnectorSettings, keep_native_prints_off, native
 from ossconsole.training.switch import EndpointSwitch
 
-ATTEMPTS = 4
-"""Tries per batch, with waits of about 0.5, 1 and 2 s; the connector itself repeats each request 8 to 16 times."""
+ATTEMPTS = 3
+"""Tries per batch, with waits of about 0.5 and 1 s; the connector itself repeats each request 8 to 16 times."""
 
 
 @dataclass(frozen=True)
@@ -67,33 +65,32 @@ class EndpointFailedError(Exception):
 class SampleReader:
     """Reads request by request into shared buffers, through the endpoint that the switch names at that moment.
 
-    `buffers` is uint8 of shape (slots, batch, bytes per row), in shared memory. The connector's clients cannot be
-    pickled and are built here, one per endpoint, when first needed.
-
-    OssMapDataset is not used because it holds every object of the dataset in each reader and does not tell which
-    sample of a batch failed; the call in `_open` is the one that its own `__getitems__` makes.
+    `shape` is (slots, batch, bytes per row) of the uint8 `buffer`. The connector cannot be pickled and is opened here,
+    once per endpoint, when first needed. It must not share a process with torch's threads or with the console: it holds
+    the GIL while it reads, retries some refusals without end, and aborts on a malformed reply.
     """
 
     def __init__(
         self,
         settings: ConnectorSettings,
         switch: EndpointSwitch,
-        buffers: torch.Tensor,
+        buffer: SharedBuffer,
+        shape: tuple[int, int, int],
         *,
         number: int = 0,
         workers: int = 1,
     ) -> None:
         self._settings = settings
         self._switch = switch
-        self._buffers = buffers
+        self._slots = np.frombuffer(buffer.memory, dtype=np.uint8).reshape(shape)
         self._number = number
         self._workers = workers
-        self._clients: dict[EndpointKind, Any] = {}
+        self._opened: dict[EndpointKind, Any] = {}
         keep_native_prints_off(settings.native_log)
 
     def read(self, request: ReadRequest) -> ReadResult:
         """Reads one batch into its slot, with retries."""
-        attempt = _Attempt(request, self._buffers[request.slot].numpy())
+        attempt = _Attempt(request, self._slots[request.slot])
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(EndpointFailedError),
             stop=tenacity.stop_after_attempt(ATTEMPTS),
@@ -119,20 +116,20 @@ class SampleReader:
             raise EndpointFailedError(attempt.failures[0])
 
     def _open(self, kind: EndpointKind, request: ReadRequest, positions: list[int]) -> Iterator[Any]:
-        """The connector's objects at `positions`, in that order, being fetched ahead concurrently."""
+        """The connector's objects at `positions`, in that order, being fetched ahead concurrently.
+
+        This is the call that `OssMapDataset.__getitems__` makes. That class is not used because it holds every object
+        of the dataset in each process and does not tell which sample of a batch failed.
+        """
+        if kind not in self._opened:
+            self._opened[kind] = self._settings.open(kind, number=self._number, total=self._workers)
         bucket = self._settings.profile.bucket
         objects = [
-            new_data_object(f"oss://{bucket}/{request.keys[position]}", int(request.sizes[position]), "")
+            native().new_data_object(f"oss://{bucket}/{request.keys[position]}", int(request.sizes[position]), "")
             for position in positions
         ]
-        found: Iterator[Any] = self._client(kind).list_objects_from_uris(objects, prefetch=True, include_errors=True)
+        found: Iterator[Any] = self._opened[kind].list_from_uris(objects, True, True)  # prefetch, include errors
         return found
-
-    def _client(self, kind: EndpointKind) -> Any:
-        if kind not in self._clients:
-            arguments = self._settings.client_arguments(kind)
-            self._clients[kind] = OssClient(**arguments, id=self._number, total=self._workers)
-        return self._clients[kind]
 
 
 class _Attempt:

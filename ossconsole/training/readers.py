@@ -17,8 +17,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 
-import torch
-
+from ossconsole.training.buffers import SharedBuffer
 from ossconsole.training.connector import ConnectorSettings
 from ossconsole.training.reader import ReadRequest, ReadResult, SampleReader
 from ossconsole.training.switch import SPAWN, EndpointSwitch
@@ -43,18 +42,19 @@ class _Reader:
 
 
 class ReaderPool:
-    """`workers` processes that read into `buffers` (see SampleReader)."""
+    """`workers` processes that read into `buffer` (see SampleReader)."""
 
     def __init__(
         self,
         connector: ConnectorSettings,
         switch: EndpointSwitch,
-        buffers: torch.Tensor,
+        buffer: SharedBuffer,
+        shape: tuple[int, int, int],
         *,
         workers: int,
         deadline_s: float,
     ) -> None:
-        self._new_reader = functools.partial(SampleReader, connector, switch, buffers, workers=workers)
+        self._new_reader = functools.partial(SampleReader, connector, switch, buffer, shape, workers=workers)
         self._deadline_s = deadline_s
         self._readers = [self._start(number) for number in range(workers)]
 
@@ -149,7 +149,6 @@ def _serve(pipe: Connection, new_reader: Callable[..., SampleReader], number: in
     # Ctrl-C and a lost SSH session reach the whole process group; the loop decides what ends when.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    torch.set_num_threads(1)
     reader = new_reader(number=number)
     while True:
         try:

@@ -88,7 +88,7 @@ class Trainer:
     @property
     def lr(self) -> float:
         """The learning rate of the next step."""
-        return float(self.schedule.get_last_lr()[0])
+        return float(self.optimizer.param_groups[0]["lr"])
 
     def set_peak_lr(self, lr: float) -> None:
         """Changes the peak that the schedule scales."""

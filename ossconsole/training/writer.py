@@ -15,7 +15,7 @@ _STOP_TIMEOUT_S = 5.0
 
 
 class CheckpointWriter:
-    """Writes bytes to the bucket with the connector's OssCheckpoint, through the standard endpoint.
+    """Writes bytes to the bucket with the connector, through the standard endpoint.
 
     The process starts with the first checkpoint and serves the run; it is replaced when it died or had to be ended.
     """
@@ -25,11 +25,12 @@ class CheckpointWriter:
         self._process: SpawnProcess | None = None
         self._pipe: Connection | None = None
 
-    def write(self, uri: str, data: bytes, timeout_s: float) -> None:
-        """Writes `data` to `uri`, whose content is deleted first. Raises ConsoleError, after at most `timeout_s`."""
+    def write(self, key: str, data: bytes, timeout_s: float) -> None:
+        """Writes `data` to `key`, whose content is deleted first. Raises ConsoleError, after at most `timeout_s`."""
         pipe = self._started()
+        uri = f"oss://{self._connector.profile.bucket}/{key}"
         try:
-            pipe.send((uri, data))
+            pipe.send((key, data))
             problem = pipe.recv() if pipe.poll(timeout_s) else None
         except (EOFError, OSError) as error:
             self.close()
@@ -73,21 +74,20 @@ class CheckpointWriter:
 
 
 def _serve(connector: ConnectorSettings, pipe: Connection) -> None:
-    """Answers each (uri, data) with "" or with why it failed, until the pipe closes."""
+    """Answers each (key, data) with "" or with why it failed, until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # as the readers: the loop decides what ends when
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     keep_native_prints_off(connector.native_log)
-    from osstorchconnector import OssCheckpoint
-
-    checkpoint = None
+    opened = None
     while True:
         try:
-            uri, data = pipe.recv()
+            key, data = pipe.recv()
         except EOFError:
             return
         try:
-            checkpoint = checkpoint or OssCheckpoint(**connector.client_arguments(EndpointKind.STANDARD))
-            with checkpoint.writer(uri) as writer:
+            opened = opened or connector.open(EndpointKind.STANDARD)
+            # As OssCheckpoint.writer does.
+            with opened.open_wo(connector.profile.bucket, key) as writer:
                 writer.write(data)
         except RuntimeError as error:  # the connector's only exception
             pipe.send(str(error) or "it gave no reason")

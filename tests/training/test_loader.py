@@ -78,7 +78,7 @@ def test_the_samples_are_read_by_the_connector_one_request_each(bucket: Bucket, 
 def test_a_dead_or_stuck_reader_is_replaced_and_the_epoch_goes_on(
     bucket: Bucket, make_loader: MakeLoader, number: signal.Signals
 ) -> None:
-    loader = make_loader(workers=1, fetch_deadline_s=15)
+    loader = make_loader(workers=1, fetch_deadline_s=5)
     delivered: Counter[str] = Counter()
     failures = 0
     hit = False

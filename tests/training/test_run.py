@@ -92,10 +92,11 @@ def test_a_run_trains_validates_and_leaves_verified_checkpoints(bucket: Bucket, 
     assert stable == store.get(checkpoints[-1].key)
     state = unpack(stable, "stable")
     assert (state["epoch"], state["step"], tuple(state["classes"])) == (3, 18, CLASSES)
-    log = bucket.sandbox.log_path.read_text().splitlines()
-    writes = [line for line in log if checkpoints[-1].key in line and " PUT " in line]
-    assert writes
-    assert all("OSSConnector" in line for line in writes)
+    log = [msgspec.json.decode(line) for line in bucket.sandbox.log_path.read_text().splitlines()]
+    written = [line for line in log if line["key"] == checkpoints[-1].key]
+    agents = {line["operation"]: line["user_agent"] for line in written}
+    assert "OSSConnector" in agents["UploadPart"]
+    assert "aliyun-sdk-python" in agents["HeadObject"]
 
 
 def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(start_run: StartRun) -> None:
