@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ MAX_SAMPLE_BYTES = 8 << 20
 MAX_MANIFEST_BYTES = 32 << 20
 _SNIFF_BYTES = 4 << 10
 _MAX_LINE = 2000
+_PICTURE_THREADS = 8
 _BINARY_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".u8", ".safetensors", ".zip")
 _ARCHIVED = {"Archive", "ColdArchive", "DeepColdArchive"}
 _IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"RIFF")
@@ -116,6 +118,17 @@ def _sample(store: ObjectStore, info: ObjectInfo, *, binary: bool) -> Content | 
         return None
     folder = info.key.rpartition("/")[0].rpartition("/")[2]
     return PictureContent(guess_sample(info.key, store.get(info.key)), folder)
+
+
+def folder_pictures(
+    store: ObjectStore, prefix: str, index: ManifestIndex | None = None, limit: int = 24
+) -> list[PictureContent]:
+    """The first pictures of a folder, read side by side; objects that are none are left out. Raises StorageError."""
+    found = store.list_page(prefix, max_keys=min(1000, limit * 2)).objects
+    with ThreadPoolExecutor(_PICTURE_THREADS, thread_name_prefix="pictures") as pool:
+        contents = pool.map(lambda each: read_content(store, store.head(each.key), index), found)
+        pictures = [content for content in contents if isinstance(content, PictureContent)]
+    return pictures[:limit]
 
 
 def _known_sample(store: ObjectStore, info: ObjectInfo, index: ManifestIndex, sample: Sample) -> Content:

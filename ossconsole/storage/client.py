@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
+from urllib.parse import quote, urlsplit
 from xml.etree.ElementTree import ParseError
 
 import fastcrc
+import msgspec
 import oss2
 import requests
 import tenacity
@@ -53,6 +55,7 @@ class ObjectStore:
         self.profile = profile
         self.kind = kind
         self.endpoint = endpoint
+        self._credentials = credentials
         self._attempts = attempts
         self._session = oss2.Session(pool_size=pool_size)
         # Proxies of the environment are not for loopback or internal endpoints, and ~/.netrc holds no OSS keys.
@@ -76,6 +79,11 @@ class ObjectStore:
             region=profile.region,
         )
 
+    def for_bucket(self, bucket: str) -> ObjectStore:
+        """Another bucket of the same account and region, reached through the same endpoint."""
+        profile = msgspec.structs.replace(self.profile, bucket=bucket, standard_endpoint=self._sdk_endpoint)
+        return ObjectStore(profile, self._credentials, attempts=self._attempts)
+
     def close(self) -> None:
         """Closes the pooled connections."""
         self._session.session.close()
@@ -87,6 +95,11 @@ class ObjectStore:
 
     def uri(self, key: str = "") -> str:
         return f"oss://{self.profile.bucket}/{key}"
+
+    def url(self, key: str) -> str:
+        """The object's plain address, which answers only where the object is public."""
+        parts = urlsplit(self.endpoint)
+        return f"{parts.scheme}://{self.profile.bucket}.{parts.netloc}/{quote(key, safe='/~')}"
 
     # Buckets
 

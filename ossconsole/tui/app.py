@@ -15,6 +15,7 @@ from textual.color import Color
 from textual.screen import Screen
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.storage.job import Job
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
 from ossconsole.terminal.crash import crash_line
@@ -74,6 +75,8 @@ class ConsoleApp(App[str]):
         self.initial_mode = initial_mode
         self.glyphs = glyph_set or glyphs.for_terminal()
         self.monitor = RunMonitor(services, clock)
+        self.jobs: list[Job] = []
+        """Downloads and other work on objects, of the Browse screen."""
         self.crash_lines: list[str] = []
         self._crash: Exception | None = None
         for own in themes.OWN:
@@ -160,19 +163,19 @@ class ConsoleApp(App[str]):
         """Leave; where work is in progress, only after asking."""
         upload = self.services.upload
         uploading = upload is not None and upload.alive
-        if not self.monitor.busy and not uploading:
+        jobs = sum(job.alive for job in self.jobs)
+        if not self.monitor.busy and not uploading and not jobs:
             self.exit("")
             return
         if isinstance(self.screen, ConfirmScreen):
             return
-        work_words = " and ".join(
-            words for words, busy in (("a training run", self.monitor.busy), ("an upload", uploading)) if busy
-        )
+        kinds = (("a training run", self.monitor.busy), ("an upload", uploading), (f"{jobs} jobs on objects", jobs))
+        work_words = " and ".join(words for words, busy in kinds if busy)
         choice = await self.push_screen_wait(
             ConfirmScreen(
                 "Leave the console?",
                 f"There is {work_words} in progress. Leaving stops it: a run writes a checkpoint first, an upload "
-                "can be resumed later. In tmux you can detach instead (ctrl+b d) and come back.",
+                "or a download can be resumed later. In tmux you can detach instead (ctrl+b d) and come back.",
                 (Choice("", "Stay"), Choice("stop", "Stop and leave", "warning")),
             )
         )

@@ -35,6 +35,7 @@ class Glyphs:
     waiting: str
     folder: str
     up: str
+    down: str
     prompt: str
     plus_minus: str
     left_edge: str
@@ -73,6 +74,7 @@ BRAILLE = Glyphs(
     waiting="○",
     folder="▸",
     up="↑",
+    down="↓",
     prompt="›",
     plus_minus="±",
     left_edge="▌",
@@ -103,6 +105,7 @@ ASCII = Glyphs(
     waiting=".",
     folder="/",
     up="^",
+    down="v",
     prompt=">",
     plus_minus="+-",
     left_edge="|",

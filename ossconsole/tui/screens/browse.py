@@ -1,193 +1,353 @@
-"""BrowseScreen: folders and objects of the bucket, page by page."""
+"""BrowseScreen: folders and objects of the bucket, what is known of the one under the cursor, and work on them."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
-import msgspec
-from textual import work
+from textual import on, work
 from textual.app import ComposeResult
-from textual.binding import BindingType
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.timer import Timer
+from textual.widgets import Input
+from textual.worker import Worker, WorkerState
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
-from ossconsole.storage.objects import ListPage, ObjectSummary
+from ossconsole.config.profile import Profile
+from ossconsole.dataset.contents import ManifestIndex, read_content
+from ossconsole.dataset.manifest import Manifest
+from ossconsole.storage.details import object_details
+from ossconsole.storage.listing import ListingState
 from ossconsole.tui import actions
-from ossconsole.tui.screens.base import ConsoleScreen
-from ossconsole.tui.text import Line, moment, safe, shorten_middle, size
+from ossconsole.tui.browse import painting
+from ossconsole.tui.browse.checkpoints import Checkpoints
+from ossconsole.tui.browse.detail import Detail, detail_blocks
+from ossconsole.tui.browse.messages import Changed, Connected, DetailRead
+from ossconsole.tui.browse.model import BrowseModel, Place
+from ossconsole.tui.browse.moving import Moving
+from ossconsole.tui.browse.working import Working
+from ossconsole.tui.text import Line
+from ossconsole.tui.widgets.detail_view import Block, DetailView
+from ossconsole.tui.widgets.object_table import ObjectTable
 from ossconsole.tui.widgets.panel import Panel
-from ossconsole.tui.widgets.table import VirtualTable
+
+if TYPE_CHECKING:
+    from ossconsole.storage.client import ObjectStore
+
+_REST_BEFORE_READING_S = 0.2  # of the cursor on a row, so that moving through a folder asks nothing
+_JOBS_SHOWN = 3
+_WRITES = {"delete", "copy", "rename", "best", "restore", "train_from"}
+_NEEDS_BUCKET = {action.name for action in actions.of("browse")}
+_log = logging.getLogger(__name__)
 
 
-class Entry(msgspec.Struct, frozen=True, gc=False):
-    """A row: a folder, or an object with its size in bytes and time in Unix seconds."""
+class BrowseScreen(Moving, Working, Checkpoints):
+    """Threads list, read and work; what they bring is taken over here, where all state of the screen belongs."""
 
-    key: str
-    name: str
-    size: int | None = None
-    modified: int | None = None
-
-    @property
-    def folder(self) -> bool:
-        return self.size is None
-
-
-class BrowseScreen(ConsoleScreen):
-    """Lists in a thread; an answer that comes after the folder was left is dropped."""
-
-    SCOPE = "browse"
-    BINDINGS: ClassVar[list[BindingType]] = [*actions.bindings("browse")]
+    BINDINGS: ClassVar[list[BindingType]] = [*actions.bindings("browse"), Binding("escape", "escape", show=False)]
 
     def __init__(self) -> None:
         super().__init__()
-        self._prefix = ""
-        self._places: dict[str, str] = {}
-        self._request = 0
-        self._loading = False
-        self._problem = ""
-        self._listed = False
+        self._profile: Profile | None = None
+        self._connecting = False
+        self._waiting: Timer | None = None
+        self._drawn: tuple[object, ...] = ()
 
     def body(self) -> ComposeResult:
         yield Panel(self._path, id="path")
-        yield VirtualTable[Entry](self._row, self._header, id="objects")
+        with Horizontal(id="main"):
+            yield ObjectTable(self._row, self._header, self.model.view, id="objects")
+            with Vertical(id="side"):
+                yield DetailView(self._detail, id="detail")
+        yield Panel(self._jobs, id="jobs")
+        yield Input(placeholder="name, *.pt, re:^n0, ! in front turns it round", id="filter", compact=True)
         yield Panel(self._status, id="status")
-
-    @property
-    def table(self) -> VirtualTable[Entry]:
-        return self.query_one("#objects", VirtualTable)
 
     def on_mount(self) -> None:
         self.table.focus()
+        self.query_one("#filter").display = False
 
     def tick(self) -> None:
-        if not self._listed and self.services.profile is not None:
-            self.go_to(self._prefix)
-        for panel in self.query(Panel):
-            panel.redraw()
+        profile = self.services.profile
+        if profile is not None and profile != self._profile and not self._connecting:
+            self._connecting = True
+            self._connect(profile)
+        self._take_over()
+        self.watch_jobs()
+        self.redraw()
 
-    # Listing
+    # Connecting and listing
 
-    def go_to(self, prefix: str, select: str = "") -> None:
-        """List `prefix` anew, with the cursor on `select` where it is found."""
-        self._listed = True
-        self._prefix = prefix
-        self._request += 1
-        self._problem = ""
-        self._loading = True
-        self.table.show([])
-        self._list(self._request, prefix, select or self._places.get(prefix, ""))
-
-    @work(thread=True, group="list", exit_on_error=False)
-    def _list(self, request: int, prefix: str, select: str) -> None:
-        token = ""
+    @work(thread=True, group="connect", exit_on_error=False)
+    def _connect(self, profile: Profile) -> None:
         try:
             store = self.services.store(EndpointKind.STANDARD)
-            while request == self._request:
-                page = store.list_page(prefix, token=token)
-                token = page.next_token
-                self.app.call_from_thread(self._take, request, page, select)
-                if not token:
-                    return
         except ConsoleError as error:
-            self.app.call_from_thread(self._fail, request, error)
+            self.app.call_from_thread(self._refuse, profile, error)
+        else:
+            self._profile = profile
+            self.post_message(Connected(cast("ObjectStore", store)))
 
-    def _take(self, request: int, page: ListPage, select: str) -> None:
-        if request != self._request:
-            return
-        self._loading = bool(page.next_token)
-        known = len(self.table.rows)
-        rows = _entries(self._prefix, page)
-        self.table.append(rows)
-        for index, row in enumerate(rows):
-            if row.key == select:
-                self.table.cursor = known + index
-        self.tick()
-
-    def _fail(self, request: int, error: ConsoleError) -> None:
-        if request != self._request:
-            return
-        self._loading = False
-        self._problem = safe(error.message)
+    def _refuse(self, profile: Profile, error: ConsoleError) -> None:
+        self._profile, self._connecting = profile, False
         self.tell(error)
-        self.tick()
+
+    @on(Connected)
+    def _connected(self, event: Connected) -> None:
+        self._connecting = False
+        self.store = event.store
+        self.show_bucket()
+
+    def show_bucket(self, prefix: str = "") -> None:
+        """Lists the bucket of `store` from the start."""
+        assert self.store is not None  # noqa: S101
+        self.model.close()
+        self.index = None
+        self.model = BrowseModel(self.store, self._announce)
+        self.model.open(prefix, remember=False)
+        self.arrive()
+
+    def open_folder(self, prefix: str, select: str = "") -> None:
+        """Lists a folder, or what begins with `prefix`; the cursor goes to `select`, or where it was last."""
+        self.leave_place()
+        self.model.open(prefix, select=select)
+        self.arrive()
+
+    def leave_place(self) -> None:
+        row = self.table.current
+        if row is not None and self.table.view.rows is self.model.rows:
+            place = Place(self.model.rows.name(row), self.table.cursor, self.table.rows_above)
+            self.model.places[self.model.prefix] = place
+
+    def arrive(self) -> None:
+        self.close_filter()
+        self.range_start = None
+        self.table.set_view(self.model.view)
+        self._take_over()
+        self._want_detail()
+        self.redraw()
+
+    def _announce(self) -> None:
+        """Called by threads."""
+        self.post_message(Changed())
+
+    @on(Changed)
+    def _changed(self) -> None:
+        self._take_over()
+        self.redraw()
+
+    def _take_over(self) -> None:
+        if self.model.poll() or self.table.view is not self.model.view:
+            self._show_view()
+        error = self.model.error
+        if error is not None and error is not self.told:
+            self.told = error
+            self.tell(error)
+
+    def _show_view(self) -> None:
+        view, wanted = self.model.view, self.model.wanted
+        old = self.table.view
+        place = wanted
+        if (
+            place is None
+            and old.rows is not view.rows
+            and old.rows.base == view.rows.base
+            and self.table.current is not None
+        ):
+            place = Place(
+                old.rows.name(self.table.current), self.table.cursor, self.table.rows_above
+            )  # after a refresh
+        row = view.rows.find(place.name) if place else None
+        if row is not None and place is not None and view.position(row) is not None:
+            self.table.set_view(view, go_to=row, above=place.above)
+            self.model.wanted = None
+            self._want_detail()
+        else:
+            self.table.set_view(view)
+            if self.model.listing.state is not ListingState.LOADING:
+                self.model.wanted = None
+        if self.detail is None:
+            self._want_detail()
+
+    # Detail
+
+    def on_virtual_table_moved(self) -> None:
+        self.model.wanted = None
+        self._want_detail()
+
+    def _want_detail(self) -> None:
+        row = self.table.current
+        if self._waiting:
+            self._waiting.stop()
+        if row is None or self.store is None:
+            self.detail = None
+        else:
+            rows = self.table.view.rows
+            self.detail = Detail(rows.key(row), rows.is_folder(row))
+            if not rows.is_folder(row) and self._pane_shows:
+                self._waiting = self.set_timer(_REST_BEFORE_READING_S, self.read_detail)
+        self._draw_detail()
+
+    @property
+    def _pane_shows(self) -> bool:
+        return bool(self.query_one("#side").display) and not self.has_class("-too-small")
+
+    def read_detail(self, *, full: bool = False) -> None:
+        """Reads what is shown of the object under the cursor; `full` also asks for ACL, tags and versions."""
+        detail = self.detail
+        if detail is None or detail.is_folder or self.store is None:
+            return
+        if detail.content is not None and (detail.full is not None or not full):
+            return
+        detail.loading = True
+        self._draw_detail()
+        self._read(self.store, detail, self.index, full)
+
+    @work(thread=True, group="detail", exclusive=True, exit_on_error=False)
+    def _read(self, store: ObjectStore, detail: Detail, index: ManifestIndex | None, full: bool) -> None:
+        try:
+            if full:
+                detail.full = object_details(store, detail.key)
+            detail.info = detail.full.info if detail.full else store.head(detail.key)
+            self.post_message(DetailRead(detail))
+            detail.content = detail.content or read_content(store, detail.info, index)
+        except ConsoleError as error:
+            detail.problem = str(error)
+        finally:
+            detail.loading = False
+            self.post_message(DetailRead(detail))
+
+    @on(DetailRead)
+    def _detail_read(self, event: DetailRead) -> None:
+        content = event.detail.content
+        if isinstance(content, Manifest):
+            prefix = event.detail.key.rpartition("/")[0]
+            if self.index is None or self.index.prefix != prefix:
+                self.index = ManifestIndex(content, prefix)
+        if event.detail is self.detail:
+            self._draw_detail()
+            self.redraw_bars()
+
+    def _draw_detail(self) -> None:
+        view = self.query_one(DetailView)
+        view.plain = self.glyphs.name == "ascii" or self.app.no_color
+        view.redraw()
+
+    def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
+        if event.state is WorkerState.ERROR and event.worker.error is not None:
+            _log.error("the Browse screen's %s failed", event.worker.group, exc_info=event.worker.error)
+            self.tell(ConsoleError(f"Unexpected {type(event.worker.error).__name__}.", remedy="See the log (f12)."))
 
     # Drawing
 
+    def redraw(self) -> None:
+        for panel in self.query(Panel):
+            panel.redraw()
+        jobs = self.query_one("#jobs")
+        jobs.styles.height = min(len(self.jobs), _JOBS_SHOWN)
+        state = (self.model.sort, self.glyphs.name)
+        if state != self._drawn:
+            self._drawn = state
+            self.table.refresh()
+            self._draw_detail()
+        if self.usage is not None and self.detail is not None and self.detail.key == self.usage[0]:
+            self.detail.usage = self.usage[1].totals
+            self._draw_detail()
+
     def _path(self, width: int, _height: int) -> Sequence[Line]:
-        profile = self.services.profile
-        if profile is None:
-            return [Line((" The sandbox is starting.", "dim"))]
-        uri = f"oss://{profile.bucket}/{self._prefix}"
-        return [Line((" ", "dim"), (shorten_middle(safe(uri), width - 2), "title"))]
+        if self.store is None:
+            words = " The sandbox is starting." if self.services.profile is None else " Connecting."
+            return [Line((words, "dim"))]
+        return [painting.path_line(self.model, self.store.profile.bucket, width, self.glyphs)]
 
     def _header(self, width: int) -> Line:
-        return Line((" name", "dim")).right(Line(("size       modified           ", "dim")), width)
+        return painting.header(width, self.model.sort, self.glyphs)
 
-    def _row(self, entry: Entry, width: int) -> Line:
-        room = width - 34
-        if entry.folder:
-            mark = self.glyphs.folder
-            return Line((f" {mark} ", "primary"), (shorten_middle(safe(entry.name), room), "primary"))
-        name = shorten_middle(safe(entry.name), room)
-        figures = f"{size(entry.size):>10}  {moment(entry.modified or 0)} "
-        return Line((f"   {name}", "text")).to(width - len(figures)).add(figures, "dim")
+    def _row(self, row: int, width: int) -> Line:
+        rows = self.table.view.rows
+        return painting.row_line(rows, row, width, chosen=row in self.model.selection, glyphs=self.glyphs)
 
-    def _status(self, width: int, _height: int) -> Sequence[Line]:
-        if self._problem:
-            return [Line((f" {self._problem}", "bad")).to(width)]
-        rows = self.table.rows
-        folders = sum(row.folder for row in rows)
-        total = sum(row.size or 0 for row in rows)
-        words = f" {folders:,} folders, {len(rows) - folders:,} objects, {size(total)}"
-        if self._loading:
-            words += f" so far{self.glyphs.ellipsis}"
-        elif not rows:
-            words = " Nothing here."
-        return [Line((words, "dim"))]
+    def _detail(self, width: int, _height: int) -> Sequence[Block]:
+        return detail_blocks(self.detail, width) if self.detail is not None else []
 
-    # Actions
+    def _jobs(self, width: int, _height: int) -> Sequence[Line]:
+        return [painting.job_line(job, width, self.glyphs) for job in self.jobs[-_JOBS_SHOWN:]]
 
-    def on_virtual_table_opened(self) -> None:
-        self.action_open()
+    def _status(self, _width: int, _height: int) -> Sequence[Line]:
+        if self.store is None:
+            return []
+        error = self.model.error
+        if error is not None:
+            return [Line((f" {self.model.rows.count:,} loaded; r goes on. ", "text"), (error.message, "bad"))]
+        return [painting.status_line(self.model, self.glyphs)]
 
-    def action_open(self) -> None:
-        entry = self.table.current
-        if entry is not None and entry.folder:
-            self._places[self._prefix] = entry.key
-            self.go_to(entry.key)
+    # Filter and escape
 
-    def action_back(self) -> None:
-        if not self._prefix:
-            return
-        left = self._prefix
-        above = left.rstrip("/").rpartition("/")[0]
-        self.go_to(f"{above}/" if above else "", select=left)
+    @on(Input.Changed, "#filter")
+    def _filter_typed(self, event: Input.Changed) -> None:
+        event.stop()
+        try:
+            self.model.filter_by(event.value)
+        except ConsoleError:
+            event.input.add_class("-bad")
+        else:
+            event.input.remove_class("-bad")
+            self._take_over()
+        self.redraw()
 
-    def action_refresh(self) -> None:
-        entry = self.table.current
-        self.go_to(self._prefix, select=entry.key if entry else "")
+    @on(Input.Submitted, "#filter")
+    def _filter_done(self, event: Input.Submitted) -> None:
+        event.stop()
+        if not event.value:
+            self.close_filter()
+        self.table.focus()
 
-    def action_checkpoints(self) -> None:
-        profile = self.services.profile
-        if profile is not None:
-            self.go_to(_folder(profile.checkpoint_prefix))
+    def close_filter(self) -> None:
+        entry = self.query_one("#filter", Input)
+        entry.display = False
+        with self.prevent(Input.Changed):
+            entry.value = ""
+        entry.remove_class("-bad")
+        if self.model.row_filter is not None:
+            self.model.filter_by("")
+            self._take_over()
+        self.table.focus()
 
-    def action_dataset(self) -> None:
-        profile = self.services.profile
-        if profile is not None:
-            self.go_to(_folder(profile.dataset_prefix))
+    def action_escape(self) -> None:
+        """One layer back: the pane, what is loading, the filter, what is chosen."""
+        if self.has_class("-pane"):
+            self.show_pane(False)
+        elif self.query_one("#filter").has_focus:
+            self.close_filter()
+        elif self.model.stop():
+            self.redraw()
+        elif self.model.row_filter is not None:
+            self.close_filter()
+        elif len(self.model.selection):
+            self.model.selection.clear()
+            self.table.refresh()
+        else:
+            self.table.focus()
+        self.redraw()
 
+    def on_object_table_header_clicked(self, event: ObjectTable.HeaderClicked) -> None:
+        self.sort_by(painting.column_at(self.table.size.width, event.column))
 
-def _folder(prefix: str) -> str:
-    return f"{prefix}/" if prefix else ""
+    # Which keys do something
 
-
-def _entries(prefix: str, page: ListPage) -> list[Entry]:
-    """Folders first, then the objects; the folder's own marker object is left out."""
-    folders = [Entry(found, found[len(prefix) :]) for found in page.prefixes]
-    return [*folders, *(_object(prefix, found) for found in page.objects if found.key != prefix)]
-
-
-def _object(prefix: str, found: ObjectSummary) -> Entry:
-    return Entry(found.key, found.key[len(prefix) :], found.size, found.modified)
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002
+        if action in _WRITES and self.services.readonly:
+            return None
+        if action in _NEEDS_BUCKET and self.store is None:
+            return None
+        checkpoint = self.shown_checkpoint
+        if action == "train_from":
+            return True if checkpoint and checkpoint.resumable else None
+        if action == "best":
+            return True if checkpoint else None
+        if action == "check_manifest":
+            return True if self.detail and isinstance(self.detail.content, Manifest) else None
+        return True

@@ -55,10 +55,13 @@ class NewRunScreen(ConsoleModal):
         Binding("ctrl+r", "defaults", "Defaults", show=False),
     ]
 
-    def __init__(self, profile: Profile) -> None:
+    def __init__(self, profile: Profile, *, resume: str = "") -> None:
+        """`resume` is the checkpoint to go on from; without it, what was typed last."""
         super().__init__()
         self._profile = profile
         self._known = msgspec.to_builtins(TrainSettings()) | memory.recall(FORM, profile.name)
+        if resume:
+            self._known["resume"] = resume
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog", id="new-run") as dialog:

@@ -1,0 +1,1 @@
+"""Browsing: what the screen shows and does, apart from its widgets."""

@@ -1,0 +1,128 @@
+"""BrowseBase: what all actions of the Browse screen stand on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from ossconsole.config.errors import ConsoleError
+from ossconsole.storage.job import Job, JobState
+from ossconsole.storage.objects import ListPage
+from ossconsole.storage.usage import Source
+from ossconsole.tui.browse.model import BrowseModel
+from ossconsole.tui.browse.selection import source
+from ossconsole.tui.screens.base import ConsoleScreen
+from ossconsole.tui.widgets.object_table import ObjectTable
+
+if TYPE_CHECKING:
+    from ossconsole.dataset.contents import ManifestIndex
+    from ossconsole.storage.client import ObjectStore
+    from ossconsole.storage.usage import Usage
+    from ossconsole.tui.browse.detail import Detail
+
+T = TypeVar("T")
+_ENDED_SHOWN = 2  # jobs that are over and still show, so that their end can be read
+
+
+class _NoBucket:
+    """What is listed before the bucket is known."""
+
+    def list_page(
+        self, prefix: str, *, delimiter: str = "/", token: str = "", start_after: str = "", max_keys: int = 1000
+    ) -> ListPage:
+        del prefix, delimiter, token, start_after, max_keys
+        return ListPage([], [], "")
+
+
+class BrowseBase(ConsoleScreen):
+    """State and helpers; `store` is None until the bucket is known."""
+
+    SCOPE = "browse"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store: ObjectStore | None = None
+        self.model = BrowseModel(_NoBucket(), lambda: None)
+        self.detail: Detail | None = None
+        self.index: ManifestIndex | None = None
+        """The manifest that was last looked at, which tells samples apart."""
+        self.usage: tuple[str, Usage] | None = None
+        """The folder that was last counted, and its count."""
+        self.range_start: int | None = None
+        """Where a range of chosen rows begins, as a position in the view."""
+        self.told: ConsoleError | None = None
+        self._endings: dict[Job, Callable[[Job], None]] = {}
+
+    @property
+    def table(self) -> ObjectTable:
+        return self.query_one("#objects", ObjectTable)
+
+    @property
+    def jobs(self) -> list[Job]:
+        """Of the whole console; they outlive the screen."""
+        return self.console.jobs
+
+    # For the screen that draws
+
+    def open_folder(self, prefix: str, select: str = "") -> None:
+        raise NotImplementedError
+
+    def read_detail(self, *, full: bool = False) -> None:
+        raise NotImplementedError
+
+    def redraw(self) -> None:
+        raise NotImplementedError
+
+    # What is meant
+
+    def meant(self) -> list[Source]:
+        """The chosen rows, or the one under the cursor."""
+        rows = self.table.view.rows
+        if rows is not self.model.rows:
+            return []
+        chosen = self.model.selection.rows
+        if not len(chosen):
+            current = self.table.current
+            return [] if current is None else [source(rows, current)]
+        return [source(rows, int(row)) for row in chosen]
+
+    def current_object(self) -> str | None:
+        """The key of the object under the cursor; None on a folder."""
+        row = self.table.current
+        rows = self.table.view.rows
+        return None if row is None or rows.is_folder(row) else rows.key(row)
+
+    # Work
+
+    async def behind(self, request: Callable[[], T]) -> T | None:
+        """Runs a request in a thread; an error is told, and gives None."""
+        try:
+            return await asyncio.to_thread(request)
+        except ConsoleError as error:
+            self.tell(error)
+            return None
+
+    def run_job(self, job: Job, ending: Callable[[Job], None] | None = None) -> None:
+        """Starts a job and shows it; `ending` is called, here, when it is over."""
+        over = [known for known in self.jobs if not known.alive and known not in self._endings]
+        for known in over[: max(0, len(over) - _ENDED_SHOWN + 1)]:
+            self.jobs.remove(known)
+        self.jobs.append(job)
+        self._endings[job] = ending or (lambda _: None)
+        job.start()
+        self.redraw()
+
+    def watch_jobs(self) -> None:
+        """Tells of the jobs that have ended since the last look."""
+        for job in [job for job in self._endings if not job.alive]:
+            ending = self._endings.pop(job)
+            if job.error is not None:
+                self.tell(job.error)
+            elif job.failures:
+                first = job.failures[0]
+                more = f" and {len(job.failures) - 1} more" if len(job.failures) > 1 else ""
+                self.tell(ConsoleError(f"{job.title}: {first.message}{more}", remedy="J shows them and tries again."))
+            elif job.state is JobState.DONE:
+                self.notify(f"{job.title}: done.", markup=False, timeout=4)
+            ending(job)

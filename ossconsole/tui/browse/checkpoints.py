@@ -1,0 +1,217 @@
+"""Work on checkpoints: train on from one, mark it as the best, compare two."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from textual import work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+
+from ossconsole.config.errors import ConsoleError
+from ossconsole.config.paths import state_dir
+from ossconsole.storage.actions import Copy
+from ossconsole.storage.checkpoint_compare import TensorDistance, pair_tensors, tensor_distances
+from ossconsole.storage.checkpoint_file import Checkpoint, inspect_checkpoint
+from ossconsole.storage.client import ObjectStore
+from ossconsole.storage.job import JobState
+from ossconsole.storage.names import safe_text
+from ossconsole.storage.objects import ObjectSummary
+from ossconsole.storage.transfer import Download
+from ossconsole.storage.usage import Source
+from ossconsole.tui.browse.base import BrowseBase
+from ossconsole.tui.screens.base import ConsoleModal
+from ossconsole.tui.screens.new_run import NewRunScreen
+from ossconsole.tui.text import Line, number, percent, shorten_middle, size
+from ossconsole.tui.widgets.detail_view import Block, DetailView
+
+BEST_NAME = "best.pt"
+
+
+class Checkpoints(BrowseBase):
+    """Actions that know what a checkpoint is."""
+
+    @property
+    def shown_checkpoint(self) -> Checkpoint | None:
+        content = self.detail.content if self.detail else None
+        return content if isinstance(content, Checkpoint) else None
+
+    @work(exclusive=True, group="dialog", exit_on_error=False)
+    async def action_train_from(self) -> None:
+        """The settings of a new run that goes on from this checkpoint."""
+        profile, checkpoint = self.services.profile, self.shown_checkpoint
+        if profile is None or checkpoint is None:
+            return
+        settings = await self.app.push_screen_wait(NewRunScreen(profile, resume=checkpoint.name))
+        if settings is None:
+            return
+        try:
+            self.services.start_run(settings)
+        except ConsoleError as error:
+            self.tell(error)
+        else:
+            self.console.action_mode("train")
+
+    def action_best(self) -> None:
+        """Copies the checkpoint, on the server, to the name under which the best one is found."""
+        store, detail = self.store, self.detail
+        if store is None or detail is None or detail.info is None:
+            return
+        target = f"{detail.key.rpartition('/')[0]}/{BEST_NAME}".lstrip("/")
+        source = ObjectSummary(detail.key, detail.info.size, detail.info.modified)
+        try:
+            job = Copy(store, [source], detail.key, target, replace=True)
+        except ConsoleError as error:
+            self.tell(error)
+            return
+        self.run_job(job, lambda _: self.model.refresh())
+
+    @work(exclusive=True, group="dialog", exit_on_error=False)
+    async def action_compare(self) -> None:
+        """Compares the two chosen checkpoints."""
+        store, sources = self.store, [source for source in self.meant() if isinstance(source, ObjectSummary)]
+        if store is None:
+            return
+        if len(sources) != 2:
+            self.notify("Choose two checkpoints with space, then press =.", timeout=4)
+            return
+        left, right = sources
+        checkpoints = await self.behind(
+            lambda: [inspect_checkpoint(store, source.key, source.size) for source in (left, right)]
+        )
+        if checkpoints:
+            await self.app.push_screen_wait(CompareScreen(store, sources, *checkpoints))
+
+
+class CompareScreen(ConsoleModal):
+    """Two checkpoints side by side; `n` downloads both and tells how far the tensors are apart."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q", "leave", "Back", show=False),
+        Binding("n", "norms", "Norms", show=False),
+    ]
+
+    def __init__(self, store: ObjectStore, sources: Sequence[Source], left: Checkpoint, right: Checkpoint) -> None:
+        super().__init__()
+        self._store = store
+        self._sources = sources
+        self._left = left
+        self._right = right
+        self._distances: dict[str, TensorDistance] = {}
+        self._download: Download | None = None
+        self._words = ""
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog -full") as dialog:
+            dialog.border_title = "Two checkpoints"
+            dialog.border_subtitle = (
+                f"n downloads both ({size(self._left.size + self._right.size)}) for norms · esc back"
+            )
+            yield DetailView(self._blocks, id="comparison")
+
+    def on_mount(self) -> None:
+        self.query_one(DetailView).focus()
+        self.set_interval(0.25, self._watch)
+
+    def action_leave(self) -> None:
+        if self._download:
+            self._download.cancel()
+        self.dismiss(None)
+
+    def action_norms(self) -> None:
+        if self._download is None and not self._distances:
+            self._measure()
+
+    @work(thread=True, exclusive=True, exit_on_error=False)
+    def _measure(self) -> None:
+        try:
+            with tempfile.TemporaryDirectory(dir=state_dir(), prefix="compare-") as folder:
+                files = self._fetch(Path(folder))
+                found = tensor_distances(self._left, files[0], self._right, files[1])
+                self._distances = {distance.name: distance for distance in found}
+                self._words = ""
+        except (ConsoleError, OSError) as error:
+            self._words = str(error)
+        finally:
+            self._download = None
+        self.app.call_from_thread(self._redraw)
+
+    def _fetch(self, folder: Path) -> list[Path]:
+        files = []
+        for number_, source in enumerate(self._sources):
+            if not isinstance(source, ObjectSummary):
+                continue
+            below = folder / str(number_)
+            self._download = Download(self._store, [source], source.key.rpartition("/")[0] + "/", below)
+            self._download.start()
+            self._download.wait()
+            if self._download.state is not JobState.DONE:
+                failed = self._download.failures
+                raise ConsoleError(failed[0].message if failed else "The download was cancelled.")
+            files.append(next(path for path in below.iterdir() if path.is_file()))
+        return files
+
+    def _watch(self) -> None:
+        if self._download is not None:
+            progress = self._download.progress()
+            self._words = f"downloading: {size(progress.bytes_done)} of {size(progress.bytes_total)}"
+            self._redraw()
+
+    def _redraw(self) -> None:
+        self.query_one(DetailView).redraw()
+
+    def _blocks(self, width: int, _height: int) -> Sequence[Block]:
+        half = (width - 16) // 2
+        lines: list[Block] = []
+        for label, left, right in self._rows():
+            line = Line((f" {label}", "dim")).to(14, "dim")
+            differs = "warn" if left != right else "text"
+            line.add(shorten_middle(left, half), differs).to(15 + half).add(shorten_middle(right, half), differs)
+            lines.append(line)
+        if self._words:
+            lines.append(Line((f" {self._words}", "warn")))
+        lines.append(Line())
+        pairs = pair_tensors(self._left, self._right)
+        changed = [pair for pair in pairs if pair.change != "same shape"]
+        lines.append(Line((f" {len(pairs)} tensors, {len(changed)} added, removed or of another shape", "strong")))
+        ordered = sorted(pairs, key=lambda pair: (pair.change == "same shape", -self._distance_of(pair.name)))
+        for pair in ordered:
+            row = pair.left or pair.right
+            shape = "x".join(map(str, row.shape)) if row else ""
+            change = Line((f"{shape} ", "dim"), (pair.change, "text" if pair.change == "same shape" else "warn"))
+            if pair.name in self._distances:
+                change.add(self._distance_words(self._distances[pair.name]), "text")
+            name = shorten_middle(safe_text(pair.name), max(12, width - change.width - 3))
+            lines.append(Line((f" {name}", "text")).right(change.add(" "), width))
+        return lines
+
+    def _distance_of(self, name: str) -> float:
+        found = self._distances.get(name)
+        return (found.relative or 0.0) if found else 0.0
+
+    @staticmethod
+    def _distance_words(distance: TensorDistance) -> str:
+        relative = percent(distance.relative, 2) if distance.relative is not None else number(distance.difference)
+        return f"  |d| {number(distance.difference):>9}  {relative:>9}  max {number(distance.largest):>8}"
+
+    def _rows(self) -> list[tuple[str, str, str]]:
+        left, right = self._left, self._right
+        rows = [("name", left.name, right.name), ("kind", left.kind, right.kind)]
+        rows += [
+            (name, str(left.fields.get(name, "")), str(right.fields.get(name, "")))
+            for name in ("run", "epoch", "step", "sample_format", "image_size", "classes")
+            if name in left.fields or name in right.fields
+        ]
+        rows += [
+            (name, number(left.metrics.get(name), 4), number(right.metrics.get(name), 4))
+            for name in dict.fromkeys((*left.metrics, *right.metrics))
+        ]
+        rows += [
+            ("parameters", f"{left.parameters:,}", f"{right.parameters:,}"),
+            ("size", size(left.size), size(right.size)),
+        ]
+        return [(safe_text(label), safe_text(one), safe_text(other)) for label, one, other in rows]

@@ -1,0 +1,328 @@
+"""The detail pane's contents: what is known of an object or a folder, as lines and pictures."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ossconsole.dataset.contents import (
+    BytesContent,
+    Content,
+    PictureContent,
+    TextContent,
+    Unread,
+)
+from ossconsole.dataset.manifest import Manifest
+from ossconsole.dataset.manifest_check import ManifestFindings
+from ossconsole.dataset.preview import contact_sheet
+from ossconsole.storage.checkpoint_file import Checkpoint
+from ossconsole.storage.details import ObjectDetails
+from ossconsole.storage.names import safe_text
+from ossconsole.storage.objects import ObjectInfo
+from ossconsole.storage.usage import UsageTotals
+from ossconsole.tui.text import Line, moment, number, percent, shorten_middle, size, wrap
+from ossconsole.tui.widgets.detail_view import Block, PictureBlock
+
+_LABEL = 13
+_BAR = 20
+_SHEET_SIDE = 18  # pixels of a picture in a sheet, and so cells
+_HEX_ROW = 8
+_MAX_TENSORS = 2000
+
+
+@dataclass
+class Detail:
+    """What is shown of the row under the cursor; parts arrive one after the other."""
+
+    key: str
+    is_folder: bool
+    info: ObjectInfo | None = None
+    full: ObjectDetails | None = None
+    content: Content | None = None
+    usage: UsageTotals | None = None
+    findings: ManifestFindings | None = None
+    pictures: list[PictureContent] = field(default_factory=list)
+    problem: str = ""
+    loading: bool = False
+
+
+def detail_blocks(detail: Detail, width: int) -> list[Block]:
+    """Everything known of `detail`, in `width` cells."""
+    name = detail.key.rstrip("/").rpartition("/")[2] + ("/" if detail.is_folder else "")
+    blocks: list[Block] = [*_wrapped(safe_text(name) or "(no name)", width, "title")]
+    if detail.problem:
+        blocks += _wrapped(detail.problem, width, "bad")
+    if detail.usage is not None:
+        blocks += _usage(detail.usage, width)
+    if detail.pictures:
+        blocks += [Line(), *_sheet(detail.pictures, width)]
+    if detail.content is not None:
+        blocks += [Line(), *_content(detail.content, width)]
+    if detail.findings is not None:
+        blocks += [Line(), *_findings(detail.findings, width)]
+    if detail.info is not None:
+        blocks += [Line(), *_info(detail.info, width)]
+    if detail.full is not None:
+        blocks += [Line(), *_full(detail.full, width)]
+    if detail.loading:
+        blocks.append(Line((" reading", "dim")))
+    elif detail.is_folder and not (detail.usage or detail.pictures or detail.problem):
+        blocks += _wrapped("z counts what is in it, p shows its pictures, enter opens it.", width, "dim")
+    return blocks
+
+
+def pair(label: str, value: str, width: int, style: str = "text") -> list[Line]:
+    """A label and its value, which goes on below itself where it is too long for a line."""
+    room = max(8, width - _LABEL - 1)
+    rows = [value[at : at + room] for at in range(0, len(value), room)] or [""]
+    lines = [Line((f" {label}", "dim")).to(_LABEL, "dim").add(rows[0], style)]
+    return lines + [Line().to(_LABEL).add(row, style) for row in rows[1:]]
+
+
+def _wrapped(text: str, width: int, style: str) -> list[Line]:
+    lines = []
+    room = max(8, width - 2)
+    for row in wrap(text, room):
+        lines += [Line((f" {row[at : at + room]}", style)) for at in range(0, max(1, len(row)), room)]
+    return lines
+
+
+def _title(text: str) -> Line:
+    return Line((f" {text}", "strong"))
+
+
+def _usage(usage: UsageTotals, width: int) -> list[Line]:
+    lines = [Line(), *pair("in it", f"{usage.objects:,} objects, {size(usage.bytes)}", width, "strong")]
+    if usage.newest:
+        lines += pair("newest", moment(usage.newest), width)
+    for name, (count, bytes_) in sorted(usage.by_class.items()):
+        lines += pair(name, f"{count:,} objects, {size(bytes_)}", width)
+    return lines
+
+
+def _content(content: Content, width: int) -> Sequence[Block]:
+    if isinstance(content, Checkpoint):
+        return _checkpoint(content, width)
+    if isinstance(content, Manifest):
+        return _manifest(content, width)
+    if isinstance(content, PictureContent):
+        return _picture(content, width)
+    if isinstance(content, TextContent):
+        return _text(content, width)
+    if isinstance(content, BytesContent):
+        return _bytes(content, width)
+    return _unread(content, width)
+
+
+def _unread(content: Unread, width: int) -> list[Line]:
+    return _wrapped(content.reason, width, "warn")
+
+
+# Checkpoints
+
+
+def _checkpoint(checkpoint: Checkpoint, width: int) -> list[Line]:
+    lines = [_title(safe_text(checkpoint.kind))]
+    if checkpoint.foreign:
+        shown = ", ".join(safe_text(name) for name in checkpoint.foreign[:6])
+        more = f" and {len(checkpoint.foreign) - 6} more" if len(checkpoint.foreign) > 6 else ""
+        lines += _wrapped(
+            f"Loading it would run code: it names {shown}{more}. Nothing was executed here.", width, "bad"
+        )
+    for name in ("run", "epoch", "step"):
+        if name in checkpoint.fields:
+            lines += pair(name, _shown(checkpoint.fields[name]), width, "strong")
+    for name, value in checkpoint.metrics.items():
+        shown = percent(value, 1) if name.startswith("top") and 0 <= value <= 1 else number(value, 4)
+        lines += pair(safe_text(name), shown, width, "good")
+    lines += pair("parameters", f"{checkpoint.parameters:,}", width)
+    lines += pair("dtypes", ", ".join(safe_text(dtype) for dtype in checkpoint.dtypes) or "none", width)
+    lines += pair("model", f"{len(checkpoint.model)} tensors, {size(checkpoint.model_bytes)}", width)
+    if checkpoint.other_tensors:
+        lines += pair("optimizer", f"{checkpoint.other_tensors} tensors, {size(checkpoint.other_bytes)}", width)
+    lines += _settings(checkpoint.optimizer, width)
+    for name in ("sample_format", "image_size", "classes", "seed"):
+        if name in checkpoint.fields:
+            lines += pair(_FIELD_LABELS.get(name, name), _shown(checkpoint.fields[name]), width)
+    for name, version in checkpoint.versions.items():
+        lines += pair(safe_text(name), safe_text(version), width)
+    share = checkpoint.fetched / checkpoint.size if checkpoint.size else 0
+    lines += pair("read", f"{size(checkpoint.fetched)}, {percent(share, 2)} of it", width, "dim")
+    return [*lines, Line(), _title("Tensors"), *_tensors(checkpoint, width)]
+
+
+_FIELD_LABELS = {"sample_format": "format", "image_size": "image px"}
+_SETTINGS = ("lr", "momentum", "weight_decay", "nesterov", "betas")
+
+
+def _settings(optimizer: dict[str, Any], width: int) -> list[Line]:
+    words = [f"{name} {_shown(optimizer[name])}" for name in _SETTINGS if name in optimizer]
+    return pair("", ", ".join(words), width, "dim") if words else []
+
+
+def _tensors(checkpoint: Checkpoint, width: int) -> list[Line]:
+    lines = []
+    for row in checkpoint.model[:_MAX_TENSORS]:
+        shape = "x".join(map(str, row.shape)) or "scalar"
+        figures = Line((f"{shape} {row.dtype} ", "dim"), (f"{size(row.bytes):>8} ", "text"))
+        name = shorten_middle(safe_text(row.name), max(10, width - figures.width - 2))
+        lines.append(Line((f" {name}", "text")).right(figures, width))
+    if len(checkpoint.model) > _MAX_TENSORS:
+        lines.append(Line((f" and {len(checkpoint.model) - _MAX_TENSORS:,} more", "dim")))
+    return lines
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return number(value, 4)
+    if isinstance(value, (list, tuple)):
+        return safe_text(f"{len(value)}: " + ", ".join(map(str, value)))
+    return safe_text(str(value))
+
+
+# Samples and manifests
+
+
+def _picture(content: PictureContent, width: int) -> list[Block]:
+    picture = content.picture
+    blocks: list[Block] = [PictureBlock(picture.pixels, 24)]
+    if content.label:
+        blocks += pair("label", safe_text(content.label), width, "strong")
+    blocks += pair("holds", safe_text(picture.kind), width)
+    if picture.minimum is not None:
+        blocks += pair("shape", f"3 x {picture.height} x {picture.width}", width)
+        values = f"min {number(picture.minimum)}  max {number(picture.maximum)}  mean {number(picture.mean)}"
+        blocks += pair("values", values, width)
+    return blocks + pair("told", picture.basis, width, "dim")
+
+
+def _sheet(pictures: list[PictureContent], width: int) -> list[Block]:
+    """Pictures side by side, as many in a row as leaves each some 16 pixels."""
+    columns = max(2, min(len(pictures), (width - 2) // _SHEET_SIDE))
+    side = (width - 2) // columns - 2
+    sheet = contact_sheet([content.picture for content in pictures], columns, side)
+    labels = list(dict.fromkeys(content.label for content in pictures if content.label))
+    words = f"the first {len(pictures)} of {', '.join(map(safe_text, labels[:3])) or 'the folder'}"
+    return [PictureBlock(sheet, 200), *_wrapped(f"{words}: {safe_text(pictures[0].picture.kind)}", width, "dim")]
+
+
+def _manifest(manifest: Manifest, width: int) -> list[Line]:
+    samples = sum(map(len, manifest.splits.values()))
+    held = sum(manifest.sample_bytes(sample) for split in manifest.splits.values() for sample in split)
+    lines = [_title("Manifest"), *pair("format", f"{manifest.format}, {manifest.size} px", width, "strong")]
+    lines += pair("samples", f"{samples:,}, {size(held)}", width)
+    for name, value in manifest.preparation.items():
+        lines += pair(safe_text(str(name)), _shown(value), width)
+    for split, members in manifest.splits.items():
+        counts = [0] * len(manifest.classes)
+        for sample in members:
+            counts[sample.label] += 1
+        lines += [Line(), _title(f"{split}: {len(members):,} samples of {sum(map(bool, counts))} classes")]
+        lines += _histogram(zip(manifest.classes, counts, strict=True), max(counts, default=0), width)
+    return [*lines, Line(), *_wrapped("f compares it with what is in the bucket.", width, "dim")]
+
+
+def _histogram(counts: Iterable[tuple[str, int]], largest: int, width: int) -> list[Line]:
+    lines = []
+    room = max(8, width - _BAR - 12)
+    for name, count in counts:
+        bar = "━" * max(1 if count else 0, round(_BAR * count / largest)) if largest else ""
+        label = shorten_middle(safe_text(name), room)
+        lines.append(Line((f" {label}", "text")).to(room + 2).add(f"{count:>7,} ", "text").add(bar, "primary"))
+    return lines
+
+
+def _findings(findings: ManifestFindings, width: int) -> list[Line]:
+    sound = findings.present == findings.samples and not findings.unlisted
+    lines = [_title("Against the listing")]
+    lines += pair("present", f"{findings.present:,} of {findings.samples:,}", width, "good" if sound else "text")
+    for label, count in (
+        ("missing", findings.missing),
+        ("other size", findings.wrong_size),
+        ("unlisted", findings.unlisted),
+    ):
+        lines += pair(label, f"{count:,}", width, "bad" if count else "text")
+    return lines + [Line((f" {shorten_middle(safe_text(text), width - 2)}", "warn")) for text in findings.examples]
+
+
+# Text and bytes
+
+
+def _text(content: TextContent, width: int) -> list[Line]:
+    kind = content.kind + (", its beginning" if content.truncated else "")
+    rows = (
+        _aligned(content.lines, width) if content.kind == "table" else [safe_text(_tabs(row)) for row in content.lines]
+    )
+    return [_title(kind[:1].upper() + kind[1:]), *(Line((f" {row}", "text")) for row in rows)]
+
+
+def _tabs(row: str) -> str:
+    return row.expandtabs(4)
+
+
+def _aligned(rows: list[str], width: int) -> list[str]:
+    separator = "\t" if any("\t" in row for row in rows[:10]) else ","
+    cells = [[safe_text(cell) for cell in row.split(separator)] for row in rows]
+    widths = [0] * max(map(len, cells), default=0)
+    for row in cells:
+        for at, cell in enumerate(row):
+            widths[at] = min(max(widths[at], len(cell)), max(8, width // 2))
+    return ["  ".join(cell[: widths[at]].ljust(widths[at]) for at, cell in enumerate(row)) for row in cells]
+
+
+def _bytes(content: BytesContent, width: int) -> list[Line]:
+    lines = _wrapped(safe_text(content.note), width, "warn") if content.note else []
+    lines.append(_title(f"First {len(content.data):,} bytes"))
+    row = _HEX_ROW * 2 if width >= 76 else _HEX_ROW
+    for at in range(0, min(len(content.data), 4096), row):
+        chunk = content.data[at : at + row]
+        text = "".join(chr(byte) if chr(byte) in _PRINTED else "." for byte in chunk)
+        lines.append(Line((f" {at:05x} ", "dim"), (f"{chunk.hex(' '):<{row * 3}}", "text"), (text, "dim")))
+    return lines
+
+
+_PRINTED = frozenset(string.digits + string.ascii_letters + string.punctuation + " ")
+
+
+# What OSS tells
+
+
+def _info(info: ObjectInfo, width: int) -> list[Line]:
+    lines = [_title("Object"), *pair("size", f"{info.size:,} B ({size(info.size)})", width)]
+    lines += pair("modified", moment(info.modified), width)
+    lines += pair("class", info.storage_class, width)
+    if restored := info.headers.get("x-oss-restore"):
+        lines += pair("restore", safe_text(restored), width, "warn")
+    lines += pair("type", f"{safe_text(info.content_type)} {info.object_type}".strip(), width)
+    lines += pair("CRC64", str(info.crc64) if info.crc64 is not None else "not given", width)
+    lines += pair("ETag", safe_text(info.etag), width)
+    for name, value in info.metadata.items():
+        lines += pair(safe_text(name), safe_text(value), width, "strong")
+    return lines
+
+
+def _full(full: ObjectDetails, width: int) -> list[Line]:
+    lines = [_title("Access, tags and versions")]
+    lines += pair("ACL", full.acl if full.acl is not None else _why(full, "acl"), width)
+    if full.tags is None:
+        lines += pair("tags", _why(full, "tags"), width)
+    for name, value in (full.tags or {}).items():
+        lines += pair(safe_text(name), safe_text(value), width)
+    if full.versions is None:
+        lines += pair("versions", _why(full, "versions"), width)
+    elif not full.versions:
+        lines += pair("versions", "the bucket keeps none", width)
+    for version in full.versions or []:
+        what = "deleted" if version.is_marker else size(version.size)
+        latest = ", latest" if version.is_latest else ""
+        lines += pair(safe_text(version.version_id)[:10], f"{moment(version.modified)} {what}{latest}", width)
+    lines += [Line(), _title("Headers")]
+    for name, value in sorted(full.info.headers.items()):
+        lines += [Line((f" {safe_text(name)}", "dim")), Line((f"   {safe_text(value)}", "text"))]
+    return lines
+
+
+def _why(full: ObjectDetails, name: str) -> str:
+    return f"not told ({safe_text(full.unavailable.get(name, ''))})"

@@ -1,0 +1,175 @@
+"""Dialogs of the Browse screen: one line to type, a word to type before something is lost, a list, a text to copy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from textual import events
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.widgets import Button, Input, Static, TextArea
+
+from ossconsole.config.errors import ConsoleError
+from ossconsole.tui.screens.base import ConsoleModal
+from ossconsole.tui.text import Line
+from ossconsole.tui.widgets.table import VirtualTable
+
+Check = Callable[[str], None]
+"""Raises ConsoleError for a text that will not do."""
+
+
+class InputDialog(ConsoleModal):
+    """Returns the text, or None where the user went back. `check` is asked before."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", "Back", show=False)]
+
+    def __init__(self, title: str, question: str, value: str = "", *, check: Check | None = None) -> None:
+        super().__init__()
+        self._title = title
+        self._question = question
+        self._value = value
+        self._check = check
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog", id="input-dialog") as dialog:
+            dialog.border_title = self._title
+            dialog.border_subtitle = "enter accepts · esc back"
+            yield Static(self._question, markup=False)
+            yield Input(self._value, compact=True, id="answer", select_on_focus=False)
+            yield Static(id="refusal", markup=False)
+
+    def on_mount(self) -> None:
+        self.query_one(Input).focus()
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        try:
+            if self._check:
+                self._check(event.value)
+        except ConsoleError as error:
+            self.query_one("#refusal", Static).update(str(error))
+            return
+        self.dismiss(event.value)
+
+    def action_leave(self) -> None:
+        self.dismiss(None)
+
+
+class TypedConfirm(ConsoleModal):
+    """Returns True only after `word` was typed; for what cannot be undone."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", "Back", show=False)]
+
+    def __init__(self, title: str, text: str, word: str) -> None:
+        super().__init__()
+        self._title = title
+        self._text = text
+        self._word = word
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog") as dialog:
+            dialog.border_title = self._title
+            yield Static(self._text, markup=False)
+            yield Static(f"Type  {self._word}  to go ahead; esc goes back.", markup=False, classes="hint")
+            yield Input(compact=True, id="answer")
+            with Horizontal(classes="buttons"):
+                yield Button("Back", id="back", compact=True)
+                yield Button("Go ahead", id="go", variant="error", compact=True, disabled=True)
+
+    def on_mount(self) -> None:
+        self.query_one(Input).focus()
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        self.query_one("#go", Button).disabled = event.value.strip() != self._word
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        if event.value.strip() == self._word:
+            self.dismiss(True)
+
+    def on_button_pressed(self, event: Button.Pressed) -> None:
+        self.dismiss(event.button.id == "go")
+
+    def action_leave(self) -> None:
+        self.dismiss(False)
+
+
+class ListDialog(ConsoleModal):
+    """Returns (key pressed, index of the row) for Enter or one of `keys`, or None."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q", "leave", "Back", show=False)]
+
+    def __init__(self, title: str, rows: Sequence[Line], *, hint: str = "", keys: str = "") -> None:
+        super().__init__()
+        self._title = title
+        self._rows_given = rows
+        self._hint = hint
+        self._keys = keys
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog", id="list-dialog") as dialog:
+            dialog.border_title = self._title
+            dialog.border_subtitle = f"{self._hint} · esc back" if self._hint else "enter chooses · esc back"
+            yield VirtualTable[Line](lambda line, width: Line().extend(line).to(width), id="choices")
+
+    def on_mount(self) -> None:
+        table = self.query_one(VirtualTable)
+        table.show(self._rows_given)
+        table.styles.height = min(max(1, len(self._rows_given)), 16)
+        table.focus()
+
+    def on_virtual_table_opened(self, event: VirtualTable.Opened) -> None:
+        self.dismiss(("enter", event.index))
+
+    def key_enter(self) -> None:
+        self._answer("enter")
+
+    def on_key(self, event: events.Key) -> None:
+        if event.character and event.character in self._keys:
+            event.stop()
+            self._answer(event.character)
+
+    def _answer(self, key: str) -> None:
+        if self._rows_given:
+            self.dismiss((key, self.query_one(VirtualTable).cursor))
+
+    def action_leave(self) -> None:
+        self.dismiss(None)
+
+
+class TextDialog(ConsoleModal):
+    """A text to be selected or written to a file, where the clipboard may not have taken it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q,enter", "leave", "Back", show=False),
+        Binding("w", "write", "Write", show=False),
+    ]
+
+    def __init__(self, title: str, text: str, note: str, path: Path) -> None:
+        super().__init__()
+        self._title = title
+        self._text = text
+        self._note = note
+        self._path = path
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog", id="text-dialog") as dialog:
+            dialog.border_title = self._title
+            dialog.border_subtitle = "w writes it to a file · esc back"
+            yield Static(self._note, markup=False, classes="hint")
+            yield TextArea(self._text, read_only=True, soft_wrap=True, show_line_numbers=False, compact=True, id="text")
+
+    def on_mount(self) -> None:
+        self.set_focus(None)
+
+    def action_write(self) -> None:
+        try:
+            self._path.write_text(self._text + "\n", encoding="utf-8")
+        except OSError as error:
+            self.tell(ConsoleError(f"{self._path} cannot be written: {error.strerror}."))
+        else:
+            self.notify(f"Written to {self._path}", markup=False)
+
+    def action_leave(self) -> None:
+        self.dismiss(None)

@@ -1,0 +1,31 @@
+"""What threads tell the Browse screen."""
+
+from __future__ import annotations
+
+from textual.message import Message
+
+from ossconsole.storage.client import ObjectStore
+from ossconsole.tui.browse.detail import Detail
+
+
+class Connected(Message):
+    """The bucket may be listed."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        super().__init__()
+        self.store = store
+
+
+class Changed(Message):
+    """The listing, or the view of it, has more than what shows."""
+
+    def can_replace(self, message: Message) -> bool:
+        return isinstance(message, Changed)
+
+
+class DetailRead(Message):
+    """Something became known of an object or a folder."""
+
+    def __init__(self, detail: Detail) -> None:
+        super().__init__()
+        self.detail = detail

@@ -1,0 +1,97 @@
+"""DetailView: lines and pictures one below the other, scrolled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from rich.segment import Segment
+from rich.style import Style
+from textual.binding import Binding, BindingType
+from textual.geometry import Size
+from textual.scroll_view import ScrollView
+from textual.strip import Strip
+
+from ossconsole.tui.browse.pictures import half_blocks, letters
+from ossconsole.tui.text import STYLES, Line
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class PictureBlock:
+    """A picture among the lines, at most so many cells high."""
+
+    def __init__(self, pixels: NDArray[np.uint8], max_height: int = 40) -> None:
+        self.pixels = pixels
+        self.max_height = max_height
+
+
+Block = Line | PictureBlock
+Painter = Callable[[int, int], Sequence[Block]]
+"""Gives the blocks for so many cells of width and height."""
+
+
+class DetailView(ScrollView, can_focus=True):
+    """Draws what `painter(width, height)` gives; `redraw` asks it again."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {f"canvas--{name}" for name in STYLES}
+    ALLOW_SELECT = False
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up,k", "scroll_up", show=False),
+        Binding("down,j", "scroll_down", show=False),
+        Binding("pageup,ctrl+u", "page_up", show=False),
+        Binding("pagedown,ctrl+d", "page_down", show=False),
+        Binding("home", "scroll_home", show=False),
+        Binding("end,G", "scroll_end", show=False),
+    ]
+
+    def __init__(self, painter: Painter, *, id: str) -> None:  # noqa: A002 - Textual's name
+        super().__init__(id=id)
+        self._painter = painter
+        self._blocks: Sequence[Block] = ()
+        self._rows: list[Line | Strip] = []
+        self._styles: dict[str, Style] = {}
+        self.plain = False
+        """Letters instead of half blocks."""
+
+    def redraw(self) -> None:
+        """Paint again; pictures are drawn anew only when they changed."""
+        width, height = self.scrollable_content_region.size
+        if not self.is_attached or not width:
+            return
+        blocks = self._painter(width, height)
+        rows: list[Line | Strip] = []
+        for block in blocks:
+            if isinstance(block, Line):
+                rows.append(block.to(width))
+            else:
+                draw = letters if self.plain else half_blocks
+                rows.extend(draw(block.pixels, width, min(block.max_height, max(4, height - 2))))
+        self._rows = rows
+        self.virtual_size = Size(width, len(rows))
+        self.refresh()
+
+    def on_resize(self) -> None:
+        self.redraw()
+
+    def notify_style_update(self) -> None:
+        super().notify_style_update()
+        self._styles.clear()
+
+    def render_line(self, y: int) -> Strip:
+        width = self.scrollable_content_region.width
+        at = y + self.scroll_offset.y
+        if at >= len(self._rows):
+            return Strip.blank(width, self._style("text"))
+        row = self._rows[at]
+        if isinstance(row, Line):
+            row = Strip([Segment(text, self._style(style)) for text, style in row.pieces])
+        return row.adjust_cell_length(width, self._style("text"))
+
+    def _style(self, name: str) -> Style:
+        found = self._styles.get(name)
+        if found is None:
+            found = self._styles[name] = self.get_component_rich_style(f"canvas--{name}")
+        return found
