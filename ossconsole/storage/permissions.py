@@ -10,16 +10,13 @@ import oss2
 from ossconsole.config.errors import ConsoleError
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
-from ossconsole.storage.steps import OnStep, Stage, Step, Steps, ignore_step
+from ossconsole.storage.steps import PERMISSION_STAGES, OnStep, Stage, Step, Steps, ignore_step
 
 PROBE_NAME = ".ossconsole-probe"
 """One name for all probes: where deleting is denied, a single object of a few bytes stays behind."""
 
 _CONTENT = b"ossconsole probe\n"
 _LIMIT_S = 5.0
-
-PERMISSION_STAGES = (Stage.DELETE, Stage.LIST, Stage.PUT, Stage.GET, Stage.MULTIPART)
-"""DELETE comes first, on nothing: whether the probe can clean up after itself is known before it writes."""
 
 _WHY = {
     Stage.DELETE: "the connector deletes a key before it writes a checkpoint to it (oss:DeleteObject)",

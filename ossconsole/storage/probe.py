@@ -149,7 +149,7 @@ class _EndpointProbe:
         except StorageError as error:
             if error.status != 404 or error.code == "NoSuchBucket":
                 raise
-            found = "no manifest below the dataset prefix"
+            found = "no manifest"
         else:
             found = "manifest there"
         if self._reach.info.kind is HostKind.TRANSFER_ACCELERATION:
@@ -157,7 +157,7 @@ class _EndpointProbe:
                 f"Answered, but this is transfer acceleration: {self._reach.info.note}.",
                 remedy="Use the accelerator's endpoint: https://<zone>-internal.oss-data-acc.aliyuncs.com",
             )
-        return f"signature taken, {found}"
+        return found
 
     def _note_skew(self, headers: Mapping[str, str], sent: float) -> None:
         text = headers.get("Date") or headers.get("date")
@@ -175,7 +175,7 @@ class _EndpointProbe:
                 f"{self._store.uri(below)} is empty.",
                 remedy="Upload a dataset: ossconsole upload SRC --format image-u8",
             )
-        return f"{len(found)}{'+' if page.next_token else ''} objects below {below}"
+        return f"{len(found)}{'+' if page.next_token else ''} objects"
 
     def _read(self) -> Figures:
         times: list[float] = []

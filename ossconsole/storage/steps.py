@@ -33,6 +33,10 @@ class Stage(str, enum.Enum):
         return self.value
 
 
+PERMISSION_STAGES = (Stage.DELETE, Stage.LIST, Stage.PUT, Stage.GET, Stage.MULTIPART)
+"""DELETE comes first, on nothing: whether the probe can clean up after itself is known before it writes."""
+
+
 class StepStatus(str, enum.Enum):
     RUNNING = "running"
     OK = "ok"

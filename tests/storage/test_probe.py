@@ -25,11 +25,11 @@ from ossconsole.config.profile import Profile
 from ossconsole.config.secret import Secret
 from ossconsole.config.sources import FixedSource
 from ossconsole.storage.checks import probe_checks
-from ossconsole.storage.permissions import PERMISSION_STAGES, PROBE_NAME
+from ossconsole.storage.permissions import PROBE_NAME
 from ossconsole.storage.probe import probe, probe_endpoint
 from ossconsole.storage.reach import Reach, UnreachableError
 from ossconsole.storage.report import ProbeReport, stages
-from ossconsole.storage.steps import Stage, Step, StepStatus
+from ossconsole.storage.steps import PERMISSION_STAGES, Stage, Step, StepStatus
 from tests.sandboxed import Sandboxed, sandboxed
 
 STANDARD, ACCELERATED = EndpointKind.STANDARD, EndpointKind.ACCELERATED

@@ -1,138 +1,327 @@
-"""SetupScreen: the profile setting by setting, the credentials, and whether the endpoints answer."""
+"""SetupScreen: the profile and its credentials, proof that they work, accelerator and connector."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import BindingType
 
-from ossconsole.config.credentials import Credentials
+from ossconsole.config.connector import connector_config_path, load_connector_config
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.metadata import Instance, MetadataError
+from ossconsole.config.profile import SANDBOX_NAME
 from ossconsole.config.secret import mask_key_id
+from ossconsole.config.settings_file import load_settings, save_settings
+from ossconsole.config.sources import SourceState, survey
+from ossconsole.storage.accelerator import Accelerator, cost_estimate
+from ossconsole.storage.steps import Stage, StepStatus
 from ossconsole.tui import actions
 from ossconsole.tui.screens.base import ConsoleScreen
-from ossconsole.tui.text import Line, moment, safe, shorten_middle, wrap
+from ossconsole.tui.screens.confirm import Choice, ConfirmScreen
+from ossconsole.tui.screens.typed_confirm import TypedConfirmScreen
+from ossconsole.tui.services import AcceleratorState, StageState
+from ossconsole.tui.setup import details, proving, settings
+from ossconsole.tui.setup.accelerator_form import AcceleratorForm
+from ossconsole.tui.setup.connector_form import ConnectorForm
+from ossconsole.tui.setup.key_form import KeyForm
+from ossconsole.tui.setup.profile_form import ProfileForm
+from ossconsole.tui.setup.profiles import ProfilesScreen
+from ossconsole.tui.setup.proof import Proof
+from ossconsole.tui.setup.report import ReportScreen
+from ossconsole.tui.text import Line, safe, shorten, wrap
 from ossconsole.tui.widgets.panel import Panel
-
-LABEL = 22
 
 
 class SetupScreen(ConsoleScreen):
-    """Read-only view of what is in force, and a check of it."""
+    """What is known about the bucket is looked up in threads; every change goes through a dialog."""
 
     SCOPE = "setup"
     BINDINGS: ClassVar[list[BindingType]] = [*actions.bindings("setup")]
 
     def __init__(self) -> None:
         super().__init__()
-        self._credentials: Credentials | None = None
-        self._credentials_problem = ""
-        self._answers: dict[EndpointKind, str] = {}
-        self._checking = False
+        self._shown = ""
+        self._keys = settings.Keys()
+        self._proof: Proof | None = None
+        self._instance: Instance | None = None
+        self._accelerator: AcceleratorState | None = None
+        self._accelerator_problem = ""
+        self._sources: list[SourceState] = []
 
     def body(self) -> ComposeResult:
-        yield Panel(self._page, id="setup")
-
-    def on_mount(self) -> None:
-        self._load_credentials()
+        yield Panel(self._profile, id="setup-profile")
+        yield Panel(self._prove, id="setup-prove")
+        yield Panel(self._details, id="setup-details")
 
     def tick(self) -> None:
-        if self._credentials is None and not self._credentials_problem and self.services.profile is not None:
-            self._load_credentials()
-        for panel in self.query(Panel):
-            panel.redraw()
-
-    @work(thread=True, exclusive=True, group="credentials", exit_on_error=False)
-    def _load_credentials(self) -> None:
-        if self.services.profile is None:
-            return
-        try:
-            self._credentials = self.services.credentials()
-        except ConsoleError as error:
-            self._credentials_problem = safe(str(error))
-
-    def action_check(self) -> None:
-        if self.services.profile is not None and not self._checking:
-            self._answers = {}
-            self._checking = True
-            self._check()
-
-    @work(thread=True, exclusive=True, group="check", exit_on_error=False)
-    def _check(self) -> None:
-        """Ask the bucket through each endpoint."""
         profile = self.services.profile
-        for kind in profile.endpoints if profile else ():
-            self._answers[kind] = self._ask(kind)
-        self._checking = False
+        name = profile.name if profile else ""
+        if name != self._shown:
+            self._shown = name
+            self._forget()
+            if profile is not None:
+                self._look_up()
+        height = len(self._profile(self.size.width, self.size.height))
+        for panel in self.query(Panel):
+            if panel.id == "setup-profile":
+                panel.styles.height = height
+            if panel.display:
+                panel.redraw()
 
-    def _ask(self, kind: EndpointKind) -> str:
-        """Empty where the bucket answers, else why it does not."""
+    def _forget(self) -> None:
+        """Another profile: nothing known of the last one holds."""
+        self._keys = settings.Keys()
+        self._proof = None
+        self._accelerator, self._accelerator_problem = None, ""
+        self.redraw_bars()
+
+    # Looking up
+
+    @work(thread=True, exclusive=True, group="look-up", exit_on_error=False)
+    def _look_up(self) -> None:
         try:
-            self.services.store(kind).head_bucket()
+            self._keys = settings.Keys(found=self.services.credentials())
         except ConsoleError as error:
-            return str(error)
-        return ""
+            self._keys = settings.Keys(problem=str(error))
+        self._sources = survey()
+        try:
+            self._instance = self.services.bucket_setup().instance()
+        except MetadataError:
+            self._instance = None
+
+    @work(thread=True, exclusive=True, group="prove", exit_on_error=False)
+    def _run_proof(self, proof: Proof) -> None:
+        try:
+            setup = self.services.bucket_setup()
+            proof.finish(setup.probe(proof.on_step))
+        except ConsoleError as error:
+            proof.finish(problem=str(error))
+            return
+        signed = proof.step(EndpointKind.ACCELERATED, Stage.SIGNED)
+        if signed is not None and signed.status in {StepStatus.OK, StepStatus.WARN}:
+            self._read_accelerator()
+
+    def _read_accelerator(self) -> None:
+        """Blocks; called from a worker's thread."""
+        try:
+            self._accelerator = self.services.bucket_setup().accelerator()
+            self._accelerator_problem = ""
+        except ConsoleError as error:
+            self._accelerator, self._accelerator_problem = None, str(error)
 
     # Drawing
 
-    def _page(self, width: int, height: int) -> Sequence[Line]:
-        lines = [*self._profile(width), Line(), *self._keys(width), Line(), *self._endpoints(width)]
+    def _profile(self, width: int, _height: int) -> Sequence[Line]:
+        profile = self.services.profile
+        found = self.services.settings()
+        name = profile.name if profile else next((item.value for item in found if item.name == "profile"), "")
+        simulated = profile is not None and profile.simulated
+        title = f"Profile {name}" if name else "Profile"
+        lines = [self._heading(f"{title}: simulated, on this machine" if simulated else title, width, self._place())]
+        if not found:
+            lines.append(Line((f" The sandbox is starting{self.glyphs.ellipsis}", "dim")))
+        lines += settings.profile_lines(found, self._keys, self.glyphs, self.console.monitor.now, width)
+        failed = [stage for stage in self.services.stages if stage.state is StageState.FAILED]
+        if profile is None and failed:
+            lines.pop()  # the credentials are not looked for: there is no bucket to use them on
+            words = f"{failed[0].label}: {failed[0].detail}"
+            lines += [Line((f" {part}", "bad")) for part in wrap(safe(words), width - 2)]
+        return lines
+
+    def _place(self) -> str:
+        found = self._instance
+        return f"{found.instance_type} in {found.zone or found.region}" if found else ""
+
+    def _prove(self, width: int, height: int) -> Sequence[Line]:
+        profile, proof = self.services.profile, self._proof
+        note = ""
+        if proof is not None:
+            note = f"{proof.seconds:.1f} s" if not proof.running else f"proving, {proof.seconds:.0f} s"
+        simulated = " (simulated)" if profile is not None and profile.simulated else ""
+        lines = [self._heading(f"Prove{simulated}", width, note)]
+        if profile is not None:
+            lines += proving.proving(profile, proof, self.glyphs, width, height - 1)
         return lines[:height]
 
-    def _heading(self, title: str, width: int) -> Line:
-        rule = self.glyphs.rule
-        return Line((f"{rule} ", "rule"), (f"{title} ", "title")).to(width, "rule", rule)
+    def _details(self, width: int, height: int) -> Sequence[Line]:
+        path, problem = "", ""
+        try:
+            path = str(connector_config_path())
+            values = load_connector_config()
+        except ConsoleError as error:
+            values, problem = {}, str(error)
+        sources = [
+            (str(state.source), mask_key_id(state.credentials.access_key_id) if state.credentials else state.words)
+            for state in self._sources
+        ]
+        glyphs = self.glyphs
+        lines = [
+            self._heading("Accelerator", width),
+            *details.accelerator_lines(self._accelerator, self._accelerator_problem, glyphs, width),
+            self._heading("Connector", width),
+            *details.connector_lines(values, path, problem, glyphs, width),
+            self._heading("Credentials on this machine", width),
+            *details.source_lines(sources, glyphs, width),
+        ]
+        return lines[:height]
 
-    def _profile(self, width: int) -> list[Line]:
+    def _heading(self, title: str, width: int, note: str = "") -> Line:
+        rule = self.glyphs.rule
+        line = Line((f"{rule} ", "rule"), (f"{shorten(safe(title), width - 4)} ", "title"))
+        end = Line((" ", "rule"), (safe(note), "dim"), (f" {rule}", "rule")) if note else Line()
+        if line.width + end.width + 1 > width:
+            return line.to(width, "rule", rule)
+        return line.to(width - end.width, "rule", rule).extend(end)
+
+    # Actions
+
+    def check_action(self, action: str, _parameters: tuple[object, ...]) -> bool | None:
+        profile = self.services.profile
+        ready = profile is not None
+        if action == "create_bucket":
+            missing = self._proof is not None and self._proof.refused_with("NoSuchBucket")
+            return missing and not self.services.readonly
+        if action == "report":
+            return self._proof is not None
+        if action == "prove":
+            return True if ready and not (self._proof and self._proof.running) else None
+        if action == "accelerator":
+            return True if profile is not None and profile.accelerated_endpoint and not self.services.readonly else None
+        return True
+
+    def action_prove(self) -> None:
+        self._proof = Proof()
+        self._run_proof(self._proof)
+        self.tick()
+
+    def action_report(self) -> None:
+        if self._proof is not None:
+            self.app.push_screen(ReportScreen(self._proof))
+
+    def action_reload(self) -> None:
+        self._use(self._name_in_use)
+
+    @property
+    def _name_in_use(self) -> str:
+        found = [item.value for item in self.services.settings() if item.name == "profile"]
+        return found[0] if found else SANDBOX_NAME
+
+    def _use(self, name: str) -> None:
+        """Make `name` the active profile, also for the next start."""
+        try:
+            self.services.use_profile(name)
+            known = load_settings()
+            if name in {SANDBOX_NAME, *known.profiles}:
+                save_settings(known.activated(name))
+        except ConsoleError as error:
+            self.tell(error)
+            return
+        self._shown = ""
+        self.notify(f"Working on {name}.", timeout=4, markup=False)
+
+    @work(exit_on_error=False)
+    async def action_profiles(self) -> None:
+        name = await self.app.push_screen_wait(ProfilesScreen(self._name_in_use))
+        if name:
+            self._use(name)
+
+    @work(exit_on_error=False)
+    async def action_edit(self) -> None:
+        name = self._name_in_use
+        try:
+            known = load_settings().profiles
+        except ConsoleError as error:
+            self.tell(error)
+            return
+        form = ProfileForm(known[name]) if name in known else ProfileForm()
+        saved = await self.app.push_screen_wait(form)
+        if saved:
+            self._use(saved)
+
+    @work(exit_on_error=False)
+    async def action_key(self) -> None:
+        path = await self.app.push_screen_wait(KeyForm(self._sources))
+        if path:
+            self.notify(f"Written to {path}, readable by you alone.", timeout=6, markup=False)
+            self._use(self._name_in_use)
+
+    @work(exit_on_error=False)
+    async def action_connector(self) -> None:
+        try:
+            form = ConnectorForm()
+            written = await self.app.push_screen_wait(form)
+        except ConsoleError as error:
+            self.tell(error)
+            return
+        if written:
+            self.notify(f"Written: {', '.join(written)}. It holds from the next run on.", timeout=6, markup=False)
+
+    @work(exit_on_error=False)
+    async def action_accelerator(self) -> None:
         profile = self.services.profile
         if profile is None:
-            return [self._heading("Profile", width), Line((" The sandbox is starting.", "dim"))]
-        lines = [self._heading("Profile", width)]
-        if profile.simulated:
-            lines.append(Line((" sandbox: simulated", "warn"), (" no profile is in use; figures are shaped.", "dim")))
-        for setting in self.services.settings():
-            value = shorten_middle(safe(setting.value), width - LABEL - len(setting.origin) - 4)
-            line = Line((f" {setting.name}", "dim")).to(LABEL).add(value, "text")
-            lines.append(line.right(Line((f"{safe(setting.origin)} ", "dim")), width))
-        return lines
+            return
+        await asyncio.to_thread(self._read_accelerator)
+        present = self._accelerator.accelerator if self._accelerator else None
+        if self._accelerator_problem:
+            self.notify(safe(self._accelerator_problem), severity="warning", timeout=12, markup=False)
+        choice = "change"
+        if present is not None:
+            choices = (Choice("", "Back"), Choice("change", "Change"), Choice("delete", "Delete", "error"))
+            words = f"{present.name} in {present.zone}, {present.quota_gb:,} GB: {cost_estimate(present)}."
+            choice = await self.app.push_screen_wait(ConfirmScreen("Accelerator", words, choices))
+        if choice == "delete":
+            await self._delete_accelerator(profile.bucket)
+        elif choice == "change":
+            wanted = await self.app.push_screen_wait(AcceleratorForm(profile, present))
+            if wanted is not None:
+                await self._create_accelerator(profile.bucket, wanted)
 
-    def _keys(self, width: int) -> list[Line]:
-        lines = [self._heading("Credentials", width)]
-        if self._credentials_problem:
-            return [*lines, *(Line((f" {part}", "bad")) for part in wrap(self._credentials_problem, width - 2))]
-        found = self._credentials
-        if found is None:
-            return [*lines, Line((f" looking for them{self.glyphs.ellipsis}", "dim"))]
-        rows = [
-            ("AccessKey ID", mask_key_id(found.access_key_id)),
-            ("AccessKey secret", str(found.access_key_secret)),
-            ("security token", str(found.security_token) if found.security_token else "none"),
-            ("from", found.source),
-            ("ends", moment(found.expiration.timestamp()) if found.expiration else "never"),
-        ]
-        return [*lines, *(Line((f" {name}", "dim")).to(LABEL).add(safe(value), "text") for name, value in rows)]
+    async def _create_accelerator(self, bucket: str, wanted: Accelerator) -> None:
+        paths = ", ".join(path.prefix for path in wanted.paths) or "the whole bucket"
+        question = (
+            f"An accelerator of {wanted.quota_gb:,} GB in {wanted.zone} for oss://{bucket}, caching {paths}. "
+            f"It is billed from its creation on: {cost_estimate(wanted)}."
+        )
+        screen = TypedConfirmScreen("This costs money", question, word=bucket, button="Create")
+        if await self.app.push_screen_wait(screen):
+            await self._change(
+                lambda: self.services.bucket_setup().create_accelerator(wanted), "The accelerator is set."
+            )
 
-    def _endpoints(self, width: int) -> list[Line]:
+    async def _delete_accelerator(self, bucket: str) -> None:
+        question = f"The cache of oss://{bucket} is given up, and billing ends. The objects stay in the bucket."
+        screen = TypedConfirmScreen("Delete the accelerator?", question, word=bucket, button="Delete")
+        if await self.app.push_screen_wait(screen):
+            await self._change(lambda: self.services.bucket_setup().delete_accelerator(), "The accelerator is gone.")
+
+    async def _change(self, change: Callable[[], None], words: str) -> None:
+        """Do it in a thread, say so, and read the state again."""
+        try:
+            await asyncio.to_thread(change)
+        except ConsoleError as error:
+            self.tell(error)
+            return
+        self.notify(words, timeout=5)
+        await asyncio.to_thread(self._read_accelerator)
+
+    @work(exit_on_error=False)
+    async def action_create_bucket(self) -> None:
         profile = self.services.profile
-        lines = [self._heading("Endpoints", width)]
-        for kind in EndpointKind:
-            url = profile.endpoint(kind) if profile else None
-            line = Line((f" {self.glyphs.named(kind)}", str(kind))).to(LABEL)
-            line.add(safe(url or "none in this profile"), "text" if url else "dim")
-            lines.append(line)
-            if url:
-                lines += self._answer(kind, width)
-        return lines
-
-    def _answer(self, kind: EndpointKind, width: int) -> list[Line]:
-        if kind in self._answers:
-            problem = self._answers[kind]
-            if not problem:
-                return [Line().to(LABEL).add(f"{self.glyphs.done} the bucket answers", "good")]
-            return [Line().to(LABEL).add(part, "bad") for part in wrap(safe(problem), width - LABEL - 1)]
-        words = f"checking{self.glyphs.ellipsis}" if self._checking else "press c to check"
-        return [Line().to(LABEL).add(words, "dim")]
+        if profile is None:
+            return
+        question = f"The bucket oss://{profile.bucket} is created in {profile.region}, private, storage class Standard."
+        screen = TypedConfirmScreen("Create the bucket?", question, word=profile.bucket, button="Create")
+        if not await self.app.push_screen_wait(screen):
+            return
+        try:
+            await asyncio.to_thread(lambda: self.services.bucket_setup().create_bucket())
+        except ConsoleError as error:
+            self.tell(error)
+            return
+        self.action_prove()
