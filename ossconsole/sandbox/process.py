@@ -107,7 +107,7 @@ class SandboxProcess:
         make_folder(directory)
         command = [sys.executable, "-m", "ossconsole", "sandbox", "--dir", str(directory), "--port", str(port)]
         command += ["--until-stdin-closes", *(["--unshaped"] if unshaped else []), *arguments]
-        with (directory / LOG_NAME).open("ab") as log:
+        with (directory / LOG_NAME).open("ab", opener=_open_private) as log:
             # The open stdin is the leash: it closes however this process ends, unlike PR_SET_PDEATHSIG, which
             # fires when the *thread* that started the child ends.
             process = subprocess.Popen(  # noqa: S603
@@ -166,6 +166,10 @@ class SandboxProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _child_environment() -> dict[str, str]:

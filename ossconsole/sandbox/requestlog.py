@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,7 +49,9 @@ class RequestLog:
 
     def write(self, record: RequestRecord) -> None:
         line = self._encoder.encode(record) + b"\n"
-        os.write(self._descriptor, line)
+        # On a full disk requests are still answered, as the service's own log would not stop it.
+        with contextlib.suppress(OSError):
+            os.write(self._descriptor, line)
         self._size += len(line)
         if self._size > _MAX_BYTES:
             self.close()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from ossconsole.sandbox.blobs import BlobFolder, BlobWriter
+from ossconsole.sandbox.blobs import BlobStore, BlobWriter
 from ossconsole.sandbox.errors import OssError
 from ossconsole.sandbox.index import Index
 from ossconsole.sandbox.records import Attributes, Blob, Bucket, Part, StoredObject, Upload
@@ -27,14 +27,15 @@ class Store:
 
     def __init__(self, directory: Path, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self.blobs = BlobFolder(directory / "blobs")
+        self.blobs = BlobStore(directory)
         self.index = Index(directory / "index.sqlite")
-        self.blobs.sweep(self.index.blob_ids())
+        self.blobs.remove(self.blobs.all() - self.index.blob_ids())
         self.buckets = {bucket.name: bucket for bucket in self.index.buckets()}
         self._completing: set[str] = set()
 
     def close(self) -> None:
         self.index.close()
+        self.blobs.close()
 
     # Buckets
 
@@ -127,7 +128,7 @@ class Store:
         if found is None:
             whole = added
         else:
-            whole = self.blobs.append(Blob(found.blob, found.size, "", found.crc64), added.id)
+            whole = self.blobs.append(Blob(found.blob, found.size, "", found.crc64), added)
             self.blobs.remove([added.id])
         stored = StoredObject(
             key=key,
@@ -191,7 +192,7 @@ class Store:
             raise OssError("NoSuchUpload", fields={"UploadId": upload_id})
         self._completing.add(upload_id)
         try:
-            blob = await asyncio.to_thread(self.blobs.join, [part.blob for part in parts])
+            blob = await asyncio.to_thread(self.blobs.join, [(part.blob.id, 0, part.blob.size) for part in parts])
         finally:
             self._completing.discard(upload_id)
         digests = b"".join(bytes.fromhex(part.blob.md5) for part in parts)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.sandbox.blobs import BlobFolder
+from ossconsole.sandbox.blobs import BlobStore
 from ossconsole.sandbox.cache import BLOCK_BYTES, BlockCache
 from ossconsole.sandbox.ranges import Span
 from ossconsole.sandbox.reading import Reader
@@ -36,7 +36,7 @@ class Bench:
 
     def __init__(self, folder: Path, shaping: Shaping) -> None:
         self.time = FakeTime()
-        self.blobs = BlobFolder(folder)
+        self.blobs = BlobStore(folder)
         self.cache = BlockCache(int(shaping.cache_mb * 1e6))
         origin = Origin(shaping, self.time.clock, self.time.sleep)
         self.reader = Reader(self.blobs, origin, shaping, self.cache, self.time.sleep)

@@ -13,7 +13,7 @@ import msgspec
 from aiohttp import StreamReader
 
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.sandbox.accelerator import Accelerator
+from ossconsole.sandbox.accelerator import SYNC_WARMUP, Accelerator
 from ossconsole.sandbox.cache import BlockCache
 from ossconsole.sandbox.errors import OssError
 from ossconsole.sandbox.faults import FaultEngine
@@ -73,6 +73,11 @@ class Service:
             return None
         accelerator = self.accelerator(bucket)
         return accelerator.policy(key) if accelerator else None
+
+    def warm(self, kind: EndpointKind, bucket: str, stored: StoredObject) -> None:
+        """Cache an object just written, where the policy of its path says so."""
+        if self.cache_policy(kind, bucket, stored.key) == SYNC_WARMUP:
+            self.reader.warm(stored)
 
 
 @dataclass

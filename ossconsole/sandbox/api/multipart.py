@@ -56,7 +56,7 @@ async def put_part(call: Call) -> Reply:
 async def copy_part(call: Call) -> Reply:
     number, upload, source = _part_number(call), _upload(call), copy_source(call)
     start, length = _copy_span(call.headers.get("x-oss-copy-source-range"), source.size)
-    blob = await asyncio.to_thread(call.store.blobs.slice, source.blob, start, length)
+    blob = await asyncio.to_thread(call.store.blobs.join, [(source.blob, start, length)])
     part = call.store.put_part(call.bucket, call.object_key, upload.id, number, blob)
     fields = [xml.element("LastModified", iso_time(part.modified)), xml.element("ETag", f'"{blob.md5}"')]
     reply = xml_reply(xml.document("CopyPartResult", fields))
@@ -85,6 +85,7 @@ async def complete(call: Call) -> Reply:
             raise OssError("MalformedXML", "CompleteMultipartUpload names no part.")
     forbid = forbids_overwrite(call)
     stored = await call.store.complete(call.bucket, call.object_key, upload.id, wanted, forbid=forbid)
+    call.service.warm(call.kind, call.bucket, stored)
     encode = listing.encoder(call.query)
     fields = [
         *_encoding(call),

@@ -46,7 +46,6 @@ _OBJECT: _Table = {
     ("GET", ""): Operation("GetObject", Action.READ, objects.get),
     ("HEAD", ""): Operation("HeadObject", Action.READ, objects.head),
     ("HEAD", "objectMeta"): Operation("GetObjectMeta", Action.READ, objects.head_meta),
-    ("GET", "objectMeta"): Operation("GetObjectMeta", Action.READ, objects.head_meta),
     ("PUT", ""): Operation("PutObject", Action.WRITE, writes.put),
     ("DELETE", ""): Operation("DeleteObject", Action.DELETE, objects.delete),
     ("POST", "append"): Operation("AppendObject", Action.WRITE, writes.append),

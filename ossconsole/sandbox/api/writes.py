@@ -9,7 +9,6 @@ import msgspec
 
 from ossconsole.sandbox import conditions
 from ossconsole.sandbox import markup as xml
-from ossconsole.sandbox.accelerator import SYNC_WARMUP
 from ossconsole.sandbox.api.call import Call, Reply, xml_reply
 from ossconsole.sandbox.api.objects import checked_acl, parse_tags
 from ossconsole.sandbox.blobs import BlobWriter
@@ -32,8 +31,7 @@ async def put(call: Call) -> Reply:
     attributes, forbid = attributes_of(call), forbids_overwrite(call)
     writer = await receive(call)
     stored = call.store.put(call.bucket, call.object_key, writer.finish(), attributes, forbid=forbid)
-    if call.service.cache_policy(call.kind, call.bucket, stored.key) == SYNC_WARMUP:
-        call.service.reader.warm(stored)
+    call.service.warm(call.kind, call.bucket, stored)
     headers = {
         "ETag": f'"{stored.etag}"',
         "x-oss-hash-crc64ecma": str(stored.crc64),
@@ -129,6 +127,7 @@ async def copy(call: Call) -> Reply:
         attributes = msgspec.structs.replace(attributes, tags=source.attributes.tags)
     forbid = forbids_overwrite(call)
     stored = call.store.copy(source, call.bucket, call.object_key, attributes, forbid=forbid)
+    call.service.warm(call.kind, call.bucket, stored)
     fields = [xml.element("ETag", f'"{stored.etag}"'), xml.element("LastModified", iso_time(stored.modified))]
     reply = xml_reply(xml.document("CopyObjectResult", fields))
     reply.headers |= {"ETag": f'"{stored.etag}"', "x-oss-hash-crc64ecma": str(stored.crc64)}
