@@ -23,6 +23,8 @@ from ossconsole.config.profile import Profile
 from ossconsole.config.secret import Secret
 
 LOG_NAME = "sandbox.log"
+INFO_NAME = "running.json"
+LOCK_NAME = "lock"
 DATASET_PREFIX = "dataset/sample"
 CHECKPOINT_PREFIX = "checkpoints"
 _LOG_LINES_SHOWN = 4
@@ -46,6 +48,11 @@ def make_folder(directory: Path) -> None:
         raise SandboxError(
             f"The sandbox's folder {directory} cannot be made: {error.strerror}.", remedy="Give another folder."
         ) from error
+
+
+def open_log(path: Path) -> int:
+    """A descriptor that appends to a log only its owner reads."""
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
 
 class SandboxInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,61 +89,17 @@ def _conceal(kind: type, value: Any) -> Secret:
     raise NotImplementedError(f"{kind.__name__} has no JSON form")
 
 
-class SandboxProcess:
-    """A running sandbox. It ends with `stop()`, with the `with` block, and when this process ends."""
+class RunningSandbox:
+    """A sandbox that answers: its address, its folder, and how to reach it."""
 
-    def __init__(self, process: subprocess.Popen[bytes], info: SandboxInfo, directory: Path) -> None:
-        self._process = process
+    def __init__(self, info: SandboxInfo, directory: Path) -> None:
         self.info = info
         self.directory = directory
-
-    @classmethod
-    def start(
-        cls,
-        directory: Path,
-        *,
-        port: int = 0,
-        unshaped: bool = False,
-        timeout_s: float = 20.0,
-        arguments: Sequence[str] = (),
-    ) -> SandboxProcess:
-        """Start a sandbox on `directory` and wait until it answers; port 0 takes a free one.
-
-        `arguments` are further options of `ossconsole sandbox`. Raises SandboxError.
-        """
-        make_folder(directory)
-        command = [sys.executable, "-m", "ossconsole", "sandbox", "--dir", str(directory), "--port", str(port)]
-        command += ["--until-stdin-closes", *(["--unshaped"] if unshaped else []), *arguments]
-        with (directory / LOG_NAME).open("ab", opener=_open_private) as log:
-            # The open stdin is the leash: it closes however this process ends, unlike PR_SET_PDEATHSIG, which
-            # fires when the *thread* that started the child ends.
-            process = subprocess.Popen(  # noqa: S603
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=_child_environment(),
-                start_new_session=True,
-            )
-        try:
-            info = _read_info(process, directory, timeout_s)
-        except BaseException:
-            _end(process)
-            raise
-        return cls(process, info, directory)
 
     @property
     def log_path(self) -> Path:
         """The request log, and what the process said on stderr."""
         return self.directory / LOG_NAME
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    @property
-    def running(self) -> bool:
-        return self._process.poll() is None
 
     def profile(self) -> Profile:
         """The profile that reaches this sandbox."""
@@ -155,9 +118,43 @@ class SandboxProcess:
         """The key pair of this sandbox's owner."""
         return Credentials(self.info.access_key_id, self.info.access_key_secret, source="sandbox")
 
+
+class SandboxProcess(RunningSandbox):
+    """A sandbox of one's own. It ends with `stop()`, with the `with` block, and when this process ends."""
+
+    def __init__(self, process: subprocess.Popen[bytes], info: SandboxInfo, directory: Path) -> None:
+        super().__init__(info, directory)
+        self._process = process
+
+    @classmethod
+    def start(
+        cls,
+        directory: Path,
+        *,
+        port: int = 0,
+        unshaped: bool = False,
+        timeout_s: float = 20.0,
+        arguments: Sequence[str] = (),
+    ) -> SandboxProcess:
+        """Start a sandbox on `directory` and wait until it answers; port 0 takes a free one.
+
+        `arguments` are further options of `ossconsole sandbox`. Raises SandboxError.
+        """
+        options = ["--port", str(port), "--until-stdin-closes", *(["--unshaped"] if unshaped else []), *arguments]
+        process, info = spawn(directory, options, timeout_s)
+        return cls(process, info, directory)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
     def stop(self) -> None:
         """End the process and wait for it; twice is harmless."""
-        _end(self._process)
+        end(self._process)
 
     def __enter__(self) -> SandboxProcess:
         return self
@@ -168,8 +165,26 @@ class SandboxProcess:
         self.stop()
 
 
-def _open_private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+def spawn(directory: Path, options: Sequence[str], timeout_s: float) -> tuple[subprocess.Popen[bytes], SandboxInfo]:
+    """Start `ossconsole sandbox` on `directory` and wait until it answers. Raises SandboxError."""
+    make_folder(directory)
+    command = [sys.executable, "-m", "ossconsole", "sandbox", "--dir", str(directory), *options]
+    with os.fdopen(open_log(directory / LOG_NAME), "ab") as log:
+        # An open stdin can be its leash: it closes however this process ends, unlike PR_SET_PDEATHSIG, which
+        # fires when the *thread* that started the child ends.
+        process = subprocess.Popen(  # noqa: S603
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env=_child_environment(),
+            start_new_session=True,
+        )
+    try:
+        return process, _read_info(process, directory, timeout_s)
+    except BaseException:
+        end(process)
+        raise
 
 
 def _child_environment() -> dict[str, str]:
@@ -218,7 +233,8 @@ def _last_lines(directory: Path) -> str:
     return "".join(f"\n  {line}" for line in lines)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ask the process to end, wait for it, and insist."""
     for stream in (process.stdin, process.stdout):
         if stream is not None:
             stream.close()

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import msgspec
 
+from ossconsole.sandbox.process import open_log
+
 _MAX_BYTES = 64 << 20
 _SECRET_PARAMETERS = frozenset({"x-oss-signature", "Signature", "x-oss-security-token", "security-token"})
 
@@ -62,7 +64,7 @@ class RequestLog:
         os.close(self._descriptor)
 
     def _open(self) -> None:
-        self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._descriptor = open_log(self._path)
         self._size = os.fstat(self._descriptor).st_size
 
 

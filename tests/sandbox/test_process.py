@@ -41,7 +41,8 @@ def test_only_loopback_listens(sandbox: SandboxProcess) -> None:
 
 
 def test_private_files(sandbox: SandboxProcess) -> None:
-    assert stat.S_IMODE((sandbox.directory / "keys.json").stat().st_mode) == 0o600
+    for name in ("keys.json", "sandbox.log"):
+        assert stat.S_IMODE((sandbox.directory / name).stat().st_mode) == 0o600
 
 
 def test_secret_reaches_neither_command_line_nor_log(sandbox: SandboxProcess) -> None:
