@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ossconsole.telemetry.series import Point
@@ -29,7 +29,10 @@ class Scale:
     def place(self, value: float) -> float:
         """Where `value` lies, 0 at the bottom to 1 at the top, clamped."""
         low, high = self._transform(self.low), self._transform(self.high)
-        return min(1.0, max(0.0, (self._transform(value) - low) / (high - low)))
+        span = high - low
+        if not 0 < span < math.inf:
+            return 0.0
+        return min(1.0, max(0.0, (self._transform(value) - low) / span))
 
     def _transform(self, value: float) -> float:
         return math.log10(max(value, 1e-12)) if self.log else value
@@ -78,8 +81,6 @@ def columns_of(points: Sequence[Point], t0: float, t1: float, count: int) -> lis
         low, high = point.low, point.high
         if previous is not None:
             _join(found, previous, (at, point.last))
-            if at == previous[0] + 1:
-                low, high = min(low, previous[1]), max(high, previous[1])
         _merge(found, at, low, high)
         previous = None if point.gap else (at, point.last)
     return found
@@ -88,11 +89,9 @@ def columns_of(points: Sequence[Point], t0: float, t1: float, count: int) -> lis
 def _join(found: list[Column | None], start: tuple[int, float], end: tuple[int, float]) -> None:
     """Straight from `start` to `end`, leaving both ends out."""
     span = end[0] - start[0]
-    before = start[1]
     for step in range(1, span):
         value = start[1] + (end[1] - start[1]) * step / span
-        _merge(found, start[0] + step, min(before, value), max(before, value))
-        before = value
+        _merge(found, start[0] + step, value, value)
 
 
 def _merge(found: list[Column | None], at: int, low: float, high: float) -> None:
@@ -110,13 +109,25 @@ def _draw_braille(columns: Sequence[Column | None], scale: Scale, height: int) -
     width = (len(columns) + 1) // 2
     cells = [[0] * width for _ in range(height)]
     top = height * 4 - 1
-    for x, column in enumerate(columns):
-        if column is None:
-            continue
-        low, high = (round(scale.place(value) * top) for value in column)
+    for x, low, high in _uprights(columns, scale, top):
         for dot in range(top - high, top - low + 1):
             cells[dot // 4][x // 2] |= _BRAILLE[x % 2][dot % 4]
     return ["".join(chr(0x2800 + bits) if bits else " " for bits in row) for row in cells]
+
+
+def _uprights(columns: Sequence[Column | None], scale: Scale, top: int) -> Iterator[tuple[int, int, int]]:
+    """Column, lowest and highest dot of each column, stretched so that it touches the one before."""
+    before: tuple[int, int] | None = None
+    for x, column in enumerate(columns):
+        if column is None:
+            before = None
+            continue
+        low, high = (round(scale.place(value) * top) for value in column)
+        if before is None:
+            yield x, low, high
+        else:
+            yield x, min(low, before[1] + 1), max(high, before[0] - 1)
+        before = (low, high)
 
 
 def _draw_block(columns: Sequence[Column | None], scale: Scale, height: int) -> list[str]:
@@ -129,10 +140,10 @@ def _draw_block(columns: Sequence[Column | None], scale: Scale, height: int) -> 
 
 def _draw_ascii(columns: Sequence[Column | None], scale: Scale, height: int) -> list[str]:
     rows = [[" "] * len(columns) for _ in range(height)]
-    for x, column in enumerate(columns):
-        if column is None:
-            continue
-        low, high = (height - 1 - round(scale.place(value) * (height - 1)) for value in column)
-        for y in range(high, low + 1):
-            rows[y][x] = "*" if y in (low, high) else "|"
+    top = height - 1
+    for x, low, high in _uprights(columns, scale, top):
+        for y in range(low, high + 1):
+            rows[top - y][x] = "|"
+        for value in columns[x] or ():
+            rows[top - round(scale.place(value) * top)][x] = "*"
     return ["".join(row) for row in rows]

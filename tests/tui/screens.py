@@ -15,8 +15,13 @@ def shown(app: App[str]) -> str:
 
 
 async def settle(pilot: Pilot[str]) -> None:
-    """Let workers end, take in what the services have, and paint it."""
-    await pilot.app.workers.wait_for_complete()
+    """Let thread workers end, take in what the services have, and paint it.
+
+    Other workers may wait for a dialog's answer.
+    """
+    threads = [worker for worker in pilot.app.workers if worker._thread_worker]
+    if threads:
+        await pilot.app.workers.wait_for_complete(threads)
     await pilot.pause()
     if isinstance(pilot.app, ConsoleApp):
         pilot.app.tick()

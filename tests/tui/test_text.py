@@ -1,0 +1,88 @@
+"""Lines and figures in words."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+
+from ossconsole.tui import text
+from ossconsole.tui.text import Line
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, "–"),
+        (math.nan, "–"),
+        (0, "0"),
+        (0.05, "0.050"),
+        (1.2345, "1.23"),
+        (123.4, "123"),
+        (12345.0, "12,345"),
+        (2e9, "2e+09"),
+    ],
+)
+def test_numbers(value: float | None, expected: str) -> None:
+    assert text.number(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("count", "binary", "expected"),
+    [(0, False, "0 B"), (999, False, "999 B"), (1500, False, "1.5 KB"), (44_812_345, False, "44.8 MB"),
+     (2**30, True, "1.0 GiB"), (5e15, False, "5.0 PB"), (None, False, "–")],
+)  # fmt: skip
+def test_sizes(count: float | None, binary: bool, expected: str) -> None:
+    assert text.size(count, binary=binary) == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(0, "0:00"), (42, "0:42"), (725, "12:05"), (3723, "1:02:03"), (273_600, "3d 04h"), (None, "–"), (-5, "0:00")],
+)
+def test_durations(seconds: float | None, expected: str) -> None:
+    assert text.duration(seconds) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("plain.txt", "plain.txt"),
+        ("[bold]x", "[bold]x"),
+        ("a\x1b[31mb", "a\\x1b[31mb"),
+        ("line\nbreak\ttab", "line\\nbreak\\ttab"),
+        ("gpj.\u202egnp", "gpj.\\u202egnp"),
+        ("zero\u200bwidth", "zero\\u200bwidth"),
+        ("目录", "目录"),
+        ("bad\udc80", "bad\\udc80"),
+    ],
+)
+def test_names_cannot_move_the_cursor_or_hide(name: str, expected: str) -> None:
+    assert text.safe(name) == expected
+
+
+def test_shortening_keeps_both_ends_where_asked() -> None:
+    assert text.shorten("abcdefghij", 6) == "abcde…"
+    assert text.shorten_middle("abcdefghijkl", 9) == "abcd…ijkl"
+    assert text.shorten("abc", 0) == ""
+
+
+@given(name=st.text(max_size=40), width=st.integers(0, 30))
+def test_shortened_names_fit(name: str, width: int) -> None:
+    clean = text.safe(name)
+    assert cell_len(text.shorten(clean, width)) <= width
+    assert cell_len(text.shorten_middle(clean, width)) <= width
+
+
+@given(parts=st.lists(st.text("ab目 é", max_size=8), max_size=6), column=st.integers(0, 30))
+def test_a_line_is_exactly_as_wide_as_asked(parts: list[str], column: int) -> None:
+    line = Line(*((part, "text") for part in parts)).to(column)
+    assert line.width == column == cell_len(line.text)
+
+
+def test_what_is_flush_right_gives_way() -> None:
+    assert Line(("left", "text")).right(Line(("right", "text")), 12).text == "left   right"
+    assert Line(("left", "text")).right(Line(("right", "text")), 9).text == "left     "

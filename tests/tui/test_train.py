@@ -1,0 +1,249 @@
+"""The Train screen: what it says of a run, and what its keys ask of it."""
+
+from __future__ import annotations
+
+import pytest
+from textual.widgets import Input
+
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.errors import ConsoleError
+from ossconsole.telemetry import events
+from ossconsole.telemetry.events import RunState
+from ossconsole.tui.screens.new_run import NewRunScreen
+from ossconsole.tui.services import Stage, StageState
+from tests.tui.conftest import AppMaker
+from tests.tui.fakes import START, FakeRun, FakeServices, Script, gpu, sample
+from tests.tui.screens import settle, shown
+
+ACCELERATED = EndpointKind.ACCELERATED
+
+
+def running(script: Script | None = None) -> FakeRun:
+    script = script or Script().state(RunState.RUNNING, 3).steps(30)
+    return FakeRun(list(script.events))
+
+
+async def test_the_figures_of_a_run_are_on_the_screen(make_app: AppMaker) -> None:
+    script = Script().state(RunState.RUNNING, 3).steps(80).end_epoch().steps(10)
+    app = make_app(FakeServices(run=running(script)), now=script.time)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        text = shown(app)
+    for words in ("I/O-bound", "66 %", "epoch 2/5", "step 90/400", "top-1", "42.0 %", "epoch-0001.pt", "● standard"):
+        assert words in text, words
+
+
+async def test_events_that_come_later_are_shown(make_app: AppMaker) -> None:
+    script = Script().state(RunState.RUNNING).steps(5)
+    run = running(script)
+    app = make_app(FakeServices(run=run), now=script.time)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        assert "step 5/400" in shown(app)
+        done = len(script.events)
+        script.steps(7)
+        run.waiting = list(script.events[done:])
+        await settle(pilot)
+        assert "step 12/400" in shown(app)
+
+
+async def test_a_switch_settles_and_then_the_ratio_stands(make_app: AppMaker) -> None:
+    script = Script().state(RunState.RUNNING).steps(60).switch(ACCELERATED).steps(2, wait=0.02)
+    run = running(script)
+    app = make_app(FakeServices(run=run), now=script.time)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+        assert "Settling on accelerated" in shown(app)
+        done = len(script.events)
+        script.steps(60, wait=0.02)
+        run.waiting = list(script.events[done:])
+        await settle(pilot)
+        text = shown(app)
+    assert "▲ 2.7" in text
+    assert "±" in text
+    assert "simulated" in text
+
+
+@pytest.mark.parametrize("kind", [EndpointKind.STANDARD, EndpointKind.ACCELERATED])
+async def test_e_asks_for_the_other_endpoint(make_app: AppMaker, kind: EndpointKind) -> None:
+    script = Script().state(RunState.RUNNING).steps(5)
+    if kind is ACCELERATED:
+        script.switch(kind).steps(3)
+    run = running(script)
+    app = make_app(FakeServices(run=run))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("e")
+        await settle(pilot)
+    assert run.asked == [("switch", kind.other, "by hand")]
+
+
+async def test_an_endpoint_that_does_not_answer_is_not_switched_to(make_app: AppMaker) -> None:
+    run = running()
+    services = FakeServices(run=run, unreachable={ACCELERATED: ConsoleError("No answer.", remedy="Check it.")})
+    app = make_app(services)
+    async with app.run_test(size=(80, 24), notifications=True) as pilot:
+        await settle(pilot)
+        await pilot.press("e")
+        await settle(pilot)
+        assert "No answer. Check it." in " ".join(shown(app).split())
+    assert run.asked == []
+
+
+async def test_space_pauses_and_resumes(make_app: AppMaker) -> None:
+    run = running()
+    app = make_app(FakeServices(run=run))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("space")
+        run.state = RunState.PAUSED
+        run.waiting = [events.State(time=START + 60, state=RunState.PAUSED)]
+        await settle(pilot)
+        assert "‖ paused" in shown(app)
+        await pilot.press("space")
+        await settle(pilot)
+    assert run.asked == [("pause",), ("resume",)]
+
+
+async def test_s_asks_first_and_the_safe_answer_has_the_focus(make_app: AppMaker) -> None:
+    run = running()
+    app = make_app(FakeServices(run=run))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("s", "enter")
+        await settle(pilot)
+        assert run.asked == []
+        await pilot.press("s", "right", "enter")
+        await settle(pilot)
+    assert run.asked == [("stop",)]
+
+
+async def test_c_asks_for_a_checkpoint(make_app: AppMaker) -> None:
+    run = running()
+    app = make_app(FakeServices(run=run))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("c")
+        await settle(pilot)
+    assert run.asked == [("checkpoint",)]
+
+
+async def test_auto_compare_alternates_also_while_another_screen_shows(make_app: AppMaker) -> None:
+    script = Script().state(RunState.RUNNING).steps(40)
+    run = running(script)
+    app = make_app(FakeServices(run=run))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("a", "1")
+        await settle(pilot)
+        assert app.current_mode == "setup"
+        assert run.asked == [("switch", ACCELERATED, "auto A/B")]
+
+
+async def test_no_key_of_a_run_works_without_one(make_app: AppMaker) -> None:
+    app = make_app(FakeServices())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("e", "space", "s", "c", "a")
+        await settle(pilot)
+        assert "No run yet" in shown(app)
+
+
+async def test_the_form_starts_a_run_and_is_remembered(make_app: AppMaker) -> None:
+    services = FakeServices()
+    app = make_app(services)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("n")
+        await settle(pilot)
+        app.screen.query_one("#field-batch_size", Input).value = "32"
+        await pilot.press("enter")
+        await settle(pilot)
+        assert services.started[0].batch_size == 32
+        assert "loading torch" in shown(app)
+        services.run = None
+        await settle(pilot)
+        await pilot.press("n")
+        await settle(pilot)
+        assert app.screen.query_one("#field-batch_size", Input).value == "32"
+        await pilot.press("ctrl+r")
+        await settle(pilot)
+        assert app.screen.query_one("#field-batch_size", Input).value == "64"
+
+
+@pytest.mark.parametrize(("field", "value"), [("epochs", "0"), ("workers", "two"), ("learning_rate", "-1")])
+async def test_the_form_refuses_what_cannot_be(make_app: AppMaker, field: str, value: str) -> None:
+    services = FakeServices()
+    app = make_app(services)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("n")
+        await settle(pilot)
+        app.screen.query_one(f"#field-{field}", Input).value = value
+        await pilot.press("enter")
+        await settle(pilot)
+        assert isinstance(app.screen, NewRunScreen)
+        assert app.focused is not None
+        assert app.focused.id == f"field-{field}"
+    assert services.started == []
+
+
+async def test_read_only_starts_nothing(make_app: AppMaker) -> None:
+    app = make_app(FakeServices(readonly=True))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("n")
+        await settle(pilot)
+        assert not isinstance(app.screen, NewRunScreen)
+
+
+async def test_what_is_being_made_ready_is_shown(make_app: AppMaker) -> None:
+    stages = [
+        Stage("sandbox", StageState.DONE, "port 9000"),
+        Stage("sample pictures", StageState.ACTIVE, "drawing 120 of 640"),
+        Stage("upload", StageState.WAITING),
+    ]
+    app = make_app(FakeServices(profile=None, stages=stages))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        text = shown(app)
+    assert "sandbox: starting" in text
+    assert "▶ sample pictures drawing 120 of 640" in " ".join(text.split())
+    assert "✓ sandbox" in text
+
+
+@pytest.mark.parametrize("count", [1, 8])
+async def test_gpus_are_listed_and_the_rest_counted(make_app: AppMaker, count: int) -> None:
+    script = Script().state(RunState.RUNNING).steps(10)
+    services = FakeServices(run=running(script), sample=sample([gpu(index) for index in range(count)], at=script.time))
+    app = make_app(services, now=script.time)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+        text = shown(app)
+    assert "GPU 0" in text
+    assert "41/70 W" in text
+    assert ("more GPUs" in text) == (count == 8)
+
+
+async def test_without_a_gpu_the_tile_says_why(make_app: AppMaker) -> None:
+    services = FakeServices(sample=sample(problem="No NVIDIA driver on this machine."))
+    app = make_app(services)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        assert "No NVIDIA driver on this machine." in shown(app)
+
+
+async def test_a_hidden_screen_is_not_drawn(make_app: AppMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = running()
+    app = make_app(FakeServices(run=run))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        train = app.screen
+        await pilot.press("1")
+        await settle(pilot)
+        drawn: list[None] = []
+        monkeypatch.setattr(train, "tick", lambda: drawn.append(None))
+        app.tick()
+        await pilot.pause()
+        assert drawn == []
+        assert run.waiting == [], "events are still taken in"
