@@ -19,7 +19,7 @@ from ossconsole.config.settings_file import load_settings
 from ossconsole.config.sources import FixedSource, find_credentials
 
 if TYPE_CHECKING:
-    from ossconsole.sandbox.process import SandboxProcess
+    from ossconsole.sandbox.shared import SharedSandbox
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -44,7 +44,7 @@ class OpenTarget:
 
     profile: Profile
     credentials: CredentialSource
-    sandbox: SandboxProcess | None
+    sandbox: SharedSandbox | None
     origins: dict[str, Origin]
 
 
@@ -60,16 +60,16 @@ class Target:
 
     @contextmanager
     def open(self, say: Callable[[str], None] = _say_on_stderr) -> Iterator[OpenTarget]:
-        """Finds the credentials, or starts the sandbox, says so, and stops it again. Raises ConsoleError."""
+        """Finds the credentials, or the sandbox (started where none runs), and says so. Raises ConsoleError."""
         resolution = self.resolve()
         if resolution is not None:
             credentials = find_credentials(resolution.profile)
             yield OpenTarget(resolution.profile, credentials, None, resolution.origins)
             return
-        from ossconsole.sandbox.process import SandboxProcess
+        from ossconsole.sandbox.shared import SharedSandbox
 
         say("No profile is active: working on the embedded sandbox.")
-        with SandboxProcess.start(state_dir() / "sandbox") as sandbox:
+        with SharedSandbox.open(state_dir() / "sandbox") as sandbox:
             resolution = overlay(sandbox.profile(), self.flags, os.environ)
             yield OpenTarget(resolution.profile, FixedSource(sandbox.credentials()), sandbox, resolution.origins)
 

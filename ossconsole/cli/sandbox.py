@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 )
 @click.option("--metadata-credential-ttl-s", type=click.FloatRange(1), default=3600.0, show_default=True)
 @click.option("--until-stdin-closes", is_flag=True, hidden=True)
+@click.option("--until-unused", is_flag=True, hidden=True)
 def sandbox(
     *,
     directory: Path,
@@ -63,6 +64,7 @@ def sandbox(
     metadata: str,
     metadata_credential_ttl_s: float,
     until_stdin_closes: bool,
+    until_unused: bool,
     **figures: float,
 ) -> None:
     """Serve an OSS-compatible bucket on loopback, with a standard and an accelerated endpoint.
@@ -84,6 +86,7 @@ def sandbox(
         metadata=metadata,
         metadata_credential_ttl_s=metadata_credential_ttl_s,
         until_stdin_closes=until_stdin_closes,
+        until_unused=until_unused,
     )
     run(settings, _print)
 

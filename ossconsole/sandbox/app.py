@@ -19,6 +19,7 @@ import msgspec
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import SettingsError
+from ossconsole.config.files import write_private
 from ossconsole.sandbox.accelerator import whole_bucket
 from ossconsole.sandbox.api.call import Service
 from ossconsole.sandbox.cache import BlockCache
@@ -26,7 +27,7 @@ from ossconsole.sandbox.faults import FaultEngine, FaultPlan
 from ossconsole.sandbox.imds import MetadataService
 from ossconsole.sandbox.keys import KeyRing
 from ossconsole.sandbox.listeners import Listener, reserve
-from ossconsole.sandbox.process import LOG_NAME, SandboxInfo, make_folder
+from ossconsole.sandbox.process import INFO_NAME, LOCK_NAME, LOG_NAME, SandboxInfo, make_folder
 from ossconsole.sandbox.reading import Reader
 from ossconsole.sandbox.records import Bucket
 from ossconsole.sandbox.requestlog import RequestLog
@@ -35,10 +36,13 @@ from ossconsole.sandbox.shaping import Origin, Shaping
 from ossconsole.sandbox.steering import Steering
 from ossconsole.sandbox.store import Store
 from ossconsole.sandbox.synthetic import SyntheticKeys
+from ossconsole.sandbox.users import Users
 
 # The connector calls `<bucket>.<endpoint host>`: with this bucket and these hosts that is 127.0.0.1 and 127.0.0.2.
 BUCKET = "127"
 METADATA_ADDRESS = "127.0.0.3"
+_UNUSED_LOOK_S = 0.5
+_LOCK_TRIES, _LOCK_WAIT_S = 5, 0.05
 _HOSTS = {EndpointKind.STANDARD: "0.0.1", EndpointKind.ACCELERATED: "0.0.2"}
 
 
@@ -54,6 +58,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     metadata: str = "off"
     metadata_credential_ttl_s: float = 3600.0
     until_stdin_closes: bool = False
+    until_unused: bool = False
 
 
 def run(settings: Settings, ready: Callable[[SandboxInfo], None]) -> None:
@@ -63,20 +68,29 @@ def run(settings: Settings, ready: Callable[[SandboxInfo], None]) -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with _locked(settings.directory), contextlib.closing(Store(settings.directory)) as store:
-        asyncio.run(_serve(settings, store, ready))
+        told = settings.directory / INFO_NAME
+        # What a killed one has left.
+        told.unlink(missing_ok=True)
+        try:
+            asyncio.run(_serve(settings, store, ready))
+        finally:
+            told.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def _locked(directory: Path) -> Iterator[None]:
     """One sandbox per folder. Raises SettingsError."""
-    descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Once more: whoever looks whether the folder is served holds the lock for a moment.
+        for _ in range(_LOCK_TRIES):
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            time.sleep(_LOCK_WAIT_S)
+        else:
+            raise SettingsError(f"Another sandbox runs on {directory}.", remedy="Stop it, or give another --dir.")
         yield
-    except BlockingIOError as error:
-        raise SettingsError(
-            f"Another sandbox runs on {directory}.", remedy="Stop it, or give another --dir."
-        ) from error
     finally:
         os.close(descriptor)
 
@@ -106,8 +120,13 @@ async def _serve(settings: Settings, store: Store, ready: Callable[[SandboxInfo]
     stop = _stop_event(settings)
     steering.set_plan(settings.faults)
     gc.freeze()
-    ready(_info(settings, service.keys, port))
+    info = _info(settings, service.keys, port)
+    write_private(settings.directory / INFO_NAME, info.encode())
+    ready(info)
+    watch = asyncio.create_task(_unused(settings, stop)) if settings.until_unused else None
     await stop.wait()
+    if watch is not None:
+        watch.cancel()
     await asyncio.gather(*(listener.stop() for listener in everything))
     log.close()
 
@@ -127,6 +146,14 @@ def _stop_event(settings: Settings) -> asyncio.Event:
     if settings.until_stdin_closes:
         loop.add_reader(sys.stdin.fileno(), on_stdin)
     return stop
+
+
+async def _unused(settings: Settings, stop: asyncio.Event) -> None:
+    """Sets `stop` once nobody uses the folder; keeps others from joining until this process has ended."""
+    users = Users(settings.directory)
+    while not users.leave():  # noqa: ASYNC110 - a lock of the kernel, which nobody can await
+        await asyncio.sleep(_UNUSED_LOOK_S)
+    stop.set()
 
 
 def _service(settings: Settings, store: Store, port: int) -> Service:

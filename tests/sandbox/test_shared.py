@@ -1,0 +1,119 @@
+"""One sandbox for all who use a folder."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ossconsole.sandbox import shared
+from ossconsole.sandbox.process import INFO_NAME, LOCK_NAME, SandboxError, SandboxProcess
+from ossconsole.sandbox.shared import SharedSandbox
+from tests.sandbox.conftest import make_bucket
+from tests.sandbox.wire import wait_until
+
+HOLD = (
+    "import sys; from pathlib import Path\n"
+    "from ossconsole.sandbox.shared import SharedSandbox\n"
+    "shared = SharedSandbox.open(Path(sys.argv[1])); print(shared.info.path_style_endpoint, flush=True)\n"
+    "sys.stdin.read(); shared.close()"
+)
+
+
+def hold(directory: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(directory)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def endpoint_of(holder: subprocess.Popen[str]) -> str:
+    assert holder.stdout is not None
+    return holder.stdout.readline().strip()
+
+
+def servers(directory: Path) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        command = process.info["cmdline"] or []
+        if "sandbox" in command and str(directory) in command and process.status() != psutil.STATUS_ZOMBIE:
+            found.append(process)
+    return found
+
+
+def test_the_second_finds_the_first_and_the_last_ends_it(tmp_path: Path) -> None:
+    first = SharedSandbox.open(tmp_path)
+    second = SharedSandbox.open(tmp_path)
+    assert second.info == first.info
+    assert len(servers(tmp_path)) == 1
+    first.close()
+    make_bucket(second.info).put_object("still", b"here")
+    second.close()
+    wait_until(lambda: not servers(tmp_path))
+    assert not (tmp_path / INFO_NAME).exists()
+    with SharedSandbox.open(tmp_path) as third:
+        assert make_bucket(third.info).get_object("still").read() == b"here"
+
+
+def test_it_survives_whoever_started_it_and_ends_after_the_last_was_killed(tmp_path: Path) -> None:
+    starter = hold(tmp_path)
+    endpoint = endpoint_of(starter)
+    guest = hold(tmp_path)
+    assert endpoint_of(guest) == endpoint
+    starter.kill()
+    starter.wait(20)
+    with SharedSandbox.open(tmp_path) as here:
+        assert here.info.path_style_endpoint == endpoint
+        guest.kill()
+        guest.wait(20)
+        make_bucket(here.info).put_object("a", b"1")
+    wait_until(lambda: not servers(tmp_path))
+    for holder in (starter, guest):
+        for stream in (holder.stdin, holder.stdout):
+            assert stream is not None
+            stream.close()
+
+
+def test_many_at_once_get_one_server(tmp_path: Path) -> None:
+    opened: list[SharedSandbox] = []
+    threads = [threading.Thread(target=lambda: opened.append(SharedSandbox.open(tmp_path))) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len({one.info.path_style_endpoint for one in opened}) == 1
+    assert len(opened) == 6
+    for one in opened:
+        one.close()
+    wait_until(lambda: not servers(tmp_path))
+
+
+def test_one_started_by_hand_is_used_and_left_alone(tmp_path: Path) -> None:
+    with SandboxProcess.start(tmp_path, unshaped=True) as alone:
+        with SharedSandbox.open(tmp_path) as guest:
+            assert guest.info == alone.info
+        assert alone.running
+
+
+def test_what_a_killed_server_left_is_no_server(tmp_path: Path) -> None:
+    with SandboxProcess.start(tmp_path, unshaped=True) as killed:
+        os.kill(killed.pid, signal.SIGKILL)
+        wait_until(lambda: not killed.running)
+        assert (tmp_path / INFO_NAME).exists()
+        with SharedSandbox.open(tmp_path) as fresh:
+            assert fresh.info.access_key_id == killed.info.access_key_id
+            assert stat.S_IMODE((tmp_path / INFO_NAME).stat().st_mode) == 0o600
+
+
+def test_a_server_that_does_not_answer_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared, "_running", lambda _: None)
+    with SandboxProcess.start(tmp_path, unshaped=True), pytest.raises(SandboxError) as refused:
+        SharedSandbox.open(tmp_path, timeout_s=0.5)
+    assert "does not answer" in refused.value.message
+    assert LOCK_NAME in refused.value.remedy
