@@ -24,6 +24,7 @@ from ossconsole.dataset.manifest import Sample
 
 _COMMIT_EVERY_S = 0.1
 _PAGE = 1000
+_ADOPTED = "\x00"  # begins the path of a sample whose file nobody here has seen
 _SCHEMA_VERSION = 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS samples (
@@ -52,11 +53,15 @@ class Verdict(str, enum.Enum):
 
 
 class Ruling(msgspec.Struct, frozen=True):
-    """A verdict, the key that the sample has, and the CRC64 of what is in the bucket under it ("" when unknown)."""
+    """A verdict, the key that the sample has, and the CRC64 of what is in the bucket under it ("" when unknown).
+
+    `doubtful` when something may be there that the journal knows too little about.
+    """
 
     verdict: Verdict
     key: str = ""
     crc64: str = ""
+    doubtful: bool = False
 
 
 class SentSample(msgspec.Struct, frozen=True):
@@ -116,6 +121,7 @@ class Journal:
         self._recipe = recipe
         self._lock = threading.RLock()
         self._committed = time.monotonic()
+        self._distrusting = False
         with self._reporting():
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock_file = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -148,6 +154,11 @@ class Journal:
         connection.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
         return connection
 
+    @property
+    def fresh(self) -> bool:
+        """Whether it knows of no sample."""
+        return self._one("SELECT 1 FROM samples LIMIT 1") is None
+
     def _begin(self, source: str) -> int:
         cursor = self._db.execute("INSERT INTO runs (source, began) VALUES (?, ?)", (source, time.time()))
         self._db.execute("BEGIN")
@@ -169,7 +180,8 @@ class Journal:
             *(self._run, sample.class_name, sample.path),
         )
         unchanged = same and (size, mtime_ns) == (sample.size, sample.mtime_ns)
-        return Ruling(Verdict.UNCHANGED if unchanged else Verdict.SEND, key, crc64 if same else "")
+        # Without a CRC64 it may have been sent and never booked: the upload was killed in between.
+        return Ruling(Verdict.UNCHANGED if unchanged else Verdict.SEND, key, crc64 if sent else "", doubtful=not crc64)
 
     def reopened_key(self, path: str) -> str:
         """The key of a sample that `reopen` was called for, "" for any other."""
@@ -178,16 +190,32 @@ class Journal:
 
     def _reserve(self, sample: PlannedSample, suffix: str) -> Ruling:
         for key in (sample.key + suffix, sample.spare_key + suffix):
-            if self._one("SELECT 1 FROM samples WHERE key = ?", key) is None:
+            owner = self._one("SELECT path FROM samples WHERE key = ?", key)
+            if owner is None:
                 self._write(
                     "INSERT INTO samples (path, key, class, size, mtime_ns, seen) VALUES (?, ?, ?, 0, 0, ?)",
-                    sample.path,
-                    key,
-                    sample.class_name,
-                    self._run,
+                    *(sample.path, key, sample.class_name, self._run),
                 )
-                return Ruling(Verdict.SEND, key)
+                return Ruling(Verdict.SEND, key, doubtful=self._distrusting)
+            if owner[0].startswith(_ADOPTED):
+                self._write(
+                    "UPDATE samples SET path = ?, class = ?, seen = ? WHERE key = ?",
+                    *(sample.path, sample.class_name, self._run, key),
+                )
+                return Ruling(Verdict.SEND, key, doubtful=True)
         return Ruling(Verdict.CLASH)
+
+    def distrust(self) -> None:
+        """The bucket has objects below the prefix that this journal knows nothing of."""
+        self._distrusting = True
+
+    def adopt(self, sample: Sample, class_name: str, size: int, etag: str) -> None:
+        """A sample of the dataset's manifest that another journal knows; its file is none of this source's."""
+        self._write(
+            "INSERT OR IGNORE INTO samples (path, key, class, size, mtime_ns, height, width, bytes, etag, sent) "
+            "VALUES (?, ?, ?, 0, 0, ?, ?, ?, ?, ?)",
+            *(_ADOPTED + sample.key, sample.key, class_name, sample.height, sample.width, size, etag, self._run),
+        )
 
     # Sending
 
@@ -199,10 +227,14 @@ class Journal:
             *(sample.size, sample.mtime_ns, self._recipe, sample.height, sample.width, sample.bytes, sample.crc64),
             *(sample.etag, self._run, sample.path),
         )
+        self.commit()  # what is not booked may be sent once more
 
-    def touch(self, path: str, size: int, mtime_ns: int) -> None:
-        """The file was written anew, yet gives the sample that is in the bucket."""
-        self._write("UPDATE samples SET size = ?, mtime_ns = ? WHERE path = ?", size, mtime_ns, path)
+    def keep(self, path: str, size: int, mtime_ns: int, height: int, width: int) -> None:
+        """File or recipe changed, yet the sample is the one that is in the bucket."""
+        self._write(
+            "UPDATE samples SET size = ?, mtime_ns = ?, recipe = ?, height = ?, width = ? WHERE path = ?",
+            *(size, mtime_ns, self._recipe, height, width, path),
+        )
 
     def fail(self, failure: Failure) -> None:
         """The file did not become a sample. One that an earlier run sent stays; the next run tries again."""

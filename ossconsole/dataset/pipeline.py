@@ -23,7 +23,7 @@ from ossconsole.dataset.worker import Done, Task
 from ossconsole.dataset.workers import Worker
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
-from ossconsole.storage.objects import PutResult
+from ossconsole.storage.objects import ObjectInfo, PutResult
 
 MAX_PARALLELISM = 64
 _TASKS_PER_WORKER = 2  # one being prepared, one already there, so that a process never waits for its next picture
@@ -47,11 +47,15 @@ _FATAL_CODES = frozenset(
 
 
 class Item(msgspec.Struct, frozen=True):
-    """A sample to be sent under `key`. `crc64` is of what the bucket has there; `again` after a verification."""
+    """A sample to be sent under `key`, `again` after a verification.
+
+    `crc64` is of what the bucket has there; `doubtful` when that is unknown and worth a look.
+    """
 
     sample: PlannedSample
     key: str
     crc64: str = ""
+    doubtful: bool = False
     again: bool = False
 
 
@@ -186,7 +190,12 @@ class Pipeline:
     def _send(self, ready: _Ready) -> None:
         item, payload = ready.item, ready.payload
         if item.crc64 == str(fastcrc.crc64.xz(payload)):
-            self._journal.touch(item.sample.path, item.sample.size, item.sample.mtime_ns)
+            sample, done = item.sample, ready.done
+            self._journal.keep(sample.path, sample.size, sample.mtime_ns, done.height, done.width)
+            self._board.happened(Unchanged())
+            return
+        if item.doubtful and (there := self._look(item.key, payload)):
+            self._journal.book(_sent(ready, there.etag))
             self._board.happened(Unchanged())
             return
         began = time.monotonic()
@@ -200,8 +209,16 @@ class Pipeline:
         finally:
             self._board.worked(capped=passed - began, send=time.monotonic() - passed)
         self._silent = 0
-        self._journal.book(_sent(ready, result))
+        self._journal.book(_sent(ready, result.etag))
         self._board.happened(Sent(len(payload), item.again))
+
+    def _look(self, key: str, payload: bytes) -> ObjectInfo | None:
+        """The object, when the bucket has exactly this sample already."""
+        try:
+            info = self._store.head(object_key(self._prefix, key))
+        except StorageError:
+            return None  # the PUT that follows meets the same trouble, and deals with it
+        return info if (info.size, info.crc64) == (len(payload), fastcrc.crc64.xz(payload)) else None
 
     def _put(self, key: str, payload: bytes) -> PutResult:
         retrying = tenacity.Retrying(
@@ -265,7 +282,7 @@ class Pipeline:
         self._ready.break_off()
 
 
-def _sent(ready: _Ready, result: PutResult) -> SentSample:
+def _sent(ready: _Ready, etag: str) -> SentSample:
     sample = ready.item.sample
     return SentSample(
         path=sample.path,
@@ -275,7 +292,7 @@ def _sent(ready: _Ready, result: PutResult) -> SentSample:
         width=ready.done.width,
         bytes=len(ready.payload),
         crc64=str(fastcrc.crc64.xz(ready.payload)),
-        etag=result.etag,
+        etag=etag,
     )
 
 

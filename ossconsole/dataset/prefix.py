@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from ossconsole.config.errors import SettingsError
-from ossconsole.dataset.manifest import ManifestError, object_key, read_manifest
+from ossconsole.dataset.manifest import Manifest, ManifestError, ManifestMissingError, read_manifest
 from ossconsole.dataset.settings import UploadSettings
 from ossconsole.storage.client import ObjectStore
 
@@ -12,19 +14,28 @@ class PrefixTakenError(SettingsError):
     """The dataset prefix holds a dataset of another kind."""
 
 
-def check_prefix(store: ObjectStore, prefix: str, settings: UploadSettings) -> bool:
-    """Whether nothing is below the prefix yet.
+class Found(msgspec.Struct, frozen=True):
+    """What is below the prefix before an upload: nothing, a dataset with its manifest, or other objects."""
+
+    empty: bool
+    manifest: Manifest | None = None
+
+
+def check_prefix(store: ObjectStore, prefix: str, settings: UploadSettings) -> Found:
+    """What is below the prefix.
 
     Raises PrefixTakenError when its dataset has another format or size, StorageError when OSS refuses to tell.
     """
     try:
         manifest = read_manifest(store, prefix)
-    except ManifestError:
-        return not store.list_page(object_key(prefix, ""), delimiter="", max_keys=1).objects
+    except ManifestMissingError as error:
+        return Found(empty=error.empty)
+    except ManifestError:  # to be replaced by a good one
+        return Found(empty=False)
     if (manifest.format, manifest.size) != (settings.format, settings.size):
         raise PrefixTakenError(
             f"{store.uri(prefix)} holds a dataset of {manifest.format} at {manifest.size} px, "
             f"not of {settings.format} at {settings.size} px.",
             remedy="Give this one another place with --dataset-prefix.",
         )
-    return False
+    return Found(empty=False, manifest=manifest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import threading
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from ossconsole.dataset.layout import Layout, SkippedFile
 from ossconsole.dataset.manifest import (
     SPLITS,
     Manifest,
+    Sample,
     encode_manifest,
     manifest_key,
     object_key,
@@ -27,7 +29,7 @@ from ossconsole.dataset.prefix import check_prefix
 from ossconsole.dataset.progress import Counted, Failed, Ignored, PlanEnded, Planned, Reopened, Unchanged
 from ossconsole.dataset.scoreboard import Phase, Picture, Scoreboard, UploadProgress
 from ossconsole.dataset.settings import UploadSettings
-from ossconsole.dataset.verify import verify
+from ossconsole.dataset.verify import Finding, verify
 from ossconsole.storage.client import ObjectStore
 
 _log = logging.getLogger(__name__)
@@ -60,6 +62,28 @@ class UploadSummary(msgspec.Struct, frozen=True, kw_only=True):
     manifest: str = ""
     failures: tuple[Failure, ...] = ()
     ignored_files: tuple[Failure, ...] = ()
+
+
+class _Foreign:
+    """The samples of the manifest that was there before, which may come from another source or machine."""
+
+    def __init__(self, manifest: Manifest | None) -> None:
+        self._manifest = manifest
+
+    @functools.cached_property
+    def _samples(self) -> dict[str, Sample]:
+        splits = self._manifest.splits.values() if self._manifest else ()
+        return {sample.key: sample for samples in splits for sample in samples}
+
+    def adopt(self, finding: Finding, journal: Journal) -> bool:
+        """Keeps an object that the journal does not know but the manifest lists; False for any other."""
+        sample = self._samples.get(finding.key)
+        if self._manifest is None or sample is None or finding.summary is None:
+            return False
+        if finding.summary.size != self._manifest.sample_bytes(sample):
+            return False
+        journal.adopt(sample, self._manifest.classes[sample.label], finding.summary.size, finding.summary.etag)
+        return True
 
 
 class UploadJob:
@@ -185,10 +209,13 @@ class UploadJob:
         store = ObjectStore(self.profile, self._credentials)
         # The pipeline retries by itself, where it can be stopped and seen.
         sender = ObjectStore(self.profile, self._credentials, attempts=1, pool_size=64)
-        empty = check_prefix(store, self._prefix, settings)
+        found = check_prefix(store, self._prefix, settings)
+        self._foreign = _Foreign(found.manifest)
         with contextlib.closing(self._open_journal()) as journal:
-            if empty:
+            if found.empty:
                 journal.forget_all()
+            elif journal.fresh:
+                journal.distrust()
             self._pipeline = Pipeline(
                 store=sender,
                 prefix=self._prefix,
@@ -235,7 +262,7 @@ class UploadJob:
                 continue
             ruling = journal.rule(item, suffix)
             if ruling.verdict is Verdict.SEND:
-                yield Item(item, ruling.key, ruling.crc64)
+                yield Item(item, ruling.key, ruling.crc64, ruling.doubtful)
             elif ruling.verdict is Verdict.UNCHANGED:
                 self._board.happened(Unchanged())
             else:
@@ -275,7 +302,7 @@ class UploadJob:
             self._gate.check()
             expected = finding.expected
             if expected is None:
-                self._unknown += 1
+                self._unknown += not self._foreign.adopt(finding, journal)
                 continue
             journal.reopen(expected.path)
             if expected.present and not expected.failed:

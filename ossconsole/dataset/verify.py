@@ -18,6 +18,7 @@ class Finding(msgspec.Struct, frozen=True):
 
     key: str
     expected: Expected | None
+    summary: ObjectSummary | None
 
 
 def verify(store: ObjectStore, prefix: str, journal: Journal) -> Iterator[Finding]:
@@ -31,9 +32,9 @@ def verify(store: ObjectStore, prefix: str, journal: Journal) -> Iterator[Findin
     for key, expected, summary in _merge(journal.expected(), there):
         if expected is None:
             if key != MANIFEST_NAME:
-                yield Finding(key, None)
+                yield Finding(key, None, summary)
         elif summary is None or not _same(store, expected, summary):
-            yield Finding(key, expected)
+            yield Finding(key, expected, summary)
 
 
 def _same(store: ObjectStore, expected: Expected, summary: ObjectSummary) -> bool:

@@ -1,0 +1,114 @@
+"""`ossconsole upload`: its contract, its exit codes, and that it can be killed at any moment."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ossconsole.dataset.prepare import Recipe
+from tests.cli.uploading import Uploader, finish
+from tests.dataset.conftest import make_pictures
+from tests.dataset.uploads import bucket, settings_for, until, wanted
+from tests.sandboxed import Sandboxed
+
+SUMMARY_KEYS = {"event", "uploaded", "skipped", "failed", "bytes", "seconds", "samples_per_s"}
+
+
+@pytest.fixture
+def uploader(sandboxed_bucket: Sandboxed, request: pytest.FixtureRequest) -> Iterator[Uploader]:
+    store = sandboxed_bucket.store()
+    yield Uploader(sandboxed_bucket, sandboxed_bucket.profile(f"{request.module.__name__}/{request.node.name}"), store)
+    store.close()
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return make_pictures(tmp_path / "source")
+
+
+def recipe(source: Path) -> Recipe:
+    return settings_for(source).recipe
+
+
+def test_the_last_line_is_the_summary(uploader: Uploader, source: Path) -> None:
+    (source / "train/ants/x.gif").write_bytes(b"GIF89a")
+    done = uploader.run(str(source), "--format", "image-u8", "--json")
+    assert done.code == 0, done.err
+    summary = done.summary
+    assert set(summary) == SUMMARY_KEYS
+    assert (summary["event"], summary["uploaded"], summary["skipped"], summary["failed"]) == ("summary", 8, 1, 0)
+    assert summary["bytes"] == 8 * 3 * 16 * 16
+    assert summary["samples_per_s"] > 0
+    assert [line["path"] for line in done.lines if line["event"] == "skipped"] == ["train/ants/x.gif"]
+
+
+def test_a_broken_picture_makes_the_exit_code_1_and_the_rest_arrives(uploader: Uploader, source: Path) -> None:
+    (source / "train/ants/broken.jpg").write_bytes(b"no")
+    done = uploader.run(str(source), "--json")
+    assert done.code == 1
+    assert done.summary["uploaded"] == 8
+    assert [(line["path"], line["reason"]) for line in done.lines if line["event"] == "failed"] == [
+        ("train/ants/broken.jpg", "not a picture that can be read")
+    ]
+
+
+def test_in_words(uploader: Uploader, source: Path) -> None:
+    (source / "train/ants/\x1b]0;evil\x07.gif").write_bytes(b"GIF89a")
+    done = uploader.run(str(source))
+    assert done.code == 0, done.err
+    assert "8 uploaded, 1 skipped (0 unchanged, 1 no pictures), 0 failed" in done.out
+    assert "\x1b" not in done.out + done.err
+
+
+def test_a_dry_run_sends_nothing(uploader: Uploader, source: Path) -> None:
+    done = uploader.run(str(source), "--dry-run", "--json")
+    assert done.code == 0, done.err
+    plan, summary = done.lines
+    assert (plan["event"], plan["to_send"], plan["classes"]) == ("plan", 8, ["ants", "bees"])
+    assert set(summary) == SUMMARY_KEYS
+    assert summary["uploaded"] == 0
+    assert uploader.objects() == 0
+    assert "8 files: 6 train, 2 val in 2 classes" in uploader.run(str(source), "--dry-run").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["/nowhere"], 1, "/nowhere is not there"),
+        ([], 2, "SRC"),
+        (["SOURCE", "--size", "3"], 2, "--size 3"),
+        (["SOURCE", "--format", "jpeg"], 2, "jpeg"),
+        (["SOURCE", "--keep-ratio", "--format", "tensor-f32"], 2, "--keep-ratio"),
+    ],
+)
+def test_bad_usage_says_what(uploader: Uploader, source: Path, arguments: list[str], code: int, text: str) -> None:
+    done = uploader.run(*[str(source) if word == "SOURCE" else word for word in arguments])
+    assert done.code == code
+    assert text in done.err
+    assert "Traceback" not in done.err
+
+
+def test_a_wrong_secret_is_told_and_not_shown(uploader: Uploader, source: Path) -> None:
+    done = uploader.run(str(source), "--json", OSS_ACCESS_KEY_SECRET="s3cr3t-sentinel")
+    assert done.code == 1
+    assert "SignatureDoesNotMatch" in done.err
+    assert done.summary["event"] == "error"
+    assert "s3cr3t-sentinel" not in done.out + done.err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_ends_it_and_the_next_run_goes_on(uploader: Uploader, tmp_path: Path, number: int, code: int) -> None:
+    source = make_pictures(tmp_path / "source", train=150)
+    process = uploader.start(str(source), "--json", "--bandwidth", "0.05")
+    until(lambda: uploader.objects() > 5)
+    process.send_signal(number)
+    done = finish(process)
+    assert done.code == code
+    assert done.summary["event"] == "summary"
+    rest = uploader.run(str(source), "--json")
+    assert rest.code == 0
+    assert rest.summary["skipped"] >= done.summary["uploaded"]
+    assert bucket(uploader.store, uploader.profile.dataset_prefix) == wanted(source, recipe(source))

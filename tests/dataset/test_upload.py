@@ -1,0 +1,371 @@
+"""The upload engine through a sandbox: what is in the bucket afterwards is the plan, byte for byte."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from PIL import Image
+
+from ossconsole.config.errors import ConsoleError
+from ossconsole.config.profile import Profile
+from ossconsole.dataset.formats import SampleFormat
+from ossconsole.dataset.journal import JournalError, journal_path
+from ossconsole.dataset.manifest import manifest_key, read_manifest
+from ossconsole.dataset.plan import plan_upload
+from ossconsole.dataset.prefix import PrefixTakenError
+from ossconsole.dataset.scoreboard import Phase
+from ossconsole.dataset.upload import UploadJob
+from ossconsole.storage.client import ObjectStore
+from ossconsole.storage.errors import StorageError
+from tests.dataset.conftest import jpeg, make_pictures
+from tests.dataset.uploads import WAIT_S, bucket, check_manifest_is_the_bucket, settings_for, until, upload, wanted
+from tests.sandboxed import Sandboxed
+
+FORMATS = list(SampleFormat)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return make_pictures(tmp_path / "source")
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_the_bucket_gets_the_plan_byte_for_byte(
+    sandboxed_bucket: Sandboxed, store: ObjectStore, profile: Profile, source: Path, fmt: SampleFormat
+) -> None:
+    (source / "train/ants/imageNotFound.gif").write_bytes(b"GIF89a")
+    settings = settings_for(source, fmt, workers=2)
+    summary = upload(profile, sandboxed_bucket.owner, settings)
+    assert (summary.uploaded, summary.skipped, summary.failed) == (8, 1, 0)
+    expected = wanted(source, settings.recipe)
+    assert bucket(store, profile.dataset_prefix) == expected
+    assert summary.bytes == sum(map(len, expected.values()))
+    manifest = check_manifest_is_the_bucket(store, profile.dataset_prefix)
+    assert (manifest.format, manifest.size, manifest.classes) == (fmt, 16, ("ants", "bees"))
+    assert {split: len(samples) for split, samples in manifest.splits.items()} == {"train": 6, "val": 2}
+    assert summary.ignored_files[0].path == "train/ants/imageNotFound.gif"
+
+
+def test_a_second_run_sends_only_what_changed(
+    sandboxed_bucket: Sandboxed, store: ObjectStore, profile: Profile, source: Path
+) -> None:
+    settings = settings_for(source)
+    upload(profile, sandboxed_bucket.owner, settings)
+    same = upload(profile, sandboxed_bucket.owner, settings)
+    assert (same.uploaded, same.unchanged, same.failed) == (0, 8, 0)
+    (source / "train/ants/0.jpg").write_bytes(jpeg(50))  # another picture
+    (source / "train/bees/1.jpg").touch()  # another time, the same picture
+    (source / "train/bees/new.jpg").write_bytes(jpeg(51))
+    summary = upload(profile, sandboxed_bucket.owner, settings)
+    assert (summary.uploaded, summary.unchanged, summary.failed) == (2, 7, 0)
+    assert bucket(store, profile.dataset_prefix) == wanted(source, settings.recipe)
+    check_manifest_is_the_bucket(store, profile.dataset_prefix)
+    assert upload(profile, sandboxed_bucket.owner, settings).unchanged == 9
+
+
+def test_removed_files_are_reported_and_pruned_when_asked(
+    sandboxed_bucket: Sandboxed, store: ObjectStore, profile: Profile, source: Path
+) -> None:
+    upload(profile, sandboxed_bucket.owner, settings_for(source))
+    (source / "train/ants/0.jpg").unlink()
+    reported = upload(profile, sandboxed_bucket.owner, settings_for(source))
+    assert (reported.removed, reported.pruned) == (("train/ants/0.u8",), False)
+    assert len(bucket(store, profile.dataset_prefix)) == 8
+    check_manifest_is_the_bucket(store, profile.dataset_prefix)
+    pruned = upload(profile, sandboxed_bucket.owner, settings_for(source, prune=True))
+    assert (pruned.removed, pruned.pruned, pruned.uploaded) == (("train/ants/0.u8",), True, 0)
+    assert bucket(store, profile.dataset_prefix) == wanted(source, settings_for(source).recipe)
+    check_manifest_is_the_bucket(store, profile.dataset_prefix)
+
+
+def test_what_vanished_from_the_bucket_is_sent_again(
+    sandboxed_bucket: Sandboxed, store: ObjectStore, profile: Profile, source: Path
+) -> None:
+    settings, prefix = settings_for(source), profile.dataset_prefix
+    upload(profile, sandboxed_bucket.owner, settings)
+    store.delete(f"{prefix}/train/ants/0.u8")
+    store.put(f"{prefix}/train/bees/1.u8", b"something else")
+    store.put(f"{prefix}/notes.txt", b"mine")
+    summary = upload(profile, sandboxed_bucket.owner, settings)
+    assert (summary.uploaded, summary.unchanged, summary.failed, summary.unknown) == (2, 6, 0, 1)
+    store.delete(f"{prefix}/notes.txt")
+    assert bucket(store, prefix) == wanted(source, settings.recipe)
+
+
+def test_an_emptied_bucket_is_filled_again(
+    sandboxed_bucket: Sandboxed, store: ObjectStore, profile: Profile, source: Path
+) -> None:
+    settings, prefix = settings_for(source), profile.dataset_prefix
+    upload(profile, sandboxed_bucket.owner, settings)
+    store.delete_many([summary.key for summary in store.list_all(prefix)])
+    assert upload(profile, sandboxed_bucket.owner, settings).uploaded == 8
+    assert bucket(store, prefix) == wanted(source, settings.recipe)
+
+
+@pytest.mark.parametrize("change", [{"size": 20}, {"fmt": SampleFormat.TENSOR_F32}])
+def test_a_prefix_holds_one_kind_of_dataset(
+    sandboxed_bucket: Sandboxed, store: ObjectStore, profile: Profile, source: Path, change: dict[str, object]
+) -> None:
+    upload(profile, sandboxed_bucket.owner, settings_for(source))
+    before = bucket(store, profile.dataset_prefix)
+    other = settings_for(source, **change)  # type: ignore[arg-type]
+    with pytest.raises(PrefixTakenError, match="image-u8 at 16 px") as caught:
+        upload(profile, sandboxed_bucket.owner, other)
+    assert "--dataset-prefix" in caught.value.remedy
+    with pytest.raises(PrefixTakenError):
+        plan_upload(profile, sandboxed_bucket.owner, other)
+    assert bucket(store, profile.dataset_prefix) == before
+
+
+def test_another_seed_makes_other_tensors_of_the_same_keys(
+    sandboxed_bucket: Sandboxed, store: ObjectStore, profile: Profile, source: Path
+) -> None:
+    upload(profile, sandboxed_bucket.owner, settings_for(source, SampleFormat.TENSOR_F32))
+    again = settings_for(source, SampleFormat.TENSOR_F32, seed=1)
+    assert upload(profile, sandboxed_bucket.owner, again).uploaded == 6  # validation has no random crop
+    assert bucket(store, profile.dataset_prefix) == wanted(source, again.recipe)
+
+
+def test_broken_pictures_are_reported_and_the_rest_arrives(
+    sandboxed_bucket: Sandboxed, store: ObjectStore, profile: Profile, source: Path
+) -> None:
+    whole = jpeg(3)
+    for name, data in {"empty": b"", "cut": whole[:-100], "text": b"hello"}.items():
+        (source / f"train/ants/{name}.jpg").write_bytes(data)
+    secret = source / "train/ants/secret.jpg"
+    secret.symlink_to("/proc/1/mem")  # a file that cannot be read, for root neither
+    summary = upload(profile, sandboxed_bucket.owner, settings_for(source))
+    assert (summary.uploaded, summary.failed) == (8, 4)
+    reasons = {failure.path.rpartition("/")[2]: failure.reason for failure in summary.failures}
+    assert set(reasons) == {"empty.jpg", "cut.jpg", "text.jpg", "secret.jpg"}
+    assert "empty" in reasons["empty.jpg"]
+    assert "truncated" in reasons["cut.jpg"]
+    check_manifest_is_the_bucket(store, profile.dataset_prefix)
+    (source / "train/ants/cut.jpg").write_bytes(whole)
+    assert upload(profile, sandboxed_bucket.owner, settings_for(source)).uploaded == 1
+
+
+def test_nothing_that_became_a_sample_is_an_error(
+    sandboxed_bucket: Sandboxed, store: ObjectStore, profile: Profile, tmp_path: Path
+) -> None:
+    (tmp_path / "source/train/ants").mkdir(parents=True)
+    (tmp_path / "source/train/ants/a.jpg").write_bytes(b"no")
+    with pytest.raises(ConsoleError, match="became a sample"):
+        upload(profile, sandboxed_bucket.owner, settings_for(tmp_path / "source"))
+    assert not store.exists(manifest_key(profile.dataset_prefix))
+
+
+def test_ratio_kept_samples_have_their_own_sizes(
+    sandboxed_bucket: Sandboxed, store: ObjectStore, profile: Profile, source: Path
+) -> None:
+    (source / "train/ants/tall.jpg").write_bytes(jpeg(9, (32, 64)))
+    upload(profile, sandboxed_bucket.owner, settings_for(source, keep_ratio=True))
+    manifest = check_manifest_is_the_bucket(store, profile.dataset_prefix)
+    sizes = {sample.key: (sample.height, sample.width) for sample in manifest.splits["train"]}
+    assert sizes["train/ants/tall.u8"] == (32, 16)
+    assert sizes["train/ants/0.u8"] == (16, 21)
+
+
+# Refusals of the whole
+
+
+def test_a_wrong_secret_ends_it_at_once(sandboxed_bucket: Sandboxed, profile: Profile, source: Path) -> None:
+    job = UploadJob(profile, sandboxed_bucket.wrong_secret, settings_for(source))
+    job.start()
+    with pytest.raises(StorageError, match="SignatureDoesNotMatch"):
+        job.wait(WAIT_S)
+    assert job.progress().phase is Phase.FAILED
+    assert "SignatureDoesNotMatch" in job.progress().error
+
+
+def test_a_key_that_may_not_write_fails_every_sample_by_name(
+    sandboxed_bucket: Sandboxed, profile: Profile, source: Path
+) -> None:
+    with pytest.raises(ConsoleError, match="8 failed"):
+        upload(profile, sandboxed_bucket.keys["read-only"], settings_for(source))
+
+
+def test_a_dead_endpoint_says_so(sandboxed_bucket: Sandboxed, profile: Profile, source: Path) -> None:
+    dead = msgspec.structs.replace(profile, standard_endpoint="http://0.0.1:9")
+    with pytest.raises(StorageError, match="No answer"):
+        upload(dead, sandboxed_bucket.owner, settings_for(source))
+
+
+def test_one_upload_at_a_time(sandboxed_bucket: Sandboxed, profile: Profile, source: Path) -> None:
+    first = UploadJob(profile, sandboxed_bucket.owner, settings_for(source))
+    first.pause()
+    first.start()
+    until(lambda: first.progress().phase is Phase.UPLOADING)
+    with pytest.raises(JournalError, match="Another upload"):
+        upload(profile, sandboxed_bucket.owner, settings_for(source))
+    first.resume()
+    assert first.wait(WAIT_S).uploaded == 8
+
+
+# Controls
+
+
+def test_pause_holds_and_resume_goes_on(sandboxed_bucket: Sandboxed, profile: Profile, tmp_path: Path) -> None:
+    job = UploadJob(profile, sandboxed_bucket.owner, settings_for(make_pictures(tmp_path / "s", train=60)))
+    job.start()
+    until(lambda: job.progress().uploaded > 0)
+    job.pause()
+    until(lambda: job.progress().sending == 0)
+    held = job.progress()
+    assert held.paused
+    assert held.eta_s is None
+    assert not job.join(0.2)
+    assert job.progress().uploaded == held.uploaded
+    job.resume()
+    assert job.wait(WAIT_S).uploaded == 62
+
+
+def test_cancel_keeps_what_was_sent(
+    sandboxed_bucket: Sandboxed, store: ObjectStore, profile: Profile, tmp_path: Path
+) -> None:
+    source = make_pictures(tmp_path / "s", train=300)
+    job = UploadJob(profile, sandboxed_bucket.owner, settings_for(source))
+    job.start()
+    until(lambda: job.progress().uploaded > 20)
+    job.cancel()
+    summary = job.wait(WAIT_S)
+    assert summary.cancelled
+    assert job.progress().phase is Phase.CANCELLED
+    assert not store.exists(manifest_key(profile.dataset_prefix))
+    there = len(bucket(store, profile.dataset_prefix))
+    assert summary.uploaded <= there < 302
+    rest = upload(profile, sandboxed_bucket.owner, settings_for(source))
+    assert (rest.uploaded, rest.unchanged) == (302 - summary.uploaded, summary.uploaded)
+    check_manifest_is_the_bucket(store, profile.dataset_prefix)
+
+
+def test_cancel_works_while_paused_and_before_anything_was_sent(
+    sandboxed_bucket: Sandboxed, profile: Profile, source: Path
+) -> None:
+    job = UploadJob(profile, sandboxed_bucket.owner, settings_for(source))
+    job.pause()
+    job.start()
+    job.cancel()
+    assert job.wait(WAIT_S).cancelled
+
+
+def test_knobs_turn_while_it_runs(sandboxed_bucket: Sandboxed, profile: Profile, tmp_path: Path) -> None:
+    source = make_pictures(tmp_path / "s", train=100)
+    job = UploadJob(profile, sandboxed_bucket.owner, settings_for(source, parallelism=1, bandwidth=1.0))
+    job.start()
+    until(lambda: job.progress().sending == 1)
+    job.set_parallelism(20)
+    until(lambda: job.progress().sending > 1)
+    job.set_parallelism(500)
+    assert job.progress().parallelism == 64
+    job.set_parallelism(2)
+    job.set_bandwidth(None)
+    summary = job.wait(WAIT_S)
+    assert summary.uploaded == 102
+    assert job.progress().bandwidth is None
+
+
+def test_progress_ends_with_everything_known(sandboxed_bucket: Sandboxed, profile: Profile, source: Path) -> None:
+    job = UploadJob(profile, sandboxed_bucket.owner, settings_for(source))
+    job.start()
+    summary = job.wait(WAIT_S)
+    progress = job.progress()
+    assert (progress.phase, progress.done, progress.total, progress.total_known) == (Phase.DONE, 8, 8, True)
+    assert progress.eta_s is None
+    assert progress.samples_per_s == pytest.approx(summary.samples_per_s, rel=0.1)
+    picture = job.picture()
+    assert picture is not None
+    assert len(picture.payload) == 3 * picture.height * picture.width
+
+
+# Processes
+
+
+def test_a_preparation_process_that_dies_costs_one_picture_at_most(
+    sandboxed_bucket: Sandboxed, store: ObjectStore, profile: Profile, tmp_path: Path
+) -> None:
+    import psutil
+
+    source = make_pictures(tmp_path / "s", train=200)
+    job = UploadJob(profile, sandboxed_bucket.owner, settings_for(source))
+    job.start()
+    until(lambda: job.progress().uploaded > 5)
+    for child in psutil.Process().children():
+        if "ossconsole.dataset.worker" in child.cmdline():
+            child.kill()
+    summary = job.wait(WAIT_S)
+    assert summary.uploaded + summary.failed == 202
+    assert summary.failed <= 1
+    assert all("died on it" in failure.reason for failure in summary.failures)
+    upload(profile, sandboxed_bucket.owner, settings_for(source))
+    assert len(bucket(store, profile.dataset_prefix)) == 202
+
+
+def test_no_process_is_left_behind(sandboxed_bucket: Sandboxed, profile: Profile, source: Path) -> None:
+    import psutil
+
+    upload(profile, sandboxed_bucket.owner, settings_for(source, workers=3))
+    assert not [c for c in psutil.Process().children() if "ossconsole.dataset.worker" in c.cmdline()]
+
+
+def test_a_file_of_the_working_folder_is_no_library(
+    sandboxed_bucket: Sandboxed, profile: Profile, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "PIL.py").write_text("raise SystemExit('imported from the working folder')")
+    monkeypatch.chdir(tmp_path)
+    assert upload(profile, sandboxed_bucket.owner, settings_for(source)).uploaded == 8
+
+
+# Plan
+
+
+def test_the_plan_says_what_the_upload_then_does(
+    sandboxed_bucket: Sandboxed, store: ObjectStore, profile: Profile, source: Path
+) -> None:
+    (source / "train/ants/x.gif").write_bytes(b"GIF89a")
+    (source / "train/stray.jpg").write_bytes(jpeg(1))
+    settings = settings_for(source)
+    plan = plan_upload(profile, sandboxed_bucket.owner, settings)
+    assert (plan.files, plan.to_send, plan.unchanged, plan.ignored, plan.lost) == (10, 8, 0, 1, 1)
+    assert plan.classes == ("ants", "bees")
+    assert plan.samples == {"train": 6, "val": 2}
+    assert plan.prepare_s is not None
+    assert bucket(store, profile.dataset_prefix) == {}
+    assert not journal_path(profile, profile.dataset_prefix).exists()
+    summary = upload(profile, sandboxed_bucket.owner, settings)
+    assert (summary.uploaded, summary.ignored, summary.failed) == (plan.to_send, plan.ignored, plan.lost)
+    assert summary.bytes == plan.bytes_to_send
+    after = plan_upload(profile, sandboxed_bucket.owner, settings)
+    assert (after.to_send, after.unchanged, after.bytes_to_send) == (0, 8, 0)
+    assert after.stored_bytes == plan.stored_bytes == 8 * 768
+
+
+def test_sources_of_several_kinds_give_the_same_bucket(
+    sandboxed_bucket: Sandboxed, store: ObjectStore, profile: Profile, source: Path, tmp_path: Path
+) -> None:
+    upload(profile, sandboxed_bucket.owner, settings_for(source))
+    expected = bucket(store, profile.dataset_prefix)
+    for kind in ("zip", "tar", "gztar"):
+        archive = Path(shutil.make_archive(str(tmp_path / kind), kind, source.parent, source.name))
+        other = msgspec.structs.replace(profile, dataset_prefix=f"{profile.dataset_prefix}-{kind}")
+        assert upload(other, sandboxed_bucket.owner, settings_for(archive)).uploaded == 8
+        assert bucket(store, other.dataset_prefix) == expected
+        assert upload(other, sandboxed_bucket.owner, settings_for(archive)).unchanged == 8
+
+
+def test_a_sample_is_what_it_shows(
+    sandboxed_bucket: Sandboxed, store: ObjectStore, profile: Profile, tmp_path: Path
+) -> None:
+    path = tmp_path / "s/train/red/a.png"
+    path.parent.mkdir(parents=True)
+    Image.new("RGB", (20, 20), (255, 0, 0)).save(path)
+    upload(profile, sandboxed_bucket.owner, settings_for(tmp_path / "s"))
+    manifest = read_manifest(store, profile.dataset_prefix)
+    (sample,) = manifest.splits["train"]
+    data = store.get(f"{profile.dataset_prefix}/{sample.key}")
+    array = np.frombuffer(data, np.uint8).reshape(3, sample.height, sample.width)
+    assert (array == np.array([255, 0, 0], np.uint8)[:, None, None]).all()

@@ -1,0 +1,165 @@
+"""Uploads through a failing service: after the rerun at the latest, the bucket is the plan, byte for byte."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.errors import ConsoleError
+from ossconsole.config.profile import Profile
+from ossconsole.config.sources import FixedSource
+from ossconsole.dataset.manifest import manifest_key
+from ossconsole.dataset.upload import UploadJob, UploadSummary
+from ossconsole.sandbox.control import SandboxControl
+from ossconsole.sandbox.faults import Action, Error, FaultPlan, LostReply, MalformedListing, Reset, Rule, WrongCrc
+from ossconsole.storage.client import ObjectStore
+from ossconsole.storage.errors import StorageError
+from tests.dataset.conftest import make_pictures
+from tests.dataset.uploads import WAIT_S, bucket, check_manifest_is_the_bucket, settings_for, until, upload, wanted
+from tests.sandboxed import Sandboxed, sandboxed
+
+COUNT = 110
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandboxed]:
+    """A sandbox whose faults no other module meets."""
+    with sandboxed(tmp_path_factory.mktemp("failing")) as running:
+        yield running
+
+
+@dataclass(frozen=True)
+class Failing:
+    """The sandbox, steered through the endpoint that stays up, with a dataset prefix of the test's own."""
+
+    owner: FixedSource
+    control: SandboxControl
+    store: ObjectStore
+    profile: Profile
+
+    def upload(self, source: Path) -> UploadSummary:
+        return upload(self.profile, self.owner, settings_for(source))
+
+    def check_bucket(self, source: Path) -> None:
+        assert bucket(self.store, self.profile.dataset_prefix) == wanted(source, settings_for(source).recipe)
+        check_manifest_is_the_bucket(self.store, self.profile.dataset_prefix)
+
+
+@pytest.fixture
+def failing(server: Sandboxed, request: pytest.FixtureRequest) -> Iterator[Failing]:
+    info = server.process.info
+    other = msgspec.structs.replace(
+        info, path_style_endpoint=info.path_style_endpoint.replace("127.0.0.1", "127.0.0.2")
+    )
+    control, store = SandboxControl(other), server.store()
+    yield Failing(server.owner, control, store, server.profile(request.node.name))
+    control.clear_faults()
+    store.close()
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return make_pictures(tmp_path / "source", train=COUNT - 10, val=10)
+
+
+def puts(action: Action, **when: object) -> FaultPlan:
+    """`action` for writes of samples, by default for the first twelve."""
+    chosen = {"times": 12, **when}
+    return FaultPlan(rules=[Rule(action=action, method="PUT", **chosen)], seed=3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        pytest.param(puts(Error(code="ServiceUnavailable"), probability=0.05, times=None), id="5 % 503"),
+        pytest.param(puts(Error(code="InternalError")), id="500"),
+        pytest.param(puts(Reset()), id="reset before"),
+        pytest.param(puts(LostReply()), id="reset after"),
+        pytest.param(puts(WrongCrc()), id="wrong CRC"),
+        pytest.param(puts(Error(code="QpsLimitExceeded", qos_delay_ms=300)), id="throttled"),
+    ],
+)
+def test_what_passes_is_retried(failing: Failing, source: Path, plan: FaultPlan) -> None:
+    failing.control.set_faults(plan)
+    summary = failing.upload(source)
+    assert sum(failing.control.status().fault_hits) > 0
+    failing.control.clear_faults()
+    assert (summary.uploaded, summary.failed, summary.skipped) == (COUNT, 0, 0)
+    assert summary.retries > 0
+    failing.check_bucket(source)
+
+
+def test_the_wait_that_oss_asks_for_is_kept(failing: Failing, tmp_path: Path) -> None:
+    failing.control.set_faults(puts(Error(code="QpsLimitExceeded", qos_delay_ms=1500), times=1))
+    assert failing.upload(make_pictures(tmp_path / "one", train=1, val=0)).seconds >= 1.5
+
+
+def test_one_key_that_is_always_refused_costs_that_key_alone(failing: Failing, source: Path) -> None:
+    failing.control.set_faults(puts(Error(code="AccessDenied"), key="*/train/ants/8.u8", times=None))
+    summary = failing.upload(source)
+    assert (summary.uploaded, summary.failed) == (COUNT - 1, 1)
+    (failure,) = summary.failures
+    assert (failure.path, failure.code) == ("train/ants/8.jpg", "AccessDenied")
+    assert failure.request_id
+    check_manifest_is_the_bucket(failing.store, failing.profile.dataset_prefix)
+    failing.control.clear_faults()
+    again = failing.upload(source)
+    assert (again.uploaded, again.unchanged, again.failed) == (1, COUNT - 1, 0)
+    failing.check_bucket(source)
+
+
+def test_an_endpoint_that_goes_away_ends_it_and_the_next_run_goes_on(failing: Failing, source: Path) -> None:
+    job = UploadJob(failing.profile, failing.owner, settings_for(source, parallelism=32, bandwidth=40_000.0))
+    job.start()
+    until(lambda: job.progress().uploaded > 10)
+    failing.control.set_faults(FaultPlan(outages={EndpointKind.STANDARD: 3600.0}))
+    job.set_bandwidth(None)
+    with pytest.raises(StorageError, match="No answer"):
+        job.wait(WAIT_S)
+    failing.control.clear_faults()
+    rest = failing.upload(source)
+    assert rest.uploaded + rest.unchanged == COUNT
+    assert rest.unchanged >= job.summary().uploaded
+    failing.check_bucket(source)
+
+
+def test_a_key_that_is_rotated_away_ends_it_at_once(failing: Failing, source: Path) -> None:
+    key = failing.control.issue_key()
+    job = UploadJob(failing.profile, FixedSource(key), settings_for(source, bandwidth=40_000.0))
+    job.start()
+    until(lambda: job.progress().uploaded > 5)
+    failing.control.revoke_key(key.access_key_id)
+    with pytest.raises(StorageError, match="InvalidAccessKeyId"):
+        job.wait(WAIT_S)
+    assert job.progress().failed == 0
+    assert not failing.store.exists(manifest_key(failing.profile.dataset_prefix))
+    assert failing.upload(source).unchanged >= job.summary().uploaded
+
+
+@pytest.mark.parametrize("end", ["the verification", "the manifest"])
+def test_trouble_at_the_very_end_leaves_only_the_end_to_do(failing: Failing, source: Path, end: str) -> None:
+    denied = Error(code="AccessDenied")
+    if end == "the manifest":
+        rule = Rule(action=denied, method="PUT", key="*/manifest.json")
+    else:
+        rule = Rule(action=denied, method="GET", skip=1, key="")  # the first listing looks whether the prefix is empty
+    failing.control.set_faults(FaultPlan(rules=[rule]))
+    with pytest.raises(StorageError, match="AccessDenied"):
+        failing.upload(source)
+    assert not failing.store.exists(manifest_key(failing.profile.dataset_prefix))
+    failing.control.clear_faults()
+    again = failing.upload(source)
+    assert (again.uploaded, again.unchanged) == (0, COUNT)
+    failing.check_bucket(source)
+
+
+def test_a_malformed_listing_is_an_error_in_words(failing: Failing, source: Path) -> None:
+    failing.control.set_faults(FaultPlan(rules=[Rule(action=MalformedListing(), method="GET", skip=1, key="")]))
+    with pytest.raises(ConsoleError) as caught:
+        failing.upload(source)
+    assert "unexpected" not in str(caught.value)

@@ -1,0 +1,71 @@
+"""SIGKILL at random moments: the rerun sends what is missing, and only that."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+from pathlib import Path
+
+import psutil
+
+from ossconsole.config.paths import STATE_DIR_VARIABLE
+from ossconsole.config.profile import Profile
+from ossconsole.config.sources import FixedSource
+from ossconsole.dataset.settings import UploadSettings
+from ossconsole.dataset.upload import UploadJob
+from ossconsole.storage.client import ObjectStore
+from tests.dataset.conftest import make_pictures
+from tests.dataset.uploads import (
+    WAIT_S,
+    bucket,
+    check_manifest_is_the_bucket,
+    settings_for,
+    until,
+    upload,
+    wanted,
+)
+from tests.sandboxed import Sandboxed
+
+KILLS = 20
+
+
+def run_upload(state: str, profile: Profile, owner: FixedSource, settings: UploadSettings) -> None:
+    """What the killed process does."""
+    os.environ[STATE_DIR_VARIABLE] = state  # a forkserver keeps the environment it was started with
+    job = UploadJob(profile, owner, settings)
+    job.start()
+    job.wait(WAIT_S)
+
+
+def test_killed_at_random_moments_it_loses_and_repeats_nothing(
+    sandboxed_bucket: Sandboxed, store: ObjectStore, profile: Profile, tmp_path: Path
+) -> None:
+    source = make_pictures(tmp_path / "source", train=250, val=20)
+    settings = settings_for(source, bandwidth=100_000.0)
+    prefix, rng = profile.dataset_prefix, random.Random(7)
+    context = multiprocessing.get_context("forkserver")  # has oss2 loaded, so that twenty starts take no minute
+    context.set_forkserver_preload(["ossconsole.dataset.upload", "tests.dataset.test_upload_kill"])
+
+    def objects() -> int:
+        return sum(1 for _ in store.list_all(f"{prefix}/"))
+
+    for _ in range(KILLS):
+        aim = min(objects() + rng.randint(0, 24), 268)
+        process = context.Process(
+            target=run_upload, args=(os.environ[STATE_DIR_VARIABLE], profile, sandboxed_bucket.owner, settings)
+        )
+        process.start()
+        assert process.pid is not None
+        until(lambda n=aim: objects() >= n, every_s=0.02)  # type: ignore[misc]
+        children = psutil.Process(process.pid).children()
+        process.kill()
+        process.join(WAIT_S)
+        assert not psutil.wait_procs(children, timeout=10)[1]
+    expected, before = wanted(source, settings.recipe), bucket(store, prefix)
+    assert before.items() <= expected.items()  # never half an object
+    summary = upload(profile, sandboxed_bucket.owner, settings)
+    assert (summary.uploaded, summary.skipped, summary.failed) == (len(expected) - len(before), len(before), 0)
+    assert bucket(store, prefix) == expected
+    check_manifest_is_the_bucket(store, prefix)
+    assert upload(profile, sandboxed_bucket.owner, settings).uploaded == 0

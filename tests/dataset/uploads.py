@@ -1,0 +1,64 @@
+"""Helpers for tests that upload through a sandbox."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ossconsole.config.credentials import CredentialSource
+from ossconsole.config.profile import Profile
+from ossconsole.dataset.formats import SampleFormat
+from ossconsole.dataset.manifest import MANIFEST_NAME, Manifest, read_manifest
+from ossconsole.dataset.prepare import Recipe, prepare
+from ossconsole.dataset.settings import UploadSettings
+from ossconsole.dataset.upload import UploadJob, UploadSummary
+from ossconsole.storage.client import ObjectStore
+
+WAIT_S = 60.0
+
+
+def settings_for(source: Path, fmt: SampleFormat = SampleFormat.IMAGE_U8, **changes: object) -> UploadSettings:
+    """One preparation process and small samples, so that a test is quick."""
+    chosen: dict[str, object] = {"size": 16, "workers": 1, "parallelism": 4, **changes}
+    return UploadSettings(source=source, format=fmt, **chosen)  # type: ignore[arg-type]
+
+
+def upload(profile: Profile, credentials: CredentialSource, settings: UploadSettings) -> UploadSummary:
+    job = UploadJob(profile, credentials, settings)
+    job.start()
+    return job.wait(WAIT_S)
+
+
+def bucket(store: ObjectStore, prefix: str) -> dict[str, bytes]:
+    """What is below the prefix, without the manifest."""
+    below = f"{prefix}/"
+    found = {summary.key[len(below) :]: store.get(summary.key) for summary in store.list_all(below)}
+    found.pop(MANIFEST_NAME, None)
+    return found
+
+
+def wanted(source: Path, recipe: Recipe) -> dict[str, bytes]:
+    """What the bucket should have, prepared here and now one by one, for sources of `N.jpg` in class folders."""
+    samples = {}
+    for path in source.rglob("*.jpg"):
+        key = str(path.relative_to(source).with_suffix(recipe.format.suffix))
+        samples[key] = prepare(path.read_bytes(), key, recipe).payload
+    return samples
+
+
+def check_manifest_is_the_bucket(store: ObjectStore, prefix: str) -> Manifest:
+    """Every object is listed with its size, and nothing else is."""
+    manifest = read_manifest(store, prefix)
+    listed = {sample.key: manifest.sample_bytes(sample) for samples in manifest.splits.values() for sample in samples}
+    assert listed == {key: len(data) for key, data in bucket(store, prefix).items()}
+    for samples in manifest.splits.values():
+        assert all(sample.key.split("/")[1] == manifest.classes[sample.label] for sample in samples)
+    return manifest
+
+
+def until(condition: Callable[[], bool], every_s: float = 0.005) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(every_s)
