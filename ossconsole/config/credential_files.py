@@ -16,6 +16,7 @@ import msgspec
 from ossconsole.config.credentials import Credentials
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.files import read_text, write_private
+from ossconsole.config.paths import short_path
 from ossconsole.config.secret import Secret
 
 _EXPIRATION_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
@@ -53,7 +54,11 @@ def read_connector_file(path: Path) -> Credentials | None:
     except (msgspec.DecodeError, ValueError):
         raise _bad(path, "it needs AccessKeyId, AccessKeySecret, and Expiration as 2030-01-31T08:00:00Z") from None
     return _credentials(
-        found.access_key_id, found.access_key_secret, found.security_token, expiration, source=f"connector file {path}"
+        found.access_key_id,
+        found.access_key_secret,
+        found.security_token,
+        expiration,
+        source=f"connector file {short_path(path)}",
     )
 
 
@@ -87,7 +92,7 @@ def read_ossutil_file(path: Path, name: str = "") -> Credentials | None:
         section.get("accesskeysecret", ""),
         section.get("ststoken", ""),
         None,
-        source=f"ossutil {name or 'default'} ({path})",
+        source=f"ossutil {name or 'default'} ({short_path(path)})",
     )
 
 
@@ -106,7 +111,7 @@ def read_aliyun_file(path: Path, name: str = "") -> Credentials | None:
         str(found.get("access_key_secret", "")),
         str(found.get("sts_token", "")),
         None,
-        source=f"aliyun CLI {chosen} ({path})",
+        source=f"aliyun CLI {chosen} ({short_path(path)})",
     )
 
 

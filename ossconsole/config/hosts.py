@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import re
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 import msgspec
@@ -131,3 +132,12 @@ def candidates(region: str) -> list[Candidate]:
     places = [*_ACCELERATOR_ZONES.get(region, ()), region]
     hosts += [(EndpointKind.ACCELERATED, f"{place}-internal.oss-data-acc.aliyuncs.com") for place in places]
     return [Candidate(use, f"https://{host}", classify(f"https://{host}")) for use, host in hosts]
+
+
+def region_caution(instance_region: str, region: str, endpoints: Iterable[str]) -> str:
+    """What to know when the instance is in another region than the bucket; "" when it is in the same."""
+    if instance_region == region:
+        return ""
+    inside = [urlsplit(endpoint).hostname or "" for endpoint in endpoints if classify(endpoint).inside_only]
+    unreachable = f", and {' and '.join(inside)} cannot be reached from here" if inside else ""
+    return f"This instance is in {instance_region}, the bucket in {region}: reading costs traffic fees{unreachable}."

@@ -24,6 +24,12 @@ def state_dir() -> Path:
     return _private_dir(STATE_DIR_VARIABLE, platformdirs.user_state_path(_APP))
 
 
+def short_path(path: Path | str) -> str:
+    """The path with `~` for the home folder, as it is shown."""
+    text, home = str(path), str(Path.home())
+    return "~" + text[len(home) :] if text == home or text.startswith(home + os.sep) else text
+
+
 def _private_dir(variable: str, default: Path) -> Path:
     path = Path(os.environ.get(variable) or default).expanduser().absolute()
     try:

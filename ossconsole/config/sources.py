@@ -14,6 +14,7 @@ from ossconsole.config import credential_files
 from ossconsole.config.credentials import Credentials, CredentialSource
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.metadata import MetadataError, MetadataService
+from ossconsole.config.paths import short_path
 from ossconsole.config.profile import AUTO_CREDENTIALS, CREDENTIAL_KINDS, Profile
 from ossconsole.config.secret import Secret, mask_key_id
 
@@ -104,7 +105,7 @@ class FileSource:
         return {"kind": self.kind, "path": self.path, "name": self.name, "_kept": {}}
 
     def __str__(self) -> str:
-        return " ".join(part for part in (self.kind, self.name, str(self.path)) if part)
+        return " ".join(part for part in (self.kind, self.name, short_path(self.path)) if part)
 
 
 class EcsRoleSource:

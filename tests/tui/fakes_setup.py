@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from ossconsole.config.credentials import Credentials
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.hosts import classify
@@ -161,6 +162,10 @@ class SetupServices(FakeServices):
     setup: FakeBucketSetup = field(default_factory=FakeBucketSetup)
     used: list[str] = field(default_factory=list)
     busy: ConsoleError | None = None
+    pair: Credentials | None = None
+
+    def credentials(self) -> Credentials:
+        return self.pair or super().credentials()
 
     def settings(self) -> list[Setting]:
         profile = self.profile or REAL

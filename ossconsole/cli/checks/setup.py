@@ -10,7 +10,7 @@ from ossconsole.config.connector import connector_config_path
 from ossconsole.config.credential_files import loose_mode
 from ossconsole.config.credentials import Credentials, CredentialSource
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.hosts import classify
+from ossconsole.config.hosts import region_caution
 from ossconsole.config.metadata import MetadataError, MetadataService
 from ossconsole.config.profile import Profile
 from ossconsole.config.secret import mask_key_id
@@ -51,17 +51,11 @@ def instance_check(profile: Profile | None, service: MetadataService | None = No
     except MetadataError:
         return ok(name, "Not an ECS instance: no metadata service answers here.")
     text = f"{found.instance_type} in {found.zone or found.region}"
-    if profile is None or profile.simulated or found.region == profile.region:
+    if profile is None or profile.simulated:
         return ok(name, f"{text}.")
-    inside = [url for url in profile.endpoints.values() if classify(url).inside_only]
-    reason = f"Reading from {profile.region} costs traffic fees"
-    if inside:
-        reason += f", and {' and '.join(inside)} cannot be reached from here"
-    return warn(
-        name,
-        f"{text}, but the bucket is in {profile.region}. {reason}.",
-        f"Use an instance in {profile.region}, or a bucket in {found.region}.",
-    )
+    caution = region_caution(found.region, profile.region, profile.endpoints.values())
+    remedy = f"Use an instance in {profile.region}, or a bucket in {found.region}."
+    return warn(name, f"{text}. {caution}", remedy) if caution else ok(name, f"{text}.")
 
 
 def failed(name: str, error: ConsoleError) -> Check:

@@ -13,7 +13,9 @@ from textual.binding import BindingType
 from ossconsole.config.connector import connector_config_path, load_connector_config
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.hosts import region_caution
 from ossconsole.config.metadata import Instance, MetadataError
+from ossconsole.config.paths import short_path
 from ossconsole.config.profile import SANDBOX_NAME
 from ossconsole.config.secret import mask_key_id
 from ossconsole.config.settings_file import load_settings, save_settings
@@ -126,6 +128,9 @@ class SetupScreen(ConsoleScreen):
         if not found:
             lines.append(Line((f" The sandbox is starting{self.glyphs.ellipsis}", "dim")))
         lines += settings.profile_lines(found, self._keys, self.glyphs, self.console.monitor.now, width)
+        if profile is not None and self._instance is not None and not profile.simulated:
+            caution = region_caution(self._instance.region, profile.region, profile.endpoints.values())
+            lines += [Line((f" {part}", "warn")) for part in wrap(safe(caution), width - 2) if part]
         failed = [stage for stage in self.services.stages if stage.state is StageState.FAILED]
         if profile is None and failed:
             lines.pop()  # the credentials are not looked for: there is no bucket to use them on
@@ -151,7 +156,7 @@ class SetupScreen(ConsoleScreen):
     def _details(self, width: int, height: int) -> Sequence[Line]:
         path, problem = "", ""
         try:
-            path = str(connector_config_path())
+            path = short_path(connector_config_path())
             values = load_connector_config()
         except ConsoleError as error:
             values, problem = {}, str(error)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ossconsole.config.connector import CONNECTOR_KEYS, ConnectorValues
-from ossconsole.storage.accelerator import Accelerator, cost_estimate
+from ossconsole.config.paths import short_path
+from ossconsole.storage.accelerator import Accelerator
 from ossconsole.tui.glyphs import Glyphs
 from ossconsole.tui.services import AcceleratorState
 from ossconsole.tui.text import Line, moment, safe, shorten, wrap
@@ -34,7 +35,7 @@ def connector_lines(values: ConnectorValues, path: str, problem: str, glyphs: Gl
         return [Line((f" {part}", "bad")) for part in wrap(safe(problem), width - 2)]
     lines = [_row("file", path, glyphs, width)]
     changed = [key for key in CONNECTOR_KEYS if key.name in values and values[key.name] != key.default]
-    lines += [_row(key.name.split(".")[-1], f"{values[key.name]}", glyphs, width) for key in changed]
+    lines += [_row(key.name.split(".")[-1], short_path(str(values[key.name])), glyphs, width) for key in changed]
     return [*lines, Line((" ", "dim"), ("o", "primary"), (" edits it.", "dim"))]
 
 
@@ -53,7 +54,6 @@ def _facts(found: Accelerator) -> list[tuple[str, str]]:
         ("size", f"{found.quota_gb:,} GB, documented peak {found.peak_mb_per_s:,.0f} MB/s"),
         ("caches", paths),
         ("since", moment(found.created) if found.created else "unknown"),
-        ("cost", cost_estimate(found)),
     ]
 
 

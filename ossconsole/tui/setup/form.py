@@ -43,6 +43,7 @@ class FormScreen(ConsoleModal):
         self._title = title
         self._save = save
         self._fields: dict[str, Field] = {}
+        self._problem = ""
 
     def fields(self) -> Sequence[Field]:
         raise NotImplementedError
@@ -101,12 +102,14 @@ class FormScreen(ConsoleModal):
         self.show_hint()
 
     def on_input_changed(self) -> None:
+        self._problem = ""
         self.show_hint()
 
     def show_hint(self) -> None:
+        """The hint of the field with the focus; what is wrong stays until something is typed."""
         field = self.focused_field
-        if field is not None:
-            self.query_one(".hint", Static).set_class(False, "-error").update(self.hint(field))
+        words = self._problem or (self.hint(field) if field else "")
+        self.query_one(".hint", Static).set_class(bool(self._problem), "-error").update(words)
 
     def on_input_submitted(self) -> None:
         self.action_save()
@@ -130,9 +133,7 @@ class FormScreen(ConsoleModal):
 
     def refuse(self, error: ConsoleError) -> None:
         """Goes to the field the error is about, and says what is wrong."""
+        self._problem = str(error)
         if isinstance(error, FieldError) and error.field in self._fields:
             self.control(error.field).focus()
-        self.call_after_refresh(self._show_error, str(error))
-
-    def _show_error(self, words: str) -> None:
-        self.query_one(".hint", Static).set_class(True, "-error").update(words)
+        self.show_hint()

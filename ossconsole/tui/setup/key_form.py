@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ossconsole.config.credential_files import connector_file, parse_expiration, write_connector_file
 from ossconsole.config.credentials import Credentials
+from ossconsole.config.paths import short_path
 from ossconsole.config.profile import FieldError
 from ossconsole.config.secret import Secret, mask_key_id
 from ossconsole.config.sources import FileSource, SourceState
@@ -19,21 +20,17 @@ class KeyForm(FormScreen):
 
     def __init__(self, sources: Sequence[SourceState]) -> None:
         super().__init__("AccessKey")
-        self._known = {str(state.source): state.credentials for state in sources if _foreign(state)}
+        self._known = {
+            str(state.source): state.credentials for state in sources if state.credentials and _foreign(state)
+        }
 
     def fields(self) -> Sequence[Field]:
-        written = f"written to {connector_file()}, readable by you alone (0400)"
-        known = tuple(
-            (f"{name}: {mask_key_id(found.access_key_id)}", name) for name, found in self._known.items() if found
-        )
+        written = f"written to {short_path(connector_file())}, readable by you alone (0400)"
+        known = tuple((f"{name}: {mask_key_id(pair.access_key_id)}", name) for name, pair in self._known.items())
+        hint = "typed in here, or taken over from another tool"
+        take = [Field("take", "Pair", hint, _BY_HAND, ((_BY_HAND, _BY_HAND), *known))] if known else []
         return [
-            Field(
-                "take",
-                "Pair",
-                "typed in here, or taken over from another tool",
-                _BY_HAND,
-                (("by hand", _BY_HAND), *known),
-            ),
+            *take,
             Field("access_key_id", "AccessKey ID", f"of a RAM user that may use the bucket; {written}"),
             Field("access_key_secret", "AccessKey secret", "never shown; it cannot be read back here", secret=True),
             Field("security_token", "Security token", "of temporary credentials only", secret=True),
@@ -41,8 +38,8 @@ class KeyForm(FormScreen):
         ]
 
     def accept(self, values: Values) -> str:
-        found = self._known.get(values["take"]) or _typed(values)
-        return str(write_connector_file(found))
+        found = self._known.get(values.get("take", _BY_HAND)) or _typed(values)
+        return short_path(write_connector_file(found))
 
 
 def _foreign(state: SourceState) -> bool:

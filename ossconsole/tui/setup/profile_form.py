@@ -96,6 +96,7 @@ class ProfileForm(FormScreen):
         field = self.focused_field
         if field is not None and field.name in _ENDPOINTS and listed.option_count:
             self._choosing = field.name
+            listed.highlighted = 0
             listed.focus()
         else:
             self.focus_next()

@@ -14,6 +14,7 @@ from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from ossconsole.config.errors import ConsoleError, SettingsError
+from ossconsole.config.paths import short_path
 from ossconsole.config.profile import SANDBOX_NAME, Profile
 from ossconsole.config.settings_file import Settings, load_settings, save_settings, settings_path
 from ossconsole.tui.screens.base import ConsoleModal
@@ -68,7 +69,7 @@ class ProfilesScreen(ConsoleModal):
             yield Static(id="where", markup=False)
 
     def on_mount(self) -> None:
-        self.query_one("#where", Static).update(shorten(safe(str(settings_path())), 70))
+        self.query_one("#where", Static).update(safe(short_path(settings_path())))
         self._load(self._in_use)
         self.query_one("#profiles").focus()
 

@@ -1,0 +1,531 @@
+"""The Setup screen: what is in force and why, proof that it works, and every change through its dialog."""
+
+from __future__ import annotations
+
+import stat
+from datetime import datetime, timezone
+from pathlib import Path
+
+import msgspec
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import Input, OptionList, Static
+
+from ossconsole.config.connector import load_connector_config
+from ossconsole.config.credential_files import connector_file, ossutil_file, read_connector_file
+from ossconsole.config.credentials import Credentials
+from ossconsole.config.errors import ConsoleError
+from ossconsole.config.metadata import Instance
+from ossconsole.config.secret import Secret
+from ossconsole.config.settings_file import Settings, load_settings, save_settings, settings_path
+from ossconsole.storage.steps import Stage, Step, StepStatus
+from ossconsole.tui.app import ConsoleApp
+from ossconsole.tui.screens.setup import SetupScreen
+from ossconsole.tui.services import AcceleratorState
+from ossconsole.tui.setup.form import FormScreen
+from ossconsole.tui.setup.profile_form import ProfileForm
+from ossconsole.tui.setup.profiles import ProfilesScreen
+from ossconsole.tui.setup.proof import Proof
+from tests.tui.conftest import AppMaker
+from tests.tui.fakes import REAL, SECRET, START
+from tests.tui.fakes_setup import (
+    REQUEST_ID,
+    FakeBucketSetup,
+    SetupServices,
+    accelerated_unreachable,
+    all_good,
+    good,
+    half_way,
+    no_bucket,
+)
+from tests.tui.screens import settle, shown
+
+SMALL, LARGE = (80, 24), (120, 40)
+
+
+def setup_services(steps: list[Step] | None = None, **changes: object) -> SetupServices:
+    return SetupServices(setup=FakeBucketSetup(steps=steps or [], **changes))  # type: ignore[arg-type]
+
+
+def plain(app: ConsoleApp) -> str:
+    """The words of the screen, also across the lines of a dialog."""
+    return " ".join(shown(app).replace("│", " ").split())
+
+
+async def press(pilot: Pilot[str], *keys: str) -> None:
+    """Keys one by one, each followed by what it sets off."""
+    for key in keys:
+        await pilot.press(key)
+        await pilot.pause()
+        # Dialogs are opened by a worker that lasts as long as they show, so that it cannot be waited for.
+        await pilot.pause()
+
+
+async def type_into(pilot: Pilot[str], field: str, text: str) -> None:
+    control = pilot.app.screen.query_one(f"#field-{field}", Input)
+    control.focus()
+    control.value = ""
+    await pilot.press(*text)
+
+
+def top(app: ConsoleApp, kind: type) -> bool:
+    return isinstance(app.screen, kind)
+
+
+async def until_shown(pilot: Pilot[str], app: ConsoleApp, text: str) -> None:
+    for _ in range(100):
+        app.tick()
+        await pilot.pause()
+        if text in plain(app):
+            return
+    raise AssertionError(f"{text!r} is not in\n{shown(app)}")
+
+
+@pytest.fixture
+def profiles() -> Settings:
+    other = msgspec.structs.replace(REAL, name="beijing", region="cn-beijing", bucket="other-bucket")
+    settings = (
+        Settings()
+        .with_profile(REAL, activate=True)
+        .with_profile(
+            msgspec.structs.replace(other, standard_endpoint="oss-cn-beijing.aliyuncs.com", accelerated_endpoint=None)
+        )
+    )
+    save_settings(settings)
+    return settings
+
+
+async def test_every_value_carries_its_origin_and_the_secret_is_masked(make_app: AppMaker) -> None:
+    app = make_app(setup_services(), "setup")
+    async with app.run_test(size=SMALL) as pilot:
+        await settle(pilot)
+        await settle(pilot)
+        text = shown(app)
+    for words in ("imagenet-train", "flag --bucket", "environment OSS_REGION", "profile imagenet-hz", "LTAI…d9Qz"):
+        assert words in text, words
+    assert "••••••••" in text
+    assert SECRET not in text
+    assert "ecs.gn6i-c4g1.xlarge in cn-hangzhou-j" in text
+    for endpoint in REAL.endpoints.values():
+        assert endpoint in text
+
+
+async def test_an_instance_in_another_region_is_a_warning_with_its_reason(make_app: AppMaker) -> None:
+    app = make_app(setup_services(place=Instance("cn-beijing", "cn-beijing-h", "ecs.gn6i")), "setup")
+    async with app.run_test(size=SMALL) as pilot:
+        await settle(pilot)
+        await settle(pilot)
+        text = plain(app)
+    assert "This instance is in cn-beijing, the bucket in cn-hangzhou: reading costs traffic fees" in text
+    assert "cannot be reached from here" in text
+
+
+@pytest.mark.parametrize(("left_s", "words"), [(5 * 3600, "ends in 5:00:00"), (90, "ends in 1:30"), (-1, "ended")])
+async def test_the_end_of_temporary_credentials_counts_down(make_app: AppMaker, left_s: int, words: str) -> None:
+    end = datetime.fromtimestamp(START + left_s, timezone.utc)
+    services = setup_services()
+    services.pair = Credentials("STS.abcdefgh", Secret(SECRET), expiration=end, source="ECS RAM role")
+    app = make_app(services, "setup")
+    async with app.run_test(size=SMALL) as pilot:
+        await settle(pilot)
+        await settle(pilot)
+        assert words in shown(app)
+
+
+async def test_a_proof_shows_both_endpoints_side_by_side(make_app: AppMaker) -> None:
+    app = make_app(setup_services(all_good()), "setup")
+    async with app.run_test(size=SMALL) as pilot:
+        await settle(pilot)
+        await press(pilot, "c")
+        await settle(pilot)
+        text = shown(app)
+    for words in ("✓ DNS 1.0 ✓ TCP 2.0 ✓ TLS 9.0", "manifest there", "1000+ objects", "16.6", "15.9, read again 141.0"):
+        assert words in text, words
+    assert "✓ delete  ✓ list  ✓ put  ✓ get  ✓ multipart" in text
+
+
+async def test_steps_show_as_they_come(make_app: AppMaker) -> None:
+    app = make_app(setup_services(), "setup")
+    async with app.run_test(size=SMALL) as pilot:
+        await settle(pilot)
+        screen = app.screen
+        assert isinstance(screen, SetupScreen)
+        screen._proof = Proof()
+        for step in half_way():
+            screen._proof.on_step(step)
+        app.tick()
+        await pilot.pause()
+        text = shown(app)
+        assert "✓ 21 ms manifest there" in text
+        assert "▶ TLS" in text
+        assert screen.check_action("prove", ()) is None
+        screen._proof.on_step(good(half_way()[-1].kind, Stage.TLS))
+        app.tick()
+        await pilot.pause()
+        assert "✓ TLS 9.0" in shown(app)
+
+
+async def test_what_fails_is_told_with_its_remedy_and_in_full_in_the_report(make_app: AppMaker) -> None:
+    app = make_app(setup_services(accelerated_unreachable()), "setup")
+    async with app.run_test(size=SMALL) as pilot:
+        await settle(pilot)
+        await press(pilot, "c")
+        await settle(pilot)
+        text = plain(app)
+        assert "✗ TCP" in text
+        assert "answers only inside the internal network of cn-hangzhou" in text
+        assert "✗ delete" in text
+        assert "The rest: press d." in text
+        await press(pilot, "d")
+        report = shown(app)
+        assert REQUEST_ID in report
+        assert "AccessDenied" in report
+        await press(pilot, "y")
+        assert REQUEST_ID in app.clipboard
+        await press(pilot, "escape")
+        assert top(app, SetupScreen)
+
+
+async def test_a_proof_that_cannot_begin_says_why(make_app: AppMaker) -> None:
+    app = make_app(setup_services(error=ConsoleError("No credentials.", remedy="Enter a key.")), "setup")
+    async with app.run_test(size=SMALL) as pilot:
+        await settle(pilot)
+        await press(pilot, "c")
+        await settle(pilot)
+        assert "No credentials. Enter a key." in shown(app)
+
+
+async def test_a_missing_bucket_is_created_once_its_name_was_typed(make_app: AppMaker) -> None:
+    services = setup_services(no_bucket())
+    app = make_app(services, "setup")
+    async with app.run_test(size=SMALL) as pilot:
+        await settle(pilot)
+        assert app.screen.check_action("create_bucket", ()) is False
+        await press(pilot, "c")
+        await settle(pilot)
+        assert app.screen.check_action("create_bucket", ()) is True
+        await press(pilot, "b", *"imagenet", "enter")
+        assert services.setup.asked == []
+        await press(pilot, *"-train", "enter")
+        await pilot.app.workers.wait_for_complete()
+    assert services.setup.asked == ["bucket"]
+
+
+async def test_the_accelerator_is_created_behind_its_cost_and_a_typed_name(make_app: AppMaker) -> None:
+    services = setup_services(state=AcceleratorState(None))
+    app = make_app(services, "setup")
+    async with app.run_test(size=SMALL) as pilot:
+        await settle(pilot)
+        await press(pilot, "a")
+        await until_shown(pilot, app, "Create an accelerator")
+        await type_into(pilot, "quota_gb", "100")
+        await pilot.pause()
+        assert "CNY 0.10 per hour" in plain(app)
+        await type_into(pilot, "zone", "cn-hangzhou-j")
+        await press(pilot, "ctrl+s")
+        question = plain(app)
+        assert "estimated CNY 0.10 per hour, CNY 70 per month, also while idle" in question
+        await press(pilot, "escape")
+        assert services.setup.asked == []
+        await until_shown(pilot, app, "Nothing proven yet")
+        await press(pilot, "a")
+        await until_shown(pilot, app, "Create an accelerator")
+        await type_into(pilot, "zone", "cn-hangzhou-j")
+        await press(pilot, "ctrl+s", *"imagenet-train", "enter")
+        await pilot.app.workers.wait_for_complete()
+    (wanted,) = services.setup.asked
+    assert (wanted.zone, wanted.quota_gb) == ("cn-hangzhou-j", 500)  # type: ignore[attr-defined]
+    assert [path.prefix for path in wanted.paths] == ["dataset/imagenet/ILSVRC/Data/"]  # type: ignore[attr-defined]
+
+
+async def test_an_accelerator_that_is_there_can_be_deleted(make_app: AppMaker) -> None:
+    services = setup_services()
+    app = make_app(services, "setup")
+    async with app.run_test(size=SMALL) as pilot:
+        await settle(pilot)
+        await press(pilot, "a")
+        await until_shown(pilot, app, "500 GB: estimated CNY")
+        await press(pilot, "right", "right", "enter", *"imagenet-train", "enter")
+        await pilot.app.workers.wait_for_complete()
+    assert services.setup.asked == ["delete"]
+
+
+@pytest.mark.parametrize(("field", "value", "words"), [("quota_gb", "10", "50 to 204,800"), ("zone", " ", "zone")])
+async def test_a_wrong_size_or_zone_keeps_the_form_open(make_app: AppMaker, field: str, value: str, words: str) -> None:
+    app = make_app(setup_services(state=AcceleratorState(None)), "setup")
+    async with app.run_test(size=SMALL) as pilot:
+        await settle(pilot)
+        await press(pilot, "a")
+        await until_shown(pilot, app, "Create an accelerator")
+        app.screen.query_one(f"#field-{field}", Input).value = value
+        await press(pilot, "ctrl+s")
+        assert top(app, FormScreen)
+        assert words in str(app.screen.query_one(".hint", Static).render())
+        assert app.focused is not None
+        assert app.focused.id == f"field-{field}"
+
+
+async def test_nothing_can_be_changed_read_only(make_app: AppMaker) -> None:
+    services = setup_services(no_bucket())
+    services.readonly = True
+    app = make_app(services, "setup")
+    async with app.run_test(size=SMALL) as pilot:
+        await settle(pilot)
+        await press(pilot, "c")
+        await settle(pilot)
+        assert app.screen.check_action("create_bucket", ()) is False
+        assert app.screen.check_action("accelerator", ()) is None
+
+
+async def test_another_profile_is_used_and_stays_active(make_app: AppMaker, profiles: Settings) -> None:
+    services = setup_services()
+    app = make_app(services, "setup")
+    async with app.run_test(size=SMALL) as pilot:
+        await settle(pilot)
+        await press(pilot, "p")
+        assert top(app, ProfilesScreen)
+        text = shown(app)
+        assert "▶ imagenet-hz" in text
+        assert "oss://other-bucket in cn-beijing" in text
+        await press(pilot, "down", "enter")
+        await settle(pilot)
+    assert services.used == ["beijing"]
+    assert load_settings().active == "beijing"
+
+
+async def test_a_busy_console_keeps_its_profile(make_app: AppMaker, profiles: Settings) -> None:
+    services = setup_services()
+    services.busy = ConsoleError("A run is still going on.", remedy="Stop it.")
+    app = make_app(services, "setup")
+    async with app.run_test(size=SMALL, notifications=True) as pilot:
+        await settle(pilot)
+        await press(pilot, "p", "down", "enter")
+        await settle(pilot)
+        assert "A run is still going on. Stop it." in plain(app)
+    assert load_settings().active == "imagenet-hz"
+
+
+async def test_profiles_are_copied_renamed_and_deleted(make_app: AppMaker, profiles: Settings) -> None:
+    services = setup_services()
+    app = make_app(services, "setup")
+    async with app.run_test(size=SMALL) as pilot:
+        await settle(pilot)
+        await press(pilot, "p", "c", "ctrl+s")
+        assert "imagenet-hz-copy" in load_settings().profiles
+        await press(pilot, "r")
+        await type_into(pilot, "name", "second")
+        await press(pilot, "ctrl+s")
+        assert list(load_settings().profiles) == ["imagenet-hz", "beijing", "second"]
+        await press(pilot, "d", "enter")
+        assert "second" in load_settings().profiles
+        await press(pilot, "d", "right", "enter")
+        assert "second" not in load_settings().profiles
+        await press(pilot, "escape")
+    assert services.used == []
+
+
+async def test_a_taken_name_is_refused(make_app: AppMaker, profiles: Settings) -> None:
+    app = make_app(setup_services(), "setup")
+    async with app.run_test(size=SMALL) as pilot:
+        await settle(pilot)
+        await press(pilot, "p", "c")
+        await type_into(pilot, "name", "beijing")
+        await press(pilot, "ctrl+s")
+        assert "already" in shown(app)
+    assert load_settings() == profiles
+
+
+async def test_deleting_the_profile_in_use_leads_to_the_sandbox(make_app: AppMaker, profiles: Settings) -> None:
+    services = setup_services()
+    app = make_app(services, "setup")
+    async with app.run_test(size=SMALL) as pilot:
+        await settle(pilot)
+        await press(pilot, "p", "d", "right", "enter", "escape")
+        await settle(pilot)
+    assert services.used == ["sandbox"]
+    assert load_settings().active == ""
+
+
+async def test_a_new_profile_takes_its_endpoints_from_the_region(make_app: AppMaker) -> None:
+    app = make_app(setup_services(), "setup")
+    async with app.run_test(size=SMALL) as pilot:
+        await settle(pilot)
+        await press(pilot, "p", "n")
+        assert top(app, ProfileForm)
+        await type_into(pilot, "name", "mine")
+        await type_into(pilot, "region", "cn-hangzhou")
+        await type_into(pilot, "bucket", "my-bucket")
+        app.screen.query_one("#field-accelerated_endpoint").focus()
+        await press(pilot, "down")
+        assert isinstance(app.focused, OptionList)
+        assert "cn-hangzhou-j-internal.oss-data-acc.aliyuncs.com" in shown(app)
+        await press(pilot, "enter", "ctrl+s")
+        assert top(app, ProfilesScreen)
+    profile = load_settings().profile("mine")
+    assert profile.standard_endpoint == "https://oss-cn-hangzhou-internal.aliyuncs.com"
+    assert profile.accelerated_endpoint == "https://cn-hangzhou-j-internal.oss-data-acc.aliyuncs.com"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "words"),
+    [
+        ("oss-accelerate.aliyuncs.com", "transfer acceleration"),
+        ("oss-cn-hangzhou.aliyuncs.com", "Is this the accelerated endpoint?"),
+        ("cn-beijing-h-internal.oss-data-acc.aliyuncs.com", "but the region above is cn-hangzhou"),
+        ("a b", "is not an endpoint"),
+    ],
+)
+async def test_an_endpoint_is_recognised_as_it_is_typed(
+    make_app: AppMaker, profiles: Settings, endpoint: str, words: str
+) -> None:
+    app = make_app(setup_services(), "setup")
+    async with app.run_test(size=SMALL) as pilot:
+        await settle(pilot)
+        await press(pilot, "e")
+        field = app.screen.query_one("#field-accelerated_endpoint", Input)
+        field.focus()
+        field.value = endpoint
+        await pilot.pause()
+        assert words in plain(app)
+
+
+async def test_a_wrong_value_is_said_at_its_field(make_app: AppMaker, profiles: Settings) -> None:
+    services = setup_services()
+    app = make_app(services, "setup")
+    async with app.run_test(size=SMALL) as pilot:
+        await settle(pilot)
+        await press(pilot, "e")
+        await type_into(pilot, "bucket", "No Bucket")
+        await press(pilot, "ctrl+s")
+        assert "is not a bucket name" in shown(app)
+        assert app.focused is not None
+        assert app.focused.id == "field-bucket"
+        await type_into(pilot, "bucket", "good-bucket")
+        await press(pilot, "ctrl+s")
+        await settle(pilot)
+    assert load_settings().profile("imagenet-hz").bucket == "good-bucket"
+    assert services.used == ["imagenet-hz"]
+
+
+async def test_a_broken_settings_file_is_told(make_app: AppMaker) -> None:
+    settings_path().write_text("[profiles.a]\nregio = 'x'\n")
+    app = make_app(setup_services(), "setup")
+    async with app.run_test(size=SMALL, notifications=True) as pilot:
+        await settle(pilot)
+        await press(pilot, "e")
+        assert "line 2" in plain(app)
+
+
+async def test_a_key_is_written_where_the_connector_reads_it(make_app: AppMaker) -> None:
+    services = setup_services()
+    app = make_app(services, "setup")
+    async with app.run_test(size=SMALL, notifications=True) as pilot:
+        await settle(pilot)
+        await press(pilot, "k")
+        await type_into(pilot, "access_key_id", "LTAI5tTyped")
+        await type_into(pilot, "access_key_secret", "typed-sentinel")
+        await pilot.pause()
+        assert "typed-sentinel" not in shown(app)
+        await press(pilot, "ctrl+s")
+        await settle(pilot)
+        assert "typed-sentinel" not in shown(app)
+    written = read_connector_file(connector_file())
+    assert written is not None
+    assert (written.access_key_id, written.access_key_secret) == ("LTAI5tTyped", Secret("typed-sentinel"))
+    assert stat.S_IMODE(connector_file().stat().st_mode) == 0o400
+    assert services.used == ["imagenet-hz"]
+
+
+@pytest.mark.parametrize(
+    ("key_id", "secret", "end", "words"),
+    [("", "s", "", "AccessKey ID is missing"), ("a", "", "", "secret is missing"), ("a", "s", "tomorrow", "no time")],
+)
+async def test_a_key_that_cannot_be_right_is_refused(
+    make_app: AppMaker, key_id: str, secret: str, end: str, words: str
+) -> None:
+    app = make_app(setup_services(), "setup")
+    async with app.run_test(size=SMALL) as pilot:
+        await settle(pilot)
+        await press(pilot, "k")
+        for field, text in (("access_key_id", key_id), ("access_key_secret", secret), ("expiration", end)):
+            await type_into(pilot, field, text)
+        await press(pilot, "ctrl+s")
+        assert words in shown(app)
+    assert not connector_file().exists()
+
+
+async def test_the_pair_of_another_tool_is_taken_over(make_app: AppMaker) -> None:
+    ossutil_file().write_text(f"[default]\naccessKeyID=LTAI5tOssutil\naccessKeySecret={SECRET}\n")
+    app = make_app(setup_services(), "setup")
+    async with app.run_test(size=SMALL) as pilot:
+        await settle(pilot)
+        await settle(pilot)
+        await press(pilot, "k", "enter", "down", "enter")
+        assert "ossutil" in shown(app)
+        assert SECRET not in shown(app)
+        await press(pilot, "ctrl+s")
+        await settle(pilot)
+    written = read_connector_file(connector_file())
+    assert written is not None
+    assert written.access_key_id == "LTAI5tOssutil"
+
+
+async def test_the_connectors_configuration_is_edited_in_a_form(make_app: AppMaker) -> None:
+    app = make_app(setup_services(), "setup")
+    async with app.run_test(size=SMALL) as pilot:
+        await settle(pilot)
+        await press(pilot, "o")
+        await type_into(pilot, "datasetConfig-prefetchConcurrency", "48")
+        await pilot.pause()
+        assert "parallel reads of one reader process; default 24" in shown(app)
+        await type_into(pilot, "logLevel", "7")
+        await press(pilot, "ctrl+s")
+        assert "0 to 3" in shown(app)
+        await type_into(pilot, "logLevel", "2")
+        await press(pilot, "ctrl+s")
+        await settle(pilot)
+        assert top(app, SetupScreen)
+    values = load_connector_config()
+    assert (values["logLevel"], values["datasetConfig.prefetchConcurrency"]) == (2, 48)
+
+
+async def test_large_screens_show_accelerator_connector_and_sources(make_app: AppMaker, home: Path) -> None:
+    services = setup_services(all_good())
+    app = make_app(services, "setup")
+    async with app.run_test(size=LARGE) as pilot:
+        await settle(pilot)
+        await press(pilot, "c")
+        await settle(pilot)
+        await settle(pilot)
+        text = shown(app)
+    for words in ("imagenet-train_data-acc", "dataset/imagenet/ (write-back)", "connector.json", "OSS_ACCESS_KEY_ID"):
+        assert words in text, words
+
+
+async def test_a_profile_without_a_way_in_can_still_be_set_up(make_app: AppMaker) -> None:
+    from ossconsole.tui.services import Stage as Work
+    from ossconsole.tui.services import StageState
+
+    services = setup_services()
+    services.profile = None
+    services.stages = [Work("profile", StageState.FAILED, "No credentials were found. Enter an AccessKey.")]
+    app = make_app(services, "setup")
+    async with app.run_test(size=SMALL) as pilot:
+        await settle(pilot)
+        text = plain(app)
+        assert "imagenet-train" in text
+        assert "No credentials were found. Enter an AccessKey." in text
+        assert app.screen.check_action("prove", ()) is None
+        await press(pilot, "k")
+        assert top(app, FormScreen)
+
+
+def test_a_proof_orders_what_is_wrong() -> None:
+    proof = Proof()
+    for step in accelerated_unreachable():
+        proof.on_step(step)
+    assert [step.status for step in proof.problems] == [StepStatus.FAIL, StepStatus.FAIL]
+    assert not proof.refused_with("NoSuchBucket")
+    assert proof.running
+    proof.finish(problem="over")
+    assert not proof.running
