@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 import time
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 import oss2
+import psutil
 import pytest
 
 from ossconsole.config.endpoints import EndpointKind
@@ -296,3 +298,39 @@ def test_steering_needs_the_owner(info: SandboxInfo) -> None:
     with pytest.raises(ConsoleError, match="refused"):
         control._call("GET", "nothing")
     assert call(info, "PUT", "-/faults", body=b"an object all the same").status == 200
+
+
+def test_faults_leave_no_descriptors_behind(
+    sandbox: SandboxProcess, info: SandboxInfo, arm: Arm, bucket: Any, key: str
+) -> None:
+    process = psutil.Process(sandbox.pid)
+    bucket.session.session.close()
+    wait_until(lambda: not any(entry.status == "ESTABLISHED" for entry in process.net_connections()))
+    before = process.num_fds()
+    for action in (
+        faults.Reset(after_bytes=100),
+        faults.Truncate(after_bytes=100),
+        faults.Corrupt(),
+        faults.LostReply(),
+        faults.Stall(after_bytes=100, seconds=0.01),
+        ERROR,
+    ):
+        arm(action)
+        for method in ("GET", "HEAD", "PUT"):
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                call(info, method, key, body=DATA if method == "PUT" else None)
+    wait_until(lambda: process.num_fds() <= before)
+
+
+def test_a_stalled_request_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    with SandboxProcess.start(tmp_path, unshaped=True) as running:
+        SandboxControl(running.info).set_faults(FaultPlan(rules=[Rule(action=faults.Stall())]))
+        parts = urlsplit(running.info.path_style_endpoint)
+        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=20)
+        connection.request("GET", "/127/", headers=Signer.of(running.info).headers("GET", "/127/", {}, {}))
+        wait_until(lambda: SandboxControl(running.info).status().fault_hits == [1])
+        running.stop()
+        assert running._process.returncode == 0
+        with pytest.raises((ConnectionError, http.client.RemoteDisconnected)):
+            connection.getresponse()
+        connection.close()
