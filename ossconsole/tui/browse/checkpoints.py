@@ -131,6 +131,7 @@ class CompareScreen(ConsoleModal):
         try:
             with tempfile.TemporaryDirectory(dir=state_dir(), prefix="compare-") as folder:
                 files = self._fetch(Path(folder))
+                self._download, self._words = None, "comparing"
                 found = tensor_distances(self._left, files[0], self._right, files[1])
                 self._distances = {distance.name: distance for distance in found}
                 self._words = ""
@@ -165,12 +166,12 @@ class CompareScreen(ConsoleModal):
         self.query_one(DetailView).redraw()
 
     def _blocks(self, width: int, _height: int) -> Sequence[Block]:
-        half = (width - 16) // 2
+        half = (width - 18) // 2
         lines: list[Block] = []
         for label, left, right in self._rows():
-            line = Line((f" {label}", "dim")).to(14, "dim")
+            line = Line((f" {label}", "dim")).to(16, "dim")
             differs = "warn" if left != right else "text"
-            line.add(shorten_middle(left, half), differs).to(15 + half).add(shorten_middle(right, half), differs)
+            line.add(shorten_middle(left, half), differs).to(17 + half).add(shorten_middle(right, half), differs)
             lines.append(line)
         if self._words:
             lines.append(Line((f" {self._words}", "warn")))

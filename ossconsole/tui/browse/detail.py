@@ -76,17 +76,18 @@ def detail_blocks(detail: Detail, width: int) -> list[Block]:
 def pair(label: str, value: str, width: int, style: str = "text") -> list[Line]:
     """A label and its value, which goes on below itself where it is too long for a line."""
     room = max(8, width - _LABEL - 1)
-    rows = [value[at : at + room] for at in range(0, len(value), room)] or [""]
+    rows = _broken(value, room)
     lines = [Line((f" {label}", "dim")).to(_LABEL, "dim").add(rows[0], style)]
     return lines + [Line().to(_LABEL).add(row, style) for row in rows[1:]]
 
 
 def _wrapped(text: str, width: int, style: str) -> list[Line]:
-    lines = []
-    room = max(8, width - 2)
-    for row in wrap(text, room):
-        lines += [Line((f" {row[at : at + room]}", style)) for at in range(0, max(1, len(row)), room)]
-    return lines
+    return [Line((f" {row}", style)) for row in _broken(text, max(8, width - 2))]
+
+
+def _broken(text: str, room: int) -> list[str]:
+    """`text` in rows of at most `room` letters, broken between words where that is possible."""
+    return [row[at : at + room] for row in wrap(text, room) for at in range(0, max(1, len(row)), room)]
 
 
 def _title(text: str) -> Line:
@@ -187,15 +188,15 @@ def _shown(value: Any) -> str:
 
 def _picture(content: PictureContent, width: int) -> list[Block]:
     picture = content.picture
-    blocks: list[Block] = [PictureBlock(picture.pixels, 24)]
+    blocks: list[Block] = []
     if content.label:
         blocks += pair("label", safe_text(content.label), width, "strong")
     blocks += pair("holds", safe_text(picture.kind), width)
     if picture.minimum is not None:
         blocks += pair("shape", f"3 x {picture.height} x {picture.width}", width)
-        values = f"min {number(picture.minimum)}  max {number(picture.maximum)}  mean {number(picture.mean)}"
+        values = f"min {number(picture.minimum)}, max {number(picture.maximum)}, mean {number(picture.mean)}"
         blocks += pair("values", values, width)
-    return blocks + pair("told", picture.basis, width, "dim")
+    return [*blocks, *pair("told", picture.basis, width, "dim"), Line(), PictureBlock(picture.pixels)]
 
 
 def _sheet(pictures: list[PictureContent], width: int) -> list[Block]:
@@ -205,7 +206,7 @@ def _sheet(pictures: list[PictureContent], width: int) -> list[Block]:
     sheet = contact_sheet([content.picture for content in pictures], columns, side)
     labels = list(dict.fromkeys(content.label for content in pictures if content.label))
     words = f"the first {len(pictures)} of {', '.join(map(safe_text, labels[:3])) or 'the folder'}"
-    return [PictureBlock(sheet, 200), *_wrapped(f"{words}: {safe_text(pictures[0].picture.kind)}", width, "dim")]
+    return [PictureBlock(sheet, tall=True), *_wrapped(f"{words}: {safe_text(pictures[0].picture.kind)}", width, "dim")]
 
 
 def _manifest(manifest: Manifest, width: int) -> list[Line]:

@@ -63,7 +63,7 @@ def header(width: int, sort: Sort, glyphs: Glyphs) -> Line:
 def row_line(rows: ObjectRows, row: int, width: int, *, chosen: bool, glyphs: Glyphs) -> Line:
     is_folder = rows.is_folder(row)
     mark = glyphs.done if chosen else " "
-    line = Line((mark, "good"), (f" {glyphs.folder if is_folder else ' '}"[:2], "primary"))
+    line = Line((mark, "good"), (glyphs.folder if is_folder else " ", "primary"))
     for column, start, cells in columns(width):
         line.to(start)
         if column.key is SortKey.NAME:

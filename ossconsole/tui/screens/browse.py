@@ -17,8 +17,8 @@ from textual.worker import Worker, WorkerState
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.profile import Profile
-from ossconsole.dataset.contents import ManifestIndex, read_content
-from ossconsole.dataset.manifest import Manifest
+from ossconsole.dataset.contents import MAX_MANIFEST_BYTES, ManifestIndex, read_content
+from ossconsole.dataset.manifest import Manifest, manifest_key, read_manifest
 from ossconsole.storage.details import object_details
 from ossconsole.storage.listing import ListingState
 from ossconsole.tui import actions
@@ -55,6 +55,7 @@ class BrowseScreen(Moving, Working, Checkpoints):
         self._connecting = False
         self._waiting: Timer | None = None
         self._drawn: tuple[object, ...] = ()
+        self._manifest_asked: tuple[object, str] | None = None
 
     def body(self) -> ComposeResult:
         yield Panel(self._path, id="path")
@@ -126,6 +127,7 @@ class BrowseScreen(Moving, Working, Checkpoints):
         self.close_filter()
         self.range_start = None
         self.table.set_view(self.model.view)
+        self._want_manifest()
         self._take_over()
         self._want_detail()
         self.redraw()
@@ -148,44 +150,62 @@ class BrowseScreen(Moving, Working, Checkpoints):
             self.tell(error)
 
     def _show_view(self) -> None:
-        view, wanted = self.model.view, self.model.wanted
-        old = self.table.view
-        place = wanted
-        if (
-            place is None
-            and old.rows is not view.rows
-            and old.rows.base == view.rows.base
-            and self.table.current is not None
-        ):
-            place = Place(
-                old.rows.name(self.table.current), self.table.cursor, self.table.rows_above
-            )  # after a refresh
+        view, old, place = self.model.view, self.table.view, self.model.wanted
+        refreshed = old.rows is not view.rows and old.rows.base == view.rows.base
+        if place is None and refreshed and self.table.current is not None:
+            place = Place(old.rows.name(self.table.current), self.table.cursor, self.table.rows_above)
+        if refreshed:
+            self.detail = None  # the object may be another one by now
         row = view.rows.find(place.name) if place else None
-        if row is not None and place is not None and view.position(row) is not None:
+        if place is not None and row is not None and view.position(row) is not None:
             self.table.set_view(view, go_to=row, above=place.above)
             self.model.wanted = None
-            self._want_detail()
         else:
             self.table.set_view(view)
             if self.model.listing.state is not ListingState.LOADING:
                 self.model.wanted = None
-        if self.detail is None:
-            self._want_detail()
+        self._want_detail()
 
     # Detail
+
+    def _want_manifest(self) -> None:
+        """Below the dataset prefix samples are told by the manifest there, which is read once."""
+        store = self.store
+        if store is None:
+            return
+        prefix = store.profile.dataset_prefix
+        if f"{self.model.prefix}/".startswith(f"{prefix}/") and self._manifest_asked != (store, prefix):
+            self._manifest_asked = (store, prefix)
+            self._read_manifest(store, prefix)
+
+    @work(thread=True, group="manifest", exit_on_error=False)
+    def _read_manifest(self, store: ObjectStore, prefix: str) -> None:
+        try:
+            if store.head(manifest_key(prefix)).size > MAX_MANIFEST_BYTES:
+                return
+            index = ManifestIndex(read_manifest(store, prefix), prefix)
+        except ConsoleError as error:
+            _log.info("samples are told without a manifest: %s", error)
+        else:
+            self.app.call_from_thread(self._take_manifest, store, index)
+
+    def _take_manifest(self, store: ObjectStore, index: ManifestIndex) -> None:
+        if store is self.store and self.index is None:
+            self.index = index
 
     def on_virtual_table_moved(self) -> None:
         self.model.wanted = None
         self._want_detail()
 
     def _want_detail(self) -> None:
-        row = self.table.current
+        row, rows = self.table.current, self.table.view.rows
+        if row is not None and self.detail is not None and self.detail.key == rows.key(row):
+            return  # the table tells of its cursor also when it was resized
         if self._waiting:
             self._waiting.stop()
         if row is None or self.store is None:
             self.detail = None
         else:
-            rows = self.table.view.rows
             self.detail = Detail(rows.key(row), rows.is_folder(row))
             if not rows.is_folder(row) and self._pane_shows:
                 self._waiting = self.set_timer(_REST_BEFORE_READING_S, self.read_detail)
@@ -345,9 +365,9 @@ class BrowseScreen(Moving, Working, Checkpoints):
             return None
         checkpoint = self.shown_checkpoint
         if action == "train_from":
-            return True if checkpoint and checkpoint.resumable else None
+            return bool(checkpoint and checkpoint.resumable)
         if action == "best":
-            return True if checkpoint else None
+            return checkpoint is not None
         if action == "check_manifest":
-            return True if self.detail and isinstance(self.detail.content, Manifest) else None
+            return bool(self.detail and isinstance(self.detail.content, Manifest))
         return True

@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 
 
 class PictureBlock:
-    """A picture among the lines, at most so many cells high."""
+    """A picture among the lines; `tall` ones take the whole width and are scrolled, others fit below what is above."""
 
-    def __init__(self, pixels: NDArray[np.uint8], max_height: int = 40) -> None:
+    def __init__(self, pixels: NDArray[np.uint8], *, tall: bool = False) -> None:
         self.pixels = pixels
-        self.max_height = max_height
+        self.tall = tall
 
 
+_LOWEST_PICTURE = 12  # cells
 Block = Line | PictureBlock
 Painter = Callable[[int, int], Sequence[Block]]
 """Gives the blocks for so many cells of width and height."""
@@ -68,7 +69,8 @@ class DetailView(ScrollView, can_focus=True):
                 rows.append(block.to(width))
             else:
                 draw = letters if self.plain else half_blocks
-                rows.extend(draw(block.pixels, width, min(block.max_height, max(4, height - 2))))
+                room = block.pixels.shape[0] if block.tall else max(_LOWEST_PICTURE, height - len(rows) - 1)
+                rows.extend(draw(block.pixels, width - 2, room))
         self._rows = rows
         self.virtual_size = Size(width, len(rows))
         self.refresh()

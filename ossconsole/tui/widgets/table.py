@@ -93,7 +93,12 @@ class VirtualTable(ScrollView, Generic[Row], can_focus=True):
         self.refresh()
 
     def _measure(self) -> None:
-        self.virtual_size = Size(self.size.width, len(self._rows) + self._head)
+        self.virtual_size = Size(self._width, len(self._rows) + self._head)
+
+    @property
+    def _width(self) -> int:
+        """Of a row: what the scroll bar leaves."""
+        return self.scrollable_content_region.width
 
     @property
     def _head(self) -> int:
@@ -122,7 +127,7 @@ class VirtualTable(ScrollView, Generic[Row], can_focus=True):
         self._style_cache.clear()
 
     def render_line(self, y: int) -> Strip:
-        width = self.size.width
+        width = self._width
         if y < self._head and self._header is not None:
             return self._strip(self._header(width), width, cursor=False)
         index = self.scroll_offset.y + y - self._head
