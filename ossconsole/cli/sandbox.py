@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+import msgspec
+
+from ossconsole.sandbox.shaping import Shaping
 
 if TYPE_CHECKING:
     from ossconsole.sandbox.process import SandboxInfo
+
+FC = TypeVar("FC", bound=Callable[..., Any])
+_DEFAULTS = Shaping()
+
+
+def _figure(name: str, text: str) -> Callable[[FC], FC]:
+    default = getattr(_DEFAULTS, name.replace("-", "_"))
+    return click.option(f"--{name}", type=click.FloatRange(0), show_default=f"{default:g}", help=text)
 
 
 @click.command()
@@ -23,13 +35,13 @@ if TYPE_CHECKING:
     "--port", type=click.IntRange(0, 65535), default=0, help="Port on 127.0.0.1 and 127.0.0.2; 0 is a free one."
 )
 @click.option("--region", default="cn-sandbox", show_default=True, help="Region that requests must be signed for.")
-@click.option("--unshaped", is_flag=True, help="Turn every simulated delay, limit and the cache off.")
-@click.option("--standard-first-byte-ms", type=click.FloatRange(0), default=35.0, show_default=True)
-@click.option("--standard-objects-per-s", type=click.FloatRange(0), default=103.0, show_default=True)
-@click.option("--accelerated-first-byte-ms", type=click.FloatRange(0), default=2.0, show_default=True)
-@click.option("--cache-mb", type=click.FloatRange(0), default=512.0, show_default=True)
-@click.option("--bandwidth-mb-s", type=click.FloatRange(0), default=0.0, show_default=True)
-@click.option("--put-first-byte-ms", type=click.FloatRange(0), default=0.0, show_default=True)
+@click.option("--unshaped", is_flag=True, help="Turn off every simulated delay and limit, and the cache.")
+@_figure("standard-first-byte-ms", "Wait before a GET's first byte from the bucket, ms.")
+@_figure("standard-objects-per-s", "GETs per second that the bucket serves, over all connections.")
+@_figure("accelerated-first-byte-ms", "Wait before a GET's first byte from the accelerator's cache, ms.")
+@_figure("cache-mb", "Size of the accelerator's cache, MB.")
+@_figure("bandwidth-mb-s", "Bytes to and from the bucket, over all connections, MB/s.")
+@_figure("put-first-byte-ms", "Wait before the reply to a write, ms.")
 @click.option(
     "--faults",
     "fault_file",
@@ -65,22 +77,23 @@ def sandbox(
     metadata_credential_ttl_s: float,
     until_stdin_closes: bool,
     until_unused: bool,
-    **figures: float,
+    **figures: float | None,
 ) -> None:
     """Serve an OSS-compatible bucket on loopback, with a standard and an accelerated endpoint.
 
     Prints one JSON line when it is ready. The endpoints' speeds are simulated: every figure is an option, 0 turns it
-    off. They say nothing about the real service.
+    off, and --unshaped all that are not given. They say nothing about the real service.
     """
     from ossconsole.sandbox.app import Settings, run
     from ossconsole.sandbox.faults import FaultPlan, read_plan
-    from ossconsole.sandbox.shaping import Shaping
 
+    base = Shaping.none() if unshaped else _DEFAULTS
+    given = {name: figure for name, figure in figures.items() if figure is not None}
     settings = Settings(
         directory=directory.absolute(),
         port=port,
         region=region,
-        shaping=Shaping.none() if unshaped else Shaping(**figures),
+        shaping=msgspec.structs.replace(base, **given),
         faults=read_plan(fault_file) if fault_file else FaultPlan(),
         synthetic_keys=synthetic_keys,
         metadata=metadata,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import oss2
 import pytest
 
@@ -13,6 +15,7 @@ from ossconsole.sandbox.accelerator import AcceleratedPath, Accelerator, configu
 from ossconsole.sandbox.control import SandboxControl
 from ossconsole.sandbox.errors import OssError
 from ossconsole.sandbox.process import SandboxInfo, SandboxProcess
+from ossconsole.sandbox.shaping import Shaping
 from ossconsole.sandbox.synthetic import SyntheticKeys
 from tests.sandbox.conftest import make_bucket
 from tests.sandbox.wire import call
@@ -76,6 +79,13 @@ def test_appends_are_seen(info: SandboxInfo) -> None:
     assert accelerated.get_object("log").read() == b"one"
     accelerated.append_object("log", 3, b"two")
     assert accelerated.get_object("log").read() == b"onetwo"
+
+
+def test_figures_given_beside_unshaped_hold(tmp_path: Path) -> None:
+    arguments = ["--put-first-byte-ms=5", "--cache-mb=1"]
+    with SandboxProcess.start(tmp_path, unshaped=True, arguments=arguments) as running:
+        shaping = SandboxControl(running.info).status().shaping
+    assert shaping == msgspec.structs.replace(Shaping.none(), put_first_byte_ms=5, cache_mb=1)
 
 
 def configuration(quota: str = "50", paths: str = "", zone: str = "cn-sandbox-a") -> bytes:
