@@ -18,22 +18,42 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.storage.job import Job
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
-from ossconsole.terminal.crash import crash_line
 from ossconsole.tui import actions, glyphs, themes
 from ossconsole.tui.monitor import RunMonitor
 from ossconsole.tui.palette import ActionProvider
 from ossconsole.tui.screens.base import ConsoleScreen
-from ossconsole.tui.screens.browse import BrowseScreen
 from ossconsole.tui.screens.confirm import Choice, ConfirmScreen
 from ossconsole.tui.screens.help import HelpScreen
-from ossconsole.tui.screens.log import LogScreen
-from ossconsole.tui.screens.setup import SetupScreen
-from ossconsole.tui.screens.train import TrainScreen
-from ossconsole.tui.screens.upload import UploadScreen
 from ossconsole.tui.services import Services
 from ossconsole.tui.text import safe
 
 TICK_S = 0.25
+
+# A screen's modules are loaded when it is first shown: the first paint waits for one of them, not for four.
+
+
+def _setup() -> Screen[None]:
+    from ossconsole.tui.screens.setup import SetupScreen
+
+    return SetupScreen()
+
+
+def _browse() -> Screen[None]:
+    from ossconsole.tui.screens.browse import BrowseScreen
+
+    return BrowseScreen()
+
+
+def _upload() -> Screen[None]:
+    from ossconsole.tui.screens.upload import UploadScreen
+
+    return UploadScreen()
+
+
+def _train() -> Screen[None]:
+    from ossconsole.tui.screens.train import TrainScreen
+
+    return TrainScreen()
 
 
 class ConsoleApp(App[str]):
@@ -48,10 +68,10 @@ class ConsoleApp(App[str]):
         f"styles/{name}.tcss" for name in ("base", "train", "dialogs", "setup", "browse", "upload")
     ]
     MODES: ClassVar[dict[str, Callable[[], Screen[None]]]] = {  # type: ignore[assignment]
-        "setup": SetupScreen,
-        "browse": BrowseScreen,
-        "upload": UploadScreen,
-        "train": TrainScreen,
+        "setup": _setup,
+        "browse": _browse,
+        "upload": _upload,
+        "train": _train,
     }
     BINDINGS: ClassVar[list[BindingType]] = [*actions.bindings("app")]
     COMMANDS = App.COMMANDS | {ActionProvider}
@@ -133,6 +153,8 @@ class ConsoleApp(App[str]):
             self.push_screen(HelpScreen(self.screen.SCOPE))
 
     def action_log(self) -> None:
+        from ossconsole.tui.screens.log import LogScreen
+
         if isinstance(self.screen, LogScreen):
             self.pop_screen()
         elif isinstance(self.screen, ConsoleScreen):
@@ -193,6 +215,8 @@ class ConsoleApp(App[str]):
 
     def _fatal_error(self) -> None:
         """One line for the terminal and a report without the values of locals, which could hold a secret."""
+        from ossconsole.terminal.crash import crash_line
+
         if self._crash is not None and not self.crash_lines:
             self.crash_lines.append(crash_line(self._crash))
             self._exit_renderables.append(Text(self.crash_lines[0]))

@@ -9,21 +9,22 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from ossconsole.config.credentials import Credentials
-from ossconsole.config.endpoints import EndpointKind
-from ossconsole.config.metadata import Instance
-from ossconsole.config.profile import Profile
-from ossconsole.storage.accelerator import Accelerator
-from ossconsole.storage.objects import ListPage, ObjectInfo
-from ossconsole.storage.report import ProbeReport
-from ossconsole.storage.steps import OnStep
-from ossconsole.telemetry.events import Event, RunState
-from ossconsole.telemetry.sampler import TelemetrySample
-from ossconsole.training.settings import TrainSettings
+if TYPE_CHECKING:  # types only: the first paint does not wait for the layers below
+    from ossconsole.config.credentials import Credentials
+    from ossconsole.config.endpoints import EndpointKind
+    from ossconsole.config.metadata import Instance
+    from ossconsole.config.profile import Profile
+    from ossconsole.storage.accelerator import Accelerator
+    from ossconsole.storage.objects import ListPage, ObjectInfo
+    from ossconsole.storage.report import ProbeReport
+    from ossconsole.storage.steps import OnStep
+    from ossconsole.telemetry.events import Event, RunState
+    from ossconsole.telemetry.sampler import TelemetrySample
+    from ossconsole.training.settings import TrainSettings
 
 
 class RunHandle(Protocol):

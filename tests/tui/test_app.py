@@ -90,9 +90,10 @@ def test_every_key_has_one_meaning_on_a_screen() -> None:
 def test_every_action_exists(make_app: AppMaker) -> None:
     app = make_app(FakeServices())
     for action in actions.ACTIONS:
-        target = app if action.scope == "app" else app.MODES.get(action.scope)
-        if target is not None:
-            assert hasattr(target, f"action_{action.name}"), action
+        if action.scope == "app":
+            assert hasattr(app, f"action_{action.name}"), action
+        elif action.scope in app.MODES:
+            assert hasattr(app.MODES[action.scope](), f"action_{action.name}"), action
 
 
 async def test_the_footer_names_what_fits_and_counts_the_rest(make_app: AppMaker) -> None:
