@@ -15,6 +15,8 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.profile import Profile
 from ossconsole.config.secret import Secret
 from ossconsole.config.sources import FixedSource
+from ossconsole.sandbox.control import SandboxControl
+from ossconsole.sandbox.faults import FaultPlan
 from ossconsole.sandbox.keys import AccessKey, KeyRing, Role
 from ossconsole.sandbox.process import SandboxProcess
 from ossconsole.storage.client import ObjectStore
@@ -41,20 +43,35 @@ class Sandboxed:
             self.process.profile(), dataset_prefix=f"{folder}/data", checkpoint_prefix=f"{folder}/checkpoints"
         )
 
+    @property
+    def control(self) -> SandboxControl:
+        return SandboxControl(self.process.info)
+
+    @contextmanager
+    def faults(self, plan: FaultPlan) -> Iterator[None]:
+        """The server misbehaves for the time of the block."""
+        self.control.set_faults(plan)
+        try:
+            yield
+        finally:
+            self.control.clear_faults()
+
     def store(self, kind: EndpointKind = EndpointKind.STANDARD, key: str = "") -> ObjectStore:
         credentials = self.keys[key] if key else self.owner
         return ObjectStore(self.process.profile(), credentials, kind, timeout_s=5.0, attempts=1)
 
 
 @contextmanager
-def sandboxed(folder: Path, *, unshaped: bool = True, arguments: tuple[str, ...] = ()) -> Iterator[Sandboxed]:
+def sandboxed(
+    folder: Path, *, unshaped: bool = True, arguments: tuple[str, ...] = ("--metadata", "v2")
+) -> Iterator[Sandboxed]:
     """Starts one in `folder` and stops it again."""
     folder.mkdir(parents=True, exist_ok=True)
     ring = KeyRing.load(folder / "keys.json")
     issued = {role.value: ring.issue(role) for role in Role}
     issued["expired"] = ring.issue(Role.OWNER, expires_at=time.time() - 60)
     issued["temporary"] = ring.issue(Role.OWNER, expires_at=time.time() + 3600)
-    with SandboxProcess.start(folder, unshaped=unshaped, arguments=arguments) as process:
+    with SandboxProcess.start(folder, unshaped=unshaped, arguments=("--metadata", "v2", *arguments)) as process:
         yield Sandboxed(process, {name: _source(key) for name, key in issued.items()})
 
 

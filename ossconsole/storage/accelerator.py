@@ -82,9 +82,8 @@ def cautions(accelerator: Accelerator, dataset_prefix: str, dataset_bytes: int |
     found = []
     if not accelerator.covers(dataset_prefix):
         paths = ", ".join(path.prefix for path in accelerator.paths)
-        found.append(
-            f"The dataset prefix {dataset_prefix}/ is not in the accelerated paths ({paths}): it is not cached."
-        )
+        share = "only in part" if accelerator.covers_part_of(dataset_prefix) else "not"
+        found.append(f"The dataset prefix {dataset_prefix}/ is {share} in the accelerated paths ({paths}).")
     if dataset_bytes is not None and dataset_bytes > accelerator.quota_gb * 1e9:
         found.append(
             f"The dataset ({dataset_bytes / 1e9:,.0f} GB) is larger than the cache ({accelerator.quota_gb} GB): "

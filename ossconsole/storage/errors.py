@@ -19,6 +19,9 @@ _REMEDIES = {
     "NoSuchBucket": "Check the bucket's name and region on the Setup screen.",
     "NoSuchKey": "Refresh the listing: the object is gone or was never there.",
     "InvalidObjectState": "The object is archived: restore it first.",
+    "DataAcceleratorQuotaFrozen": "The size can be changed once an hour: wait, or change the paths alone.",
+    "DataAcceleratorAvailableZoneNotSupported": "Choose a zone of the bucket's region that has accelerators.",
+    "TooManyAccelerationPolicyPaths": "Name fewer paths, or accelerate the whole bucket.",
     "InvalidArgument": "Check the region on the Setup screen: requests are signed for it.",
 }
 _THROTTLED = "OSS is throttling: wait, or lower the parallelism."

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from ossconsole.config.metadata import METADATA_VARIABLE
 from ossconsole.config.profile import Profile
+from ossconsole.sandbox.faults import FaultPlan
 from tests.sandboxed import Sandboxed
 
 # Machine checks that depend on where the tests run; a GPU box and a laptop differ in them.
@@ -117,6 +119,29 @@ def test_a_wrong_region(sandboxed_bucket: Sandboxed) -> None:
     assert report.failing == {"region"}
     assert "0002-00000226" in report.detail("region")
     assert "request id" in report.detail("region")
+
+
+def test_a_clock_that_is_off(sandboxed_bucket: Sandboxed) -> None:
+    with sandboxed_bucket.faults(FaultPlan(clock_skew_s=1200)):
+        report = doctor(sandboxed_bucket.profile("doctor"), pair(sandboxed_bucket))
+    assert report.failing == {"clock"}
+    assert "1200 s behind OSS" in report.detail("clock")
+    assert "RequestTimeTooSkewed" in report.detail("clock")
+    assert "request id" in report.detail("clock")
+    assert "timedatectl" in report.checks["clock"]["remedy"]
+
+
+def test_on_an_instance_its_role_is_found_and_its_region_compared(
+    sandboxed_bucket: Sandboxed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(METADATA_VARIABLE, sandboxed_bucket.process.info.metadata_endpoint or "")
+    report = doctor(sandboxed_bucket.profile("doctor"), {})
+    assert report.failing == set()
+    assert "ECS RAM role sandbox-role" in report.detail("credentials")
+    assert report.checks["instance"]["status"] == "ok"
+    elsewhere = doctor(sandboxed_bucket.profile("doctor"), {}, region="cn-elsewhere")
+    assert elsewhere.checks["instance"]["status"] == "warn"
+    assert "traffic fees" in elsewhere.detail("instance")
 
 
 def test_a_dead_port(sandboxed_bucket: Sandboxed) -> None:

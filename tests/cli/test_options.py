@@ -7,6 +7,7 @@ import sys
 import click
 import pytest
 from click.testing import CliRunner
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from ossconsole.cli.errors import run_group
 from ossconsole.cli.options import Target, profile_options
@@ -17,6 +18,7 @@ from ossconsole.config.profile import Profile
 from ossconsole.config.secret import Secret
 from ossconsole.config.settings_file import Settings, save_settings
 from ossconsole.config.sources import NoCredentialsError
+from ossconsole.sandbox.control import SandboxControl
 
 PROFILE = Profile(
     name="hangzhou",
@@ -70,15 +72,19 @@ def test_opening_finds_the_credentials() -> None:
         assert opened.credentials().access_key_id == "from-file"
 
 
-def test_without_a_profile_the_sandbox_runs_as_long_as_it_is_open(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_profile_the_sandbox_answers_as_long_as_it_is_open(capsys: pytest.CaptureFixture[str]) -> None:
     with Target({"dataset_prefix": "mine"}).open() as opened:
         assert opened.sandbox is not None
-        assert opened.sandbox.running
+        control = SandboxControl(opened.sandbox.info)
+        assert control.status().shaping.standard_objects_per_s
         assert opened.profile.simulated
         assert opened.profile.dataset_prefix == "mine"
         assert opened.credentials().source == "sandbox"
-        process = opened.sandbox
-    assert not process.running
+    for attempt in Retrying(
+        stop=stop_after_delay(10), wait=wait_fixed(0.05), retry=retry_if_exception_type(AssertionError)
+    ):
+        with attempt, pytest.raises(ConsoleError, match="does not answer"):
+            control.status()
     assert capsys.readouterr().err.count("sandbox") == 1
 
 

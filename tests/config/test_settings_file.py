@@ -8,7 +8,7 @@ import pytest
 
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.profile import Profile
-from ossconsole.config.settings_file import Settings, load_settings, save_settings, settings_path
+from ossconsole.config.settings_file import OnHangup, Settings, load_settings, save_settings, settings_path
 
 HANGZHOU = Profile(
     name="hangzhou",
@@ -154,3 +154,14 @@ def test_activating() -> None:
     with pytest.raises(SettingsError) as caught:
         settings.activated("hangzho")
     assert "'hangzhou'" in caught.value.remedy
+
+
+def test_what_happens_when_the_terminal_is_lost_is_kept_and_checked() -> None:
+    assert load_settings().on_hangup is OnHangup.GO_ON
+    changed = msgspec.structs.replace(Settings(), on_hangup=OnHangup.STOP)
+    save_settings(changed.with_profile(HANGZHOU, activate=True))
+    assert load_settings().on_hangup is OnHangup.STOP
+    assert load_settings().activated("").on_hangup is OnHangup.STOP
+    error = failure('on_hangup = "stopp"\n')
+    assert "line 1, on_hangup" in error.message
+    assert "Did you mean 'stop'?" in error.remedy

@@ -17,6 +17,18 @@ from hypothesis import strategies as st
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.profile import Profile
+from ossconsole.sandbox.faults import (
+    Action,
+    Corrupt,
+    Error,
+    FaultPlan,
+    MalformedListing,
+    Reset,
+    Rule,
+    Stall,
+    Truncate,
+    WrongCrc,
+)
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from tests.sandboxed import Sandboxed
@@ -231,3 +243,59 @@ def test_damaged_bytes_are_asked_for_again(sandboxed_bucket: Sandboxed) -> None:
     finally:
         server.shutdown()
         server.server_close()
+
+
+THROTTLED = Error(code="QpsLimitExceeded", qos_delay_ms=50)
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        THROTTLED,
+        Error(code="InternalError"),
+        Error(code="ServiceUnavailable"),
+        Reset(),
+        Reset(after_bytes=3),
+        Truncate(after_bytes=3),
+        Corrupt(),
+        WrongCrc(),
+    ],
+    ids=lambda action: type(action).__name__ + getattr(action, "code", "") + str(getattr(action, "after_bytes", "")),
+)
+def test_what_may_pass_is_tried_again(sandboxed_bucket: Sandboxed, action: Action) -> None:
+    store = ObjectStore(sandboxed_bucket.process.profile(), sandboxed_bucket.owner, timeout_s=5, attempts=3)
+    store.put("client/faults", b"some bytes")
+    with sandboxed_bucket.faults(FaultPlan(rules=(Rule(action=action, method="GET", times=2),))):
+        assert store.get("client/faults") == b"some bytes"
+    with sandboxed_bucket.faults(FaultPlan(rules=(Rule(action=action, method="GET", times=3),))):
+        assert failure(lambda: store.get("client/faults")).retriable
+
+
+def test_what_is_refused_is_not_tried_again(sandboxed_bucket: Sandboxed) -> None:
+    store = ObjectStore(sandboxed_bucket.process.profile(), sandboxed_bucket.owner, timeout_s=5, attempts=3)
+    with sandboxed_bucket.faults(FaultPlan(rules=(Rule(action=Error(code="AccessDenied"), method="GET"),))):
+        assert failure(lambda: store.get("client/faults")).code == "AccessDenied"
+        assert sandboxed_bucket.control.status().fault_hits == [1]
+
+
+def test_throttling_is_waited_out_as_long_as_oss_asks(sandboxed_bucket: Sandboxed) -> None:
+    plan = FaultPlan(rules=(Rule(action=Error(code="QpsLimitExceeded", qos_delay_ms=700), times=1),))
+    store = ObjectStore(sandboxed_bucket.process.profile(), sandboxed_bucket.owner, attempts=1)
+    with sandboxed_bucket.faults(plan):
+        error = failure(lambda: store.put("client/throttled", b"x"))
+    assert error.delay_s == 0.7
+    assert "throttling" in error.remedy
+
+
+def test_a_silent_server_is_given_up(sandboxed_bucket: Sandboxed) -> None:
+    store = ObjectStore(sandboxed_bucket.process.profile(), sandboxed_bucket.owner, timeout_s=0.3, attempts=1)
+    with sandboxed_bucket.faults(FaultPlan(rules=(Rule(action=Stall(seconds=20)),))):
+        error = failure(lambda: store.head("client/faults"))
+    assert (error.status, error.retriable) == (0, True)
+
+
+def test_a_listing_that_breaks_off_is_told(sandboxed_bucket: Sandboxed) -> None:
+    store = sandboxed_bucket.store()
+    with sandboxed_bucket.faults(FaultPlan(rules=(Rule(action=MalformedListing()),))):
+        error = failure(lambda: store.list_page("client/"))
+    assert "listing oss://127/client/" in error.message

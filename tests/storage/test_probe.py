@@ -24,6 +24,7 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.profile import Profile
 from ossconsole.config.secret import Secret
 from ossconsole.config.sources import FixedSource
+from ossconsole.sandbox.faults import FaultPlan
 from ossconsole.storage.checks import probe_checks
 from ossconsole.storage.permissions import PROBE_NAME
 from ossconsole.storage.probe import probe, probe_endpoint
@@ -169,6 +170,20 @@ def test_a_wrong_region_is_told(sandboxed_bucket: Sandboxed, profile: Profile) -
     assert failing(elsewhere, report) == {"region"}
     assert "0002-00000226" in detail(elsewhere, report, "region")
     assert "request id" in detail(elsewhere, report, "region")
+
+
+@pytest.mark.parametrize(("skew_s", "words"), [(1200, "behind"), (-1200, "ahead of")])
+def test_a_clock_that_oss_refuses_is_told_with_its_code(
+    sandboxed_bucket: Sandboxed, profile: Profile, skew_s: float, words: str
+) -> None:
+    with sandboxed_bucket.faults(FaultPlan(clock_skew_s=skew_s)):
+        report = probe(profile, sandboxed_bucket.owner)
+    assert failing(profile, report) == {"clock"}
+    text = detail(profile, report, "clock")
+    assert f"{words} OSS" in text
+    assert "1200 s" in text
+    assert "RequestTimeTooSkewed" in text
+    assert "request id" in text
 
 
 def test_where_deleting_is_denied_the_object_left_is_named(sandboxed_bucket: Sandboxed, profile: Profile) -> None:
