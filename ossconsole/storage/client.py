@@ -21,6 +21,7 @@ from ossconsole.config.errors import SettingsError
 from ossconsole.config.profile import Profile
 from ossconsole.storage.errors import StorageError, malformed, translate
 from ossconsole.storage.objects import BucketSummary, ListPage, ObjectInfo, ObjectSummary, PutResult
+from ossconsole.storage.session import WriteSession, bucket_for_writing
 
 T = TypeVar("T")
 
@@ -78,6 +79,8 @@ class ObjectStore:
             connect_timeout=timeout_s,
             region=profile.region,
         )
+        self._write_session = WriteSession(pool_size)
+        self._writer = bucket_for_writing(self._bucket, self._write_session)
 
     def for_bucket(self, bucket: str) -> ObjectStore:
         """Another bucket of the same account and region, reached through the same endpoint."""
@@ -87,6 +90,7 @@ class ObjectStore:
     def close(self) -> None:
         """Closes the pooled connections."""
         self._session.session.close()
+        self._write_session.close()
 
     @property
     def sdk(self) -> oss2.Bucket:
@@ -219,13 +223,17 @@ class ObjectStore:
     def put(
         self, key: str, data: bytes, *, content_type: str = "", metadata: Mapping[str, str] | None = None
     ) -> PutResult:
-        """Writes the object; oss2 compares OSS's CRC64 with that of the bytes sent."""
+        """Writes the object, and compares OSS's CRC64 with that of the bytes sent."""
         headers = {f"{_METADATA_PREFIX}{name}": value for name, value in (metadata or {}).items()}
         if content_type:
             headers["Content-Type"] = content_type
 
         def request() -> PutResult:
-            result = self._bucket.put_object(key, data, headers=headers)
+            result = self._writer.put_object(key, data, headers=headers)
+            if result.crc is not None and result.crc != fastcrc.crc64.xz(data):
+                raise oss2.exceptions.InconsistentError(
+                    f"{self.uri(key)} arrived with another CRC64", result.request_id
+                )
             return PutResult(etag=result.etag, crc64=result.crc, request_id=result.request_id)
 
         return self.call(f"writing {self.uri(key)}", request)
