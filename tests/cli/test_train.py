@@ -1,0 +1,168 @@
+"""`ossconsole train` as a process of its own: its lines, its exit codes, and what it says about bad input."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from ossconsole.config.profile import Profile
+from ossconsole.config.sources import FixedSource
+from ossconsole.dataset.formats import SampleFormat
+from ossconsole.dataset.manifest import Manifest, Sample, object_key, write_manifest
+from ossconsole.sandbox.process import SandboxProcess
+from ossconsole.storage.client import ObjectStore
+from ossconsole.telemetry import events
+
+DEADLINE_S = 120
+SIDE = 64
+SAMPLES = 24
+
+Start = Callable[..., "subprocess.Popen[bytes]"]
+
+
+@pytest.fixture(scope="module")
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxProcess]:
+    with SandboxProcess.start(tmp_path_factory.mktemp("sandbox"), unshaped=True) as process:
+        profile = process.profile()
+        store = ObjectStore(profile, FixedSource(process.credentials()))
+        samples = tuple(Sample(f"train/c{number % 2}/{number}.u8", number % 2, SIDE, SIDE) for number in range(SAMPLES))
+        random = np.random.default_rng(0)
+        for sample in samples:
+            picture = random.integers(0, 256, (3, SIDE, SIDE), dtype=np.uint8)
+            store.put(object_key(profile.dataset_prefix, sample.key), picture.tobytes())
+        splits = {"train": samples[8:], "val": samples[:8]}
+        manifest = Manifest(format=SampleFormat.IMAGE_U8, size=SIDE, classes=("c0", "c1"), splits=splits)
+        write_manifest(store, profile.dataset_prefix, manifest)
+        yield process
+
+
+@pytest.fixture
+def start(sandbox: SandboxProcess, tmp_path: Path) -> Iterator[Start]:
+    """Starts `ossconsole train` on the sandbox, as a user with a bucket of their own would."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def begin(*arguments: str, secret: str | None = None, profile: Profile | None = None) -> subprocess.Popen[bytes]:
+        target = profile or sandbox.profile()
+        environment = {
+            **os.environ,
+            "OSSCONSOLE_STATE_DIR": str(tmp_path / "state"),
+            "OSSCONSOLE_CONFIG_DIR": str(tmp_path / "config"),
+            "OSS_ACCESS_KEY_ID": sandbox.info.access_key_id,
+            "OSS_ACCESS_KEY_SECRET": secret or sandbox.info.access_key_secret.reveal(),
+        }
+        flags: Sequence[str] = (
+            f"--bucket={target.bucket}",
+            f"--region={target.region}",
+            f"--standard-endpoint={target.standard_endpoint}",
+            f"--accelerated-endpoint={target.accelerated_endpoint}",
+            f"--dataset-prefix={target.dataset_prefix}",
+            "--batch-size=8",
+            "--workers=1",
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ossconsole", "train", *flags, *arguments],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def ended(process: subprocess.Popen[bytes]) -> tuple[int, list[events.Event], str]:
+    """Exit code, the events that `--json` wrote to stdout, and stderr."""
+    out, err = process.communicate(timeout=DEADLINE_S)
+    json = "--json" in process.args  # type: ignore[operator]
+    return process.returncode, [events.decode(line) for line in out.splitlines()] if json else [], err.decode()
+
+
+def test_json_lines_tell_the_run_and_nothing_else(start: Start) -> None:
+    code, found, _ = ended(start("--json", "--epochs=1"))
+    assert code == 0
+    assert isinstance(found[0], events.Run)
+    assert [event.step for event in found if isinstance(event, events.Step)] == [1, 2]
+    assert isinstance(found[-1], events.Summary)
+    assert found[-1].samples == SAMPLES - 8
+
+
+def test_max_steps_ends_early_with_validation_and_checkpoint(start: Start) -> None:
+    code, found, _ = ended(start("--json", "--epochs=5", "--max-steps=1"))
+    assert code == 0
+    assert sum(isinstance(event, events.Step) for event in found) == 1
+    assert any(isinstance(event, events.Checkpoint) for event in found)
+
+
+def test_ctrl_c_stops_after_the_step_with_a_checkpoint(start: Start) -> None:
+    process = start("--json", "--epochs=1000")
+    assert process.stdout is not None
+    for line in process.stdout:
+        if isinstance(events.decode(line), events.Step):
+            break
+    process.send_signal(signal.SIGINT)
+    code, found, _ = ended(process)
+    assert code == 130
+    assert isinstance(found[-1], events.Summary)
+    assert found[-1].state is events.RunState.STOPPED
+    assert found[-1].checkpoint
+
+
+def test_a_wrong_secret_is_told_with_code_and_request_id(start: Start) -> None:
+    code, _, err = ended(start(secret="not-the-secret"))
+    assert code == 1
+    assert "SignatureDoesNotMatch" in err
+    assert "request id" in err
+    assert "not-the-secret" not in err
+    assert "Traceback" not in err
+
+
+def test_an_unknown_bucket_is_told(start: Start, sandbox: SandboxProcess) -> None:
+    endpoint = sandbox.info.path_style_endpoint
+    other = msgspec.structs.replace(
+        sandbox.profile(), bucket="no-such-bucket", standard_endpoint=endpoint, accelerated_endpoint=endpoint
+    )
+    code, _, err = ended(start(profile=other))
+    assert code == 1
+    assert "NoSuchBucket" in err
+
+
+def test_a_dead_endpoint_is_told_within_the_deadline(start: Start, sandbox: SandboxProcess) -> None:
+    dead = msgspec.structs.replace(sandbox.profile(), standard_endpoint="http://0.0.1:9")
+    code, _, err = ended(start(profile=dead))
+    assert code == 1
+    assert "refused" in err
+    assert "http://0.0.1:9" in err
+
+
+def test_an_empty_prefix_is_told_with_what_to_do(start: Start, sandbox: SandboxProcess) -> None:
+    empty = msgspec.structs.replace(sandbox.profile(), dataset_prefix="nothing/here")
+    code, _, err = ended(start(profile=empty))
+    assert code == 1
+    assert "is empty" in err
+    assert "ossconsole upload" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--epochs=0"], "--epochs"),
+        (["--endpoint=fast"], "standard"),
+        (["--resume=checkpoints/x.pt"], "is not an object of the bucket"),
+    ],
+)
+def test_bad_usage_is_told(start: Start, arguments: list[str], words: str) -> None:
+    code, _, err = ended(start(*arguments))
+    assert code in {1, 2}
+    assert words in err
