@@ -1,10 +1,9 @@
-"""The same console on every machine: no state of the developer's, UTC, fixed theme and symbols."""
+"""The same console on every machine: UTC, fixed theme and symbols."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -13,12 +12,6 @@ from ossconsole.tui.glyphs import BRAILLE
 from tests.tui.fakes import START, FakeServices
 
 AppMaker = Callable[..., ConsoleApp]
-
-
-@pytest.fixture(autouse=True)
-def _private_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OSSCONSOLE_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setenv("OSSCONSOLE_CONFIG_DIR", str(tmp_path / "config"))
 
 
 @pytest.fixture(autouse=True)

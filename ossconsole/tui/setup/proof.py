@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.storage.report import ProbeReport
@@ -11,12 +12,13 @@ from ossconsole.storage.steps import Stage, Step, StepStatus
 
 
 class Proof:
-    """The newest step of each stage. `on_step` may be called from any thread."""
+    """The newest step of each stage. `on_step` may be called from any thread; `clock` gives seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._lock = threading.Lock()
         self._steps: dict[tuple[EndpointKind | None, Stage], Step] = {}
-        self._began = time.monotonic()
+        self._began = clock()
         self._seconds: float | None = None
         self.problem = ""
 
@@ -29,7 +31,7 @@ class Proof:
         with self._lock:
             for step in report.permissions if report else ():
                 self._steps[None, step.stage] = step
-            self._seconds = time.monotonic() - self._began
+            self._seconds = self._clock() - self._began
             self.problem = problem
 
     @property
@@ -38,7 +40,7 @@ class Proof:
 
     @property
     def seconds(self) -> float:
-        return time.monotonic() - self._began if self._seconds is None else self._seconds
+        return self._clock() - self._began if self._seconds is None else self._seconds
 
     def step(self, kind: EndpointKind | None, stage: Stage) -> Step | None:
         with self._lock:

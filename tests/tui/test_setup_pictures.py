@@ -1,0 +1,79 @@
+"""The Setup screen as it looks: empty, proving, proven, failing, and its dialogs; 80x24 and 120x40."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import Input
+
+from ossconsole.config.connector import save_connector_config
+from ossconsole.config.settings_file import Settings, save_settings
+from ossconsole.storage.steps import Step
+from ossconsole.tui.screens.setup import SetupScreen
+from ossconsole.tui.setup.proof import Proof
+from tests.tui.conftest import AppMaker
+from tests.tui.fakes import REAL
+from tests.tui.fakes_setup import SetupServices, accelerated_unreachable, all_good, half_way
+from tests.tui.screens import settle
+from tests.tui.snapshots import pictured
+
+pytestmark = pictured
+SIZES = ((80, 24), (120, 40))
+STATES = {"empty": None, "proving": half_way, "proven": all_good, "failing": accelerated_unreachable}
+Compare = Callable[..., bool]
+
+
+def prepared(steps: Sequence[Step] | None, *, over: bool) -> Callable[[Pilot[Any]], Any]:
+    """Brings the screen to the moment at which these steps were told."""
+
+    async def prepare(pilot: Pilot[Any]) -> None:
+        await settle(pilot)
+        screen = pilot.app.screen
+        assert isinstance(screen, SetupScreen)
+        if steps is not None:
+            times = iter((0.0, 3.2))
+            proof = Proof(clock=lambda: next(times, 3.2))
+            for step in steps:
+                proof.on_step(step)
+            if over:
+                proof.finish()
+            screen._proof = proof
+            screen._read_accelerator()
+        await settle(pilot)
+
+    return prepare
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize("state", STATES)
+def test_screen(snap_compare: Compare, make_app: AppMaker, size: tuple[int, int], state: str) -> None:
+    steps = STATES[state]
+    before = prepared(steps() if steps else None, over=state != "proving")
+    assert snap_compare(make_app(SetupServices(), "setup"), terminal_size=size, run_before=before)
+
+
+@pytest.mark.parametrize(
+    ("dialog", "keys"),
+    [("profiles", "p"), ("profile", "e"), ("key", "k"), ("connector", "o"), ("accelerator", "a")],
+)
+def test_dialog(snap_compare: Compare, make_app: AppMaker, dialog: str, keys: str) -> None:
+    save_settings(Settings().with_profile(REAL, activate=True))
+    save_connector_config({"logPath": "/var/log/oss-connector/connector.log"})
+
+    async def open_dialog(pilot: Pilot[Any]) -> None:
+        await settle(pilot)
+        await settle(pilot)
+        below = pilot.app.screen
+        await pilot.press(keys)
+        for _ in range(100):
+            await pilot.pause()
+            if pilot.app.screen is not below:
+                break
+        for field in pilot.app.screen.query(Input):
+            field.cursor_blink = False
+        await pilot.pause()
+
+    assert snap_compare(make_app(SetupServices(), "setup"), terminal_size=SIZES[0], run_before=open_dialog)
