@@ -19,15 +19,18 @@ from ossconsole.config.profile import Profile
 from ossconsole.config.resolve import Resolution
 from ossconsole.telemetry.sampler import Sampler, TelemetrySample
 from ossconsole.terminal.logs import register_secret
+from ossconsole.training.claim import ClaimedError
 from ossconsole.training.run import TrainingRun
 from ossconsole.training.settings import TrainSettings
-from ossconsole.tui.services import Setting, Stage, StageState, UploadHandle, UploadRequest, UploadStatus
+from ossconsole.tui.services import RunHandle, Setting, Stage, StageState, UploadHandle, UploadRequest, UploadStatus
 
 if TYPE_CHECKING:
     from ossconsole.cli.bucket_setup import BucketSetup
     from ossconsole.dataset.formats import SampleFormat
     from ossconsole.dataset.upload import UploadJob
     from ossconsole.storage.client import ObjectStore
+    from ossconsole.training.attached import AttachedUpload
+    from ossconsole.training.control import ControlServer
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +46,8 @@ class Application:
     """The services of the screens (see `ossconsole.tui.services.Services`), made of real parts.
 
     `open` returns at once; what takes time (the sandbox, its sample dataset) goes on in a thread and shows as stages.
-    With `demo` a run starts when the dataset is there.
+    With `demo` a run starts when the dataset is there. What another process does with the same bucket is shown and
+    steered as if it were done here; it goes on when this console leaves.
     """
 
     def __init__(self, target: Target, *, readonly: bool = False, demo: bool = False) -> None:
@@ -53,8 +57,12 @@ class Application:
         self._opened: OpenTarget | None = None
         self._resolution: Resolution | None = None
         self._stages: dict[str, Stage] = {}
-        self._run: TrainingRun | None = None
-        self._upload: UploadJob | None = None
+        self._run: RunHandle | None = None
+        self._upload: UploadAdapter | None = None
+        # What this process does itself, and lets others see and steer (`ossconsole.training.control.Workplace`).
+        self.own_run: TrainingRun | None = None
+        self.own_upload: UploadJob | None = None
+        self._control: ControlServer | None = None
         self._sampler = Sampler()
         self._stores: dict[EndpointKind, ObjectStore] = {}
         self._resources = contextlib.ExitStack()
@@ -71,16 +79,46 @@ class Application:
         self._stages = {label: Stage(label, StageState.WAITING) for label in _STAGES} if uses_sandbox else {}
         threading.Thread(target=self._make_ready, args=(uses_sandbox,), name="make-ready", daemon=True).start()
 
+    @property
+    def busy(self) -> bool:
+        """True while work of this process goes on."""
+        run, upload = self.own_run, self.own_upload
+        return (run is not None and run.alive) or (upload is not None and upload.alive)
+
+    def leave_alone(self) -> None:
+        """Nobody watches any more: a run that cannot go on ends instead of waiting, and no other is started."""
+        self._demo = False
+        if self.own_run is not None:
+            self.own_run.attended = False
+
+    def wait(self, timeout_s: float) -> None:
+        """Waits for the end of the work of this process, at most so long."""
+        run, upload = self.own_run, self.own_upload
+        if run is not None and run.alive:
+            run.wait(timeout_s)
+        elif upload is not None and upload.alive:
+            upload.join(timeout_s)
+
+    def end_work(self) -> None:
+        """Asks the run to end with a checkpoint, and the upload to end; returns at once."""
+        if self.own_upload is not None:
+            self.own_upload.cancel()
+        if self.own_run is not None:
+            self.own_run.stop()
+
     def close(self, say: Callable[[str], None]) -> None:
         """Ends everything in order: an upload keeps its journal, a run writes a checkpoint. Says what it waits for."""
-        if self._upload is not None and self._upload.alive:
+        run, upload = self.own_run, self.own_upload
+        if upload is not None and upload.alive:
             say("Stopping the upload; it goes on where it stopped when it is started again.")
-            self._upload.cancel()
-        if self._run is not None and self._run.alive:
+            upload.cancel()
+        if run is not None and run.alive:
             say("Stopping the run, with a checkpoint.")
-            self._run.stop()
-            self._run.wait()
-            say(f"Its record is {self._run.record_path}.")
+            run.stop()
+            run.wait()
+            say(f"Its record is {run.record_path}.")
+        if self._control is not None:
+            self._control.close()
         self._sampler.stop()
         with self._lock:
             for store in self._stores.values():
@@ -98,12 +136,12 @@ class Application:
         return tuple(self._stages.values())
 
     @property
-    def run(self) -> TrainingRun | None:
+    def run(self) -> RunHandle | None:
         return self._run
 
     @property
     def upload(self) -> UploadHandle | None:
-        return UploadAdapter(self._upload) if self._upload else None
+        return self._upload
 
     @property
     def sample(self) -> TelemetrySample | None:
@@ -143,7 +181,7 @@ class Application:
 
     def use_profile(self, name: str) -> None:
         states = [stage.state for stage in self.stages]
-        if (self._run is not None and self._run.alive) or (self._upload is not None and self._upload.alive):
+        if self.busy:
             raise ConsoleError("A run or an upload is still going on.", remedy="Stop it before changing the profile.")
         if StageState.ACTIVE in states or (self._opened is None and StageState.FAILED not in states):
             raise ConsoleError("The profile in use is still being made ready.", remedy="Wait a moment.")
@@ -155,6 +193,7 @@ class Application:
             self._stores.clear()
             self._opened = None
             self._resources.close()
+        self._run = self._upload = None
         self._target, self._demo = target, False
         self._begin()
 
@@ -164,21 +203,28 @@ class Application:
         opened = self._ready()
         return BucketSetup(opened.profile, opened.credentials, self.readonly)
 
-    def start_run(self, settings: TrainSettings) -> TrainingRun:
+    def start_run(self, settings: TrainSettings) -> RunHandle:
         self._refuse_readonly()
         opened = self._ready()
         if self._run is not None and self._run.alive:
-            raise ConsoleError(f"The run {self._run.id} is still going on.", remedy="Stop it first (s).")
-        run = TrainingRun(opened.profile, opened.credentials, settings, attended=True)
+            name = self._run.record_path.stem
+            raise ConsoleError(f"The run {name} is still going on.", remedy="Stop it first (s).")
+        try:
+            run = TrainingRun(opened.profile, opened.credentials, settings, attended=True)
+        except ClaimedError:
+            self._meet_others(opened)
+            raise
         run.start()
-        self._run = run
+        self._run = self.own_run = run
         return run
 
     def start_upload(self, request: UploadRequest) -> UploadHandle:
         from ossconsole.dataset.formats import SampleFormat
 
         self._refuse_readonly()
-        return UploadAdapter(self._start_upload(request.source, SampleFormat(request.sample_format), request.size))
+        self._start_upload(request.source, SampleFormat(request.sample_format), request.size)
+        assert self._upload is not None  # noqa: S101 - just started
+        return self._upload
 
     # Making ready
 
@@ -190,15 +236,33 @@ class Application:
             opened = self._resources.enter_context(self._target.open(say=log.info))
             self._register_secrets(opened)
             self._opened = opened
+            self._meet_others(opened)
             if opened.sandbox is None:
                 return
             self._stage(stage, StageState.DONE, f"{opened.profile.standard_endpoint}, speeds are simulated")
             self._fill_sandbox(opened)
-            if self._demo:
-                self.start_run(DEMO_SETTINGS)
+            if self._demo and self._run is None:
+                with contextlib.suppress(ClaimedError):  # another demo was faster: its run is shown
+                    self.start_run(DEMO_SETTINGS)
         except ConsoleError as error:
             log.error("Making ready failed: %s", error)  # noqa: TRY400 - the message says it all
             self._fail_stage(stage, error)
+
+    def _meet_others(self, opened: OpenTarget) -> None:
+        """Lets other processes find this one, and shows what they do with the same bucket. Raises ConsoleError."""
+        from ossconsole.training.attached import AttachedRun, AttachedUpload
+        from ossconsole.training.control import ControlServer, peers
+
+        self._control = self._control or ControlServer(self)
+        profile = opened.profile
+        for report in peers():
+            if (report.region, report.bucket) != (profile.region, profile.bucket):
+                continue
+            if report.run and not (self._run is not None and self._run.alive):
+                self._run = AttachedRun(report.run, report.pid)
+            upload = report.upload
+            if upload is not None and not upload.progress.phase.final and not (self._upload and self._upload.alive):
+                self._upload = UploadAdapter(AttachedUpload(report.pid, upload), elsewhere=True)
 
     def _fill_sandbox(self, opened: OpenTarget) -> None:
         """Draws and uploads the sample pictures where the sandbox has no dataset yet. Raises ConsoleError."""
@@ -207,7 +271,10 @@ class Application:
         from ossconsole.dataset.sample_data import make_sample_pictures
 
         _, pictures, upload = _STAGES
-        if self._demo:
+        if self._upload is not None:
+            self._stage(upload, StageState.ACTIVE, "by another console")
+            self._upload.join()
+        if self._demo and self._run is None:
             threading.Thread(target=_load_training, name="load-training", daemon=True).start()
         try:
             manifest = read_manifest(self.store(EndpointKind.STANDARD), opened.profile.dataset_prefix)
@@ -235,7 +302,7 @@ class Application:
             opened.profile, opened.credentials, UploadSettings(source=source, format=sample_format, size=size)
         )
         job.start()
-        self._upload = job
+        self.own_upload, self._upload = job, UploadAdapter(job)
         return job
 
     def _register_secrets(self, opened: OpenTarget) -> None:
@@ -272,12 +339,16 @@ def _load_training() -> None:
 class UploadAdapter:
     """An UploadJob as the screens see it."""
 
-    def __init__(self, job: UploadJob) -> None:
+    def __init__(self, job: UploadJob | AttachedUpload, *, elsewhere: bool = False) -> None:
         self._job = job
+        self.elsewhere = elsewhere
 
     @property
     def alive(self) -> bool:
         return self._job.alive
+
+    def join(self) -> None:
+        self._job.join()
 
     def pause(self) -> None:
         self._job.pause()

@@ -1,18 +1,39 @@
-"""`ossconsole` and `ossconsole demo`: the console on the terminal, and the orderly end of what it started."""
+"""`ossconsole` and `ossconsole demo`: the console on the terminal, and what becomes of the work when it is left."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
+import signal
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from ossconsole.cli.options import Target, profile_options
 
 if TYPE_CHECKING:
     from ossconsole.cli.application import Application
+    from ossconsole.storage.job import Job
+    from ossconsole.terminal.foreground import Foreground
     from ossconsole.terminal.signals import ExitSignals
+    from ossconsole.tui.app import ConsoleApp
+
+log = logging.getLogger(__name__)
+
+_LOOK_S = 0.5
+_CRASHED, _HUNG_UP = 1, 128 + signal.SIGHUP
+
+
+class _Left(msgspec.Struct, frozen=True):
+    """How the console was left: with which exit code, on what answer of the user, and with which jobs on objects."""
+
+    code: int
+    answer: str | None
+    jobs: Sequence[Job]
 
 
 @click.command()
@@ -25,30 +46,94 @@ def demo(target: Target) -> None:
 
 
 def open_console(target: Target, *, readonly: bool, demo: bool = False) -> None:
-    """Shows the console until the user leaves; ends the program with its exit code. Raises ConsoleError."""
+    """Shows the console until the user leaves; ends the program with its exit code. Raises ConsoleError.
+
+    Work goes on without the console when the user wants that, and unless the settings say otherwise also when the
+    terminal is lost or the console crashes.
+    """
     from ossconsole.cli.application import Application
+    from ossconsole.config.settings_file import OnHangup, load_settings
+    from ossconsole.terminal.foreground import stay_in_front
     from ossconsole.terminal.logs import native_log_path, set_up_logging
     from ossconsole.terminal.signals import ExitSignals
-    from ossconsole.terminal.tty import owned_terminal
+    from ossconsole.terminal.tty import check_terminal, owned_terminal
 
+    check_terminal()
+    on_hangup = load_settings().on_hangup
+    front = stay_in_front(_killed)
+    # What is left of the hang-ups after the first one, which come from several sides, must not end the work.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     application = Application(target, readonly=readonly, demo=demo)
     set_up_logging()
     with owned_terminal(native_log_path()) as terminal, ExitSignals(terminal) as signals:
         application.open()
         try:
-            code = asyncio.run(_show(application, signals, demo=demo))
+            left = asyncio.run(_show(application, signals, demo=demo))
         finally:
             signals.detach()
-    application.close(lambda text: click.echo(text, err=True))
     if signals.cause:
-        click.echo(f"ossconsole: {signals.cause}.", err=True)
-    sys.exit(code)
+        _say(f"ossconsole: {signals.cause}.")
+    working = application.busy or any(job.alive for job in left.jobs)
+    abandoned = left.code in {_HUNG_UP, _CRASHED} and on_hangup is OnHangup.GO_ON
+    if working and (left.answer == "detach" or abandoned):
+        sys.exit(_go_on(application, front, left))
+    application.close(_say)
+    run = application.run
+    if run is not None and run.alive:
+        _say(f"The run {run.record_path.stem} goes on in its own process; `ossconsole` shows it again.")
+    sys.exit(left.code)
 
 
-async def _show(application: Application, signals: ExitSignals, *, demo: bool) -> int:
+async def _show(application: Application, signals: ExitSignals, *, demo: bool) -> _Left:
     from ossconsole.tui.app import ConsoleApp
 
-    app = ConsoleApp(application, initial_mode="train" if demo else "browse")
+    app: ConsoleApp = ConsoleApp(application, initial_mode="train" if demo else "browse")
     signals.attach(lambda code: app.exit(return_code=code), asyncio.get_running_loop())
-    await app.run_async()
-    return app.return_code or 0
+    answer = await app.run_async()
+    return _Left(app.return_code or 0, answer, app.jobs)
+
+
+def _go_on(application: Application, front: Foreground, left: _Left) -> int:
+    """Sees the work to its end without a terminal; SIGINT and SIGTERM end it with a checkpoint."""
+    from ossconsole.terminal.logs import native_log_path
+    from ossconsole.terminal.signals import ExitSignals
+
+    _say(
+        f"The work goes on without the console, as process {os.getpid()}. `ossconsole` shows it again, "
+        "`ossconsole status` tells where it stands."
+    )
+    front.let_go(native_log_path(), left.code)
+    application.leave_alone()
+    log.info("Going on without a terminal")
+    with ExitSignals() as signals:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        codes: list[int] = []
+
+        def end(code: int) -> None:
+            codes.append(code)
+            application.end_work()
+            for job in left.jobs:
+                job.cancel()
+
+        signals.attach(end)
+        while application.busy:
+            application.wait(_LOOK_S)
+        for job in left.jobs:
+            job.wait()
+    log.info("The work has ended%s", f" ({signals.cause})" if signals.cause else "")
+    application.close(log.info)
+    return codes[0] if codes else 0
+
+
+def _killed(number: int) -> str:
+    """The line left on the terminal when the console's process was killed."""
+    from ossconsole.terminal.logs import log_path
+
+    return (
+        f"ossconsole was killed by {signal.Signals(number).name}, and what it worked on has ended. "
+        f"`ossconsole status` tells how far a run came; the log is {log_path()}."
+    )
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ossconsole.cli.options import Target, profile_options
+from ossconsole.cli.unattended import Printing, stopping_on_signals
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import SettingsError
+from ossconsole.config.profile import Profile
+from ossconsole.config.settings_file import load_settings
 from ossconsole.telemetry import events
 from ossconsole.telemetry.narrate import narrate
 from ossconsole.training.settings import PRECISIONS, TrainSettings
@@ -64,10 +64,13 @@ _LINE_EVERY_STEPS = 10
 def train(*, target: Target, as_json: bool, endpoint: str, **options: Any) -> int:
     """Train ResNet-18 on the dataset in the bucket and write checkpoints back.
 
-    Ctrl-C once stops after the step with a checkpoint, twice at once.
+    Ctrl-C once stops after the step with a checkpoint, twice at once. Without its terminal the run goes on, unless
+    `on_hangup` in the settings says otherwise; `ossconsole` shows and steers it.
     """
+    from ossconsole.training.control import ControlServer
     from ossconsole.training.run import TrainingRun
 
+    on_hangup = load_settings().on_hangup
     settings = TrainSettings(endpoint=EndpointKind(endpoint), **options)
     with target.open() as opened:
         if opened.profile.endpoint(settings.endpoint) is None:
@@ -75,10 +78,10 @@ def train(*, target: Target, as_json: bool, endpoint: str, **options: Any) -> in
                 f"Profile {opened.profile.name!r} has no {endpoint} endpoint.",
                 remedy=f"Give --{endpoint}-endpoint, or another --endpoint.",
             )
-        run = TrainingRun(
-            opened.profile, opened.credentials, settings, on_event=_print_json if as_json else _print_line
-        )
-        with _stopping_on_signals(run) as signalled:
+        printing = Printing(_print_json if as_json else _print_line)
+        run = TrainingRun(opened.profile, opened.credentials, settings, on_event=printing)
+        printing.stop = run.stop
+        with stopping_on_signals(run, on_hangup) as signalled, ControlServer(_Workplace(opened.profile, run)):
             run.start()
             while not run.wait(_POLL_S):
                 pass
@@ -87,6 +90,15 @@ def train(*, target: Target, as_json: bool, endpoint: str, **options: Any) -> in
                 click.echo(f"Error: {run.error}", err=True)
             return run.error.exit_code
         return 128 + signalled[0] if signalled else 0
+
+
+@dataclass(frozen=True)
+class _Workplace:
+    """What consoles see of this process, and steer."""
+
+    profile: Profile
+    own_run: TrainingRun
+    own_upload: None = None
 
 
 def _print_json(event: Event) -> None:
@@ -104,24 +116,3 @@ def _print_line(event: Event) -> None:
             )
     elif not isinstance(event, events.ErrorEvent) and (line := narrate(event)) is not None:
         click.echo(line.text)
-
-
-@contextmanager
-def _stopping_on_signals(run: TrainingRun) -> Iterator[list[int]]:
-    """Turns the first SIGINT, SIGTERM or SIGHUP into a stop; the second ends at once. Gives the numbers that came."""
-    received: list[int] = []
-
-    def handle(number: int, _frame: FrameType | None) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-        run.stop()
-        click.echo("Stopping after this step, with a checkpoint.", err=True)
-
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    previous = {number: signal.signal(number, handle) for number in numbers}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import enum
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.files import read_text, write_private
@@ -16,15 +18,26 @@ from ossconsole.config.hosts import internal_endpoint
 from ossconsole.config.paths import config_dir
 from ossconsole.config.profile import SANDBOX_NAME, FieldError, Profile, check_profile_name, checked
 
-_TOP_KEYS = ("active", "profiles")
+_TOP_KEYS = ("active", "on_hangup", "profiles")
 _PROFILE_KEYS = tuple(name for name in Profile.__struct_fields__ if name not in {"name", "simulated"})
 
 
+class OnHangup(str, enum.Enum):
+    """What becomes of a run or an upload when its terminal is lost, as in a dropped SSH connection."""
+
+    GO_ON = "go-on"
+    STOP = "stop"
+
+    def __str__(self) -> str:
+        return self.value
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """All profiles, and the name of the active one ("" for none: the sandbox)."""
+    """All profiles, the name of the active one ("" for none: the sandbox), and what holds for all of them."""
 
     active: str = ""
     profiles: dict[str, Profile] = {}
+    on_hangup: OnHangup = OnHangup.GO_ON
 
     def profile(self, name: str) -> Profile:
         """Raises SettingsError, naming the nearest profile, when there is none of this name."""
@@ -39,7 +52,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """With the profile added or replaced, once it has been checked."""
         _not_reserved(profile.name)
         profiles = {**self.profiles, profile.name: checked(profile)}
-        return Settings(active=profile.name if activate else self.active, profiles=profiles)
+        return replace(self, active=profile.name if activate else self.active, profiles=profiles)
 
     def renamed(self, old: str, new: str) -> Settings:
         """Raises SettingsError when `new` is taken or no name."""
@@ -49,21 +62,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         if new != old and new in self.profiles:
             raise SettingsError(f"There is a profile {new!r} already.", remedy="Choose another name.")
         profiles = {
-            (new if name == old else name): (msgspec.structs.replace(profile, name=new) if name == old else kept)
+            (new if name == old else name): (replace(profile, name=new) if name == old else kept)
             for name, kept in self.profiles.items()
         }
-        return Settings(active=new if self.active == old else self.active, profiles=profiles)
+        return replace(self, active=new if self.active == old else self.active, profiles=profiles)
 
     def without(self, name: str) -> Settings:
         self.profile(name)
         profiles = {kept: profile for kept, profile in self.profiles.items() if kept != name}
-        return Settings(active="" if self.active == name else self.active, profiles=profiles)
+        return replace(self, active="" if self.active == name else self.active, profiles=profiles)
 
     def activated(self, name: str) -> Settings:
         """`name` may be "sandbox": no profile is active then."""
         if name in {"", SANDBOX_NAME}:
-            return Settings(active="", profiles=self.profiles)
-        return Settings(active=self.profile(name).name, profiles=self.profiles)
+            return replace(self, active="")
+        return replace(self, active=self.profile(name).name)
 
 
 def settings_path() -> Path:
@@ -80,7 +93,8 @@ def load_settings(path: Path | None = None) -> Settings:
 def save_settings(settings: Settings, path: Path | None = None) -> None:
     """Replaces the file in one step, mode 0600."""
     profiles = {name: _stored(profile) for name, profile in settings.profiles.items()}
-    document = {"active": settings.active, "profiles": profiles}
+    choice = {} if settings.on_hangup is OnHangup.GO_ON else {"on_hangup": settings.on_hangup.value}
+    document = {"active": settings.active, **choice, "profiles": profiles}
     write_private(path or settings_path(), msgspec.toml.encode(document))
 
 
@@ -113,7 +127,15 @@ class _Reader:
             raise self._error(
                 "", "active", f"active names no profile: {active!r}.", _meant(str(active), list(profiles))
             )
-        return Settings(active=active, profiles=profiles)
+        return Settings(active=active, profiles=profiles, on_hangup=self._on_hangup(document))
+
+    def _on_hangup(self, document: Mapping[str, Any]) -> OnHangup:
+        value = document.get("on_hangup", OnHangup.GO_ON.value)
+        try:
+            return OnHangup(value)
+        except ValueError:
+            known = [str(choice) for choice in OnHangup]
+            raise self._error("", "on_hangup", f"on_hangup cannot be {value!r}.", _meant(str(value), known)) from None
 
     def _profile(self, name: str, values: Any) -> Profile:
         table = f"profiles.{name}"

@@ -24,6 +24,7 @@ from ossconsole.config.profile import Profile
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import Event, RunState
 from ossconsole.telemetry.record import RunRecord, new_run_id, record_path
+from ossconsole.training.claim import Claim
 from ossconsole.training.settings import TrainSettings
 
 log = logging.getLogger(__name__)
@@ -84,8 +85,12 @@ class Controls:
 class TrainingRun:
     """One run. `attended` tells that somebody can act: a failing endpoint then pauses the run instead of ending it.
 
-    `on_event` is called with each event, from the thread that made it.
+    `attended` may change while it goes on. `on_event` is called with each event, from the thread that made it.
+    Raises SettingsError, and ClaimedError while another run writes to the same checkpoint prefix.
     """
+
+    elsewhere = False
+    """Another process does the runs that are; see `ossconsole.training.attached`."""
 
     def __init__(
         self,
@@ -111,6 +116,7 @@ class TrainingRun:
         self.error: ConsoleError | None = None
         self.summary: events.Summary | None = None
         self.step = 0
+        self._claim = Claim(profile, self.id)
         self._record = RunRecord(record_path(self.id, record_dir))
         self._on_event = on_event
         self._events: deque[Event] = deque(maxlen=_KEPT_EVENTS)
@@ -218,6 +224,7 @@ class TrainingRun:
                 )
             )
         finally:
+            self._claim.release()
             self._record.close()
 
     def _fail(self, error: ConsoleError) -> None:

@@ -31,6 +31,10 @@ class RunHandle(Protocol):
     """A training run in progress or done; `ossconsole.training.run.TrainingRun` is one."""
 
     @property
+    def elsewhere(self) -> bool:
+        """True where another process does the run: it goes on when this console leaves."""
+
+    @property
     def state(self) -> RunState: ...
 
     @property
@@ -88,6 +92,10 @@ class UploadStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 class UploadHandle(Protocol):
     """An upload in progress or done."""
+
+    @property
+    def elsewhere(self) -> bool:
+        """True where another process does it: it goes on when this console leaves."""
 
     @property
     def alive(self) -> bool: ...

@@ -46,6 +46,7 @@ class FakeRun:
     waiting: list[Event] = field(default_factory=list)
     state: RunState = RunState.RUNNING
     alive: bool = True
+    elsewhere: bool = False
     record_path: Path = Path("/nowhere/run.jsonl")
     asked: list[tuple[object, ...]] = field(default_factory=list)
 
@@ -76,6 +77,7 @@ class FakeRun:
 class FakeUpload:
     shown: UploadStatus
     alive: bool = True
+    elsewhere: bool = False
     asked: list[str] = field(default_factory=list)
 
     def status(self) -> UploadStatus:
@@ -96,6 +98,7 @@ class FakeStore:
     """Lists `keys` as OSS would, in pages of `page_size`; `error` is raised instead where set."""
 
     keys: dict[str, int] = field(default_factory=dict)
+    profile: Profile = SIMULATED
     error: ConsoleError | None = None
     page_size: int = 1000
     before_page: Callable[[str], None] | None = None

@@ -1,0 +1,65 @@
+"""The claim of a run on its checkpoint prefix: two runs would overwrite each other's latest checkpoint."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from io import FileIO
+
+import msgspec
+
+from ossconsole.config.errors import ConsoleError
+from ossconsole.config.paths import state_dir
+from ossconsole.config.profile import Profile
+
+
+class Holder(msgspec.Struct, frozen=True):
+    """Who has a prefix: the process and the id of its run."""
+
+    pid: int
+    run: str
+
+
+class ClaimedError(ConsoleError):
+    """Another run writes checkpoints to the same prefix; `holder` is None where it cannot be told which."""
+
+    def __init__(self, where: str, holder: Holder | None) -> None:
+        who = f"The run {holder.run} (process {holder.pid})" if holder else "Another run"
+        super().__init__(
+            f"{who} is going on and writes its checkpoints to {where}.",
+            remedy="`ossconsole` shows it; wait for it, stop it, or give another --checkpoint-prefix.",
+        )
+        self.holder = holder
+
+
+class Claim:
+    """Holds the checkpoint prefix of `profile` for `run` until `release`, or until the process ends, however it ends.
+
+    It is known to this user on this machine only. Raises ClaimedError.
+    """
+
+    def __init__(self, profile: Profile, run: str) -> None:
+        folder = state_dir() / "claims"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        name = f"{profile.region}/{profile.bucket}/{profile.checkpoint_prefix}"
+        path = folder / f"{hashlib.sha256(name.encode()).hexdigest()[:20]}.lock"
+        self._file = FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = _holder(self._file)
+            self._file.close()
+            raise ClaimedError(f"oss://{profile.bucket}/{profile.checkpoint_prefix}/", holder) from None
+        self._file.truncate()
+        self._file.write(msgspec.json.encode(Holder(os.getpid(), run)))
+
+    def release(self) -> None:
+        self._file.close()
+
+
+def _holder(file: FileIO) -> Holder | None:
+    try:
+        return msgspec.json.decode(file.read(4096), type=Holder)
+    except msgspec.DecodeError:
+        return None  # it is just being written

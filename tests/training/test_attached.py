@@ -1,0 +1,221 @@
+"""A run and an upload of another process, through their handles."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.dataset.scoreboard import Phase
+from ossconsole.telemetry import events
+from ossconsole.telemetry.events import RunState
+from ossconsole.telemetry.record import RunRecord, record_path
+from ossconsole.training import attached, control
+from ossconsole.training.attached import AttachedRun, AttachedUpload
+from ossconsole.training.control import ControlServer
+from tests.training.test_control import FakeRun, Place
+
+DEADLINE_S = 30.0
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def begun(run: str = "run-1") -> events.Run:
+    return events.Run(time=time.time(), run=run, version="1", pid=os.getpid())
+
+
+def step(number: int) -> events.Step:
+    return events.Step(
+        time=time.time(),
+        step=number,
+        epoch=1,
+        samples=8,
+        loss=1.0,
+        lr=0.1,
+        endpoint=EndpointKind.STANDARD,
+        data_wait_s=0.1,
+        step_time_s=0.2,
+        fetch_s=0.1,
+        bytes=100,
+        samples_per_s=40.0,
+    )
+
+
+def state(which: RunState) -> events.State:
+    return events.State(time=time.time(), state=which, step=1)
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    yield process
+    process.kill()
+    process.wait(DEADLINE_S)
+
+
+def test_it_follows_the_record_to_the_end(sleeper: subprocess.Popen[bytes]) -> None:
+    with RunRecord(record_path("run-1")) as record:
+        record.append(begun())
+        record.append(state(RunState.RUNNING))
+        run = AttachedRun("run-1", sleeper.pid)
+        assert run.elsewhere
+        assert [type(event) for event in run.drain()] == [events.Run, events.State]
+        assert (run.state, run.alive) == (RunState.RUNNING, True)
+        assert run.drain() == []
+        record.append(step(1))
+        assert [type(event) for event in run.drain()] == [events.Step]
+        record.append(state(RunState.FINISHED))
+        run.drain()
+        assert run.state is RunState.FINISHED
+        assert run.drain() == []
+        assert not run.alive
+
+
+def test_a_long_record_is_caught_up_with_in_pieces(
+    sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with RunRecord(record_path("run-1")) as record:
+        record.append(begun())
+        for number in range(1, 3001):
+            record.append(step(number))
+    monkeypatch.setattr(attached, "DRAIN_BUDGET_S", 0.0)
+    run = AttachedRun("run-1", sleeper.pid)
+    pieces: list[list[events.Event]] = []
+
+    def caught_up() -> bool:
+        pieces.append(run.drain())
+        return sum(map(len, pieces)) == 3001
+
+    until(caught_up)
+    assert len([piece for piece in pieces if piece]) > 1
+    assert run.alive
+
+
+def test_a_process_that_went_without_a_word_is_told(sleeper: subprocess.Popen[bytes]) -> None:
+    with RunRecord(record_path("run-1")) as record:
+        record.append(begun())
+        record.append(state(RunState.RUNNING))
+    run = AttachedRun("run-1", sleeper.pid)
+    run.drain()
+    sleeper.kill()
+    sleeper.wait(DEADLINE_S)
+    found = run.drain()
+    assert [type(event) for event in found] == [events.ErrorEvent, events.State]
+    assert isinstance(found[0], events.ErrorEvent)
+    assert f"Process {sleeper.pid}" in found[0].message
+    assert "--resume" in found[0].remedy
+    assert (run.state, run.alive) == (RunState.FAILED, False)
+
+
+def test_what_was_written_last_is_read_before_the_end_is_told(sleeper: subprocess.Popen[bytes]) -> None:
+    with RunRecord(record_path("run-1")) as record:
+        record.append(begun())
+        sleeper.kill()
+        sleeper.wait(DEADLINE_S)
+        run = AttachedRun("run-1", sleeper.pid)
+        record.append(step(1))
+        record.append(state(RunState.STOPPED))
+    assert [type(event) for event in run.drain()] == [events.Run, events.Step, events.State]
+    assert run.drain() == []
+    assert (run.state, run.alive) == (RunState.STOPPED, False)
+
+
+def test_its_commands_reach_the_run_in_order() -> None:
+    place = Place(own_run=FakeRun())
+    RunRecord(record_path("run-1")).close()
+    with ControlServer(place):
+        run = AttachedRun("run-1", os.getpid())
+        run.pause()
+        run.resume()
+        run.switch(EndpointKind.ACCELERATED, "by hand")
+        run.stop()
+        until(lambda: len(place.own_run.asked) == 4)
+    assert [asked[0] for asked in place.own_run.asked] == ["pause", "resume", "switch", "stop"]
+
+
+def test_a_command_that_fails_is_told_in_the_event_log(sleeper: subprocess.Popen[bytes]) -> None:
+    RunRecord(record_path("run-1")).close()
+    run = AttachedRun("run-1", sleeper.pid)
+    run.pause()
+    found: list[events.Event] = []
+
+    def told() -> bool:
+        found.extend(run.drain())
+        return bool(found)
+
+    until(told)
+    assert isinstance(found[0], events.WarningEvent)
+    assert f"Process {sleeper.pid} cannot be asked" in found[0].message
+    assert run.alive
+
+
+UPLOAD = """
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from ossconsole.config.secret import Secret
+from ossconsole.config.credentials import Credentials
+from ossconsole.config.sources import FixedSource
+from ossconsole.dataset.settings import UploadSettings
+from ossconsole.dataset.upload import UploadJob
+from ossconsole.training.control import ControlServer
+from tests.training.test_control import PROFILE, Place
+job = UploadJob(PROFILE, FixedSource(Credentials("id", Secret("s"))), UploadSettings(source=Path("/pictures")))
+with ControlServer(Place(own_run=None, own_upload=job)):
+    print("ready", flush=True)
+    sys.stdin.readline()
+    job.start()
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def uploader() -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen([sys.executable, "-c", UPLOAD], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    yield process
+    process.kill()
+    process.communicate(timeout=DEADLINE_S)
+
+
+def seen(process: subprocess.Popen[bytes]) -> AttachedUpload:
+    report = control.ask(process.pid, control.Look()).report
+    assert report is not None
+    assert report.upload is not None
+    return AttachedUpload(process.pid, report.upload)
+
+
+def test_an_upload_is_watched_to_its_end(uploader: subprocess.Popen[bytes]) -> None:
+    upload = seen(uploader)
+    assert (upload.alive, upload.progress().phase, upload.source) == (True, Phase.STARTING, "/pictures")
+    upload.pause()
+    until(lambda: upload.progress().paused)
+    upload.resume()
+    until(lambda: not upload.progress().paused)
+    assert uploader.stdin is not None
+    uploader.stdin.write(b"\n")
+    uploader.stdin.flush()
+    assert upload.join(DEADLINE_S)  # there is no such folder
+    assert upload.progress().phase is Phase.FAILED
+    assert "/pictures" in upload.progress().error
+
+
+def test_an_upload_whose_process_is_killed_has_failed(uploader: subprocess.Popen[bytes]) -> None:
+    upload = seen(uploader)
+    uploader.kill()
+    uploader.wait(DEADLINE_S)
+    assert upload.join(DEADLINE_S)
+    assert upload.progress().phase is Phase.FAILED
+    assert upload.error is not None
+    assert "goes on where it stopped" in upload.error.remedy

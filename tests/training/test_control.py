@@ -1,0 +1,208 @@
+"""Seen and steered from another process: the socket, who may call, and the handles that use it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.errors import ConsoleError
+from ossconsole.config.profile import Profile
+from ossconsole.training import control
+from ossconsole.training.claim import Claim, ClaimedError
+from ossconsole.training.control import ControlError, ControlServer, Look, Stop, ask, peers
+
+PROFILE = Profile(name="p", region="cn-x", bucket="bucket-x", standard_endpoint="http://127.0.0.1:9")
+
+
+@dataclass
+class FakeRun:
+    id: str = "run-1"
+    alive: bool = True
+    asked: list[tuple[Any, ...]] = field(default_factory=list)
+    happened: threading.Event = field(default_factory=threading.Event)
+
+    def __getattr__(self, name: str) -> Any:
+        def note(*arguments: Any) -> None:
+            self.asked.append((name, *arguments))
+            self.happened.set()
+            if name == "set_lr":
+                raise ConsoleError("No.", remedy="Ask nicely.")
+            if name == "checkpoint":
+                raise ZeroDivisionError
+
+        return note
+
+
+@dataclass
+class Place:
+    profile: Profile | None = PROFILE
+    own_run: Any = field(default_factory=FakeRun)
+    own_upload: Any = None
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    place = Place()
+    with ControlServer(place):
+        yield place
+
+
+def test_commands_reach_the_run_and_refusals_come_back(place: Place) -> None:
+    ask(os.getpid(), control.Pause(run="run-1"))
+    ask(os.getpid(), control.Switch(run="run-1", endpoint=EndpointKind.ACCELERATED, reason="by hand"))
+    ask(os.getpid(), Stop(run="run-1"))
+    assert place.own_run.asked == [("pause",), ("switch", EndpointKind.ACCELERATED, "by hand"), ("stop",)]
+    with pytest.raises(ControlError, match="No") as refused:
+        ask(os.getpid(), control.SetLr(run="run-1", lr=0.1))
+    assert refused.value.remedy == "Ask nicely."
+    with pytest.raises(ControlError, match="unexpectedly: ZeroDivisionError"):
+        ask(os.getpid(), control.SaveCheckpoint(run="run-1"))
+    with pytest.raises(ControlError, match="upload has ended"):
+        ask(os.getpid(), control.UploadAction(action="pause"))
+
+
+def test_another_run_does_not_get_its_commands(place: Place) -> None:
+    with pytest.raises(ControlError, match="run-0 has ended"):
+        ask(os.getpid(), Stop(run="run-0"))
+    place.own_run.alive = False
+    with pytest.raises(ControlError, match="run-1 has ended"):
+        ask(os.getpid(), Stop(run="run-1"))
+    assert place.own_run.asked == []
+
+
+def test_it_tells_what_it_works_on(place: Place) -> None:
+    report = ask(os.getpid(), Look()).report
+    assert report is not None
+    assert (report.pid, report.region, report.bucket, report.run) == (os.getpid(), "cn-x", "bucket-x", "run-1")
+    place.profile = None
+    assert ask(os.getpid(), Look()).report == control.Report(pid=os.getpid())
+
+
+def test_the_socket_is_private_and_goes_with_its_process(place: Place) -> None:
+    (path,) = control.control_dir().iterdir()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_after_the_end_nobody_answers() -> None:
+    with ControlServer(Place()):
+        pass
+    assert list(control.control_dir().iterdir()) == []
+    with pytest.raises(ControlError, match="is gone"):
+        ask(os.getpid(), Look())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"not json\n",
+        b'{"do":"explode"}\n',
+        b'{"do":"stop"}\n',
+        b'{"do":"stop","run":"r","more":1}\n',
+        b"[" * 99999 + b"\n",
+    ],
+)
+def test_nonsense_is_refused_and_the_next_caller_is_served(place: Place, line: bytes) -> None:
+    with socket.socket(socket.AF_UNIX) as raw, control._folder() as folder:
+        raw.settimeout(20)
+        raw.connect(control._address(folder, f"{os.getpid()}.sock"))
+        raw.sendall(line)
+        raw.shutdown(socket.SHUT_WR)
+        answer = msgspec.json.decode(raw.recv(65536), type=control.Answer)
+    assert "Not understood" in answer.problem
+    assert ask(os.getpid(), Look()).report is not None
+
+
+def test_one_who_says_nothing_does_not_hold_up_the_others(place: Place) -> None:
+    with socket.socket(socket.AF_UNIX) as silent, control._folder() as folder:
+        silent.connect(control._address(folder, f"{os.getpid()}.sock"))
+        assert ask(os.getpid(), Look()).report is not None
+
+
+def test_other_users_are_not_answered(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    if os.getuid() != 0:
+        with pytest.raises(ControlError):
+            ask(os.getpid(), Look())
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert control._is_ours(ours) == (os.getuid() == 0)
+
+
+SERVE = """
+import sys, threading
+from tests.training.test_control import Place
+from ossconsole.training.control import ControlServer
+with ControlServer(Place()):
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_peers_are_found_and_the_dead_are_cleared_away() -> None:
+    others = [
+        subprocess.Popen([sys.executable, "-c", SERVE], stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(2)
+    ]
+    try:
+        for other in others:
+            assert other.stdout is not None
+            assert other.stdout.readline() == b"ready\n"
+        with ControlServer(Place()):
+            assert {report.pid for report in peers()} == {other.pid for other in others}
+        others[0].send_signal(signal.SIGSTOP)
+        assert {report.pid for report in peers()} == {others[1].pid}
+        assert len(list(control.control_dir().iterdir())) == 2
+        others[0].kill()
+        others[0].wait(20)
+        assert {report.pid for report in peers()} == {others[1].pid}
+        assert len(list(control.control_dir().iterdir())) == 1
+    finally:
+        for other in others:
+            other.kill()
+            other.communicate(timeout=20)
+
+
+def test_a_state_folder_with_a_long_path_is_no_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OSSCONSOLE_STATE_DIR", str(tmp_path / ("long" * 40) / "state"))
+    with ControlServer(Place()):
+        assert ask(os.getpid(), Look()).report is not None
+
+
+def test_a_prefix_has_one_writer_and_the_second_is_told_who() -> None:
+    claim = Claim(PROFILE, "first")
+    with pytest.raises(ClaimedError, match=rf"The run first \(process {os.getpid()}\) is going on") as refused:
+        Claim(PROFILE, "second")
+    assert refused.value.holder is not None
+    assert refused.value.holder.run == "first"
+    Claim(msgspec.structs.replace(PROFILE, checkpoint_prefix="another"), "third").release()
+    claim.release()
+    Claim(PROFILE, "second").release()
+
+
+def test_a_claim_ends_with_its_process() -> None:
+    code = (
+        "import time\nfrom tests.training.test_control import PROFILE\nfrom ossconsole.training.claim import Claim\n"
+        "claim = Claim(PROFILE, 'killed'); print('has it', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"has it\n"
+    with pytest.raises(ClaimedError, match="run killed"):
+        Claim(PROFILE, "mine")
+    holder.kill()
+    holder.communicate(timeout=20)
+    Claim(PROFILE, "mine").release()
