@@ -149,7 +149,7 @@ class RunView:
         self._epoch_step_s = 0.0
         self._coverage.end_epoch(event.samples)
         if event.top1 is not None:
-            self._plot("top1", event.time, event.top1)
+            self._plot("top1", event.time, event.top1 * 100)
 
     def _apply_telemetry(self, event: events.Telemetry) -> None:
         if self.telemetry is not None and event.time <= self.telemetry.time:

@@ -16,9 +16,12 @@ class ActionProvider(Provider):
 
     def _valid(self) -> list[Action]:
         screen = self.screen
-        scopes = [screen.SCOPE] if isinstance(screen, ConsoleScreen) else []
-        found = [action for scope in scopes for action in actions.of(scope) if screen.check_action(action.name, ())]
-        return [*found, *(action for action in actions.of("app") if action.name != "command_palette")]
+        known = screen.actions() if isinstance(screen, ConsoleScreen) else list(actions.of("app"))
+        return [
+            action
+            for action in known
+            if action.name != "command_palette" and (action.scope == "app" or screen.check_action(action.name, ()))
+        ]
 
     async def discover(self) -> Hits:
         for action in self._valid():

@@ -155,6 +155,14 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:,.{max(0, digits - whole)}f}" if size >= 1 else f"{value:.{digits}f}"
 
 
+def compact(value: float) -> str:
+    """A figure for an axis: three digits, no needless zeros, `1.5M` for a million and a half."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= size:
+            return f"{value / (1e3 if letter == 'k' else size):.3g}{letter}"
+    return f"{value:.4g}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
 def rate(value: float | None) -> str:
     """A rate such as samples/s: one decimal below 1000."""
     if value is None or not math.isfinite(value):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import bisect
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ossconsole.telemetry.series import Point
 from ossconsole.telemetry.view import RunView, Span
 from ossconsole.tui import plot
+from ossconsole.tui.panels.axis import TimeWindow
 from ossconsole.tui.panels.context import Context
-from ossconsole.tui.text import MISSING, Line, number
+from ossconsole.tui.text import MISSING, Line, clock, compact, duration, number
 
 AXIS_WIDTH = 6
 # More stretches of colour than this a row would cost more bytes than they tell.
@@ -29,21 +32,28 @@ class ChartSpec:
     lane: bool = False
 
 
-@dataclass(frozen=True)
-class TimeWindow:
-    """The stretch of time that the charts show, in Unix seconds."""
-
-    start: float
-    end: float
-    label: str = ""
-    cursor: float | None = field(default=None)
-
-    def column(self, time: float, width: int) -> int:
-        """The cell of `time` in `width` cells; outside of 0..width-1 where it is not shown."""
-        return int((time - self.start) / (self.end - self.start) * width)
+SPEED = ChartSpec("samples/s", "samples_per_s", lane=True)
+WAIT = ChartSpec("data wait", "wait", scale="percent", unit=" %", style="warn")
+LOSS = ChartSpec("loss", "loss_smooth", scale="around")
+ACCURACY = ChartSpec("top-1", "top1", scale="percent", unit=" %", style="good")
+CPU = ChartSpec("CPU", "host.cpu", scale="percent", unit=" %", style="dim")
 
 
-def chart(context: Context, spec: ChartSpec, window: TimeWindow, width: int, height: int) -> list[Line]:
+def chart_specs(view: RunView, *, raw: bool, log: bool) -> list[ChartSpec]:
+    """The small charts there is something to draw for; the first are the most telling."""
+    loss = replace(LOSS, scale="log" if log else "around", title="loss, log" if log else "loss")
+    if raw:
+        loss = replace(loss, series="loss", title=f"{loss.title}, raw")
+    gpus = [gpu for gpu in (view.telemetry.gpus if view.telemetry else ()) if gpu.mig is None]
+    use = [ChartSpec(f"GPU {gpu.index} util", f"gpu{gpu.index}.utilization", "percent", " %", "good") for gpu in gpus]
+    power = [ChartSpec(f"GPU {gpu.index} power", f"gpu{gpu.index}.power", "zero", " W", "good") for gpu in gpus]
+    pairs = [spec for pair in zip(use, power, strict=True) for spec in pair]
+    return [WAIT, loss, *pairs[:2], ACCURACY, CPU, *pairs[2:]]
+
+
+def chart(
+    context: Context, spec: ChartSpec, window: TimeWindow, width: int, height: int, *, note: str = ""
+) -> list[Line]:
     """Heading, curve with its axis, and with `lane` two rows for endpoint and time."""
     inner = width - AXIS_WIDTH - 1
     rows = height - 1 - (2 if spec.lane else 0)
@@ -55,16 +65,24 @@ def chart(context: Context, spec: ChartSpec, window: TimeWindow, width: int, hei
     scale = _scale(spec, points)
     columns = plot.columns_of(points, window.start, window.end, inner * across)
     cells = plot.draw(columns, scale, rows, context.glyphs.chart)
-    value = points[-1].last if points else None
-    text = number(value) if value is not None else MISSING
-    note = f"{text}{spec.unit}" + (f"  {window.label}" if spec.lane and window.label else "")
-    lines = [context.heading(spec.title, width, note)]
+    words = [_value(points, window, spec.unit), window.label if spec.lane else "", note]
+    lines = [context.heading(spec.title, width, "  ".join(word for word in words if word))]
     spans = _visible_spans(context.view, window) if spec.lane else []
     for index, row in enumerate(cells):
         lines.append(_axis(scale, index, rows, context).extend(_curve(row, spec, spans, window, context)))
     if spec.lane:
-        lines += [_lane(context, spans, window, inner), _times(window, inner)]
+        lines += [_lane(context, spans, window, inner), _times(context, window, inner)]
     return lines
+
+
+def _value(points: Sequence[Point], window: TimeWindow, unit: str) -> str:
+    """The newest value, or that at the crosshair."""
+    known = [point for point in points if not math.isnan(point.last)]
+    if window.cursor is None or not known:
+        return f"{number(points[-1].last)}{unit}" if points else MISSING
+    at = bisect.bisect_left([point.time for point in known], window.cursor)
+    near = min(known[max(0, at - 1) : at + 1], key=lambda point: abs(point.time - (window.cursor or 0.0)))
+    return f"{clock(window.cursor)}  {number(near.last)}{unit}"
 
 
 def _scale(spec: ChartSpec, points: Sequence[Point]) -> plot.Scale:
@@ -84,7 +102,7 @@ def _axis(scale: plot.Scale, index: int, rows: int, context: Context) -> Line:
         value = scale.low
     elif rows >= 7 and rows % 2 and index == rows // 2 and not scale.log:
         value = (scale.low + scale.high) / 2
-    label = "" if value is None else number(value)
+    label = "" if value is None else compact(value)
     line = Line((label.rjust(AXIS_WIDTH)[:AXIS_WIDTH], "dim"))
     return line.add(context.glyphs.tick if value is not None else context.glyphs.vertical, "rule")
 
@@ -92,8 +110,10 @@ def _axis(scale: plot.Scale, index: int, rows: int, context: Context) -> Line:
 def _curve(row: str, spec: ChartSpec, spans: Sequence[Span], window: TimeWindow, context: Context) -> Line:
     """One row of cells, in the colour of the endpoint that delivered; a dotted line where it was switched."""
     width = len(row)
-    marks = {window.column(span.time, width) for span in context.view.switches}
-    marked = "".join(context.glyphs.marker if cell == " " and at in marks else cell for at, cell in enumerate(row))
+    marks = {window.column(span.time, width): context.glyphs.marker for span in context.view.switches}
+    if window.cursor is not None:
+        marks[min(width - 1, window.column(window.cursor, width))] = context.glyphs.cross
+    marked = "".join(marks.get(at, cell) if cell == " " else cell for at, cell in enumerate(row))
     if not spans:
         return Line((marked, spec.style))
     line = Line()
@@ -120,7 +140,7 @@ def _lane(context: Context, spans: Sequence[Span], window: TimeWindow, width: in
     glyphs = context.glyphs
     line = Line((" " * AXIS_WIDTH, "dim"), (glyphs.corner, "rule"))
     if not spans:
-        return line.to(AXIS_WIDTH + 1 + width, "rule", glyphs.rule)
+        return line.extend(_dense_lane(context, window, width))
     for at, span in enumerate(spans):
         end = window.column(spans[at + 1].time, width) if at + 1 < len(spans) else width
         cells = max(0, end - (line.width - AXIS_WIDTH - 1))
@@ -129,28 +149,31 @@ def _lane(context: Context, spans: Sequence[Span], window: TimeWindow, width: in
     return line
 
 
-def _times(window: TimeWindow, width: int) -> Line:
-    """Times before the right edge, at round distances."""
+def _dense_lane(context: Context, window: TimeWindow, width: int) -> Line:
+    """Many switches: a glyph where each new stretch begins, without colour."""
+    cells = [context.glyphs.rule] * width
+    for span in context.view.spans:
+        at = window.column(span.time, width)
+        if 0 <= at < width:
+            cells[at] = context.glyphs.endpoint(span.endpoint)
+    return Line(("".join(cells), "dim"))
+
+
+def _times(context: Context, window: TimeWindow, width: int) -> Line:
+    """Times since the start of the run, at round distances."""
+    origin = context.view.run.time if context.view.run else window.start
     span = window.end - window.start
-    step = next((step for step in _TIME_STEPS if span / step <= max(1, width / 12)), _TIME_STEPS[-1])
+    step = next((step for step in _TIME_STEPS if width * step / span >= _TICK_CELLS), _TIME_STEPS[-1])
     cells = [" "] * width
-    back = 0.0
-    while back <= span:
-        text = "now" if back == 0 else f"-{_short(back)}"
-        at = min(width - len(text), window.column(window.end - back, width) - len(text) // 2)
-        if at >= 0:
+    tick = math.ceil((window.start - origin) / step) * step
+    while origin + tick <= window.end:
+        text = duration(tick)
+        at = window.column(origin + tick, width)
+        if at + len(text) <= width:
             cells[at : at + len(text)] = text
-        back += step
+        tick += step
     return Line((" " * (AXIS_WIDTH + 1), "dim"), ("".join(cells), "dim"))
 
 
 _TIME_STEPS = (5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400, 172800, 604800)
-
-
-def _short(seconds: float) -> str:
-    total = round(seconds)
-    if total < 60:
-        return f"{total} s"
-    if total < 3600:
-        return f"{total // 60} min" if total % 60 == 0 else f"{total // 60}:{total % 60:02d}"
-    return f"{total / 3600:g} h"
+_TICK_CELLS = 10

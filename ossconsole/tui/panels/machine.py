@@ -11,7 +11,7 @@ def machine(context: Context, width: int, height: int) -> list[Line]:
     """A line per GPU (or why there is none), then the host."""
     telemetry = context.view.telemetry
     if telemetry is None:
-        return [Line((" GPU  looking for it", "dim"))]
+        return [Line((" GPU  no figures yet", "dim"))]
     gpus = telemetry.gpus
     if not gpus:
         why = safe(telemetry.problem) or "no GPU on this machine"
@@ -21,7 +21,7 @@ def machine(context: Context, width: int, height: int) -> list[Line]:
         shown = gpus if len(gpus) <= room else gpus[: room - 1]
         lines = [_gpu(gpu, context, width) for gpu in shown]
         if len(shown) < len(gpus):
-            lines.append(Line((f" {_rest(gpus[len(shown) :])}", "dim")))
+            lines.append(_rest(gpus[len(shown) :], more=bool(shown)))
     if telemetry.host is not None and len(lines) < height:
         lines.append(_host(telemetry.host, width, simulated=context.simulated))
     return lines[:height]
@@ -51,10 +51,17 @@ def _gpu(gpu: GpuSample, context: Context, width: int) -> Line:
     return line.extend(extra) if line.width + extra.width <= width else line
 
 
-def _rest(gpus: tuple[GpuSample, ...]) -> str:
-    known = [gpu.utilization for gpu in gpus if gpu.utilization is not None]
-    mean = f", mean util {sum(known) / len(known):.0f} %" if known else ""
-    return f"and {len(gpus)} more GPUs{mean}"
+def _rest(gpus: tuple[GpuSample, ...], *, more: bool) -> Line:
+    """Those there is no row for, together."""
+    line = Line((f" {len(gpus)} more GPUs" if more else f" {len(gpus)} GPUs", "dim"))
+    uses = [gpu.utilization for gpu in gpus if gpu.utilization is not None]
+    if uses:
+        line.add("  util ", "dim").add(f"{sum(uses) / len(uses):.0f} %", "strong").add(" (mean)", "dim")
+    powers = [gpu.power for gpu in gpus if gpu.power is not None]
+    if powers:
+        line.add("  power ", "dim").add(f"{sum(powers):.0f} W", "strong").add(" (sum)", "dim")
+    problems = sum(bool(gpu.problem) for gpu in gpus)
+    return line.add(f"  {problems} with a problem", "bad") if problems else line
 
 
 def _host(host: HostSample, width: int, *, simulated: bool) -> Line:

@@ -51,6 +51,7 @@ class ConsoleScreen(_ConsoleMixin, Screen[None]):
     """Subclasses set SCOPE and give their widgets in `body`; `tick` runs 4 times a second while the screen shows."""
 
     SCOPE: ClassVar[str]
+    EXTRA_SCOPES: ClassVar[tuple[str, ...]] = ()
     # Nothing has the focus at first: in an input the keys of the modes would be typed.
     AUTO_FOCUS = ""
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave_input", show=False)]
@@ -74,10 +75,14 @@ class ConsoleScreen(_ConsoleMixin, Screen[None]):
             if isinstance(bar, ModeBar | KeyBar):
                 bar.redraw()
 
+    def actions(self) -> list[Action]:
+        """What can be done here, the screen's own first."""
+        return [action for scope in (self.SCOPE, *self.EXTRA_SCOPES, "app") for action in actions.of(scope)]
+
     def live_actions(self) -> list[tuple[Action, bool]]:
         """The footer's actions that exist now, and whether each would do something."""
         found = []
-        for action in (*actions.of(self.SCOPE), *actions.of("app")):
+        for action in self.actions():
             allowed = self.check_action(action.name, ()) if action.scope != "app" else True
             if action.footer and allowed is not False:
                 found.append((action, allowed is True))

@@ -19,9 +19,10 @@ from ossconsole.tui.widgets.canvas import Canvas
 class KeyTable(Canvas):
     """Scopes with their keys, the current screen's first."""
 
-    def __init__(self, scope: str) -> None:
+    def __init__(self, scopes: Sequence[str]) -> None:
         super().__init__()
-        self._scopes = [scope, "app", *(other for other in SCOPE_TITLES if other not in (scope, "app"))]
+        here = [*scopes, "app"]
+        self._scopes = [*here, *(other for other in SCOPE_TITLES if other not in here)]
 
     def lines(self) -> list[Line]:
         found: list[Line] = []
@@ -44,7 +45,7 @@ class KeyTable(Canvas):
 
 
 class HelpScreen(ConsoleModal):
-    """Any of the keys that close dialogs leaves it."""
+    """The keys of `scopes` first. Any of the keys that close dialogs leaves it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,question_mark,f1,q", "dismiss", "Close", show=False),
@@ -52,15 +53,15 @@ class HelpScreen(ConsoleModal):
         Binding("k", "scroll('up')", show=False),
     ]
 
-    def __init__(self, scope: str) -> None:
+    def __init__(self, *scopes: str) -> None:
         super().__init__()
-        self._scope = scope
+        self._scopes = scopes
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(classes="dialog") as dialog:
             dialog.border_title = "Keys"
             dialog.border_subtitle = "esc closes"
-            yield KeyTable(self._scope)
+            yield KeyTable(self._scopes)
 
     def on_mount(self) -> None:
         self.query_one(VerticalScroll).focus()

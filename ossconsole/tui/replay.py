@@ -1,0 +1,106 @@
+"""Replay: a run's record as a source for the dashboard, at any speed, or as it grows."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+from ossconsole.telemetry.events import Event
+from ossconsole.telemetry.record import RecordReader
+from ossconsole.telemetry.view import RunView
+
+SPEEDS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 100.0, 1000.0)
+# Taken in at once, so that a long record never holds up the keys.
+MAX_EVENTS_PER_PULL = 4000
+
+
+class Replay:
+    """Plays a record; with `follow` it takes in everything there is and then what is added. Raises RecordError.
+
+    `clock` gives the seconds that pass in front of the screen; `now` is the present of the replay.
+    """
+
+    def __init__(self, path: Path, *, follow: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+        self.path = path
+        self.follow = follow
+        self.playing = True
+        self.view = RunView()
+        self._clock = clock
+        self._reader = RecordReader(path)
+        self._waiting: deque[Event] = deque()
+        self._speed = SPEEDS.index(10.0)
+        self._time: float | None = None
+        self._looked = clock()
+        self._ended = False
+        self._closed = False
+
+    @property
+    def now(self) -> float:
+        if self.follow:
+            return time.time()
+        return self._time or 0.0
+
+    @property
+    def speed(self) -> float:
+        return SPEEDS[self._speed]
+
+    @property
+    def at_end(self) -> bool:
+        """True once everything that is in the record was taken in."""
+        return self._ended and not self._waiting
+
+    def faster(self, direction: int) -> None:
+        self._speed = max(0, min(len(SPEEDS) - 1, self._speed + direction))
+
+    def restart(self) -> None:
+        """From the beginning. Raises RecordError where the record is gone."""
+        reader = RecordReader(self.path)
+        self._reader.close()
+        self._reader = reader
+        self._waiting.clear()
+        self.view = RunView()
+        self._time = None
+        self._ended = False
+        self.playing = True
+
+    def skip(self) -> None:
+        """Everything, as fast as it can be read."""
+        self._time = math.inf
+
+    def pull(self) -> None:
+        """Take in what is due; nothing once it is closed."""
+        if self._closed:
+            return
+        looked = self._clock()
+        passed, self._looked = looked - self._looked, looked
+        if not self._waiting:
+            self._read()
+        if not self.playing or not self._waiting:
+            return
+        if self._time is None:
+            self._time = self._waiting[0].time
+        self._time += passed * self.speed
+        for _ in range(MAX_EVENTS_PER_PULL):
+            if not self._waiting and not self._read():
+                break
+            if not self.follow and self._waiting[0].time > self._time:
+                return
+            self.view.apply(self._waiting.popleft())
+        if self.at_end and self.view.last_time is not None:
+            self._time = min(self._time, self.view.last_time)
+
+    def _read(self) -> bool:
+        """More events from the record, if there are any."""
+        found = self._reader.poll()
+        if not found and not self.follow:
+            found = self._reader.finish()
+        self._ended = not found
+        self._waiting.extend(found)
+        return bool(found)
+
+    def close(self) -> None:
+        self._closed = True
+        self._reader.close()

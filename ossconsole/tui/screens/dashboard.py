@@ -1,0 +1,195 @@
+"""Dashboard: a run's figures, charts, comparison and events; what live, replayed and attached runs have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Protocol
+
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.containers import Container, Horizontal, Vertical
+
+from ossconsole.telemetry.view import RunView
+from ossconsole.tui import actions
+from ossconsole.tui.panels import compare, eventlog, headline, idle, machine, tiles
+from ossconsole.tui.panels.axis import TimeAxis, TimeWindow
+from ossconsole.tui.panels.charts import SPEED, chart, chart_specs
+from ossconsole.tui.panels.context import Context
+from ossconsole.tui.screens.base import ConsoleScreen
+from ossconsole.tui.services import Stage
+from ossconsole.tui.text import Line
+from ossconsole.tui.widgets.panel import Painter, Panel
+
+SLOTS = 4
+# Charts are redrawn on every second tick: what moves them is seconds old, and they are most of the bytes.
+CHART_TICKS = 2
+
+
+class Source(Protocol):
+    """Where a dashboard's run comes from."""
+
+    @property
+    def view(self) -> RunView: ...
+
+    @property
+    def now(self) -> float:
+        """The present of the run, in Unix seconds: that of the replay for a replayed one."""
+
+
+class Dashboard(ConsoleScreen):
+    """Subclasses give `source` and their own keys."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [*actions.bindings("view")]
+    EXTRA_SCOPES: ClassVar[tuple[str, ...]] = ("view",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._axis = TimeAxis()
+        self._first_chart = 0
+        self._raw = False
+        self._log = False
+        self._ticks = 0
+
+    @property
+    def source(self) -> Source:
+        raise NotImplementedError
+
+    @property
+    def stages(self) -> Sequence[Stage]:
+        """What is being made ready before the run."""
+        return ()
+
+    @property
+    def starting(self) -> bool:
+        """True while a run was started and has not reported yet."""
+        return False
+
+    @property
+    def auto_words(self) -> str:
+        return ""
+
+    def body(self) -> ComposeResult:
+        yield Panel(lambda width, height: headline.verdict(self.context, width, height), id="verdict")
+        yield Panel(lambda width, _: [headline.progress(self.context, width)], id="progress")
+        yield Panel(lambda width, _: [headline.failure(self.context, width)], id="failure")
+        yield Panel(lambda width, _: tiles.tiles(self.context, width), id="tiles")
+        yield Panel(self._idle, id="idle")
+        with Vertical(id="live"):
+            with Horizontal(id="main"):
+                yield Panel(self._speed, id="speed", classes="chart")
+                yield Panel(lambda width, height: compare.comparison(self.context, width, height), id="compare")
+            with Horizontal(id="charts"):
+                for slot in range(SLOTS):
+                    yield Panel(self._chart(slot), id=f"slot-{slot}", classes="chart")
+        with Container(id="bottom"):
+            yield Panel(lambda width, height: machine.machine(self.context, width, height), id="machine")
+            yield Panel(self._events, id="events")
+
+    def on_mount(self) -> None:
+        self.tick()
+
+    def tick(self) -> None:
+        view = self.source.view
+        self._ticks += 1
+        self.set_class(view.run is None, "-idle")
+        self.set_class(bool(view.errors), "-failing")
+        gpus = len(view.telemetry.gpus) if view.telemetry else 0
+        for panel in self.query("#machine"):
+            panel.styles.height = 1 + min(max(1, gpus), self._gpu_rows())
+        self.draw(charts=self._ticks % CHART_TICKS == 0)
+
+    def draw(self, *, charts: bool = True) -> None:
+        """Paint what is seen, the charts where asked."""
+        for panel in self.query(Panel):
+            if panel.display and (charts or not panel.has_class("chart")):
+                panel.redraw()
+
+    def on_screen_resume(self) -> None:
+        super().on_screen_resume()
+        self.draw()
+
+    def _gpu_rows(self) -> int:
+        return 1 if self.has_class("-low") else 4 if self.has_class("-middle") else 8
+
+    # Panels
+
+    @property
+    def context(self) -> Context:
+        profile = self.services.profile
+        return Context(
+            view=self.source.view,
+            now=self.source.now,
+            glyphs=self.glyphs,
+            has_accelerated=profile is None or profile.accelerated_endpoint is not None,
+            auto_words=self.auto_words,
+        )
+
+    @property
+    def window(self) -> TimeWindow:
+        return self._axis.window(self.source.view, self.source.now)
+
+    def _idle(self, width: int, _height: int) -> Sequence[Line]:
+        return idle.idle(self.context, self.stages, width, starting=self.starting)
+
+    def _speed(self, width: int, height: int) -> Sequence[Line]:
+        return chart(self.context, SPEED, self.window, width, height)
+
+    def _chart(self, slot: int) -> Painter:
+        def paint(width: int, height: int) -> Sequence[Line]:
+            specs = chart_specs(self.source.view, raw=self._raw, log=self._log)
+            if slot >= len(specs):
+                return []
+            shown = self._shown_charts()
+            hidden = len(specs) - shown
+            note = f"v: {hidden} more" if hidden > 0 and slot == shown - 1 else ""
+            spec = specs[(self._first_chart + slot) % len(specs)]
+            return chart(self.context, spec, self.window, width, height, note=note)
+
+        return paint
+
+    def _shown_charts(self) -> int:
+        return 2 if self.has_class("-narrow") else 3 if self.has_class("-wide") else SLOTS
+
+    def _events(self, width: int, height: int) -> Sequence[Line]:
+        context = self.context
+        return [context.heading("events", width), *eventlog.event_log(context, width, height - 1)]
+
+    # Actions
+
+    def check_action(self, action: str, _parameters: tuple[object, ...]) -> bool | None:
+        if action == "dismiss_errors":
+            return True if self.source.view.errors else None
+        return True
+
+    def action_zoom(self, direction: int) -> None:
+        self._axis.zoom(self.source.view, self.source.now, direction)
+        self.draw()
+
+    def action_pan(self, direction: int) -> None:
+        self._axis.move(self.source.view, self.source.now, direction)
+        self.draw()
+
+    def action_follow(self) -> None:
+        self._axis.follow()
+        self.draw()
+
+    def action_crosshair(self) -> None:
+        self._axis.toggle_cursor(self.source.view, self.source.now)
+        self.draw()
+
+    def action_next_charts(self) -> None:
+        specs = chart_specs(self.source.view, raw=self._raw, log=self._log)
+        self._first_chart = (self._first_chart + self._shown_charts()) % len(specs)
+        self.draw()
+
+    def action_log_scale(self) -> None:
+        self._log = not self._log
+        self.draw()
+
+    def action_raw(self) -> None:
+        self._raw = not self._raw
+        self.draw()
+
+    def action_dismiss_errors(self) -> None:
+        self.source.view.dismiss_errors()
+        self.tick()

@@ -1,0 +1,200 @@
+"""RunsScreen: every run by its record; replay, watch, compare, export."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from textual import work
+from textual.app import ComposeResult
+from textual.binding import BindingType
+
+from ossconsole.config.errors import ConsoleError
+from ossconsole.telemetry import export
+from ossconsole.telemetry.events import RunState
+from ossconsole.telemetry.runs import RunSummary, list_runs
+from ossconsole.tui import actions
+from ossconsole.tui.replay import Replay
+from ossconsole.tui.screens.base import ConsoleScreen
+from ossconsole.tui.screens.compare_runs import CompareScreen
+from ossconsole.tui.screens.confirm import Choice, ConfirmScreen
+from ossconsole.tui.screens.replay import ReplayScreen
+from ossconsole.tui.text import Line, moment, number, percent, rate, safe, shorten
+from ossconsole.tui.widgets.panel import Panel
+from ossconsole.tui.widgets.table import VirtualTable
+
+_EXPORTS: dict[str, tuple[str, Callable[[Path, Path], object]]] = {
+    "csv": (".csv", export.export_csv),
+    "json": (".json", export.export_json),
+    "tensorboard": ("-tensorboard", export.export_tensorboard),
+}
+_STATE_STYLES = {RunState.FINISHED: "good", RunState.FAILED: "bad", RunState.STOPPED: "dim"}
+
+
+class RunsScreen(ConsoleScreen):
+    """The newest run first; at most two are marked."""
+
+    SCOPE = "runs"
+    BINDINGS: ClassVar[list[BindingType]] = [*actions.bindings("runs")]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._marked: list[str] = []
+        self._listed = False
+
+    def body(self) -> ComposeResult:
+        yield VirtualTable[RunSummary](self._row, self._header, id="runs")
+        yield Panel(self._status, id="runs-status")
+
+    @property
+    def table(self) -> VirtualTable[RunSummary]:
+        return self.query_one("#runs", VirtualTable)
+
+    def on_mount(self) -> None:
+        self.table.focus()
+        self._list()
+
+    def tick(self) -> None:
+        for panel in self.query(Panel):
+            panel.redraw()
+
+    @work(thread=True, exclusive=True, group="runs", exit_on_error=False)
+    def _list(self) -> None:
+        try:
+            found = list_runs()
+        except ConsoleError as error:
+            self.app.call_from_thread(self.tell, error)
+            return
+        self.app.call_from_thread(self._take, found)
+
+    def _take(self, found: Sequence[RunSummary]) -> None:
+        known = self.table.current
+        self._listed = True
+        at = next((index for index, run in enumerate(found) if known is not None and run.run == known.run), 0)
+        self.table.show(found, at)
+        self.tick()
+
+    # Drawing
+
+    def _columns(self, width: int) -> list[tuple[str, int, Callable[[RunSummary], str]]]:
+        known: list[tuple[str, int, Callable[[RunSummary], str]]] = [
+            ("samples/s", 10, lambda run: rate(run.samples_per_s)),
+            ("wait", 7, lambda run: percent(run.wait_fraction)),
+            ("top-1", 8, lambda run: percent(run.top1, 1)),
+            ("loss", 8, lambda run: number(run.loss)),
+            ("step", 8, lambda run: f"{run.step:,}"),
+            ("endpoint", 13, lambda run: str(run.endpoint or "")),
+        ]
+        room, shown = width - 2 - 21 - 13, []
+        for column in known:
+            room -= column[1]
+            if room >= 0:
+                shown.append(column)
+        return shown
+
+    def _header(self, width: int) -> Line:
+        line = Line(("  started", "dim")).to(23).add("state").to(36)
+        line.pieces = [(text, "dim") for text, _ in line.pieces]
+        for title, size, _ in self._columns(width):
+            line.add(title.rjust(size), "dim")
+        return line
+
+    def _row(self, run: RunSummary, width: int) -> Line:
+        mark = self.glyphs.done if run.run in self._marked else " "
+        line = Line((mark, "primary"), (f" {moment(run.started)}", "text")).to(23)
+        words = "interrupted" if run.interrupted else str(run.state)
+        line.add(words, "bad" if run.interrupted else _STATE_STYLES.get(run.state, "primary")).to(36)
+        for _, size, value in self._columns(width):
+            line.add(shorten(safe(value(run)), size - 1).rjust(size), "text")
+        return line
+
+    def _status(self, width: int, _height: int) -> Sequence[Line]:
+        run = self.table.current
+        if run is None:
+            return [Line((" No run yet." if self._listed else " Looking for runs.", "dim"))]
+        details = [
+            run.run,
+            "simulated" if run.simulated else "",
+            f"on {run.host}" if run.alive is None else "",
+            run.error,
+        ]
+        text = "  ".join(safe(part) for part in details if part)
+        return [Line((f" {shorten(text, width - 2, self.glyphs.ellipsis)}", "bad" if run.error else "dim"))]
+
+    # Actions
+
+    def check_action(self, action: str, _parameters: tuple[object, ...]) -> bool | None:
+        if action == "compare":
+            return True if len(self._marked) == 2 else None
+        return True
+
+    def on_virtual_table_moved(self) -> None:
+        self.tick()
+
+    def on_virtual_table_opened(self) -> None:
+        self.action_replay()
+
+    def action_replay(self) -> None:
+        run = self.table.current
+        if run is None:
+            return
+        try:
+            replay = Replay(Path(run.path), follow=run.alive is True and not run.state.final)
+        except ConsoleError as error:
+            self.tell(error)
+            return
+        self.app.push_screen(ReplayScreen(run, replay))
+
+    def action_mark(self) -> None:
+        run = self.table.current
+        if run is None:
+            return
+        if run.run in self._marked:
+            self._marked.remove(run.run)
+        else:
+            self._marked = [*self._marked[-1:], run.run]
+        self.table.refresh()
+        self.table.action_move(1)
+
+    def action_compare(self) -> None:
+        chosen = [run for run in self.table.rows if run.run in self._marked]
+        if len(chosen) == 2:
+            older, newer = sorted(chosen, key=lambda run: run.started)
+            self.app.push_screen(CompareScreen(older, newer))
+
+    def action_refresh(self) -> None:
+        self._list()
+
+    def action_leave(self) -> None:
+        self.dismiss(None)
+
+    @work(exclusive=True, group="export", exit_on_error=False)
+    async def action_export(self) -> None:
+        run = self.table.current
+        if run is None:
+            return
+        choice = await self.app.push_screen_wait(
+            ConfirmScreen(
+                "Export",
+                f"Into {Path.cwd()}, named after the run.",
+                (
+                    Choice("", "Back"),
+                    Choice("csv", "CSV"),
+                    Choice("json", "JSON"),
+                    Choice("tensorboard", "TensorBoard"),
+                ),
+            )
+        )
+        if choice:
+            suffix, write = _EXPORTS[choice]
+            self._write(write, Path(run.path), Path.cwd() / f"{run.run}{suffix}")
+
+    @work(thread=True, exclusive=True, group="export-file", exit_on_error=False)
+    def _write(self, write: Callable[[Path, Path], object], record: Path, target: Path) -> None:
+        try:
+            write(record, target)
+        except ConsoleError as error:
+            self.app.call_from_thread(self.tell, error)
+            return
+        self.notify(f"Written: {target}", markup=False, timeout=8)

@@ -1,0 +1,174 @@
+"""The dashboard's own keys, and the panels by themselves."""
+
+from __future__ import annotations
+
+import pytest
+
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.telemetry import events
+from ossconsole.telemetry.events import RunState
+from ossconsole.telemetry.samples import GpuSample
+from ossconsole.telemetry.view import RunView
+from ossconsole.tui.glyphs import ASCII, BRAILLE, SETS
+from ossconsole.tui.panels import compare, eventlog, headline, machine, tiles
+from ossconsole.tui.panels.axis import TimeAxis
+from ossconsole.tui.panels.charts import SPEED, chart, chart_specs
+from ossconsole.tui.panels.context import Context
+from ossconsole.tui.text import Line
+from tests.tui.conftest import AppMaker
+from tests.tui.fakes import START, FakeRun, FakeServices, Script, gpu, host
+from tests.tui.screens import settle, shown
+
+ACCELERATED = EndpointKind.ACCELERATED
+
+
+def reduced(script: Script) -> RunView:
+    view = RunView()
+    for event in script.events:
+        view.apply(event)
+    return view
+
+
+def full() -> Script:
+    script = Script().state(RunState.RUNNING, 3).steps(80).end_epoch().steps(20).switch(ACCELERATED)
+    return script.steps(60, wait=0.05)
+
+
+def text(lines: list[Line]) -> str:
+    return "\n".join(line.text for line in lines)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (8, 3), (20, 2), (60, 18), (80, 24), (300, 90)])
+@pytest.mark.parametrize("glyphs", SETS.values(), ids=SETS)
+def test_no_panel_breaks_at_any_size(size: tuple[int, int], glyphs: object) -> None:
+    width, height = size
+    empty, busy = RunView(), reduced(full())
+    busy.apply(events.Telemetry(time=START + 1, gpus=tuple(gpu(index) for index in range(8)), host=host()))
+    for view in (empty, busy):
+        context = Context(view, START + 200, glyphs)  # type: ignore[arg-type]
+        window = TimeAxis().window(view, context.now)
+        drawn = [
+            headline.verdict(context, width, height),
+            [headline.progress(context, width), headline.failure(context, width)],
+            tiles.tiles(context, width),
+            compare.comparison(context, width, height),
+            machine.machine(context, width, height),
+            eventlog.event_log(context, width, height),
+            *(chart(context, spec, window, width, height) for spec in (SPEED, *chart_specs(view, raw=True, log=True))),
+        ]
+        for lines in drawn:
+            for line in lines:
+                assert line.to(width).width == width
+
+
+def test_ascii_is_ascii() -> None:
+    view = reduced(full())
+    context = Context(view, view.last_time or 0.0, ASCII)
+    window = TimeAxis().window(view, context.now)
+    lines = [
+        *headline.verdict(context, 100, 2),
+        headline.progress(context, 100),
+        *compare.comparison(context, 40, 12),
+        *eventlog.event_log(context, 100, 6),
+        *(
+            line
+            for spec in (SPEED, *chart_specs(view, raw=False, log=False))
+            for line in chart(context, spec, window, 80, 8)
+        ),
+    ]
+    strange = {character for line in lines for character in line.text if ord(character) > 126}
+    assert strange <= {"±", "–"}, "words may hold them; what is drawn may not"
+
+
+def test_the_curve_takes_the_endpoints_colour_and_the_lane_its_glyph() -> None:
+    view = reduced(full())
+    context = Context(view, view.last_time or 0.0, BRAILLE)
+    lines = chart(context, SPEED, TimeAxis().window(view, context.now), 80, 8)
+    assert {style for _, style in lines[3].pieces} >= {"standard", "accelerated"}
+    lane = lines[-2].text
+    assert lane.index("●") < lane.index("▲")
+
+
+def test_many_switches_keep_the_glyphs_and_drop_the_colours() -> None:
+    script = Script().state(RunState.RUNNING).steps(5)
+    for _ in range(12):
+        script.switch(script.endpoint.other, ahead=0).steps(6, wait=0.1)
+    view = reduced(script)
+    context = Context(view, view.last_time or 0.0, BRAILLE)
+    lines = chart(context, SPEED, TimeAxis().window(view, context.now), 120, 8)
+    assert all(len(line.pieces) <= 4 for line in lines[1:-2])
+    assert lines[-2].text.count("▲") >= 5
+
+
+def test_a_gpu_that_fell_off_the_bus_says_so() -> None:
+    view = RunView()
+    lost = GpuSample(index=1, problem="This GPU fell off the bus.")
+    view.apply(events.Telemetry(time=START, gpus=(gpu(0), lost), host=host()))
+    shown_lines = text(machine.machine(Context(view, START, BRAILLE), 100, 4))
+    assert "GPU 1  This GPU fell off the bus." in shown_lines
+    assert "GPU 0" in shown_lines
+
+
+def test_throttling_and_missing_figures_of_a_gpu() -> None:
+    view = RunView()
+    odd = gpu(0, power=None, temperature=None, throttle=("power cap",))
+    view.apply(events.Telemetry(time=START, gpus=(odd,)))
+    line = text(machine.machine(Context(view, START, BRAILLE), 120, 3))
+    assert "held back: power cap" in line
+    assert "power " not in line.replace("power cap", "")
+
+
+async def test_errors_stay_until_dismissed(make_app: AppMaker) -> None:
+    script = full()
+    script.add(events.ErrorEvent(time=script.time, message="No answer.", remedy="Check the [network]."))
+    app = make_app(FakeServices(run=FakeRun(list(script.events))), now=script.time)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+        assert "✗ No answer. Check the [network]." in shown(app).splitlines()[4]
+        await pilot.press("d")
+        await settle(pilot)
+        assert "No answer." not in shown(app).splitlines()[4]
+
+
+async def test_charts_without_room_are_counted_and_a_key_shows_them(make_app: AppMaker) -> None:
+    script = full()
+    app = make_app(FakeServices(run=FakeRun(list(script.events))), now=script.time)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        app.tick()
+        await pilot.pause()
+        assert "v: 2 more" in shown(app)
+        assert "─ loss ─" in shown(app)
+        await pilot.press("v")
+        await settle(pilot)
+        assert "─ top-1 ─" in shown(app)
+        assert "─ loss ─" not in shown(app)
+
+
+async def test_zoom_crosshair_log_and_raw(make_app: AppMaker) -> None:
+    script = full()
+    app = make_app(FakeServices(run=FakeRun(list(script.events))), now=script.time)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+        await pilot.press("plus", "y", "u", "x", "left")
+        await pilot.pause()
+        text_ = shown(app)
+        assert "1 min" in text_
+        assert "loss, log, raw" in text_
+        assert text_.count("15:08:0") >= 4, "the crosshair's time is at every chart"
+        await pilot.press("f", "minus", "minus", "minus", "minus")
+        await pilot.pause()
+        assert "  all ─" in shown(app)
+
+
+async def test_the_learning_rate_is_checked_before_it_is_asked_for(make_app: AppMaker) -> None:
+    run = FakeRun(list(full().events))
+    app = make_app(FakeServices(run=run))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("l", *"-1", "enter")
+        await settle(pilot)
+        assert "greater than 0" in shown(app)
+        await pilot.press("home", "delete", "delete", *"0.01", "enter")
+        await settle(pilot)
+    assert run.asked == [("set_lr", 0.01)]

@@ -1,0 +1,120 @@
+"""The Runs screen over real records: list, replay, compare, export."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.telemetry.events import RunState
+from ossconsole.telemetry.record import RunRecord, record_path
+from ossconsole.tui.screens.compare_runs import CompareScreen
+from ossconsole.tui.screens.replay import ReplayScreen
+from ossconsole.tui.screens.runs import RunsScreen
+from tests.tui.conftest import AppMaker
+from tests.tui.fakes import START, FakeServices, Script
+from tests.tui.screens import settle, shown
+
+
+def write(number: int, *, batch: int, wait: float, end: RunState | None = RunState.FINISHED) -> str:
+    run = f"20250615-15064{number}-a1b2"
+    script = Script(batch=batch).state(RunState.RUNNING, 3).steps(60, wait=wait).switch(EndpointKind.ACCELERATED)
+    script.steps(60, wait=0.02).end_epoch()
+    first = script.events[0]
+    settings = {"batch_size": batch, "workers": 2, "endpoint": "standard"}
+    script.events[0] = msgspec.structs.replace(first, run=run, time=START - number, settings=settings)
+    if end is not None:
+        script.state(end).summary(end)
+    with RunRecord(record_path(run)) as record:
+        for event in script.events:
+            record.append(event)
+    return run
+
+
+@pytest.fixture
+def two_runs() -> tuple[str, str]:
+    return write(1, batch=32, wait=0.4), write(2, batch=64, wait=0.2, end=RunState.FAILED)
+
+
+async def test_runs_are_listed_newest_first(make_app: AppMaker, two_runs: tuple[str, str]) -> None:
+    app = make_app(FakeServices())
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+        await pilot.press("r")
+        await settle(pilot)
+        await settle(pilot)
+        assert isinstance(app.screen, RunsScreen)
+        assert [run.run for run in app.screen.table.rows] == list(two_runs)
+        text = shown(app)
+    assert "finished" in text
+    assert "failed" in text
+    assert "accelerated" in text
+
+
+async def test_enter_replays_to_the_same_figures(make_app: AppMaker, two_runs: tuple[str, str]) -> None:
+    app = make_app(FakeServices())
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+        await pilot.press("r")
+        await settle(pilot)
+        await pilot.press("enter", "G")
+        await settle(pilot)
+        assert isinstance(app.screen, ReplayScreen)
+        text = shown(app)
+        assert f"REPLAY  {two_runs[0]}" in text
+        assert "✓ all of it" in text
+        assert "▲ 2.7" in text
+        await pilot.press("escape")
+        await settle(pilot)
+        assert isinstance(app.screen, RunsScreen)
+
+
+async def test_two_marked_runs_are_compared(make_app: AppMaker, two_runs: tuple[str, str]) -> None:
+    app = make_app(FakeServices())
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+        await pilot.press("r")
+        await settle(pilot)
+        await pilot.press("c")
+        await settle(pilot)
+        assert isinstance(app.screen, RunsScreen), "two are needed"
+        await pilot.press("space", "space", "c")
+        await settle(pilot)
+        await settle(pilot)
+        assert isinstance(app.screen, CompareScreen)
+        lines = [" ".join(line.split()) for line in shown(app).splitlines()]
+    assert "batch size 64 32" in lines
+    assert "state failed finished" in lines
+    assert not any(line.startswith("workers") for line in lines), "equal settings say nothing"
+
+
+async def test_a_run_is_written_as_csv(
+    make_app: AppMaker, two_runs: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    app = make_app(FakeServices())
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+        await pilot.press("r")
+        await settle(pilot)
+        await pilot.press("x", "right", "enter")
+        await settle(pilot)
+        await settle(pilot)
+    with (tmp_path / f"{two_runs[0]}.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 122
+
+
+async def test_without_runs_the_list_says_so(make_app: AppMaker) -> None:
+    app = make_app(FakeServices())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("r")
+        await settle(pilot)
+        await settle(pilot)
+        assert "No run yet." in shown(app)
+        await pilot.press("enter", "space", "c", "x", "escape")
+        await settle(pilot)
+        assert app.current_mode == "train"
