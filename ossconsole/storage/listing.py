@@ -12,6 +12,9 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.storage.objects import ListPage
 from ossconsole.storage.rows import ObjectRows
 
+_GIVE_WAY_S = 0.15  # after a key, in which the next one is likely
+_LONGEST_WAIT_S = 0.6  # before a page, however many keys come
+
 
 class PageSource(Protocol):
     """What a listing needs of an ObjectStore."""
@@ -60,6 +63,7 @@ class Listing:
         self._on_change = on_change
         self._token = ""
         self._generation = 0
+        self._busy_until = 0.0
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._ended.set()
@@ -89,6 +93,10 @@ class Listing:
         """Waits until it is complete, stopped or failed; False on timeout."""
         return self._ended.wait(timeout_s)
 
+    def give_way(self) -> None:
+        """Asks for no page in the next moment: reading one keeps Python from answering the key just pressed."""
+        self._busy_until = time.monotonic() + _GIVE_WAY_S
+
     @property
     def is_complete(self) -> bool:
         return self.state is ListingState.COMPLETE
@@ -114,6 +122,9 @@ class Listing:
             self._on_change(self)
             if not page.next_token:
                 return
+            latest = time.monotonic() + _LONGEST_WAIT_S
+            while (left := min(self._busy_until, latest) - time.monotonic()) > 0 and not self._ended.wait(left):
+                pass
 
     def _fail(self, generation: int, error: ConsoleError) -> bool:
         with self._lock:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
+
+from textual.containers import Vertical
+from textual.widgets import Input
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.storage.job import Job, JobState
@@ -13,6 +16,8 @@ from ossconsole.storage.usage import Source
 from ossconsole.tui.browse.model import BrowseModel
 from ossconsole.tui.browse.selection import source
 from ossconsole.tui.screens.base import ConsoleScreen
+from ossconsole.tui.text import Line
+from ossconsole.tui.widgets.detail_view import Block, DetailView
 from ossconsole.tui.widgets.object_table import ObjectTable
 
 if TYPE_CHECKING:
@@ -53,10 +58,11 @@ class BrowseBase(ConsoleScreen):
         """Where a range of chosen rows begins, as a position in the view."""
         self.told: ConsoleError | None = None
         self._endings: dict[Job, Callable[[Job], None]] = {}
-
-    @property
-    def table(self) -> ObjectTable:
-        return self.query_one("#objects", ObjectTable)
+        # Kept here, as they are also reached for while the screen is put together or taken apart.
+        self.table = ObjectTable(self.row_line, self.header_line, self.model.view, id="objects")
+        self.pane = DetailView(self.detail_blocks, id="detail")
+        self.side = Vertical(self.pane, id="side")
+        self.entry = Input(placeholder="name, *.pt, re:^n0, ! in front turns it round", id="filter", compact=True)
 
     @property
     def jobs(self) -> list[Job]:
@@ -64,6 +70,15 @@ class BrowseBase(ConsoleScreen):
         return self.console.jobs
 
     # For the screen that draws
+
+    def row_line(self, row: int, width: int) -> Line:
+        raise NotImplementedError
+
+    def header_line(self, width: int) -> Line:
+        raise NotImplementedError
+
+    def detail_blocks(self, width: int, _height: int) -> Sequence[Block]:
+        raise NotImplementedError
 
     def open_folder(self, prefix: str, select: str = "") -> None:
         raise NotImplementedError

@@ -147,6 +147,12 @@ class BrowseModel:
         self.listing.stop()
         return was_busy
 
+    def give_way(self) -> None:
+        """Called for each key: what loads in the background waits a moment."""
+        self.listing.give_way()
+        if self._incoming:
+            self._incoming.give_way()
+
     def close(self) -> None:
         self.stop()
         if self._building:

@@ -6,7 +6,6 @@ import asyncio
 
 import numpy as np
 from textual import work
-from textual.widgets import Input
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.storage.errors import StorageError
@@ -16,7 +15,6 @@ from ossconsole.tui import memory
 from ossconsole.tui.browse.base import BrowseBase
 from ossconsole.tui.browse.dialogs import InputDialog, ListDialog
 from ossconsole.tui.text import Line, moment
-from ossconsole.tui.widgets.detail_view import DetailView
 
 _SORT_ORDER = (SortKey.NAME, SortKey.SIZE, SortKey.MODIFIED, SortKey.STORAGE_CLASS)
 _BOOKMARKS = "bookmarks"
@@ -56,12 +54,12 @@ class Moving(BrowseBase):
         """The detail pane in place of the table, where both have no room; beside it, only the focus moves."""
         side_by_side = self.app.has_class("-wide") or self.has_class("-wide") or self.has_class("-vast")
         self.set_class(shown and not side_by_side, "-pane")
-        (self.query_one(DetailView) if shown else self.table).focus()
+        (self.pane if shown else self.table).focus()
 
     def action_wider(self) -> None:
         """The pane over the whole width, or back beside the table."""
         self.toggle_class("-pane")
-        (self.query_one(DetailView) if self.has_class("-pane") else self.table).focus()
+        (self.pane if self.has_class("-pane") else self.table).focus()
         self.read_detail()
 
     def action_up(self) -> None:
@@ -189,9 +187,8 @@ class Moving(BrowseBase):
         self.redraw()
 
     def action_filter(self) -> None:
-        entry = self.query_one("#filter", Input)
-        entry.display = True
-        entry.focus()
+        self.entry.display = True
+        self.entry.focus()
 
     def action_choose(self) -> None:
         row = self.table.current

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, cast
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical
+from textual.containers import Horizontal
 from textual.timer import Timer
 from textual.widgets import Input
 from textual.worker import Worker, WorkerState
@@ -22,15 +22,15 @@ from ossconsole.dataset.manifest import Manifest, manifest_key, read_manifest
 from ossconsole.storage.details import object_details
 from ossconsole.storage.listing import ListingState
 from ossconsole.tui import actions
-from ossconsole.tui.browse import painting
+from ossconsole.tui.browse import detail, painting
 from ossconsole.tui.browse.checkpoints import Checkpoints
-from ossconsole.tui.browse.detail import Detail, detail_blocks
+from ossconsole.tui.browse.detail import Detail
 from ossconsole.tui.browse.messages import Changed, Connected, DetailRead
 from ossconsole.tui.browse.model import BrowseModel, Place
 from ossconsole.tui.browse.moving import Moving
 from ossconsole.tui.browse.working import Working
 from ossconsole.tui.text import Line
-from ossconsole.tui.widgets.detail_view import Block, DetailView
+from ossconsole.tui.widgets.detail_view import Block
 from ossconsole.tui.widgets.object_table import ObjectTable
 from ossconsole.tui.widgets.panel import Panel
 
@@ -60,18 +60,19 @@ class BrowseScreen(Moving, Working, Checkpoints):
     def body(self) -> ComposeResult:
         yield Panel(self._path, id="path")
         with Horizontal(id="main"):
-            yield ObjectTable(self._row, self._header, self.model.view, id="objects")
-            with Vertical(id="side"):
-                yield DetailView(self._detail, id="detail")
+            yield self.table
+            yield self.side
         yield Panel(self._jobs, id="jobs")
-        yield Input(placeholder="name, *.pt, re:^n0, ! in front turns it round", id="filter", compact=True)
+        yield self.entry
         yield Panel(self._status, id="status")
 
     def on_mount(self) -> None:
         self.table.focus()
-        self.query_one("#filter").display = False
+        self.entry.display = False
 
     def tick(self) -> None:
+        if not self.table.is_attached:
+            return
         profile = self.services.profile
         if profile is not None and profile != self._profile and not self._connecting:
             self._connecting = True
@@ -213,7 +214,7 @@ class BrowseScreen(Moving, Working, Checkpoints):
 
     @property
     def _pane_shows(self) -> bool:
-        return bool(self.query_one("#side").display) and not self.has_class("-too-small")
+        return bool(self.side.display) and not self.has_class("-too-small")
 
     def read_detail(self, *, full: bool = False) -> None:
         """Reads what is shown of the object under the cursor; `full` also asks for ACL, tags and versions."""
@@ -252,9 +253,8 @@ class BrowseScreen(Moving, Working, Checkpoints):
             self.redraw_bars()
 
     def _draw_detail(self) -> None:
-        view = self.query_one(DetailView)
-        view.plain = self.glyphs.name == "ascii" or self.app.no_color
-        view.redraw()
+        self.pane.plain = self.glyphs.name == "ascii" or self.app.no_color
+        self.pane.redraw()
 
     def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
         if event.state is WorkerState.ERROR and event.worker.error is not None:
@@ -266,8 +266,8 @@ class BrowseScreen(Moving, Working, Checkpoints):
     def redraw(self) -> None:
         for panel in self.query(Panel):
             panel.redraw()
-        jobs = self.query_one("#jobs")
-        jobs.styles.height = min(len(self.jobs), _JOBS_SHOWN)
+            if panel.id == "jobs":
+                panel.styles.height = min(len(self.jobs), _JOBS_SHOWN)
         state = (self.model.sort, self.glyphs.name)
         if state != self._drawn:
             self._drawn = state
@@ -283,15 +283,15 @@ class BrowseScreen(Moving, Working, Checkpoints):
             return [Line((words, "dim"))]
         return [painting.path_line(self.model, self.store.profile.bucket, width, self.glyphs)]
 
-    def _header(self, width: int) -> Line:
+    def header_line(self, width: int) -> Line:
         return painting.header(width, self.model.sort, self.glyphs)
 
-    def _row(self, row: int, width: int) -> Line:
+    def row_line(self, row: int, width: int) -> Line:
         rows = self.table.view.rows
         return painting.row_line(rows, row, width, chosen=row in self.model.selection, glyphs=self.glyphs)
 
-    def _detail(self, width: int, _height: int) -> Sequence[Block]:
-        return detail_blocks(self.detail, width) if self.detail is not None else []
+    def detail_blocks(self, width: int, _height: int) -> Sequence[Block]:
+        return detail.detail_blocks(self.detail, width) if self.detail is not None else []
 
     def _jobs(self, width: int, _height: int) -> Sequence[Line]:
         return [painting.job_line(job, width, self.glyphs) for job in self.jobs[-_JOBS_SHOWN:]]
@@ -326,11 +326,10 @@ class BrowseScreen(Moving, Working, Checkpoints):
         self.table.focus()
 
     def close_filter(self) -> None:
-        entry = self.query_one("#filter", Input)
-        entry.display = False
+        self.entry.display = False
         with self.prevent(Input.Changed):
-            entry.value = ""
-        entry.remove_class("-bad")
+            self.entry.value = ""
+        self.entry.remove_class("-bad")
         if self.model.row_filter is not None:
             self.model.filter_by("")
             self._take_over()
@@ -340,7 +339,7 @@ class BrowseScreen(Moving, Working, Checkpoints):
         """One layer back: the pane, what is loading, the filter, what is chosen."""
         if self.has_class("-pane"):
             self.show_pane(False)
-        elif self.query_one("#filter").has_focus:
+        elif self.entry.has_focus:
             self.close_filter()
         elif self.model.stop():
             self.redraw()
@@ -356,7 +355,10 @@ class BrowseScreen(Moving, Working, Checkpoints):
     def on_object_table_header_clicked(self, event: ObjectTable.HeaderClicked) -> None:
         self.sort_by(painting.column_at(self.table.size.width, event.column))
 
-    # Which keys do something
+    # Keys
+
+    def on_key(self) -> None:
+        self.model.give_way()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002
         if action in _WRITES and self.services.readonly:

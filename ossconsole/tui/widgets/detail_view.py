@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, ClassVar
 
 from rich.segment import Segment
 from rich.style import Style
 from textual.binding import Binding, BindingType
-from textual.geometry import Size
+from textual.geometry import Region, Size
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
@@ -71,12 +72,18 @@ class DetailView(ScrollView, can_focus=True):
                 draw = letters if self.plain else half_blocks
                 room = block.pixels.shape[0] if block.tall else max(_LOWEST_PICTURE, height - len(rows) - 1)
                 rows.extend(draw(block.pixels, width - 2, room))
+        changed = [y for y, (old, new) in enumerate(zip_longest(self._rows, rows)) if not _same(old, new)]
         self._rows = rows
         self.virtual_size = Size(width, len(rows))
-        self.refresh()
+        top = self.scroll_offset.y
+        regions = [Region(0, y - top, width, 1) for y in changed if top <= y < top + height]
+        if regions:
+            self.refresh(*regions)
 
     def on_resize(self) -> None:
+        self._rows = []
         self.redraw()
+        self.refresh()
 
     def notify_style_update(self) -> None:
         super().notify_style_update()
@@ -97,3 +104,9 @@ class DetailView(ScrollView, can_focus=True):
         if found is None:
             found = self._styles[name] = self.get_component_rich_style(f"canvas--{name}")
         return found
+
+
+def _same(old: Line | Strip | None, new: Line | Strip | None) -> bool:
+    if isinstance(old, Line) and isinstance(new, Line):
+        return old.pieces == new.pieces
+    return old is not None and old == new
