@@ -60,7 +60,7 @@ class ConsoleApp(App[str]):
     """The console over `services`, opened on `initial_mode` (setup, browse, upload or train).
 
     `clock` gives Unix seconds. The return code is 0 after quitting and 1 after a crash, of which one line is left on
-    the terminal. `return_value` is `stop` where the user asked to stop the work in progress.
+    the terminal. `return_value` is `detach` where the user left work that is to go on, `stop` where it is to end.
     """
 
     TITLE = "ossconsole"
@@ -99,6 +99,7 @@ class ConsoleApp(App[str]):
         """Downloads and other work on objects, of the Browse screen."""
         self.crash_lines: list[str] = []
         self._crash: Exception | None = None
+        self._began = clock()
         for own in themes.OWN:
             self.register_theme(own)
         # 16 colours cannot carry a palette of our own: the terminal's is used as it is.
@@ -121,13 +122,16 @@ class ConsoleApp(App[str]):
         """Take in what the run did, and show it on the screen in front; a hidden screen costs nothing."""
         for event in self.monitor.pull():
             self._announce(event)
-        screen = self.screen
+        # While a mode is shown for the first time it has no screen yet.
+        screen = self.screen_stack[-1] if self.screen_stack else None
         if isinstance(screen, ConsoleScreen):
             screen.redraw_bars()
             screen.tick()
 
     def _announce(self, event: events.Event) -> None:
         """Tell of what matters while another screen shows; the Train screen has it in its event log."""
+        if event.time < self._began:
+            return  # of a run that this console has found going on
         if isinstance(event, events.ErrorEvent):
             self.notify(safe(event.message), title="The run", severity="error", markup=False, timeout=15)
         elif self.current_mode != "train" and isinstance(event, events.State) and event.state.final:
@@ -150,7 +154,7 @@ class ConsoleApp(App[str]):
         if isinstance(self.screen, HelpScreen):
             self.pop_screen()
         elif isinstance(self.screen, ConsoleScreen):
-            self.push_screen(HelpScreen(self.screen.SCOPE))
+            self.push_screen(HelpScreen(self.screen.SCOPE, *self.screen.EXTRA_SCOPES))
 
     def action_log(self) -> None:
         from ossconsole.tui.screens.log import LogScreen
@@ -183,26 +187,31 @@ class ConsoleApp(App[str]):
     @work(exclusive=True, group="quit", exit_on_error=False)
     async def action_quit(self) -> None:  # type: ignore[override]
         """Leave; where work is in progress, only after asking."""
-        upload = self.services.upload
-        uploading = upload is not None and upload.alive
+        run, upload = self.services.run, self.services.upload
+        running = run is not None and run.alive and not run.elsewhere
+        uploading = upload is not None and upload.alive and not upload.elsewhere
         jobs = sum(job.alive for job in self.jobs)
-        if not self.monitor.busy and not uploading and not jobs:
+        if not running and not uploading and not jobs:
             self.exit("")
             return
         if isinstance(self.screen, ConfirmScreen):
             return
-        kinds = (("a training run", self.monitor.busy), ("an upload", uploading), (f"{jobs} jobs on objects", jobs))
+        kinds = (("a training run", running), ("an upload", uploading), (f"{jobs} jobs on objects", jobs))
         work_words = " and ".join(words for words, busy in kinds if busy)
         choice = await self.push_screen_wait(
             ConfirmScreen(
                 "Leave the console?",
-                f"There is {work_words} in progress. Leaving stops it: a run writes a checkpoint first, an upload "
-                "or a download can be resumed later. In tmux you can detach instead (ctrl+b d) and come back.",
-                (Choice("", "Stay"), Choice("stop", "Stop and leave", "warning")),
+                f"There is {work_words} in progress. It can go on without the console: start ossconsole again to see "
+                "it. Stopping lets a run write a checkpoint first; an upload or a download can be resumed later.",
+                (
+                    Choice("", "Stay"),
+                    Choice("detach", "Leave it running", "primary"),
+                    Choice("stop", "Stop and leave", "warning"),
+                ),
             )
         )
-        if choice == "stop":
-            self.exit("stop")
+        if choice:
+            self.exit(choice)
 
     # Crashes
 

@@ -11,7 +11,7 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.tui import actions
 from ossconsole.tui.app import ConsoleApp
 from ossconsole.tui.screens.confirm import ConfirmScreen
-from ossconsole.tui.screens.help import HelpScreen
+from ossconsole.tui.screens.help import HelpScreen, KeyTable
 from ossconsole.tui.screens.log import LogScreen
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import REAL, SECRET, FakeRun, FakeServices, Script
@@ -73,9 +73,9 @@ async def test_help_is_made_from_the_registry(make_app: AppMaker) -> None:
         await pilot.press("question_mark")
         await settle(pilot)
         assert isinstance(app.screen, HelpScreen)
-        text = shown(app)
+        lines = [line.text for line in app.screen.query_one(KeyTable).lines()]
         for action in actions.ACTIONS:
-            assert action.label in text
+            assert any(action.label in line and action.help in line for line in lines)
         await pilot.press("escape")
         await settle(pilot)
         assert not isinstance(app.screen, HelpScreen)
@@ -115,7 +115,10 @@ async def test_q_leaves_at_once_when_nothing_runs(make_app: AppMaker) -> None:
     assert app.return_value == ""
 
 
-async def test_q_asks_while_a_run_is_alive_and_staying_is_the_default(make_app: AppMaker) -> None:
+@pytest.mark.parametrize(("steps", "answer"), [(1, "detach"), (2, "stop")])
+async def test_q_asks_while_a_run_is_alive_and_staying_is_the_default(
+    make_app: AppMaker, steps: int, answer: str
+) -> None:
     app = make_app(FakeServices(run=FakeRun(list(Script().steps(3).events))))
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(pilot)
@@ -128,9 +131,20 @@ async def test_q_asks_while_a_run_is_alive_and_staying_is_the_default(make_app: 
         assert not isinstance(app.screen, ConfirmScreen)
         await pilot.press("q")
         await pilot.pause()
-        await pilot.press("right", "enter")
+        await pilot.press(*["right"] * steps, "enter")
         await pilot.pause()
-    assert app.return_value == "stop"
+    assert app.return_value == answer
+
+
+async def test_q_leaves_a_run_of_another_process_alone(make_app: AppMaker) -> None:
+    run = FakeRun(list(Script().steps(3).events), elsewhere=True)
+    app = make_app(FakeServices(run=run))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("q")
+        await pilot.pause()
+    assert app.return_value == ""
+    assert run.asked == []
 
 
 async def test_control_c_says_how_to_leave(make_app: AppMaker) -> None:
