@@ -19,7 +19,8 @@ from ossconsole.dataset.manifest import (
     key_problem,
     unique_classes,
 )
-from ossconsole.dataset.source import FileOrigin, OddEntry, Origin, Source, SourceFile, open_source
+from ossconsole.dataset.origin import FileOrigin, Origin
+from ossconsole.dataset.source import OddEntry, Source, SourceFile, open_source
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
 """What counts as a picture: torchvision.datasets.folder.IMG_EXTENSIONS."""

@@ -189,13 +189,14 @@ class Pipeline:
 
     def _send(self, ready: _Ready) -> None:
         item, payload = ready.item, ready.payload
-        if item.crc64 == str(fastcrc.crc64.xz(payload)):
+        crc64 = fastcrc.crc64.xz(payload)
+        if item.crc64 == str(crc64):
             sample, done = item.sample, ready.done
             self._journal.keep(sample.path, sample.size, sample.mtime_ns, done.height, done.width)
             self._board.happened(Unchanged())
             return
-        if item.doubtful and (there := self._look(item.key, payload)):
-            self._journal.book(_sent(ready, there.etag))
+        if item.doubtful and (there := self._look(item.key, len(payload), crc64)):
+            self._journal.book(_sent(ready, crc64, there.etag))
             self._board.happened(Unchanged())
             return
         began = time.monotonic()
@@ -209,16 +210,16 @@ class Pipeline:
         finally:
             self._board.worked(capped=passed - began, send=time.monotonic() - passed)
         self._silent = 0
-        self._journal.book(_sent(ready, result.etag))
+        self._journal.book(_sent(ready, crc64, result.etag))
         self._board.happened(Sent(len(payload), item.again))
 
-    def _look(self, key: str, payload: bytes) -> ObjectInfo | None:
+    def _look(self, key: str, size: int, crc64: int) -> ObjectInfo | None:
         """The object, when the bucket has exactly this sample already."""
         try:
             info = self._store.head(object_key(self._prefix, key))
         except StorageError:
             return None  # the PUT that follows meets the same trouble, and deals with it
-        return info if (info.size, info.crc64) == (len(payload), fastcrc.crc64.xz(payload)) else None
+        return info if (info.size, info.crc64) == (size, crc64) else None
 
     def _put(self, key: str, payload: bytes) -> PutResult:
         retrying = tenacity.Retrying(
@@ -282,7 +283,7 @@ class Pipeline:
         self._ready.break_off()
 
 
-def _sent(ready: _Ready, etag: str) -> SentSample:
+def _sent(ready: _Ready, crc64: int, etag: str) -> SentSample:
     sample = ready.item.sample
     return SentSample(
         path=sample.path,
@@ -291,7 +292,7 @@ def _sent(ready: _Ready, etag: str) -> SentSample:
         height=ready.done.height,
         width=ready.done.width,
         bytes=len(ready.payload),
-        crc64=str(fastcrc.crc64.xz(ready.payload)),
+        crc64=str(crc64),
         etag=etag,
     )
 

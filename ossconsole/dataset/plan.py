@@ -7,6 +7,7 @@ import sqlite3
 import tempfile
 import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -166,11 +167,13 @@ class _Planner:
     def _estimate(self) -> float | None:
         """Seconds to prepare everything, from preparing a few pictures here and now."""
         began, tried = time.perf_counter(), 0
-        for item in self._tried:
-            handle(Task(item.key, item.size, item.origin), self._settings.recipe)
-            tried += 1
-            if time.perf_counter() - began > _TRIED_S:
-                break
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for item in self._tried:
+                handle(Task(item.key, item.size, item.origin), self._settings.recipe)
+                tried += 1
+                if time.perf_counter() - began > _TRIED_S:
+                    break
         if not tried:
             return None
         return (time.perf_counter() - began) / tried * self._counts["to_send"] / self._settings.worker_count

@@ -2,54 +2,24 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import msgspec
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.manifest import SPLITS
+from ossconsole.dataset.origin import BytesOrigin, FileOrigin, Origin, SpanOrigin, ZipOrigin
 from ossconsole.dataset.prepare import MAX_FILE_BYTES
 
 MAX_LABEL_FILE_BYTES = 64 << 20
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _FORGET_TAR_MEMBERS_EVERY = 1000
 _MAX_DEPTH = 32
-
-
-class FileOrigin(msgspec.Struct, frozen=True, array_like=True, tag="file"):
-    """A file of its own."""
-
-    path: str
-
-
-class SpanOrigin(msgspec.Struct, frozen=True, array_like=True, tag="span"):
-    """A member of an uncompressed tar: `size` bytes at `offset`."""
-
-    path: str
-    offset: int
-    size: int
-
-
-class ZipOrigin(msgspec.Struct, frozen=True, array_like=True, tag="zip"):
-    """A member of a zip."""
-
-    path: str
-    member: str
-
-
-class BytesOrigin(msgspec.Struct, frozen=True, array_like=True, tag="bytes"):
-    """A member of a compressed tar, which can only be read in passing."""
-
-    data: bytes
-
-
-Origin: TypeAlias = FileOrigin | SpanOrigin | ZipOrigin | BytesOrigin
 
 
 class SourceFile(msgspec.Struct, frozen=True, gc=False):
@@ -67,24 +37,6 @@ class OddEntry(msgspec.Struct, frozen=True, gc=False):
     path: str
     reason: str
     lost: bool = True
-
-
-def read_origin(origin: Origin) -> bytes:
-    """The file's bytes. Raises OSError, or zipfile.BadZipFile for a damaged member."""
-    if isinstance(origin, BytesOrigin):
-        return origin.data
-    if isinstance(origin, ZipOrigin):
-        return _open_zip(origin.path).read(origin.member)
-    with open(origin.path, "rb") as file:  # noqa: PTH123  a Path for each of a million files costs more than the open
-        if isinstance(origin, SpanOrigin):
-            file.seek(origin.offset)
-            return file.read(origin.size)
-        return file.read()
-
-
-@functools.lru_cache(maxsize=1)
-def _open_zip(path: str) -> zipfile.ZipFile:
-    return zipfile.ZipFile(path)
 
 
 class Source(Protocol):

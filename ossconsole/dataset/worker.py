@@ -12,12 +12,12 @@ import socket
 import struct
 import sys
 import time
-import zipfile
+import warnings
 
 import msgspec
 
+from ossconsole.dataset.origin import Origin, ZipOrigin, read_origin
 from ossconsole.dataset.prepare import MAX_FILE_BYTES, Recipe, UnreadablePictureError, prepare
-from ossconsole.dataset.source import Origin, read_origin
 
 _HEADER = struct.Struct("<I")
 _PAYLOAD = struct.Struct("<Q")
@@ -78,7 +78,10 @@ def handle(task: Task, recipe: Recipe) -> tuple[Done, bytes]:
         data = read_origin(task.origin)
     except OSError as error:
         return Done(error=f"cannot be read: {error.strerror or error}"), b""
-    except (zipfile.BadZipFile, KeyError, NotImplementedError, RuntimeError) as error:
+    except Exception as error:
+        if not isinstance(task.origin, ZipOrigin):
+            raise
+        # zipfile raises anything from BadZipFile to zlib.error on damaged archives
         return Done(error=f"cannot be read from the archive: {error}"), b""
     read = time.perf_counter()
     try:
@@ -92,6 +95,7 @@ def handle(task: Task, recipe: Recipe) -> tuple[Done, bytes]:
 def main() -> None:
     """Serves the socket whose descriptor is the only argument."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole foreground group; the parent decides
+    warnings.simplefilter("ignore")  # of PIL about EXIF blocks and transparency; the pixels are what counts
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     encode = msgspec.msgpack.Encoder().encode
     decode = msgspec.msgpack.Decoder(Task).decode

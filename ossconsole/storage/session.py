@@ -24,16 +24,19 @@ class WriteSession:
     """
 
     def __init__(self, pool_size: int) -> None:
-        self._pool = urllib3.PoolManager(maxsize=pool_size, ca_certs=DEFAULT_CA_BUNDLE_PATH)
+        self._pools = urllib3.PoolManager(maxsize=pool_size, ca_certs=DEFAULT_CA_BUNDLE_PATH)
 
     def do_request(self, request: Any, timeout: float) -> _Answer:
         """Sends an oss2 request. Raises oss2's RequestError when no answer came."""
-        url = f"{request.url}?{urlencode(request.params)}" if request.params else request.url
+        origin, target = _split(request.url)
+        if request.params:
+            target = f"{target}?{urlencode(request.params)}"
         headers = {name: value for name, value in request.headers.items() if value is not None}
         try:
-            answer = self._pool.request(
+            # From the pool of the origin: the manager would parse and encode the whole address once more.
+            answer = self._pools.connection_from_url(origin).urlopen(
                 request.method,
-                url,
+                target,
                 body=request.data,
                 headers={"Accept-Encoding": "identity", **headers},
                 timeout=timeout,
@@ -45,7 +48,14 @@ class WriteSession:
         return _Answer(answer)
 
     def close(self) -> None:
-        self._pool.clear()
+        self._pools.clear()
+
+
+def _split(url: str) -> tuple[str, str]:
+    """Origin and target of an address that oss2 has encoded already."""
+    scheme, _, rest = url.partition("://")
+    host, _, path = rest.partition("/")
+    return f"{scheme}://{host}", f"/{path}"
 
 
 class _Answer:

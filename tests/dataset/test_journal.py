@@ -10,7 +10,7 @@ import pytest
 
 from ossconsole.dataset.journal import Failure, Journal, JournalError, SentSample, Verdict
 from ossconsole.dataset.layout import PlannedSample
-from ossconsole.dataset.source import FileOrigin
+from ossconsole.dataset.origin import FileOrigin
 
 
 def planned(path: str, *, size: int = 10, mtime_ns: int = 5, class_name: str = "ants", key: str = "") -> PlannedSample:

@@ -11,7 +11,7 @@ import pytest
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.layout import Layout, PlannedSample, SkippedFile, is_picture_name
-from ossconsole.dataset.source import read_origin
+from ossconsole.dataset.origin import read_origin
 from tests.dataset.conftest import jpeg, make_pictures
 
 
