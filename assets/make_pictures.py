@@ -1,0 +1,62 @@
+"""Makes the README's pictures from the running app: a real run on the sandbox, switched by hand in mid-run.
+
+Usage: python assets/make_pictures.py
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from multiprocessing import resource_tracker
+from pathlib import Path
+
+HERE = Path(__file__).parent
+SIZES = {"": (120, 40), "-80x24": (80, 24)}
+STEPS_BEFORE, STEPS_AFTER = 40, 90
+POLL_S, DEADLINE_S = 0.2, 600
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits for something that another thread does and does not tell of."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():  # noqa: ASYNC110
+        if time.monotonic() > deadline:
+            raise TimeoutError("the run did not come this far")
+        await asyncio.sleep(POLL_S)
+
+
+async def main() -> None:
+    from ossconsole.cli.application import Application
+    from ossconsole.cli.options import Target
+    from ossconsole.tui.app import ConsoleApp
+
+    services = Application(Target({"profile": "sandbox"}), demo=True)
+    services.open()
+    app = ConsoleApp(services, initial_mode="train")
+    async with app.run_test(size=SIZES[""]) as pilot:
+        await until(lambda: (services.run.step if services.run else 0) >= STEPS_BEFORE)
+        app.simulate_key("e")
+        await until(lambda: services.run is not None and services.run.step >= STEPS_AFTER)
+        for suffix, size in SIZES.items():
+            await pilot.resize_terminal(*size)
+            await asyncio.sleep(1)
+            app.save_screenshot(str(HERE / f"train{suffix}.svg"))
+        await pilot.resize_terminal(*SIZES[""])
+        app.simulate_key("2")
+        app.simulate_key("C")
+        await asyncio.sleep(3)
+        app.save_screenshot(str(HERE / "browse.svg"))
+        app.exit()
+    services.close(print)
+
+
+if __name__ == "__main__":
+    # Before Textual runs: inside an App this helper of multiprocessing could not start.
+    resource_tracker.ensure_running()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["OSSCONSOLE_STATE_DIR"] = f"{folder}/state"
+        os.environ["OSSCONSOLE_CONFIG_DIR"] = f"{folder}/config"
+        asyncio.run(main())
