@@ -100,6 +100,11 @@ class Terminal:
             pass
         return self.process.returncode
 
+    def resize(self, columns: int, rows: int) -> None:
+        """The window changes its size; the kernel tells the program."""
+        self._size = columns, rows
+        fcntl.ioctl(self.slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
     def hang_up(self) -> None:
         """The other side goes away, as when an SSH connection drops."""
         os.close(self.master)
@@ -129,6 +134,20 @@ class Terminal:
         visible = self.output.rsplit(b"\x1b[?1049l", 1)[-1]
         pyte.ByteStream(screen).feed(visible)
         return [line.rstrip() for line in screen.display if line.strip()]
+
+    @property
+    def cells(self) -> str:
+        """The screen of a full-screen program that is still running, a line per row."""
+        screen = pyte.Screen(*self._size)
+        pyte.ByteStream(screen).feed(self.output)
+        return "\n".join(screen.display)
+
+    def until_shown(self, text: str) -> None:
+        """Read until the running program shows `text`."""
+        self.until(lambda: text in self.cells)
+
+    def press(self, keys: bytes) -> None:
+        os.write(self.master, keys)
 
     def assert_restored(self) -> None:
         assert self.changed_modes == set()

@@ -41,7 +41,8 @@ def prepared(steps: Sequence[Step] | None, *, over: bool) -> Callable[[Pilot[Any
             if over:
                 proof.finish()
             screen._proof = proof
-            screen._read_accelerator()
+            if not proof.problems and over:
+                screen._read_accelerator()
         await settle(pilot)
 
     return prepare

@@ -2,40 +2,42 @@
 
 from __future__ import annotations
 
-import os
 import stat
 import subprocess
 from pathlib import Path
 
-import pyte
+import msgspec
+import pytest
 
 from ossconsole.config.credential_files import connector_file, read_connector_file
+from ossconsole.config.settings_file import Settings, save_settings
+from tests.sandboxed import Sandboxed
 from tests.terminal.screen import Terminal
 
 SENTINEL = "sentinel7f3a9c51d2"
 COLUMNS, ROWS = 100, 30
 
 
-def screen(terminal: Terminal) -> str:
-    """What the terminal shows now."""
-    emulated = pyte.Screen(COLUMNS, ROWS)
-    pyte.ByteStream(emulated).feed(terminal.output)
-    return "\n".join(emulated.display)
+@pytest.fixture(autouse=True)
+def profile_without_a_key(sandboxed_bucket: Sandboxed) -> None:
+    """As on a fresh machine: the console opens, and the key is entered there."""
+    profile = msgspec.structs.replace(sandboxed_bucket.process.profile(), name="mine", simulated=False)
+    save_settings(Settings().with_profile(profile, activate=True))
 
 
 def enter_key(terminal: Terminal) -> None:
     """From the first screen to a filled-in form."""
-    terminal.until(lambda: "Browse" in screen(terminal))
-    os.write(terminal.master, b"1")
-    terminal.until(lambda: "credentials" in screen(terminal))
-    os.write(terminal.master, b"k")
-    terminal.until(lambda: "AccessKey secret" in screen(terminal))
-    os.write(terminal.master, b"LTAI5tTypedByHand")
-    terminal.until(lambda: "LTAI5tTypedByHand" in screen(terminal))
-    os.write(terminal.master, b"\t")
-    terminal.until(lambda: "never shown" in screen(terminal))
-    os.write(terminal.master, SENTINEL.encode())
-    terminal.until(lambda: "•" * len(SENTINEL) in screen(terminal))
+    terminal.until_shown("Browse")
+    terminal.press(b"1")
+    terminal.until_shown("No credentials were found")
+    terminal.press(b"k")
+    terminal.until_shown("AccessKey secret")
+    terminal.press(b"LTAI5tTypedByHand")
+    terminal.until_shown("LTAI5tTypedByHand")
+    terminal.press(b"\t")
+    terminal.until_shown("never shown")
+    terminal.press(SENTINEL.encode())
+    terminal.until_shown("•" * len(SENTINEL))
 
 
 def files_with_the_secret(folder: Path) -> list[Path]:
@@ -45,11 +47,11 @@ def files_with_the_secret(folder: Path) -> list[Path]:
 def test_a_typed_secret_is_in_its_file_and_nowhere_else(home: Path) -> None:
     with Terminal("ossconsole", columns=COLUMNS, rows=ROWS) as terminal:
         enter_key(terminal)
-        os.write(terminal.master, b"\x13")  # ctrl+s
+        terminal.press(b"\x13")  # ctrl+s
         terminal.until(connector_file().exists)
         processes = subprocess.run(["ps", "-ef"], capture_output=True, text=True, check=True).stdout
-        terminal.until(lambda: "Written to" in screen(terminal))
-        os.write(terminal.master, b"q")
+        terminal.until_shown("LTAI…Hand")
+        terminal.press(b"q")
         assert terminal.finish() == 0
     assert SENTINEL.encode() not in terminal.output
     assert SENTINEL not in processes
@@ -63,7 +65,7 @@ def test_a_typed_secret_is_in_its_file_and_nowhere_else(home: Path) -> None:
 def test_a_crash_with_the_secret_in_hand_does_not_tell_it(home: Path) -> None:
     with Terminal("tests.tui.setup_child", columns=COLUMNS, rows=ROWS) as terminal:
         enter_key(terminal)
-        os.write(terminal.master, b"\x13")
+        terminal.press(b"\x13")
         assert terminal.finish() != 0
     assert b"crashed" in terminal.output
     assert b"ZeroDivisionError" in terminal.output

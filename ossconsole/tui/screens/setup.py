@@ -147,11 +147,15 @@ class SetupScreen(ConsoleScreen):
         note = ""
         if proof is not None:
             note = f"{proof.seconds:.1f} s" if not proof.running else f"proving, {proof.seconds:.0f} s"
-        simulated = " (simulated)" if profile is not None and profile.simulated else ""
-        lines = [self._heading(f"Prove{simulated}", width, note)]
+        lines = [self._heading(f"Prove{self._simulated}", width, note)]
         if profile is not None:
             lines += proving.proving(profile, proof, self.glyphs, width, height - 1)
         return lines[:height]
+
+    @property
+    def _simulated(self) -> str:
+        profile = self.services.profile
+        return " (simulated)" if profile is not None and profile.simulated else ""
 
     def _details(self, width: int, height: int) -> Sequence[Line]:
         path, problem = "", ""
@@ -166,7 +170,7 @@ class SetupScreen(ConsoleScreen):
         ]
         glyphs = self.glyphs
         lines = [
-            self._heading("Accelerator", width),
+            self._heading(f"Accelerator{self._simulated}", width),
             *details.accelerator_lines(self._accelerator, self._accelerator_problem, glyphs, width),
             self._heading("Connector", width),
             *details.connector_lines(values, path, problem, glyphs, width),
@@ -253,7 +257,9 @@ class SetupScreen(ConsoleScreen):
         path = await self.app.push_screen_wait(KeyForm(self._sources))
         if path:
             self.notify(f"Written to {path}, readable by you alone.", timeout=6, markup=False)
-            self._use(self._name_in_use)
+            profile = self.services.profile
+            if profile is None or not profile.simulated:  # the sandbox has keys of its own
+                self._use(self._name_in_use)
 
     @work(exit_on_error=False)
     async def action_connector(self) -> None:

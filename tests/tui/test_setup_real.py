@@ -1,0 +1,63 @@
+"""Setup in the real console, on real servers: the proof comes through, and the whole console changes its profile."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import msgspec
+
+from ossconsole.config.credential_files import write_connector_file
+from ossconsole.config.settings_file import Settings, load_settings, save_settings
+from ossconsole.sandbox.requestlog import read_log
+from tests.sandboxed import sandboxed
+from tests.terminal.screen import Terminal
+
+DOWN, ENTER = b"\x1b[B", b"\r"
+
+
+def test_the_embedded_sandbox_is_proven() -> None:
+    with Terminal("ossconsole", columns=120, rows=40) as terminal:
+        terminal.until_shown("Browse")
+        terminal.press(b"1")
+        terminal.until_shown("no end")
+        terminal.press(b"c")
+        terminal.until_shown("✓ multipart")
+        terminal.until_shown("127_data-acc")
+        shown = terminal.cells
+        terminal.send(signal.SIGTERM)
+        terminal.finish()
+    assert "✗" not in shown
+    assert "Prove (simulated)" in shown
+
+
+def test_another_profile_is_used_at_once(tmp_path: Path) -> None:
+    with sandboxed(tmp_path / "first") as first, sandboxed(tmp_path / "second") as second:
+        settings = Settings()
+        for name, server in (("first", first), ("second", second)):
+            profile = msgspec.structs.replace(server.process.profile(), name=name, credentials="connector")
+            settings = settings.with_profile(msgspec.structs.replace(profile, simulated=False))
+        save_settings(settings.activated("first"))
+        write_connector_file(first.process.credentials())
+        second.store().put("dataset/sample/train/a/1.u8", bytes(1000))
+        with Terminal("ossconsole", columns=120, rows=40) as terminal:
+            terminal.until_shown("Browse")
+            terminal.press(b"1")
+            terminal.until_shown("Profile first")
+            terminal.until_shown("no end")
+            write_connector_file(second.process.credentials())
+            terminal.press(b"p")
+            terminal.until_shown("second               oss://127 in cn-sandbox")
+            terminal.press(DOWN)
+            terminal.press(ENTER)
+            terminal.until_shown("Profile second")
+            terminal.until_shown("no end")
+            terminal.press(b"c")
+            terminal.until_shown("✓ multipart")
+            terminal.until_shown("read again")
+            terminal.press(b"q")
+            assert terminal.finish() == 0
+        operations = {record.operation for record in read_log(second.process.log_path)}
+        assert not {record.operation for record in read_log(first.process.log_path)} & {"PutObject"}
+    assert {"HeadObject", "ListObjects", "PutObject", "CompleteMultipartUpload", "DeleteObject"} <= operations
+    assert load_settings().active == "second"
