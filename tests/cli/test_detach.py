@@ -1,0 +1,160 @@
+"""Left, lost and found again: work that goes on without its terminal, and the consoles that come back to it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ossconsole.config.settings_file import OnHangup, Settings, save_settings
+from ossconsole.telemetry import events
+from ossconsole.telemetry.events import Event, RunState
+from ossconsole.telemetry.record import read_events
+from ossconsole.telemetry.runs import RunSummary, list_runs
+from tests.cli.consoles import Console, cleared, fill_sandbox, processes_of, wait_until
+
+pytestmark = pytest.mark.timeout(300)
+LEAVE_RUNNING, STOP_AND_LEAVE = "\x1b[C\r", "\x1b[C\x1b[C\r"
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("filled")
+    fill_sandbox(folder)
+    return folder
+
+
+@pytest.fixture
+def state(filled: Path, home: Path) -> Iterator[Path]:
+    """A state folder whose sandbox has a dataset; nothing works with it after the test."""
+    folder = home / "state"
+    shutil.copytree(filled, folder)
+    with cleared(folder):
+        yield folder
+
+
+def the_run() -> RunSummary:
+    (run,) = list_runs()
+    return run
+
+
+def happened(run: RunSummary, kind: type[Event]) -> list[Event]:
+    return [event for event in read_events(Path(run.path)) if isinstance(event, kind)]
+
+
+def states(run: RunSummary) -> list[RunState]:
+    return [event.state for event in happened(run, events.State) if isinstance(event, events.State)]
+
+
+def training() -> bool:
+    return any(run.step > 0 for run in list_runs())
+
+
+def test_a_run_is_left_found_again_steered_by_two_and_stopped(state: Path) -> None:
+    with Console("demo") as first:
+        first.until_seen("running")
+        first.until(training)
+        first.type("q")
+        first.until_seen("Leave the console?")
+        first.type(LEAVE_RUNNING)
+        assert first.finish() == 0
+        first.assert_restored()
+        assert "The work goes on without the console" in " ".join(first.lines)
+    run = the_run()
+    assert run.alive
+    worker = psutil.Process(run.pid)
+    assert worker.terminal() is None
+    assert {Path(f"/proc/{run.pid}/fd/{fd}").readlink() for fd in (1, 2)} == {state / "logs" / "native.log"}
+    with Console("demo") as second, Console() as third:
+        second.until_seen("running")
+        third.until_seen("dataset/")
+        third.type("4")
+        third.until_seen("running")
+        second.type("e")
+        second.until(lambda: bool(happened(run, events.Switch)))
+        third.type(" ")
+        third.until(lambda: states(run)[-1] is RunState.PAUSED)
+        third.until_seen("paused")
+        second.until_seen("paused")
+        assert [console.process.poll() for console in (second, third)] == [None, None]
+        second.type(" ")
+        second.until_seen("running")
+        third.type("q")
+        assert third.finish() == 0
+        assert f"The run {run.run} goes on in its own process" in " ".join(third.lines)
+        assert the_run().alive
+        second.type("s")
+        second.until_seen("Stop the run?")
+        second.type("\x1b[C\r")
+        second.until_seen("stopped")
+        wait_until(lambda: not worker.is_running())
+        assert [type(event) for event in read_events(Path(run.path))][-1] is events.Summary
+        assert happened(run, events.Checkpoint)
+        second.type("q")
+        assert second.finish() == 0
+    wait_until(lambda: not processes_of(state))
+
+
+@pytest.mark.parametrize("controlling", [True, False], ids=["hung-up", "tty-gone-without-a-signal"])
+def test_a_dropped_connection_leaves_the_run_going(state: Path, controlling: bool) -> None:
+    with Console("demo", controlling=controlling) as console:
+        console.until(training)
+        console.hang_up()
+        assert console.process.wait(60) == 129
+    run = the_run()
+    step = run.step
+    wait_until(lambda: the_run().step > step + 2)
+    used = psutil.Process(run.pid).cpu_times()
+    assert the_run().alive
+    os.kill(run.pid, signal.SIGHUP)  # the late ones of a dropped connection
+    os.kill(run.pid, signal.SIGTERM)
+    wait_until(lambda: not processes_of(state))
+    assert states(run)[-1] is RunState.STOPPED
+    assert happened(run, events.Checkpoint)
+    assert used.user > 0
+
+
+def test_the_settings_may_ask_for_a_stop_instead(state: Path) -> None:
+    save_settings(Settings(on_hangup=OnHangup.STOP))
+    with Console("demo") as console:
+        console.until(training)
+        console.hang_up()
+        console.process.wait(60)
+    wait_until(lambda: not processes_of(state))
+    assert states(the_run())[-1] is RunState.STOPPED
+    assert happened(the_run(), events.Checkpoint)
+
+
+def test_a_second_run_on_the_same_prefix_is_refused_and_a_headless_one_is_shown(state: Path) -> None:
+    options = ("train", "--profile", "sandbox", "--epochs", "50", "--batch-size", "32", "--workers", "1")
+    with Console() as console:
+        console.until_seen("dataset/")
+        console.type("4")
+        console.until_seen("256 samples are in the bucket")
+        with Console(*options) as headless:
+            headless.until(training)
+            with Console(*options) as second:
+                assert second.finish() == 1
+                assert f"The run {the_run().run} (process {headless.process.pid}) is going on" in " ".join(second.lines)
+            console.type("n")
+            console.until_seen("Start")
+            console.type("\r")
+            console.until_seen("running")
+            console.type(" ")
+            console.until(lambda: states(the_run())[-1] is RunState.PAUSED)
+            console.type(" ")
+            headless.hang_up()
+            step = the_run().step
+            wait_until(lambda: the_run().step > step + 2)
+            headless.send(signal.SIGINT)
+            assert headless.process.wait(60) == 130
+        console.until_seen("stopped")
+        console.type("q")
+        assert console.finish() == 0
+    wait_until(lambda: not processes_of(state))
+    assert len(list_runs()) == 1
