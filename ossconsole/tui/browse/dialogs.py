@@ -122,7 +122,8 @@ class ListDialog(ConsoleModal):
     def on_virtual_table_opened(self, event: VirtualTable.Opened) -> None:
         self.dismiss(("enter", event.index))
 
-    def key_enter(self) -> None:
+    def key_enter(self, event: events.Key) -> None:
+        event.stop()  # what is below would take it for its own
         self._answer("enter")
 
     def on_key(self, event: events.Key) -> None:

@@ -1,0 +1,524 @@
+"""The Browse screen through Pilot, on a real bucket: every action with its dialogs, and what it leaves behind."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from textual.pilot import Pilot
+
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.dataset.formats import SampleFormat, encode
+from ossconsole.dataset.manifest import Manifest, Sample, write_manifest
+from ossconsole.storage.client import ObjectStore
+from ossconsole.storage.errors import StorageError
+from ossconsole.storage.job import JobState
+from ossconsole.storage.multipart_uploads import list_uploads
+from ossconsole.tui.browse.dialogs import InputDialog, ListDialog, TextDialog, TypedConfirm
+from ossconsole.tui.screens.browse import BrowseScreen
+from ossconsole.tui.screens.confirm import ConfirmScreen
+from ossconsole.tui.screens.new_run import NewRunScreen
+from tests.sandboxed import Sandboxed
+from tests.tui.conftest import AppMaker
+from tests.tui.fakes import FakeServices, FakeStore
+from tests.tui.screens import shown
+
+WAIT_S = 20.0
+
+
+class Browser:
+    """The screen under test, and words for what a user does with it."""
+
+    def __init__(self, pilot: Pilot[Any]) -> None:
+        self.pilot = pilot
+
+    @property
+    def screen(self) -> BrowseScreen:
+        screen = self.pilot.app.screen_stack[0]
+        assert isinstance(screen, BrowseScreen)
+        return screen
+
+    @property
+    def text(self) -> str:
+        return shown(self.pilot.app)
+
+    async def until(self, condition: Callable[[], Any]) -> None:
+        deadline = time.monotonic() + WAIT_S
+        while not condition():
+            assert time.monotonic() < deadline, self.text
+            await self.pilot.pause(0.02)
+            self.screen.tick()
+        await self.pilot.pause()  # a dialog that was pushed is not yet put together
+
+    async def press(self, *keys: str) -> None:
+        await self.pilot.press(*keys)
+
+    async def answer(self, dialog: type, text: str) -> None:
+        """Waits for the dialog and types the answer in place of what stands there."""
+        await self.until(lambda: isinstance(self.pilot.app.screen, dialog))
+        entry = self.pilot.app.screen.query_one("#answer")
+        entry.value = text  # type: ignore[attr-defined]
+        await self.press("enter")
+
+    async def goes_to(self, name: str) -> None:
+        """Puts the cursor on a name."""
+        rows = self.screen.table.view.rows
+        await self.until(lambda: self.screen.table.view.rows.find(name) is not None)
+        rows = self.screen.table.view.rows
+        row = rows.find(name)
+        assert row is not None
+        position = self.screen.table.view.position(row)
+        assert position is not None
+        self.screen.table.cursor = position
+        await self.pilot.pause()
+
+    async def job_is_over(self, state: JobState = JobState.DONE) -> None:
+        await self.until(lambda: self.screen.jobs and not self.screen.jobs[-1].alive)
+        assert self.screen.jobs[-1].state is state, self.screen.jobs[-1].failures
+
+
+@pytest.fixture
+def bucket(sandboxed_bucket: Sandboxed, request: pytest.FixtureRequest) -> Iterator[ObjectStore]:
+    """A store whose profile's prefixes are this test's own."""
+    store = ObjectStore(sandboxed_bucket.profile(f"browse/{request.node.name}"), sandboxed_bucket.owner, attempts=1)
+    yield store
+    store.close()
+
+
+Opener = Callable[..., Awaitable[Browser]]
+
+
+def folder_of(store: ObjectStore) -> str:
+    return store.profile.checkpoint_prefix.removesuffix("checkpoints")
+
+
+def services(store: Any, **settings: Any) -> FakeServices:
+    return FakeServices(profile=store.profile, stores=dict.fromkeys(EndpointKind, store), **settings)
+
+
+async def opened(pilot: Pilot[Any], store: Any, folder: str | None = None) -> Browser:
+    browser = Browser(pilot)
+    await browser.until(lambda: browser.screen.store is not None)
+    browser.screen.open_folder(folder_of(store) if folder is None else folder)
+    await browser.until(lambda: browser.screen.model.listing.is_complete)
+    return browser
+
+
+def put(store: ObjectStore, **objects: bytes) -> None:
+    for name, data in objects.items():
+        store.put(folder_of(store) + name.replace("__", "/"), data)
+
+
+def keys(store: ObjectStore) -> list[str]:
+    folder = folder_of(store)
+    return [found.key[len(folder) :] for found in store.list_all(folder)]
+
+
+async def test_a_tree_is_downloaded_and_a_second_time_asks_about_what_is_there(
+    bucket: ObjectStore, make_app: AppMaker, tmp_path: Path
+) -> None:
+    put(bucket, tree__a=b"1", tree__b=b"22")
+    async with make_app(services(bucket), "browse").run_test(size=(100, 30)) as pilot:
+        browser = await opened(pilot, bucket)
+        await browser.goes_to("tree/")
+        await browser.press("d")
+        await browser.answer(InputDialog, str(tmp_path))
+        await browser.job_is_over()
+        assert (tmp_path / "tree" / "b").read_bytes() == b"22"
+        (tmp_path / "tree" / "a").write_bytes(b"mine")
+        await browser.press("d", "enter")
+        await browser.until(lambda: isinstance(pilot.app.screen, ConfirmScreen))
+        await browser.press("right", "right", "right", "enter")
+        await browser.until(lambda: len(browser.screen.jobs) == 2)
+        await browser.job_is_over()
+        assert (tmp_path / "tree" / "a").read_bytes() == b"1"
+
+
+async def test_deleting_needs_the_words_and_takes_only_what_was_chosen(bucket: ObjectStore, make_app: AppMaker) -> None:
+    put(bucket, keep=b"0", x__1=b"1", x__2=b"2", y=b"3")
+    async with make_app(services(bucket), "browse").run_test(size=(100, 30)) as pilot:
+        browser = await opened(pilot, bucket)
+        await browser.goes_to("x/")
+        await browser.press("space")
+        await browser.goes_to("y")
+        await browser.press("space", "x")
+        await browser.until(lambda: isinstance(pilot.app.screen, TypedConfirm))
+        assert "3 objects, 3 B" in browser.text
+        assert "cannot be undone" in browser.text
+        await browser.answer(TypedConfirm, "yes")
+        assert isinstance(pilot.app.screen, TypedConfirm)
+        await browser.answer(TypedConfirm, "delete 3")
+        await browser.job_is_over()
+        assert keys(bucket) == ["keep"]
+        await browser.until(lambda: "0 folders, 1 objects" in browser.text)
+
+
+async def test_rename_and_copy_with_a_name_that_will_not_do(bucket: ObjectStore, make_app: AppMaker) -> None:
+    put(bucket, old=b"data", x__1=b"1")
+    folder = folder_of(bucket)
+    async with make_app(services(bucket), "browse").run_test(size=(100, 30)) as pilot:
+        browser = await opened(pilot, bucket)
+        await browser.goes_to("old")
+        await browser.press("m")
+        await browser.answer(InputDialog, f"{folder}old")
+        await browser.until(lambda: "itself" in browser.text)
+        await browser.answer(InputDialog, f"{folder}new")
+        await browser.job_is_over()
+        await browser.goes_to("x/")
+        await browser.press("c")
+        await browser.answer(InputDialog, f"{folder}z/")
+        await browser.until(lambda: len(browser.screen.jobs) == 2)
+        await browser.job_is_over()
+    assert keys(bucket) == ["new", "x/1", "z/1"]
+
+
+async def test_addresses_reach_the_clipboard_and_show(bucket: ObjectStore, make_app: AppMaker) -> None:
+    put(bucket, **{"a b": b"1"})
+    app = make_app(services(bucket), "browse")
+    async with app.run_test(size=(100, 30)) as pilot:
+        browser = await opened(pilot, bucket)
+        await browser.goes_to("a b")
+        await browser.press("y")
+        await browser.until(lambda: isinstance(pilot.app.screen, ListDialog))
+        await browser.press("enter")
+        await browser.until(lambda: isinstance(pilot.app.screen, TextDialog))
+        assert app.clipboard == f"oss://127/{folder_of(bucket)}a b"
+        await browser.press("escape")
+        await browser.press("y")
+        await browser.until(lambda: isinstance(pilot.app.screen, ListDialog))
+        await browser.press("down", "down", "down", "enter")
+        await browser.until(lambda: isinstance(pilot.app.screen, TextDialog))
+        assert "x-oss-signature=" in app.clipboard
+
+
+async def test_counting_a_folder(bucket: ObjectStore, make_app: AppMaker) -> None:
+    put(bucket, f__1=b"1", f__g__2=b"22")
+    async with make_app(services(bucket), "browse").run_test(size=(120, 30)) as pilot:
+        browser = await opened(pilot, bucket)
+        await browser.goes_to("f/")
+        await browser.press("z")
+        await browser.job_is_over()
+        await browser.until(lambda: "2 objects, 3 B" in browser.text)
+        assert "Standard" in browser.text
+
+
+def checkpoint(epoch: int, scale: float) -> bytes:
+    sink = io.BytesIO()
+    torch.save(
+        {
+            "format": "ossconsole-checkpoint",
+            "model": {"w": torch.ones(3, 2) * scale},
+            "epoch": epoch,
+            "step": epoch * 10,
+            "metrics": {"top1": 0.5},
+            "run": "r1",
+        },
+        sink,
+    )
+    return sink.getvalue()
+
+
+async def test_checkpoints_are_told_trained_on_marked_and_compared(bucket: ObjectStore, make_app: AppMaker) -> None:
+    prefix = bucket.profile.checkpoint_prefix
+    bucket.put(f"{prefix}/e1.pt", checkpoint(1, 1.0))
+    bucket.put(f"{prefix}/e2.pt", checkpoint(2, 1.5))
+    found = services(bucket)
+    async with make_app(found, "browse").run_test(size=(120, 40)) as pilot:
+        browser = await opened(pilot, bucket)
+        await browser.press("C")
+        await browser.goes_to("e1.pt")
+        await browser.until(lambda: "ossconsole checkpoint" in browser.text)
+        assert "50.0 %" in browser.text
+        await browser.press("B")
+        await browser.job_is_over()
+        assert bucket.get(f"{prefix}/best.pt") == checkpoint(1, 1.0)
+        await browser.goes_to("e1.pt")
+        await browser.press("space")
+        await browser.goes_to("e2.pt")
+        await browser.press("space", "equals_sign")
+        await browser.until(lambda: "Two checkpoints" in browser.text)
+        await browser.press("n")
+        await browser.until(lambda: "50.00 %" in browser.text)
+        await browser.press("escape")
+        await browser.goes_to("e2.pt")
+        await browser.until(lambda: browser.screen.check_action("train_from", ()) is True)
+        await browser.press("T")
+        await browser.until(lambda: isinstance(pilot.app.screen, NewRunScreen))
+        await browser.press("ctrl+s")
+        await browser.until(lambda: found.started)
+        assert found.started[0].resume == f"{prefix}/e2.pt"
+
+
+async def test_samples_are_pictures_with_labels_by_the_manifest_and_missing_ones_are_found(
+    bucket: ObjectStore, make_app: AppMaker
+) -> None:
+    prefix = bucket.profile.dataset_prefix
+    data = encode(SampleFormat.IMAGE_U8, np.full((3, 8, 8), 200, np.uint8))
+    for name in ("1", "2"):
+        bucket.put(f"{prefix}/train/ants/{name}.u8", data)
+    samples = tuple(Sample(f"train/ants/{name}.u8", 0, 8, 8) for name in ("1", "2", "3"))
+    write_manifest(
+        bucket,
+        prefix,
+        Manifest(format=SampleFormat.IMAGE_U8, size=8, classes=("ants",), splits={"train": samples}),
+    )
+    async with make_app(services(bucket), "browse").run_test(size=(120, 40)) as pilot:
+        browser = await opened(pilot, bucket)
+        await browser.press("D")
+        await browser.until(lambda: browser.screen.index is not None)
+        browser.screen.open_folder(f"{prefix}/train/ants/")
+        await browser.goes_to("1.u8")
+        await browser.until(lambda: "by the manifest" in browser.text)
+        assert "min 200, max 200, mean 200" in browser.text
+        assert "ants" in browser.text
+        assert "▀" in browser.text
+        await browser.press("backspace")
+        await browser.goes_to("ants/")
+        await browser.press("p")
+        await browser.until(lambda: "the first 2 of ants" in browser.text)
+        browser.screen.open_folder(f"{prefix}/")
+        await browser.goes_to("manifest.json")
+        await browser.until(lambda: browser.screen.check_action("check_manifest", ()) is True)
+        await browser.press("f")
+        await browser.until(lambda: "missing: " in browser.text)
+        assert "2 of 3" in browser.text
+
+
+async def test_unfinished_uploads_are_aborted(bucket: ObjectStore, make_app: AppMaker) -> None:
+    folder = folder_of(bucket)
+    upload = bucket.sdk.init_multipart_upload(f"{folder}big").upload_id
+    bucket.sdk.upload_part(f"{folder}big", upload, 1, b"x" * 1000)
+    async with make_app(services(bucket), "browse").run_test(size=(100, 30)) as pilot:
+        browser = await opened(pilot, bucket)
+        await browser.press("U")
+        await browser.until(lambda: "Unfinished uploads" in browser.text)
+        assert "1 parts    1.0 KB" in browser.text
+        await browser.press("X")
+        await browser.answer(TypedConfirm, "abort 1")
+        await browser.until(lambda: not list(list_uploads(bucket, folder)))
+
+
+async def test_readonly_writes_nothing(bucket: ObjectStore, make_app: AppMaker) -> None:
+    put(bucket, a=b"1")
+    async with make_app(services(bucket, readonly=True), "browse").run_test(size=(100, 30)) as pilot:
+        browser = await opened(pilot, bucket)
+        await browser.press("x", "c", "m", "R", "B", "T")
+        await pilot.pause()
+        assert pilot.app.screen is browser.screen
+        assert browser.screen.jobs == []
+        for action in ("delete", "copy", "rename", "restore", "best", "train_from"):
+            assert browser.screen.check_action(action, ()) is None
+        assert browser.screen.check_action("download", ()) is True
+
+
+async def test_buckets_and_a_key_that_may_not_list_them(sandboxed_bucket: Sandboxed, make_app: AppMaker) -> None:
+    store = sandboxed_bucket.store()
+    async with make_app(services(store), "browse").run_test(size=(100, 30)) as pilot:
+        browser = await opened(pilot, store, "")
+        await browser.press("o")
+        await browser.until(lambda: "Buckets of the account" in browser.text)
+        assert "cn-sandbox" in browser.text
+        await browser.press("escape")
+    denied = sandboxed_bucket.store(key="no-list-buckets")
+    other = denied.for_bucket("other-bucket")
+    async with make_app(services(denied), "browse").run_test(size=(100, 30)) as pilot:
+        browser = await opened(pilot, denied, "")
+        await browser.press("o")
+        await browser.until(lambda: "AccessDenied" in browser.text)
+        await browser.answer(InputDialog, other.profile.bucket)
+        await browser.until(lambda: not isinstance(pilot.app.screen, InputDialog))
+        assert browser.screen.store is not None
+        assert browser.screen.store.profile.bucket == "127"  # it is not there, and the one that shows stays
+
+
+async def test_a_denied_listing_says_why_and_goes_on_when_told(
+    sandboxed_bucket: Sandboxed, bucket: ObjectStore, make_app: AppMaker
+) -> None:
+    put(bucket, a=b"1")
+    wrong = ObjectStore(bucket.profile, sandboxed_bucket.wrong_secret, attempts=1)
+    async with make_app(services(wrong), "browse").run_test(size=(120, 30)) as pilot:
+        browser = Browser(pilot)
+        await browser.until(lambda: "SignatureDoesNotMatch" in browser.text)
+        assert "r goes on" in browser.text
+        browser.screen.model.source = bucket
+        browser.screen.model.listing._source = bucket
+        await browser.press("r")
+        await browser.until(lambda: browser.screen.model.listing.is_complete)
+        assert "SignatureDoesNotMatch" not in browser.text.splitlines()[-2]
+
+
+async def test_an_object_that_vanished_says_so(bucket: ObjectStore, make_app: AppMaker) -> None:
+    put(bucket, gone=b"1")
+    async with make_app(services(bucket), "browse").run_test(size=(120, 30)) as pilot:
+        browser = await opened(pilot, bucket)
+        bucket.delete(f"{folder_of(bucket)}gone")
+        await browser.press("enter")
+        await browser.until(lambda: "NoSuchKey" in browser.text)
+        assert "Refresh the listing" in browser.text
+
+
+async def test_failures_are_listed_and_a_download_is_done_again(
+    bucket: ObjectStore, make_app: AppMaker, tmp_path: Path
+) -> None:
+    put(bucket, a=b"1", b=b"2")
+    async with make_app(services(bucket), "browse").run_test(size=(100, 30)) as pilot:
+        browser = await opened(pilot, bucket)
+        bucket.delete(f"{folder_of(bucket)}b")
+        await browser.press("a", "d")
+        await browser.answer(InputDialog, str(tmp_path))
+        await browser.job_is_over(JobState.FAILED)
+        assert (tmp_path / "a").read_bytes() == b"1"
+        await browser.press("J")
+        await browser.until(lambda: isinstance(pilot.app.screen, ListDialog))
+        await browser.press("enter")
+        await browser.until(lambda: isinstance(pilot.app.screen, TextDialog))
+        assert "NoSuchKey" in browser.text
+        await browser.press("escape")
+        put(bucket, b=b"2")
+        await browser.press("J")
+        await browser.until(lambda: isinstance(pilot.app.screen, ListDialog))
+        await browser.press("a")
+        await browser.until((tmp_path / "b").exists)
+        await browser.job_is_over()
+
+
+KEYS = {
+    "checkpoints/resnet18.pt": 44_812_345,
+    "dataset/imagenet/ILSVRC/Data/train/a/1.pt": 12_288,
+    "dataset/imagenet/ILSVRC/Data/val/a/2.pt": 12_288,
+    "notes [draft]\x1b[31m.txt": 12,
+    "a//b": 1,
+    "../../up": 2,
+    "x\u202eexe.txt": 3,
+}
+
+
+async def test_names_show_safely_and_every_folder_opens(make_app: AppMaker) -> None:
+    async with make_app(services(FakeStore(KEYS)), "browse").run_test(size=(80, 24)) as pilot:
+        browser = await opened(pilot, FakeStore(KEYS), "")
+        assert "notes [draft]\\x1b[31m.txt" in browser.text
+        assert "x\\u202eexe.txt" in browser.text
+        assert "4 folders, 2 objects" in browser.text
+        for folder, inner in (("../", "../"), ("a/", "(empty name)/")):
+            await browser.goes_to(folder)
+            await browser.press("enter")
+            await browser.until(lambda: browser.screen.model.listing.is_complete)
+            assert inner in browser.text
+            await browser.press("backspace")
+            await browser.until(lambda: browser.screen.model.listing.is_complete)
+
+
+async def test_enter_goes_in_and_backspace_out_to_the_same_row(make_app: AppMaker) -> None:
+    async with make_app(services(FakeStore(KEYS)), "browse").run_test(size=(80, 24)) as pilot:
+        browser = await opened(pilot, FakeStore(KEYS), "")
+        await browser.goes_to("dataset/")
+        await browser.press("enter")
+        await browser.until(lambda: "oss://127 › dataset" in browser.text)
+        await browser.press("backspace")
+        await browser.until(lambda: browser.screen.model.listing.is_complete)
+        assert browser.screen.model.rows.name(browser.screen.table.current or 0) == "dataset/"
+        await browser.press("left_square_bracket")
+        await browser.until(lambda: "oss://127 › dataset" in browser.text)
+
+
+async def test_bookmarks_are_kept(make_app: AppMaker) -> None:
+    for _ in range(2):
+        async with make_app(services(FakeStore(KEYS)), "browse").run_test(size=(80, 24)) as pilot:
+            browser = await opened(pilot, FakeStore(KEYS), "checkpoints/")
+            if browser.screen._bookmarks:
+                await from_bookmark(browser)
+            else:
+                await browser.press("b")
+
+
+async def from_bookmark(browser: Browser) -> None:
+    browser.screen.open_folder("")
+    await browser.press("apostrophe")
+    await browser.until(lambda: isinstance(browser.pilot.app.screen, ListDialog))
+    await browser.press("enter")
+    await browser.until(lambda: browser.screen.model.prefix == "checkpoints/")
+
+
+async def test_filter_choice_and_escape_by_layers(make_app: AppMaker) -> None:
+    store = FakeStore({f"{number:03d}.{'pt' if number % 2 else 'json'}": number for number in range(100)})
+    async with make_app(services(store), "browse").run_test(size=(100, 24)) as pilot:
+        browser = await opened(pilot, store, "")
+        await browser.press("slash", *"*.pt", "enter")
+        await browser.until(lambda: "50 of 100" in browser.text)
+        await browser.press("a")
+        assert len(browser.screen.model.selection) == 50
+        await browser.press("r")
+        await browser.until(lambda: browser.screen.model.listing.is_complete and not browser.screen.model.refreshing)
+        assert "50 of 100" in browser.text
+        assert "50 chosen" in browser.text
+        await browser.press("escape")
+        assert "50 of 100" not in browser.text
+        assert "50 chosen" in browser.text
+        await browser.press("escape")
+        assert "chosen" not in browser.text
+        await browser.press("home", "v", "down", "down", "v")
+        assert "3 chosen" in browser.text
+        await browser.press("slash", "r", "e", "colon", "left_parenthesis")
+        assert browser.screen.entry.has_class("-bad")
+
+
+async def test_a_refresh_keeps_cursor_and_scroll(make_app: AppMaker) -> None:
+    store = FakeStore({f"{number:04d}": number for number in range(500)})
+    async with make_app(services(store), "browse").run_test(size=(80, 24)) as pilot:
+        browser = await opened(pilot, store, "")
+        await browser.goes_to("0300")
+        await browser.press("up", "up", "up")
+        top, cursor = browser.screen.table.scroll_offset.y, browser.screen.table.cursor
+        store.keys["0000-new"] = 1
+        await browser.press("r")
+        await browser.until(lambda: browser.screen.model.rows.count == 501)
+        assert browser.screen.model.rows.name(browser.screen.table.current or 0) == "0297"
+        assert browser.screen.table.cursor == cursor + 1
+        assert browser.screen.table.scroll_offset.y == top + 1
+
+
+async def test_rows_come_page_by_page_and_escape_stops(make_app: AppMaker) -> None:
+    store = FakeStore({f"{number:05d}": number for number in range(3000)})
+    pages = 0
+
+    def stop_after_two(_: str) -> None:
+        nonlocal pages
+        pages += 1
+        if pages == 3:
+            raise StorageError("No answer from the endpoint", retriable=True)
+
+    store.before_page = stop_after_two
+    async with make_app(services(store), "browse").run_test(size=(120, 24)) as pilot:
+        browser = Browser(pilot)
+        await browser.until(lambda: "No answer" in browser.text)
+        assert "2,000 loaded; r goes on" in browser.text
+        await browser.press("r")
+        await browser.until(lambda: "3,000 objects" in browser.text)
+        assert pages == 4
+
+
+async def test_go_to_lists_names_that_begin_so(make_app: AppMaker) -> None:
+    async with make_app(services(FakeStore(KEYS)), "browse").run_test(size=(80, 24)) as pilot:
+        browser = await opened(pilot, FakeStore(KEYS), "")
+        await browser.press("g")
+        await browser.answer(InputDialog, "oss://127/dataset/imagenet/ILSVRC/Data/tr")
+        await browser.until(lambda: "names that begin with tr" in browser.text)
+        assert "train/" in browser.text
+
+
+async def test_the_profile_opens_when_it_is_there(make_app: AppMaker) -> None:
+    found = services(FakeStore(KEYS))
+    profile, found.profile = found.profile, None
+    async with make_app(found, "browse").run_test(size=(80, 24)) as pilot:
+        browser = Browser(pilot)
+        await browser.until(lambda: "The sandbox is starting" in browser.text)
+        await browser.press("x", "d", "y", "z")
+        found.profile = msgspec.structs.replace(profile, name="ready") if profile else None
+        await browser.until(lambda: "checkpoints/" in browser.text)

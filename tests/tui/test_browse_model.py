@@ -1,0 +1,147 @@
+"""BrowseModel against a source whose pages a test holds back: what shows, where the cursor goes, what is dropped."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+
+from ossconsole.config.errors import ConsoleError
+from ossconsole.storage.objects import ListPage, ObjectSummary
+from ossconsole.storage.rows import SortKey
+from ossconsole.tui.browse.model import BrowseModel, Place
+from tests.storage.fake_source import WAIT_S, GatedSource, page
+
+
+class Watched:
+    """A model, and the wait for its next news."""
+
+    def __init__(self) -> None:
+        self.source = GatedSource()
+        self.news = threading.Semaphore(0)
+        self.model = BrowseModel(self.source, self.news.release)
+
+    def gets(self, answer: ListPage | ConsoleError) -> None:
+        self.source.answers.put(answer)
+        assert self.news.acquire(timeout=WAIT_S)
+        self.model.poll()
+
+    @property
+    def names(self) -> list[str]:
+        view = self.model.view
+        return [view.rows.name(int(row)) for row in view.order]
+
+
+def test_pages_show_as_they_come_and_the_filter_and_order_hold() -> None:
+    watched = Watched()
+    watched.model.open("a/")
+    watched.gets(page(["a/x1", "a/y2"], token="t"))
+    assert watched.names == ["x1", "y2"]
+    watched.model.filter_by("x")
+    watched.model.sort_by(SortKey.SIZE)
+    watched.gets(page(["a/x3", "a/x4"]))
+    assert watched.names == ["x4", "x1", "x3"]  # the largest first; x1 and x3 are of one size
+    watched.model.sort_by(SortKey.SIZE)
+    assert watched.names == ["x1", "x3", "x4"]
+
+
+def test_leaving_a_folder_drops_its_late_page() -> None:
+    watched = Watched()
+    watched.model.open("a/")
+    assert watched.source.asked.get(timeout=WAIT_S)[0] == "a/"
+    watched.model.open("b/")
+    while watched.news.acquire(blocking=False):
+        pass
+    assert watched.source.asked.get(timeout=WAIT_S)[0] == "b/"
+    watched.source.answers.put(page(["a/late"]))  # taken by one of the two threads that wait
+    watched.gets(page(["b/mine"]))
+    watched.model.listing.wait(WAIT_S)
+    watched.model.poll()
+    assert watched.model.prefix == "b/"
+    assert len(watched.names) == 1
+
+
+def test_history_goes_back_and_forward_and_a_new_way_ends_forward() -> None:
+    watched = Watched()
+    for prefix in ("", "a/", "a/b/"):
+        watched.model.open(prefix)
+    assert watched.model.back()
+    assert watched.model.prefix == "a/"
+    assert watched.model.back()
+    assert watched.model.forward()
+    assert watched.model.prefix == "a/"
+    watched.model.open("c/")
+    assert not watched.model.forward()
+    assert watched.model.back()
+    assert watched.model.prefix == "a/"
+
+
+def test_up_remembers_the_folder_and_stops_at_the_top() -> None:
+    watched = Watched()
+    watched.model.open("a/b/")
+    assert watched.model.up()
+    assert watched.model.prefix == "a/"
+    assert watched.model.wanted == Place(name="b/")
+    assert watched.model.up()
+    assert not watched.model.up()
+
+
+def test_a_refresh_shows_the_old_rows_until_the_new_are_all_there() -> None:
+    watched = Watched()
+    watched.model.open("")
+    watched.gets(page(["1", "2", "3"]))
+    watched.model.selection.set(np.array([1], np.uint32), chosen=True)
+    watched.model.refresh()
+    watched.gets(page(["0", "1"], token="t"))
+    assert watched.names == ["1", "2", "3"]
+    assert watched.model.refreshing
+    watched.gets(page(["2", "3"]))
+    assert watched.names == ["0", "1", "2", "3"]
+    assert not watched.model.refreshing
+    assert [watched.model.rows.name(int(row)) for row in watched.model.selection.rows] == ["2"]
+
+
+def test_a_failed_refresh_keeps_the_rows_and_can_be_resumed() -> None:
+    watched = Watched()
+    watched.model.open("")
+    watched.gets(page(["1"]))
+    watched.model.refresh()
+    watched.gets(ConsoleError("denied"))
+    assert watched.names == ["1"]
+    assert watched.model.error is not None
+    watched.model.resume()
+    watched.gets(page(["1", "2"]))
+    assert watched.names == ["1", "2"]
+    assert watched.model.error is None
+
+
+def test_many_rows_are_sorted_by_a_thread_and_the_old_order_shows_meanwhile() -> None:
+    watched = Watched()
+    watched.model.open("")
+    objects = [ObjectSummary(f"{number:05d}", number, 0) for number in range(30_000)]
+    watched.gets(ListPage(objects, [], ""))
+    assert watched.news.acquire(timeout=WAIT_S)  # the first view of so many is built behind as well
+    watched.model.poll()
+    assert watched.names[0] == "00000"
+    watched.model.sort_by(SortKey.SIZE)
+    assert watched.names[0] == "00000"
+    assert not watched.model.settled
+    assert watched.news.acquire(timeout=WAIT_S)
+    assert watched.model.poll()
+    assert watched.names[0] == "29999"
+    assert watched.model.settled
+    watched.model.filter_by("1234")
+    assert watched.news.acquire(timeout=WAIT_S)
+    watched.model.poll()
+    assert set(watched.names) == {f"{n:05d}" for n in range(30_000) if "1234" in f"{n:05d}"}
+
+
+def test_stop_keeps_what_came() -> None:
+    watched = Watched()
+    watched.model.open("")
+    watched.gets(page(["1"], token="t"))
+    assert watched.model.stop()
+    assert not watched.model.stop()
+    assert watched.names == ["1"]
+    watched.model.resume()
+    assert watched.model.loading
