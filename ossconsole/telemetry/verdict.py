@@ -81,7 +81,7 @@ def _final(view: RunView) -> Verdict:
         failure = view.summary.error if view.summary and view.summary.error else ""
         return Verdict(Bound.NONE, "failed", failure or (view.errors[-1].text if view.errors else ""))
     result = view.comparison
-    advice = "" if result is None else f"accelerated gave {ratio_words(result)} of standard"
+    advice = "" if result is None else f"accelerated gave {ratio_words(result)} the samples/s of standard"
     return Verdict(Bound.NONE, str(view.state), advice)
 
 

@@ -87,7 +87,9 @@ def _missing(context: Context) -> str:
     for kind in EndpointKind:
         blocks = context.view.figures(kind).blocks
         if blocks < MIN_BLOCKS:
+            if context.view.state is not None and context.view.state.final:
+                return f"{kind} was not measured"
             if kind is context.view.endpoint:
-                return f"measuring {kind}: {blocks} of {MIN_BLOCKS} readings"
+                return f"{kind}: {blocks} of {MIN_BLOCKS} readings"
             return f"press e to measure {kind}"
     return ""

@@ -9,6 +9,7 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Container, Horizontal, Vertical
 
+from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.view import RunView
 from ossconsole.tui import actions
 from ossconsole.tui.panels import compare, eventlog, headline, idle, machine, tiles
@@ -92,7 +93,9 @@ class Dashboard(ConsoleScreen):
         view = self.source.view
         self._ticks += 1
         self.set_class(view.run is None, "-idle")
-        self.set_class(bool(view.errors), "-failing")
+        failed = view.state is RunState.FAILED
+        self.set_class(failed, "-failed")
+        self.set_class(bool(view.errors) and not failed, "-failing")
         gpus = len(view.telemetry.gpus) if view.telemetry else 0
         for panel in self.query("#machine"):
             panel.styles.height = 1 + min(max(1, gpus), self._gpu_rows())
