@@ -62,9 +62,7 @@ class Sandboxed:
 
 
 @contextmanager
-def sandboxed(
-    folder: Path, *, unshaped: bool = True, arguments: tuple[str, ...] = ("--metadata", "v2")
-) -> Iterator[Sandboxed]:
+def sandboxed(folder: Path, *, unshaped: bool = True, arguments: tuple[str, ...] = ()) -> Iterator[Sandboxed]:
     """Starts one in `folder` and stops it again."""
     folder.mkdir(parents=True, exist_ok=True)
     ring = KeyRing.load(folder / "keys.json")

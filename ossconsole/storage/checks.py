@@ -29,8 +29,9 @@ _CAUSES = {
     "NoSuchBucket": BUCKET,
     "AccessDenied": PERMISSIONS,
 }
-# EC of InvalidArgument where the request was signed for another region than the bucket's.
-_WRONG_REGION_ECS = {"0002-00000226", "0002-00000228"}
+# EC of InvalidArgument where the request was signed for another region than the bucket's, and of AccessDenied where it
+# went to the endpoint of another region.
+_WRONG_REGION_ECS = {"0002-00000226", "0002-00000228", "0003-00001403"}
 
 
 def endpoint_name(kind: EndpointKind) -> str:
@@ -142,7 +143,7 @@ def _permissions_check(report: ProbeReport, refusal: Step | None) -> Check:
 
 def _cause(step: Step) -> str:
     """The check that a failed step belongs to: the endpoint's own unless OSS's code tells otherwise."""
-    if step.code == "InvalidArgument" and step.ec in _WRONG_REGION_ECS:
+    if step.ec in _WRONG_REGION_ECS:
         return REGION
     own = endpoint_name(step.kind) if step.kind else PERMISSIONS
     return _CAUSES.get(step.code, own)

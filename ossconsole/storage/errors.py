@@ -24,6 +24,9 @@ _REMEDIES = {
     "TooManyAccelerationPolicyPaths": "Name fewer paths, or accelerate the whole bucket.",
     "InvalidArgument": "Check the region on the Setup screen: requests are signed for it.",
 }
+_EC_REMEDIES = {
+    "0003-00001403": "The bucket is in another region: correct region and endpoints on the Setup screen.",
+}
 _THROTTLED = "OSS is throttling: wait, or lower the parallelism."
 _UNREACHABLE = (
     "Check the endpoint on the Setup screen; "
@@ -93,7 +96,7 @@ def translate(error: OssError, action: str, endpoint: str) -> StorageError:
     )
     return StorageError(
         f"{code or 'An error'} while {action} at {endpoint}: {text.rstrip('.')} ({details}).",
-        remedy=_THROTTLED if throttled else _REMEDIES.get(code, _RETRY),
+        remedy=_THROTTLED if throttled else _EC_REMEDIES.get(error.ec or "", _REMEDIES.get(code, _RETRY)),
         status=error.status,
         code=code,
         ec=error.ec or "",

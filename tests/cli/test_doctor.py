@@ -16,6 +16,7 @@ from ossconsole.config.metadata import METADATA_VARIABLE
 from ossconsole.config.profile import Profile
 from ossconsole.sandbox.faults import FaultPlan
 from tests.sandboxed import Sandboxed
+from tests.terminal.screen import Terminal
 
 # Machine checks that depend on where the tests run; a GPU box and a laptop differ in them.
 _MACHINE = {"torch", "cuda", "nvml", "gpu memory", "userfaultfd", "shared memory", "open files", "disk", "terminal"}
@@ -197,3 +198,17 @@ def test_for_people_each_check_is_a_line_with_its_remedy(sandboxed_bucket: Sandb
     lines = done.stdout.splitlines()
     at = next(number for number, line in enumerate(lines) if line.startswith("✗ fail  region"))
     assert "→ Check the region" in lines[at + 1]
+
+
+def test_in_a_low_terminal_it_says_what_the_console_needs(
+    sandboxed_bucket: Sandboxed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in pair(sandboxed_bucket).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    profile = sandboxed_bucket.profile("doctor")
+    place = ["--bucket", profile.bucket, "--region", profile.region, "--standard-endpoint", profile.standard_endpoint]
+    with Terminal("ossconsole", "doctor", *place, columns=100, rows=20) as terminal:
+        terminal.finish()
+    assert b"100x20, xterm-256color" in terminal.output
+    assert b"The console needs 80x24." in terminal.output

@@ -21,16 +21,18 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from ossconsole.config.checks import CheckStatus
 from ossconsole.config.credentials import Credentials
 from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.hosts import classify
 from ossconsole.config.profile import Profile
 from ossconsole.config.secret import Secret
 from ossconsole.config.sources import FixedSource
 from ossconsole.sandbox.faults import FaultPlan
 from ossconsole.storage.checks import probe_checks
+from ossconsole.storage.errors import StorageError
 from ossconsole.storage.permissions import PROBE_NAME
 from ossconsole.storage.probe import probe, probe_endpoint
 from ossconsole.storage.reach import Reach, UnreachableError
-from ossconsole.storage.report import ProbeReport, stages
-from ossconsole.storage.steps import PERMISSION_STAGES, Stage, Step, StepStatus
+from ossconsole.storage.report import EndpointReport, ProbeReport, stages
+from ossconsole.storage.steps import PERMISSION_STAGES, Stage, Step, Steps, StepStatus, ignore_step
 from tests.sandboxed import Sandboxed, sandboxed
 
 STANDARD, ACCELERATED = EndpointKind.STANDARD, EndpointKind.ACCELERATED
@@ -184,6 +186,29 @@ def test_a_clock_that_oss_refuses_is_told_with_its_code(
     assert "1200 s" in text
     assert "RequestTimeTooSkewed" in text
     assert "request id" in text
+
+
+def test_the_endpoint_of_another_region_is_told_apart_from_a_denied_permission(profile: Profile) -> None:
+    refusal = StorageError(
+        "AccessDenied: The bucket you are attempting to access must be addressed using the specified endpoint.",
+        code="AccessDenied",
+        ec="0003-00001403",
+        request_id="R" * 24,
+    )
+    steps = Steps(STANDARD, 5, ignore_step)
+
+    def refuse() -> str:
+        raise refusal
+
+    steps.run(Stage.SIGNED, 5, refuse)
+    endpoint = EndpointReport(
+        kind=STANDARD,
+        endpoint=profile.standard_endpoint,
+        host=classify(profile.standard_endpoint),
+        steps=tuple(steps.done),
+    )
+    report = ProbeReport(endpoints={STANDARD: endpoint})
+    assert failing(profile, report) == {"region"}
 
 
 def test_where_deleting_is_denied_the_object_left_is_named(sandboxed_bucket: Sandboxed, profile: Profile) -> None:

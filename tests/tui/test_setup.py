@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -130,6 +131,24 @@ async def test_the_end_of_temporary_credentials_counts_down(make_app: AppMaker, 
         await settle(pilot)
         await settle(pilot)
         assert words in shown(app)
+
+
+async def test_renewed_credentials_are_shown(make_app: AppMaker) -> None:
+    services = setup_services()
+    services.pair = Credentials(
+        "STS.first", Secret(SECRET), expiration=datetime.fromtimestamp(START + 60, timezone.utc)
+    )
+    app = make_app(services, "setup")
+    async with app.run_test(size=SMALL) as pilot:
+        await settle(pilot)
+        await settle(pilot)
+        assert "ends in 1:00" in shown(app)
+        later = datetime.fromtimestamp(START + 7200, timezone.utc)
+        services.pair = replace(services.pair, expiration=later)
+        app.monitor._clock = lambda: START + 40
+        await settle(pilot)
+        await settle(pilot)
+        assert "ends in 1:59:20" in shown(app)
 
 
 async def test_a_proof_shows_both_endpoints_side_by_side(make_app: AppMaker) -> None:

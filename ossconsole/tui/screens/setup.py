@@ -10,12 +10,10 @@ from textual import work
 from textual.app import ComposeResult
 from textual.binding import BindingType
 
-from ossconsole.config.connector import connector_config_path, load_connector_config
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.hosts import region_caution
 from ossconsole.config.metadata import Instance, MetadataError
-from ossconsole.config.paths import short_path
 from ossconsole.config.profile import SANDBOX_NAME
 from ossconsole.config.secret import mask_key_id
 from ossconsole.config.settings_file import load_settings, save_settings
@@ -38,6 +36,8 @@ from ossconsole.tui.setup.report import ReportScreen
 from ossconsole.tui.text import Line, safe, shorten, wrap
 from ossconsole.tui.widgets.panel import Panel
 
+_KEYS_FOR_S = 30.0  # temporary credentials are looked at again this often: their source renews them before they end
+
 
 class SetupScreen(ConsoleScreen):
     """What is known about the bucket is looked up in threads; every change goes through a dialog."""
@@ -49,10 +49,12 @@ class SetupScreen(ConsoleScreen):
         super().__init__()
         self._shown = ""
         self._keys = settings.Keys()
+        self._keys_at = 0.0
         self._proof: Proof | None = None
         self._instance: Instance | None = None
         self._accelerator: AcceleratorState | None = None
         self._accelerator_problem = ""
+        self._connector = details.ConnectorState()
         self._sources: list[SourceState] = []
 
     def body(self) -> ComposeResult:
@@ -68,6 +70,10 @@ class SetupScreen(ConsoleScreen):
             self._forget()
             if profile is not None:
                 self._look_up()
+        elif (
+            self._keys.found and self._keys.found.expiration and self.console.monitor.now - self._keys_at > _KEYS_FOR_S
+        ):
+            self._find_keys()
         height = len(self._profile(self.size.width, self.size.height))
         for panel in self.query(Panel):
             if panel.id == "setup-profile":
@@ -84,12 +90,22 @@ class SetupScreen(ConsoleScreen):
 
     # Looking up
 
-    @work(thread=True, exclusive=True, group="look-up", exit_on_error=False)
-    def _look_up(self) -> None:
+    @work(thread=True, exclusive=True, group="keys", exit_on_error=False)
+    def _find_keys(self) -> None:
+        self._read_keys()
+
+    def _read_keys(self) -> None:
+        """Blocks; called from a worker's thread."""
+        self._keys_at = self.console.monitor.now
         try:
             self._keys = settings.Keys(found=self.services.credentials())
         except ConsoleError as error:
             self._keys = settings.Keys(problem=str(error))
+
+    @work(thread=True, exclusive=True, group="look-up", exit_on_error=False)
+    def _look_up(self) -> None:
+        self._read_keys()
+        self._connector = details.read_connector()
         self._sources = survey()
         try:
             self._instance = self.services.bucket_setup().instance()
@@ -158,12 +174,6 @@ class SetupScreen(ConsoleScreen):
         return " (simulated)" if profile is not None and profile.simulated else ""
 
     def _details(self, width: int, height: int) -> Sequence[Line]:
-        path, problem = "", ""
-        try:
-            path = short_path(connector_config_path())
-            values = load_connector_config()
-        except ConsoleError as error:
-            values, problem = {}, str(error)
         sources = [
             (str(state.source), mask_key_id(state.credentials.access_key_id) if state.credentials else state.words)
             for state in self._sources
@@ -173,7 +183,7 @@ class SetupScreen(ConsoleScreen):
             self._heading(f"Accelerator{self._simulated}", width),
             *details.accelerator_lines(self._accelerator, self._accelerator_problem, glyphs, width),
             self._heading("Connector", width),
-            *details.connector_lines(values, path, problem, glyphs, width),
+            *details.connector_lines(self._connector, glyphs, width),
             self._heading("Credentials on this machine", width),
             *details.source_lines(sources, glyphs, width),
         ]
@@ -270,6 +280,7 @@ class SetupScreen(ConsoleScreen):
             self.tell(error)
             return
         if written:
+            self._connector = details.read_connector()
             self.notify(f"Written: {', '.join(written)}. It holds from the next run on.", timeout=6, markup=False)
 
     @work(exit_on_error=False)

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from ossconsole.config.connector import CONNECTOR_KEYS, ConnectorValues
+from ossconsole.config.connector import (
+    CONNECTOR_KEYS,
+    ConnectorValues,
+    connector_config_path,
+    load_connector_config,
+)
+from ossconsole.config.errors import ConsoleError
 from ossconsole.config.paths import short_path
 from ossconsole.storage.accelerator import Accelerator
 from ossconsole.tui.glyphs import Glyphs
@@ -29,13 +36,32 @@ def accelerator_lines(state: AcceleratorState | None, problem: str, glyphs: Glyp
     return lines
 
 
-def connector_lines(values: ConnectorValues, path: str, problem: str, glyphs: Glyphs, width: int) -> list[Line]:
+@dataclass(frozen=True)
+class ConnectorState:
+    """The connector's file as it was read; `path` is "" before that, `problem` why it cannot be used."""
+
+    path: str = ""
+    values: ConnectorValues = field(default_factory=dict)
+    problem: str = ""
+
+
+def read_connector() -> ConnectorState:
+    """Reads the file, which is made where there is none."""
+    try:
+        path = connector_config_path()
+        return ConnectorState(short_path(path), load_connector_config(path))
+    except ConsoleError as error:
+        return ConnectorState(problem=str(error))
+
+
+def connector_lines(state: ConnectorState, glyphs: Glyphs, width: int) -> list[Line]:
     """The file, and what in it differs from the connector's defaults."""
-    if problem:
-        return [Line((f" {part}", "bad")) for part in wrap(safe(problem), width - 2)]
-    lines = [_row("file", path, glyphs, width)]
-    changed = [key for key in CONNECTOR_KEYS if key.name in values and values[key.name] != key.default]
-    lines += [_row(key.name.split(".")[-1], short_path(str(values[key.name])), glyphs, width) for key in changed]
+    if state.problem:
+        return [Line((f" {part}", "bad")) for part in wrap(safe(state.problem), width - 2)]
+    known = state.values
+    lines = [_row("file", state.path, glyphs, width)]
+    changed = [key.name for key in CONNECTOR_KEYS if key.name in known and known[key.name] != key.default]
+    lines += [_row(name.split(".")[-1], short_path(str(known[name])), glyphs, width) for name in changed]
     return [*lines, Line((" ", "dim"), ("o", "primary"), (" edits it.", "dim"))]
 
 
