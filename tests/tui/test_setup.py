@@ -62,11 +62,17 @@ async def press(pilot: Pilot[str], *keys: str) -> None:
         await pilot.pause()
 
 
+async def confirm(pilot: Pilot[str], word: str) -> None:
+    """Types the word that a costly change asks for."""
+    pilot.app.screen.query_one("#typed", Input).value = word
+    await press(pilot, "enter")
+
+
 async def type_into(pilot: Pilot[str], field: str, text: str) -> None:
     control = pilot.app.screen.query_one(f"#field-{field}", Input)
     control.focus()
-    control.value = ""
-    await pilot.press(*text)
+    control.value = text
+    await pilot.pause()
 
 
 def top(app: ConsoleApp, kind: type) -> bool:
@@ -223,9 +229,10 @@ async def test_a_missing_bucket_is_created_once_its_name_was_typed(make_app: App
         await press(pilot, "c")
         await settle(pilot)
         assert app.screen.check_action("create_bucket", ()) is True
-        await press(pilot, "b", *"imagenet", "enter")
+        await press(pilot, "b")
+        await confirm(pilot, "imagenet")
         assert services.setup.asked == []
-        await press(pilot, *"-train", "enter")
+        await confirm(pilot, "imagenet-train")
         await pilot.app.workers.wait_for_complete()
     assert services.setup.asked == ["bucket"]
 
@@ -250,7 +257,8 @@ async def test_the_accelerator_is_created_behind_its_cost_and_a_typed_name(make_
         await press(pilot, "a")
         await until_shown(pilot, app, "Create an accelerator")
         await type_into(pilot, "zone", "cn-hangzhou-j")
-        await press(pilot, "ctrl+s", *"imagenet-train", "enter")
+        await press(pilot, "ctrl+s")
+        await confirm(pilot, "imagenet-train")
         await pilot.app.workers.wait_for_complete()
     (wanted,) = services.setup.asked
     assert (wanted.zone, wanted.quota_gb) == ("cn-hangzhou-j", 500)  # type: ignore[attr-defined]
@@ -264,7 +272,8 @@ async def test_an_accelerator_that_is_there_can_be_deleted(make_app: AppMaker) -
         await settle(pilot)
         await press(pilot, "a")
         await until_shown(pilot, app, "500 GB: estimated CNY")
-        await press(pilot, "right", "right", "enter", *"imagenet-train", "enter")
+        await press(pilot, "right", "right", "enter")
+        await confirm(pilot, "imagenet-train")
         await pilot.app.workers.wait_for_complete()
     assert services.setup.asked == ["delete"]
 
