@@ -64,8 +64,8 @@ class Console(Terminal):
 
         try:
             self.until(shown)
-        except AssertionError as error:
-            raise AssertionError(f"{texts} not on the screen:\n{self.screen}") from error
+        except AssertionError:
+            raise AssertionError(f"{texts} not on the screen:\n{self.screen}") from None
 
     def type(self, keys: str) -> None:
         os.write(self.master, keys.encode())
