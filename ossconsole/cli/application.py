@@ -7,7 +7,6 @@ import importlib
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ossconsole.cli.options import OpenTarget, Target
@@ -22,11 +21,12 @@ from ossconsole.terminal.logs import register_secret
 from ossconsole.training.claim import ClaimedError
 from ossconsole.training.run import TrainingRun
 from ossconsole.training.settings import TrainSettings
-from ossconsole.tui.services import RunHandle, Setting, Stage, StageState, UploadHandle, UploadRequest, UploadStatus
+from ossconsole.tui.services import RunHandle, Setting, Stage, StageState, UploadHandle
 
 if TYPE_CHECKING:
     from ossconsole.cli.bucket_setup import BucketSetup
-    from ossconsole.dataset.formats import SampleFormat
+    from ossconsole.dataset.plan import UploadPlan
+    from ossconsole.dataset.settings import UploadSettings
     from ossconsole.dataset.upload import UploadJob
     from ossconsole.storage.client import ObjectStore
     from ossconsole.training.attached import AttachedUpload
@@ -58,7 +58,7 @@ class Application:
         self._resolution: Resolution | None = None
         self._stages: dict[str, Stage] = {}
         self._run: RunHandle | None = None
-        self._upload: UploadAdapter | None = None
+        self._upload: UploadJob | AttachedUpload | None = None
         # What this process does itself, and lets others see and steer (`ossconsole.training.control.Workplace`).
         self.own_run: TrainingRun | None = None
         self.own_upload: UploadJob | None = None
@@ -218,13 +218,17 @@ class Application:
         self._run = self.own_run = run
         return run
 
-    def start_upload(self, request: UploadRequest) -> UploadHandle:
-        from ossconsole.dataset.formats import SampleFormat
+    def plan_upload(
+        self, settings: UploadSettings, stop: threading.Event, on_progress: Callable[[int], None]
+    ) -> UploadPlan:
+        from ossconsole.dataset.plan import plan_upload
 
+        opened = self._ready()
+        return plan_upload(opened.profile, opened.credentials, settings, stop=stop, on_progress=on_progress)
+
+    def start_upload(self, settings: UploadSettings) -> UploadHandle:
         self._refuse_readonly()
-        self._start_upload(request.source, SampleFormat(request.sample_format), request.size)
-        assert self._upload is not None  # noqa: S101 - just started
-        return self._upload
+        return self._start_upload(settings)
 
     # Making ready
 
@@ -262,13 +266,14 @@ class Application:
                 self._run = AttachedRun(report.run, report.pid)
             upload = report.upload
             if upload is not None and not upload.progress.phase.final and not (self._upload and self._upload.alive):
-                self._upload = UploadAdapter(AttachedUpload(report.pid, upload), elsewhere=True)
+                self._upload = AttachedUpload(report.pid, upload)
 
     def _fill_sandbox(self, opened: OpenTarget) -> None:
         """Draws and uploads the sample pictures where the sandbox has no dataset yet. Raises ConsoleError."""
         from ossconsole.dataset.formats import SampleFormat
         from ossconsole.dataset.manifest import ManifestMissingError, read_manifest
         from ossconsole.dataset.sample_data import make_sample_pictures
+        from ossconsole.dataset.settings import UploadSettings
 
         _, pictures, upload = _STAGES
         if self._upload is not None:
@@ -284,25 +289,23 @@ class Application:
             count = make_sample_pictures(source)
             self._stage(pictures, StageState.DONE, f"{count} drawn")
             self._stage(upload, StageState.ACTIVE)
-            summary = self._start_upload(source, SampleFormat.IMAGE_U8, _SAMPLE_SIZE).wait()
+            settings = UploadSettings(source=source, format=SampleFormat.IMAGE_U8, size=_SAMPLE_SIZE)
+            summary = self._start_upload(settings).wait()
             self._stage(upload, StageState.DONE, f"{summary.uploaded} samples in {summary.seconds:.1f} s")
         else:
             count = sum(len(samples) for samples in manifest.splits.values())
             self._stage(pictures, StageState.DONE, "from last time")
             self._stage(upload, StageState.DONE, f"{count} samples are in the bucket")
 
-    def _start_upload(self, source: Path, sample_format: SampleFormat, size: int) -> UploadJob:
-        from ossconsole.dataset.settings import UploadSettings
+    def _start_upload(self, settings: UploadSettings) -> UploadJob:
         from ossconsole.dataset.upload import UploadJob
 
         opened = self._ready()
         if self._upload is not None and self._upload.alive:
             raise ConsoleError("An upload is still going on.", remedy="Wait for it, or cancel it on the Upload screen.")
-        job = UploadJob(
-            opened.profile, opened.credentials, UploadSettings(source=source, format=sample_format, size=size)
-        )
+        job = UploadJob(opened.profile, opened.credentials, settings)
         job.start()
-        self.own_upload, self._upload = job, UploadAdapter(job)
+        self.own_upload = self._upload = job
         return job
 
     def _register_secrets(self, opened: OpenTarget) -> None:
@@ -334,43 +337,3 @@ class Application:
 def _load_training() -> None:
     """Imports torch while the samples are still being uploaded; the run's thread then finds it loaded."""
     importlib.import_module("ossconsole.training.session")
-
-
-class UploadAdapter:
-    """An UploadJob as the screens see it."""
-
-    def __init__(self, job: UploadJob | AttachedUpload, *, elsewhere: bool = False) -> None:
-        self._job = job
-        self.elsewhere = elsewhere
-
-    @property
-    def alive(self) -> bool:
-        return self._job.alive
-
-    def join(self) -> None:
-        self._job.join()
-
-    def pause(self) -> None:
-        self._job.pause()
-
-    def resume(self) -> None:
-        self._job.resume()
-
-    def cancel(self) -> None:
-        self._job.cancel()
-
-    def status(self) -> UploadStatus:
-        progress, summary = self._job.progress(), self._job.summary()
-        return UploadStatus(
-            state=str(progress.phase.value),
-            total=progress.total,
-            uploaded=summary.uploaded,
-            skipped=summary.skipped,
-            failed=summary.failed,
-            bytes=summary.bytes,
-            seconds=summary.seconds,
-            samples_per_s=progress.samples_per_s,
-            bytes_per_s=progress.bytes_per_s,
-            eta_s=progress.eta_s,
-            problems=[f"{failure.path}: {failure.reason}" for failure in summary.failures[-5:]],
-        )

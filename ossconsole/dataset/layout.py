@@ -20,13 +20,16 @@ from ossconsole.dataset.manifest import (
     unique_classes,
 )
 from ossconsole.dataset.origin import FileOrigin, Origin
-from ossconsole.dataset.source import OddEntry, Source, SourceFile, open_source
+from ossconsole.dataset.source import TAR_SUFFIXES, OddEntry, Source, SourceFile, open_source
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
 """What counts as a picture: torchvision.datasets.folder.IMG_EXTENSIONS."""
 
 _JPEG_SUFFIXES = (".jpeg", ".jpg")
 _TABLE_SUFFIXES = {".csv": ",", ".tsv": "\t"}
+ARCHIVE_AND_TABLE_SUFFIXES = (*TAR_SUFFIXES, ".zip", *_TABLE_SUFFIXES)
+"""What the names of sources that are files end with."""
+
 _PATH_COLUMNS = ("path", "file", "filename", "image")
 _LABEL_COLUMNS = ("label", "class")
 _SPLIT_COLUMNS = ("split", "subset")

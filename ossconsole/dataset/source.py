@@ -17,7 +17,7 @@ from ossconsole.dataset.origin import BytesOrigin, FileOrigin, Origin, SpanOrigi
 from ossconsole.dataset.prepare import MAX_FILE_BYTES
 
 MAX_LABEL_FILE_BYTES = 64 << 20
-_TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _FORGET_TAR_MEMBERS_EVERY = 1000
 _MAX_DEPTH = 32
 
@@ -61,7 +61,7 @@ def open_source(path: Path) -> Source:
         raise ConsoleError(f"{path} is not there.", remedy="Give a folder, a tar or a zip of pictures.")
     if zipfile.is_zipfile(path):
         return ZipSource(path)
-    if path.name.lower().endswith(_TAR_SUFFIXES):
+    if path.name.lower().endswith(TAR_SUFFIXES):
         return TarSource(path)
     raise ConsoleError(
         f"{path} is neither a folder nor a .tar, .tar.gz or .zip.",

@@ -89,6 +89,9 @@ class _Foreign:
 class UploadJob:
     """One upload, from `start` to its summary. It belongs to no screen and goes on without one."""
 
+    elsewhere = False
+    """Another process's upload, as the console sees it, has True here."""
+
     def __init__(self, profile: Profile, credentials: CredentialSource, settings: UploadSettings) -> None:
         """Raises SettingsError when the settings make no sense."""
         settings.recipe.check()
@@ -116,6 +119,10 @@ class UploadJob:
     @property
     def alive(self) -> bool:
         return not self._ended.is_set()
+
+    @property
+    def source(self) -> str:
+        return str(self.settings.source)
 
     def pause(self) -> None:
         """Stops after the pictures and samples in hand."""

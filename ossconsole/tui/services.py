@@ -7,7 +7,8 @@ returns at once. Runs, uploads and the sampler belong to their own threads and o
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,6 +19,10 @@ if TYPE_CHECKING:  # types only: the first paint does not wait for the layers be
     from ossconsole.config.endpoints import EndpointKind
     from ossconsole.config.metadata import Instance
     from ossconsole.config.profile import Profile
+    from ossconsole.dataset.plan import UploadPlan
+    from ossconsole.dataset.scoreboard import Picture, UploadProgress
+    from ossconsole.dataset.settings import UploadSettings
+    from ossconsole.dataset.upload import UploadSummary
     from ossconsole.storage.accelerator import Accelerator
     from ossconsole.storage.objects import ListPage, ObjectInfo
     from ossconsole.storage.report import ProbeReport
@@ -63,35 +68,8 @@ class RunHandle(Protocol):
     def set_lr(self, lr: float) -> None: ...
 
 
-class UploadRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What the Upload screen asks for: prepare and upload `source/{train,val}` as `sample_format` at `size` px."""
-
-    source: Path
-    sample_format: str = "image-u8"
-    size: int = 224
-
-
-class UploadStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """An upload at one moment. Counts are of pictures, `bytes` of what was sent, `eta_s` None while unknown.
-
-    `total` is None until the source was scanned. `problems` are the newest lines worth reading (skipped, failed).
-    """
-
-    state: str
-    total: int | None = None
-    uploaded: int = 0
-    skipped: int = 0
-    failed: int = 0
-    bytes: int = 0
-    seconds: float = 0.0
-    samples_per_s: float = 0.0
-    bytes_per_s: float = 0.0
-    eta_s: float | None = None
-    problems: Sequence[str] = ()
-
-
 class UploadHandle(Protocol):
-    """An upload in progress or done."""
+    """An upload in progress or done; `ossconsole.dataset.upload.UploadJob` is one."""
 
     @property
     def elsewhere(self) -> bool:
@@ -100,13 +78,32 @@ class UploadHandle(Protocol):
     @property
     def alive(self) -> bool: ...
 
-    def status(self) -> UploadStatus: ...
+    @property
+    def source(self) -> str: ...
+
+    def progress(self) -> UploadProgress: ...
+
+    def summary(self) -> UploadSummary: ...
 
     def pause(self) -> None: ...
 
     def resume(self) -> None: ...
 
     def cancel(self) -> None: ...
+
+
+class OwnUploadHandle(UploadHandle, Protocol):
+    """An upload that this process does."""
+
+    @property
+    def settings(self) -> UploadSettings: ...
+
+    def picture(self) -> Picture | None:
+        """The newest prepared sample."""
+
+    def set_parallelism(self, number: int) -> None: ...
+
+    def set_bandwidth(self, bytes_per_s: float | None) -> None: ...
 
 
 class Store(Protocol):
@@ -197,6 +194,10 @@ class Services(Protocol):
         """The newest upload, also after its end."""
 
     @property
+    def own_upload(self) -> OwnUploadHandle | None:
+        """The newest upload of this process, also after its end."""
+
+    @property
     def sample(self) -> TelemetrySample | None:
         """The sampler's latest look at the GPUs and the host, None before the first."""
 
@@ -215,7 +216,12 @@ class Services(Protocol):
     def start_run(self, settings: TrainSettings) -> RunHandle:
         """Starts a run and makes it `run`. Raises ConsoleError while another is alive."""
 
-    def start_upload(self, request: UploadRequest) -> UploadHandle:
+    def plan_upload(
+        self, settings: UploadSettings, stop: threading.Event, on_progress: Callable[[int], None]
+    ) -> UploadPlan:
+        """Goes through the source until `stop` is set; blocks, raises ConsoleError, or Stopped."""
+
+    def start_upload(self, settings: UploadSettings) -> UploadHandle:
         """Starts an upload and makes it `upload`. Raises ConsoleError while another is alive."""
 
     def use_profile(self, name: str) -> None:

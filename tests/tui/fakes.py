@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,13 +13,21 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.profile import Profile
 from ossconsole.config.secret import Secret
+from ossconsole.dataset.flow import Stopped
+from ossconsole.dataset.journal import Failure
+from ossconsole.dataset.plan import UploadPlan
+from ossconsole.dataset.progress import Stage
+from ossconsole.dataset.scoreboard import Phase, Picture, UploadProgress
+from ossconsole.dataset.settings import UploadSettings
+from ossconsole.dataset.upload import UploadSummary
 from ossconsole.storage.objects import ListPage, ObjectInfo, ObjectSummary
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import Event, RunState
 from ossconsole.telemetry.sampler import TelemetrySample
 from ossconsole.telemetry.samples import GpuSample, GpuSnapshot, HostSample
 from ossconsole.training.settings import TrainSettings
-from ossconsole.tui.services import Setting, Stage, UploadRequest, UploadStatus
+from ossconsole.tui.services import Setting
+from ossconsole.tui.services import Stage as ReadyStage
 
 START = 1_750_000_000.0
 SECRET = "planted-secret-that-must-never-show"
@@ -73,15 +82,35 @@ class FakeRun:
         self.asked.append(("set_lr", lr))
 
 
+_NOTHING = UploadSummary(uploaded=0, skipped=0, failed=0, bytes=0, seconds=0.0, samples_per_s=0.0)
+_PICTURES = UploadSettings(source=Path("/data/pictures"))
+_NO_FILES = UploadPlan()
+
+
 @dataclass
 class FakeUpload:
-    shown: UploadStatus
+    """Stands where it is put, and notes what it was asked."""
+
+    shown: UploadProgress
+    ended: UploadSummary = _NOTHING
+    settings: UploadSettings = _PICTURES
+    sample: Picture | None = None
     alive: bool = True
     elsewhere: bool = False
-    asked: list[str] = field(default_factory=list)
+    asked: list[object] = field(default_factory=list)
 
-    def status(self) -> UploadStatus:
+    @property
+    def source(self) -> str:
+        return str(self.settings.source)
+
+    def progress(self) -> UploadProgress:
         return self.shown
+
+    def summary(self) -> UploadSummary:
+        return self.ended
+
+    def picture(self) -> Picture | None:
+        return self.sample
 
     def pause(self) -> None:
         self.asked.append("pause")
@@ -91,6 +120,44 @@ class FakeUpload:
 
     def cancel(self) -> None:
         self.asked.append("cancel")
+
+    def set_parallelism(self, number: int) -> None:
+        self.asked.append(("parallelism", number))
+
+    def set_bandwidth(self, bytes_per_s: float | None) -> None:
+        self.asked.append(("bandwidth", bytes_per_s))
+
+
+def upload_progress(**changes: object) -> UploadProgress:
+    """An upload of 400 files in full swing."""
+    figures: dict[str, object] = {
+        "phase": Phase.UPLOADING,
+        "paused": False,
+        "total": 400,
+        "total_known": True,
+        "done": 100,
+        "uploaded": 90,
+        "unchanged": 7,
+        "skipped": 8,
+        "failed": 2,
+        "retries": 5,
+        "bytes": 13_547_520,
+        "seconds": 12.0,
+        "samples_per_s": 8.1,
+        "bytes_per_s": 1_219_277.0,
+        "eta_s": 37.0,
+        "bottleneck": Stage.PREPARE,
+        "workers": ("train/ants/0013035.u8", "train/bees/1092977343_cb42b38d62.u8"),
+        "sending": 3,
+        "parallelism": 16,
+        "bandwidth": None,
+        "recent_failures": (
+            Failure("train/ants/broken.jpg", "image file is truncated (5 bytes not processed)"),
+            Failure("train/bees/12.jpg", "AccessDenied while writing it", "AccessDenied", "674F3C6A4D3E4A3130A1B2C3"),
+        ),
+        "error": "",
+    }
+    return UploadProgress(**{**figures, **changes})  # type: ignore[arg-type]
 
 
 @dataclass
@@ -144,7 +211,7 @@ class FakeStore:
 @dataclass
 class FakeServices:
     profile: Profile | None = SIMULATED
-    stages: Sequence[Stage] = ()
+    stages: Sequence[ReadyStage] = ()
     run: FakeRun | None = None
     upload: FakeUpload | None = None
     sample: TelemetrySample | None = None
@@ -152,7 +219,10 @@ class FakeServices:
     stores: dict[EndpointKind, FakeStore] = field(default_factory=lambda: {kind: FakeStore() for kind in EndpointKind})
     unreachable: dict[EndpointKind, ConsoleError] = field(default_factory=dict)
     started: list[TrainSettings] = field(default_factory=list)
-    uploads: list[UploadRequest] = field(default_factory=list)
+    own_upload: FakeUpload | None = None
+    plan: UploadPlan | ConsoleError = _NO_FILES
+    planned: list[UploadSettings] = field(default_factory=list)
+    uploads: list[UploadSettings] = field(default_factory=list)
 
     def settings(self) -> list[Setting]:
         if self.profile is None:
@@ -180,10 +250,22 @@ class FakeServices:
         self.run = FakeRun(state=RunState.STARTING)
         return self.run
 
-    def start_upload(self, request: UploadRequest) -> FakeUpload:
-        self.uploads.append(request)
-        self.upload = FakeUpload(UploadStatus(state="scanning"))
-        return self.upload
+    def plan_upload(
+        self, settings: UploadSettings, stop: threading.Event, on_progress: Callable[[int], None]
+    ) -> UploadPlan:
+        self.planned.append(settings)
+        on_progress(12_345)
+        if isinstance(self.plan, ConsoleError):
+            raise self.plan
+        if stop.is_set():
+            raise Stopped
+        return self.plan
+
+    def start_upload(self, settings: UploadSettings) -> FakeUpload:
+        self.uploads.append(settings)
+        started = FakeUpload(upload_progress(phase=Phase.STARTING), settings=settings)
+        self.upload = self.own_upload = started
+        return started
 
 
 class Script:

@@ -1,60 +1,265 @@
-"""The Upload screen: what is asked for, how far it is, and how it is ended."""
+"""The Upload screen: the plan comes first, then the upload with its knobs, then how it ended."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from textual.widgets import Input
+import pytest
+from textual.widgets import Input, Select
 
-from ossconsole.tui.services import UploadStatus
+from ossconsole.config.errors import ConsoleError
+from ossconsole.dataset.formats import SampleFormat
+from ossconsole.dataset.journal import Failure
+from ossconsole.dataset.plan import UploadPlan
+from ossconsole.dataset.scoreboard import Phase
+from ossconsole.dataset.settings import UploadSettings
+from ossconsole.dataset.upload import UploadSummary
+from ossconsole.tui.screens.prompt import PromptScreen
+from ossconsole.tui.upload.picker import SourcePicker
 from tests.tui.conftest import AppMaker
-from tests.tui.fakes import FakeServices, FakeUpload
+from tests.tui.fakes import FakeServices, FakeUpload, upload_progress
 from tests.tui.screens import settle, shown
 
+PLAN = UploadPlan(
+    files=398,
+    to_send=390,
+    unchanged=6,
+    ignored=1,
+    lost=1,
+    samples={"train": 240, "val": 156},
+    classes=("ants", "bees"),
+    bytes_to_send=58_705_920,
+    stored_bytes=59_608_080,
+    prepare_s=4.2,
+    usd_per_month=0.001,
+    notes=(Failure("train/ants/imageNotFound.gif", "not a picture by its name"),),
+)
+SUMMARY = UploadSummary(
+    uploaded=395,
+    skipped=1,
+    failed=2,
+    bytes=59_458_560,
+    seconds=6.0,
+    samples_per_s=65.8,
+    ignored=1,
+    manifest="oss://127/dataset/sample/manifest.json",
+    failures=(Failure("train/ants/broken.jpg", "image file is truncated"), Failure("train/bees/[x].jpg", "empty")),
+    ignored_files=(Failure("train/ants/imageNotFound.gif", "not a picture by its name"),),
+)
 
-async def test_start_asks_for_what_was_chosen(make_app: AppMaker) -> None:
-    services = FakeServices()
+
+def running(**changes: object) -> FakeServices:
+    upload = FakeUpload(upload_progress(**changes))
+    return FakeServices(upload=upload, own_upload=upload)
+
+
+def ended(phase: Phase = Phase.DONE, **changes: object) -> FakeServices:
+    progress = upload_progress(phase=phase, done=398, total=398, uploaded=395, eta_s=None, bottleneck=None, **changes)
+    upload = FakeUpload(progress, SUMMARY, alive=False)
+    return FakeServices(upload=upload, own_upload=upload)
+
+
+async def test_the_plan_comes_first_and_then_starts(make_app: AppMaker) -> None:
+    services = FakeServices(plan=PLAN)
     app = make_app(services, "upload")
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(pilot)
         app.screen.query_one("#source", Input).value = "/data/pictures"
         await pilot.press("ctrl+s")
         await settle(pilot)
-    request = services.uploads[0]
-    assert (request.source, request.sample_format, request.size) == (Path("/data/pictures"), "image-u8", 224)
+        text = shown(app)
+        for words in ("240 train, 156 val, in 2 classes", "ants, bees", "390 samples, 58.7 MB", "imageNotFound.gif"):
+            assert words in text, words
+        assert "estimated" in text
+        assert services.uploads == []
+        await pilot.press("ctrl+s")
+        await settle(pilot)
+    assert services.uploads == services.planned == [UploadSettings(source=Path("/data/pictures"))]
 
 
-async def test_progress_and_problems(make_app: AppMaker) -> None:
-    status = UploadStatus(
-        state="uploading",
-        total=400,
-        uploaded=97,
-        skipped=3,
-        bytes=18_000_000,
-        seconds=12.0,
-        samples_per_s=8.1,
-        bytes_per_s=1.5e6,
-        eta_s=37.0,
-        problems=("imageNotFound.gif: not a picture",),
-    )
-    app = make_app(FakeServices(upload=FakeUpload(status)), "upload")
+async def test_what_was_chosen_is_asked_for_and_remembered(make_app: AppMaker) -> None:
+    services = FakeServices(plan=PLAN)
+    app = make_app(services, "upload")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        app.screen.query_one("#source", Input).value = "/data/pictures"
+        app.screen.query_one("#format", Select).value = "tensor-f32"
+        app.screen.query_one("#size", Select).value = "64"
+        await settle(pilot)
+        await pilot.press("ctrl+s")
+        await settle(pilot)
+        await pilot.press("ctrl+s")
+        await settle(pilot)
+    wanted = UploadSettings(source=Path("/data/pictures"), format=SampleFormat.TENSOR_F32, size=64)
+    assert services.uploads == [wanted]
+    again = make_app(FakeServices(), "upload")
+    async with again.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        assert again.screen.query_one("#source", Input).value == "/data/pictures"
+        assert again.screen.query_one("#size", Select).value == "64"
+
+
+async def test_a_change_after_the_plan_asks_for_a_new_plan(make_app: AppMaker) -> None:
+    services = FakeServices(plan=PLAN)
+    app = make_app(services, "upload")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        app.screen.query_one("#source", Input).value = "/one"
+        await pilot.press("ctrl+s")
+        await settle(pilot)
+        app.screen.query_one("#source", Input).value = "/two"
+        await settle(pilot)
+        await pilot.press("ctrl+s")
+        await settle(pilot)
+    assert [str(settings.source) for settings in services.planned] == ["/one", "/two"]
+    assert services.uploads == []
+
+
+async def test_a_source_that_is_none_is_told_with_its_remedy(make_app: AppMaker) -> None:
+    services = FakeServices(plan=ConsoleError("/nowhere is not there.", remedy="Give a folder."))
+    app = make_app(services, "upload")
+    async with app.run_test(size=(80, 24), notifications=True) as pilot:
+        await settle(pilot)
+        await pilot.press("ctrl+s")
+        assert app.screen.focused is app.screen.query_one("#source")
+        app.screen.query_one("#source", Input).value = "/nowhere"
+        await pilot.press("enter")
+        await settle(pilot)
+        assert "/nowhere is not there." in shown(app)
+        assert "Give a folder." in " ".join(shown(app).replace("▌", " ").split())
+    assert services.uploads == []
+
+
+async def test_progress_says_how_far_how_fast_and_what_holds_it_back(make_app: AppMaker) -> None:
+    app = make_app(running(), "upload")
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(pilot)
         text = shown(app)
-    for words in ("uploading", "25 %", "97 uploaded of 400, 3 skipped, 0 failed", "0:37 left", "imageNotFound.gif"):
+    for words in (
+        *("uploading", "25 %", "8.1", "1.2", "0:37", "of 400", "prepare", "5 retries", "3 of 16 at once, no cap"),
+        *(
+            "90 uploaded   7 unchanged   1 no pictures   2 failed",
+            "train/ants/0013035.u8",
+            "truncated",
+            "/data/pictures",
+        ),
+    ):
         assert words in text, words
 
 
-async def test_pause_resume_and_cancel(make_app: AppMaker) -> None:
-    upload = FakeUpload(UploadStatus(state="uploading", total=10))
+async def test_while_counting_there_is_no_percentage(make_app: AppMaker) -> None:
+    app = make_app(running(total_known=False, eta_s=None), "upload")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        text = shown(app)
+    assert "counting" in text
+    assert "400+" in text
+    assert "%" not in text
+
+
+async def test_knobs(make_app: AppMaker) -> None:
+    services = running()
+    upload = services.upload
+    assert upload is not None
+    app = make_app(services, "upload")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("p", "plus", "minus")
+        upload.shown = upload_progress(paused=True, parallelism=2)
+        await pilot.press("p", "plus", "minus", "b")
+        assert isinstance(app.screen, PromptScreen)
+        await pilot.press("x", "enter")
+        assert isinstance(app.screen, PromptScreen)  # no number
+        app.screen.query_one(Input).value = "2.5"
+        await pilot.press("enter", "b")
+        app.screen.query_one(Input).value = "0"
+        await pilot.press("enter", "x")
+        await settle(pilot)
+    assert upload.asked == [
+        *("pause", ("parallelism", 20), ("parallelism", 12), "resume", ("parallelism", 3), ("parallelism", 1)),
+        *(("bandwidth", 2.5e6), ("bandwidth", None), "cancel"),
+    ]
+
+
+async def test_an_upload_elsewhere_can_be_paused_and_has_no_knobs(make_app: AppMaker) -> None:
+    upload = FakeUpload(upload_progress(), elsewhere=True)
     app = make_app(FakeServices(upload=upload), "upload")
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(pilot)
-        await pilot.press("p")
-        upload.shown = UploadStatus(state="paused", total=10)
-        await pilot.press("p", "x")
+        await pilot.press("p", "plus", "b")
         await settle(pilot)
-    assert upload.asked == ["pause", "resume", "cancel"]
+        assert not isinstance(app.screen, PromptScreen)
+    assert upload.asked == ["pause"]
+
+
+async def test_the_end_lists_failures_and_retries_them_as_one_action(make_app: AppMaker) -> None:
+    services = ended()
+    app = make_app(services, "upload")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        text = shown(app)
+        for words in ("✓ done", "395 uploaded", "train/ants/broken.jpg", "[x].jpg", "manifest.json", "r goes on"):
+            assert words in text, words
+        await pilot.press("r")
+        await settle(pilot)
+    assert services.uploads == [UploadSettings(source=Path("/data/pictures"))]
+
+
+async def test_what_ended_it_is_said(make_app: AppMaker) -> None:
+    app = make_app(ended(Phase.FAILED, error="No answer from the standard endpoint. Check it."), "upload")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        assert "No answer from the standard endpoint" in shown(app)
+
+
+async def test_after_the_end_another_upload_can_be_prepared(make_app: AppMaker) -> None:
+    services = ended()
+    services.plan = PLAN
+    app = make_app(services, "upload")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("n")
+        app.screen.query_one("#source", Input).value = "/other"
+        await pilot.press("ctrl+s")
+        await settle(pilot)
+        assert "240 train" in shown(app)
+        await pilot.press("escape", "escape")
+        await settle(pilot)
+        assert "395 uploaded" in shown(app)
+
+
+async def test_the_picker_gives_a_recent_source_or_one_of_the_tree(make_app: AppMaker, tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures.zip").touch()
+    (tmp_path / "notes.txt").touch()
+    services = FakeServices(plan=PLAN)
+    app = make_app(services, "upload")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        app.screen.query_one("#source", Input).value = str(tmp_path)
+        await pilot.press("o")
+        await settle(pilot)
+        assert isinstance(app.screen, SourcePicker)
+        text = shown(app)
+        assert "pictures.zip" in text
+        assert "notes.txt" not in text
+        await pilot.press("down", "ctrl+s")
+        await settle(pilot)
+        assert app.screen.query_one("#source", Input).value == str(tmp_path / "pictures")
+        await pilot.press("o", "escape")
+        await settle(pilot)
+        assert app.screen.query_one("#source", Input).value == str(tmp_path / "pictures")
+
+
+async def test_a_readonly_console_starts_nothing(make_app: AppMaker) -> None:
+    services = FakeServices(plan=PLAN, readonly=True)
+    app = make_app(services, "upload")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        app.screen.query_one("#source", Input).value = "/data"
+        await pilot.press("ctrl+s", "ctrl+s")
+        await settle(pilot)
+    assert services.planned == services.uploads == []
 
 
 async def test_keys_of_the_modes_work_at_once_and_escape_leaves_the_input(make_app: AppMaker) -> None:
@@ -65,3 +270,13 @@ async def test_keys_of_the_modes_work_at_once_and_escape_leaves_the_input(make_a
         await pilot.press("4", "escape", "4")
         await settle(pilot)
         assert app.current_mode == "train"
+
+
+@pytest.mark.parametrize("size", [(60, 18), (80, 24), (200, 60)])
+async def test_every_state_fits_every_size(make_app: AppMaker, size: tuple[int, int]) -> None:
+    many = tuple(f"train/class/{number}.u8" for number in range(64))
+    for services in (FakeServices(), running(workers=many), ended(Phase.CANCELLED)):
+        app = make_app(services, "upload")
+        async with app.run_test(size=size) as pilot:
+            await settle(pilot)
+            assert shown(app).strip()

@@ -1,108 +1,297 @@
-"""UploadScreen: a folder of pictures, prepared and uploaded as a dataset."""
+"""UploadScreen: a source, the plan of its upload, the upload as it goes, and how it ended."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
+import msgspec
+from textual import work
 from textual.app import ComposeResult
 from textual.binding import BindingType
-from textual.containers import Grid
+from textual.containers import Grid, Horizontal
 from textual.widgets import Input, Label, Select
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.tui import actions
+from ossconsole.dataset.flow import Stopped
+from ossconsole.dataset.formats import SampleFormat
+from ossconsole.dataset.pipeline import MAX_PARALLELISM
+from ossconsole.dataset.plan import UploadPlan
+from ossconsole.dataset.settings import UploadSettings
+from ossconsole.tui import actions, memory
 from ossconsole.tui.screens.base import ConsoleScreen
-from ossconsole.tui.services import UploadRequest, UploadStatus
-from ossconsole.tui.text import Line, duration, percent, rate, safe, shorten, size
+from ossconsole.tui.screens.prompt import PromptScreen
+from ossconsole.tui.services import OwnUploadHandle
+from ossconsole.tui.text import Line
+from ossconsole.tui.upload import painting
+from ossconsole.tui.upload.painting import Paper
+from ossconsole.tui.upload.picker import SourcePicker
+from ossconsole.tui.upload.sample_view import SampleView
 from ossconsole.tui.widgets.panel import Panel
 
-FORMATS = (("image-u8: a quarter of the bytes", "image-u8"), ("tensor-f32: the tutorial's", "tensor-f32"))
-SIZES = (64, 128, 224)
+FORMATS = tuple((str(kind), str(kind)) for kind in SampleFormat)
+SIZES = (64, 96, 128, 160, 224, 256, 384)
+SHAPES = (("square", "square"), ("ratio kept", "ratio"))
+FORM = "upload"
+_RECENT = 8
 
 
 class UploadScreen(ConsoleScreen):
-    """A form, and the progress of the upload in hand."""
+    """The form with its plan, or the upload in hand: never both at once."""
 
     SCOPE = "upload"
     BINDINGS: ClassVar[list[BindingType]] = [*actions.bindings("upload")]
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._plan: tuple[UploadSettings, UploadPlan] | None = None
+        self._looking: threading.Event | None = None
+        self._seen = 0
+        self._wants_form = False
+
     def body(self) -> ComposeResult:
         with Grid(id="upload-form"):
             yield Label("Source")
-            yield Input(placeholder="folder with train/<class>/*.jpg and val/", compact=True, id="source")
+            yield Input(placeholder="a folder with train/ and val/, an archive, a .csv", compact=True, id="source")
             yield Label("Format")
             yield Select(FORMATS, value="image-u8", allow_blank=False, compact=True, id="format")
             yield Label("Size")
-            yield Select([(f"{px} px", px) for px in SIZES], value=224, allow_blank=False, compact=True, id="size")
-        yield Panel(self._progress, id="upload-progress")
+            yield Select(
+                [(f"{px} px", str(px)) for px in SIZES], value="224", allow_blank=False, compact=True, id="size"
+            )
+            yield Label("Shape")
+            yield Select(SHAPES, value="square", allow_blank=False, compact=True, id="shape")
+        yield Panel(self._heading, id="upload-heading")
+        with Horizontal(id="upload-top"):
+            yield Panel(self._paint, id="upload-panel")
+            yield SampleView(id="upload-sample")
+        yield Panel(self._failures, id="upload-failures")
+
+    def on_mount(self) -> None:
+        if (profile := self.services.profile) is not None:
+            self._recall(profile.name)
 
     def tick(self) -> None:
+        handle = self.services.upload
+        form = handle is None or (not handle.alive and self._wants_form)
+        self.set_class(form, "-form")
+        running = not form and handle is not None and handle.alive
+        self.set_class(running, "-running")
+        self.set_class(running and handle is not None and not handle.elsewhere, "-sample")
         for panel in self.query(Panel):
             panel.redraw()
+        self._show_sample()
 
-    def _progress(self, width: int, height: int) -> Sequence[Line]:
-        rule = self.glyphs.rule
-        heading = Line((f"{rule} ", "rule"), ("Upload ", "title")).to(width, "rule", rule)
+    def _show_sample(self) -> None:
+        upload = self.services.own_upload
+        if upload is None or not self.has_class("-sample"):
+            return
+        plain = self.console.no_color or self.glyphs.name == "ascii"
+        for view in self.query(SampleView):
+            view.show(upload.picture(), upload.settings.format, plain=plain)
+
+    def _heading(self, width: int, height: int) -> Sequence[Line]:
+        return [Paper(width, height, self.glyphs).heading("Plan" if self.has_class("-form") else "Upload")]
+
+    def _failures(self, width: int, height: int) -> Sequence[Line]:
         handle = self.services.upload
-        if handle is None:
-            return [heading, Line((" Nothing uploaded in this session. ^s starts.", "dim"))]
-        status = handle.status()
-        lines = [heading, self._bar(status, width), Line((f" {_counts(status)}", "text"))]
-        lines.append(Line((f" {_pace(status)}", "dim")))
-        room = max(0, height - len(lines))
-        glyphs = self.glyphs
-        lines += [
-            Line((" ! ", "warn"), (shorten(safe(text), width - 4, glyphs.ellipsis), "text"))
-            for text in list(status.problems)[-room:]
-        ]
-        return lines[:height]
+        return painting.failure_lines(Paper(width, height, self.glyphs), handle.progress()) if handle else []
 
-    def _bar(self, status: UploadStatus, width: int) -> Line:
-        done = status.uploaded + status.skipped + status.failed
-        share = done / status.total if status.total else 0.0
-        label = Line((f" {status.state}", "strong"))
-        end = Line((f" {percent(share) if status.total else 'scanning'} ", "strong"))
-        room = max(0, width - label.width - end.width - 2)
-        full = round(share * room)
-        label.add("  ").add(self.glyphs.bar_full * full, "primary").add(self.glyphs.bar_empty * (room - full), "rule")
-        return label.extend(end)
+    def _paint(self, width: int, height: int) -> Sequence[Line]:
+        paper = Paper(width, height, self.glyphs)
+        handle = self.services.upload
+        if handle is not None and not self.has_class("-form"):
+            if handle.alive:
+                return painting.progress_lines(paper, handle.progress(), handle.source)
+            return painting.end_lines(paper, handle.progress(), handle.summary(), handle.source)
+        if self._looking is not None:
+            return painting.looking_lines(paper, self._seen)
+        if self._plan is not None:
+            settings, plan = self._plan
+            return painting.plan_lines(paper, plan, settings, self._prefix)
+        return painting.form_lines(paper, self._prefix)
+
+    @property
+    def _prefix(self) -> str:
+        profile = self.services.profile
+        return f"oss://{profile.bucket}/{profile.dataset_prefix}" if profile else "the sandbox, which is still starting"
+
+    @property
+    def _own(self) -> OwnUploadHandle | None:
+        """The upload in hand, where this process does it and it goes on."""
+        own, handle = self.services.own_upload, self.services.upload
+        return own if own is not None and own.alive and handle is not None and not handle.elsewhere else None
+
+    # The form
+
+    def _settings(self) -> UploadSettings | None:
+        """What was typed; None, with a word about it, when it will not do."""
+        source = self.query_one("#source", Input).value.strip()
+        if not source:
+            self.notify("Name a source first, or pick one with o.", severity="warning")
+            self.query_one("#source", Input).focus()
+            return None
+        settings = UploadSettings(
+            source=Path(source).expanduser(),
+            format=SampleFormat(str(self.query_one("#format", Select).value)),
+            size=int(str(self.query_one("#size", Select).value)),
+            keep_ratio=self.query_one("#shape", Select).value == "ratio",
+        )
+        try:
+            settings.recipe.check()
+        except ConsoleError as error:
+            self.tell(error)
+            return None
+        return settings
+
+    def _recall(self, profile: str) -> None:
+        known = memory.recall(FORM, profile)
+        recent = known.get("recent") or [""]
+        self.query_one("#source", Input).value = str(recent[0])
+        choices = {"format": FORMATS, "size": [(px, str(px)) for px in SIZES], "shape": SHAPES}
+        for name, offered in choices.items():
+            if known.get(name) in {value for _, value in offered}:
+                self.query_one(f"#{name}", Select).value = known[name]
+
+    def _recent(self) -> list[str]:
+        profile = self.services.profile
+        return list(memory.recall(FORM, profile.name).get("recent", ())) if profile else []
+
+    def _remember(self, settings: UploadSettings) -> None:
+        profile = self.services.profile
+        if profile is None:
+            return
+        source = str(settings.source)
+        recent = [source, *(known for known in self._recent() if known != source)][:_RECENT]
+        values = {
+            "recent": recent,
+            "format": str(settings.format),
+            "size": str(settings.size),
+            "shape": "ratio" if settings.keep_ratio else "square",
+        }
+        try:
+            memory.remember(FORM, profile.name, values)
+        except (OSError, ConsoleError) as error:
+            self.notify(f"The source was not remembered: {error}", severity="warning", markup=False)
+
+    def on_input_submitted(self) -> None:
+        self.action_start()
+
+    def on_input_changed(self) -> None:
+        self._plan = None
+
+    def on_select_changed(self) -> None:
+        self._plan = None
+
+    # The plan
+
+    @work(thread=True, exclusive=True, exit_on_error=False, group="plan")
+    def _look(self, settings: UploadSettings, stop: threading.Event) -> None:
+        def seen(files: int) -> None:
+            self._seen = files
+
+        plan: UploadPlan | None = None
+        try:
+            plan = self.services.plan_upload(settings, stop, seen)
+        except Stopped:
+            pass
+        except ConsoleError as error:
+            self.app.call_later(self.tell, error)
+        self.app.call_later(self._planned, stop, settings, plan)
+
+    def _planned(self, stop: threading.Event, settings: UploadSettings, plan: UploadPlan | None) -> None:
+        if self._looking is not stop:
+            return  # of a plan that is not wanted any more
+        self._looking = None
+        self._plan = None if plan is None else (settings, plan)
+        self.set_focus(None)
+        self.tick()
+        self.redraw_bars()
 
     # Actions
 
     def check_action(self, action: str, _parameters: tuple[object, ...]) -> bool | None:
         handle = self.services.upload
         alive = handle is not None and handle.alive
-        if action == "start":
-            return None if alive or self.services.readonly or self.services.profile is None else True
+        if action in {"start", "pick"}:
+            ready = not self.services.readonly and self.services.profile is not None
+            return False if alive else (True if ready else None)
         if action in {"pause", "cancel"}:
-            return True if alive else None
+            return alive
+        if action in {"parallel", "bandwidth"}:
+            return self._own is not None
+        if action in {"retry", "new"}:
+            over = handle is not None and not alive and not self._wants_form
+            return over and (action == "new" or self.services.own_upload is not None) and not self.services.readonly
         return True
 
-    def on_input_submitted(self) -> None:
-        self.action_start()
+    def action_pick(self) -> None:
+        typed = Path(self.query_one("#source", Input).value.strip() or Path.home()).expanduser()
+        start = typed if typed.is_dir() else Path.home()
+        self._wants_form = True
+        self.app.push_screen(SourcePicker(start, self._recent()), self._picked)
+
+    def _picked(self, path: Path | None) -> None:
+        if path is not None:
+            self.query_one("#source", Input).value = str(path)
+        self.tick()
 
     def action_start(self) -> None:
-        source = self.query_one("#source", Input).value.strip()
-        if not source:
-            self.notify("Name a folder first.", severity="warning")
+        if self.check_action("start", ()) is not True or self._looking is not None:
             return
-        request = UploadRequest(
-            source=Path(source).expanduser(),
-            sample_format=str(self.query_one("#format", Select).value),
-            size=int(str(self.query_one("#size", Select).value)),
-        )
+        self._wants_form = True
+        settings = self._settings()
+        if settings is None:
+            self.tick()
+            return
+        if self._plan is not None and self._plan[0] == settings:
+            self._begin(settings)
+            return
+        self._seen, self._plan = 0, None
+        self._looking = threading.Event()
+        self._look(settings, self._looking)
+        self.tick()
+
+    def _begin(self, settings: UploadSettings) -> None:
         try:
-            self.services.start_upload(request)
+            self.services.start_upload(settings)
         except ConsoleError as error:
             self.tell(error)
+            return
+        self._plan, self._wants_form = None, False
+        self._remember(settings)
+        self.tick()
+        self.redraw_bars()
+
+    def action_retry(self) -> None:
+        upload = self.services.own_upload
+        if upload is not None:
+            self._begin(upload.settings)
+
+    def action_new(self) -> None:
+        self._wants_form = True
+        self.tick()
+        self.redraw_bars()
+
+    def action_back(self) -> None:
+        if self._looking is not None:
+            self._looking.set()
+            self._looking = None
+        elif self.focused is not None:
+            self.set_focus(None)
+        elif self._plan is not None:
+            self._plan = None
+        else:
+            self._wants_form = False
+        self.tick()
 
     def action_pause(self) -> None:
         handle = self.services.upload
         if handle is None:
             return
-        if handle.status().state == "paused":
+        if handle.progress().paused:
             handle.resume()
         else:
             handle.pause()
@@ -112,15 +301,30 @@ class UploadScreen(ConsoleScreen):
         if handle is not None:
             handle.cancel()
 
+    def action_parallel(self, direction: int) -> None:
+        upload = self._own
+        if upload is not None:
+            now = upload.progress().parallelism
+            step = 1 if now + direction < 8 else 4
+            upload.set_parallelism(max(1, min(now + direction * step, MAX_PARALLELISM)))
 
-def _counts(status: UploadStatus) -> str:
-    total = f" of {status.total:,}" if status.total is not None else ""
-    return f"{status.uploaded:,} uploaded{total}, {status.skipped:,} skipped, {status.failed:,} failed"
+    def action_bandwidth(self) -> None:
+        upload = self._own
+        if upload is None:
+            return
+        now = upload.progress().bandwidth
+        hint = "MB/s at most, decimals allowed; 0 lifts the cap"
+        self.app.push_screen(PromptScreen("Bandwidth", hint, f"{(now or 0) / 1e6:g}", _refuse_number), self._capped)
+
+    def _capped(self, text: str | None) -> None:
+        upload = self._own
+        if upload is not None and text is not None:
+            upload.set_bandwidth(float(text) * 1e6 or None)
 
 
-def _pace(status: UploadStatus) -> str:
-    eta = f", {duration(status.eta_s)} left" if status.eta_s is not None else ""
-    return (
-        f"{size(status.bytes)} in {duration(status.seconds)}, {rate(status.samples_per_s)} pictures/s, "
-        f"{size(status.bytes_per_s)}/s{eta}"
-    )
+def _refuse_number(text: str) -> str:
+    try:
+        value = msgspec.convert(text, float, strict=False)
+    except msgspec.ValidationError:
+        return f"{text!r} is no number."
+    return "" if 0 <= value < 1e6 else "A number from 0 on is needed."
