@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -54,11 +54,15 @@ class ManifestIndex:
 
 @dataclass(frozen=True)
 class TextContent:
-    """Lines of `kind` (`text`, `JSON`, `table`); `truncated` where the object has more than was read."""
+    """Lines of `kind` (`text`, `JSON`, `table`); `truncated` where the object has more than was read.
+
+    `note` says why it is not what its name promises.
+    """
 
     kind: str
     lines: list[str]
     truncated: bool
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -156,14 +160,19 @@ def _manifest(store: ObjectStore, info: ObjectInfo, head: bytes) -> Content | No
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
         check_manifest(manifest, info.key)
-    except (msgspec.DecodeError, ConsoleError):
-        return None
+    except (msgspec.DecodeError, ConsoleError) as error:
+        text = _text(head, info)
+        note = f"This is no manifest that can be used. {error}"
+        return replace(text, note=note) if text else BytesContent(head, note)
     return manifest
 
 
 def _text_or_bytes(head: bytes, info: ObjectInfo, binary: bool) -> Content:
-    note = f"{info.size:,} bytes are neither a torch checkpoint nor a square sample of a known format."
-    return _text(head, info) or BytesContent(head, note if binary else "")
+    note = (
+        f"{info.size:,} bytes are neither a torch checkpoint nor a square sample of a known format." if binary else ""
+    )
+    text = _text(head, info)
+    return replace(text, note=note) if text else BytesContent(head, note)
 
 
 def _text(head: bytes, info: ObjectInfo) -> TextContent | None:

@@ -53,6 +53,8 @@ class Usage(Job):
         by_class: dict[str, tuple[int, int]] = {}
         for found in objects_of(self._store, self._sources):
             self.check_cancelled()
+            self.ledger.expect(1, found.size)
+            self.ledger.finish(None, found.size)
             objects, size, newest = objects + 1, size + found.size, max(newest, found.modified)
             count, part = by_class.get(found.storage_class, (0, 0))
             by_class[found.storage_class] = (count + 1, part + found.size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,7 @@ from ossconsole.storage.details import ObjectDetails
 from ossconsole.storage.names import safe_text
 from ossconsole.storage.objects import ObjectInfo
 from ossconsole.storage.usage import UsageTotals
+from ossconsole.tui.glyphs import Glyphs
 from ossconsole.tui.text import Line, moment, number, percent, shorten_middle, size, wrap
 from ossconsole.tui.widgets.detail_view import Block, PictureBlock
 
@@ -48,7 +49,7 @@ class Detail:
     loading: bool = False
 
 
-def detail_blocks(detail: Detail, width: int) -> list[Block]:
+def detail_blocks(detail: Detail, width: int, glyphs: Glyphs) -> list[Block]:
     """Everything known of `detail`, in `width` cells."""
     name = detail.key.rstrip("/").rpartition("/")[2] + ("/" if detail.is_folder else "")
     blocks: list[Block] = [*_wrapped(safe_text(name) or "(no name)", width, "title")]
@@ -59,7 +60,7 @@ def detail_blocks(detail: Detail, width: int) -> list[Block]:
     if detail.pictures:
         blocks += [Line(), *_sheet(detail.pictures, width)]
     if detail.content is not None:
-        blocks += [Line(), *_content(detail.content, width)]
+        blocks += [Line(), *_content(detail.content, width, glyphs)]
     if detail.findings is not None:
         blocks += [Line(), *_findings(detail.findings, width)]
     if detail.info is not None:
@@ -103,11 +104,11 @@ def _usage(usage: UsageTotals, width: int) -> list[Line]:
     return lines
 
 
-def _content(content: Content, width: int) -> Sequence[Block]:
+def _content(content: Content, width: int, glyphs: Glyphs) -> Sequence[Block]:
     if isinstance(content, Checkpoint):
         return _checkpoint(content, width)
     if isinstance(content, Manifest):
-        return _manifest(content, width)
+        return _manifest(content, width, glyphs)
     if isinstance(content, PictureContent):
         return _picture(content, width)
     if isinstance(content, TextContent):
@@ -209,7 +210,7 @@ def _sheet(pictures: list[PictureContent], width: int) -> list[Block]:
     return [PictureBlock(sheet, tall=True), *_wrapped(f"{words}: {safe_text(pictures[0].picture.kind)}", width, "dim")]
 
 
-def _manifest(manifest: Manifest, width: int) -> list[Line]:
+def _manifest(manifest: Manifest, width: int, glyphs: Glyphs) -> list[Line]:
     samples = sum(map(len, manifest.splits.values()))
     held = sum(manifest.sample_bytes(sample) for split in manifest.splits.values() for sample in split)
     lines = [_title("Manifest"), *pair("format", f"{manifest.format}, {manifest.size} px", width, "strong")]
@@ -221,15 +222,16 @@ def _manifest(manifest: Manifest, width: int) -> list[Line]:
         for sample in members:
             counts[sample.label] += 1
         lines += [Line(), _title(f"{split}: {len(members):,} samples of {sum(map(bool, counts))} classes")]
-        lines += _histogram(zip(manifest.classes, counts, strict=True), max(counts, default=0), width)
+        lines += _histogram(list(zip(manifest.classes, counts, strict=True)), width, glyphs)
     return [*lines, Line(), *_wrapped("f compares it with what is in the bucket.", width, "dim")]
 
 
-def _histogram(counts: Iterable[tuple[str, int]], largest: int, width: int) -> list[Line]:
+def _histogram(counts: Sequence[tuple[str, int]], width: int, glyphs: Glyphs) -> list[Line]:
     lines = []
+    largest = max((count for _, count in counts), default=0)
     room = max(8, width - _BAR - 12)
     for name, count in counts:
-        bar = "━" * max(1 if count else 0, round(_BAR * count / largest)) if largest else ""
+        bar = glyphs.bar_full * max(1 if count else 0, round(_BAR * count / largest)) if largest else ""
         label = shorten_middle(safe_text(name), room)
         lines.append(Line((f" {label}", "text")).to(room + 2).add(f"{count:>7,} ", "text").add(bar, "primary"))
     return lines
@@ -256,7 +258,8 @@ def _text(content: TextContent, width: int) -> list[Line]:
     rows = (
         _aligned(content.lines, width) if content.kind == "table" else [safe_text(_tabs(row)) for row in content.lines]
     )
-    return [_title(kind[:1].upper() + kind[1:]), *(Line((f" {row}", "text")) for row in rows)]
+    note = _wrapped(safe_text(content.note), width, "bad") if content.note else []
+    return [*note, _title(kind[:1].upper() + kind[1:]), *(Line((f" {row}", "text")) for row in rows)]
 
 
 def _tabs(row: str) -> str:

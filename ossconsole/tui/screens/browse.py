@@ -291,7 +291,7 @@ class BrowseScreen(Moving, Working, Checkpoints):
         return painting.row_line(rows, row, width, chosen=row in self.model.selection, glyphs=self.glyphs)
 
     def detail_blocks(self, width: int, _height: int) -> Sequence[Block]:
-        return detail.detail_blocks(self.detail, width) if self.detail is not None else []
+        return detail.detail_blocks(self.detail, width, self.glyphs) if self.detail is not None else []
 
     def _jobs(self, width: int, _height: int) -> Sequence[Line]:
         return [painting.job_line(job, width, self.glyphs) for job in self.jobs[-_JOBS_SHOWN:]]

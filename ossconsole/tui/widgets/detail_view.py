@@ -97,6 +97,8 @@ class DetailView(ScrollView, can_focus=True):
         row = self._rows[at]
         if isinstance(row, Line):
             row = Strip([Segment(text, self._style(style)) for text, style in row.pieces])
+        elif self.plain:
+            row = row.apply_style(self._style("text"))
         return row.adjust_cell_length(width, self._style("text"))
 
     def _style(self, name: str) -> Style:

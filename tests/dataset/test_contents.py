@@ -1,0 +1,182 @@
+"""What objects are told to be, read from a real bucket, with the bytes that telling it cost."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ossconsole.dataset.contents import (
+    PREVIEW_BYTES,
+    BytesContent,
+    ManifestIndex,
+    PictureContent,
+    TextContent,
+    Unread,
+    folder_pictures,
+    read_content,
+)
+from ossconsole.dataset.formats import SampleFormat
+from ossconsole.dataset.manifest import Manifest, Sample, write_manifest
+from ossconsole.dataset.manifest_check import ManifestCheck
+from ossconsole.storage.checkpoint_file import Checkpoint
+from ossconsole.storage.client import ObjectStore
+from ossconsole.storage.job import JobState
+from tests.sandboxed import Sandboxed
+
+SAMPLE = np.full((3, 8, 8), 9, np.uint8).tobytes()
+
+
+class Counting(ObjectStore):
+    """Counts the bytes that previews ask for."""
+
+    fetched = 0
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        data = super().get_range(key, start, length)
+        self.fetched += len(data)
+        return data
+
+    def get(self, key: str) -> bytes:
+        data = super().get(key)
+        self.fetched += len(data)
+        return data
+
+
+@pytest.fixture
+def store(sandboxed_bucket: Sandboxed) -> Iterator[Counting]:
+    opened = Counting(sandboxed_bucket.process.profile(), sandboxed_bucket.owner, attempts=1)
+    yield opened
+    opened.close()
+
+
+def told(store: Counting, name: str, data: bytes, index: ManifestIndex | None = None) -> Any:
+    key = f"contents/{name}"
+    store.put(key, data)
+    store.fetched = 0
+    return read_content(store, store.head(key), index)
+
+
+def saved(value: Any) -> bytes:
+    sink = io.BytesIO()
+    torch.save(value, sink)
+    return sink.getvalue()
+
+
+def test_a_checkpoint_whatever_its_name(store: Counting) -> None:
+    data = saved({"w": torch.zeros(500_000)})
+    for name in ("a.pt", "a.ckpt", "no-ending"):
+        assert isinstance(told(store, name, data), Checkpoint)
+        assert store.fetched <= 2 * PREVIEW_BYTES
+
+
+def test_a_zip_that_is_no_checkpoint_says_so(store: Counting) -> None:
+    content = told(store, "a.zip", b"PK\x03\x04" + b"\0" * 100)
+    assert isinstance(content, BytesContent)
+    assert "not a torch checkpoint" in content.note
+
+
+def test_samples_by_size_and_by_manifest(store: Counting) -> None:
+    content = told(store, "ants/1.u8", SAMPLE)
+    assert isinstance(content, PictureContent)
+    assert (content.label, content.picture.width) == ("ants", 8)
+    wrong = told(store, "ants/2.u8", b"\xff" * 1000)
+    assert isinstance(wrong, BytesContent)
+    assert "1,000 bytes are neither" in wrong.note
+    index = ManifestIndex(
+        Manifest(
+            format=SampleFormat.IMAGE_U8,
+            size=8,
+            classes=("Formica rufa",),
+            splits={"train": (Sample("m.u8", 0, 4, 16), Sample("short.u8", 0, 8, 8))},
+        ),
+        "contents",
+    )
+    known = told(store, "m.u8", SAMPLE, index)
+    assert (known.label, known.picture.height, known.picture.width) == ("Formica rufa", 4, 16)
+    assert "expects 192 bytes (8 x 8 image-u8)" in told(store, "short.u8", b"x", index).note
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "kind", "lines"),
+    [
+        ("a.json", b'{"a":[1]}', "JSON", ["{", '  "a": [', "    1", "  ]", "}"]),
+        ("a.jsonl", b'{"a":1}\n{"a":2}\n', "JSON", ['{"a":1}', '{"a":2}']),
+        ("a.tsv", b"a\tb\n", "table", ["a\tb"]),
+        ("a.txt", "grüß\n\x1b[31m".encode(), "text", ["grüß", "\x1b[31m"]),
+    ],
+)
+def test_text(store: Counting, name: str, data: bytes, kind: str, lines: list[str]) -> None:
+    content = told(store, name, data)
+    assert isinstance(content, TextContent)
+    assert (content.kind, content.lines, content.truncated) == (kind, lines, False)
+
+
+def test_a_long_text_costs_64_kib_and_a_letter_cut_in_two_is_no_fault(store: Counting) -> None:
+    content = told(store, "long.txt", ("x" + "ü" * 100_000).encode())
+    assert isinstance(content, TextContent)
+    assert content.truncated
+    assert store.fetched == PREVIEW_BYTES
+
+
+def test_bytes_empty_and_archived(store: Counting) -> None:
+    assert isinstance(told(store, "bytes", b"\xff\0\xfe" * 50), BytesContent)
+    assert isinstance(told(store, "nul", b"text\0more"), BytesContent)
+    assert isinstance(told(store, "empty", b""), Unread)
+    store.sdk.put_object("contents/cold", b"x" * 10, headers={"x-oss-storage-class": "Archive"})
+    cold = read_content(store, store.head("contents/cold"))
+    assert isinstance(cold, Unread)
+    assert "restore" in cold.reason
+
+
+def test_an_image_is_shown_from_its_first_bytes(store: Counting) -> None:
+    sink = io.BytesIO()
+    noise = np.random.default_rng(1).integers(0, 255, (600, 600, 3), np.uint8)
+    Image.fromarray(noise).save(sink, "JPEG", quality=95)
+    content = told(store, "large.jpg", sink.getvalue())
+    assert isinstance(content, PictureContent)
+    assert content.picture.width == 600
+    assert store.fetched == PREVIEW_BYTES
+    broken = told(store, "broken.png", b"\x89PNG\r\n\x1a\nnothing")
+    assert isinstance(broken, BytesContent)
+
+
+def test_a_manifest_and_one_that_is_refused(store: Counting) -> None:
+    manifest = Manifest(
+        format=SampleFormat.IMAGE_U8, size=8, classes=("a",), splits={"train": (Sample("1.u8", 0, 8, 8),)}
+    )
+    assert told(store, "manifest.json", msgspec.json.encode(manifest)) == manifest
+    refused = told(store, "manifest.json", b'{"version": 1}')
+    assert isinstance(refused, TextContent)
+    assert "no manifest that can be used" in refused.note
+
+
+def test_a_sheet_leaves_out_what_is_no_picture(store: Counting) -> None:
+    for name, data in (("1.u8", SAMPLE), ("2.u8", SAMPLE), ("readme.txt", b"text")):
+        store.put(f"contents-sheet/{name}", data)
+    assert len(folder_pictures(store, "contents-sheet/")) == 2
+    assert len(folder_pictures(store, "contents-sheet/", limit=1)) == 1
+
+
+def test_a_manifest_against_the_listing(store: Counting) -> None:
+    prefix = "contents-check"
+    samples = tuple(Sample(f"train/a/{n}.u8", 0, 8, 8) for n in range(5))
+    manifest = Manifest(format=SampleFormat.IMAGE_U8, size=8, classes=("a",), splits={"train": samples})
+    write_manifest(store, prefix, manifest)
+    for n, data in ((0, SAMPLE), (1, SAMPLE), (3, b"short")):
+        store.put(f"{prefix}/train/a/{n}.u8", data)
+    store.put(f"{prefix}/train/a/2-extra.u8", SAMPLE)
+    job = ManifestCheck(store, prefix, manifest)
+    job.start()
+    assert job.wait(30)
+    found = job.findings
+    assert job.state is JobState.DONE
+    assert (found.samples, found.present, found.missing, found.wrong_size, found.unlisted) == (5, 2, 2, 1, 1)
+    assert f"missing: {prefix}/train/a/4.u8" in found.examples
+    assert f"5 bytes instead of 192: {prefix}/train/a/3.u8" in found.examples

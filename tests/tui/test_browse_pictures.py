@@ -1,0 +1,252 @@
+"""The Browse screen as it looks, pane by pane and dialog by dialog; 80x24 and 120x40."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from textual.pilot import Pilot
+from textual.widgets import Input
+
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.dataset.formats import SampleFormat, encode
+from ossconsole.dataset.manifest import Manifest, Sample
+from ossconsole.storage.details import ObjectDetails
+from ossconsole.storage.errors import StorageError
+from ossconsole.storage.progress import ProgressLedger
+from ossconsole.storage.transfer import Download
+from ossconsole.tui.browse.dialogs import TypedConfirm
+from ossconsole.tui.glyphs import ASCII
+from ossconsole.tui.screens.browse import BrowseScreen
+from tests.tui.browse_store import MemoryStore
+from tests.tui.conftest import AppMaker
+from tests.tui.fakes import SIMULATED, FakeServices
+from tests.tui.snapshots import pictured
+from tests.tui.test_browse import Browser
+
+pytestmark = pictured
+SIZES = ((80, 24), (120, 40))
+Compare = Callable[..., bool]
+DATA = SIMULATED.dataset_prefix
+
+
+def saved(value: Any) -> bytes:
+    sink = io.BytesIO()
+    torch.save(value, sink)
+    return sink.getvalue()
+
+
+def checkpoint() -> bytes:
+    torch.manual_seed(1)
+    model = {"conv1.weight": torch.ones(64, 3, 7, 7), "fc.weight": torch.ones(10, 512), "fc.bias": torch.ones(10)}
+    return saved(
+        {
+            "format": "ossconsole-checkpoint",
+            "model": model,
+            "optimizer": {"state": {0: torch.zeros(5)}, "param_groups": [{"lr": 0.05, "momentum": 0.9}]},
+            "epoch": 3,
+            "step": 240,
+            "seed": 7,
+            "classes": ["ants", "bees"],
+            "sample_format": "image-u8",
+            "image_size": 64,
+            "metrics": {"train_loss": 0.4213, "val_loss": 0.5, "top1": 0.873, "top5": 0.99},
+            "versions": {"torch": "2.15.0"},
+            "run": "20250615-150640-a1b2",
+        }
+    )
+
+
+class Hostile:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("true",)
+
+
+def hostile() -> bytes:
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("archive/data.pkl"), pickle.dumps({"model": {"w": Hostile()}}, 2))
+    return sink.getvalue()
+
+
+def bucket() -> MemoryStore:
+    ramp = np.tile(np.arange(64, dtype=np.uint8) * 4, (3, 64, 1))
+    ramp[1] = ramp[0].T
+    samples = tuple(
+        Sample(f"train/{name}/{n}.u8", at, 64, 64) for at, name in enumerate(("ants", "bees")) for n in range(3)
+    )
+    manifest = Manifest(
+        format=SampleFormat.IMAGE_U8,
+        size=64,
+        classes=("ants", "bees"),
+        preparation={"by": "ossconsole 0.1.0", "keep_ratio": False},
+        splits={"train": samples, "val": (Sample("val/ants/9.u8", 0, 64, 64),)},
+    )
+    data = {
+        "checkpoints/hostile.pt": hostile(),
+        "checkpoints/resnet18.pt": checkpoint(),
+        f"{DATA}/manifest.json": msgspec.json.encode(manifest),
+        "notes.json": b'{"dataset": "ants and bees", "pictures": [244, 153], "\\u001b[31m": true}',
+        "labels.tsv": b"file\tlabel\nILSVRC2012_val_00000001.JPEG\t65\nb.JPEG\t970\n",
+        "weights.dat": bytes(range(256)) * 20,
+        "wrong.u8": b"x" * 1000,
+        "names/[bold]markup.txt": b"1",
+        "names/esc\x1b[31m.txt": b"1",
+        "names/right\u202eto left.txt": b"1",
+        "names/" + "n" * 900: b"1",
+        "names/a//b": b"1",
+        "names/日本語.txt": b"1",
+    }
+    stored = [sample for split in manifest.splits.values() for sample in split]
+    data |= {f"{DATA}/{sample.key}": encode(SampleFormat.IMAGE_U8, ramp) for sample in stored}
+    return MemoryStore(data, classes={"weights.dat": "IA"})
+
+
+async def opened(pilot: Pilot[Any], folder: str, name: str = "") -> Browser:
+    browser = Browser(pilot)
+    await browser.until(lambda: browser.screen.store is not None)
+    browser.screen.open_folder(folder)
+    await browser.until(lambda: browser.screen.model.listing.is_complete)
+    if name:
+        await browser.goes_to(name)
+        if pilot.app.size.width < 110:
+            await browser.press("w")
+        await browser.until(lambda: browser.screen.detail and browser.screen.detail.content)
+    return browser
+
+
+async def nothing(browser: Browser) -> None:
+    """The screen as it opens."""
+
+
+async def chosen(browser: Browser) -> None:
+    await browser.press("space", "space", "s", "slash", "n", "enter")
+
+
+async def sheet(browser: Browser) -> None:
+    await browser.press("p")
+    await browser.until(lambda: browser.screen.detail and browser.screen.detail.pictures)
+    if browser.pilot.app.size.width < 110:
+        await browser.press("w")
+
+
+async def findings(browser: Browser) -> None:
+    assert isinstance(browser.screen.store, MemoryStore)
+    del browser.screen.store.data[f"{DATA}/train/ants/1.u8"]
+    browser.screen.store.data[f"{DATA}/train/ants/extra.u8"] = b"1"
+    browser.screen.store.data[f"{DATA}/train/bees/0.u8"] = b"short"
+    await browser.press("f")
+    await browser.until(lambda: browser.screen.detail and browser.screen.detail.findings)
+    browser.screen.jobs.clear()
+    await browser.press("end")
+    browser.screen.redraw()
+
+
+async def full(browser: Browser) -> None:
+    await browser.press("enter")
+    await browser.until(lambda: browser.screen.detail and browser.screen.detail.full)
+
+
+async def deleting(browser: Browser) -> None:
+    await browser.press("a", "x")
+    await browser.until(lambda: isinstance(browser.pilot.app.screen, TypedConfirm))
+
+
+async def downloading(browser: Browser) -> None:
+    await browser.press("d")
+    await browser.pilot.pause()
+
+
+async def bookmarks(browser: Browser) -> None:
+    await browser.press("b", "apostrophe")
+    await browser.pilot.pause()
+
+
+async def working(browser: Browser) -> None:
+    """Two jobs: one half-way, one that lost an object."""
+    for done, failed in ((700_000_000, False), (1_000, True)):
+        clock = iter((0.0, 7.0))
+        job = Download(browser.screen.store, [], "", Path("/data/down"))  # type: ignore[arg-type]
+        job.ledger = ProgressLedger(lambda clock=clock: next(clock, 7.0))  # type: ignore[misc]
+        job.ledger.expect(40, 1_400_000_000)
+        job.ledger.totals_known()
+        job.ledger.reach("a", done)
+        if failed:
+            job.fail("b", StorageError("gone"))
+        browser.screen.jobs.append(job)
+    browser.screen.redraw()
+
+
+PICTURES: dict[str, tuple[str, str, Callable[[Browser], Any]]] = {
+    "bucket": ("", "", nothing),
+    "names": ("names/", "", nothing),
+    "chosen": ("", "", chosen),
+    "checkpoint": ("checkpoints/", "resnet18.pt", nothing),
+    "hostile": ("checkpoints/", "hostile.pt", nothing),
+    "sample": (f"{DATA}/train/ants/", "0.u8", nothing),
+    "sheet": (f"{DATA}/train/", "", sheet),
+    "manifest": (f"{DATA}/", "manifest.json", nothing),
+    "findings": (f"{DATA}/", "manifest.json", findings),
+    "json": ("", "notes.json", nothing),
+    "table": ("", "labels.tsv", nothing),
+    "bytes": ("", "weights.dat", nothing),
+    "wrong-size": ("", "wrong.u8", nothing),
+    "full": ("", "notes.json", full),
+    "deleting": ("names/", "", deleting),
+    "downloading": ("names/", "", downloading),
+    "bookmarks": ("names/", "", bookmarks),
+    "working": ("", "", working),
+}
+
+
+@pytest.mark.parametrize("size", SIZES, ids=["80x24", "120x40"])
+@pytest.mark.parametrize("name", PICTURES)
+def test_pictures(
+    snap_compare: Compare, make_app: AppMaker, monkeypatch: pytest.MonkeyPatch, name: str, size: tuple[int, int]
+) -> None:
+    store = bucket()
+    folder, row, then = PICTURES[name]
+
+    def details(_: Any, key: str) -> ObjectDetails:
+        return ObjectDetails(
+            info=store.head(key), acl="private", tags=None, versions=[], unavailable={"tags": "AccessDenied"}
+        )
+
+    async def prepare(pilot: Pilot[Any]) -> None:
+        browser = await opened(pilot, folder, row)
+        await then(browser)
+        await pilot.pause()
+        for field in pilot.app.screen.query(Input):
+            field.cursor_blink = False
+        await pilot.pause()
+
+    monkeypatch.setattr("ossconsole.tui.screens.browse.object_details", details)
+    monkeypatch.setattr("ossconsole.tui.browse.working.is_versioned", lambda _: True)
+    monkeypatch.setattr("ossconsole.tui.browse.working.Path.cwd", lambda: Path("/data"))
+    services = FakeServices(stores=dict.fromkeys(EndpointKind, store))  # type: ignore[arg-type]
+    assert snap_compare(make_app(services, "browse"), terminal_size=size, run_before=prepare)
+
+
+def test_without_colours_and_unicode(snap_compare: Compare, make_app: AppMaker) -> None:
+    async def prepare(pilot: Pilot[Any]) -> None:
+        await opened(pilot, f"{DATA}/train/ants/", "0.u8")
+
+    services = FakeServices(stores=dict.fromkeys(EndpointKind, bucket()))  # type: ignore[arg-type]
+    app = make_app(services, "browse", glyph_set=ASCII)
+    assert snap_compare(app, terminal_size=(120, 40), run_before=prepare)
+
+
+def test_before_the_bucket_is_known(snap_compare: Compare, make_app: AppMaker) -> None:
+    async def prepare(pilot: Pilot[Any]) -> None:
+        assert isinstance(pilot.app.screen, BrowseScreen)
+
+    assert snap_compare(make_app(FakeServices(profile=None), "browse"), terminal_size=(80, 24), run_before=prepare)
