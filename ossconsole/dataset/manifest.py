@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import unicodedata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from ossconsole.storage.client import ObjectStore
+
+T = TypeVar("T")
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_VERSION = 1
@@ -35,6 +37,7 @@ MAX_MANIFEST_BYTES = 1 << 30  # about ten million samples
 MAX_KEY_BYTES = 1023  # OSS's limit for a key, in UTF-8
 MAX_SIDE = 8192  # pixels; a sample of that size is already 200 MB as image-u8
 
+_SAMPLES_AT_ONCE = 1000
 _UPLOAD_AGAIN = "Upload the dataset again with `ossconsole upload`."
 
 
@@ -66,6 +69,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         return sample_bytes(self.format, sample.height, sample.width)
 
 
+class ManifestHead(msgspec.Struct, frozen=True):
+    """What kind of dataset a manifest is of; reading it costs no memory for the samples."""
+
+    version: int
+    format: SampleFormat
+    size: int
+
+
 class ManifestError(ConsoleError):
     """A manifest that cannot be used."""
 
@@ -89,6 +100,17 @@ def manifest_key(prefix: str) -> str:
 
 def read_manifest(store: ObjectStore, prefix: str) -> Manifest:
     """The manifest below `prefix`, checked. Raises ManifestMissingError, ManifestError or StorageError."""
+    manifest = _read(store, prefix, Manifest)
+    check_manifest(manifest, store.uri(manifest_key(prefix)))
+    return manifest
+
+
+def read_manifest_head(store: ObjectStore, prefix: str) -> ManifestHead:
+    """What the manifest below `prefix` begins with. Raises ManifestMissingError, ManifestError or StorageError."""
+    return _read(store, prefix, ManifestHead)
+
+
+def _read(store: ObjectStore, prefix: str, kind: type[T]) -> T:
     key = manifest_key(prefix)
     uri = store.uri(key)
     try:
@@ -102,11 +124,9 @@ def read_manifest(store: ObjectStore, prefix: str) -> Manifest:
             f"{uri} has {info.size} bytes; a manifest has at most {MAX_MANIFEST_BYTES}.", remedy=_UPLOAD_AGAIN
         )
     try:
-        manifest = msgspec.json.decode(store.get(key), type=Manifest)
+        return msgspec.json.decode(store.get(key), type=kind)
     except msgspec.DecodeError as error:  # ValidationError is one; its text names the path inside the document
         raise ManifestError(f"{uri} is not a manifest: {error}.", remedy=_UPLOAD_AGAIN) from error
-    check_manifest(manifest, uri)
-    return manifest
 
 
 def write_manifest(store: ObjectStore, prefix: str, manifest: Manifest) -> None:
@@ -119,12 +139,13 @@ def write_manifest(store: ObjectStore, prefix: str, manifest: Manifest) -> None:
 def encode_manifest(head: Manifest, splits: Mapping[str, Iterable[Sample]]) -> bytes:
     """The JSON of `head` with `splits` in place of its own, which may be read on the fly from a journal."""
     encoder = msgspec.json.Encoder()
-    text = bytearray(encoder.encode(msgspec.structs.replace(head, splits={})).removesuffix(b"{}}"))
-    for opening, (split, samples) in zip(
-        itertools.chain((b"{",), itertools.repeat(b",")), splits.items(), strict=False
-    ):
-        text += opening + encoder.encode(split) + b":["
-        text += b",".join(map(encoder.encode, samples)) + b"]"
+    text = bytearray(encoder.encode(msgspec.structs.replace(head, splits={})).removesuffix(b"}}"))
+    for number, (split, samples) in enumerate(splits.items()):
+        text += (b"," if number else b"") + encoder.encode(split) + b":["
+        rest = iter(samples)
+        while batch := list(itertools.islice(rest, _SAMPLES_AT_ONCE)):
+            text += encoder.encode(batch)[1:-1] + b","
+        text[-1:] = b"]"
     return bytes(text + b"}}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ossconsole.config.errors import SettingsError
-from ossconsole.dataset.manifest import Manifest, ManifestError, ManifestMissingError, read_manifest
+from ossconsole.dataset.manifest import ManifestError, ManifestMissingError, read_manifest_head
 from ossconsole.dataset.settings import UploadSettings
 from ossconsole.storage.client import ObjectStore
 
@@ -18,7 +18,7 @@ class Found(msgspec.Struct, frozen=True):
     """What is below the prefix before an upload: nothing, a dataset with its manifest, or other objects."""
 
     empty: bool
-    manifest: Manifest | None = None
+    has_manifest: bool = False
 
 
 def check_prefix(store: ObjectStore, prefix: str, settings: UploadSettings) -> Found:
@@ -27,15 +27,15 @@ def check_prefix(store: ObjectStore, prefix: str, settings: UploadSettings) -> F
     Raises PrefixTakenError when its dataset has another format or size, StorageError when OSS refuses to tell.
     """
     try:
-        manifest = read_manifest(store, prefix)
+        head = read_manifest_head(store, prefix)
     except ManifestMissingError as error:
         return Found(empty=error.empty)
     except ManifestError:  # to be replaced by a good one
         return Found(empty=False)
-    if (manifest.format, manifest.size) != (settings.format, settings.size):
+    if (head.format, head.size) != (settings.format, settings.size):
         raise PrefixTakenError(
-            f"{store.uri(prefix)} holds a dataset of {manifest.format} at {manifest.size} px, "
+            f"{store.uri(prefix)} holds a dataset of {head.format} at {head.size} px, "
             f"not of {settings.format} at {settings.size} px.",
             remedy="Give this one another place with --dataset-prefix.",
         )
-    return Found(empty=False, manifest=manifest)
+    return Found(empty=False, has_manifest=True)

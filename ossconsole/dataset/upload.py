@@ -19,13 +19,15 @@ from ossconsole.dataset.layout import Layout, SkippedFile
 from ossconsole.dataset.manifest import (
     SPLITS,
     Manifest,
+    ManifestError,
     Sample,
     encode_manifest,
     manifest_key,
     object_key,
+    read_manifest,
 )
 from ossconsole.dataset.pipeline import Item, Pipeline
-from ossconsole.dataset.prefix import check_prefix
+from ossconsole.dataset.prefix import Found, check_prefix
 from ossconsole.dataset.progress import Counted, Failed, Ignored, PlanEnded, Planned, Reopened, Unchanged
 from ossconsole.dataset.scoreboard import Phase, Picture, Scoreboard, UploadProgress
 from ossconsole.dataset.settings import UploadSettings
@@ -67,8 +69,18 @@ class UploadSummary(msgspec.Struct, frozen=True, kw_only=True):
 class _Foreign:
     """The samples of the manifest that was there before, which may come from another source or machine."""
 
-    def __init__(self, manifest: Manifest | None) -> None:
-        self._manifest = manifest
+    def __init__(self, store: ObjectStore, prefix: str, found: Found) -> None:
+        self._store = store
+        self._prefix = prefix
+        self._found = found
+
+    @functools.cached_property
+    def _manifest(self) -> Manifest | None:
+        """Read when the first unknown object turns up, which is rare: a long one takes memory."""
+        try:
+            return read_manifest(self._store, self._prefix) if self._found.has_manifest else None
+        except ManifestError:
+            return None
 
     @functools.cached_property
     def _samples(self) -> dict[str, Sample]:
@@ -217,7 +229,7 @@ class UploadJob:
         # The pipeline retries by itself, where it can be stopped and seen.
         sender = ObjectStore(self.profile, self._credentials, attempts=1, pool_size=64)
         found = check_prefix(store, self._prefix, settings)
-        self._foreign = _Foreign(found.manifest)
+        self._foreign = _Foreign(store, self._prefix, found)
         with contextlib.closing(self._open_journal()) as journal:
             if found.empty:
                 journal.forget_all()

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.paths import STATE_DIR_VARIABLE
 from ossconsole.config.profile import Profile
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.journal import JournalError, journal_path
@@ -94,6 +95,29 @@ def test_what_vanished_from_the_bucket_is_sent_again(
     assert (summary.uploaded, summary.unchanged, summary.failed, summary.unknown) == (2, 6, 0, 1)
     store.delete(f"{prefix}/notes.txt")
     assert bucket(store, prefix) == wanted(source, settings.recipe)
+
+
+def test_another_machine_adds_to_the_dataset_and_repeats_nothing(
+    sandboxed_bucket: Sandboxed, store: ObjectStore, profile: Profile, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(profile, sandboxed_bucket.owner, settings_for(source))
+    expected = wanted(source, settings_for(source).recipe)
+    monkeypatch.setenv(STATE_DIR_VARIABLE, str(source.parent / "other machine"))
+    same = upload(profile, sandboxed_bucket.owner, settings_for(source))
+    assert (same.uploaded, same.unchanged) == (0, 8)
+    other = make_pictures(source.parent / "other", train=0, val=0)
+    (other / "train/wasps").mkdir(parents=True)
+    (other / "train/wasps/1.jpg").write_bytes(jpeg(77))
+    shutil.copytree(source / "val", other / "val")
+    monkeypatch.setenv(STATE_DIR_VARIABLE, str(source.parent / "third machine"))
+    summary = upload(profile, sandboxed_bucket.owner, settings_for(other))
+    assert (summary.uploaded, summary.unchanged, len(summary.removed), summary.unknown) == (1, 2, 6, 0)
+    manifest = check_manifest_is_the_bucket(store, profile.dataset_prefix)
+    assert manifest.classes == ("ants", "bees", "wasps")
+    assert bucket(store, profile.dataset_prefix).items() > expected.items()
+    again = upload(profile, sandboxed_bucket.owner, settings_for(source))  # what was adopted is taken over by its files
+    assert (again.uploaded, again.unchanged, len(again.removed)) == (0, 8, 1)
+    check_manifest_is_the_bucket(store, profile.dataset_prefix)
 
 
 def test_an_emptied_bucket_is_filled_again(
