@@ -9,7 +9,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import msgspec
 
@@ -50,8 +50,11 @@ class Cancelled(Exception):  # noqa: N818  a request of the user, no error
 class Job(abc.ABC):
     """One piece of work on objects, in daemon threads that outlive any screen.
 
-    `title` says what it does, in words for the screen.
+    `title` says what it does, in words for the screen. `moves_bytes` tells whether they pass through this machine, so
+    that a rate and the time left mean something.
     """
+
+    moves_bytes: ClassVar[bool] = False
 
     def __init__(self, title: str, *, threads: int = DEFAULT_THREADS) -> None:
         self.title = title

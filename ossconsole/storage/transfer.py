@@ -54,6 +54,8 @@ class Download(Job):
     download of it stopped. `again()` is the same download once more.
     """
 
+    moves_bytes = True
+
     def __init__(
         self,
         store: ObjectStore,

@@ -24,7 +24,7 @@ from ossconsole.storage.details import ObjectDetails
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.progress import ProgressLedger
 from ossconsole.storage.transfer import Download
-from ossconsole.tui.browse.dialogs import TypedConfirm
+from ossconsole.tui.browse.dialogs import InputDialog, ListDialog, TypedConfirm
 from ossconsole.tui.glyphs import ASCII
 from ossconsole.tui.screens.browse import BrowseScreen
 from tests.tui.browse_store import MemoryStore
@@ -163,12 +163,12 @@ async def deleting(browser: Browser) -> None:
 
 async def downloading(browser: Browser) -> None:
     await browser.press("d")
-    await browser.pilot.pause()
+    await browser.until(lambda: isinstance(browser.pilot.app.screen, InputDialog))
 
 
 async def bookmarks(browser: Browser) -> None:
     await browser.press("b", "apostrophe")
-    await browser.pilot.pause()
+    await browser.until(lambda: isinstance(browser.pilot.app.screen, ListDialog))
 
 
 async def working(browser: Browser) -> None:

@@ -148,11 +148,11 @@ def job_line(job: Job, width: int, glyphs: Glyphs) -> Line:
     words = [f"{progress.items_done + progress.items_skipped:,}/{progress.items_total:,}{more}"]
     if progress.bytes_total:
         words.append(f"{size(progress.bytes_done)} of {size(progress.bytes_total)}{more}")
-    if progress.bytes_total and progress.total_known:
+    if job.moves_bytes and progress.bytes_total and progress.total_known:
         words.insert(0, percent(progress.bytes_done / progress.bytes_total))
-    if progress.bytes_per_s:
+    if job.moves_bytes and progress.bytes_per_s:
         words.append(f"{size(progress.bytes_per_s)}/s")
-    if job.state is JobState.RUNNING and progress.eta_s is not None:
+    if job.moves_bytes and job.state is JobState.RUNNING and progress.eta_s is not None:
         words.append(f"{duration(progress.eta_s)} left")
     if progress.items_skipped:
         words.append(f"{progress.items_skipped:,} were there")
