@@ -12,6 +12,7 @@ from ossconsole.cli.errors import run_group
 from ossconsole.cli.options import Target, profile_options
 
 _COMMANDS = {
+    "bench": "ossconsole.cli.bench:bench",
     "config": "ossconsole.cli.config:config",
     "demo": "ossconsole.cli.console:demo",
     "doctor": "ossconsole.cli.doctor:doctor",

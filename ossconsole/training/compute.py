@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from contextlib import AbstractContextManager, nullcontext
@@ -14,6 +15,7 @@ from torchvision.transforms.v2 import functional as transforms
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.formats import CHANNELS, IMAGENET_MEAN, IMAGENET_STD, SampleFormat
 from ossconsole.training.augment import random_crops, random_flips
+from ossconsole.training.cores import compute_threads, usable_cores
 from ossconsole.training.settings import TrainSettings
 
 _RESIZE_RATIO = 256 / 224  # validation: short side of 256 px for a centre crop of 224, as in pytorch/examples/imagenet
@@ -47,6 +49,8 @@ class Compute:
         if self.cuda:
             torch.backends.cudnn.benchmark = True
             torch.set_float32_matmul_precision("high")
+        elif "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(compute_threads(settings.workers, usable_cores()))
 
     @property
     def precision(self) -> str:

@@ -17,7 +17,7 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.manifest import Manifest, Sample, object_key
 from ossconsole.training.buffers import SharedBuffer
 from ossconsole.training.connector import ConnectorSettings
-from ossconsole.training.plan import BatchRequest, Plan
+from ossconsole.training.plan import BatchRequest, Requests
 from ossconsole.training.reader import ReadRequest, ReadResult
 from ossconsole.training.readers import QUEUED, ReaderLostError, ReaderPool
 from ossconsole.training.settings import TrainSettings
@@ -66,7 +66,7 @@ class BatchLoader:
         self,
         connector: ConnectorSettings,
         manifest: Manifest,
-        plan: Plan,
+        plan: Requests,
         settings: TrainSettings,
         *,
         start: int = 0,
@@ -78,7 +78,7 @@ class BatchLoader:
         self._prefix = connector.profile.dataset_prefix
         self._workers = settings.workers
         self._interrupted = interrupted
-        row_bytes = max(manifest.sample_bytes(sample) for split in manifest.splits.values() for sample in split)
+        row_bytes = largest_sample_bytes(manifest)
         slots = slot_count(settings, row_bytes)
         self._most_ahead = slots - _IN_USE
         self.ahead = min(self._most_ahead, QUEUED * settings.workers)
@@ -196,6 +196,11 @@ class BatchLoader:
         )
 
 
+def largest_sample_bytes(manifest: Manifest) -> int:
+    """Bytes of the largest sample of any split: the length of a row of the batch buffer."""
+    return max(manifest.sample_bytes(sample) for split in manifest.splits.values() for sample in split)
+
+
 def slot_count(settings: TrainSettings, row_bytes: int) -> int:
     """How many batches the buffer holds within `settings.prefetch_mb`.
 
@@ -212,6 +217,11 @@ def slot_count(settings: TrainSettings, row_bytes: int) -> int:
             remedy=f"Use fewer workers, a smaller batch, or --prefetch-mb {needed_mb}.",
         )
     return slots
+
+
+def wanted_prefetch_mb(settings: TrainSettings, row_bytes: int) -> int:
+    """The memory in MB that holds as many batches as reading ahead ever takes."""
+    return math.ceil((settings.workers * MAX_AHEAD + _IN_USE) * settings.batch_size * row_bytes / 1e6)
 
 
 def _pin(slots: torch.Tensor) -> None:

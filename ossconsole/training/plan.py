@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,12 @@ class BatchRequest:
     index: int
     indices: npt.NDArray[np.int64]
     last: bool
+
+
+class Requests(Protocol):
+    """Where a loader gets its requests from; numbers must grow."""
+
+    def requests(self, start: int = 0) -> Iterator[BatchRequest]: ...
 
 
 class Plan:

@@ -1,0 +1,229 @@
+"""`ossconsole bench`: the two endpoints side by side, and what bounds the setup."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import click
+
+from ossconsole.cli.options import Target, profile_options
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.training.readings import (
+    IMAGENET_SAMPLES,
+    Limit,
+    LimitKind,
+    Mode,
+    Reading,
+    Summary,
+    Temperature,
+    name_of,
+)
+from ossconsole.training.settings import PRECISIONS
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ossconsole.training.readings import BenchEvent, Row
+
+_ENDPOINTS = [str(kind) for kind in EndpointKind]
+_MODES = [str(mode) for mode in Mode]
+
+
+@click.command()
+@click.option(
+    "--endpoint",
+    "endpoints",
+    type=click.Choice(_ENDPOINTS),
+    multiple=True,
+    default=_ENDPOINTS,
+    help="Measure this endpoint; give it twice for both. Default: both.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    multiple=True,
+    default=(2,),
+    show_default=True,
+    help="Reader processes; may be given several times.",
+)
+@click.option(
+    "--batch-size",
+    "batch_sizes",
+    type=click.IntRange(1),
+    multiple=True,
+    default=(64,),
+    show_default=True,
+    help="May be given several times.",
+)
+@click.option(
+    "--mode",
+    "modes",
+    type=click.Choice(_MODES),
+    multiple=True,
+    default=_MODES,
+    help="Reading alone, or training. Default: both.",
+)
+@click.option(
+    "--dataset",
+    "datasets",
+    metavar="PREFIX",
+    multiple=True,
+    help="Dataset prefix, such as one per sample format; may be given several times. Default: the profile's.",
+)
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=5.0, show_default=True, help="Per reading.")
+@click.option("--rounds", type=click.IntRange(1), default=2, show_default=True, help="Visits of each endpoint: ABBA…")
+@click.option(
+    "--samples",
+    type=click.IntRange(1),
+    default=IMAGENET_SAMPLES,
+    show_default=True,
+    help="Samples of the epoch that minutes are extrapolated to.",
+)
+@click.option("--limits/--no-limits", default=True, help="Also measure HTTP, connector and compute alone.")
+@click.option("--image-size", type=click.IntRange(0), default=0, help="Side in px to train at; 0: as stored.")
+@click.option("--precision", type=click.Choice(PRECISIONS), default="auto")
+@click.option("--compile", "compiled", is_flag=True, help="Compile the model with torch.compile.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per reading; the last is the summary.")
+@profile_options
+def bench(
+    *,
+    target: Target,
+    endpoints: tuple[str, ...],
+    workers: tuple[int, ...],
+    batch_sizes: tuple[int, ...],
+    modes: tuple[str, ...],
+    datasets: tuple[str, ...],
+    seconds: float,
+    rounds: int,
+    samples: int,
+    limits: bool,
+    image_size: int,
+    precision: str,
+    compiled: bool,
+    as_json: bool,
+) -> None:
+    """Measure both endpoints with the training loop, interleaved, and say what bounds this setup.
+
+    Samples that an endpoint has not given before are told apart from those it has (cold and warm). Nothing is written
+    to the bucket.
+    """
+    from ossconsole.cli.sample import fill_with_samples
+    from ossconsole.training.bench import Bench, BenchSettings
+
+    settings = BenchSettings(
+        endpoints=tuple(kind for kind in EndpointKind if str(kind) in endpoints),
+        workers=_once(workers),
+        batch_sizes=_once(batch_sizes),
+        modes=tuple(mode for mode in Mode if str(mode) in modes),
+        datasets=tuple(prefix.strip("/") for prefix in datasets),
+        seconds=seconds,
+        rounds=rounds,
+        samples=samples,
+        limits=limits,
+        image_size=image_size,
+        precision=precision,
+        compile=compiled,
+    )
+    report: Callable[[BenchEvent], None] = _print_json if as_json else _print_reading
+    with target.open() as opened:
+        if opened.sandbox is not None:
+            fill_with_samples(opened)
+        summary = Bench(opened.profile, opened.credentials, settings, report).run()
+    if not as_json:
+        _print_summary(summary)
+
+
+def _once(values: tuple[int, ...]) -> tuple[int, ...]:
+    """The values without repetition, in the order given."""
+    return tuple(dict.fromkeys(values))
+
+
+def _print_json(event: BenchEvent) -> None:
+    import msgspec
+
+    sys.stdout.buffer.write(msgspec.json.encode(event) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _print_reading(event: BenchEvent) -> None:
+    """What was just measured, on stderr: the table comes at the end."""
+    if isinstance(event, Reading):
+        wait = "" if event.wait_fraction is None else f"  data wait {event.wait_fraction:.0%}"
+        click.echo(
+            f"{event.cell.mode:<9}{event.cell.workers:>3} workers  batch {event.cell.batch_size:<5}"
+            f"{event.endpoint:<12}{event.temperature:<6}{event.samples_per_s:>10,.1f} samples/s{wait}",
+            err=True,
+        )
+    elif isinstance(event, Limit):
+        name = f"{_LIMITS[event.kind]}{f', {event.endpoint}' if event.endpoint else ''}"
+        click.echo(f"limit: {name:<48}{event.samples_per_s:>10,.1f} samples/s", err=True)
+
+
+_LIMITS = {
+    LimitKind.HTTP: "plain HTTP GETs",
+    LimitKind.CONNECTOR: "the connector, doing nothing with the data",
+    LimitKind.COMPUTE: "computing on synthetic data",
+}
+
+
+def _print_summary(summary: Summary) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for mode in Mode:
+        rows = [row for row in summary.rows if row.cell.mode is mode]
+        if rows:
+            console.print(_table(mode, rows, summary))
+    console.print(summary.headline, soft_wrap=True)
+    console.print(summary.bound, soft_wrap=True)
+
+
+def _table(mode: Mode, rows: list[Row], summary: Summary) -> Table:
+    """Laid out like the tutorial's: minutes per epoch by batch size and workers, and the speed-up."""
+    from rich import box
+    from rich.table import Table
+
+    what = "training" if mode is Mode.TRAINING else "reading alone"
+    simulated = ", simulated" if summary.simulated else ""
+    table = Table(
+        title=f"Minutes per epoch of {summary.samples:,} samples, {what} (extrapolated{simulated})",
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    several = len({row.cell.dataset for row in summary.rows}) > 1
+    shown = [
+        (endpoint, temperature)
+        for endpoint in EndpointKind
+        for temperature in Temperature
+        if any(name_of(endpoint, temperature) in row.samples_per_s for row in rows)
+    ]
+    if several:
+        table.add_column("dataset")
+        table.add_column("format")
+    for title in ("batch", "workers", *(f"{endpoint}\n{temperature}" for endpoint, temperature in shown)):
+        table.add_column(title, justify="right")
+    ratio = next(
+        (str(each) for each in (Temperature.WARM, Temperature.COLD) if any(str(each) in row.ratio for row in rows)), ""
+    )
+    if ratio:
+        table.add_column(f"speed-up\n{ratio}", justify="right")
+    for row in rows:
+        cells = [row.cell.dataset, row.cell.format] if several else []
+        cells += [str(row.cell.batch_size), str(row.cell.workers)]
+        cells += [_minutes(row, name_of(endpoint, temperature)) for endpoint, temperature in shown]
+        table.add_row(*cells, *([_ratio(row, ratio)] if ratio else []))
+    return table
+
+
+def _minutes(row: Row, name: str) -> str:
+    return f"{row.minutes_per_epoch[name]:,.2f}" if name in row.minutes_per_epoch else ""
+
+
+def _ratio(row: Row, temperature: str) -> str:
+    spread = row.ratio.get(temperature)
+    return "" if spread is None else f"{spread.median:.2f}x ± {spread.half_width:.0%}"

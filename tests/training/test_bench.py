@@ -1,0 +1,107 @@
+"""The benchmark through the real connector and a shaped sandbox: what it tells apart, and what bounds the setup."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.errors import ConsoleError
+from ossconsole.dataset.manifest import object_key
+from ossconsole.training.bench import Bench, BenchSettings
+from ossconsole.training.cores import compute_threads, usable_cores
+from ossconsole.training.readings import BenchEvent, Limit, LimitKind, Mode, Reading, Temperature
+from ossconsole.training.visits import Dataset, VisitRequests
+from tests.training.conftest import TRAIN_SAMPLES, Bucket
+
+SETTINGS = BenchSettings(workers=(1,), batch_sizes=(8,), seconds=0.1, rounds=2)
+
+
+def test_every_arm_is_read_interleaved_cold_first_and_limits_follow(bucket: Bucket) -> None:
+    found: list[BenchEvent] = []
+    summary = Bench(bucket.profile, bucket.credentials, SETTINGS, found.append).run()
+    assert found[-1] is summary
+    readings = [event for event in found if isinstance(event, Reading)]
+    loader = [event for event in readings if event.cell.mode is Mode.LOADER]
+    warm = [event.endpoint for event in loader if event.temperature is Temperature.WARM]
+    assert warm == [*EndpointKind, *reversed(EndpointKind)]  # ABBA
+    assert loader[0].temperature is Temperature.COLD
+    assert {event.wait_fraction is None for event in loader} == {True}
+    training = [event for event in readings if event.cell.mode is Mode.TRAINING]
+    assert all(event.wait_fraction is not None and 0 <= event.wait_fraction <= 1 for event in training)
+    limits = Counter((event.kind, event.endpoint) for event in found if isinstance(event, Limit))
+    alone = [(kind, each) for kind in (LimitKind.HTTP, LimitKind.CONNECTOR) for each in EndpointKind]
+    assert limits == dict.fromkeys([*alone, (LimitKind.COMPUTE, None)], 2)
+    assert set(summary.limits) == {*(f"{k} {e}" for k in ("http", "connector") for e in EndpointKind), "compute"}
+    assert "simulated" in summary.headline
+    assert "of the limit" in summary.bound
+    decoded = msgspec.json.decode(msgspec.json.encode(summary))
+    assert (decoded["event"], decoded["simulated"], len(decoded["rows"])) == ("summary", True, 2)
+
+
+def test_the_command_prints_one_object_per_reading_and_ends_with_the_summary(bucket: Bucket) -> None:
+    info, profile = bucket.sandbox.info, bucket.profile
+    keys = {"OSS_ACCESS_KEY_ID": info.access_key_id, "OSS_ACCESS_KEY_SECRET": info.access_key_secret.reveal()}
+    where = ("bucket", "region", "standard_endpoint", "accelerated_endpoint", "dataset_prefix")
+    flags = [f"--{name.replace('_', '-')}={getattr(profile, name)}" for name in where]
+    quick = ["--mode=loader", "--workers=1", "--batch-size=8", "--seconds=0.1", "--rounds=1", "--no-limits"]
+    done = subprocess.run(
+        [sys.executable, "-m", "ossconsole", "bench", *flags, *quick, "--json"],
+        env={**os.environ, **keys},
+        capture_output=True,
+        timeout=120,
+        check=True,
+    )
+    lines = [msgspec.json.decode(line) for line in done.stdout.splitlines()]
+    assert [line["event"] for line in lines[:-1]] == ["reading"] * (len(lines) - 1)
+    assert len(lines) >= 3
+    summary = lines[-1]
+    assert (summary["event"], summary["samples"]) == ("summary", 1_281_167)
+    assert summary["rows"][0]["cell"]["workers"] == 1
+
+
+def test_a_visit_asks_for_new_samples_until_it_is_to_be_warm(bucket: Bucket) -> None:
+    data = Dataset(bucket.manifest)
+    first = VisitRequests(data, EndpointKind.STANDARD, 8)
+    requests = first.requests()
+    cold = [next(requests).indices for _ in range(3)]
+    first.temperature = Temperature.WARM
+    warm = [next(requests).indices for _ in range(3)]
+    np.testing.assert_array_equal(np.concatenate(cold), np.concatenate(warm))
+    again = VisitRequests(data, EndpointKind.STANDARD, 8).requests()
+    assert not set(next(again).indices) & set(np.concatenate(cold))
+    other = VisitRequests(data, EndpointKind.ACCELERATED, 8).requests()
+    np.testing.assert_array_equal(next(other).indices, cold[0])  # both endpoints are measured on the same samples
+
+
+def test_a_dataset_smaller_than_a_batch_is_read_over_and_over(bucket: Bucket) -> None:
+    requests = VisitRequests(Dataset(bucket.manifest), EndpointKind.STANDARD, 2 * TRAIN_SAMPLES).requests()
+    assert set(next(requests).indices) == set(range(TRAIN_SAMPLES))
+
+
+def test_a_sample_that_is_missing_ends_the_benchmark_with_what_to_do(bucket: Bucket) -> None:
+    for sample in bucket.manifest.splits["train"]:
+        bucket.store().delete(object_key(bucket.profile.dataset_prefix, sample.key))
+    with pytest.raises(ConsoleError, match="not in the bucket") as caught:
+        Bench(bucket.profile, bucket.credentials, SETTINGS).run()
+    assert "doctor" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("workers", "cores", "threads"), [(1, 1, 1), (2, 2, 1), (1, 4, 3), (4, 4, 3), (4, 16, 12), (2, 16, 14)]
+)
+def test_a_few_cores_are_left_to_the_readers(workers: int, cores: int, threads: int) -> None:
+    assert compute_threads(workers, cores) == threads
+
+
+@pytest.mark.parametrize(("quota", "most"), [("100000 100000", 1), ("50000 100000", 1), ("max 100000", 4096)])
+def test_the_containers_quota_bounds_the_cores(tmp_path: Path, quota: str, most: int) -> None:
+    (tmp_path / "cpu.max").write_text(quota)
+    assert 1 <= usable_cores(tmp_path / "cpu.max") <= most
