@@ -47,7 +47,7 @@ _SHOWN = 10
 @click.option("--keep-ratio", is_flag=True, help="image-u8: --size is the short side, nothing is cropped.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Fixes tensor-f32's random crops and flips.")
 @click.option("--workers", type=click.IntRange(0, 256), default=0, help="Preparation processes; 0: one per core.")
-@click.option("--parallelism", type=click.IntRange(1, 64), default=16, show_default=True, help="Samples sent at once.")
+@click.option("--parallelism", type=click.IntRange(1, 64), default=32, show_default=True, help="Samples sent at once.")
 @click.option("--bandwidth", type=click.FloatRange(0), default=0.0, metavar="MB/S", help="Cap on sending; 0: none.")
 @click.option("--prune", is_flag=True, help="Delete samples whose pictures are gone from SRC.")
 @click.option("--dry-run", is_flag=True, help="Show the plan, send nothing.")

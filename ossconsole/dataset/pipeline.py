@@ -20,7 +20,7 @@ from ossconsole.dataset.prepare import Recipe
 from ossconsole.dataset.progress import Failed, Sent, Unchanged
 from ossconsole.dataset.scoreboard import Picture, Scoreboard
 from ossconsole.dataset.worker import Done, Task
-from ossconsole.dataset.workers import Worker
+from ossconsole.dataset.workers import Crew, Worker
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.objects import ObjectInfo, PutResult
@@ -92,7 +92,17 @@ class Pipeline:
         self.parallelism = parallelism
         self._error: BaseException | None = None
         self._silent = 0
+        self._retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(lambda error: isinstance(error, StorageError) and error.retriable),
+            stop=tenacity.stop_after_attempt(_ATTEMPTS),
+            wait=_wait,
+            sleep=lambda seconds: self._gate.wait_until(lambda: self._error is not None, seconds),
+            before_sleep=lambda _: self._board.retried(),
+            reraise=True,
+        )
         self._running = False
+        self._crew: Crew | None = None
+        self._crew_lock = threading.Lock()
         self._senders: list[threading.Thread] = []
 
     def set_parallelism(self, number: int) -> None:
@@ -125,18 +135,21 @@ class Pipeline:
         except BaseException as error:  # noqa: BLE001  raised again once the threads have ended
             self._break_off(error)
         _join([*feeders, *self._senders], _LAST_ANSWERS_S)
+        if self._crew:
+            self._crew.close()
+            self._crew = None
         if self._error is not None:
             raise self._error
 
     # Preparing
 
     def _feed(self, number: int) -> None:
-        """Keeps one process busy; there is none until there is a picture for it."""
+        """Keeps one process busy; there are none until there is a picture."""
         self._gate.check()
         first = self._tasks.get()
         if first is None:
             return
-        worker = Worker(self._recipe)
+        worker = self._get_crew().worker()
         waiting: deque[Item] = deque()
         try:
             self._give(worker, first, waiting)
@@ -153,6 +166,11 @@ class Pipeline:
         finally:
             self._board.preparing(number, "")
             worker.close()
+
+    def _get_crew(self) -> Crew:
+        with self._crew_lock:
+            self._crew = self._crew or Crew(self._recipe, self._workers)
+            return self._crew
 
     def _fill(self, worker: Worker, waiting: deque[Item]) -> bool:
         """Gives the process its next pictures; False when none is left."""
@@ -222,15 +240,7 @@ class Pipeline:
         return info if (info.size, info.crc64) == (size, crc64) else None
 
     def _put(self, key: str, payload: bytes) -> PutResult:
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(lambda error: isinstance(error, StorageError) and error.retriable),
-            stop=tenacity.stop_after_attempt(_ATTEMPTS),
-            wait=_wait,
-            sleep=lambda seconds: self._gate.wait_until(lambda: self._error is not None, seconds),
-            before_sleep=lambda _: self._board.retried(),
-            reraise=True,
-        )
-        return retrying(self._store.put, key, payload, content_type="application/octet-stream")
+        return self._retrying(self._store.put, key, payload, content_type="application/octet-stream")
 
     def _refused(self, item: Item, error: StorageError) -> None:
         """Books a sample that OSS did not take. Raises the error when it would take no other either."""

@@ -11,7 +11,7 @@ from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.prepare import Recipe
 
 DEFAULT_SIZE = 224
-DEFAULT_PARALLELISM = 16
+DEFAULT_PARALLELISM = 32
 
 
 class UploadSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,12 +2,13 @@
 
 Frames, both ways: a 4-byte length and a msgpack header, then an 8-byte length and a payload. First comes the recipe,
 answered by an empty `Done` once all is imported; then a `Task` for each picture, answered in order by a `Done`. The
-process ends when its socket closes, so no parent that dies leaves it behind.
+process ends when its socket closes, so no parent that dies leaves it behind. It imports once and forks for the rest:
+starting a process a core would cost more than preparing hundreds of pictures.
 """
 
 from __future__ import annotations
 
-import signal
+import os
 import socket
 import struct
 import sys
@@ -92,11 +93,9 @@ def handle(task: Task, recipe: Recipe) -> tuple[Done, bytes]:
     return done, prepared.payload
 
 
-def main() -> None:
-    """Serves the socket whose descriptor is the only argument."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole foreground group; the parent decides
-    warnings.simplefilter("ignore")  # of PIL about EXIF blocks and transparency; the pixels are what counts
-    channel = Channel(socket.socket(fileno=int(sys.argv[1])))
+def serve(connection: socket.socket) -> None:
+    """Prepares what comes in, until the other side is gone."""
+    channel = Channel(connection)
     encode = msgspec.msgpack.Encoder().encode
     decode = msgspec.msgpack.Decoder(Task).decode
     try:
@@ -107,6 +106,27 @@ def main() -> None:
             channel.send(encode(done), payload)
     except (EOFError, ConnectionError):
         return
+
+
+def main() -> None:
+    """Serves the sockets whose descriptors are the arguments: the first by itself, each other one by a fork."""
+    warnings.simplefilter("ignore")  # of PIL about EXIF blocks and transparency; the pixels are what counts
+    connections = [socket.socket(fileno=int(number)) for number in sys.argv[1:]]
+    forks = []
+    while len(connections) > 1:
+        connection = connections.pop()
+        pid = os.fork()
+        if not pid:
+            for other in connections:
+                other.close()
+            serve(connection)
+            return
+        connection.close()
+        forks.append(pid)
+    serve(connections[0])
+    connections[0].close()
+    for pid in forks:
+        os.waitpid(pid, 0)
 
 
 if __name__ == "__main__":

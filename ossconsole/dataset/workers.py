@@ -1,11 +1,14 @@
-"""Worker: one preparation process seen from the parent, which feeds it, notices its death and replaces it."""
+"""Preparation processes seen from the parent, which feeds them, notices when one dies and replaces it."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections import deque
 
 import msgspec
@@ -21,24 +24,81 @@ _PRIVATE_VARIABLES = ("OSS_", "ALIBABA_CLOUD_", "ALIBABACLOUD_", "ALICLOUD_")
 
 
 class WorkerLostError(ConsoleError):
-    """The process ended although it had work."""
+    """A process ended before it could do any work."""
+
+
+class Crew:
+    """Processes that prepare by one recipe: one that imports what is needed, and its forks."""
+
+    def __init__(self, recipe: Recipe, count: int) -> None:
+        self.recipe = recipe
+        self._lock = threading.Lock()
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._channels = self.launch(count)
+
+    def launch(self, count: int) -> list[Channel]:
+        """Starts one more process with `count - 1` forks, and gives a channel to each of them."""
+        pairs = [socket.socketpair() for _ in range(count)]
+        for pair in pairs:
+            for end in pair:
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
+        theirs = [end for _, end in pairs]
+        environment = {name: text for name, text in os.environ.items() if not name.startswith(_PRIVATE_VARIABLES)}
+        process = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-m", "ossconsole.dataset.worker", *(str(end.fileno()) for end in theirs)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,  # decoders print warnings there, and the screen may be on it
+            pass_fds=[end.fileno() for end in theirs],
+            start_new_session=True,  # Ctrl-C is for the parent, which decides what becomes of the work
+            # A file named PIL.py in the folder that the console was started in is no library.
+            env={**environment, "PYTHONSAFEPATH": "1"},
+        )
+        with self._lock:
+            self._processes.append(process)
+        for end in theirs:
+            end.close()
+        channels = [Channel(ours) for ours, _ in pairs]
+        for channel in channels:
+            channel.send(msgspec.msgpack.encode(self.recipe))
+        return channels
+
+    def worker(self) -> Worker:
+        """The next of the first `count` processes."""
+        with self._lock:
+            channel = self._channels.pop()
+        return Worker(self, channel)
+
+    def close(self) -> None:
+        """Ends every process; those of workers that are still open too."""
+        with self._lock:
+            for channel in self._channels:
+                channel.close()
+            self._channels.clear()
+        for process in self._processes:
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Waits for a process whose sockets are closed, and its forks with it."""
+    try:
+        process.wait(_STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 class Worker:
-    """A preparation process. `send` and `receive` belong to one thread; answers come in the order of the tasks."""
+    """One process. `send` and `receive` belong to one thread; answers come in the order of the tasks."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        self._recipe = recipe
+    def __init__(self, crew: Crew, channel: Channel) -> None:
+        self._crew = crew
+        self._channel = channel
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(Done).decode
         self._waiting: deque[Task] = deque()
         self._ready = False
-        self._process, self._channel = self._start()
-
-    @property
-    def outstanding(self) -> int:
-        """Tasks sent and not answered."""
-        return len(self._waiting)
 
     def send(self, task: Task) -> None:
         self._waiting.append(task)
@@ -48,7 +108,7 @@ class Worker:
             return  # `receive` meets the dead process too, and deals with it
 
     def receive(self) -> tuple[Task, Done, bytes]:
-        """The oldest task's answer. A task on which the process died is answered with that."""
+        """The oldest task's answer. A task on which the process died is answered with that. Raises WorkerLostError."""
         try:
             if not self._ready:
                 self._channel.receive()
@@ -59,33 +119,8 @@ class Worker:
         return self._waiting.popleft(), self._decode(header), payload
 
     def close(self) -> None:
-        """Ends the process."""
+        """Lets the process go, which ends it."""
         self._channel.close()
-        try:
-            self._process.wait(_STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-    def _start(self) -> tuple[subprocess.Popen[bytes], Channel]:
-        """A new process, which gets the recipe."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            for end in (ours, theirs):
-                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
-            environment = {name: text for name, text in os.environ.items() if not name.startswith(_PRIVATE_VARIABLES)}
-            process = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-m", "ossconsole.dataset.worker", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,  # decoders print warnings there, and the screen may be on it
-                pass_fds=[theirs.fileno()],
-                # A file named PIL.py in the folder that the console was started in is no library.
-                env={**environment, "PYTHONSAFEPATH": "1"},
-            )
-        channel = Channel(ours)
-        channel.send(msgspec.msgpack.encode(self._recipe))
-        return process, channel
 
     def _bury(self) -> tuple[Task, Done, bytes]:
         """Starts another process, gives it the tasks that the dead one did not reach, and answers the one it died on.
@@ -95,14 +130,13 @@ class Worker:
         self.close()
         if not self._ready:
             raise WorkerLostError(
-                f"A preparation process did not start (exit code {self._process.returncode}).",
-                remedy="Check the free memory, and that Pillow is installed whole.",
+                "A preparation process ended before its first picture.",
+                remedy="Check the free memory, and that Pillow and msgspec are installed whole.",
             )
         fatal, *rest = self._waiting
-        code = self._process.returncode
-        self._ready = False
-        self._process, self._channel = self._start()
         self._waiting.clear()
+        self._ready = False
+        (self._channel,) = self._crew.launch(1)
         for task in rest:
             self.send(task)
-        return fatal, Done(error=f"the preparation process died on it (exit code {code})"), b""
+        return fatal, Done(error="the preparation process died on it"), b""

@@ -275,6 +275,8 @@ class ObjectStore:
             except _MALFORMED as error:
                 raise malformed(error, action, self._label) from error
 
+        if self._attempts == 1:
+            return attempt()
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_is_retriable),
             stop=tenacity.stop_after_attempt(self._attempts),

@@ -318,7 +318,7 @@ def test_a_preparation_process_that_dies_costs_one_picture_at_most(
     job = UploadJob(profile, sandboxed_bucket.owner, settings_for(source))
     job.start()
     until(lambda: job.progress().uploaded > 5)
-    for child in psutil.Process().children():
+    for child in psutil.Process().children(recursive=True):
         if "ossconsole.dataset.worker" in child.cmdline():
             child.kill()
     summary = job.wait(WAIT_S)
@@ -333,7 +333,7 @@ def test_no_process_is_left_behind(sandboxed_bucket: Sandboxed, profile: Profile
     import psutil
 
     upload(profile, sandboxed_bucket.owner, settings_for(source, workers=3))
-    assert not [c for c in psutil.Process().children() if "ossconsole.dataset.worker" in c.cmdline()]
+    assert not [c for c in psutil.Process().children(recursive=True) if "ossconsole.dataset.worker" in c.cmdline()]
 
 
 def test_a_file_of_the_working_folder_is_no_library(

@@ -58,7 +58,7 @@ def test_killed_at_random_moments_it_loses_and_repeats_nothing(
         process.start()
         assert process.pid is not None
         until(lambda n=aim: objects() >= n, every_s=0.02)  # type: ignore[misc]
-        children = psutil.Process(process.pid).children()
+        children = psutil.Process(process.pid).children(recursive=True)
         process.kill()
         process.join(WAIT_S)
         assert not psutil.wait_procs(children, timeout=10)[1]
