@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 
-# Textual reads these when it is first imported. Over SSH a frame costs bytes: no animations, no pixel-wise scrolling,
-# and no more frames than a key press needs to feel immediate.
-os.environ.setdefault("TEXTUAL_FPS", "40")
+# Textual reads these when it is first imported. Over SSH a frame costs bytes: no animations, no pixel-wise scrolling.
 os.environ.setdefault("TEXTUAL_ANIMATIONS", "none")
 os.environ.setdefault("TEXTUAL_SMOOTH_SCROLL", "0")

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import PurePath
 from typing import ClassVar
 
+from rich.console import RenderableType
 from rich.text import Text
 from textual import work
+from textual._compositor import ChopsUpdate
 from textual.app import App
 from textual.binding import BindingType
 from textual.color import Color
@@ -19,6 +21,7 @@ from ossconsole.storage.job import Job
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
 from ossconsole.tui import actions, glyphs, themes
+from ossconsole.tui.frugal import FrugalUpdate
 from ossconsole.tui.monitor import RunMonitor
 from ossconsole.tui.palette import ActionProvider
 from ossconsole.tui.screens.base import ConsoleScreen
@@ -212,6 +215,11 @@ class ConsoleApp(App[str]):
         )
         if choice:
             self.exit(choice)
+
+    def _display(self, screen: Screen[object], renderable: RenderableType | None) -> None:
+        if isinstance(renderable, ChopsUpdate):
+            renderable = FrugalUpdate.of(renderable)
+        super()._display(screen, renderable)
 
     # Crashes
 

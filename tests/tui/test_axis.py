@@ -20,14 +20,15 @@ def test_a_young_run_grows_from_the_left() -> None:
     window = TimeAxis().window(feed.view, feed.time)
     assert window.start == START
     assert window.end == START + 120
+    assert window.on_grid(40, START) == window
 
 
-def test_an_old_run_is_followed_in_steps_of_a_dot() -> None:
+def test_an_old_run_is_followed_in_steps_of_a_cell() -> None:
     feed = long_run()
     axis = TimeAxis()
-    first = axis.window(feed.view, feed.time)
-    assert feed.time <= first.end <= feed.time + 1
-    assert axis.window(feed.view, feed.time + 0.01).end - first.end in (0, pytest.approx(0.5))
+    ends = {axis.window(feed.view, feed.time + at / 10).on_grid(40, START).end for at in range(60)}
+    assert len(ends) in (2, 3), "six seconds are two cells of three"
+    assert all(end >= feed.time for end in ends)
 
 
 def test_zoom_ends_at_the_shortest_span_and_at_the_whole_run() -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ossconsole.telemetry.view import RunView
 from ossconsole.tui.text import duration
 
 SPANS_S = (15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400, 604800)
 _DEFAULT = SPANS_S.index(120)
-# The window moves on by this share of its span, about a dot of a wide chart: most updates change nothing before it.
-_GRID = 1 / 240
 
 
 @dataclass(frozen=True)
@@ -25,6 +23,15 @@ class TimeWindow:
     def column(self, time: float, width: int) -> int:
         """The cell of `time` in `width` cells; outside of 0..width-1 where it is not shown."""
         return int((time - self.start) / (self.end - self.start) * width)
+
+    def on_grid(self, width: int, origin: float) -> TimeWindow:
+        """The window moved on so that it begins a whole number of cells after `origin`.
+
+        Curves then stand still until a cell has passed: most updates change nothing but the newest cell.
+        """
+        cell = (self.end - self.start) / width
+        ahead = (origin - self.start) % cell
+        return replace(self, start=self.start + ahead, end=self.end + ahead)
 
 
 class TimeAxis:
@@ -44,13 +51,7 @@ class TimeAxis:
         """While the run is younger than the window, the curves grow from the left."""
         newest, oldest = self._bounds(view, now)
         span = self._span(newest, oldest)
-        if self._everything:
-            end = newest
-        elif self._end is None:
-            grid = span * _GRID
-            end = newest - newest % grid + grid
-        else:
-            end = self._end
+        end = newest if self._end is None else self._end
         end = max(end, oldest + span)
         cursor = None if self._cursor is None else min(max(self._cursor, end - span), end)
         words = "all" if self._everything else _span_words(span)

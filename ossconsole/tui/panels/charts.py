@@ -59,6 +59,7 @@ def chart(
     rows = height - 1 - (2 if spec.lane else 0)
     if inner < 4 or rows < 1:
         return [context.heading(spec.title, width)]
+    window = window.on_grid(inner, context.view.run.time if context.view.run else 0.0)
     series = context.view.series.get(spec.series)
     across = plot.DOTS[context.glyphs.chart][0]
     points = series.window(window.start, window.end, inner * across) if series else []

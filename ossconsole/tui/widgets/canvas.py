@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from typing import ClassVar
 
@@ -68,33 +68,35 @@ class Canvas(Widget):
 
 
 def _differences(old: Sequence[Line], new: Sequence[Line], width: int) -> list[Region]:
-    """The cells in which the lines differ, at most one stretch a line."""
+    """The cells in which the lines differ, by whole pieces: Textual sends a piece as a whole, with its colours."""
     regions = []
     for y, (before, after) in enumerate(zip_longest(old, new)):
         if before is None or after is None:
             regions.append(Region(0, y, width, 1))
-            continue
-        if before.pieces == after.pieces:
-            continue
-        start = _common(before.pieces, after.pieces)
-        end = _common(before.pieces[::-1], after.pieces[::-1], backwards=True)
-        regions.append(Region(start, y, max(1, width - end - start), 1))
+        elif before.pieces != after.pieces:
+            regions += [Region(start, y, end - start, 1) for start, end in _changes(before.pieces, after.pieces)]
     return regions
 
 
-def _common(one: Sequence[Piece], other: Sequence[Piece], *, backwards: bool = False) -> int:
-    """How many cells both lines share at their start (or, given reversed pieces, at their end)."""
-    cells = 0
-    for (text, style), (text2, style2) in zip(one, other, strict=False):
-        if style != style2:
-            break
-        if text == text2:
-            cells += cell_len(text)
+def _changes(before: Sequence[Piece], after: Sequence[Piece]) -> list[tuple[int, int]]:
+    """First cell and the one behind the last of each stretch of new pieces."""
+    known = set(_placed(before))
+    found: list[tuple[int, int]] = []
+    for place in _placed(after):
+        start, text, _ = place
+        if place in known:
             continue
-        pairs = zip(reversed(text), reversed(text2), strict=False) if backwards else zip(text, text2, strict=False)
-        for character, character2 in pairs:
-            if character != character2:
-                break
-            cells += cell_len(character)
-        break
-    return cells
+        end = start + cell_len(text)
+        if found and found[-1][1] == start:
+            found[-1] = (found[-1][0], end)
+        else:
+            found.append((start, end))
+    return found
+
+
+def _placed(pieces: Sequence[Piece]) -> Iterator[tuple[int, str, str]]:
+    """The pieces with the cell each begins in."""
+    at = 0
+    for text, style in pieces:
+        yield at, text, style
+        at += cell_len(text)

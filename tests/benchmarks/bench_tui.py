@@ -1,0 +1,215 @@
+"""What the console costs: first paint, bytes per update, key to repaint, CPU for drawing; all seen from a real pty.
+
+python -m tests.benchmarks.bench_tui                     over a made-up run
+python -m tests.benchmarks.bench_tui -- ossconsole demo  over any command that ends up on the Train screen
+python -m tests.benchmarks.bench_tui --paint harlequin   first paint of another program, to compare with
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import pty
+import select
+import shlex
+import signal
+import statistics
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import psutil
+import pyte
+
+TICK_S = 0.25
+PAINTED_CELLS = 120
+"""A first paint is when this many cells are not blank."""
+
+
+class Terminal:
+    """A program in a pseudo-terminal, with what it drew."""
+
+    def __init__(self, command: Sequence[str], size: tuple[int, int], environment: dict[str, str]) -> None:
+        self.screen = pyte.Screen(*size)
+        self._stream = pyte.ByteStream(self.screen)
+        self._master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
+        known = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor", **environment}
+        self.began = time.perf_counter()
+        self.process = subprocess.Popen(
+            list(command), stdin=slave, stdout=slave, stderr=slave, env=known, start_new_session=True
+        )
+        os.close(slave)
+        self.bytes = 0
+        self.newest = b""
+        self.arrived = 0.0
+
+    def read(self, seconds: float) -> bool:
+        """Take in what comes within `seconds`; True where anything did."""
+        if not select.select([self._master], [], [], max(0.0, seconds))[0]:
+            return False
+        try:
+            data = os.read(self._master, 1 << 16)
+        except OSError:
+            return False
+        self.arrived = time.perf_counter()
+        self.newest += data
+        self.bytes += len(data)
+        self._stream.feed(data)
+        return True
+
+    def wait(self, seen: Callable[[str], bool], timeout_s: float) -> float:
+        """Seconds until the screen satisfies `seen`. Raises TimeoutError with the screen."""
+        start = time.perf_counter()
+        while time.perf_counter() - start < timeout_s:
+            if seen(self.text):
+                return time.perf_counter() - start
+            if not self.read(0.05) and self.process.poll() is not None:
+                break
+        raise TimeoutError(f"not seen within {timeout_s} s:\n{self.text}")
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.screen.display)
+
+    def press(self, keys: str) -> None:
+        os.write(self._master, keys.encode())
+
+    def cpu_s(self) -> float:
+        """CPU seconds of the main thread, which is the one that draws, and of Textual's writer."""
+        threads = psutil.Process(self.process.pid).threads()
+        names = {int(path.name): (path / "comm").read_text().strip() for path in self._tasks()}
+        drawing = [self.process.pid, *(tid for tid, name in names.items() if name.startswith("textual"))]
+        return sum(thread.user_time + thread.system_time for thread in threads if thread.id in drawing)
+
+    def _tasks(self) -> list[Path]:
+        return list(Path(f"/proc/{self.process.pid}/task").iterdir())
+
+    def close(self) -> None:
+        """Ends the program and what it started."""
+        try:
+            os.killpg(self.process.pid, signal.SIGTERM)
+            deadline = time.perf_counter() + 20
+            while self.process.poll() is None and time.perf_counter() < deadline:
+                self.read(0.1)
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.process.wait()
+        os.close(self._master)
+
+
+def painted(text: str) -> bool:
+    return sum(not character.isspace() for character in text) >= PAINTED_CELLS
+
+
+def first_paint(command: Sequence[str], rounds: int, environment: dict[str, str]) -> list[float]:
+    """Seconds from the start of the process to a painted screen."""
+    times = []
+    for _ in range(rounds):
+        terminal = Terminal(command, (80, 24), environment)
+        try:
+            terminal.wait(painted, 60)
+            times.append(time.perf_counter() - terminal.began)
+        finally:
+            terminal.close()
+    return times
+
+
+def traffic(terminal: Terminal, seconds: float) -> tuple[list[int], float]:
+    """Bytes in each quarter of a second, and the share of one core that drawing took."""
+    counts, cpu, start = [], terminal.cpu_s(), time.perf_counter()
+    end = start + seconds
+    while time.perf_counter() < end:
+        before, slot = terminal.bytes, time.perf_counter() + TICK_S
+        while (left := slot - time.perf_counter()) > 0:
+            terminal.read(left)
+        counts.append(terminal.bytes - before)
+    return counts, (terminal.cpu_s() - cpu) / (time.perf_counter() - start)
+
+
+def key_latency(terminal: Terminal, keys: Sequence[tuple[str, bytes]], presses: int) -> list[float]:
+    """Seconds from a key to the bytes that show its effect; `keys` are pressed in turn.
+
+    One without an effect to look for is not timed.
+    """
+    times = []
+    for number in range(presses):
+        key, effect = keys[number % len(keys)]
+        pause = time.perf_counter() + 0.3 + 0.017 * (number % 13)  # at all phases of the regular updates
+        while (left := pause - time.perf_counter()) > 0:
+            terminal.read(left)
+        terminal.newest = b""
+        start = time.perf_counter()
+        terminal.press(key)
+        if not effect:
+            continue
+        while effect not in terminal.newest:
+            if time.perf_counter() - start > 10:
+                raise TimeoutError(f"{key!r} had no effect:\n{terminal.text}")
+            terminal.read(0.5)
+        times.append(terminal.arrived - start)
+    return times
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, round(share * (len(ordered) - 1)))]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=20.0, help="how long to watch")
+    parser.add_argument("--rounds", type=int, default=5, help="first paints to time")
+    parser.add_argument("--size", default="80x24")
+    parser.add_argument("--paint", default="", help="only time the first paint of this command")
+    parser.add_argument("command", nargs="*", help="instead of the made-up run")
+    options = parser.parse_args()
+    made_up = [sys.executable, "-m", "tests.benchmarks.made_up_console"]
+    with TemporaryDirectory() as folder:
+        environment = {"OSSCONSOLE_STATE_DIR": f"{folder}/state", "OSSCONSOLE_CONFIG_DIR": f"{folder}/config"}
+        command = shlex.split(options.paint) or options.command or made_up
+        paints = first_paint(command, options.rounds, environment)
+        say(f"first paint  median {statistics.median(paints):.2f} s, best {min(paints):.2f} s of {len(paints)}")
+        if options.paint:
+            return
+        width, height = map(int, options.size.split("x"))
+        terminal = Terminal(command, (width, height), environment)
+        try:
+            _watch(terminal, options.seconds)
+        finally:
+            terminal.close()
+
+
+def _watch(terminal: Terminal, seconds: float) -> None:
+    terminal.wait(lambda text: "step " in text and "samples/s" in text, 120)
+    warm_up = time.perf_counter() + 5
+    while time.perf_counter() < warm_up:
+        terminal.read(0.1)
+    counts, cpu = traffic(terminal, seconds)
+    say(
+        f"bytes per update at 4 Hz  mean {statistics.mean(counts):.0f}, p95 {quantile(counts, 0.95):.0f}, "
+        f"most {max(counts)}"
+    )
+    say(f"CPU for drawing  {cpu * 100:.1f} % of one core")
+    # The title of the loss says what its key did; the help opens and closes over the whole screen.
+    for name, keys in (
+        ("in place", (("y", b", log"), ("y", b""), ("u", b", raw"), ("u", b""))),
+        ("a dialog", (("?", b" Keys "), ("q", b"data wait"))),
+    ):
+        times = [value * 1000 for value in key_latency(terminal, keys, 60)]
+        say(f"key to repaint, {name}  p50 {quantile(times, 0.5):.0f} ms, p95 {quantile(times, 0.95):.0f} ms")
+
+
+def say(text: str) -> None:
+    print(text, flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
