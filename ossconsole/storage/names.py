@@ -14,20 +14,18 @@ _LOOKS_ENCODED = re.compile(r"%(?=[0-9A-Fa-f]{2}|$)")
 
 
 def safe_text(text: str) -> str:
-    """`text` with every character that is not printable as a visible escape (`\\x1b`, `\\u202e`).
+    """`text` with every character that is not printable spelled out (`\\x1b`, `\\n`, `\\u202e`).
 
     What is left can neither move the cursor, nor colour, nor reorder, nor hide: control, format and private-use
-    characters, lone surrogates and line separators are all gone.
+    characters, lone surrogates, odd blanks and line separators are all gone.
     """
     if text.isprintable():
         return text
-    return "".join(character if character.isprintable() else _escape(ord(character)) for character in text)
+    return "".join(character if character.isprintable() else _spell(character) for character in text)
 
 
-def _escape(code: int) -> str:
-    if code <= 0xFF:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+def _spell(character: str) -> str:
+    return character.encode("unicode_escape", "backslashreplace").decode("ascii")
 
 
 def local_component(name: str) -> str:

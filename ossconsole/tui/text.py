@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-import unicodedata
 from collections.abc import Iterable
 from datetime import datetime, timezone
 
 from rich.cells import cell_len, set_cell_size
+
+from ossconsole.storage.names import safe_text
 
 Piece = tuple[str, str]
 """Text and the name of its style (one of `STYLES`)."""
@@ -35,6 +36,7 @@ STYLES = (
 )
 
 MISSING = "–"
+safe = safe_text
 
 
 class Line:
@@ -115,20 +117,6 @@ def wrap(text: str, width: int) -> list[str]:
             lines.append("")
         lines[-1] = f"{lines[-1]} {word}".strip()
     return lines
-
-
-_INVISIBLE = {"Cc", "Cf", "Co", "Cs", "Zl", "Zp", "Cn"}
-
-
-def safe(text: str) -> str:
-    """`text` with control, direction and other invisible characters spelled out: a key may hold any of them."""
-    if text.isprintable() and text.isascii():
-        return text
-    return "".join(_spell(c) if unicodedata.category(c) in _INVISIBLE else c for c in text)
-
-
-def _spell(character: str) -> str:
-    return character.encode("unicode_escape", "backslashreplace").decode("ascii")
 
 
 def joined(parts: Iterable[str], separator: str = "  ") -> str:

@@ -6,6 +6,7 @@ Prints one JSON object per part. The ratios are what to read: the server shares 
 from __future__ import annotations
 
 import fcntl
+import functools
 import io
 import os
 import pty
@@ -27,10 +28,6 @@ import oss2
 import psutil
 import pyte
 
-from ossconsole.config.credentials import Credentials
-from ossconsole.config.endpoints import EndpointKind
-from ossconsole.config.profile import Profile
-from ossconsole.config.secret import Secret
 from ossconsole.sandbox.process import SandboxProcess
 from ossconsole.storage.checkpoint_file import inspect_checkpoint
 from ossconsole.storage.client import ObjectStore
@@ -45,11 +42,13 @@ _QUIET_S = 0.06  # without output, a repaint is over
 
 @contextmanager
 def sandboxed(*arguments: str, unshaped: bool = True) -> Iterator[tuple[SandboxProcess, ObjectStore]]:
-    with tempfile.TemporaryDirectory() as folder:
-        with SandboxProcess.start(Path(folder), unshaped=unshaped, arguments=arguments) as sandbox:
-            store = ObjectStore(sandbox.profile(), sandbox.credentials)
-            yield sandbox, store
-            store.close()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        SandboxProcess.start(Path(folder), unshaped=unshaped, arguments=arguments) as sandbox,
+    ):
+        store = ObjectStore(sandbox.profile(), sandbox.credentials)
+        yield sandbox, store
+        store.close()
 
 
 def report(part: str, **figures: Any) -> None:
@@ -78,7 +77,7 @@ def first_rows() -> None:
             store.list_page("synthetic/")
             pages.append(time.perf_counter() - began)
             there = threading.Event()
-            listing = Listing(store, "synthetic/", on_change=lambda _, there=there: there.set())
+            listing = Listing(store, "synthetic/", on_change=functools.partial(_set, there))
             began = time.perf_counter()
             listing.start()
             there.wait(10)
@@ -86,6 +85,10 @@ def first_rows() -> None:
             listing.stop()
         ratio = statistics.median(rows) / statistics.median(pages)
         report("first-rows", page=milliseconds(pages), rows=milliseconds(rows), ratio=round(ratio, 2))
+
+
+def _set(event: threading.Event, _: Listing) -> None:
+    event.set()
 
 
 # A million objects
@@ -97,7 +100,7 @@ class Terminal:
     def __init__(self, arguments: list[str], environment: dict[str, str]) -> None:
         self.pid, self._fd = pty.fork()
         if self.pid == 0:
-            os.execvpe(sys.executable, [sys.executable, "-m", "tests.benchmarks.bench_browse", *arguments], environment)
+            os.execvpe(sys.executable, [sys.executable, "-m", "ossconsole", *arguments], environment)
         fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
         self._screen = pyte.Screen(COLUMNS, LINES)
         self._stream = pyte.ByteStream(self._screen)
@@ -151,18 +154,22 @@ def million() -> None:
 
 def _keys_of(keys: int) -> None:
     with sandboxed("--synthetic-keys", str(keys)) as (sandbox, _):
+        info = sandbox.info
         environment = os.environ | {
             "TERM": "xterm-256color",
             "COLORTERM": "truecolor",
-            "BENCH_PROFILE": msgspec.json.encode(sandbox.profile()).decode(),
-            "BENCH_KEY": sandbox.info.access_key_id,
-            "BENCH_SECRET": sandbox.info.access_key_secret.reveal(),
+            "OSS_ACCESS_KEY_ID": info.access_key_id,  # of the sandbox, and gone with it
+            "OSS_ACCESS_KEY_SECRET": info.access_key_secret.reveal(),
             "OSSCONSOLE_STATE_DIR": str(sandbox.directory / "state"),
+            "OSSCONSOLE_CONFIG_DIR": str(sandbox.directory / "config"),
         }
-        terminal = Terminal(["child"], environment)
+        options = ["--bucket", info.bucket, "--region", info.region, "--standard-endpoint", info.endpoints["standard"]]
+        terminal = Terminal(options, environment)
         try:
-            terminal.wait_for("synthetic", timeout=30)
-            process = psutil.Process(terminal.pid)
+            terminal.wait_for("Browse", timeout=30)
+            terminal.press(b"2")
+            terminal.wait_for("synthetic/", timeout=30)
+            process = _console(terminal.pid)
             before = process.memory_info().rss
             terminal.press(b"g")
             for letter in b"synthetic/":
@@ -189,6 +196,12 @@ def _keys_of(keys: int) -> None:
             terminal.close()
 
 
+def _console(pid: int) -> psutil.Process:
+    """The process that draws: of the tree below the terminal, the one with the most memory."""
+    first = psutil.Process(pid)
+    return max((first, *first.children(recursive=True)), key=lambda process: int(process.memory_info().rss))
+
+
 def _figures(terminal: Terminal, process: psutil.Process) -> dict[str, Any]:
     """Every key here changes what shows: one that does not would be waited for in vain."""
     round_trip = [b"\x1b[6~", b"j", b"k", b"j", b"\x1b[5~", b"\x1b[F", b"k", b"\x1b[H", b" ", b"G", b"\x1b[H"]
@@ -197,8 +210,8 @@ def _figures(terminal: Terminal, process: psutil.Process) -> dict[str, Any]:
     spent = sum(process.cpu_times()[:2]) - spent
     sorting = [terminal.press(key) for _ in range(8) for key in (b"s", b"S")]
     sorted_moving = [terminal.press(key) for key in round_trip * 6]
-    filtering = [terminal.press(key) for key in [b"/", b"9", b"9", b"1", b"\x7f", b"7", b"\r"]]
-    filtered_moving = [terminal.press(key) for key in [b"j", b"\x1b[6~", b"k", b"\x1b[H"] * 5]
+    filtering = [terminal.press(key) for key in [b"/", b"0", b"0", b"9", b"\x7f", b"8", b"\r"]]
+    filtered_moving = [terminal.press(key) for key in [b"\x1b[F", b"k", b"\x1b[H", b"j"] * 5]
     return {
         "all": milliseconds([*moving, *sorting, *sorted_moving, *filtering, *filtered_moving]),
         "moving": milliseconds(moving),
@@ -208,19 +221,6 @@ def _figures(terminal: Terminal, process: psutil.Process) -> dict[str, Any]:
         "filtering": milliseconds(filtering),
         "moving_filtered": milliseconds(filtered_moving),
     }
-
-
-def child() -> None:
-    """The console alone on one profile, for `million`."""
-    os.environ["TEXTUAL_FPS"] = os.environ.get("TEXTUAL_FPS", "60")
-    from ossconsole.tui.app import ConsoleApp
-    from tests.tui.fakes import FakeServices
-
-    profile = msgspec.json.decode(os.environ["BENCH_PROFILE"], type=Profile)
-    credentials = Credentials(os.environ["BENCH_KEY"], Secret(os.environ["BENCH_SECRET"]))
-    store = ObjectStore(profile, lambda: credentials)
-    services = FakeServices(profile=profile, stores=dict.fromkeys(EndpointKind, store))  # type: ignore[arg-type]
-    ConsoleApp(services, "browse").run()
 
 
 # Download
@@ -301,7 +301,7 @@ def inspect() -> None:
     report("inspect", size=len(data), fetched=found.fetched, requests=found.requests, percent=share, s=round(took, 3))
 
 
-PARTS = {"first-rows": first_rows, "million": million, "download": download, "inspect": inspect, "child": child}
+PARTS = {"first-rows": first_rows, "million": million, "download": download, "inspect": inspect}
 
 if __name__ == "__main__":
     for chosen in sys.argv[1:] or ["first-rows", "inspect", "download", "million"]:

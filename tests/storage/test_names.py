@@ -28,7 +28,7 @@ def test_safe_text_leaves_nothing_that_acts_on_a_terminal(key: str) -> None:
         ("\x1b[31mred", "\\x1b[31mred"),
         ("[bold]x[/]", "[bold]x[/]"),
         ("a\u202eb", "a\\u202eb"),
-        ("tab\t\n", "tab\\x09\\x0a"),
+        ("tab\t\n", "tab\\t\\n"),
         ("日本.pt", "日本.pt"),
     ],
 )
