@@ -57,6 +57,13 @@ _LINE_EVERY_STEPS = 10
 @click.option("--seed", type=int, default=0)
 @click.option("--prefetch-mb", type=click.IntRange(1), default=_DEFAULTS.prefetch_mb, help="Memory of batch buffers.")
 @click.option("--fetch-deadline-s", type=click.FloatRange(0, min_open=True), default=_DEFAULTS.fetch_deadline_s)
+@click.option(
+    "--patience-s",
+    type=click.FloatRange(0),
+    default=_DEFAULTS.patience_s,
+    show_default=True,
+    help="Wait so long for an endpoint that fails while training, then end with a checkpoint.",
+)
 @click.option("--checkpoint-every", type=click.IntRange(0), default=0, help="Also every N steps; 0: each epoch's end.")
 @click.option("--keep-checkpoints", type=click.IntRange(0), default=_DEFAULTS.keep_checkpoints, help="0: all.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per step and event.")

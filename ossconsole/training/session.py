@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,6 @@ import torch
 from ossconsole.config.connector import connector_config_path
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.paths import state_dir
-from ossconsole.dataset.manifest import Manifest, ManifestMissingError, manifest_from_listing, read_manifest
 from ossconsole.storage.client import ObjectStore
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
@@ -21,6 +21,7 @@ from ossconsole.training.compute import Compute, PendingTimes, StepClock, choose
 from ossconsole.training.connector import ConnectorSettings
 from ossconsole.training.loader import Batch
 from ossconsole.training.model import build_model
+from ossconsole.training.pictures import Pictures, training_manifest
 from ossconsole.training.plan import BatchRequest, Plan, Split
 from ossconsole.training.run import TrainingRun
 from ossconsole.training.source import BatchSource
@@ -28,7 +29,8 @@ from ossconsole.training.totals import Totals
 from ossconsole.training.trainer import EpochMeter, Trainer, finite
 
 _CHECKPOINT_TIMEOUT_S = 300.0
-_DATA_SEED, _MODEL_SEED = 1, 2  # tell the uses of the run's seed apart
+_SAVING_PATIENCE_S = 30.0  # how long training waits for one checkpoint before it leaves out the next
+_MODEL_SEED = 2  # tells this use of the run's seed apart from others
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,10 @@ class _PendingStep:
     times: PendingTimes
 
 
+class DivergedError(ConsoleError):
+    """The weights are worthless: they must not become a checkpoint."""
+
+
 class Session:
     """One run's work. Built and used in the run's thread."""
 
@@ -51,17 +57,14 @@ class Session:
         self._store = ObjectStore(run.profile, run.credentials)
         self._begun = time.perf_counter()
         try:
-            self._manifest = self._read_manifest()
+            self._manifest = training_manifest(self._store, run.profile.dataset_prefix)
         except ConsoleError:
             run.emit(run.describe())  # a record begins with its run, also when there is nothing to train on
             raise
         samples = {split: len(self._manifest.splits.get(str(split), ())) for split in Split}
         self._plan = Plan(self._settings, samples[Split.TRAIN], samples[Split.VAL])
         run.emit(run.describe(epochs=self._plan.epochs, steps_per_epoch=self._plan.steps_per_epoch))
-        self._labels = {
-            split: torch.tensor([sample.label for sample in self._manifest.splits.get(str(split), ())])
-            for split in Split
-        }
+        self._samples = samples
         self._totals = Totals()
         self._meters = {split: EpochMeter() for split in Split}
         self._metrics: dict[str, float | None] = {}
@@ -69,6 +72,7 @@ class Session:
         self._epoch = 1
         self._epoch_begun = time.perf_counter()
         self._last_key = ""
+        self._saved_step = 0
 
     def train(self) -> events.Summary:
         """Trains to the end of the plan or until stopped. Raises ConsoleError."""
@@ -78,6 +82,7 @@ class Session:
         model = build_model(self._manifest.classes, self._settings.weights, lambda uri: fetch_uri(self._store, uri))
         self._trainer = Trainer(model, self._compute, self._settings, total_steps=self._plan.total_steps)
         self._clock = StepClock(self._compute)
+        self._pictures = Pictures(self._manifest, self._compute, seed=self._settings.seed)
         if resumed:
             self._go_on_from(resumed)
         connector = ConnectorSettings(
@@ -97,53 +102,23 @@ class Session:
             start=self._plan.number_of_step(self._run.step),
             pin=self._compute.cuda,
             on_pause=self._obey,
+            on_recovery=self._clock.restart,
         )
         with ThreadPoolExecutor(1, thread_name_prefix="checkpoint") as self._saver:
             self._saving: Future[Saved | None] | None = None
             try:
                 self._loop()
                 return self._finish()
+            except DivergedError:
+                raise
+            except ConsoleError:
+                self._rescue()
+                raise
             finally:
                 self._source.close()
                 self._await_saving()
                 self._checkpoints.close()
                 self._store.close()
-
-    # Data
-
-    def _read_manifest(self) -> Manifest:
-        prefix = self._run.profile.dataset_prefix
-        try:
-            manifest = read_manifest(self._store, prefix)
-        except ManifestMissingError as error:
-            if error.empty:
-                raise
-            manifest = manifest_from_listing(self._store, prefix)
-        if str(Split.TRAIN) not in manifest.splits:
-            raise ConsoleError(
-                f"The dataset {self._store.uri(prefix)} has no training split.",
-                remedy="Upload a folder that has train/<class>/ pictures.",
-            )
-        return manifest
-
-    def _images(self, batch: Batch) -> torch.Tensor:
-        """The batch's pictures on the device; one by one where the stored sizes differ."""
-        request = batch.request
-        samples = [self._manifest.splits[str(request.split)][row] for row in batch.rows]
-        generator = (
-            self._compute.generator(self._settings.seed, _DATA_SEED, request.epoch, request.index)
-            if request.split is Split.TRAIN
-            else None
-        )
-        sizes = {(sample.height, sample.width) for sample in samples}
-        if len(sizes) == 1:
-            return self._compute.images(batch.data, *sizes.pop(), generator=generator)
-        return torch.cat(
-            [
-                self._compute.images(batch.data[row : row + 1], sample.height, sample.width, generator=generator)
-                for row, sample in enumerate(samples)
-            ]
-        )
 
     # The loop
 
@@ -187,8 +162,8 @@ class Session:
         run.enter(RunState.RUNNING)
         self._epoch = batch.request.epoch
         self._clock.mark()
-        images = self._images(batch)
-        labels = self._compute.labels(self._labels[Split.TRAIN][batch.rows])
+        images = self._pictures.images(batch)
+        labels = self._pictures.labels(Split.TRAIN, batch.rows)
         self._clock.mark()
         lr = self._trainer.lr
         loss = self._trainer.step(images, labels, self._meters[Split.TRAIN], update=self._updates(batch.request))
@@ -237,7 +212,7 @@ class Session:
         )
         if loss is None:
             last = f"Go on from {self._store.uri(self._last_key)}" if self._last_key else "Start again"
-            raise ConsoleError(
+            raise DivergedError(
                 f"The loss of step {pending.step} is not a finite number; the run has diverged.",
                 remedy=f"{last} with a lower --learning-rate than {pending.lr:g}.",
             )
@@ -245,8 +220,8 @@ class Session:
     def _validate(self, batch: Batch) -> None:
         self._report_pending()
         self._run.enter(RunState.VALIDATING)
-        images = self._images(batch)
-        labels = self._compute.labels(self._labels[Split.VAL][batch.rows])
+        images = self._pictures.images(batch)
+        labels = self._pictures.labels(Split.VAL, batch.rows)
         self._trainer.validate(images, labels, self._meters[Split.VAL])
         self._clock.restart()
 
@@ -270,7 +245,7 @@ class Session:
             )
 
     def _ends_epoch(self, request: BatchRequest) -> bool:
-        return request.last and (request.split is Split.VAL or not len(self._labels[Split.VAL]))
+        return request.last and (request.split is Split.VAL or not self._samples[Split.VAL])
 
     def _end_epoch(self) -> None:
         self._report_pending()
@@ -295,10 +270,12 @@ class Session:
 
     # Checkpoints
 
-    def _save(self) -> None:
-        """Takes a snapshot and writes it in the background; an earlier one still being written is waited for."""
+    def _save(self, *, last: bool = False) -> None:
+        """Takes a snapshot and writes it in the background, once an earlier one is written."""
         self._report_pending()
-        self._await_saving()
+        if not self._await_saving(None if last else _SAVING_PATIENCE_S):
+            self._warn("A checkpoint is left out: the one before it is still being written.")
+            return
         progress = Progress(
             epoch=self._epoch,
             step=self._run.step,
@@ -316,6 +293,7 @@ class Session:
                 events.WarningEvent(time=time.time(), message=error.message, remedy=error.remedy, step=progress.step)
             )
             return None
+        self._saved_step = progress.step
         self._run.emit(
             events.Checkpoint(
                 time=time.time(),
@@ -330,17 +308,29 @@ class Session:
         )
         return saved
 
-    def _await_saving(self) -> None:
+    def _await_saving(self, timeout_s: float | None = None) -> bool:
+        """Waits for the checkpoint being written; False when that takes longer."""
         if self._saving is not None:
-            saved, self._saving = self._saving.result(), None
+            try:
+                saved = self._saving.result(timeout_s)
+            except FutureTimeoutError:
+                return False
+            self._saving = None
             self._last_key = saved.key if saved else self._last_key
+        return True
+
+    def _rescue(self) -> None:
+        """What was trained since the last checkpoint is kept, although the run ends over an error."""
+        if self._run.step > self._saved_step:
+            self._say("Writing a checkpoint before the run ends.")
+            self._save(last=True)
 
     def _about(self) -> dict[str, Any]:
         return {
             "run": self._run.id,
             "seed": self._settings.seed,
             "batch_size": self._settings.batch_size,
-            "samples": len(self._labels[Split.TRAIN]),
+            "samples": self._samples[Split.TRAIN],
             "classes": list(self._manifest.classes),
             "sample_format": str(self._manifest.format),
             "image_size": self._settings.image_size or self._manifest.size,
@@ -363,7 +353,7 @@ class Session:
     def _go_on_from(self, state: dict[str, Any]) -> None:
         try:
             self._trainer.load(state)
-            self._run.step = int(state["step"])
+            self._run.step = self._saved_step = int(state["step"])
             self._epoch = int(state["epoch"])
             self._metrics = dict(state["metrics"])
             self._meters[Split.TRAIN].sums = torch.tensor(state["train_sums"], dtype=torch.float64)
@@ -382,7 +372,7 @@ class Session:
         stopped = run.controls.stopping.is_set()
         if stopped:
             run.enter(RunState.STOPPING)
-            self._save()
+            self._save(last=True)
         self._await_saving()
         self._totals.retries = self._source.retries
         state = RunState.STOPPED if stopped else RunState.FINISHED
@@ -409,6 +399,9 @@ class Session:
         run.enter(state)
         run.emit(summary)
         return summary
+
+    def _warn(self, message: str, remedy: str = "") -> None:
+        self._run.emit(events.WarningEvent(time=time.time(), message=message, remedy=remedy, step=self._run.step))
 
     def _say(self, message: str) -> None:
         self._run.emit(events.InfoEvent(time=time.time(), message=message, step=self._run.step))

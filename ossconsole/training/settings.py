@@ -23,7 +23,8 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     `workers` 0 is refused: the connector reads in processes of its own, so that it can never stop the console.
     `image_size` 0 takes the stored size; a smaller one crops (at random while training) on the device.
     `learning_rate` is the peak; it warms up over `warmup_steps`, then follows a cosine to 0.
-    `fetch_deadline_s` is how long one batch may take before its reader is replaced.
+    `fetch_deadline_s` is how long one batch may take before its reader is replaced. `patience_s` is how long a run
+    that has read samples before waits for an endpoint that fails, until it pauses or ends.
     `prefetch_mb` bounds the memory of the batch buffers. `keep_checkpoints` 0 keeps them all.
     """
 
@@ -50,6 +51,7 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     seed: int = 0
     prefetch_mb: Positive = 512
     fetch_deadline_s: Annotated[float, msgspec.Meta(gt=0)] = 60.0
+    patience_s: Annotated[float, msgspec.Meta(ge=0)] = 600.0
     checkpoint_every: NotNegative = 0
     keep_checkpoints: NotNegative = 3
 

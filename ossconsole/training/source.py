@@ -17,8 +17,12 @@ from ossconsole.training.plan import BatchRequest, Plan
 from ossconsole.training.run import TrainingRun
 
 FAILURES = 2
-"""Failed tries of one batch, each with retries of its own, before the run falls back, pauses or ends."""
+"""Failed tries of one batch, each with retries of its own, before the run falls back, waits, pauses or ends."""
 
+LOST_READERS = 5
+"""Readers in a row that died over one batch although the endpoint answers, before the run pauses or ends."""
+
+_FIRST_LOOK_S, _LAST_LOOK_S = 1.0, 15.0  # between two looks whether an endpoint answers again
 _EXPLAIN_TIMEOUT_S = 5.0
 
 
@@ -26,7 +30,9 @@ class BatchSource:
     """Gives the plan's batches whole, and keeps the endpoint in step with the run's switch.
 
     A batch that fails is asked for again, so that no sample is lost. After FAILURES tries the run falls back to the
-    other endpoint if it answers and the settings allow it; else it pauses where somebody can act, and ends otherwise.
+    other endpoint if it answers and the settings allow it. Else it waits for the endpoint, for `settings.patience_s`;
+    then it pauses where somebody can act, and ends otherwise. It does not wait when no batch was ever read, nor for
+    what only somebody who watches can mend.
     """
 
     def __init__(
@@ -39,35 +45,56 @@ class BatchSource:
         start: int,
         pin: bool,
         on_pause: Callable[[], None],
+        on_recovery: Callable[[], None],
     ) -> None:
         self._run = run
         self._manifest = manifest
         self._plan = plan
         self._on_pause = on_pause
+        self._on_recovery = on_recovery
         self._loader = BatchLoader(
             connector, manifest, plan, run.settings, start=start, pin=pin, interrupted=self._interrupted
         )
         self.retries = 0
+        self._has_read = False
+        self._failing_since: float | None = None
+        self._look_s = _FIRST_LOOK_S
 
     def next(self) -> Batch | None:
         """The next batch, None at the end of the plan or when the run is stopped. Raises ConsoleError."""
-        failures = 0
+        failures = lost = 0
         while not self._interrupted():
             try:
                 batch = self._loader.next()
             except LoaderError as error:
-                reason, request = error.message, None
-            else:
-                if batch is None or not batch.failed:
-                    self.retries += batch.retries if batch else 0
-                    return batch
-                reason, request = batch.failed, batch.request
-                self._loader.ask_again(batch)
+                self._begin_failing()
+                lost += 1
+                if self._lost(error.message, last_try=lost >= LOST_READERS):
+                    failures = lost = 0
+                continue
+            if batch is None or not batch.failed:
+                self.retries += batch.retries if batch else 0
+                self._end_failing()
+                return batch
+            self._begin_failing()
+            self._loader.ask_again(batch)
             failures += 1
-            self.retries += 1
-            if self._handle(reason, request, last_try=failures >= FAILURES):
+            if self._failed(batch.failed, batch.request, last_try=failures >= FAILURES):
                 failures = 0
         return None
+
+    def _begin_failing(self) -> None:
+        self.retries += 1
+        if self._failing_since is None:
+            self._failing_since, self._look_s = time.monotonic(), _FIRST_LOOK_S
+
+    def _end_failing(self) -> None:
+        self._has_read = True
+        if self._failing_since is not None:
+            waited = time.monotonic() - self._failing_since
+            self._failing_since = None
+            self._say(f"Samples arrive again, after {waited:.0f} s.")
+            self._on_recovery()
 
     def close(self) -> None:
         """Ends the readers."""
@@ -78,7 +105,17 @@ class BatchSource:
         self._loader.switch.endpoint = self._run.controls.endpoint
         return self._run.controls.stopping.is_set()
 
-    def _handle(self, reason: str, request: BatchRequest | None, *, last_try: bool) -> bool:
+    def _lost(self, reason: str, *, last_try: bool) -> bool:
+        """A reader died or hung: by itself, or over an endpoint that does not answer. True as in `_failed`."""
+        if self._explain(self._run.controls.endpoint, None) is not None:
+            return self._failed(reason, None, last_try=True)
+        if last_try:
+            self._give_up(reason, "Memory may be short, or the connector may crash: its log tells more.")
+            return True
+        self._warn(reason, "The batch is read again.")
+        return False
+
+    def _failed(self, reason: str, request: BatchRequest | None, *, last_try: bool) -> bool:
         """Does what the settings say about a failed batch; True when the count of tries starts anew."""
         run = self._run
         kind = run.controls.endpoint
@@ -93,10 +130,34 @@ class BatchSource:
             self._warn(message, remedy)
             run.switch(other, reason=f"the {kind} endpoint failed")
             return True
-        if not run.attended:
+        mendable = run.attended and error is not None and not error.retriable
+        if self._has_read and not mendable and self._outlast(kind, message, remedy):
+            return True
+        self._give_up(message, remedy)
+        return True
+
+    def _outlast(self, kind: EndpointKind, message: str, remedy: str) -> bool:
+        """Waits until it is worth another try: the endpoint answers, or was switched. False when out of patience."""
+        run = self._run
+        assert self._failing_since is not None  # noqa: S101 - a batch has failed
+        until = self._failing_since + run.settings.patience_s
+        if time.monotonic() >= until:
+            return False
+        self._warn(f"{message} Waiting for it, {until - time.monotonic():.0f} s at most.", remedy)
+        while not run.controls.stopping.wait(min(self._look_s, max(0.0, until - time.monotonic()))):
+            self._look_s = min(_LAST_LOOK_S, self._look_s * 1.5)
+            self._on_pause()  # does what was asked of the run meanwhile
+            if run.controls.endpoint is not kind or self._explain(kind, None) is None:
+                return True
+            if time.monotonic() >= until:
+                return False
+        return True
+
+    def _give_up(self, message: str, remedy: str) -> None:
+        """Pauses where somebody can act. Raises ConsoleError otherwise."""
+        if not self._run.attended:
             raise ConsoleError(message, remedy=remedy)
         self._pause(message, remedy)
-        return True
 
     def _pause(self, message: str, remedy: str) -> None:
         run = self._run
@@ -110,6 +171,10 @@ class BatchSource:
         )
         run.pause()
         self._on_pause()
+        self._failing_since = None
+
+    def _say(self, message: str) -> None:
+        self._run.emit(events.InfoEvent(time=time.time(), message=message, step=self._run.step))
 
     def _warn(self, message: str, remedy: str) -> None:
         self._run.emit(events.WarningEvent(time=time.time(), message=message, remedy=remedy, step=self._run.step))
