@@ -32,6 +32,8 @@ class Picture:
     pixels: NDArray[np.uint8]
     kind: str
     basis: str
+    is_part: bool = False
+    """True for an image of which only the upper part was read."""
     minimum: float | None = None
     maximum: float | None = None
     mean: float | None = None
@@ -106,7 +108,7 @@ def show_image(data: bytes, *, is_whole: bool = True) -> Picture:
             if not is_whole and not is_part:
                 raise ConsoleError(f"{kind}: its first {len(data):,} bytes alone show nothing.")
             kind += f", from its first {len(data):,} bytes" if is_part else ""
-            return Picture(np.asarray(image.convert("RGB")), kind, "by its first bytes")
+            return Picture(np.asarray(image.convert("RGB")), kind, "by its first bytes", is_part=is_part)
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ConsoleError(f"The image cannot be read: {error}.") from error
 

@@ -21,7 +21,7 @@ from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.job import JobState
 from ossconsole.storage.multipart_uploads import list_uploads
-from ossconsole.tui.browse.dialogs import InputDialog, ListDialog, TextDialog, TypedConfirm
+from ossconsole.tui.browse.dialogs import InputDialog, ListDialog, PictureScreen, TextDialog, TypedConfirm
 from ossconsole.tui.screens.browse import BrowseScreen
 from ossconsole.tui.screens.confirm import ConfirmScreen
 from ossconsole.tui.screens.new_run import NewRunScreen
@@ -257,7 +257,7 @@ async def test_checkpoints_are_told_trained_on_marked_and_compared(bucket: Objec
 
 
 async def test_samples_are_pictures_with_labels_by_the_manifest_and_missing_ones_are_found(
-    bucket: ObjectStore, make_app: AppMaker
+    bucket: ObjectStore, make_app: AppMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prefix = bucket.profile.dataset_prefix
     data = encode(SampleFormat.IMAGE_U8, np.full((3, 8, 8), 200, np.uint8))
@@ -279,6 +279,12 @@ async def test_samples_are_pictures_with_labels_by_the_manifest_and_missing_ones
         assert "min 200, max 200, mean 200" in browser.text
         assert "ants" in browser.text
         assert "▀" in browser.text
+        for graphics in ("blocks", "sixel", "kitty"):
+            monkeypatch.setenv("OSSCONSOLE_PICTURES", graphics)
+            await browser.press("i")
+            await browser.until(lambda: isinstance(pilot.app.screen, PictureScreen))
+            await browser.press("escape")
+            await browser.until(lambda: pilot.app.screen is browser.screen)
         await browser.press("backspace")
         await browser.goes_to("ants/")
         await browser.press("p")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
+from rich.text import Text
 from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -13,9 +15,15 @@ from textual.containers import Horizontal, Vertical
 from textual.widgets import Button, Input, Static, TextArea
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.tui.browse.graphics import graphics_of, picture_widget
 from ossconsole.tui.screens.base import ConsoleModal
 from ossconsole.tui.text import Line
+from ossconsole.tui.widgets.detail_view import Block, DetailView, PictureBlock
 from ossconsole.tui.widgets.table import VirtualTable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Check = Callable[[str], None]
 """Raises ConsoleError for a text that will not do."""
@@ -171,6 +179,33 @@ class TextDialog(ConsoleModal):
             self.tell(ConsoleError(f"{self._path} cannot be written: {error.strerror}."))
         else:
             self.notify(f"Written to {self._path}", markup=False)
+
+    def action_leave(self) -> None:
+        self.dismiss(None)
+
+
+class PictureScreen(ConsoleModal):
+    """A picture over the whole screen, in the terminal's own graphics where it has them."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,enter,i", "leave", "Back", show=False)]
+
+    def __init__(self, title: str, pixels: NDArray[np.uint8]) -> None:
+        super().__init__()
+        self._title = title
+        self._pixels = pixels
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog -full", id="picture-screen") as dialog:
+            dialog.border_title = Text(self._title)
+            dialog.border_subtitle = "esc back"
+            yield picture_widget(self._pixels, graphics_of(os.environ)) or DetailView(self._blocks, id="picture")
+
+    def on_mount(self) -> None:
+        for view in self.query(DetailView):
+            view.plain = self.glyphs.name == "ascii" or self.app.no_color
+
+    def _blocks(self, _width: int, _height: int) -> list[Block]:
+        return [PictureBlock(self._pixels)]
 
     def action_leave(self) -> None:
         self.dismiss(None)

@@ -9,9 +9,10 @@ from pathlib import Path
 from textual import work
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.dataset.contents import PictureContent, folder_pictures
+from ossconsole.dataset.contents import MAX_SAMPLE_BYTES, PictureContent, folder_pictures
 from ossconsole.dataset.manifest import Manifest
 from ossconsole.dataset.manifest_check import ManifestCheck
+from ossconsole.dataset.preview import show_image
 from ossconsole.storage.actions import Copy, Delete, is_versioned, presigned_url, restore
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.job import Job, JobState
@@ -23,7 +24,7 @@ from ossconsole.storage.usage import Source, Usage, UsageTotals, source_key
 from ossconsole.tui import memory
 from ossconsole.tui.browse.base import BrowseBase
 from ossconsole.tui.browse.detail import Detail
-from ossconsole.tui.browse.dialogs import InputDialog, ListDialog, TextDialog, TypedConfirm
+from ossconsole.tui.browse.dialogs import InputDialog, ListDialog, PictureScreen, TextDialog, TypedConfirm
 from ossconsole.tui.browse.messages import DetailRead
 from ossconsole.tui.screens.confirm import Choice, ConfirmScreen
 from ossconsole.tui.text import Line, moment, size
@@ -187,6 +188,17 @@ class Working(BrowseBase):
                 self.post_message(DetailRead(detail))
 
         self.run_job(ManifestCheck(self.store, detail.key.rpartition("/")[0], detail.content), show)
+
+    @work(exclusive=True, group="dialog", exit_on_error=False)
+    async def action_picture(self) -> None:
+        """The sample or image under the cursor over the whole screen; an image that was read in part is read whole."""
+        store, detail = self.store, self.detail
+        if store is None or detail is None or not isinstance(detail.content, PictureContent):
+            return
+        picture = detail.content.picture
+        if picture.is_part and detail.info is not None and detail.info.size <= MAX_SAMPLE_BYTES:
+            picture = await self.behind(lambda: show_image(store.get(detail.key))) or picture
+        await self.app.push_screen_wait(PictureScreen(safe_text(detail.key), picture.pixels))
 
     def action_pictures(self) -> None:
         """A sheet of the first pictures of the folder under the cursor, or of this folder."""

@@ -17,8 +17,9 @@ from textual.worker import Worker, WorkerState
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.profile import Profile
-from ossconsole.dataset.contents import MAX_MANIFEST_BYTES, ManifestIndex, read_content
+from ossconsole.dataset.contents import MAX_MANIFEST_BYTES, ManifestIndex, PictureContent, read_content
 from ossconsole.dataset.manifest import Manifest, manifest_key, read_manifest
+from ossconsole.storage.checkpoint_file import Checkpoint
 from ossconsole.storage.details import object_details
 from ossconsole.storage.listing import ListingState
 from ossconsole.tui import actions
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 _REST_BEFORE_READING_S = 0.2  # of the cursor on a row, so that moving through a folder asks nothing
 _JOBS_SHOWN = 3
 _WRITES = {"delete", "copy", "rename", "best", "restore", "train_from"}
+_NEEDS_CONTENT = {"best": Checkpoint, "picture": PictureContent, "check_manifest": Manifest}
 _NEEDS_BUCKET = {action.name for action in actions.of("browse")}
 _log = logging.getLogger(__name__)
 
@@ -365,11 +367,9 @@ class BrowseScreen(Moving, Working, Checkpoints):
             return None
         if action in _NEEDS_BUCKET and self.store is None:
             return None
-        checkpoint = self.shown_checkpoint
+        content = self.detail.content if self.detail else None
         if action == "train_from":
-            return bool(checkpoint and checkpoint.resumable)
-        if action == "best":
-            return checkpoint is not None
-        if action == "check_manifest":
-            return bool(self.detail and isinstance(self.detail.content, Manifest))
+            return isinstance(content, Checkpoint) and content.resumable
+        if action in _NEEDS_CONTENT:
+            return isinstance(content, _NEEDS_CONTENT[action])
         return True
