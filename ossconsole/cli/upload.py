@@ -12,6 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from ossconsole.cli.options import OpenTarget, Target, profile_options
 from ossconsole.config.errors import SettingsError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from ossconsole.dataset.journal import Failure
+    from ossconsole.dataset.plain import PlainUpload
     from ossconsole.dataset.plan import UploadPlan
     from ossconsole.dataset.scoreboard import UploadProgress
     from ossconsole.dataset.settings import UploadSettings
@@ -50,6 +52,8 @@ _SHOWN = 10
 @click.option("--parallelism", type=click.IntRange(1, 64), default=32, show_default=True, help="Samples sent at once.")
 @click.option("--bandwidth", type=click.FloatRange(0), default=0.0, metavar="MB/S", help="Cap on sending; 0: none.")
 @click.option("--prune", is_flag=True, help="Delete samples whose pictures are gone from SRC.")
+@click.option("--plain", is_flag=True, help="Upload SRC as it is, any file or folder; see --to.")
+@click.option("--to", "to", metavar="PREFIX", help="With --plain: where it goes in the bucket.")
 @click.option("--dry-run", is_flag=True, help="Show the plan, send nothing.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line; the last is the summary.")
 @profile_options
@@ -62,6 +66,8 @@ def upload(
     source: Path,
     format_name: str,
     bandwidth: float,
+    plain: bool,
+    to: str | None,
     dry_run: bool,
     as_json: bool,
     **options: Any,
@@ -76,6 +82,11 @@ def upload(
 
     if context.find_root().params.get("readonly") and not dry_run:
         raise SettingsError("--readonly is set: nothing is uploaded.", remedy="Leave it out, or add --dry-run.")
+    if plain != (to is not None) or (plain and dry_run):
+        raise SettingsError("--plain and --to belong together, without --dry-run.", remedy="See `upload --help`.")
+    if to is not None:
+        with target.open() as opened:
+            return _upload_plain(opened, source, to, options["parallelism"], as_json=as_json)
     settings = UploadSettings(
         source=source, format=SampleFormat(format_name), bandwidth=bandwidth * 1e6 or None, **options
     )
@@ -104,7 +115,7 @@ def _upload(opened: OpenTarget, settings: UploadSettings, *, as_json: bool) -> i
 
 
 @contextmanager
-def _cancelling_on_signals(job: UploadJob) -> Iterator[list[int]]:
+def _cancelling_on_signals(job: UploadJob | PlainUpload) -> Iterator[list[int]]:
     """Turns the first SIGINT, SIGTERM or SIGHUP into a cancel; the second ends at once. Gives the numbers that came."""
     received: list[int] = []
 
@@ -124,19 +135,48 @@ def _cancelling_on_signals(job: UploadJob) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
+def _upload_plain(opened: OpenTarget, source: Path, prefix: str, threads: int, *, as_json: bool) -> int:
+    from ossconsole.dataset.plain import PlainUpload
+    from ossconsole.storage.client import ObjectStore
+    from ossconsole.storage.job import JobState
+
+    job = PlainUpload(
+        ObjectStore(opened.profile, opened.credentials, pool_size=threads), source, prefix, threads=threads
+    )
+    with _cancelling_on_signals(job) as signalled:
+        job.start()
+        while not job.wait(_REPORT_EVERY_S):
+            if as_json:
+                _emit("progress", **msgspec.to_builtins(job.progress()))
+    if job.error is not None:
+        raise job.error
+    done = job.progress()
+    for failure in job.failures:
+        if as_json:
+            _emit("failed", path=failure.key, reason=failure.message, code="", request_id=failure.request_id)
+        else:
+            click.echo(f"Failed: {failure.message}")
+    if as_json:
+        _print_last_line(done.items_done, done.items_skipped, done.items_failed, done.bytes_done, done.seconds)
+    else:
+        click.echo(
+            f"{str(job.state).capitalize()}: {done.items_done} uploaded, {done.items_skipped} skipped, "
+            f"{done.items_failed} failed; {done.bytes_done / 1e6:.1f} MB in {done.seconds:.1f} s."
+        )
+    if job.state is JobState.CANCELLED:
+        return 128 + signalled[0] if signalled else _INTERRUPTED
+    return 1 if job.failures else 0
+
+
 # For machines
 
 
 def _emit(event: str, **fields: object) -> None:
-    import msgspec
-
     sys.stdout.buffer.write(msgspec.json.encode({"event": event, "time": time.time(), **fields}) + b"\n")
     sys.stdout.buffer.flush()
 
 
 def _follow_json(job: UploadJob) -> None:
-    import msgspec
-
     while not job.join(_REPORT_EVERY_S):
         progress = msgspec.to_builtins(job.progress())
         del progress["workers"], progress["recent_failures"]
@@ -157,8 +197,6 @@ def _print_json_summary(summary: UploadSummary) -> None:
 
 def _print_last_line(uploaded: int, skipped: int, failed: int, size: int, seconds: float) -> None:
     """The contract of the command: these keys and no others."""
-    import msgspec
-
     line = {
         "event": "summary",
         "uploaded": uploaded,
@@ -252,8 +290,6 @@ def _print_notes(title: str, notes: tuple[Failure, ...], count: int) -> None:
 
 
 def _dry_run(opened: OpenTarget, settings: UploadSettings, *, as_json: bool) -> int:
-    import msgspec
-
     from ossconsole.dataset.plan import plan_upload
 
     began = time.monotonic()

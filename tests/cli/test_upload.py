@@ -81,6 +81,8 @@ def test_a_dry_run_sends_nothing(uploader: Uploader, source: Path) -> None:
         ([], 2, "SRC"),
         (["SOURCE", "--size", "3"], 2, "--size 3"),
         (["SOURCE", "--format", "jpeg"], 2, "jpeg"),
+        (["SOURCE", "--plain"], 2, "--to"),
+        (["SOURCE", "--to", "x"], 2, "--plain"),
         (["SOURCE", "--keep-ratio", "--format", "tensor-f32"], 2, "--keep-ratio"),
     ],
 )
@@ -112,3 +114,13 @@ def test_a_signal_ends_it_and_the_next_run_goes_on(uploader: Uploader, tmp_path:
     assert rest.code == 0
     assert rest.summary["skipped"] >= done.summary["uploaded"]
     assert bucket(uploader.store, uploader.profile.dataset_prefix) == wanted(source, recipe(source))
+
+
+def test_plain_sends_a_folder_as_it_is(uploader: Uploader, source: Path) -> None:
+    done = uploader.run(str(source), "--plain", "--to", f"{uploader.profile.dataset_prefix}/plain", "--json")
+    assert done.code == 0, done.err
+    assert set(done.summary) == SUMMARY_KEYS
+    assert (done.summary["uploaded"], done.summary["failed"]) == (8, 0)
+    sent = bucket(uploader.store, f"{uploader.profile.dataset_prefix}/plain")
+    assert sent == {str(path.relative_to(source)): path.read_bytes() for path in source.rglob("*.jpg")}
+    assert "8 skipped" in uploader.run(str(source), "--plain", "--to", f"{uploader.profile.dataset_prefix}/plain").out

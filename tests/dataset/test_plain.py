@@ -1,0 +1,182 @@
+"""Plain uploads: every file as it is, in parts where it is large, resumed, and never half."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from ossconsole.config.errors import SettingsError
+from ossconsole.config.profile import Profile
+from ossconsole.dataset.plain import PlainUpload
+from ossconsole.sandbox.control import SandboxControl
+from ossconsole.sandbox.faults import Error, FaultPlan, LostReply, Reset, Rule
+from ossconsole.storage.client import ObjectStore
+from ossconsole.storage.job import JobState
+from ossconsole.storage.multipart import PartedUpload
+from ossconsole.storage.multipart_uploads import list_uploads
+from tests.dataset.uploads import WAIT_S
+from tests.sandboxed import Sandboxed, sandboxed
+
+PART = 100 << 10  # the least OSS takes
+DATA = bytes(range(256)) * 2000  # 5 parts and a little
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandboxed]:
+    with sandboxed(tmp_path_factory.mktemp("plain")) as running:
+        yield running
+
+
+@pytest.fixture
+def control(server: Sandboxed) -> Iterator[SandboxControl]:
+    steering = SandboxControl(server.process.info)
+    yield steering
+    steering.clear_faults()
+
+
+@pytest.fixture
+def profile(server: Sandboxed, request: pytest.FixtureRequest) -> Profile:
+    return server.profile(request.node.name)
+
+
+@pytest.fixture
+def store(profile: Profile, server: Sandboxed) -> Iterator[ObjectStore]:
+    opened = ObjectStore(profile, server.owner)
+    yield opened
+    opened.close()
+
+
+def upload(store: ObjectStore, source: Path, prefix: str) -> PlainUpload:
+    job = PlainUpload(store, source, prefix, threads=4, part_size=PART)
+    job.start()
+    assert job.wait(WAIT_S)
+    return job
+
+
+def there(store: ObjectStore, prefix: str) -> dict[str, bytes]:
+    return {found.key.removeprefix(f"{prefix}/"): store.get(found.key) for found in store.list_all(f"{prefix}/")}
+
+
+def make_folder(folder: Path) -> dict[str, bytes]:
+    files = {"a.txt": b"one", ".hidden": b"two", "deep/er/ü [1].bin": DATA, "empty": b"", "exact": DATA[:PART]}
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return files
+
+
+def test_a_folder_arrives_as_it_is_and_is_skipped_the_second_time(store: ObjectStore, tmp_path: Path) -> None:
+    files = make_folder(tmp_path / "folder")
+    (tmp_path / "folder/loop").symlink_to(tmp_path / "folder")
+    job = upload(store, tmp_path / "folder", "as-it-is")
+    assert job.state is JobState.DONE, job.error or job.failures
+    assert there(store, "as-it-is") == files
+    progress = job.progress()
+    assert (progress.items_done, progress.bytes_done) == (5, sum(map(len, files.values())))
+    assert progress.bytes_total == progress.bytes_done
+    again = upload(store, tmp_path / "folder", "as-it-is").progress()
+    assert (again.items_done, again.items_skipped) == (0, 5)
+    (tmp_path / "folder/a.txt").write_bytes(b"new")
+    (tmp_path / "folder/deep/er/ü [1].bin").write_bytes(DATA[::-1])
+    changed = upload(store, tmp_path / "folder", "as-it-is").progress()
+    assert (changed.items_done, changed.items_skipped) == (2, 3)
+    assert there(store, "as-it-is") == {**files, "a.txt": b"new", "deep/er/ü [1].bin": DATA[::-1]}
+
+
+def test_one_file(store: ObjectStore, tmp_path: Path) -> None:
+    (tmp_path / "model.pt").write_bytes(DATA)
+    assert upload(store, tmp_path / "model.pt", "/one/").state is JobState.DONE
+    assert there(store, "one") == {"model.pt": DATA}
+    assert not list(list_uploads(store, "one/"))
+
+
+@pytest.mark.parametrize("action", [Error(code="InternalError"), Reset(), LostReply()])
+def test_passing_trouble_is_retried(
+    store: ObjectStore, control: SandboxControl, tmp_path: Path, action: Error | Reset | LostReply
+) -> None:
+    files = make_folder(tmp_path / "folder")
+    control.set_faults(FaultPlan(rules=[Rule(action=action, method=method, times=3) for method in ("PUT", "POST")]))
+    prefix = type(action).__name__
+    assert upload(store, tmp_path / "folder", prefix).state is JobState.DONE
+    control.clear_faults()
+    assert there(store, prefix) == files
+
+
+def test_what_was_sent_is_not_sent_again(store: ObjectStore, control: SandboxControl, tmp_path: Path) -> None:
+    (tmp_path / "big").write_bytes(DATA)
+    denied = Rule(action=Error(code="AccessDenied"), method="PUT", skip=3)
+    control.set_faults(FaultPlan(rules=[denied]))
+    failed = upload(store, tmp_path / "big", "resumed")
+    assert failed.state is JobState.FAILED
+    assert failed.failures[0].request_id
+    assert there(store, "resumed") == {}
+    parts = -(-len(DATA) // PART)
+    allowed = Rule(action=Error(code="AccessDenied"), method="PUT", skip=parts - 3)
+    control.set_faults(FaultPlan(rules=[allowed]))  # one PUT more than what is missing would be refused
+    assert upload(store, tmp_path / "big", "resumed").state is JobState.DONE
+    assert there(store, "resumed") == {"big": DATA}
+    assert not list(list_uploads(store, "resumed/"))
+
+
+def test_another_file_under_the_same_name_begins_anew(store: ObjectStore, tmp_path: Path) -> None:
+    path = tmp_path / "big"
+    path.write_bytes(DATA)
+    first = PartedUpload(store, path, "anew/big", PART)
+    first.send(1)
+    first.close()
+    path.write_bytes(DATA[::-1])
+    os.utime(path, (1, 1))
+    assert upload(store, path, "anew").state is JobState.DONE
+    assert there(store, "anew") == {"big": DATA[::-1]}
+
+
+def test_a_file_that_changes_meanwhile_is_not_put_together(store: ObjectStore, tmp_path: Path) -> None:
+    path = tmp_path / "big"
+    path.write_bytes(DATA)
+    parted = PartedUpload(store, path, "changing/big", PART)
+    for number in parted.numbers:
+        parted.send(number)
+    os.utime(path, (1, 1))
+    with pytest.raises(Exception, match="changed while"):
+        parted.complete()
+    parted.abort()
+    parted.close()
+    assert there(store, "changing") == {}
+    assert not list(list_uploads(store, "changing/"))
+
+
+def test_names_that_cannot_be_keys_are_named_and_the_rest_arrives(store: ObjectStore, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/good").write_bytes(b"x")
+    (tmp_path / "folder/new\nline").write_bytes(b"x")
+    job = upload(store, tmp_path / "folder", "names")
+    assert job.state is JobState.FAILED
+    assert len(job.failures) == 1
+    assert there(store, "names") == {"good": b"x"}
+
+
+def test_a_dead_endpoint_ends_it(profile: Profile, server: Sandboxed, tmp_path: Path) -> None:
+    dead = msgspec.structs.replace(profile, standard_endpoint="http://0.0.1:9")
+    make_folder(tmp_path / "folder")
+    job = upload(ObjectStore(dead, server.owner, attempts=1), tmp_path / "folder", "dead")
+    assert job.state is JobState.FAILED
+    assert "No answer" in str(job.error)
+
+
+def test_no_source_is_bad_usage(store: ObjectStore, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="not there"):
+        PlainUpload(store, tmp_path / "nowhere", "x")
+
+
+def test_cancel_leaves_no_half_object(store: ObjectStore, tmp_path: Path) -> None:
+    (tmp_path / "big").write_bytes(DATA * 20)
+    job = PlainUpload(store, tmp_path / "big", "cancelled", threads=1, part_size=PART)
+    job.start()
+    job.cancel()
+    assert job.wait(WAIT_S)
+    assert job.state is JobState.CANCELLED
+    assert there(store, "cancelled") == {}
