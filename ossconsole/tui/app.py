@@ -21,7 +21,7 @@ from ossconsole.storage.job import Job
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
 from ossconsole.tui import actions, glyphs, themes
-from ossconsole.tui.frugal import FrugalUpdate
+from ossconsole.tui.frugal import FrugalStylesheet, FrugalUpdate
 from ossconsole.tui.monitor import RunMonitor
 from ossconsole.tui.palette import ActionProvider
 from ossconsole.tui.screens.base import ConsoleScreen
@@ -108,6 +108,7 @@ class ConsoleApp(App[str]):
         # 16 colours cannot carry a palette of our own: the terminal's is used as it is.
         poor = self.console.color_system == "standard"
         self.theme = theme or ("ansi-dark" if poor else "console-dark")
+        self.stylesheet = FrugalStylesheet(variables=self.get_css_variables())
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         """`rule` and `dim` for the themes that are not ours."""

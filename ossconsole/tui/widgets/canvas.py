@@ -4,28 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
-from typing import ClassVar
 
 from rich.cells import cell_len
 from rich.segment import Segment
-from rich.style import Style
 from textual.geometry import Region
 from textual.strip import Strip
 from textual.widget import Widget
 
-from ossconsole.tui.text import STYLES, Line, Piece
+from ossconsole.tui.text import Line, Piece
+from ossconsole.tui.widgets.ink import Inkwell
 
 
 class Canvas(Widget):
     """Subclasses give their lines in `paint`; `redraw` paints again and refreshes the cells that differ."""
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = {f"canvas--{name}" for name in STYLES}
     ALLOW_SELECT = False
 
     def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:  # noqa: A002 - Textual's name
         super().__init__(id=id, classes=classes)
         self._lines: list[Line] = []
-        self._styles: dict[str, Style] = {}
+        self._inks = Inkwell(self)
 
     def paint(self, width: int, height: int) -> Sequence[Line]:
         """The lines to show in `width` x `height` cells; missing ones are blank, longer ones are cut."""
@@ -49,22 +47,16 @@ class Canvas(Widget):
 
     def notify_style_update(self) -> None:
         super().notify_style_update()
-        self._styles.clear()
+        self._inks.clear()
 
     def render_line(self, y: int) -> Strip:
         width = self.size.width
         if y >= len(self._lines):
-            return Strip.blank(width, self._style("text"))
+            return Strip.blank(width, self._inks.style("text"))
         line = self._lines[y]
-        return Strip([Segment(text, self._style(style)) for text, style in line.pieces], line.width).adjust_cell_length(
-            width, self._style("text")
-        )
-
-    def _style(self, name: str) -> Style:
-        found = self._styles.get(name)
-        if found is None:
-            found = self._styles[name] = self.get_component_rich_style(f"canvas--{name}")
-        return found
+        return Strip(
+            [Segment(text, self._inks.style(style)) for text, style in line.pieces], line.width
+        ).adjust_cell_length(width, self._inks.style("text"))
 
 
 def _differences(old: Sequence[Line], new: Sequence[Line], width: int) -> list[Region]:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar, Generic, TypeVar
 
 from rich.segment import Segment
-from rich.style import Style
 from textual import events
 from textual.binding import Binding, BindingType
 from textual.geometry import Region, Size
@@ -15,7 +14,8 @@ from textual.reactive import reactive
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from ossconsole.tui.text import STYLES, Line
+from ossconsole.tui.text import Line
+from ossconsole.tui.widgets.ink import Inkwell
 
 Row = TypeVar("Row")
 RowPainter = Callable[[Row, int], Line]
@@ -25,7 +25,6 @@ RowPainter = Callable[[Row, int], Line]
 class VirtualTable(ScrollView, Generic[Row], can_focus=True):
     """A cursor over `rows`; `painter` draws one of them, `header` the line above."""
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = {f"canvas--{name}" for name in STYLES}
     ALLOW_SELECT = False
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "move(-1)", "Up", show=False),
@@ -68,7 +67,7 @@ class VirtualTable(ScrollView, Generic[Row], can_focus=True):
         self._painter = painter
         self._header = header
         self._rows: list[Row] = []
-        self._style_cache: dict[tuple[str, bool], Style] = {}
+        self._inks = Inkwell(self)
 
     @property
     def rows(self) -> Sequence[Row]:
@@ -124,7 +123,7 @@ class VirtualTable(ScrollView, Generic[Row], can_focus=True):
 
     def notify_style_update(self) -> None:
         super().notify_style_update()
-        self._style_cache.clear()
+        self._inks.clear()
 
     def render_line(self, y: int) -> Strip:
         width = self._width
@@ -132,23 +131,12 @@ class VirtualTable(ScrollView, Generic[Row], can_focus=True):
             return self._strip(self._header(width), width, cursor=False)
         index = self.scroll_offset.y + y - self._head
         if index >= len(self._rows):
-            return Strip.blank(width, self._style("text", cursor=False))
+            return Strip.blank(width, self._inks.style("text", cursor=False))
         return self._strip(self._painter(self._rows[index], width), width, cursor=index == self.cursor)
 
     def _strip(self, line: Line, width: int, *, cursor: bool) -> Strip:
         pieces = line.to(width).pieces
-        return Strip([Segment(text, self._style(style, cursor=cursor)) for text, style in pieces], width)
-
-    def _style(self, name: str, *, cursor: bool) -> Style:
-        key = (name, cursor)
-        found = self._style_cache.get(key)
-        if found is None:
-            found = self.get_component_rich_style(f"canvas--{name}")
-            if cursor:
-                over = self.get_component_rich_style("canvas--cursor")
-                found = found + Style(bgcolor=over.bgcolor, bold=True, reverse=over.reverse)
-            self._style_cache[key] = found
-        return found
+        return Strip([Segment(text, self._inks.style(style, cursor=cursor)) for text, style in pieces], width)
 
     def action_move(self, step: int) -> None:
         self.cursor = self._clamped(self.cursor + step)
