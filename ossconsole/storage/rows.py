@@ -31,6 +31,8 @@ class ObjectRows:
         """`base` is what every key begins with; names are what follows it."""
         self.base = base
         self.count = 0
+        self.folders = 0
+        """How many of them are folders."""
         self._names: list[str] = []
         self._classes: list[str] = [""]
         self._size = np.empty(_FIRST_CAPACITY, np.int64)
@@ -51,6 +53,7 @@ class ObjectRows:
         self._size[middle:end] = [o.size for o in page.objects]
         self._modified[middle:end] = [o.modified for o in page.objects]
         self._class[middle:end] = [self._class_index(o.storage_class) for o in page.objects]
+        self.folders += len(page.prefixes)
         self.count = end
 
     def _reserve(self, needed: int) -> None:

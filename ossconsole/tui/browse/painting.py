@@ -104,9 +104,8 @@ def path_line(model: BrowseModel, bucket: str, width: int, glyphs: Glyphs) -> Li
 def status_line(model: BrowseModel, glyphs: Glyphs) -> Line:
     """How much is here, how far the listing is, what is filtered and chosen."""
     rows, view = model.rows, model.view
-    folders = int(rows.folder_mask(rows.count).sum())
-    objects = rows.count - folders
-    line = Line((f" {folders:,} folders, {objects:,}{_plus(model)} objects", "text"))
+    objects = rows.count - rows.folders
+    line = Line((f" {rows.folders:,} folders, {objects:,}{_plus(model)} objects", "text"))
     if model.row_filter:
         line.add(
             f"  filter {safe_text(model.row_filter.text)!r}: {len(view):,} of {rows.count:,}{_plus(model)}", "warn"
