@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, cast
@@ -103,6 +104,8 @@ class BrowseScreen(Moving, Working, Checkpoints):
     def _connected(self, event: Connected) -> None:
         self._connecting = False
         self.store = event.store
+        # All modules are loaded by now: left to the collector, each full pass over them would hold up a key by 0.1 s.
+        gc.freeze()
         self.show_bucket()
 
     def show_bucket(self, prefix: str = "") -> None:
