@@ -125,10 +125,13 @@ def _delay_s(error: OssError) -> float:
 
 def _cause(error: BaseException) -> str:
     """The innermost reason of a requests or urllib3 exception, without their nested object dumps."""
+    from oss2.exceptions import OssError
+
     while True:
         reason = getattr(error, "reason", None)
         inner = reason if isinstance(reason, BaseException) else (error.__cause__ or error.__context__)
-        if inner is None:
+        # OSS's own refusal is of another request, which was being handled when this one was made.
+        if inner is None or isinstance(inner, OssError | ConsoleError):
             break
         error = inner
     if isinstance(error, OSError) and error.strerror:

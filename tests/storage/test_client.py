@@ -299,3 +299,13 @@ def test_a_listing_that_breaks_off_is_told(sandboxed_bucket: Sandboxed) -> None:
     with sandboxed_bucket.faults(FaultPlan(rules=(Rule(action=MalformedListing()),))):
         error = failure(lambda: store.list_page("client/"))
     assert "listing oss://127/client/" in error.message
+
+
+def test_the_cause_of_no_answer_is_never_the_refusal_of_another_request(sandboxed_bucket: Sandboxed) -> None:
+    profile = msgspec.structs.replace(sandboxed_bucket.process.profile(), standard_endpoint="http://0.0.1:9")
+    try:
+        sandboxed_bucket.store().get("no/such/key")
+    except StorageError:
+        with pytest.raises(StorageError, match="Connection refused") as told:
+            ObjectStore(profile, sandboxed_bucket.owner, attempts=1).list_page("x/")
+    assert "NoSuchKey" not in told.value.message
