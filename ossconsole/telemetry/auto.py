@@ -57,8 +57,7 @@ class AutoCompare:
     def words(self, comparison: Comparison | None) -> str:
         """Where it stands, for the A/B panel and the event log."""
         if not self.done:
-            spread = f", now ± {comparison.spread:.0%}".replace("%", " %") if comparison else ""
-            return f"auto-A/B: visit {self.visits + 1}, until ± {self.target * 100:.0f} %{spread}"
+            return f"auto-A/B: visit {self.visits + 1}, goal ± {self.target * 100:.0f} %"
         if comparison is None:
             return "auto-A/B ended: too few readings"
         result = f"{comparison.ratio:.2f}x ± {comparison.spread * 100:.0f} %"

@@ -163,6 +163,7 @@ ACTIONS = (
     Action("view", "crosshair", "x", "Crosshair", "The values at one moment; left and right move it"),
     Action("view", "log_scale", "y", "Log scale", "The loss on a logarithmic axis"),
     Action("view", "raw", "u", "Raw loss", "The loss as measured, or smoothed"),
+    Action("view", "events", "i", "Events", "Every event of the run, with its whole text"),
     Action("view", "dismiss_errors", "d", "Dismiss", "The errors so far were read"),
     Action("replay", "play", "space", "Play", "Play or pause the record", footer=90),
     Action("replay", "speed(1)", "greater_than_sign,full_stop", "Faster", "Play faster", footer=80),

@@ -172,3 +172,24 @@ async def test_the_learning_rate_is_checked_before_it_is_asked_for(make_app: App
         await pilot.press("home", "delete", "delete", *"0.01", "enter")
         await settle(pilot)
     assert run.asked == [("set_lr", 0.01)]
+
+
+async def test_every_event_can_be_read_whole(make_app: AppMaker) -> None:
+    script = full()
+    long = "The reader process ended. " * 12
+    script.add(events.WarningEvent(time=script.time, message=long, remedy="Look [here]."))
+    app = make_app(FakeServices(run=FakeRun(list(script.events))), now=script.time)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        assert "more ─" in shown(app).splitlines()[-4]
+        await pilot.press("i")
+        await settle(pilot)
+        text_ = " ".join(shown(app).replace("│", " ").split())
+        assert "Look [here]." in text_
+        assert "run 20250615-150640-a1b2 starts" in text_
+        await pilot.press("up")
+        await settle(pilot)
+        assert "Look [here]." not in shown(app)
+        await pilot.press("escape")
+        await settle(pilot)
+        assert "─ samples/s ─" in shown(app)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.telemetry.compare import MIN_BLOCKS, EndpointFigures
 from ossconsole.tui.panels.context import Context
-from ossconsole.tui.text import MISSING, Line, milliseconds, percent, rate, shorten, size
+from ossconsole.tui.text import MISSING, Line, joined, milliseconds, percent, rate, shorten, size
 
 _ROWS: tuple[tuple[str, Callable[[EndpointFigures], str]], ...] = (
     ("samples/s", lambda figures: rate(figures.samples_per_s)),
@@ -33,15 +33,17 @@ def comparison(context: Context, width: int, height: int) -> list[Line]:
     """Heading, a column per endpoint, as many rows as fit, and the result at the bottom."""
     figures = [context.view.figures(kind) for kind in EndpointKind]
     column = (width - LABEL_WIDTH - 1) // 2
-    lines = [context.heading("A/B", width, "simulated" if context.simulated else "")]
     head = Line(("", "dim")).to(LABEL_WIDTH)
     for kind in EndpointKind:
         used = kind is context.view.delivering
         name = context.glyphs.named(kind) if column > len(kind.value) + 2 else context.glyphs.short(kind)
         head.extend(_right(name, str(kind) if used else "dim", column))
-    lines.append(head)
     result = _result(context, width)
-    for name, words in _ROWS[: max(0, height - 2 - len(result))]:
+    shown = _ROWS[: max(0, height - 2 - len(result))]
+    hidden = f"{len(_ROWS) - len(shown)} rows hidden" if len(shown) < len(_ROWS) else ""
+    note = joined(("simulated" if context.simulated else "", hidden), ", ")
+    lines = [context.heading("A/B", width, note), head]
+    for name, words in shown:
         row = Line((f" {name}", "dim")).to(LABEL_WIDTH)
         for item in figures:
             style = "strong" if name == "samples/s" else "text"

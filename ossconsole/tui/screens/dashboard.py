@@ -155,7 +155,9 @@ class Dashboard(ConsoleScreen):
 
     def _events(self, width: int, height: int) -> Sequence[Line]:
         context = self.context
-        return [context.heading("events", width), *eventlog.event_log(context, width, height - 1)]
+        older = len(context.view.log) - (height - 1)
+        note = f"i: {older} more" if older > 0 else ""
+        return [context.heading("events", width, note), *eventlog.event_log(context, width, height - 1)]
 
     # Actions
 
@@ -192,6 +194,11 @@ class Dashboard(ConsoleScreen):
     def action_raw(self) -> None:
         self._raw = not self._raw
         self.draw()
+
+    def action_events(self) -> None:
+        from ossconsole.tui.screens.events import EventsScreen
+
+        self.app.push_screen(EventsScreen(self.context))
 
     def action_dismiss_errors(self) -> None:
         self.source.view.dismiss_errors()
