@@ -52,7 +52,7 @@ class Detail:
 def detail_blocks(detail: Detail, width: int, glyphs: Glyphs) -> list[Block]:
     """Everything known of `detail`, in `width` cells."""
     name = detail.key.rstrip("/").rpartition("/")[2] + ("/" if detail.is_folder else "")
-    blocks: list[Block] = [*_wrapped(safe_text(name) or "(no name)", width, "title")]
+    blocks: list[Block] = [*_wrapped(safe_text(name) or "(no name)", width, "primary")]
     if detail.problem:
         blocks += _wrapped(detail.problem, width, "bad")
     if detail.usage is not None:

@@ -7,14 +7,14 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, ClassVar
 
 from rich.segment import Segment
-from rich.style import Style
 from textual.binding import Binding, BindingType
 from textual.geometry import Region, Size
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from ossconsole.tui.browse.pictures import half_blocks, letters
-from ossconsole.tui.text import STYLES, Line
+from ossconsole.tui.text import Line
+from ossconsole.tui.widgets.ink import Inkwell
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +38,6 @@ Painter = Callable[[int, int], Sequence[Block]]
 class DetailView(ScrollView, can_focus=True):
     """Draws what `painter(width, height)` gives; `redraw` asks it again."""
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = {f"canvas--{name}" for name in STYLES}
     ALLOW_SELECT = False
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "scroll_up", show=False),
@@ -54,7 +53,7 @@ class DetailView(ScrollView, can_focus=True):
         self._painter = painter
         self._blocks: Sequence[Block] = ()
         self._rows: list[Line | Strip] = []
-        self._styles: dict[str, Style] = {}
+        self._inks = Inkwell(self)
         self.plain = False
         """Letters instead of half blocks."""
 
@@ -87,25 +86,19 @@ class DetailView(ScrollView, can_focus=True):
 
     def notify_style_update(self) -> None:
         super().notify_style_update()
-        self._styles.clear()
+        self._inks.clear()
 
     def render_line(self, y: int) -> Strip:
         width = self.scrollable_content_region.width
         at = y + self.scroll_offset.y
         if at >= len(self._rows):
-            return Strip.blank(width, self._style("text"))
+            return Strip.blank(width, self._inks.style("text"))
         row = self._rows[at]
         if isinstance(row, Line):
-            row = Strip([Segment(text, self._style(style)) for text, style in row.pieces])
+            row = Strip([Segment(text, self._inks.style(style)) for text, style in row.pieces])
         elif self.plain:
-            row = row.apply_style(self._style("text"))
-        return row.adjust_cell_length(width, self._style("text"))
-
-    def _style(self, name: str) -> Style:
-        found = self._styles.get(name)
-        if found is None:
-            found = self._styles[name] = self.get_component_rich_style(f"canvas--{name}")
-        return found
+            row = row.apply_style(self._inks.style("text"))
+        return row.adjust_cell_length(width, self._inks.style("text"))
 
 
 def _same(old: Line | Strip | None, new: Line | Strip | None) -> bool:
