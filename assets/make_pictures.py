@@ -22,7 +22,7 @@ POLL_S, DEADLINE_S = 0.2, 600
 async def until(condition: Callable[[], bool]) -> None:
     """Waits for something that another thread does and does not tell of."""
     deadline = time.monotonic() + DEADLINE_S
-    while not condition():  # noqa: ASYNC110
+    while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError("the run did not come this far")
         await asyncio.sleep(POLL_S)
