@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from ossconsole.dataset.journal import Failure
-    from ossconsole.dataset.plain import PlainUpload
     from ossconsole.dataset.plan import UploadPlan
     from ossconsole.dataset.scoreboard import UploadProgress
     from ossconsole.dataset.settings import UploadSettings
     from ossconsole.dataset.upload import UploadJob, UploadSummary
+    from ossconsole.storage.job import Job
 
 _INTERRUPTED = 130
 _POLL_S = 0.2
@@ -52,6 +52,7 @@ _SHOWN = 10
 @click.option("--parallelism", type=click.IntRange(1, 64), default=32, show_default=True, help="Samples sent at once.")
 @click.option("--bandwidth", type=click.FloatRange(0), default=0.0, metavar="MB/S", help="Cap on sending; 0: none.")
 @click.option("--prune", is_flag=True, help="Delete samples whose pictures are gone from SRC.")
+@click.option("--shards", type=click.IntRange(1), metavar="N", help="Tars of N samples with the connector's index.")
 @click.option("--plain", is_flag=True, help="Upload SRC as it is, any file or folder; see --to.")
 @click.option("--to", "to", metavar="PREFIX", help="With --plain: where it goes in the bucket.")
 @click.option("--dry-run", is_flag=True, help="Show the plan, send nothing.")
@@ -66,6 +67,7 @@ def upload(
     source: Path,
     format_name: str,
     bandwidth: float,
+    shards: int | None,
     plain: bool,
     to: str | None,
     dry_run: bool,
@@ -94,6 +96,8 @@ def upload(
     with target.open() as opened:
         if dry_run:
             return _dry_run(opened, settings, as_json=as_json)
+        if shards:
+            return _upload_shards(opened, settings, shards, as_json=as_json)
         return _upload(opened, settings, as_json=as_json)
 
 
@@ -115,7 +119,7 @@ def _upload(opened: OpenTarget, settings: UploadSettings, *, as_json: bool) -> i
 
 
 @contextmanager
-def _cancelling_on_signals(job: UploadJob | PlainUpload) -> Iterator[list[int]]:
+def _cancelling_on_signals(job: UploadJob | Job) -> Iterator[list[int]]:
     """Turns the first SIGINT, SIGTERM or SIGHUP into a cancel; the second ends at once. Gives the numbers that came."""
     received: list[int] = []
 
@@ -138,11 +142,25 @@ def _cancelling_on_signals(job: UploadJob | PlainUpload) -> Iterator[list[int]]:
 def _upload_plain(opened: OpenTarget, source: Path, prefix: str, threads: int, *, as_json: bool) -> int:
     from ossconsole.dataset.plain import PlainUpload
     from ossconsole.storage.client import ObjectStore
-    from ossconsole.storage.job import JobState
 
-    job = PlainUpload(
-        ObjectStore(opened.profile, opened.credentials, pool_size=threads), source, prefix, threads=threads
-    )
+    store = ObjectStore(opened.profile, opened.credentials, pool_size=threads)
+    job = PlainUpload(store, source, prefix, threads=threads)
+    signalled = _finish(job, as_json=as_json)
+    done = job.progress()
+    return _end(job, signalled, (done.items_done, done.items_skipped, done.items_failed), as_json=as_json)
+
+
+def _upload_shards(opened: OpenTarget, settings: UploadSettings, per_shard: int, *, as_json: bool) -> int:
+    from ossconsole.dataset.shards import ShardUpload
+    from ossconsole.storage.client import ObjectStore
+
+    job = ShardUpload(ObjectStore(opened.profile, opened.credentials), settings, per_shard)
+    signalled = _finish(job, as_json=as_json)
+    return _end(job, signalled, (job.samples, job.unchanged + job.ignored, len(job.failures)), as_json=as_json)
+
+
+def _finish(job: Job, *, as_json: bool) -> list[int]:
+    """Runs the job to its end and gives the signals that came. Raises the ConsoleError that ended it early."""
     with _cancelling_on_signals(job) as signalled:
         job.start()
         while not job.wait(_REPORT_EVERY_S):
@@ -150,18 +168,26 @@ def _upload_plain(opened: OpenTarget, source: Path, prefix: str, threads: int, *
                 _emit("progress", **msgspec.to_builtins(job.progress()))
     if job.error is not None:
         raise job.error
+    return signalled
+
+
+def _end(job: Job, signalled: list[int], counts: tuple[int, int, int], *, as_json: bool) -> int:
+    from ossconsole.storage.job import JobState
+    from ossconsole.storage.names import safe_text
+
     done = job.progress()
     for failure in job.failures:
         if as_json:
             _emit("failed", path=failure.key, reason=failure.message, code="", request_id=failure.request_id)
         else:
-            click.echo(f"Failed: {failure.message}")
+            click.echo(f"Failed: {safe_text(failure.key)}: {failure.message}")
     if as_json:
-        _print_last_line(done.items_done, done.items_skipped, done.items_failed, done.bytes_done, done.seconds)
+        _print_last_line(*counts, done.bytes_done, done.seconds)
     else:
+        uploaded, skipped, failed = counts
         click.echo(
-            f"{str(job.state).capitalize()}: {done.items_done} uploaded, {done.items_skipped} skipped, "
-            f"{done.items_failed} failed; {done.bytes_done / 1e6:.1f} MB in {done.seconds:.1f} s."
+            f"{str(job.state).capitalize()}: {uploaded} uploaded, {skipped} skipped, {failed} failed; "
+            f"{done.bytes_done / 1e6:.1f} MB in {done.seconds:.1f} s."
         )
     if job.state is JobState.CANCELLED:
         return 128 + signalled[0] if signalled else _INTERRUPTED

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MANIFEST_NAME = "manifest.json"
+SHARDS_NAME = "shards.json"
+"""What lists a dataset of shards, in place of a manifest."""
+
 MANIFEST_VERSION = 1
 TRAIN, VAL = "train", "val"
 SPLITS = (TRAIN, VAL)

@@ -164,11 +164,9 @@ class PlainUpload(Job):
 
     def _part(self, file: PlainFile, upload: PartedUpload, number: int) -> None:
         self.ledger.reach((file.key, number), upload.send(number))
-        if not upload.finished:
+        if not upload.claim():
             return
         with self._lock:
-            if upload not in self._open:
-                return  # another thread's part was the last one too
             self._open.discard(upload)
         try:
             upload.complete()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ossconsole.config.errors import SettingsError
-from ossconsole.dataset.manifest import ManifestError, ManifestMissingError, read_manifest_head
+from ossconsole.dataset.manifest import SHARDS_NAME, ManifestError, ManifestMissingError, object_key, read_manifest_head
 from ossconsole.dataset.settings import UploadSettings
 from ossconsole.storage.client import ObjectStore
 
@@ -21,14 +21,19 @@ class Found(msgspec.Struct, frozen=True):
     has_manifest: bool = False
 
 
-def check_prefix(store: ObjectStore, prefix: str, settings: UploadSettings) -> Found:
-    """What is below the prefix.
+def check_prefix(store: ObjectStore, prefix: str, settings: UploadSettings, *, shards: bool = False) -> Found:
+    """What is below the prefix; with `shards` a dataset of shards may be there.
 
     Raises PrefixTakenError when its dataset has another format or size, StorageError when OSS refuses to tell.
     """
     try:
         head = read_manifest_head(store, prefix)
     except ManifestMissingError as error:
+        if not shards and not error.empty and store.exists(object_key(prefix, SHARDS_NAME)):
+            raise PrefixTakenError(
+                f"{store.uri(prefix)} holds a dataset of shards.",
+                remedy="Give this one another place with --dataset-prefix.",
+            ) from error
         return Found(empty=error.empty)
     except ManifestError:  # to be replaced by a good one
         return Found(empty=False)

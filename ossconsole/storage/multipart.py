@@ -55,17 +55,20 @@ class PartedUpload:
             raise
         self._lock = threading.Lock()
         self._sent: list[oss2.models.PartInfo] = []
+        self._claimed = False
 
     @property
     def numbers(self) -> range:
         """The parts, from 1."""
         return range(1, -(-self.size // self._memory.part_size) + 1)
 
-    @property
-    def finished(self) -> bool:
-        """Whether every part is in the bucket."""
+    def claim(self) -> bool:
+        """True for one caller, once every part is in the bucket: that one completes the upload."""
         with self._lock:
-            return len(self._sent) == len(self.numbers)
+            if self._claimed or len(self._sent) < len(self.numbers):
+                return False
+            self._claimed = True
+            return True
 
     def send(self, number: int) -> int:
         """Sends one part, unless an earlier try has, and gives its length. Raises OSError, StorageError."""

@@ -124,3 +124,11 @@ def test_plain_sends_a_folder_as_it_is(uploader: Uploader, source: Path) -> None
     sent = bucket(uploader.store, f"{uploader.profile.dataset_prefix}/plain")
     assert sent == {str(path.relative_to(source)): path.read_bytes() for path in source.rglob("*.jpg")}
     assert "8 skipped" in uploader.run(str(source), "--plain", "--to", f"{uploader.profile.dataset_prefix}/plain").out
+
+
+def test_shards(uploader: Uploader, source: Path) -> None:
+    done = uploader.run(str(source), "--shards", "4", "--json")
+    assert done.code == 0, done.err
+    assert set(done.summary) == SUMMARY_KEYS
+    assert (done.summary["uploaded"], done.summary["skipped"]) == (8, 0)
+    assert "8 skipped" in uploader.run(str(source), "--shards", "4").out
