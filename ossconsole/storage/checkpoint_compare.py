@@ -45,7 +45,7 @@ class TensorPair(msgspec.Struct, frozen=True):
 
 
 class TensorDistance(msgspec.Struct, frozen=True):
-    """How far a tensor moved: the Euclidean norm of the difference, of the left tensor, and the largest single change."""
+    """How far a tensor moved: the norm of the difference (Euclidean), of the left tensor, and the largest change."""
 
     name: str
     difference: float
