@@ -87,9 +87,11 @@ class Layout:
             return
         assert self._source is not None  # noqa: S101
         for entry in self._source.files():
-            yield (
-                SkippedFile(entry.path, entry.reason, entry.lost) if isinstance(entry, OddEntry) else self._item(entry)
-            )
+            if isinstance(entry, OddEntry):
+                lost = entry.lost or is_picture_name(entry.path.rpartition("/")[2])
+                yield SkippedFile(entry.path, entry.reason, lost)
+            else:
+                yield self._item(entry)
 
     def label_order(self, names: Iterable[str]) -> tuple[str, ...]:
         """The classes in label order, given those that have samples.
