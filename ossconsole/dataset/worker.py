@@ -120,13 +120,14 @@ def main() -> None:
             for other in connections:
                 other.close()
             serve(connection)
-            return
+            os._exit(0)
         connection.close()
         forks.append(pid)
     serve(connections[0])
     connections[0].close()
     for pid in forks:
         os.waitpid(pid, 0)
+    os._exit(0)  # the interpreter would take its time to put away what the kernel frees at once
 
 
 if __name__ == "__main__":

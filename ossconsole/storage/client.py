@@ -238,6 +238,18 @@ class ObjectStore:
 
         return self.call(f"writing {self.uri(key)}", request)
 
+    def check_write(self, key: str) -> None:
+        """Raises StorageError where the object could not be written. Writes none: begins an upload and drops it."""
+
+        def request() -> None:
+            begun = self._bucket.init_multipart_upload(key)
+            try:
+                self._bucket.upload_part(key, begun.upload_id, 1, b"?")
+            finally:
+                self._bucket.abort_multipart_upload(key, begun.upload_id)
+
+        self.call(f"writing {self.uri(key)}", request)
+
     def copy(self, source: str, target: str) -> None:
         """Copies inside the bucket, on the server; OSS takes objects of up to 5 GB this way."""
         self.call(

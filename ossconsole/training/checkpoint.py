@@ -15,6 +15,7 @@ import torchvision
 from ossconsole import __version__
 from ossconsole.config.errors import ConsoleError
 from ossconsole.storage.client import ObjectStore
+from ossconsole.storage.errors import StorageError
 from ossconsole.training.connector import ConnectorSettings
 from ossconsole.training.model import load_untrusted
 from ossconsole.training.writer import CheckpointWriter
@@ -22,6 +23,8 @@ from ossconsole.training.writer import CheckpointWriter
 FORMAT = "ossconsole-checkpoint"
 VERSION = 1
 STABLE_NAME = "resnet18.pt"
+_EXPLAIN_TIMEOUT_S = 5.0
+_BEFORE_RETRY_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,7 @@ class CheckpointStore:
         self._run = run
         self._keep = keep
         self._timeout_s = timeout_s
+        self._connector = connector
         self._writer = CheckpointWriter(connector)
         self._written: list[str] = []
 
@@ -110,8 +114,7 @@ class CheckpointStore:
         """Raises ConsoleError when it did not arrive; the stable key then still holds the checkpoint before."""
         begun = time.perf_counter()
         key = checkpoint_key(self._prefix, self._run, progress)
-        self._writer.write(key, data, self._timeout_s)
-        self._verify(key, data)
+        self._write(key, data)
         self._store.copy(key, stable_key(self._prefix))
         if key not in self._written:
             self._written.append(key)
@@ -120,6 +123,36 @@ class CheckpointStore:
 
     def close(self) -> None:
         self._writer.close()
+
+    def _write(self, key: str, data: bytes) -> None:
+        """Through the connector, and once more where it failed although OSS takes writes; the reason is OSS's own."""
+        try:
+            self._write_once(key, data)
+        except ConsoleError as error:
+            refusal = self._refusal(key)
+            if refusal is not None and not refusal.retriable:
+                raise refusal from error
+            time.sleep(_BEFORE_RETRY_S)
+            try:
+                self._write_once(key, data)
+            except ConsoleError as again:
+                raise (self._refusal(key) or again) from again
+
+    def _write_once(self, key: str, data: bytes) -> None:
+        self._writer.write(key, data, self._timeout_s)
+        self._verify(key, data)
+
+    def _refusal(self, key: str) -> StorageError | None:
+        """Why OSS does not take the object now, in its own words; None when it would. The connector does not tell."""
+        connector = self._connector
+        store = ObjectStore(connector.profile, connector.credentials, timeout_s=_EXPLAIN_TIMEOUT_S, attempts=1)
+        try:
+            store.check_write(key)
+        except StorageError as error:
+            return error
+        finally:
+            store.close()
+        return None
 
     def _verify(self, key: str, data: bytes) -> None:
         info = self._store.head(key)

@@ -28,7 +28,7 @@ from ossconsole.training.source import BatchSource
 from ossconsole.training.totals import Totals
 from ossconsole.training.trainer import EpochMeter, Trainer, finite
 
-_CHECKPOINT_TIMEOUT_S = 300.0
+_CHECKPOINT_TIMEOUT_S = 150.0  # of each of two tries
 _SAVING_PATIENCE_S = 30.0  # how long training waits for one checkpoint before it leaves out the next
 _MODEL_SEED = 2  # tells this use of the run's seed apart from others
 

@@ -20,7 +20,7 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.storage.job import Job
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
-from ossconsole.tui import actions, glyphs, themes
+from ossconsole.tui import actions, glyphs, memory, themes
 from ossconsole.tui.frugal import FrugalStylesheet, FrugalUpdate
 from ossconsole.tui.monitor import RunMonitor
 from ossconsole.tui.palette import ActionProvider
@@ -96,7 +96,8 @@ class ConsoleApp(App[str]):
         super().__init__()
         self.services = services
         self.initial_mode = initial_mode
-        self.glyphs = glyph_set or glyphs.for_terminal()
+        self._look = memory.recall("look", "")
+        self.glyphs = glyph_set or glyphs.SETS.get(self._look.get("glyphs", ""), glyphs.for_terminal())
         self.monitor = RunMonitor(services, clock)
         self.jobs: list[Job] = []
         """Downloads and other work on objects, of the Browse screen."""
@@ -107,8 +108,22 @@ class ConsoleApp(App[str]):
             self.register_theme(own)
         # 16 colours cannot carry a palette of our own: the terminal's is used as it is.
         poor = self.console.color_system == "standard"
-        self.theme = theme or ("ansi-dark" if poor else "console-dark")
+        self.theme = theme or self._remembered_theme(poor=poor)
         self.stylesheet = FrugalStylesheet(variables=self.get_css_variables())
+
+    def _remembered_theme(self, *, poor: bool) -> str:
+        known = self._look.get("theme", "")
+        if known in self.available_themes and (not poor or self.available_themes[known].ansi):
+            return str(known)
+        return "ansi-dark" if poor else "console-dark"
+
+    def _remember_look(self) -> None:
+        """Theme and symbols are the user's, not a profile's."""
+        self._look = {"theme": self.theme, "glyphs": self.glyphs.name}
+        try:
+            memory.remember("look", "", self._look)
+        except ConsoleError as error:
+            self.notify(f"The look was not remembered: {error}", severity="warning", markup=False)
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         """`rule` and `dim` for the themes that are not ours."""
@@ -173,11 +188,13 @@ class ConsoleApp(App[str]):
         at = names.index(self.theme) if self.theme in names else -1
         self.theme = names[(at + 1) % len(names)]
         self.notify(f"Theme {self.theme}", timeout=2)
+        self._remember_look()
 
     def action_next_glyphs(self) -> None:
         names = list(glyphs.SETS)
         self.glyphs = glyphs.SETS[names[(names.index(self.glyphs.name) + 1) % len(names)]]
         self.notify(f"Symbols: {self.glyphs.name}", timeout=2)
+        self._remember_look()
         self.tick()
 
     def action_interrupt(self) -> None:

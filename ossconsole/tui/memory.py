@@ -1,13 +1,13 @@
-"""What the forms remember between sessions, per profile: a small JSON file in the state folder."""
+"""What the console remembers between sessions, mostly per profile: a small JSON file in the state folder."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from ossconsole.config.files import write_private
 from ossconsole.config.paths import state_dir
 
 _FILE = "forms.json"
@@ -31,11 +31,7 @@ def recall(form: str, profile: str) -> dict[str, Any]:
 
 
 def remember(form: str, profile: str, values: dict[str, Any]) -> None:
-    """Keep `values` for the next time. Raises OSError where the file cannot be written."""
+    """Keep `values` for the next time. Raises SettingsError where the file cannot be written."""
     known = _read()
     known[f"{form}/{profile}"] = values
-    path = _path()
-    fresh = path.with_suffix(f".{os.getpid()}")
-    fresh.write_bytes(msgspec.json.format(msgspec.json.encode(known)))
-    fresh.chmod(0o600)
-    fresh.replace(path)
+    write_private(_path(), msgspec.json.format(msgspec.json.encode(known)))

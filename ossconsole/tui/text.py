@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 
 from rich.cells import cell_len, set_cell_size
@@ -170,6 +170,16 @@ def milliseconds(seconds: float | None) -> str:
         return MISSING
     value = seconds * 1000
     return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
+
+
+def short_times(values: Sequence[float | None], separator: str = " / ") -> str:
+    """Short times side by side in one unit: milliseconds, or seconds where the longest is above a second."""
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    if not known:
+        return MISSING
+    if max(known) < 1:
+        return separator.join(milliseconds(value) for value in values) + " ms"
+    return separator.join(MISSING if value is None else f"{value:.2f}" for value in values) + " s"
 
 
 _UNITS = ("B", "KB", "MB", "GB", "TB", "PB")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from pathlib import Path
 
 import msgspec
@@ -14,7 +15,7 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.config.paths import STATE_DIR_VARIABLE
 from ossconsole.config.profile import Profile
 from ossconsole.dataset.formats import SampleFormat
-from ossconsole.dataset.journal import JournalError, journal_path
+from ossconsole.dataset.journal import Journal, JournalError, journal_path
 from ossconsole.dataset.manifest import manifest_key, read_manifest
 from ossconsole.dataset.plan import plan_upload
 from ossconsole.dataset.prefix import PrefixTakenError
@@ -342,6 +343,31 @@ def test_a_file_of_the_working_folder_is_no_library(
     (tmp_path / "PIL.py").write_text("raise SystemExit('imported from the working folder')")
     monkeypatch.chdir(tmp_path)
     assert upload(profile, sandboxed_bucket.owner, settings_for(source)).uploaded == 8
+
+
+def test_a_full_disk_under_the_journal_ends_it_and_the_next_run_goes_on(
+    sandboxed_bucket: Sandboxed, store: ObjectStore, profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = make_pictures(tmp_path / "s", train=200)
+
+    def filling(journal: Journal) -> sqlite3.Connection:
+        connection = opening(journal)
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        connection.execute(f"PRAGMA max_page_count={pages + 4}")
+        return connection
+
+    opening = Journal._open
+    monkeypatch.setattr(Journal, "_open", filling)
+    with pytest.raises(JournalError, match="full") as caught:
+        upload(profile, sandboxed_bucket.owner, settings_for(source))
+    assert "Free space" in caught.value.remedy
+    assert not store.exists(manifest_key(profile.dataset_prefix))
+    monkeypatch.setattr(Journal, "_open", opening)
+    before = len(bucket(store, profile.dataset_prefix))
+    summary = upload(profile, sandboxed_bucket.owner, settings_for(source))
+    assert (summary.uploaded, summary.unchanged) == (202 - before, before)
+    assert bucket(store, profile.dataset_prefix) == wanted(source, settings_for(source).recipe)
+    check_manifest_is_the_bucket(store, profile.dataset_prefix)
 
 
 # Plan

@@ -31,6 +31,7 @@ from ossconsole.sandbox.faults import (
 )
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
+from ossconsole.storage.multipart_uploads import list_uploads
 from tests.sandboxed import Sandboxed
 
 
@@ -309,3 +310,12 @@ def test_the_cause_of_no_answer_is_never_the_refusal_of_another_request(sandboxe
         with pytest.raises(StorageError, match="Connection refused") as told:
             ObjectStore(profile, sandboxed_bucket.owner, attempts=1).list_page("x/")
     assert "NoSuchKey" not in told.value.message
+
+
+def test_whether_a_key_may_be_written_is_known_without_writing(sandboxed_bucket: Sandboxed) -> None:
+    store = sandboxed_bucket.store()
+    store.check_write("check-write/x")
+    assert not store.exists("check-write/x")
+    assert not list(list_uploads(store, "check-write/"))
+    with pytest.raises(StorageError, match="AccessDenied"):
+        sandboxed_bucket.store(key="read-only").check_write("check-write/x")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from rich.color import ColorSystem
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.tui import actions
@@ -207,10 +208,19 @@ async def test_themes_and_symbols_change_by_key(make_app: AppMaker) -> None:
             await settle(pilot)
             seen.add(app.theme)
         assert seen == {"console-dark", "console-light", "ansi-dark", "ansi-light"}
-        await pilot.press("f10", "f10")
+        await pilot.press("f9", "f10", "f10")
         await settle(pilot)
         assert app.glyphs.name == "ascii"
         assert "o standard" in shown(app)
+    again = make_app(FakeServices(), theme=None, glyph_set=None)
+    assert (again.theme, again.glyphs.name) == ("console-light", "ascii"), "it is remembered"
+
+
+def test_a_terminal_of_16_colours_keeps_its_own(make_app: AppMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLORTERM", "")
+    monkeypatch.setenv("TERM", "xterm-16color")
+    monkeypatch.setattr("rich.console.Console._detect_color_system", lambda _console: ColorSystem.STANDARD)
+    assert make_app(FakeServices(), theme=None).theme == "ansi-dark"
 
 
 async def test_errors_are_told_with_what_to_do(make_app: AppMaker) -> None:

@@ -367,7 +367,8 @@ async def test_an_object_that_vanished_says_so(bucket: ObjectStore, make_app: Ap
         bucket.delete(f"{folder_of(bucket)}gone")
         await browser.press("enter")
         await browser.until(lambda: "NoSuchKey" in browser.text)
-        assert "Refresh the listing" in browser.text
+        assert browser.screen.detail is not None
+        assert "Refresh the listing" in browser.screen.detail.problem
 
 
 async def test_failures_are_listed_and_a_download_is_done_again(

@@ -48,6 +48,20 @@ def test_durations(seconds: float | None, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ((0.0042,), "4.2 ms"),
+        ((0.05, 0.254), "50 / 254 ms"),
+        ((0.0074, 3.256), "0.01 / 3.26 s"),
+        ((None, None), "–"),
+        ((None, 0.1), "– / 100 ms"),
+    ],
+)
+def test_short_times_share_a_unit(values: tuple[float | None, ...], expected: str) -> None:
+    assert text.short_times(values) == expected
+
+
+@pytest.mark.parametrize(
     ("name", "expected"),
     [
         ("plain.txt", "plain.txt"),

@@ -7,26 +7,22 @@ from collections.abc import Callable
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.telemetry.compare import MIN_BLOCKS, EndpointFigures
 from ossconsole.tui.panels.context import Context
-from ossconsole.tui.text import MISSING, Line, joined, milliseconds, percent, rate, shorten, size
+from ossconsole.tui.text import MISSING, Line, joined, percent, rate, short_times, shorten, size
 
 _ROWS: tuple[tuple[str, Callable[[EndpointFigures], str]], ...] = (
     ("samples/s", lambda figures: rate(figures.samples_per_s)),
     ("data wait", lambda figures: percent(figures.wait_fraction)),
-    ("fetch p95", lambda figures: _ms(figures.fetch_p95)),
-    ("step p95", lambda figures: _ms(figures.step_p95)),
+    ("fetch p95", lambda figures: short_times((figures.fetch_p95,))),
+    ("step p95", lambda figures: short_times((figures.step_p95,))),
     ("batches", lambda figures: f"{figures.steps:,}" if figures.steps else MISSING),
-    ("fetch p50", lambda figures: _ms(figures.fetch_p50)),
-    ("step p50", lambda figures: _ms(figures.step_p50)),
+    ("fetch p50", lambda figures: short_times((figures.fetch_p50,))),
+    ("step p50", lambda figures: short_times((figures.step_p50,))),
     ("read", lambda figures: f"{size(figures.bytes_per_s)}/s" if figures.bytes_per_s is not None else MISSING),
     ("readings", lambda figures: f"{figures.blocks:,}" if figures.blocks else MISSING),
 )
 
 
 LABEL_WIDTH = 11
-
-
-def _ms(seconds: float | None) -> str:
-    return MISSING if seconds is None else f"{milliseconds(seconds)} ms"
 
 
 def comparison(context: Context, width: int, height: int) -> list[Line]:

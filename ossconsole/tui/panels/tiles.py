@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ossconsole.telemetry.verdict import COMPUTE_BOUND, IO_BOUND
 from ossconsole.tui.panels.context import Context
-from ossconsole.tui.text import MISSING, Line, milliseconds, number, percent, rate, shorten, size
+from ossconsole.tui.text import MISSING, Line, number, percent, rate, short_times, shorten, size
 
 TILE_WIDTH = 15
 HEIGHT = 3
@@ -65,7 +65,7 @@ def _wait(context: Context) -> Tile:
     if split is None:
         return Tile("data wait", _figure(MISSING), Line())
     style = "good" if split.wait_fraction < COMPUTE_BOUND else "bad" if split.wait_fraction >= IO_BOUND else "warn"
-    note = f"{milliseconds(split.wait)} of {milliseconds(split.total)} ms"
+    note = short_times((split.wait, split.total), " of ")
     return Tile("data wait", Line((percent(split.wait_fraction), style)), Line((note, "dim")))
 
 
@@ -73,8 +73,8 @@ def _step_time(context: Context) -> Tile:
     split = context.view.split
     if split is None:
         return Tile("step time", _figure(MISSING), Line())
-    note = f"compute {milliseconds(split.compute)} ms"
-    return Tile("step time", _figure(f"{milliseconds(split.total)} ms"), Line((note, "dim")))
+    note = f"compute {short_times((split.compute,))}"
+    return Tile("step time", _figure(short_times((split.total,))), Line((note, "dim")))
 
 
 def _fetch(context: Context, *, compact: bool = False) -> Tile:
@@ -83,10 +83,7 @@ def _fetch(context: Context, *, compact: bool = False) -> Tile:
     if kind is None:
         return Tile(label, _figure(MISSING), Line())
     figures = context.view.figures(kind)
-    if figures.fetch_p50 is None:
-        value = _figure(MISSING)
-    else:
-        value = _figure(f"{milliseconds(figures.fetch_p50)} / {milliseconds(figures.fetch_p95)} ms")
+    value = _figure(short_times((figures.fetch_p50, figures.fetch_p95)))
     note = f"{size(context.view.bytes_per_s)}/s" if compact else f"{figures.steps:,} batches"
     return Tile(label, value, Line((note, "dim")))
 

@@ -139,7 +139,7 @@ class NewRunScreen(ConsoleModal):
         known = msgspec.to_builtins(settings)
         try:
             memory.remember(FORM, self._profile.name, {field.name: known[field.name] for field in FIELDS})
-        except (OSError, ConsoleError) as error:
+        except ConsoleError as error:
             self.notify(f"The settings were not remembered: {error}", severity="warning", markup=False)
 
 

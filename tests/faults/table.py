@@ -1,0 +1,64 @@
+"""`python -m tests.faults.table [PYTEST OPTIONS]` runs the matrix, slow cells included, and prints it as Markdown."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.operations import OPERATIONS
+
+_COLUMNS = {kind.__name__: name for name, kind in OPERATIONS.items()}
+
+
+class Collector:
+    """Takes the cells from the reports of the tests; see `note` in test_matrix."""
+
+    def __init__(self) -> None:
+        self.cells: dict[tuple[str, str], dict[str, str]] = {}
+        self.failed = 0
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when != "call":
+            return
+        self.failed += report.failed
+        for name, cell in report.user_properties:
+            if name == "cell":
+                self._take(cell, passed=report.passed)
+
+    def _take(self, cell: Any, *, passed: bool) -> None:
+        fault, operation, how, failed, message, seconds, total = cell
+        if not passed:
+            text = "**test failed**"
+        elif failed:
+            text = f"told after {seconds:.1f} s"
+        else:
+            text = f"outlasted, {total:.1f} s" + (f" (told after {seconds:.1f} s)" if message else "")
+        self.cells.setdefault((fault, _COLUMNS[operation]), {})[how] = text
+
+    def markdown(self) -> str:
+        """One row per fault; in a cell first what happens once, then what stays."""
+        columns = list(OPERATIONS)
+        lines = ["| fault | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+        for fault in dict.fromkeys(fault for fault, _ in self.cells):
+            row = [self._cell(self.cells.get((fault, column))) for column in columns]
+            lines.append(f"| {fault} | " + " | ".join(row) + " |")
+        return "\n".join(lines)
+
+    @staticmethod
+    def _cell(found: dict[str, str] | None) -> str:
+        return "–" if not found else "<br>".join(f"{how}: {text}" for how, text in sorted(found.items(), reverse=True))
+
+
+def main() -> int:
+    collector = Collector()
+    options = ["-q", "--no-header", "-m", "slow or not slow", str(Path(__file__).parent), *sys.argv[1:]]
+    code = pytest.main(options, plugins=[collector])
+    sys.stdout.write(f"\n{collector.markdown()}\n")
+    return int(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""Every fault during every operation: once (it must be outlasted), and for good (it must be told, and nothing lost).
+
+`python -m tests.faults.table` runs all of it and prints the table; by default the cells that take long are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from _pytest.mark.structures import ParameterSet
+
+from ossconsole.sandbox.control import SandboxControl
+from tests.faults.faults import FAULTS, Fault
+from tests.faults.operations import OPERATIONS, Operation, Result, World
+
+pytestmark = pytest.mark.timeout(280)
+Note = Callable[[str, object], None]
+
+ONCE = 1  # request of each kind that is hit
+
+
+def touches(fault: Fault, operation: type[Operation]) -> bool:
+    return bool(set(fault.operations) & set(operation.kinds))
+
+
+def cells(*quick: str) -> list[ParameterSet]:
+    """All that make sense; those of other operations than `quick`, and of faults that take time, are slow."""
+    found = []
+    for fault in FAULTS:
+        for name, operation in OPERATIONS.items():
+            if touches(fault, operation):
+                slow = name not in quick and f"{fault.name}-{name}" not in _REPRESENTATIVE
+                marks = [pytest.mark.slow] if slow or fault.name in _TAKE_TIME else []
+                found.append(pytest.param(fault, operation, id=f"{fault.name}-{name}", marks=marks))
+    return found
+
+
+_TAKE_TIME = {"slow body", "silent stall", "reset before the reply", "429 throttled"}
+_REPRESENTATIVE = {
+    "reset mid-body-training",
+    "one wrong byte-training",
+    "403, key rotated-training",
+    "connection refused-checkpoint",
+    "STS expired-checkpoint",
+    "wrong CRC-checkpoint",
+}
+
+
+def note(record: Note, fault: Fault, kind: type[Operation], how: str, result: Result) -> None:
+    """For the table that `python -m tests.faults.table` makes."""
+    record("cell", (fault.name, kind.__name__, how, bool(result.problem), result.message, result.seconds, result.total))
+
+
+@pytest.mark.parametrize(("fault", "kind"), cells("listing", "upload", "download"))
+def test_once(
+    fault: Fault, kind: type[Operation], world: World, control: SandboxControl, record_property: Note
+) -> None:
+    operation = kind(world)
+    operation.prepare()
+    kinds = [name for name in fault.operations if name in operation.kinds]
+    control.set_faults(fault.plan(kinds, ONCE))
+    result = operation.run()
+    record_property(
+        "cell",
+        (fault.name, kind.__name__, "once", bool(result.problem), result.message, result.seconds, operation.elapsed),
+    )
+    assert result.total < operation.deadline_s
+    if result.problem:
+        assert fault.fatal, result.problem
+        assert any(word in result.problem for word in fault.words), result.problem
+    control.clear_faults()
+    again = operation.run()
+    assert not again.problem
+
+
+@pytest.mark.parametrize(("fault", "kind"), cells("listing"))
+def test_for_good(
+    fault: Fault, kind: type[Operation], world: World, control: SandboxControl, record_property: Note
+) -> None:
+    operation = kind(world)
+    operation.prepare()
+    kinds = [name for name in fault.operations if name in operation.kinds]
+    control.set_faults(fault.plan(kinds, None))
+    result = operation.run()
+    record_property(
+        "cell",
+        (
+            fault.name,
+            kind.__name__,
+            "for good",
+            bool(result.problem),
+            result.message,
+            result.seconds,
+            operation.elapsed,
+        ),
+    )
+    assert result.total < operation.deadline_s
+    if fault.endless:
+        assert result.problem
+        assert any(word in result.problem for word in fault.words), result.problem
+    else:
+        assert not result.problem
+    control.clear_faults()
+    again = operation.run()
+    assert not again.problem
