@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DEMO_SETTINGS = TrainSettings(epochs=12, batch_size=32, workers=1, learning_rate=0.03)
+DEMO_SETTINGS = TrainSettings(epochs=20, batch_size=64, workers=1, learning_rate=0.03)
 """A run that two cores finish in a few minutes on the sample pictures."""
 
-_SAMPLE_SIZE = 64
+_SAMPLE_SIZE = 32
 _PREFLIGHT_TIMEOUT_S = 5.0
 _STAGES = ("sandbox", "sample pictures", "upload")
 
