@@ -296,14 +296,16 @@ class Journal:
 
     def commit(self) -> None:
         with self._reporting():
-            self._db.execute("COMMIT")
+            if self._db.in_transaction:  # a full disk has ended it
+                self._db.execute("COMMIT")
             self._db.execute("BEGIN")
             self._committed = time.monotonic()
 
     def close(self) -> None:
         with self._reporting():
             try:
-                self._db.execute("COMMIT")
+                if self._db.in_transaction:
+                    self._db.execute("COMMIT")
             finally:
                 self._db.close()
                 os.close(self._lock_file)
