@@ -147,7 +147,9 @@ def test_a_second_run_on_the_same_prefix_is_refused_and_a_headless_one_is_shown(
             console.until_seen("running")
             console.type(" ")
             console.until(lambda: states(the_run())[-1] is RunState.PAUSED)
+            console.until_seen("paused")
             console.type(" ")
+            console.until(lambda: states(the_run())[-1] is RunState.RUNNING)
             headless.hang_up()
             step = the_run().step
             wait_until(lambda: the_run().step > step + 2)

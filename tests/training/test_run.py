@@ -206,7 +206,7 @@ def test_a_failed_checkpoint_leaves_the_stable_one_and_the_run_goes_on(bucket: B
     profile = msgspec.structs.replace(bucket.profile, checkpoint_prefix="x" * 1100)  # longer than OSS allows a key
     found = finished(start_run(profile))
     assert not only(found, events.Checkpoint)
-    assert any("checkpoint" in event.message for event in found if isinstance(event, events.WarningEvent))
+    assert any("InvalidObjectName" in event.message for event in found if isinstance(event, events.WarningEvent))
     assert isinstance(found[-1], events.Summary)
 
 

@@ -61,6 +61,9 @@ class Shown(App[None]):
 
     lines: Sequence[Line] = ()
 
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        return {"dim": "#808080"}
+
     def compose(self) -> ComposeResult:
         app = self
 
