@@ -267,8 +267,7 @@ def plan(objects: Iterable[ObjectSummary], base: str, folder: Path) -> Iterator[
             prefixes.pop()
         shadowed = {len(key) for key in prefixes if found.key.startswith("/", len(key))}
         yield DownloadItem(found.key, found.size, found.modified, _place(found.key, base, folder, shadowed))
-        if not found.key.endswith("/"):
-            prefixes.append(found.key)
+        prefixes.append(found.key)
 
 
 def _place(key: str, base: str, folder: Path, shadowed: set[int]) -> Path:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ossconsole.config.errors import ConsoleError
@@ -49,6 +49,8 @@ def test_no_key_leaves_the_folder(key: str) -> None:
 
 
 @given(st.sets(KEYS, max_size=12))
+@example({"/", "//"})
+@example({"a/", "a//b", "a"})
 def test_different_keys_become_different_files_and_none_is_a_folder_of_another(keys: set[str]) -> None:
     folder = Path("/d")
     planned = list(plan((ObjectSummary(key, 1, 0) for key in sorted(keys)), "", folder))
