@@ -15,7 +15,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 SIZES = {"": (120, 40), "-80x24": (80, 24)}
-STEPS_BEFORE, STEPS_AFTER = 40, 90
+STEPS_BEFORE, STEPS_AFTER = 25, 55
 POLL_S, DEADLINE_S = 0.2, 600
 
 
