@@ -1,0 +1,37 @@
+"""Datasets of made-up samples for benchmarks: what is in them does not matter, their sizes do."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+import numpy as np
+
+from ossconsole.config.profile import Profile
+from ossconsole.config.sources import FixedSource
+from ossconsole.dataset.formats import CHANNELS, SampleFormat
+from ossconsole.dataset.manifest import Manifest, Sample, object_key, write_manifest
+from ossconsole.sandbox.process import SandboxProcess
+from ossconsole.storage.client import ObjectStore
+
+CLASSES = 10
+
+
+def make_dataset(sandbox: SandboxProcess, fmt: SampleFormat, *, size: int, samples: int) -> tuple[Profile, Manifest]:
+    """Writes `samples` random pictures of `size` px to a sandbox; gives the profile that leads to them."""
+    profile = msgspec.structs.replace(sandbox.profile(), dataset_prefix=f"bench/{fmt}-{size}")
+    store = ObjectStore(profile, FixedSource(sandbox.credentials()))
+    names = [Sample(f"train/{n % CLASSES}/{n:06}{fmt.suffix}", n % CLASSES, size, size) for n in range(samples)]
+
+    def put(sample: Sample) -> None:
+        values = np.random.default_rng(sample.label).integers(0, 256, (CHANNELS, size, size), dtype=np.uint8)
+        picture = values if fmt is SampleFormat.IMAGE_U8 else (values.astype(np.float32) - 128) / 64
+        store.put(object_key(profile.dataset_prefix, sample.key), picture.tobytes())
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(put, names))
+    classes = tuple(str(label) for label in range(CLASSES))
+    manifest = Manifest(format=fmt, size=size, classes=classes, splits={"train": tuple(names)})
+    write_manifest(store, profile.dataset_prefix, manifest)
+    store.close()
+    return profile, manifest
