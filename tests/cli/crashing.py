@@ -13,7 +13,6 @@ def _fail(self: LogTail, width: int, height: int) -> list[object]:
     raise RuntimeError(f"a widget failed with {len(access_key_secret)} characters at {width}x{height}")
 
 
-LogTail.paint = _fail  # type: ignore[method-assign, assignment]
-
 if __name__ == "__main__":
+    LogTail.paint = _fail  # type: ignore[method-assign, assignment]
     main()
