@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ossconsole.cli.options import Target, profile_options
+from ossconsole.cli.options import OpenTarget, Target, profile_options
 from ossconsole.cli.unattended import Printing, stopping_on_signals
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.profile import Profile
-from ossconsole.config.settings_file import load_settings
+from ossconsole.config.settings_file import OnHangup, load_settings
 from ossconsole.telemetry import events
 from ossconsole.telemetry.narrate import narrate
+from ossconsole.training.place import Place, torchrun_place
 from ossconsole.training.settings import PRECISIONS, TrainSettings
 
 if TYPE_CHECKING:
@@ -55,6 +56,13 @@ _LINE_EVERY_STEPS = 10
 @click.option("--precision", type=click.Choice(PRECISIONS), default=_DEFAULTS.precision)
 @click.option("--compile", is_flag=True, help="Compile the model with torch.compile.")
 @click.option("--seed", type=int, default=0)
+@click.option(
+    "--processes",
+    type=click.IntRange(0),
+    default=_DEFAULTS.processes,
+    show_default=True,
+    help="Train in so many processes of this machine, each on a GPU of its own; 0: one for each GPU.",
+)
 @click.option("--prefetch-mb", type=click.IntRange(1), default=_DEFAULTS.prefetch_mb, help="Memory of batch buffers.")
 @click.option("--fetch-deadline-s", type=click.FloatRange(0, min_open=True), default=_DEFAULTS.fetch_deadline_s)
 @click.option(
@@ -85,8 +93,11 @@ def train(*, target: Target, as_json: bool, endpoint: str, **options: Any) -> in
                 f"Profile {opened.profile.name!r} has no {endpoint} endpoint.",
                 remedy=f"Give --{endpoint}-endpoint, or another --endpoint.",
             )
+        place = torchrun_place()
+        if not place.leads:
+            return _follow(opened, settings, place)
         printing = Printing(_print_json if as_json else _print_line)
-        run = TrainingRun(opened.profile, opened.credentials, settings, on_event=printing)
+        run = TrainingRun(opened.profile, opened.credentials, settings, place=place, on_event=printing)
         printing.stop = run.stop
         with stopping_on_signals(run, on_hangup) as signalled, ControlServer(_Workplace(opened.profile, run)):
             run.start()
@@ -97,6 +108,17 @@ def train(*, target: Target, as_json: bool, endpoint: str, **options: Any) -> in
                 click.echo(f"Error: {run.error}", err=True)
             return run.error.exit_code
         return 128 + signalled[0] if signalled else 0
+
+
+def _follow(opened: OpenTarget, settings: TrainSettings, place: Place) -> int:
+    """Trains along with the process that leads; torchrun started both, and tells them when to end."""
+    from ossconsole.training.context import RunContext
+    from ossconsole.training.follower import follow
+
+    context = RunContext(f"rank-{place.rank}", opened.profile, opened.credentials, settings, tell=lambda _event: None)
+    with stopping_on_signals(context, OnHangup.GO_ON) as signalled:
+        follow(context, place)
+    return 128 + signalled[0] if signalled else 0
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import click
 
@@ -17,7 +17,14 @@ from ossconsole.config.settings_file import OnHangup
 
 if TYPE_CHECKING:
     from ossconsole.telemetry.events import Event
-    from ossconsole.training.run import TrainingRun
+
+
+class Stoppable(Protocol):
+    """What signals stop. `attended` tells that somebody watches."""
+
+    attended: bool
+
+    def stop(self) -> None: ...
 
 
 class Printing:
@@ -48,7 +55,7 @@ class Printing:
 
 
 @contextmanager
-def stopping_on_signals(run: TrainingRun, on_hangup: OnHangup) -> Iterator[list[int]]:
+def stopping_on_signals(run: Stoppable, on_hangup: OnHangup) -> Iterator[list[int]]:
     """Turns the first SIGINT or SIGTERM into a stop; the second ends at once. Gives the numbers that came.
 
     SIGHUP stops the run, or lets it go on without the terminal, as `on_hangup` says; under nohup it does nothing.

@@ -44,7 +44,7 @@ class Run(_Event, frozen=True, kw_only=True, tag="run"):
     """The first line of every record: which run, by which program, with which settings (never a secret).
 
     `epochs` and `steps_per_epoch` are 0 where not known at the start; `pid` and `host` (`socket.gethostname()`)
-    tell whether it still lives.
+    tell whether it still lives. `world` is how many processes train together; with a restart comes another one of these.
     """
 
     run: str
@@ -54,16 +54,18 @@ class Run(_Event, frozen=True, kw_only=True, tag="run"):
     host: str = ""
     profile: str = ""
     bucket: str = ""
+    sample_format: str = ""
     simulated: bool = False
     epochs: int = 0
     steps_per_epoch: int = 0
+    world: int = 1
 
 
 class Step(_Event, frozen=True, kw_only=True, tag="step"):
     """One training step.
 
-    `step` counts from 1 over the whole run, `epoch` from 1. `samples` and `bytes` are this batch's; `endpoint` is the
-    one this batch was read from. `step_time_s` is end to end, from the moment the previous step ended: the wait
+    `step` counts from 1 over the whole run, `epoch` from 1. `samples` and `bytes` are this batch's, of all processes
+    that train together, and so is the loss; `endpoint` is the one this batch was read from. `step_time_s` is end to end, from the moment the previous step ended: the wait
     (`data_wait_s`), the copy to the device (`copy_s`) and the compute (`compute_s`) are parts of it. `fetch_s` is how
     long the reader process took for this batch. `samples_per_s` is the rate the run reports (smoothed by the engine).
     """
@@ -112,13 +114,26 @@ class Switch(_Event, frozen=True, kw_only=True, tag="switch"):
     step: int = 0
 
 
+class Saving(_Event, frozen=True, kw_only=True, tag="saving"):
+    """A checkpoint on its way: `written` of `bytes` were handed to OSS. `over` where it ended without a checkpoint."""
+
+    key: str
+    bytes: int
+    written: int
+    over: bool = False
+
+
 class Checkpoint(_Event, frozen=True, kw_only=True, tag="checkpoint"):
-    """A checkpoint was written under its unique `key`, verified, and copied to `stable_key`."""
+    """A checkpoint was written under its unique `key`, verified, and copied to `stable_key`.
+
+    `best_key` is where it was copied to as well for having the run's highest top-1 so far, "" when it has not.
+    """
 
     key: str
     bytes: int
     seconds: float
     stable_key: str
+    best_key: str = ""
     epoch: int = 0
     step: int = 0
     top1: float | None = None
@@ -196,7 +211,18 @@ class Summary(_Event, frozen=True, kw_only=True, tag="summary"):
 
 
 Event: TypeAlias = (
-    Run | Step | Epoch | Switch | Checkpoint | InfoEvent | WarningEvent | ErrorEvent | State | Telemetry | Summary
+    Run
+    | Step
+    | Epoch
+    | Switch
+    | Saving
+    | Checkpoint
+    | InfoEvent
+    | WarningEvent
+    | ErrorEvent
+    | State
+    | Telemetry
+    | Summary
 )
 
 _encoder = msgspec.json.Encoder()

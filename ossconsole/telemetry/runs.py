@@ -106,6 +106,7 @@ def _summarise(path: Path, data: mmap.mmap) -> RunSummary:
     run = _decode(data[: _line_end(data, 0)], events.Run)
     if run is None:
         raise ValueError("its first line is not the start of a run")
+    latest = _last(data, events.Run) or run  # a run that was restarted says so again
     step = _last(data, events.Step)
     epoch = _last(data, events.Epoch)
     checkpoint = _last(data, events.Checkpoint)
@@ -121,9 +122,9 @@ def _summarise(path: Path, data: mmap.mmap) -> RunSummary:
         started=run.time,
         updated=max(newest),
         version=run.version,
-        pid=run.pid,
-        host=run.host,
-        alive=_alive(run),
+        pid=latest.pid,
+        host=latest.host,
+        alive=_alive(latest),
         state=_state(state, summary),
         profile=run.profile,
         bucket=run.bucket,

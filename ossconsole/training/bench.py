@@ -20,9 +20,9 @@ from ossconsole.storage.actions import presigned_url
 from ossconsole.storage.client import ObjectStore
 from ossconsole.training.benchloop import TrainingLoop
 from ossconsole.training.connector import ConnectorSettings
+from ossconsole.training.data import training_manifest
 from ossconsole.training.limits import ConnectorReader, HttpReader, Opener, rate
 from ossconsole.training.loader import BatchLoader, largest_sample_bytes, wanted_prefetch_mb
-from ossconsole.training.pictures import training_manifest
 from ossconsole.training.readings import (
     IMAGENET_SAMPLES,
     BenchEvent,

@@ -12,7 +12,9 @@ from ossconsole.training.compute import Compute, PendingTimes, StepClock, choose
 from ossconsole.training.loader import Batch
 from ossconsole.training.model import build_model
 from ossconsole.training.pictures import Pictures
+from ossconsole.training.place import Place
 from ossconsole.training.plan import Split
+from ossconsole.training.ranks import Ranks
 from ossconsole.training.settings import TrainSettings
 from ossconsole.training.trainer import EpochMeter, Trainer
 
@@ -26,11 +28,12 @@ class TrainingLoop:
     def __init__(self, settings: TrainSettings, manifest: Manifest) -> None:
         self._compute = Compute(settings, manifest.format, device=choose_device())
         model = build_model(manifest.classes, "none", lambda uri: uri.encode())
-        self._trainer = Trainer(model, self._compute, settings, total_steps=_STEPS)
+        ranks = Ranks(Place(), self._compute.device)
+        self._trainer = Trainer(model, self._compute, settings, ranks, total_steps=_STEPS)
         self._pictures = Pictures(manifest, self._compute, seed=settings.seed)
         self._clock = StepClock(self._compute)
         self._meter = EpochMeter()
-        self._pending: list[PendingTimes] = []
+        self._pending: list[tuple[float, PendingTimes]] = []
         self._manifest = manifest
 
     @property
@@ -49,9 +52,9 @@ class TrainingLoop:
         images = self._pictures.images(batch)
         labels = self._pictures.labels(Split.TRAIN, batch.rows)
         self._clock.mark()
-        self._trainer.step(images, labels, self._meter, update=True)
+        self._trainer.step(images, labels, self._meter, samples=len(labels), update=True)
         self._clock.mark()
-        self._pending.append(self._clock.finish(batch.wait_s))
+        self._pending.append((batch.wait_s, self._clock.finish()))
 
     def restart(self) -> None:
         """The steps from here on are measured."""
@@ -62,7 +65,7 @@ class TrainingLoop:
     def finish(self) -> float:
         """Waits for the device; gives the share of the time since `restart` that it waited for data."""
         self._synchronize()
-        times = [pending.read() for pending in self._pending]
+        times = [pending.read(slowest_wait_s=wait_s) for wait_s, pending in self._pending]
         total = sum(each.step_s for each in times)
         return sum(each.wait_s for each in times) / total if total else 0.0
 
@@ -81,7 +84,7 @@ class TrainingLoop:
             self._compute.free_slots()
             generator = self._compute.generator(number)
             images = self._compute.images(data, sample.height, sample.width, generator=generator)
-            self._trainer.step(images, self._compute.labels(labels), self._meter, update=True)
+            self._trainer.step(images, self._compute.labels(labels), self._meter, samples=batch_size, update=True)
 
         for number in range(_SYNTHETIC_WARMUP):
             step(number)

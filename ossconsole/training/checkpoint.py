@@ -23,6 +23,7 @@ from ossconsole.training.writer import CheckpointWriter
 FORMAT = "ossconsole-checkpoint"
 VERSION = 1
 STABLE_NAME = "resnet18.pt"
+BEST_NAME = "resnet18-best.pt"
 _EXPLAIN_TIMEOUT_S = 5.0
 _BEFORE_RETRY_S = 2.0
 
@@ -39,10 +40,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint in the bucket. `seconds` from the snapshot to the copy onto the stable key."""
+    """A checkpoint in the bucket. `seconds` until its last copy; `best_key` is "" when it is not the best."""
 
     key: str
     stable_key: str
+    best_key: str
     bytes: int
     seconds: float
 
@@ -53,7 +55,13 @@ def checkpoint_key(prefix: str, run: str, progress: Progress) -> str:
 
 
 def stable_key(prefix: str) -> str:
+    """Where the newest checkpoint always is."""
     return f"{prefix}/{STABLE_NAME}"
+
+
+def best_key(prefix: str) -> str:
+    """Where the checkpoint with the highest top-1 of the last run is."""
+    return f"{prefix}/{BEST_NAME}"
 
 
 def pack(trainer_state: dict[str, Any], progress: Progress, about: dict[str, Any]) -> bytes:
@@ -109,17 +117,25 @@ class CheckpointStore:
         self._connector = connector
         self._writer = CheckpointWriter(connector)
         self._written: list[str] = []
+        self._best = ""
 
-    def save(self, data: bytes, progress: Progress) -> Saved:
-        """Raises ConsoleError when it did not arrive; the stable key then still holds the checkpoint before."""
+    def save(self, data: bytes, progress: Progress, *, best: bool = False) -> Saved:
+        """`best` tells that it is the best of the run so far: it is copied to the best key too, and kept longer.
+
+        Raises ConsoleError when it did not arrive; the stable key then still holds the checkpoint before.
+        """
         begun = time.perf_counter()
         key = checkpoint_key(self._prefix, self._run, progress)
         self._write(key, data)
         self._store.copy(key, stable_key(self._prefix))
+        if best:
+            self._store.copy(key, best_key(self._prefix))
+            self._best = key
         if key not in self._written:
             self._written.append(key)
         self._drop_old()
-        return Saved(key, stable_key(self._prefix), len(data), time.perf_counter() - begun)
+        copied = best_key(self._prefix) if best else ""
+        return Saved(key, stable_key(self._prefix), copied, len(data), time.perf_counter() - begun)
 
     def close(self) -> None:
         self._writer.close()
@@ -168,9 +184,12 @@ class CheckpointStore:
             )
 
     def _drop_old(self) -> None:
-        """Keeps the newest `keep` of this run (all with 0)."""
-        while self._keep and len(self._written) > self._keep:
-            self._store.delete(self._written.pop(0))
+        """Keeps the newest `keep` of this run (all with 0), and the best one."""
+        if self._keep:
+            for key in self._written[: -self._keep]:
+                if key != self._best:
+                    self._store.delete(key)
+                    self._written.remove(key)
 
 
 _URI = re.compile(r"^oss://(?P<bucket>[^/]+)/(?P<key>.+)$")

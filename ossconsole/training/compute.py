@@ -32,9 +32,14 @@ class StepTimes:
 
 
 class Compute:
-    """One device with its precision. `image_size` 0 keeps the stored size."""
+    """One device with its precision. `image_size` 0 keeps the stored size.
 
-    def __init__(self, settings: TrainSettings, sample_format: SampleFormat, *, device: torch.device) -> None:
+    `sharing` is how many processes of the run compute on this machine's cores where there is no GPU.
+    """
+
+    def __init__(
+        self, settings: TrainSettings, sample_format: SampleFormat, *, device: torch.device, sharing: int = 1
+    ) -> None:
         self.device = device
         self.cuda = device.type == "cuda"
         self._settings = settings
@@ -50,7 +55,7 @@ class Compute:
             torch.backends.cudnn.benchmark = True
             torch.set_float32_matmul_precision("high")
         elif "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(compute_threads(settings.workers, usable_cores()))
+            torch.set_num_threads(compute_threads(settings.workers, max(1, usable_cores() // sharing)))
 
     @property
     def precision(self) -> str:
@@ -76,6 +81,11 @@ class Compute:
         if size < min(height, width):
             values = random_crops(values, size, generator)
         return random_flips(_resized(values, size), generator)
+
+    def no_images(self, stored_size: int) -> torch.Tensor:
+        """What `images` gives for no rows: shape (0, 3, size, size)."""
+        size = self._settings.image_size or stored_size
+        return torch.empty(0, CHANNELS, size, size, device=self.device)
 
     def labels(self, labels: torch.Tensor) -> torch.Tensor:
         return labels.to(self.device, non_blocking=self.cuda)
@@ -125,12 +135,12 @@ class StepClock:
         self._previous = self._now()
         self._marks = []
 
-    def finish(self, waited_s: float) -> PendingTimes:
-        """The times of the step whose three marks were made; `waited_s` is how long the host waited for its batch."""
+    def finish(self) -> PendingTimes:
+        """The times of the step whose three marks were made."""
         arrived, copied, done = self._marks
         previous = arrived if self._previous is None else self._previous
         self._previous, self._marks = done, []
-        return PendingTimes(previous, arrived, copied, done, waited_s)
+        return PendingTimes(previous, arrived, copied, done)
 
     def _now(self) -> Mark:
         if not self._cuda:
@@ -146,21 +156,21 @@ Mark = Any
 
 @dataclass(frozen=True)
 class PendingTimes:
-    """The marks of one step; `read` waits for the GPU to reach the last of them."""
+    """The marks of one step. The batch is there at `arrived`, for all processes that train together."""
 
     previous: Mark
     arrived: Mark
     copied: Mark
     done: Mark
-    waited_s: float
 
-    def read(self) -> StepTimes:
+    def read(self, *, slowest_wait_s: float) -> StepTimes:
+        """Waits for the GPU to reach the last mark. `slowest_wait_s` is the longest wait of a process for its batch."""
         if isinstance(self.done, torch.cuda.Event):
             self.done.synchronize()
         return StepTimes(
             step_s=_between(self.previous, self.done),
             # The GPU may still have been busy with the step before while the host waited: only its idle time counts.
-            wait_s=min(self.waited_s, _between(self.previous, self.arrived)),
+            wait_s=min(slowest_wait_s, _between(self.previous, self.arrived)),
             copy_s=_between(self.arrived, self.copied),
             compute_s=_between(self.copied, self.done),
         )

@@ -6,9 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ossconsole.config.errors import ConsoleError
-from ossconsole.dataset.manifest import TRAIN, Manifest, ManifestMissingError, manifest_from_listing, read_manifest
-from ossconsole.storage.client import ObjectStore
+from ossconsole.dataset.manifest import Manifest
 from ossconsole.training.compute import Compute
 from ossconsole.training.loader import Batch
 from ossconsole.training.plan import BatchRequest, Split
@@ -33,6 +31,8 @@ class Pictures:
         """float32 (n, 3, size, size), normalised; one by one where the stored sizes differ."""
         samples = [self._manifest.splits[str(batch.request.split)][row] for row in batch.rows]
         generator = self._generator(batch.request)
+        if not samples:  # a rank's share of the last batch may be empty
+            return self._compute.no_images(self._manifest.size)
         sizes = {(sample.height, sample.width) for sample in samples}
         if len(sizes) == 1:
             return self._compute.images(batch.data, *sizes.pop(), generator=generator)
@@ -52,19 +52,3 @@ class Pictures:
         if request.split is not Split.TRAIN:
             return None
         return self._compute.generator(self._seed, _DATA_SEED, request.epoch, request.index, self._rank)
-
-
-def training_manifest(store: ObjectStore, prefix: str) -> Manifest:
-    """The manifest of a dataset to train on, made from a listing where there is none. Raises ConsoleError."""
-    try:
-        manifest = read_manifest(store, prefix)
-    except ManifestMissingError as error:
-        if error.empty:
-            raise
-        manifest = manifest_from_listing(store, prefix)
-    if TRAIN not in manifest.splits:
-        raise ConsoleError(
-            f"The dataset {store.uri(prefix)} has no training split.",
-            remedy="Upload a folder that has train/<class>/ pictures.",
-        )
-    return manifest

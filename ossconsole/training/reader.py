@@ -20,6 +20,9 @@ from ossconsole.training.switch import EndpointSwitch
 ATTEMPTS = 3
 """Tries per batch, with waits of about 0.5 and 1 s; the connector itself repeats each request 8 to 16 times."""
 
+MISSING = "it is not in the bucket"
+"""The reason of a sample that the connector did not find."""
+
 
 @dataclass(frozen=True)
 class ReadRequest:
@@ -107,6 +110,8 @@ class SampleReader:
     def _read(self, attempt: _Attempt) -> None:
         """Reads what is still missing of the batch; the switch may have been turned since the last try."""
         attempt.begin(self._switch.endpoint)
+        if not attempt.missing:  # a rank's share of the last batch may be empty
+            return
         try:
             for obj in self._open(attempt.endpoint, attempt.request, attempt.missing):
                 attempt.take(obj)
@@ -161,7 +166,7 @@ class _Attempt:
         position = self._pending.pop(0)
         size = int(self.request.sizes[position])
         if obj.err() == errno.ENOENT:
-            self._bad.append(BadSample(position, "it is not in the bucket"))
+            self._bad.append(BadSample(position, MISSING))
         elif obj.err() != 0:
             self.failures.append(f"{obj.error_msg()} (errno {obj.err()})")
         elif obj.size != size:  # as the server tells it, not as it was asked for

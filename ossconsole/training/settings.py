@@ -25,7 +25,9 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     `learning_rate` is the peak; it warms up over `warmup_steps`, then follows a cosine to 0.
     `fetch_deadline_s` is how long one batch may take before its reader is replaced. `patience_s` is how long a run
     that has read samples before waits for an endpoint that fails, until it pauses or ends.
-    `prefetch_mb` bounds the memory of the batch buffers. `keep_checkpoints` 0 keeps them all.
+    `prefetch_mb` bounds the memory of the batch buffers. `keep_checkpoints` 0 keeps them all; the best is kept besides.
+    `processes` train together on this machine, one GPU each (0: as many as it has GPUs); `batch_size`, `workers` and
+    `prefetch_mb` are of each.
     """
 
     epochs: Positive = 3
@@ -49,6 +51,7 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     precision: str = "auto"
     compile: bool = False
     seed: int = 0
+    processes: NotNegative = 1
     prefetch_mb: Positive = 512
     fetch_deadline_s: Annotated[float, msgspec.Meta(gt=0)] = 60.0
     patience_s: Annotated[float, msgspec.Meta(ge=0)] = 600.0

@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.training.compute import Compute
+from ossconsole.training.ranks import Ranks
 from ossconsole.training.settings import TrainSettings
 
 
@@ -23,16 +24,13 @@ from ossconsole.training.settings import TrainSettings
 class EpochMeter:
     """Sums over one split of one epoch, kept on the device so that no step has to wait for them.
 
-    `sums` are loss x samples, top-1 hits, top-5 hits, and samples: float64, shape (4,).
+    `sums` are as `counts` gives them, over all ranks: float64, shape (4,).
     """
 
     sums: torch.Tensor = field(default_factory=lambda: torch.zeros(4, dtype=torch.float64))
 
-    def add(self, loss: torch.Tensor, outputs: torch.Tensor, labels: torch.Tensor) -> None:
-        count = len(labels)
-        top = outputs.topk(min(5, outputs.shape[1])).indices == labels.view(-1, 1)
-        batch = torch.stack([loss.detach().float() * count, top[:, 0].sum(), top.sum(), labels.new_tensor(count)])
-        self.sums = self.sums.to(batch.device) + batch.double()
+    def add(self, counts: torch.Tensor) -> None:
+        self.sums = self.sums.to(counts.device) + counts
 
     @property
     def samples(self) -> int:
@@ -53,15 +51,26 @@ class EpochMeter:
         return float(self.sums[2] / self.sums[3]) if self.samples else None
 
 
+def counts(loss: torch.Tensor, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Of one batch: loss x samples, top-1 hits, top-5 hits, samples; float64, shape (4,)."""
+    top = outputs.topk(min(5, outputs.shape[1])).indices == labels.view(-1, 1)
+    samples = len(labels)
+    hits = [top[:, 0].sum(), top.sum(), labels.new_tensor(samples)]
+    return torch.stack([loss.detach().float() * samples, *hits]).double()
+
+
 class Trainer:
-    """Trains `model` by SGD with momentum, a linear warm-up and a cosine to 0 over `total_steps`."""
+    """Trains `model` by SGD with momentum, a linear warm-up and a cosine to 0 over `total_steps`.
+
+    All `ranks` take each step together. Their shares of a batch may differ: each sample counts the same.
+    """
 
     def __init__(
-        self, model: nn.Module, compute: Compute, settings: TrainSettings, *, total_steps: int, world: int = 1
+        self, model: nn.Module, compute: Compute, settings: TrainSettings, ranks: Ranks, *, total_steps: int
     ) -> None:
         self._compute = compute
         self._settings = settings
-        self._world = world
+        self._ranks = ranks
         self._total_steps = total_steps
         self.model = model.to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._average = (
@@ -80,7 +89,7 @@ class Trainer:
             fused=compute.cuda or None,
         )
         self.schedule = LambdaLR(self.optimizer, self._lr_factor)
-        wrapped = DistributedDataParallel(self.model) if world > 1 else self.model
+        wrapped = DistributedDataParallel(self.model) if ranks.world > 1 else self.model
         self._forward: Any = torch.compile(wrapped) if settings.compile else wrapped
         self._train_loss = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
         self._val_loss = nn.CrossEntropyLoss()
@@ -96,18 +105,28 @@ class Trainer:
         for group, factor in zip(self.optimizer.param_groups, self.schedule.lr_lambdas, strict=True):
             group["lr"] = lr * factor(self.schedule.last_epoch)
 
-    def step(self, images: torch.Tensor, labels: torch.Tensor, meter: EpochMeter, *, update: bool) -> torch.Tensor:
+    def step(
+        self, images: torch.Tensor, labels: torch.Tensor, meter: EpochMeter, *, samples: int, update: bool
+    ) -> torch.Tensor:
         """One forward and backward pass, and with `update` the optimizer's step; gives the loss, on the device.
 
-        Raises ConsoleError when the device's memory does not hold the batch.
+        `samples` is how many all ranks have in this batch, and the loss is the mean over them. A rank without any
+        takes part all the same. Raises ConsoleError when the device's memory does not hold the batch.
         """
-        self._forward.train()
-        with self._memory_errors(len(images)), self._collective(update):
+        own = len(labels)
+        if not own:
+            images, labels = self._stand_in(images)
+        # Batch norm has no statistics of a single picture of 32 px: such a batch sees the running ones.
+        self._forward.train(own > 1)
+        with self._memory_errors(own), self._collective(update):
             with self._compute.autocast():
                 outputs = self._forward(images)
                 loss = self._train_loss(outputs, labels)
-            self._compute.scaler.scale(loss / self._settings.accumulate).backward()
-        meter.add(loss, outputs.detach(), labels)
+            # The ranks' gradients are averaged; weighted so, that is the mean over the samples.
+            weight = own * self._ranks.world / samples / self._settings.accumulate
+            self._compute.scaler.scale(loss * weight).backward()
+        counted = self._ranks.sum(counts(loss, outputs.detach(), labels) * (own > 0))
+        meter.add(counted)
         if update:
             self._compute.scaler.step(self.optimizer)
             self._compute.scaler.update()
@@ -115,18 +134,20 @@ class Trainer:
             if self._average is not None:
                 self._average.update_parameters(self.model)
         self.schedule.step()
-        detached: torch.Tensor = loss.detach()
-        return detached
+        return counted[0] / counted[3]
 
     @torch.no_grad()
     def validate(self, images: torch.Tensor, labels: torch.Tensor, meter: EpochMeter) -> None:
         """Adds one batch of the validation split, seen by the averaged model where there is one."""
         model: nn.Module = self.model if self._average is None else self._average
         model.eval()
-        with self._memory_errors(len(images)), self._compute.autocast():
+        own = len(labels)
+        if not own:
+            images, labels = self._stand_in(images)
+        with self._memory_errors(own), self._compute.autocast():
             outputs = model(images)
             loss = self._val_loss(outputs, labels)
-        meter.add(loss, outputs, labels)
+        meter.add(self._ranks.sum(counts(loss, outputs, labels) * (own > 0)))
 
     def state(self) -> dict[str, Any]:
         """Everything a checkpoint must hold to go on exactly, as plain values and tensors."""
@@ -159,6 +180,10 @@ class Trainer:
             return (step + 1) / warmup
         progress = (step - warmup) / max(1, self._total_steps - warmup)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+    def _stand_in(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """One black picture and its label, which count for nothing."""
+        return images.new_zeros(1, *images.shape[1:]), torch.zeros(1, dtype=torch.int64, device=images.device)
 
     def _collective(self, update: bool) -> contextlib.AbstractContextManager[None]:
         """Between updates the ranks keep their gradients to themselves."""

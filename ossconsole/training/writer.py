@@ -27,8 +27,15 @@ class CheckpointWriter:
 
     def write(self, key: str, data: bytes, timeout_s: float) -> None:
         """Writes `data` to `key`, whose content is deleted first. Raises ConsoleError, after at most `timeout_s`."""
-        pipe = self._started()
         uri = f"oss://{self._connector.profile.bucket}/{key}"
+        try:
+            pipe = self._started()
+        except OSError as error:
+            self.close()
+            raise ConsoleError(
+                f"No process could be started to write the checkpoint {uri}: {error.strerror}.",
+                remedy="Free memory or descriptors (`ulimit -n`); the run goes on, and the next one is tried as usual.",
+            ) from error
         try:
             pipe.send((key, data))
             problem = pipe.recv() if pipe.poll(timeout_s) else None
@@ -65,11 +72,12 @@ class CheckpointWriter:
             self.close()
         if self._pipe is None:
             self._pipe, theirs = SPAWN.Pipe()
-            self._process = SPAWN.Process(
-                target=_serve, args=(self._connector, theirs), name="checkpoint-writer", daemon=True
-            )
-            self._process.start()
-            theirs.close()
+            with theirs:
+                process = SPAWN.Process(
+                    target=_serve, args=(self._connector, theirs), name="checkpoint-writer", daemon=True
+                )
+                process.start()
+            self._process = process
         return self._pipe
 
 

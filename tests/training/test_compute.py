@@ -91,5 +91,5 @@ def test_the_parts_of_a_step_add_up() -> None:
     clock.restart()
     for _ in range(3):
         clock.mark()
-    times = clock.finish(waited_s=1e9).read()
+    times = clock.finish().read(slowest_wait_s=1e9)
     assert times.step_s == pytest.approx(times.wait_s + times.copy_s + times.compute_s)

@@ -99,14 +99,14 @@ def test_a_run_trains_validates_and_leaves_verified_checkpoints(bucket: Bucket, 
     assert "aliyun-sdk-python" in agents["HeadObject"]
 
 
-def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(start_run: StartRun) -> None:
+def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(bucket: Bucket, start_run: StartRun) -> None:
     settings = {"epochs": 2, "learning_rate": 0.02, "keep_checkpoints": 0, "seed": 3}
     whole = steps(finished(start_run(**settings, checkpoint_every=4)))
     assert len(whole) == 12
     run = start_run(**settings, checkpoint_every=4)
     keys = [event.key for event in finished(run) if isinstance(event, events.Checkpoint)]
     middle = next(key for key in keys if key.endswith("s000004.pt"))
-    resumed = steps(finished(start_run(**settings, resume=f"oss://{run.profile.bucket}/{middle}")))
+    resumed = steps(finished(start_run(**settings, resume=f"oss://{bucket.profile.bucket}/{middle}")))
     assert [step.step for step in resumed] == list(range(5, 13))
     assert [step.loss for step in resumed] == [step.loss for step in whole[4:]]
     assert [step.lr for step in resumed] == [step.lr for step in whole[4:]]

@@ -1,0 +1,86 @@
+"""A process that trains along: `python -m ossconsole.training.follower`, with its Orders on standard input.
+
+It has no record, no checkpoints and no controls of its own: what happens to it goes to the one that leads.
+"""
+
+from __future__ import annotations
+
+import base64
+import ctypes
+import os
+import pickle
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ossconsole.config.credentials import CredentialSource
+from ossconsole.config.errors import ConsoleError
+from ossconsole.config.paths import state_dir
+from ossconsole.config.profile import Profile
+from ossconsole.storage.client import ObjectStore
+from ossconsole.telemetry.events import Event
+from ossconsole.training.connector import keep_native_prints_off
+from ossconsole.training.context import RunContext
+from ossconsole.training.data import training_manifest
+from ossconsole.training.place import Place
+from ossconsole.training.settings import TrainSettings
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+READY = "ready"
+"""What a follower prints when it is about to meet the others."""
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What a follower needs to train along; `leader` is the id of the process that started it."""
+
+    leader: int
+    run: str
+    profile: Profile
+    credentials: CredentialSource
+    settings: TrainSettings
+    place: Place
+
+
+def main() -> int:
+    """Follows the orders; 0 when the run ended in an orderly way. What stopped it before it was ready is printed."""
+    # Ctrl-C and a lost SSH session reach the whole process group; the leader decides what ends when.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    # Written by the process that started this one, to a pipe that nobody else has.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    orders: Orders = pickle.loads(base64.b64decode(sys.stdin.buffer.read()))  # noqa: S301
+    if os.getppid() != orders.leader:
+        return 1  # it ended before this process could ask to end with it
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
+        keep_native_prints_off(state_dir() / "logs" / "native.log")
+
+        def ready() -> None:
+            print(READY, file=answers, flush=True)
+
+        context = RunContext(orders.run, orders.profile, orders.credentials, orders.settings, _nobody)
+        try:
+            follow(context, orders.place, before_meeting=ready)
+        except ConsoleError as error:
+            print(error, file=answers, flush=True)
+            return error.exit_code
+    return 0
+
+
+def follow(context: RunContext, place: Place, *, before_meeting: Callable[[], None] = lambda: None) -> None:
+    """Trains along to the end of the run. Raises ConsoleError."""
+    store = ObjectStore(context.profile, context.credentials)
+    manifest = training_manifest(store, context.profile.dataset_prefix)
+    from ossconsole.training.session import Session
+
+    Session(context, store, manifest, place, before_meeting=before_meeting).train()
+
+
+def _nobody(_event: Event) -> None:
+    """Events of a follower reach the record through the leader."""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""The processes of one run: they agree before each step, and sum what belongs to the whole batch."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
+
+from ossconsole.config.errors import ConsoleError
+from ossconsole.training.place import Place
+
+T = TypeVar("T")
+
+PATIENCE_S = 600.0
+"""How long a process waits for the others beyond what they may wait for their data: compiling takes minutes."""
+
+_STOP_KEY = "ossconsole-stop"
+
+
+class RankLostError(ConsoleError):
+    """Another process of the run is gone: nothing that needs all of them can be done any more."""
+
+
+class Ranks:
+    """This process's connection to the others; alone, every method answers at once.
+
+    Gradients go through NCCL between GPUs. What the processes tell each other goes through gloo, so that a process that
+    died is noticed although kernels on the GPU wait for it. Raises RankLostError.
+    """
+
+    def __init__(self, place: Place, device: torch.device, *, patience_s: float = 0.0) -> None:
+        """Waits for the others. `patience_s` is how long one of them may wait for its data."""
+        self.place = place
+        self._talk: Any = None
+        if place.world == 1:
+            return
+        with _lost_ranks(place):
+            found = rendezvous(place.rendezvous, place.rank, place.world, timeout=timedelta(seconds=PATIENCE_S))
+            self._store, rank, world = next(found)
+            dist.init_process_group(
+                "nccl" if device.type == "cuda" else "gloo",
+                store=PrefixStore("ossconsole", self._store),
+                rank=rank,
+                world_size=world,
+                timeout=timedelta(seconds=PATIENCE_S),
+            )
+            self._talk = dist.new_group(backend="gloo", timeout=timedelta(seconds=PATIENCE_S + patience_s))
+
+    @property
+    def world(self) -> int:
+        return self.place.world
+
+    def gather(self, numbers: Sequence[float]) -> list[Sequence[float]]:
+        """The numbers of every process, as many from each, in the order of the ranks; each gets the same answer."""
+        if self.world == 1:
+            return [numbers]
+        mine = torch.tensor(numbers, dtype=torch.float64)
+        all_of_them = [torch.empty_like(mine) for _ in range(self.world)]
+        with _lost_ranks(self.place):
+            dist.all_gather(all_of_them, mine, group=self._talk)
+        return [each.tolist() for each in all_of_them]
+
+    def share(self, thing: T) -> list[T]:
+        """`thing` of every process, in the order of the ranks. They are pickled: for plain values only."""
+        if self.world == 1:
+            return [thing]
+        things: list[Any] = [None] * self.world
+        with _lost_ranks(self.place):
+            dist.all_gather_object(things, thing, group=self._talk)
+        return things
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum over all processes, on the device of `tensor`."""
+        if self.world > 1:
+            with _lost_ranks(self.place):
+                dist.all_reduce(tensor)
+        return tensor
+
+    def tell_to_stop(self) -> None:
+        """Reaches also a process that waits for its data."""
+        if self.world > 1:
+            with contextlib.suppress(RuntimeError):  # the store is gone: so is the run
+                self._store.set(_STOP_KEY, "1")
+
+    def told_to_stop(self) -> bool:
+        return self.world > 1 and bool(self._store.check([_STOP_KEY]))
+
+    def close(self) -> None:
+        if self.world > 1:
+            dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _lost_ranks(place: Place) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:  # what torch.distributed raises; its own errors are RuntimeErrors
+        reason = str(error).strip().splitlines()
+        raise RankLostError(
+            f"This process ({place}) lost another one of the run: {reason[0] if reason else type(error).__name__}.",
+            remedy="The log of the one that ended tells more; go on from the last checkpoint with --resume.",
+        ) from error

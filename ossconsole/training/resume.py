@@ -1,0 +1,56 @@
+"""Going on from a checkpoint, to the exact step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ossconsole.config.errors import ConsoleError
+from ossconsole.storage.client import ObjectStore
+from ossconsole.training.checkpoint import fetch_uri, stable_key, unpack
+from ossconsole.training.context import RunContext
+from ossconsole.training.course import Course
+from ossconsole.training.place import restarted_by_torchrun
+from ossconsole.training.ranks import Ranks
+from ossconsole.training.trainer import Trainer
+
+_MAY_DIFFER = {"run", "sample_format"}
+
+
+def resume(
+    context: RunContext, store: ObjectStore, ranks: Ranks, *, trainer: Trainer, course: Course, about: dict[str, Any]
+) -> None:
+    """Goes on from the checkpoint that the settings name, or that this run left when torchrun restarted it.
+
+    `about` is what both must have in common. Raises ConsoleError when they have not, or when it is no checkpoint.
+    """
+    uri = context.settings.resume
+    if restarted_by_torchrun():
+        uri = ranks.share(_own_checkpoint(context, store) if ranks.place.leads else "")[0] or uri
+    if not uri:
+        return
+    state = unpack(fetch_uri(store, uri), uri)
+    for name, wanted in about.items():
+        if name not in _MAY_DIFFER and state.get(name) != wanted:
+            raise ConsoleError(
+                f"{uri} was written with another {name.replace('_', ' ')} than this run has.",
+                remedy=f"Use the same settings and dataset, or start from its weights: --weights {uri}.",
+            )
+    try:
+        trainer.load(state)
+        course.go_on_from(state)
+        context.step = int(state["step"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ConsoleError(
+            f"{uri} does not hold what a run needs to go on: {error}.",
+            remedy=f"Start from its weights: --weights {uri}.",
+        ) from error
+    context.say(f"Going on after step {context.step} of epoch {course.epoch}.")
+
+
+def _own_checkpoint(context: RunContext, store: ObjectStore) -> str:
+    """The newest checkpoint when this run wrote it, else ""."""
+    key = stable_key(context.profile.checkpoint_prefix)
+    if not store.exists(key):
+        return ""
+    uri = store.uri(key)
+    return uri if unpack(store.get(key), uri).get("run") == context.id else ""

@@ -1,0 +1,86 @@
+"""The saver: writes a run's checkpoints while it trains, one at a time."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
+
+from ossconsole.config.errors import ConsoleError
+from ossconsole.telemetry import events
+from ossconsole.training.checkpoint import CheckpointStore, Progress, Saved
+from ossconsole.training.context import RunContext
+
+_PATIENCE_S = 30.0  # how long training waits for one checkpoint before it leaves out the next
+
+
+class Saver:
+    """Writes what it is given in the background and tells how that went; a failure never ends the run.
+
+    `last_key` is the newest checkpoint in the bucket ("" while there is none), `saved_step` its step.
+    """
+
+    def __init__(self, context: RunContext, checkpoints: CheckpointStore, *, saved_step: int = 0) -> None:
+        self.last_key = ""
+        self.saved_step = saved_step
+        self._context = context
+        self._checkpoints = checkpoints
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._saving: Future[Saved | None] | None = None
+
+    def ready(self, *, last: bool = False) -> bool:
+        """Waits for the checkpoint being written; False, and told, when that takes so long that one is left out.
+
+        The last one of a run is worth any wait.
+        """
+        if self._finished(None if last else _PATIENCE_S):
+            return True
+        self._context.warn("A checkpoint is left out: the one before it is still being written.")
+        return False
+
+    def save(self, data: bytes, progress: Progress, *, best: bool) -> None:
+        """Begins to write a checkpoint; call when `ready`."""
+        self._saving = self._thread.submit(self._save, data, progress, best)
+
+    def wait(self) -> None:
+        """Waits until the checkpoint begun last is written, or given up."""
+        self._finished(None)
+
+    def close(self) -> None:
+        self.wait()
+        self._thread.shutdown()
+        self._checkpoints.close()
+
+    def _finished(self, timeout_s: float | None) -> bool:
+        if self._saving is not None:
+            try:
+                saved = self._saving.result(timeout_s)
+            except FutureTimeoutError:
+                return False
+            self._saving = None
+            self.last_key = saved.key if saved else self.last_key
+        return True
+
+    def _save(self, data: bytes, progress: Progress, best: bool) -> Saved | None:
+        try:
+            saved = self._checkpoints.save(data, progress, best=best)
+        except ConsoleError as error:
+            self._context.tell(
+                events.WarningEvent(time=time.time(), message=error.message, remedy=error.remedy, step=progress.step)
+            )
+            return None
+        self.saved_step = progress.step
+        self._context.tell(
+            events.Checkpoint(
+                time=time.time(),
+                key=saved.key,
+                bytes=saved.bytes,
+                seconds=saved.seconds,
+                stable_key=saved.stable_key,
+                best_key=saved.best_key,
+                epoch=progress.epoch,
+                step=progress.step,
+                top1=progress.metrics.get("top1"),
+            )
+        )
+        return saved
