@@ -14,6 +14,7 @@ import msgspec
 
 from ossconsole.sandbox.errors import OssError
 from ossconsole.sandbox.records import Attributes, Blob, Bucket, Part, StoredObject, Upload
+from ossconsole.sandbox.versions import Versions
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS buckets(
@@ -51,12 +52,14 @@ class Index:
         self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
         # Commits survive a kill -9 of the process; syncing them against a power cut would cost every PUT a disk flush.
         self._db.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF; {_SCHEMA}")
+        self.versions = Versions(self._db)
 
     def close(self) -> None:
         self._db.close()
 
     def blob_ids(self) -> set[str]:
-        return {row[0] for row in self._db.execute("SELECT blob FROM objects UNION ALL SELECT blob FROM parts")}
+        query = "SELECT blob FROM objects UNION ALL SELECT blob FROM parts UNION ALL SELECT blob FROM versions"
+        return {row[0] for row in self._db.execute(query)}
 
     # Buckets
 
@@ -70,10 +73,17 @@ class Index:
 
     def delete_bucket(self, name: str) -> None:
         """Raises BucketNotEmpty."""
-        for table in ("objects", "uploads"):
+        for table in ("objects", "uploads", "versions"):
             if self._db.execute(f"SELECT 1 FROM {table} WHERE bucket = ? LIMIT 1", (name,)).fetchone():  # noqa: S608
                 raise OssError("BucketNotEmpty", fields={"BucketName": name})
         self._db.execute("DELETE FROM buckets WHERE name = ?", (name,))
+        self.versions.drop(name)
+
+    def keep_versions(self, bucket: str) -> None:
+        """From now on the bucket keeps versions of its objects."""
+        if not self.versions.kept(bucket):
+            with _transaction(self._db):
+                self.versions.keep(bucket, self.scan(bucket, b"", b"", -1, inclusive=True))
 
     def usage(self, bucket: str) -> tuple[int, int]:
         """Objects in the bucket and their bytes."""
@@ -128,17 +138,24 @@ class Index:
                     stored.restored_until,
                 ),
             )
+            if self.versions.kept(bucket) and stored.blob not in dropped:
+                self.versions.add(bucket, stored)
+                dropped = []
             if completes:
                 dropped += self._drop_upload(bucket, key, completes)
         return [blob for blob in dropped if blob != stored.blob]
 
-    def delete(self, bucket: str, keys: Iterable[str]) -> list[str]:
+    def delete(self, bucket: str, keys: Iterable[str], now: float) -> list[str]:
+        """`now` is when, in Unix seconds, for the markers of a bucket that keeps versions."""
         dropped = []
         with _transaction(self._db):
             for key in keys:
                 self._remembered.pop((bucket, key), None)
                 values = (bucket, key.encode())
-                dropped += self._blobs("SELECT blob FROM objects WHERE bucket = ? AND key = ?", values)
+                if self.versions.kept(bucket):
+                    self.versions.add_marker(bucket, key, now)
+                else:
+                    dropped += self._blobs("SELECT blob FROM objects WHERE bucket = ? AND key = ?", values)
                 self._db.execute("DELETE FROM objects WHERE bucket = ? AND key = ?", values)
         return dropped
 

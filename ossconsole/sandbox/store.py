@@ -146,7 +146,7 @@ class Store:
     def delete(self, bucket: str, keys: Iterable[str]) -> None:
         """Delete those that exist. Raises NoSuchBucket."""
         self.bucket(bucket)
-        self.blobs.remove(self.index.delete(bucket, keys))
+        self.blobs.remove(self.index.delete(bucket, keys, self._clock()))
 
     def frozen(self, stored: StoredObject) -> bool:
         """Whether the object is archived and not restored, so that it cannot be read."""

@@ -12,6 +12,7 @@ from ossconsole.sandbox import markup as xml
 from ossconsole.sandbox.accelerator import configured
 from ossconsole.sandbox.api.call import OWNER, Call, Reply, xml_reply
 from ossconsole.sandbox.api.objects import acl_document
+from ossconsole.sandbox.api.versioning import marker
 from ossconsole.sandbox.api.writes import STORAGE_CLASSES, content_md5
 from ossconsole.sandbox.errors import OssError, invalid_argument
 from ossconsole.sandbox.keys import Action
@@ -124,12 +125,6 @@ async def stat(call: Call) -> Reply:
     return xml_reply(xml.document("BucketStat", fields))
 
 
-async def versioning(call: Call) -> Reply:
-    """Versioning is never enabled here."""
-    call.store.bucket(call.bucket)
-    return xml_reply(xml.document("VersioningConfiguration", []))
-
-
 async def get_acl(call: Call) -> Reply:
     return xml_reply(acl_document(call.store.bucket(call.bucket).acl))
 
@@ -164,7 +159,7 @@ async def delete_objects(call: Call) -> Reply:
         return Reply(200)
     encode = listing.encoder(call.query)
     fields = [xml.element("EncodingType", "url")] if call.query.get("encoding-type") else []
-    fields += [xml.parent("Deleted", [xml.element("Key", encode(key))]) for key in keys]
+    fields += [xml.parent("Deleted", [xml.element("Key", encode(key)), *marker(call, key)]) for key in keys]
     return xml_reply(xml.document("DeleteResult", fields))
 
 

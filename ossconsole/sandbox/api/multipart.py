@@ -9,6 +9,7 @@ from xml.etree.ElementTree import Element
 from ossconsole.sandbox import listing, requestxml
 from ossconsole.sandbox import markup as xml
 from ossconsole.sandbox.api.call import Call, Reply, xml_reply
+from ossconsole.sandbox.api.versioning import version_headers
 from ossconsole.sandbox.api.writes import attributes_of, copy_source, forbids_overwrite, receive
 from ossconsole.sandbox.errors import OssError, invalid_argument
 from ossconsole.sandbox.records import Upload
@@ -95,7 +96,7 @@ async def complete(call: Call) -> Reply:
         xml.element("ETag", f'"{stored.etag}"'),
     ]
     reply = xml_reply(xml.document("CompleteMultipartUploadResult", fields))
-    reply.headers |= {"ETag": f'"{stored.etag}"', "x-oss-hash-crc64ecma": str(stored.crc64)}
+    reply.headers |= {"ETag": f'"{stored.etag}"', "x-oss-hash-crc64ecma": str(stored.crc64)} | version_headers(call)
     return reply
 
 

@@ -9,6 +9,7 @@ import msgspec
 from ossconsole.sandbox import conditions, ranges, requestxml
 from ossconsole.sandbox import markup as xml
 from ossconsole.sandbox.api.call import OWNER, Call, Reply, xml_reply
+from ossconsole.sandbox.api.versioning import version_headers
 from ossconsole.sandbox.errors import OssError, invalid_argument
 from ossconsole.sandbox.records import Attributes, StoredObject
 from ossconsole.sandbox.times import http_time
@@ -27,7 +28,7 @@ async def get(call: Call) -> Reply:
         raise OssError("InvalidObjectState", fields={"ObjectName": stored.key})
     standard = call.headers.get("x-oss-range-behavior") == "standard"
     span = ranges.resolve(call.headers.get("range"), stored.size, standard=standard)
-    headers = describe(stored)
+    headers = describe(stored) | version_headers(call)
     for name in _OVERRIDES:
         if override := call.query.get(f"response-{name}"):
             headers[name.title()] = override
@@ -41,7 +42,7 @@ async def head(call: Call) -> Reply:
     stored = call.store.get(call.bucket, call.object_key)
     if not conditions.check(call.headers, stored):
         return Reply(304, {"ETag": f'"{stored.etag}"'})
-    return Reply(200, describe(stored), length=stored.size)
+    return Reply(200, describe(stored) | version_headers(call), length=stored.size)
 
 
 async def head_meta(call: Call) -> Reply:
@@ -75,7 +76,8 @@ def describe(stored: StoredObject) -> dict[str, str]:
 
 async def delete(call: Call) -> Reply:
     call.store.delete(call.bucket, [call.object_key])
-    return Reply(204)
+    headers = version_headers(call)
+    return Reply(204, headers | ({"x-oss-delete-marker": "true"} if headers else {}))
 
 
 async def get_acl(call: Call) -> Reply:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from ossconsole.sandbox.api import buckets, multipart, objects, writes
+from ossconsole.sandbox.api import buckets, multipart, objects, versioning, writes
 from ossconsole.sandbox.api.call import Call, Reply
 from ossconsole.sandbox.errors import OssError
 from ossconsole.sandbox.incoming import Incoming, Target
@@ -33,7 +33,9 @@ _BUCKET: _Table = {
     ("GET", "bucketInfo"): Operation("GetBucketInfo", Action.LIST, buckets.info),
     ("GET", "location"): Operation("GetBucketLocation", Action.LIST, buckets.location),
     ("GET", "stat"): Operation("GetBucketStat", Action.LIST, buckets.stat),
-    ("GET", "versioning"): Operation("GetBucketVersioning", Action.LIST, buckets.versioning),
+    ("GET", "versioning"): Operation("GetBucketVersioning", Action.LIST, versioning.status),
+    ("PUT", "versioning"): Operation("PutBucketVersioning", Action.MANAGE, versioning.change),
+    ("GET", "versions"): Operation("GetBucketVersions", Action.LIST, versioning.list_versions),
     ("GET", "acl"): Operation("GetBucketAcl", Action.LIST, buckets.get_acl),
     ("PUT", "acl"): Operation("PutBucketAcl", Action.MANAGE, buckets.put_acl),
     ("GET", "uploads"): Operation("ListMultipartUploads", Action.LIST, multipart.list_uploads),
@@ -69,8 +71,8 @@ _COPY_PART = Operation("UploadPartCopy", Action.WRITE, multipart.copy_part)
 _SUB_RESOURCE_NAMES = (
     "acl append asyncFetch bucketInfo callback cname comp cors dataAccelerator delete encryption inventory lifecycle "
     "link location logging metaQuery objectMeta policy publicAccessBlock qosInfo referer replication requestPayment "
-    "resourceGroup restore rtc select stat style symlink tagging transferAcceleration uploadId uploads versioning "
-    "versions vod website worm x-oss-batchGet x-oss-process"
+    "resourceGroup restore rtc select stat style symlink tagging transferAcceleration uploadId uploads "
+    "versionId versioning versions vod website worm x-oss-batchGet x-oss-process"
 )
 _SUB_RESOURCES = _SUB_RESOURCE_NAMES.split()
 

@@ -11,6 +11,7 @@ from ossconsole.sandbox import conditions
 from ossconsole.sandbox import markup as xml
 from ossconsole.sandbox.api.call import Call, Reply, xml_reply
 from ossconsole.sandbox.api.objects import checked_acl, parse_tags
+from ossconsole.sandbox.api.versioning import version_headers
 from ossconsole.sandbox.blobs import BlobWriter
 from ossconsole.sandbox.errors import OssError, invalid_argument
 from ossconsole.sandbox.incoming import parse_copy_source
@@ -37,7 +38,7 @@ async def put(call: Call) -> Reply:
         "x-oss-hash-crc64ecma": str(stored.crc64),
         "Content-MD5": base64.b64encode(bytes.fromhex(stored.etag)).decode(),
     }
-    return Reply(200, headers)
+    return Reply(200, headers | version_headers(call))
 
 
 async def receive(call: Call) -> BlobWriter:
@@ -130,7 +131,7 @@ async def copy(call: Call) -> Reply:
     call.service.warm(call.kind, call.bucket, stored)
     fields = [xml.element("ETag", f'"{stored.etag}"'), xml.element("LastModified", iso_time(stored.modified))]
     reply = xml_reply(xml.document("CopyObjectResult", fields))
-    reply.headers |= {"ETag": f'"{stored.etag}"', "x-oss-hash-crc64ecma": str(stored.crc64)}
+    reply.headers |= {"ETag": f'"{stored.etag}"', "x-oss-hash-crc64ecma": str(stored.crc64)} | version_headers(call)
     return reply
 
 

@@ -1,0 +1,106 @@
+"""Buckets that keep versions, through oss2: what overwriting and deleting leave, and how it is listed."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import oss2
+import pytest
+
+from ossconsole.sandbox.process import SandboxProcess
+from ossconsole.sandbox.records import Attributes
+from ossconsole.sandbox.store import Store
+from tests.sandbox.conftest import make_bucket
+
+
+@pytest.fixture(scope="module")
+def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxProcess]:
+    """Not the one that others share: a bucket with versions cannot be deleted again."""
+    with SandboxProcess.start(tmp_path_factory.mktemp("versions"), unshaped=True) as running:
+        yield running
+
+
+@pytest.fixture
+def versioned(process: SandboxProcess) -> Any:
+    """A bucket of the test's own, which keeps versions from its second object on."""
+    bucket = make_bucket(process.info, name=f"versions-{secrets.token_hex(6)}")
+    bucket.create_bucket()
+    bucket.put_object("old", b"before")
+    bucket.put_bucket_versioning(oss2.models.BucketVersioningConfig("Enabled"))
+    return bucket
+
+
+def listed(page: Any) -> list[tuple[str, bool, int | None]]:
+    """Key, is latest, and size (None of a marker), by key and newest first as far as the two lists tell."""
+    versions = [(v.key, v.is_latest, v.size) for v in page.versions]
+    return sorted(versions + [(m.key, m.is_latest, None) for m in page.delete_marker], key=lambda each: each[0])
+
+
+def test_overwriting_and_deleting_leave_versions(versioned: Any) -> None:
+    assert versioned.get_bucket_versioning().status == "Enabled"
+    first = versioned.put_object("new", b"1").versionid
+    second = versioned.put_object("new", b"22").versionid
+    assert first != second
+    assert versioned.head_object("new").versionid == second
+    versioned.put_object("old", b"after it")
+    page = versioned.list_object_versions()
+    assert listed(page) == [("new", True, 2), ("new", False, 1), ("old", True, 8), ("old", False, 6)]
+    assert [v.versionid for v in page.versions] == [second, first, page.versions[2].versionid, "null"]
+    gone = versioned.delete_object("new")
+    assert gone.delete_marker
+    page = versioned.list_object_versions(prefix="new")
+    assert listed(page) == [("new", False, 2), ("new", False, 1), ("new", True, None)]
+    assert page.delete_marker[0].versionid == gone.versionid
+    assert not versioned.object_exists("new")
+    (batch,) = versioned.batch_delete_objects(["old"]).delete_versions
+    assert batch.delete_marker
+    assert not versioned.list_objects_v2().object_list
+    with pytest.raises(oss2.exceptions.ServerError, match="BucketNotEmpty"):
+        versioned.delete_bucket()
+
+
+def test_the_list_goes_on_within_a_key(versioned: Any) -> None:
+    for size in range(3):
+        versioned.put_object("a/b", b"x" * size)
+    seen, markers = [], {"key_marker": "", "versionid_marker": ""}
+    while True:
+        page = versioned.list_object_versions(max_keys=2, **markers)
+        seen += listed(page)
+        if not page.is_truncated:
+            break
+        markers = {"key_marker": page.next_key_marker, "versionid_marker": page.next_versionid_marker}
+    assert seen == [("a/b", True, 2), ("a/b", False, 1), ("a/b", False, 0), ("old", True, 6)]
+
+
+def test_changing_the_acl_makes_no_version(versioned: Any) -> None:
+    versioned.put_object_acl("old", oss2.OBJECT_ACL_PRIVATE)
+    assert listed(versioned.list_object_versions()) == [("old", True, 6)]
+
+
+def test_what_is_not_done_is_said(versioned: Any) -> None:
+    refusals = (
+        lambda: versioned.get_object("old", params={"versionId": "null"}),
+        lambda: versioned.put_bucket_versioning(oss2.models.BucketVersioningConfig("Suspended")),
+        lambda: versioned.list_object_versions(delimiter="/"),
+    )
+    for request in refusals:
+        with pytest.raises(oss2.exceptions.ServerError, match="NotImplemented"):
+            request()
+
+
+def test_versions_keep_their_bytes_when_the_folder_is_opened_again(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.create_bucket("b")
+    writer = store.blobs.writer()
+    writer.write(b"first")
+    first = store.put("b", "k", writer.finish(), Attributes())
+    store.index.keep_versions("b")
+    store.delete("b", ["k"])
+    store.close()
+    again = Store(tmp_path)
+    assert again.index.versions.kept("b")
+    assert again.blobs.open(first.blob).read(0, 5) == b"first"
+    again.close()
