@@ -13,6 +13,7 @@ from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import MANIFEST_NAME, Manifest, Sample, check_manifest, object_key
 from ossconsole.dataset.preview import Picture, guess_sample, show_image, show_sample, square_side
 from ossconsole.storage.checkpoint_file import Checkpoint, CheckpointError, inspect_checkpoint
+from ossconsole.storage.objects import ARCHIVED
 
 if TYPE_CHECKING:
     from ossconsole.storage.client import ObjectStore
@@ -25,7 +26,6 @@ _SNIFF_BYTES = 4 << 10
 _MAX_LINE = 2000
 _PICTURE_THREADS = 8
 _BINARY_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".u8", ".safetensors", ".zip")
-_ARCHIVED = {"Archive", "ColdArchive", "DeepColdArchive"}
 _IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"RIFF")
 _ZIP_MAGIC = b"PK\x03\x04"
 _LEGACY_TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
@@ -95,7 +95,7 @@ def read_content(store: ObjectStore, info: ObjectInfo, index: ManifestIndex | No
     """What `info`'s object holds, from at most 64 KiB, or from all of a sample or manifest. Raises StorageError."""
     if info.size == 0:
         return Unread("The object is empty.")
-    if info.storage_class in _ARCHIVED and 'ongoing-request="false"' not in info.headers.get("x-oss-restore", ""):
+    if info.storage_class in ARCHIVED and 'ongoing-request="false"' not in info.headers.get("x-oss-restore", ""):
         return Unread(f"The object is archived ({info.storage_class}): restore it to read it.")
     sample = index.find(info.key) if index else None
     if index and sample:

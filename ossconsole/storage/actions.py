@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import enum
 import functools
+import threading
 from collections.abc import Iterator, Sequence
 
 import oss2
@@ -12,7 +14,7 @@ from ossconsole.storage.client import DELETE_BATCH_SIZE, ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.job import Job
 from ossconsole.storage.names import safe_text
-from ossconsole.storage.objects import ObjectSummary
+from ossconsole.storage.objects import ARCHIVED, ObjectSummary
 from ossconsole.storage.usage import Source, objects_of, source_key
 
 MAX_URL_LIFE_S = 7 * 24 * 3600  # of a V4 presigned URL
@@ -34,13 +36,11 @@ class Delete(Job):
 
     def _batches(self) -> Iterator[list[ObjectSummary]]:
         batch: list[ObjectSummary] = []
-        for found in objects_of(self._store, self._sources):
-            self.ledger.expect(1, found.size)
+        for found in self.counted(objects_of(self._store, self._sources)):
             batch.append(found)
             if len(batch) == DELETE_BATCH_SIZE:
                 yield batch
                 batch = []
-        self.ledger.totals_known()
         if batch:
             yield batch
 
@@ -106,13 +106,7 @@ class Copy(Job):
         self._replace = replace
 
     def work(self) -> None:
-        self.pool(self._counted(), self._copy)
-
-    def _counted(self) -> Iterator[ObjectSummary]:
-        for found in objects_of(self._store, self._sources):
-            self.ledger.expect(1, found.size)
-            yield found
-        self.ledger.totals_known()
+        self.pool(self.counted(objects_of(self._store, self._sources)), self._copy)
 
     def _copy(self, found: ObjectSummary) -> None:
         self.check_cancelled()
@@ -181,21 +175,59 @@ def presigned_url(store: ObjectStore, key: str, life_s: int = 3600) -> str:
     return url
 
 
-def restore(store: ObjectStore, key: str) -> bool:
-    """Asks OSS to make an archived object readable for a day; False when that was asked for before and is under way."""
-    try:
-        store.call(f"restoring {store.uri(safe_text(key))}", lambda: store.sdk.restore_object(key))
-    except StorageError as error:
-        if error.code == "RestoreAlreadyInProgress":
-            return False
-        raise
-    return True
+class Restore(Job):
+    """Asks OSS to make archived objects, and those below prefixes, readable for a day; others are left out.
+
+    `asked` and `under_way` count the objects for which that was asked for now, and before.
+    """
+
+    def __init__(self, store: ObjectStore, sources: Sequence[Source]) -> None:
+        super().__init__(f"Restore in {store.uri()}")
+        self.asked = self.under_way = 0
+        self._store = store
+        self._sources = sources
+        self._counting = threading.Lock()
+
+    def work(self) -> None:
+        self.pool(self.counted(objects_of(self._store, self._sources)), self._restore)
+
+    def _restore(self, found: ObjectSummary) -> None:
+        archived = found.storage_class in ARCHIVED
+        try:
+            fresh = archived and self._ask(found.key)
+        except StorageError as error:
+            self.fail(found.key, error, found.size)
+            return
+        with self._counting:
+            self.asked += fresh
+            self.under_way += archived and not fresh
+        self.ledger.finish(found.key, found.size, skipped=not archived)
+
+    def _ask(self, key: str) -> bool:
+        """False when it was asked for before and is under way."""
+        try:
+            self._store.call(
+                f"restoring {self._store.uri(safe_text(key))}", lambda: self._store.sdk.restore_object(key)
+            )
+        except StorageError as error:
+            if error.code == "RestoreAlreadyInProgress":
+                return False
+            raise
+        return True
 
 
-def is_versioned(store: ObjectStore) -> bool:
-    """Whether deleting only hides: the bucket keeps versions."""
+class Versioning(str, enum.Enum):
+    """What a bucket does with what is overwritten or deleted."""
+
+    NEVER = "never"
+    ENABLED = "Enabled"
+    SUSPENDED = "Suspended"
+
+
+def versioning(store: ObjectStore) -> Versioning:
+    """Whether the bucket keeps versions. Raises StorageError."""
     status = store.call(f"reading the versioning of {store.uri()}", store.sdk.get_bucket_versioning).status
-    return bool(status)
+    return Versioning(status) if status else Versioning.NEVER
 
 
 def _check_target(source: Source, target: str) -> None:

@@ -68,4 +68,5 @@ def _versions(store: ObjectStore, key: str) -> list[ObjectVersion]:
         for m in page.delete_marker
         if m.key == key
     ]
-    return sorted(found, key=lambda version: version.modified, reverse=True)
+    # The times have whole seconds, within which the latest alone is known to come first.
+    return sorted(found, key=lambda version: (version.is_latest, version.modified), reverse=True)

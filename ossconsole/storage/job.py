@@ -9,7 +9,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import ClassVar, TypeVar
+from typing import ClassVar, Protocol, TypeVar
 
 import msgspec
 
@@ -18,6 +18,16 @@ from ossconsole.storage.errors import StorageError
 from ossconsole.storage.progress import Progress, ProgressLedger
 
 T = TypeVar("T")
+
+
+class Sized(Protocol):
+    """What has a number of bytes."""
+
+    @property
+    def size(self) -> int: ...
+
+
+Counted = TypeVar("Counted", bound=Sized)
 
 DEFAULT_THREADS = 8
 _log = logging.getLogger(__name__)
@@ -61,6 +71,8 @@ class Job(abc.ABC):
         self.state = JobState.RUNNING
         self.error: ConsoleError | None = None
         """Why the job as a whole ended early."""
+        self.note = ""
+        """What the figures do not tell of it while it runs."""
         self.failures: list[Failure] = []
         self.ledger = ProgressLedger()
         self._threads = threads
@@ -95,6 +107,14 @@ class Job(abc.ABC):
         """Raises Cancelled once `cancel` was called."""
         if self._cancel.is_set():
             raise Cancelled
+
+    def counted(self, items: Iterable[Counted]) -> Iterator[Counted]:
+        """`items`, each booked as expected; the totals are known after the last one."""
+        for item in items:
+            self.check_cancelled()
+            self.ledger.expect(1, item.size)
+            yield item
+        self.ledger.totals_known()
 
     @abc.abstractmethod
     def work(self) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+ARCHIVED = frozenset({"Archive", "ColdArchive", "DeepColdArchive"})
+"""The storage classes whose objects must be restored before they can be read."""
+
 
 class ObjectSummary(msgspec.Struct, frozen=True, gc=False):
     """One row of a listing. `size` in bytes, `modified` in seconds since the epoch (UTC)."""

@@ -45,10 +45,14 @@ class PartedFile:
         self._journal_path = self._data_path.with_suffix(".ossconsole-parts")
         self._lock = threading.Lock()
         self._fd = open_hidden(target)
-        self._done = self._resume()
+        try:
+            self._done = self._resume()
+            os.ftruncate(self._fd, info.size)
+        except BaseException:
+            self.close()
+            raise
         self._waiting = set(range(self.part_count)) - self._done
         self._unsettled = len(self._waiting)
-        os.ftruncate(self._fd, info.size)
 
     @property
     def part_count(self) -> int:
@@ -100,6 +104,7 @@ class PartedFile:
         """Compares the CRC64 and moves the file to its place. Raises ChecksumError, after which a try starts over."""
         if self.info.crc64 is not None and self._crc64() != self.info.crc64:
             self._journal_path.unlink(missing_ok=True)
+            self.close()
             raise ChecksumError(
                 f"{safe_text(self.info.key)} arrived with another CRC64.", remedy="Try again: it starts over."
             )

@@ -104,6 +104,10 @@ class ObjectRows:
         except ValueError:
             return None
 
+    def named(self, names: set[str]) -> Indexes:
+        """The rows with these names."""
+        return np.array([row for row, name in enumerate(self._names[: self.count]) if name in names], np.uint32)
+
     def folder_mask(self, count: int) -> npt.NDArray[np.bool_]:
         """Which of the first `count` rows are folders."""
         return np.equal(self._size[:count], _FOLDER)

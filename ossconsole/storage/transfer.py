@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import errno
+import itertools
 import os
 import stat
 import threading
@@ -21,13 +22,21 @@ from ossconsole.storage.errors import StorageError
 from ossconsole.storage.job import DEFAULT_THREADS, Job, read_ahead
 from ossconsole.storage.names import check_inside, local_component, safe_text
 from ossconsole.storage.objects import ObjectSummary
-from ossconsole.storage.parted_file import PART_SIZE, PartedFile, hidden_path, open_hidden, write_all
+from ossconsole.storage.parted_file import (
+    PART_SIZE,
+    ChecksumError,
+    PartedFile,
+    hidden_path,
+    open_hidden,
+    write_all,
+)
 from ossconsole.storage.usage import Source, objects_of
 
 _READ_SIZE = 256 << 10  # between two looks at whether the download was cancelled
 _WHOLE_MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 _GIVE_UP_AFTER = 8  # objects in a row that got no answer at all
 _COUNTED_AHEAD = 20_000  # objects counted and waiting, so that totals are known early in bounded memory
+_ROUNDS = 3  # of a large object that came with another CRC64; a small one is tried as often as any request
 
 
 class Existing(str, enum.Enum):
@@ -76,6 +85,8 @@ class Download(Job):
         self._silent = 0
         self._open_files: set[PartedFile] = set()
         self._failed: set[str] = set()
+        self._spoiled: list[DownloadItem] = []
+        self._rounds_left = _ROUNDS
         self._lock = threading.Lock()
 
     def again(self) -> Download:
@@ -87,27 +98,28 @@ class Download(Job):
     def work(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            self.pool(self._tasks(), lambda task: task())
+            self._round(self._tasks())
+            while self._spoiled:
+                spoiled, self._spoiled = self._spoiled, []
+                self.note = "another CRC64: fetched again"
+                self._round(itertools.chain.from_iterable(map(self._parts, spoiled)))
         finally:
             for file in self._open_files:
                 file.close()
 
+    def _round(self, tasks: Iterable[Callable[[], None]]) -> None:
+        self._rounds_left -= 1
+        self.pool(tasks, lambda task: task())
+
     # What there is to do
 
     def _tasks(self) -> Iterator[Callable[[], None]]:
-        counted = self._counted(plan(objects_of(self._store, self._sources), self._base, self.folder))
+        counted = self.counted(plan(objects_of(self._store, self._sources), self._base, self.folder))
         for item in read_ahead(counted, _COUNTED_AHEAD):
             if item.size <= PART_SIZE:
                 yield lambda item=item: self._guard(item, self._small)  # type: ignore[misc]
             else:
                 yield from self._parts(item)
-
-    def _counted(self, items: Iterable[DownloadItem]) -> Iterator[DownloadItem]:
-        for item in items:
-            self.check_cancelled()
-            self.ledger.expect(1, item.size)
-            yield item
-        self.ledger.totals_known()
 
     def _parts(self, item: DownloadItem) -> Iterator[Callable[[], None]]:
         opened: list[PartedFile] = []
@@ -225,7 +237,7 @@ class Download(Job):
     def _part(self, item: DownloadItem, file: PartedFile, part: int) -> None:
         try:
             self._fetch_part(item, file, part)
-        except ConsoleError:
+        except (ConsoleError, OSError):
             file.part_failed()
             raise
         if file.part_done(part):
@@ -251,8 +263,15 @@ class Download(Job):
         self._store.call(f"downloading {self._store.uri(safe_text(item.key))}", request)
 
     def _commit(self, item: DownloadItem, file: PartedFile) -> None:
-        file.commit()
-        self.ledger.finish(item.key, 0)
+        try:
+            file.commit()
+        except ChecksumError:
+            if not self._rounds_left:
+                raise
+            with self._lock:
+                self._spoiled.append(item)
+        else:
+            self.ledger.finish(item.key, 0)
 
 
 def plan(objects: Iterable[ObjectSummary], base: str, folder: Path) -> Iterator[DownloadItem]:

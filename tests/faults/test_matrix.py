@@ -34,9 +34,6 @@ def cells(*quick: str) -> list[ParameterSet]:
                 marks: list[pytest.MarkDecorator] = []
                 if slow or fault.name in _TAKE_TIME:
                     marks.append(pytest.mark.slow)
-                if f"{fault.name}-{name}" == "wrong CRC-download":
-                    reason = "a download that arrives with another CRC64 is told, and not yet tried again by itself"
-                    marks.append(pytest.mark.xfail(reason=reason, strict=True))
                 found.append(pytest.param(fault, operation, id=f"{fault.name}-{name}", marks=marks))
     return found
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import urllib.request
 
+import oss2
 import pytest
 
 from ossconsole.config.errors import SettingsError
-from ossconsole.storage.actions import Copy, Delete, is_versioned, presigned_url, restore
+from ossconsole.sandbox.faults import Error, FaultPlan, Rule
+from ossconsole.storage.actions import Copy, Delete, Restore, Versioning, presigned_url, versioning
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.details import object_details
 from ossconsole.storage.errors import StorageError
@@ -130,14 +132,33 @@ def test_a_presigned_url_lends_the_object_out(store: ObjectStore, filled: str) -
         presigned_url(store, f"{filled}one", 8 * 24 * 3600)
 
 
-def test_restore_of_an_archived_object(store: ObjectStore, prefix: str) -> None:
-    key = f"{prefix}archived"
-    store.sdk.put_object(key, b"cold", headers={"x-oss-storage-class": "Archive"})
+def test_restore_takes_what_is_archived_alone(store: ObjectStore, prefix: str) -> None:
+    for name in ("one", "two"):
+        store.sdk.put_object(prefix + name, b"cold", headers={"x-oss-storage-class": "Archive"})
+    store.put(f"{prefix}warm", b"warm")
     with pytest.raises(StorageError) as refused:
-        store.get(key)
+        store.get(f"{prefix}one")
     assert refused.value.code == "InvalidObjectState"
-    assert restore(store, key)
-    assert store.get(key) == b"cold"
+    job = Restore(store, [prefix])
+    run(job)
+    assert job.failures == []
+    assert (job.asked, job.under_way) == (2, 0)
+    assert job.progress().items_skipped == 1
+    assert store.get(f"{prefix}one") == b"cold"
+    denied = Restore(store, [ObjectSummary(f"{prefix}gone", 4, 0, "Archive")])
+    run(denied)
+    assert "NoSuchKey" in denied.failures[0].message
+
+
+def test_a_restore_that_is_under_way_is_no_failure(
+    sandboxed_bucket: Sandboxed, store: ObjectStore, prefix: str
+) -> None:
+    plan = FaultPlan(rules=[Rule(action=Error(code="RestoreAlreadyInProgress", status=409), operation="RestoreObject")])
+    with sandboxed_bucket.faults(plan):
+        job = Restore(store, [ObjectSummary(f"{prefix}one", 4, 0, "ColdArchive")])
+        run(job)
+    assert job.failures == []
+    assert (job.asked, job.under_way) == (0, 1)
 
 
 def test_unfinished_uploads_are_found_and_aborted(store: ObjectStore, prefix: str) -> None:
@@ -170,7 +191,26 @@ def test_details_tell_all_and_what_would_not_be_told(store: ObjectStore, prefix:
     assert details.tags == {}
     assert details.versions == []
     assert details.unavailable == {}
-    assert not is_versioned(store)
+    assert versioning(store) is Versioning.NEVER
     with pytest.raises(StorageError) as missing:
         object_details(store, f"{prefix}missing")
     assert missing.value.status == 404
+
+
+def test_versions_are_told_of_one_key_and_stay_when_it_is_deleted(sandboxed_bucket: Sandboxed) -> None:
+    store = sandboxed_bucket.store().for_bucket("keeps-versions")
+    store.create_bucket()
+    store.put("key", b"before")
+    store.sdk.put_bucket_versioning(oss2.models.BucketVersioningConfig("Enabled"))
+    assert versioning(store) is Versioning.ENABLED
+    store.put("key", b"after it")
+    store.put("key of another", b"1")
+    assert run(Delete(store, ["key of"])).failures == []
+    store.delete("key")
+    store.put("key", b"now")
+    versions = object_details(store, "key").versions
+    assert versions is not None
+    assert [found.is_latest for found in versions] == [True, False, False, False]
+    assert {found.size: found.is_marker for found in versions} == {0: True, 3: False, 6: False, 8: False}
+    assert [found.size for found in versions if found.version_id == "null"] == [6]
+    store.close()

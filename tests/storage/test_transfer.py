@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ossconsole.sandbox.faults import Corrupt, FaultPlan, Rule
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.job import JobState
 from ossconsole.storage.objects import ObjectSummary
@@ -152,6 +153,36 @@ def test_connections_that_break_off_are_taken_up_again(
         assert files(tmp_path) == {"object": data}
         assert job.progress().bytes_done == len(data)
         store.close()
+
+
+def test_a_large_object_that_came_with_a_wrong_byte_is_fetched_again(
+    sandboxed_bucket: Sandboxed, store: ObjectStore, prefix: str, tmp_path: Path
+) -> None:
+    store.put(f"{prefix}large", LARGE)
+    found = summary(store, f"{prefix}large")
+    with sandboxed_bucket.faults(FaultPlan(rules=[Rule(action=Corrupt(), operation="GetObject", times=2)])):
+        job = run(Download(store, [found], prefix, tmp_path))
+    assert job.failures == []
+    assert job.note
+    assert files(tmp_path) == {"large": LARGE}
+    progress = job.progress()
+    assert (progress.items_done, progress.bytes_done) == (1, len(LARGE))
+
+
+def test_an_object_that_never_comes_with_its_crc_is_told_after_some_rounds(
+    sandboxed_bucket: Sandboxed, store: ObjectStore, prefix: str, tmp_path: Path
+) -> None:
+    store.put(f"{prefix}large", LARGE)
+    store.put(f"{prefix}small", b"sound")
+    plan = FaultPlan(rules=[Rule(action=Corrupt(), operation="GetObject", key="*large", times=None)])
+    with sandboxed_bucket.faults(plan):
+        job = run(Download(store, [prefix], prefix, tmp_path))
+    assert job.state is JobState.FAILED
+    assert [failure.key for failure in job.failures] == [f"{prefix}large"]
+    assert "CRC64" in job.failures[0].message
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == ["small"]
+    assert run(job.again()).failures == []
+    assert (tmp_path / "large").read_bytes() == LARGE
 
 
 def test_an_endpoint_that_dies_ends_the_job_and_a_retry_does_the_rest(

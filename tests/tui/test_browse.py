@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import itertools
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import oss2
 import pytest
 import torch
 from textual.pilot import Pilot
@@ -21,10 +24,12 @@ from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.job import JobState
 from ossconsole.storage.multipart_uploads import list_uploads
+from ossconsole.storage.objects import ObjectSummary
 from ossconsole.tui.browse.dialogs import InputDialog, ListDialog, PictureScreen, TextDialog, TypedConfirm
 from ossconsole.tui.screens.browse import BrowseScreen
 from ossconsole.tui.screens.confirm import ConfirmScreen
 from ossconsole.tui.screens.new_run import NewRunScreen
+from ossconsole.tui.widgets.table import VirtualTable
 from tests.sandboxed import Sandboxed
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import FakeServices, FakeStore
@@ -48,6 +53,11 @@ class Browser:
     @property
     def text(self) -> str:
         return shown(self.pilot.app)
+
+    @property
+    def notices(self) -> str:
+        """What the toasts say, which wrap it."""
+        return "\n".join(notice.message for notice in self.pilot.app._notifications)
 
     async def until(self, condition: Callable[[], Any]) -> None:
         deadline = time.monotonic() + WAIT_S
@@ -114,6 +124,24 @@ async def opened(pilot: Pilot[Any], store: Any, folder: str | None = None) -> Br
 def put(store: ObjectStore, **objects: bytes) -> None:
     for name, data in objects.items():
         store.put(folder_of(store) + name.replace("__", "/"), data)
+
+
+def tags(name: str, value: str) -> oss2.models.TaggingRule:
+    rule = oss2.models.TaggingRule()
+    rule.add(name, value)
+    return rule
+
+
+def cursor_line(pilot: Pilot[Any]) -> str:
+    """The row under the cursor of the list that shows."""
+    table = pilot.app.screen.query_one("#choices")
+    assert isinstance(table, VirtualTable)
+    return "" if table.current is None else table.current.text
+
+
+def contents(folder: Path) -> set[str]:
+    """Of all files below."""
+    return {path.read_bytes().decode() for path in folder.rglob("*") if path.is_file()}
 
 
 def keys(store: ObjectStore) -> list[str]:
@@ -313,6 +341,7 @@ async def test_unfinished_uploads_are_aborted(bucket: ObjectStore, make_app: App
 
 async def test_readonly_writes_nothing(bucket: ObjectStore, make_app: AppMaker) -> None:
     put(bucket, a=b"1")
+    bucket.sdk.init_multipart_upload(f"{folder_of(bucket)}unfinished")
     async with make_app(services(bucket, readonly=True), "browse").run_test(size=(100, 30)) as pilot:
         browser = await opened(pilot, bucket)
         await browser.press("x", "c", "m", "R", "B", "T")
@@ -322,6 +351,59 @@ async def test_readonly_writes_nothing(bucket: ObjectStore, make_app: AppMaker) 
         for action in ("delete", "copy", "rename", "restore", "best", "train_from"):
             assert browser.screen.check_action(action, ()) is None
         assert browser.screen.check_action("download", ()) is True
+        await browser.press("U")
+        await browser.until(lambda: "read-only" in browser.text)
+        await browser.press("X")
+        assert isinstance(pilot.app.screen, ListDialog)
+    assert len(list(list_uploads(bucket, folder_of(bucket)))) == 1
+
+
+async def test_what_is_archived_is_restored_and_read(bucket: ObjectStore, make_app: AppMaker) -> None:
+    for name, storage_class in (("cold.txt", "Archive"), ("warm.txt", "IA")):
+        headers = {"x-oss-storage-class": storage_class}
+        bucket.sdk.put_object(folder_of(bucket) + name, name.encode() * 2, headers=headers)
+    async with make_app(services(bucket), "browse").run_test(size=(120, 30)) as pilot:
+        browser = await opened(pilot, bucket)
+        await browser.goes_to("cold.txt")
+        await browser.until(lambda: "The object is archived" in browser.text)
+        await browser.press("R")
+        await browser.job_is_over()
+        await browser.until(lambda: "Restore of 1 objects asked for" in browser.notices)
+        await browser.until(lambda: "cold.txtcold.txt" in browser.text)
+        assert "ongoing-request" in browser.text
+        await browser.goes_to("warm.txt")
+        await browser.press("R")
+        await browser.until(lambda: "Nothing of it is archived" in browser.notices)
+
+
+async def test_another_bucket_keeps_versions_and_says_so(bucket: ObjectStore, make_app: AppMaker) -> None:
+    other = bucket.for_bucket("versions-shown")
+    other.create_bucket()
+    other.sdk.put_bucket_versioning(oss2.models.BucketVersioningConfig("Enabled"))
+    other.put("weights.txt", b"1", content_type="text/plain", metadata={"run": "r7"})
+    other.put("weights.txt", b"22")
+    other.sdk.put_object_tagging("weights.txt", oss2.models.Tagging(tags("stage", "best")))
+    async with make_app(services(bucket), "browse").run_test(size=(120, 60)) as pilot:
+        browser = await opened(pilot, bucket)
+        await browser.press("o")
+        await browser.until(lambda: isinstance(pilot.app.screen, ListDialog))
+        while "versions-shown" not in cursor_line(pilot):
+            await browser.press("down")
+        await browser.press("enter")
+        await browser.goes_to("weights.txt")
+        await browser.press("enter")
+        await browser.until(lambda: "Access, tags and versions" in browser.text)
+        told = " ".join(browser.text.split())
+        for words in ("ACL default", "stage best", " 2 B, latest", " 1 B", "x-oss-hash-crc64ecma", "x-oss-version-id"):
+            assert words in told
+        await browser.press("escape", "x")
+        await browser.until(lambda: isinstance(pilot.app.screen, TypedConfirm))
+        assert "stays as a version" in browser.text
+        await browser.answer(TypedConfirm, "delete 1")
+        await browser.job_is_over()
+    assert not other.exists("weights.txt")
+    assert len(other.sdk.list_object_versions(prefix="weights").versions) == 2
+    other.close()
 
 
 async def test_buckets_and_a_key_that_may_not_list_them(sandboxed_bucket: Sandboxed, make_app: AppMaker) -> None:
@@ -422,6 +504,29 @@ async def test_names_show_safely_and_every_folder_opens(make_app: AppMaker) -> N
             await browser.until(lambda: browser.screen.model.listing.is_complete)
 
 
+HOSTILE = ("esc\x1b[31m", "right\u202eto left", "[red]markup[ ]", "a//b", "../../up", "Case", "case", "n" * 900)
+
+
+async def test_hostile_names_are_chosen_downloaded_and_deleted(
+    bucket: ObjectStore, make_app: AppMaker, tmp_path: Path
+) -> None:
+    for name in HOSTILE:
+        bucket.put(folder_of(bucket) + name, name.encode())
+    inside = tmp_path / "inside"
+    async with make_app(services(bucket), "browse").run_test(size=(80, 24)) as pilot:
+        browser = await opened(pilot, bucket)
+        for shown_name in ("esc\\x1b[31m", "right\\u202eto left", "[red]markup[ ]", "../"):
+            assert shown_name in browser.text
+        await browser.press("a", "d")
+        await browser.answer(InputDialog, str(inside))
+        await browser.job_is_over()
+        assert contents(tmp_path) == contents(inside) == set(HOSTILE)
+        await browser.press("x")
+        await browser.answer(TypedConfirm, f"delete {len(HOSTILE)}")
+        await browser.until(lambda: len(browser.screen.jobs) > 1 and not browser.screen.jobs[-1].alive)
+    assert keys(bucket) == []
+
+
 async def test_enter_goes_in_and_backspace_out_to_the_same_row(make_app: AppMaker) -> None:
     async with make_app(services(FakeStore(KEYS)), "browse").run_test(size=(80, 24)) as pilot:
         browser = await opened(pilot, FakeStore(KEYS), "")
@@ -433,6 +538,8 @@ async def test_enter_goes_in_and_backspace_out_to_the_same_row(make_app: AppMake
         assert browser.screen.model.rows.name(browser.screen.table.current or 0) == "dataset/"
         await browser.press("left_square_bracket")
         await browser.until(lambda: "oss://127 › dataset" in browser.text)
+        await browser.press("right_square_bracket")
+        await browser.until(lambda: browser.screen.model.prefix == "")
 
 
 async def test_bookmarks_are_kept(make_app: AppMaker) -> None:
@@ -472,6 +579,9 @@ async def test_filter_choice_and_escape_by_layers(make_app: AppMaker) -> None:
         assert "chosen" not in browser.text
         await browser.press("home", "v", "down", "down", "v")
         assert "3 chosen" in browser.text
+        await browser.press("asterisk")
+        await browser.answer(InputDialog, "re:^09")
+        await browser.until(lambda: "13 chosen" in browser.text)
         await browser.press("slash", "r", "e", "colon", "left_parenthesis")
         assert browser.screen.entry.has_class("-bad")
 
@@ -491,17 +601,17 @@ async def test_a_refresh_keeps_cursor_and_scroll(make_app: AppMaker) -> None:
         assert browser.screen.table.scroll_offset.y == top + 1
 
 
-async def test_rows_come_page_by_page_and_escape_stops(make_app: AppMaker) -> None:
+async def test_a_listing_that_dies_goes_on_where_it_stopped(make_app: AppMaker) -> None:
     store = FakeStore({f"{number:05d}": number for number in range(3000)})
     pages = 0
 
-    def stop_after_two(_: str) -> None:
+    def die_after_two(_: str) -> None:
         nonlocal pages
         pages += 1
         if pages == 3:
             raise StorageError("No answer from the endpoint", retriable=True)
 
-    store.before_page = stop_after_two
+    store.before_page = die_after_two
     async with make_app(services(store), "browse").run_test(size=(120, 24)) as pilot:
         browser = Browser(pilot)
         await browser.until(lambda: "No answer" in browser.text)
@@ -509,6 +619,53 @@ async def test_rows_come_page_by_page_and_escape_stops(make_app: AppMaker) -> No
         await browser.press("r")
         await browser.until(lambda: "3,000 objects" in browser.text)
         assert pages == 4
+
+
+async def test_rows_show_while_more_come_and_escape_stops(make_app: AppMaker) -> None:
+    store = FakeStore({f"{number:05d}": number for number in range(5000)})
+    gate, asked = threading.Semaphore(2), threading.Semaphore(0)
+
+    def wait(_: str) -> None:
+        asked.release()
+        assert gate.acquire(timeout=WAIT_S)
+
+    store.before_page = wait
+    async with make_app(services(store), "browse").run_test(size=(120, 24)) as pilot:
+        browser = Browser(pilot)
+        await browser.until(lambda: "2,000+ objects" in browser.text)
+        assert "esc stops" in browser.text
+        await browser.press("s")
+        await browser.until(lambda: "sorted over the 2,000 loaded" in browser.text)
+        await browser.press("escape")
+        await browser.until(lambda: "stopped (r goes on)" in browser.text)
+        gate.release(10)  # the page on its way comes, and is dropped
+        assert "2,000+ objects" in browser.text
+        await browser.press("r")
+        await browser.until(lambda: "5,000 objects" in browser.text)
+
+
+async def test_a_count_is_live_and_can_be_cancelled(make_app: AppMaker) -> None:
+    store = FakeStore(KEYS)
+    more = threading.Event()
+
+    def endless(prefix: str) -> Iterator[ObjectSummary]:
+        for number in itertools.count():
+            if number == 1500:
+                assert more.wait(WAIT_S)
+            yield ObjectSummary(f"{prefix}{number}", 1000, 1)
+
+    store.list_all = endless  # type: ignore[attr-defined]
+    async with make_app(services(store), "browse").run_test(size=(120, 30)) as pilot:
+        browser = await opened(pilot, store, "")
+        await browser.goes_to("dataset/")
+        await browser.press("z")
+        await browser.until(lambda: "1,500 objects, 1.5 MB" in browser.text)
+        await browser.press("J")
+        await browser.until(lambda: isinstance(pilot.app.screen, ListDialog))
+        await browser.press("x")
+        more.set()
+        await browser.job_is_over(JobState.CANCELLED)
+        await browser.until(lambda: "cancelled" in browser.text)
 
 
 async def test_go_to_lists_names_that_begin_so(make_app: AppMaker) -> None:

@@ -26,6 +26,11 @@ class Watched:
         assert self.news.acquire(timeout=WAIT_S)
         self.model.poll()
 
+    def until_settled(self) -> None:
+        while not self.model.settled or self.model.refreshing:
+            assert self.news.acquire(timeout=WAIT_S)
+            self.model.poll()
+
     @property
     def names(self) -> list[str]:
         view = self.model.view
@@ -145,3 +150,21 @@ def test_stop_keeps_what_came() -> None:
     assert watched.names == ["1"]
     watched.model.resume()
     assert watched.model.loading
+
+
+def test_a_refresh_of_many_rows_is_put_in_order_by_a_thread() -> None:
+    watched = Watched()
+    watched.model.open("")
+    objects = [ObjectSummary(f"{number:05d}", number, 0) for number in range(30_000)]
+    watched.gets(ListPage(objects, [], ""))
+    watched.until_settled()
+    watched.model.sort_by(SortKey.SIZE)
+    watched.until_settled()
+    watched.model.selection.set(np.array([7], np.uint32), chosen=True)
+    watched.model.refresh()
+    watched.gets(ListPage([*objects[:5], *objects[6:]], [], ""))
+    assert len(watched.names) == 30_000  # the old rows, as the new ones are being sorted
+    watched.until_settled()
+    assert watched.names[:2] == ["29999", "29998"]
+    assert len(watched.names) == 29_999
+    assert [watched.model.rows.name(int(row)) for row in watched.model.selection.rows] == ["00007"]

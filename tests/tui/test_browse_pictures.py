@@ -20,6 +20,7 @@ from textual.widgets import Input
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.dataset.formats import SampleFormat, encode
 from ossconsole.dataset.manifest import Manifest, Sample
+from ossconsole.storage.actions import Versioning
 from ossconsole.storage.details import ObjectDetails
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.progress import ProgressLedger
@@ -230,7 +231,7 @@ def test_pictures(
         await pilot.pause()
 
     monkeypatch.setattr("ossconsole.tui.screens.browse.object_details", details)
-    monkeypatch.setattr("ossconsole.tui.browse.working.is_versioned", lambda _: True)
+    monkeypatch.setattr("ossconsole.tui.browse.working.versioning", lambda _: Versioning.ENABLED)
     monkeypatch.setattr("ossconsole.tui.browse.working.Path.cwd", lambda: Path("/data"))
     services = FakeServices(stores=dict.fromkeys(EndpointKind, store))  # type: ignore[arg-type]
     assert snap_compare(make_app(services, "browse"), terminal_size=size, run_before=prepare)

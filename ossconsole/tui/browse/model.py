@@ -178,14 +178,22 @@ class BrowseModel:
     def poll(self) -> bool:
         """Takes over what threads have brought; True when the view is another one."""
         before = self.view
-        self._take_incoming()
         if self._building and self._building.view is not None:
             built, self._building = self._building.view, None
-            if built.rows is self.rows and built.sort == self.sort and built.row_filter is self.row_filter:
-                self.view = built
+            self._take(built)
+        self._take_incoming()
         if not self.settled:
-            self._build()
+            self._build(self.rows)
         return self.view is not before
+
+    def _take(self, built: RowView) -> None:
+        """Shows it, unless it is of rows or in an order that are no longer wanted."""
+        if built.sort != self.sort or built.row_filter is not self.row_filter:
+            return
+        if built.rows is self.rows:
+            self.view = built
+        elif self._incoming is not None and built.rows is self._incoming.rows:
+            self._replace(self._incoming, built)
 
     def _on_change(self, _: Listing) -> None:
         self._changed()
@@ -207,27 +215,35 @@ class BrowseModel:
         if incoming.state is ListingState.FAILED:
             self._incoming, self._refresh_error = None, incoming.error
         elif incoming.is_complete or (not self.listing.is_complete and incoming.rows.count >= self.rows.count):
-            self._incoming = None
-            self.listing.stop()
-            selection = self.selection.moved_to(incoming.rows)
-            self._show(incoming)
-            self.selection = selection
-            self.view = build_view(incoming.rows, self.sort, self.row_filter)  # at once: nothing blinks
+            self._build(incoming.rows)
+
+    def _replace(self, incoming: Listing, view: RowView) -> None:
+        """Shows the refreshed listing in place of the old one, at once: nothing blinks."""
+        self._incoming = None
+        self.listing.stop()
+        selection = self.selection.moved_to(incoming.rows)
+        self._show(incoming)
+        self.selection, self.view = selection, view
 
     def _rebuild(self) -> None:
         if self._building:
             self._building.cancelled.set()
             self._building = None
         self._built_at = 0.0
-        self._build()
+        self._build(self.rows)
 
-    def _build(self) -> None:
-        if self.rows.count <= _BUILT_AT_ONCE:
-            self.view = build_view(self.rows, self.sort, self.row_filter, previous=self.view)
-        elif self._building is None and time.monotonic() >= self._built_at + _REST * self._took:
+    def _build(self, rows: ObjectRows) -> None:
+        """The view of the rows that show, or that are to show: at once where that takes no time."""
+        if rows.count <= _BUILT_AT_ONCE:
+            self._take(build_view(rows, self.sort, self.row_filter, previous=self.view))
+        elif self._building is None and (self._rested or rows is not self.rows):
             building = self._building = _Building()
-            arguments = (building, self.rows, self.sort, self.row_filter, self.view)
+            arguments = (building, rows, self.sort, self.row_filter, self.view)
             threading.Thread(target=self._build_behind, args=arguments, name="view", daemon=True).start()
+
+    @property
+    def _rested(self) -> bool:
+        return time.monotonic() >= self._built_at + _REST * self._took
 
     def _build_behind(
         self, building: _Building, rows: ObjectRows, sort: Sort, row_filter: RowFilter | None, previous: RowView

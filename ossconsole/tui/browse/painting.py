@@ -159,6 +159,8 @@ def job_line(job: Job, width: int, glyphs: Glyphs) -> Line:
         words.append(f"{len(job.failures):,} failed")
     if job.state is not JobState.RUNNING:
         words.append(str(job.state))
+    elif job.note:
+        words.append(job.note)
     figures = Line(("  ".join(words) + " ", "text"))
     room = width - figures.width - 4
     return Line((f" {mark} ", style), (shorten_middle(job.title, room, glyphs.ellipsis), "text")).right(figures, width)

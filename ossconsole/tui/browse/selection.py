@@ -47,8 +47,7 @@ class Selection:
         moved = Selection(rows)
         if len(self):
             names = {self._rows.name(int(row)) for row in self.rows}
-            found = [row for row in range(rows.count) if rows.name(row) in names]
-            moved.set(np.array(found, np.uint32), chosen=True)
+            moved.set(rows.named(names), chosen=True)
         return moved
 
 

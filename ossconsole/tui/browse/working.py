@@ -13,7 +13,7 @@ from ossconsole.dataset.contents import MAX_SAMPLE_BYTES, PictureContent, folder
 from ossconsole.dataset.manifest import Manifest
 from ossconsole.dataset.manifest_check import ManifestCheck
 from ossconsole.dataset.preview import show_image
-from ossconsole.storage.actions import Copy, Delete, is_versioned, presigned_url, restore
+from ossconsole.storage.actions import Copy, Delete, Restore, Versioning, presigned_url, versioning
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.job import Job, JobState
 from ossconsole.storage.multipart_uploads import UnfinishedUpload, abort_upload, list_uploads
@@ -31,6 +31,11 @@ from ossconsole.tui.text import Line, moment, size
 
 _FOLDERS = "download"
 _URL_LIFE_S = 3600
+_UNDONE = {
+    Versioning.NEVER: "This cannot be undone.",
+    Versioning.ENABLED: "The bucket keeps versions: what is deleted stays as a version, and is paid for.",
+    Versioning.SUSPENDED: "The bucket keeps no new versions: older ones stay, what is deleted now cannot be undone.",
+}
 
 
 class Working(BrowseBase):
@@ -78,8 +83,7 @@ class Working(BrowseBase):
         if totals is None:
             return
         try:
-            versioned = await asyncio.to_thread(is_versioned, store)
-            note = "The bucket keeps versions: they stay." if versioned else "This cannot be undone."
+            note = _UNDONE[await asyncio.to_thread(versioning, store)]
         except ConsoleError:
             note = "Whether the bucket keeps versions was not told: take it that this cannot be undone."
         amount = f"{totals.objects:,} objects, {size(totals.bytes)}"
@@ -123,15 +127,16 @@ class Working(BrowseBase):
         if answer:
             self.run_job(Copy(store, sources, base, answer, move=move), self._refresh_after)
 
-    @work(exclusive=True, group="dialog", exit_on_error=False)
-    async def action_restore(self) -> None:
-        store, key = self.store, self.current_object()
-        if store is None or key is None:
-            return
-        begun = await self.behind(lambda: restore(store, key))
-        if begun is not None:
-            words = "asked for; it takes minutes to hours" if begun else "was asked for before and is under way"
-            self.notify(f"Restore of {safe_text(key)}: {words}.", markup=False)
+    def action_restore(self) -> None:
+        """Asks for the archived objects among what is meant."""
+        sources = self.meant()
+        if self.store is not None and sources:
+            self.run_job(Restore(self.store, sources), self._restore_asked)
+
+    def _restore_asked(self, job: Job) -> None:
+        self._refresh_after(job)
+        if isinstance(job, Restore) and job.state is JobState.DONE:
+            self.notify(_restore_words(job), markup=False, timeout=8)
 
     # Addresses
 
@@ -281,6 +286,13 @@ def _abort(store: ObjectStore, uploads: Sequence[UnfinishedUpload]) -> int:
     for upload in uploads:
         abort_upload(store, upload)
     return len(uploads)
+
+
+def _restore_words(job: Restore) -> str:
+    if not job.asked and not job.under_way:
+        return "Nothing of it is archived: it can be read as it is."
+    before = f"; for {job.under_way:,} more that was done before and is under way" if job.under_way else ""
+    return f"Restore of {job.asked:,} objects asked for{before}. It takes minutes to hours: r looks again."
 
 
 def _what(sources: Sequence[Source]) -> str:
