@@ -50,16 +50,12 @@ class Accelerator(msgspec.Struct, frozen=True, kw_only=True):
     def covers(self, prefix: str) -> bool:
         """Whether every object below `prefix` is cached."""
         below = f"{prefix.strip('/')}/"
-        return not self.paths or any(
-            below.startswith(path.prefix.lstrip("/")) for path in self.paths
-        )
+        return not self.paths or any(below.startswith(path.prefix.lstrip("/")) for path in self.paths)
 
     def covers_part_of(self, prefix: str) -> bool:
         """Whether some of the objects below `prefix` are cached, or all."""
         below = f"{prefix.strip('/')}/"
-        return self.covers(prefix) or any(
-            path.prefix.lstrip("/").startswith(below) for path in self.paths
-        )
+        return self.covers(prefix) or any(path.prefix.lstrip("/").startswith(below) for path in self.paths)
 
     @property
     def cny_per_hour(self) -> float:
@@ -81,17 +77,13 @@ def cost_estimate(accelerator: Accelerator) -> str:
     )
 
 
-def cautions(
-    accelerator: Accelerator, dataset_prefix: str, dataset_bytes: int | None = None
-) -> list[str]:
+def cautions(accelerator: Accelerator, dataset_prefix: str, dataset_bytes: int | None = None) -> list[str]:
     """What to know before training through this accelerator; `dataset_bytes` None where it is not known."""
     found = []
     if not accelerator.covers(dataset_prefix):
         paths = ", ".join(path.prefix for path in accelerator.paths)
         share = "only in part" if accelerator.covers_part_of(dataset_prefix) else "not"
-        found.append(
-            f"The dataset prefix {dataset_prefix}/ is {share} in the accelerated paths ({paths})."
-        )
+        found.append(f"The dataset prefix {dataset_prefix}/ is {share} in the accelerated paths ({paths}).")
     if dataset_bytes is not None and dataset_bytes > accelerator.quota_gb * 1e9:
         found.append(
             f"The dataset ({dataset_bytes / 1e9:,.0f} GB) is larger than the cache ({accelerator.quota_gb} GB): "
@@ -117,9 +109,7 @@ def read_accelerator(store: ObjectStore) -> Accelerator | None:
 
 def create_accelerator(store: ObjectStore, accelerator: Accelerator) -> None:
     """Creates it, or changes its quota and paths. Raises SettingsError before, StorageError after asking OSS."""
-    _request(
-        store, "creating the accelerator of", "PUT", _document(_checked(accelerator))
-    )
+    _request(store, "creating the accelerator of", "PUT", _document(_checked(accelerator)))
 
 
 def delete_accelerator(store: ObjectStore) -> None:
@@ -145,16 +135,10 @@ def _checked(accelerator: Accelerator) -> Accelerator:
             remedy=f"Choose {SMALLEST_GB} to {LARGEST_GB:,} GB.",
         )
     if not accelerator.zone:
-        raise SettingsError(
-            "The accelerator's zone is missing.",
-            remedy="Give one, such as cn-hangzhou-j.",
-        )
+        raise SettingsError("The accelerator's zone is missing.", remedy="Give one, such as cn-hangzhou-j.")
     for policy in (accelerator.policy, *(path.policy for path in accelerator.paths)):
         if policy not in POLICIES:
-            raise SettingsError(
-                f"{policy!r} is no cache policy.",
-                remedy=f"Choose {' or '.join(POLICIES)}.",
-            )
+            raise SettingsError(f"{policy!r} is no cache policy.", remedy=f"Choose {' or '.join(POLICIES)}.")
     return accelerator
 
 
@@ -176,29 +160,19 @@ def _document(accelerator: Accelerator) -> bytes:
 def _parsed(body: bytes) -> Accelerator:
     try:
         root = fromstring(body)
-        paths = root.findall(
-            "BasicInfomation/AcceleratePaths/Path"
-        )  # spelled as the service spells it
+        paths = root.findall("BasicInfomation/AcceleratePaths/Path")  # spelled as the service spells it
         return Accelerator(
             name=root.findtext("Name", ""),
             zone=root.findtext("BasicInfomation/AvailableZone", ""),
             quota_gb=int(root.findtext("BasicInfomation/Quota", "")),
-            paths=tuple(
-                AcceleratedPath(
-                    path.findtext("Name", ""), path.findtext("CachePolicy", "")
-                )
-                for path in paths
-            ),
-            policy=root.findtext(
-                "BasicInfomation/AcceleratePaths/DefaultCachePolicy", ON_READ
-            ),
+            paths=tuple(AcceleratedPath(path.findtext("Name", ""), path.findtext("CachePolicy", "")) for path in paths),
+            policy=root.findtext("BasicInfomation/AcceleratePaths/DefaultCachePolicy", ON_READ),
             created=_seconds(root, "CreationDate"),
             quota_frozen_until=_seconds(root, "QuotaFrozenUntil"),
         )
     except (ParseError, ValueError) as error:
         raise ConsoleError(
-            f"OSS's answer about the accelerator cannot be read: {error}.",
-            remedy="Look at it in the OSS console.",
+            f"OSS's answer about the accelerator cannot be read: {error}.", remedy="Look at it in the OSS console."
         ) from error
 
 

@@ -18,9 +18,7 @@ from ossconsole.storage.objects import ARCHIVED, ObjectSummary
 from ossconsole.storage.usage import Source, objects_of, source_key
 
 MAX_URL_LIFE_S = 7 * 24 * 3600  # of a V4 presigned URL
-_DELETE_THREADS = (
-    3  # a batch is 1,000 objects, and OSS counts each of them as a request
-)
+_DELETE_THREADS = 3  # a batch is 1,000 objects, and OSS counts each of them as a request
 _COPY_PART_SIZE = 256 << 20
 _COPY_WHOLE_UP_TO = 1 << 30  # CopyObject is slow above this and refused above 5 GB
 
@@ -53,9 +51,7 @@ class Delete(Job):
             if together:
                 result = self._store.call(
                     f"deleting {len(together)} objects of {self._store.uri()}",
-                    lambda: self._store.sdk.batch_delete_objects(
-                        [found.key for found in together]
-                    ),
+                    lambda: self._store.sdk.batch_delete_objects([found.key for found in together]),
                 )
                 gone.update(result.deleted_keys)
         except StorageError as error:
@@ -66,11 +62,7 @@ class Delete(Job):
             if found.key in gone:
                 self.ledger.finish(found.key, found.size)
             else:
-                self.fail(
-                    found.key,
-                    ConsoleError(f"OSS did not delete {safe_text(found.key)}."),
-                    found.size,
-                )
+                self.fail(found.key, ConsoleError(f"OSS did not delete {safe_text(found.key)}."), found.size)
         for found in batch:
             if not _fits_xml(found.key):
                 self._delete_alone(found)
@@ -127,9 +119,7 @@ class Copy(Job):
                 bucket = self._store.sdk.bucket_name
                 self._store.call(
                     f"copying {self._store.uri(safe_text(found.key))} to {self._store.uri(safe_text(target))}",
-                    lambda: self._store.sdk.copy_object(
-                        bucket, found.key, target, headers=headers
-                    ),
+                    lambda: self._store.sdk.copy_object(bucket, found.key, target, headers=headers),
                 )
             if self._move:
                 self._delete_source(found.key, target)
@@ -142,26 +132,18 @@ class Copy(Job):
         source, copied = self._store.head(key), self._store.head(target)
         if (source.size, source.crc64) != (copied.size, copied.crc64):
             raise StorageError(
-                f"{safe_text(target)} differs from {safe_text(key)}, which was therefore kept.",
-                remedy="Try again.",
+                f"{safe_text(target)} differs from {safe_text(key)}, which was therefore kept.", remedy="Try again."
             )
         self._store.delete(key)
 
     def _copy_parts(self, found: ObjectSummary, target: str) -> None:
-        sdk, action = (
-            self._store.sdk,
-            f"copying {self._store.uri(safe_text(found.key))} in parts",
-        )
+        sdk, action = self._store.sdk, f"copying {self._store.uri(safe_text(found.key))} in parts"
         headers = {} if self._replace else {"x-oss-forbid-overwrite": "true"}
         info = self._store.head(found.key)
-        headers |= {
-            f"x-oss-meta-{name}": value for name, value in info.metadata.items()
-        }
+        headers |= {f"x-oss-meta-{name}": value for name, value in info.metadata.items()}
         if info.content_type:
             headers["Content-Type"] = info.content_type
-        upload = self._store.call(
-            action, lambda: sdk.init_multipart_upload(target, headers=headers)
-        ).upload_id
+        upload = self._store.call(action, lambda: sdk.init_multipart_upload(target, headers=headers)).upload_id
         try:
             parts = []
             for number, start in enumerate(range(0, found.size, _COPY_PART_SIZE), 1):
@@ -169,29 +151,13 @@ class Copy(Job):
                 span = (start, min(start + _COPY_PART_SIZE, found.size) - 1)
                 part = self._store.call(
                     action,
-                    functools.partial(
-                        sdk.upload_part_copy,
-                        sdk.bucket_name,
-                        found.key,
-                        span,
-                        target,
-                        upload,
-                        number,
-                    ),
+                    functools.partial(sdk.upload_part_copy, sdk.bucket_name, found.key, span, target, upload, number),
                 )
                 parts.append(oss2.models.PartInfo(number, part.etag))
                 self.ledger.reach(found.key, span[1] + 1)
-            self._store.call(
-                action,
-                lambda: sdk.complete_multipart_upload(
-                    target, upload, parts, headers=headers
-                ),
-            )
+            self._store.call(action, lambda: sdk.complete_multipart_upload(target, upload, parts, headers=headers))
         except BaseException:
-            self._store.call(
-                f"aborting: {action}",
-                lambda: sdk.abort_multipart_upload(target, upload),
-            )
+            self._store.call(f"aborting: {action}", lambda: sdk.abort_multipart_upload(target, upload))
             raise
 
 
@@ -241,8 +207,7 @@ class Restore(Job):
         """False when it was asked for before and is under way."""
         try:
             self._store.call(
-                f"restoring {self._store.uri(safe_text(key))}",
-                lambda: self._store.sdk.restore_object(key),
+                f"restoring {self._store.uri(safe_text(key))}", lambda: self._store.sdk.restore_object(key)
             )
         except StorageError as error:
             if error.code == "RestoreAlreadyInProgress":
@@ -261,9 +226,7 @@ class Versioning(str, enum.Enum):
 
 def versioning(store: ObjectStore) -> Versioning:
     """Whether the bucket keeps versions. Raises StorageError."""
-    status = store.call(
-        f"reading the versioning of {store.uri()}", store.sdk.get_bucket_versioning
-    ).status
+    status = store.call(f"reading the versioning of {store.uri()}", store.sdk.get_bucket_versioning).status
     return Versioning(status) if status else Versioning.NEVER
 
 
@@ -271,24 +234,16 @@ def _check_target(source: Source, target: str) -> None:
     key = source_key(source)
     if target == key or (isinstance(source, str) and target.startswith(key)):
         raise SettingsError(
-            f"{safe_text(target)} is {safe_text(key)} itself or inside it.",
-            remedy="Give another name.",
+            f"{safe_text(target)} is {safe_text(key)} itself or inside it.", remedy="Give another name."
         )
-    if (
-        not 0 < len(target.encode("utf-8", "surrogatepass")) <= 1023
-        or target[0] in "/\\"
-    ):
+    if not 0 < len(target.encode("utf-8", "surrogatepass")) <= 1023 or target[0] in "/\\":
         raise SettingsError(
-            f"{safe_text(target)!r} is no object name.",
-            remedy="Use 1 to 1,023 bytes, not beginning with / or \\.",
+            f"{safe_text(target)!r} is no object name.", remedy="Use 1 to 1,023 bytes, not beginning with / or \\."
         )
 
 
 def _fits_xml(key: str) -> bool:
     """Whether the key survives the XML of a batch request, which can carry no control characters."""
     return all(
-        " " <= character <= "~"
-        or ("\xa0" <= character < "\ufffe")
-        or character >= "\U00010000"
-        for character in key
+        " " <= character <= "~" or ("\xa0" <= character < "\ufffe") or character >= "\U00010000" for character in key
     )

@@ -15,20 +15,7 @@ from ossconsole.storage.checkpoint_file import Checkpoint, TensorRow
 from ossconsole.storage.names import safe_text
 
 _NUMPY_DTYPES = {
-    **{
-        name: name
-        for name in (
-            "float32",
-            "float64",
-            "float16",
-            "int64",
-            "int32",
-            "int16",
-            "int8",
-            "uint8",
-            "bool",
-        )
-    },
+    **{name: name for name in ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")},
     "bfloat16": "uint16",
 }
 _SLICE = 1 << 20  # elements turned into float64 at a time
@@ -54,11 +41,7 @@ class TensorPair(msgspec.Struct, frozen=True):
 
     @property
     def comparable(self) -> bool:
-        return (
-            self.left is not None
-            and self.right is not None
-            and self.left.shape == self.right.shape
-        )
+        return self.left is not None and self.right is not None and self.left.shape == self.right.shape
 
 
 class TensorDistance(msgspec.Struct, frozen=True):
@@ -87,34 +70,21 @@ def tensor_distances(
 ) -> Iterator[TensorDistance]:
     """The distance of every pair of the same shape, from the downloaded files. Raises ConsoleError."""
     try:
-        with (
-            zipfile.ZipFile(left_file) as left_zip,
-            zipfile.ZipFile(right_file) as right_zip,
-        ):
+        with zipfile.ZipFile(left_file) as left_zip, zipfile.ZipFile(right_file) as right_zip:
             for pair in pair_tensors(left, right):
                 if pair.left is None or pair.right is None or not pair.comparable:
                     continue
                 yield _distance(
-                    pair.name,
-                    _elements(left_zip, left.root, pair.left),
-                    _elements(right_zip, right.root, pair.right),
+                    pair.name, _elements(left_zip, left.root, pair.left), _elements(right_zip, right.root, pair.right)
                 )
-    except (
-        zipfile.BadZipFile,
-        KeyError,
-        OSError,
-        ValueError,
-        NotImplementedError,
-    ) as error:
+    except (zipfile.BadZipFile, KeyError, OSError, ValueError, NotImplementedError) as error:
         raise ConsoleError(
             f"{safe_text(left.name)} and {safe_text(right.name)} cannot be compared ({type(error).__name__}: {error}).",
             remedy="Download both again.",
         ) from error
 
 
-def _distance(
-    name: str, left: npt.NDArray[np.float64], right: npt.NDArray[np.float64]
-) -> TensorDistance:
+def _distance(name: str, left: npt.NDArray[np.float64], right: npt.NDArray[np.float64]) -> TensorDistance:
     squares = norm = largest = 0.0
     for start in range(0, left.size, _SLICE):
         a, b = left[start : start + _SLICE], right[start : start + _SLICE]
@@ -125,33 +95,22 @@ def _distance(
     return TensorDistance(name, squares**0.5, norm**0.5, largest)
 
 
-def _elements(
-    archive: zipfile.ZipFile, root: str, row: TensorRow
-) -> npt.NDArray[np.float64]:
+def _elements(archive: zipfile.ZipFile, root: str, row: TensorRow) -> npt.NDArray[np.float64]:
     """The tensor's elements in its own order, as float64."""
     tensor = row.tensor
     if row.dtype not in _NUMPY_DTYPES:
         raise ValueError(f"{row.dtype} has no norm here")
-    raw = archive.read(
-        f"{root}/data/{tensor.storage.key}" if root else f"data/{tensor.storage.key}"
-    )
+    raw = archive.read(f"{root}/data/{tensor.storage.key}" if root else f"data/{tensor.storage.key}")
     stored = np.frombuffer(raw, np.dtype(_NUMPY_DTYPES[row.dtype]).newbyteorder("<"))
     reach = (
-        tensor.offset
-        + sum(
-            (length - 1) * step
-            for length, step in zip(tensor.shape, tensor.stride, strict=True)
-        )
-        + 1
+        tensor.offset + sum((length - 1) * step for length, step in zip(tensor.shape, tensor.stride, strict=True)) + 1
     )
     if tensor.elements == 0:
         return np.empty(0)
     if reach > stored.size:
         raise ValueError(f"{row.name} reaches beyond its storage")
     strides = tuple(step * stored.itemsize for step in tensor.stride)
-    view = np.lib.stride_tricks.as_strided(
-        stored[tensor.offset :], tensor.shape, strides, writeable=False
-    )
+    view = np.lib.stride_tricks.as_strided(stored[tensor.offset :], tensor.shape, strides, writeable=False)
     flat = view.reshape(-1)
     if row.dtype == "bfloat16":  # the upper half of a float32
         return (flat.astype(np.uint32) << 16).view(np.float32).astype(np.float64)

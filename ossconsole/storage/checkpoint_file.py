@@ -16,11 +16,7 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.names import safe_text
 from ossconsole.storage.pickle_objects import Opaque, Tensor
-from ossconsole.storage.pickle_walk import (
-    MAX_PICKLE_BYTES,
-    NotAPickleError,
-    walk_pickle,
-)
+from ossconsole.storage.pickle_walk import MAX_PICKLE_BYTES, NotAPickleError, walk_pickle
 from ossconsole.storage.ranged_file import BudgetError, RangedFile
 
 OWN_FORMAT = "ossconsole-checkpoint"
@@ -29,14 +25,8 @@ _LOCAL_HEADER_BYTES = 30
 _LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
 _MODEL_KEYS = ("model", "state_dict", "model_state_dict", "net", "module")
 _BUFFER_SUFFIXES = ("running_mean", "running_var", "num_batches_tracked")
-_MODULE_PARTS = (
-    "_modules",
-    "_parameters",
-    "_buffers",
-)  # of a pickled torch.nn.Module; state dicts name without them
-_MAX_VALUES = (
-    200_000  # looked at when walking a value; shared parts of a hostile file multiply
-)
+_MODULE_PARTS = ("_modules", "_parameters", "_buffers")  # of a pickled torch.nn.Module; state dicts name without them
+_MAX_VALUES = 200_000  # looked at when walking a value; shared parts of a hostile file multiply
 
 
 class CheckpointError(ConsoleError):
@@ -80,11 +70,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def parameters(self) -> int:
         """Elements of the model without the running statistics of normalisation layers."""
-        return sum(
-            row.tensor.elements
-            for row in self.model
-            if not row.name.endswith(_BUFFER_SUFFIXES)
-        )
+        return sum(row.tensor.elements for row in self.model if not row.name.endswith(_BUFFER_SUFFIXES))
 
     @property
     def model_bytes(self) -> int:
@@ -110,10 +96,7 @@ def inspect_local_checkpoint(path: Path) -> Checkpoint:
     """The same for a file on the disk."""
     with path.open("rb") as source:
         descriptor = source.fileno()
-        file = RangedFile(
-            lambda start, length: os.pread(descriptor, length, start),
-            path.stat().st_size,
-        )
+        file = RangedFile(lambda start, length: os.pread(descriptor, length, start), path.stat().st_size)
         return read_checkpoint(file, path.name)
 
 
@@ -124,43 +107,21 @@ def read_checkpoint(file: RangedFile, name: str) -> Checkpoint:
         file.prefetch(file.size - _TAIL_BYTES, _TAIL_BYTES)
         with zipfile.ZipFile(file) as archive:
             entry = _pickle_entry(archive, shown)
-            file.prefetch(
-                entry.header_offset,
-                _LOCAL_HEADER_BYTES + 2 * len(entry.filename) + 128 + entry.file_size,
-            )
+            file.prefetch(entry.header_offset, _LOCAL_HEADER_BYTES + 2 * len(entry.filename) + 128 + entry.file_size)
             walked = walk_pickle(archive.read(entry))
-        return _describe(
-            file, name, entry.filename.rpartition("/")[0], walked.value, walked.foreign
-        )
+        return _describe(file, name, entry.filename.rpartition("/")[0], walked.value, walked.foreign)
     except zipfile.BadZipFile as error:
         raise _not_a_zip(file, shown) from error
     except (NotAPickleError, BudgetError) as error:
-        raise CheckpointError(
-            f"{shown} cannot be read as a checkpoint: {error.message}"
-        ) from error
-    except (
-        zlib.error,
-        NotImplementedError,
-        RuntimeError,
-        RecursionError,
-        OSError,
-        ValueError,
-    ) as error:
-        raise CheckpointError(
-            f"{shown} cannot be read as a checkpoint ({type(error).__name__})."
-        ) from error
+        raise CheckpointError(f"{shown} cannot be read as a checkpoint: {error.message}") from error
+    except (zlib.error, NotImplementedError, RuntimeError, RecursionError, OSError, ValueError) as error:
+        raise CheckpointError(f"{shown} cannot be read as a checkpoint ({type(error).__name__}).") from error
 
 
 def _pickle_entry(archive: zipfile.ZipFile, shown: str) -> zipfile.ZipInfo:
-    entries = [
-        entry
-        for entry in archive.infolist()
-        if entry.filename.rpartition("/")[2] == "data.pkl"
-    ]
+    entries = [entry for entry in archive.infolist() if entry.filename.rpartition("/")[2] == "data.pkl"]
     if not entries:
-        raise CheckpointError(
-            f"{shown} is a zip without data.pkl, so no torch checkpoint."
-        )
+        raise CheckpointError(f"{shown} is a zip without data.pkl, so no torch checkpoint.")
     entry = entries[0]
     if entry.file_size > MAX_PICKLE_BYTES or entry.compress_type != zipfile.ZIP_STORED:
         raise CheckpointError(
@@ -179,24 +140,14 @@ def _not_a_zip(file: RangedFile, shown: str) -> CheckpointError:
     return CheckpointError(f"{shown} is not a torch checkpoint (no zip directory).")
 
 
-def _describe(
-    file: RangedFile, name: str, root: str, value: Any, foreign: tuple[str, ...]
-) -> Checkpoint:
+def _describe(file: RangedFile, name: str, root: str, value: Any, foreign: tuple[str, ...]) -> Checkpoint:
     top = value if isinstance(value, dict) else {}
-    model_key = next(
-        (key for key in _MODEL_KEYS if isinstance(top.get(key), (dict, Opaque))), None
-    )
+    model_key = next((key for key in _MODEL_KEYS if isinstance(top.get(key), (dict, Opaque))), None)
     model_value = top[model_key] if model_key else value
     model = [
-        TensorRow(path, tensor.shape, tensor.dtype, tensor.bytes, tensor)
-        for path, tensor in tensors_of(model_value)
+        TensorRow(path, tensor.shape, tensor.dtype, tensor.bytes, tensor) for path, tensor in tensors_of(model_value)
     ]
-    others = [
-        tensor
-        for key, part in top.items()
-        if model_key and key != model_key
-        for _, tensor in tensors_of(part)
-    ]
+    others = [tensor for key, part in top.items() if model_key and key != model_key for _, tensor in tensors_of(part)]
     return Checkpoint(
         name=name,
         size=file.size,
@@ -204,14 +155,9 @@ def _describe(
         root=root,
         fields={str(key): part for key, part in top.items() if _is_plain(part)},
         metrics=_numbers(top.get("metrics")),
-        versions={
-            str(key): str(part)
-            for key, part in _plain_dict(top.get("versions")).items()
-        },
+        versions={str(key): str(part) for key, part in _plain_dict(top.get("versions")).items()},
         optimizer=_optimizer(top),
-        schedule=_plain_dict(
-            top.get("schedule") or top.get("scheduler") or top.get("lr_scheduler")
-        ),
+        schedule=_plain_dict(top.get("schedule") or top.get("scheduler") or top.get("lr_scheduler")),
         model=model,
         other_tensors=len(others),
         other_bytes=sum(tensor.bytes for tensor in others),
@@ -221,9 +167,7 @@ def _describe(
     )
 
 
-def _kind(
-    value: Any, top: dict[Any, Any], model_key: str | None, model: list[TensorRow]
-) -> str:
+def _kind(value: Any, top: dict[Any, Any], model_key: str | None, model: list[TensorRow]) -> str:
     if top.get("format") == OWN_FORMAT:
         return "ossconsole checkpoint"
     if isinstance(value, Opaque):
@@ -249,23 +193,14 @@ def tensors_of(value: Any) -> Iterator[tuple[str, Tensor]]:
         if not isinstance(part, (dict, list, tuple, Opaque)) or id(part) in seen:
             continue
         seen.add(id(part))
-        inner = (
-            [(path, part.arguments), (path, part.state)]
-            if isinstance(part, Opaque)
-            else _items(path, part)
-        )
+        inner = [(path, part.arguments), (path, part.state)] if isinstance(part, Opaque) else _items(path, part)
         waiting.extend(reversed(inner))
 
 
-def _items(
-    path: str, part: dict[Any, Any] | list[Any] | tuple[Any, ...]
-) -> list[tuple[str, Any]]:
+def _items(path: str, part: dict[Any, Any] | list[Any] | tuple[Any, ...]) -> list[tuple[str, Any]]:
     pairs = part.items() if isinstance(part, dict) else enumerate(part)
     prefix = f"{path}." if path else ""
-    return [
-        (path if key in _MODULE_PARTS else f"{prefix}{key}", value)
-        for key, value in pairs
-    ]
+    return [(path if key in _MODULE_PARTS else f"{prefix}{key}", value) for key, value in pairs]
 
 
 def _optimizer(top: dict[Any, Any]) -> dict[str, Any]:
@@ -277,20 +212,12 @@ def _optimizer(top: dict[Any, Any]) -> dict[str, Any]:
 def _plain_dict(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         return {}
-    return {
-        str(key): part
-        for key, part in value.items()
-        if isinstance(part, (str, int, float)) or part is None
-    }
+    return {str(key): part for key, part in value.items() if isinstance(part, (str, int, float)) or part is None}
 
 
 def _numbers(value: Any) -> dict[str, float]:
     plain = _plain_dict(value)
-    return {
-        key: float(part)
-        for key, part in plain.items()
-        if isinstance(part, (int, float)) and _is_small(part)
-    }
+    return {key: float(part) for key, part in plain.items() if isinstance(part, (int, float)) and _is_small(part)}
 
 
 def _is_plain(value: Any) -> bool:
@@ -301,11 +228,7 @@ def _is_plain(value: Any) -> bool:
 
 def _is_small(value: Any) -> bool:
     """A number that can be shown: Python refuses to print integers of some thousand digits."""
-    return (
-        isinstance(value, (int, float))
-        and (isinstance(value, float) or abs(value) < 1 << 63)
-        and not _is_nan(value)
-    )
+    return isinstance(value, (int, float)) and (isinstance(value, float) or abs(value) < 1 << 63) and not _is_nan(value)
 
 
 def _is_nan(value: float) -> bool:

@@ -19,13 +19,7 @@ MAX_SKEW_S = 900
 """OSS refuses requests signed further from its own clock than this."""
 _SKEW_TO_SPEAK_OF_S = 60
 
-CLOCK, CREDENTIALS, REGION, BUCKET, PERMISSIONS = (
-    "clock",
-    "credentials accepted",
-    "region",
-    "bucket",
-    "permissions",
-)
+CLOCK, CREDENTIALS, REGION, BUCKET, PERMISSIONS = "clock", "credentials accepted", "region", "bucket", "permissions"
 _CAUSES = {
     "SignatureDoesNotMatch": CREDENTIALS,
     "InvalidAccessKeyId": CREDENTIALS,
@@ -46,41 +40,21 @@ def endpoint_name(kind: EndpointKind) -> str:
 
 def probe_check_names(profile: Profile) -> tuple[str, ...]:
     """The names of the checks that `probe_checks` gives for this profile, in its order."""
-    return (
-        *(endpoint_name(kind) for kind in profile.endpoints),
-        CLOCK,
-        CREDENTIALS,
-        REGION,
-        BUCKET,
-        PERMISSIONS,
-    )
+    return (*(endpoint_name(kind) for kind in profile.endpoints), CLOCK, CREDENTIALS, REGION, BUCKET, PERMISSIONS)
 
 
 def probe_checks(profile: Profile, report: ProbeReport) -> list[Check]:
     """One check per endpoint and per cause; a cause that could not be looked at is a warning that says why."""
-    found = [
-        _endpoint_check(endpoint, profile.simulated)
-        for endpoint in report.endpoints.values()
-    ]
-    refusals = {
-        _cause(step): step
-        for endpoint in report.endpoints.values()
-        if (step := endpoint.failed)
-    }
-    answered = [
-        endpoint for endpoint in report.endpoints.values() if _accepted(endpoint)
-    ]
+    found = [_endpoint_check(endpoint, profile.simulated) for endpoint in report.endpoints.values()]
+    refusals = {_cause(step): step for endpoint in report.endpoints.values() if (step := endpoint.failed)}
+    answered = [endpoint for endpoint in report.endpoints.values() if _accepted(endpoint)]
     found.append(_clock_check(report, refusals.get(CLOCK)))
     for name, detail in (
         (CREDENTIALS, "The signature was taken."),
         (REGION, f"Requests are signed for {profile.region}."),
         (BUCKET, f"{profile.bucket} is there."),
     ):
-        found.append(
-            _refused(name, refusals[name])
-            if name in refusals
-            else _followed(name, detail, bool(answered))
-        )
+        found.append(_refused(name, refusals[name]) if name in refusals else _followed(name, detail, bool(answered)))
     found.append(_permissions_check(report, refusals.get(PERMISSIONS)))
     return found
 
@@ -93,8 +67,7 @@ def accelerator_check(store: ObjectStore, dataset_bytes: int | None = None) -> C
     except StorageError as error:
         if error.code == "AccessDenied":
             return ok(
-                name,
-                f"Its state may not be read with this key ({_oss(error.code, error.ec, error.request_id)}).",
+                name, f"Its state may not be read with this key ({_oss(error.code, error.ec, error.request_id)})."
             )
         return warn(name, error.message, error.remedy)
     if found is None:
@@ -107,11 +80,7 @@ def accelerator_check(store: ObjectStore, dataset_bytes: int | None = None) -> C
     state = f"{found.name} in {found.zone}, {found.quota_gb} GB, caches {paths}."
     *serious, billing = cautions(found, store.profile.dataset_prefix, dataset_bytes)
     if serious:
-        return warn(
-            name,
-            " ".join((*serious, state)),
-            "Change its paths or size on the Setup screen.",
-        )
+        return warn(name, " ".join((*serious, state)), "Change its paths or size on the Setup screen.")
     return ok(name, f"{state} {billing}")
 
 
@@ -120,29 +89,15 @@ def _endpoint_check(report: EndpointReport, simulated: bool) -> Check:
     failed = report.failed
     if failed is not None and _cause(failed) == name:
         return fail(name, f"{failed.stage}: {failed.detail}", failed.remedy)
-    told = [
-        f"{step.stage} {1000 * step.seconds:.0f} ms"
-        for step in report.steps
-        if _passed(step)
-    ][:4]
+    told = [f"{step.stage} {1000 * step.seconds:.0f} ms" for step in report.steps if _passed(step)][:4]
     parts = [f"{report.endpoint} ({report.host.kind}): {', '.join(told)}"]
     if failed is not None:
-        parts.append(
-            f"refused the {failed.stage} with {failed.code}, see {_cause(failed)}"
-        )
-    for label, stage in (
-        ("first reading", Stage.READ),
-        ("second reading", Stage.AGAIN),
-    ):
+        parts.append(f"refused the {failed.stage} with {failed.code}, see {_cause(failed)}")
+    for label, stage in (("first reading", Stage.READ), ("second reading", Stage.AGAIN)):
         if figures := report.figures(stage):
             parts.append(f"{label}: {figures}{' (simulated)' if simulated else ''}")
     cautious = next(
-        (
-            step
-            for step in report.steps
-            if step.status is StepStatus.WARN and step.stage is Stage.SIGNED
-        ),
-        None,
+        (step for step in report.steps if step.status is StepStatus.WARN and step.stage is Stage.SIGNED), None
     )
     if cautious is not None:
         return warn(name, f"{cautious.detail} {'; '.join(parts)}.", cautious.remedy)
@@ -150,37 +105,21 @@ def _endpoint_check(report: EndpointReport, simulated: bool) -> Check:
 
 
 def _clock_check(report: ProbeReport, refusal: Step | None) -> Check:
-    skews = [
-        endpoint.skew_s
-        for endpoint in report.endpoints.values()
-        if endpoint.skew_s is not None
-    ]
+    skews = [endpoint.skew_s for endpoint in report.endpoints.values() if endpoint.skew_s is not None]
     remedy = "Set the clock: sudo timedatectl set-ntp true"
     if not skews:
         return warn(CLOCK, "Not compared: OSS gave no answer.")
     skew = min(skews, key=abs)
     # OSS tells whole seconds, so that less than one is no difference.
     detail = (
-        f"{abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} OSS"
-        if abs(skew) >= 1
-        else "with OSS to the second"
+        f"{abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} OSS" if abs(skew) >= 1 else "with OSS to the second"
     )
     if refusal is not None:
-        return fail(
-            CLOCK, f"This machine's clock is {detail}; {_oss_step(refusal)}.", remedy
-        )
+        return fail(CLOCK, f"This machine's clock is {detail}; {_oss_step(refusal)}.", remedy)
     if abs(skew) >= MAX_SKEW_S:
-        return fail(
-            CLOCK,
-            f"This machine's clock is {detail}; OSS refuses more than {MAX_SKEW_S} s.",
-            remedy,
-        )
+        return fail(CLOCK, f"This machine's clock is {detail}; OSS refuses more than {MAX_SKEW_S} s.", remedy)
     if abs(skew) >= _SKEW_TO_SPEAK_OF_S:
-        return warn(
-            CLOCK,
-            f"This machine's clock is {detail}; OSS refuses more than {MAX_SKEW_S} s.",
-            remedy,
-        )
+        return warn(CLOCK, f"This machine's clock is {detail}; OSS refuses more than {MAX_SKEW_S} s.", remedy)
     return ok(CLOCK, f"This machine's clock is {detail}.")
 
 
@@ -191,17 +130,13 @@ def _permissions_check(report: ProbeReport, refusal: Step | None) -> Check:
     if denied:
         details = "; ".join(f"{step.stage}: {step.detail}" for step in denied)
         return fail(
-            PERMISSIONS,
-            f"Denied: {', '.join(str(step.stage) for step in denied)}. {details}",
-            denied[0].remedy,
+            PERMISSIONS, f"Denied: {', '.join(str(step.stage) for step in denied)}. {details}", denied[0].remedy
         )
     left = [step for step in report.permissions if step.status is StepStatus.WARN]
     if left:
         return warn(PERMISSIONS, left[0].detail, left[0].remedy)
     if not report.permissions:
-        return warn(
-            PERMISSIONS, "Not tried: no request was taken by the standard endpoint."
-        )
+        return warn(PERMISSIONS, "Not tried: no request was taken by the standard endpoint.")
     tried = ", ".join(str(step.stage) for step in report.permissions)
     return ok(PERMISSIONS, f"Allowed below the checkpoint prefix: {tried}.")
 
@@ -219,9 +154,7 @@ def _refused(name: str, step: Step) -> Check:
 
 
 def _followed(name: str, detail: str, answered: bool) -> Check:
-    return (
-        ok(name, detail) if answered else warn(name, "Not known: no request was taken.")
-    )
+    return ok(name, detail) if answered else warn(name, "Not known: no request was taken.")
 
 
 def _accepted(report: EndpointReport) -> bool:
@@ -237,8 +170,4 @@ def _oss_step(step: Step) -> str:
 
 
 def _oss(code: str, ec: str, request_id: str) -> str:
-    return ", ".join(
-        part
-        for part in (code, f"EC {ec}" if ec else "", f"request id {request_id}")
-        if part
-    )
+    return ", ".join(part for part in (code, f"EC {ec}" if ec else "", f"request id {request_id}") if part)

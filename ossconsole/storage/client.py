@@ -20,22 +20,12 @@ from ossconsole.config.endpoints import EndpointKind, sdk_endpoint
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.profile import Profile
 from ossconsole.storage.errors import StorageError, malformed, translate
-from ossconsole.storage.objects import (
-    BucketSummary,
-    ListPage,
-    ObjectInfo,
-    ObjectSummary,
-    PutResult,
-)
+from ossconsole.storage.objects import BucketSummary, ListPage, ObjectInfo, ObjectSummary, PutResult
 from ossconsole.storage.session import WriteSession, bucket_for_writing
 
 T = TypeVar("T")
 
-_MALFORMED = (
-    ParseError,
-    RuntimeError,
-    ValueError,
-)  # what oss2 lets out for a reply that is not OSS's
+_MALFORMED = (ParseError, RuntimeError, ValueError)  # what oss2 lets out for a reply that is not OSS's
 _METADATA_PREFIX = "x-oss-meta-"
 LIST_PAGE_SIZE = 1000  # the most that ListObjectsV2 gives at once
 DELETE_BATCH_SIZE = 1000  # the most that DeleteMultipleObjects takes at once
@@ -61,8 +51,7 @@ class ObjectStore:
         endpoint = profile.endpoint(kind)
         if endpoint is None:
             raise SettingsError(
-                f"Profile {profile.name!r} has no {kind} endpoint.",
-                remedy="Add one on the Setup screen.",
+                f"Profile {profile.name!r} has no {kind} endpoint.", remedy="Add one on the Setup screen."
             )
         self.profile = profile
         self.kind = kind
@@ -95,9 +84,7 @@ class ObjectStore:
 
     def for_bucket(self, bucket: str) -> ObjectStore:
         """Another bucket of the same account and region, reached through the same endpoint."""
-        profile = msgspec.structs.replace(
-            self.profile, bucket=bucket, standard_endpoint=self._sdk_endpoint
-        )
+        profile = msgspec.structs.replace(self.profile, bucket=bucket, standard_endpoint=self._sdk_endpoint)
         return ObjectStore(profile, self._credentials, attempts=self._attempts)
 
     def close(self) -> None:
@@ -158,25 +145,13 @@ class ObjectStore:
 
         def request() -> ListPage:
             result = self._bucket.list_objects_v2(
-                prefix,
-                delimiter,
-                continuation_token=token,
-                start_after=start_after,
-                max_keys=max_keys,
+                prefix, delimiter, continuation_token=token, start_after=start_after, max_keys=max_keys
             )
             objects = [
-                ObjectSummary(
-                    o.key,
-                    o.size,
-                    o.last_modified,
-                    o.storage_class or "Standard",
-                    o.etag,
-                )
+                ObjectSummary(o.key, o.size, o.last_modified, o.storage_class or "Standard", o.etag)
                 for o in result.object_list
             ]
-            return ListPage(
-                objects, list(result.prefix_list), result.next_continuation_token or ""
-            )
+            return ListPage(objects, list(result.prefix_list), result.next_continuation_token or "")
 
         return self.call(f"listing {self.uri(prefix)}", request)
 
@@ -216,10 +191,7 @@ class ObjectStore:
         return self.call(f"looking at {self.uri(key)}", request)
 
     def exists(self, key: str) -> bool:
-        return self.call(
-            f"looking for {self.uri(key)}",
-            lambda: bool(self._bucket.object_exists(key)),
-        )
+        return self.call(f"looking for {self.uri(key)}", lambda: bool(self._bucket.object_exists(key)))
 
     def get(self, key: str) -> bytes:
         """The whole object, compared with its CRC64."""
@@ -237,9 +209,7 @@ class ObjectStore:
 
         def request() -> bytes:
             result = self._bucket.get_object(
-                key,
-                byte_range=(start, start + length - 1),
-                headers={"x-oss-range-behavior": "standard"},
+                key, byte_range=(start, start + length - 1), headers={"x-oss-range-behavior": "standard"}
             )
             return bytes(result.read())
 
@@ -251,18 +221,10 @@ class ObjectStore:
             raise
 
     def put(
-        self,
-        key: str,
-        data: bytes,
-        *,
-        content_type: str = "",
-        metadata: Mapping[str, str] | None = None,
+        self, key: str, data: bytes, *, content_type: str = "", metadata: Mapping[str, str] | None = None
     ) -> PutResult:
         """Writes the object, and compares OSS's CRC64 with that of the bytes sent."""
-        headers = {
-            f"{_METADATA_PREFIX}{name}": value
-            for name, value in (metadata or {}).items()
-        }
+        headers = {f"{_METADATA_PREFIX}{name}": value for name, value in (metadata or {}).items()}
         if content_type:
             headers["Content-Type"] = content_type
 
@@ -272,9 +234,7 @@ class ObjectStore:
                 raise oss2.exceptions.InconsistentError(
                     f"{self.uri(key)} arrived with another CRC64", result.request_id
                 )
-            return PutResult(
-                etag=result.etag, crc64=result.crc, request_id=result.request_id
-            )
+            return PutResult(etag=result.etag, crc64=result.crc, request_id=result.request_id)
 
         return self.call(f"writing {self.uri(key)}", request)
 
@@ -322,9 +282,7 @@ class ObjectStore:
                 return request()
             except OssError as error:
                 raise translate(error, action, self._label) from error
-            except (
-                requests.RequestException
-            ) as error:  # a body that broke off: oss2 translates only the sending
+            except requests.RequestException as error:  # a body that broke off: oss2 translates only the sending
                 raise translate(RequestError(error), action, self._label) from error
             except _MALFORMED as error:
                 raise malformed(error, action, self._label) from error
@@ -353,9 +311,7 @@ class _Provider:
     def get_credentials(self) -> Any:
         found: Credentials = self._source()
         token = found.security_token.reveal() if found.security_token else None
-        return oss2.credentials.Credentials(
-            found.access_key_id, found.access_key_secret.reveal(), token
-        )
+        return oss2.credentials.Credentials(found.access_key_id, found.access_key_secret.reveal(), token)
 
 
 _backoff = tenacity.wait_exponential_jitter(multiplier=0.2, max=5)
@@ -375,10 +331,7 @@ def _check(data: bytes, result: Any, uri: str) -> None:
     """Raises oss2's own exception when the bytes differ from the length or the CRC64 that came with them."""
     if result.content_length is not None and len(data) != result.content_length:
         raise oss2.exceptions.InconsistentError(
-            f"{len(data)} of {result.content_length} bytes of {uri} arrived",
-            result.request_id,
+            f"{len(data)} of {result.content_length} bytes of {uri} arrived", result.request_id
         )
     if result.server_crc is not None and fastcrc.crc64.xz(data) != result.server_crc:
-        raise oss2.exceptions.InconsistentError(
-            f"{uri} has another CRC64", result.request_id
-        )
+        raise oss2.exceptions.InconsistentError(f"{uri} has another CRC64", result.request_id)

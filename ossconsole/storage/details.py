@@ -43,9 +43,7 @@ def object_details(store: ObjectStore, key: str) -> ObjectDetails:
 
     def ask(name: str, request: Callable[[], T]) -> T | None:
         try:
-            return store.call(
-                f"reading the {name} of {store.uri(safe_text(key))}", request
-            )
+            return store.call(f"reading the {name} of {store.uri(safe_text(key))}", request)
         except StorageError as error:
             unavailable[name] = error.code or error.message
             return None
@@ -53,9 +51,7 @@ def object_details(store: ObjectStore, key: str) -> ObjectDetails:
     return ObjectDetails(
         info=info,
         acl=ask("acl", lambda: str(store.sdk.get_object_acl(key).acl)),
-        tags=ask(
-            "tags", lambda: dict(store.sdk.get_object_tagging(key).tag_set.tagging_rule)
-        ),
+        tags=ask("tags", lambda: dict(store.sdk.get_object_tagging(key).tag_set.tagging_rule)),
         versions=ask("versions", lambda: _versions(store, key)),
         unavailable=unavailable,
     )
@@ -66,15 +62,11 @@ def _versions(store: ObjectStore, key: str) -> list[ObjectVersion]:
         return []
     page = store.sdk.list_object_versions(prefix=key, max_keys=_MAX_VERSIONS)
     found = [
-        ObjectVersion(v.versionid, v.is_latest, v.last_modified, v.size)
-        for v in page.versions
-        if v.key == key
+        ObjectVersion(v.versionid, v.is_latest, v.last_modified, v.size) for v in page.versions if v.key == key
     ] + [
         ObjectVersion(m.versionid, m.is_latest, m.last_modified, 0, is_marker=True)
         for m in page.delete_marker
         if m.key == key
     ]
     # The times have whole seconds, within which the latest alone is known to come first.
-    return sorted(
-        found, key=lambda version: (version.is_latest, version.modified), reverse=True
-    )
+    return sorted(found, key=lambda version: (version.is_latest, version.modified), reverse=True)

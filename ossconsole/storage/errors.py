@@ -71,9 +71,7 @@ def translate(error: OssError, action: str, endpoint: str) -> StorageError:
 
     if isinstance(error, exceptions.RequestError):
         return StorageError(
-            f"No answer from {endpoint} while {action}: {_cause(error.exception)}.",
-            remedy=_UNREACHABLE,
-            retriable=True,
+            f"No answer from {endpoint} while {action}: {_cause(error.exception)}.", remedy=_UNREACHABLE, retriable=True
         )
     if isinstance(error, exceptions.InconsistentError):
         return StorageError(
@@ -83,9 +81,7 @@ def translate(error: OssError, action: str, endpoint: str) -> StorageError:
             retriable=True,
         )
     if isinstance(error, exceptions.ClientError):
-        return StorageError(
-            f"The request could not be made while {action} at {endpoint}: {error.body}."
-        )
+        return StorageError(f"The request could not be made while {action} at {endpoint}: {error.body}.")
     code = error.code or ""
     throttled = error.status in {429, 503}
     text = error.message or "no message"
@@ -100,9 +96,7 @@ def translate(error: OssError, action: str, endpoint: str) -> StorageError:
     )
     return StorageError(
         f"{code or 'An error'} while {action} at {endpoint}: {text.rstrip('.')} ({details}).",
-        remedy=_THROTTLED
-        if throttled
-        else _EC_REMEDIES.get(error.ec or "", _REMEDIES.get(code, _RETRY)),
+        remedy=_THROTTLED if throttled else _EC_REMEDIES.get(error.ec or "", _REMEDIES.get(code, _RETRY)),
         status=error.status,
         code=code,
         ec=error.ec or "",
@@ -135,11 +129,7 @@ def _cause(error: BaseException) -> str:
 
     while True:
         reason = getattr(error, "reason", None)
-        inner = (
-            reason
-            if isinstance(reason, BaseException)
-            else (error.__cause__ or error.__context__)
-        )
+        inner = reason if isinstance(reason, BaseException) else (error.__cause__ or error.__context__)
         # OSS's own refusal is of another request, which was being handled when this one was made.
         if inner is None or isinstance(inner, OssError | ConsoleError):
             break

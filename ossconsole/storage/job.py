@@ -97,9 +97,7 @@ class Job(abc.ABC):
     def progress(self) -> Progress:
         return self.ledger.snapshot()
 
-    def fail(
-        self, key: str, error: Exception, size: int = 0, item: object = None
-    ) -> None:
+    def fail(self, key: str, error: Exception, size: int = 0, item: object = None) -> None:
         """Books an object as failed."""
         request_id = error.request_id if isinstance(error, StorageError) else ""
         self.failures.append(Failure(key, str(error), request_id))
@@ -140,8 +138,7 @@ class Job(abc.ABC):
                     errors.append(error)
 
         threads = [
-            threading.Thread(target=serve, name=f"{self.title[:30]}-{n}", daemon=True)
-            for n in range(self._threads)
+            threading.Thread(target=serve, name=f"{self.title[:30]}-{n}", daemon=True) for n in range(self._threads)
         ]
         for thread in threads:
             thread.start()
@@ -170,16 +167,12 @@ class Job(abc.ABC):
             self.error, self.state = error, JobState.FAILED
         except OSError as error:
             self.error = ConsoleError(
-                f"{self.title}: {error.strerror or error}.",
-                remedy="Check the folder and its free space.",
+                f"{self.title}: {error.strerror or error}.", remedy="Check the folder and its free space."
             )
             self.state = JobState.FAILED
         except Exception as error:  # noqa: BLE001  a thread has nobody above it who would report
             _log.exception("%s ended with an unexpected error", self.title)
-            self.error = ConsoleError(
-                f"{self.title}: unexpected {type(error).__name__}.",
-                remedy="See the log.",
-            )
+            self.error = ConsoleError(f"{self.title}: unexpected {type(error).__name__}.", remedy="See the log.")
             self.state = JobState.FAILED
         finally:
             self.ledger.end()

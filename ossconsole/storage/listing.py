@@ -20,13 +20,7 @@ class PageSource(Protocol):
     """What a listing needs of an ObjectStore."""
 
     def list_page(
-        self,
-        prefix: str,
-        *,
-        delimiter: str = "/",
-        token: str = "",
-        start_after: str = "",
-        max_keys: int = 1000,
+        self, prefix: str, *, delimiter: str = "/", token: str = "", start_after: str = "", max_keys: int = 1000
     ) -> ListPage: ...
 
 
@@ -83,10 +77,7 @@ class Listing:
             self.state, self.error = ListingState.LOADING, None
             self._ended.clear()
         threading.Thread(
-            target=self._load,
-            args=(self._generation,),
-            name=f"listing-{self._generation}",
-            daemon=True,
+            target=self._load, args=(self._generation,), name=f"listing-{self._generation}", daemon=True
         ).start()
 
     def stop(self) -> None:
@@ -114,9 +105,7 @@ class Listing:
         began = time.perf_counter()
         while True:
             try:
-                page = self._source.list_page(
-                    self.prefix, delimiter=self._delimiter, token=self._token
-                )
+                page = self._source.list_page(self.prefix, delimiter=self._delimiter, token=self._token)
             except ConsoleError as error:
                 if self._fail(generation, error):
                     self._on_change(self)
@@ -134,9 +123,7 @@ class Listing:
             if not page.next_token:
                 return
             latest = time.monotonic() + _LONGEST_WAIT_S
-            while (
-                left := min(self._busy_until, latest) - time.monotonic()
-            ) > 0 and not self._ended.wait(left):
+            while (left := min(self._busy_until, latest) - time.monotonic()) > 0 and not self._ended.wait(left):
                 pass
 
     def _fail(self, generation: int, error: ConsoleError) -> bool:

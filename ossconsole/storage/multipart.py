@@ -38,9 +38,7 @@ class PartedUpload:
     What an earlier try has sent is compared with the file, part by part, and not sent again.
     """
 
-    def __init__(
-        self, store: ObjectStore, path: Path, key: str, part_size: int = PART_SIZE
-    ) -> None:
+    def __init__(self, store: ObjectStore, path: Path, key: str, part_size: int = PART_SIZE) -> None:
         """Begins the upload, or goes on with it. Raises OSError, StorageError."""
         self.key = key
         self._store = store
@@ -51,9 +49,7 @@ class PartedUpload:
             self.size = status.st_size
             part_size = max(part_size, -(-self.size // MAX_PARTS))
             self._memory_path = _memory_path(store, path, key)
-            self._memory, self._there = self._resume(
-                _Memory("", self.size, status.st_mtime_ns, part_size)
-            )
+            self._memory, self._there = self._resume(_Memory("", self.size, status.st_mtime_ns, part_size))
         except BaseException:
             os.close(self._fd)
             raise
@@ -83,17 +79,9 @@ class PartedUpload:
         etag = hashlib.md5(data, usedforsecurity=False).hexdigest().upper()
         if self._there.get(number) != etag:
             action = f"writing part {number} of {self._store.uri(safe_text(self.key))}"
-            upload = functools.partial(
-                self._store.sdk.upload_part,
-                self.key,
-                self._memory.upload_id,
-                number,
-                data,
-            )
+            upload = functools.partial(self._store.sdk.upload_part, self.key, self._memory.upload_id, number, data)
             etag = self._store.call(action, upload).etag
-        part = oss2.models.PartInfo(
-            number, etag, size=len(data), part_crc=fastcrc.crc64.xz(data)
-        )
+        part = oss2.models.PartInfo(number, etag, size=len(data), part_crc=fastcrc.crc64.xz(data))
         with self._lock:
             self._sent.append(part)
         return len(data)
@@ -108,19 +96,13 @@ class PartedUpload:
             raise self._changed()
         action = f"putting {self._store.uri(safe_text(self.key))} together"
         complete = functools.partial(
-            self._store.sdk.complete_multipart_upload,
-            self.key,
-            self._memory.upload_id,
-            self._sent,
+            self._store.sdk.complete_multipart_upload, self.key, self._memory.upload_id, self._sent
         )
         try:
             self._store.call(action, complete)
         except StorageError as error:
             # The answer to an earlier try may have been lost: then the upload is gone and the object there.
-            if (
-                error.code != _NO_SUCH_UPLOAD
-                or self._store.head(self.key).crc64 != self._crc64()
-            ):
+            if error.code != _NO_SUCH_UPLOAD or self._store.head(self.key).crc64 != self._crc64():
                 raise
         self._memory_path.unlink(missing_ok=True)
 
@@ -129,25 +111,18 @@ class PartedUpload:
         self._memory_path.unlink(missing_ok=True)
         self._store.call(
             f"aborting the upload of {self._store.uri(safe_text(self.key))}",
-            lambda: self._store.sdk.abort_multipart_upload(
-                self.key, self._memory.upload_id
-            ),
+            lambda: self._store.sdk.abort_multipart_upload(self.key, self._memory.upload_id),
         )
 
     def close(self) -> None:
         os.close(self._fd)
 
     def _crc64(self) -> int:
-        return int(
-            oss2.utils.calc_obj_crc_from_parts(
-                sorted(self._sent, key=lambda part: part.part_number)
-            )
-        )
+        return int(oss2.utils.calc_obj_crc_from_parts(sorted(self._sent, key=lambda part: part.part_number)))
 
     def _changed(self) -> ConsoleError:
         return ConsoleError(
-            f"{safe_text(str(self._path))} was changed while it was uploaded.",
-            remedy="Upload it again.",
+            f"{safe_text(str(self._path))} was changed while it was uploaded.", remedy="Upload it again."
         )
 
     def _resume(self, fresh: _Memory) -> tuple[_Memory, dict[int, str]]:
@@ -156,19 +131,14 @@ class PartedUpload:
             known = msgspec.json.decode(self._memory_path.read_bytes(), type=_Memory)
         except (OSError, msgspec.DecodeError):
             known = None
-        if known is not None and (known.size, known.mtime_ns) == (
-            fresh.size,
-            fresh.mtime_ns,
-        ):
+        if known is not None and (known.size, known.mtime_ns) == (fresh.size, fresh.mtime_ns):
             try:
                 return known, self._parts(known.upload_id)
             except StorageError as error:
                 if error.code != _NO_SUCH_UPLOAD:
                     raise
         begin = functools.partial(self._store.sdk.init_multipart_upload, self.key)
-        fresh.upload_id = self._store.call(
-            f"beginning {self._store.uri(safe_text(self.key))}", begin
-        ).upload_id
+        fresh.upload_id = self._store.call(f"beginning {self._store.uri(safe_text(self.key))}", begin).upload_id
         self._memory_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._memory_path.write_bytes(msgspec.json.encode(fresh))
         return fresh, {}
@@ -179,20 +149,14 @@ class PartedUpload:
         while True:
             page = self._store.call(
                 f"listing the parts of {self._store.uri(safe_text(self.key))}",
-                functools.partial(
-                    self._store.sdk.list_parts, self.key, upload_id, marker=marker
-                ),
+                functools.partial(self._store.sdk.list_parts, self.key, upload_id, marker=marker),
             )
-            found |= {
-                part.part_number: part.etag.strip('"').upper() for part in page.parts
-            }
+            found |= {part.part_number: part.etag.strip('"').upper() for part in page.parts}
             if not page.is_truncated:
                 return found
             marker = page.next_marker
 
 
 def _memory_path(store: ObjectStore, path: Path, key: str) -> Path:
-    name = hashlib.sha256(
-        f"{store.profile.bucket}\n{key}\n{path.absolute()}".encode()
-    ).hexdigest()[:24]
+    name = hashlib.sha256(f"{store.profile.bucket}\n{key}\n{path.absolute()}".encode()).hexdigest()[:24]
     return state_dir() / "uploads" / f"{name}.parts.json"

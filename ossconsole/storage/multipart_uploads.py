@@ -28,17 +28,12 @@ def list_uploads(store: ObjectStore, prefix: str = "") -> Iterator[UnfinishedUpl
         page = store.call(
             f"listing the unfinished uploads of {store.uri(safe_text(prefix))}",
             functools.partial(
-                store.sdk.list_multipart_uploads,
-                prefix,
-                key_marker=key_marker,
-                upload_id_marker=upload_marker,
+                store.sdk.list_multipart_uploads, prefix, key_marker=key_marker, upload_id_marker=upload_marker
             ),
         )
         for upload in page.upload_list:
             parts, size = _parts(store, upload.key, upload.upload_id)
-            yield UnfinishedUpload(
-                upload.key, upload.upload_id, upload.initiation_date, parts, size
-            )
+            yield UnfinishedUpload(upload.key, upload.upload_id, upload.initiation_date, parts, size)
         if not page.is_truncated:
             return
         key_marker, upload_marker = page.next_key_marker, page.next_upload_id_marker

@@ -21,10 +21,7 @@ def safe_text(text: str) -> str:
     """
     if text.isprintable():
         return text
-    return "".join(
-        character if character.isprintable() else _spell(character)
-        for character in text
-    )
+    return "".join(character if character.isprintable() else _spell(character) for character in text)
 
 
 def _spell(character: str) -> str:
@@ -51,9 +48,7 @@ def local_component(name: str) -> str:
 
 
 def _percent(character: str) -> str:
-    return "".join(
-        f"%{byte:02X}" for byte in character.encode("utf-8", "surrogatepass")
-    )
+    return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogatepass"))
 
 
 def local_path(folder: Path, relative_key: str) -> Path:

@@ -36,9 +36,7 @@ class ChecksumError(ConsoleError):
 class PartedFile:
     """The parts of one object, written by many threads into a hidden file beside `target`."""
 
-    def __init__(
-        self, target: Path, info: ObjectInfo, part_size: int = PART_SIZE
-    ) -> None:
+    def __init__(self, target: Path, info: ObjectInfo, part_size: int = PART_SIZE) -> None:
         """Opens or goes on with the hidden file. Raises ConsoleError when another download is writing it, OSError."""
         self.target = target
         self.info = info
@@ -83,9 +81,7 @@ class PartedFile:
         with self._lock:
             self._done.add(part)
             self._waiting.discard(part)
-            journal = _Journal(
-                self.info.etag, self.info.size, self._part_size, sorted(self._done)
-            )
+            journal = _Journal(self.info.etag, self.info.size, self._part_size, sorted(self._done))
             fresh = self._journal_path.with_suffix(".ossconsole-new")
             fresh.write_bytes(msgspec.json.encode(journal))
             fresh.replace(self._journal_path)
@@ -108,9 +104,9 @@ class PartedFile:
         """Compares the CRC64 and moves the file to its place. Raises ChecksumError, after which a try starts over."""
         if self.info.crc64 is not None and self._crc64() != self.info.crc64:
             self._journal_path.unlink(missing_ok=True)
+            self.close()
             raise ChecksumError(
-                f"{safe_text(self.info.key)} arrived with another CRC64.",
-                remedy="Try again: it starts over.",
+                f"{safe_text(self.info.key)} arrived with another CRC64.", remedy="Try again: it starts over."
             )
         os.fsync(self._fd)
         os.utime(self._fd, (self.info.modified, self.info.modified))
@@ -127,16 +123,10 @@ class PartedFile:
 
     def _resume(self) -> set[int]:
         try:
-            journal = msgspec.json.decode(
-                self._journal_path.read_bytes(), type=_Journal
-            )
+            journal = msgspec.json.decode(self._journal_path.read_bytes(), type=_Journal)
         except (FileNotFoundError, msgspec.DecodeError):
             return set()
-        same = (journal.etag, journal.size, journal.part_size) == (
-            self.info.etag,
-            self.info.size,
-            self._part_size,
-        )
+        same = (journal.etag, journal.size, journal.part_size) == (self.info.etag, self.info.size, self._part_size)
         if not same or os.fstat(self._fd).st_size != self.info.size:
             return set()
         return {part for part in journal.done if 0 <= part < self.part_count}
@@ -171,9 +161,7 @@ def open_hidden(target: Path) -> int:
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), path.stat()):
                 return descriptor
-        os.close(
-            descriptor
-        )  # the other download moved it to its place between the opening and the lock
+        os.close(descriptor)  # the other download moved it to its place between the opening and the lock
 
 
 def write_all(descriptor: int, data: bytes, offset: int) -> None:

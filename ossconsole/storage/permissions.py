@@ -10,14 +10,7 @@ import oss2
 from ossconsole.config.errors import ConsoleError
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
-from ossconsole.storage.steps import (
-    PERMISSION_STAGES,
-    OnStep,
-    Stage,
-    Step,
-    Steps,
-    ignore_step,
-)
+from ossconsole.storage.steps import PERMISSION_STAGES, OnStep, Stage, Step, Steps, ignore_step
 
 PROBE_NAME = ".ossconsole-probe"
 """One name for all probes: where deleting is denied, a single object of a few bytes stays behind."""
@@ -35,11 +28,7 @@ _WHY = {
 
 
 def probe_permissions(
-    store: ObjectStore,
-    prefix: str,
-    *,
-    on_step: OnStep = ignore_step,
-    limit_s: float = 20.0,
+    store: ObjectStore, prefix: str, *, on_step: OnStep = ignore_step, limit_s: float = 20.0
 ) -> Sequence[Step]:
     """One step per permission; each is tried whatever the others gave, except GET, which needs PUT's object."""
     steps = Steps(None, limit_s, on_step)
@@ -56,18 +45,12 @@ def probe_permissions(
         if stage is Stage.GET and not allowed[Stage.PUT]:
             steps.skip(stage, "nothing to read, as writing failed")
         else:
-            allowed[stage] = steps.run(
-                stage, _LIMIT_S, functools.partial(_try, work[stage], stage)
-            )
+            allowed[stage] = steps.run(stage, _LIMIT_S, functools.partial(_try, work[stage], stage))
     if allowed[Stage.PUT] or allowed[Stage.MULTIPART]:
         try:
             store.delete(key)
         except StorageError as error:
-            steps.warn(
-                Stage.DELETE,
-                f"The probe's object {store.uri(key)} stays behind.",
-                error.remedy,
-            )
+            steps.warn(Stage.DELETE, f"The probe's object {store.uri(key)} stays behind.", error.remedy)
     return steps.done
 
 
@@ -90,25 +73,14 @@ def _try(work: Callable[[], object], stage: Stage) -> str:
 
 def _get(store: ObjectStore, key: str) -> None:
     if store.get(key) != _CONTENT:
-        raise ConsoleError(
-            f"{store.uri(key)} does not hold what was written.",
-            remedy="Prove once more.",
-        )
+        raise ConsoleError(f"{store.uri(key)} does not hold what was written.", remedy="Prove once more.")
 
 
 def _multipart(store: ObjectStore, key: str) -> None:
     bucket = store.sdk
-    upload = store.call(
-        f"starting an upload to {store.uri(key)}",
-        lambda: bucket.init_multipart_upload(key),
-    ).upload_id
-    part = store.call(
-        f"uploading a part of {store.uri(key)}",
-        lambda: bucket.upload_part(key, upload, 1, _CONTENT),
-    )
+    upload = store.call(f"starting an upload to {store.uri(key)}", lambda: bucket.init_multipart_upload(key)).upload_id
+    part = store.call(f"uploading a part of {store.uri(key)}", lambda: bucket.upload_part(key, upload, 1, _CONTENT))
     store.call(
         f"completing {store.uri(key)}",
-        lambda: bucket.complete_multipart_upload(
-            key, upload, [oss2.models.PartInfo(1, part.etag)]
-        ),
+        lambda: bucket.complete_multipart_upload(key, upload, [oss2.models.PartInfo(1, part.etag)]),
     )

@@ -25,20 +25,7 @@ STORAGES = {
     "UntypedStorage": ("bytes", 1),
 }
 DTYPE_BYTES = dict(STORAGES.values()) | {"float8_e4m3fn": 1, "float8_e5m2": 1}
-_NUMPY_SCALARS = {
-    "f8",
-    "f4",
-    "f2",
-    "i8",
-    "i4",
-    "i2",
-    "i1",
-    "u8",
-    "u4",
-    "u2",
-    "u1",
-    "b1",
-}
+_NUMPY_SCALARS = {"f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "b1"}
 
 
 class GlobalName(msgspec.Struct, frozen=True):
@@ -95,12 +82,7 @@ class Opaque:
 def is_data_name(module: str, name: str) -> bool:
     """Whether the name is one of torch's, Python's or NumPy's own ways to write plain data."""
     if module == "torch":
-        return (
-            name in STORAGES
-            or name in DTYPE_BYTES
-            or name in {"Size", "device"}
-            or name.startswith(("int", "uint"))
-        )
+        return name in STORAGES or name in DTYPE_BYTES or name in {"Size", "device"} or name.startswith(("int", "uint"))
     return name in _DATA_NAMES.get(module, ())
 
 
@@ -125,26 +107,16 @@ _DATA_NAMES: dict[str, frozenset[str]] = {
     "numpy.core.multiarray": _NUMPY_MULTIARRAY,
     "numpy._core.multiarray": _NUMPY_MULTIARRAY,
     "_codecs": frozenset({"encode"}),
-    "builtins": frozenset(
-        {"set", "frozenset", "bytearray", "complex", "list", "dict", "tuple"}
-    ),
-    "__builtin__": frozenset(
-        {"set", "frozenset", "bytearray", "complex", "list", "dict", "tuple"}
-    ),
+    "builtins": frozenset({"set", "frozenset", "bytearray", "complex", "list", "dict", "tuple"}),
+    "__builtin__": frozenset({"set", "frozenset", "bytearray", "complex", "list", "dict", "tuple"}),
 }
 
 
 def make(function: Any, arguments: Any) -> Any:
     """What calling `function` would have given, as data; an Opaque where that is code."""
     if not isinstance(function, GlobalName) or not isinstance(arguments, tuple):
-        return Opaque(
-            str(function) if isinstance(function, GlobalName) else "object", arguments
-        )
-    maker = (
-        _MAKERS.get(function.name)
-        if is_data_name(function.module, function.name)
-        else None
-    )
+        return Opaque(str(function) if isinstance(function, GlobalName) else "object", arguments)
+    maker = _MAKERS.get(function.name) if is_data_name(function.module, function.name) else None
     return maker(arguments) if maker else Opaque(str(function), arguments)
 
 
@@ -167,11 +139,7 @@ def _make_encoded(arguments: tuple[Any, ...]) -> Any:
 
 def _make_parameter(arguments: tuple[Any, ...]) -> Any:
     inner = arguments[0]
-    return (
-        msgspec.structs.replace(inner, is_parameter=True)
-        if isinstance(inner, Tensor)
-        else inner
-    )
+    return msgspec.structs.replace(inner, is_parameter=True) if isinstance(inner, Tensor) else inner
 
 
 def _make_tensor(arguments: tuple[Any, ...]) -> Tensor:
@@ -179,11 +147,7 @@ def _make_tensor(arguments: tuple[Any, ...]) -> Tensor:
     if not isinstance(storage, Storage):
         raise TypeError
     # Only version 3 of the rebuilding function gives a dtype; before it, the storage has it.
-    dtype = (
-        arguments[6]
-        if len(arguments) > 6 and isinstance(arguments[6], GlobalName)
-        else None
-    )
+    dtype = arguments[6] if len(arguments) > 6 and isinstance(arguments[6], GlobalName) else None
     return Tensor(
         storage=storage,
         dtype=dtype.name if dtype else storage.dtype,
@@ -198,46 +162,28 @@ def _lengths(values: Any) -> tuple[int, ...]:
 
 
 def _length(value: Any) -> int:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int)
-        or not 0 <= value < 1 << 62
-    ):
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 62:
         raise TypeError
     return value
 
 
 def _numpy_scalar(arguments: tuple[Any, ...]) -> Any:
     dtype, raw = arguments[:2]
-    kind = (
-        dtype.arguments[0]
-        if isinstance(dtype, Opaque) and isinstance(dtype.arguments, tuple)
-        else None
-    )
-    if (
-        not isinstance(kind, str)
-        or kind not in _NUMPY_SCALARS
-        or not isinstance(raw, bytes)
-    ):
+    kind = dtype.arguments[0] if isinstance(dtype, Opaque) and isinstance(dtype.arguments, tuple) else None
+    if not isinstance(kind, str) or kind not in _NUMPY_SCALARS or not isinstance(raw, bytes):
         return Opaque("numpy scalar", arguments)
     return np.frombuffer(raw, np.dtype(kind).newbyteorder("<"), 1)[0].item()
 
 
 def plain_key(key: Any) -> Any:
     """Only flat keys go into a dict: hashing what a hostile file nested deeply would end the process."""
-    return (
-        key
-        if key is None or isinstance(key, (str, int, float, bytes))
-        else f"<{type(key).__name__}>"
-    )
+    return key if key is None or isinstance(key, (str, int, float, bytes)) else f"<{type(key).__name__}>"
 
 
 _MAKERS: dict[str, Callable[[tuple[Any, ...]], Any]] = {
     "OrderedDict": _make_dict,
     "dict": _make_dict,
-    **dict.fromkeys(
-        ("set", "frozenset", "list", "tuple", "Size", "TorchVersion"), _first
-    ),
+    **dict.fromkeys(("set", "frozenset", "list", "tuple", "Size", "TorchVersion"), _first),
     "device": _make_device,
     "encode": _make_encoded,
     "scalar": _numpy_scalar,

@@ -11,15 +11,7 @@ from typing import Any
 import msgspec
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.storage.pickle_objects import (
-    STORAGES,
-    GlobalName,
-    Opaque,
-    Storage,
-    is_data_name,
-    make,
-    plain_key,
-)
+from ossconsole.storage.pickle_objects import STORAGES, GlobalName, Opaque, Storage, is_data_name, make, plain_key
 
 MAX_PICKLE_BYTES = 8 << 20
 _MAX_OPCODES = 2_000_000
@@ -39,27 +31,14 @@ class Walked(msgspec.Struct, frozen=True):
 def walk_pickle(data: bytes) -> Walked:
     """Reads a pickle as data. Raises NotAPickleError when it is malformed, too large, or means nothing here."""
     if len(data) > MAX_PICKLE_BYTES:
-        raise NotAPickleError(
-            f"The pickle is larger than {MAX_PICKLE_BYTES >> 20} MiB."
-        )
+        raise NotAPickleError(f"The pickle is larger than {MAX_PICKLE_BYTES >> 20} MiB.")
     walker = _Walker()
     try:
-        for opcode, argument, _ in itertools.islice(
-            pickletools.genops(io.BytesIO(data)), _MAX_OPCODES
-        ):
+        for opcode, argument, _ in itertools.islice(pickletools.genops(io.BytesIO(data)), _MAX_OPCODES):
             walker.step(opcode.name, argument)
         return Walked(walker.stop(), tuple(sorted(walker.foreign)))
-    except (
-        ValueError,
-        IndexError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        OverflowError,
-    ) as error:
-        raise NotAPickleError(
-            f"The pickle is malformed ({type(error).__name__})."
-        ) from error
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise NotAPickleError(f"The pickle is malformed ({type(error).__name__}).") from error
 
 
 class _Mark:
@@ -83,16 +62,12 @@ class _Walker:
         elif name == "STOP":
             self._stopped = True
         elif name not in {"PROTO", "FRAME"}:
-            raise NotAPickleError(
-                f"The pickle uses {name}, which has no meaning in a checkpoint."
-            )
+            raise NotAPickleError(f"The pickle uses {name}, which has no meaning in a checkpoint.")
 
     def stop(self) -> Any:
         """The value, once the pickle has said that it is complete."""
         if not self._stopped:
-            raise NotAPickleError(
-                f"The pickle has no end within {_MAX_OPCODES:,} instructions."
-            )
+            raise NotAPickleError(f"The pickle has no end within {_MAX_OPCODES:,} instructions.")
         return self.stack.pop()
 
     # Stack
@@ -209,37 +184,15 @@ class _Walker:
 
     def persistent_id(self, _: Any) -> None:
         kind, cls, key, _location, _count = self.stack.pop()
-        if (
-            kind != "storage"
-            or not isinstance(cls, GlobalName)
-            or not isinstance(key, str)
-        ):
+        if kind != "storage" or not isinstance(cls, GlobalName) or not isinstance(key, str):
             raise TypeError
         dtype, itemsize = STORAGES.get(cls.name, (cls.name, 1))
         self.stack.append(Storage(dtype, itemsize, key))
 
 
 _PUSHES = {
-    *(
-        "INT",
-        "BININT",
-        "BININT1",
-        "BININT2",
-        "LONG",
-        "LONG1",
-        "LONG4",
-        "FLOAT",
-        "BINFLOAT",
-    ),
-    *(
-        "STRING",
-        "BINSTRING",
-        "SHORT_BINSTRING",
-        "UNICODE",
-        "SHORT_BINUNICODE",
-        "BINUNICODE",
-        "BINUNICODE8",
-    ),
+    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+    *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
     *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
 }
 _CONSTANTS: dict[str, Callable[[], Any]] = {

@@ -21,17 +21,7 @@ from ossconsole.storage.objects import ObjectSummary
 from ossconsole.storage.permissions import probe_permissions
 from ossconsole.storage.reach import Reach
 from ossconsole.storage.report import EndpointReport, ProbeReport, stages
-from ossconsole.storage.steps import (
-    Caution,
-    Figures,
-    Found,
-    OnStep,
-    Stage,
-    Step,
-    Steps,
-    StepStatus,
-    ignore_step,
-)
+from ossconsole.storage.steps import Caution, Figures, Found, OnStep, Stage, Step, Steps, StepStatus, ignore_step
 
 SAMPLES = 16
 SAMPLE_BYTES = 4 << 20  # the most that is read of one object
@@ -60,27 +50,16 @@ def probe(
     with ThreadPoolExecutor(len(EndpointKind), thread_name_prefix="probe") as pool:
         waiting = {
             kind: pool.submit(
-                probe_endpoint,
-                profile,
-                credentials,
-                kind,
-                on_step=on_step,
-                limit_s=limit_s,
-                reading=reading,
-                seed=seed,
+                probe_endpoint, profile, credentials, kind, on_step=on_step, limit_s=limit_s, reading=reading, seed=seed
             )
             for kind in profile.endpoints
         }
         reports = {kind: future.result() for kind, future in waiting.items()}
     permissions: Sequence[Step] = ()
     if writes and _answers(reports[EndpointKind.STANDARD]):
-        store = ObjectStore(
-            profile, credentials, timeout_s=_REQUEST_LIMIT_S, attempts=1
-        )
+        store = ObjectStore(profile, credentials, timeout_s=_REQUEST_LIMIT_S, attempts=1)
         left_s = max(_REQUEST_LIMIT_S, limit_s - (time.monotonic() - began))
-        permissions = probe_permissions(
-            store, profile.checkpoint_prefix, on_step=on_step, limit_s=left_s
-        )
+        permissions = probe_permissions(store, profile.checkpoint_prefix, on_step=on_step, limit_s=left_s)
         store.close()
     return ProbeReport(endpoints=reports, permissions=tuple(permissions))
 
@@ -100,14 +79,7 @@ def probe_endpoint(
     Samples are read while `reading` is held, so that two endpoints do not disturb each other's figures; equal seeds
     choose equal samples.
     """
-    return _EndpointProbe(
-        profile,
-        credentials,
-        kind,
-        Steps(kind, limit_s, on_step),
-        reading=reading,
-        seed=seed,
-    ).run()
+    return _EndpointProbe(profile, credentials, kind, Steps(kind, limit_s, on_step), reading=reading, seed=seed).run()
 
 
 class _EndpointProbe:
@@ -126,9 +98,7 @@ class _EndpointProbe:
         self._steps = steps
         self._reading = reading or threading.Lock()
         self._seed = seed
-        self._store = ObjectStore(
-            profile, credentials, kind, timeout_s=_REQUEST_LIMIT_S, attempts=1
-        )
+        self._store = ObjectStore(profile, credentials, kind, timeout_s=_REQUEST_LIMIT_S, attempts=1)
         self._reach = Reach(profile.bucket, self._store.endpoint)
         self._samples: list[ObjectSummary] = []
         self._skew_s: float | None = None
@@ -136,14 +106,8 @@ class _EndpointProbe:
     def run(self) -> EndpointReport:
         work: dict[Stage, tuple[float, Callable[[], Found]]] = {
             Stage.DNS: (_CONNECT_LIMIT_S, self._reach.resolve),
-            Stage.TCP: (
-                _CONNECT_LIMIT_S + 0.5,
-                lambda: self._reach.connect(_CONNECT_LIMIT_S),
-            ),
-            Stage.TLS: (
-                _CONNECT_LIMIT_S + 0.5,
-                lambda: self._reach.handshake(_CONNECT_LIMIT_S),
-            ),
+            Stage.TCP: (_CONNECT_LIMIT_S + 0.5, lambda: self._reach.connect(_CONNECT_LIMIT_S)),
+            Stage.TLS: (_CONNECT_LIMIT_S + 0.5, lambda: self._reach.handshake(_CONNECT_LIMIT_S)),
             Stage.SIGNED: (_REQUEST_LIMIT_S + 0.5, self._sign),
             Stage.LIST: (_REQUEST_LIMIT_S + 0.5, self._list),
             Stage.READ: (_READ_LIMIT_S, self._read),
@@ -199,21 +163,13 @@ class _EndpointProbe:
         text = headers.get("Date") or headers.get("date")
         if text:
             # OSS tells whole seconds; the middle of the request against the middle of that second.
-            self._skew_s = (sent + time.time()) / 2 - (
-                parsedate_to_datetime(text).timestamp() + 0.5
-            )
+            self._skew_s = (sent + time.time()) / 2 - (parsedate_to_datetime(text).timestamp() + 0.5)
 
     def _list(self) -> str | Caution:
         below = f"{self._profile.dataset_prefix}/"
         page = self._store.list_page(below, delimiter="")
-        found = [
-            item
-            for item in page.objects
-            if item.size and not item.key.endswith("/" + MANIFEST_NAME)
-        ]
-        self._samples = random.Random(self._seed).sample(
-            found, min(SAMPLES, len(found))
-        )  # noqa: S311
+        found = [item for item in page.objects if item.size and not item.key.endswith("/" + MANIFEST_NAME)]
+        self._samples = random.Random(self._seed).sample(found, min(SAMPLES, len(found)))  # noqa: S311
         if not found:
             return Caution(
                 f"{self._store.uri(below)} is empty.",
@@ -228,9 +184,7 @@ class _EndpointProbe:
             began = time.perf_counter()
             for sample in self._samples:
                 start = time.perf_counter()
-                size += len(
-                    self._store.get_range(sample.key, 0, min(sample.size, SAMPLE_BYTES))
-                )
+                size += len(self._store.get_range(sample.key, 0, min(sample.size, SAMPLE_BYTES)))
                 times.append(time.perf_counter() - start)
                 if time.perf_counter() - began > _READ_BUDGET_S:
                     break
@@ -250,7 +204,4 @@ def _figures(times: Sequence[float], size: int) -> Figures:
 
 def _answers(report: EndpointReport) -> bool:
     """Whether it took a signed request."""
-    return any(
-        step.stage is Stage.SIGNED and step.status in {StepStatus.OK, StepStatus.WARN}
-        for step in report.steps
-    )
+    return any(step.stage is Stage.SIGNED and step.status in {StepStatus.OK, StepStatus.WARN} for step in report.steps)

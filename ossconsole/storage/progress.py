@@ -44,9 +44,7 @@ class ProgressLedger:
         self._ended: float | None = None
         self._marks: dict[object, int] = {}
         self._samples: deque[tuple[float, int]] = deque([(self._began, 0)])
-        self._items_done = self._items_total = self._items_failed = (
-            self._items_skipped
-        ) = 0
+        self._items_done = self._items_total = self._items_failed = self._items_skipped = 0
         self._bytes_done = self._bytes_total = 0
         self._total_known = False
 
@@ -70,16 +68,12 @@ class ProgressLedger:
             self._bytes_done = min(self._bytes_done + gained, self._bytes_total)
             self._sample()
 
-    def finish(
-        self, item: object, size: int, *, failed: bool = False, skipped: bool = False
-    ) -> None:
+    def finish(self, item: object, size: int, *, failed: bool = False, skipped: bool = False) -> None:
         """The item is over. A failed one keeps what it had; others count whole."""
         with self._lock:
             mark = self._marks.pop(item, 0)
             if not failed:
-                self._bytes_done = min(
-                    self._bytes_done + max(0, size - mark), self._bytes_total
-                )
+                self._bytes_done = min(self._bytes_done + max(0, size - mark), self._bytes_total)
             self._items_done += not failed and not skipped
             self._items_failed += failed
             self._items_skipped += skipped
@@ -103,9 +97,7 @@ class ProgressLedger:
                 bytes_done=self._bytes_done,
                 bytes_total=self._bytes_total,
                 bytes_per_s=rate,
-                eta_s=left / rate
-                if rate > 0 and self._total_known and self._ended is None
-                else None,
+                eta_s=left / rate if rate > 0 and self._total_known and self._ended is None else None,
                 total_known=self._total_known,
                 seconds=now - self._began,
             )

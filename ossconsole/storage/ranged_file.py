@@ -22,13 +22,7 @@ class RangedFile(io.RawIOBase):
     `fetched` and `requests` tell what was asked for so far.
     """
 
-    def __init__(
-        self,
-        fetch: Callable[[int, int], bytes],
-        size: int,
-        *,
-        budget: int = DEFAULT_BUDGET,
-    ) -> None:
+    def __init__(self, fetch: Callable[[int, int], bytes], size: int, *, budget: int = DEFAULT_BUDGET) -> None:
         super().__init__()
         self.size = size
         self.fetched = 0
@@ -45,9 +39,7 @@ class RangedFile(io.RawIOBase):
         if length <= 0 or self._cached(start, length) is not None:
             return
         if self.fetched + length > self._budget:
-            raise BudgetError(
-                f"Inspecting it would take more than {self._budget >> 20} MiB."
-            )
+            raise BudgetError(f"Inspecting it would take more than {self._budget >> 20} MiB.")
         data = self._fetch(start, length)
         self.requests += 1
         self.fetched += len(data)
@@ -63,9 +55,7 @@ class RangedFile(io.RawIOBase):
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[
-            whence
-        ]
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
         if base + offset < 0:
             raise OSError("negative seek position")
         self._position = base + offset

@@ -31,32 +31,24 @@ class Reach:
         try:
             found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
         except OSError as error:
-            raise self._unreachable(
-                f"{self.host} has no address: {_reason(error)}"
-            ) from error
+            raise self._unreachable(f"{self.host} has no address: {_reason(error)}") from error
         self._address = str(found[0][4][0])
         return self._address
 
     def connect(self, timeout_s: float) -> str:
         """Makes a connection and drops it. Raises UnreachableError."""
         try:
-            with socket.create_connection(
-                (self._address, self.port), timeout=timeout_s
-            ):
+            with socket.create_connection((self._address, self.port), timeout=timeout_s):
                 return f"{self._address} port {self.port}"
         except OSError as error:
-            raise self._unreachable(
-                f"{self.host} ({self._address}) port {self.port}: {_reason(error)}"
-            ) from error
+            raise self._unreachable(f"{self.host} ({self._address}) port {self.port}: {_reason(error)}") from error
 
     def handshake(self, timeout_s: float) -> str:
         """Makes a TLS connection with a certificate that can be trusted. Raises UnreachableError."""
         context = ssl.create_default_context()
         try:
             with (
-                socket.create_connection(
-                    (self._address, self.port), timeout=timeout_s
-                ) as plain,
+                socket.create_connection((self._address, self.port), timeout=timeout_s) as plain,
                 context.wrap_socket(plain, server_hostname=self.host) as connection,
             ):
                 return connection.version() or "TLS"
@@ -78,15 +70,14 @@ class Reach:
             if self.info.kind is HostKind.ACCELERATOR:
                 remedy = f"Run on an instance in {region}, and create an accelerator for the bucket if it has none."
             else:
-                remedy = f"Run on an instance in {region}, or use the public endpoint: https://oss-{region}.aliyuncs.com"
+                remedy = (
+                    f"Run on an instance in {region}, or use the public endpoint: https://oss-{region}.aliyuncs.com"
+                )
             return UnreachableError(message, remedy=remedy)
         if self.info.kind is HostKind.LOOPBACK:
-            return UnreachableError(
-                f"{what}.", remedy="Start the server: ossconsole sandbox"
-            )
+            return UnreachableError(f"{what}.", remedy="Start the server: ossconsole sandbox")
         return UnreachableError(
-            f"{what}.",
-            remedy="Check the endpoint's spelling, and this machine's network and proxy.",
+            f"{what}.", remedy="Check the endpoint's spelling, and this machine's network and proxy."
         )
 
 

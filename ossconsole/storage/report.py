@@ -29,9 +29,7 @@ class EndpointReport(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def failed(self) -> Step | None:
         """The step that ended the probe, None when all went through."""
-        return next(
-            (step for step in self.steps if step.status is StepStatus.FAIL), None
-        )
+        return next((step for step in self.steps if step.status is StepStatus.FAIL), None)
 
 
 class ProbeReport(msgspec.Struct, frozen=True, kw_only=True):

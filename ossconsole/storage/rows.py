@@ -52,9 +52,7 @@ class ObjectRows:
         self._class[first:middle] = 0
         self._size[middle:end] = [o.size for o in page.objects]
         self._modified[middle:end] = [o.modified for o in page.objects]
-        self._class[middle:end] = [
-            self._class_index(o.storage_class) for o in page.objects
-        ]
+        self._class[middle:end] = [self._class_index(o.storage_class) for o in page.objects]
         self.folders += len(page.prefixes)
         self.count = end
 
@@ -67,9 +65,7 @@ class ObjectRows:
             old = getattr(self, name)
             grown = np.empty(capacity, old.dtype)
             grown[: self.count] = old[: self.count]
-            setattr(
-                self, name, grown
-            )  # a reader that still holds the old column sees the same rows
+            setattr(self, name, grown)  # a reader that still holds the old column sees the same rows
 
     def _class_index(self, storage_class: str) -> int:
         try:
@@ -110,14 +106,7 @@ class ObjectRows:
 
     def named(self, names: set[str]) -> Indexes:
         """The rows with these names."""
-        return np.array(
-            [
-                row
-                for row, name in enumerate(self._names[: self.count])
-                if name in names
-            ],
-            np.uint32,
-        )
+        return np.array([row for row, name in enumerate(self._names[: self.count]) if name in names], np.uint32)
 
     def folder_mask(self, count: int) -> npt.NDArray[np.bool_]:
         """Which of the first `count` rows are folders."""
@@ -135,18 +124,12 @@ class ObjectRows:
             return self._modified[:count]
         if key is SortKey.STORAGE_CLASS:
             ranks = np.empty(len(self._classes), np.int64)
-            ranks[sorted(range(len(self._classes)), key=self._classes.__getitem__)] = (
-                np.arange(len(self._classes))
-            )
+            ranks[sorted(range(len(self._classes)), key=self._classes.__getitem__)] = np.arange(len(self._classes))
             return ranks[self._class[:count]]
         return np.arange(count, dtype=np.int64)
 
     def matching(
-        self,
-        row_filter: RowFilter,
-        start: int,
-        stop: int,
-        is_cancelled: Callable[[], bool] | None = None,
+        self, row_filter: RowFilter, start: int, stop: int, is_cancelled: Callable[[], bool] | None = None
     ) -> Indexes:
         """The rows from `start` to `stop` that the filter lets through; what was found so far when cancelled."""
         found: list[int] = []
@@ -193,13 +176,9 @@ class RowFilter:
             try:
                 search = re.compile(wanted.removeprefix("re:"), re.IGNORECASE).search
             except re.error as error:
-                raise SettingsError(
-                    f"{wanted!r} is not a regular expression: {error}."
-                ) from error
+                raise SettingsError(f"{wanted!r} is not a regular expression: {error}.") from error
         elif any(character in wanted for character in "*?["):
-            pattern = re.compile(
-                fnmatch.translate(wanted.removesuffix("/")), re.IGNORECASE
-            )
+            pattern = re.compile(fnmatch.translate(wanted.removesuffix("/")), re.IGNORECASE)
 
             search = lambda name: pattern.match(name.removesuffix("/"))  # noqa: E731
         else:
@@ -245,21 +224,14 @@ def build_view(
     covered = rows.count
     matched: Indexes | None = None
     if row_filter is not None:
-        known = (
-            previous
-            if previous and previous.rows is rows and previous.row_filter is row_filter
-            else None
-        )
+        known = previous if previous and previous.rows is rows and previous.row_filter is row_filter else None
         start = known.covered if known else 0
         matched = rows.matching(row_filter, start, covered, is_cancelled)
         if known and known.matched is not None:
             matched = np.concatenate((known.matched, matched))
     folders = rows.folder_mask(covered)
     candidates = np.arange(covered, dtype=np.uint32) if matched is None else matched
-    shown_folders, shown = (
-        candidates[folders[candidates]],
-        candidates[~folders[candidates]],
-    )
+    shown_folders, shown = candidates[folders[candidates]], candidates[~folders[candidates]]
     if sort.key is SortKey.NAME:
         if sort.descending:
             shown_folders, shown = shown_folders[::-1], shown[::-1]

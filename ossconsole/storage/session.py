@@ -24,18 +24,14 @@ class WriteSession:
     """
 
     def __init__(self, pool_size: int) -> None:
-        self._pools = urllib3.PoolManager(
-            maxsize=pool_size, ca_certs=DEFAULT_CA_BUNDLE_PATH
-        )
+        self._pools = urllib3.PoolManager(maxsize=pool_size, ca_certs=DEFAULT_CA_BUNDLE_PATH)
 
     def do_request(self, request: Any, timeout: float) -> _Answer:
         """Sends an oss2 request. Raises oss2's RequestError when no answer came."""
         origin, target = _split(request.url)
         if request.params:
             target = f"{target}?{urlencode(request.params)}"
-        headers = {
-            name: value for name, value in request.headers.items() if value is not None
-        }
+        headers = {name: value for name, value in request.headers.items() if value is not None}
         try:
             # From the pool of the origin: the manager would parse and encode the whole address once more.
             answer = self._pools.connection_from_url(origin).urlopen(

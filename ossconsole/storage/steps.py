@@ -103,9 +103,7 @@ def ignore_step(step: Step) -> None:
 class Steps:
     """Runs steps one after the other, within one limit for all, and tells each begin and end to `on_step`."""
 
-    def __init__(
-        self, kind: EndpointKind | None, limit_s: float, on_step: OnStep
-    ) -> None:
+    def __init__(self, kind: EndpointKind | None, limit_s: float, on_step: OnStep) -> None:
         self._kind = kind
         self._deadline = time.monotonic() + limit_s
         self._on_step = on_step
@@ -118,13 +116,7 @@ class Steps:
         try:
             found = limited(min(limit_s, self._deadline - began), work, str(stage))
         except ConsoleError as error:
-            self._end(
-                stage,
-                StepStatus.FAIL,
-                Caution(error.message, error.remedy),
-                began,
-                error,
-            )
+            self._end(stage, StepStatus.FAIL, Caution(error.message, error.remedy), began, error)
             return False
         status = StepStatus.WARN if isinstance(found, Caution) else StepStatus.OK
         self._end(stage, status, found, began)
@@ -137,12 +129,7 @@ class Steps:
         self._end(stage, StepStatus.WARN, Caution(detail, remedy))
 
     def _end(
-        self,
-        stage: Stage,
-        status: StepStatus,
-        found: Found,
-        began: float = 0.0,
-        error: ConsoleError | None = None,
+        self, stage: Stage, status: StepStatus, found: Found, began: float = 0.0, error: ConsoleError | None = None
     ) -> None:
         refused = error if isinstance(error, StorageError) else None
         step = Step(

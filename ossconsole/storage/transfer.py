@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import errno
+import itertools
 import os
 import stat
 import threading
@@ -23,6 +24,7 @@ from ossconsole.storage.names import check_inside, local_component, safe_text
 from ossconsole.storage.objects import ObjectSummary
 from ossconsole.storage.parted_file import (
     PART_SIZE,
+    ChecksumError,
     PartedFile,
     hidden_path,
     open_hidden,
@@ -34,6 +36,7 @@ _READ_SIZE = 256 << 10  # between two looks at whether the download was cancelle
 _WHOLE_MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 _GIVE_UP_AFTER = 8  # objects in a row that got no answer at all
 _COUNTED_AHEAD = 20_000  # objects counted and waiting, so that totals are known early in bounded memory
+_ROUNDS = 3  # of a large object that came with another CRC64; a small one is tried as often as any request
 
 
 class Existing(str, enum.Enum):
@@ -82,45 +85,41 @@ class Download(Job):
         self._silent = 0
         self._open_files: set[PartedFile] = set()
         self._failed: set[str] = set()
+        self._spoiled: list[DownloadItem] = []
+        self._rounds_left = _ROUNDS
         self._lock = threading.Lock()
 
     def again(self) -> Download:
         """A new job for the same, which does what this one has not."""
         return Download(
-            self._store,
-            self._sources,
-            self._base,
-            self.folder,
-            existing=self._existing,
-            threads=self._threads,
+            self._store, self._sources, self._base, self.folder, existing=self._existing, threads=self._threads
         )
 
     def work(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            self.pool(self._tasks(), lambda task: task())
+            self._round(self._tasks())
+            while self._spoiled:
+                spoiled, self._spoiled = self._spoiled, []
+                self.note = "another CRC64: fetched again"
+                self._round(itertools.chain.from_iterable(map(self._parts, spoiled)))
         finally:
             for file in self._open_files:
                 file.close()
 
+    def _round(self, tasks: Iterable[Callable[[], None]]) -> None:
+        self._rounds_left -= 1
+        self.pool(tasks, lambda task: task())
+
     # What there is to do
 
     def _tasks(self) -> Iterator[Callable[[], None]]:
-        counted = self._counted(
-            plan(objects_of(self._store, self._sources), self._base, self.folder)
-        )
+        counted = self.counted(plan(objects_of(self._store, self._sources), self._base, self.folder))
         for item in read_ahead(counted, _COUNTED_AHEAD):
             if item.size <= PART_SIZE:
                 yield lambda item=item: self._guard(item, self._small)  # type: ignore[misc]
             else:
                 yield from self._parts(item)
-
-    def _counted(self, items: Iterable[DownloadItem]) -> Iterator[DownloadItem]:
-        for item in items:
-            self.check_cancelled()
-            self.ledger.expect(1, item.size)
-            yield item
-        self.ledger.totals_known()
 
     def _parts(self, item: DownloadItem) -> Iterator[Callable[[], None]]:
         opened: list[PartedFile] = []
@@ -133,9 +132,7 @@ class Download(Job):
         if not waiting:
             yield lambda: self._guard(item, lambda item: self._commit(item, file))
         for part in waiting:
-            yield lambda part=part: self._guard(
-                item, lambda item: self._part(item, file, part)
-            )  # type: ignore[misc]
+            yield lambda part=part: self._guard(item, lambda item: self._part(item, file, part))  # type: ignore[misc]
 
     def _guard(self, item: DownloadItem, do: Callable[[DownloadItem], None]) -> None:
         """Runs `do`; what concerns this object alone is booked, what concerns all of them ends the job."""
@@ -145,16 +142,9 @@ class Download(Job):
         except OSError as error:
             if error.errno in _WHOLE_MACHINE_ERRORS:
                 raise
-            self._lose(
-                item,
-                ConsoleError(
-                    f"{safe_text(str(item.path))}: {error.strerror or error}."
-                ),
-            )
+            self._lose(item, ConsoleError(f"{safe_text(str(item.path))}: {error.strerror or error}."))
         except StorageError as error:
-            self._silent = (
-                self._silent + 1 if error.status == 0 and error.retriable else 0
-            )
+            self._silent = self._silent + 1 if error.status == 0 and error.retriable else 0
             if self._silent >= _GIVE_UP_AFTER:
                 raise
             self._lose(item, error)
@@ -224,18 +214,14 @@ class Download(Job):
             os.ftruncate(descriptor, 0)
             crc, done = 0, 0
             with contextlib.closing(self._store.sdk.get_object(item.key)) as result:
-                while data := result.resp.read(
-                    _READ_SIZE
-                ):  # past oss2's own, slow CRC64
+                while data := result.resp.read(_READ_SIZE):  # past oss2's own, slow CRC64
                     self.check_cancelled()
                     write_all(descriptor, data, done)
                     crc = fastcrc.crc64.xz(data, crc)
                     done += len(data)
                     self.ledger.reach(item.key, min(done, item.size))
             if result.server_crc is not None and crc != result.server_crc:
-                raise oss2.exceptions.InconsistentError(
-                    f"{done} bytes came with another CRC64", result.request_id
-                )
+                raise oss2.exceptions.InconsistentError(f"{done} bytes came with another CRC64", result.request_id)
 
         self._store.call(f"downloading {self._store.uri(safe_text(item.key))}", request)
 
@@ -259,38 +245,36 @@ class Download(Job):
 
     def _fetch_part(self, item: DownloadItem, file: PartedFile, part: int) -> None:
         start, length = file.span(part)
-        headers = {
-            "If-Match": f'"{file.info.etag}"',
-            "x-oss-range-behavior": "standard",
-        }
+        headers = {"If-Match": f'"{file.info.etag}"', "x-oss-range-behavior": "standard"}
         done = 0
 
         def request() -> None:
             nonlocal done  # a try goes on where the one before broke off
             span = (start + done, start + length - 1)
-            with contextlib.closing(
-                self._store.sdk.get_object(item.key, byte_range=span, headers=headers)
-            ) as result:
+            with contextlib.closing(self._store.sdk.get_object(item.key, byte_range=span, headers=headers)) as result:
                 while data := result.resp.read(_READ_SIZE):
                     self.check_cancelled()
                     file.write(start + done, data)
                     done += len(data)
                     self.ledger.reach((item.key, part), done)
             if done != length:
-                raise oss2.exceptions.InconsistentError(
-                    f"{done} of {length} bytes arrived", result.request_id
-                )
+                raise oss2.exceptions.InconsistentError(f"{done} of {length} bytes arrived", result.request_id)
 
         self._store.call(f"downloading {self._store.uri(safe_text(item.key))}", request)
 
     def _commit(self, item: DownloadItem, file: PartedFile) -> None:
-        file.commit()
-        self.ledger.finish(item.key, 0)
+        try:
+            file.commit()
+        except ChecksumError:
+            if not self._rounds_left:
+                raise
+            with self._lock:
+                self._spoiled.append(item)
+        else:
+            self.ledger.finish(item.key, 0)
 
 
-def plan(
-    objects: Iterable[ObjectSummary], base: str, folder: Path
-) -> Iterator[DownloadItem]:
+def plan(objects: Iterable[ObjectSummary], base: str, folder: Path) -> Iterator[DownloadItem]:
     """Each object with its file below `folder`. `objects` come in the order of their keys.
 
     Where one object's name is also a folder of others (`a` and `a/b`), the folder gets a `%` behind its name, which
@@ -301,12 +285,7 @@ def plan(
         while prefixes and not found.key.startswith(prefixes[-1]):
             prefixes.pop()
         shadowed = {len(key) for key in prefixes if found.key.startswith("/", len(key))}
-        yield DownloadItem(
-            found.key,
-            found.size,
-            found.modified,
-            _place(found.key, base, folder, shadowed),
-        )
+        yield DownloadItem(found.key, found.size, found.modified, _place(found.key, base, folder, shadowed))
         prefixes.append(found.key)
 
 

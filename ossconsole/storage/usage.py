@@ -15,9 +15,7 @@ Source = ObjectSummary | str
 """An object, or a prefix that stands for everything below it."""
 
 
-def objects_of(
-    store: ObjectStore, sources: Sequence[Source]
-) -> Iterator[ObjectSummary]:
+def objects_of(store: ObjectStore, sources: Sequence[Source]) -> Iterator[ObjectSummary]:
     """The objects that `sources` stand for, in the order of their keys."""
     for source in sorted(sources, key=source_key):
         if isinstance(source, str):
@@ -44,11 +42,7 @@ class Usage(Job):
     """Counts what `sources` stand for; `totals` may be read at any time."""
 
     def __init__(self, store: ObjectStore, sources: Sequence[Source]) -> None:
-        where = (
-            safe_text(source_key(sources[0]))
-            if len(sources) == 1
-            else f"{len(sources)} items"
-        )
+        where = safe_text(source_key(sources[0])) if len(sources) == 1 else f"{len(sources)} items"
         super().__init__(f"Size of {where or 'the bucket'}", threads=1)
         self.totals = UsageTotals()
         self._store = store
@@ -61,18 +55,10 @@ class Usage(Job):
             self.check_cancelled()
             self.ledger.expect(1, found.size)
             self.ledger.finish(None, found.size)
-            objects, size, newest = (
-                objects + 1,
-                size + found.size,
-                max(newest, found.modified),
-            )
+            objects, size, newest = objects + 1, size + found.size, max(newest, found.modified)
             count, part = by_class.get(found.storage_class, (0, 0))
             by_class[found.storage_class] = (count + 1, part + found.size)
             if objects % 500 == 0:
-                self.totals = UsageTotals(
-                    objects=objects, bytes=size, newest=newest, by_class=dict(by_class)
-                )
-        self.totals = UsageTotals(
-            objects=objects, bytes=size, newest=newest, by_class=by_class
-        )
+                self.totals = UsageTotals(objects=objects, bytes=size, newest=newest, by_class=dict(by_class))
+        self.totals = UsageTotals(objects=objects, bytes=size, newest=newest, by_class=by_class)
         self.ledger.totals_known()

@@ -67,14 +67,7 @@ def agree(rows: Sequence[Sequence[float]], endpoint: EndpointKind) -> Agreement:
     """
     standings = [Standing(*row) for row in rows]
     leader = standings[0]
-    left = next(
-        (
-            rank
-            for rank, each in enumerate(standings)
-            if _KINDS[int(each.endpoint)] is not endpoint
-        ),
-        None,
-    )
+    left = next((rank for rank, each in enumerate(standings) if _KINDS[int(each.endpoint)] is not endpoint), None)
     return Agreement(
         over=any(each.ready == END for each in standings),
         failed=any(each.ready == FAILED for each in standings),

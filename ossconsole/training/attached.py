@@ -19,13 +19,7 @@ from ossconsole.telemetry import events
 from ossconsole.telemetry.events import Event, RunState
 from ossconsole.telemetry.record import RecordReader, record_path
 from ossconsole.training import control
-from ossconsole.training.control import (
-    Command,
-    ControlError,
-    Look,
-    UploadAction,
-    UploadReport,
-)
+from ossconsole.training.control import Command, ControlError, Look, UploadAction, UploadReport
 
 DRAIN_BUDGET_S = 0.05
 """How long one `drain` reads at most: a long run's record is caught up with in pieces, so that keys keep working."""
@@ -51,11 +45,7 @@ class _Process:
         """Also False when its number has been given to another process."""
         try:
             process = self._process
-            return (
-                process is not None
-                and process.is_running()
-                and process.status() != psutil.STATUS_ZOMBIE
-            )
+            return process is not None and process.is_running() and process.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
 
@@ -63,9 +53,7 @@ class _Process:
         """Has it carried out soon; where that fails, the reason is among `problems`."""
         self._commands.put(command)
         if self._asking is None:
-            self._asking = threading.Thread(
-                target=self._work, name=f"ask-{self.pid}", daemon=True
-            )
+            self._asking = threading.Thread(target=self._work, name=f"ask-{self.pid}", daemon=True)
             self._asking.start()
 
     def _work(self) -> None:
@@ -162,12 +150,7 @@ class AttachedRun:
         while self._process.problems:
             error = self._process.problems.popleft()
             found.append(
-                events.WarningEvent(
-                    time=time.time(),
-                    message=error.message,
-                    remedy=error.remedy,
-                    step=self._step,
-                )
+                events.WarningEvent(time=time.time(), message=error.message, remedy=error.remedy, step=self._step)
             )
         return found
 
@@ -183,11 +166,7 @@ class AttachedRun:
             now = time.time()
             message = f"Process {self.pid}, which did the run, is gone without having ended it."
             remedy = f"Go on from its last checkpoint with --resume; the record is {self.record_path}."
-            found.append(
-                events.ErrorEvent(
-                    time=now, message=message, remedy=remedy, step=self._step
-                )
-            )
+            found.append(events.ErrorEvent(time=now, message=message, remedy=remedy, step=self._step))
             found.append(events.State(time=now, state=RunState.FAILED, step=self._step))
         return found
 
@@ -203,9 +182,7 @@ class AttachedUpload:
         self._process = _Process(pid)
         self._report = report
         self._ended = threading.Event()
-        threading.Thread(
-            target=self._watch, name=f"watch-upload-{pid}", daemon=True
-        ).start()
+        threading.Thread(target=self._watch, name=f"watch-upload-{pid}", daemon=True).start()
 
     @property
     def alive(self) -> bool:
@@ -255,8 +232,6 @@ class AttachedUpload:
                 f"Process {self.pid}, which did the upload, is gone without having ended it.",
                 remedy="Start the upload again: it goes on where it stopped.",
             )
-            gone = msgspec.structs.replace(
-                progress, phase=Phase.FAILED, error=str(self.error)
-            )
+            gone = msgspec.structs.replace(progress, phase=Phase.FAILED, error=str(self.error))
             self._report = msgspec.structs.replace(self._report, progress=gone)
         self._ended.set()

@@ -22,11 +22,7 @@ from ossconsole.training.benchloop import TrainingLoop
 from ossconsole.training.connector import ConnectorSettings
 from ossconsole.training.data import training_manifest
 from ossconsole.training.limits import ConnectorReader, HttpReader, Opener, rate
-from ossconsole.training.loader import (
-    BatchLoader,
-    largest_sample_bytes,
-    wanted_prefetch_mb,
-)
+from ossconsole.training.loader import BatchLoader, largest_sample_bytes, wanted_prefetch_mb
 from ossconsole.training.readings import (
     IMAGENET_SAMPLES,
     BenchEvent,
@@ -43,13 +39,7 @@ from ossconsole.training.readings import (
     row_of,
 )
 from ossconsole.training.settings import TrainSettings
-from ossconsole.training.visits import (
-    Dataset,
-    Stretch,
-    VisitRequests,
-    first_of,
-    stretch,
-)
+from ossconsole.training.visits import Dataset, Stretch, VisitRequests, first_of, stretch
 
 _SIGNED = 1024  # objects that the limits are measured on: enough not to read the same one twice at a time
 
@@ -89,39 +79,22 @@ class Bench:
         self._credentials = credentials
         self._settings = settings
         self._on_event = on_event
-        self._endpoints = [
-            kind for kind in settings.endpoints if profile.endpoint(kind)
-        ]
+        self._endpoints = [kind for kind in settings.endpoints if profile.endpoint(kind)]
         if not self._endpoints:
-            raise SettingsError(
-                f"Profile {profile.name!r} has none of these endpoints.",
-                remedy="Add one on Setup.",
-            )
+            raise SettingsError(f"Profile {profile.name!r} has none of these endpoints.", remedy="Add one on Setup.")
         self._loops: dict[str, TrainingLoop] = {}
         self._readings: list[Reading] = []
         self._limits: list[Limit] = []
         with_store = ObjectStore(profile, credentials)
         try:
             prefixes = settings.datasets or (profile.dataset_prefix,)
-            self._datasets = {
-                prefix: Dataset(training_manifest(with_store, prefix))
-                for prefix in prefixes
-            }
+            self._datasets = {prefix: Dataset(training_manifest(with_store, prefix)) for prefix in prefixes}
         finally:
             with_store.close()
         self._cells = [
-            Cell(
-                dataset=prefix,
-                format=str(data.manifest.format),
-                mode=mode,
-                workers=workers,
-                batch_size=batch_size,
-            )
+            Cell(dataset=prefix, format=str(data.manifest.format), mode=mode, workers=workers, batch_size=batch_size)
             for (prefix, data), mode, batch_size, workers in itertools.product(
-                self._datasets.items(),
-                settings.modes,
-                settings.batch_sizes,
-                settings.workers,
+                self._datasets.items(), settings.modes, settings.batch_sizes, settings.workers
             )
         ]
 
@@ -135,9 +108,7 @@ class Bench:
                     self._visit(cell, kind, number)
             if self._settings.limits:
                 self._measure_limits(last)
-        rows = tuple(
-            row_of(cell, self._readings, self._settings.samples) for cell in self._cells
-        )
+        rows = tuple(row_of(cell, self._readings, self._settings.samples) for cell in self._cells)
         limits = limits_of(self._limits)
         simulated = self._profile.simulated
         summary = Summary(
@@ -172,23 +143,12 @@ class Bench:
                 batch = first_of(loader, temperature)
                 if batch is None:
                     continue
-                found = stretch(
-                    loader,
-                    batch,
-                    workers=cell.workers,
-                    seconds=self._settings.seconds,
-                    loop=training,
-                )
+                found = stretch(loader, batch, workers=cell.workers, seconds=self._settings.seconds, loop=training)
                 if found is not None:
                     self._emit(self._reading(cell, kind, temperature, number, found))
 
     def _reading(
-        self,
-        cell: Cell,
-        kind: EndpointKind,
-        temperature: Temperature,
-        number: int,
-        found: Stretch,
+        self, cell: Cell, kind: EndpointKind, temperature: Temperature, number: int, found: Stretch
     ) -> Reading:
         return Reading(
             time=time.time(),
@@ -214,36 +174,22 @@ class Bench:
         for kind in self._endpoints:
             rows = data.known(kind)[:_SIGNED]
             objects = [
-                (
-                    object_key(cell.dataset, sample.key),
-                    data.manifest.sample_bytes(sample),
-                )
+                (object_key(cell.dataset, sample.key), data.manifest.sample_bytes(sample))
                 for sample in (data.samples[row] for row in rows)
             ]
             store = ObjectStore(self._profile, self._credentials, kind)
             urls = [(presigned_url(store, key), size) for key, size in objects]
             store.close()
-            connector = ConnectorReader(
-                self._connector(cell), kind, objects, cell.batch_size, cell.workers
-            )
-            openers: dict[LimitKind, Opener] = {
-                LimitKind.HTTP: HttpReader(urls),
-                LimitKind.CONNECTOR: connector,
-            }
+            connector = ConnectorReader(self._connector(cell), kind, objects, cell.batch_size, cell.workers)
+            openers: dict[LimitKind, Opener] = {LimitKind.HTTP: HttpReader(urls), LimitKind.CONNECTOR: connector}
             for limit, opener in openers.items():
-                found = rate(
-                    opener, processes=cell.workers, seconds=self._settings.seconds / 2
-                )
+                found = rate(opener, processes=cell.workers, seconds=self._settings.seconds / 2)
                 self._limit(limit, kind, cell, found)
         if cell.mode is Mode.TRAINING:
-            found = self._loop(cell).synthetic_rate(
-                cell.batch_size, self._settings.seconds / 2
-            )
+            found = self._loop(cell).synthetic_rate(cell.batch_size, self._settings.seconds / 2)
             self._limit(LimitKind.COMPUTE, None, cell, found)
 
-    def _limit(
-        self, kind: LimitKind, endpoint: EndpointKind | None, cell: Cell, found: float
-    ) -> None:
+    def _limit(self, kind: LimitKind, endpoint: EndpointKind | None, cell: Cell, found: float) -> None:
         limit = Limit(
             time=time.time(),
             simulated=self._profile.simulated and kind is not LimitKind.COMPUTE,
@@ -273,9 +219,7 @@ class Bench:
         """The model and its optimizer, one for all that is measured on a dataset."""
         if cell.dataset not in self._loops:
             settings = self._train_settings(cell, self._endpoints[0])
-            self._loops[cell.dataset] = TrainingLoop(
-                settings, self._datasets[cell.dataset].manifest
-            )
+            self._loops[cell.dataset] = TrainingLoop(settings, self._datasets[cell.dataset].manifest)
         return self._loops[cell.dataset]
 
     def _train_settings(self, cell: Cell, kind: EndpointKind) -> TrainSettings:
@@ -288,9 +232,5 @@ class Bench:
             precision=self._settings.precision,
             compile=self._settings.compile,
         )
-        wanted = wanted_prefetch_mb(
-            settings, largest_sample_bytes(self._datasets[cell.dataset].manifest)
-        )
-        return msgspec.structs.replace(
-            settings, prefetch_mb=max(settings.prefetch_mb, wanted)
-        )
+        wanted = wanted_prefetch_mb(settings, largest_sample_bytes(self._datasets[cell.dataset].manifest))
+        return msgspec.structs.replace(settings, prefetch_mb=max(settings.prefetch_mb, wanted))

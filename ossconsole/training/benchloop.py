@@ -29,9 +29,7 @@ class TrainingLoop:
         self._compute = Compute(settings, manifest.format, device=choose_device())
         model = build_model(manifest.classes, "none", lambda uri: uri.encode())
         ranks = Ranks(Place(), self._compute.device)
-        self._trainer = Trainer(
-            model, self._compute, settings, ranks, total_steps=_STEPS
-        )
+        self._trainer = Trainer(model, self._compute, settings, ranks, total_steps=_STEPS)
         self._pictures = Pictures(manifest, self._compute, seed=settings.seed)
         self._clock = StepClock(self._compute)
         self._meter = EpochMeter()
@@ -54,9 +52,7 @@ class TrainingLoop:
         images = self._pictures.images(batch)
         labels = self._pictures.labels(Split.TRAIN, batch.rows)
         self._clock.mark()
-        self._trainer.step(
-            images, labels, self._meter, samples=len(labels), update=True
-        )
+        self._trainer.step(images, labels, self._meter, samples=len(labels), update=True)
         self._clock.mark()
         self._pending.append((batch.wait_s, self._clock.finish()))
 
@@ -69,19 +65,14 @@ class TrainingLoop:
     def finish(self) -> float:
         """Waits for the device; gives the share of the time since `restart` that it waited for data."""
         self._synchronize()
-        times = [
-            pending.read(slowest_wait_s=wait_s) for wait_s, pending in self._pending
-        ]
+        times = [pending.read(slowest_wait_s=wait_s) for wait_s, pending in self._pending]
         total = sum(each.step_s for each in times)
         return sum(each.wait_s for each in times) / total if total else 0.0
 
     def synthetic_rate(self, batch_size: int, seconds: float) -> float:
         """Samples/s of the same steps on a batch that is there already: copied to the device, prepared and trained."""
         sample = self._manifest.splits[TRAIN][0]
-        values = torch.randn(
-            batch_size,
-            self._manifest.sample_bytes(sample) // self._manifest.format.itemsize,
-        )
+        values = torch.randn(batch_size, self._manifest.sample_bytes(sample) // self._manifest.format.itemsize)
         if self._manifest.format is SampleFormat.IMAGE_U8:
             values = (values * 40 + 128).clamp(0, 255).to(torch.uint8)
         data = values.view(torch.uint8)
@@ -92,16 +83,8 @@ class TrainingLoop:
         def step(number: int) -> None:
             self._compute.free_slots()
             generator = self._compute.generator(number)
-            images = self._compute.images(
-                data, sample.height, sample.width, generator=generator
-            )
-            self._trainer.step(
-                images,
-                self._compute.labels(labels),
-                self._meter,
-                samples=batch_size,
-                update=True,
-            )
+            images = self._compute.images(data, sample.height, sample.width, generator=generator)
+            self._trainer.step(images, self._compute.labels(labels), self._meter, samples=batch_size, update=True)
 
         for number in range(_SYNTHETIC_WARMUP):
             step(number)

@@ -64,9 +64,7 @@ def best_key(prefix: str) -> str:
     return f"{prefix}/{BEST_NAME}"
 
 
-def pack(
-    trainer_state: dict[str, Any], progress: Progress, about: dict[str, Any]
-) -> bytes:
+def pack(trainer_state: dict[str, Any], progress: Progress, about: dict[str, Any]) -> bytes:
     """The bytes of a checkpoint. `about` describes run, data and settings in plain values; nothing in it is secret."""
     buffer = io.BytesIO()
     torch.save(
@@ -95,8 +93,7 @@ def unpack(data: bytes, where: str) -> dict[str, Any]:
     state = load_untrusted(data, where)
     if state.get("format") != FORMAT:
         raise ConsoleError(
-            f"{where} is not a checkpoint of this console.",
-            remedy="To start from its weights use --weights instead.",
+            f"{where} is not a checkpoint of this console.", remedy="To start from its weights use --weights instead."
         )
     if state.get("version") != VERSION:
         raise ConsoleError(
@@ -110,13 +107,7 @@ class CheckpointStore:
     """Writes a run's checkpoints: the connector a unique key, which oss2 verifies and copies to the stable one."""
 
     def __init__(
-        self,
-        connector: ConnectorSettings,
-        store: ObjectStore,
-        run: str,
-        *,
-        keep: int,
-        timeout_s: float,
+        self, connector: ConnectorSettings, store: ObjectStore, run: str, *, keep: int, timeout_s: float
     ) -> None:
         self._store = store
         self._prefix = connector.profile.checkpoint_prefix
@@ -144,13 +135,7 @@ class CheckpointStore:
             self._written.append(key)
         self._drop_old()
         copied = best_key(self._prefix) if best else ""
-        return Saved(
-            key,
-            stable_key(self._prefix),
-            copied,
-            len(data),
-            time.perf_counter() - begun,
-        )
+        return Saved(key, stable_key(self._prefix), copied, len(data), time.perf_counter() - begun)
 
     def close(self) -> None:
         self._writer.close()
@@ -176,12 +161,7 @@ class CheckpointStore:
     def _refusal(self, key: str) -> StorageError | None:
         """Why OSS does not take the object now, in its own words; None when it would. The connector does not tell."""
         connector = self._connector
-        store = ObjectStore(
-            connector.profile,
-            connector.credentials,
-            timeout_s=_EXPLAIN_TIMEOUT_S,
-            attempts=1,
-        )
+        store = ObjectStore(connector.profile, connector.credentials, timeout_s=_EXPLAIN_TIMEOUT_S, attempts=1)
         try:
             store.check_write(key)
         except StorageError as error:

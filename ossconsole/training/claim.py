@@ -25,9 +25,7 @@ class ClaimedError(ConsoleError):
     """Another run writes checkpoints to the same prefix; `holder` is None where it cannot be told which."""
 
     def __init__(self, where: str, holder: Holder | None) -> None:
-        who = (
-            f"The run {holder.run} (process {holder.pid})" if holder else "Another run"
-        )
+        who = f"The run {holder.run} (process {holder.pid})" if holder else "Another run"
         super().__init__(
             f"{who} is going on and writes its checkpoints to {where}.",
             remedy="`ossconsole` shows it; wait for it, stop it, or give another --checkpoint-prefix.",
@@ -38,18 +36,17 @@ class ClaimedError(ConsoleError):
 class Claim:
     """Holds the checkpoint prefix of `profile` for `run` until `release`, or until the process ends, however it ends.
 
-    It is known to this user on this machine only. Raises ClaimedError.
+    With `go_on` it holds it for the run that had it last, if there was one. It is known to this user on this machine
+    only. Raises ClaimedError.
     """
 
-    def __init__(self, profile: Profile, run: str) -> None:
+    def __init__(self, profile: Profile, run: str, *, go_on: bool = False) -> None:
         folder = state_dir() / "claims"
         name = f"{profile.region}/{profile.bucket}/{profile.checkpoint_prefix}"
         path = folder / f"{hashlib.sha256(name.encode()).hexdigest()[:20]}.lock"
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
-            self._file = FileIO(
-                os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+"
-            )
+            self._file = FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+")
         except OSError as error:
             raise ConsoleError(
                 f"The run cannot claim its checkpoint prefix: {path}: {error.strerror}.",
@@ -60,11 +57,12 @@ class Claim:
         except BlockingIOError:
             holder = _holder(self._file)
             self._file.close()
-            raise ClaimedError(
-                f"oss://{profile.bucket}/{profile.checkpoint_prefix}/", holder
-            ) from None
+            raise ClaimedError(f"oss://{profile.bucket}/{profile.checkpoint_prefix}/", holder) from None
+        before = _holder(self._file) if go_on else None
+        self.run = before.run if before else run
+        self._file.seek(0)
         self._file.truncate()
-        self._file.write(msgspec.json.encode(Holder(os.getpid(), run)))
+        self._file.write(msgspec.json.encode(Holder(os.getpid(), self.run)))
 
     def release(self) -> None:
         self._file.close()

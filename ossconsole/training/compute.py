@@ -13,19 +13,12 @@ import torch
 from torchvision.transforms.v2 import functional as transforms
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.dataset.formats import (
-    CHANNELS,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    SampleFormat,
-)
+from ossconsole.dataset.formats import CHANNELS, IMAGENET_MEAN, IMAGENET_STD, SampleFormat
 from ossconsole.training.augment import random_crops, random_flips
 from ossconsole.training.cores import compute_threads, usable_cores
 from ossconsole.training.settings import TrainSettings
 
-_RESIZE_RATIO = (
-    256 / 224
-)  # validation: short side of 256 px for a centre crop of 224, as in pytorch/examples/imagenet
+_RESIZE_RATIO = 256 / 224  # validation: short side of 256 px for a centre crop of 224, as in pytorch/examples/imagenet
 
 
 @dataclass(frozen=True)
@@ -45,21 +38,14 @@ class Compute:
     """
 
     def __init__(
-        self,
-        settings: TrainSettings,
-        sample_format: SampleFormat,
-        *,
-        device: torch.device,
-        sharing: int = 1,
+        self, settings: TrainSettings, sample_format: SampleFormat, *, device: torch.device, sharing: int = 1
     ) -> None:
         self.device = device
         self.cuda = device.type == "cuda"
         self._settings = settings
         self._format = sample_format
         self._amp = amp_dtype(settings.precision, device)
-        self.scaler = torch.amp.GradScaler(
-            device.type, enabled=self._amp is torch.float16
-        )
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self._amp is torch.float16)
         self._stream = torch.cuda.Stream(device) if self.cuda else None  # type: ignore[no-untyped-call]
         self._copies: deque[torch.cuda.Event] = deque()
         shape = (1, CHANNELS, 1, 1)
@@ -69,9 +55,7 @@ class Compute:
             torch.backends.cudnn.benchmark = True
             torch.set_float32_matmul_precision("high")
         elif "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(
-                compute_threads(settings.workers, max(1, usable_cores() // sharing))
-            )
+            torch.set_num_threads(compute_threads(settings.workers, max(1, usable_cores() // sharing)))
 
     @property
     def precision(self) -> str:
@@ -79,35 +63,18 @@ class Compute:
         return {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[self._amp]
 
     def autocast(self) -> AbstractContextManager[object]:
-        return (
-            torch.autocast(self.device.type, dtype=self._amp)
-            if self._amp
-            else nullcontext()
-        )
+        return torch.autocast(self.device.type, dtype=self._amp) if self._amp else nullcontext()
 
-    def images(
-        self,
-        data: torch.Tensor,
-        height: int,
-        width: int,
-        *,
-        generator: torch.Generator | None,
-    ) -> torch.Tensor:
+    def images(self, data: torch.Tensor, height: int, width: int, *, generator: torch.Generator | None) -> torch.Tensor:
         """float32 pictures of shape (n, 3, size, size), normalised, on the device, from rows of stored bytes.
 
         With a generator (training) image-u8 is cropped and flipped at random; tensor-f32 is used as it was prepared.
         """
         size = self._settings.image_size or min(height, width)
         if self._format is SampleFormat.TENSOR_F32:
-            stored = self._copy(
-                data[:, : CHANNELS * height * width * 4].view(torch.float32)
-            )
-            return _channels_last(
-                _resized(stored.view(-1, CHANNELS, height, width), size)
-            )
-        pictures = self._copy(data[:, : CHANNELS * height * width]).view(
-            -1, CHANNELS, height, width
-        )
+            stored = self._copy(data[:, : CHANNELS * height * width * 4].view(torch.float32))
+            return _channels_last(_resized(stored.view(-1, CHANNELS, height, width), size))
+        pictures = self._copy(data[:, : CHANNELS * height * width]).view(-1, CHANNELS, height, width)
         values = (_channels_last(pictures).float() - self._mean) / self._std
         if generator is None or not self._settings.augment:
             return _centre_crop(values, size)
@@ -211,20 +178,12 @@ class PendingTimes:
 
 def _between(first: Mark, second: Mark) -> float:
     """Seconds from one moment to the other."""
-    return (
-        float(first.elapsed_time(second)) / 1000
-        if isinstance(first, torch.cuda.Event)
-        else float(second - first)
-    )
+    return float(first.elapsed_time(second)) / 1000 if isinstance(first, torch.cuda.Event) else float(second - first)
 
 
 def choose_device(local_rank: int = 0) -> torch.device:
     """The GPU of this process, or the CPU where there is none."""
-    return (
-        torch.device("cuda", local_rank)
-        if torch.cuda.is_available()
-        else torch.device("cpu")
-    )
+    return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def amp_dtype(precision: str, device: torch.device) -> torch.dtype | None:
@@ -236,15 +195,9 @@ def amp_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     if precision == "auto":
         if device.type != "cuda":
             return None
-        return (
-            torch.bfloat16
-            if torch.cuda.get_device_capability(device) >= (8, 0)
-            else torch.float16
-        )
+        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
     if precision == "fp16" and device.type == "cpu":
-        raise ConsoleError(
-            "fp16 needs a GPU; this run uses the CPU.", remedy="Use --precision auto."
-        )
+        raise ConsoleError("fp16 needs a GPU; this run uses the CPU.", remedy="Use --precision auto.")
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 

@@ -33,9 +33,7 @@ class ConnectorSettings:
         """
         endpoint = self.profile.endpoint(kind)
         if endpoint is None:
-            raise SettingsError(
-                f"Profile {self.profile.name!r} has no {kind} endpoint."
-            )
+            raise SettingsError(f"Profile {self.profile.name!r} has no {kind} endpoint.")
         # The region is always given: the connector infers a wrong one, or none, from accelerated endpoints.
         return native().new_oss_dataset(
             endpoint,
@@ -59,9 +57,7 @@ def native() -> Any:
     """
     package = importlib.util.find_spec("osstorchconnector")
     folders = list(package.submodule_search_locations or ()) if package else []
-    spec = PathFinder.find_spec(
-        "oss_connector", [str(Path(folder, "_oss_connector")) for folder in folders]
-    )
+    spec = PathFinder.find_spec("oss_connector", [str(Path(folder, "_oss_connector")) for folder in folders])
     if spec is None or spec.loader is None:
         raise ConsoleError(
             "The connector (osstorchconnector 1.2) is not installed for this Python.",
@@ -101,9 +97,7 @@ class _Pair:
 
     __slots__ = ("access_key_id", "access_key_secret", "security_token")
 
-    def __init__(
-        self, access_key_id: str, access_key_secret: str, security_token: str
-    ) -> None:
+    def __init__(self, access_key_id: str, access_key_secret: str, security_token: str) -> None:
         self.access_key_id = access_key_id
         self.access_key_secret = access_key_secret
         self.security_token = security_token

@@ -118,38 +118,23 @@ class RunContext:
         """Reads the batches that are fetched from now on through `kind`. Raises SettingsError where there is none."""
         if self.profile.endpoint(kind) is None:
             raise SettingsError(
-                f"Profile {self.profile.name!r} has no {kind} endpoint.",
-                remedy="Add one on the Setup screen.",
+                f"Profile {self.profile.name!r} has no {kind} endpoint.", remedy="Add one on the Setup screen."
             )
         if self.controls.endpoint is not kind:
             self.controls.endpoint = kind
-            self.tell(
-                events.Switch(
-                    time=time.time(), endpoint=kind, reason=reason, step=self.step
-                )
-            )
+            self.tell(events.Switch(time=time.time(), endpoint=kind, reason=reason, step=self.step))
 
     def say(self, message: str) -> None:
         self.tell(events.InfoEvent(time=time.time(), message=message, step=self.step))
 
     def warn(self, message: str, remedy: str = "") -> None:
-        self.tell(
-            events.WarningEvent(
-                time=time.time(), message=message, remedy=remedy, step=self.step
-            )
-        )
+        self.tell(events.WarningEvent(time=time.time(), message=message, remedy=remedy, step=self.step))
 
     def complain(self, message: str, remedy: str) -> None:
         """Tells an error; whether the run ends over it is told by its state."""
-        self.tell(
-            events.ErrorEvent(
-                time=time.time(), message=message, remedy=remedy, step=self.step
-            )
-        )
+        self.tell(events.ErrorEvent(time=time.time(), message=message, remedy=remedy, step=self.step))
 
-    def describe(
-        self, *, epochs: int = 0, steps_per_epoch: int = 0, world: int = 1
-    ) -> None:
+    def describe(self, *, epochs: int = 0, steps_per_epoch: int = 0, world: int = 1) -> None:
         """Tells the first event of the record."""
         self.tell(
             events.Run(

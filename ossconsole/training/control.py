@@ -34,13 +34,7 @@ _TIMEOUT_S = 2.0
 _BACKLOG = 16
 
 
-class _Command(
-    msgspec.Struct,
-    frozen=True,
-    kw_only=True,
-    tag_field="do",
-    forbid_unknown_fields=True,
-):
+class _Command(msgspec.Struct, frozen=True, kw_only=True, tag_field="do", forbid_unknown_fields=True):
     """`run` is the id of the run that is meant: a later one must not get its commands."""
 
     run: str
@@ -71,27 +65,13 @@ class SetLr(_Command, frozen=True, kw_only=True, tag="set-lr"):
     lr: float
 
 
-class UploadAction(
-    msgspec.Struct,
-    frozen=True,
-    kw_only=True,
-    tag_field="do",
-    tag="upload",
-    forbid_unknown_fields=True,
-):
+class UploadAction(msgspec.Struct, frozen=True, kw_only=True, tag_field="do", tag="upload", forbid_unknown_fields=True):
     """`action` is pause, resume or cancel."""
 
     action: str
 
 
-class Look(
-    msgspec.Struct,
-    frozen=True,
-    kw_only=True,
-    tag_field="do",
-    tag="look",
-    forbid_unknown_fields=True,
-):
+class Look(msgspec.Struct, frozen=True, kw_only=True, tag_field="do", tag="look", forbid_unknown_fields=True):
     """Asks for a Report."""
 
 
@@ -154,9 +134,7 @@ class ControlServer:
         try:
             with _folder() as folder:
                 with contextlib.suppress(FileNotFoundError):
-                    os.unlink(
-                        self._name, dir_fd=folder
-                    )  # of a process that had this number before
+                    os.unlink(self._name, dir_fd=folder)  # of a process that had this number before
                 self._socket.bind(_address(folder, self._name))
                 os.chmod(self._name, 0o600, dir_fd=folder)
             self._socket.listen(_BACKLOG)
@@ -172,9 +150,7 @@ class ControlServer:
     def close(self) -> None:
         """Answers no more."""
         with contextlib.suppress(OSError):
-            self._socket.shutdown(
-                socket.SHUT_RDWR
-            )  # wakes the thread, which close alone does not
+            self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread, which close alone does not
         self._thread.join(_TIMEOUT_S)
         self._socket.close()
         with contextlib.suppress(OSError), _folder() as folder:
@@ -193,37 +169,25 @@ class ControlServer:
             except OSError:
                 return
             # One that says nothing must not hold up the next.
-            threading.Thread(
-                target=self._talk, args=(caller,), name="control-call", daemon=True
-            ).start()
+            threading.Thread(target=self._talk, args=(caller,), name="control-call", daemon=True).start()
 
     def _talk(self, caller: socket.socket) -> None:
         # A caller that is gone or slow is its own trouble.
         with caller, contextlib.suppress(OSError):
             caller.settimeout(_TIMEOUT_S)
             if _is_ours(caller):
-                caller.sendall(
-                    msgspec.json.encode(self._answer(_read_line(caller))) + b"\n"
-                )
+                caller.sendall(msgspec.json.encode(self._answer(_read_line(caller))) + b"\n")
 
     def _answer(self, line: bytes) -> Answer:
         try:
             return self._do(msgspec.json.decode(line, type=Command))
         except msgspec.DecodeError as error:
-            return Answer(
-                problem=f"Not understood: {error}.",
-                remedy="Use the same version of ossconsole for both.",
-            )
+            return Answer(problem=f"Not understood: {error}.", remedy="Use the same version of ossconsole for both.")
         except ConsoleError as error:
             return Answer(problem=error.message, remedy=error.remedy)
         except Exception as error:
-            log.exception(
-                "A command of another process failed"
-            )  # and the next one is answered all the same
-            return Answer(
-                problem=f"That failed unexpectedly: {type(error).__name__}.",
-                remedy="The log tells more.",
-            )
+            log.exception("A command of another process failed")  # and the next one is answered all the same
+            return Answer(problem=f"That failed unexpectedly: {type(error).__name__}.", remedy="The log tells more.")
 
     def _do(self, command: Command) -> Answer:
         if isinstance(command, Look):
@@ -242,11 +206,7 @@ class ControlServer:
         upload = self._workplace.own_upload
         if upload is None or not upload.alive:
             raise ControlError("The upload has ended.")
-        actions = {
-            "pause": upload.pause,
-            "resume": upload.resume,
-            "cancel": upload.cancel,
-        }
+        actions = {"pause": upload.pause, "resume": upload.resume, "cancel": upload.cancel}
         if action not in actions:
             raise ControlError(f"An upload cannot {action!r}.")
         actions[action]()
@@ -268,11 +228,7 @@ class ControlServer:
 
 
 def _upload_report(upload: UploadJob) -> UploadReport:
-    return UploadReport(
-        source=str(upload.settings.source),
-        progress=upload.progress(),
-        summary=upload.summary(),
-    )
+    return UploadReport(source=str(upload.settings.source), progress=upload.progress(), summary=upload.summary())
 
 
 def _steer(run: TrainingRun, command: RunCommand) -> None:
@@ -293,10 +249,7 @@ def _steer(run: TrainingRun, command: RunCommand) -> None:
 def ask(pid: int, command: Command) -> Answer:
     """Sends a command to a process and gives its answer. Raises ControlError, after two seconds of silence too."""
     try:
-        with (
-            _folder() as folder,
-            socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as called,
-        ):
+        with _folder() as folder, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as called:
             called.settimeout(_TIMEOUT_S)
             called.connect(_address(folder, f"{pid}{_SUFFIX}"))
             if not _is_ours(called):
@@ -304,12 +257,9 @@ def ask(pid: int, command: Command) -> Answer:
             called.sendall(msgspec.json.encode(command) + b"\n")
             answer = msgspec.json.decode(_read_line(called), type=Answer)
     except (OSError, msgspec.DecodeError) as error:
-        reason = (
-            "it does not answer" if isinstance(error, TimeoutError) else "it is gone"
-        )
+        reason = "it does not answer" if isinstance(error, TimeoutError) else "it is gone"
         raise ControlError(
-            f"Process {pid} cannot be asked: {reason}.",
-            remedy="`ossconsole status` shows what there is.",
+            f"Process {pid} cannot be asked: {reason}.", remedy="`ossconsole status` shows what there is."
         ) from error
     if answer.problem:
         raise ControlError(answer.problem, remedy=answer.remedy)
@@ -354,9 +304,7 @@ def _address(folder: int, name: str) -> str:
 
 def _is_ours(other: socket.socket) -> bool:
     """Whether the other side is of this user, or root's."""
-    credentials = other.getsockopt(
-        socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
-    )
+    credentials = other.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     _, user, _ = struct.unpack("3i", credentials)
     return user in {0, os.geteuid()}
 

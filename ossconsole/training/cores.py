@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-_CGROUP_QUOTA = Path(
-    "/sys/fs/cgroup/cpu.max"
-)  # "<microseconds of processor time> <per microseconds>", or "max ..."
+_CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # "<microseconds of processor time> <per microseconds>", or "max ..."
 
 
 def usable_cores(quota_file: Path = _CGROUP_QUOTA) -> int:

@@ -28,12 +28,7 @@ class Course:
         train, val = self.meters[Split.TRAIN], self.meters[Split.VAL]
         before = self.metrics.get("best_top1")
         best = val.top1 is not None and (before is None or val.top1 > before)
-        shown = {
-            "train_loss": train.loss,
-            "val_loss": val.loss,
-            "top1": val.top1,
-            "top5": val.top5,
-        }
+        shown = {"train_loss": train.loss, "val_loss": val.loss, "top1": val.top1, "top5": val.top5}
         self.metrics = {**shown, "best_top1": val.top1 if best else before}
         now = time.perf_counter()
         context.tell(
@@ -54,16 +49,11 @@ class Course:
     def progress(self, step: int) -> Progress:
         """What a checkpoint after `step` says of it."""
         return Progress(
-            epoch=self.epoch,
-            step=step,
-            train_sums=self.meters[Split.TRAIN].sums.tolist(),
-            metrics=self.metrics,
+            epoch=self.epoch, step=step, train_sums=self.meters[Split.TRAIN].sums.tolist(), metrics=self.metrics
         )
 
     def go_on_from(self, state: dict[str, Any]) -> None:
         """Raises KeyError, TypeError, ValueError where `state` is not a checkpoint's."""
         self.epoch = int(state["epoch"])
         self.metrics = dict(state["metrics"])
-        self.meters[Split.TRAIN].sums = torch.tensor(
-            state["train_sums"], dtype=torch.float64
-        )
+        self.meters[Split.TRAIN].sums = torch.tensor(state["train_sums"], dtype=torch.float64)

@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.dataset.manifest import (
-    TRAIN,
-    Manifest,
-    ManifestMissingError,
-    manifest_from_listing,
-    read_manifest,
-)
+from ossconsole.dataset.manifest import TRAIN, Manifest, ManifestMissingError, manifest_from_listing, read_manifest
 from ossconsole.storage.client import ObjectStore
 
 

@@ -60,9 +60,7 @@ def main() -> int:
         def ready() -> None:
             print(READY, file=answers, flush=True)
 
-        context = RunContext(
-            orders.run, orders.profile, orders.credentials, orders.settings, _nobody
-        )
+        context = RunContext(orders.run, orders.profile, orders.credentials, orders.settings, _nobody)
         try:
             follow(context, orders.place, before_meeting=ready)
         except ConsoleError as error:
@@ -71,12 +69,7 @@ def main() -> int:
     return 0
 
 
-def follow(
-    context: RunContext,
-    place: Place,
-    *,
-    before_meeting: Callable[[], None] = lambda: None,
-) -> None:
+def follow(context: RunContext, place: Place, *, before_meeting: Callable[[], None] = lambda: None) -> None:
     """Trains along to the end of the run. Raises ConsoleError."""
     store = ObjectStore(context.profile, context.credentials)
     manifest = training_manifest(store, context.profile.dataset_prefix)

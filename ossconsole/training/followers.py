@@ -36,13 +36,7 @@ class Followers:
         # All on this machine: nothing needs to listen beyond it.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         places = [
-            Place(
-                rank,
-                processes,
-                rank,
-                processes,
-                rendezvous=(self._folder / "rendezvous").as_uri(),
-            )
+            Place(rank, processes, rank, processes, rendezvous=(self._folder / "rendezvous").as_uri())
             for rank in range(processes)
         ]
         self.leader = places[0]
@@ -52,10 +46,7 @@ class Followers:
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         until = time.monotonic() + (_END_TIMEOUT_S if error is None else 0.0)
         for process in self._processes:
@@ -103,14 +94,7 @@ def _start(context: RunContext, place: Place) -> subprocess.Popen[bytes]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
-    orders = Orders(
-        os.getpid(),
-        context.id,
-        context.profile,
-        context.credentials,
-        context.settings,
-        place,
-    )
+    orders = Orders(os.getpid(), context.id, context.profile, context.credentials, context.settings, place)
     assert process.stdin is not None  # noqa: S101
     process.stdin.write(base64.b64encode(pickle.dumps(orders)))
     process.stdin.close()

@@ -17,11 +17,7 @@ from urllib.parse import urlsplit
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
-from ossconsole.training.connector import (
-    ConnectorSettings,
-    keep_native_prints_off,
-    native,
-)
+from ossconsole.training.connector import ConnectorSettings, keep_native_prints_off, native
 from ossconsole.training.switch import SPAWN
 
 CONNECTIONS = 24
@@ -90,13 +86,9 @@ class ConnectorReader:
                 for key, size in itertools.islice(turns, self.batch_size)
             ]
             # The call of OssMapDataset.__getitems__; each object is fetched whole before it is given.
-            count: int = sum(
-                obj.err() == 0 for obj in opened.list_from_uris(batch, True, True)
-            )
+            count: int = sum(obj.err() == 0 for obj in opened.list_from_uris(batch, True, True))
             if count != len(batch):
-                raise ConsoleError(
-                    f"The connector did not deliver {len(batch) - count} of {len(batch)} samples."
-                )
+                raise ConsoleError(f"The connector did not deliver {len(batch) - count} of {len(batch)} samples.")
             return count
 
         return read_batch
@@ -111,9 +103,7 @@ def rate(opener: Opener, *, processes: int, seconds: float) -> float:
     children = []
     for number in range(processes):
         ours, theirs = SPAWN.Pipe()
-        child = SPAWN.Process(
-            target=_serve, args=(theirs, opener, number, seconds), daemon=True
-        )
+        child = SPAWN.Process(target=_serve, args=(theirs, opener, number, seconds), daemon=True)
         child.start()
         theirs.close()
         pipes.append(ours)
@@ -137,8 +127,7 @@ def _answer(pipe: Connection, timeout_s: float) -> float:
         found = "its process ended"
     if isinstance(found, str):
         raise ConsoleError(
-            f"A limit could not be measured: {found}.",
-            remedy="`ossconsole doctor` checks the endpoints.",
+            f"A limit could not be measured: {found}.", remedy="`ossconsole doctor` checks the endpoints."
         )
     return float(found)
 
@@ -201,11 +190,7 @@ class _Threads:
 
 def _connection(url: str) -> http.client.HTTPConnection:
     parts = urlsplit(url)
-    kind = (
-        http.client.HTTPSConnection
-        if parts.scheme == "https"
-        else http.client.HTTPConnection
-    )
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     return kind(parts.netloc, timeout=_START_TIMEOUT_S)
 
 
@@ -218,6 +203,4 @@ def _get(connection: http.client.HTTPConnection, url: str, target: memoryview) -
         filled += count
     rest = answer.read()
     if answer.status != 200 or filled != len(target) or rest:
-        raise ConsoleError(
-            f"A plain GET was answered with status {answer.status} and {filled + len(rest)} bytes"
-        )
+        raise ConsoleError(f"A plain GET was answered with status {answer.status} and {filled + len(rest)} bytes")

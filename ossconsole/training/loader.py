@@ -84,9 +84,7 @@ class BatchLoader:
         self.ahead = min(self._most_ahead, QUEUED * settings.workers)
         shape = (slots, settings.batch_size, row_bytes)
         self._buffer = SharedBuffer(math.prod(shape))
-        self._slots = torch.frombuffer(self._buffer.memory, dtype=torch.uint8).view(
-            shape
-        )
+        self._slots = torch.frombuffer(self._buffer.memory, dtype=torch.uint8).view(shape)
         if pin:
             _pin(self._slots)
         self._free = deque(range(slots))
@@ -124,9 +122,7 @@ class BatchLoader:
             self._receive(_POLL_S)
         self._asked.popleft()
         self._used.append(read.slot)
-        return self._batch(
-            request, self._ready.pop(request.number), time.perf_counter() - begun
-        )
+        return self._batch(request, self._ready.pop(request.number), time.perf_counter() - begun)
 
     def ask_again(self, batch: Batch) -> None:
         """Has the batch that `next` gave last read once more; it is the next one then."""
@@ -160,10 +156,7 @@ class BatchLoader:
             number=request.number,
             slot=slot,
             keys=tuple(object_key(self._prefix, sample.key) for sample in samples),
-            sizes=np.array(
-                [self._manifest.sample_bytes(sample) for sample in samples],
-                dtype=np.int64,
-            ),
+            sizes=np.array([self._manifest.sample_bytes(sample) for sample in samples], dtype=np.int64),
         )
         if front:
             self._asked.appendleft((request, read))
@@ -205,11 +198,7 @@ class BatchLoader:
 
 def largest_sample_bytes(manifest: Manifest) -> int:
     """Bytes of the largest sample of any split: the length of a row of the batch buffer."""
-    return max(
-        manifest.sample_bytes(sample)
-        for split in manifest.splits.values()
-        for sample in split
-    )
+    return max(manifest.sample_bytes(sample) for split in manifest.splits.values() for sample in split)
 
 
 def slot_count(settings: TrainSettings, row_bytes: int) -> int:
@@ -219,10 +208,7 @@ def slot_count(settings: TrainSettings, row_bytes: int) -> int:
     """
     batch_bytes = settings.batch_size * row_bytes
     least = settings.workers + _IN_USE
-    slots = min(
-        settings.workers * MAX_AHEAD + _IN_USE,
-        settings.prefetch_mb * 1_000_000 // batch_bytes,
-    )
+    slots = min(settings.workers * MAX_AHEAD + _IN_USE, settings.prefetch_mb * 1_000_000 // batch_bytes)
     if slots < least:
         needed_mb = math.ceil(least * batch_bytes / 1e6)
         raise ConsoleError(
@@ -235,9 +221,7 @@ def slot_count(settings: TrainSettings, row_bytes: int) -> int:
 
 def wanted_prefetch_mb(settings: TrainSettings, row_bytes: int) -> int:
     """The memory in MB that holds as many batches as reading ahead ever takes."""
-    return math.ceil(
-        (settings.workers * MAX_AHEAD + _IN_USE) * settings.batch_size * row_bytes / 1e6
-    )
+    return math.ceil((settings.workers * MAX_AHEAD + _IN_USE) * settings.batch_size * row_bytes / 1e6)
 
 
 def _pin(slots: torch.Tensor) -> None:

@@ -21,9 +21,7 @@ MAX_WEIGHTS_BYTES = 4 << 30
 """ResNet-18 with an optimizer's state is 90 MB; anything beyond this is not one."""
 
 
-def build_model(
-    classes: tuple[str, ...], weights: str, fetch: Callable[[str], bytes]
-) -> nn.Module:
+def build_model(classes: tuple[str, ...], weights: str, fetch: Callable[[str], bytes]) -> nn.Module:
     """A ResNet-18 for `classes`.
 
     `weights` is `none` (random), `imagenet` (torchvision's), a file, or an `oss://bucket/key`, for which `fetch` gives
@@ -34,11 +32,7 @@ def build_model(
     model: nn.Module = resnet18(num_classes=len(classes))
     if state is not None:
         if not keep_head:
-            state = {
-                name: value
-                for name, value in state.items()
-                if not name.startswith("fc.")
-            }
+            state = {name: value for name, value in state.items() if not name.startswith("fc.")}
         _load_into(model, state, weights)
     return model
 
@@ -80,10 +74,7 @@ def _download() -> dict[str, Any]:
     source = ResNet18_Weights.IMAGENET1K_V1
     try:
         state: dict[str, Any] = source.get_state_dict(progress=False, check_hash=True)
-    except (
-        OSError,
-        RuntimeError,
-    ) as error:  # URLError is an OSError; a wrong hash is a RuntimeError
+    except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash is a RuntimeError
         cache = Path(torch.hub.get_dir()) / "checkpoints"
         raise ConsoleError(
             f"The ImageNet weights {source.url} cannot be downloaded: {error}.",
@@ -96,28 +87,17 @@ def _download() -> dict[str, Any]:
 def load_untrusted(data: bytes, where: str) -> dict[str, Any]:
     """A dictionary saved with torch.save, read without running any code in it. Raises ConsoleError when it is none."""
     if len(data) > MAX_WEIGHTS_BYTES:
-        raise ConsoleError(
-            f"{where} has {len(data):,} bytes; that is no ResNet-18.",
-            remedy="Choose another object.",
-        )
+        raise ConsoleError(f"{where} has {len(data):,} bytes; that is no ResNet-18.", remedy="Choose another object.")
     try:
         loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (
-        Exception
-    ) as error:  # torch names no common type for what a hostile or cut file raises
-        reason = (
-            str(error).strip().splitlines()[0]
-            if str(error).strip()
-            else type(error).__name__
-        )
+    except Exception as error:  # torch names no common type for what a hostile or cut file raises
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConsoleError(
-            f"{where} is not a checkpoint that can be read safely: {reason}.",
-            remedy="Choose another object.",
+            f"{where} is not a checkpoint that can be read safely: {reason}.", remedy="Choose another object."
         ) from error
     if not isinstance(loaded, dict):
         raise ConsoleError(
-            f"{where} holds a {type(loaded).__name__}, not a dictionary.",
-            remedy="Choose another object.",
+            f"{where} holds a {type(loaded).__name__}, not a dictionary.", remedy="Choose another object."
         )
     return loaded
 
@@ -125,12 +105,8 @@ def load_untrusted(data: bytes, where: str) -> dict[str, Any]:
 def _model_state(loaded: dict[str, Any], where: str) -> dict[str, Any]:
     """The weights in a checkpoint of ours, or in a bare state dictionary."""
     state = loaded.get("model", loaded)
-    if not isinstance(state, dict) or not any(
-        isinstance(value, torch.Tensor) for value in state.values()
-    ):
-        raise ConsoleError(
-            f"{where} holds no weights.", remedy="Choose another object."
-        )
+    if not isinstance(state, dict) or not any(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ConsoleError(f"{where} holds no weights.", remedy="Choose another object.")
     return state
 
 
@@ -145,6 +121,4 @@ def _load_into(model: nn.Module, state: dict[str, Any], where: str) -> None:
     missing = [name for name in outcome.missing_keys if not name.startswith("fc.")]
     if missing or outcome.unexpected_keys:
         first = (missing or outcome.unexpected_keys)[0]
-        raise ConsoleError(
-            f"The weights {where} are not those of a ResNet-18: {first} is amiss."
-        )
+        raise ConsoleError(f"The weights {where} are not those of a ResNet-18: {first} is amiss.")

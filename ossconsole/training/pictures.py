@@ -17,26 +17,19 @@ _DATA_SEED = 1  # tells this use of the run's seed apart from others
 class Pictures:
     """What the samples of a manifest become. `seed` and `rank` fix the random crops of each batch."""
 
-    def __init__(
-        self, manifest: Manifest, compute: Compute, *, seed: int, rank: int = 0
-    ) -> None:
+    def __init__(self, manifest: Manifest, compute: Compute, *, seed: int, rank: int = 0) -> None:
         self._manifest = manifest
         self._compute = compute
         self._seed = seed
         self._rank = rank
         self._labels = {
-            split: torch.tensor(
-                [sample.label for sample in manifest.splits.get(str(split), ())],
-                dtype=torch.int64,
-            )
+            split: torch.tensor([sample.label for sample in manifest.splits.get(str(split), ())], dtype=torch.int64)
             for split in Split
         }
 
     def images(self, batch: Batch) -> torch.Tensor:
         """float32 (n, 3, size, size), normalised; one by one where the stored sizes differ."""
-        samples = [
-            self._manifest.splits[str(batch.request.split)][row] for row in batch.rows
-        ]
+        samples = [self._manifest.splits[str(batch.request.split)][row] for row in batch.rows]
         generator = self._generator(batch.request)
         if not samples:  # a rank's share of the last batch may be empty
             return self._compute.no_images(self._manifest.size)
@@ -45,12 +38,7 @@ class Pictures:
             return self._compute.images(batch.data, *sizes.pop(), generator=generator)
         return torch.cat(
             [
-                self._compute.images(
-                    batch.data[row : row + 1],
-                    sample.height,
-                    sample.width,
-                    generator=generator,
-                )
+                self._compute.images(batch.data[row : row + 1], sample.height, sample.width, generator=generator)
                 for row, sample in enumerate(samples)
             ]
         )
@@ -63,6 +51,4 @@ class Pictures:
         """The randomness of a training batch, which a resumed run draws again."""
         if request.split is not Split.TRAIN:
             return None
-        return self._compute.generator(
-            self._seed, _DATA_SEED, request.epoch, request.index, self._rank
-        )
+        return self._compute.generator(self._seed, _DATA_SEED, request.epoch, request.index, self._rank)

@@ -54,13 +54,7 @@ class Plan:
     """
 
     def __init__(
-        self,
-        settings: TrainSettings,
-        train_samples: int,
-        val_samples: int,
-        *,
-        rank: int = 0,
-        world: int = 1,
+        self, settings: TrainSettings, train_samples: int, val_samples: int, *, rank: int = 0, world: int = 1
     ) -> None:
         self._settings = settings
         self._sizes = {Split.TRAIN: train_samples, Split.VAL: val_samples}
@@ -69,9 +63,7 @@ class Plan:
         self.steps_per_epoch = self._batches(Split.TRAIN)
         self.batches_per_epoch = self.steps_per_epoch + self._batches(Split.VAL)
         planned = settings.epochs * self.steps_per_epoch
-        self.total_steps = (
-            min(planned, settings.max_steps) if settings.max_steps else planned
-        )
+        self.total_steps = min(planned, settings.max_steps) if settings.max_steps else planned
         self.epochs = -(-self.total_steps // self.steps_per_epoch)
 
     def requests(self, start: int = 0) -> Iterator[BatchRequest]:
@@ -88,13 +80,8 @@ class Plan:
 
     def _epoch(self, epoch: int) -> Iterator[BatchRequest]:
         first = (epoch - 1) * self.batches_per_epoch
-        steps = min(
-            self.steps_per_epoch, self.total_steps - (epoch - 1) * self.steps_per_epoch
-        )
-        for split, batches in (
-            (Split.TRAIN, steps),
-            (Split.VAL, self._batches(Split.VAL)),
-        ):
+        steps = min(self.steps_per_epoch, self.total_steps - (epoch - 1) * self.steps_per_epoch)
+        for split, batches in ((Split.TRAIN, steps), (Split.VAL, self._batches(Split.VAL))):
             order = self._order(split, epoch)
             for index in range(batches):
                 yield BatchRequest(

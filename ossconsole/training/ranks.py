@@ -34,21 +34,14 @@ class Ranks:
     died is noticed although kernels on the GPU wait for it. Raises RankLostError.
     """
 
-    def __init__(
-        self, place: Place, device: torch.device, *, patience_s: float = 0.0
-    ) -> None:
+    def __init__(self, place: Place, device: torch.device, *, patience_s: float = 0.0) -> None:
         """Waits for the others. `patience_s` is how long one of them may wait for its data."""
         self.place = place
         self._talk: Any = None
         if place.world == 1:
             return
         with _lost_ranks(place):
-            found = rendezvous(
-                place.rendezvous,
-                place.rank,
-                place.world,
-                timeout=timedelta(seconds=PATIENCE_S),
-            )
+            found = rendezvous(place.rendezvous, place.rank, place.world, timeout=timedelta(seconds=PATIENCE_S))
             self._store, rank, world = next(found)
             dist.init_process_group(
                 "nccl" if device.type == "cuda" else "gloo",
@@ -57,9 +50,7 @@ class Ranks:
                 world_size=world,
                 timeout=timedelta(seconds=PATIENCE_S),
             )
-            self._talk = dist.new_group(
-                backend="gloo", timeout=timedelta(seconds=PATIENCE_S + patience_s)
-            )
+            self._talk = dist.new_group(backend="gloo", timeout=timedelta(seconds=PATIENCE_S + patience_s))
 
     @property
     def world(self) -> int:
@@ -109,10 +100,7 @@ class Ranks:
 def _lost_ranks(place: Place) -> Iterator[None]:
     try:
         yield
-    except (
-        RuntimeError,
-        ValueError,
-    ) as error:  # what torch.distributed raises; its own errors are RuntimeErrors
+    except (RuntimeError, ValueError) as error:  # what torch.distributed raises; its own errors are RuntimeErrors
         reason = str(error).strip().splitlines()
         raise RankLostError(
             f"This process ({place}) lost another one of the run: {reason[0] if reason else type(error).__name__}.",

@@ -14,11 +14,7 @@ import tenacity
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.training.buffers import SharedBuffer
-from ossconsole.training.connector import (
-    ConnectorSettings,
-    keep_native_prints_off,
-    native,
-)
+from ossconsole.training.connector import ConnectorSettings, keep_native_prints_off, native
 from ossconsole.training.switch import EndpointSwitch
 
 ATTEMPTS = 3
@@ -114,6 +110,8 @@ class SampleReader:
     def _read(self, attempt: _Attempt) -> None:
         """Reads what is still missing of the batch; the switch may have been turned since the last try."""
         attempt.begin(self._switch.endpoint)
+        if not attempt.missing:  # a rank's share of the last batch may be empty
+            return
         try:
             for obj in self._open(attempt.endpoint, attempt.request, attempt.missing):
                 attempt.take(obj)
@@ -122,30 +120,20 @@ class SampleReader:
         if attempt.failures:
             raise EndpointFailedError(attempt.failures[0])
 
-    def _open(
-        self, kind: EndpointKind, request: ReadRequest, positions: list[int]
-    ) -> Iterator[Any]:
+    def _open(self, kind: EndpointKind, request: ReadRequest, positions: list[int]) -> Iterator[Any]:
         """The connector's objects at `positions`, in that order, being fetched ahead concurrently.
 
         This is the call that `OssMapDataset.__getitems__` makes. That class is not used because it holds every object
         of the dataset in each process and does not tell which sample of a batch failed.
         """
         if kind not in self._opened:
-            self._opened[kind] = self._settings.open(
-                kind, number=self._number, total=self._workers
-            )
+            self._opened[kind] = self._settings.open(kind, number=self._number, total=self._workers)
         bucket = self._settings.profile.bucket
         objects = [
-            native().new_data_object(
-                f"oss://{bucket}/{request.keys[position]}",
-                int(request.sizes[position]),
-                "",
-            )
+            native().new_data_object(f"oss://{bucket}/{request.keys[position]}", int(request.sizes[position]), "")
             for position in positions
         ]
-        found: Iterator[Any] = self._opened[kind].list_from_uris(
-            objects, True, True
-        )  # prefetch, include errors
+        found: Iterator[Any] = self._opened[kind].list_from_uris(objects, True, True)  # prefetch, include errors
         return found
 
 
@@ -170,9 +158,7 @@ class _Attempt:
         self.endpoint = kind
         self.failures = []
         settled = {bad.position for bad in self._bad}
-        self._pending = [
-            i for i in range(len(self._done)) if not self._done[i] and i not in settled
-        ]
+        self._pending = [i for i in range(len(self._done)) if not self._done[i] and i not in settled]
         self._begun = time.perf_counter()
 
     def take(self, obj: Any) -> None:
@@ -184,11 +170,7 @@ class _Attempt:
         elif obj.err() != 0:
             self.failures.append(f"{obj.error_msg()} (errno {obj.err()})")
         elif obj.size != size:  # as the server tells it, not as it was asked for
-            self._bad.append(
-                BadSample(
-                    position, f"it has {obj.size} bytes where the manifest says {size}"
-                )
-            )
+            self._bad.append(BadSample(position, f"it has {obj.size} bytes where the manifest says {size}"))
         else:
             self._fill(obj, position, size)
 

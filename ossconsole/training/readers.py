@@ -54,9 +54,7 @@ class ReaderPool:
         workers: int,
         deadline_s: float,
     ) -> None:
-        self._new_reader = functools.partial(
-            SampleReader, connector, switch, buffer, shape, workers=workers
-        )
+        self._new_reader = functools.partial(SampleReader, connector, switch, buffer, shape, workers=workers)
         self._deadline_s = deadline_s
         self._readers = [self._start(number) for number in range(workers)]
 
@@ -92,9 +90,7 @@ class ReaderPool:
             try:
                 results.append(reader.pipe.recv())
             except (EOFError, OSError) as error:
-                raise ReaderLostError(
-                    f"Reader process {number} ended unexpectedly{self._replace(number)}."
-                ) from error
+                raise ReaderLostError(f"Reader process {number} ended unexpectedly{self._replace(number)}.") from error
             reader.held.popleft()
             reader.since = time.monotonic()
         if not results:
@@ -127,17 +123,12 @@ class ReaderPool:
             replacement.held.append(request)
             replacement.pipe.send(request)
         code = lost.process.exitcode or 0
-        return (
-            f" ({signal.Signals(-code).name})" if code < 0 else f" (exit code {code})"
-        )
+        return f" ({signal.Signals(-code).name})" if code < 0 else f" (exit code {code})"
 
     def _start(self, number: int) -> _Reader:
         ours, theirs = SPAWN.Pipe()
         process = SPAWN.Process(
-            target=_serve,
-            args=(theirs, self._new_reader, number),
-            name=f"reader-{number}",
-            daemon=True,
+            target=_serve, args=(theirs, self._new_reader, number), name=f"reader-{number}", daemon=True
         )
         process.start()
         theirs.close()
@@ -151,9 +142,7 @@ def _end(reader: _Reader) -> None:
     reader.process.join(_JOIN_TIMEOUT_S)
 
 
-def _serve(
-    pipe: Connection, new_reader: Callable[..., SampleReader], number: int
-) -> None:
+def _serve(pipe: Connection, new_reader: Callable[..., SampleReader], number: int) -> None:
     """The reader process: answers requests in order until its pipe closes."""
     # The connector holds the GIL while it reads, so only the kernel can end an orphan for certain.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

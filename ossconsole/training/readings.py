@@ -102,11 +102,7 @@ class Spread(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread | None:
         """None without values."""
-        return (
-            cls(statistics.median(values), min(values), max(values), len(values))
-            if values
-            else None
-        )
+        return cls(statistics.median(values), min(values), max(values), len(values)) if values else None
 
     @property
     def half_width(self) -> float:
@@ -154,9 +150,7 @@ def row_of(cell: Cell, readings: Iterable[Reading], samples: int) -> Row:
     rates: dict[tuple[EndpointKind, Temperature], dict[int, float]] = {}
     for reading in readings:
         if reading.cell == cell:
-            rates.setdefault((reading.endpoint, reading.temperature), {})[
-                reading.round
-            ] = reading.samples_per_s
+            rates.setdefault((reading.endpoint, reading.temperature), {})[reading.round] = reading.samples_per_s
     found: dict[str, Spread] = {}
     ratio: dict[str, Spread] = {}
     for (endpoint, temperature), by_round in rates.items():
@@ -165,20 +159,13 @@ def row_of(cell: Cell, readings: Iterable[Reading], samples: int) -> Row:
     for temperature in Temperature:
         base = rates.get((EndpointKind.STANDARD, temperature), {})
         other = rates.get((EndpointKind.ACCELERATED, temperature), {})
-        both = [
-            other[number] / base[number]
-            for number in sorted(base.keys() & other.keys())
-        ]
+        both = [other[number] / base[number] for number in sorted(base.keys() & other.keys())]
         if (spread := Spread.of(both)) is not None:
             ratio[str(temperature)] = spread
     return Row(
         cell=cell,
         samples_per_s=found,
-        minutes_per_epoch={
-            name: samples / spread.median / 60
-            for name, spread in found.items()
-            if spread.median
-        },
+        minutes_per_epoch={name: samples / spread.median / 60 for name, spread in found.items() if spread.median},
         ratio=ratio,
     )
 
@@ -189,11 +176,7 @@ def limits_of(limits: Iterable[Limit]) -> dict[str, Spread]:
     for limit in limits:
         name = f"{limit.kind} {limit.endpoint}" if limit.endpoint else str(limit.kind)
         rates.setdefault(name, []).append(limit.samples_per_s)
-    return {
-        name: spread
-        for name, values in rates.items()
-        if (spread := Spread.of(values)) is not None
-    }
+    return {name: spread for name, values in rates.items() if (spread := Spread.of(values)) is not None}
 
 
 def headline(rows: Sequence[Row], *, simulated: bool) -> str:
@@ -208,14 +191,8 @@ def headline(rows: Sequence[Row], *, simulated: bool) -> str:
         return "Only one endpoint was measured."
     modes = [cell.mode for cell, _, _ in ratios]
     mode = Mode.TRAINING if Mode.TRAINING in modes else Mode.LOADER
-    temperature = next(
-        temperature for cell, temperature, _ in ratios if cell.mode is mode
-    )
-    chosen = [
-        spread
-        for cell, which, spread in ratios
-        if cell.mode is mode and which == temperature
-    ]
+    temperature = next(temperature for cell, temperature, _ in ratios if cell.mode is mode)
+    chosen = [spread for cell, which, spread in ratios if cell.mode is mode and which == temperature]
     verb = "Training" if mode is Mode.TRAINING else "Loading"
     suffix = f" ({temperature} cache{', simulated' if simulated else ''})"
     if len(chosen) == 1:
@@ -256,8 +233,6 @@ def _best(row: Row) -> tuple[EndpointKind, float]:
     """The endpoint that is to be fast, the accelerated one where there is one, and its rate, warm if possible."""
     for endpoint in (EndpointKind.ACCELERATED, EndpointKind.STANDARD):
         for temperature in (Temperature.WARM, Temperature.COLD):
-            if (
-                found := row.samples_per_s.get(name_of(endpoint, temperature))
-            ) is not None:
+            if (found := row.samples_per_s.get(name_of(endpoint, temperature))) is not None:
                 return endpoint, found.median
     return EndpointKind.STANDARD, 0.0

@@ -17,13 +17,7 @@ _MAY_DIFFER = {"run", "sample_format"}
 
 
 def resume(
-    context: RunContext,
-    store: ObjectStore,
-    ranks: Ranks,
-    *,
-    trainer: Trainer,
-    course: Course,
-    about: dict[str, Any],
+    context: RunContext, store: ObjectStore, ranks: Ranks, *, trainer: Trainer, course: Course, about: dict[str, Any]
 ) -> None:
     """Goes on from the checkpoint that the settings name, or that this run left when torchrun restarted it.
 
@@ -31,10 +25,7 @@ def resume(
     """
     uri = context.settings.resume
     if restarted_by_torchrun():
-        uri = (
-            ranks.share(_own_checkpoint(context, store) if ranks.place.leads else "")[0]
-            or uri
-        )
+        uri = ranks.share(_own_checkpoint(context, store) if ranks.place.leads else "")[0] or uri
     if not uri:
         return
     state = unpack(fetch_uri(store, uri), uri)

@@ -6,86 +6,39 @@ No torch here: it is imported by the thread, after the console has painted.
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
-
-from ossconsole import __version__
 from ossconsole.config.credentials import CredentialSource
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.profile import Profile
+from ossconsole.storage.client import ObjectStore
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import Event, RunState
 from ossconsole.telemetry.record import RunRecord, new_run_id, record_path
 from ossconsole.training.claim import Claim
+from ossconsole.training.context import RunContext
+from ossconsole.training.data import training_manifest
+from ossconsole.training.followers import Followers
+from ossconsole.training.place import Place, restarted_by_torchrun
 from ossconsole.training.settings import TrainSettings
 
 log = logging.getLogger(__name__)
 
+_ALONE = Place()
 _KEPT_EVENTS = 50_000
 """Events kept for a screen that does not look; the record on disk has them all."""
-
-
-class Controls:
-    """What may be asked of a run while it goes on; every method is cheap and safe from any thread."""
-
-    def __init__(self, endpoint: EndpointKind) -> None:
-        self.endpoint = endpoint
-        self.stopping = threading.Event()
-        self._going = threading.Event()
-        self._going.set()
-        self._lock = threading.Lock()
-        self._checkpoint = False
-        self._lr: float | None = None
-
-    @property
-    def paused(self) -> bool:
-        return not self._going.is_set()
-
-    def pause(self) -> None:
-        self._going.clear()
-
-    def resume(self) -> None:
-        self._going.set()
-
-    def stop(self) -> None:
-        self.stopping.set()
-        self._going.set()
-
-    def wait_while_paused(self) -> None:
-        self._going.wait()
-
-    def ask_checkpoint(self) -> None:
-        with self._lock:
-            self._checkpoint = True
-
-    def ask_lr(self, lr: float) -> None:
-        with self._lock:
-            self._lr = lr
-
-    def take_checkpoint(self) -> bool:
-        """Whether a checkpoint was asked for since the last call."""
-        with self._lock:
-            asked, self._checkpoint = self._checkpoint, False
-            return asked
-
-    def take_lr(self) -> float | None:
-        with self._lock:
-            lr, self._lr = self._lr, None
-            return lr
 
 
 class TrainingRun:
     """One run. `attended` tells that somebody can act: a failing endpoint then pauses the run instead of ending it.
 
-    `attended` may change while it goes on. `on_event` is called with each event, from the thread that made it.
+    `attended` may change while it goes on. `on_event` is called with each event, from the thread that made it. `place`
+    is that of this process, which leads, where torchrun started several.
     Raises SettingsError, and ClaimedError while another run writes to the same checkpoint prefix.
     """
 
@@ -99,36 +52,45 @@ class TrainingRun:
         settings: TrainSettings,
         *,
         record_dir: Path | None = None,
+        place: Place = _ALONE,
         attended: bool = False,
         on_event: Callable[[Event], None] | None = None,
     ) -> None:
+        if place.world > 1 and settings.processes != 1:
+            raise SettingsError("torchrun starts the processes of this run.", remedy="Leave --processes out.")
         if profile.endpoint(settings.endpoint) is None:
             raise SettingsError(
                 f"Profile {profile.name!r} has no {settings.endpoint} endpoint.",
                 remedy="Add one on the Setup screen, or give --endpoint.",
             )
-        self.id = new_run_id()
-        self.profile = profile
-        self.credentials = credentials
-        self.settings = settings
-        self.attended = attended
-        self.controls = Controls(settings.endpoint)
+        self._claim = Claim(profile, new_run_id(), go_on=restarted_by_torchrun())
+        self.id = self._claim.run
         self.error: ConsoleError | None = None
         self.summary: events.Summary | None = None
-        self.step = 0
-        self._claim = Claim(profile, self.id)
+        self._context = RunContext(self.id, profile, credentials, settings, self._tell, attended=attended)
+        self._place = place
         self._record = RunRecord(record_path(self.id, record_dir))
         self._on_event = on_event
         self._told_of_record = False
         self._events: deque[Event] = deque(maxlen=_KEPT_EVENTS)
-        self._state = RunState.STARTING
-        self._thread = threading.Thread(
-            target=self._work, name=f"training-{self.id}", daemon=True
-        )
+        self._thread = threading.Thread(target=self._work, name=f"training-{self.id}", daemon=True)
 
     @property
     def state(self) -> RunState:
-        return self._state
+        return self._context.state
+
+    @property
+    def step(self) -> int:
+        """The last step done."""
+        return self._context.step
+
+    @property
+    def attended(self) -> bool:
+        return self._context.attended
+
+    @attended.setter
+    def attended(self, attended: bool) -> None:
+        self._context.attended = attended
 
     @property
     def alive(self) -> bool:
@@ -148,37 +110,26 @@ class TrainingRun:
         return not self._thread.is_alive()
 
     def pause(self) -> None:
-        self.controls.pause()
+        self._context.controls.pause()
 
     def resume(self) -> None:
-        self.controls.resume()
+        self._context.controls.resume()
 
     def stop(self) -> None:
         """Asks the run to end after the step under way, with a checkpoint."""
-        self.controls.stop()
+        self._context.controls.stop()
 
     def checkpoint(self) -> None:
         """Asks for a checkpoint after the step under way."""
-        self.controls.ask_checkpoint()
+        self._context.controls.ask_checkpoint()
 
     def set_lr(self, lr: float) -> None:
         """Changes the peak learning rate from the next step on."""
-        self.controls.ask_lr(lr)
+        self._context.controls.ask_lr(lr)
 
     def switch(self, kind: EndpointKind, reason: str = "asked for") -> None:
         """Reads the batches that are fetched from now on through `kind`. Raises SettingsError where there is none."""
-        if self.profile.endpoint(kind) is None:
-            raise SettingsError(
-                f"Profile {self.profile.name!r} has no {kind} endpoint.",
-                remedy="Add one on the Setup screen.",
-            )
-        if self.controls.endpoint is not kind:
-            self.controls.endpoint = kind
-            self.emit(
-                events.Switch(
-                    time=time.time(), endpoint=kind, reason=reason, step=self.step
-                )
-            )
+        self._context.switch(kind, reason)
 
     def drain(self) -> list[Event]:
         """The events since the last call, oldest first."""
@@ -187,8 +138,8 @@ class TrainingRun:
             drained.append(self._events.popleft())
         return drained
 
-    def emit(self, event: Event) -> None:
-        """Records the event and hands it on."""
+    def _tell(self, event: Event) -> None:
+        """Records the event and hands it on; that the record cannot be written is told once."""
         self._record.append(event)
         self._events.append(event)
         if self._on_event is not None:
@@ -196,42 +147,13 @@ class TrainingRun:
         if self._record.problem and not self._told_of_record:
             self._told_of_record = True
             remedy = "Free its disk; the run goes on, and `status` and `export` miss these events."
-            self.emit(
-                events.WarningEvent(
-                    time=time.time(),
-                    message=self._record.problem,
-                    remedy=remedy,
-                    step=self.step,
-                )
+            self._tell(
+                events.WarningEvent(time=time.time(), message=self._record.problem, remedy=remedy, step=self.step)
             )
-
-    def enter(self, state: RunState) -> None:
-        """Changes the state and says so."""
-        if state is not self._state:
-            self._state = state
-            self.emit(events.State(time=time.time(), state=state, step=self.step))
-
-    def describe(self, *, epochs: int = 0, steps_per_epoch: int = 0) -> events.Run:
-        """The first event of the record."""
-        return events.Run(
-            time=time.time(),
-            run=self.id,
-            version=__version__,
-            profile=self.profile.name,
-            bucket=self.profile.bucket,
-            settings=msgspec.to_builtins(self.settings),
-            pid=os.getpid(),
-            host=socket.gethostname(),
-            simulated=self.profile.simulated,
-            epochs=epochs,
-            steps_per_epoch=steps_per_epoch,
-        )
 
     def _work(self) -> None:
         try:
-            from ossconsole.training.session import Session
-
-            self.summary = Session(self).train()
+            self.summary = self._train()
         except ConsoleError as error:
             self._fail(error)
         except Exception as error:
@@ -246,14 +168,24 @@ class TrainingRun:
             self._claim.release()
             self._record.close()
 
+    def _train(self) -> events.Summary:
+        context = self._context
+        store = ObjectStore(context.profile, context.credentials)
+        try:
+            manifest = training_manifest(store, context.profile.dataset_prefix)
+        except ConsoleError:
+            context.describe()  # a record begins with its run, also when there is nothing to train on
+            raise
+        from ossconsole.training.session import Session, processes_wanted
+
+        processes = processes_wanted(context.settings)
+        if processes == 1:
+            return Session(context, store, manifest, self._place).train()
+        with Followers(context, processes) as followers:
+            leader, ready = followers.leader, followers.wait_until_ready
+            return Session(context, store, manifest, leader, before_meeting=ready).train()
+
     def _fail(self, error: ConsoleError) -> None:
         self.error = error
-        self.emit(
-            events.ErrorEvent(
-                time=time.time(),
-                message=error.message,
-                remedy=error.remedy,
-                step=self.step,
-            )
-        )
-        self.enter(RunState.FAILED)
+        self._context.complain(error.message, error.remedy)
+        self._context.enter(RunState.FAILED)

@@ -11,9 +11,7 @@ from ossconsole.telemetry import events
 from ossconsole.training.checkpoint import CheckpointStore, Progress, Saved
 from ossconsole.training.context import RunContext
 
-_PATIENCE_S = (
-    30.0  # how long training waits for one checkpoint before it leaves out the next
-)
+_PATIENCE_S = 30.0  # how long training waits for one checkpoint before it leaves out the next
 
 
 class Saver:
@@ -22,9 +20,7 @@ class Saver:
     `last_key` is the newest checkpoint in the bucket ("" while there is none), `saved_step` its step.
     """
 
-    def __init__(
-        self, context: RunContext, checkpoints: CheckpointStore, *, saved_step: int = 0
-    ) -> None:
+    def __init__(self, context: RunContext, checkpoints: CheckpointStore, *, saved_step: int = 0) -> None:
         self.last_key = ""
         self.saved_step = saved_step
         self._context = context
@@ -39,9 +35,7 @@ class Saver:
         """
         if self._finished(None if last else _PATIENCE_S):
             return True
-        self._context.warn(
-            "A checkpoint is left out: the one before it is still being written."
-        )
+        self._context.warn("A checkpoint is left out: the one before it is still being written.")
         return False
 
     def save(self, data: bytes, progress: Progress, *, best: bool) -> None:
@@ -72,12 +66,7 @@ class Saver:
             saved = self._checkpoints.save(data, progress, best=best)
         except ConsoleError as error:
             self._context.tell(
-                events.WarningEvent(
-                    time=time.time(),
-                    message=error.message,
-                    remedy=error.remedy,
-                    step=progress.step,
-                )
+                events.WarningEvent(time=time.time(), message=error.message, remedy=error.remedy, step=progress.step)
             )
             return None
         self.saved_step = progress.step

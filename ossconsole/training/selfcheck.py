@@ -36,24 +36,17 @@ def look() -> TorchReport:
             cuda_available=torch.cuda.is_available(),
         )
         if report.cuda_available:
-            names = tuple(
-                torch.cuda.get_device_name(index)
-                for index in range(torch.cuda.device_count())
-            )
+            names = tuple(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
             report = msgspec.structs.replace(report, devices=names)
         import torchvision
 
-        report = msgspec.structs.replace(
-            report, torchvision=str(torchvision.__version__)
-        )
+        report = msgspec.structs.replace(report, torchvision=str(torchvision.__version__))
         torch.ops.torchvision.nms  # noqa: B018 - a build that does not fit this torch has no operators
         import osstorchconnector  # noqa: F401 - its native library loads now or never
 
         return msgspec.structs.replace(report, connector=version("osstorchconnector"))
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
-        return msgspec.structs.replace(
-            report, problem=f"{type(error).__name__}: {error}"
-        )
+        return msgspec.structs.replace(report, problem=f"{type(error).__name__}: {error}")
 
 
 if __name__ == "__main__":

@@ -15,15 +15,7 @@ from ossconsole.dataset.manifest import Manifest
 from ossconsole.storage.client import ObjectStore
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import Event, RunState
-from ossconsole.training.agreement import (
-    BATCH,
-    END,
-    FAILED,
-    Agreement,
-    Standing,
-    agree,
-    endpoint_number,
-)
+from ossconsole.training.agreement import BATCH, END, FAILED, Agreement, Standing, agree, endpoint_number
 from ossconsole.training.checkpoint import CheckpointStore, fetch_uri, pack
 from ossconsole.training.compute import Compute, StepClock, choose_device
 from ossconsole.training.connector import ConnectorSettings
@@ -45,9 +37,7 @@ from ossconsole.training.trainer import Trainer
 
 _CHECKPOINT_TIMEOUT_S = 150.0  # of each of two tries
 _MODEL_SEED = 2  # tells this use of the run's seed apart from others
-_PAUSED_LOOK_S = (
-    0.5  # how often the processes tell each other that the run is still paused
-)
+_PAUSED_LOOK_S = 0.5  # how often the processes tell each other that the run is still paused
 
 
 class Session:
@@ -73,26 +63,16 @@ class Session:
         self._place = place
         self._before_meeting = before_meeting
         self._begun = time.perf_counter()
-        self._samples = {
-            split: len(manifest.splits.get(str(split), ())) for split in Split
-        }
+        self._samples = {split: len(manifest.splits.get(str(split), ())) for split in Split}
         self._plan = Plan(
-            self._settings,
-            self._samples[Split.TRAIN],
-            self._samples[Split.VAL],
-            rank=place.rank,
-            world=place.world,
+            self._settings, self._samples[Split.TRAIN], self._samples[Split.VAL], rank=place.rank, world=place.world
         )
         self._news: list[Event] = []
         if not place.leads:
             context.tell = self._keep_for_leader
         if place.world > 1:
             context.attended = False  # a single process can't be paused: when it can't go on, the run ends
-        context.describe(
-            epochs=self._plan.epochs,
-            steps_per_epoch=self._plan.steps_per_epoch,
-            world=place.world,
-        )
+        context.describe(epochs=self._plan.epochs, steps_per_epoch=self._plan.steps_per_epoch, world=place.world)
         self._totals = Totals()
         self._course = Course()
         self._endpoint = context.controls.endpoint
@@ -103,29 +83,14 @@ class Session:
         settings, place = self._settings, self._place
         torch.manual_seed(settings.seed * 10 + _MODEL_SEED)
         self._compute = Compute(
-            settings,
-            self._manifest.format,
-            device=choose_device(place.local_rank),
-            sharing=place.local_world,
+            settings, self._manifest.format, device=choose_device(place.local_rank), sharing=place.local_world
         )
-        model = build_model(
-            self._manifest.classes,
-            settings.weights,
-            lambda uri: fetch_uri(self._store, uri),
-        )
+        model = build_model(self._manifest.classes, settings.weights, lambda uri: fetch_uri(self._store, uri))
         self._clock = StepClock(self._compute)
-        self._pictures = Pictures(
-            self._manifest, self._compute, seed=settings.seed, rank=place.rank
-        )
+        self._pictures = Pictures(self._manifest, self._compute, seed=settings.seed, rank=place.rank)
         self._before_meeting()
         self._ranks = Ranks(place, self._compute.device, patience_s=settings.patience_s)
-        self._trainer = Trainer(
-            model,
-            self._compute,
-            settings,
-            self._ranks,
-            total_steps=self._plan.total_steps,
-        )
+        self._trainer = Trainer(model, self._compute, settings, self._ranks, total_steps=self._plan.total_steps)
         resume(
             self._context,
             self._store,
@@ -162,18 +127,11 @@ class Session:
         self._saver: Saver | None = None
         if self._place.leads:
             checkpoints = CheckpointStore(
-                connector,
-                self._store,
-                context.id,
-                keep=settings.keep_checkpoints,
-                timeout_s=_CHECKPOINT_TIMEOUT_S,
+                connector, self._store, context.id, keep=settings.keep_checkpoints, timeout_s=_CHECKPOINT_TIMEOUT_S
             )
             self._saver = Saver(context, checkpoints, saved_step=context.step)
         self._reports = StepReports(
-            context,
-            self._totals,
-            late=self._compute.cuda,
-            last_checkpoint=self._last_checkpoint,
+            context, self._totals, late=self._compute.cuda, last_checkpoint=self._last_checkpoint
         )
         alone = self._place.world == 1
         self._source = BatchSource(
@@ -193,9 +151,7 @@ class Session:
     def _loop(self) -> None:
         context = self._context
         together = f" in {self._place.world} processes" if self._place.world > 1 else ""
-        context.say(
-            f"Computing on {self._compute.device} in {self._compute.precision}{together}."
-        )
+        context.say(f"Computing on {self._compute.device} in {self._compute.precision}{together}.")
         context.enter(RunState.RUNNING)
         while True:
             self._compute.free_slots()
@@ -233,22 +189,13 @@ class Session:
             if agreed.news:
                 self._hear(self._ranks.share(self._take_news()))
             if agreed.failed:
-                self._fail(
-                    self._ranks.share(
-                        None if problem is None else (problem.message, problem.remedy)
-                    ),
-                    problem,
-                )
+                self._fail(self._ranks.share(None if problem is None else (problem.message, problem.remedy)), problem)
             self._follow(agreed)
             if agreed.stop or not agreed.pause:
                 break
             self._wait_paused()
         if batch is not None and not agreed.samples:
-            which = (
-                f" The first is {batch.bad[0][0].key}: {batch.bad[0][1]}."
-                if batch.bad
-                else ""
-            )
+            which = f" The first is {batch.bad[0][0].key}: {batch.bad[0][1]}." if batch.bad else ""
             raise ConsoleError(
                 f"No sample of a batch is in the bucket as the manifest has it.{which}",
                 remedy="Upload the dataset again with `ossconsole upload`.",
@@ -282,10 +229,7 @@ class Session:
             if not self._place.leads:
                 context.controls.endpoint = agreed.endpoint
             elif agreed.left > 0:
-                context.switch(
-                    agreed.endpoint,
-                    reason=f"the other one failed on rank {agreed.left}",
-                )
+                context.switch(agreed.endpoint, reason=f"the other one failed on rank {agreed.left}")
         if agreed.checkpoint:
             self._save()
         if agreed.lr is not None:
@@ -298,9 +242,7 @@ class Session:
         self._reports.flush()
         state = context.state
         context.enter(RunState.PAUSED)
-        context.controls.wait_while_paused(
-            None if self._place.world == 1 else _PAUSED_LOOK_S
-        )
+        context.controls.wait_while_paused(None if self._place.world == 1 else _PAUSED_LOOK_S)
         if not context.controls.stopping.is_set() and not context.controls.paused:
             context.enter(RunState.RUNNING if state is RunState.PAUSED else state)
         self._clock.restart()
@@ -334,17 +276,11 @@ class Session:
                     assert isinstance(told, events.WarningEvent | events.ErrorEvent)  # noqa: S101 - see _keep_for_leader
                     self._context.warn(f"Rank {rank}: {told.message}", told.remedy)
 
-    def _fail(
-        self, problems: list[tuple[str, str] | None], own: ConsoleError | None
-    ) -> None:
+    def _fail(self, problems: list[tuple[str, str] | None], own: ConsoleError | None) -> None:
         """Raises ConsoleError in every process, once one cannot go on."""
         if own is not None:
             raise own
-        rank, problem = next(
-            (rank, problem)
-            for rank, problem in enumerate(problems)
-            if problem is not None
-        )
+        rank, problem = next((rank, problem) for rank, problem in enumerate(problems) if problem is not None)
         raise ConsoleError(f"Rank {rank}: {problem[0]}", remedy=problem[1])
 
     # Steps
@@ -360,34 +296,19 @@ class Session:
         lr = self._trainer.lr
         update = self._updates(batch.request)
         loss = self._trainer.step(
-            images,
-            labels,
-            self._course.meters[Split.TRAIN],
-            samples=agreed.samples,
-            update=update,
+            images, labels, self._course.meters[Split.TRAIN], samples=agreed.samples, update=update
         )
         self._clock.mark()
         context.step += 1
         self._reports.add(
-            DoneStep(
-                context.step,
-                self._course.epoch,
-                lr,
-                loss,
-                batch.endpoint,
-                agreed,
-                self._clock.finish(),
-            )
+            DoneStep(context.step, self._course.epoch, lr, loss, batch.endpoint, agreed, self._clock.finish())
         )
         every = self._settings.switch_every
         if self._place.leads and every and context.step % every == 0:
             other = context.controls.endpoint.other
             if context.profile.endpoint(other):
                 context.switch(other, reason=f"every {every} steps")
-        if (
-            self._settings.checkpoint_every
-            and context.step % self._settings.checkpoint_every == 0
-        ):
+        if self._settings.checkpoint_every and context.step % self._settings.checkpoint_every == 0:
             self._save()
 
     def _updates(self, request: BatchRequest) -> bool:
@@ -406,15 +327,10 @@ class Session:
         """Says which samples are left out."""
         for sample, reason in batch.bad:
             self._totals.skipped += 1
-            self._context.warn(
-                f"Left out {sample.key}: {reason}.",
-                "Upload the dataset again to mend it.",
-            )
+            self._context.warn(f"Left out {sample.key}: {reason}.", "Upload the dataset again to mend it.")
 
     def _ends_epoch(self, request: BatchRequest) -> bool:
-        return request.last and (
-            request.split is Split.VAL or not self._samples[Split.VAL]
-        )
+        return request.last and (request.split is Split.VAL or not self._samples[Split.VAL])
 
     def _end_epoch(self) -> None:
         self._reports.flush()
@@ -429,9 +345,7 @@ class Session:
         if self._saver is None or not self._saver.ready(last=last):
             return
         progress = self._course.progress(self._context.step)
-        self._saver.save(
-            pack(self._trainer.state(), progress, self._about()), progress, best=best
-        )
+        self._saver.save(pack(self._trainer.state(), progress, self._about()), progress, best=best)
 
     def _rescue(self) -> None:
         """What was trained since the last checkpoint is kept, although the run ends over an error."""
@@ -440,11 +354,7 @@ class Session:
             self._save(last=True)
 
     def _last_checkpoint(self) -> str:
-        return (
-            self._store.uri(self._saver.last_key)
-            if self._saver and self._saver.last_key
-            else ""
-        )
+        return self._store.uri(self._saver.last_key) if self._saver and self._saver.last_key else ""
 
     def _about(self) -> dict[str, Any]:
         """What a run that goes on from this one must have in common with it, and whose it is."""
@@ -486,10 +396,7 @@ class Session:
             top1=self._course.metrics.get("top1"),
             top5=self._course.metrics.get("top5"),
             checkpoint=self._saver.last_key if self._saver else "",
-            endpoints={
-                str(kind): part.summary()
-                for kind, part in self._totals.endpoints.items()
-            },
+            endpoints={str(kind): part.summary() for kind, part in self._totals.endpoints.items()},
             skipped_samples=self._skipped,
             retries=self._retries,
         )

@@ -16,9 +16,7 @@ Fraction = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
-class TrainSettings(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
-):
+class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of one run.
 
     `max_steps` 0 means no limit. `switch_every` N alternates the endpoints every N steps (0: only by hand).
@@ -63,6 +61,5 @@ class TrainSettings(
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise SettingsError(
-                f"{self.precision!r} is not a precision.",
-                remedy=f"Give one of {', '.join(PRECISIONS)}.",
+                f"{self.precision!r} is not a precision.", remedy=f"Give one of {', '.join(PRECISIONS)}."
             )

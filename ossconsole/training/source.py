@@ -10,12 +10,11 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.manifest import Manifest, Sample, object_key
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
-from ossconsole.telemetry import events
 from ossconsole.training.connector import ConnectorSettings
+from ossconsole.training.context import RunContext
 from ossconsole.training.loader import Batch, BatchLoader, LoaderError
 from ossconsole.training.plan import BatchRequest, Plan
 from ossconsole.training.reader import MISSING
-from ossconsole.training.run import TrainingRun
 
 FAILURES = 2
 """Failed tries of one batch, each with retries of its own, before the run falls back, waits, pauses or ends."""
@@ -23,10 +22,7 @@ FAILURES = 2
 LOST_READERS = 5
 """Readers in a row that died over one batch although the endpoint answers, before the run pauses or ends."""
 
-_FIRST_LOOK_S, _LAST_LOOK_S = (
-    1.0,
-    15.0,
-)  # between two looks whether an endpoint answers again
+_FIRST_LOOK_S, _LAST_LOOK_S = 1.0, 15.0  # between two looks whether an endpoint answers again
 _EXPLAIN_TIMEOUT_S = 5.0
 
 
@@ -36,34 +32,31 @@ class BatchSource:
     A batch that fails is asked for again, so that no sample is lost. After FAILURES tries the run falls back to the
     other endpoint if it answers and the settings allow it. Else it waits for the endpoint, for `settings.patience_s`;
     then it pauses where somebody can act, and ends otherwise. It does not wait when no batch was ever read, nor for
-    what only somebody who watches can mend.
+    what only somebody who watches can mend. `heed` is called now and then while it waits for a batch, `on_pause` while
+    it waits for an endpoint or for somebody.
     """
 
     def __init__(
         self,
-        run: TrainingRun,
+        context: RunContext,
         connector: ConnectorSettings,
         manifest: Manifest,
         plan: Plan,
         *,
         start: int,
         pin: bool,
+        heed: Callable[[], None],
         on_pause: Callable[[], None],
         on_recovery: Callable[[], None],
     ) -> None:
-        self._run = run
+        self._context = context
         self._manifest = manifest
         self._plan = plan
+        self._heed = heed
         self._on_pause = on_pause
         self._on_recovery = on_recovery
         self._loader = BatchLoader(
-            connector,
-            manifest,
-            plan,
-            run.settings,
-            start=start,
-            pin=pin,
-            interrupted=self._interrupted,
+            connector, manifest, plan, context.settings, start=start, pin=pin, interrupted=self._interrupted
         )
         self.retries = 0
         self._has_read = False
@@ -103,7 +96,7 @@ class BatchSource:
         if self._failing_since is not None:
             waited = time.monotonic() - self._failing_since
             self._failing_since = None
-            self._say(f"Samples arrive again, after {waited:.0f} s.")
+            self._context.say(f"Samples arrive again, after {waited:.0f} s.")
             self._on_recovery()
 
     def close(self) -> None:
@@ -112,52 +105,36 @@ class BatchSource:
 
     def _interrupted(self) -> bool:
         """Hands the run's endpoint on to the readers; True when the run is to stop."""
-        self._loader.switch.endpoint = self._run.controls.endpoint
-        return self._run.controls.stopping.is_set()
+        self._heed()
+        self._loader.switch.endpoint = self._context.controls.endpoint
+        return self._context.controls.stopping.is_set()
 
     def _lost(self, reason: str, *, last_try: bool) -> bool:
         """A reader died or hung: by itself, or over an endpoint that does not answer. True as in `_failed`."""
-        if self._explain(self._run.controls.endpoint, None) is not None:
+        if self._explain(self._context.controls.endpoint, None) is not None:
             return self._failed(reason, None, last_try=True)
         if last_try:
-            self._give_up(
-                reason,
-                "Memory may be short, or the connector may crash: its log tells more.",
-            )
+            self._give_up(reason, "Memory may be short, or the connector may crash: its log tells more.")
             return True
-        self._warn(reason, "The batch is read again.")
+        self._context.warn(reason, "The batch is read again.")
         return False
 
-    def _failed(
-        self, reason: str, request: BatchRequest | None, *, last_try: bool
-    ) -> bool:
+    def _failed(self, reason: str, request: BatchRequest | None, *, last_try: bool) -> bool:
         """Does what the settings say about a failed batch; True when the count of tries starts anew."""
-        run = self._run
-        kind = run.controls.endpoint
+        context = self._context
+        kind = context.controls.endpoint
         error = self._explain(kind, request)
-        message = (
-            error.message
-            if error
-            else f"A batch could not be read through the {kind} endpoint: {reason}"
-        )
-        remedy = (
-            error.remedy
-            if error
-            else "The connector's log tells more; `ossconsole doctor` checks the endpoint."
-        )
+        message = error.message if error else f"A batch could not be read through the {kind} endpoint: {reason}"
+        remedy = error.remedy if error else "The connector's log tells more; `ossconsole doctor` checks the endpoint."
         if not last_try:
-            self._warn(f"{message} Trying again.", remedy)
+            self._context.warn(f"{message} Trying again.", remedy)
             return False
         other = kind.other
-        if (
-            run.settings.fall_back
-            and run.profile.endpoint(other)
-            and self._explain(other, request) is None
-        ):
-            self._warn(message, remedy)
-            run.switch(other, reason=f"the {kind} endpoint failed")
+        if context.settings.fall_back and context.profile.endpoint(other) and self._explain(other, request) is None:
+            self._context.warn(message, remedy)
+            context.switch(other, reason=f"the {kind} endpoint failed")
             return True
-        mendable = run.attended and error is not None and not error.retriable
+        mendable = context.attended and error is not None and not error.retriable
         if self._has_read and not mendable and self._outlast(kind, message, remedy):
             return True
         self._give_up(message, remedy)
@@ -165,21 +142,16 @@ class BatchSource:
 
     def _outlast(self, kind: EndpointKind, message: str, remedy: str) -> bool:
         """Waits until it is worth another try: the endpoint answers, or was switched. False when out of patience."""
-        run = self._run
+        context = self._context
         assert self._failing_since is not None  # noqa: S101 - a batch has failed
-        until = self._failing_since + run.settings.patience_s
+        until = self._failing_since + context.settings.patience_s
         if time.monotonic() >= until:
             return False
-        self._warn(
-            f"{message} Waiting for it, {until - time.monotonic():.0f} s at most.",
-            remedy,
-        )
-        while not run.controls.stopping.wait(
-            min(self._look_s, max(0.0, until - time.monotonic()))
-        ):
+        self._context.warn(f"{message} Waiting for it, {until - time.monotonic():.0f} s at most.", remedy)
+        while not context.controls.stopping.wait(min(self._look_s, max(0.0, until - time.monotonic()))):
             self._look_s = min(_LAST_LOOK_S, self._look_s * 1.5)
             self._on_pause()  # does what was asked of the run meanwhile
-            if run.controls.endpoint is not kind or self._explain(kind, None) is None:
+            if context.controls.endpoint is not kind or self._explain(kind, None) is None:
                 return True
             if time.monotonic() >= until:
                 return False
@@ -187,35 +159,16 @@ class BatchSource:
 
     def _give_up(self, message: str, remedy: str) -> None:
         """Pauses where somebody can act. Raises ConsoleError otherwise."""
-        if not self._run.attended:
+        if not self._context.attended:
             raise ConsoleError(message, remedy=remedy)
         self._pause(message, remedy)
 
     def _pause(self, message: str, remedy: str) -> None:
-        run = self._run
-        run.emit(
-            events.ErrorEvent(
-                time=time.time(),
-                message=f"{message} The run is paused.",
-                remedy=f"{remedy} Then resume.",
-                step=run.step,
-            )
-        )
-        run.pause()
+        context = self._context
+        context.complain(f"{message} The run is paused.", f"{remedy} Then resume.")
+        context.controls.pause()
         self._on_pause()
         self._failing_since = None
-
-    def _say(self, message: str) -> None:
-        self._run.emit(
-            events.InfoEvent(time=time.time(), message=message, step=self._run.step)
-        )
-
-    def _warn(self, message: str, remedy: str) -> None:
-        self._run.emit(
-            events.WarningEvent(
-                time=time.time(), message=message, remedy=remedy, step=self._run.step
-            )
-        )
 
     def _doubt(self, batch: Batch) -> str:
         """Why a sample left out may be in the bucket after all, "" where none may.
@@ -226,34 +179,20 @@ class BatchSource:
             if why == MISSING:
                 error = self._look(batch.endpoint, sample)
                 if error is None or error.code != "NoSuchKey":
-                    return (
-                        error.message
-                        if error
-                        else f"{sample.key} was not found, and yet it is there"
-                    )
+                    return error.message if error else f"{sample.key} was not found, and yet it is there"
         return ""
 
-    def _explain(
-        self, kind: EndpointKind, request: BatchRequest | None
-    ) -> StorageError | None:
+    def _explain(self, kind: EndpointKind, request: BatchRequest | None) -> StorageError | None:
         """The same read through oss2, which tells OSS's code and request id; None when it succeeds."""
         request = request or next(self._plan.requests())
-        return self._look(
-            kind, self._manifest.splits[str(request.split)][int(request.indices[0])]
-        )
+        return self._look(kind, self._manifest.splits[str(request.split)][int(request.indices[0])])
 
     def _look(self, kind: EndpointKind, sample: Sample) -> StorageError | None:
         store = ObjectStore(
-            self._run.profile,
-            self._run.credentials,
-            kind,
-            timeout_s=_EXPLAIN_TIMEOUT_S,
-            attempts=1,
+            self._context.profile, self._context.credentials, kind, timeout_s=_EXPLAIN_TIMEOUT_S, attempts=1
         )
         try:
-            store.get_range(
-                object_key(self._run.profile.dataset_prefix, sample.key), 0, 1
-            )
+            store.get_range(object_key(self._context.profile.dataset_prefix, sample.key), 0, 1)
         except StorageError as error:
             return error
         finally:

@@ -38,14 +38,7 @@ class DoneStep:
 class StepReports:
     """Tells the steps of a run, on a GPU one step late. `last_checkpoint` gives the URI to go on from, "" for none."""
 
-    def __init__(
-        self,
-        context: RunContext,
-        totals: Totals,
-        *,
-        late: bool,
-        last_checkpoint: Callable[[], str],
-    ) -> None:
+    def __init__(self, context: RunContext, totals: Totals, *, late: bool, last_checkpoint: Callable[[], str]) -> None:
         self._context = context
         self._totals = totals
         self._late = late

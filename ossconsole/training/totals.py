@@ -48,9 +48,7 @@ class Totals:
         self._recent: deque[tuple[int, float]] = deque(maxlen=RATE_STEPS)
         self._seen = 0
 
-    def add(
-        self, kind: EndpointKind, samples: int, size: int, times: StepTimes
-    ) -> None:
+    def add(self, kind: EndpointKind, samples: int, size: int, times: StepTimes) -> None:
         """Counts one step of `samples` samples and `size` bytes."""
         self._seen += 1
         self._recent.append((samples, times.step_s))
@@ -87,8 +85,4 @@ class Totals:
     def wait_fraction(self) -> float:
         """Share of the time of the steps that the loop waited for data."""
         step_s = sum(part.step_s for part in self.endpoints.values())
-        return (
-            sum(part.wait_s for part in self.endpoints.values()) / step_s
-            if step_s
-            else 0.0
-        )
+        return sum(part.wait_s for part in self.endpoints.values()) / step_s if step_s else 0.0

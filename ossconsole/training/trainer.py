@@ -27,9 +27,7 @@ class EpochMeter:
     `sums` are as `counts` gives them, over all ranks: float64, shape (4,).
     """
 
-    sums: torch.Tensor = field(
-        default_factory=lambda: torch.zeros(4, dtype=torch.float64)
-    )
+    sums: torch.Tensor = field(default_factory=lambda: torch.zeros(4, dtype=torch.float64))
 
     def add(self, counts: torch.Tensor) -> None:
         self.sums = self.sums.to(counts.device) + counts
@@ -53,9 +51,7 @@ class EpochMeter:
         return float(self.sums[2] / self.sums[3]) if self.samples else None
 
 
-def counts(
-    loss: torch.Tensor, outputs: torch.Tensor, labels: torch.Tensor
-) -> torch.Tensor:
+def counts(loss: torch.Tensor, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Of one batch: loss x samples, top-1 hits, top-5 hits, samples; float64, shape (4,)."""
     top = outputs.topk(min(5, outputs.shape[1])).indices == labels.view(-1, 1)
     samples = len(labels)
@@ -70,13 +66,7 @@ class Trainer:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        compute: Compute,
-        settings: TrainSettings,
-        ranks: Ranks,
-        *,
-        total_steps: int,
+        self, model: nn.Module, compute: Compute, settings: TrainSettings, ranks: Ranks, *, total_steps: int
     ) -> None:
         self._compute = compute
         self._settings = settings
@@ -84,9 +74,7 @@ class Trainer:
         self._total_steps = total_steps
         self.model = model.to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._average = (
-            AveragedModel(
-                self.model, multi_avg_fn=_ema(settings.ema_decay), use_buffers=True
-            )
+            AveragedModel(self.model, multi_avg_fn=_ema(settings.ema_decay), use_buffers=True)
             if settings.ema_decay
             else None
         )
@@ -94,10 +82,7 @@ class Trainer:
         decayed = [p for p in self.model.parameters() if p.ndim > 1]
         plain = [p for p in self.model.parameters() if p.ndim <= 1]
         self.optimizer = torch.optim.SGD(
-            [
-                {"params": decayed, "weight_decay": settings.weight_decay},
-                {"params": plain, "weight_decay": 0.0},
-            ],
+            [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}],
             lr=settings.learning_rate,
             momentum=settings.momentum,
             nesterov=settings.momentum > 0,
@@ -117,19 +102,11 @@ class Trainer:
     def set_peak_lr(self, lr: float) -> None:
         """Changes the peak that the schedule scales."""
         self.schedule.base_lrs = [lr] * len(self.schedule.base_lrs)
-        for group, factor in zip(
-            self.optimizer.param_groups, self.schedule.lr_lambdas, strict=True
-        ):
+        for group, factor in zip(self.optimizer.param_groups, self.schedule.lr_lambdas, strict=True):
             group["lr"] = lr * factor(self.schedule.last_epoch)
 
     def step(
-        self,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        meter: EpochMeter,
-        *,
-        samples: int,
-        update: bool,
+        self, images: torch.Tensor, labels: torch.Tensor, meter: EpochMeter, *, samples: int, update: bool
     ) -> torch.Tensor:
         """One forward and backward pass, and with `update` the optimizer's step; gives the loss, on the device.
 
@@ -160,9 +137,7 @@ class Trainer:
         return counted[0] / counted[3]
 
     @torch.no_grad()
-    def validate(
-        self, images: torch.Tensor, labels: torch.Tensor, meter: EpochMeter
-    ) -> None:
+    def validate(self, images: torch.Tensor, labels: torch.Tensor, meter: EpochMeter) -> None:
         """Adds one batch of the validation split, seen by the averaged model where there is one."""
         model: nn.Module = self.model if self._average is None else self._average
         model.eval()
@@ -179,10 +154,7 @@ class Trainer:
         state: dict[str, Any] = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "schedule": {
-                "base_lrs": list(self.schedule.base_lrs),
-                "last_epoch": self.schedule.last_epoch,
-            },
+            "schedule": {"base_lrs": list(self.schedule.base_lrs), "last_epoch": self.schedule.last_epoch},
             "scaler": self._compute.scaler.state_dict(),
         }
         if self._average is not None:
@@ -211,9 +183,7 @@ class Trainer:
 
     def _stand_in(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """One black picture and its label, which count for nothing."""
-        return images.new_zeros(1, *images.shape[1:]), torch.zeros(
-            1, dtype=torch.int64, device=images.device
-        )
+        return images.new_zeros(1, *images.shape[1:]), torch.zeros(1, dtype=torch.int64, device=images.device)
 
     def _collective(self, update: bool) -> contextlib.AbstractContextManager[None]:
         """Between updates the ranks keep their gradients to themselves."""

@@ -21,9 +21,7 @@ if TYPE_CHECKING:
     from ossconsole.training.benchloop import TrainingLoop
     from ossconsole.training.loader import Batch, BatchLoader
 
-_ORDER = tuple(
-    Temperature
-)  # cold, then warm; a request's epoch tells which, counted from 1
+_ORDER = tuple(Temperature)  # cold, then warm; a request's epoch tells which, counted from 1
 
 
 class Dataset:
@@ -65,39 +63,21 @@ class VisitRequests:
         data, kind, size = self._data, self._kind, self._batch_size
         before = len(data.known(kind))
         number = itertools.count(start)
-        while (
-            self.temperature is Temperature.COLD
-            and (rows := data.fresh(kind, size)) is not None
-        ):
+        while self.temperature is Temperature.COLD and (rows := data.fresh(kind, size)) is not None:
             yield _request(next(number), Temperature.COLD, rows)
         pool = data.known(kind)
         if len(pool) - before >= 2 * size:
             pool = pool[before:]  # a cache may have dropped what was read long ago
-        elif (
-            len(pool) < size
-        ):  # fewer samples than one batch takes: it reads some of them twice
+        elif len(pool) < size:  # fewer samples than one batch takes: it reads some of them twice
             data.know_all(kind)
             pool = data.known(kind)
         for offset in itertools.count(0, size):
-            yield _request(
-                next(number),
-                Temperature.WARM,
-                pool[np.arange(offset, offset + size) % len(pool)],
-            )
+            yield _request(next(number), Temperature.WARM, pool[np.arange(offset, offset + size) % len(pool)])
 
 
-def _request(
-    number: int, temperature: Temperature, rows: npt.NDArray[np.int64]
-) -> BatchRequest:
+def _request(number: int, temperature: Temperature, rows: npt.NDArray[np.int64]) -> BatchRequest:
     epoch = _ORDER.index(temperature) + 1
-    return BatchRequest(
-        number=number,
-        epoch=epoch,
-        split=Split.TRAIN,
-        index=number,
-        indices=rows,
-        last=False,
-    )
+    return BatchRequest(number=number, epoch=epoch, split=Split.TRAIN, index=number, indices=rows, last=False)
 
 
 @dataclass
@@ -125,12 +105,7 @@ def first_of(loader: BatchLoader, temperature: Temperature) -> Batch | None:
 
 
 def stretch(
-    loader: BatchLoader,
-    batch: Batch,
-    *,
-    workers: int,
-    seconds: float,
-    loop: TrainingLoop | None,
+    loader: BatchLoader, batch: Batch, *, workers: int, seconds: float, loop: TrainingLoop | None
 ) -> Stretch | None:
     """Measures whole turns of the readers, from the arrival of a batch on; `batch` is the first of its temperature.
 
@@ -165,11 +140,8 @@ def stretch(
 def _next(loader: BatchLoader) -> Batch:
     batch = loader.next()
     if batch is None or batch.failed or batch.bad:
-        reason = (
-            (batch.failed or batch.bad[0][1]) if batch is not None else "there is none"
-        )
+        reason = (batch.failed or batch.bad[0][1]) if batch is not None else "there is none"
         raise ConsoleError(
-            f"A batch could not be read whole: {reason}.",
-            remedy="`ossconsole doctor` checks the endpoints.",
+            f"A batch could not be read whole: {reason}.", remedy="`ossconsole doctor` checks the endpoints."
         )
     return batch

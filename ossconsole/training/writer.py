@@ -74,10 +74,7 @@ class CheckpointWriter:
             self._pipe, theirs = SPAWN.Pipe()
             with theirs:
                 process = SPAWN.Process(
-                    target=_serve,
-                    args=(self._connector, theirs),
-                    name="checkpoint-writer",
-                    daemon=True,
+                    target=_serve, args=(self._connector, theirs), name="checkpoint-writer", daemon=True
                 )
                 process.start()
             self._process = process
@@ -86,9 +83,7 @@ class CheckpointWriter:
 
 def _serve(connector: ConnectorSettings, pipe: Connection) -> None:
     """Answers each (key, data) with "" or with why it failed, until the pipe closes."""
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # as the readers: the loop decides what ends when
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as the readers: the loop decides what ends when
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     keep_native_prints_off(connector.native_log)
     opened = None
