@@ -17,6 +17,9 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.prepare import Recipe
 from ossconsole.dataset.worker import Channel, Done, Task
 
+DEADLINE_S = 120.0
+"""How long a process may take for one picture before it counts as stuck; the largest take a few seconds."""
+
 _STOP_TIMEOUT_S = 2.0
 _BUFFER_BYTES = 1 << 20
 # What a picture decoder has no need to know.
@@ -58,6 +61,8 @@ class Crew:
             self._processes.append(process)
         for end in theirs:
             end.close()
+        for ours, _ in pairs:
+            ours.settimeout(DEADLINE_S)
         channels = [Channel(ours) for ours, _ in pairs]
         for channel in channels:
             channel.send(msgspec.msgpack.encode(self.recipe))
@@ -99,6 +104,7 @@ class Worker:
         self._decode = msgspec.msgpack.Decoder(Done).decode
         self._waiting: deque[Task] = deque()
         self._ready = False
+        self._suspect: Task | None = None  # a process was lost over it before
 
     def send(self, task: Task) -> None:
         self._waiting.append(task)
@@ -108,22 +114,24 @@ class Worker:
             return  # `receive` meets the dead process too, and deals with it
 
     def receive(self) -> tuple[Task, Done, bytes]:
-        """The oldest task's answer. A task on which the process died is answered with that. Raises WorkerLostError."""
+        """The oldest task's answer; where two processes died or got stuck over it, that. Raises WorkerLostError."""
         try:
             if not self._ready:
                 self._channel.receive()
                 self._ready = True
             header, payload = self._channel.receive()
+        except TimeoutError:
+            return self._bury("the preparation process got stuck on it")
         except (EOFError, OSError):
-            return self._bury()
+            return self._bury("the preparation process died on it")
         return self._waiting.popleft(), self._decode(header), payload
 
     def close(self) -> None:
         """Lets the process go, which ends it."""
         self._channel.close()
 
-    def _bury(self) -> tuple[Task, Done, bytes]:
-        """Starts another process, gives it the tasks that the dead one did not reach, and answers the one it died on.
+    def _bury(self, reason: str) -> tuple[Task, Done, bytes]:
+        """Starts another process and gives it what the lost one did not answer; a picture is tried on two of them.
 
         Raises WorkerLostError when it never got as far as its first task, as the next one would not either.
         """
@@ -133,10 +141,12 @@ class Worker:
                 "A preparation process ended before its first picture.",
                 remedy="Check the free memory, and that Pillow and msgspec are installed whole.",
             )
-        fatal, *rest = self._waiting
+        first, *rest = self._waiting
+        innocent = first is not self._suspect
+        self._suspect = first
         self._waiting.clear()
         self._ready = False
         (self._channel,) = self._crew.launch(1)
-        for task in rest:
+        for task in [first, *rest] if innocent else rest:
             self.send(task)
-        return fatal, Done(error="the preparation process died on it"), b""
+        return self.receive() if innocent else (first, Done(error=reason), b"")
