@@ -9,7 +9,7 @@ from ossconsole.cli.options import Target, profile_options
 from ossconsole.config.connector import connector_config_path
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.hosts import candidates
-from ossconsole.config.profile import Profile
+from ossconsole.config.profile import PLAIN_HTTP_ALLOWED, Profile, checked, refuse_plain_http
 from ossconsole.config.resolve import FIELDS
 from ossconsole.config.settings_file import Settings, load_settings, save_settings, settings_path
 from ossconsole.config.sources import describe_credentials
@@ -56,9 +56,17 @@ def show(as_json: bool, target: Target) -> None:
 @click.option("--bucket", prompt="Bucket", help="The bucket.")
 @click.option("--standard-endpoint", default="", help="Default: the region's internal endpoint.")
 @click.option("--accelerated-endpoint", default="", help="The accelerator's endpoint, where there is one.")
+@click.option("--plain-http", type=click.Choice([PLAIN_HTTP_ALLOWED]), help="Use endpoints without TLS all the same.")
 @click.option("--force", is_flag=True, help="Replace a profile of this name.")
 def init(
-    *, name: str, region: str, bucket: str, standard_endpoint: str, accelerated_endpoint: str, force: bool
+    *,
+    name: str,
+    region: str,
+    bucket: str,
+    standard_endpoint: str,
+    accelerated_endpoint: str,
+    plain_http: str | None,
+    force: bool,
 ) -> None:
     """Write a profile and make it the active one."""
     settings = load_settings()
@@ -70,7 +78,9 @@ def init(
         bucket=bucket,
         standard_endpoint=standard_endpoint or candidates(region)[0].endpoint,
         accelerated_endpoint=accelerated_endpoint or None,
+        plain_http=plain_http,
     )
+    refuse_plain_http(checked(profile))
     save_settings(settings.with_profile(profile, activate=True))
     click.echo(f"Wrote {settings_path()}. Next: ossconsole doctor")
 

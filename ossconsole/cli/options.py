@@ -31,6 +31,7 @@ _HELP = {
     "accelerated_endpoint": "The OSS accelerator's endpoint for the bucket.",
     "dataset_prefix": "Where the dataset lies in the bucket.",
     "checkpoint_prefix": "Where checkpoints are written.",
+    "plain_http": "'allowed': use endpoints without TLS on other machines.",
 }
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from ossconsole.config.decoding import decode_json
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.files import read_text, write_private
 from ossconsole.config.paths import config_dir, state_dir
@@ -82,7 +83,7 @@ def load_connector_config(path: Path | None = None) -> ConnectorValues:
     if text is None:
         return {}
     try:
-        document = msgspec.json.decode(text)
+        document: Any = decode_json(text)
     except msgspec.DecodeError as error:
         raise SettingsError(f"{path} is not JSON: {error}.", remedy=f"Correct it, or remove it: rm {path}") from error
     if not isinstance(document, dict):

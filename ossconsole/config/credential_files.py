@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from ossconsole.config.credentials import Credentials
+from ossconsole.config.decoding import decode_json
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.files import read_text, write_private
 from ossconsole.config.paths import short_path
@@ -49,7 +50,7 @@ def read_connector_file(path: Path) -> Credentials | None:
     if text is None:
         return None
     try:
-        found = msgspec.json.decode(text, type=_ConnectorDocument)
+        found: _ConnectorDocument = decode_json(text, _ConnectorDocument)
         expiration = parse_expiration(found.expiration)
     except (msgspec.DecodeError, ValueError):
         raise _bad(path, "it needs AccessKeyId, AccessKeySecret, and Expiration as 2030-01-31T08:00:00Z") from None
@@ -148,7 +149,7 @@ def _credentials(key_id: str, key_secret: str, token: str, expiration: datetime 
 def _aliyun_profiles(path: Path, text: str) -> tuple[str, dict[str, dict[str, Any]]]:
     """The name of the current profile, and all by name."""
     try:
-        document: Any = msgspec.json.decode(text)
+        document: Any = decode_json(text)
         profiles = {str(profile["name"]): profile for profile in document["profiles"]}
         return str(document.get("current") or "default"), profiles
     except (msgspec.DecodeError, KeyError, TypeError, AttributeError):

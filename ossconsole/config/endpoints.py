@@ -64,3 +64,17 @@ def sdk_endpoint(bucket: str, endpoint: str) -> str:
     except ValueError:
         return endpoint
     return f"{parts.scheme}://{composed}" + (f":{parts.port}" if parts.port else "")
+
+
+def sends_in_clear(bucket: str, endpoint: str) -> bool:
+    """Whether requests to this endpoint of the bucket leave the machine without TLS."""
+    parts = urlsplit(endpoint)
+    hosts = (parts.hostname or "", f"{bucket}.{parts.hostname}")
+    return parts.scheme == "http" and not any(_is_loopback(host) for host in hosts)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")

@@ -6,7 +6,7 @@ import re
 
 import msgspec
 
-from ossconsole.config.endpoints import EndpointKind, normalise_endpoint
+from ossconsole.config.endpoints import EndpointKind, normalise_endpoint, sends_in_clear
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.hosts import without_bucket
 
@@ -15,6 +15,8 @@ DEFAULT_CHECKPOINT_PREFIX = "checkpoints"
 AUTO_CREDENTIALS = "auto"
 SANDBOX_NAME = "sandbox"
 """Reserved: `--profile sandbox` is the embedded server, whatever profiles exist."""
+
+PLAIN_HTTP_ALLOWED = "allowed"
 
 CREDENTIAL_KINDS = ("environment", "connector", "ossutil", "aliyun", "ecs")
 """What `credentials` may name, in the order in which `auto` looks."""
@@ -25,7 +27,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     Prefixes carry no slash at either end. `accelerated_endpoint` is None where the bucket has no accelerator.
     `credentials` is `auto` (look everywhere, in order) or one of CREDENTIAL_KINDS, where `ossutil:NAME` and
-    `aliyun:NAME` name a profile of that tool and `ecs:ROLE` a role.
+    `aliyun:NAME` name a profile of that tool and `ecs:ROLE` a role. `plain_http` is `allowed` where the user agreed to
+    endpoints without TLS on another machine.
     """
 
     name: str
@@ -36,6 +39,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     dataset_prefix: str = DEFAULT_DATASET_PREFIX
     checkpoint_prefix: str = DEFAULT_CHECKPOINT_PREFIX
     credentials: str = AUTO_CREDENTIALS
+    plain_http: str | None = None
     simulated: bool = False
     """True for the sandbox: every figure measured through it is shown with the word *simulated*."""
 
@@ -56,6 +60,21 @@ class FieldError(SettingsError):
     def __init__(self, field: str, message: str, *, remedy: str = "") -> None:
         super().__init__(message, remedy=remedy)
         self.field = field
+
+
+def refuse_plain_http(profile: Profile) -> None:
+    """Raises FieldError where an endpoint would carry everything in clear over a network, and nobody agreed to it."""
+    if profile.plain_http == PLAIN_HTTP_ALLOWED:
+        return
+    for kind, endpoint in profile.endpoints.items():
+        if sends_in_clear(profile.bucket, endpoint):
+            raise FieldError(
+                f"{kind}_endpoint",
+                f"The {kind} endpoint {endpoint} has no TLS: everybody on the way could read and change the data, and "
+                "use a temporary key's token.",
+                remedy=f"Write https://{endpoint.partition('://')[2]}, or agree to it: --plain-http "
+                f'{PLAIN_HTTP_ALLOWED}, or plain_http = "{PLAIN_HTTP_ALLOWED}" in the profile.',
+            )
 
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
@@ -79,8 +98,14 @@ def checked(profile: Profile) -> Profile:
             endpoints[field] = without_bucket(normalise_endpoint(text), profile.bucket)
         except SettingsError as error:
             raise FieldError(field, error.message, remedy=error.remedy) from error
+    if profile.plain_http not in {None, "", PLAIN_HTTP_ALLOWED}:
+        raise FieldError(
+            "plain_http",
+            f"plain_http cannot be {profile.plain_http!r}.",
+            remedy=f"Give {PLAIN_HTTP_ALLOWED}, or leave it out.",
+        )
     prefixes = {name: _prefix(name, getattr(profile, name)) for name in ("dataset_prefix", "checkpoint_prefix")}
-    return msgspec.structs.replace(profile, **endpoints, **prefixes)
+    return msgspec.structs.replace(profile, **endpoints, **prefixes, plain_http=profile.plain_http or None)
 
 
 def check_profile_name(name: str) -> None:

@@ -10,7 +10,7 @@ import msgspec
 from ossconsole.config.endpoints import normalise_endpoint
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.hosts import classify, internal_endpoint
-from ossconsole.config.profile import SANDBOX_NAME, FieldError, Profile, checked
+from ossconsole.config.profile import SANDBOX_NAME, FieldError, Profile, checked, refuse_plain_http
 from ossconsole.config.settings_file import Settings
 
 PROFILE_VARIABLE = "OSSCONSOLE_PROFILE"
@@ -21,6 +21,7 @@ VARIABLES = {
     "accelerated_endpoint": "OSSCONSOLE_ACCELERATED_ENDPOINT",
     "dataset_prefix": "OSSCONSOLE_DATASET_PREFIX",
     "checkpoint_prefix": "OSSCONSOLE_CHECKPOINT_PREFIX",
+    "plain_http": "OSSCONSOLE_PLAIN_HTTP",
 }
 """The variable of each setting; OSS_REGION and OSS_ENDPOINT are those of ossutil."""
 
@@ -90,7 +91,9 @@ def overlay(profile: Profile, flags: Mapping[str, str], environ: Mapping[str, st
 
 def _resolution(profile: Profile, origins: dict[str, Origin]) -> Resolution:
     try:
-        return Resolution(checked(profile), origins)
+        profile = checked(profile)
+        refuse_plain_http(profile)
+        return Resolution(profile, origins)
     except FieldError as error:
         origin = origins.get(error.field)
         where = "" if origin is None or origin.kind is OriginKind.DEFAULT else f" (from {origin})"

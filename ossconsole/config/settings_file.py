@@ -113,7 +113,7 @@ class _Reader:
     def settings(self) -> Settings:
         try:
             document = msgspec.toml.decode(self._text)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise SettingsError(
                 f"{self._path} is not TOML: {error}.", remedy="Correct the line, or start anew: ossconsole config init"
             ) from error
@@ -123,7 +123,7 @@ class _Reader:
             raise self._error("", "profiles", "profiles must be tables: [profiles.NAME].")
         profiles = {name: self._profile(name, table) for name, table in tables.items()}
         active = document.get("active", "")
-        if active not in {"", *profiles}:
+        if active not in ["", *profiles]:
             raise self._error(
                 "", "active", f"active names no profile: {active!r}.", _meant(str(active), list(profiles))
             )

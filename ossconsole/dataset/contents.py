@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from ossconsole.config.decoding import decode_json
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import MANIFEST_NAME, Manifest, Sample, check_manifest, object_key
@@ -158,7 +159,7 @@ def _manifest(store: ObjectStore, info: ObjectInfo, head: bytes) -> Content | No
         return None
     data = head if len(head) == info.size else store.get(info.key)
     try:
-        manifest = msgspec.json.decode(data, type=Manifest)
+        manifest: Manifest = decode_json(data, Manifest)
         check_manifest(manifest, info.key)
     except (msgspec.DecodeError, ConsoleError) as error:
         text = _text(head, info)

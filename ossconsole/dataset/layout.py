@@ -9,6 +9,7 @@ from typing import TypeAlias, TypeVar
 
 import msgspec
 
+from ossconsole.config.decoding import decode_json
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.manifest import (
     CLASS_INDEX_NAME,
@@ -139,7 +140,7 @@ class Layout:
         if data is None:
             return None
         try:
-            return msgspec.json.decode(data, type=kind)
+            return decode_json(data, kind)
         except msgspec.DecodeError as error:
             raise ConsoleError(
                 f"{name} is not what its name says: {error}.", remedy="Fetch the tutorial's file again, or remove it."

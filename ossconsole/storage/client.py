@@ -25,7 +25,8 @@ from ossconsole.storage.session import WriteSession, bucket_for_writing
 
 T = TypeVar("T")
 
-_MALFORMED = (ParseError, RuntimeError, ValueError)  # what oss2 lets out for a reply that is not OSS's
+# What oss2 lets out for a reply that is not OSS's: bad XML, missing elements, an encoding nobody knows.
+_MALFORMED = (ParseError, RuntimeError, ValueError, LookupError, TypeError, AttributeError)
 _METADATA_PREFIX = "x-oss-meta-"
 LIST_PAGE_SIZE = 1000  # the most that ListObjectsV2 gives at once
 DELETE_BATCH_SIZE = 1000  # the most that DeleteMultipleObjects takes at once

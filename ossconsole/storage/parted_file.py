@@ -12,6 +12,7 @@ from pathlib import Path
 import fastcrc
 import msgspec
 
+from ossconsole.config.decoding import decode_json
 from ossconsole.config.errors import ConsoleError
 from ossconsole.storage.names import safe_text
 from ossconsole.storage.objects import ObjectInfo
@@ -123,7 +124,7 @@ class PartedFile:
 
     def _resume(self) -> set[int]:
         try:
-            journal = msgspec.json.decode(self._journal_path.read_bytes(), type=_Journal)
+            journal = decode_json(self._journal_path.read_bytes(), _Journal)
         except (FileNotFoundError, msgspec.DecodeError):
             return set()
         same = (journal.etag, journal.size, journal.part_size) == (self.info.etag, self.info.size, self._part_size)

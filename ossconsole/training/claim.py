@@ -9,6 +9,7 @@ from io import FileIO
 
 import msgspec
 
+from ossconsole.config.decoding import decode_json
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.paths import state_dir
 from ossconsole.config.profile import Profile
@@ -70,6 +71,6 @@ class Claim:
 
 def _holder(file: FileIO) -> Holder | None:
     try:
-        return msgspec.json.decode(file.read(4096), type=Holder)
+        return decode_json(file.read(4096), Holder)
     except msgspec.DecodeError:
         return None  # it is just being written

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,7 @@ def load_untrusted(data: bytes, where: str) -> dict[str, Any]:
     """A dictionary saved with torch.save, read without running any code in it. Raises ConsoleError when it is none."""
     if len(data) > MAX_WEIGHTS_BYTES:
         raise ConsoleError(f"{where} has {len(data):,} bytes; that is no ResNet-18.", remedy="Choose another object.")
+    _refuse_compressed(data, where)
     try:
         loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch names no common type for what a hostile or cut file raises
@@ -100,6 +102,19 @@ def load_untrusted(data: bytes, where: str) -> dict[str, Any]:
             f"{where} holds a {type(loaded).__name__}, not a dictionary.", remedy="Choose another object."
         )
     return loaded
+
+
+def _refuse_compressed(data: bytes, where: str) -> None:
+    """Raises ConsoleError where the archive would unpack to more than it holds: torch writes every member as it is."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = archive.infolist()
+    except Exception:  # noqa: BLE001 - what is wrong with it, or whether it is an older format, torch finds out
+        return
+    if sum(member.file_size for member in members) > len(data):
+        raise ConsoleError(
+            f"{where} unpacks to more than it holds; torch writes no such file.", remedy="Choose another object."
+        )
 
 
 def _model_state(loaded: dict[str, Any], where: str) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 
+from ossconsole.config.endpoints import sends_in_clear
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.profile import Profile
 from ossconsole.config.resolve import Origin, OriginKind, Resolution, overlay, resolve
@@ -102,3 +104,37 @@ def test_the_sandboxs_prefixes_can_be_replaced() -> None:
     assert (found.profile.dataset_prefix, found.profile.checkpoint_prefix) == ("mine", "ckpt")
     assert str(found.origins["bucket"]) == "sandbox"
     assert str(found.origins["dataset_prefix"]) == "flag --dataset-prefix"
+
+
+@pytest.mark.parametrize("kind", ["standard", "accelerated"])
+def test_plain_http_to_another_machine_is_refused_until_somebody_agrees(kind: str) -> None:
+    flags = {f"{kind}_endpoint": "http://oss.example.com:8080"}
+    with pytest.raises(SettingsError, match=f"The {kind} endpoint http://oss.example.com:8080 has no TLS") as caught:
+        resolve(ACTIVE, flags, {})
+    assert "https://oss.example.com:8080" in caught.value.remedy
+    assert "--plain-http allowed" in caught.value.remedy
+    resolved(ACTIVE, {**flags, "plain_http": "allowed"}, {})
+    resolved(ACTIVE, flags, {"OSSCONSOLE_PLAIN_HTTP": "allowed"})
+    agreed = SETTINGS.with_profile(msgspec.structs.replace(PROFILE, plain_http="allowed")).activated("hangzhou")
+    resolved(agreed, flags, {})
+    with pytest.raises(SettingsError, match="plain_http cannot be 'yes'"):
+        resolve(ACTIVE, {"plain_http": "yes"}, {})
+
+
+@pytest.mark.parametrize(
+    ("bucket", "endpoint", "clear"),
+    [
+        ("127", "http://0.0.1:9000", False),
+        ("data", "http://127.0.0.1:9000", False),
+        ("data", "http://localhost", False),
+        ("data", "http://oss.localhost", False),
+        ("data", "https://oss-cn-hangzhou.aliyuncs.com", False),
+        ("data", "http://oss-cn-hangzhou-internal.aliyuncs.com", True),
+        ("128", "http://0.0.1:9000", True),
+        ("data", "http://127.0.0.1.example.com", True),
+        ("data", "http://10.0.0.7", True),
+        ("data", "http://notlocalhost", True),
+    ],
+)
+def test_what_leaves_the_machine_in_clear(bucket: str, endpoint: str, clear: bool) -> None:
+    assert sends_in_clear(bucket, endpoint) is clear

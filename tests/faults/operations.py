@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import abc
 import random
-import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 
 from ossconsole.config.credentials import CredentialSource
+from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.profile import Profile
 from ossconsole.dataset.formats import SampleFormat
@@ -59,6 +59,10 @@ class World:
     def store(self) -> ObjectStore:
         return ObjectStore(self.profile, self.credentials)
 
+    def with_profile(self, profile: Profile) -> World:
+        """The same bucket, reached as `profile` says."""
+        return replace(self, profile=profile, connector=replace(self.connector, profile=profile))
+
 
 @dataclass
 class Result:
@@ -78,6 +82,8 @@ class Operation(abc.ABC):
     world: World
     kinds: ClassVar[tuple[str, ...]] = ("GetObject",)
     deadline_s = 60.0
+    midway: Callable[[], None] = lambda: None
+    """Called once while the operation is at work (upload, training)."""
     _began: float = field(default=0.0)
 
     @abc.abstractmethod
@@ -130,16 +136,19 @@ class Upload(Operation):
     deadline_s = 240.0
 
     def prepare(self) -> None:
-        self._settings = UploadSettings(source=self.world.pictures, size=16, workers=1, parallelism=4)
+        self.settings = UploadSettings(source=self.world.pictures, size=16, workers=1, parallelism=4)
 
     def perform(self) -> Result:
-        job = UploadJob(self.world.profile, self.world.credentials, self._settings)
+        job = UploadJob(self.world.profile, self.world.credentials, self.settings)
         job.start()
         result = Result()
+        midway = [self.midway]
         while not job.join(0.02):
             progress = job.progress()
             if progress.recent_failures and not result.message:
                 result.message, result.seconds = progress.recent_failures[0].reason, self.elapsed
+            if progress.uploaded and midway:
+                midway.pop()()
             assert self.elapsed < self.deadline_s
         self.world.calm()
         summary, progress = job.summary(), job.progress()
@@ -147,7 +156,7 @@ class Upload(Operation):
         if job.error is not None or summary.failed:
             failures = "; ".join(failure.reason for failure in summary.failures)
             result.problem = f"{job.error or ''} {failures}".strip()
-        expected = wanted(self.world.pictures, self._settings.recipe)
+        expected = wanted(self.world.pictures, self.settings.recipe)
         there = self._there()
         # Whatever happened: every object is whole, and all that are counted are there.
         assert all(there[key] == expected[key] for key in there)
@@ -184,6 +193,7 @@ class Downloading(Operation):
             if job.failures and not result.message:
                 result.message, result.seconds = job.failures[0].message, self.elapsed
             assert self.elapsed < self.deadline_s
+        self.world.calm()
         if job.error is not None or job.failures:
             result.problem = str(job.error or "; ".join(failure.message for failure in job.failures))
         seen = {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".")}
@@ -199,27 +209,26 @@ class Checkpointing(Operation):
     _made = 0
 
     def prepare(self) -> None:
-        self._store = self.world.store()
         self._old = b"the checkpoint before"
         self.world.clean.put(stable_key(self.world.profile.checkpoint_prefix), self._old)
-        self._checkpoints = CheckpointStore(
-            self.world.connector, self._store, "run", keep=0, timeout_s=4 * self.world.timeout_s
-        )
 
     def perform(self) -> Result:
         Checkpointing._made += 1
         data = np.random.default_rng(self._made).bytes(CHECKPOINT)
         progress = Progress(epoch=1, step=self._made, train_sums=[], metrics={})
         stable = stable_key(self.world.profile.checkpoint_prefix)
+        checkpoints = CheckpointStore(
+            self.world.connector, self.world.store(), "run", keep=0, timeout_s=4 * self.world.timeout_s
+        )
         try:
-            self._checkpoints.save(data, progress)
+            checkpoints.save(data, progress)
         except ConsoleError as error:
             self.world.calm()
             # Half of a checkpoint must not be seen, and the one before must not be lost.
             assert self.world.clean.get(stable) in (self._old, data)
             return Result(str(error))
         finally:
-            self._checkpoints.close()
+            checkpoints.close()
         self.world.calm()
         self._old = data
         assert self.world.clean.get(stable) == data
@@ -232,6 +241,9 @@ class Training(Operation):
     kinds = ("GetObject",)
     deadline_s = 120.0
     patience_s = 2.0
+    fall_back = False
+    switch_to: EndpointKind | None = None
+    """Where to switch after the first step."""
 
     def prepare(self) -> None:
         dice = np.random.default_rng(0)
@@ -241,17 +253,16 @@ class Training(Operation):
             self.world.clean.put(object_key(self.world.prefix, sample.key), data)
         manifest = Manifest(format=SampleFormat.IMAGE_U8, size=SIDE, classes=("c0", "c1"), splits={"train": samples})
         write_manifest(self.world.clean, self.world.prefix, manifest)
-        self.first_step = threading.Event()
-        self.after_step: list[threading.Event] = []
 
     def perform(self) -> Result:
         result = Result()
 
         def watch(event: events.Event) -> None:
             if isinstance(event, events.Step):
-                self.first_step.set()
-                for after in self.after_step:
-                    assert after.wait(60)
+                if event.step == 1:
+                    self.midway()
+                    if self.switch_to is not None:
+                        run.switch(self.switch_to)
             elif isinstance(event, events.WarningEvent | events.ErrorEvent) and not result.message:
                 result.message, result.seconds = event.message, self.elapsed
 
@@ -259,11 +270,14 @@ class Training(Operation):
             epochs=EPOCHS,
             batch_size=BATCH,
             workers=1,
-            fall_back=False,
+            fall_back=self.fall_back,
             fetch_deadline_s=2 * self.world.timeout_s,
             patience_s=self.patience_s,
         )
-        run = TrainingRun(self.world.profile, self.world.credentials, settings, on_event=watch)
+        try:
+            run = TrainingRun(self.world.profile, self.world.credentials, settings, on_event=watch)
+        except ConsoleError as error:
+            return Result(str(error))
         run.start()
         try:
             assert run.wait(self.deadline_s)

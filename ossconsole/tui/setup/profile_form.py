@@ -14,7 +14,14 @@ from textual.widgets.option_list import Option
 from ossconsole.config.endpoints import EndpointKind, normalise_endpoint
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.hosts import Candidate, HostKind, candidates, classify
-from ossconsole.config.profile import AUTO_CREDENTIALS, Profile
+from ossconsole.config.profile import (
+    AUTO_CREDENTIALS,
+    PLAIN_HTTP_ALLOWED,
+    FieldError,
+    Profile,
+    checked,
+    refuse_plain_http,
+)
 from ossconsole.config.settings_file import load_settings, save_settings
 from ossconsole.tui.setup.form import Field, FormScreen, Values
 from ossconsole.tui.setup.settings import host_words
@@ -48,6 +55,7 @@ class ProfileForm(FormScreen):
         super().__init__(f"Profile {profile.name}" if profile.name else "New profile")
         self._profile = profile
         self._choosing = ""
+        self._asked_about: dict[EndpointKind, str] = {}
 
     def fields(self) -> Sequence[Field]:
         known = msgspec.structs.asdict(self._profile)
@@ -130,8 +138,21 @@ class ProfileForm(FormScreen):
         settings = load_settings()
         if not self._profile.name and name in settings.profiles:
             raise SettingsError(f"There is a profile {name!r} already.", remedy="Choose another name.")
-        save_settings(settings.with_profile(profile))
+        save_settings(settings.with_profile(self._agreed(checked(profile))))
         return name
+
+    def _agreed(self, profile: Profile) -> Profile:
+        """The profile, plain HTTP allowed where it was asked about before. Raises FieldError, which asks."""
+        known = self._profile.endpoints if self._profile.plain_http else self._asked_about
+        if profile.endpoints == known:
+            return msgspec.structs.replace(profile, plain_http=PLAIN_HTTP_ALLOWED)
+        try:
+            refuse_plain_http(profile)
+        except FieldError as error:
+            self._asked_about = profile.endpoints
+            remedy = "Write https:// instead, or save once more to use it all the same."
+            raise FieldError(error.field, error.message, remedy=remedy) from error
+        return profile
 
 
 def _label(name: str) -> str:
