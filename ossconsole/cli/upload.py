@@ -19,7 +19,6 @@ from ossconsole.config.errors import SettingsError
 from ossconsole.dataset.formats import SampleFormat
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.progress import Progress
 
     from ossconsole.dataset.journal import Failure
@@ -52,7 +51,9 @@ _SHOWN = 10
 @click.option("--parallelism", type=click.IntRange(1, 64), default=32, show_default=True, help="Samples sent at once.")
 @click.option("--bandwidth", type=click.FloatRange(0), default=0.0, metavar="MB/S", help="Cap on sending; 0: none.")
 @click.option("--prune", is_flag=True, help="Delete samples whose pictures are gone from SRC.")
-@click.option("--shards", type=click.IntRange(1), metavar="N", help="Tars of N samples with the connector's index.")
+@click.option(
+    "--shards", "per_shard", type=click.IntRange(0), default=0, metavar="N", help="Tars of N samples each; 0: none."
+)
 @click.option("--plain", is_flag=True, help="Upload SRC as it is, any file or folder; see --to.")
 @click.option("--to", "to", metavar="PREFIX", help="With --plain: where it goes in the bucket.")
 @click.option("--dry-run", is_flag=True, help="Show the plan, send nothing.")
@@ -67,7 +68,6 @@ def upload(
     source: Path,
     format_name: str,
     bandwidth: float,
-    shards: int | None,
     plain: bool,
     to: str | None,
     dry_run: bool,
@@ -96,8 +96,6 @@ def upload(
     with target.open() as opened:
         if dry_run:
             return _dry_run(opened, settings, as_json=as_json)
-        if shards:
-            return _upload_shards(opened, settings, shards, as_json=as_json)
         return _upload(opened, settings, as_json=as_json)
 
 
@@ -150,22 +148,15 @@ def _upload_plain(opened: OpenTarget, source: Path, prefix: str, threads: int, *
     return _end(job, signalled, (done.items_done, done.items_skipped, done.items_failed), as_json=as_json)
 
 
-def _upload_shards(opened: OpenTarget, settings: UploadSettings, per_shard: int, *, as_json: bool) -> int:
-    from ossconsole.dataset.shards import ShardUpload
-    from ossconsole.storage.client import ObjectStore
-
-    job = ShardUpload(ObjectStore(opened.profile, opened.credentials), settings, per_shard)
-    signalled = _finish(job, as_json=as_json)
-    return _end(job, signalled, (job.samples, job.unchanged + job.ignored, len(job.failures)), as_json=as_json)
-
-
 def _finish(job: Job, *, as_json: bool) -> list[int]:
     """Runs the job to its end and gives the signals that came. Raises the ConsoleError that ended it early."""
     with _cancelling_on_signals(job) as signalled:
         job.start()
-        while not job.wait(_REPORT_EVERY_S):
-            if as_json:
+        if as_json:
+            while not job.wait(_REPORT_EVERY_S):
                 _emit("progress", **msgspec.to_builtins(job.progress()))
+        else:
+            _follow_plain(job)
     if job.error is not None:
         raise job.error
     return signalled
@@ -238,21 +229,44 @@ def _print_last_line(uploaded: int, skipped: int, failed: int, size: int, second
 # For people
 
 
-def _follow(job: UploadJob) -> None:
+@contextmanager
+def _bar() -> Iterator[Progress | None]:
+    """A progress bar on stderr; None where that is no terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        while not job.join(_POLL_S):
-            pass
+        yield None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
     with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
-        _draw(job, bar, console)
+        yield bar
 
 
-def _draw(job: UploadJob, bar: Progress, console: Console) -> None:
+def _follow(job: UploadJob) -> None:
+    with _bar() as bar:
+        if bar is not None:
+            _draw(job, bar)
+        job.join()
+
+
+def _follow_plain(job: Job) -> None:
+    with _bar() as bar:
+        task = bar.add_task("uploading", total=None, rate="") if bar is not None else None
+        while not job.wait(_POLL_S):
+            if bar is None or task is None:
+                continue
+            done = job.progress()
+            bar.update(
+                task,
+                completed=done.items_done + done.items_skipped + done.items_failed,
+                total=done.items_total if done.total_known else None,
+                rate=f"{done.bytes_per_s / 1e6:.1f} MB/s",
+            )
+
+
+def _draw(job: UploadJob, bar: Progress) -> None:
     task = bar.add_task("starting", total=None, rate="")
     told: Failure | None = None
     while not job.join(_POLL_S):
@@ -266,7 +280,7 @@ def _draw(job: UploadJob, bar: Progress, console: Console) -> None:
         )
         newest = progress.recent_failures[-1] if progress.recent_failures else None
         if newest is not None and newest is not told:
-            console.print(_note_text(newest), markup=False, highlight=False)
+            bar.console.print(_note_text(newest), markup=False, highlight=False)
             told = newest
 
 

@@ -112,6 +112,23 @@ def journal_path(profile: Profile, prefix: str) -> Path:
     return state_dir() / "uploads" / f"{name}.sqlite"
 
 
+class Lock:
+    """The lock beside a journal, held until `close`. Raises JournalError while another upload has it, OSError."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(self._file)
+            raise JournalError(
+                "Another upload to this dataset prefix is running.", remedy="Wait for it, or cancel it."
+            ) from error
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
 class Journal:
     """One dataset prefix's journal, for one upload at a time; safe to use from many threads."""
 
@@ -124,21 +141,15 @@ class Journal:
         self._distrusting = False
         with self._reporting():
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock_file = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._prefix_lock = Lock(path)
             try:
                 self._db = self._open()
                 self._run = self._begin(source)
             except BaseException:
-                os.close(self._lock_file)
+                self._prefix_lock.close()
                 raise
 
     def _open(self) -> sqlite3.Connection:
-        try:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise JournalError(
-                "Another upload to this dataset prefix is running.", remedy="Wait for it, or cancel it."
-            ) from error
         connection = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
         self.path.chmod(0o600)
         connection.execute("PRAGMA journal_mode=WAL")
@@ -308,7 +319,7 @@ class Journal:
                     self._db.execute("COMMIT")
             finally:
                 self._db.close()
-                os.close(self._lock_file)
+                self._prefix_lock.close()
 
     # Access
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from ossconsole.config.decoding import decode_json
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.formats import CHANNELS, SampleFormat, sample_bytes
 from ossconsole.storage.errors import StorageError
@@ -127,7 +128,7 @@ def _read(store: ObjectStore, prefix: str, kind: type[T]) -> T:
             f"{uri} has {info.size} bytes; a manifest has at most {MAX_MANIFEST_BYTES}.", remedy=_UPLOAD_AGAIN
         )
     try:
-        return msgspec.json.decode(store.get(key), type=kind)
+        return decode_json(store.get(key), kind)
     except msgspec.DecodeError as error:  # ValidationError is one; its text names the path inside the document
         raise ManifestError(f"{uri} is not a manifest: {error}.", remedy=_UPLOAD_AGAIN) from error
 
@@ -149,7 +150,8 @@ def encode_manifest(head: Manifest, splits: Mapping[str, Iterable[Sample]]) -> b
         while batch := list(itertools.islice(rest, _SAMPLES_AT_ONCE)):
             text += encoder.encode(batch)[1:-1] + b","
         text[-1:] = b"]"
-    return bytes(text + b"}}")
+    text += b"}}"
+    return bytes(text)
 
 
 def check_manifest(manifest: Manifest, where: str) -> None:
@@ -304,7 +306,7 @@ def _val_labels(store: ObjectStore, prefix: str) -> dict[str, str]:
             return {}
         raise
     try:
-        labels = msgspec.json.decode(text, type=dict[str, str])
+        labels: dict[str, str] = decode_json(text, dict[str, str])
     except msgspec.DecodeError as error:
         raise ConsoleError(
             f"{store.uri(key)} is not a labels file: {error}.", remedy="Upload the tutorial's file again."

@@ -6,11 +6,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import fastcrc
 import msgspec
-import tenacity
 
 from ossconsole.dataset.flow import BandwidthCap, BoundedQueue, Closed, Gate, Stopped
 from ossconsole.dataset.journal import Failure, Journal, SentSample
@@ -18,7 +17,9 @@ from ossconsole.dataset.layout import PlannedSample
 from ossconsole.dataset.manifest import object_key
 from ossconsole.dataset.prepare import Recipe
 from ossconsole.dataset.progress import Failed, Sent, Unchanged
+from ossconsole.dataset.retries import Refusals, retrying
 from ossconsole.dataset.scoreboard import Picture, Scoreboard
+from ossconsole.dataset.senders import Senders
 from ossconsole.dataset.worker import Done, Task
 from ossconsole.dataset.workers import Crew, Worker
 from ossconsole.storage.client import ObjectStore
@@ -29,21 +30,8 @@ MAX_PARALLELISM = 64
 _TASKS_PER_WORKER = 2  # one being prepared, one already there, so that a process never waits for its next picture
 _TASKS_AHEAD = 4  # per process
 _SAMPLES_AHEAD = 16  # prepared and waiting for a sender
-_ATTEMPTS = 6
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.2, 8.0
-_LAST_ANSWERS_S = 12.0  # a little more than a request's timeout
+LAST_ANSWERS_S = 12.0  # a little more than a request's timeout
 _GIVE_UP_AFTER = 24  # samples in a row that got no answer at all
-# Refusals that concern every sample alike.
-_FATAL_CODES = frozenset(
-    {
-        "InvalidAccessKeyId",
-        "InvalidSecurityToken",
-        "NoSuchBucket",
-        "RequestTimeTooSkewed",
-        "SecurityTokenExpired",
-        "SignatureDoesNotMatch",
-    }
-)
 
 
 class Item(msgspec.Struct, frozen=True):
@@ -91,26 +79,17 @@ class Pipeline:
         self._workers = workers
         self.parallelism = parallelism
         self._error: BaseException | None = None
-        self._silent = 0
-        self._retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(lambda error: isinstance(error, StorageError) and error.retriable),
-            stop=tenacity.stop_after_attempt(_ATTEMPTS),
-            wait=_wait,
-            sleep=lambda seconds: self._gate.wait_until(lambda: self._error is not None, seconds),
-            before_sleep=lambda _: self._board.retried(),
-            reraise=True,
-        )
-        self._running = False
+        self._refusals = Refusals(_GIVE_UP_AFTER)
+        self._retrying = retrying(gate, board, lambda: self._error is not None)
         self._crew: Crew | None = None
         self._crew_lock = threading.Lock()
-        self._senders: list[threading.Thread] = []
+        self._senders: Senders[_Ready] | None = None
 
     def set_parallelism(self, number: int) -> None:
         """How many samples are sent at once, from now on."""
-        with self._gate.condition:
-            self.parallelism = max(1, min(number, MAX_PARALLELISM))
-            self._gate.condition.notify_all()
-        self._grow()
+        self.parallelism = max(1, min(number, MAX_PARALLELISM))
+        if self._senders:
+            self._senders.set_number(self.parallelism)
 
     def run(self, items: Iterable[Item]) -> None:
         """Sends every item; what becomes of each is on the scoreboard and in the journal.
@@ -118,23 +97,21 @@ class Pipeline:
         Raises Stopped, what `items` raised, and ConsoleError when going on makes no sense.
         """
         self._tasks = BoundedQueue[Item](self._workers * _TASKS_AHEAD)
-        self._ready = BoundedQueue[_Ready](_SAMPLES_AHEAD)
-        self._prepared = False
-        feeders = [self._thread(self._feed, number) for number in range(self._workers)]
-        with self._gate.condition:
-            self._senders, self._running = [], True
-        self._grow()
+        self._senders = senders = Senders(
+            self._serve, self._gate, self.parallelism, limit=_SAMPLES_AHEAD, on_error=self._break_off
+        )
+        feeders = [self._feeder(number, senders) for number in range(self._workers)]
         try:
             for item in items:
                 self._gate.check()
                 self._tasks.put(item)
             self._tasks.close()
-            _join(feeders)
-            self._end_of_samples()
-            _join(self._senders)
+            join(feeders)
+            senders.close()
+            join(senders.threads)
         except BaseException as error:  # noqa: BLE001  raised again once the threads have ended
             self._break_off(error)
-        _join([*feeders, *self._senders], _LAST_ANSWERS_S)
+        join([*feeders, *senders.threads], LAST_ANSWERS_S)
         if self._crew:
             self._crew.close()
             self._crew = None
@@ -143,7 +120,7 @@ class Pipeline:
 
     # Preparing
 
-    def _feed(self, number: int) -> None:
+    def _feed(self, number: int, senders: Senders[_Ready]) -> None:
         """Keeps one process busy; there are none until there is a picture."""
         self._gate.check()
         first = self._tasks.get()
@@ -162,7 +139,7 @@ class Pipeline:
                     self._lost(item, Failure(item.sample.path, done.error))
                     continue
                 self._board.picture = Picture(item.key, done.height, done.width, payload)
-                self._ready.put(_Ready(item, done, payload))
+                senders.put(_Ready(item, done, payload))
         finally:
             self._board.preparing(number, "")
             worker.close()
@@ -192,18 +169,12 @@ class Pipeline:
 
     # Sending
 
-    def _serve(self, number: int) -> None:
-        while True:
-            self._gate.wait_until(lambda: not self._gate.paused and (number < self.parallelism or self._prepared))
-            ready = self._ready.get()
-            if ready is None:
-                return
-            self._gate.check()
-            self._board.sends(1)
-            try:
-                self._send(ready)
-            finally:
-                self._board.sends(-1)
+    def _serve(self, ready: _Ready) -> None:
+        self._board.sends(1)
+        try:
+            self._send(ready)
+        finally:
+            self._board.sends(-1)
 
     def _send(self, ready: _Ready) -> None:
         item, payload = ready.item, ready.payload
@@ -227,7 +198,7 @@ class Pipeline:
             return
         finally:
             self._board.worked(capped=passed - began, send=time.monotonic() - passed)
-        self._silent = 0
+        self._refusals.accepted()
         self._journal.book(_sent(ready, crc64, result.etag))
         self._board.happened(Sent(len(payload), item.again))
 
@@ -244,12 +215,7 @@ class Pipeline:
 
     def _refused(self, item: Item, error: StorageError) -> None:
         """Books a sample that OSS did not take. Raises the error when it would take no other either."""
-        if error.code in _FATAL_CODES:
-            raise error
-        if error.status == 0 and error.retriable:
-            self._silent += 1
-            if self._silent >= _GIVE_UP_AFTER:
-                raise error
+        self._refusals.weigh(error)
         self._lost(item, Failure(item.sample.path, error.message, error.code, error.request_id))
 
     def _lost(self, item: Item, failure: Failure) -> None:
@@ -258,28 +224,16 @@ class Pipeline:
 
     # Threads
 
-    def _grow(self) -> None:
-        """Starts the senders that are allowed and not there yet."""
-        with self._gate.condition:
-            missing = range(len(self._senders), self.parallelism if self._running else 0)
-            self._senders += [self._thread(self._serve, number) for number in missing]
-
-    def _end_of_samples(self) -> None:
-        with self._gate.condition:
-            self._prepared, self._running = True, False
-            self._gate.condition.notify_all()
-        self._ready.close()
-
-    def _thread(self, target: Callable[[int], None], number: int) -> threading.Thread:
+    def _feeder(self, number: int, senders: Senders[_Ready]) -> threading.Thread:
         def main() -> None:
             try:
-                target(number)
+                self._feed(number, senders)
             except Closed:
                 return
             except BaseException as error:  # noqa: BLE001  raised again by `run`
                 self._break_off(error)
 
-        thread = threading.Thread(target=main, name=f"upload{target.__name__}-{number}", daemon=True)
+        thread = threading.Thread(target=main, name=f"upload-feed-{number}", daemon=True)
         thread.start()
         return thread
 
@@ -290,7 +244,8 @@ class Pipeline:
                 self._error = error
             self._gate.condition.notify_all()
         self._tasks.break_off()
-        self._ready.break_off()
+        if self._senders:
+            self._senders.break_off()
 
 
 def _sent(ready: _Ready, crc64: int, etag: str) -> SentSample:
@@ -307,16 +262,7 @@ def _sent(ready: _Ready, crc64: int, etag: str) -> SentSample:
     )
 
 
-_backoff = tenacity.wait_random_exponential(multiplier=_FIRST_WAIT_S, max=_LONGEST_WAIT_S)
-
-
-def _wait(state: tenacity.RetryCallState) -> float:
-    error = state.outcome.exception() if state.outcome else None
-    asked = error.delay_s if isinstance(error, StorageError) else 0.0
-    return max(asked, _backoff(state))
-
-
-def _join(threads: Sequence[threading.Thread], timeout_s: float | None = None) -> None:
+def join(threads: Sequence[threading.Thread], timeout_s: float | None = None) -> None:
     """Waits for the threads to end; they are daemons, so one that hangs in a request is left behind in the end."""
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     for thread in threads:

@@ -11,6 +11,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -22,6 +23,9 @@ from ossconsole.dataset.journal import Failure, Journal, Verdict, journal_path
 from ossconsole.dataset.layout import Layout, PlannedSample, SkippedFile
 from ossconsole.dataset.prefix import check_prefix
 from ossconsole.dataset.settings import UploadSettings
+from ossconsole.dataset.shard_plan import KnownShards, ShardPlan
+from ossconsole.dataset.shards import known_shards
+from ossconsole.dataset.tar_index import BLOCK, padding
 from ossconsole.dataset.worker import Task, handle
 from ossconsole.storage.client import ObjectStore
 
@@ -39,8 +43,9 @@ class UploadPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What an upload would do. `files` = `to_send + unchanged + ignored + lost`.
 
     `ignored` are no pictures; `lost` should be samples but cannot, `conflicts` of them because other files have their
-    keys. `bytes_to_send` is exact, an estimate where the ratio is kept. `prepare_s` is an estimate from preparing a
-    few of the pictures, sending not counted; None when there is nothing to prepare. `notes` are the first reasons.
+    keys. `bytes_to_send` is exact, an estimate where the ratio is kept or shards are built. `prepare_s` is an estimate
+    from preparing a few of the pictures, sending not counted; None when there is nothing to prepare. `notes` are the
+    first reasons.
     """
 
     files: int = 0
@@ -73,13 +78,18 @@ def plan_upload(
     """
     settings.recipe.check()
     layout = Layout(settings.source)
-    check_prefix(ObjectStore(profile, credentials), profile.dataset_prefix, settings)
-    with tempfile.TemporaryDirectory(prefix="ossconsole-plan-") as folder:
-        copy = Path(folder) / "journal.sqlite"
-        _copy_journal(journal_path(profile, profile.dataset_prefix), copy)
-        journal = Journal(copy, source=str(settings.source), recipe=settings.recipe.digest)
-        with contextlib.closing(journal):
-            return _Planner(layout, settings, journal).plan(stop, on_progress)
+    store, prefix = ObjectStore(profile, credentials), profile.dataset_prefix
+    with tempfile.TemporaryDirectory(prefix="ossconsole-plan-") as folder, contextlib.closing(store):
+        scratch = Path(folder) / "journal.sqlite"
+        rules: _Rules
+        if settings.per_shard:
+            rules = _ShardRules(scratch, settings, known_shards(store, prefix, settings))
+        else:
+            check_prefix(store, prefix, settings)
+            _copy_journal(journal_path(profile, prefix), scratch)
+            rules = _SampleRules(scratch, settings)
+        with contextlib.closing(rules):
+            return _Planner(layout, settings, rules).plan(stop, on_progress)
 
 
 def _copy_journal(source: Path, target: Path) -> None:
@@ -96,11 +106,54 @@ def _copy_journal(source: Path, target: Path) -> None:
         target.unlink(missing_ok=True)
 
 
+class _Rules(Protocol):
+    """What an upload would do with each sample."""
+
+    def rule(self, item: PlannedSample) -> Verdict: ...
+
+    def unchanged(self) -> int:
+        """How many of those to be sent are in the bucket after all; told once all of them are known."""
+
+    def close(self) -> None: ...
+
+
+class _SampleRules:
+    def __init__(self, path: Path, settings: UploadSettings) -> None:
+        self._suffix = settings.format.suffix
+        self._journal = Journal(path, source=str(settings.source), recipe=settings.recipe.digest)
+
+    def rule(self, item: PlannedSample) -> Verdict:
+        return self._journal.rule(item, self._suffix).verdict
+
+    def unchanged(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        self._journal.close()
+
+
+class _ShardRules:
+    def __init__(self, path: Path, settings: UploadSettings, known: KnownShards) -> None:
+        self._suffix = settings.format.suffix
+        self._known = known
+        self._plan = ShardPlan(path, settings.recipe, settings.per_shard)
+
+    def rule(self, item: PlannedSample) -> Verdict:
+        return Verdict.SEND if self._plan.add(item, self._suffix) else Verdict.CLASH
+
+    def unchanged(self) -> int:
+        found = (self._known.find(chunk) for chunk in self._plan.chunks())
+        return sum(len(shard.unpack()) for shard in found if shard is not None)
+
+    def close(self) -> None:
+        self._plan.close()
+
+
 class _Planner:
-    def __init__(self, layout: Layout, settings: UploadSettings, journal: Journal) -> None:
+    def __init__(self, layout: Layout, settings: UploadSettings, rules: _Rules) -> None:
         self._layout = layout
         self._settings = settings
-        self._journal = journal
+        self._rules = rules
         self._counts: Counter[str] = Counter()
         self._samples: Counter[str] = Counter()
         self._classes: set[str] = set()
@@ -119,10 +172,13 @@ class _Planner:
                 self._note("lost" if item.lost else "ignored", item.path, item.reason)
             else:
                 self._sample(item)
+        unchanged = self._rules.unchanged()
+        self._counts["unchanged"] += unchanged
+        self._counts["to_send"] -= unchanged
         return self._result()
 
     def _sample(self, item: PlannedSample) -> None:
-        verdict = self._journal.rule(item, self._settings.format.suffix).verdict
+        verdict = self._rules.rule(item)
         if verdict is Verdict.CLASH:
             self._counts["conflicts"] += 1
             self._note("lost", item.path, "its key belongs to another file")
@@ -146,6 +202,8 @@ class _Planner:
         settings, counts = self._settings, self._counts
         width = round(settings.size * _USUAL_RATIO) if settings.keep_ratio else settings.size
         each = sample_bytes(settings.format, settings.size, width)
+        if settings.per_shard:
+            each += BLOCK + len(padding(each))
         stored = each * sum(self._samples.values())
         return UploadPlan(
             files=counts["files"],
@@ -174,6 +232,6 @@ class _Planner:
                 tried += 1
                 if time.perf_counter() - began > _TRIED_S:
                     break
-        if not tried:
+        if not tried or not self._counts["to_send"]:
             return None
         return (time.perf_counter() - began) / tried * self._counts["to_send"] / self._settings.worker_count

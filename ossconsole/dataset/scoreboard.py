@@ -11,7 +11,7 @@ from collections.abc import Callable
 import msgspec
 
 from ossconsole.dataset.journal import Failure
-from ossconsole.dataset.progress import Busy, Event, RateWindow, Stage, Tally, reduce
+from ossconsole.dataset.progress import Busy, Event, Failed, RateWindow, Stage, Tally, reduce
 
 KEPT_FAILURES = 1000
 _RECENT = 8
@@ -112,6 +112,10 @@ class Scoreboard:
             if len(self.failures) < KEPT_FAILURES:
                 self.failures.append(failure)
         self.happened(event)
+
+    def lost(self, path: str, reason: str) -> None:
+        """A file that cannot become a sample."""
+        self.failed(Failure(path, reason), Failed())
 
     def retried(self) -> None:
         with self._lock:

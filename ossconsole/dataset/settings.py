@@ -19,7 +19,8 @@ class UploadSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     `size` is in pixels (the short side with `keep_ratio`), `seed` fixes the random crops of tensor-f32, `workers` are
     preparation processes (0: one per core), `parallelism` samples sent at once, `bandwidth` bytes per second (None: no
-    cap). With `prune`, samples whose files are gone from the source are deleted from the bucket.
+    cap). With `prune`, samples whose files are gone from the source are deleted from the bucket. `per_shard` samples go
+    into one tar (0: each becomes an object of its own).
     """
 
     source: Path
@@ -31,6 +32,7 @@ class UploadSettings(msgspec.Struct, frozen=True, kw_only=True):
     parallelism: int = DEFAULT_PARALLELISM
     bandwidth: float | None = None
     prune: bool = False
+    per_shard: int = 0
 
     @property
     def recipe(self) -> Recipe:

@@ -3,319 +3,324 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import itertools
-import os
 import shutil
 import sqlite3
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.paths import state_dir
+from ossconsole.dataset.context import UploadContext
+from ossconsole.dataset.flow import Stopped
+from ossconsole.dataset.journal import Failure, JournalError, Lock, journal_path
 from ossconsole.dataset.layout import Layout, SkippedFile
-from ossconsole.dataset.manifest import SHARDS_NAME, SPLITS, object_key
-from ossconsole.dataset.origin import Origin
+from ossconsole.dataset.manifest import SHARDS_NAME, object_key
+from ossconsole.dataset.pipeline import LAST_ANSWERS_S, join
 from ossconsole.dataset.prefix import PrefixTakenError, check_prefix
+from ossconsole.dataset.progress import Failed, PlanEnded, Planned, Reopened, Unchanged
+from ossconsole.dataset.retries import Refusals, retrying
+from ossconsole.dataset.scoreboard import Phase
+from ossconsole.dataset.senders import Senders
 from ossconsole.dataset.settings import UploadSettings
-from ossconsole.dataset.tar_index import BLOCK, encode_index, member_header, padding
-from ossconsole.dataset.worker import Task
-from ossconsole.dataset.workers import Crew, Worker
+from ossconsole.dataset.shard_build import Flight, ShardBuilder
+from ossconsole.dataset.shard_list import PackedShard, PackedShardList, ShardSample
+from ossconsole.dataset.shard_plan import Chunk, KnownShards, Row, ShardPlan, is_shard_name, is_whole, list_objects
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
-from ossconsole.storage.job import Job
 from ossconsole.storage.multipart import PartedUpload
-from ossconsole.storage.names import safe_text
+from ossconsole.storage.objects import ObjectSummary
 
-_END = bytes(2 * BLOCK)  # of a tar
-_TASKS_PER_WORKER = 2
-_SENDERS = 8
-
-
-class Shard(msgspec.Struct, frozen=True):
-    """One tar in the bucket. Keys are relative to the dataset prefix; `digest` tells what it was made from."""
-
-    split: str
-    tar: str
-    index: str
-    samples: int
-    bytes: int
-    digest: str
-    etag: str
-    index_etag: str
+MAX_PARTS_AT_ONCE = 8  # of 8 MiB each
+_GIVE_UP_AFTER = 8  # parts in a row that got no answer at all
+_DIARY = "sent.jsonl"
 
 
-class ShardList(msgspec.Struct, frozen=True, kw_only=True):
-    """What `shards.json` says. Members of the tars are named `<split>/<class>/….u8`, in a mixed order."""
-
-    version: int = 1
-    format: str
-    size: int
-    recipe: str
-    classes: tuple[str, ...]
-    shards: tuple[Shard, ...]
+def shards_folder(store: ObjectStore, prefix: str) -> Path:
+    """Where tars are built. Always the same: one that was partly sent is built again in its place, and goes on."""
+    return journal_path(store.profile, prefix).with_suffix(".shards")
 
 
-class _Planned(msgspec.Struct, frozen=True, array_like=True):
-    path: str
-    key: str
-    size: int
-    mtime_ns: int
-    origin: Origin
+def known_shards(store: ObjectStore, prefix: str, settings: UploadSettings) -> KnownShards:
+    """What is below the prefix. Raises PrefixTakenError when it is another kind of dataset, StorageError, OSError."""
+    if check_prefix(store, prefix, settings, shards=True).has_manifest:
+        raise PrefixTakenError(
+            f"{store.uri(prefix)} holds a dataset of single samples.",
+            remedy="Give the shards another place with --dataset-prefix.",
+        )
+    known = KnownShards(store, prefix, settings.recipe, shards_folder(store, prefix) / _DIARY)
+    listed = known.list
+    if listed is not None and (listed.format, listed.size) != (settings.format, settings.size):
+        raise PrefixTakenError(
+            f"{store.uri(prefix)} holds shards of {listed.format} at {listed.size} px.",
+            remedy="Give these another place with --dataset-prefix.",
+        )
+    return known
 
 
-class ShardUpload(Job):
-    """Prepares a source and uploads it in tars of `per_shard` samples.
+class ShardUpload:
+    """Plans the tars, builds and sends them, verifies and lists them; whole ones in the bucket are not sent again."""
 
-    Which sample goes into which tar follows from the seed and the names alone. A tar whose samples are unchanged is
-    not sent again. What becomes of single files is in `failures` and `ignored`.
-    """
-
-    def __init__(self, store: ObjectStore, settings: UploadSettings, per_shard: int) -> None:
-        """Raises SettingsError."""
-        settings.recipe.check()
-        super().__init__(f"Shards of {safe_text(str(settings.source))}", threads=_SENDERS)
-        self.samples = self.unchanged = self.ignored = 0
-        self._store = store
-        self._prefix = store.profile.dataset_prefix
+    def __init__(self, context: UploadContext) -> None:
+        settings = context.settings
+        self.parallelism = min(settings.parallelism, MAX_PARTS_AT_ONCE)
+        self._context = context
         self._settings = settings
-        self._per_shard = per_shard
-        self._done: list[Shard] = []
-        self._classes: set[str] = set()
+        self._board = context.board
+        self._gate = context.gate
+        self._prefix = context.prefix
+        self._folder = Path()
+        self._labels: dict[str, int] = {}
+        self._done: list[PackedShard] = []
+        self._kept: set[str] = set()
+        self._objects: dict[str, ObjectSummary] = {}
+        self._flights: list[Flight] = []
+        self._diary_lock = threading.Lock()
+        self._error: BaseException | None = None
+        self._refusals = Refusals(_GIVE_UP_AFTER)
+        self._retrying = retrying(self._gate, self._board, lambda: self._error is not None)
+        self._senders: Senders[tuple[Flight, int]] | None = None
+
+    def set_parallelism(self, number: int) -> None:
+        """How many parts are sent at once (1 to 8), from now on."""
+        self.parallelism = max(1, min(number, MAX_PARTS_AT_ONCE))
+        if self._senders:
+            self._senders.set_number(self.parallelism)
 
     def work(self) -> None:
-        settings = self._settings
-        if check_prefix(self._store, self._prefix, settings, shards=True).has_manifest:
-            raise PrefixTakenError(
-                f"{self._store.uri(self._prefix)} holds a dataset of single samples.",
-                remedy="Give the shards another place with --dataset-prefix.",
-            )
-        known = {shard.tar: shard for shard in self._known()}
-        layout = Layout(settings.source)
+        """Raises Stopped, ConsoleError."""
+        layout = Layout(self._settings.source)
         if not layout.countable:
             raise ConsoleError(
                 "Shards need a source that can be read in any order.", remedy="Unpack the archive first."
             )
-        name = hashlib.sha256(f"{self._store.profile.bucket}/{self._prefix}".encode()).hexdigest()[:20]
-        # Always the same folder: a tar that was partly sent is built again in its place, and goes on.
-        folder = state_dir() / "uploads" / f"{name}.shards"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with contextlib.closing(_Plan(folder / "plan.sqlite", settings.seed)) as plan, _crew(settings) as workers:
-            self._read(layout, plan)
-            builder = _Builder(self._feed(workers), folder)
-            self.pool(self._tasks(plan, builder, known), lambda task: task())
-        self._finish(layout)
-        shutil.rmtree(folder, ignore_errors=True)
-
-    # Before
-
-    def _known(self) -> Sequence[Shard]:
-        """The shards of an earlier run, when they were made by the same recipe. Raises PrefixTakenError."""
+        self._folder = shards_folder(self._context.store, self._prefix)
         try:
-            found = msgspec.json.decode(self._store.get(object_key(self._prefix, SHARDS_NAME)), type=ShardList)
-        except StorageError as error:
-            if error.status == 404:
-                return ()
-            raise
-        except msgspec.DecodeError:
-            return ()
-        recipe = self._settings.recipe
-        if (found.format, found.size) != (str(recipe.format), recipe.size):
-            raise PrefixTakenError(
-                f"{self._store.uri(self._prefix)} holds shards of {found.format} at {found.size} px.",
-                remedy="Give these another place with --dataset-prefix.",
-            )
-        return found.shards if found.recipe == recipe.digest else ()
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with contextlib.closing(Lock(journal_path(self._context.profile, self._prefix))):
+                self._upload(layout)
+        except (sqlite3.Error, OSError) as error:
+            raise JournalError(
+                f"The shards cannot be built in {self._folder}: {error}.",
+                remedy="Free space on its disk (or set OSSCONSOLE_STATE_DIR to another) and run the upload again.",
+            ) from error
 
-    def _read(self, layout: Layout, plan: _Plan) -> None:
+    def _upload(self, layout: Layout) -> None:
+        settings = self._settings
+        known = known_shards(self._context.store, self._prefix, settings)
+        plan = ShardPlan(self._folder / "plan.sqlite", settings.recipe, settings.per_shard)
+        with contextlib.closing(plan):
+            classes = self._read(layout, plan)
+            self._labels = {name: label for label, name in enumerate(classes)}
+            self._board.phase = Phase.UPLOADING
+            with ShardBuilder(self._folder, settings, self._board, self._gate) as builder:
+                self._send_all(plan, builder, known)
+        self._verify()
+        self._finish(classes)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _read(self, layout: Layout, plan: ShardPlan) -> tuple[str, ...]:
+        """Plans every file, and gives the classes in label order."""
         suffix = self._settings.format.suffix
+        classes: set[str] = set()
         for item in layout.items():
-            self.check_cancelled()
-            if not isinstance(item, SkippedFile):
-                self._classes.add(item.class_name)
-                row = _Planned(item.path, item.key + suffix, item.size, item.mtime_ns, item.origin)
-                if not plan.add(row) and not plan.add(msgspec.structs.replace(row, key=item.spare_key + suffix)):
-                    self.fail(item.path, ConsoleError("its key belongs to another file"))
-            elif item.lost:
-                self.fail(item.path, ConsoleError(item.reason))
+            self._gate.check()
+            self._board.happened(Planned())
+            if isinstance(item, SkippedFile):
+                self._context.skip(item)
+            elif plan.add(item, suffix):
+                classes.add(item.class_name)
             else:
-                self.ignored += 1
+                self._board.lost(item.path, "its key belongs to another file")
+        self._board.happened(PlanEnded())
+        return layout.label_order(classes)
 
-    # Shards
+    # Sending
 
-    def _tasks(self, plan: _Plan, builder: _Builder, known: dict[str, Shard]) -> Iterator[Callable[[], None]]:
-        """Builds one tar after the other while the pool sends the parts of those before."""
-        for split in SPLITS:
-            for number, rows in enumerate(plan.chunks(split, self._per_shard)):
-                self.check_cancelled()
-                tar = f"{split}/shard-{number:05}.tar"
-                digest = self._digest(rows)
-                earlier = known.get(tar)
-                if earlier is not None and earlier.digest == digest and self._is_there(earlier):
-                    self._keep(earlier, len(rows))
-                    continue
-                yield from self._send(builder.build(rows, tar, digest), split, tar, digest)
-        self.ledger.totals_known()
-
-    def _digest(self, rows: Sequence[_Planned]) -> str:
-        made_from = [(row.key, row.size, row.mtime_ns) for row in rows]
-        return hashlib.sha256(msgspec.json.encode((self._settings.recipe.digest, made_from))).hexdigest()[:32]
-
-    def _is_there(self, shard: Shard) -> bool:
-        pairs = ((shard.tar, shard.etag), (shard.index, shard.index_etag))
-        return all(self._etag(key) == etag for key, etag in pairs)
-
-    def _etag(self, key: str) -> str:
-        """ "" when there is no such object."""
+    def _send_all(self, plan: ShardPlan, builder: ShardBuilder, known: KnownShards) -> None:
+        """Builds one tar after the other while threads send the parts of those before."""
+        self._senders = senders = Senders(
+            self._serve, self._gate, self.parallelism, limit=self.parallelism, on_error=self._break_off
+        )
         try:
-            return self._store.head(object_key(self._prefix, key)).etag
-        except StorageError as error:
-            if error.status == 404:
-                return ""
-            raise
+            for chunk in plan.chunks():
+                self._gate.check()
+                for task in self._tasks(chunk, builder, known):
+                    senders.put(task)
+            senders.close()
+            join(senders.threads)
+        except BaseException as error:  # noqa: BLE001  raised again once the threads have ended
+            self._break_off(error)
+        join(senders.threads, LAST_ANSWERS_S)
+        for flight in self._flights:
+            flight.close()
+        if self._error is not None:
+            raise self._error
 
-    def _keep(self, shard: Shard, files: int) -> None:
-        self.unchanged += files
-        self._done.append(shard)
-        self.ledger.expect(1, shard.bytes)
-        self.ledger.finish(shard.tar, shard.bytes, skipped=True)
-
-    def _feed(self, workers: Sequence[Worker]) -> Callable[[Iterable[_Planned]], Iterator[tuple[_Planned, bytes]]]:
-        """Gives a function that prepares rows on all workers and yields the samples in the rows' order."""
-
-        def prepare(rows: Iterable[_Planned]) -> Iterator[tuple[_Planned, bytes]]:
-            source, turns = iter(rows), itertools.cycle(workers)
-            waiting: deque[tuple[_Planned, Worker]] = deque()
-            while True:
-                for row in itertools.islice(source, len(workers) * _TASKS_PER_WORKER - len(waiting)):
-                    worker = next(turns)
-                    worker.send(Task(row.key, row.size, row.origin))
-                    waiting.append((row, worker))
-                if not waiting:
-                    return
-                self.check_cancelled()
-                row, worker = waiting.popleft()
-                _, done, payload = worker.receive()
-                if done.error:
-                    self.fail(row.path, ConsoleError(done.error))
-                else:
-                    yield row, payload
-
-        return prepare
-
-    def _send(self, built: _Built, split: str, tar: str, digest: str) -> Iterator[Callable[[], None]]:
-        if not built.blocks:
+    def _tasks(self, chunk: Chunk, builder: ShardBuilder, known: KnownShards) -> Iterator[tuple[Flight, int]]:
+        """What is to be sent for a chunk; nothing when the bucket has it."""
+        earlier = known.find(chunk)
+        if earlier is not None and self._keep(chunk, earlier, builder):
+            return
+        built = builder.build(chunk)
+        if not built.members:
             built.path.unlink()
             return
-        index = encode_index(built.blocks)
-        size = built.path.stat().st_size
-        self.ledger.expect(1, size + len(index))
-        upload = PartedUpload(self._store, built.path, object_key(self._prefix, tar))
+        there = known.objects.get(chunk.tar)
+        if there is not None and there.size == built.size and self._crc64(chunk.tar) == built.crc64:
+            # Sent whole by a run that was killed before it could write that down.
+            flight = Flight(chunk, built, None)
+            self._kept.add(chunk.tar)
+            self._land(flight)
+            return
+        try:
+            upload = self._retrying(
+                lambda: PartedUpload(self._context.sender, built.path, object_key(self._prefix, chunk.tar))
+            )
+        except StorageError as error:
+            self._refused(Flight(chunk, built, None), error)
+            return
+        flight = Flight(chunk, built, upload)
+        self._flights.append(flight)
+        for number in flight.numbers:
+            yield flight, number
 
-        def send(number: int) -> None:
-            self.ledger.reach((tar, number), upload.send(number))
-            if upload.claim():
-                upload.complete()
-                upload.close()
-                built.path.unlink()
-                name = tar.removesuffix(".tar") + ".idx"
-                self._sent(Shard(split, tar, name, len(built.blocks), size, digest, "", ""), index)
+    def _keep(self, chunk: Chunk, earlier: PackedShard, builder: ShardBuilder) -> bool:
+        """Books a shard that is in the bucket; False when a picture that it lacks can be prepared by now."""
+        samples = earlier.unpack()
+        there = {sample.key for sample in samples}
+        lacking = [row for row in chunk.rows if row.key not in there]
+        errors = [(row, done.error) for row, done, _ in builder.prepare(lacking)]
+        if not all(error for _, error in errors):
+            return False
+        for row, error in errors:
+            self._board.lost(row.path, error)
+        for _ in samples:
+            self._board.happened(Unchanged())
+        self._kept.add(earlier.tar)
+        self._done.append(msgspec.structs.replace(earlier, samples=self._labelled(chunk.rows, samples)))
+        return True
 
-        for number in upload.numbers:
-            yield lambda number=number: send(number)  # type: ignore[misc]
+    def _labelled(self, rows: list[Row], samples: list[ShardSample]) -> msgspec.Raw:
+        """The samples with the labels that their classes have now."""
+        labels = {row.key: self._labels[row.class_name] for row in rows}
+        now = [msgspec.structs.replace(sample, label=labels[sample.key]) for sample in samples]
+        return msgspec.Raw(msgspec.json.encode(now))
 
-    def _sent(self, shard: Shard, index: bytes) -> None:
-        self._store.put(object_key(self._prefix, shard.index), index)
-        self._done.append(
-            msgspec.structs.replace(shard, etag=self._etag(shard.tar), index_etag=self._etag(shard.index))
+    def _serve(self, task: tuple[Flight, int]) -> None:
+        flight, number = task
+        if flight.lost:
+            return
+        self._board.sends(1)
+        began = time.monotonic()
+        try:
+            self._context.cap.pass_through(flight.part_bytes)
+            passed = time.monotonic()
+            size = self._retrying(lambda: flight.send(number))
+            self._board.worked(capped=passed - began, send=time.monotonic() - passed)
+            for event in flight.arrived(size):
+                self._board.happened(event)
+            if flight.claim():
+                self._retrying(flight.complete)
+                self._land(flight)
+        except StorageError as error:
+            self._refused(flight, error)
+        finally:
+            self._board.sends(-1)
+
+    def _land(self, flight: Flight) -> None:
+        """The tar is in the bucket: sends its index and writes both down. Raises StorageError, OSError."""
+        chunk, built = flight.chunk, flight.built
+        self._retrying(lambda: self._context.sender.put(object_key(self._prefix, chunk.index), built.index))
+        shard = PackedShard(
+            split=chunk.split,
+            tar=chunk.tar,
+            index=chunk.index,
+            bytes=built.size,
+            digest=chunk.digest,
+            etag=self._etag(chunk.tar),
+            index_etag=self._etag(chunk.index),
+            samples=self._labelled(chunk.rows, built.members),
         )
-        self.samples += shard.samples
-        self.ledger.finish(shard.tar, len(index))
+        with self._diary_lock, (self._folder / _DIARY).open("ab") as diary:
+            diary.write(msgspec.json.encode(shard) + b"\n")
+        for event in flight.settle():
+            self._board.happened(event)
+        flight.close()
+        built.path.unlink(missing_ok=True)
+        self._done.append(shard)
+        self._refusals.accepted()
 
-    def _finish(self, layout: Layout) -> None:
+    def _refused(self, flight: Flight, error: StorageError) -> None:
+        """Books the samples of a tar that OSS did not take. Raises the error when it would take no other either."""
+        self._refusals.weigh(error)
+        events = flight.lose()
+        if events:
+            what = f"{flight.chunk.tar} ({len(flight.built.members):,} samples)"
+            self._board.failed(Failure(what, error.message, error.code, error.request_id), events[0])
+        for event in events[1:]:
+            self._board.happened(event)
+
+    def _etag(self, key: str) -> str:
+        etag: str = self._retrying(lambda: self._context.sender.head(object_key(self._prefix, key)).etag)
+        return etag
+
+    def _crc64(self, key: str) -> int | None:
+        crc64: int | None = self._retrying(lambda: self._context.sender.head(object_key(self._prefix, key)).crc64)
+        return crc64
+
+    def _break_off(self, error: BaseException) -> None:
+        """Unwinds all threads; the first error that is not just that unwinding is the one to tell."""
+        with self._gate.condition:
+            if self._error is None or isinstance(self._error, Stopped):
+                self._error = error
+            self._gate.condition.notify_all()
+        if self._senders:
+            self._senders.break_off()
+
+    # Afterwards
+
+    def _verify(self) -> None:
+        """Compares the bucket with what was sent; a tar that is not there is left out of the list, and told."""
+        self._board.phase = Phase.VERIFYING
+        self._objects = list_objects(self._context.store, self._prefix)
+        for shard in list(self._done):
+            if not is_whole(shard, self._objects):
+                self._done.remove(shard)
+                count = len(shard.unpack())
+                for _ in range(count):
+                    self._board.happened(Reopened(unchanged=shard.tar in self._kept))
+                failure = Failure(f"{shard.tar} ({count:,} samples)", "sent, and yet the bucket does not have it")
+                self._board.failed(failure, Failed(again=True))
+                for _ in range(count - 1):
+                    self._board.happened(Failed(again=True))
+
+    def _finish(self, classes: tuple[str, ...]) -> None:
+        """Writes the list of all shards that are in the bucket."""
+        self._board.phase = Phase.FINISHING
+        context, recipe = self._context, self._settings.recipe
         if not self._done:
-            raise ConsoleError(f"No picture in {self._settings.source} became a sample ({len(self.failures)} failed).")
-        recipe = self._settings.recipe
-        listed = ShardList(
-            format=str(recipe.format),
+            raise ConsoleError(
+                f"No picture in {self._settings.source} became a sample ({self._board.tally.failed} failed).",
+                remedy="See the failures; pictures belong into train/<class>/ and val/<class>/.",
+            )
+        listed = PackedShardList(
+            format=recipe.format,
             size=recipe.size,
             recipe=recipe.digest,
-            classes=layout.label_order(self._classes),
+            preparation=recipe.describe(),
+            classes=classes,
             shards=tuple(sorted(self._done, key=lambda shard: shard.tar)),
         )
-        self._store.put(
-            object_key(self._prefix, SHARDS_NAME), msgspec.json.encode(listed), content_type="application/json"
-        )
-
-
-@contextlib.contextmanager
-def _crew(settings: UploadSettings) -> Iterator[list[Worker]]:
-    crew = Crew(settings.recipe, settings.worker_count)
-    workers = [crew.worker() for _ in range(settings.worker_count)]
-    try:
-        yield workers
-    finally:
-        for worker in workers:
-            worker.close()
-        crew.close()
-
-
-class _Built(msgspec.Struct, frozen=True):
-    """A tar on the disk; `blocks` of each member."""
-
-    path: Path
-    blocks: list[int]
-
-
-class _Builder:
-    """Writes tars from samples as they are prepared."""
-
-    def __init__(self, prepare: Callable[[Iterable[_Planned]], Iterator[tuple[_Planned, bytes]]], folder: Path) -> None:
-        self._prepare = prepare
-        self._folder = folder
-
-    def build(self, rows: Iterable[_Planned], name: str, digest: str) -> _Built:
-        """Raises OSError."""
-        path = self._folder / name.replace("/", "-")
-        blocks = []
-        with path.open("wb") as file:
-            for row, payload in self._prepare(rows):
-                header = member_header(row.key, len(payload))
-                fill = padding(len(payload))
-                file.writelines((header, payload, fill))
-                blocks.append((len(header) + len(payload) + len(fill)) // BLOCK)
-            file.write(_END)
-        # The same samples give the same bytes: with the same time an upload of parts recognises the file again.
-        os.utime(path, (0, int(digest[:8], 16)))
-        return _Built(path, blocks)
-
-
-class _Plan:
-    """The samples on the disk, in an order that the seed and their names fix."""
-
-    def __init__(self, path: Path, seed: int) -> None:
-        path.unlink(missing_ok=True)
-        self._seed = seed
-        self._db = sqlite3.connect(path, check_same_thread=False)
-        self._db.execute("PRAGMA journal_mode=OFF")
-        self._db.execute("CREATE TABLE plan (key TEXT PRIMARY KEY, place BLOB, row BLOB) WITHOUT ROWID")
-        self._db.execute("CREATE INDEX by_place ON plan (place)")
-
-    def add(self, row: _Planned) -> bool:
-        """False when another file has the key."""
-        place = hashlib.sha256(f"{self._seed}/{row.key}".encode()).digest()[:12]
-        packed = msgspec.msgpack.encode(row)
-        return self._db.execute("INSERT OR IGNORE INTO plan VALUES (?, ?, ?)", (row.key, place, packed)).rowcount == 1
-
-    def chunks(self, split: str, count: int) -> Iterator[list[_Planned]]:
-        """The rows of a split, so many at a time."""
-        found = self._db.execute("SELECT row FROM plan WHERE key LIKE ? ORDER BY place", (f"{split}/%",))
-        decode = msgspec.msgpack.Decoder(_Planned).decode
-        while rows := found.fetchmany(count):
-            yield [decode(row) for (row,) in rows]
-
-    def close(self) -> None:
-        self._db.close()
+        key = object_key(self._prefix, SHARDS_NAME)
+        context.store.put(key, msgspec.json.encode(listed), content_type="application/json")
+        context.manifest = context.store.uri(key)
+        ours = {SHARDS_NAME, *(key for shard in self._done for key in (shard.tar, shard.index))}
+        others = [key for key in self._objects if key not in ours]
+        context.removed = [key for key in others if is_shard_name(key)]
+        context.unknown = len(others) - len(context.removed)
+        if self._settings.prune:
+            context.store.delete_many(object_key(self._prefix, key) for key in context.removed)
+            context.pruned = True

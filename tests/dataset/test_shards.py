@@ -11,19 +11,26 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ossconsole.config.profile import Profile
+from ossconsole.dataset.flow import Stopped
+from ossconsole.dataset.formats import SampleFormat, sample_bytes
+from ossconsole.dataset.journal import JournalError, journal_path
 from ossconsole.dataset.manifest import SHARDS_NAME
+from ossconsole.dataset.plan import plan_upload
 from ossconsole.dataset.prefix import PrefixTakenError
 from ossconsole.dataset.settings import UploadSettings
-from ossconsole.dataset.shards import ShardList, ShardUpload
+from ossconsole.dataset.shard_build import Flight, ShardBuilder
+from ossconsole.dataset.shard_list import read_shard_list
+from ossconsole.dataset.shards import ShardUpload
 from ossconsole.dataset.tar_index import BLOCK, encode_index, member_header, padding
+from ossconsole.sandbox.faults import Error, FaultPlan, Rule
 from ossconsole.storage.client import ObjectStore
-from ossconsole.storage.job import JobState
 from tests.dataset.conftest import jpeg, make_pictures
 from tests.dataset.uploads import WAIT_S, bucket, settings_for, upload, wanted
 from tests.sandboxed import Sandboxed
@@ -47,6 +54,7 @@ def run_connector(sandboxed: Sandboxed, profile: Profile, folder: Path, **task: 
     assert done.returncode == 0, done.stderr
 
 
+@hypothesis.settings(max_examples=40)
 @given(st.lists(st.tuples(st.text(st.characters(codec="utf-8", exclude_characters="\0/"), min_size=1), st.binary())))
 def test_headers_and_padding_make_a_tar(members: list[tuple[str, bytes]]) -> None:
     stream, blocks = bytearray(), []
@@ -60,32 +68,19 @@ def test_headers_and_padding_make_a_tar(members: list[tuple[str, bytes]]) -> Non
     assert [data for _, data in found] == [data for _, data in members]
 
 
-def test_the_index_is_the_connectors_byte_for_byte(
-    sandboxed_bucket: Sandboxed, profile: Profile, tmp_path: Path
-) -> None:
+def write_odd_tar(path: Path) -> list[int]:
+    """A tar of members of odd lengths; gives the blocks of each."""
     blocks = []
-    with (tmp_path / "a.tar").open("wb") as file:
+    with path.open("wb") as file:
         for name, size in (("train/a/1.u8", 100), ("train/b/" + "long" * 40, 512), ("c", 0), ("d", 100_000)):
             header = member_header(name, size)
             file.write(header + bytes(size) + padding(size))
             blocks.append((len(header) + size + len(padding(size))) // BLOCK)
         file.write(bytes(2 * BLOCK))
-    run_connector(
-        sandboxed_bucket, profile, tmp_path, do="index", tar=str(tmp_path / "a.tar"), index=str(tmp_path / "a.idx")
-    )
-    assert (tmp_path / "a.idx").read_bytes() == encode_index(blocks)
+    return blocks
 
 
 # Uploads
-
-
-def upload_shards(sandboxed: Sandboxed, profile: Profile, settings: UploadSettings, per_shard: int = 4) -> ShardUpload:
-    job = ShardUpload(ObjectStore(profile, sandboxed.owner), settings, per_shard)
-    job.start()
-    assert job.wait(WAIT_S)
-    if job.error:
-        raise job.error
-    return job
 
 
 def members(data: bytes) -> dict[str, bytes]:
@@ -93,79 +88,177 @@ def members(data: bytes) -> dict[str, bytes]:
         return {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
 
 
-def test_shards_hold_every_sample_once_and_the_connector_reads_them(
+def sharded(source: Path, fmt: SampleFormat = SampleFormat.IMAGE_U8, **changes: object) -> UploadSettings:
+    return settings_for(source, fmt, **{"per_shard": 4, **changes})
+
+
+def tars(store: ObjectStore, profile: Profile) -> dict[str, bytes]:
+    """All below the prefix but the list."""
+    found = bucket(store, profile.dataset_prefix)
+    return {key: data for key, data in found.items() if key != SHARDS_NAME}
+
+
+def check_list_is_the_bucket(store: ObjectStore, profile: Profile) -> dict[str, bytes]:
+    """Every sample is where the list says, and nothing else is below the prefix; gives them by their keys."""
+    listed, objects = read_shard_list(store, profile.dataset_prefix), tars(store, profile)
+    assert set(objects) == {key for shard in listed.shards for key in (shard.tar, shard.index)}
+    found = {}
+    for shard in listed.shards:
+        assert len(objects[shard.tar]) == shard.bytes
+        assert [sample.key for sample in shard.samples] == list(members(objects[shard.tar]))
+        for sample in shard.samples:
+            end = sample.offset + sample_bytes(listed.format, sample.height, sample.width)
+            found[sample.key] = objects[shard.tar][sample.offset : end]
+    return found
+
+
+def labels(store: ObjectStore, profile: Profile) -> dict[str, str]:
+    listed = read_shard_list(store, profile.dataset_prefix)
+    return {sample.key: listed.classes[sample.label] for shard in listed.shards for sample in shard.samples}
+
+
+def test_shards_hold_every_sample_once_and_the_connector_reads_and_indexes_them_alike(
     sandboxed_bucket: Sandboxed, store: ObjectStore, profile: Profile, tmp_path: Path
 ) -> None:
     source = make_pictures(tmp_path / "source", train=10, val=3)
-    settings = settings_for(source, workers=2)
-    job = upload_shards(sandboxed_bucket, profile, settings)
-    assert (job.state, job.samples) == (JobState.DONE, 13)
-    objects = bucket(store, profile.dataset_prefix)
-    listed = msgspec.json.decode(objects[SHARDS_NAME], type=ShardList)
-    assert [(shard.tar, shard.samples) for shard in listed.shards] == [
+    settings = sharded(source, workers=2)
+    summary = upload(profile, sandboxed_bucket.owner, settings)
+    assert (summary.uploaded, summary.skipped, summary.failed) == (13, 0, 0)
+    assert check_list_is_the_bucket(store, profile) == wanted(source, settings.recipe)
+    listed, objects = read_shard_list(store, profile.dataset_prefix), tars(store, profile)
+    assert [(shard.tar, len(shard.samples)) for shard in listed.shards] == [
         *(("train/shard-00000.tar", 4), ("train/shard-00001.tar", 4), ("train/shard-00002.tar", 2)),
         ("val/shard-00000.tar", 3),
     ]
-    assert listed.classes == ("ants", "bees")
-    found: dict[str, bytes] = {}
-    for shard in listed.shards:
-        found |= members(objects[shard.tar])
-    assert found == wanted(source, settings.recipe)
+    assert summary.bytes == sum(shard.bytes for shard in listed.shards)
+    assert summary.manifest.endswith(SHARDS_NAME)
     shard, out = listed.shards[0], tmp_path / "out.json"
     uri = f"oss://{profile.bucket}/{profile.dataset_prefix}"
-    run_connector(
-        sandboxed_bucket,
-        profile,
-        tmp_path,
-        do="read",
-        tar=f"{uri}/{shard.tar}",
-        index=f"{uri}/{shard.index}",
-        out=str(out),
-    )
-    expected = {name: hashlib.sha256(data).hexdigest() for name, data in members(objects[shard.tar]).items()}
-    assert json.loads(out.read_text()) == expected
+    remote = {"tar": f"{uri}/{shard.tar}", "index": f"{uri}/{shard.index}", "out": str(out)}
+    blocks = write_odd_tar(tmp_path / "odd.tar")
+    local = {"local_tar": str(tmp_path / "odd.tar"), "local_index": str(tmp_path / "odd.idx")}
+    run_connector(sandboxed_bucket, profile, tmp_path, **remote, **local)
+    expected = [[name, hashlib.sha256(data).hexdigest()] for name, data in members(objects[shard.tar]).items()]
+    found = json.loads(out.read_text())
+    assert found["by number"] == expected
+    assert sorted(found["in passing"]) == sorted(expected)  # they come as they arrive
+    assert (tmp_path / "odd.idx").read_bytes() == encode_index(blocks)  # the connector's own index of another tar
+
+
+def test_labels_and_shapes_are_listed_where_the_key_does_not_tell_them(
+    sandboxed_bucket: Sandboxed, store: ObjectStore, profile: Profile, tmp_path: Path
+) -> None:
+    source = make_pictures(tmp_path / "dataset", train=2, val=0)
+    (source / "val").mkdir()
+    (source / "val/V1.JPEG").write_bytes(jpeg(1, (32, 64)))
+    (tmp_path / "ILSVRC2012_val_labels.json").write_text('{"V1.JPEG": "bees"}')
+    upload(profile, sandboxed_bucket.owner, sharded(source, keep_ratio=True))
+    assert labels(store, profile) == {"train/ants/0.u8": "ants", "train/bees/1.u8": "bees", "val/V1.u8": "bees"}
+    shapes = {
+        sample.key: (sample.height, sample.width)
+        for shard in read_shard_list(store, profile.dataset_prefix).shards
+        for sample in shard.samples
+    }
+    assert shapes["val/V1.u8"] == (32, 16)
+    (tmp_path / "ILSVRC2012_val_labels.json").write_text('{"V1.JPEG": "aardvark"}')
+    again = upload(profile, sandboxed_bucket.owner, sharded(source, keep_ratio=True))
+    assert (again.uploaded, again.unchanged) == (0, 3)  # the tars are the same, all labels are others
+    assert labels(store, profile) == {"train/ants/0.u8": "ants", "train/bees/1.u8": "bees", "val/V1.u8": "aardvark"}
 
 
 def test_the_same_source_gives_the_same_shards_and_sends_none_again(
     sandboxed_bucket: Sandboxed, store: ObjectStore, profile: Profile, tmp_path: Path
 ) -> None:
     source = make_pictures(tmp_path / "source", train=10, val=2)
-    settings = settings_for(source)
-    upload_shards(sandboxed_bucket, profile, settings)
-    first = bucket(store, profile.dataset_prefix)
-    again = upload_shards(sandboxed_bucket, profile, settings)
-    assert (again.samples, again.unchanged) == (0, 12)
+    upload(profile, sandboxed_bucket.owner, sharded(source))
+    again = upload(profile, sandboxed_bucket.owner, sharded(source))
+    assert (again.uploaded, again.unchanged, again.bytes) == (0, 12, 0)
     other = msgspec.structs.replace(profile, dataset_prefix=f"{profile.dataset_prefix}-other")
-    upload_shards(sandboxed_bucket, other, settings_for(source, workers=3))
-    second = bucket(store, other.dataset_prefix)
-    assert {key: data for key, data in first.items() if key != SHARDS_NAME} == {
-        key: data for key, data in second.items() if key != SHARDS_NAME
-    }
+    upload(other, sandboxed_bucket.owner, sharded(source, workers=3))
+    assert tars(store, profile) == tars(store, other)
     (source / "val/ants/0.jpg").write_bytes(jpeg(99))
-    changed = upload_shards(sandboxed_bucket, profile, settings)
-    assert (changed.samples, changed.unchanged) == (2, 10)
+    plan = plan_upload(profile, sandboxed_bucket.owner, sharded(source))
+    assert (plan.to_send, plan.unchanged) == (2, 10)
+    changed = upload(profile, sandboxed_bucket.owner, sharded(source))
+    assert (changed.uploaded, changed.unchanged) == (2, 10)
+    fewer = upload(profile, sandboxed_bucket.owner, sharded(source, per_shard=100, prune=True))
+    assert (fewer.uploaded, len(fewer.removed), fewer.pruned) == (10, 4, True)
+    assert check_list_is_the_bucket(store, profile) == wanted(source, settings_for(source).recipe)
 
 
 def test_a_shard_that_vanished_is_sent_again(
     sandboxed_bucket: Sandboxed, store: ObjectStore, profile: Profile, tmp_path: Path
 ) -> None:
-    settings = settings_for(make_pictures(tmp_path / "source", train=8, val=0))
-    upload_shards(sandboxed_bucket, profile, settings)
-    store.delete(f"{profile.dataset_prefix}/train/shard-00001.idx")
-    assert upload_shards(sandboxed_bucket, profile, settings).samples == 4
+    settings = sharded(make_pictures(tmp_path / "source", train=8, val=0))
+    upload(profile, sandboxed_bucket.owner, settings)
+    store.delete(f"{profile.dataset_prefix}/train/shard-00001.tar")
+    again = upload(profile, sandboxed_bucket.owner, settings)
+    assert (again.uploaded, again.unchanged) == (4, 4)
 
 
-def test_broken_pictures_are_left_out_and_named(
+def test_a_shard_that_was_sent_before_a_kill_is_not_sent_again(
+    sandboxed_bucket: Sandboxed, store: ObjectStore, profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = sharded(make_pictures(tmp_path / "source", train=12, val=0))
+    landed = []
+
+    def land(engine: ShardUpload, flight: Flight) -> None:
+        landed.append(flight)
+        if len(landed) == 3:  # its tar is in the bucket, and nothing is written down about it
+            raise Stopped
+        landing(engine, flight)
+
+    landing = ShardUpload._land
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardUpload, "_land", land)
+        assert upload(profile, sandboxed_bucket.owner, settings).cancelled
+    diary = next(journal_path(profile, profile.dataset_prefix).parent.glob("*.shards/sent.jsonl"))
+    with diary.open("ab") as file:
+        file.write(b'{"split":"tr')  # a line that a kill cut off
+    assert not store.exists(f"{profile.dataset_prefix}/{SHARDS_NAME}")
+    rest = upload(profile, sandboxed_bucket.owner, settings)
+    assert (rest.uploaded, rest.unchanged, rest.bytes) == (0, 12, 0)
+    assert check_list_is_the_bucket(store, profile) == wanted(settings.source, settings.recipe)
+
+
+def test_broken_pictures_are_left_out_and_named_until_they_can_be_read(
     sandboxed_bucket: Sandboxed, store: ObjectStore, profile: Profile, tmp_path: Path
 ) -> None:
     source = make_pictures(tmp_path / "source", train=6, val=0)
     (source / "train/ants/broken.jpg").write_bytes(b"no")
     (source / "train/ants/x.gif").write_bytes(b"no")
-    job = upload_shards(sandboxed_bucket, profile, settings_for(source))
-    assert (job.samples, job.ignored, [failure.key for failure in job.failures]) == (6, 1, ["train/ants/broken.jpg"])
-    assert job.state is JobState.FAILED
-    listed = msgspec.json.decode(store.get(f"{profile.dataset_prefix}/{SHARDS_NAME}"), type=ShardList)
-    assert sum(shard.samples for shard in listed.shards) == 6
+    for uploaded in (6, 0):
+        summary = upload(profile, sandboxed_bucket.owner, sharded(source))
+        assert (summary.uploaded, summary.unchanged, summary.ignored, summary.failed) == (uploaded, 6 - uploaded, 1, 1)
+        assert [failure.path for failure in summary.failures] == ["train/ants/broken.jpg"]
+    (source / "train/ants/broken.jpg").write_bytes(jpeg(50))
+    assert upload(profile, sandboxed_bucket.owner, sharded(source)).failed == 0
+    assert check_list_is_the_bucket(store, profile) == wanted(source, settings_for(source).recipe)
+
+
+def test_a_tar_that_oss_refuses_costs_its_samples_alone(
+    sandboxed_bucket: Sandboxed, store: ObjectStore, profile: Profile, tmp_path: Path
+) -> None:
+    settings = sharded(make_pictures(tmp_path / "source", train=8, val=0))
+    denied = Rule(action=Error(code="AccessDenied"), method="PUT", key="*/train/shard-00001.tar")
+    busy = Rule(action=Error(code="ServiceUnavailable"), method="PUT", key="*/train/shard-00000.*", times=2)
+    with sandboxed_bucket.faults(FaultPlan(rules=[denied, busy])):
+        summary = upload(profile, sandboxed_bucket.owner, settings)
+    assert (summary.uploaded, summary.failed, summary.retries) == (4, 4, 2)
+    assert summary.failures[0].code == "AccessDenied"
+    assert "shard-00001.tar (4 samples)" in summary.failures[0].path
+    again = upload(profile, sandboxed_bucket.owner, settings)
+    assert (again.uploaded, again.unchanged, again.failed) == (4, 4, 0)
+    assert check_list_is_the_bucket(store, profile) == wanted(settings.source, settings.recipe)
+
+
+def test_a_full_disk_under_the_tars_is_told(
+    sandboxed_bucket: Sandboxed, profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ShardBuilder, "build", lambda *_: Path("/dev/full").write_bytes(b"x"))
+    with pytest.raises(JournalError, match="No space left") as caught:
+        upload(profile, sandboxed_bucket.owner, sharded(make_pictures(tmp_path / "source")))
+    assert "Free space" in caught.value.remedy
 
 
 def test_a_prefix_holds_either_shards_or_single_samples(
@@ -174,10 +267,10 @@ def test_a_prefix_holds_either_shards_or_single_samples(
     source = make_pictures(tmp_path / "source")
     upload(profile, sandboxed_bucket.owner, settings_for(source))
     with pytest.raises(PrefixTakenError, match="single samples"):
-        upload_shards(sandboxed_bucket, profile, settings_for(source))
+        upload(profile, sandboxed_bucket.owner, sharded(source))
     other = msgspec.structs.replace(profile, dataset_prefix=f"{profile.dataset_prefix}-shards")
-    upload_shards(sandboxed_bucket, other, settings_for(source))
+    upload(other, sandboxed_bucket.owner, sharded(source))
     with pytest.raises(PrefixTakenError, match="at 16 px"):
-        upload_shards(sandboxed_bucket, other, settings_for(source, size=20))
+        upload(other, sandboxed_bucket.owner, sharded(source, size=20))
     with pytest.raises(PrefixTakenError, match="of shards"):
         upload(other, sandboxed_bucket.owner, settings_for(source))

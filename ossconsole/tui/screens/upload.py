@@ -34,6 +34,7 @@ from ossconsole.tui.widgets.panel import Panel
 FORMATS = tuple((str(kind), str(kind)) for kind in SampleFormat)
 SIZES = (64, 96, 128, 160, 224, 256, 384)
 SHAPES = (("square", "square"), ("ratio kept", "ratio"))
+STORES = (("one object each", "0"), ("tars of 100", "100"), ("tars of 1,000", "1000"))
 FORM = "upload"
 _RECENT = 8
 
@@ -63,6 +64,8 @@ class UploadScreen(ConsoleScreen):
             )
             yield Label("Shape")
             yield Select(SHAPES, value="square", allow_blank=False, compact=True, id="shape")
+            yield Label("Stored")
+            yield Select(STORES, value="0", allow_blank=False, compact=True, id="stored")
         yield Panel(self._heading, id="upload-heading")
         with Horizontal(id="upload-top"):
             yield Panel(self._paint, id="upload-panel")
@@ -138,6 +141,7 @@ class UploadScreen(ConsoleScreen):
             format=SampleFormat(str(self.query_one("#format", Select).value)),
             size=int(str(self.query_one("#size", Select).value)),
             keep_ratio=self.query_one("#shape", Select).value == "ratio",
+            per_shard=int(str(self.query_one("#stored", Select).value)),
         )
         try:
             settings.recipe.check()
@@ -150,7 +154,7 @@ class UploadScreen(ConsoleScreen):
         known = memory.recall(FORM, profile)
         recent = known.get("recent") or [""]
         self.query_one("#source", Input).value = str(recent[0])
-        choices = {"format": FORMATS, "size": [(px, str(px)) for px in SIZES], "shape": SHAPES}
+        choices = {"format": FORMATS, "size": [(px, str(px)) for px in SIZES], "shape": SHAPES, "stored": STORES}
         for name, offered in choices.items():
             if known.get(name) in {value for _, value in offered}:
                 self.query_one(f"#{name}", Select).value = known[name]
@@ -170,6 +174,7 @@ class UploadScreen(ConsoleScreen):
             "format": str(settings.format),
             "size": str(settings.size),
             "shape": "ratio" if settings.keep_ratio else "square",
+            "stored": str(settings.per_shard),
         }
         try:
             memory.remember(FORM, profile.name, values)

@@ -87,7 +87,9 @@ def looking_lines(paper: Paper, files: int) -> list[Line]:
 def plan_lines(paper: Paper, plan: UploadPlan, settings: UploadSettings, prefix: str) -> list[Line]:
     """What the upload would do; the notes get the room that is left."""
     shape = f"{settings.format} at {settings.size} px" + (", ratio kept" if settings.keep_ratio else "")
-    about = "about " if settings.keep_ratio else ""
+    if settings.per_shard:
+        shape += f", in tars of {settings.per_shard:,}"
+    about = "about " if settings.keep_ratio or settings.per_shard else ""
     splits = ", ".join(f"{count:,} {split}" for split, count in plan.samples.items()) or "none"
     lines = [
         paper.row("samples", f"{splits}, in {len(plan.classes):,} classes", "strong"),
