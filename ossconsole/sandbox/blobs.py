@@ -11,6 +11,7 @@ import hashlib
 import os
 import secrets
 import sqlite3
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
@@ -96,6 +97,7 @@ class BlobStore:
         self._root = directory / "blobs"
         self._root.mkdir(mode=0o700, exist_ok=True)
         self._db = sqlite3.connect(directory / "blobs.sqlite", isolation_level=None, check_same_thread=False)
+        self._lock = threading.Lock()  # the id of the last row is the connection's, not the statement's
         self._db.executescript(
             "PRAGMA page_size=16384; PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF;"
             "CREATE TABLE IF NOT EXISTS blobs(id INTEGER PRIMARY KEY AUTOINCREMENT, data BLOB NOT NULL);"
@@ -182,7 +184,8 @@ class BlobStore:
     def _execute(self, query: str, value: object) -> int | None:
         """Run it and return the row's id. SQLite's own errors (disk full) become OSError."""
         try:
-            return self._db.execute(query, (value,)).lastrowid
+            with self._lock:
+                return self._db.execute(query, (value,)).lastrowid
         except sqlite3.OperationalError as error:
             raise OSError(str(error)) from error
 

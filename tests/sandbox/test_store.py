@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ossconsole.sandbox.blobs import INLINE_BYTES
+from ossconsole.sandbox.blobs import INLINE_BYTES, BlobStore
 from ossconsole.sandbox.errors import OssError
 from ossconsole.sandbox.process import SandboxInfo, SandboxProcess
 from ossconsole.sandbox.records import Attributes, Blob, StoredObject
@@ -243,3 +243,18 @@ def test_the_log_grows_by_whole_lines(sandbox: SandboxProcess, bucket: Any, pref
         list(pool.map(lambda n: bucket.put_object(f"{prefix}{n}", b""), range(40)))
     wait_until(lambda: sandbox.log_path.read_bytes().count(prefix.encode()) >= 40)
     assert sandbox.log_path.read_bytes().endswith(b"}\n")
+
+
+def test_threads_that_write_blobs_at_once_get_the_ids_of_their_own(tmp_path: Path) -> None:
+    blobs = BlobStore(tmp_path)
+
+    def write(number: int) -> tuple[str, bytes]:
+        data = b"%06d" % number
+        return blobs.insert(data), data
+
+    with ThreadPoolExecutor(4) as pool:
+        written = list(pool.map(write, range(4000)))
+    for blob_id, data in written:
+        with closing(blobs.open(blob_id)) as blob:
+            assert blob.read(0, len(data)) == data
+    blobs.close()
