@@ -157,6 +157,7 @@ class BatchLoader:
             slot=slot,
             keys=tuple(object_key(self._prefix, sample.key) for sample in samples),
             sizes=np.array([self._manifest.sample_bytes(sample) for sample in samples], dtype=np.int64),
+            crc64s=np.array([sample.crc64 for sample in samples], dtype=np.uint64),
         )
         if front:
             self._asked.appendleft((request, read))

@@ -13,7 +13,8 @@ from ossconsole.config.errors import SettingsError
 class Place:
     """`rank` of `world` processes, `local_rank` of `local_world` on this machine; the one with rank 0 leads.
 
-    `rendezvous` is the URL at which they meet, as `torch.distributed.init_process_group` takes it.
+    `rendezvous` is the URL at which they meet, as `torch.distributed.init_process_group` takes it. `attempt` counts how
+    often torchrun started them anew after one had died.
     """
 
     rank: int = 0
@@ -21,6 +22,7 @@ class Place:
     local_rank: int = 0
     local_world: int = 1
     rendezvous: str = "env://"
+    attempt: int = 0
 
     @property
     def leads(self) -> bool:
@@ -44,14 +46,10 @@ def torchrun_place(environ: Mapping[str, str] = os.environ) -> Place:
             world=int(environ["WORLD_SIZE"]),
             local_rank=int(environ["LOCAL_RANK"]),
             local_world=int(environ["LOCAL_WORLD_SIZE"]),
+            attempt=int(environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
         )
     except (KeyError, ValueError) as error:
         raise SettingsError(
             f"WORLD_SIZE is set, but the rest of torchrun's variables is not right: {error}.",
             remedy="Start with `torchrun --nproc-per-node=gpu -m ossconsole train …`, or unset WORLD_SIZE.",
         ) from error
-
-
-def restarted_by_torchrun(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether torchrun started this process anew after one of the run's processes had died."""
-    return int(environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0

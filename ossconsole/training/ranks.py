@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -38,14 +39,17 @@ class Ranks:
         """Waits for the others. `patience_s` is how long one of them may wait for its data."""
         self.place = place
         self._talk: Any = None
+        self._closing = threading.Lock()
         if place.world == 1:
             return
         with _lost_ranks(place):
             found = rendezvous(place.rendezvous, place.rank, place.world, timeout=timedelta(seconds=PATIENCE_S))
-            self._store, rank, world = next(found)
+            shared, rank, world = next(found)
+            # torchrun may keep its store over a restart: what earlier processes left in it must not be met.
+            self._store = PrefixStore(f"ossconsole-{place.attempt}", shared)
             dist.init_process_group(
                 "nccl" if device.type == "cuda" else "gloo",
-                store=PrefixStore("ossconsole", self._store),
+                store=PrefixStore("group", self._store),
                 rank=rank,
                 world_size=world,
                 timeout=timedelta(seconds=PATIENCE_S),
@@ -84,16 +88,18 @@ class Ranks:
 
     def tell_to_stop(self) -> None:
         """Reaches also a process that waits for its data."""
-        if self.world > 1:
-            with contextlib.suppress(RuntimeError):  # the store is gone: so is the run
+        with self._closing:  # a store that is gone would be waited for
+            if self._talk is not None:
                 self._store.set(_STOP_KEY, "1")
 
     def told_to_stop(self) -> bool:
         return self.world > 1 and bool(self._store.check([_STOP_KEY]))
 
     def close(self) -> None:
-        if self.world > 1:
-            dist.destroy_process_group()
+        with self._closing:
+            if self._talk is not None:
+                self._talk = None
+                dist.destroy_process_group()
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ from ossconsole.storage.client import ObjectStore
 from ossconsole.training.checkpoint import fetch_uri, stable_key, unpack
 from ossconsole.training.context import RunContext
 from ossconsole.training.course import Course
-from ossconsole.training.place import restarted_by_torchrun
 from ossconsole.training.ranks import Ranks
 from ossconsole.training.trainer import Trainer
 
@@ -24,7 +23,7 @@ def resume(
     `about` is what both must have in common. Raises ConsoleError when they have not, or when it is no checkpoint.
     """
     uri = context.settings.resume
-    if restarted_by_torchrun():
+    if ranks.place.attempt:
         uri = ranks.share(_own_checkpoint(context, store) if ranks.place.leads else "")[0] or uri
     if not uri:
         return

@@ -24,7 +24,7 @@ from ossconsole.training.claim import Claim
 from ossconsole.training.context import RunContext
 from ossconsole.training.data import training_manifest
 from ossconsole.training.followers import Followers
-from ossconsole.training.place import Place, restarted_by_torchrun
+from ossconsole.training.place import Place
 from ossconsole.training.settings import TrainSettings
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class TrainingRun:
                 f"Profile {profile.name!r} has no {settings.endpoint} endpoint.",
                 remedy="Add one on the Setup screen, or give --endpoint.",
             )
-        self._claim = Claim(profile, new_run_id(), go_on=restarted_by_torchrun())
+        self._claim = Claim(profile, new_run_id(), go_on=place.attempt > 0)
         self.id = self._claim.run
         self.error: ConsoleError | None = None
         self.summary: events.Summary | None = None

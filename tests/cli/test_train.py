@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import psutil
 import pytest
 
 from ossconsole.config.profile import Profile
@@ -49,7 +50,9 @@ def start(sandbox: SandboxProcess, tmp_path: Path) -> Iterator[Start]:
     """Starts `ossconsole train` on the sandbox, as a user with a bucket of their own would."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def begin(*arguments: str, secret: str | None = None, profile: Profile | None = None) -> subprocess.Popen[bytes]:
+    def begin(
+        *arguments: str, secret: str | None = None, profile: Profile | None = None, launcher: Sequence[str] = ("-m",)
+    ) -> subprocess.Popen[bytes]:
         target = profile or sandbox.profile()
         environment = {
             **os.environ,
@@ -68,7 +71,7 @@ def start(sandbox: SandboxProcess, tmp_path: Path) -> Iterator[Start]:
             "--workers=1",
         )
         process = subprocess.Popen(
-            [sys.executable, "-m", "ossconsole", "train", *flags, *arguments],
+            [sys.executable, *launcher, "ossconsole", "train", *flags, *arguments],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -166,3 +169,30 @@ def test_bad_usage_is_told(start: Start, arguments: list[str], words: str) -> No
     code, _, err = ended(start(*arguments))
     assert code in {1, 2}
     assert words in err
+
+
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1", "-m")
+
+
+def test_torchrun_starts_a_run_anew_from_its_last_checkpoint(start: Start) -> None:
+    process = start("--json", "--epochs=4", "--warmup-steps=0", "--checkpoint-every=1", launcher=TORCHRUN)
+    assert process.stdout is not None
+    found: list[events.Event] = []
+    for line in process.stdout:
+        found.append(events.decode(line))
+        if isinstance(found[-1], events.Checkpoint):
+            break
+    assert isinstance(found[0], events.Run)
+    assert found[0].world == 2
+    ranks = [child for child in psutil.Process(process.pid).children() if "ossconsole" in child.cmdline()]
+    follower = next(rank for rank in ranks if rank.pid != found[0].pid)
+    follower.kill()
+    code, rest, err = ended(process)
+    assert code == 0, err
+    again = next(event for event in rest if isinstance(event, events.Run))
+    assert again.run == found[0].run
+    after = rest[rest.index(again) :]
+    assert isinstance(after[-1], events.Summary)
+    steps = [event.step for event in after if isinstance(event, events.Step)]
+    assert steps == list(range(steps[0], 5))
+    assert steps[0] > 1

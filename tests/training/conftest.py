@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +18,19 @@ from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import Manifest, Sample, object_key, write_manifest
 from ossconsole.sandbox.process import SandboxProcess
 from ossconsole.storage.client import ObjectStore
+from ossconsole.telemetry import events
 from ossconsole.training.connector import ConnectorSettings
+from ossconsole.training.run import TrainingRun
+from ossconsole.training.settings import TrainSettings
 
 SIDE = 32
+DEADLINE_S = 120.0
 TRAIN_SAMPLES = 96
 VAL_SAMPLES = 24
 CLASSES = ("blue", "green", "red")
+
+
+StartRun = Callable[..., TrainingRun]
 
 
 @dataclass
@@ -87,3 +94,43 @@ def bucket(sandbox: SandboxProcess, request: pytest.FixtureRequest) -> Bucket:
     manifest = Manifest(format=SampleFormat.IMAGE_U8, size=SIDE, classes=CLASSES, splits=splits)
     write_manifest(store, profile.dataset_prefix, manifest)
     return Bucket(sandbox, profile, credentials, manifest, pictures)
+
+
+@pytest.fixture
+def start_run(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StartRun]:
+    """Starts runs on the bucket and ends those that a failed test leaves."""
+    monkeypatch.setenv("OSSCONSOLE_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("OSSCONSOLE_CONFIG_DIR", str(tmp_path / "config"))
+    runs: list[TrainingRun] = []
+
+    def start(
+        profile: Profile | None = None,
+        *,
+        attended: bool = False,
+        on_event: Callable[[events.Event], None] | None = None,
+        **settings: object,
+    ) -> TrainingRun:
+        chosen = TrainSettings(**{"batch_size": 16, "workers": 1, "epochs": 1, **settings})  # type: ignore[arg-type]
+        run = TrainingRun(profile or bucket.profile, bucket.credentials, chosen, attended=attended, on_event=on_event)
+        runs.append(run)
+        run.start()
+        return run
+
+    yield start
+    for run in runs:
+        run.stop()
+        assert run.wait(DEADLINE_S)
+
+
+def finished(run: TrainingRun) -> list[events.Event]:
+    assert run.wait(DEADLINE_S), "the run did not end"
+    assert run.error is None, run.error
+    return run.drain()
+
+
+def steps(found: list[events.Event]) -> list[events.Step]:
+    return [event for event in found if isinstance(event, events.Step)]
+
+
+def only(found: list[events.Event], kind: type[events.Event]) -> list[events.Event]:
+    return [event for event in found if isinstance(event, kind)]

@@ -3,67 +3,28 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import msgspec
 import pytest
 import torch
 
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.config.profile import Profile
 from ossconsole.dataset.manifest import object_key
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.record import read_events
 from ossconsole.training.checkpoint import fetch_uri, unpack
-from ossconsole.training.run import TrainingRun
-from ossconsole.training.settings import TrainSettings
-from tests.training.conftest import CLASSES, TRAIN_SAMPLES, VAL_SAMPLES, Bucket
-
-DEADLINE_S = 120.0
-
-StartRun = Callable[..., TrainingRun]
-
-
-@pytest.fixture
-def start_run(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StartRun]:
-    """Starts runs on the bucket and ends those that a failed test leaves."""
-    monkeypatch.setenv("OSSCONSOLE_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setenv("OSSCONSOLE_CONFIG_DIR", str(tmp_path / "config"))
-    runs: list[TrainingRun] = []
-
-    def start(
-        profile: Profile | None = None,
-        *,
-        attended: bool = False,
-        on_event: Callable[[events.Event], None] | None = None,
-        **settings: object,
-    ) -> TrainingRun:
-        chosen = TrainSettings(**{"batch_size": 16, "workers": 1, "epochs": 1, **settings})  # type: ignore[arg-type]
-        run = TrainingRun(profile or bucket.profile, bucket.credentials, chosen, attended=attended, on_event=on_event)
-        runs.append(run)
-        run.start()
-        return run
-
-    yield start
-    for run in runs:
-        run.stop()
-        assert run.wait(DEADLINE_S)
-
-
-def finished(run: TrainingRun) -> list[events.Event]:
-    assert run.wait(DEADLINE_S), "the run did not end"
-    assert run.error is None, run.error
-    return run.drain()
-
-
-def steps(found: list[events.Event]) -> list[events.Step]:
-    return [event for event in found if isinstance(event, events.Step)]
-
-
-def only(found: list[events.Event], kind: type[events.Event]) -> list[events.Event]:
-    return [event for event in found if isinstance(event, kind)]
+from tests.training.conftest import (
+    CLASSES,
+    DEADLINE_S,
+    TRAIN_SAMPLES,
+    VAL_SAMPLES,
+    Bucket,
+    StartRun,
+    finished,
+    only,
+    steps,
+)
 
 
 def test_a_run_trains_validates_and_leaves_verified_checkpoints(bucket: Bucket, start_run: StartRun) -> None:

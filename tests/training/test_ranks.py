@@ -1,0 +1,99 @@
+"""Runs of two processes on this machine, by gloo: what they read, what they agree on, and when one is lost."""
+
+from __future__ import annotations
+
+import collections
+import os
+import signal
+import threading
+
+import msgspec
+import psutil
+import pytest
+
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.telemetry import events
+from ossconsole.telemetry.events import RunState
+from ossconsole.training.agreement import BATCH, END, FAILED, Standing, agree
+from ossconsole.training.place import Place, torchrun_place
+from tests.training.conftest import DEADLINE_S, TRAIN_SAMPLES, VAL_SAMPLES, Bucket, StartRun, finished, steps
+
+STANDING = Standing(BATCH, 0, 0, 0, 0, 0, 0, 8, 100, 0.5, 1.0, 0, 0)
+
+
+def test_each_sample_is_read_once_and_one_process_can_go_on_with_what_two_began(
+    bucket: Bucket, start_run: StartRun
+) -> None:
+    # 96 samples in batches of 2 x 10: the last one is short, and its ranks have 8 each.
+    settings = {"learning_rate": 0.02, "switch_every": 2, "keep_checkpoints": 0}
+    found = finished(start_run(processes=2, batch_size=10, **settings))
+    done = steps(found)
+    assert [step.samples for step in done] == [20, 20, 20, 20, 16]
+    assert {step.endpoint for step in done} == set(EndpointKind)
+    epoch = next(event for event in found if isinstance(event, events.Epoch))
+    assert (epoch.samples, epoch.val_samples) == (TRAIN_SAMPLES, VAL_SAMPLES)
+    assert isinstance(found[0], events.Run)
+    assert found[0].world == 2
+    log = [msgspec.json.decode(line) for line in bucket.sandbox.log_path.read_text().splitlines()]
+    prefix = f"{bucket.profile.dataset_prefix}/train/"
+    reads = collections.Counter(line["key"] for line in log if line["operation"] == "GetObject")
+    assert [count for key, count in reads.items() if key.startswith(prefix)] == [1] * TRAIN_SAMPLES
+
+    saved = next(event for event in reversed(found) if isinstance(event, events.Checkpoint))
+    assert saved.best_key.endswith("resnet18-best.pt")
+    uri = f"oss://{bucket.profile.bucket}/{saved.key}"
+    alone = steps(finished(start_run(batch_size=20, epochs=2, resume=uri, **settings)))
+    assert [step.step for step in alone] == list(range(6, 11))
+
+
+def test_both_pause_and_change_together_and_one_that_dies_is_told(start_run: StartRun) -> None:
+    seen: dict[object, threading.Event] = collections.defaultdict(threading.Event)
+
+    def watch(event: events.Event) -> None:
+        seen[event.state if isinstance(event, events.State) else type(event)].set()
+        if isinstance(event, events.Step):
+            seen[event.lr].set()
+
+    run = start_run(processes=2, epochs=1000, warmup_steps=0, on_event=watch)
+    assert seen[events.Step].wait(DEADLINE_S)
+    run.pause()
+    assert seen[RunState.PAUSED].wait(DEADLINE_S)
+    run.set_lr(1e-9)
+    run.checkpoint()
+    run.resume()
+    assert seen[events.Checkpoint].wait(DEADLINE_S)
+    (follower,) = [
+        child for child in psutil.Process().children() if any("training.follower" in part for part in child.cmdline())
+    ]
+    os.kill(follower.pid, signal.SIGKILL)
+    assert run.wait(DEADLINE_S)
+    assert steps(run.drain())[-1].lr <= 1e-9
+    assert run.error is not None
+    assert "lost another one" in run.error.message
+    assert "--resume" in run.error.remedy
+    assert run.state is RunState.FAILED
+
+
+def test_what_one_asks_all_do() -> None:
+    asked = STANDING._replace(pause=1, checkpoint=1, lr=0.5)
+    agreed = agree([asked, STANDING._replace(samples=4, wait_s=2.0)], EndpointKind.STANDARD)
+    assert (agreed.pause, agreed.checkpoint, agreed.lr, agreed.stop, agreed.over) == (True, True, 0.5, False, False)
+    assert (agreed.samples, agreed.bytes, agreed.wait_s) == (12, 200, 2.0)
+    assert agree([STANDING, STANDING._replace(stop=1)], EndpointKind.STANDARD).stop
+    assert agree([STANDING, STANDING._replace(ready=FAILED)], EndpointKind.STANDARD).failed
+    assert agree([STANDING, STANDING._replace(ready=END)], EndpointKind.STANDARD).over
+
+
+def test_a_rank_that_left_its_endpoint_takes_the_others_along() -> None:
+    other = tuple(EndpointKind).index(EndpointKind.ACCELERATED)
+    agreed = agree([STANDING, STANDING._replace(endpoint=other)], EndpointKind.STANDARD)
+    assert (agreed.endpoint, agreed.left) == (EndpointKind.ACCELERATED, 1)
+    assert agree([STANDING, STANDING], EndpointKind.STANDARD).left is None
+
+
+def test_torchrun_says_where_a_process_stands() -> None:
+    assert torchrun_place({}) == Place()
+    found = torchrun_place({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"})
+    assert (found.rank, found.world, found.local_rank, found.local_world, found.leads) == (3, 4, 1, 2, False)
+    with pytest.raises(Exception, match="LOCAL_RANK"):
+        torchrun_place({"RANK": "3", "WORLD_SIZE": "4"})
