@@ -223,9 +223,10 @@ class Journal:
     def adopt(self, sample: Sample, class_name: str, size: int, etag: str) -> None:
         """A sample of the dataset's manifest that another journal knows; its file is none of this source's."""
         self._write(
-            "INSERT OR IGNORE INTO samples (path, key, class, size, mtime_ns, height, width, bytes, etag, sent) "
-            "VALUES (?, ?, ?, 0, 0, ?, ?, ?, ?, ?)",
-            *(_ADOPTED + sample.key, sample.key, class_name, sample.height, sample.width, size, etag, self._run),
+            "INSERT OR IGNORE INTO samples (path, key, class, size, mtime_ns, height, width, bytes, crc64, etag, sent) "
+            "VALUES (?, ?, ?, 0, 0, ?, ?, ?, ?, ?, ?)",
+            *(_ADOPTED + sample.key, sample.key, class_name, sample.height, sample.width, size),
+            *(str(sample.crc64 or ""), etag, self._run),
         )
 
     # Sending
@@ -273,8 +274,9 @@ class Journal:
 
     def samples(self, split: str, labels: dict[str, int]) -> Iterator[Sample]:
         """The samples of a split in the bucket, by key."""
-        for key, class_name, height, width in self._pages("key, class, height, width", "sent > 0", f"{split}/"):
-            yield Sample(key, labels[class_name], height, width)
+        columns = "key, class, height, width, crc64"
+        for key, class_name, height, width, crc64 in self._pages(columns, "sent > 0", f"{split}/"):
+            yield Sample(key, labels[class_name], height, width, int(crc64 or 0))
 
     def classes(self) -> list[str]:
         """The classes that have samples in the bucket."""

@@ -46,12 +46,16 @@ _UPLOAD_AGAIN = "Upload the dataset again with `ossconsole upload`."
 
 
 class Sample(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One stored picture. `key` is relative to the dataset prefix, `label` an index into the manifest's classes."""
+    """One stored picture. `key` is relative to the dataset prefix, `label` an index into the manifest's classes.
+
+    `crc64` is the object's, as OSS reckons it; 0 where it is not known.
+    """
 
     key: str
     label: int
     height: int
     width: int
+    crc64: int = 0
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
-from ossconsole.dataset.manifest import Manifest, Sample, object_key
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.training.connector import ConnectorSettings
 from ossconsole.training.context import RunContext
+from ossconsole.training.data import TrainingData
 from ossconsole.training.loader import Batch, BatchLoader, LoaderError
 from ossconsole.training.plan import BatchRequest, Plan
 from ossconsole.training.reader import MISSING
@@ -40,7 +40,7 @@ class BatchSource:
         self,
         context: RunContext,
         connector: ConnectorSettings,
-        manifest: Manifest,
+        data: TrainingData,
         plan: Plan,
         *,
         start: int,
@@ -50,13 +50,13 @@ class BatchSource:
         on_recovery: Callable[[], None],
     ) -> None:
         self._context = context
-        self._manifest = manifest
+        self._data = data
         self._plan = plan
         self._heed = heed
         self._on_pause = on_pause
         self._on_recovery = on_recovery
         self._loader = BatchLoader(
-            connector, manifest, plan, context.settings, start=start, pin=pin, interrupted=self._interrupted
+            connector, data, plan, context.settings, start=start, pin=pin, interrupted=self._interrupted
         )
         self.retries = 0
         self._has_read = False
@@ -177,7 +177,7 @@ class BatchSource:
         """
         for sample, why in batch.bad:
             if why == MISSING:
-                error = self._look(batch.endpoint, sample)
+                error = self._look(batch.endpoint, self._data.keys([sample])[0])
                 if error is None or error.code != "NoSuchKey":
                     return error.message if error else f"{sample.key} was not found, and yet it is there"
         return ""
@@ -185,14 +185,17 @@ class BatchSource:
     def _explain(self, kind: EndpointKind, request: BatchRequest | None) -> StorageError | None:
         """The same read through oss2, which tells OSS's code and request id; None when it succeeds."""
         request = request or next(self._plan.requests())
-        return self._look(kind, self._manifest.splits[str(request.split)][int(request.indices[0])])
+        return self._look(kind, self._data.object_of(str(request.split), int(request.indices[0])))
 
-    def _look(self, kind: EndpointKind, sample: Sample) -> StorageError | None:
+    def _look(self, kind: EndpointKind, key: str) -> StorageError | None:
         store = ObjectStore(
             self._context.profile, self._context.credentials, kind, timeout_s=_EXPLAIN_TIMEOUT_S, attempts=1
         )
         try:
-            store.get_range(object_key(self._context.profile.dataset_prefix, sample.key), 0, 1)
+            if self._data.sharded:
+                store.get_range(key, 0, 1)
+            else:
+                store.get(key)
         except StorageError as error:
             return error
         finally:

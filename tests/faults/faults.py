@@ -32,7 +32,9 @@ PlanMaker = Callable[[Sequence[str], int | None], FaultPlan]
 class Fault:
     """`plan(operations, times)` breaks the first `times` requests (None: all) of these kinds.
 
-    `words` is one of the texts that a message about it must have. `endless` is False for what slows down and ends well.
+    `words` is one of the texts that a message about it must have. `endless` is False for what slows down and ends well,
+    which `outlasted` says of single operations: the connector goes on where a body broke off, and the checksum of a
+    sample is the manifest's and not the reply's.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Fault:
     operations: tuple[str, ...] = (*READS, *WRITES, *LISTS)
     fatal: bool = False
     endless: bool = True
+    outlasted: tuple[str, ...] = ()
 
 
 def _rules(action: Action, key: str | None = None) -> PlanMaker:
@@ -83,8 +86,14 @@ FAULTS = (
     Fault("reset mid-body", _rules(Reset(after_bytes=200)), _BROKEN, (*READS, *LISTS)),
     Fault("reset before the reply", _rules(Reset()), _BROKEN),
     Fault("reply lost", _rules(LostReply()), _BROKEN, WRITES),
-    Fault("truncated body", _rules(Truncate(after_bytes=200)), _BROKEN, (*READS, *LISTS)),
-    Fault("wrong CRC", _rules(WrongCrc()), ("CRC64", "checksum", "errno"), (*READS, *WRITES, "HeadObject")),
+    Fault("truncated body", _rules(Truncate(after_bytes=200)), _BROKEN, (*READS, *LISTS), outlasted=("training",)),
+    Fault(
+        "wrong CRC",
+        _rules(WrongCrc()),
+        ("CRC64", "checksum", "errno"),
+        (*READS, *WRITES, "HeadObject"),
+        outlasted=("training",),
+    ),
     Fault("one wrong byte", _rules(Corrupt()), ("CRC64", "checksum", "errno"), READS),
     Fault("slow body", _slow, (), (*READS, *LISTS), endless=False),
     Fault("silent stall", _rules(Stall()), ("timed out", "within", "errno")),

@@ -81,6 +81,8 @@ class Operation(abc.ABC):
 
     world: World
     kinds: ClassVar[tuple[str, ...]] = ("GetObject",)
+    keys: ClassVar[str | None] = None
+    """Which objects the faults are for, as a shell pattern."""
     deadline_s = 60.0
     midway: Callable[[], None] = lambda: None
     """Called once while the operation is at work (upload, training)."""
@@ -239,6 +241,7 @@ class Checkpointing(Operation):
 
 class Training(Operation):
     kinds = ("GetObject",)
+    keys = "*.u8"
     deadline_s = 120.0
     patience_s = 2.0
     fall_back = False
@@ -247,10 +250,13 @@ class Training(Operation):
 
     def prepare(self) -> None:
         dice = np.random.default_rng(0)
-        samples = tuple(Sample(f"train/c{n % 2}/{n:03d}.u8", n % 2, SIDE, SIDE) for n in range(TRAIN))
-        for sample in samples:
-            data = dice.integers(0, 256, (3, SIDE, SIDE), dtype=np.uint8).tobytes()
-            self.world.clean.put(object_key(self.world.prefix, sample.key), data)
+        bodies = [dice.integers(0, 256, (3, SIDE, SIDE), dtype=np.uint8).tobytes() for _ in range(TRAIN)]
+        samples = tuple(
+            Sample(f"train/c{n % 2}/{n:03d}.u8", n % 2, SIDE, SIDE, fastcrc.crc64.xz(body))
+            for n, body in enumerate(bodies)
+        )
+        for sample, body in zip(samples, bodies, strict=True):
+            self.world.clean.put(object_key(self.world.prefix, sample.key), body)
         manifest = Manifest(format=SampleFormat.IMAGE_U8, size=SIDE, classes=("c0", "c1"), splits={"train": samples})
         write_manifest(self.world.clean, self.world.prefix, manifest)
 

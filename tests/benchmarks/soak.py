@@ -1,0 +1,341 @@
+"""Trains for long through endpoints that fail at random, and proves that nothing leaks and no sample is lost.
+
+    python -m tests.benchmarks.soak [--minutes 30] [--seed 1] [--tiny] [--no-console] [--json]
+
+`ossconsole train` runs in a process of its own, reads from a sandbox in another, and a real console in a
+pseudo-terminal looks on. Meanwhile requests fail, endpoints go away, keys are refused, readers are killed and stopped,
+endpoints are switched, the run is paused. In a run of 20 minutes or more the standard endpoint is once gone for five
+minutes. At the end: memory and descriptors of the processes are compared between the second and the last sixth of the
+time, every sample of every epoch is accounted for byte by byte, and the checkpoint is read back. Exit code 1 when
+anything is wrong. `--tiny` trains a tiny model in place of ResNet-18, for a run of seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import fastcrc
+import msgspec
+import numpy as np
+import psutil
+
+from ossconsole.config.paths import CONFIG_DIR_VARIABLE, STATE_DIR_VARIABLE
+from ossconsole.config.profile import Profile
+from ossconsole.config.settings_file import Settings, save_settings
+from ossconsole.config.sources import FixedSource
+from ossconsole.dataset.formats import SampleFormat
+from ossconsole.dataset.manifest import Manifest, Sample, object_key, write_manifest
+from ossconsole.sandbox.process import SandboxProcess
+from ossconsole.storage.client import ObjectStore
+from ossconsole.storage.multipart_uploads import list_uploads
+from ossconsole.telemetry import events
+from ossconsole.telemetry.record import read_events
+from ossconsole.telemetry.runs import list_runs
+from tests.benchmarks.soaked import LEDGER_VARIABLE, SIDE, TINY_VARIABLE, Entry, contents
+from tests.benchmarks.weather import Weather
+from tests.terminal.screen import Terminal
+
+SPLITS = ("train", "val")
+VAL_SAMPLES = 128
+LONG_OUTAGE_S = 300.0
+GROWTH = 0.05
+"""What the memory of the last sixth may be above that of the second, as a part of it."""
+_ENDING_S = 420.0  # two tries of a checkpoint, each with its deadline, and some more
+
+
+@dataclass
+class Figures:
+    """Memory (MB) and open descriptors of one tree of processes over time."""
+
+    memory: list[float] = field(default_factory=list)
+    descriptors: list[int] = field(default_factory=list)
+
+    def look(self, process: psutil.Process) -> None:
+        """A tree of which a process is just beginning or ending is left out."""
+        with contextlib.suppress(psutil.Error):
+            tree = [process, *process.children(recursive=True)]
+            memory = sum(each.memory_info().rss for each in tree) / 1e6
+            descriptors = sum(each.num_fds() for each in tree)
+            self.memory.append(memory)
+            self.descriptors.append(descriptors)
+
+    def verdict(self, *, wanted: bool = True) -> dict[str, Any]:
+        """The medians of the second and the last sixth; `flat` where the last is not above the second."""
+        memory, descriptors = _sixths(self.memory), _sixths(self.descriptors)
+        flat = memory[1] <= memory[0] * (1 + GROWTH) and descriptors[1] <= descriptors[0] + 2
+        return {
+            "looks": len(self.memory),
+            "memory_mb": [round(value, 1) for value in memory],
+            "descriptors": descriptors,
+            "flat": flat if wanted else None,
+        }
+
+
+def _sixths(values: list[Any]) -> list[float]:
+    size = max(1, len(values) // 6)
+    return [float(statistics.median(part)) for part in (values[size : 2 * size] or values, values[-size:])]
+
+
+@dataclass
+class Soak:
+    """One soak in `folder`. `result` is what is printed, `problems` what is wrong."""
+
+    options: argparse.Namespace
+    folder: Path
+    problems: list[str] = field(default_factory=list)
+    result: dict[str, Any] = field(default_factory=dict)
+
+    def run(self) -> None:
+        with SandboxProcess.start(self.folder / "oss", unshaped=True) as sandbox:
+            self._prepare(sandbox)
+            with self._training() as training:
+                figures = self._endure(sandbox, training)
+                training.terminate()
+                code = training.wait(_ENDING_S)
+            self.check(code == 128 + signal.SIGTERM, f"train ended with exit code {code}")
+            for name, tree in figures.items():
+                verdict = self.result[name] = tree.verdict(wanted=name != "sandbox")
+                self.check(verdict["flat"] is not False, f"{name} grows: {verdict}")
+            self._account()
+            self._check_checkpoint()
+
+    def check(self, condition: object, problem: str) -> None:
+        if not condition:
+            self.problems.append(problem)
+
+    def _prepare(self, sandbox: SandboxProcess) -> None:
+        self._profile = Profile(**{**msgspec.structs.asdict(sandbox.profile()), "name": "soak", "simulated": False})
+        save_settings(Settings(active="soak", profiles={"soak": self._profile}))
+        credentials = sandbox.credentials()
+        os.environ["OSS_ACCESS_KEY_ID"] = credentials.access_key_id
+        os.environ["OSS_ACCESS_KEY_SECRET"] = credentials.access_key_secret.reveal()
+        self._store = ObjectStore(self._profile, FixedSource(credentials))
+        self._numbers = {
+            "train": range(self.options.samples),
+            "val": range(self.options.samples, self.options.samples + VAL_SAMPLES),
+        }
+        bodies = contents(np.arange(self.options.samples + VAL_SAMPLES, dtype=np.int64))
+        splits = {
+            split: tuple(
+                Sample(f"{split}/c{n % 4}/{n:06}.u8", n % 4, SIDE, SIDE, fastcrc.crc64.xz(bodies[n].tobytes()))
+                for n in numbers
+            )
+            for split, numbers in self._numbers.items()
+        }
+        with ThreadPoolExecutor(8) as pool:
+            for split, samples in splits.items():
+                keys = [object_key(self._profile.dataset_prefix, sample.key) for sample in samples]
+                found = (bodies[number].tobytes() for number in self._numbers[split])
+                list(pool.map(self._store.put, keys, found))
+        classes = tuple(f"c{label}" for label in range(4))
+        manifest = Manifest(format=SampleFormat.IMAGE_U8, size=SIDE, classes=classes, splits=splits)
+        write_manifest(self._store, self._profile.dataset_prefix, manifest)
+
+    @contextlib.contextmanager
+    def _training(self) -> Iterator[psutil.Popen]:
+        self._ledger = self.folder / "ledger.jsonl"
+        command = [sys.executable, "-m", "tests.benchmarks.soaked", "train", "--json", "--epochs", "1000000"]
+        command += ["--batch-size", "32", "--workers", "1", "--fetch-deadline-s", "10", "--patience-s", "900"]
+        variables = {LEDGER_VARIABLE: str(self._ledger), **({TINY_VARIABLE: "1"} if self.options.tiny else {})}
+        with (self.folder / "train.log").open("wb") as log:
+            process = psutil.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, env=os.environ | variables
+            )
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(psutil.Error):
+                for each in [*process.children(recursive=True), process]:
+                    each.kill()
+            process.wait()
+
+    def _endure(self, sandbox: SandboxProcess, training: psutil.Popen) -> dict[str, Figures]:
+        """The time itself. Samples are counted from the first step on."""
+        self._until(lambda: any(run.step > 0 for run in list_runs()), training)
+        weather = Weather(
+            sandbox.info, training, list_runs()[0].run, seed=self.options.seed, longest_s=self.options.longest
+        )
+        trees = {"training": training, "sandbox": psutil.Process(sandbox.pid)}
+        figures = {name: Figures() for name in trees}
+        with self._console(trees, figures):
+            began = time.monotonic()
+            ends = began + 60 * self.options.minutes
+            long_outage = began + 480 if self.options.minutes >= 20 else None
+            strike_at = look_at = began
+            while (now := time.monotonic()) < ends and training.poll() is None:
+                if long_outage and now >= long_outage:
+                    weather.stand_out(LONG_OUTAGE_S)
+                    strike_at, long_outage = now + LONG_OUTAGE_S + 5, None
+                if now >= strike_at:
+                    weather.strike()
+                    strike_at = now + weather.pause_s()
+                if now >= look_at:
+                    look_at = now + self.options.every
+                    for name, process in trees.items():
+                        figures[name].look(process)
+                time.sleep(0.1)
+            self.check(training.poll() is None, "train ended by itself")
+            weather.calm()
+        self.result["strikes"] = dict(sorted(weather.strikes.items()))
+        return figures
+
+    @contextlib.contextmanager
+    def _console(self, trees: dict[str, Any], figures: dict[str, Figures]) -> Iterator[None]:
+        """A console that shows the run all the time, on a terminal of its own."""
+        if not self.options.console:
+            yield
+            return
+        with Terminal("ossconsole", columns=120, rows=40) as console:
+            trees["console"] = psutil.Process(console.process.pid)
+            figures["console"] = Figures()
+            console.until_shown("Browse")
+            console.press(b"4")
+            leaving = threading.Event()
+            written = [0]
+
+            def watch() -> None:
+                while not leaving.is_set():
+                    written[0] += len(console.read(0.2))
+                    console.output = console.output[-200_000:]
+
+            watcher = threading.Thread(target=watch, daemon=True)
+            watcher.start()
+            yield
+            leaving.set()
+            watcher.join()
+            console.press(b"q")
+            code = console.finish()
+            self.result["console_kb_written"] = written[0] // 1000
+            self.check(code == 0, f"the console ended with exit code {code}: {console.output[-2000:]!r}")
+            console.assert_restored()
+
+    def _account(self) -> None:
+        """Every sample of every whole epoch once, none twice in the epoch under way; the record says the same."""
+        found: dict[tuple[int, str], Counter[int]] = defaultdict(Counter)
+        left_out, wrong = 0, 0
+        for line in self._ledger.read_bytes().splitlines():
+            entry = msgspec.json.decode(line, type=Entry)
+            found[entry.epoch, entry.split].update(entry.rows + entry.left_out)
+            left_out += len(entry.left_out)
+            wrong += len(entry.wrong)
+        self.check(not wrong, f"{wrong} samples were given with other bytes than are in the bucket")
+        (run,) = list_runs()
+        record = list(read_events(Path(run.path)))
+        epochs = {event.epoch: event for event in record if isinstance(event, events.Epoch)}
+        for (epoch, split), numbers in found.items():
+            twice = [number for number, count in numbers.items() if count > 1]
+            self.check(not twice, f"epoch {epoch}, {split}: {len(twice)} samples were read more than once")
+            if epoch in epochs:
+                missing = set(self._numbers[split]) - set(numbers)
+                self.check(not missing, f"epoch {epoch}, {split}: {len(missing)} samples were not read")
+        steps = [event for event in record if isinstance(event, events.Step)]
+        self.check([step.step for step in steps] == list(range(1, len(steps) + 1)), "steps are missing or twice")
+        summary = record[-1]
+        read = sum(count for (_, split), numbers in found.items() if split == "train" for count in numbers.values())
+        said = sum(step.samples for step in steps)
+        warned = sum(isinstance(each, events.WarningEvent) and each.message.startswith("Left out") for each in record)
+        self.check(warned == left_out, f"{warned} of {left_out} samples left out were told")
+        self.check(isinstance(summary, events.Summary), f"the record ends with {summary}")
+        self.check(0 <= read - said <= left_out, f"{read} samples were read, the record says {said}")
+        self.result |= {
+            "epochs": len(epochs),
+            "steps": len(steps),
+            "samples": said,
+            "left_out": left_out,
+            "retries": summary.retries if isinstance(summary, events.Summary) else None,
+            "checkpoints": sum(isinstance(event, events.Checkpoint) for event in record),
+            "warnings": sum(isinstance(event, events.WarningEvent) for event in record),
+        }
+        self._record = record
+
+    def _check_checkpoint(self) -> None:
+        """The last checkpoint is whole, of the last step, and the model takes it; nothing half-written is left."""
+        from ossconsole.training.checkpoint import unpack
+        from ossconsole.training.model import build_model
+        from tests.faults.operations import tiny_model
+
+        store, prefix = self._store, self._profile.checkpoint_prefix
+        written = [event for event in self._record if isinstance(event, events.Checkpoint)]
+        if not written:
+            self.problems.append("no checkpoint was written")
+            return
+        last = written[-1]
+        data = store.get(last.stable_key)
+        crcs = {store.head(key).crc64 for key in (last.key, last.stable_key)}
+        self.check(crcs == {fastcrc.crc64.xz(data)}, "the checkpoint's CRC64 is wrong")
+        state = unpack(data, last.stable_key)
+        steps = self.result["steps"]
+        self.check(state["step"] == last.step == steps, f"the checkpoint is of step {state['step']}, not {steps}")
+        classes = tuple(state["classes"])
+        model = tiny_model(classes, "", None) if self.options.tiny else build_model(classes, "none", lambda _: b"")
+        model.load_state_dict(state["model"], strict=True)
+        there = {summary.key for summary in store.list_all(f"{prefix}/")}
+        known = {key for event in written for key in (event.key, event.stable_key, event.best_key)}
+        self.result |= {
+            "checkpoint": last.stable_key,
+            "checkpoint_objects": len(there),
+            "unknown_objects": len(there - known),
+            "unfinished_uploads": sum(1 for _ in list_uploads(store, f"{prefix}/")),
+        }
+
+    def _until(self, condition: Callable[[], bool], training: psutil.Popen) -> None:
+        ends = time.monotonic() + 120
+        while not condition():
+            log = (self.folder / "train.log").read_text(errors="replace")[-2000:]
+            assert training.poll() is None, f"train ended with exit code {training.poll()}: {log}"
+            assert time.monotonic() < ends, f"train does not begin: {log}"
+            time.sleep(0.1)
+
+
+def soak(options: argparse.Namespace, folder: Path) -> Soak:
+    """Runs one in `folder`; settings and state of this process are there as well."""
+    os.environ[STATE_DIR_VARIABLE] = str(folder / "state")
+    os.environ[CONFIG_DIR_VARIABLE] = str(folder / "config")
+    one = Soak(options, folder)
+    one.run()
+    return one
+
+
+def parsed(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--samples", type=int, default=4096, help="of the training split")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--every", type=float, default=5.0, help="seconds between two looks at the processes")
+    parser.add_argument("--longest", type=float, default=10.0, help="seconds between two strikes, at most")
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--no-console", dest="console", action="store_false")
+    parser.add_argument("--json", action="store_true")
+    return parser.parse_args(arguments)
+
+
+def main() -> int:
+    options = parsed(sys.argv[1:])
+    with tempfile.TemporaryDirectory(prefix="soak-") as name:
+        one = soak(options, Path(name))
+    result = {"options": vars(options), **one.result, "problems": one.problems}
+    if options.json:
+        sys.stdout.write(msgspec.json.encode(result).decode() + "\n")
+    else:
+        for title, value in result.items():
+            sys.stdout.write(f"{title:20}{value}\n")
+    return 1 if one.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
