@@ -31,6 +31,9 @@ class Block(msgspec.Struct, frozen=True, gc=False):
     seconds: float
     wait_s: float
     bytes: int
+    steps: int
+    copy_s: float
+    compute_s: float
 
     @property
     def samples_per_s(self) -> float:
@@ -40,8 +43,10 @@ class Block(msgspec.Struct, frozen=True, gc=False):
 class EndpointFigures(msgspec.Struct, frozen=True, kw_only=True):
     """What an endpoint delivered while settled. Rates are medians over blocks; None where nothing was measured.
 
-    `steps` are those measured, `blocks` the independent readings behind the medians. `cold` is True where most of
-    the samples were read for the first time through a caching endpoint.
+    `steps` are those measured, `blocks` the independent readings behind the medians, `visits` the stretches between
+    switches that hold a reading. `cold` is True where most of the samples were read for the first time through a
+    caching endpoint; the rates of both temperatures are told beside, where both were seen. `rate_low` and `rate_high`
+    hold nine tenths of the readings. `copy_s` and `compute_s` are means per step.
     """
 
     kind: EndpointKind
@@ -55,6 +60,13 @@ class EndpointFigures(msgspec.Struct, frozen=True, kw_only=True):
     wait_fraction: float | None = None
     bytes_per_s: float | None = None
     cold: bool = False
+    visits: int = 0
+    rate_low: float | None = None
+    rate_high: float | None = None
+    cold_rate: float | None = None
+    warm_rate: float | None = None
+    copy_s: float | None = None
+    compute_s: float | None = None
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -87,6 +99,15 @@ class _Part:
     @property
     def rates(self) -> list[float]:
         return [block.samples_per_s for block in self.blocks]
+
+    @property
+    def median_rate(self) -> float | None:
+        return statistics.median(self.rates) if self.blocks else None
+
+    def share(self, name: str, of: str) -> float | None:
+        """The sum of one field of the blocks per unit of another."""
+        whole = sum(getattr(block, of) for block in self.blocks)
+        return sum(getattr(block, name) for block in self.blocks) / whole if whole else None
 
     def segment_medians(self) -> list[float]:
         return [statistics.median(segment) for segment in self.segments if segment]
@@ -131,6 +152,9 @@ class EndpointWindow:
             seconds=seconds,
             wait_s=sum(item.data_wait_s for item in self._open),
             bytes=sum(item.bytes for item in self._open),
+            steps=len(self._open),
+            copy_s=sum(item.copy_s for item in self._open),
+            compute_s=sum(item.compute_s for item in self._open),
         )
         self._open.clear()
         part.blocks.append(block)
@@ -150,20 +174,26 @@ class EndpointWindow:
 
     def figures(self) -> EndpointFigures:
         part = self.part
-        seconds = sum(block.seconds for block in part.blocks)
-        blocks = len(part.blocks)
+        low, high = _nine_tenths(part.rates)
         return EndpointFigures(
             kind=self.kind,
             steps=part.steps,
-            blocks=blocks,
-            samples_per_s=statistics.median(part.rates) if blocks else None,
+            blocks=len(part.blocks),
+            samples_per_s=part.median_rate,
             step_p50=part.step_times.p50,
             step_p95=part.step_times.p95,
             fetch_p50=part.fetch_times.p50,
             fetch_p95=part.fetch_times.p95,
-            wait_fraction=sum(block.wait_s for block in part.blocks) / seconds if seconds else None,
-            bytes_per_s=sum(block.bytes for block in part.blocks) / seconds if seconds else None,
+            wait_fraction=part.share("wait_s", "seconds"),
+            bytes_per_s=part.share("bytes", "seconds"),
             cold=self.cold,
+            visits=sum(bool(segment) for segment in part.segments),
+            rate_low=low,
+            rate_high=high,
+            cold_rate=self._cold.median_rate,
+            warm_rate=self._warm.median_rate,
+            copy_s=part.share("copy_s", "steps"),
+            compute_s=part.share("compute_s", "steps"),
         )
 
 
@@ -194,3 +224,12 @@ def _median_error(values: Sequence[float]) -> float:
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
     deviation = (high - low) / 1.349
     return 1.2533 * deviation / math.sqrt(len(values)) / middle
+
+
+def _nine_tenths(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """The bounds of the middle nine tenths; of all where they are few."""
+    if not values:
+        return None, None
+    ordered = sorted(values)
+    cut = len(ordered) // 20
+    return ordered[cut], ordered[-1 - cut]

@@ -44,7 +44,7 @@ class Run(_Event, frozen=True, kw_only=True, tag="run"):
     """The first line of every record: which run, by which program, with which settings (never a secret).
 
     `epochs` and `steps_per_epoch` are 0 where not known at the start; `pid` and `host` (`socket.gethostname()`)
-    tell whether it still lives. `world` is how many processes train together; with a restart comes another one of these.
+    tell whether it still lives. `world` is how many processes train together; with a restart comes another of these.
     """
 
     run: str
@@ -65,9 +65,10 @@ class Step(_Event, frozen=True, kw_only=True, tag="step"):
     """One training step.
 
     `step` counts from 1 over the whole run, `epoch` from 1. `samples` and `bytes` are this batch's, of all processes
-    that train together, and so is the loss; `endpoint` is the one this batch was read from. `step_time_s` is end to end, from the moment the previous step ended: the wait
-    (`data_wait_s`), the copy to the device (`copy_s`) and the compute (`compute_s`) are parts of it. `fetch_s` is how
-    long the reader process took for this batch. `samples_per_s` is the rate the run reports (smoothed by the engine).
+    that train together, and so is the loss; `endpoint` is the one this batch was read from. `step_time_s` is end to
+    end, from the moment the previous step ended: the wait (`data_wait_s`), the copy to the device (`copy_s`) and the
+    compute (`compute_s`) are parts of it. `fetch_s` is how long the reader process took for this batch.
+    `samples_per_s` is the rate the run reports (smoothed by the engine).
     """
 
     step: int

@@ -21,7 +21,7 @@ from ossconsole.telemetry.series import Ema, Series
 # The steps that the tiles look back on: enough for a calm figure, few enough to follow a switch within seconds.
 RECENT_STEPS = 32
 RECENT_S = 20.0
-# The first steps pay for imports, caches and memory that no later step pays for.
+# The first steps of a process pay for imports, caches and memory that no later step pays for.
 WARMUP_STEPS = 3
 STALLED_AFTER_S = 20.0
 _LOG_LINES = 500
@@ -71,6 +71,7 @@ class RunView:
         self.last_epoch: events.Epoch | None = None
         self.best_top1: float | None = None
         self.last_checkpoint: events.Checkpoint | None = None
+        self.saving: events.Saving | None = None
         self.summary: events.Summary | None = None
         self.telemetry: events.Telemetry | None = None
         self.last_time: float | None = None
@@ -81,8 +82,10 @@ class RunView:
         self.switches: deque[Span] = deque(maxlen=_SPANS)
         self.series: dict[str, Series] = {}
         self.windows = {kind: EndpointWindow(kind) for kind in EndpointKind}
-        self.comparison: Comparison | None = None
+        self._comparison: Comparison | None = None
+        self._compared = True
         self.settled_steps = 0
+        self._seen = 0
         self._settling = 0
         self._smooth = Ema(_LOSS_SMOOTHING)
         self._recent: deque[events.Step] = deque(maxlen=RECENT_STEPS)
@@ -107,8 +110,11 @@ class RunView:
             self._apply_switch(event)
         elif isinstance(event, events.Epoch):
             self._apply_epoch(event)
+        elif isinstance(event, events.Saving):
+            self.saving = None if event.over else event
         elif isinstance(event, events.Checkpoint):
             self.last_checkpoint = event
+            self.saving = None
         elif isinstance(event, events.Summary):
             self.summary = event
             self._apply_state(event.state, event.time)
@@ -133,6 +139,8 @@ class RunView:
             self.state, self.state_since = state, time
         if state is not RunState.RUNNING:
             self._interrupted = True
+        if state.final:
+            self.saving = None
 
     def _apply_switch(self, event: events.Switch) -> None:
         self.endpoint = event.endpoint
@@ -159,14 +167,22 @@ class RunView:
             name = f"gpu{gpu.index}" if gpu.mig is None else f"gpu{gpu.index}.{gpu.mig}"
             self._plot(f"{name}.utilization", event.time, gpu.utilization)
             self._plot(f"{name}.power", event.time, gpu.power)
+        whole = [gpu for gpu in event.gpus if gpu.mig is None]
+        if len(whole) > 1:
+            uses = [gpu.utilization for gpu in whole if gpu.utilization is not None]
+            powers = [gpu.power for gpu in whole if gpu.power is not None]
+            self._plot("gpus.utilization", event.time, sum(uses) / len(uses) if uses else None)
+            self._plot("gpus.power", event.time, sum(powers) if powers else None)
         if event.host is not None:
             self._plot("host.cpu", event.time, event.host.cpu)
+            self._plot("host.memory", event.time, event.host.memory_used / 2**30)
 
     def _apply_step(self, step: events.Step) -> None:
         if self.last_step is None or step.endpoint is not self.last_step.endpoint:
             self.spans.append(Span(step.time, step.endpoint))
         if self.endpoint is None:
             self.endpoint = step.endpoint
+        self._seen += 1
         cold = self._coverage.add(step, self.steps_per_epoch * self.settings.batch_size)
         self._measure(step, cold)
         self.last_step = step
@@ -175,9 +191,12 @@ class RunView:
         self._interrupted = False
         self._plot("samples_per_s", step.time, step.samples_per_s)
         self._plot("wait", step.time, step.wait_fraction * 100)
+        self._plot("step_ms", step.time, step.step_time_s * 1000)
+        self._plot("fetch_ms", step.time, step.fetch_s * 1000)
+        self._plot("read", step.time, step.bytes / step.step_time_s / 1e6 if step.step_time_s > 0 else None)
+        self._plot("lr", step.time, step.lr)
         self._plot("loss", step.time, step.loss)
-        if step.loss is not None:
-            self._plot("loss_smooth", step.time, self._smooth.add(step.loss))
+        self._plot("loss_smooth", step.time, None if step.loss is None else self._smooth.add(step.loss))
 
     def _measure(self, step: events.Step, cold: bool) -> None:
         """Count the step for the tiles and, when it is settled, for its endpoint."""
@@ -187,7 +206,7 @@ class RunView:
                 window.interrupt()
             return
         self._recent.append(step)
-        if step.endpoint is not self.endpoint or step.step <= WARMUP_STEPS:
+        if step.endpoint is not self.endpoint or self._seen <= WARMUP_STEPS:
             return
         if self._settling:
             self._settling -= 1
@@ -195,7 +214,7 @@ class RunView:
         self.settled_steps += 1
         if step.step_time_s > 0:
             self.windows[step.endpoint].add(step, cold=cold, burst=self.settings.workers)
-            self.comparison = compare(*self.windows.values())
+            self._compared = False
 
     def _plot(self, name: str, time: float, value: float | None) -> None:
         series = self.series.get(name)
@@ -224,6 +243,12 @@ class RunView:
         return self.last_step.endpoint if self.last_step else None
 
     @property
+    def warming(self) -> tuple[int, int] | None:
+        """How many of a run's first steps have passed, of how many that are not counted; None after them."""
+        known = self.state is not None and not self.state.final
+        return (self._seen, WARMUP_STEPS) if known and self._seen < WARMUP_STEPS else None
+
+    @property
     def settling_steps(self) -> int:
         """Batches after a switch that say nothing yet: what was read ahead, and the first of each reader."""
         return max(4, 3 * self.settings.workers)
@@ -234,6 +259,13 @@ class RunView:
         if not self._settling or self.state is None or self.state.final:
             return None
         return self.settling_steps - self._settling, self.settling_steps
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """The ratio of the endpoints; None until both have enough readings. Made when asked for, not with each step."""
+        if not self._compared:
+            self._comparison, self._compared = compare(*self.windows.values()), True
+        return self._comparison
 
     def figures(self, kind: EndpointKind) -> EndpointFigures:
         return self.windows[kind].figures()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,14 +121,22 @@ class CheckpointStore:
         self._written: list[str] = []
         self._best = ""
 
-    def save(self, data: bytes, progress: Progress, *, best: bool = False) -> Saved:
+    def save(
+        self,
+        data: bytes,
+        progress: Progress,
+        *,
+        best: bool = False,
+        on_written: Callable[[str, int], None] = lambda _key, _bytes: None,
+    ) -> Saved:
         """`best` tells that it is the best of the run so far: it is copied to the best key too, and kept longer.
 
-        Raises ConsoleError when it did not arrive; the stable key then still holds the checkpoint before.
+        `on_written` gets the key and how many bytes were written, every few megabytes. Raises ConsoleError when it did
+        not arrive; the stable key then still holds the checkpoint before.
         """
         begun = time.perf_counter()
         key = checkpoint_key(self._prefix, self._run, progress)
-        self._write(key, data)
+        self._write(key, data, functools.partial(on_written, key))
         self._store.copy(key, stable_key(self._prefix))
         if best:
             self._store.copy(key, best_key(self._prefix))
@@ -140,22 +150,22 @@ class CheckpointStore:
     def close(self) -> None:
         self._writer.close()
 
-    def _write(self, key: str, data: bytes) -> None:
+    def _write(self, key: str, data: bytes, on_written: Callable[[int], None]) -> None:
         """Through the connector, and once more where it failed although OSS takes writes; the reason is OSS's own."""
         try:
-            self._write_once(key, data)
+            self._write_once(key, data, on_written)
         except ConsoleError as error:
             refusal = self._refusal(key)
             if refusal is not None and not refusal.retriable:
                 raise refusal from error
             time.sleep(_BEFORE_RETRY_S)
             try:
-                self._write_once(key, data)
+                self._write_once(key, data, on_written)
             except ConsoleError as again:
                 raise (self._refusal(key) or again) from again
 
-    def _write_once(self, key: str, data: bytes) -> None:
-        self._writer.write(key, data, self._timeout_s)
+    def _write_once(self, key: str, data: bytes, on_written: Callable[[int], None]) -> None:
+        self._writer.write(key, data, self._timeout_s, on_written)
         self._verify(key, data)
 
     def _refusal(self, key: str) -> StorageError | None:

@@ -134,7 +134,7 @@ class RunContext:
         """Tells an error; whether the run ends over it is told by its state."""
         self.tell(events.ErrorEvent(time=time.time(), message=message, remedy=remedy, step=self.step))
 
-    def describe(self, *, epochs: int = 0, steps_per_epoch: int = 0, world: int = 1) -> None:
+    def describe(self, *, epochs: int = 0, steps_per_epoch: int = 0, world: int = 1, sample_format: str = "") -> None:
         """Tells the first event of the record."""
         self.tell(
             events.Run(
@@ -143,6 +143,7 @@ class RunContext:
                 version=__version__,
                 profile=self.profile.name,
                 bucket=self.profile.bucket,
+                sample_format=sample_format,
                 settings=msgspec.to_builtins(self.settings),
                 pid=os.getpid(),
                 host=socket.gethostname(),

@@ -13,6 +13,8 @@ from ossconsole.training.context import RunContext
 
 _PATIENCE_S = 30.0  # how long training waits for one checkpoint before it leaves out the next
 
+_TELL_EVERY_S = 0.25
+
 
 class Saver:
     """Writes what it is given in the background and tells how that went; a failure never ends the run.
@@ -62,9 +64,11 @@ class Saver:
         return True
 
     def _save(self, data: bytes, progress: Progress, best: bool) -> Saved | None:
+        way = _Way(self._context, len(data))
         try:
-            saved = self._checkpoints.save(data, progress, best=best)
+            saved = self._checkpoints.save(data, progress, best=best, on_written=way.tell)
         except ConsoleError as error:
+            way.give_up()
             self._context.tell(
                 events.WarningEvent(time=time.time(), message=error.message, remedy=error.remedy, step=progress.step)
             )
@@ -84,3 +88,26 @@ class Saver:
             )
         )
         return saved
+
+
+class _Way:
+    """Tells how far a checkpoint of `size` bytes is, now and then."""
+
+    def __init__(self, context: RunContext, size: int) -> None:
+        self._context = context
+        self._size = size
+        self._key = ""
+        self._told = 0.0
+
+    def tell(self, key: str, written: int) -> None:
+        now = time.monotonic()
+        if key != self._key or written == self._size or now - self._told >= _TELL_EVERY_S:
+            self._key, self._told = key, now
+            self._emit(written)
+
+    def give_up(self) -> None:
+        if self._key:
+            self._emit(0, over=True)
+
+    def _emit(self, written: int, *, over: bool = False) -> None:
+        self._context.tell(events.Saving(time=time.time(), key=self._key, bytes=self._size, written=written, over=over))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 
@@ -12,6 +14,7 @@ from ossconsole.training.connector import ConnectorSettings, keep_native_prints_
 from ossconsole.training.switch import SPAWN
 
 _STOP_TIMEOUT_S = 5.0
+_PIECE = 4 << 20  # bytes; small enough to show how a slow write goes on
 
 
 class CheckpointWriter:
@@ -25,8 +28,11 @@ class CheckpointWriter:
         self._process: SpawnProcess | None = None
         self._pipe: Connection | None = None
 
-    def write(self, key: str, data: bytes, timeout_s: float) -> None:
-        """Writes `data` to `key`, whose content is deleted first. Raises ConsoleError, after at most `timeout_s`."""
+    def write(self, key: str, data: bytes, timeout_s: float, on_written: Callable[[int], None]) -> None:
+        """Writes `data` to `key`, whose content is deleted first; `on_written` gets how many bytes the connector took.
+
+        Raises ConsoleError, after at most `timeout_s`.
+        """
         uri = f"oss://{self._connector.profile.bucket}/{key}"
         try:
             pipe = self._started()
@@ -38,7 +44,7 @@ class CheckpointWriter:
             ) from error
         try:
             pipe.send((key, data))
-            problem = pipe.recv() if pipe.poll(timeout_s) else None
+            problem = _answer(pipe, time.monotonic() + timeout_s, on_written)
         except (EOFError, OSError) as error:
             self.close()
             raise ConsoleError(
@@ -81,8 +87,18 @@ class CheckpointWriter:
         return self._pipe
 
 
+def _answer(pipe: Connection, deadline: float, on_written: Callable[[int], None]) -> str | None:
+    """What the process says in the end: "" or why it failed; None where it says nothing until the deadline."""
+    while pipe.poll(max(0.0, deadline - time.monotonic())):
+        said: int | str = pipe.recv()
+        if isinstance(said, str):
+            return said
+        on_written(said)
+    return None
+
+
 def _serve(connector: ConnectorSettings, pipe: Connection) -> None:
-    """Answers each (key, data) with "" or with why it failed, until the pipe closes."""
+    """Answers each (key, data) with the bytes written so far, then "" or why it failed, until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # as the readers: the loop decides what ends when
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     keep_native_prints_off(connector.native_log)
@@ -96,7 +112,9 @@ def _serve(connector: ConnectorSettings, pipe: Connection) -> None:
             opened = opened or connector.open(EndpointKind.STANDARD)
             # As OssCheckpoint.writer does.
             with opened.open_wo(connector.profile.bucket, key) as writer:
-                writer.write(data)
+                for start in range(0, len(data), _PIECE):
+                    writer.write(data[start : start + _PIECE])
+                    pipe.send(min(start + _PIECE, len(data)))
         except RuntimeError as error:  # the connector's only exception
             pipe.send(str(error) or "it gave no reason")
         else:

@@ -110,6 +110,7 @@ class ConsoleApp(App[str]):
         poor = self.console.color_system == "standard"
         self.theme = theme or self._remembered_theme(poor=poor)
         self.stylesheet = FrugalStylesheet(variables=self.get_css_variables())
+        self.set_class(self.glyphs is glyphs.ASCII, "-ascii")
 
     def _remembered_theme(self, *, poor: bool) -> str:
         known = self._look.get("theme", "")
@@ -193,6 +194,7 @@ class ConsoleApp(App[str]):
     def action_next_glyphs(self) -> None:
         names = list(glyphs.SETS)
         self.glyphs = glyphs.SETS[names[(names.index(self.glyphs.name) + 1) % len(names)]]
+        self.set_class(self.glyphs is glyphs.ASCII, "-ascii")
         self.notify(f"Symbols: {self.glyphs.name}", timeout=2)
         self._remember_look()
         self.tick()

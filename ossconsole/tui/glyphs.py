@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import locale
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ossconsole.config.endpoints import EndpointKind
@@ -114,8 +114,23 @@ ASCII = Glyphs(
 SETS = {glyphs.name: glyphs for glyphs in (BRAILLE, BLOCK, ASCII)}
 
 
-def for_terminal() -> Glyphs:
+def for_terminal(environment: Mapping[str, str] = os.environ) -> Glyphs:
     """What this terminal can show: ASCII without UTF-8; no braille on the kernel's console, whose font has none."""
-    if "utf" not in locale.getpreferredencoding(False).lower():
+    if not _speaks_utf8(environment):
         return ASCII
-    return BLOCK if os.environ.get("TERM") == "linux" else BRAILLE
+    return BLOCK if environment.get("TERM") == "linux" else BRAILLE
+
+
+def _speaks_utf8(environment: Mapping[str, str]) -> bool:
+    """What the locale's variables say; without any (a bare container), terminals of today speak UTF-8.
+
+    Python's own view of the locale does not tell: under `LANG=C` it turns to UTF-8 by itself, and then sets LC_CTYPE.
+    """
+    known = environment.get("LC_ALL", "")
+    if not known:
+        ctype, lang = environment.get("LC_CTYPE", ""), environment.get("LANG", "")
+        known = lang if ctype in _COERCED and lang else ctype or lang
+    return not known or "utf" in known.lower()
+
+
+_COERCED = ("C.UTF-8", "C.utf8", "UTF-8")

@@ -85,9 +85,20 @@ class Line:
             used += size
         self.pieces, self.width = kept, used
 
+    def in_ascii(self) -> Line:
+        """The same with the signs of our own words in ASCII; names of other people's things stay as they are."""
+        if self.text.isascii():
+            return self
+        return Line(*((text.translate(_ASCII), style) for text, style in self.pieces))
+
     @property
     def text(self) -> str:
         return "".join(text for text, _ in self.pieces)
+
+
+_ASCII = str.maketrans(
+    {"±": "+-", "–": "-", "°": "", "·": "-", "…": "~", "←": "<", "→": ">", "↑": "^", "↓": "v", "⌫": "bs", "×": "x"}
+)
 
 
 def shorten(text: str, width: int, ellipsis: str = "…") -> str:

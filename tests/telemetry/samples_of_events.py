@@ -82,6 +82,7 @@ def one_of_each() -> list[Event]:
         events.Telemetry(time=START + 2, gpus=(GpuSample(index=0, power=300.5, throttle=("power cap",)),)),
         step_event(3),
         epoch_event(1, 3),
+        events.Saving(time=START + 9, key="checkpoints/one-9.pt", bytes=9, written=4),
         checkpoint_event(3),
         summary_event(),
     ]

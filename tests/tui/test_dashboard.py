@@ -137,7 +137,7 @@ async def test_charts_without_room_are_counted_and_a_key_shows_them(make_app: Ap
         await settle(pilot)
         app.tick()
         await pilot.pause()
-        assert "v: 2 more" in shown(app)
+        assert "v: 7 more" in shown(app)
         assert "─ loss ─" in shown(app)
         await pilot.press("v")
         await settle(pilot)

@@ -13,7 +13,7 @@ from ossconsole.telemetry.view import RunView, Span
 from ossconsole.tui import plot
 from ossconsole.tui.panels.axis import TimeWindow
 from ossconsole.tui.panels.context import Context
-from ossconsole.tui.text import MISSING, Line, clock, compact, duration, number
+from ossconsole.tui.text import MISSING, Line, clock, compact, duration, joined, number
 
 AXIS_WIDTH = 6
 # More stretches of colour than this a row would cost more bytes than they tell.
@@ -36,7 +36,12 @@ SPEED = ChartSpec("samples/s", "samples_per_s", lane=True)
 WAIT = ChartSpec("data wait", "wait", scale="percent", unit=" %", style="warn")
 LOSS = ChartSpec("loss", "loss_smooth", scale="around")
 ACCURACY = ChartSpec("top-1", "top1", scale="percent", unit=" %", style="good")
+STEP = ChartSpec("step", "step_ms", unit=" ms")
+FETCH = ChartSpec("fetch", "fetch_ms", unit=" ms")
+READ = ChartSpec("read", "read", unit=" MB/s")
+RATE = ChartSpec("learning rate", "lr", style="dim")
 CPU = ChartSpec("CPU", "host.cpu", scale="percent", unit=" %", style="dim")
+MEMORY = ChartSpec("RAM", "host.memory", unit=" GiB", style="dim")
 
 
 def chart_specs(view: RunView, *, raw: bool, log: bool) -> list[ChartSpec]:
@@ -45,10 +50,31 @@ def chart_specs(view: RunView, *, raw: bool, log: bool) -> list[ChartSpec]:
     if raw:
         loss = replace(loss, series="loss", title=f"{loss.title}, raw")
     gpus = [gpu for gpu in (view.telemetry.gpus if view.telemetry else ()) if gpu.mig is None]
-    use = [ChartSpec(f"GPU {gpu.index} util", f"gpu{gpu.index}.utilization", "percent", " %", "good") for gpu in gpus]
-    power = [ChartSpec(f"GPU {gpu.index} power", f"gpu{gpu.index}.power", "zero", " W", "good") for gpu in gpus]
-    pairs = [spec for pair in zip(use, power, strict=True) for spec in pair]
-    return [WAIT, loss, *pairs[:2], ACCURACY, CPU, *pairs[2:]]
+    pairs = [_gpu_pair(f"GPU {gpu.index}", f"gpu{gpu.index}") for gpu in gpus]
+    if len(pairs) > 1:
+        pairs.insert(0, _gpu_pair(f"{len(pairs)} GPUs", "gpus"))
+    first, others = pairs[:1], pairs[1:]
+    return [
+        WAIT,
+        loss,
+        *(spec for pair in first for spec in pair),
+        ACCURACY,
+        STEP,
+        FETCH,
+        READ,
+        CPU,
+        MEMORY,
+        RATE,
+        *(spec for pair in others for spec in pair),
+    ]
+
+
+def _gpu_pair(title: str, series: str) -> tuple[ChartSpec, ChartSpec]:
+    """Power beside utilization: a GPU that waits for data still counts as used. Of several: the mean, and the sum."""
+    return (
+        ChartSpec(f"{title} util", f"{series}.utilization", "percent", " %", "good"),
+        ChartSpec(f"{title} power", f"{series}.power", "zero", " W", "good"),
+    )
 
 
 def chart(
@@ -66,14 +92,23 @@ def chart(
     scale = _scale(spec, points)
     columns = plot.columns_of(points, window.start, window.end, inner * across)
     cells = plot.draw(columns, scale, rows, context.glyphs.chart)
-    words = [_value(points, window, spec.unit), window.label if spec.lane else "", note]
-    lines = [context.heading(spec.title, width, "  ".join(word for word in words if word))]
+    lines = [context.heading(spec.title, width, *_notes(points, window, spec, note))]
     spans = _visible_spans(context.view, window) if spec.lane else []
     for index, row in enumerate(cells):
         lines.append(_axis(scale, index, rows, context).extend(_curve(row, spec, spans, window, context)))
     if spec.lane:
         lines += [_lane(context, spans, window, inner), _times(context, window, inner)]
     return lines
+
+
+def _notes(points: Sequence[Point], window: TimeWindow, spec: ChartSpec, note: str) -> list[str]:
+    """The value, the stretch of time and `note`, from the fullest words to the shortest."""
+    value = _value(points, window, spec.unit)
+    label = window.label if spec.lane else ""
+    if window.cursor is None:
+        return [joined((value, label, note)), joined((value, note)), value]
+    at = f"at {clock(window.cursor)}"
+    return [joined((value, at, label, note)), joined((value, at, note)), joined((value, at)), value]
 
 
 def _value(points: Sequence[Point], window: TimeWindow, unit: str) -> str:
@@ -83,7 +118,7 @@ def _value(points: Sequence[Point], window: TimeWindow, unit: str) -> str:
         return f"{number(points[-1].last)}{unit}" if points else MISSING
     at = bisect.bisect_left([point.time for point in known], window.cursor)
     near = min(known[max(0, at - 1) : at + 1], key=lambda point: abs(point.time - (window.cursor or 0.0)))
-    return f"{clock(window.cursor)}  {number(near.last)}{unit}"
+    return f"{number(near.last)}{unit}"
 
 
 def _scale(spec: ChartSpec, points: Sequence[Point]) -> plot.Scale:

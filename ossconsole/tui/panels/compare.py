@@ -6,53 +6,109 @@ from collections.abc import Callable
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.telemetry.compare import MIN_BLOCKS, EndpointFigures
+from ossconsole.telemetry.narrate import percent as coarse_percent
 from ossconsole.tui.panels.context import Context
-from ossconsole.tui.text import MISSING, Line, joined, percent, rate, short_times, shorten, size
+from ossconsole.tui.plot import nice_ceiling
+from ossconsole.tui.text import MISSING, Line, compact, joined, percent, rate, short_times, shorten, size, wrap
 
 _ROWS: tuple[tuple[str, Callable[[EndpointFigures], str]], ...] = (
     ("samples/s", lambda figures: rate(figures.samples_per_s)),
     ("data wait", lambda figures: percent(figures.wait_fraction)),
     ("fetch p95", lambda figures: short_times((figures.fetch_p95,))),
-    ("step p95", lambda figures: short_times((figures.step_p95,))),
     ("batches", lambda figures: f"{figures.steps:,}" if figures.steps else MISSING),
+    ("read", lambda figures: f"{size(figures.bytes_per_s)}/s" if figures.bytes_per_s is not None else MISSING),
     ("fetch p50", lambda figures: short_times((figures.fetch_p50,))),
     ("step p50", lambda figures: short_times((figures.step_p50,))),
-    ("read", lambda figures: f"{size(figures.bytes_per_s)}/s" if figures.bytes_per_s is not None else MISSING),
+    ("step p95", lambda figures: short_times((figures.step_p95,))),
+    ("copy", lambda figures: short_times((figures.copy_s,))),
+    ("compute", lambda figures: short_times((figures.compute_s,))),
+    ("cold cache", lambda figures: rate(figures.cold_rate)),
+    ("warm cache", lambda figures: rate(figures.warm_rate) if figures.kind is EndpointKind.ACCELERATED else MISSING),
     ("readings", lambda figures: f"{figures.blocks:,}" if figures.blocks else MISSING),
+    ("visits", lambda figures: f"{figures.visits:,}" if figures.visits else MISSING),
 )
-
-
 LABEL_WIDTH = 11
+# Columns farther apart than this are hard to read together.
+MAX_COLUMN = 22
+_RANGES_HEIGHT = 4
 
 
-def comparison(context: Context, width: int, height: int) -> list[Line]:
-    """Heading, a column per endpoint, as many rows as fit, and the result at the bottom."""
+def comparison(context: Context, width: int, height: int, *, key: str = "b") -> list[Line]:
+    """Heading, a column per endpoint, as many rows as fit, and the result at the bottom; `key` shows them all."""
     figures = [context.view.figures(kind) for kind in EndpointKind]
-    column = (width - LABEL_WIDTH - 1) // 2
+    result = _result(context, width)
+    shown = _ROWS[: max(0, height - 2 - len(result))]
+    hidden = f"{key}: {len(_ROWS) - len(shown)} more" if len(shown) < len(_ROWS) else ""
+    simulated = "simulated" if context.simulated else ""
+    lines = [context.heading("A/B", width, joined((simulated, hidden)), simulated, hidden)]
+    lines += table(context, figures, width, len(shown))
+    room = height - len(lines) - len(result)
+    if room >= _RANGES_HEIGHT:
+        lines += [Line(), *_ranges(context, figures, width)]
+        room = height - len(lines) - len(result)
+    lines += [Line()] * room
+    return [*lines, *result][:height]
+
+
+def details(context: Context, width: int, height: int) -> list[Line]:
+    """Everything, without a heading of its own, and what the figures are."""
+    lines = comparison(context, width, height - 3)[1:]
+    return [*lines, Line(), *(Line((f" {words}", "dim")) for words in _explained(context, width))]
+
+
+def table(context: Context, figures: list[EndpointFigures], width: int, count: int) -> list[Line]:
+    """The names of the endpoints, and the first `count` rows."""
+    column = min(MAX_COLUMN, (width - LABEL_WIDTH - 1) // 2)
     head = Line(("", "dim")).to(LABEL_WIDTH)
     for kind in EndpointKind:
         used = kind is context.view.delivering
         name = context.glyphs.named(kind) if column > len(kind.value) + 2 else context.glyphs.short(kind)
         head.extend(_right(name, str(kind) if used else "dim", column))
-    result = _result(context, width)
-    shown = _ROWS[: max(0, height - 2 - len(result))]
-    hidden = f"{len(_ROWS) - len(shown)} rows hidden" if len(shown) < len(_ROWS) else ""
-    note = joined(("simulated" if context.simulated else "", hidden), ", ")
-    lines = [context.heading("A/B", width, note), head]
-    for name, words in shown:
+    lines = [head]
+    for name, words in _ROWS[:count]:
         row = Line((f" {name}", "dim")).to(LABEL_WIDTH)
         for item in figures:
             style = "strong" if name == "samples/s" else "text"
             text = words(item)
             row.extend(_right(text, "dim" if text == MISSING else style, column))
         lines.append(row)
-    while len(lines) + len(result) < height:
-        lines.append(Line())
-    return [*lines, *result][:height]
+    return lines
 
 
 def _right(text: str, style: str, width: int) -> Line:
     return Line((" " * max(0, width - len(text)), "text"), (text, style))
+
+
+def _ranges(context: Context, figures: list[EndpointFigures], width: int) -> list[Line]:
+    """Where the readings lie: a bar from the lowest to the highest, the endpoint's glyph at the median."""
+    known = [item.rate_high for item in figures if item.rate_high is not None]
+    if not known:
+        return []
+    top = nice_ceiling(max(known) * 1.05)
+    room = width - LABEL_WIDTH - 1
+    scale = Line(("", "dim")).to(LABEL_WIDTH).add("0", "dim")
+    lines = [scale.right(Line((f"{compact(top)} samples/s", "dim")), width)]
+    for item in figures:
+        line = Line((f" {context.glyphs.short(item.kind)}", str(item.kind))).to(LABEL_WIDTH)
+        if item.samples_per_s is not None and item.rate_low is not None and item.rate_high is not None:
+            low, at, high = (
+                min(room - 1, int(value / top * room)) for value in (item.rate_low, item.samples_per_s, item.rate_high)
+            )
+            bar = context.glyphs.bar_full
+            marked = bar * (at - low) + context.glyphs.endpoint(item.kind) + bar * (high - at)
+            line.add(" " * low).add(marked, str(item.kind))
+        lines.append(line)
+    return lines
+
+
+def _explained(context: Context, width: int) -> list[str]:
+    words = [
+        "rates are medians of readings of 0.5 s and more; a bar holds 90 % of them",
+        "\u00b1 is the 95 % interval of the ratio; the first steps, and those that settle, do not count",
+    ]
+    if context.has_accelerated and context.view.figures(EndpointKind.ACCELERATED).steps:
+        words.append(f"cache {coarse_percent(context.view.cache_coverage)} filled (estimated)")
+    return [part for text in words for part in wrap(text, width - 2)]
 
 
 def _result(context: Context, width: int) -> list[Line]:
@@ -78,16 +134,17 @@ def _result(context: Context, width: int) -> list[Line]:
 
 
 def _missing(context: Context) -> str:
-    if context.view.run is None:
+    view = context.view
+    if view.run is None:
         return "no run yet"
     if not context.has_accelerated:
         return "no accelerated endpoint in the profile"
-    for kind in EndpointKind:
-        blocks = context.view.figures(kind).blocks
-        if blocks < MIN_BLOCKS:
-            if context.view.state is not None and context.view.state.final:
-                return f"{kind} was not measured"
-            if kind is context.view.endpoint:
-                return f"{kind}: {blocks} of {MIN_BLOCKS} readings"
-            return f"press e to measure {kind}"
-    return ""
+    if view.warming is not None:
+        return f"warming up, {view.warming[0]} of {view.warming[1]} batches"
+    found = {kind: view.figures(kind).blocks for kind in EndpointKind}
+    kind = next((kind for kind, blocks in found.items() if blocks < MIN_BLOCKS), None)
+    if kind is None:
+        return ""
+    if view.state is not None and view.state.final:
+        return f"{kind} was not measured"
+    return f"{kind}: {found[kind]} of {MIN_BLOCKS} readings" if kind is view.endpoint else f"press e to measure {kind}"

@@ -27,11 +27,12 @@ class Context:
     def named(self, kind: EndpointKind) -> Line:
         return Line((self.glyphs.named(kind), str(kind)))
 
-    def heading(self, title: str, width: int, note: str = "") -> Line:
-        """A panel's first line: a rule that carries its title and, at the right, a note."""
+    def heading(self, title: str, width: int, *notes: str) -> Line:
+        """A panel's first line: a rule that carries its title and, at the right, the first of `notes` that fits."""
         rule = self.glyphs.rule
         line = Line((f"{rule} ", "rule"), (f"{shorten(title, width - 4)} ", "title"))
-        if note and line.width + len(note) + 4 <= width:
+        note = next((note for note in notes if note and line.width + len(note) + 4 <= width), "")
+        if note:
             end = Line((" ", "rule"), (note, "dim"), (f" {rule}", "rule"))
             return line.to(width - end.width, "rule", rule).extend(end)
         return line.to(width, "rule", rule)

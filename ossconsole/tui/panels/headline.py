@@ -5,7 +5,7 @@ from __future__ import annotations
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.verdict import Bound, judge
 from ossconsole.tui.panels.context import Context
-from ossconsole.tui.text import Line, duration, percent, safe, shorten, wrap
+from ossconsole.tui.text import Line, duration, percent, safe, short_times, shorten, wrap
 
 _BOUND_STYLES = {Bound.IO: "bad", Bound.MIXED: "warn", Bound.COMPUTE: "good", Bound.NONE: "strong"}
 _STATE_STYLES = {
@@ -15,10 +15,11 @@ _STATE_STYLES = {
     RunState.STOPPING: "warn",
     RunState.FAILED: "bad",
 }
+_SPLIT_CELLS = 40
 
 
 def verdict(context: Context, width: int, height: int) -> list[Line]:
-    """What bounds the run, and below it what to do."""
+    """What bounds the run and where a step's time goes, and below it what to do."""
     found = judge(context.view, context.now, has_accelerated=context.has_accelerated)
     style = _BOUND_STYLES[found.bound]
     if context.view.state is RunState.FAILED:
@@ -30,8 +31,31 @@ def verdict(context: Context, width: int, height: int) -> list[Line]:
         first.add(text[:1].upper() + text[1:], style)
     else:
         first.add(found.bound.value, style).add(f": {text}", "text")
+        first.right(_split(context, width - first.width), width)
     advice = wrap(safe(found.advice), width - 2)
+    if len(advice) > height - 1 > 0:
+        advice[height - 2] = shorten(" ".join(advice[height - 2 :]), width - 2, context.glyphs.ellipsis)
     return [first, *(Line((edge, style), (part, "dim")) for part in advice[: height - 1])]
+
+
+def _split(context: Context, room: int) -> Line:
+    """The parts of the recent steps, as a bar too where there is room."""
+    split = context.view.split
+    if split is None or split.total <= 0:
+        return Line()
+    parts = (("wait", split.wait, "warn"), ("copy", split.copy, "dim"), ("compute", split.compute, "good"))
+    glyphs = context.glyphs
+    line = Line(("step ", "dim"), (short_times((split.total,)), "strong"), (" =", "dim"))
+    for at, (name, seconds, style) in enumerate(parts):
+        line.add(f"{' +' if at else ''} {name} ", "dim").add(short_times((seconds,)).split(" ")[0], style)
+    line.add(" ", "dim")
+    cells = min(_SPLIT_CELLS, room - line.width - 3)
+    if cells < _SPLIT_CELLS // 2:
+        return line
+    bar = Line()
+    for (_, seconds, style), mark in zip(parts, (glyphs.bar_empty, glyphs.bar_half, glyphs.bar_full), strict=True):
+        bar.add(mark * round(seconds / split.total * cells), style)
+    return bar.to(cells).add("  ").extend(line)
 
 
 def progress(context: Context, width: int) -> Line:

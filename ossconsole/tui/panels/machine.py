@@ -2,56 +2,85 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ossconsole.telemetry.samples import GpuSample, HostSample
 from ossconsole.tui.panels.context import Context
-from ossconsole.tui.text import Line, joined, number, safe, shorten, size
+from ossconsole.tui.text import MISSING, Line, joined, number, percent, safe, shorten, size, wrap
+
+HOST_LINES = 3
+_BAR = 10
+_BARS_FROM = 84
 
 
 def machine(context: Context, width: int, height: int) -> list[Line]:
-    """A line per GPU (or why there is none), then the host."""
+    """A line per GPU (or why there is none), then the host; what does not fit is counted."""
     telemetry = context.view.telemetry
     if telemetry is None:
-        return [Line((" GPU  no figures yet", "dim"))]
-    gpus = telemetry.gpus
+        return [Line((" GPU   no figures yet", "dim"))]
+    gpus, host = telemetry.gpus, telemetry.host
+    room = max(1, height - (1 if host is not None else 0))
     if not gpus:
         why = safe(telemetry.problem) or "no GPU on this machine"
-        lines = [Line((" GPU  ", "dim"), (shorten(why, width - 6, context.glyphs.ellipsis), "text"))]
+        lines = [Line((" GPU   ", "dim"), (shorten(why, width - 8, context.glyphs.ellipsis), "text"))]
     else:
-        room = max(1, height - 1)
         shown = gpus if len(gpus) <= room else gpus[: room - 1]
         lines = [_gpu(gpu, context, width) for gpu in shown]
         if len(shown) < len(gpus):
-            lines.append(_rest(gpus[len(shown) :], more=bool(shown)))
-    if telemetry.host is not None and len(lines) < height:
-        lines.append(_host(telemetry.host, width, simulated=context.simulated))
+            lines.append(_rest(gpus[len(shown) :], width, more=bool(shown)))
+    if host is not None:
+        lines += _host(host, width, max(1, height - len(lines)), simulated=context.simulated)
     return lines[:height]
 
 
+def _name(gpu: GpuSample) -> str:
+    return f"GPU {gpu.index}" if gpu.mig is None else f"GPU {gpu.index}.{gpu.mig}"
+
+
 def _gpu(gpu: GpuSample, context: Context, width: int) -> Line:
-    name = f" GPU {gpu.index}" if gpu.mig is None else f" GPU {gpu.index}.{gpu.mig}"
-    line = Line((name, "dim"))
+    """One GPU, its figures in columns; the last ones give way where there is no room."""
+    line = Line((f" {_name(gpu)} ", "dim"))
     if gpu.problem and gpu.utilization is None and gpu.memory_used is None:
-        return line.add(f"  {shorten(safe(gpu.problem), width - line.width - 3, context.glyphs.ellipsis)}", "bad")
+        return line.add(f" {shorten(safe(gpu.problem), width - line.width - 2, context.glyphs.ellipsis)}", "bad")
+    wide = width >= _BARS_FROM
     if gpu.utilization is not None:
-        line.add("  util ", "dim").add(f"{gpu.utilization:3.0f} %", "strong")
+        line.add(" util ", "dim").extend(_bar(gpu.utilization / 100, context, wide=wide))
+        line.add(f"{gpu.utilization:3.0f} %", "strong")
+    elif gpu.mig is not None:
+        line.add(" util not told (MIG)", "dim")
     if gpu.power is not None:
         limit = f"/{gpu.power_limit:.0f}" if gpu.power_limit else ""
-        line.add("  power ", "dim").add(f"{gpu.power:.0f}{limit} W", "strong")
+        text = f"{gpu.power:.0f}{limit}".rjust(2 * len(limit) - 1 if limit else 0)
+        line.add("  power ", "dim").extend(_bar(_share(gpu.power, gpu.power_limit), context, wide=wide))
+        line.add(f"{text} W", "strong")
     if gpu.memory_used is not None and gpu.memory_total:
         line.add("  mem ", "dim").add(f"{gpu.memory_used / 2**30:.1f}/{gpu.memory_total / 2**30:.0f} GiB")
     if gpu.temperature is not None:
         line.add(f"  {gpu.temperature} °C", "text")
-    extra = Line()
-    if gpu.sm_clock is not None:
-        extra.add(f"  {gpu.sm_clock} MHz", "dim")
     if gpu.throttle:
         line.add(f"  held back: {', '.join(gpu.throttle)}", "warn")
-    if gpu.name and line.width + extra.width + len(gpu.name) + 3 <= width:
-        extra.add(f"  {safe(gpu.name)}", "dim")
-    return line.extend(extra) if line.width + extra.width <= width else line
+    clocks = "" if gpu.sm_clock is None else f"  {gpu.sm_clock} MHz"
+    name = f"  {safe(gpu.name)}" if gpu.name else ""
+    for text in (clocks, name):
+        if line.width + len(text) <= width:
+            line.add(text, "dim")
+    return line
 
 
-def _rest(gpus: tuple[GpuSample, ...], *, more: bool) -> Line:
+def _share(amount: float, whole: float | None) -> float | None:
+    return amount / whole if whole else None
+
+
+def _bar(fraction: float | None, context: Context, *, wide: bool) -> Line:
+    """A short bar where there is room for bars."""
+    if not wide or fraction is None:
+        return Line()
+    full = round(min(1.0, max(0.0, fraction)) * _BAR)
+    glyphs = context.glyphs
+    return Line((glyphs.bar_full * full, "good"), (glyphs.bar_empty * (_BAR - full), "rule"), (" ", "text"))
+
+
+def _rest(gpus: Sequence[GpuSample], width: int, *, more: bool) -> Line:
     """Those there is no row for, together."""
     line = Line((f" {len(gpus)} more GPUs" if more else f" {len(gpus)} GPUs", "dim"))
     uses = [gpu.utilization for gpu in gpus if gpu.utilization is not None]
@@ -61,23 +90,92 @@ def _rest(gpus: tuple[GpuSample, ...], *, more: bool) -> Line:
     if powers:
         line.add("  power ", "dim").add(f"{sum(powers):.0f} W", "strong").add(" (sum)", "dim")
     problems = sum(bool(gpu.problem) for gpu in gpus)
-    return line.add(f"  {problems} with a problem", "bad") if problems else line
+    if problems:
+        line.add(f"  {problems} with a problem", "bad")
+    held = sum(bool(gpu.throttle) for gpu in gpus)
+    if held:
+        line.add(f"  {held} held back", "warn")
+    return line.right(Line(("g: each ", "dim")), width)
 
 
-def _host(host: HostSample, width: int, *, simulated: bool) -> Line:
-    network = host.loopback_rate if simulated else host.receive_rate
-    label = "loopback" if simulated else "net in"
-    parts = [
-        f"cpu {host.cpu:.0f} % of {host.cores}",
-        f"ram {size(host.memory_used, binary=True)} of {size(host.memory_total, binary=True)}",
-        f"{label} {size(network)}/s" if network is not None else "",
-        f"shm free {size(host.shared_free, binary=True)}" if host.shared_free is not None else "",
-        f"ours {number(host.own_cpu, 3)} % cpu, {size(host.own_memory, binary=True)}"
-        if host.own_cpu is not None
-        else "",
+def _host(host: HostSample, width: int, height: int, *, simulated: bool) -> list[Line]:
+    """The host in at most `height` lines; parts without room are counted."""
+    if height < HOST_LINES:
+        first, network, own = _host_rows(host, simulated=simulated, brief=True)
+        return [_fitted([*first[:2], network[0], *first[2:], *own, *network[1:]], width)]
+    rows = _host_rows(host, simulated=simulated)
+    return [_fitted(row, width, label="host" if at == 0 else "") for at, row in enumerate(rows)]
+
+
+def _host_rows(host: HostSample, *, simulated: bool, brief: bool = False) -> list[list[str]]:
+    """What there is to tell of the machine, its network, and our own part of it; the most telling first."""
+    of = "/" if brief else " of "
+    loopback = f"loopback {size(host.loopback_rate)}/s" if host.loopback_rate is not None else ""
+    network = f"net in {size(host.receive_rate)}/s" if host.receive_rate is not None else ""
+    own = "" if host.own_cpu is None else f"ours {number(host.own_cpu)} % cpu, {size(host.own_memory, binary=True)}"
+    files = "" if host.own_open_files is None else f"{host.own_open_files} open files"
+    rows = [
+        [
+            f"cpu {host.cpu:.0f} % of {host.cores}",
+            f"ram {_of(host.memory_used, host.memory_total, of)}",
+            f"shm free {_of(host.shared_free, host.shared_total, of)}" if host.shared_free is not None else "",
+        ],
+        [
+            *((loopback, network) if simulated else (network, loopback)),
+            f"out {size(host.send_rate)}/s" if host.send_rate is not None else "",
+            f"load {host.load:.1f}",
+        ],
+        [own, f"{host.own_processes} processes", files],
     ]
-    text = ""
-    for part in parts:
-        if len(joined((text, part))) <= width - 7:
-            text = joined((text, part))
-    return Line((" host  ", "dim"), (text, "text"))
+    return [[part for part in row if part] for row in rows]
+
+
+def _of(amount: int | None, whole: int | None, of: str) -> str:
+    first, second = size(amount, binary=True), size(whole, binary=True)
+    if first.split(" ")[-1] == second.split(" ")[-1]:
+        first = first.split(" ")[0]
+    return f"{first}{of}{second}"
+
+
+def _fitted(parts: Sequence[str], width: int, label: str = "host") -> Line:
+    line = Line((f" {label}".ljust(7), "dim"))
+    shown: list[str] = []
+    for at, part in enumerate(parts):
+        hidden = f"g: {len(parts) - at} more "
+        last = at == len(parts) - 1
+        if line.width + len(joined((*shown, part))) + (0 if last else 2 + len(hidden)) > width:
+            return line.add(joined(shown), "text").right(Line((hidden, "dim")), width)
+        shown.append(part)
+    return line.add(joined(shown), "text")
+
+
+def details(context: Context, width: int) -> list[Line]:
+    """Every figure of every GPU, and of the host."""
+    telemetry = context.view.telemetry
+    if telemetry is None:
+        return [Line((" no figures yet", "dim"))]
+    lines = [context.heading("GPUs", width)]
+    if telemetry.problem:
+        lines += [Line((f" {part}", "warn")) for part in wrap(safe(telemetry.problem), width - 2)]
+    for gpu in telemetry.gpus:
+        lines += [Line(), *_gpu_details(gpu, context, width)]
+    lines += [Line(), context.heading("host", width)]
+    if telemetry.host is not None:
+        rows = _host_rows(telemetry.host, simulated=context.simulated)
+        lines += [Line((f" {joined(row)}", "text")) for row in rows]
+    return lines
+
+
+def _gpu_details(gpu: GpuSample, context: Context, width: int) -> list[Line]:
+    lines = [_gpu(gpu, context, width)]
+    memory_clock = "" if gpu.memory_clock is None else f"memory clock {gpu.memory_clock} MHz"
+    clock = "" if gpu.sm_clock is None else f"SM clock {gpu.sm_clock} MHz"
+    own = f"ours {size(gpu.own_memory_used, binary=True)}" if gpu.own_memory_used is not None else ""
+    used = None if gpu.memory_used is None or not gpu.memory_total else gpu.memory_used / gpu.memory_total
+    memory = "" if used is None else f"memory {percent(used)}"
+    lines.append(Line((f"        {joined((clock, memory_clock, memory, own)) or MISSING}", "text")))
+    if gpu.problem:
+        lines += [Line((f"        {part}", "bad")) for part in wrap(safe(gpu.problem), width - 10)]
+    if gpu.uuid:
+        lines.append(Line((f"        {shorten(safe(gpu.uuid), width - 9)}", "dim")))
+    return lines

@@ -73,7 +73,7 @@ def _step_time(context: Context) -> Tile:
     split = context.view.split
     if split is None:
         return Tile("step time", _figure(MISSING), Line())
-    note = f"compute {short_times((split.compute,))}"
+    note = f"copy {short_times((split.copy,))}"
     return Tile("step time", _figure(short_times((split.total,))), Line((note, "dim")))
 
 

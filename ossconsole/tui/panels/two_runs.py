@@ -12,8 +12,8 @@ from ossconsole.tui.glyphs import Glyphs
 from ossconsole.tui.panels.charts import ChartSpec
 from ossconsole.tui.text import MISSING, Line, compact, duration, number, percent, rate, safe, shorten
 
-STYLES = ("standard", "accelerated")
-"""One look for each of the two runs; the names are those of the colours."""
+STYLES = ("primary", "good")
+"""One look for each of the two runs; neither is that of an endpoint."""
 _LABEL = 24
 _AXIS = 7
 
@@ -24,9 +24,9 @@ def differences(views: Pair, glyphs: Glyphs, width: int, height: int) -> list[Li
     """Settings that differ, then the results; rows that do not fit are counted."""
     column = (width - _LABEL) // 2
     head = Line((" run", "dim")).to(_LABEL)
-    for view, style in zip(views, STYLES, strict=True):
-        head.add(shorten(view.run.run if view.run else MISSING, column - 1), style)
-        head.to(_LABEL + column * (1 + STYLES.index(style)))
+    for place, (view, style) in enumerate(zip(views, STYLES, strict=True), 1):
+        head.add(shorten(f"{place}: {view.run.run if view.run else MISSING}", column - 1), style)
+        head.to(_LABEL + column * place)
     rows = [*_settings(views), *_results(views)]
     lines = [head]
     for at, (name, values) in enumerate(rows):
@@ -89,7 +89,8 @@ def overlay(views: Pair, spec: ChartSpec, glyphs: Glyphs, width: int, height: in
     """Both runs' curves below each other on the same axes, from the start of each run."""
     inner = width - _AXIS - 1
     rows = (height - 1) // 2
-    heading = Line((f"{glyphs.rule} ", "rule"), (f"{spec.title} ", "title")).to(width, "rule", glyphs.rule)
+    heading = Line((f"{glyphs.rule} ", "rule"), (f"{spec.title} ", "title"), ("1 above, 2 below ", "dim"))
+    heading.to(width, "rule", glyphs.rule)
     if rows < 1 or inner < 4:
         return [heading]
     count = inner * plot.DOTS[glyphs.chart][0]

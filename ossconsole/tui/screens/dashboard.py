@@ -7,7 +7,7 @@ from typing import ClassVar, Protocol
 
 from textual.app import ComposeResult
 from textual.binding import BindingType
-from textual.containers import Container, Horizontal, Vertical
+from textual.containers import Container, Grid, Horizontal, Vertical
 
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.view import RunView
@@ -21,7 +21,7 @@ from ossconsole.tui.services import Stage
 from ossconsole.tui.text import Line
 from ossconsole.tui.widgets.panel import Painter, Panel
 
-SLOTS = 4
+SLOTS = 8
 # Charts are redrawn on every second tick: what moves them is seconds old, and they are most of the bytes.
 CHART_TICKS = 2
 
@@ -79,7 +79,7 @@ class Dashboard(ConsoleScreen):
             with Horizontal(id="main"):
                 yield Panel(self._speed, id="speed", classes="chart")
                 yield Panel(lambda width, height: compare.comparison(self.context, width, height), id="compare")
-            with Horizontal(id="charts"):
+            with Grid(id="charts"):
                 for slot in range(SLOTS):
                     yield Panel(self._chart(slot), id=f"slot-{slot}", classes="chart")
         with Container(id="bottom"):
@@ -98,7 +98,7 @@ class Dashboard(ConsoleScreen):
         self.set_class(bool(view.errors) and not failed, "-failing")
         gpus = len(view.telemetry.gpus) if view.telemetry else 0
         for panel in self.query("#machine"):
-            panel.styles.height = 1 + min(max(1, gpus), self._gpu_rows())
+            panel.styles.height = min(max(1, gpus), self._gpu_rows()) + (machine.HOST_LINES if self._high else 1)
         self.draw(charts=self._ticks % CHART_TICKS == 0)
 
     def draw(self, *, charts: bool = True) -> None:
@@ -110,6 +110,10 @@ class Dashboard(ConsoleScreen):
     def on_screen_resume(self) -> None:
         super().on_screen_resume()
         self.draw()
+
+    @property
+    def _high(self) -> bool:
+        return self.has_class("-high")
 
     def _gpu_rows(self) -> int:
         return 1 if self.has_class("-low") else 4 if self.has_class("-middle") else 8
@@ -151,7 +155,8 @@ class Dashboard(ConsoleScreen):
         return paint
 
     def _shown_charts(self) -> int:
-        return 2 if self.has_class("-narrow") else 3 if self.has_class("-wide") else SLOTS
+        columns = 2 if self.has_class("-narrow") else 3 if self.has_class("-wide") else 4
+        return columns * (2 if self._high else 1)
 
     def _events(self, width: int, height: int) -> Sequence[Line]:
         context = self.context
@@ -194,6 +199,18 @@ class Dashboard(ConsoleScreen):
     def action_raw(self) -> None:
         self._raw = not self._raw
         self.draw()
+
+    def action_comparison(self) -> None:
+        from ossconsole.tui.screens.detail import DetailScreen
+
+        self.app.push_screen(
+            DetailScreen("A/B", "b", lambda width, height: compare.details(self.context, width, height))
+        )
+
+    def action_machine(self) -> None:
+        from ossconsole.tui.screens.detail import DetailScreen
+
+        self.app.push_screen(DetailScreen("Machine", "g", lambda width, _: machine.details(self.context, width)))
 
     def action_events(self) -> None:
         from ossconsole.tui.screens.events import EventsScreen

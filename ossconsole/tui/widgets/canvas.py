@@ -11,6 +11,7 @@ from textual.geometry import Region
 from textual.strip import Strip
 from textual.widget import Widget
 
+from ossconsole.tui.glyphs import ASCII
 from ossconsole.tui.text import Line, Piece
 from ossconsole.tui.widgets.ink import Inkwell
 
@@ -34,7 +35,10 @@ class Canvas(Widget):
         width, height = self.size
         if not self.is_attached or not width or not height:
             return
-        lines = [line.to(width) for line in list(self.paint(width, height))[:height]]
+        lines = list(self.paint(width, height))[:height]
+        if getattr(self.app, "glyphs", None) is ASCII:
+            lines = [line.in_ascii() for line in lines]
+        lines = [line.to(width) for line in lines]
         regions = list(_differences(self._lines, lines, width))
         self._lines = lines
         if regions:

@@ -1,0 +1,40 @@
+"""DetailScreen: a panel of the dashboard over the whole screen, with what there is no room for otherwise; live."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from textual.app import ComposeResult
+from textual.containers import VerticalScroll
+
+from ossconsole.tui.screens.base import ConsoleModal
+from ossconsole.tui.text import Line
+from ossconsole.tui.widgets.panel import Painter, Panel
+
+REFRESH_S = 0.5
+
+
+class DetailScreen(ConsoleModal):
+    """`key` opened it, and closes it like Escape. More lines than fit are scrolled to."""
+
+    def __init__(self, title: str, key: str, painter: Painter) -> None:
+        super().__init__()
+        self._title = title
+        self._painter = painter
+        self._bindings.bind(f"escape,q,{key}", "dismiss", show=False)
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll(classes="dialog -full") as dialog:
+            dialog.border_title = self._title
+            dialog.border_subtitle = "esc closes"
+            yield Panel(self._paint, id="detail")
+
+    def on_mount(self) -> None:
+        self.query_one(VerticalScroll).focus()
+        self.set_interval(REFRESH_S, self.query_one(Panel).redraw)
+
+    def _paint(self, width: int, _height: int) -> Sequence[Line]:
+        room = self.query_one(VerticalScroll).size.height
+        lines = self._painter(width, room)
+        self.query_one(Panel).styles.height = max(room, len(lines))
+        return lines
