@@ -20,7 +20,7 @@ from ossconsole.storage.actions import presigned_url
 from ossconsole.storage.client import ObjectStore
 from ossconsole.training.benchloop import TrainingLoop
 from ossconsole.training.connector import ConnectorSettings
-from ossconsole.training.data import training_manifest
+from ossconsole.training.data import training_data
 from ossconsole.training.limits import ConnectorReader, HttpReader, Opener, rate
 from ossconsole.training.loader import BatchLoader, largest_sample_bytes, wanted_prefetch_mb
 from ossconsole.training.readings import (
@@ -88,7 +88,7 @@ class Bench:
         with_store = ObjectStore(profile, credentials)
         try:
             prefixes = settings.datasets or (profile.dataset_prefix,)
-            self._datasets = {prefix: Dataset(training_manifest(with_store, prefix)) for prefix in prefixes}
+            self._datasets = {prefix: Dataset(training_data(with_store, prefix)) for prefix in prefixes}
         finally:
             with_store.close()
         self._cells = [
@@ -132,7 +132,7 @@ class Bench:
         training = self._loop(cell) if cell.mode is Mode.TRAINING else None
         loader = BatchLoader(
             self._connector(cell),
-            data.manifest,
+            data.data,
             requests,
             self._train_settings(cell, kind),
             pin=training is not None and training.cuda,

@@ -1,23 +1,130 @@
-"""The dataset that a run trains on. No torch here: what is wrong with it is told before that is loaded."""
+"""The dataset that a run trains on: single objects, or members of tar shards.
+
+No torch here: what is wrong with the dataset is told before that is loaded.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
 from ossconsole.config.errors import ConsoleError
-from ossconsole.dataset.manifest import TRAIN, Manifest, ManifestMissingError, manifest_from_listing, read_manifest
+from ossconsole.dataset.manifest import (
+    SHARDS_NAME,
+    TRAIN,
+    Manifest,
+    ManifestMissingError,
+    Sample,
+    manifest_from_listing,
+    object_key,
+    read_manifest,
+)
+from ossconsole.dataset.shard_list import ShardList, read_shard_list
 from ossconsole.storage.client import ObjectStore
 
 
-def training_manifest(store: ObjectStore, prefix: str) -> Manifest:
-    """The manifest of a dataset to train on, made from a listing where there is none. Raises ConsoleError."""
+class TarRun(NamedTuple):
+    """Members of one tar: the keys of the tar and of the list of its members, and their numbers in it."""
+
+    tar: str
+    members: str
+    numbers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Tars:
+    """The tars of a split, in the order of its samples; `starts[i]` is the number of the first sample of tar i."""
+
+    keys: tuple[tuple[str, str], ...]
+    starts: npt.NDArray[np.int64]
+
+    def runs(self, rows: npt.NDArray[np.int64]) -> tuple[TarRun, ...]:
+        """Where the samples at `rows` are, tar by tar, in ascending order."""
+        ordered = np.sort(rows)
+        tars = np.searchsorted(self.starts, ordered, side="right") - 1
+        found = []
+        for tar in np.unique(tars):
+            key, members = self.keys[tar]
+            found.append(TarRun(key, members, tuple((ordered[tars == tar] - self.starts[tar]).tolist())))
+        return tuple(found)
+
+
+class TrainingData:
+    """A dataset below `prefix`. `manifest` lists its samples; those of shards in the order in which they are stored."""
+
+    def __init__(self, manifest: Manifest, prefix: str, tars: dict[str, Tars] | None = None) -> None:
+        self.manifest = manifest
+        self.sharded = tars is not None
+        self._prefix = prefix
+        self._tars = tars or {}
+
+    def samples(self, split: str, rows: npt.NDArray[np.int64]) -> list[Sample]:
+        """The samples at `rows` of a split."""
+        samples = self.manifest.splits[split]
+        return [samples[row] for row in rows]
+
+    def count(self, split: str) -> int:
+        """How many samples a split has, 0 where there is none."""
+        return len(self.manifest.splits.get(split, ()))
+
+    def keys(self, samples: Sequence[Sample]) -> tuple[str, ...]:
+        """The keys of the samples' objects, or their names in the tars."""
+        if self.sharded:
+            return tuple(sample.key for sample in samples)
+        return tuple(object_key(self._prefix, sample.key) for sample in samples)
+
+    def runs(self, split: str, rows: npt.NDArray[np.int64]) -> tuple[TarRun, ...]:
+        """Where in which tars the samples at `rows` are; nothing for single objects."""
+        return self._tars[split].runs(rows) if self.sharded else ()
+
+    def object_of(self, split: str, row: int) -> str:
+        """The key of the object that holds a sample."""
+        if self.sharded:
+            return self._tars[split].runs(np.array([row]))[0].tar
+        return object_key(self._prefix, self.manifest.splits[split][row].key)
+
+
+def training_data(store: ObjectStore, prefix: str) -> TrainingData:
+    """The dataset below `prefix`: by its manifest, by its list of shards, else by a listing. Raises ConsoleError."""
     try:
-        manifest = read_manifest(store, prefix)
+        data = TrainingData(read_manifest(store, prefix), prefix)
     except ManifestMissingError as error:
         if error.empty:
             raise
-        manifest = manifest_from_listing(store, prefix)
-    if TRAIN not in manifest.splits:
+        if store.exists(object_key(prefix, SHARDS_NAME)):
+            data = _sharded(read_shard_list(store, prefix), prefix)
+        else:
+            data = TrainingData(manifest_from_listing(store, prefix), prefix)
+    if not data.count(TRAIN):
         raise ConsoleError(
             f"The dataset {store.uri(prefix)} has no training split.",
             remedy="Upload a folder that has train/<class>/ pictures.",
         )
-    return manifest
+    return data
+
+
+def _sharded(listed: ShardList, prefix: str) -> TrainingData:
+    splits: dict[str, tuple[Sample, ...]] = {}
+    tars: dict[str, Tars] = {}
+    for split in {shard.split for shard in listed.shards}:
+        shards = [shard for shard in listed.shards if shard.split == split]
+        splits[split] = tuple(
+            Sample(sample.key, sample.label, sample.height, sample.width)
+            for shard in shards
+            for sample in shard.samples
+        )
+        keys = tuple((object_key(prefix, shard.tar), object_key(prefix, shard.index)) for shard in shards)
+        ends = np.cumsum([len(shard.samples) for shard in shards])
+        tars[split] = Tars(keys, np.concatenate([[0], ends[:-1]]).astype(np.int64))
+    manifest = Manifest(
+        format=listed.format,
+        size=listed.size,
+        classes=listed.classes,
+        preparation=listed.preparation,
+        splits=splits,
+    )
+    return TrainingData(manifest, prefix, tars)

@@ -22,7 +22,7 @@ from ossconsole.storage.client import ObjectStore
 from ossconsole.telemetry.events import Event
 from ossconsole.training.connector import keep_native_prints_off
 from ossconsole.training.context import RunContext
-from ossconsole.training.data import training_manifest
+from ossconsole.training.data import training_data
 from ossconsole.training.place import Place
 from ossconsole.training.settings import TrainSettings
 
@@ -72,10 +72,10 @@ def main() -> int:
 def follow(context: RunContext, place: Place, *, before_meeting: Callable[[], None] = lambda: None) -> None:
     """Trains along to the end of the run. Raises ConsoleError."""
     store = ObjectStore(context.profile, context.credentials)
-    manifest = training_manifest(store, context.profile.dataset_prefix)
+    data = training_data(store, context.profile.dataset_prefix)
     from ossconsole.training.session import Session
 
-    Session(context, store, manifest, place, before_meeting=before_meeting).train()
+    Session(context, store, data, place, before_meeting=before_meeting).train()
 
 
 def _nobody(_event: Event) -> None:

@@ -14,9 +14,10 @@ import torch
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
-from ossconsole.dataset.manifest import Manifest, Sample, object_key
+from ossconsole.dataset.manifest import Manifest, Sample
 from ossconsole.training.buffers import SharedBuffer
 from ossconsole.training.connector import ConnectorSettings
+from ossconsole.training.data import TrainingData
 from ossconsole.training.plan import BatchRequest, Requests
 from ossconsole.training.reader import ReadRequest, ReadResult
 from ossconsole.training.readers import QUEUED, ReaderLostError, ReaderPool
@@ -65,7 +66,7 @@ class BatchLoader:
     def __init__(
         self,
         connector: ConnectorSettings,
-        manifest: Manifest,
+        data: TrainingData,
         plan: Requests,
         settings: TrainSettings,
         *,
@@ -74,11 +75,10 @@ class BatchLoader:
         interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
         self.switch = EndpointSwitch(settings.endpoint)
-        self._manifest = manifest
-        self._prefix = connector.profile.dataset_prefix
+        self._data = data
         self._workers = settings.workers
         self._interrupted = interrupted
-        row_bytes = largest_sample_bytes(manifest)
+        row_bytes = largest_sample_bytes(data.manifest)
         slots = slot_count(settings, row_bytes)
         self._most_ahead = slots - _IN_USE
         self.ahead = min(self._most_ahead, QUEUED * settings.workers)
@@ -151,13 +151,15 @@ class BatchLoader:
             self._put(request, self._free.popleft())
 
     def _put(self, request: BatchRequest, slot: int, *, front: bool = False) -> None:
-        samples = self._samples(request)
+        data, split = self._data, str(request.split)
+        samples = data.samples(split, request.indices)
         read = ReadRequest(
             number=request.number,
             slot=slot,
-            keys=tuple(object_key(self._prefix, sample.key) for sample in samples),
-            sizes=np.array([self._manifest.sample_bytes(sample) for sample in samples], dtype=np.int64),
+            keys=data.keys(samples),
+            sizes=np.array([data.manifest.sample_bytes(sample) for sample in samples], dtype=np.int64),
             crc64s=np.array([sample.crc64 for sample in samples], dtype=np.uint64),
+            runs=data.runs(split, request.indices),
         )
         if front:
             self._asked.appendleft((request, read))
@@ -177,12 +179,8 @@ class BatchLoader:
                 self._calm = 0
                 self.ahead = max(self._workers, self.ahead - 1)
 
-    def _samples(self, request: BatchRequest) -> list[Sample]:
-        samples = self._manifest.splits[str(request.split)]
-        return [samples[row] for row in request.indices]
-
     def _batch(self, request: BatchRequest, result: ReadResult, wait_s: float) -> Batch:
-        samples = self._samples(request)
+        samples = self._data.samples(str(request.split), request.indices)
         return Batch(
             request=request,
             data=self._slots[result.slot, : len(result.kept)],

@@ -12,6 +12,9 @@ import numpy.typing as npt
 
 from ossconsole.training.settings import TrainSettings
 
+NEIGHBOURS = 16
+"""Batches of neighbours read one after the other where the stored order counts: a tar is opened for many of them."""
+
 
 class Split(str, enum.Enum):
     """The two parts of a dataset."""
@@ -50,16 +53,25 @@ class Plan:
 
     The last batch of a split may be short. `max_steps` cuts the last epoch's training short, not its validation.
     With `world` > 1 every rank gets its own share: each sample is read by exactly one rank per epoch, and all ranks do
-    the same number of steps.
+    the same number of steps. `stored_order` keeps samples that are stored beside each other in one batch, and batches
+    in windows of NEIGHBOURS: an epoch begins at a random sample, and takes windows and their batches in random order.
     """
 
     def __init__(
-        self, settings: TrainSettings, train_samples: int, val_samples: int, *, rank: int = 0, world: int = 1
+        self,
+        settings: TrainSettings,
+        train_samples: int,
+        val_samples: int,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        stored_order: bool = False,
     ) -> None:
         self._settings = settings
         self._sizes = {Split.TRAIN: train_samples, Split.VAL: val_samples}
         self._rank = rank
         self._world = world
+        self._stored_order = stored_order
         self.steps_per_epoch = self._batches(Split.TRAIN)
         self.batches_per_epoch = self.steps_per_epoch + self._batches(Split.VAL)
         planned = settings.epochs * self.steps_per_epoch
@@ -98,12 +110,20 @@ class Plan:
         size = self._sizes[split]
         if split is Split.VAL:
             return np.arange(size, dtype=np.int64)
-        return np.random.default_rng([self._settings.seed, epoch]).permutation(size)
+        random = np.random.default_rng([self._settings.seed, epoch])
+        if not self._stored_order:
+            return random.permutation(size)
+        rolled = np.roll(np.arange(size, dtype=np.int64), random.integers(size))
+        whole = size - size % self._settings.batch_size
+        batches = rolled[:whole].reshape(-1, self._settings.batch_size)
+        windows = [random.permutation(batches[at : at + NEIGHBOURS]) for at in range(0, len(batches), NEIGHBOURS)]
+        shuffled = [windows[number].ravel() for number in random.permutation(len(windows))]
+        return np.concatenate([*shuffled, rolled[whole:]])
 
     def _share(self, order: npt.NDArray[np.int64], index: int) -> npt.NDArray[np.int64]:
-        """This rank's part of global batch `index`: every `world`-th sample of it."""
+        """This rank's part of global batch `index`; they differ by one sample at most."""
         span = self._settings.batch_size * self._world
-        return order[index * span : (index + 1) * span][self._rank :: self._world]
+        return np.array_split(order[index * span : (index + 1) * span], self._world)[self._rank]
 
     def _batches(self, split: Split) -> int:
         span = self._settings.batch_size * self._world

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,7 @@ import tenacity
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.training.buffers import SharedBuffer
 from ossconsole.training.connector import ConnectorSettings, keep_native_prints_off, native
+from ossconsole.training.data import TarRun
 from ossconsole.training.switch import EndpointSwitch
 
 ATTEMPTS = 3
@@ -29,7 +30,7 @@ MISSING = "it is not in the bucket"
 @dataclass(frozen=True)
 class ReadRequest:
     """The objects of one batch: full keys, expected sizes in bytes, CRC64s (0 where not known), and the buffer slot
-    to fill in order.
+    to fill in order. With `runs` they are members of tars instead, and `keys` their names there.
     """
 
     number: int
@@ -37,6 +38,7 @@ class ReadRequest:
     keys: tuple[str, ...]
     sizes: npt.NDArray[np.int64]
     crc64s: npt.NDArray[np.uint64]
+    runs: tuple[TarRun, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,11 @@ class ReadResult:
     retries: int
     bad: tuple[BadSample, ...]
     failed: str
+
+
+_TARS_OPEN = 4  # of each endpoint: neighbouring batches are of few tars, and each costs 5 threads and 27 descriptors
+_MOST_TARS = 200  # opened in the life of a reader: the connector 1.2.3 leaves a descriptor of its log behind with each
+_READ_IN_PASSING = 2 << 20  # bytes; what the connector 1.2.3 reads of a tar at once, as seen in the sandbox's log
 
 
 class EndpointFailedError(Exception):
@@ -94,7 +101,14 @@ class SampleReader:
         self._number = number
         self._workers = workers
         self._opened: dict[EndpointKind, Any] = {}
+        self._tars: OrderedDict[tuple[EndpointKind, str], Any] = OrderedDict()
+        self._tars_opened = 0
         keep_native_prints_off(settings.native_log)
+
+    @property
+    def worn_out(self) -> bool:
+        """Whether it is time for a new process to take over."""
+        return self._tars_opened >= _MOST_TARS
 
     def read(self, request: ReadRequest) -> ReadResult:
         """Reads one batch into its slot, with retries."""
@@ -118,14 +132,29 @@ class SampleReader:
         if not attempt.missing:  # a rank's share of the last batch may be empty
             return
         try:
-            for obj in self._open(attempt.endpoint, attempt.request, attempt.missing):
-                attempt.take(obj)
+            if attempt.request.runs:
+                for member in self._members(attempt.endpoint, attempt.request):
+                    attempt.take_member(member)
+            else:
+                for obj in self._objects(attempt.endpoint, attempt.request, attempt.missing):
+                    attempt.take(obj)
         except RuntimeError as error:  # the connector's only exception
             raise EndpointFailedError(str(error)) from error
-        if attempt.failures:
-            raise EndpointFailedError(attempt.failures[0])
+        if attempt.failures or attempt.missing:
+            raise EndpointFailedError(attempt.failures[0] if attempt.failures else "not all samples arrived")
 
-    def _open(self, kind: EndpointKind, request: ReadRequest, positions: list[int]) -> Iterator[Any]:
+    def _tar(self, kind: EndpointKind, key: str) -> Any:
+        """A connector for one tar: the one that has opened a tar gives that one's members for any other (1.2.3)."""
+        if (kind, key) in self._tars:
+            self._tars.move_to_end((kind, key))
+        else:
+            self._tars[kind, key] = self._settings.open(kind, number=self._number, total=self._workers)
+            self._tars_opened += 1
+            if len(self._tars) > _TARS_OPEN:
+                self._tars.popitem(last=False)
+        return self._tars[kind, key]
+
+    def _objects(self, kind: EndpointKind, request: ReadRequest, positions: list[int]) -> Iterator[Any]:
         """The connector's objects at `positions`, in that order, being fetched ahead concurrently.
 
         This is the call that `OssMapDataset.__getitems__` makes. That class is not used because it holds every object
@@ -141,6 +170,18 @@ class SampleReader:
         found: Iterator[Any] = self._opened[kind].list_from_uris(objects, True, True)  # prefetch, include errors
         return found
 
+    def _members(self, kind: EndpointKind, request: ReadRequest) -> Iterator[Any]:
+        """The connector's members of tars, in any order: the call of its `OssMapDataset.from_tar(…).__getitems__`.
+
+        Members side by side come in requests of 2 MiB, however few they are; others in one request each.
+        """
+        bucket = self._settings.profile.bucket
+        for run in request.runs:
+            first, count = run.numbers[0], len(run.numbers)
+            in_passing = run.numbers[-1] - first == count - 1 and request.sizes.mean() * count >= _READ_IN_PASSING
+            starts, counts = ([first], [count]) if in_passing else (list(run.numbers), [])
+            yield from self._tar(kind, run.tar).list_from_tar(bucket, run.tar, run.members, starts, counts, True, True)
+
 
 class _Attempt:
     """One batch being read, perhaps in several tries. Row i of `rows` belongs to position i until `result`."""
@@ -153,6 +194,7 @@ class _Attempt:
         self._bad: list[BadSample] = []
         self._done = np.zeros(len(request.keys), dtype=bool)
         self._pending: list[int] = []
+        self._positions = {key: position for position, key in enumerate(request.keys)} if request.runs else {}
         self._spoiled: Counter[int] = Counter()
         self._begun = 0.0
 
@@ -179,6 +221,22 @@ class _Attempt:
             self._bad.append(BadSample(position, f"it has {obj.size} bytes where the manifest says {size}"))
         else:
             self._fill(obj, position, size)
+
+    def take_member(self, member: Any) -> None:
+        """Reads a member of a tar into its row, when that is missing."""
+        if member.err() != 0:
+            self.failures.append(f"{member.error_msg()} (errno {member.err()})")
+            return
+        position = self._positions.get(member.key)
+        if position is None:
+            self.failures.append(f"the tar has {member.key!r} where its list has another sample")
+        elif position in self._pending:
+            self._pending.remove(position)
+            size = int(self.request.sizes[position])
+            if member.size != size:
+                self._bad.append(BadSample(position, f"it has {member.size} bytes where the list says {size}"))
+            else:
+                self._fill(member, position, size)
 
     def _fill(self, obj: Any, position: int, size: int) -> None:
         row = memoryview(self._rows[position])[:size]

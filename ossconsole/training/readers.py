@@ -90,6 +90,8 @@ class ReaderPool:
             try:
                 results.append(reader.pipe.recv())
             except (EOFError, OSError) as error:
+                if self._worn_out(number):
+                    continue
                 raise ReaderLostError(f"Reader process {number} ended unexpectedly{self._replace(number)}.") from error
             reader.held.popleft()
             reader.since = time.monotonic()
@@ -102,6 +104,15 @@ class ReaderPool:
         for reader in self._readers:
             _end(reader)
         self._readers = []
+
+    def _worn_out(self, number: int) -> bool:
+        """Whether a reader ended because it was time; a new one goes on with what it held."""
+        process = self._readers[number].process
+        process.join(_JOIN_TIMEOUT_S)
+        if process.exitcode != 0:
+            return False
+        self._replace(number)
+        return True
 
     def _check_deadlines(self) -> None:
         now = time.monotonic()
@@ -156,3 +167,5 @@ def _serve(pipe: Connection, new_reader: Callable[..., SampleReader], number: in
         except EOFError:
             return
         pipe.send(reader.read(request))
+        if reader.worn_out:
+            return

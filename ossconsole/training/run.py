@@ -22,7 +22,7 @@ from ossconsole.telemetry.events import Event, RunState
 from ossconsole.telemetry.record import RunRecord, new_run_id, record_path
 from ossconsole.training.claim import Claim
 from ossconsole.training.context import RunContext
-from ossconsole.training.data import training_manifest
+from ossconsole.training.data import training_data
 from ossconsole.training.followers import Followers
 from ossconsole.training.place import Place
 from ossconsole.training.settings import TrainSettings
@@ -172,7 +172,7 @@ class TrainingRun:
         context = self._context
         store = ObjectStore(context.profile, context.credentials)
         try:
-            manifest = training_manifest(store, context.profile.dataset_prefix)
+            data = training_data(store, context.profile.dataset_prefix)
         except ConsoleError:
             context.describe()  # a record begins with its run, also when there is nothing to train on
             raise
@@ -180,10 +180,10 @@ class TrainingRun:
 
         processes = processes_wanted(context.settings)
         if processes == 1:
-            return Session(context, store, manifest, self._place).train()
+            return Session(context, store, data, self._place).train()
         with Followers(context, processes) as followers:
             leader, ready = followers.leader, followers.wait_until_ready
-            return Session(context, store, manifest, leader, before_meeting=ready).train()
+            return Session(context, store, data, leader, before_meeting=ready).train()
 
     def _fail(self, error: ConsoleError) -> None:
         self.error = error

@@ -11,7 +11,6 @@ import torch
 from ossconsole.config.connector import connector_config_path
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.paths import state_dir
-from ossconsole.dataset.manifest import Manifest
 from ossconsole.storage.client import ObjectStore
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import Event, RunState
@@ -21,6 +20,7 @@ from ossconsole.training.compute import Compute, StepClock, choose_device
 from ossconsole.training.connector import ConnectorSettings
 from ossconsole.training.context import RunContext
 from ossconsole.training.course import Course
+from ossconsole.training.data import TrainingData
 from ossconsole.training.loader import Batch
 from ossconsole.training.model import build_model
 from ossconsole.training.pictures import Pictures
@@ -51,7 +51,7 @@ class Session:
         self,
         context: RunContext,
         store: ObjectStore,
-        manifest: Manifest,
+        data: TrainingData,
         place: Place,
         *,
         before_meeting: Callable[[], None] = lambda: None,
@@ -59,20 +59,30 @@ class Session:
         self._context = context
         self._settings = context.settings
         self._store = store
-        self._manifest = manifest
+        self._data = data
         self._place = place
         self._before_meeting = before_meeting
         self._begun = time.perf_counter()
-        self._samples = {split: len(manifest.splits.get(str(split), ())) for split in Split}
+        self._samples = {split: data.count(str(split)) for split in Split}
         self._plan = Plan(
-            self._settings, self._samples[Split.TRAIN], self._samples[Split.VAL], rank=place.rank, world=place.world
+            self._settings,
+            self._samples[Split.TRAIN],
+            self._samples[Split.VAL],
+            rank=place.rank,
+            world=place.world,
+            stored_order=data.sharded,
         )
         self._news: list[Event] = []
         if not place.leads:
             context.tell = self._keep_for_leader
         if place.world > 1:
             context.attended = False  # a single process can't be paused: when it can't go on, the run ends
-        context.describe(epochs=self._plan.epochs, steps_per_epoch=self._plan.steps_per_epoch, world=place.world)
+        context.describe(
+            epochs=self._plan.epochs,
+            steps_per_epoch=self._plan.steps_per_epoch,
+            world=place.world,
+            sample_format=str(data.manifest.format),
+        )
         self._totals = Totals()
         self._course = Course()
         self._endpoint = context.controls.endpoint
@@ -83,11 +93,11 @@ class Session:
         settings, place = self._settings, self._place
         torch.manual_seed(settings.seed * 10 + _MODEL_SEED)
         self._compute = Compute(
-            settings, self._manifest.format, device=choose_device(place.local_rank), sharing=place.local_world
+            settings, self._data.manifest.format, device=choose_device(place.local_rank), sharing=place.local_world
         )
-        model = build_model(self._manifest.classes, settings.weights, lambda uri: fetch_uri(self._store, uri))
+        model = build_model(self._data.manifest.classes, settings.weights, lambda uri: fetch_uri(self._store, uri))
         self._clock = StepClock(self._compute)
-        self._pictures = Pictures(self._manifest, self._compute, seed=settings.seed, rank=place.rank)
+        self._pictures = Pictures(self._data.manifest, self._compute, seed=settings.seed, rank=place.rank)
         self._before_meeting()
         self._ranks = Ranks(place, self._compute.device, patience_s=settings.patience_s)
         self._trainer = Trainer(model, self._compute, settings, self._ranks, total_steps=self._plan.total_steps)
@@ -137,7 +147,7 @@ class Session:
         self._source = BatchSource(
             context,
             connector,
-            self._manifest,
+            self._data,
             self._plan,
             start=self._plan.number_of_step(context.step),
             pin=self._compute.cuda,
@@ -363,9 +373,9 @@ class Session:
             "seed": self._settings.seed,
             "batch_size": self._settings.batch_size * self._place.world,
             "samples": self._samples[Split.TRAIN],
-            "classes": list(self._manifest.classes),
-            "sample_format": str(self._manifest.format),
-            "image_size": self._settings.image_size or self._manifest.size,
+            "classes": list(self._data.manifest.classes),
+            "sample_format": str(self._data.manifest.format),
+            "image_size": self._settings.image_size or self._data.manifest.size,
         }
 
     # The end

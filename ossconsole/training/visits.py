@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
-from ossconsole.dataset.manifest import TRAIN, Manifest
+from ossconsole.dataset.manifest import TRAIN
+from ossconsole.training.data import TrainingData
 from ossconsole.training.plan import BatchRequest, Split
 from ossconsole.training.readings import Temperature
 
@@ -27,9 +28,10 @@ _ORDER = tuple(Temperature)  # cold, then warm; a request's epoch tells which, c
 class Dataset:
     """A dataset and which of its training samples were read through which endpoint."""
 
-    def __init__(self, manifest: Manifest) -> None:
-        self.manifest = manifest
-        self.samples = manifest.splits[TRAIN]
+    def __init__(self, data: TrainingData) -> None:
+        self.data = data
+        self.manifest = data.manifest
+        self.samples = data.manifest.splits[TRAIN]
         # One order for all endpoints: they are compared on the same samples.
         self._order = np.random.default_rng(0).permutation(len(self.samples))
         self._read = dict.fromkeys(EndpointKind, 0)

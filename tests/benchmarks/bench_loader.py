@@ -31,6 +31,7 @@ from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import Manifest, object_key
 from ossconsole.sandbox.process import SandboxProcess
 from ossconsole.training.connector import ConnectorSettings
+from ossconsole.training.data import TrainingData
 from ossconsole.training.limits import ConnectorReader, rate
 from ossconsole.training.loader import BatchLoader
 from ossconsole.training.plan import Plan
@@ -66,7 +67,8 @@ class Place:
         options, manifest = self._options, self._manifests[fmt]
         settings = TrainSettings(batch_size=options.batch_size, workers=options.workers, epochs=10**6)
         plan = Plan(settings, len(manifest.splits["train"]), 0)
-        with contextlib.closing(BatchLoader(self._connectors[fmt], manifest, plan, settings)) as loader:
+        data = TrainingData(manifest, self._connectors[fmt].profile.dataset_prefix)
+        with contextlib.closing(BatchLoader(self._connectors[fmt], data, plan, settings)) as loader:
             for _ in range(2 * options.workers):
                 _read(loader)
             begun, count = time.perf_counter(), 0

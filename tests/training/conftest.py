@@ -20,6 +20,7 @@ from ossconsole.sandbox.process import SandboxProcess
 from ossconsole.storage.client import ObjectStore
 from ossconsole.telemetry import events
 from ossconsole.training.connector import ConnectorSettings
+from ossconsole.training.data import TrainingData
 from ossconsole.training.run import TrainingRun
 from ossconsole.training.settings import TrainSettings
 
@@ -42,6 +43,10 @@ class Bucket:
     credentials: CredentialSource
     manifest: Manifest
     pictures: dict[str, bytes]
+
+    @property
+    def data(self) -> TrainingData:
+        return TrainingData(self.manifest, self.profile.dataset_prefix)
 
     def store(self, kind: EndpointKind = EndpointKind.STANDARD) -> ObjectStore:
         return ObjectStore(self.profile, self.credentials, kind)

@@ -68,7 +68,7 @@ def test_the_command_prints_one_object_per_reading_and_ends_with_the_summary(buc
 
 
 def test_a_visit_asks_for_new_samples_until_it_is_to_be_warm(bucket: Bucket) -> None:
-    data = Dataset(bucket.manifest)
+    data = Dataset(bucket.data)
     first = VisitRequests(data, EndpointKind.STANDARD, 8)
     requests = first.requests()
     cold = [next(requests).indices for _ in range(3)]
@@ -82,7 +82,7 @@ def test_a_visit_asks_for_new_samples_until_it_is_to_be_warm(bucket: Bucket) -> 
 
 
 def test_a_dataset_smaller_than_a_batch_is_read_over_and_over(bucket: Bucket) -> None:
-    requests = VisitRequests(Dataset(bucket.manifest), EndpointKind.STANDARD, 2 * TRAIN_SAMPLES).requests()
+    requests = VisitRequests(Dataset(bucket.data), EndpointKind.STANDARD, 2 * TRAIN_SAMPLES).requests()
     assert set(next(requests).indices) == set(range(TRAIN_SAMPLES))
 
 

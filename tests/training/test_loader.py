@@ -17,6 +17,7 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.manifest import object_key
 from ossconsole.training.loader import Batch, BatchLoader, LoaderError, slot_count
 from ossconsole.training.plan import Plan, Split
+from ossconsole.training.reader import SampleReader
 from ossconsole.training.settings import TrainSettings
 from tests.training.conftest import TRAIN_SAMPLES, VAL_SAMPLES, Bucket
 
@@ -30,7 +31,7 @@ def make_loader(bucket: Bucket, tmp_path: Path) -> Iterator[MakeLoader]:
     def make(**settings: object) -> BatchLoader:
         chosen = TrainSettings(**{"batch_size": 4, "workers": 2, "epochs": 1, **settings})  # type: ignore[arg-type]
         counts = [len(bucket.manifest.splits[str(split)]) for split in Split]
-        loader = BatchLoader(bucket.connector(tmp_path), bucket.manifest, Plan(chosen, *counts), chosen)
+        loader = BatchLoader(bucket.connector(tmp_path), bucket.data, Plan(chosen, *counts), chosen)
         loaders.append(loader)
         return loader
 
@@ -121,9 +122,7 @@ def test_a_dead_endpoint_fails_the_batch_which_can_be_asked_for_again(bucket: Bu
     profile = msgspec.structs.replace(bucket.profile, accelerated_endpoint="http://0.0.3:9")
     broken = Bucket(bucket.sandbox, profile, bucket.credentials, bucket.manifest, bucket.pictures)
     settings = TrainSettings(batch_size=32, workers=1, epochs=1, endpoint=EndpointKind.ACCELERATED)
-    loader = BatchLoader(
-        broken.connector(tmp_path), bucket.manifest, Plan(settings, TRAIN_SAMPLES, VAL_SAMPLES), settings
-    )
+    loader = BatchLoader(broken.connector(tmp_path), bucket.data, Plan(settings, TRAIN_SAMPLES, VAL_SAMPLES), settings)
     try:
         batch = loader.next()
         assert batch is not None
@@ -139,11 +138,34 @@ def test_a_dead_endpoint_fails_the_batch_which_can_be_asked_for_again(bucket: Bu
         loader.close()
 
 
+class TiredReader(SampleReader):
+    """Ends after each batch, as one does that has opened many tars."""
+
+    @property
+    def worn_out(self) -> bool:
+        return True
+
+
+def test_a_reader_that_is_worn_out_is_followed_by_a_new_one(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ossconsole.training.readers.SampleReader", TiredReader)
+    settings = TrainSettings(batch_size=40, workers=1, epochs=1)
+    loader = BatchLoader(bucket.connector(tmp_path), bucket.data, Plan(settings, TRAIN_SAMPLES, 0), settings)
+    rows: list[int] = []
+    try:
+        while (batch := loader.next()) is not None:
+            rows.extend(batch.rows.tolist())
+    finally:
+        loader.close()
+    assert sorted(rows) == list(range(TRAIN_SAMPLES))
+
+
 def test_an_interrupted_wait_ends(bucket: Bucket, tmp_path: Path) -> None:
     settings = TrainSettings(batch_size=8, workers=1, epochs=1)
     loader = BatchLoader(
         bucket.connector(tmp_path),
-        bucket.manifest,
+        bucket.data,
         Plan(settings, TRAIN_SAMPLES, VAL_SAMPLES),
         settings,
         interrupted=lambda: True,

@@ -48,6 +48,8 @@ def test_a_run_trains_validates_and_leaves_verified_checkpoints(bucket: Bucket, 
     # The checkpoints: unique keys, the last one also under the stable key, written by the connector.
     checkpoints = [event for event in found if isinstance(event, events.Checkpoint)]
     assert len({event.key for event in checkpoints}) == 3
+    ways = [event for event in found if isinstance(event, events.Saving)]
+    assert {event.key for event in ways if event.written == event.bytes} == {event.key for event in checkpoints}
     store = bucket.store()
     stable = store.get(checkpoints[-1].stable_key)
     assert stable == store.get(checkpoints[-1].key)
