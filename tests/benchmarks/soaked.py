@@ -54,8 +54,8 @@ def _write_down_batches(ledger: Path) -> None:
         def next(self) -> Batch | None:
             batch = super().next()
             if batch is not None:
-                samples = self._manifest.splits[str(batch.request.split)]
-                numbers = np.array([number_of(samples[row].key) for row in batch.rows], dtype=np.int64)
+                samples = self._data.samples(str(batch.request.split), batch.rows)
+                numbers = np.array([number_of(sample.key) for sample in samples], dtype=np.int64)
                 right = (batch.data.numpy() == contents(numbers)).all(axis=1)
                 entry = Entry(
                     batch.request.epoch,
