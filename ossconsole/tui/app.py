@@ -21,6 +21,7 @@ from ossconsole.storage.job import Job
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
 from ossconsole.tui import actions, glyphs, memory, themes
+from ossconsole.tui.continuing import take_terminal_again_when_continued
 from ossconsole.tui.frugal import FrugalStylesheet, FrugalUpdate
 from ossconsole.tui.monitor import RunMonitor
 from ossconsole.tui.palette import ActionProvider
@@ -137,6 +138,7 @@ class ConsoleApp(App[str]):
     def on_mount(self) -> None:
         self.switch_mode(self.initial_mode)
         self.set_interval(TICK_S, self.tick)
+        take_terminal_again_when_continued(self)
 
     def tick(self) -> None:
         """Take in what the run did, and show it on the screen in front; a hidden screen costs nothing."""
