@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import fcntl
 import hashlib
@@ -12,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import msgspec
@@ -129,6 +129,27 @@ class Lock:
         os.close(self._file)
 
 
+class _Reporting:
+    """Holds the journal's lock; a failure of the database or its disk becomes a JournalError."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.release()
+        if isinstance(error, sqlite3.Error | OSError):
+            raise JournalError(
+                f"The upload's journal {self._path} cannot be used: {error}.",
+                remedy="Free space on its disk (or set OSSCONSOLE_STATE_DIR to another) and run the upload again.",
+            ) from error
+
+
 class Journal:
     """One dataset prefix's journal, for one upload at a time; safe to use from many threads."""
 
@@ -136,15 +157,16 @@ class Journal:
         """Opens or makes it, and counts a new run. Raises JournalError, also while another upload has it open."""
         self.path = path
         self._recipe = recipe
-        self._lock = threading.RLock()
+        self._reporting = _Reporting(path)
         self._committed = time.monotonic()
         self._distrusting = False
-        with self._reporting():
+        with self._reporting:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._prefix_lock = Lock(path)
             try:
                 self._db = self._open()
                 self._run = self._begin(source)
+                self._was_empty = self.fresh  # then every file is most likely new
             except BaseException:
                 self._prefix_lock.close()
                 raise
@@ -179,6 +201,8 @@ class Journal:
 
     def rule(self, sample: PlannedSample, suffix: str) -> Ruling:
         """What to do with a planned sample; gives it its key."""
+        if self._was_empty and self._insert(sample, sample.key + suffix):
+            return Ruling(Verdict.SEND, sample.key + suffix, doubtful=self._distrusting)
         row = self._one(
             "SELECT key, size, mtime_ns, recipe, crc64, sent, class FROM samples WHERE path = ?", sample.path
         )
@@ -203,10 +227,7 @@ class Journal:
         for key in (sample.key + suffix, sample.spare_key + suffix):
             owner = self._one("SELECT path FROM samples WHERE key = ?", key)
             if owner is None:
-                self._write(
-                    "INSERT INTO samples (path, key, class, size, mtime_ns, seen) VALUES (?, ?, ?, 0, 0, ?)",
-                    *(sample.path, key, sample.class_name, self._run),
-                )
+                self._insert(sample, key)
                 return Ruling(Verdict.SEND, key, doubtful=self._distrusting)
             if owner[0].startswith(_ADOPTED):
                 self._write(
@@ -215,6 +236,13 @@ class Journal:
                 )
                 return Ruling(Verdict.SEND, key, doubtful=True)
         return Ruling(Verdict.CLASH)
+
+    def _insert(self, sample: PlannedSample, key: str) -> bool:
+        """False when its path or the key is there already."""
+        return self._write(
+            "INSERT OR IGNORE INTO samples (path, key, class, size, mtime_ns, seen) VALUES (?, ?, ?, 0, 0, ?)",
+            *(sample.path, key, sample.class_name, self._run),
+        )
 
     def distrust(self) -> None:
         """The bucket has objects below the prefix that this journal knows nothing of."""
@@ -280,7 +308,7 @@ class Journal:
 
     def classes(self) -> list[str]:
         """The classes that have samples in the bucket."""
-        with self._reporting():
+        with self._reporting:
             return [row[0] for row in self._db.execute("SELECT DISTINCT class FROM samples WHERE sent > 0")]
 
     def has_samples(self, split: str) -> bool:
@@ -289,7 +317,7 @@ class Journal:
 
     def unsettled(self) -> list[str]:
         """Paths of this run's files that are neither in the bucket nor failed."""
-        with self._reporting():
+        with self._reporting:
             query = "SELECT path FROM samples WHERE sent = 0 AND error = '' AND seen = ?"
             return [row[0] for row in self._db.execute(query, (self._run,))]
 
@@ -308,14 +336,14 @@ class Journal:
         self._write("DELETE FROM samples WHERE sent = 0 AND seen < ?", self._run)
 
     def commit(self) -> None:
-        with self._reporting():
+        with self._reporting:
             if self._db.in_transaction:  # a full disk has ended it
                 self._db.execute("COMMIT")
             self._db.execute("BEGIN")
             self._committed = time.monotonic()
 
     def close(self) -> None:
-        with self._reporting():
+        with self._reporting:
             try:
                 if self._db.in_transaction:
                     self._db.execute("COMMIT")
@@ -326,21 +354,23 @@ class Journal:
     # Access
 
     def _one(self, query: str, *values: object) -> Any:
-        with self._reporting():
+        with self._reporting:
             return self._db.execute(query, values).fetchone()
 
-    def _write(self, statement: str, *values: object) -> None:
-        with self._reporting():
-            self._db.execute(statement, values)
+    def _write(self, statement: str, *values: object) -> bool:
+        """Whether any row was written."""
+        with self._reporting:
+            written = self._db.execute(statement, values).rowcount > 0
             if time.monotonic() - self._committed > _COMMIT_EVERY_S:
                 self.commit()
+            return written
 
     def _pages(self, columns: str, where: str, prefix: str = "") -> Iterator[tuple[Any, ...]]:
         """Rows by key, a page at a time, so that nobody holds the lock for long."""
         after = prefix
         query = f"SELECT key, {columns} FROM samples WHERE key > ? AND {where} ORDER BY key LIMIT {_PAGE}"  # noqa: S608
         while True:
-            with self._reporting():
+            with self._reporting:
                 rows = self._db.execute(query, (after,)).fetchall()
             for key, *row in rows:
                 if not key.startswith(prefix):
@@ -349,15 +379,3 @@ class Journal:
             if len(rows) < _PAGE:
                 return
             after = rows[-1][0]
-
-    @contextlib.contextmanager
-    def _reporting(self) -> Iterator[None]:
-        """Holds the lock; a failure of the database or its disk becomes a JournalError."""
-        with self._lock:
-            try:
-                yield
-            except (sqlite3.Error, OSError) as error:
-                raise JournalError(
-                    f"The upload's journal {self.path} cannot be used: {error}.",
-                    remedy="Free space on its disk (or set OSSCONSOLE_STATE_DIR to another) and run the upload again.",
-                ) from error

@@ -21,7 +21,7 @@ from ossconsole.dataset.manifest import (
     unique_classes,
 )
 from ossconsole.dataset.origin import FileOrigin, Origin
-from ossconsole.dataset.source import TAR_SUFFIXES, OddEntry, Source, SourceFile, open_source
+from ossconsole.dataset.source import TAR_SUFFIXES, FolderSource, OddEntry, Source, SourceFile, open_source
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
 """What counts as a picture: torchvision.datasets.folder.IMG_EXTENSIONS."""
@@ -80,6 +80,13 @@ class Layout:
     def countable(self) -> bool:
         """Whether `items()` may be gone through once more just to count."""
         return self._source is None or self._source.countable
+
+    def counts(self) -> Iterator[int]:
+        """Numbers of files that add up to about how many `items` gives."""
+        if isinstance(self._source, FolderSource):
+            yield from self._source.counts()
+        else:
+            yield from (1 for _ in self.items())
 
     def items(self) -> Iterator[PlanItem]:
         """Every file as a sample or a skipped one. Raises ConsoleError when the source as a whole cannot be read."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
 import unicodedata
@@ -147,15 +148,18 @@ def write_manifest(store: ObjectStore, prefix: str, manifest: Manifest) -> None:
 def encode_manifest(head: Manifest, splits: Mapping[str, Iterable[Sample]]) -> bytes:
     """The JSON of `head` with `splits` in place of its own, which may be read on the fly from a journal."""
     encoder = msgspec.json.Encoder()
-    text = bytearray(encoder.encode(msgspec.structs.replace(head, splits={})).removesuffix(b"}}"))
+    text = io.BytesIO()  # gives its bytes without a copy, and a manifest may be large
+    text.write(encoder.encode(msgspec.structs.replace(head, splits={})).removesuffix(b"}}"))
     for number, (split, samples) in enumerate(splits.items()):
-        text += (b"," if number else b"") + encoder.encode(split) + b":["
+        text.write((b"," if number else b"") + encoder.encode(split) + b":[")
         rest = iter(samples)
+        separator = b""
         while batch := list(itertools.islice(rest, _SAMPLES_AT_ONCE)):
-            text += encoder.encode(batch)[1:-1] + b","
-        text[-1:] = b"]"
-    text += b"}}"
-    return bytes(text)
+            text.write(separator + encoder.encode(batch)[1:-1])
+            separator = b","
+        text.write(b"]")
+    text.write(b"}}")
+    return text.getvalue()
 
 
 def check_manifest(manifest: Manifest, where: str) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-PREPARATION_VERSION = 1
+PREPARATION_VERSION = 2
 """Raised when the same recipe would give other bytes than before, so that journals know."""
 
 MAX_PIXELS = 100_000_000  # ImageNet's largest picture has 54 million
@@ -109,25 +109,26 @@ def prepare(data: bytes, key: str, recipe: Recipe) -> Prepared:
         raise UnreadablePictureError(f"{str(error) or type(error).__name__}".rstrip(".")) from error
 
 
-def _open(data: bytes, at_least: int = 0) -> Image.Image:
-    """The picture upright and in RGB; a JPEG may come smaller, but with no side below `at_least` pixels when given."""
+def _look(data: bytes) -> Image.Image:
+    """The picture, not decoded yet. Raises UnreadablePictureError when it is too large."""
     picture = Image.open(io.BytesIO(data), formats=_PICTURE_FORMATS)
     width, height = picture.size
     if width * height > MAX_PIXELS:
         raise UnreadablePictureError(f"{width} x {height} px are more than {MAX_PIXELS // 1_000_000} megapixels")
-    if at_least:
-        picture.draft("RGB", (at_least, at_least))
-    return _rgb(_upright(picture))
+    return picture
+
+
+def _is_turned(picture: Image.Image) -> bool:
+    if picture.format != "TIFF" and _ORIENTED_BY.isdisjoint(picture.info):
+        return False
+    try:
+        return bool(picture.getexif().get(_ORIENTATION_TAG, 1) != 1)
+    except Exception:  # noqa: BLE001  a broken EXIF block says nothing about the pixels
+        return False
 
 
 def _upright(picture: Image.Image) -> Image.Image:
-    if picture.format != "TIFF" and _ORIENTED_BY.isdisjoint(picture.info):
-        return picture
-    try:
-        turned = picture.getexif().get(_ORIENTATION_TAG, 1) != 1
-    except Exception:  # noqa: BLE001  a broken EXIF block says nothing about the pixels
-        turned = False
-    return ImageOps.exif_transpose(picture) if turned else picture
+    return ImageOps.exif_transpose(picture) if _is_turned(picture) else picture
 
 
 def _rgb(picture: Image.Image) -> Image.Image:
@@ -158,17 +159,30 @@ def _eval_short_side(size: int) -> int:
 def _image(data: bytes, _key: str, train: bool, recipe: Recipe) -> Prepared:
     size = recipe.size
     short = size if train or recipe.keep_ratio else _eval_short_side(size)
-    picture = _open(data, at_least=short)
-    width, height = picture.size
-    if recipe.keep_ratio:
-        target = _scaled(width, height, size)
-        box = (0.0, 0.0, float(width), float(height))
-    else:
-        target = (size, size)
-        side = min(width, height) * size / short
-        box = ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2)
+    picture = _look(data)
+    if picture.format == "JPEG" and picture.mode == "RGB" and not _is_turned(picture):
+        from ossconsole.dataset import jpeg
+
+        pixels = jpeg.decode_small(data, picture.size, short)
+        if pixels is not None:
+            box, target = _cut(pixels.shape[1], pixels.shape[0], short, recipe)
+            return Prepared(target[1], target[0], jpeg.resize(pixels, box, target))
+    picture.draft("RGB", (short, short))
+    picture = _rgb(_upright(picture))
+    box, target = _cut(*picture.size, short, recipe)
     resized = picture.resize(target, Image.Resampling.BILINEAR, box=box)
     return Prepared(resized.height, resized.width, b"".join(band.tobytes() for band in resized.split()))
+
+
+def _cut(
+    width: int, height: int, short: int, recipe: Recipe
+) -> tuple[tuple[float, float, float, float], tuple[int, int]]:
+    """Which part of a picture is stored, and the width and height that it gets."""
+    size = recipe.size
+    if recipe.keep_ratio:
+        return (0.0, 0.0, float(width), float(height)), _scaled(width, height, size)
+    side = min(width, height) * size / short
+    return ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2), (size, size)
 
 
 def _scaled(width: int, height: int, short: int) -> tuple[int, int]:
@@ -185,7 +199,7 @@ def _scaled(width: int, height: int, short: int) -> tuple[int, int]:
 def _tensor(data: bytes, key: str, train: bool, recipe: Recipe) -> Prepared:
     import numpy as np
 
-    picture = _open(data)
+    picture = _rgb(_upright(_look(data)))
     size = recipe.size
     if train:
         rng = random.Random(hashlib.sha256(f"{recipe.seed}/{key}".encode()).digest())  # noqa: S311  no secret

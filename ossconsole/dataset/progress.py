@@ -146,9 +146,13 @@ class RateWindow:
     def __init__(self, now: float) -> None:
         self._marks: deque[_Mark] = deque([_Mark(now, 0, 0, Busy())])
 
+    def wants_mark(self, now: float) -> bool:
+        """Whether `mark` would remember anything."""
+        return now - self._marks[-1].time >= _MARK_EVERY_S
+
     def mark(self, now: float, tally: Tally, busy: Busy) -> None:
         """Remembers where the work stands now; called as often as one likes."""
-        if now - self._marks[-1].time >= _MARK_EVERY_S:
+        if self.wants_mark(now):
             self._marks.append(_Mark(now, tally.uploaded, tally.bytes, busy))
             while len(self._marks) > 2 and now - self._marks[1].time > RATE_WINDOW_S:
                 self._marks.popleft()

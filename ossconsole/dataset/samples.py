@@ -118,15 +118,15 @@ class SampleUpload:
 
     def _count(self, layout: Layout) -> None:
         """Counts ahead of the planner, which is held back by the pipeline, so that there is a total to go by."""
-        files = 0
+        found = 0
         with contextlib.suppress(Stopped, ConsoleError):  # of the planner, which meets the same
-            for _ in layout.items():
-                files += 1
-                if files == _COUNT_BATCH:
+            for files in layout.counts():
+                found += files
+                if found >= _COUNT_BATCH:
                     self._gate.check()
-                    self._board.happened(Counted(files))
-                    files = 0
-            self._board.happened(Counted(files))
+                    self._board.happened(Counted(found))
+                    found = 0
+            self._board.happened(Counted(found))
             self._board.totals_known()
 
     def _plan(self, layout: Layout, journal: Journal) -> Iterator[Item]:

@@ -104,7 +104,9 @@ class Scoreboard:
     def happened(self, event: Event) -> None:
         with self._lock:
             self._tally = reduce(self._tally, event)
-            self._window.mark(self._clock(), self._tally, Busy(**self._busy))
+            now = self._clock()
+            if self._window.wants_mark(now):
+                self._window.mark(now, self._tally, Busy(**self._busy))
 
     def failed(self, failure: Failure, event: Event) -> None:
         with self._lock:

@@ -88,6 +88,27 @@ class FolderSource:
         for split in self._splits:
             yield from self._walk(self.path / split, split, depth=0)
 
+    def counts(self) -> Iterator[int]:
+        """How many files each folder has, without a look at any of them; links count for what they may be."""
+        for split in self._splits:
+            yield from self._count(self.path / split, depth=0)
+
+    def _count(self, folder: Path, depth: int) -> Iterator[int]:
+        try:
+            with os.scandir(folder) as entries:
+                folders, files = [], 0
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=depth == 0):
+                        folders.append(Path(entry.path))
+                    else:
+                        files += 1
+        except OSError:
+            yield 1  # what `files` tells about it
+            return
+        yield files
+        for below in folders if depth < _MAX_DEPTH else ():
+            yield from self._count(below, depth + 1)
+
     def read(self, name: str) -> bytes | None:
         return _read_beside(self.path / name) or _read_beside(self.path.absolute().parent / name)
 

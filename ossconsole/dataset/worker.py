@@ -110,6 +110,9 @@ def serve(connection: socket.socket) -> None:
 
 def main() -> None:
     """Serves the sockets whose descriptors are the arguments: the first by itself, each other one by a fork."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy would start a thread for each core
+    from ossconsole.dataset import jpeg  # noqa: F401  before the forks, which then have it
+
     warnings.simplefilter("ignore")  # of PIL about EXIF blocks and transparency; the pixels are what counts
     connections = [socket.socket(fileno=int(number)) for number in sys.argv[1:]]
     forks = []

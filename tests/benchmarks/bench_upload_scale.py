@@ -68,7 +68,7 @@ def make_files(folder: Path, count: int, folders: int) -> None:
 def peak_mb(pid: int) -> float:
     """The most that the process has had resident since it began."""
     lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
-    return next((int(line.split()[1]) / 1e3 for line in lines if line.startswith("VmHWM:")), 0.0)
+    return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM:")), 0.0)
 
 
 def upload(
