@@ -11,23 +11,31 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from ossconsole.dataset.prepare import UnreadablePictureError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 cv2.setNumThreads(1)  # there is a process for each core
 
 
-def decode_small(data: bytes, size: tuple[int, int], at_least: int) -> NDArray[np.uint8] | None:
-    """(height, width, 3) in RGB of the JPEG that has `size` (width, height); None when it is damaged.
+# What libjpeg says where it makes up the rest of the pixels; Pillow takes such a picture for a good one.
+_PART_IS_LOST = "premature end of data segment"
 
-    It is halved until a side would come below `at_least` pixels.
+
+def decode_small(data: bytes, size: tuple[int, int], at_least: int) -> NDArray[np.uint8] | None:
+    """(height, width, 3) in RGB of the JPEG that has `size` (width, height); None when Pillow should have a look.
+
+    It is halved until a side would come below `at_least` pixels. Raises UnreadablePictureError when a part is lost.
     """
     enough = at_least if min(size) >= 2 * at_least else 0
     try:
         pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
             data, "RGB", fastupsample=True, min_height=enough, min_width=enough, min_factor=2, strict=True
         )
-    except ValueError:
+    except ValueError as error:
+        if _PART_IS_LOST in str(error):
+            raise UnreadablePictureError("its data are damaged: a part of the picture is lost") from error
         return None
     return pixels
 

@@ -199,7 +199,12 @@ def _scaled(width: int, height: int, short: int) -> tuple[int, int]:
 def _tensor(data: bytes, key: str, train: bool, recipe: Recipe) -> Prepared:
     import numpy as np
 
-    picture = _rgb(_upright(_look(data)))
+    picture = _look(data)
+    if picture.format == "JPEG":
+        from ossconsole.dataset import jpeg
+
+        jpeg.decode_small(data, picture.size, 1)  # at an eighth: tells whether the data are whole
+    picture = _rgb(_upright(picture))
     size = recipe.size
     if train:
         rng = random.Random(hashlib.sha256(f"{recipe.seed}/{key}".encode()).digest())  # noqa: S311  no secret
