@@ -210,3 +210,31 @@ def test_memory_is_constant_over_a_long_run() -> None:
     assert len(feed.view.spans) <= 256
     assert feed.view.split is not None
     assert len(feed.view._recent) == RECENT_STEPS
+
+
+def test_the_first_steps_after_a_resumption_are_warm_up_too() -> None:
+    feed = Feed().state(RunState.RUNNING)
+    feed.step = 500
+    feed.steps(2, seconds=1.0)
+    assert feed.view.warming == (2, 3)
+    feed.steps(1, seconds=1.0)
+    assert feed.view.warming is None
+    assert feed.view.figures(STANDARD).steps == 0
+    feed.steps(1, seconds=1.0)
+    assert feed.view.figures(STANDARD).steps == 1
+
+
+def test_cold_and_warm_cache_are_told_apart() -> None:
+    feed = Feed(steps_per_epoch=40).state(RunState.RUNNING).switch(ACCELERATED)
+    feed.steps(40, seconds=1.0).end_epoch(seconds=40, samples=400).steps(40, seconds=0.5)
+    figures = feed.view.figures(ACCELERATED)
+    assert (figures.cold_rate, figures.warm_rate, figures.cold) == (10.0, 20.0, False)
+    assert feed.view.figures(STANDARD).cold_rate is None
+
+
+def test_several_gpus_have_a_mean_and_a_sum() -> None:
+    view = RunView()
+    gpus = (GpuSample(index=0, utilization=20.0, power=100.0), GpuSample(index=1, utilization=60.0, power=50.0))
+    view.apply(events.Telemetry(time=1.0, gpus=gpus))
+    last = {name: series.last.last for name, series in view.series.items() if series.last is not None}
+    assert (last["gpus.utilization"], last["gpus.power"]) == (40.0, 150.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from ossconsole.config.endpoints import EndpointKind
@@ -16,7 +17,7 @@ from ossconsole.tui.panels.charts import SPEED, chart, chart_specs
 from ossconsole.tui.panels.context import Context
 from ossconsole.tui.text import Line
 from tests.tui.conftest import AppMaker
-from tests.tui.fakes import START, FakeRun, FakeServices, Script, gpu, host
+from tests.tui.fakes import START, FakeRun, FakeServices, Script, gpu, host, sample
 from tests.tui.screens import settle, shown
 
 ACCELERATED = EndpointKind.ACCELERATED
@@ -193,3 +194,64 @@ async def test_every_event_can_be_read_whole(make_app: AppMaker) -> None:
         await pilot.press("escape")
         await settle(pilot)
         assert "─ samples/s ─" in shown(app)
+
+
+async def test_a_run_that_failed_before_it_began_says_why(make_app: AppMaker) -> None:
+    refused = events.ErrorEvent(time=START, message="The bucket is gone.", remedy="Look for it.")
+    run = FakeRun([refused, events.State(time=START, state=RunState.FAILED)], state=RunState.FAILED, alive=False)
+    app = make_app(FakeServices(run=run), now=START)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        lines = [line.strip() for line in shown(app).splitlines()]
+    assert "✗ The run did not start" in lines
+    assert "The bucket is gone. Look for it." in lines
+
+
+async def test_the_way_of_a_checkpoint_is_shown_until_it_is_written(make_app: AppMaker) -> None:
+    script = full()
+    saving = events.Saving(time=script.time, key="checkpoints/one.pt", bytes=90_000_000, written=41_000_000)
+    run = FakeRun([*script.events, saving])
+    app = make_app(FakeServices(run=run), now=script.time)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        assert "↑ writing checkpoint checkpoints/one.pt: 41.0 of 90.0 MB, 46 %" in shown(app)
+        run.waiting = [msgspec.structs.replace(saving, written=0, over=True)]
+        await settle(pilot)
+        assert "writing checkpoint" not in shown(app)
+
+
+@pytest.mark.parametrize(("key", "words"), [("b", "warm cache"), ("g", "memory clock 5000 MHz")])
+async def test_what_has_no_room_is_a_key_away(make_app: AppMaker, key: str, words: str) -> None:
+    script = full()
+    services = FakeServices(
+        run=FakeRun(list(script.events)), sample=sample([gpu(index) for index in range(8)], at=script.time)
+    )
+    app = make_app(services, now=script.time)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        assert words not in shown(app)
+        assert f"{key}: " in shown(app)
+        await pilot.press(key)
+        await settle(pilot)
+        assert words in shown(app)
+        await pilot.press(key)
+        await settle(pilot)
+        assert "─ samples/s ─" in shown(app)
+
+
+def test_a_diverged_loss_leaves_a_gap_in_both_curves() -> None:
+    view = reduced(Script().state(RunState.RUNNING).steps(30).steps(10, loss=None).steps(30))
+    context = Context(view, view.last_time or 0.0, BRAILLE)
+    window = TimeAxis().window(view, context.now)
+    for raw in (False, True):
+        spec = chart_specs(view, raw=raw, log=False)[1]
+        drawn = [line.text[7:] for line in chart(context, spec, window, 127, 6)[1:]]
+        columns = "".join("x" if any(row[at : at + 1].strip() for row in drawn) else " " for at in range(60))
+        assert len(columns.split()) == 2, "two stretches of curve"
+
+
+def test_a_step_is_told_in_its_parts() -> None:
+    view = reduced(Script().state(RunState.RUNNING).steps(30))
+    lines = headline.verdict(Context(view, view.last_time or 0.0, BRAILLE), 200, 2)
+    assert "= wait 40" in lines[0].text
+    assert "copy 4.0 + compute 200" in lines[0].text

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ossconsole.tui.panels.context import Context
 from ossconsole.tui.services import Stage, StageState
-from ossconsole.tui.text import Line, safe, shorten
+from ossconsole.tui.text import Line, safe, shorten, wrap
 
 _STYLES = {
     StageState.WAITING: "dim",
@@ -15,15 +15,23 @@ _STYLES = {
     StageState.FAILED: "bad",
 }
 
+_HOW = Line((" Press ", "dim"), ("n", "primary"), (" to set one up", "dim"), (", ", "dim"), ("r", "primary"))
+_HOW.add(" for the runs so far.", "dim")
+
 
 def idle(context: Context, stages: Sequence[Stage], width: int, *, starting: bool) -> list[Line]:
     """`starting` tells that a run was started and has not reported yet."""
+    errors = context.view.errors
+    if errors:
+        text = wrap(safe(errors[-1].text), width - 4)
+        rows = [Line((f"  {part}", "text")) for part in text]
+        return [Line(), Line((f" {context.glyphs.failed} The run did not start", "bad")), *rows, Line(), _HOW]
     if starting:
         stages = [*stages, Stage("training run", StageState.ACTIVE, "loading torch, the manifest and the readers")]
     if not stages:
         return [
             Line(),
-            Line((" No run yet. ", "strong"), ("Press ", "dim"), ("n", "primary"), (" to set one up.", "dim")),
+            Line((" No run yet. ", "strong")).extend(_HOW),
             Line(),
             Line((" While it runs, ", "dim"), ("e", "primary"), (" switches the endpoint, ", "dim"))
             .add("a", "primary")
