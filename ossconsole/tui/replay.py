@@ -13,8 +13,8 @@ from ossconsole.telemetry.record import RecordReader
 from ossconsole.telemetry.view import RunView
 
 SPEEDS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 100.0, 1000.0)
-# Taken in at once, so that a long record never holds up the keys.
-MAX_EVENTS_PER_PULL = 4000
+# Taken in at once, about 50 ms, so that a long record never holds up the keys.
+MAX_EVENTS_PER_PULL = 1000
 
 
 class Replay:
@@ -36,6 +36,8 @@ class Replay:
         self._looked = clock()
         self._ended = False
         self._closed = False
+        self.behind = False
+        """True where the last pull left something that is due."""
 
     @property
     def now(self) -> float:
@@ -72,6 +74,7 @@ class Replay:
 
     def pull(self) -> None:
         """Take in what is due; nothing once it is closed."""
+        self.behind = False
         if self._closed:
             return
         looked = self._clock()
@@ -89,6 +92,8 @@ class Replay:
             if not self.follow and self._waiting[0].time > self._time:
                 return
             self.view.apply(self._waiting.popleft())
+        else:
+            self.behind = True
         if self.at_end and self.view.last_time is not None:
             self._time = min(self._time, self.view.last_time)
 

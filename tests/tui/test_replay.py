@@ -10,6 +10,7 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.record import RunRecord
 from ossconsole.telemetry.view import RunView
+from ossconsole.tui import replay as replay_module
 from ossconsole.tui.replay import SPEEDS, Replay
 from tests.tui.fakes import START, Script
 
@@ -90,6 +91,19 @@ def test_skip_and_restart(record: Path) -> None:
     assert replay.view.step == 0
     play(replay, clock, 0.1)
     assert not replay.at_end
+
+
+def test_a_long_record_is_taken_in_by_pieces(record: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay_module, "MAX_EVENTS_PER_PULL", 30)
+    replay = Replay(record, clock=Clock())
+    replay.skip()
+    replay.pull()
+    assert replay.behind
+    assert 0 < replay.view.step < 30
+    for _ in range(10):
+        replay.pull()
+    assert replay.at_end
+    assert not replay.behind
 
 
 def test_a_growing_record_is_followed(tmp_path: Path) -> None:

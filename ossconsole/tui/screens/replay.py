@@ -16,6 +16,8 @@ from ossconsole.tui.screens.dashboard import Dashboard, Source
 from ossconsole.tui.text import Line, clock, safe
 from ossconsole.tui.widgets.panel import Panel
 
+_BREATH_S = 0.01
+
 
 class ReplayScreen(Dashboard):
     """`replay` is closed with the screen."""
@@ -37,8 +39,15 @@ class ReplayScreen(Dashboard):
         yield from super().body()
 
     def tick(self) -> None:
-        self._replay.pull()
+        if not self._replay.behind:
+            self._catch_up()
         super().tick()
+
+    def _catch_up(self) -> None:
+        """Take in what is due, with a breath in between for the keys."""
+        self._replay.pull()
+        if self._replay.behind:
+            self.set_timer(_BREATH_S, self._catch_up)
 
     def on_unmount(self) -> None:
         self._replay.close()
