@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -105,6 +106,10 @@ def size_id(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
 
 
+def _id(value: str | tuple[int, int]) -> str:
+    return value if isinstance(value, str) else size_id(value)
+
+
 @pytest.mark.parametrize("size", SIZES, ids=size_id)
 @pytest.mark.parametrize("state", STATES)
 def test_state(snap_compare: Compare, make_app: AppMaker, size: tuple[int, int], state: str) -> None:
@@ -113,7 +118,7 @@ def test_state(snap_compare: Compare, make_app: AppMaker, size: tuple[int, int],
     assert snap_compare(app, terminal_size=size, run_before=twice)
 
 
-@pytest.mark.parametrize("size", SIZES[:2], ids=size_id)
+@pytest.mark.parametrize("size", SIZES, ids=size_id)
 def test_idle(snap_compare: Compare, make_app: AppMaker, size: tuple[int, int]) -> None:
     assert snap_compare(make_app(FakeServices(sample=sample([gpu()]))), terminal_size=size, run_before=twice)
 
@@ -165,8 +170,8 @@ def test_without_colour(snap_compare: Compare, make_app: AppMaker, monkeypatch: 
 
 @pytest.mark.parametrize(
     "keys",
-    [("plus", "left", "x", "left", "left"), ("v", "y"), ("question_mark",), ("s",), ("l",), ("q",)],
-    ids=["crosshair", "charts", "help", "stop", "learning-rate", "quit"],
+    [("plus", "left", "x", "left", "left"), ("v", "y"), ("b",), ("g",), ("question_mark",), ("s",), ("l",), ("q",)],
+    ids=["crosshair", "charts", "comparison", "machine", "help", "stop", "learning-rate", "quit"],
 )
 def test_keys(snap_compare: Compare, make_app: AppMaker, keys: tuple[str, ...]) -> None:
     script = compared()
@@ -190,16 +195,14 @@ def _record(number: int, script: Script, *, batch: int) -> None:
             record.append(event)
 
 
-@pytest.mark.parametrize("size", SIZES[:2], ids=size_id)
-@pytest.mark.parametrize(
-    "keys",
-    [("r",), ("r", "enter", "G"), ("r", "space", "space", "c")],
-    ids=["runs", "replay", "compare"],
-)
-def test_runs(snap_compare: Compare, make_app: AppMaker, keys: tuple[str, ...], size: tuple[int, int]) -> None:
+OF_RUNS = {"runs": ("r",), "replay": ("r", "enter", "G"), "compare": ("r", "space", "space", "c")}
+
+
+@pytest.mark.parametrize(("view", "size"), [*itertools.product(OF_RUNS, SIZES[:2]), ("replay", SIZES[2])], ids=_id)
+def test_runs(snap_compare: Compare, make_app: AppMaker, view: str, size: tuple[int, int]) -> None:
     _record(1, _finished(), batch=64)
     _record(2, _failed(), batch=32)
-    assert snap_compare(make_app(FakeServices()), terminal_size=size, run_before=pressed(*keys))
+    assert snap_compare(make_app(FakeServices()), terminal_size=size, run_before=pressed(*OF_RUNS[view]))
 
 
 def test_too_small(snap_compare: Compare, make_app: AppMaker) -> None:

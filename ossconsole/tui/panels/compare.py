@@ -50,9 +50,10 @@ def comparison(context: Context, width: int, height: int, *, key: str = "b") -> 
     return [*lines, *result][:height]
 
 
-def details(context: Context, width: int, height: int) -> list[Line]:
-    """Everything, without a heading of its own, and what the figures are."""
-    lines = comparison(context, width, height - 3)[1:]
+def details(context: Context, width: int) -> list[Line]:
+    """Everything, and what the figures are."""
+    figures = [context.view.figures(kind) for kind in EndpointKind]
+    lines = [*table(context, figures, width, len(_ROWS)), *_ranges(context, figures, width), *_result(context, width)]
     return [*lines, Line(), *(Line((f" {words}", "dim")) for words in _explained(context, width))]
 
 
@@ -102,13 +103,10 @@ def _ranges(context: Context, figures: list[EndpointFigures], width: int) -> lis
 
 
 def _explained(context: Context, width: int) -> list[str]:
-    words = [
-        "rates are medians of readings of 0.5 s and more; a bar holds 90 % of them",
-        "\u00b1 is the 95 % interval of the ratio; the first steps, and those that settle, do not count",
-    ]
+    words = "medians of readings of 0.5 s and more, bars hold 90 % of them; ± is 95 %; warm-up and settling left out"
     if context.has_accelerated and context.view.figures(EndpointKind.ACCELERATED).steps:
-        words.append(f"cache {coarse_percent(context.view.cache_coverage)} filled (estimated)")
-    return [part for text in words for part in wrap(text, width - 2)]
+        words += f"; cache {coarse_percent(context.view.cache_coverage)} filled (estimated)"
+    return wrap(words, width - 2)
 
 
 def _result(context: Context, width: int) -> list[Line]:

@@ -203,9 +203,7 @@ class Dashboard(ConsoleScreen):
     def action_comparison(self) -> None:
         from ossconsole.tui.screens.detail import DetailScreen
 
-        self.app.push_screen(
-            DetailScreen("A/B", "b", lambda width, height: compare.details(self.context, width, height))
-        )
+        self.app.push_screen(DetailScreen("A/B", "b", lambda width, _: compare.details(self.context, width)))
 
     def action_machine(self) -> None:
         from ossconsole.tui.screens.detail import DetailScreen
