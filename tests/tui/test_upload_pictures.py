@@ -1,4 +1,4 @@
-"""The Upload screen as it looks: form, plan, under way, paused, failing, ended; 80x24 and 120x40."""
+"""The Upload screen as it looks: form, plan, under way, paused, failing, ended; 80x24, and wide."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from tests.tui.snapshots import pictured
 from tests.tui.test_upload import PLAN, ended, running
 
 pytestmark = pictured
-SIZES = ((80, 24), (120, 40))
+WIDE = ("plan", "running")
+"""The states that look different where there is more room."""
 Compare = Callable[..., bool]
 
 
@@ -44,8 +45,11 @@ STATES: dict[str, Callable[[], FakeServices]] = {
 }
 
 
-@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
-@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize(
+    ("state", "size"),
+    [*((state, (80, 24)) for state in STATES), *((state, (120, 40)) for state in WIDE)],
+    ids=lambda value: value if isinstance(value, str) else f"{value[0]}x{value[1]}",
+)
 def test_screen(snap_compare: Compare, make_app: AppMaker, size: tuple[int, int], state: str) -> None:
     async def prepare(pilot: Pilot[Any]) -> None:
         await settle(pilot)

@@ -6,15 +6,16 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from textual.widgets import Input, Select
 
 from ossconsole.config.profile import Profile
 from ossconsole.dataset.manifest import read_manifest
 from ossconsole.dataset.plan import UploadPlan, plan_upload
 from ossconsole.dataset.settings import UploadSettings
+from ossconsole.dataset.shard_list import read_shard_list
 from ossconsole.dataset.upload import UploadJob
-from tests.dataset.conftest import make_pictures
+from ossconsole.sandbox.faults import Error, FaultPlan, Rule
+from tests.dataset.conftest import jpeg, make_pictures
 from tests.dataset.uploads import WAIT_S
 from tests.sandboxed import Sandboxed
 from tests.tui.conftest import AppMaker
@@ -38,20 +39,24 @@ class RealUploads(FakeServices):
     def start_upload(self, settings: UploadSettings) -> UploadJob:  # type: ignore[override]
         assert self.profile is not None
         job = UploadJob(self.profile, self._owner, settings)
+        job.pause()  # so that the test, not the machine, decides when it gets under way
         job.start()
         self.upload = self.own_upload = job  # type: ignore[assignment]
         return job
 
 
-@pytest.mark.parametrize("broken", [False, True])
-async def test_from_form_to_manifest(
-    make_app: AppMaker, sandboxed_bucket: Sandboxed, tmp_path: Path, broken: bool
+def running(services: RealUploads) -> UploadJob:
+    assert isinstance(services.upload, UploadJob)
+    return services.upload
+
+
+async def test_from_form_to_manifest_and_what_failed_once_more(
+    make_app: AppMaker, sandboxed_bucket: Sandboxed, tmp_path: Path
 ) -> None:
     source = make_pictures(tmp_path / "pictures", train=20, val=4)
-    if broken:
-        (source / "train/ants/broken.jpg").write_bytes(b"no picture")
-    profile = sandboxed_bucket.profile(f"screen-{broken}")
-    services = RealUploads(profile, sandboxed_bucket)
+    (source / "train/ants/broken.jpg").write_bytes(b"no picture")
+    services = RealUploads(sandboxed_bucket.profile("screen"), sandboxed_bucket)
+    denied = Rule(action=Error(code="AccessDenied"), method="PUT", key="*/train/ants/8.u8")
     app = make_app(services, "upload")
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(pilot)
@@ -60,16 +65,50 @@ async def test_from_form_to_manifest(
         await settle(pilot)
         await pilot.press("ctrl+s")
         await settle(pilot)
-        assert "20 train, 4 val" in shown(app) or "21 train, 4 val" in shown(app)
-        await pilot.press("ctrl+s")
-        job = services.upload
-        assert isinstance(job, UploadJob)
-        summary = job.wait(WAIT_S)
+        assert "21 train, 4 val" in shown(app)
+        with sandboxed_bucket.faults(FaultPlan(rules=[denied])):
+            await pilot.press("ctrl+s")
+            await settle(pilot)
+            assert "paused" in shown(app)
+            await pilot.press("minus", "b")
+            app.screen.query_one(Input).value = "2.5"
+            await pilot.press("enter")
+            await settle(pilot)
+            assert "0 of 28 at once, at most 2.5 MB/s" in shown(app)
+            await pilot.press("p", "4")  # it goes on while another screen is in front
+            summary = running(services).wait(WAIT_S)
+        await pilot.press("3")
         await settle(pilot)
         text = shown(app)
-    assert (summary.uploaded, summary.failed) == (24, int(broken))
-    assert "24 uploaded" in text
-    assert ("broken.jpg" in text) is broken
+        assert (summary.uploaded, summary.failed) == (23, 2)
+        for words in ("23 uploaded", "2 failed", "broken.jpg", "8.jpg", "r goes on"):
+            assert words in text, words
+        (source / "train/ants/broken.jpg").write_bytes(jpeg(77))
+        await pilot.press("r", "p")
+        again = running(services).wait(WAIT_S)
+    assert (again.uploaded, again.unchanged, again.failed) == (2, 23, 0)
     store = sandboxed_bucket.store()
-    assert len(read_manifest(store, profile.dataset_prefix).splits["train"]) == 20
+    assert len(read_manifest(store, "screen/data").splits["train"]) == 21
+    store.close()
+
+
+async def test_shards_are_chosen_on_the_form(make_app: AppMaker, sandboxed_bucket: Sandboxed, tmp_path: Path) -> None:
+    services = RealUploads(sandboxed_bucket.profile("screen-shards"), sandboxed_bucket)
+    app = make_app(services, "upload")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        app.screen.query_one("#source", Input).value = str(make_pictures(tmp_path / "pictures", train=3, val=1))
+        app.screen.query_one("#stored", Select).value = "100"
+        await settle(pilot)
+        await pilot.press("ctrl+s")
+        await settle(pilot)
+        assert "in tars of 100" in shown(app)
+        await pilot.press("ctrl+s", "p")
+        assert running(services).wait(WAIT_S).uploaded == 4
+    store = sandboxed_bucket.store()
+    shards = read_shard_list(store, "screen-shards/data").shards
+    assert [(shard.tar, len(shard.samples)) for shard in shards] == [
+        ("train/shard-00000.tar", 3),
+        ("val/shard-00000.tar", 1),
+    ]
     store.close()

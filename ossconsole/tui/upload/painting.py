@@ -99,12 +99,16 @@ def plan_lines(paper: Paper, plan: UploadPlan, settings: UploadSettings, prefix:
         paper.row("no pictures", _files(plan.ignored)),
         paper.row("cannot go", _lost(plan), "warn" if plan.lost else "text"),
         paper.row("preparation", _estimate(plan)),
-        paper.row("storage", f"{size(plan.stored_bytes)}, about USD {plan.usd_per_month:.2f} a month (estimated)"),
+        paper.row("storage", f"{size(plan.stored_bytes)}, {_cost(plan.usd_per_month)} a month (estimated)"),
         paper.row("goes to", prefix),
     ]
     lines += _notes(paper, plan.notes, paper.height - len(lines) - 2)
     start = "^s starts the upload" if plan.to_send else "Nothing is to be sent; ^s verifies and writes the manifest"
     return [*lines, Line(), Line((f" {start}", "primary"), (", esc goes back", "dim"))]
+
+
+def _cost(usd: float) -> str:
+    return f"about USD {usd:.2f}" if usd >= 0.01 else "less than USD 0.01"
 
 
 def _classes(names: Sequence[str]) -> str:
