@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol, Union
@@ -32,6 +34,7 @@ _SUFFIX = ".sock"
 _LONGEST_LINE = 8 << 20
 _TIMEOUT_S = 2.0
 _BACKLOG = 16
+_WATCHED_S = 2.0  # who watches looks twice a second
 
 
 class _Command(msgspec.Struct, frozen=True, kw_only=True, tag_field="do", forbid_unknown_fields=True):
@@ -129,6 +132,7 @@ class ControlServer:
 
     def __init__(self, workplace: Workplace) -> None:
         self._workplace = workplace
+        self._looked_at = -math.inf
         self._name = f"{os.getpid()}{_SUFFIX}"
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -148,7 +152,9 @@ class ControlServer:
         self._thread.start()
 
     def close(self) -> None:
-        """Answers no more."""
+        """Answers no more. Whoever watches the upload can still see how it ended, for two seconds."""
+        if time.monotonic() - self._looked_at < _WATCHED_S:
+            time.sleep(_WATCHED_S)
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread, which close alone does not
         self._thread.join(_TIMEOUT_S)
@@ -191,7 +197,10 @@ class ControlServer:
 
     def _do(self, command: Command) -> Answer:
         if isinstance(command, Look):
-            return Answer(report=self._report())
+            report = self._report()
+            if report.upload is not None:  # a run tells of its end in its record
+                self._looked_at = time.monotonic()
+            return Answer(report=report)
         if isinstance(command, UploadAction):
             self._steer_upload(command.action)
             return Answer()

@@ -54,9 +54,21 @@ _FAULTS: dict[str, tuple[Sequence[str], float, Action]] = {
 
 
 class Weather:
-    """Strikes a training process and the sandbox it reads from; `strikes` counts what has happened."""
+    """Strikes a training process and the sandbox it reads from; `strikes` counts what has happened.
 
-    def __init__(self, info: SandboxInfo, process: psutil.Process, run: str, *, seed: int, longest_s: float) -> None:
+    `opening` names what comes first.
+    """
+
+    def __init__(
+        self,
+        info: SandboxInfo,
+        process: psutil.Process,
+        run: str,
+        *,
+        seed: int,
+        longest_s: float,
+        opening: Sequence[str] = (),
+    ) -> None:
         # Each endpoint's address steers the whole sandbox; one of them may be out.
         other = info.path_style_endpoint.replace("127.0.0.1", "127.0.0.2")
         self._controls = [
@@ -66,6 +78,7 @@ class Weather:
         self._run = run
         self._dice = random.Random(seed)
         self._longest_s = longest_s
+        self._opening = list(opening)
         self.strikes: Counter[str] = Counter()
         self._kinds: list[tuple[str, Callable[[], str]]] = [
             *[(name, functools.partial(self._fault, name)) for name in _FAULTS],
@@ -75,18 +88,18 @@ class Weather:
             *[("switch", self._switch)] * 6,
             *[("pause", self._pause)] * 2,
             ("checkpoint", lambda: self._ask(control.SaveCheckpoint(run=run), "checkpoint asked for")),
-            *[("kill", lambda: self._hurt(signal.SIGKILL))] * 3,
-            *[("stop", lambda: self._hurt(signal.SIGSTOP))] * 2,
+            ("kill", lambda: self._hurt(signal.SIGKILL)),
+            ("stop", lambda: self._hurt(signal.SIGSTOP)),
         ]
 
     def strike(self) -> None:
-        """One random thing."""
-        _, act = self._dice.choice(self._kinds)
-        self.strikes[act()] += 1
+        """The next of the opening, then random ones."""
+        named = self._opening.pop(0) if self._opening else self._dice.choice(self._kinds)[0]
+        self.strikes[dict(self._kinds)[named]()] += 1
 
     def pause_s(self) -> float:
-        """How long until the next."""
-        return self._dice.uniform(0.5, self._longest_s)
+        """How long it stays as it is: under a fault, or calm."""
+        return self._dice.uniform(self._longest_s / 10, self._longest_s)
 
     def stand_out(self, seconds: float) -> None:
         """The standard endpoint is gone for so long."""

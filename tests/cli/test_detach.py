@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
@@ -16,7 +18,12 @@ from ossconsole.telemetry import events
 from ossconsole.telemetry.events import Event, RunState
 from ossconsole.telemetry.record import read_events
 from ossconsole.telemetry.runs import RunSummary, list_runs
+from ossconsole.training.control import Resume, ask
+from ossconsole.tui import memory
+from ossconsole.tui.screens.upload import FORM
 from tests.cli.consoles import Console, cleared, fill_sandbox, processes_of, wait_until
+from tests.dataset.conftest import make_pictures
+from tests.sandboxed import Sandboxed
 
 pytestmark = pytest.mark.timeout(300)
 LEAVE_RUNNING, STOP_AND_LEAVE = "\x1b[C\r", "\x1b[C\x1b[C\r"
@@ -100,23 +107,27 @@ def test_a_run_is_left_found_again_steered_by_two_and_stopped(state: Path) -> No
     wait_until(lambda: not processes_of(state))
 
 
-@pytest.mark.parametrize("controlling", [True, False], ids=["hung-up", "tty-gone-without-a-signal"])
-def test_a_dropped_connection_leaves_the_run_going(state: Path, controlling: bool) -> None:
-    with Console("demo", controlling=controlling) as console:
+def test_a_dropped_connection_leaves_the_run_going_and_nothing_spins(state: Path) -> None:
+    with Console("demo") as console:
         console.until(training)
+        console.type(" ")
+        console.until_seen("paused")
         console.hang_up()
         assert console.process.wait(60) == 129
     run = the_run()
-    step = run.step
-    wait_until(lambda: the_run().step > step + 2)
-    used = psutil.Process(run.pid).cpu_times()
-    assert the_run().alive
+    worker = psutil.Process(run.pid)
+    before, began = worker.cpu_times(), time.monotonic()
+    time.sleep(2)
+    after, waited = worker.cpu_times(), time.monotonic() - began
+    assert after.user + after.system - before.user - before.system < 0.5 * waited
+    ask(run.pid, Resume(run=run.run))
+    wait_until(lambda: the_run().step > run.step + 2)
     os.kill(run.pid, signal.SIGHUP)  # the late ones of a dropped connection
+    assert the_run().alive
     os.kill(run.pid, signal.SIGTERM)
     wait_until(lambda: not processes_of(state))
     assert states(run)[-1] is RunState.STOPPED
     assert happened(run, events.Checkpoint)
-    assert used.user > 0
 
 
 def test_the_settings_may_ask_for_a_stop_instead(state: Path) -> None:
@@ -160,3 +171,47 @@ def test_a_second_run_on_the_same_prefix_is_refused_and_a_headless_one_is_shown(
         assert console.finish() == 0
     wait_until(lambda: not processes_of(state))
     assert len(list_runs()) == 1
+
+
+def test_an_upload_is_lost_found_again_and_has_one_writer(
+    sandboxed_bucket: Sandboxed, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = make_pictures(tmp_path / "pictures", train=700, val=10)
+    profile = msgspec.structs.replace(sandboxed_bucket.profile("lost-upload"), name="mine", simulated=False)
+    save_settings(Settings().with_profile(profile, activate=True))
+    owner = sandboxed_bucket.owner()
+    monkeypatch.setenv("OSS_ACCESS_KEY_ID", owner.access_key_id)
+    monkeypatch.setenv("OSS_ACCESS_KEY_SECRET", owner.access_key_secret.reveal())
+    memory.remember(FORM, "mine", {"recent": [str(source)], "size": "64"})
+    with cleared(home / "state"):
+        with Console() as console:
+            begin_upload(console, source)
+            console.type("p")
+            console.until_seen("paused")
+            console.hang_up()
+            assert console.process.wait(60) == 129
+        with Console("upload", str(source), columns=200) as second:
+            assert second.finish() == 1
+            assert "Another upload to this dataset prefix is running" in " ".join(second.lines)
+        with Console() as console:
+            console.until_seen("Browse")
+            console.type("3")
+            console.until_seen("paused")
+            console.type("p")
+            console.until_seen("done", "710 uploaded")
+            console.type("q")
+            assert console.finish() == 0
+        wait_until(lambda: not processes_of(home / "state"))
+
+
+def begin_upload(console: Console, source: Path) -> None:
+    """Starts the upload that the form remembers."""
+    console.until_seen("Browse")
+    console.type("3")
+    console.until_seen(source.name)
+
+    def begun() -> bool:
+        console.type("\x13")  # shows the plan, then starts it
+        return "uploading" in console.screen
+
+    console.until(begun)
