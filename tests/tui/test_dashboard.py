@@ -7,10 +7,12 @@ import pytest
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.telemetry import events
+from ossconsole.telemetry.auto import AutoCompare
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.samples import GpuSample
 from ossconsole.telemetry.view import RunView
 from ossconsole.tui.glyphs import ASCII, BRAILLE, SETS
+from ossconsole.tui.monitor import RunMonitor
 from ossconsole.tui.panels import compare, eventlog, headline, machine, tiles
 from ossconsole.tui.panels.axis import TimeAxis
 from ossconsole.tui.panels.charts import SPEED, chart, chart_specs
@@ -255,3 +257,35 @@ def test_a_step_is_told_in_its_parts() -> None:
     lines = headline.verdict(Context(view, view.last_time or 0.0, BRAILLE), 200, 2)
     assert "= wait 40" in lines[0].text
     assert "copy 4.0 + compute 200" in lines[0].text
+
+
+def test_a_mig_instance_says_what_nvml_does_not_tell() -> None:
+    view = RunView()
+    instance = gpu(0, mig=1, utilization=None, problem="MIG is on: NVML tells no utilization for an instance.")
+    view.apply(events.Telemetry(time=START, gpus=(instance,), host=host()))
+    context = Context(view, START, BRAILLE)
+    line = text(machine.machine(context, 100, 2))
+    assert "GPU 0.1  util not told (MIG)" in line
+    assert "4.1/15 GiB" in line
+    assert "NVML tells no utilization for an instance." in text(machine.details(context, 78))
+
+
+def test_auto_compare_says_when_the_ratio_is_known() -> None:
+    script = Script(epochs=200).state(RunState.RUNNING).steps(5)
+    run = FakeRun(list(script.events))
+    monitor = RunMonitor(FakeServices(run=run), clock=lambda: script.time)
+    monitor.pull()
+    monitor.auto = AutoCompare()
+    for _ in range(40):
+        done = len(script.events)
+        if run.asked:
+            _, kind, reason = run.asked.pop()
+            script.switch(kind, reason, ahead=0)  # type: ignore[arg-type]
+        run.waiting = list(
+            script.steps(30, wait=0.4 if script.endpoint is EndpointKind.STANDARD else 0.05).events[done:]
+        )
+        monitor.pull()
+        if monitor.auto.done:
+            break
+    assert monitor.view.endpoint is ACCELERATED or run.asked, "it ends on the faster one"
+    assert any(line.text.startswith("auto-A/B done: accelerated gives 2.") for line in monitor.view.log)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from ossconsole.tui import text
+from ossconsole.tui.glyphs import for_terminal
 from ossconsole.tui.text import Line
 
 
@@ -100,3 +101,26 @@ def test_a_line_is_exactly_as_wide_as_asked(parts: list[str], column: int) -> No
 def test_what_is_flush_right_gives_way() -> None:
     assert Line(("left", "text")).right(Line(("right", "text")), 12).text == "left   right"
     assert Line(("left", "text")).right(Line(("right", "text")), 9).text == "left     "
+
+
+@pytest.mark.parametrize(
+    ("environment", "name"),
+    [
+        ({}, "braille"),
+        ({"LANG": "C"}, "ascii"),
+        # Python sets LC_CTYPE by itself under LANG=C.
+        ({"LANG": "C", "LC_CTYPE": "C.UTF-8"}, "ascii"),
+        ({"LC_ALL": "POSIX", "LANG": "de_DE.UTF-8"}, "ascii"),
+        ({"LANG": "de_DE.ISO-8859-1"}, "ascii"),
+        ({"LANG": "C.UTF-8"}, "braille"),
+        ({"LANG": "en_US.utf8", "TERM": "linux"}, "block"),
+    ],
+)
+def test_the_locale_decides_the_symbols(environment: dict[str, str], name: str) -> None:
+    assert for_terminal(environment).name == name
+
+
+def test_our_own_signs_have_an_ascii_form() -> None:
+    line = Line(("2.4x ± 1 % ", "strong"), ("–  58 °C  蚂蚁", "dim")).in_ascii()
+    assert line.text == "2.4x +- 1 % -  58 C  蚂蚁"
+    assert line.width == cell_len(line.text)

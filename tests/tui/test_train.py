@@ -156,10 +156,12 @@ async def test_the_form_starts_a_run_and_is_remembered(make_app: AppMaker) -> No
         await settle(pilot)
         await pilot.press("n")
         await settle(pilot)
-        app.screen.query_one("#field-batch_size", Input).value = "32"
+        for name, value in (("batch_size", "32"), ("workers", "5"), ("resume", "latest")):
+            app.screen.query_one(f"#field-{name}", Input).value = value
         await pilot.press("enter")
         await settle(pilot)
-        assert services.started[0].batch_size == 32
+        started = services.started[0]
+        assert (started.batch_size, started.workers, started.resume) == (32, 5, "latest")
         assert "loading torch" in shown(app)
         services.run = None
         await settle(pilot)
