@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -24,7 +24,7 @@ from ossconsole.sandbox.faults import FaultPlan, Rule, Stall
 from ossconsole.telemetry.record import record_path
 from ossconsole.training import run as running
 from tests.dataset.conftest import make_pictures
-from tests.faults.operations import Checkpointing, Downloading, Listing, Operation, Training, Upload
+from tests.faults.operations import EPOCHS, Checkpointing, Downloading, Listing, Operation, Training, Upload
 
 SOON_S = 20.0
 # No resolver asks anybody about a name this long, so nothing leaves the machine.
@@ -45,7 +45,7 @@ class Struck:
 class MachineFault:
     """`strike` holds while the operation runs. `words`: one of them is in the message.
 
-    `outlasted` are the operations that end well all the same, which must then have told it where `told` says so.
+    `outlasted` are the operations that end well all the same.
     """
 
     name: str
@@ -53,7 +53,6 @@ class MachineFault:
     words: tuple[str, ...]
     operations: tuple[type[Operation], ...]
     outlasted: tuple[type[Operation], ...] = ()
-    slow: frozenset[type[Operation]] = field(default_factory=frozenset)
 
 
 @contextlib.contextmanager
@@ -70,6 +69,23 @@ def _no_name(struck: Struck) -> Iterator[None]:
     operation.world = world
     if isinstance(operation, Training):
         operation.switch_to, operation.fall_back = None, False
+
+
+@contextlib.contextmanager
+def _gone(struck: Struck) -> Iterator[None]:
+    """Twelve seconds stand for minutes, which only the patience of a run tells apart; the soak has five minutes."""
+    operation = struck.operation
+
+    def take_down() -> None:
+        struck.control.set_faults(FaultPlan(outages={EndpointKind.STANDARD: 12.0}))
+
+    if isinstance(operation, Training):
+        operation.patience_s, operation.epochs, operation.midway = 60.0, 20, take_down
+        yield
+        operation.patience_s, operation.epochs, operation.midway = Training.patience_s, EPOCHS, lambda: None
+    else:
+        take_down()
+        yield
 
 
 @contextlib.contextmanager
@@ -178,6 +194,7 @@ _EVERY = (Listing, Upload, Training, Checkpointing, Downloading)
 _WITH_PROCESSES = (Upload, Training, Checkpointing)
 
 MACHINE_FAULTS = (
+    MachineFault("endpoint gone for minutes", _gone, ("refused", "errno"), _EVERY, outlasted=(Training,)),
     MachineFault("DNS failure", _no_name, ("resol", "Name", "name", "not known"), _EVERY, outlasted=(Training,)),
     MachineFault(
         "full disk",

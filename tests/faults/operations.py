@@ -244,6 +244,7 @@ class Training(Operation):
     keys = "*.u8"
     deadline_s = 120.0
     patience_s = 2.0
+    epochs = EPOCHS
     fall_back = False
     switch_to: EndpointKind | None = None
     """Where to switch after the first step."""
@@ -273,7 +274,7 @@ class Training(Operation):
                 result.message, result.seconds = event.message, self.elapsed
 
         settings = TrainSettings(
-            epochs=EPOCHS,
+            epochs=self.epochs,
             batch_size=BATCH,
             workers=1,
             fall_back=self.fall_back,
@@ -298,7 +299,7 @@ class Training(Operation):
         assert run.summary is not None
         assert run.summary.state is RunState.FINISHED
         result.retries = run.summary.retries
-        assert run.summary.samples + run.summary.skipped_samples == TRAIN * EPOCHS
+        assert run.summary.samples + run.summary.skipped_samples == TRAIN * self.epochs
         if run.summary.skipped_samples:
             result.problem = result.message
         assert run.summary.samples == sum(step.samples for step in steps)

@@ -10,6 +10,27 @@ import pytest
 
 from tests.faults.operations import OPERATIONS
 
+_NO_BODY = "its replies have no body"
+_IN_THREADS = "works in threads of the console, not in a process"
+REASONS: dict[str, dict[str, str]] = {
+    "reset mid-body": {"checkpoint": _NO_BODY},
+    "reply lost": dict.fromkeys(("listing", "training", "download"), "writes nothing that could have taken effect"),
+    "truncated body": {"checkpoint": _NO_BODY},
+    "wrong CRC": {"listing": "a listing has no checksum"},
+    "one wrong byte": {
+        "listing": "a listing has no checksum",
+        **dict.fromkeys(("upload", "checkpoint"), "reads no object"),
+    },
+    "slow body": {"checkpoint": _NO_BODY},
+    "404 of a sample": dict.fromkeys(("listing", "upload", "checkpoint"), "reads no object"),
+    "malformed listing": dict.fromkeys(("training", "checkpoint"), "lists nothing"),
+    "full disk": {"listing": "writes nothing", "checkpoint": "goes from memory to the bucket"},
+    "out of shared memory": dict.fromkeys(("listing", "upload", "checkpoint", "download"), "uses none"),
+    "worker SIGKILLed": dict.fromkeys(("listing", "download"), _IN_THREADS),
+    "worker stopped (SIGSTOP)": dict.fromkeys(("listing", "download"), _IN_THREADS),
+}
+"""Why a fault does not apply to an operation."""
+
 _COLUMNS = {kind.__name__: name for name, kind in OPERATIONS.items()}
 
 
@@ -43,13 +64,17 @@ class Collector:
         columns = list(OPERATIONS)
         lines = ["| fault | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
         for fault in dict.fromkeys(fault for fault, _ in self.cells):
-            row = [self._cell(self.cells.get((fault, column))) for column in columns]
+            row = [
+                self._cell(self.cells.get((fault, column)), REASONS.get(fault, {}).get(column)) for column in columns
+            ]
             lines.append(f"| {fault} | " + " | ".join(row) + " |")
         return "\n".join(lines)
 
     @staticmethod
-    def _cell(found: dict[str, str] | None) -> str:
-        return "–" if not found else "<br>".join(f"{how}: {text}" for how, text in sorted(found.items(), reverse=True))
+    def _cell(found: dict[str, str] | None, reason: str | None) -> str:
+        if not found:
+            return f"– {reason}" if reason else "not run"
+        return "<br>".join(f"{how}: {text}" if how else text for how, text in sorted(found.items(), reverse=True))
 
 
 def main() -> int:

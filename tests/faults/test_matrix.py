@@ -14,7 +14,9 @@ from _pytest.mark.structures import ParameterSet
 from ossconsole.sandbox.control import SandboxControl
 from ossconsole.sandbox.faults import FaultPlan
 from tests.faults.faults import FAULTS, Fault
+from tests.faults.machine import MACHINE_FAULTS
 from tests.faults.operations import OPERATIONS, Operation, Result, World
+from tests.faults.table import REASONS
 
 pytestmark = pytest.mark.timeout(280)
 Note = Callable[[str, object], None]
@@ -61,6 +63,18 @@ def plan(fault: Fault, operation: Operation, times: int | None) -> FaultPlan:
 def note(record: Note, fault: Fault, kind: type[Operation], how: str, result: Result) -> None:
     """For the table that `python -m tests.faults.table` makes."""
     record("cell", (fault.name, kind.__name__, how, bool(result.problem), result.message, result.seconds, result.total))
+
+
+def test_every_fault_is_tried_with_every_operation_or_it_is_said_why_not() -> None:
+    network = {(fault.name, name) for fault in FAULTS for name, kind in OPERATIONS.items() if touches(fault, kind)}
+    machine = {
+        (fault.name, name) for fault in MACHINE_FAULTS for name, kind in OPERATIONS.items() if kind in fault.operations
+    }
+    tried = network | machine
+    explained = {(fault, name) for fault, reasons in REASONS.items() for name in reasons}
+    assert not tried & explained
+    every = {fault.name for fault in (*FAULTS, *MACHINE_FAULTS)}
+    assert tried | explained == {(fault, name) for fault in every for name in OPERATIONS}
 
 
 @pytest.mark.parametrize(("fault", "kind"), cells("listing", "upload", "download"))
