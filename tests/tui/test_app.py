@@ -74,7 +74,7 @@ async def test_help_is_made_from_the_registry(make_app: AppMaker) -> None:
         await pilot.press("question_mark")
         await settle(pilot)
         assert isinstance(app.screen, HelpScreen)
-        lines = [line.text for line in app.screen.query_one(KeyTable).lines()]
+        lines = [line.text for line in app.screen.query_one(KeyTable).lines(200)]
         for action in actions.ACTIONS:
             assert any(action.label in line and action.help in line for line in lines)
         await pilot.press("escape")

@@ -207,3 +207,9 @@ def test_runs(snap_compare: Compare, make_app: AppMaker, view: str, size: tuple[
 
 def test_too_small(snap_compare: Compare, make_app: AppMaker) -> None:
     assert snap_compare(make_app(FakeServices()), terminal_size=(50, 12), run_before=twice)
+
+
+def test_smallest(snap_compare: Compare, make_app: AppMaker) -> None:
+    script = compared()
+    app = make_app(services_of(script), now=script.time + 0.1)
+    assert snap_compare(app, terminal_size=(60, 18), run_before=twice)

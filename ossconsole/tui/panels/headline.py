@@ -86,6 +86,8 @@ def progress(context: Context, width: int) -> Line:
     room = width - left.width - right.width - 3
     if total and room >= 8:
         left.add("  ").extend(_bar(view.step / total, room, context))
+    if left.width + right.width >= width:
+        right = Line((f"  {percent(view.step / total)} ", "strong")) if total else Line()
     return left.right(right, width)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from ossconsole.telemetry.samples import GpuSample, HostSample
 from ossconsole.tui.panels.context import Context
 from ossconsole.tui.text import MISSING, Line, joined, number, percent, safe, shorten, size, wrap
@@ -167,13 +169,13 @@ def details(context: Context, width: int) -> list[Line]:
 
 
 def _gpu_details(gpu: GpuSample, context: Context, width: int) -> list[Line]:
-    lines = [_gpu(gpu, context, width)]
+    lines = [_gpu(msgspec.structs.replace(gpu, name=None), context, width)]
     memory_clock = "" if gpu.memory_clock is None else f"memory clock {gpu.memory_clock} MHz"
-    clock = "" if gpu.sm_clock is None else f"SM clock {gpu.sm_clock} MHz"
+    name = safe(gpu.name) if gpu.name else ""
     own = f"ours {size(gpu.own_memory_used, binary=True)}" if gpu.own_memory_used is not None else ""
     used = None if gpu.memory_used is None or not gpu.memory_total else gpu.memory_used / gpu.memory_total
     memory = "" if used is None else f"memory {percent(used)}"
-    lines.append(Line((f"        {joined((clock, memory_clock, memory, own)) or MISSING}", "text")))
+    lines.append(Line((f"        {joined((name, memory_clock, memory, own)) or MISSING}", "text")))
     if gpu.problem:
         lines += [Line((f"        {part}", "bad")) for part in wrap(safe(gpu.problem), width - 10)]
     if gpu.uuid:

@@ -24,6 +24,8 @@ from ossconsole.tui.widgets.panel import Painter, Panel
 SLOTS = 8
 # Charts are redrawn on every second tick: what moves them is seconds old, and they are most of the bytes.
 CHART_TICKS = 2
+# Below this height the small charts leave their rows to the large one.
+SMALL_CHARTS_FROM = 22
 
 
 class Source(Protocol):
@@ -93,6 +95,7 @@ class Dashboard(ConsoleScreen):
         view = self.source.view
         self._ticks += 1
         self.set_class(view.run is None, "-idle")
+        self.set_class(self.size.height < SMALL_CHARTS_FROM, "-short")
         failed = view.state is RunState.FAILED
         self.set_class(failed, "-failed")
         self.set_class(bool(view.errors) and not failed, "-failing")
@@ -139,7 +142,8 @@ class Dashboard(ConsoleScreen):
         return idle.idle(self.context, self.stages, width, starting=self.starting)
 
     def _speed(self, width: int, height: int) -> Sequence[Line]:
-        return chart(self.context, SPEED, self.window, width, height)
+        note = f"{SMALL_CHARTS_FROM} rows show more" if self.has_class("-short") else ""
+        return chart(self.context, SPEED, self.window, width, height, note=note)
 
     def _chart(self, slot: int) -> Painter:
         def paint(width: int, height: int) -> Sequence[Line]:

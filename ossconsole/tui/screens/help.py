@@ -12,7 +12,7 @@ from textual.containers import VerticalScroll
 from ossconsole.tui import actions
 from ossconsole.tui.actions import SCOPE_TITLES, Action
 from ossconsole.tui.screens.base import ConsoleModal
-from ossconsole.tui.text import Line
+from ossconsole.tui.text import Line, wrap
 from ossconsole.tui.widgets.canvas import Canvas
 
 
@@ -24,24 +24,29 @@ class KeyTable(Canvas):
         here = [*scopes, "app"]
         self._scopes = [*here, *(other for other in SCOPE_TITLES if other not in here)]
 
-    def lines(self) -> list[Line]:
+    def lines(self, width: int) -> list[Line]:
         found: list[Line] = []
         for scope in self._scopes:
             rows = actions.of(scope)
             if rows:
-                found += [Line((SCOPE_TITLES[scope], "title")), *map(self._row, rows), Line()]
+                found.append(Line((SCOPE_TITLES[scope], "title")))
+                found += [line for action in rows for line in self._row(action, width)]
+                found.append(Line())
         return found[:-1]
 
     @staticmethod
-    def _row(action: Action) -> Line:
+    def _row(action: Action, width: int) -> list[Line]:
         keys = " ".join(actions.key_text(key) for key in action.keys.split(","))
-        return Line((f"  {keys}", "primary")).to(14).add(action.label, "text").to(28).add(action.help, "dim")
+        row = Line((f"  {keys}", "primary")).to(12).add(action.label, "text").to(26)
+        first, *rest = wrap(action.help, max(20, width - 26))
+        return [row.add(first, "dim"), *(Line().to(26).add(part, "dim") for part in rest)]
 
-    def on_mount(self) -> None:
-        self.styles.height = len(self.lines())
+    def on_resize(self) -> None:
+        self.styles.height = len(self.lines(self.size.width))
+        super().on_resize()
 
-    def paint(self, _width: int, _height: int) -> Sequence[Line]:
-        return self.lines()
+    def paint(self, width: int, _height: int) -> Sequence[Line]:
+        return self.lines(width)
 
 
 class HelpScreen(ConsoleModal):
