@@ -8,11 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tenacity
 from PIL import Image
 
 from ossconsole.config.profile import Profile
+from ossconsole.dataset import retries
+from ossconsole.storage import client
 from ossconsole.storage.client import ObjectStore
 from tests.sandboxed import Sandboxed
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries wait hardly at all of themselves; what OSS asks for they wait all the same."""
+    for module in (retries, client):
+        monkeypatch.setattr(module, "_backoff", tenacity.wait_random(0, 0.03))
 
 
 @pytest.fixture

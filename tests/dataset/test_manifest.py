@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ossconsole.config.errors import ConsoleError
@@ -52,6 +52,7 @@ def test_it_comes_back_as_it_went(store: ObjectStore, profile: Profile) -> None:
     assert read.sample_bytes(read.splits["train"][1]) == 3 * 8 * 9
 
 
+@settings(max_examples=30)
 @given(
     st.dictionaries(
         st.sampled_from(["train", "val"]), st.lists(st.text(min_size=1), min_size=1, unique=True), min_size=1

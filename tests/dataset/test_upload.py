@@ -252,7 +252,7 @@ def test_pause_holds_and_resume_goes_on(sandboxed_bucket: Sandboxed, profile: Pr
 def test_cancel_keeps_what_was_sent(
     sandboxed_bucket: Sandboxed, store: ObjectStore, profile: Profile, tmp_path: Path
 ) -> None:
-    source = make_pictures(tmp_path / "s", train=300)
+    source = make_pictures(tmp_path / "s", train=120)
     job = UploadJob(profile, sandboxed_bucket.owner, settings_for(source))
     job.start()
     until(lambda: job.progress().uploaded > 20)
@@ -262,9 +262,9 @@ def test_cancel_keeps_what_was_sent(
     assert job.progress().phase is Phase.CANCELLED
     assert not store.exists(manifest_key(profile.dataset_prefix))
     there = len(bucket(store, profile.dataset_prefix))
-    assert summary.uploaded <= there < 302
+    assert summary.uploaded <= there < 122
     rest = upload(profile, sandboxed_bucket.owner, settings_for(source))
-    assert (rest.uploaded, rest.unchanged) == (302 - summary.uploaded, summary.uploaded)
+    assert (rest.uploaded, rest.unchanged) == (122 - summary.uploaded, summary.uploaded)
     check_manifest_is_the_bucket(store, profile.dataset_prefix)
 
 
@@ -315,7 +315,7 @@ def test_a_preparation_process_that_dies_costs_one_picture_at_most(
 ) -> None:
     import psutil
 
-    source = make_pictures(tmp_path / "s", train=200)
+    source = make_pictures(tmp_path / "s", train=100)
     job = UploadJob(profile, sandboxed_bucket.owner, settings_for(source))
     job.start()
     until(lambda: job.progress().uploaded > 5)
@@ -323,11 +323,11 @@ def test_a_preparation_process_that_dies_costs_one_picture_at_most(
         if "ossconsole.dataset.worker" in child.cmdline():
             child.kill()
     summary = job.wait(WAIT_S)
-    assert summary.uploaded + summary.failed == 202
+    assert summary.uploaded + summary.failed == 102
     assert summary.failed <= 1
     assert all("died on it" in failure.reason for failure in summary.failures)
     upload(profile, sandboxed_bucket.owner, settings_for(source))
-    assert len(bucket(store, profile.dataset_prefix)) == 202
+    assert len(bucket(store, profile.dataset_prefix)) == 102
 
 
 def test_no_process_is_left_behind(sandboxed_bucket: Sandboxed, profile: Profile, source: Path) -> None:
@@ -348,12 +348,12 @@ def test_a_file_of_the_working_folder_is_no_library(
 def test_a_full_disk_under_the_journal_ends_it_and_the_next_run_goes_on(
     sandboxed_bucket: Sandboxed, store: ObjectStore, profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = make_pictures(tmp_path / "s", train=200)
+    source = make_pictures(tmp_path / "s", train=80)
 
     def filling(journal: Journal) -> sqlite3.Connection:
         connection = opening(journal)
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
-        connection.execute(f"PRAGMA max_page_count={pages + 4}")
+        connection.execute(f"PRAGMA max_page_count={pages + 1}")
         return connection
 
     opening = Journal._open
@@ -365,7 +365,7 @@ def test_a_full_disk_under_the_journal_ends_it_and_the_next_run_goes_on(
     monkeypatch.setattr(Journal, "_open", opening)
     before = len(bucket(store, profile.dataset_prefix))
     summary = upload(profile, sandboxed_bucket.owner, settings_for(source))
-    assert (summary.uploaded, summary.unchanged) == (202 - before, before)
+    assert (summary.uploaded, summary.unchanged) == (82 - before, before)
     assert bucket(store, profile.dataset_prefix) == wanted(source, settings_for(source).recipe)
     check_manifest_is_the_bucket(store, profile.dataset_prefix)
 

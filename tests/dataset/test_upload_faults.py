@@ -23,7 +23,7 @@ from tests.dataset.conftest import make_pictures
 from tests.dataset.uploads import WAIT_S, bucket, check_manifest_is_the_bucket, settings_for, until, upload, wanted
 from tests.sandboxed import Sandboxed, sandboxed
 
-COUNT = 110
+COUNT = 70
 
 
 @pytest.fixture(scope="module")
