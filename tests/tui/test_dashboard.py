@@ -273,7 +273,7 @@ def test_a_mig_instance_says_what_nvml_does_not_tell() -> None:
 def test_auto_compare_says_when_the_ratio_is_known() -> None:
     script = Script(epochs=200).state(RunState.RUNNING).steps(5)
     run = FakeRun(list(script.events))
-    monitor = RunMonitor(FakeServices(run=run), clock=lambda: script.time)
+    monitor = RunMonitor(FakeServices(run=run), clock=lambda: script.time)  # type: ignore[arg-type]
     monitor.pull()
     monitor.auto = AutoCompare()
     for _ in range(40):
