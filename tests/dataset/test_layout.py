@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.layout import Layout, PlannedSample, SkippedFile, is_picture_name
 from ossconsole.dataset.origin import read_origin
 from tests.dataset.conftest import jpeg, make_pictures
@@ -84,6 +85,13 @@ def test_the_tutorials_flat_val_with_its_label_files_beside_the_folder(tmp_path:
     assert found == {"train/n02/a.JPEG": "n02", "val/V1.JPEG": "n01"}
     assert layout.label_order(found.values()) == ("n02", "n01", "n00")
     assert layout.label_order(["cats", "n01"]) == ("cats", "n01")
+
+
+def test_tensors_have_the_keys_of_the_tutorials_script(tmp_path: Path) -> None:
+    write(tmp_path, "train/n02/n02_1.JPEG", "train/n02/deep/n02_2.JPEG", "val/ILSVRC2012_val_00000001.JPEG")
+    (tmp_path / "ILSVRC2012_val_labels.json").write_text('{"ILSVRC2012_val_00000001.JPEG": "n02"}')
+    theirs = {str(path.relative_to(tmp_path)).replace(".JPEG", ".pt") for path in tmp_path.rglob("*.JPEG")}
+    assert {item.key + SampleFormat.TENSOR_F32.suffix for item in planned(tmp_path).values()} == theirs
 
 
 @pytest.mark.parametrize("text", ["[]", '{"V": 1}', "{"])

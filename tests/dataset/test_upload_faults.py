@@ -22,6 +22,7 @@ from ossconsole.storage.errors import StorageError
 from tests.dataset.conftest import make_pictures
 from tests.dataset.uploads import WAIT_S, bucket, check_manifest_is_the_bucket, settings_for, until, upload, wanted
 from tests.sandboxed import Sandboxed, sandboxed
+from tests.storage.cutting_proxy import cutting
 
 COUNT = 70
 
@@ -92,6 +93,17 @@ def test_what_passes_is_retried(failing: Failing, source: Path, plan: FaultPlan)
     assert (summary.uploaded, summary.failed, summary.skipped) == (COUNT, 0, 0)
     assert summary.retries > 0
     failing.check_bucket(source)
+
+
+def test_connections_that_break_off_in_the_middle_of_a_sample(failing: Failing, source: Path) -> None:
+    settings = settings_for(source, size=64)  # 12 KB each
+    with cutting(failing.profile, cut_after=20_000, requests=True) as (proxy, profile):
+        proxy.cuts = 12
+        summary = upload(profile, failing.owner, settings)
+        assert proxy.cuts == 0
+    assert (summary.uploaded, summary.failed) == (COUNT, 0)
+    assert summary.retries >= 12
+    assert bucket(failing.store, profile.dataset_prefix) == wanted(source, settings.recipe)
 
 
 def test_the_wait_that_oss_asks_for_is_kept(failing: Failing, tmp_path: Path) -> None:

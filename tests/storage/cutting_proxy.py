@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that breaks connections off in the middle of an answer, a set number of times."""
+"""A TCP proxy on loopback that breaks connections off in the middle, a set number of times."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ from ossconsole.config.profile import Profile
 
 
 class CuttingProxy:
-    """Forwards to `port`; while `cuts` is above zero, a connection ends after `cut_after` bytes of answers."""
+    """Forwards to `port`; while `cuts` is above zero, a connection ends after `cut_after` bytes of answers.
 
-    def __init__(self, port: int, cut_after: int) -> None:
+    With `requests` it is after so many bytes of requests.
+    """
+
+    def __init__(self, port: int, cut_after: int, *, requests: bool = False) -> None:
         self.cuts = 0
         self.connections = 0
         self._port = port
         self._cut_after = cut_after
+        self._cuts_answers = not requests
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._server.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -46,7 +50,7 @@ class CuttingProxy:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
                 passed += len(data)
-                if is_answer and self.cuts > 0 and passed > self._cut_after:
+                if is_answer is self._cuts_answers and self.cuts > 0 and passed > self._cut_after:
                     self.cuts -= 1
                     break
                 sink.sendall(data if is_answer else data.replace(through, direct))  # the sandbox checks the host
@@ -57,11 +61,11 @@ class CuttingProxy:
 
 
 @contextlib.contextmanager
-def cutting(profile: Profile, cut_after: int) -> Iterator[tuple[CuttingProxy, Profile]]:
+def cutting(profile: Profile, cut_after: int, *, requests: bool = False) -> Iterator[tuple[CuttingProxy, Profile]]:
     """The proxy in front of the profile's standard endpoint, and the profile that goes through it."""
     parts = urlsplit(profile.standard_endpoint)
     assert parts.port is not None
-    proxy = CuttingProxy(parts.port, cut_after)
+    proxy = CuttingProxy(parts.port, cut_after, requests=requests)
     try:
         yield proxy, msgspec.structs.replace(profile, standard_endpoint=f"http://{parts.hostname}:{proxy.port}")
     finally:
