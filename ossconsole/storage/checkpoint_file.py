@@ -26,6 +26,7 @@ _LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
 _MODEL_KEYS = ("model", "state_dict", "model_state_dict", "net", "module")
 _BUFFER_SUFFIXES = ("running_mean", "running_var", "num_batches_tracked")
 _MODULE_PARTS = ("_modules", "_parameters", "_buffers")  # of a pickled torch.nn.Module; state dicts name without them
+_MAX_PATH = 2000  # letters of a tensor's name; what a hostile file nests deeper is not looked for
 _MAX_VALUES = 200_000  # looked at when walking a value; shared parts of a hostile file multiply
 
 
@@ -190,7 +191,7 @@ def tensors_of(value: Any) -> Iterator[tuple[str, Tensor]]:
         if isinstance(part, Tensor):
             yield path or "(tensor)", part
             continue
-        if not isinstance(part, (dict, list, tuple, Opaque)) or id(part) in seen:
+        if not isinstance(part, (dict, list, tuple, Opaque)) or id(part) in seen or len(path) > _MAX_PATH:
             continue
         seen.add(id(part))
         inner = [(path, part.arguments), (path, part.state)] if isinstance(part, Opaque) else _items(path, part)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 from xml.etree.ElementTree import ParseError
+from xml.parsers.expat import ExpatError
 
 import fastcrc
 import msgspec
@@ -20,13 +21,14 @@ from ossconsole.config.endpoints import EndpointKind, sdk_endpoint
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.profile import Profile
 from ossconsole.storage.errors import StorageError, malformed, translate
+from ossconsole.storage.list_reply import read_page
 from ossconsole.storage.objects import BucketSummary, ListPage, ObjectInfo, ObjectSummary, PutResult
 from ossconsole.storage.session import WriteSession, bucket_for_writing
 
 T = TypeVar("T")
 
 # What oss2 lets out for a reply that is not OSS's: bad XML, missing elements, an encoding nobody knows.
-_MALFORMED = (ParseError, RuntimeError, ValueError, LookupError, TypeError, AttributeError)
+_MALFORMED = (ParseError, ExpatError, RuntimeError, ValueError, LookupError, TypeError, AttributeError)
 _METADATA_PREFIX = "x-oss-meta-"
 LIST_PAGE_SIZE = 1000  # the most that ListObjectsV2 gives at once
 DELETE_BATCH_SIZE = 1000  # the most that DeleteMultipleObjects takes at once
@@ -144,15 +146,19 @@ class ObjectStore:
     ) -> ListPage:
         """One page below `prefix`; with delimiter "" every object below it, however deep."""
 
+        parameters = {
+            "list-type": "2",
+            "prefix": prefix,
+            "delimiter": delimiter,
+            "continuation-token": token,
+            "start-after": start_after,
+            "max-keys": str(max_keys),
+            "encoding-type": "url",
+        }
+
         def request() -> ListPage:
-            result = self._bucket.list_objects_v2(
-                prefix, delimiter, continuation_token=token, start_after=start_after, max_keys=max_keys
-            )
-            objects = [
-                ObjectSummary(o.key, o.size, o.last_modified, o.storage_class or "Standard", o.etag)
-                for o in result.object_list
-            ]
-            return ListPage(objects, list(result.prefix_list), result.next_continuation_token or "")
+            reply: Any = self._bucket._do("GET", self.profile.bucket, "", params=parameters)  # noqa: SLF001
+            return read_page(reply)
 
         return self.call(f"listing {self.uri(prefix)}", request)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import fnmatch
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,7 +17,8 @@ from ossconsole.storage.objects import ListPage
 Indexes = npt.NDArray[np.uint32]
 _FOLDER = -1  # in the size column
 _FIRST_CAPACITY = 2048
-_FILTER_CHUNK = 8192  # rows between two looks at whether the filter is still wanted
+_CHUNK_BITS = 10
+_CHUNK = 1 << _CHUNK_BITS
 
 
 class ObjectRows:
@@ -33,7 +34,8 @@ class ObjectRows:
         self.count = 0
         self.folders = 0
         """How many of them are folders."""
-        self._names: list[str] = []
+        # In tuples, which the collector of cycles leaves alone; through one list of a million it would look each time.
+        self._chunks: list[tuple[str, ...]] = []
         self._classes: list[str] = [""]
         self._size = np.empty(_FIRST_CAPACITY, np.int64)
         self._modified = np.empty(_FIRST_CAPACITY, np.int64)
@@ -44,8 +46,7 @@ class ObjectRows:
         first, added = self.count, len(page.prefixes) + len(page.objects)
         self._reserve(first + added)
         skip = len(self.base)
-        self._names.extend(prefix[skip:] for prefix in page.prefixes)
-        self._names.extend(o.key[skip:] for o in page.objects)
+        self._extend([*(prefix[skip:] for prefix in page.prefixes), *(o.key[skip:] for o in page.objects)])
         middle, end = first + len(page.prefixes), first + added
         self._size[first:middle] = _FOLDER
         self._modified[first:middle] = 0
@@ -55,6 +56,15 @@ class ObjectRows:
         self._class[middle:end] = [self._class_index(o.storage_class) for o in page.objects]
         self.folders += len(page.prefixes)
         self.count = end
+
+    def _extend(self, names: list[str]) -> None:
+        last = self._chunks[-1] if self._chunks else ()
+        taken = 0
+        if 0 < len(last) < _CHUNK:
+            taken = _CHUNK - len(last)
+            self._chunks[-1] = (*last, *names[:taken])
+        for start in range(taken, len(names), _CHUNK):
+            self._chunks.append(tuple(names[start : start + _CHUNK]))
 
     def _reserve(self, needed: int) -> None:
         capacity = len(self._size)
@@ -76,11 +86,11 @@ class ObjectRows:
 
     def name(self, row: int) -> str:
         """The key without `base`; a folder's ends with a slash, the folder's own marker object has ""."""
-        return self._names[row]
+        return self._chunks[row >> _CHUNK_BITS][row & (_CHUNK - 1)]
 
     def key(self, row: int) -> str:
         """The object's key, or the folder's prefix."""
-        return self.base + self._names[row]
+        return self.base + self.name(row)
 
     def is_folder(self, row: int) -> bool:
         return bool(self._size[row] == _FOLDER)
@@ -99,14 +109,22 @@ class ObjectRows:
 
     def find(self, name: str) -> int | None:
         """The row with this name."""
-        try:
-            return self._names.index(name, 0, self.count)
-        except ValueError:
-            return None
+        for number, chunk in enumerate(self._chunks):
+            if name in chunk:
+                row = (number << _CHUNK_BITS) + chunk.index(name)
+                return row if row < self.count else None
+        return None
 
     def named(self, names: set[str]) -> Indexes:
         """The rows with these names."""
-        return np.array([row for row, name in enumerate(self._names[: self.count]) if name in names], np.uint32)
+        found = [
+            (number << _CHUNK_BITS) + at
+            for number, chunk in enumerate(self._chunks)
+            if not names.isdisjoint(chunk)
+            for at, name in enumerate(chunk)
+            if name in names
+        ]
+        return np.array([row for row in found if row < self.count], np.uint32)
 
     def folder_mask(self, count: int) -> npt.NDArray[np.bool_]:
         """Which of the first `count` rows are folders."""
@@ -133,12 +151,12 @@ class ObjectRows:
     ) -> Indexes:
         """The rows from `start` to `stop` that the filter lets through; what was found so far when cancelled."""
         found: list[int] = []
-        matches = row_filter.matches
-        for first in range(start, stop, _FILTER_CHUNK):
+        for number in range(start >> _CHUNK_BITS, -(-stop >> _CHUNK_BITS)):
             if is_cancelled is not None and is_cancelled():
                 break
-            chunk = self._names[first : min(first + _FILTER_CHUNK, stop)]
-            found.extend(row for row, name in enumerate(chunk, first) if matches(name))
+            first = max(start, number << _CHUNK_BITS)
+            names = self._chunks[number][first & (_CHUNK - 1) : min(_CHUNK, stop - (number << _CHUNK_BITS))]
+            found.extend(first + at for at in row_filter.matching(names))
         return np.array(found, np.uint32)
 
 
@@ -168,7 +186,16 @@ class RowFilter:
         self.text = text
         wanted = text.removeprefix("!")
         self.inverse = wanted != text
+        self._needle = ""
+        """What a plain text looks for: one search through many names at once finds most of them without it."""
         self.matches: Callable[[str], bool] = self._compile(wanted)
+
+    def matching(self, names: Sequence[str]) -> Iterable[int]:
+        """Which of the names it lets through, by their place."""
+        if self._needle and self._needle not in "\n".join(names).casefold():
+            return range(len(names)) if self.inverse else ()
+        matches = self.matches
+        return [at for at, name in enumerate(names) if matches(name)]
 
     def _compile(self, wanted: str) -> Callable[[str], bool]:
         search: Callable[[str], re.Match[str] | None]
@@ -182,7 +209,7 @@ class RowFilter:
 
             search = lambda name: pattern.match(name.removesuffix("/"))  # noqa: E731
         else:
-            needle = wanted.casefold()
+            needle = self._needle = wanted.casefold()
             if self.inverse:
                 return lambda name: needle not in name.casefold()
             return lambda name: needle in name.casefold()
@@ -230,8 +257,10 @@ def build_view(
         if known and known.matched is not None:
             matched = np.concatenate((known.matched, matched))
     folders = rows.folder_mask(covered)
-    candidates = np.arange(covered, dtype=np.uint32) if matched is None else matched
-    shown_folders, shown = candidates[folders[candidates]], candidates[~folders[candidates]]
+    if matched is None:
+        shown_folders, shown = (np.flatnonzero(mask).astype(np.uint32) for mask in (folders, ~folders))
+    else:
+        shown_folders, shown = matched[folders[matched]], matched[~folders[matched]]
     if sort.key is SortKey.NAME:
         if sort.descending:
             shown_folders, shown = shown_folders[::-1], shown[::-1]

@@ -38,6 +38,7 @@ from ossconsole.storage.transfer import Download
 KEYS = 1_000_000
 COLUMNS, LINES = 120, 40
 _QUIET_S = 0.06  # without output, a repaint is over
+_BETWEEN_KEYS_S = 0.5  # of somebody who reads while a listing loads
 
 
 @contextmanager
@@ -136,6 +137,9 @@ class Terminal:
                     return text
         raise TimeoutError(f"{texts} did not show:\n" + "\n".join(self._screen.display))
 
+    def shows(self, text: str) -> bool:
+        return text in "\n".join(self._screen.display)
+
     def close(self) -> None:
         os.write(self._fd, b"q")
         deadline = time.monotonic() + 5
@@ -192,6 +196,8 @@ def _keys_of(keys: int) -> None:
                 keys_while_loading=milliseconds(while_loading),
             )
             report("keys", keys=keys, **_figures(terminal, process), rss_mb=round(process.memory_info().rss / 1e6))
+            if keys == KEYS:
+                report("refresh", keys=keys, **_refreshing(terminal, process))
         finally:
             terminal.close()
 
@@ -221,6 +227,18 @@ def _figures(terminal: Terminal, process: psutil.Process) -> dict[str, Any]:
         "filtering": milliseconds(filtering),
         "moving_filtered": milliseconds(filtered_moving),
     }
+
+
+def _refreshing(terminal: Terminal, process: psutil.Process) -> dict[str, Any]:
+    """Keys while all is listed again behind what shows, sorted by size, and while the new rows take its place."""
+    terminal.press(b"s")
+    terminal.press(b"r")
+    taken, most = [], 0
+    while terminal.shows("refreshing"):
+        taken.append(terminal.press(b"j"))
+        most = max(most, process.memory_info().rss)
+        terminal.read(_BETWEEN_KEYS_S)
+    return {"moving": milliseconds(taken), "rss_most_mb": round(most / 1e6)}
 
 
 # Download

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import urllib.request
 
 import oss2
@@ -9,6 +10,7 @@ import pytest
 
 from ossconsole.config.errors import SettingsError
 from ossconsole.sandbox.faults import Error, FaultPlan, Rule
+from ossconsole.sandbox.requestlog import read_log
 from ossconsole.storage.actions import Copy, Delete, Restore, Versioning, presigned_url, versioning
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.details import object_details
@@ -44,13 +46,19 @@ def filled(store: ObjectStore, prefix: str) -> str:
     return prefix
 
 
-def test_delete_takes_what_was_chosen_and_nothing_beside_it(store: ObjectStore, filled: str) -> None:
+def test_delete_takes_what_was_chosen_and_nothing_beside_it(
+    sandboxed_bucket: Sandboxed, store: ObjectStore, filled: str
+) -> None:
+    began = time.time()
     job = run(Delete(store, [f"{filled}dir/", summary(store, f"{filled}one"), summary(store, filled + CONTROL)]))
     assert job.state is JobState.DONE
     assert job.failures == []
     assert keys(store, filled) == ["dirt", "two"]
     progress = job.progress()
     assert (progress.items_done, progress.items_total, progress.total_known) == (4, 4, True)
+    asked = [each.operation for each in read_log(sandboxed_bucket.process.log_path) if each.time >= began]
+    # One batch, and on its own the name that no XML can carry.
+    assert sorted(name for name in asked if name.startswith("Delete")) == ["DeleteMultipleObjects", "DeleteObject"]
 
 
 def test_delete_without_the_right_names_every_object(

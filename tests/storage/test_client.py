@@ -11,7 +11,8 @@ import fastcrc
 import msgspec
 import oss2
 import pytest
-from hypothesis import HealthCheck, given, settings
+import tenacity
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ossconsole.config.endpoints import EndpointKind
@@ -29,10 +30,13 @@ from ossconsole.sandbox.faults import (
     Truncate,
     WrongCrc,
 )
+from ossconsole.storage import client
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.multipart_uploads import list_uploads
 from tests.sandboxed import Sandboxed
+
+NASTY = st.text(st.sampled_from("./\\%~\x00\x1b\r\n\t[\u202e\u200b\ufeff\ufffe +&?#"), min_size=1, max_size=20)
 
 
 @pytest.fixture
@@ -65,13 +69,14 @@ def test_the_crc_is_the_services() -> None:
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(name=st.text(min_size=1, max_size=40), data=st.binary(max_size=300))
+@given(name=st.one_of(st.text(min_size=1, max_size=40), NASTY), data=st.binary(max_size=300))
+@example(name="../../up/./x//", data=b"")
+@example(name="\x1b[31m\r\n\x00\x7f\u202e\ufeff", data=b"1")
 def test_any_key_and_any_bytes_come_back(store: ObjectStore, name: str, data: bytes) -> None:
-    if not name.isprintable():
-        return
     key = f"client/any/{name}"
     store.put(key, data)
     assert store.get(key) == data
+    assert [found.key for found in store.list_page(key, delimiter="").objects] == [key]
     assert store.head(key).size == len(data)
     store.delete(key)
     assert not store.exists(key)
@@ -117,7 +122,7 @@ def test_copy_and_delete(store: ObjectStore) -> None:
 def test_the_bucket_is_told(store: ObjectStore, sandboxed_bucket: Sandboxed) -> None:
     store.head_bucket()
     info = sandboxed_bucket.process.info
-    assert [(found.name, found.region) for found in store.list_buckets()] == [(info.bucket, info.region)]
+    assert (info.bucket, info.region) in [(found.name, found.region) for found in store.list_buckets()]
 
 
 def test_both_endpoints_show_the_same_objects(store: ObjectStore, sandboxed_bucket: Sandboxed) -> None:
@@ -233,7 +238,7 @@ class _Damaging(BaseHTTPRequestHandler):
         pass
 
 
-def test_damaged_bytes_are_asked_for_again(sandboxed_bucket: Sandboxed) -> None:
+def test_damaged_bytes_are_asked_for_again(quick_retries: None, sandboxed_bucket: Sandboxed) -> None:
     _Damaging.answers = 0
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Damaging)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -244,6 +249,12 @@ def test_damaged_bytes_are_asked_for_again(sandboxed_bucket: Sandboxed) -> None:
     finally:
         server.shutdown()
         server.server_close()
+
+
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the growing waits; what OSS asks to wait is waited all the same."""
+    monkeypatch.setattr(client, "_backoff", tenacity.wait_none())
 
 
 THROTTLED = Error(code="QpsLimitExceeded", qos_delay_ms=50)
@@ -263,7 +274,7 @@ THROTTLED = Error(code="QpsLimitExceeded", qos_delay_ms=50)
     ],
     ids=lambda action: type(action).__name__ + getattr(action, "code", "") + str(getattr(action, "after_bytes", "")),
 )
-def test_what_may_pass_is_tried_again(sandboxed_bucket: Sandboxed, action: Action) -> None:
+def test_what_may_pass_is_tried_again(quick_retries: None, sandboxed_bucket: Sandboxed, action: Action) -> None:
     store = ObjectStore(sandboxed_bucket.process.profile(), sandboxed_bucket.owner, timeout_s=5, attempts=3)
     store.put("client/faults", b"some bytes")
     with sandboxed_bucket.faults(FaultPlan(rules=(Rule(action=action, method="GET", times=2),))):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import queue
 import threading
 
 from ossconsole.config.errors import ConsoleError
@@ -45,17 +46,19 @@ def test_a_page_that_comes_after_stop_is_dropped_and_asked_for_again() -> None:
 
 def test_a_late_page_of_one_folder_never_lands_in_another() -> None:
     source = GatedSource()
+    source.answers_of = {"left/": queue.Queue(), "right/": queue.Queue()}
     left, right = Listing(source, "left/"), Listing(source, "right/")
     left.start()
     assert source.asked.get(timeout=WAIT_S)[0] == "left/"
     left.stop()
     right.start()
     assert source.asked.get(timeout=WAIT_S)[0] == "right/"
-    source.answers.put(page(["left/1"]))  # whoever takes it, the other listing must not show it
-    source.answers.put(page(["right/1"]))
-    assert right.wait(WAIT_S)
+    source.answers_of["right/"].put(page(["right/1"], token="t"))
+    source.answers_of["left/"].put(page(["left/1"]))
+    source.answers_of["right/"].put(page(["right/2"]))
+    source.listings_end()
     assert names(left) == []
-    assert len(names(right)) == 1
+    assert names(right) == ["1", "2"]
 
 
 def test_after_a_failure_it_goes_on_with_the_page_that_failed() -> None:

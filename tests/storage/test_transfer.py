@@ -5,13 +5,15 @@ import threading
 from pathlib import Path
 
 import pytest
+import tenacity
 
 from ossconsole.sandbox.faults import Corrupt, FaultPlan, Rule
+from ossconsole.storage import client
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.job import JobState
 from ossconsole.storage.objects import ObjectSummary
 from ossconsole.storage.parted_file import PART_SIZE
-from ossconsole.storage.transfer import Download, Existing
+from ossconsole.storage.transfer import Download, DownloadItem, Existing
 from tests.sandboxed import Sandboxed
 from tests.storage.cutting_proxy import cutting
 
@@ -99,6 +101,26 @@ def test_a_large_object_comes_in_parts_and_bears_its_time(store: ObjectStore, pr
     assert int((tmp_path / "large").stat().st_mtime) == found.modified
 
 
+def test_no_more_objects_are_fetched_at_once_than_there_are_threads(
+    store: ObjectStore, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(12):
+        store.put(f"{prefix}{number:02d}", b"x")
+    begun: list[str] = []
+    fetch, busy, together = Download._fetch_small, threading.Semaphore(3), threading.Barrier(3)
+
+    def watched(job: Download, item: DownloadItem, descriptor: int) -> None:
+        assert busy.acquire(blocking=False)
+        together.wait(WAIT_S)  # three do come side by side
+        begun.append(item.key)
+        busy.release()
+        fetch(job, item, descriptor)
+
+    monkeypatch.setattr(Download, "_fetch_small", watched)
+    assert run(Download(store, [prefix], prefix, tmp_path, threads=3)).failures == []
+    assert len(begun) == 12
+
+
 def test_a_cancelled_download_goes_on_where_it_stopped(
     sandboxed_bucket: Sandboxed, prefix: str, tmp_path: Path
 ) -> None:
@@ -140,8 +162,9 @@ def test_a_cancelled_download_goes_on_where_it_stopped(
 
 @pytest.mark.parametrize("data", [LARGE, b"small" * 40_000], ids=["parts", "whole"])
 def test_connections_that_break_off_are_taken_up_again(
-    sandboxed_bucket: Sandboxed, prefix: str, tmp_path: Path, data: bytes
+    sandboxed_bucket: Sandboxed, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes
 ) -> None:
+    monkeypatch.setattr(client, "_backoff", tenacity.wait_none())
     with cutting(sandboxed_bucket.process.profile(), cut_after=100_000) as (proxy, profile):
         store = ObjectStore(profile, sandboxed_bucket.owner, attempts=6)
         store.put(f"{prefix}object", data)

@@ -10,7 +10,7 @@ import fastcrc
 
 from ossconsole.config.profile import Profile
 from ossconsole.storage.errors import StorageError
-from ossconsole.storage.objects import ListPage, ObjectInfo, ObjectSummary
+from ossconsole.storage.objects import BucketSummary, ListPage, ObjectInfo, ObjectSummary
 from tests.tui.fakes import SIMULATED, START, FakeStore
 
 
@@ -24,6 +24,12 @@ class MemoryStore:
 
     def uri(self, key: str = "") -> str:
         return f"oss://{self.profile.bucket}/{key}"
+
+    def url(self, key: str) -> str:
+        return f"http://127.0.0.1:9000/{key}"
+
+    def list_buckets(self) -> list[BucketSummary]:
+        return [BucketSummary(name, "cn-hangzhou", "Standard", int(START)) for name in ("127", "imagenet-train")]
 
     def list_page(
         self, prefix: str, *, delimiter: str = "/", token: str = "", start_after: str = "", max_keys: int = 1000

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import itertools
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -92,6 +94,15 @@ class Browser:
     async def job_is_over(self, state: JobState = JobState.DONE) -> None:
         await self.until(lambda: self.screen.jobs and not self.screen.jobs[-1].alive)
         assert self.screen.jobs[-1].state is state, self.screen.jobs[-1].failures
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Reads what is under the cursor at once; and leaves to other tests how threads take turns."""
+    monkeypatch.setattr("ossconsole.tui.screens.browse._REST_BEFORE_READING_S", 0.01)
+    before = sys.getswitchinterval()
+    yield
+    sys.setswitchinterval(before)
 
 
 @pytest.fixture
@@ -207,23 +218,32 @@ async def test_rename_and_copy_with_a_name_that_will_not_do(bucket: ObjectStore,
     assert keys(bucket) == ["new", "x/1", "z/1"]
 
 
-async def test_addresses_reach_the_clipboard_and_show(bucket: ObjectStore, make_app: AppMaker) -> None:
+async def test_addresses_reach_the_clipboard_and_show(
+    bucket: ObjectStore, make_app: AppMaker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     put(bucket, **{"a b": b"1"})
+    monkeypatch.chdir(tmp_path)
     app = make_app(services(bucket), "browse")
+    uri = f"oss://127/{folder_of(bucket)}a b"
     async with app.run_test(size=(100, 30)) as pilot:
         browser = await opened(pilot, bucket)
+        written: list[str] = []
+        monkeypatch.setattr(app._driver, "write", written.append)
         await browser.goes_to("a b")
         await browser.press("y")
         await browser.until(lambda: isinstance(pilot.app.screen, ListDialog))
         await browser.press("enter")
         await browser.until(lambda: isinstance(pilot.app.screen, TextDialog))
-        assert app.clipboard == f"oss://127/{folder_of(bucket)}a b"
-        await browser.press("escape")
-        await browser.press("y")
+        assert f"\x1b]52;c;{base64.b64encode(uri.encode()).decode()}\a" in written
+        assert uri in browser.text.replace("\n", "")
+        await browser.press("w")
+        await browser.until((tmp_path / "oss-address.txt").exists)
+        await browser.press("escape", "y")
         await browser.until(lambda: isinstance(pilot.app.screen, ListDialog))
         await browser.press("down", "down", "down", "enter")
         await browser.until(lambda: isinstance(pilot.app.screen, TextDialog))
         assert "x-oss-signature=" in app.clipboard
+    assert (tmp_path / "oss-address.txt").read_text() == f"{uri}\n"
 
 
 async def test_counting_a_folder(bucket: ObjectStore, make_app: AppMaker) -> None:
@@ -415,15 +435,21 @@ async def test_buckets_and_a_key_that_may_not_list_them(sandboxed_bucket: Sandbo
         assert "cn-sandbox" in browser.text
         await browser.press("escape")
     denied = sandboxed_bucket.store(key="no-list-buckets")
-    other = denied.for_bucket("other-bucket")
+    named = store.for_bucket("named-bucket")
+    named.create_bucket()
+    named.put("in the named bucket", b"1")
     async with make_app(services(denied), "browse").run_test(size=(100, 30)) as pilot:
         browser = await opened(pilot, denied, "")
         await browser.press("o")
         await browser.until(lambda: "AccessDenied" in browser.text)
-        await browser.answer(InputDialog, other.profile.bucket)
-        await browser.until(lambda: not isinstance(pilot.app.screen, InputDialog))
+        await browser.answer(InputDialog, "missing-bucket")
+        await browser.until(lambda: "NoSuchBucket" in browser.notices)
         assert browser.screen.store is not None
-        assert browser.screen.store.profile.bucket == "127"  # it is not there, and the one that shows stays
+        assert browser.screen.store.profile.bucket == "127"  # the one that shows stays
+        await browser.press("o")
+        await browser.answer(InputDialog, "named-bucket")
+        await browser.until(lambda: "in the named bucket" in browser.text)
+        assert "oss://named-bucket" in browser.text
 
 
 async def test_a_denied_listing_says_why_and_goes_on_when_told(

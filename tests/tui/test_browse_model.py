@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 
 import numpy as np
@@ -52,18 +53,17 @@ def test_pages_show_as_they_come_and_the_filter_and_order_hold() -> None:
 
 def test_leaving_a_folder_drops_its_late_page() -> None:
     watched = Watched()
+    late = watched.source.answers_of["a/"] = queue.Queue()
     watched.model.open("a/")
     assert watched.source.asked.get(timeout=WAIT_S)[0] == "a/"
     watched.model.open("b/")
-    while watched.news.acquire(blocking=False):
-        pass
     assert watched.source.asked.get(timeout=WAIT_S)[0] == "b/"
-    watched.source.answers.put(page(["a/late"]))  # taken by one of the two threads that wait
-    watched.gets(page(["b/mine"]))
-    watched.model.listing.wait(WAIT_S)
+    watched.source.answers.put(page(["b/mine"], token="t"))
+    late.put(page(["a/late"]))
+    watched.source.answers.put(page(["b/too"]))
+    watched.source.listings_end()
     watched.model.poll()
-    assert watched.model.prefix == "b/"
-    assert len(watched.names) == 1
+    assert watched.names == ["mine", "too"]
 
 
 def test_history_goes_back_and_forward_and_a_new_way_ends_forward() -> None:

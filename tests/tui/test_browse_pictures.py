@@ -21,16 +21,19 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.dataset.formats import SampleFormat, encode
 from ossconsole.dataset.manifest import Manifest, Sample
 from ossconsole.storage.actions import Versioning
-from ossconsole.storage.details import ObjectDetails
+from ossconsole.storage.details import ObjectDetails, ObjectVersion
 from ossconsole.storage.errors import StorageError
+from ossconsole.storage.listing import ListingState
+from ossconsole.storage.multipart_uploads import UnfinishedUpload
 from ossconsole.storage.progress import ProgressLedger
 from ossconsole.storage.transfer import Download
-from ossconsole.tui.browse.dialogs import InputDialog, ListDialog, TypedConfirm
+from ossconsole.tui.browse.checkpoints import CompareScreen
+from ossconsole.tui.browse.dialogs import InputDialog, ListDialog, PictureScreen, TextDialog, TypedConfirm
 from ossconsole.tui.glyphs import ASCII
 from ossconsole.tui.screens.browse import BrowseScreen
 from tests.tui.browse_store import MemoryStore
 from tests.tui.conftest import AppMaker
-from tests.tui.fakes import SIMULATED, FakeServices
+from tests.tui.fakes import SIMULATED, START, FakeServices
 from tests.tui.snapshots import pictured
 from tests.tui.test_browse import Browser
 
@@ -187,6 +190,52 @@ async def working(browser: Browser) -> None:
     browser.screen.redraw()
 
 
+async def jobs(browser: Browser) -> None:
+    await working(browser)
+    await browser.press("J")
+    await browser.until(lambda: isinstance(browser.pilot.app.screen, ListDialog))
+
+
+async def comparing(browser: Browser) -> None:
+    assert isinstance(browser.screen.store, MemoryStore)
+    other = {"format": "ossconsole-checkpoint", "epoch": 4, "model": {"fc.weight": torch.ones(12, 512)}}
+    browser.screen.store.data["pair/a.pt"], browser.screen.store.data["pair/b.pt"] = checkpoint(), saved(other)
+    browser.screen.open_folder("pair/")
+    await browser.until(lambda: browser.screen.model.rows.count == 2)
+    await browser.press("a", "equals_sign")
+    await browser.until(lambda: isinstance(browser.pilot.app.screen, CompareScreen))
+
+
+async def picture(browser: Browser) -> None:
+    await browser.press("i")
+    await browser.until(lambda: isinstance(browser.pilot.app.screen, PictureScreen))
+
+
+async def uploads(browser: Browser) -> None:
+    await browser.press("U")
+    await browser.until(lambda: isinstance(browser.pilot.app.screen, ListDialog))
+
+
+async def buckets(browser: Browser) -> None:
+    await browser.press("o")
+    await browser.until(lambda: isinstance(browser.pilot.app.screen, ListDialog))
+
+
+async def address(browser: Browser) -> None:
+    await browser.goes_to("notes.json")
+    await browser.press("y")
+    await browser.until(lambda: isinstance(browser.pilot.app.screen, ListDialog))
+    await browser.press("enter")
+    await browser.until(lambda: isinstance(browser.pilot.app.screen, TextDialog))
+
+
+async def failed(browser: Browser) -> None:
+    error = "AccessDenied while listing oss://127/names/: no right (HTTP 403, EC 0003-00000001, request id 0A1B)."
+    browser.screen.model.listing.error = StorageError(error, remedy="Give this key the permission in RAM.")
+    browser.screen.model.listing.state = ListingState.FAILED
+    browser.screen.tick()
+
+
 PICTURES: dict[str, tuple[str, str, Callable[[Browser], Any]]] = {
     "bucket": ("", "", nothing),
     "names": ("names/", "", nothing),
@@ -206,6 +255,13 @@ PICTURES: dict[str, tuple[str, str, Callable[[Browser], Any]]] = {
     "downloading": ("names/", "", downloading),
     "bookmarks": ("names/", "", bookmarks),
     "working": ("", "", working),
+    "jobs": ("", "", jobs),
+    "compare": ("", "", comparing),
+    "picture": (f"{DATA}/train/ants/", "0.u8", picture),
+    "uploads": ("", "", uploads),
+    "buckets": ("", "", buckets),
+    "address": ("", "", address),
+    "failed": ("names/", "", failed),
 }
 
 
@@ -218,8 +274,13 @@ def test_pictures(
     folder, row, then = PICTURES[name]
 
     def details(_: Any, key: str) -> ObjectDetails:
+        versions = [
+            ObjectVersion("CAEQARiBgID8", is_latest=True, modified=int(START), size=66),
+            ObjectVersion("CAEQARiBgIC1", is_latest=False, modified=int(START) - 60, size=0, is_marker=True),
+            ObjectVersion("null", is_latest=False, modified=int(START) - 3600, size=64),
+        ]
         return ObjectDetails(
-            info=store.head(key), acl="private", tags=None, versions=[], unavailable={"tags": "AccessDenied"}
+            info=store.head(key), acl="private", tags=None, versions=versions, unavailable={"tags": "AccessDenied"}
         )
 
     async def prepare(pilot: Pilot[Any]) -> None:
@@ -232,6 +293,10 @@ def test_pictures(
 
     monkeypatch.setattr("ossconsole.tui.screens.browse.object_details", details)
     monkeypatch.setattr("ossconsole.tui.browse.working.versioning", lambda _: Versioning.ENABLED)
+    unfinished = [UnfinishedUpload("big/one.tar", "0004B9", int(START), 12, 100 << 20)]
+    monkeypatch.setattr("ossconsole.tui.browse.working.list_uploads", lambda *_: unfinished)
+    monkeypatch.setattr("ossconsole.tui.browse.working.presigned_url", lambda *_: "http://127.0.0.1:9000/signed")
+    monkeypatch.setattr("ossconsole.tui.screens.browse._REST_BEFORE_READING_S", 0.01)
     monkeypatch.setattr("ossconsole.tui.browse.working.Path.cwd", lambda: Path("/data"))
     services = FakeServices(stores=dict.fromkeys(EndpointKind, store))  # type: ignore[arg-type]
     assert snap_compare(make_app(services, "browse"), terminal_size=size, run_before=prepare)

@@ -321,7 +321,8 @@ def _full(full: ObjectDetails, width: int) -> list[Line]:
     for version in full.versions or []:
         what = "deleted" if version.is_marker else size(version.size)
         latest = ", latest" if version.is_latest else ""
-        lines += pair(safe_text(version.version_id)[:10], f"{moment(version.modified)} {what}{latest}", width)
+        short = shorten_middle(safe_text(version.version_id), _LABEL - 2)
+        lines += pair(short, f"{moment(version.modified)} {what}{latest}", width)
     lines += [Line(), _title("Headers")]
     for name, value in sorted(full.info.headers.items()):
         lines += [Line((f" {safe_text(name)}", "dim")), Line((f"   {safe_text(value)}", "text"))]

@@ -127,7 +127,7 @@ class Moving(BrowseBase):
             name = await self.app.push_screen_wait(InputDialog("Bucket", f"{error.message}\n\nName a bucket:"))
         else:
             rows = [
-                Line((f" {safe_text(b.name):<36}", "text"), (f"{b.region:<18}{moment(b.created)}", "dim"))
+                Line((f" {safe_text(b.name):<36}", "text"), (f"{b.region:<18}{moment(b.created)[:10]}", "dim"))
                 for b in buckets
             ]
             answer = await self.app.push_screen_wait(ListDialog("Buckets of the account", rows))
