@@ -11,6 +11,7 @@ import click
 from ossconsole.cli.options import OpenTarget, Target, profile_options
 from ossconsole.cli.unattended import Printing, stopping_on_signals
 from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.environment import start_resource_tracker
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.profile import Profile
 from ossconsole.config.settings_file import OnHangup, load_settings
@@ -99,6 +100,7 @@ def train(*, target: Target, as_json: bool, endpoint: str, **options: Any) -> in
         printing = Printing(_print_json if as_json else _print_line)
         run = TrainingRun(opened.profile, opened.credentials, settings, place=place, on_event=printing)
         printing.stop = run.stop
+        start_resource_tracker()
         with stopping_on_signals(run, on_hangup) as signalled, ControlServer(_Workplace(opened.profile, run)):
             run.start()
             while not run.wait(_POLL_S):

@@ -13,6 +13,7 @@ from collections import deque
 
 import msgspec
 
+from ossconsole.config.environment import without_credentials
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.prepare import Recipe
 from ossconsole.dataset.worker import Channel, Done, Task
@@ -22,8 +23,6 @@ DEADLINE_S = 120.0
 
 _STOP_TIMEOUT_S = 2.0
 _BUFFER_BYTES = 1 << 20
-# What a picture decoder has no need to know.
-_PRIVATE_VARIABLES = ("OSS_", "ALIBABA_CLOUD_", "ALIBABACLOUD_", "ALICLOUD_")
 
 
 class WorkerLostError(ConsoleError):
@@ -46,7 +45,6 @@ class Crew:
             for end in pair:
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
         theirs = [end for _, end in pairs]
-        environment = {name: text for name, text in os.environ.items() if not name.startswith(_PRIVATE_VARIABLES)}
         process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-m", "ossconsole.dataset.worker", *(str(end.fileno()) for end in theirs)],
             stdin=subprocess.DEVNULL,
@@ -55,7 +53,7 @@ class Crew:
             pass_fds=[end.fileno() for end in theirs],
             start_new_session=True,  # Ctrl-C is for the parent, which decides what becomes of the work
             # A file named PIL.py in the folder that the console was started in is no library.
-            env={**environment, "PYTHONSAFEPATH": "1"},
+            env={**without_credentials(), "PYTHONSAFEPATH": "1"},
         )
         with self._lock:
             self._processes.append(process)

@@ -18,6 +18,7 @@ import msgspec
 
 from ossconsole.config.credentials import Credentials
 from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.environment import without_credentials
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.profile import Profile
 from ossconsole.config.secret import Secret
@@ -29,8 +30,6 @@ DATASET_PREFIX = "dataset/sample"
 CHECKPOINT_PREFIX = "checkpoints"
 _LOG_LINES_SHOWN = 4
 _STOP_TIMEOUT_S = 5.0
-# Credentials of the real service have no business in the sandbox's environment.
-_PRIVATE_VARIABLES = ("OSS_", "ALIBABA_CLOUD_", "ALIBABACLOUD_", "ALICLOUD_")
 
 # Keeps buffers of request size on the heap instead of mapping and faulting in fresh pages for each (glibc).
 _MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(256 << 20)}
@@ -177,7 +176,7 @@ def spawn(directory: Path, options: Sequence[str], timeout_s: float) -> tuple[su
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
-            env=_child_environment(),
+            env={**_MALLOC, **without_credentials()},
             start_new_session=True,
         )
     try:
@@ -185,11 +184,6 @@ def spawn(directory: Path, options: Sequence[str], timeout_s: float) -> tuple[su
     except BaseException:
         end(process)
         raise
-
-
-def _child_environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(_PRIVATE_VARIABLES)}
-    return {**_MALLOC, **kept}
 
 
 def _read_info(process: subprocess.Popen[bytes], directory: Path, timeout_s: float) -> SandboxInfo:

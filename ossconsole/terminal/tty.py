@@ -14,10 +14,10 @@ import sys
 import termios
 import threading
 from collections.abc import Iterator
-from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from ossconsole.config.environment import start_resource_tracker
 from ossconsole.config.errors import SettingsError
 from ossconsole.terminal.files import open_private
 
@@ -202,7 +202,7 @@ def owned_terminal(log_path: Path) -> Iterator[OwnedTerminal]:
     os.dup2(log, 2)
     # A helper of multiprocessing that must start before sys.stderr changes: it inherits that file, and inside a
     # running App it could not start at all.
-    resource_tracker.ensure_running()
+    start_resource_tracker()
     os.close(log)
     faulthandler.enable(2)
     sys.stdout = sys.stderr = sys.__stdout__ = sys.__stderr__ = file  # type: ignore[misc]

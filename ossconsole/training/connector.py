@@ -69,7 +69,10 @@ def native() -> Any:
 
 
 def keep_native_prints_off(log: Path) -> None:
-    """Sends this process's standard output and error to `log` (0600): the connector prints before it opens its own."""
+    """Sends this process's standard output and error to `log` (0600): the connector prints before it opens its own,
+    and gives that one whatever mode the process leaves it.
+    """
+    os.umask(0o077)
     log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(descriptor, 1)

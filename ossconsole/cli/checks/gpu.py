@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 import msgspec
 
 from ossconsole.config.checks import Check, fail, ok, warn
+from ossconsole.config.environment import without_credentials
 from ossconsole.telemetry.driver import Driver, read_driver
 from ossconsole.telemetry.gpu import GpuReader
 from ossconsole.telemetry.samples import GpuSnapshot
@@ -62,7 +63,9 @@ def torch_checks(limit_s: float) -> list[Check]:
         return [fail("torch", detail, f"pip install {' '.join(missing)}"), warn("cuda", "Not known without torch.")]
     command = (sys.executable, "-m", "ossconsole.training.selfcheck")
     try:
-        done = subprocess.run(command, capture_output=True, timeout=limit_s, check=False)  # noqa: S603
+        done = subprocess.run(  # noqa: S603
+            command, capture_output=True, timeout=limit_s, check=False, env=without_credentials()
+        )
     except subprocess.TimeoutExpired:
         detail = f"{installed}: still loading after {limit_s:.0f} s."
         return [warn("torch", detail, "Run it again: the second time is faster."), warn("cuda", "Not known yet.")]
