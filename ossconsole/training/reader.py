@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import fastcrc
 import numpy as np
 import numpy.typing as npt
 import tenacity
 
+from ossconsole.config.connector import load_connector_config
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.training.buffers import SharedBuffer
 from ossconsole.training.connector import ConnectorSettings, keep_native_prints_off, native
@@ -73,8 +75,21 @@ _MOST_TARS = 200  # opened in the life of a reader: the connector 1.2.3 leaves a
 _READ_IN_PASSING = 2 << 20  # bytes; what the connector 1.2.3 reads of a tar at once, as seen in the sandbox's log
 
 
+_CONCURRENCY = "datasetConfig.prefetchConcurrency"
+_USUAL_CONCURRENCY = 24  # the connector's default, for a file that does not say
+
+
 class EndpointFailedError(Exception):
     """The endpoint did not deliver samples that may well be there."""
+
+
+class _Begun(NamedTuple):
+    """A batch that is being fetched while the one before it is read; `at` on the clock of `time.perf_counter`."""
+
+    request: ReadRequest
+    endpoint: EndpointKind
+    objects: Iterator[Any]
+    at: float
 
 
 class SampleReader:
@@ -103,6 +118,12 @@ class SampleReader:
         self._opened: dict[EndpointKind, Any] = {}
         self._tars: OrderedDict[tuple[EndpointKind, str], Any] = OrderedDict()
         self._tars_opened = 0
+        self._upcoming: ReadRequest | None = None
+        self._begun: _Begun | None = None
+        # Objects that are all being fetched already. With more left than that, those of the next batch can take the
+        # places that the rest of this one needs, and neither goes on (seen with 1.2.3).
+        configured = load_connector_config(settings.config_path).get(_CONCURRENCY, _USUAL_CONCURRENCY)
+        self._surely_fetching = int(configured) * 3 // 4
         keep_native_prints_off(settings.native_log)
 
     @property
@@ -110,8 +131,23 @@ class SampleReader:
         """Whether it is time for a new process to take over."""
         return self._tars_opened >= _MOST_TARS
 
-    def read(self, request: ReadRequest) -> ReadResult:
-        """Reads one batch into its slot, with retries."""
+    def close(self) -> None:
+        """Lets go of what is being fetched; the connector crashes when that outlives it."""
+        self._begun = None
+        self._tars.clear()
+        self._opened.clear()
+
+    def take_upcoming(self) -> ReadRequest | None:
+        """The request that `read` took from `more`; it is to be read next."""
+        upcoming, self._upcoming = self._upcoming, None
+        return upcoming
+
+    def read(self, request: ReadRequest, more: Callable[[], ReadRequest | None] = lambda: None) -> ReadResult:
+        """Reads one batch into its slot, with retries.
+
+        Towards its end it asks `more` for the next request and has that fetched, so that the connector is never idle
+        between two batches.
+        """
         attempt = _Attempt(request, self._slots[request.slot])
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(EndpointFailedError),
@@ -121,14 +157,17 @@ class SampleReader:
         )
         failed = ""
         try:
-            retrying(self._read, attempt)
+            retrying(self._read, attempt, more)
         except EndpointFailedError as error:
             failed = str(error)
         return attempt.result(failed, retries=retrying.statistics["attempt_number"] - 1)
 
-    def _read(self, attempt: _Attempt) -> None:
+    def _read(self, attempt: _Attempt, more: Callable[[], ReadRequest | None]) -> None:
         """Reads what is still missing of the batch; the switch may have been turned since the last try."""
-        attempt.begin(self._switch.endpoint)
+        begun, self._begun = self._begun, None
+        if begun is not None and begun.request is not attempt.request:
+            begun = None
+        attempt.begin(*((begun.endpoint, begun.at) if begun else (self._switch.endpoint, time.perf_counter())))
         if not attempt.missing:  # a rank's share of the last batch may be empty
             return
         try:
@@ -136,12 +175,27 @@ class SampleReader:
                 for member in self._members(attempt.endpoint, attempt.request):
                     attempt.take_member(member)
             else:
-                for obj in self._objects(attempt.endpoint, attempt.request, attempt.missing):
+                objects = begun.objects if begun else self._objects(attempt.endpoint, attempt.request, attempt.missing)
+                for obj in objects:
                     attempt.take(obj)
+                    # To let go of what fails takes the connector long: nothing more is begun then.
+                    if len(attempt.missing) <= self._surely_fetching and not attempt.failures:
+                        self._begin_early(more)
         except RuntimeError as error:  # the connector's only exception
-            raise EndpointFailedError(str(error)) from error
+            attempt.failures.append(str(error))
         if attempt.failures or attempt.missing:
+            self._begun = None  # what the next batch holds ready would be missing when this one is tried again
             raise EndpointFailedError(attempt.failures[0] if attempt.failures else "not all samples arrived")
+
+    def _begin_early(self, more: Callable[[], ReadRequest | None]) -> None:
+        """Has the next request fetched, if there is one."""
+        if self._begun is not None:
+            return
+        self._upcoming = request = self._upcoming or more()
+        if request is not None and request.keys and not request.runs:
+            kind, at = self._switch.endpoint, time.perf_counter()
+            with contextlib.suppress(RuntimeError):  # it fails again in its turn, and is told then
+                self._begun = _Begun(request, kind, self._objects(kind, request, list(range(len(request.keys)))), at)
 
     def _tar(self, kind: EndpointKind, key: str) -> Any:
         """A connector for one tar: the one that has opened a tar gives that one's members for any other (1.2.3)."""
@@ -202,12 +256,12 @@ class _Attempt:
     def missing(self) -> list[int]:
         return list(self._pending)
 
-    def begin(self, kind: EndpointKind) -> None:
+    def begin(self, kind: EndpointKind, at: float) -> None:
         self.endpoint = kind
         self.failures = []
         settled = {bad.position for bad in self._bad}
         self._pending = [i for i in range(len(self._done)) if not self._done[i] and i not in settled]
-        self._begun = time.perf_counter()
+        self._begun = at
 
     def take(self, obj: Any) -> None:
         """Reads the next object of the try into its row."""

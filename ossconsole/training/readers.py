@@ -163,9 +163,11 @@ def _serve(pipe: Connection, new_reader: Callable[..., SampleReader], number: in
     reader = new_reader(number=number)
     while True:
         try:
-            request = pipe.recv()
+            request = reader.take_upcoming() or pipe.recv()
+            result = reader.read(request, more=lambda: pipe.recv() if pipe.poll() else None)
         except EOFError:
             return
-        pipe.send(reader.read(request))
+        pipe.send(result)
         if reader.worn_out:
+            reader.close()
             return
