@@ -35,6 +35,7 @@ FIELDS = (
     Field("max_steps", "Max steps", "end after so many steps; 0: no limit"),
     Field("batch_size", "Batch size", "samples per step"),
     Field("workers", "Workers", "reader processes, one at least"),
+    Field("processes", "GPUs", "train on so many of this machine's; 0: on all of them"),
     Field("endpoint", "Endpoint", "where the first batches come from"),
     Field("switch_every", "Switch every", "alternate endpoints every N steps; 0: by hand"),
     Field("learning_rate", "Learning rate", "the peak; it warms up, then follows a cosine to 0"),
