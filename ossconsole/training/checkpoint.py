@@ -19,7 +19,7 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.training.connector import ConnectorSettings
-from ossconsole.training.model import load_untrusted
+from ossconsole.training.model import MAX_WEIGHTS_BYTES, load_untrusted
 from ossconsole.training.writer import CheckpointWriter
 
 FORMAT = "ossconsole-checkpoint"
@@ -206,11 +206,16 @@ _URI = re.compile(r"^oss://(?P<bucket>[^/]+)/(?P<key>.+)$")
 
 
 def fetch_uri(store: ObjectStore, uri: str) -> bytes:
-    """The object of an `oss://bucket/key`. Raises ConsoleError when it is in another bucket than the profile's."""
+    """The object of an `oss://bucket/key`. Raises ConsoleError when it is in another bucket than the profile's, or
+    larger than weights can be.
+    """
     match = _URI.match(uri)
     if match is None or match["bucket"] != store.profile.bucket:
         raise ConsoleError(
             f"{uri} is not an object of the bucket {store.profile.bucket}.",
             remedy=f"Give oss://{store.profile.bucket}/<key>, or another --profile.",
         )
+    size = store.head(match["key"]).size
+    if size > MAX_WEIGHTS_BYTES:  # before it fills the memory
+        raise ConsoleError(f"{uri} has {size:,} bytes; that is no ResNet-18.", remedy="Choose another object.")
     return store.get(match["key"])

@@ -38,7 +38,7 @@ from ossconsole.storage.multipart_uploads import list_uploads
 from ossconsole.telemetry import events
 from ossconsole.telemetry.record import RunRecord, read_events
 from ossconsole.telemetry.runs import list_runs
-from ossconsole.training.checkpoint import Progress, pack, unpack
+from ossconsole.training.checkpoint import Progress, fetch_uri, pack, unpack
 
 FEW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 DEEP = 5_000
@@ -282,6 +282,13 @@ def test_a_damaged_manifest_is_read_or_refused(replies: Replies, anywhere: Objec
         assert all(".." not in sample.key.split("/") for split in found.splits.values() for sample in split)
 
     check()
+
+
+def test_weights_that_would_fill_the_memory_are_not_fetched(replies: Replies, anywhere: ObjectStore) -> None:
+    replies.status, replies.body = 200, b""
+    replies.headers = {"Content-Length": str(1 << 40), "ETag": '"x"', "Last-Modified": "Sun, 22 Nov 2026 14:46:15 GMT"}
+    with pytest.raises(ConsoleError, match="that is no ResNet-18"):
+        fetch_uri(anywhere, "oss://127/large.pt")
 
 
 # Checkpoints

@@ -394,6 +394,24 @@ async def test_a_new_profile_takes_its_endpoints_from_the_region(make_app: AppMa
     assert profile.accelerated_endpoint == "https://cn-hangzhou-j-internal.oss-data-acc.aliyuncs.com"
 
 
+async def test_plain_http_to_another_machine_asks_first(make_app: AppMaker, profiles: Settings) -> None:
+    app = make_app(setup_services(), "setup")
+    async with app.run_test(size=SMALL) as pilot:
+        await settle(pilot)
+        await press(pilot, "e")
+        app.screen.query_one("#field-accelerated_endpoint", Input).value = "http://cache.example.com"
+        await press(pilot, "ctrl+s")
+        assert top(app, ProfileForm)
+        assert "has no TLS" in plain(app)
+        assert "save once more to use it all the same" in plain(app)
+        await press(pilot, "ctrl+s")
+        await settle(pilot)
+        assert not top(app, ProfileForm)
+    saved = load_settings().profile(profiles.active)
+    assert saved.accelerated_endpoint == "http://cache.example.com"
+    assert saved.plain_http == "allowed"
+
+
 @pytest.mark.parametrize(
     ("endpoint", "words"),
     [
