@@ -218,13 +218,10 @@ class BrowseScreen(Moving, Working, Checkpoints):
             self.detail = None
         else:
             self.detail = Detail(rows.key(row), rows.is_folder(row))
-            if not rows.is_folder(row) and self._pane_shows:
+            # Also where the pane has no room: what can be done with it depends on what it holds.
+            if not rows.is_folder(row) and not self.has_class("-too-small"):
                 self._waiting = self.set_timer(_REST_BEFORE_READING_S, self.read_detail)
         self._draw_detail()
-
-    @property
-    def _pane_shows(self) -> bool:
-        return bool(self.side.display) and not self.has_class("-too-small")
 
     def read_detail(self, *, full: bool = False) -> None:
         """Reads what is shown of the object under the cursor; `full` also asks for ACL, tags and versions."""
