@@ -129,7 +129,7 @@ class PartedUpload:
     def _resume(self, fresh: _Memory) -> tuple[_Memory, dict[int, str]]:
         """The upload to go on with and the ETags of its parts; a new one where there is none of this very file."""
         try:
-            known = decode_json(self._memory_path.read_bytes(), _Memory)
+            known: _Memory | None = decode_json(self._memory_path.read_bytes(), _Memory)
         except (OSError, msgspec.DecodeError):
             known = None
         if known is not None and (known.size, known.mtime_ns) == (fresh.size, fresh.mtime_ns):

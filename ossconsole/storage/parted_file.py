@@ -124,7 +124,7 @@ class PartedFile:
 
     def _resume(self) -> set[int]:
         try:
-            journal = decode_json(self._journal_path.read_bytes(), _Journal)
+            journal: _Journal = decode_json(self._journal_path.read_bytes(), _Journal)
         except (FileNotFoundError, msgspec.DecodeError):
             return set()
         same = (journal.etag, journal.size, journal.part_size) == (self.info.etag, self.info.size, self._part_size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,7 @@ def test_changing_the_acl_makes_no_version(versioned: Any) -> None:
 
 
 def test_what_is_not_done_is_said(versioned: Any) -> None:
-    refusals = (
+    refusals: tuple[Callable[[], Any], ...] = (
         lambda: versioned.get_object("old", params={"versionId": "null"}),
         lambda: versioned.put_bucket_versioning(oss2.models.BucketVersioningConfig("Suspended")),
         lambda: versioned.list_object_versions(delimiter="/"),
