@@ -77,6 +77,7 @@ def plan_upload(
     Raises ConsoleError when the source, the settings or the dataset prefix are no good.
     """
     settings.recipe.check()
+    profile = settings.placed(profile)
     layout = Layout(settings.source)
     store, prefix = ObjectStore(profile, credentials), profile.dataset_prefix
     with tempfile.TemporaryDirectory(prefix="ossconsole-plan-") as folder, contextlib.closing(store):

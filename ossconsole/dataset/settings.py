@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from ossconsole.config.profile import Profile
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.prepare import Recipe
 
@@ -20,7 +21,7 @@ class UploadSettings(msgspec.Struct, frozen=True, kw_only=True):
     `size` is in pixels (the short side with `keep_ratio`), `seed` fixes the random crops of tensor-f32, `workers` are
     preparation processes (0: one per core), `parallelism` samples sent at once, `bandwidth` bytes per second (None: no
     cap). With `prune`, samples whose files are gone from the source are deleted from the bucket. `per_shard` samples go
-    into one tar (0: each becomes an object of its own).
+    into one tar (0: each becomes an object of its own). `prefix` is the dataset's ("": the profile's).
     """
 
     source: Path
@@ -33,6 +34,7 @@ class UploadSettings(msgspec.Struct, frozen=True, kw_only=True):
     bandwidth: float | None = None
     prune: bool = False
     per_shard: int = 0
+    prefix: str = ""
 
     @property
     def recipe(self) -> Recipe:
@@ -41,3 +43,7 @@ class UploadSettings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def worker_count(self) -> int:
         return self.workers or len(os.sched_getaffinity(0))
+
+    def placed(self, profile: Profile) -> Profile:
+        """The profile with the dataset prefix that was chosen."""
+        return msgspec.structs.replace(profile, dataset_prefix=self.prefix.strip("/")) if self.prefix else profile

@@ -56,7 +56,7 @@ class UploadJob:
     def __init__(self, profile: Profile, credentials: CredentialSource, settings: UploadSettings) -> None:
         """Raises SettingsError when the settings make no sense."""
         settings.recipe.check()
-        self.profile = profile
+        self.profile = profile = settings.placed(profile)
         self.settings = settings
         self.error: ConsoleError | None = None
         """Why the upload ended early."""

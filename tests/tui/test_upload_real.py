@@ -92,21 +92,27 @@ async def test_from_form_to_manifest_and_what_failed_once_more(
     store.close()
 
 
-async def test_shards_are_chosen_on_the_form(make_app: AppMaker, sandboxed_bucket: Sandboxed, tmp_path: Path) -> None:
+async def test_shards_and_another_place_are_chosen_on_the_form(
+    make_app: AppMaker, sandboxed_bucket: Sandboxed, tmp_path: Path
+) -> None:
     services = RealUploads(sandboxed_bucket.profile("screen-shards"), sandboxed_bucket)
     app = make_app(services, "upload")
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(pilot)
         app.screen.query_one("#source", Input).value = str(make_pictures(tmp_path / "pictures", train=3, val=1))
         app.screen.query_one("#stored", Select).value = "100"
+        app.screen.query_one("#prefix", Input).value = "/screen-shards/elsewhere/"
         await settle(pilot)
         await pilot.press("ctrl+s")
         await settle(pilot)
         assert "in tars of 100" in shown(app)
+        assert "oss://127/screen-shards/elsewhere" in shown(app)
         await pilot.press("ctrl+s", "p")
         assert running(services).wait(WAIT_S).uploaded == 4
+        await settle(pilot)
+        assert "--dataset-prefix screen-shards/elsewhere" in shown(app)
     store = sandboxed_bucket.store()
-    shards = read_shard_list(store, "screen-shards/data").shards
+    shards = read_shard_list(store, "screen-shards/elsewhere").shards
     assert [(shard.tar, len(shard.samples)) for shard in shards] == [
         ("train/shard-00000.tar", 3),
         ("val/shard-00000.tar", 1),

@@ -24,7 +24,7 @@ from ossconsole.tui import actions, memory
 from ossconsole.tui.screens.base import ConsoleScreen
 from ossconsole.tui.screens.prompt import PromptScreen
 from ossconsole.tui.services import OwnUploadHandle
-from ossconsole.tui.text import Line
+from ossconsole.tui.text import Line, safe
 from ossconsole.tui.upload import painting
 from ossconsole.tui.upload.painting import Paper
 from ossconsole.tui.upload.picker import SourcePicker
@@ -34,7 +34,7 @@ from ossconsole.tui.widgets.panel import Panel
 FORMATS = tuple((str(kind), str(kind)) for kind in SampleFormat)
 SIZES = (64, 96, 128, 160, 224, 256, 384)
 SHAPES = (("square", "square"), ("ratio kept", "ratio"))
-STORES = (("one object each", "0"), ("tars of 100", "100"), ("tars of 1,000", "1000"))
+STORES = (("objects", "0"), ("tars of 100", "100"), ("tars of 1,000", "1000"))
 FORM = "upload"
 _RECENT = 8
 
@@ -66,6 +66,8 @@ class UploadScreen(ConsoleScreen):
             yield Select(SHAPES, value="square", allow_blank=False, compact=True, id="shape")
             yield Label("Stored")
             yield Select(STORES, value="0", allow_blank=False, compact=True, id="stored")
+            yield Label("To")
+            yield Input(placeholder="the profile's dataset prefix", compact=True, id="prefix")
         yield Panel(self._heading, id="upload-heading")
         with Horizontal(id="upload-top"):
             yield Panel(self._paint, id="upload-panel")
@@ -108,7 +110,9 @@ class UploadScreen(ConsoleScreen):
         if handle is not None and not self.has_class("-form"):
             if handle.alive:
                 return painting.progress_lines(paper, handle.progress(), handle.source)
-            return painting.end_lines(paper, handle.progress(), handle.summary(), handle.source)
+            own = self.services.own_upload
+            prefix = own.settings.prefix if own is not None and not handle.elsewhere else ""
+            return painting.end_lines(paper, handle.progress(), handle.summary(), handle.source, prefix)
         if self._looking is not None:
             return painting.looking_lines(paper, self._seen)
         if self._plan is not None:
@@ -119,7 +123,10 @@ class UploadScreen(ConsoleScreen):
     @property
     def _prefix(self) -> str:
         profile = self.services.profile
-        return f"oss://{profile.bucket}/{profile.dataset_prefix}" if profile else "the sandbox, which is still starting"
+        if profile is None:
+            return "the sandbox, which is still starting"
+        chosen = self.query_one("#prefix", Input).value.strip().strip("/")
+        return safe(f"oss://{profile.bucket}/{chosen or profile.dataset_prefix}")
 
     @property
     def _own(self) -> OwnUploadHandle | None:
@@ -142,6 +149,7 @@ class UploadScreen(ConsoleScreen):
             size=int(str(self.query_one("#size", Select).value)),
             keep_ratio=self.query_one("#shape", Select).value == "ratio",
             per_shard=int(str(self.query_one("#stored", Select).value)),
+            prefix=self.query_one("#prefix", Input).value.strip().strip("/"),
         )
         try:
             settings.recipe.check()
@@ -154,6 +162,7 @@ class UploadScreen(ConsoleScreen):
         known = memory.recall(FORM, profile)
         recent = known.get("recent") or [""]
         self.query_one("#source", Input).value = str(recent[0])
+        self.query_one("#prefix", Input).value = str(known.get("prefix", ""))
         choices = {"format": FORMATS, "size": [(px, str(px)) for px in SIZES], "shape": SHAPES, "stored": STORES}
         for name, offered in choices.items():
             if known.get(name) in {value for _, value in offered}:
@@ -175,6 +184,7 @@ class UploadScreen(ConsoleScreen):
             "size": str(settings.size),
             "shape": "ratio" if settings.keep_ratio else "square",
             "stored": str(settings.per_shard),
+            "prefix": settings.prefix,
         }
         try:
             memory.remember(FORM, profile.name, values)

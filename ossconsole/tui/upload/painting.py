@@ -244,8 +244,13 @@ def _workers(paper: Paper, progress: UploadProgress, room: int) -> list[Line]:
 # Afterwards
 
 
-def end_lines(paper: Paper, progress: UploadProgress, summary: UploadSummary, source: str) -> list[Line]:
-    """How it ended: the counts, what is left to do, and every failure that there is room for."""
+def end_lines(
+    paper: Paper, progress: UploadProgress, summary: UploadSummary, source: str, prefix: str = ""
+) -> list[Line]:
+    """How it ended: the counts, what is left to do, and every failure that there is room for.
+
+    `prefix` where the dataset went to another place than the profile's.
+    """
     lines = [
         bar(paper, progress),
         paper.row("source", safe(source)),
@@ -266,7 +271,7 @@ def end_lines(paper: Paper, progress: UploadProgress, summary: UploadSummary, so
     if summary.unknown:
         lines.append(paper.row("unknown", f"{summary.unknown:,} objects below the prefix are none of this dataset's"))
     lines += _ending_notes(paper, summary, paper.height - len(lines) - 2)
-    return [*lines, Line(), Line((_next(progress, summary), "primary"))]
+    return [*lines, Line(), Line((_next(progress, summary, prefix), "primary"))]
 
 
 def _ending_notes(paper: Paper, summary: UploadSummary, room: int) -> list[Line]:
@@ -282,7 +287,9 @@ def _ending_notes(paper: Paper, summary: UploadSummary, room: int) -> list[Line]
     return lines
 
 
-def _next(progress: UploadProgress, summary: UploadSummary) -> str:
+def _next(progress: UploadProgress, summary: UploadSummary, prefix: str) -> str:
     if progress.phase is Phase.DONE and not summary.failed:
+        if prefix:
+            return f" n for another upload; to train: --dataset-prefix {safe(prefix)}"
         return " n for another upload, 4 to train on this one"
     return " r goes on with what is missing, n for another upload"

@@ -22,6 +22,8 @@ class _SourceTree(DirectoryTree):
     """Folders, archives and tables; nothing hidden."""
 
     show_root = True
+    # Emoji are two cells wide in some terminals and one in others.
+    ICON_NODE, ICON_NODE_EXPANDED, ICON_FILE = "+ ", "- ", "  "
 
     def filter_paths(self, paths: Iterable[Path]) -> Iterable[Path]:
         return [path for path in paths if not path.name.startswith(".") and (_is_source_file(path) or path.is_dir())]
