@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pytest
-
-from tests.faults.operations import OPERATIONS
+if TYPE_CHECKING:
+    import pytest
 
 _NO_BODY = "its replies have no body"
 _IN_THREADS = "works in threads of the console, not in a process"
@@ -31,13 +30,13 @@ REASONS: dict[str, dict[str, str]] = {
 }
 """Why a fault does not apply to an operation."""
 
-_COLUMNS = {kind.__name__: name for name, kind in OPERATIONS.items()}
-
 
 class Collector:
     """Takes the cells from the reports of the tests; see `note` in test_matrix."""
 
-    def __init__(self) -> None:
+    def __init__(self, operations: dict[str, str]) -> None:
+        """`operations` are the columns: titles by the name of the class."""
+        self._operations = operations
         self.cells: dict[tuple[str, str], dict[str, str]] = {}
         self.failed = 0
 
@@ -57,11 +56,11 @@ class Collector:
             text = f"told after {seconds:.1f} s"
         else:
             text = f"outlasted, {total:.1f} s" + (f" (told after {seconds:.1f} s)" if message else "")
-        self.cells.setdefault((fault, _COLUMNS[operation]), {})[how] = text
+        self.cells.setdefault((fault, self._operations[operation]), {})[how] = text
 
     def markdown(self) -> str:
         """One row per fault; in a cell first what happens once, then what stays."""
-        columns = list(OPERATIONS)
+        columns = list(self._operations.values())
         lines = ["| fault | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
         for fault in dict.fromkeys(fault for fault, _ in self.cells):
             row = [
@@ -78,7 +77,12 @@ class Collector:
 
 
 def main() -> int:
-    collector = Collector()
+    # Not above: processes that the tests spawn import this module, and torch would take them longer than a deadline.
+    import pytest
+
+    from tests.faults.operations import OPERATIONS
+
+    collector = Collector({kind.__name__: name for name, kind in OPERATIONS.items()})
     options = ["-q", "--no-header", "-m", "slow or not slow", str(Path(__file__).parent), *sys.argv[1:]]
     code = pytest.main(options, plugins=[collector])
     sys.stdout.write(f"\n{collector.markdown()}\n")
