@@ -19,7 +19,6 @@ from ossconsole.config.resolve import Resolution
 from ossconsole.telemetry.sampler import Sampler, TelemetrySample
 from ossconsole.terminal.logs import register_secret
 from ossconsole.training.claim import ClaimedError
-from ossconsole.training.run import TrainingRun
 from ossconsole.training.settings import TrainSettings
 from ossconsole.tui.services import RunHandle, Setting, Stage, StageState, UploadHandle
 
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from ossconsole.storage.client import ObjectStore
     from ossconsole.training.attached import AttachedUpload
     from ossconsole.training.control import ControlServer
+    from ossconsole.training.run import TrainingRun
 
 log = logging.getLogger(__name__)
 
@@ -204,6 +204,8 @@ class Application:
         return BucketSetup(opened.profile, opened.credentials, self.readonly)
 
     def start_run(self, settings: TrainSettings) -> RunHandle:
+        from ossconsole.training.run import TrainingRun
+
         self._refuse_readonly()
         opened = self._ready()
         if self._run is not None and self._run.alive:

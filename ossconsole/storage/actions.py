@@ -6,16 +6,17 @@ import enum
 import functools
 import threading
 from collections.abc import Iterator, Sequence
-
-import oss2
+from typing import TYPE_CHECKING
 
 from ossconsole.config.errors import ConsoleError, SettingsError
-from ossconsole.storage.client import DELETE_BATCH_SIZE, ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.job import Job
 from ossconsole.storage.names import safe_text
 from ossconsole.storage.objects import ARCHIVED, ObjectSummary
 from ossconsole.storage.usage import Source, objects_of, source_key
+
+if TYPE_CHECKING:
+    from ossconsole.storage.client import ObjectStore
 
 MAX_URL_LIFE_S = 7 * 24 * 3600  # of a V4 presigned URL
 _DELETE_THREADS = 3  # a batch is 1,000 objects, and OSS counts each of them as a request
@@ -35,6 +36,8 @@ class Delete(Job):
         self.pool(self._batches(), self._delete)
 
     def _batches(self) -> Iterator[list[ObjectSummary]]:
+        from ossconsole.storage.client import DELETE_BATCH_SIZE
+
         batch: list[ObjectSummary] = []
         for found in self.counted(objects_of(self._store, self._sources)):
             batch.append(found)
@@ -137,6 +140,8 @@ class Copy(Job):
         self._store.delete(key)
 
     def _copy_parts(self, found: ObjectSummary, target: str) -> None:
+        import oss2
+
         sdk, action = self._store.sdk, f"copying {self._store.uri(safe_text(found.key))} in parts"
         headers = {} if self._replace else {"x-oss-forbid-overwrite": "true"}
         info = self._store.head(found.key)
@@ -180,6 +185,8 @@ class Restore(Job):
 
     `asked` and `under_way` count the objects for which that was asked for now, and before.
     """
+
+    passed_over = "not archived"
 
     def __init__(self, store: ObjectStore, sources: Sequence[Source]) -> None:
         super().__init__(f"Restore in {store.uri()}")

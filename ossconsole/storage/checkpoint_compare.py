@@ -5,14 +5,17 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.storage.checkpoint_file import Checkpoint, TensorRow
 from ossconsole.storage.names import safe_text
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 _NUMPY_DTYPES = {
     **{name: name for name in ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")},
@@ -85,6 +88,8 @@ def tensor_distances(
 
 
 def _distance(name: str, left: npt.NDArray[np.float64], right: npt.NDArray[np.float64]) -> TensorDistance:
+    import numpy as np
+
     squares = norm = largest = 0.0
     for start in range(0, left.size, _SLICE):
         a, b = left[start : start + _SLICE], right[start : start + _SLICE]
@@ -97,6 +102,8 @@ def _distance(name: str, left: npt.NDArray[np.float64], right: npt.NDArray[np.fl
 
 def _elements(archive: zipfile.ZipFile, root: str, row: TensorRow) -> npt.NDArray[np.float64]:
     """The tensor's elements in its own order, as float64."""
+    import numpy as np
+
     tensor = row.tensor
     if row.dtype not in _NUMPY_DTYPES:
         raise ValueError(f"{row.dtype} has no norm here")

@@ -8,16 +8,18 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.names import safe_text
 from ossconsole.storage.pickle_objects import Opaque, Tensor
 from ossconsole.storage.pickle_walk import MAX_PICKLE_BYTES, NotAPickleError, walk_pickle
 from ossconsole.storage.ranged_file import BudgetError, RangedFile
+
+if TYPE_CHECKING:
+    from ossconsole.storage.client import ObjectStore
 
 OWN_FORMAT = "ossconsole-checkpoint"
 _TAIL_BYTES = 32 << 10  # holds the directory of some 400 tensors

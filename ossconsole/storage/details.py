@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.names import safe_text
 from ossconsole.storage.objects import ObjectInfo
+
+if TYPE_CHECKING:
+    from ossconsole.storage.client import ObjectStore
 
 T = TypeVar("T")
 _MAX_VERSIONS = 100

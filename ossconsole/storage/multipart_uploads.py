@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.names import safe_text
+
+if TYPE_CHECKING:
+    from ossconsole.storage.client import ObjectStore
 
 
 class UnfinishedUpload(msgspec.Struct, frozen=True):

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-import numpy as np
 
 # dtype and bytes per element behind each storage class of torch.
 STORAGES = {
@@ -172,6 +171,8 @@ def _numpy_scalar(arguments: tuple[Any, ...]) -> Any:
     kind = dtype.arguments[0] if isinstance(dtype, Opaque) and isinstance(dtype.arguments, tuple) else None
     if not isinstance(kind, str) or kind not in _NUMPY_SCALARS or not isinstance(raw, bytes):
         return Opaque("numpy scalar", arguments)
+    import numpy as np
+
     return np.frombuffer(raw, np.dtype(kind).newbyteorder("<"), 1)[0].item()
 
 

@@ -11,13 +11,12 @@ import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import fastcrc
 import msgspec
-import oss2
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.job import DEFAULT_THREADS, Job, read_ahead
 from ossconsole.storage.names import check_inside, local_component, safe_text
@@ -31,6 +30,9 @@ from ossconsole.storage.parted_file import (
     write_all,
 )
 from ossconsole.storage.usage import Source, objects_of
+
+if TYPE_CHECKING:
+    from ossconsole.storage.client import ObjectStore
 
 _READ_SIZE = 256 << 10  # between two looks at whether the download was cancelled
 _WHOLE_MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
@@ -221,6 +223,8 @@ class Download(Job):
                     done += len(data)
                     self.ledger.reach(item.key, min(done, item.size))
             if result.server_crc is not None and crc != result.server_crc:
+                import oss2
+
                 raise oss2.exceptions.InconsistentError(f"{done} bytes came with another CRC64", result.request_id)
 
         self._store.call(f"downloading {self._store.uri(safe_text(item.key))}", request)
@@ -258,6 +262,8 @@ class Download(Job):
                     done += len(data)
                     self.ledger.reach((item.key, part), done)
             if done != length:
+                import oss2
+
                 raise oss2.exceptions.InconsistentError(f"{done} of {length} bytes arrived", result.request_id)
 
         self._store.call(f"downloading {self._store.uri(safe_text(item.key))}", request)

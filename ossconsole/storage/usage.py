@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.job import Job
 from ossconsole.storage.names import safe_text
 from ossconsole.storage.objects import ObjectSummary
+
+if TYPE_CHECKING:
+    from ossconsole.storage.client import ObjectStore
 
 Source = ObjectSummary | str
 """An object, or a prefix that stands for everything below it."""

@@ -84,13 +84,16 @@ class Terminal:
 
     def cpu_s(self) -> float:
         """CPU seconds of the main thread, which is the one that draws, and of Textual's writer."""
-        threads = psutil.Process(self.process.pid).threads()
-        names = {int(path.name): (path / "comm").read_text().strip() for path in self._tasks()}
-        drawing = [self.process.pid, *(tid for tid, name in names.items() if name.startswith("textual"))]
-        return sum(thread.user_time + thread.system_time for thread in threads if thread.id in drawing)
+        drawer = self._drawer()
+        tasks = Path(f"/proc/{drawer.pid}/task")
+        names = {int(path.name): (path / "comm").read_text().strip() for path in tasks.iterdir()}
+        drawing = [drawer.pid, *(tid for tid, name in names.items() if name.startswith("textual"))]
+        return sum(thread.user_time + thread.system_time for thread in drawer.threads() if thread.id in drawing)
 
-    def _tasks(self) -> list[Path]:
-        return list(Path(f"/proc/{self.process.pid}/task").iterdir())
+    def _drawer(self) -> psutil.Process:
+        """The process that draws: `ossconsole` does it in a fork, the one started only waits for it."""
+        first = psutil.Process(self.process.pid)
+        return next((child for child in first.children() if child.cmdline() == first.cmdline()), first)
 
     def close(self) -> None:
         """Ends the program and what it started."""

@@ -21,7 +21,8 @@ from tests.tui.screens import settle, shown
 
 def test_neither_the_app_nor_its_screens_load_heavy_libraries() -> None:
     code = (
-        "import sys, ossconsole.tui.app as a\n"
+        "import sys, ossconsole.cli.application, ossconsole.tui.app\n"
+        "import ossconsole.tui.screens.browse, ossconsole.tui.screens.train\n"
         "heavy = {'torch', 'torchvision', 'oss2', 'pynvml', 'osstorchconnector', 'PIL', 'aiohttp'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import work
 from textual.app import ComposeResult
@@ -17,7 +17,6 @@ from ossconsole.config.paths import state_dir
 from ossconsole.storage.actions import Copy
 from ossconsole.storage.checkpoint_compare import TensorDistance, pair_tensors, tensor_distances
 from ossconsole.storage.checkpoint_file import Checkpoint, inspect_checkpoint
-from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.job import JobState
 from ossconsole.storage.names import safe_text
 from ossconsole.storage.objects import ObjectSummary
@@ -28,6 +27,9 @@ from ossconsole.tui.screens.base import ConsoleModal
 from ossconsole.tui.screens.new_run import NewRunScreen
 from ossconsole.tui.text import Line, number, percent, shorten_middle, size
 from ossconsole.tui.widgets.detail_view import Block, DetailView
+
+if TYPE_CHECKING:
+    from ossconsole.storage.client import ObjectStore
 
 BEST_NAME = "best.pt"
 

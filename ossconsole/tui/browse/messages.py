@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from textual.message import Message
 
-from ossconsole.storage.client import ObjectStore
 from ossconsole.tui.browse.detail import Detail
+
+if TYPE_CHECKING:
+    from ossconsole.storage.client import ObjectStore
 
 
 class Connected(Message):
