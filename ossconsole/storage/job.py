@@ -65,6 +65,8 @@ class Job(abc.ABC):
     """
 
     moves_bytes: ClassVar[bool] = False
+    passed_over: ClassVar[str] = "were there"
+    """What the objects are for which there was nothing to do."""
 
     def __init__(self, title: str, *, threads: int = DEFAULT_THREADS) -> None:
         self.title = title

@@ -394,6 +394,11 @@ async def test_what_is_archived_is_restored_and_read(bucket: ObjectStore, make_a
         await browser.goes_to("warm.txt")
         await browser.press("R")
         await browser.until(lambda: "Nothing of it is archived" in browser.notices)
+        await browser.press("a", "R")
+        await browser.until(lambda: isinstance(pilot.app.screen, ConfirmScreen))
+        assert "OSS charges" in browser.text
+        await browser.press("right", "enter")
+        await browser.until(lambda: "2/2  32 B of 32 B  1 not archived  done" in browser.text)
 
 
 async def test_another_bucket_keeps_versions_and_says_so(bucket: ObjectStore, make_app: AppMaker) -> None:

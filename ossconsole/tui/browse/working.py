@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from textual import work
 
@@ -14,7 +15,6 @@ from ossconsole.dataset.manifest import Manifest
 from ossconsole.dataset.manifest_check import ManifestCheck
 from ossconsole.dataset.preview import show_image
 from ossconsole.storage.actions import Copy, Delete, Restore, Versioning, presigned_url, versioning
-from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.job import Job, JobState
 from ossconsole.storage.multipart_uploads import UnfinishedUpload, abort_upload, list_uploads
 from ossconsole.storage.names import local_component, safe_text
@@ -28,6 +28,9 @@ from ossconsole.tui.browse.dialogs import InputDialog, ListDialog, PictureScreen
 from ossconsole.tui.browse.messages import DetailRead
 from ossconsole.tui.screens.confirm import Choice, ConfirmScreen
 from ossconsole.tui.text import Line, moment, size
+
+if TYPE_CHECKING:
+    from ossconsole.storage.client import ObjectStore
 
 _FOLDERS = "download"
 _URL_LIFE_S = 3600
@@ -127,11 +130,15 @@ class Working(BrowseBase):
         if answer:
             self.run_job(Copy(store, sources, base, answer, move=move), self._refresh_after)
 
-    def action_restore(self) -> None:
-        """Asks for the archived objects among what is meant."""
-        sources = self.meant()
-        if self.store is not None and sources:
-            self.run_job(Restore(self.store, sources), self._restore_asked)
+    @work(exclusive=True, group="dialog", exit_on_error=False)
+    async def action_restore(self) -> None:
+        """Asks for the archived objects among what is meant; where that may be many, after asking the user."""
+        store, sources = self.store, self.meant()
+        if store is None or not sources:
+            return
+        one = len(sources) == 1 and isinstance(sources[0], ObjectSummary)
+        if one or await self.app.push_screen_wait(_restore_question(sources)):
+            self.run_job(Restore(store, sources), self._restore_asked)
 
     def _restore_asked(self, job: Job) -> None:
         self._refresh_after(job)
@@ -286,6 +293,14 @@ def _abort(store: ObjectStore, uploads: Sequence[UnfinishedUpload]) -> int:
     for upload in uploads:
         abort_upload(store, upload)
     return len(uploads)
+
+
+def _restore_question(sources: Sequence[Source]) -> ConfirmScreen:
+    return ConfirmScreen(
+        "Restore",
+        f"Restore every archived object of these for a day? OSS charges for each gigabyte.\n{_names(sources)}",
+        (Choice("", "Back"), Choice("go", "Restore", "warning")),
+    )
 
 
 def _restore_words(job: Restore) -> str:
