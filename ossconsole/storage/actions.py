@@ -188,8 +188,6 @@ class Restore(Job):
 
     passed_over = "not archived"
 
-    passed_over = "not archived"
-
     def __init__(self, store: ObjectStore, sources: Sequence[Source]) -> None:
         super().__init__(f"Restore in {store.uri()}")
         self.asked = self.under_way = 0
