@@ -70,7 +70,7 @@ class Senders(Generic[T]):
         try:
             while True:
                 self._gate.wait_until(lambda: not self._gate.paused and (number < self._number or self._closing))
-                item = self._waiting.get()
+                item = self._waiting.get() if number < self._number else None
                 if item is None:
                     return
                 self._gate.check()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from ossconsole.dataset.flow import BandwidthCap, BoundedQueue, Closed, Gate, Stopped
+from ossconsole.dataset.senders import Senders
 
 WAIT_S = 10.0
 
@@ -86,6 +87,32 @@ def test_a_stopped_gate_unwinds_even_while_paused() -> None:
     assert result == [Stopped]
     with pytest.raises(Stopped):
         gate.check()
+
+
+def test_no_more_senders_than_allowed_are_at_work_also_towards_the_end() -> None:
+    go, lock, most, working = threading.Event(), threading.Lock(), [0], [0]
+
+    def work(_: int) -> None:
+        with lock:
+            working[0] += 1
+            most[0] = max(most[0], working[0])
+        go.wait(WAIT_S)
+        with lock:
+            working[0] -= 1
+
+    senders = Senders(work, Gate(), 8, limit=100, on_error=lambda error: pytest.fail(str(error)))
+    senders.set_number(2)
+    for item in range(20):
+        senders.put(item)
+    senders.close()
+    go.set()
+    for thread in senders.threads:
+        thread.join(WAIT_S)
+    assert not any(thread.is_alive() for thread in senders.threads)
+    assert most[0] <= 8
+    senders.break_off()
+    with pytest.raises(Stopped):
+        senders.put(1)
 
 
 class Clock:
