@@ -55,8 +55,10 @@ class Printing:
 
 
 @contextmanager
-def stopping_on_signals(run: Stoppable, on_hangup: OnHangup) -> Iterator[list[int]]:
-    """Turns the first SIGINT or SIGTERM into a stop; the second ends at once. Gives the numbers that came.
+def stopping_on_signals(
+    run: Stoppable, on_hangup: OnHangup, *, words: str = "Stopping after this step, with a checkpoint."
+) -> Iterator[list[int]]:
+    """Turns the first SIGINT or SIGTERM into a stop, said in `words`; the second ends at once. Gives what came.
 
     SIGHUP stops the run, or lets it go on without the terminal, as `on_hangup` says; under nohup it does nothing.
     """
@@ -67,7 +69,7 @@ def stopping_on_signals(run: Stoppable, on_hangup: OnHangup) -> Iterator[list[in
             raise KeyboardInterrupt
         received.append(number)
         run.stop()
-        click.echo("Stopping after this step, with a checkpoint.", err=True)
+        click.echo(words, err=True)
 
     def hang_up(number: int, _frame: FrameType | None) -> None:
         _let_go_of_terminal()

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
 from ossconsole.cli.options import OpenTarget, Target, profile_options
+from ossconsole.cli.unattended import stopping_on_signals
 from ossconsole.config.errors import SettingsError
+from ossconsole.config.profile import Profile
+from ossconsole.config.settings_file import load_settings
 from ossconsole.dataset.formats import SampleFormat
 
 if TYPE_CHECKING:
@@ -101,9 +103,10 @@ def upload(
 
 def _upload(opened: OpenTarget, settings: UploadSettings, *, as_json: bool) -> int:
     from ossconsole.dataset.upload import UploadJob
+    from ossconsole.training.control import ControlServer
 
     job = UploadJob(opened.profile, opened.credentials, settings)
-    with _cancelling_on_signals(job) as signalled:
+    with _cancelling_on_signals(job) as signalled, ControlServer(_Workplace(opened.profile, job)):
         job.start()
         (_follow_json if as_json else _follow)(job)
     summary = job.wait()
@@ -116,25 +119,30 @@ def _upload(opened: OpenTarget, settings: UploadSettings, *, as_json: bool) -> i
     return 1 if summary.failed else 0
 
 
-@contextmanager
-def _cancelling_on_signals(job: UploadJob | Job) -> Iterator[list[int]]:
-    """Turns the first SIGINT, SIGTERM or SIGHUP into a cancel; the second ends at once. Gives the numbers that came."""
-    received: list[int] = []
+@dataclass(frozen=True)
+class _Workplace:
+    """What consoles see of this process, and steer."""
 
-    def handle(number: int, _frame: FrameType | None) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-        job.cancel()
-        click.echo("Stopping; run the same command again to go on.", err=True)
+    profile: Profile
+    own_upload: UploadJob
+    own_run: None = None
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    previous = {number: signal.signal(number, handle) for number in numbers}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+
+@dataclass
+class _Cancelled:
+    """What signals stop."""
+
+    job: UploadJob | Job
+    attended: bool = False
+
+    def stop(self) -> None:
+        self.job.cancel()
+
+
+def _cancelling_on_signals(job: UploadJob | Job) -> AbstractContextManager[list[int]]:
+    """Signals cancel the upload; without its terminal it goes on, unless `on_hangup` in the settings says otherwise."""
+    words = "Stopping; run the same command again to go on."
+    return stopping_on_signals(_Cancelled(job), load_settings().on_hangup, words=words)
 
 
 def _upload_plain(opened: OpenTarget, source: Path, prefix: str, threads: int, *, as_json: bool) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -14,11 +15,12 @@ import psutil
 import pytest
 
 from ossconsole.config.settings_file import OnHangup, Settings, save_settings
+from ossconsole.dataset.manifest import read_manifest
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import Event, RunState
 from ossconsole.telemetry.record import read_events
 from ossconsole.telemetry.runs import RunSummary, list_runs
-from ossconsole.training.control import Resume, ask
+from ossconsole.training.control import Resume, ask, peers
 from ossconsole.tui import memory
 from ossconsole.tui.screens.upload import FORM
 from tests.cli.consoles import Console, cleared, fill_sandbox, processes_of, wait_until
@@ -177,11 +179,7 @@ def test_an_upload_is_lost_found_again_and_has_one_writer(
     sandboxed_bucket: Sandboxed, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = make_pictures(tmp_path / "pictures", train=700, val=10)
-    profile = msgspec.structs.replace(sandboxed_bucket.profile("lost-upload"), name="mine", simulated=False)
-    save_settings(Settings().with_profile(profile, activate=True))
-    owner = sandboxed_bucket.owner()
-    monkeypatch.setenv("OSS_ACCESS_KEY_ID", owner.access_key_id)
-    monkeypatch.setenv("OSS_ACCESS_KEY_SECRET", owner.access_key_secret.reveal())
+    use_bucket(sandboxed_bucket, "lost-upload", monkeypatch)
     memory.remember(FORM, "mine", {"recent": [str(source)], "size": "64"})
     with cleared(home / "state"):
         with Console() as console:
@@ -202,6 +200,30 @@ def test_an_upload_is_lost_found_again_and_has_one_writer(
             console.type("q")
             assert console.finish() == 0
         wait_until(lambda: not processes_of(home / "state"))
+
+
+def test_an_upload_without_a_console_goes_on_as_well(
+    sandboxed_bucket: Sandboxed, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = make_pictures(tmp_path / "pictures", train=100, val=10)
+    use_bucket(sandboxed_bucket, "headless-upload", monkeypatch)
+    with cleared(home / "state"), Console("upload", str(source), "--size", "16", "--bandwidth", "0.05") as console:
+        wait_until(lambda: any(report.upload and report.upload.progress.uploaded for report in peers()))
+        console.hang_up()
+        (before,) = [report.upload.progress.uploaded for report in peers() if report.upload]
+        wait_until(lambda: all(report.upload.progress.uploaded > before for report in peers() if report.upload))
+        assert console.process.wait(60) == 0
+    with contextlib.closing(sandboxed_bucket.store()) as store:
+        assert len(read_manifest(store, "headless-upload/data").splits["train"]) == 100
+
+
+def use_bucket(sandboxed_bucket: Sandboxed, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The active profile and the key in the environment lead to a prefix of the test's own."""
+    profile = msgspec.structs.replace(sandboxed_bucket.profile(folder), name="mine", simulated=False)
+    save_settings(Settings().with_profile(profile, activate=True))
+    owner = sandboxed_bucket.owner()
+    monkeypatch.setenv("OSS_ACCESS_KEY_ID", owner.access_key_id)
+    monkeypatch.setenv("OSS_ACCESS_KEY_SECRET", owner.access_key_secret.reveal())
 
 
 def begin_upload(console: Console, source: Path) -> None:
