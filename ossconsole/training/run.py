@@ -16,14 +16,11 @@ from ossconsole.config.credentials import CredentialSource
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.profile import Profile
-from ossconsole.storage.client import ObjectStore
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import Event, RunState
 from ossconsole.telemetry.record import RunRecord, new_run_id, record_path
 from ossconsole.training.claim import Claim
 from ossconsole.training.context import RunContext
-from ossconsole.training.data import training_data
-from ossconsole.training.followers import Followers
 from ossconsole.training.place import Place
 from ossconsole.training.settings import TrainSettings
 
@@ -169,6 +166,9 @@ class TrainingRun:
             self._record.close()
 
     def _train(self) -> events.Summary:
+        from ossconsole.storage.client import ObjectStore
+        from ossconsole.training.data import training_data
+
         context = self._context
         store = ObjectStore(context.profile, context.credentials)
         try:
@@ -176,6 +176,7 @@ class TrainingRun:
         except ConsoleError:
             context.describe()  # a record begins with its run, also when there is nothing to train on
             raise
+        from ossconsole.training.followers import Followers
         from ossconsole.training.session import Session, processes_wanted
 
         processes = processes_wanted(context.settings)
