@@ -22,6 +22,8 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     folder = tmp_path_factory.mktemp("home")
     for name in [name for name in os.environ if name.startswith(_FOREIGN)]:
         monkeypatch.delenv(name)
+    for size in ("COLUMNS", "LINES"):  # of the developer's terminal
+        monkeypatch.delenv(size, raising=False)
     monkeypatch.setenv("HOME", str(folder))
     monkeypatch.setenv(CONFIG_DIR_VARIABLE, str(folder / "config"))
     monkeypatch.setenv(STATE_DIR_VARIABLE, str(folder / "state"))

@@ -42,9 +42,9 @@ def _count(name: str, default: int, meaning: str, high: int = 4096) -> Connector
     return ConnectorKey(name, default, meaning, low=1, high=high)
 
 
-PREFETCH_CONCURRENCY = 128
-"""Where the connector's own default is 24: with 35 ms to the first byte, one reader process got 330 samples/s of 150 kB
-with 24 and 980 with 128, which was all that the endpoint gave (`python -m tests.benchmarks.bench_loader`)."""
+PREFETCH_CONCURRENCY = 64
+"""Where the connector's own default is 24: with 35 ms to the first byte, one reader process got 340 samples/s of 150 kB
+with 24 and 990 with 64, which was all that the endpoint gave (`python -m tests.benchmarks.bench_loader`)."""
 
 CONNECTOR_KEYS = (
     ConnectorKey("logLevel", 1, "0 debug, 1 info, 2 warning, 3 error", low=0, high=3),

@@ -22,7 +22,7 @@ def test_the_file_is_made_with_its_defaults(home: Path) -> None:
     assert document["logLevel"] == 1
     assert document["logPath"] == str(home / "state" / "logs" / "connector.log")
     assert "auditPath" not in document
-    assert document["datasetConfig"]["prefetchConcurrency"] == 128
+    assert document["datasetConfig"]["prefetchConcurrency"] == 64
     assert document["checkpointConfig"]["uploadConcurrency"] == 64
     assert "prefetchMB" not in document["datasetConfig"]
     assert stat.S_IMODE(path.stat().st_mode) == 0o600

@@ -523,7 +523,7 @@ async def test_the_connectors_configuration_is_edited_in_a_form(make_app: AppMak
         await press(pilot, "o")
         await type_into(pilot, "datasetConfig-prefetchConcurrency", "48")
         await pilot.pause()
-        assert "parallel reads of one reader process; default 128" in shown(app)
+        assert "parallel reads of one reader process; default 64" in shown(app)
         await type_into(pilot, "logLevel", "7")
         await press(pilot, "ctrl+s")
         assert "0 to 3" in shown(app)
