@@ -23,8 +23,15 @@ class KeyTable(Canvas):
         super().__init__()
         here = [*scopes, "app"]
         self._scopes = [*here, *(other for other in SCOPE_TITLES if other not in here)]
+        self._known: tuple[int, list[Line]] = 0, []
 
     def lines(self, width: int) -> list[Line]:
+        """Every key for this width; asked for several times on the way to the first paint, made once."""
+        if self._known[0] != width:
+            self._known = width, self._lines_of(width)
+        return self._known[1]
+
+    def _lines_of(self, width: int) -> list[Line]:
         found: list[Line] = []
         for scope in self._scopes:
             rows = actions.of(scope)
