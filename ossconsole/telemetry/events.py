@@ -68,7 +68,8 @@ class Step(_Event, frozen=True, kw_only=True, tag="step"):
     that train together, and so is the loss; `endpoint` is the one this batch was read from. `step_time_s` is end to
     end, from the moment the previous step ended: the wait (`data_wait_s`), the copy to the device (`copy_s`) and the
     compute (`compute_s`) are parts of it. `fetch_s` is how long the reader process took for this batch.
-    `samples_per_s` is the rate the run reports (smoothed by the engine).
+    `samples_per_s` is the rate the run reports (smoothed by the engine). `queued` is how many
+    batches after this one were there already.
     """
 
     step: int
@@ -84,6 +85,7 @@ class Step(_Event, frozen=True, kw_only=True, tag="step"):
     samples_per_s: float
     copy_s: float = 0.0
     compute_s: float = 0.0
+    queued: int = 0
 
     @property
     def wait_fraction(self) -> float:

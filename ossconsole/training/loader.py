@@ -41,7 +41,8 @@ class Batch:
     """One batch as read. `data` is a view of the buffer (uint8, shape (samples, row bytes)): use it before two more.
 
     `rows` are the samples' rows in the manifest's split, int64. `wait_s` is how long the loop waited for it, `fetch_s`
-    how long the reader took. `bad` are the samples left out and why; `failed` is why the whole batch could not be read.
+    how long the reader took. `queued` is how many batches after it were there already. `bad` are the samples
+    left out and why; `failed` is why the whole batch could not be read.
     """
 
     request: BatchRequest
@@ -51,6 +52,7 @@ class Batch:
     bytes: int
     fetch_s: float
     wait_s: float
+    queued: int
     retries: int
     bad: tuple[tuple[Sample, str], ...]
     failed: str
@@ -189,6 +191,7 @@ class BatchLoader:
             bytes=result.bytes,
             fetch_s=result.seconds,
             wait_s=wait_s,
+            queued=len(self._ready),
             retries=result.retries,
             bad=tuple((samples[bad.position], bad.reason) for bad in result.bad),
             failed=result.failed,

@@ -311,7 +311,9 @@ class Session:
         self._clock.mark()
         context.step += 1
         self._reports.add(
-            DoneStep(context.step, self._course.epoch, lr, loss, batch.endpoint, agreed, self._clock.finish())
+            DoneStep(
+                context.step, self._course.epoch, lr, loss, batch.endpoint, batch.queued, agreed, self._clock.finish()
+            )
         )
         every = self._settings.switch_every
         if self._place.leads and every and context.step % every == 0:

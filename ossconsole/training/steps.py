@@ -31,6 +31,7 @@ class DoneStep:
     lr: float
     loss: torch.Tensor
     endpoint: EndpointKind
+    queued: int
     agreed: Agreement
     times: PendingTimes
 
@@ -77,6 +78,7 @@ class StepReports:
                 samples_per_s=self._totals.rate,
                 copy_s=times.copy_s,
                 compute_s=times.compute_s,
+                queued=done.queued,
             )
         )
         if loss is None:
