@@ -13,7 +13,7 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.config.paths import state_dir
 from ossconsole.storage.client import ObjectStore
 from ossconsole.telemetry import events
-from ossconsole.telemetry.events import Event, RunState
+from ossconsole.telemetry.events import RunState
 from ossconsole.training.agreement import BATCH, END, FAILED, Agreement, Standing, agree, endpoint_number
 from ossconsole.training.checkpoint import CheckpointStore, fetch_uri, pack
 from ossconsole.training.compute import Compute, StepClock, choose_device
@@ -23,6 +23,7 @@ from ossconsole.training.course import Course
 from ossconsole.training.data import TrainingData
 from ossconsole.training.loader import Batch
 from ossconsole.training.model import build_model
+from ossconsole.training.news import News
 from ossconsole.training.pictures import Pictures
 from ossconsole.training.place import Place
 from ossconsole.training.plan import BatchRequest, Plan, Split
@@ -72,9 +73,7 @@ class Session:
             world=place.world,
             stored_order=data.sharded,
         )
-        self._news: list[Event] = []
-        if not place.leads:
-            context.tell = self._keep_for_leader
+        self._news = News(context, place)
         if place.world > 1:
             context.attended = False  # a single process can't be paused: when it can't go on, the run ends
         context.describe(
@@ -197,7 +196,7 @@ class Session:
             rows = self._ranks.gather(self._standing(batch, problem))
             agreed = agree(rows, self._endpoint)
             if agreed.news:
-                self._hear(self._ranks.share(self._take_news()))
+                self._news.exchange(self._ranks)
             if agreed.failed:
                 self._fail(self._ranks.share(None if problem is None else (problem.message, problem.remedy)), problem)
             self._follow(agreed)
@@ -266,25 +265,6 @@ class Session:
             self._trainer.set_peak_lr(lr)
         if controls.paused:
             self._wait_paused()
-
-    # What the processes tell each other
-
-    def _keep_for_leader(self, event: Event) -> None:
-        if isinstance(event, events.WarningEvent | events.ErrorEvent):
-            self._news.append(event)
-
-    def _take_news(self) -> list[bytes]:
-        news, self._news = self._news, []
-        return [events.encode(event) for event in news]
-
-    def _hear(self, news: list[list[bytes]]) -> None:
-        """Puts what happened to other processes on the record."""
-        if self._place.leads:
-            for rank, lines in enumerate(news):
-                for line in lines:
-                    told = events.decode(line)
-                    assert isinstance(told, events.WarningEvent | events.ErrorEvent)  # noqa: S101 - see _keep_for_leader
-                    self._context.warn(f"Rank {rank}: {told.message}", told.remedy)
 
     def _fail(self, problems: list[tuple[str, str] | None], own: ConsoleError | None) -> None:
         """Raises ConsoleError in every process, once one cannot go on."""
