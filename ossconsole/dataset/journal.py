@@ -143,7 +143,7 @@ class _Reporting:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._lock.release()
-        if isinstance(error, sqlite3.Error | OSError):
+        if isinstance(error, sqlite3.Error | OSError | UnicodeDecodeError):  # the last from a damaged file
             raise JournalError(
                 f"The upload's journal {self._path} cannot be used: {error}.",
                 remedy="Free space on its disk (or set OSSCONSOLE_STATE_DIR to another) and run the upload again.",
@@ -304,7 +304,7 @@ class Journal:
         """The samples of a split in the bucket, by key."""
         columns = "key, class, height, width, crc64"
         for key, class_name, height, width, crc64 in self._pages(columns, "sent > 0", f"{split}/"):
-            yield Sample(key, labels[class_name], height, width, int(crc64 or 0))
+            yield Sample(key, labels[class_name], height, width, int(crc64) if crc64.isdecimal() else 0)
 
     def classes(self) -> list[str]:
         """The classes that have samples in the bucket."""

@@ -14,7 +14,6 @@ from tests.faults.operations import OPERATIONS, Operation, World
 pytestmark = pytest.mark.timeout(280)
 
 _QUICK = {
-    "DNS failure-listing",
     "DNS failure-training",
     "full disk-training",
     "full disk-download",
@@ -22,7 +21,6 @@ _QUICK = {
     "descriptors used up-training",
     "out of shared memory-training",
     "worker stopped (SIGSTOP)-upload",
-    "worker stopped (SIGSTOP)-training",
 }
 
 
