@@ -35,7 +35,7 @@ async def main() -> None:
 
     services = Application(Target({"profile": "sandbox"}), demo=True)
     services.open()
-    app = ConsoleApp(services, initial_mode="train")
+    app = ConsoleApp(services, initial_mode="train", theme="console-dark")
     async with app.run_test(size=SIZES[""]) as pilot:
         await until(lambda: (services.run.step if services.run else 0) >= STEPS_BEFORE)
         app.simulate_key("e")
@@ -59,4 +59,5 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         os.environ["OSSCONSOLE_STATE_DIR"] = f"{folder}/state"
         os.environ["OSSCONSOLE_CONFIG_DIR"] = f"{folder}/config"
+        os.environ["COLORTERM"] = "truecolor"
         asyncio.run(main())
