@@ -257,6 +257,9 @@ def test_a_step_is_told_in_its_parts() -> None:
     lines = headline.verdict(Context(view, view.last_time or 0.0, BRAILLE), 200, 2)
     assert "= wait 40" in lines[0].text
     assert "copy 4.0 + compute 200" in lines[0].text
+    slow = reduced(Script().state(RunState.RUNNING).steps(30, compute=1.2))
+    lines = headline.verdict(Context(slow, slow.last_time or 0.0, BRAILLE), 200, 2)
+    assert "+ copy 0.00 + compute 1.20" in lines[0].text, "all in seconds"
 
 
 def test_a_mig_instance_says_what_nvml_does_not_tell() -> None:

@@ -46,8 +46,10 @@ def _split(context: Context, room: int) -> Line:
     parts = (("wait", split.wait, "warn"), ("copy", split.copy, "dim"), ("compute", split.compute, "good"))
     glyphs = context.glyphs
     line = Line(("step ", "dim"), (short_times((split.total,)), "strong"), (" =", "dim"))
-    for at, (name, seconds, style) in enumerate(parts):
-        line.add(f"{' +' if at else ''} {name} ", "dim").add(short_times((seconds,)).split(" ")[0], style)
+    # Together with the whole, so that all of them are in its unit.
+    shown = short_times((split.total, *(seconds for _, seconds, _ in parts))).split(" ")[0:8:2]
+    for at, ((name, _, style), text) in enumerate(zip(parts, shown[1:], strict=True)):
+        line.add(f"{' +' if at else ''} {name} ", "dim").add(text, style)
     line.add(" ", "dim")
     cells = min(_SPLIT_CELLS, room - line.width - 3)
     if cells < _SPLIT_CELLS // 2:
