@@ -153,7 +153,8 @@ def watching_processes(planted: Planted, *, needing: str = "spawn_main") -> Iter
             command = " ".join(process.cmdline())
             if planted.holds(command):
                 found.append(f"command line of {command[:80]}")
-            if needing not in command and planted.holds("\n".join(process.environ().values())):
+            # One that is about to exit has no command line any more, and the environment of the one that forked it.
+            if command and needing not in command and planted.holds("\n".join(process.environ().values())):
                 found.append(f"environment of {command[:80]}")
 
     def watch() -> None:

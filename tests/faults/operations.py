@@ -278,7 +278,8 @@ class Training(Operation):
             batch_size=BATCH,
             workers=1,
             fall_back=self.fall_back,
-            fetch_deadline_s=2 * self.world.timeout_s,
+            # A reader that starts on a busy machine takes two seconds by itself.
+            fetch_deadline_s=5 * self.world.timeout_s,
             patience_s=self.patience_s,
         )
         try:

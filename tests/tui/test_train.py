@@ -241,7 +241,7 @@ async def test_a_hidden_screen_is_not_drawn(make_app: AppMaker, monkeypatch: pyt
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(pilot)
         train = app.screen
-        await pilot.press("1")
+        await pilot.press("3")
         await settle(pilot)
         drawn: list[None] = []
         monkeypatch.setattr(train, "tick", lambda: drawn.append(None))
