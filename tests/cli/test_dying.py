@@ -14,8 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ossconsole.telemetry import events
+from ossconsole.telemetry.record import read_events
 from ossconsole.telemetry.runs import list_runs
-from tests.cli.consoles import Console, cleared, fill_sandbox, processes_of, wait_until
+from tests.cli.consoles import TRAIN, Console, cleared, fill_sandbox, processes_of, wait_until
 from tests.cli.crashing import SENTINEL
 
 pytestmark = pytest.mark.timeout(300)
@@ -105,6 +107,27 @@ def test_a_widget_that_fails_is_one_line_and_a_report_and_the_run_goes_on(state:
     os.kill(run.pid, signal.SIGTERM)
     wait_until(lambda: not processes_of(state))
     assert list_runs()[0].checkpoint
+
+
+def test_a_killed_reader_is_replaced_and_told_and_every_sample_is_read(state: Path) -> None:
+    with Console("demo", columns=160) as console:
+        console.until(training)
+        reader = next(
+            process
+            for process in psutil.Process(list_runs()[0].pid).children()
+            if "spawn_main" in " ".join(process.cmdline())
+        )
+        reader.kill()
+        console.until_seen("SIGKILL")
+        before = list_runs()[0].epoch
+        console.until(lambda: list_runs()[0].epoch > before + 1)
+        console.send(signal.SIGTERM)
+        assert console.finish() == 143
+        console.assert_restored()
+    found = list(read_events(Path(list_runs()[0].path)))
+    numbers = [event.step for event in found if isinstance(event, events.Step)]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert {event.samples for event in found if isinstance(event, events.Epoch)} == {TRAIN}
 
 
 def test_a_terminal_that_vanishes_without_a_signal_ends_it(state: Path) -> None:
