@@ -86,6 +86,10 @@ class Ranks:
                 dist.all_reduce(tensor)
         return tensor
 
+    def together(self) -> contextlib.AbstractContextManager[None]:
+        """Around what torch itself has the processes do together, such as averaging gradients."""
+        return contextlib.nullcontext() if self.world == 1 else _lost_ranks(self.place)
+
     def tell_to_stop(self) -> None:
         """Reaches also a process that waits for its data."""
         with self._closing:  # a store that is gone would be waited for

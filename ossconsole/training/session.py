@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -98,7 +99,13 @@ class Session:
         self._clock = StepClock(self._compute)
         self._pictures = Pictures(self._data.manifest, self._compute, seed=settings.seed, rank=place.rank)
         self._before_meeting()
-        self._ranks = Ranks(place, self._compute.device, patience_s=settings.patience_s)
+        ranks = Ranks(place, self._compute.device, patience_s=settings.patience_s)
+        # A process group that outlived its run would stand in the way of the next one.
+        with contextlib.closing(self._store), contextlib.closing(ranks) as self._ranks:
+            return self._train_together(model)
+
+    def _train_together(self, model: torch.nn.Module) -> events.Summary:
+        settings = self._settings
         self._trainer = Trainer(model, self._compute, settings, self._ranks, total_steps=self._plan.total_steps)
         resume(
             self._context,
@@ -122,8 +129,6 @@ class Session:
             self._source.close()
             if self._saver:
                 self._saver.close()
-            self._ranks.close()
-            self._store.close()
 
     def _begin_reading_and_writing(self) -> None:
         context, settings = self._context, self._settings

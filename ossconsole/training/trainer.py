@@ -118,7 +118,7 @@ class Trainer:
             images, labels = self._stand_in(images)
         # Batch norm has no statistics of a single picture of 32 px: such a batch sees the running ones.
         self._forward.train(own > 1)
-        with self._memory_errors(own), self._collective(update):
+        with self._ranks.together(), self._memory_errors(own), self._collective(update):
             with self._compute.autocast():
                 outputs = self._forward(images)
                 loss = self._train_loss(outputs, labels)
