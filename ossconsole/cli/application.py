@@ -16,7 +16,6 @@ from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.paths import state_dir
 from ossconsole.config.profile import Profile
 from ossconsole.config.resolve import Resolution
-from ossconsole.telemetry.sampler import Sampler, TelemetrySample
 from ossconsole.terminal.logs import register_secret
 from ossconsole.training.claim import ClaimedError
 from ossconsole.training.settings import TrainSettings
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from ossconsole.dataset.settings import UploadSettings
     from ossconsole.dataset.upload import UploadJob
     from ossconsole.storage.client import ObjectStore
+    from ossconsole.telemetry.sampler import Sampler, TelemetrySample
     from ossconsole.training.attached import AttachedUpload
     from ossconsole.training.control import ControlServer
     from ossconsole.training.run import TrainingRun
@@ -45,7 +45,7 @@ _STAGES = ("sandbox", "sample pictures", "upload")
 class Application:
     """The services of the screens (see `ossconsole.tui.services.Services`), made of real parts.
 
-    `open` returns at once; what takes time (the sandbox, its sample dataset) goes on in a thread and shows as stages.
+    `begin` returns at once; what takes time (the sandbox, its sample dataset) goes on in a thread and shows as stages.
     With `demo` a run starts when the dataset is there. What another process does with the same bucket is shown and
     steered as if it were done here; it goes on when this console leaves.
     """
@@ -63,21 +63,16 @@ class Application:
         self.own_run: TrainingRun | None = None
         self.own_upload: UploadJob | None = None
         self._control: ControlServer | None = None
-        self._sampler = Sampler()
+        self._sampler: Sampler | None = None
         self._stores: dict[EndpointKind, ObjectStore] = {}
         self._resources = contextlib.ExitStack()
         self._lock = threading.Lock()
 
     def open(self) -> None:
-        """Begins. Raises SettingsError when flags, environment or files contradict each other."""
-        self._begin()
-        self._sampler.start()
-
-    def _begin(self) -> None:
+        """Finds out what to open. Raises SettingsError when flags, environment or files contradict each other."""
         self._resolution = self._target.resolve()
         uses_sandbox = self._resolution is None
         self._stages = {label: Stage(label, StageState.WAITING) for label in _STAGES} if uses_sandbox else {}
-        threading.Thread(target=self._make_ready, args=(uses_sandbox,), name="make-ready", daemon=True).start()
 
     @property
     def busy(self) -> bool:
@@ -119,13 +114,21 @@ class Application:
             say(f"Its record is {run.record_path}.")
         if self._control is not None:
             self._control.close()
-        self._sampler.stop()
+        if self._sampler is not None:
+            self._sampler.stop()
         with self._lock:
             for store in self._stores.values():
                 store.close()
             self._resources.close()
 
     # Services
+
+    def begin(self) -> None:
+        from ossconsole.telemetry.sampler import Sampler
+
+        self._make_ready_behind()
+        self._sampler = Sampler()
+        self._sampler.start()
 
     @property
     def profile(self) -> Profile | None:
@@ -145,7 +148,7 @@ class Application:
 
     @property
     def sample(self) -> TelemetrySample | None:
-        return self._sampler.latest()
+        return self._sampler.latest() if self._sampler is not None else None
 
     def settings(self) -> Sequence[Setting]:
         found = self._opened or self._resolution
@@ -195,7 +198,8 @@ class Application:
             self._resources.close()
         self._run = self._upload = None
         self._target, self._demo = target, False
-        self._begin()
+        self.open()
+        self._make_ready_behind()
 
     def bucket_setup(self) -> BucketSetup:
         from ossconsole.cli.bucket_setup import BucketSetup
@@ -234,7 +238,11 @@ class Application:
 
     # Making ready
 
-    def _make_ready(self, uses_sandbox: bool) -> None:
+    def _make_ready_behind(self) -> None:
+        threading.Thread(target=self._make_ready, name="make-ready", daemon=True).start()
+
+    def _make_ready(self) -> None:
+        uses_sandbox = self._resolution is None
         stage = _STAGES[0] if uses_sandbox else "profile"
         try:
             if uses_sandbox:

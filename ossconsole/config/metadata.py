@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 from datetime import datetime
 from urllib.parse import quote, urlsplit
@@ -93,6 +92,8 @@ class MetadataService:
         return self._request("GET", f"/latest/meta-data/{item}", {"X-aliyun-ecs-metadata-token": self._token})
 
     def _request(self, method: str, path: str, headers: dict[str, str]) -> str:
+        import http.client  # with the mail parsers it brings, too much for every start of the console to wait for
+
         address = urlsplit(self.url)
         connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=self._timeout_s)
         try:

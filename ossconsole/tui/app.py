@@ -28,12 +28,13 @@ from ossconsole.tui.palette import ActionProvider
 from ossconsole.tui.screens.base import ConsoleScreen
 from ossconsole.tui.screens.confirm import Choice, ConfirmScreen
 from ossconsole.tui.screens.help import HelpScreen
+from ossconsole.tui.screens.opening import OpeningScreen
 from ossconsole.tui.services import Services
 from ossconsole.tui.text import safe
 
 TICK_S = 0.25
 
-# A screen's modules are loaded when it is first shown: the first paint waits for one of them, not for four.
+# A screen's modules are loaded when it is first shown: the first paint waits for none of them.
 
 
 def _setup() -> Screen[None]:
@@ -135,10 +136,19 @@ class ConsoleApp(App[str]):
         ground, ink = Color.parse(current.background), Color.parse(current.foreground)
         return {"rule": ground.blend(ink, 0.25).hex, "dim": ground.blend(ink, 0.6).hex}
 
+    def get_default_screen(self) -> Screen[None]:
+        return OpeningScreen(id="_default")
+
     def on_mount(self) -> None:
-        self.switch_mode(self.initial_mode)
-        self.set_interval(TICK_S, self.tick)
         take_terminal_again_when_continued(self)
+        self.call_after_refresh(self._open)
+
+    def _open(self) -> None:
+        """What the first paint does not wait for."""
+        self.services.begin()
+        if isinstance(self.screen, OpeningScreen):
+            self.switch_mode(self.initial_mode)
+        self.set_interval(TICK_S, self.tick)
 
     def tick(self) -> None:
         """Take in what the run did, and show it on the screen in front; a hidden screen costs nothing."""

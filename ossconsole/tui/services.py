@@ -177,6 +177,9 @@ class Services(Protocol):
     readonly: bool
     """True where nothing may be written, deleted or started."""
 
+    def begin(self) -> None:
+        """Begins to make ready what takes time; called once, when the console has painted its first screen."""
+
     @property
     def profile(self) -> Profile | None:
         """None while the sandbox that makes the profile is still starting."""

@@ -176,7 +176,7 @@ def main() -> None:
     parser.add_argument("command", nargs="*", help="instead of the made-up run")
     options = parser.parse_args()
     made_up = [sys.executable, "-m", "tests.benchmarks.made_up_console"]
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # what was ended at its first paint may still write
         environment = {"OSSCONSOLE_STATE_DIR": f"{folder}/state", "OSSCONSOLE_CONFIG_DIR": f"{folder}/config"}
         command = shlex.split(options.paint) or options.command or made_up
         paints = first_paint(command, options.rounds, environment)

@@ -223,6 +223,10 @@ class FakeServices:
     plan: UploadPlan | ConsoleError = _NO_FILES
     planned: list[UploadSettings] = field(default_factory=list)
     uploads: list[UploadSettings] = field(default_factory=list)
+    begun: int = 0
+
+    def begin(self) -> None:
+        self.begun += 1
 
     def settings(self) -> list[Setting]:
         if self.profile is None:

@@ -35,7 +35,7 @@ from ossconsole.tui.widgets.table import VirtualTable
 from tests.sandboxed import Sandboxed
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import FakeServices, FakeStore
-from tests.tui.screens import shown
+from tests.tui.screens import past_opening, shown
 
 WAIT_S = 20.0
 
@@ -125,6 +125,7 @@ def services(store: Any, **settings: Any) -> FakeServices:
 
 
 async def opened(pilot: Pilot[Any], store: Any, folder: str | None = None) -> Browser:
+    await past_opening(pilot)
     browser = Browser(pilot)
     await browser.until(lambda: browser.screen.store is not None)
     browser.screen.open_folder(folder_of(store) if folder is None else folder)
@@ -463,6 +464,7 @@ async def test_a_denied_listing_says_why_and_goes_on_when_told(
     put(bucket, a=b"1")
     wrong = ObjectStore(bucket.profile, sandboxed_bucket.wrong_secret, attempts=1)
     async with make_app(services(wrong), "browse").run_test(size=(120, 30)) as pilot:
+        await past_opening(pilot)
         browser = Browser(pilot)
         await browser.until(lambda: "SignatureDoesNotMatch" in browser.text)
         assert "r goes on" in browser.text
@@ -644,6 +646,7 @@ async def test_a_listing_that_dies_goes_on_where_it_stopped(make_app: AppMaker) 
 
     store.before_page = die_after_two
     async with make_app(services(store), "browse").run_test(size=(120, 24)) as pilot:
+        await past_opening(pilot)
         browser = Browser(pilot)
         await browser.until(lambda: "No answer" in browser.text)
         assert "2,000 loaded; r goes on" in browser.text
@@ -662,6 +665,7 @@ async def test_rows_show_while_more_come_and_escape_stops(make_app: AppMaker) ->
 
     store.before_page = wait
     async with make_app(services(store), "browse").run_test(size=(120, 24)) as pilot:
+        await past_opening(pilot)
         browser = Browser(pilot)
         await browser.until(lambda: "2,000+ objects" in browser.text)
         assert "esc stops" in browser.text
@@ -712,6 +716,7 @@ async def test_the_profile_opens_when_it_is_there(make_app: AppMaker) -> None:
     found = services(FakeStore(KEYS))
     profile, found.profile = found.profile, None
     async with make_app(found, "browse").run_test(size=(80, 24)) as pilot:
+        await past_opening(pilot)
         browser = Browser(pilot)
         await browser.until(lambda: "The sandbox is starting" in browser.text)
         await browser.press("x", "d", "y", "z")

@@ -34,6 +34,7 @@ from ossconsole.tui.screens.browse import BrowseScreen
 from tests.tui.browse_store import MemoryStore
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import SIMULATED, START, FakeServices
+from tests.tui.screens import past_opening
 from tests.tui.snapshots import pictured
 from tests.tui.test_browse import Browser
 
@@ -116,6 +117,7 @@ def bucket() -> MemoryStore:
 
 
 async def opened(pilot: Pilot[Any], folder: str, name: str = "") -> Browser:
+    await past_opening(pilot)
     browser = Browser(pilot)
     await browser.until(lambda: browser.screen.store is not None)
     browser.screen.open_folder(folder)
@@ -313,6 +315,7 @@ def test_without_colours_and_unicode(snap_compare: Compare, make_app: AppMaker) 
 
 def test_before_the_bucket_is_known(snap_compare: Compare, make_app: AppMaker) -> None:
     async def prepare(pilot: Pilot[Any]) -> None:
+        await past_opening(pilot)
         assert isinstance(pilot.app.screen, BrowseScreen)
 
     assert snap_compare(make_app(FakeServices(profile=None), "browse"), terminal_size=(80, 24), run_before=prepare)

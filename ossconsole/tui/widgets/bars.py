@@ -45,7 +45,8 @@ class ModeBar(Canvas):
         """The right side, from the fullest to the shortest."""
         profile = app.services.profile
         if profile is None:
-            return [Line(("sandbox: starting ", "chip"))]
+            wanted = next((safe(setting.value) for setting in app.services.settings()), "")
+            return [Line((f"{shorten_middle(wanted, 20)}: opening " if wanted else "sandbox: starting ", "chip"))]
         kind = app.monitor.endpoint
         endpoint = app.glyphs.named(kind) if kind else ""
         bucket = f"oss://{shorten_middle(safe(profile.bucket), 24)}"
