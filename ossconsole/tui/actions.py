@@ -162,7 +162,7 @@ ACTIONS = (
     Action("view", "follow", "end,f", "Follow", "Back to the newest figures"),
     Action("view", "crosshair", "x", "Crosshair", "The values at one moment; left and right move it"),
     Action("view", "log_scale", "y", "Log scale", "The loss on a logarithmic axis"),
-    Action("view", "raw", "u", "Raw loss", "The loss as measured, or smoothed"),
+    Action("view", "raw", "u", "Raw loss", "The loss as measured alone, or behind the smoothed one"),
     Action("view", "comparison", "b", "A/B", "Everything that is known of both endpoints"),
     Action("view", "machine", "g", "Machine", "Every figure of every GPU, and of the host"),
     Action("view", "events", "i", "Events", "Every event of the run, with its whole text"),

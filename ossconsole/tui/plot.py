@@ -16,6 +16,7 @@ DOTS = {"braille": (2, 4), "block": (1, 8), "ascii": (1, 1)}
 
 _BRAILLE = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 _BLOCKS = " ▁▂▃▄▅▆▇█"
+_LOOSE = {"block": "·", "ascii": "."}
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,10 @@ def scale_around(points: Sequence[Point], *, log: bool = False) -> Scale:
     return Scale(max(0.0, low - air) if low >= 0 else low - air, high + air)
 
 
-def columns_of(points: Sequence[Point], t0: float, t1: float, count: int) -> list[Column | None]:
+def columns_of(points: Sequence[Point], t0: float, t1: float, count: int, *, join: bool = True) -> list[Column | None]:
     """For each of `count` columns of dots from t0 to t1, what to draw; None is a gap.
 
-    Neighbouring points are joined, unless a gap lies between them.
+    With `join`, neighbouring points are joined, unless a gap lies between them.
     """
     found: list[Column | None] = [None] * count
     previous: tuple[int, float] | None = None
@@ -79,7 +80,7 @@ def columns_of(points: Sequence[Point], t0: float, t1: float, count: int) -> lis
             continue
         at = min(count - 1, max(0, int((point.time - t0) / (t1 - t0) * count)))
         low, high = point.low, point.high
-        if previous is not None:
+        if join and previous is not None:
             _join(found, previous, (at, point.last))
         _merge(found, at, low, high)
         previous = None if point.gap else (at, point.last)
@@ -147,3 +148,15 @@ def _draw_ascii(columns: Sequence[Column | None], scale: Scale, height: int) -> 
         for value in columns[x] or ():
             rows[top - round(scale.place(value) * top)][x] = "*"
     return ["".join(row) for row in rows]
+
+
+def scatter(columns: Sequence[Column | None], scale: Scale, height: int, symbols: str) -> list[str]:
+    """Like `draw`, but loose dots: the lowest and the highest value of each column, for what lies behind a curve."""
+    across, down = DOTS[symbols] if symbols == "braille" else (1, 1)
+    top = height * down - 1
+    cells = [[0] * ((len(columns) + across - 1) // across) for _ in range(height)]
+    for x, column in enumerate(columns):
+        for value in column or ():
+            dot = top - round(scale.place(value) * top)
+            cells[dot // down][x // across] |= _BRAILLE[x % across][dot % down]
+    return ["".join(_LOOSE.get(symbols, chr(0x2800 + bits)) if bits else " " for bits in row) for row in cells]

@@ -11,7 +11,7 @@ from ossconsole.telemetry.auto import AutoCompare
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.samples import GpuSample
 from ossconsole.telemetry.view import RunView
-from ossconsole.tui.glyphs import ASCII, BRAILLE, SETS
+from ossconsole.tui.glyphs import ASCII, BRAILLE, SETS, Glyphs
 from ossconsole.tui.monitor import RunMonitor
 from ossconsole.tui.panels import compare, eventlog, headline, machine, tiles
 from ossconsole.tui.panels.axis import TimeAxis
@@ -250,6 +250,27 @@ def test_a_diverged_loss_leaves_a_gap_in_both_curves() -> None:
         drawn = [line.text[7:] for line in chart(context, spec, window, 127, 6)[1:]]
         columns = "".join("x" if any(row[at : at + 1].strip() for row in drawn) else " " for at in range(60))
         assert len(columns.split()) == 2, "two stretches of curve"
+
+
+@pytest.mark.parametrize("glyphs", SETS.values(), ids=SETS)
+def test_the_loss_as_measured_lies_behind_the_smoothed_one(glyphs: Glyphs) -> None:
+    script = Script().state(RunState.RUNNING)
+    for loss in (1.0, 3.0) * 30:
+        script.steps(1, loss=loss)
+    view = reduced(script)
+    context = Context(view, view.last_time or 0.0, glyphs)
+    window = TimeAxis().window(view, context.now)
+    both, alone = (chart(context, chart_specs(view, raw=raw, log=False)[1], window, 60, 9) for raw in (False, True))
+    assert "smoothed 2.05  raw 3.00" in both[0].text
+    assert "loss, raw" in alone[0].text
+    loose = {text for line in both[1:] for text, style in line.pieces[2:] if style == "dim" and text.strip()}
+    line = {text for line in both[1:] for text, style in line.pieces[2:] if style == "primary" and text.strip()}
+    assert loose
+    assert line
+    if glyphs.chart != "braille":
+        assert {*"".join(loose)} <= {" ", "·" if glyphs.chart == "block" else "."}
+        assert not {*"".join(line)} & {"·", "."}
+    assert all(style != "dim" for line in alone[1:] for _, style in line.pieces[2:])
 
 
 def test_a_step_is_told_in_its_parts() -> None:

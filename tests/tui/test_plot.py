@@ -55,6 +55,17 @@ def test_a_series_that_diverged_still_shows_what_was_finite() -> None:
 
 
 @pytest.mark.parametrize(
+    ("symbols", "expected"),
+    [("braille", ["⡀⠁⡀⡁"]), ("block", [" · ·", "· ··"]), ("ascii", [" . .", ". .."])],
+)
+def test_loose_dots_are_not_joined(symbols: str, expected: list[str]) -> None:
+    points = [point(0, 0), point(1, 3), point(2, 0), Point(3, 0, 3, 3, gap=False)]
+    across = plot.DOTS[symbols][0]
+    columns = plot.columns_of(points, 0, 4, 4 * across, join=False)
+    assert plot.scatter(columns, plot.Scale(0, 3), len(expected), symbols) == expected
+
+
+@pytest.mark.parametrize(
     ("value", "expected"), [(0, 1), (-3, 1), (0.7, 0.8), (1, 1), (101, 150), (250, 300), (999, 1000), (math.inf, 1)]
 )
 def test_ceilings_are_round(value: float, expected: float) -> None:
@@ -85,5 +96,6 @@ def test_any_series_fits_its_frame(
     count = width * plot.DOTS[symbols][0]
     points = series.window(0, 100, count)
     scale = plot.scale_from_zero(points) if kind == "zero" else plot.scale_around(points, log=kind == "log")
-    rows = plot.draw(plot.columns_of(points, 0, 100, count), scale, height, symbols)
-    assert [len(row) for row in rows] == [width] * height
+    columns = plot.columns_of(points, 0, 100, count)
+    for rows in (plot.draw(columns, scale, height, symbols), plot.scatter(columns, scale, height, symbols)):
+        assert [len(row) for row in rows] == [width] * height

@@ -1,4 +1,4 @@
-"""Charts over time: one curve each, one style a row, the endpoint in use along the time axis."""
+"""Charts over time: one curve each, few styles a row, the endpoint in use along the time axis."""
 
 from __future__ import annotations
 
@@ -18,11 +18,15 @@ from ossconsole.tui.text import MISSING, Line, clock, compact, duration, joined,
 AXIS_WIDTH = 6
 # More stretches of colour than this a row would cost more bytes than they tell.
 MAX_COLOURED_SPANS = 8
+_DOTTED = " █"
 
 
 @dataclass(frozen=True)
 class ChartSpec:
-    """What a chart shows. `lane` adds the endpoint in use and the time below the curve, and colours the curve by it."""
+    """What a chart shows. `lane` adds the endpoint in use and the time below the curve, and colours the curve by it.
+
+    `behind` is the series whose every value is a loose dot behind the curve.
+    """
 
     title: str
     series: str
@@ -30,11 +34,12 @@ class ChartSpec:
     unit: str = ""
     style: str = "primary"
     lane: bool = False
+    behind: str = ""
 
 
 SPEED = ChartSpec("samples/s", "samples_per_s", lane=True)
 WAIT = ChartSpec("data wait", "wait", scale="percent", unit=" %", style="warn")
-LOSS = ChartSpec("loss", "loss_smooth", scale="around")
+LOSS = ChartSpec("loss", "loss_smooth", scale="around", behind="loss")
 ACCURACY = ChartSpec("top-1", "top1", scale="percent", unit=" %", style="good")
 STEP = ChartSpec("step", "step_ms", unit=" ms")
 FETCH = ChartSpec("fetch", "fetch_ms", unit=" ms")
@@ -48,7 +53,7 @@ def chart_specs(view: RunView, *, raw: bool, log: bool) -> list[ChartSpec]:
     """The small charts there is something to draw for; the first are the most telling."""
     loss = replace(LOSS, scale="log" if log else "around", title="loss, log" if log else "loss")
     if raw:
-        loss = replace(loss, series="loss", title=f"{loss.title}, raw")
+        loss = replace(loss, series="loss", title=f"{loss.title}, raw", behind="")
     gpus = [gpu for gpu in (view.telemetry.gpus if view.telemetry else ()) if gpu.mig is None]
     pairs = [_gpu_pair(f"GPU {gpu.index}", f"gpu{gpu.index}") for gpu in gpus]
     if len(pairs) > 1:
@@ -86,25 +91,36 @@ def chart(
     if inner < 4 or rows < 1:
         return [context.heading(spec.title, width)]
     window = window.on_grid(inner, context.view.run.time if context.view.run else 0.0)
-    series = context.view.series.get(spec.series)
-    across = plot.DOTS[context.glyphs.chart][0]
-    points = series.window(window.start, window.end, inner * across) if series else []
-    scale = _scale(spec, points)
-    columns = plot.columns_of(points, window.start, window.end, inner * across)
-    cells = plot.draw(columns, scale, rows, context.glyphs.chart)
-    lines = [context.heading(spec.title, width, *_notes(points, window, spec, note))]
+    symbols = context.glyphs.chart
+    count = inner * plot.DOTS[symbols][0]
+    points, loose = (_points(context.view, name, window, count) for name in (spec.series, spec.behind))
+    scale = _scale(spec, [*points, *loose])
+    cells = plot.draw(plot.columns_of(points, window.start, window.end, count), scale, rows, symbols)
+    dots = plot.scatter(plot.columns_of(loose, window.start, window.end, count, join=False), scale, rows, symbols)
+    lines = [context.heading(spec.title, width, *_notes(points, loose, window, spec, note))]
     spans = _visible_spans(context.view, window) if spec.lane else []
-    for index, row in enumerate(cells):
-        lines.append(_axis(scale, index, rows, context).extend(_curve(row, spec, spans, window, context)))
+    for index, (row, behind) in enumerate(zip(cells, dots, strict=True)):
+        marked = _marked(row, behind, window, context)
+        curve = _by_endpoint(marked, spans, window) if spans else _in_front(marked, behind, spec.style)
+        lines.append(_axis(scale, index, rows, context).extend(curve))
     if spec.lane:
         lines += [_lane(context, spans, window, inner), _times(context, window, inner)]
     return lines
 
 
-def _notes(points: Sequence[Point], window: TimeWindow, spec: ChartSpec, note: str) -> list[str]:
+def _points(view: RunView, name: str, window: TimeWindow, count: int) -> list[Point]:
+    series = view.series.get(name)
+    return series.window(window.start, window.end, count) if series else []
+
+
+def _notes(
+    points: Sequence[Point], loose: Sequence[Point], window: TimeWindow, spec: ChartSpec, note: str
+) -> list[str]:
     """The value, the stretch of time and `note`, from the fullest words to the shortest."""
     value = _value(points, window, spec.unit)
     label = window.label if spec.lane else ""
+    if spec.behind and points:
+        value, label = f"smoothed {value}", f"raw {_value(loose, window, spec.unit)}"
     if window.cursor is None:
         return [joined((value, label, note)), joined((value, note)), value]
     at = f"at {clock(window.cursor)}"
@@ -143,20 +159,37 @@ def _axis(scale: plot.Scale, index: int, rows: int, context: Context) -> Line:
     return line.add(context.glyphs.tick if value is not None else context.glyphs.vertical, "rule")
 
 
-def _curve(row: str, spec: ChartSpec, spans: Sequence[Span], window: TimeWindow, context: Context) -> Line:
-    """One row of cells, in the colour of the endpoint that delivered; a dotted line where it was switched."""
+def _marked(row: str, dots: str, window: TimeWindow, context: Context) -> str:
+    """The row with a dotted line where the endpoint was switched, and the crosshair, where nothing else is."""
     width = len(row)
     marks = {window.column(span.time, width): context.glyphs.marker for span in context.view.switches}
     if window.cursor is not None:
         marks[min(width - 1, window.column(window.cursor, width))] = context.glyphs.cross
-    marked = "".join(marks.get(at, cell) if cell == " " else cell for at, cell in enumerate(row))
-    if not spans:
-        return Line((marked, spec.style))
-    line = Line()
+    return "".join(marks.get(at, cell) if cell == dots[at] == " " else cell for at, cell in enumerate(row))
+
+
+def _by_endpoint(row: str, spans: Sequence[Span], window: TimeWindow) -> Line:
+    """The row in the colours of the endpoints that delivered."""
+    width, line = len(row), Line()
     for at, span in enumerate(spans):
         end = window.column(spans[at + 1].time, width) if at + 1 < len(spans) else width
-        line.add(marked[line.width : max(line.width, end)], str(span.endpoint))
+        line.add(row[line.width : max(line.width, end)], str(span.endpoint))
     return line
+
+
+def _in_front(row: str, dots: str, style: str) -> Line:
+    """The row with the dots where it is blank or a bar is full.
+
+    Blanks take the style of what they follow, which makes fewer pieces to send.
+    """
+    line, start, current = Line(), 0, style
+    merged = "".join(dot if dot != " " and cell in _DOTTED else cell for cell, dot in zip(row, dots, strict=True))
+    for at, (cell, shown) in enumerate(zip(row, merged, strict=True)):
+        wanted = current if shown == " " else style if shown == cell else "dim"
+        if wanted != current:
+            line.add(merged[start:at], current)
+            start, current = at, wanted
+    return line.add(merged[start:], current)
 
 
 def _visible_spans(view: RunView, window: TimeWindow) -> list[Span]:
