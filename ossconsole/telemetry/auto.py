@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.telemetry.compare import MIN_SEGMENTS, Comparison
+from ossconsole.telemetry.verdict import ratio_words
 
 if TYPE_CHECKING:
     from ossconsole.telemetry.view import RunView
@@ -19,7 +20,7 @@ class AutoCompare:
     """Decides when to switch; the owner asks after every look at the run, and does the switching.
 
     A visit ends after `every` settled steps. `done` once the spread is within `target` with each endpoint visited
-    twice, or after MAX_VISITS visits.
+    twice, or after MAX_VISITS visits, or when the owner ends it; `outcome` then says what came of it.
     """
 
     def __init__(self, every: int = MIN_STEPS, target: float = TARGET_SPREAD) -> None:
@@ -27,6 +28,8 @@ class AutoCompare:
         self.target = target
         self.visits = 0
         self.done = False
+        self.outcome = ""
+        self._short = ""
         self._asked: EndpointKind | None = None
 
     def decide(self, view: RunView) -> EndpointKind | None:
@@ -38,11 +41,25 @@ class AutoCompare:
             return None
         self.visits += 1
         comparison = view.comparison
-        known = comparison is not None and comparison.spread <= self.target and self.visits >= 2 * MIN_SEGMENTS
-        if known or self.visits >= MAX_VISITS:
-            self.done = True
-            return self._choose(view, comparison)
-        return self._ask(view.endpoint.other)
+        if comparison is not None and comparison.spread <= self.target and self.visits >= 2 * MIN_SEGMENTS:
+            self._end("done", "", comparison)
+        elif self.visits >= MAX_VISITS:
+            self._end("gave up", f" after {self.visits} visits", comparison)
+        else:
+            return self._ask(view.endpoint.other)
+        return self._choose(view, comparison)
+
+    def end(self, why: str, view: RunView) -> None:
+        """The run is not to be switched any more."""
+        self._end("ended", f", {why}", view.comparison)
+
+    def _end(self, how: str, why: str, comparison: Comparison | None) -> None:
+        self.done = True
+        long, short = ("too few readings",) * 2
+        if comparison is not None:
+            long, short = f"accelerated gives {ratio_words(comparison)}", comparison.words
+        self.outcome = f"auto-A/B {how}{why}: {long}"
+        self._short = f"auto-A/B {how}: {short}"
 
     def _choose(self, view: RunView, comparison: Comparison | None) -> EndpointKind | None:
         if comparison is None:
@@ -54,13 +71,7 @@ class AutoCompare:
         self._asked = kind
         return kind
 
-    def words(self, comparison: Comparison | None) -> str:
-        """Where it stands, for the A/B panel and the event log."""
-        if not self.done:
-            return f"auto-A/B: visit {self.visits + 1}, goal ± {self.target * 100:.0f} %"
-        if comparison is None:
-            return "auto-A/B ended: too few readings"
-        result = f"{comparison.ratio:.2f}x ± {comparison.spread * 100:.0f} %"
-        if comparison.spread > self.target:
-            return f"auto-A/B gave up after {self.visits} visits: {result}"
-        return f"auto-A/B done: accelerated gives {result}"
+    @property
+    def words(self) -> str:
+        """Where it stands, in few words."""
+        return self._short or f"auto-A/B: visit {self.visits + 1}, goal ± {self.target * 100:.0f} %"

@@ -85,6 +85,11 @@ class Comparison(msgspec.Struct, frozen=True):
         """True where the interval leaves 1 out."""
         return abs(math.log(self.ratio)) > math.log1p(self.spread)
 
+    @property
+    def words(self) -> str:
+        """The ratio with its spread."""
+        return f"{self.ratio:.2f}x ± {self.spread * 100:.0f} %"
+
 
 class _Part:
     """The blocks of one temperature of the cache."""

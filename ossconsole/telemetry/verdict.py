@@ -92,7 +92,7 @@ def _final(view: RunView) -> Verdict:
 def ratio_words(result: Comparison) -> str:
     """The ratio with its spread; a cache that was still filling is told."""
     cold = " (cold cache)" if result.cold else ""
-    return f"{result.ratio:.2f}x ± {result.spread * 100:.0f} % of standard{cold}"
+    return f"{result.words} of standard{cold}"
 
 
 def _waiter(view: RunView) -> str:
@@ -101,9 +101,17 @@ def _waiter(view: RunView) -> str:
 
 
 def _compute_advice(view: RunView) -> str:
+    result = view.comparison
     if view.delivering is EndpointKind.ACCELERATED:
-        return "the accelerated endpoint keeps up; faster reading would not help"
+        known = ratio_words(result) if result else "the accelerated endpoint keeps up"
+        return f"{known}; faster reading would not help"
+    if result is not None and result.decided and result.ratio > 1:
+        return _measured(result)
     return "the accelerator can't help further"
+
+
+def _measured(result: Comparison) -> str:
+    return f"the accelerated endpoint gives {ratio_words(result)}, measured in this run"
 
 
 def _gain_advice(view: RunView, split: StepSplit, *, has_accelerated: bool) -> str:
@@ -116,7 +124,7 @@ def _gain_advice(view: RunView, split: StepSplit, *, has_accelerated: bool) -> s
     if not has_accelerated:
         return f"an accelerator would be worth {at_most}"
     if result is not None and result.decided:
-        return f"the accelerated endpoint gives {ratio_words(result)}, measured in this run"
+        return _measured(result)
     return f"the accelerated endpoint would be worth {at_most}"
 
 

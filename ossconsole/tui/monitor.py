@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.telemetry.auto import AutoCompare
-from ossconsole.telemetry.events import Event, InfoEvent
+from ossconsole.telemetry.events import Event, InfoEvent, Switch
 from ossconsole.telemetry.view import RunView
 from ossconsole.tui.services import RunHandle, Services
 
@@ -52,6 +52,8 @@ class RunMonitor:
         events = run.drain() if run is not None else []
         for event in events:
             self.view.apply(event)
+            if isinstance(event, Switch) and event.reason != _AUTO:
+                self._end_auto(event.reason)
         sample = self._services.sample
         if sample is not None:
             self.view.apply(sample.event())
@@ -60,11 +62,24 @@ class RunMonitor:
 
     def _compare(self) -> None:
         """Switch the run's endpoint where auto-A/B asks for it."""
-        if self.auto is None or self.auto.done or self._run is None or not self._run.alive:
+        if self.auto is None or self.auto.done or self._run is None:
+            return
+        if not self._run.alive:
+            self._end_auto("the run is over")
             return
         kind = self.auto.decide(self.view)
         if self.auto.done:
-            words = self.auto.words(self.view.comparison)
-            self.view.apply(InfoEvent(time=self.now, message=words, step=self.view.step))
+            self._tell_outcome(self.auto)
         if kind is not None:
-            self._run.switch(kind, "auto A/B")
+            self._run.switch(kind, _AUTO)
+
+    def _end_auto(self, why: str) -> None:
+        if self.auto is not None and not self.auto.done:
+            self.auto.end(why, self.view)
+            self._tell_outcome(self.auto)
+
+    def _tell_outcome(self, auto: AutoCompare) -> None:
+        self.view.apply(InfoEvent(time=self.now, message=auto.outcome, step=self.view.step))
+
+
+_AUTO = "auto A/B"

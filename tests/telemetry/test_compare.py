@@ -121,7 +121,16 @@ def test_auto_alternates_until_the_ratio_is_known_and_ends_on_the_faster() -> No
     assert feed.view.endpoint is ACCELERATED
     assert feed.view.comparison is not None
     assert feed.view.comparison.ratio == pytest.approx(2.0)
-    assert "2.00x ± 0 %" in auto.words(feed.view.comparison)
+    assert auto.outcome == "auto-A/B done: accelerated gives 2.00x ± 0 % of standard (cold cache)"
+    assert auto.words == "auto-A/B done: 2.00x ± 0 %"
+
+
+def test_auto_keeps_what_it_found() -> None:
+    feed = Feed(epochs=100, steps_per_epoch=40).state(RunState.RUNNING)
+    auto = AutoCompare()
+    run_auto(auto, feed, fast=0.25)
+    feed.steps(200, seconds=2.0)
+    assert auto.words == "auto-A/B done: 2.00x ± 0 %"
 
 
 def test_auto_goes_back_where_the_accelerator_is_slower() -> None:

@@ -37,6 +37,16 @@ def test_a_measured_gain_carries_its_spread() -> None:
     assert verdict.advice == "the accelerated endpoint gives 2.00x ± 0 % of standard (cold cache), measured in this run"
 
 
+def test_what_was_measured_stands_against_a_moment_without_waiting() -> None:
+    feed = running(steps_per_epoch=1000).steps(40, seconds=1.0, wait=0.6).switch(ACCELERATED)
+    feed.steps(60, seconds=0.5, wait=0.01)
+    assert judge(feed.view, feed.time).advice == "2.00x ± 0 % of standard (cold cache); faster reading would not help"
+    feed.switch(feed.endpoint.other).steps(20, seconds=1.0, wait=0.01)
+    verdict = judge(feed.view, feed.time)
+    assert verdict.bound is Bound.COMPUTE
+    assert verdict.advice.startswith("the accelerated endpoint gives 2.00x")
+
+
 def test_only_a_gpu_is_called_one() -> None:
     assert "training waits" in judge(running().steps(20).view, 0).text
     feed = running().steps(20)

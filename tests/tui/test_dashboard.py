@@ -313,3 +313,25 @@ def test_auto_compare_says_when_the_ratio_is_known() -> None:
             break
     assert monitor.view.endpoint is ACCELERATED or run.asked, "it ends on the faster one"
     assert any(line.text.startswith("auto-A/B done: accelerated gives 2.") for line in monitor.view.log)
+
+
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [("switch", "auto-A/B ended, the accelerated endpoint failed: "), ("over", "auto-A/B ended, the run is over: ")],
+)
+def test_auto_compare_ends_with_what_ends_the_comparison(end: str, words: str) -> None:
+    script = Script().state(RunState.RUNNING).steps(20).switch(ACCELERATED, "auto A/B").steps(8, wait=0.05)
+    run = FakeRun(list(script.events))
+    monitor = RunMonitor(FakeServices(run=run), clock=lambda: script.time)  # type: ignore[arg-type]
+    monitor.pull()
+    monitor.auto = AutoCompare()
+    known = len(script.events)
+    if end == "over":
+        run.alive = False
+    else:
+        script.switch(EndpointKind.STANDARD, "the accelerated endpoint failed").steps(60)
+    run.waiting = script.events[known:]
+    monitor.pull()
+    assert monitor.auto.done
+    assert not run.asked, "a run that fell back is left where it is"
+    assert sum(line.text.startswith(words) for line in monitor.view.log) == 1

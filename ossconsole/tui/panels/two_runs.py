@@ -66,7 +66,7 @@ def _wait(kind: EndpointKind) -> Callable[[RunView], str]:
 
 def _ratio(view: RunView) -> str:
     found = view.comparison
-    return MISSING if found is None else f"{found.ratio:.2f}x ± {found.spread * 100:.0f} %"
+    return MISSING if found is None else found.words
 
 
 _RESULTS: tuple[tuple[str, Callable[[RunView], str]], ...] = (

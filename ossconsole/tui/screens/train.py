@@ -42,8 +42,8 @@ class TrainScreen(Dashboard):
 
     @property
     def auto_words(self) -> str:
-        monitor = self.console.monitor
-        return monitor.auto.words(monitor.view.comparison) if monitor.auto else ""
+        auto = self.console.monitor.auto
+        return auto.words if auto else ""
 
     # Actions
 
