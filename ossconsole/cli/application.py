@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import logging
 import threading
@@ -124,6 +125,7 @@ class Application:
     # Services
 
     def begin(self) -> None:
+        gc.enable()  # which `open_console` has put off
         from ossconsole.telemetry.sampler import Sampler
 
         self._make_ready_behind()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -51,6 +52,7 @@ def open_console(target: Target, *, readonly: bool, demo: bool = False) -> None:
     Work goes on without the console when the user wants that, and unless the settings say otherwise also when the
     terminal is lost or the console crashes.
     """
+    gc.disable()  # until the first paint: what is loaded for it stays, and looking through it held it up by 25 ms
     from ossconsole.cli.application import Application
     from ossconsole.config.settings_file import OnHangup, load_settings
     from ossconsole.terminal.foreground import stay_in_front

@@ -8,10 +8,8 @@ import time
 from collections.abc import Sequence
 
 import click
-import msgspec
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.telemetry.events import ErrorEvent
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
@@ -44,5 +42,9 @@ def run_group(group: click.Command, arguments: Sequence[str] | None = None) -> i
 
 def _report_json(typed: Sequence[str], message: str, remedy: str) -> None:
     if "--json" in typed:
+        import msgspec
+
+        from ossconsole.telemetry.events import ErrorEvent
+
         event = ErrorEvent(time=time.time(), message=message, remedy=remedy)
         click.echo(msgspec.json.encode(event).decode())

@@ -16,7 +16,6 @@ from ossconsole.config.paths import state_dir
 from ossconsole.config.profile import Profile
 from ossconsole.config.resolve import FIELDS, Origin, Resolution, overlay, resolve
 from ossconsole.config.settings_file import load_settings
-from ossconsole.config.sources import FixedSource, find_credentials
 
 if TYPE_CHECKING:
     from ossconsole.sandbox.shared import SharedSandbox
@@ -62,6 +61,8 @@ class Target:
     @contextmanager
     def open(self, say: Callable[[str], None] = _say_on_stderr) -> Iterator[OpenTarget]:
         """Finds the credentials, or the sandbox (started where none runs), and says so. Raises ConsoleError."""
+        from ossconsole.config.sources import FixedSource, find_credentials
+
         resolution = self.resolve()
         if resolution is not None:
             credentials = find_credentials(resolution.profile)

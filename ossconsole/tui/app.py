@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import PurePath
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.console import RenderableType
 from rich.text import Text
@@ -17,24 +18,23 @@ from textual.color import Color
 from textual.screen import Screen
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.storage.job import Job
-from ossconsole.telemetry import events
-from ossconsole.telemetry.events import RunState
 from ossconsole.tui import actions, glyphs, memory, themes
 from ossconsole.tui.continuing import take_terminal_again_when_continued
 from ossconsole.tui.frugal import FrugalStylesheet, FrugalUpdate
-from ossconsole.tui.monitor import RunMonitor
-from ossconsole.tui.palette import ActionProvider
 from ossconsole.tui.screens.base import ConsoleScreen
-from ossconsole.tui.screens.confirm import Choice, ConfirmScreen
-from ossconsole.tui.screens.help import HelpScreen
 from ossconsole.tui.screens.opening import OpeningScreen
 from ossconsole.tui.services import Services
 from ossconsole.tui.text import safe
 
+if TYPE_CHECKING:
+    from ossconsole.storage.job import Job
+    from ossconsole.telemetry.events import Event
+    from ossconsole.tui.monitor import RunMonitor
+    from ossconsole.tui.palette import ActionProvider
+
 TICK_S = 0.25
 
-# A screen's modules are loaded when it is first shown: the first paint waits for none of them.
+# What the first paint does not show is loaded when it is needed: the screens, the dialogs, the monitor of the run.
 
 
 def _setup() -> Screen[None]:
@@ -61,6 +61,12 @@ def _train() -> Screen[None]:
     return TrainScreen()
 
 
+def _action_provider() -> type[ActionProvider]:
+    from ossconsole.tui.palette import ActionProvider
+
+    return ActionProvider
+
+
 class ConsoleApp(App[str]):
     """The console over `services`, opened on `initial_mode` (setup, browse, upload or train).
 
@@ -79,7 +85,7 @@ class ConsoleApp(App[str]):
         "train": _train,
     }
     BINDINGS: ClassVar[list[BindingType]] = [*actions.bindings("app")]
-    COMMANDS = App.COMMANDS | {ActionProvider}
+    COMMANDS = App.COMMANDS | {_action_provider}
     # Textual declares these two without ClassVar.
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide"), (170, "-vast")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-low"), (30, "-middle"), (50, "-high")]  # noqa: RUF012
@@ -100,11 +106,11 @@ class ConsoleApp(App[str]):
         self.initial_mode = initial_mode
         self._look = memory.recall("look", "")
         self.glyphs = glyph_set or glyphs.SETS.get(self._look.get("glyphs", ""), glyphs.for_terminal())
-        self.monitor = RunMonitor(services, clock)
         self.jobs: list[Job] = []
         """Downloads and other work on objects, of the Browse screen."""
         self.crash_lines: list[str] = []
         self._crash: Exception | None = None
+        self._clock = clock
         self._began = clock()
         for own in themes.OWN:
             self.register_theme(own)
@@ -139,6 +145,13 @@ class ConsoleApp(App[str]):
     def get_default_screen(self) -> Screen[None]:
         return OpeningScreen(id="_default")
 
+    @cached_property
+    def monitor(self) -> RunMonitor:
+        """What this console has seen of the run."""
+        from ossconsole.tui.monitor import RunMonitor
+
+        return RunMonitor(self.services, self._clock)
+
     def on_mount(self) -> None:
         take_terminal_again_when_continued(self)
         self.call_after_refresh(self._open)
@@ -160,16 +173,19 @@ class ConsoleApp(App[str]):
             screen.redraw_bars()
             screen.tick()
 
-    def _announce(self, event: events.Event) -> None:
+    def _announce(self, event: Event) -> None:
         """Tell of what matters while another screen shows; the Train screen has it in its event log."""
+        from ossconsole.telemetry.events import ErrorEvent, RunState, State
+
         if event.time < self._began:
             return  # of a run that this console has found going on
-        if isinstance(event, events.ErrorEvent):
+        if isinstance(event, ErrorEvent):
             self.notify(safe(event.message), title="The run", severity="error", markup=False, timeout=15)
-        elif self.current_mode != "train" and isinstance(event, events.State) and event.state.final:
+        elif self.current_mode != "train" and isinstance(event, State) and event.state.final:
             failed = event.state is RunState.FAILED
-            words = f"The run has {_FINAL_WORDS[event.state]}."
-            self.notify(words, severity="error" if failed else "information", markup=False)
+            self.notify(
+                f"The run has {event.state.value}.", severity="error" if failed else "information", markup=False
+            )
 
     def tell(self, error: ConsoleError) -> None:
         """Show an error of any screen: what happened, and what to do next."""
@@ -183,6 +199,8 @@ class ConsoleApp(App[str]):
         self.switch_mode(mode)
 
     def action_help(self) -> None:
+        from ossconsole.tui.screens.help import HelpScreen
+
         if isinstance(self.screen, HelpScreen):
             self.pop_screen()
         elif isinstance(self.screen, ConsoleScreen):
@@ -222,6 +240,8 @@ class ConsoleApp(App[str]):
     @work(exclusive=True, group="quit", exit_on_error=False)
     async def action_quit(self) -> None:  # type: ignore[override]
         """Leave; where work is in progress, only after asking."""
+        from ossconsole.tui.screens.confirm import Choice, ConfirmScreen
+
         run, upload = self.services.run, self.services.upload
         running = run is not None and run.alive and not run.elsewhere
         uploading = upload is not None and upload.alive and not upload.elsewhere
@@ -270,6 +290,3 @@ class ConsoleApp(App[str]):
             self.crash_lines.append(crash_line(self._crash))
             self._exit_renderables.append(Text(self.crash_lines[0]))
         self._close_messages_no_wait()
-
-
-_FINAL_WORDS = {RunState.FINISHED: "finished", RunState.STOPPED: "stopped", RunState.FAILED: "failed"}

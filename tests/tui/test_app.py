@@ -19,6 +19,16 @@ from tests.tui.fakes import REAL, SECRET, FakeRun, FakeServices, Script
 from tests.tui.screens import settle, shown
 
 
+def test_the_first_paint_waits_for_no_screen_and_nothing_a_screen_needs() -> None:
+    code = (
+        "import sys, ossconsole.cli.console, ossconsole.cli.application, ossconsole.tui.app\n"
+        "late = ('numpy', 'http.client', 'psutil', 'ossconsole.tui.screens.browse', 'ossconsole.telemetry.view')\n"
+        "print([name for name in late if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_neither_the_app_nor_its_screens_load_heavy_libraries() -> None:
     code = (
         "import sys, ossconsole.cli.application, ossconsole.tui.app\n"

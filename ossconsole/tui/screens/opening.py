@@ -28,5 +28,9 @@ class OpeningScreen(ConsoleScreen):
         settings = self.services.settings()
         if not settings:
             return [Line(), *(Line((f" {text}", "dim")) for text in _SANDBOX)]
-        rows = [Line((f" {setting.name:<22}", "dim"), (safe(setting.value), "text")) for setting in settings]
+        rows = [
+            Line((f" {setting.name.replace('_', ' '):<22}", "dim"), (safe(setting.value), "text"))
+            for setting in settings
+            if setting.value
+        ]
         return [Line(), Line((" Opening", "strong")), Line(), *rows]
