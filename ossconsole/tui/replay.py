@@ -43,7 +43,9 @@ class Replay:
     def now(self) -> float:
         if self.follow:
             return time.time()
-        return self._time or 0.0
+        if self._time is None or self._time == math.inf:
+            return self.view.last_time or 0.0
+        return self._time
 
     @property
     def speed(self) -> float:
@@ -71,6 +73,7 @@ class Replay:
     def skip(self) -> None:
         """Everything, as fast as it can be read."""
         self._time = math.inf
+        self.playing = True
 
     def pull(self) -> None:
         """Take in what is due; nothing once it is closed."""

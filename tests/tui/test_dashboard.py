@@ -103,6 +103,23 @@ def test_many_switches_keep_the_glyphs_and_drop_the_colours() -> None:
     assert lines[-2].text.count("▲") >= 5
 
 
+def test_a_replay_names_no_key_that_it_has_not() -> None:
+    view = reduced(Script().state(RunState.RUNNING).steps(40))
+    live, replayed = (
+        text(compare.comparison(Context(view, START, BRAILLE, steered=steered), 40, 8)) for steered in (True, False)
+    )
+    assert "press e to measure accelerated" in live
+    assert "accelerated is not measured yet" in replayed
+
+
+def test_percentages_are_told_as_finely_as_they_are_read() -> None:
+    for wait, words in ((0.2, " 50 % "), (0.001, " 0.5 % ")):
+        view = reduced(Script().state(RunState.RUNNING).steps(40, wait=wait, compute=0.196))
+        context = Context(view, view.last_time or 0.0, BRAILLE)
+        waits = chart_specs(view, raw=False, log=False)[0]
+        assert words in chart(context, waits, TimeAxis().window(view, context.now), 60, 6)[0].text
+
+
 def test_a_gpu_that_fell_off_the_bus_says_so() -> None:
     view = RunView()
     lost = GpuSample(index=1, problem="This GPU fell off the bus.")

@@ -117,24 +117,29 @@ def _notes(
     points: Sequence[Point], loose: Sequence[Point], window: TimeWindow, spec: ChartSpec, note: str
 ) -> list[str]:
     """The value, the stretch of time and `note`, from the fullest words to the shortest."""
-    value = _value(points, window, spec.unit)
+    value = _value(points, window, spec)
     label = window.label if spec.lane else ""
     if spec.behind and points:
-        value, label = f"smoothed {value}", f"raw {_value(loose, window, spec.unit)}"
+        value, label = f"smoothed {value}", f"raw {_value(loose, window, spec)}"
     if window.cursor is None:
         return [joined((value, label, note)), joined((value, note)), value]
     at = f"at {clock(window.cursor)}"
     return [joined((value, at, label, note)), joined((value, at, note)), joined((value, at)), value]
 
 
-def _value(points: Sequence[Point], window: TimeWindow, unit: str) -> str:
+def _value(points: Sequence[Point], window: TimeWindow, spec: ChartSpec) -> str:
     """The newest value, or that at the crosshair."""
+    words = _percents if spec.scale == "percent" else number
     known = [point for point in points if not math.isnan(point.last)]
     if window.cursor is None or not known:
-        return f"{number(points[-1].last)}{unit}" if points else MISSING
+        return f"{words(points[-1].last)}{spec.unit}" if points else MISSING
     at = bisect.bisect_left([point.time for point in known], window.cursor)
     near = min(known[max(0, at - 1) : at + 1], key=lambda point: abs(point.time - (window.cursor or 0.0)))
-    return f"{number(near.last)}{unit}"
+    return f"{words(near.last)}{spec.unit}"
+
+
+def _percents(value: float) -> str:
+    return MISSING if math.isnan(value) else f"{value:.0f}" if value >= 10 else f"{value:.1f}"
 
 
 def _scale(spec: ChartSpec, points: Sequence[Point]) -> plot.Scale:

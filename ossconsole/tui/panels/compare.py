@@ -141,8 +141,13 @@ def _missing(context: Context) -> str:
         return f"warming up, {view.warming[0]} of {view.warming[1]} batches"
     found = {kind: view.figures(kind).blocks for kind in EndpointKind}
     kind = next((kind for kind, blocks in found.items() if blocks < MIN_BLOCKS), None)
-    if kind is None:
-        return ""
+    return "" if kind is None else _unmeasured(kind, found[kind], context)
+
+
+def _unmeasured(kind: EndpointKind, blocks: int, context: Context) -> str:
+    view = context.view
     if view.state is not None and view.state.final:
         return f"{kind} was not measured"
-    return f"{kind}: {found[kind]} of {MIN_BLOCKS} readings" if kind is view.endpoint else f"press e to measure {kind}"
+    if kind is view.endpoint:
+        return f"{kind}: {blocks} of {MIN_BLOCKS} readings"
+    return f"press e to measure {kind}" if context.steered else f"{kind} is not measured yet"

@@ -12,13 +12,17 @@ from ossconsole.tui.text import Line, shorten
 
 @dataclass(frozen=True)
 class Context:
-    """The run, the present (Unix seconds) and how to draw. `has_accelerated` tells of the profile."""
+    """The run, the present (Unix seconds) and how to draw.
+
+    `has_accelerated` tells of the profile, `steered` whether the screen has the keys that change the run.
+    """
 
     view: RunView
     now: float
     glyphs: Glyphs
     has_accelerated: bool = True
     auto_words: str = ""
+    steered: bool = True
 
     @property
     def simulated(self) -> bool:

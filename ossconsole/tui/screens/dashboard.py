@@ -68,6 +68,11 @@ class Dashboard(ConsoleScreen):
         return False
 
     @property
+    def steered(self) -> bool:
+        """True where the screen has the keys that change the run."""
+        return False
+
+    @property
     def auto_words(self) -> str:
         return ""
 
@@ -132,6 +137,7 @@ class Dashboard(ConsoleScreen):
             glyphs=self.glyphs,
             has_accelerated=profile is None or profile.accelerated_endpoint is not None,
             auto_words=self.auto_words,
+            steered=self.steered,
         )
 
     @property

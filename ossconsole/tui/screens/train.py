@@ -41,6 +41,10 @@ class TrainScreen(Dashboard):
         return self.console.monitor.busy
 
     @property
+    def steered(self) -> bool:
+        return True
+
+    @property
     def auto_words(self) -> str:
         auto = self.console.monitor.auto
         return auto.words if auto else ""
