@@ -46,15 +46,15 @@ class TrainingLoop:
         return f"{self._compute.device} in {self._compute.precision}"
 
     def step(self, batch: Batch) -> None:
-        """One training step."""
-        self._compute.free_slots()
+        """One training step; the buffers of the batches before it may be filled again afterwards."""
         self._clock.mark()
         images = self._pictures.images(batch)
         labels = self._pictures.labels(Split.TRAIN, batch.rows)
         self._clock.mark()
-        self._trainer.step(images, labels, self._meter, samples=len(labels), update=True)
+        self._trainer.step(images, labels, self._meter, samples=len(labels))
         self._clock.mark()
         self._pending.append((batch.wait_s, self._clock.finish()))
+        self._compute.free_slots()
 
     def restart(self) -> None:
         """The steps from here on are measured."""
@@ -84,7 +84,7 @@ class TrainingLoop:
             self._compute.free_slots()
             generator = self._compute.generator(number)
             images = self._compute.images(data, sample.height, sample.width, generator=generator)
-            self._trainer.step(images, self._compute.labels(labels), self._meter, samples=batch_size, update=True)
+            self._trainer.step(images, self._compute.labels(labels), self._meter, samples=batch_size)
 
         for number in range(_SYNTHETIC_WARMUP):
             step(number)

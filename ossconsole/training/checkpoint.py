@@ -51,6 +51,21 @@ class Saved:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint is made of; the tensors of `trainer_state` are there, and stay as they are, after `arrived`."""
+
+    trainer_state: dict[str, Any]
+    progress: Progress
+    about: dict[str, Any]
+    arrived: Callable[[], object]
+
+    def pack(self) -> bytes:
+        """The bytes of the checkpoint."""
+        self.arrived()
+        return pack(self.trainer_state, self.progress, self.about)
+
+
 def checkpoint_key(prefix: str, run: str, progress: Progress) -> str:
     """The unique key: opening the connector's writer deletes the key, so none that matters is ever opened."""
     return f"{prefix}/resnet18-{run}-e{progress.epoch:02d}-s{progress.step:06d}.pt"

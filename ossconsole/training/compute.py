@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,9 @@ from ossconsole.training.cores import compute_threads, usable_cores
 from ossconsole.training.settings import TrainSettings
 
 _RESIZE_RATIO = 256 / 224  # validation: short side of 256 px for a centre crop of 224, as in pytorch/examples/imagenet
+
+# How torch says that memory is short where it does not raise its own error for it.
+_SHORT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "DefaultCPUAllocator")
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,16 @@ class Compute:
     ) -> None:
         self.device = device
         self.cuda = device.type == "cuda"
+        if self.cuda:
+            # Else this thread's events and kernels would be those of the first GPU, whichever this process has.
+            torch.cuda.set_device(device)
         self._settings = settings
         self._format = sample_format
         self._amp = amp_dtype(settings.precision, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self._amp is torch.float16)
         self._stream = torch.cuda.Stream(device) if self.cuda else None  # type: ignore[no-untyped-call]
-        self._copies: deque[torch.cuda.Event] = deque()
+        self._copies: list[torch.cuda.Event] = []  # of the newest batch
+        self._earlier_copies: list[torch.cuda.Event] = []  # of the one before
         shape = (1, CHANNELS, 1, 1)
         self._mean = torch.tensor(IMAGENET_MEAN, device=device).view(shape) * 255
         self._std = torch.tensor(IMAGENET_STD, device=device).view(shape) * 255
@@ -88,7 +95,39 @@ class Compute:
         return torch.empty(0, CHANNELS, size, size, device=self.device)
 
     def labels(self, labels: torch.Tensor) -> torch.Tensor:
-        return labels.to(self.device, non_blocking=self.cuda)
+        return labels.pin_memory().to(self.device, non_blocking=True) if self.cuda else labels
+
+    def host_copy(self, value: Any) -> Any:
+        """A copy of a tensor, or of those in dictionaries and lists, on the host: nobody changes it afterwards.
+
+        From a GPU it is under way: it is there once the GPU has reached a milestone made after this call.
+        """
+        if isinstance(value, torch.Tensor):
+            value = value.detach()
+            # To pinned memory, which torch takes for such copies: the host neither waits for it nor for the GPU.
+            return value.to("cpu", non_blocking=True) if value.is_cuda else value.clone()
+        if isinstance(value, dict):
+            return {key: self.host_copy(each) for key, each in value.items()}
+        return [self.host_copy(each) for each in value] if isinstance(value, list) else value
+
+    def milestone(self) -> Callable[[], object]:
+        """Waits, whichever thread calls it, until the device has done what it was told to do until now."""
+        return _recorded().synchronize if self.cuda else _nothing
+
+    @contextmanager
+    def memory_errors(self) -> Iterator[None]:
+        """Raises ConsoleError with a batch size to try where the memory is too small."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not isinstance(error, torch.OutOfMemoryError) and not any(s in str(error) for s in _SHORT_OF_MEMORY):
+                raise
+            batch = self._settings.batch_size
+            half = f"--batch-size {batch // 2}, with --accumulate 2 for the same result" if batch > 1 else ""
+            raise ConsoleError(
+                f"The memory of {self.device} does not hold a batch of {batch}.",
+                remedy=f"Try {half or 'a smaller --image-size'}.",
+            ) from error
 
     def generator(self, *seeds: int) -> torch.Generator:
         """A source of randomness fixed by `seeds` alone, so that a resumed run draws the same."""
@@ -99,9 +138,15 @@ class Compute:
         return generator.manual_seed(state)
 
     def free_slots(self) -> None:
-        """Waits until the copy of the batch before the last has left its buffer, which is about to be filled again."""
-        while len(self._copies) > 1:
-            self._copies.popleft().synchronize()
+        """Waits until the batch before the last has left its buffer. Call once before each batch that is asked for."""
+        for event in self._earlier_copies:
+            event.synchronize()
+        self._earlier_copies, self._copies = self._copies, []
+
+    def free_all_slots(self) -> None:
+        """Waits until no buffer is being copied from any more."""
+        for event in (*self._earlier_copies, *self._copies):
+            event.synchronize()
 
     def _copy(self, data: torch.Tensor) -> torch.Tensor:
         if self._stream is None:
@@ -143,11 +188,14 @@ class StepClock:
         return PendingTimes(previous, arrived, copied, done)
 
     def _now(self) -> Mark:
-        if not self._cuda:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
-        return event
+        return _recorded() if self._cuda else time.perf_counter()
+
+
+def _recorded() -> torch.cuda.Event:
+    """An event on the current stream of the thread's device."""
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    event.record()
+    return event
 
 
 Mark = Any
@@ -181,9 +229,21 @@ def _between(first: Mark, second: Mark) -> float:
     return float(first.elapsed_time(second)) / 1000 if isinstance(first, torch.cuda.Event) else float(second - first)
 
 
+def _nothing() -> None:
+    """The CPU has done what it was told to do."""
+
+
 def choose_device(local_rank: int = 0) -> torch.device:
-    """The GPU of this process, or the CPU where there is none."""
-    return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    """The GPU of this process, or the CPU where there is none. Raises ConsoleError with too few GPUs."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    count = torch.cuda.device_count()
+    if local_rank >= count:
+        raise ConsoleError(
+            f"Process {local_rank + 1} of the run needs a GPU of its own; {count} can be used here.",
+            remedy="Use --processes 0, or `torchrun --nproc-per-node=gpu`: both start one process for each GPU.",
+        )
+    return torch.device("cuda", local_rank)
 
 
 def amp_dtype(precision: str, device: torch.device) -> torch.dtype | None:

@@ -87,6 +87,7 @@ class BatchLoader:
         shape = (slots, settings.batch_size, row_bytes)
         self._buffer = SharedBuffer(math.prod(shape))
         self._slots = torch.frombuffer(self._buffer.memory, dtype=torch.uint8).view(shape)
+        self._pinned = pin
         if pin:
             _pin(self._slots)
         self._free = deque(range(slots))
@@ -132,8 +133,11 @@ class BatchLoader:
         self._put(batch.request, slot, front=True)
 
     def close(self) -> None:
-        """Ends the readers."""
+        """Ends the readers. No batch may still be on its way to the device."""
         self._pool.close()
+        if self._pinned:
+            _unpin(self._slots)
+            self._pinned = False
         self._buffer.close()
 
     def _receive(self, timeout_s: float) -> None:
@@ -235,3 +239,8 @@ def _pin(slots: torch.Tensor) -> None:
             f"The batch buffers ({slots.nbytes / 1e6:,.0f} MB) cannot be page-locked: CUDA error {code}.",
             remedy="Lower --prefetch-mb, or raise the limit with `ulimit -l unlimited`.",
         )
+
+
+def _unpin(slots: torch.Tensor) -> None:
+    """Else the memory stayed locked for good, and the next buffers that came to lie there could not be."""
+    torch.cuda.cudart().cudaHostUnregister(slots.data_ptr())  # type: ignore[no-untyped-call]

@@ -31,7 +31,8 @@ class BatchRequest:
     """Which samples to read next. `number` counts from 0 over all epochs as planned, `epoch` from 1.
 
     `index` is the batch's place in its epoch and split, `last` marks the last one there; `indices` are rows of the
-    manifest's split, int64.
+    manifest's split, int64. Training updates the weights after the batches with `update`; `share` is the part that the
+    samples of this batch are of those of its update.
     """
 
     number: int
@@ -40,6 +41,8 @@ class BatchRequest:
     index: int
     indices: npt.NDArray[np.int64]
     last: bool
+    update: bool = True
+    share: float = 1.0
 
 
 class Requests(Protocol):
@@ -85,26 +88,47 @@ class Plan:
                 if request.number >= start:
                     yield request
 
-    def number_of_step(self, step: int) -> int:
-        """The number of the first batch after training step `step` (counted from 1; 0 is before the run)."""
+    def number_after(self, step: int, *, ended: bool) -> int:
+        """The number of the first batch after training step `step` (counted from 1; 0 is before the run).
+
+        `ended` tells that the epoch of that step was validated as well, where the step was its last one.
+        """
+        if step and not ended:
+            epoch, within = divmod(step - 1, self.steps_per_epoch)
+            return epoch * self.batches_per_epoch + (self.steps_per_epoch if step == self._end(epoch) else within + 1)
         epoch, within = divmod(step, self.steps_per_epoch)
         return epoch * self.batches_per_epoch + within
 
+    def _end(self, epoch: int) -> int:
+        """The last training step of an epoch, which counts from 0 here."""
+        return min((epoch + 1) * self.steps_per_epoch, self.total_steps)
+
     def _epoch(self, epoch: int) -> Iterator[BatchRequest]:
         first = (epoch - 1) * self.batches_per_epoch
-        steps = min(self.steps_per_epoch, self.total_steps - (epoch - 1) * self.steps_per_epoch)
+        steps = self._end(epoch - 1) - (epoch - 1) * self.steps_per_epoch
         for split, batches in ((Split.TRAIN, steps), (Split.VAL, self._batches(Split.VAL))):
             order = self._order(split, epoch)
             for index in range(batches):
+                last = index == batches - 1
                 yield BatchRequest(
                     number=first + index,
                     epoch=epoch,
                     split=split,
                     index=index,
                     indices=self._share(order, index),
-                    last=index == batches - 1,
+                    last=last,
+                    update=last or (index + 1) % self._settings.accumulate == 0,
+                    share=self._share_of_update(split, index, batches),
                 )
             first += self.steps_per_epoch
+
+    def _share_of_update(self, split: Split, index: int, batches: int) -> float:
+        """What batch `index` of so many is of the samples of its update; the last batch and update may be short."""
+        first = index - index % self._settings.accumulate
+        after = min(first + self._settings.accumulate, batches)
+        span = self._settings.batch_size * self._world
+        bounds = [min(at * span, self._sizes[split]) for at in (index, index + 1, first, after)]
+        return (bounds[1] - bounds[0]) / (bounds[3] - bounds[2])
 
     def _order(self, split: Split, epoch: int) -> npt.NDArray[np.int64]:
         size = self._sizes[split]

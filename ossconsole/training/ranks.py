@@ -6,6 +6,7 @@ import contextlib
 import threading
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from types import TracebackType
 from typing import Any, TypeVar
 
 import torch
@@ -38,6 +39,7 @@ class Ranks:
     def __init__(self, place: Place, device: torch.device, *, patience_s: float = 0.0) -> None:
         """Waits for the others. `patience_s` is how long one of them may wait for its data."""
         self.place = place
+        self._device = device
         self._talk: Any = None
         self._closing = threading.Lock()
         if place.world == 1:
@@ -86,6 +88,12 @@ class Ranks:
                 dist.all_reduce(tensor)
         return tensor
 
+    def spread(self, tensor: torch.Tensor) -> None:
+        """Makes the tensor of every process that of the one that leads."""
+        if self.world > 1:
+            with _lost_ranks(self.place):
+                dist.broadcast(tensor, src=0)
+
     def together(self) -> contextlib.AbstractContextManager[None]:
         """Around what torch itself has the processes do together, such as averaging gradients."""
         return contextlib.nullcontext() if self.world == 1 else _lost_ranks(self.place)
@@ -99,11 +107,30 @@ class Ranks:
     def told_to_stop(self) -> bool:
         return self.world > 1 and bool(self._store.check([_STOP_KEY]))
 
-    def close(self) -> None:
+    def __enter__(self) -> Ranks:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leaves the others: a process group that outlived its run would stand in the way of the next one."""
         with self._closing:
-            if self._talk is not None:
-                self._talk = None
-                dist.destroy_process_group()
+            if self._talk is None:
+                return
+            self._talk = None
+            if error is not None and self._device.type == "cuda":
+                _abort(self._device)
+            dist.destroy_process_group()
+
+
+def _abort(device: torch.device) -> None:
+    """Ends what goes on between the GPUs: an orderly end waits for it, without end where others take no part any more.
+
+    torch 2.5 has no such call; its watchdog ends the process after PATIENCE_S.
+    """
+    abort = getattr(dist.distributed_c10d._get_default_group()._get_backend(device), "abort", None)  # noqa: SLF001
+    if abort is not None:
+        abort()
 
 
 @contextlib.contextmanager

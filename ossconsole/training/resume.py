@@ -44,6 +44,8 @@ def resume(
             remedy=f"Start from its weights: --weights {uri}.",
         ) from error
     context.say(f"Going on after step {context.step} of epoch {course.epoch}.")
+    if state["schedule"]["asked"] != context.settings.learning_rate:
+        context.say(f"The peak learning rate is now {context.settings.learning_rate:g}.")
 
 
 def _own_checkpoint(context: RunContext, store: ObjectStore) -> str:

@@ -8,7 +8,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.telemetry import events
-from ossconsole.training.checkpoint import CheckpointStore, Progress, Saved
+from ossconsole.training.checkpoint import CheckpointStore, Saved, Snapshot
 from ossconsole.training.context import RunContext
 
 _PATIENCE_S = 30.0  # how long training waits for one checkpoint before it leaves out the next
@@ -40,9 +40,9 @@ class Saver:
         self._context.warn("A checkpoint is left out: the one before it is still being written.")
         return False
 
-    def save(self, data: bytes, progress: Progress, *, best: bool) -> None:
+    def save(self, snapshot: Snapshot, *, best: bool) -> None:
         """Begins to write a checkpoint; call when `ready`."""
-        self._saving = self._thread.submit(self._save, data, progress, best)
+        self._saving = self._thread.submit(self._save, snapshot, best)
 
     def wait(self) -> None:
         """Waits until the checkpoint begun last is written, or given up."""
@@ -63,7 +63,8 @@ class Saver:
             self.last_key = saved.key if saved else self.last_key
         return True
 
-    def _save(self, data: bytes, progress: Progress, best: bool) -> Saved | None:
+    def _save(self, snapshot: Snapshot, best: bool) -> Saved | None:
+        data, progress = snapshot.pack(), snapshot.progress
         way = _Way(self._context, len(data))
         try:
             saved = self._checkpoints.save(data, progress, best=best, on_written=way.tell)

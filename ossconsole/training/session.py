@@ -16,7 +16,7 @@ from ossconsole.storage.client import ObjectStore
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
 from ossconsole.training.agreement import BATCH, END, FAILED, Agreement, Standing, agree, endpoint_number
-from ossconsole.training.checkpoint import CheckpointStore, fetch_uri, pack
+from ossconsole.training.checkpoint import CheckpointStore, Snapshot, fetch_uri
 from ossconsole.training.compute import Compute, StepClock, choose_device
 from ossconsole.training.connector import ConnectorSettings
 from ossconsole.training.context import RunContext
@@ -100,8 +100,7 @@ class Session:
         self._pictures = Pictures(self._data.manifest, self._compute, seed=settings.seed, rank=place.rank)
         self._before_meeting()
         ranks = Ranks(place, self._compute.device, patience_s=settings.patience_s)
-        # A process group that outlived its run would stand in the way of the next one.
-        with contextlib.closing(self._store), contextlib.closing(ranks) as self._ranks:
+        with contextlib.closing(self._store), ranks as self._ranks:
             return self._train_together(model)
 
     def _train_together(self, model: torch.nn.Module) -> events.Summary:
@@ -126,6 +125,7 @@ class Session:
             self._rescue()
             raise
         finally:
+            self._compute.free_all_slots()
             self._source.close()
             if self._saver:
                 self._saver.close()
@@ -153,7 +153,7 @@ class Session:
             connector,
             self._data,
             self._plan,
-            start=self._plan.number_of_step(context.step),
+            start=self._plan.number_after(context.step, ended=not self._course.meters[Split.TRAIN].samples),
             pin=self._compute.cuda,
             heed=self._heed,
             on_pause=self._obey_alone if alone else self._heed,
@@ -202,6 +202,8 @@ class Session:
             agreed = agree(rows, self._endpoint)
             if agreed.news:
                 self._news.exchange(self._ranks)
+            if agreed.failed or agreed.stop or agreed.checkpoint:  # a checkpoint follows
+                self._trainer.settle()
             if agreed.failed:
                 self._fail(self._ranks.share(None if problem is None else (problem.message, problem.remedy)), problem)
             self._follow(agreed)
@@ -289,10 +291,15 @@ class Session:
         labels = self._pictures.labels(Split.TRAIN, batch.rows)
         self._clock.mark()
         lr = self._trainer.lr
-        update = self._updates(batch.request)
         loss = self._trainer.step(
-            images, labels, self._course.meters[Split.TRAIN], samples=agreed.samples, update=update
+            images,
+            labels,
+            self._course.meters[Split.TRAIN],
+            samples=agreed.samples,
+            share=batch.request.share,
+            update=batch.request.update,
         )
+        loss = self._compute.host_copy(loss)
         self._clock.mark()
         context.step += 1
         self._reports.add(
@@ -306,15 +313,14 @@ class Session:
             if context.profile.endpoint(other):
                 context.switch(other, reason=f"every {every} steps")
         if self._settings.checkpoint_every and context.step % self._settings.checkpoint_every == 0:
+            self._trainer.settle()
             self._save()
-
-    def _updates(self, request: BatchRequest) -> bool:
-        """Whether the optimizer takes a step after this batch."""
-        return (request.index + 1) % self._settings.accumulate == 0 or request.last
 
     def _validate(self, batch: Batch) -> None:
         self._reports.flush()
         self._context.enter(RunState.VALIDATING)
+        if batch.request.index == 0:
+            self._trainer.level()
         images = self._pictures.images(batch)
         labels = self._pictures.labels(Split.VAL, batch.rows)
         self._trainer.validate(images, labels, self._course.meters[Split.VAL])
@@ -341,8 +347,9 @@ class Session:
         self._reports.flush()
         if self._saver is None or not self._saver.ready(last=last):
             return
+        state = self._compute.host_copy(self._trainer.state())
         progress = self._course.progress(self._context.step)
-        self._saver.save(pack(self._trainer.state(), progress, self._about()), progress, best=best)
+        self._saver.save(Snapshot(state, progress, self._about(), self._compute.milestone()), best=best)
 
     def _rescue(self) -> None:
         """What was trained since the last checkpoint is kept, although the run ends over an error."""

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ossconsole.config.errors import ConsoleError
 from ossconsole.training.compute import Compute
 from ossconsole.training.ranks import Ranks
 from ossconsole.training.settings import TrainSettings
@@ -55,14 +52,15 @@ def counts(loss: torch.Tensor, outputs: torch.Tensor, labels: torch.Tensor) -> t
     """Of one batch: loss x samples, top-1 hits, top-5 hits, samples; float64, shape (4,)."""
     top = outputs.topk(min(5, outputs.shape[1])).indices == labels.view(-1, 1)
     samples = len(labels)
-    hits = [top[:, 0].sum(), top.sum(), labels.new_tensor(samples)]
+    hits = [top[:, 0].sum(), top.sum(), labels.new_full((), samples)]  # new_tensor would wait for the GPU
     return torch.stack([loss.detach().float() * samples, *hits]).double()
 
 
 class Trainer:
     """Trains `model` by SGD with momentum, a linear warm-up and a cosine to 0 over `total_steps`.
 
-    All `ranks` take each step together. Their shares of a batch may differ: each sample counts the same.
+    All `ranks` take each step together. Their shares of a batch may differ: each sample counts the same. Several steps
+    may make one update of the weights; their learning rate is that of the first of them.
     """
 
     def __init__(
@@ -72,6 +70,9 @@ class Trainer:
         self._settings = settings
         self._ranks = ranks
         self._total_steps = total_steps
+        self._steps = 0
+        self._updated = 0  # the step of the last update
+        self._peak_lr = settings.learning_rate
         self.model = model.to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._average = (
             AveragedModel(self.model, multi_avg_fn=_ema(settings.ema_decay), use_buffers=True)
@@ -88,8 +89,9 @@ class Trainer:
             nesterov=settings.momentum > 0,
             fused=compute.cuda or None,
         )
-        self.schedule = LambdaLR(self.optimizer, self._lr_factor)
-        wrapped = DistributedDataParallel(self.model) if ranks.world > 1 else self.model
+        self._schedule_lr()
+        self._together = DistributedDataParallel(self.model) if ranks.world > 1 else None
+        wrapped = self._together or self.model
         self._forward: Any = torch.compile(wrapped) if settings.compile else wrapped
         self._train_loss = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
         self._val_loss = nn.CrossEntropyLoss()
@@ -101,40 +103,53 @@ class Trainer:
 
     def set_peak_lr(self, lr: float) -> None:
         """Changes the peak that the schedule scales."""
-        self.schedule.base_lrs = [lr] * len(self.schedule.base_lrs)
-        for group, factor in zip(self.optimizer.param_groups, self.schedule.lr_lambdas, strict=True):
-            group["lr"] = lr * factor(self.schedule.last_epoch)
+        self._peak_lr = lr
+        self._schedule_lr()
 
     def step(
-        self, images: torch.Tensor, labels: torch.Tensor, meter: EpochMeter, *, samples: int, update: bool
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        meter: EpochMeter,
+        *,
+        samples: int,
+        share: float = 1.0,
+        update: bool = True,
     ) -> torch.Tensor:
         """One forward and backward pass, and with `update` the optimizer's step; gives the loss, on the device.
 
-        `samples` is how many all ranks have in this batch, and the loss is the mean over them. A rank without any
-        takes part all the same. Raises ConsoleError when the device's memory does not hold the batch.
+        `samples` is how many all ranks have in this batch, `share` its part of all samples of the update. The loss is
+        the mean over the batch. A rank without any takes part all the same. Raises ConsoleError when the device's
+        memory does not hold the batch.
         """
         own = len(labels)
         if not own:
             images, labels = self._stand_in(images)
         # Batch norm has no statistics of a single picture of 32 px: such a batch sees the running ones.
         self._forward.train(own > 1)
-        with self._ranks.together(), self._memory_errors(own), self._collective(update):
+        with self._ranks.together(), self._compute.memory_errors(), self._collective(update):
             with self._compute.autocast():
                 outputs = self._forward(images)
                 loss = self._train_loss(outputs, labels)
             # The ranks' gradients are averaged; weighted so, that is the mean over the samples.
-            weight = own * self._ranks.world / samples / self._settings.accumulate
+            weight = own * self._ranks.world / samples * share
             self._compute.scaler.scale(loss * weight).backward()
         counted = self._ranks.sum(counts(loss, outputs.detach(), labels) * (own > 0))
         meter.add(counted)
+        self._steps += 1
         if update:
-            self._compute.scaler.step(self.optimizer)
-            self._compute.scaler.update()
-            self.optimizer.zero_grad(set_to_none=True)
-            if self._average is not None:
-                self._average.update_parameters(self.model)
-        self.schedule.step()
+            with self._compute.memory_errors():
+                self._update()
         return counted[0] / counted[3]
+
+    def _update(self) -> None:
+        self._compute.scaler.step(self.optimizer)
+        self._compute.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self._average is not None:
+            self._average.update_parameters(self.model)
+        self._updated = self._steps
+        self._schedule_lr()
 
     @torch.no_grad()
     def validate(self, images: torch.Tensor, labels: torch.Tensor, meter: EpochMeter) -> None:
@@ -144,34 +159,73 @@ class Trainer:
         own = len(labels)
         if not own:
             images, labels = self._stand_in(images)
-        with self._memory_errors(own), self._compute.autocast():
+        with self._compute.memory_errors(), self._compute.autocast():
             outputs = model(images)
             loss = self._val_loss(outputs, labels)
         meter.add(self._ranks.sum(counts(loss, outputs, labels) * (own > 0)))
 
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Call in all ranks: what each has gathered for the next update becomes the mean of all, as it would then."""
+        if self._ranks.world > 1:
+            for parameter in self.model.parameters():
+                if parameter.grad is not None:
+                    self._ranks.sum(parameter.grad).div_(self._ranks.world)
+
+    def level(self) -> None:
+        """Call in all ranks: the statistics of batch norm, which each has of its own samples, become the first one's.
+
+        They are those in the checkpoints, and validation is to see the model that these hold.
+        """
+        for model in (self.model, self._average.module if self._average is not None else None):
+            for buffer in model.buffers() if model is not None else ():
+                self._ranks.spread(buffer)
+
     def state(self) -> dict[str, Any]:
-        """Everything a checkpoint must hold to go on exactly, as plain values and tensors."""
+        """Everything a checkpoint must hold to go on exactly, as plain values and tensors, which the next step changes.
+
+        Between two updates that is also what has been gathered for the next one; call `settle` before.
+        """
         state: dict[str, Any] = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "schedule": {"base_lrs": list(self.schedule.base_lrs), "last_epoch": self.schedule.last_epoch},
+            "schedule": {
+                "steps": self._steps,
+                "updated": self._updated,
+                "peak": self._peak_lr,
+                "asked": self._settings.learning_rate,
+            },
             "scaler": self._compute.scaler.state_dict(),
+            "gradients": {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None},
         }
         if self._average is not None:
             state["average"] = self._average.state_dict()
         return state
 
     def load(self, state: dict[str, Any]) -> None:
-        """Goes on from `state`. Raises KeyError, ValueError or RuntimeError when it does not fit this model."""
+        """Goes on from `state`, with the settings of this run; a peak set by hand stays while they name the same one.
+
+        Raises KeyError, ValueError or RuntimeError when it does not fit this model.
+        """
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.base_lrs = list(state["schedule"]["base_lrs"])
-        self.schedule.last_epoch = int(state["schedule"]["last_epoch"])
-        self.set_peak_lr(float(self.schedule.base_lrs[0]))
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
+        for name, parameter in self.model.named_parameters():
+            if name in state["gradients"]:
+                parameter.grad = state["gradients"][name].to(parameter)
+        schedule = state["schedule"]
+        self._steps, self._updated = int(schedule["steps"]), int(schedule["updated"])
+        if schedule["asked"] == self._settings.learning_rate:
+            self._peak_lr = float(schedule["peak"])
+        self._schedule_lr()
         if state["scaler"]:
             self._compute.scaler.load_state_dict(state["scaler"])
         if self._average is not None and "average" in state:
             self._average.load_state_dict(state["average"])
+
+    def _schedule_lr(self) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._peak_lr * self._lr_factor(self._updated)
 
     def _lr_factor(self, step: int) -> float:
         """Share of the peak at `step` (from 0): linear warm-up, then half a cosine."""
@@ -187,19 +241,7 @@ class Trainer:
 
     def _collective(self, update: bool) -> contextlib.AbstractContextManager[None]:
         """Between updates the ranks keep their gradients to themselves."""
-        if update or not isinstance(self._forward, DistributedDataParallel):
-            return contextlib.nullcontext()
-        return self._forward.no_sync()
-
-    @contextlib.contextmanager
-    def _memory_errors(self, batch: int) -> Iterator[None]:
-        try:
-            yield
-        except torch.OutOfMemoryError as error:
-            raise ConsoleError(
-                f"The memory of {self._compute.device} does not hold a batch of {batch}.",
-                remedy=f"Try --batch-size {max(1, batch // 2)}, or --accumulate 2 with it for the same result.",
-            ) from error
+        return contextlib.nullcontext() if update or self._together is None else self._together.no_sync()
 
 
 def _ema(decay: float) -> Any:

@@ -76,6 +76,21 @@ def test_max_steps_ends_the_training_but_keeps_the_validation(steps: int, epochs
 @pytest.mark.parametrize("step", [0, 1, 3, 4, 5, 8])
 def test_the_batch_after_a_step_is_found_again(step: int) -> None:
     plan = Plan(TrainSettings(batch_size=25, epochs=3), 100, 30)
-    number = plan.number_of_step(step)
+    number = plan.number_after(step, ended=step % 4 == 0)
     done = [r for r in plan.requests() if r.number < number]
     assert sum(r.split is Split.TRAIN for r in done) == step
+    assert sum(r.split is Split.VAL and r.last for r in done) == step // 4
+
+
+@pytest.mark.parametrize(("step", "epoch"), [(4, 1), (6, 2)])  # 6: the last epoch is cut short
+def test_an_epoch_that_was_not_validated_is_validated_first(step: int, epoch: int) -> None:
+    plan = Plan(TrainSettings(batch_size=25, epochs=3, max_steps=6), 100, 30)
+    request = next(plan.requests(plan.number_after(step, ended=False)))
+    assert (request.epoch, request.split, request.index) == (epoch, Split.VAL, 0)
+
+
+def test_updates_are_of_so_many_batches_and_each_of_their_samples_counts_the_same() -> None:
+    plan = Plan(TrainSettings(batch_size=10, epochs=1, accumulate=3), 42, 0)
+    requests = list(plan.requests())
+    assert [r.update for r in requests] == [False, False, True, False, True]
+    assert [r.share for r in requests] == pytest.approx([1 / 3, 1 / 3, 1 / 3, 10 / 12, 2 / 12])

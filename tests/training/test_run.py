@@ -14,6 +14,7 @@ from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.record import read_events
 from ossconsole.training.checkpoint import fetch_uri, unpack
+from ossconsole.training.run import TrainingRun
 from tests.training.conftest import (
     CLASSES,
     DEADLINE_S,
@@ -63,16 +64,33 @@ def test_a_run_trains_validates_and_leaves_verified_checkpoints(bucket: Bucket, 
 
 
 def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(bucket: Bucket, start_run: StartRun) -> None:
-    settings = {"epochs": 2, "learning_rate": 0.02, "keep_checkpoints": 0, "seed": 3}
-    whole = steps(finished(start_run(**settings, checkpoint_every=4)))
-    assert len(whole) == 12
-    run = start_run(**settings, checkpoint_every=4)
-    keys = [event.key for event in finished(run) if isinstance(event, events.Checkpoint)]
-    middle = next(key for key in keys if key.endswith("s000004.pt"))
-    resumed = steps(finished(start_run(**settings, resume=f"oss://{bucket.profile.bucket}/{middle}")))
-    assert [step.step for step in resumed] == list(range(5, 13))
-    assert [step.loss for step in resumed] == [step.loss for step in whole[4:]]
-    assert [step.lr for step in resumed] == [step.lr for step in whole[4:]]
+    def stop_at_validation(event: events.Event) -> None:
+        if isinstance(event, events.State) and event.state is RunState.VALIDATING:
+            stopped[0].stop()
+
+    stopped: list[TrainingRun] = []
+    # Each picture is cropped and flipped anew; step 5 is the first of the two that the epoch's last update has.
+    settings = {"epochs": 2, "image_size": 24, "accumulate": 4, "ema_decay": 0.9, "warmup_steps": 6, "seed": 3}
+    first = finished(start_run(**settings, checkpoint_every=5, keep_checkpoints=0))
+    keys = [event.key for event in first if isinstance(event, events.Checkpoint)]
+    middle = f"oss://{bucket.profile.bucket}/{next(key for key in keys if key.endswith('s000005.pt'))}"
+    stopped.append(start_run(**settings, resume=middle, on_event=stop_at_validation))
+    second = finished(stopped[0])
+    summary = second[-1]
+    assert isinstance(summary, events.Summary)
+    assert (summary.steps, figures(second)) == (6, [])
+    third = finished(start_run(**settings, resume=f"oss://{bucket.profile.bucket}/{summary.checkpoint}"))
+    resumed = steps(second) + steps(third)
+    assert [(each.step, each.loss, each.lr) for each in resumed] == [
+        (each.step, each.loss, each.lr) for each in steps(first)[5:]
+    ]
+    assert figures(third) == figures(first)
+
+
+def figures(found: list[events.Event]) -> list[tuple[int, float | None, float | None, float | None]]:
+    """What each epoch came to."""
+    epochs = [event for event in found if isinstance(event, events.Epoch)]
+    return [(event.epoch, event.train_loss, event.val_loss, event.top5) for event in epochs]
 
 
 def test_pause_resume_checkpoint_and_stop_are_obeyed(start_run: StartRun) -> None:

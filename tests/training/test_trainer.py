@@ -39,14 +39,24 @@ def test_too_large_a_batch_is_told_with_the_size_to_try() -> None:
         def forward(self, _images: torch.Tensor) -> torch.Tensor:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
+    trainer = trainer_of(Full(), batch_size=8)
     with pytest.raises(ConsoleError, match="does not hold a batch of 8") as error:
-        trainer_of(Full()).step(torch.zeros(8, 3, 8, 8), torch.zeros(8).long(), EpochMeter(), samples=8, update=True)
+        trainer.step(torch.zeros(8, 3, 8, 8), torch.zeros(8).long(), EpochMeter(), samples=8)
     assert "--batch-size 4" in error.value.remedy
+
+
+def test_pictures_that_do_not_fit_into_memory_are_told_so_too() -> None:
+    compute = Compute(TrainSettings(batch_size=1), SampleFormat.IMAGE_U8, device=CPU)
+    with pytest.raises(ConsoleError, match="does not hold a batch of 1") as error, compute.memory_errors():
+        torch.empty(1 << 60)
+    assert "--image-size" in error.value.remedy
+    with pytest.raises(RuntimeError, match="invalid for input"), compute.memory_errors():
+        torch.zeros(2, 3).view(5)
 
 
 def test_a_lone_sample_of_a_picture_of_one_pixel_can_be_learnt_from() -> None:
     meter = EpochMeter()
-    loss = trainer_of(small_model()).step(torch.rand(1, 3, 3, 3), torch.tensor([1]), meter, samples=1, update=True)
+    loss = trainer_of(small_model()).step(torch.rand(1, 3, 3, 3), torch.tensor([1]), meter, samples=1)
     assert torch.isfinite(loss)
     assert meter.samples == 1
 
@@ -54,22 +64,44 @@ def test_a_lone_sample_of_a_picture_of_one_pixel_can_be_learnt_from() -> None:
 def test_a_rank_without_samples_takes_part_and_counts_for_nothing() -> None:
     trainer, meter = trainer_of(small_model()), EpochMeter()
     before = [parameter.clone() for parameter in trainer.model.parameters()]
-    trainer.step(torch.empty(0, 3, 8, 8), torch.empty(0).long(), meter, samples=5, update=True)
+    trainer.step(torch.empty(0, 3, 8, 8), torch.empty(0).long(), meter, samples=5)
     assert meter.samples == 0
     for was, parameter in zip(before, trainer.model.parameters(), strict=True):
         if parameter.ndim <= 1:  # weight decay moves the others
             assert torch.equal(was, parameter)
 
 
-def test_accumulated_batches_give_the_gradient_of_one_large_batch() -> None:
+def test_batches_of_one_update_give_the_gradient_of_one_large_batch() -> None:
     torch.manual_seed(0)
     images, labels = torch.rand(8, 3, 8, 8), torch.randint(0, CLASSES, (8,))
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, CLASSES))
     twin = nn.Sequential(nn.Flatten(), nn.Linear(192, CLASSES))
     twin.load_state_dict(model.state_dict())
-    trainer_of(model).step(images, labels, EpochMeter(), samples=8, update=True)
-    halves = trainer_of(twin, accumulate=2)
-    halves.step(images[:4], labels[:4], EpochMeter(), samples=4, update=False)
-    halves.step(images[4:], labels[4:], EpochMeter(), samples=4, update=True)
+    trainer_of(model).step(images, labels, EpochMeter(), samples=8)
+    parts = trainer_of(twin)
+    parts.step(images[:5], labels[:5], EpochMeter(), samples=5, share=5 / 8, update=False)
+    parts.step(images[5:], labels[5:], EpochMeter(), samples=3, share=3 / 8)
     for one, other in zip(model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_the_learning_rate_is_that_of_the_first_step_of_an_update(recwarn: pytest.WarningsRecorder) -> None:
+    trainer = trainer_of(small_model(), learning_rate=1.0, warmup_steps=4)
+    rates = []
+    for number in range(6):
+        rates.append(trainer.lr)
+        images, labels = torch.rand(4, 3, 8, 8), torch.zeros(4).long()
+        trainer.step(images, labels, EpochMeter(), samples=4, share=0.5, update=number % 2 == 1)
+    assert rates == pytest.approx([0.25, 0.25, 0.75, 0.75, 1.0, 1.0])
+    assert not recwarn.list
+
+
+def test_a_peak_set_by_hand_goes_on_until_the_settings_name_another() -> None:
+    trainer = trainer_of(small_model(), learning_rate=0.1)
+    trainer.set_peak_lr(0.02)
+    state = trainer.state()
+    same, other = trainer_of(small_model(), learning_rate=0.1), trainer_of(small_model(), learning_rate=0.5, momentum=0)
+    same.load(state)
+    other.load(state)
+    assert (same.lr, other.lr) == pytest.approx((0.02, 0.5))
+    assert other.optimizer.param_groups[0]["momentum"] == 0
