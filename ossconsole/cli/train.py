@@ -46,7 +46,9 @@ _LINE_EVERY_STEPS = 10
 @click.option("--image-size", type=click.IntRange(0), default=0, help="Side in px to train at; 0: as stored.")
 @click.option("--augment/--no-augment", default=True, help="Crop and flip image-u8 at random.")
 @click.option("--weights", default="none", metavar="WHAT", help="none, imagenet, a file, or oss://bucket/key.")
-@click.option("--resume", default="", metavar="URI", help="Go on from this checkpoint (oss://bucket/key).")
+@click.option(
+    "--resume", default="", metavar="WHICH", help="Go on from this checkpoint: its key, oss://bucket/key, or latest."
+)
 @click.option("--learning-rate", type=click.FloatRange(0, min_open=True), default=_DEFAULTS.learning_rate)
 @click.option("--momentum", type=click.FloatRange(0, 1, max_open=True), default=_DEFAULTS.momentum)
 @click.option("--weight-decay", type=click.FloatRange(0), default=_DEFAULTS.weight_decay)

@@ -12,6 +12,7 @@ from ossconsole.training.course import Course
 from ossconsole.training.ranks import Ranks
 from ossconsole.training.trainer import Trainer
 
+LATEST = "latest"
 _MAY_DIFFER = {"run", "sample_format"}
 
 
@@ -22,7 +23,7 @@ def resume(
 
     `about` is what both must have in common. Raises ConsoleError when they have not, or when it is no checkpoint.
     """
-    uri = context.settings.resume
+    uri = _located(context.settings.resume, store)
     if ranks.place.attempt:
         uri = ranks.share(_own_checkpoint(context, store) if ranks.place.leads else "")[0] or uri
     if not uri:
@@ -43,9 +44,16 @@ def resume(
             f"{uri} does not hold what a run needs to go on: {error}.",
             remedy=f"Start from its weights: --weights {uri}.",
         ) from error
-    context.say(f"Going on after step {context.step} of epoch {course.epoch}.")
+    context.say(f"Going on after step {context.step} of epoch {course.epoch}, from {uri}.")
     if state["schedule"]["asked"] != context.settings.learning_rate:
         context.say(f"The peak learning rate is now {context.settings.learning_rate:g}.")
+
+
+def _located(named: str, store: ObjectStore) -> str:
+    """The URI of a checkpoint that is named by its key, by its URI, or as the latest of the profile's prefix."""
+    if named == LATEST:
+        return store.uri(stable_key(store.profile.checkpoint_prefix))
+    return store.uri(named) if named and "://" not in named else named
 
 
 def _own_checkpoint(context: RunContext, store: ObjectStore) -> str:

@@ -162,7 +162,7 @@ def test_an_empty_prefix_is_told_with_what_to_do(start: Start, sandbox: SandboxP
     [
         (["--epochs=0"], "--epochs"),
         (["--endpoint=fast"], "standard"),
-        (["--resume=checkpoints/x.pt"], "is not an object of the bucket"),
+        (["--resume=oss://another/x.pt"], "is not an object of the bucket"),
     ],
 )
 def test_bad_usage_is_told(start: Start, arguments: list[str], words: str) -> None:

@@ -73,13 +73,15 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(bucket: Bucket, start_ru
     settings = {"epochs": 2, "image_size": 24, "accumulate": 4, "ema_decay": 0.9, "warmup_steps": 6, "seed": 3}
     first = finished(start_run(**settings, checkpoint_every=5, keep_checkpoints=0))
     keys = [event.key for event in first if isinstance(event, events.Checkpoint)]
-    middle = f"oss://{bucket.profile.bucket}/{next(key for key in keys if key.endswith('s000005.pt'))}"
+    middle = next(key for key in keys if key.endswith("s000005.pt"))
     stopped.append(start_run(**settings, resume=middle, on_event=stop_at_validation))
     second = finished(stopped[0])
     summary = second[-1]
     assert isinstance(summary, events.Summary)
     assert (summary.steps, figures(second)) == (6, [])
-    third = finished(start_run(**settings, resume=f"oss://{bucket.profile.bucket}/{summary.checkpoint}"))
+    third = finished(start_run(**settings, resume="latest"))
+    from_uri = f"from oss://{bucket.profile.bucket}/{bucket.profile.checkpoint_prefix}/resnet18.pt."
+    assert [event.message for event in third if isinstance(event, events.InfoEvent)][0].endswith(from_uri)
     resumed = steps(second) + steps(third)
     assert [(each.step, each.loss, each.lr) for each in resumed] == [
         (each.step, each.loss, each.lr) for each in steps(first)[5:]
