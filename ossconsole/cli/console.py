@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LOOK_S = 0.5
+_SWITCH_S = 0.001  # Python's own is 5 ms, which a key waits for many times over until its answer is painted
 _CRASHED, _HUNG_UP = 1, 128 + signal.SIGHUP
 
 
@@ -65,6 +66,8 @@ def open_console(target: Target, *, readonly: bool, demo: bool = False) -> None:
     front = stay_in_front(_killed)
     # What is left of the hang-ups after the first one, which come from several sides, must not end the work.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    # What lists, sorts or trains behind the screens lets them go on when a key comes.
+    sys.setswitchinterval(_SWITCH_S)
     application = Application(target, readonly=readonly, demo=demo)
     set_up_logging()
     with owned_terminal(native_log_path()) as terminal, ExitSignals(terminal) as signals:

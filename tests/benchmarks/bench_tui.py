@@ -37,8 +37,9 @@ class Terminal:
     """A program in a pseudo-terminal, with what it drew."""
 
     def __init__(self, command: Sequence[str], size: tuple[int, int], environment: dict[str, str]) -> None:
-        self.screen = pyte.Screen(*size)
-        self._stream = pyte.ByteStream(self.screen)
+        self._screen = pyte.Screen(*size)
+        self._stream = pyte.ByteStream(self._screen)
+        self._unseen = b""
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
         known = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor", **environment}
@@ -62,7 +63,7 @@ class Terminal:
         self.arrived = time.perf_counter()
         self.newest += data
         self.bytes += len(data)
-        self._stream.feed(data)
+        self._unseen += data
         return True
 
     def wait(self, seen: Callable[[str], bool], timeout_s: float) -> float:
@@ -77,7 +78,10 @@ class Terminal:
 
     @property
     def text(self) -> str:
-        return "\n".join(self.screen.display)
+        """What a terminal shows; emulated only when asked for, as the user's works on another machine."""
+        self._stream.feed(self._unseen)
+        self._unseen = b""
+        return "\n".join(self._screen.display)
 
     def press(self, keys: str) -> None:
         os.write(self._master, keys.encode())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import itertools
-import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -97,12 +96,9 @@ class Browser:
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Reads what is under the cursor at once; and leaves to other tests how threads take turns."""
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reads what is under the cursor at once."""
     monkeypatch.setattr("ossconsole.tui.screens.browse._REST_BEFORE_READING_S", 0.01)
-    before = sys.getswitchinterval()
-    yield
-    sys.setswitchinterval(before)
 
 
 @pytest.fixture

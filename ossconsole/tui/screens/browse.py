@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import logging
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, cast
 
@@ -41,7 +39,6 @@ if TYPE_CHECKING:
     from ossconsole.storage.client import ObjectStore
 
 _REST_BEFORE_READING_S = 0.2  # of the cursor on a row, so that moving through a folder asks nothing
-_SWITCH_S = 0.001  # Python's own is 5 ms, which a key waits for many times over until its answer is painted
 _JOBS_SHOWN = 3
 _WRITES = {"delete", "copy", "rename", "best", "restore", "train_from"}
 _NEEDS_CONTENT = {"best": Checkpoint, "picture": PictureContent, "check_manifest": Manifest}
@@ -106,10 +103,6 @@ class BrowseScreen(Moving, Working, Checkpoints):
     def _connected(self, event: Connected) -> None:
         self._connecting = False
         self.store = event.store
-        # All modules are loaded by now: left to the collector, each full pass over them would hold up a key by 0.1 s.
-        gc.freeze()
-        # What lists, sorts and filters behind the screen lets it go on when a key comes.
-        sys.setswitchinterval(_SWITCH_S)
         self.show_bucket()
         self.redraw_bars()
 

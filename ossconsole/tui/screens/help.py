@@ -8,6 +8,7 @@ from typing import ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
+from textual.geometry import Size
 
 from ossconsole.tui import actions
 from ossconsole.tui.actions import SCOPE_TITLES, Action
@@ -48,9 +49,9 @@ class KeyTable(Canvas):
         first, *rest = wrap(action.help, max(20, width - 26))
         return [row.add(first, "dim"), *(Line().to(26).add(part, "dim") for part in rest)]
 
-    def on_resize(self) -> None:
-        self.styles.height = len(self.lines(self.size.width))
-        super().on_resize()
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        del container, viewport
+        return len(self.lines(width))
 
     def paint(self, width: int, _height: int) -> Sequence[Line]:
         return self.lines(width)
