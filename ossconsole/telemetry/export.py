@@ -25,6 +25,7 @@ _STEP_SCALARS = {
     "time/fetch_s": "fetch_s",
     "time/wait_fraction": "wait_fraction",
 }
+_GPU_SCALARS = {"utilization_percent": "utilization", "power_w": "power", "memory_bytes": "memory_used"}
 _EPOCH_SCALARS = {"epoch/train_loss": "train_loss", "val/loss": "val_loss", "val/top1": "top1", "val/top5": "top5"}
 
 
@@ -82,17 +83,27 @@ def export_tensorboard(record: Path, folder: Path) -> Path:
 
 
 def _write_scalars(rows: Iterable[Event], add: Callable[..., Any]) -> None:
+    """What the machine did counts for the step before."""
+    step = 0
     for event in rows:
-        if isinstance(event, events.Step):
-            scalars = _STEP_SCALARS
-        elif isinstance(event, events.Epoch):
-            scalars = _EPOCH_SCALARS
-        else:
-            continue
-        for tag, name in scalars.items():
-            value = getattr(event, name)
+        if isinstance(event, events.Step | events.Epoch):
+            step = event.step
+        for tag, value in _scalars(event):
             if value is not None:
-                add(tag, value, event.step, wall_time=event.time)
+                add(tag, value, step, wall_time=event.time)
+
+
+def _scalars(event: Event) -> Iterator[tuple[str, float | None]]:
+    if isinstance(event, events.Step):
+        yield from ((tag, getattr(event, name)) for tag, name in _STEP_SCALARS.items())
+    elif isinstance(event, events.Epoch):
+        yield from ((tag, getattr(event, name)) for tag, name in _EPOCH_SCALARS.items())
+    elif isinstance(event, events.Telemetry):
+        if event.host is not None:
+            yield "host/cpu_percent", event.host.cpu
+        for gpu in event.gpus:
+            name = f"gpu{gpu.index}" if gpu.mig is None else f"gpu{gpu.index}.{gpu.mig}"
+            yield from ((f"{name}/{tag}", getattr(gpu, field)) for tag, field in _GPU_SCALARS.items())
 
 
 @contextlib.contextmanager

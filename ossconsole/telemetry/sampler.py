@@ -70,7 +70,8 @@ class TelemetrySample(msgspec.Struct, frozen=True, kw_only=True):
 class Sampler(threading.Thread):
     """Samples every `interval_s` seconds until `stop`; a reader that fails becomes a `problem` in the sample.
 
-    `latest` and `series` may be asked from any thread at any time.
+    `on_sample` is called with each sample, from this thread. `latest` and `series` may be asked from any thread at any
+    time.
     """
 
     def __init__(
@@ -80,12 +81,14 @@ class Sampler(threading.Thread):
         gpus: Gpus | None = None,
         host: Host | None = None,
         clock: Callable[[], float] = time.time,
+        on_sample: Callable[[TelemetrySample], None] | None = None,
     ) -> None:
         super().__init__(name="ossconsole-sampler", daemon=True)
         self._interval = interval_s
         self._gpus: Gpus = GpuReader() if gpus is None else gpus
         self._host: Host = HostReader() if host is None else host
         self._clock = clock
+        self._on_sample = on_sample
         self._halt = threading.Event()
         self._sampled = threading.Condition()
         self._open_problem = ""
@@ -138,6 +141,8 @@ class Sampler(threading.Thread):
                 series = self._series[name] = Series()
             series.append(sample.time, value)
         self._latest = sample
+        if self._on_sample is not None:
+            self._on_sample(sample)
         with self._sampled:
             self._count += 1
             self._sampled.notify_all()

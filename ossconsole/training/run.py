@@ -19,6 +19,7 @@ from ossconsole.config.profile import Profile
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import Event, RunState
 from ossconsole.telemetry.record import RunRecord, new_run_id, record_path
+from ossconsole.telemetry.sampler import Sampler, TelemetrySample
 from ossconsole.training.claim import Claim
 from ossconsole.training.context import RunContext
 from ossconsole.training.place import Place
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 _ALONE = Place()
 _KEPT_EVENTS = 50_000
 """Events kept for a screen that does not look; the record on disk has them all."""
+_SAMPLE_EVERY_S = 2.0
+"""How often the record tells of GPUs and host: 4 MB in ten hours of a machine with one GPU."""
 
 
 class TrainingRun:
@@ -69,6 +72,7 @@ class TrainingRun:
         self._record = RunRecord(record_path(self.id, record_dir))
         self._on_event = on_event
         self._told_of_record = False
+        self._sampler = Sampler(interval_s=_SAMPLE_EVERY_S, on_sample=self._record_sample)
         self._events: deque[Event] = deque(maxlen=_KEPT_EVENTS)
         self._thread = threading.Thread(target=self._work, name=f"training-{self.id}", daemon=True)
 
@@ -136,8 +140,15 @@ class TrainingRun:
         return drained
 
     def _tell(self, event: Event) -> None:
-        """Records the event and hands it on; that the record cannot be written is told once."""
+        """Records the event and hands it on; that the record cannot be written is told once.
+
+        What the machine does is recorded between the first line and the last.
+        """
+        if isinstance(event, events.Summary):
+            self._sampler.stop()
         self._record.append(event)
+        if isinstance(event, events.Run):
+            self._sampler.start()
         self._events.append(event)
         if self._on_event is not None:
             self._on_event(event)
@@ -147,6 +158,10 @@ class TrainingRun:
             self._tell(
                 events.WarningEvent(time=time.time(), message=self._record.problem, remedy=remedy, step=self.step)
             )
+
+    def _record_sample(self, sample: TelemetrySample) -> None:
+        """Only the record is told: a screen of this process looks at the machine by itself."""
+        self._record.append(sample.event())
 
     def _work(self) -> None:
         try:
@@ -163,6 +178,7 @@ class TrainingRun:
             )
         finally:
             self._claim.release()
+            self._sampler.stop()
             self._record.close()
 
     def _train(self) -> events.Summary:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.telemetry.auto import AutoCompare
-from ossconsole.telemetry.events import Event, InfoEvent, Switch
+from ossconsole.telemetry.events import Event, InfoEvent, Switch, Telemetry
 from ossconsole.telemetry.view import RunView
 from ossconsole.tui.services import RunHandle, Services
 
@@ -21,6 +21,7 @@ class RunMonitor:
         self._run: RunHandle | None = None
         self.view = RunView()
         self.auto: AutoCompare | None = None
+        self._told_at = 0.0
 
     @property
     def now(self) -> float:
@@ -49,13 +50,16 @@ class RunMonitor:
             self._run = run
             self.view = RunView()
             self.auto = None
+            self._told_at = 0.0
         events = run.drain() if run is not None else []
         for event in events:
             self.view.apply(event)
             if isinstance(event, Switch) and event.reason != _AUTO:
                 self._end_auto(event.reason)
+            elif isinstance(event, Telemetry):
+                self._told_at = event.time
         sample = self._services.sample
-        if sample is not None:
+        if sample is not None and sample.time - self._told_at > _TOLD_S:
             self.view.apply(sample.event())
         self._compare()
         return events
@@ -83,3 +87,5 @@ class RunMonitor:
 
 
 _AUTO = "auto A/B"
+# A run of another process tells of the machine itself; its own share there is that process's.
+_TOLD_S = 10.0

@@ -60,6 +60,9 @@ def test_tensorboard_reads_the_scalars_back(record: Path, tmp_path: Path) -> Non
     assert [(event.step, event.wall_time) for event in losses] == [(1, START + 1), (3, START + 3)]
     assert [event.tensor_proto.float_val[0] for event in board.Tensors("val/top1")] == [0.5]
     assert len(board.Tensors("throughput/samples_per_s")) == 3
+    (power,) = board.Tensors("gpu0/power_w")
+    assert power.tensor_proto.float_val[0] == 300.5
+    assert "gpu0/utilization_percent" not in board.Tags()["tensors"], "what is not known is no point"
 
 
 def test_without_tensorboard_the_remedy_is_named(record: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ def machine(context: Context, width: int, height: int) -> list[Line]:
     """A line per GPU (or why there is none), then the host; what does not fit is counted."""
     telemetry = context.view.telemetry
     if telemetry is None:
-        return [Line((" GPU   no figures yet", "dim"))]
+        return [Line((f" GPU   {_nothing(context)}", "dim"))]
     gpus, host = telemetry.gpus, telemetry.host
     room = max(1, height - (1 if host is not None else 0))
     if not gpus:
@@ -33,6 +33,10 @@ def machine(context: Context, width: int, height: int) -> list[Line]:
     if host is not None:
         lines += _host(host, width, max(1, height - len(lines)), simulated=context.simulated)
     return lines[:height]
+
+
+def _nothing(context: Context) -> str:
+    return "no figures yet" if context.steered else "no figures in the record yet"
 
 
 def _name(gpu: GpuSample) -> str:
@@ -155,7 +159,7 @@ def details(context: Context, width: int) -> list[Line]:
     """Every figure of every GPU, and of the host."""
     telemetry = context.view.telemetry
     if telemetry is None:
-        return [Line((" no figures yet", "dim"))]
+        return [Line((f" {_nothing(context)}", "dim"))]
     lines = [context.heading("GPUs", width)]
     if telemetry.problem:
         lines += [Line((f" {part}", "warn")) for part in wrap(safe(telemetry.problem), width - 2)]
