@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import re
@@ -18,6 +19,7 @@ from ossconsole import __version__
 from ossconsole.config.errors import ConsoleError
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
+from ossconsole.storage.multipart_uploads import abort_upload, list_uploads
 from ossconsole.training.connector import ConnectorSettings
 from ossconsole.training.model import MAX_WEIGHTS_BYTES, load_untrusted
 from ossconsole.training.writer import CheckpointWriter
@@ -134,6 +136,7 @@ class CheckpointStore:
         self._connector = connector
         self._writer = CheckpointWriter(connector)
         self._written: list[str] = []
+        self._doubtful: list[str] = []  # given up, but something of them may have arrived
         self._best = ""
 
     def save(
@@ -152,18 +155,24 @@ class CheckpointStore:
         begun = time.perf_counter()
         key = checkpoint_key(self._prefix, self._run, progress)
         self._write(key, data, functools.partial(on_written, key))
+        if key not in self._written:
+            self._written.append(key)
         self._store.copy(key, stable_key(self._prefix))
         if best:
             self._store.copy(key, best_key(self._prefix))
             self._best = key
-        if key not in self._written:
-            self._written.append(key)
         self._drop_old()
+        self._tidy()
         copied = best_key(self._prefix) if best else ""
         return Saved(key, stable_key(self._prefix), copied, len(data), time.perf_counter() - begun)
 
     def close(self) -> None:
         self._writer.close()
+
+    def adopt(self) -> None:
+        """Counts what this run wrote before torchrun started it anew as its own. Raises StorageError."""
+        begin = checkpoint_key(self._prefix, self._run, Progress(0, 0, [], {})).removesuffix("e00-s000000.pt")
+        self._written = sorted(found.key for found in self._store.list_all(begin))
 
     def _write(self, key: str, data: bytes, on_written: Callable[[int], None]) -> None:
         """Through the connector, and once more where it failed although OSS takes writes; the reason is OSS's own."""
@@ -177,26 +186,53 @@ class CheckpointStore:
             try:
                 self._write_once(key, data, on_written)
             except ConsoleError as again:
+                self._doubtful.append(key)
+                self._tidy()
                 raise (self._refusal(key) or again) from again
 
     def _write_once(self, key: str, data: bytes, on_written: Callable[[int], None]) -> None:
-        self._writer.write(key, data, self._timeout_s, on_written)
-        self._verify(key, data)
+        try:
+            self._writer.write(key, data, self._timeout_s, on_written)
+        except ConsoleError:
+            # Perhaps it was only the reply that got lost.
+            with contextlib.closing(self._impatient()) as store:
+                try:
+                    self._verify(store, key, data)
+                except ConsoleError:
+                    written = False
+                else:
+                    written = True
+            if not written:
+                raise
+        else:
+            self._verify(self._store, key, data)
+
+    def _tidy(self) -> None:
+        """Removes what is left of those given up, where that works now; it is tried again after the next checkpoint."""
+        with contextlib.suppress(StorageError), contextlib.closing(self._impatient()) as store:
+            for key in self._doubtful.copy():
+                if key not in self._written:
+                    store.delete(key)
+                    for upload in list_uploads(store, key):
+                        abort_upload(store, upload)
+                self._doubtful.remove(key)
 
     def _refusal(self, key: str) -> StorageError | None:
         """Why OSS does not take the object now, in its own words; None when it would. The connector does not tell."""
-        connector = self._connector
-        store = ObjectStore(connector.profile, connector.credentials, timeout_s=_EXPLAIN_TIMEOUT_S, attempts=1)
-        try:
-            store.check_write(key)
-        except StorageError as error:
-            return error
-        finally:
-            store.close()
+        with contextlib.closing(self._impatient()) as store:
+            try:
+                store.check_write(key)
+            except StorageError as error:
+                return error
         return None
 
-    def _verify(self, key: str, data: bytes) -> None:
-        info = self._store.head(key)
+    def _impatient(self) -> ObjectStore:
+        """A store that tells soon what is wrong."""
+        connector = self._connector
+        return ObjectStore(connector.profile, connector.credentials, timeout_s=_EXPLAIN_TIMEOUT_S, attempts=1)
+
+    def _verify(self, store: ObjectStore, key: str, data: bytes) -> None:
+        info = store.head(key)
         if info.size != len(data):
             raise ConsoleError(
                 f"The checkpoint {self._store.uri(key)} has {info.size:,} of {len(data):,} bytes.",

@@ -89,7 +89,7 @@ class BatchLoader:
         self._slots = torch.frombuffer(self._buffer.memory, dtype=torch.uint8).view(shape)
         self._pinned = pin
         if pin:
-            _pin(self._slots)
+            lock_pages(self._slots)
         self._free = deque(range(slots))
         self._used: deque[int] = deque()
         self._requests = plan.requests(start)
@@ -136,7 +136,7 @@ class BatchLoader:
         """Ends the readers. No batch may still be on its way to the device."""
         self._pool.close()
         if self._pinned:
-            _unpin(self._slots)
+            unlock_pages(self._slots)
             self._pinned = False
         self._buffer.close()
 
@@ -230,7 +230,7 @@ def wanted_prefetch_mb(settings: TrainSettings, row_bytes: int) -> int:
     return math.ceil((settings.workers * MAX_AHEAD + _IN_USE) * settings.batch_size * row_bytes / 1e6)
 
 
-def _pin(slots: torch.Tensor) -> None:
+def lock_pages(slots: torch.Tensor) -> None:
     """Page-locks the buffers, so that copies to a CUDA device are fast and overlap with the compute."""
     runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
     code = int(runtime.cudaHostRegister(slots.data_ptr(), slots.nbytes, 0))
@@ -241,6 +241,6 @@ def _pin(slots: torch.Tensor) -> None:
         )
 
 
-def _unpin(slots: torch.Tensor) -> None:
+def unlock_pages(slots: torch.Tensor) -> None:
     """Else the memory stayed locked for good, and the next buffers that came to lie there could not be."""
     torch.cuda.cudart().cudaHostUnregister(slots.data_ptr())  # type: ignore[no-untyped-call]

@@ -143,6 +143,8 @@ class Session:
             checkpoints = CheckpointStore(
                 connector, self._store, context.id, keep=settings.keep_checkpoints, timeout_s=_CHECKPOINT_TIMEOUT_S
             )
+            if self._place.attempt:
+                checkpoints.adopt()
             self._saver = Saver(context, checkpoints, saved_step=context.step)
         self._reports = StepReports(
             context, self._totals, late=self._compute.cuda, last_checkpoint=self._last_checkpoint

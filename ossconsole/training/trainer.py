@@ -72,6 +72,7 @@ class Trainer:
         self._total_steps = total_steps
         self._steps = 0
         self._updated = 0  # the step of the last update
+        self._gathered = False  # whether the gradients are whole, of the steps since then
         self._peak_lr = settings.learning_rate
         self.model = model.to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._average = (
@@ -125,6 +126,7 @@ class Trainer:
         own = len(labels)
         if not own:
             images, labels = self._stand_in(images)
+        self._gathered = False
         # Batch norm has no statistics of a single picture of 32 px: such a batch sees the running ones.
         self._forward.train(own > 1)
         with self._ranks.together(), self._compute.memory_errors(), self._collective(update):
@@ -136,10 +138,14 @@ class Trainer:
             self._compute.scaler.scale(loss * weight).backward()
         counted = self._ranks.sum(counts(loss, outputs.detach(), labels) * (own > 0))
         meter.add(counted)
-        self._steps += 1
         if update:
             with self._compute.memory_errors():
                 self._update()
+        self._steps += 1
+        self._gathered = not update
+        if update:
+            self._updated = self._steps
+            self._schedule_lr()
         return counted[0] / counted[3]
 
     def _update(self) -> None:
@@ -148,8 +154,6 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         if self._average is not None:
             self._average.update_parameters(self.model)
-        self._updated = self._steps
-        self._schedule_lr()
 
     @torch.no_grad()
     def validate(self, images: torch.Tensor, labels: torch.Tensor, meter: EpochMeter) -> None:
@@ -196,8 +200,10 @@ class Trainer:
                 "asked": self._settings.learning_rate,
             },
             "scaler": self._compute.scaler.state_dict(),
-            "gradients": {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None},
+            "gradients": {},
         }
+        if self._gathered:
+            state["gradients"] = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
         if self._average is not None:
             state["average"] = self._average.state_dict()
         return state
@@ -213,6 +219,7 @@ class Trainer:
         for name, parameter in self.model.named_parameters():
             if name in state["gradients"]:
                 parameter.grad = state["gradients"][name].to(parameter)
+        self._gathered = bool(state["gradients"])
         schedule = state["schedule"]
         self._steps, self._updated = int(schedule["steps"]), int(schedule["updated"])
         if schedule["asked"] == self._settings.learning_rate:

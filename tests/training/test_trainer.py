@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.formats import SampleFormat
@@ -14,7 +16,7 @@ from ossconsole.training.compute import Compute
 from ossconsole.training.place import Place
 from ossconsole.training.ranks import Ranks
 from ossconsole.training.settings import TrainSettings
-from ossconsole.training.trainer import EpochMeter, Trainer
+from ossconsole.training.trainer import EpochMeter, Trainer, counts
 
 CPU = torch.device("cpu")
 CLASSES = 4
@@ -40,9 +42,12 @@ def test_too_large_a_batch_is_told_with_the_size_to_try() -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     trainer = trainer_of(Full(), batch_size=8)
+    for parameter in trainer.model.parameters():
+        parameter.grad = torch.ones_like(parameter)  # what a backward pass leaves that fails half-way
     with pytest.raises(ConsoleError, match="does not hold a batch of 8") as error:
         trainer.step(torch.zeros(8, 3, 8, 8), torch.zeros(8).long(), EpochMeter(), samples=8)
     assert "--batch-size 4" in error.value.remedy
+    assert not trainer.state()["gradients"]
 
 
 def test_pictures_that_do_not_fit_into_memory_are_told_so_too() -> None:
@@ -52,6 +57,29 @@ def test_pictures_that_do_not_fit_into_memory_are_told_so_too() -> None:
     assert "--image-size" in error.value.remedy
     with pytest.raises(RuntimeError, match="invalid for input"), compute.memory_errors():
         torch.zeros(2, 3).view(5)
+
+
+def test_counting_waits_for_no_gpu() -> None:
+    class Crossings(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        """Notes what goes from one device to another, or is looked at by the host."""
+
+        def __init__(self) -> None:
+            super().__init__()  # type: ignore[no-untyped-call]
+            self.seen: list[str] = []
+
+        def __torch_dispatch__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            made = function(*args, **(kwargs or {}))
+            given = {arg.device for arg in args if isinstance(arg, torch.Tensor)}
+            if isinstance(made, torch.Tensor) and given not in (set(), {made.device}):
+                self.seen.append(str(function))
+            return made
+
+    with FakeTensorMode():  # stands in for a GPU that is not there; it refuses to tell a value
+        gpu = torch.device("cuda", 0)
+        outputs, labels = torch.empty(8, 10, device=gpu), torch.empty(8, dtype=torch.int64, device=gpu)
+        with Crossings() as crossings:
+            counted = counts(outputs.mean(), outputs, labels)
+    assert (counted.device, counted.dtype, crossings.seen) == (gpu, torch.float64, [])
 
 
 def test_a_lone_sample_of_a_picture_of_one_pixel_can_be_learnt_from() -> None:

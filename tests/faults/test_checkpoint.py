@@ -1,0 +1,93 @@
+"""A checkpoint whose confirmation is lost counts as written, and one that is given up leaves nothing behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from ossconsole.config.errors import ConsoleError
+from ossconsole.sandbox.control import SandboxControl
+from ossconsole.sandbox.faults import Error, FaultPlan, LostReply, Rule
+from ossconsole.storage.multipart_uploads import list_uploads
+from ossconsole.training.checkpoint import CheckpointStore, Progress, checkpoint_key, stable_key
+from ossconsole.training.writer import CheckpointWriter
+from tests.faults.operations import World
+
+pytestmark = pytest.mark.timeout(120)
+DATA = np.random.default_rng(0).bytes(300_000)
+
+
+@pytest.fixture
+def checkpoints(world: World) -> Iterator[CheckpointStore]:
+    made = CheckpointStore(world.connector, world.store(), "run", keep=1, timeout_s=4 * world.timeout_s)
+    yield made
+    made.close()
+
+
+def progress(step: int) -> Progress:
+    return Progress(epoch=1, step=step, train_sums=[], metrics={})
+
+
+def left(world: World) -> set[str]:
+    prefix = f"{world.profile.checkpoint_prefix}/"
+    assert not list(list_uploads(world.clean, prefix))
+    return {found.key for found in world.clean.list_all(prefix)}
+
+
+def test_a_lost_confirmation(world: World, checkpoints: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    writes = []
+
+    def write(_writer: CheckpointWriter, key: str, data: bytes, *_: object) -> None:
+        writes.append(key)
+        world.clean.put(key, data)
+        raise ConsoleError("The process that wrote it ended unexpectedly.")
+
+    monkeypatch.setattr(CheckpointWriter, "write", write)
+    saved = checkpoints.save(DATA, progress(1))
+    assert writes == [saved.key]
+    assert world.clean.get(saved.stable_key) == DATA
+
+
+def test_confirmations_lost_one_after_the_other(
+    world: World, control: SandboxControl, checkpoints: CheckpointStore
+) -> None:
+    operations = ("CompleteMultipartUpload", "CopyObject")
+    control.set_faults(FaultPlan(rules=[Rule(action=LostReply(), operation=name) for name in operations]))
+    with pytest.raises(ConsoleError, match="copying"):
+        checkpoints.save(DATA, progress(1))
+    control.clear_faults()
+    saved = checkpoints.save(DATA, progress(2))
+    assert left(world) == {saved.key, saved.stable_key}
+
+
+def test_one_that_is_given_up(world: World, control: SandboxControl, checkpoints: CheckpointStore) -> None:
+    broken = Error(code="InternalError")
+    operations = ("CompleteMultipartUpload", "DeleteObject", "AbortMultipartUpload", "PutObject")
+    control.set_faults(FaultPlan(rules=[Rule(action=broken, operation=operation) for operation in operations]))
+    with pytest.raises(ConsoleError):
+        checkpoints.save(DATA, progress(1))
+    control.clear_faults()
+    saved = checkpoints.save(DATA, progress(2))
+    assert left(world) == {saved.key, saved.stable_key}
+
+
+def test_one_that_cannot_be_copied_goes_with_the_next(
+    world: World, control: SandboxControl, checkpoints: CheckpointStore
+) -> None:
+    control.set_faults(FaultPlan(rules=[Rule(action=Error(code="AccessDenied"), operation="CopyObject")]))
+    with pytest.raises(ConsoleError, match="AccessDenied"):
+        checkpoints.save(DATA, progress(1))
+    control.clear_faults()
+    saved = checkpoints.save(DATA, progress(2))
+    assert left(world) == {saved.key, saved.stable_key}
+
+
+def test_a_run_started_anew_goes_on_dropping_its_old_ones(world: World, checkpoints: CheckpointStore) -> None:
+    prefix = world.profile.checkpoint_prefix
+    for key in (checkpoint_key(prefix, "run", progress(1)), checkpoint_key(prefix, "other", progress(1))):
+        world.clean.put(key, b"")
+    checkpoints.adopt()
+    saved = checkpoints.save(DATA, progress(2))
+    assert left(world) == {saved.key, stable_key(prefix), checkpoint_key(prefix, "other", progress(1))}
