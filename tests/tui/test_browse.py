@@ -20,7 +20,7 @@ from textual.pilot import Pilot
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.dataset.formats import SampleFormat, encode
-from ossconsole.dataset.manifest import Manifest, Sample, write_manifest
+from ossconsole.dataset.manifest import Manifest, Sample, read_manifest, write_manifest
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.job import JobState
@@ -340,6 +340,29 @@ async def test_samples_are_pictures_with_labels_by_the_manifest_and_missing_ones
         await browser.press("f")
         await browser.until(lambda: "missing: " in browser.text)
         assert "2 of 3" in browser.text
+
+
+async def test_a_sample_read_before_the_manifest_is_told_again_by_it(
+    bucket: ObjectStore, make_app: AppMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefix = bucket.profile.dataset_prefix
+    bucket.put(f"{prefix}/train/ants/1.u8", encode(SampleFormat.IMAGE_U8, np.full((3, 8, 8), 200, np.uint8)))
+    samples = (Sample("train/ants/1.u8", 0, 8, 8),)
+    manifest = Manifest(format=SampleFormat.IMAGE_U8, size=8, classes=("ants",), splits={"train": samples})
+    write_manifest(bucket, prefix, manifest)
+    arrives = threading.Event()
+
+    def read_late(store: ObjectStore, prefix: str) -> Manifest:
+        assert arrives.wait(WAIT_S)
+        return read_manifest(store, prefix)
+
+    monkeypatch.setattr("ossconsole.tui.screens.browse.read_manifest", read_late)
+    async with make_app(services(bucket), "browse").run_test(size=(120, 40)) as pilot:
+        browser = await opened(pilot, bucket, f"{prefix}/train/ants/")
+        await browser.until(lambda: browser.screen.detail and browser.screen.detail.content)
+        assert "by the manifest" not in browser.text
+        arrives.set()
+        await browser.until(lambda: "by the manifest" in browser.text)
 
 
 async def test_unfinished_uploads_are_aborted(bucket: ObjectStore, make_app: AppMaker) -> None:

@@ -122,6 +122,8 @@ async def opened(pilot: Pilot[Any], folder: str, name: str = "") -> Browser:
     await browser.until(lambda: browser.screen.store is not None)
     browser.screen.open_folder(folder)
     await browser.until(lambda: browser.screen.model.listing.is_complete)
+    if folder.startswith(DATA):
+        await browser.until(lambda: browser.screen.index is not None)
     if name:
         await browser.goes_to(name)
         if pilot.app.size.width < 110:

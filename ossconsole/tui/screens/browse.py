@@ -194,8 +194,12 @@ class BrowseScreen(Moving, Working, Checkpoints):
             self.app.call_from_thread(self._take_manifest, store, index)
 
     def _take_manifest(self, store: ObjectStore, index: ManifestIndex) -> None:
-        if store is self.store and self.index is None:
-            self.index = index
+        if store is not self.store or self.index is not None:
+            return
+        self.index = index
+        if self.detail is not None and self.detail.key.startswith(f"{index.prefix}/"):
+            self.detail = None  # read without it, or being read
+            self._want_detail()
 
     def on_virtual_table_moved(self) -> None:
         self.model.wanted = None
