@@ -15,7 +15,7 @@ from ossconsole.training.ranks import Ranks
 from ossconsole.training.settings import TrainSettings
 from ossconsole.training.trainer import EpochMeter, Trainer
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])

@@ -46,6 +46,19 @@ def test_each_sample_is_read_once_and_one_process_can_go_on_with_what_two_began(
     assert [step.step for step in alone] == list(range(6, 11))
 
 
+@pytest.mark.slow
+def test_two_processes_go_on_as_if_they_had_not_stopped(bucket: Bucket, start_run: StartRun) -> None:
+    # Batch norm of each process has seen other pictures; step 3 lies between two updates.
+    settings = {"processes": 2, "batch_size": 10, "epochs": 2, "accumulate": 2, "ema_decay": 0.9, "image_size": 24}
+    saving = {"checkpoint_every": 3, "keep_checkpoints": 0}
+    first = finished(start_run(**settings, **saving))
+    saved = next(event for event in first if isinstance(event, events.Checkpoint) and event.step == 3)
+    second = finished(start_run(**settings, **saving, resume=f"oss://{bucket.profile.bucket}/{saved.key}"))
+    assert [step.loss for step in steps(second)] == [step.loss for step in steps(first)[3:]]
+    epochs = [[(e.train_loss, e.val_loss) for e in run if isinstance(e, events.Epoch)] for run in (first, second)]
+    assert epochs[0] == epochs[1]
+
+
 def test_both_pause_and_change_together_and_one_that_dies_is_told(start_run: StartRun) -> None:
     seen: dict[object, threading.Event] = collections.defaultdict(threading.Event)
 
