@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from textual.events import Key
 from textual.widgets import Input
 
 from ossconsole.config.endpoints import EndpointKind
@@ -188,6 +189,19 @@ async def test_the_form_refuses_what_cannot_be(make_app: AppMaker, field: str, v
         assert app.focused is not None
         assert app.focused.id == f"field-{field}"
     assert services.started == []
+
+
+async def test_what_is_typed_quickly_after_tab_goes_into_the_next_field(make_app: AppMaker) -> None:
+    app = make_app(FakeServices())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("n")
+        await settle(pilot)
+        for key in ("7", "tab", "8", "tab", "9", "shift+tab", "5"):  # all of them before any was handled
+            app.post_message(Key(key, key if key.isdecimal() else None))
+        await settle(pilot)
+        values = [app.screen.query_one(f"#field-{name}", Input).value for name in ("epochs", "max_steps", "batch_size")]
+        assert values == ["7", "5", "9"]
 
 
 async def test_read_only_starts_nothing(make_app: AppMaker) -> None:
