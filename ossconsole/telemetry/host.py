@@ -31,13 +31,14 @@ class HostReader:
         elapsed = None if self._before is None else now - self._before
         network, before = _network_bytes(), self._network
         rates = [_rate(new - old, elapsed) for new, old in zip(network, before, strict=True)]
+        cpu = psutil.cpu_percent(interval=None)  # since the last call of this thread: the first says nothing
         memory = psutil.virtual_memory()
         shared_free, shared_total = _shared_memory()
         own_cpu, own_memory, own_processes = self._own_use(elapsed)
         self._before, self._network = now, network
         return HostSample(
             cores=psutil.cpu_count() or 1,
-            cpu=psutil.cpu_percent(interval=None),
+            cpu=None if elapsed is None else cpu,
             load=psutil.getloadavg()[0],
             own_cpu=own_cpu,
             own_memory=own_memory,

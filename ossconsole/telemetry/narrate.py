@@ -94,10 +94,10 @@ def _epoch_words(event: events.Epoch) -> str:
 
 
 def _summary_words(event: events.Summary) -> str:
-    return (
-        f"{event.state}: {event.epochs} epochs, {event.steps} steps in {event.seconds:.0f} s, "
-        f"{event.samples_per_s:.0f} samples/s, data wait {percent(event.wait_fraction)}"
-    )
+    words = f"{event.state}: {event.epochs} epochs, {event.steps} steps in {event.seconds:.0f} s"
+    if not event.samples_per_s:  # it ended before its first steps were over, which do not count
+        return words
+    return f"{words}, {event.samples_per_s:.0f} samples/s, data wait {percent(event.wait_fraction)}"
 
 
 def number(value: float | None) -> str:

@@ -43,11 +43,11 @@ class HostSample(msgspec.Struct, frozen=True, kw_only=True):
     """The machine, and the part that our process and its children take.
 
     `own_cpu` is in percent of one core. `receive_rate` and `send_rate` leave the loopback interface out, which
-    `loopback_rate` counts: the sandbox's traffic is there. Rates are None in the first sample.
+    `loopback_rate` counts: the sandbox's traffic is there. Rates and `cpu` are None in the first sample.
     """
 
     cores: int
-    cpu: float
+    cpu: float | None
     load: float
     own_cpu: float | None
     own_memory: int

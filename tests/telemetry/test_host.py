@@ -39,8 +39,11 @@ def test_children_count_as_our_own() -> None:
 
 
 def test_machine_figures_are_plausible() -> None:
-    sample = HostReader().read()
+    reader = HostReader()
+    assert reader.read().cpu is None, "the first look has nothing to compare with"
+    sample = reader.read()
     assert sample.cores >= 1
+    assert sample.cpu is not None
     assert 0 <= sample.cpu <= 100
     assert 0 < sample.memory_used <= sample.memory_total
     assert 0 < sample.own_memory < sample.memory_total

@@ -169,6 +169,7 @@ async def test_the_form_starts_a_run_and_is_remembered(make_app: AppMaker) -> No
         await pilot.press("n")
         await settle(pilot)
         assert app.screen.query_one("#field-batch_size", Input).value == "32"
+        assert app.screen.query_one("#field-resume", Input).value == "", "one goes on from a checkpoint once"
         await pilot.press("ctrl+r")
         await settle(pilot)
         assert app.screen.query_one("#field-batch_size", Input).value == "64"

@@ -147,7 +147,7 @@ def _missing(context: Context) -> str:
 def _unmeasured(kind: EndpointKind, blocks: int, context: Context) -> str:
     view = context.view
     if view.state is not None and view.state.final:
-        return f"{kind} was not measured"
+        return f"{kind} was measured too briefly" if blocks else f"{kind} was not measured"
     if kind is view.endpoint:
         return f"{kind}: {blocks} of {MIN_BLOCKS} readings"
     return f"press e to measure {kind}" if context.steered else f"{kind} is not measured yet"

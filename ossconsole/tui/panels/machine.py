@@ -8,7 +8,7 @@ import msgspec
 
 from ossconsole.telemetry.samples import GpuSample, HostSample
 from ossconsole.tui.panels.context import Context
-from ossconsole.tui.text import MISSING, Line, joined, number, percent, safe, shorten, size, wrap
+from ossconsole.tui.text import MISSING, Line, joined, percent, safe, shorten, size, wrap
 
 HOST_LINES = 3
 _BAR = 10
@@ -118,11 +118,11 @@ def _host_rows(host: HostSample, *, simulated: bool, brief: bool = False) -> lis
     of = "/" if brief else " of "
     loopback = f"loopback {size(host.loopback_rate)}/s" if host.loopback_rate is not None else ""
     network = f"net in {size(host.receive_rate)}/s" if host.receive_rate is not None else ""
-    own = "" if host.own_cpu is None else f"ours {number(host.own_cpu)} % cpu, {size(host.own_memory, binary=True)}"
+    own = "" if host.own_cpu is None else f"ours {host.own_cpu:.0f} % cpu, {size(host.own_memory, binary=True)}"
     files = "" if host.own_open_files is None else f"{host.own_open_files} open files"
     rows = [
         [
-            f"cpu {host.cpu:.0f} % of {host.cores}",
+            "" if host.cpu is None else f"cpu {host.cpu:.0f} % of {host.cores}",
             f"ram {_of(host.memory_used, host.memory_total, of)}",
             f"shm free {_of(host.shared_free, host.shared_total, of)}" if host.shared_free is not None else "",
         ],

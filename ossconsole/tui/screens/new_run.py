@@ -57,12 +57,11 @@ class NewRunScreen(ConsoleModal):
     ]
 
     def __init__(self, profile: Profile, *, resume: str = "") -> None:
-        """`resume` is the checkpoint to go on from; without it, what was typed last."""
+        """`resume` is the checkpoint to go on from, which is not remembered: one goes on from it once."""
         super().__init__()
         self._profile = profile
-        self._known = msgspec.to_builtins(TrainSettings()) | memory.recall(FORM, profile.name)
-        if resume:
-            self._known["resume"] = resume
+        known = memory.recall(FORM, profile.name) | {"resume": resume}
+        self._known = msgspec.to_builtins(TrainSettings()) | known
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog", id="new-run") as dialog:
