@@ -140,6 +140,25 @@ def test_throttling_and_missing_figures_of_a_gpu() -> None:
     assert "power " not in line.replace("power cap", "")
 
 
+@pytest.mark.parametrize("gpus", [0, 8])
+async def test_the_large_chart_has_its_rows_at_every_size(make_app: AppMaker, gpus: int) -> None:
+    script = full()
+    services = FakeServices(
+        run=FakeRun(list(script.events)), sample=sample([gpu(index) for index in range(gpus)], at=script.time)
+    )
+    app = make_app(services, now=script.time)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        for size in ((80, 24), (100, 30), (120, 35), (120, 50), (200, 60)):
+            await pilot.resize_terminal(*size)
+            await settle(pilot)
+            live = app.screen.query_one("#live").region
+            parts = [app.screen.query_one(name).region for name in ("#main", "#charts")]
+            assert parts[0].height >= 7, size
+            assert sum(part.height for part in parts) == live.height, size
+            assert min(part.height for part in parts[1:]) >= 4, size
+
+
 async def test_errors_stay_until_dismissed(make_app: AppMaker) -> None:
     script = full()
     script.add(events.ErrorEvent(time=script.time, message="No answer.", remedy="Check the [network]."))

@@ -26,6 +26,8 @@ SLOTS = 8
 CHART_TICKS = 2
 # Below this height the small charts leave their rows to the large one.
 SMALL_CHARTS_FROM = 22
+# And below this one the event log leaves rows to the charts.
+MANY_EVENTS_FROM = 36
 
 
 class Source(Protocol):
@@ -101,6 +103,7 @@ class Dashboard(ConsoleScreen):
         self._ticks += 1
         self.set_class(view.run is None, "-idle")
         self.set_class(self.size.height < SMALL_CHARTS_FROM, "-short")
+        self.set_class(self.size.height < MANY_EVENTS_FROM, "-tight")
         failed = view.state is RunState.FAILED
         self.set_class(failed, "-failed")
         self.set_class(bool(view.errors) and not failed, "-failing")
