@@ -6,6 +6,7 @@ DataLoader shares queues between its workers, and its shutdown can hang on them 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import multiprocessing.connection
@@ -56,6 +57,7 @@ class ReaderPool:
     ) -> None:
         self._new_reader = functools.partial(SampleReader, connector, switch, buffer, shape, workers=workers)
         self._deadline_s = deadline_s
+        self._losses: deque[str] = deque()  # not told yet
         self._readers = [self._start(number) for number in range(workers)]
 
     @property
@@ -73,15 +75,15 @@ class ReaderPool:
         reader = min(self._readers, key=lambda each: len(each.held))
         if not reader.held:
             reader.since = time.monotonic()
-        reader.held.append(request)
-        # A reader that died is noticed by `poll`, which asks its requests again.
-        try:
-            reader.pipe.send(request)
-        except OSError:
-            return
+        _give(reader, request)
 
     def poll(self, timeout_s: float) -> list[ReadResult]:
-        """What arrived within `timeout_s`, at the latest at the first arrival. Raises ReaderLostError."""
+        """What arrived within `timeout_s`, at the latest at the first arrival.
+
+        Raises ReaderLostError, but not before what other readers have delivered is given.
+        """
+        if self._losses:
+            raise ReaderLostError(self._losses.popleft())
         pipes = {reader.pipe: number for number, reader in enumerate(self._readers)}
         results = []
         for ready in multiprocessing.connection.wait(list(pipes), timeout_s):
@@ -89,15 +91,18 @@ class ReaderPool:
             reader = self._readers[number]
             try:
                 results.append(reader.pipe.recv())
-            except (EOFError, OSError) as error:
-                if self._worn_out(number):
-                    continue
-                raise ReaderLostError(f"Reader process {number} ended unexpectedly{self._replace(number)}.") from error
+            except (EOFError, OSError):
+                if not self._worn_out(number):
+                    self._losses.append(f"Reader process {number} ended unexpectedly{self._replace(number)}.")
+                continue
             reader.held.popleft()
             reader.since = time.monotonic()
-        if not results:
-            self._check_deadlines()
-        return results
+        if results:
+            return results
+        self._check_deadlines()
+        if self._losses:
+            raise ReaderLostError(self._losses.popleft())
+        return []
 
     def close(self) -> None:
         """Ends all readers, whatever they are doing."""
@@ -119,7 +124,7 @@ class ReaderPool:
         for number, reader in enumerate(self._readers):
             if reader.held and now - reader.since > self._deadline_s:
                 self._replace(number)
-                raise ReaderLostError(
+                self._losses.append(
                     f"No batch came from reader process {number} within {self._deadline_s:g} s; it was replaced."
                 )
 
@@ -131,8 +136,7 @@ class ReaderPool:
         self._readers[number] = replacement = self._start(number)
         replacement.since = time.monotonic()
         for request in held:
-            replacement.held.append(request)
-            replacement.pipe.send(request)
+            _give(replacement, request)
         code = lost.process.exitcode or 0
         return f" ({signal.Signals(-code).name})" if code < 0 else f" (exit code {code})"
 
@@ -144,6 +148,13 @@ class ReaderPool:
         process.start()
         theirs.close()
         return _Reader(process, ours)
+
+
+def _give(reader: _Reader, request: ReadRequest) -> None:
+    reader.held.append(request)
+    # A reader that died is noticed by `poll`, which asks its requests again.
+    with contextlib.suppress(OSError):
+        reader.pipe.send(request)
 
 
 def _end(reader: _Reader) -> None:
