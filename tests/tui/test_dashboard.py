@@ -107,11 +107,13 @@ def test_many_switches_keep_the_glyphs_and_drop_the_colours() -> None:
 
 def test_a_replay_names_no_key_that_it_has_not() -> None:
     view = reduced(Script().state(RunState.RUNNING).steps(40))
-    live, replayed = (
-        text(compare.comparison(Context(view, START, BRAILLE, steered=steered), 40, 8)) for steered in (True, False)
+    live, replayed, auto = (
+        text(compare.comparison(Context(view, START, BRAILLE, **also), 40, 8))  # type: ignore[arg-type]
+        for also in ({}, {"steered": False}, {"auto_words": "auto-A/B: visit 1"})
     )
     assert "press e to measure accelerated" in live
     assert "accelerated is not measured yet" in replayed
+    assert "accelerated is not measured yet" in auto
 
 
 def test_percentages_are_told_as_finely_as_they_are_read() -> None:

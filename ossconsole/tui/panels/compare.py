@@ -150,4 +150,5 @@ def _unmeasured(kind: EndpointKind, blocks: int, context: Context) -> str:
         return f"{kind} was measured too briefly" if blocks else f"{kind} was not measured"
     if kind is view.endpoint:
         return f"{kind}: {blocks} of {MIN_BLOCKS} readings"
-    return f"press e to measure {kind}" if context.steered else f"{kind} is not measured yet"
+    by_hand = context.steered and not context.auto_words
+    return f"press e to measure {kind}" if by_hand else f"{kind} is not measured yet"
