@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
 
 import psutil
 
+from ossconsole.telemetry.cgroup import CpuLimit, MemoryLimit, cpu_limit, memory_limit
 from ossconsole.telemetry.samples import HostSample
 
 # DataLoader workers hand their batches over here; a container's default of 64 MiB is what breaks them.
@@ -15,10 +17,22 @@ _SHARED_MEMORY = "/dev/shm"  # noqa: S108
 
 
 class HostReader:
-    """Reads the machine and this process with its children. Rates are over the time since the previous `read`."""
+    """Reads the machine and this process with its children. Rates are over the time since the previous `read`.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    In a container that has a limit, cores, processor use and memory are the container's.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        cpu: CpuLimit | None = None,
+        memory: MemoryLimit | None = None,
+    ) -> None:
         self._clock = clock
+        self._cpu_limit = cpu or cpu_limit()
+        self._memory_limit = memory or memory_limit()
+        self._container_seconds: float | None = None
         self._own = psutil.Process()
         self._before: float | None = None
         self._network: tuple[int, int, int] = (0, 0, 0)
@@ -31,27 +45,47 @@ class HostReader:
         elapsed = None if self._before is None else now - self._before
         network, before = _network_bytes(), self._network
         rates = [_rate(new - old, elapsed) for new, old in zip(network, before, strict=True)]
-        cpu = psutil.cpu_percent(interval=None)  # since the last call of this thread: the first says nothing
-        memory = psutil.virtual_memory()
+        cores, cpu = self._processors(elapsed)
+        memory_used, memory_total = self._memory()
         shared_free, shared_total = _shared_memory()
         own_cpu, own_memory, own_processes = self._own_use(elapsed)
         self._before, self._network = now, network
         return HostSample(
-            cores=psutil.cpu_count() or 1,
-            cpu=None if elapsed is None else cpu,
+            cores=cores,
+            cpu=cpu,
             load=psutil.getloadavg()[0],
             own_cpu=own_cpu,
             own_memory=own_memory,
             own_processes=own_processes,
             own_open_files=_open_files(self._own),
-            memory_used=memory.total - memory.available,
-            memory_total=memory.total,
+            memory_used=memory_used,
+            memory_total=memory_total,
             shared_free=shared_free,
             shared_total=shared_total,
             receive_rate=rates[0],
             send_rate=rates[1],
             loopback_rate=rates[2],
         )
+
+    def _processors(self, elapsed: float | None) -> tuple[int, float | None]:
+        """How many there are, and the percentage of them in use."""
+        cores, limit = psutil.cpu_count() or 1, self._cpu_limit
+        percent = psutil.cpu_percent(interval=None)  # since the last call of this thread: the first says nothing
+        if limit is None or limit.cores >= cores:
+            return cores, None if elapsed is None else percent
+        before, self._container_seconds = self._container_seconds, limit.seconds()
+        if before is None or self._container_seconds is None:
+            return math.ceil(limit.cores), None
+        used = _rate(self._container_seconds - before, elapsed)
+        return math.ceil(limit.cores), None if used is None else min(100.0, used / limit.cores * 100)
+
+    def _memory(self) -> tuple[int, int]:
+        """Bytes in use, and in all."""
+        memory, limit = psutil.virtual_memory(), self._memory_limit
+        used = None if limit is None or limit.total >= memory.total else limit.used()
+        if limit is None or used is None:
+            return memory.total - memory.available, memory.total
+        return used, limit.total
 
     def _own_use(self, elapsed: float | None) -> tuple[float | None, int, int]:
         """CPU in percent of one core, resident bytes, number of processes."""

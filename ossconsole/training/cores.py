@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
-_CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # "<microseconds of processor time> <per microseconds>", or "max ..."
+from ossconsole.telemetry.cgroup import CpuLimit, cpu_limit
 
 
-def usable_cores(quota_file: Path = _CGROUP_QUOTA) -> int:
-    """The cores this process may use: by its affinity, and by the quota of its container."""
+def usable_cores(limit: CpuLimit | None = None) -> int:
+    """The cores this process may use: by its affinity, and by the limit of its container."""
     cores = len(os.sched_getaffinity(0))
-    try:
-        quota, period = quota_file.read_text().split()
-        return max(1, min(cores, int(quota) // int(period)))
-    except (OSError, ValueError):  # no cgroup v2, or no quota
-        return cores
+    limit = limit or cpu_limit()
+    return max(1, min(cores, int(limit.cores))) if limit else cores
 
 
 def compute_threads(workers: int, cores: int) -> int:

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -15,6 +14,7 @@ import pytest
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.manifest import object_key
+from ossconsole.telemetry.cgroup import CpuLimit
 from ossconsole.training.bench import Bench, BenchSettings
 from ossconsole.training.cores import compute_threads, usable_cores
 from ossconsole.training.readings import BenchEvent, Limit, LimitKind, Mode, Reading, Temperature
@@ -101,7 +101,6 @@ def test_a_few_cores_are_left_to_the_readers(workers: int, cores: int, threads: 
     assert compute_threads(workers, cores) == threads
 
 
-@pytest.mark.parametrize(("quota", "most"), [("100000 100000", 1), ("50000 100000", 1), ("max 100000", 4096)])
-def test_the_containers_quota_bounds_the_cores(tmp_path: Path, quota: str, most: int) -> None:
-    (tmp_path / "cpu.max").write_text(quota)
-    assert 1 <= usable_cores(tmp_path / "cpu.max") <= most
+@pytest.mark.parametrize(("cores", "most"), [(1.0, 1), (0.5, 1), (4096.0, 4096)])
+def test_the_containers_limit_bounds_the_cores(cores: float, most: int) -> None:
+    assert 1 <= usable_cores(CpuLimit(cores, seconds=lambda: None)) <= most
