@@ -108,7 +108,7 @@ def test_many_switches_keep_the_glyphs_and_drop_the_colours() -> None:
 def test_a_replay_names_no_key_that_it_has_not() -> None:
     view = reduced(Script().state(RunState.RUNNING).steps(40))
     live, replayed, auto = (
-        text(compare.comparison(Context(view, START, BRAILLE, **also), 40, 8))  # type: ignore[arg-type]
+        text(compare.comparison(Context(view, START, BRAILLE, **also), 40, 8))
         for also in ({}, {"steered": False}, {"auto_words": "auto-A/B: visit 1"})
     )
     assert "press e to measure accelerated" in live
