@@ -88,12 +88,11 @@ def upload(
         raise SettingsError("--readonly is set: nothing is uploaded.", remedy="Leave it out, or add --dry-run.")
     if plain != (to is not None) or (plain and dry_run):
         raise SettingsError("--plain and --to belong together, without --dry-run.", remedy="See `upload --help`.")
+    cap = bandwidth * 1e6 or None
     if to is not None:
         with target.open() as opened:
-            return _upload_plain(opened, source, to, options["parallelism"], as_json=as_json)
-    settings = UploadSettings(
-        source=source, format=SampleFormat(format_name), bandwidth=bandwidth * 1e6 or None, **options
-    )
+            return _upload_plain(opened, source, to, options["parallelism"], cap, as_json=as_json)
+    settings = UploadSettings(source=source, format=SampleFormat(format_name), bandwidth=cap, **options)
     settings.recipe.check()
     with target.open() as opened:
         if dry_run:
@@ -145,12 +144,14 @@ def _cancelling_on_signals(job: UploadJob | Job) -> AbstractContextManager[list[
     return stopping_on_signals(_Cancelled(job), load_settings().on_hangup, words=words)
 
 
-def _upload_plain(opened: OpenTarget, source: Path, prefix: str, threads: int, *, as_json: bool) -> int:
+def _upload_plain(
+    opened: OpenTarget, source: Path, prefix: str, threads: int, bandwidth: float | None, *, as_json: bool
+) -> int:
     from ossconsole.dataset.plain import PlainUpload
     from ossconsole.storage.client import ObjectStore
 
     store = ObjectStore(opened.profile, opened.credentials, pool_size=threads)
-    job = PlainUpload(store, source, prefix, threads=threads)
+    job = PlainUpload(store, source, prefix, threads=threads, bandwidth=bandwidth)
     signalled = _finish(job, as_json=as_json)
     done = job.progress()
     return _end(job, signalled, (done.items_done, done.items_skipped, done.items_failed), as_json=as_json)

@@ -13,6 +13,7 @@ import fastcrc
 import msgspec
 
 from ossconsole.config.errors import ConsoleError, SettingsError
+from ossconsole.dataset.flow import BandwidthCap, Gate, Stopped
 from ossconsole.dataset.manifest import key_problem, object_key
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
@@ -37,7 +38,8 @@ class PlainUpload(Job):
     """Sends a file, or everything below a folder, to keys below `prefix`.
 
     What is there with the same content is skipped, other content is replaced. A large file goes on where an earlier
-    upload of it stopped. Symbolic links to folders are not followed.
+    upload of it stopped. Symbolic links to folders are not followed. `bandwidth` caps the bytes sent per second; None
+    for no cap.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class PlainUpload(Job):
         *,
         threads: int = DEFAULT_THREADS,
         part_size: int = PART_SIZE,
+        bandwidth: float | None = None,
     ) -> None:
         """Raises SettingsError when there is no such file or folder."""
         super().__init__(f"Upload of {safe_text(str(source))}", threads=threads)
@@ -57,11 +60,17 @@ class PlainUpload(Job):
         self._source = source
         self._prefix = prefix.strip("/")
         self._part_size = part_size
+        self._gate = Gate()
+        self._cap = BandwidthCap(bandwidth, self._gate)
         self._there: dict[str, tuple[int, str]] = {}
         self._open: set[PartedUpload] = set()
         self._lost: set[str] = set()
         self._silent = 0
         self._lock = threading.Lock()
+
+    def cancel(self) -> None:
+        super().cancel()
+        self._gate.stop()  # wakes those who wait for their turn
 
     def work(self) -> None:
         below = object_key(self._prefix, "")
@@ -148,6 +157,7 @@ class PlainUpload(Job):
         if self._is_there(file.key, len(data), lambda: hashlib.md5(data, usedforsecurity=False).hexdigest()):
             self.ledger.finish(file.key, file.size, skipped=True)
             return
+        self._wait_for_turn(file.size)
         self._store.put(file.key, data)
         self.ledger.finish(file.key, file.size)
 
@@ -163,7 +173,7 @@ class PlainUpload(Job):
         return [upload]
 
     def _part(self, file: PlainFile, upload: PartedUpload, number: int) -> None:
-        self.ledger.reach((file.key, number), upload.send(number))
+        self.ledger.reach((file.key, number), upload.send(number, self._wait_for_turn))
         if not upload.claim():
             return
         with self._lock:
@@ -173,6 +183,12 @@ class PlainUpload(Job):
         finally:
             upload.close()
         self.ledger.finish(file.key, 0)  # its bytes were booked part by part
+
+    def _wait_for_turn(self, size: int) -> None:
+        try:
+            self._cap.pass_through(size)
+        except Stopped:
+            self.check_cancelled()
 
     def _is_there(self, key: str, size: int, md5: Callable[[], str]) -> bool:
         there_size, etag = self._there.get(key, (-1, ""))

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import fastcrc
@@ -71,14 +72,18 @@ class PartedUpload:
             self._claimed = True
             return True
 
-    def send(self, number: int) -> int:
-        """Sends one part, unless an earlier try has, and gives its length. Raises OSError, StorageError."""
+    def send(self, number: int, before: Callable[[int], None] = lambda _: None) -> int:
+        """Sends one part, unless an earlier try has, and gives its length. Raises OSError, StorageError.
+
+        `before` is called with the length when it is about to be sent.
+        """
         start = (number - 1) * self._memory.part_size
         data = os.pread(self._fd, min(self._memory.part_size, self.size - start), start)
         if len(data) != min(self._memory.part_size, self.size - start):
             raise self._changed()
         etag = hashlib.md5(data, usedforsecurity=False).hexdigest().upper()
         if self._there.get(number) != etag:
+            before(len(data))
             action = f"writing part {number} of {self._store.uri(safe_text(self.key))}"
             upload = functools.partial(self._store.sdk.upload_part, self.key, self._memory.upload_id, number, data)
             etag = self._store.call(action, upload).etag

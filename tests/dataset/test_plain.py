@@ -179,3 +179,20 @@ def test_cancel_leaves_no_half_object(store: ObjectStore, tmp_path: Path) -> Non
     assert job.wait(WAIT_S)
     assert job.state is JobState.CANCELLED
     assert there(store, "cancelled") == {}
+
+
+def test_a_cap_holds_back_files_and_parts_and_cancel_wakes_who_waits(store: ObjectStore, tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(DATA)
+    (tmp_path / "small").write_bytes(b"a" * 1000)
+    job = PlainUpload(store, tmp_path, "in", part_size=PART, bandwidth=1.0)  # a byte per second: none has its turn
+    job.start()
+    assert not job.wait(0.3)
+    job.cancel()
+    assert job.wait(WAIT_S)
+    assert job.state is JobState.CANCELLED
+    assert job.progress().bytes_done == 0
+    assert not list(store.list_all("in/"))
+    freed = PlainUpload(store, tmp_path, "in", part_size=PART, bandwidth=1e9)
+    freed.start()
+    assert freed.wait(WAIT_S)
+    assert {found.key for found in store.list_all("in/")} == {"in/large", "in/small"}
