@@ -10,7 +10,7 @@ from torchvision.transforms import functional as reference
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.formats import IMAGENET_MEAN, IMAGENET_STD, SampleFormat
 from ossconsole.training.augment import random_crops, random_flips
-from ossconsole.training.compute import Compute, StepClock, amp_dtype
+from ossconsole.training.compute import Compute, StepClock, amp_dtype, choose_device
 from ossconsole.training.settings import TrainSettings
 
 CPU = torch.device("cpu")
@@ -84,6 +84,41 @@ def test_fp16_on_a_cpu_is_refused_and_auto_takes_float32() -> None:
     assert amp_dtype("auto", CPU) is None
     with pytest.raises(ConsoleError, match="needs a GPU"):
         amp_dtype("fp16", CPU)
+
+
+def test_a_buffer_is_free_once_its_own_copy_is_done_also_after_a_batch_without_one() -> None:
+    class Copy:
+        waited_for = False
+
+        def synchronize(self) -> None:
+            self.waited_for = True
+
+    compute = Compute(TrainSettings(), SampleFormat.IMAGE_U8, device=CPU)
+    first, second, last = (Copy() for _ in range(3))
+
+    def ask_for_a_batch(*copies: Copy) -> None:
+        compute.free_slots()
+        compute._copies.extend(copies)  # type: ignore[arg-type]
+
+    ask_for_a_batch(first)
+    ask_for_a_batch(second)
+    assert not first.waited_for
+    ask_for_a_batch()  # no sample of it is for this process
+    assert first.waited_for
+    assert not second.waited_for
+    ask_for_a_batch(last)
+    assert second.waited_for
+    compute.free_all_slots()
+    assert last.waited_for
+
+
+def test_a_process_without_a_gpu_of_its_own_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device(1) == torch.device("cuda", 1)
+    with pytest.raises(ConsoleError, match="Process 3 of the run needs a GPU of its own; 2 can be used") as error:
+        choose_device(2)
+    assert "--processes 0" in error.value.remedy
 
 
 def test_the_parts_of_a_step_add_up() -> None:

@@ -174,6 +174,20 @@ def test_an_interrupted_wait_ends(bucket: Bucket, tmp_path: Path) -> None:
     loader.close()
 
 
+def test_locked_pages_are_unlocked_once(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[tuple[str, int]] = []
+    for name in ("lock_pages", "unlock_pages"):
+        monkeypatch.setattr(
+            f"ossconsole.training.loader.{name}", lambda slots, name=name: found.append((name, slots.data_ptr()))
+        )
+    settings = TrainSettings(batch_size=8, workers=1, epochs=1)
+    loader = BatchLoader(bucket.connector(tmp_path), bucket.data, Plan(settings, 8, 0), settings, pin=True)
+    loader.close()
+    loader.close()
+    assert [name for name, _ in found] == ["lock_pages", "unlock_pages"]
+    assert found[0][1] == found[1][1]
+
+
 def test_prefetch_follows_the_memory_limit() -> None:
     settings = TrainSettings(batch_size=64, workers=2, prefetch_mb=400)
     assert slot_count(settings, 602_112) == 10
