@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 
 from ossconsole.telemetry.cgroup import CpuLimit, cpu_limit
 
@@ -12,6 +13,18 @@ def usable_cores(limit: CpuLimit | None = None) -> int:
     cores = len(os.sched_getaffinity(0))
     limit = limit or cpu_limit()
     return max(1, min(cores, int(limit.cores))) if limit else cores
+
+
+_NICENESS = 10
+
+
+def give_way() -> None:
+    """Puts this thread, and the threads and processes that it starts, behind the process's others on the same cores.
+
+    The screen needs a fiftieth of a core. With two cores, both busy, a dialog opened after it in 50 to 70 ms (p95),
+    where it took 80 to 90.
+    """
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)  # Linux has a niceness for each thread
 
 
 def compute_threads(workers: int, cores: int) -> int:

@@ -13,6 +13,7 @@ from ossconsole.config.connector import connector_config_path
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.paths import state_dir
 from ossconsole.storage.client import ObjectStore
+from ossconsole.storage.errors import StorageError
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
 from ossconsole.training.agreement import BATCH, END, FAILED, Agreement, Standing, agree, endpoint_number
@@ -20,6 +21,7 @@ from ossconsole.training.checkpoint import CheckpointStore, Snapshot, fetch_uri
 from ossconsole.training.compute import Compute, StepClock, choose_device
 from ossconsole.training.connector import ConnectorSettings
 from ossconsole.training.context import RunContext
+from ossconsole.training.cores import give_way
 from ossconsole.training.course import Course
 from ossconsole.training.data import TrainingData
 from ossconsole.training.loader import Batch
@@ -95,6 +97,8 @@ class Session:
         self._compute = Compute(
             settings, self._data.manifest.format, device=choose_device(place.local_rank), sharing=place.local_world
         )
+        if self._context.attended and not self._compute.cuda:
+            give_way()
         model = build_model(self._data.manifest.classes, settings.weights, lambda uri: fetch_uri(self._store, uri))
         self._clock = StepClock(self._compute)
         self._pictures = Pictures(self._data.manifest, self._compute, seed=settings.seed, rank=place.rank)
@@ -144,7 +148,10 @@ class Session:
                 connector, self._store, context.id, keep=settings.keep_checkpoints, timeout_s=_CHECKPOINT_TIMEOUT_S
             )
             if self._place.attempt:
-                checkpoints.adopt()
+                try:
+                    checkpoints.adopt()
+                except StorageError as error:  # a key may have no right to list
+                    context.warn(f"Old checkpoints of this run stay: {error.message}", error.remedy)
             self._saver = Saver(context, checkpoints, saved_step=context.step)
         self._reports = StepReports(
             context, self._totals, late=self._compute.cuda, last_checkpoint=self._last_checkpoint

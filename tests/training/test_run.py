@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 import msgspec
@@ -216,3 +217,16 @@ def test_a_checkpoint_of_another_dataset_is_refused(bucket: Bucket, start_run: S
     assert other.wait(DEADLINE_S)
     assert other.error is not None
     assert "another batch size" in other.error.message
+
+
+@pytest.mark.parametrize("attended", [True, False], ids=["console", "headless"])
+def test_a_step_on_the_cpu_gives_way_to_a_screen_where_there_is_one(start_run: StartRun, attended: bool) -> None:
+    priorities = []
+
+    def note(event: events.Event) -> None:
+        if isinstance(event, events.Step):
+            priorities.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+    finished(start_run(attended=attended, on_event=note, max_steps=2))
+    screen = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    assert [priority > screen for priority in priorities] == [attended] * 2
