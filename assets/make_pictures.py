@@ -13,6 +13,8 @@ from collections.abc import Callable
 from multiprocessing import resource_tracker
 from pathlib import Path
 
+from textual.app import App
+
 HERE = Path(__file__).parent
 SIZES = {"": (120, 40), "-80x24": (80, 24)}
 STEPS_BEFORE, STEPS_AFTER = 25, 55
@@ -26,6 +28,10 @@ async def until(condition: Callable[[], bool]) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError("the run did not come this far")
         await asyncio.sleep(POLL_S)
+
+
+def shows(app: App[str], words: str) -> bool:
+    return words.replace(" ", "&#160;") in app.export_screenshot()
 
 
 async def main() -> None:
@@ -46,8 +52,11 @@ async def main() -> None:
             app.save_screenshot(str(HERE / f"train{suffix}.svg"))
         await pilot.resize_terminal(*SIZES[""])
         app.simulate_key("2")
+        await until(lambda: shows(app, "2 folders, 0 objects"))
         app.simulate_key("C")
-        await asyncio.sleep(3)
+        await until(lambda: shows(app, "resnet18.pt"))
+        app.simulate_key("end")
+        await until(lambda: shows(app, "ossconsole checkpoint"))
         app.save_screenshot(str(HERE / "browse.svg"))
         app.exit()
     services.close(print)
