@@ -358,6 +358,9 @@ def _print_plan(plan: UploadPlan, settings: UploadSettings) -> None:
         f"To send: {plan.to_send} samples, {plan.bytes_to_send / 1e6:.1f} MB as {settings.format} at {settings.size} px"
         + (f", about {plan.prepare_s:.0f} s of preparation (estimated)." if plan.prepare_s is not None else ".")
     )
+    if settings.bandwidth and plan.bytes_to_send:
+        seconds = plan.bytes_to_send / settings.bandwidth
+        click.echo(f"Sending takes at least {seconds:.0f} s with the cap of {settings.bandwidth / 1e6:g} MB/s.")
     click.echo(f"Unchanged: {plan.unchanged}. No pictures: {plan.ignored}. Cannot become samples: {plan.lost}.")
     click.echo(
         f"Stored: {plan.stored_bytes / 1e9:.2f} GB, about USD {plan.usd_per_month:.2f} per month "
