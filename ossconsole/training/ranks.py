@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
@@ -138,8 +139,13 @@ def _lost_ranks(place: Place) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError) as error:  # what torch.distributed raises; its own errors are RuntimeErrors
-        reason = str(error).strip().splitlines()
         raise RankLostError(
-            f"This process ({place}) lost another one of the run: {reason[0] if reason else type(error).__name__}.",
+            f"This process ({place}) lost another one of the run: {_reason(error)}.",
             remedy="The log of the one that ended tells more; go on from the last checkpoint with --resume.",
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The first sentence of what torch says, without the place in its source."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return re.sub(r"^\[\S+\]\s+", "", lines[0]).split(". ")[0].rstrip(".")
