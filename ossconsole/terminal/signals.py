@@ -65,12 +65,13 @@ class ExitSignals:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._watcher is not None:
+            # Before the signals are let go: a hang-up that it tells of late would end the process.
+            wake, self._wake_write = self._wake_write, -1
+            os.close(wake)
+            self._watcher.join(1.0)
         for number, old in self._old.items():
             signal.signal(number, old)
-        if self._watcher is not None:
-            os.close(self._wake_write)
-            self._wake_write = -1
-            self._watcher.join(1.0)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         now = time.monotonic()
