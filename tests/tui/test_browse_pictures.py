@@ -167,6 +167,9 @@ async def full(browser: Browser) -> None:
 async def deleting(browser: Browser) -> None:
     await browser.press("a", "x")
     await browser.until(lambda: isinstance(browser.pilot.app.screen, TypedConfirm))
+    # That the count before it has ended is told by the next tick, whenever that comes.
+    await browser.until(lambda: browser.notices)
+    browser.pilot.app.clear_notifications()
 
 
 async def downloading(browser: Browser) -> None:
