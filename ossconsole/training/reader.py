@@ -131,12 +131,6 @@ class SampleReader:
         """Whether it is time for a new process to take over."""
         return self._tars_opened >= _MOST_TARS
 
-    def close(self) -> None:
-        """Lets go of what is being fetched; the connector crashes when that outlives it."""
-        self._begun = None
-        self._tars.clear()
-        self._opened.clear()
-
     def take_upcoming(self) -> ReadRequest | None:
         """The request that `read` took from `more`; it is to be read next."""
         upcoming, self._upcoming = self._upcoming, None

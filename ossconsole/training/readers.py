@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import functools
 import multiprocessing.connection
+import os
 import signal
 import time
 from collections import deque
@@ -180,5 +181,5 @@ def _serve(pipe: Connection, new_reader: Callable[..., SampleReader], number: in
             return
         pipe.send(result)
         if reader.worn_out:
-            reader.close()
-            return
+            # Not in good order: the connector 1.2.3 can hang, or crash, when it lets go of what is being fetched.
+            os._exit(0)
