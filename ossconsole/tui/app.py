@@ -185,6 +185,9 @@ class ConsoleApp(App[str]):
             self._modules = len(sys.modules)
             gc.freeze()
 
+    def on_unmount(self) -> None:
+        gc.unfreeze()  # else libraries complain on the terminal, at the end of the process, of what was never let go
+
     def _announce(self, event: Event) -> None:
         """Tell of what matters while another screen shows; the Train screen has it in its event log."""
         from ossconsole.telemetry.events import ErrorEvent, RunState, State
