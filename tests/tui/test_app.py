@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 
@@ -38,6 +39,13 @@ def test_neither_the_app_nor_its_screens_load_heavy_libraries() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
+
+
+async def test_what_the_console_kept_from_the_collector_is_given_back(make_app: AppMaker) -> None:
+    async with make_app(FakeServices()).run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        assert gc.get_freeze_count()
+    assert not gc.get_freeze_count()
 
 
 async def test_the_header_names_endpoint_bucket_and_sandbox(make_app: AppMaker) -> None:
