@@ -1,0 +1,341 @@
+"""Parts of the GPU script that measure rates: model alone, transform, copies, loader alone, the whole loop."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torchvision.models import resnet18
+
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.dataset.formats import SampleFormat
+from ossconsole.dataset.manifest import object_key
+from ossconsole.training.buffers import SharedBuffer
+from ossconsole.training.compute import Compute, choose_device
+from ossconsole.training.data import TrainingData
+from ossconsole.training.limits import ConnectorReader, rate
+from ossconsole.training.loader import BatchLoader, lock_pages, unlock_pages
+from ossconsole.training.place import Place
+from ossconsole.training.plan import Plan
+from ossconsole.training.ranks import Ranks
+from ossconsole.training.settings import TrainSettings
+from ossconsole.training.trainer import EpochMeter, Trainer
+from tests.benchmarks.gpu.server import MadeUpDataset
+from tests.benchmarks.gpu.setup import Part, Setup, run_to_end, steady_steps
+
+_CLASSES = 1000
+U8, F32 = SampleFormat.IMAGE_U8, SampleFormat.TENSOR_F32
+
+
+class SyntheticLoop:
+    """The steps of a run on one batch in page-locked memory: copy, transform, forward, backward, SGD."""
+
+    def __init__(self, fmt: SampleFormat, batch: int, side: int, **settings: Any) -> None:
+        self.settings = TrainSettings(batch_size=batch, **settings)
+        self.compute = Compute(self.settings, fmt, device=choose_device())
+        ranks = Ranks(Place(), self.compute.device)
+        self.trainer = Trainer(resnet18(num_classes=_CLASSES), self.compute, self.settings, ranks, total_steps=1 << 40)
+        self._batch, self._side, self._meter = batch, side, EpochMeter()
+        values = torch.randint(0, 256, (batch, 3 * side * side), dtype=torch.uint8)
+        data = values if fmt is U8 else ((values.float() - 128) / 64).view(torch.uint8)
+        self._data = data.pin_memory() if self.compute.cuda else data
+        self._labels = torch.randint(0, _CLASSES, (batch,))
+        self._number = 0
+
+    def step(self) -> None:
+        self.compute.free_slots()
+        self._number += 1
+        generator = self.compute.generator(self._number)
+        images = self.compute.images(self._data, self._side, self._side, generator=generator)
+        self.trainer.step(images, self.compute.labels(self._labels), self._meter, samples=self._batch)
+
+    def rate(self, seconds: float) -> dict[str, float]:
+        """Samples/s, and the share of the time in which the host was ahead of the device, 0 to 1."""
+        for _ in range(5):
+            self.step()
+        _synchronize()
+        begun, steps, issued = time.perf_counter(), 0, 0.0
+        while (now := time.perf_counter()) - begun < seconds:
+            self.step()
+            issued += time.perf_counter() - now
+            steps += 1
+        _synchronize()
+        passed = time.perf_counter() - begun
+        return {"samples/s": self._batch * steps / passed, "host ms/step": issued / steps * 1000}
+
+
+def synthetic(setup: Setup) -> Part:
+    """ResNet-18 on data that is there already, by precision and batch size: the ceiling of the whole loop."""
+    figures = {}
+    precisions = ("bf16", "fp16") if setup.cuda else ("fp32",)
+    for precision, batch in itertools.product(precisions, setup.batches):
+        found = SyntheticLoop(U8, batch, setup.side, precision=precision).rate(setup.seconds)
+        figures[f"{precision} batch {batch}"] = found
+    return Part(ok=True, figures=figures)
+
+
+def host_time(setup: Setup) -> Part:
+    """How long the host takes to queue one step on a device that is idle, against how long the device takes for it."""
+    if not setup.cuda:
+        return Part(ok=True, figures={"skipped": "needs a GPU"})
+    figures = {}
+    for batch in setup.batches[:2]:
+        loop = SyntheticLoop(U8, batch, setup.side)
+        for _ in range(5):
+            loop.step()
+        host, whole = [], []
+        for _ in range(30):
+            _synchronize()
+            begun = time.perf_counter()
+            loop.step()
+            host.append(time.perf_counter() - begun)
+            _synchronize()
+            whole.append(time.perf_counter() - begun)
+        figures[f"batch {batch}"] = {
+            "queue ms": statistics.median(host) * 1000,
+            "queue and compute ms": statistics.median(whole) * 1000,
+        }
+    return Part(ok=True, figures=figures)
+
+
+def compiled(setup: Setup) -> Part:
+    """The same with --compile."""
+    figures = {}
+    for batch in setup.batches[:2]:
+        figures[f"batch {batch}"] = SyntheticLoop(U8, batch, setup.side, compile=True).rate(setup.seconds)
+    return Part(ok=True, figures=figures)
+
+
+def transform(setup: Setup) -> Part:
+    """From stored bytes to normalised pictures on the device, ms per batch."""
+    figures = {}
+    batch = setup.batches[min(1, len(setup.batches) - 1)]
+    for name, size, side in (("flip", setup.side, setup.side), ("crop and flip", setup.side, setup.side * 8 // 7)):
+        settings = TrainSettings(batch_size=batch, image_size=size)
+        compute = Compute(settings, U8, device=choose_device())
+        data = torch.randint(0, 256, (batch, 3 * side * side), dtype=torch.uint8)
+        data = data.pin_memory() if compute.cuda else data
+
+        def once(compute: Compute = compute, data: torch.Tensor = data, side: int = side) -> None:
+            compute.free_slots()
+            compute.images(data, side, side, generator=compute.generator(1))
+
+        figures[f"{name}, batch {batch}, ms"] = _ms(once, setup.many(50))
+    return Part(ok=True, figures=figures)
+
+
+def copies(setup: Setup) -> Part:
+    """GB/s from the shared batch buffer to the device, with its pages locked, and how long locking takes."""
+    if not setup.cuda:
+        return Part(ok=True, figures={"skipped": "needs a GPU"})
+    figures: dict[str, float] = {}
+    for size_mb in (512, 2048):
+        buffer = SharedBuffer(size_mb << 20)
+        data = torch.frombuffer(buffer.memory, dtype=torch.uint8)
+        begun = time.perf_counter()
+        lock_pages(data)
+        figures[f"lock {size_mb} MB, s"] = time.perf_counter() - begun
+        part = data[: 128 << 20]
+        ms = _ms(lambda part=part: part.to("cuda", non_blocking=True), 20)  # type: ignore[misc]
+        figures[f"copy from {size_mb} MB, GB/s"] = part.nbytes / ms / 1e6
+        unlock_pages(data)
+        buffer.close()
+    return Part(ok=True, figures=figures)
+
+
+def loader_alone(setup: Setup) -> Part:
+    """Batches in the shared buffer and nothing else, beside the connector with nothing done to what it delivers."""
+    figures: dict[str, Any] = {}
+    for fmt in (U8, F32):
+        dataset = setup.dataset(fmt, setup.side, setup.many(20_000))
+        with setup.serve(dataset) as profile:
+            connector = setup.connector(profile)
+            for workers in setup.workers:
+                batch = min(256, setup.batches[-1])
+                found = _loader_rate(setup, dataset, connector, batch, workers)
+                figures[f"{fmt}, {workers} workers"] = found
+            objects = [
+                (object_key(dataset.prefix, sample.key), dataset.manifest.sample_bytes(sample))
+                for sample in dataset.manifest.splits["train"]
+            ]
+            opener = ConnectorReader(connector, EndpointKind.ACCELERATED, objects, 64, setup.workers[-1])
+            alone = rate(opener, processes=setup.workers[-1], seconds=setup.seconds)
+            figures[f"{fmt}, connector alone, {setup.workers[-1]} processes"] = {"samples/s": alone}
+    return Part(ok=True, figures=figures)
+
+
+def _loader_rate(setup: Setup, dataset: MadeUpDataset, connector: Any, batch: int, workers: int) -> dict[str, float]:
+    row_bytes = dataset.manifest.sample_bytes(dataset.manifest.splits["train"][0])
+    prefetch_mb = max(512, (workers * 4 + 4) * batch * row_bytes // 1_000_000)
+    settings = TrainSettings(
+        batch_size=batch, workers=workers, epochs=10**6, prefetch_mb=prefetch_mb, endpoint=EndpointKind.ACCELERATED
+    )
+    plan = Plan(settings, len(dataset.manifest.splits["train"]), 0)
+    data = TrainingData(dataset.manifest, dataset.prefix)
+    with contextlib.closing(BatchLoader(connector, data, plan, settings)) as loader:
+        for _ in range(2 * workers):
+            assert loader.next() is not None
+        begun, samples, busy = time.perf_counter(), 0, 0.0
+        batches = 0
+        while (passed := time.perf_counter() - begun) < setup.seconds:
+            found = loader.next()
+            assert found is not None
+            assert not found.failed, found.failed
+            samples += len(found.rows)
+            batches += 1
+            busy += found.wait_s
+        return {"samples/s": samples / passed, "waiting": busy / passed}
+
+
+def whole_loop(setup: Setup) -> Part:
+    """Runs from local servers in turn with synthetic data (ABBA): their ratio, and the share of waiting for data."""
+    figures: dict[str, Any] = {}
+    batch = min(256, setup.batches[-1])
+    ok = True
+    for fmt in (U8, F32):
+        dataset = setup.dataset(fmt, setup.side, setup.many(20_000))
+        row_bytes = dataset.manifest.sample_bytes(dataset.manifest.splits["train"][0])
+        for workers in setup.workers[-2:]:
+            prefetch_mb = max(512, (workers * 4 + 4) * batch * row_bytes // 1_000_000)
+            found = [
+                _run_rate(setup, dataset, batch_size=batch, workers=workers, prefetch_mb=prefetch_mb)
+                for _ in range(1 if setup.small or fmt is F32 else 2)
+            ]
+            ceiling = SyntheticLoop(fmt, batch, setup.side).rate(setup.seconds)["samples/s"]
+            samples_per_s = statistics.median(each["samples/s"] for each in found)
+            figures[f"{fmt}, {workers} workers"] = {
+                "samples/s": samples_per_s,
+                "synthetic": ceiling,
+                "ratio": samples_per_s / ceiling,
+                **{name: statistics.median(each[name] for each in found) for name in found[0] if name != "samples/s"},
+            }
+    return Part(ok=ok, figures=figures)
+
+
+def _run_rate(setup: Setup, dataset: MadeUpDataset, **settings: Any) -> dict[str, float]:
+    """A run of `setup.seconds` or so, through the engine that the console uses."""
+    steps = 30 if setup.small else max(60, round(9000 * setup.seconds / settings["batch_size"]))
+    run, found = run_to_end(setup, dataset=dataset, max_steps=steps, epochs=10**4, **settings)
+    if run.error is not None:
+        raise run.error
+    steady = steady_steps(found)
+    total = sum(step.step_time_s for step in steady)
+    return {
+        "samples/s": sum(step.samples for step in steady) / total,
+        "data wait": sum(step.data_wait_s for step in steady) / total,
+        "copy": sum(step.copy_s for step in steady) / total,
+        "step ms p50": statistics.median(step.step_time_s for step in steady) * 1000,
+        "step ms p99": float(np.quantile([step.step_time_s for step in steady], 0.99)) * 1000,
+    }
+
+
+def profile(setup: Setup) -> Part:
+    """What ten steps ask of CUDA: synchronisations and kernels per step."""
+    if not setup.cuda:
+        return Part(ok=True, figures={"skipped": "needs a GPU"})
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as profiled
+
+    figures: dict[str, Any] = {}
+    ok = True
+    for batch in setup.batches[:2]:
+        loop = SyntheticLoop(U8, batch, setup.side, ema_decay=0.99)
+        for _ in range(5):
+            loop.step()
+        _synchronize()
+        with profiled(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
+            for _ in range(10):
+                loop.step()
+        counts: dict[str, int] = {}
+        for event in seen.key_averages():
+            if event.key in {"cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaLaunchKernel", "cuLaunchKernel"}:
+                counts[event.key] = event.count
+        waits = counts.get("cudaStreamSynchronize", 0)
+        ok = ok and waits == 0
+        figures[f"batch {batch}"] = {
+            "stream synchronisations/step": waits / 10,
+            "kernels/step": (counts.get("cudaLaunchKernel", 0) + counts.get("cuLaunchKernel", 0)) / 10,
+        }
+    return Part(ok=ok, figures=figures)
+
+
+def same_endpoint(setup: Setup) -> Part:
+    """`ossconsole train --switch-every` between two addresses of the same servers: neither may look faster."""
+    dataset = setup.dataset(U8, setup.side, setup.many(20_000))
+    batch = min(256, setup.batches[-1])
+    every, steps = (5, 40) if setup.small else (50, 600)
+    run, found = run_to_end(
+        setup,
+        dataset=dataset,
+        kinds=tuple(EndpointKind),
+        max_steps=steps,
+        epochs=10**4,
+        batch_size=batch,
+        workers=setup.workers[-1],
+        switch_every=every,
+        prefetch_mb=3000,
+    )
+    if run.error is not None:
+        raise run.error
+    rates = {}
+    for kind in EndpointKind:
+        times = [step.step_time_s / step.samples for step in steady_steps(found) if step.endpoint is kind]
+        rates[kind] = 1 / statistics.mean(times)
+    ratio = rates[EndpointKind.ACCELERATED] / rates[EndpointKind.STANDARD]
+    return Part(ok=setup.small or abs(ratio - 1) < 0.05, figures={"ratio of mean rates": ratio})
+
+
+def decode(setup: Setup) -> Part:
+    """JPEG of 256 px, quality 90: decoding and random resized crops in processes, images/s in all."""
+    figures = {}
+    for processes in (1, 2) if setup.small else (1, 8, 14):
+        command = [sys.executable, "-c", _DECODE, str(setup.seconds)]
+        children = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
+        figures[f"{processes} processes"] = sum(json.loads(child.communicate()[0]) for child in children)
+    return Part(ok=True, figures=figures)
+
+
+_DECODE = """
+import sys, time, json, random
+import cv2, numpy as np, simplejpeg
+cv2.setNumThreads(1)
+seconds = float(sys.argv[1])
+noise = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+picture = cv2.resize(noise, (341, 256), interpolation=cv2.INTER_CUBIC)
+body = simplejpeg.encode_jpeg(picture, quality=90)
+begun, count = time.perf_counter(), 0
+while time.perf_counter() - begun < seconds:
+    decoded = simplejpeg.decode_jpeg(body, fastdct=True)
+    side = random.randint(80, 256)
+    top, left = random.randint(0, 256 - side), random.randint(0, 341 - side)
+    crop = decoded[top : top + side, left : left + side]
+    cv2.resize(crop, (224, 224), interpolation=cv2.INTER_AREA if side > 224 else cv2.INTER_LINEAR)
+    count += 1
+print(json.dumps(count / (time.perf_counter() - begun)))
+"""
+
+
+def _ms(action: Callable[[], object], times: int) -> float:
+    """The mean time of an action in ms, the device's work included."""
+    for _ in range(3):
+        action()
+    _synchronize()
+    begun = time.perf_counter()
+    for _ in range(times):
+        action()
+    _synchronize()
+    return (time.perf_counter() - begun) / times * 1000
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
