@@ -17,7 +17,10 @@ class SharedBuffer:
     taken at once, so that too little memory is told here and does not kill a process at its first write.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(
+        self, size: int, *, holds: str = "batch buffers", remedy: str = "Lower --prefetch-mb or --batch-size."
+    ) -> None:
+        """`holds` and `remedy` are for the ConsoleError that tells that the memory is too small."""
         self.size = size
         self._fd = os.memfd_create("ossconsole-batches")
         try:
@@ -25,8 +28,8 @@ class SharedBuffer:
         except OSError as error:
             os.close(self._fd)
             raise ConsoleError(
-                f"The batch buffers need {size / 1e6:,.0f} MB of memory: {error.strerror}.",
-                remedy="Lower --prefetch-mb or --batch-size.",
+                f"The {holds} need {size / 1e6:,.0f} MB of memory: {error.strerror}.",
+                remedy=remedy,
             ) from error
         self.memory = mmap.mmap(self._fd, size)
 

@@ -5,7 +5,7 @@ No torch here: what is wrong with the dataset is told before that is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -42,15 +42,21 @@ class Tars:
     keys: tuple[tuple[str, str], ...]
     starts: npt.NDArray[np.int64]
 
-    def runs(self, rows: npt.NDArray[np.int64]) -> tuple[TarRun, ...]:
-        """Where the samples at `rows` are, tar by tar, in ascending order."""
-        ordered = np.sort(rows)
-        tars = np.searchsorted(self.starts, ordered, side="right") - 1
-        found = []
-        for tar in np.unique(tars):
-            key, members = self.keys[tar]
-            found.append(TarRun(key, members, tuple((ordered[tars == tar] - self.starts[tar]).tolist())))
-        return tuple(found)
+
+_NO_TARS = Tars((), np.zeros(0, np.int64))
+
+
+def tar_runs(
+    rows: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], keys: Callable[[int], tuple[str, str]]
+) -> tuple[TarRun, ...]:
+    """Where the samples at `rows` are, tar by tar, in ascending order; `starts` and `keys` are those of Tars."""
+    ordered = np.sort(rows)
+    tars = np.searchsorted(starts, ordered, side="right") - 1
+    found = []
+    for tar in np.unique(tars).tolist():
+        key, members = keys(tar)
+        found.append(TarRun(key, members, tuple((ordered[tars == tar] - starts[tar]).tolist())))
+    return tuple(found)
 
 
 class TrainingData:
@@ -77,14 +83,15 @@ class TrainingData:
             return tuple(sample.key for sample in samples)
         return tuple(object_key(self._prefix, sample.key) for sample in samples)
 
-    def runs(self, split: str, rows: npt.NDArray[np.int64]) -> tuple[TarRun, ...]:
-        """Where in which tars the samples at `rows` are; nothing for single objects."""
-        return self._tars[split].runs(rows) if self.sharded else ()
+    def tars(self, split: str) -> Tars:
+        """The tars of a split; none for single objects."""
+        return self._tars.get(split, _NO_TARS)
 
     def object_of(self, split: str, row: int) -> str:
         """The key of the object that holds a sample."""
         if self.sharded:
-            return self._tars[split].runs(np.array([row]))[0].tar
+            tars = self._tars[split]
+            return tars.keys[int(np.searchsorted(tars.starts, row, side="right")) - 1][0]
         return object_key(self._prefix, self.manifest.splits[split][row].key)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections import deque
@@ -19,8 +20,9 @@ from ossconsole.training.buffers import SharedBuffer
 from ossconsole.training.connector import ConnectorSettings
 from ossconsole.training.data import TrainingData
 from ossconsole.training.plan import BatchRequest, Requests
-from ossconsole.training.reader import ReadRequest, ReadResult
+from ossconsole.training.reader import ReaderShare, ReadRequest, ReadResult
 from ossconsole.training.readers import QUEUED, ReaderLostError, ReaderPool
+from ossconsole.training.sample_table import SampleTable
 from ossconsole.training.settings import TrainSettings
 from ossconsole.training.switch import EndpointSwitch
 
@@ -62,7 +64,8 @@ class BatchLoader:
     """Delivers the plan's batches in order, each exactly once, as read into slots of one shared buffer.
 
     How many batches are read ahead adapts: one more per reader when the loop waits while readers are idle, one less
-    when it has not waited for a while; `settings.prefetch_mb` bounds it.
+    when it has not waited for a while; `settings.prefetch_mb` bounds it. `not_pinned` tells why the buffers are not
+    page-locked although `pin` asked for it; copies are slower then.
     """
 
     def __init__(
@@ -76,7 +79,9 @@ class BatchLoader:
         pin: bool = False,
         interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
+        """Raises ConsoleError; nothing of it is left then."""
         self.switch = EndpointSwitch(settings.endpoint)
+        self.not_pinned: ConsoleError | None = None
         self._data = data
         self._workers = settings.workers
         self._interrupted = interrupted
@@ -85,25 +90,40 @@ class BatchLoader:
         self._most_ahead = slots - _IN_USE
         self.ahead = min(self._most_ahead, QUEUED * settings.workers)
         shape = (slots, settings.batch_size, row_bytes)
-        self._buffer = SharedBuffer(math.prod(shape))
-        self._slots = torch.frombuffer(self._buffer.memory, dtype=torch.uint8).view(shape)
-        self._pinned = pin
-        if pin:
-            lock_pages(self._slots)
         self._free = deque(range(slots))
         self._used: deque[int] = deque()
         self._requests = plan.requests(start)
         self._asked: deque[tuple[BatchRequest, ReadRequest]] = deque()
         self._ready: dict[int, ReadResult] = {}
         self._calm = 0
-        self._pool = ReaderPool(
-            connector,
-            self.switch,
-            self._buffer,
-            shape,
-            workers=settings.workers,
-            deadline_s=settings.fetch_deadline_s,
-        )
+        with contextlib.ExitStack() as resources:
+            self._open(resources, connector, shape, settings, pin=pin)
+            self._resources = resources.pop_all()
+
+    def _open(
+        self,
+        resources: contextlib.ExitStack,
+        connector: ConnectorSettings,
+        shape: tuple[int, int, int],
+        settings: TrainSettings,
+        *,
+        pin: bool,
+    ) -> None:
+        """Takes memory and starts the readers; `resources` gives everything back, each although another one raises."""
+        samples = resources.enter_context(contextlib.closing(SampleTable(self._data)))
+        rows = resources.enter_context(contextlib.closing(SharedBuffer(math.prod(shape[:2]) * 8)))
+        buffer = resources.enter_context(contextlib.closing(SharedBuffer(math.prod(shape))))
+        self._share = ReaderShare(self.switch, samples, buffer, rows, shape)
+        self._slots = torch.frombuffer(buffer.memory, dtype=torch.uint8).view(shape)
+        if pin:
+            try:
+                lock_pages(self._slots)
+            except ConsoleError as error:
+                self.not_pinned = error
+            else:
+                resources.callback(unlock_pages, self._slots)
+        self._pool = ReaderPool(connector, self._share, workers=settings.workers, deadline_s=settings.fetch_deadline_s)
+        resources.callback(self._pool.close)
 
     def next(self) -> Batch | None:
         """The next batch; None at the end of the plan, or soon after the run was interrupted.
@@ -134,11 +154,7 @@ class BatchLoader:
 
     def close(self) -> None:
         """Ends the readers. No batch may still be on its way to the device."""
-        self._pool.close()
-        if self._pinned:
-            unlock_pages(self._slots)
-            self._pinned = False
-        self._buffer.close()
+        self._resources.close()
 
     def _receive(self, timeout_s: float) -> None:
         try:
@@ -157,16 +173,9 @@ class BatchLoader:
             self._put(request, self._free.popleft())
 
     def _put(self, request: BatchRequest, slot: int, *, front: bool = False) -> None:
-        data, split = self._data, str(request.split)
-        samples = data.samples(split, request.indices)
-        read = ReadRequest(
-            number=request.number,
-            slot=slot,
-            keys=data.keys(samples),
-            sizes=np.array([data.manifest.sample_bytes(sample) for sample in samples], dtype=np.int64),
-            crc64s=np.array([sample.crc64 for sample in samples], dtype=np.uint64),
-            runs=data.runs(split, request.indices),
-        )
+        count = len(request.indices)
+        self._share.rows_of(slot, count)[:] = request.indices
+        read = ReadRequest(request.number, slot, request.split, count)
         if front:
             self._asked.appendleft((request, read))
         else:
@@ -186,18 +195,20 @@ class BatchLoader:
                 self.ahead = max(self._workers, self.ahead - 1)
 
     def _batch(self, request: BatchRequest, result: ReadResult, wait_s: float) -> Batch:
-        samples = self._data.samples(str(request.split), request.indices)
+        bad = [each.position for each in result.bad]
+        bad_samples = self._data.samples(str(request.split), request.indices[bad])
+        rows = np.delete(request.indices, bad)
         return Batch(
             request=request,
-            data=self._slots[result.slot, : len(result.kept)],
-            rows=request.indices[result.kept],
+            data=self._slots[result.slot, : len(rows)],
+            rows=rows,
             endpoint=result.endpoint,
             bytes=result.bytes,
             fetch_s=result.seconds,
             wait_s=wait_s,
             queued=len(self._ready),
             retries=result.retries,
-            bad=tuple((samples[bad.position], bad.reason) for bad in result.bad),
+            bad=tuple((sample, each.reason) for sample, each in zip(bad_samples, result.bad, strict=True)),
             failed=result.failed,
         )
 
@@ -231,13 +242,20 @@ def wanted_prefetch_mb(settings: TrainSettings, row_bytes: int) -> int:
 
 
 def lock_pages(slots: torch.Tensor) -> None:
-    """Page-locks the buffers, so that copies to a CUDA device are fast and overlap with the compute."""
+    """Page-locks the buffers, so that copies to a CUDA device are fast and overlap with the compute.
+
+    Raises ConsoleError where CUDA refuses.
+    """
     runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
     code = int(runtime.cudaHostRegister(slots.data_ptr(), slots.nbytes, 0))
     if code != 0:
+        # CUDA keeps the refusal, and torch would report it after the next kernel, whichever that is.
+        with contextlib.suppress(RuntimeError):
+            torch.zeros(1, device="cuda")
         raise ConsoleError(
-            f"The batch buffers ({slots.nbytes / 1e6:,.0f} MB) cannot be page-locked: CUDA error {code}.",
-            remedy="Lower --prefetch-mb, or raise the limit with `ulimit -l unlimited`.",
+            f"The batch buffers ({slots.nbytes / 1e6:,.0f} MB) are not page-locked: CUDA error {code}. "
+            "Copies to the GPU are slower.",
+            remedy="Lower --prefetch-mb, or free memory on this machine.",
         )
 
 

@@ -19,7 +19,8 @@ from ossconsole.config.connector import load_connector_config
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.training.buffers import SharedBuffer
 from ossconsole.training.connector import ConnectorSettings, keep_native_prints_off, native
-from ossconsole.training.data import TarRun
+from ossconsole.training.plan import Split
+from ossconsole.training.sample_table import SampleTable, Wanted
 from ossconsole.training.switch import EndpointSwitch
 
 ATTEMPTS = 3
@@ -29,18 +30,32 @@ MISSING = "it is not in the bucket"
 """The reason of a sample that the connector did not find."""
 
 
-@dataclass(frozen=True)
-class ReadRequest:
-    """The objects of one batch: full keys, expected sizes in bytes, CRC64s (0 where not known), and the buffer slot
-    to fill in order. With `runs` they are members of tars instead, and `keys` their names there.
+class ReadRequest(NamedTuple):
+    """One batch: the buffer slot to fill in order, and the split and number of its samples; their rows are those of
+    the slot in `ReaderShare`. It is as small for a large batch as for a small one, so that sending it never waits.
     """
 
     number: int
     slot: int
-    keys: tuple[str, ...]
-    sizes: npt.NDArray[np.int64]
-    crc64s: npt.NDArray[np.uint64]
-    runs: tuple[TarRun, ...] = ()
+    split: Split
+    samples: int
+
+
+@dataclass(frozen=True)
+class ReaderShare:
+    """What the loop and its readers share. `shape` is (slots, batch, bytes per row) of the uint8 `buffer`; `rows` has
+    the row numbers in the sample table of what each slot is for: int64, shape (slots, batch).
+    """
+
+    switch: EndpointSwitch
+    samples: SampleTable
+    buffer: SharedBuffer
+    rows: SharedBuffer
+    shape: tuple[int, int, int]
+
+    def rows_of(self, slot: int, count: int) -> npt.NDArray[np.int64]:
+        """A view of the first `count` row numbers of a slot."""
+        return np.frombuffer(self.rows.memory, dtype=np.int64).reshape(self.shape[:2])[slot, :count]
 
 
 @dataclass(frozen=True)
@@ -53,7 +68,7 @@ class BadSample:
 
 @dataclass(frozen=True)
 class ReadResult:
-    """What a reader did. The rows of the slot are filled without gaps; `kept` are their positions in the request.
+    """What a reader did. The slot is filled without gaps, in the order of the request, with all samples but the `bad`.
 
     `seconds` is the time of the last, successful try. `bad` are the samples left out for good (missing, wrong size).
     `failed` is why the batch could not be read although it may be whole in the bucket: no row is to be used then.
@@ -62,7 +77,6 @@ class ReadResult:
     number: int
     slot: int
     endpoint: EndpointKind
-    kept: npt.NDArray[np.int64]
     bytes: int
     seconds: float
     retries: int
@@ -87,6 +101,7 @@ class _Begun(NamedTuple):
     """A batch that is being fetched while the one before it is read; `at` on the clock of `time.perf_counter`."""
 
     request: ReadRequest
+    wanted: Wanted
     endpoint: EndpointKind
     objects: Iterator[Any]
     at: float
@@ -95,24 +110,23 @@ class _Begun(NamedTuple):
 class SampleReader:
     """Reads request by request into shared buffers, through the endpoint that the switch names at that moment.
 
-    `shape` is (slots, batch, bytes per row) of the uint8 `buffer`. The connector cannot be pickled and is opened here,
-    once per endpoint, when first needed. It must not share a process with torch's threads or with the console: it holds
-    the GIL while it reads, retries some refusals without end, and aborts on a malformed reply.
+    The connector cannot be pickled and is opened here, once per endpoint, when first needed. It must not share a
+    process with torch's threads or with the console: it holds the GIL while it reads, retries some refusals without
+    end, and aborts on a malformed reply.
     """
 
     def __init__(
         self,
         settings: ConnectorSettings,
-        switch: EndpointSwitch,
-        buffer: SharedBuffer,
-        shape: tuple[int, int, int],
+        share: ReaderShare,
         *,
         number: int = 0,
         workers: int = 1,
     ) -> None:
         self._settings = settings
-        self._switch = switch
-        self._slots = np.frombuffer(buffer.memory, dtype=np.uint8).reshape(shape)
+        self._share = share
+        self._switch = share.switch
+        self._slots = np.frombuffer(share.buffer.memory, dtype=np.uint8).reshape(share.shape)
         self._number = number
         self._workers = workers
         self._opened: dict[EndpointKind, Any] = {}
@@ -142,7 +156,9 @@ class SampleReader:
         Towards its end it asks `more` for the next request and has that fetched, so that the connector is never idle
         between two batches.
         """
-        attempt = _Attempt(request, self._slots[request.slot])
+        begun = self._begun
+        wanted = begun.wanted if begun is not None and begun.request is request else self._look_up(request)
+        attempt = _Attempt(request, wanted, self._slots[request.slot])
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(EndpointFailedError),
             stop=tenacity.stop_after_attempt(ATTEMPTS),
@@ -165,11 +181,11 @@ class SampleReader:
         if not attempt.missing:  # a rank's share of the last batch may be empty
             return
         try:
-            if attempt.request.runs:
-                for member in self._members(attempt.endpoint, attempt.request):
+            if attempt.wanted.runs:
+                for member in self._members(attempt.endpoint, attempt.wanted):
                     attempt.take_member(member)
             else:
-                objects = begun.objects if begun else self._objects(attempt.endpoint, attempt.request, attempt.missing)
+                objects = begun.objects if begun else self._objects(attempt.endpoint, attempt.wanted, attempt.missing)
                 for obj in objects:
                     attempt.take(obj)
                     # To let go of what fails takes the connector long: nothing more is begun then.
@@ -186,10 +202,17 @@ class SampleReader:
         if self._begun is not None:
             return
         self._upcoming = request = self._upcoming or more()
-        if request is not None and request.keys and not request.runs:
+        if request is None or not request.samples:
+            return
+        wanted = self._look_up(request)
+        if not wanted.runs:
             kind, at = self._switch.endpoint, time.perf_counter()
             with contextlib.suppress(RuntimeError):  # it fails again in its turn, and is told then
-                self._begun = _Begun(request, kind, self._objects(kind, request, list(range(len(request.keys)))), at)
+                objects = self._objects(kind, wanted, list(range(request.samples)))
+                self._begun = _Begun(request, wanted, kind, objects, at)
+
+    def _look_up(self, request: ReadRequest) -> Wanted:
+        return self._share.samples.look_up(request.split, self._share.rows_of(request.slot, request.samples))
 
     def _tar(self, kind: EndpointKind, key: str) -> Any:
         """A connector for one tar: the one that has opened a tar gives that one's members for any other (1.2.3)."""
@@ -202,7 +225,7 @@ class SampleReader:
                 self._tars.popitem(last=False)
         return self._tars[kind, key]
 
-    def _objects(self, kind: EndpointKind, request: ReadRequest, positions: list[int]) -> Iterator[Any]:
+    def _objects(self, kind: EndpointKind, wanted: Wanted, positions: list[int]) -> Iterator[Any]:
         """The connector's objects at `positions`, in that order, being fetched ahead concurrently.
 
         This is the call that `OssMapDataset.__getitems__` makes. That class is not used because it holds every object
@@ -212,21 +235,21 @@ class SampleReader:
             self._opened[kind] = self._settings.open(kind, number=self._number, total=self._workers)
         bucket = self._settings.profile.bucket
         objects = [
-            native().new_data_object(f"oss://{bucket}/{request.keys[position]}", int(request.sizes[position]), "")
+            native().new_data_object(f"oss://{bucket}/{wanted.keys[position]}", int(wanted.sizes[position]), "")
             for position in positions
         ]
         found: Iterator[Any] = self._opened[kind].list_from_uris(objects, True, True)  # prefetch, include errors
         return found
 
-    def _members(self, kind: EndpointKind, request: ReadRequest) -> Iterator[Any]:
+    def _members(self, kind: EndpointKind, wanted: Wanted) -> Iterator[Any]:
         """The connector's members of tars, in any order: the call of its `OssMapDataset.from_tar(…).__getitems__`.
 
         Members side by side come in requests of 2 MiB, however few they are; others in one request each.
         """
         bucket = self._settings.profile.bucket
-        for run in request.runs:
+        for run in wanted.runs:
             first, count = run.numbers[0], len(run.numbers)
-            in_passing = run.numbers[-1] - first == count - 1 and request.sizes.mean() * count >= _READ_IN_PASSING
+            in_passing = run.numbers[-1] - first == count - 1 and wanted.sizes.mean() * count >= _READ_IN_PASSING
             starts, counts = ([first], [count]) if in_passing else (list(run.numbers), [])
             yield from self._tar(kind, run.tar).list_from_tar(bucket, run.tar, run.members, starts, counts, True, True)
 
@@ -234,15 +257,16 @@ class SampleReader:
 class _Attempt:
     """One batch being read, perhaps in several tries. Row i of `rows` belongs to position i until `result`."""
 
-    def __init__(self, request: ReadRequest, rows: npt.NDArray[np.uint8]) -> None:
+    def __init__(self, request: ReadRequest, wanted: Wanted, rows: npt.NDArray[np.uint8]) -> None:
         self.request = request
+        self.wanted = wanted
         self.endpoint = EndpointKind.STANDARD
         self.failures: list[str] = []
         self._rows = rows
         self._bad: list[BadSample] = []
-        self._done = np.zeros(len(request.keys), dtype=bool)
+        self._done = np.zeros(request.samples, dtype=bool)
         self._pending: list[int] = []
-        self._positions = {key: position for position, key in enumerate(request.keys)} if request.runs else {}
+        self._positions = {key: position for position, key in enumerate(wanted.keys)} if wanted.runs else {}
         self._spoiled: Counter[int] = Counter()
         self._begun = 0.0
 
@@ -260,7 +284,7 @@ class _Attempt:
     def take(self, obj: Any) -> None:
         """Reads the next object of the try into its row."""
         position = self._pending.pop(0)
-        size = int(self.request.sizes[position])
+        size = int(self.wanted.sizes[position])
         if obj.err() == errno.ENOENT:
             self._bad.append(BadSample(position, MISSING))
         elif obj.err() != 0:
@@ -280,7 +304,7 @@ class _Attempt:
             self.failures.append(f"the tar has {member.key!r} where its list has another sample")
         elif position in self._pending:
             self._pending.remove(position)
-            size = int(self.request.sizes[position])
+            size = int(self.wanted.sizes[position])
             if member.size != size:
                 self._bad.append(BadSample(position, f"it has {member.size} bytes where the list says {size}"))
             else:
@@ -298,7 +322,7 @@ class _Attempt:
 
     def _is_spoiled(self, row: memoryview, position: int) -> bool:
         """The connector itself does not compare checksums where it reads samples (seen with 1.2.3)."""
-        wanted = int(self.request.crc64s[position])
+        wanted = int(self.wanted.crc64s[position])
         return wanted != 0 and fastcrc.crc64.xz(row) != wanted
 
     def _spoil(self, position: int) -> None:
@@ -318,8 +342,7 @@ class _Attempt:
             number=self.request.number,
             slot=self.request.slot,
             endpoint=self.endpoint,
-            kept=kept,
-            bytes=int(self.request.sizes[kept].sum()),
+            bytes=int(self.wanted.sizes[kept].sum()),
             seconds=seconds,
             retries=retries,
             bad=tuple(self._bad),

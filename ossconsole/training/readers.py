@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 
-from ossconsole.training.buffers import SharedBuffer
+from ossconsole.config.errors import ConsoleError
 from ossconsole.training.connector import ConnectorSettings
-from ossconsole.training.reader import ReadRequest, ReadResult, SampleReader
-from ossconsole.training.switch import SPAWN, EndpointSwitch
+from ossconsole.training.reader import ReaderShare, ReadRequest, ReadResult, SampleReader
+from ossconsole.training.switch import SPAWN
 
 QUEUED = 2
 """Requests one reader may hold: the one it reads and the next, so that it never waits for the loop."""
@@ -44,22 +44,20 @@ class _Reader:
 
 
 class ReaderPool:
-    """`workers` processes that read into `buffer` (see SampleReader)."""
+    """`workers` processes that read into the slots of `share` (see SampleReader)."""
 
-    def __init__(
-        self,
-        connector: ConnectorSettings,
-        switch: EndpointSwitch,
-        buffer: SharedBuffer,
-        shape: tuple[int, int, int],
-        *,
-        workers: int,
-        deadline_s: float,
-    ) -> None:
-        self._new_reader = functools.partial(SampleReader, connector, switch, buffer, shape, workers=workers)
+    def __init__(self, connector: ConnectorSettings, share: ReaderShare, *, workers: int, deadline_s: float) -> None:
+        """Raises ConsoleError where not all of them can be started; none is left then."""
+        self._new_reader = functools.partial(SampleReader, connector, share, workers=workers)
         self._deadline_s = deadline_s
         self._losses: deque[str] = deque()  # not told yet
-        self._readers = [self._start(number) for number in range(workers)]
+        self._readers: list[_Reader] = []
+        try:
+            for number in range(workers):
+                self._readers.append(self._start(number))
+        except ConsoleError:
+            self.close()
+            raise
 
     @property
     def idle(self) -> bool:
@@ -146,7 +144,13 @@ class ReaderPool:
         process = SPAWN.Process(
             target=_serve, args=(theirs, self._new_reader, number), name=f"reader-{number}", daemon=True
         )
-        process.start()
+        try:
+            process.start()
+        except OSError as error:
+            raise ConsoleError(
+                f"The reader process {number} could not be started: {error.strerror}.",
+                remedy="Free memory, raise `ulimit -n` or `ulimit -u`, or use fewer --workers.",
+            ) from error
         theirs.close()
         return _Reader(process, ours)
 

@@ -58,6 +58,8 @@ class BatchSource:
         self._loader = BatchLoader(
             connector, data, plan, context.settings, start=start, pin=pin, interrupted=self._interrupted
         )
+        if self._loader.not_pinned is not None:
+            context.warn(self._loader.not_pinned.message, self._loader.not_pinned.remedy)
         self.retries = 0
         self._has_read = False
         self._failing_since: float | None = None

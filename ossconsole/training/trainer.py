@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +11,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ossconsole.training.compute import Compute
 from ossconsole.training.ranks import Ranks
@@ -56,6 +56,31 @@ def counts(loss: torch.Tensor, outputs: torch.Tensor, labels: torch.Tensor) -> t
     return torch.stack([loss.detach().float() * samples, *hits]).double()
 
 
+class Average:
+    """`model`: the exponential moving average (EMA) of another model's weights and batch norm statistics.
+
+    torch's AveragedModel keeps a count of updates, and copies or compares it in each of them, which waits for the GPU.
+    """
+
+    def __init__(self, source: nn.Module, decay: float) -> None:
+        self.model = copy.deepcopy(source).requires_grad_(False)
+        self._weight = 1 - decay
+        pairs = list(zip(self.model.state_dict().values(), source.state_dict().values(), strict=True))
+        self._floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._integers = [pair for pair in pairs if not pair[0].is_floating_point()]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        torch._foreach_lerp_([own for own, _ in self._floats], [new for _, new in self._floats], self._weight)
+        if self._integers:
+            torch._foreach_copy_([own for own, _ in self._integers], [new for _, new in self._integers])
+
+    def load(self, state: dict[str, torch.Tensor]) -> None:
+        """Continues from a `state_dict` of the model, or of the AveragedModel that earlier versions saved."""
+        state = {name.removeprefix("module."): value for name, value in state.items() if name != "n_averaged"}
+        self.model.load_state_dict(state)
+
+
 class Trainer:
     """Trains `model` by SGD with momentum, a linear warm-up and a cosine to 0 over `total_steps`.
 
@@ -75,11 +100,7 @@ class Trainer:
         self._gathered = False  # whether the gradients are whole, of the steps since then
         self._peak_lr = settings.learning_rate
         self.model = model.to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._average = (
-            AveragedModel(self.model, multi_avg_fn=_ema(settings.ema_decay), use_buffers=True)
-            if settings.ema_decay
-            else None
-        )
+        self._average = Average(self.model, settings.ema_decay) if settings.ema_decay else None
         # No weight decay on biases and batch norm: "Bag of Tricks for Image Classification", section 3.1.
         decayed = [p for p in self.model.parameters() if p.ndim > 1]
         plain = [p for p in self.model.parameters() if p.ndim <= 1]
@@ -90,6 +111,7 @@ class Trainer:
             nesterov=settings.momentum > 0,
             fused=compute.cuda or None,
         )
+        self._fill_momentum()
         self._schedule_lr()
         self._together = DistributedDataParallel(self.model) if ranks.world > 1 else None
         wrapped = self._together or self.model
@@ -153,12 +175,12 @@ class Trainer:
         self._compute.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if self._average is not None:
-            self._average.update_parameters(self.model)
+            self._average.update()
 
     @torch.no_grad()
     def validate(self, images: torch.Tensor, labels: torch.Tensor, meter: EpochMeter) -> None:
         """Adds one batch of the validation split, seen by the averaged model where there is one."""
-        model: nn.Module = self.model if self._average is None else self._average
+        model: nn.Module = self.model if self._average is None else self._average.model
         model.eval()
         own = len(labels)
         if not own:
@@ -181,7 +203,7 @@ class Trainer:
 
         They are those in the checkpoints, and validation is to see the model that these hold.
         """
-        for model in (self.model, self._average.module if self._average is not None else None):
+        for model in (self.model, self._average.model if self._average is not None else None):
             for buffer in model.buffers() if model is not None else ():
                 self._ranks.spread(buffer)
 
@@ -205,7 +227,7 @@ class Trainer:
         if self._gathered:
             state["gradients"] = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
         if self._average is not None:
-            state["average"] = self._average.state_dict()
+            state["average"] = self._average.model.state_dict()
         return state
 
     def load(self, state: dict[str, Any]) -> None:
@@ -216,6 +238,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
+        self._fill_momentum()
         for name, parameter in self.model.named_parameters():
             if name in state["gradients"]:
                 parameter.grad = state["gradients"][name].to(parameter)
@@ -227,8 +250,20 @@ class Trainer:
         self._schedule_lr()
         if state["scaler"]:
             self._compute.scaler.load_state_dict(state["scaler"])
-        if self._average is not None and "average" in state:
-            self._average.load_state_dict(state["average"])
+        if self._average is not None:
+            self._average.load(state.get("average") or state["model"])
+
+    def _fill_momentum(self) -> None:
+        """Gives each parameter without one a momentum buffer of zeros, with which a first step is what it is without.
+
+        The fused SGD makes its buffers in the first step, uninitialised, and leaves them so where GradScaler skips that
+        step for an overflow; the next step then adds what the memory held to the weights (seen with torch 2.14).
+        """
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"] if group["momentum"] else ():
+                state = self.optimizer.state[parameter]
+                if state.get("momentum_buffer") is None:
+                    state["momentum_buffer"] = torch.zeros_like(parameter)
 
     def _schedule_lr(self) -> None:
         for group in self.optimizer.param_groups:
@@ -249,10 +284,6 @@ class Trainer:
     def _collective(self, update: bool) -> contextlib.AbstractContextManager[None]:
         """Between updates the ranks keep their gradients to themselves."""
         return contextlib.nullcontext() if update or self._together is None else self._together.no_sync()
-
-
-def _ema(decay: float) -> Any:
-    return get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
 
 
 def finite(value: float) -> float | None:

@@ -1,17 +1,30 @@
-"""The pool of readers, with their ends of the pipes in the test's hands."""
+"""The pool of readers and the loader above it, with the readers' ends of the pipes in the test's hands."""
 
 from __future__ import annotations
 
+import gc
 import signal
+from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from ossconsole.config.errors import ConsoleError
+from ossconsole.dataset.formats import SampleFormat
+from ossconsole.dataset.manifest import Manifest, Sample
+from ossconsole.training.data import TrainingData
+from ossconsole.training.loader import BatchLoader, LoaderError
+from ossconsole.training.plan import Plan, Split
 from ossconsole.training.reader import ReadRequest
 from ossconsole.training.readers import ReaderLostError, ReaderPool, _Reader
+from ossconsole.training.sample_table import SampleTable
+from ossconsole.training.settings import TrainSettings
 from ossconsole.training.switch import SPAWN
+
+LARGE_BATCH = 4096
 
 
 class Killed:
@@ -19,9 +32,13 @@ class Killed:
 
     exitcode = -signal.SIGKILL
 
+    def __init__(self) -> None:
+        self.kills = 0
+
     def join(self, _timeout_s: float | None = None) -> None: ...
 
-    def kill(self) -> None: ...
+    def kill(self) -> None:
+        self.kills += 1
 
 
 @pytest.fixture
@@ -41,11 +58,11 @@ def ends(monkeypatch: pytest.MonkeyPatch) -> list[Connection]:
 
 def pool_of(workers: int) -> ReaderPool:
     nothing: Any = None
-    return ReaderPool(nothing, nothing, nothing, (1, 1, 1), workers=workers, deadline_s=60)
+    return ReaderPool(nothing, nothing, workers=workers, deadline_s=60)
 
 
 def request(number: int) -> ReadRequest:
-    return ReadRequest(number, 0, (), np.zeros(0, np.int64), np.zeros(0, np.uint64))
+    return ReadRequest(number, 0, Split.TRAIN, 0)
 
 
 @pytest.mark.parametrize("dead", [0, 1])
@@ -73,3 +90,95 @@ def test_two_that_die_at_once_are_both_replaced_and_told(ends: list[Connection])
         with pytest.raises(ReaderLostError, match="SIGKILL"):
             pool.poll(0)
     assert sorted(end.recv().number for end in ends[2:]) == [0, 1]
+
+
+def data_of(samples: int) -> TrainingData:
+    """Pictures of one pixel, with keys as long as ImageNet's."""
+    listed = tuple(Sample(f"train/n01440764/é_{number:050}.u8", 0, 1, 1, number) for number in range(samples))
+    manifest = Manifest(format=SampleFormat.IMAGE_U8, size=1, classes=("one",), splits={"train": listed})
+    return TrainingData(manifest, "dataset/imagenet/ILSVRC/Data")
+
+
+def loader_of(
+    samples: int, *, pin: bool = False, interrupted: Callable[[], bool] = bool, **settings: Any
+) -> BatchLoader:
+    nothing: Any = None
+    chosen = TrainSettings(**{"epochs": 1, "workers": 1, **settings})
+    return BatchLoader(nothing, data_of(samples), Plan(chosen, samples, 0), chosen, pin=pin, interrupted=interrupted)
+
+
+def memory_files() -> int:
+    """How many descriptors of shared buffers are open, mappings included."""
+    gc.collect()
+    return sum("ossconsole-batches" in str(path.resolve()) for path in Path("/proc/self/fd").iterdir())
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.usefixtures("ends")
+def test_large_batches_for_a_reader_that_never_looks_do_not_hold_the_loop() -> None:
+    loader = loader_of(4 * LARGE_BATCH, batch_size=LARGE_BATCH, fetch_deadline_s=0.1)
+    with pytest.raises(LoaderError, match=r"within 0.1 s; it was replaced"):
+        loader.next()
+    loader.close()
+    stopped = loader_of(4 * LARGE_BATCH, batch_size=LARGE_BATCH, interrupted=lambda: True)
+    assert stopped.next() is None
+    stopped.close()
+
+
+def test_readers_find_every_sample_by_its_row() -> None:
+    data = data_of(50)
+    table = SampleTable(data)
+    rows = np.array([49, 0, 7, 7])
+    found = table.look_up(Split.TRAIN, rows)
+    table.close()
+    assert found.keys == data.keys(data.samples("train", rows))
+    assert (found.sizes.tolist(), found.crc64s.tolist(), found.runs) == ([3] * 4, rows.tolist(), ())
+
+
+def test_a_reader_that_cannot_be_started_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Any] = []
+
+    def start(_pool: ReaderPool, number: int) -> _Reader:
+        if number == 2:
+            raise ConsoleError("The reader process 2 could not be started.")
+        started.append(Killed())
+        return _Reader(started[-1], SPAWN.Pipe()[0])
+
+    monkeypatch.setattr(ReaderPool, "_start", start)
+    before = memory_files()
+    with pytest.raises(ConsoleError, match="could not be started"):
+        loader_of(8, batch_size=2, workers=3)
+    assert [process.kills for process in started] == [1, 1]
+    assert memory_files() == before
+
+
+@pytest.mark.usefixtures("ends")
+def test_pages_that_cannot_be_locked_are_used_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_slots: object) -> None:
+        raise ConsoleError("The batch buffers are not page-locked: CUDA error 2.")
+
+    unlocked: list[object] = []
+    monkeypatch.setattr("ossconsole.training.loader.lock_pages", refuse)
+    monkeypatch.setattr("ossconsole.training.loader.unlock_pages", unlocked.append)
+    loader = loader_of(8, batch_size=2, pin=True)
+    loader.close()
+    assert "CUDA error 2" in str(loader.not_pinned)
+    assert not unlocked
+
+
+@pytest.mark.usefixtures("ends")
+def test_the_memory_is_given_back_although_cuda_fails_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_slots: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr("ossconsole.training.loader.lock_pages", lambda _slots: None)
+    monkeypatch.setattr("ossconsole.training.loader.unlock_pages", fail)
+    before = memory_files()
+    loader = loader_of(8, batch_size=2, pin=True)
+    (reader,) = loader._pool._readers
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        loader.close()
+    assert isinstance(reader.process, Killed)
+    assert reader.process.kills == 1
+    del loader
+    assert memory_files() == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -20,10 +21,11 @@ from ossconsole.training.trainer import EpochMeter, Trainer, counts
 
 CPU = torch.device("cpu")
 CLASSES = 4
+SETTINGS: dict[str, Any] = {"warmup_steps": 0, "label_smoothing": 0.0}
 
 
 def trainer_of(model: nn.Module, **settings: Any) -> Trainer:
-    chosen = TrainSettings(**{"warmup_steps": 0, "label_smoothing": 0.0, **settings})
+    chosen = TrainSettings(**{**SETTINGS, **settings})
     compute = Compute(chosen, SampleFormat.IMAGE_U8, device=CPU)
     return Trainer(model, compute, chosen, Ranks(Place(), CPU), total_steps=10**9)
 
@@ -133,3 +135,65 @@ def test_a_peak_set_by_hand_goes_on_until_the_settings_name_another() -> None:
     other.load(state)
     assert (same.lr, other.lr) == pytest.approx((0.02, 0.5))
     assert other.optimizer.param_groups[0]["momentum"] == 0
+
+
+def fused_trainer_of(model: nn.Module, **settings: Any) -> Trainer:
+    """As on a GPU in fp16: the fused optimizer, and a scaler of losses. Both exist for the CPU too."""
+    chosen = TrainSettings(**{**SETTINGS, **settings})
+    compute = Compute(chosen, SampleFormat.IMAGE_U8, device=CPU)
+    compute.cuda, compute.scaler = True, torch.amp.GradScaler("cpu")
+    return Trainer(model, compute, chosen, Ranks(Place(), CPU), total_steps=10**9)
+
+
+def fill_freed_memory(value: float) -> None:
+    """What is allocated next without being filled holds `value`."""
+    for size in (4, 192 * 4):
+        held = [torch.full((size,), value) for _ in range(50)]
+        del held
+
+
+@pytest.mark.parametrize("resumed_from_no_momentum", [False, True])
+def test_a_first_step_that_overflows_leaves_no_trace(resumed_from_no_momentum: bool) -> None:
+    torch.manual_seed(0)
+    images, labels = torch.rand(8, 3, 8, 8), torch.randint(0, CLASSES, (8,))
+    layer = nn.Linear(192, CLASSES)
+    model = nn.Sequential(nn.Flatten(), layer)
+    twin = copy.deepcopy(model)
+    trainer, unhurt = fused_trainer_of(model), trainer_of(twin)
+    if resumed_from_no_momentum:
+        trainer.load({**trainer_of(copy.deepcopy(model), momentum=0).state(), "scaler": {}})
+    before = layer.weight.detach().clone()
+    fill_freed_memory(1e30)
+    trainer.step(images * float("inf"), labels, EpochMeter(), samples=8)
+    assert torch.equal(layer.weight, before)  # the step was skipped
+    for _ in range(2):
+        trainer.step(images, labels, EpochMeter(), samples=8)
+        unhurt.step(images, labels, EpochMeter(), samples=8)
+    torch.testing.assert_close(model.state_dict(), twin.state_dict())
+
+
+def test_the_average_follows_the_weights_and_is_a_state_of_the_model_itself() -> None:
+    torch.manual_seed(0)
+    trainer = trainer_of(small_model(), ema_decay=0.9)
+    expected = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    for _ in range(3):
+        trainer.step(torch.rand(4, 3, 8, 8), torch.zeros(4).long(), EpochMeter(), samples=4)
+        for name, value in trainer.model.state_dict().items():
+            floating = value.is_floating_point()
+            expected[name] = expected[name] * 0.9 + value * 0.1 if floating else value.clone()
+    average = trainer.state()["average"]
+    assert int(average["1.num_batches_tracked"]) == 3
+    for name, value in expected.items():
+        torch.testing.assert_close(average[name], value)
+    small_model().load_state_dict(average)
+
+
+def test_an_average_is_resumed_as_earlier_versions_saved_it_and_begins_at_the_weights_without_one() -> None:
+    trainer, state = trainer_of(small_model(), ema_decay=0.9), trainer_of(small_model(), ema_decay=0.9).state()
+    model = state["model"]
+    of_torch = {"n_averaged": torch.tensor(3), **{f"module.{name}": value + 1 for name, value in model.items()}}
+    trainer.load({**state, "average": of_torch})
+    torch.testing.assert_close(trainer.state()["average"]["0.weight"], model["0.weight"] + 1)
+    state.pop("average")
+    trainer.load(state)
+    torch.testing.assert_close(trainer.state()["average"]["0.weight"], model["0.weight"])
