@@ -63,9 +63,10 @@ class Batch:
 class BatchLoader:
     """Delivers the plan's batches in order, each exactly once, as read into slots of one shared buffer.
 
-    How many batches are read ahead adapts: one more per reader when the loop waits while readers are idle, one less
-    when it has not waited for a while; `settings.prefetch_mb` bounds it. `not_pinned` tells why the buffers are not
-    page-locked although `pin` asked for it; copies are slower then.
+    How many batches are read ahead adapts: one more per reader when the loop waits although readers were idle, one
+    less when it has not waited for a while. It never falls below what keeps every reader busy (QUEUED requests each),
+    so the throughput of an endpoint does not depend on what was read before. `settings.prefetch_mb` bounds it.
+    `not_pinned` tells why the buffers are not page-locked although `pin` asked for it; copies are slower then.
     """
 
     def __init__(
@@ -88,7 +89,8 @@ class BatchLoader:
         row_bytes = largest_sample_bytes(data.manifest)
         slots = slot_count(settings, row_bytes)
         self._most_ahead = slots - _IN_USE
-        self.ahead = min(self._most_ahead, QUEUED * settings.workers)
+        self._least_ahead = min(self._most_ahead, QUEUED * settings.workers)
+        self.ahead = self._least_ahead
         shape = (slots, settings.batch_size, row_bytes)
         self._free = deque(range(slots))
         self._used: deque[int] = deque()
@@ -96,6 +98,7 @@ class BatchLoader:
         self._asked: deque[tuple[BatchRequest, ReadRequest]] = deque()
         self._ready: dict[int, ReadResult] = {}
         self._calm = 0
+        self._idled = False  # whether a reader was idle since the last batch was given
         with contextlib.ExitStack() as resources:
             self._open(resources, connector, shape, settings, pin=pin)
             self._resources = resources.pop_all()
@@ -145,6 +148,7 @@ class BatchLoader:
             self._receive(_POLL_S)
         self._asked.popleft()
         self._used.append(read.slot)
+        self._ask_ahead()  # now, not after the step: the readers would be idle while it is computed
         return self._batch(request, self._ready.pop(request.number), time.perf_counter() - begun)
 
     def ask_again(self, batch: Batch) -> None:
@@ -162,6 +166,7 @@ class BatchLoader:
                 self._ready[result.number] = result
         except ReaderLostError as error:
             raise LoaderError(str(error)) from error
+        self._idled = self._idled or self._pool.idle
         self._ask_ahead()
 
     def _ask_ahead(self) -> None:
@@ -186,13 +191,14 @@ class BatchLoader:
         """Reads further ahead when that would have helped, and less far when nothing was waited for."""
         if not ready:
             self._calm = 0
-            if self._pool.idle and len(self._asked) >= self.ahead:
+            if self._idled and len(self._asked) >= self.ahead:
                 self.ahead = min(self._most_ahead, self.ahead + self._workers)
         elif len(self._ready) >= self.ahead - self._workers:
             self._calm += 1
             if self._calm >= _CALM_BATCHES:
                 self._calm = 0
-                self.ahead = max(self._workers, self.ahead - 1)
+                self.ahead = max(self._least_ahead, self.ahead - 1)
+        self._idled = False
 
     def _batch(self, request: BatchRequest, result: ReadResult, wait_s: float) -> Batch:
         bad = [each.position for each in result.bad]
