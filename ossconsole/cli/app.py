@@ -9,7 +9,7 @@ import click
 
 from ossconsole import __version__
 from ossconsole.cli.errors import run_group
-from ossconsole.cli.options import Target, profile_options
+from ossconsole.cli.options import HandingDown, Target, profile_options, readonly_option
 
 _COMMANDS = {
     "bench": "ossconsole.cli.bench:bench",
@@ -25,7 +25,7 @@ _COMMANDS = {
 }
 
 
-class _LazyGroup(click.Group):
+class _LazyGroup(HandingDown):
     """Imports a command's module only when that command, or the list of all, is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
@@ -41,13 +41,14 @@ class _LazyGroup(click.Group):
 
 @click.group(cls=_LazyGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="ossconsole")
-@click.option("--readonly", is_flag=True, help="Write, delete and start nothing.")
+@readonly_option
 @profile_options
 @click.pass_context
 def ossconsole(context: click.Context, readonly: bool, target: Target) -> None:
     """Train from OSS on a cloud GPU: set up, upload, train, compare endpoints, browse checkpoints.
 
-    Without a command the console opens, on the active profile or else on the embedded sandbox.
+    Without a command the console opens, on the active profile or else on the embedded sandbox. The options below may
+    also stand before a command that has them.
     """
     if context.invoked_subcommand is None:
         from ossconsole.cli.console import open_console

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import msgspec
 
-from ossconsole.cli.options import Target, profile_options
+from ossconsole.cli.options import HandingDown, Target, profile_options, reads_only
 from ossconsole.config.connector import connector_config_path
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.hosts import candidates
@@ -17,12 +17,13 @@ from ossconsole.config.sources import describe_credentials
 _SHOWN = (*FIELDS, "credentials")
 
 
-@click.group()
+@click.group(cls=HandingDown)
 def config() -> None:
     """Where the settings are, what they are, and whether they are right."""
 
 
 @config.command()
+@reads_only
 def path() -> None:
     """Print the path of the settings file and of the connector's."""
     click.echo(settings_path())
@@ -32,6 +33,7 @@ def path() -> None:
 @config.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @profile_options
+@reads_only
 def show(as_json: bool, target: Target) -> None:
     """Show each setting in use and where it came from; secrets stay masked."""
     resolution = target.resolve()
@@ -86,6 +88,7 @@ def init(
 
 
 @config.command()
+@reads_only
 def validate() -> None:
     """Check the settings file and the connector's; exit 2 with file, line and key when one is wrong."""
     settings = load_settings()

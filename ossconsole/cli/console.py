@@ -44,7 +44,11 @@ def demo(target: Target) -> None:
     """Sandbox, sample dataset and a ResNet-18 run, without an account, a GPU or root."""
     from ossconsole.config.profile import SANDBOX_NAME
 
-    open_console(Target({**target.flags, "profile": SANDBOX_NAME}), readonly=False, demo=True)
+    if target.flags.get("profile", SANDBOX_NAME) != SANDBOX_NAME:
+        target.refuse_flags({"profile"}, "the demo works on the sandbox.")
+    target = target.with_profile(SANDBOX_NAME)
+    target.resolve()  # raises for what the sandbox cannot follow, before the terminal is taken
+    open_console(target, readonly=False, demo=True)
 
 
 def open_console(target: Target, *, readonly: bool, demo: bool = False) -> None:

@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from ossconsole.cli.checks import dataset, gpu, machine, setup, terminal
-from ossconsole.cli.options import OpenTarget, Target, profile_options
+from ossconsole.cli.options import OpenTarget, Target, profile_options, readonly_option
 from ossconsole.config.checks import Check, CheckJob, CheckStatus, run_checks, warn
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
@@ -29,13 +29,15 @@ _COLOURS = {CheckStatus.OK: "green", CheckStatus.WARN: "yellow", CheckStatus.FAI
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object: checks [{name, status, detail, remedy}].")
 @profile_options
-def doctor(as_json: bool, target: Target) -> None:
+@readonly_option
+def doctor(as_json: bool, readonly: bool, target: Target) -> None:
     """Check this machine, the settings, and both endpoints; exit 1 when a check fails.
 
-    To try what the key may do, a small object is written below the checkpoint prefix and deleted again.
+    To try what the key may do, a small object is written below the checkpoint prefix and deleted again; not with
+    --readonly.
     """
     checks: list[Check] = []
-    for found in examine(target):
+    for found in examine(target, writes=not readonly):
         checks.extend(found)
         if not as_json:
             _show(found)
@@ -45,7 +47,7 @@ def doctor(as_json: bool, target: Target) -> None:
         sys.exit(1)
 
 
-def examine(target: Target) -> Iterator[Sequence[Check]]:
+def examine(target: Target, *, writes: bool = True) -> Iterator[Sequence[Check]]:
     """All checks, in the order in which they read best; they run at once, within LIMIT_S in all."""
     try:
         resolution = target.resolve()
@@ -54,7 +56,9 @@ def examine(target: Target) -> Iterator[Sequence[Check]]:
         yield [setup.failed("settings", error)]
         return
     profile = None if resolution is None else resolution.profile
-    bucket = CheckJob(("settings", "credentials", "bucket"), lambda: bucket_checks(target, profile), LIMIT_S)
+    bucket = CheckJob(
+        ("settings", "credentials", "bucket"), lambda: bucket_checks(target, profile, writes=writes), LIMIT_S
+    )
     yield from run_checks([*machine_jobs(profile), bucket])
 
 
@@ -78,8 +82,11 @@ def machine_jobs(profile: Profile | None) -> list[CheckJob]:
     return jobs
 
 
-def bucket_checks(target: Target, profile: Profile | None) -> list[Check]:
-    """Settings, credentials, both endpoints, and what is in the bucket; `profile` None is the sandbox."""
+def bucket_checks(target: Target, profile: Profile | None, *, writes: bool = True) -> list[Check]:
+    """Settings, credentials, both endpoints, and what is in the bucket; `profile` None is the sandbox.
+
+    `writes` tells whether a small object may be written to try the permissions.
+    """
     found = [] if profile is None else [setup.settings_check(profile)]
     with ExitStack() as stack:
         try:
@@ -88,17 +95,17 @@ def bucket_checks(target: Target, profile: Profile | None) -> list[Check]:
             found.append(setup.credentials_check(opened.credentials))
         except ConsoleError as error:
             return [*found, setup.failed("sandbox" if profile is None else "credentials", error)]
-        return [*found, *endpoint_checks(opened)]
+        return [*found, *endpoint_checks(opened, writes=writes)]
 
 
-def endpoint_checks(opened: OpenTarget) -> list[Check]:
+def endpoint_checks(opened: OpenTarget, *, writes: bool = True) -> list[Check]:
     """The probe's checks, and the dataset's and the accelerator's where the endpoint answers."""
     from ossconsole.storage.checks import probe_checks
     from ossconsole.storage.probe import probe
 
     with ThreadPoolExecutor(1, thread_name_prefix="doctor") as pool:
         content = pool.submit(_content_checks, opened)
-        report = probe(opened.profile, opened.credentials, limit_s=_PROBE_LIMIT_S)
+        report = probe(opened.profile, opened.credentials, limit_s=_PROBE_LIMIT_S, writes=writes)
         return [*probe_checks(opened.profile, report), *content.result()]
 
 

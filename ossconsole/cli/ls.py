@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from ossconsole.cli.options import Target, profile_options
+from ossconsole.cli.options import Target, profile_options, reads_only
 from ossconsole.config.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @click.option("--limit", type=click.IntRange(min=1), help="Stop after so many lines.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line; the last one is the summary.")
 @profile_options
+@reads_only
 def ls(prefix: str, recursive: bool, limit: int | None, as_json: bool, target: Target) -> None:
     """List what is below PREFIX (a key prefix, or oss://BUCKET/PREFIX), in OSS's order, as it arrives."""
     from ossconsole.storage.client import ObjectStore

@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 import msgspec
 
-from ossconsole.cli.options import Target, profile_options
+from ossconsole.cli.options import Target, profile_options, reads_only
+from ossconsole.config.resolve import FIELDS
 from ossconsole.telemetry.runs import RunSummary, find_run
 
 
@@ -16,6 +17,7 @@ from ossconsole.telemetry.runs import RunSummary, find_run
 @click.argument("run", default="")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @profile_options
+@reads_only
 def status(run: str, as_json: bool, target: Target) -> None:
     """Where RUN stands; without RUN the newest one that lives, else the newest."""
     summary = _find(run, target)
@@ -36,6 +38,7 @@ def status(run: str, as_json: bool, target: Target) -> None:
     "--output", type=click.Path(path_type=Path), help="File, or folder for TensorBoard. Default: named after the run."
 )
 @profile_options
+@reads_only
 def export(run: str, form: str | None, output: Path | None, target: Target) -> None:
     """Write RUN's record (the newest run's without RUN) in a form that other programs read."""
     from ossconsole.telemetry.export import export_csv, export_json, export_tensorboard
@@ -56,6 +59,7 @@ def export(run: str, form: str | None, output: Path | None, target: Target) -> N
 
 
 def _find(run: str, target: Target) -> RunSummary:
+    target.refuse_flags(set(FIELDS) - {"bucket"}, "runs are selected by --profile and --bucket alone.")
     return find_run(run, profile=target.flags.get("profile", ""), bucket=target.flags.get("bucket", ""))
 
 

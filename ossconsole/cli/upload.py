@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from ossconsole.cli.options import OpenTarget, Target, profile_options
+from ossconsole.cli.options import OpenTarget, Target, profile_options, readonly_option
 from ossconsole.cli.unattended import stopping_on_signals
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.profile import Profile
@@ -61,10 +61,8 @@ _SHOWN = 10
 @click.option("--dry-run", is_flag=True, help="Show the plan, send nothing.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line; the last is the summary.")
 @profile_options
-@click.pass_context
+@readonly_option
 def upload(
-    context: click.Context,
-    /,
     *,
     target: Target,
     source: Path,
@@ -74,6 +72,7 @@ def upload(
     to: str | None,
     dry_run: bool,
     as_json: bool,
+    readonly: bool,
     **options: Any,
 ) -> int:
     """Prepare SRC/{train,val} and upload it as a dataset.
@@ -84,7 +83,7 @@ def upload(
     """
     from ossconsole.dataset.settings import UploadSettings
 
-    if context.find_root().params.get("readonly") and not dry_run:
+    if readonly and not dry_run:
         raise SettingsError("--readonly is set: nothing is uploaded.", remedy="Leave it out, or add --dry-run.")
     if plain != (to is not None) or (plain and dry_run):
         raise SettingsError("--plain and --to belong together, without --dry-run.", remedy="See `upload --help`.")

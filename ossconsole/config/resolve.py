@@ -59,13 +59,20 @@ class Resolution(msgspec.Struct, frozen=True):
     origins: dict[str, Origin]
 
 
+def option_name(setting: str) -> str:
+    """The command-line option of a setting: `--dataset-prefix` of `dataset_prefix`."""
+    return "--" + setting.replace("_", "-")
+
+
 def resolve(settings: Settings, flags: Mapping[str, str], environ: Mapping[str, str]) -> Resolution | None:
     """The profile to work on, or None for the sandbox: asked for by name, or because nothing names a bucket.
 
-    `flags` holds what was typed: `profile` and the names in FIELDS. Raises SettingsError.
+    `flags` holds what was typed: `profile` and the names in FIELDS. Raises SettingsError, also for a flag that the
+    sandbox cannot follow.
     """
     named = flags.get("profile") or environ.get(PROFILE_VARIABLE) or settings.active
     if named == SANDBOX_NAME:
+        _refuse_on_sandbox(flags)
         return None
     values, origins = _overrides(flags, environ, FIELDS)
     if named:
@@ -78,6 +85,7 @@ def resolve(settings: Settings, flags: Mapping[str, str], environ: Mapping[str, 
         _derive(values, origins)
         origins = {**dict.fromkeys((*FIELDS, "credentials"), Origin(OriginKind.DEFAULT)), **origins}
     else:
+        _refuse_on_sandbox(flags)
         return None
     return _resolution(msgspec.convert(values, Profile), origins)
 
@@ -87,6 +95,16 @@ def overlay(profile: Profile, flags: Mapping[str, str], environ: Mapping[str, st
     values, origins = _overrides(flags, environ, _PREFIX_FIELDS)
     origins = {**dict.fromkeys((*FIELDS, "credentials"), Origin(OriginKind.SANDBOX)), **origins}
     return _resolution(msgspec.structs.replace(profile, **values), origins)
+
+
+def _refuse_on_sandbox(flags: Mapping[str, str]) -> None:
+    """The sandbox has a bucket and endpoints of its own: only the prefixes can be others."""
+    unusable = [option_name(name) for name in FIELDS if flags.get(name) and name not in _PREFIX_FIELDS]
+    if unusable:
+        raise SettingsError(
+            f"The sandbox has a bucket and endpoints of its own: it cannot be used with {', '.join(unusable)}.",
+            remedy="Leave them out, or name a profile with --profile.",
+        )
 
 
 def _resolution(profile: Profile, origins: dict[str, Origin]) -> Resolution:
@@ -109,7 +127,7 @@ def _overrides(
         variable = VARIABLES[name]
         if flags.get(name):
             values[name] = flags[name]
-            origins[name] = Origin(OriginKind.FLAG, "--" + name.replace("_", "-"))
+            origins[name] = Origin(OriginKind.FLAG, option_name(name))
         elif environ.get(variable):
             values[name] = environ[variable]
             origins[name] = Origin(OriginKind.ENVIRONMENT, variable)

@@ -1,20 +1,24 @@
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import click
 import pytest
 from click.testing import CliRunner
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
+from ossconsole.cli.app import ossconsole
 from ossconsole.cli.errors import run_group
 from ossconsole.cli.options import Target, profile_options
 from ossconsole.config.credential_files import write_connector_file
 from ossconsole.config.credentials import Credentials
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.profile import Profile
+from ossconsole.config.resolve import FIELDS, option_name
 from ossconsole.config.secret import Secret
 from ossconsole.config.settings_file import Settings, save_settings
 from ossconsole.config.sources import NoCredentialsError
@@ -43,6 +47,33 @@ def command(as_json: bool, how: str, target: Target) -> None:
     click.echo("sandbox" if resolution is None else f"{resolution.profile.bucket} {resolution.origins['bucket']}")
 
 
+def leaf_commands(group: click.Group, *path: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Every command of the program, also those of nested groups, with the words that call it."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        found = group.get_command(context, name)
+        assert found is not None
+        if isinstance(found, click.Group):
+            yield from leaf_commands(found, *path, name)
+        else:
+            yield (*path, name), found
+
+
+COMMANDS = dict(leaf_commands(ossconsole))
+PREFIXES = {"dataset_prefix", "checkpoint_prefix"}
+# The options that a command does not have. The sandbox's --region is that of its requests.
+REFUSING = {
+    ("config", "init"): {"profile", *PREFIXES, "readonly"},
+    ("config", "path"): {"profile", *FIELDS},
+    ("config", "validate"): {"profile", *FIELDS},
+    ("sandbox",): {"profile", *FIELDS, "readonly"} - {"region"},
+    ("bench",): {"readonly"},
+    ("demo",): {"readonly"},
+    ("train",): {"readonly"},
+}
+VALUES = {"plain_http": "allowed", "readonly": True}
+
+
 def output(*arguments: str) -> str:
     return CliRunner().invoke(command, arguments, catch_exceptions=False).output
 
@@ -59,6 +90,76 @@ def test_every_option_is_there() -> None:
     text = output("--help")
     for option in ("profile", "bucket", "region", "standard-endpoint", "accelerated-endpoint", "dataset-prefix"):
         assert f"--{option} " in text
+
+
+@pytest.mark.parametrize("option", ["profile", *FIELDS, "readonly"])
+@pytest.mark.parametrize("path", sorted(COMMANDS), ids=" ".join)
+def test_group_options_for_every_command(
+    path: tuple[str, ...], option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An option before the command is the same as after it, where the later one wins; or it is refused."""
+    seen: list[dict[str, object]] = []
+    monkeypatch.setattr(COMMANDS[path], "callback", lambda *_, **options: seen.append(options))
+    value = VALUES.get(option, "before")
+    typed = [option_name(option)] if value is True else [option_name(option), str(value)]
+    arguments = [name for parameter in COMMANDS[path].params for name in needed(parameter) if parameter.name != option]
+
+    code = run_group(ossconsole, [*typed, *path, *arguments])
+
+    if option in REFUSING.get(path, ()):
+        assert code == 2
+        assert not seen
+        assert f"{path[-1]!r} cannot be used with {option_name(option)}." in capsys.readouterr().err
+        return
+    assert code == 0, capsys.readouterr().err
+    assert seen[0].get(option, value) == value  # a command that only reads gets no `readonly`
+    if value == "before":
+        assert run_group(ossconsole, [*typed, *path, option_name(option), "after", *arguments]) == 0
+        assert seen[1][option] == "after"
+
+
+def needed(parameter: click.Parameter) -> list[str]:
+    """Some value for what a command asks for."""
+    if isinstance(parameter, click.Argument):
+        return ["something"] if parameter.required else []
+    asked = isinstance(parameter, click.Option) and (parameter.required or parameter.prompt)
+    return [parameter.opts[0], "something"] if asked else []
+
+
+@pytest.mark.parametrize("command", ["status", "export --json"])
+@pytest.mark.parametrize("option", sorted(set(FIELDS) - {"bucket"}))
+def test_runs_are_not_selected_by_what_they_do_not_record(
+    command: str, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_group(ossconsole, [option_name(option), "x", *command.split()]) == 2
+    assert f"{option_name(option)}: runs are selected by --profile and --bucket alone." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        *itertools.product(("--profile sandbox ls", "demo"), sorted(set(FIELDS) - PREFIXES)),
+        ("ls", "plain_http"),  # a bucket or an endpoint without a profile is no sandbox
+    ],
+)
+def test_the_sandbox_refuses_another_place(command: str, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_group(ossconsole, [option_name(option), "allowed", *command.split()]) == 2
+    assert f"cannot be used with {option_name(option)}. Leave" in capsys.readouterr().err
+
+
+def test_the_demo_refuses_another_profile(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_group(ossconsole, ["--profile", "mine", "demo"]) == 2
+    assert "--profile: the demo works on the sandbox." in capsys.readouterr().err
+
+
+def test_a_profile_that_is_not_there_is_refused_before_the_command_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_group(ossconsole, ["--profile", "nosuch", "ls"]) == 2
+    assert "There is no profile 'nosuch'." in capsys.readouterr().err
+
+
+def test_another_profile_keeps_the_other_flags() -> None:
+    target = Target({"profile": "a", "dataset_prefix": "mine"}).with_profile("b")
+    assert target.flags == {"profile": "b", "dataset_prefix": "mine"}
 
 
 def test_opening_finds_the_credentials() -> None:
