@@ -18,15 +18,16 @@ CLOSED_PORT_URL = "http://127.0.0.1:9"
 
 @pytest.fixture(autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The test's own home folder; the metadata service is a closed loopback port."""
+    """The test's own home folder, with `config` and `state` in it; the metadata service is a closed loopback port."""
     folder = tmp_path_factory.mktemp("home")
     for name in [name for name in os.environ if name.startswith(_FOREIGN)]:
         monkeypatch.delenv(name)
     for size in ("COLUMNS", "LINES"):  # of the developer's terminal
         monkeypatch.delenv(size, raising=False)
     monkeypatch.setenv("HOME", str(folder))
-    monkeypatch.setenv(CONFIG_DIR_VARIABLE, str(folder / "config"))
-    monkeypatch.setenv(STATE_DIR_VARIABLE, str(folder / "state"))
+    for variable, name in ((CONFIG_DIR_VARIABLE, "config"), (STATE_DIR_VARIABLE, "state")):
+        (folder / name).mkdir(mode=0o700)
+        monkeypatch.setenv(variable, str(folder / name))
     monkeypatch.setenv(METADATA_VARIABLE, CLOSED_PORT_URL)
     return folder
 

@@ -6,7 +6,7 @@ import click
 import msgspec
 
 from ossconsole.cli.options import HandingDown, Target, profile_options, reads_only
-from ossconsole.config.connector import connector_config_path
+from ossconsole.config.connector import connector_config_path, load_connector_config
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.hosts import candidates
 from ossconsole.config.profile import PLAIN_HTTP_ALLOWED, Profile, checked, refuse_plain_http
@@ -92,9 +92,9 @@ def init(
 def validate() -> None:
     """Check the settings file and the connector's; exit 2 with file, line and key when one is wrong."""
     settings = load_settings()
-    connector = connector_config_path()
+    values = load_connector_config()
     click.echo(f"{settings_path()}: {_count(settings)}, active: {settings.active or 'none (the sandbox)'}")
-    click.echo(f"{connector}: valid")
+    click.echo(f"{connector_config_path()}: {'valid' if values else 'does not exist yet, the defaults hold'}")
 
 
 def _count(settings: Settings) -> str:

@@ -91,7 +91,7 @@ def stopping_on_signals(
 
 def _let_go_of_terminal() -> None:
     """Sends to the log what would go to the terminal, which is gone; files and pipes stay what they are."""
-    from ossconsole.terminal.files import open_private
+    from ossconsole.config.files import open_private
     from ossconsole.terminal.logs import native_log_path
 
     log = open_private(native_log_path())

@@ -1,7 +1,7 @@
 """The connector's config.json: every key with default and meaning, kept in the console's own folder.
 
 Keys and defaults are those of the OSS Connector for AI/ML documentation, and of osstorchconnector 1.2.3 for the keys
-that the documentation leaves out; but one reader fetches more at once.
+that the documentation leaves out; but one reader fetches more at once, and the log is quieter.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 from ossconsole.config.decoding import decode_json
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.files import read_text, write_private
-from ossconsole.config.paths import config_dir, state_dir
+from ossconsole.config.paths import config_dir, logs_dir
 
 SYSTEM_CONNECTOR_CONFIG = Path("/etc/oss-connector/config.json")
 """Where the connector's documentation puts the file; written there only on request."""
@@ -42,12 +42,16 @@ def _count(name: str, default: int, meaning: str, high: int = 4096) -> Connector
     return ConnectorKey(name, default, meaning, low=1, high=high)
 
 
+QUIET_LOG_LEVEL = 2
+"""The lowest level at which the connector's log has no AccessKey ID: 1.2.3 writes it whole at info, whenever it fetches
+credentials."""
+
 PREFETCH_CONCURRENCY = 64
 """Where the connector's own default is 24: with 35 ms to the first byte, one reader process got 340 samples/s of 150 kB
 with 24 and 990 with 64, which was all that the endpoint gave (`python -m tests.benchmarks.bench_loader`)."""
 
 CONNECTOR_KEYS = (
-    ConnectorKey("logLevel", 1, "0 debug, 1 info, 2 warning, 3 error", low=0, high=3),
+    ConnectorKey("logLevel", QUIET_LOG_LEVEL, "0 debug, 1 info (both write AccessKey IDs), 2 warning, 3 error", high=3),
     ConnectorKey("logPath", None, "log file; the reader's number is appended to its name"),
     ConnectorKey("auditPath", None, "file for slow requests; empty for none"),
     _count("datasetConfig.prefetchConcurrency", PREFETCH_CONCURRENCY, "parallel reads of one reader process"),
@@ -71,8 +75,13 @@ ConnectorValues = dict[str, int | bool | str]
 
 
 def connector_config_path() -> Path:
-    """The file to pass to the connector; written with its defaults where there is none. Raises SettingsError."""
-    path = config_dir() / "connector.json"
+    """The file to pass to the connector; `checked_connector_config` makes it."""
+    return config_dir() / "connector.json"
+
+
+def checked_connector_config() -> Path:
+    """The file to pass to the connector, checked; made with its defaults where there is none. Raises SettingsError."""
+    path = connector_config_path()
     if read_text(path) is None:
         save_connector_config({})
     else:
@@ -82,7 +91,7 @@ def connector_config_path() -> Path:
 
 def load_connector_config(path: Path | None = None) -> ConnectorValues:
     """The values in the file by dotted name. Raises SettingsError that names the file and the key."""
-    path = path or config_dir() / "connector.json"
+    path = path or connector_config_path()
     text = read_text(path)
     if text is None:
         return {}
@@ -100,8 +109,8 @@ def load_connector_config(path: Path | None = None) -> ConnectorValues:
 
 def save_connector_config(values: ConnectorValues, path: Path | None = None) -> Path:
     """Checks and writes the values, with the defaults of the documented keys filled in; gives the path."""
-    path = path or config_dir() / "connector.json"
-    full: dict[str, Any] = {"logPath": str(_log_path())}
+    path = path or connector_config_path()
+    full: dict[str, Any] = {"logPath": str(logs_dir() / "connector.log")}
     full |= {key.name: key.default for key in CONNECTOR_KEYS if key.default is not None and not _undocumented(key)}
     full |= checked_connector_values(values)
     document: dict[str, Any] = {}
@@ -137,12 +146,6 @@ _WORDS = {int: "a whole number", bool: "true or false", str: "text"}
 
 def _undocumented(key: ConnectorKey) -> bool:
     return "undocumented" in key.meaning
-
-
-def _log_path() -> Path:
-    folder = state_dir() / "logs"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return folder / "connector.log"
 
 
 def _flattened(document: dict[str, Any]) -> ConnectorValues:

@@ -1,13 +1,62 @@
-"""Writing private files: whole or not at all, and readable by nobody else at any moment."""
+"""Files and folders of our own: private from their first moment, written whole or not at all, and never waited for."""
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import errno
 import os
+import shlex
+import sqlite3
+import stat
 import tempfile
+import time
 from pathlib import Path
 
 from ossconsole.config.errors import SettingsError
+from ossconsole.config.paths import CONFIG_DIR_VARIABLE, STATE_DIR_VARIABLE, config_dir, state_dir
+
+APPEND = os.O_WRONLY | os.O_APPEND
+READ_WRITE = os.O_RDWR
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_IN_THE_WAY = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO}
+_WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def make_folder(path: Path) -> Path:
+    """Makes a folder and those above it where they are missing, each private to the user (0700), and gives it.
+
+    Every folder of the console is made here. Raises SettingsError with path, reason and remedy.
+    """
+    try:
+        missing = [folder for folder in (path, *path.parents) if not folder.is_dir()]
+        for folder in reversed(missing):
+            folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(
+            f"The folder {path} cannot be made: {reason(error)}.", remedy=write_remedy(path, error)
+        ) from error
+    return path
+
+
+def open_private(path: Path, flags: int = APPEND) -> int:
+    """A descriptor of one of our files, which is made with its folder where it is missing, and has mode 0600.
+
+    Only regular files are opened: anything else, a link too, is refused at once. Raises SettingsError.
+    """
+    make_folder(path.parent)
+    safe = os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+    try:
+        descriptor = os.open(path, flags | safe, 0o600)
+        try:
+            if _regular_mode(descriptor) & 0o077:
+                os.fchmod(descriptor, 0o600)
+        except OSError:
+            os.close(descriptor)
+            raise
+    except OSError as error:
+        raise unwritable(path, error) from error
+    return descriptor
 
 
 def write_private(path: Path, data: bytes, *, mode: int = 0o600) -> None:
@@ -15,10 +64,10 @@ def write_private(path: Path, data: bytes, *, mode: int = 0o600) -> None:
 
     A symbolic link is followed, so that a file kept elsewhere stays there. Missing folders are made with 0700.
     """
-    target = path.resolve()
     temporary: str | None = None
     try:
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        target = path.resolve()
+        make_folder(target.parent)
         handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)  # 0600 by its contract
         with os.fdopen(handle, "wb") as file:
             os.fchmod(file.fileno(), mode)
@@ -27,24 +76,112 @@ def write_private(path: Path, data: bytes, *, mode: int = 0o600) -> None:
             os.fsync(file.fileno())
         Path(temporary).replace(target)
         temporary = None
-    except OSError as error:
-        raise SettingsError(
-            f"{path} cannot be written: {error.strerror}.", remedy="Free disk space, or make its folder writable."
-        ) from error
+    except (OSError, RuntimeError) as error:  # RuntimeError: resolve() on a loop of links, before Python 3.13
+        raise unwritable(path, error) from error
     finally:
         if temporary is not None:
             with contextlib.suppress(FileNotFoundError):
                 Path(temporary).unlink()
 
 
-def read_text(path: Path) -> str | None:
-    """The file's text, None where there is none. Raises SettingsError when it cannot be read."""
+def read_private(path: Path) -> bytes | None:
+    """The file's bytes, None where there is none. Raises SettingsError, at once for what is not a regular file."""
     try:
-        return path.read_text(encoding="utf-8")
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        try:
+            _regular_mode(descriptor)
+            with open(descriptor, "rb", closefd=False) as file:
+                return file.read()
+        finally:
+            os.close(descriptor)
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise SettingsError(
-            f"{path} cannot be read: {reason}.", remedy=f"Make it readable: chmod u+r {path}"
-        ) from error
+    except OSError as error:
+        name = shlex.quote(str(path))
+        remedy = f"mv {name} {name}.old" if error.errno in _IN_THE_WAY else f"chmod u+r {name}"
+        raise SettingsError(f"{path} cannot be read: {reason(error)}.", remedy=f"Try: {remedy}") from error
+
+
+def read_text(path: Path) -> str | None:
+    """The file's text, None where there is none; a byte order mark is left out. Raises SettingsError."""
+    data = read_private(path)
+    if data is None:
+        return None
+    if data.startswith(_WIDE_MARKS) or b"\0" in data:
+        raise SettingsError(f"{path} is UTF-16 text, or binary.", remedy="Save it as UTF-8: iconv -f UTF-16 -t UTF-8")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path} is not UTF-8 text: {error.reason}.", remedy="Save it as UTF-8.") from error
+
+
+def private_database(path: Path) -> Path:
+    """Makes an SQLite file and what SQLite keeps beside it readable for this user alone, and gives its path.
+
+    To be called before SQLite opens it: the files that it makes get the mode of this one. Raises SettingsError.
+    """
+    os.close(open_private(path, READ_WRITE))
+    for beside in _beside(path):
+        os.close(open_private(beside, READ_WRITE))
+    return path
+
+
+def is_damage(error: BaseException | None) -> bool:
+    """Whether SQLite says that its file is not what it was, rather than that something is short or in use."""
+    return type(error) is sqlite3.DatabaseError or isinstance(error, UnicodeDecodeError)  # not of its subclasses
+
+
+def set_aside(path: Path) -> Path:
+    """Renames a state file that cannot be used, with what SQLite keeps beside it; gives the new path, where it is kept.
+
+    Raises SettingsError.
+    """
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    aside = path.with_name(f"{path.name}.damaged-{stamp}-{os.getpid()}")
+    try:
+        for beside in _beside(path):
+            beside.rename(aside.with_name(aside.name + beside.name.removeprefix(path.name)))
+        return path.rename(aside)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError | RuntimeError) -> SettingsError:
+    """The error of one of our files that cannot be written, with the reason and what helps."""
+    return SettingsError(f"{path} cannot be written: {reason(error)}.", remedy=write_remedy(path, error))
+
+
+def reason(error: BaseException) -> str:
+    """Why the system refused."""
+    known = getattr(error, "errno", None)
+    if known == errno.ELOOP or isinstance(error, RuntimeError):
+        return "it is a symbolic link (or a loop of them)"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def write_remedy(path: Path, error: BaseException) -> str:
+    """What helps where `path`, one of our files or folders, cannot be made or written."""
+    bases = {STATE_DIR_VARIABLE: state_dir(), CONFIG_DIR_VARIABLE: config_dir()}
+    variable = next((name for name, base in bases.items() if base in {path, *path.parents}), "")
+    elsewhere = f"set {variable} to a folder" if variable else "choose a folder"
+    known = getattr(error, "errno", None)
+    if known in _FULL:
+        return f"Free space on its disk, or {elsewhere} on another disk."
+    if known in _IN_THE_WAY or isinstance(error, RuntimeError):
+        return f"Move away what is in its place, or {elsewhere} elsewhere."
+    return f"Make it writable for you, or {elsewhere} that you can write to."
+
+
+def _beside(database: Path) -> list[Path]:
+    """The files that SQLite has beside a database, if any."""
+    found = (database.with_name(database.name + suffix) for suffix in ("-wal", "-shm", "-journal"))
+    return [path for path in found if os.path.lexists(path)]
+
+
+def _regular_mode(descriptor: int) -> int:
+    """The permission bits of a regular file. Raises OSError for anything else."""
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return stat.S_IMODE(mode)
+    kind = "a folder" if stat.S_ISDIR(mode) else "a fifo" if stat.S_ISFIFO(mode) else "a device"
+    raise OSError(errno.ENXIO, f"it is {kind}, not a file")

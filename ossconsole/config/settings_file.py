@@ -176,7 +176,9 @@ def _not_reserved(name: str) -> None:
 
 def _meant(key: str, known: list[str]) -> str:
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f"Did you mean {close[0]!r}?" if close else f"There are: {', '.join(known)}."
+    if close:
+        return f"Did you mean {close[0]!r}?"
+    return f"There are: {', '.join(known)}." if known else "The file has no profiles. Make one: ossconsole config init"
 
 
 def _line_of(text: str, table: str, key: str) -> int:

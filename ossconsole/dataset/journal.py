@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import fcntl
 import hashlib
+import logging
 import os
 import sqlite3
 import threading
@@ -16,11 +18,14 @@ from typing import Any
 
 import msgspec
 
-from ossconsole.config.errors import ConsoleError
+from ossconsole.config.errors import ConsoleError, SettingsError
+from ossconsole.config.files import READ_WRITE, is_damage, open_private, private_database, set_aside
 from ossconsole.config.paths import state_dir
 from ossconsole.config.profile import Profile
 from ossconsole.dataset.layout import PlannedSample
 from ossconsole.dataset.manifest import Sample
+
+log = logging.getLogger(__name__)
 
 _COMMIT_EVERY_S = 0.1
 _PAGE = 1000
@@ -113,10 +118,13 @@ def journal_path(profile: Profile, prefix: str) -> Path:
 
 
 class Lock:
-    """The lock beside a journal, held until `close`. Raises JournalError while another upload has it, OSError."""
+    """The lock beside a journal, held until `close`.
+
+    Raises JournalError while another upload has it, SettingsError, OSError.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._file = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._file = open_private(path.with_suffix(".lock"), READ_WRITE)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -133,7 +141,7 @@ class _Reporting:
     """Holds the journal's lock; a failure of the database or its disk becomes a JournalError."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path = self._kept = path
         self._lock = threading.RLock()
 
     def __enter__(self) -> None:
@@ -143,11 +151,42 @@ class _Reporting:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._lock.release()
-        if isinstance(error, sqlite3.Error | OSError | UnicodeDecodeError):  # the last from a damaged file
+        if is_damage(error):
+            raise self._damaged(error) from error
+        if isinstance(error, sqlite3.Error | OSError):
             raise JournalError(
                 f"The upload's journal {self._path} cannot be used: {error}.",
                 remedy="Free space on its disk (or set OSSCONSOLE_STATE_DIR to another) and run the upload again.",
             ) from error
+
+    def _damaged(self, error: BaseException | None) -> JournalError:
+        """The error of a file that turned out to be damaged while it was used; the next upload begins another."""
+        with contextlib.suppress(SettingsError):  # another thread was faster, or the folder cannot be written
+            self._kept = set_aside(self._path)
+        return JournalError(
+            f"The upload's journal {self._path} is damaged: {error}.",
+            remedy=f"It is kept as {self._kept}. Run the upload again: what is in the bucket is found there.",
+        )
+
+
+def _prepare(database: sqlite3.Connection) -> None:
+    """Makes the tables. Raises sqlite3.DatabaseError where the file is no journal of this version."""
+    database.execute("PRAGMA journal_mode=WAL")
+    # What a power cut loses is sent once more; a kill of the process loses nothing that was committed.
+    database.execute("PRAGMA synchronous=NORMAL")
+    version = database.execute("PRAGMA user_version").fetchone()[0]
+    if version not in {0, _SCHEMA_VERSION}:
+        raise sqlite3.DatabaseError("another version of ossconsole wrote it")
+    database.executescript(_SCHEMA)
+    with contextlib.closing(sqlite3.connect(":memory:")) as model:
+        model.executescript(_SCHEMA)
+        if _columns(database) != _columns(model):
+            raise sqlite3.DatabaseError("its tables are not those of a journal")
+    database.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
+
+
+def _columns(database: sqlite3.Connection) -> list[str]:
+    return [row[1] for table in ("samples", "runs") for row in database.execute(f"PRAGMA table_info({table})")]
 
 
 class Journal:
@@ -161,36 +200,36 @@ class Journal:
         self._committed = time.monotonic()
         self._distrusting = False
         with self._reporting:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._prefix_lock = Lock(path)
             try:
-                self._db = self._open()
-                self._run = self._begin(source)
-                self._was_empty = self.fresh  # then every file is most likely new
+                self._open(source)
             except BaseException:
                 self._prefix_lock.close()
                 raise
 
-    def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
-        self.path.chmod(0o600)
-        connection.execute("PRAGMA journal_mode=WAL")
-        # What a power cut loses is sent once more; a kill of the process loses nothing that was committed.
-        connection.execute("PRAGMA synchronous=NORMAL")
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version not in {0, _SCHEMA_VERSION}:
-            raise JournalError(
-                f"The journal {self.path} was written by another version of ossconsole.",
-                remedy="Delete it: what is in the bucket already is found there.",
-            )
-        connection.executescript(_SCHEMA)
-        connection.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
-        return connection
+    def _open(self, source: str) -> None:
+        """Opens or makes the file. One that is damaged is set aside: what is in the bucket is found there as well."""
+        self._db = sqlite3.connect(private_database(self.path), check_same_thread=False, isolation_level=None)
+        try:
+            _prepare(self._db)
+            self._was_empty = self._is_empty()  # then every file is most likely new
+            self._run = self._begin(source)
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            self._db.close()
+            if not is_damage(error):
+                raise
+            aside = set_aside(self.path)
+            log.warning("The upload's journal was damaged (%s). It is kept as %s, and a new one is made.", error, aside)
+            self._open(source)
 
     @property
     def fresh(self) -> bool:
         """Whether it knows of no sample."""
-        return self._one("SELECT 1 FROM samples LIMIT 1") is None
+        with self._reporting:
+            return self._is_empty()
+
+    def _is_empty(self) -> bool:
+        return self._db.execute("SELECT 1 FROM samples LIMIT 1").fetchone() is None
 
     def _begin(self, source: str) -> int:
         cursor = self._db.execute("INSERT INTO runs (source, began) VALUES (?, ?)", (source, time.time()))

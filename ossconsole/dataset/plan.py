@@ -95,15 +95,13 @@ def plan_upload(
 
 def _copy_journal(source: Path, target: Path) -> None:
     """A copy that planning may write to; none when there is no journal or it cannot be read."""
-    if not source.exists():
-        return
     try:
         with (
             contextlib.closing(sqlite3.connect(f"{source.as_uri()}?mode=ro", uri=True)) as original,
             contextlib.closing(sqlite3.connect(target)) as copy,
         ):
             original.backup(copy)
-    except sqlite3.Error:
+    except sqlite3.Error:  # the first of them where there is no journal
         target.unlink(missing_ok=True)
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.files import make_folder
 from ossconsole.dataset.manifest import TRAIN, VAL
 
 SIDE = 96  # pixels
@@ -59,6 +60,7 @@ def make_sample_pictures(directory: Path, *, classes: int = 10, train: int = 700
     names = list(FIGURES)[:classes]
     if directory.exists():
         return sum(1 for _ in directory.glob("*/*/*.jpg"))
+    make_folder(directory.parent)
     building = directory.with_name(f"{directory.name}.{os.getpid()}.part")
     try:
         for split_number, (split, count) in enumerate(((TRAIN, train), (VAL, val))):

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.files import make_folder
 from ossconsole.dataset.context import UploadContext
 from ossconsole.dataset.flow import Stopped
 from ossconsole.dataset.journal import Failure, JournalError, Lock, journal_path
@@ -98,7 +99,7 @@ class ShardUpload:
             )
         self._folder = shards_folder(self._context.store, self._prefix)
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(self._folder)
             with contextlib.closing(Lock(journal_path(self._context.profile, self._prefix))):
                 self._upload(layout)
         except (sqlite3.Error, OSError) as error:

@@ -19,7 +19,7 @@ import msgspec
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import SettingsError
-from ossconsole.config.files import write_private
+from ossconsole.config.files import READ_WRITE, open_private, write_private
 from ossconsole.sandbox.accelerator import whole_bucket
 from ossconsole.sandbox.api.call import Service
 from ossconsole.sandbox.cache import BlockCache
@@ -27,7 +27,7 @@ from ossconsole.sandbox.faults import FaultEngine, FaultPlan
 from ossconsole.sandbox.imds import MetadataService
 from ossconsole.sandbox.keys import KeyRing
 from ossconsole.sandbox.listeners import Listener, reserve
-from ossconsole.sandbox.process import INFO_NAME, LOCK_NAME, LOG_NAME, SandboxInfo, make_folder
+from ossconsole.sandbox.process import INFO_NAME, LOCK_NAME, LOG_NAME, SandboxInfo
 from ossconsole.sandbox.reading import Reader
 from ossconsole.sandbox.records import Bucket
 from ossconsole.sandbox.requestlog import RequestLog
@@ -63,7 +63,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 def run(settings: Settings, ready: Callable[[SandboxInfo], None]) -> None:
     """Serve until SIGINT or SIGTERM; `ready` is called once the endpoints answer. Raises ConsoleError."""
-    make_folder(settings.directory)
     # Every connection, and every large object being read, takes a descriptor.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -80,7 +79,7 @@ def run(settings: Settings, ready: Callable[[SandboxInfo], None]) -> None:
 @contextlib.contextmanager
 def _locked(directory: Path) -> Iterator[None]:
     """One sandbox per folder. Raises SettingsError."""
-    descriptor = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = open_private(directory / LOCK_NAME, READ_WRITE)
     try:
         # Once more: whoever looks whether the folder is served holds the lock for a moment.
         for _ in range(_LOCK_TRIES):

@@ -18,8 +18,10 @@ from typing import BinaryIO
 
 from fastcrc import crc64
 
+from ossconsole.config.files import make_folder, private_database
 from ossconsole.sandbox.records import Blob
 
+BLOBS_NAME, LARGE_BLOBS_NAME = "blobs.sqlite", "blobs"
 INLINE_BYTES = 256 << 10
 _COPY_BYTES = 1 << 20
 _ROW = "r"  # begins the ids of rows; those of files are hexadecimal
@@ -68,7 +70,8 @@ class BlobWriter:
             return
         if self._file is None:
             self._id = secrets.token_hex(16)
-            self._file = self._blobs.path(self._id).open("xb", buffering=0)
+            descriptor = os.open(self._blobs.path(self._id), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            self._file = os.fdopen(descriptor, "wb", buffering=0)
             _write(self._file, self._held)
             self._held.clear()
         _write(self._file, data)
@@ -94,9 +97,11 @@ class BlobStore:
     """The blobs of one sandbox. May be used from several threads: every statement is a transaction of its own."""
 
     def __init__(self, directory: Path) -> None:
-        self._root = directory / "blobs"
-        self._root.mkdir(mode=0o700, exist_ok=True)
-        self._db = sqlite3.connect(directory / "blobs.sqlite", isolation_level=None, check_same_thread=False)
+        self._root = directory / LARGE_BLOBS_NAME
+        make_folder(self._root)
+        self._db = sqlite3.connect(
+            private_database(directory / BLOBS_NAME), isolation_level=None, check_same_thread=False
+        )
         self._lock = threading.Lock()  # the id of the last row is the connection's, not the statement's
         self._db.executescript(
             "PRAGMA page_size=16384; PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF;"

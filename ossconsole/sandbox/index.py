@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from ossconsole.config.files import private_database
 from ossconsole.sandbox.errors import OssError
 from ossconsole.sandbox.records import Attributes, Blob, Bucket, Part, StoredObject, Upload
 from ossconsole.sandbox.versions import Versions
@@ -45,7 +46,7 @@ class Index:
     """Used from one thread. Methods that replace or drop rows return the blob ids that nothing names any more."""
 
     def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(path, isolation_level=None, cached_statements=64)
+        self._db = sqlite3.connect(private_database(path), isolation_level=None, cached_statements=64)
         # An epoch asks for the same objects again: their rows need not be read and decoded each time.
         self._remembered: dict[tuple[str, str], StoredObject] = {}
         # One process per folder, so the file may stay locked and a read needs no system call.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-import os
+import logging
 import secrets
 import string
 import time
@@ -12,8 +12,10 @@ from typing import Any
 
 import msgspec
 
-from ossconsole.config.errors import SettingsError
+from ossconsole.config.files import read_private, set_aside, write_private
 from ossconsole.config.secret import Secret
+
+log = logging.getLogger(__name__)
 
 _REMEMBERED_S = 86_400.0
 _ALPHABET = string.ascii_letters + string.digits
@@ -70,20 +72,18 @@ class KeyRing:
 
     @classmethod
     def load(cls, path: Path) -> KeyRing:
-        """The keys in `path`, made with one owner's key where there is none. Raises SettingsError."""
-        if path.exists():
-            try:
-                keys = msgspec.json.decode(path.read_bytes(), type=list[AccessKey], dec_hook=_conceal)
-            except msgspec.DecodeError as error:
-                raise SettingsError(
-                    f"The sandbox's key file {path} is damaged: {error}.", remedy="Delete it; a new key will be made."
-                ) from error
-            # For a while a key that has ended is told so; after that it is as unknown as on the service.
-            oldest = time.time() - _REMEMBERED_S
-            return cls(path, {key.id: key for key in keys if key.expires_at is None or key.expires_at > oldest})
-        ring = cls(path, {})
-        ring.issue(Role.OWNER)
-        return ring
+        """The keys in `path`, with one owner's key where there is none; a damaged file is set aside.
+
+        Raises SettingsError where the file cannot be read or written.
+        """
+        keys = _read(path)
+        if not keys:
+            ring = cls(path, {})
+            ring.issue(Role.OWNER)
+            return ring
+        # For a while a key that has ended is told so; after that it is as unknown as on the service.
+        oldest = time.time() - _REMEMBERED_S
+        return cls(path, {key.id: key for key in keys if key.expires_at is None or key.expires_at > oldest})
 
     @property
     def owner(self) -> AccessKey:
@@ -115,11 +115,21 @@ class KeyRing:
         self._save()
 
     def _save(self) -> None:
-        temporary = self._path.with_suffix(".new")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(msgspec.json.encode(list(self._keys.values()), enc_hook=_reveal))
-        temporary.replace(self._path)
+        write_private(self._path, msgspec.json.encode(list(self._keys.values()), enc_hook=_reveal))
+
+
+def _read(path: Path) -> list[AccessKey]:
+    data = read_private(path)
+    if data is None:
+        return []
+    try:
+        keys = msgspec.json.decode(data, type=list[AccessKey], dec_hook=_conceal)
+    except (msgspec.DecodeError, RecursionError):
+        keys = []
+    if not keys or keys[0].expires_at is not None:  # the owner's comes first, and stays
+        log.warning("The sandbox's key file was damaged. It is kept as %s, and a new key is made.", set_aside(path))
+        return []
+    return keys
 
 
 def _random(length: int) -> str:

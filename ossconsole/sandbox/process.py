@@ -20,6 +20,7 @@ from ossconsole.config.credentials import Credentials
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.environment import without_credentials
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.files import open_private
 from ossconsole.config.profile import Profile
 from ossconsole.config.secret import Secret
 
@@ -37,21 +38,6 @@ _MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": st
 
 class SandboxError(ConsoleError):
     """The sandbox could not be started."""
-
-
-def make_folder(directory: Path) -> None:
-    """Make a sandbox's folder, private to the user. Raises SandboxError."""
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise SandboxError(
-            f"The sandbox's folder {directory} cannot be made: {error.strerror}.", remedy="Give another folder."
-        ) from error
-
-
-def open_log(path: Path) -> int:
-    """A descriptor that appends to a log only its owner reads."""
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
 
 class SandboxInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -165,10 +151,9 @@ class SandboxProcess(RunningSandbox):
 
 
 def spawn(directory: Path, options: Sequence[str], timeout_s: float) -> tuple[subprocess.Popen[bytes], SandboxInfo]:
-    """Start `ossconsole sandbox` on `directory` and wait until it answers. Raises SandboxError."""
-    make_folder(directory)
+    """Start `ossconsole sandbox` on `directory` and wait until it answers. Raises SandboxError, SettingsError."""
     command = [sys.executable, "-m", "ossconsole", "sandbox", "--dir", str(directory), *options]
-    with os.fdopen(open_log(directory / LOG_NAME), "ab") as log:
+    with os.fdopen(open_private(directory / LOG_NAME), "ab") as log:
         # An open stdin can be its leash: it closes however this process ends, unlike PR_SET_PDEATHSIG, which
         # fires when the *thread* that started the child ends.
         process = subprocess.Popen(  # noqa: S603

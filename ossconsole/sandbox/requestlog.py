@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from ossconsole.sandbox.process import open_log
+from ossconsole.config.files import open_private
 
 _MAX_BYTES = 64 << 20
 _SECRET_PARAMETERS = frozenset({"x-oss-signature", "Signature", "x-oss-security-token", "security-token"})
@@ -56,15 +56,16 @@ class RequestLog:
             os.write(self._descriptor, line)
         self._size += len(line)
         if self._size > _MAX_BYTES:
+            with contextlib.suppress(OSError):
+                self._path.replace(self._path.with_name(f"{self._path.name}.1"))
             self.close()
-            self._path.replace(self._path.with_name(f"{self._path.name}.1"))
             self._open()
 
     def close(self) -> None:
         os.close(self._descriptor)
 
     def _open(self) -> None:
-        self._descriptor = open_log(self._path)
+        self._descriptor = open_private(self._path)
         self._size = os.fstat(self._descriptor).st_size
 
 

@@ -12,6 +12,7 @@ from types import TracebackType
 import msgspec
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.files import READ_WRITE, open_private
 from ossconsole.sandbox.control import SandboxControl
 from ossconsole.sandbox.process import (
     INFO_NAME,
@@ -20,7 +21,6 @@ from ossconsole.sandbox.process import (
     SandboxError,
     SandboxInfo,
     end,
-    make_folder,
     spawn,
 )
 from ossconsole.sandbox.users import Users
@@ -40,8 +40,7 @@ class SharedSandbox(RunningSandbox):
 
     @classmethod
     def open(cls, directory: Path, *, timeout_s: float = 20.0) -> SharedSandbox:
-        """The sandbox on `directory`, started where none answers. Raises SandboxError."""
-        make_folder(directory)
+        """The sandbox on `directory`, started where none answers. Raises SandboxError, SettingsError."""
         deadline = time.monotonic() + timeout_s
         users = Users(directory)
         try:
@@ -106,7 +105,7 @@ def _running(directory: Path) -> SandboxInfo | None:
 
 def _served(directory: Path) -> bool:
     """Whether a sandbox holds the folder."""
-    descriptor = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = open_private(directory / LOCK_NAME, READ_WRITE)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

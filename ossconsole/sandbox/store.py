@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import itertools
+import logging
 import secrets
+import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
 
-from ossconsole.sandbox.blobs import BlobStore, BlobWriter
+from ossconsole.config.files import is_damage, set_aside, unwritable
+from ossconsole.sandbox.blobs import BLOBS_NAME, LARGE_BLOBS_NAME, BlobStore, BlobWriter
 from ossconsole.sandbox.errors import OssError
 from ossconsole.sandbox.index import Index
 from ossconsole.sandbox.records import Attributes, Blob, Bucket, Part, StoredObject, Upload
 
+log = logging.getLogger(__name__)
+
+INDEX_NAME = "index.sqlite"
 MAX_BUCKETS = 100
 MIN_PART_BYTES = 102_400
 _FROZEN_CLASSES = frozenset({"Archive", "ColdArchive", "DeepColdArchive"})
@@ -26,12 +33,26 @@ class Store:
     """Everything a sandbox keeps. Lives in one thread; long copies run in another and change no state there."""
 
     def __init__(self, directory: Path, clock: Callable[[], float] = time.time) -> None:
+        """Opens or makes the files; damaged ones are set aside, all together. Raises SettingsError."""
         self._clock = clock
-        self.blobs = BlobStore(directory)
-        self.index = Index(directory / "index.sqlite")
-        self.blobs.remove(self.blobs.all() - self.index.blob_ids())
-        self.buckets = {bucket.name: bucket for bucket in self.index.buckets()}
         self._completing: set[str] = set()
+        try:
+            self._open(directory)
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            if not is_damage(error):
+                raise unwritable(directory, OSError(f"SQLite says {error}")) from error
+            files = (directory / name for name in (INDEX_NAME, BLOBS_NAME, LARGE_BLOBS_NAME))
+            kept = [set_aside(path) for path in files if path.exists()]
+            log.warning("The sandbox's objects were damaged (%s). They are kept: %s.", error, ", ".join(map(str, kept)))
+            self._open(directory)
+
+    def _open(self, directory: Path) -> None:
+        with contextlib.ExitStack() as opened:
+            self.blobs = opened.enter_context(contextlib.closing(BlobStore(directory)))
+            self.index = opened.enter_context(contextlib.closing(Index(directory / INDEX_NAME)))
+            self.blobs.remove(self.blobs.all() - self.index.blob_ids())
+            self.buckets = {bucket.name: bucket for bucket in self.index.buckets()}
+            opened.pop_all()
 
     def close(self) -> None:
         self.index.close()

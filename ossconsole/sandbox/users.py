@@ -6,12 +6,14 @@ import fcntl
 import os
 from pathlib import Path
 
+from ossconsole.config.files import READ_WRITE, open_private
+
 
 class Users:
-    """This process as a user of the folder, or as one who looks whether there is any. Raises OSError."""
+    """This process as a user of the folder, or as one who looks whether there is any. Raises SettingsError."""
 
     def __init__(self, directory: Path) -> None:
-        self._fd = os.open(directory / "users", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._fd = open_private(directory / "users", READ_WRITE)
 
     def join(self) -> bool:
         """Use it from now on; False while the last one is just ending it."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -14,11 +16,14 @@ import msgspec
 import oss2
 
 from ossconsole.config.decoding import decode_json
-from ossconsole.config.errors import ConsoleError
+from ossconsole.config.errors import ConsoleError, SettingsError
+from ossconsole.config.files import read_private, set_aside, write_private
 from ossconsole.config.paths import state_dir
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.names import safe_text
+
+log = logging.getLogger(__name__)
 
 PART_SIZE = 8 << 20
 MAX_PARTS = 10_000  # OSS's limit
@@ -110,11 +115,11 @@ class PartedUpload:
             # The answer to an earlier try may have been lost: then the upload is gone and the object there.
             if error.code != _NO_SUCH_UPLOAD or self._store.head(self.key).crc64 != self._crc64():
                 raise
-        self._memory_path.unlink(missing_ok=True)
+        self._forget()
 
     def abort(self) -> None:
         """Gives the upload up and frees its parts. Raises StorageError."""
-        self._memory_path.unlink(missing_ok=True)
+        self._forget()
         self._store.call(
             f"aborting the upload of {self._store.uri(safe_text(self.key))}",
             lambda: self._store.sdk.abort_multipart_upload(self.key, self._memory.upload_id),
@@ -122,6 +127,12 @@ class PartedUpload:
 
     def close(self) -> None:
         os.close(self._fd)
+
+    def _forget(self) -> None:
+        try:
+            self._memory_path.unlink(missing_ok=True)
+        except OSError as error:  # a later upload finds that it is over
+            log.warning("%s cannot be deleted: %s", self._memory_path, error.strerror)
 
     def _crc64(self) -> int:
         return int(oss2.utils.calc_obj_crc_from_parts(sorted(self._sent, key=lambda part: part.part_number)))
@@ -133,10 +144,7 @@ class PartedUpload:
 
     def _resume(self, fresh: _Memory) -> tuple[_Memory, dict[int, str]]:
         """The upload to go on with and the ETags of its parts; a new one where there is none of this very file."""
-        try:
-            known: _Memory | None = decode_json(self._memory_path.read_bytes(), _Memory)
-        except (OSError, msgspec.DecodeError):
-            known = None
+        known = self._remembered()
         if known is not None and (known.size, known.mtime_ns) == (fresh.size, fresh.mtime_ns):
             try:
                 return known, self._parts(known.upload_id)
@@ -145,9 +153,22 @@ class PartedUpload:
                     raise
         begin = functools.partial(self._store.sdk.init_multipart_upload, self.key)
         fresh.upload_id = self._store.call(f"beginning {self._store.uri(safe_text(self.key))}", begin).upload_id
-        self._memory_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._memory_path.write_bytes(msgspec.json.encode(fresh))
+        try:
+            write_private(self._memory_path, msgspec.json.encode(fresh))
+        except SettingsError as error:  # of use to a later try alone
+            log.warning("An upload that ends early will start over: %s", error)
         return fresh, {}
+
+    def _remembered(self) -> _Memory | None:
+        try:
+            data = read_private(self._memory_path)
+            return None if data is None else decode_json(data, _Memory)
+        except SettingsError as error:
+            log.warning("An earlier try of this upload is not known: %s", error)
+        except msgspec.DecodeError:
+            with contextlib.suppress(SettingsError):
+                log.warning("A damaged note of an earlier upload is kept as %s", set_aside(self._memory_path))
+        return None
 
     def _parts(self, upload_id: str) -> dict[int, str]:
         found: dict[int, str] = {}

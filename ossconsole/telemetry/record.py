@@ -14,6 +14,7 @@ from types import TracebackType
 import msgspec
 
 from ossconsole.config.errors import ConsoleError, SettingsError
+from ossconsole.config.files import make_folder, reason, write_remedy
 from ossconsole.config.paths import state_dir
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import Event
@@ -32,15 +33,8 @@ class RecordError(ConsoleError):
 
 
 def runs_dir() -> Path:
-    """The folder of the run records (0700). Raises RecordError when it cannot be made."""
-    path = state_dir() / "runs"
-    try:
-        path.mkdir(mode=0o700, exist_ok=True)
-    except OSError as error:
-        raise RecordError(
-            f"The folder of run records {path} cannot be made: {error.strerror}.", remedy="Free the path."
-        ) from error
-    return path
+    """The folder of the run records; it may be missing."""
+    return state_dir() / "runs"
 
 
 def new_run_id(now: float | None = None) -> str:
@@ -69,12 +63,13 @@ class RunRecord:
         self.problem = ""
         self._lock = threading.Lock()
         self._torn = False
+        make_folder(path.parent)
         try:
-            self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            # Never waits for a fifo's reader.
+            self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
         except OSError as error:
             raise RecordError(
-                f"The run record {path} cannot be written: {error.strerror}.",
-                remedy="Free the disk, or set OSSCONSOLE_STATE_DIR to a folder you may write.",
+                f"The run record {path} cannot be written: {reason(error)}.", remedy=write_remedy(path, error)
             ) from error
 
     def append(self, event: Event) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ossconsole import __version__
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.files import open_private, unwritable
 from ossconsole.config.paths import state_dir
 from ossconsole.terminal.logs import printable, redact
 
@@ -22,25 +23,25 @@ _LINE_WIDTH = 300
 
 
 def crashes_dir() -> Path:
-    """The folder of the crash reports (0700). Raises OSError or SettingsError when it cannot be made."""
-    path = state_dir() / "crashes"
-    path.mkdir(mode=0o700, exist_ok=True)
-    return path
+    """The folder of the crash reports."""
+    return state_dir() / "crashes"
 
 
 def report(error: BaseException) -> Path:
     """Write a report about `error` (0600) and return its path; the oldest reports give way.
 
     Holds the traceback without local variables, with secrets masked, and versions; no settings, no environment.
-    Raises OSError where it cannot be written.
+    Raises SettingsError where it cannot be written.
     """
-    folder = crashes_dir()
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-    path = folder / f"crash-{stamp}-{os.getpid()}.txt"
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "w", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(_text(error, stamp))
-    for old in sorted(folder.glob("crash-*.txt"))[:-_KEPT_REPORTS]:
+    path = crashes_dir() / f"crash-{stamp}-{os.getpid()}.txt"
+    try:
+        with os.fdopen(open_private(path), "wb") as file:
+            file.write(_text(error, stamp).encode("utf-8", "backslashreplace"))
+    except OSError as failure:
+        path.unlink(missing_ok=True)  # a part of a report would be taken for one
+        raise unwritable(path, failure) from failure
+    for old in sorted(path.parent.glob("crash-*.txt"))[:-_KEPT_REPORTS]:
         # Another console may be clearing away the same ones.
         with contextlib.suppress(FileNotFoundError):
             old.unlink()
@@ -53,7 +54,7 @@ def crash_line(error: BaseException) -> str:
     what = printable(redact(text))[:_LINE_WIDTH]
     try:
         where = f"Report: {report(error)}"
-    except (OSError, ConsoleError) as failure:
+    except ConsoleError as failure:
         where = f"There is no report: {failure}"
     return f"ossconsole crashed: {what}. {where}"
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ossconsole.terminal.files import open_private
+from ossconsole.config.files import open_private
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _LET_GO = signal.SIGUSR1

@@ -13,10 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from urllib.parse import quote
 
-from ossconsole.config.errors import ConsoleError
-from ossconsole.config.paths import state_dir
+from ossconsole.config.files import open_private
+from ossconsole.config.paths import logs_dir
 from ossconsole.config.secret import MASK, Secret, mask_key_id
-from ossconsole.terminal.files import open_private
 
 _LIMIT_BYTES = 4 << 20
 _KEPT_FILES = 3
@@ -67,16 +66,6 @@ def redact(text: str) -> str:
 def printable(text: str) -> str:
     """`text` without escape sequences, control characters and marks that reorder it; tabs become spaces."""
     return _CONTROL.sub("", text.replace("\t", "    "))
-
-
-def logs_dir() -> Path:
-    """The folder of the logs (0700). Raises ConsoleError when it cannot be made."""
-    path = state_dir() / "logs"
-    try:
-        path.mkdir(mode=0o700, exist_ok=True)
-    except OSError as error:
-        raise ConsoleError(f"The folder of logs {path} cannot be made: {error.strerror}.") from error
-    return path
 
 
 def log_path() -> Path:

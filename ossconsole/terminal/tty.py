@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from ossconsole.config.environment import start_resource_tracker
 from ossconsole.config.errors import SettingsError
-from ossconsole.terminal.files import open_private
+from ossconsole.config.files import open_private, unwritable
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -187,14 +187,14 @@ def owned_terminal(log_path: Path) -> Iterator[OwnedTerminal]:
     File descriptors 1 and 2 go to `log_path` (0600), so that prints of native libraries and of child processes never
     reach the screen; `sys.stdout`, `sys.stderr` and their originals write to the terminal, which is where Textual
     draws. Where the terminal is gone at the end, everything stays on the log: the run may go on without it.
-    Raises SettingsError where there is no usable terminal.
+    Raises SettingsError where there is no usable terminal, or the log cannot be written.
     """
     check_terminal()
     streams = sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__
     encoding = sys.stdout.encoding
     for stream in streams[:2]:
         stream.flush()
-    log = open_private(log_path, limit_bytes=_LOG_LIMIT_BYTES)
+    log = _open_log(log_path)
     saved = os.dup(1), os.dup(2)
     raw = _RawTerminal(_open_again(1))
     terminal = OwnedTerminal(raw, file := _TerminalFile(raw, encoding), log_path)
@@ -210,6 +210,16 @@ def owned_terminal(log_path: Path) -> Iterator[OwnedTerminal]:
         yield terminal
     finally:
         _give_back(terminal, saved, streams)
+
+
+def _open_log(path: Path) -> int:
+    """The log, for appending; one that has grown large becomes `<name>.1` first. Raises SettingsError."""
+    try:
+        if path.exists() and path.stat().st_size > _LOG_LIMIT_BYTES:
+            path.replace(path.with_name(path.name + ".1"))
+    except OSError as error:
+        raise unwritable(path, error) from error
+    return open_private(path)
 
 
 def _give_back(terminal: OwnedTerminal, saved: tuple[int, int], streams: tuple[Any, Any, Any, Any]) -> None:

@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 import msgspec
 
-from ossconsole.config.connector import connector_config_path
+from ossconsole.config.connector import checked_connector_config
 from ossconsole.config.credentials import CredentialSource
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import SettingsError
-from ossconsole.config.paths import state_dir
+from ossconsole.config.paths import logs_dir
 from ossconsole.config.profile import Profile
 from ossconsole.dataset.manifest import object_key
 from ossconsole.storage.actions import presigned_url
@@ -211,8 +211,8 @@ class Bench:
         return ConnectorSettings(
             msgspec.structs.replace(self._profile, dataset_prefix=cell.dataset),
             self._credentials,
-            connector_config_path(),
-            native_log=state_dir() / "logs" / "connector-native.log",
+            checked_connector_config(),
+            native_log=logs_dir() / "connector-native.log",
         )
 
     def _loop(self, cell: Cell) -> TrainingLoop:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging
 import os
 from io import FileIO
 
@@ -11,8 +12,11 @@ import msgspec
 
 from ossconsole.config.decoding import decode_json
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.files import READ_WRITE, open_private, unwritable
 from ossconsole.config.paths import state_dir
 from ossconsole.config.profile import Profile
+
+log = logging.getLogger(__name__)
 
 
 class Holder(msgspec.Struct, frozen=True):
@@ -38,32 +42,31 @@ class Claim:
     """Holds the checkpoint prefix of `profile` for `run` until `release`, or until the process ends, however it ends.
 
     With `go_on` it holds it for the run that had it last, if there was one. It is known to this user on this machine
-    only. Raises ClaimedError.
+    only. Raises ClaimedError, SettingsError where its file cannot be opened.
     """
 
     def __init__(self, profile: Profile, run: str, *, go_on: bool = False) -> None:
-        folder = state_dir() / "claims"
         name = f"{profile.region}/{profile.bucket}/{profile.checkpoint_prefix}"
-        path = folder / f"{hashlib.sha256(name.encode()).hexdigest()[:20]}.lock"
-        try:
-            folder.mkdir(mode=0o700, exist_ok=True)
-            self._file = FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+")
-        except OSError as error:
-            raise ConsoleError(
-                f"The run cannot claim its checkpoint prefix: {path}: {error.strerror}.",
-                remedy="Free what is short, or set OSSCONSOLE_STATE_DIR to a folder you may write.",
-            ) from error
+        path = state_dir() / "claims" / f"{hashlib.sha256(name.encode()).hexdigest()[:20]}.lock"
+        self._file = FileIO(open_private(path, READ_WRITE), "r+")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = _holder(self._file)
             self._file.close()
             raise ClaimedError(f"oss://{profile.bucket}/{profile.checkpoint_prefix}/", holder) from None
+        except OSError as error:  # a network file system without locks
+            self._file.close()
+            raise unwritable(path, error) from error
         before = _holder(self._file) if go_on else None
         self.run = before.run if before else run
-        self._file.seek(0)
-        self._file.truncate()
-        self._file.write(msgspec.json.encode(Holder(os.getpid(), self.run)))
+        try:
+            self._file.seek(0)
+            self._file.truncate()
+            self._file.write(msgspec.json.encode(Holder(os.getpid(), self.run)))
+        except OSError as error:
+            # The lock holds all the same; only who has it cannot be told to others.
+            log.warning("The claim %s cannot name its run: %s", path, error.strerror)
 
     def release(self) -> None:
         self._file.close()

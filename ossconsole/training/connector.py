@@ -14,6 +14,7 @@ from typing import Any
 from ossconsole.config.credentials import CredentialSource
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError, SettingsError
+from ossconsole.config.files import open_private
 from ossconsole.config.profile import Profile
 
 
@@ -70,11 +71,10 @@ def native() -> Any:
 
 def keep_native_prints_off(log: Path) -> None:
     """Sends this process's standard output and error to `log` (0600): the connector prints before it opens its own,
-    and gives that one whatever mode the process leaves it.
+    and gives that one whatever mode the process leaves it. Raises SettingsError.
     """
     os.umask(0o077)
-    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    descriptor = open_private(log)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)

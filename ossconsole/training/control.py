@@ -22,6 +22,7 @@ import msgspec
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.files import make_folder, reason, write_remedy
 from ossconsole.config.paths import state_dir
 from ossconsole.config.profile import Profile
 from ossconsole.dataset.scoreboard import UploadProgress
@@ -136,6 +137,7 @@ class ControlServer:
         self._name = f"{os.getpid()}{_SUFFIX}"
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
+            make_folder(control_dir())
             with _folder() as folder:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self._name, dir_fd=folder)  # of a process that had this number before
@@ -145,8 +147,8 @@ class ControlServer:
         except OSError as error:
             self._socket.close()
             raise ConsoleError(
-                f"Other consoles cannot find this one: no socket in {control_dir()}: {error.strerror}.",
-                remedy="Free the disk, or set OSSCONSOLE_STATE_DIR to a folder you may write.",
+                f"Other consoles cannot find this one: no socket in {control_dir()}: {reason(error)}.",
+                remedy=write_remedy(control_dir(), error),
             ) from error
         self._thread = threading.Thread(target=self._serve, name="control", daemon=True)
         self._thread.start()
@@ -291,10 +293,8 @@ def peers() -> Iterator[Report]:
 
 
 def control_dir() -> Path:
-    """The folder of the sockets (0700)."""
-    path = state_dir() / "control"
-    path.mkdir(mode=0o700, exist_ok=True)
-    return path
+    """The folder of the sockets; it may be missing."""
+    return state_dir() / "control"
 
 
 @contextlib.contextmanager

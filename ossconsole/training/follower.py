@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from ossconsole.config.credentials import CredentialSource
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.paths import state_dir
+from ossconsole.config.paths import logs_dir
 from ossconsole.config.profile import Profile
 from ossconsole.storage.client import ObjectStore
 from ossconsole.telemetry.events import Event
@@ -55,7 +55,7 @@ def main() -> int:
     if os.getppid() != orders.leader:
         return 1  # it ended before this process could ask to end with it
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
-        keep_native_prints_off(state_dir() / "logs" / "native.log")
+        keep_native_prints_off(logs_dir() / "native.log")
 
         def ready() -> None:
             print(READY, file=answers, flush=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.files import make_folder, unwritable
 from ossconsole.config.paths import state_dir
 from ossconsole.training.context import RunContext
 from ossconsole.training.follower import READY, Orders
@@ -32,7 +33,10 @@ class Followers:
 
     def __init__(self, context: RunContext, processes: int) -> None:
         # Where the processes meet: a file that only this user can reach, so no port has to be free.
-        self._folder = Path(tempfile.mkdtemp(prefix="run-", dir=state_dir()))
+        try:
+            self._folder = Path(tempfile.mkdtemp(prefix="run-", dir=make_folder(state_dir())))
+        except OSError as error:
+            raise unwritable(state_dir(), error) from error
         # All on this machine: nothing needs to listen beyond it.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         places = [

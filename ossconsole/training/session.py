@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from ossconsole.config.connector import connector_config_path
+from ossconsole.config.connector import checked_connector_config
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.paths import state_dir
+from ossconsole.config.paths import logs_dir
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.telemetry import events
@@ -139,8 +139,8 @@ class Session:
         connector = ConnectorSettings(
             context.profile,
             context.credentials,
-            connector_config_path(),
-            native_log=state_dir() / "logs" / "connector-native.log",
+            checked_connector_config(),
+            native_log=logs_dir() / "connector-native.log",
         )
         self._saver: Saver | None = None
         if self._place.leads:

@@ -24,7 +24,7 @@ from typing import Any
 
 import msgspec
 
-from ossconsole.config.connector import connector_config_path
+from ossconsole.config.connector import checked_connector_config
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.paths import CONFIG_DIR_VARIABLE, STATE_DIR_VARIABLE
 from ossconsole.config.profile import Profile
@@ -63,7 +63,7 @@ class Place:
 
     def _connector(self, sandbox: SandboxProcess, profile: Profile, scratch: Path) -> ConnectorSettings:
         return ConnectorSettings(
-            profile, FixedSource(sandbox.credentials()), connector_config_path(), scratch / "native.log"
+            profile, FixedSource(sandbox.credentials()), checked_connector_config(), scratch / "native.log"
         )
 
     def console(self, fmt: SampleFormat) -> float:

@@ -169,7 +169,6 @@ def test_without_credentials(sandboxed_bucket: Sandboxed) -> None:
 
 
 def test_a_broken_settings_file(home: Path) -> None:
-    (home / "config").mkdir()
     (home / "config" / "profiles.toml").write_text("[profiles.a]\nregio = 'x'\n")
     report = doctor(None, {})
     assert report.failing == {"settings"}
@@ -177,7 +176,6 @@ def test_a_broken_settings_file(home: Path) -> None:
 
 
 def test_a_broken_connector_config(home: Path, sandboxed_bucket: Sandboxed) -> None:
-    (home / "config").mkdir()
     (home / "config" / "connector.json").write_text('{"logLevel": 9}')
     report = doctor(sandboxed_bucket.profile("doctor"), pair(sandboxed_bucket))
     assert report.failing == {"connector config"}

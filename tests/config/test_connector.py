@@ -9,6 +9,7 @@ import pytest
 from ossconsole.config.connector import (
     CONNECTOR_KEYS,
     ConnectorValues,
+    checked_connector_config,
     connector_config_path,
     load_connector_config,
     save_connector_config,
@@ -17,9 +18,9 @@ from ossconsole.config.errors import SettingsError
 
 
 def test_the_file_is_made_with_its_defaults(home: Path) -> None:
-    path = connector_config_path()
+    path = checked_connector_config()
     document = json.loads(path.read_text())
-    assert document["logLevel"] == 1
+    assert document["logLevel"] == 2
     assert document["logPath"] == str(home / "state" / "logs" / "connector.log")
     assert "auditPath" not in document
     assert document["datasetConfig"]["prefetchConcurrency"] == 64
@@ -36,7 +37,7 @@ def test_values_come_back_and_are_kept() -> None:
         "datasetConfig.prefetchMB": 64,
     }
     path = save_connector_config(values)
-    assert connector_config_path() == path
+    assert checked_connector_config() == path
     loaded = load_connector_config()
     assert values.items() <= loaded.items()
     assert loaded["datasetConfig.prefetchWorker"] == 2
@@ -70,7 +71,7 @@ def test_a_broken_file_is_named(text: str) -> None:
     path = connector_config_path()
     path.write_text(text)
     with pytest.raises(SettingsError, match=r"connector\.json"):
-        connector_config_path()
+        checked_connector_config()
 
 
 def test_every_key_has_a_meaning_and_a_valid_default() -> None:

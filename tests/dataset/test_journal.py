@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -121,18 +123,53 @@ def test_a_second_upload_to_the_same_prefix_is_refused(tmp_path: Path) -> None:
     opened(tmp_path).close()
 
 
-def test_a_file_that_is_no_journal_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "journal.sqlite").write_bytes(b"no database " * 500)
-    with pytest.raises(JournalError, match=r"journal\.sqlite"):
-        opened(tmp_path)
+def _no_database(path: Path) -> None:
+    path.write_bytes(b"no database " * 500)
 
 
-def test_a_journal_of_another_version_is_an_error(tmp_path: Path) -> None:
-    upload(tmp_path, "train/a.jpg")
-    with closing(sqlite3.connect(tmp_path / "journal.sqlite")) as database:
+def _truncated(path: Path) -> None:
+    os.truncate(path, 5000)
+
+
+def _of_another_version(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as database:
         database.execute("PRAGMA user_version=99")
-    with pytest.raises(JournalError, match="another version"):
-        opened(tmp_path)
+
+
+def _with_other_tables(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript("DROP TABLE samples; CREATE TABLE samples (path TEXT)")
+
+
+@pytest.mark.parametrize("damage", [_no_database, _truncated, _of_another_version, _with_other_tables])
+def test_a_file_that_is_no_journal_is_set_aside(
+    tmp_path: Path, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    upload(tmp_path, "train/a.jpg")
+    damage(tmp_path / "journal.sqlite")
+    before = (tmp_path / "journal.sqlite").read_bytes()
+    with closing(opened(tmp_path)) as journal:
+        assert journal.fresh
+    (kept,) = tmp_path.glob("journal.sqlite.damaged-*[0-9]")
+    assert kept.name in caplog.text
+    assert kept.read_bytes() == before
+    with closing(opened(tmp_path)):
+        pass
+    assert len(list(tmp_path.glob("journal.sqlite.damaged-*[0-9]"))) == 1
+
+
+def test_damage_that_shows_in_the_middle_is_set_aside_for_the_next_upload(tmp_path: Path) -> None:
+    upload(tmp_path, *(f"train/{number:05}.jpg" for number in range(2000)))
+    path = tmp_path / "journal.sqlite"
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        file.write(b"\xff" * 20_000)
+    with pytest.raises(JournalError, match="damaged") as caught, closing(opened(tmp_path)) as journal:
+        list(journal.expected())
+    (kept,) = tmp_path.glob("journal.sqlite.damaged-*[0-9]")
+    assert str(kept) in caught.value.remedy
+    with closing(opened(tmp_path)) as journal:
+        assert journal.fresh
 
 
 def test_a_full_disk_is_told_and_harms_nothing(tmp_path: Path) -> None:

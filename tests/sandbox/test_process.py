@@ -15,7 +15,9 @@ import psutil
 import pytest
 
 from ossconsole.config.endpoints import EndpointKind, sdk_endpoint
+from ossconsole.config.errors import SettingsError
 from ossconsole.config.secret import Secret
+from ossconsole.sandbox.blobs import INLINE_BYTES
 from ossconsole.sandbox.process import SandboxError, SandboxInfo, SandboxProcess
 from ossconsole.sandbox.requestlog import read_log
 from tests.sandbox.conftest import make_bucket
@@ -40,9 +42,17 @@ def test_only_loopback_listens(sandbox: SandboxProcess) -> None:
     assert sorted(listening) == ["127.0.0.1", "127.0.0.2"]
 
 
-def test_private_files(sandbox: SandboxProcess) -> None:
-    for name in ("keys.json", "sandbox.log"):
-        assert stat.S_IMODE((sandbox.directory / name).stat().st_mode) == 0o600
+def test_every_file_is_private_in_a_folder_that_others_may_enter(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    (tmp_path / "blobs").mkdir(mode=0o755)
+    for name in ("index.sqlite", "blobs.sqlite"):
+        (tmp_path / name).touch(mode=0o644)
+    with SandboxProcess.start(tmp_path, unshaped=True) as running:
+        for size in (10, INLINE_BYTES + 1):
+            call(running.info, "PUT", f"object-{size}", body=b"x" * size)
+        files = [path for path in tmp_path.rglob("*") if path.is_file()]
+        assert {"index.sqlite-wal", "blobs.sqlite-wal", "running.json", "keys.json"} <= {path.name for path in files}
+        assert [path.name for path in files if stat.S_IMODE(path.stat().st_mode) & 0o077] == []
 
 
 def test_secret_reaches_neither_command_line_nor_log(sandbox: SandboxProcess) -> None:
@@ -92,15 +102,31 @@ def test_one_sandbox_per_folder(sandbox: SandboxProcess) -> None:
     assert sandbox.running
 
 
-def test_damaged_key_file(tmp_path: Path) -> None:
-    (tmp_path / "keys.json").write_text("{")
-    with pytest.raises(SandboxError, match="key file"):
-        SandboxProcess.start(tmp_path)
+@pytest.mark.parametrize("text", ["{", "[]", "[[1]]"])
+def test_a_damaged_key_file_is_set_aside(tmp_path: Path, text: str) -> None:
+    (tmp_path / "keys.json").write_text(text)
+    with SandboxProcess.start(tmp_path) as running:
+        assert running.info.access_key_id
+    (kept,) = tmp_path.glob("keys.json.damaged-*")
+    assert kept.read_text() == text
+    assert kept.name in running.log_path.read_text()
+
+
+@pytest.mark.parametrize("name", ["index.sqlite", "blobs.sqlite"])
+def test_damaged_objects_are_set_aside_together(tmp_path: Path, name: str) -> None:
+    with SandboxProcess.start(tmp_path, unshaped=True) as running:
+        call(running.info, "PUT", "key", body=b"x" * (INLINE_BYTES + 1))
+    os.truncate(tmp_path / name, 5000)
+    with SandboxProcess.start(tmp_path, unshaped=True) as running:
+        assert call(running.info, "GET", "key").status == 404
+    kept = [next(tmp_path.glob(f"{whole}.damaged-*")) for whole in ("index.sqlite", "blobs.sqlite", "blobs")]
+    assert list(kept[2].iterdir())
+    assert all(path.name in running.log_path.read_text() for path in kept)
 
 
 def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(SandboxError, match="cannot be made"):
+    with pytest.raises(SettingsError, match="cannot be made"):
         SandboxProcess.start(tmp_path / "file" / "below")
 
 

@@ -156,8 +156,9 @@ def test_a_damaged_record_still_reads(tmp_path_factory: pytest.TempPathFactory, 
 def test_unreadable_and_unwritable_say_where(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"no\.jsonl cannot be read"):
         list(read_events(tmp_path / "no.jsonl"))
+    (tmp_path / "folder.jsonl").mkdir()
     with pytest.raises(RecordError, match="cannot be written"):
-        RunRecord(tmp_path / "no-folder" / "one.jsonl")
+        RunRecord(tmp_path / "folder.jsonl")
 
 
 def test_run_ids_sort_by_time_and_cannot_leave_the_folder(tmp_path: Path) -> None:

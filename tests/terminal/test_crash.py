@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ossconsole import __version__
+from ossconsole.config.files import make_folder
 from ossconsole.config.secret import Secret
 from ossconsole.terminal import crash, logs
 from ossconsole.terminal.crash import crash_line, crashes_dir, report
@@ -66,7 +67,7 @@ def test_the_line_cannot_disturb_the_terminal() -> None:
 
 def test_old_reports_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crash, "_KEPT_REPORTS", 3)
-    folder = crashes_dir()
+    folder = make_folder(crashes_dir())
     for day in range(1, 8):
         (folder / f"crash-2020010{day}-000000-1.txt").touch()
     newest = report(failure())
@@ -75,7 +76,6 @@ def test_old_reports_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_a_place_for_the_report_the_line_still_comes(home: Path) -> None:
-    (home / "state").mkdir()
     (home / "state" / "crashes").write_text("in the way")
     line = crash_line(failure())
     assert line.startswith("ossconsole crashed: ValueError: went wrong. There is no report: ")

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.files import make_folder
 from ossconsole.config.secret import MASK, Secret
 from ossconsole.terminal import logs
 from ossconsole.terminal.logs import log_path, printable, redact, register_secret, set_up_logging, tail
@@ -124,6 +125,7 @@ def test_rotated_files_are_private_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_world_readable_log_is_narrowed() -> None:
     path = log_path()
+    make_folder(path.parent)
     path.touch(mode=0o644)
     set_up_logging()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -146,7 +148,6 @@ def test_a_full_disk_counts_lines_and_prints_nothing(
 
 
 def test_a_log_folder_that_cannot_be_made(home: Path) -> None:
-    (home / "state").mkdir()
     (home / "state" / "logs").write_text("in the way")
     with pytest.raises(ConsoleError):
         set_up_logging()

@@ -204,7 +204,7 @@ def test_a_log_that_is_a_link_is_refused(log: Path, tmp_path: Path) -> None:
     target.write_text("kept")
     log.symlink_to(target)
     with Terminal(CHILD, "refused", log) as terminal:
-        assert terminal.finish() == 1
+        assert terminal.finish() == 2
         terminal.assert_restored()
     assert target.read_text() == "kept"
 

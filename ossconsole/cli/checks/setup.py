@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 
 from ossconsole.config.checks import Check, fail, ok, warn
-from ossconsole.config.connector import connector_config_path
+from ossconsole.config.connector import QUIET_LOG_LEVEL, connector_config_path, load_connector_config
 from ossconsole.config.credential_files import loose_mode
 from ossconsole.config.credentials import Credentials, CredentialSource
 from ossconsole.config.errors import ConsoleError
@@ -24,7 +24,18 @@ def settings_check(profile: Profile) -> Check:
 
 
 def connector_config_check() -> Check:
-    return ok("connector config", f"{connector_config_path()} is valid.")
+    """Whether the file is valid, and keeps AccessKey IDs out of the connector's log."""
+    name, path = "connector config", connector_config_path()
+    values = load_connector_config()
+    if not values:
+        return ok(name, f"{path} does not exist yet: the defaults hold.")
+    if int(values.get("logLevel", QUIET_LOG_LEVEL)) < QUIET_LOG_LEVEL:
+        return warn(
+            name,
+            f"{path}: with logLevel {values['logLevel']} the connector writes AccessKey IDs to its log.",
+            f"Set logLevel to {QUIET_LOG_LEVEL} or 3, except while you look for a fault.",
+        )
+    return ok(name, f"{path} is valid.")
 
 
 def credentials_check(

@@ -13,6 +13,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.files import make_folder
 from ossconsole.config.paths import state_dir
 from ossconsole.storage.actions import Copy
 from ossconsole.storage.checkpoint_compare import TensorDistance, pair_tensors, tensor_distances
@@ -131,7 +132,7 @@ class CompareScreen(ConsoleModal):
     @work(thread=True, exclusive=True, exit_on_error=False)
     def _measure(self) -> None:
         try:
-            with tempfile.TemporaryDirectory(dir=state_dir(), prefix="compare-") as folder:
+            with tempfile.TemporaryDirectory(dir=make_folder(state_dir()), prefix="compare-") as folder:
                 files = self._fetch(Path(folder))
                 self._download, self._words = None, "comparing"
                 found = tensor_distances(self._left, files[0], self._right, files[1])

@@ -46,7 +46,7 @@ class ConnectorState:
 
 
 def read_connector() -> ConnectorState:
-    """Reads the file, which is made where there is none."""
+    """Reads the file; without one the values are empty, which is the defaults."""
     try:
         path = connector_config_path()
         return ConnectorState(short_path(path), load_connector_config(path))
