@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ossconsole.training.compute import Compute
 from ossconsole.training.ranks import Ranks
 from ossconsole.training.settings import TrainSettings
+from ossconsole.training.step_graph import StepGraph
 
 
 @dataclass
@@ -116,6 +117,9 @@ class Trainer:
         self._together = DistributedDataParallel(self.model) if ranks.world > 1 else None
         wrapped = self._together or self.model
         self._forward: Any = torch.compile(wrapped) if settings.compile else wrapped
+        # Other ranks' gradients and compiled models have launches of their own.
+        graphed = compute.cuda and ranks.world == 1 and not settings.compile
+        self._graph = StepGraph(self._forward_backward) if graphed else None
         self._train_loss = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
         self._val_loss = nn.CrossEntropyLoss()
 
@@ -151,14 +155,12 @@ class Trainer:
         self._gathered = False
         # Batch norm has no statistics of a single picture of 32 px: such a batch sees the running ones.
         self._forward.train(own > 1)
+        # The ranks' gradients are averaged; weighted so, that is the mean over the samples.
+        weight = own * self._ranks.world / samples * share
+        run = self._graph if self._graph is not None and own > 1 else self._forward_backward
         with self._ranks.together(), self._compute.memory_errors(), self._collective(update):
-            with self._compute.autocast():
-                outputs = self._forward(images)
-                loss = self._train_loss(outputs, labels)
-            # The ranks' gradients are averaged; weighted so, that is the mean over the samples.
-            weight = own * self._ranks.world / samples * share
-            self._compute.scaler.scale(loss * weight).backward()
-        counted = self._ranks.sum(counts(loss, outputs.detach(), labels) * (own > 0))
+            counted = run(images, labels, weight)
+        counted = self._ranks.sum(counted * (own > 0))
         meter.add(counted)
         if update:
             with self._compute.memory_errors():
@@ -170,10 +172,20 @@ class Trainer:
             self._schedule_lr()
         return counted[0] / counted[3]
 
+    def _forward_backward(
+        self, images: torch.Tensor, labels: torch.Tensor, weight: float | torch.Tensor
+    ) -> torch.Tensor:
+        """Adds the gradients of the mean loss times `weight` to those of the parameters; gives the batch's `counts`."""
+        with self._compute.autocast():
+            outputs = self._forward(images)
+            loss = self._train_loss(outputs, labels)
+        self._compute.scaler.scale(loss * weight).backward()
+        return counts(loss, outputs.detach(), labels)
+
     def _update(self) -> None:
         self._compute.scaler.step(self.optimizer)
         self._compute.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=self._graph is None)
         if self._average is not None:
             self._average.update()
 

@@ -32,15 +32,41 @@ def test_a_step_is_not_waited_for(precision: str) -> None:
         compute.host_copy(trainer.model.state_dict())
         return loss
 
-    for number in range(3):  # kernels are chosen, and memory is taken
+    for number in range(8):  # kernels are chosen, memory is taken, the graph is recorded
         step(number)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        loss, done = step(3), compute.milestone()
+        loss, done = step(8), compute.milestone()
     finally:
         torch.cuda.set_sync_debug_mode("default")
     done()
     assert torch.isfinite(loss)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_step_as_a_graph_computes_what_the_eager_step_does(precision: str, accumulate: int) -> None:
+    settings = TrainSettings(batch_size=16, precision=precision, warmup_steps=0, learning_rate=0.01)
+    random = torch.Generator().manual_seed(0)
+    batches = [
+        (torch.randn(count, 3, 32, 32, generator=random), torch.randint(0, 10, (count,), generator=random))
+        for count in (16,) * 10 + (5,) + (16,) * 3
+    ]
+    losses = {}
+    for graphed in (True, False):
+        torch.manual_seed(0)
+        compute = Compute(settings, SampleFormat.IMAGE_U8, device=choose_device())
+        trainer = Trainer(resnet18(num_classes=10), compute, settings, Ranks(Place(), compute.device), total_steps=100)
+        if not graphed:
+            trainer._graph = None
+        found = []
+        for number, (images, labels) in enumerate(batches, start=1):
+            update = number % accumulate == 0
+            on_device = images.to(compute.device, memory_format=torch.channels_last)
+            loss = trainer.step(on_device, labels.to(compute.device), EpochMeter(), samples=len(labels), update=update)
+            found.append(float(loss))
+        losses[graphed] = found
+    assert losses[True] == pytest.approx(losses[False], rel=0.02)
 
 
 def test_buffers_are_page_locked_again_and_again() -> None:

@@ -9,17 +9,23 @@ the next. Ends with a table and `result.json`. `--small` is the form that also r
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import multiprocessing
 import os
 import platform
-import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+import psutil
+import torch
+import torchvision
 
 from tests.benchmarks.gpu import correctness, rates
 from tests.benchmarks.gpu.setup import CORES, Part, Setup, prepared
@@ -34,6 +40,7 @@ PARTS: dict[str, tuple[Callable[[Setup], Part], float]] = {
     "profile": (rates.profile, 60),
     "loader alone": (rates.loader_alone, 120),
     "whole loop": (rates.whole_loop, 180),
+    "checkpoint stall": (rates.checkpoint_stall, 40),
     "out of memory": (correctness.out_of_memory, 90),
     "same endpoint": (rates.same_endpoint, 90),
     "learning": (correctness.learning, 90),
@@ -52,42 +59,52 @@ def run_part(name: str, *, small: bool, seconds: float) -> Part:
         return action(setup)
 
 
-def _in_process(name: str, options: argparse.Namespace, limit_s: float) -> dict[str, Any]:
-    """One part in a process of its own: its findings, or why there are none."""
-    command = [sys.executable, "-m", "tests.benchmarks.gpu", "--one", name, "--seconds", str(options.seconds)]
+def _in_process(action: Callable[[], dict[str, Any]], limit_s: float) -> dict[str, Any]:
+    """What the action gives, from a process of its own; forked, as importing torch takes seconds."""
     begun = time.monotonic()
+    fork = multiprocessing.get_context("fork")
+    ours, theirs = fork.Pipe()
+    child = fork.Process(target=_child, args=(theirs, action))
+    child.start()
+    theirs.close()
     try:
-        done = subprocess.run(
-            [*command, "--small"] if options.small else command,
-            capture_output=True,
-            text=True,
-            timeout=limit_s,
-            check=False,
-        )
-        lines = done.stdout.strip().splitlines()
-        found: dict[str, Any] = json.loads(lines[-1]) if done.returncode == 0 and lines else {}
-        if not found:
-            found = {"ok": False, "figures": {"error": (done.stderr or done.stdout)[-3000:]}}
-    except (subprocess.TimeoutExpired, json.JSONDecodeError) as error:
-        found = {"ok": False, "figures": {"error": str(error)}}
+        found: dict[str, Any] = ours.recv() if ours.poll(limit_s) else _failure(f"not done within {limit_s:.0f} s")
+    except EOFError:
+        child.join()
+        found = _failure(f"the process ended with exit code {child.exitcode}")
+    for process in psutil.Process(child.pid).children(recursive=True) if child.is_alive() else ():
+        process.kill()
+    child.kill()
+    child.join()
     return {**found, "seconds": round(time.monotonic() - begun, 1)}
 
 
-def _machine() -> dict[str, Any]:
-    import torch
-    import torchvision
+def _child(pipe: Connection, action: Callable[[], dict[str, Any]]) -> None:
+    os.setpgrp()  # a Ctrl-C is the parent's
+    try:
+        found = action()
+    except Exception:  # noqa: BLE001 - whatever it is, the table names it
+        found = _failure(traceback.format_exc()[-3000:])
+    pipe.send(found)
+    os._exit(0)  # a device that hangs must not keep the process
 
+
+def _failure(text: str) -> dict[str, Any]:
+    return {"ok": False, "figures": {"error": text}}
+
+
+def _machine() -> dict[str, Any]:
     found = {
         "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
+        "torch": str(torch.__version__),
+        "torchvision": str(torchvision.__version__),
         "cores": CORES,
         "device": "CPU",
     }
     if torch.cuda.is_available():
         found["device"] = torch.cuda.get_device_name(0)
         found["cuda"] = torch.version.cuda
-        found["cudnn"] = torch.backends.cudnn.version()
+        found["cudnn"] = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
     return found
 
 
@@ -114,25 +131,18 @@ def main() -> None:
     parser.add_argument("--part", choices=list(PARTS), action="append")
     parser.add_argument("--small", action="store_true", help="tiny sizes, for a CPU")
     parser.add_argument("--out", type=Path, default=Path(), help="folder of result.json")
-    parser.add_argument("--one", choices=list(PARTS), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.one:
-        try:
-            found = asdict(run_part(options.one, small=options.small, seconds=options.seconds))
-        except Exception:  # noqa: BLE001 - whatever it is, the table names it
-            found = {"ok": False, "figures": {"error": traceback.format_exc()[-3000:]}}
-        sys.stdout.write("\n" + json.dumps(found) + "\n")
-        sys.stdout.flush()
-        os._exit(0)  # a device that hangs must not keep the process
     end = time.monotonic() + options.minutes * 60
-    result: dict[str, Any] = {"machine": _machine(), "parts": {}}
+    result: dict[str, Any] = {"machine": _in_process(_machine, 60), "parts": {}}
     for name in options.part or PARTS:
-        left = end - time.monotonic()
-        if left < 10:
-            result["parts"][name] = {"ok": False, "figures": {"error": "no time was left"}, "seconds": 0.0}
-            continue
-        result["parts"][name] = _in_process(name, options, min(PARTS[name][1], left))
-        sys.stderr.write(f"{name}: {result['parts'][name]['seconds']} s\n")
+        limit_s = min(PARTS[name][1], end - time.monotonic())
+        if limit_s < 10:
+            found = {**_failure("no time was left"), "seconds": 0.0}
+        else:
+            part = functools.partial(run_part, name, small=options.small, seconds=options.seconds)
+            found = _in_process(lambda part=part: asdict(part()), limit_s)  # type: ignore[misc]
+        result["parts"][name] = found
+        sys.stderr.write(f"{name}: {found['seconds']} s\n")
         (options.out / "result.json").write_text(json.dumps(result, indent=1))
     sys.stdout.write(_table(result) + "\n")
 

@@ -113,7 +113,11 @@ def out_of_memory(setup: Setup) -> Part:
         return Part(ok=True, figures={"skipped": "needs a GPU"})
     before = used_memory()
     # The rows have 32 px, so the buffers are small; the pictures are made large on the device.
-    common = {"dataset": setup.dataset(SampleFormat.IMAGE_U8, 32, 4096), "workers": 1, "prefetch_mb": 2000}
+    common: dict[str, Any] = {
+        "dataset": setup.dataset(SampleFormat.IMAGE_U8, 32, 4096),
+        "workers": 1,
+        "prefetch_mb": 2000,
+    }
     failed, _ = run_to_end(setup, **common, batch_size=2048, image_size=512, precision="fp32", max_steps=2)
     message = str(failed.error) if failed.error else "no error"
     after = used_memory()

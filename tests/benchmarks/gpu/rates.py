@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import object_key
 from ossconsole.training.buffers import SharedBuffer
+from ossconsole.training.checkpoint import Progress, Snapshot
 from ossconsole.training.compute import Compute, choose_device
 from ossconsole.training.data import TrainingData
 from ossconsole.training.limits import ConnectorReader, rate
@@ -133,6 +135,27 @@ def transform(setup: Setup) -> Part:
     return Part(ok=True, figures=figures)
 
 
+def checkpoint_stall(setup: Setup) -> Part:
+    """How long a copy of the state holds up the training thread, and what packing it does to the steps meanwhile."""
+    loop = SyntheticLoop(U8, min(256, setup.batches[-1]), setup.side, ema_decay=0.99)
+    figures: dict[str, Any] = {"step alone, ms": _ms(loop.step, setup.many(40))}
+    with ThreadPoolExecutor(1) as thread:
+        for number in range(3):
+            begun = time.perf_counter()
+            state = loop.compute.host_copy(loop.trainer.state())
+            figures[f"copy {number + 1}, ms"] = (time.perf_counter() - begun) * 1000
+            progress = Progress(epoch=1, step=number, train_sums=[0.0] * 4, metrics={})
+            packing = thread.submit(Snapshot(state, progress, {}, loop.compute.milestone()).pack)
+            longest = 0.0
+            while not packing.done():
+                begun = time.perf_counter()
+                loop.step()
+                longest = max(longest, time.perf_counter() - begun)
+            figures[f"longest step while packing {number + 1}, ms"] = longest * 1000
+            figures["bytes"] = len(packing.result())
+    return Part(ok=True, figures=figures)
+
+
 def copies(setup: Setup) -> Part:
     """GB/s from the shared batch buffer to the device, with its pages locked, and how long locking takes."""
     if not setup.cuda:
@@ -174,8 +197,7 @@ def loader_alone(setup: Setup) -> Part:
 
 
 def _loader_rate(setup: Setup, dataset: MadeUpDataset, connector: Any, batch: int, workers: int) -> dict[str, float]:
-    row_bytes = dataset.manifest.sample_bytes(dataset.manifest.splits["train"][0])
-    prefetch_mb = max(512, (workers * 4 + 4) * batch * row_bytes // 1_000_000)
+    prefetch_mb = _prefetch_mb(dataset, batch, workers)
     settings = TrainSettings(
         batch_size=batch, workers=workers, epochs=10**6, prefetch_mb=prefetch_mb, endpoint=EndpointKind.ACCELERATED
     )
@@ -197,34 +219,33 @@ def _loader_rate(setup: Setup, dataset: MadeUpDataset, connector: Any, batch: in
 
 
 def whole_loop(setup: Setup) -> Part:
-    """Runs from local servers in turn with synthetic data (ABBA): their ratio, and the share of waiting for data."""
+    """Runs from local servers beside the same steps on synthetic data: their ratio, and the share of data wait."""
     figures: dict[str, Any] = {}
-    batch = min(256, setup.batches[-1])
-    ok = True
-    for fmt in (U8, F32):
-        dataset = setup.dataset(fmt, setup.side, setup.many(20_000))
-        row_bytes = dataset.manifest.sample_bytes(dataset.manifest.splits["train"][0])
-        for workers in setup.workers[-2:]:
-            prefetch_mb = max(512, (workers * 4 + 4) * batch * row_bytes // 1_000_000)
-            found = [
-                _run_rate(setup, dataset, batch_size=batch, workers=workers, prefetch_mb=prefetch_mb)
-                for _ in range(1 if setup.small or fmt is F32 else 2)
-            ]
-            ceiling = SyntheticLoop(fmt, batch, setup.side).rate(setup.seconds)["samples/s"]
-            samples_per_s = statistics.median(each["samples/s"] for each in found)
-            figures[f"{fmt}, {workers} workers"] = {
-                "samples/s": samples_per_s,
-                "synthetic": ceiling,
-                "ratio": samples_per_s / ceiling,
-                **{name: statistics.median(each[name] for each in found) for name in found[0] if name != "samples/s"},
-            }
-    return Part(ok=ok, figures=figures)
+    cases = [(U8, setup.batches[0], setup.workers[-1])]
+    cases += [(fmt, min(256, setup.batches[-1]), workers) for fmt in (U8, F32) for workers in setup.workers[-2:]]
+    for fmt, batch, workers in cases:
+        steps = 30 if setup.small else max(60, round(10_000 * setup.seconds / batch))
+        # One epoch is longer than the run, so that no validation and no checkpoint falls into it.
+        dataset = setup.dataset(fmt, setup.side, (steps + 2) * batch)
+        prefetch_mb = _prefetch_mb(dataset, batch, workers)
+        found = _run_rate(setup, dataset, max_steps=steps, batch_size=batch, workers=workers, prefetch_mb=prefetch_mb)
+        ceiling = SyntheticLoop(fmt, batch, setup.side).rate(setup.seconds)["samples/s"]
+        figures[f"{fmt}, batch {batch}, {workers} workers"] = {
+            "synthetic": ceiling,
+            "ratio": found["samples/s"] / ceiling,
+            **found,
+        }
+    return Part(ok=True, figures=figures)
+
+
+def _prefetch_mb(dataset: MadeUpDataset, batch: int, workers: int) -> int:
+    row_bytes = dataset.manifest.sample_bytes(dataset.manifest.splits["train"][0])
+    return max(512, (workers * 4 + 4) * batch * row_bytes // 1_000_000)
 
 
 def _run_rate(setup: Setup, dataset: MadeUpDataset, **settings: Any) -> dict[str, float]:
-    """A run of `setup.seconds` or so, through the engine that the console uses."""
-    steps = 30 if setup.small else max(60, round(9000 * setup.seconds / settings["batch_size"]))
-    run, found = run_to_end(setup, dataset=dataset, max_steps=steps, epochs=10**4, **settings)
+    """A run through the engine that the console uses."""
+    run, found = run_to_end(setup, dataset=dataset, epochs=1, **settings)
     if run.error is not None:
         raise run.error
     steady = steady_steps(found)
