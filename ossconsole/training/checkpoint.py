@@ -20,6 +20,7 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.multipart_uploads import abort_upload, list_uploads
+from ossconsole.training.compute import map_tensors
 from ossconsole.training.connector import ConnectorSettings
 from ossconsole.training.model import MAX_WEIGHTS_BYTES, load_untrusted
 from ossconsole.training.writer import CheckpointWriter
@@ -65,7 +66,12 @@ class Snapshot:
     def pack(self) -> bytes:
         """The bytes of the checkpoint."""
         self.arrived()
-        return pack(self.trainer_state, self.progress, self.about)
+        return pack(map_tensors(self.trainer_state, _with_own_storage), self.progress, self.about)
+
+
+def _with_own_storage(tensor: torch.Tensor) -> torch.Tensor:
+    """Of tensors that share a storage torch.save writes it whole, and who loads one of them holds them all."""
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
 def checkpoint_key(prefix: str, run: str, progress: Progress) -> str:

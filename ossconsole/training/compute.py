@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -100,15 +101,24 @@ class Compute:
     def host_copy(self, value: Any) -> Any:
         """A copy of a tensor, or of those in dictionaries and lists, on the host: nobody changes it afterwards.
 
-        From a GPU it is under way: it is there once the GPU has reached a milestone made after this call.
+        From a GPU it is under way: it is there once the GPU has reached a milestone made after this call. Tensors of
+        one dtype then share one page-locked storage: to lock one for each held training up for 0.1 to 0.25 s (140 MB
+        in 250 tensors, H100).
         """
-        if isinstance(value, torch.Tensor):
-            value = value.detach()
-            # To pinned memory, which torch takes for such copies: the host neither waits for it nor for the GPU.
-            return value.to("cpu", non_blocking=True) if value.is_cuda else value.clone()
-        if isinstance(value, dict):
-            return {key: self.host_copy(each) for key, each in value.items()}
-        return [self.host_copy(each) for each in value] if isinstance(value, list) else value
+        if not self.cuda:
+            return map_tensors(value, lambda tensor: tensor.detach().clone())
+        sizes: Counter[torch.dtype] = Counter()
+        map_tensors(value, lambda tensor: sizes.update({tensor.dtype: tensor.numel()}))
+        free = {dtype: torch.empty(size, dtype=dtype, pin_memory=True) for dtype, size in sizes.items()}
+
+        def copy(tensor: torch.Tensor) -> torch.Tensor:
+            space = free[tensor.dtype]
+            free[tensor.dtype] = space[tensor.numel() :]
+            # Dense tensors keep their strides, of channels_last too.
+            copied = space[: tensor.numel()].as_strided(tensor.shape, tensor.stride())
+            return copied.copy_(tensor.detach(), non_blocking=True)
+
+        return map_tensors(value, copy)
 
     def milestone(self) -> Callable[[], object]:
         """Waits, whichever thread calls it, until the device has done what it was told to do until now."""
@@ -227,6 +237,15 @@ class PendingTimes:
 def _between(first: Mark, second: Mark) -> float:
     """Seconds from one moment to the other."""
     return float(first.elapsed_time(second)) / 1000 if isinstance(first, torch.cuda.Event) else float(second - first)
+
+
+def map_tensors(value: Any, action: Callable[[torch.Tensor], Any]) -> Any:
+    """`value` with every tensor in it, and in its dictionaries and lists, replaced by what `action` gives for it."""
+    if isinstance(value, torch.Tensor):
+        return action(value)
+    if isinstance(value, dict):
+        return {key: map_tensors(each, action) for key, each in value.items()}
+    return [map_tensors(each, action) for each in value] if isinstance(value, list) else value
 
 
 def _nothing() -> None:

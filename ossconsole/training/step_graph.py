@@ -31,7 +31,7 @@ class StepGraph:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._failed = False
 
-    def __call__(self, images: torch.Tensor, labels: torch.Tensor, weight: float) -> torch.Tensor:
+    def __call__(self, images: torch.Tensor, labels: torch.Tensor, weight: float | torch.Tensor) -> torch.Tensor:
         """The results of this batch, valid until the next call."""
         graph = self._graph
         if graph is None and not self._failed and self._repeats(images.shape):
@@ -51,8 +51,8 @@ class StepGraph:
 
     def _capture(self, images: torch.Tensor, labels: torch.Tensor) -> torch.cuda.CUDAGraph | None:
         """Records the action without running it; None where that is not possible."""
-        graph = torch.cuda.CUDAGraph()
         try:
+            graph = torch.cuda.CUDAGraph()
             self._images, self._labels = torch.empty_like(images), torch.empty_like(labels)
             self._weight = torch.ones((), device=images.device)
             # Other threads may use CUDA meanwhile: the one that writes a checkpoint waits for events.

@@ -17,6 +17,7 @@ from ossconsole.training.compute import Compute
 from ossconsole.training.place import Place
 from ossconsole.training.ranks import Ranks
 from ossconsole.training.settings import TrainSettings
+from ossconsole.training.step_graph import StepGraph
 from ossconsole.training.trainer import EpochMeter, Trainer, counts
 
 CPU = torch.device("cpu")
@@ -50,6 +51,20 @@ def test_too_large_a_batch_is_told_with_the_size_to_try() -> None:
         trainer.step(torch.zeros(8, 3, 8, 8), torch.zeros(8).long(), EpochMeter(), samples=8)
     assert "--batch-size 4" in error.value.remedy
     assert not trainer.state()["gradients"]
+
+
+def test_a_step_that_cannot_be_recorded_as_a_graph_stays_eager(caplog: pytest.LogCaptureFixture) -> None:
+    def action(images: torch.Tensor, labels: torch.Tensor, weight: float | torch.Tensor) -> torch.Tensor:
+        ran.append(len(labels))
+        return images.sum() * weight
+
+    ran: list[int] = []
+    graph = StepGraph(action)
+    for count in (4, 4, 4, 2, 4, 4, 4, 4):  # recording is tried once: without a GPU it fails
+        found = graph(torch.ones(count, 3, 2, 2), torch.zeros(count).long(), 0.5)
+        assert float(found) == count * 12 * 0.5
+    assert ran == [4, 4, 4, 2, 4, 4, 4, 4]
+    assert len(caplog.records) == 1
 
 
 def test_pictures_that_do_not_fit_into_memory_are_told_so_too() -> None:
