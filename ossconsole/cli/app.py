@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 import sys
+from typing import NoReturn
 
 import click
 
 from ossconsole import __version__
-from ossconsole.cli.errors import run_group
+from ossconsole.cli.errors import INTERRUPTED, end_process, run_group
 from ossconsole.cli.options import HandingDown, Target, profile_options, readonly_option
 
 _COMMANDS = {
@@ -56,6 +57,15 @@ def ossconsole(context: click.Context, readonly: bool, target: Target) -> None:
         open_console(target, readonly=readonly)
 
 
-def main() -> None:
+def main() -> NoReturn:
     """The entry point."""
-    sys.exit(run_group(ossconsole))
+    try:
+        code = run_group(ossconsole)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except BaseException:  # noqa: BLE001 - a defect: told as Python tells it
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    end_process(code)

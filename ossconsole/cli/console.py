@@ -68,13 +68,15 @@ def open_console(target: Target, *, readonly: bool, demo: bool = False) -> None:
     check_terminal()
     on_hangup = load_settings().on_hangup
     front = stay_in_front(_killed)
-    # What is left of the hang-ups after the first one, which come from several sides, must not end the work.
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     # What lists, sorts or trains behind the screens lets them go on when a key comes.
     sys.setswitchinterval(_SWITCH_S)
     application = Application(target, readonly=readonly, demo=demo)
     set_up_logging()
-    with owned_terminal(native_log_path()) as terminal, ExitSignals(terminal) as signals:
+    # What is left of the hang-ups after the first one, which come from several sides, must not end the work.
+    with (
+        owned_terminal(native_log_path()) as terminal,
+        ExitSignals(terminal, ignore_hangups_afterwards=True) as signals,
+    ):
         application.open()
         try:
             left = asyncio.run(_show(application, signals, demo=demo))

@@ -100,10 +100,13 @@ class Ranks:
         return contextlib.nullcontext() if self.world == 1 else _lost_ranks(self.place)
 
     def tell_to_stop(self) -> None:
-        """Reaches also a process that waits for its data."""
-        with self._closing:  # a store that is gone would be waited for
-            if self._talk is not None:
-                self._store.set(_STOP_KEY, "1")
+        """Reaches also a process that waits for its data. Does nothing, and waits for nothing, while the run ends."""
+        if self._closing.acquire(blocking=False):
+            try:
+                if self._talk is not None:
+                    self._store.set(_STOP_KEY, "1")
+            finally:
+                self._closing.release()
 
     def told_to_stop(self) -> bool:
         return self.world > 1 and bool(self._store.check([_STOP_KEY]))

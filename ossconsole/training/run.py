@@ -5,9 +5,12 @@ No torch here: it is imported by the thread, after the console has painted.
 
 from __future__ import annotations
 
+import gc
 import logging
+import sys
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -164,11 +167,14 @@ class TrainingRun:
         self._record.append(sample.event())
 
     def _work(self) -> None:
+        raised: Exception | None = None
         try:
             self.summary = self._train()
         except ConsoleError as error:
+            raised = error
             self._fail(error)
         except Exception as error:
+            raised = error
             log.exception("The run %s failed", self.id)
             self._fail(
                 ConsoleError(
@@ -180,12 +186,13 @@ class TrainingRun:
             self._claim.release()
             self._sampler.stop()
             self._record.close()
+            _free_memory(raised)
 
     def _train(self) -> events.Summary:
         from ossconsole.storage.client import ObjectStore
         from ossconsole.training.data import training_data
 
-        context = self._context
+        context, begun = self._context, time.perf_counter()
         store = ObjectStore(context.profile, context.credentials)
         try:
             data = training_data(store, context.profile.dataset_prefix)
@@ -196,13 +203,53 @@ class TrainingRun:
         from ossconsole.training.session import Session, processes_wanted
 
         processes = processes_wanted(context.settings)
+        if context.controls.stopping.is_set() and self._place.world == 1:
+            return self._stop_before_training(time.perf_counter() - begun)
         if processes == 1:
             return Session(context, store, data, self._place).train()
         with Followers(context, processes) as followers:
             leader, ready = followers.leader, followers.wait_until_ready
             return Session(context, store, data, leader, before_meeting=ready).train()
 
+    def _stop_before_training(self, seconds: float) -> events.Summary:
+        """The end of a run that was stopped while torch was being loaded: no model has to be built for it."""
+        context = self._context
+        context.describe()
+        context.say("Nothing has been trained yet: no checkpoint is written.")
+        summary = events.Summary(
+            time=time.time(),
+            run=self.id,
+            state=RunState.STOPPED,
+            epochs=0,
+            steps=0,
+            samples=0,
+            bytes=0,
+            seconds=seconds,
+            samples_per_s=0.0,
+            wait_fraction=0.0,
+        )
+        context.enter(RunState.STOPPED)
+        context.tell(summary)
+        return summary
+
     def _fail(self, error: ConsoleError) -> None:
         self.error = error
         self._context.complain(error.message, error.remedy)
         self._context.enter(RunState.FAILED)
+
+
+def _free_memory(error: BaseException | None) -> None:
+    """Gives back what the run held: batch buffers, and the memory of a GPU, which others may wait for.
+
+    The frames of an error's tracebacks hold pictures and gradients; a session and its parts refer to each other.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+    gc.collect()
+    cuda = sys.modules.get("torch.cuda")  # another thread may just be loading it
+    if getattr(cuda, "is_initialized", lambda: False)():
+        try:
+            sys.modules["torch"].cuda.empty_cache()
+        except RuntimeError:  # a GPU that failed for good
+            log.exception("The memory of the GPU was not given back")

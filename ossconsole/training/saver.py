@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.telemetry import events
-from ossconsole.training.checkpoint import CheckpointStore, Saved, Snapshot
+from ossconsole.training.checkpoint import CheckpointStore, Progress, Saved, Snapshot
 from ossconsole.training.context import RunContext
+
+log = logging.getLogger(__name__)
 
 _PATIENCE_S = 30.0  # how long training waits for one checkpoint before it leaves out the next
 
@@ -19,12 +22,13 @@ _TELL_EVERY_S = 0.25
 class Saver:
     """Writes what it is given in the background and tells how that went; a failure never ends the run.
 
-    `last_key` is the newest checkpoint in the bucket ("" while there is none), `saved_step` its step.
+    `begun_at` is where the run begins or was resumed: that needs no checkpoint. `last_key` is the newest checkpoint
+    that this run wrote, "" while there is none.
     """
 
-    def __init__(self, context: RunContext, checkpoints: CheckpointStore, *, saved_step: int = 0) -> None:
+    def __init__(self, context: RunContext, checkpoints: CheckpointStore, *, begun_at: Progress) -> None:
         self.last_key = ""
-        self.saved_step = saved_step
+        self._saved = begun_at
         self._context = context
         self._checkpoints = checkpoints
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -39,6 +43,10 @@ class Saver:
             return True
         self._context.warn("A checkpoint is left out: the one before it is still being written.")
         return False
+
+    def needs(self, progress: Progress) -> bool:
+        """Whether something was trained or validated since the last checkpoint; ask when `ready`."""
+        return progress != self._saved
 
     def save(self, snapshot: Snapshot, *, best: bool) -> None:
         """Begins to write a checkpoint; call when `ready`."""
@@ -64,17 +72,19 @@ class Saver:
         return True
 
     def _save(self, snapshot: Snapshot, best: bool) -> Saved | None:
-        data, progress = snapshot.pack(), snapshot.progress
-        way = _Way(self._context, len(data))
+        progress, way = snapshot.progress, _Way(self._context)
         try:
+            data = snapshot.pack()
+            way.size = len(data)
             saved = self._checkpoints.save(data, progress, best=best, on_written=way.tell)
         except ConsoleError as error:
-            way.give_up()
-            self._context.tell(
-                events.WarningEvent(time=time.time(), message=error.message, remedy=error.remedy, step=progress.step)
-            )
+            self._tell_failure(way, progress, error)
             return None
-        self.saved_step = progress.step
+        except Exception as error:
+            log.exception("A checkpoint was not written")
+            self._tell_failure(way, progress, unexpected_failure(progress, error))
+            return None
+        self._saved = progress
         self._context.tell(
             events.Checkpoint(
                 time=time.time(),
@@ -90,19 +100,33 @@ class Saver:
         )
         return saved
 
+    def _tell_failure(self, way: _Way, progress: Progress, error: ConsoleError) -> None:
+        way.give_up()
+        self._context.tell(
+            events.WarningEvent(time=time.time(), message=error.message, remedy=error.remedy, step=progress.step)
+        )
+
+
+def unexpected_failure(progress: Progress, error: Exception) -> ConsoleError:
+    """What to say where a checkpoint could not be made, such as for want of memory."""
+    return ConsoleError(
+        f"The checkpoint of step {progress.step} was not written: {type(error).__name__}: {error}.",
+        remedy="The log has the traceback. The run continues, and the next checkpoint is tried as usual.",
+    )
+
 
 class _Way:
     """Tells how far a checkpoint of `size` bytes is, now and then."""
 
-    def __init__(self, context: RunContext, size: int) -> None:
+    def __init__(self, context: RunContext) -> None:
+        self.size = 0
         self._context = context
-        self._size = size
         self._key = ""
         self._told = 0.0
 
     def tell(self, key: str, written: int) -> None:
         now = time.monotonic()
-        if key != self._key or written == self._size or now - self._told >= _TELL_EVERY_S:
+        if key != self._key or written == self.size or now - self._told >= _TELL_EVERY_S:
             self._key, self._told = key, now
             self._emit(written)
 
@@ -111,4 +135,4 @@ class _Way:
             self._emit(0, over=True)
 
     def _emit(self, written: int, *, over: bool = False) -> None:
-        self._context.tell(events.Saving(time=time.time(), key=self._key, bytes=self._size, written=written, over=over))
+        self._context.tell(events.Saving(time=time.time(), key=self._key, bytes=self.size, written=written, over=over))

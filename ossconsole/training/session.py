@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -32,12 +33,14 @@ from ossconsole.training.place import Place
 from ossconsole.training.plan import BatchRequest, Plan, Split
 from ossconsole.training.ranks import RankLostError, Ranks
 from ossconsole.training.resume import resume
-from ossconsole.training.saver import Saver
+from ossconsole.training.saver import Saver, unexpected_failure
 from ossconsole.training.settings import TrainSettings
 from ossconsole.training.source import BatchSource
 from ossconsole.training.steps import DivergedError, DoneStep, StepReports
 from ossconsole.training.totals import Totals
 from ossconsole.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
 
 _CHECKPOINT_TIMEOUT_S = 150.0  # of each of two tries
 _MODEL_SEED = 2  # tells this use of the run's seed apart from others
@@ -119,22 +122,19 @@ class Session:
             about=self._about(),
         )
         self._context.controls.on_stop = self._ranks.tell_to_stop
-        self._begin_reading_and_writing()
-        try:
-            self._loop()
-            return self._finish()
-        except (DivergedError, RankLostError):
-            raise
-        except ConsoleError:
-            self._rescue()
-            raise
-        finally:
-            self._compute.free_all_slots()
-            self._source.close()
-            if self._saver:
-                self._saver.close()
+        with contextlib.ExitStack() as resources:
+            self._begin_reading_and_writing(resources)
+            try:
+                self._loop()
+                return self._finish()
+            except (DivergedError, RankLostError):
+                raise
+            except ConsoleError:
+                self._rescue()
+                raise
 
-    def _begin_reading_and_writing(self) -> None:
+    def _begin_reading_and_writing(self, resources: contextlib.ExitStack) -> None:
+        """Starts the readers and, on rank 0, the saver; `resources` ends them, each although another one raises."""
         context, settings = self._context, self._settings
         connector = ConnectorSettings(
             context.profile,
@@ -152,7 +152,8 @@ class Session:
                     checkpoints.adopt()
                 except StorageError as error:  # a key may have no right to list
                     context.warn(f"Old checkpoints of this run stay: {error.message}", error.remedy)
-            self._saver = Saver(context, checkpoints, saved_step=context.step)
+            self._saver = Saver(context, checkpoints, begun_at=self._course.progress(context.step))
+            resources.callback(self._saver.close)
         self._reports = StepReports(
             context, self._totals, late=self._compute.cuda, last_checkpoint=self._last_checkpoint
         )
@@ -168,6 +169,8 @@ class Session:
             on_pause=self._obey_alone if alone else self._heed,
             on_recovery=self._clock.restart,
         )
+        resources.callback(self._source.close)
+        resources.callback(self._compute.free_all_slots)
 
     # The loop
 
@@ -256,7 +259,7 @@ class Session:
             elif agreed.left > 0:
                 context.switch(agreed.endpoint, reason=f"the other one failed on rank {agreed.left}")
         if agreed.checkpoint:
-            self._save()
+            self._save_if_asked()
         if agreed.lr is not None:
             self._trainer.set_peak_lr(agreed.lr)
             context.say(f"The peak learning rate is now {agreed.lr:g}.")
@@ -276,7 +279,7 @@ class Session:
         """Does what was asked of the run while its only process cannot get a batch."""
         controls = self._context.controls
         if controls.take_checkpoint():
-            self._save()
+            self._save_if_asked()
         if (lr := controls.take_lr()) is not None:
             self._trainer.set_peak_lr(lr)
         if controls.paused:
@@ -351,18 +354,39 @@ class Session:
 
     # Checkpoints
 
-    def _save(self, *, best: bool = False, last: bool = False) -> None:
-        """Takes a snapshot and has it written, once an earlier one is."""
+    def _save(self, *, best: bool = False, last: bool = False) -> bool:
+        """Takes a snapshot and has it written, once an earlier one is. False where nothing is new since that one."""
         self._reports.flush()
         if self._saver is None or not self._saver.ready(last=last):
-            return
-        state = self._compute.host_copy(self._trainer.state())
+            return True
         progress = self._course.progress(self._context.step)
-        self._saver.save(Snapshot(state, progress, self._about(), self._compute.milestone()), best=best)
+        if not self._saver.needs(progress):
+            return False
+        try:
+            state = self._compute.host_copy(self._trainer.state())
+            snapshot = Snapshot(state, progress, self._about(), self._compute.milestone())
+        except (MemoryError, RuntimeError) as error:  # what the step needs is told by the step
+            log.exception("A checkpoint could not be taken")
+            failure = unexpected_failure(progress, error)
+            self._context.warn(failure.message, failure.remedy)
+        else:
+            self._saver.save(snapshot, best=best)
+        return True
+
+    def _save_if_asked(self, *, last: bool = False) -> None:
+        """Saves, and says so where there is nothing to save: an untrained model must never replace a trained one."""
+        if not self._save(last=last):
+            step = self._context.step
+            self._context.say(
+                f"Nothing was trained since step {step}: no checkpoint is written."
+                if step
+                else "Nothing has been trained yet: no checkpoint is written."
+            )
 
     def _rescue(self) -> None:
         """What was trained since the last checkpoint is kept, although the run ends over an error."""
-        if self._saver is not None and self._context.step > self._saver.saved_step:
+        saver = self._saver
+        if saver and saver.ready(last=True) and saver.needs(self._course.progress(self._context.step)):
             self._context.say("Writing a checkpoint before the run ends.")
             self._save(last=True)
 
@@ -389,7 +413,7 @@ class Session:
         stopped = context.controls.stopping.is_set()
         if stopped:
             context.enter(RunState.STOPPING)
-            self._save(last=True)
+            self._save_if_asked(last=True)
         if self._saver:
             self._saver.wait()
         state = RunState.STOPPED if stopped else RunState.FINISHED

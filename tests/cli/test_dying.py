@@ -6,6 +6,8 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ from ossconsole.telemetry.record import read_events
 from ossconsole.telemetry.runs import list_runs
 from tests.cli.consoles import TRAIN, Console, cleared, fill_sandbox, processes_of, wait_until
 from tests.cli.crashing import SENTINEL
+from tests.terminal.screen import DEADLINE_S
 
 pytestmark = pytest.mark.timeout(300)
 F12 = "\x1b[24~"
@@ -76,6 +79,20 @@ def test_killed_without_a_chance_the_terminal_is_put_back_all_the_same(state: Pa
         assert f"ossconsole was killed by {number.name}" in console.lines[0]
         assert str(state / "logs" / "ossconsole.log") in "".join(console.lines)
     wait_until(lambda: not processes_of(state))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"), [(["--version"], 0, "version"), (["ls", "--no-such-option"], 2, "No such option")]
+)
+def test_a_command_ends_although_a_thread_does_not(arguments: list[str], code: int, words: str) -> None:
+    """The interpreter would wait for it, and take torch apart object by object after that."""
+    started = "import threading, time; threading.Thread(target=time.sleep, args=(3600,)).start()"
+    command = f"{started}; from ossconsole.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", command, *arguments], capture_output=True, check=False, text=True, timeout=DEADLINE_S
+    )
+    assert done.returncode == code
+    assert words in done.stdout + done.stderr
 
 
 def test_killed_in_front_the_inner_one_leaves_in_good_order(state: Path) -> None:

@@ -93,12 +93,31 @@ def loops(log: Path) -> int:
     return code
 
 
-def unattached(log: Path) -> int:
-    """Work before the App runs, such as an import."""
+def unattached(log: Path, number: str = "") -> int:
+    """Work before the App runs, such as an import. With a number another thread gets that signal."""
+
+    def receive() -> None:
+        signal.pthread_kill(threading.get_ident(), int(number))
+
     with owned_terminal(log) as terminal, ExitSignals(terminal):
+        if number:
+            threading.Timer(0.3, receive).start()
         print("ready", flush=True)
         while True:
             time.sleep(60)
+
+
+def unwinds(log: Path) -> int:
+    """What has been asked to end is asked again while it puts things away."""
+    with owned_terminal(log) as terminal, ExitSignals(terminal):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGHUP)
+            print("put away", flush=True)
+    return 0
 
 
 def ignores(log: Path) -> int:
@@ -176,7 +195,18 @@ def app(log: Path, kind: str = "") -> int:
 
 SCENARIOS = {
     scenario.__name__: scenario
-    for scenario in (prints, draws_and_raises, draws_and_leaves, refused, loops, unattached, ignores, goes_on, app)
+    for scenario in (
+        prints,
+        draws_and_raises,
+        draws_and_leaves,
+        refused,
+        loops,
+        unattached,
+        unwinds,
+        ignores,
+        goes_on,
+        app,
+    )
 }
 
 if __name__ == "__main__":

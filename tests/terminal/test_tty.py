@@ -81,6 +81,23 @@ def test_signals_before_the_app_runs(number: signal.Signals, code: int, log: Pat
         terminal.assert_restored()
 
 
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_a_signal_that_another_thread_gets_is_acted_on_all_the_same(
+    number: signal.Signals, code: int, log: Path
+) -> None:
+    """As one that comes just before the main thread falls asleep: Python alone would act on it after a minute."""
+    with Terminal(CHILD, "unattached", log, str(int(number))) as terminal:
+        assert terminal.finish() == code
+        terminal.assert_restored()
+
+
+def test_a_second_signal_does_not_disturb_the_end(log: Path) -> None:
+    with Terminal(CHILD, "unwinds", log) as terminal:
+        assert terminal.finish() == 143
+        terminal.assert_restored()
+    assert b"put away" in terminal.output
+
+
 def test_an_app_that_does_not_end_is_ended_by_the_second_request(log: Path) -> None:
     with Terminal(CHILD, "ignores", log) as terminal:
         terminal.until(b"ready")

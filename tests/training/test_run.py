@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 
 import msgspec
 import pytest
@@ -14,8 +15,9 @@ from ossconsole.dataset.manifest import object_key
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.record import read_events
-from ossconsole.training.checkpoint import fetch_uri, unpack
+from ossconsole.training.checkpoint import Snapshot, fetch_uri, stable_key, unpack
 from ossconsole.training.run import TrainingRun
+from ossconsole.training.settings import TrainSettings
 from tests.training.conftest import (
     CLASSES,
     DEADLINE_S,
@@ -93,6 +95,142 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(bucket: Bucket, start_ru
         (each.step, each.loss, each.lr) for each in steps(first)[5:]
     ]
     assert figures(third) == figures(first)
+
+
+GOOD = b"the checkpoint of another run"
+
+
+def keep_good(bucket: Bucket) -> str:
+    """Puts something that must stay at the stable key, which it gives."""
+    key = stable_key(bucket.profile.checkpoint_prefix)
+    bucket.store().put(key, GOOD)
+    return key
+
+
+def told(found: list[events.Event]) -> str:
+    return "\n".join(event.message for event in found if isinstance(event, events.InfoEvent | events.WarningEvent))
+
+
+@pytest.mark.parametrize("at", ["first line", "waiting for the first batch"])
+def test_a_run_stopped_before_its_first_step_writes_no_checkpoint(bucket: Bucket, start_run: StartRun, at: str) -> None:
+    def stop(event: events.Event) -> None:
+        gate.wait(DEADLINE_S)
+        begun = isinstance(event, events.State) and event.state is RunState.RUNNING
+        if begun if at == "waiting for the first batch" else isinstance(event, events.Run):
+            runs[0].stop()
+
+    stable = keep_good(bucket)
+    runs: list[TrainingRun] = []
+    gate = threading.Event()
+    runs.append(start_run(on_event=stop))
+    gate.set()
+    found = finished(runs[0])
+    summary = found[-1]
+    assert isinstance(summary, events.Summary)
+    assert (summary.state, summary.steps, summary.checkpoint) == (RunState.STOPPED, 0, "")
+    assert "Nothing has been trained yet: no checkpoint is written." in told(found)
+    assert objects_below(bucket) == {stable: GOOD}
+
+
+def objects_below(bucket: Bucket) -> dict[str, bytes]:
+    store = bucket.store()
+    return {found.key: store.get(found.key) for found in store.list_all(f"{bucket.profile.checkpoint_prefix}/")}
+
+
+def test_a_run_stopped_while_torch_loads_ends_without_a_model(
+    bucket: Bucket, start_run: StartRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop_and_count(_settings: TrainSettings) -> int:
+        runs[0].stop()
+        return 1
+
+    monkeypatch.setattr("ossconsole.training.session.processes_wanted", stop_and_count)
+    monkeypatch.setattr("ossconsole.training.session.Session", None)
+    stable = keep_good(bucket)
+    gate = threading.Event()
+    runs: list[TrainingRun] = []
+    monkeypatch.setattr("ossconsole.training.data.training_data", lambda *_: gate.wait(DEADLINE_S) and bucket.data)
+    runs.append(start_run())
+    gate.set()
+    found = finished(runs[0])
+    assert [type(event) for event in found] == [events.Run, events.InfoEvent, events.State, events.Summary]
+    assert objects_below(bucket) == {stable: GOOD}
+
+
+def test_a_checkpoint_asked_for_before_the_first_step_is_not_written(bucket: Bucket, start_run: StartRun) -> None:
+    asked = threading.Event()
+
+    def watch(event: events.Event) -> None:
+        if isinstance(event, events.InfoEvent) and "no checkpoint is written" in event.message:
+            asked.set()
+
+    stable = keep_good(bucket)
+    profile = msgspec.structs.replace(bucket.profile, accelerated_endpoint="http://0.0.2:9")
+    run = start_run(profile, endpoint=EndpointKind.ACCELERATED, fall_back=False, attended=True, on_event=watch)
+    run.checkpoint()
+    assert asked.wait(DEADLINE_S)
+    run.stop()
+    finished(run)
+    assert objects_below(bucket) == {stable: GOOD}
+
+
+def test_a_run_that_fails_before_its_first_step_rescues_nothing(bucket: Bucket, start_run: StartRun) -> None:
+    stable = keep_good(bucket)
+    profile = msgspec.structs.replace(bucket.profile, accelerated_endpoint="http://0.0.2:9")
+    run = start_run(profile, endpoint=EndpointKind.ACCELERATED, fall_back=False)
+    assert run.wait(DEADLINE_S)
+    assert run.state is RunState.FAILED
+    assert objects_below(bucket) == {stable: GOOD}
+
+
+def test_a_run_resumed_and_stopped_at_once_writes_the_same_checkpoint_not_again(
+    bucket: Bucket, start_run: StartRun
+) -> None:
+    def stop(event: events.Event) -> None:
+        if isinstance(event, events.State) and event.state is RunState.RUNNING:
+            gate.wait(DEADLINE_S)
+            runs[0].stop()
+
+    finished(start_run(epochs=2, max_steps=4, checkpoint_every=2))
+    before = objects_below(bucket)
+    gate = threading.Event()
+    runs: list[TrainingRun] = [start_run(epochs=2, max_steps=8, resume="latest", on_event=stop)]
+    gate.set()
+    found = finished(runs[0])
+    summary = found[-1]
+    assert isinstance(summary, events.Summary)
+    assert (summary.steps, steps(found)) == (4, [])
+    assert "Nothing was trained since step 4" in told(found)
+    assert objects_below(bucket) == before
+
+
+def test_a_checkpoint_that_cannot_be_made_does_not_end_the_run(
+    bucket: Bucket, start_run: StartRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_snapshot: Snapshot) -> bytes:
+        monkeypatch.undo()
+        raise MemoryError("no room for 90 MB")
+
+    monkeypatch.setattr(Snapshot, "pack", fail)
+    found = finished(start_run(epochs=2))
+    assert "The checkpoint of step 6 was not written: MemoryError: no room for 90 MB." in told(found)
+    (saved,) = only(found, events.Checkpoint)
+    assert isinstance(saved, events.Checkpoint)
+    assert saved.step == 12
+
+
+def test_a_failed_run_lets_go_of_its_tensors(start_run: StartRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs: list[weakref.ref[torch.Tensor]] = []
+
+    def fail(_loss: torch.nn.Module, outs: torch.Tensor, _labels: torch.Tensor) -> torch.Tensor:
+        outputs.append(weakref.ref(outs))
+        raise RuntimeError("a device assert")
+
+    monkeypatch.setattr(torch.nn.CrossEntropyLoss, "forward", fail)
+    run = start_run()
+    assert run.wait(DEADLINE_S)
+    assert run.error is not None
+    assert outputs[0]() is None
 
 
 def figures(found: list[events.Event]) -> list[tuple[int, float | None, float | None, float | None]]:
