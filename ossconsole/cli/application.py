@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from ossconsole.cli.options import OpenTarget, Target
 from ossconsole.config.credentials import Credentials
 from ossconsole.config.endpoints import EndpointKind
@@ -20,7 +22,18 @@ from ossconsole.config.resolve import Resolution
 from ossconsole.terminal.logs import register_secret
 from ossconsole.training.claim import ClaimedError
 from ossconsole.training.settings import TrainSettings
-from ossconsole.tui.services import RunHandle, Setting, Stage, StageState, UploadHandle
+from ossconsole.tui.services import (
+    ConsoleState,
+    Failed,
+    NoCredentials,
+    Ready,
+    RunHandle,
+    Setting,
+    Stage,
+    StageState,
+    Starting,
+    UploadHandle,
+)
 
 if TYPE_CHECKING:
     from ossconsole.cli.bucket_setup import BucketSetup
@@ -57,7 +70,7 @@ class Application:
         self._demo = demo
         self._opened: OpenTarget | None = None
         self._resolution: Resolution | None = None
-        self._stages: dict[str, Stage] = {}
+        self._state: ConsoleState = Starting()
         self._run: RunHandle | None = None
         self._upload: UploadJob | AttachedUpload | None = None
         # What this process does itself, and lets others see and steer (`ossconsole.training.control.Workplace`).
@@ -68,12 +81,13 @@ class Application:
         self._stores: dict[EndpointKind, ObjectStore] = {}
         self._resources = contextlib.ExitStack()
         self._lock = threading.Lock()
+        # Held while a run or an upload is started or another profile is opened, which takes as long as other processes
+        # take to answer.
+        self._changing = threading.Lock()
 
     def open(self) -> None:
         """Finds out what to open. Raises SettingsError when flags, environment or files contradict each other."""
-        self._resolution = self._target.resolve()
-        uses_sandbox = self._resolution is None
-        self._stages = {label: Stage(label, StageState.WAITING) for label in _STAGES} if uses_sandbox else {}
+        self._start_on(self._target, self._target.resolve())
 
     @property
     def busy(self) -> bool:
@@ -128,17 +142,18 @@ class Application:
         gc.enable()  # which `open_console` has put off
         from ossconsole.telemetry.sampler import Sampler
 
-        self._make_ready_behind()
         self._sampler = Sampler()
         self._sampler.start()
+        self._make_ready_behind()
+
+    @property
+    def state(self) -> ConsoleState:
+        return self._state
 
     @property
     def profile(self) -> Profile | None:
-        return self._opened.profile if self._opened else None
-
-    @property
-    def stages(self) -> Sequence[Stage]:
-        return tuple(self._stages.values())
+        state = self._state
+        return state.profile if state.usable else None
 
     @property
     def run(self) -> RunHandle | None:
@@ -185,46 +200,49 @@ class Application:
             store.close()
 
     def use_profile(self, name: str) -> None:
-        states = [stage.state for stage in self.stages]
-        if self.busy:
-            raise ConsoleError("A run or an upload is still going on.", remedy="Stop it before changing the profile.")
-        if StageState.ACTIVE in states or (self._opened is None and StageState.FAILED not in states):
-            raise ConsoleError("The profile in use is still being made ready.", remedy="Wait a moment.")
-        target = Target({"profile": name})
-        target.resolve()
-        with self._lock:
-            for store in self._stores.values():
-                store.close()
-            self._stores.clear()
-            self._opened = None
-            self._resources.close()
-        self._run = self._upload = None
-        self._target, self._demo = target, False
-        self.open()
-        self._make_ready_behind()
+        self._reopen(self._target.with_profile(name))
+
+    def reload(self) -> None:
+        self._reopen(self._target)
 
     def bucket_setup(self) -> BucketSetup:
         from ossconsole.cli.bucket_setup import BucketSetup
+        from ossconsole.config.sources import find_credentials
 
-        opened = self._ready()
-        return BucketSetup(opened.profile, opened.credentials, self.readonly)
+        opened, resolution = self._opened, self._resolution
+        if opened is not None:
+            return BucketSetup(opened.profile, opened.credentials, self.readonly)
+        if resolution is None:
+            raise self._not_usable()
+        profile = resolution.profile
+
+        def credentials() -> Credentials:
+            return find_credentials(profile)()
+
+        return BucketSetup(profile, credentials, self.readonly)
 
     def start_run(self, settings: TrainSettings) -> RunHandle:
+        self._refuse_readonly()
+        self._refuse_unprepared()
+        return self._start_run(settings)
+
+    def _start_run(self, settings: TrainSettings) -> RunHandle:
         from ossconsole.training.run import TrainingRun
 
-        self._refuse_readonly()
-        opened = self._ready()
-        if self._run is not None and self._run.alive:
-            name = self._run.record_path.stem
-            raise ConsoleError(f"The run {name} is still going on.", remedy="Stop it first (s).")
-        try:
-            run = TrainingRun(opened.profile, opened.credentials, settings, attended=True)
-        except ClaimedError:
-            self._meet_others(opened)
-            raise
-        run.start()
-        self._run = self.own_run = run
-        return run
+        with self._changing:
+            opened = self._ready()
+            assert self._sampler is not None  # noqa: S101 - nothing is ready before `begin`
+            if self._run is not None and self._run.alive:
+                name = self._run.record_path.stem
+                raise ConsoleError(f"The run {name} is still going on.", remedy="Stop it first (s).")
+            try:
+                run = TrainingRun(opened.profile, opened.credentials, settings, self._sampler, attended=True)
+            except ClaimedError:
+                self._meet_others(opened)
+                raise
+            run.start()
+            self._run = self.own_run = run
+            return run
 
     def plan_upload(
         self, settings: UploadSettings, stop: threading.Event, on_progress: Callable[[int], None]
@@ -236,33 +254,73 @@ class Application:
 
     def start_upload(self, settings: UploadSettings) -> UploadHandle:
         self._refuse_readonly()
+        self._refuse_unprepared()
         return self._start_upload(settings)
 
     # Making ready
+
+    def _start_on(self, target: Target, resolution: Resolution | None) -> None:
+        stages = tuple(Stage(label, StageState.WAITING) for label in _STAGES) if resolution is None else ()
+        self._target, self._resolution = target, resolution
+        self._state = Starting(profile=resolution.profile if resolution else None, stages=stages)
+
+    def _reopen(self, target: Target) -> None:
+        """Works on `target` from now on. Raises ConsoleError, and changes nothing, where that cannot be done now."""
+        with self._changing, self._lock:
+            if self.busy:
+                raise ConsoleError(
+                    "A run or an upload is still going on.", remedy="Stop it before changing the profile."
+                )
+            if isinstance(self._state, Starting):
+                raise ConsoleError("The profile in use is still being made ready.", remedy="Wait a moment.")
+            self._start_on(target, target.resolve())
+            for store in self._stores.values():
+                store.close()
+            self._stores.clear()
+            self._opened = self._run = self._upload = None
+            self._demo = False
+            self._resources.close()
+        self._make_ready_behind()
 
     def _make_ready_behind(self) -> None:
         threading.Thread(target=self._make_ready, name="make-ready", daemon=True).start()
 
     def _make_ready(self) -> None:
-        uses_sandbox = self._resolution is None
-        stage = _STAGES[0] if uses_sandbox else "profile"
+        from ossconsole.config.sources import NoCredentialsError
+
         try:
-            if uses_sandbox:
-                self._stage(stage, StageState.ACTIVE)
-            opened = self._resources.enter_context(self._target.open(say=log.info))
-            self._register_secrets(opened)
-            self._opened = opened
-            self._meet_others(opened)
-            if opened.sandbox is None:
-                return
-            self._stage(stage, StageState.DONE, f"{opened.profile.standard_endpoint}, speeds are simulated")
-            self._fill_sandbox(opened)
-            if self._demo and self._run is None:
-                with contextlib.suppress(ClaimedError):  # another demo was faster: its run is shown
-                    self.start_run(DEMO_SETTINGS)
+            opened = self._open_target()
+            if opened.sandbox is not None:
+                self._prepare_sandbox(opened)
+        except NoCredentialsError as error:
+            log.info("Making ready failed: %s", error)
+            self._state = NoCredentials(profile=self._state.profile, looked=tuple(error.looked))
         except ConsoleError as error:
             log.error("Making ready failed: %s", error)  # noqa: TRY400 - the message says it all
-            self._fail_stage(stage, error)
+            self._fail(str(error))
+        except Exception as error:
+            log.exception("Making ready failed")  # no state may be left at "starting" for ever
+            self._fail(f"Unexpected {type(error).__name__}: {error}. The log (f12) has the traceback.")
+        else:
+            self._state = Ready(profile=opened.profile, stages=self._state.stages)
+
+    def _open_target(self) -> OpenTarget:
+        uses_sandbox = self._resolution is None
+        if uses_sandbox:
+            self._stage(_STAGES[0], StageState.ACTIVE)
+        opened = self._resources.enter_context(self._target.open(say=log.info))
+        self._register_secrets(opened)
+        self._opened = opened
+        self._meet_others(opened)
+        return opened
+
+    def _prepare_sandbox(self, opened: OpenTarget) -> None:
+        self._state = Starting(profile=opened.profile, stages=self._state.stages, opened=True)
+        self._stage(_STAGES[0], StageState.DONE, f"{opened.profile.standard_endpoint}, speeds are simulated")
+        self._fill_sandbox(opened)
+        if self._demo and self._run is None:
+            with contextlib.suppress(ClaimedError):  # another demo was faster: its run is shown
+                self._start_run(DEMO_SETTINGS)
 
     def _meet_others(self, opened: OpenTarget) -> None:
         """Lets other processes find this one, and shows what they do with the same bucket. Raises ConsoleError."""
@@ -312,13 +370,16 @@ class Application:
     def _start_upload(self, settings: UploadSettings) -> UploadJob:
         from ossconsole.dataset.upload import UploadJob
 
-        opened = self._ready()
-        if self._upload is not None and self._upload.alive:
-            raise ConsoleError("An upload is still going on.", remedy="Wait for it, or cancel it on the Upload screen.")
-        job = UploadJob(opened.profile, opened.credentials, settings)
-        job.start()
-        self.own_upload = self._upload = job
-        return job
+        with self._changing:
+            opened = self._ready()
+            if self._upload is not None and self._upload.alive:
+                raise ConsoleError(
+                    "An upload is still going on.", remedy="Wait for it, or cancel it on the Upload screen."
+                )
+            job = UploadJob(opened.profile, opened.credentials, settings)
+            job.start()
+            self.own_upload = self._upload = job
+            return job
 
     def _register_secrets(self, opened: OpenTarget) -> None:
         """Lets the log's filter know what must never be written."""
@@ -329,21 +390,41 @@ class Application:
 
     def _ready(self) -> OpenTarget:
         if self._opened is None:
-            failed = [stage.detail for stage in self._stages.values() if stage.state is StageState.FAILED]
-            raise SettingsError("There is no bucket to work on yet.", remedy=failed[0] if failed else "Wait a moment.")
+            raise self._not_usable()
         return self._opened
+
+    def _not_usable(self) -> SettingsError:
+        """Why there is no bucket to work on."""
+        state = self._state
+        if isinstance(state, NoCredentials):
+            return SettingsError("There are no credentials yet.", remedy="Press 1, then k, to enter an AccessKey.")
+        remedy = state.reason if isinstance(state, Failed) else "Wait a moment."
+        return SettingsError("There is no bucket to work on yet.", remedy=remedy)
 
     def _refuse_readonly(self) -> None:
         if self.readonly:
             raise SettingsError("The console was started with --readonly.", remedy="Start it without.")
 
-    def _stage(self, label: str, state: StageState, detail: str = "") -> None:
-        self._stages = {**self._stages, label: Stage(label, state, detail)}
+    def _refuse_unprepared(self) -> None:
+        if isinstance(self._state, Starting) and self._state.opened:
+            raise ConsoleError("The sample dataset is still being prepared.", remedy="Wait until it is uploaded.")
 
-    def _fail_stage(self, otherwise: str, error: ConsoleError) -> None:
-        """Marks the stage that was going on, or `otherwise`, as failed."""
-        active = [label for label, stage in self._stages.items() if stage.state is StageState.ACTIVE]
-        self._stage(active[0] if active else otherwise, StageState.FAILED, str(error))
+    def _stage(self, label: str, state: StageState, detail: str = "") -> None:
+        stages = {stage.label: stage for stage in self._state.stages} | {label: Stage(label, state, detail)}
+        self._state = msgspec.structs.replace(self._state, stages=tuple(stages.values()))
+
+    def _fail(self, reason: str) -> None:
+        """Marks the stage that was active as failed; the bucket stays usable where it was opened."""
+        for stage in self._state.stages:
+            if stage.state is StageState.ACTIVE:
+                self._stage(stage.label, StageState.FAILED, reason)
+        opened = self._opened
+        if opened is None:
+            self._state = Failed(profile=self._state.profile, stages=self._state.stages, reason=reason)
+            return
+        if not self._state.stages:
+            self._stage("profile", StageState.FAILED, reason)
+        self._state = Ready(profile=opened.profile, stages=self._state.stages)
 
 
 def _load_training() -> None:

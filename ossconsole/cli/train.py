@@ -85,6 +85,7 @@ def train(*, target: Target, as_json: bool, endpoint: str, **options: Any) -> in
     Ctrl-C once stops after the step with a checkpoint, twice at once. Without its terminal the run goes on, unless
     `on_hangup` in the settings says otherwise; `ossconsole` shows and steers it.
     """
+    from ossconsole.telemetry.sampler import Sampler
     from ossconsole.training.control import ControlServer
     from ossconsole.training.run import TrainingRun
 
@@ -100,13 +101,16 @@ def train(*, target: Target, as_json: bool, endpoint: str, **options: Any) -> in
         if not place.leads:
             return _follow(opened, settings, place)
         printing = Printing(_print_json if as_json else _print_line)
-        run = TrainingRun(opened.profile, opened.credentials, settings, place=place, on_event=printing)
+        sampler = Sampler()
+        run = TrainingRun(opened.profile, opened.credentials, settings, sampler, place=place, on_event=printing)
         printing.stop = run.stop
         start_resource_tracker()
         with stopping_on_signals(run, on_hangup) as signalled, ControlServer(_Workplace(opened.profile, run)):
+            sampler.start()
             run.start()
             while not run.wait(_POLL_S):
                 pass
+        sampler.stop()
         if run.error is not None:
             if not as_json:
                 click.echo(f"Error: {run.error}", err=True)

@@ -14,6 +14,8 @@ DEFAULT_DATASET_PREFIX = "dataset/imagenet/ILSVRC/Data"
 DEFAULT_CHECKPOINT_PREFIX = "checkpoints"
 AUTO_CREDENTIALS = "auto"
 SANDBOX_NAME = "sandbox"
+FLAGS_NAME = "flags"
+"""The name of a profile that was put together from flags and the environment alone."""
 """Reserved: `--profile sandbox` is the embedded server, whatever profiles exist."""
 
 PLAIN_HTTP_ALLOWED = "allowed"

@@ -10,7 +10,7 @@ import msgspec
 from ossconsole.config.endpoints import normalise_endpoint
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.hosts import classify, internal_endpoint
-from ossconsole.config.profile import SANDBOX_NAME, FieldError, Profile, checked, refuse_plain_http
+from ossconsole.config.profile import FLAGS_NAME, SANDBOX_NAME, FieldError, Profile, checked, refuse_plain_http
 from ossconsole.config.settings_file import Settings
 
 PROFILE_VARIABLE = "OSSCONSOLE_PROFILE"
@@ -81,7 +81,7 @@ def resolve(settings: Settings, flags: Mapping[str, str], environ: Mapping[str, 
         origins = {**dict.fromkeys((*FIELDS, "credentials"), Origin(OriginKind.PROFILE, named)), **origins}
         _refuse_two_regions(values, origins)
     elif environ.get(VARIABLES["bucket"]) or any(flags.get(name) for name in _PLACE_FIELDS):
-        values = {"name": "flags", "bucket": "", **values}
+        values = {"name": FLAGS_NAME, "bucket": "", **values}
         _derive(values, origins)
         origins = {**dict.fromkeys((*FIELDS, "credentials"), Origin(OriginKind.DEFAULT)), **origins}
     else:

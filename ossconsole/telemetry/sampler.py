@@ -67,10 +67,13 @@ class TelemetrySample(msgspec.Struct, frozen=True, kw_only=True):
         return Telemetry(time=self.time, gpus=self.gpu.gpus, host=self.host, problem=self.problem or self.gpu.problem)
 
 
+Listener = Callable[[TelemetrySample], None]
+
+
 class Sampler(threading.Thread):
     """Samples every `interval_s` seconds until `stop`; a reader that fails becomes a `problem` in the sample.
 
-    `on_sample` is called with each sample, from this thread. `latest` and `series` may be asked from any thread at any
+    There is one in a process, for all that want to know. `latest` and `series` may be asked from any thread at any
     time.
     """
 
@@ -81,14 +84,14 @@ class Sampler(threading.Thread):
         gpus: Gpus | None = None,
         host: Host | None = None,
         clock: Callable[[], float] = time.time,
-        on_sample: Callable[[TelemetrySample], None] | None = None,
     ) -> None:
         super().__init__(name="ossconsole-sampler", daemon=True)
         self._interval = interval_s
         self._gpus: Gpus = GpuReader() if gpus is None else gpus
         self._host: Host = HostReader() if host is None else host
         self._clock = clock
-        self._on_sample = on_sample
+        self._listeners: list[Listener] = []
+        self._telling = threading.Lock()
         self._halt = threading.Event()
         self._sampled = threading.Condition()
         self._open_problem = ""
@@ -99,6 +102,16 @@ class Sampler(threading.Thread):
     def latest(self) -> TelemetrySample | None:
         """The newest sample, None before the first."""
         return self._latest
+
+    def listen(self, listener: Listener) -> None:
+        """Calls `listener` with each sample from now on, from this thread; it must not call back."""
+        with self._telling:
+            self._listeners.append(listener)
+
+    def unlisten(self, listener: Listener) -> None:
+        """Ends what `listen` began, if it did: once this returns, no call comes any more."""
+        with self._telling:
+            self._listeners = [known for known in self._listeners if known != listener]
 
     def series(self, name: str) -> Series | None:
         """Values over Unix time: `gpu0.utilization` and the other figures of a GPU, `host.cpu` and so on.
@@ -141,8 +154,9 @@ class Sampler(threading.Thread):
                 series = self._series[name] = Series()
             series.append(sample.time, value)
         self._latest = sample
-        if self._on_sample is not None:
-            self._on_sample(sample)
+        with self._telling:
+            for listener in self._listeners:
+                listener(sample)
         with self._sampled:
             self._count += 1
             self._sampled.notify_all()

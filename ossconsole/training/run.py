@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import sys
 import threading
 import time
@@ -35,11 +36,13 @@ _KEPT_EVENTS = 50_000
 """Events kept for a screen that does not look; the record on disk has them all."""
 _SAMPLE_EVERY_S = 2.0
 """How often the record tells of GPUs and host: 0.4 kB each time, and 0.3 kB more for each GPU."""
+_EARLY_S = 0.2  # a sample may come this much before its time, rather than be left out for the next one
 
 
 class TrainingRun:
     """One run. `attended` tells that somebody can act: a failing endpoint then pauses the run instead of ending it.
 
+    `sampler` looks at GPUs and host for the record; it is the process's own, and belongs to the caller.
     `attended` may change while it goes on. `on_event` is called with each event, from the thread that made it. `place`
     is that of this process, which leads, where torchrun started several.
     Raises SettingsError, and ClaimedError while another run writes to the same checkpoint prefix.
@@ -53,6 +56,7 @@ class TrainingRun:
         profile: Profile,
         credentials: CredentialSource,
         settings: TrainSettings,
+        sampler: Sampler,
         *,
         record_dir: Path | None = None,
         place: Place = _ALONE,
@@ -75,7 +79,8 @@ class TrainingRun:
         self._record = RunRecord(record_path(self.id, record_dir))
         self._on_event = on_event
         self._told_of_record = False
-        self._sampler = Sampler(interval_s=_SAMPLE_EVERY_S, on_sample=self._record_sample)
+        self._sampler = sampler
+        self._sampled_at = -math.inf
         self._events: deque[Event] = deque(maxlen=_KEPT_EVENTS)
         self._thread = threading.Thread(target=self._work, name=f"training-{self.id}", daemon=True)
 
@@ -148,10 +153,10 @@ class TrainingRun:
         What the machine does is recorded between the first line and the last.
         """
         if isinstance(event, events.Summary):
-            self._sampler.stop()
+            self._sampler.unlisten(self._record_sample)
         self._record.append(event)
         if isinstance(event, events.Run):
-            self._sampler.start()
+            self._sampler.listen(self._record_sample)
         self._events.append(event)
         if self._on_event is not None:
             self._on_event(event)
@@ -163,8 +168,10 @@ class TrainingRun:
             )
 
     def _record_sample(self, sample: TelemetrySample) -> None:
-        """Only the record is told: a screen of this process looks at the machine by itself."""
-        self._record.append(sample.event())
+        """Only the record is told, and not of each sample: a screen of this process asks the sampler."""
+        if abs(sample.time - self._sampled_at) > _SAMPLE_EVERY_S - _EARLY_S:
+            self._sampled_at = sample.time
+            self._record.append(sample.event())
 
     def _work(self) -> None:
         raised: Exception | None = None
@@ -184,7 +191,7 @@ class TrainingRun:
             )
         finally:
             self._claim.release()
-            self._sampler.stop()
+            self._sampler.unlisten(self._record_sample)
             self._record.close()
             _free_memory(raised)
 

@@ -25,7 +25,7 @@ from ossconsole.tui.continuing import take_terminal_again_when_continued
 from ossconsole.tui.frugal import FrugalStylesheet, FrugalUpdate
 from ossconsole.tui.screens.base import ConsoleScreen
 from ossconsole.tui.screens.opening import OpeningScreen
-from ossconsole.tui.services import Services
+from ossconsole.tui.services import NoCredentials, Services, Starting
 from ossconsole.tui.text import safe
 
 if TYPE_CHECKING:
@@ -108,6 +108,8 @@ class ConsoleApp(App[str]):
         self.initial_mode = initial_mode
         self._look = memory.recall("look", "")
         self.glyphs = glyph_set or glyphs.SETS.get(self._look.get("glyphs", ""), glyphs.for_terminal())
+        self._undecided = initial_mode == "browse"
+        """Until the credentials were looked for, or the user has chosen a screen."""
         self.jobs: list[Job] = []
         """Downloads and other work on objects, of the Browse screen."""
         self.crash_lines: list[str] = []
@@ -171,11 +173,21 @@ class ConsoleApp(App[str]):
         self._spare_modules()
         for event in self.monitor.pull():
             self._announce(event)
+        self._open_setup_without_credentials()
         # While a mode is shown for the first time it has no screen yet.
         screen = self.screen_stack[-1] if self.screen_stack else None
         if isinstance(screen, ConsoleScreen):
             screen.redraw_bars()
             screen.tick()
+
+    def _open_setup_without_credentials(self) -> None:
+        """At the start only, and only where the user has not chosen another screen meanwhile."""
+        state = self.services.state
+        if not self._undecided or isinstance(state, Starting):
+            return
+        self._undecided = False
+        if isinstance(state, NoCredentials) and isinstance(self.screen, ConsoleScreen):
+            self.switch_mode("setup")
 
     def _spare_modules(self) -> None:
         """Leave what modules hold to themselves: each full pass of the collector over them would hold up keys by 0.1 s,
@@ -211,6 +223,7 @@ class ConsoleApp(App[str]):
     def action_mode(self, mode: str) -> None:
         if not isinstance(self.screen, ConsoleScreen):
             return
+        self._undecided = False
         self.switch_mode(mode)
 
     def action_help(self) -> None:

@@ -1,7 +1,8 @@
 """What the screens need from the rest of the program, as protocols: the CLI composes the real ones, tests fakes.
 
-Every method that may block (a request, a probe) is called in a thread worker and raises ConsoleError; everything else
-returns at once. Runs, uploads and the sampler belong to their own threads and outlive the App.
+Attributes, and the methods that say so, return at once. Every other method may block (a request, another process, a
+lock): it is called in a thread, never on the event loop, and raises ConsoleError. Runs, uploads and the sampler belong
+to their own threads and outlive the App.
 """
 
 from __future__ import annotations
@@ -145,6 +146,52 @@ class Stage(msgspec.Struct, frozen=True):
     detail: str = ""
 
 
+class ConsoleState(msgspec.Struct, frozen=True, kw_only=True):
+    """How the console stands with the bucket it works on: one of the four states below.
+
+    `profile` is None only while the sandbox, which makes it, has not started. `stages` is the work before the first
+    run, also after its end; empty where there is none.
+    """
+
+    profile: Profile | None = None
+    stages: tuple[Stage, ...] = ()
+
+    @property
+    def usable(self) -> bool:
+        """Whether the bucket can be listed, written and trained on."""
+        return False
+
+
+class Starting(ConsoleState, frozen=True, kw_only=True):
+    """The credentials are looked for, or the sandbox starts; once it is `opened`, its sample dataset is prepared."""
+
+    opened: bool = False
+
+    @property
+    def usable(self) -> bool:
+        return self.opened
+
+
+class Ready(ConsoleState, frozen=True, kw_only=True):
+    """There is nothing to wait for."""
+
+    @property
+    def usable(self) -> bool:
+        return True
+
+
+class NoCredentials(ConsoleState, frozen=True, kw_only=True):
+    """No source has a key pair for the profile; `looked` tells of each, in a line."""
+
+    looked: tuple[str, ...] = ()
+
+
+class Failed(ConsoleState, frozen=True, kw_only=True):
+    """The profile, or the sandbox, cannot be used; `reason` says why and what to do."""
+
+    reason: str
+
+
 class AcceleratorState(msgspec.Struct, frozen=True):
     """The bucket's accelerator, None where it has none, and what to know before training through it."""
 
@@ -178,15 +225,17 @@ class Services(Protocol):
     """True where nothing may be written, deleted or started."""
 
     def begin(self) -> None:
-        """Begins to make ready what takes time; called once, when the console has painted its first screen."""
+        """Begins to make ready what takes time; called once, when the console has painted its first screen.
+
+        Returns at once.
+        """
+
+    @property
+    def state(self) -> ConsoleState: ...
 
     @property
     def profile(self) -> Profile | None:
-        """None while the sandbox that makes the profile is still starting."""
-
-    @property
-    def stages(self) -> Sequence[Stage]:
-        """What is being made ready before the first run; empty when there is nothing to make ready."""
+        """The profile of the state where it is usable, else None."""
 
     @property
     def run(self) -> RunHandle | None:
@@ -205,16 +254,16 @@ class Services(Protocol):
         """The sampler's latest look at the GPUs and the host, None before the first."""
 
     def settings(self) -> Sequence[Setting]:
-        """The profile in use, setting by setting."""
+        """The profile in use, setting by setting; returns at once."""
 
     def credentials(self) -> Credentials:
-        """The key pair in use; may block (a metadata service) and raises ConsoleError where there is none."""
+        """The key pair in use. Raises ConsoleError where there is none."""
 
     def store(self, kind: EndpointKind) -> Store:
         """The bucket through an endpoint. Raises ConsoleError where the profile has no such endpoint."""
 
     def preflight(self, kind: EndpointKind) -> None:
-        """Looks whether the endpoint answers a signed request; blocks, raises ConsoleError with the reason."""
+        """Looks whether the endpoint answers a signed request. Raises ConsoleError with the reason."""
 
     def start_run(self, settings: TrainSettings) -> RunHandle:
         """Starts a run and makes it `run`. Raises ConsoleError while another is alive."""
@@ -222,16 +271,19 @@ class Services(Protocol):
     def plan_upload(
         self, settings: UploadSettings, stop: threading.Event, on_progress: Callable[[int], None]
     ) -> UploadPlan:
-        """Goes through the source until `stop` is set; blocks, raises ConsoleError, or Stopped."""
+        """Goes through the source until `stop` is set. Raises ConsoleError, or Stopped."""
 
     def start_upload(self, settings: UploadSettings) -> UploadHandle:
         """Starts an upload and makes it `upload`. Raises ConsoleError while another is alive."""
 
     def use_profile(self, name: str) -> None:
-        """Works on another profile from now on, "sandbox" for the embedded server; finds the credentials anew.
+        """Works on another profile from now on, "sandbox" for the embedded server; every command-line option stays.
 
         Returns before it is ready. Raises ConsoleError, and changes nothing, while a run or an upload is alive.
         """
 
+    def reload(self) -> None:
+        """Reads the settings and looks for the credentials again, like `use_profile` with the profile in use."""
+
     def bucket_setup(self) -> BucketSetup:
-        """Raises ConsoleError while there is no bucket to work on."""
+        """Returns at once. Raises ConsoleError while no profile is known; credentials are not needed yet."""

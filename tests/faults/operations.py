@@ -26,6 +26,7 @@ from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.transfer import Download
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
+from ossconsole.telemetry.sampler import Sampler
 from ossconsole.training.checkpoint import CheckpointStore, Progress, checkpoint_key, stable_key
 from ossconsole.training.connector import ConnectorSettings
 from ossconsole.training.run import TrainingRun
@@ -283,7 +284,7 @@ class Training(Operation):
             patience_s=self.patience_s,
         )
         try:
-            run = TrainingRun(self.world.profile, self.world.credentials, settings, on_event=watch)
+            run = TrainingRun(self.world.profile, self.world.credentials, settings, Sampler(), on_event=watch)
         except ConsoleError as error:
             return Result(str(error))
         run.start()

@@ -9,7 +9,7 @@ import pytest
 from ossconsole.telemetry import events
 from ossconsole.telemetry.gpu import GpuReader
 from ossconsole.telemetry.host import HostReader
-from ossconsole.telemetry.sampler import Sampler
+from ossconsole.telemetry.sampler import Sampler, TelemetrySample
 from ossconsole.telemetry.samples import GpuSnapshot, HostSample
 from tests.telemetry.fake_nvml import FakeNvml
 
@@ -133,3 +133,23 @@ def test_host_rates(monkeypatch: pytest.MonkeyPatch, elapsed: float) -> None:
     assert (first.receive_rate, first.own_cpu) == (None, None)
     expected = (1000.0, 0.0, 100.0) if elapsed else (None, None, None)
     assert (second.receive_rate, second.send_rate, second.loopback_rate) == expected
+
+
+def test_listeners_get_each_sample_until_they_no_longer_listen() -> None:
+    sampler = Sampler(interval_s=0.001, gpus=GpuReader(FakeNvml(0)), clock=itertools.count(0.0).__next__)
+    heard: list[float] = []
+    others: list[float] = []
+
+    def listen(found: TelemetrySample) -> None:
+        heard.append(found.time)
+
+    sampler.listen(listen)
+    sampler.listen(lambda found: others.append(found.time))
+    sampler.start()
+    assert sampler.wait(3, timeout_s=30)
+    sampler.unlisten(listen)
+    known = list(heard)
+    assert sampler.wait(len(known) + 2, timeout_s=30)
+    assert sampler.stop()
+    assert heard == known == others[: len(known)]
+    assert len(others) > len(known)

@@ -19,6 +19,7 @@ from ossconsole.dataset.manifest import Manifest, Sample, object_key, write_mani
 from ossconsole.sandbox.process import SandboxProcess
 from ossconsole.storage.client import ObjectStore
 from ossconsole.telemetry import events
+from ossconsole.telemetry.sampler import Sampler
 from ossconsole.training.connector import ConnectorSettings
 from ossconsole.training.data import TrainingData
 from ossconsole.training.run import TrainingRun
@@ -107,6 +108,8 @@ def start_run(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("OSSCONSOLE_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("OSSCONSOLE_CONFIG_DIR", str(tmp_path / "config"))
     runs: list[TrainingRun] = []
+    sampler = Sampler()
+    sampler.start()
 
     def start(
         profile: Profile | None = None,
@@ -116,7 +119,9 @@ def start_run(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         **settings: object,
     ) -> TrainingRun:
         chosen = TrainSettings(**{"batch_size": 16, "workers": 1, "epochs": 1, **settings})  # type: ignore[arg-type]
-        run = TrainingRun(profile or bucket.profile, bucket.credentials, chosen, attended=attended, on_event=on_event)
+        run = TrainingRun(
+            profile or bucket.profile, bucket.credentials, chosen, sampler, attended=attended, on_event=on_event
+        )
         runs.append(run)
         run.start()
         return run
@@ -125,6 +130,7 @@ def start_run(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for run in runs:
         run.stop()
         assert run.wait(DEADLINE_S)
+    sampler.stop()
 
 
 def finished(run: TrainingRun) -> list[events.Event]:

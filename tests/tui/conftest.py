@@ -1,17 +1,47 @@
-"""The same console on every machine: UTC, fixed theme and symbols."""
+"""The same console on every machine: UTC, fixed theme and symbols; and an event loop that no screen may hold up."""
 
 from __future__ import annotations
 
+import asyncio
+import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+import ossconsole.tui
 from ossconsole.tui.app import ConsoleApp
 from ossconsole.tui.glyphs import BRAILLE
 from tests.tui.fakes import START, FakeServices
 
 AppMaker = Callable[..., ConsoleApp]
+
+
+_WAITING = {"socket.connect", "socket.getaddrinfo", "http.client.send", "subprocess.Popen", "fcntl.flock"}
+"""What Python tells an audit hook of: asking the network, another process, or a lock that another process may hold."""
+_SCREENS = str(Path(ossconsole.tui.__file__).parent)
+_waited: list[str] = []
+
+
+def _note_waiting(event: str, _arguments: object) -> None:
+    if event not in _WAITING or asyncio._get_running_loop() is None:
+        return
+    frame = sys._getframe(1)
+    while frame is not None and not frame.f_code.co_filename.startswith(_SCREENS):  # a test may ask what it likes
+        frame = frame.f_back  # type: ignore[assignment]
+    if frame is not None and frame.f_code.co_name != "_fatal_error":  # which nobody waits for any more
+        _waited.append(f"{event} from {frame.f_code.co_filename}:{frame.f_lineno}")
+
+
+sys.addaudithook(_note_waiting)  # for good: hooks cannot be taken away
+
+
+@pytest.fixture(autouse=True)
+def _the_event_loop_never_waits() -> Iterator[None]:
+    _waited.clear()
+    yield
+    assert not _waited
 
 
 @pytest.fixture(autouse=True)

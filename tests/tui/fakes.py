@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -26,7 +27,7 @@ from ossconsole.telemetry.events import Event, RunState
 from ossconsole.telemetry.sampler import TelemetrySample
 from ossconsole.telemetry.samples import GpuSample, GpuSnapshot, HostSample
 from ossconsole.training.settings import TrainSettings
-from ossconsole.tui.services import Setting
+from ossconsole.tui.services import ConsoleState, Ready, Setting, StageState, Starting
 from ossconsole.tui.services import Stage as ReadyStage
 
 START = 1_750_000_000.0
@@ -208,10 +209,18 @@ class FakeStore:
         return ListPage(objects, [name for name in page if rows[name] is None], str(last) if last < len(names) else "")
 
 
+def may_block() -> None:
+    """What begins each method that may block in the real services: the event loop must not wait for it."""
+    assert asyncio._get_running_loop() is None, "called on the event loop"
+
+
 @dataclass
 class FakeServices:
+    """The state follows from `profile` and `stages` where no `standing` is given."""
+
     profile: Profile | None = SIMULATED
     stages: Sequence[ReadyStage] = ()
+    standing: ConsoleState | None = None
     run: FakeRun | None = None
     upload: FakeUpload | None = None
     sample: TelemetrySample | None = None
@@ -224,9 +233,32 @@ class FakeServices:
     planned: list[UploadSettings] = field(default_factory=list)
     uploads: list[UploadSettings] = field(default_factory=list)
     begun: int = 0
+    _last: ConsoleState = Starting()  # noqa: RUF009 - it is immutable
+
+    def __post_init__(self) -> None:
+        if self.standing is not None:
+            self.stand(self.standing)
+
+    def stand(self, state: ConsoleState) -> None:
+        """Take another state."""
+        self.standing = state
+        self.profile = state.profile if state.usable else None
 
     def begin(self) -> None:
         self.begun += 1
+
+    @property
+    def state(self) -> ConsoleState:
+        """One object as long as nothing changes, like that of the real services."""
+        stages = tuple(self.stages)
+        preparing = any(stage.state in {StageState.WAITING, StageState.ACTIVE} for stage in stages)
+        found: ConsoleState = Ready(profile=self.profile, stages=stages)
+        if self.profile is None or preparing:
+            found = Starting(profile=self.profile, stages=stages, opened=self.profile is not None)
+        found = self.standing or found
+        if found != self._last:
+            self._last = found
+        return self._last
 
     def settings(self) -> list[Setting]:
         if self.profile is None:
@@ -240,16 +272,20 @@ class FakeServices:
         ]
 
     def credentials(self) -> Credentials:
+        may_block()
         return Credentials("LTAI5tExampleKeyId9Qz", Secret(SECRET), source="OSS_ACCESS_KEY_ID in the environment")
 
     def store(self, kind: EndpointKind) -> FakeStore:
+        may_block()
         return self.stores[kind]
 
     def preflight(self, kind: EndpointKind) -> None:
+        may_block()
         if kind in self.unreachable:
             raise self.unreachable[kind]
 
     def start_run(self, settings: TrainSettings) -> FakeRun:
+        may_block()
         self.started.append(settings)
         self.run = FakeRun(state=RunState.STARTING)
         return self.run
@@ -257,6 +293,7 @@ class FakeServices:
     def plan_upload(
         self, settings: UploadSettings, stop: threading.Event, on_progress: Callable[[int], None]
     ) -> UploadPlan:
+        may_block()
         self.planned.append(settings)
         on_progress(12_345)
         if isinstance(self.plan, ConsoleError):
@@ -266,6 +303,7 @@ class FakeServices:
         return self.plan
 
     def start_upload(self, settings: UploadSettings) -> FakeUpload:
+        may_block()
         self.uploads.append(settings)
         started = FakeUpload(upload_progress(phase=Phase.STARTING), settings=settings)
         self.upload = self.own_upload = started

@@ -15,7 +15,7 @@ from ossconsole.storage.accelerator import AcceleratedPath, Accelerator
 from ossconsole.storage.report import EndpointReport, ProbeReport, stages
 from ossconsole.storage.steps import PERMISSION_STAGES, Figures, OnStep, Stage, Step, StepStatus
 from ossconsole.tui.services import AcceleratorState, Setting
-from tests.tui.fakes import REAL, START, FakeServices
+from tests.tui.fakes import REAL, START, FakeServices, may_block
 
 STANDARD, ACCELERATED = EndpointKind.STANDARD, EndpointKind.ACCELERATED
 REQUEST_ID = "5C3D9175B6FC201293AD0A1B"
@@ -123,6 +123,7 @@ class FakeBucketSetup:
     asked: list[object] = field(default_factory=list)
 
     def probe(self, on_step: OnStep) -> ProbeReport:
+        may_block()
         if self.error is not None:
             raise self.error
         for step in self.steps:
@@ -135,22 +136,27 @@ class FakeBucketSetup:
         )
 
     def instance(self) -> Instance:
+        may_block()
         if self.place is None:
             raise MetadataError("No answer.")
         return self.place
 
     def accelerator(self) -> AcceleratorState:
+        may_block()
         return self.state
 
     def create_accelerator(self, wanted: Accelerator) -> None:
+        may_block()
         self.asked.append(wanted)
         self.state = AcceleratorState(wanted)
 
     def delete_accelerator(self) -> None:
+        may_block()
         self.asked.append("delete")
         self.state = AcceleratorState(None)
 
     def create_bucket(self) -> None:
+        may_block()
         self.asked.append("bucket")
 
 
@@ -161,10 +167,12 @@ class SetupServices(FakeServices):
     profile: Profile | None = REAL
     setup: FakeBucketSetup = field(default_factory=FakeBucketSetup)
     used: list[str] = field(default_factory=list)
+    reloads: int = 0
     busy: ConsoleError | None = None
     pair: Credentials | None = None
 
     def credentials(self) -> Credentials:
+        may_block()
         return self.pair or super().credentials()
 
     def settings(self) -> list[Setting]:
@@ -180,9 +188,14 @@ class SetupServices(FakeServices):
         ]
 
     def use_profile(self, name: str) -> None:
+        may_block()
         if self.busy is not None:
             raise self.busy
         self.used.append(name)
+
+    def reload(self) -> None:
+        may_block()
+        self.reloads += 1
 
     def bucket_setup(self) -> FakeBucketSetup:
         return self.setup

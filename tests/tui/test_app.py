@@ -15,6 +15,7 @@ from ossconsole.tui.app import ConsoleApp
 from ossconsole.tui.screens.confirm import ConfirmScreen
 from ossconsole.tui.screens.help import HelpScreen, KeyTable
 from ossconsole.tui.screens.log import LogScreen
+from ossconsole.tui.services import NoCredentials, Starting
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import REAL, SECRET, FakeRun, FakeServices, Script
 from tests.tui.screens import settle, shown
@@ -75,6 +76,36 @@ async def test_the_keys_of_the_modes_switch_screens(make_app: AppMaker) -> None:
             await pilot.press(key)
             await settle(pilot)
             assert app.current_mode == mode
+
+
+NO_KEY = NoCredentials(profile=REAL)
+
+
+async def test_without_credentials_the_console_opens_on_setup(make_app: AppMaker) -> None:
+    services = FakeServices(standing=Starting(profile=REAL))
+    app = make_app(services, "browse")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        assert app.current_mode == "browse"
+        services.stand(NO_KEY)
+        await settle(pilot)
+        assert app.current_mode == "setup"
+        for mode in "234":
+            await pilot.press(mode)
+            await settle(pilot)
+            assert "No credentials for profile imagenet-hz. Press 1, then k." in shown(app)
+            assert "imagenet-hz: no credentials" in shown(app)
+
+
+async def test_a_screen_that_was_chosen_meanwhile_stays(make_app: AppMaker) -> None:
+    services = FakeServices(standing=Starting(profile=REAL))
+    app = make_app(services, "browse")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("4")
+        services.stand(NO_KEY)
+        await settle(pilot)
+        assert app.current_mode == "train"
 
 
 async def test_a_click_on_the_mode_bar_switches_too(make_app: AppMaker) -> None:

@@ -30,6 +30,7 @@ from ossconsole.tui.browse.dialogs import InputDialog, ListDialog, PictureScreen
 from ossconsole.tui.screens.browse import BrowseScreen
 from ossconsole.tui.screens.confirm import ConfirmScreen
 from ossconsole.tui.screens.new_run import NewRunScreen
+from ossconsole.tui.services import NoCredentials, Ready, Stage, StageState
 from ossconsole.tui.widgets.table import VirtualTable
 from tests.sandboxed import Sandboxed
 from tests.tui.conftest import AppMaker
@@ -741,3 +742,28 @@ async def test_the_profile_opens_when_it_is_there(make_app: AppMaker) -> None:
         await browser.press("x", "d", "y", "z")
         found.profile = msgspec.structs.replace(profile, name="ready") if profile else None
         await browser.until(lambda: "checkpoints/" in browser.text)
+
+
+async def test_the_sample_dataset_shows_once_it_has_arrived(make_app: AppMaker) -> None:
+    store = FakeStore()
+    found = services(store, stages=[Stage("upload", StageState.ACTIVE)])
+    async with make_app(found, "browse").run_test(size=(80, 24)) as pilot:
+        browser = await opened(pilot, store, "")
+        assert "Preparing the sample dataset: upload" in browser.text
+        store.keys["dataset/manifest.json"] = 1
+        found.stages = [Stage("upload", StageState.DONE)]
+        await browser.until(lambda: "dataset/" in browser.text)
+        assert "1 folders" in browser.text
+
+
+async def test_a_bucket_that_cannot_be_used_any_more_is_left(make_app: AppMaker) -> None:
+    store = FakeStore({"a.pt": 1})
+    found = services(store)
+    async with make_app(found, "browse").run_test(size=(80, 24)) as pilot:
+        browser = await opened(pilot, store, "")
+        await browser.until(lambda: "a.pt" in browser.text)
+        found.stand(NoCredentials(profile=store.profile))
+        await browser.until(lambda: "No credentials for profile sandbox." in browser.text)
+        assert "a.pt" not in browser.text
+        found.stand(Ready(profile=store.profile))
+        await browser.until(lambda: "a.pt" in browser.text)

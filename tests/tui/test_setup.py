@@ -22,7 +22,7 @@ from ossconsole.config.settings_file import Settings, load_settings, save_settin
 from ossconsole.storage.steps import Stage, Step, StepStatus
 from ossconsole.tui.app import ConsoleApp
 from ossconsole.tui.screens.setup import SetupScreen
-from ossconsole.tui.services import AcceleratorState
+from ossconsole.tui.services import AcceleratorState, Failed, NoCredentials, Ready
 from ossconsole.tui.setup.form import FormScreen
 from ossconsole.tui.setup.profile_form import ProfileForm
 from ossconsole.tui.setup.profiles import ProfilesScreen
@@ -450,7 +450,7 @@ async def test_a_wrong_value_is_said_at_its_field(make_app: AppMaker, profiles: 
         await press(pilot, "ctrl+s")
         await settle(pilot)
     assert load_settings().profile("imagenet-hz").bucket == "good-bucket"
-    assert services.used == ["imagenet-hz"]
+    assert (services.reloads, services.used) == (1, [])
 
 
 async def test_a_broken_settings_file_is_told(make_app: AppMaker) -> None:
@@ -479,7 +479,7 @@ async def test_a_key_is_written_where_the_connector_reads_it(make_app: AppMaker)
     assert written is not None
     assert (written.access_key_id, written.access_key_secret) == ("LTAI5tTyped", Secret("typed-sentinel"))
     assert stat.S_IMODE(connector_file().stat().st_mode) == 0o400
-    assert services.used == ["imagenet-hz"]
+    assert (services.reloads, services.used) == (1, [])
 
 
 @pytest.mark.parametrize(
@@ -549,21 +549,53 @@ async def test_large_screens_show_accelerator_connector_and_sources(make_app: Ap
 
 
 async def test_a_profile_without_a_way_in_can_still_be_set_up(make_app: AppMaker) -> None:
-    from ossconsole.tui.services import Stage as Work
-    from ossconsole.tui.services import StageState
+    services = setup_services(all_good())
+    services.stand(Failed(profile=REAL, reason="~/.alibabacloud/credentials is not JSON."))
+    app = make_app(services, "setup")
+    async with app.run_test(size=LARGE) as pilot:
+        await settle(pilot)
+        text = plain(app)
+        assert "imagenet-hz: failed" in text
+        assert "imagenet-train" in text
+        assert "~/.alibabacloud/credentials is not JSON." in text
+        assert "environment OSS_ACCESS_KEY_ID" in text
+        await press(pilot, "c")
+        await settle(pilot)
+        assert "✓ 21 ms manifest there" in plain(app)
+        await press(pilot, "k")
+        assert top(app, FormScreen)
 
+
+async def test_without_credentials_it_says_what_to_do(make_app: AppMaker) -> None:
     services = setup_services()
-    services.profile = None
-    services.stages = [Work("profile", StageState.FAILED, "No credentials were found. Enter an AccessKey.")]
+    services.stand(NoCredentials(profile=REAL, looked=("environment OSS_ACCESS_KEY_ID (not set)",)))
     app = make_app(services, "setup")
     async with app.run_test(size=SMALL) as pilot:
         await settle(pilot)
         text = plain(app)
-        assert "imagenet-train" in text
-        assert "No credentials were found. Enter an AccessKey." in text
-        assert app.screen.check_action("prove", ()) is None
-        await press(pilot, "k")
-        assert top(app, FormScreen)
+        for words in ("imagenet-hz: no credentials", "k enters an AccessKey", "OSS_ACCESS_KEY_ID (not set)"):
+            assert words in text, words
+        assert "Setup screen" not in text
+        assert "looking for them" not in text
+        assert app.screen.check_action("accelerator", ()) is None
+        services.stand(Ready(profile=REAL))  # as after `k` or `r`
+        await settle(pilot)
+        await settle(pilot)
+        assert "LTAI…d9Qz" in plain(app)
+
+
+async def test_options_of_the_command_line_stay_with_another_profile(make_app: AppMaker, profiles: Settings) -> None:
+    services = setup_services()
+    app = make_app(services, "setup")
+    async with app.run_test(size=LARGE) as pilot:
+        await settle(pilot)
+        await press(pilot, "p", "down", "enter")
+        await settle(pilot)
+        (told,) = app._notifications
+        assert told.message.endswith("Options of the command line stay: --bucket.")
+    assert services.used == ["beijing"]
+    assert load_settings().active == "beijing"
+    assert profiles.active == REAL.name
 
 
 def test_a_proof_orders_what_is_wrong() -> None:

@@ -13,7 +13,7 @@ from ossconsole.telemetry.events import RunState
 from ossconsole.tui.screens.new_run import NewRunScreen
 from ossconsole.tui.services import Stage, StageState
 from tests.tui.conftest import AppMaker
-from tests.tui.fakes import START, FakeRun, FakeServices, Script, gpu, sample
+from tests.tui.fakes import START, FakeRun, FakeServices, FakeUpload, Script, gpu, sample, upload_progress
 from tests.tui.screens import settle, shown
 
 ACCELERATED = EndpointKind.ACCELERATED
@@ -220,13 +220,38 @@ async def test_what_is_being_made_ready_is_shown(make_app: AppMaker) -> None:
         Stage("sample pictures", StageState.ACTIVE, "drawing 120 of 640"),
         Stage("upload", StageState.WAITING),
     ]
-    app = make_app(FakeServices(profile=None, stages=stages))
+    services = FakeServices(stages=stages)
+    app = make_app(services)
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(pilot)
         text = shown(app)
-    assert "sandbox: starting" in text
+        await pilot.press("n")
+        await settle(pilot)
+        assert not isinstance(app.screen, NewRunScreen)
+        (refusal,) = app._notifications
+        assert refusal.message == "Preparing the sample dataset: sample pictures drawing 120 of 640"
+        services.stages = [Stage(stage.label, StageState.DONE) for stage in stages]
+        await settle(pilot)
+        assert "No run yet.  Press n" in shown(app)
+        await pilot.press("n")
+        await settle(pilot)
+        assert isinstance(app.screen, NewRunScreen)
+    assert "sandbox: preparing" in text
     assert "▶ sample pictures drawing 120 of 640" in " ".join(text.split())
     assert "✓ sandbox" in text
+
+
+async def test_the_upload_of_the_sample_dataset_tells_how_far_it_is(make_app: AppMaker) -> None:
+    services = FakeServices(
+        stages=[Stage("upload", StageState.ACTIVE)], upload=FakeUpload(upload_progress(done=312, total=850))
+    )
+    app = make_app(services)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        assert "▶ upload 312 of 850 samples" in " ".join(shown(app).split())
+        await pilot.press("2")
+        await settle(pilot)
+        assert "Preparing the sample dataset: upload 312 of 850 samples" in shown(app)
 
 
 @pytest.mark.parametrize("count", [1, 8])

@@ -130,7 +130,7 @@ def test_making_ready(snap_compare: Compare, make_app: AppMaker, size: tuple[int
         Stage("sample pictures", StageState.ACTIVE, "400 of 850 drawn"),
         Stage("upload", StageState.WAITING),
     ]
-    services = FakeServices(profile=None, stages=stages, sample=sample(problem=NO_GPU))
+    services = FakeServices(stages=stages, sample=sample(problem=NO_GPU))
     assert snap_compare(make_app(services), terminal_size=size, run_before=twice)
 
 

@@ -30,7 +30,7 @@ T = TypeVar("T")
 _ENDED_SHOWN = 2  # jobs that are over and still show, so that their end can be read
 
 
-class _NoBucket:
+class NoBucket:
     """What is listed before the bucket is known."""
 
     def list_page(
@@ -48,7 +48,7 @@ class BrowseBase(ConsoleScreen):
     def __init__(self) -> None:
         super().__init__()
         self.store: ObjectStore | None = None
-        self.model = BrowseModel(_NoBucket(), lambda: None)
+        self.model = BrowseModel(NoBucket(), lambda: None)
         self.detail: Detail | None = None
         self.index: ManifestIndex | None = None
         """The manifest that was last looked at, which tells samples apart."""

@@ -23,6 +23,7 @@ from ossconsole.storage.names import safe_text
 from ossconsole.storage.objects import ObjectSummary
 from ossconsole.storage.transfer import Download
 from ossconsole.storage.usage import Source
+from ossconsole.training.settings import TrainSettings
 from ossconsole.tui.browse.base import BrowseBase
 from ossconsole.tui.screens.base import ConsoleModal
 from ossconsole.tui.screens.new_run import NewRunScreen
@@ -50,14 +51,17 @@ class Checkpoints(BrowseBase):
         if profile is None or checkpoint is None:
             return
         settings = await self.app.push_screen_wait(NewRunScreen(profile, resume=checkpoint.name))
-        if settings is None:
-            return
+        if settings is not None:
+            self._start(settings)
+
+    @work(thread=True, group="start", exit_on_error=False)
+    def _start(self, settings: TrainSettings) -> None:
         try:
             self.services.start_run(settings)
         except ConsoleError as error:
-            self.tell(error)
+            self.app.call_from_thread(self.tell, error)
         else:
-            self.console.action_mode("train")
+            self.app.call_from_thread(self.console.action_mode, "train")
 
     def action_best(self) -> None:
         """Copies the checkpoint, on the server, to the name under which the best one is found."""

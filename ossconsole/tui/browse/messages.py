@@ -13,11 +13,12 @@ if TYPE_CHECKING:
 
 
 class Connected(Message):
-    """The bucket may be listed."""
+    """The bucket may be listed; `changed` tells that what was listed of it before is out of date."""
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: ObjectStore, *, changed: bool) -> None:
         super().__init__()
         self.store = store
+        self.changed = changed
 
 
 class Changed(Message):

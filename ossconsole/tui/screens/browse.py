@@ -16,7 +16,6 @@ from textual.worker import Worker, WorkerState
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.profile import Profile
 from ossconsole.dataset.contents import MAX_MANIFEST_BYTES, ManifestIndex, PictureContent, read_content
 from ossconsole.dataset.manifest import Manifest, manifest_key, read_manifest
 from ossconsole.storage.checkpoint_file import Checkpoint
@@ -24,12 +23,15 @@ from ossconsole.storage.details import object_details
 from ossconsole.storage.listing import ListingState
 from ossconsole.tui import actions
 from ossconsole.tui.browse import detail, painting
+from ossconsole.tui.browse.base import NoBucket
 from ossconsole.tui.browse.checkpoints import Checkpoints
 from ossconsole.tui.browse.detail import Detail
 from ossconsole.tui.browse.messages import Changed, Connected, DetailRead
 from ossconsole.tui.browse.model import BrowseModel, Place
 from ossconsole.tui.browse.moving import Moving
 from ossconsole.tui.browse.working import Working
+from ossconsole.tui.panels.notice import notice, preparation
+from ossconsole.tui.services import ConsoleState, Ready, Starting
 from ossconsole.tui.text import Line
 from ossconsole.tui.widgets.detail_view import Block
 from ossconsole.tui.widgets.object_table import ObjectTable
@@ -53,7 +55,8 @@ class BrowseScreen(Moving, Working, Checkpoints):
 
     def __init__(self) -> None:
         super().__init__()
-        self._profile: Profile | None = None
+        self._state: ConsoleState | None = None
+        self._own_store: ObjectStore | None = None  # of the profile; the user may look at another bucket
         self._connecting = False
         self._waiting: Timer | None = None
         self._drawn: tuple[object, ...] = ()
@@ -75,45 +78,66 @@ class BrowseScreen(Moving, Working, Checkpoints):
     def tick(self) -> None:
         if not self.table.is_attached:
             return
-        profile = self.services.profile
-        if profile is not None and profile != self._profile and not self._connecting:
-            self._connecting = True
-            self._connect(profile)
+        self._follow_state()
         self._take_over()
         self.watch_jobs()
         self.redraw()
 
     # Connecting and listing
 
+    def _follow_state(self) -> None:
+        """Connects where there is a bucket to work on, and leaves the last one where there is none any more."""
+        state, before = self.services.state, self._state
+        if state is before or self._connecting:
+            return
+        self._state = state
+        if state.usable:
+            self._connecting = True
+            self._connect(changed=isinstance(before, Starting) and before.opened and isinstance(state, Ready))
+        elif self.store is not None:
+            self._leave_bucket()
+
     @work(thread=True, group="connect", exit_on_error=False)
-    def _connect(self, profile: Profile) -> None:
+    def _connect(self, *, changed: bool) -> None:
         try:
             store = self.services.store(EndpointKind.STANDARD)
         except ConsoleError as error:
-            self.app.call_from_thread(self._refuse, profile, error)
+            self.app.call_from_thread(self._refuse, error)
         else:
-            self._profile = profile
-            self.post_message(Connected(cast("ObjectStore", store)))
+            self.post_message(Connected(cast("ObjectStore", store), changed=changed))
 
-    def _refuse(self, profile: Profile, error: ConsoleError) -> None:
-        self._profile, self._connecting = profile, False
+    def _refuse(self, error: ConsoleError) -> None:
+        self._connecting = False
         self.tell(error)
 
     @on(Connected)
     def _connected(self, event: Connected) -> None:
         self._connecting = False
-        self.store = event.store
-        self.show_bucket()
+        if event.store is not self._own_store:
+            self.store = self._own_store = event.store
+            self.show_bucket()
+        elif event.changed and self.store is self._own_store:
+            self.model.refresh()
+        self.redraw_bars()
+        self.redraw()
+
+    def _leave_bucket(self) -> None:
+        self.store = self._own_store = None
+        self._open_model(BrowseModel(NoBucket(), self._announce))
+        self.arrive()
         self.redraw_bars()
 
     def show_bucket(self, prefix: str = "") -> None:
         """Lists the bucket of `store` from the start."""
         assert self.store is not None  # noqa: S101
-        self.model.close()
-        self.index = None
-        self.model = BrowseModel(self.store, self._announce)
+        self._open_model(BrowseModel(self.store, self._announce))
         self.model.open(prefix, remember=False)
         self.arrive()
+
+    def _open_model(self, model: BrowseModel) -> None:
+        self.model.close()
+        self.index = None
+        self.model = model
 
     def open_folder(self, prefix: str, select: str = "") -> None:
         """Lists a folder, or what begins with `prefix`; the cursor goes to `select`, or where it was last."""
@@ -272,6 +296,8 @@ class BrowseScreen(Moving, Working, Checkpoints):
             panel.redraw()
             if panel.id == "jobs":
                 panel.styles.height = min(len(self.jobs), _JOBS_SHOWN)
+            elif panel.id == "path":
+                panel.styles.height = len(self._path(self.size.width, 1))
         state = (self.model.sort, self.glyphs.name)
         if state != self._drawn:
             self._drawn = state
@@ -283,8 +309,7 @@ class BrowseScreen(Moving, Working, Checkpoints):
 
     def _path(self, width: int, _height: int) -> Sequence[Line]:
         if self.store is None:
-            words = " The sandbox is starting." if self.services.profile is None else " Connecting."
-            return [Line((words, "dim"))]
+            return notice(self.services.state, self.glyphs, width) or [Line((" Connecting.", "dim"))]
         return [painting.path_line(self.model, self.store.profile.bucket, width, self.glyphs)]
 
     def header_line(self, width: int) -> Line:
@@ -303,6 +328,8 @@ class BrowseScreen(Moving, Working, Checkpoints):
     def _status(self, _width: int, _height: int) -> Sequence[Line]:
         if self.store is None:
             return []
+        if preparing := preparation(self.services, self.glyphs):
+            return preparing
         error = self.model.error
         if error is not None:
             return [Line((f" {self.model.rows.count:,} loaded; r goes on. ", "text"), (error.message, "bad"))]

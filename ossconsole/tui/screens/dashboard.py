@@ -17,7 +17,7 @@ from ossconsole.tui.panels.axis import TimeAxis, TimeWindow
 from ossconsole.tui.panels.charts import SPEED, chart, chart_specs
 from ossconsole.tui.panels.context import Context
 from ossconsole.tui.screens.base import ConsoleScreen
-from ossconsole.tui.services import Stage
+from ossconsole.tui.services import ConsoleState, Ready
 from ossconsole.tui.text import Line
 from ossconsole.tui.widgets.panel import Painter, Panel
 
@@ -60,9 +60,9 @@ class Dashboard(ConsoleScreen):
         raise NotImplementedError
 
     @property
-    def stages(self) -> Sequence[Stage]:
-        """What is being made ready before the run."""
-        return ()
+    def state(self) -> ConsoleState:
+        """What is told while there is no run; a record needs no bucket."""
+        return Ready()
 
     @property
     def starting(self) -> bool:
@@ -148,7 +148,7 @@ class Dashboard(ConsoleScreen):
         return self._axis.window(self.source.view, self.source.now)
 
     def _idle(self, width: int, _height: int) -> Sequence[Line]:
-        return idle.idle(self.context, self.stages, width, starting=self.starting)
+        return idle.idle(self.context, self.state, width, starting=self.starting)
 
     def _speed(self, width: int, height: int) -> Sequence[Line]:
         note = f"{SMALL_CHARTS_FROM} rows show more" if self.has_class("-short") else ""

@@ -13,18 +13,20 @@ from textual.binding import BindingType
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.hosts import region_caution
-from ossconsole.config.metadata import Instance, MetadataError
-from ossconsole.config.profile import SANDBOX_NAME
+from ossconsole.config.metadata import Instance
+from ossconsole.config.profile import FLAGS_NAME, SANDBOX_NAME
+from ossconsole.config.resolve import OriginKind
 from ossconsole.config.secret import mask_key_id
 from ossconsole.config.settings_file import load_settings, save_settings
 from ossconsole.config.sources import SourceState, survey
 from ossconsole.storage.accelerator import Accelerator, cost_estimate
 from ossconsole.storage.steps import Stage, StepStatus
 from ossconsole.tui import actions
+from ossconsole.tui.panels.notice import notice, place
 from ossconsole.tui.screens.base import ConsoleScreen
 from ossconsole.tui.screens.confirm import Choice, ConfirmScreen
 from ossconsole.tui.screens.typed_confirm import TypedConfirmScreen
-from ossconsole.tui.services import AcceleratorState, StageState
+from ossconsole.tui.services import AcceleratorState, Failed, NoCredentials, Starting
 from ossconsole.tui.setup import details, proving, settings
 from ossconsole.tui.setup.accelerator_form import AcceleratorForm
 from ossconsole.tui.setup.connector_form import ConnectorForm
@@ -47,7 +49,7 @@ class SetupScreen(ConsoleScreen):
 
     def __init__(self) -> None:
         super().__init__()
-        self._shown = ""
+        self._looked_for: tuple[object, bool] | None = None
         self._keys = settings.Keys()
         self._keys_at = 0.0
         self._proof: Proof | None = None
@@ -63,13 +65,11 @@ class SetupScreen(ConsoleScreen):
         yield Panel(self._details, id="setup-details")
 
     def tick(self) -> None:
-        profile = self.services.profile
-        name = profile.name if profile else ""
-        if name != self._shown:
-            self._shown = name
+        state = self.services.state
+        if (state.profile, state.usable) != self._looked_for:
+            self._looked_for = state.profile, state.usable
             self._forget()
-            if profile is not None:
-                self._look_up()
+            self._look_up(usable=state.usable)
         elif (
             self._keys.found and self._keys.found.expiration and self.console.monitor.now - self._keys_at > _KEYS_FOR_S
         ):
@@ -103,13 +103,14 @@ class SetupScreen(ConsoleScreen):
             self._keys = settings.Keys(problem=str(error))
 
     @work(thread=True, exclusive=True, group="look-up", exit_on_error=False)
-    def _look_up(self) -> None:
-        self._read_keys()
+    def _look_up(self, *, usable: bool) -> None:
+        if usable:
+            self._read_keys()
         self._connector = details.read_connector()
         self._sources = survey()
         try:
             self._instance = self.services.bucket_setup().instance()
-        except MetadataError:
+        except ConsoleError:  # off an instance, or no profile is known yet
             self._instance = None
 
     @work(thread=True, exclusive=True, group="prove", exit_on_error=False)
@@ -135,37 +136,49 @@ class SetupScreen(ConsoleScreen):
     # Drawing
 
     def _profile(self, width: int, _height: int) -> Sequence[Line]:
-        profile = self.services.profile
-        found = self.services.settings()
-        name = profile.name if profile else next((item.value for item in found if item.name == "profile"), "")
-        simulated = profile is not None and profile.simulated
-        title = f"Profile {name}" if name else "Profile"
-        lines = [self._heading(f"{title}: simulated, on this machine" if simulated else title, width, self._place())]
-        if not found:
-            lines.append(Line((f" The sandbox is starting{self.glyphs.ellipsis}", "dim")))
-        lines += settings.profile_lines(found, self._keys, self.glyphs, self.console.monitor.now, width)
-        if profile is not None and self._instance is not None and not profile.simulated:
+        state = self.services.state
+        profile = state.profile
+        lines = [self._heading(self._title, width, self._place())]
+        if profile is None:
+            return [*lines, *notice(state, self.glyphs, width)]
+        now = self.console.monitor.now
+        lines += settings.profile_lines(self.services.settings(), self._known_keys, self.glyphs, now, width)
+        if self._instance is not None and not profile.simulated:
             caution = region_caution(self._instance.region, profile.region, profile.endpoints.values())
             lines += [Line((f" {part}", "warn")) for part in wrap(safe(caution), width - 2) if part]
-        failed = [stage for stage in self.services.stages if stage.state is StageState.FAILED]
-        if profile is None and failed:
-            lines.pop()  # the credentials are not looked for: there is no bucket to use them on
-            words = f"{failed[0].label}: {failed[0].detail}"
-            lines += [Line((f" {part}", "bad")) for part in wrap(safe(words), width - 2)]
         return lines
+
+    @property
+    def _title(self) -> str:
+        profile = self.services.state.profile
+        if profile is None:
+            return f"Profile {SANDBOX_NAME}"
+        if profile.name == FLAGS_NAME:
+            return "Command line, without a profile"
+        simulated = ": simulated, on this machine" if profile.simulated else ""
+        return f"Profile {profile.name}{simulated}"
+
+    @property
+    def _known_keys(self) -> settings.Keys:
+        state = self.services.state
+        if isinstance(state, NoCredentials):
+            return settings.Keys(problem="none; press k to enter an AccessKey")
+        return settings.Keys(problem=state.reason) if isinstance(state, Failed) else self._keys
 
     def _place(self) -> str:
         found = self._instance
         return f"{found.instance_type} in {found.zone or found.region}" if found else ""
 
     def _prove(self, width: int, height: int) -> Sequence[Line]:
-        profile, proof = self.services.profile, self._proof
+        state, proof = self.services.state, self._proof
         note = ""
         if proof is not None:
             note = f"{proof.seconds:.1f} s" if not proof.running else f"proving, {proof.seconds:.0f} s"
         lines = [self._heading(f"Prove{self._simulated}", width, note)]
-        if profile is not None:
-            lines += proving.proving(profile, proof, self.glyphs, width, height - 1)
+        if state.profile is not None and (state.usable or proof is not None):
+            lines += proving.proving(state.profile, proof, self.glyphs, width, height - 1)
+        else:
+            lines += proving.unusable(state, self.glyphs, width)
         return lines[:height]
 
     @property
@@ -200,15 +213,16 @@ class SetupScreen(ConsoleScreen):
     # Actions
 
     def check_action(self, action: str, _parameters: tuple[object, ...]) -> bool | None:
-        profile = self.services.profile
-        ready = profile is not None
+        profile, state = self.services.profile, self.services.state
         if action == "create_bucket":
             missing = self._proof is not None and self._proof.refused_with("NoSuchBucket")
             return missing and not self.services.readonly
         if action == "report":
             return self._proof is not None
         if action == "prove":
-            return True if ready and not (self._proof and self._proof.running) else None
+            # Without credentials, too: how far the endpoints can be reached is worth knowing.
+            known = state.profile is not None and (state.usable or not isinstance(state, Starting))
+            return True if known and not (self._proof and self._proof.running) else None
         if action == "accelerator":
             return True if profile is not None and profile.accelerated_endpoint and not self.services.readonly else None
         return True
@@ -223,53 +237,64 @@ class SetupScreen(ConsoleScreen):
             self.app.push_screen(ReportScreen(self._proof))
 
     def action_reload(self) -> None:
-        self._use(self._name_in_use)
+        self._switch_to()
 
     @property
     def _name_in_use(self) -> str:
-        found = [item.value for item in self.services.settings() if item.name == "profile"]
-        return found[0] if found else SANDBOX_NAME
+        profile = self.services.state.profile
+        return profile.name if profile is not None else SANDBOX_NAME
+
+    @work(thread=True, group="switch", exit_on_error=False)
+    def _switch_to(self, name: str = "") -> None:
+        """Opens the profile in use again, or `name`, which is then the active one for the next start, too."""
+        self._looked_for = None
+        try:
+            if name:
+                self._use(name)
+            else:
+                self.services.reload()
+        except ConsoleError as error:
+            self.app.call_from_thread(self.tell, error)
+            return
+        found = self.services.settings()
+        flags = ", ".join(item.origin.split()[1] for item in found if item.origin.startswith(f"{OriginKind.FLAG} "))
+        note = f" Options of the command line stay: {flags}." if name and flags else ""
+        self.notify(f"Now using {place(self.services.state.profile)}.{note}", timeout=6, markup=False)
 
     def _use(self, name: str) -> None:
-        """Make `name` the active profile, also for the next start."""
-        try:
-            self.services.use_profile(name)
-            known = load_settings()
-            if name in {SANDBOX_NAME, *known.profiles}:
-                save_settings(known.activated(name))
-        except ConsoleError as error:
-            self.tell(error)
-            return
-        self._shown = ""
-        self.notify(f"Working on {name}.", timeout=4, markup=False)
+        """Blocks; called from a worker's thread."""
+        self.services.use_profile(name)
+        known = load_settings()
+        if name in {SANDBOX_NAME, *known.profiles}:
+            save_settings(known.activated(name))
 
     @work(exit_on_error=False)
     async def action_profiles(self) -> None:
         name = await self.app.push_screen_wait(ProfilesScreen(self._name_in_use))
         if name:
-            self._use(name)
+            self._switch_to(name)
 
     @work(exit_on_error=False)
     async def action_edit(self) -> None:
         name = self._name_in_use
         try:
-            known = load_settings().profiles
+            known = (await asyncio.to_thread(load_settings)).profiles
         except ConsoleError as error:
             self.tell(error)
             return
         form = ProfileForm(known[name]) if name in known else ProfileForm()
         saved = await self.app.push_screen_wait(form)
         if saved:
-            self._use(saved)
+            self._switch_to("" if saved == name else saved)
 
     @work(exit_on_error=False)
     async def action_key(self) -> None:
         path = await self.app.push_screen_wait(KeyForm(self._sources))
         if path:
             self.notify(f"Written to {path}, readable by you alone.", timeout=6, markup=False)
-            profile = self.services.profile
-            if profile is None or not profile.simulated:  # the sandbox has keys of its own
-                self._use(self._name_in_use)
+            profile = self.services.state.profile
+            if profile is not None and not profile.simulated:  # the sandbox has keys of its own
+                self._switch_to()
 
     @work(exit_on_error=False)
     async def action_connector(self) -> None:
@@ -280,7 +305,7 @@ class SetupScreen(ConsoleScreen):
             self.tell(error)
             return
         if written:
-            self._connector = details.read_connector()
+            self._connector = await asyncio.to_thread(details.read_connector)
             self.notify(f"Written: {', '.join(written)}. It holds from the next run on.", timeout=6, markup=False)
 
     @work(exit_on_error=False)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import ClassVar
 
+import msgspec
 from textual import work
 from textual.binding import BindingType
 
@@ -13,12 +13,15 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.telemetry.auto import AutoCompare
 from ossconsole.telemetry.events import RunState
+from ossconsole.training.settings import TrainSettings
 from ossconsole.tui import actions
+from ossconsole.tui.actions import Action
+from ossconsole.tui.panels.notice import notice, preparation, stages
 from ossconsole.tui.screens.confirm import Choice, ConfirmScreen
 from ossconsole.tui.screens.dashboard import Dashboard, Source
 from ossconsole.tui.screens.new_run import NewRunScreen
 from ossconsole.tui.screens.prompt import PromptScreen
-from ossconsole.tui.services import Stage
+from ossconsole.tui.services import ConsoleState, Ready
 from ossconsole.tui.text import number
 
 
@@ -33,8 +36,8 @@ class TrainScreen(Dashboard):
         return self.console.monitor
 
     @property
-    def stages(self) -> Sequence[Stage]:
-        return self.services.stages
+    def state(self) -> ConsoleState:
+        return msgspec.structs.replace(self.services.state, stages=tuple(stages(self.services)))
 
     @property
     def starting(self) -> bool:
@@ -53,13 +56,17 @@ class TrainScreen(Dashboard):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         busy = self.console.monitor.busy
-        if action == "new_run":
-            return None if busy or self.services.readonly or self.services.profile is None else True
+        if action == "new_run":  # while the bucket is being made ready the key says why it does nothing
+            return None if busy or self.services.readonly else True
         if action in {"switch", "auto_compare"}:
             return True if busy and self.context.has_accelerated else None
         if action in {"pause", "stop", "checkpoint", "learning_rate"}:
             return True if busy else None
         return super().check_action(action, parameters)
+
+    def live_actions(self) -> list[tuple[Action, bool]]:
+        ready = isinstance(self.services.state, Ready)
+        return [(action, live and (ready or action.name != "new_run")) for action, live in super().live_actions()]
 
     def action_pause(self) -> None:
         run = self.console.monitor.run
@@ -129,16 +136,22 @@ class TrainScreen(Dashboard):
 
     @work(exclusive=True, group="new-run", exit_on_error=False)
     async def action_new_run(self) -> None:
-        profile = self.services.profile
-        if profile is None:
+        state = self.services.state
+        if not isinstance(state, Ready) or state.profile is None:
+            lines = preparation(self.services, self.glyphs) or notice(state, self.glyphs, self.size.width)
+            self.notify(" ".join(line.text.strip() for line in lines), severity="warning", markup=False)
             return
-        settings = await self.app.push_screen_wait(NewRunScreen(profile))
-        if settings is None:
-            return
+        settings = await self.app.push_screen_wait(NewRunScreen(state.profile))
+        if settings is not None:
+            self._start(settings)
+
+    @work(thread=True, group="start", exit_on_error=False)
+    def _start(self, settings: TrainSettings) -> None:
+        """In a thread: where another process holds the checkpoint prefix, all others are asked what they do."""
         try:
             self.services.start_run(settings)
         except ConsoleError as error:
-            self.tell(error)
+            self.app.call_from_thread(self.tell, error)
 
     def action_runs(self) -> None:
         from ossconsole.tui.screens.runs import RunsScreen

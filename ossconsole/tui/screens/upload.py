@@ -21,10 +21,11 @@ from ossconsole.dataset.pipeline import MAX_PARALLELISM
 from ossconsole.dataset.plan import UploadPlan
 from ossconsole.dataset.settings import UploadSettings
 from ossconsole.tui import actions, memory
+from ossconsole.tui.panels.notice import notice, preparation
 from ossconsole.tui.screens.base import ConsoleScreen
 from ossconsole.tui.screens.prompt import PromptScreen
-from ossconsole.tui.services import OwnUploadHandle
-from ossconsole.tui.text import Line, safe
+from ossconsole.tui.services import OwnUploadHandle, Ready
+from ossconsole.tui.text import MISSING, Line, safe
 from ossconsole.tui.upload import painting
 from ossconsole.tui.upload.painting import Paper
 from ossconsole.tui.upload.picker import SourcePicker
@@ -51,6 +52,7 @@ class UploadScreen(ConsoleScreen):
         self._looking: threading.Event | None = None
         self._seen = 0
         self._wants_form = False
+        self._beginning = False
 
     def body(self) -> ComposeResult:
         with Grid(id="upload-form"):
@@ -118,13 +120,14 @@ class UploadScreen(ConsoleScreen):
         if self._plan is not None:
             settings, plan = self._plan
             return painting.plan_lines(paper, plan, settings, self._prefix)
-        return painting.form_lines(paper, self._prefix)
+        waiting = notice(self.services.state, self.glyphs, width) or preparation(self.services, self.glyphs)
+        return [*waiting, *([Line()] if waiting else []), *painting.form_lines(paper, self._prefix)]
 
     @property
     def _prefix(self) -> str:
         profile = self.services.profile
         if profile is None:
-            return "the sandbox, which is still starting"
+            return MISSING
         chosen = self.query_one("#prefix", Input).value.strip().strip("/")
         return safe(f"oss://{profile.bucket}/{chosen or profile.dataset_prefix}")
 
@@ -231,7 +234,7 @@ class UploadScreen(ConsoleScreen):
         handle = self.services.upload
         alive = handle is not None and handle.alive
         if action in {"start", "pick"}:
-            ready = not self.services.readonly and self.services.profile is not None
+            ready = not self.services.readonly and isinstance(self.services.state, Ready)
             return False if alive else (True if ready else None)
         if action in {"pause", "cancel"}:
             return alive
@@ -270,11 +273,22 @@ class UploadScreen(ConsoleScreen):
         self.tick()
 
     def _begin(self, settings: UploadSettings) -> None:
+        if not self._beginning:
+            self._beginning = True
+            self._start_upload(settings)
+
+    @work(thread=True, group="begin", exit_on_error=False)
+    def _start_upload(self, settings: UploadSettings) -> None:
         try:
             self.services.start_upload(settings)
         except ConsoleError as error:
-            self.tell(error)
-            return
+            self.app.call_from_thread(self.tell, error)
+        else:
+            self.app.call_from_thread(self._begun, settings)
+        finally:
+            self._beginning = False
+
+    def _begun(self, settings: UploadSettings) -> None:
         self._plan, self._wants_form = None, False
         self._remember(settings)
         self.tick()

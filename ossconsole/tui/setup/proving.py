@@ -9,6 +9,8 @@ from ossconsole.config.profile import Profile
 from ossconsole.storage.report import stages
 from ossconsole.storage.steps import PERMISSION_STAGES, Figures, Stage, Step, StepStatus
 from ossconsole.tui.glyphs import Glyphs
+from ossconsole.tui.panels.notice import notice
+from ossconsole.tui.services import ConsoleState, Failed, NoCredentials
 from ossconsole.tui.setup.proof import Proof
 from ossconsole.tui.text import Line, milliseconds, rate, safe, shorten, wrap
 
@@ -35,6 +37,26 @@ def proving(profile: Profile, proof: Proof | None, glyphs: Glyphs, width: int, h
     if len(problems) > room > 0:
         problems = [*problems[: room - 1], Line((" The rest: press ", "dim"), ("d", "primary"), (".", "dim"))]
     return lines + problems
+
+
+def unusable(state: ConsoleState, glyphs: Glyphs, width: int) -> list[Line]:
+    """The panel's lines while there is no bucket to work on: what is missing and what helps."""
+    if isinstance(state, NoCredentials):
+        keys = (
+            ("k", "enters an AccessKey, or takes over another tool's"),
+            ("c", "tries both endpoints as far as that goes without a key"),
+            ("r", "looks for credentials again"),
+        )
+        lines = [Line((" There are no credentials yet.", "warn"))]
+        lines += [Line((f"   {key}  ", "primary"), (words, "text")) for key, words in keys]
+        looked = [Line((f"   {shorten(safe(source), width - 4, glyphs.ellipsis)}", "dim")) for source in state.looked]
+        return [*lines, Line((" Looked in", "dim")), *looked]
+    if isinstance(state, Failed):
+        again = Line((" r", "primary"), (" reads the settings and the credentials again.", "text"))
+        if state.profile is None:
+            return [again]
+        return [again, Line((" c", "primary"), (" tries both endpoints.", "text"))]
+    return notice(state, glyphs, width)
 
 
 class _Prover:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, cast
 
 from textual import events
 
+from ossconsole.config.profile import FLAGS_NAME
 from ossconsole.tui.actions import Action, key_text
+from ossconsole.tui.services import ConsoleState, Failed, NoCredentials, Starting
 from ossconsole.tui.text import Line, safe, shorten_middle
 from ossconsole.tui.widgets.canvas import Canvas
 
@@ -43,19 +45,31 @@ class ModeBar(Canvas):
 
     def _statuses(self, app: ConsoleApp) -> list[Line]:
         """The right side, from the fullest to the shortest."""
+        state = app.services.state
         profile = app.services.profile
         if profile is None:
-            wanted = next((safe(setting.value) for setting in app.services.settings()), "")
-            return [Line((f"{shorten_middle(wanted, 20)}: opening " if wanted else "sandbox: starting ", "chip"))]
+            return [Line((f"{self._unusable(state)} ", "chip"))]
         kind = app.monitor.endpoint
         endpoint = app.glyphs.named(kind) if kind else ""
         bucket = f"oss://{shorten_middle(safe(profile.bucket), 24)}"
-        name = "sandbox: simulated" if profile.simulated else shorten_middle(safe(profile.name), 20)
+        preparing = isinstance(state, Starting)
+        sandbox = "sandbox: preparing" if preparing else "sandbox: simulated"
+        name = sandbox if profile.simulated else shorten_middle(safe(profile.name), 20)
         short = "simulated" if profile.simulated else ""
         readonly = "read-only" if app.services.readonly else ""
         style = str(kind) if kind else "chip"
         variants = ((bucket, name), (name,), (short,), ())
         return [self._status(endpoint, style, (*variant, readonly)) for variant in variants]
+
+    @staticmethod
+    def _unusable(state: ConsoleState) -> str:
+        if state.profile is None:
+            return "sandbox: failed" if isinstance(state, Failed) else "sandbox: starting"
+        flags_only = state.profile.name == FLAGS_NAME
+        name = shorten_middle(safe(f"oss://{state.profile.bucket}" if flags_only else state.profile.name), 24)
+        if isinstance(state, NoCredentials):
+            return f"{name}: no credentials"
+        return f"{name}: failed" if isinstance(state, Failed) else f"{name}: opening"
 
     @staticmethod
     def _status(endpoint: str, style: str, rest: Sequence[str]) -> Line:

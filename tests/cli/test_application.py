@@ -1,0 +1,171 @@
+"""What is behind the screens: the states of the bucket, and the target, of which only fields are replaced."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from ossconsole.cli.application import Application
+from ossconsole.cli.options import Target
+from ossconsole.config.credential_files import connector_file, write_connector_file
+from ossconsole.config.credentials import Credentials
+from ossconsole.config.errors import ConsoleError, SettingsError
+from ossconsole.config.profile import Profile
+from ossconsole.config.secret import Secret
+from ossconsole.config.settings_file import Settings, save_settings
+from ossconsole.tui.services import ConsoleState, Failed, NoCredentials, Ready, StageState, Starting
+from tests.cli.consoles import wait_until
+
+FLAGS = {"bucket": "127", "region": "cn-sandbox", "standard_endpoint": "http://0.0.1:9", "dataset_prefix": "mine"}
+KEY = Credentials("typed", Secret("secret"))
+PROFILE = Profile(
+    name="hangzhou",
+    region="cn-hangzhou",
+    bucket="training-data",
+    standard_endpoint="https://oss-cn-hangzhou-internal.aliyuncs.com",
+)
+Opened = Callable[..., Application]
+
+
+@pytest.fixture
+def opened() -> Iterator[Opened]:
+    """Applications that have come past the start; they are closed after the test."""
+    made: list[Application] = []
+
+    def make(target: Target, **options: bool) -> Application:
+        application = Application(target, **options)
+        made.append(application)
+        application.open()
+        application.begin()
+        settled(application)
+        return application
+
+    yield make
+    for application in made:
+        application.close(lambda _: None)
+
+
+def settled(application: Application) -> ConsoleState:
+    wait_until(lambda: not isinstance(application.state, Starting))
+    return application.state
+
+
+def test_a_key_that_was_typed_is_used_at_once_also_with_flags_alone(opened: Opened) -> None:
+    application = opened(Target(FLAGS))
+    state = application.state
+    assert isinstance(state, NoCredentials)
+    assert state.profile is not None
+    assert not state.usable
+    assert application.profile is None
+    assert any("OSS_ACCESS_KEY_ID (not set)" in line for line in state.looked)
+    with pytest.raises(ConsoleError, match=r"no credentials yet\. Press 1, then k"):
+        application.credentials()
+
+    write_connector_file(KEY)
+    application.reload()
+
+    assert isinstance(settled(application), Ready)
+    assert application.credentials().access_key_id == "typed"
+    assert application.profile is not None
+    assert application.profile.dataset_prefix == "mine"
+
+
+def test_reloading_and_another_profile_keep_the_flags(opened: Opened) -> None:
+    other = Profile(
+        name="other",
+        region="cn-beijing",
+        bucket="other-bucket",
+        standard_endpoint="https://oss-cn-beijing.aliyuncs.com",
+    )
+    save_settings(Settings().with_profile(PROFILE).with_profile(other, activate=True))
+    write_connector_file(KEY)
+    application = opened(Target({"profile": "hangzhou", "dataset_prefix": "mine"}))
+
+    application.reload()
+    settled(application)
+    assert application.profile is not None
+    assert (application.profile.name, application.profile.dataset_prefix) == ("hangzhou", "mine")
+
+    application.use_profile("other")
+    settled(application)
+    assert (application.profile.name, application.profile.dataset_prefix) == ("other", "mine")
+    origins = {setting.name: setting.origin for setting in application.settings()}
+    assert (origins["dataset_prefix"], origins["bucket"]) == ("flag --dataset-prefix", "profile other")
+
+
+def test_a_profile_that_cannot_be_used_changes_nothing(opened: Opened) -> None:
+    save_settings(Settings().with_profile(PROFILE))
+    write_connector_file(KEY)
+    application = opened(Target(FLAGS))
+    before = application.state
+    for name, words in (("nosuch", "no profile 'nosuch'"), ("sandbox", "cannot be used with --bucket")):
+        with pytest.raises(SettingsError, match=words):
+            application.use_profile(name)
+        assert application.state is before
+
+
+def test_a_credential_file_that_cannot_be_read_is_a_reason(opened: Opened) -> None:
+    save_settings(Settings().with_profile(PROFILE, activate=True))
+    connector_file().parent.mkdir(parents=True)
+    connector_file().write_text("{")
+    state = opened(Target()).state
+    assert isinstance(state, Failed)
+    assert str(connector_file().name) in state.reason
+
+
+def test_no_error_leaves_the_state_at_starting(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ossconsole.sandbox.shared.SharedSandbox.open", broken)
+    state = opened(Target()).state
+    assert isinstance(state, Failed)
+    assert "No space left on device" in state.reason
+    assert state.stages[0].state is StageState.FAILED
+
+
+def test_without_a_way_to_be_found_by_others_the_bucket_can_be_used(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise ConsoleError("Other consoles cannot find this one.")
+
+    monkeypatch.setattr("ossconsole.training.control.ControlServer.__init__", refused)
+    write_connector_file(KEY)
+    state = opened(Target(FLAGS)).state
+    assert isinstance(state, Ready)
+    assert [(stage.state, stage.detail) for stage in state.stages] == [
+        (StageState.FAILED, "Other consoles cannot find this one.")
+    ]
+
+
+def test_nothing_is_started_or_changed_while_the_sample_dataset_is_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
+    preparing, go_on = threading.Event(), threading.Event()
+
+    def fill(*_: object) -> None:
+        preparing.set()
+        go_on.wait(60)
+
+    monkeypatch.setattr(Application, "_fill_sandbox", fill)
+    from ossconsole.training.settings import TrainSettings
+
+    application = Application(Target())
+    application.open()
+    application.begin()
+    try:
+        assert preparing.wait(60)
+        state = application.state
+        assert isinstance(state, Starting)
+        assert state.opened
+        assert application.profile is not None
+        with pytest.raises(ConsoleError, match="sample dataset is still being prepared"):
+            application.start_run(TrainSettings())
+        with pytest.raises(ConsoleError, match="still being made ready"):
+            application.reload()
+        go_on.set()
+        assert isinstance(settled(application), Ready)
+    finally:
+        go_on.set()
+        application.close(lambda _: None)

@@ -1,0 +1,84 @@
+"""Every screen in the states in which the bucket cannot be worked on yet; 80x24 and 120x40."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from textual.pilot import Pilot
+
+from ossconsole.tui.services import ConsoleState, Failed, NoCredentials, Stage, StageState, Starting
+from tests.tui.conftest import AppMaker
+from tests.tui.fakes import REAL, SIMULATED
+from tests.tui.fakes_setup import SetupServices
+from tests.tui.screens import settle
+from tests.tui.snapshots import pictured
+
+pytestmark = pictured
+SIZES = ((80, 24), (120, 40))
+ALL = ("setup", "browse", "upload", "train")
+Compare = Callable[..., bool]
+STATES: dict[str, tuple[ConsoleState, tuple[str, ...]]] = {
+    "no-credentials": (
+        NoCredentials(
+            profile=REAL,
+            looked=(
+                "environment OSS_ACCESS_KEY_ID (not set)",
+                "connector ~/.alibabacloud/credentials (none)",
+                "ossutil ~/.ossutilconfig (none)",
+                "aliyun ~/.aliyun/config.json (none)",
+                "ECS RAM role (No answer from the metadata service http://100.100.100.200: timed out)",
+            ),
+        ),
+        ALL,
+    ),
+    "failed": (
+        Failed(
+            profile=REAL,
+            reason="~/.alibabacloud/credentials, line 3: the access key secret is missing. Write it, or enter an "
+            "AccessKey by hand.",
+        ),
+        ("setup", "train"),
+    ),
+    "looking": (Starting(profile=REAL), ("setup", "browse")),
+    "sandbox-starting": (
+        Starting(stages=(Stage("sandbox", StageState.ACTIVE), Stage("upload", StageState.WAITING))),
+        ("setup", "train"),
+    ),
+    "sandbox-failed": (
+        Failed(
+            stages=(
+                Stage("sandbox", StageState.FAILED, "The sandbox did not start within 20 s. Its log tells more."),
+                Stage("upload", StageState.WAITING),
+            ),
+            reason="The sandbox did not start within 20 s. Its log tells more.",
+        ),
+        ("browse", "train"),
+    ),
+    "preparing": (
+        Starting(
+            profile=SIMULATED,
+            opened=True,
+            stages=(
+                Stage("sandbox", StageState.DONE, "http://0.0.1:9000, speeds are simulated"),
+                Stage("sample pictures", StageState.ACTIVE, "400 of 850 drawn"),
+                Stage("upload", StageState.WAITING),
+            ),
+        ),
+        ("browse", "upload", "train"),
+    ),
+}
+
+
+async def twice(pilot: Pilot[Any]) -> None:
+    """What is looked up when a screen is first shown is there with the second look."""
+    await settle(pilot)
+    await settle(pilot)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize(("state", "mode"), [(state, mode) for state, (_, modes) in STATES.items() for mode in modes])
+def test_screen(snap_compare: Compare, make_app: AppMaker, state: str, mode: str, size: tuple[int, int]) -> None:
+    standing, _ = STATES[state]
+    assert snap_compare(make_app(SetupServices(standing=standing), mode), terminal_size=size, run_before=twice)
