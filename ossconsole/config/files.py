@@ -97,9 +97,7 @@ def read_private(path: Path) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        name = shlex.quote(str(path))
-        remedy = f"mv {name} {name}.old" if error.errno in _IN_THE_WAY else f"chmod u+r {name}"
-        raise SettingsError(f"{path} cannot be read: {reason(error)}.", remedy=f"Try: {remedy}") from error
+        raise SettingsError(f"{path} cannot be read: {reason(error)}.", remedy=_read_remedy(path, error)) from error
 
 
 def read_text(path: Path) -> str | None:
@@ -170,6 +168,13 @@ def write_remedy(path: Path, error: BaseException) -> str:
     if known in _IN_THE_WAY or isinstance(error, RuntimeError):
         return f"Move away what is in its place, or {elsewhere} elsewhere."
     return f"Make it writable for you, or {elsewhere} that you can write to."
+
+
+def _read_remedy(path: Path, error: OSError) -> str:
+    name, aside = shlex.quote(str(path)), shlex.quote(f"{path}.old")
+    if error.errno == errno.ENOTDIR:
+        return write_remedy(path, error)
+    return f"Move it away: mv {name} {aside}" if error.errno in _IN_THE_WAY else f"Make it readable: chmod u+r {name}"
 
 
 def _beside(database: Path) -> list[Path]:
