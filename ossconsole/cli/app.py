@@ -10,6 +10,7 @@ import click
 from ossconsole import __version__
 from ossconsole.cli.errors import run_group
 from ossconsole.cli.options import Target, profile_options
+from ossconsole.config.paths import exposed_folders
 
 _COMMANDS = {
     "bench": "ossconsole.cli.bench:bench",
@@ -49,6 +50,8 @@ def ossconsole(context: click.Context, readonly: bool, target: Target) -> None:
 
     Without a command the console opens, on the active profile or else on the embedded sandbox.
     """
+    for warning in exposed_folders():
+        click.echo(f"Warning: {warning}", err=True)
     if context.invoked_subcommand is None:
         from ossconsole.cli.console import open_console
 

@@ -84,16 +84,22 @@ def write_private(path: Path, data: bytes, *, mode: int = 0o600) -> None:
                 Path(temporary).unlink()
 
 
+def open_regular(path: Path) -> int:
+    """A descriptor to read a regular file from; anything else, such as a fifo, is refused at once. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        _regular_mode(descriptor)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 def read_private(path: Path) -> bytes | None:
     """The file's bytes, None where there is none. Raises SettingsError, at once for what is not a regular file."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-        try:
-            _regular_mode(descriptor)
-            with open(descriptor, "rb", closefd=False) as file:
-                return file.read()
-        finally:
-            os.close(descriptor)
+        with os.fdopen(open_regular(path), "rb") as file:
+            return file.read()
     except FileNotFoundError:
         return None
     except OSError as error:
