@@ -18,6 +18,7 @@ from ossconsole.config.credentials import CredentialSource
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.files import open_private
+from ossconsole.config.paths import logs_dir
 from ossconsole.config.profile import Profile
 from ossconsole.config.secret import mask_key_id
 
@@ -75,6 +76,16 @@ def native() -> Any:
     return module
 
 
+def connector_native_log() -> Path:
+    """Where the processes that read and write with the connector send what it prints.
+
+    The file is made here already, so that the reason why it cannot be is told in words. Raises SettingsError.
+    """
+    path = logs_dir() / "connector-native.log"
+    os.close(open_private(path))
+    return path
+
+
 def keep_native_prints_off(log: Path) -> None:
     """Sends this process's standard output and error to `log` (0600): the connector prints before it opens its own,
     and gives that one whatever mode the process leaves it. Raises SettingsError.
@@ -103,8 +114,9 @@ def _masked_prints(provider: _Provider) -> Iterator[None]:
         text = os.pread(held, os.fstat(held).st_size, 0)
         for key_id in provider.given:
             text = text.replace(key_id.encode(), mask_key_id(key_id).encode())
-        with os.fdopen(output, "wb") as file, contextlib.suppress(OSError):  # a full disk keeps no prints
-            file.write(text)
+        with contextlib.suppress(OSError):  # a full disk keeps no prints, and ends no reader
+            os.write(output, text)
+        os.close(output)
         os.close(held)
 
 
