@@ -11,6 +11,7 @@ import click
 from ossconsole import __version__
 from ossconsole.cli.errors import INTERRUPTED, end_process, run_group
 from ossconsole.cli.options import HandingDown, Target, profile_options, readonly_option
+from ossconsole.config.paths import exposed_folders
 
 _COMMANDS = {
     "bench": "ossconsole.cli.bench:bench",
@@ -51,6 +52,8 @@ def ossconsole(context: click.Context, readonly: bool, target: Target) -> None:
     Without a command the console opens, on the active profile or else on the embedded sandbox. The options below may
     also stand before a command that has them.
     """
+    for warning in exposed_folders():
+        click.echo(f"Warning: {warning}", err=True)
     if context.invoked_subcommand is None:
         from ossconsole.cli.console import open_console
 

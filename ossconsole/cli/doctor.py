@@ -71,6 +71,7 @@ def machine_jobs(profile: Profile | None) -> list[CheckJob]:
         "userfaultfd": machine.userfaultfd_check,
         "shared memory": lambda: machine.shared_memory_check(buffers),
         "open files": machine.open_files_check,
+        "folders": machine.folders_check,
         "disk": lambda: machine.disk_check(state_dir()),
         "terminal": terminal.terminal_check,
         "connector config": setup.connector_config_check,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import msgspec
 
+from ossconsole.config.paths import exposure
 from ossconsole.sandbox.shaping import Shaping
 
 if TYPE_CHECKING:
@@ -101,6 +102,9 @@ def sandbox(
         until_stdin_closes=until_stdin_closes,
         until_unused=until_unused,
     )
+    problem = exposure(settings.directory)
+    if problem:
+        click.echo(f"Warning: the folder {settings.directory} {problem}: others can replace the files in it.", err=True)
     run(settings, _print)
 
 

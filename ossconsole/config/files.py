@@ -84,22 +84,26 @@ def write_private(path: Path, data: bytes, *, mode: int = 0o600) -> None:
                 Path(temporary).unlink()
 
 
+def open_regular(path: Path) -> int:
+    """A descriptor to read a regular file from; anything else, such as a fifo, is refused at once. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        _regular_mode(descriptor)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 def read_private(path: Path) -> bytes | None:
     """The file's bytes, None where there is none. Raises SettingsError, at once for what is not a regular file."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-        try:
-            _regular_mode(descriptor)
-            with open(descriptor, "rb", closefd=False) as file:
-                return file.read()
-        finally:
-            os.close(descriptor)
+        with os.fdopen(open_regular(path), "rb") as file:
+            return file.read()
     except FileNotFoundError:
         return None
     except OSError as error:
-        name = shlex.quote(str(path))
-        remedy = f"mv {name} {name}.old" if error.errno in _IN_THE_WAY else f"chmod u+r {name}"
-        raise SettingsError(f"{path} cannot be read: {reason(error)}.", remedy=f"Try: {remedy}") from error
+        raise SettingsError(f"{path} cannot be read: {reason(error)}.", remedy=_read_remedy(path, error)) from error
 
 
 def read_text(path: Path) -> str | None:
@@ -170,6 +174,13 @@ def write_remedy(path: Path, error: BaseException) -> str:
     if known in _IN_THE_WAY or isinstance(error, RuntimeError):
         return f"Move away what is in its place, or {elsewhere} elsewhere."
     return f"Make it writable for you, or {elsewhere} that you can write to."
+
+
+def _read_remedy(path: Path, error: OSError) -> str:
+    name, aside = shlex.quote(str(path)), shlex.quote(f"{path}.old")
+    if error.errno == errno.ENOTDIR:
+        return write_remedy(path, error)
+    return f"Move it away: mv {name} {aside}" if error.errno in _IN_THE_WAY else f"Make it readable: chmod u+r {name}"
 
 
 def _beside(database: Path) -> list[Path]:

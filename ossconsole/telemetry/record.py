@@ -14,7 +14,7 @@ from types import TracebackType
 import msgspec
 
 from ossconsole.config.errors import ConsoleError, SettingsError
-from ossconsole.config.files import make_folder, reason, write_remedy
+from ossconsole.config.files import make_folder, open_regular, reason, write_remedy
 from ossconsole.config.paths import state_dir
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import Event
@@ -122,7 +122,7 @@ class RecordReader:
         self._pending = b""
         self._overlong = False
         try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._fd = open_regular(path)
         except OSError as error:
             raise RecordError(
                 f"The run record {path} cannot be read: {error.strerror}.", remedy="`ossconsole status` names a run."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import socket
 from pathlib import Path
 from typing import TypeVar
@@ -12,6 +13,8 @@ import psutil
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.files import open_regular, reason
+from ossconsole.config.paths import STATE_DIR_VARIABLE
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.record import MAX_LINE_BYTES, SUFFIX, RecordError, record_path, runs_dir
@@ -58,7 +61,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
 def summarise(path: Path) -> RunSummary:
     """What the record at `path` says. Raises RecordError where it cannot be read or is none."""
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        with os.fdopen(open_regular(path), "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _summarise(path, data)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
@@ -69,13 +72,25 @@ _REMEDY = "`ossconsole status` names the newest run."
 
 
 def list_runs(directory: Path | None = None) -> list[RunSummary]:
-    """Every run of `directory` (the state folder's when None), newest first; files that are no record are left out."""
-    found = []
-    for path in (directory or runs_dir()).glob(f"*{SUFFIX}"):
-        summary = _summary_or_none(path)
-        if summary is not None:
-            found.append(summary)
+    """Every run of `directory` (the state folder's when None), newest first; files that are no record are left out.
+
+    Raises RecordError where the folder cannot be read; a missing one has no runs.
+    """
+    summaries = (_summary_or_none(path) for path in _records(directory or runs_dir()))
+    found = [summary for summary in summaries if summary is not None]
     return sorted(found, key=lambda summary: (summary.started, summary.run), reverse=True)
+
+
+def _records(directory: Path) -> list[Path]:
+    try:
+        return [path for path in directory.iterdir() if path.name.endswith(SUFFIX)]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise RecordError(
+            f"The run records in {directory} cannot be read: {reason(error)}.",
+            remedy=f"Make the folder yours, or set {STATE_DIR_VARIABLE} to the folder of your runs.",
+        ) from error
 
 
 def find_run(run: str = "", directory: Path | None = None, *, profile: str = "", bucket: str = "") -> RunSummary:
@@ -91,6 +106,9 @@ def find_run(run: str = "", directory: Path | None = None, *, profile: str = "",
         if profile in {"", summary.profile} and bucket in {"", summary.bucket}
     ]
     if not runs:
+        for path in _records(directory or runs_dir()):
+            if not os.access(path, os.R_OK):
+                summarise(path)  # raises: without the right to read it, what it is stays open
         raise RecordError("There is no such run yet.", remedy="Start one: `ossconsole train` or `ossconsole demo`.")
     return next((summary for summary in runs if summary.alive and not summary.state.final), runs[0])
 

@@ -13,13 +13,12 @@ from ossconsole.config.connector import checked_connector_config
 from ossconsole.config.credentials import CredentialSource
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import SettingsError
-from ossconsole.config.paths import logs_dir
 from ossconsole.config.profile import Profile
 from ossconsole.dataset.manifest import object_key
 from ossconsole.storage.actions import presigned_url
 from ossconsole.storage.client import ObjectStore
 from ossconsole.training.benchloop import TrainingLoop
-from ossconsole.training.connector import ConnectorSettings
+from ossconsole.training.connector import ConnectorSettings, connector_native_log
 from ossconsole.training.data import training_data
 from ossconsole.training.limits import ConnectorReader, HttpReader, Opener, rate
 from ossconsole.training.loader import BatchLoader, largest_sample_bytes, wanted_prefetch_mb
@@ -212,7 +211,7 @@ class Bench:
             msgspec.structs.replace(self._profile, dataset_prefix=cell.dataset),
             self._credentials,
             checked_connector_config(),
-            native_log=logs_dir() / "connector-native.log",
+            native_log=connector_native_log(),
         )
 
     def _loop(self, cell: Cell) -> TrainingLoop:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import os
+import sys
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -15,7 +18,9 @@ from ossconsole.config.credentials import CredentialSource
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.files import open_private
+from ossconsole.config.paths import logs_dir
 from ossconsole.config.profile import Profile
+from ossconsole.config.secret import mask_key_id
 
 
 @dataclass(frozen=True)
@@ -35,17 +40,19 @@ class ConnectorSettings:
         endpoint = self.profile.endpoint(kind)
         if endpoint is None:
             raise SettingsError(f"Profile {self.profile.name!r} has no {kind} endpoint.")
-        # The region is always given: the connector infers a wrong one, or none, from accelerated endpoints.
-        return native().new_oss_dataset(
-            endpoint,
-            "",
-            _Provider(self.credentials),
-            str(self.config_path),
-            str(uuid.uuid4()),
-            number,
-            total,
-            self.profile.region,
-        )
+        provider = _Provider(self.credentials)
+        with _masked_prints(provider):
+            # The region is always given: the connector infers a wrong one, or none, from accelerated endpoints.
+            return native().new_oss_dataset(
+                endpoint,
+                "",
+                provider,
+                str(self.config_path),
+                str(uuid.uuid4()),
+                number,
+                total,
+                self.profile.region,
+            )
 
 
 @functools.cache
@@ -69,6 +76,16 @@ def native() -> Any:
     return module
 
 
+def connector_native_log() -> Path:
+    """Where the processes that read and write with the connector send what it prints.
+
+    The file is made here already, so that the reason why it cannot be is told in words. Raises SettingsError.
+    """
+    path = logs_dir() / "connector-native.log"
+    os.close(open_private(path))
+    return path
+
+
 def keep_native_prints_off(log: Path) -> None:
     """Sends this process's standard output and error to `log` (0600): the connector prints before it opens its own,
     and gives that one whatever mode the process leaves it. Raises SettingsError.
@@ -80,14 +97,39 @@ def keep_native_prints_off(log: Path) -> None:
     os.close(descriptor)
 
 
-@dataclass(frozen=True)
-class _Provider:
-    """A credentials provider in the connector's shape."""
+@contextlib.contextmanager
+def _masked_prints(provider: _Provider) -> Iterator[None]:
+    """Shortens the AccessKey IDs in what is printed to standard output meanwhile.
 
-    source: CredentialSource
+    While it opens, the connector prints each credential's ID whole; its configuration, and the log level with it, is
+    read later (seen with 1.2.3). What it has to say when it aborts goes to standard error, which is not held back.
+    """
+    sys.stdout.flush()
+    held, output = os.memfd_create("connector"), os.dup(1)
+    os.dup2(held, 1)
+    try:
+        yield
+    finally:
+        os.dup2(output, 1)
+        text = os.pread(held, os.fstat(held).st_size, 0)
+        for key_id in provider.given:
+            text = text.replace(key_id.encode(), mask_key_id(key_id).encode())
+        with contextlib.suppress(OSError):  # a full disk keeps no prints, and ends no reader
+            os.write(output, text)
+        os.close(output)
+        os.close(held)
+
+
+class _Provider:
+    """A credentials provider in the connector's shape; `given` are the IDs that it has handed out."""
+
+    def __init__(self, source: CredentialSource) -> None:
+        self.given: set[str] = set()
+        self._source = source
 
     def get_credentials(self) -> Any:
-        found = self.source()
+        found = self._source()
+        self.given.add(found.access_key_id)
         return _Pair(
             found.access_key_id,
             found.access_key_secret.reveal(),

@@ -55,13 +55,13 @@ def main() -> int:
     if os.getppid() != orders.leader:
         return 1  # it ended before this process could ask to end with it
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
-        keep_native_prints_off(logs_dir() / "native.log")
 
         def ready() -> None:
             print(READY, file=answers, flush=True)
 
         context = RunContext(orders.run, orders.profile, orders.credentials, orders.settings, _nobody)
         try:
+            keep_native_prints_off(logs_dir() / "native.log")
             follow(context, orders.place, before_meeting=ready)
         except ConsoleError as error:
             print(error, file=answers, flush=True)

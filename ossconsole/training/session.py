@@ -12,7 +12,6 @@ import torch
 
 from ossconsole.config.connector import checked_connector_config
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.paths import logs_dir
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.telemetry import events
@@ -20,7 +19,7 @@ from ossconsole.telemetry.events import RunState
 from ossconsole.training.agreement import BATCH, END, FAILED, Agreement, Standing, agree, endpoint_number
 from ossconsole.training.checkpoint import CheckpointStore, Snapshot, fetch_uri
 from ossconsole.training.compute import Compute, StepClock, choose_device
-from ossconsole.training.connector import ConnectorSettings
+from ossconsole.training.connector import ConnectorSettings, connector_native_log
 from ossconsole.training.context import RunContext
 from ossconsole.training.cores import give_way
 from ossconsole.training.course import Course
@@ -140,7 +139,7 @@ class Session:
             context.profile,
             context.credentials,
             checked_connector_config(),
-            native_log=logs_dir() / "connector-native.log",
+            native_log=connector_native_log(),
         )
         self._saver: Saver | None = None
         if self._place.leads:

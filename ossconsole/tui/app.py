@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import PurePath
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.console import RenderableType
 from rich.text import Text
@@ -20,6 +20,7 @@ from textual.color import Color
 from textual.screen import Screen
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.paths import exposed_folders
 from ossconsole.tui import actions, glyphs, memory, themes
 from ossconsole.tui.continuing import take_terminal_again_when_continued
 from ossconsole.tui.frugal import FrugalStylesheet, FrugalUpdate
@@ -134,10 +135,17 @@ class ConsoleApp(App[str]):
     def _remember_look(self) -> None:
         """Theme and symbols are the user's, not a profile's."""
         self._look = {"theme": self.theme, "glyphs": self.glyphs.name}
-        try:
-            memory.remember("look", "", self._look)
-        except ConsoleError as error:
-            self.notify(f"The look was not remembered: {error}", severity="warning", markup=False)
+        self.remember("look", "", self._look)
+
+    def remember(self, form: str, profile: str, values: dict[str, Any]) -> bool:
+        """Keeps what a form had for the next time; where that fails, one toast tells why, and all else continues."""
+        problem = memory.remember(form, profile, values)
+        if problem:
+            self._warn(problem)
+        return not problem
+
+    def _warn(self, text: str) -> None:
+        self.notify(safe(text), severity="warning", markup=False, timeout=12)
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         """`rule` and `dim` for the themes that are not ours."""
@@ -164,6 +172,8 @@ class ConsoleApp(App[str]):
     def _open(self) -> None:
         """What the first paint does not wait for."""
         self.services.begin()
+        for problem in filter(None, (memory.check(), *exposed_folders())):
+            self._warn(problem)
         if isinstance(self.screen, OpeningScreen):
             self.switch_mode(self.initial_mode)
         self.set_interval(TICK_S, self.tick)

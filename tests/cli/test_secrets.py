@@ -32,7 +32,7 @@ from tests.sandboxed import Sandboxed
 
 pytestmark = pytest.mark.timeout(240)
 SIDE, SAMPLES = 32, 16
-TRAIN = ("train", "--json", "--max-steps", "1", "--batch-size", "8", "--workers", "1")
+TRAIN = ("train", "--json", "--max-steps", "2", "--switch-every", "1", "--batch-size", "8", "--workers", "1")
 
 
 def plant_in_environment(pair: Credentials, patch: pytest.MonkeyPatch) -> None:
@@ -84,6 +84,7 @@ class Planted:
     def __init__(self, home: Path, pair: Credentials) -> None:
         self.home = home
         self.printed = ""
+        self._key_id = pair.access_key_id.encode()
         assert pair.security_token
         texts = [pair.access_key_secret.reveal(), pair.security_token.reveal()]
         spellings = [
@@ -103,6 +104,11 @@ class Planted:
         files = [path for path in self.home.rglob("*") if path.is_file() and path not in known]
         assert files
         return [path for path in files if self.holds(path.read_bytes())]
+
+    def logs_with_the_key_id(self) -> list[Path]:
+        """Logs that hold the AccessKey ID whole, which is no secret but half of the pair."""
+        logs = (self.home / "state" / "logs").iterdir()
+        return [path for path in logs if self._key_id in path.read_bytes()]
 
     def readable_by_others(self) -> list[Path]:
         """Files of the program that somebody else could read."""
@@ -197,6 +203,7 @@ def test_a_run_tells_it_nobody(planted: Planted, capfd: pytest.CaptureFixture[st
     assert found == []
     assert list((planted.home / "state" / "runs").iterdir())
     assert list((planted.home / "state" / "logs").glob("connector*"))
+    assert planted.logs_with_the_key_id() == []
     assert planted.files() == []
     assert planted.readable_by_others() == []
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import socket
 import stat
 from pathlib import Path
 
@@ -165,3 +167,59 @@ def test_what_happens_when_the_terminal_is_lost_is_kept_and_checked() -> None:
     error = failure('on_hangup = "stopp"\n')
     assert "line 1, on_hangup" in error.message
     assert "Did you mean 'stop'?" in error.remedy
+
+
+def obstacle(kind: str) -> None:
+    """Puts something else than a readable file where the settings belong."""
+    path = settings_path()
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(path))
+    else:
+        path.symlink_to({"loop": path.name, "device": "/dev/zero"}[kind])
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("fifo", "it is a fifo"),
+        ("folder", "it is a folder"),
+        ("socket", "No such device"),
+        ("loop", "symbolic link"),
+        ("device", "it is a device"),
+    ],
+)
+def test_what_is_no_file_is_refused_at_once_with_what_to_do(kind: str, words: str) -> None:
+    obstacle(kind)
+    with pytest.raises(SettingsError, match=words) as caught:
+        load_settings()
+    assert str(settings_path()) in caught.value.message
+    assert "mv " in caught.value.remedy
+
+
+def test_a_byte_order_mark_is_left_out() -> None:
+    write("\ufeff" + '[profiles.a]\nregion = "cn-beijing"\nbucket = "abc"\n')
+    assert list(load_settings().profiles) == ["a"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_another_encoding_is_named(encoding: str) -> None:
+    settings_path().write_bytes('active = ""\n'.encode(encoding))
+    with pytest.raises(SettingsError, match="UTF-16") as caught:
+        load_settings()
+    assert "iconv" in caught.value.remedy
+
+
+def test_latin_1_is_refused_in_words() -> None:
+    settings_path().write_bytes('active = "münchen"\n'.encode("latin-1"))
+    with pytest.raises(SettingsError, match="is not UTF-8 text"):
+        load_settings()
+
+
+def test_without_profiles_the_remedy_says_how_to_make_one() -> None:
+    error = failure('active = "mine"\n')
+    assert error.remedy == "The file has no profiles. Make one: ossconsole config init"

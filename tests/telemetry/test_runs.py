@@ -94,6 +94,21 @@ def test_runs_are_listed_newest_first_without_what_is_no_record(tmp_path: Path) 
     assert [summary.run for summary in list_runs(tmp_path)] == ["r2", "r1", "r0"]
 
 
+def test_a_fifo_among_the_records_holds_nothing_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "one.jsonl")
+    assert list_runs(tmp_path) == []
+    with pytest.raises(RecordError, match="it is a fifo"):
+        summarise(tmp_path / "one.jsonl")
+
+
+def test_a_folder_without_runs_need_not_be_there(tmp_path: Path) -> None:
+    assert list_runs(tmp_path / "missing") == []
+    assert not (tmp_path / "missing").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(RecordError, match="cannot be read: Not a directory"):
+        list_runs(tmp_path / "file")
+
+
 def test_the_run_meant_is_the_one_that_lives(tmp_path: Path) -> None:
     old = time.time()
     write_record(tmp_path / "alive.jsonl", [run_event("alive", time=old, profile="a", bucket="x", **HERE)])

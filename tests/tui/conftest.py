@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import ossconsole.tui
+from ossconsole.config.paths import STATE_DIR_VARIABLE
 from ossconsole.tui.app import ConsoleApp
 from ossconsole.tui.glyphs import BRAILLE
 from tests.tui.fakes import START, FakeServices
@@ -57,6 +58,18 @@ def _utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def _colours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("COLORTERM", "truecolor")
+
+
+@pytest.fixture
+def lose_state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], None]:
+    """Call it, and from then on nothing can be written to the state folder."""
+
+    def lose() -> None:
+        in_the_way = tmp_path / "in the way"
+        in_the_way.touch()
+        monkeypatch.setenv(STATE_DIR_VARIABLE, str(in_the_way / "state"))
+
+    return lose
 
 
 @pytest.fixture

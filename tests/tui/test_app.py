@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 from rich.color import ColorSystem
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.paths import state_dir
 from ossconsole.tui import actions
 from ossconsole.tui.app import ConsoleApp
 from ossconsole.tui.screens.confirm import ConfirmScreen
@@ -264,6 +266,33 @@ async def test_themes_and_symbols_change_by_key(make_app: AppMaker) -> None:
         assert "o standard" in shown(app)
     again = make_app(FakeServices(), theme=None, glyph_set=None)
     assert (again.theme, again.glyphs.name) == ("console-light", "ascii"), "it is remembered"
+
+
+async def test_a_look_that_cannot_be_kept_changes_all_the_same(
+    make_app: AppMaker, lose_state: Callable[[], None]
+) -> None:
+    app = make_app(FakeServices())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        lose_state()
+        before = app.theme
+        await pilot.press("f9")
+        await settle(pilot)
+        assert app.theme != before
+        assert sum("Not remembered" in notice.message for notice in app._notifications) == 1
+
+
+@pytest.mark.parametrize("content", [b'{"look/": {"theme": [], "glyphs": {}}}', b"{"])
+async def test_it_starts_with_a_damaged_memory_and_tells_where_that_is_kept(make_app: AppMaker, content: bytes) -> None:
+    (state_dir() / "forms.json").write_bytes(content)
+    state_dir().chmod(0o777)
+    app = make_app(FakeServices(), theme=None, glyph_set=None)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        told = "\n".join(notice.message for notice in app._notifications)
+    (kept,) = state_dir().glob("forms.json.damaged-*")
+    assert kept.name in told
+    assert "is writable for everybody (mode 0777)" in told
 
 
 def test_a_terminal_of_16_colours_keeps_its_own(make_app: AppMaker, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -605,6 +605,35 @@ async def test_bookmarks_are_kept(make_app: AppMaker) -> None:
                 await browser.press("b")
 
 
+async def test_a_bookmark_that_cannot_be_kept_is_told_and_no_more(
+    make_app: AppMaker, lose_state: Callable[[], None]
+) -> None:
+    async with make_app(services(FakeStore(KEYS)), "browse").run_test(size=(80, 24)) as pilot:
+        browser = await opened(pilot, FakeStore(KEYS), "checkpoints/")
+        lose_state()
+        await browser.press("b")
+        await browser.until(lambda: "Not remembered" in browser.notices)
+        assert "Bookmark set" not in browser.notices
+        assert browser.notices.count("Not remembered") == 1
+        await browser.press("home")
+        assert pilot.app.is_running
+
+
+async def test_a_download_needs_no_state(
+    bucket: ObjectStore, make_app: AppMaker, tmp_path: Path, lose_state: Callable[[], None]
+) -> None:
+    put(bucket, one=b"1")
+    async with make_app(services(bucket), "browse").run_test(size=(100, 30)) as pilot:
+        browser = await opened(pilot, bucket)
+        await browser.goes_to("one")
+        lose_state()
+        await browser.press("d")
+        await browser.answer(InputDialog, str(tmp_path / "there"))
+        await browser.job_is_over()
+        assert contents(tmp_path / "there") == {"1"}
+        assert browser.notices.count("Not remembered") == 1
+
+
 async def from_bookmark(browser: Browser) -> None:
     browser.screen.open_folder("")
     await browser.press("apostrophe")

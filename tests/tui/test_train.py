@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from textual.events import Key
 from textual.widgets import Input
@@ -173,6 +175,22 @@ async def test_the_form_starts_a_run_and_is_remembered(make_app: AppMaker) -> No
         await pilot.press("ctrl+r")
         await settle(pilot)
         assert app.screen.query_one("#field-batch_size", Input).value == "64"
+
+
+async def test_a_run_starts_when_its_settings_cannot_be_kept(
+    make_app: AppMaker, lose_state: Callable[[], None]
+) -> None:
+    services = FakeServices()
+    app = make_app(services)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("n")
+        await settle(pilot)
+        lose_state()
+        await pilot.press("enter")
+        await settle(pilot)
+        assert len(services.started) == 1
+        assert sum("Not remembered" in notice.message for notice in app._notifications) == 1
 
 
 @pytest.mark.parametrize(("field", "value"), [("epochs", "0"), ("workers", "two"), ("learning_rate", "-1")])

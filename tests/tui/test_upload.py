@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,23 @@ async def test_the_plan_comes_first_and_then_starts(make_app: AppMaker) -> None:
         await pilot.press("ctrl+s")
         await settle(pilot)
     assert services.uploads == services.planned == [UploadSettings(source=Path("/data/pictures"))]
+
+
+async def test_an_upload_starts_when_its_form_cannot_be_kept(
+    make_app: AppMaker, lose_state: Callable[[], None]
+) -> None:
+    services = FakeServices(plan=PLAN)
+    app = make_app(services, "upload")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        app.screen.query_one("#source", Input).value = "/data/pictures"
+        lose_state()
+        await pilot.press("ctrl+s")
+        await settle(pilot)
+        await pilot.press("ctrl+s")
+        await settle(pilot)
+        assert len(services.uploads) == 1
+        assert any("Not remembered" in notice.message for notice in app._notifications)
 
 
 async def test_what_was_chosen_is_asked_for_and_remembered(make_app: AppMaker) -> None:

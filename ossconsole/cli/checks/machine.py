@@ -12,6 +12,14 @@ import sys
 from pathlib import Path
 
 from ossconsole.config.checks import Check, fail, ok, warn
+from ossconsole.config.paths import (
+    CONFIG_DIR_VARIABLE,
+    STATE_DIR_VARIABLE,
+    config_dir,
+    exposed_folders,
+    logs_dir,
+    state_dir,
+)
 
 SUPPORTED_PYTHONS = ((3, 10), (3, 13))
 OLDEST_GLIBC = (2, 17)  # of osstorchconnector's wheels (manylinux2014), which exist for x86-64 only
@@ -86,10 +94,42 @@ def open_files_check() -> Check:
     return warn(name, text, remedy) if soft < FEW_OPEN_FILES and hard > soft else ok(name, text)
 
 
+def folders_check() -> Check:
+    """Whether the settings and the state can be written, by this user alone."""
+    name = "folders"
+    state, config = state_dir(), config_dir()
+    for folder in (state, logs_dir()):
+        if not _is_writable(folder):
+            return fail(
+                name,
+                f"The state folder {folder} cannot be written: no run, no upload and no console can start.",
+                f"Make it writable for you, or set {STATE_DIR_VARIABLE} to a folder that you can write to.",
+            )
+    if not _is_writable(config):
+        return warn(
+            name,
+            f"The settings folder {config} cannot be written: profiles cannot be changed.",
+            f"Make it writable for you, or set {CONFIG_DIR_VARIABLE} to a folder that you can write to.",
+        )
+    exposed = list(exposed_folders())
+    return warn(name, exposed[0]) if exposed else ok(name, f"{state} and {config} can be written by you alone.")
+
+
+def existing_part(folder: Path) -> Path:
+    """The folder, or the nearest above it that exists."""
+    return next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+
+
+def _is_writable(folder: Path) -> bool:
+    """Also where it would have to be made first."""
+    found = existing_part(folder)
+    return found.is_dir() and os.access(found, os.W_OK | os.X_OK)
+
+
 def disk_check(folder: Path, *, few_bytes: float = 2 * _GB, too_few_bytes: float = 0.2 * _GB) -> Check:
     """Room for logs, run records, journals and the sandbox's objects."""
     name = "disk"
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(existing_part(folder)).free
     text = f"{free / _GB:.1f} GB free for {folder}."
     remedy = f"Free some, or set OSSCONSOLE_STATE_DIR to a folder on a larger disk.   du -sh {folder}"
     if free < too_few_bytes:

@@ -7,7 +7,6 @@ import asyncio
 import numpy as np
 from textual import work
 
-from ossconsole.config.errors import ConsoleError
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.names import safe_text
 from ossconsole.storage.rows import RowFilter, SortKey
@@ -155,12 +154,9 @@ class Moving(BrowseBase):
         known, prefix = self._bookmarks, self.model.prefix
         marked = prefix not in known
         known = [*known, prefix] if marked else [other for other in known if other != prefix]
-        try:
-            memory.remember(_BOOKMARKS, self._memory_name, {"prefixes": known})
-        except OSError as error:
-            self.tell(ConsoleError(f"The bookmark cannot be kept: {error.strerror}."))
-            return
-        self.notify(f"Bookmark {'set' if marked else 'removed'}: {safe_text(prefix) or '/'}", markup=False, timeout=3)
+        if self.console.remember(_BOOKMARKS, self._memory_name, {"prefixes": known}):
+            done = "set" if marked else "removed"
+            self.notify(f"Bookmark {done}: {safe_text(prefix) or '/'}", markup=False, timeout=3)
 
     @work(exclusive=True, group="dialog", exit_on_error=False)
     async def action_bookmarks(self) -> None:

@@ -69,10 +69,7 @@ class Working(BrowseBase):
             if not choice:
                 return
             existing = Existing(choice)
-        try:
-            memory.remember(_FOLDERS, store.profile.name, {"folder": str(folder)})
-        except OSError as error:
-            self.notify(f"The folder was not remembered: {error}", severity="warning", markup=False)
+        self.console.remember(_FOLDERS, store.profile.name, {"folder": str(folder)})
         self.run_job(Download(store, sources, base, folder, existing=existing))
 
     # Delete, copy, rename

@@ -137,10 +137,7 @@ class NewRunScreen(ConsoleModal):
 
     def _remember(self, settings: TrainSettings) -> None:
         known = msgspec.to_builtins(settings)
-        try:
-            memory.remember(FORM, self._profile.name, {field.name: known[field.name] for field in FIELDS})
-        except ConsoleError as error:
-            self.notify(f"The settings were not remembered: {error}", severity="warning", markup=False)
+        self.console.remember(FORM, self._profile.name, {field.name: known[field.name] for field in FIELDS})
 
 
 def _plain(reason: str) -> str:

@@ -189,10 +189,7 @@ class UploadScreen(ConsoleScreen):
             "stored": str(settings.per_shard),
             "prefix": settings.prefix,
         }
-        try:
-            memory.remember(FORM, profile.name, values)
-        except (OSError, ConsoleError) as error:
-            self.notify(f"The source was not remembered: {error}", severity="warning", markup=False)
+        self.console.remember(FORM, profile.name, values)
 
     def on_input_submitted(self) -> None:
         self.action_start()
