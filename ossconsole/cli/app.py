@@ -10,6 +10,7 @@ import click
 from ossconsole import __version__
 from ossconsole.cli.errors import run_group
 from ossconsole.cli.options import Target, profile_options
+from ossconsole.cli.output import guard_stderr
 
 _COMMANDS = {
     "bench": "ossconsole.cli.bench:bench",
@@ -57,4 +58,5 @@ def ossconsole(context: click.Context, readonly: bool, target: Target) -> None:
 
 def main() -> None:
     """The entry point."""
+    guard_stderr()
     sys.exit(run_group(ossconsole))

@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from ossconsole.cli.options import Target, profile_options
+from ossconsole.cli.output import say, say_json
 from ossconsole.telemetry.runs import RunSummary, find_run
 
 
@@ -21,10 +22,10 @@ def status(run: str, as_json: bool, target: Target) -> None:
     summary = _find(run, target)
     if as_json:
         fields = {**msgspec.to_builtins(summary), "interrupted": summary.interrupted}
-        click.echo(msgspec.json.encode(fields).decode())
+        say_json(fields)
         return
     for label, value in _lines(summary):
-        click.echo(f"{label:<12}{value}")
+        say(f"{label:<12}{value}")
 
 
 @click.command()
@@ -52,7 +53,7 @@ def export(run: str, form: str | None, output: Path | None, target: Target) -> N
     else:
         written.append(export_tensorboard(record, output or Path(f"{summary.run}-tensorboard")))
     for path in written:
-        click.echo(path)
+        say(path)
 
 
 def _find(run: str, target: Target) -> RunSummary:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import msgspec
 
+from ossconsole.cli.output import say_json
 from ossconsole.sandbox.shaping import Shaping
 
 if TYPE_CHECKING:
@@ -105,4 +106,4 @@ def sandbox(
 
 
 def _print(info: SandboxInfo) -> None:
-    click.echo(info.encode())
+    say_json(msgspec.json.decode(info.encode()))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ossconsole.cli.options import OpenTarget, Target, profile_options
+from ossconsole.cli.output import say, say_json
 from ossconsole.cli.unattended import Printing, stopping_on_signals
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.environment import start_resource_tracker
@@ -99,7 +99,7 @@ def train(*, target: Target, as_json: bool, endpoint: str, **options: Any) -> in
         place = torchrun_place()
         if not place.leads:
             return _follow(opened, settings, place)
-        printing = Printing(_print_json if as_json else _print_line)
+        printing = Printing(say_json if as_json else _print_line)
         run = TrainingRun(opened.profile, opened.credentials, settings, place=place, on_event=printing)
         printing.stop = run.stop
         start_resource_tracker()
@@ -109,7 +109,7 @@ def train(*, target: Target, as_json: bool, endpoint: str, **options: Any) -> in
                 pass
         if run.error is not None:
             if not as_json:
-                click.echo(f"Error: {run.error}", err=True)
+                say(f"Error: {run.error}", err=True)
             return run.error.exit_code
         return 128 + signalled[0] if signalled else 0
 
@@ -134,18 +134,13 @@ class _Workplace:
     own_upload: None = None
 
 
-def _print_json(event: Event) -> None:
-    sys.stdout.buffer.write(events.encode(event) + b"\n")
-    sys.stdout.buffer.flush()
-
-
 def _print_line(event: Event) -> None:
     if isinstance(event, events.Step):
         if event.step == 1 or event.step % _LINE_EVERY_STEPS == 0:
             loss = "not finite" if event.loss is None else f"{event.loss:.4f}"
-            click.echo(
+            say(
                 f"epoch {event.epoch}  step {event.step}  loss {loss}  {event.samples_per_s:.1f} samples/s  "
                 f"data wait {event.wait_fraction:.0%}  {event.endpoint}"
             )
     elif not isinstance(event, events.ErrorEvent) and (line := narrate(event)) is not None:
-        click.echo(line.text)
+        say(line.text)

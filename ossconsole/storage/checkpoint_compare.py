@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.text import safe_text
 from ossconsole.storage.checkpoint_file import Checkpoint, TensorRow
-from ossconsole.storage.names import safe_text
 
 if TYPE_CHECKING:
     import numpy as np

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.storage.names import safe_text
+from ossconsole.config.text import safe_text
 from ossconsole.storage.pickle_objects import Opaque, Tensor
 from ossconsole.storage.pickle_walk import MAX_PICKLE_BYTES, NotAPickleError, walk_pickle
 from ossconsole.storage.ranged_file import BudgetError, RangedFile

@@ -16,9 +16,9 @@ import oss2
 from ossconsole.config.decoding import decode_json
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.paths import state_dir
+from ossconsole.config.text import safe_text
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
-from ossconsole.storage.names import safe_text
 
 PART_SIZE = 8 << 20
 MAX_PARTS = 10_000  # OSS's limit
