@@ -111,7 +111,14 @@ def bench(
     to the bucket.
     """
     from ossconsole.cli.sample import fill_with_samples
-    from ossconsole.training.bench import Bench, BenchSettings
+    from ossconsole.training.preflight import broken_library, check_libraries, check_precision
+
+    check_libraries()
+    check_precision(precision)
+    try:
+        from ossconsole.training.bench import Bench, BenchSettings
+    except ImportError as error:
+        raise broken_library(error) from error
 
     settings = BenchSettings(
         endpoints=tuple(kind for kind in EndpointKind if str(kind) in endpoints),

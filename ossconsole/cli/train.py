@@ -86,10 +86,14 @@ def train(*, target: Target, as_json: bool, endpoint: str, **options: Any) -> in
     `on_hangup` in the settings says otherwise; `ossconsole` shows and steers it.
     """
     from ossconsole.training.control import ControlServer
+    from ossconsole.training.preflight import check_libraries, check_precision, check_weights
     from ossconsole.training.run import TrainingRun
 
     on_hangup = load_settings().on_hangup
     settings = TrainSettings(endpoint=EndpointKind(endpoint), **options)
+    check_libraries()
+    check_weights(settings.weights)
+    check_precision(settings.precision)
     with target.open() as opened:
         if opened.profile.endpoint(settings.endpoint) is None:
             raise SettingsError(

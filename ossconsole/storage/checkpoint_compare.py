@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.text import safe_text
 from ossconsole.storage.checkpoint_file import Checkpoint, TensorRow
 
 if TYPE_CHECKING:
@@ -82,7 +81,7 @@ def tensor_distances(
                 )
     except (zipfile.BadZipFile, KeyError, OSError, ValueError, NotImplementedError) as error:
         raise ConsoleError(
-            f"{safe_text(left.name)} and {safe_text(right.name)} cannot be compared ({type(error).__name__}: {error}).",
+            f"{left.name} and {right.name} cannot be compared: one of the downloaded files is cut short or damaged.",
             remedy="Download both again.",
         ) from error
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torchvision.transforms.v2 import functional as transforms
 
-from ossconsole.config.errors import ConsoleError
+from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.dataset.formats import CHANNELS, IMAGENET_MEAN, IMAGENET_STD, SampleFormat
 from ossconsole.training.augment import random_crops, random_flips
 from ossconsole.training.cores import compute_threads, usable_cores
@@ -249,7 +249,7 @@ def choose_device(local_rank: int = 0) -> torch.device:
 def amp_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     """The type of mixed precision, None for float32.
 
-    `auto` takes bf16 where the GPU has it, else fp16; float32 on a CPU. Raises ConsoleError for fp16 on a CPU, which
+    `auto` takes bf16 where the GPU has it, else fp16; float32 on a CPU. Raises SettingsError for fp16 on a CPU, which
     has no fast kernels for it.
     """
     if precision == "auto":
@@ -257,7 +257,7 @@ def amp_dtype(precision: str, device: torch.device) -> torch.dtype | None:
             return None
         return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
     if precision == "fp16" and device.type == "cpu":
-        raise ConsoleError("fp16 needs a GPU; this run uses the CPU.", remedy="Use --precision auto.")
+        raise SettingsError("--precision fp16 needs a GPU, and there is none here.", remedy="Use --precision auto.")
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 

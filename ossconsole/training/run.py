@@ -23,6 +23,7 @@ from ossconsole.telemetry.sampler import Sampler, TelemetrySample
 from ossconsole.training.claim import Claim
 from ossconsole.training.context import RunContext
 from ossconsole.training.place import Place
+from ossconsole.training.preflight import broken_library, check_libraries, check_weights
 from ossconsole.training.settings import TrainSettings
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ class TrainingRun:
 
     `attended` may change while it goes on. `on_event` is called with each event, from the thread that made it. `place`
     is that of this process, which leads, where torchrun started several.
-    Raises SettingsError, and ClaimedError while another run writes to the same checkpoint prefix.
+    Raises SettingsError, MissingLibraryError, and ClaimedError while another run writes to the same checkpoint prefix.
     """
 
     elsewhere = False
@@ -63,6 +64,8 @@ class TrainingRun:
                 f"Profile {profile.name!r} has no {settings.endpoint} endpoint.",
                 remedy="Add one on the Setup screen, or give --endpoint.",
             )
+        check_libraries()
+        check_weights(settings.weights)
         self._claim = Claim(profile, new_run_id(), go_on=place.attempt > 0)
         self.id = self._claim.run
         self.error: ConsoleError | None = None
@@ -168,6 +171,9 @@ class TrainingRun:
             self.summary = self._train()
         except ConsoleError as error:
             self._fail(error)
+        except ImportError as error:
+            log.exception("The run %s failed", self.id)
+            self._fail(broken_library(error))
         except Exception as error:
             log.exception("The run %s failed", self.id)
             self._fail(
