@@ -11,6 +11,7 @@ import click
 from ossconsole import __version__
 from ossconsole.cli.errors import INTERRUPTED, end_process, run_group
 from ossconsole.cli.options import HandingDown, Target, profile_options, readonly_option
+from ossconsole.cli.output import guard_stderr, say
 from ossconsole.config.paths import exposed_folders
 
 _COMMANDS = {
@@ -53,7 +54,7 @@ def ossconsole(context: click.Context, readonly: bool, target: Target) -> None:
     also stand before a command that has them.
     """
     for warning in exposed_folders():
-        click.echo(f"Warning: {warning}", err=True)
+        say(f"Warning: {warning}", err=True)
     if context.invoked_subcommand is None:
         from ossconsole.cli.console import open_console
 
@@ -62,6 +63,7 @@ def ossconsole(context: click.Context, readonly: bool, target: Target) -> None:
 
 def main() -> NoReturn:
     """The entry point."""
+    guard_stderr()
     try:
         code = run_group(ossconsole)
     except SystemExit as end:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
 
 from ossconsole.cli.options import Target, profile_options
+from ossconsole.cli.output import say, say_json
 from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.text import safe_text
 from ossconsole.training.readings import (
     IMAGENET_SAMPLES,
     Limit,
@@ -110,7 +111,14 @@ def bench(
     to the bucket.
     """
     from ossconsole.cli.sample import fill_with_samples
-    from ossconsole.training.bench import Bench, BenchSettings
+    from ossconsole.training.preflight import broken_library, check_libraries, check_precision
+
+    check_libraries()
+    check_precision(precision)
+    try:
+        from ossconsole.training.bench import Bench, BenchSettings
+    except ImportError as error:
+        raise broken_library(error) from error
 
     settings = BenchSettings(
         endpoints=tuple(kind for kind in EndpointKind if str(kind) in endpoints),
@@ -126,7 +134,7 @@ def bench(
         precision=precision,
         compile=compiled,
     )
-    report: Callable[[BenchEvent], None] = _print_json if as_json else _print_reading
+    report: Callable[[BenchEvent], None] = say_json if as_json else _print_reading
     with target.open() as opened:
         if opened.sandbox is not None:
             fill_with_samples(opened)
@@ -140,25 +148,18 @@ def _once(values: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(values))
 
 
-def _print_json(event: BenchEvent) -> None:
-    import msgspec
-
-    sys.stdout.buffer.write(msgspec.json.encode(event) + b"\n")
-    sys.stdout.buffer.flush()
-
-
 def _print_reading(event: BenchEvent) -> None:
     """What was just measured, on stderr: the table comes at the end."""
     if isinstance(event, Reading):
         wait = "" if event.wait_fraction is None else f"  data wait {event.wait_fraction:.0%}"
-        click.echo(
+        say(
             f"{event.cell.mode:<9}{event.cell.workers:>3} workers  batch {event.cell.batch_size:<5}"
             f"{event.endpoint:<12}{event.temperature:<6}{event.samples_per_s:>10,.1f} samples/s{wait}",
             err=True,
         )
     elif isinstance(event, Limit):
         name = f"{_LIMITS[event.kind]}{f', {event.endpoint}' if event.endpoint else ''}"
-        click.echo(f"limit: {name:<48}{event.samples_per_s:>10,.1f} samples/s", err=True)
+        say(f"limit: {name:<48}{event.samples_per_s:>10,.1f} samples/s", err=True)
 
 
 _LIMITS = {
@@ -176,13 +177,14 @@ def _print_summary(summary: Summary) -> None:
         rows = [row for row in summary.rows if row.cell.mode is mode]
         if rows:
             console.print(_table(mode, rows, summary))
-    console.print(summary.headline, soft_wrap=True)
-    console.print(summary.bound, soft_wrap=True)
+    say(summary.headline)
+    say(summary.bound)
 
 
 def _table(mode: Mode, rows: list[Row], summary: Summary) -> Table:
     """Laid out like the tutorial's: minutes per epoch by batch size and workers, and the speed-up."""
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
     what = "training" if mode is Mode.TRAINING else "reading alone"
@@ -213,7 +215,7 @@ def _table(mode: Mode, rows: list[Row], summary: Summary) -> Table:
     if ratio:
         table.add_column(f"speed-up\n{ratio}", justify="right")
     for row in rows:
-        cells = [row.cell.dataset, row.cell.format] if several else []
+        cells = [escape(safe_text(row.cell.dataset)), row.cell.format] if several else []
         cells += [str(row.cell.batch_size), str(row.cell.workers)]
         cells += [_minutes(row, name_of(endpoint, temperature)) for endpoint, temperature in shown]
         table.add_row(*cells, *([_ratio(row, ratio)] if ratio else []))

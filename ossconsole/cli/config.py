@@ -6,6 +6,7 @@ import click
 import msgspec
 
 from ossconsole.cli.options import HandingDown, Target, profile_options, reads_only
+from ossconsole.cli.output import say, say_json
 from ossconsole.config.connector import connector_config_path, load_connector_config
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.hosts import candidates
@@ -26,8 +27,8 @@ def config() -> None:
 @reads_only
 def path() -> None:
     """Print the path of the settings file and of the connector's."""
-    click.echo(settings_path())
-    click.echo(connector_config_path())
+    say(settings_path())
+    say(connector_config_path())
 
 
 @config.command()
@@ -45,11 +46,11 @@ def show(as_json: bool, target: Target) -> None:
     rows = {name: {"value": values[name], "origin": str(resolution.origins[name])} for name in _SHOWN}
     rows["credentials in use"] = {"value": describe_credentials(resolution.profile), "origin": ""}
     if as_json:
-        click.echo(msgspec.json.encode({"profile": resolution.profile.name, "settings": rows}).decode())
+        say_json({"profile": resolution.profile.name, "settings": rows})
         return
-    click.echo(f"{'profile':<22}{resolution.profile.name}")
+    say(f"{'profile':<22}{resolution.profile.name}")
     for name, row in rows.items():
-        click.echo(f"{name:<22}{row['value'] or '-'!s:<66}{row['origin']}")
+        say(f"{name:<22}{row['value'] or '-'!s:<66}{row['origin']}")
 
 
 @config.command()
@@ -84,7 +85,7 @@ def init(
     )
     refuse_plain_http(checked(profile))
     save_settings(settings.with_profile(profile, activate=True))
-    click.echo(f"Wrote {settings_path()}. Next: ossconsole doctor")
+    say(f"Wrote {settings_path()}. Next: ossconsole doctor")
 
 
 @config.command()
@@ -93,8 +94,8 @@ def validate() -> None:
     """Check the settings file and the connector's; exit 2 with file, line and key when one is wrong."""
     settings = load_settings()
     values = load_connector_config()
-    click.echo(f"{settings_path()}: {_count(settings)}, active: {settings.active or 'none (the sandbox)'}")
-    click.echo(f"{connector_config_path()}: {'valid' if values else 'does not exist yet, the defaults hold'}")
+    say(f"{settings_path()}: {_count(settings)}, active: {settings.active or 'none (the sandbox)'}")
+    say(f"{connector_config_path()}: {'valid' if values else 'does not exist yet, the defaults hold'}")
 
 
 def _count(settings: Settings) -> str:

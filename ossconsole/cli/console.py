@@ -15,6 +15,8 @@ import click
 import msgspec
 
 from ossconsole.cli.options import Target, profile_options
+from ossconsole.cli.output import say
+from ossconsole.config.text import safe_text
 
 if TYPE_CHECKING:
     from ossconsole.cli.application import Application
@@ -140,11 +142,11 @@ def _killed(number: int) -> str:
     """The line left on the terminal when the console's process was killed."""
     from ossconsole.terminal.logs import log_path
 
-    return (
+    return safe_text(
         f"ossconsole was killed by {signal.Signals(number).name}, and what it worked on has ended. "
         f"`ossconsole status` tells how far a run came; the log is {log_path()}."
     )
 
 
 def _say(text: str) -> None:
-    click.echo(text, err=True)
+    say(text, err=True)

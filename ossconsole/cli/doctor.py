@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import click
-import msgspec
 
 from ossconsole.cli.checks import dataset, gpu, machine, setup, terminal
 from ossconsole.cli.options import OpenTarget, Target, profile_options, readonly_option
+from ossconsole.cli.output import say, say_json
 from ossconsole.config.checks import Check, CheckJob, CheckStatus, run_checks, warn
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
@@ -42,7 +42,7 @@ def doctor(as_json: bool, readonly: bool, target: Target) -> None:
         if not as_json:
             _show(found)
     if as_json:
-        click.echo(msgspec.json.encode({"checks": checks}).decode())
+        say_json({"checks": checks})
     if any(check.status is CheckStatus.FAIL for check in checks):
         sys.exit(1)
 
@@ -134,7 +134,6 @@ def _alone(look: Callable[[], Check]) -> Sequence[Check]:
 
 def _show(checks: Sequence[Check]) -> None:
     for check in checks:
-        mark = click.style(_MARKS[check.status], fg=_COLOURS[check.status])
-        click.echo(f"{mark}  {check.name:<22}{check.detail}")
+        say(f"  {check.name:<22}{check.detail}", mark=_MARKS[check.status], colour=_COLOURS[check.status])
         if check.remedy:
-            click.echo(f"{'':10}{'':<20}→ {check.remedy}")
+            say(f"{'':10}{'':<20}→ {check.remedy}")

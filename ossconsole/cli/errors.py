@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import os
 import sys
@@ -12,6 +13,7 @@ from typing import NoReturn
 
 import click
 
+from ossconsole.cli.output import say, say_json, say_lines
 from ossconsole.config.errors import ConsoleError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -26,14 +28,16 @@ def run_group(group: click.Command, arguments: Sequence[str] | None = None) -> i
     try:
         result = group.main(args=typed, prog_name="ossconsole", standalone_mode=False)
     except click.exceptions.Abort:
-        click.echo("Interrupted.", err=True)
+        say("Interrupted.", err=True)
         return INTERRUPTED
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        say_lines(shown.getvalue(), err=True)
         _report_json(typed, error.format_message(), "")
         return error.exit_code
     except ConsoleError as error:
-        click.echo(f"Error: {error}", err=True)
+        say(f"Error: {error}", err=True)
         _report_json(typed, error.message, error.remedy)
         return error.exit_code
     except BrokenPipeError:
@@ -45,12 +49,10 @@ def run_group(group: click.Command, arguments: Sequence[str] | None = None) -> i
 
 def _report_json(typed: Sequence[str], message: str, remedy: str) -> None:
     if "--json" in typed:
-        import msgspec
-
         from ossconsole.telemetry.events import ErrorEvent
 
         event = ErrorEvent(time=time.time(), message=message, remedy=remedy)
-        click.echo(msgspec.json.encode(event).decode())
+        say_json(event)
 
 
 def end_process(code: int) -> NoReturn:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
-import msgspec
 
 from ossconsole.cli.options import Target, profile_options, reads_only
+from ossconsole.cli.output import say, say_json
 from ossconsole.config.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -40,15 +40,18 @@ def ls(prefix: str, recursive: bool, limit: int | None, as_json: bool, target: T
                 folders += is_folder
                 objects += not is_folder
                 size += entry.get("size", 0)
-                click.echo(msgspec.json.encode(entry).decode() if as_json else _line(entry))
+                if as_json:
+                    say_json(entry)
+                else:
+                    say(_line(entry))
         finally:
             store.close()
     summary = {"event": "summary", "folders": folders, "objects": objects, "bytes": size, "truncated": truncated}
     if as_json:
-        click.echo(msgspec.json.encode(summary).decode())
+        say_json(summary)
     else:
         more = ", and more" if truncated else ""
-        click.echo(f"{objects:,} objects, {size:,} bytes, {folders:,} folders{more}", err=True)
+        say(f"{objects:,} objects, {size:,} bytes, {folders:,} folders{more}", err=True)
 
 
 def _key_prefix(text: str, bucket: str) -> str:
@@ -84,9 +87,6 @@ def _entries(store: ObjectStore, prefix: str, *, recursive: bool) -> Iterator[di
 
 
 def _line(entry: dict[str, Any]) -> str:
-    from ossconsole.storage.names import safe_text
-
-    key = safe_text(entry["key"])
     if entry["type"] == "folder":
-        return f"{'folder':>15}  {'':20}  {'':<12}  {key}"
-    return f"{entry['size']:>15,}  {entry['modified']}  {entry['storage_class']:<12}  {key}"
+        return f"{'folder':>15}  {'':20}  {'':<12}  {entry['key']}"
+    return f"{entry['size']:>15,}  {entry['modified']}  {entry['storage_class']:<12}  {entry['key']}"

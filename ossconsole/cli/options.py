@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ossconsole.cli.output import say
 from ossconsole.config.credentials import CredentialSource
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.paths import state_dir
@@ -38,7 +39,7 @@ _HELP = {
 
 
 def _say_on_stderr(text: str) -> None:
-    click.echo(text, err=True)
+    say(text, err=True)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from ossconsole.cli.options import Target, profile_options, reads_only
+from ossconsole.cli.output import say, say_json
 from ossconsole.config.resolve import FIELDS
 from ossconsole.telemetry.runs import RunSummary, find_run
 
@@ -23,10 +24,10 @@ def status(run: str, as_json: bool, target: Target) -> None:
     summary = _find(run, target)
     if as_json:
         fields = {**msgspec.to_builtins(summary), "interrupted": summary.interrupted}
-        click.echo(msgspec.json.encode(fields).decode())
+        say_json(fields)
         return
     for label, value in _lines(summary):
-        click.echo(f"{label:<12}{value}")
+        say(f"{label:<12}{value}")
 
 
 @click.command()
@@ -55,7 +56,7 @@ def export(run: str, form: str | None, output: Path | None, target: Target) -> N
     else:
         written.append(export_tensorboard(record, output or Path(f"{summary.run}-tensorboard")))
     for path in written:
-        click.echo(path)
+        say(path)
 
 
 def _find(run: str, target: Target) -> RunSummary:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import click
-
 from ossconsole.cli.options import OpenTarget
+from ossconsole.cli.output import say
 from ossconsole.config.paths import state_dir
 
 _SIDE = 64  # pixels; what two cores can train on
@@ -29,7 +28,7 @@ def fill_with_samples(opened: OpenTarget) -> None:
         return
     finally:
         store.close()
-    click.echo("The sandbox is empty: drawing and uploading sample pictures.", err=True)
+    say("The sandbox is empty: drawing and uploading sample pictures.", err=True)
     source = state_dir() / "sample-pictures"
     make_sample_pictures(source)
     job = UploadJob(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import msgspec
 
+from ossconsole.cli.output import say, say_json
 from ossconsole.config.paths import exposure
 from ossconsole.sandbox.shaping import Shaping
 
@@ -104,9 +105,9 @@ def sandbox(
     )
     problem = exposure(settings.directory)
     if problem:
-        click.echo(f"Warning: the folder {settings.directory} {problem}: others can replace the files in it.", err=True)
+        say(f"Warning: the folder {settings.directory} {problem}: others can replace the files in it.", err=True)
     run(settings, _print)
 
 
 def _print(info: SandboxInfo) -> None:
-    click.echo(info.encode())
+    say_json(msgspec.json.decode(info.encode()))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ossconsole.cli.options import OpenTarget, Target, profile_options
+from ossconsole.cli.output import say, say_json
 from ossconsole.cli.unattended import Printing, stopping_on_signals
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.environment import start_resource_tracker
@@ -87,10 +87,14 @@ def train(*, target: Target, as_json: bool, endpoint: str, **options: Any) -> in
     """
     from ossconsole.telemetry.sampler import Sampler
     from ossconsole.training.control import ControlServer
+    from ossconsole.training.preflight import check_libraries, check_precision, check_weights
     from ossconsole.training.run import TrainingRun
 
     on_hangup = load_settings().on_hangup
     settings = TrainSettings(endpoint=EndpointKind(endpoint), **options)
+    check_libraries()
+    check_weights(settings.weights)
+    check_precision(settings.precision)
     with target.open() as opened:
         if opened.profile.endpoint(settings.endpoint) is None:
             raise SettingsError(
@@ -100,7 +104,7 @@ def train(*, target: Target, as_json: bool, endpoint: str, **options: Any) -> in
         place = torchrun_place()
         if not place.leads:
             return _follow(opened, settings, place)
-        printing = Printing(_print_json if as_json else _print_line)
+        printing = Printing(say_json if as_json else _print_line)
         sampler = Sampler()
         run = TrainingRun(opened.profile, opened.credentials, settings, sampler, place=place, on_event=printing)
         printing.stop = run.stop
@@ -113,7 +117,7 @@ def train(*, target: Target, as_json: bool, endpoint: str, **options: Any) -> in
         sampler.stop()
         if run.error is not None:
             if not as_json:
-                click.echo(f"Error: {run.error}", err=True)
+                say(f"Error: {run.error}", err=True)
             return run.error.exit_code
         return 128 + signalled[0] if signalled else 0
 
@@ -138,18 +142,13 @@ class _Workplace:
     own_upload: None = None
 
 
-def _print_json(event: Event) -> None:
-    sys.stdout.buffer.write(events.encode(event) + b"\n")
-    sys.stdout.buffer.flush()
-
-
 def _print_line(event: Event) -> None:
     if isinstance(event, events.Step):
         if event.step == 1 or event.step % _LINE_EVERY_STEPS == 0:
             loss = "not finite" if event.loss is None else f"{event.loss:.4f}"
-            click.echo(
+            say(
                 f"epoch {event.epoch}  step {event.step}  loss {loss}  {event.samples_per_s:.1f} samples/s  "
                 f"data wait {event.wait_fraction:.0%}  {event.endpoint}"
             )
     elif not isinstance(event, events.ErrorEvent) and (line := narrate(event)) is not None:
-        click.echo(line.text)
+        say(line.text)

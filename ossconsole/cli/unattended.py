@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
-import click
-
+from ossconsole.cli.output import say
 from ossconsole.config.settings_file import OnHangup
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def stopping_on_signals(
             raise KeyboardInterrupt
         received.append(number)
         run.stop()
-        click.echo(words, err=True)
+        say(words, err=True)
 
     def hang_up(number: int, _frame: FrameType | None) -> None:
         _let_go_of_terminal()

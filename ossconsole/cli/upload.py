@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -14,10 +13,12 @@ import click
 import msgspec
 
 from ossconsole.cli.options import OpenTarget, Target, profile_options, readonly_option
+from ossconsole.cli.output import say, say_json
 from ossconsole.cli.unattended import stopping_on_signals
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.profile import Profile
 from ossconsole.config.settings_file import load_settings
+from ossconsole.config.text import safe_text
 from ossconsole.dataset.formats import SampleFormat
 
 if TYPE_CHECKING:
@@ -172,19 +173,18 @@ def _finish(job: Job, *, as_json: bool) -> list[int]:
 
 def _end(job: Job, signalled: list[int], counts: tuple[int, int, int], *, as_json: bool) -> int:
     from ossconsole.storage.job import JobState
-    from ossconsole.storage.names import safe_text
 
     done = job.progress()
     for failure in job.failures:
         if as_json:
             _emit("failed", path=failure.key, reason=failure.message, code="", request_id=failure.request_id)
         else:
-            click.echo(f"Failed: {safe_text(failure.key)}: {failure.message}")
+            say(f"Failed: {failure.key}: {failure.message}")
     if as_json:
         _print_last_line(*counts, done.bytes_done, done.seconds)
     else:
         uploaded, skipped, failed = counts
-        click.echo(
+        say(
             f"{str(job.state).capitalize()}: {uploaded} uploaded, {skipped} skipped, {failed} failed; "
             f"{done.bytes_done / 1e6:.1f} MB in {done.seconds:.1f} s."
         )
@@ -197,8 +197,7 @@ def _end(job: Job, signalled: list[int], counts: tuple[int, int, int], *, as_jso
 
 
 def _emit(event: str, **fields: object) -> None:
-    sys.stdout.buffer.write(msgspec.json.encode({"event": event, "time": time.time(), **fields}) + b"\n")
-    sys.stdout.buffer.flush()
+    say_json({"event": event, "time": time.time(), **fields})
 
 
 def _follow_json(job: UploadJob) -> None:
@@ -231,7 +230,7 @@ def _print_last_line(uploaded: int, skipped: int, failed: int, size: int, second
         "seconds": round(seconds, 3),
         "samples_per_s": round(uploaded / seconds, 3) if seconds > 0 else 0.0,
     }
-    click.echo(msgspec.json.encode(line).decode())
+    say_json(line)
 
 
 # For people
@@ -303,15 +302,13 @@ def _rate_text(progress: UploadProgress) -> str:
 
 
 def _note_text(note: Failure) -> str:
-    from ossconsole.storage.names import safe_text
-
     request = f" (request id {note.request_id})" if note.request_id else ""
     return f"{safe_text(note.path)}: {safe_text(note.reason)}{request}"
 
 
 def _print_summary(summary: UploadSummary) -> None:
     state = "Cancelled" if summary.cancelled else "Done"
-    click.echo(
+    say(
         f"{state}: {summary.uploaded} uploaded, {summary.skipped} skipped "
         f"({summary.unchanged} unchanged, {summary.ignored} no pictures), {summary.failed} failed; "
         f"{summary.bytes / 1e6:.1f} MB in {summary.seconds:.1f} s, {summary.samples_per_s:.1f} samples/s."
@@ -320,18 +317,18 @@ def _print_summary(summary: UploadSummary) -> None:
     _print_notes("Failed", summary.failures, summary.failed)
     if summary.removed:
         what = "deleted" if summary.pruned else "still in the dataset (--prune deletes them)"
-        click.echo(f"Gone from the source, {what}: {len(summary.removed)}")
+        say(f"Gone from the source, {what}: {len(summary.removed)}")
     if summary.unknown:
-        click.echo(f"Objects below the prefix that are not this dataset's: {summary.unknown}")
+        say(f"Objects below the prefix that are not this dataset's: {summary.unknown}")
     if summary.manifest:
-        click.echo(f"Manifest: {summary.manifest}")
+        say(f"Manifest: {summary.manifest}")
 
 
 def _print_notes(title: str, notes: tuple[Failure, ...], count: int) -> None:
     for note in notes[:_SHOWN]:
-        click.echo(f"{title}: {_note_text(note)}")
+        say(f"{title}: {_note_text(note)}")
     if count > _SHOWN:
-        click.echo(f"{title}: and {count - _SHOWN} more")
+        say(f"{title}: and {count - _SHOWN} more")
 
 
 # The plan
@@ -352,18 +349,18 @@ def _dry_run(opened: OpenTarget, settings: UploadSettings, *, as_json: bool) -> 
 
 def _print_plan(plan: UploadPlan, settings: UploadSettings) -> None:
     splits = ", ".join(f"{count} {split}" for split, count in plan.samples.items()) or "no samples"
-    click.echo(f"{plan.files} files: {splits} in {len(plan.classes)} classes.")
-    click.echo(
+    say(f"{plan.files} files: {splits} in {len(plan.classes)} classes.")
+    say(
         f"To send: {plan.to_send} samples, {plan.bytes_to_send / 1e6:.1f} MB as {settings.format} at {settings.size} px"
         + (f", about {plan.prepare_s:.0f} s of preparation (estimated)." if plan.prepare_s is not None else ".")
     )
     if settings.bandwidth and plan.bytes_to_send:
         seconds = plan.bytes_to_send / settings.bandwidth
-        click.echo(f"Sending takes at least {seconds:.0f} s with the cap of {settings.bandwidth / 1e6:g} MB/s.")
-    click.echo(f"Unchanged: {plan.unchanged}. No pictures: {plan.ignored}. Cannot become samples: {plan.lost}.")
-    click.echo(
+        say(f"Sending takes at least {seconds:.0f} s with the cap of {settings.bandwidth / 1e6:g} MB/s.")
+    say(f"Unchanged: {plan.unchanged}. No pictures: {plan.ignored}. Cannot become samples: {plan.lost}.")
+    say(
         f"Stored: {plan.stored_bytes / 1e9:.2f} GB, about USD {plan.usd_per_month:.2f} per month "
         "(estimated, Standard LRS)."
     )
     for note in plan.notes[:_SHOWN]:
-        click.echo(f"  {_note_text(note)}")
+        say(f"  {_note_text(note)}")

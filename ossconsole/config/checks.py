@@ -12,6 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.text import safe_text
 
 T = TypeVar("T")
 
@@ -35,15 +36,15 @@ class Check(msgspec.Struct, frozen=True):
 
 
 def ok(name: str, detail: str) -> Check:
-    return Check(name, CheckStatus.OK, detail)
+    return Check(name, CheckStatus.OK, safe_text(detail))
 
 
 def warn(name: str, detail: str, remedy: str = "") -> Check:
-    return Check(name, CheckStatus.WARN, detail, remedy)
+    return Check(name, CheckStatus.WARN, safe_text(detail), safe_text(remedy))
 
 
 def fail(name: str, detail: str, remedy: str = "") -> Check:
-    return Check(name, CheckStatus.FAIL, detail, remedy)
+    return Check(name, CheckStatus.FAIL, safe_text(detail), safe_text(remedy))
 
 
 class CheckJob(msgspec.Struct, frozen=True):

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from ossconsole.config.text import safe_text
+
 
 class ConsoleError(Exception):
     """A failure a user can act on.
 
     `message` says what happened and where; `remedy` what to do next. `exit_code` is what a command ends with.
+    Both quote what others wrote (names, replies, exceptions of libraries): what a terminal would act on is spelled out.
     """
 
     exit_code = 1
 
     def __init__(self, message: str, *, remedy: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.remedy = remedy
+        self.message = safe_text(message)
+        self.remedy = safe_text(remedy)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message} {self.remedy}".strip()

@@ -92,7 +92,10 @@ _ACCELERATOR_ZONES = {
 
 def classify(endpoint: str) -> HostInfo:
     """What the host of a normalised endpoint (`scheme://host[:port]`) tells."""
-    host = (urlsplit(endpoint).hostname or "").lower()
+    try:
+        host = (urlsplit(endpoint).hostname or "").lower()
+    except ValueError:  # brackets, in a region that is being typed
+        return HostInfo(HostKind.CUSTOM)
     if _TRANSFER.fullmatch(host):
         return HostInfo(HostKind.TRANSFER_ACCELERATION)
     if match := _LEGACY_ACCELERATOR.fullmatch(host) or _ACCELERATOR.fullmatch(host):

@@ -13,13 +13,13 @@ import fastcrc
 import msgspec
 
 from ossconsole.config.errors import ConsoleError, SettingsError
+from ossconsole.config.text import safe_text
 from ossconsole.dataset.flow import BandwidthCap, Gate, Stopped
 from ossconsole.dataset.manifest import key_problem, object_key
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.job import DEFAULT_THREADS, Job
 from ossconsole.storage.multipart import PART_SIZE, PartedUpload
-from ossconsole.storage.names import safe_text
 
 _WHOLE_MACHINE_ERRORS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 _GIVE_UP_AFTER = 8  # files in a row that got no answer at all

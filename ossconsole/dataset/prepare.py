@@ -103,10 +103,24 @@ def prepare(data: bytes, key: str, recipe: Recipe) -> Prepared:
         return make(data, key, train, recipe)
     except UnreadablePictureError:
         raise
-    except UnidentifiedImageError as error:
-        raise UnreadablePictureError("not a picture that can be read") from error
     except Exception as error:  # PIL's decoders raise anything from struct.error to IndexError on broken files
-        raise UnreadablePictureError(f"{str(error) or type(error).__name__}".rstrip(".")) from error
+        raise UnreadablePictureError(picture_problem(error)) from error
+
+
+def picture_problem(error: Exception) -> str:
+    """What PIL found wrong with a picture, in our own words: its texts quote bytes of the file and parts of PIL."""
+    text = str(error)
+    if isinstance(error, UnidentifiedImageError):
+        return "not a picture that can be read"
+    if isinstance(error, Image.DecompressionBombError):
+        return "it has too many pixels"
+    if isinstance(error, MemoryError):
+        return "it needs more memory than there is"
+    if any(sign in text for sign in ("truncated", "unexpected end", "not enough", "buffer of")):
+        return "it is truncated: a part of the picture is lost"
+    if "Decompressed data too large" in text or "too large" in text.lower():
+        return "a part of it that is not the picture (a colour profile or a text) is too large"
+    return "it is damaged, or of a kind that is not read"
 
 
 def _look(data: bytes) -> Image.Image:

@@ -99,6 +99,8 @@ def show_image(data: bytes, *, is_whole: bool = True) -> Picture:
     import numpy as np
     from PIL import Image, UnidentifiedImageError
 
+    from ossconsole.dataset.prepare import picture_problem
+
     is_part = not is_whole and data.startswith(_JPEG_MAGIC)
     try:
         with Image.open(io.BytesIO(data + _JPEG_END if is_part else data)) as image:
@@ -110,7 +112,7 @@ def show_image(data: bytes, *, is_whole: bool = True) -> Picture:
             kind += f", from its first {len(data):,} bytes" if is_part else ""
             return Picture(np.asarray(image.convert("RGB")), kind, "by its first bytes", is_part=is_part)
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ConsoleError(f"The image cannot be read: {error}.") from error
+        raise ConsoleError(f"The image cannot be read: {picture_problem(error)}.") from error
 
 
 def fit(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:

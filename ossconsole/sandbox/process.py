@@ -209,7 +209,7 @@ def _read_line(process: subprocess.Popen[bytes], timeout_s: float) -> bytes | No
 def _last_lines(directory: Path) -> str:
     text = (directory / LOG_NAME).read_text(encoding="utf-8", errors="replace")
     lines = [line for line in text.splitlines() if line.strip()][-_LOG_LINES_SHOWN:]
-    return "".join(f"\n  {line}" for line in lines)
+    return f" It ends with: {' | '.join(lines)}" if lines else ""
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ossconsole.config.errors import ConsoleError, SettingsError
+from ossconsole.config.text import safe_text
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.job import Job
-from ossconsole.storage.names import safe_text
 from ossconsole.storage.objects import ARCHIVED, ObjectSummary
 from ossconsole.storage.usage import Source, objects_of, source_key
 

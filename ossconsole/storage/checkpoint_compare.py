@@ -11,7 +11,6 @@ import msgspec
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.storage.checkpoint_file import Checkpoint, TensorRow
-from ossconsole.storage.names import safe_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,7 +81,7 @@ def tensor_distances(
                 )
     except (zipfile.BadZipFile, KeyError, OSError, ValueError, NotImplementedError) as error:
         raise ConsoleError(
-            f"{safe_text(left.name)} and {safe_text(right.name)} cannot be compared ({type(error).__name__}: {error}).",
+            f"{left.name} and {right.name} cannot be compared: one of the downloaded files is cut short or damaged.",
             remedy="Download both again.",
         ) from error
 

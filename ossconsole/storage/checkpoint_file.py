@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.storage.names import safe_text
+from ossconsole.config.text import safe_text
 from ossconsole.storage.pickle_objects import Opaque, Tensor
 from ossconsole.storage.pickle_walk import MAX_PICKLE_BYTES, NotAPickleError, walk_pickle
 from ossconsole.storage.ranged_file import BudgetError, RangedFile
+from ossconsole.storage.weights_refusal import Refusal, refuse_by_head
 
 if TYPE_CHECKING:
     from ossconsole.storage.client import ObjectStore
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 OWN_FORMAT = "ossconsole-checkpoint"
 _TAIL_BYTES = 32 << 10  # holds the directory of some 400 tensors
 _LOCAL_HEADER_BYTES = 30
+_HEAD_BYTES = 256
+_ZIP_MAGIC = b"PK\x03\x04"
 _LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
 _MODEL_KEYS = ("model", "state_dict", "model_state_dict", "net", "module")
 _BUFFER_SUFFIXES = ("running_mean", "running_var", "num_batches_tracked")
@@ -118,7 +121,9 @@ def read_checkpoint(file: RangedFile, name: str) -> Checkpoint:
     except (NotAPickleError, BudgetError) as error:
         raise CheckpointError(f"{shown} cannot be read as a checkpoint: {error.message}") from error
     except (zlib.error, NotImplementedError, RuntimeError, RecursionError, OSError, ValueError) as error:
-        raise CheckpointError(f"{shown} cannot be read as a checkpoint ({type(error).__name__}).") from error
+        raise CheckpointError(
+            f"{shown} cannot be read as a checkpoint: it is cut short or damaged.", remedy="Copy it again."
+        ) from error
 
 
 def _pickle_entry(archive: zipfile.ZipFile, shown: str) -> zipfile.ZipInfo:
@@ -134,13 +139,18 @@ def _pickle_entry(archive: zipfile.ZipFile, shown: str) -> zipfile.ZipInfo:
 
 
 def _not_a_zip(file: RangedFile, shown: str) -> CheckpointError:
-    head = file._fetch(0, min(file.size, len(_LEGACY_MAGIC)))  # noqa: SLF001
-    if head == _LEGACY_MAGIC:
+    head = file._fetch(0, min(file.size, _HEAD_BYTES))  # noqa: SLF001
+    if head.startswith(_LEGACY_MAGIC):
         return CheckpointError(
             f"{shown} is in the format of torch before 1.6, which has no directory.",
             remedy="Load it and save it again with a current torch to inspect it here.",
         )
-    return CheckpointError(f"{shown} is not a torch checkpoint (no zip directory).")
+    found = refuse_by_head(head, file.size)
+    if found is None and head.startswith(_ZIP_MAGIC):
+        found = Refusal("is cut short: the directory at the end of the file is missing", "Copy it again.")
+    if found is not None:
+        return CheckpointError(f"{shown} {found.what}.", remedy=found.remedy)
+    return CheckpointError(f"{shown} is not a file that torch.save wrote.")
 
 
 def _describe(file: RangedFile, name: str, root: str, value: Any, foreign: tuple[str, ...]) -> Checkpoint:

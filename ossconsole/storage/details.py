@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from ossconsole.config.text import safe_text
 from ossconsole.storage.errors import StorageError
-from ossconsole.storage.names import safe_text
 from ossconsole.storage.objects import ObjectInfo
 
 if TYPE_CHECKING:

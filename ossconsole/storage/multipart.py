@@ -19,9 +19,9 @@ from ossconsole.config.decoding import decode_json
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.files import read_private, set_aside, write_private
 from ossconsole.config.paths import state_dir
+from ossconsole.config.text import safe_text
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
-from ossconsole.storage.names import safe_text
 
 log = logging.getLogger(__name__)
 

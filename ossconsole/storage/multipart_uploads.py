@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ossconsole.storage.names import safe_text
+from ossconsole.config.text import safe_text
 
 if TYPE_CHECKING:
     from ossconsole.storage.client import ObjectStore

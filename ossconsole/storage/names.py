@@ -1,4 +1,4 @@
-"""Object names made safe: shown on a terminal, and turned into paths that stay inside a folder."""
+"""Object names turned into paths that stay inside a folder."""
 
 from __future__ import annotations
 
@@ -7,25 +7,11 @@ import re
 from pathlib import Path
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.text import safe_text
 
 _MAX_COMPONENT_BYTES = 255  # of ext4, XFS and overlayfs
 _KEPT_BYTES = 200  # of a longer component; the rest becomes a hash
 _LOOKS_ENCODED = re.compile(r"%(?=[0-9A-Fa-f]{2}|$)")
-
-
-def safe_text(text: str) -> str:
-    """`text` with every character that is not printable spelled out (`\\x1b`, `\\n`, `\\u202e`).
-
-    What is left can neither move the cursor, nor colour, nor reorder, nor hide: control, format and private-use
-    characters, lone surrogates, odd blanks and line separators are all gone.
-    """
-    if text.isprintable():
-        return text
-    return "".join(character if character.isprintable() else _spell(character) for character in text)
-
-
-def _spell(character: str) -> str:
-    return character.encode("unicode_escape", "backslashreplace").decode("ascii")
 
 
 def local_component(name: str) -> str:

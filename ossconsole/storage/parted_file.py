@@ -14,7 +14,7 @@ import msgspec
 
 from ossconsole.config.decoding import decode_json
 from ossconsole.config.errors import ConsoleError
-from ossconsole.storage.names import safe_text
+from ossconsole.config.text import safe_text
 from ossconsole.storage.objects import ObjectInfo
 
 PART_SIZE = 8 << 20

@@ -17,9 +17,10 @@ import fastcrc
 import msgspec
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.text import safe_text
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.job import DEFAULT_THREADS, Job, read_ahead
-from ossconsole.storage.names import check_inside, local_component, safe_text
+from ossconsole.storage.names import check_inside, local_component
 from ossconsole.storage.objects import ObjectSummary
 from ossconsole.storage.parted_file import (
     PART_SIZE,

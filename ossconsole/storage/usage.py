@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from ossconsole.config.text import safe_text
 from ossconsole.storage.job import Job
-from ossconsole.storage.names import safe_text
 from ossconsole.storage.objects import ObjectSummary
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.text import safe_text
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import Event, RunState
 
@@ -29,55 +30,63 @@ _STATE_WORDS = {
 }
 
 
+def narrate(event: Event) -> LogLine | None:
+    """The line for an event; None for those that come too often or say nothing new.
+
+    The record that it may come from is a file of anybody's: the text is made safe for a terminal.
+    """
+    line = _narrate(event)
+    return line and msgspec.structs.replace(line, text=safe_text(line.text))
+
+
 @functools.singledispatch
-def narrate(event: Event) -> LogLine | None:  # noqa: ARG001 - the events not named below come too often for a line
-    """The line for an event; None for those that come too often or say nothing new."""
+def _narrate(event: Event) -> LogLine | None:  # noqa: ARG001 - the events not named below come too often for a line
     return None
 
 
-@narrate.register
+@_narrate.register
 def _(event: events.Run) -> LogLine:
     return LogLine(event.time, "info", f"run {event.run} starts")
 
 
-@narrate.register
+@_narrate.register
 def _(event: events.State) -> LogLine | None:
     words = _STATE_WORDS.get(event.state)
     return LogLine(event.time, "info", words) if words else None
 
 
-@narrate.register
+@_narrate.register
 def _(event: events.Switch) -> LogLine:
     reason = f" ({event.reason})" if event.reason else ""
     return LogLine(event.time, "switch", f"switched to {event.endpoint}{reason}", event.endpoint)
 
 
-@narrate.register
+@_narrate.register
 def _(event: events.Epoch) -> LogLine:
     return LogLine(event.time, "good", _epoch_words(event))
 
 
-@narrate.register
+@_narrate.register
 def _(event: events.Checkpoint) -> LogLine:
     return LogLine(event.time, "good", f"checkpoint {event.key}: {megabytes(event.bytes)} in {event.seconds:.1f} s")
 
 
-@narrate.register
+@_narrate.register
 def _(event: events.InfoEvent) -> LogLine:
     return LogLine(event.time, "info", event.message)
 
 
-@narrate.register
+@_narrate.register
 def _(event: events.WarningEvent) -> LogLine:
     return LogLine(event.time, "warning", f"{event.message} {event.remedy}".strip())
 
 
-@narrate.register
+@_narrate.register
 def _(event: events.ErrorEvent) -> LogLine:
     return LogLine(event.time, "error", f"{event.message} {event.remedy}".strip())
 
 
-@narrate.register
+@_narrate.register
 def _(event: events.Summary) -> LogLine:
     return LogLine(event.time, "good", _summary_words(event))
 

@@ -15,7 +15,8 @@ from ossconsole import __version__
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import open_private, unwritable
 from ossconsole.config.paths import state_dir
-from ossconsole.terminal.logs import printable, redact
+from ossconsole.config.text import safe_text
+from ossconsole.terminal.logs import redact
 
 _PACKAGES = ("textual", "torch", "torchvision", "oss2", "osstorchconnector", "aiohttp", "msgspec", "psutil")
 _KEPT_REPORTS = 20
@@ -51,12 +52,12 @@ def report(error: BaseException) -> Path:
 def crash_line(error: BaseException) -> str:
     """Write the report; the one line for the terminal: what happened and where the report is."""
     text = "".join(traceback.format_exception_only(type(error), error)).strip().replace("\n", " ")
-    what = printable(redact(text))[:_LINE_WIDTH]
+    what = redact(text)[:_LINE_WIDTH]
     try:
         where = f"Report: {report(error)}"
     except ConsoleError as failure:
         where = f"There is no report: {failure}"
-    return f"ossconsole crashed: {what}. {where}"
+    return safe_text(f"ossconsole crashed: {what}. {where}")
 
 
 def _text(error: BaseException, stamp: str) -> str:

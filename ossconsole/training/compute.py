@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torchvision.transforms.v2 import functional as transforms
 
-from ossconsole.config.errors import ConsoleError
+from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.dataset.formats import CHANNELS, IMAGENET_MEAN, IMAGENET_STD, SampleFormat
 from ossconsole.training.augment import random_crops, random_flips
 from ossconsole.training.cores import compute_threads, usable_cores
@@ -270,12 +270,12 @@ def amp_dtype(precision: str, device: torch.device) -> torch.dtype | None:
 
     `auto` takes fp16 on a GPU, also where it has bf16: cuDNN's batch norm has no bf16, and ResNet-18 takes 15,003
     samples/s in fp16 against 11,506 in bf16 (H100, batch 256, torch 2.11). GradScaler keeps fp16 from overflowing.
-    float32 on a CPU. Raises ConsoleError for fp16 on a CPU, which has no fast kernels for it.
+    float32 on a CPU. Raises SettingsError for fp16 on a CPU, which has no fast kernels for it.
     """
     if precision == "auto":
         return torch.float16 if device.type == "cuda" else None
     if precision == "fp16" and device.type == "cpu":
-        raise ConsoleError("fp16 needs a GPU; this run uses the CPU.", remedy="Use --precision auto.")
+        raise SettingsError("--precision fp16 needs a GPU, and there is none here.", remedy="Use --precision auto.")
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +16,17 @@ from torch import nn
 from torchvision.models import ResNet18_Weights, resnet18
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.storage.weights_refusal import refuse
+from ossconsole.training.preflight import WEIGHTS_REMEDY, check_weights
 
 IMAGENET_CLASSES = 1000
+_HEAD = "fc."
+_KEYS_SHOWN = 6
+_SAVE_STATE = "In the program that made it: torch.save(model.state_dict(), FILE)."
+_WRAPPERS = {
+    "module.": ("DataParallel or DistributedDataParallel", "module"),
+    "_orig_mod.": ("torch.compile", "_orig_mod"),
+}
 _WORDNET_ID = re.compile(r"^n\d{8}$")
 
 MAX_WEIGHTS_BYTES = 4 << 30
@@ -33,7 +44,7 @@ def build_model(classes: tuple[str, ...], weights: str, fetch: Callable[[str], b
     model: nn.Module = resnet18(num_classes=len(classes))
     if state is not None:
         if not keep_head:
-            state = {name: value for name, value in state.items() if not name.startswith("fc.")}
+            state = {name: value for name, value in state.items() if not name.startswith(_HEAD)}
         _load_into(model, state, weights)
     return model
 
@@ -60,14 +71,12 @@ def _load_weights(weights: str, fetch: Callable[[str], bytes]) -> dict[str, Any]
         return _download()
     if weights.startswith("oss://"):
         return _model_state(load_untrusted(fetch(weights), weights), weights)
+    check_weights(weights)
     path = Path(weights).expanduser()
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ConsoleError(
-            f"The weights {path} cannot be read: {error.strerror}.",
-            remedy="Give --weights none, imagenet, a file, or oss://bucket/key.",
-        ) from error
+        raise ConsoleError(f"The weights {path} cannot be read: {error.strerror}.", remedy=WEIGHTS_REMEDY) from error
     return _model_state(load_untrusted(data, str(path)), str(path))
 
 
@@ -88,19 +97,18 @@ def _download() -> dict[str, Any]:
 def load_untrusted(data: bytes, where: str) -> dict[str, Any]:
     """A dictionary saved with torch.save, read without running any code in it. Raises ConsoleError when it is none."""
     if len(data) > MAX_WEIGHTS_BYTES:
-        raise ConsoleError(f"{where} has {len(data):,} bytes; that is no ResNet-18.", remedy="Choose another object.")
+        raise ConsoleError(f"{where} has {len(data):,} bytes; that is no ResNet-18.", remedy="Choose another file.")
     _refuse_compressed(data, where)
     try:
-        loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of other pickle protocols, with advice for torch's developers
+            loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch names no common type for what a hostile or cut file raises
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConsoleError(
-            f"{where} is not a checkpoint that can be read safely: {reason}.", remedy="Choose another object."
-        ) from error
+        # Its text is not shown: it advises to load the file with all the code that is in it.
+        found = refuse(data)
+        raise ConsoleError(f"{where} {found.what}.", remedy=found.remedy) from error
     if not isinstance(loaded, dict):
-        raise ConsoleError(
-            f"{where} holds a {type(loaded).__name__}, not a dictionary.", remedy="Choose another object."
-        )
+        raise ConsoleError(f"{where} holds a {type(loaded).__name__}, not a dictionary of weights.", remedy=_SAVE_STATE)
     return loaded
 
 
@@ -113,27 +121,72 @@ def _refuse_compressed(data: bytes, where: str) -> None:
         return
     if sum(member.file_size for member in members) > len(data):
         raise ConsoleError(
-            f"{where} unpacks to more than it holds; torch writes no such file.", remedy="Choose another object."
+            f"{where} unpacks to more than it holds; torch writes no such file.", remedy="Choose another file."
         )
 
 
 def _model_state(loaded: dict[str, Any], where: str) -> dict[str, Any]:
-    """The weights in a checkpoint of ours, or in a bare state dictionary."""
+    """The weights in a checkpoint of ours, or in a bare state dictionary. Raises ConsoleError for other layouts."""
     state = loaded.get("model", loaded)
-    if not isinstance(state, dict) or not any(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ConsoleError(f"{where} holds no weights.", remedy="Choose another object.")
-    return state
+    if _has_tensors(state):
+        _refuse_prefix(state, where)
+        return dict(state)
+    for key, value in loaded.items():
+        if _has_tensors(value):
+            raise ConsoleError(
+                f"{where} keeps its weights under {key!r}, which is not read here.",
+                remedy=f'Save that part alone: torch.save(torch.load(FILE, weights_only=True)[{key!r}], "weights.pt").',
+            )
+    keys = ", ".join(map(repr, itertools.islice(loaded, _KEYS_SHOWN))) or "nothing"
+    raise ConsoleError(f"{where} holds no weights, only {keys}.", remedy=_SAVE_STATE)
+
+
+def _has_tensors(value: object) -> bool:
+    return isinstance(value, dict) and any(isinstance(part, torch.Tensor) for part in value.values())
+
+
+def _refuse_prefix(state: dict[str, Any], where: str) -> None:
+    """Raises ConsoleError where every name begins with what wraps a model."""
+    for prefix, (maker, attribute) in _WRAPPERS.items():
+        if all(str(name).startswith(prefix) for name in state):
+            raise ConsoleError(
+                f"{where} was saved through {maker}: each name begins with {prefix!r}.",
+                remedy=f"Save the model inside: torch.save(model.{attribute}.state_dict(), FILE).",
+            )
 
 
 def _load_into(model: nn.Module, state: dict[str, Any], where: str) -> None:
-    try:
-        outcome = model.load_state_dict(state, strict=False)
-    except RuntimeError as error:
+    """Raises ConsoleError where the weights are another model's, or no finite numbers."""
+    problem = _mismatch(model.state_dict(), state)
+    if problem:
         raise ConsoleError(
-            f"The weights {where} do not fit ResNet-18: {str(error).splitlines()[-1].strip()}.",
-            remedy="Give the weights of a ResNet-18.",
-        ) from error
-    missing = [name for name in outcome.missing_keys if not name.startswith("fc.")]
-    if missing or outcome.unexpected_keys:
-        first = (missing or outcome.unexpected_keys)[0]
-        raise ConsoleError(f"The weights {where} are not those of a ResNet-18: {first} is amiss.")
+            f"The weights {where} are not those of a ResNet-18: {problem}.",
+            remedy="Give weights of torchvision's resnet18, or train from scratch with --weights none.",
+        )
+    refuse_not_finite(state, where)
+    model.load_state_dict(state, strict=False)
+
+
+def _mismatch(own: dict[str, Any], state: dict[str, Any]) -> str:
+    """The first way in which `state` differs from the model's own names and shapes; "" where it fits but for a head."""
+    missing = [name for name in own if name not in state and not name.startswith(_HEAD)]
+    extra = [name for name in state if name not in own]
+    if missing:
+        return f"{missing[0]} is missing" + (f", and {extra[0]} is not part of one" if extra else "")
+    if extra:
+        return f"{extra[0]} is not part of one"
+    for name, value in state.items():
+        shape = tuple(value.shape) if isinstance(value, torch.Tensor) else None
+        if shape != tuple(own[name].shape):
+            return f"{name} has the shape {shape or 'of no tensor'} instead of {tuple(own[name].shape)}"
+    return ""
+
+
+def refuse_not_finite(state: dict[str, Any], where: str) -> None:
+    """Raises ConsoleError where a weight is NaN or infinite."""
+    for name, value in state.items():
+        if isinstance(value, torch.Tensor) and value.is_floating_point() and not torch.isfinite(value).all():
+            raise ConsoleError(
+                f"The weights {where} hold NaN or infinite values, in {name} for one: that training diverged.",
+                remedy="Use an earlier checkpoint, or other weights.",
+            )

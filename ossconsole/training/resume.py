@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from typing import Any
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.text import counted
 from ossconsole.storage.client import ObjectStore
 from ossconsole.training.checkpoint import fetch_uri, stable_key, unpack
 from ossconsole.training.context import RunContext
 from ossconsole.training.course import Course
+from ossconsole.training.model import refuse_not_finite
 from ossconsole.training.ranks import Ranks
 from ossconsole.training.trainer import Trainer
 
@@ -32,21 +35,32 @@ def resume(
     for name, wanted in about.items():
         if name not in _MAY_DIFFER and state.get(name) != wanted:
             raise ConsoleError(
-                f"{uri} was written with another {name.replace('_', ' ')} than this run has.",
+                f"{uri} was written with {_difference(name, state.get(name), wanted)}.",
                 remedy=f"Use the same settings and dataset, or start from its weights: --weights {uri}.",
             )
+    if isinstance(state.get("model"), dict):
+        refuse_not_finite(state["model"], uri)
     try:
         trainer.load(state)
         course.go_on_from(state)
         context.step = int(state["step"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        lacking = f" ({error} is missing)" if isinstance(error, KeyError) else ""
         raise ConsoleError(
-            f"{uri} does not hold what a run needs to go on: {error}.",
+            f"{uri} does not hold what a run needs to resume{lacking}.",
             remedy=f"Start from its weights: --weights {uri}.",
         ) from error
     context.say(f"Going on after step {context.step} of epoch {course.epoch}, from {uri}.")
     if state["schedule"]["asked"] != context.settings.learning_rate:
         context.say(f"The peak learning rate is now {context.settings.learning_rate:g}.")
+
+
+def _difference(name: str, found: object, wanted: object) -> str:
+    """What a checkpoint was written with, after "written with"."""
+    if name == "classes":
+        was, has = (len(each) if isinstance(each, Sized) else 0 for each in (found, wanted))
+        return f"{counted(was, 'class', 'classes')}; this dataset has {'others' if was == has else has}"
+    return f"another {name.replace('_', ' ')} than this run has"
 
 
 def _located(named: str, store: ObjectStore) -> str:

@@ -27,6 +27,7 @@ from ossconsole.telemetry.sampler import Sampler, TelemetrySample
 from ossconsole.training.claim import Claim
 from ossconsole.training.context import RunContext
 from ossconsole.training.place import Place
+from ossconsole.training.preflight import broken_library, check_libraries, check_weights
 from ossconsole.training.settings import TrainSettings
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class TrainingRun:
     `sampler` looks at GPUs and host for the record; it is the process's own, and belongs to the caller.
     `attended` may change while it goes on. `on_event` is called with each event, from the thread that made it. `place`
     is that of this process, which leads, where torchrun started several.
-    Raises SettingsError, and ClaimedError while another run writes to the same checkpoint prefix.
+    Raises SettingsError, MissingLibraryError, and ClaimedError while another run writes to the same checkpoint prefix.
     """
 
     elsewhere = False
@@ -70,6 +71,8 @@ class TrainingRun:
                 f"Profile {profile.name!r} has no {settings.endpoint} endpoint.",
                 remedy="Add one on the Setup screen, or give --endpoint.",
             )
+        check_libraries()
+        check_weights(settings.weights)
         self._claim = Claim(profile, new_run_id(), go_on=place.attempt > 0)
         self.id = self._claim.run
         self.error: ConsoleError | None = None
@@ -180,6 +183,9 @@ class TrainingRun:
         except ConsoleError as error:
             raised = error
             self._fail(error)
+        except ImportError as error:
+            log.exception("The run %s failed", self.id)
+            self._fail(broken_library(error))
         except Exception as error:
             raised = error
             log.exception("The run %s failed", self.id)

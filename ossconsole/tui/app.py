@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,6 +17,7 @@ from textual._compositor import ChopsUpdate
 from textual.app import App
 from textual.binding import BindingType
 from textual.color import Color
+from textual.filter import LineFilter
 from textual.screen import Screen
 
 from ossconsole.config.errors import ConsoleError
@@ -24,6 +25,7 @@ from ossconsole.config.paths import exposed_folders
 from ossconsole.tui import actions, glyphs, memory, themes
 from ossconsole.tui.continuing import take_terminal_again_when_continued
 from ossconsole.tui.frugal import FrugalStylesheet, FrugalUpdate
+from ossconsole.tui.guard import TerminalGuard
 from ossconsole.tui.screens.base import ConsoleScreen
 from ossconsole.tui.screens.opening import OpeningScreen
 from ossconsole.tui.services import NoCredentials, Services, Starting
@@ -116,6 +118,7 @@ class ConsoleApp(App[str]):
         self.crash_lines: list[str] = []
         self._crash: Exception | None = None
         self._modules = 0
+        self._guard = TerminalGuard()
         self._clock = clock
         self._began = clock()
         for own in themes.OWN:
@@ -154,6 +157,9 @@ class ConsoleApp(App[str]):
             return {"rule": "ansi_bright_black", "dim": "ansi_bright_black"}
         ground, ink = Color.parse(current.background), Color.parse(current.foreground)
         return {"rule": ground.blend(ink, 0.25).hex, "dim": ground.blend(ink, 0.6).hex}
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        return [*super().get_line_filters(), self._guard]
 
     def get_default_screen(self) -> Screen[None]:
         return OpeningScreen(id="_default")

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 
 from rich.cells import cell_len, set_cell_size
 
-from ossconsole.storage.names import safe_text
+from ossconsole.config.text import safe_text
 
 Piece = tuple[str, str]
 """Text and the name of its style (one of `STYLES`)."""
@@ -51,7 +51,9 @@ class Line:
             self.add(text, style)
 
     def add(self, text: str, style: str = "text") -> Line:
+        """Adds a piece; what a terminal would act on is spelled out in it."""
         if text:
+            text = safe(text)
             self.pieces.append((text, style))
             self.width += cell_len(text)
         return self

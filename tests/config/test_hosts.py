@@ -52,6 +52,10 @@ def test_every_candidate_tells_its_region(region: str) -> None:
     assert all(candidate.host.kind is HostKind.ACCELERATOR for candidate in accelerated)
 
 
+def test_a_region_that_is_being_typed_may_hold_anything() -> None:
+    assert all(candidate.host.region == "" for candidate in candidates("[x") + candidates("a]"))
+
+
 def test_documented_zones_come_first() -> None:
     zones = [c.host.zone for c in candidates("ap-southeast-1") if c.use is EndpointKind.ACCELERATED]
     assert zones == ["ap-southeast-1c", ""]

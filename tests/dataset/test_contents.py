@@ -79,7 +79,7 @@ def test_a_checkpoint_whatever_its_name(store: Counting) -> None:
 def test_a_zip_that_is_no_checkpoint_says_so(store: Counting) -> None:
     content = told(store, "a.zip", b"PK\x03\x04" + b"\0" * 100)
     assert isinstance(content, BytesContent)
-    assert "not a torch checkpoint" in content.note
+    assert "cut short" in content.note
 
 
 def test_samples_by_size_and_by_manifest(store: Counting) -> None:

@@ -156,8 +156,8 @@ def test_a_hostile_pickle_is_named_and_not_run(tmp_path: Path, protocol: int) ->
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "not a torch checkpoint"),
-        (b"plain text" * 10, "not a torch checkpoint"),
+        (b"", "is empty"),
+        (b"plain text" * 10, "not a file that torch.save wrote"),
         (saved({"a": 1}, _use_new_zipfile_serialization=False), "before 1.6"),
         (zipped(pickle.dumps({}), zipfile.ZIP_DEFLATED), "compressed"),
         (zipped(b"\x80\x02}q\x00."[:-1]), "malformed|no end"),

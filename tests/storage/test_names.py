@@ -7,7 +7,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.storage.names import check_inside, local_path, safe_text
+from ossconsole.config.text import safe_text
+from ossconsole.storage.names import check_inside, local_path
 from ossconsole.storage.objects import ObjectSummary
 from ossconsole.storage.transfer import plan
 

@@ -59,9 +59,8 @@ def test_a_secret_in_the_message_is_masked() -> None:
 
 def test_the_line_cannot_disturb_the_terminal() -> None:
     line = crash_line(failure("one\ntwo \x1b[2J\x1b]52;c;aGk=\x07" + "x" * 5000))
-    assert line.startswith("ossconsole crashed: ValueError: one two x")
-    assert "\n" not in line
-    assert "\x1b" not in line
+    assert line.startswith(r"ossconsole crashed: ValueError: one two \x1b[2J")
+    assert line.isprintable()
     assert len(line) < 600
 
 

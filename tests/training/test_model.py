@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import json
 import pickle
+import re
+import struct
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from urllib.error import URLError
 
+import numpy as np
 import pytest
 import torch
-from torchvision.models import WeightsEnum, resnet18
+from torchvision.models import WeightsEnum, resnet18, resnet34, resnet50
 
-from ossconsole.config.errors import ConsoleError
+from ossconsole.config.errors import ConsoleError, SettingsError
+from ossconsole.storage.checkpoint_file import inspect_local_checkpoint
 from ossconsole.training.checkpoint import unpack
-from ossconsole.training.model import build_model, is_imagenet, load_untrusted
+from ossconsole.training.model import build_model, is_imagenet
 
 CLASSES = ("cat", "dog", "fox")
 
@@ -81,22 +89,121 @@ def test_a_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> N
     assert "checkpoints" in raised.value.remedy
 
 
-@pytest.mark.parametrize("name", ["missing.pt", "text.pt", "foreign.pt", "cut.pt"])
-def test_weights_that_are_none_are_refused(tmp_path: Path, name: str) -> None:
-    (tmp_path / "text.pt").write_text("not a checkpoint")
-    (tmp_path / "foreign.pt").write_bytes(saved({"layer.weight": torch.zeros(2)}))
-    (tmp_path / "cut.pt").write_bytes(saved(resnet18(num_classes=3).state_dict())[:100_000])
-    with pytest.raises(ConsoleError):
-        build_model(CLASSES, str(tmp_path / name), no_fetch)
+def state(**changes: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Of a ResNet-18 for the classes."""
+    return {**resnet18(num_classes=len(CLASSES)).state_dict(), **changes}
 
 
-@pytest.mark.parametrize("protocol", [2, 4])
-def test_a_hostile_checkpoint_runs_nothing(tmp_path: Path, protocol: int) -> None:
-    target = tmp_path / "boom"
-    for data in (pickle.dumps(Bomb(target), protocol), saved({"format": Bomb(target)})):
-        with pytest.raises(ConsoleError, match=r"cannot be read safely|not a checkpoint"):
-            load_untrusted(data, "oss://b/k")
+def renamed(prefix: str) -> dict[str, torch.Tensor]:
+    return {prefix + name: value for name, value in state().items()}
+
+
+def legacy(value: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer, _use_new_zipfile_serialization=False)
+    return buffer.getvalue()
+
+
+def zipped(name: str) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(name, b"something")
+    return buffer.getvalue()
+
+
+def tensors_as_safetensors() -> bytes:
+    header = json.dumps({"fc.bias": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
+    return struct.pack("<Q", len(header)) + header + bytes(8)
+
+
+def whole_model() -> bytes:
+    return saved(torch.nn.Sequential(torch.nn.Linear(2, 2)))
+
+
+_NAMES_CODE = r"names code to be run when it is loaded .*(getattr|write_text)"
+REFUSED: dict[str, tuple[Callable[[Path], bytes], str, str]] = {
+    "hostile zip": (
+        lambda target: saved(Bomb(target)),
+        _NAMES_CODE,
+        "trust",
+    ),
+    "hostile legacy": (lambda target: legacy(Bomb(target)), _NAMES_CODE, "trust"),
+    "hostile pickle": (
+        lambda target: pickle.dumps(Bomb(target), 4),
+        _NAMES_CODE,
+        "trust",
+    ),
+    "hostile in a dictionary": (lambda target: saved({"model": Bomb(target), **state()}), "names code", "trust"),
+    "whole model": (lambda _: whole_model(), "whole pickled model, which is code", "state_dict"),
+    "safetensors": (lambda _: tensors_as_safetensors(), "safetensors format", "load_file"),
+    "web page": (lambda _: b"\n<!DOCTYPE html><html><body>Sign in</body></html>", "web page", "curl"),
+    "empty": (lambda _: b"", "is empty", "Copy it again"),
+    "cut": (lambda _: saved(state())[:100_000], "cut short or damaged", "older file"),
+    "cut legacy": (lambda _: legacy(state())[:5_000], "cut short or damaged", "older file"),
+    "another zip": (lambda _: zipped("word/document.xml"), "no data.pkl", "another file"),
+    "gzip": (lambda _: gzip.compress(saved(state())), "gzip", "gunzip"),
+    "text": (lambda _: b"not a checkpoint", "not a file that torch.save wrote", "torch.save"),
+    "NumPy values": (lambda _: saved({"loss": np.float64(1), **state()}), "other than tensors", "state_dict"),
+    "list": (lambda _: saved([torch.zeros(1)]), "holds a list", "state_dict"),
+    "no weights": (lambda _: saved({"epoch": 1, "lr": 0.1}), "no weights, only 'epoch', 'lr'", "state_dict"),
+    "state_dict": (lambda _: saved({"state_dict": state(), "epoch": 1}), "under 'state_dict'", r"\['state_dict'\]"),
+    "model_state_dict": (lambda _: saved({"model_state_dict": state()}), "under 'model_state_dict'", "torch.save"),
+    "DistributedDataParallel": (lambda _: saved(renamed("module.")), "DistributedDataParallel", "model.module.state"),
+    "torch.compile": (lambda _: saved(renamed("_orig_mod.")), "torch.compile", "model._orig_mod.state"),
+    "NaN": (lambda _: saved(state(**{"conv1.weight": torch.full((64, 3, 7, 7), torch.nan)})), "NaN", "earlier"),
+    "ResNet-34": (lambda _: saved(resnet34().state_dict()), "layer1.2.conv1.weight is not part of one", "resnet18"),
+    "ResNet-50": (lambda _: saved(resnet50().state_dict()), "is not part of one|has the shape", "resnet18"),
+    "another shape": (
+        lambda _: saved(state(**{"bn1.bias": torch.zeros(3)})),
+        r"bias has the shape \(3,\)",
+        "resnet18",
+    ),
+    "another model": (lambda _: saved({"layer.weight": torch.zeros(2)}), "conv1.weight is missing", "resnet18"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_weights_are_refused_in_our_own_words_and_nothing_in_them_runs(tmp_path: Path, kind: str) -> None:
+    make, what, remedy = REFUSED[kind]
+    target, path = tmp_path / "ran", tmp_path / "file.pt"
+    path.write_bytes(make(target))
+    with pytest.raises(ConsoleError, match=what) as raised:
+        build_model(CLASSES, str(path), no_fetch)
+    assert re.search(remedy, raised.value.remedy)
+    for advice in (
+        "weights_only=False",
+        "weights_only to False",
+        "weights_only` set",
+        "Re-running",
+        "allowlist",
+        "miniz",
+    ):
+        assert advice not in str(raised.value)
+    assert str(path) in raised.value.message
     assert not target.exists()
+
+
+@pytest.mark.parametrize("kind", ["hostile zip", "whole model", "safetensors", "web page", "empty", "cut", "text"])
+def test_the_same_files_are_no_checkpoints_to_resume_from_nor_to_inspect(tmp_path: Path, kind: str) -> None:
+    make, what, _ = REFUSED[kind]
+    path = tmp_path / "file.pt"
+    path.write_bytes(make(tmp_path / "ran"))
+    with pytest.raises(ConsoleError, match=what):
+        unpack(path.read_bytes(), "oss://b/k")
+    if kind in {"hostile zip", "whole model"}:
+        assert inspect_local_checkpoint(path).foreign
+    else:
+        with pytest.raises(ConsoleError) as raised:
+            inspect_local_checkpoint(path)
+        assert "zlib" not in str(raised.value)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_weights_that_are_not_there_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="does not exist"):
+        build_model(CLASSES, str(tmp_path / "missing.pt"), no_fetch)
+    with pytest.raises(SettingsError, match="is a folder"):
+        build_model(CLASSES, str(tmp_path), no_fetch)
 
 
 def test_a_checkpoint_of_another_program_or_version_is_told_apart() -> None:

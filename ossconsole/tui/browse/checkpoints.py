@@ -15,11 +15,11 @@ from textual.containers import Vertical
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import make_folder
 from ossconsole.config.paths import state_dir
+from ossconsole.config.text import safe_text
 from ossconsole.storage.actions import Copy
 from ossconsole.storage.checkpoint_compare import TensorDistance, pair_tensors, tensor_distances
 from ossconsole.storage.checkpoint_file import Checkpoint, inspect_checkpoint
 from ossconsole.storage.job import JobState
-from ossconsole.storage.names import safe_text
 from ossconsole.storage.objects import ObjectSummary
 from ossconsole.storage.transfer import Download
 from ossconsole.storage.usage import Source

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ossconsole.config.text import safe_text
 from ossconsole.dataset.contents import (
     BytesContent,
     Content,
@@ -19,7 +20,6 @@ from ossconsole.dataset.manifest_check import ManifestFindings
 from ossconsole.dataset.preview import contact_sheet
 from ossconsole.storage.checkpoint_file import Checkpoint
 from ossconsole.storage.details import ObjectDetails
-from ossconsole.storage.names import safe_text
 from ossconsole.storage.objects import ObjectInfo
 from ossconsole.storage.usage import UsageTotals
 from ossconsole.tui.glyphs import Glyphs

@@ -7,17 +7,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from rich.text import Text
 from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
+from textual.content import Content
 from textual.widgets import Button, Input, Static, TextArea
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.tui.browse.graphics import graphics_of, picture_widget
 from ossconsole.tui.screens.base import ConsoleModal
-from ossconsole.tui.text import Line
+from ossconsole.tui.text import Line, safe
 from ossconsole.tui.widgets.detail_view import Block, DetailView, PictureBlock
 from ossconsole.tui.widgets.table import VirtualTable
 
@@ -43,7 +43,7 @@ class InputDialog(ConsoleModal):
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog", id="input-dialog") as dialog:
-            dialog.border_title = self._title
+            dialog.border_title = Content(safe(self._title))
             dialog.border_subtitle = "enter accepts · esc back"
             yield Static(self._question, markup=False)
             yield Input(self._value, compact=True, id="answer", select_on_focus=False)
@@ -78,7 +78,7 @@ class TypedConfirm(ConsoleModal):
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog") as dialog:
-            dialog.border_title = self._title
+            dialog.border_title = Content(safe(self._title))
             yield Static(self._text, markup=False)
             yield Static(f"Type  {self._word}  to go ahead; esc goes back.", markup=False, classes="hint")
             yield Input(compact=True, id="answer")
@@ -117,7 +117,7 @@ class ListDialog(ConsoleModal):
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog", id="list-dialog") as dialog:
-            dialog.border_title = self._title
+            dialog.border_title = Content(safe(self._title))
             dialog.border_subtitle = f"{self._hint} · esc back" if self._hint else "enter chooses · esc back"
             yield VirtualTable[Line](lambda line, width: Line().extend(line).to(width), id="choices")
 
@@ -164,7 +164,7 @@ class TextDialog(ConsoleModal):
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog", id="text-dialog") as dialog:
-            dialog.border_title = self._title
+            dialog.border_title = Content(safe(self._title))
             dialog.border_subtitle = "w writes it to a file · esc back"
             yield Static(self._note, markup=False, classes="hint")
             yield TextArea(self._text, read_only=True, soft_wrap=True, show_line_numbers=False, compact=True, id="text")
@@ -196,7 +196,7 @@ class PictureScreen(ConsoleModal):
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog -full", id="picture-screen") as dialog:
-            dialog.border_title = Text(self._title)
+            dialog.border_title = Content(safe(self._title))
             dialog.border_subtitle = "esc back"
             yield picture_widget(self._pixels, graphics_of(os.environ)) or DetailView(self._blocks, id="picture")
 

@@ -7,8 +7,8 @@ import asyncio
 import numpy as np
 from textual import work
 
+from ossconsole.config.text import safe_text
 from ossconsole.storage.errors import StorageError
-from ossconsole.storage.names import safe_text
 from ossconsole.storage.rows import RowFilter, SortKey
 from ossconsole.tui import memory
 from ossconsole.tui.browse.base import BrowseBase

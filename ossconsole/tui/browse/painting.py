@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ossconsole.config.text import safe_text
 from ossconsole.storage.job import Job, JobState
 from ossconsole.storage.listing import ListingState
-from ossconsole.storage.names import safe_text
 from ossconsole.storage.rows import ObjectRows, Sort, SortKey
 from ossconsole.tui.browse.model import BrowseModel
 from ossconsole.tui.glyphs import Glyphs

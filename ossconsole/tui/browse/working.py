@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from textual import work
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.text import safe_text
 from ossconsole.dataset.contents import MAX_SAMPLE_BYTES, PictureContent, folder_pictures
 from ossconsole.dataset.manifest import Manifest
 from ossconsole.dataset.manifest_check import ManifestCheck
@@ -17,7 +18,7 @@ from ossconsole.dataset.preview import show_image
 from ossconsole.storage.actions import Copy, Delete, Restore, Versioning, presigned_url, versioning
 from ossconsole.storage.job import Job, JobState
 from ossconsole.storage.multipart_uploads import UnfinishedUpload, abort_upload, list_uploads
-from ossconsole.storage.names import local_component, safe_text
+from ossconsole.storage.names import local_component
 from ossconsole.storage.objects import ObjectSummary
 from ossconsole.storage.transfer import Download, Existing
 from ossconsole.storage.usage import Source, Usage, UsageTotals, source_key

@@ -9,9 +9,11 @@ import msgspec
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
+from textual.content import Content
 from textual.widgets import Button, Static
 
 from ossconsole.tui.screens.base import ConsoleModal
+from ossconsole.tui.text import safe
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -39,7 +41,7 @@ class ConfirmScreen(ConsoleModal):
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog") as dialog:
-            dialog.border_title = self._title
+            dialog.border_title = Content(safe(self._title))
             yield Static(self._question, markup=False)
             with Horizontal(classes="buttons"):
                 for number, choice in enumerate(self._choices):

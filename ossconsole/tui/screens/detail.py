@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from textual.app import ComposeResult
 from textual.containers import VerticalScroll
+from textual.content import Content
 
 from ossconsole.tui.screens.base import ConsoleModal
-from ossconsole.tui.text import Line
+from ossconsole.tui.text import Line, safe
 from ossconsole.tui.widgets.panel import Painter, Panel
 
 REFRESH_S = 0.5
@@ -25,7 +26,7 @@ class DetailScreen(ConsoleModal):
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(classes="dialog -full") as dialog:
-            dialog.border_title = self._title
+            dialog.border_title = Content(safe(self._title))
             dialog.border_subtitle = "esc closes"
             yield Panel(self._paint, id="detail")
 

@@ -8,9 +8,11 @@ from typing import ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
+from textual.content import Content
 from textual.widgets import Input, Static
 
 from ossconsole.tui.screens.base import ConsoleModal
+from ossconsole.tui.text import safe
 
 
 class PromptScreen(ConsoleModal):
@@ -27,7 +29,7 @@ class PromptScreen(ConsoleModal):
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog -small") as dialog:
-            dialog.border_title = self._title
+            dialog.border_title = Content(safe(self._title))
             dialog.border_subtitle = "enter takes it · esc back"
             yield Input(self._value, compact=True, id="value", select_on_focus=True)
             yield Static(self._hint, id="hint", markup=False)

@@ -7,9 +7,11 @@ from typing import ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
+from textual.content import Content
 from textual.widgets import Button, Input, Static
 
 from ossconsole.tui.screens.base import ConsoleModal
+from ossconsole.tui.text import safe
 
 
 class TypedConfirmScreen(ConsoleModal):
@@ -26,7 +28,7 @@ class TypedConfirmScreen(ConsoleModal):
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog") as dialog:
-            dialog.border_title = self._title
+            dialog.border_title = Content(safe(self._title))
             yield Static(self._question, markup=False)
             yield Static(f"Type {self._word} to go on:", markup=False, classes="ask")
             yield Input(compact=True, id="typed")

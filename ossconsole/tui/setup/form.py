@@ -9,11 +9,13 @@ from typing import Any, ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Grid, Horizontal, Vertical, VerticalScroll
+from textual.content import Content
 from textual.widgets import Button, Input, Label, Select, Static
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.profile import FieldError
 from ossconsole.tui.screens.base import ConsoleModal
+from ossconsole.tui.text import safe
 
 Values = Mapping[str, str]
 
@@ -63,7 +65,7 @@ class FormScreen(ConsoleModal):
     def compose(self) -> ComposeResult:
         self._fields = {field.name: field for field in self.fields()}
         with Vertical(classes="dialog form") as dialog:
-            dialog.border_title = self._title
+            dialog.border_title = Content(safe(self._title))
             dialog.border_subtitle = "^s saves · esc back"
             with VerticalScroll(classes="scroll", can_focus=False), Grid(classes="fields"):
                 for field in self._fields.values():
