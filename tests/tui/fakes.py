@@ -169,6 +169,7 @@ class FakeStore:
     error: ConsoleError | None = None
     page_size: int = 1000
     before_page: Callable[[str], None] | None = None
+    waiting: str = ""
 
     def uri(self, key: str = "") -> str:
         return f"oss://127/{key}"
