@@ -191,9 +191,10 @@ class Application:
 
     def preflight(self, kind: EndpointKind) -> None:
         from ossconsole.storage.client import ObjectStore
+        from ossconsole.storage.retry import ONCE
 
         opened = self._ready()
-        store = ObjectStore(opened.profile, opened.credentials, kind, timeout_s=_PREFLIGHT_TIMEOUT_S, attempts=1)
+        store = ObjectStore(opened.profile, opened.credentials, kind, timeout_s=_PREFLIGHT_TIMEOUT_S, retry=ONCE)
         try:
             store.list_page(f"{opened.profile.dataset_prefix}/", delimiter="", max_keys=1)
         finally:

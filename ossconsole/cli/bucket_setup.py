@@ -69,8 +69,9 @@ class BucketSetup:
 
     def _store(self, kind: EndpointKind) -> ObjectStore:
         from ossconsole.storage.client import ObjectStore
+        from ossconsole.storage.retry import ONCE
 
-        return ObjectStore(self.profile, self.credentials, kind, timeout_s=_TIMEOUT_S, attempts=1)
+        return ObjectStore(self.profile, self.credentials, kind, timeout_s=_TIMEOUT_S, retry=ONCE)
 
     def _refuse_readonly(self) -> None:
         if self.readonly:

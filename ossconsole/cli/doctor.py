@@ -114,9 +114,10 @@ def _content_checks(opened: OpenTarget) -> list[Check]:
     from ossconsole.storage.checks import accelerator_check
     from ossconsole.storage.client import ObjectStore
     from ossconsole.storage.errors import StorageError
+    from ossconsole.storage.retry import ONCE
 
     def store(kind: EndpointKind) -> ObjectStore:
-        return ObjectStore(opened.profile, opened.credentials, kind, timeout_s=4.0, attempts=1)
+        return ObjectStore(opened.profile, opened.credentials, kind, timeout_s=4.0, retry=ONCE)
 
     size: int | None = None
     try:

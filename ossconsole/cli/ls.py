@@ -14,6 +14,7 @@ from ossconsole.config.errors import SettingsError
 
 if TYPE_CHECKING:
     from ossconsole.storage.client import ObjectStore
+    from ossconsole.storage.retry import Wait
 
 
 @click.command()
@@ -28,7 +29,7 @@ def ls(prefix: str, recursive: bool, limit: int | None, as_json: bool, target: T
     from ossconsole.storage.client import ObjectStore
 
     with target.open() as opened:
-        store = ObjectStore(opened.profile, opened.credentials)
+        store = ObjectStore(opened.profile, opened.credentials, pause=_wait)
         try:
             folders = objects = size = 0
             truncated = False
@@ -52,6 +53,13 @@ def ls(prefix: str, recursive: bool, limit: int | None, as_json: bool, target: T
     else:
         more = ", and more" if truncated else ""
         say(f"{objects:,} objects, {size:,} bytes, {folders:,} folders{more}", err=True)
+
+
+def _wait(wait: Wait) -> None:
+    from ossconsole.storage.names import safe_text
+
+    click.echo(f"Waiting: {safe_text(str(wait))}", err=True)
+    time.sleep(wait.seconds)
 
 
 def _key_prefix(text: str, bucket: str) -> str:

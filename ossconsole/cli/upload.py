@@ -163,7 +163,7 @@ def _finish(job: Job, *, as_json: bool) -> list[int]:
         job.start()
         if as_json:
             while not job.wait(_REPORT_EVERY_S):
-                _emit("progress", **msgspec.to_builtins(job.progress()))
+                _emit("progress", **msgspec.to_builtins(job.progress()), waiting=job.waiting)
         else:
             _follow_plain(job)
     if job.error is not None:
@@ -259,6 +259,8 @@ def _follow(job: UploadJob) -> None:
 
 
 def _follow_plain(job: Job) -> None:
+    from ossconsole.storage.names import safe_text
+
     with _bar() as bar:
         task = bar.add_task("uploading", total=None, rate="") if bar is not None else None
         while not job.wait(_POLL_S):
@@ -269,7 +271,7 @@ def _follow_plain(job: Job) -> None:
                 task,
                 completed=done.items_done + done.items_skipped + done.items_failed,
                 total=done.items_total if done.total_known else None,
-                rate=f"{done.bytes_per_s / 1e6:.1f} MB/s",
+                rate=safe_text(job.waiting) or f"{done.bytes_per_s / 1e6:.1f} MB/s",
             )
 
 
@@ -292,6 +294,10 @@ def _draw(job: UploadJob, bar: Progress) -> None:
 
 
 def _rate_text(progress: UploadProgress) -> str:
+    from ossconsole.storage.names import safe_text
+
+    if progress.waiting:
+        return safe_text(progress.waiting)
     parts = [f"{progress.samples_per_s:.0f} samples/s", f"{progress.bytes_per_s / 1e6:.1f} MB/s"]
     if progress.eta_s is not None:
         minutes, seconds = divmod(round(progress.eta_s), 60)

@@ -15,8 +15,11 @@ from ossconsole.dataset.progress import Failed, Ignored
 from ossconsole.dataset.scoreboard import Scoreboard
 from ossconsole.dataset.settings import UploadSettings
 from ossconsole.storage.client import ObjectStore
+from ossconsole.storage.retry import RetryPolicy, Wait
 
 KEPT_NAMES = 1000
+RETRIES = RetryPolicy(attempts=6)
+"""Of each request of an upload: nobody may be there to start it again."""
 
 
 @dataclass
@@ -41,13 +44,13 @@ class UploadContext:
 
     @functools.cached_property
     def store(self) -> ObjectStore:
-        """Retries by itself."""
-        return ObjectStore(self.profile, self.credentials)
+        """For any number of threads; its retries are on the board, and a cancel ends their waits."""
+        return ObjectStore(self.profile, self.credentials, retry=RETRIES, pause=self._wait, pool_size=64)
 
-    @functools.cached_property
-    def sender(self) -> ObjectStore:
-        """Tries once, as the pipeline retries where it can be seen and stopped."""
-        return ObjectStore(self.profile, self.credentials, attempts=1, pool_size=64)
+    def _wait(self, wait: Wait) -> None:
+        self.board.retried()
+        with self.board.waits.noted(wait):
+            self.gate.wait_to_retry(wait.seconds)
 
     def skip(self, item: SkippedFile) -> None:
         """Books a file that becomes no sample."""

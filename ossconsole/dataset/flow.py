@@ -24,6 +24,7 @@ class Gate:
         self.condition = threading.Condition()
         self.paused = False
         self.stopped = False
+        self.broken = False
 
     def pause(self) -> None:
         self._set(paused=True)
@@ -35,6 +36,18 @@ class Gate:
         with self.condition:
             self.stopped = True
             self.condition.notify_all()
+
+    def break_off(self) -> None:
+        """Ends every wait for a retry: another stage has failed, and the job ends."""
+        with self.condition:
+            self.broken = True
+            self.condition.notify_all()
+
+    def wait_to_retry(self, seconds: float) -> None:
+        """Waits before a request is sent again. Raises Stopped."""
+        self.wait_until(lambda: self.broken, seconds)
+        if self.broken:
+            raise Stopped
 
     def check(self) -> None:
         """Returns at once, or when the pause ends. Raises Stopped."""

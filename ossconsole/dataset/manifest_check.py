@@ -33,7 +33,7 @@ class ManifestCheck(Job):
     def __init__(self, store: ObjectStore, prefix: str, manifest: Manifest) -> None:
         super().__init__(f"Check of {store.uri(prefix)}", threads=1)
         self.findings = ManifestFindings()
-        self._store = store
+        self._store = store.pausing(self.pause)
         self._prefix = prefix
         self._manifest = manifest
 

@@ -17,14 +17,14 @@ from ossconsole.dataset.layout import PlannedSample
 from ossconsole.dataset.manifest import object_key
 from ossconsole.dataset.prepare import Recipe
 from ossconsole.dataset.progress import Failed, Sent, Unchanged
-from ossconsole.dataset.retries import Refusals, retrying
+from ossconsole.dataset.refusals import Refusals
 from ossconsole.dataset.scoreboard import Picture, Scoreboard
 from ossconsole.dataset.senders import Senders
 from ossconsole.dataset.worker import Done, Task
 from ossconsole.dataset.workers import Crew, Worker
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
-from ossconsole.storage.objects import ObjectInfo, PutResult
+from ossconsole.storage.objects import ObjectInfo
 
 MAX_PARALLELISM = 64
 _TASKS_PER_WORKER = 2  # one being prepared, one already there, so that a process never waits for its next picture
@@ -80,7 +80,6 @@ class Pipeline:
         self.parallelism = parallelism
         self._error: BaseException | None = None
         self._refusals = Refusals(_GIVE_UP_AFTER)
-        self._retrying = retrying(gate, board, lambda: self._error is not None)
         self._crew: Crew | None = None
         self._crew_lock = threading.Lock()
         self._senders: Senders[_Ready] | None = None
@@ -192,7 +191,8 @@ class Pipeline:
         self._cap.pass_through(len(payload))
         passed = time.monotonic()
         try:
-            result = self._put(object_key(self._prefix, item.key), payload)
+            key = object_key(self._prefix, item.key)
+            result = self._store.put(key, payload, content_type="application/octet-stream")
         except StorageError as error:
             self._refused(item, error)
             return
@@ -209,9 +209,6 @@ class Pipeline:
         except StorageError:
             return None  # the PUT that follows meets the same trouble, and deals with it
         return info if (info.size, info.crc64) == (size, crc64) else None
-
-    def _put(self, key: str, payload: bytes) -> PutResult:
-        return self._retrying(self._store.put, key, payload, content_type="application/octet-stream")
 
     def _refused(self, item: Item, error: StorageError) -> None:
         """Books a sample that OSS did not take. Raises the error when it would take no other either."""
@@ -242,7 +239,7 @@ class Pipeline:
         with self._gate.condition:
             if self._error is None or isinstance(self._error, Stopped):
                 self._error = error
-            self._gate.condition.notify_all()
+        self._gate.break_off()
         self._tasks.break_off()
         if self._senders:
             self._senders.break_off()

@@ -56,7 +56,7 @@ class PlainUpload(Job):
         super().__init__(f"Upload of {safe_text(str(source))}", threads=threads)
         if not source.exists():
             raise SettingsError(f"{safe_text(str(source))} is not there.", remedy="Give a file or a folder.")
-        self._store = store
+        self._store = store.pausing(self.pause)
         self._source = source
         self._prefix = prefix.strip("/")
         self._part_size = part_size
@@ -137,7 +137,7 @@ class PlainUpload(Job):
             self._lose(file, ConsoleError(f"{safe_text(str(file.path))}: {error.strerror or error}."))
         except StorageError as error:
             self._silent = self._silent + 1 if error.status == 0 and error.retriable else 0
-            if self._silent >= _GIVE_UP_AFTER:
+            if self._silent >= _GIVE_UP_AFTER or error.throttled:  # which the request waited out as long as it could
                 raise
             self._lose(file, error)
         except ConsoleError as error:

@@ -28,6 +28,7 @@ from ossconsole.dataset.shards import known_shards
 from ossconsole.dataset.tar_index import BLOCK, padding
 from ossconsole.dataset.worker import Task, handle
 from ossconsole.storage.client import ObjectStore
+from ossconsole.storage.retry import Wait
 
 STORAGE_USD_PER_GB_MONTH = 0.0173
 """Standard LRS, the example of https://www.alibabacloud.com/help/en/oss/product-overview/storage-fees (2024-12-20)."""
@@ -79,7 +80,13 @@ def plan_upload(
     settings.recipe.check()
     profile = settings.placed(profile)
     layout = Layout(settings.source)
-    store, prefix = ObjectStore(profile, credentials), profile.dataset_prefix
+    stop = stop or threading.Event()
+
+    def pause(wait: Wait) -> None:
+        if stop.wait(wait.seconds):
+            raise Stopped
+
+    store, prefix = ObjectStore(profile, credentials, pause=pause), profile.dataset_prefix
     with tempfile.TemporaryDirectory(prefix="ossconsole-plan-") as folder, contextlib.closing(store):
         scratch = Path(folder) / "journal.sqlite"
         rules: _Rules
@@ -159,11 +166,11 @@ class _Planner:
         self._notes: list[Failure] = []
         self._tried: list[PlannedSample] = []
 
-    def plan(self, stop: threading.Event | None, on_progress: Callable[[int], None] | None) -> UploadPlan:
+    def plan(self, stop: threading.Event, on_progress: Callable[[int], None] | None) -> UploadPlan:
         for item in self._layout.items():
             self._counts["files"] += 1
             if self._counts["files"] % _REPORT_EVERY == 0:
-                if stop is not None and stop.is_set():
+                if stop.is_set():
                     raise Stopped
                 if on_progress:
                     on_progress(self._counts["files"])

@@ -95,7 +95,7 @@ class SampleUpload:
             elif journal.fresh:
                 journal.distrust()
             self._pipeline = pipeline = Pipeline(
-                store=context.sender,
+                store=context.store,
                 prefix=self._prefix,
                 recipe=settings.recipe,
                 journal=journal,

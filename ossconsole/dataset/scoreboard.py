@@ -12,6 +12,7 @@ import msgspec
 
 from ossconsole.dataset.journal import Failure
 from ossconsole.dataset.progress import Busy, Event, Failed, RateWindow, Stage, Tally, reduce
+from ossconsole.storage.retry import WaitNotes
 
 KEPT_FAILURES = 1000
 _RECENT = 8
@@ -41,6 +42,7 @@ class UploadProgress(msgspec.Struct, frozen=True, kw_only=True):
 
     `skipped` are unchanged samples and files that are no pictures. Rates are over the last 10 s (over the whole upload
     once it has ended); `eta_s` is None while it cannot be told. `workers` names what each process prepares.
+    `waiting` says which request waits to be sent again, and why; "" while none does.
     """
 
     phase: Phase
@@ -65,6 +67,7 @@ class UploadProgress(msgspec.Struct, frozen=True, kw_only=True):
     bandwidth: float | None
     recent_failures: tuple[Failure, ...]
     error: str
+    waiting: str = ""
 
 
 class Picture(msgspec.Struct, frozen=True):
@@ -85,6 +88,7 @@ class Scoreboard:
         self.failures: list[Failure] = []
         """The first thousand; all of them are in the journal."""
         self.retries = 0
+        self.waits = WaitNotes()
         self.sending = 0
         self._clock = clock
         self._lock = threading.Lock()
@@ -183,4 +187,5 @@ class Scoreboard:
                 bandwidth=bandwidth,
                 recent_failures=tuple(self._recent),
                 error=error,
+                waiting=self.waits.text,
             )

@@ -22,7 +22,7 @@ from ossconsole.dataset.manifest import SHARDS_NAME, object_key
 from ossconsole.dataset.pipeline import LAST_ANSWERS_S, join
 from ossconsole.dataset.prefix import PrefixTakenError, check_prefix
 from ossconsole.dataset.progress import Failed, PlanEnded, Planned, Reopened, Unchanged
-from ossconsole.dataset.retries import Refusals, retrying
+from ossconsole.dataset.refusals import Refusals
 from ossconsole.dataset.scoreboard import Phase
 from ossconsole.dataset.senders import Senders
 from ossconsole.dataset.settings import UploadSettings
@@ -81,7 +81,6 @@ class ShardUpload:
         self._diary_lock = threading.Lock()
         self._error: BaseException | None = None
         self._refusals = Refusals(_GIVE_UP_AFTER)
-        self._retrying = retrying(self._gate, self._board, lambda: self._error is not None)
         self._senders: Senders[tuple[Flight, int]] | None = None
 
     def set_parallelism(self, number: int) -> None:
@@ -177,9 +176,7 @@ class ShardUpload:
             self._land(flight)
             return
         try:
-            upload = self._retrying(
-                lambda: PartedUpload(self._context.sender, built.path, object_key(self._prefix, chunk.tar))
-            )
+            upload = PartedUpload(self._context.store, built.path, object_key(self._prefix, chunk.tar))
         except StorageError as error:
             self._refused(Flight(chunk, built, None), error)
             return
@@ -219,12 +216,12 @@ class ShardUpload:
         try:
             self._context.cap.pass_through(flight.part_bytes)
             passed = time.monotonic()
-            size = self._retrying(lambda: flight.send(number))
+            size = flight.send(number)
             self._board.worked(capped=passed - began, send=time.monotonic() - passed)
             for event in flight.arrived(size):
                 self._board.happened(event)
             if flight.claim():
-                self._retrying(flight.complete)
+                flight.complete()
                 self._land(flight)
         except StorageError as error:
             self._refused(flight, error)
@@ -234,7 +231,7 @@ class ShardUpload:
     def _land(self, flight: Flight) -> None:
         """The tar is in the bucket: sends its index and writes both down. Raises StorageError, OSError."""
         chunk, built = flight.chunk, flight.built
-        self._retrying(lambda: self._context.sender.put(object_key(self._prefix, chunk.index), built.index))
+        self._context.store.put(object_key(self._prefix, chunk.index), built.index)
         shard = PackedShard(
             split=chunk.split,
             tar=chunk.tar,
@@ -265,19 +262,17 @@ class ShardUpload:
             self._board.happened(event)
 
     def _etag(self, key: str) -> str:
-        etag: str = self._retrying(lambda: self._context.sender.head(object_key(self._prefix, key)).etag)
-        return etag
+        return self._context.store.head(object_key(self._prefix, key)).etag
 
     def _crc64(self, key: str) -> int | None:
-        crc64: int | None = self._retrying(lambda: self._context.sender.head(object_key(self._prefix, key)).crc64)
-        return crc64
+        return self._context.store.head(object_key(self._prefix, key)).crc64
 
     def _break_off(self, error: BaseException) -> None:
         """Unwinds all threads; the first error that is not just that unwinding is the one to tell."""
         with self._gate.condition:
             if self._error is None or isinstance(self._error, Stopped):
                 self._error = error
-            self._gate.condition.notify_all()
+        self._gate.break_off()
         if self._senders:
             self._senders.break_off()
 

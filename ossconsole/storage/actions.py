@@ -29,7 +29,7 @@ class Delete(Job):
 
     def __init__(self, store: ObjectStore, sources: Sequence[Source]) -> None:
         super().__init__(f"Delete in {store.uri()}", threads=_DELETE_THREADS)
-        self._store = store
+        self._store = store.pausing(self.pause)
         self._sources = sources
 
     def work(self) -> None:
@@ -101,7 +101,7 @@ class Copy(Job):
         super().__init__(f"{verb} to {safe_text(store.uri(target))}")
         for source in sources:
             _check_target(source, target + source_key(source)[len(base) :])
-        self._store = store
+        self._store = store.pausing(self.pause)
         self._sources = sources
         self._base = base
         self._target = target
@@ -191,7 +191,7 @@ class Restore(Job):
     def __init__(self, store: ObjectStore, sources: Sequence[Source]) -> None:
         super().__init__(f"Restore in {store.uri()}")
         self.asked = self.under_way = 0
-        self._store = store
+        self._store = store.pausing(self.pause)
         self._sources = sources
         self._counting = threading.Lock()
 

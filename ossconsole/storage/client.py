@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
@@ -13,7 +15,6 @@ import fastcrc
 import msgspec
 import oss2
 import requests
-import tenacity
 from oss2.exceptions import OssError, RequestError
 
 from ossconsole.config.credentials import Credentials, CredentialSource
@@ -23,6 +24,7 @@ from ossconsole.config.profile import Profile
 from ossconsole.storage.errors import StorageError, malformed, translate
 from ossconsole.storage.list_reply import read_page
 from ossconsole.storage.objects import BucketSummary, ListPage, ObjectInfo, ObjectSummary, PutResult
+from ossconsole.storage.retry import PATIENT, Pause, RetryPolicy, Wait, WaitNotes
 from ossconsole.storage.session import WriteSession, bucket_for_writing
 
 T = TypeVar("T")
@@ -37,8 +39,8 @@ DELETE_BATCH_SIZE = 1000  # the most that DeleteMultipleObjects takes at once
 class ObjectStore:
     """The objects of a profile's bucket through one endpoint; safe to use from many threads.
 
-    Every method raises StorageError with OSS's code and request id; what is retriable (no answer, 5xx, throttling)
-    was retried with growing waits, and after the wait that OSS asked for, `attempts` times in all.
+    Every method raises StorageError with OSS's code and request id, after the retries of `retry`. `pause` spends the
+    waits between them, and what it raises ends the request; without it they are slept, and `waiting` tells of them.
     """
 
     def __init__(
@@ -48,7 +50,8 @@ class ObjectStore:
         kind: EndpointKind = EndpointKind.STANDARD,
         *,
         timeout_s: float = 10.0,
-        attempts: int = 4,
+        retry: RetryPolicy = PATIENT,
+        pause: Pause | None = None,
         pool_size: int = 32,
     ) -> None:
         endpoint = profile.endpoint(kind)
@@ -60,7 +63,9 @@ class ObjectStore:
         self.kind = kind
         self.endpoint = endpoint
         self._credentials = credentials
-        self._attempts = attempts
+        self._retry = retry
+        self._waits = WaitNotes()
+        self._pause = pause or self._sleep
         self._session = oss2.Session(pool_size=pool_size)
         # Proxies of the environment are not for loopback or internal endpoints, and ~/.netrc holds no OSS keys.
         self._session.session.trust_env = False
@@ -88,7 +93,18 @@ class ObjectStore:
     def for_bucket(self, bucket: str) -> ObjectStore:
         """Another bucket of the same account and region, reached through the same endpoint."""
         profile = msgspec.structs.replace(self.profile, bucket=bucket, standard_endpoint=self._sdk_endpoint)
-        return ObjectStore(profile, self._credentials, attempts=self._attempts)
+        return ObjectStore(profile, self._credentials, retry=self._retry, pause=self._pause)
+
+    @property
+    def waiting(self) -> str:
+        """Which request waits to be sent again, and why; "" while none does."""
+        return self._waits.text
+
+    def pausing(self, pause: Pause) -> ObjectStore:
+        """The same connections for who shows and cancels the waits in another way; closing either closes both."""
+        other = copy.copy(self)
+        other._pause = pause  # noqa: SLF001 - one of its own kind
+        return other
 
     def close(self) -> None:
         """Closes the pooled connections."""
@@ -294,15 +310,11 @@ class ObjectStore:
             except _MALFORMED as error:
                 raise malformed(error, action, self._label) from error
 
-        if self._attempts == 1:
-            return attempt()
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(_is_retriable),
-            stop=tenacity.stop_after_attempt(self._attempts),
-            wait=_wait,
-            reraise=True,
-        )
-        return retrying(attempt)
+        return self._retry.run(attempt, self._pause)
+
+    def _sleep(self, wait: Wait) -> None:
+        with self._waits.noted(wait):
+            time.sleep(wait.seconds)
 
     @property
     def _label(self) -> str:
@@ -319,19 +331,6 @@ class _Provider:
         found: Credentials = self._source()
         token = found.security_token.reveal() if found.security_token else None
         return oss2.credentials.Credentials(found.access_key_id, found.access_key_secret.reveal(), token)
-
-
-_backoff = tenacity.wait_exponential_jitter(multiplier=0.2, max=5)
-
-
-def _wait(state: tenacity.RetryCallState) -> float:
-    error = state.outcome.exception() if state.outcome else None
-    asked = error.delay_s if isinstance(error, StorageError) else 0.0
-    return max(asked, _backoff(state))
-
-
-def _is_retriable(error: BaseException) -> bool:
-    return isinstance(error, StorageError) and error.retriable
 
 
 def _check(data: bytes, result: Any, uri: str) -> None:

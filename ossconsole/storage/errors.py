@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import email.utils
+import math
+import time
 from typing import TYPE_CHECKING
 
 from ossconsole.config.errors import ConsoleError
@@ -32,6 +35,7 @@ _UNREACHABLE = (
     "Check the endpoint on the Setup screen; "
     "internal and accelerated endpoints answer only inside the region's internal network."
 )
+_THROTTLING = frozenset({429, 503})
 _RETRY = "Try again; if it stays, give OSS support the request id."
 
 _QOS_DELAY_HEADER = "x-oss-qos-delay-time"
@@ -41,7 +45,8 @@ class StorageError(ConsoleError):
     """A request that OSS refused or that never got an answer.
 
     `status` is the HTTP status (0 when there was no answer), `code` OSS's error code ("" when there was no answer),
-    `ec` its finer code, `request_id` what OSS support asks for. `delay_s` is how long OSS asked to wait.
+    `ec` its finer code, `request_id` what OSS support asks for. `delay_s` is how long OSS asked to wait. `action` is
+    what the request was for, such as `reading oss://bucket/key`.
     """
 
     def __init__(
@@ -55,6 +60,7 @@ class StorageError(ConsoleError):
         request_id: str = "",
         retriable: bool = False,
         delay_s: float = 0.0,
+        action: str = "",
     ) -> None:
         super().__init__(message, remedy=remedy)
         self.status = status
@@ -63,6 +69,12 @@ class StorageError(ConsoleError):
         self.request_id = request_id
         self.retriable = retriable
         self.delay_s = delay_s
+        self.action = action
+
+    @property
+    def throttled(self) -> bool:
+        """Whether OSS takes the request later, without anything being wrong with it."""
+        return self.status in _THROTTLING
 
 
 def translate(error: OssError, action: str, endpoint: str) -> StorageError:
@@ -71,7 +83,10 @@ def translate(error: OssError, action: str, endpoint: str) -> StorageError:
 
     if isinstance(error, exceptions.RequestError):
         return StorageError(
-            f"No answer from {endpoint} while {action}: {_cause(error.exception)}.", remedy=_UNREACHABLE, retriable=True
+            f"No answer from {endpoint} while {action}: {_cause(error.exception)}.",
+            remedy=_UNREACHABLE,
+            retriable=True,
+            action=action,
         )
     if isinstance(error, exceptions.InconsistentError):
         return StorageError(
@@ -79,11 +94,12 @@ def translate(error: OssError, action: str, endpoint: str) -> StorageError:
             remedy=_RETRY,
             request_id=error.request_id or "",
             retriable=True,
+            action=action,
         )
     if isinstance(error, exceptions.ClientError):
         return StorageError(f"The request could not be made while {action} at {endpoint}: {error.body}.")
     code = error.code or ""
-    throttled = error.status in {429, 503}
+    throttled = error.status in _THROTTLING
     text = error.message or "no message"
     details = ", ".join(
         part
@@ -103,6 +119,7 @@ def translate(error: OssError, action: str, endpoint: str) -> StorageError:
         request_id=error.request_id or "",
         retriable=throttled or (error.status >= 500 and error.status != 501),
         delay_s=_delay_s(error),
+        action=action,
     )
 
 
@@ -112,15 +129,29 @@ def malformed(error: Exception, action: str, endpoint: str) -> StorageError:
         f"{endpoint} gave a reply that cannot be read while {action} ({type(error).__name__}).",
         remedy="Check that the endpoint is OSS's and that no proxy stands in between; then try again.",
         retriable=True,
+        action=action,
     )
 
 
 def _delay_s(error: OssError) -> float:
-    """The wait OSS asks for, seconds; its header gives milliseconds."""
+    """The wait OSS asks for, seconds: in milliseconds in its own header, else in HTTP's Retry-After."""
+    headers = {name.lower(): value for name, value in error.headers.items()}
     try:
-        return float(error.headers.get(_QOS_DELAY_HEADER, 0)) / 1000
-    except ValueError:
+        if _QOS_DELAY_HEADER in headers:
+            delay = float(headers[_QOS_DELAY_HEADER]) / 1000
+        else:
+            delay = _retry_after_s(headers.get("retry-after", "0"))
+    except (ValueError, OverflowError):  # nonsense
         return 0.0
+    return delay if 0 <= delay < math.inf else 0.0
+
+
+def _retry_after_s(text: str) -> float:
+    """Seconds, or a date. Raises ValueError."""
+    try:
+        return float(text)
+    except ValueError:
+        return email.utils.parsedate_to_datetime(text).timestamp() - time.time()
 
 
 def _cause(error: BaseException) -> str:

@@ -16,6 +16,7 @@ import msgspec
 from ossconsole.config.errors import ConsoleError
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.progress import Progress, ProgressLedger
+from ossconsole.storage.retry import Wait, WaitNotes
 
 T = TypeVar("T")
 
@@ -79,6 +80,7 @@ class Job(abc.ABC):
         self.ledger = ProgressLedger()
         self._threads = threads
         self._cancel = threading.Event()
+        self._waits = WaitNotes()
         self._ended = threading.Event()
 
     def start(self) -> None:
@@ -98,6 +100,17 @@ class Job(abc.ABC):
 
     def progress(self) -> Progress:
         return self.ledger.snapshot()
+
+    @property
+    def waiting(self) -> str:
+        """Which request waits to be sent again, and why; "" while none does."""
+        return self._waits.text
+
+    def pause(self, wait: Wait) -> None:
+        """Spends the wait before a retry, for the job's ObjectStore. Raises Cancelled."""
+        with self._waits.noted(wait):
+            self._cancel.wait(wait.seconds)
+        self.check_cancelled()
 
     def fail(self, key: str, error: Exception, size: int = 0, item: object = None) -> None:
         """Books an object as failed."""

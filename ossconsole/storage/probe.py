@@ -21,6 +21,7 @@ from ossconsole.storage.objects import ObjectSummary
 from ossconsole.storage.permissions import probe_permissions
 from ossconsole.storage.reach import Reach
 from ossconsole.storage.report import EndpointReport, ProbeReport, stages
+from ossconsole.storage.retry import ONCE
 from ossconsole.storage.steps import Caution, Figures, Found, OnStep, Stage, Step, Steps, StepStatus, ignore_step
 
 SAMPLES = 16
@@ -57,7 +58,7 @@ def probe(
         reports = {kind: future.result() for kind, future in waiting.items()}
     permissions: Sequence[Step] = ()
     if writes and _answers(reports[EndpointKind.STANDARD]):
-        store = ObjectStore(profile, credentials, timeout_s=_REQUEST_LIMIT_S, attempts=1)
+        store = ObjectStore(profile, credentials, timeout_s=_REQUEST_LIMIT_S, retry=ONCE)
         left_s = max(_REQUEST_LIMIT_S, limit_s - (time.monotonic() - began))
         permissions = probe_permissions(store, profile.checkpoint_prefix, on_step=on_step, limit_s=left_s)
         store.close()
@@ -98,7 +99,7 @@ class _EndpointProbe:
         self._steps = steps
         self._reading = reading or threading.Lock()
         self._seed = seed
-        self._store = ObjectStore(profile, credentials, kind, timeout_s=_REQUEST_LIMIT_S, attempts=1)
+        self._store = ObjectStore(profile, credentials, kind, timeout_s=_REQUEST_LIMIT_S, retry=ONCE)
         self._reach = Reach(profile.bucket, self._store.endpoint)
         self._samples: list[ObjectSummary] = []
         self._skew_s: float | None = None

@@ -81,7 +81,7 @@ class Download(Job):
         """`sources` are objects, and prefixes (as text) that stand for everything below them; all begin with `base`."""
         super().__init__(f"Download to {safe_text(str(folder))}", threads=threads)
         self.folder = folder
-        self._store = store
+        self._store = store.pausing(self.pause)
         self._sources = sources
         self._base = base
         self._existing = existing
@@ -148,7 +148,7 @@ class Download(Job):
             self._lose(item, ConsoleError(f"{safe_text(str(item.path))}: {error.strerror or error}."))
         except StorageError as error:
             self._silent = self._silent + 1 if error.status == 0 and error.retriable else 0
-            if self._silent >= _GIVE_UP_AFTER:
+            if self._silent >= _GIVE_UP_AFTER or error.throttled:  # which the request waited out as long as it could
                 raise
             self._lose(item, error)
         except ConsoleError as error:

@@ -48,7 +48,7 @@ class Usage(Job):
         where = safe_text(source_key(sources[0])) if len(sources) == 1 else f"{len(sources)} items"
         super().__init__(f"Size of {where or 'the bucket'}", threads=1)
         self.totals = UsageTotals()
-        self._store = store
+        self._store = store.pausing(self.pause)
         self._sources = sources
 
     def work(self) -> None:

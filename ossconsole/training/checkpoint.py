@@ -20,6 +20,7 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.multipart_uploads import abort_upload, list_uploads
+from ossconsole.storage.retry import ONCE, RetryPolicy, Wait
 from ossconsole.training.compute import map_tensors
 from ossconsole.training.connector import ConnectorSettings
 from ossconsole.training.model import MAX_WEIGHTS_BYTES, load_untrusted
@@ -30,7 +31,7 @@ VERSION = 1
 STABLE_NAME = "resnet18.pt"
 BEST_NAME = "resnet18-best.pt"
 _EXPLAIN_TIMEOUT_S = 5.0
-_BEFORE_RETRY_S = 2.0
+_WRITES = RetryPolicy(attempts=2, first_wait_s=2.0)  # the connector has retried each of its requests by then
 
 
 @dataclass(frozen=True)
@@ -181,20 +182,22 @@ class CheckpointStore:
         self._written = sorted(found.key for found in self._store.list_all(begin))
 
     def _write(self, key: str, data: bytes, on_written: Callable[[int], None]) -> None:
-        """Through the connector, and once more where it failed although OSS takes writes; the reason is OSS's own."""
-        try:
-            self._write_once(key, data, on_written)
-        except ConsoleError as error:
-            refusal = self._refusal(key)
-            if refusal is not None and not refusal.retriable:
-                raise refusal from error
-            time.sleep(_BEFORE_RETRY_S)
+        """Through the connector, with retries where OSS takes writes or only throttles; the reason is OSS's own."""
+
+        def attempt() -> None:
             try:
                 self._write_once(key, data, on_written)
-            except ConsoleError as again:
+            except ConsoleError as error:
+                own = StorageError(error.message, remedy=error.remedy, retriable=True, action=f"writing {key}")
+                raise (self._refusal(key) or own) from error
+
+        try:
+            _WRITES.run(attempt, _sleep)
+        except StorageError as error:
+            if error.retriable:
                 self._doubtful.append(key)
                 self._tidy()
-                raise (self._refusal(key) or again) from again
+            raise
 
     def _write_once(self, key: str, data: bytes, on_written: Callable[[int], None]) -> None:
         try:
@@ -235,7 +238,7 @@ class CheckpointStore:
     def _impatient(self) -> ObjectStore:
         """A store that tells soon what is wrong."""
         connector = self._connector
-        return ObjectStore(connector.profile, connector.credentials, timeout_s=_EXPLAIN_TIMEOUT_S, attempts=1)
+        return ObjectStore(connector.profile, connector.credentials, timeout_s=_EXPLAIN_TIMEOUT_S, retry=ONCE)
 
     def _verify(self, store: ObjectStore, key: str, data: bytes) -> None:
         info = store.head(key)
@@ -257,6 +260,10 @@ class CheckpointStore:
                 if key != self._best:
                     self._store.delete(key)
                     self._written.remove(key)
+
+
+def _sleep(wait: Wait) -> None:
+    time.sleep(wait.seconds)
 
 
 _URI = re.compile(r"^oss://(?P<bucket>[^/]+)/(?P<key>.+)$")

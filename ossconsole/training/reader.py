@@ -17,14 +17,15 @@ import tenacity
 
 from ossconsole.config.connector import load_connector_config
 from ossconsole.config.endpoints import EndpointKind
+from ossconsole.storage.retry import RetryPolicy, backoff
 from ossconsole.training.buffers import SharedBuffer
 from ossconsole.training.connector import ConnectorSettings, keep_native_prints_off, native
 from ossconsole.training.plan import Split
 from ossconsole.training.sample_table import SampleTable, Wanted
 from ossconsole.training.switch import EndpointSwitch
 
-ATTEMPTS = 3
-"""Tries per batch, with waits of about 0.5 and 1 s; the connector itself repeats each request 8 to 16 times."""
+RETRIES = RetryPolicy(attempts=3, first_wait_s=0.5, longest_wait_s=5.0)
+"""Of a batch; the connector itself repeats each request 8 to 16 times, and tells no throttling from other failures."""
 
 MISSING = "it is not in the bucket"
 """The reason of a sample that the connector did not find."""
@@ -161,8 +162,8 @@ class SampleReader:
         attempt = _Attempt(request, wanted, self._slots[request.slot])
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(EndpointFailedError),
-            stop=tenacity.stop_after_attempt(ATTEMPTS),
-            wait=tenacity.wait_exponential_jitter(multiplier=0.5, max=5, jitter=0.25),
+            stop=tenacity.stop_after_attempt(RETRIES.attempts),
+            wait=backoff(RETRIES),
             reraise=True,
         )
         failed = ""
@@ -328,7 +329,7 @@ class _Attempt:
     def _spoil(self, position: int) -> None:
         """What comes otherwise every time is so in the bucket, and not on the way from there."""
         self._spoiled[position] += 1
-        if self._spoiled[position] >= ATTEMPTS:
+        if self._spoiled[position] >= RETRIES.attempts:
             self._bad.append(BadSample(position, "its bytes are not those that the manifest lists (CRC64)"))
         else:
             self.failures.append("the bytes of a sample differ from their checksum (CRC64)")

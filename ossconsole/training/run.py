@@ -20,6 +20,7 @@ from ossconsole.config.credentials import CredentialSource
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.profile import Profile
+from ossconsole.storage.retry import Wait
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import Event, RunState
 from ossconsole.telemetry.record import RunRecord, new_run_id, record_path
@@ -208,7 +209,7 @@ class TrainingRun:
         context, begun = self._context, time.perf_counter()
         store = ObjectStore(context.profile, context.credentials)
         try:
-            data = training_data(store, context.profile.dataset_prefix)
+            data = training_data(store.pausing(self._wait), context.profile.dataset_prefix)
         except ConsoleError:
             context.describe()  # a record begins with its run, also when there is nothing to train on
             raise
@@ -244,6 +245,12 @@ class TrainingRun:
         context.enter(RunState.STOPPED)
         context.tell(summary)
         return summary
+
+    def _wait(self, wait: Wait) -> None:
+        """Says what the run waits for before it can begin; a stop ends the wait, and the run."""
+        self._context.say(f"Waiting: {wait}.")
+        if self._context.controls.stopping.wait(wait.seconds):
+            raise wait.error
 
     def _fail(self, error: ConsoleError) -> None:
         self.error = error

@@ -9,6 +9,7 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
+from ossconsole.storage.retry import ONCE
 from ossconsole.training.connector import ConnectorSettings
 from ossconsole.training.context import RunContext
 from ossconsole.training.data import TrainingData
@@ -191,7 +192,7 @@ class BatchSource:
 
     def _look(self, kind: EndpointKind, key: str) -> StorageError | None:
         store = ObjectStore(
-            self._context.profile, self._context.credentials, kind, timeout_s=_EXPLAIN_TIMEOUT_S, attempts=1
+            self._context.profile, self._context.credentials, kind, timeout_s=_EXPLAIN_TIMEOUT_S, retry=ONCE
         )
         try:
             if self._data.sharded:

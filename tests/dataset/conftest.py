@@ -12,8 +12,7 @@ import tenacity
 from PIL import Image
 
 from ossconsole.config.profile import Profile
-from ossconsole.dataset import retries
-from ossconsole.storage import client
+from ossconsole.storage import retry
 from ossconsole.storage.client import ObjectStore
 from tests.sandboxed import Sandboxed
 
@@ -21,8 +20,7 @@ from tests.sandboxed import Sandboxed
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retries wait hardly at all of themselves; what OSS asks for they wait all the same."""
-    for module in (retries, client):
-        monkeypatch.setattr(module, "_backoff", tenacity.wait_random(0, 0.03))
+    monkeypatch.setattr(retry, "backoff", lambda _policy: tenacity.wait_random(0, 0.03))
 
 
 @pytest.fixture

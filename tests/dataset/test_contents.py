@@ -28,6 +28,7 @@ from ossconsole.dataset.manifest_check import ManifestCheck
 from ossconsole.storage.checkpoint_file import Checkpoint
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.job import JobState
+from ossconsole.storage.retry import ONCE
 from tests.sandboxed import Sandboxed
 
 SAMPLE = np.full((3, 8, 8), 9, np.uint8).tobytes()
@@ -51,7 +52,7 @@ class Counting(ObjectStore):
 
 @pytest.fixture
 def store(sandboxed_bucket: Sandboxed) -> Iterator[Counting]:
-    opened = Counting(sandboxed_bucket.process.profile(), sandboxed_bucket.owner, attempts=1)
+    opened = Counting(sandboxed_bucket.process.profile(), sandboxed_bucket.owner, retry=ONCE)
     yield opened
     opened.close()
 

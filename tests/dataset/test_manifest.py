@@ -27,6 +27,7 @@ from ossconsole.dataset.manifest import (
 )
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
+from ossconsole.storage.retry import ONCE
 from tests.sandboxed import Sandboxed
 
 _GOOD = Manifest(
@@ -132,7 +133,7 @@ def test_an_empty_prefix_and_a_missing_manifest_are_told_apart(store: ObjectStor
 
 
 def test_a_refusal_of_oss_stays_one(sandboxed_bucket: Sandboxed, profile: Profile) -> None:
-    store = ObjectStore(profile, sandboxed_bucket.wrong_secret, attempts=1)
+    store = ObjectStore(profile, sandboxed_bucket.wrong_secret, retry=ONCE)
     with pytest.raises(StorageError, match="SignatureDoesNotMatch"):
         read_manifest(store, profile.dataset_prefix)
     store.close()

@@ -18,6 +18,7 @@ from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.job import JobState
 from ossconsole.storage.multipart import PartedUpload
 from ossconsole.storage.multipart_uploads import list_uploads
+from ossconsole.storage.retry import ONCE
 from tests.dataset.uploads import WAIT_S
 from tests.sandboxed import Sandboxed, sandboxed
 
@@ -161,7 +162,7 @@ def test_names_that_cannot_be_keys_are_named_and_the_rest_arrives(store: ObjectS
 def test_a_dead_endpoint_ends_it(profile: Profile, server: Sandboxed, tmp_path: Path) -> None:
     dead = msgspec.structs.replace(profile, standard_endpoint="http://0.0.1:9")
     make_folder(tmp_path / "folder")
-    job = upload(ObjectStore(dead, server.owner, attempts=1), tmp_path / "folder", "dead")
+    job = upload(ObjectStore(dead, server.owner, retry=ONCE), tmp_path / "folder", "dead")
     assert job.state is JobState.FAILED
     assert "No answer" in str(job.error)
 

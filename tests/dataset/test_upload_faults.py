@@ -13,12 +13,14 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.profile import Profile
 from ossconsole.config.sources import FixedSource
+from ossconsole.dataset.context import RETRIES
 from ossconsole.dataset.manifest import manifest_key
 from ossconsole.dataset.upload import UploadJob, UploadSummary
 from ossconsole.sandbox.control import SandboxControl
 from ossconsole.sandbox.faults import Action, Error, FaultPlan, LostReply, MalformedListing, Reset, Rule, WrongCrc
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
+from ossconsole.storage.retry import RetryPolicy
 from tests.dataset.conftest import make_pictures
 from tests.dataset.uploads import WAIT_S, bucket, check_manifest_is_the_bucket, settings_for, until, upload, wanted
 from tests.sandboxed import Sandboxed, sandboxed
@@ -175,3 +177,29 @@ def test_a_malformed_listing_is_an_error_in_words(failing: Failing, source: Path
     with pytest.raises(ConsoleError) as caught:
         failing.upload(source)
     assert "unexpected" not in str(caught.value)
+
+
+def throttled_listings(delay_ms: int, times: int | None = None) -> FaultPlan:
+    throttled = Error(code="QpsLimitExceeded", status=429, qos_delay_ms=delay_ms)
+    return FaultPlan(rules=[Rule(action=throttled, operation="ListObjects", times=times)])
+
+
+@pytest.mark.parametrize("per_shard", [0, 20])
+def test_a_listing_that_is_throttled_for_a_while_is_waited_for(failing: Failing, source: Path, per_shard: int) -> None:
+    failing.control.set_faults(throttled_listings(60, times=3 * RETRIES.attempts))
+    summary = upload(failing.profile, failing.owner, settings_for(source, per_shard=per_shard))
+    assert (summary.uploaded, summary.failed) == (COUNT, 0)
+    assert summary.retries >= 3 * RETRIES.attempts
+    assert failing.control.status().fault_hits == [3 * RETRIES.attempts]
+
+
+def test_what_an_upload_waits_for_is_shown_and_a_cancel_ends_the_wait(failing: Failing, source: Path) -> None:
+    failing.control.set_faults(throttled_listings(10 * 60_000))
+    job = UploadJob(failing.profile, failing.owner, settings_for(source))
+    job._context.store._retry = RetryPolicy(patience_s=20 * 60)
+    job.start()
+    until(lambda: "OSS is throttling while listing oss://" in job.progress().waiting)
+    job.cancel()
+    assert job.join(WAIT_S)
+    assert job.summary().cancelled
+    assert not job.progress().waiting

@@ -11,10 +11,12 @@ import pytest
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.sources import FixedSource
+from ossconsole.dataset import context
 from ossconsole.sandbox.control import SandboxControl
 from ossconsole.sandbox.process import SandboxProcess
 from ossconsole.storage.client import ObjectStore
-from ossconsole.training import session
+from ossconsole.storage.retry import PATIENT, RetryPolicy
+from ossconsole.training import checkpoint, session
 from ossconsole.training.connector import ConnectorSettings
 from tests.dataset.conftest import make_pictures
 from tests.faults.operations import World, tiny_model
@@ -46,11 +48,19 @@ def control(server: SandboxProcess) -> Iterator[SandboxControl]:
     steering.clear_faults()
 
 
+def impatient(policy: RetryPolicy) -> RetryPolicy:
+    """Throttling is waited out for ten seconds, in waits of one second."""
+    return msgspec.structs.replace(policy, patience_s=10.0, longest_wait_s=1.0)
+
+
 @pytest.fixture
 def quick_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     defaults = ObjectStore.__init__.__kwdefaults__
     assert defaults is not None
     monkeypatch.setitem(defaults, "timeout_s", TIMEOUT_S)
+    monkeypatch.setitem(defaults, "retry", impatient(PATIENT))
+    monkeypatch.setattr(context, "RETRIES", impatient(context.RETRIES))
+    monkeypatch.setattr(checkpoint, "_WRITES", impatient(checkpoint._WRITES))
 
 
 @pytest.fixture

@@ -81,6 +81,11 @@ def _slow(operations: Sequence[str], times: int | None) -> FaultPlan:
     )
 
 
+def _throttled_for_a_while(operations: Sequence[str], _times: int | None) -> FaultPlan:
+    """More often than any request is tried after a failure."""
+    return _error("QpsLimitExceeded", status=429)(operations, 8)
+
+
 FAULTS = (
     Fault("connection refused", _outage, ("refused", "errno")),
     Fault("reset mid-body", _rules(Reset(after_bytes=200)), _BROKEN, (*READS, *LISTS)),
@@ -108,6 +113,7 @@ FAULTS = (
     ),
     Fault("429 throttled", _error("QpsLimitExceeded", qos_delay_ms=100), ("QpsLimitExceeded",)),
     Fault("503 throttled", _error("ServiceUnavailable", qos_delay_ms=100), ("ServiceUnavailable",)),
+    Fault("throttled for a while", _throttled_for_a_while, ("QpsLimitExceeded", "Waiting"), endless=False),
     Fault("500", _error("InternalError"), ("InternalError",)),
     Fault("malformed listing", _rules(MalformedListing()), ("cannot be read",), LISTS),
     Fault("clock skew", _skew, ("RequestTimeTooSkewed",), fatal=True),

@@ -35,6 +35,7 @@ from ossconsole.dataset.manifest import Manifest, Sample, encode_manifest, read_
 from ossconsole.dataset.origin import FileOrigin
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.multipart_uploads import list_uploads
+from ossconsole.storage.retry import ONCE
 from ossconsole.telemetry import events
 from ossconsole.telemetry.record import RunRecord, read_events
 from ossconsole.telemetry.runs import list_runs
@@ -191,7 +192,7 @@ def replies() -> Iterator[Replies]:
 def anywhere(replies: Replies) -> Iterator[ObjectStore]:
     port = replies.server.server_address[1]
     profile = msgspec.structs.replace(PROFILE, bucket="127", standard_endpoint=f"http://0.0.1:{port}")
-    store = ObjectStore(profile, FixedSource(Credentials("a", Secret("b"))), attempts=1, timeout_s=5)
+    store = ObjectStore(profile, FixedSource(Credentials("a", Secret("b"))), retry=ONCE, timeout_s=5)
     yield store
     store.close()
 

@@ -41,8 +41,23 @@ def cells(*quick: str) -> list[ParameterSet]:
     return found
 
 
-_TAKE_TIME = {"slow body", "silent stall", "reset before the reply", "429 throttled", "connection refused"}
-_ONCE = ("listing", "upload", "download", "one wrong byte-training", "reset mid-body-training", "wrong CRC-checkpoint")
+_TAKE_TIME = {
+    "slow body",
+    "silent stall",
+    "reset before the reply",
+    "429 throttled",
+    "throttled for a while",
+    "connection refused",
+}
+_ONCE = (
+    "listing",
+    "upload",
+    "download",
+    "one wrong byte-training",
+    "reset mid-body-training",
+    "wrong CRC-checkpoint",
+    "throttled for a while-listing",
+)
 _FOR_GOOD = (
     "connection refused-listing",
     "malformed listing-listing",

@@ -30,10 +30,11 @@ from ossconsole.sandbox.faults import (
     Truncate,
     WrongCrc,
 )
-from ossconsole.storage import client
+from ossconsole.storage import retry
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.multipart_uploads import list_uploads
+from ossconsole.storage.retry import ONCE, RetryPolicy
 from tests.sandboxed import Sandboxed
 
 NASTY = st.text(st.sampled_from("./\\%~\x00\x1b\r\n\t[\u202e\u200b\ufeff\ufffe +&?#"), min_size=1, max_size=20)
@@ -190,7 +191,7 @@ def test_a_dead_port_is_no_answer(sandboxed_bucket: Sandboxed) -> None:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
     profile = msgspec.structs.replace(sandboxed_bucket.process.profile(), standard_endpoint=f"http://0.0.1:{port}")
-    error = failure(lambda: ObjectStore(profile, sandboxed_bucket.owner, attempts=2, timeout_s=1).get("a"))
+    error = failure(lambda: ObjectStore(profile, sandboxed_bucket.owner, retry=TWICE, timeout_s=1).get("a"))
     assert (error.status, error.code, error.retriable) == (0, "", True)
     assert "refused" in error.message
     assert "internal network" in error.remedy
@@ -244,8 +245,8 @@ def test_damaged_bytes_are_asked_for_again(quick_retries: None, sandboxed_bucket
     threading.Thread(target=server.serve_forever, daemon=True).start()
     profile = Profile(name="a", region="r", bucket="127", standard_endpoint=f"http://0.0.1:{server.server_address[1]}")
     try:
-        assert "checksum" in failure(lambda: ObjectStore(profile, sandboxed_bucket.owner, attempts=2).get("a")).message
-        assert ObjectStore(profile, sandboxed_bucket.owner, attempts=2).get("a") == b"right"
+        assert "checksum" in failure(lambda: ObjectStore(profile, sandboxed_bucket.owner, retry=TWICE).get("a")).message
+        assert ObjectStore(profile, sandboxed_bucket.owner, retry=TWICE).get("a") == b"right"
     finally:
         server.shutdown()
         server.server_close()
@@ -254,9 +255,10 @@ def test_damaged_bytes_are_asked_for_again(quick_retries: None, sandboxed_bucket
 @pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the growing waits; what OSS asks to wait is waited all the same."""
-    monkeypatch.setattr(client, "_backoff", tenacity.wait_none())
+    monkeypatch.setattr(retry, "backoff", lambda _policy: tenacity.wait_none())
 
 
+TWICE = RetryPolicy(attempts=2)
 THROTTLED = Error(code="QpsLimitExceeded", qos_delay_ms=50)
 
 
@@ -265,7 +267,7 @@ THROTTLED = Error(code="QpsLimitExceeded", qos_delay_ms=50)
     [
         THROTTLED,
         Error(code="InternalError"),
-        Error(code="ServiceUnavailable"),
+        Error(code="ServiceUnavailable", qos_delay_ms=50),
         Reset(),
         Reset(after_bytes=3),
         Truncate(after_bytes=3),
@@ -274,8 +276,9 @@ THROTTLED = Error(code="QpsLimitExceeded", qos_delay_ms=50)
     ],
     ids=lambda action: type(action).__name__ + getattr(action, "code", "") + str(getattr(action, "after_bytes", "")),
 )
-def test_what_may_pass_is_tried_again(quick_retries: None, sandboxed_bucket: Sandboxed, action: Action) -> None:
-    store = ObjectStore(sandboxed_bucket.process.profile(), sandboxed_bucket.owner, timeout_s=5, attempts=3)
+def test_what_may_pass_is_retried(quick_retries: None, sandboxed_bucket: Sandboxed, action: Action) -> None:
+    policy = RetryPolicy(attempts=3, patience_s=0.1)  # two waits of 50 ms
+    store = ObjectStore(sandboxed_bucket.process.profile(), sandboxed_bucket.owner, timeout_s=5, retry=policy)
     store.put("client/faults", b"some bytes")
     with sandboxed_bucket.faults(FaultPlan(rules=(Rule(action=action, method="GET", times=2),))):
         assert store.get("client/faults") == b"some bytes"
@@ -284,7 +287,7 @@ def test_what_may_pass_is_tried_again(quick_retries: None, sandboxed_bucket: San
 
 
 def test_what_is_refused_is_not_tried_again(sandboxed_bucket: Sandboxed) -> None:
-    store = ObjectStore(sandboxed_bucket.process.profile(), sandboxed_bucket.owner, timeout_s=5, attempts=3)
+    store = ObjectStore(sandboxed_bucket.process.profile(), sandboxed_bucket.owner, timeout_s=5)
     with sandboxed_bucket.faults(FaultPlan(rules=(Rule(action=Error(code="AccessDenied"), method="GET"),))):
         assert failure(lambda: store.get("client/faults")).code == "AccessDenied"
         assert sandboxed_bucket.control.status().fault_hits == [1]
@@ -292,7 +295,7 @@ def test_what_is_refused_is_not_tried_again(sandboxed_bucket: Sandboxed) -> None
 
 def test_throttling_is_waited_out_as_long_as_oss_asks(sandboxed_bucket: Sandboxed) -> None:
     plan = FaultPlan(rules=(Rule(action=Error(code="QpsLimitExceeded", qos_delay_ms=700), times=1),))
-    store = ObjectStore(sandboxed_bucket.process.profile(), sandboxed_bucket.owner, attempts=1)
+    store = ObjectStore(sandboxed_bucket.process.profile(), sandboxed_bucket.owner, retry=ONCE)
     with sandboxed_bucket.faults(plan):
         error = failure(lambda: store.put("client/throttled", b"x"))
     assert error.delay_s == 0.7
@@ -300,7 +303,7 @@ def test_throttling_is_waited_out_as_long_as_oss_asks(sandboxed_bucket: Sandboxe
 
 
 def test_a_silent_server_is_given_up(sandboxed_bucket: Sandboxed) -> None:
-    store = ObjectStore(sandboxed_bucket.process.profile(), sandboxed_bucket.owner, timeout_s=0.3, attempts=1)
+    store = ObjectStore(sandboxed_bucket.process.profile(), sandboxed_bucket.owner, timeout_s=0.3, retry=ONCE)
     with sandboxed_bucket.faults(FaultPlan(rules=(Rule(action=Stall(seconds=20)),))):
         error = failure(lambda: store.head("client/faults"))
     assert (error.status, error.retriable) == (0, True)
@@ -319,7 +322,7 @@ def test_the_cause_of_no_answer_is_never_the_refusal_of_another_request(sandboxe
         sandboxed_bucket.store().get("no/such/key")
     except StorageError:
         with pytest.raises(StorageError, match="Connection refused") as told:
-            ObjectStore(profile, sandboxed_bucket.owner, attempts=1).list_page("x/")
+            ObjectStore(profile, sandboxed_bucket.owner, retry=ONCE).list_page("x/")
     assert "NoSuchKey" not in told.value.message
 
 

@@ -8,11 +8,12 @@ import pytest
 import tenacity
 
 from ossconsole.sandbox.faults import Corrupt, FaultPlan, Rule
-from ossconsole.storage import client
+from ossconsole.storage import retry
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.job import JobState
 from ossconsole.storage.objects import ObjectSummary
 from ossconsole.storage.parted_file import PART_SIZE
+from ossconsole.storage.retry import ONCE, RetryPolicy
 from ossconsole.storage.transfer import Download, DownloadItem, Existing
 from tests.sandboxed import Sandboxed
 from tests.storage.cutting_proxy import cutting
@@ -164,9 +165,9 @@ def test_a_cancelled_download_goes_on_where_it_stopped(
 def test_connections_that_break_off_are_taken_up_again(
     sandboxed_bucket: Sandboxed, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes
 ) -> None:
-    monkeypatch.setattr(client, "_backoff", tenacity.wait_none())
+    monkeypatch.setattr(retry, "backoff", lambda _policy: tenacity.wait_none())
     with cutting(sandboxed_bucket.process.profile(), cut_after=100_000) as (proxy, profile):
-        store = ObjectStore(profile, sandboxed_bucket.owner, attempts=6)
+        store = ObjectStore(profile, sandboxed_bucket.owner, retry=RetryPolicy(attempts=6))
         store.put(f"{prefix}object", data)
         found = summary(store, f"{prefix}object")
         proxy.cuts = 3
@@ -217,7 +218,7 @@ def test_an_endpoint_that_dies_ends_the_job_and_a_retry_does_the_rest(
     found = plain.list_page(prefix).objects
     with cutting(sandboxed_bucket.process.profile(), cut_after=5_000) as (proxy, profile):
         proxy.cuts = 1_000_000
-        dying = ObjectStore(profile, sandboxed_bucket.owner, attempts=1)
+        dying = ObjectStore(profile, sandboxed_bucket.owner, retry=ONCE)
         job = run(Download(dying, found, prefix, tmp_path, threads=2))
         assert job.state is JobState.FAILED
         assert job.failures

@@ -11,6 +11,7 @@ import fastcrc
 from ossconsole.config.profile import Profile
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.objects import BucketSummary, ListPage, ObjectInfo, ObjectSummary
+from ossconsole.storage.retry import Pause
 from tests.tui.fakes import SIMULATED, START, FakeStore
 
 
@@ -21,6 +22,10 @@ class MemoryStore:
     data: dict[str, bytes]
     profile: Profile = SIMULATED
     classes: dict[str, str] = field(default_factory=dict)
+    waiting: str = ""
+
+    def pausing(self, _pause: Pause) -> MemoryStore:
+        return self
 
     def uri(self, key: str = "") -> str:
         return f"oss://{self.profile.bucket}/{key}"

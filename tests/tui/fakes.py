@@ -22,6 +22,7 @@ from ossconsole.dataset.scoreboard import Phase, Picture, UploadProgress
 from ossconsole.dataset.settings import UploadSettings
 from ossconsole.dataset.upload import UploadSummary
 from ossconsole.storage.objects import ListPage, ObjectInfo, ObjectSummary
+from ossconsole.storage.retry import Pause
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import Event, RunState
 from ossconsole.telemetry.sampler import TelemetrySample
@@ -170,6 +171,10 @@ class FakeStore:
     error: ConsoleError | None = None
     page_size: int = 1000
     before_page: Callable[[str], None] | None = None
+    waiting: str = ""
+
+    def pausing(self, _pause: Pause) -> FakeStore:
+        return self
 
     def uri(self, key: str = "") -> str:
         return f"oss://127/{key}"

@@ -26,6 +26,7 @@ from ossconsole.storage.errors import StorageError
 from ossconsole.storage.job import JobState
 from ossconsole.storage.multipart_uploads import list_uploads
 from ossconsole.storage.objects import ObjectSummary
+from ossconsole.storage.retry import ONCE
 from ossconsole.tui.browse.dialogs import InputDialog, ListDialog, PictureScreen, TextDialog, TypedConfirm
 from ossconsole.tui.screens.browse import BrowseScreen
 from ossconsole.tui.screens.confirm import ConfirmScreen
@@ -105,7 +106,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def bucket(sandboxed_bucket: Sandboxed, request: pytest.FixtureRequest) -> Iterator[ObjectStore]:
     """A store whose profile's prefixes are this test's own."""
-    store = ObjectStore(sandboxed_bucket.profile(f"browse/{request.node.name}"), sandboxed_bucket.owner, attempts=1)
+    store = ObjectStore(sandboxed_bucket.profile(f"browse/{request.node.name}"), sandboxed_bucket.owner, retry=ONCE)
     yield store
     store.close()
 
@@ -482,7 +483,7 @@ async def test_a_denied_listing_says_why_and_goes_on_when_told(
     sandboxed_bucket: Sandboxed, bucket: ObjectStore, make_app: AppMaker
 ) -> None:
     put(bucket, a=b"1")
-    wrong = ObjectStore(bucket.profile, sandboxed_bucket.wrong_secret, attempts=1)
+    wrong = ObjectStore(bucket.profile, sandboxed_bucket.wrong_secret, retry=ONCE)
     async with make_app(services(wrong), "browse").run_test(size=(120, 30)) as pilot:
         await past_opening(pilot)
         browser = Browser(pilot)

@@ -101,7 +101,7 @@ def path_line(model: BrowseModel, bucket: str, width: int, glyphs: Glyphs) -> Li
     return line.add(tail, "warn")
 
 
-def status_line(model: BrowseModel, glyphs: Glyphs) -> Line:
+def status_line(model: BrowseModel, glyphs: Glyphs, waiting: str = "") -> Line:
     """How much is here, how far the listing is, what is filtered and chosen."""
     rows, view = model.rows, model.view
     objects = rows.count - rows.folders
@@ -115,6 +115,8 @@ def status_line(model: BrowseModel, glyphs: Glyphs) -> Line:
     chosen = len(model.selection)
     if chosen:
         line.add(f"  {chosen:,} chosen, {size(model.selection.bytes)}", "good")
+    if waiting:
+        return line.add(f"  {safe_text(waiting)}", "warn")
     return line.add(_activity(model, glyphs), "dim")
 
 
@@ -159,8 +161,8 @@ def job_line(job: Job, width: int, glyphs: Glyphs) -> Line:
         words.append(f"{len(job.failures):,} failed")
     if job.state is not JobState.RUNNING:
         words.append(str(job.state))
-    elif job.note:
-        words.append(job.note)
+    elif job.waiting or job.note:
+        words.append(safe_text(job.waiting or job.note))
     figures = Line(("  ".join(words) + " ", "text"))
     room = width - figures.width - 4
     return Line((f" {mark} ", style), (shorten_middle(job.title, room, glyphs.ellipsis), "text")).right(figures, width)

@@ -333,7 +333,7 @@ class BrowseScreen(Moving, Working, Checkpoints):
         error = self.model.error
         if error is not None:
             return [Line((f" {self.model.rows.count:,} loaded; r goes on. ", "text"), (error.message, "bad"))]
-        return [painting.status_line(self.model, self.glyphs)]
+        return [painting.status_line(self.model, self.glyphs, self.store.waiting)]
 
     # Filter and escape
 

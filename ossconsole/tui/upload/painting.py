@@ -152,6 +152,8 @@ def progress_lines(paper: Paper, progress: UploadProgress, source: str) -> list[
         counts(progress),
         paper.row("sending", _sending(progress)),
     ]
+    if progress.waiting:
+        lines.append(paper.row("waiting", safe(progress.waiting), "warn"))
     if progress.error:
         lines.append(paper.row("ended by", safe(progress.error), "bad"))
     return lines + _workers(paper, progress, paper.height - len(lines))

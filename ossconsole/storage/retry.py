@@ -1,0 +1,124 @@
+"""Retries: one policy for every request to OSS. A failure is retried a few times, throttling is waited out."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import msgspec
+import tenacity
+
+from ossconsole.storage.errors import StorageError
+
+T = TypeVar("T")
+
+
+class Wait(msgspec.Struct, frozen=True):
+    """A pause of `seconds` before a request is sent again, because of `error`."""
+
+    seconds: float
+    error: StorageError
+
+    def __str__(self) -> str:
+        why = "OSS is throttling" if self.error.throttled else self.error.code or "no answer"
+        return f"{why} while {self.error.action}; retry in {self.seconds:.0f} s"
+
+
+Pause = Callable[[Wait], None]
+"""Spends the wait. What it raises ends the request: a cancelled job raises at once."""
+
+
+class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """How often and how long a request is sent again after a retriable StorageError.
+
+    No answer, 5xx and damaged replies: `attempts` tries in all. Throttling (HTTP 429 and 503) is no failure: it is
+    waited out, `patience_s` seconds of waits in all. A wait doubles from `first_wait_s` to `longest_wait_s`, half of it
+    random; it is longer where OSS asks for more.
+    """
+
+    attempts: int = 4
+    patience_s: float = 180.0
+    first_wait_s: float = 0.2
+    longest_wait_s: float = 8.0
+
+    def run(self, request: Callable[[], T], pause: Pause) -> T:
+        """The result of `request`. Raises its last StorageError, and what `pause` raises."""
+        if self.attempts == 1 and not self.patience_s:
+            return request()
+        tries = _Tries(self)
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(lambda error: isinstance(error, StorageError) and error.retriable),
+            wait=tries.wait,
+            stop=tries.over,
+            sleep=lambda seconds: pause(Wait(seconds, tries.error)),
+            reraise=True,
+        )
+        return retrying(request)
+
+
+PATIENT = RetryPolicy()
+"""What every request has that nothing else is said of."""
+
+ONCE = RetryPolicy(attempts=1, patience_s=0)
+"""For questions about now: whether an endpoint answers, why it refuses."""
+
+
+class WaitNotes:
+    """What requests of several threads wait for at the moment."""
+
+    def __init__(self) -> None:
+        self._waits: dict[int, Wait] = {}
+
+    @contextlib.contextmanager
+    def noted(self, wait: Wait) -> Iterator[None]:
+        """Shows `wait` until the block ends."""
+        thread = threading.get_ident()
+        self._waits[thread] = wait
+        try:
+            yield
+        finally:
+            del self._waits[thread]
+
+    @property
+    def text(self) -> str:
+        """The wait that began last, in words; "" while no request waits."""
+        waits = list(self._waits.values())
+        return str(waits[-1]) if waits else ""
+
+
+class _Tries:
+    """The tries of one request."""
+
+    def __init__(self, policy: RetryPolicy) -> None:
+        self._policy = policy
+        self._backoff = backoff(policy)
+        self._failures = 0
+        self._waited_s = 0.0
+        self.error: StorageError
+
+    def wait(self, state: tenacity.RetryCallState) -> float:
+        asked = _error(state).delay_s
+        return max(asked, self._backoff(state))
+
+    def over(self, state: tenacity.RetryCallState) -> bool:
+        """Whether the last error is the request's; tenacity asks it after `wait`."""
+        self.error = _error(state)
+        if self.error.throttled:
+            self._waited_s += state.upcoming_sleep
+            return self._waited_s > self._policy.patience_s
+        self._failures += 1
+        return self._failures >= self._policy.attempts
+
+
+def backoff(policy: RetryPolicy) -> tenacity.wait.wait_base:
+    """The waits of `policy`, where OSS asks for none."""
+    halves = {"multiplier": policy.first_wait_s / 2, "max": policy.longest_wait_s / 2}
+    return tenacity.wait_exponential(**halves) + tenacity.wait_random_exponential(**halves)
+
+
+def _error(state: tenacity.RetryCallState) -> StorageError:
+    error = state.outcome.exception() if state.outcome else None
+    assert isinstance(error, StorageError)  # noqa: S101 - no other is retried
+    return error
