@@ -10,23 +10,18 @@ from functools import cached_property
 from pathlib import PurePath
 from typing import TYPE_CHECKING, ClassVar
 
-from rich.console import RenderableType
-from rich.text import Text
 from textual import work
-from textual._compositor import ChopsUpdate
-from textual.app import App
 from textual.binding import BindingType
 from textual.color import Color
 from textual.screen import Screen
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.tui import actions, glyphs, memory, themes
-from ossconsole.tui.continuing import take_terminal_again_when_continued
-from ossconsole.tui.frugal import FrugalStylesheet, FrugalUpdate
 from ossconsole.tui.screens.base import ConsoleScreen
 from ossconsole.tui.screens.opening import OpeningScreen
 from ossconsole.tui.services import Services
 from ossconsole.tui.text import safe
+from ossconsole.tui.textual_internals import ConsoleTextualApp, FrugalStylesheet
 
 if TYPE_CHECKING:
     from ossconsole.storage.job import Job
@@ -69,11 +64,12 @@ def _action_provider() -> type[ActionProvider]:
     return ActionProvider
 
 
-class ConsoleApp(App[str]):
+class ConsoleApp(ConsoleTextualApp):
     """The console over `services`, opened on `initial_mode` (setup, browse, upload or train).
 
-    `clock` gives Unix seconds. The return code is 0 after quitting and 1 after a crash, of which one line is left on
-    the terminal. `return_value` is `detach` where the user left work that is to go on, `stop` where it is to end.
+    `clock` gives Unix seconds. The return code is 0 after quitting and 1 after a crash, of which `crash_lines` has
+    one line for the terminal. `return_value` is `detach` where the user left work that is to continue, `stop` where it
+    is to end.
     """
 
     TITLE = "ossconsole"
@@ -87,7 +83,7 @@ class ConsoleApp(App[str]):
         "train": _train,
     }
     BINDINGS: ClassVar[list[BindingType]] = [*actions.bindings("app")]
-    COMMANDS = App.COMMANDS | {_action_provider}
+    COMMANDS = ConsoleTextualApp.COMMANDS | {_action_provider}
     # Textual declares these two without ClassVar.
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide"), (170, "-vast")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-low"), (30, "-middle"), (50, "-high")]  # noqa: RUF012
@@ -110,8 +106,6 @@ class ConsoleApp(App[str]):
         self.glyphs = glyph_set or glyphs.SETS.get(self._look.get("glyphs", ""), glyphs.for_terminal())
         self.jobs: list[Job] = []
         """Downloads and other work on objects, of the Browse screen."""
-        self.crash_lines: list[str] = []
-        self._crash: Exception | None = None
         self._modules = 0
         self._clock = clock
         self._began = clock()
@@ -156,7 +150,7 @@ class ConsoleApp(App[str]):
         return RunMonitor(self.services, self._clock)
 
     def on_mount(self) -> None:
-        take_terminal_again_when_continued(self)
+        self.watch_process()
         self.call_after_refresh(self._open)
 
     def _open(self) -> None:
@@ -165,6 +159,7 @@ class ConsoleApp(App[str]):
         if isinstance(self.screen, OpeningScreen):
             self.switch_mode(self.initial_mode)
         self.set_interval(TICK_S, self.tick)
+        self.key_order.open()
 
     def tick(self) -> None:
         """Take in what the run did, and show it on the screen in front; a hidden screen costs nothing."""
@@ -282,26 +277,3 @@ class ConsoleApp(App[str]):
         )
         if choice:
             self.exit(choice)
-
-    def _display(self, screen: Screen[object], renderable: RenderableType | None) -> None:
-        if isinstance(renderable, ChopsUpdate):
-            renderable = FrugalUpdate.of(renderable)
-        super()._display(screen, renderable)
-
-    # Crashes
-
-    def _handle_exception(self, error: Exception) -> None:
-        # What widgets raise while they are torn down says nothing: the user has left, or the first error is known.
-        if self._exit and self._exception is None and self._crash is None:
-            return
-        self._crash = self._crash or error
-        super()._handle_exception(error)
-
-    def _fatal_error(self) -> None:
-        """One line for the terminal and a report without the values of locals, which could hold a secret."""
-        from ossconsole.terminal.crash import crash_line
-
-        if self._crash is not None and not self.crash_lines:
-            self.crash_lines.append(crash_line(self._crash))
-            self._exit_renderables.append(Text(self.crash_lines[0]))
-        self._close_messages_no_wait()
