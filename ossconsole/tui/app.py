@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import sys
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from textual import work
 from textual.binding import BindingType
 from textual.color import Color
 from textual.screen import Screen
+from textual.worker import Worker, WorkerState
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.tui import actions, glyphs, memory, themes
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from ossconsole.tui.palette import ActionProvider
 
 TICK_S = 0.25
+log = logging.getLogger(__name__)
 
 # What the first paint does not show is loaded when it is needed: the screens, the dialogs, the monitor of the run.
 
@@ -200,6 +203,13 @@ class ConsoleApp(ConsoleTextualApp):
     def tell(self, error: ConsoleError) -> None:
         """Show an error of any screen: what happened, and what to do next."""
         self.notify(safe(str(error)), title="That did not work", severity="error", markup=False, timeout=12)
+
+    def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
+        """Tell of a worker that has failed, of any screen: those that must not end the console would fail unseen."""
+        error = event.worker.error
+        if event.state is WorkerState.ERROR and error is not None:
+            log.error("the worker %s of %s failed", event.worker.name, event.worker.node, exc_info=error)
+            self.tell(ConsoleError(f"Unexpected {type(error).__name__}.", remedy="See the log (f12)."))
 
     # Actions
 

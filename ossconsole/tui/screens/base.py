@@ -10,6 +10,7 @@ from textual.containers import Container
 from textual.events import Resize
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Static
+from textual.worker import Worker
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.tui import actions
@@ -45,6 +46,9 @@ class _ConsoleMixin:
     def tell(self, error: ConsoleError) -> None:
         """Show an error: what happened, and what to do next."""
         self.console.tell(error)
+
+    def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
+        self.console.on_worker_state_changed(event)
 
 
 class ConsoleScreen(_ConsoleMixin, Screen[None]):
