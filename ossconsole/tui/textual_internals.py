@@ -280,10 +280,13 @@ class KeyOrder:
         """The first screen is there: keys are kept until then."""
         self._open = True
         if self._current is None:
-            self._release()
+            self.release()
 
     def take(self, event: Event) -> Event | None:
-        """What is to be handled now in the place of `event`; None while others come first. Call `follow` after it."""
+        """What is to be handled now in the place of `event`; None while others come first.
+
+        Call `release` or `follow` after it.
+        """
         if event is not self._current:
             if self._current is not None or not self._open:
                 self._waiting.append(event)
@@ -323,9 +326,10 @@ class KeyOrder:
         except Exception as error:  # noqa: BLE001
             self._app._handle_exception(error)
         finally:
-            self._release()
+            self.release()
 
-    def _release(self) -> None:
+    def release(self) -> None:
+        """The current key has had its effect: the next one may have its own."""
         self._current = self._waiting.popleft() if self._waiting else None
         if self._current is not None:
             self._app.post_message(self._current)
@@ -397,8 +401,13 @@ class ConsoleTextualApp(App[str]):
         if now is not None:
             screen, workers = self.screen, set(self.workers)
             target = self.focused or screen
+            # What a field types into itself runs no binding, and the next key comes after it by itself.
+            typed = isinstance(now, Key) and target.check_consume_key(now.key, now.character)
             await super().on_event(now)
-            self.key_order.follow(target, screen, workers)
+            if typed:
+                self.key_order.release()
+            else:
+                self.key_order.follow(target, screen, workers)
 
     # Crashes
 
