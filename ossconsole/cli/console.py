@@ -33,11 +33,15 @@ _CRASHED, _HUNG_UP = 1, 128 + signal.SIGHUP
 
 
 class _Left(msgspec.Struct, frozen=True):
-    """How the console was left: with which exit code, on what answer of the user, and with which jobs on objects."""
+    """How the console was left: with which exit code, on what answer of the user, and with which jobs on objects.
+
+    `crash` is the line about a crash, empty where there was none.
+    """
 
     code: int
     answer: str | None
     jobs: Sequence[Job]
+    crash: str
 
 
 @click.command()
@@ -84,6 +88,8 @@ def open_console(target: Target, *, readonly: bool, demo: bool = False) -> None:
             left = asyncio.run(_show(application, signals, demo=demo))
         finally:
             signals.detach()
+    if left.crash:
+        _say(left.crash)
     if signals.cause:
         _say(f"ossconsole: {signals.cause}.")
     working = application.busy or any(job.alive for job in left.jobs)
@@ -98,12 +104,19 @@ def open_console(target: Target, *, readonly: bool, demo: bool = False) -> None:
 
 
 async def _show(application: Application, signals: ExitSignals, *, demo: bool) -> _Left:
+    """Runs the App. Only an App that was asked to exit was left by the user; every other end of it is a crash."""
     from ossconsole.tui.app import ConsoleApp
 
     app: ConsoleApp = ConsoleApp(application, initial_mode="train" if demo else "browse")
     signals.attach(lambda code: app.exit(return_code=code), asyncio.get_running_loop())
-    answer = await app.run_async()
-    return _Left(app.return_code or 0, answer, app.jobs)
+    try:
+        await app.run_async()
+    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the report has it
+        app.crash(error)
+    if app.return_code is None:
+        app.crash(RuntimeError("The console ended although nobody left it."))
+    crash = "".join(app.crash_lines)
+    return _Left(_CRASHED if crash else app.return_code or 0, app.return_value, app.jobs, crash)
 
 
 def _go_on(application: Application, front: Foreground, left: _Left) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -10,26 +11,22 @@ from functools import cached_property
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rich.console import RenderableType
-from rich.text import Text
 from textual import work
-from textual._compositor import ChopsUpdate
-from textual.app import App
 from textual.binding import BindingType
 from textual.color import Color
 from textual.filter import LineFilter
 from textual.screen import Screen
+from textual.worker import Worker, WorkerState
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.paths import exposed_folders
 from ossconsole.tui import actions, glyphs, memory, themes
-from ossconsole.tui.continuing import take_terminal_again_when_continued
-from ossconsole.tui.frugal import FrugalStylesheet, FrugalUpdate
 from ossconsole.tui.guard import TerminalGuard
 from ossconsole.tui.screens.base import ConsoleScreen
 from ossconsole.tui.screens.opening import OpeningScreen
 from ossconsole.tui.services import NoCredentials, Services, Starting
 from ossconsole.tui.text import safe
+from ossconsole.tui.textual_internals import ConsoleTextualApp, FrugalStylesheet
 
 if TYPE_CHECKING:
     from ossconsole.storage.job import Job
@@ -38,6 +35,7 @@ if TYPE_CHECKING:
     from ossconsole.tui.palette import ActionProvider
 
 TICK_S = 0.25
+log = logging.getLogger(__name__)
 
 # What the first paint does not show is loaded when it is needed: the screens, the dialogs, the monitor of the run.
 
@@ -72,11 +70,12 @@ def _action_provider() -> type[ActionProvider]:
     return ActionProvider
 
 
-class ConsoleApp(App[str]):
+class ConsoleApp(ConsoleTextualApp):
     """The console over `services`, opened on `initial_mode` (setup, browse, upload or train).
 
-    `clock` gives Unix seconds. The return code is 0 after quitting and 1 after a crash, of which one line is left on
-    the terminal. `return_value` is `detach` where the user left work that is to go on, `stop` where it is to end.
+    `clock` gives Unix seconds. The return code is 0 after quitting and 1 after a crash, of which `crash_lines` has
+    one line for the terminal. `return_value` is `detach` where the user left work that is to continue, `stop` where it
+    is to end.
     """
 
     TITLE = "ossconsole"
@@ -90,7 +89,7 @@ class ConsoleApp(App[str]):
         "train": _train,
     }
     BINDINGS: ClassVar[list[BindingType]] = [*actions.bindings("app")]
-    COMMANDS = App.COMMANDS | {_action_provider}
+    COMMANDS = ConsoleTextualApp.COMMANDS | {_action_provider}
     # Textual declares these two without ClassVar.
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide"), (170, "-vast")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-low"), (30, "-middle"), (50, "-high")]  # noqa: RUF012
@@ -115,8 +114,6 @@ class ConsoleApp(App[str]):
         """Until the credentials were looked for, or the user has chosen a screen."""
         self.jobs: list[Job] = []
         """Downloads and other work on objects, of the Browse screen."""
-        self.crash_lines: list[str] = []
-        self._crash: Exception | None = None
         self._modules = 0
         self._guard = TerminalGuard()
         self._clock = clock
@@ -172,7 +169,7 @@ class ConsoleApp(App[str]):
         return RunMonitor(self.services, self._clock)
 
     def on_mount(self) -> None:
-        take_terminal_again_when_continued(self)
+        self.watch_process()
         self.call_after_refresh(self._open)
 
     def _open(self) -> None:
@@ -183,6 +180,7 @@ class ConsoleApp(App[str]):
         if isinstance(self.screen, OpeningScreen):
             self.switch_mode(self.initial_mode)
         self.set_interval(TICK_S, self.tick)
+        self.key_order.open()
 
     def tick(self) -> None:
         """Take in what the run did, and show it on the screen in front; a hidden screen costs nothing."""
@@ -233,6 +231,13 @@ class ConsoleApp(App[str]):
     def tell(self, error: ConsoleError) -> None:
         """Show an error of any screen: what happened, and what to do next."""
         self.notify(safe(str(error)), title="That did not work", severity="error", markup=False, timeout=12)
+
+    def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
+        """Tell of a worker that has failed, of any screen: those that must not end the console would fail unseen."""
+        error = event.worker.error
+        if event.state is WorkerState.ERROR and error is not None:
+            log.error("the worker %s of %s failed", event.worker.name, event.worker.node, exc_info=error)
+            self.tell(ConsoleError(f"Unexpected {type(error).__name__}.", remedy="See the log (f12)."))
 
     # Actions
 
@@ -311,26 +316,3 @@ class ConsoleApp(App[str]):
         )
         if choice:
             self.exit(choice)
-
-    def _display(self, screen: Screen[object], renderable: RenderableType | None) -> None:
-        if isinstance(renderable, ChopsUpdate):
-            renderable = FrugalUpdate.of(renderable)
-        super()._display(screen, renderable)
-
-    # Crashes
-
-    def _handle_exception(self, error: Exception) -> None:
-        # What widgets raise while they are torn down says nothing: the user has left, or the first error is known.
-        if self._exit and self._exception is None and self._crash is None:
-            return
-        self._crash = self._crash or error
-        super()._handle_exception(error)
-
-    def _fatal_error(self) -> None:
-        """One line for the terminal and a report without the values of locals, which could hold a secret."""
-        from ossconsole.terminal.crash import crash_line
-
-        if self._crash is not None and not self.crash_lines:
-            self.crash_lines.append(crash_line(self._crash))
-            self._exit_renderables.append(Text(self.crash_lines[0]))
-        self._close_messages_no_wait()

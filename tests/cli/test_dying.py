@@ -20,7 +20,7 @@ from ossconsole.telemetry import events
 from ossconsole.telemetry.record import read_events
 from ossconsole.telemetry.runs import list_runs
 from tests.cli.consoles import TRAIN, Console, cleared, fill_sandbox, processes_of, wait_until
-from tests.cli.crashing import SENTINEL
+from tests.cli.crashing import PLACES, SENTINEL
 from tests.terminal.screen import DEADLINE_S
 
 pytestmark = pytest.mark.timeout(300)
@@ -106,15 +106,11 @@ def test_killed_in_front_the_inner_one_leaves_in_good_order(state: Path) -> None
         assert console.changed_modes == set()
 
 
-def test_a_widget_that_fails_is_one_line_and_a_report_and_the_run_goes_on(state: Path) -> None:
-    with Console("demo", module="tests.cli.crashing", columns=200) as console:
+@pytest.mark.parametrize("place", ["in_a_widget", "in_the_input_thread", "in_the_writer_thread"])
+def test_a_crash_is_one_line_and_a_report_and_the_run_continues(state: Path, place: str) -> None:
+    with Console(place, "demo", module="tests.cli.crashing", columns=200) as console:
         console.until(training)
-        console.type(F12)
-        assert console.finish() == 1
-        console.assert_restored()
-        text = "".join(console.lines)
-        assert SENTINEL not in console.output.decode(errors="replace")
-    assert "ossconsole crashed: RuntimeError: a widget failed with" in text
+        text = crash(console)
     assert "The work goes on without the console" in text
     (report,) = (state / "crashes").iterdir()
     assert str(report) in text
@@ -124,6 +120,56 @@ def test_a_widget_that_fails_is_one_line_and_a_report_and_the_run_goes_on(state:
     os.kill(run.pid, signal.SIGTERM)
     wait_until(lambda: not processes_of(state))
     assert list_runs()[0].checkpoint
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_failure_anywhere_is_a_crash_and_never_an_end_by_the_user(state: Path, place: str) -> None:
+    """One row for each thread and task of Textual, and for each way in which it reports a failure."""
+    with Console(place, module="tests.cli.crashing", columns=200) as console:
+        console.until_seen("dataset/")
+        text = crash(console)
+    (report,) = (state / "crashes").iterdir()
+    assert str(report) in text
+    assert SENTINEL not in report.read_text() + (state / "logs" / "ossconsole.log").read_text()
+    wait_until(lambda: not processes_of(state))
+
+
+def crash(console: Console) -> str:
+    """Press F12, on which this console fails; what it leaves on the terminal."""
+    console.type(F12)
+    assert console.finish() == 1
+    console.assert_restored()
+    assert SENTINEL not in console.output.decode(errors="replace")
+    text = "".join(console.lines)
+    assert text.startswith("ossconsole crashed: ")
+    assert "Traceback" not in text
+    return text
+
+
+def test_bytes_that_are_no_keys_change_nothing(state: Path) -> None:
+    """No UTF-8, a mouse report of the oldest kind, an impossible key, answers that another program has asked for."""
+    with Console() as console:
+        console.until_seen("dataset/")
+        for sent in (b"\xff", b"\x1b[M\xff\xfe\x80", b"\x82", b"\x1b[99999999999u", b"\x1b]11;rgb:1e1e/1e1e/1e1e\x07"):
+            os.write(console.master, sent)
+        console.type("4")
+        console.until_seen("Making ready")
+        console.type("q")
+        assert console.finish() == 0
+        console.assert_restored()
+        assert console.lines == []
+    assert not (state / "crashes").exists()
+
+
+def test_escape_and_a_key_in_one_packet_are_both_taken(state: Path) -> None:
+    with Console() as console:
+        console.until_seen("dataset/")
+        console.type("?")
+        console.until_seen("esc closes")
+        console.type("\x1b4")
+        console.until_seen("Making ready")
+        console.type("q")
+        assert console.finish() == 0
 
 
 def test_a_killed_reader_is_replaced_and_told_and_every_sample_is_read(state: Path) -> None:

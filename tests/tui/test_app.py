@@ -313,6 +313,25 @@ async def test_errors_are_told_with_what_to_do(make_app: AppMaker) -> None:
     assert "Look elsewhere." in text
 
 
+@pytest.mark.parametrize("mode", ["browse", "upload", "train"])
+async def test_a_worker_that_fails_is_told_and_logged(
+    make_app: AppMaker, mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail() -> None:
+        raise KeyError("a name")
+
+    app = make_app(FakeServices(), mode)
+    async with app.run_test(size=(80, 24), notifications=True) as pilot:
+        await settle(pilot)
+        for place in (app, app.screen):
+            place.run_worker(fail(), exit_on_error=False, name="listing")
+            await settle(pilot)
+        assert shown(app).count("Unexpected KeyError.") == 2
+    failed = [record for record in caplog.records if "the worker listing" in record.message]
+    assert len(failed) == 2
+    assert all(record.exc_info and isinstance(record.exc_info[1], KeyError) for record in failed)
+
+
 async def test_a_crash_ends_with_code_1_one_line_and_no_locals(
     make_app: AppMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ from textual.containers import Container
 from textual.events import Resize
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Static
+from textual.worker import Worker
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.tui import actions
@@ -23,12 +24,6 @@ if TYPE_CHECKING:
     from ossconsole.tui.services import Services
 
 MIN_WIDTH, MIN_HEIGHT = 60, 18
-# Textual hands each key to the field in focus, which asks for the next one some time later: what is typed quickly after
-# Tab would land in the old field. As priority bindings both are done before the next key is looked at.
-_TABS: list[BindingType] = [
-    Binding("tab", "app.focus_next", show=False, priority=True),
-    Binding("shift+tab", "app.focus_previous", show=False, priority=True),
-]
 
 
 class _ConsoleMixin:
@@ -52,6 +47,9 @@ class _ConsoleMixin:
         """Show an error: what happened, and what to do next."""
         self.console.tell(error)
 
+    def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
+        self.console.on_worker_state_changed(event)
+
 
 class ConsoleScreen(_ConsoleMixin, Screen[None]):
     """Subclasses set SCOPE and give their widgets in `body`; `tick` runs 4 times a second while the screen shows."""
@@ -60,7 +58,7 @@ class ConsoleScreen(_ConsoleMixin, Screen[None]):
     EXTRA_SCOPES: ClassVar[tuple[str, ...]] = ()
     # Nothing has the focus at first: in an input the keys of the modes would be typed.
     AUTO_FOCUS = ""
-    BINDINGS: ClassVar[list[BindingType]] = [*_TABS, Binding("escape", "leave_input", show=False)]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave_input", show=False)]
 
     def compose(self) -> ComposeResult:
         yield ModeBar()
@@ -113,5 +111,3 @@ class ConsoleScreen(_ConsoleMixin, Screen[None]):
 
 class ConsoleModal(_ConsoleMixin, ModalScreen[Any]):
     """A dialog over a screen."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [*_TABS]

@@ -12,7 +12,6 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.timer import Timer
 from textual.widgets import Input
-from textual.worker import Worker, WorkerState
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
@@ -283,11 +282,6 @@ class BrowseScreen(Moving, Working, Checkpoints):
     def _draw_detail(self) -> None:
         self.pane.plain = self.glyphs.name == "ascii" or self.app.no_color
         self.pane.redraw()
-
-    def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
-        if event.state is WorkerState.ERROR and event.worker.error is not None:
-            _log.error("the Browse screen's %s failed", event.worker.group, exc_info=event.worker.error)
-            self.tell(ConsoleError(f"Unexpected {type(event.worker.error).__name__}.", remedy="See the log (f12)."))
 
     # Drawing
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
+from textual.events import Key
 
 from ossconsole.tui.screens.base import ConsoleModal
 from ossconsole.tui.text import Line, safe
@@ -18,11 +21,13 @@ REFRESH_S = 0.5
 class DetailScreen(ConsoleModal):
     """`key` opened it, and closes it like Escape. More lines than fit are scrolled to."""
 
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q", "dismiss", show=False)]
+
     def __init__(self, title: str, key: str, painter: Painter) -> None:
         super().__init__()
         self._title = title
         self._painter = painter
-        self._bindings.bind(f"escape,q,{key}", "dismiss", show=False)
+        self._key = key
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(classes="dialog -full") as dialog:
@@ -33,6 +38,11 @@ class DetailScreen(ConsoleModal):
     def on_mount(self) -> None:
         self.query_one(VerticalScroll).focus()
         self.set_interval(REFRESH_S, self.query_one(Panel).redraw)
+
+    def on_key(self, event: Key) -> None:
+        if event.key == self._key:
+            event.stop()
+            self.dismiss()
 
     def _paint(self, width: int, _height: int) -> Sequence[Line]:
         room = self.query_one(VerticalScroll).size.height
