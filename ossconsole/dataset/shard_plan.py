@@ -10,6 +10,8 @@ from pathlib import Path
 
 import msgspec
 
+from ossconsole.config.decoding import decode_json
+from ossconsole.config.files import read_private
 from ossconsole.dataset.layout import PlannedSample
 from ossconsole.dataset.manifest import SPLITS, object_key
 from ossconsole.dataset.origin import Origin
@@ -123,16 +125,13 @@ def is_whole(shard: PackedShard, objects: dict[str, ObjectSummary]) -> bool:
 
 
 def _read_diary(path: Path) -> list[PackedShard]:
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return []
+    lines = (read_private(path) or b"").split(b"\n")
     return [shard for line in lines if (shard := _read_line(line)) is not None]
 
 
 def _read_line(line: bytes) -> PackedShard | None:
     """None for one that was cut off by a kill; that tar is sent again."""
     try:
-        return msgspec.json.decode(line, type=PackedShard)
+        return decode_json(line, PackedShard)
     except msgspec.DecodeError:
         return None

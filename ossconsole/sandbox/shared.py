@@ -12,7 +12,7 @@ from types import TracebackType
 import msgspec
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.files import READ_WRITE, open_private
+from ossconsole.config.files import READ_WRITE, open_private, read_private
 from ossconsole.sandbox.control import SandboxControl
 from ossconsole.sandbox.process import (
     INFO_NAME,
@@ -96,9 +96,9 @@ def _running(directory: Path) -> SandboxInfo | None:
     if not _served(directory):
         return None
     try:
-        info = SandboxInfo.decode((directory / INFO_NAME).read_bytes())
+        info = SandboxInfo.decode(read_private(directory / INFO_NAME) or b"")
         SandboxControl(info).status()
-    except (OSError, msgspec.DecodeError, ConsoleError):
+    except (msgspec.DecodeError, RecursionError, ConsoleError):
         return None
     return info
 

@@ -20,6 +20,7 @@ from typing import Protocol, Union
 
 import msgspec
 
+from ossconsole.config.decoding import decode_json
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import make_folder, reason, write_remedy
@@ -266,7 +267,7 @@ def ask(pid: int, command: Command) -> Answer:
             if not _is_ours(called):
                 raise ControlError(f"Process {pid} belongs to another user.")
             called.sendall(msgspec.json.encode(command) + b"\n")
-            answer = msgspec.json.decode(_read_line(called), type=Answer)
+            answer: Answer = decode_json(_read_line(called), Answer)
     except (OSError, msgspec.DecodeError) as error:
         reason = "it does not answer" if isinstance(error, TimeoutError) else "it is gone"
         raise ControlError(

@@ -1,4 +1,4 @@
-"""`python -m tests.faults.table [PYTEST OPTIONS]` runs the matrix, slow cells included, and prints it as Markdown."""
+"""`python -m tests.faults.table [PYTEST OPTIONS]` runs both matrices, slow cells too, and prints them as Markdown."""
 
 from __future__ import annotations
 
@@ -76,6 +76,32 @@ class Collector:
         return "<br>".join(f"{how}: {text}" if how else text for how, text in sorted(found.items(), reverse=True))
 
 
+class FolderCollector:
+    """Takes the cells of test_folders: a row for a folder and what is wrong with it, a column for a command."""
+
+    def __init__(self) -> None:
+        self.cells: dict[str, dict[str, str]] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when != "call":
+            return
+        for name, cell in report.user_properties:
+            if name == "folder cell":
+                self._take(cell, passed=report.passed)
+
+    def _take(self, cell: Any, *, passed: bool) -> None:
+        row, command, code = cell
+        text = "works" if code == 0 else f"refused in words, exit {code}"
+        self.cells.setdefault(row, {})[command] = text if passed else "**test failed**"
+
+    def markdown(self) -> str:
+        columns = dict.fromkeys(command for row in self.cells.values() for command in row)
+        lines = ["| folder | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+        for row, cells in self.cells.items():
+            lines.append(f"| {row} | " + " | ".join(cells.get(column, "not run") for column in columns) + " |")
+        return "\n".join(lines)
+
+
 def main() -> int:
     # Not above: processes that the tests spawn import this module, and torch would take them longer than a deadline.
     import pytest
@@ -84,8 +110,9 @@ def main() -> int:
 
     collector = Collector({kind.__name__: name for name, kind in OPERATIONS.items()})
     options = ["-q", "--no-header", "-m", "slow or not slow", str(Path(__file__).parent), *sys.argv[1:]]
-    code = pytest.main(options, plugins=[collector])
-    sys.stdout.write(f"\n{collector.markdown()}\n")
+    folders = FolderCollector()
+    code = pytest.main(options, plugins=[collector, folders])
+    sys.stdout.write(f"\n{collector.markdown()}\n\n{folders.markdown()}\n")
     return int(code)
 
 
