@@ -56,9 +56,7 @@ def ls(prefix: str, recursive: bool, limit: int | None, as_json: bool, target: T
 
 
 def _wait(wait: Wait) -> None:
-    from ossconsole.storage.names import safe_text
-
-    click.echo(f"Waiting: {safe_text(str(wait))}", err=True)
+    say(f"Waiting: {wait}", err=True)
     time.sleep(wait.seconds)
 
 

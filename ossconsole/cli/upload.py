@@ -259,8 +259,6 @@ def _follow(job: UploadJob) -> None:
 
 
 def _follow_plain(job: Job) -> None:
-    from ossconsole.storage.names import safe_text
-
     with _bar() as bar:
         task = bar.add_task("uploading", total=None, rate="") if bar is not None else None
         while not job.wait(_POLL_S):
@@ -294,8 +292,6 @@ def _draw(job: UploadJob, bar: Progress) -> None:
 
 
 def _rate_text(progress: UploadProgress) -> str:
-    from ossconsole.storage.names import safe_text
-
     if progress.waiting:
         return safe_text(progress.waiting)
     parts = [f"{progress.samples_per_s:.0f} samples/s", f"{progress.bytes_per_s / 1e6:.1f} MB/s"]

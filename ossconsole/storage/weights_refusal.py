@@ -101,7 +101,7 @@ def _split_pickles(data: bytes) -> Iterator[bytes]:
     start = 0
     for _ in range(_PICKLES_LOOKED_AT):
         try:
-            end = start + 1 + max(at for _, _, at in itertools.islice(pickletools.genops(data[start:]), 2_000_000))
+            end = start + 1 + max(at or 0 for _, _, at in itertools.islice(pickletools.genops(data[start:]), 2_000_000))
         except Exception:  # noqa: BLE001 - pickletools raises anything on bytes that are no pickle
             end = len(data)
         yield data[start:end]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sqlite3
 from pathlib import Path
 
 import msgspec
@@ -350,11 +349,10 @@ def test_a_full_disk_under_the_journal_ends_it_and_the_next_run_goes_on(
 ) -> None:
     source = make_pictures(tmp_path / "s", train=80)
 
-    def filling(journal: Journal) -> sqlite3.Connection:
-        connection = opening(journal)
-        pages = connection.execute("PRAGMA page_count").fetchone()[0]
-        connection.execute(f"PRAGMA max_page_count={pages + 1}")
-        return connection
+    def filling(journal: Journal, source: str) -> None:
+        opening(journal, source)
+        pages = journal._db.execute("PRAGMA page_count").fetchone()[0]
+        journal._db.execute(f"PRAGMA max_page_count={pages + 1}")
 
     opening = Journal._open
     monkeypatch.setattr(Journal, "_open", filling)

@@ -25,6 +25,7 @@ from ossconsole.dataset.formats import SampleFormat
 from ossconsole.sandbox.process import SandboxProcess
 from ossconsole.storage.client import ObjectStore
 from ossconsole.telemetry import events
+from ossconsole.telemetry.sampler import Sampler
 from ossconsole.training.connector import ConnectorSettings
 from ossconsole.training.run import TrainingRun
 from ossconsole.training.settings import TrainSettings
@@ -130,7 +131,7 @@ def run_to_end(
     settings = {"endpoint": EndpointKind.ACCELERATED, **settings}
     with setup.serve(dataset, kinds=kinds) as served:
         profile = msgspec.structs.replace(served, dataset_prefix=dataset.prefix, checkpoint_prefix=dataset.prefix)
-        run = TrainingRun(profile, setup.credentials, TrainSettings(**settings), on_event=found.append)
+        run = TrainingRun(profile, setup.credentials, TrainSettings(**settings), Sampler(), on_event=found.append)
         run.start()
         if not run.wait(_RUN_TIMEOUT_S):
             run.stop()
