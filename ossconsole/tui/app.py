@@ -21,6 +21,7 @@ from textual.filter import LineFilter
 from textual.screen import Screen
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.text import counted
 from ossconsole.tui import actions, glyphs, memory, themes
 from ossconsole.tui.continuing import take_terminal_again_when_continued
 from ossconsole.tui.frugal import FrugalStylesheet, FrugalUpdate
@@ -272,7 +273,7 @@ class ConsoleApp(App[str]):
             return
         if isinstance(self.screen, ConfirmScreen):
             return
-        kinds = (("a training run", running), ("an upload", uploading), (f"{jobs} jobs on objects", jobs))
+        kinds = (("a training run", running), ("an upload", uploading), (f"{counted(jobs, 'job')} on objects", jobs))
         work_words = " and ".join(words for words, busy in kinds if busy)
         choice = await self.push_screen_wait(
             ConfirmScreen(
