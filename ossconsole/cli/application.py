@@ -19,6 +19,7 @@ from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.paths import state_dir
 from ossconsole.config.profile import Profile
 from ossconsole.config.resolve import Resolution
+from ossconsole.config.text import counted
 from ossconsole.terminal.logs import register_secret
 from ossconsole.training.claim import ClaimedError
 from ossconsole.training.settings import TrainSettings
@@ -362,11 +363,11 @@ class Application:
             self._stage(upload, StageState.ACTIVE)
             settings = UploadSettings(source=source, format=SampleFormat.IMAGE_U8, size=_SAMPLE_SIZE)
             summary = self._start_upload(settings).wait()
-            self._stage(upload, StageState.DONE, f"{summary.uploaded} samples in {summary.seconds:.1f} s")
+            self._stage(upload, StageState.DONE, f"{counted(summary.uploaded, 'sample')} in {summary.seconds:.1f} s")
         else:
             count = sum(len(samples) for samples in manifest.splits.values())
             self._stage(pictures, StageState.DONE, "from last time")
-            self._stage(upload, StageState.DONE, f"{count} samples are in the bucket")
+            self._stage(upload, StageState.DONE, f"{counted(count, 'sample')} in the bucket")
 
     def _start_upload(self, settings: UploadSettings) -> UploadJob:
         from ossconsole.dataset.upload import UploadJob

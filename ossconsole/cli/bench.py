@@ -10,7 +10,7 @@ import click
 from ossconsole.cli.options import Target, profile_options
 from ossconsole.cli.output import say, say_json
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.config.text import safe_text
+from ossconsole.config.text import counted, safe_text
 from ossconsole.training.readings import (
     IMAGENET_SAMPLES,
     Limit,
@@ -153,7 +153,7 @@ def _print_reading(event: BenchEvent) -> None:
     if isinstance(event, Reading):
         wait = "" if event.wait_fraction is None else f"  data wait {event.wait_fraction:.0%}"
         say(
-            f"{event.cell.mode:<9}{event.cell.workers:>3} workers  batch {event.cell.batch_size:<5}"
+            f"{event.cell.mode:<9}{counted(event.cell.workers, 'worker'):>11}  batch {event.cell.batch_size:<5}"
             f"{event.endpoint:<12}{event.temperature:<6}{event.samples_per_s:>10,.1f} samples/s{wait}",
             err=True,
         )
@@ -190,7 +190,7 @@ def _table(mode: Mode, rows: list[Row], summary: Summary) -> Table:
     what = "training" if mode is Mode.TRAINING else "reading alone"
     simulated = ", simulated" if summary.simulated else ""
     table = Table(
-        title=f"Minutes per epoch of {summary.samples:,} samples, {what} (extrapolated{simulated})",
+        title=f"Minutes per epoch of {counted(summary.samples, 'sample')}, {what} (extrapolated{simulated})",
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,

@@ -14,6 +14,7 @@ from ossconsole.config.profile import PLAIN_HTTP_ALLOWED, Profile, checked, refu
 from ossconsole.config.resolve import FIELDS
 from ossconsole.config.settings_file import Settings, load_settings, save_settings, settings_path
 from ossconsole.config.sources import describe_credentials
+from ossconsole.config.text import counted
 
 _SHOWN = (*FIELDS, "credentials")
 
@@ -99,5 +100,4 @@ def validate() -> None:
 
 
 def _count(settings: Settings) -> str:
-    number = len(settings.profiles)
-    return f"{number} profile{'' if number == 1 else 's'}"
+    return counted(len(settings.profiles), "profile")

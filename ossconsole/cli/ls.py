@@ -11,6 +11,7 @@ import click
 from ossconsole.cli.options import Target, profile_options, reads_only
 from ossconsole.cli.output import say, say_json
 from ossconsole.config.errors import SettingsError
+from ossconsole.config.text import counted
 
 if TYPE_CHECKING:
     from ossconsole.storage.client import ObjectStore
@@ -52,7 +53,7 @@ def ls(prefix: str, recursive: bool, limit: int | None, as_json: bool, target: T
         say_json(summary)
     else:
         more = ", and more" if truncated else ""
-        say(f"{objects:,} objects, {size:,} bytes, {folders:,} folders{more}", err=True)
+        say(f"{counted(objects, 'object')}, {counted(size, 'byte')}, {counted(folders, 'folder')}{more}", err=True)
 
 
 def _wait(wait: Wait) -> None:

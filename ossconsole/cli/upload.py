@@ -18,7 +18,7 @@ from ossconsole.cli.unattended import stopping_on_signals
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.profile import Profile
 from ossconsole.config.settings_file import load_settings
-from ossconsole.config.text import safe_text
+from ossconsole.config.text import counted, safe_text
 from ossconsole.dataset.formats import SampleFormat
 
 if TYPE_CHECKING:
@@ -294,7 +294,10 @@ def _draw(job: UploadJob, bar: Progress) -> None:
 def _rate_text(progress: UploadProgress) -> str:
     if progress.waiting:
         return safe_text(progress.waiting)
-    parts = [f"{progress.samples_per_s:.0f} samples/s", f"{progress.bytes_per_s / 1e6:.1f} MB/s"]
+    parts = [
+        counted(f"{progress.samples_per_s:.0f}", "sample/s", "samples/s"),
+        f"{progress.bytes_per_s / 1e6:.1f} MB/s",
+    ]
     if progress.eta_s is not None:
         minutes, seconds = divmod(round(progress.eta_s), 60)
         parts.append(f"{minutes}:{seconds:02} left")
@@ -310,9 +313,10 @@ def _note_text(note: Failure) -> str:
 
 def _print_summary(summary: UploadSummary) -> None:
     state = "Cancelled" if summary.cancelled else "Done"
+    ignored = counted(summary.ignored, "not a picture", "not pictures")
     say(
         f"{state}: {summary.uploaded} uploaded, {summary.skipped} skipped "
-        f"({summary.unchanged} unchanged, {summary.ignored} no pictures), {summary.failed} failed; "
+        f"({summary.unchanged} unchanged, {ignored}), {summary.failed} failed; "
         f"{summary.bytes / 1e6:.1f} MB in {summary.seconds:.1f} s, {summary.samples_per_s:.1f} samples/s."
     )
     _print_notes("Skipped", summary.ignored_files, summary.ignored)
@@ -351,15 +355,16 @@ def _dry_run(opened: OpenTarget, settings: UploadSettings, *, as_json: bool) -> 
 
 def _print_plan(plan: UploadPlan, settings: UploadSettings) -> None:
     splits = ", ".join(f"{count} {split}" for split, count in plan.samples.items()) or "no samples"
-    say(f"{plan.files} files: {splits} in {len(plan.classes)} classes.")
+    say(f"{counted(plan.files, 'file')}: {splits} in {counted(len(plan.classes), 'class', 'classes')}.")
     say(
-        f"To send: {plan.to_send} samples, {plan.bytes_to_send / 1e6:.1f} MB as {settings.format} at {settings.size} px"
+        f"To send: {counted(plan.to_send, 'sample')}, {plan.bytes_to_send / 1e6:.1f} MB "
+        f"as {settings.format} at {settings.size} px"
         + (f", about {plan.prepare_s:.0f} s of preparation (estimated)." if plan.prepare_s is not None else ".")
     )
     if settings.bandwidth and plan.bytes_to_send:
         seconds = plan.bytes_to_send / settings.bandwidth
         say(f"Sending takes at least {seconds:.0f} s with the cap of {settings.bandwidth / 1e6:g} MB/s.")
-    say(f"Unchanged: {plan.unchanged}. No pictures: {plan.ignored}. Cannot become samples: {plan.lost}.")
+    say(f"Unchanged: {plan.unchanged}. Not pictures: {plan.ignored}. Cannot become samples: {plan.lost}.")
     say(
         f"Stored: {plan.stored_bytes / 1e9:.2f} GB, about USD {plan.usd_per_month:.2f} per month "
         "(estimated, Standard LRS)."

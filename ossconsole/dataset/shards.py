@@ -14,6 +14,7 @@ import msgspec
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import make_folder
+from ossconsole.config.text import counted
 from ossconsole.dataset.context import UploadContext
 from ossconsole.dataset.flow import Stopped
 from ossconsole.dataset.journal import Failure, JournalError, Lock, journal_path
@@ -256,7 +257,7 @@ class ShardUpload:
         self._refusals.weigh(error)
         events = flight.lose()
         if events:
-            what = f"{flight.chunk.tar} ({len(flight.built.members):,} samples)"
+            what = f"{flight.chunk.tar} ({counted(len(flight.built.members), 'sample')})"
             self._board.failed(Failure(what, error.message, error.code, error.request_id), events[0])
         for event in events[1:]:
             self._board.happened(event)
@@ -288,7 +289,9 @@ class ShardUpload:
                 count = len(shard.unpack())
                 for _ in range(count):
                     self._board.happened(Reopened(unchanged=shard.tar in self._kept))
-                failure = Failure(f"{shard.tar} ({count:,} samples)", "sent, and yet the bucket does not have it")
+                failure = Failure(
+                    f"{shard.tar} ({counted(count, 'sample')})", "sent, and yet the bucket does not have it"
+                )
                 self._board.failed(failure, Failed(again=True))
                 for _ in range(count - 1):
                     self._board.happened(Failed(again=True))

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ossconsole.config.errors import ConsoleError, SettingsError
-from ossconsole.config.text import safe_text
+from ossconsole.config.text import counted, safe_text
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.job import Job
 from ossconsole.storage.objects import ARCHIVED, ObjectSummary
@@ -53,7 +53,7 @@ class Delete(Job):
         try:
             if together:
                 result = self._store.call(
-                    f"deleting {len(together)} objects of {self._store.uri()}",
+                    f"deleting {counted(len(together), 'object')} of {self._store.uri()}",
                     lambda: self._store.sdk.batch_delete_objects([found.key for found in together]),
                 )
                 gone.update(result.deleted_keys)

@@ -21,6 +21,7 @@ from ossconsole.config.credentials import Credentials, CredentialSource
 from ossconsole.config.endpoints import EndpointKind, sdk_endpoint
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.profile import Profile
+from ossconsole.config.text import counted
 from ossconsole.storage.errors import StorageError, malformed, translate
 from ossconsole.storage.list_reply import read_page
 from ossconsole.storage.objects import BucketSummary, ListPage, ObjectInfo, ObjectSummary, PutResult
@@ -290,7 +291,7 @@ class ObjectStore:
         for first in range(0, len(waiting), DELETE_BATCH_SIZE):
             batch = waiting[first : first + DELETE_BATCH_SIZE]
             self.call(
-                f"deleting {len(batch)} objects of {self.uri()}",
+                f"deleting {counted(len(batch), 'object')} of {self.uri()}",
                 functools.partial(self._bucket.batch_delete_objects, batch),
             )
         return len(waiting)

@@ -15,6 +15,7 @@ from ossconsole.config.credentials import CredentialSource
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.hosts import HostKind
 from ossconsole.config.profile import Profile
+from ossconsole.config.text import counted
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.objects import ObjectSummary
@@ -176,7 +177,7 @@ class _EndpointProbe:
                 f"{self._store.uri(below)} is empty.",
                 remedy="Upload a dataset: ossconsole upload SRC --format image-u8",
             )
-        return f"{len(found)}{'+' if page.next_token else ''} objects"
+        return counted(f"{len(found)}{'+' if page.next_token else ''}", "object")
 
     def _read(self) -> Figures:
         times: list[float] = []

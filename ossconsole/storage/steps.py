@@ -11,6 +11,7 @@ import msgspec
 from ossconsole.config.checks import limited
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.text import counted
 from ossconsole.storage.errors import StorageError
 
 
@@ -62,7 +63,7 @@ class Figures(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         return (
-            f"{self.samples} samples, p50 {self.p50_ms:.1f} ms, p95 {self.p95_ms:.1f} ms, "
+            f"{counted(self.samples, 'sample')}, p50 {self.p50_ms:.1f} ms, p95 {self.p95_ms:.1f} ms, "
             f"{self.mb_per_s:.1f} MB/s over one connection"
         )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ossconsole.config.text import safe_text
+from ossconsole.config.text import counted, safe_text
 from ossconsole.storage.job import Job
 from ossconsole.storage.objects import ObjectSummary
 
@@ -45,7 +45,7 @@ class Usage(Job):
     """Counts what `sources` stand for; `totals` may be read at any time."""
 
     def __init__(self, store: ObjectStore, sources: Sequence[Source]) -> None:
-        where = safe_text(source_key(sources[0])) if len(sources) == 1 else f"{len(sources)} items"
+        where = safe_text(source_key(sources[0])) if len(sources) == 1 else counted(len(sources), "item")
         super().__init__(f"Size of {where or 'the bucket'}", threads=1)
         self.totals = UsageTotals()
         self._store = store.pausing(self.pause)

@@ -16,6 +16,7 @@ _ZIP, _GZIP, _PICKLE = b"PK\x03\x04", b"\x1f\x8b", b"\x80"
 _PAGE_TAGS = (b"<!doctype html", b"<html", b"<head", b"<?xml")
 _PICKLES_LOOKED_AT = 4  # torch before 1.6 wrote a magic number, a version and the system's figures before the object
 _NAMES_SHOWN = 3
+_MAX_OPCODES = 2_000_000
 _SAVE_STATE = "In the program that made it: torch.save(model.state_dict(), FILE)."
 _COPY_AGAIN = "Copy it again and compare the sizes, or use an older file; `ossconsole ls PREFIX` lists a prefix."
 
@@ -101,7 +102,11 @@ def _split_pickles(data: bytes) -> Iterator[bytes]:
     start = 0
     for _ in range(_PICKLES_LOOKED_AT):
         try:
-            end = start + 1 + max(at or 0 for _, _, at in itertools.islice(pickletools.genops(data[start:]), 2_000_000))
+            end = (
+                start
+                + 1
+                + max(at or 0 for _, _, at in itertools.islice(pickletools.genops(data[start:]), _MAX_OPCODES))
+            )
         except Exception:  # noqa: BLE001 - pickletools raises anything on bytes that are no pickle
             end = len(data)
         yield data[start:end]

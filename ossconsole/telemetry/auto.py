@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.text import counted
 from ossconsole.telemetry.compare import MIN_SEGMENTS, Comparison
 from ossconsole.telemetry.verdict import ratio_words
 
@@ -44,7 +45,7 @@ class AutoCompare:
         if comparison is not None and comparison.spread <= self.target and self.visits >= 2 * MIN_SEGMENTS:
             self._end("done", "", comparison)
         elif self.visits >= MAX_VISITS:
-            self._end("gave up", f" after {self.visits} visits", comparison)
+            self._end("gave up", f" after {counted(self.visits, 'visit')}", comparison)
         else:
             return self._ask(view.endpoint.other)
         return self._choose(view, comparison)

@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.config.text import safe_text
+from ossconsole.config.text import counted, safe_text
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import Event, RunState
 
@@ -103,10 +103,11 @@ def _epoch_words(event: events.Epoch) -> str:
 
 
 def _summary_words(event: events.Summary) -> str:
-    words = f"{event.state}: {event.epochs} epochs, {event.steps} steps in {event.seconds:.0f} s"
+    words = f"{event.state}: {counted(event.epochs, 'epoch')}, {counted(event.steps, 'step')} in {event.seconds:.0f} s"
     if not event.samples_per_s:  # it ended before its first steps were over, which do not count
         return words
-    return f"{words}, {event.samples_per_s:.0f} samples/s, data wait {percent(event.wait_fraction)}"
+    rate = counted(f"{event.samples_per_s:.0f}", "sample/s", "samples/s")
+    return f"{words}, {rate}, data wait {percent(event.wait_fraction)}"
 
 
 def number(value: float | None) -> str:

@@ -16,6 +16,7 @@ import msgspec
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.files import make_folder, open_regular, reason, write_remedy
 from ossconsole.config.paths import state_dir
+from ossconsole.config.text import counted
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import Event
 
@@ -82,7 +83,7 @@ class RunRecord:
                     os.fsync(self._fd)
             except OSError as error:
                 self.lost += 1
-                self.problem = f"{self.lost} events are missing from the run record {self.path}: {error.strerror}."
+                self.problem = f"The run record {self.path} lacks {counted(self.lost, 'event')}: {error.strerror}."
 
     def _write(self, line: bytes) -> None:
         # A full disk can cut a line; the next one then starts on its own line, so that only the cut one is lost.

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.text import counted
 from ossconsole.training.connector import ConnectorSettings, keep_native_prints_off, native
 from ossconsole.training.switch import SPAWN
 
@@ -88,7 +89,9 @@ class ConnectorReader:
             # The call of OssMapDataset.__getitems__; each object is fetched whole before it is given.
             count: int = sum(obj.err() == 0 for obj in opened.list_from_uris(batch, True, True))
             if count != len(batch):
-                raise ConsoleError(f"The connector did not deliver {len(batch) - count} of {len(batch)} samples.")
+                raise ConsoleError(
+                    f"The connector did not deliver {len(batch) - count} of {counted(len(batch), 'sample')}."
+                )
             return count
 
         return read_batch

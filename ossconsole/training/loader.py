@@ -15,6 +15,7 @@ import torch
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.text import counted
 from ossconsole.dataset.manifest import Manifest, Sample
 from ossconsole.training.buffers import SharedBuffer
 from ossconsole.training.connector import ConnectorSettings
@@ -235,8 +236,8 @@ def slot_count(settings: TrainSettings, row_bytes: int) -> int:
     if slots < least:
         needed_mb = math.ceil(least * batch_bytes / 1e6)
         raise ConsoleError(
-            f"{settings.workers} workers with batches of {settings.batch_size} need {needed_mb:,} MB of buffers; "
-            f"{settings.prefetch_mb} MB are allowed.",
+            f"{counted(settings.workers, 'worker')} with batches of {settings.batch_size} need {needed_mb:,} MB "
+            f"of buffers; {settings.prefetch_mb} MB are allowed.",
             remedy=f"Use fewer workers, a smaller batch, or --prefetch-mb {needed_mb}.",
         )
     return slots

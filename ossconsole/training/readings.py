@@ -10,6 +10,7 @@ from typing import TypeAlias
 import msgspec
 
 from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.text import counted
 
 IMAGENET_SAMPLES = 1_281_167
 """Training pictures of ILSVRC 2012, the epoch of the tutorial's table."""
@@ -199,12 +200,12 @@ def headline(rows: Sequence[Row], *, simulated: bool) -> str:
         one = chosen[0]
         return (
             f"{verb} through the accelerated endpoint is {one.median:.2f}x as fast as through the standard one, "
-            f"{one.lowest:.2f} to {one.highest:.2f} over {one.readings} rounds{suffix}."
+            f"{one.lowest:.2f} to {one.highest:.2f} over {counted(one.readings, 'round')}{suffix}."
         )
     medians = [spread.median for spread in chosen]
     return (
         f"{verb} through the accelerated endpoint is {min(medians):.2f}x to {max(medians):.2f}x as fast as through "
-        f"the standard one over {len(chosen)} setups{suffix}."
+        f"the standard one over {counted(len(chosen), 'setup')}{suffix}."
     )
 
 
@@ -212,7 +213,7 @@ def bound(row: Row, limits: dict[str, Spread], *, simulated: bool) -> str:
     """What bounds the setup of `row`, and how far from it that is, in words."""
     endpoint, rate = _best(row)
     what = "Training" if row.cell.mode is Mode.TRAINING else "Loading"
-    setup = f"{row.cell.workers} workers and batches of {row.cell.batch_size}"
+    setup = f"{counted(row.cell.workers, 'worker')} and batches of {row.cell.batch_size}"
     words = {
         f"{LimitKind.HTTP} {endpoint}": f"the {endpoint} endpoint bounds it: plain HTTP GETs get",
         f"{LimitKind.CONNECTOR} {endpoint}": "the connector bounds it: with a transform that does nothing it delivers",
@@ -221,7 +222,9 @@ def bound(row: Row, limits: dict[str, Spread], *, simulated: bool) -> str:
     if row.cell.mode is Mode.LOADER:
         del words[str(LimitKind.COMPUTE)]
     known = {name: limits[name].median for name in words if name in limits}
-    reached = f"{what} with {setup} through the {endpoint} endpoint does {rate:,.0f} samples/s"
+    reached = (
+        f"{what} with {setup} through the {endpoint} endpoint does {counted(f'{rate:,.0f}', 'sample/s', 'samples/s')}"
+    )
     suffix = " (simulated)" if simulated else ""
     if not known:
         return f"{reached}{suffix}; the limits were not measured."

@@ -12,6 +12,7 @@ import torch
 
 from ossconsole.config.connector import checked_connector_config
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.text import counted
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.telemetry import events
@@ -175,7 +176,7 @@ class Session:
 
     def _loop(self) -> None:
         context = self._context
-        together = f" in {self._place.world} processes" if self._place.world > 1 else ""
+        together = f" in {counted(self._place.world, 'process', 'processes')}" if self._place.world > 1 else ""
         context.say(f"Computing on {self._compute.device} in {self._compute.precision}{together}.")
         context.enter(RunState.RUNNING)
         while True:
@@ -322,7 +323,7 @@ class Session:
         if self._place.leads and every and context.step % every == 0:
             other = context.controls.endpoint.other
             if context.profile.endpoint(other):
-                context.switch(other, reason=f"every {every} steps")
+                context.switch(other, reason=f"every {counted(every, 'step')}")
         if self._settings.checkpoint_every and context.step % self._settings.checkpoint_every == 0:
             self._trainer.settle()
             self._save()

@@ -20,6 +20,7 @@ from textual.worker import Worker, WorkerState
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.paths import exposed_folders
+from ossconsole.config.text import counted
 from ossconsole.tui import actions, glyphs, memory, themes
 from ossconsole.tui.guard import TerminalGuard
 from ossconsole.tui.screens.base import ConsoleScreen
@@ -300,7 +301,7 @@ class ConsoleApp(ConsoleTextualApp):
             return
         if isinstance(self.screen, ConfirmScreen):
             return
-        kinds = (("a training run", running), ("an upload", uploading), (f"{jobs} jobs on objects", jobs))
+        kinds = (("a training run", running), ("an upload", uploading), (f"{counted(jobs, 'job')} on objects", jobs))
         work_words = " and ".join(words for words, busy in kinds if busy)
         choice = await self.push_screen_wait(
             ConfirmScreen(

@@ -229,7 +229,7 @@ def test_the_dataset(sandboxed_bucket: Sandboxed, request: pytest.FixtureRequest
     write_manifest(store, profile.dataset_prefix, manifest)
     found, size = dataset.dataset_check(store)
     assert (found.status, size) == (OK, 3 * 64 * 64)
-    assert "1 train in 1 classes, image-u8 at 64 px" in found.detail
+    assert "1 train in 1 class, image-u8 at 64 px" in found.detail
     store.put(f"{profile.dataset_prefix}/manifest.json", b"{")
     assert dataset.dataset_check(store)[0].status is FAIL
 

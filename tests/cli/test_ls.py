@@ -55,7 +55,7 @@ def test_lines_for_people_hold_nothing_that_acts_on_a_terminal(
     shown = capsys.readouterr()
     assert "\x1b" not in shown.out
     assert "ls/b\\x1b[31m" in shown.out
-    assert "2 objects, 3 bytes, 1 folders" in shown.err
+    assert "2 objects, 3 bytes, 1 folder" in shown.err
 
 
 def test_another_bucket_and_a_wrong_secret(

@@ -195,7 +195,7 @@ async def test_deleting_needs_the_words_and_takes_only_what_was_chosen(bucket: O
         await browser.answer(TypedConfirm, "delete 3")
         await browser.job_is_over()
         assert keys(bucket) == ["keep"]
-        await browser.until(lambda: "0 folders, 1 objects" in browser.text)
+        await browser.until(lambda: "0 folders, 1 object" in browser.text)
 
 
 async def test_rename_and_copy_with_a_name_that_will_not_do(bucket: ObjectStore, make_app: AppMaker) -> None:
@@ -410,7 +410,7 @@ async def test_what_is_archived_is_restored_and_read(bucket: ObjectStore, make_a
         await browser.until(lambda: "The object is archived" in browser.text)
         await browser.press("R")
         await browser.job_is_over()
-        await browser.until(lambda: "Restore of 1 objects asked for" in browser.notices)
+        await browser.until(lambda: "Restore of 1 object asked for" in browser.notices)
         await browser.until(lambda: "cold.txtcold.txt" in browser.text)
         assert "ongoing-request" in browser.text
         await browser.goes_to("warm.txt")

@@ -157,7 +157,7 @@ async def test_progress_says_how_far_how_fast_and_what_holds_it_back(make_app: A
     for words in (
         *("uploading", "25 %", "8.1", "1.2", "0:37", "of 400", "prepare", "5 retries", "3 of 16 at once, no cap"),
         *(
-            "90 uploaded   7 unchanged   1 no pictures   2 failed",
+            "90 uploaded   7 unchanged   1 ignored   2 failed",
             "train/ants/0013035.u8",
             "truncated",
             "/data/pictures",

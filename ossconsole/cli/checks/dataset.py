@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ossconsole.config.checks import Check, fail, ok, warn
+from ossconsole.config.text import counted
 from ossconsole.dataset.manifest import (
     ManifestError,
     ManifestMissingError,
@@ -33,7 +34,6 @@ def dataset_check(store: ObjectStore) -> tuple[Check, int | None]:
         return fail(name, error.message, error.remedy), None
     counts = ", ".join(f"{len(samples):,} {split}" for split, samples in manifest.splits.items())
     total = sum(manifest.sample_bytes(sample) for samples in manifest.splits.values() for sample in samples)
-    text = (
-        f"{counts} in {len(manifest.classes):,} classes, {manifest.format} at {manifest.size} px, {total / 1e9:,.2f} GB"
-    )
+    classes = counted(len(manifest.classes), "class", "classes")
+    text = f"{counts} in {classes}, {manifest.format} at {manifest.size} px, {total / 1e9:,.2f} GB"
     return ok(name, f"{store.uri(prefix)}: {text}."), total

@@ -20,6 +20,7 @@ from ossconsole.config.paths import (
     logs_dir,
     state_dir,
 )
+from ossconsole.config.text import counted
 
 SUPPORTED_PYTHONS = ((3, 10), (3, 13))
 OLDEST_GLIBC = (2, 17)  # of osstorchconnector's wheels (manylinux2014), which exist for x86-64 only
@@ -87,7 +88,7 @@ def shared_memory_check(needed_bytes: int, folder: Path = Path("/dev/shm")) -> C
 def open_files_check() -> Check:
     name = "open files"
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    text = f"This process may open {soft} files (it may raise that to {hard})."
+    text = f"This process may open {counted(soft, 'file')} (it may raise that to {hard})."
     remedy = f"ulimit -n {hard if hard != resource.RLIM_INFINITY else 65536}"
     if soft < TOO_FEW_OPEN_FILES:
         return fail(name, text, remedy)

@@ -15,7 +15,7 @@ from textual.containers import Vertical
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import make_folder
 from ossconsole.config.paths import state_dir
-from ossconsole.config.text import safe_text
+from ossconsole.config.text import counted, safe_text
 from ossconsole.storage.actions import Copy
 from ossconsole.storage.checkpoint_compare import TensorDistance, pair_tensors, tensor_distances
 from ossconsole.storage.checkpoint_file import Checkpoint, inspect_checkpoint
@@ -185,7 +185,9 @@ class CompareScreen(ConsoleModal):
         lines.append(Line())
         pairs = pair_tensors(self._left, self._right)
         changed = [pair for pair in pairs if pair.change != "same shape"]
-        lines.append(Line((f" {len(pairs)} tensors, {len(changed)} added, removed or of another shape", "strong")))
+        lines.append(
+            Line((f" {counted(len(pairs), 'tensor')}, {len(changed)} added, removed or of another shape", "strong"))
+        )
         ordered = sorted(pairs, key=lambda pair: (pair.change == "same shape", -self._distance_of(pair.name)))
         for pair in ordered:
             row = pair.left or pair.right

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ossconsole.config.text import safe_text
+from ossconsole.config.text import counted, safe_text
 from ossconsole.dataset.contents import (
     BytesContent,
     Content,
@@ -96,11 +96,11 @@ def _title(text: str) -> Line:
 
 
 def _usage(usage: UsageTotals, width: int) -> list[Line]:
-    lines = [Line(), *pair("in it", f"{usage.objects:,} objects, {size(usage.bytes)}", width, "strong")]
+    lines = [Line(), *pair("in it", f"{counted(usage.objects, 'object')}, {size(usage.bytes)}", width, "strong")]
     if usage.newest:
         lines += pair("newest", moment(usage.newest), width)
     for name, (count, bytes_) in sorted(usage.by_class.items()):
-        lines += pair(name, f"{count:,} objects, {size(bytes_)}", width)
+        lines += pair(name, f"{counted(count, 'object')}, {size(bytes_)}", width)
     return lines
 
 
@@ -141,9 +141,11 @@ def _checkpoint(checkpoint: Checkpoint, width: int) -> list[Line]:
         lines += pair(safe_text(name), shown, width, "good")
     lines += pair("parameters", f"{checkpoint.parameters:,}", width)
     lines += pair("dtypes", ", ".join(safe_text(dtype) for dtype in checkpoint.dtypes) or "none", width)
-    lines += pair("model", f"{len(checkpoint.model)} tensors, {size(checkpoint.model_bytes)}", width)
+    lines += pair("model", f"{counted(len(checkpoint.model), 'tensor')}, {size(checkpoint.model_bytes)}", width)
     if checkpoint.other_tensors:
-        lines += pair("optimizer", f"{checkpoint.other_tensors} tensors, {size(checkpoint.other_bytes)}", width)
+        lines += pair(
+            "optimizer", f"{counted(checkpoint.other_tensors, 'tensor')}, {size(checkpoint.other_bytes)}", width
+        )
     lines += _settings(checkpoint.optimizer, width)
     for name in ("sample_format", "image_size", "classes", "seed"):
         if name in checkpoint.fields:
@@ -221,7 +223,12 @@ def _manifest(manifest: Manifest, width: int, glyphs: Glyphs) -> list[Line]:
         counts = [0] * len(manifest.classes)
         for sample in members:
             counts[sample.label] += 1
-        lines += [Line(), _title(f"{split}: {len(members):,} samples of {sum(map(bool, counts))} classes")]
+        lines += [
+            Line(),
+            _title(
+                f"{split}: {counted(len(members), 'sample')} of {counted(sum(map(bool, counts)), 'class', 'classes')}"
+            ),
+        ]
         lines += _histogram(list(zip(manifest.classes, counts, strict=True)), width, glyphs)
     return [*lines, Line(), *_wrapped("f compares it with what is in the bucket.", width, "dim")]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ossconsole.config.text import safe_text
+from ossconsole.config.text import counted, safe_text
 from ossconsole.storage.job import Job, JobState
 from ossconsole.storage.listing import ListingState
 from ossconsole.storage.rows import ObjectRows, Sort, SortKey
@@ -104,8 +104,8 @@ def path_line(model: BrowseModel, bucket: str, width: int, glyphs: Glyphs) -> Li
 def status_line(model: BrowseModel, glyphs: Glyphs, waiting: str = "") -> Line:
     """How much is here, how far the listing is, what is filtered and chosen."""
     rows, view = model.rows, model.view
-    objects = rows.count - rows.folders
-    line = Line((f" {rows.folders:,} folders, {objects:,}{_plus(model)} objects", "text"))
+    shown = counted(f"{rows.count - rows.folders:,}{_plus(model)}", "object")
+    line = Line((f" {counted(rows.folders, 'folder')}, {shown}", "text"))
     if model.row_filter:
         line.add(
             f"  filter {safe_text(model.row_filter.text)!r}: {len(view):,} of {rows.count:,}{_plus(model)}", "warn"

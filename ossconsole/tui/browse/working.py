@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from textual import work
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.text import safe_text
+from ossconsole.config.text import counted, safe_text
 from ossconsole.dataset.contents import MAX_SAMPLE_BYTES, PictureContent, folder_pictures
 from ossconsole.dataset.manifest import Manifest
 from ossconsole.dataset.manifest_check import ManifestCheck
@@ -87,7 +87,7 @@ class Working(BrowseBase):
             note = _UNDONE[await asyncio.to_thread(versioning, store)]
         except ConsoleError:
             note = "Whether the bucket keeps versions was not told: take it that this cannot be undone."
-        amount = f"{totals.objects:,} objects, {size(totals.bytes)}"
+        amount = f"{counted(totals.objects, 'object')}, {size(totals.bytes)}"
         text = f"{amount}, in {safe_text(store.uri())}:\n{_names(sources)}\n\n{note}"
         if await self.app.push_screen_wait(TypedConfirm("Delete", text, f"delete {totals.objects}")):
             self.run_job(Delete(store, sources), self._refresh_after)
@@ -183,7 +183,7 @@ class Working(BrowseBase):
 
     def _counted_all(self, job: Job) -> None:
         if isinstance(job, Usage) and job.state is JobState.DONE:
-            words = f"{job.title}: {job.totals.objects:,} objects, {size(job.totals.bytes)}"
+            words = f"{job.title}: {counted(job.totals.objects, 'object')}, {size(job.totals.bytes)}"
             self.notify(words, markup=False, timeout=8)
 
     def action_check_manifest(self) -> None:
@@ -247,7 +247,10 @@ class Working(BrowseBase):
                 self.notify("No unfinished uploads here.", timeout=3)
             return
         rows = [
-            Line((f" {moment(u.begun)}  {u.parts:>4} parts {size(u.bytes):>9}  ", "dim"), (safe_text(u.key), "text"))
+            Line(
+                (f" {moment(u.begun)}  {counted(u.parts, 'part'):>10} {size(u.bytes):>9}  ", "dim"),
+                (safe_text(u.key), "text"),
+            )
             for u in found
         ]
         writable = not self.services.readonly
@@ -258,11 +261,12 @@ class Working(BrowseBase):
         if not answer or answer[0] == "enter":
             return
         doomed = found if answer[0] == "X" else [found[answer[1]]]
-        text = f"{len(doomed)} uploads, {size(sum(upload.bytes for upload in doomed))}. Whoever writes them will fail."
+        amount = f"{counted(len(doomed), 'upload')}, {size(sum(upload.bytes for upload in doomed))}"
+        text = f"{amount}. The program that writes them will fail."
         if await self.app.push_screen_wait(TypedConfirm("Abort uploads", text, f"abort {len(doomed)}")):
             aborted = await self.behind(lambda: _abort(store, doomed))
             if aborted is not None:
-                self.notify(f"{aborted} uploads aborted.", timeout=4)
+                self.notify(f"{counted(aborted, 'upload')} aborted.", timeout=4)
 
     @work(exclusive=True, group="dialog", exit_on_error=False)
     async def action_jobs(self) -> None:
@@ -305,7 +309,7 @@ def _restore_words(job: Restore) -> str:
     if not job.asked and not job.under_way:
         return "Nothing of it is archived: it can be read as it is."
     before = f"; for {job.under_way:,} more that was done before and is under way" if job.under_way else ""
-    return f"Restore of {job.asked:,} objects asked for{before}. It takes minutes to hours: r looks again."
+    return f"Restore of {counted(job.asked, 'object')} asked for{before}. It takes minutes to hours: r looks again."
 
 
 def _what(sources: Sequence[Source]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from ossconsole.config.text import counted
 from ossconsole.telemetry.series import Point
 from ossconsole.telemetry.view import RunView, Span
 from ossconsole.tui import plot
@@ -57,7 +58,7 @@ def chart_specs(view: RunView, *, raw: bool, log: bool) -> list[ChartSpec]:
     gpus = [gpu for gpu in (view.telemetry.gpus if view.telemetry else ()) if gpu.mig is None]
     pairs = [_gpu_pair(f"GPU {gpu.index}", f"gpu{gpu.index}") for gpu in gpus]
     if len(pairs) > 1:
-        pairs.insert(0, _gpu_pair(f"{len(pairs)} GPUs", "gpus"))
+        pairs.insert(0, _gpu_pair(counted(len(pairs), "GPU"), "gpus"))
     first, others = pairs[:1], pairs[1:]
     return [
         WAIT,

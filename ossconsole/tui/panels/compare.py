@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.text import counted
 from ossconsole.telemetry.compare import MIN_BLOCKS, EndpointFigures
 from ossconsole.telemetry.narrate import percent as coarse_percent
 from ossconsole.tui.panels.context import Context
@@ -138,7 +139,7 @@ def _missing(context: Context) -> str:
     if not context.has_accelerated:
         return "no accelerated endpoint in the profile"
     if view.warming is not None:
-        return f"warming up, {view.warming[0]} of {view.warming[1]} batches"
+        return f"warming up, {view.warming[0]} of {counted(view.warming[1], 'batch', 'batches')}"
     found = {kind: view.figures(kind).blocks for kind in EndpointKind}
     kind = next((kind for kind, blocks in found.items() if blocks < MIN_BLOCKS), None)
     return "" if kind is None else _unmeasured(kind, found[kind], context)

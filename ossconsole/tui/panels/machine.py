@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from ossconsole.config.text import counted
 from ossconsole.telemetry.samples import GpuSample, HostSample
 from ossconsole.tui.panels.context import Context
 from ossconsole.tui.text import MISSING, Line, joined, percent, safe, shorten, size, wrap
@@ -88,7 +89,7 @@ def _bar(fraction: float | None, context: Context, *, wide: bool) -> Line:
 
 def _rest(gpus: Sequence[GpuSample], width: int, *, more: bool) -> Line:
     """Those there is no row for, together."""
-    line = Line((f" {len(gpus)} more GPUs" if more else f" {len(gpus)} GPUs", "dim"))
+    line = Line((f" {counted(len(gpus), 'more GPU' if more else 'GPU')}", "dim"))
     uses = [gpu.utilization for gpu in gpus if gpu.utilization is not None]
     if uses:
         line.add("  util ", "dim").add(f"{sum(uses) / len(uses):.0f} %", "strong").add(" (mean)", "dim")
@@ -131,7 +132,7 @@ def _host_rows(host: HostSample, *, simulated: bool, brief: bool = False) -> lis
             f"out {size(host.send_rate)}/s" if host.send_rate is not None else "",
             f"load {host.load:.1f}",
         ],
-        [own, f"{host.own_processes} processes", files],
+        [own, f"{counted(host.own_processes, 'process', 'processes')}", files],
     ]
     return [[part for part in row if part] for row in rows]
 

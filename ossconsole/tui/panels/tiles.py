@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ossconsole.config.text import counted
 from ossconsole.telemetry.verdict import COMPUTE_BOUND, IO_BOUND
 from ossconsole.tui.panels.context import Context
 from ossconsole.tui.text import MISSING, Line, number, percent, rate, short_times, shorten, size
@@ -84,14 +85,14 @@ def _fetch(context: Context, *, compact: bool = False) -> Tile:
         return Tile(label, _figure(MISSING), Line())
     figures = context.view.figures(kind)
     value = _figure(short_times((figures.fetch_p50, figures.fetch_p95)))
-    note = f"{size(context.view.bytes_per_s)}/s" if compact else f"{figures.steps:,} batches"
+    note = f"{size(context.view.bytes_per_s)}/s" if compact else counted(figures.steps, "batch", "batches")
     return Tile(label, value, Line((note, "dim")))
 
 
 def _throughput(context: Context) -> Tile:
     view = context.view
     value = MISSING if view.bytes_per_s is None else f"{size(view.bytes_per_s)}/s"
-    return Tile("read", _figure(value), Line((f"{view.samples:,} samples", "dim")))
+    return Tile("read", _figure(value), Line((counted(view.samples, "sample"), "dim")))
 
 
 def _loss(context: Context, *, compact: bool = False) -> Tile:

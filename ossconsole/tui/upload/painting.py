@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ossconsole.config.text import counted
 from ossconsole.dataset.scoreboard import Phase
 from ossconsole.tui.text import MISSING, Line, duration, percent, rate, safe, shorten, shorten_middle, size
 
@@ -79,7 +80,7 @@ def form_lines(paper: Paper, prefix: str) -> list[Line]:
 
 def looking_lines(paper: Paper, files: int) -> list[Line]:
     return [
-        Line((f" {paper.glyphs.running} ", "primary"), (f"Looking through the source: {files:,} files", "text")),
+        Line((f" {paper.glyphs.running} ", "primary"), (f"Looking through the source: {_files(files)}", "text")),
         Line((" esc stops", "dim")),
     ]
 
@@ -91,12 +92,13 @@ def plan_lines(paper: Paper, plan: UploadPlan, settings: UploadSettings, prefix:
         shape += f", in tars of {settings.per_shard:,}"
     about = "about " if settings.keep_ratio or settings.per_shard else ""
     splits = ", ".join(f"{count:,} {split}" for split, count in plan.samples.items()) or "none"
+    samples = counted(plan.to_send, "sample")
     lines = [
-        paper.row("samples", f"{splits}, in {len(plan.classes):,} classes", "strong"),
+        paper.row("samples", f"{splits}, in {counted(len(plan.classes), 'class', 'classes')}", "strong"),
         paper.row("classes", _classes(plan.classes)),
-        paper.row("to send", f"{plan.to_send:,} samples, {about}{size(plan.bytes_to_send)} as {shape}", "strong"),
+        paper.row("to send", f"{samples}, {about}{size(plan.bytes_to_send)} as {shape}", "strong"),
         paper.row("unchanged", f"{plan.unchanged:,} are in the bucket already"),
-        paper.row("no pictures", _files(plan.ignored)),
+        paper.row("not pictures", _files(plan.ignored)),
         paper.row("cannot go", _lost(plan), "warn" if plan.lost else "text"),
         paper.row("preparation", _estimate(plan)),
         paper.row("storage", f"{size(plan.stored_bytes)}, {_cost(plan.usd_per_month)} a month (estimated)"),
@@ -117,7 +119,7 @@ def _classes(names: Sequence[str]) -> str:
 
 
 def _files(count: int) -> str:
-    return "1 file" if count == 1 else f"{count:,} files"
+    return counted(count, "file")
 
 
 def _lost(plan: UploadPlan) -> str:
@@ -200,7 +202,7 @@ def _tiles(paper: Paper, progress: UploadProgress) -> list[Line]:
         ("samples/s", rate(progress.samples_per_s), "last 10 s" if not progress.phase.final else "on average"),
         ("MB/s", rate(progress.bytes_per_s / 1e6), f"{size(progress.bytes)} sent"),
         ("time left", left, f"{duration(progress.seconds)} so far"),
-        ("bound by", bound, f"{progress.retries:,} retries"),
+        ("bound by", bound, counted(progress.retries, "retry", "retries")),
     )
     shown = found[: max(1, paper.width // TILE_WIDTH)]
     lines = [Line((" ", "text")) for _ in range(3)]
@@ -216,7 +218,7 @@ def counts(progress: UploadProgress) -> Line:
     for count, word, style in (
         (progress.uploaded, "uploaded", "strong"),
         (progress.unchanged, "unchanged", "strong"),
-        (progress.skipped - progress.unchanged, "no pictures", "strong"),
+        (progress.skipped - progress.unchanged, "ignored", "strong"),
         (progress.failed, "failed", "bad" if progress.failed else "strong"),
     ):
         line.add(f"{count:,} ", style).add(f"{word}   ", "dim")
@@ -260,7 +262,7 @@ def end_lines(
         paper.row(
             "sent",
             f"{size(summary.bytes)} in {duration(summary.seconds)}, {rate(summary.samples_per_s)} samples/s, "
-            f"{summary.retries:,} retries",
+            + counted(summary.retries, "retry", "retries"),
         ),
     ]
     if progress.error:
@@ -269,9 +271,10 @@ def end_lines(
         lines.append(paper.row("manifest", safe(summary.manifest)))
     if summary.removed:
         what = "deleted from the bucket" if summary.pruned else "still in the dataset"
-        lines.append(paper.row("gone files", f"{len(summary.removed):,} samples, {what}", "warn"))
+        lines.append(paper.row("gone files", f"{counted(len(summary.removed), 'sample')}, {what}", "warn"))
     if summary.unknown:
-        lines.append(paper.row("unknown", f"{summary.unknown:,} objects below the prefix are none of this dataset's"))
+        unknown = counted(summary.unknown, "object")
+        lines.append(paper.row("unknown", f"{unknown} below the prefix that are not of this dataset"))
     lines += _ending_notes(paper, summary, paper.height - len(lines) - 2)
     return [*lines, Line(), Line((_next(progress, summary, prefix), "primary"))]
 
