@@ -192,6 +192,47 @@ class GpuReader:
         return str(error).strip() or f"error {error.value}"
 
 
+class GpuProcess(msgspec.Struct, frozen=True):
+    """A process that holds memory of a GPU; `name` is "another container" where this one cannot see it."""
+
+    pid: int
+    name: str
+    bytes: int
+
+
+def memory_of_others(uuid: str, nvml: Any = None) -> tuple[GpuProcess, ...]:
+    """The other processes that hold memory of this GPU, the largest first; none where NVML does not say."""
+    if nvml is None:
+        import pynvml
+
+        nvml = pynvml
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:
+        return ()
+    try:
+        running = nvml.nvmlDeviceGetComputeRunningProcesses(nvml.nvmlDeviceGetHandleByUUID(uuid))
+    except nvml.NVMLError:
+        return ()
+    finally:
+        nvml.nvmlShutdown()
+    others = [
+        GpuProcess(process.pid, _process_name(process.pid), int(process.usedGpuMemory))
+        for process in running
+        if process.pid != os.getpid() and process.usedGpuMemory is not None
+    ]
+    return tuple(sorted(others, key=lambda other: -other.bytes))
+
+
+def _process_name(pid: int) -> str:
+    import psutil
+
+    try:
+        return psutil.Process(pid).name()
+    except psutil.Error:
+        return "another container"
+
+
 def _text(value: str | bytes | None) -> str | None:
     """NVML's texts are bytes in some versions of the binding."""
     return value.decode(errors="replace") if isinstance(value, bytes) else value

@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.dataset.formats import CHANNELS, IMAGENET_MEAN, IMAGENET_STD, SampleFormat
+from ossconsole.telemetry.gpu import memory_of_others
 from ossconsole.training.augment import random_crops, random_flips
 from ossconsole.training.cores import compute_threads, usable_cores
 from ossconsole.training.settings import TrainSettings
@@ -22,7 +23,9 @@ from ossconsole.training.settings import TrainSettings
 _RESIZE_RATIO = 256 / 224  # validation: short side of 256 px for a centre crop of 224, as in pytorch/examples/imagenet
 
 # How torch says that memory is short where it does not raise its own error for it.
-_SHORT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "DefaultCPUAllocator")
+_SHORT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "DefaultCPUAllocator", "unable to find an engine")
+
+_MUCH_MEMORY = 1e9  # bytes; a CUDA context alone takes about half of that
 
 
 @dataclass(frozen=True)
@@ -124,20 +127,9 @@ class Compute:
         """Waits, whichever thread calls it, until the device has done what it was told to do until now."""
         return _recorded().synchronize if self.cuda else _nothing
 
-    @contextmanager
-    def memory_errors(self) -> Iterator[None]:
-        """Raises ConsoleError with a batch size to try where the memory is too small."""
-        try:
-            yield
-        except RuntimeError as error:
-            if not isinstance(error, torch.OutOfMemoryError) and not any(s in str(error) for s in _SHORT_OF_MEMORY):
-                raise
-            batch = self._settings.batch_size
-            half = f"--batch-size {batch // 2}, with --accumulate 2 for the same result" if batch > 1 else ""
-            raise ConsoleError(
-                f"The memory of {self.device} does not hold a batch of {batch}.",
-                remedy=f"Try {half or 'a smaller --image-size'}.",
-            ) from error
+    def device_errors(self) -> AbstractContextManager[None]:
+        """`device_errors` for this device and batch size."""
+        return device_errors(self.device, self._settings.batch_size)
 
     def generator(self, *seeds: int) -> torch.Generator:
         """A source of randomness fixed by `seeds` alone, so that a resumed run draws the same."""
@@ -250,6 +242,41 @@ def map_tensors(value: Any, action: Callable[[torch.Tensor], Any]) -> Any:
 
 def _nothing() -> None:
     """The CPU has done what it was told to do."""
+
+
+@contextmanager
+def device_errors(device: torch.device, batch_size: int) -> Iterator[None]:
+    """Raises ConsoleError where the device fails: with what to try where its memory is short, and who holds it."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in _SHORT_OF_MEMORY):
+            raise _out_of_memory(device, batch_size) from error
+        if "CUDA error" in str(error):
+            raise ConsoleError(
+                f"{device} failed: {str(error).splitlines()[0]}.",
+                remedy="Restart ossconsole: this process can no longer use the GPU. `dmesg` may have an Xid.",
+            ) from error
+        raise
+
+
+def _out_of_memory(device: torch.device, batch_size: int) -> ConsoleError:
+    smaller = "Try a smaller --image-size."
+    if batch_size > 1:
+        smaller = f"Try --batch-size {batch_size // 2}, with --accumulate 2 for the same result."
+    others = memory_of_others(_uuid(device)) if device.type == "cuda" else ()
+    if sum(other.bytes for other in others) < _MUCH_MEMORY:
+        return ConsoleError(f"The memory of {device} does not hold a batch of {batch_size}.", remedy=smaller)
+    held = ", ".join(f"{other.name} (process {other.pid}) {other.bytes / 1e9:,.1f} GB" for other in others)
+    return ConsoleError(
+        f"The memory of {device} does not hold a batch of {batch_size}: other processes hold a part of it: {held}.",
+        remedy=f"End them, or use another GPU. {smaller}",
+    )
+
+
+def _uuid(device: torch.device) -> str:
+    """The GPU's UUID as NVML has it."""
+    return f"GPU-{torch.cuda.get_device_properties(device).uuid}"
 
 
 def choose_device(local_rank: int = 0) -> torch.device:

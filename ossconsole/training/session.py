@@ -19,7 +19,7 @@ from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
 from ossconsole.training.agreement import BATCH, END, FAILED, Agreement, Standing, agree, endpoint_number
 from ossconsole.training.checkpoint import CheckpointStore, Snapshot, fetch_uri
-from ossconsole.training.compute import Compute, StepClock, choose_device
+from ossconsole.training.compute import Compute, StepClock, choose_device, device_errors
 from ossconsole.training.connector import ConnectorSettings, connector_native_log
 from ossconsole.training.context import RunContext
 from ossconsole.training.cores import give_way
@@ -97,9 +97,9 @@ class Session:
         """Trains to the end of the plan or until stopped. Raises ConsoleError."""
         settings, place = self._settings, self._place
         torch.manual_seed(settings.seed * 10 + _MODEL_SEED)
-        self._compute = Compute(
-            settings, self._data.manifest.format, device=choose_device(place.local_rank), sharing=place.local_world
-        )
+        device = choose_device(place.local_rank)
+        with device_errors(device, settings.batch_size):
+            self._compute = Compute(settings, self._data.manifest.format, device=device, sharing=place.local_world)
         if self._context.attended and not self._compute.cuda:
             give_way()
         model = build_model(self._data.manifest.classes, settings.weights, lambda uri: fetch_uri(self._store, uri))
@@ -112,7 +112,8 @@ class Session:
 
     def _train_together(self, model: torch.nn.Module) -> events.Summary:
         settings = self._settings
-        self._trainer = Trainer(model, self._compute, settings, self._ranks, total_steps=self._plan.total_steps)
+        with self._compute.device_errors():
+            self._trainer = Trainer(model, self._compute, settings, self._ranks, total_steps=self._plan.total_steps)
         resume(
             self._context,
             self._store,
@@ -299,8 +300,9 @@ class Session:
         context.enter(RunState.RUNNING)
         self._course.epoch = batch.request.epoch
         self._clock.mark()
-        images = self._pictures.images(batch)
-        labels = self._pictures.labels(Split.TRAIN, batch.rows)
+        with self._compute.device_errors():
+            images = self._pictures.images(batch)
+            labels = self._pictures.labels(Split.TRAIN, batch.rows)
         self._clock.mark()
         lr = self._trainer.lr
         loss = self._trainer.step(
@@ -333,8 +335,9 @@ class Session:
         self._context.enter(RunState.VALIDATING)
         if batch.request.index == 0:
             self._trainer.level()
-        images = self._pictures.images(batch)
-        labels = self._pictures.labels(Split.VAL, batch.rows)
+        with self._compute.device_errors():
+            images = self._pictures.images(batch)
+            labels = self._pictures.labels(Split.VAL, batch.rows)
         self._trainer.validate(images, labels, self._course.meters[Split.VAL])
         self._clock.restart()
 

@@ -158,12 +158,12 @@ class Trainer:
         # The ranks' gradients are averaged; weighted so, that is the mean over the samples.
         weight = own * self._ranks.world / samples * share
         run = self._graph if self._graph is not None and own > 1 else self._forward_backward
-        with self._ranks.together(), self._compute.memory_errors(), self._collective(update):
+        with self._ranks.together(), self._compute.device_errors(), self._collective(update):
             counted = run(images, labels, weight)
         counted = self._ranks.sum(counted * (own > 0))
         meter.add(counted)
         if update:
-            with self._compute.memory_errors():
+            with self._compute.device_errors():
                 self._update()
         self._steps += 1
         self._gathered = not update
@@ -197,7 +197,7 @@ class Trainer:
         own = len(labels)
         if not own:
             images, labels = self._stand_in(images)
-        with self._compute.memory_errors(), self._compute.autocast():
+        with self._compute.device_errors(), self._compute.autocast():
             outputs = model(images)
             loss = self._val_loss(outputs, labels)
         meter.add(self._ranks.sum(counts(loss, outputs, labels) * (own > 0)))

@@ -51,6 +51,9 @@ class FakeNvml:
         self._enter("nvmlDeviceGetHandleByIndex", index)
         return index
 
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> int:
+        return int(uuid.removeprefix("GPU-"))
+
     def nvmlDeviceGetName(self, handle: int) -> str:
         self._enter("nvmlDeviceGetName", handle)
         return "Fake H200" if handle < 1000 else "Fake H200 MIG 1g.18gb"

@@ -7,7 +7,7 @@ import sys
 import pynvml
 import pytest
 
-from ossconsole.telemetry.gpu import GpuReader
+from ossconsole.telemetry.gpu import GpuProcess, GpuReader, memory_of_others
 from ossconsole.telemetry.samples import GpuSample
 from tests.telemetry.fake_nvml import FakeNvml
 
@@ -199,3 +199,15 @@ def test_pynvml_is_loaded_by_open_only() -> None:
         "assert 'pynvml' in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_who_else_holds_the_memory_of_a_gpu() -> None:
+    nvml = FakeNvml(2)
+    parent, no_process = os.getppid(), 2**22 + 1
+    nvml.processes[1] = [(os.getpid(), 5), (no_process, 7 << 30), (parent, 9 << 30), (parent, None)]
+    others = memory_of_others("GPU-1", nvml)
+    assert [(other.pid, other.bytes) for other in others] == [(parent, 9 << 30), (no_process, 7 << 30)]
+    assert others[1] == GpuProcess(no_process, "another container", 7 << 30)
+    assert not nvml.open
+    nvml.failures["nvmlDeviceGetComputeRunningProcesses", 1] = pynvml.NVML_ERROR_NOT_SUPPORTED
+    assert memory_of_others("GPU-1", nvml) == ()

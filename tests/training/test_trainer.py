@@ -13,7 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.formats import SampleFormat
-from ossconsole.training.compute import Compute
+from ossconsole.telemetry.gpu import GpuProcess
+from ossconsole.training.compute import Compute, device_errors
 from ossconsole.training.place import Place
 from ossconsole.training.ranks import Ranks
 from ossconsole.training.settings import TrainSettings
@@ -53,6 +54,22 @@ def test_too_large_a_batch_is_told_with_the_size_to_try() -> None:
     assert not trainer.state()["gradients"]
 
 
+def test_memory_that_others_hold_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    holder = GpuProcess(4711, "python3", 70 * 10**9)
+    monkeypatch.setattr("ossconsole.training.compute._uuid", str)
+    monkeypatch.setattr("ossconsole.training.compute.memory_of_others", lambda _uuid: (holder,))
+    gpu = torch.device("cuda", 0)
+    with pytest.raises(ConsoleError, match=r"python3 \(process 4711\) 70.0 GB") as error, device_errors(gpu, 256):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    assert "--batch-size 128" in error.value.remedy
+
+
+def test_a_broken_device_asks_for_a_restart() -> None:
+    with pytest.raises(ConsoleError, match="illegal memory access") as error, device_errors(CPU, 8):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with ...")
+    assert "Restart ossconsole" in error.value.remedy
+
+
 def test_a_step_that_cannot_be_recorded_as_a_graph_stays_eager(caplog: pytest.LogCaptureFixture) -> None:
     def action(images: torch.Tensor, labels: torch.Tensor, weight: float | torch.Tensor) -> torch.Tensor:
         ran.append(len(labels))
@@ -69,10 +86,10 @@ def test_a_step_that_cannot_be_recorded_as_a_graph_stays_eager(caplog: pytest.Lo
 
 def test_pictures_that_do_not_fit_into_memory_are_told_so_too() -> None:
     compute = Compute(TrainSettings(batch_size=1), SampleFormat.IMAGE_U8, device=CPU)
-    with pytest.raises(ConsoleError, match="does not hold a batch of 1") as error, compute.memory_errors():
+    with pytest.raises(ConsoleError, match="does not hold a batch of 1") as error, compute.device_errors():
         torch.empty(1 << 60)
     assert "--image-size" in error.value.remedy
-    with pytest.raises(RuntimeError, match="invalid for input"), compute.memory_errors():
+    with pytest.raises(RuntimeError, match="invalid for input"), compute.device_errors():
         torch.zeros(2, 3).view(5)
 
 
