@@ -16,7 +16,7 @@ from ossconsole.cli.output import say, say_json
 from ossconsole.config.checks import Check, CheckJob, CheckStatus, run_checks, warn
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.paths import state_dir
+from ossconsole.config.paths import config_dir, logs_dir, state_dir
 from ossconsole.config.profile import Profile
 from ossconsole.training.settings import TrainSettings
 
@@ -72,7 +72,7 @@ def machine_jobs(profile: Profile | None) -> list[CheckJob]:
         "shared memory": lambda: machine.shared_memory_check(buffers),
         "open files": machine.open_files_check,
         "folders": machine.folders_check,
-        "disk": lambda: machine.disk_check(state_dir()),
+        "disk": lambda: machine.disk_check(machine.fullest(state_dir(), logs_dir(), config_dir())),
         "terminal": terminal.terminal_check,
         "connector config": setup.connector_config_check,
         "instance": lambda: setup.instance_check(profile),

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
+from ossconsole.cli.app import ossconsole
 from ossconsole.cli.config import config
+from ossconsole.cli.errors import run_group
 from ossconsole.config.credential_files import write_connector_file
 from ossconsole.config.credentials import Credentials
 from ossconsole.config.errors import ConsoleError
@@ -77,3 +80,30 @@ def test_validate() -> None:
     path.write_text(path.read_text().replace("bucket", "buckett"))
     with pytest.raises(ConsoleError, match="line 5"):
         run("validate")
+
+
+@pytest.mark.parametrize("name", ["config", "state"])
+@pytest.mark.parametrize("foreign", [False, True])
+def test_a_folder_that_others_can_write_is_reported_and_used(
+    home: Path, name: str, foreign: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    if foreign and os.geteuid() != 0:
+        pytest.skip("only root can give a folder to another user")
+    if foreign:
+        os.chown(home / name, 12345, -1)
+    else:
+        (home / name).chmod(0o777)
+    assert run_group(ossconsole, ("config", "path")) == 0
+    out, err = capfd.readouterr()
+    assert "profiles.toml" in out
+    assert f"{home / name} {'belongs to another user (uid 12345)' if foreign else 'is writable for everybody'}" in err
+    assert f"OSSCONSOLE_{name.upper()}_DIR" in err
+
+
+def test_nothing_is_made_and_nothing_said_about_private_folders(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for name in ("config", "state"):
+        (home / name).rmdir()
+    for command in (("config", "path"), ("config", "validate"), ("status",), ("export", "--csv")):
+        run_group(ossconsole, command)
+    assert "Warning" not in capfd.readouterr().err
+    assert list(home.iterdir()) == []

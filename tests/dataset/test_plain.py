@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from ossconsole.config.errors import SettingsError
+from ossconsole.config.paths import STATE_DIR_VARIABLE, state_dir
 from ossconsole.config.profile import Profile
 from ossconsole.dataset.plain import PlainUpload
 from ossconsole.sandbox.control import SandboxControl
@@ -68,6 +69,40 @@ def make_folder(folder: Path) -> dict[str, bytes]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
     return files
+
+
+NOTES = {"damaged": b"{", "of another shape": b'{"upload_id": 5}', "no file": b""}
+
+
+@pytest.mark.parametrize("note", NOTES)
+def test_the_note_of_an_upload_is_private_and_never_in_the_way(store: ObjectStore, tmp_path: Path, note: str) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(DATA)
+    key = f"noted/{note}"
+    PartedUpload(store, path, key, PART).close()
+    (kept,) = (state_dir() / "uploads").glob("*.parts.json")
+    assert kept.stat().st_mode & 0o777 == 0o600
+    if NOTES[note]:
+        kept.write_bytes(NOTES[note])
+    else:
+        kept.unlink()
+        os.mkfifo(kept)
+    parted = PartedUpload(store, path, key, PART)
+    assert len([None for upload in list_uploads(store, "noted/") if upload.key == key]) == 2
+    parted.abort()
+    parted.close()
+    assert len(list(kept.parent.glob("*.damaged-*"))) == bool(NOTES[note])
+
+
+def test_a_large_file_needs_no_state_folder(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(STATE_DIR_VARIABLE, str(tmp_path / "file"))
+    (tmp_path / "big").write_bytes(DATA)
+    assert upload(store, tmp_path / "big", "stateless").state is JobState.DONE
+    assert there(store, "stateless") == {"big": DATA}
+    assert "will start over" in caplog.text
 
 
 def test_a_folder_arrives_as_it_is_and_is_skipped_the_second_time(store: ObjectStore, tmp_path: Path) -> None:

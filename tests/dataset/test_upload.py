@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -66,6 +67,18 @@ def test_a_second_run_sends_only_what_changed(
     assert bucket(store, profile.dataset_prefix) == wanted(source, settings.recipe)
     check_manifest_is_the_bucket(store, profile.dataset_prefix)
     assert upload(profile, sandboxed_bucket.owner, settings).unchanged == 9
+
+
+def test_a_truncated_journal_is_set_aside_and_nothing_is_sent_twice(
+    sandboxed_bucket: Sandboxed, profile: Profile, source: Path
+) -> None:
+    upload(profile, sandboxed_bucket.owner, settings_for(source))
+    path = journal_path(profile, profile.dataset_prefix)
+    os.truncate(path, 5000)
+    summary = upload(profile, sandboxed_bucket.owner, settings_for(source))
+    assert (summary.uploaded, summary.unchanged, summary.failed) == (0, 8, 0)
+    (kept,) = path.parent.glob(f"{path.name}.damaged-*[0-9]")
+    assert kept.stat().st_size == 5000
 
 
 def test_removed_files_are_reported_and_pruned_when_asked(

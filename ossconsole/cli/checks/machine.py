@@ -127,6 +127,11 @@ def _is_writable(folder: Path) -> bool:
     return found.is_dir() and os.access(found, os.W_OK | os.X_OK)
 
 
+def fullest(*folders: Path) -> Path:
+    """The one of the folders whose disk has the least room; they may lie on several."""
+    return min(folders, key=lambda folder: shutil.disk_usage(existing_part(folder)).free)
+
+
 def disk_check(folder: Path, *, few_bytes: float = 2 * _GB, too_few_bytes: float = 0.2 * _GB) -> Check:
     """Room for logs, run records, journals and the sandbox's objects."""
     name = "disk"
