@@ -292,8 +292,10 @@ class Application:
 
         try:
             opened = self._open_target()
+            self._meet_others(opened)  # the bucket can be used meanwhile: a silent process is waited for
             if opened.sandbox is not None:
                 self._prepare_sandbox(opened)
+                self._state = Ready(profile=opened.profile, stages=self._state.stages)
         except NoCredentialsError as error:
             log.info("Making ready failed: %s", error)
             self._state = NoCredentials(profile=self._state.profile, looked=tuple(error.looked))
@@ -303,8 +305,6 @@ class Application:
         except Exception as error:
             log.exception("Making ready failed")  # no state may be left at "starting" for ever
             self._fail(f"Unexpected {type(error).__name__}: {error}. The log (f12) has the traceback.")
-        else:
-            self._state = Ready(profile=opened.profile, stages=self._state.stages)
 
     def _open_target(self) -> OpenTarget:
         uses_sandbox = self._resolution is None
@@ -313,12 +313,15 @@ class Application:
         opened = self._resources.enter_context(self._target.open(say=log.info))
         self._register_secrets(opened)
         self._opened = opened
-        self._meet_others(opened)
+        if uses_sandbox:
+            self._state = Starting(profile=opened.profile, stages=self._state.stages, opened=True)
+            self._stage(_STAGES[0], StageState.DONE, f"{opened.profile.standard_endpoint}, speeds are simulated")
+        else:
+            self._state = Ready(profile=opened.profile)
         return opened
 
     def _prepare_sandbox(self, opened: OpenTarget) -> None:
-        self._state = Starting(profile=opened.profile, stages=self._state.stages, opened=True)
-        self._stage(_STAGES[0], StageState.DONE, f"{opened.profile.standard_endpoint}, speeds are simulated")
+        """Fills it, and starts the run of the demo."""
         self._fill_sandbox(opened)
         if self._demo and self._run is None:
             with contextlib.suppress(ClaimedError):  # another demo was faster: its run is shown
@@ -332,6 +335,8 @@ class Application:
         self._control = self._control or ControlServer(self)
         profile = opened.profile
         for report in peers():
+            if self._opened is not opened:
+                return  # another profile has been opened while they were asked
             if (report.region, report.bucket) != (profile.region, profile.bucket):
                 continue
             if report.run and not (self._run is not None and self._run.alive):

@@ -136,6 +136,9 @@ def _permissions_check(report: ProbeReport, refusal: Step | None) -> Check:
     if left:
         return warn(PERMISSIONS, left[0].detail, left[0].remedy)
     if not report.permissions:
+        signed = [step.status for step in report.endpoints[EndpointKind.STANDARD].steps if step.stage is Stage.SIGNED]
+        if signed and signed[0] in {StepStatus.OK, StepStatus.WARN}:
+            return ok(PERMISSIONS, "Not tried: a small object would be written, which --readonly rules out.")
         return warn(PERMISSIONS, "Not tried: no request was taken by the standard endpoint.")
     tried = ", ".join(str(step.stage) for step in report.permissions)
     return ok(PERMISSIONS, f"Allowed below the checkpoint prefix: {tried}.")

@@ -58,7 +58,7 @@ class RunHandle(Protocol):
     def resume(self) -> None: ...
 
     def stop(self) -> None:
-        """Asks the run to write a checkpoint and end."""
+        """Asks the run to write a checkpoint and end; may block, as other processes of the run are told."""
 
     def switch(self, kind: EndpointKind, reason: str) -> None:
         """Reads what is fetched from now on through `kind`; `reason` goes into the event log."""

@@ -15,6 +15,7 @@ from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.profile import Profile
 from ossconsole.config.secret import Secret
 from ossconsole.config.settings_file import Settings, save_settings
+from ossconsole.training.control import Report
 from ossconsole.tui.services import ConsoleState, Failed, NoCredentials, Ready, StageState, Starting
 from tests.cli.consoles import wait_until
 
@@ -134,11 +135,36 @@ def test_without_a_way_to_be_found_by_others_the_bucket_can_be_used(
 
     monkeypatch.setattr("ossconsole.training.control.ControlServer.__init__", refused)
     write_connector_file(KEY)
-    state = opened(Target(FLAGS)).state
+    application = opened(Target(FLAGS))
+    wait_until(lambda: application.state.stages)
+    state = application.state
     assert isinstance(state, Ready)
     assert [(stage.state, stage.detail) for stage in state.stages] == [
         (StageState.FAILED, "Other consoles cannot find this one.")
     ]
+
+
+def test_a_process_that_does_not_answer_holds_up_neither_the_bucket_nor_another_profile(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, go_on = threading.Event(), threading.Event()
+
+    def silent() -> Iterator[Report]:
+        asked.set()
+        go_on.wait(60)
+        return iter(())
+
+    monkeypatch.setattr("ossconsole.training.control.peers", silent)
+    save_settings(Settings().with_profile(PROFILE))
+    write_connector_file(KEY)
+    application = opened(Target({"profile": "hangzhou"}))
+    try:
+        assert asked.wait(60)
+        assert isinstance(application.state, Ready)
+        application.reload()
+    finally:
+        go_on.set()
+    assert isinstance(settled(application), Ready)
 
 
 def test_nothing_is_started_or_changed_while_the_sample_dataset_is_prepared(monkeypatch: pytest.MonkeyPatch) -> None:

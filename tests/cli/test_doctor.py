@@ -15,6 +15,7 @@ import pytest
 from ossconsole.config.metadata import METADATA_VARIABLE
 from ossconsole.config.profile import Profile
 from ossconsole.sandbox.faults import FaultPlan
+from ossconsole.sandbox.requestlog import read_log
 from tests.sandboxed import Sandboxed
 from tests.terminal.screen import Terminal
 
@@ -179,6 +180,25 @@ def test_a_broken_connector_config(home: Path, sandboxed_bucket: Sandboxed) -> N
     (home / "config" / "connector.json").write_text('{"logLevel": 9}')
     report = doctor(sandboxed_bucket.profile("doctor"), pair(sandboxed_bucket))
     assert report.failing == {"connector config"}
+
+
+def test_with_readonly_nothing_is_written(sandboxed_bucket: Sandboxed) -> None:
+    """The option stands before the command, where it is the same."""
+    known = len(list(read_log(sandboxed_bucket.process.log_path)))
+    profile = sandboxed_bucket.profile("doctor")
+    options = ["--bucket", profile.bucket, "--region", profile.region, "--standard-endpoint", profile.standard_endpoint]
+    done = subprocess.run(
+        [sys.executable, "-m", "ossconsole", "--readonly", *options, "doctor", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, **pair(sandboxed_bucket)},
+    )
+    assert Report(done).failing == set()
+    operations = {record.operation for record in list(read_log(sandboxed_bucket.process.log_path))[known:]}
+    assert operations
+    assert all(operation.startswith(("Get", "Head", "List")) for operation in operations), operations
 
 
 def test_for_people_each_check_is_a_line_with_its_remedy(sandboxed_bucket: Sandboxed) -> None:

@@ -32,8 +32,14 @@ from tests.training.conftest import (
 
 
 def test_a_run_trains_validates_and_leaves_verified_checkpoints(bucket: Bucket, start_run: StartRun) -> None:
-    run = start_run(epochs=3, switch_every=5, learning_rate=0.02, warmup_steps=2)
+    samplers: set[int] = set()
+
+    def count(_: events.Event) -> None:
+        samplers.add(sum(thread.name == "ossconsole-sampler" for thread in threading.enumerate()))
+
+    run = start_run(epochs=3, switch_every=5, learning_rate=0.02, warmup_steps=2, on_event=count)
     found = finished(run)
+    assert samplers == {1}, "a run looks at the machine through the sampler that the process has"
     recorded = list(read_events(run.record_path))
     looks = [event for event in recorded if isinstance(event, events.Telemetry)]
     assert found == [event for event in recorded if event not in looks]

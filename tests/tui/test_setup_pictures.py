@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -42,7 +43,7 @@ def prepared(steps: Sequence[Step] | None, *, over: bool) -> Callable[[Pilot[Any
                 proof.finish()
             screen._proof = proof
             if not proof.problems and over:
-                screen._read_accelerator()
+                await asyncio.to_thread(screen._read_accelerator)
         await settle(pilot)
 
     return prepare

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from textual import events
+from textual import events, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
@@ -53,13 +54,20 @@ class InputDialog(ConsoleModal):
         self.query_one(Input).focus()
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
+        if self._check is None:
+            self.dismiss(event.value)
+        else:
+            self._checked(self._check, event.value)
+
+    @work(exclusive=True, exit_on_error=False)
+    async def _checked(self, check: Check, text: str) -> None:
+        """In a thread: a folder may be on a file server that does not answer."""
         try:
-            if self._check:
-                self._check(event.value)
+            await asyncio.to_thread(check, text)
         except ConsoleError as error:
             self.query_one("#refusal", Static).update(str(error))
-            return
-        self.dismiss(event.value)
+        else:
+            self.dismiss(text)
 
     def action_leave(self) -> None:
         self.dismiss(None)

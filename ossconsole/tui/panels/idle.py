@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ossconsole.tui.panels.context import Context
-from ossconsole.tui.panels.notice import notice
+from ossconsole.tui.panels.notice import notice, try_again
 from ossconsole.tui.services import ConsoleState, Ready, Stage, StageState, Starting
 from ossconsole.tui.text import Line, safe, wrap
 
@@ -40,6 +40,8 @@ def idle(context: Context, state: ConsoleState, width: int, *, starting: bool) -
         next_steps += [Line(), _WHILE_IT_RUNS] if not stages else []
     elif isinstance(state, Starting) and stages:
         next_steps = [Line((" n starts a run once the sample dataset is there.", "dim"))]
+    elif any(stage.state is StageState.FAILED for stage in stages):
+        next_steps = [try_again()]
     else:
         next_steps = notice(state, context.glyphs, width)
     return [*lines, Line(), *next_steps]
@@ -58,6 +60,7 @@ def _stage_lines(context: Context, stages: Sequence[Stage], width: int) -> list[
         style = _STYLES[stage.state]
         line = Line((f"  {marks[stage.state]} {safe(stage.label)}", style)).to(label_width)
         first, *rest = wrap(safe(stage.detail), width - label_width - 1) or [""]
-        lines.append(line.add(first, "dim"))
-        lines += [Line().to(label_width).add(part, "dim") for part in rest]
+        look = "text" if stage.state is StageState.FAILED else "dim"
+        lines.append(line.add(first, look))
+        lines += [Line().to(label_width).add(part, look) for part in rest]
     return lines

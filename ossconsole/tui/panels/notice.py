@@ -30,10 +30,16 @@ def notice(state: ConsoleState, glyphs: Glyphs, width: int) -> list[Line]:
         return [line.add(", then ", "text").add("k", "primary").add(".", "text")]
     if isinstance(state, Failed):
         words = f"{'The sandbox' if state.profile is None else _capital(where)} cannot be used. {state.reason}"
-        return [Line((f" {part}", "bad")) for part in wrap(safe(words), width - 2)]
+        return [*(Line((f" {part}", "bad")) for part in wrap(safe(words), width - 2)), try_again()]
     if state.profile is None:
         return [Line((f" The sandbox is starting{glyphs.ellipsis}", "dim"))]
     return [Line((f" Looking for the credentials of {where}{glyphs.ellipsis}", "dim"))]
+
+
+def try_again() -> Line:
+    return Line(
+        (" Press ", "text"), ("1", "primary"), (", then ", "text"), ("r", "primary"), (", to try again.", "text")
+    )
 
 
 def place(profile: Profile | None) -> str:

@@ -140,7 +140,8 @@ class SetupScreen(ConsoleScreen):
         profile = state.profile
         lines = [self._heading(self._title, width, self._place())]
         if profile is None:
-            return [*lines, *notice(state, self.glyphs, width)]
+            words = notice(state, self.glyphs, width)
+            return [*lines, *(words[:-1] if isinstance(state, Failed) else words)]  # how to try again is told below
         now = self.console.monitor.now
         lines += settings.profile_lines(self.services.settings(), self._known_keys, self.glyphs, now, width)
         if self._instance is not None and not profile.simulated:

@@ -21,7 +21,7 @@ from ossconsole.tui.screens.confirm import Choice, ConfirmScreen
 from ossconsole.tui.screens.dashboard import Dashboard, Source
 from ossconsole.tui.screens.new_run import NewRunScreen
 from ossconsole.tui.screens.prompt import PromptScreen
-from ossconsole.tui.services import ConsoleState, Ready
+from ossconsole.tui.services import ConsoleState, Ready, RunHandle
 from ossconsole.tui.text import number
 
 
@@ -90,7 +90,12 @@ class TrainScreen(Dashboard):
             )
         )
         if choice == "stop":
-            run.stop()
+            self._end(run)
+
+    @work(thread=True, group="end", exit_on_error=False)
+    def _end(self, run: RunHandle) -> None:
+        """In a thread: the processes of a run on several GPUs are told, too."""
+        run.stop()
 
     def action_checkpoint(self) -> None:
         run = self.console.monitor.run
