@@ -18,9 +18,10 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.paths import config_dir, logs_dir, state_dir
 from ossconsole.config.profile import Profile
-from ossconsole.training.settings import TrainSettings
 
 LIMIT_S = 8.5
+BUCKET_LIMIT_S = 30.0  # each request has a limit of its own; a busy machine starts threads and imports late
+TORCH_LIMIT_S = 180.0  # the first time it is read from the disk, and a busy machine takes a minute for it
 _PROBE_LIMIT_S = 6.5
 _MARKS = {CheckStatus.OK: "✓ ok  ", CheckStatus.WARN: "! warn", CheckStatus.FAIL: "✗ fail"}
 _COLOURS = {CheckStatus.OK: "green", CheckStatus.WARN: "yellow", CheckStatus.FAIL: "red"}
@@ -48,28 +49,33 @@ def doctor(as_json: bool, readonly: bool, target: Target) -> None:
 
 
 def examine(target: Target, *, writes: bool = True) -> Iterator[Sequence[Check]]:
-    """All checks, in the order in which they read best; they run at once, within LIMIT_S in all."""
+    """All checks, in the order in which they read best; they run at once.
+
+    Each has its limit: LIMIT_S, or more where a bucket or torch is waited for. What is waited for is said on stderr.
+    """
     try:
         resolution = target.resolve()
     except ConsoleError as error:
-        yield from run_checks(machine_jobs(None))
+        yield from run_checks(machine_jobs(None), _say_waiting)
         yield [setup.failed("settings", error)]
         return
     profile = None if resolution is None else resolution.profile
     bucket = CheckJob(
-        ("settings", "credentials", "bucket"), lambda: bucket_checks(target, profile, writes=writes), LIMIT_S
+        ("settings", "credentials", "bucket"), lambda: bucket_checks(target, profile, writes=writes), BUCKET_LIMIT_S
     )
-    yield from run_checks([*machine_jobs(profile), bucket])
+    yield from run_checks([*machine_jobs(profile), bucket], _say_waiting)
+
+
+def _say_waiting(job: CheckJob, seconds: float) -> None:
+    say(f"Waiting for {' and '.join(job.names)}: {seconds:.0f} s, at most {job.limit_s:.0f} s.", err=True)
 
 
 def machine_jobs(profile: Profile | None) -> list[CheckJob]:
     """The checks that need no bucket."""
-    buffers = TrainSettings().prefetch_mb << 20
     singles: dict[str, Callable[[], Check]] = {
         "python": machine.python_check,
         "glibc": machine.glibc_check,
         "userfaultfd": machine.userfaultfd_check,
-        "shared memory": lambda: machine.shared_memory_check(buffers),
         "open files": machine.open_files_check,
         "folders": machine.folders_check,
         "disk": lambda: machine.disk_check(machine.fullest(state_dir(), logs_dir(), config_dir())),
@@ -78,7 +84,7 @@ def machine_jobs(profile: Profile | None) -> list[CheckJob]:
         "instance": lambda: setup.instance_check(profile),
     }
     jobs = [CheckJob((name,), functools.partial(_alone, look), LIMIT_S) for name, look in singles.items()]
-    jobs.append(CheckJob(gpu.TORCH_NAMES, lambda: gpu.torch_checks(LIMIT_S - 0.5), LIMIT_S))
+    jobs.append(CheckJob(gpu.TORCH_NAMES, lambda: gpu.torch_checks(TORCH_LIMIT_S), TORCH_LIMIT_S + 5))
     jobs.append(CheckJob(gpu.GPU_NAMES, gpu.gpu_checks, LIMIT_S))
     return jobs
 
@@ -95,8 +101,18 @@ def bucket_checks(target: Target, profile: Profile | None, *, writes: bool = Tru
             found = found or [setup.settings_check(opened.profile)]
             found.append(setup.credentials_check(opened.credentials))
         except ConsoleError as error:
-            return [*found, setup.failed("sandbox" if profile is None else "credentials", error)]
+            if profile is None:
+                return [setup.failed("sandbox", error)]
+            return [*found, setup.failed("credentials", error), *unsigned_checks(profile)]
         return [*found, *endpoint_checks(opened, writes=writes)]
+
+
+def unsigned_checks(profile: Profile) -> list[Check]:
+    """The endpoints as far as they can be checked without credentials: name, connection, TLS."""
+    from ossconsole.storage.checks import reach_checks
+    from ossconsole.storage.probe import probe
+
+    return reach_checks(profile, probe(profile, None, limit_s=_PROBE_LIMIT_S))
 
 
 def endpoint_checks(opened: OpenTarget, *, writes: bool = True) -> list[Check]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ossconsole.dataset.plan import UploadPlan
     from ossconsole.dataset.scoreboard import UploadProgress
     from ossconsole.dataset.settings import UploadSettings
+    from ossconsole.dataset.unused import Unused
     from ossconsole.dataset.upload import UploadJob, UploadSummary
     from ossconsole.storage.job import Job
 
@@ -153,6 +154,7 @@ def _upload_plain(
     store = ObjectStore(opened.profile, opened.credentials, pool_size=threads)
     job = PlainUpload(store, source, prefix, threads=threads, bandwidth=bandwidth)
     signalled = _finish(job, as_json=as_json)
+    _print_unused(job.unused, as_json=as_json)
     done = job.progress()
     return _end(job, signalled, (done.items_done, done.items_skipped, done.items_failed), as_json=as_json)
 
@@ -208,6 +210,7 @@ def _follow_json(job: UploadJob) -> None:
 
 
 def _print_json_summary(summary: UploadSummary) -> None:
+    _print_unused(summary.unused, as_json=True)
     for note in summary.ignored_files:
         _emit("skipped", path=note.path, reason=note.reason)
     for note in summary.failures:
@@ -313,13 +316,12 @@ def _note_text(note: Failure) -> str:
 
 def _print_summary(summary: UploadSummary) -> None:
     state = "Cancelled" if summary.cancelled else "Done"
-    ignored = counted(summary.ignored, "not a picture", "not pictures")
     say(
         f"{state}: {summary.uploaded} uploaded, {summary.skipped} skipped "
-        f"({summary.unchanged} unchanged, {ignored}), {summary.failed} failed; "
+        f"({summary.unchanged} unchanged, {summary.ignored} not used), {summary.failed} failed; "
         f"{summary.bytes / 1e6:.1f} MB in {summary.seconds:.1f} s, {summary.samples_per_s:.1f} samples/s."
     )
-    _print_notes("Skipped", summary.ignored_files, summary.ignored)
+    _print_unused(summary.unused, as_json=False)
     _print_notes("Failed", summary.failures, summary.failed)
     if summary.removed:
         what = "deleted" if summary.pruned else "still in the dataset (--prune deletes them)"
@@ -337,6 +339,14 @@ def _print_notes(title: str, notes: tuple[Failure, ...], count: int) -> None:
         say(f"{title}: and {count - _SHOWN} more")
 
 
+def _print_unused(groups: tuple[Unused, ...], *, as_json: bool) -> None:
+    for group in groups:
+        if as_json:
+            _emit("not_used", **msgspec.to_builtins(group))
+        else:
+            say(f"Not used: {group}")
+
+
 # The plan
 
 
@@ -350,7 +360,7 @@ def _dry_run(opened: OpenTarget, settings: UploadSettings, *, as_json: bool) -> 
         _print_last_line(0, plan.unchanged + plan.ignored, plan.lost, 0, time.monotonic() - began)
     else:
         _print_plan(plan, settings)
-    return 1 if plan.lost else 0
+    return 1 if plan.lost or plan.problem else 0
 
 
 def _print_plan(plan: UploadPlan, settings: UploadSettings) -> None:
@@ -364,10 +374,12 @@ def _print_plan(plan: UploadPlan, settings: UploadSettings) -> None:
     if settings.bandwidth and plan.bytes_to_send:
         seconds = plan.bytes_to_send / settings.bandwidth
         say(f"Sending takes at least {seconds:.0f} s with the cap of {settings.bandwidth / 1e6:g} MB/s.")
-    say(f"Unchanged: {plan.unchanged}. Not pictures: {plan.ignored}. Cannot become samples: {plan.lost}.")
+    say(f"Unchanged: {plan.unchanged}. Not used: {plan.ignored}. Cannot become samples: {plan.lost}.")
     say(
         f"Stored: {plan.stored_bytes / 1e9:.2f} GB, about USD {plan.usd_per_month:.2f} per month "
         "(estimated, Standard LRS)."
     )
-    for note in plan.notes[:_SHOWN]:
-        say(f"  {_note_text(note)}")
+    _print_unused(plan.unused, as_json=False)
+    _print_notes("Cannot become a sample", plan.notes, plan.lost)
+    if plan.problem:
+        say(plan.problem)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import queue
 import threading
@@ -15,6 +16,8 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.config.text import safe_text
 
 T = TypeVar("T")
+LONG_S = 10.0
+"""Between two words about a check that is waited for."""
 
 
 class CheckStatus(str, enum.Enum):
@@ -82,17 +85,32 @@ def limited(seconds: float, work: Callable[[], T], what: str) -> T:
     return result  # type: ignore[return-value]
 
 
-def run_checks(jobs: Sequence[CheckJob]) -> Iterator[Sequence[Check]]:
-    """The results of the jobs, in their order; all run at once, and none is waited for beyond its limit."""
+def run_checks(
+    jobs: Sequence[CheckJob], on_wait: Callable[[CheckJob, float], None] = lambda _job, _seconds: None
+) -> Iterator[Sequence[Check]]:
+    """The results of the jobs, in their order; all run at once, and none is waited for beyond its limit.
+
+    `on_wait` hears of a job that takes long, now and then, and for how many seconds it has run.
+    """
     started = time.monotonic()
     waiting = [(job, _start(job)) for job in jobs]
     for job, answers in waiting:
-        yield _answer(job, answers, started + job.limit_s)
+        yield _answer(job, answers, started, on_wait)
 
 
-def _answer(job: CheckJob, answers: queue.SimpleQueue[Sequence[Check]], deadline: float) -> Sequence[Check]:
+def _answer(
+    job: CheckJob,
+    answers: queue.SimpleQueue[Sequence[Check]],
+    started: float,
+    on_wait: Callable[[CheckJob, float], None],
+) -> Sequence[Check]:
+    deadline = started + job.limit_s
+    while (left := deadline - time.monotonic()) > LONG_S:
+        with contextlib.suppress(queue.Empty):
+            return answers.get(timeout=LONG_S)
+        on_wait(job, time.monotonic() - started)
     try:
-        return answers.get(timeout=max(0.0, deadline - time.monotonic()))
+        return answers.get(timeout=max(0.0, left))
     except queue.Empty:
         return [fail(name, f"No result within {job.limit_s:g} s.", "Run it again.") for name in job.names]
 

@@ -10,10 +10,11 @@ from ossconsole.config.credentials import CredentialSource
 from ossconsole.config.profile import Profile
 from ossconsole.dataset.flow import BandwidthCap, Gate
 from ossconsole.dataset.journal import Failure
-from ossconsole.dataset.layout import SkippedFile
+from ossconsole.dataset.layout import Layout, SkippedFile
 from ossconsole.dataset.progress import Failed, Ignored
 from ossconsole.dataset.scoreboard import Scoreboard
 from ossconsole.dataset.settings import UploadSettings
+from ossconsole.dataset.unused import Unused, UnusedTally
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.retry import RetryPolicy, Wait
 
@@ -24,7 +25,7 @@ RETRIES = RetryPolicy(attempts=6)
 
 @dataclass
 class UploadContext:
-    """`removed`, `pruned`, `unknown`, `manifest` and `ignored` become those of the summary."""
+    """`removed`, `pruned`, `unknown`, `manifest`, `ignored` and `unused` become those of the summary."""
 
     profile: Profile
     credentials: CredentialSource
@@ -37,6 +38,8 @@ class UploadContext:
     unknown: int = 0
     manifest: str = ""
     ignored: list[Failure] = field(default_factory=list)
+    _files: UnusedTally = field(default_factory=UnusedTally)
+    _layout: Layout | None = None
 
     @property
     def prefix(self) -> str:
@@ -60,7 +63,25 @@ class UploadContext:
             return
         if len(self.ignored) < KEPT_NAMES:
             self.ignored.append(note)
+        self._files.add(item.path, item.reason)
         self.board.happened(Ignored())
+
+    def settle(self, layout: Layout) -> None:
+        """Every file has been planned: what else of the source is not used is known now."""
+        self._layout = layout
+
+    @property
+    def unused(self) -> tuple[Unused, ...]:
+        """What of the source is not used, by reason."""
+        return (*self._files.groups(), *(self._layout.unused if self._layout else ()))
+
+    def no_samples(self) -> str:
+        """The message of an upload that has nothing to list."""
+        tally = self.board.tally
+        return (
+            f"No picture in {self.settings.source} became a sample "
+            f"({tally.failed} failed, {tally.ignored} files not used)."
+        )
 
 
 class Engine(Protocol):

@@ -55,6 +55,14 @@ class Verdict(str, enum.Enum):
     UNCHANGED = "unchanged"
     SEND = "send"
     CLASH = "clash"
+    REPEATED = "repeated"
+
+    @property
+    def reason(self) -> str:
+        """Why a sample of this verdict is not sent."""
+        if self is Verdict.REPEATED:
+            return "its name is in the source more than once; the first of them is used"
+        return "its key belongs to another file"
 
 
 class Ruling(msgspec.Struct, frozen=True):
@@ -243,11 +251,13 @@ class Journal:
         if self._was_empty and self._insert(sample, sample.key + suffix):
             return Ruling(Verdict.SEND, sample.key + suffix, doubtful=self._distrusting)
         row = self._one(
-            "SELECT key, size, mtime_ns, recipe, crc64, sent, class FROM samples WHERE path = ?", sample.path
+            "SELECT key, size, mtime_ns, recipe, crc64, sent, class, seen FROM samples WHERE path = ?", sample.path
         )
         if row is None:
             return self._reserve(sample, suffix)
-        key, size, mtime_ns, recipe, crc64, sent, class_name = row
+        key, size, mtime_ns, recipe, crc64, sent, class_name, seen = row
+        if seen == self._run:
+            return Ruling(Verdict.REPEATED)
         same = sent and recipe == self._recipe and class_name == sample.class_name
         self._write(
             "UPDATE samples SET seen = ?, class = ?, error = '', code = '', request_id = '' WHERE path = ?",

@@ -20,12 +20,30 @@ from ossconsole.dataset.manifest import (
     key_problem,
     unique_classes,
 )
-from ossconsole.dataset.origin import FileOrigin, Origin
-from ossconsole.dataset.source import TAR_SUFFIXES, FolderSource, OddEntry, Source, SourceFile, open_source
+from ossconsole.dataset.origin import FileOrigin, Origin, read_origin
+from ossconsole.dataset.source import (
+    MAX_LABEL_FILE_BYTES,
+    TAR_SUFFIXES,
+    FolderEntry,
+    FolderSource,
+    OddEntry,
+    Source,
+    SourceFile,
+    open_source,
+)
+from ossconsole.dataset.unused import Unused
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
 """What counts as a picture: torchvision.datasets.folder.IMG_EXTENSIONS."""
 
+_LABEL_FILES = (VAL_LABELS_NAME, CLASS_INDEX_NAME)
+_OUTSIDE = "neither below train/ nor below val/"
+_ADVICE = "Pictures belong into train/<class>/ and val/<class>/."
+_ADVICE_LABELS = f"Sort val/ into class folders, or put {VAL_LABELS_NAME} beside the source."
+_ADVICE_OUTSIDE = (
+    "If these are the pictures of one class, unpack them into train/<class>/ of a folder, and upload that folder; "
+    f"validation pictures go into its val/, with {VAL_LABELS_NAME} beside the folder."
+)
 _JPEG_SUFFIXES = (".jpeg", ".jpg")
 _TABLE_SUFFIXES = {".csv": ",", ".tsv": "\t"}
 ARCHIVE_AND_TABLE_SUFFIXES = (*TAR_SUFFIXES, ".zip", *_TABLE_SUFFIXES)
@@ -73,8 +91,14 @@ class Layout:
         delimiter = _TABLE_SUFFIXES.get(path.suffix.lower())
         self._table = _Table(path, delimiter) if delimiter and path.is_file() else None
         self._source: Source | None = None if self._table else open_source(path)
+        self._inside: dict[str, bytes] = {}
+        self._looked_inside = False
         self._labels = self._read_labels()
         self._class_index = self._read_class_index()
+        self.unused: tuple[Unused, ...] = ()
+        """Classes, folders and label files that no sample is made with; known once `items` has ended."""
+        self.advice = _ADVICE
+        """What to do when no sample is made; known once `items` has ended."""
 
     @property
     def countable(self) -> bool:
@@ -94,12 +118,37 @@ class Layout:
             yield from self._table.items()
             return
         assert self._source is not None  # noqa: S101
-        for entry in self._source.files():
-            if isinstance(entry, OddEntry):
+        seen = _Seen()
+        for entry in self._source.entries():
+            if isinstance(entry, FolderEntry):
+                seen.place(_place(entry.path))
+            elif isinstance(entry, OddEntry):
                 lost = entry.lost or is_picture_name(entry.path.rpartition("/")[2])
                 yield SkippedFile(entry.path, entry.reason, lost)
             else:
-                yield self._item(entry)
+                self._keep_label_file(entry)
+                item = self._item(entry, seen)
+                if isinstance(item, PlannedSample):
+                    seen.used.add((item.split, item.class_name))
+                yield item
+        self._class_index = self._class_index or self._read_class_index()
+        self.advice = seen.advice
+        self.unused = self._unused(seen)
+
+    def _unused(self, seen: _Seen) -> tuple[Unused, ...]:
+        train, val = ({name for split, name in seen.used if split == wanted} for wanted in SPLITS)
+        empty = [f"{split}/{name}" for split, name in seen.folders - seen.used]
+        beside = self._source.beside() if isinstance(self._source, FolderSource) else []
+        label_files = [VAL_LABELS_NAME] if self._labels and not seen.labels_wanted else []
+        other_classes = sorted((train | val) - set(self._class_index)) if self._class_index else []
+        index = [CLASS_INDEX_NAME] if other_classes else []
+        return (
+            *Unused.of("class folder", "no usable picture in it", empty),
+            *Unused.of("val class", "no training pictures of it", val - train if train else ()),
+            *Unused.of("label file", "val/ has class folders", label_files),
+            *Unused.of("label file", f"it lacks the class {other_classes[0]}" if index else "", index),
+            *Unused.of("name", "beside train/ and val/", [name for name in beside if name not in _LABEL_FILES]),
+        )
 
     def label_order(self, names: Iterable[str]) -> tuple[str, ...]:
         """The classes in label order, given those that have samples.
@@ -114,19 +163,50 @@ class Layout:
             return tuple(sorted(found, key=lambda name: (int(name), name)))
         return unique_classes(found)
 
-    def _item(self, file: SourceFile) -> PlanItem:
-        parts = file.path.split("/")
-        # An archive usually holds one folder that holds train/ and val/.
-        start = next((index for index in (0, 1) if len(parts) > index and parts[index] in SPLITS), None)
-        if start is None:
-            return SkippedFile(file.path, "neither below train/ nor below val/", lost=False)
-        if not is_picture_name(parts[-1]):
-            return SkippedFile(file.path, "not a picture by its name", lost=False)
-        split, *rest = parts[start:]
-        class_name = rest[0] if len(rest) > 1 else self._labels.get(rest[-1], "") if split == VAL else ""
-        if not class_name:
-            return SkippedFile(file.path, f"in no class folder and not in {VAL_LABELS_NAME}", lost=True)
-        return _planned(file, "/".join(parts[start:]), split, class_name)
+    def _item(self, file: SourceFile, seen: _Seen) -> PlanItem:
+        parts = _place(file.path)
+        is_picture = is_picture_name(file.path.rpartition("/")[2])
+        if not parts:
+            seen.pictures_outside |= is_picture
+            return SkippedFile(file.path, f"a picture {_OUTSIDE}" if is_picture else _OUTSIDE, lost=False)
+        split, *rest = parts
+        seen.place(parts[:-1])
+        if not is_picture:
+            return SkippedFile(file.path, "its name does not end like a picture's", lost=False)
+        if len(rest) > 1:
+            return _planned(file, "/".join(parts), split, rest[0])
+        if split == TRAIN:
+            return SkippedFile(file.path, "directly in train/, in no class folder", lost=True)
+        return self._flat_val(file, parts, seen)
+
+    def _flat_val(self, file: SourceFile, parts: list[str], seen: _Seen) -> PlanItem:
+        """A picture directly in val/, whose class is in the tutorial's label file."""
+        seen.labels_wanted = True
+        labels = self._labels or self._labels_inside()
+        if class_name := labels.get(parts[-1], ""):
+            return _planned(file, "/".join(parts), VAL, class_name)
+        seen.unlabelled = True
+        if labels:
+            return SkippedFile(file.path, f"in no class folder, and not in {VAL_LABELS_NAME}", lost=True)
+        reason = f"in no class folder, and there is no {VAL_LABELS_NAME} in or beside the source"
+        return SkippedFile(file.path, reason, lost=True)
+
+    def _labels_inside(self) -> dict[str, str]:
+        """The validation labels in an archive, looked for once: it has to be gone through for them."""
+        if not self._looked_inside and not isinstance(self._source, FolderSource):
+            assert self._source is not None  # noqa: S101
+            for entry in self._source.entries():
+                if isinstance(entry, SourceFile):
+                    self._keep_label_file(entry)
+            self._labels = self._read_labels()
+        self._looked_inside = True
+        return self._labels
+
+    def _keep_label_file(self, file: SourceFile) -> None:
+        """Keeps the tutorial's label files of an archive, from its top or from the one folder there."""
+        folder, _, name = file.path.rpartition("/")
+        if name in _LABEL_FILES and "/" not in folder and file.size <= MAX_LABEL_FILE_BYTES:
+            self._inside.setdefault(name, read_origin(file.origin))
 
     def _read_labels(self) -> dict[str, str]:
         return self._read_json(VAL_LABELS_NAME, dict[str, str]) or {}
@@ -144,6 +224,7 @@ class Layout:
 
     def _read_json(self, name: str, kind: type[T]) -> T | None:
         data = self._source.read(name) if self._source else None
+        data = self._inside.get(name) if data is None else data
         if data is None:
             return None
         try:
@@ -152,6 +233,36 @@ class Layout:
             raise ConsoleError(
                 f"{name} is not what its name says: {error}.", remedy="Fetch the tutorial's file again, or remove it."
             ) from error
+
+
+class _Seen:
+    """What `items` has met on its way: class folders, those with samples, and what the advice depends on."""
+
+    def __init__(self) -> None:
+        self.folders: set[tuple[str, str]] = set()
+        self.used: set[tuple[str, str]] = set()
+        self.labels_wanted = False
+        self.unlabelled = False
+        self.pictures_outside = False
+
+    def place(self, parts: list[str]) -> None:
+        """A folder of the source, as `_place` has it."""
+        if len(parts) > 1:
+            self.folders.add((parts[0], parts[1]))
+
+    @property
+    def advice(self) -> str:
+        if self.unlabelled:
+            return _ADVICE_LABELS
+        return _ADVICE_OUTSIDE if self.pictures_outside and not self.used else _ADVICE
+
+
+def _place(path: str) -> list[str]:
+    """The parts of a path from train/ or val/ on; none where it is in neither."""
+    parts = path.split("/")
+    # An archive usually holds one folder that holds train/ and val/.
+    start = next((index for index in (0, 1) if len(parts) > index and parts[index] in SPLITS), None)
+    return [] if start is None else parts[start:]
 
 
 def is_picture_name(name: str) -> bool:

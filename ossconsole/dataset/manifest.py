@@ -13,11 +13,13 @@ import msgspec
 from ossconsole.config.decoding import decode_json
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.formats import CHANNELS, SampleFormat, sample_bytes
+from ossconsole.dataset.unused import UnusedTally
 from ossconsole.storage.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from ossconsole.dataset.unused import Unused
     from ossconsole.storage.client import ObjectStore
 
 T = TypeVar("T")
@@ -201,8 +203,12 @@ def key_problem(key: str) -> str:
     """Why `key` may not be a sample's relative key, or "" when it may."""
     if not key:
         return "the key is empty"
-    if not _printable(key):
-        return f"the key {key!r} has control characters"
+    if not key.isprintable():
+        kinds = {unicodedata.category(letter) for letter in key}
+        if "Cs" in kinds:
+            return f"the key {key!r} is not UTF-8"
+        if "Cc" in kinds:
+            return f"the key {key!r} has control characters"
     if len(key.encode()) > MAX_KEY_BYTES:
         return f"the key {key[:40]!r}… is longer than {MAX_KEY_BYTES} bytes"
     if key.startswith("\\") or any(part in {"", ".", ".."} for part in key.split("/")):
@@ -242,8 +248,8 @@ def unique_classes(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(set(names)))
 
 
-def manifest_from_listing(store: ObjectStore, prefix: str) -> Manifest:
-    """The manifest of `train/<class>/*.pt` and `val/*.pt` below `prefix`, from one listing.
+def manifest_from_listing(store: ObjectStore, prefix: str) -> tuple[Manifest, tuple[Unused, ...]]:
+    """The manifest of `train/<class>/*.pt` and `val/*.pt` below `prefix`, from one listing, and what is not in it.
 
     A flat `val/` is used when the labels file is an object below the prefix too; without it there is no val split.
     Raises ManifestMissingError when there is no such sample, ConsoleError when objects are not samples of one size.
@@ -251,12 +257,15 @@ def manifest_from_listing(store: ObjectStore, prefix: str) -> Manifest:
     below = object_key(prefix, "")
     found: dict[str, list[tuple[str, str]]] = {TRAIN: [], VAL: []}
     sizes: dict[int, str] = {}
+    unused = UnusedTally("object")
     for summary in store.list_all(below):
         relative = summary.key[len(below) :]
         split, _, rest = relative.partition("/")
         if split in found and rest.endswith(_TUTORIAL_FORMAT.suffix):
             found[split].append((relative, rest.rpartition("/")[0].partition("/")[0]))
             sizes.setdefault(summary.size, relative)
+        elif split in found and not rest.endswith("/"):
+            unused.add(relative, f"not a {_TUTORIAL_FORMAT.suffix} sample")
     if not found[TRAIN]:
         raise ManifestMissingError(
             f"Below {store.uri(below)} there is neither a manifest nor `train/<class>/*.pt`.",
@@ -269,6 +278,8 @@ def manifest_from_listing(store: ObjectStore, prefix: str) -> Manifest:
         split: [(key, name or labels.get(key.rpartition("/")[2], "")) for key, name in samples]
         for split, samples in found.items()
     }
+    for key in (key for samples in named.values() for key, name in samples if not name):
+        unused.add(key, _why_unlabelled(key, labels))
     classes = unique_classes(name for samples in named.values() for _, name in samples if name)
     index = {name: label for label, name in enumerate(classes)}
     splits = {
@@ -283,7 +294,14 @@ def manifest_from_listing(store: ObjectStore, prefix: str) -> Manifest:
         splits={split: samples for split, samples in splits.items() if samples},
     )
     check_manifest(manifest, store.uri(below))
-    return manifest
+    return manifest, unused.groups()
+
+
+def _why_unlabelled(key: str, labels: Mapping[str, str]) -> str:
+    if key.startswith(f"{TRAIN}/"):
+        return f"directly in {TRAIN}/, in no class folder"
+    where = f"not in {VAL_LABELS_NAME}" if labels else f"there is no {VAL_LABELS_NAME} below the dataset prefix"
+    return f"in no class folder, and {where}"
 
 
 def _one_side(sizes: dict[int, str], uri: str) -> int:

@@ -26,10 +26,10 @@ class SpanOrigin(msgspec.Struct, frozen=True, array_like=True, tag="span"):
 
 
 class ZipOrigin(msgspec.Struct, frozen=True, array_like=True, tag="zip"):
-    """A member of a zip."""
+    """The member of a zip whose header is at `offset`: a name may be in it more than once."""
 
     path: str
-    member: str
+    offset: int
 
 
 class BytesOrigin(msgspec.Struct, frozen=True, array_like=True, tag="bytes"):
@@ -46,7 +46,8 @@ def read_origin(origin: Origin) -> bytes:
     if isinstance(origin, BytesOrigin):
         return origin.data
     if isinstance(origin, ZipOrigin):
-        return _open_zip(origin.path).read(origin.member)
+        archive, members = _open_zip(origin.path)
+        return archive.read(members[origin.offset])
     with open(origin.path, "rb") as file:  # noqa: PTH123  a Path for each of a million files costs more than the open
         if isinstance(origin, SpanOrigin):
             file.seek(origin.offset)
@@ -55,7 +56,9 @@ def read_origin(origin: Origin) -> bytes:
 
 
 @functools.lru_cache(maxsize=1)
-def _open_zip(path: str) -> zipfile.ZipFile:
+def _open_zip(path: str) -> tuple[zipfile.ZipFile, dict[int, zipfile.ZipInfo]]:
+    """The archive, and its members by the offset of their headers."""
     import zipfile  # not for every preparation process
 
-    return zipfile.ZipFile(path)
+    archive = zipfile.ZipFile(path)
+    return archive, {member.header_offset: member for member in archive.infolist()}

@@ -16,6 +16,8 @@ from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.text import safe_text
 from ossconsole.dataset.flow import BandwidthCap, Gate, Stopped
 from ossconsole.dataset.manifest import key_problem, object_key
+from ossconsole.dataset.source import not_a_file
+from ossconsole.dataset.unused import Unused, UnusedTally
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.job import DEFAULT_THREADS, Job
@@ -38,7 +40,8 @@ class PlainUpload(Job):
     """Sends a file, or everything below a folder, to keys below `prefix`.
 
     What is there with the same content is skipped, other content is replaced. A large file goes on where an earlier
-    upload of it stopped. Symbolic links to folders are not followed. `bandwidth` caps the bytes sent per second; None
+    upload of it stopped. Symbolic links to folders are not followed; they and what is no file are counted in `unused`.
+    A symbolic link without a target is a failure. `bandwidth` caps the bytes sent per second; None
     for no cap.
     """
 
@@ -55,7 +58,10 @@ class PlainUpload(Job):
         """Raises SettingsError when there is no such file or folder."""
         super().__init__(f"Upload of {safe_text(str(source))}", threads=threads)
         if not source.exists():
-            raise SettingsError(f"{safe_text(str(source))} is not there.", remedy="Give a file or a folder.")
+            raise SettingsError(f"{safe_text(str(source))} does not exist.", remedy="Give a file or a folder.")
+        if not source.is_file() and not source.is_dir():
+            what = not_a_file(str(source))
+            raise SettingsError(f"{safe_text(str(source))} is {what}.", remedy="Give a file or a folder.")
         self._store = store.pausing(self.pause)
         self._source = source
         self._prefix = prefix.strip("/")
@@ -65,8 +71,14 @@ class PlainUpload(Job):
         self._there: dict[str, tuple[int, str]] = {}
         self._open: set[PartedUpload] = set()
         self._lost: set[str] = set()
+        self._unused = UnusedTally()
         self._silent = 0
         self._lock = threading.Lock()
+
+    @property
+    def unused(self) -> tuple[Unused, ...]:
+        """What below the folder is not sent, by reason."""
+        return self._unused.groups()
 
     def cancel(self) -> None:
         super().cancel()
@@ -104,12 +116,18 @@ class PlainUpload(Job):
         if self._source.is_file():
             yield PlainFile(self._source, object_key(self._prefix, self._source.name), self._source.stat().st_size)
             return
-        for folder, _, names in os.walk(self._source, onerror=self._unreadable):
-            for name in names:
+        for folder, folders, names in os.walk(self._source, onerror=self._unreadable):
+            links = [name for name in folders if Path(folder, name).is_symlink()]
+            for name in (*links, *names):
                 path = Path(folder, name)
-                key = object_key(self._prefix, path.relative_to(self._source).as_posix())
+                relative = path.relative_to(self._source).as_posix()
                 if path.is_file():
-                    yield PlainFile(path, key, path.stat().st_size)
+                    yield PlainFile(path, object_key(self._prefix, relative), path.stat().st_size)
+                elif path.exists():
+                    self._unused.add(relative, not_a_file(str(path)))
+                else:
+                    self.ledger.expect(1, 0)
+                    self.fail(relative, ConsoleError(f"{safe_text(str(path))}: {not_a_file(str(path))}."))
 
     def _unreadable(self, error: OSError) -> None:
         self.ledger.expect(1, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import statistics
 import tempfile
 import threading
 import time
@@ -26,6 +27,7 @@ from ossconsole.dataset.settings import UploadSettings
 from ossconsole.dataset.shard_plan import KnownShards, ShardPlan
 from ossconsole.dataset.shards import known_shards
 from ossconsole.dataset.tar_index import BLOCK, padding
+from ossconsole.dataset.unused import Unused, UnusedTally
 from ossconsole.dataset.worker import Task, handle
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.retry import Wait
@@ -43,10 +45,11 @@ _REPORT_EVERY = 500
 class UploadPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What an upload would do. `files` = `to_send + unchanged + ignored + lost`.
 
-    `ignored` are no pictures; `lost` should be samples but cannot, `conflicts` of them because other files have their
-    keys. `bytes_to_send` is exact, an estimate where the ratio is kept or shards are built. `prepare_s` is an estimate
-    from preparing a few of the pictures, sending not counted; None when there is nothing to prepare. `notes` are the
-    first reasons.
+    `ignored` are not used, see `unused`; `lost` should be samples but cannot, `conflicts` of them because other files
+    have their keys or names. `bytes_to_send` is exact, an estimate where the ratio is kept or shards are built.
+    `prepare_s` is an estimate from the processor time of a few of the pictures, sending not counted; None when there is
+    nothing to prepare. `notes` are the first lost files, and why. `problem` says why the upload would fail, and what to
+    do.
     """
 
     files: int = 0
@@ -63,6 +66,8 @@ class UploadPlan(msgspec.Struct, frozen=True, kw_only=True):
     prepare_s: float | None = None
     usd_per_month: float = 0.0
     notes: tuple[Failure, ...] = ()
+    unused: tuple[Unused, ...] = ()
+    problem: str = ""
 
 
 def plan_upload(
@@ -145,7 +150,7 @@ class _ShardRules:
         self._plan = ShardPlan(path, settings.recipe, settings.per_shard)
 
     def rule(self, item: PlannedSample) -> Verdict:
-        return Verdict.SEND if self._plan.add(item, self._suffix) else Verdict.CLASH
+        return self._plan.add(item, self._suffix)
 
     def unchanged(self) -> int:
         found = (self._known.find(chunk) for chunk in self._plan.chunks())
@@ -163,6 +168,7 @@ class _Planner:
         self._counts: Counter[str] = Counter()
         self._samples: Counter[str] = Counter()
         self._classes: set[str] = set()
+        self._unused = UnusedTally()
         self._notes: list[Failure] = []
         self._tried: list[PlannedSample] = []
 
@@ -174,10 +180,12 @@ class _Planner:
                     raise Stopped
                 if on_progress:
                     on_progress(self._counts["files"])
-            if isinstance(item, SkippedFile):
-                self._note("lost" if item.lost else "ignored", item.path, item.reason)
-            else:
+            if not isinstance(item, SkippedFile):
                 self._sample(item)
+            elif item.lost:
+                self._lose(item.path, item.reason)
+            else:
+                self._unused.add(item.path, item.reason)
         unchanged = self._rules.unchanged()
         self._counts["unchanged"] += unchanged
         self._counts["to_send"] -= unchanged
@@ -185,9 +193,9 @@ class _Planner:
 
     def _sample(self, item: PlannedSample) -> None:
         verdict = self._rules.rule(item)
-        if verdict is Verdict.CLASH:
+        if verdict in {Verdict.CLASH, Verdict.REPEATED}:
             self._counts["conflicts"] += 1
-            self._note("lost", item.path, "its key belongs to another file")
+            self._lose(item.path, verdict.reason)
             return
         self._samples[item.split] += 1
         self._classes.add(item.class_name)
@@ -199,8 +207,8 @@ class _Planner:
         if len(self._tried) < _TRIED_PICTURES:
             self._tried.append(item)
 
-    def _note(self, count: str, path: str, reason: str) -> None:
-        self._counts[count] += 1
+    def _lose(self, path: str, reason: str) -> None:
+        self._counts["lost"] += 1
         if len(self._notes) < _KEPT_NOTES:
             self._notes.append(Failure(path, reason))
 
@@ -215,7 +223,7 @@ class _Planner:
             files=counts["files"],
             to_send=counts["to_send"],
             unchanged=counts["unchanged"],
-            ignored=counts["ignored"],
+            ignored=self._unused.count,
             lost=counts["lost"],
             conflicts=counts["conflicts"],
             samples=dict(self._samples),
@@ -226,18 +234,26 @@ class _Planner:
             prepare_s=self._estimate(),
             usd_per_month=stored / 1e9 * STORAGE_USD_PER_GB_MONTH,
             notes=tuple(self._notes),
+            unused=(*self._unused.groups(), *self._layout.unused),
+            problem="" if self._samples else f"No picture becomes a sample. {self._layout.advice}",
         )
 
     def _estimate(self) -> float | None:
-        """Seconds to prepare everything, from preparing a few pictures here and now."""
-        began, tried = time.perf_counter(), 0
+        """Seconds to prepare everything, from the processor time of a few pictures: other work here comes and goes."""
+        if not self._tried or not self._counts["to_send"]:
+            return None
+        self._prepare(self._tried[0])  # the first one pays for the imports
+        began, seconds = time.perf_counter(), list[float]()
+        for item in self._tried:
+            seconds.append(self._prepare(item))
+            if time.perf_counter() - began > _TRIED_S:
+                break
+        return statistics.median(seconds) * self._counts["to_send"] / self._settings.worker_count
+
+    def _prepare(self, item: PlannedSample) -> float:
+        """Prepares a picture, and gives the seconds of processor time that it took."""
+        began = time.thread_time()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            for item in self._tried:
-                handle(Task(item.key, item.size, item.origin), self._settings.recipe)
-                tried += 1
-                if time.perf_counter() - began > _TRIED_S:
-                    break
-        if not tried or not self._counts["to_send"]:
-            return None
-        return (time.perf_counter() - began) / tried * self._counts["to_send"] / self._settings.worker_count
+            handle(Task(item.key, item.size, item.origin), self._settings.recipe)
+        return time.thread_time() - began

@@ -144,8 +144,8 @@ class SampleUpload:
             elif ruling.verdict is Verdict.UNCHANGED:
                 self._board.happened(Unchanged())
             else:
-                reason = f"the keys {item.key}{suffix} and {item.spare_key}{suffix} belong to other files"
-                self._board.failed(Failure(item.path, reason), Failed())
+                self._board.lost(item.path, ruling.verdict.reason)
+        self._context.settle(layout)
         self._board.happened(PlanEnded())
 
     def _verify(self, pipeline: Pipeline, layout: Layout, journal: Journal) -> None:
@@ -179,9 +179,13 @@ class SampleUpload:
         return reopened
 
     def _repairs(self, layout: Layout, journal: Journal) -> Iterator[Item]:
+        repaired: set[str] = set()  # a name may be in the source more than once
         for item in layout.items():
             self._gate.check()
-            if not isinstance(item, SkippedFile) and (key := journal.reopened_key(item.path)):
+            if isinstance(item, SkippedFile) or item.path in repaired:
+                continue
+            if key := journal.reopened_key(item.path):
+                repaired.add(item.path)
                 yield Item(item, key, again=True)
 
     def _finish(self, layout: Layout, journal: Journal) -> None:
@@ -197,8 +201,8 @@ class SampleUpload:
         splits = {split: journal.samples(split, labels) for split in SPLITS if journal.has_samples(split)}
         if not splits:
             raise ConsoleError(
-                f"No picture in {self._settings.source} became a sample ({self._board.tally.failed} failed).",
-                remedy="See the failures; pictures belong into train/<class>/ and val/<class>/.",
+                context.no_samples(),
+                remedy=layout.advice,
             )
         head = Manifest(
             format=self._settings.format,

@@ -12,6 +12,7 @@ import msgspec
 
 from ossconsole.config.decoding import decode_json
 from ossconsole.config.files import read_private
+from ossconsole.dataset.journal import Verdict
 from ossconsole.dataset.layout import PlannedSample
 from ossconsole.dataset.manifest import SPLITS, object_key
 from ossconsole.dataset.origin import Origin
@@ -54,15 +55,22 @@ class ShardPlan:
         path.unlink(missing_ok=True)
         self._recipe = recipe
         self._per_shard = per_shard
+        self._decode = msgspec.msgpack.Decoder(Row).decode
         self._db = sqlite3.connect(path, check_same_thread=False)
         self._db.execute("PRAGMA journal_mode=OFF")
         self._db.execute("PRAGMA synchronous=OFF")  # it is made anew for each upload
         self._db.execute("CREATE TABLE plan (key TEXT PRIMARY KEY, place BLOB, row BLOB) WITHOUT ROWID")
         self._db.execute("CREATE INDEX by_place ON plan (place)")
 
-    def add(self, sample: PlannedSample, suffix: str) -> bool:
-        """False when other files have its keys."""
-        return any(self._take(sample, key + suffix) for key in (sample.key, sample.spare_key))
+    def add(self, sample: PlannedSample, suffix: str) -> Verdict:
+        """SEND, or why it has no place: other files have its keys, or its name was there before."""
+        for key in (sample.key, sample.spare_key):
+            if self._take(sample, key + suffix):
+                return Verdict.SEND
+            (row,) = self._db.execute("SELECT row FROM plan WHERE key = ?", (key + suffix,)).fetchone()
+            if self._decode(row).path == sample.path:
+                return Verdict.REPEATED
+        return Verdict.CLASH
 
     def _take(self, sample: PlannedSample, key: str) -> bool:
         row = Row(sample.path, key, sample.class_name, sample.size, sample.mtime_ns, sample.origin)
@@ -72,11 +80,10 @@ class ShardPlan:
 
     def chunks(self) -> Iterator[Chunk]:
         """The tars, one after the other."""
-        decode = msgspec.msgpack.Decoder(Row).decode
         for split in SPLITS:
             found = self._db.execute("SELECT row FROM plan WHERE key GLOB ? ORDER BY place", (f"{split}/*",))
             number = 0
-            while rows := [decode(row) for (row,) in found.fetchmany(self._per_shard)]:
+            while rows := [self._decode(row) for (row,) in found.fetchmany(self._per_shard)]:
                 yield Chunk(split, f"{split}/shard-{number:05}.tar", self._digest(rows), rows)
                 number += 1
 

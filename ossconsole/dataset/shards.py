@@ -17,7 +17,7 @@ from ossconsole.config.files import make_folder
 from ossconsole.config.text import counted
 from ossconsole.dataset.context import UploadContext
 from ossconsole.dataset.flow import Stopped
-from ossconsole.dataset.journal import Failure, JournalError, Lock, journal_path
+from ossconsole.dataset.journal import Failure, JournalError, Lock, Verdict, journal_path
 from ossconsole.dataset.layout import Layout, SkippedFile
 from ossconsole.dataset.manifest import SHARDS_NAME, object_key
 from ossconsole.dataset.pipeline import LAST_ANSWERS_S, join
@@ -119,7 +119,7 @@ class ShardUpload:
             with ShardBuilder(self._folder, settings, self._board, self._gate) as builder:
                 self._send_all(plan, builder, known)
         self._verify()
-        self._finish(classes)
+        self._finish(classes, layout)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _read(self, layout: Layout, plan: ShardPlan) -> tuple[str, ...]:
@@ -131,10 +131,11 @@ class ShardUpload:
             self._board.happened(Planned())
             if isinstance(item, SkippedFile):
                 self._context.skip(item)
-            elif plan.add(item, suffix):
+            elif (verdict := plan.add(item, suffix)) is Verdict.SEND:
                 classes.add(item.class_name)
             else:
-                self._board.lost(item.path, "its key belongs to another file")
+                self._board.lost(item.path, verdict.reason)
+        self._context.settle(layout)
         self._board.happened(PlanEnded())
         return layout.label_order(classes)
 
@@ -296,14 +297,14 @@ class ShardUpload:
                 for _ in range(count - 1):
                     self._board.happened(Failed(again=True))
 
-    def _finish(self, classes: tuple[str, ...]) -> None:
+    def _finish(self, classes: tuple[str, ...], layout: Layout) -> None:
         """Writes the list of all shards that are in the bucket."""
         self._board.phase = Phase.FINISHING
         context, recipe = self._context, self._settings.recipe
         if not self._done:
             raise ConsoleError(
-                f"No picture in {self._settings.source} became a sample ({self._board.tally.failed} failed).",
-                remedy="See the failures; pictures belong into train/<class>/ and val/<class>/.",
+                context.no_samples(),
+                remedy=layout.advice,
             )
         listed = PackedShardList(
             format=recipe.format,

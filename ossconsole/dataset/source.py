@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import msgspec
 
@@ -39,18 +41,27 @@ class OddEntry(msgspec.Struct, frozen=True, gc=False):
     lost: bool = True
 
 
+class FolderEntry(msgspec.Struct, frozen=True, gc=False):
+    """A folder of a source; only those that may be empty are told of."""
+
+    path: str
+
+
+Entry: TypeAlias = SourceFile | OddEntry | FolderEntry
+
+
 class Source(Protocol):
-    """Files in no particular order."""
+    """Files and folders in no particular order."""
 
     path: Path
     countable: bool
     """Whether going through it once more just to count is cheap."""
 
-    def files(self) -> Iterator[SourceFile | OddEntry]:
-        """Every file. Raises ConsoleError when the source as a whole cannot be read."""
+    def entries(self) -> Iterator[Entry]:
+        """Every file, and folders. Raises ConsoleError when the source as a whole cannot be read."""
 
     def read(self, name: str) -> bytes | None:
-        """The file `name` in or beside the source (the tutorial keeps its label files beside); None when not there."""
+        """The file `name` of a folder or beside the source (the tutorial keeps its label files there), else None."""
 
 
 def open_source(path: Path) -> Source:
@@ -84,9 +95,18 @@ class FolderSource:
                 remedy="Put the pictures into train/<class>/ and val/<class>/ there, or give a .csv of path and label.",
             )
 
-    def files(self) -> Iterator[SourceFile | OddEntry]:
+    def entries(self) -> Iterator[Entry]:
         for split in self._splits:
             yield from self._walk(self.path / split, split, depth=0)
+
+    def beside(self) -> list[str]:
+        """The names of what is beside `train/` and `val/`, folders with a slash. Raises ConsoleError."""
+        try:
+            with os.scandir(self.path) as found:
+                names = [entry.name + ("/" if entry.is_dir() else "") for entry in found]
+        except OSError as error:
+            raise ConsoleError(f"{self.path} cannot be read: {error.strerror}.") from error
+        return [name for name in names if name.rstrip("/") not in self._splits]
 
     def counts(self) -> Iterator[int]:
         """How many files each folder has, without a look at any of them; links count for what they may be."""
@@ -112,7 +132,9 @@ class FolderSource:
     def read(self, name: str) -> bytes | None:
         return _read_beside(self.path / name) or _read_beside(self.path.absolute().parent / name)
 
-    def _walk(self, folder: Path, relative: str, depth: int) -> Iterator[SourceFile | OddEntry]:
+    def _walk(self, folder: Path, relative: str, depth: int) -> Iterator[Entry]:
+        if depth == 1:
+            yield FolderEntry(relative)
         try:
             entries = os.scandir(folder)
         except OSError as error:
@@ -125,6 +147,8 @@ class FolderSource:
                     if entry.is_dir(follow_symlinks=depth == 0):
                         if depth < _MAX_DEPTH:
                             yield from self._walk(Path(entry.path), path, depth + 1)
+                        else:
+                            yield OddEntry(path, f"a folder below {_MAX_DEPTH} others")
                         continue
                     yield _file_entry(entry, path)
                 except OSError as error:
@@ -132,10 +156,30 @@ class FolderSource:
 
 
 def _file_entry(entry: os.DirEntry[str], path: str) -> SourceFile | OddEntry:
-    if not entry.is_file():
-        return OddEntry(path, "no file that exists, or a link to a folder", lost=False)
+    try:
+        is_file = entry.is_file()
+    except OSError:  # a loop of links
+        is_file = False
+    if not is_file:
+        return OddEntry(path, not_a_file(entry.path), lost=False)
     status = entry.stat()
     return SourceFile(path, status.st_size, status.st_mtime_ns, FileOrigin(entry.path))
+
+
+def not_a_file(path: str) -> str:
+    """What a path is that is no regular file; a symbolic link is what it leads to."""
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116 - as cheap as it gets
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return "a symbolic link that leads to itself"
+        return "a symbolic link to nothing" if error.errno == errno.ENOENT else f"{error.strerror}"
+    kinds = (
+        (stat.S_ISDIR, "a symbolic link to a folder, which is not followed"),
+        (stat.S_ISFIFO, "a named pipe"),
+        (stat.S_ISSOCK, "a socket"),
+    )
+    return next((words for is_kind, words in kinds if is_kind(mode)), "a device")
 
 
 class TarSource:
@@ -145,13 +189,15 @@ class TarSource:
         self.path = path
         self.countable = _is_plain_tar(path)
 
-    def files(self) -> Iterator[SourceFile | OddEntry]:
+    def entries(self) -> Iterator[Entry]:
         try:
             with tarfile.open(self.path, "r:") if self.countable else tarfile.open(self.path, "r|*") as archive:
                 for number, member in enumerate(archive):
                     if number % _FORGET_TAR_MEMBERS_EVERY == 0:
                         archive.members = []  # type: ignore[attr-defined]  # it remembers all it has seen
-                    if not member.isdir():
+                    if member.isdir():
+                        yield FolderEntry(member.name.removeprefix("./"))
+                    else:
                         yield self._entry(archive, member)
         except (tarfile.TarError, EOFError, OSError) as error:
             raise ConsoleError(f"{self.path} cannot be read: {error}.", remedy="Fetch the archive again.") from error
@@ -162,7 +208,7 @@ class TarSource:
     def _entry(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> SourceFile | OddEntry:
         path = member.name.removeprefix("./")
         if not member.isreg():
-            return OddEntry(path, "no regular file in the archive", lost=False)
+            return OddEntry(path, "a link or a device in the archive", lost=False)
         mtime_ns = int(member.mtime * 1e9)
         if self.countable:
             origin = SpanOrigin(str(self.path), member.offset_data, member.size)
@@ -192,11 +238,13 @@ class ZipSource:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def files(self) -> Iterator[SourceFile | OddEntry]:
+    def entries(self) -> Iterator[Entry]:
         try:
             with zipfile.ZipFile(self.path) as archive:
                 for member in archive.infolist():
-                    if not member.is_dir():
+                    if member.is_dir():
+                        yield FolderEntry(member.filename.rstrip("/"))
+                    else:
                         yield self._entry(member)
         except (zipfile.BadZipFile, OSError) as error:
             raise ConsoleError(f"{self.path} cannot be read: {error}.", remedy="Fetch the archive again.") from error
@@ -209,7 +257,7 @@ class ZipSource:
             return OddEntry(member.filename, "encrypted in the archive")
         # A zip has no finer time than 2 s and no zone; the CRC-32 that it stores tells a change better.
         return SourceFile(
-            member.filename, member.file_size, member.CRC, ZipOrigin(str(self.path), member.orig_filename)
+            member.filename, member.file_size, member.CRC, ZipOrigin(str(self.path), member.header_offset)
         )
 
 

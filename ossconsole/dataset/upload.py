@@ -17,6 +17,7 @@ from ossconsole.dataset.samples import SampleUpload
 from ossconsole.dataset.scoreboard import Phase, Picture, Scoreboard, UploadProgress
 from ossconsole.dataset.settings import UploadSettings
 from ossconsole.dataset.shards import ShardUpload
+from ossconsole.dataset.unused import Unused
 
 _log = logging.getLogger(__name__)
 
@@ -24,9 +25,10 @@ _log = logging.getLogger(__name__)
 class UploadSummary(msgspec.Struct, frozen=True, kw_only=True):
     """How an upload ended. Counts are of files: `uploaded + skipped + failed` is all there were in the source.
 
-    `skipped` are `unchanged` samples and `ignored` files that are no pictures; `bytes` were sent for `uploaded`
+    `skipped` are `unchanged` samples and `ignored` files that are not used; `bytes` were sent for `uploaded`
     samples. `removed` are keys in the bucket whose files are gone from the source (at most a thousand), `pruned` tells
-    whether they were deleted; `unknown` objects below the prefix are none of this dataset's samples.
+    whether they were deleted; `unknown` objects below the prefix are none of this dataset's samples. `unused` says what
+    of the source is not used, by reason.
     """
 
     uploaded: int
@@ -45,6 +47,7 @@ class UploadSummary(msgspec.Struct, frozen=True, kw_only=True):
     manifest: str = ""
     failures: tuple[Failure, ...] = ()
     ignored_files: tuple[Failure, ...] = ()
+    unused: tuple[Unused, ...] = ()
 
 
 class UploadJob:
@@ -142,6 +145,7 @@ class UploadJob:
             manifest=found.manifest,
             failures=tuple(self._board.failures),
             ignored_files=tuple(found.ignored),
+            unused=found.unused,
         )
 
     # The job's own thread

@@ -9,6 +9,7 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.profile import Profile
 from ossconsole.storage.accelerator import cautions, read_accelerator
 from ossconsole.storage.errors import StorageError
+from ossconsole.storage.probe import NO_CREDENTIALS
 from ossconsole.storage.report import EndpointReport, ProbeReport
 from ossconsole.storage.steps import Stage, Step, StepStatus
 
@@ -59,6 +60,11 @@ def probe_checks(profile: Profile, report: ProbeReport) -> list[Check]:
     return found
 
 
+def reach_checks(profile: Profile, report: ProbeReport) -> list[Check]:
+    """The endpoints' own checks of a probe without credentials."""
+    return [_endpoint_check(endpoint, profile.simulated) for endpoint in report.endpoints.values()]
+
+
 def accelerator_check(store: ObjectStore, dataset_bytes: int | None = None) -> Check:
     """The accelerator's state and what speaks against it; `store` goes through the accelerated endpoint."""
     name = "accelerator"
@@ -91,6 +97,9 @@ def _endpoint_check(report: EndpointReport, simulated: bool) -> Check:
         return fail(name, f"{failed.stage}: {failed.detail}", failed.remedy)
     told = [f"{step.stage} {1000 * step.seconds:.0f} ms" for step in report.steps if _passed(step)][:4]
     parts = [f"{report.endpoint} ({report.host.kind}): {', '.join(told)}"]
+    unsigned = next((step for step in report.steps if step.detail == NO_CREDENTIALS), None)
+    if unsigned is not None:
+        parts.append(f"no signed request: {NO_CREDENTIALS}")
     if failed is not None:
         parts.append(f"refused the {failed.stage} with {failed.code}, see {_cause(failed)}")
     for label, stage in (("first reading", Stage.READ), ("second reading", Stage.AGAIN)):

@@ -11,10 +11,11 @@ from email.utils import parsedate_to_datetime
 
 from oss2.exceptions import OssError
 
-from ossconsole.config.credentials import CredentialSource
+from ossconsole.config.credentials import Credentials, CredentialSource
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.hosts import HostKind
 from ossconsole.config.profile import Profile
+from ossconsole.config.sources import NoCredentialsError
 from ossconsole.config.text import counted
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
@@ -28,6 +29,7 @@ from ossconsole.storage.steps import Caution, Figures, Found, OnStep, Stage, Ste
 SAMPLES = 16
 SAMPLE_BYTES = 4 << 20  # the most that is read of one object
 MANIFEST_NAME = "manifest.json"
+NO_CREDENTIALS = "no credentials"
 _CONNECT_LIMIT_S = 2.5
 _REQUEST_LIMIT_S = 4.0
 _READ_LIMIT_S = 5.0
@@ -36,7 +38,7 @@ _READ_BUDGET_S = 2.0  # no further sample is read after this long
 
 def probe(
     profile: Profile,
-    credentials: CredentialSource,
+    credentials: CredentialSource | None,
     *,
     on_step: OnStep = ignore_step,
     writes: bool = True,
@@ -44,7 +46,8 @@ def probe(
 ) -> ProbeReport:
     """Probes both endpoints at once, then the permissions (unless `writes` is False) through the standard one.
 
-    `on_step` is called from other threads as each step begins and ends. Never raises for what it finds.
+    Without credentials each endpoint is probed up to its TLS handshake. `on_step` is called from other threads as each
+    step begins and ends. Never raises for what it finds.
     """
     began = time.monotonic()
     reading = threading.Lock()
@@ -58,7 +61,7 @@ def probe(
         }
         reports = {kind: future.result() for kind, future in waiting.items()}
     permissions: Sequence[Step] = ()
-    if writes and _answers(reports[EndpointKind.STANDARD]):
+    if credentials is not None and writes and _answers(reports[EndpointKind.STANDARD]):
         store = ObjectStore(profile, credentials, timeout_s=_REQUEST_LIMIT_S, retry=ONCE)
         left_s = max(_REQUEST_LIMIT_S, limit_s - (time.monotonic() - began))
         permissions = probe_permissions(store, profile.checkpoint_prefix, on_step=on_step, limit_s=left_s)
@@ -68,7 +71,7 @@ def probe(
 
 def probe_endpoint(
     profile: Profile,
-    credentials: CredentialSource,
+    credentials: CredentialSource | None,
     kind: EndpointKind,
     *,
     on_step: OnStep = ignore_step,
@@ -88,7 +91,7 @@ class _EndpointProbe:
     def __init__(
         self,
         profile: Profile,
-        credentials: CredentialSource,
+        credentials: CredentialSource | None,
         kind: EndpointKind,
         steps: Steps,
         *,
@@ -100,7 +103,8 @@ class _EndpointProbe:
         self._steps = steps
         self._reading = reading or threading.Lock()
         self._seed = seed
-        self._store = ObjectStore(profile, credentials, kind, timeout_s=_REQUEST_LIMIT_S, retry=ONCE)
+        self._unsigned = NO_CREDENTIALS if credentials is None else ""
+        self._store = ObjectStore(profile, credentials or _no_credentials, kind, timeout_s=_REQUEST_LIMIT_S, retry=ONCE)
         self._reach = Reach(profile.bucket, self._store.endpoint)
         self._samples: list[ObjectSummary] = []
         self._skew_s: float | None = None
@@ -118,12 +122,14 @@ class _EndpointProbe:
         stopped = ""
         for stage in stages(self._profile, self._kind):
             limit_s, look = work[stage]
+            if stage is Stage.SIGNED and not stopped:
+                stopped = self._unsigned
             if stopped:
-                self._steps.skip(stage, f"{stopped} failed")
+                self._steps.skip(stage, stopped)
             elif stage in {Stage.READ, Stage.AGAIN} and not self._samples:
                 self._steps.skip(stage, "no samples")
             elif not self._steps.run(stage, limit_s, look):
-                stopped = str(stage)
+                stopped = f"{stage} failed"
         self._store.close()
         return EndpointReport(
             kind=self._kind,
@@ -191,6 +197,10 @@ class _EndpointProbe:
                 if time.perf_counter() - began > _READ_BUDGET_S:
                     break
         return _figures(times, size)
+
+
+def _no_credentials() -> Credentials:
+    raise NoCredentialsError([])  # never called: no signed request is made without them
 
 
 def _figures(times: Sequence[float], size: int) -> Figures:

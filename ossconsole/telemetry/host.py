@@ -1,4 +1,4 @@
-"""Host readings through psutil: CPU, memory, network, shared memory, and the share our own processes take."""
+"""Host readings through psutil: CPU, memory, network, and the share our own processes take."""
 
 from __future__ import annotations
 
@@ -11,9 +11,6 @@ import psutil
 
 from ossconsole.telemetry.cgroup import CpuLimit, MemoryLimit, cpu_limit, memory_limit
 from ossconsole.telemetry.samples import HostSample
-
-# DataLoader workers hand their batches over here; a container's default of 64 MiB is what breaks them.
-_SHARED_MEMORY = "/dev/shm"  # noqa: S108
 
 
 class HostReader:
@@ -47,7 +44,6 @@ class HostReader:
         rates = [_rate(new - old, elapsed) for new, old in zip(network, before, strict=True)]
         cores, cpu = self._processors(elapsed)
         memory_used, memory_total = self._memory()
-        shared_free, shared_total = _shared_memory()
         own_cpu, own_memory, own_processes = self._own_use(elapsed)
         self._before, self._network = now, network
         return HostSample(
@@ -60,8 +56,6 @@ class HostReader:
             own_open_files=_open_files(self._own),
             memory_used=memory_used,
             memory_total=memory_total,
-            shared_free=shared_free,
-            shared_total=shared_total,
             receive_rate=rates[0],
             send_rate=rates[1],
             loopback_rate=rates[2],
@@ -125,14 +119,6 @@ def _network_bytes() -> tuple[int, int, int]:
             received += counters.bytes_recv
             sent += counters.bytes_sent
     return received, sent, loopback
-
-
-def _shared_memory() -> tuple[int | None, int | None]:
-    try:
-        usage = os.statvfs(_SHARED_MEMORY)
-    except OSError:
-        return None, None
-    return usage.f_bavail * usage.f_frsize, usage.f_blocks * usage.f_frsize
 
 
 def _open_files(process: psutil.Process) -> int | None:

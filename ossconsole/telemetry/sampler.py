@@ -31,7 +31,6 @@ _HOST_FIGURES = (
     "own_cpu",
     "own_memory",
     "memory_used",
-    "shared_free",
     "receive_rate",
     "send_rate",
     "loopback_rate",

@@ -55,8 +55,6 @@ class HostSample(msgspec.Struct, frozen=True, kw_only=True):
     own_open_files: int | None
     memory_used: int
     memory_total: int
-    shared_free: int | None
-    shared_total: int | None
     receive_rate: float | None
     send_rate: float | None
     loopback_rate: float | None

@@ -16,6 +16,8 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.manifest import (
     SHARDS_NAME,
     TRAIN,
+    VAL,
+    VAL_LABELS_NAME,
     Manifest,
     ManifestMissingError,
     Sample,
@@ -24,6 +26,7 @@ from ossconsole.dataset.manifest import (
     read_manifest,
 )
 from ossconsole.dataset.shard_list import ShardList, read_shard_list
+from ossconsole.dataset.unused import Unused
 from ossconsole.storage.client import ObjectStore
 
 
@@ -59,14 +62,43 @@ def tar_runs(
     return tuple(found)
 
 
-class TrainingData:
-    """A dataset below `prefix`. `manifest` lists its samples; those of shards in the order in which they are stored."""
+class Remark(NamedTuple):
+    """What a user should know of a dataset before training on it, and what to do about it."""
 
-    def __init__(self, manifest: Manifest, prefix: str, tars: dict[str, Tars] | None = None) -> None:
+    message: str
+    remedy: str
+
+
+class TrainingData:
+    """A dataset below `prefix`. `manifest` lists its samples; those of shards in the order in which they are stored.
+
+    `unused` are objects below `train/` and `val/` that are no samples of it.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        prefix: str,
+        tars: dict[str, Tars] | None = None,
+        unused: tuple[Unused, ...] = (),
+    ) -> None:
         self.manifest = manifest
+        self._unused = unused
         self.sharded = tars is not None
         self._prefix = prefix
         self._tars = tars or {}
+
+    @property
+    def remarks(self) -> list[Remark]:
+        """What is not used of the dataset, and what it lacks."""
+        remedy = f"To use it: ossconsole upload {VAL_LABELS_NAME} --plain --to {self._prefix}"
+        found = [
+            Remark(f"Not used: {group}.", remedy if VAL_LABELS_NAME in group.reason else "") for group in self._unused
+        ]
+        if not self.count(VAL):
+            without = "There are no validation samples: no accuracy is measured, and no best checkpoint is kept."
+            found.append(Remark(without, "" if found else "Upload a source that has val/<class>/ pictures as well."))
+        return found
 
     def samples(self, split: str, rows: npt.NDArray[np.int64]) -> list[Sample]:
         """The samples at `rows` of a split."""
@@ -105,7 +137,8 @@ def training_data(store: ObjectStore, prefix: str) -> TrainingData:
         if store.exists(object_key(prefix, SHARDS_NAME)):
             data = _sharded(read_shard_list(store, prefix), prefix)
         else:
-            data = TrainingData(manifest_from_listing(store, prefix), prefix)
+            manifest, unused = manifest_from_listing(store, prefix)
+            data = TrainingData(manifest, prefix, unused=unused)
     if not data.count(TRAIN):
         raise ConsoleError(
             f"The dataset {store.uri(prefix)} has no training split.",

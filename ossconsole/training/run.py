@@ -85,6 +85,7 @@ class TrainingRun:
         self._told_of_record = False
         self._sampler = sampler
         self._sampled_at = -math.inf
+        self._waited = False
         self._events: deque[Event] = deque(maxlen=_KEPT_EVENTS)
         self._thread = threading.Thread(target=self._work, name=f"training-{self.id}", daemon=True)
 
@@ -211,7 +212,8 @@ class TrainingRun:
         try:
             data = training_data(store.pausing(self._wait), context.profile.dataset_prefix)
         except ConsoleError:
-            context.describe()  # a record begins with its run, also when there is nothing to train on
+            if not self._waited:
+                context.describe()  # a record begins with its run, also when there is nothing to train on
             raise
         from ossconsole.training.followers import Followers
         from ossconsole.training.session import Session, processes_wanted
@@ -248,6 +250,9 @@ class TrainingRun:
 
     def _wait(self, wait: Wait) -> None:
         """Says what the run waits for before it can begin; a stop ends the wait, and the run."""
+        if not self._waited:
+            self._waited = True
+            self._context.describe()  # a record begins with its run
         self._context.say(f"Waiting: {wait}.")
         if self._context.controls.stopping.wait(wait.seconds):
             raise wait.error

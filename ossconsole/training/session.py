@@ -88,6 +88,8 @@ class Session:
             world=place.world,
             sample_format=str(data.manifest.format),
         )
+        for remark in data.remarks:
+            context.warn(remark.message, remark.remedy)
         self._totals = Totals()
         self._course = Course()
         self._endpoint = context.controls.endpoint

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ossconsole.config.metadata import METADATA_VARIABLE
@@ -230,3 +231,12 @@ def test_in_a_low_terminal_it_says_what_the_console_needs(
         terminal.finish()
     assert b"100x20, xterm-256color" in terminal.output
     assert b"The console needs 80x24." in terminal.output
+
+
+def test_without_credentials_the_endpoints_are_tried_as_far_as_they_can_be(sandboxed_bucket: Sandboxed) -> None:
+    profile = msgspec.structs.replace(sandboxed_bucket.profile("doctor"), accelerated_endpoint="http://0.0.2:9")
+    report = doctor(profile, {METADATA_VARIABLE: "http://127.0.0.1:9"})
+    assert report.failing == {"credentials", "endpoint accelerated"}
+    assert "TCP" in report.detail("endpoint standard")
+    assert "no signed request: no credentials" in report.detail("endpoint standard")
+    assert "refused" in report.detail("endpoint accelerated")

@@ -59,7 +59,7 @@ def test_in_words(uploader: Uploader, source: Path) -> None:
     (source / "train/ants/\x1b]0;evil\x07.gif").write_bytes(b"GIF89a")
     done = uploader.run(str(source))
     assert done.code == 0, done.err
-    assert "8 uploaded, 1 skipped (0 unchanged, 1 not a picture), 0 failed" in done.out
+    assert "8 uploaded, 1 skipped (0 unchanged, 1 not used), 0 failed" in done.out
     assert "\x1b" not in done.out + done.err
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from ossconsole.config import checks
 from ossconsole.config.checks import Check, CheckJob, CheckStatus, LimitError, limited, ok, run_checks
 from ossconsole.config.errors import ConsoleError
 
@@ -63,3 +64,22 @@ def test_limited_gives_results_errors_and_limits() -> None:
     with pytest.raises(LimitError, match="waiting took longer than"):
         limited(0.05, lambda: release.wait(30), "waiting")
     release.set()
+
+
+def test_a_check_that_takes_long_is_named_while_it_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "LONG_S", 0.01)
+    told = threading.Event()
+    names: list[tuple[str, ...]] = []
+
+    def work() -> list[Check]:
+        told.wait(60)
+        return [ok("a", "fine")]
+
+    def on_wait(job: CheckJob, seconds: float) -> None:
+        assert seconds > 0
+        names.append(job.names)
+        told.set()
+
+    ((check,),) = run_checks([CheckJob(("a",), work, 60)], on_wait)
+    assert check.detail == "fine"
+    assert ("a",) in names

@@ -65,7 +65,8 @@ def test_a_picture_without_a_class_is_lost_not_ignored(tmp_path: Path) -> None:
 def test_names_that_cannot_be_keys_are_lost(tmp_path: Path) -> None:
     write(tmp_path, "train/ants/good.jpg", "train/ants/new\nline.jpg")
     (tmp_path / os.fsdecode(b"train/ants/\xff.jpg")).write_bytes(b"x")
-    assert {repr(item.reason)[1:8] for item in skipped(tmp_path).values()} == {"the key"}
+    reasons = {item.reason.rpartition("' ")[2] for item in skipped(tmp_path).values()}
+    assert reasons == {"has control characters", "is not UTF-8"}
     assert len(planned(tmp_path)) == 1
 
 
@@ -193,3 +194,99 @@ def test_what_is_no_source_says_what_would_be(tmp_path: Path, name: str) -> None
 )
 def test_picture_names(name: str, expected: bool) -> None:
     assert is_picture_name(name) is expected
+
+
+# What is not used
+
+
+def unused(path: Path) -> dict[str, tuple[int, tuple[str, ...]]]:
+    """Count and names by reason, of what the layout tells beside its files."""
+    layout = Layout(path)
+    list(layout.items())
+    return {f"{found.kind}: {found.reason}": (found.count, found.names) for found in layout.unused}
+
+
+def archived(folder: Path, archive: Path) -> Path:
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive, "w") as zipped:
+            for path in sorted(folder.rglob("*")):
+                zipped.write(path, path.relative_to(folder))
+    else:
+        with tarfile.open(archive, "w:gz" if archive.suffix == ".gz" else "w") as tar:
+            tar.add(folder, ".")
+    return archive
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar", "tar.gz", "zip"])
+def test_classes_that_vanish_and_label_files_that_do_not_help_are_told(tmp_path: Path, kind: str) -> None:
+    source = tmp_path / "source"
+    write(source, "train/ants/1.jpg", "train/gifs/1.gif", "val/ants/2.jpg", "val/wasps/3.jpg")
+    (source / "train/empty").mkdir()
+    (source / "ILSVRC2012_val_labels.json").write_text('{"V1.JPEG": "ants"}')
+    (source / "imagenet_class_index.json").write_text('{"0":["n02","goldfish"]}')
+    found = unused(source if kind == "folder" else archived(source, tmp_path / f"pictures.{kind}"))
+    expected = {
+        "class folder: no usable picture in it": (2, ("train/empty", "train/gifs")),
+        "val class: no training pictures of it": (1, ("wasps",)),
+        "label file: it lacks the class ants": (1, ("imagenet_class_index.json",)),
+    }
+    if kind == "folder":
+        expected["label file: val/ has class folders"] = (1, ("ILSVRC2012_val_labels.json",))
+    assert found == expected
+
+
+def test_what_lies_beside_train_and_val_is_told(tmp_path: Path) -> None:
+    write(tmp_path, "train/ants/1.jpg", "test/ants/2.jpg", "3.jpg")
+    assert unused(tmp_path) == {"name: beside train/ and val/": (2, ("3.jpg", "test/"))}
+
+
+@pytest.mark.parametrize("kind", ["tar", "tar.gz", "zip"])
+def test_the_label_files_of_an_archive_are_used(tmp_path: Path, kind: str) -> None:
+    write(tmp_path / "a", "dataset/train/n02/a.JPEG", "dataset/val/V1.JPEG")
+    (tmp_path / "a/ILSVRC2012_val_labels.json").write_text('{"V1.JPEG": "n01"}')
+    (tmp_path / "a/imagenet_class_index.json").write_text(
+        '{"0":["n02","goldfish"],"1":["n01","tench"],"2":["n00","x"]}'
+    )
+    layout = Layout(archived(tmp_path / "a", tmp_path / f"a.{kind}"))
+    found = {item.path: item.class_name for item in layout.items() if isinstance(item, PlannedSample)}
+    assert found == {"dataset/train/n02/a.JPEG": "n02", "dataset/val/V1.JPEG": "n01"}
+    assert layout.label_order(found.values()) == ("n02", "n01", "n00")
+    assert [str(found) for found in layout.unused] == ["1 val class (no training pictures of it): n01"]
+
+
+@pytest.mark.parametrize(
+    ("names", "reason", "advice"),
+    [
+        (
+            ["n01_1.JPEG", "n01_2.JPEG"],
+            "a picture neither below train/ nor below val/",
+            "into train/<class>/ of a folder",
+        ),
+        (["val/V1.JPEG"], "there is no ILSVRC2012_val_labels.json in or beside", "put ILSVRC2012_val_labels.json"),
+        (["train/stray.jpg"], "directly in train/", "train/<class>/"),
+    ],
+)
+def test_where_no_sample_is_made_it_says_what_to_do(tmp_path: Path, names: list[str], reason: str, advice: str) -> None:
+    write(tmp_path / "a", *names)
+    layout = Layout(archived(tmp_path / "a", tmp_path / "a.tar"))
+    items = list(layout.items())
+    assert all(isinstance(item, SkippedFile) and reason in item.reason for item in items)
+    assert advice in layout.advice
+
+
+def test_what_is_no_file_is_named_for_what_it_is(tmp_path: Path) -> None:
+    write(tmp_path, "train/ants/1.jpg")
+    folder = tmp_path / "train/ants"
+    (folder / "torn").symlink_to(tmp_path / "nowhere")
+    (folder / "loop").symlink_to(folder / "loop")
+    (folder / "folder").symlink_to(tmp_path)
+    os.mkfifo(folder / "pipe")
+    (folder / "null").symlink_to("/dev/null")
+    reasons = {path.rpartition("/")[2]: item.reason for path, item in skipped(tmp_path).items()}
+    assert reasons == {
+        "torn": "a symbolic link to nothing",
+        "loop": "a symbolic link that leads to itself",
+        "folder": "a symbolic link to a folder, which is not followed",
+        "pipe": "a named pipe",
+        "null": "a device",
+    }

@@ -13,6 +13,7 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.config.profile import Profile
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import (
+    VAL_LABELS_NAME,
     Manifest,
     ManifestError,
     ManifestMissingError,
@@ -153,17 +154,29 @@ def test_the_tutorials_objects_become_a_manifest(store: ObjectStore, profile: Pr
         store, prefix, "train/n02/a.pt", "train/n01/b.pt", "train/n01/notes.txt", "val/V1.pt", "val/V2.pt"
     )
     store.put(f"{prefix}/ILSVRC2012_val_labels.json", b'{"V1.JPEG": "n02", "other.JPEG": "n01"}')
-    manifest = manifest_from_listing(store, prefix)
+    manifest, unused = manifest_from_listing(store, prefix)
     assert manifest.format is SampleFormat.TENSOR_F32
     assert manifest.size == 8
     assert manifest.classes == ("n01", "n02")
     assert manifest.splits["train"] == (Sample("train/n01/b.pt", 0, 8, 8), Sample("train/n02/a.pt", 1, 8, 8))
     assert manifest.splits["val"] == (Sample("val/V1.pt", 1, 8, 8),)
+    assert [str(group) for group in unused] == [
+        "1 object (not a .pt sample): train/n01/notes.txt",
+        "1 object (in no class folder, and not in ILSVRC2012_val_labels.json): val/V2.pt",
+    ]
 
 
 def test_without_labels_there_is_no_val_split(store: ObjectStore, profile: Profile) -> None:
-    upload_like_the_tutorial(store, profile.dataset_prefix, "train/n02/a.pt", "val/V1.pt")
-    assert list(manifest_from_listing(store, profile.dataset_prefix).splits) == ["train"]
+    flat = [f"val/V{number}.pt" for number in range(5)]
+    unlabelled = f"in no class folder, and there is no {VAL_LABELS_NAME} below the dataset prefix"
+    three = ", ".join(flat[:3])
+    upload_like_the_tutorial(store, profile.dataset_prefix, "train/n02/a.pt", "train/stray.pt", *flat)
+    manifest, unused = manifest_from_listing(store, profile.dataset_prefix)
+    assert list(manifest.splits) == ["train"]
+    assert [str(group) for group in unused] == [
+        "1 object (directly in train/, in no class folder): train/stray.pt",
+        f"5 objects ({unlabelled}): {three} and 2 more",
+    ]
 
 
 def test_objects_of_different_sizes_are_named(store: ObjectStore, profile: Profile) -> None:

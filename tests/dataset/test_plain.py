@@ -123,6 +123,28 @@ def test_a_folder_arrives_as_it_is_and_is_skipped_the_second_time(store: ObjectS
     assert there(store, "as-it-is") == {**files, "a.txt": b"new", "deep/er/ü [1].bin": DATA[::-1]}
 
 
+def test_what_is_not_sent_is_named(store: ObjectStore, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a").write_bytes(b"a")
+    (folder / "torn").symlink_to(tmp_path / "nowhere")
+    (folder / "loop").symlink_to(folder / "loop")
+    (folder / "linked").symlink_to(tmp_path)
+    os.mkfifo(folder / "pipe")
+    (folder / os.fsdecode(b"\xff")).write_bytes(b"x")
+    job = upload(store, folder, "not-sent")
+    assert there(store, "not-sent") == {"a": b"a"}
+    assert [str(group) for group in job.unused] == [
+        "1 file (a symbolic link to a folder, which is not followed): linked",
+        "1 file (a named pipe): pipe",
+    ]
+    told = sorted(failure.message.rpartition(": ")[2] for failure in job.failures)
+    assert told[:2] == ["a symbolic link that leads to itself.", "a symbolic link to nothing."]
+    assert told[2].endswith("is not UTF-8.")
+    with pytest.raises(SettingsError, match="a named pipe"):
+        PlainUpload(store, folder / "pipe", "not-sent")
+
+
 def test_one_file(store: ObjectStore, tmp_path: Path) -> None:
     (tmp_path / "model.pt").write_bytes(DATA)
     assert upload(store, tmp_path / "model.pt", "/one/").state is JobState.DONE

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
+import tarfile
+import warnings
+import zipfile
 from pathlib import Path
 
 import msgspec
@@ -19,6 +23,7 @@ from ossconsole.dataset.journal import Journal, JournalError, journal_path
 from ossconsole.dataset.manifest import manifest_key, read_manifest
 from ossconsole.dataset.plan import plan_upload
 from ossconsole.dataset.prefix import PrefixTakenError
+from ossconsole.dataset.prepare import prepare
 from ossconsole.dataset.scoreboard import Phase
 from ossconsole.dataset.upload import UploadJob
 from ossconsole.storage.client import ObjectStore
@@ -430,3 +435,74 @@ def test_a_sample_is_what_it_shows(
     data = store.get(f"{profile.dataset_prefix}/{sample.key}")
     array = np.frombuffer(data, np.uint8).reshape(3, sample.height, sample.width)
     assert (array == np.array([255, 0, 0], np.uint8)[:, None, None]).all()
+
+
+# Names that are there twice
+
+
+def twice(archive: Path, *pictures: tuple[str, bytes]) -> Path:
+    """An archive of the pictures in this order."""
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive, "w") as zipped, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for name, data in pictures:
+                zipped.writestr(name, data)
+        return archive
+    with tarfile.open(archive, "w:gz" if archive.suffix == ".gz" else "w") as tar:
+        for name, data in pictures:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return archive
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.zip", "shards.tar"])
+def test_a_name_that_is_there_twice_is_one_sample_and_a_named_conflict_in_every_run(
+    sandboxed_bucket: Sandboxed, store: ObjectStore, profile: Profile, tmp_path: Path, name: str
+) -> None:
+    pictures = [("train/ants/1.jpg", jpeg(1)), ("train/bees/2.jpg", jpeg(2)), ("train/ants/1.jpg", jpeg(3))]
+    source = twice(tmp_path / name, *pictures)
+    settings = settings_for(source, per_shard=5 if name.startswith("shards") else 0)
+    plan = plan_upload(profile, sandboxed_bucket.owner, settings)
+    assert (plan.files, plan.to_send, plan.lost, plan.conflicts) == (3, 2, 1, 1)
+    seen = []
+    for uploaded in (2, 0, 0):
+        summary = upload(profile, sandboxed_bucket.owner, settings)
+        assert (summary.uploaded, summary.unchanged, summary.failed) == (uploaded, 2 - uploaded, 1)
+        assert [failure.path for failure in summary.failures] == ["train/ants/1.jpg"]
+        assert "more than once" in summary.failures[0].reason
+        seen.append(bucket(store, profile.dataset_prefix))
+    assert seen[0] == seen[1] == seen[2]
+    if not settings.per_shard:
+        expected = prepare(jpeg(1), "train/ants/1.u8", settings.recipe).payload
+        assert seen[0]["train/ants/1.u8"] == expected
+
+
+@pytest.mark.parametrize("name", ["a.tar", "shards.tar"])
+def test_the_archive_of_one_class_fails_with_a_remedy_in_the_plan_and_in_the_upload(
+    sandboxed_bucket: Sandboxed, profile: Profile, tmp_path: Path, name: str
+) -> None:
+    source = twice(tmp_path / name, ("n01_1.JPEG", jpeg(1)), ("n01_2.JPEG", jpeg(2)))
+    settings = settings_for(source, per_shard=5 if name.startswith("shards") else 0)
+    plan = plan_upload(profile, sandboxed_bucket.owner, settings)
+    assert "train/<class>/ of a folder" in plan.problem
+    (group,) = plan.unused
+    assert str(group) == "2 files (a picture neither below train/ nor below val/): n01_1.JPEG, n01_2.JPEG"
+    with pytest.raises(ConsoleError, match="2 files not used") as told:
+        upload(profile, sandboxed_bucket.owner, settings)
+    assert "train/<class>/ of a folder" in told.value.remedy
+
+
+def test_what_of_the_source_is_not_used_is_in_plan_and_summary(
+    sandboxed_bucket: Sandboxed, profile: Profile, source: Path
+) -> None:
+    for number in range(12):
+        (source / f"train/ants/{number:02}.gif").write_bytes(b"GIF89a")
+    (source / "train/wasps").mkdir()
+    plan = plan_upload(profile, sandboxed_bucket.owner, settings_for(source))
+    summary = upload(profile, sandboxed_bucket.owner, settings_for(source))
+    assert plan.unused == summary.unused
+    files, folders = plan.unused
+    assert str(files).startswith("12 files (its name does not end like a picture's): ")
+    assert str(files).endswith(" and 9 more")
+    assert str(folders) == "1 class folder (no usable picture in it): train/wasps"

@@ -450,8 +450,6 @@ def host() -> HostSample:
         own_open_files=96,
         memory_used=9_663_676_416,
         memory_total=33_285_996_544,
-        shared_free=15_032_385_536,
-        shared_total=16_642_998_272,
         receive_rate=18_400_000.0,
         send_rate=420_000.0,
         loopback_rate=6_100_000.0,

@@ -14,6 +14,7 @@ from ossconsole.dataset.journal import Failure
 from ossconsole.dataset.plan import UploadPlan
 from ossconsole.dataset.scoreboard import Phase
 from ossconsole.dataset.settings import UploadSettings
+from ossconsole.dataset.unused import Unused
 from ossconsole.dataset.upload import UploadSummary
 from ossconsole.tui import memory
 from ossconsole.tui.screens.prompt import PromptScreen
@@ -34,7 +35,8 @@ PLAN = UploadPlan(
     stored_bytes=59_608_080,
     prepare_s=4.2,
     usd_per_month=0.001,
-    notes=(Failure("train/ants/imageNotFound.gif", "not a picture by its name"),),
+    notes=(Failure("train/ants/torn.jpg", "a symbolic link to nothing"),),
+    unused=(Unused("file", 1, "its name does not end like a picture's", ("train/ants/imageNotFound.gif",)),),
 )
 SUMMARY = UploadSummary(
     uploaded=395,
@@ -46,7 +48,7 @@ SUMMARY = UploadSummary(
     ignored=1,
     manifest="oss://127/dataset/sample/manifest.json",
     failures=(Failure("train/ants/broken.jpg", "image file is truncated"), Failure("train/bees/[x].jpg", "empty")),
-    ignored_files=(Failure("train/ants/imageNotFound.gif", "not a picture by its name"),),
+    unused=(Unused("file", 1, "its name does not end like a picture's", ("train/ants/imageNotFound.gif",)),),
 )
 
 
@@ -157,7 +159,7 @@ async def test_progress_says_how_far_how_fast_and_what_holds_it_back(make_app: A
     for words in (
         *("uploading", "25 %", "8.1", "1.2", "0:37", "of 400", "prepare", "5 retries", "3 of 16 at once, no cap"),
         *(
-            "90 uploaded   7 unchanged   1 ignored   2 failed",
+            "90 uploaded   7 unchanged   1 not used   2 failed",
             "train/ants/0013035.u8",
             "truncated",
             "/data/pictures",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import msgspec
 
@@ -16,6 +18,8 @@ from ossconsole.telemetry.samples import GpuSnapshot
 from ossconsole.training.selfcheck import TorchReport
 
 SMALL_GPU_BYTES = 2e9  # ResNet-18 at batch 64 and 224 px takes less than this
+NCCL_BYTES = 1e9  # as NVIDIA advises for a container (--shm-size=1g)
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - a mount, not a file
 _LIBRARIES = ("torch", "torchvision", "osstorchconnector")
 _REINSTALL = "pip install --upgrade --force-reinstall torch torchvision osstorchconnector"
 
@@ -44,11 +48,24 @@ def gpu_checks(snapshot: GpuSnapshot | None = None) -> list[Check]:
         if gpu.memory_total is not None and gpu.memory_used is not None
     ]
     text = ", ".join(f"GPU {index}: {amount / 1e9:.1f} GB free" for index, amount in free)
+    nccl = [nccl_memory_check()] if len(snapshot.gpus) > 1 else []
     if not free:
-        return [nvml, warn("gpu memory", "NVML tells no figures.")]
+        return [nvml, warn("gpu memory", "NVML tells no figures."), *nccl]
     if max(amount for _, amount in free) < SMALL_GPU_BYTES:
-        return [nvml, fail("gpu memory", f"{text}: too little to train.", "See who holds it: nvidia-smi")]
-    return [nvml, ok("gpu memory", text)]
+        return [nvml, fail("gpu memory", f"{text}: too little to train.", "See who holds it: nvidia-smi"), *nccl]
+    return [nvml, ok("gpu memory", text), *nccl]
+
+
+def nccl_memory_check(folder: Path = _SHARED_MEMORY) -> Check:
+    """Whether the GPUs of this machine can exchange gradients through shared memory, which a container limits."""
+    name = "shared memory"
+    remedy = f"docker run --shm-size=1g, or: sudo mount -o remount,size=1G {folder}"
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        return warn(name, f"{folder} cannot be looked at: {error.strerror}; NCCL needs it for several GPUs.", remedy)
+    text = f"{free / 1e9:.1f} GB free in {folder}; NCCL uses it for several GPUs."
+    return ok(name, text) if free >= NCCL_BYTES else warn(name, text, remedy)
 
 
 def torch_checks(limit_s: float) -> list[Check]:
@@ -68,7 +85,8 @@ def torch_checks(limit_s: float) -> list[Check]:
         )
     except subprocess.TimeoutExpired:
         detail = f"{installed}: still loading after {limit_s:.0f} s."
-        return [warn("torch", detail, "Run it again: the second time is faster."), warn("cuda", "Not known yet.")]
+        remedy = "Look at this machine's load and disk."
+        return [warn("torch", detail, remedy), warn("cuda", "Not known without torch.")]
     try:
         report = msgspec.json.decode(done.stdout, type=TorchReport)
     except msgspec.DecodeError:

@@ -1,4 +1,4 @@
-"""Checks of the machine: Python, C library, memory sharing, limits, disk."""
+"""Checks of the machine: Python, C library, userfaultfd, limits, disk."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from ossconsole.config.paths import (
     logs_dir,
     state_dir,
 )
-from ossconsole.config.text import counted
 
 SUPPORTED_PYTHONS = ((3, 10), (3, 13))
 OLDEST_GLIBC = (2, 17)  # of osstorchconnector's wheels (manylinux2014), which exist for x86-64 only
@@ -59,36 +58,20 @@ def userfaultfd_check() -> Check:
     descriptor = libc.syscall(_USERFAULTFD, os.O_CLOEXEC | os.O_NONBLOCK)
     if descriptor >= 0:
         os.close(descriptor)
-        return ok(name, "Allowed.")
+        return ok(name, "Available.")
     code = ctypes.get_errno()
     reason = errno.errorcode.get(code, str(code))
     return warn(
         name,
-        f"Not allowed ({reason}): the connector cannot read checkpoints; this console reads them without it.",
+        f"Not available ({reason}): the connector cannot read checkpoints; this console reads them without it.",
         "sudo sysctl vm.unprivileged_userfaultfd=1" if code == errno.EPERM else "",
-    )
-
-
-def shared_memory_check(needed_bytes: int, folder: Path = Path("/dev/shm")) -> Check:  # noqa: S108 - a mount, not a file
-    """Whether the reader processes' batch buffers fit."""
-    name = "shared memory"
-    try:
-        free = shutil.disk_usage(folder).free
-    except OSError as error:
-        return fail(name, f"{folder} cannot be looked at: {error.strerror}.", f"sudo mount -t tmpfs tmpfs {folder}")
-    text = f"{free / _GB:.1f} GB free in {folder}; batch buffers take up to {needed_bytes / _GB:.1f} GB"
-    if free >= needed_bytes:
-        return ok(name, f"{text}.")
-    size_gb = max(1, round(2 * needed_bytes / _GB))
-    return fail(
-        name, f"{text}.", f"sudo mount -o remount,size={size_gb}G {folder}   (docker run: --shm-size={size_gb}g)"
     )
 
 
 def open_files_check() -> Check:
     name = "open files"
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    text = f"This process may open {counted(soft, 'file')} (it may raise that to {hard})."
+    text = f"Open files limit {soft}" + (f", can be raised to {hard}." if hard != soft else ".")
     remedy = f"ulimit -n {hard if hard != resource.RLIM_INFINITY else 65536}"
     if soft < TOO_FEW_OPEN_FILES:
         return fail(name, text, remedy)

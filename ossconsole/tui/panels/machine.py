@@ -125,7 +125,6 @@ def _host_rows(host: HostSample, *, simulated: bool, brief: bool = False) -> lis
         [
             "" if host.cpu is None else f"cpu {host.cpu:.0f} % of {host.cores}",
             f"ram {_of(host.memory_used, host.memory_total, of)}",
-            f"shm free {_of(host.shared_free, host.shared_total, of)}" if host.shared_free is not None else "",
         ],
         [
             *((loopback, network) if simulated else (network, loopback)),

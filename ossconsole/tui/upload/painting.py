@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from ossconsole.config.text import counted
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from ossconsole.dataset.plan import UploadPlan
     from ossconsole.dataset.scoreboard import UploadProgress
     from ossconsole.dataset.settings import UploadSettings
+    from ossconsole.dataset.unused import Unused
     from ossconsole.dataset.upload import UploadSummary
     from ossconsole.tui.glyphs import Glyphs
 
@@ -98,13 +100,17 @@ def plan_lines(paper: Paper, plan: UploadPlan, settings: UploadSettings, prefix:
         paper.row("classes", _classes(plan.classes)),
         paper.row("to send", f"{samples}, {about}{size(plan.bytes_to_send)} as {shape}", "strong"),
         paper.row("unchanged", f"{plan.unchanged:,} are in the bucket already"),
-        paper.row("not pictures", _files(plan.ignored)),
+        paper.row("not used", _files(plan.ignored)),
         paper.row("cannot go", _lost(plan), "warn" if plan.lost else "text"),
         paper.row("preparation", _estimate(plan)),
         paper.row("storage", f"{size(plan.stored_bytes)}, {_cost(plan.usd_per_month)} a month (estimated)"),
         paper.row("goes to", prefix),
     ]
-    lines += _notes(paper, plan.notes, paper.height - len(lines) - 2)
+    lines += [Line((f" {row}", "bad")) for row in wrap(safe(plan.problem), max(8, paper.width - 2))]
+    marked = [("!", "warn", note) for note in plan.notes]
+    lines += _left_out(paper, marked, plan.lost, plan.unused, paper.height - len(lines) - 2)
+    if plan.problem:
+        return [*lines, Line(), Line((" esc goes back", "primary"))]
     start = "^s starts the upload" if plan.to_send else "Nothing is to be sent; ^s verifies and writes the manifest"
     return [*lines, Line(), Line((f" {start}", "primary"), (", esc goes back", "dim"))]
 
@@ -123,7 +129,7 @@ def _files(count: int) -> str:
 
 
 def _lost(plan: UploadPlan) -> str:
-    return _files(plan.lost) + (f", {plan.conflicts:,} because their keys are taken" if plan.conflicts else "")
+    return _files(plan.lost) + (f", {plan.conflicts:,} because of their names" if plan.conflicts else "")
 
 
 def _estimate(plan: UploadPlan) -> str:
@@ -132,10 +138,22 @@ def _estimate(plan: UploadPlan) -> str:
     return f"about {duration(plan.prepare_s)} on this machine (estimated)"
 
 
-def _notes(paper: Paper, notes: Sequence[Failure], room: int) -> list[Line]:
-    if not notes or room < 2:
+def _left_out(
+    paper: Paper, marked: Sequence[tuple[str, str, Failure]], count: int, unused: Sequence[Unused], room: int
+) -> list[Line]:
+    """Files that something is wrong with, `count` in all, and what is not used; the rest is counted."""
+    groups = [
+        Line((" ! ", "warn"), (shorten(safe(str(group)), paper.width - 4, paper.glyphs.ellipsis), "dim"))
+        for group in unused
+    ]
+    if not (marked or groups) or room < 2:
         return []
-    return [Line(), *(paper.note("!", "warn", note) for note in notes[: room - 1])]
+    # The groups are few, and each stands for many.
+    shown = marked[: max(1, room - 2 - len(groups))]
+    lines = [Line(), *(paper.note(mark, style, note) for mark, style, note in shown)]
+    if count > len(shown):
+        lines.append(Line((f"   and {count - len(shown):,} more", "dim")))
+    return [*lines, *groups][:room]
 
 
 # Under way
@@ -218,7 +236,7 @@ def counts(progress: UploadProgress) -> Line:
     for count, word, style in (
         (progress.uploaded, "uploaded", "strong"),
         (progress.unchanged, "unchanged", "strong"),
-        (progress.skipped - progress.unchanged, "ignored", "strong"),
+        (progress.skipped - progress.unchanged, "not used", "strong"),
         (progress.failed, "failed", "bad" if progress.failed else "strong"),
     ):
         line.add(f"{count:,} ", style).add(f"{word}   ", "dim")
@@ -273,23 +291,12 @@ def end_lines(
         what = "deleted from the bucket" if summary.pruned else "still in the dataset"
         lines.append(paper.row("gone files", f"{counted(len(summary.removed), 'sample')}, {what}", "warn"))
     if summary.unknown:
-        unknown = counted(summary.unknown, "object")
-        lines.append(paper.row("unknown", f"{unknown} below the prefix that are not of this dataset"))
-    lines += _ending_notes(paper, summary, paper.height - len(lines) - 2)
-    return [*lines, Line(), Line((_next(progress, summary, prefix), "primary"))]
-
-
-def _ending_notes(paper: Paper, summary: UploadSummary, room: int) -> list[Line]:
+        lines.append(
+            paper.row("unknown", f"{counted(summary.unknown, 'object')} below the prefix that are not of this dataset")
+        )
     marked = [(paper.glyphs.failed, "bad", note) for note in summary.failures]
-    marked += [("!", "warn", note) for note in summary.ignored_files]
-    if not marked or room < 2:
-        return []
-    shown = marked[: room - 1]
-    lines = [Line(), *(paper.note(mark, style, note) for mark, style, note in shown)]
-    count = summary.failed + summary.ignored - len(shown)
-    if count > 0:
-        lines[-1] = Line((f"   and {count + 1:,} more", "dim"))
-    return lines
+    lines += _left_out(paper, marked, summary.failed, summary.unused, paper.height - len(lines) - 2)
+    return [*lines, Line(), Line((_next(progress, summary, prefix), "primary"))]
 
 
 def _next(progress: UploadProgress, summary: UploadSummary, prefix: str) -> str:
