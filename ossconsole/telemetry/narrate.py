@@ -78,6 +78,11 @@ def _(event: events.ErrorEvent) -> LogLine:
 
 
 @narrate.register
+def _(event: events.Compared) -> LogLine:
+    return LogLine(event.time, "good", f"A/B after {event.comparison.pairs} pairs: {event.comparison.words}")
+
+
+@narrate.register
 def _(event: events.Summary) -> LogLine:
     return LogLine(event.time, "good", _summary_words(event))
 
@@ -95,9 +100,10 @@ def _epoch_words(event: events.Epoch) -> str:
 
 def _summary_words(event: events.Summary) -> str:
     words = f"{event.state}: {event.epochs} epochs, {event.steps} steps in {event.seconds:.0f} s"
-    if not event.samples_per_s:  # it ended before its first steps were over, which do not count
-        return words
-    return f"{words}, {event.samples_per_s:.0f} samples/s, data wait {percent(event.wait_fraction)}"
+    if event.samples_per_s is None or event.wait_fraction is None:
+        return f"{words}, {event.reason} for a rate" if event.reason else words
+    words += f", {event.samples_per_s:.0f} samples/s, data wait {percent(event.wait_fraction)}"
+    return f"{words}, A/B {event.comparison.words}" if event.comparison is not None else words
 
 
 def number(value: float | None) -> str:
