@@ -67,7 +67,7 @@ def _find(run: str, target: Target) -> RunSummary:
 def _lines(summary: RunSummary) -> list[tuple[str, str]]:
     """The summary for people: label and text, only what is known."""
     state = "interrupted (its process is gone)" if summary.interrupted else str(summary.state)
-    rate = None if summary.samples_per_s is None else f"{summary.samples_per_s:.1f}"
+    rate = (summary.reason or None) if summary.samples_per_s is None else f"{summary.samples_per_s:.1f}"
     simulated = " (simulated)" if summary.simulated else ""
     known = {
         "run": summary.run,
@@ -78,6 +78,7 @@ def _lines(summary: RunSummary) -> list[tuple[str, str]]:
         "step": f"{summary.step} (epoch {summary.epoch})" if summary.step else None,
         "samples/s": rate,
         "data wait": None if summary.wait_fraction is None else f"{summary.wait_fraction:.0%} of the step",
+        "A/B": None if summary.comparison is None else summary.comparison.words,
         "endpoint": None if summary.endpoint is None else f"{summary.endpoint}{simulated}",
         "loss": None if summary.loss is None else f"{summary.loss:.4f}",
         "top-1": None if summary.top1 is None else f"{summary.top1:.1%}",

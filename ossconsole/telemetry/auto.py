@@ -1,72 +1,76 @@
-"""Auto-A/B: alternates the endpoints of a run until the ratio is known well enough, then stays on the faster one."""
+"""Auto-A/B: alternates the endpoints of a run until the comparison is decided, then stays on the faster one."""
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING
 
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.config.text import counted
-from ossconsole.telemetry.compare import MIN_SEGMENTS, Comparison
-from ossconsole.telemetry.verdict import ratio_words
+from ossconsole.telemetry.compare import TARGET, Comparison
 
 if TYPE_CHECKING:
     from ossconsole.telemetry.view import RunView
 
-TARGET_SPREAD = 0.05
-MAX_VISITS = 40
-MIN_STEPS = 12
+MAX_PAIRS = 20
+_LONGER = 0.25  # stretches vary in length by up to this share, so that nothing periodic can keep step with them
 
 
 class AutoCompare:
     """Decides when to switch; the owner asks after every look at the run, and does the switching.
 
-    A visit ends after `every` settled steps. `done` once the spread is within `target` with each endpoint visited
-    twice, or after MAX_VISITS visits, or when the owner ends it; `outcome` then says what came of it.
+    Each stretch on an endpoint holds two visits: one for the pair of the switch before it, one for that of the next.
+    `done` once the interval is precise and decides, or after MAX_PAIRS pairs, or when the owner ends it; `outcome` then
+    says what came of it. The lengths of the stretches are drawn by `seed`.
     """
 
-    def __init__(self, every: int = MIN_STEPS, target: float = TARGET_SPREAD) -> None:
-        self.every = every
-        self.target = target
-        self.visits = 0
+    def __init__(self, seed: int = 0) -> None:
         self.done = False
         self.outcome = ""
+        self._random = random.Random(seed)  # noqa: S311 - not for secrets
+        self._longer = self._draw()
+        self._looks: int | None = None  # those made before the start decide nothing
+        self._until = MAX_PAIRS
         self._short = ""
+        self._comparison = Comparison()
         self._asked: EndpointKind | None = None
+
+    def _draw(self) -> float:
+        return 1 + _LONGER * self._random.random()
 
     def decide(self, view: RunView) -> EndpointKind | None:
         """The endpoint to switch to now, or None to stay."""
         if self.done or view.endpoint is None or self._asked not in (None, view.endpoint):
             return None
         self._asked = None
-        if view.settled_steps < self.every:
+        looks = view.measurement.looks
+        self._comparison = comparison = view.comparison
+        if self._looks is None:
+            self._looks, self._until = looks, comparison.pairs + MAX_PAIRS
+        if looks > self._looks and _enough(comparison):
+            return self._end("done", "", view)
+        if comparison.pairs >= self._until:
+            return self._end("gave up", f" after {comparison.pairs} pairs", view)
+        if not view.measurement.visits.ripe(self._longer):
             return None
-        self.visits += 1
-        comparison = view.comparison
-        if comparison is not None and comparison.spread <= self.target and self.visits >= 2 * MIN_SEGMENTS:
-            self._end("done", "", comparison)
-        elif self.visits >= MAX_VISITS:
-            self._end("gave up", f" after {counted(self.visits, 'visit')}", comparison)
-        else:
-            return self._ask(view.endpoint.other)
-        return self._choose(view, comparison)
+        self._longer = self._draw()
+        return self._ask(view.endpoint.other)
 
     def end(self, why: str, view: RunView) -> None:
         """The run is not to be switched any more."""
-        self._end("ended", f", {why}", view.comparison)
+        self._conclude("ended", f", {why}", view.comparison)
 
-    def _end(self, how: str, why: str, comparison: Comparison | None) -> None:
+    def _end(self, how: str, why: str, view: RunView) -> EndpointKind | None:
+        """Ends it; the endpoint to stay on, where it is another one."""
+        comparison = view.comparison
+        self._conclude(how, why, comparison)
+        faster = comparison.faster
+        return None if faster in (None, view.endpoint) else self._ask(faster)
+
+    def _conclude(self, how: str, why: str, comparison: Comparison) -> None:
         self.done = True
-        long, short = ("too few readings",) * 2
-        if comparison is not None:
-            long, short = f"accelerated gives {ratio_words(comparison)}", comparison.words
-        self.outcome = f"auto-A/B {how}{why}: {long}"
-        self._short = f"auto-A/B {how}: {short}"
-
-    def _choose(self, view: RunView, comparison: Comparison | None) -> EndpointKind | None:
-        if comparison is None:
-            return None
-        faster = EndpointKind.ACCELERATED if comparison.ratio >= 1 else EndpointKind.STANDARD
-        return None if faster is view.endpoint else self._ask(faster)
+        found = f"the accelerated endpoint {comparison.sentence}" if comparison.decided else comparison.words
+        self.outcome = f"auto-A/B {how}{why}: {found}"
+        self._short = f"auto-A/B {how}: {comparison.words}"
 
     def _ask(self, kind: EndpointKind) -> EndpointKind:
         self._asked = kind
@@ -75,4 +79,11 @@ class AutoCompare:
     @property
     def words(self) -> str:
         """Where it stands, in few words."""
-        return self._short or f"auto-A/B: visit {self.visits + 1}, goal ± {self.target * 100:.0f} %"
+        if self._short:
+            return self._short
+        return f"auto-A/B: {self._comparison.collecting}, goal ± {TARGET * 100:.0f} %"
+
+
+def _enough(comparison: Comparison) -> bool:
+    """Whether the last look is precise enough to end with."""
+    return comparison.decided and comparison.estimate is not None and comparison.estimate.precise

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from ossconsole.config.endpoints import EndpointKind
+from ossconsole.telemetry.compare import ComparisonReport
 from ossconsole.telemetry.samples import GpuSample, HostSample
 
 
@@ -69,7 +70,8 @@ class Step(_Event, frozen=True, kw_only=True, tag="step"):
     end, from the moment the previous step ended: the wait (`data_wait_s`), the copy to the device (`copy_s`) and the
     compute (`compute_s`) are parts of it. `fetch_s` is how long the reader process took for this batch.
     `samples_per_s` is the rate the run reports (smoothed by the engine). `queued` is how many
-    batches after this one were there already.
+    batches after this one were there already; `readers_idle` tells that no more may be read ahead, and a reader process
+    had nothing to do: the endpoint keeps up.
     """
 
     step: int
@@ -86,6 +88,7 @@ class Step(_Event, frozen=True, kw_only=True, tag="step"):
     copy_s: float = 0.0
     compute_s: float = 0.0
     queued: int = 0
+    readers_idle: bool = False
 
     @property
     def wait_fraction(self) -> float:
@@ -181,17 +184,33 @@ class Telemetry(_Event, frozen=True, kw_only=True, tag="telemetry"):
 
 
 class EndpointSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """What one endpoint delivered over the run; the rate is the median over its steps."""
+    """What one endpoint delivered over the run.
+
+    `steps`, `samples` and `bytes` are all that came through it. The rate and the wait are those of its settled steps;
+    where these were too few they are null, and `reason` says so.
+    """
 
     steps: int
     samples: int
     bytes: int
-    samples_per_s: float
-    wait_fraction: float
+    samples_per_s: float | None = None
+    wait_fraction: float | None = None
+    reason: str = ""
+
+
+class Compared(_Event, frozen=True, kw_only=True, tag="comparison"):
+    """The endpoints were compared: another look at the pairs of visits."""
+
+    comparison: ComparisonReport
+    step: int = 0
 
 
 class Summary(_Event, frozen=True, kw_only=True, tag="summary"):
-    """The last line of every record of a run that ended in an orderly way."""
+    """The last line of every record of a run that ended in an orderly way.
+
+    `samples_per_s` is the mean over the steps after the warm-up, `wait_fraction` their share of waiting; where they
+    were too few both are null, and `reason` says so. `comparison` is null where the run used one endpoint only.
+    """
 
     run: str
     state: RunState
@@ -200,8 +219,10 @@ class Summary(_Event, frozen=True, kw_only=True, tag="summary"):
     samples: int
     bytes: int
     seconds: float
-    samples_per_s: float
-    wait_fraction: float
+    samples_per_s: float | None
+    wait_fraction: float | None
+    reason: str = ""
+    comparison: ComparisonReport | None = None
     train_loss: float | None = None
     val_loss: float | None = None
     top1: float | None = None
@@ -225,6 +246,7 @@ Event: TypeAlias = (
     | ErrorEvent
     | State
     | Telemetry
+    | Compared
     | Summary
 )
 

@@ -87,6 +87,11 @@ def _(event: events.ErrorEvent) -> LogLine:
 
 
 @_narrate.register
+def _(event: events.Compared) -> LogLine:
+    return LogLine(event.time, "good", f"A/B after {counted(event.comparison.pairs, 'pair')}: {event.comparison.words}")
+
+
+@_narrate.register
 def _(event: events.Summary) -> LogLine:
     return LogLine(event.time, "good", _summary_words(event))
 
@@ -104,10 +109,11 @@ def _epoch_words(event: events.Epoch) -> str:
 
 def _summary_words(event: events.Summary) -> str:
     words = f"{event.state}: {counted(event.epochs, 'epoch')}, {counted(event.steps, 'step')} in {event.seconds:.0f} s"
-    if not event.samples_per_s:  # it ended before its first steps were over, which do not count
-        return words
+    if event.samples_per_s is None or event.wait_fraction is None:
+        return f"{words}, {event.reason} for a rate" if event.reason else words
     rate = counted(f"{event.samples_per_s:.0f}", "sample/s", "samples/s")
-    return f"{words}, {rate}, data wait {percent(event.wait_fraction)}"
+    words += f", {rate}, data wait {percent(event.wait_fraction)}"
+    return f"{words}, A/B {event.comparison.words}" if event.comparison is not None else words
 
 
 def number(value: float | None) -> str:

@@ -16,6 +16,7 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import open_regular, reason
 from ossconsole.config.paths import STATE_DIR_VARIABLE
 from ossconsole.telemetry import events
+from ossconsole.telemetry.compare import ComparisonReport
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.record import MAX_LINE_BYTES, SUFFIX, RecordError, record_path, runs_dir
 
@@ -25,6 +26,9 @@ E = TypeVar("E", bound=events.Event)
 class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     """One run by its record: how it started and the last of everything it reported.
 
+    `samples_per_s` and `wait_fraction` are those of the whole run once it has ended (None with a `reason`
+    where it was too short), and of its last steps until then. `comparison` is that of the newest look at its pairs of
+    visits.
     `alive` is True while its process lives on this machine, None for a run of another machine. `top1` is a fraction
     of 1; `started` and `updated` are Unix seconds.
     """
@@ -45,12 +49,14 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int = 0
     samples_per_s: float | None = None
     wait_fraction: float | None = None
+    reason: str = ""
     endpoint: EndpointKind | None = None
     loss: float | None = None
     val_loss: float | None = None
     top1: float | None = None
     checkpoint: str = ""
     error: str = ""
+    comparison: ComparisonReport | None = None
 
     @property
     def interrupted(self) -> bool:
@@ -132,6 +138,8 @@ def _summarise(path: Path, data: mmap.mmap) -> RunSummary:
     state = _last(data, events.State)
     failure = _last(data, events.ErrorEvent)
     summary = _last(data, events.Summary)
+    compared = _last(data, events.Compared)
+    whole = summary or step  # each has both figures
     newest = [event.time for event in (run, step, epoch, checkpoint, switch, state, summary) if event is not None]
     endpoint = step.endpoint if step else None
     return RunSummary(
@@ -149,14 +157,16 @@ def _summarise(path: Path, data: mmap.mmap) -> RunSummary:
         simulated=run.simulated,
         step=step.step if step else 0,
         epoch=step.epoch if step else 0,
-        samples_per_s=step.samples_per_s if step else None,
-        wait_fraction=step.wait_fraction if step else None,
+        samples_per_s=whole.samples_per_s if whole else None,
+        wait_fraction=whole.wait_fraction if whole else None,
+        reason=summary.reason if summary else "",
         endpoint=switch.endpoint if switch and (step is None or switch.time > step.time) else endpoint,
         loss=step.loss if step else None,
         val_loss=epoch.val_loss if epoch else None,
         top1=epoch.top1 if epoch else None,
         checkpoint=checkpoint.key if checkpoint else "",
         error=(summary.error if summary else "") or (failure.message if failure else ""),
+        comparison=(summary.comparison if summary else None) or (compared.comparison if compared else None),
     )
 
 

@@ -84,15 +84,14 @@ def _final(view: RunView) -> Verdict:
     if view.state is RunState.FAILED:
         failure = view.summary.error if view.summary and view.summary.error else ""
         return Verdict(Bound.NONE, "failed", failure or (view.errors[-1].text if view.errors else ""))
-    result = view.comparison
-    advice = "" if result is None else f"the accelerated endpoint gave {ratio_words(result)}"
-    return Verdict(Bound.NONE, str(view.state), advice)
+    return Verdict(Bound.NONE, str(view.state), _compared(view.comparison))
 
 
-def ratio_words(result: Comparison) -> str:
-    """The ratio with its spread; a cache that was still filling is told."""
-    cold = " (cold cache)" if result.cold else ""
-    return f"{result.words} of standard{cold}"
+def _compared(found: Comparison) -> str:
+    """What came of the comparison; "" where one endpoint alone was measured."""
+    if found.decided:
+        return f"the accelerated endpoint {found.sentence}"
+    return f"A/B {found.words}" if found.pairs else ""
 
 
 def _waiter(view: RunView) -> str:
@@ -101,31 +100,33 @@ def _waiter(view: RunView) -> str:
 
 
 def _compute_advice(view: RunView) -> str:
-    result = view.comparison
+    found = view.comparison
     if view.delivering is EndpointKind.ACCELERATED:
-        known = ratio_words(result) if result else "the accelerated endpoint keeps up"
+        known = _compared(found) or "the accelerated endpoint keeps up"
         return f"{known}; faster reading would not help"
-    if result is not None and result.decided and result.ratio > 1:
-        return _measured(result)
-    return "the accelerator can't help further"
+    if found.faster is EndpointKind.ACCELERATED:
+        return _measured(found)
+    undecided = "" if found.decided else _compared(found)
+    return f"{undecided}; the accelerator can't help further" if undecided else "the accelerator can't help further"
 
 
-def _measured(result: Comparison) -> str:
-    return f"the accelerated endpoint gives {ratio_words(result)}, measured in this run"
+def _measured(found: Comparison) -> str:
+    return f"{_compared(found)}, measured in this run"
 
 
 def _gain_advice(view: RunView, split: StepSplit, *, has_accelerated: bool) -> str:
     """What the other endpoint would be worth: measured where both were, else bounded by the step without its wait."""
-    result = view.comparison
+    found = view.comparison
     at_most = f"at most {1 / (1 - min(split.wait_fraction, 0.98)):.1f}x (estimated)"
     if view.delivering is EndpointKind.ACCELERATED:
-        measured = f"{ratio_words(result)}; " if result else ""
-        return f"{measured}{_more_reading(view)}: {at_most}"
+        known = _compared(found)
+        return f"{known}; {_more_reading(view)}: {at_most}" if known else f"{_more_reading(view)}: {at_most}"
     if not has_accelerated:
         return f"an accelerator would be worth {at_most}"
-    if result is not None and result.decided:
-        return _measured(result)
-    return f"the accelerated endpoint would be worth {at_most}"
+    if found.decided:
+        return _measured(found)
+    known = f"{_compared(found)}; " if found.pairs else ""
+    return f"{known}the accelerated endpoint would be worth {at_most}"
 
 
 def _more_reading(view: RunView) -> str:

@@ -7,22 +7,21 @@ the present takes `now`, in the Unix seconds of the events.
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
 
 import msgspec
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.telemetry import events
-from ossconsole.telemetry.compare import WARM_COVERAGE, Comparison, EndpointFigures, EndpointWindow, compare
+from ossconsole.telemetry.compare import Comparison
 from ossconsole.telemetry.events import Event, RunState
+from ossconsole.telemetry.measure import Measurement, Settings
 from ossconsole.telemetry.narrate import LogLine, narrate
 from ossconsole.telemetry.series import Ema, Series
+from ossconsole.telemetry.visits import EndpointFigures
 
 # The steps that the tiles look back on: enough for a calm figure, few enough to follow a switch within seconds.
 RECENT_STEPS = 32
 RECENT_S = 20.0
-# The first steps of a process pay for imports, caches and memory that no later step pays for.
-WARMUP_STEPS = 3
 STALLED_AFTER_S = 20.0
 _LOG_LINES = 500
 _SPANS = 256
@@ -49,21 +48,12 @@ class StepSplit(msgspec.Struct, frozen=True):
         return min(1.0, max(0.0, self.wait / self.total)) if self.total > 0 else 0.0
 
 
-class Settings(msgspec.Struct, frozen=True):
-    """What the reducer reads from a run's settings; a record of another version may lack any of it."""
-
-    batch_size: int = 0
-    workers: int = 1
-    max_steps: int = 0
-    endpoint: EndpointKind | None = None
-
-
 class RunView:
     """The state of one run after the events applied so far."""
 
     def __init__(self) -> None:
         self.run: events.Run | None = None
-        self.settings = Settings()
+        self.measurement = Measurement()
         self.state: RunState | None = None
         self.state_since: float | None = None
         self.endpoint: EndpointKind | None = None
@@ -81,15 +71,8 @@ class RunView:
         self.spans: deque[Span] = deque(maxlen=_SPANS)
         self.switches: deque[Span] = deque(maxlen=_SPANS)
         self.series: dict[str, Series] = {}
-        self.windows = {kind: EndpointWindow(kind) for kind in EndpointKind}
-        self._comparison: Comparison | None = None
-        self._compared = True
-        self.settled_steps = 0
-        self._seen = 0
-        self._settling = 0
         self._smooth = Ema(_LOSS_SMOOTHING)
         self._recent: deque[events.Step] = deque(maxlen=RECENT_STEPS)
-        self._coverage = _Coverage()
         self._overhead_s = 0.0
         self._epoch_step_s = 0.0
         self._interrupted = False
@@ -100,6 +83,7 @@ class RunView:
             self._apply_telemetry(event)
             return
         self.last_time = max(event.time, self.last_time or event.time)
+        self.measurement.apply(event)
         if isinstance(event, events.Step):
             self._apply_step(event)
         elif isinstance(event, events.Run):
@@ -127,7 +111,6 @@ class RunView:
 
     def _apply_run(self, event: events.Run) -> None:
         self.run = event
-        self.settings = _settings(event.settings)
         self.endpoint = self.settings.endpoint
         self.state = RunState.STARTING
         self.state_since = event.time
@@ -145,9 +128,6 @@ class RunView:
     def _apply_switch(self, event: events.Switch) -> None:
         self.endpoint = event.endpoint
         self.switches.append(Span(event.time, event.endpoint))
-        self.settled_steps = 0
-        self._settling = self.settling_steps
-        self.windows[event.endpoint].start_segment()
 
     def _apply_epoch(self, event: events.Epoch) -> None:
         self.last_epoch = event
@@ -155,7 +135,6 @@ class RunView:
             self.best_top1 = max(event.top1, self.best_top1 or 0.0)
         self._overhead_s = max(0.0, event.seconds - self._epoch_step_s)
         self._epoch_step_s = 0.0
-        self._coverage.end_epoch(event.samples)
         if event.top1 is not None:
             self._plot("top1", event.time, event.top1 * 100)
 
@@ -182,9 +161,9 @@ class RunView:
             self.spans.append(Span(step.time, step.endpoint))
         if self.endpoint is None:
             self.endpoint = step.endpoint
-        self._seen += 1
-        cold = self._coverage.add(step, self.steps_per_epoch * self.settings.batch_size)
-        self._measure(step, cold)
+        if not self._interrupted:
+            # A step after a pause or a validation holds that time too.
+            self._recent.append(step)
         self.last_step = step
         self.samples += step.samples
         self._epoch_step_s += step.step_time_s
@@ -197,24 +176,6 @@ class RunView:
         self._plot("lr", step.time, step.lr)
         self._plot("loss", step.time, step.loss)
         self._plot("loss_smooth", step.time, None if step.loss is None else self._smooth.add(step.loss))
-
-    def _measure(self, step: events.Step, cold: bool) -> None:
-        """Count the step for the tiles and, when it is settled, for its endpoint."""
-        if self._interrupted:
-            # A step after a pause or a validation holds that time too, and says nothing of the endpoint.
-            for window in self.windows.values():
-                window.interrupt()
-            return
-        self._recent.append(step)
-        if step.endpoint is not self.endpoint or self._seen <= WARMUP_STEPS:
-            return
-        if self._settling:
-            self._settling -= 1
-            return
-        self.settled_steps += 1
-        if step.step_time_s > 0:
-            self.windows[step.endpoint].add(step, cold=cold, burst=self.settings.workers)
-            self._compared = False
 
     def _plot(self, name: str, time: float, value: float | None) -> None:
         series = self.series.get(name)
@@ -243,32 +204,32 @@ class RunView:
         return self.last_step.endpoint if self.last_step else None
 
     @property
+    def settings(self) -> Settings:
+        return self.measurement.settings
+
+    @property
     def warming(self) -> tuple[int, int] | None:
         """How many of a run's first steps have passed, of how many that are not counted; None after them."""
         known = self.state is not None and not self.state.final
-        return (self._seen, WARMUP_STEPS) if known and self._seen < WARMUP_STEPS else None
-
-    @property
-    def settling_steps(self) -> int:
-        """Batches after a switch that say nothing yet: what was read ahead, and the first of each reader."""
-        return max(4, 3 * self.settings.workers)
+        return self.measurement.warming if known else None
 
     @property
     def settling(self) -> tuple[int, int] | None:
-        """How many of the batches after a switch have passed, of how many; None when settled."""
-        if not self._settling or self.state is None or self.state.final:
+        """How many batches of the endpoint switched to have passed, of how many that are not counted; None after them.
+
+        What was read ahead on the other endpoint comes before the first of them.
+        """
+        if self.state is None or self.state.final or not self.switches:
             return None
-        return self.settling_steps - self._settling, self.settling_steps
+        return self.measurement.visits.settling
 
     @property
-    def comparison(self) -> Comparison | None:
-        """The ratio of the endpoints; None until both have enough readings. Made when asked for, not with each step."""
-        if not self._compared:
-            self._comparison, self._compared = compare(*self.windows.values()), True
-        return self._comparison
+    def comparison(self) -> Comparison:
+        """The endpoints compared, as of the last look at their pairs of visits."""
+        return self.measurement.comparison
 
     def figures(self, kind: EndpointKind) -> EndpointFigures:
-        return self.windows[kind].figures()
+        return self.measurement.figures(kind)
 
     @property
     def split(self) -> StepSplit | None:
@@ -294,8 +255,8 @@ class RunView:
 
     @property
     def cache_coverage(self) -> float:
-        """Share of the samples that this run has read through the accelerated endpoint, estimated, 0 to 1."""
-        return self._coverage.covered
+        """Share of the samples that this run has read through the accelerated endpoint, 0 to 1."""
+        return self.measurement.cache_coverage
 
     def eta_s(self) -> float | None:
         """Seconds to the end of the run at the recent pace, with what the epochs' ends take; None when unknown."""
@@ -324,48 +285,3 @@ class RunView:
     def dismiss_errors(self) -> None:
         """The errors so far were read."""
         self.errors.clear()
-
-
-class _Coverage:
-    """Which share of the samples was read through the cache, and whether a batch is mostly read for the first time.
-
-    Within an epoch no sample comes twice, so a batch is as warm as the cache was when the epoch began.
-    """
-
-    def __init__(self) -> None:
-        self.covered = 0.0
-        self._at_epoch_start = 0.0
-        self._epoch = 0
-        self._size = 0
-
-    def add(self, step: events.Step, size: int) -> bool:
-        """Count a step of a dataset of `size` samples (0: unknown); True where its samples were cold."""
-        if step.epoch != self._epoch:
-            self._epoch, self._at_epoch_start = step.epoch, self.covered
-        if step.endpoint is EndpointKind.STANDARD:
-            return False
-        size = self._size or size
-        if size:
-            self.covered = min(1.0, self.covered + step.samples / size * (1 - self._at_epoch_start))
-        return self._at_epoch_start < WARM_COVERAGE
-
-    def end_epoch(self, samples: int) -> None:
-        """An epoch of `samples` samples (0: unknown) ended."""
-        self._size = samples or self._size
-
-
-def _settings(raw: dict[str, Any]) -> Settings:
-    """The settings known to this version; what is missing or of another type keeps its default."""
-    known = {field.name: _convert(raw.get(field.name), field.type, field.default) for field in _FIELDS}
-    settings = Settings(**known)
-    return msgspec.structs.replace(settings, workers=max(1, settings.workers))
-
-
-_FIELDS = msgspec.structs.fields(Settings)
-
-
-def _convert(value: Any, kind: Any, default: Any) -> Any:
-    try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError:
-        return default

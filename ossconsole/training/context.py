@@ -20,6 +20,7 @@ from ossconsole.config.errors import SettingsError
 from ossconsole.config.profile import Profile
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import Event, RunState
+from ossconsole.telemetry.measure import Measurement
 from ossconsole.training.settings import TrainSettings
 
 
@@ -79,7 +80,7 @@ def _nothing() -> None:
 
 
 class RunContext:
-    """One run in one process. `tell` gets each event, from the thread that made it.
+    """One run in one process. `hand_on` gets each event, from the thread that made it; `measurement` has its figures.
 
     `attended` tells that somebody can act: a failing endpoint then pauses the run instead of ending it. It may change.
     """
@@ -102,7 +103,19 @@ class RunContext:
         self.controls = Controls(settings.endpoint)
         self.step = 0
         self.state = RunState.STARTING
-        self.tell = tell
+        self.measurement = Measurement()
+        self.hand_on = tell
+        self._telling = threading.RLock()  # a switch is told by the thread that asks for it
+
+    def tell(self, event: Event) -> None:
+        """Measures the event and hands it on; a new look at the comparison is told as an event of its own."""
+        with self._telling:
+            looks = self.measurement.looks
+            self.measurement.apply(event)
+            self.hand_on(event)
+            if self.measurement.looks != looks:
+                found = self.measurement.comparison.report()
+                self.hand_on(events.Compared(time=event.time, comparison=found, step=self.step))
 
     def stop(self) -> None:
         """Asks the run to end after the step under way."""

@@ -44,8 +44,9 @@ class Batch:
     """One batch as read. `data` is a view of the buffer (uint8, shape (samples, row bytes)): use it before two more.
 
     `rows` are the samples' rows in the manifest's split, int64. `wait_s` is how long the loop waited for it, `fetch_s`
-    how long the reader took. `queued` is how many batches after it were there already. `bad` are the samples
-    left out and why; `failed` is why the whole batch could not be read.
+    how long the reader took. `queued` is how many batches after it were there already; `readers_idle` tells that as
+    much was read ahead as may be, and a reader had nothing to do. `bad` are the samples left out and why; `failed` is
+    why the whole batch could not be read.
     """
 
     request: BatchRequest
@@ -56,6 +57,7 @@ class Batch:
     fetch_s: float
     wait_s: float
     queued: int
+    readers_idle: bool
     retries: int
     bad: tuple[tuple[Sample, str], ...]
     failed: str
@@ -147,10 +149,13 @@ class BatchLoader:
             if self._interrupted():
                 return None
             self._receive(_POLL_S)
+        self._receive(0)  # a pipe gives one result at a time; `queued` counts all that wait
+        readers_idle = len(self._asked) >= self.ahead and self._pool.idle
         self._asked.popleft()
         self._used.append(read.slot)
         self._ask_ahead()  # now, not after the step: the readers would be idle while it is computed
-        return self._batch(request, self._ready.pop(request.number), time.perf_counter() - begun)
+        wait_s = time.perf_counter() - begun
+        return self._batch(request, self._ready.pop(request.number), wait_s, readers_idle=readers_idle)
 
     def ask_again(self, batch: Batch) -> None:
         """Has the batch that `next` gave last read once more; it is the next one then."""
@@ -201,7 +206,7 @@ class BatchLoader:
                 self.ahead = max(self._least_ahead, self.ahead - 1)
         self._idled = False
 
-    def _batch(self, request: BatchRequest, result: ReadResult, wait_s: float) -> Batch:
+    def _batch(self, request: BatchRequest, result: ReadResult, wait_s: float, *, readers_idle: bool) -> Batch:
         bad = [each.position for each in result.bad]
         bad_samples = self._data.samples(str(request.split), request.indices[bad])
         rows = np.delete(request.indices, bad)
@@ -214,6 +219,7 @@ class BatchLoader:
             fetch_s=result.seconds,
             wait_s=wait_s,
             queued=len(self._ready),
+            readers_idle=readers_idle,
             retries=result.retries,
             bad=tuple((sample, each.reason) for sample, each in zip(bad_samples, result.bad, strict=True)),
             failed=result.failed,

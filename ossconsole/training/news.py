@@ -16,7 +16,7 @@ class News:
         self._context = context
         self._kept: list[Event] = []
         if not place.leads:
-            context.tell = self._keep
+            context.hand_on = self._keep
 
     def __len__(self) -> int:
         return len(self._kept)

@@ -17,6 +17,7 @@ from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
+from ossconsole.telemetry.measure import TOO_SHORT
 from ossconsole.training.agreement import BATCH, END, FAILED, Agreement, Standing, agree, endpoint_number
 from ossconsole.training.checkpoint import CheckpointStore, Snapshot, fetch_uri
 from ossconsole.training.compute import Compute, StepClock, choose_device, device_errors
@@ -37,7 +38,6 @@ from ossconsole.training.saver import Saver, unexpected_failure
 from ossconsole.training.settings import TrainSettings
 from ossconsole.training.source import BatchSource
 from ossconsole.training.steps import DivergedError, DoneStep, StepReports
-from ossconsole.training.totals import Totals
 from ossconsole.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class Session:
         )
         for remark in data.remarks:
             context.warn(remark.message, remark.remedy)
-        self._totals = Totals()
+        self._left_out = 0  # samples, by this process
         self._course = Course()
         self._endpoint = context.controls.endpoint
         self._retries = self._skipped = 0
@@ -157,9 +157,7 @@ class Session:
                     context.warn(f"Old checkpoints of this run stay: {error.message}", error.remedy)
             self._saver = Saver(context, checkpoints, begun_at=self._course.progress(context.step))
             resources.callback(self._saver.close)
-        self._reports = StepReports(
-            context, self._totals, late=self._compute.cuda, last_checkpoint=self._last_checkpoint
-        )
+        self._reports = StepReports(context, late=self._compute.cuda, last_checkpoint=self._last_checkpoint)
         alone = self._place.world == 1
         self._source = BatchSource(
             context,
@@ -248,7 +246,7 @@ class Session:
             wait_s=batch.wait_s if batch else 0.0,
             fetch_s=batch.fetch_s if batch else 0.0,
             retries=self._source.retries,
-            skipped=self._totals.skipped,
+            skipped=self._left_out,
         )
 
     def _follow(self, agreed: Agreement) -> None:
@@ -320,7 +318,15 @@ class Session:
         context.step += 1
         self._reports.add(
             DoneStep(
-                context.step, self._course.epoch, lr, loss, batch.endpoint, batch.queued, agreed, self._clock.finish()
+                step=context.step,
+                epoch=self._course.epoch,
+                lr=lr,
+                loss=loss,
+                endpoint=batch.endpoint,
+                queued=batch.queued,
+                readers_idle=batch.readers_idle,
+                agreed=agreed,
+                times=self._clock.finish(),
             )
         )
         every = self._settings.switch_every
@@ -346,7 +352,7 @@ class Session:
     def _report_bad(self, batch: Batch) -> None:
         """Says which samples are left out."""
         for sample, reason in batch.bad:
-            self._totals.skipped += 1
+            self._left_out += 1
             self._context.warn(f"Left out {sample.key}: {reason}.", "Upload the dataset again to mend it.")
 
     def _ends_epoch(self, request: BatchRequest) -> bool:
@@ -422,23 +428,27 @@ class Session:
         if self._saver:
             self._saver.wait()
         state = RunState.STOPPED if stopped else RunState.FINISHED
+        measured = context.measurement
+        comparison = measured.comparison
         summary = events.Summary(
             time=time.time(),
             run=context.id,
             state=state,
             epochs=self._course.epoch,
             steps=context.step,
-            samples=self._totals.samples,
-            bytes=self._totals.bytes,
+            samples=measured.samples,
+            bytes=measured.bytes,
             seconds=time.perf_counter() - self._begun,
-            samples_per_s=self._totals.median_rate,
-            wait_fraction=self._totals.wait_fraction,
+            samples_per_s=measured.samples_per_s,
+            wait_fraction=measured.wait_fraction,
+            reason=TOO_SHORT if measured.samples_per_s is None else "",
+            comparison=comparison.report() if comparison.pairs else None,
             train_loss=self._course.metrics.get("train_loss"),
             val_loss=self._course.metrics.get("val_loss"),
             top1=self._course.metrics.get("top1"),
             top5=self._course.metrics.get("top5"),
             checkpoint=self._saver.last_key if self._saver else "",
-            endpoints={str(kind): part.summary() for kind, part in self._totals.endpoints.items()},
+            endpoints=measured.endpoints(),
             skipped_samples=self._skipped,
             retries=self._retries,
         )

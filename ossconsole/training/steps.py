@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,8 +15,9 @@ from ossconsole.telemetry import events
 from ossconsole.training.agreement import Agreement
 from ossconsole.training.compute import PendingTimes
 from ossconsole.training.context import RunContext
-from ossconsole.training.totals import Totals
 from ossconsole.training.trainer import finite
+
+_RATE_STEPS = 10  # over which the rate in samples/s of a step is taken
 
 
 class DivergedError(ConsoleError):
@@ -32,6 +34,7 @@ class DoneStep:
     loss: torch.Tensor
     endpoint: EndpointKind
     queued: int
+    readers_idle: bool
     agreed: Agreement
     times: PendingTimes
 
@@ -39,9 +42,9 @@ class DoneStep:
 class StepReports:
     """Tells the steps of a run, on a GPU one step late. `last_checkpoint` gives the URI to go on from, "" for none."""
 
-    def __init__(self, context: RunContext, totals: Totals, *, late: bool, last_checkpoint: Callable[[], str]) -> None:
+    def __init__(self, context: RunContext, *, late: bool, last_checkpoint: Callable[[], str]) -> None:
         self._context = context
-        self._totals = totals
+        self._recent: deque[tuple[int, float]] = deque(maxlen=_RATE_STEPS)  # samples and seconds of a step
         self._late = late
         self._last_checkpoint = last_checkpoint
         self._pending: DoneStep | None = None
@@ -53,6 +56,12 @@ class StepReports:
         if not self._late:
             self.flush()
 
+    @property
+    def _rate(self) -> float:
+        """Samples per second over the last steps."""
+        seconds = sum(step_s for _, step_s in self._recent)
+        return sum(samples for samples, _ in self._recent) / seconds if seconds else 0.0
+
     def flush(self) -> None:
         """Tells the last step, which is waited for. Raises DivergedError when its loss is not finite."""
         if self._pending is None:
@@ -61,7 +70,7 @@ class StepReports:
         times = done.times.read(slowest_wait_s=done.agreed.wait_s)
         loss = finite(float(done.loss))
         agreed = done.agreed
-        self._totals.add(done.endpoint, agreed.samples, agreed.bytes, times)
+        self._recent.append((agreed.samples, times.step_s))
         self._context.tell(
             events.Step(
                 time=time.time(),
@@ -75,10 +84,11 @@ class StepReports:
                 step_time_s=times.step_s,
                 fetch_s=agreed.fetch_s,
                 bytes=agreed.bytes,
-                samples_per_s=self._totals.rate,
+                samples_per_s=self._rate,
                 copy_s=times.copy_s,
                 compute_s=times.compute_s,
                 queued=done.queued,
+                readers_idle=done.readers_idle,
             )
         )
         if loss is None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.telemetry import events
+from ossconsole.telemetry.compare import Comparison, Estimate
 from ossconsole.telemetry.events import Event, RunState
 from ossconsole.telemetry.record import RunRecord
 from ossconsole.telemetry.samples import GpuSample
@@ -84,6 +85,7 @@ def one_of_each() -> list[Event]:
         epoch_event(1, 3),
         events.Saving(time=START + 9, key="checkpoints/one-9.pt", bytes=9, written=4),
         checkpoint_event(3),
+        events.Compared(time=START + 9, comparison=Comparison(pairs=6, estimate=Estimate(1.4, 1.3, 1.5, 6)).report()),
         summary_event(),
     ]
 

@@ -1,108 +1,201 @@
-"""The comparison of endpoints: the ratio is right, its spread honest, and bursts do not fool it."""
+"""The comparison of endpoints: pairs of visits, an interval that holds the truth, and words that claim no more."""
 
 from __future__ import annotations
 
+import math
 import random
 
+import numpy as np
 import pytest
 
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.telemetry.auto import AutoCompare
-from ossconsole.telemetry.compare import MIN_BLOCKS, Comparison, EndpointWindow, compare
-from ossconsole.telemetry.events import RunState, Step
+from ossconsole.telemetry.auto import MAX_PAIRS, AutoCompare
+from ossconsole.telemetry.cache import hit_rate, modes
+from ossconsole.telemetry.compare import _CRITICAL, LOOKS, Comparison, Decision, Estimate, estimate
+from ossconsole.telemetry.events import RunState
+from ossconsole.telemetry.visits import VISIT_S
 from tests.telemetry.runs import ACCELERATED, STANDARD, Feed
 
 
-def step(seconds: float, kind: EndpointKind = STANDARD, *, wait: float = 0.0) -> Step:
-    return Step(
-        time=0,
-        step=1,
-        epoch=1,
-        samples=10,
-        loss=1.0,
-        lr=0.1,
-        endpoint=kind,
-        data_wait_s=wait,
-        step_time_s=seconds,
-        fetch_s=seconds,
-        bytes=100,
-        samples_per_s=10 / seconds,
-    )
+def started(**settings: object) -> Feed:
+    """A run whose warm-up is over; warm caches are what most tests are about."""
+    feed = Feed(epochs=1000, steps_per_epoch=100_000, **settings).state(RunState.RUNNING)  # type: ignore[arg-type]
+    return feed.steps(3)
 
 
-def window(times: list[float], *, burst: int = 1) -> EndpointWindow:
-    found = EndpointWindow(STANDARD)
-    for seconds in times:
-        found.add(step(seconds), cold=False, burst=burst)
-    return found
+def alternate(feed: Feed, seconds: dict[EndpointKind, float], visits: int, *, steps: int = 40) -> Feed:
+    """So many stretches, by turns."""
+    for _ in range(visits):
+        feed.steps(steps, seconds=seconds[feed.endpoint], wait=seconds[feed.endpoint] / 2).switch(feed.endpoint.other)
+    return feed
 
 
-def test_bursts_of_batches_do_not_bend_the_rate() -> None:
-    # Three readers deliver together: two steps wait for nothing, one waits for all of them. 10 samples per second.
-    bursty = window([0.01, 0.01, 2.98] * 30, burst=3)
-    assert bursty.figures().samples_per_s == pytest.approx(10.0)
+@pytest.mark.parametrize("count", [2, 5, 7, LOOKS[-1] + 1])
+def test_there_is_no_interval_between_the_looks(count: int) -> None:
+    assert estimate([0.1] * count) is None
 
 
-def test_no_ratio_before_both_have_enough_readings() -> None:
-    few, enough = window([1.0] * (MIN_BLOCKS - 1)), window([1.0] * MIN_BLOCKS)
-    assert compare(few, enough) is None
-    assert compare(enough, few) is None
-    assert compare(enough, enough) == Comparison(1.0, 0.0)
+def test_the_interval_is_of_the_mean_of_log_ratios() -> None:
+    found = estimate([math.log(2.0)] * 3 + [math.log(8.0)] * 3)
+    assert found is not None
+    assert found.ratio == pytest.approx(4.0)
+    assert found.low * found.high == pytest.approx(16.0)
 
 
-def test_the_interval_covers_the_true_ratio() -> None:
-    """95 % intervals of medians of noisy readings hold the true ratio most of the time."""
-    rng = random.Random(7)
-    covered = 0
-    for _ in range(200):
-        slow = window([rng.lognormvariate(0.0, 0.1) for _ in range(40)])
-        fast = window([0.5 * rng.lognormvariate(0.0, 0.1) for _ in range(80)], burst=2)
-        found = compare(slow, fast)
-        assert found is not None
-        covered += found.ratio / (1 + found.spread) <= 2.0 <= found.ratio * (1 + found.spread)
-    assert covered >= 180
+def test_the_intervals_of_all_looks_together_hold_the_truth_in_95_percent() -> None:
+    """Whoever stops when the interval pleases keeps the 95 %."""
+    pairs = np.random.default_rng(3).standard_normal((40_000, LOOKS[-1]))
+    missed = np.zeros(len(pairs), dtype=bool)
+    for look in LOOKS:
+        seen = pairs[:, :look]
+        missed |= np.abs(seen.mean(1)) > _CRITICAL[look] * seen.std(1, ddof=1) / math.sqrt(look)
+    assert missed.mean() == pytest.approx(0.05, abs=0.004)
 
 
-def test_what_drifts_between_visits_widens_the_spread() -> None:
-    steady, drifting = EndpointWindow(STANDARD), EndpointWindow(ACCELERATED)
-    for visit in range(4):
-        for found, seconds in ((steady, 1.0), (drifting, 0.5 + 0.1 * (visit % 2))):
-            found.start_segment()
-            for _ in range(8):
-                found.add(step(seconds), cold=False, burst=1)
-    visits = compare(steady, drifting)
-    assert visits is not None
-    assert visits.spread > 0.05
+def test_neighbours_that_are_alike_widen_the_interval() -> None:
+    apart, alike = estimate([0.1, 0.3, 0.1, 0.3, 0.1, 0.3]), estimate([0.1, 0.1, 0.1, 0.3, 0.3, 0.3])
+    assert apart is not None
+    assert alike is not None
+    assert apart.ratio == pytest.approx(alike.ratio)
+    assert alike.high > apart.high
 
 
-def test_a_decided_ratio_leaves_one_out_of_its_interval() -> None:
-    assert Comparison(1.2, 0.1).decided
-    assert Comparison(0.8, 0.1).decided
-    assert not Comparison(1.05, 0.1).decided
+@pytest.mark.parametrize(
+    ("found", "decision", "words"),
+    [
+        (None, Decision.NONE, "collecting 3/6 pairs"),
+        (Estimate(1.12, 0.9, 1.4, 6), Decision.NONE, "inconclusive: 0.9 to 1.4x"),
+        (Estimate(1.02, 0.94, 1.1, 6), Decision.NONE, "inconclusive: 0.94 to 1.10x"),
+        (Estimate(1.0, 0.96, 1.04, 9), Decision.SAME, "no difference found within ± 5 %"),
+        (Estimate(1.42, 1.36, 1.48, 13), Decision.ACCELERATED, "1.42x (1.36 to 1.48), 13 pairs"),
+        (Estimate(0.7, 0.6, 0.8, 6), Decision.STANDARD, "0.70x (0.60 to 0.80), 6 pairs"),
+    ],
+)
+def test_a_ratio_is_told_only_where_it_is_decided(found: Estimate | None, decision: Decision, words: str) -> None:
+    comparison = Comparison(pairs=found.pairs if found else 3, estimate=found)
+    assert (comparison.decision, comparison.words) == (decision, words)
+    assert bool(comparison.ratio) == (decision in {Decision.ACCELERATED, Decision.STANDARD})
+    assert bool(comparison.sentence) == comparison.decided
+    assert (comparison.report().ratio is not None) == comparison.decided
+
+
+def test_each_switch_makes_a_pair_and_the_sixth_an_interval() -> None:
+    feed = alternate(started(), {STANDARD: 0.5, ACCELERATED: 0.25}, 6)
+    assert feed.view.comparison.pairs == 5
+    assert feed.view.comparison.words == "collecting 5/6 pairs"
+    feed.steps(20, seconds=0.5)
+    found = feed.view.comparison
+    assert found.pairs == 6
+    assert found.estimate is not None
+    assert found.estimate.ratio == pytest.approx(2.0)
+    assert found.accelerated.samples_per_s == pytest.approx(40.0)
+    assert found.standard.minutes_per_epoch == pytest.approx(100_000 * 10 / 20 / 60)
+
+
+def test_a_linear_drift_of_both_endpoints_cancels() -> None:
+    feed, seconds = started(), 0.4
+    for _ in range(6):
+        for _ in range(40):
+            seconds *= 1.002
+            feed.steps(1, seconds=seconds * (1.0 if feed.endpoint is STANDARD else 0.5))
+        feed.switch(feed.endpoint.other)
+    feed.steps(40, seconds=seconds)
+    assert feed.view.comparison.estimate is not None
+    assert feed.view.comparison.estimate.ratio == pytest.approx(2.0, rel=0.02)
+
+
+def test_what_was_read_ahead_does_not_flatter_the_slower_endpoint() -> None:
+    """The steps go on at the compute's pace while the read-ahead runs dry; what arrives is what counts."""
+    feed = started().steps(20, seconds=0.5, wait=0.0, queued=30).switch(ACCELERATED)
+    for left in range(30, 6, -1):
+        feed.steps(1, seconds=0.5, wait=0.0, queued=left)
+    assert feed.view.figures(ACCELERATED).samples_per_s == pytest.approx(0.0, abs=1e-6)
+    feed.steps(22, seconds=0.5, wait=0.0, queued=7)
+    assert feed.view.figures(ACCELERATED).samples_per_s == pytest.approx(10.0, rel=0.1)
+
+
+def test_a_read_ahead_that_fills_up_is_worth_no_more_than_the_compute_can_use() -> None:
+    feed = started()
+    for queued in range(20):
+        feed.steps(1, seconds=0.5, wait=0.0, queued=queued)
+    assert feed.view.figures(STANDARD).samples_per_s == pytest.approx(20.0)
+
+
+def test_nothing_of_a_stretch_is_dropped() -> None:
+    """The second visit of a stretch is all that comes after the first, however long."""
+    feed = started().steps(24).switch(ACCELERATED).steps(12, seconds=0.5)
+    assert feed.view.comparison.pairs == 1
+    feed.steps(100, seconds=0.5).steps(2, seconds=50.0).switch(STANDARD).steps(24)
+    assert feed.view.comparison.pairs == 2
+    assert feed.view.figures(ACCELERATED).rate_low == pytest.approx(102 * 10 / 150, rel=0.01)
+
+
+def test_a_visit_that_is_too_short_makes_no_pair() -> None:
+    feed = alternate(started(), {STANDARD: 0.1, ACCELERATED: 0.05}, 8, steps=20)
+    assert feed.view.comparison.pairs == 0
+    assert VISIT_S > 20 * 0.1
+
+
+def test_a_visit_lasts_several_turns_and_drains() -> None:
+    feed = started().steps(12, queued=20).switch(ACCELERATED).steps(12, queued=20)
+    assert feed.view.comparison.pairs == 0
+    feed.steps(40, queued=20).switch(STANDARD).steps(60, queued=20)
+    assert feed.view.comparison.pairs == 1
+
+
+def test_stalls_count_in_the_mean_and_are_told_beside() -> None:
+    feed = started()
+    for _ in range(30):
+        feed.steps(9, seconds=0.1).steps(1, seconds=1.1)
+    found = feed.view.figures(STANDARD)
+    assert found.samples_per_s == pytest.approx(50.0)
+    assert found.typical_step_s == pytest.approx(0.1)
+    assert found.stall_share == pytest.approx(0.5)
+
+
+def test_bursts_of_batches_are_no_stalls() -> None:
+    feed = Feed(workers=3).state(RunState.RUNNING).steps(3)
+    for _ in range(10):
+        feed.steps(2, seconds=0.01).steps(1, seconds=2.98)
+    found = feed.view.figures(STANDARD)
+    assert found.stall_share == 0.0
+    assert found.typical_step_s == pytest.approx(1.0)
 
 
 def test_wait_and_bytes_are_shares_of_the_measured_time() -> None:
-    found = EndpointWindow(STANDARD)
-    for _ in range(10):
-        found.add(step(1.0, wait=0.6), cold=False, burst=1)
-    figures = found.figures()
+    figures = started().steps(10, seconds=1.0, wait=0.6).view.figures(STANDARD)
     assert figures.wait_fraction == pytest.approx(0.6)
-    assert figures.bytes_per_s == pytest.approx(100.0)
+    assert figures.bytes_per_s == pytest.approx(1000.0)
 
 
-def test_an_unfinished_block_is_dropped_at_a_pause() -> None:
-    found = EndpointWindow(STANDARD)
-    found.add(step(0.3), cold=False, burst=1)
-    found.interrupt()
-    found.add(step(0.3), cold=False, burst=1)
-    assert found.figures().blocks == 0
+def test_visits_grow_where_the_pairs_scatter_too_much() -> None:
+    feed = started()
+    for number in range(14):
+        feed.steps(30, seconds=0.5 if number % 4 else 1.5).switch(feed.endpoint.other)
+    assert feed.view.measurement.visits.visit_s > VISIT_S
+
+
+def test_fetch_times_tell_hits_from_misses() -> None:
+    rng = random.Random(2)
+
+    def fetches(count: int, seconds: float) -> list[float]:
+        return [seconds * rng.lognormvariate(0, 0.15) for _ in range(count)]
+
+    assert modes(fetches(200, 0.03)) is None
+    found = modes(fetches(60, 0.012) + fetches(140, 0.035))
+    assert found is not None
+    assert list(found) == pytest.approx([0.012, 0.035], rel=0.05)
+    mixed = [0.3 * one + 0.7 * other for one, other in zip(fetches(200, 0.012), fetches(200, 0.035), strict=True)]
+    assert hit_rate(mixed, *found) == pytest.approx(0.3, abs=0.05)
+    assert hit_rate([], *found) is None
 
 
 def run_auto(auto: AutoCompare, feed: Feed, fast: float, *, limit: int = 5000) -> list[EndpointKind]:
     """Steps until auto-A/B is done; gives what it switched to."""
     asked = []
     for _ in range(limit):
-        feed.steps(1, seconds=fast if feed.endpoint is ACCELERATED else 0.5)
+        seconds = fast if feed.endpoint is ACCELERATED else 0.5
+        feed.steps(1, seconds=seconds, wait=seconds / 2)
         kind = auto.decide(feed.view)
         if kind is not None:
             asked.append(kind)
@@ -112,39 +205,64 @@ def run_auto(auto: AutoCompare, feed: Feed, fast: float, *, limit: int = 5000) -
     return asked
 
 
-def test_auto_alternates_until_the_ratio_is_known_and_ends_on_the_faster() -> None:
-    feed = Feed(epochs=100, steps_per_epoch=40).state(RunState.RUNNING)
-    auto = AutoCompare()
+def test_auto_alternates_until_it_is_decided_and_ends_on_the_faster() -> None:
+    feed, auto = started(), AutoCompare()
     asked = run_auto(auto, feed, fast=0.25)
     assert auto.done
-    assert asked[:3] == [ACCELERATED, STANDARD, ACCELERATED]
+    assert asked[:6] == [ACCELERATED, STANDARD] * 3
     assert feed.view.endpoint is ACCELERATED
-    assert feed.view.comparison is not None
-    assert feed.view.comparison.ratio == pytest.approx(2.0)
-    assert auto.outcome == "auto-A/B done: accelerated gives 2.00x ± 0 % of standard (cold cache)"
-    assert auto.words == "auto-A/B done: 2.00x ± 0 %"
+    assert feed.view.comparison.faster is ACCELERATED
+    assert auto.words == "auto-A/B done: 2.00x (2.00 to 2.00), 6 pairs"
+    assert auto.outcome.startswith(
+        "auto-A/B done: the accelerated endpoint gives 2.00x of standard (2.00 to 2.00), 6 pairs"
+    )
 
 
 def test_auto_keeps_what_it_found() -> None:
-    feed = Feed(epochs=100, steps_per_epoch=40).state(RunState.RUNNING)
-    auto = AutoCompare()
+    feed, auto = started(), AutoCompare()
     run_auto(auto, feed, fast=0.25)
+    words = auto.words
     feed.steps(200, seconds=2.0)
-    assert auto.words == "auto-A/B done: 2.00x ± 0 %"
+    assert auto.words == words
 
 
 def test_auto_goes_back_where_the_accelerator_is_slower() -> None:
-    feed = Feed(epochs=100, steps_per_epoch=40).state(RunState.RUNNING)
-    auto = AutoCompare()
+    feed, auto = started(), AutoCompare()
     run_auto(auto, feed, fast=0.8)
     assert auto.done
     assert feed.view.endpoint is STANDARD
 
 
+def test_auto_ends_where_there_is_no_difference() -> None:
+    feed, auto = started(), AutoCompare()
+    run_auto(auto, feed, fast=0.5)
+    assert auto.words == "auto-A/B done: no difference found within ± 1 %"
+
+
+def test_auto_gives_up_where_the_pairs_scatter_and_tells_no_ratio() -> None:
+    feed, auto, rng = started(), AutoCompare(), random.Random(4)
+    while not auto.done:
+        seconds = rng.choice((0.3, 3.0))
+        for _ in range(8):
+            feed.steps(1, seconds=seconds)
+            if (kind := auto.decide(feed.view)) is not None:
+                feed.switch(kind)
+    assert feed.view.comparison.pairs == MAX_PAIRS
+    assert auto.words.startswith("auto-A/B gave up: inconclusive: ")
+
+
 def test_auto_waits_for_the_endpoint_it_asked_for() -> None:
-    feed = Feed().state(RunState.RUNNING).steps(60)
-    auto = AutoCompare()
+    feed, auto = started().steps(60), AutoCompare()
     assert auto.decide(feed.view) is ACCELERATED
     assert auto.decide(feed.view) is None
     feed.steps(60)
     assert auto.decide(feed.view) is None, "the switch was not seen yet"
+
+
+def test_auto_asked_for_again_looks_once_more() -> None:
+    feed = started()
+    run_auto(AutoCompare(), feed, fast=0.25)
+    again = AutoCompare(1)
+    run_auto(again, feed, fast=0.25)
+    assert again.done
+    assert feed.view.comparison.pairs == LOOKS[1]

@@ -34,7 +34,9 @@ def test_a_finished_run(tmp_path: Path) -> None:
     summary = summarise(write_record(tmp_path / "one.jsonl", one_of_each()))
     assert (summary.run, summary.state, summary.step, summary.epoch) == ("one", RunState.FINISHED, 3, 1)
     assert (summary.started, summary.updated) == (START, START + 100)
-    assert summary.samples_per_s == 20.0
+    assert summary.samples_per_s == 8.0, "of the whole run, as its summary has it"
+    assert summary.comparison is not None
+    assert summary.comparison.decision == "the accelerated endpoint is faster"
     assert summary.wait_fraction == pytest.approx(0.75)
     assert (summary.endpoint, summary.checkpoint) == (EndpointKind.STANDARD, "checkpoints/one-3.pt")
     assert (summary.val_loss, summary.top1, summary.error) == (1.25, 0.5, "lost a reader")

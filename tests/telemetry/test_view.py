@@ -9,8 +9,9 @@ import pytest
 
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
+from ossconsole.telemetry.measure import WARMUP_STEPS
 from ossconsole.telemetry.samples import GpuSample
-from ossconsole.telemetry.view import RECENT_STEPS, STALLED_AFTER_S, WARMUP_STEPS, RunView
+from ossconsole.telemetry.view import RECENT_STEPS, STALLED_AFTER_S, RunView
 from tests.telemetry.runs import ACCELERATED, STANDARD, START, Feed
 
 
@@ -62,13 +63,12 @@ def test_batches_read_ahead_and_the_settling_ones_count_for_no_endpoint() -> Non
     before = feed.view.figures(STANDARD).steps
     feed.switch(ACCELERATED, ahead=3)
     assert feed.view.figures(STANDARD).steps == before
-    needed = feed.view.settling_steps
-    assert feed.view.settling == (0, needed)
-    feed.steps(needed - 1, seconds=0.1)
-    assert feed.view.settling == (needed - 1, needed)
-    assert feed.view.figures(ACCELERATED).steps == 0
+    assert feed.view.settling == (0, 4)
     feed.steps(1, seconds=0.1)
+    assert feed.view.settling == (1, 4)
+    feed.steps(3, seconds=0.1)
     assert feed.view.settling is None
+    assert feed.view.figures(ACCELERATED).steps == 0
     feed.steps(5, seconds=0.1)
     assert feed.view.figures(ACCELERATED).steps == 5
 

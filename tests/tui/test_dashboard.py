@@ -352,7 +352,7 @@ def test_auto_compare_says_when_the_ratio_is_known() -> None:
         if monitor.auto.done:
             break
     assert monitor.view.endpoint is ACCELERATED or run.asked, "it ends on the faster one"
-    assert any(line.text.startswith("auto-A/B done: accelerated gives 2.") for line in monitor.view.log)
+    assert any(line.text.startswith("auto-A/B done: the accelerated endpoint gives 2.") for line in monitor.view.log)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.text import counted
-from ossconsole.telemetry.compare import MIN_BLOCKS, EndpointFigures
 from ossconsole.telemetry.narrate import percent as coarse_percent
+from ossconsole.telemetry.visits import EndpointFigures
 from ossconsole.tui.panels.context import Context
 from ossconsole.tui.plot import nice_ceiling
 from ossconsole.tui.text import MISSING, Line, compact, joined, percent, rate, short_times, shorten, size, wrap
@@ -19,13 +19,14 @@ _ROWS: tuple[tuple[str, Callable[[EndpointFigures], str]], ...] = (
     ("batches", lambda figures: f"{figures.steps:,}" if figures.steps else MISSING),
     ("read", lambda figures: f"{size(figures.bytes_per_s)}/s" if figures.bytes_per_s is not None else MISSING),
     ("fetch p50", lambda figures: short_times((figures.fetch_p50,))),
+    ("stalls", lambda figures: percent(figures.stall_share)),
+    ("typical", lambda figures: short_times((figures.typical_step_s,))),
     ("step p50", lambda figures: short_times((figures.step_p50,))),
     ("step p95", lambda figures: short_times((figures.step_p95,))),
     ("copy", lambda figures: short_times((figures.copy_s,))),
     ("compute", lambda figures: short_times((figures.compute_s,))),
     ("cold cache", lambda figures: rate(figures.cold_rate)),
     ("warm cache", lambda figures: rate(figures.warm_rate) if figures.kind is EndpointKind.ACCELERATED else MISSING),
-    ("readings", lambda figures: f"{figures.blocks:,}" if figures.blocks else MISSING),
     ("visits", lambda figures: f"{figures.visits:,}" if figures.visits else MISSING),
 )
 LABEL_WIDTH = 11
@@ -82,7 +83,7 @@ def _right(text: str, style: str, width: int) -> Line:
 
 
 def _ranges(context: Context, figures: list[EndpointFigures], width: int) -> list[Line]:
-    """Where the readings lie: a bar from the lowest to the highest, the endpoint's glyph at the median."""
+    """Where the visits lie: a bar from the lowest to the highest, the endpoint's glyph at the mean."""
     known = [item.rate_high for item in figures if item.rate_high is not None]
     if not known:
         return []
@@ -96,6 +97,7 @@ def _ranges(context: Context, figures: list[EndpointFigures], width: int) -> lis
             low, at, high = (
                 min(room - 1, int(value / top * room)) for value in (item.rate_low, item.samples_per_s, item.rate_high)
             )
+            low, high = min(low, at), max(high, at)  # the mean also holds what is not in a visit
             bar = context.glyphs.bar_full
             marked = bar * (at - low) + context.glyphs.endpoint(item.kind) + bar * (high - at)
             line.add(" " * low).add(marked, str(item.kind))
@@ -104,32 +106,45 @@ def _ranges(context: Context, figures: list[EndpointFigures], width: int) -> lis
 
 
 def _explained(context: Context, width: int) -> list[str]:
-    words = "medians of readings of 0.5 s and more, bars hold 90 % of them; ± is 95 %; warm-up and settling left out"
+    found = context.view.comparison
+    words = (
+        "samples/s: mean over all settled time, at most what the compute could use; bars hold 90 % of the visits; "
+        "the interval is 95 %, over pairs of visits before and after each switch; warm-up and settling left out"
+    )
     if context.has_accelerated and context.view.figures(EndpointKind.ACCELERATED).steps:
-        words += f"; cache {coarse_percent(context.view.cache_coverage)} filled (estimated)"
+        words += f"; {found.cache_words}, {coarse_percent(found.coverage)} of the dataset read through it"
     return wrap(words, width - 2)
 
 
 def _result(context: Context, width: int) -> list[Line]:
     """The ratio, or what it still needs."""
     view, glyphs = context.view, context.glyphs
-    found = view.comparison
     lines = []
     if view.settling is not None and view.endpoint is not None:
         passed, needed = view.settling
         lines.append(
             Line((" settling on ", "warn")).extend(context.named(view.endpoint)).add(f" {passed}/{needed}", "warn")
         )
-    elif found is not None:
-        line = Line((f" {glyphs.accelerated} {found.ratio:.2f}x ", "accelerated"))
-        line.add(f"{glyphs.plus_minus} {found.spread * 100:.0f} %", "strong")
-        line.add(" cache filling" if found.cold else " of standard" if found.decided else " undecided", "dim")
-        lines.append(line)
+    elif view.comparison.pairs:
+        lines.append(_found(context, width))
     else:
         lines.append(Line((shorten(f" {_missing(context)}", width, glyphs.ellipsis), "dim")))
     if context.auto_words:
         lines.append(Line((shorten(f" {context.auto_words}", width, glyphs.ellipsis), "primary")))
     return lines
+
+
+def _found(context: Context, width: int) -> Line:
+    """The result as of the last look; a ratio only where it is decided."""
+    found, glyphs = context.view.comparison, context.glyphs
+    if not found.ratio or found.estimate is None:
+        state = "" if found.decided or found.estimate is None else f", {found.collecting}" if found.collecting else ""
+        text = f" {found.words.replace('±', glyphs.plus_minus)}{state}"
+        return Line((shorten(text, width, glyphs.ellipsis), "strong" if found.decided else "dim"))
+    line = Line((f" {glyphs.endpoint(found.faster or EndpointKind.ACCELERATED)} {found.ratio} ", str(found.faster)))
+    line.add(f"({found.interval}), {found.estimate.pairs} pairs", "strong")
+    note = " cache filling" if found.cold else " of standard"
+    return line.add(note, "dim") if line.width + len(note) <= width else line
 
 
 def _missing(context: Context) -> str:
@@ -140,16 +155,16 @@ def _missing(context: Context) -> str:
         return "no accelerated endpoint in the profile"
     if view.warming is not None:
         return f"warming up, {view.warming[0]} of {counted(view.warming[1], 'batch', 'batches')}"
-    found = {kind: view.figures(kind).blocks for kind in EndpointKind}
-    kind = next((kind for kind, blocks in found.items() if blocks < MIN_BLOCKS), None)
-    return "" if kind is None else _unmeasured(kind, found[kind], context)
+    figures = {kind: view.figures(kind) for kind in EndpointKind}
+    kind = next((kind for kind, found in figures.items() if found.samples_per_s is None), None)
+    return view.comparison.words if kind is None else _unmeasured(kind, figures[kind].steps, context)
 
 
-def _unmeasured(kind: EndpointKind, blocks: int, context: Context) -> str:
+def _unmeasured(kind: EndpointKind, steps: int, context: Context) -> str:
     view = context.view
     if view.state is not None and view.state.final:
-        return f"{kind} was measured too briefly" if blocks else f"{kind} was not measured"
+        return f"{kind} was measured too briefly" if steps else f"{kind} was not measured"
     if kind is view.endpoint:
-        return f"{kind}: {blocks} of {MIN_BLOCKS} readings"
+        return f"measuring {kind}"
     by_hand = context.steered and not context.auto_words
     return f"press e to measure {kind}" if by_hand else f"{kind} is not measured yet"

@@ -66,7 +66,7 @@ def _wait(kind: EndpointKind) -> Callable[[RunView], str]:
 
 def _ratio(view: RunView) -> str:
     found = view.comparison
-    return MISSING if found is None else found.words
+    return found.words if found.pairs else MISSING
 
 
 _RESULTS: tuple[tuple[str, Callable[[RunView], str]], ...] = (

@@ -127,8 +127,8 @@ class TrainScreen(Dashboard):
             monitor.auto = None
             self.notify("Auto A/B is off.", timeout=3)
             return
-        monitor.auto = AutoCompare(every=max(12, 4 * monitor.view.settings.workers))
-        self.notify("Auto A/B: alternating the endpoints until the ratio is known to ± 5 %.", timeout=4)
+        monitor.auto = AutoCompare(seed=int(monitor.now))
+        self.notify("Auto A/B: alternating the endpoints until the difference is known to ± 5 %.", timeout=4)
 
     @work(exclusive=True, group="learning-rate", exit_on_error=False)
     async def action_learning_rate(self) -> None:

@@ -1,0 +1,220 @@
+"""Measurement: the figures of a run, reduced from its events in constant memory.
+
+There is one for all of them: the engine's summary, the screens, a replay and an export use this same reducer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.telemetry import events
+from ossconsole.telemetry.cache import Coverage, FetchTimes, hit_rate
+from ossconsole.telemetry.compare import Comparison
+from ossconsole.telemetry.events import EndpointSummary, Event, RunState
+from ossconsole.telemetry.visits import FIGURE_S, FIGURE_STEPS, EndpointFigures, Visits
+
+# The first steps of a process pay for imports, caches and memory that no later step pays for.
+WARMUP_STEPS = 3
+TOO_SHORT = "too short"
+"""The reason of a figure that is missing."""
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What the reducer reads from a run's settings; a record of another version may lack any of it."""
+
+    batch_size: int = 0
+    workers: int = 1
+    max_steps: int = 0
+    endpoint: EndpointKind | None = None
+
+
+class Measurement:
+    """What was measured by the events applied so far. Steps of a pause, a validation and the warm-up count nowhere."""
+
+    def __init__(self) -> None:
+        self.settings = Settings()
+        self.visits = Visits()
+        self.looks = 0
+        """How many estimates of the ratio were made."""
+        self.seen = 0
+        """Steps of this process, the warm-up too."""
+        self._endpoint: EndpointKind | None = None
+        self._run: events.Run | None = None
+        self._coverage = Coverage()
+        self._fetches = FetchTimes()
+        self._whole = _Whole()
+        self._used = {kind: [0, 0, 0] for kind in EndpointKind}  # steps, samples and bytes, the warm-up too
+        self._interrupted = False
+
+    def apply(self, event: Event) -> None:
+        """Take one event, in the order of the record."""
+        if isinstance(event, events.Step):
+            self._add(event)
+        elif isinstance(event, events.Run):
+            self._start(event)
+        elif isinstance(event, events.Switch):
+            self._endpoint = event.endpoint
+            self.visits.switch(event.endpoint)
+        elif isinstance(event, events.State):
+            self._interrupted = self._interrupted or event.state is not RunState.RUNNING
+        elif isinstance(event, events.Epoch):
+            self._coverage.end_epoch(event.samples)
+
+    def _start(self, event: events.Run) -> None:
+        """A run that is started again (its processes were lost) says so again: what was measured is kept."""
+        self._run = event
+        self.settings = _settings(event.settings)
+        if self._endpoint is None:
+            self.visits = Visits(self.settings.workers, self.hit_rate)
+        self._endpoint = self.settings.endpoint
+        if self._endpoint is not None:
+            self._begin(self._endpoint)
+
+    def _begin(self, kind: EndpointKind) -> None:
+        # Of the first turn of the readers, what the warm-up leaves.
+        self.visits.start(kind, max(0, self.settings.workers - WARMUP_STEPS))
+
+    def _add(self, step: events.Step) -> None:
+        if self._endpoint is None:
+            self._endpoint = step.endpoint
+            self._begin(step.endpoint)
+        self.seen += 1
+        used = self._used[step.endpoint]
+        for place, amount in enumerate((1, step.samples, step.bytes)):
+            used[place] += amount
+        cold = self._coverage.add(step, self.samples_per_epoch, self._fetches.anchors)
+        if self._interrupted:
+            # A step after a pause or a validation holds that time too, and says nothing of the endpoint.
+            self._interrupted = False
+            self.visits.interrupt()
+        elif self.seen > WARMUP_STEPS:
+            self._whole.add(step)
+            looks = self._estimates
+            self._fetches.add(step)
+            self.visits.add(step, cold=cold)
+            self.looks += self._estimates != looks
+            return
+        self.visits.follow(step)
+
+    @property
+    def _estimates(self) -> int:
+        return sum(pairs.looks for pairs in self.visits.pairs.values())
+
+    @property
+    def warming(self) -> tuple[int, int] | None:
+        """How many of a run's first steps have passed, of how many that are not counted; None after them."""
+        return (self.seen, WARMUP_STEPS) if self.seen < WARMUP_STEPS else None
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Training samples of an epoch; 0 where that is not known."""
+        planned = self._run.steps_per_epoch * self.settings.batch_size * self._run.world if self._run else 0
+        return self._coverage.size or planned
+
+    @property
+    def cache_coverage(self) -> float:
+        """Share of the samples that this run has read through the accelerated endpoint, 0 to 1."""
+        return self._coverage.covered
+
+    def figures(self, kind: EndpointKind) -> EndpointFigures:
+        """What an endpoint delivered while settled."""
+        return self.visits.windows[kind].figures()
+
+    def hit_rate(self, fetch_s: float) -> float | None:
+        """The share of hits among batches that took so long, on average, to fetch through the accelerator.
+
+        None where fetch times do not tell hits from misses.
+        """
+        anchors = self._fetches.anchors
+        return hit_rate((fetch_s,), *anchors) if anchors is not None else None
+
+    @property
+    def comparison(self) -> Comparison:
+        """The endpoints compared, as of the last look."""
+        standard, accelerated = (self.figures(kind) for kind in EndpointKind)
+        cold = self.visits.cold
+        pairs = self.visits.pairs[cold]
+        tally = self.visits.windows[EndpointKind.ACCELERATED].parts[cold].tally
+        slow, fast = standard.typical_step_s, accelerated.typical_step_s
+        return Comparison(
+            pairs=pairs.count,
+            estimate=pairs.estimate,
+            standard=standard.side(self.samples_per_epoch),
+            accelerated=accelerated.side(self.samples_per_epoch),
+            typical_ratio=slow / fast if slow and fast else None,
+            hit_rate=self.hit_rate(tally.fetch_s / tally.steps) if tally.steps else None,
+            coverage=self.cache_coverage,
+            cold=cold,
+        )
+
+    # The whole run
+
+    @property
+    def samples(self) -> int:
+        return sum(samples for _, samples, _ in self._used.values())
+
+    @property
+    def bytes(self) -> int:
+        return sum(size for _, _, size in self._used.values())
+
+    @property
+    def samples_per_s(self) -> float | None:
+        """The mean over the steps after the warm-up; None where they were too few."""
+        whole = self._whole
+        enough = whole.steps >= FIGURE_STEPS and whole.seconds >= FIGURE_S
+        return whole.samples / whole.seconds if enough else None
+
+    @property
+    def wait_fraction(self) -> float | None:
+        """Share of the time of those steps that the loop waited for data."""
+        return self._whole.wait_s / self._whole.seconds if self.samples_per_s is not None else None
+
+    def endpoints(self) -> dict[str, EndpointSummary]:
+        """What each endpoint that was used delivered, for the summary."""
+        return {str(kind): self._summary(kind) for kind, (steps, _, _) in self._used.items() if steps}
+
+    def _summary(self, kind: EndpointKind) -> EndpointSummary:
+        steps, samples, size = self._used[kind]
+        figures = self.figures(kind)
+        return EndpointSummary(
+            steps=steps,
+            samples=samples,
+            bytes=size,
+            samples_per_s=figures.samples_per_s,
+            wait_fraction=figures.wait_fraction,
+            reason=TOO_SHORT if figures.samples_per_s is None else "",
+        )
+
+
+class _Whole:
+    """Sums over the steps after the warm-up, of both endpoints, whether settled or not."""
+
+    def __init__(self) -> None:
+        self.steps = self.samples = 0
+        self.seconds = self.wait_s = 0.0
+
+    def add(self, step: events.Step) -> None:
+        self.steps += 1
+        self.samples += step.samples
+        self.seconds += step.step_time_s
+        self.wait_s += step.data_wait_s
+
+
+def _settings(raw: dict[str, Any]) -> Settings:
+    """The settings known to this version; what is missing or of another type keeps its default."""
+    known = {field.name: _convert(raw.get(field.name), field.type, field.default) for field in _FIELDS}
+    settings = Settings(**known)
+    return msgspec.structs.replace(settings, workers=max(1, settings.workers))
+
+
+_FIELDS = msgspec.structs.fields(Settings)
+
+
+def _convert(value: Any, kind: Any, default: Any) -> Any:
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        return default

@@ -1,0 +1,461 @@
+"""Visits of endpoints, cut out of a run's steps; each switch gives one pair: the visit before it and the one after.
+
+A stretch is what comes between two switches. What was read ahead on the other endpoint and the first turn of all
+readers settle and are left out. The first visit of a stretch takes as long as a visit must; the rest, up to the next
+switch, is the second one. So a stretch in the middle serves two pairs, each part of it one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.telemetry.cache import WARM
+from ossconsole.telemetry.compare import LOOKS, TARGET, Estimate, Side, estimate, lag_correlation
+from ossconsole.telemetry.events import Step
+from ossconsole.telemetry.series import Quantiles
+
+VISIT_S = 3.0
+"""A visit lasts at least this long; longer where it holds too few turns of the readers or drains of the read-ahead."""
+
+LONGEST_VISIT_S = 60.0
+_LEAST_SETTLING = 4  # batches of the endpoint switched to; a turn of all readers at least
+_TURNS = 4  # of all readers in a visit
+_DRAINS = 2  # of what is read ahead
+_DEVIATION = 0.035  # of a visit's rate, as a share: what the turns seen so far must average out to
+_CORRELATION = 0.2  # between neighbouring pairs, above which visits grow
+_GROWTH = 1.5
+_PAIRS_WANTED = 20  # the pairs that shall be enough; visits grow where they are not
+
+_KEPT_TURNS = 512
+_KEPT_VISITS = 128
+_STALL = 3.0  # a turn that takes this many times the median one stalls
+_LEAST_TURNS = 8  # turns before one is called typical
+_LEAST_BLOCKS = 6  # of _TURNS turns each, before their scatter is known
+FIGURE_S = 0.5
+FIGURE_STEPS = 4
+"""Settled steps below which there is no figure of an endpoint."""
+
+
+class _Waiting(msgspec.Struct, frozen=True):
+    """What was read ahead at a step, in batches; `full` where no more may be."""
+
+    batches: int
+    full: bool
+
+    @classmethod
+    def at(cls, step: Step) -> _Waiting:
+        return cls(step.queued, step.readers_idle)
+
+    def grown_from(self, before: _Waiting) -> int:
+        """By how much it grew. A full one is as full as another: how many are still under way then says nothing."""
+        return 0 if self.full and before.full else self.batches - before.batches
+
+
+class Tally:
+    """Sums over settled steps. `grown` is by how many batches the read-ahead grew until the last interruption."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.samples = 0
+        self.grown = 0
+        self.seconds = 0.0
+        self.wait_s = 0.0
+        self.copy_s = 0.0
+        self.compute_s = 0.0
+        self.bytes = 0
+        self.cold = 0
+        self.fetch_s = 0.0
+        self._from: _Waiting | None = None
+        self._to: _Waiting | None = None
+
+    def add(self, step: Step, before: _Waiting, *, cold: bool) -> None:
+        """Count a step; `before` is what waited when it began."""
+        self.steps += 1
+        self.samples += step.samples
+        if self._from is None:
+            self._from = before
+        self._to = _Waiting.at(step)
+        self.seconds += step.step_time_s
+        self.wait_s += step.data_wait_s
+        self.copy_s += step.copy_s
+        self.compute_s += step.compute_s
+        self.bytes += step.bytes
+        self.cold += cold
+        self.fetch_s += step.fetch_s
+
+    def cut(self) -> None:
+        """The next step does not follow the last one."""
+        self.grown, self._from, self._to = self._grown, None, None
+
+    @property
+    def _grown(self) -> int:
+        open_ = self._to.grown_from(self._from) if self._to is not None and self._from is not None else 0
+        return self.grown + open_
+
+    def __add__(self, other: Tally) -> Tally:
+        total = Tally()
+        for name in _SUMS:
+            setattr(total, name, getattr(self, name) + getattr(other, name))
+        total.grown = self._grown + other._grown
+        return total
+
+    @property
+    def rate(self) -> float:
+        """Samples/s that arrived, at most what the compute could use; 0 where nothing did.
+
+        What arrived is what was used and by how much the read-ahead grew: after a switch to a slower endpoint the steps
+        go on at their pace for a while, but the read-ahead runs dry.
+        """
+        if self.seconds <= 0:
+            return 0.0
+        arrived = self.samples * (1 + self._grown / self.steps)
+        busy = max(self.seconds - self.wait_s, 1e-9)
+        return max(0.0, min(arrived / self.seconds, self.samples / busy))
+
+
+_SUMS = ("steps", "samples", "seconds", "wait_s", "copy_s", "compute_s", "bytes", "cold", "fetch_s")
+
+
+class Visit(msgspec.Struct, frozen=True):
+    """One reading: a whole visit.
+
+    `hit_rate` is the estimated share of samples that came from the accelerator's cache, None where it cannot be told.
+    `cold` tells that the cache was still filling.
+    """
+
+    kind: EndpointKind
+    samples_per_s: float
+    seconds: float
+    steps: int
+    hit_rate: float | None
+    cold: bool
+
+
+class EndpointFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """What an endpoint delivered while settled. None where too little was measured.
+
+    `samples_per_s` is the mean over the time, of what arrived, at most what the compute could use. `visits` were
+    completed; nine tenths of them lie between `rate_low` and `rate_high`. `typical_step_s` is the median time of a
+    step, taken over turns of all readers, who deliver in bursts. `cold` is True where most of the samples were read
+    for the first time through a caching endpoint; the rates of both temperatures are told beside, where both were
+    seen. `copy_s` and `compute_s` are means per step.
+    """
+
+    kind: EndpointKind
+    steps: int = 0
+    visits: int = 0
+    samples_per_s: float | None = None
+    typical_step_s: float | None = None
+    stall_share: float | None = None
+    step_p50: float | None = None
+    step_p95: float | None = None
+    fetch_p50: float | None = None
+    fetch_p95: float | None = None
+    wait_fraction: float | None = None
+    bytes_per_s: float | None = None
+    cold: bool = False
+    rate_low: float | None = None
+    rate_high: float | None = None
+    cold_rate: float | None = None
+    warm_rate: float | None = None
+    copy_s: float | None = None
+    compute_s: float | None = None
+
+    def side(self, samples_per_epoch: int) -> Side:
+        """This endpoint's side of a comparison; `samples_per_epoch` 0 where not known."""
+        rate = self.samples_per_s
+        minutes = samples_per_epoch / rate / 60 if rate and samples_per_epoch else None
+        return Side(samples_per_s=rate, minutes_per_epoch=minutes, stall_share=self.stall_share)
+
+
+class _Part:
+    """The settled steps of one endpoint with one temperature of the cache, in constant memory."""
+
+    def __init__(self, workers: int) -> None:
+        self.tally = Tally()
+        self.visits: deque[float] = deque(maxlen=_KEPT_VISITS)
+        self.count = 0
+        self.turns: deque[float] = deque(maxlen=_KEPT_TURNS)
+        self.step_times = Quantiles()
+        self.fetch_times = Quantiles()
+        self._workers = workers
+        self._turn: list[float] = []
+
+    def add(self, step: Step, before: _Waiting, *, cold: bool) -> None:
+        self.tally.add(step, before, cold=cold)
+        self.step_times.add(step.step_time_s)
+        self.fetch_times.add(step.fetch_s)
+        self._turn.append(step.step_time_s)
+        if len(self._turn) >= self._workers:
+            self.turns.append(sum(self._turn))
+            self._turn.clear()
+
+    def cut(self) -> None:
+        """The next step does not follow the last one: a turn holds steps that do."""
+        self._turn.clear()
+        self.tally.cut()
+
+    def keep(self, visit: Visit) -> None:
+        self.visits.append(visit.samples_per_s)
+        self.count += 1
+
+    @property
+    def rate(self) -> float | None:
+        enough = self.tally.steps >= max(FIGURE_STEPS, self._workers) and self.tally.seconds >= FIGURE_S
+        return self.tally.rate if enough else None
+
+    @property
+    def typical_step_s(self) -> float | None:
+        return statistics.median(self.turns) / self._workers if len(self.turns) >= _LEAST_TURNS else None
+
+    @property
+    def stall_share(self) -> float | None:
+        if len(self.turns) < _LEAST_TURNS:
+            return None
+        typical, total = statistics.median(self.turns), sum(self.turns)
+        return sum(turn - typical for turn in self.turns if turn > _STALL * typical) / total if total > 0 else None
+
+
+class EndpointWindow:
+    """One endpoint's settled steps; cold and warm cache are kept apart."""
+
+    def __init__(self, kind: EndpointKind, workers: int = 1) -> None:
+        self.kind = kind
+        self.parts = {cold: _Part(workers) for cold in (True, False)}
+
+    def add(self, step: Step, before: _Waiting, *, cold: bool) -> None:
+        """Count a settled step; `before` as in Tally."""
+        self.parts[cold].add(step, before, cold=cold)
+        self.parts[not cold].cut()
+
+    def cut(self) -> None:
+        """The next step does not follow the last one."""
+        for part in self.parts.values():
+            part.cut()
+
+    @property
+    def turns_s(self) -> Sequence[float]:
+        """How long the newest turns of all readers took."""
+        return self.parts[self.cold].turns
+
+    @property
+    def cold(self) -> bool:
+        """Whether the figures are those of a cold cache: until there are enough of a warm one."""
+        return self.parts[False].rate is None and self.parts[True].tally.steps > 0
+
+    def figures(self) -> EndpointFigures:
+        part = self.parts[self.cold]
+        tally = part.tally
+        low, high = _nine_tenths(part.visits)
+        return EndpointFigures(
+            kind=self.kind,
+            steps=tally.steps,
+            visits=part.count,
+            samples_per_s=part.rate,
+            typical_step_s=part.typical_step_s,
+            stall_share=part.stall_share,
+            step_p50=part.step_times.p50,
+            step_p95=part.step_times.p95,
+            fetch_p50=part.fetch_times.p50,
+            fetch_p95=part.fetch_times.p95,
+            wait_fraction=_share(tally.wait_s, tally.seconds),
+            bytes_per_s=_share(tally.bytes, tally.seconds),
+            cold=self.cold,
+            rate_low=low,
+            rate_high=high,
+            cold_rate=self.parts[True].rate,
+            warm_rate=self.parts[False].rate,
+            copy_s=_share(tally.copy_s, tally.steps),
+            compute_s=_share(tally.compute_s, tally.steps),
+        )
+
+
+class Pairs:
+    """The pairs of one temperature of the cache, and the estimate of the last look."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.looks = 0
+        self.estimate: Estimate | None = None
+        self.correlation = 0.0
+        self._log_ratios: list[float] = []
+
+    def add(self, standard: Visit, accelerated: Visit) -> bool:
+        """Take a pair; True where it led to a new estimate."""
+        self.count += 1
+        if len(self._log_ratios) == LOOKS[-1]:
+            return False
+        self._log_ratios.append(math.log(accelerated.samples_per_s / standard.samples_per_s))
+        found = estimate(self._log_ratios)
+        if found is None:
+            return False
+        self.looks += 1
+        self.estimate, self.correlation = found, lag_correlation(self._log_ratios)
+        return True
+
+
+class Visits:
+    """Cuts the settled steps of a run into visits and pairs. Call `switch`, `interrupt` and `add` as they happen."""
+
+    def __init__(self, workers: int = 1, hit_rate: Callable[[float], float | None] = lambda _fetch_s: None) -> None:
+        self.visit_s = VISIT_S
+        self._hit_rate = hit_rate  # of batches that took so many seconds to fetch, on average
+        self.pairs = {cold: Pairs() for cold in (True, False)}
+        self.windows = {kind: EndpointWindow(kind, workers) for kind in EndpointKind}
+        self._workers = workers
+        self._turn = max(workers, _LEAST_SETTLING)
+        self._kind: EndpointKind | None = None
+        self._waiting: _Waiting | None = None  # at the last step; None where the next one does not follow it
+        self._peak = 0
+        self._settling = 0
+        self._drained = True
+        self._before: Visit | None = None  # of the other endpoint, waiting for its partner
+        self._complete = False  # whether the first visit of the stretch is over
+        self._paired = False  # whether it is in a pair
+        self._first = Tally()
+        self._rest = Tally()
+
+    def start(self, kind: EndpointKind, settling: int) -> None:
+        """The run starts on an endpoint; so many batches are left out."""
+        self._kind, self._settling = kind, settling
+
+    def switch(self, kind: EndpointKind) -> None:
+        """Batches that are asked for from now on come from `kind`."""
+        if kind is self._kind:
+            return
+        self._before = self._last_visit()
+        self._kind = kind
+        self._settling, self._drained = self._turn, False
+        self._first, self._rest = Tally(), Tally()
+        self._complete = self._paired = False
+        self.interrupt()
+
+    def _last_visit(self) -> Visit | None:
+        """What the next pair takes of the stretch that ends: all that no pair has taken, if that is long enough."""
+        assert self._kind is not None or not self._first.steps  # noqa: S101 - steps are counted after a start only
+        tally = self._rest if self._paired else self._first + self._rest
+        if self._kind is None or not self.enough(tally):
+            return None
+        return self._visit(self._kind, tally)
+
+    def _visit(self, kind: EndpointKind, tally: Tally) -> Visit:
+        hits = self._hit_rate(tally.fetch_s / tally.steps) if kind is EndpointKind.ACCELERATED else None
+        cold = tally.cold * 2 > tally.steps if hits is None else hits < WARM
+        visit = Visit(kind, tally.rate, tally.seconds, tally.steps, hits, cold)
+        self.windows[kind].parts[cold].keep(visit)
+        return visit
+
+    def interrupt(self) -> None:
+        """Time passed that no step accounts for (a pause, a validation)."""
+        self._waiting = None
+        for window in self.windows.values():
+            window.cut()
+        self._first.cut()
+        self._rest.cut()
+
+    def follow(self, step: Step) -> None:
+        """Take a step that does not count: the next one that does follows it."""
+        self._waiting = _Waiting.at(step)
+        self._peak = max(self._peak, step.queued)
+
+    def add(self, step: Step, *, cold: bool) -> None:
+        """Take a step; it counts where it is settled."""
+        before = self._waiting
+        self.follow(step)
+        if step.endpoint is not self._kind:
+            return
+        self._drained = True
+        if self._settling:
+            self._settling -= 1
+            return
+        if before is None or step.step_time_s <= 0:
+            return
+        self.windows[step.endpoint].add(step, before, cold=cold)
+        (self._rest if self._complete else self._first).add(step, before, cold=cold)
+        if not self._complete and self.enough(self._first):
+            self._lengthen(self.windows[step.endpoint].turns_s)
+            self._complete = self.enough(self._first)
+            if self._complete:
+                self._pair_up()
+
+    def _lengthen(self, turns_s: Sequence[float]) -> None:
+        """Visits last until what scatters so much averages out; correlation is seen later, in the pairs.
+
+        As many turns as a visit holds at least are taken together: readers deliver late and early by turns. The scatter
+        is that from one to the next (von Neumann 1941), so that a drift does not count.
+        """
+        blocks = [sum(block) for block in zip(*[iter(turns_s)] * _TURNS, strict=False)]
+        if len(blocks) < _LEAST_BLOCKS:
+            return
+        mean = statistics.fmean(blocks)
+        variance = statistics.fmean((one - next_) ** 2 for one, next_ in itertools.pairwise(blocks)) / 2
+        needed = variance / (mean * _DEVIATION) ** 2 if mean > 0 else 0.0
+        self.visit_s = max(self.visit_s, min(LONGEST_VISIT_S, needed * mean))
+
+    def _pair_up(self) -> None:
+        """The first visit of the stretch is complete; it makes a pair with the one before the switch."""
+        assert self._kind is not None  # noqa: S101 - steps are counted after a start only
+        before, self._before = self._before, None
+        if before is None:
+            return
+        visit = self._visit(self._kind, self._first)
+        self._paired = True
+        both = {before.kind: before, visit.kind: visit}
+        accelerated = both[EndpointKind.ACCELERATED]
+        if min(before.samples_per_s, visit.samples_per_s) <= 0:
+            return
+        pairs = self.pairs[accelerated.cold]
+        if pairs.add(both[EndpointKind.STANDARD], accelerated):
+            self._grow(pairs)
+
+    def _grow(self, pairs: Pairs) -> None:
+        """Longer visits from now on where neighbours are alike, or where the pairs would have to be too many."""
+        found = pairs.estimate
+        if found is None:
+            return
+        half = math.log(found.high / found.low) / 2 / math.log1p(TARGET)
+        factor = max(_GROWTH if pairs.correlation > _CORRELATION else 1.0, found.pairs * half * half / _PAIRS_WANTED)
+        self.visit_s = min(LONGEST_VISIT_S, self.visit_s * min(2.0, max(1.0, factor)))
+
+    def enough(self, tally: Tally, times: float = 1.0) -> bool:
+        """Whether it is long enough for a visit, or for so many of them."""
+        steps = max(_TURNS * self._workers, _DRAINS * self._peak)
+        return tally.seconds >= times * self.visit_s and tally.steps >= times * steps
+
+    def ripe(self, times: float = 1.0) -> bool:
+        """Whether the stretch has given the pair of the last switch, and `times` a visit for the next one."""
+        if self._paired:
+            return self.enough(self._rest, times)
+        return self._complete and self.enough(self._first + self._rest, times)
+
+    @property
+    def settling(self) -> tuple[int, int] | None:
+        """How many of the batches that settle after a switch are still to come, of how many; None when settled."""
+        if self._drained and not self._settling:
+            return None
+        return self._turn - self._settling, self._turn
+
+    @property
+    def cold(self) -> bool:
+        """Whether the pairs to report are those of a cold cache: until there was a look at those of a warm one."""
+        return self.pairs[False].estimate is None and self.pairs[True].count > self.pairs[False].count
+
+
+def _share(part: float, whole: float) -> float | None:
+    return part / whole if whole else None
+
+
+def _nine_tenths(values: deque[float]) -> tuple[float | None, float | None]:
+    """The bounds of the middle nine tenths; of all where they are few."""
+    if not values:
+        return None, None
+    ordered = sorted(values)
+    cut = len(ordered) // 20
+    return ordered[cut], ordered[-1 - cut]
