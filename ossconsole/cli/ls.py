@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from ossconsole.cli.options import Target, profile_options
+from ossconsole.cli.options import OpenTarget, Target, profile_options
 from ossconsole.config.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -27,11 +27,13 @@ def ls(prefix: str, recursive: bool, limit: int | None, as_json: bool, target: T
     from ossconsole.storage.client import ObjectStore
 
     with target.open() as opened:
+        below = _key_prefix(prefix, opened.profile.bucket)
+        _fill_where_listed(opened, below)
         store = ObjectStore(opened.profile, opened.credentials)
         try:
             folders = objects = size = 0
             truncated = False
-            for entry in _entries(store, _key_prefix(prefix, opened.profile.bucket), recursive=recursive):
+            for entry in _entries(store, below, recursive=recursive):
                 if limit is not None and folders + objects == limit:
                     truncated = True
                     break
@@ -48,6 +50,15 @@ def ls(prefix: str, recursive: bool, limit: int | None, as_json: bool, target: T
     else:
         more = ", and more" if truncated else ""
         click.echo(f"{objects:,} objects, {size:,} bytes, {folders:,} folders{more}", err=True)
+
+
+def _fill_where_listed(opened: OpenTarget, below: str) -> None:
+    """Makes the sandbox's sample dataset where it would be among what is listed. Raises ConsoleError."""
+    from ossconsole.cli.sample import fill_sandbox
+
+    dataset = f"{opened.profile.dataset_prefix}/"
+    if dataset.startswith(below) or below.startswith(dataset):
+        fill_sandbox(opened)
 
 
 def _key_prefix(text: str, bucket: str) -> str:
