@@ -23,5 +23,5 @@ class FewVisits:
 
 
 if __name__ == "__main__":
-    demo.AutoCompare = FewVisits  # type: ignore[attr-defined]
+    demo.AutoCompare = FewVisits  # type: ignore[attr-defined, assignment]
     main()

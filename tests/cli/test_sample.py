@@ -8,12 +8,17 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from ossconsole.cli.application import Application
+from ossconsole.cli.options import Target
+from ossconsole.dataset import sample_data
 from ossconsole.dataset.sample_data import make_sample_pictures
 from ossconsole.sandbox.process import DATASET_PREFIX
+from ossconsole.tui.services import StageState
 from tests.cli.consoles import cleared, processes_of, wait_until
 
 pytestmark = pytest.mark.timeout(300)
@@ -87,6 +92,30 @@ def test_a_command_that_does_not_need_it_makes_none(state: Path, arguments: tupl
     _, _, err = ended(start(*arguments))
     assert "sample dataset" not in err
     assert not written(state)
+
+
+def test_the_console_shows_how_far_each_part_is(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (state / "sample-pictures").rename(state / "elsewhere")
+    monkeypatch.setattr(sample_data, "make_sample_pictures", partial(make_sample_pictures, train=TRAIN, val=VAL))
+    shown: list[tuple[str, StageState, str]] = []
+    show = Application._stage
+
+    def record(self: Application, label: str, stage: StageState, detail: str = "") -> None:
+        shown.append((label, stage, detail))
+        show(self, label, stage, detail)
+
+    monkeypatch.setattr(Application, "_stage", record)
+    application = Application(Target())
+    application.open()
+    application._make_ready()
+    application.close(lambda _text: None)
+    count = TRAIN + VAL
+    drawing = [detail for label, stage, detail in shown if label == "sample pictures" and stage is StageState.ACTIVE]
+    assert drawing == [f"{number} of {count} drawn" for number in range(1, count + 1)]
+    assert ("upload", StageState.ACTIVE, f"0 of {count} sent") in shown
+    label, stage, detail = shown[-1]
+    assert (label, stage) == ("upload", StageState.DONE)
+    assert detail.startswith(f"{count} samples in ")
 
 
 def test_two_at_once_make_it_once(home: Path) -> None:
