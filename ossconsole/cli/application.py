@@ -281,6 +281,7 @@ class Application:
         """Makes the sandbox's sample dataset where it is missing, stage by stage. Raises ConsoleError."""
         if self._demo and self._run is None:
             threading.Thread(target=_load_training, name="load-training", daemon=True).start()
+        self._stage(str(FillStage.PICTURES), StageState.ACTIVE, "looking for a dataset")
         fill_sandbox(opened, self._show_filling, start_upload=self._start_upload)
 
     def _show_filling(self, progress: FillProgress) -> None:

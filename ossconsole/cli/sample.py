@@ -21,8 +21,10 @@ from ossconsole.sandbox.process import DATASET_PREFIX
 from ossconsole.training.settings import TrainSettings
 
 if TYPE_CHECKING:
+    from ossconsole.config.profile import Profile
     from ossconsole.dataset.settings import UploadSettings
     from ossconsole.dataset.upload import UploadJob
+    from ossconsole.sandbox.shared import SharedSandbox
 
 SAMPLE_SIZE = 16
 """Side of the stored samples in pixels: two slow cores then train faster than the simulated standard endpoint reads."""
@@ -55,16 +57,6 @@ class FillProgress(msgspec.Struct, frozen=True):
 OnProgress = Callable[[FillProgress], None]
 
 
-def uses_sample_dataset(opened: OpenTarget) -> bool:
-    """Whether the dataset prefix in use is the sandbox's own, which the sample dataset is made in."""
-    sandbox = opened.sandbox
-    return (
-        sandbox is not None
-        and opened.profile.bucket == sandbox.info.bucket
-        and opened.profile.dataset_prefix == DATASET_PREFIX
-    )
-
-
 def fill_sandbox(
     opened: OpenTarget,
     on_progress: OnProgress | None = None,
@@ -77,16 +69,21 @@ def fill_sandbox(
     `on_progress` is called from this thread (default: lines on stderr while there is something to make).
     `start_upload` lets a screen show and steer the upload. Raises ConsoleError.
     """
-    if not uses_sample_dataset(opened):
-        return
-    assert opened.sandbox is not None  # noqa: S101 - `uses_sample_dataset` has looked
-    tell = on_progress or _Lines()
-    with _only_one(opened.sandbox.directory / "filling", tell):
-        if not _has_dataset(opened):
-            _make(opened, tell, start_upload)
-            return
+    sandbox, tell = opened.sandbox, on_progress or _Lines()
+    if sandbox is None or not _is_own_prefix(opened.profile, sandbox):
+        nothing_to_do = f"not needed for {opened.profile.dataset_prefix}/"
+    else:
+        with _only_one(sandbox.directory / "filling", tell):
+            if not _has_dataset(opened):
+                _make(opened, tell, start_upload)
+                return
+        nothing_to_do = "done before"
     for stage in FillStage:
-        tell(FillProgress(stage, "done before", over=True))
+        tell(FillProgress(stage, nothing_to_do, over=True))
+
+
+def _is_own_prefix(profile: Profile, sandbox: SharedSandbox) -> bool:
+    return (profile.bucket, profile.dataset_prefix) == (sandbox.info.bucket, DATASET_PREFIX)
 
 
 @contextmanager

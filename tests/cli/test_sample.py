@@ -94,6 +94,14 @@ def test_a_command_that_does_not_need_it_makes_none(state: Path, arguments: tupl
     assert not written(state)
 
 
+def make_ready(target: Target) -> None:
+    """What a console does behind its first screen."""
+    application = Application(target)
+    application.open()
+    application._make_ready()
+    application.close(lambda _text: None)
+
+
 def test_the_console_shows_how_far_each_part_is(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (state / "sample-pictures").rename(state / "elsewhere")
     monkeypatch.setattr(sample_data, "make_sample_pictures", partial(make_sample_pictures, train=TRAIN, val=VAL))
@@ -105,17 +113,22 @@ def test_the_console_shows_how_far_each_part_is(state: Path, monkeypatch: pytest
         show(self, label, stage, detail)
 
     monkeypatch.setattr(Application, "_stage", record)
-    application = Application(Target())
-    application.open()
-    application._make_ready()
-    application.close(lambda _text: None)
+    make_ready(Target())
     count = TRAIN + VAL
     drawing = [detail for label, stage, detail in shown if label == "sample pictures" and stage is StageState.ACTIVE]
-    assert drawing == [f"{number} of {count} drawn" for number in range(1, count + 1)]
+    assert drawing == ["looking for a dataset"] + [f"{number} of {count} drawn" for number in range(1, count + 1)]
     assert ("upload", StageState.ACTIVE, f"0 of {count} sent") in shown
     label, stage, detail = shown[-1]
     assert (label, stage) == ("upload", StageState.DONE)
     assert detail.startswith(f"{count} samples in ")
+
+
+def test_a_console_on_another_dataset_makes_none_and_is_ready(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: dict[str, StageState] = {}
+    monkeypatch.setattr(Application, "_stage", lambda _, label, stage, _detail="": shown.update({label: stage}))
+    make_ready(Target({"dataset_prefix": "mine"}))
+    assert set(shown.values()) == {StageState.DONE}
+    assert not written(state)
 
 
 def test_two_at_once_make_it_once(home: Path) -> None:
