@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ossconsole.cli.options import OpenTarget, Target
+from ossconsole.cli.sample import DEMO_SETTINGS, FillProgress, FillStage, fill_sandbox
 from ossconsole.config.credentials import Credentials
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError, SettingsError
-from ossconsole.config.paths import state_dir
 from ossconsole.config.profile import Profile
 from ossconsole.config.resolve import Resolution
-from ossconsole.config.text import counted
 from ossconsole.terminal.logs import register_secret
 from ossconsole.training.claim import ClaimedError
 from ossconsole.training.settings import TrainSettings
@@ -49,12 +48,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DEMO_SETTINGS = TrainSettings(epochs=30, batch_size=100, image_size=24, workers=1, learning_rate=0.03)
-"""A run of a few minutes, small enough that two cores train faster than the simulated standard endpoint delivers."""
-
-_SAMPLE_SIZE = 32
 _PREFLIGHT_TIMEOUT_S = 5.0
-_STAGES = ("sandbox", "sample pictures", "upload")
+_STAGES = ("sandbox", *map(str, FillStage))
 
 
 class Application:
@@ -313,7 +308,8 @@ class Application:
         opened = self._resources.enter_context(self._target.open(say=log.info))
         self._register_secrets(opened)
         self._opened = opened
-        if uses_sandbox:
+        if opened.sandbox is not None:
+            opened.sandbox.tell = self._tell_of_sandbox
             self._state = Starting(profile=opened.profile, stages=self._state.stages, opened=True)
             self._stage(_STAGES[0], StageState.DONE, f"{opened.profile.standard_endpoint}, speeds are simulated")
         else:
@@ -346,33 +342,21 @@ class Application:
                 self._upload = AttachedUpload(report.pid, upload)
 
     def _fill_sandbox(self, opened: OpenTarget) -> None:
-        """Draws and uploads the sample pictures where the sandbox has no dataset yet. Raises ConsoleError."""
-        from ossconsole.dataset.formats import SampleFormat
-        from ossconsole.dataset.manifest import ManifestMissingError, read_manifest
-        from ossconsole.dataset.sample_data import make_sample_pictures
-        from ossconsole.dataset.settings import UploadSettings
-
-        _, pictures, upload = _STAGES
-        if self._upload is not None:
-            self._stage(upload, StageState.ACTIVE, "by another console")
-            self._upload.join()
+        """Makes the sandbox's sample dataset where it is missing, stage by stage. Raises ConsoleError."""
         if self._demo and self._run is None:
             threading.Thread(target=_load_training, name="load-training", daemon=True).start()
-        try:
-            manifest = read_manifest(self.store(EndpointKind.STANDARD), opened.profile.dataset_prefix)
-        except ManifestMissingError:
-            self._stage(pictures, StageState.ACTIVE)
-            source = state_dir() / "sample-pictures"
-            count = make_sample_pictures(source)
-            self._stage(pictures, StageState.DONE, f"{count} drawn")
-            self._stage(upload, StageState.ACTIVE)
-            settings = UploadSettings(source=source, format=SampleFormat.IMAGE_U8, size=_SAMPLE_SIZE)
-            summary = self._start_upload(settings).wait()
-            self._stage(upload, StageState.DONE, f"{counted(summary.uploaded, 'sample')} in {summary.seconds:.1f} s")
-        else:
-            count = sum(len(samples) for samples in manifest.splits.values())
-            self._stage(pictures, StageState.DONE, "from last time")
-            self._stage(upload, StageState.DONE, f"{counted(count, 'sample')} in the bucket")
+        self._stage(str(FillStage.PICTURES), StageState.ACTIVE, "looking for a dataset")
+        fill_sandbox(opened, self._show_filling, start_upload=self._start_upload)
+
+    def _show_filling(self, progress: FillProgress) -> None:
+        self._stage(str(progress.stage), StageState.DONE if progress.over else StageState.ACTIVE, progress.words)
+
+    def _tell_of_sandbox(self, message: str, remedy: str) -> None:
+        """The sandbox's process ended, or runs again."""
+        log.warning("%s %s", message, remedy)
+        run = self.own_run
+        if run is not None and run.alive:
+            run.warn(message, remedy)
 
     def _start_upload(self, settings: UploadSettings) -> UploadJob:
         from ossconsole.dataset.upload import UploadJob

@@ -110,7 +110,7 @@ def bench(
     Samples that an endpoint has not given before are told apart from those it has (cold and warm). Nothing is written
     to the bucket.
     """
-    from ossconsole.cli.sample import fill_with_samples
+    from ossconsole.cli.sample import fill_sandbox
     from ossconsole.training.preflight import broken_library, check_libraries, check_precision
 
     check_libraries()
@@ -136,8 +136,8 @@ def bench(
     )
     report: Callable[[BenchEvent], None] = say_json if as_json else _print_reading
     with target.open() as opened:
-        if opened.sandbox is not None:
-            fill_with_samples(opened)
+        if not settings.datasets or opened.profile.dataset_prefix in settings.datasets:
+            fill_sandbox(opened)
         summary = Bench(opened.profile, opened.credentials, settings, report).run()
     if not as_json:
         _print_summary(summary)

@@ -9,13 +9,14 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 import msgspec
 
 from ossconsole.cli.options import Target, profile_options
 from ossconsole.cli.output import say
+from ossconsole.config.errors import SettingsError
 from ossconsole.config.text import safe_text
 
 if TYPE_CHECKING:
@@ -45,19 +46,33 @@ class _Left(msgspec.Struct, frozen=True):
 
 
 @click.command()
+@click.option("--json", "as_json", is_flag=True, help="No screen: one JSON object per step and event.")
 @profile_options
-def demo(target: Target) -> None:
-    """Sandbox, sample dataset and a ResNet-18 run, without an account, a GPU or root."""
+def demo(target: Target, as_json: bool) -> int:
+    """Sandbox, sample dataset and a ResNet-18 run, without an account, a GPU or root.
+
+    Without a terminal, the endpoints are compared and the checkpoint is verified in about a minute, line by line.
+    """
     from ossconsole.config.profile import SANDBOX_NAME
+    from ossconsole.terminal.tty import check_terminal
 
     if target.flags.get("profile", SANDBOX_NAME) != SANDBOX_NAME:
         target.refuse_flags({"profile"}, "the demo works on the sandbox.")
     target = target.with_profile(SANDBOX_NAME)
     target.resolve()  # raises for what the sandbox cannot follow, before the terminal is taken
-    open_console(target, readonly=False, demo=True)
+    if not as_json:
+        try:
+            check_terminal()
+        except SettingsError as error:
+            say(f"{error.message} The demo runs line by line.", err=True)
+        else:
+            open_console(target, readonly=False, demo=True)
+    from ossconsole.cli.demo import run_demo
+
+    return run_demo(target, as_json=as_json)
 
 
-def open_console(target: Target, *, readonly: bool, demo: bool = False) -> None:
+def open_console(target: Target, *, readonly: bool, demo: bool = False) -> NoReturn:
     """Shows the console until the user leaves; ends the program with its exit code. Raises ConsoleError.
 
     Work goes on without the console when the user wants that, and unless the settings say otherwise also when the

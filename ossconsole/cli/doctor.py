@@ -52,6 +52,7 @@ def examine(target: Target, *, writes: bool = True) -> Iterator[Sequence[Check]]
     """All checks, in the order in which they read best; they run at once.
 
     Each has its limit: LIMIT_S, or more where a bucket or torch is waited for. What is waited for is said on stderr.
+    The embedded sandbox is started, and its sample dataset made, before: on a fresh machine that takes longer.
     """
     try:
         resolution = target.resolve()
@@ -63,11 +64,24 @@ def examine(target: Target, *, writes: bool = True) -> Iterator[Sequence[Check]]
     bucket = CheckJob(
         ("settings", "credentials", "bucket"), lambda: bucket_checks(target, profile, writes=writes), BUCKET_LIMIT_S
     )
-    yield from run_checks([*machine_jobs(profile), bucket], _say_waiting)
+    with ExitStack() as stack:
+        if profile is None and writes:
+            _make_sandbox_ready(target, stack)
+        yield from run_checks([*machine_jobs(profile), bucket], _say_waiting)
 
 
 def _say_waiting(job: CheckJob, seconds: float) -> None:
     say(f"Waiting for {' and '.join(job.names)}: {seconds:.0f} s, at most {job.limit_s:.0f} s.", err=True)
+
+
+def _make_sandbox_ready(target: Target, stack: ExitStack) -> None:
+    """Keeps the sandbox running until `stack` is closed; why it cannot be used is for the checks to find."""
+    from ossconsole.cli.sample import fill_sandbox
+
+    try:
+        fill_sandbox(stack.enter_context(target.open(say=lambda _text: None)))
+    except ConsoleError as error:
+        say(f"The sandbox's sample dataset was not made: {error}", err=True)
 
 
 def machine_jobs(profile: Profile | None) -> list[CheckJob]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ossconsole.cli.options import Target, profile_options, reads_only
+from ossconsole.cli.options import OpenTarget, Target, profile_options, reads_only
 from ossconsole.cli.output import say, say_json
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.text import counted
@@ -30,11 +30,13 @@ def ls(prefix: str, recursive: bool, limit: int | None, as_json: bool, target: T
     from ossconsole.storage.client import ObjectStore
 
     with target.open() as opened:
+        below = _key_prefix(prefix, opened.profile.bucket)
+        _fill_where_listed(opened, below)
         store = ObjectStore(opened.profile, opened.credentials, pause=_wait)
         try:
             folders = objects = size = 0
             truncated = False
-            for entry in _entries(store, _key_prefix(prefix, opened.profile.bucket), recursive=recursive):
+            for entry in _entries(store, below, recursive=recursive):
                 if limit is not None and folders + objects == limit:
                     truncated = True
                     break
@@ -59,6 +61,15 @@ def ls(prefix: str, recursive: bool, limit: int | None, as_json: bool, target: T
 def _wait(wait: Wait) -> None:
     say(f"Waiting: {wait}", err=True)
     time.sleep(wait.seconds)
+
+
+def _fill_where_listed(opened: OpenTarget, below: str) -> None:
+    """Makes the sandbox's sample dataset where it would be among what is listed. Raises ConsoleError."""
+    from ossconsole.cli.sample import fill_sandbox
+
+    dataset = f"{opened.profile.dataset_prefix}/"
+    if dataset.startswith(below) or below.startswith(dataset):
+        fill_sandbox(opened)
 
 
 def _key_prefix(text: str, bucket: str) -> str:

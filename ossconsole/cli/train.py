@@ -9,6 +9,7 @@ import click
 
 from ossconsole.cli.options import OpenTarget, Target, profile_options
 from ossconsole.cli.output import say, say_json
+from ossconsole.cli.sample import fill_sandbox
 from ossconsole.cli.unattended import Printing, stopping_on_signals
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.environment import start_resource_tracker
@@ -22,6 +23,7 @@ from ossconsole.training.settings import PRECISIONS, TrainSettings
 
 if TYPE_CHECKING:
     from ossconsole.telemetry.events import Event
+    from ossconsole.telemetry.sampler import Sampler
     from ossconsole.training.run import TrainingRun
 
 _DEFAULTS = TrainSettings()
@@ -86,7 +88,6 @@ def train(*, target: Target, as_json: bool, endpoint: str, **options: Any) -> in
     `on_hangup` in the settings says otherwise; `ossconsole` shows and steers it.
     """
     from ossconsole.telemetry.sampler import Sampler
-    from ossconsole.training.control import ControlServer
     from ossconsole.training.preflight import check_libraries, check_precision, check_weights
     from ossconsole.training.run import TrainingRun
 
@@ -101,25 +102,35 @@ def train(*, target: Target, as_json: bool, endpoint: str, **options: Any) -> in
                 f"Profile {opened.profile.name!r} has no {endpoint} endpoint.",
                 remedy=f"Give --{endpoint}-endpoint, or another --endpoint.",
             )
+        fill_sandbox(opened)
         place = torchrun_place()
         if not place.leads:
             return _follow(opened, settings, place)
-        printing = Printing(say_json if as_json else _print_line)
+        printing = Printing(say_json if as_json else print_line)
         sampler = Sampler()
         run = TrainingRun(opened.profile, opened.credentials, settings, sampler, place=place, on_event=printing)
         printing.stop = run.stop
-        start_resource_tracker()
-        with stopping_on_signals(run, on_hangup) as signalled, ControlServer(_Workplace(opened.profile, run)):
-            sampler.start()
-            run.start()
-            while not run.wait(_POLL_S):
-                pass
-        sampler.stop()
-        if run.error is not None:
-            if not as_json:
-                say(f"Error: {run.error}", err=True)
-            return run.error.exit_code
-        return 128 + signalled[0] if signalled else 0
+        return run_to_end(run, sampler, opened, on_hangup, as_json=as_json)
+
+
+def run_to_end(run: TrainingRun, sampler: Sampler, opened: OpenTarget, on_hangup: OnHangup, *, as_json: bool) -> int:
+    """Starts the run and waits for its end, however it comes; gives the exit code of the command."""
+    from ossconsole.training.control import ControlServer
+
+    if opened.sandbox is not None:
+        opened.sandbox.tell = run.warn
+    start_resource_tracker()
+    with stopping_on_signals(run, on_hangup) as signalled, ControlServer(_Workplace(opened.profile, run)):
+        sampler.start()
+        run.start()
+        while not run.wait(_POLL_S):
+            pass
+    sampler.stop()
+    if run.error is not None:
+        if not as_json:
+            say(f"Error: {run.error}", err=True)
+        return run.error.exit_code
+    return 128 + signalled[0] if signalled else 0
 
 
 def _follow(opened: OpenTarget, settings: TrainSettings, place: Place) -> int:
@@ -142,7 +153,8 @@ class _Workplace:
     own_upload: None = None
 
 
-def _print_line(event: Event) -> None:
+def print_line(event: Event) -> None:
+    """A line on stdout for what is worth one."""
     if isinstance(event, events.Step):
         if event.step == 1 or event.step % _LINE_EVERY_STEPS == 0:
             loss = "not finite" if event.loss is None else f"{event.loss:.4f}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import colorsys
 import functools
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -52,17 +51,28 @@ FIGURES: dict[str, Figure] = {
 """Class name to figure: which points of the plane, about -1..1 in both directions, are in the figure's colour."""
 
 
-def make_sample_pictures(directory: Path, *, classes: int = 10, train: int = 700, val: int = 150, seed: int = 0) -> int:
+def make_sample_pictures(
+    directory: Path,
+    *,
+    classes: int = 10,
+    train: int = 700,
+    val: int = 150,
+    seed: int = 0,
+    on_drawn: Callable[[int, int], None] = lambda _count, _total: None,
+) -> int:
     """Writes `train` and `val` pictures in all as `directory/{train,val}/<class>/<class>-NNNN.jpg`; gives their number.
 
     The same seed gives the same pictures. The folder appears whole or not at all; one that is there is left as it is.
+    Only one process at a time may call this for a folder. `on_drawn` is called with how many are drawn, of how many.
     """
     names = list(FIGURES)[:classes]
     if directory.exists():
         return sum(1 for _ in directory.glob("*/*/*.jpg"))
     make_folder(directory.parent)
-    building = directory.with_name(f"{directory.name}.{os.getpid()}.part")
+    building = directory.with_name(f"{directory.name}.part")
     try:
+        if building.exists():  # of a process that was killed
+            shutil.rmtree(building)
         for split_number, (split, count) in enumerate(((TRAIN, train), (VAL, val))):
             for name in names:
                 (building / split / name).mkdir(parents=True)
@@ -73,6 +83,7 @@ def make_sample_pictures(directory: Path, *, classes: int = 10, train: int = 700
                 Image.fromarray(picture).save(
                     building / split / name / f"{name}-{index // len(names):04}.jpg", quality=JPEG_QUALITY
                 )
+                on_drawn(split_number * train + index + 1, train + val)
         building.rename(directory)
     except OSError as error:
         shutil.rmtree(building, ignore_errors=True)

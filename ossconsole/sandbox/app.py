@@ -194,4 +194,6 @@ def _info(settings: Settings, keys: KeyRing, port: int) -> SandboxInfo:
         metadata_endpoint=None if settings.metadata == "off" else f"http://{METADATA_ADDRESS}:{port}",
         access_key_id=keys.owner.id,
         access_key_secret=keys.owner.secret,
+        pid=os.getpid(),
+        shared=settings.until_unused,
     )

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -51,6 +52,14 @@ class SandboxInfo(msgspec.Struct, frozen=True, kw_only=True):
     access_key_secret: Secret
     metadata_endpoint: str | None = None
     """Where the simulated instance metadata service answers, None when it is off."""
+    pid: int = 0
+    shared: bool = False
+    """Started by a console or a command for all that use its folder; it ends with the last of them."""
+
+    @property
+    def port(self) -> int:
+        """The port of both endpoints."""
+        return urlsplit(self.path_style_endpoint).port or 0
 
     def encode(self) -> bytes:
         """The line, with the secret in clear: it is for the process that started the sandbox."""

@@ -145,6 +145,10 @@ class TrainingRun:
         """Reads the batches that are fetched from now on through `kind`. Raises SettingsError where there is none."""
         self._context.switch(kind, reason)
 
+    def warn(self, message: str, remedy: str) -> None:
+        """Tells, in the record and to all who watch, what the run meets without being its cause."""
+        self._context.warn(message, remedy)
+
     def drain(self) -> list[Event]:
         """The events since the last call, oldest first."""
         drained = []

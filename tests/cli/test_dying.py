@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ossconsole.sandbox.process import INFO_NAME, SandboxInfo
 from ossconsole.telemetry import events
 from ossconsole.telemetry.record import read_events
 from ossconsole.telemetry.runs import list_runs
@@ -191,6 +192,21 @@ def test_a_killed_reader_is_replaced_and_told_and_every_sample_is_read(state: Pa
     numbers = [event.step for event in found if isinstance(event, events.Step)]
     assert numbers == list(range(1, len(numbers) + 1))
     assert {event.samples for event in found if isinstance(event, events.Epoch)} == {TRAIN}
+
+
+def test_a_killed_sandbox_is_named_and_comes_back_and_the_run_continues(state: Path) -> None:
+    with Console("demo", columns=160) as console:
+        console.until(training)
+        before = SandboxInfo.decode((state / "sandbox" / INFO_NAME).read_bytes())
+        os.kill(before.pid, signal.SIGKILL)
+        console.until_seen(f"The embedded sandbox (pid {before.pid}) ended: killed by SIGKILL.", "runs again")
+        step = list_runs()[0].step
+        console.until(lambda: list_runs()[0].step > step)
+        console.send(signal.SIGTERM)
+        assert console.finish() == 143
+        console.assert_restored()
+    assert f"s{list_runs()[0].step:06}" in list_runs()[0].checkpoint
+    wait_until(lambda: not processes_of(state))
 
 
 def test_a_terminal_that_vanishes_without_a_signal_ends_it(state: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from ossconsole.sandbox import shared
 from ossconsole.sandbox.process import INFO_NAME, LOCK_NAME, SandboxError, SandboxProcess
@@ -117,3 +119,75 @@ def test_a_server_that_does_not_answer_is_told(tmp_path: Path, monkeypatch: pyte
         SharedSandbox.open(tmp_path, timeout_s=0.5)
     assert "does not answer" in refused.value.message
     assert LOCK_NAME in refused.value.remedy
+
+
+class Told:
+    """What a shared sandbox tells of its process."""
+
+    def __init__(self, sandbox: SharedSandbox) -> None:
+        self.messages: list[str] = []
+        self.remedies: list[str] = []
+        sandbox.tell = self
+
+    def __call__(self, message: str, remedy: str) -> None:
+        self.messages.append(message)
+        self.remedies.append(remedy)
+
+
+def test_a_killed_server_is_named_and_comes_back_where_it_was(tmp_path: Path) -> None:
+    with SharedSandbox.open(tmp_path) as starter, SharedSandbox.open(tmp_path) as guest:
+        told = [Told(starter), Told(guest)]
+        make_bucket(starter.info).put_object("kept", b"on disk")
+        before = starter.info
+        os.kill(before.pid, signal.SIGKILL)
+        wait_until(lambda: all(len(one.messages) == 2 for one in told))
+        assert told[0].messages[0] == f"The embedded sandbox (pid {before.pid}) ended: killed by SIGKILL."
+        assert f"(pid {before.pid}) ended" in told[1].messages[0]
+        assert "started again" in told[1].remedies[0]
+        (server,) = [server.pid for server in servers(tmp_path)]
+        assert starter.info.pid == guest.info.pid == server
+        assert [one.messages[1] for one in told] == [f"The embedded sandbox runs again (pid {server})."] * 2
+        assert starter.info.endpoints == before.endpoints
+        assert make_bucket(before).get_object("kept").read() == b"on disk"
+    wait_until(lambda: not servers(tmp_path))
+
+
+def test_one_that_opens_just_then_starts_it_where_the_others_look_for_it(tmp_path: Path) -> None:
+    with SandboxProcess.start(tmp_path) as first:
+        os.kill(first.pid, signal.SIGKILL)
+        wait_until(lambda: not first.running)
+        with SharedSandbox.open(tmp_path) as second:
+            assert second.info.endpoints == first.info.endpoints
+
+
+def test_one_started_by_hand_is_named_and_not_started_again(tmp_path: Path) -> None:
+    with SandboxProcess.start(tmp_path, unshaped=True) as alone, SharedSandbox.open(tmp_path) as guest:
+        told = Told(guest)
+        alone.stop()
+        wait_until(lambda: bool(told.messages))
+        assert told.messages == [f"The embedded sandbox (pid {alone.pid}) ended: its process does not exist any more."]
+        assert f"ossconsole sandbox --dir {tmp_path} --port {alone.info.port}" in told.remedies[0]
+        with SandboxProcess.start(tmp_path, port=alone.info.port, unshaped=True) as again:
+            wait_until(lambda: len(told.messages) == 2)
+            assert f"(pid {again.pid})" in told.messages[1]
+
+
+def test_a_port_that_another_program_has_taken_is_told(tmp_path: Path) -> None:
+    with SharedSandbox.open(tmp_path) as sandbox:
+        told = Told(sandbox)
+        port = sandbox.info.port
+        os.kill(sandbox.info.pid, signal.SIGKILL)
+        with listening(port):  # sooner than a process can start
+            wait_until(lambda: len(told.messages) == 2)
+            assert "ended before it was ready" in told.messages[1]
+            assert f"port {port}" in told.remedies[1]
+        wait_until(lambda: len(told.messages) == 3)
+        assert "runs again" in told.messages[2]
+
+
+def listening(port: int) -> socket.socket:
+    """A server on the port, as soon as it is free."""
+    for attempt in Retrying(stop=stop_after_delay(10), wait=wait_fixed(0.001), retry=retry_if_exception_type(OSError)):
+        with attempt:
+            return socket.create_server(("127.0.0.1", port))
+    raise AssertionError
