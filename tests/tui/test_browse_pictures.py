@@ -170,6 +170,8 @@ async def deleting(browser: Browser) -> None:
     # That the count before it has ended is told by the next tick, whenever that comes.
     await browser.until(lambda: browser.notices)
     browser.pilot.app.clear_notifications()
+    # Textual clears those of the dialog only, and the tick may have come before it was opened.
+    await browser.screen.query("Toast").remove()
 
 
 async def downloading(browser: Browser) -> None:
