@@ -18,9 +18,10 @@ from ossconsole.dataset.unused import Unused
 from ossconsole.dataset.upload import UploadSummary
 from ossconsole.tui import memory
 from ossconsole.tui.screens.prompt import PromptScreen
+from ossconsole.tui.services import Ready, Starting
 from ossconsole.tui.upload.picker import SourcePicker
 from tests.tui.conftest import AppMaker
-from tests.tui.fakes import FakeServices, FakeUpload, upload_progress
+from tests.tui.fakes import SIMULATED, FakeServices, FakeUpload, upload_progress
 from tests.tui.screens import settle, shown
 
 PLAN = UploadPlan(
@@ -286,6 +287,19 @@ async def test_the_picker_offers_recent_sources(make_app: AppMaker) -> None:
         await pilot.press("end", "enter")
         await settle(pilot)
         assert app.screen.query_one("#source", Input).value == "/data/older"
+
+
+async def test_the_last_source_is_there_also_when_the_profile_is_known_later(make_app: AppMaker) -> None:
+    memory.remember("upload", SIMULATED.name, {"recent": ["/data/newest"], "prefix": "known"})
+    services = FakeServices(standing=Starting())
+    app = make_app(services, "upload")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        app.screen.query_one("#prefix", Input).value = "typed"
+        services.stand(Ready(profile=SIMULATED))
+        await settle(pilot)
+        assert app.screen.query_one("#source", Input).value == "/data/newest"
+        assert app.screen.query_one("#prefix", Input).value == "typed"
 
 
 async def test_a_readonly_console_starts_nothing(make_app: AppMaker) -> None:

@@ -101,6 +101,7 @@ UPLOAD = {"upload": uploaded(), "own_upload": uploaded()}
         ("train", ["n", "enter"], "start_run", {}),
         ("train", ["e"], "preflight", {"run": running}),
     ],
+    ids=lambda asked: f"{asked[0]} {asked[2]}",
 )
 async def test_the_console_answers_while_a_service_is_asked(
     make_app: AppMaker, asked: tuple[str, list[str], str, dict[str, Any]], tmp_path: Path

@@ -39,7 +39,7 @@ def idle(context: Context, state: ConsoleState, width: int, *, starting: bool) -
         next_steps = [Line((" No run yet. ", "strong")).extend(_HOW)]
         next_steps += [Line(), _WHILE_IT_RUNS] if not stages else []
     elif isinstance(state, Starting) and stages:
-        next_steps = [Line((" n starts a run once the sample dataset is there.", "dim"))]
+        next_steps = [Line((" A run can start as soon as the sample dataset is there.", "dim"))]
     elif any(stage.state is StageState.FAILED for stage in stages):
         next_steps = [try_again()]
     else:

@@ -53,6 +53,7 @@ class UploadScreen(ConsoleScreen):
         self._seen = 0
         self._wants_form = False
         self._beginning = False
+        self._recalled = False
 
     def body(self) -> ComposeResult:
         with Grid(id="upload-form"):
@@ -76,11 +77,11 @@ class UploadScreen(ConsoleScreen):
             yield SampleView(id="upload-sample")
         yield Panel(self._failures, id="upload-failures")
 
-    def on_mount(self) -> None:
-        if (profile := self.services.profile) is not None:
-            self._recall(profile.name)
-
     def tick(self) -> None:
+        profile = self.services.state.profile
+        if profile is not None and not self._recalled and self.query("#prefix"):
+            self._recalled = True
+            self._recall(profile.name)
         handle = self.services.upload
         form = handle is None or (not handle.alive and self._wants_form)
         self.set_class(form, "-form")
@@ -164,8 +165,9 @@ class UploadScreen(ConsoleScreen):
     def _recall(self, profile: str) -> None:
         known = memory.recall(FORM, profile)
         recent = known.get("recent") or [""]
-        self.query_one("#source", Input).value = str(recent[0])
-        self.query_one("#prefix", Input).value = str(known.get("prefix", ""))
+        for name, value in (("source", str(recent[0])), ("prefix", str(known.get("prefix", "")))):
+            entry = self.query_one(f"#{name}", Input)
+            entry.value = entry.value or value  # what was typed before the profile was known stays
         choices = {"format": FORMATS, "size": [(px, str(px)) for px in SIZES], "shape": SHAPES, "stored": STORES}
         for name, offered in choices.items():
             if known.get(name) in {value for _, value in offered}:
