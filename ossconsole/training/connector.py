@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import os
 import uuid
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
@@ -66,18 +65,6 @@ def native() -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def keep_native_prints_off(log: Path) -> None:
-    """Sends this process's standard output and error to `log` (0600): the connector prints before it opens its own,
-    and gives that one whatever mode the process leaves it.
-    """
-    os.umask(0o077)
-    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    os.close(descriptor)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,8 @@ class Followers:
 
     def __init__(self, context: RunContext, processes: int) -> None:
         # Where the processes meet: a file that only this user can reach, so no port has to be free.
-        self._folder = Path(tempfile.mkdtemp(prefix="run-", dir=state_dir()))
+        _remove_folders_of_the_dead()
+        self._folder = Path(tempfile.mkdtemp(prefix=f"run-{os.getpid()}-", dir=state_dir()))
         # All on this machine: nothing needs to listen beyond it.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         places = [
@@ -76,6 +77,14 @@ class Followers:
                 for key, _ in found:
                     _check_ready(*key.data)
                     selector.unregister(key.fileobj)
+
+
+def _remove_folders_of_the_dead() -> None:
+    """A process that was killed leaves the folder in which its run met."""
+    for path in state_dir().glob("run-*-*"):
+        pid = path.name.split("-")[1]
+        if pid.isdigit() and not Path("/proc", pid).exists():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _check_ready(rank: int, process: subprocess.Popen[bytes]) -> None:
