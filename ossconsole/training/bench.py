@@ -182,7 +182,12 @@ class Bench:
             connector = ConnectorReader(self._connector(cell), kind, objects, cell.batch_size, cell.workers)
             openers: dict[LimitKind, Opener] = {LimitKind.HTTP: HttpReader(urls), LimitKind.CONNECTOR: connector}
             for limit, opener in openers.items():
-                found = rate(opener, processes=cell.workers, seconds=self._settings.seconds / 2)
+                found = rate(
+                    opener,
+                    connector.connector.native_log,
+                    processes=cell.workers,
+                    seconds=self._settings.seconds / 2,
+                )
                 self._limit(limit, kind, cell, found)
         if cell.mode is Mode.TRAINING:
             found = self._loop(cell).synthetic_rate(cell.batch_size, self._settings.seconds / 2)

@@ -21,6 +21,8 @@ from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.multipart_uploads import abort_upload, list_uploads
 from ossconsole.storage.retry import ONCE, RetryPolicy, Wait
+from ossconsole.telemetry.record import record_path
+from ossconsole.telemetry.runs import summarise
 from ossconsole.training.compute import map_tensors
 from ossconsole.training.connector import ConnectorSettings
 from ossconsole.training.model import MAX_WEIGHTS_BYTES, load_untrusted
@@ -78,6 +80,18 @@ def _with_own_storage(tensor: torch.Tensor) -> torch.Tensor:
 def checkpoint_key(prefix: str, run: str, progress: Progress) -> str:
     """The unique key: opening the connector's writer deletes the key, so none that matters is ever opened."""
     return f"{prefix}/resnet18-{run}-e{progress.epoch:02d}-s{progress.step:06d}.pt"
+
+
+_KEY_NAME = re.compile(r"resnet18-(?P<run>.+)-e\d+-s\d+\.pt")
+
+
+def _is_over(run: str) -> bool:
+    """Whether the record of a run is on this machine, and says that it ended, or its process is gone."""
+    try:
+        found = summarise(record_path(run))
+    except ConsoleError:  # a run of another machine or user has no record here
+        return False
+    return found.alive is False or (found.alive is True and found.state.final)
 
 
 def stable_key(prefix: str) -> str:
@@ -180,6 +194,20 @@ class CheckpointStore:
         """Counts what this run wrote before torchrun started it anew as its own. Raises StorageError."""
         begin = checkpoint_key(self._prefix, self._run, Progress(0, 0, [], {})).removesuffix("e00-s000000.pt")
         self._written = sorted(found.key for found in self._store.list_all(begin))
+
+    def abort_leftovers(self) -> list[str]:
+        """Aborts what runs of this machine that are over, such as killed ones, began to upload; gives the keys.
+
+        Raises StorageError.
+        """
+        aborted = []
+        with contextlib.closing(self._impatient()) as store:
+            for upload in list_uploads(store, f"{self._prefix}/resnet18-"):
+                match = _KEY_NAME.fullmatch(upload.key.removeprefix(f"{self._prefix}/"))
+                if match is not None and (match["run"] == self._run or _is_over(match["run"])):
+                    abort_upload(store, upload)
+                    aborted.append(upload.key)
+        return aborted
 
     def _write(self, key: str, data: bytes, on_written: Callable[[int], None]) -> None:
         """Through the connector, with retries where OSS takes writes or only throttles; the reason is OSS's own."""

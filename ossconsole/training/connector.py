@@ -86,17 +86,6 @@ def connector_native_log() -> Path:
     return path
 
 
-def keep_native_prints_off(log: Path) -> None:
-    """Sends this process's standard output and error to `log` (0600): the connector prints before it opens its own,
-    and gives that one whatever mode the process leaves it. Raises SettingsError.
-    """
-    os.umask(0o077)
-    descriptor = open_private(log)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    os.close(descriptor)
-
-
 @contextlib.contextmanager
 def _masked_prints(provider: _Provider) -> Iterator[None]:
     """Shortens the AccessKey IDs in what is printed to standard output meanwhile.

@@ -139,6 +139,7 @@ class ControlServer:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             make_folder(control_dir())
+            _remove_sockets_of_the_dead()
             with _folder() as folder:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self._name, dir_fd=folder)  # of a process that had this number before
@@ -280,18 +281,24 @@ def ask(pid: int, command: Command) -> Answer:
 
 def peers() -> Iterator[Report]:
     """What the other processes of this user work on, as far as they answer; sockets that were left are removed."""
+    _remove_sockets_of_the_dead()
     for path in sorted(control_dir().glob(f"*{_SUFFIX}")):
         if not path.stem.isdigit() or int(path.stem) == os.getpid():
             continue
         try:
             report = ask(int(path.stem), Look()).report
         except ControlError:
-            if not Path("/proc", path.stem).exists():
-                with contextlib.suppress(OSError):  # of a folder that cannot be written
-                    path.unlink()
             continue
         if report is not None:
             yield report
+
+
+def _remove_sockets_of_the_dead() -> None:
+    """A process that was killed leaves its socket."""
+    for path in control_dir().glob(f"*{_SUFFIX}"):
+        if path.stem.isdigit() and not Path("/proc", path.stem).exists():
+            with contextlib.suppress(OSError):  # of a folder that cannot be written
+                path.unlink(missing_ok=True)
 
 
 def control_dir() -> Path:

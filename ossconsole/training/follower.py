@@ -6,7 +6,6 @@ It has no record, no checkpoints and no controls of its own: what happens to it 
 from __future__ import annotations
 
 import base64
-import ctypes
 import os
 import pickle
 import signal
@@ -20,13 +19,11 @@ from ossconsole.config.paths import logs_dir
 from ossconsole.config.profile import Profile
 from ossconsole.storage.client import ObjectStore
 from ossconsole.telemetry.events import Event
-from ossconsole.training.connector import keep_native_prints_off
+from ossconsole.training.child import become_child
 from ossconsole.training.context import RunContext
 from ossconsole.training.data import training_data
 from ossconsole.training.place import Place
 from ossconsole.training.settings import TrainSettings
-
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 READY = "ready"
 """What a follower prints when it is about to meet the others."""
@@ -46,22 +43,18 @@ class Orders:
 
 def main() -> int:
     """Follows the orders; 0 when the run ended in an orderly way. What stopped it before it was ready is printed."""
-    # Ctrl-C and a lost SSH session reach the whole process group; the leader decides what ends when.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     # Written by the process that started this one, to a pipe that nobody else has.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     orders: Orders = pickle.loads(base64.b64decode(sys.stdin.buffer.read()))  # noqa: S301
-    if os.getppid() != orders.leader:
-        return 1  # it ended before this process could ask to end with it
+    # `timeout`, systemd and Slurm send it to every process: without this one, rank 0 could write no checkpoint.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
+        become_child(logs_dir() / "native.log", parent=orders.leader)
 
         def ready() -> None:
             print(READY, file=answers, flush=True)
 
         context = RunContext(orders.run, orders.profile, orders.credentials, orders.settings, _nobody)
         try:
-            keep_native_prints_off(logs_dir() / "native.log")
             follow(context, orders.place, before_meeting=ready)
         except ConsoleError as error:
             print(error, file=answers, flush=True)

@@ -33,8 +33,9 @@ class Followers:
 
     def __init__(self, context: RunContext, processes: int) -> None:
         # Where the processes meet: a file that only this user can reach, so no port has to be free.
+        _remove_folders_of_the_dead()
         try:
-            self._folder = Path(tempfile.mkdtemp(prefix="run-", dir=make_folder(state_dir())))
+            self._folder = Path(tempfile.mkdtemp(prefix=f"run-{os.getpid()}-", dir=make_folder(state_dir())))
         except OSError as error:
             raise unwritable(state_dir(), error) from error
         # All on this machine: nothing needs to listen beyond it.
@@ -80,6 +81,14 @@ class Followers:
                 for key, _ in found:
                     _check_ready(*key.data)
                     selector.unregister(key.fileobj)
+
+
+def _remove_folders_of_the_dead() -> None:
+    """A process that was killed leaves the folder in which its run met."""
+    for path in state_dir().glob("run-*-*"):
+        pid = path.name.split("-")[1]
+        if pid.isdigit() and not Path("/proc", pid).exists():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _check_ready(rank: int, process: subprocess.Popen[bytes]) -> None:

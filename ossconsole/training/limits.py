@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import ctypes
 import http.client
 import itertools
 import random
-import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.text import counted
-from ossconsole.training.connector import ConnectorSettings, keep_native_prints_off, native
+from ossconsole.training.child import become_child
+from ossconsole.training.connector import ConnectorSettings, native
 from ossconsole.training.switch import SPAWN
 
 CONNECTIONS = 24
 """HTTP connections of each process: as many reads as the connector keeps under way with its usual configuration."""
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _START_TIMEOUT_S = 60.0
 _SLACK_S = 60.0  # beyond the seconds asked for, until a process counts as stuck
 
@@ -74,7 +73,6 @@ class ConnectorReader:
     processes: int
 
     def __call__(self, number: int) -> Reader:
-        keep_native_prints_off(self.connector.native_log)
         opened = self.connector.open(self.kind, number=number, total=self.processes)
         bucket = self.connector.profile.bucket
         order = list(self.objects)
@@ -97,16 +95,16 @@ class ConnectorReader:
         return read_batch
 
 
-def rate(opener: Opener, *, processes: int, seconds: float) -> float:
+def rate(opener: Opener, native_log: Path, *, processes: int, seconds: float) -> float:
     """Objects/s over all `processes`, each of which opens a reader and calls it for `seconds` after a first call.
 
-    Raises ConsoleError when a process fails.
+    What they print goes to `native_log`. Raises ConsoleError when a process fails.
     """
     pipes: list[Connection] = []
     children = []
     for number in range(processes):
         ours, theirs = SPAWN.Pipe()
-        child = SPAWN.Process(target=_serve, args=(theirs, opener, number, seconds), daemon=True)
+        child = SPAWN.Process(target=_serve, args=(theirs, opener, native_log, number, seconds), daemon=True)
         child.start()
         theirs.close()
         pipes.append(ours)
@@ -135,9 +133,8 @@ def _answer(pipe: Connection, timeout_s: float) -> float:
     return float(found)
 
 
-def _serve(pipe: Connection, opener: Opener, number: int, seconds: float) -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _serve(pipe: Connection, opener: Opener, native_log: Path, number: int, seconds: float) -> None:
+    become_child(native_log)
     try:
         read = opener(number)
         read()

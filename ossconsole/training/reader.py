@@ -19,7 +19,7 @@ from ossconsole.config.connector import load_connector_config
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.storage.retry import RetryPolicy, backoff
 from ossconsole.training.buffers import SharedBuffer
-from ossconsole.training.connector import ConnectorSettings, keep_native_prints_off, native
+from ossconsole.training.connector import ConnectorSettings, native
 from ossconsole.training.plan import Split
 from ossconsole.training.sample_table import SampleTable, Wanted
 from ossconsole.training.switch import EndpointSwitch
@@ -139,7 +139,6 @@ class SampleReader:
         # places that the rest of this one needs, and neither goes on (seen with 1.2.3).
         configured = load_connector_config(settings.config_path).get(_CONCURRENCY, _USUAL_CONCURRENCY)
         self._surely_fetching = int(configured) * 3 // 4
-        keep_native_prints_off(settings.native_log)
 
     @property
     def worn_out(self) -> bool:

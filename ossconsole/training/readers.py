@@ -7,7 +7,6 @@ DataLoader shares queues between its workers, and its shutdown can hang on them 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import multiprocessing.connection
 import os
@@ -18,8 +17,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.training.child import become_child
 from ossconsole.training.connector import ConnectorSettings
 from ossconsole.training.reader import ReaderShare, ReadRequest, ReadResult, SampleReader
 from ossconsole.training.switch import SPAWN
@@ -27,7 +28,6 @@ from ossconsole.training.switch import SPAWN
 QUEUED = 2
 """Requests one reader may hold: the one it reads and the next, so that it never waits for the loop."""
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _JOIN_TIMEOUT_S = 5.0
 
 
@@ -49,6 +49,7 @@ class ReaderPool:
     def __init__(self, connector: ConnectorSettings, share: ReaderShare, *, workers: int, deadline_s: float) -> None:
         """Raises ConsoleError where not all of them can be started; none is left then."""
         self._new_reader = functools.partial(SampleReader, connector, share, workers=workers)
+        self._native_log = connector.native_log
         self._deadline_s = deadline_s
         self._losses: deque[str] = deque()  # not told yet
         self._readers: list[_Reader] = []
@@ -142,7 +143,10 @@ class ReaderPool:
     def _start(self, number: int) -> _Reader:
         ours, theirs = SPAWN.Pipe()
         process = SPAWN.Process(
-            target=_serve, args=(theirs, self._new_reader, number), name=f"reader-{number}", daemon=True
+            target=_serve,
+            args=(theirs, self._new_reader, self._native_log, number),
+            name=f"reader-{number}",
+            daemon=True,
         )
         try:
             process.start()
@@ -169,13 +173,9 @@ def _end(reader: _Reader) -> None:
     reader.process.join(_JOIN_TIMEOUT_S)
 
 
-def _serve(pipe: Connection, new_reader: Callable[..., SampleReader], number: int) -> None:
+def _serve(pipe: Connection, new_reader: Callable[..., SampleReader], native_log: Path, number: int) -> None:
     """The reader process: answers requests in order until its pipe closes."""
-    # The connector holds the GIL while it reads, so only the kernel can end an orphan for certain.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    # Ctrl-C and a lost SSH session reach the whole process group; the loop decides what ends when.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    become_child(native_log)
     reader = new_reader(number=number)
     while True:
         try:

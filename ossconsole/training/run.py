@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import logging
 import math
+import signal
 import sys
 import threading
 import time
@@ -183,6 +184,8 @@ class TrainingRun:
             self._record.append(sample.event())
 
     def _work(self) -> None:
+        # Inherited by the processes that this thread starts: a Ctrl-C while they begin would end them.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
         raised: Exception | None = None
         try:
             self.summary = self._train()

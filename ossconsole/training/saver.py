@@ -48,6 +48,10 @@ class Saver:
         """Whether something was trained or validated since the last checkpoint; ask when `ready`."""
         return progress != self._saved
 
+    def clear_leftovers(self) -> None:
+        """Has what killed runs left in the bucket removed, in the background, before the first checkpoint."""
+        self._thread.submit(self._clear_leftovers)
+
     def save(self, snapshot: Snapshot, *, best: bool) -> None:
         """Begins to write a checkpoint; call when `ready`."""
         self._saving = self._thread.submit(self._save, snapshot, best)
@@ -70,6 +74,15 @@ class Saver:
             self._saving = None
             self.last_key = saved.key if saved else self.last_key
         return True
+
+    def _clear_leftovers(self) -> None:
+        try:
+            keys = self._checkpoints.abort_leftovers()
+        except Exception as error:  # noqa: BLE001 - such as a key that may not list; the next run tries again
+            log.warning("Unfinished uploads of earlier runs stay: %s", error)
+            return
+        if keys:
+            self._context.say(f"Aborted unfinished uploads of checkpoints that earlier runs left: {', '.join(keys)}.")
 
     def _save(self, snapshot: Snapshot, best: bool) -> Saved | None:
         progress, way = snapshot.progress, _Way(self._context)

@@ -157,6 +157,7 @@ class Session:
                     context.warn(f"Old checkpoints of this run stay: {error.message}", error.remedy)
             self._saver = Saver(context, checkpoints, begun_at=self._course.progress(context.step))
             resources.callback(self._saver.close)
+            self._saver.clear_leftovers()
         self._reports = StepReports(context, late=self._compute.cuda, last_checkpoint=self._last_checkpoint)
         alone = self._place.world == 1
         self._source = BatchSource(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import signal
+import contextlib
+import mmap
+import os
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
+from multiprocessing.reduction import recv_handle, send_handle
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
-from ossconsole.training.connector import ConnectorSettings, keep_native_prints_off
+from ossconsole.training.child import become_child
+from ossconsole.training.connector import ConnectorSettings
 from ossconsole.training.switch import SPAWN
 
 _STOP_TIMEOUT_S = 5.0
@@ -43,7 +47,7 @@ class CheckpointWriter:
                 remedy="Free memory or descriptors (`ulimit -n`); the run goes on, and the next one is tried as usual.",
             ) from error
         try:
-            pipe.send((key, data))
+            _send(pipe, key, data)
             problem = _answer(pipe, time.monotonic() + timeout_s, on_written)
         except (EOFError, OSError) as error:
             self.close()
@@ -97,16 +101,32 @@ def _answer(pipe: Connection, deadline: float, on_written: Callable[[int], None]
     return None
 
 
+def _send(pipe: Connection, key: str, data: bytes) -> None:
+    """Hands `data` over as a file in memory: a process that does not read would hold up whoever writes to its pipe."""
+    descriptor = os.memfd_create("ossconsole-checkpoint")
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        pipe.send(key)
+        send_handle(pipe, descriptor, None)
+
+
+def _receive(pipe: Connection) -> tuple[str, mmap.mmap]:
+    """Raises EOFError when the pipe is closed."""
+    key: str = pipe.recv()
+    descriptor = recv_handle(pipe)
+    with contextlib.closing(os.fdopen(descriptor, "rb")):
+        return key, mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
+
+
 def _serve(connector: ConnectorSettings, pipe: Connection) -> None:
-    """Answers each (key, data) with the bytes written so far, then "" or why it failed, until the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as the readers: the loop decides what ends when
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    keep_native_prints_off(connector.native_log)
+    """Answers each key and its data with the bytes written so far, then "" or why it failed, until the pipe closes."""
+    become_child(connector.native_log)
     opened = None
     while True:
         try:
-            key, data = pipe.recv()
-        except EOFError:
+            key, data = _receive(pipe)
+        except (EOFError, OSError):
             return
         try:
             opened = opened or connector.open(EndpointKind.STANDARD)

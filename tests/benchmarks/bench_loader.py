@@ -89,7 +89,7 @@ class Place:
         ]
         options = self._options
         opener = ConnectorReader(connector, EndpointKind.STANDARD, objects, options.batch_size, options.workers)
-        return rate(opener, processes=options.workers, seconds=options.seconds)
+        return rate(opener, connector.native_log, processes=options.workers, seconds=options.seconds)
 
     @contextlib.contextmanager
     def tutorial(self) -> Iterator[Arm]:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +16,9 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.sandbox.control import SandboxControl
 from ossconsole.sandbox.faults import Error, FaultPlan, LostReply, Rule
 from ossconsole.storage.multipart_uploads import list_uploads
+from ossconsole.telemetry import events
+from ossconsole.telemetry.events import RunState
+from ossconsole.telemetry.record import RunRecord, record_path
 from ossconsole.training.checkpoint import CheckpointStore, Progress, checkpoint_key, stable_key
 from ossconsole.training.writer import CheckpointWriter
 from tests.faults.operations import World
@@ -82,6 +90,47 @@ def test_one_that_cannot_be_copied_goes_with_the_next(
     control.clear_faults()
     saved = checkpoints.save(DATA, progress(2))
     assert left(world) == {saved.key, saved.stable_key}
+
+
+def record(run: str, state: RunState, *, pid: int, host: str = "") -> None:
+    written = RunRecord(record_path(run))
+    written.append(
+        events.Run(
+            time=time.time(),
+            run=run,
+            version="0",
+            profile="p",
+            bucket="b",
+            sample_format="image-u8",
+            settings={},
+            pid=pid,
+            host=host or socket.gethostname(),
+            simulated=True,
+            epochs=1,
+            steps_per_epoch=1,
+        )
+    )
+    written.append(events.State(time=time.time(), state=state, step=0))
+    written.close()
+
+
+def test_uploads_that_killed_runs_left_are_aborted_and_no_others(
+    world: World, checkpoints: CheckpointStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OSSCONSOLE_STATE_DIR", str(tmp_path / "state"))
+    gone = subprocess.Popen(["/bin/true"])
+    gone.wait()
+    record("killed", RunState.RUNNING, pid=gone.pid)
+    record("ended", RunState.STOPPED, pid=os.getpid())
+    record("living", RunState.RUNNING, pid=os.getpid())
+    record("elsewhere", RunState.RUNNING, pid=gone.pid, host="another")
+    prefix = world.profile.checkpoint_prefix
+    names = [f"resnet18-{run}-e01-s000005.pt" for run in ("killed", "ended", "run", "living", "elsewhere", "unknown")]
+    for name in (*names, "resnet18-killed.txt", "notes.pt"):
+        world.clean.sdk.init_multipart_upload(f"{prefix}/{name}")
+    assert sorted(checkpoints.abort_leftovers()) == sorted(f"{prefix}/{name}" for name in names[:3])
+    stay = {upload.key for upload in list_uploads(world.clean, f"{prefix}/")}
+    assert stay == {f"{prefix}/{name}" for name in (*names[3:], "resnet18-killed.txt", "notes.pt")}
 
 
 def test_a_run_started_anew_goes_on_dropping_its_old_ones(world: World, checkpoints: CheckpointStore) -> None:

@@ -176,6 +176,17 @@ def test_peers_are_found_and_the_dead_are_cleared_away() -> None:
             other.communicate(timeout=20)
 
 
+def test_the_next_process_clears_away_what_a_killed_one_left() -> None:
+    killed = subprocess.Popen([sys.executable, "-c", SERVE], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert killed.stdout is not None
+    assert killed.stdout.readline() == b"ready\n"
+    killed.kill()
+    killed.communicate(timeout=20)
+    assert [path.stem for path in control.control_dir().iterdir()] == [str(killed.pid)]
+    with ControlServer(Place()):
+        assert [path.stem for path in control.control_dir().iterdir()] == [str(os.getpid())]
+
+
 def test_a_state_folder_with_a_long_path_is_no_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OSSCONSOLE_STATE_DIR", str(tmp_path / ("long" * 40) / "state"))
     with ControlServer(Place()):

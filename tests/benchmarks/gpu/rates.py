@@ -191,7 +191,7 @@ def loader_alone(setup: Setup) -> Part:
                 for sample in dataset.manifest.splits["train"]
             ]
             opener = ConnectorReader(connector, EndpointKind.ACCELERATED, objects, 64, setup.workers[-1])
-            alone = rate(opener, processes=setup.workers[-1], seconds=setup.seconds)
+            alone = rate(opener, processes=setup.workers[-1], seconds=setup.seconds, native_log=connector.native_log)
             figures[f"{fmt}, connector alone, {setup.workers[-1]} processes"] = {"samples/s": alone}
     return Part(ok=True, figures=figures)
 
