@@ -87,6 +87,8 @@ class Session:
         )
         for remark in data.remarks:
             context.warn(remark.message, remark.remedy)
+        if data.lacking:
+            context.say(data.lacking)
         self._totals = Totals()
         self._course = Course()
         self._endpoint = context.controls.endpoint

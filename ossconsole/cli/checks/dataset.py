@@ -55,8 +55,8 @@ def _judge(data: TrainingData, uri: str) -> tuple[Check, int]:
     stored = " in tar shards" if data.sharded else ""
     text = (
         f"{uri}: {counts} in {len(manifest.classes):,} classes, {manifest.format} at {manifest.size} px{stored}, "
-        f"{size / 1e9:,.2f} GB."
-    )
+        f"{size / 1e9:,.2f} GB. {data.lacking}"
+    ).rstrip()
     if not data.remarks:
         return ok(_NAME, text), size
     messages = " ".join(remark.message for remark in data.remarks)
