@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 @profile_options
 @reads_only
 def ls(prefix: str, recursive: bool, limit: int | None, as_json: bool, target: Target) -> None:
-    """List what is below PREFIX (a key prefix, or oss://BUCKET/PREFIX), in OSS's order, as it arrives."""
+    """List what is below PREFIX, in OSS's order, as it arrives.
+
+    PREFIX is a folder, with or without its slash, or what keys begin with; oss://BUCKET/PREFIX is the same.
+    """
     from ossconsole.storage.client import ObjectStore
 
     with target.open() as opened:
@@ -36,6 +39,7 @@ def ls(prefix: str, recursive: bool, limit: int | None, as_json: bool, target: T
         try:
             folders = objects = size = 0
             truncated = False
+            below = _folder(store, below)
             for entry in _entries(store, below, recursive=recursive):
                 if limit is not None and folders + objects == limit:
                     truncated = True
@@ -82,6 +86,15 @@ def _key_prefix(text: str, bucket: str) -> str:
             f"{text} is in another bucket than the profile's {bucket}.", remedy=f"Add --bucket {named}."
         )
     return prefix
+
+
+def _folder(store: ObjectStore, prefix: str) -> str:
+    """The prefix with a slash where it names a folder and no object."""
+    if not prefix or prefix.endswith("/"):
+        return prefix
+    page = store.list_page(f"{prefix}/", max_keys=1)
+    is_folder = (page.objects or page.prefixes) and not store.exists(prefix)
+    return f"{prefix}/" if is_folder else prefix
 
 
 def _entries(store: ObjectStore, prefix: str, *, recursive: bool) -> Iterator[dict[str, Any]]:

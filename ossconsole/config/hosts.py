@@ -5,6 +5,7 @@ Host forms are those of Alibaba Cloud's "Regions and endpoints" and "OSS acceler
 
 from __future__ import annotations
 
+import difflib
 import enum
 import re
 from collections.abc import Iterable
@@ -13,6 +14,32 @@ from urllib.parse import urlsplit
 import msgspec
 
 from ossconsole.config.endpoints import EndpointKind
+
+REGIONS = (
+    *("cn-hangzhou", "cn-shanghai", "cn-nanjing", "cn-fuzhou", "cn-wuhan-lr", "cn-qingdao", "cn-beijing"),
+    *("cn-zhangjiakou", "cn-huhehaote", "cn-wulanchabu", "cn-shenzhen", "cn-heyuan", "cn-guangzhou", "cn-chengdu"),
+    *("cn-hongkong", "us-west-1", "us-east-1", "na-south-1", "ap-northeast-1", "ap-northeast-2", "ap-southeast-1"),
+    *("ap-southeast-3", "ap-southeast-5", "ap-southeast-6", "ap-southeast-7", "eu-central-1", "eu-west-1"),
+    "me-east-1",
+)
+"""Region IDs of "Regions and endpoints", to tell what a wrong one was meant to be; there may be more by now."""
+
+_REGION_ID = re.compile(r"[a-z]{2}(-[a-z0-9]+)+")
+
+
+def is_region_id(text: str) -> bool:
+    """Whether `text` is built like a region ID: an area of two letters, then the place (`cn-hangzhou`)."""
+    return _REGION_ID.fullmatch(text) is not None
+
+
+def meant_region(text: str) -> str:
+    """The region ID that `text` was probably meant to be, "" where there is no telling."""
+    bare = text.strip().lower().removeprefix("oss-")
+    if bare in REGIONS:
+        return bare
+    named = [region for region in REGIONS if region.partition("-")[2] == bare]
+    close = named or difflib.get_close_matches(bare, REGIONS, n=1, cutoff=0.8)
+    return close[0] if len(close) == 1 else ""
 
 
 class HostKind(str, enum.Enum):

@@ -8,7 +8,7 @@ import msgspec
 
 from ossconsole.config.endpoints import EndpointKind, normalise_endpoint, sends_in_clear
 from ossconsole.config.errors import SettingsError
-from ossconsole.config.hosts import without_bucket
+from ossconsole.config.hosts import REGIONS, classify, is_region_id, meant_region, without_bucket
 
 DEFAULT_DATASET_PREFIX = "dataset/imagenet/ILSVRC/Data"
 DEFAULT_CHECKPOINT_PREFIX = "checkpoints"
@@ -80,7 +80,6 @@ def refuse_plain_http(profile: Profile) -> None:
 
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
-_REGION = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _PROFILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _LONGEST_PREFIX = 800  # bytes; OSS keys end at 1023, and the names below a prefix need their share
 
@@ -97,9 +96,10 @@ def checked(profile: Profile) -> Profile:
             endpoints[field] = None
             continue
         try:
-            endpoints[field] = without_bucket(normalise_endpoint(text), profile.bucket)
+            endpoints[field] = endpoint = without_bucket(normalise_endpoint(text), profile.bucket)
         except SettingsError as error:
             raise FieldError(field, error.message, remedy=error.remedy) from error
+        _check_host(field, endpoint)
     if profile.plain_http not in {None, "", PLAIN_HTTP_ALLOWED}:
         raise FieldError(
             "plain_http",
@@ -108,6 +108,15 @@ def checked(profile: Profile) -> Profile:
         )
     prefixes = {name: _prefix(name, getattr(profile, name)) for name in ("dataset_prefix", "checkpoint_prefix")}
     return msgspec.structs.replace(profile, **endpoints, **prefixes, plain_http=profile.plain_http or None)
+
+
+def _check_host(field: str, endpoint: str) -> None:
+    """Raises FieldError where the name of an OSS host is built wrongly."""
+    region = classify(endpoint).region
+    if region and not is_region_id(region):
+        meant = meant_region(region)
+        remedy = f"Did you mean {endpoint.replace(region, meant)}?" if meant else "Copy it from the OSS console."
+        raise FieldError(field, f"{endpoint} does not exist: {region!r} is not a region ID.", remedy=remedy)
 
 
 def check_profile_name(name: str) -> None:
@@ -126,11 +135,16 @@ def _check_names(profile: Profile) -> None:
             f"{profile.bucket!r} is not a bucket name." if profile.bucket else "The bucket is missing.",
             remedy="Bucket names have 3 to 63 lower-case letters, digits and inner hyphens.",
         )
-    if not _REGION.fullmatch(profile.region):
+    if profile.bucket in REGIONS:
+        raise FieldError(
+            "bucket", f"{profile.bucket!r} is a region, not a bucket.", remedy="Give the name of the bucket in it."
+        )
+    if not is_region_id(profile.region):
+        meant = meant_region(profile.region)
         raise FieldError(
             "region",
-            f"{profile.region!r} is not a region." if profile.region else "The region is missing.",
-            remedy="Give it as OSS spells it, such as cn-hangzhou (without oss- in front).",
+            f"{profile.region!r} is not a region ID." if profile.region else "The region is missing.",
+            remedy=f"Did you mean {meant}?" if meant else "Give it as OSS spells it, such as cn-hangzhou.",
         )
     kind, _, name = profile.credentials.partition(":")
     known = kind in CREDENTIAL_KINDS or profile.credentials == AUTO_CREDENTIALS

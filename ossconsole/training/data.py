@@ -90,15 +90,18 @@ class TrainingData:
 
     @property
     def remarks(self) -> list[Remark]:
-        """What is not used of the dataset, and what it lacks."""
+        """What is not used of the dataset."""
         remedy = f"To use it: ossconsole upload {VAL_LABELS_NAME} --plain --to {self._prefix}"
-        found = [
+        return [
             Remark(f"Not used: {group}.", remedy if VAL_LABELS_NAME in group.reason else "") for group in self._unused
         ]
-        if not self.count(VAL):
-            without = "There are no validation samples: no accuracy is measured, and no best checkpoint is kept."
-            found.append(Remark(without, "" if found else "Upload a source that has val/<class>/ pictures as well."))
-        return found
+
+    @property
+    def lacking(self) -> str:
+        """What the dataset lacks and what follows from it, "" where it has everything."""
+        if self.count(VAL):
+            return ""
+        return "There are no validation samples: no accuracy is measured, and no best checkpoint is kept."
 
     def samples(self, split: str, rows: npt.NDArray[np.int64]) -> list[Sample]:
         """The samples at `rows` of a split."""

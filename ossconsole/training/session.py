@@ -90,6 +90,8 @@ class Session:
         )
         for remark in data.remarks:
             context.warn(remark.message, remark.remedy)
+        if data.lacking:
+            context.say(data.lacking)
         self._left_out = 0  # samples, by this process
         self._course = Course()
         self._endpoint = context.controls.endpoint

@@ -107,3 +107,37 @@ def test_nothing_is_made_and_nothing_said_about_private_folders(home: Path, capf
         run_group(ossconsole, command)
     assert "Warning" not in capfd.readouterr().err
     assert list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("region", "bucket", "endpoint", "words"),
+    [
+        ("hangzhou", "data", "", "Did you mean cn-hangzhou?"),
+        ("oss-cn-hangzhou", "data", "", "Did you mean cn-hangzhou?"),
+        ("cn-hangzou", "data", "https://oss-cn-hangzou.aliyuncs.com", ""),
+        ("cn-hangzhou", "cn-hangzhou", "", "is a region, not a bucket"),
+        ("cn-hangzhou", "data", "oss-hangzhou-internal.aliyuncs.com", "https://oss-cn-hangzhou-internal.aliyuncs.com?"),
+        ("cn-hangzhou", "data", "hangzhou-j-internal.oss-data-acc.aliyuncs.com", "is not a region ID"),
+        ("ap-southeast-9", "data", "", ""),
+    ],
+)
+def test_what_cannot_be_is_refused_when_it_is_written_and_when_it_is_read(
+    region: str, bucket: str, endpoint: str, words: str, home: Path
+) -> None:
+    def write() -> Result:
+        return run("init", "--region", region, "--bucket", bucket, "--standard-endpoint", endpoint)
+
+    if not words:  # a region that is newer than this program may be
+        assert write().exit_code == 0
+        assert run("validate").exit_code == 0
+        return
+    with pytest.raises(ConsoleError) as told:
+        write()
+    assert words in str(told.value)
+    path = home / "config" / "profiles.toml"
+    path.parent.mkdir(exist_ok=True)
+    extra = f'standard_endpoint = "{endpoint}"\n' if endpoint else ""
+    path.write_text(f'active = "a"\n[profiles.a]\nregion = "{region}"\nbucket = "{bucket}"\n{extra}')
+    with pytest.raises(ConsoleError) as told:
+        run("validate")
+    assert words in str(told.value)

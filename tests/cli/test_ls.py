@@ -39,6 +39,15 @@ def test_folders_and_objects_as_json(bucket: list[str], capsys: pytest.CaptureFi
     assert summary == {"event": "summary", "folders": 1, "objects": 2, "bytes": 3, "truncated": False}
 
 
+def test_a_folder_is_listed_with_or_without_its_slash(bucket: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_group(ossconsole, ["ls", "ls/dir", "--json", *bucket]) == 0
+    assert [entry.get("key") for entry in lines(capsys)] == ["ls/dir/c", None]
+    assert run_group(ossconsole, ["ls", "ls/di", "--json", *bucket]) == 0  # what keys begin with
+    assert [entry.get("key") for entry in lines(capsys)] == ["ls/dir/", None]
+    assert run_group(ossconsole, ["ls", "ls/a", "--json", *bucket]) == 0
+    assert [entry.get("key") for entry in lines(capsys)] == ["ls/a", None]
+
+
 def test_recursive_limited_and_by_uri(bucket: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run_group(ossconsole, ["ls", "oss://127/ls/", "-r", "--limit", "2", "--json", *bucket]) == 0
     *found, summary = lines(capsys)

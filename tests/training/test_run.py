@@ -12,6 +12,8 @@ import torch
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.dataset.manifest import object_key
+from ossconsole.sandbox.control import SandboxControl
+from ossconsole.sandbox.faults import Error, FaultPlan, Rule
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.record import read_events
@@ -21,6 +23,7 @@ from ossconsole.training.settings import TrainSettings
 from tests.training.conftest import (
     CLASSES,
     DEADLINE_S,
+    SIDE,
     TRAIN_SAMPLES,
     VAL_SAMPLES,
     Bucket,
@@ -374,3 +377,37 @@ def test_a_step_on_the_cpu_gives_way_to_a_screen_where_there_is_one(start_run: S
     finished(start_run(attended=attended, on_event=note, max_steps=2))
     screen = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
     assert [priority > screen for priority in priorities] == [attended] * 2
+
+
+def test_what_of_a_dataset_is_not_used_is_said(bucket: Bucket, start_run: StartRun) -> None:
+    profile = msgspec.structs.replace(bucket.profile, dataset_prefix=f"{bucket.profile.dataset_prefix}/flat")
+    store = bucket.store()
+    for name in ("train/ants/0", "train/bees/1", "val/V0", "val/V1"):
+        store.put(object_key(profile.dataset_prefix, f"{name}.pt"), bytes(3 * 4 * SIDE * SIDE))
+    found = finished(start_run(profile, batch_size=2))
+    assert isinstance(found[0], events.Run)  # a record begins with its run
+    warnings = [event for event in found if isinstance(event, events.WarningEvent)]
+    assert "Not used: 2 objects (in no class folder, " in warnings[0].message
+    assert "val/V0.pt, val/V1.pt" in warnings[0].message
+    assert f"ILSVRC2012_val_labels.json --plain --to {profile.dataset_prefix}" in warnings[0].remedy
+    assert any("no validation samples" in event.message for event in found if isinstance(event, events.InfoEvent))
+
+
+def test_a_throttled_manifest_is_waited_for_and_a_stop_ends_the_wait(bucket: Bucket, start_run: StartRun) -> None:
+    waiting = threading.Event()
+
+    def listen(event: events.Event) -> None:
+        if isinstance(event, events.InfoEvent) and "OSS is throttling" in event.message:
+            waiting.set()
+
+    throttled = Error(code="QpsLimitExceeded", status=429, qos_delay_ms=170_000)
+    control = SandboxControl(bucket.sandbox.info)
+    control.set_faults(FaultPlan(rules=[Rule(action=throttled, operation="HeadObject")]))
+    try:
+        run = start_run(on_event=listen)
+        assert waiting.wait(DEADLINE_S)
+        run.stop()
+        assert run.wait(DEADLINE_S)
+    finally:
+        control.clear_faults()
+    assert isinstance(next(iter(read_events(run.record_path))), events.Run)

@@ -55,7 +55,10 @@ def _judge(data: TrainingData, uri: str) -> tuple[Check, int]:
     size = sum(manifest.sample_bytes(sample) for samples in manifest.splits.values() for sample in samples)
     stored = " in tar shards" if data.sharded else ""
     classes = counted(len(manifest.classes), "class", "classes")
-    text = f"{uri}: {counts} in {classes}, {manifest.format} at {manifest.size} px{stored}, {size / 1e9:,.2f} GB."
+    text = (
+        f"{uri}: {counts} in {classes}, {manifest.format} at {manifest.size} px{stored}, "
+        f"{size / 1e9:,.2f} GB. {data.lacking}"
+    ).rstrip()
     if not data.remarks:
         return ok(_NAME, text), size
     messages = " ".join(remark.message for remark in data.remarks)

@@ -75,7 +75,7 @@ def failed(name: str, error: ConsoleError) -> Check:
 
 def _end(credentials: Credentials, now: datetime) -> str:
     if credentials.expiration is None:
-        return "no end"
+        return "which does not expire"
     left = credentials.expiration - now
     if left <= timedelta(0):
         return f"ended at {credentials.expiration:%Y-%m-%d %H:%M:%S} UTC"
