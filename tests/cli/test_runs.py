@@ -43,7 +43,16 @@ def test_status_of_a_live_run_as_json(finished: Path) -> None:
 
 def test_status_for_people(finished: Path) -> None:
     text = invoke("status", "one").output
-    for words in ("finished", "3 (epoch 1)", "20.0", "75% of the step", "checkpoints/one-3.pt", "50.0%", str(finished)):
+    for words in (
+        "finished",
+        "3 (epoch 1)",
+        "8.0",
+        "1.40x (1.30 to 1.50), 6 pairs",
+        "75% of the step",
+        "checkpoints/one-3.pt",
+        "50.0%",
+        str(finished),
+    ):
         assert words in text
 
 
@@ -87,3 +96,22 @@ def test_export_names_the_files_after_the_run(finished: Path, tmp_path: Path, mo
 def test_export_wants_a_form(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_group(export, ["one"]) == 2
     assert "--csv, --json or --tensorboard" in capsys.readouterr().err
+
+
+def test_status_of_a_run_that_was_too_short_for_a_rate() -> None:
+    short = events.Summary(
+        time=9.0,
+        run="short",
+        state=RunState.FINISHED,
+        epochs=1,
+        steps=2,
+        samples=16,
+        bytes=1,
+        seconds=1.0,
+        samples_per_s=None,
+        wait_fraction=None,
+        reason="too short",
+    )
+    write_record(record_path("short"), [run_event("short"), step_event(1), step_event(2), short])
+    assert "samples/s   too short" in invoke("status", "short").output
+    assert json.loads(invoke("status", "--json").output)["samples_per_s"] is None
