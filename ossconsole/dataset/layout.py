@@ -172,7 +172,8 @@ class Layout:
         split, *rest = parts
         seen.place(parts[:-1])
         if not is_picture:
-            return SkippedFile(file.path, "its name does not end like a picture's", lost=False)
+            reason = "a hidden file" if rest[-1].startswith(".") else "unsupported file extension"
+            return SkippedFile(file.path, reason, lost=False)
         if len(rest) > 1:
             return _planned(file, "/".join(parts), split, rest[0])
         if split == TRAIN:

@@ -31,7 +31,7 @@ _RESTORE_MS = 500
 # Private modes that a terminal has set when nobody asked: line wrap and the cursor.
 _SET_BY_DEFAULT = frozenset({"7", "25"})
 _MODE = re.compile(r"\x1b\[\?([0-9]+)([hl])|\x1b\[([<>])[0-9]*u")
-_HEADLESS = "Without one, use `ossconsole train`, `upload`, `ls` or `status`: they need no terminal."
+_HEADLESS = "Without one, use `ossconsole train`, `demo`, `upload`, `ls` or `status`: they need no terminal."
 
 
 def check_terminal() -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from ossconsole.config.metadata import METADATA_VARIABLE
 from ossconsole.config.profile import Profile
+from ossconsole.dataset.sample_data import make_sample_pictures
 from ossconsole.sandbox.faults import FaultPlan
 from ossconsole.sandbox.requestlog import read_log
 from tests.sandboxed import Sandboxed
@@ -78,11 +79,12 @@ def pair(sandbox: Sandboxed, key: str = "") -> dict[str, str]:
     }
 
 
-def test_on_the_embedded_sandbox_nothing_fails() -> None:
+def test_on_the_embedded_sandbox_nothing_fails(home: Path) -> None:
+    make_sample_pictures(home / "state" / "sample-pictures", train=10, val=10)  # fewer than it would draw
     report = doctor(None, {})
     assert report.failing == set()
     assert "sandbox" in report.stderr
-    for name in ("settings", "credentials", "endpoint standard", "endpoint accelerated", "clock", "bucket"):
+    for name in ("settings", "credentials", "endpoint standard", "endpoint accelerated", "clock", "bucket", "dataset"):
         assert report.checks[name]["status"] == "ok", report.checks[name]
     assert report.code == (1 if any(check["status"] == "fail" for check in report.checks.values()) else 0)
 

@@ -225,7 +225,7 @@ def test_a_dead_endpoint_ends_it(profile: Profile, server: Sandboxed, tmp_path: 
 
 
 def test_no_source_is_bad_usage(store: ObjectStore, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="not there"):
+    with pytest.raises(SettingsError, match="does not exist"):
         PlainUpload(store, tmp_path / "nowhere", "x")
 
 

@@ -503,6 +503,6 @@ def test_what_of_the_source_is_not_used_is_in_plan_and_summary(
     summary = upload(profile, sandboxed_bucket.owner, settings_for(source))
     assert plan.unused == summary.unused
     files, folders = plan.unused
-    assert str(files).startswith("12 files (its name does not end like a picture's): ")
+    assert str(files).startswith("12 files (unsupported file extension): ")
     assert str(files).endswith(" and 9 more")
     assert str(folders) == "1 class folder (no usable picture in it): train/wasps"

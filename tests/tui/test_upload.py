@@ -37,7 +37,7 @@ PLAN = UploadPlan(
     prepare_s=4.2,
     usd_per_month=0.001,
     notes=(Failure("train/ants/torn.jpg", "a symbolic link to nothing"),),
-    unused=(Unused("file", 1, "its name does not end like a picture's", ("train/ants/imageNotFound.gif",)),),
+    unused=(Unused("file", 1, "unsupported file extension", ("train/ants/imageNotFound.gif",)),),
 )
 SUMMARY = UploadSummary(
     uploaded=395,
@@ -49,7 +49,7 @@ SUMMARY = UploadSummary(
     ignored=1,
     manifest="oss://127/dataset/sample/manifest.json",
     failures=(Failure("train/ants/broken.jpg", "image file is truncated"), Failure("train/bees/[x].jpg", "empty")),
-    unused=(Unused("file", 1, "its name does not end like a picture's", ("train/ants/imageNotFound.gif",)),),
+    unused=(Unused("file", 1, "unsupported file extension", ("train/ants/imageNotFound.gif",)),),
 )
 
 
