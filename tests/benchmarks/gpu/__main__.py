@@ -59,7 +59,7 @@ def run_part(name: str, *, small: bool, seconds: float) -> Part:
         return action(setup)
 
 
-def _in_process(action: Callable[[], dict[str, Any]], limit_s: float) -> dict[str, Any]:
+def in_process(action: Callable[[], dict[str, Any]], limit_s: float) -> dict[str, Any]:
     """What the action gives, from a process of its own; forked, as importing torch takes seconds."""
     begun = time.monotonic()
     fork = multiprocessing.get_context("fork")
@@ -133,14 +133,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(), help="folder of result.json")
     options = parser.parse_args()
     end = time.monotonic() + options.minutes * 60
-    result: dict[str, Any] = {"machine": _in_process(_machine, 60), "parts": {}}
+    result: dict[str, Any] = {"machine": in_process(_machine, 60), "parts": {}}
     for name in options.part or PARTS:
         limit_s = min(PARTS[name][1], end - time.monotonic())
         if limit_s < 10:
             found = {**_failure("no time was left"), "seconds": 0.0}
         else:
             part = functools.partial(run_part, name, small=options.small, seconds=options.seconds)
-            found = _in_process(lambda part=part: asdict(part()), limit_s)  # type: ignore[misc]
+            found = in_process(lambda part=part: asdict(part()), limit_s)  # type: ignore[misc]
         result["parts"][name] = found
         sys.stderr.write(f"{name}: {found['seconds']} s\n")
         (options.out / "result.json").write_text(json.dumps(result, indent=1))

@@ -45,7 +45,7 @@ def fp16_overflow(setup: Setup) -> Part:
     junk = [torch.full((1 << 20,), 1e30, device=compute.device) for _ in range(64)]
     del junk
     images, labels = _pictures(compute, setup.batch, setup.side)
-    losses = [float(trainer.step(images, labels, EpochMeter(), samples=setup.batch)) for _ in range(40)]
+    losses = [float(trainer.step(images, labels, EpochMeter(), samples=setup.batch)) for _ in range(setup.many(40))]
     momenta = [float(state["momentum_buffer"].abs().max()) for state in trainer.optimizer.state.values()]
     largest = max(momenta)
     return Part(
