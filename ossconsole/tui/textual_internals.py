@@ -36,8 +36,8 @@ log = logging.getLogger(__name__)
 _ESC = "\x1b"
 _READ_BYTES = 4096
 _TICK_S = 0.1
-_PATIENCE_TICKS = 20
-_DIALOG_WAIT_S = 0.5
+_PATIENCE_TICKS = 50
+_DIALOG_LOOKS = 25
 _DIALOG_LOOK_S = 0.02
 _MAX_CELLS = 10_000
 # Never keys: a mouse report of the oldest kind, whose three bytes may have any value; the answer to a question that
@@ -342,12 +342,9 @@ class KeyOrder:
                 await _passed(node)
                 node = node._parent
         started = [worker for worker in self._app.workers if worker not in workers and not worker._thread_worker]
-        loop = asyncio.get_running_loop()
-        end = loop.time() + _DIALOG_WAIT_S
-        # A worker may ask the server before it opens its dialog.
-        while (  # noqa: ASYNC110 - no one event tells of all of it
-            self._app.screen is screen and not all(worker.is_finished for worker in started) and loop.time() < end
-        ):
+        for _ in range(_DIALOG_LOOKS):  # a worker may ask the server before it opens its dialog
+            if self._app.screen is not screen or all(worker.is_finished for worker in started):
+                break
             await asyncio.sleep(_DIALOG_LOOK_S)
         front = None
         while front is not self._app.screen:

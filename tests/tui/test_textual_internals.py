@@ -254,16 +254,24 @@ async def test_a_dialog_that_opens_late_gets_what_was_typed_meanwhile(
     make_app: AppMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where the server is asked first."""
+    monkeypatch.setattr("ossconsole.tui.textual_internals._DIALOG_LOOKS", 1_000_000)
+    monkeypatch.setattr("ossconsole.tui.textual_internals._PATIENCE_TICKS", 1_000_000)
     app = make_app(FakeServices())
+    answered = asyncio.Event()
 
     async def late() -> None:
-        await pilot.pause(0.1)
+        await answered.wait()
         app.push_screen(NewRunScreen(app.services.profile))  # type: ignore[arg-type]
 
     async with app.run_test(size=(80, 24)) as pilot:
         await past_opening(pilot)
         monkeypatch.setattr(app.screen, "action_new_run", lambda: app.run_worker(late()))
-        await send(pilot, app, "n12")
+        for message in Typist().send(b"n12"):
+            app.post_message(message)
+        await pilot.pause()
+        assert app.current_mode == "train"
+        answered.set()
+        await send(pilot, app, "")
         assert isinstance(app.screen, NewRunScreen)
         assert app.screen.query_one("#field-epochs", Input).value == "12"
 
