@@ -226,7 +226,7 @@ def test_a_laptop_that_sleeps_changes_nothing(state: Path) -> None:
         console.send(signal.SIGCONT)
         console.until(lambda: console.output.count(b"\x1b[?1049h") == 2)  # the terminal is taken anew
         console.type("4")
-        console.until_seen("Making ready")
+        console.until_seen("No run yet")
         console.type("q")
         assert console.finish() == 0
         console.assert_restored()
@@ -252,7 +252,7 @@ def test_a_storm_of_resizes_a_tiny_window_and_pasted_megabytes(state: Path) -> N
         console.type("\x1b")
         time.sleep(0.5)  # an escape alone is told from a sequence by the silence after it
         console.type("4")
-        console.until_seen("Making ready")
+        console.until_seen("No run yet")
         console.type("q")
         assert console.finish() == 0
         console.assert_restored()

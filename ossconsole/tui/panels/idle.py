@@ -32,7 +32,8 @@ def idle(context: Context, state: ConsoleState, width: int, *, starting: bool) -
     stages = state.stages
     if starting:
         stages = (*stages, Stage("training run", StageState.ACTIVE, "loading torch, the manifest and the readers"))
-    lines = [context.heading("Preparing", width), Line(), *_stage_lines(context, stages, width)] if stages else []
+    title = "Prepared" if isinstance(state, Ready) and not starting else "Preparing"
+    lines = [context.heading(title, width), Line(), *_stage_lines(context, stages, width)] if stages else []
     if starting:
         return lines
     if isinstance(state, Ready):
