@@ -110,15 +110,20 @@ def load_connector_config(path: Path | None = None) -> ConnectorValues:
 def save_connector_config(values: ConnectorValues, path: Path | None = None) -> Path:
     """Checks and writes the values, with the defaults of the documented keys filled in; gives the path."""
     path = path or connector_config_path()
-    full: dict[str, Any] = {"logPath": str(logs_dir() / "connector.log")}
-    full |= {key.name: key.default for key in CONNECTOR_KEYS if key.default is not None and not _undocumented(key)}
-    full |= checked_connector_values(values)
+    full = default_connector_values() | checked_connector_values(values)
     document: dict[str, Any] = {}
     for name, value in full.items():
         section, _, leaf = name.rpartition(".")
         (document.setdefault(section, {}) if section else document)[leaf] = value
     write_private(path, msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
     return path
+
+
+def default_connector_values() -> ConnectorValues:
+    """What a new file holds: the documented keys, and a log in our own folder."""
+    documented = [key for key in CONNECTOR_KEYS if not _undocumented(key)]
+    defaults = {key.name: key.default for key in documented if key.default is not None}
+    return {"logPath": str(logs_dir() / "connector.log"), **defaults}
 
 
 def checked_connector_values(values: ConnectorValues) -> ConnectorValues:

@@ -10,6 +10,7 @@ from ossconsole.config.connector import (
     ConnectorKey,
     ConnectorValues,
     connector_config_path,
+    default_connector_values,
     load_connector_config,
     save_connector_config,
 )
@@ -29,7 +30,7 @@ class ConnectorForm(FormScreen):
         super().__init__("Connector configuration")
 
     def fields(self) -> Sequence[Field]:
-        known = load_connector_config(connector_config_path())
+        known = load_connector_config(connector_config_path()) or default_connector_values()
         found = [self._field(key, known) for key in CONNECTOR_KEYS]
         both = f"ours and {SYSTEM_CONNECTOR_CONFIG}"
         where = Field(

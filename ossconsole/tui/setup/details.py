@@ -9,6 +9,7 @@ from ossconsole.config.connector import (
     CONNECTOR_KEYS,
     ConnectorValues,
     connector_config_path,
+    default_connector_values,
     load_connector_config,
 )
 from ossconsole.config.errors import ConsoleError
@@ -46,10 +47,10 @@ class ConnectorState:
 
 
 def read_connector() -> ConnectorState:
-    """Reads the file; without one the values are empty, which is the defaults."""
+    """Reads the file; without one the values are those that it would be made with."""
     try:
         path = connector_config_path()
-        return ConnectorState(short_path(path), load_connector_config(path))
+        return ConnectorState(short_path(path), load_connector_config(path) or default_connector_values())
     except ConsoleError as error:
         return ConnectorState(problem=str(error))
 
