@@ -106,7 +106,9 @@ def train(*, target: Target, as_json: bool, endpoint: str, **options: Any) -> in
         with stopping_on_signals(run, on_hangup) as signalled, ControlServer(_Workplace(opened.profile, run)):
             run.start()
             while not run.wait(_POLL_S):
-                pass
+                if signalled:
+                    run.wait_for_stop()
+                    break
         if run.error is not None:
             if not as_json:
                 click.echo(f"Error: {run.error}", err=True)

@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 _ALONE = Place()
 _KEPT_EVENTS = 50_000
 """Events kept for a screen that does not look; the record on disk has them all."""
+_LOADING_GRACE_S = 2.0
+"""How long a run that was stopped may still load torch or weights before it is left behind."""
+_LOOK_S = 0.2
 _SAMPLE_EVERY_S = 2.0
 """How often the record tells of GPUs and host: 0.4 kB each time, and 0.3 kB more for each GPU."""
 
@@ -76,6 +79,9 @@ class TrainingRun:
         self._record = RunRecord(record_path(self.id, record_dir))
         self._on_event = on_event
         self._told_of_record = False
+        self._described = False
+        self._left_behind = False
+        self._begun = time.perf_counter()
         self._sampler = Sampler(interval_s=_SAMPLE_EVERY_S, on_sample=self._record_sample)
         self._events: deque[Event] = deque(maxlen=_KEPT_EVENTS)
         self._thread = threading.Thread(target=self._work, name=f"training-{self.id}", daemon=True)
@@ -114,6 +120,18 @@ class TrainingRun:
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
+    def wait_for_stop(self) -> None:
+        """Waits for the end of a run that was asked to stop; the process must end then.
+
+        A run that is still loading what it needs is not waited for: nothing was trained, and nothing can end it.
+        """
+        until = time.monotonic() + _LOADING_GRACE_S
+        while not self.wait(_LOOK_S):
+            if time.monotonic() >= until and self.state is RunState.STARTING:
+                self._left_behind = True
+                self.summary = self._stop_before_training()
+                return
+
     def pause(self) -> None:
         self._context.controls.pause()
 
@@ -148,10 +166,13 @@ class TrainingRun:
 
         What the machine does is recorded between the first line and the last.
         """
+        if self._left_behind and threading.current_thread() is self._thread:
+            return  # its end is on the record already
         if isinstance(event, events.Summary):
             self._sampler.stop()
         self._record.append(event)
         if isinstance(event, events.Run):
+            self._described = True
             self._sampler.start()
         self._events.append(event)
         if self._on_event is not None:
@@ -195,7 +216,7 @@ class TrainingRun:
         from ossconsole.storage.client import ObjectStore
         from ossconsole.training.data import training_data
 
-        context, begun = self._context, time.perf_counter()
+        context = self._context
         store = ObjectStore(context.profile, context.credentials)
         try:
             data = training_data(store, context.profile.dataset_prefix)
@@ -207,17 +228,18 @@ class TrainingRun:
 
         processes = processes_wanted(context.settings)
         if context.controls.stopping.is_set() and self._place.world == 1:
-            return self._stop_before_training(time.perf_counter() - begun)
+            return self._stop_before_training()
         if processes == 1:
             return Session(context, store, data, self._place).train()
         with Followers(context, processes) as followers:
             leader, ready = followers.leader, followers.wait_until_ready
             return Session(context, store, data, leader, before_meeting=ready).train()
 
-    def _stop_before_training(self, seconds: float) -> events.Summary:
+    def _stop_before_training(self) -> events.Summary:
         """The end of a run that was stopped while torch was being loaded: no model has to be built for it."""
         context = self._context
-        context.describe()
+        if not self._described:
+            context.describe()
         context.say("Nothing has been trained yet: no checkpoint is written.")
         summary = events.Summary(
             time=time.time(),
@@ -227,7 +249,7 @@ class TrainingRun:
             steps=0,
             samples=0,
             bytes=0,
-            seconds=seconds,
+            seconds=time.perf_counter() - self._begun,
             samples_per_s=0.0,
             wait_fraction=0.0,
         )
