@@ -191,6 +191,7 @@ class TrainingRun:
     def _work(self) -> None:
         # Inherited by the processes that this thread starts: a Ctrl-C while they begin would end them.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+        in_console = self.attended
         raised: Exception | None = None
         try:
             self.summary = self._train()
@@ -210,7 +211,8 @@ class TrainingRun:
             self._claim.release()
             self._sampler.stop()
             self._record.close()
-            _free_memory(raised)
+            if in_console:  # a command ends now, and the system frees at once what this takes seconds for
+                _free_memory(raised)
 
     def _train(self) -> events.Summary:
         from ossconsole.storage.client import ObjectStore

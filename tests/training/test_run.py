@@ -245,7 +245,7 @@ def test_a_failed_run_lets_go_of_its_tensors(start_run: StartRun, monkeypatch: p
         raise RuntimeError("a device assert")
 
     monkeypatch.setattr(torch.nn.CrossEntropyLoss, "forward", fail)
-    run = start_run()
+    run = start_run(attended=True)
     assert run.wait(DEADLINE_S)
     assert run.error is not None
     assert outputs[0]() is None
