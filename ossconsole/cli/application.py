@@ -121,7 +121,7 @@ class Application:
         if run is not None and run.alive:
             say("Stopping the run, with a checkpoint.")
             run.stop()
-            run.wait()
+            run.wait_for_stop()
             say(f"Its record is {run.record_path}.")
         if self._control is not None:
             self._control.close()

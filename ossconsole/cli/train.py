@@ -124,7 +124,9 @@ def run_to_end(run: TrainingRun, sampler: Sampler, opened: OpenTarget, on_hangup
         sampler.start()
         run.start()
         while not run.wait(_POLL_S):
-            pass
+            if signalled:
+                run.wait_for_stop()
+                break
     sampler.stop()
     if run.error is not None:
         if not as_json:

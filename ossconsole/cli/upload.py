@@ -258,7 +258,8 @@ def _follow(job: UploadJob) -> None:
     with _bar() as bar:
         if bar is not None:
             _draw(job, bar)
-        job.join()
+        while not job.join(_POLL_S):  # a signal that comes just before a wait is acted on only after it
+            pass
 
 
 def _follow_plain(job: Job) -> None:

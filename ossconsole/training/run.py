@@ -24,6 +24,7 @@ from ossconsole.config.profile import Profile
 from ossconsole.storage.retry import Wait
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import Event, RunState
+from ossconsole.telemetry.measure import TOO_SHORT
 from ossconsole.telemetry.record import RunRecord, new_run_id, record_path
 from ossconsole.telemetry.sampler import Sampler, TelemetrySample
 from ossconsole.training.claim import Claim
@@ -37,6 +38,9 @@ log = logging.getLogger(__name__)
 _ALONE = Place()
 _KEPT_EVENTS = 50_000
 """Events kept for a screen that does not look; the record on disk has them all."""
+_LOADING_GRACE_S = 2.0
+"""How long a run that was stopped may still load torch or weights before it is left behind."""
+_LOOK_S = 0.2
 _SAMPLE_EVERY_S = 2.0
 """How often the record tells of GPUs and host: 0.4 kB each time, and 0.3 kB more for each GPU."""
 _EARLY_S = 0.2  # a sample may come this much before its time, rather than be left out for the next one
@@ -86,7 +90,9 @@ class TrainingRun:
         self._told_of_record = False
         self._sampler = sampler
         self._sampled_at = -math.inf
-        self._waited = False
+        self._described = False
+        self._left_behind = False
+        self._begun = time.perf_counter()
         self._events: deque[Event] = deque(maxlen=_KEPT_EVENTS)
         self._thread = threading.Thread(target=self._work, name=f"training-{self.id}", daemon=True)
 
@@ -123,6 +129,18 @@ class TrainingRun:
         """Waits for the end; False when it has not come within `timeout_s`."""
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
+
+    def wait_for_stop(self) -> None:
+        """Waits for the end of a run that was asked to stop; the process must end then.
+
+        A run that is still loading what it needs is not waited for: nothing was trained, and nothing can end it.
+        """
+        until = time.monotonic() + _LOADING_GRACE_S
+        while not self.wait(_LOOK_S):
+            if time.monotonic() >= until and self.state is RunState.STARTING:
+                self._left_behind = True
+                self.summary = self._stop_before_training()
+                return
 
     def pause(self) -> None:
         self._context.controls.pause()
@@ -162,10 +180,13 @@ class TrainingRun:
 
         What the machine does is recorded between the first line and the last.
         """
+        if self._left_behind and threading.current_thread() is self._thread:
+            return  # its end is on the record already
         if isinstance(event, events.Summary):
             self._sampler.unlisten(self._record_sample)
         self._record.append(event)
         if isinstance(event, events.Run):
+            self._described = True
             self._sampler.listen(self._record_sample)
         self._events.append(event)
         if self._on_event is not None:
@@ -186,6 +207,7 @@ class TrainingRun:
     def _work(self) -> None:
         # Inherited by the processes that this thread starts: a Ctrl-C while they begin would end them.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+        in_console = self.attended
         raised: Exception | None = None
         try:
             self.summary = self._train()
@@ -208,18 +230,19 @@ class TrainingRun:
             self._claim.release()
             self._sampler.unlisten(self._record_sample)
             self._record.close()
-            _free_memory(raised)
+            if in_console:  # a command ends now, and the system frees at once what this takes seconds for
+                _free_memory(raised)
 
     def _train(self) -> events.Summary:
         from ossconsole.storage.client import ObjectStore
         from ossconsole.training.data import training_data
 
-        context, begun = self._context, time.perf_counter()
+        context = self._context
         store = ObjectStore(context.profile, context.credentials)
         try:
             data = training_data(store.pausing(self._wait), context.profile.dataset_prefix)
         except ConsoleError:
-            if not self._waited:
+            if not self._described:
                 context.describe()  # a record begins with its run, also when there is nothing to train on
             raise
         from ossconsole.training.followers import Followers
@@ -227,17 +250,18 @@ class TrainingRun:
 
         processes = processes_wanted(context.settings)
         if context.controls.stopping.is_set() and self._place.world == 1:
-            return self._stop_before_training(time.perf_counter() - begun)
+            return self._stop_before_training()
         if processes == 1:
             return Session(context, store, data, self._place).train()
         with Followers(context, processes) as followers:
             leader, ready = followers.leader, followers.wait_until_ready
             return Session(context, store, data, leader, before_meeting=ready).train()
 
-    def _stop_before_training(self, seconds: float) -> events.Summary:
+    def _stop_before_training(self) -> events.Summary:
         """The end of a run that was stopped while torch was being loaded: no model has to be built for it."""
         context = self._context
-        context.describe()
+        if not self._described:
+            context.describe()
         context.say("Nothing has been trained yet: no checkpoint is written.")
         summary = events.Summary(
             time=time.time(),
@@ -247,9 +271,10 @@ class TrainingRun:
             steps=0,
             samples=0,
             bytes=0,
-            seconds=seconds,
-            samples_per_s=0.0,
-            wait_fraction=0.0,
+            seconds=time.perf_counter() - self._begun,
+            samples_per_s=None,
+            wait_fraction=None,
+            reason=TOO_SHORT,
         )
         context.enter(RunState.STOPPED)
         context.tell(summary)
@@ -257,8 +282,7 @@ class TrainingRun:
 
     def _wait(self, wait: Wait) -> None:
         """Says what the run waits for before it can begin; a stop ends the wait, and the run."""
-        if not self._waited:
-            self._waited = True
+        if not self._described:
             self._context.describe()  # a record begins with its run
         self._context.say(f"Waiting: {wait}.")
         if self._context.controls.stopping.wait(wait.seconds):

@@ -16,14 +16,6 @@ from tests.benchmarks.gpu.__main__ import in_process, run_part
 
 # Left out here: what needs a GPU or a compiler, and what only repeats a part below for longer.
 ON_ANY_DEVICE = ["fp16 overflow", "slot reuse", "snapshot", "loader alone", "whole loop"]
-    "fp16 overflow",
-    "slot reuse",
-    "snapshot",
-    "checkpoint stall",
-    "loader alone",
-    "whole loop",
-    "learning",
-]
 
 
 @pytest.mark.parametrize("name", ON_ANY_DEVICE)

@@ -166,6 +166,24 @@ def test_a_run_stopped_while_torch_loads_ends_without_a_model(
     assert objects_below(bucket) == {stable: GOOD}
 
 
+def test_a_run_stopped_while_it_loads_is_not_waited_for(
+    bucket: Bucket, start_run: StartRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = threading.Event()
+    monkeypatch.setattr("ossconsole.training.data.training_data", lambda *_: loaded.wait(DEADLINE_S) and bucket.data)
+    run = start_run()
+    run.stop()
+    run.wait_for_stop()
+    try:
+        assert run.alive
+        assert run.summary is not None
+        assert (run.summary.state, run.summary.steps) == (RunState.STOPPED, 0)
+    finally:
+        loaded.set()
+    found = finished(run)
+    assert [type(event) for event in found] == [events.Run, events.InfoEvent, events.State, events.Summary]
+
+
 def test_a_checkpoint_asked_for_before_the_first_step_is_not_written(bucket: Bucket, start_run: StartRun) -> None:
     asked = threading.Event()
 
@@ -236,7 +254,7 @@ def test_a_failed_run_lets_go_of_its_tensors(start_run: StartRun, monkeypatch: p
         raise RuntimeError("a device assert")
 
     monkeypatch.setattr(torch.nn.CrossEntropyLoss, "forward", fail)
-    run = start_run()
+    run = start_run(attended=True)
     assert run.wait(DEADLINE_S)
     assert run.error is not None
     assert outputs[0]() is None
