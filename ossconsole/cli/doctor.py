@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -23,6 +25,7 @@ LIMIT_S = 8.5
 BUCKET_LIMIT_S = 30.0  # each request has a limit of its own; a busy machine starts threads and imports late
 TORCH_LIMIT_S = 180.0  # the first time it is read from the disk, and a busy machine takes a minute for it
 _PROBE_LIMIT_S = 6.5
+_INDENT = 30  # of the details: behind mark and name
 _MARKS = {CheckStatus.OK: "✓ ok  ", CheckStatus.WARN: "! warn", CheckStatus.FAIL: "✗ fail"}
 _COLOURS = {CheckStatus.OK: "green", CheckStatus.WARN: "yellow", CheckStatus.FAIL: "red"}
 
@@ -165,6 +168,17 @@ def _alone(look: Callable[[], Check]) -> Sequence[Check]:
 
 def _show(checks: Sequence[Check]) -> None:
     for check in checks:
-        say(f"  {check.name:<22}{check.detail}", mark=_MARKS[check.status], colour=_COLOURS[check.status])
-        if check.remedy:
-            say(f"{'':10}{'':<20}→ {check.remedy}")
+        first, *rest = _rows(check.detail) or [""]
+        say(f"  {check.name:<22}{first}", mark=_MARKS[check.status], colour=_COLOURS[check.status])
+        for row in rest:
+            say(f"{'':{_INDENT}}{row}")
+        for at, row in enumerate(_rows(check.remedy)):
+            say(f"{'':{_INDENT - 2}}{'  ' if at else '→ '}{row}")
+
+
+def _rows(text: str) -> list[str]:
+    """The text in rows that fit the terminal, broken between words; in one row where it goes elsewhere."""
+    if not sys.stdout.isatty():
+        return [text] if text else []
+    room = max(_INDENT, shutil.get_terminal_size().columns - _INDENT)
+    return textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False)
