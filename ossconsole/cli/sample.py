@@ -72,15 +72,15 @@ def fill_sandbox(
     """
     sandbox, tell = opened.sandbox, on_progress or _Lines()
     if sandbox is None or not _is_own_prefix(opened.profile, sandbox):
-        nothing_to_do = f"not needed for {opened.profile.dataset_prefix}/"
-    else:
-        with _only_one(sandbox.directory / "filling", tell):
-            if not _has_dataset(opened):
-                _make(opened, tell, start_upload)
-                return
-        nothing_to_do = "done before"
-    for stage in FillStage:
-        tell(FillProgress(stage, nothing_to_do, over=True))
+        for stage in FillStage:
+            tell(FillProgress(stage, f"not needed for {opened.profile.dataset_prefix}/", over=True))
+        return
+    with _only_one(sandbox.directory / "filling", tell):
+        if not _has_dataset(opened):
+            _make(opened, tell, start_upload)
+            return
+    tell(FillProgress(FillStage.PICTURES, "drawn before", over=True))
+    tell(FillProgress(FillStage.UPLOAD, "the samples are in the bucket", over=True))
 
 
 def _is_own_prefix(profile: Profile, sandbox: SharedSandbox) -> bool:

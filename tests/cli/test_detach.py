@@ -148,7 +148,7 @@ def test_a_second_run_on_the_same_prefix_is_refused_and_a_headless_one_is_shown(
     with Console() as console:
         console.until_seen("dataset/")
         console.type("4")
-        console.until_seen("256 samples in the bucket")
+        console.until_seen("the samples are in the bucket")
         with Console(*options) as headless:
             headless.until(training)
             with Console(*options) as second:
