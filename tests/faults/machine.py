@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.files import make_folder
 from ossconsole.dataset import workers
 from ossconsole.sandbox.control import SandboxControl
 from ossconsole.sandbox.faults import FaultPlan, Rule, Stall
@@ -93,6 +94,7 @@ def _full_disk(struck: Struck) -> Iterator[None]:
     """No file grows beyond a few kilobytes; the record of a run is on a device that is always full."""
     if isinstance(struck.operation, Training):
         path = record_path("full")
+        make_folder(path.parent)
         path.symlink_to("/dev/full")
         struck.patch.setattr(running, "new_run_id", lambda: "full")
         yield

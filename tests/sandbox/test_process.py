@@ -119,7 +119,7 @@ def test_damaged_objects_are_set_aside_together(tmp_path: Path, name: str) -> No
     os.truncate(tmp_path / name, 5000)
     with SandboxProcess.start(tmp_path, unshaped=True) as running:
         assert call(running.info, "GET", "key").status == 404
-    kept = [next(tmp_path.glob(f"{whole}.damaged-*")) for whole in ("index.sqlite", "blobs.sqlite", "blobs")]
+    kept = [next(tmp_path.glob(f"{whole}.damaged-*[0-9]")) for whole in ("index.sqlite", "blobs.sqlite", "blobs")]
     assert list(kept[2].iterdir())
     assert all(path.name in running.log_path.read_text() for path in kept)
 

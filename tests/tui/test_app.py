@@ -11,6 +11,7 @@ import pytest
 from rich.color import ColorSystem
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.files import make_folder
 from ossconsole.config.paths import state_dir
 from ossconsole.tui import actions
 from ossconsole.tui.app import ConsoleApp
@@ -237,6 +238,7 @@ async def test_the_palette_offers_actions_with_their_keys(make_app: AppMaker) ->
 async def test_the_log_shows_the_newest_lines(make_app: AppMaker) -> None:
     from ossconsole.terminal import logs
 
+    make_folder(logs.log_path().parent)
     logs.log_path().write_text("2025 INFO 1 a: quiet\n2025 ERROR 1 a: loud\n")
     app = make_app(FakeServices())
     async with app.run_test(size=(80, 24)) as pilot:
