@@ -10,7 +10,7 @@ import click
 
 from ossconsole import __version__
 from ossconsole.cli.errors import INTERRUPTED, end_process, run_group
-from ossconsole.cli.options import HandingDown, Target, profile_options, readonly_option
+from ossconsole.cli.options import ForwardingGroup, Target, profile_options, readonly_option
 from ossconsole.cli.output import guard_stderr, say
 from ossconsole.config.paths import exposed_folders
 
@@ -28,7 +28,7 @@ _COMMANDS = {
 }
 
 
-class _LazyGroup(HandingDown):
+class _LazyGroup(ForwardingGroup):
     """Imports a command's module only when that command, or the list of all, is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002

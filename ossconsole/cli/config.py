@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import msgspec
 
-from ossconsole.cli.options import HandingDown, Target, profile_options, reads_only
+from ossconsole.cli.options import ForwardingGroup, Target, profile_options, reads_only
 from ossconsole.cli.output import say, say_json
 from ossconsole.config.connector import connector_config_path, load_connector_config
 from ossconsole.config.errors import SettingsError
@@ -19,7 +19,7 @@ from ossconsole.config.text import counted
 _SHOWN = (*FIELDS, "credentials")
 
 
-@click.group(cls=HandingDown)
+@click.group(cls=ForwardingGroup)
 def config() -> None:
     """Where the settings are, what they are, and whether they are right."""
 

@@ -118,7 +118,7 @@ def reads_only(command: F) -> F:
     return click.option("--readonly", is_flag=True, expose_value=False, hidden=True)(command)
 
 
-class HandingDown(click.Group):
+class ForwardingGroup(click.Group):
     """A group whose options may also stand before the command: each is handed to the command, as if typed after it.
 
     What is typed after the command wins. Raises UsageError for an option that the command does not have.
@@ -128,7 +128,7 @@ class HandingDown(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
-        if command is None or isinstance(command, HandingDown):  # which hands down what its parents got
+        if command is None or isinstance(command, ForwardingGroup):  # which hands down what its parents got
             return name, command, rest
         known = {option for parameter in command.params for option in parameter.opts}
         typed: list[str] = []
