@@ -8,6 +8,7 @@ from typing import Protocol
 
 from ossconsole.config.credentials import CredentialSource
 from ossconsole.config.profile import Profile
+from ossconsole.config.text import counted
 from ossconsole.dataset.flow import BandwidthCap, Gate
 from ossconsole.dataset.journal import Failure
 from ossconsole.dataset.layout import Layout, SkippedFile
@@ -80,7 +81,7 @@ class UploadContext:
         tally = self.board.tally
         return (
             f"No picture in {self.settings.source} became a sample "
-            f"({tally.failed} failed, {tally.ignored} files not used)."
+            f"({tally.failed} failed, {counted(tally.ignored, 'file')} not used)."
         )
 
 

@@ -42,7 +42,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def state(filled: Path, home: Path) -> Iterator[Path]:
     """A state folder whose sandbox has a dataset; nothing works with it after the test."""
     folder = home / "state"
-    shutil.copytree(filled, folder)
+    shutil.copytree(filled, folder, dirs_exist_ok=True)
     with cleared(folder):
         yield folder
 

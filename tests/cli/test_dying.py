@@ -38,7 +38,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def state(filled: Path, home: Path) -> Iterator[Path]:
     folder = home / "state"
-    shutil.copytree(filled, folder)
+    shutil.copytree(filled, folder, dirs_exist_ok=True)
     with cleared(folder):
         yield folder
 

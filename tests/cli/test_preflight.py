@@ -14,6 +14,7 @@ from ossconsole.cli.errors import run_group
 from ossconsole.cli.options import Target
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.paths import state_dir
+from ossconsole.telemetry.sampler import Sampler
 from ossconsole.training import preflight
 from ossconsole.training.preflight import MissingLibraryError, check_precision, check_weights
 from ossconsole.training.settings import TrainSettings
@@ -71,7 +72,7 @@ def test_the_console_refuses_to_start_a_run_without_its_libraries(
     application = Application(Target({name: str(getattr(profile, name)) for name in names}))
     application.open()
     with Target(application._target.flags).open() as opened:
-        application._opened = opened
+        application._opened, application._sampler = opened, Sampler()
         monkeypatch.setattr(preflight, "_is_installed", lambda name: name != "torch")
         with pytest.raises(MissingLibraryError, match="pip install torch"):
             application.start_run(TrainSettings())

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from ossconsole.config.profile import FLAGS_NAME, Profile
+from ossconsole.config.text import counted
 from ossconsole.tui.glyphs import Glyphs
 from ossconsole.tui.services import (
     ConsoleState,
@@ -66,7 +67,9 @@ def stages(services: Services) -> Sequence[Stage]:
         return found
     progress = upload.progress()
     detail = (
-        f"{progress.done:,} of {progress.total:,} samples" if progress.total_known else f"{progress.done:,} samples"
+        f"{progress.done:,} of {counted(progress.total, 'sample')}"
+        if progress.total_known
+        else counted(progress.done, "sample")
     )
     return [
         msgspec.structs.replace(stage, detail=detail)
