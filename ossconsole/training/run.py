@@ -242,6 +242,8 @@ class TrainingRun:
         try:
             data = training_data(store.pausing(self._wait), context.profile.dataset_prefix)
         except ConsoleError:
+            if context.controls.stopping.is_set():  # while it waited to read the manifest
+                return self._stop_before_training()
             if not self._described:
                 context.describe()  # a record begins with its run, also when there is nothing to train on
             raise
