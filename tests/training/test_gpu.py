@@ -44,9 +44,8 @@ def test_a_step_is_not_waited_for(precision: str) -> None:
     assert torch.isfinite(loss)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_a_graph_computes_the_gradients_of_the_eager_step(precision: str) -> None:
-    settings = TrainSettings(batch_size=32, precision=precision, warmup_steps=0, learning_rate=1e-4)
+def test_a_graph_computes_the_gradients_of_the_eager_step() -> None:
+    settings = TrainSettings(batch_size=32, precision="fp16", warmup_steps=0, learning_rate=1e-4)
     random = torch.Generator().manual_seed(0)
     compute = Compute(settings, SampleFormat.IMAGE_U8, device=choose_device())
     images = torch.randn(32, 3, 64, 64, generator=random).to(compute.device, memory_format=torch.channels_last)
@@ -76,7 +75,7 @@ def test_a_graph_computes_the_gradients_of_the_eager_step(precision: str) -> Non
 
 
 def test_gradients_add_up_in_a_graph() -> None:
-    settings = TrainSettings(batch_size=32, precision="fp32", warmup_steps=0, learning_rate=1e-4)
+    settings = TrainSettings(batch_size=32, precision="fp16", warmup_steps=0, learning_rate=1e-4)
     compute = Compute(settings, SampleFormat.IMAGE_U8, device=choose_device())
     images = torch.randn(32, 3, 64, 64, device=compute.device).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, 10, (32,), device=compute.device)

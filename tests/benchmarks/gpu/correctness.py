@@ -27,7 +27,19 @@ _CLASSES = 10
 
 def gpu_tests(setup: Setup) -> Part:
     """The tests marked `gpu`."""
-    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests/training"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-n",
+        "0",
+        "-q",
+        "-m",
+        "gpu",
+        "-p",
+        "no:cacheprovider",
+        "tests/training/test_gpu.py",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=setup.limit_s, check=False)
     lines = done.stdout.strip().splitlines()
     figures = {"pytest": lines[-1] if lines else ""}
