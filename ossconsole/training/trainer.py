@@ -117,8 +117,8 @@ class Trainer:
         self._together = DistributedDataParallel(self.model) if ranks.world > 1 else None
         wrapped = self._together or self.model
         self._forward: Any = torch.compile(wrapped) if settings.compile else wrapped
-        # Other ranks' gradients and compiled models have launches of their own. fp16 alone: with fp32 the losses were not
-        # those of eager steps (by up to 5 % after one update, H100 and torch 2.11), for a reason that is not known.
+        # Several ranks and compiled models launch their work in other ways. Only fp16: in fp32 the losses differed from
+        # those of eager steps, by 5 % after one update, and the cause is not known (H100, torch 2.11).
         graphed = compute.cuda and compute.precision == "fp16" and ranks.world == 1 and not settings.compile
         self._graph = StepGraph(self._forward_backward) if graphed else None
         self._train_loss = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
