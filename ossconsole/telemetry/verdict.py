@@ -7,6 +7,7 @@ import enum
 import msgspec
 
 from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.text import counted
 from ossconsole.telemetry.compare import Comparison
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.narrate import percent
@@ -14,6 +15,8 @@ from ossconsole.telemetry.view import RunView, StepSplit
 
 IO_BOUND = 0.3
 COMPUTE_BOUND = 0.1
+_HOST_BOUND = 0.5  # of the steps, in which the GPU had done its work before the host gave it more
+_JUDGED_STEPS = 4  # fewer say nothing
 
 
 class Bound(str, enum.Enum):
@@ -22,6 +25,8 @@ class Bound(str, enum.Enum):
     IO = "I/O-bound"
     MIXED = "partly I/O-bound"
     COMPUTE = "compute-bound"
+    HOST = "host-bound"
+    UNDECIDED = "undecided"
     NONE = ""
 
 
@@ -46,6 +51,11 @@ def judge(view: RunView, now: float, *, has_accelerated: bool = True) -> Verdict
         return Verdict(Bound.NONE, "starting", "waiting for the first batch")
     wait = split.wait_fraction
     text = f"{_waiter(view)} waits for data {percent(wait)} of each step"
+    if split.steps < _JUDGED_STEPS:
+        return Verdict(Bound.UNDECIDED, f"{counted(split.steps, 'step')} so far", f"judged from {_JUDGED_STEPS} on")
+    if wait < COMPUTE_BOUND and split.late >= _HOST_BOUND:
+        late = f"the GPU is idle between kernels in {percent(split.late)} of the steps, although data is there"
+        return Verdict(Bound.HOST, late, _HOST_ADVICE)
     if wait < COMPUTE_BOUND:
         return Verdict(Bound.COMPUTE, text, _compute_advice(view))
     bound = Bound.IO if wait >= IO_BOUND else Bound.MIXED
@@ -72,6 +82,8 @@ def _idle(view: RunView, now: float) -> Verdict | None:
         )
     return None
 
+
+_HOST_ADVICE = "a larger batch, --compile or less work for the CPU would help; faster reading would not"
 
 _STATE_ADVICE = {
     RunState.STARTING: "loading the model and the first batch",

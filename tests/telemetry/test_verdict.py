@@ -22,6 +22,32 @@ def test_the_share_of_waiting_decides(wait: float, bound: Bound) -> None:
     assert judge(feed.view, feed.time).bound is bound
 
 
+def test_a_gpu_that_idles_although_data_is_there_is_host_bound() -> None:
+    feed = running().steps(20, seconds=0.5, wait=0.02, host_late=True)
+    found = judge(feed.view, feed.time)
+    assert found.bound is Bound.HOST
+    assert "--compile" in found.advice
+    feed.steps(40, seconds=0.5, wait=0.4, host_late=True)  # with no data it waits for that
+    assert judge(feed.view, feed.time).bound is Bound.IO
+    feed.steps(40, seconds=0.5, wait=0.02)
+    assert judge(feed.view, feed.time).bound is Bound.COMPUTE
+
+
+def test_the_first_steps_decide_nothing() -> None:
+    feed = running().steps(3, wait=0.4)
+    assert judge(feed.view, feed.time).bound is Bound.UNDECIDED
+
+
+@pytest.mark.parametrize("parts", [(0.1, 0.05, 0.3, 0.05), (0.0, 0.0, 0.2, 0.3), (0.5, 0.0, 0.0, 0.0)])
+def test_wait_copy_compute_and_host_are_the_step(parts: tuple[float, float, float, float]) -> None:
+    wait, copy, compute, host = parts
+    feed = running().steps(20, seconds=0.5, wait=wait, copy_s=copy, compute_s=compute, host_s=host)
+    split = feed.view.split
+    assert split is not None
+    assert split.wait + split.copy + split.compute + split.host == pytest.approx(split.total)
+    assert split.host == pytest.approx(host, abs=1e-9)
+
+
 def test_the_gain_of_an_unmeasured_endpoint_is_an_upper_bound_and_says_so() -> None:
     feed = running().steps(20, seconds=1.0, wait=0.6)
     verdict = judge(feed.view, feed.time)
