@@ -36,9 +36,9 @@ class AutoCompare:
         self._random = random.Random(seed)  # noqa: S311 - not for secrets
         self._longer = self._draw()
         self._looks: int | None = None  # those made before the start decide nothing
-        self._until = MAX_PAIRS
+        self._had: dict[bool, int] = {}  # pairs, by temperature of the cache, at the start
+        self._collected = 0
         self._short = ""
-        self._comparison = Comparison()
         self._asked: EndpointKind | None = None
 
     def _draw(self) -> float:
@@ -49,15 +49,18 @@ class AutoCompare:
         if self.done or view.endpoint is None or self._asked not in (None, view.endpoint):
             return None
         self._asked = None
-        looks = view.measurement.looks
-        self._comparison = comparison = view.comparison
+        measured = view.measurement
+        pairs, cold = measured.visits.pairs, measured.visits.cold
         if self._looks is None:
-            self._looks, self._until = looks, comparison.pairs + MAX_PAIRS
-        if looks > self._looks and _enough(comparison):
-            return self._end("done", "", view)
-        if comparison.pairs >= self._until:
-            return self._end("gave up", f" after {comparison.pairs} pairs", view)
-        if not view.measurement.visits.ripe(self._longer):
+            self._looks, self._had = measured.looks, {part: found.count for part, found in pairs.items()}
+        self._collected = pairs[cold].count
+        if measured.looks > self._looks:
+            self._looks = measured.looks
+            if _enough(view.comparison):
+                return self._end("done", "", view)
+        if self._collected - self._had[cold] >= MAX_PAIRS:
+            return self._end("gave up", f" after {self._collected} pairs", view)
+        if not measured.visits.ripe(self._longer):
             return None
         self._longer = self._draw()
         return self._ask(view.endpoint.other)
@@ -88,7 +91,7 @@ class AutoCompare:
         """Where it stands, in few words."""
         if self._short:
             return self._short
-        return f"auto-A/B: {self._comparison.collecting}, goal ± {TARGET * 100:.0f} %"
+        return f"auto-A/B: {Comparison(pairs=self._collected).collecting}, goal ± {TARGET * 100:.0f} %"
 
 
 def _enough(comparison: Comparison) -> bool:

@@ -15,6 +15,7 @@ WARM = 0.8
 
 _KEPT = 512
 _LEAST = 8  # fetches before anything is said of them
+_ANEW_EVERY = 32  # fetches after which the modes are looked for again
 _APART = 1.5  # a miss takes at least this many times as long as a hit
 _EXPLAINED = 0.8  # of the variance, by two modes; of one normal mode the best split explains 0.64
 
@@ -59,7 +60,7 @@ class FetchTimes:
     def __init__(self) -> None:
         self._times: dict[EndpointKind, deque[float]] = {kind: deque(maxlen=_KEPT) for kind in EndpointKind}
         self._anchors: tuple[float, float] | None = None
-        self._age = 0
+        self._age = 0  # of the anchors, in fetches
 
     def add(self, step: Step) -> None:
         """Count the fetch of a step."""
@@ -70,7 +71,7 @@ class FetchTimes:
     @property
     def anchors(self) -> tuple[float, float] | None:
         """What a batch of hits takes and what one of misses, seconds; None while that cannot be told."""
-        if self._age >= _LEAST or (self._anchors is None and self._age):
+        if self._age >= (_ANEW_EVERY if self._anchors is not None else _LEAST):
             self._anchors, self._age = self._found(), 0
         return self._anchors
 

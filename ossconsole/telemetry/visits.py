@@ -380,24 +380,26 @@ class Visits:
         self.windows[step.endpoint].add(step, before, cold=cold)
         (self._rest if self._complete else self._first).add(step, before, cold=cold)
         if not self._complete and self.enough(self._first):
-            self._lengthen(self.windows[step.endpoint].turns_s)
-            self._complete = self.enough(self._first)
+            known = self._lengthen(self.windows[step.endpoint].turns_s)
+            self._complete = self.enough(self._first) and (known or self._first.seconds >= LONGEST_VISIT_S)
             if self._complete:
                 self._pair_up()
 
-    def _lengthen(self, turns_s: Sequence[float]) -> None:
+    def _lengthen(self, turns_s: Sequence[float]) -> bool:
         """Visits last until what scatters so much averages out; correlation is seen later, in the pairs.
 
+        The first visit of an endpoint is the pilot: it lasts until its scatter is known. False until then.
         As many turns as a visit holds at least are taken together: readers deliver late and early by turns. The scatter
         is that from one to the next (von Neumann 1941), so that a drift does not count.
         """
         blocks = [sum(block) for block in zip(*[iter(turns_s)] * _TURNS, strict=False)]
         if len(blocks) < _LEAST_BLOCKS:
-            return
+            return False
         mean = statistics.fmean(blocks)
         variance = statistics.fmean((one - next_) ** 2 for one, next_ in itertools.pairwise(blocks)) / 2
         needed = variance / (mean * _DEVIATION) ** 2 if mean > 0 else 0.0
         self.visit_s = max(self.visit_s, min(LONGEST_VISIT_S, needed * mean))
+        return True
 
     def _pair_up(self) -> None:
         """The first visit of the stretch is complete; it makes a pair with the one before the switch."""

@@ -330,7 +330,7 @@ def compared(cell: Cell, seed: int, truth: Truth) -> Outcome:
     return Outcome(found, math.exp(statistics.fmean(used)) if used else math.nan, visits, world.now)
 
 
-def calibrated(cell: Cell, batches: int = 12000) -> Truth:
+def calibrated(cell: Cell, batches: int = 8000) -> Truth:
     """The truth of a cell, from long stretches on one endpoint."""
     changing = cell.weather in {"cold to warm", "drifting"}
     steady = replace(cell, weather="independent") if changing else cell
@@ -341,8 +341,8 @@ def calibrated(cell: Cell, batches: int = 12000) -> Truth:
     if not changing:
         fixed = {kind: long_run(kind, 1.0, batches) for kind in EndpointKind}
         return lambda _weather, kind, _since, _until: fixed[kind]
-    logs = np.linspace(0, 1, 11)
-    table = {kind: [long_run(kind, math.exp(log), batches // 4) for log in logs] for kind in EndpointKind}
+    logs = np.linspace(0, 1, 6)
+    table = {kind: [long_run(kind, math.exp(log), batches // 3) for log in logs] for kind in EndpointKind}
 
     def throughput(weather: Weather, kind: EndpointKind, since: float, until: float) -> float:
         if cell.weather == "drifting":
@@ -406,7 +406,7 @@ class Adapted:
     share: float
 
 
-def adapted(workers: int, noise: float, gives: float, batches: int = 6000) -> Adapted:
+def adapted(workers: int, noise: float, gives: float, batches: int = 3000) -> Adapted:
     """As `review`'s t_adapt: 600 batches on an endpoint of twice the compute rate come before."""
     cell = Cell(workers, 64, "independent", standard=gives, accelerated=2.0, noise=noise)
     alone = World(cell, 3).throughput(STANDARD, batches, skip=200)

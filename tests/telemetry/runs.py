@@ -64,9 +64,9 @@ class Feed:
         return self
 
     def alternate(self, stretches: int, **by_endpoint: dict[str, float]) -> Feed:
-        """So many stretches of 40 steps, by turns; `standard` and `accelerated` are the keywords of their steps."""
+        """So many stretches of 70 steps, by turns; `standard` and `accelerated` are the keywords of their steps."""
         for _ in range(stretches):
-            self.steps(40, **by_endpoint[str(self.endpoint)]).switch(self.endpoint.other)
+            self.steps(70, **by_endpoint[str(self.endpoint)]).switch(self.endpoint.other)
         return self
 
     def end_epoch(self, *, seconds: float, top1: float | None = None, samples: int = 0) -> Feed:

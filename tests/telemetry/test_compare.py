@@ -23,7 +23,7 @@ def started(**settings: object) -> Feed:
     return feed.steps(3)
 
 
-def alternate(feed: Feed, seconds: dict[EndpointKind, float], visits: int, *, steps: int = 40) -> Feed:
+def alternate(feed: Feed, seconds: dict[EndpointKind, float], visits: int, *, steps: int = 70) -> Feed:
     """So many stretches, by turns."""
     for _ in range(visits):
         feed.steps(steps, seconds=seconds[feed.endpoint], wait=seconds[feed.endpoint] / 2).switch(feed.endpoint.other)
@@ -83,7 +83,7 @@ def test_each_switch_makes_a_pair_and_the_sixth_an_interval() -> None:
     feed = alternate(started(), {STANDARD: 0.5, ACCELERATED: 0.25}, 6)
     assert feed.view.comparison.pairs == 5
     assert feed.view.comparison.words == "collecting 5/6 pairs"
-    feed.steps(20, seconds=0.5)
+    feed.steps(70, seconds=0.5)
     found = feed.view.comparison
     assert found.pairs == 6
     assert found.estimate is not None
@@ -95,11 +95,11 @@ def test_each_switch_makes_a_pair_and_the_sixth_an_interval() -> None:
 def test_a_linear_drift_of_both_endpoints_cancels() -> None:
     feed, seconds = started(), 0.4
     for _ in range(6):
-        for _ in range(40):
-            seconds *= 1.002
+        for _ in range(70):
+            seconds *= 1.001
             feed.steps(1, seconds=seconds * (1.0 if feed.endpoint is STANDARD else 0.5))
         feed.switch(feed.endpoint.other)
-    feed.steps(40, seconds=seconds)
+    feed.steps(70, seconds=seconds)
     assert feed.view.comparison.estimate is not None
     assert feed.view.comparison.estimate.ratio == pytest.approx(2.0, rel=0.02)
 
@@ -123,7 +123,7 @@ def test_a_read_ahead_that_fills_up_is_worth_no_more_than_the_compute_can_use() 
 
 def test_nothing_of_a_stretch_is_dropped() -> None:
     """The second visit of a stretch is all that comes after the first, however long."""
-    feed = started().steps(24).switch(ACCELERATED).steps(12, seconds=0.5)
+    feed = started().steps(60).switch(ACCELERATED).steps(52, seconds=0.5)
     assert feed.view.comparison.pairs == 1
     feed.steps(100, seconds=0.5).steps(2, seconds=50.0).switch(STANDARD).steps(24)
     assert feed.view.comparison.pairs == 2
@@ -171,7 +171,7 @@ def test_wait_and_bytes_are_shares_of_the_measured_time() -> None:
 def test_visits_grow_where_the_pairs_scatter_too_much() -> None:
     feed = started()
     for number in range(14):
-        feed.steps(30, seconds=0.5 if number % 4 else 1.5).switch(feed.endpoint.other)
+        feed.steps(70, seconds=0.5 if number % 4 else 1.5).switch(feed.endpoint.other)
     assert feed.view.measurement.visits.visit_s > VISIT_S
 
 

@@ -57,15 +57,15 @@ def test_the_gain_of_an_unmeasured_endpoint_is_an_upper_bound_and_says_so() -> N
 
 
 def test_a_measured_gain_carries_its_spread() -> None:
-    feed = compared(waits=0.6).steps(40, seconds=1.0, wait=0.6)
+    feed = compared(waits=0.6).steps(70, seconds=1.0, wait=0.6)
     verdict = judge(feed.view, feed.time)
     known = "the accelerated endpoint gives 2.00x of standard (2.00 to 2.00), 6 pairs"
     assert verdict.advice == f"{known}, measured in this run"
 
 
 def test_too_few_pairs_are_no_figure() -> None:
-    feed = running(steps_per_epoch=1000).steps(40, seconds=1.0, wait=0.6).switch(ACCELERATED)
-    feed.steps(40, seconds=0.5, wait=0.01)
+    feed = running(steps_per_epoch=1000).steps(70, seconds=1.0, wait=0.6).switch(ACCELERATED)
+    feed.steps(70, seconds=0.5, wait=0.01)
     assert judge(feed.view, feed.time).advice == "A/B collecting 1/6 pairs; faster reading would not help"
     assert judge(feed.state(RunState.FINISHED).view, feed.time).advice == "A/B collecting 1/6 pairs"
 
@@ -77,7 +77,7 @@ def compared(*, waits: float) -> Feed:
 
 
 def test_what_was_measured_stands_against_a_moment_without_waiting() -> None:
-    feed = compared(waits=0.6).steps(40, seconds=1.0, wait=0.01)
+    feed = compared(waits=0.6).steps(70, seconds=1.0, wait=0.01)
     verdict = judge(feed.view, feed.time)
     assert verdict.bound is Bound.COMPUTE
     assert verdict.advice.startswith("the accelerated endpoint gives 2.00x")
