@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ossconsole.telemetry import events
+from ossconsole.telemetry.ceiling import Ceiling
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.samples import GpuSample
 from ossconsole.telemetry.verdict import Bound, judge
@@ -121,3 +122,29 @@ def test_a_failure_says_why() -> None:
 def test_before_anything() -> None:
     assert judge(RunView(), 0).text == "no run yet"
     assert judge(running().view, 0).text == "starting"
+
+
+def accelerated_at(bytes_per_step: int, **settings: object) -> Feed:
+    """I/O-bound on an accelerator of 1 TB, which gives 300 MB/s."""
+    feed = running(endpoint="accelerated", **settings)
+    feed.endpoint = ACCELERATED
+    feed.view.apply(events.AcceleratorSize(time=1.0, quota_gb=1024, peak_bytes_per_s=3e8))
+    return feed.steps(40, seconds=0.5, wait=0.3, bytes=bytes_per_step)
+
+
+def test_a_used_up_accelerator_is_said_to_be_one() -> None:
+    feed = accelerated_at(144_000_000)
+    advice = judge(feed.view, feed.time).advice
+    assert advice == "96 % of what 1 TB gives (300 MB/s): a larger one would help"
+    feed = accelerated_at(15_000_000)
+    advice = judge(feed.view, feed.time).advice
+    assert advice == "10 % of what 1 TB gives (300 MB/s); more workers: at most 2.5x (estimated)"
+
+
+def test_requests_are_told_where_each_sample_is_one() -> None:
+    ceiling = Ceiling(quota_gb=50, peak_bytes_per_s=3e8, bytes_per_s=2.7e8, requests_per_s=1793.0)
+    assert ceiling.requests_used == pytest.approx(0.1793)
+    assert ceiling.words == (
+        "90 % of what 50 GB gives (300 MB/s): one larger than 1 TB would help; "
+        "1,793 of 10,000 requests/s of the account"
+    )
