@@ -11,6 +11,7 @@ from ossconsole.cli.options import Target, profile_options
 from ossconsole.cli.output import say, say_json
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.text import counted, safe_text
+from ossconsole.telemetry.compare import Decision
 from ossconsole.training.readings import (
     IMAGENET_SAMPLES,
     Limit,
@@ -26,6 +27,7 @@ from ossconsole.training.settings import PRECISIONS
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from ossconsole.telemetry.compare import ComparisonReport
     from ossconsole.training.readings import BenchEvent, Row
 
 _ENDPOINTS = [str(kind) for kind in EndpointKind]
@@ -74,7 +76,16 @@ _MODES = [str(mode) for mode in Mode]
     help="Dataset prefix, such as one per sample format; may be given several times. Default: the profile's.",
 )
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), default=5.0, show_default=True, help="Per reading.")
-@click.option("--rounds", type=click.IntRange(1), default=2, show_default=True, help="Visits of each endpoint: ABBA…")
+@click.option(
+    "--rounds",
+    type=click.IntRange(1),
+    default=6,
+    show_default=True,
+    help="Pairs of readings, one of each endpoint, in the order ABBA. An interval is made after 6, 9, 13, 20, 30, 45.",
+)
+@click.option(
+    "--aa", is_flag=True, help="Control: measure the first endpoint under both names; 1.00 must be in its interval."
+)
 @click.option(
     "--samples",
     type=click.IntRange(1),
@@ -98,17 +109,18 @@ def bench(
     datasets: tuple[str, ...],
     seconds: float,
     rounds: int,
+    aa: bool,
     samples: int,
     limits: bool,
     image_size: int,
     precision: str,
     compiled: bool,
     as_json: bool,
-) -> None:
+) -> int:
     """Measure both endpoints with the training loop, interleaved, and say what bounds this setup.
 
     Samples that an endpoint has not given before are told apart from those it has (cold and warm). Nothing is written
-    to the bucket.
+    to the bucket. Exit code 1 also where a control (--aa) does not find its two sides equal.
     """
     from ossconsole.cli.sample import fill_sandbox
     from ossconsole.training.preflight import broken_library, check_libraries, check_precision
@@ -128,6 +140,7 @@ def bench(
         datasets=tuple(prefix.strip("/") for prefix in datasets),
         seconds=seconds,
         rounds=rounds,
+        aa=aa,
         samples=samples,
         limits=limits,
         image_size=image_size,
@@ -141,6 +154,7 @@ def bench(
         summary = Bench(opened.profile, opened.credentials, settings, report).run()
     if not as_json:
         _print_summary(summary)
+    return 1 if summary.aa_passed is False else 0
 
 
 def _once(values: tuple[int, ...]) -> tuple[int, ...]:
@@ -179,6 +193,24 @@ def _print_summary(summary: Summary) -> None:
             console.print(_table(mode, rows, summary))
     say(summary.headline)
     say(summary.bound)
+    if summary.ceiling is not None:
+        say(f"Of the accelerator: {summary.ceiling.words}.")
+    for row in summary.rows:
+        for temperature, found in row.comparison.items():
+            say(_detail(row, temperature, found))
+
+
+def _detail(row: Row, temperature: str, found: ComparisonReport) -> str:
+    """Everything that the figure of a row rests on, in one line."""
+    parts = [found.words]
+    if found.typical_ratio is not None:
+        parts.append(f"typical step {found.typical_ratio:.2f}x")
+    for name, side in (("standard", found.standard), ("accelerated", found.accelerated)):
+        if side.stall_share is not None:
+            parts.append(f"{name} stalls {side.stall_share:.0%} of the time")
+    if found.conditions is not None:
+        parts.append(found.conditions.words)
+    return f"{row.cell.mode}, {temperature}: {'; '.join(parts)}"
 
 
 def _table(mode: Mode, rows: list[Row], summary: Summary) -> Table:
@@ -209,9 +241,8 @@ def _table(mode: Mode, rows: list[Row], summary: Summary) -> Table:
         table.add_column("format")
     for title in ("batch", "workers", *(f"{endpoint}\n{temperature}" for endpoint, temperature in shown)):
         table.add_column(title, justify="right")
-    ratio = next(
-        (str(each) for each in (Temperature.WARM, Temperature.COLD) if any(str(each) in row.ratio for row in rows)), ""
-    )
+    shown_ratios = (str(Temperature.WARM), str(Temperature.COLD))
+    ratio = next((each for each in shown_ratios if any(each in row.comparison for row in rows)), "")
     if ratio:
         table.add_column(f"speed-up\n{ratio}", justify="right")
     for row in rows:
@@ -227,5 +258,9 @@ def _minutes(row: Row, name: str) -> str:
 
 
 def _ratio(row: Row, temperature: str) -> str:
-    spread = row.ratio.get(temperature)
-    return "" if spread is None else f"{spread.median:.2f}x ± {spread.half_width:.0%}"
+    """The ratio where it is decided; its interval is told below the table."""
+    found = row.comparison.get(temperature)
+    if found is None:
+        return ""
+    words = {Decision.SAME: "same", Decision.NONE: "undecided"}
+    return words.get(found.decision) or f"{found.ratio:.2f}x"

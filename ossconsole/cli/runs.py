@@ -79,6 +79,7 @@ def _lines(summary: RunSummary) -> list[tuple[str, str]]:
         "samples/s": rate,
         "data wait": None if summary.wait_fraction is None else f"{summary.wait_fraction:.0%} of the step",
         "A/B": None if summary.comparison is None else summary.comparison.words,
+        "A/B of": _conditions(summary),
         "endpoint": None if summary.endpoint is None else f"{summary.endpoint}{simulated}",
         "loss": None if summary.loss is None else f"{summary.loss:.4f}",
         "top-1": None if summary.top1 is None else f"{summary.top1:.1%}",
@@ -87,6 +88,11 @@ def _lines(summary: RunSummary) -> list[tuple[str, str]]:
         "record": summary.path,
     }
     return [(label, text) for label, text in known.items() if text is not None]
+
+
+def _conditions(summary: RunSummary) -> str | None:
+    found = summary.comparison.conditions if summary.comparison is not None else None
+    return None if found is None else found.words
 
 
 def _when(moment: float) -> str:

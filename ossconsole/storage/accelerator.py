@@ -11,10 +11,13 @@ from xml.etree.ElementTree import Element, ParseError, SubElement, tostring
 import msgspec
 from defusedxml.ElementTree import fromstring
 
+from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.storage.errors import StorageError
 
 if TYPE_CHECKING:
+    from ossconsole.config.credentials import CredentialSource
+    from ossconsole.config.profile import Profile
     from ossconsole.storage.client import ObjectStore
 
 SMALLEST_GB, LARGEST_GB = 50, 204_800
@@ -26,6 +29,7 @@ CNY_PER_GB_MONTH = 0.7
 """List price in Beijing (item AcceleratorCacheSize); other regions may differ, hence *estimated*."""
 _HOURS_PER_MONTH = 720
 
+_QUICK_S = 3.0
 _NONE_CODES = {"DataAcceleratorNotFound", "NoSuchConfiguration"}
 
 
@@ -105,6 +109,23 @@ def read_accelerator(store: ObjectStore) -> Accelerator | None:
             return None
         raise
     return _parsed(body)
+
+
+def bought_accelerator(profile: Profile, credentials: CredentialSource) -> Accelerator | None:
+    """`read_accelerator` with one quick request, for those who can do without; None without such an endpoint, too.
+
+    Raises ConsoleError.
+    """
+    from ossconsole.storage.client import ObjectStore
+    from ossconsole.storage.retry import ONCE
+
+    if profile.endpoint(EndpointKind.ACCELERATED) is None:
+        return None
+    store = ObjectStore(profile, credentials, EndpointKind.ACCELERATED, timeout_s=_QUICK_S, retry=ONCE, pool_size=1)
+    try:
+        return read_accelerator(store)
+    finally:
+        store.close()
 
 
 def create_accelerator(store: ObjectStore, accelerator: Accelerator) -> None:

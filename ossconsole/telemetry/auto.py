@@ -1,12 +1,19 @@
-"""Auto-A/B: alternates the endpoints of a run until the comparison is decided, then stays on the faster one."""
+"""Auto-A/B: alternates the endpoints of a run until the comparison is decided, then stays on the faster one.
+
+A/A is its control: the same with one endpoint under both names, where the ratio is known to be 1.
+"""
 
 from __future__ import annotations
 
 import random
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from ossconsole.config.endpoints import EndpointKind
+from ossconsole.telemetry import events
 from ossconsole.telemetry.compare import TARGET, Comparison
+from ossconsole.telemetry.measure import Measurement
 
 if TYPE_CHECKING:
     from ossconsole.telemetry.view import RunView
@@ -90,3 +97,85 @@ class AutoCompare:
 def _enough(comparison: Comparison) -> bool:
     """Whether the last look is precise enough to end with."""
     return comparison.decided and comparison.estimate is not None and comparison.estimate.precise
+
+
+class LabelControl:
+    """A/A on the run as it is: its steps get the names of both endpoints by turns, and the run itself knows nothing.
+
+    What is measured is the estimator, with this run's noise, drift and stalls: 1.00 has to be inside the interval. As
+    after a real switch, batches that were read ahead keep the name they had. `done` once the interval is precise, or
+    after MAX_PAIRS pairs, or when the run changes the endpoint or ends; `outcome` then says what came of it.
+    """
+
+    def __init__(self, run: events.Run, endpoint: EndpointKind, seed: int = 0) -> None:
+        self.endpoint = endpoint
+        self.done = False
+        self.outcome = ""
+        self.measurement = Measurement()
+        self.measurement.apply(msgspec.structs.replace(run, settings={**run.settings, "endpoint": str(endpoint)}))
+        self._random = random.Random(seed)  # noqa: S311 - not for secrets
+        self._longer = self._draw()
+        self._name = endpoint
+        self._ahead = 0  # batches that keep the other name
+
+    def _draw(self) -> float:
+        return 1 + _LONGER * self._random.random()
+
+    def apply(self, event: events.Event) -> None:
+        """Take an event of the run, in its order."""
+        if self.done:
+            return
+        if isinstance(event, events.Switch):
+            self.end(f"the run changed to {event.endpoint}")
+        elif isinstance(event, events.State) and event.state.final:
+            self.end("the run is over")
+        elif isinstance(event, events.Step):
+            self._step(event)
+        elif isinstance(event, events.State | events.Epoch):
+            self.measurement.apply(event)
+
+    def _step(self, step: events.Step) -> None:
+        if step.endpoint is not self.endpoint:
+            return  # read ahead before the run came to this endpoint
+        kept = self._ahead > 0
+        self._ahead -= kept
+        self.measurement.apply(msgspec.structs.replace(step, endpoint=self._name.other if kept else self._name))
+        found = self.measurement.comparison
+        if found.pairs >= MAX_PAIRS or (found.estimate is not None and found.estimate.precise):
+            self._conclude("")
+        elif self.measurement.visits.ripe(self._longer):
+            self._longer = self._draw()
+            self._name, self._ahead = self._name.other, step.queued
+            self.measurement.apply(events.Switch(time=step.time, endpoint=self._name, reason="A/A", step=step.step))
+
+    def end(self, why: str) -> None:
+        """It is over before it has an answer, or with what it has."""
+        self._conclude(f" ended, {why}")
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether 1.00 is inside the interval; None where there is none yet."""
+        found = self.measurement.comparison.estimate
+        return None if found is None else found.low <= 1 <= found.high
+
+    def _conclude(self, how: str) -> None:
+        self.done = True
+        found = self.measurement.comparison
+        what = f"A/A control on {self.endpoint} alone{how}"
+        if self.passed is None:
+            self.outcome = f"{what}: {found.collecting}"
+            return
+        says = (
+            "1.00 is inside, as it must be"
+            if self.passed
+            else "1.00 is outside, as in 1 of 20 controls by chance: repeat it before you trust this run's A/B"
+        )
+        self.outcome = f"{what}: {found.interval} over {found.pairs} pairs; {says}"
+
+    @property
+    def words(self) -> str:
+        """Where it stands, in few words."""
+        found = self.measurement.comparison
+        if self.passed is None:
+            return f"A/A control{' ended' if self.done else f': {found.collecting}'}"
+        return f"A/A: {found.interval}, 1.00 {'inside' if self.passed else 'outside'}"

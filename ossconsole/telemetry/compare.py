@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import msgspec
 
 from ossconsole.config.endpoints import EndpointKind
+from ossconsole.telemetry.conditions import Conditions
 
 LOOKS = (6, 9, 13, 20, 30, 45)
 """Numbers of pairs at which the interval is made. After the last one it stays as it is."""
@@ -119,6 +120,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     hit_rate: float | None = None
     coverage: float = 0.0
     cold: bool = False
+    conditions: Conditions | None = None
 
     @property
     def decision(self) -> Decision:
@@ -200,6 +202,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
             hit_rate=self.hit_rate,
             coverage=self.coverage,
             cold=self.cold,
+            conditions=self.conditions,
         )
 
 
@@ -218,3 +221,4 @@ class ComparisonReport(msgspec.Struct, frozen=True, kw_only=True):
     hit_rate: float | None
     coverage: float
     cold: bool
+    conditions: Conditions | None = None

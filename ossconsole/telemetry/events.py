@@ -46,6 +46,7 @@ class Run(_Event, frozen=True, kw_only=True, tag="run"):
 
     `epochs` and `steps_per_epoch` are 0 where not known at the start; `pid` and `host` (`socket.gethostname()`)
     tell whether it still lives. `world` is how many processes train together; with a restart comes another of these.
+    `stored_as` is "objects" (one for each sample) or "shards"; `versions` are those of the libraries that read.
     """
 
     run: str
@@ -60,6 +61,9 @@ class Run(_Event, frozen=True, kw_only=True, tag="run"):
     epochs: int = 0
     steps_per_epoch: int = 0
     world: int = 1
+    region: str = ""
+    stored_as: str = ""
+    versions: dict[str, str] = {}
 
 
 class Step(_Event, frozen=True, kw_only=True, tag="step"):
@@ -67,9 +71,10 @@ class Step(_Event, frozen=True, kw_only=True, tag="step"):
 
     `step` counts from 1 over the whole run, `epoch` from 1. `samples` and `bytes` are this batch's, of all processes
     that train together, and so is the loss; `endpoint` is the one this batch was read from. `step_time_s` is end to
-    end, from the moment the previous step ended: the wait (`data_wait_s`), the copy to the device (`copy_s`) and the
-    compute (`compute_s`) are parts of it. `fetch_s` is how long the reader process took for this batch.
-    `samples_per_s` is the rate the run reports (smoothed by the engine). `queued` is how many
+    end, from the moment the previous step ended: the wait (`data_wait_s`), the copy to the device (`copy_s`), the
+    compute (`compute_s`) and the rest that a GPU was idle for (`host_s`) add up to it. `host_late` tells that the GPU
+    had done its work before the next was all handed to it. `fetch_s` is how long the reader process took for this
+    batch. `samples_per_s` is the rate the run reports (smoothed by the engine). `queued` is how many
     batches after this one were there already; `readers_idle` tells that no more may be read ahead, and a reader process
     had nothing to do: the endpoint keeps up.
     """
@@ -87,6 +92,8 @@ class Step(_Event, frozen=True, kw_only=True, tag="step"):
     samples_per_s: float
     copy_s: float = 0.0
     compute_s: float = 0.0
+    host_s: float = 0.0
+    host_late: bool = False
     queued: int = 0
     readers_idle: bool = False
 
@@ -168,6 +175,13 @@ class ErrorEvent(_Event, frozen=True, kw_only=True, tag="error"):
     step: int = 0
 
 
+class AcceleratorSize(_Event, frozen=True, kw_only=True, tag="accelerator"):
+    """The size that was bought of the bucket's accelerator, and what that gives at most by its documentation."""
+
+    quota_gb: int
+    peak_bytes_per_s: float
+
+
 class State(_Event, frozen=True, kw_only=True, tag="state"):
     """The run entered `state`."""
 
@@ -244,6 +258,7 @@ Event: TypeAlias = (
     | InfoEvent
     | WarningEvent
     | ErrorEvent
+    | AcceleratorSize
     | State
     | Telemetry
     | Compared

@@ -12,7 +12,9 @@ import msgspec
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.telemetry import events
 from ossconsole.telemetry.cache import Coverage, FetchTimes, hit_rate
+from ossconsole.telemetry.ceiling import Ceiling
 from ossconsole.telemetry.compare import Comparison
+from ossconsole.telemetry.conditions import Conditions
 from ossconsole.telemetry.events import EndpointSummary, Event, RunState
 from ossconsole.telemetry.visits import FIGURE_S, FIGURE_STEPS, EndpointFigures, Visits
 
@@ -48,6 +50,7 @@ class Measurement:
         self._whole = _Whole()
         self._used = {kind: [0, 0, 0] for kind in EndpointKind}  # steps, samples and bytes, the warm-up too
         self._interrupted = False
+        self._bought: events.AcceleratorSize | None = None
 
     def apply(self, event: Event) -> None:
         """Take one event, in the order of the record."""
@@ -62,6 +65,8 @@ class Measurement:
             self._interrupted = self._interrupted or event.state is not RunState.RUNNING
         elif isinstance(event, events.Epoch):
             self._coverage.end_epoch(event.samples)
+        elif isinstance(event, events.AcceleratorSize):
+            self._bought = event
 
     def _start(self, event: events.Run) -> None:
         """A run that is started again (its processes were lost) says so again: what was measured is kept."""
@@ -139,15 +144,52 @@ class Measurement:
         pairs = self.visits.pairs[cold]
         tally = self.visits.windows[EndpointKind.ACCELERATED].parts[cold].tally
         slow, fast = standard.typical_step_s, accelerated.typical_step_s
+        hits = self.hit_rate(tally.fetch_s / tally.steps) if tally.steps else None
         return Comparison(
             pairs=pairs.count,
             estimate=pairs.estimate,
             standard=standard.side(self.samples_per_epoch),
             accelerated=accelerated.side(self.samples_per_epoch),
             typical_ratio=slow / fast if slow and fast else None,
-            hit_rate=self.hit_rate(tally.fetch_s / tally.steps) if tally.steps else None,
+            hit_rate=hits,
             coverage=self.cache_coverage,
             cold=cold,
+            conditions=self._conditions(pairs.count, hits),
+        )
+
+    def _conditions(self, pairs: int, hits: float | None) -> Conditions | None:
+        run = self._run
+        if run is None:
+            return None
+        tallies = [window.parts[window.cold].tally for window in self.visits.windows.values()]
+        samples = self.samples
+        return Conditions(
+            pairs=pairs,
+            minutes=sum(tally.seconds for tally in tallies) / 60,
+            batch_size=self.settings.batch_size,
+            workers=self.settings.workers,
+            processes=run.world,
+            sample_format=run.sample_format,
+            bytes_per_sample=self.bytes / samples if samples else None,
+            stored_as=run.stored_as,
+            warm_share=hits,
+            region=run.region,
+            simulated=run.simulated,
+            versions=run.versions,
+        )
+
+    @property
+    def ceiling(self) -> Ceiling | None:
+        """What was used of the accelerator that was bought; None where its size, or its rate, is not known."""
+        figures = self.figures(EndpointKind.ACCELERATED)
+        if self._bought is None or figures.bytes_per_s is None or figures.samples_per_s is None:
+            return None
+        each = self._run is not None and self._run.stored_as == "objects"
+        return Ceiling(
+            quota_gb=self._bought.quota_gb,
+            peak_bytes_per_s=self._bought.peak_bytes_per_s,
+            bytes_per_s=figures.bytes_per_s,
+            requests_per_s=figures.samples_per_s if each else None,
         )
 
     # The whole run

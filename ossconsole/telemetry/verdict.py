@@ -7,6 +7,7 @@ import enum
 import msgspec
 
 from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.text import counted
 from ossconsole.telemetry.compare import Comparison
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.narrate import percent
@@ -14,6 +15,8 @@ from ossconsole.telemetry.view import RunView, StepSplit
 
 IO_BOUND = 0.3
 COMPUTE_BOUND = 0.1
+_HOST_BOUND = 0.5  # of the steps, in which the GPU had done its work before the host gave it more
+_JUDGED_STEPS = 4  # fewer say nothing
 
 
 class Bound(str, enum.Enum):
@@ -22,6 +25,8 @@ class Bound(str, enum.Enum):
     IO = "I/O-bound"
     MIXED = "partly I/O-bound"
     COMPUTE = "compute-bound"
+    HOST = "host-bound"
+    UNDECIDED = "undecided"
     NONE = ""
 
 
@@ -46,6 +51,11 @@ def judge(view: RunView, now: float, *, has_accelerated: bool = True) -> Verdict
         return Verdict(Bound.NONE, "starting", "waiting for the first batch")
     wait = split.wait_fraction
     text = f"{_waiter(view)} waits for data {percent(wait)} of each step"
+    if split.steps < _JUDGED_STEPS:
+        return Verdict(Bound.UNDECIDED, f"{counted(split.steps, 'step')} so far", f"judged from {_JUDGED_STEPS} on")
+    if wait < COMPUTE_BOUND and split.late >= _HOST_BOUND:
+        late = f"the GPU is idle between kernels in {percent(split.late)} of the steps, although data is there"
+        return Verdict(Bound.HOST, late, _HOST_ADVICE)
     if wait < COMPUTE_BOUND:
         return Verdict(Bound.COMPUTE, text, _compute_advice(view))
     bound = Bound.IO if wait >= IO_BOUND else Bound.MIXED
@@ -72,6 +82,8 @@ def _idle(view: RunView, now: float) -> Verdict | None:
         )
     return None
 
+
+_HOST_ADVICE = "a larger batch, --compile or less work for the CPU would help; faster reading would not"
 
 _STATE_ADVICE = {
     RunState.STARTING: "loading the model and the first batch",
@@ -119,8 +131,11 @@ def _gain_advice(view: RunView, split: StepSplit, *, has_accelerated: bool) -> s
     found = view.comparison
     at_most = f"at most {1 / (1 - min(split.wait_fraction, 0.98)):.1f}x (estimated)"
     if view.delivering is EndpointKind.ACCELERATED:
-        known = _compared(found)
-        return f"{known}; {_more_reading(view)}: {at_most}" if known else f"{_more_reading(view)}: {at_most}"
+        ceiling = view.measurement.ceiling
+        known = (_compared(found), ceiling.words if ceiling is not None else "")
+        # At the rate that was bought, more readers get no more.
+        more = "" if ceiling is not None and ceiling.near else f"{_more_reading(view)}: {at_most}"
+        return "; ".join(part for part in (*known, more) if part)
     if not has_accelerated:
         return f"an accelerator would be worth {at_most}"
     if found.decided:

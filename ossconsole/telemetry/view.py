@@ -36,12 +36,22 @@ class Span(msgspec.Struct, frozen=True):
 
 
 class StepSplit(msgspec.Struct, frozen=True):
-    """The mean step of the recent ones, seconds: the parts, and the rest that none of them accounts for."""
+    """The mean of so many recent steps, seconds: wait, copy, compute and host are `total` together.
+
+    `host` is what no other part accounts for. `late` is the share of the steps whose work the GPU had done before the
+    host gave it more.
+    """
 
     total: float
     wait: float
     copy: float
     compute: float
+    steps: int = 1
+    late: float = 0.0
+
+    @property
+    def host(self) -> float:
+        return max(0.0, self.total - self.wait - self.copy - self.compute)
 
     @property
     def wait_fraction(self) -> float:
@@ -245,6 +255,8 @@ class RunView:
             wait=sum(step.data_wait_s for step in steps) / count,
             copy=sum(step.copy_s for step in steps) / count,
             compute=sum(step.compute_s for step in steps) / count,
+            steps=count,
+            late=sum(step.host_late for step in steps) / count,
         )
 
     @property

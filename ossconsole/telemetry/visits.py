@@ -43,17 +43,17 @@ FIGURE_STEPS = 4
 """Settled steps below which there is no figure of an endpoint."""
 
 
-class _Waiting(msgspec.Struct, frozen=True):
+class Waiting(msgspec.Struct, frozen=True):
     """What was read ahead at a step, in batches; `full` where no more may be."""
 
     batches: int
     full: bool
 
     @classmethod
-    def at(cls, step: Step) -> _Waiting:
+    def at(cls, step: Step) -> Waiting:
         return cls(step.queued, step.readers_idle)
 
-    def grown_from(self, before: _Waiting) -> int:
+    def grown_from(self, before: Waiting) -> int:
         """By how much it grew. A full one is as full as another: how many are still under way then says nothing."""
         return 0 if self.full and before.full else self.batches - before.batches
 
@@ -72,16 +72,16 @@ class Tally:
         self.bytes = 0
         self.cold = 0
         self.fetch_s = 0.0
-        self._from: _Waiting | None = None
-        self._to: _Waiting | None = None
+        self._from: Waiting | None = None
+        self._to: Waiting | None = None
 
-    def add(self, step: Step, before: _Waiting, *, cold: bool) -> None:
+    def add(self, step: Step, before: Waiting, *, cold: bool) -> None:
         """Count a step; `before` is what waited when it began."""
         self.steps += 1
         self.samples += step.samples
         if self._from is None:
             self._from = before
-        self._to = _Waiting.at(step)
+        self._to = Waiting.at(step)
         self.seconds += step.step_time_s
         self.wait_s += step.data_wait_s
         self.copy_s += step.copy_s
@@ -188,7 +188,7 @@ class _Part:
         self._workers = workers
         self._turn: list[float] = []
 
-    def add(self, step: Step, before: _Waiting, *, cold: bool) -> None:
+    def add(self, step: Step, before: Waiting, *, cold: bool) -> None:
         self.tally.add(step, before, cold=cold)
         self.step_times.add(step.step_time_s)
         self.fetch_times.add(step.fetch_s)
@@ -230,7 +230,7 @@ class EndpointWindow:
         self.kind = kind
         self.parts = {cold: _Part(workers) for cold in (True, False)}
 
-    def add(self, step: Step, before: _Waiting, *, cold: bool) -> None:
+    def add(self, step: Step, before: Waiting, *, cold: bool) -> None:
         """Count a settled step; `before` as in Tally."""
         self.parts[cold].add(step, before, cold=cold)
         self.parts[not cold].cut()
@@ -312,7 +312,7 @@ class Visits:
         self._workers = workers
         self._turn = max(workers, _LEAST_SETTLING)
         self._kind: EndpointKind | None = None
-        self._waiting: _Waiting | None = None  # at the last step; None where the next one does not follow it
+        self._waiting: Waiting | None = None  # at the last step; None where the next one does not follow it
         self._peak = 0
         self._settling = 0
         self._drained = True
@@ -362,7 +362,7 @@ class Visits:
 
     def follow(self, step: Step) -> None:
         """Take a step that does not count: the next one that does follows it."""
-        self._waiting = _Waiting.at(step)
+        self._waiting = Waiting.at(step)
         self._peak = max(self._peak, step.queued)
 
     def add(self, step: Step, *, cold: bool) -> None:

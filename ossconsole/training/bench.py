@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import time
 from collections.abc import Callable
 
@@ -12,11 +13,17 @@ import msgspec
 from ossconsole.config.connector import checked_connector_config
 from ossconsole.config.credentials import CredentialSource
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.config.errors import SettingsError
+from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.profile import Profile
 from ossconsole.dataset.manifest import object_key
+from ossconsole.storage.accelerator import bought_accelerator
 from ossconsole.storage.actions import presigned_url
 from ossconsole.storage.client import ObjectStore
+from ossconsole.telemetry.cache import FetchTimes
+from ossconsole.telemetry.ceiling import Ceiling
+from ossconsole.telemetry.compare import LOOKS
+from ossconsole.telemetry.conditions import Conditions, installed_versions
+from ossconsole.telemetry.visits import EndpointWindow, Waiting
 from ossconsole.training.benchloop import TrainingLoop
 from ossconsole.training.connector import ConnectorSettings, connector_native_log
 from ossconsole.training.data import training_data
@@ -26,12 +33,16 @@ from ossconsole.training.readings import (
     IMAGENET_SAMPLES,
     BenchEvent,
     Cell,
+    CellSteps,
     Limit,
     LimitKind,
     Mode,
     Reading,
+    Row,
     Summary,
     Temperature,
+    aa_headline,
+    aa_passed,
     bound,
     headline,
     limits_of,
@@ -40,6 +51,8 @@ from ossconsole.training.readings import (
 from ossconsole.training.settings import TrainSettings
 from ossconsole.training.visits import Dataset, Stretch, VisitRequests, first_of, stretch
 
+log = logging.getLogger(__name__)
+
 _SIGNED = 1024  # objects that the limits are measured on: enough not to read the same one twice at a time
 
 
@@ -47,7 +60,8 @@ class BenchSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What to measure. `datasets` are prefixes, such as one for each sample format; none means the profile's.
 
     Each reading takes `seconds` (more where a batch takes longer); `rounds` visits each endpoint of each cell so
-    often, in the order ABBA. `samples` is the epoch that minutes are extrapolated to.
+    often, in the order ABBA: each round is a pair. `samples` is the epoch that minutes are extrapolated to. With `aa`
+    the first of the endpoints is measured under both names.
     """
 
     endpoints: tuple[EndpointKind, ...] = tuple(EndpointKind)
@@ -56,7 +70,8 @@ class BenchSettings(msgspec.Struct, frozen=True, kw_only=True):
     workers: tuple[int, ...] = (2,)
     batch_sizes: tuple[int, ...] = (64,)
     seconds: float = 5.0
-    rounds: int = 2
+    rounds: int = LOOKS[0]
+    aa: bool = False
     samples: int = IMAGENET_SAMPLES
     limits: bool = True
     image_size: int = 0
@@ -74,20 +89,29 @@ class Bench:
         settings: BenchSettings,
         on_event: Callable[[BenchEvent], None] = lambda _: None,
     ) -> None:
-        self._profile = profile
         self._credentials = credentials
         self._settings = settings
         self._on_event = on_event
         self._endpoints = [kind for kind in settings.endpoints if profile.endpoint(kind)]
         if not self._endpoints:
             raise SettingsError(f"Profile {profile.name!r} has none of these endpoints.", remedy="Add one on Setup.")
+        self._aa = self._endpoints[0] if settings.aa else None
+        if self._aa is not None:
+            one = profile.endpoint(self._aa)
+            profile = msgspec.structs.replace(profile, standard_endpoint=one, accelerated_endpoint=one)
+            self._endpoints = list(EndpointKind)
+        self._profile = profile
+        self._windows: dict[Cell, dict[EndpointKind, EndpointWindow]] = {}
+        self._fetches: dict[Cell, FetchTimes] = {}
         self._loops: dict[str, TrainingLoop] = {}
         self._readings: list[Reading] = []
         self._limits: list[Limit] = []
         with_store = ObjectStore(profile, credentials)
         try:
             prefixes = settings.datasets or (profile.dataset_prefix,)
-            self._datasets = {prefix: Dataset(training_data(with_store, prefix)) for prefix in prefixes}
+            self._datasets = {
+                prefix: Dataset(training_data(with_store, prefix), one_endpoint=settings.aa) for prefix in prefixes
+            }
         finally:
             with_store.close()
         self._cells = [
@@ -105,22 +129,73 @@ class Bench:
                 order = self._endpoints if number % 2 == 0 else self._endpoints[::-1]
                 for kind in order:
                     self._visit(cell, kind, number)
-            if self._settings.limits:
+            # Beside the readings, so that a drift shows; twice tell their spread.
+            if self._settings.limits and number in {0, self._settings.rounds - 1}:
                 self._measure_limits(last)
-        rows = tuple(row_of(cell, self._readings, self._settings.samples) for cell in self._cells)
+        summary = self._summary()
+        self._on_event(summary)
+        return summary
+
+    def _summary(self) -> Summary:
+        rows = tuple(self._row(cell) for cell in self._cells)
         limits = limits_of(self._limits)
         simulated = self._profile.simulated
-        summary = Summary(
+        ceiling = self._ceiling(rows[-1])
+        return Summary(
             time=time.time(),
             simulated=simulated,
             samples=self._settings.samples,
             rows=rows,
             limits=limits,
-            headline=headline(rows, simulated=simulated),
+            headline=aa_headline(rows, self._aa, simulated=simulated)
+            if self._aa is not None
+            else headline(rows, simulated=simulated),
             bound=bound(rows[-1], limits, simulated=simulated),
+            aa=str(self._aa or ""),
+            aa_passed=aa_passed(rows) if self._aa is not None else None,
+            ceiling=ceiling.report() if ceiling is not None else None,
         )
-        self._on_event(summary)
-        return summary
+
+    def _row(self, cell: Cell) -> Row:
+        windows = self._windows.get(cell, {})
+        data = self._datasets[cell.dataset].data
+        tallies = [part.tally for window in windows.values() for part in window.parts.values()]
+        samples = sum(tally.samples for tally in tallies)
+        conditions = Conditions(
+            batch_size=cell.batch_size,
+            workers=cell.workers,
+            sample_format=cell.format,
+            bytes_per_sample=sum(tally.bytes for tally in tallies) / samples if samples else None,
+            stored_as="shards" if data.sharded else "objects",
+            region=self._profile.region,
+            simulated=self._profile.simulated,
+            versions=installed_versions(),
+        )
+        anchors = self._fetches[cell].anchors if cell in self._fetches else None
+        return row_of(cell, self._readings, self._settings.samples, CellSteps(windows, conditions, anchors))
+
+    def _ceiling(self, row: Row) -> Ceiling | None:
+        """What `row` uses of the accelerator; None where it does not use it, or its size is not known."""
+        if self._aa is EndpointKind.STANDARD:
+            return None
+        fastest = max(
+            (each for each in self._readings if each.cell == row.cell and each.endpoint is EndpointKind.ACCELERATED),
+            key=lambda reading: reading.bytes_per_s,
+            default=None,
+        )
+        try:
+            bought = bought_accelerator(self._profile, self._credentials) if fastest is not None else None
+        except ConsoleError as error:  # a key may have no right to it; it is needed for words only
+            log.info("The size of the accelerator is not known: %s", error)
+            bought = None
+        if bought is None or fastest is None:
+            return None
+        return Ceiling(
+            quota_gb=bought.quota_gb,
+            peak_bytes_per_s=bought.peak_mb_per_s * 1e6,
+            bytes_per_s=fastest.bytes_per_s,
+            requests_per_s=None if self._datasets[row.cell.dataset].data.sharded else fastest.samples_per_s,
+        )
 
     # Readings
 
@@ -144,7 +219,19 @@ class Bench:
                     continue
                 found = stretch(loader, batch, workers=cell.workers, seconds=self._settings.seconds, loop=training)
                 if found is not None:
+                    self._keep(cell, kind, temperature, found)
                     self._emit(self._reading(cell, kind, temperature, number, found))
+
+    def _keep(self, cell: Cell, kind: EndpointKind, temperature: Temperature, found: Stretch) -> None:
+        """Counts the steps of a reading."""
+        windows = self._windows.setdefault(cell, {each: EndpointWindow(each, cell.workers) for each in EndpointKind})
+        fetches = self._fetches.setdefault(cell, FetchTimes())
+        before = found.before
+        for step in found.steps:
+            windows[kind].add(step, before, cold=temperature is Temperature.COLD)
+            fetches.add(step)
+            before = Waiting.at(step)
+        windows[kind].cut()
 
     def _reading(
         self, cell: Cell, kind: EndpointKind, temperature: Temperature, number: int, found: Stretch
@@ -158,7 +245,7 @@ class Bench:
             round=number,
             samples=found.samples,
             seconds=found.seconds,
-            samples_per_s=found.samples / found.seconds,
+            samples_per_s=found.samples_per_s,
             bytes_per_s=found.bytes / found.seconds,
             fetch_p50_s=found.fetch_quantile(0.5),
             fetch_p95_s=found.fetch_quantile(0.95),

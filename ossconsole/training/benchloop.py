@@ -8,7 +8,7 @@ import torch
 
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import TRAIN, Manifest
-from ossconsole.training.compute import Compute, PendingTimes, StepClock, choose_device
+from ossconsole.training.compute import Compute, PendingTimes, StepClock, StepTimes, choose_device
 from ossconsole.training.loader import Batch
 from ossconsole.training.model import build_model
 from ossconsole.training.pictures import Pictures
@@ -62,12 +62,10 @@ class TrainingLoop:
         self._pending.clear()
         self._clock.restart()
 
-    def finish(self) -> float:
-        """Waits for the device; gives the share of the time since `restart` that it waited for data."""
+    def finish(self) -> list[StepTimes]:
+        """Waits for the device; gives the times of the steps since `restart`."""
         self._synchronize()
-        times = [pending.read(slowest_wait_s=wait_s) for wait_s, pending in self._pending]
-        total = sum(each.step_s for each in times)
-        return sum(each.wait_s for each in times) / total if total else 0.0
+        return [pending.read(slowest_wait_s=wait_s) for wait_s, pending in self._pending]
 
     def synthetic_rate(self, batch_size: int, seconds: float) -> float:
         """Samples/s of the same steps on a batch that is there already: copied to the device, prepared and trained."""

@@ -30,12 +30,19 @@ _MUCH_MEMORY = 1e9  # bytes; a CUDA context alone takes about half of that
 
 @dataclass(frozen=True)
 class StepTimes:
-    """How long the parts of one step took, in seconds. On a GPU they are between events on its stream."""
+    """How long the parts of one step took, in seconds: together they are the step.
+
+    On a GPU they are between events on its stream; `host_s` is how long it was idle before the batch was handed to it,
+    other than for want of data, and `host_late` tells that it had done its work before the next was all handed to it.
+    A CPU does the host's work itself: that is part of `compute_s`.
+    """
 
     step_s: float
     wait_s: float
     copy_s: float
     compute_s: float
+    host_s: float = 0.0
+    host_late: bool = False
 
 
 class Compute:
@@ -214,16 +221,21 @@ class PendingTimes:
     done: Mark
 
     def read(self, *, slowest_wait_s: float) -> StepTimes:
-        """Waits for the GPU to reach the last mark. `slowest_wait_s` is the longest wait of a process for its batch."""
-        if isinstance(self.done, torch.cuda.Event):
+        """Waits for the GPU to reach the last mark. `slowest_wait_s` is the longest wait of a process for its batch.
+
+        Call it once the next step is handed to the GPU: one that is not busy by then waits for the host.
+        """
+        on_gpu = isinstance(self.done, torch.cuda.Event)
+        host_late = on_gpu and self.done.query()
+        if on_gpu:
             self.done.synchronize()
-        return StepTimes(
-            step_s=_between(self.previous, self.done),
-            # The GPU may still have been busy with the step before while the host waited: only its idle time counts.
-            wait_s=min(slowest_wait_s, _between(self.previous, self.arrived)),
-            copy_s=_between(self.arrived, self.copied),
-            compute_s=_between(self.copied, self.done),
-        )
+        step_s = _between(self.previous, self.done)
+        # The GPU may still have been busy with the step before while the host waited: only its idle time counts.
+        wait_s = min(slowest_wait_s, _between(self.previous, self.arrived))
+        copy_s = _between(self.arrived, self.copied)
+        rest_s = step_s - wait_s - copy_s
+        compute_s = min(rest_s, _between(self.copied, self.done)) if on_gpu else rest_s
+        return StepTimes(step_s, wait_s, copy_s, compute_s, host_s=rest_s - compute_s, host_late=host_late)
 
 
 def _between(first: Mark, second: Mark) -> float:

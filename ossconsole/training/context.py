@@ -5,6 +5,7 @@ No torch here: the console holds one of these before the run's thread imports it
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
@@ -16,12 +17,15 @@ import msgspec
 from ossconsole import __version__
 from ossconsole.config.credentials import CredentialSource
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.config.errors import SettingsError
+from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.profile import Profile
 from ossconsole.telemetry import events
+from ossconsole.telemetry.conditions import installed_versions
 from ossconsole.telemetry.events import Event, RunState
 from ossconsole.telemetry.measure import Measurement
 from ossconsole.training.settings import TrainSettings
+
+log = logging.getLogger(__name__)
 
 
 class Controls:
@@ -147,7 +151,33 @@ class RunContext:
         """Tells an error; whether the run ends over it is told by its state."""
         self.tell(events.ErrorEvent(time=time.time(), message=message, remedy=remedy, step=self.step))
 
-    def describe(self, *, epochs: int = 0, steps_per_epoch: int = 0, world: int = 1, sample_format: str = "") -> None:
+    def look_at_accelerator(self) -> None:
+        """Tells the size of the bucket's accelerator once that is known; what it is costs one request, in a thread."""
+        if self.profile.endpoint(EndpointKind.ACCELERATED) is not None:
+            threading.Thread(target=self._look_at_accelerator, name="accelerator", daemon=True).start()
+
+    def _look_at_accelerator(self) -> None:
+        from ossconsole.storage.accelerator import bought_accelerator
+
+        try:
+            found = bought_accelerator(self.profile, self.credentials)
+        except ConsoleError as error:  # a key may have no right to it; the run needs it for words only
+            log.info("The size of the accelerator is not known: %s", error)
+            return
+        with self._telling:
+            if found is not None and not self.state.final:
+                peak = found.peak_mb_per_s * 1e6
+                self.tell(events.AcceleratorSize(time=time.time(), quota_gb=found.quota_gb, peak_bytes_per_s=peak))
+
+    def describe(
+        self,
+        *,
+        epochs: int = 0,
+        steps_per_epoch: int = 0,
+        world: int = 1,
+        sample_format: str = "",
+        stored_as: str = "",
+    ) -> None:
         """Tells the first event of the record."""
         self.tell(
             events.Run(
@@ -164,5 +194,8 @@ class RunContext:
                 epochs=epochs,
                 steps_per_epoch=steps_per_epoch,
                 world=world,
+                region=self.profile.region,
+                stored_as=stored_as,
+                versions=installed_versions(),
             )
         )

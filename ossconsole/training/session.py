@@ -87,7 +87,10 @@ class Session:
             steps_per_epoch=self._plan.steps_per_epoch,
             world=place.world,
             sample_format=str(data.manifest.format),
+            stored_as="shards" if data.sharded else "objects",
         )
+        if place.leads:
+            context.look_at_accelerator()
         for remark in data.remarks:
             context.warn(remark.message, remark.remedy)
         if data.lacking:

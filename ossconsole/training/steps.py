@@ -87,6 +87,8 @@ class StepReports:
                 samples_per_s=self._rate,
                 copy_s=times.copy_s,
                 compute_s=times.compute_s,
+                host_s=times.host_s,
+                host_late=times.host_late,
                 queued=done.queued,
                 readers_idle=done.readers_idle,
             )

@@ -8,32 +8,40 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.manifest import TRAIN
+from ossconsole.telemetry.events import Step
+from ossconsole.telemetry.visits import Tally, Waiting
 from ossconsole.training.data import TrainingData
 from ossconsole.training.plan import BatchRequest, Split
 from ossconsole.training.readings import Temperature
 
 if TYPE_CHECKING:
     from ossconsole.training.benchloop import TrainingLoop
+    from ossconsole.training.compute import StepTimes
     from ossconsole.training.loader import Batch, BatchLoader
 
 _ORDER = tuple(Temperature)  # cold, then warm; a request's epoch tells which, counted from 1
 
 
 class Dataset:
-    """A dataset and which of its training samples were read through which endpoint."""
+    """A dataset and which of its training samples were read through which endpoint.
 
-    def __init__(self, data: TrainingData) -> None:
+    With `one_endpoint` both names are of one: what was read under either was read through it.
+    """
+
+    def __init__(self, data: TrainingData, *, one_endpoint: bool = False) -> None:
         self.data = data
         self.manifest = data.manifest
         self.samples = data.manifest.splits[TRAIN]
         # One order for all endpoints: they are compared on the same samples.
         self._order = np.random.default_rng(0).permutation(len(self.samples))
+        self._one = one_endpoint
         self._read = dict.fromkeys(EndpointKind, 0)
 
     def fresh(self, kind: EndpointKind, count: int) -> npt.NDArray[np.int64] | None:
@@ -41,7 +49,7 @@ class Dataset:
         first = self._read[kind]
         if first + count > len(self._order):
             return None
-        self._read[kind] = first + count
+        self._know(kind, first + count)
         return self._order[first : first + count]
 
     def known(self, kind: EndpointKind) -> npt.NDArray[np.int64]:
@@ -49,7 +57,11 @@ class Dataset:
         return self._order[: self._read[kind]]
 
     def know_all(self, kind: EndpointKind) -> None:
-        self._read[kind] = len(self._order)
+        self._know(kind, len(self._order))
+
+    def _know(self, kind: EndpointKind, count: int) -> None:
+        for each in EndpointKind if self._one else (kind,):
+            self._read[each] = count
 
 
 class VisitRequests:
@@ -84,17 +96,42 @@ def _request(number: int, temperature: Temperature, rows: npt.NDArray[np.int64])
 
 @dataclass
 class Stretch:
-    """What was measured between two moments; `wait_fraction` is None where nothing was trained."""
+    """What was measured between two moments, step by step; `before` is what was read ahead at the first.
 
-    samples: int
-    bytes: int
+    `trained` tells that the steps trained, and did not only take the batches.
+    """
+
+    steps: list[Step]
+    before: Waiting
     seconds: float
-    fetches: list[float]
-    wait_fraction: float | None
+    trained: bool
+
+    @property
+    def samples(self) -> int:
+        return sum(step.samples for step in self.steps)
+
+    @property
+    def bytes(self) -> int:
+        return sum(step.bytes for step in self.steps)
+
+    @property
+    def samples_per_s(self) -> float:
+        """Samples that arrived per second, at most what the compute could use."""
+        tally, before = Tally(), self.before
+        for step in self.steps:
+            tally.add(step, before, cold=False)
+            before = Waiting.at(step)
+        return tally.rate
+
+    @property
+    def wait_fraction(self) -> float | None:
+        """Share of the time that training waited for data; None where nothing was trained."""
+        total = sum(step.step_time_s for step in self.steps)
+        return sum(step.data_wait_s for step in self.steps) / total if self.trained and total else None
 
     def fetch_quantile(self, share: float) -> float:
         """Seconds within which that share of the batches was fetched."""
-        return float(np.quantile(self.fetches, share))
+        return float(np.quantile([step.fetch_s for step in self.steps], share))
 
 
 def first_of(loader: BatchLoader, temperature: Temperature) -> Batch | None:
@@ -122,21 +159,55 @@ def stretch(
     if loop is not None:
         loop.step(batch)
         loop.restart()
+    before = Waiting(batch.queued, batch.readers_idle)
     begun = time.perf_counter()
-    found: list[tuple[int, int, float]] = []
-    while time.perf_counter() - begun < seconds or len(found) % workers:
+    found: list[Step] = []
+    took = 0.0
+    while took < seconds or len(found) % workers:
         batch = _next(loader)
         if batch.request.epoch != epoch:
             break
         if loop is not None:
             loop.step(batch)
-        found.append((len(batch.rows), batch.bytes, batch.fetch_s))
-    wait = loop.finish() if loop is not None else None
-    took = time.perf_counter() - begun
-    if len(found) < workers:
-        return None
-    samples, sizes, fetches = zip(*found, strict=True)
-    return Stretch(sum(samples), sum(sizes), took, list(fetches), wait)
+        passed = time.perf_counter() - begun
+        found.append(_step(batch, passed - took))
+        took = passed
+    if loop is not None:
+        times = loop.finish()
+        took = time.perf_counter() - begun
+        found = [_timed(step, each) for step, each in zip(found, times, strict=True)]
+    return Stretch(found, before, took, loop is not None) if len(found) >= workers else None
+
+
+def _step(batch: Batch, seconds: float) -> Step:
+    """A step that does nothing with the batch: all of it is waiting."""
+    return Step(
+        time=time.time(),
+        step=batch.request.number,
+        epoch=batch.request.epoch,
+        samples=len(batch.rows),
+        loss=None,
+        lr=0.0,
+        endpoint=batch.endpoint,
+        data_wait_s=batch.wait_s,
+        step_time_s=seconds,
+        fetch_s=batch.fetch_s,
+        bytes=batch.bytes,
+        samples_per_s=0.0,
+        queued=batch.queued,
+        readers_idle=batch.readers_idle,
+    )
+
+
+def _timed(step: Step, times: StepTimes) -> Step:
+    return msgspec.structs.replace(
+        step,
+        step_time_s=times.step_s,
+        data_wait_s=times.wait_s,
+        copy_s=times.copy_s,
+        compute_s=times.compute_s,
+        host_s=times.host_s,
+    )
 
 
 def _next(loader: BatchLoader) -> Batch:

@@ -151,6 +151,7 @@ ACTIONS = (
     Action("train", "pause", "space", "Pause", "Pause the run, or go on", footer=85),
     Action("train", "stop", "s", "Stop", "Write a checkpoint and end the run", footer=80),
     Action("train", "auto_compare", "a", "Auto A/B", "Alternate endpoints until the ratio is known", footer=75),
+    Action("train", "control", "A", "A/A", "Control: one endpoint under both names; must find 1.00"),
     Action("train", "checkpoint", "c", "Checkpoint", "Write a checkpoint now", footer=70),
     Action("train", "runs", "r", "Runs", "All runs: replay, compare, export", footer=65),
     Action("train", "learning_rate", "l", "Learning rate", "Change the peak learning rate of the run"),

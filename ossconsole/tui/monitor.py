@@ -1,4 +1,4 @@
-"""RunMonitor: pulls a run's events into its RunView, whether or not a screen shows it, and drives auto-A/B."""
+"""RunMonitor: pulls a run's events into its RunView, whether or not a screen shows it, and drives auto-A/B and A/A."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.telemetry.auto import AutoCompare
+from ossconsole.telemetry.auto import AutoCompare, LabelControl
 from ossconsole.telemetry.events import Event, InfoEvent, Switch, Telemetry
 from ossconsole.telemetry.view import RunView
 from ossconsole.tui.services import RunHandle, Services
@@ -21,6 +21,7 @@ class RunMonitor:
         self._run: RunHandle | None = None
         self.view = RunView()
         self.auto: AutoCompare | None = None
+        self.control: LabelControl | None = None
         self._told_at = 0.0
 
     @property
@@ -49,11 +50,12 @@ class RunMonitor:
         if run is not self._run:
             self._run = run
             self.view = RunView()
-            self.auto = None
+            self.auto = self.control = None
             self._told_at = 0.0
         events = run.drain() if run is not None else []
         for event in events:
             self.view.apply(event)
+            self._control(event)
             if isinstance(event, Switch) and event.reason != _AUTO:
                 self._end_auto(event.reason)
             elif isinstance(event, Telemetry):
@@ -63,6 +65,21 @@ class RunMonitor:
             self.view.apply(sample.event())
         self._compare()
         return events
+
+    def start_control(self) -> None:
+        """Begins an A/A on the endpoint in use; auto-A/B ends."""
+        run, endpoint = self.view.run, self.view.delivering
+        if run is not None and endpoint is not None:
+            self.auto = None
+            self.control = LabelControl(run, endpoint, seed=int(self.now))
+
+    def _control(self, event: Event) -> None:
+        control = self.control
+        if control is None or control.done:
+            return
+        control.apply(event)
+        if control.done:
+            self.view.apply(InfoEvent(time=self.now, message=control.outcome, step=self.view.step))
 
     def _compare(self) -> None:
         """Switch the run's endpoint where auto-A/B asks for it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ossconsole.telemetry import events
+from ossconsole.telemetry.ceiling import Ceiling
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.samples import GpuSample
 from ossconsole.telemetry.verdict import Bound, judge
@@ -20,6 +21,32 @@ def running(**settings: object) -> Feed:
 def test_the_share_of_waiting_decides(wait: float, bound: Bound) -> None:
     feed = running().steps(20, seconds=0.5, wait=wait)
     assert judge(feed.view, feed.time).bound is bound
+
+
+def test_a_gpu_that_idles_although_data_is_there_is_host_bound() -> None:
+    feed = running().steps(20, seconds=0.5, wait=0.02, host_late=True)
+    found = judge(feed.view, feed.time)
+    assert found.bound is Bound.HOST
+    assert "--compile" in found.advice
+    feed.steps(40, seconds=0.5, wait=0.4, host_late=True)  # with no data it waits for that
+    assert judge(feed.view, feed.time).bound is Bound.IO
+    feed.steps(40, seconds=0.5, wait=0.02)
+    assert judge(feed.view, feed.time).bound is Bound.COMPUTE
+
+
+def test_the_first_steps_decide_nothing() -> None:
+    feed = running().steps(3, wait=0.4)
+    assert judge(feed.view, feed.time).bound is Bound.UNDECIDED
+
+
+@pytest.mark.parametrize("parts", [(0.1, 0.05, 0.3, 0.05), (0.0, 0.0, 0.2, 0.3), (0.5, 0.0, 0.0, 0.0)])
+def test_wait_copy_compute_and_host_are_the_step(parts: tuple[float, float, float, float]) -> None:
+    wait, copy, compute, host = parts
+    feed = running().steps(20, seconds=0.5, wait=wait, copy_s=copy, compute_s=compute, host_s=host)
+    split = feed.view.split
+    assert split is not None
+    assert split.wait + split.copy + split.compute + split.host == pytest.approx(split.total)
+    assert split.host == pytest.approx(host, abs=1e-9)
 
 
 def test_the_gain_of_an_unmeasured_endpoint_is_an_upper_bound_and_says_so() -> None:
@@ -95,3 +122,29 @@ def test_a_failure_says_why() -> None:
 def test_before_anything() -> None:
     assert judge(RunView(), 0).text == "no run yet"
     assert judge(running().view, 0).text == "starting"
+
+
+def accelerated_at(bytes_per_step: int, **settings: object) -> Feed:
+    """I/O-bound on an accelerator of 1 TB, which gives 300 MB/s."""
+    feed = running(endpoint="accelerated", **settings)
+    feed.endpoint = ACCELERATED
+    feed.view.apply(events.AcceleratorSize(time=1.0, quota_gb=1024, peak_bytes_per_s=3e8))
+    return feed.steps(40, seconds=0.5, wait=0.3, bytes=bytes_per_step)
+
+
+def test_a_used_up_accelerator_is_said_to_be_one() -> None:
+    feed = accelerated_at(144_000_000)
+    advice = judge(feed.view, feed.time).advice
+    assert advice == "96 % of what 1 TB gives (300 MB/s): a larger one would help"
+    feed = accelerated_at(15_000_000)
+    advice = judge(feed.view, feed.time).advice
+    assert advice == "10 % of what 1 TB gives (300 MB/s); more workers: at most 2.5x (estimated)"
+
+
+def test_requests_are_told_where_each_sample_is_one() -> None:
+    ceiling = Ceiling(quota_gb=50, peak_bytes_per_s=3e8, bytes_per_s=2.7e8, requests_per_s=1793.0)
+    assert ceiling.requests_used == pytest.approx(0.1793)
+    assert ceiling.words == (
+        "90 % of what 50 GB gives (300 MB/s): one larger than 1 TB would help; "
+        "1,793 of 10,000 requests/s of the account"
+    )

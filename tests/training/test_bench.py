@@ -67,6 +67,33 @@ def test_the_command_prints_one_object_per_reading_and_ends_with_the_summary(buc
     assert summary["rows"][0]["cell"]["workers"] == 1
 
 
+def test_a_control_measures_one_endpoint_under_both_names(bucket: Bucket) -> None:
+    settings = msgspec.structs.replace(
+        SETTINGS, aa=True, rounds=6, modes=(Mode.LOADER,), limits=False, endpoints=(EndpointKind.ACCELERATED,)
+    )
+    found: list[BenchEvent] = []
+    summary = Bench(bucket.profile, bucket.credentials, settings, found.append).run()
+    assert summary.aa == "accelerated"
+    assert {event.endpoint for event in found if isinstance(event, Reading)} == set(EndpointKind)
+    assert "A/A control, the accelerated endpoint under both names (simulated)" in summary.headline
+    warm = summary.rows[0].comparison["warm"]
+    assert warm.low is not None
+    assert warm.high is not None
+    assert summary.aa_passed == (warm.low <= 1 <= warm.high)
+    assert warm.conditions is not None
+    assert (warm.conditions.pairs, warm.conditions.workers, warm.conditions.stored_as) == (6, 1, "objects")
+    assert warm.conditions.versions["osstorchconnector"]
+    assert summary.ceiling is not None
+    assert summary.ceiling.quota_gb == 50
+
+
+def test_in_a_control_what_one_name_read_is_known_to_the_other(bucket: Bucket) -> None:
+    data = Dataset(bucket.data, one_endpoint=True)
+    first = next(VisitRequests(data, EndpointKind.STANDARD, 8).requests()).indices
+    second = next(VisitRequests(data, EndpointKind.ACCELERATED, 8).requests()).indices
+    assert not set(first) & set(second)
+
+
 def test_a_visit_asks_for_new_samples_until_it_is_to_be_warm(bucket: Bucket) -> None:
     data = Dataset(bucket.data)
     first = VisitRequests(data, EndpointKind.STANDARD, 8)

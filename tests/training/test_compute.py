@@ -10,7 +10,7 @@ from torchvision.transforms import functional as reference
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.formats import IMAGENET_MEAN, IMAGENET_STD, SampleFormat
 from ossconsole.training.augment import random_crops, random_flips
-from ossconsole.training.compute import Compute, StepClock, amp_dtype, choose_device
+from ossconsole.training.compute import Compute, PendingTimes, StepClock, amp_dtype, choose_device
 from ossconsole.training.settings import TrainSettings
 
 CPU = torch.device("cpu")
@@ -128,3 +128,31 @@ def test_the_parts_of_a_step_add_up() -> None:
         clock.mark()
     times = clock.finish().read(slowest_wait_s=1e9)
     assert times.step_s == pytest.approx(times.wait_s + times.copy_s + times.compute_s)
+    assert (times.host_s, times.host_late) == (0, False)  # a CPU does the host's work itself
+
+
+class _Event:
+    """A moment on a GPU's stream, in ms; `reached` tells that the GPU has passed it."""
+
+    def __init__(self, at: float, *, reached: bool = False) -> None:
+        self.at, self.reached = at, reached
+
+    def query(self) -> bool:
+        return self.reached
+
+    def synchronize(self) -> None:
+        self.reached = True
+
+    def elapsed_time(self, other: _Event) -> float:
+        return other.at - self.at
+
+
+@pytest.mark.parametrize(("late", "waited_s"), [(True, 0.01), (False, 0.5)])
+def test_on_a_gpu_the_host_has_a_part_of_the_step(monkeypatch: pytest.MonkeyPatch, late: bool, waited_s: float) -> None:
+    monkeypatch.setattr(torch.cuda, "Event", _Event)
+    marks = (_Event(0), _Event(40), _Event(50), _Event(100, reached=late))
+    times = PendingTimes(*marks).read(slowest_wait_s=waited_s)
+    assert times.host_late is late
+    assert times.wait_s == pytest.approx(min(waited_s, 0.04))
+    assert times.host_s == pytest.approx(0.04 - times.wait_s)
+    assert times.step_s == pytest.approx(times.wait_s + times.copy_s + times.compute_s + times.host_s)

@@ -6,8 +6,11 @@ import msgspec
 import pytest
 
 from ossconsole.config.endpoints import EndpointKind
+from ossconsole.telemetry.compare import Decision
+from ossconsole.telemetry.conditions import Conditions
 from ossconsole.training.readings import (
     Cell,
+    CellSteps,
     Limit,
     LimitKind,
     Mode,
@@ -15,6 +18,8 @@ from ossconsole.training.readings import (
     Row,
     Spread,
     Temperature,
+    aa_headline,
+    aa_passed,
     bound,
     headline,
     limits_of,
@@ -80,12 +85,56 @@ def test_cold_and_warm_are_told_apart() -> None:
     assert found.minutes_per_epoch["accelerated cold"] == pytest.approx(60_000 / 90 / 60)
 
 
-def test_the_headline_is_the_warm_ratio_and_says_simulated() -> None:
-    found = row(reading(STANDARD, 100, 0), reading(ACCELERATED, 300, 0))
-    text = headline([found], simulated=True)
-    assert "3.00x" in text
+def rounds(count: int, ratio: float, *, noise: float = 0.01) -> list[Reading]:
+    """So many rounds; the accelerated rate is `ratio` times the standard one, more or less by turns."""
+    found = []
+    for number in range(count):
+        found.append(reading(STANDARD, 100, number))
+        found.append(reading(ACCELERATED, 100 * ratio * (1 + (noise if number % 2 else -noise)), number))
+    return found
+
+
+def test_the_headline_is_the_warm_ratio_with_its_interval_and_says_simulated() -> None:
+    text = headline([row(*rounds(6, 3.0))], simulated=True)
+    assert "is 3.00x as fast" in text
+    assert "over 6 pairs" in text
     assert "warm cache, simulated" in text
     assert headline([row(reading(STANDARD, 100, 0))], simulated=True) == "Only one endpoint was measured."
+
+
+def test_an_undecided_ratio_is_no_headline() -> None:
+    few = headline([row(*rounds(2, 3.0))], simulated=False)
+    assert "undecided, collecting 2/6 pairs; --rounds 6 tells more" in few
+    noisy = headline([row(*rounds(6, 1.1, noise=0.6))], simulated=False)
+    assert "undecided, inconclusive" in noisy
+    assert "--rounds 9 tells more" in noisy
+    assert "1.1" not in few
+    assert "no difference found within" in headline([row(*rounds(6, 1.0))], simulated=False)
+
+
+def test_the_comparison_of_a_row_tells_its_conditions() -> None:
+    steps = CellSteps(conditions=Conditions(batch_size=64, workers=2, stored_as="shards", region="cn-hangzhou"))
+    found = row_of(CELL, rounds(6, 2.0), 60_000, steps).comparison["warm"]
+    assert found.decision is Decision.ACCELERATED
+    assert found.ratio == pytest.approx(2, rel=0.01)
+    assert found.standard.minutes_per_epoch == pytest.approx(60_000 / 100 / 60)
+    assert found.conditions is not None
+    assert found.conditions.pairs == 6
+    assert found.conditions.minutes == pytest.approx((6 * 1 + sum(100 / r for r in [198, 202] * 3)) / 60, rel=0.01)
+    assert "shards, region cn-hangzhou" in found.conditions.words
+
+
+def test_minutes_are_of_the_mean_time_per_sample_so_that_a_stall_counts() -> None:
+    found = row(reading(STANDARD, 100, 0), reading(STANDARD, 100, 1), reading(STANDARD, 10, 2))
+    assert found.minutes_per_epoch["standard warm"] == pytest.approx(60_000 / (300 / 12) / 60)
+
+
+@pytest.mark.parametrize(("ratio", "passed"), [(1.0, True), (1.5, False)])
+def test_a_control_has_to_hold_one(ratio: float, passed: bool) -> None:
+    rows = [row(*rounds(6, ratio))]
+    assert aa_passed(rows) is passed
+    assert ("1.00 is inside" if passed else "1.00 is outside") in aa_headline(rows, STANDARD, simulated=False)
+    assert aa_passed([row(*rounds(2, ratio))]) is None
 
 
 @pytest.mark.parametrize(

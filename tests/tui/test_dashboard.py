@@ -13,6 +13,7 @@ from ossconsole.telemetry.auto import AutoCompare
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.samples import GpuSample
 from ossconsole.telemetry.view import RunView
+from ossconsole.tui.figures import large
 from ossconsole.tui.glyphs import ASCII, BRAILLE, SETS, Glyphs
 from ossconsole.tui.monitor import RunMonitor
 from ossconsole.tui.panels import compare, eventlog, headline, machine, tiles
@@ -353,6 +354,71 @@ def test_auto_compare_says_when_the_ratio_is_known() -> None:
             break
     assert monitor.view.endpoint is ACCELERATED or run.asked, "it ends on the faster one"
     assert any(line.text.startswith("auto-A/B done: the accelerated endpoint gives 2.") for line in monitor.view.log)
+
+
+def decided() -> RunView:
+    script = Script(epochs=200, steps_per_epoch=1000).state(RunState.RUNNING)
+    for _ in range(8):
+        script.steps(60, wait=0.4 if script.endpoint is EndpointKind.STANDARD else 0.05)
+        script.switch(script.endpoint.other, ahead=0)
+    return reduced(script.steps(20, wait=0.4))
+
+
+@pytest.mark.parametrize("auto", ["", "auto-A/B: collecting 7/9 pairs, goal ± 5 %"])
+def test_a_decided_ratio_is_the_largest_thing(auto: str) -> None:
+    view = decided()
+    lines = compare.comparison(Context(view, START, ASCII, auto_words=auto), 34, 7)
+    assert len(lines) == 7
+    told = text(lines)
+    assert all(row in told for row in large(view.comparison.ratio, ASCII))
+    assert view.comparison.ratio in told  # with its interval below
+    assert "samples/s" in told
+    few = text(compare.comparison(Context(reduced(full()), START, ASCII), 34, 7))
+    assert "|_" not in few, "an undecided one is not told in large figures"
+
+
+def test_the_detail_view_tells_the_conditions() -> None:
+    told = text(compare.details(Context(decided(), START, BRAILLE), 78))
+    assert "conditions: 7 pairs" in told
+    assert "batch 64, 2 workers" in told
+    assert "typical step, blind to stalls" in told
+
+
+def test_a_control_names_the_steps_of_one_endpoint_by_turns_and_finds_one() -> None:
+    script = Script(epochs=200, steps_per_epoch=1000).state(RunState.RUNNING).steps(5)
+    run = FakeRun(list(script.events))
+    monitor = RunMonitor(FakeServices(run=run), clock=lambda: script.time)  # type: ignore[arg-type]
+    monitor.pull()
+    monitor.start_control()
+    control = monitor.control
+    assert control is not None
+    while not control.done:
+        done = len(script.events)
+        run.waiting = list(script.steps(30).events[done:])
+        monitor.pull()
+    assert not run.asked, "the run is not touched"
+    assert control.passed
+    assert control.measurement.figures(ACCELERATED).steps > 0
+    assert monitor.view.figures(ACCELERATED).steps == 0, "the run's own figures keep the true name"
+    assert control.outcome.startswith("A/A control on standard alone: ")
+    assert control.outcome.endswith("1.00 is inside, as it must be")
+    assert control.words.endswith("1.00 inside")
+    assert [line.text for line in monitor.view.log].count(control.outcome) == 1
+
+
+def test_a_control_ends_where_the_run_changes_the_endpoint() -> None:
+    script = Script().state(RunState.RUNNING).steps(20)
+    run = FakeRun(list(script.events))
+    monitor = RunMonitor(FakeServices(run=run), clock=lambda: script.time)  # type: ignore[arg-type]
+    monitor.pull()
+    monitor.start_control()
+    known = len(script.events)
+    run.waiting = script.switch(ACCELERATED, "by hand").steps(5).events[known:]
+    monitor.pull()
+    assert monitor.control is not None
+    assert monitor.control.outcome == (
+        "A/A control on standard alone ended, the run changed to accelerated: collecting 0/6 pairs"
+    )
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ async def test_events_that_come_later_are_shown(make_app: AppMaker) -> None:
         assert "step 12/400" in shown(app)
 
 
-async def test_a_switch_settles_and_then_the_ratio_stands(make_app: AppMaker) -> None:
+async def test_a_switch_settles_and_then_pairs_are_collected(make_app: AppMaker) -> None:
     script = Script().state(RunState.RUNNING).steps(60).switch(ACCELERATED).steps(2, wait=0.02)
     run = running(script)
     app = make_app(FakeServices(run=run), now=script.time)
@@ -62,8 +62,8 @@ async def test_a_switch_settles_and_then_the_ratio_stands(make_app: AppMaker) ->
         run.waiting = list(script.events[done:])
         await settle(pilot)
         text = shown(app)
-    assert "▲ 2.7" in text
-    assert "±" in text
+    assert "collecting 1/6 pairs" in text
+    assert "▲ 2.7" not in text, "an undecided ratio is not told"
     assert "simulated" in text
 
 
@@ -132,7 +132,7 @@ async def test_c_asks_for_a_checkpoint(make_app: AppMaker) -> None:
 
 
 async def test_auto_compare_alternates_also_while_another_screen_shows(make_app: AppMaker) -> None:
-    script = Script().state(RunState.RUNNING).steps(40)
+    script = Script().state(RunState.RUNNING).steps(80)
     run = running(script)
     app = make_app(FakeServices(run=run))
     async with app.run_test(size=(80, 24)) as pilot:
@@ -141,6 +141,21 @@ async def test_auto_compare_alternates_also_while_another_screen_shows(make_app:
         await settle(pilot)
         assert app.current_mode == "setup"
         assert run.asked == [("switch", ACCELERATED, "auto A/B")]
+
+
+async def test_a_control_leaves_the_run_alone_and_ends_at_a_second_press(make_app: AppMaker) -> None:
+    run = running(Script().state(RunState.RUNNING).steps(40))
+    app = make_app(FakeServices(run=run))
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+        await pilot.press("a", "A")
+        await settle(pilot)
+        assert app.monitor.auto is None
+        assert "A/A control: collecting 0/6 pairs" in shown(app)
+        await pilot.press("A")
+        await settle(pilot)
+        assert app.monitor.control is None
+    assert run.asked in ([], [("switch", ACCELERATED, "auto A/B")])
 
 
 async def test_no_key_of_a_run_works_without_one(make_app: AppMaker) -> None:

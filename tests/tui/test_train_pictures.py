@@ -35,6 +35,16 @@ def compared() -> Script:
     return script.steps(58, wait=0.05, fetch=0.08).end_epoch().steps(40, wait=0.05, fetch=0.08)
 
 
+def decided() -> Script:
+    """Ten stretches on the endpoints by turns: enough pairs for an interval."""
+    script = Script(epochs=20, steps_per_epoch=1000).state(RunState.RUNNING, 3)
+    for _ in range(10):
+        slow = script.endpoint is EndpointKind.STANDARD
+        script.steps(60, wait=0.4 if slow else 0.22, fetch=0.5 if slow else 0.08)
+        script.switch(script.endpoint.other, ahead=0)
+    return script.steps(30, wait=0.4)
+
+
 def _starting() -> Script:
     return Script()
 
@@ -70,6 +80,7 @@ STATES = {
     "running": _running,
     "settling": _settling,
     "compared": compared,
+    "decided": decided,
     "paused": _paused,
     "failed": _failed,
     "finished": _finished,

@@ -8,6 +8,7 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.text import counted
 from ossconsole.telemetry.narrate import percent as coarse_percent
 from ossconsole.telemetry.visits import EndpointFigures
+from ossconsole.tui.figures import large
 from ossconsole.tui.panels.context import Context
 from ossconsole.tui.plot import nice_ceiling
 from ossconsole.tui.text import MISSING, Line, compact, joined, percent, rate, short_times, shorten, size, wrap
@@ -33,17 +34,19 @@ LABEL_WIDTH = 11
 # Columns farther apart than this are hard to read together.
 MAX_COLUMN = 22
 _RANGES_HEIGHT = 4
+_LARGE_FROM = 6  # rows of the panel
 
 
 def comparison(context: Context, width: int, height: int, *, key: str = "b") -> list[Line]:
     """Heading, a column per endpoint, as many rows as fit, and the result at the bottom; `key` shows them all."""
     figures = [context.view.figures(kind) for kind in EndpointKind]
-    result = _result(context, width)
-    shown = _ROWS[: max(0, height - 2 - len(result))]
+    result = [*_large(context, height), *_result(context, width)]
+    room = height - 1 - len(result)
+    shown = _ROWS[: max(0, room - 1)]
     hidden = f"{key}: {len(_ROWS) - len(shown)} more" if len(shown) < len(_ROWS) else ""
     simulated = "simulated" if context.simulated else ""
     lines = [context.heading("A/B", width, joined((simulated, hidden)), simulated, hidden)]
-    lines += table(context, figures, width, len(shown))
+    lines += table(context, figures, width, len(shown)) if shown else [_rates(context, figures, width)] * (room > 0)
     room = height - len(lines) - len(result)
     if room >= _RANGES_HEIGHT:
         lines += [Line(), *_ranges(context, figures, width)]
@@ -113,7 +116,30 @@ def _explained(context: Context, width: int) -> list[str]:
     )
     if context.has_accelerated and context.view.figures(EndpointKind.ACCELERATED).steps:
         words += f"; {found.cache_words}, {coarse_percent(found.coverage)} of the dataset read through it"
-    return wrap(words, width - 2)
+    lines = wrap(words, width - 2)
+    if found.typical_ratio is not None:
+        lines += wrap(f"typical step, blind to stalls: {found.typical_ratio:.2f}x", width - 2)
+    if found.conditions is not None:
+        lines += wrap(f"conditions: {found.conditions.words}", width - 2)
+    ceiling = context.view.measurement.ceiling
+    return lines if ceiling is None else lines + wrap(f"of the accelerator: {ceiling.words}", width - 2)
+
+
+def _large(context: Context, height: int) -> list[Line]:
+    """The ratio three rows high, where it is decided."""
+    found = context.view.comparison
+    if not found.decided or found.estimate is None or height < _LARGE_FROM:
+        return []
+    style = str(found.faster) if found.faster is not None else "strong"
+    return [Line((f"  {row}", style)) for row in large(f"{found.estimate.ratio:.2f}x", context.glyphs)]
+
+
+def _rates(context: Context, figures: list[EndpointFigures], width: int) -> Line:
+    """Both rates on one line, where there is no room for a table."""
+    line = Line()
+    for item in figures:
+        line.add(f" {context.glyphs.endpoint(item.kind)} {rate(item.samples_per_s)}", str(item.kind))
+    return line.add(" samples/s", "dim").to(width)
 
 
 def _result(context: Context, width: int) -> list[Line]:

@@ -7,7 +7,14 @@ from ossconsole.telemetry.verdict import Bound, judge
 from ossconsole.tui.panels.context import Context
 from ossconsole.tui.text import Line, duration, percent, safe, short_times, shorten, wrap
 
-_BOUND_STYLES = {Bound.IO: "bad", Bound.MIXED: "warn", Bound.COMPUTE: "good", Bound.NONE: "strong"}
+_BOUND_STYLES = {
+    Bound.IO: "bad",
+    Bound.MIXED: "warn",
+    Bound.COMPUTE: "good",
+    Bound.HOST: "warn",
+    Bound.UNDECIDED: "strong",
+    Bound.NONE: "strong",
+}
 _STATE_STYLES = {
     RunState.RUNNING: "good",
     RunState.VALIDATING: "good",
@@ -16,6 +23,7 @@ _STATE_STYLES = {
     RunState.FAILED: "bad",
 }
 _SPLIT_CELLS = 40
+_SPEAK_OF = 0.005  # share of the step, below which a part is nothing
 
 
 def verdict(context: Context, width: int, height: int) -> list[Line]:
@@ -43,11 +51,13 @@ def _split(context: Context, room: int) -> Line:
     split = context.view.split
     if split is None or split.total <= 0:
         return Line()
-    parts = (("wait", split.wait, "warn"), ("copy", split.copy, "dim"), ("compute", split.compute, "good"))
+    parts = [("wait", split.wait, "warn"), ("copy", split.copy, "dim"), ("compute", split.compute, "good")]
+    if split.host >= _SPEAK_OF * split.total:
+        parts.append(("host", split.host, "bad"))
     glyphs = context.glyphs
     line = Line(("step ", "dim"), (short_times((split.total,)), "strong"), (" =", "dim"))
     # Together with the whole, so that all of them are in its unit.
-    shown = short_times((split.total, *(seconds for _, seconds, _ in parts))).split(" ")[0:8:2]
+    shown = short_times((split.total, *(seconds for _, seconds, _ in parts))).split(" ")[0 : 2 * len(parts) + 2 : 2]
     for at, ((name, _, style), text) in enumerate(zip(parts, shown[1:], strict=True)):
         line.add(f"{' +' if at else ''} {name} ", "dim").add(text, style)
     line.add(" ", "dim")
@@ -55,7 +65,8 @@ def _split(context: Context, room: int) -> Line:
     if cells < _SPLIT_CELLS // 2:
         return line
     bar = Line()
-    for (_, seconds, style), mark in zip(parts, (glyphs.bar_empty, glyphs.bar_half, glyphs.bar_full), strict=True):
+    marks = (glyphs.bar_empty, glyphs.bar_half, glyphs.bar_full, glyphs.bar_empty)
+    for (_, seconds, style), mark in zip(parts, marks, strict=False):
         bar.add(mark * round(seconds / split.total * cells), style)
     return bar.to(cells).add("  ").extend(line)
 

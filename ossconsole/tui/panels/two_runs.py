@@ -64,6 +64,11 @@ def _wait(kind: EndpointKind) -> Callable[[RunView], str]:
     return lambda view: percent(view.figures(kind).wait_fraction)
 
 
+def _conditions(view: RunView) -> str:
+    found = view.comparison
+    return found.conditions.words if found.pairs and found.conditions is not None else MISSING
+
+
 def _ratio(view: RunView) -> str:
     found = view.comparison
     return found.words if found.pairs else MISSING
@@ -76,6 +81,7 @@ _RESULTS: tuple[tuple[str, Callable[[RunView], str]], ...] = (
     ("samples/s standard", _speed(EndpointKind.STANDARD)),
     ("samples/s accelerated", _speed(EndpointKind.ACCELERATED)),
     ("accelerated gives", _ratio),
+    ("measured over", _conditions),
     ("data wait standard", _wait(EndpointKind.STANDARD)),
     ("data wait accelerated", _wait(EndpointKind.ACCELERATED)),
     ("train loss", lambda view: number(view.last_epoch.train_loss if view.last_epoch else None)),

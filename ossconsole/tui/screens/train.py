@@ -49,8 +49,9 @@ class TrainScreen(Dashboard):
 
     @property
     def auto_words(self) -> str:
-        auto = self.console.monitor.auto
-        return auto.words if auto else ""
+        monitor = self.console.monitor
+        shown = monitor.auto or monitor.control
+        return shown.words if shown else ""
 
     # Actions
 
@@ -60,6 +61,8 @@ class TrainScreen(Dashboard):
             return None if busy or self.services.readonly else True
         if action in {"switch", "auto_compare"}:
             return True if busy and self.context.has_accelerated else None
+        if action == "control":
+            return True if busy and self.console.monitor.view.delivering is not None else None
         if action in {"pause", "stop", "checkpoint", "learning_rate"}:
             return True if busy else None
         return super().check_action(action, parameters)
@@ -127,8 +130,22 @@ class TrainScreen(Dashboard):
             monitor.auto = None
             self.notify("Auto A/B is off.", timeout=3)
             return
+        monitor.control = None
         monitor.auto = AutoCompare(seed=int(monitor.now))
         self.notify("Auto A/B: alternating the endpoints until the difference is known to ± 5 %.", timeout=4)
+
+    def action_control(self) -> None:
+        monitor = self.console.monitor
+        if monitor.control is not None and not monitor.control.done:
+            monitor.control = None
+            self.notify("The A/A control is off.", timeout=3)
+            return
+        monitor.start_control()
+        self.notify(
+            f"A/A control: {monitor.view.delivering} alone, under both names by turns. The run is not changed. "
+            "Its interval must hold 1.00.",
+            timeout=5,
+        )
 
     @work(exclusive=True, group="learning-rate", exit_on_error=False)
     async def action_learning_rate(self) -> None:
