@@ -132,10 +132,10 @@ def _gain_advice(view: RunView, split: StepSplit, *, has_accelerated: bool) -> s
     at_most = f"at most {1 / (1 - min(split.wait_fraction, 0.98)):.1f}x (estimated)"
     if view.delivering is EndpointKind.ACCELERATED:
         ceiling = view.measurement.ceiling
-        known = (_compared(found), ceiling.words if ceiling is not None else "")
+        parts = (_compared(found), ceiling.words if ceiling is not None else "")
         # At the rate that was bought, more readers get no more.
         more = "" if ceiling is not None and ceiling.near else f"{_more_reading(view)}: {at_most}"
-        return "; ".join(part for part in (*known, more) if part)
+        return "; ".join(part for part in (*parts, more) if part)
     if not has_accelerated:
         return f"an accelerator would be worth {at_most}"
     if found.decided:
