@@ -267,7 +267,7 @@ def test_a_dataset_without_a_manifest(sandboxed_bucket: Sandboxed, request: pyte
         store.put(f"{profile.dataset_prefix}/{key}", bytes(3 * 4 * 8 * 8))
     found, size = dataset.dataset_check(store)
     assert (found.status, size) == (WARN, 2 * 768)
-    assert "1 train, 1 val in 1 classes" in found.detail
+    assert "1 train, 1 val in 1 class" in found.detail
     assert "ILSVRC2012_val_labels.json" in found.detail
     assert "val/c.pt" in found.detail
     assert "--plain" in found.remedy

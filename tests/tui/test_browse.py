@@ -375,7 +375,7 @@ async def test_unfinished_uploads_are_aborted(bucket: ObjectStore, make_app: App
         browser = await opened(pilot, bucket)
         await browser.press("U")
         await browser.until(lambda: "Unfinished uploads" in browser.text)
-        assert "1 parts    1.0 KB" in browser.text
+        assert "1 part    1.0 KB" in browser.text
         await browser.press("X")
         await browser.answer(TypedConfirm, "abort 1")
         await browser.until(lambda: not list(list_uploads(bucket, folder)))
@@ -783,7 +783,7 @@ async def test_the_sample_dataset_shows_once_it_has_arrived(make_app: AppMaker) 
         store.keys["dataset/manifest.json"] = 1
         found.stages = [Stage("upload", StageState.DONE)]
         await browser.until(lambda: "dataset/" in browser.text)
-        assert "1 folders" in browser.text
+        assert "1 folder" in browser.text
 
 
 async def test_a_bucket_that_cannot_be_used_any_more_is_left(make_app: AppMaker) -> None:
