@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import re
+
+# Terminals draw these together with the character before them, each in another width: variation selectors, the keycap,
+# flags' letters, skin tones. A zero-width joiner is not printable anyway.
+_JOINING = re.compile("[\ufe00-\ufe0f\u20e3\U0001f1e6-\U0001f1ff\U0001f3fb-\U0001f3ff]")
+
 
 def safe_text(text: str) -> str:
-    """`text` with every character that is not printable spelled out (`\\x1b`, `\\n`, `\\u202e`).
+    """`text` with every character spelled out that is not printable (`\\x1b`, `\\n`, `\\u202e`) or has no fixed width.
 
-    What is left can neither move the cursor, nor colour, nor reorder, nor hide: control, format and private-use
-    characters, lone surrogates, odd blanks and line separators are all gone. Doing it twice changes nothing more.
+    What is left can neither move the cursor, nor colour, nor reorder, nor hide, nor shift a column: control, format and
+    private-use characters, lone surrogates, odd blanks and line separators are all gone. Doing it twice changes nothing
+    more.
     """
-    if text.isprintable():
+    if text.isprintable() and not _JOINING.search(text):
         return text
-    return "".join(character if character.isprintable() else _spell(character) for character in text)
+    return "".join(
+        _spell(character) if not character.isprintable() or _JOINING.match(character) else character
+        for character in text
+    )
 
 
 def _spell(character: str) -> str:

@@ -35,6 +35,20 @@ def test_counted(count: int | str, noun: str, plural: str, words: str) -> None:
     assert counted(count, noun, plural) == words
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("猫❤️", "猫❤\\ufe0f"),
+        ("👍🏽.jpg", "👍\\U0001f3fd.jpg"),
+        ("🇩🇪", "\\U0001f1e9\\U0001f1ea"),
+        ("👨‍👧", "👨\\u200d👧"),
+        ("猫 naïve", "猫 naïve"),
+    ],
+)
+def test_what_terminals_draw_in_different_widths_is_spelled_out(name: str, shown: str) -> None:
+    assert safe_text(name) == shown
+
+
 def test_safe_text_done_twice_is_safe_text() -> None:
     once = safe_text(CLIPBOARD)
     assert once == r"\x1b]52;c;ZXZpbA==\x07"
