@@ -96,7 +96,10 @@ def _final(view: RunView) -> Verdict:
     if view.state is RunState.FAILED:
         failure = view.summary.error if view.summary and view.summary.error else ""
         return Verdict(Bound.NONE, "failed", failure or (view.errors[-1].text if view.errors else ""))
-    return Verdict(Bound.NONE, str(view.state), _compared(view.comparison))
+    found = view.comparison
+    few = found.pairs and found.estimate is None
+    advice = f"A/B: {found.pairs} of {found.needed} pairs, too few for a ratio" if few else _compared(found)
+    return Verdict(Bound.NONE, str(view.state), advice)
 
 
 def _compared(found: Comparison) -> str:

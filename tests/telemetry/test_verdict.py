@@ -68,7 +68,8 @@ def test_too_few_pairs_are_no_figure() -> None:
     feed = running(steps_per_epoch=1000).steps(70, seconds=1.0, wait=0.6).switch(ACCELERATED)
     feed.steps(70, seconds=0.5, wait=0.01)
     assert judge(feed.view, feed.time).advice == "A/B collecting 1/6 pairs; faster reading would not help"
-    assert judge(feed.state(RunState.FINISHED).view, feed.time).advice == "A/B collecting 1/6 pairs"
+    ended = judge(feed.state(RunState.FINISHED).view, feed.time)
+    assert ended.advice == "A/B: 1 of 6 pairs, too few for a ratio"
 
 
 def compared(*, waits: float) -> Feed:
