@@ -146,7 +146,7 @@ class Measurement:
         pairs = self.visits.pairs[cold]
         tally = self.visits.windows[EndpointKind.ACCELERATED].parts[cold].tally
         slow, fast = standard.typical_step_s, accelerated.typical_step_s
-        hits = self.hit_rate(tally.fetch_s / tally.steps) if tally.steps else None
+        hits = self.hit_rate(tally.fetch_s / tally.steps) if tally.steps and not self._outgrown else None
         return Comparison(
             pairs=pairs.count,
             estimate=pairs.estimate,
@@ -159,6 +159,14 @@ class Measurement:
             conditions=self._conditions(pairs.count, hits),
             too_short=self.visits.short >= _SHORT_STRETCHES,
         )
+
+    @property
+    def _outgrown(self) -> bool:
+        """Whether the dataset is larger than the accelerator: each batch then has hits and misses, and its time tells
+        neither what one of hits alone takes nor what one of misses does.
+        """
+        each = self.bytes / self.samples if self.samples else 0.0
+        return self._bought is not None and self.samples_per_epoch * each > self._bought.quota_gb * 1e9
 
     def _conditions(self, pairs: int, hits: float | None) -> Conditions | None:
         run = self._run

@@ -76,10 +76,13 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxProcess
 @pytest.fixture
 def bucket(sandbox: SandboxProcess, request: pytest.FixtureRequest) -> Bucket:
     """Pictures whose class is their colour, below a prefix of the test's own."""
+    return bucket_in(sandbox, request.node.name)
+
+
+def bucket_in(sandbox: SandboxProcess, name: str) -> Bucket:
+    """The dataset in a sandbox, below prefixes that end with `name`."""
     profile = msgspec.structs.replace(
-        sandbox.profile(),
-        dataset_prefix=f"dataset/{request.node.name}",
-        checkpoint_prefix=f"checkpoints/{request.node.name}",
+        sandbox.profile(), dataset_prefix=f"dataset/{name}", checkpoint_prefix=f"checkpoints/{name}"
     )
     credentials = FixedSource(sandbox.credentials())
     store = ObjectStore(profile, credentials)
