@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import time
@@ -30,11 +31,15 @@ class HostReader:
         self._cpu_limit = cpu or cpu_limit()
         self._memory_limit = memory or memory_limit()
         self._container_seconds: float | None = None
-        self._own = psutil.Process()
         self._before: float | None = None
         self._network: tuple[int, int, int] = (0, 0, 0)
         self._cpu_seconds: dict[tuple[int, float], float] = {}
         self.pids: frozenset[int] = frozenset({os.getpid()})
+
+    @functools.cached_property
+    def _own(self) -> psutil.Process:
+        """This process; found at the first look, as that opens a file, which may fail."""
+        return psutil.Process()
 
     def read(self) -> HostSample:
         """One look; `pids` is then this process and its children."""

@@ -34,7 +34,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def state(home: Path, pictures: Path) -> Iterator[Path]:
     """A fresh state folder but for the drawn pictures, which are fewer than usual."""
     folder = home / "state"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     (folder / "sample-pictures").symlink_to(pictures)
     with cleared(folder):
         yield folder

@@ -154,7 +154,7 @@ def test_bytes_that_are_no_keys_change_nothing(state: Path) -> None:
         for sent in (b"\xff", b"\x1b[M\xff\xfe\x80", b"\x82", b"\x1b[99999999999u", b"\x1b]11;rgb:1e1e/1e1e/1e1e\x07"):
             os.write(console.master, sent)
         console.type("4")
-        console.until_seen("Making ready")
+        console.until_seen("No run yet")
         console.type("q")
         assert console.finish() == 0
         console.assert_restored()
@@ -168,7 +168,7 @@ def test_escape_and_a_key_in_one_packet_are_both_taken(state: Path) -> None:
         console.type("?")
         console.until_seen("esc closes")
         console.type("\x1b4")
-        console.until_seen("Making ready")
+        console.until_seen("No run yet")
         console.type("q")
         assert console.finish() == 0
 

@@ -30,7 +30,7 @@ TRAIN, VAL = 40, 20
 def state(home: Path) -> Iterator[Path]:
     """A state folder whose sandbox is still to be made; its pictures are drawn, and few."""
     folder = home / "state"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     make_sample_pictures(folder / "sample-pictures", train=TRAIN, val=VAL)
     with cleared(folder):
         yield folder

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -57,8 +59,9 @@ def ends(monkeypatch: pytest.MonkeyPatch) -> list[Connection]:
 
 
 def pool_of(workers: int) -> ReaderPool:
-    nothing: Any = None
-    return ReaderPool(nothing, nothing, workers=workers, deadline_s=60)
+    connector: Any = SimpleNamespace(native_log=Path(os.devnull))
+    share: Any = None
+    return ReaderPool(connector, share, workers=workers, deadline_s=60)
 
 
 def request(number: int) -> ReadRequest:
@@ -102,9 +105,9 @@ def data_of(samples: int) -> TrainingData:
 def loader_of(
     samples: int, *, pin: bool = False, interrupted: Callable[[], bool] = bool, **settings: Any
 ) -> BatchLoader:
-    nothing: Any = None
+    connector: Any = SimpleNamespace(native_log=Path(os.devnull))
     chosen = TrainSettings(**{"epochs": 1, "workers": 1, **settings})
-    return BatchLoader(nothing, data_of(samples), Plan(chosen, samples, 0), chosen, pin=pin, interrupted=interrupted)
+    return BatchLoader(connector, data_of(samples), Plan(chosen, samples, 0), chosen, pin=pin, interrupted=interrupted)
 
 
 def memory_files() -> int:

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import torch
 
-from ossconsole.config.connector import connector_config_path
+from ossconsole.config.connector import checked_connector_config
 from ossconsole.config.credentials import CredentialSource
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.paths import CONFIG_DIR_VARIABLE, STATE_DIR_VARIABLE
@@ -94,7 +94,7 @@ class Setup:
         return ObjectStore(self.profile, self.credentials)
 
     def connector(self, profile: Profile) -> ConnectorSettings:
-        return ConnectorSettings(profile, self.credentials, connector_config_path(), self.folder / "native.log")
+        return ConnectorSettings(profile, self.credentials, checked_connector_config(), self.folder / "native.log")
 
     def serve(
         self, *datasets: MadeUpDataset, kinds: tuple[EndpointKind, ...] = (EndpointKind.ACCELERATED,)
