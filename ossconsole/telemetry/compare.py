@@ -109,7 +109,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     `pairs` were collected, `estimate` is of the last look, None before the first. `typical_ratio` is the ratio of the
     median times of a step, blind to stalls. `hit_rate` is the estimated share of samples that came from the
     accelerator's cache, `coverage` the share of the dataset that this run has read through it. `cold` tells that the
-    pairs are those of a cache that was still filling.
+    pairs are those of a cache that was still filling, `too_short` that the run is switched too often for pairs.
     """
 
     pairs: int = 0
@@ -121,6 +121,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     coverage: float = 0.0
     cold: bool = False
     conditions: Conditions | None = None
+    too_short: bool = False
 
     @property
     def decision(self) -> Decision:
@@ -146,7 +147,9 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def collecting(self) -> str:
         """How many pairs there are, of how many that the next look needs; "" after the last look."""
-        return f"collecting {self.pairs}/{self.needed} pairs" if self.pairs < LOOKS[-1] else ""
+        if self.pairs >= LOOKS[-1]:
+            return ""
+        return f"collecting {self.pairs}/{self.needed} pairs{': visits too short' if self.too_short else ''}"
 
     @property
     def ratio(self) -> str:

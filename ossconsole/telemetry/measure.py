@@ -20,6 +20,7 @@ from ossconsole.telemetry.visits import FIGURE_S, FIGURE_STEPS, EndpointFigures,
 
 # The first steps of a process pay for imports, caches and memory that no later step pays for.
 WARMUP_STEPS = 3
+_SHORT_STRETCHES = 2  # in a row, after which it is told that they are too short
 TOO_SHORT = "too short"
 """The reason of a figure that is missing."""
 
@@ -71,6 +72,7 @@ class Measurement:
     def _start(self, event: events.Run) -> None:
         """A run that is started again (its processes were lost) says so again: what was measured is kept."""
         self._run = event
+        self.seen = 0
         self.settings = _settings(event.settings)
         if self._endpoint is None:
             self.visits = Visits(self.settings.workers, self.hit_rate)
@@ -155,6 +157,7 @@ class Measurement:
             coverage=self.cache_coverage,
             cold=cold,
             conditions=self._conditions(pairs.count, hits),
+            too_short=self.visits.short >= _SHORT_STRETCHES,
         )
 
     @property

@@ -309,6 +309,8 @@ class Visits:
         self._hit_rate = hit_rate  # of batches that took so many seconds to fetch, on average
         self.pairs = {cold: Pairs() for cold in (True, False)}
         self.windows = {kind: EndpointWindow(kind, workers) for kind in EndpointKind}
+        self.short = 0
+        """Stretches in a row that were too short for a visit."""
         self._workers = workers
         self._turn = max(workers, _LEAST_SETTLING)
         self._kind: EndpointKind | None = None
@@ -323,8 +325,9 @@ class Visits:
         self._rest = Tally()
 
     def start(self, kind: EndpointKind, settling: int) -> None:
-        """The run starts on an endpoint; so many batches are left out."""
-        self._kind, self._settling = kind, settling
+        """The run starts on an endpoint, or once more after it broke off; so many batches are left out."""
+        self._kind, self._settling, self._before = kind, settling, None
+        self._begin_stretch()
 
     def switch(self, kind: EndpointKind) -> None:
         """Batches that are asked for from now on come from `kind`."""
@@ -333,6 +336,10 @@ class Visits:
         self._before = self._last_visit()
         self._kind = kind
         self._settling, self._drained = self._turn, False
+        self.short = 0 if self._before is not None else self.short + 1
+        self._begin_stretch()
+
+    def _begin_stretch(self) -> None:
         self._first, self._rest = Tally(), Tally()
         self._complete = self._paired = False
         self.interrupt()

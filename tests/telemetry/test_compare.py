@@ -132,8 +132,20 @@ def test_nothing_of_a_stretch_is_dropped() -> None:
 
 def test_a_visit_that_is_too_short_makes_no_pair() -> None:
     feed = alternate(started(), {STANDARD: 0.1, ACCELERATED: 0.05}, 8, steps=20)
-    assert feed.view.comparison.pairs == 0
     assert VISIT_S > 20 * 0.1
+    assert feed.view.comparison.pairs == 0
+    assert feed.view.comparison.words == "collecting 0/6 pairs: visits too short"
+
+
+def test_a_run_that_starts_once_more_keeps_its_pairs_and_begins_a_visit() -> None:
+    feed = alternate(started(), {STANDARD: 0.5, ACCELERATED: 0.25}, 3)
+    pairs = feed.view.comparison.pairs
+    assert feed.view.run is not None
+    feed.view.apply(feed.view.run)
+    assert feed.view.warming == (0, 3)
+    feed.endpoint = STANDARD
+    alternate(feed, {STANDARD: 0.5, ACCELERATED: 0.25}, 2)
+    assert feed.view.comparison.pairs == pairs + 1
 
 
 def test_a_visit_lasts_several_turns_and_drains() -> None:
