@@ -153,7 +153,7 @@ def bench(
             fill_sandbox(opened)
         summary = Bench(opened.profile, opened.credentials, settings, report).run()
     if not as_json:
-        _print_summary(summary)
+        print_summary(summary)
     return 1 if summary.aa_passed is False else 0
 
 
@@ -183,7 +183,8 @@ _LIMITS = {
 }
 
 
-def _print_summary(summary: Summary) -> None:
+def print_summary(summary: Summary) -> None:
+    """The table, what it comes to, and what each of its figures rests on."""
     from rich.console import Console
 
     console = Console(highlight=False)

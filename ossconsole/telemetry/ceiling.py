@@ -37,16 +37,21 @@ class Ceiling(msgspec.Struct, frozen=True, kw_only=True):
         return self.used >= _NEAR
 
     @property
-    def words(self) -> str:
-        """Both shares; where the rate is nearly used up, what would help."""
+    def short(self) -> str:
+        """The share of the rate; where that is nearly used up, what would help."""
         size = f"{self.quota_gb / 1024:g} TB" if self.quota_gb >= _FIRST_TB_GB else f"{self.quota_gb} GB"
         text = f"{self.used:.0%} of what {size} gives ({self.peak_bytes_per_s / 1e6:,.0f} MB/s)".replace("%", " %", 1)
         if self.near:
             larger = "a larger one" if self.quota_gb >= _FIRST_TB_GB else "one larger than 1 TB"
             text += f": {larger} would help"
-        if self.requests_per_s is None or self.requests_used is None:
-            return text
-        return f"{text}; {self.requests_per_s:,.0f} of {REQUESTS_PER_S:,} requests/s of the account"
+        return text
+
+    @property
+    def words(self) -> str:
+        """Both shares."""
+        if self.requests_per_s is None:
+            return self.short
+        return f"{self.short}; {self.requests_per_s:,.0f} of {REQUESTS_PER_S:,} requests/s of the account"
 
     def report(self) -> CeilingReport:
         """What `--json` holds of it."""

@@ -134,11 +134,14 @@ def _gain_advice(view: RunView, split: StepSplit, *, has_accelerated: bool) -> s
     found = view.comparison
     at_most = f"at most {1 / (1 - min(split.wait_fraction, 0.98)):.1f}x (estimated)"
     if view.delivering is EndpointKind.ACCELERATED:
-        ceiling = view.measurement.ceiling
-        parts = (_compared(found), ceiling.words if ceiling is not None else "")
-        # At the rate that was bought, more readers get no more.
-        more = "" if ceiling is not None and ceiling.near else f"{_more_reading(view)}: {at_most}"
-        return "; ".join(part for part in (*parts, more) if part)
+        ceiling, more = view.measurement.ceiling, f"{_more_reading(view)}: {at_most}"
+        if ceiling is None:
+            parts = [_compared(found), more]
+        elif ceiling.near:  # at the rate that was bought more readers get no more
+            parts = [ceiling.short, _compared(found)]
+        else:
+            parts = [_compared(found), more, ceiling.short]
+        return "; ".join(part for part in parts if part)
     if not has_accelerated:
         return f"an accelerator would be worth {at_most}"
     if found.decided:

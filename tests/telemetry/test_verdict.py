@@ -139,7 +139,7 @@ def test_a_used_up_accelerator_is_said_to_be_one() -> None:
     assert advice == "96 % of what 1 TB gives (300 MB/s): a larger one would help"
     feed = accelerated_at(15_000_000)
     advice = judge(feed.view, feed.time).advice
-    assert advice == "10 % of what 1 TB gives (300 MB/s); more workers: at most 2.5x (estimated)"
+    assert advice == "more workers: at most 2.5x (estimated); 10 % of what 1 TB gives (300 MB/s)"
 
 
 def test_requests_are_told_where_each_sample_is_one() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from ossconsole.cli.bench import print_summary
 from ossconsole.config.endpoints import EndpointKind
+from ossconsole.telemetry.ceiling import Ceiling
 from ossconsole.telemetry.compare import Decision
 from ossconsole.telemetry.conditions import Conditions
 from ossconsole.training.readings import (
@@ -17,6 +19,7 @@ from ossconsole.training.readings import (
     Reading,
     Row,
     Spread,
+    Summary,
     Temperature,
     aa_headline,
     aa_passed,
@@ -167,3 +170,27 @@ def test_reading_alone_is_not_bound_by_the_compute() -> None:
     found = row_of(loading, [msgspec.structs.replace(reading(ACCELERATED, 180, 0), cell=loading)], 1000)
     limits = limits_of([limit(LimitKind.HTTP, 200), limit(LimitKind.COMPUTE, 10, None)])
     assert "the accelerated endpoint bounds it" in bound(found, limits, simulated=False)
+
+
+def test_the_command_tells_each_figure_with_what_it_rests_on(capsys: pytest.CaptureFixture[str]) -> None:
+    steps = CellSteps(conditions=Conditions(batch_size=64, workers=2, sample_format="image-u8", region="cn-hangzhou"))
+    rows = (row_of(CELL, rounds(6, 3.0), 60_000, steps),)
+    ceiling = Ceiling(quota_gb=1024, peak_bytes_per_s=3e8, bytes_per_s=2.88e8, requests_per_s=1913.0)
+    summary = Summary(
+        time=0.0,
+        simulated=False,
+        samples=60_000,
+        rows=rows,
+        limits={},
+        headline=headline(rows, simulated=False),
+        bound="",
+        ceiling=ceiling.report(),
+    )
+    print_summary(summary)
+    told = capsys.readouterr().out
+    assert "3.00x" in told
+    assert "6 pairs, 0.1 min of settled steps, batch 64, 2 workers, image-u8, region cn-hangzhou" in told
+    assert "96 % of what 1 TB gives (300 MB/s): a larger one would help" in told
+    assert "1,913 of 10,000 requests/s" in told
+    print_summary(msgspec.structs.replace(summary, rows=(row(*rounds(2, 3.0)),)))
+    assert "undecided" in capsys.readouterr().out

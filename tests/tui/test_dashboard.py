@@ -377,6 +377,13 @@ def test_a_decided_ratio_is_the_largest_thing(auto: str) -> None:
     assert "|_" not in few, "an undecided one is not told in large figures"
 
 
+def test_a_run_that_ended_before_the_first_look_collects_nothing_more() -> None:
+    view = reduced(full())
+    assert "collecting 1/6 pairs" in text(compare.comparison(Context(view, START, BRAILLE), 40, 8))
+    view.apply(events.State(time=view.last_time or 0.0, state=RunState.STOPPED))
+    assert "1/6 pairs, too few for a ratio" in text(compare.comparison(Context(view, START, BRAILLE), 40, 8))
+
+
 def test_the_detail_view_tells_the_conditions() -> None:
     told = text(compare.details(Context(decided(), START, BRAILLE), 78))
     assert "conditions: 7 pairs" in told
