@@ -6,9 +6,11 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import stat
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -116,6 +118,9 @@ def test_a_damaged_key_file_is_set_aside(tmp_path: Path, text: str) -> None:
 def test_damaged_objects_are_set_aside_together(tmp_path: Path, name: str) -> None:
     with SandboxProcess.start(tmp_path, unshaped=True) as running:
         call(running.info, "PUT", "key", body=b"x" * (INLINE_BYTES + 1))
+    if name.endswith(".sqlite"):  # a sandbox that was killed for being slow to end leaves its log, which would mend it
+        with closing(sqlite3.connect(tmp_path / name)) as database:
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     os.truncate(tmp_path / name, 5000)
     with SandboxProcess.start(tmp_path, unshaped=True) as running:
         assert call(running.info, "GET", "key").status == 404

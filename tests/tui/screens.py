@@ -34,10 +34,11 @@ async def settle(pilot: Pilot[str]) -> None:
     Other workers may wait for a dialog's answer.
     """
     await past_opening(pilot)
-    threads = [worker for worker in pilot.app.workers if worker._thread_worker]
-    if threads:
-        await pilot.app.workers.wait_for_complete(threads)
-    await pilot.pause()
-    if isinstance(pilot.app, ConsoleApp):
-        pilot.app.tick()
-    await pilot.pause()
+    for _ in range(2):  # what is painted may start another worker
+        threads = [worker for worker in pilot.app.workers if worker._thread_worker]
+        if threads:
+            await pilot.app.workers.wait_for_complete(threads)
+        await pilot.pause()
+        if isinstance(pilot.app, ConsoleApp):
+            pilot.app.tick()
+        await pilot.pause()

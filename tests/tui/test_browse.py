@@ -789,9 +789,10 @@ async def test_the_sample_dataset_shows_once_it_has_arrived(make_app: AppMaker) 
 async def test_a_bucket_that_cannot_be_used_any_more_is_left(make_app: AppMaker) -> None:
     store = FakeStore({"a.pt": 1})
     found = services(store)
-    async with make_app(found, "browse").run_test(size=(80, 24)) as pilot:
+    app = make_app(found, "browse")
+    async with app.run_test(size=(80, 24)) as pilot:
         browser = await opened(pilot, store, "")
-        await browser.until(lambda: "a.pt" in browser.text)
+        await browser.until(lambda: "a.pt" in browser.text and not app._undecided)
         found.stand(NoCredentials(profile=store.profile))
         await browser.until(lambda: "No credentials for profile sandbox." in browser.text)
         assert "a.pt" not in browser.text

@@ -79,7 +79,7 @@ class UploadScreen(ConsoleScreen):
 
     def tick(self) -> None:
         profile = self.services.state.profile
-        if profile is not None and not self._recalled and self.query("#prefix"):
+        if profile is not None and not self._recalled and self._has_form:
             self._recalled = True
             self._recall(profile.name)
         handle = self.services.upload
@@ -161,6 +161,11 @@ class UploadScreen(ConsoleScreen):
             self.tell(error)
             return None
         return settings
+
+    @property
+    def _has_form(self) -> bool:
+        """Whether the fields are mounted. A Select is only with its label: without it no value can be set."""
+        return bool(self.query("#prefix")) and len(self.query("Select #label")) == len(self.query(Select))
 
     def _recall(self, profile: str) -> None:
         known = memory.recall(FORM, profile)
