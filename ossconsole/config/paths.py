@@ -53,7 +53,7 @@ def exposure(folder: Path) -> str:
     """Why users other than this one can write to `folder`; "" when none can, or it does not exist."""
     try:
         status = folder.stat()
-    except OSError:  # whoever uses the folder reports this
+    except OSError:  # the code that uses the folder reports this
         return ""
     if status.st_uid not in {0, os.geteuid()}:
         return f"belongs to another user (uid {status.st_uid})"

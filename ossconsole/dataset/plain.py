@@ -40,7 +40,8 @@ class PlainUpload(Job):
     """Sends a file, or everything below a folder, to keys below `prefix`.
 
     What is there with the same content is skipped, other content is replaced. A large file goes on where an earlier
-    upload of it stopped. Symbolic links to folders are not followed; they and what is no file are counted in `unused`.
+    upload of it stopped. Symbolic links to folders are not followed. They, and all that
+    is not a regular file, are counted in `unused`.
     A symbolic link without a target is a failure. `bandwidth` caps the bytes sent per second; None
     for no cap.
     """

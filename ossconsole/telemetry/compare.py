@@ -2,8 +2,8 @@
 
 The unit is the pair: what was measured before a switch of endpoints and after it (see `visits`). The pairs come in the
 order AB BA AB BA, so a linear drift cancels. The estimate is the mean of the logarithms of the pairs' ratios, with a
-t interval. It is made at LOOKS only, with a critical value that holds 95 % over all of them together: whoever watches
-and stops as soon as the interval pleases keeps the 95 % (Pocock 1977, Biometrika 64, 191-199; repeated confidence
+t interval. It is made at LOOKS only, with a critical value that holds 95 % over all of them together, so that
+stopping as soon as the interval decides keeps the 95 % (Pocock 1977, Biometrika 64, 191-199; repeated confidence
 intervals: Jennison and Turnbull 1989, J. R. Statist. Soc. B 51, 305-361).
 """
 

@@ -111,7 +111,7 @@ class Tally:
         """Samples/s that arrived, at most what the compute could use; 0 where nothing did.
 
         What arrived is what was used and by how much the read-ahead grew: after a switch to a slower endpoint the steps
-        go on at their pace for a while, but the read-ahead runs dry.
+        keep their pace for a while, but the read-ahead runs dry.
         """
         if self.seconds <= 0:
             return 0.0
@@ -434,7 +434,7 @@ class Visits:
         self.visit_s = min(LONGEST_VISIT_S, self.visit_s * min(2.0, max(1.0, factor)))
 
     def enough(self, tally: Tally, times: float = 1.0) -> bool:
-        """Whether it is long enough for a visit, or for so many of them."""
+        """Whether it is long enough for `times` visits."""
         steps = max(_TURNS * self._workers, _DRAINS * self._peak)
         return tally.seconds >= times * self.visit_s and tally.steps >= times * steps
 

@@ -102,7 +102,7 @@ def _answer(pipe: Connection, deadline: float, on_written: Callable[[int], None]
 
 
 def _send(pipe: Connection, key: str, data: bytes) -> None:
-    """Hands `data` over as a file in memory: a process that does not read would hold up whoever writes to its pipe."""
+    """Hands `data` over as a file in memory: a write to the pipe of a process that does not read would block."""
     descriptor = os.memfd_create("ossconsole-checkpoint")
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)

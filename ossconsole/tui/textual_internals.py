@@ -210,7 +210,7 @@ class ConsoleDriver(LinuxDriver):
             if error.errno != errno.EIO:
                 raise
             data = b""
-        if not data:  # the terminal is gone, which whoever owns it finds out
+        if not data:  # the terminal is gone; `ossconsole.terminal` notices that
             self.exit_event.wait(_TICK_S)
         return data
 
@@ -248,7 +248,7 @@ class _SafeFile:
 
 
 def _take_terminal_again(driver: LinuxDriver) -> None:
-    """Whoever stopped the process may have changed the terminal, so its modes are set anew.
+    """The shell may have changed the terminal while the process was stopped, so its modes are set anew.
 
     Textual does that too, but as if it had been told before: a second thread then reads the keys, takes some of them
     away from the first, and keeps the program from ending.

@@ -235,7 +235,7 @@ def test_in_a_low_terminal_it_says_what_the_console_needs(
     shown = re.sub(r"\x1b\[[0-9;]*m", "", terminal.output.decode())
     assert "100x20, xterm-256color" in shown
     assert "The console needs 80x24." in " ".join(shown.split())
-    # Details go on below themselves; only what has no space in it may be too long for a line.
+    # Long details are wrapped; only a word without a space may be too long for a line.
     assert [line for line in shown.splitlines() if len(line) > 100 and " " in line[30:].strip()] == []
 
 

@@ -1,4 +1,4 @@
-"""The retry policy: failures are counted, throttling is waited out, and whoever waits can be seen and stopped."""
+"""The retry policy: failures are counted, throttling is waited out, and a wait is shown and can be cancelled."""
 
 from __future__ import annotations
 
