@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from ossconsole.config.metadata import METADATA_VARIABLE
 from ossconsole.config.paths import CONFIG_DIR_VARIABLE, STATE_DIR_VARIABLE
@@ -14,6 +15,11 @@ from tests.sandboxed import Sandboxed, sandboxed
 
 _FOREIGN = ("OSS_", "OSSCONSOLE_", "ALIBABA_CLOUD_", "ALIBABACLOUD_", "ALICLOUD_")
 CLOSED_PORT_URL = "http://127.0.0.1:9"
+
+
+# A busy machine takes long for any example: a deadline would be a timed assertion.
+settings.register_profile("ossconsole", deadline=None)
+settings.load_profile("ossconsole")
 
 
 @pytest.fixture(autouse=True)
