@@ -43,7 +43,7 @@ def test_the_interval_is_of_the_mean_of_log_ratios() -> None:
 
 
 def test_the_intervals_of_all_looks_together_hold_the_truth_in_95_percent() -> None:
-    """Whoever stops when the interval pleases keeps the 95 %."""
+    """The 95 % holds also for a run that stops as soon as its interval decides."""
     pairs = np.random.default_rng(3).standard_normal((40_000, LOOKS[-1]))
     missed = np.zeros(len(pairs), dtype=bool)
     for look in LOOKS:

@@ -374,7 +374,7 @@ def test_a_decided_ratio_is_the_largest_thing(auto: str) -> None:
     assert view.comparison.ratio in told  # with its interval below
     assert "samples/s" in told
     few = text(compare.comparison(Context(reduced(full()), START, ASCII), 34, 7))
-    assert "|_" not in few, "an undecided one is not told in large figures"
+    assert "|_" not in few, "an undecided ratio is not shown in large figures"
 
 
 def test_a_run_that_ended_before_the_first_look_collects_nothing_more() -> None:

@@ -63,7 +63,7 @@ async def test_a_switch_settles_and_then_pairs_are_collected(make_app: AppMaker)
         await settle(pilot)
         text = shown(app)
     assert "collecting 1/6 pairs" in text
-    assert "▲ 2.7" not in text, "an undecided ratio is not told"
+    assert "▲ 2.7" not in text, "an undecided ratio is not shown"
     assert "simulated" in text
 
 
