@@ -308,7 +308,8 @@ def amp_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     """The type of mixed precision, None for float32.
 
     `auto` takes fp16 on a GPU, also where it has bf16: ResNet-18 trains 15,003 samples/s in fp16 against 11,506 in
-    bf16 (H100, batch 256, torch 2.11), probably because batch norm in bf16 does not use cuDNN. GradScaler keeps fp16 from overflowing.
+    bf16 (H100, batch 256, torch 2.11), probably because batch norm in bf16 does not use cuDNN.
+    GradScaler keeps fp16 from overflowing.
     float32 on a CPU. Raises SettingsError for fp16 on a CPU, which has no fast kernels for it.
     """
     if precision == "auto":

@@ -19,8 +19,8 @@ _EAGER_STEPS = 5  # cuDNN chooses its algorithms in the first steps, which a gra
 class StepGraph:
     """Runs `action`: eagerly at first, then as a CUDA graph, which the host launches at once.
 
-    ResNet-18 takes about 400 kernels per step. To launch them took the host 10.9 ms at batch 64, longer than the GPU needs
-    to run them; with a graph it takes 1.9 ms (H100, torch 2.11). Only the first shape that repeats gets
+    ResNet-18 takes about 400 kernels per step. To launch them took the host 10.9 ms at batch 64, longer than the GPU
+    needs to run them; with a graph it takes 1.9 ms (H100, torch 2.11). Only the first shape that repeats gets
     a graph; others, such as the short batch at an epoch's end, stay eager. The gradients must stay the same tensors:
     zero them in place.
     """
