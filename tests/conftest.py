@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from ossconsole.config.files import CONFIG_DIR_VARIABLE, STATE_DIR_VARIABLE
 from ossconsole.config.metadata import METADATA_VARIABLE
-from ossconsole.config.paths import CONFIG_DIR_VARIABLE, STATE_DIR_VARIABLE
 from tests.sandboxed import Sandboxed, sandboxed
 
 _FOREIGN = ("OSS_", "OSSCONSOLE_", "ALIBABA_CLOUD_", "ALIBABACLOUD_", "ALICLOUD_")

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import msgspec
 
-from ossconsole.config.credentials import Credentials
+from ossconsole.config.credential_sources import FixedSource
+from ossconsole.config.credentials import Credentials, Secret
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.config.profile import Profile
-from ossconsole.config.secret import Secret
-from ossconsole.config.sources import FixedSource
+from ossconsole.config.profiles import Profile
 from ossconsole.sandbox.control import SandboxControl
 from ossconsole.sandbox.faults import FaultPlan
 from ossconsole.sandbox.keys import AccessKey, KeyRing, Role

@@ -37,9 +37,9 @@ def test_version_and_help_load_nothing_heavy(arguments: list[str]) -> None:
 @pytest.mark.parametrize(
     ("module", "allowed"),
     [
-        ("ossconsole.config.settings_file", set()),
+        ("ossconsole.config.profiles", set()),
         ("ossconsole.telemetry.sampler", set()),
-        ("ossconsole.dataset.worker", {"numpy", "PIL"}),
+        ("ossconsole.dataset.upload.worker", {"numpy", "PIL"}),
         ("ossconsole.training.run", set()),
         ("ossconsole.terminal.tty", set()),
         ("ossconsole.cli.application", set()),

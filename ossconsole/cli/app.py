@@ -9,10 +9,9 @@ from typing import NoReturn
 import click
 
 from ossconsole import __version__
-from ossconsole.cli.errors import INTERRUPTED, end_process, run_group
 from ossconsole.cli.options import ForwardingGroup, Target, profile_options, readonly_option
-from ossconsole.cli.output import guard_stderr, say
-from ossconsole.config.paths import exposed_folders
+from ossconsole.cli.output import INTERRUPTED, end_process, guard_stderr, run_group, say
+from ossconsole.config.files import exposed_folders
 
 _COMMANDS = {
     "bench": "ossconsole.cli.bench:bench",

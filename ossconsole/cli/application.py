@@ -17,12 +17,12 @@ from ossconsole.cli.sample import DEMO_SETTINGS, FillProgress, FillStage, fill_s
 from ossconsole.config.credentials import Credentials
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError, SettingsError
-from ossconsole.config.profile import Profile
+from ossconsole.config.profiles import Profile
 from ossconsole.config.resolve import Resolution
 from ossconsole.terminal.logs import register_secret
 from ossconsole.training.claim import ClaimedError
 from ossconsole.training.settings import TrainSettings
-from ossconsole.tui.services import (
+from ossconsole.tui.console import (
     ConsoleState,
     Failed,
     NoCredentials,
@@ -37,9 +37,9 @@ from ossconsole.tui.services import (
 
 if TYPE_CHECKING:
     from ossconsole.cli.bucket_setup import BucketSetup
-    from ossconsole.dataset.plan import UploadPlan
-    from ossconsole.dataset.settings import UploadSettings
-    from ossconsole.dataset.upload import UploadJob
+    from ossconsole.dataset.upload.job import UploadJob
+    from ossconsole.dataset.upload.plan import UploadPlan
+    from ossconsole.dataset.upload.settings import UploadSettings
     from ossconsole.storage.client import ObjectStore
     from ossconsole.telemetry.sampler import Sampler, TelemetrySample
     from ossconsole.training.attached import AttachedUpload
@@ -53,7 +53,7 @@ _STAGES = ("sandbox", *map(str, FillStage))
 
 
 class Application:
-    """The services of the screens (see `ossconsole.tui.services.Services`), made of real parts.
+    """The services of the screens (see `ossconsole.tui.console.Services`), made of real parts.
 
     `begin` returns at once; what takes time (the sandbox, its sample dataset) goes on in a thread and shows as stages.
     With `demo` a run starts when the dataset is there. What another process does with the same bucket is shown and
@@ -204,7 +204,7 @@ class Application:
 
     def bucket_setup(self) -> BucketSetup:
         from ossconsole.cli.bucket_setup import BucketSetup
-        from ossconsole.config.sources import find_credentials
+        from ossconsole.config.credential_sources import find_credentials
 
         opened, resolution = self._opened, self._resolution
         if opened is not None:
@@ -244,7 +244,7 @@ class Application:
     def plan_upload(
         self, settings: UploadSettings, stop: threading.Event, on_progress: Callable[[int], None]
     ) -> UploadPlan:
-        from ossconsole.dataset.plan import plan_upload
+        from ossconsole.dataset.upload.plan import plan_upload
 
         opened = self._ready()
         return plan_upload(opened.profile, opened.credentials, settings, stop=stop, on_progress=on_progress)
@@ -283,7 +283,7 @@ class Application:
         threading.Thread(target=self._make_ready, name="make-ready", daemon=True).start()
 
     def _make_ready(self) -> None:
-        from ossconsole.config.sources import NoCredentialsError
+        from ossconsole.config.credential_sources import NoCredentialsError
 
         try:
             opened = self._open_target()
@@ -359,7 +359,7 @@ class Application:
             run.warn(message, remedy)
 
     def _start_upload(self, settings: UploadSettings) -> UploadJob:
-        from ossconsole.dataset.upload import UploadJob
+        from ossconsole.dataset.upload.job import UploadJob
 
         with self._changing:
             opened = self._ready()

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ossconsole.cli.checks.dataset import dataset_check
+from ossconsole.cli.checks.setup import dataset_check
 from ossconsole.config.credentials import CredentialSource
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.metadata import Instance, MetadataService
-from ossconsole.config.profile import Profile
+from ossconsole.config.profiles import Profile
 from ossconsole.storage.accelerator import (
     Accelerator,
     cautions,
@@ -19,9 +19,8 @@ from ossconsole.storage.accelerator import (
     read_accelerator,
 )
 from ossconsole.storage.errors import StorageError
-from ossconsole.storage.report import ProbeReport
-from ossconsole.storage.steps import OnStep
-from ossconsole.tui.services import AcceleratorState
+from ossconsole.storage.probe.report import OnStep, ProbeReport
+from ossconsole.tui.console import AcceleratorState
 
 if TYPE_CHECKING:
     from ossconsole.storage.client import ObjectStore
@@ -31,14 +30,14 @@ _TIMEOUT_S = 5.0
 
 @dataclass(frozen=True)
 class BucketSetup:
-    """See `ossconsole.tui.services.BucketSetup`; every method blocks and raises ConsoleError."""
+    """See `ossconsole.tui.console.BucketSetup`; every method blocks and raises ConsoleError."""
 
     profile: Profile
     credentials: CredentialSource
     readonly: bool = False
 
     def probe(self, on_step: OnStep) -> ProbeReport:
-        from ossconsole.storage.probe import probe
+        from ossconsole.storage.probe.probe import probe
 
         return probe(self.profile, self.credentials, on_step=on_step, writes=not self.readonly)
 

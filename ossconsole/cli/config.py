@@ -8,12 +8,20 @@ import msgspec
 from ossconsole.cli.options import ForwardingGroup, Target, profile_options, reads_only
 from ossconsole.cli.output import say, say_json
 from ossconsole.config.connector import connector_config_path, load_connector_config
+from ossconsole.config.credential_sources import describe_credentials
+from ossconsole.config.endpoints import candidates
 from ossconsole.config.errors import SettingsError
-from ossconsole.config.hosts import candidates
-from ossconsole.config.profile import PLAIN_HTTP_ALLOWED, Profile, checked, refuse_plain_http
+from ossconsole.config.profiles import (
+    PLAIN_HTTP_ALLOWED,
+    Profile,
+    Settings,
+    checked,
+    load_settings,
+    refuse_plain_http,
+    save_settings,
+    settings_path,
+)
 from ossconsole.config.resolve import FIELDS
-from ossconsole.config.settings_file import Settings, load_settings, save_settings, settings_path
-from ossconsole.config.sources import describe_credentials
 from ossconsole.config.text import counted
 
 _SHOWN = (*FIELDS, "credentials")

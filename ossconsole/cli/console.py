@@ -21,7 +21,7 @@ from ossconsole.config.text import safe_text
 
 if TYPE_CHECKING:
     from ossconsole.cli.application import Application
-    from ossconsole.storage.job import Job
+    from ossconsole.storage.jobs.job import Job
     from ossconsole.terminal.foreground import Foreground
     from ossconsole.terminal.signals import ExitSignals
     from ossconsole.tui.app import ConsoleApp
@@ -53,7 +53,7 @@ def demo(target: Target, as_json: bool) -> int:
 
     Without a terminal, the endpoints are compared and the checkpoint is verified in about a minute, line by line.
     """
-    from ossconsole.config.profile import SANDBOX_NAME
+    from ossconsole.config.profiles import SANDBOX_NAME
     from ossconsole.terminal.tty import check_terminal
 
     if target.flags.get("profile", SANDBOX_NAME) != SANDBOX_NAME:
@@ -80,7 +80,7 @@ def open_console(target: Target, *, readonly: bool, demo: bool = False) -> NoRet
     """
     gc.disable()  # until the first paint: what is loaded for it stays, and looking through it held it up by 25 ms
     from ossconsole.cli.application import Application
-    from ossconsole.config.settings_file import OnHangup, load_settings
+    from ossconsole.config.profiles import OnHangup, load_settings
     from ossconsole.terminal.foreground import stay_in_front
     from ossconsole.terminal.logs import native_log_path, set_up_logging
     from ossconsole.terminal.signals import ExitSignals

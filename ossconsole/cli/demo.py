@@ -15,7 +15,7 @@ from ossconsole.cli.train import print_line, run_to_end
 from ossconsole.cli.unattended import Printing
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.settings_file import load_settings
+from ossconsole.config.profiles import load_settings
 from ossconsole.config.text import counted
 from ossconsole.telemetry import events
 from ossconsole.telemetry.auto import AutoCompare
@@ -141,7 +141,7 @@ def comparison_words(view: RunView) -> str:
 
 def _verify(store: ObjectStore, saved: events.Checkpoint) -> list[str]:
     """Lists the checkpoints and reads this one back. Raises ConsoleError where it is not what was written."""
-    from ossconsole.storage.checkpoint_file import inspect_checkpoint
+    from ossconsole.storage.checkpoints.inspect import inspect_checkpoint
 
     sizes = {found.key: found.size for found in store.list_all(f"{store.profile.checkpoint_prefix}/")}
     for key in (saved.key, saved.stable_key):

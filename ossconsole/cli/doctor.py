@@ -12,14 +12,16 @@ from contextlib import ExitStack
 
 import click
 
-from ossconsole.cli.checks import dataset, gpu, machine, setup, terminal
+from ossconsole.cli.checks import gpu, machine, setup
+from ossconsole.cli.checks import machine as terminal
+from ossconsole.cli.checks import setup as dataset
 from ossconsole.cli.options import OpenTarget, Target, profile_options, readonly_option
 from ossconsole.cli.output import say, say_json
 from ossconsole.config.checks import Check, CheckJob, CheckStatus, run_checks, warn
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.paths import config_dir, logs_dir, state_dir
-from ossconsole.config.profile import Profile
+from ossconsole.config.files import config_dir, logs_dir, state_dir
+from ossconsole.config.profiles import Profile
 
 LIMIT_S = 8.5
 BUCKET_LIMIT_S = 30.0  # each request has a limit of its own; a busy machine starts threads and imports late
@@ -126,16 +128,16 @@ def bucket_checks(target: Target, profile: Profile | None, *, writes: bool = Tru
 
 def unsigned_checks(profile: Profile) -> list[Check]:
     """The endpoints as far as they can be checked without credentials: name, connection, TLS."""
-    from ossconsole.storage.checks import reach_checks
-    from ossconsole.storage.probe import probe
+    from ossconsole.storage.probe.checks import reach_checks
+    from ossconsole.storage.probe.probe import probe
 
     return reach_checks(profile, probe(profile, None, limit_s=_PROBE_LIMIT_S))
 
 
 def endpoint_checks(opened: OpenTarget, *, writes: bool = True) -> list[Check]:
     """The probe's checks, and the dataset's and the accelerator's where the endpoint answers."""
-    from ossconsole.storage.checks import probe_checks
-    from ossconsole.storage.probe import probe
+    from ossconsole.storage.probe.checks import probe_checks
+    from ossconsole.storage.probe.probe import probe
 
     with ThreadPoolExecutor(1, thread_name_prefix="doctor") as pool:
         content = pool.submit(_content_checks, opened)
@@ -144,9 +146,9 @@ def endpoint_checks(opened: OpenTarget, *, writes: bool = True) -> list[Check]:
 
 
 def _content_checks(opened: OpenTarget) -> list[Check]:
-    from ossconsole.storage.checks import accelerator_check
     from ossconsole.storage.client import ObjectStore
     from ossconsole.storage.errors import StorageError
+    from ossconsole.storage.probe.checks import accelerator_check
     from ossconsole.storage.retry import ONCE
 
     def store(kind: EndpointKind) -> ObjectStore:

@@ -14,10 +14,9 @@ import click
 from ossconsole.cli.output import say
 from ossconsole.config.credentials import CredentialSource
 from ossconsole.config.errors import SettingsError
-from ossconsole.config.paths import state_dir
-from ossconsole.config.profile import Profile
+from ossconsole.config.files import state_dir
+from ossconsole.config.profiles import Profile, load_settings
 from ossconsole.config.resolve import FIELDS, Origin, Resolution, option_name, overlay, resolve
-from ossconsole.config.settings_file import load_settings
 
 if TYPE_CHECKING:
     from ossconsole.sandbox.shared import SharedSandbox
@@ -75,7 +74,7 @@ class Target:
     @contextmanager
     def open(self, say: Callable[[str], None] = _say_on_stderr) -> Iterator[OpenTarget]:
         """Finds the credentials, or the sandbox (started where none runs), and says so. Raises ConsoleError."""
-        from ossconsole.config.sources import FixedSource, find_credentials
+        from ossconsole.config.credential_sources import FixedSource, find_credentials
 
         resolution = self.resolve()
         if resolution is not None:

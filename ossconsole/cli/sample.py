@@ -16,15 +16,15 @@ import msgspec
 from ossconsole.cli.options import OpenTarget
 from ossconsole.cli.output import say
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.paths import state_dir
+from ossconsole.config.files import state_dir
 from ossconsole.config.text import counted
 from ossconsole.sandbox.process import DATASET_PREFIX
 from ossconsole.training.settings import TrainSettings
 
 if TYPE_CHECKING:
-    from ossconsole.config.profile import Profile
-    from ossconsole.dataset.settings import UploadSettings
-    from ossconsole.dataset.upload import UploadJob
+    from ossconsole.config.profiles import Profile
+    from ossconsole.dataset.upload.job import UploadJob
+    from ossconsole.dataset.upload.settings import UploadSettings
     from ossconsole.sandbox.shared import SharedSandbox
 
 SAMPLE_SIZE = 16
@@ -134,8 +134,8 @@ def _has_dataset(opened: OpenTarget) -> bool:
 def _make(opened: OpenTarget, tell: OnProgress, start_upload: Callable[[UploadSettings], UploadJob] | None) -> None:
     from ossconsole.dataset.formats import SampleFormat
     from ossconsole.dataset.sample_data import make_sample_pictures
-    from ossconsole.dataset.settings import UploadSettings
-    from ossconsole.dataset.upload import UploadJob
+    from ossconsole.dataset.upload.job import UploadJob
+    from ossconsole.dataset.upload.settings import UploadSettings
 
     def drawn(count: int, total: int) -> None:
         tell(FillProgress(FillStage.PICTURES, f"{count} of {total} drawn"))

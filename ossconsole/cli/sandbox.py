@@ -10,8 +10,8 @@ import click
 import msgspec
 
 from ossconsole.cli.output import say, say_json
-from ossconsole.config.paths import exposure
-from ossconsole.sandbox.shaping import Shaping
+from ossconsole.config.files import exposure
+from ossconsole.sandbox.reading import Shaping
 
 if TYPE_CHECKING:
     from ossconsole.sandbox.process import SandboxInfo

@@ -11,11 +11,10 @@ from ossconsole.cli.options import OpenTarget, Target, profile_options
 from ossconsole.cli.output import say, say_json
 from ossconsole.cli.sample import fill_sandbox
 from ossconsole.cli.unattended import Printing, stopping_on_signals
+from ossconsole.config.credentials import start_resource_tracker
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.config.environment import start_resource_tracker
 from ossconsole.config.errors import SettingsError
-from ossconsole.config.profile import Profile
-from ossconsole.config.settings_file import OnHangup, load_settings
+from ossconsole.config.profiles import OnHangup, Profile, load_settings
 from ossconsole.telemetry import events
 from ossconsole.telemetry.narrate import narrate
 from ossconsole.training.place import Place, torchrun_place

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
 from ossconsole.cli.output import say
-from ossconsole.config.settings_file import OnHangup
+from ossconsole.config.profiles import OnHangup
 
 if TYPE_CHECKING:
     from ossconsole.telemetry.events import Event

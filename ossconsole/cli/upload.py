@@ -16,21 +16,20 @@ from ossconsole.cli.options import OpenTarget, Target, profile_options, readonly
 from ossconsole.cli.output import say, say_json
 from ossconsole.cli.unattended import stopping_on_signals
 from ossconsole.config.errors import SettingsError
-from ossconsole.config.profile import Profile
-from ossconsole.config.settings_file import load_settings
+from ossconsole.config.profiles import Profile, load_settings
 from ossconsole.config.text import counted, safe_text
 from ossconsole.dataset.formats import SampleFormat
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from ossconsole.dataset.journal import Failure
-    from ossconsole.dataset.plan import UploadPlan
-    from ossconsole.dataset.scoreboard import UploadProgress
-    from ossconsole.dataset.settings import UploadSettings
-    from ossconsole.dataset.unused import Unused
-    from ossconsole.dataset.upload import UploadJob, UploadSummary
-    from ossconsole.storage.job import Job
+    from ossconsole.dataset.manifest import Unused
+    from ossconsole.dataset.upload.job import UploadJob, UploadSummary
+    from ossconsole.dataset.upload.journal import Failure
+    from ossconsole.dataset.upload.plan import UploadPlan
+    from ossconsole.dataset.upload.progress import UploadProgress
+    from ossconsole.dataset.upload.settings import UploadSettings
+    from ossconsole.storage.jobs.job import Job
 
 _INTERRUPTED = 130
 _POLL_S = 0.2
@@ -83,7 +82,7 @@ def upload(
     val/ with ILSVRC2012_val_labels.json beside it, or a .csv/.tsv of path, label and split. Run it again after any
     interruption: only what is missing or changed is sent.
     """
-    from ossconsole.dataset.settings import UploadSettings
+    from ossconsole.dataset.upload.settings import UploadSettings
 
     if readonly and not dry_run:
         raise SettingsError("--readonly is set: nothing is uploaded.", remedy="Leave it out, or add --dry-run.")
@@ -102,7 +101,7 @@ def upload(
 
 
 def _upload(opened: OpenTarget, settings: UploadSettings, *, as_json: bool) -> int:
-    from ossconsole.dataset.upload import UploadJob
+    from ossconsole.dataset.upload.job import UploadJob
     from ossconsole.training.control import ControlServer
 
     job = UploadJob(opened.profile, opened.credentials, settings)
@@ -148,7 +147,7 @@ def _cancelling_on_signals(job: UploadJob | Job) -> AbstractContextManager[list[
 def _upload_plain(
     opened: OpenTarget, source: Path, prefix: str, threads: int, bandwidth: float | None, *, as_json: bool
 ) -> int:
-    from ossconsole.dataset.plain import PlainUpload
+    from ossconsole.dataset.upload.plain import PlainUpload
     from ossconsole.storage.client import ObjectStore
 
     store = ObjectStore(opened.profile, opened.credentials, pool_size=threads)
@@ -174,7 +173,7 @@ def _finish(job: Job, *, as_json: bool) -> list[int]:
 
 
 def _end(job: Job, signalled: list[int], counts: tuple[int, int, int], *, as_json: bool) -> int:
-    from ossconsole.storage.job import JobState
+    from ossconsole.storage.jobs.job import JobState
 
     done = job.progress()
     for failure in job.failures:
@@ -352,7 +351,7 @@ def _print_unused(groups: tuple[Unused, ...], *, as_json: bool) -> None:
 
 
 def _dry_run(opened: OpenTarget, settings: UploadSettings, *, as_json: bool) -> int:
-    from ossconsole.dataset.plan import plan_upload
+    from ossconsole.dataset.upload.plan import plan_upload
 
     began = time.monotonic()
     plan = plan_upload(opened.profile, opened.credentials, settings)

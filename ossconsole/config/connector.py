@@ -12,10 +12,8 @@ from typing import Any
 
 import msgspec
 
-from ossconsole.config.decoding import decode_json
 from ossconsole.config.errors import SettingsError
-from ossconsole.config.files import read_text, write_private
-from ossconsole.config.paths import config_dir, logs_dir
+from ossconsole.config.files import config_dir, decode_json, logs_dir, read_text, write_private
 
 SYSTEM_CONNECTOR_CONFIG = Path("/etc/oss-connector/config.json")
 """Where the connector's documentation puts the file; written there only on request."""

@@ -1,12 +1,59 @@
-"""Credentials: a key pair, where it came from, and when it ends."""
+"""Credentials: a key pair with its origin and expiry, the `Secret` type, and the environment of child processes."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from multiprocessing import resource_tracker
+from typing import NoReturn
 
-from ossconsole.config.secret import Secret, mask_key_id
+MASK = "••••••••"
+
+
+class Secret:
+    """Holds a key secret or token; `reveal()` is the only way to its text.
+
+    Formatting, `repr`, tracebacks with locals and JSON encoders see the mask. It may be pickled, because the
+    reader processes get their credentials over a private pipe (never through argv or the environment).
+    """
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        return self._text
+
+    def __repr__(self) -> str:
+        return f"Secret({MASK})"
+
+    def __str__(self) -> str:
+        return MASK
+
+    def __format__(self, spec: str) -> str:
+        return format(MASK, spec)
+
+    def __bool__(self) -> bool:
+        return bool(self._text)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._text == self._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __iter__(self) -> NoReturn:
+        raise TypeError("a Secret is not iterable; use reveal()")
+
+
+def mask_key_id(access_key_id: str) -> str:
+    """An AccessKey ID shortened for the screen: enough to recognise, not enough to copy."""
+    if len(access_key_id) <= 8:
+        return access_key_id[:2] + "…"
+    return f"{access_key_id[:4]}…{access_key_id[-4:]}"
 
 
 @dataclass(frozen=True)
@@ -28,3 +75,23 @@ class Credentials:
 
 CredentialSource = Callable[[], Credentials]
 """Gives the pair to sign with now; called again for each request batch, so that temporary ones can be refreshed."""
+
+
+_PRIVATE = ("OSS_", "ALIBABA_CLOUD_", "ALIBABACLOUD_", "ALICLOUD_")
+
+
+def without_credentials() -> dict[str, str]:
+    """This process's environment less what may hold credentials."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(_PRIVATE)}
+
+
+def start_resource_tracker() -> None:
+    """Starts multiprocessing's helper, which would start by itself with the first process, and inherit everything.
+
+    Call it on the main thread, before there are others that read the environment.
+    """
+    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(_PRIVATE)}
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        os.environ.update(hidden)

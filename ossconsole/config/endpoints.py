@@ -1,11 +1,18 @@
-"""Endpoints: the two kinds, their spelling, and the address each client library needs."""
+"""Endpoints: the two kinds, the hosts of each region, and the address that each client library needs.
+
+Host forms are those of Alibaba Cloud's "Regions and endpoints" and "OSS accelerator" pages.
+"""
 
 from __future__ import annotations
 
+import difflib
 import enum
 import ipaddress
 import re
+from collections.abc import Iterable
 from urllib.parse import urlsplit
+
+import msgspec
 
 from ossconsole.config.errors import SettingsError
 
@@ -78,3 +85,161 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
+
+
+REGIONS = (
+    *("cn-hangzhou", "cn-shanghai", "cn-nanjing", "cn-fuzhou", "cn-wuhan-lr", "cn-qingdao", "cn-beijing"),
+    *("cn-zhangjiakou", "cn-huhehaote", "cn-wulanchabu", "cn-shenzhen", "cn-heyuan", "cn-guangzhou", "cn-chengdu"),
+    *("cn-hongkong", "us-west-1", "us-east-1", "na-south-1", "ap-northeast-1", "ap-northeast-2", "ap-southeast-1"),
+    *("ap-southeast-3", "ap-southeast-5", "ap-southeast-6", "ap-southeast-7", "eu-central-1", "eu-west-1"),
+    "me-east-1",
+)
+"""Region IDs of "Regions and endpoints", to tell what a wrong one was meant to be; there may be more by now."""
+
+_REGION_ID = re.compile(r"[a-z]{2}(-[a-z0-9]+)+")
+
+
+def is_region_id(text: str) -> bool:
+    """Whether `text` is built like a region ID: an area of two letters, then the place (`cn-hangzhou`)."""
+    return _REGION_ID.fullmatch(text) is not None
+
+
+def meant_region(text: str) -> str:
+    """The region ID that `text` was probably meant to be, "" where there is no telling."""
+    bare = text.strip().lower().removeprefix("oss-")
+    if bare in REGIONS:
+        return bare
+    named = [region for region in REGIONS if region.partition("-")[2] == bare]
+    close = named or difflib.get_close_matches(bare, REGIONS, n=1, cutoff=0.8)
+    return close[0] if len(close) == 1 else ""
+
+
+class HostKind(str, enum.Enum):
+    """Which product and network a host belongs to."""
+
+    INTERNAL = "internal"
+    PUBLIC = "public"
+    DUAL_STACK = "dual-stack"
+    ACCELERATOR = "accelerator"
+    TRANSFER_ACCELERATION = "transfer acceleration"
+    LOOPBACK = "loopback"
+    CUSTOM = "custom"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+HOST_NOTES = {
+    HostKind.INTERNAL: "answers inside the region's internal network only; no traffic fee",
+    HostKind.PUBLIC: "answers everywhere; traffic to the internet is billed, and newer accounts in mainland China "
+    "may not use it for data",
+    HostKind.DUAL_STACK: "answers over IPv4 and IPv6; traffic to the internet is billed",
+    HostKind.ACCELERATOR: "answers inside the region's internal network only; needs an accelerator made for the bucket",
+    HostKind.TRANSFER_ACCELERATION: "transfer acceleration speeds up long-distance transfers; it is not the OSS "
+    "accelerator and caches nothing",
+    HostKind.LOOPBACK: "this machine (the sandbox)",
+    HostKind.CUSTOM: "a custom domain: its region cannot be told from its name",
+}
+
+
+class HostInfo(msgspec.Struct, frozen=True):
+    """`region` and `zone` are "" where the host does not tell them."""
+
+    kind: HostKind
+    region: str = ""
+    zone: str = ""
+
+    @property
+    def note(self) -> str:
+        return HOST_NOTES[self.kind]
+
+    @property
+    def inside_only(self) -> bool:
+        """Whether it answers only inside the region's internal network."""
+        return self.kind in {HostKind.INTERNAL, HostKind.ACCELERATOR}
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """An endpoint that a region may have, for one of a profile's two kinds."""
+
+    use: EndpointKind
+    endpoint: str
+    host: HostInfo
+
+
+_NAME = r"[a-z0-9-]+"
+_TRANSFER = re.compile(r"oss-accelerate(-overseas)?\.aliyuncs\.com")
+_LEGACY_ACCELERATOR = re.compile(rf"oss-cache-({_NAME})\.aliyuncs\.com")
+_ACCELERATOR = re.compile(rf"({_NAME}?)(?:-internal)?\.oss-data-acc\.aliyuncs\.com")
+_INTERNAL = re.compile(rf"oss-({_NAME})-internal\.aliyuncs\.com")
+_PUBLIC = re.compile(rf"oss-({_NAME})\.aliyuncs\.com")
+_DUAL_STACK = re.compile(rf"({_NAME})\.oss\.aliyuncs\.com")
+# Three numbers are the sandbox: with bucket 127 in front, `0.0.1` is a loopback address.
+_LOOPBACK = re.compile(r"localhost|127(\.\d+){3}|\d+\.\d+\.\d+")
+_ZONE_LETTER = re.compile(r"(?<=\d)[a-z]$|-[a-z]$")
+
+# The zones named in the accelerator's documentation; a console may offer more, so the region form is offered as well.
+_ACCELERATOR_ZONES = {
+    "cn-beijing": ("cn-beijing-h",),
+    "cn-shanghai": ("cn-shanghai-g",),
+    "cn-shenzhen": ("cn-shenzhen-c",),
+    "cn-hangzhou": ("cn-hangzhou-j",),
+    "cn-wulanchabu": ("cn-wulanchabu-b",),
+    "ap-southeast-1": ("ap-southeast-1c",),
+}
+
+
+def classify(endpoint: str) -> HostInfo:
+    """What the host of a normalised endpoint (`scheme://host[:port]`) tells."""
+    try:
+        host = (urlsplit(endpoint).hostname or "").lower()
+    except ValueError:  # brackets, in a region that is being typed
+        return HostInfo(HostKind.CUSTOM)
+    if _TRANSFER.fullmatch(host):
+        return HostInfo(HostKind.TRANSFER_ACCELERATION)
+    if match := _LEGACY_ACCELERATOR.fullmatch(host) or _ACCELERATOR.fullmatch(host):
+        place = match[1]
+        region = _ZONE_LETTER.sub("", place)
+        return HostInfo(HostKind.ACCELERATOR, region, "" if region == place else place)
+    for pattern, kind in (
+        (_INTERNAL, HostKind.INTERNAL),
+        (_PUBLIC, HostKind.PUBLIC),
+        (_DUAL_STACK, HostKind.DUAL_STACK),
+    ):
+        if match := pattern.fullmatch(host):
+            return HostInfo(kind, match[1])
+    return HostInfo(HostKind.LOOPBACK if _LOOPBACK.fullmatch(host) else HostKind.CUSTOM)
+
+
+def without_bucket(endpoint: str, bucket: str) -> str:
+    """The endpoint without the bucket in front of a known host: the OSS console shows `<bucket>.<endpoint host>`."""
+    parts = urlsplit(endpoint)
+    bare = endpoint.replace(f"//{bucket}.", "//", 1)
+    if parts.hostname and parts.hostname.startswith(f"{bucket}.") and classify(bare).region:
+        return bare
+    return endpoint
+
+
+def internal_endpoint(region: str) -> str:
+    return f"https://oss-{region}-internal.aliyuncs.com"
+
+
+def candidates(region: str) -> list[Candidate]:
+    """The endpoints a bucket of `region` may have, the likeliest of each kind first."""
+    hosts = [
+        (EndpointKind.STANDARD, f"oss-{region}-internal.aliyuncs.com"),
+        (EndpointKind.STANDARD, f"oss-{region}.aliyuncs.com"),
+        (EndpointKind.STANDARD, f"{region}.oss.aliyuncs.com"),
+    ]
+    places = [*_ACCELERATOR_ZONES.get(region, ()), region]
+    hosts += [(EndpointKind.ACCELERATED, f"{place}-internal.oss-data-acc.aliyuncs.com") for place in places]
+    return [Candidate(use, f"https://{host}", classify(f"https://{host}")) for use, host in hosts]
+
+
+def region_caution(instance_region: str, region: str, endpoints: Iterable[str]) -> str:
+    """What to know when the instance is in another region than the bucket; "" when it is in the same."""
+    if instance_region == region:
+        return ""
+    inside = [urlsplit(endpoint).hostname or "" for endpoint in endpoints if classify(endpoint).inside_only]
+    unreachable = f", and {' and '.join(inside)} cannot be reached from here" if inside else ""
+    return f"This instance is in {instance_region}, the bucket in {region}: reading costs traffic fees{unreachable}."

@@ -8,9 +8,8 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 
-from ossconsole.config.credentials import Credentials
+from ossconsole.config.credentials import Credentials, Secret
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.secret import Secret
 
 METADATA_URL = "http://100.100.100.200"
 METADATA_VARIABLE = "OSSCONSOLE_METADATA_URL"

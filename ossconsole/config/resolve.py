@@ -7,11 +7,17 @@ from collections.abc import Mapping
 
 import msgspec
 
-from ossconsole.config.endpoints import normalise_endpoint
+from ossconsole.config.endpoints import classify, internal_endpoint, normalise_endpoint
 from ossconsole.config.errors import SettingsError
-from ossconsole.config.hosts import classify, internal_endpoint
-from ossconsole.config.profile import FLAGS_NAME, SANDBOX_NAME, FieldError, Profile, checked, refuse_plain_http
-from ossconsole.config.settings_file import Settings
+from ossconsole.config.profiles import (
+    FLAGS_NAME,
+    SANDBOX_NAME,
+    FieldError,
+    Profile,
+    Settings,
+    checked,
+    refuse_plain_http,
+)
 
 PROFILE_VARIABLE = "OSSCONSOLE_PROFILE"
 VARIABLES = {

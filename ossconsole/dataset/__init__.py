@@ -1,1 +1,1 @@
-"""Datasets: sample formats, preparation, manifest, upload pipeline and its journal."""
+"""Datasets: sample formats, the manifest, previews, and the packages that find, upload and pack samples."""

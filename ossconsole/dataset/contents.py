@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ossconsole.config.decoding import decode_json
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.files import decode_json
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import MANIFEST_NAME, Manifest, Sample, check_manifest, object_key
 from ossconsole.dataset.preview import Picture, guess_sample, show_image, show_sample, square_side
-from ossconsole.storage.checkpoint_file import Checkpoint, CheckpointError, inspect_checkpoint
+from ossconsole.storage.checkpoints.inspect import Checkpoint, CheckpointError, inspect_checkpoint
 from ossconsole.storage.objects import ARCHIVED
 
 if TYPE_CHECKING:

@@ -99,7 +99,7 @@ def show_image(data: bytes, *, is_whole: bool = True) -> Picture:
     import numpy as np
     from PIL import Image, UnidentifiedImageError
 
-    from ossconsole.dataset.prepare import picture_problem
+    from ossconsole.dataset.upload.prepare import picture_problem
 
     is_part = not is_whole and data.startswith(_JPEG_MAGIC)
     try:

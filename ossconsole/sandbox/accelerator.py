@@ -7,8 +7,8 @@ from xml.etree.ElementTree import Element
 
 import msgspec
 
-from ossconsole.sandbox import markup as xml
-from ossconsole.sandbox import requestxml
+from ossconsole.sandbox import request as requestxml
+from ossconsole.sandbox import xml
 from ossconsole.sandbox.errors import OssError
 
 WRITE_BACK = "write-back"

@@ -22,21 +22,17 @@ from ossconsole.config.errors import SettingsError
 from ossconsole.config.files import READ_WRITE, open_private, write_private
 from ossconsole.sandbox.accelerator import whole_bucket
 from ossconsole.sandbox.api.call import Service
-from ossconsole.sandbox.cache import BlockCache
+from ossconsole.sandbox.control import Steering
 from ossconsole.sandbox.faults import FaultEngine, FaultPlan
 from ossconsole.sandbox.imds import MetadataService
 from ossconsole.sandbox.keys import KeyRing
-from ossconsole.sandbox.listeners import Listener, reserve
+from ossconsole.sandbox.listing import SyntheticKeys
 from ossconsole.sandbox.process import INFO_NAME, LOCK_NAME, LOG_NAME, SandboxInfo
-from ossconsole.sandbox.reading import Reader
+from ossconsole.sandbox.reading import BlockCache, Origin, Reader, Shaping
 from ossconsole.sandbox.records import Bucket
-from ossconsole.sandbox.requestlog import RequestLog
-from ossconsole.sandbox.server import ADDRESSES, Front
-from ossconsole.sandbox.shaping import Origin, Shaping
-from ossconsole.sandbox.steering import Steering
+from ossconsole.sandbox.server import ADDRESSES, Front, Listener, RequestLog, reserve
+from ossconsole.sandbox.shared import Users
 from ossconsole.sandbox.store import Store
-from ossconsole.sandbox.synthetic import SyntheticKeys
-from ossconsole.sandbox.users import Users
 
 # The connector calls `<bucket>.<endpoint host>`: with this bucket and these hosts that is 127.0.0.1 and 127.0.0.2.
 BUCKET = "127"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 
-from ossconsole.sandbox import markup
+from ossconsole.sandbox import xml as markup
 
 # code: (status, EC, message), from the service's published error tables. An EC is empty where none is published.
 _CODES: dict[str, tuple[int, str, str]] = {

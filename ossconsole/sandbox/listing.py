@@ -1,17 +1,21 @@
-"""Listing: which keys and common prefixes make up one page, and the replies that carry them."""
+"""Listings: which keys and common prefixes make one page, and the reply.
+
+`SyntheticListing` serves benchmarks of the browser: a listing of any length without objects.
+"""
 
 from __future__ import annotations
 
 import base64
 import binascii
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from ossconsole.sandbox import markup as xml
+from ossconsole.sandbox import xml
 from ossconsole.sandbox.errors import invalid_argument
 from ossconsole.sandbox.records import StoredObject
-from ossconsole.sandbox.times import iso_time
+from ossconsole.sandbox.xml import iso_time
 
 DEFAULT_KEYS = 100
 MAX_KEYS = 1000
@@ -163,3 +167,38 @@ def _contents(page: Page, encode: Callable[[str], str], owner: str) -> Iterator[
         )
     for prefix in page.prefixes:
         yield f"<CommonPrefixes><Prefix>{xml.text(encode(prefix))}</Prefix></CommonPrefixes>"
+
+
+PREFIX = "synthetic/"
+_FIRST_MODIFIED = 1_700_000_000
+# Sizes and times look random and are always the same.
+_SIZE_STEP, _SIZE_RANGE = 2_654_435_761, 1_000_000
+
+
+class SyntheticKeys:
+    """`count` keys below `synthetic/`, in order, listed but not readable."""
+
+    def __init__(self, count: int) -> None:
+        self._indices = range(count)
+
+    @staticmethod
+    def _key(index: int) -> bytes:
+        return b"%ssample-%08d.pt" % (PREFIX.encode(), index)
+
+    def scan(self, start: bytes, end: bytes, limit: int, *, inclusive: bool) -> list[StoredObject]:
+        """As `Index.scan`."""
+        bisect = bisect_left if inclusive else bisect_right
+        first = bisect(self._indices, start, key=self._key)
+        last = bisect_left(self._indices, end, key=self._key) if end else len(self._indices)
+        return [self._object(index) for index in self._indices[first : min(last, first + limit)]]
+
+    def _object(self, index: int) -> StoredObject:
+        size = index * _SIZE_STEP % _SIZE_RANGE
+        return StoredObject(
+            key=self._key(index).decode(),
+            blob="",
+            size=size,
+            etag=f"{index:032X}",
+            crc64=index,
+            modified=float(_FIRST_MODIFIED + index * 7919 % 10_000_000),
+        )

@@ -17,13 +17,11 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from ossconsole.config.credentials import Credentials
+from ossconsole.config.credentials import Credentials, Secret, without_credentials
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.config.environment import without_credentials
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import open_private
-from ossconsole.config.profile import Profile
-from ossconsole.config.secret import Secret
+from ossconsole.config.profiles import Profile
 
 LOG_NAME = "sandbox.log"
 INFO_NAME = "running.json"

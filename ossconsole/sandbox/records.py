@@ -1,8 +1,12 @@
-"""What the sandbox knows of buckets, objects, uploads and parts."""
+"""The records of the store: buckets, objects, uploads and parts, and the rules for their names."""
 
 from __future__ import annotations
 
+import re
+
 import msgspec
+
+from ossconsole.sandbox.errors import OssError
 
 
 class Bucket(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,3 +66,19 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     number: int
     blob: Blob
     modified: float
+
+
+MAX_KEY_BYTES = 1023
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
+
+
+def check_bucket(name: str) -> None:
+    """Raises InvalidBucketName: 3 to 63 of lower case, digits and hyphens, no hyphen at an edge."""
+    if not _BUCKET.fullmatch(name):
+        raise OssError("InvalidBucketName", fields={"BucketName": name})
+
+
+def check_key(key: str) -> None:
+    """Raises InvalidObjectName: 1 to 1023 bytes of UTF-8, not starting with a slash or a backslash."""
+    if not key or key[0] in "/\\" or len(key.encode()) > MAX_KEY_BYTES:
+        raise OssError("InvalidObjectName", fields={"ObjectName": key})

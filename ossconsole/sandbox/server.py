@@ -1,29 +1,102 @@
-"""The HTTP server: every request of both endpoints checked, dispatched, answered and logged."""
+"""The HTTP server: its listening sockets, and each request checked, dispatched, answered and logged."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
 import secrets
+import socket
 import time
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import count
+from pathlib import Path
 
+import msgspec
 from aiohttp import web
 
 from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.errors import ConsoleError
+from ossconsole.config.files import open_private
 from ossconsole.sandbox import delivery, faults
-from ossconsole.sandbox.access import authorise
 from ossconsole.sandbox.api import routes
 from ossconsole.sandbox.api.call import Call, Reply, Service
 from ossconsole.sandbox.api.routes import Operation
+from ossconsole.sandbox.control import Steering, is_steering
 from ossconsole.sandbox.delivery import Trace
 from ossconsole.sandbox.errors import OssError
-from ossconsole.sandbox.incoming import Incoming
-from ossconsole.sandbox.keys import Action
-from ossconsole.sandbox.names import check_key
-from ossconsole.sandbox.requestlog import RequestLog, RequestRecord, shown_query
+from ossconsole.sandbox.keys import Action, authorise
+from ossconsole.sandbox.records import check_key
+from ossconsole.sandbox.request import Incoming
 from ossconsole.sandbox.signature import Verifier
-from ossconsole.sandbox.steering import Steering, is_steering
-from ossconsole.sandbox.times import http_time
+from ossconsole.sandbox.xml import http_time
+
+_MAX_BYTES = 64 << 20
+_SECRET_PARAMETERS = frozenset({"x-oss-signature", "Signature", "x-oss-security-token", "security-token"})
+
+
+class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One request. `time` is Unix seconds, `ms` from the request line to the last byte of the reply."""
+
+    time: float
+    endpoint: str
+    method: str
+    operation: str
+    bucket: str
+    key: str
+    query: dict[str, str]
+    status: int
+    bytes: int
+    user_agent: str
+    request_id: str
+    ms: float
+    code: str = ""
+    """The error code, empty for a success."""
+    fault: str = ""
+    """The fault that befell it, empty for none."""
+
+
+def shown_query(query: dict[str, str]) -> dict[str, str]:
+    """The parameters without signatures and tokens: a presigned URL is a secret while it lasts."""
+    return {name: value for name, value in query.items() if name not in _SECRET_PARAMETERS}
+
+
+class RequestLog:
+    """Appends records; at 64 MiB the file becomes `sandbox.log.1` and a new one begins."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._open()
+        self._encoder = msgspec.json.Encoder()
+
+    def write(self, record: RequestRecord) -> None:
+        line = self._encoder.encode(record) + b"\n"
+        # On a full disk requests are still answered, as the service's own log would not stop it.
+        with contextlib.suppress(OSError):
+            os.write(self._descriptor, line)
+        self._size += len(line)
+        if self._size > _MAX_BYTES:
+            with contextlib.suppress(OSError):
+                self._path.replace(self._path.with_name(f"{self._path.name}.1"))
+            self.close()
+            self._open()
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def _open(self) -> None:
+        self._descriptor = open_private(self._path)
+        self._size = os.fstat(self._descriptor).st_size
+
+
+def read_log(path: Path) -> Iterator[RequestRecord]:
+    """The records of a log, oldest first; lines that are none (what the process said on stderr) are passed over."""
+    with path.open("rb") as file:
+        for line in file:
+            if line.startswith(b"{") and line.endswith(b"}\n"):
+                yield msgspec.json.decode(line, type=RequestRecord)
+
 
 ADDRESSES = {EndpointKind.STANDARD: "127.0.0.1", EndpointKind.ACCELERATED: "127.0.0.2"}
 _SERVER_NAME = "ossconsole-sandbox"
@@ -148,3 +221,94 @@ class Front:
             fault=trace.fault,
         )
         self._log.write(record)
+
+
+_BIND_ATTEMPTS = 20
+_BACKLOG = 1024
+_SHUTDOWN_S = 1.0
+_RETRY_S = 0.2
+
+
+def reserve(addresses: Sequence[str], port: int) -> dict[str, socket.socket]:
+    """One bound, listening socket per address, all on one port; port 0 takes a free one.
+
+    Raises ConsoleError when the port is taken.
+    """
+    for _ in range(_BIND_ATTEMPTS):
+        sockets: dict[str, socket.socket] = {}
+        chosen = port
+        try:
+            for address in addresses:
+                sockets[address] = _bound(address, chosen)
+                # With SO_REUSEADDR only listening claims the port.
+                sockets[address].listen(_BACKLOG)
+                chosen = sockets[address].getsockname()[1]
+        except OSError as error:
+            for listener in sockets.values():
+                listener.close()
+            if port:
+                raise ConsoleError(
+                    f"The sandbox cannot listen on port {port}: {error.strerror}.",
+                    remedy="Stop what uses it, or give another --port (0 takes a free one).",
+                ) from error
+        else:
+            return sockets
+    raise ConsoleError("No port is free on all loopback addresses.", remedy="Give one with --port.")
+
+
+def _bound(address: str, port: int) -> socket.socket:
+    listener = socket.socket()
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, port))
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+class Listener:
+    """One address where a server answers."""
+
+    def __init__(self, web_server: web.Server, listening: socket.socket) -> None:
+        self._web_server = web_server
+        self._first = listening
+        self._address, self._port = listening.getsockname()
+        self._server: asyncio.Server | None = None
+        self._return: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._server = await asyncio.get_running_loop().create_server(self._web_server, sock=self._first)
+
+    def outage(self, seconds: float) -> None:
+        """Refuse connections, and drop those there are, for so long; 0 ends an outage."""
+        if self._return is not None:
+            self._return.cancel()
+        if seconds and self._server is not None:
+            self._server.close()
+            self._server = None
+            for connection in self._web_server.connections:
+                connection.force_close()
+        if self._server is None:
+            self._return = asyncio.get_running_loop().create_task(self._come_back(seconds))
+
+    async def _come_back(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        while True:
+            try:
+                listening = _bound(self._address, self._port)
+                break
+            except OSError:
+                # Someone else took the port meanwhile; the outage lasts until it is free again.
+                await asyncio.sleep(_RETRY_S)
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._web_server, sock=listening, backlog=_BACKLOG)
+
+    async def stop(self) -> None:
+        """Finish what is under way, for a second at most."""
+        if self._return is not None:
+            self._return.cancel()
+        if self._server is not None:
+            self._server.close()
+        self._web_server.pre_shutdown()
+        await self._web_server.shutdown(_SHUTDOWN_S)

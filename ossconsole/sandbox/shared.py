@@ -1,4 +1,7 @@
-"""One sandbox for all who use a folder: the first starts it, the next find it, and it ends with the last of them."""
+"""One sandbox per folder, shared by all processes that use it: the first starts it, the last ends it.
+
+Each user of the folder holds one shared lock, which the kernel releases however the process ends.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,35 @@ from ossconsole.sandbox.process import (
     end,
     spawn,
 )
-from ossconsole.sandbox.users import Users
+
+
+class Users:
+    """This process as a user of the folder, or as one who looks whether there is any. Raises SettingsError."""
+
+    def __init__(self, directory: Path) -> None:
+        self._fd = open_private(directory / "users", READ_WRITE)
+
+    def join(self) -> bool:
+        """Use it from now on; False while the last one is just ending it."""
+        return self._lock(fcntl.LOCK_SH)
+
+    def leave(self) -> bool:
+        """Use it no more; True when nobody else does, and then nobody joins before `close`."""
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
+        return self._lock(fcntl.LOCK_EX)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _lock(self, kind: int) -> bool:
+        try:
+            fcntl.flock(self._fd, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
 
 log = logging.getLogger(__name__)
 

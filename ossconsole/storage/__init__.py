@@ -1,1 +1,1 @@
-"""Object storage: listing, objects, transfers, endpoint probe, errors; the only importer of oss2."""
+"""Object storage: one bucket through an endpoint, listings, jobs, the probe, checkpoints; the only importer of oss2."""

@@ -17,7 +17,7 @@ from ossconsole.storage.errors import StorageError
 
 if TYPE_CHECKING:
     from ossconsole.config.credentials import CredentialSource
-    from ossconsole.config.profile import Profile
+    from ossconsole.config.profiles import Profile
     from ossconsole.storage.client import ObjectStore
 
 SMALLEST_GB, LARGEST_GB = 50, 204_800

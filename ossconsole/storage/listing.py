@@ -1,16 +1,278 @@
-"""A listing that fills in the background: the first page at once, the rest behind it, stopped and resumed at will."""
+"""A listing that loads in the background, into rows kept in columns: a million rows take some hundred bytes each."""
 
 from __future__ import annotations
 
 import enum
+import fnmatch
+import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from ossconsole.config.errors import ConsoleError
+import numpy as np
+import numpy.typing as npt
+
+from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.storage.objects import ListPage
-from ossconsole.storage.rows import ObjectRows
+
+Indexes = npt.NDArray[np.uint32]
+_FOLDER = -1  # in the size column
+_FIRST_CAPACITY = 2048
+_CHUNK_BITS = 10
+_CHUNK = 1 << _CHUNK_BITS
+
+
+class ObjectRows:
+    """The folders and objects of one prefix, by arrival: folders among themselves and objects among themselves are
+    in OSS's order (UTF-8 bytes of the key), which is also the order of Python's strings.
+
+    One thread appends; any thread may read rows below `count`, which is raised last.
+    """
+
+    def __init__(self, base: str) -> None:
+        """`base` is what every key begins with; names are what follows it."""
+        self.base = base
+        self.count = 0
+        self.folders = 0
+        """How many of them are folders."""
+        # In tuples, which the collector of cycles leaves alone; through one list of a million it would look each time.
+        self._chunks: list[tuple[str, ...]] = []
+        self._classes: list[str] = [""]
+        self._size = np.empty(_FIRST_CAPACITY, np.int64)
+        self._modified = np.empty(_FIRST_CAPACITY, np.int64)
+        self._class = np.empty(_FIRST_CAPACITY, np.uint8)
+
+    def append(self, page: ListPage) -> None:
+        """Adds a page of the listing of a prefix that begins with `base`."""
+        first, added = self.count, len(page.prefixes) + len(page.objects)
+        self._reserve(first + added)
+        skip = len(self.base)
+        self._extend([*(prefix[skip:] for prefix in page.prefixes), *(o.key[skip:] for o in page.objects)])
+        middle, end = first + len(page.prefixes), first + added
+        self._size[first:middle] = _FOLDER
+        self._modified[first:middle] = 0
+        self._class[first:middle] = 0
+        self._size[middle:end] = [o.size for o in page.objects]
+        self._modified[middle:end] = [o.modified for o in page.objects]
+        self._class[middle:end] = [self._class_index(o.storage_class) for o in page.objects]
+        self.folders += len(page.prefixes)
+        self.count = end
+
+    def _extend(self, names: list[str]) -> None:
+        last = self._chunks[-1] if self._chunks else ()
+        taken = 0
+        if 0 < len(last) < _CHUNK:
+            taken = _CHUNK - len(last)
+            self._chunks[-1] = (*last, *names[:taken])
+        for start in range(taken, len(names), _CHUNK):
+            self._chunks.append(tuple(names[start : start + _CHUNK]))
+
+    def _reserve(self, needed: int) -> None:
+        capacity = len(self._size)
+        if needed <= capacity:
+            return
+        capacity = max(needed, capacity * 3 // 2)
+        for name in ("_size", "_modified", "_class"):
+            old = getattr(self, name)
+            grown = np.empty(capacity, old.dtype)
+            grown[: self.count] = old[: self.count]
+            setattr(self, name, grown)  # a reader that still holds the old column sees the same rows
+
+    def _class_index(self, storage_class: str) -> int:
+        try:
+            return self._classes.index(storage_class)
+        except ValueError:
+            self._classes.append(storage_class)
+            return len(self._classes) - 1
+
+    def name(self, row: int) -> str:
+        """The key without `base`; a folder's ends with a slash, the folder's own marker object has ""."""
+        return self._chunks[row >> _CHUNK_BITS][row & (_CHUNK - 1)]
+
+    def key(self, row: int) -> str:
+        """The object's key, or the folder's prefix."""
+        return self.base + self.name(row)
+
+    def is_folder(self, row: int) -> bool:
+        return bool(self._size[row] == _FOLDER)
+
+    def size(self, row: int) -> int:
+        """Bytes; 0 for a folder."""
+        return max(0, int(self._size[row]))
+
+    def modified(self, row: int) -> int:
+        """Seconds since the epoch, UTC; 0 for a folder."""
+        return int(self._modified[row])
+
+    def storage_class(self, row: int) -> str:
+        """Empty for a folder."""
+        return self._classes[int(self._class[row])]
+
+    def find(self, name: str) -> int | None:
+        """The row with this name."""
+        for number, chunk in enumerate(self._chunks):
+            if name in chunk:
+                row = (number << _CHUNK_BITS) + chunk.index(name)
+                return row if row < self.count else None
+        return None
+
+    def named(self, names: set[str]) -> Indexes:
+        """The rows with these names."""
+        found = [
+            (number << _CHUNK_BITS) + at
+            for number, chunk in enumerate(self._chunks)
+            if not names.isdisjoint(chunk)
+            for at, name in enumerate(chunk)
+            if name in names
+        ]
+        return np.array([row for row in found if row < self.count], np.uint32)
+
+    def folder_mask(self, count: int) -> npt.NDArray[np.bool_]:
+        """Which of the first `count` rows are folders."""
+        return np.equal(self._size[:count], _FOLDER)
+
+    def total_size(self, rows: Indexes) -> int:
+        """The bytes of these objects; folders count nothing."""
+        return int(np.maximum(self._size[: self.count][rows], 0).sum())
+
+    def sort_column(self, key: SortKey, count: int) -> npt.NDArray[np.int64]:
+        """What to sort the first `count` rows by."""
+        if key is SortKey.SIZE:
+            return self._size[:count]
+        if key is SortKey.MODIFIED:
+            return self._modified[:count]
+        if key is SortKey.STORAGE_CLASS:
+            ranks = np.empty(len(self._classes), np.int64)
+            ranks[sorted(range(len(self._classes)), key=self._classes.__getitem__)] = np.arange(len(self._classes))
+            return ranks[self._class[:count]]
+        return np.arange(count, dtype=np.int64)
+
+    def matching(
+        self, row_filter: RowFilter, start: int, stop: int, is_cancelled: Callable[[], bool] | None = None
+    ) -> Indexes:
+        """The rows from `start` to `stop` that the filter lets through; what was found so far when cancelled."""
+        found: list[int] = []
+        for number in range(start >> _CHUNK_BITS, -(-stop >> _CHUNK_BITS)):
+            if is_cancelled is not None and is_cancelled():
+                break
+            first = max(start, number << _CHUNK_BITS)
+            names = self._chunks[number][first & (_CHUNK - 1) : min(_CHUNK, stop - (number << _CHUNK_BITS))]
+            found.extend(first + at for at in row_filter.matching(names))
+        return np.array(found, np.uint32)
+
+
+class SortKey(str, enum.Enum):
+    """A column to sort by."""
+
+    NAME = "name"
+    SIZE = "size"
+    MODIFIED = "modified"
+    STORAGE_CLASS = "class"
+
+
+@dataclass(frozen=True)
+class Sort:
+    """An order of rows; folders come first in each, by name."""
+
+    key: SortKey = SortKey.NAME
+    descending: bool = False
+
+
+class RowFilter:
+    """Which names to show: `text` anywhere in the name, `*.pt` as a pattern of the whole name, `re:^n0[12]` as a
+    regular expression; `!` in front turns it round. Case makes no difference. Raises SettingsError.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        wanted = text.removeprefix("!")
+        self.inverse = wanted != text
+        self._needle = ""
+        """What a plain text looks for: one search through many names at once finds most of them without it."""
+        self.matches: Callable[[str], bool] = self._compile(wanted)
+
+    def matching(self, names: Sequence[str]) -> Iterable[int]:
+        """Which of the names it lets through, by their place."""
+        if self._needle and self._needle not in "\n".join(names).casefold():
+            return range(len(names)) if self.inverse else ()
+        matches = self.matches
+        return [at for at, name in enumerate(names) if matches(name)]
+
+    def _compile(self, wanted: str) -> Callable[[str], bool]:
+        search: Callable[[str], re.Match[str] | None]
+        if wanted.startswith("re:"):
+            try:
+                search = re.compile(wanted.removeprefix("re:"), re.IGNORECASE).search
+            except re.error as error:
+                raise SettingsError(f"{wanted!r} is not a regular expression: {error}.") from error
+        elif any(character in wanted for character in "*?["):
+            pattern = re.compile(fnmatch.translate(wanted.removesuffix("/")), re.IGNORECASE)
+
+            search = lambda name: pattern.match(name.removesuffix("/"))  # noqa: E731
+        else:
+            needle = self._needle = wanted.casefold()
+            if self.inverse:
+                return lambda name: needle not in name.casefold()
+            return lambda name: needle in name.casefold()
+        if self.inverse:
+            return lambda name: search(name) is None
+        return lambda name: search(name) is not None
+
+
+@dataclass(frozen=True)
+class RowView:
+    """The rows to show, in order, of the first `covered` ones; a snapshot that later pages do not change."""
+
+    rows: ObjectRows
+    sort: Sort = field(default_factory=Sort)
+    row_filter: RowFilter | None = None
+    covered: int = 0
+    order: Indexes = field(default_factory=lambda: np.empty(0, np.uint32))
+    matched: Indexes | None = None
+    """What the filter let through, by arrival; None without a filter."""
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def position(self, row: int) -> int | None:
+        """Where the row is in this order."""
+        found = np.flatnonzero(self.order == row)
+        return int(found[0]) if len(found) else None
+
+
+def build_view(
+    rows: ObjectRows,
+    sort: Sort,
+    row_filter: RowFilter | None = None,
+    *,
+    previous: RowView | None = None,
+    is_cancelled: Callable[[], bool] | None = None,
+) -> RowView:
+    """The view of what is loaded now. `previous` spares filtering again what it has filtered the same way."""
+    covered = rows.count
+    matched: Indexes | None = None
+    if row_filter is not None:
+        known = previous if previous and previous.rows is rows and previous.row_filter is row_filter else None
+        start = known.covered if known else 0
+        matched = rows.matching(row_filter, start, covered, is_cancelled)
+        if known and known.matched is not None:
+            matched = np.concatenate((known.matched, matched))
+    folders = rows.folder_mask(covered)
+    if matched is None:
+        shown_folders, shown = (np.flatnonzero(mask).astype(np.uint32) for mask in (folders, ~folders))
+    else:
+        shown_folders, shown = matched[folders[matched]], matched[~folders[matched]]
+    if sort.key is SortKey.NAME:
+        if sort.descending:
+            shown_folders, shown = shown_folders[::-1], shown[::-1]
+    else:
+        column = rows.sort_column(sort.key, covered)[shown]
+        shown = shown[np.argsort(-column if sort.descending else column, kind="stable")]
+    order = np.concatenate((shown_folders, shown)).astype(np.uint32, copy=False)
+    return RowView(rows, sort, row_filter, covered, order, matched)
+
 
 _GIVE_WAY_S = 0.15  # after a key, in which the next one is likely
 _LONGEST_WAIT_S = 0.6  # before a page, however many keys come

@@ -1,6 +1,17 @@
-"""What the storage layer tells of buckets and objects."""
+"""What OSS tells of buckets and objects, and the parser of listing replies.
+
+oss2 parses a reply in one call of 10 ms that blocks every other thread, and takes 25 ms for a page of 1,000 objects. A
+listing of a million would delay every key press.
+"""
 
 from __future__ import annotations
+
+import calendar
+import time
+from collections.abc import Iterable
+from functools import lru_cache
+from urllib.parse import unquote
+from xml.parsers import expat
 
 import msgspec
 
@@ -56,3 +67,82 @@ class PutResult(msgspec.Struct, frozen=True):
     etag: str
     crc64: int | None
     request_id: str
+
+
+_ROOT = "ListBucketResult"
+_OF_THE_PAGE = frozenset({"EncodingType", "IsTruncated", "NextContinuationToken"})
+
+
+def read_page(pieces: Iterable[bytes]) -> ListPage:
+    """The page in a reply to ListObjectsV2. Raises ExpatError, ValueError for what is none or breaks off."""
+    reader = _Reader()
+    for piece in pieces:
+        reader.parser.Parse(piece, False)
+    reader.parser.Parse(b"", True)
+    return reader.page()
+
+
+class _Reader:
+    """Collects the fields of one entry after the other. Names are encoded, so that blanks around them mean nothing."""
+
+    def __init__(self) -> None:
+        self.parser = expat.ParserCreate()
+        self.parser.buffer_text = True
+        self.parser.CharacterDataHandler = self._take
+        self.parser.EndElementHandler = self._end
+        self.parser.StartDoctypeDeclHandler = self._refuse
+        self._text = ""
+        self._fields: dict[str, str] = {}
+        self._objects: list[dict[str, str]] = []
+        self._prefixes: list[str] = []
+        self._about: dict[str, str] = {}
+        self._root = ""
+
+    def _take(self, text: str) -> None:
+        self._text += text
+
+    def _end(self, name: str) -> None:
+        if name == "Contents":
+            self._objects.append(self._fields)
+            self._fields = {}
+        elif name == "CommonPrefixes":
+            self._prefixes.append(self._fields.get("Prefix", ""))
+        elif name in _OF_THE_PAGE:
+            self._about[name] = self._text.strip()
+        else:
+            self._fields[name] = self._text.strip()
+        self._text, self._root = "", name
+
+    @staticmethod
+    def _refuse(*_: object) -> None:
+        raise ValueError("a listing has no document type")
+
+    def page(self) -> ListPage:
+        if self._root != _ROOT:
+            raise ValueError(f"{self._root} is no listing")
+        decode = unquote if self._about.get("EncodingType") == "url" else str
+        try:
+            objects = [
+                ObjectSummary(
+                    decode(fields["Key"]),
+                    int(fields["Size"]),
+                    _unix_time(fields["LastModified"]),
+                    fields.get("StorageClass") or "Standard",
+                    fields["ETag"].strip('"'),
+                )
+                for fields in self._objects
+            ]
+        except KeyError as error:
+            raise ValueError(f"an object without {error}") from error
+        token = self._about.get("NextContinuationToken", "") if self._about.get("IsTruncated") == "true" else ""
+        return ListPage(objects, [decode(prefix) for prefix in self._prefixes], decode(token))
+
+
+def _unix_time(text: str) -> int:
+    """Of `2024-01-01T12:30:59.000Z`."""
+    return _midnight(text[:10]) + int(text[11:13]) * 3600 + int(text[14:16]) * 60 + int(text[17:19])
+
+
+@lru_cache(maxsize=4096)
+def _midnight(date: str) -> int:
+    return calendar.timegm(time.strptime(date, "%Y-%m-%d"))

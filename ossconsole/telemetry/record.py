@@ -14,8 +14,7 @@ from types import TracebackType
 import msgspec
 
 from ossconsole.config.errors import ConsoleError, SettingsError
-from ossconsole.config.files import make_folder, open_regular, reason, write_remedy
-from ossconsole.config.paths import state_dir
+from ossconsole.config.files import make_folder, open_regular, reason, state_dir, write_remedy
 from ossconsole.config.text import counted
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import Event

@@ -13,8 +13,7 @@ import psutil
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.files import open_regular, reason
-from ossconsole.config.paths import STATE_DIR_VARIABLE
+from ossconsole.config.files import STATE_DIR_VARIABLE, open_regular, reason
 from ossconsole.telemetry import events
 from ossconsole.telemetry.compare import ComparisonReport
 from ossconsole.telemetry.events import RunState

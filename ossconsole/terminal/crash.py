@@ -13,8 +13,7 @@ from pathlib import Path
 
 from ossconsole import __version__
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.files import open_private, unwritable
-from ossconsole.config.paths import state_dir
+from ossconsole.config.files import open_private, state_dir, unwritable
 from ossconsole.config.text import safe_text
 from ossconsole.terminal.logs import redact
 

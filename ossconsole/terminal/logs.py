@@ -13,9 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from urllib.parse import quote
 
-from ossconsole.config.files import open_private
-from ossconsole.config.paths import logs_dir
-from ossconsole.config.secret import MASK, Secret, mask_key_id
+from ossconsole.config.credentials import MASK, Secret, mask_key_id
+from ossconsole.config.files import logs_dir, open_private
 
 _LIMIT_BYTES = 4 << 20
 _KEPT_FILES = 3

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from ossconsole.config.environment import start_resource_tracker
+from ossconsole.config.credentials import start_resource_tracker
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.files import open_private, unwritable
 

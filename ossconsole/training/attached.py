@@ -13,8 +13,8 @@ import psutil
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
-from ossconsole.dataset.scoreboard import Phase, UploadProgress
-from ossconsole.dataset.upload import UploadSummary
+from ossconsole.dataset.upload.job import UploadSummary
+from ossconsole.dataset.upload.progress import Phase, UploadProgress
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import Event, RunState
 from ossconsole.telemetry.record import RecordReader, record_path

@@ -14,11 +14,11 @@ from ossconsole.config.connector import checked_connector_config
 from ossconsole.config.credentials import CredentialSource
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError, SettingsError
-from ossconsole.config.profile import Profile
+from ossconsole.config.profiles import Profile
 from ossconsole.dataset.manifest import object_key
 from ossconsole.storage.accelerator import bought_accelerator
-from ossconsole.storage.actions import presigned_url
 from ossconsole.storage.client import ObjectStore
+from ossconsole.storage.jobs.actions import presigned_url
 from ossconsole.telemetry.cache import FetchTimes
 from ossconsole.telemetry.ceiling import Ceiling
 from ossconsole.telemetry.compare import LOOKS

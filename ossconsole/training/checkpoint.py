@@ -19,7 +19,7 @@ from ossconsole import __version__
 from ossconsole.config.errors import ConsoleError
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
-from ossconsole.storage.multipart_uploads import abort_upload, list_uploads
+from ossconsole.storage.multipart import abort_upload, list_uploads
 from ossconsole.storage.retry import ONCE, RetryPolicy, Wait
 from ossconsole.telemetry.record import record_path
 from ossconsole.telemetry.runs import summarise

@@ -10,11 +10,9 @@ from io import FileIO
 
 import msgspec
 
-from ossconsole.config.decoding import decode_json
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.files import READ_WRITE, open_private, unwritable
-from ossconsole.config.paths import state_dir
-from ossconsole.config.profile import Profile
+from ossconsole.config.files import READ_WRITE, decode_json, open_private, state_dir, unwritable
+from ossconsole.config.profiles import Profile
 
 log = logging.getLogger(__name__)
 

@@ -14,13 +14,11 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-from ossconsole.config.credentials import CredentialSource
+from ossconsole.config.credentials import CredentialSource, mask_key_id
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError, SettingsError
-from ossconsole.config.files import open_private
-from ossconsole.config.paths import logs_dir
-from ossconsole.config.profile import Profile
-from ossconsole.config.secret import mask_key_id
+from ossconsole.config.files import logs_dir, open_private
+from ossconsole.config.profiles import Profile
 
 
 @dataclass(frozen=True)

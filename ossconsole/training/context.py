@@ -18,7 +18,7 @@ from ossconsole import __version__
 from ossconsole.config.credentials import CredentialSource
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError, SettingsError
-from ossconsole.config.profile import Profile
+from ossconsole.config.profiles import Profile
 from ossconsole.telemetry import events
 from ossconsole.telemetry.conditions import installed_versions
 from ossconsole.telemetry.events import Event, RunState

@@ -20,14 +20,12 @@ from typing import Protocol, Union
 
 import msgspec
 
-from ossconsole.config.decoding import decode_json
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.files import make_folder, reason, write_remedy
-from ossconsole.config.paths import state_dir
-from ossconsole.config.profile import Profile
-from ossconsole.dataset.scoreboard import UploadProgress
-from ossconsole.dataset.upload import UploadJob, UploadSummary
+from ossconsole.config.files import decode_json, make_folder, reason, state_dir, write_remedy
+from ossconsole.config.profiles import Profile
+from ossconsole.dataset.upload.job import UploadJob, UploadSummary
+from ossconsole.dataset.upload.progress import UploadProgress
 from ossconsole.training.run import TrainingRun
 
 log = logging.getLogger(__name__)

@@ -21,12 +21,12 @@ from ossconsole.dataset.manifest import (
     Manifest,
     ManifestMissingError,
     Sample,
+    Unused,
     manifest_from_listing,
     object_key,
     read_manifest,
 )
-from ossconsole.dataset.shard_list import ShardList, read_shard_list
-from ossconsole.dataset.unused import Unused
+from ossconsole.dataset.shards.index import ShardList, read_shard_list
 from ossconsole.storage.client import ObjectStore
 
 

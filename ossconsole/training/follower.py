@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from ossconsole.config.credentials import CredentialSource
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.paths import logs_dir
-from ossconsole.config.profile import Profile
+from ossconsole.config.files import logs_dir
+from ossconsole.config.profiles import Profile
 from ossconsole.storage.client import ObjectStore
 from ossconsole.telemetry.events import Event
 from ossconsole.training.child import become_child

@@ -15,8 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.files import make_folder, unwritable
-from ossconsole.config.paths import state_dir
+from ossconsole.config.files import make_folder, state_dir, unwritable
 from ossconsole.training.context import RunContext
 from ossconsole.training.follower import READY, Orders
 from ossconsole.training.place import Place

@@ -16,7 +16,7 @@ from torch import nn
 from torchvision.models import ResNet18_Weights, resnet18
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.storage.weights_refusal import refuse
+from ossconsole.storage.checkpoints.refusal import refuse
 from ossconsole.training.preflight import WEIGHTS_REMEDY, check_weights
 
 IMAGENET_CLASSES = 1000

@@ -1,4 +1,4 @@
-"""ConsoleApp: modes, themes, dialogs and the pull of the run. All work is done by the services outside of it."""
+"""ConsoleApp: modes, themes, dialogs, the command palette, and the pull of the run's events."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import gc
 import logging
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import cached_property
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,26 +14,27 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from textual import work
 from textual.binding import BindingType
 from textual.color import Color
+from textual.command import DiscoveryHit, Hit, Hits, Provider
 from textual.filter import LineFilter
 from textual.screen import Screen
 from textual.worker import Worker, WorkerState
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.paths import exposed_folders
+from ossconsole.config.files import exposed_folders
 from ossconsole.config.text import counted
-from ossconsole.tui import actions, glyphs, memory, themes
-from ossconsole.tui.guard import TerminalGuard
-from ossconsole.tui.screens.base import ConsoleScreen
-from ossconsole.tui.screens.opening import OpeningScreen
-from ossconsole.tui.services import NoCredentials, Services, Starting
-from ossconsole.tui.text import safe
-from ossconsole.tui.textual_internals import ConsoleTextualApp, FrugalStylesheet
+from ossconsole.tui.console import NoCredentials, Services, Starting
+from ossconsole.tui.help import OpeningScreen
+from ossconsole.tui.kit import actions, glyphs, memory
+from ossconsole.tui.kit import canvas as themes
+from ossconsole.tui.kit.actions import Action
+from ossconsole.tui.kit.screen import ConsoleScreen
+from ossconsole.tui.kit.text import safe
+from ossconsole.tui.kit.textual_internals import ConsoleTextualApp, FrugalStylesheet, TerminalGuard
 
 if TYPE_CHECKING:
-    from ossconsole.storage.job import Job
+    from ossconsole.storage.jobs.job import Job
     from ossconsole.telemetry.events import Event
-    from ossconsole.tui.monitor import RunMonitor
-    from ossconsole.tui.palette import ActionProvider
+    from ossconsole.tui.train.monitor import RunMonitor
 
 TICK_S = 0.25
 log = logging.getLogger(__name__)
@@ -42,31 +43,30 @@ log = logging.getLogger(__name__)
 
 
 def _setup() -> Screen[None]:
-    from ossconsole.tui.screens.setup import SetupScreen
+    from ossconsole.tui.setup.screen import SetupScreen
 
     return SetupScreen()
 
 
 def _browse() -> Screen[None]:
-    from ossconsole.tui.screens.browse import BrowseScreen
+    from ossconsole.tui.browse.screen import BrowseScreen
 
     return BrowseScreen()
 
 
 def _upload() -> Screen[None]:
-    from ossconsole.tui.screens.upload import UploadScreen
+    from ossconsole.tui.upload.screen import UploadScreen
 
     return UploadScreen()
 
 
 def _train() -> Screen[None]:
-    from ossconsole.tui.screens.train import TrainScreen
+    from ossconsole.tui.train.screen import TrainScreen
 
     return TrainScreen()
 
 
 def _action_provider() -> type[ActionProvider]:
-    from ossconsole.tui.palette import ActionProvider
 
     return ActionProvider
 
@@ -165,7 +165,7 @@ class ConsoleApp(ConsoleTextualApp):
     @cached_property
     def monitor(self) -> RunMonitor:
         """What this console has seen of the run."""
-        from ossconsole.tui.monitor import RunMonitor
+        from ossconsole.tui.train.monitor import RunMonitor
 
         return RunMonitor(self.services, self._clock)
 
@@ -249,7 +249,7 @@ class ConsoleApp(ConsoleTextualApp):
         self.switch_mode(mode)
 
     def action_help(self) -> None:
-        from ossconsole.tui.screens.help import HelpScreen
+        from ossconsole.tui.help import HelpScreen
 
         if isinstance(self.screen, HelpScreen):
             self.pop_screen()
@@ -257,7 +257,7 @@ class ConsoleApp(ConsoleTextualApp):
             self.push_screen(HelpScreen(self.screen.SCOPE, *self.screen.EXTRA_SCOPES))
 
     def action_log(self) -> None:
-        from ossconsole.tui.screens.log import LogScreen
+        from ossconsole.tui.help import LogScreen
 
         if isinstance(self.screen, LogScreen):
             self.pop_screen()
@@ -290,7 +290,7 @@ class ConsoleApp(ConsoleTextualApp):
     @work(exclusive=True, group="quit", exit_on_error=False)
     async def action_quit(self) -> None:  # type: ignore[override]
         """Leave; where work is in progress, only after asking."""
-        from ossconsole.tui.screens.confirm import Choice, ConfirmScreen
+        from ossconsole.tui.kit.dialogs import Choice, ConfirmScreen
 
         run, upload = self.services.run, self.services.upload
         running = run is not None and run.alive and not run.elsewhere
@@ -317,3 +317,40 @@ class ConsoleApp(ConsoleTextualApp):
         )
         if choice:
             self.exit(choice)
+
+
+class ActionProvider(Provider):
+    """Actions of the screen below the palette, and those that work everywhere."""
+
+    def _valid(self) -> list[Action]:
+        screen = self.screen
+        known = screen.actions() if isinstance(screen, ConsoleScreen) else list(actions.of("app"))
+        return [
+            action
+            for action in known
+            if action.name != "command_palette" and (action.scope == "app" or screen.check_action(action.name, ()))
+        ]
+
+    async def discover(self) -> Hits:
+        for action in self._valid():
+            yield DiscoveryHit(self._title(action), self._run(action), help=action.help)
+
+    async def search(self, query: str) -> Hits:
+        matcher = self.matcher(query)
+        for action in self._valid():
+            title = self._title(action)
+            score = max(matcher.match(title), matcher.match(action.help))
+            if score > 0:
+                yield Hit(score, matcher.highlight(title), self._run(action), help=action.help)
+
+    @staticmethod
+    def _title(action: Action) -> str:
+        return f"{actions.SCOPE_TITLES[action.scope]}: {action.label} ({action.key_text})"
+
+    def _run(self, action: Action) -> Callable[[], Awaitable[None]]:
+        namespace = self.app if action.scope == "app" else self.screen
+
+        async def run() -> None:
+            await self.app.run_action(action.call, namespace)
+
+        return run

@@ -29,11 +29,11 @@ import psutil
 import pyte
 
 from ossconsole.sandbox.process import SandboxProcess
-from ossconsole.storage.checkpoint_file import inspect_checkpoint
+from ossconsole.storage.checkpoints.inspect import inspect_checkpoint
 from ossconsole.storage.client import ObjectStore
+from ossconsole.storage.jobs.download import Download
 from ossconsole.storage.listing import Listing
 from ossconsole.storage.objects import ObjectSummary
-from ossconsole.storage.transfer import Download
 
 KEYS = 1_000_000
 COLUMNS, LINES = 120, 40

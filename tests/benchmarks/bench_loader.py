@@ -25,10 +25,10 @@ from typing import Any
 import msgspec
 
 from ossconsole.config.connector import checked_connector_config
+from ossconsole.config.credential_sources import FixedSource
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.config.paths import CONFIG_DIR_VARIABLE, STATE_DIR_VARIABLE
-from ossconsole.config.profile import Profile
-from ossconsole.config.sources import FixedSource
+from ossconsole.config.files import CONFIG_DIR_VARIABLE, STATE_DIR_VARIABLE
+from ossconsole.config.profiles import Profile
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import Manifest, object_key
 from ossconsole.sandbox.process import SandboxProcess

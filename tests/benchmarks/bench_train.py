@@ -23,10 +23,10 @@ from typing import Any
 
 import msgspec
 
+from ossconsole.config.credential_sources import FixedSource
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.config.paths import CONFIG_DIR_VARIABLE, STATE_DIR_VARIABLE
-from ossconsole.config.profile import Profile
-from ossconsole.config.sources import FixedSource
+from ossconsole.config.files import CONFIG_DIR_VARIABLE, STATE_DIR_VARIABLE
+from ossconsole.config.profiles import Profile
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.sandbox.process import SandboxProcess
 from ossconsole.telemetry import events
@@ -148,8 +148,8 @@ def headless(_home: Path, profile: Profile, settings: TrainSettings) -> None:
 
 
 def in_console(home: Path, profile: Profile, settings: TrainSettings) -> None:
-    from ossconsole.tui import memory
-    from ossconsole.tui.screens.new_run import FORM
+    from ossconsole.tui.kit import memory
+    from ossconsole.tui.train.new_run import FORM
 
     named = msgspec.structs.replace(profile, name="command line")
     memory.remember(FORM, named.name, msgspec.to_builtins(settings))

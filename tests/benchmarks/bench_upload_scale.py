@@ -29,11 +29,11 @@ import msgspec
 import psutil
 from PIL import Image
 
-from ossconsole.config.paths import STATE_DIR_VARIABLE
-from ossconsole.config.profile import Profile
-from ossconsole.config.sources import FixedSource
-from ossconsole.dataset.settings import UploadSettings
-from ossconsole.dataset.upload import UploadJob
+from ossconsole.config.credential_sources import FixedSource
+from ossconsole.config.files import STATE_DIR_VARIABLE
+from ossconsole.config.profiles import Profile
+from ossconsole.dataset.upload.job import UploadJob
+from ossconsole.dataset.upload.settings import UploadSettings
 from ossconsole.sandbox.process import SandboxProcess
 
 SIZE = 8

@@ -8,8 +8,8 @@ import fastcrc
 import msgspec
 import numpy as np
 
-from ossconsole.config.profile import Profile
-from ossconsole.config.sources import FixedSource
+from ossconsole.config.credential_sources import FixedSource
+from ossconsole.config.profiles import Profile
 from ossconsole.dataset.formats import CHANNELS, SampleFormat
 from ossconsole.dataset.manifest import Manifest, Sample, object_key, write_manifest
 from ossconsole.sandbox.process import SandboxProcess

@@ -34,15 +34,14 @@ import msgspec
 import numpy as np
 import psutil
 
-from ossconsole.config.paths import CONFIG_DIR_VARIABLE, STATE_DIR_VARIABLE
-from ossconsole.config.profile import Profile
-from ossconsole.config.settings_file import Settings, save_settings
-from ossconsole.config.sources import FixedSource
+from ossconsole.config.credential_sources import FixedSource
+from ossconsole.config.files import CONFIG_DIR_VARIABLE, STATE_DIR_VARIABLE
+from ossconsole.config.profiles import Profile, Settings, save_settings
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import Manifest, Sample, object_key, write_manifest
 from ossconsole.sandbox.process import SandboxProcess
 from ossconsole.storage.client import ObjectStore
-from ossconsole.storage.multipart_uploads import list_uploads
+from ossconsole.storage.multipart import list_uploads
 from ossconsole.telemetry import events
 from ossconsole.telemetry.record import read_events
 from ossconsole.telemetry.runs import list_runs

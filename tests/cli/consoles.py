@@ -12,8 +12,8 @@ import numpy as np
 import psutil
 import pyte
 
-from ossconsole.config.paths import STATE_DIR_VARIABLE
-from ossconsole.config.sources import FixedSource
+from ossconsole.config.credential_sources import FixedSource
+from ossconsole.config.files import STATE_DIR_VARIABLE
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import Manifest, Sample, object_key, write_manifest
 from ossconsole.sandbox.process import SandboxProcess

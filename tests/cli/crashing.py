@@ -14,8 +14,8 @@ from textual.widget import Widget
 from ossconsole.cli import main
 from ossconsole.terminal.tty import _TerminalFile
 from ossconsole.tui.app import ConsoleApp
-from ossconsole.tui.screens.log import LogTail
-from ossconsole.tui.textual_internals import ConsoleDriver
+from ossconsole.tui.help import LogTail
+from ossconsole.tui.kit.textual_internals import ConsoleDriver
 
 SENTINEL = "sentinel-in-a-local-9c41"
 

@@ -9,14 +9,12 @@ import pytest
 
 from ossconsole.cli.application import Application
 from ossconsole.cli.options import Target
-from ossconsole.config.credential_files import connector_file, write_connector_file
-from ossconsole.config.credentials import Credentials
+from ossconsole.config.credential_sources import connector_file, write_connector_file
+from ossconsole.config.credentials import Credentials, Secret
 from ossconsole.config.errors import ConsoleError, SettingsError
-from ossconsole.config.profile import Profile
-from ossconsole.config.secret import Secret
-from ossconsole.config.settings_file import Settings, save_settings
+from ossconsole.config.profiles import Profile, Settings, save_settings
 from ossconsole.training.control import Report
-from ossconsole.tui.services import ConsoleState, Failed, NoCredentials, Ready, StageState, Starting
+from ossconsole.tui.console import ConsoleState, Failed, NoCredentials, Ready, StageState, Starting
 from tests.cli.consoles import wait_until
 
 FLAGS = {"bucket": "127", "region": "cn-sandbox", "standard_endpoint": "http://0.0.1:9", "dataset_prefix": "mine"}

@@ -14,14 +14,14 @@ import msgspec
 import pytest
 
 from ossconsole.cli import doctor
-from ossconsole.cli.checks import dataset, gpu, machine, setup, terminal
+from ossconsole.cli.checks import gpu, machine, setup
+from ossconsole.cli.checks import machine as terminal
+from ossconsole.cli.checks import setup as dataset
 from ossconsole.config.checks import CheckStatus, run_checks
 from ossconsole.config.connector import connector_config_path
-from ossconsole.config.credential_files import write_connector_file
-from ossconsole.config.credentials import Credentials
+from ossconsole.config.credential_sources import FixedSource, find_credentials, write_connector_file
+from ossconsole.config.credentials import Credentials, Secret
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.secret import Secret
-from ossconsole.config.sources import FixedSource, find_credentials
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import Manifest, Sample, write_manifest
 from ossconsole.storage.errors import StorageError

@@ -9,12 +9,11 @@ from click.testing import CliRunner, Result
 
 from ossconsole.cli.app import ossconsole
 from ossconsole.cli.config import config
-from ossconsole.cli.errors import run_group
-from ossconsole.config.credential_files import write_connector_file
-from ossconsole.config.credentials import Credentials
+from ossconsole.cli.output import run_group
+from ossconsole.config.credential_sources import write_connector_file
+from ossconsole.config.credentials import Credentials, Secret
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.secret import Secret
-from ossconsole.config.settings_file import load_settings
+from ossconsole.config.profiles import load_settings
 
 
 def run(*arguments: str, text: str = "") -> Result:

@@ -14,15 +14,15 @@ import msgspec
 import psutil
 import pytest
 
-from ossconsole.config.settings_file import OnHangup, Settings, save_settings
+from ossconsole.config.profiles import OnHangup, Settings, save_settings
 from ossconsole.dataset.manifest import read_manifest
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import Event, RunState
 from ossconsole.telemetry.record import read_events
 from ossconsole.telemetry.runs import RunSummary, list_runs
 from ossconsole.training.control import Resume, ask, peers
-from ossconsole.tui import memory
-from ossconsole.tui.screens.upload import FORM
+from ossconsole.tui.kit import memory
+from ossconsole.tui.upload.screen import FORM
 from tests.cli.consoles import Console, cleared, fill_sandbox, processes_of, wait_until
 from tests.dataset.conftest import make_pictures
 from tests.sandboxed import Sandboxed

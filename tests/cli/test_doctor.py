@@ -15,10 +15,10 @@ import msgspec
 import pytest
 
 from ossconsole.config.metadata import METADATA_VARIABLE
-from ossconsole.config.profile import Profile
+from ossconsole.config.profiles import Profile
 from ossconsole.dataset.sample_data import make_sample_pictures
 from ossconsole.sandbox.faults import FaultPlan
-from ossconsole.sandbox.requestlog import read_log
+from ossconsole.sandbox.server import read_log
 from tests.sandboxed import Sandboxed
 from tests.terminal.screen import Terminal
 

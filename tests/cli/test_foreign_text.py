@@ -21,11 +21,11 @@ from oss2 import exceptions
 import ossconsole.cli
 from ossconsole.cli import doctor, output
 from ossconsole.cli.app import ossconsole as group
-from ossconsole.cli.errors import run_group
+from ossconsole.cli.output import run_group
 from ossconsole.config.checks import fail, ok, warn
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.paths import config_dir
+from ossconsole.config.files import config_dir
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import translate
 from ossconsole.telemetry import events

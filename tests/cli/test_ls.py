@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from ossconsole.cli.app import ossconsole
-from ossconsole.cli.errors import run_group
+from ossconsole.cli.output import run_group
 from tests.sandboxed import Sandboxed
 
 

@@ -12,16 +12,13 @@ from click.testing import CliRunner
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from ossconsole.cli.app import ossconsole
-from ossconsole.cli.errors import run_group
 from ossconsole.cli.options import Target, profile_options
-from ossconsole.config.credential_files import write_connector_file
-from ossconsole.config.credentials import Credentials
+from ossconsole.cli.output import run_group
+from ossconsole.config.credential_sources import NoCredentialsError, write_connector_file
+from ossconsole.config.credentials import Credentials, Secret
 from ossconsole.config.errors import ConsoleError, SettingsError
-from ossconsole.config.profile import Profile
+from ossconsole.config.profiles import Profile, Settings, save_settings
 from ossconsole.config.resolve import FIELDS, option_name
-from ossconsole.config.secret import Secret
-from ossconsole.config.settings_file import Settings, save_settings
-from ossconsole.config.sources import NoCredentialsError
 from ossconsole.sandbox.control import SandboxControl
 
 PROFILE = Profile(
@@ -227,7 +224,7 @@ def test_a_command_that_ends_well_is_0() -> None:
 
 def test_a_reader_that_goes_away_is_no_traceback() -> None:
     code = (
-        "import click, sys; from ossconsole.cli.errors import run_group\n"
+        "import click, sys; from ossconsole.cli.output import run_group\n"
         "@click.command()\ndef many():\n    for _ in range(100_000): click.echo('line')\n"
         "sys.exit(run_group(many, []))"
     )
@@ -244,7 +241,7 @@ def test_a_reader_that_goes_away_is_no_traceback() -> None:
 
 def test_the_options_import_none_of_the_heavy_libraries() -> None:
     code = (
-        "import sys, ossconsole.cli.options, ossconsole.cli.errors, ossconsole.cli.doctor, ossconsole.cli.config;"
+        "import sys, ossconsole.cli.options, ossconsole.cli.output, ossconsole.cli.doctor, ossconsole.cli.config;"
         "print({'torch', 'textual', 'oss2', 'aiohttp'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)

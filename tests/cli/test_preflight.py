@@ -10,10 +10,10 @@ import pytest
 
 from ossconsole.cli.app import ossconsole
 from ossconsole.cli.application import Application
-from ossconsole.cli.errors import run_group
 from ossconsole.cli.options import Target
+from ossconsole.cli.output import run_group
 from ossconsole.config.errors import SettingsError
-from ossconsole.config.paths import state_dir
+from ossconsole.config.files import state_dir
 from ossconsole.telemetry.sampler import Sampler
 from ossconsole.training import preflight
 from ossconsole.training.preflight import MissingLibraryError, check_precision, check_weights
@@ -28,7 +28,7 @@ class Hook:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Hook())
 from ossconsole.cli.app import ossconsole
-from ossconsole.cli.errors import run_group
+from ossconsole.cli.output import run_group
 sys.exit(run_group(ossconsole, {arguments!r}))
 """
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from ossconsole.cli.errors import run_group
+from ossconsole.cli.output import run_group
 from ossconsole.cli.runs import export, status
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState

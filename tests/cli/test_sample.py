@@ -18,7 +18,7 @@ from ossconsole.cli.options import Target
 from ossconsole.dataset import sample_data
 from ossconsole.dataset.sample_data import make_sample_pictures
 from ossconsole.sandbox.process import DATASET_PREFIX
-from ossconsole.tui.services import StageState
+from ossconsole.tui.console import StageState
 from tests.cli.consoles import cleared, processes_of, wait_until
 
 pytestmark = pytest.mark.timeout(300)

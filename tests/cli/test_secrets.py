@@ -19,12 +19,17 @@ import psutil
 import pytest
 
 from ossconsole.cli.app import ossconsole
-from ossconsole.cli.errors import run_group
-from ossconsole.config.credential_files import aliyun_file, connector_file, ossutil_file, write_connector_file
+from ossconsole.cli.output import run_group
+from ossconsole.config.credential_sources import (
+    EcsRoleSource,
+    aliyun_file,
+    connector_file,
+    ossutil_file,
+    write_connector_file,
+)
 from ossconsole.config.credentials import Credentials
 from ossconsole.config.metadata import METADATA_VARIABLE
-from ossconsole.config.settings_file import Settings, save_settings, settings_path
-from ossconsole.config.sources import EcsRoleSource
+from ossconsole.config.profiles import Settings, save_settings, settings_path
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import Manifest, Sample, object_key, write_manifest
 from tests.cli.consoles import Console

@@ -14,8 +14,8 @@ import numpy as np
 import psutil
 import pytest
 
-from ossconsole.config.profile import Profile
-from ossconsole.config.sources import FixedSource
+from ossconsole.config.credential_sources import FixedSource
+from ossconsole.config.profiles import Profile
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import Manifest, Sample, object_key, write_manifest
 from ossconsole.sandbox.process import SandboxProcess

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ossconsole.dataset.prepare import Recipe
+from ossconsole.dataset.upload.prepare import Recipe
 from tests.cli.uploading import Uploader, finish
 from tests.dataset.conftest import make_pictures
 from tests.dataset.uploads import bucket, settings_for, until, wanted

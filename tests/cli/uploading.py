@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from ossconsole.config.profile import Profile
+from ossconsole.config.profiles import Profile
 from ossconsole.storage.client import ObjectStore
 from tests.sandboxed import Sandboxed
 

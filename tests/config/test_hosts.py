@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ossconsole.config.endpoints import EndpointKind
-from ossconsole.config.hosts import HostInfo, HostKind, candidates, classify, without_bucket
+from ossconsole.config.endpoints import EndpointKind, HostInfo, HostKind, candidates, classify, without_bucket
 
 
 @pytest.mark.parametrize(

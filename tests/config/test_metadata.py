@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from ossconsole.config.credential_sources import REFRESH_BEFORE, EcsRoleSource, find_credentials
 from ossconsole.config.metadata import METADATA_VARIABLE, MetadataError, MetadataService
-from ossconsole.config.profile import Profile
-from ossconsole.config.sources import REFRESH_BEFORE, EcsRoleSource, find_credentials
+from ossconsole.config.profiles import Profile
 from ossconsole.sandbox.imds import ROLE_NAME
 from tests.sandboxed import Sandboxed, sandboxed
 

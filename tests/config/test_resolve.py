@@ -5,9 +5,8 @@ import pytest
 
 from ossconsole.config.endpoints import sends_in_clear
 from ossconsole.config.errors import SettingsError
-from ossconsole.config.profile import Profile
+from ossconsole.config.profiles import Profile, Settings
 from ossconsole.config.resolve import Origin, OriginKind, Resolution, overlay, resolve
-from ossconsole.config.settings_file import Settings
 
 PROFILE = Profile(
     name="hangzhou",

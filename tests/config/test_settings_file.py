@@ -9,8 +9,7 @@ import msgspec
 import pytest
 
 from ossconsole.config.errors import SettingsError
-from ossconsole.config.profile import Profile
-from ossconsole.config.settings_file import OnHangup, Settings, load_settings, save_settings, settings_path
+from ossconsole.config.profiles import OnHangup, Profile, Settings, load_settings, save_settings, settings_path
 
 HANGZHOU = Profile(
     name="hangzhou",

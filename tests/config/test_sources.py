@@ -9,19 +9,21 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ossconsole.config.credential_files import (
+from ossconsole.config.credential_sources import (
+    FileSource,
+    NoCredentialsError,
     aliyun_file,
     connector_file,
+    find_credentials,
     loose_mode,
     ossutil_file,
     read_connector_file,
+    survey,
     write_connector_file,
 )
-from ossconsole.config.credentials import Credentials
+from ossconsole.config.credentials import Credentials, Secret
 from ossconsole.config.errors import SettingsError
-from ossconsole.config.profile import Profile, checked
-from ossconsole.config.secret import Secret
-from ossconsole.config.sources import FileSource, NoCredentialsError, find_credentials, survey
+from ossconsole.config.profiles import Profile, checked
 
 SENTINEL = "sentinel-6f1d2c"
 OSSUTIL = f"""[default]

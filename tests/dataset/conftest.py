@@ -11,7 +11,7 @@ import pytest
 import tenacity
 from PIL import Image
 
-from ossconsole.config.profile import Profile
+from ossconsole.config.profiles import Profile
 from ossconsole.storage import retry
 from ossconsole.storage.client import ObjectStore
 from tests.sandboxed import Sandboxed

@@ -24,10 +24,10 @@ from ossconsole.dataset.contents import (
 )
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import Manifest, Sample, write_manifest
-from ossconsole.dataset.manifest_check import ManifestCheck
-from ossconsole.storage.checkpoint_file import Checkpoint
+from ossconsole.dataset.upload.verify import ManifestCheck
+from ossconsole.storage.checkpoints.inspect import Checkpoint
 from ossconsole.storage.client import ObjectStore
-from ossconsole.storage.job import JobState
+from ossconsole.storage.jobs.job import JobState
 from ossconsole.storage.retry import ONCE
 from tests.sandboxed import Sandboxed
 

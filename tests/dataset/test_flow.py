@@ -7,8 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from ossconsole.dataset.flow import BandwidthCap, BoundedQueue, Closed, Gate, Stopped
-from ossconsole.dataset.senders import Senders
+from ossconsole.dataset.upload.flow import BandwidthCap, BoundedQueue, Closed, Gate, Senders, Stopped
 
 WAIT_S = 10.0
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from ossconsole.dataset.journal import Failure, Journal, JournalError, SentSample, Verdict
-from ossconsole.dataset.layout import PlannedSample
-from ossconsole.dataset.origin import FileOrigin
+from ossconsole.dataset.source.layout import PlannedSample
+from ossconsole.dataset.source.origin import FileOrigin
+from ossconsole.dataset.upload.journal import Failure, Journal, JournalError, SentSample, Verdict
 
 
 def planned(path: str, *, size: int = 10, mtime_ns: int = 5, class_name: str = "ants", key: str = "") -> PlannedSample:

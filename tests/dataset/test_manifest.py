@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.profile import Profile
+from ossconsole.config.profiles import Profile
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import (
     VAL_LABELS_NAME,

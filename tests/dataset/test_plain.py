@@ -10,15 +10,14 @@ import msgspec
 import pytest
 
 from ossconsole.config.errors import SettingsError
-from ossconsole.config.paths import STATE_DIR_VARIABLE, state_dir
-from ossconsole.config.profile import Profile
-from ossconsole.dataset.plain import PlainUpload
+from ossconsole.config.files import STATE_DIR_VARIABLE, state_dir
+from ossconsole.config.profiles import Profile
+from ossconsole.dataset.upload.plain import PlainUpload
 from ossconsole.sandbox.control import SandboxControl
 from ossconsole.sandbox.faults import Error, FaultPlan, LostReply, Reset, Rule
 from ossconsole.storage.client import ObjectStore
-from ossconsole.storage.job import JobState
-from ossconsole.storage.multipart import PartedUpload
-from ossconsole.storage.multipart_uploads import list_uploads
+from ossconsole.storage.jobs.job import JobState
+from ossconsole.storage.multipart import PartedUpload, list_uploads
 from ossconsole.storage.retry import ONCE
 from tests.dataset.uploads import WAIT_S
 from tests.sandboxed import Sandboxed, sandboxed

@@ -21,11 +21,11 @@ from torchvision import transforms
 from torchvision.transforms import functional
 
 from ossconsole.config.errors import SettingsError
-from ossconsole.dataset import jpeg as fast_jpeg
-from ossconsole.dataset import prepare as preparation
 from ossconsole.dataset.formats import IMAGENET_MEAN, IMAGENET_STD, SampleFormat, decode
-from ossconsole.dataset.prepare import Recipe, UnreadablePictureError, crop_box, picture_problem, prepare
 from ossconsole.dataset.sample_data import make_sample_pictures
+from ossconsole.dataset.upload import jpeg as fast_jpeg
+from ossconsole.dataset.upload import prepare as preparation
+from ossconsole.dataset.upload.prepare import Recipe, UnreadablePictureError, crop_box, picture_problem, prepare
 from tests.dataset.conftest import jpeg, picture
 
 F32, U8 = SampleFormat.TENSOR_F32, SampleFormat.IMAGE_U8

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ossconsole.dataset.progress import (
+from ossconsole.dataset.upload.progress import (
     Busy,
     Counted,
     Event,

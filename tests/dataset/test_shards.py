@@ -17,18 +17,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ossconsole.config.profile import Profile
-from ossconsole.dataset.flow import Stopped
+from ossconsole.config.profiles import Profile
 from ossconsole.dataset.formats import SampleFormat, sample_bytes
-from ossconsole.dataset.journal import JournalError, journal_path
 from ossconsole.dataset.manifest import SHARDS_NAME
-from ossconsole.dataset.plan import plan_upload
-from ossconsole.dataset.prefix import PrefixTakenError
-from ossconsole.dataset.settings import UploadSettings
-from ossconsole.dataset.shard_build import Flight, ShardBuilder
-from ossconsole.dataset.shard_list import read_shard_list
-from ossconsole.dataset.shards import ShardUpload
-from ossconsole.dataset.tar_index import BLOCK, encode_index, member_header, padding
+from ossconsole.dataset.shards.build import Flight, ShardBuilder
+from ossconsole.dataset.shards.index import BLOCK, encode_index, member_header, padding, read_shard_list
+from ossconsole.dataset.shards.upload import ShardUpload
+from ossconsole.dataset.upload.flow import Stopped
+from ossconsole.dataset.upload.journal import JournalError, journal_path
+from ossconsole.dataset.upload.plan import plan_upload
+from ossconsole.dataset.upload.settings import UploadSettings
+from ossconsole.dataset.upload.verify import PrefixTakenError
 from ossconsole.sandbox.faults import Error, FaultPlan, Rule
 from ossconsole.storage.client import ObjectStore
 from tests.dataset.conftest import jpeg, make_pictures

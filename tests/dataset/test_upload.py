@@ -16,16 +16,16 @@ import pytest
 from PIL import Image
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.paths import STATE_DIR_VARIABLE
-from ossconsole.config.profile import Profile
+from ossconsole.config.files import STATE_DIR_VARIABLE
+from ossconsole.config.profiles import Profile
 from ossconsole.dataset.formats import SampleFormat
-from ossconsole.dataset.journal import Journal, JournalError, journal_path
 from ossconsole.dataset.manifest import manifest_key, read_manifest
-from ossconsole.dataset.plan import plan_upload
-from ossconsole.dataset.prefix import PrefixTakenError
-from ossconsole.dataset.prepare import prepare
-from ossconsole.dataset.scoreboard import Phase
-from ossconsole.dataset.upload import UploadJob
+from ossconsole.dataset.upload.job import UploadJob
+from ossconsole.dataset.upload.journal import Journal, JournalError, journal_path
+from ossconsole.dataset.upload.plan import plan_upload
+from ossconsole.dataset.upload.prepare import prepare
+from ossconsole.dataset.upload.progress import Phase
+from ossconsole.dataset.upload.verify import PrefixTakenError
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from tests.dataset.conftest import jpeg, make_pictures
@@ -337,7 +337,7 @@ def test_a_preparation_process_that_dies_costs_one_picture_at_most(
     job.start()
     until(lambda: job.progress().uploaded > 5)
     for child in psutil.Process().children(recursive=True):
-        if "ossconsole.dataset.worker" in child.cmdline():
+        if "ossconsole.dataset.upload.worker" in child.cmdline():
             child.kill()
     summary = job.wait(WAIT_S)
     assert summary.uploaded + summary.failed == 102
@@ -351,7 +351,9 @@ def test_no_process_is_left_behind(sandboxed_bucket: Sandboxed, profile: Profile
     import psutil
 
     upload(profile, sandboxed_bucket.owner, settings_for(source, workers=3))
-    assert not [c for c in psutil.Process().children(recursive=True) if "ossconsole.dataset.worker" in c.cmdline()]
+    assert not [
+        c for c in psutil.Process().children(recursive=True) if "ossconsole.dataset.upload.worker" in c.cmdline()
+    ]
 
 
 def test_a_file_of_the_working_folder_is_no_library(

@@ -9,13 +9,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from ossconsole.config.credential_sources import FixedSource
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.profile import Profile
-from ossconsole.config.sources import FixedSource
-from ossconsole.dataset.context import RETRIES
+from ossconsole.config.profiles import Profile
 from ossconsole.dataset.manifest import manifest_key
-from ossconsole.dataset.upload import UploadJob, UploadSummary
+from ossconsole.dataset.upload.context import RETRIES
+from ossconsole.dataset.upload.job import UploadJob, UploadSummary
 from ossconsole.sandbox.control import SandboxControl
 from ossconsole.sandbox.faults import Action, Error, FaultPlan, LostReply, MalformedListing, Reset, Rule, WrongCrc
 from ossconsole.storage.client import ObjectStore

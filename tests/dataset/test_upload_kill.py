@@ -10,11 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ossconsole.config.paths import STATE_DIR_VARIABLE
-from ossconsole.config.profile import Profile
-from ossconsole.config.sources import FixedSource
-from ossconsole.dataset.settings import UploadSettings
-from ossconsole.dataset.upload import UploadJob
+from ossconsole.config.credential_sources import FixedSource
+from ossconsole.config.files import STATE_DIR_VARIABLE
+from ossconsole.config.profiles import Profile
+from ossconsole.dataset.upload.job import UploadJob
+from ossconsole.dataset.upload.settings import UploadSettings
 from ossconsole.storage.client import ObjectStore
 from tests.dataset.conftest import make_pictures
 from tests.dataset.uploads import (
@@ -48,7 +48,7 @@ def test_killed_at_random_moments_it_loses_and_repeats_nothing(
     settings = settings_for(source, bandwidth=100_000.0)
     prefix, rng = profile.dataset_prefix, random.Random(7)
     context = multiprocessing.get_context("forkserver")  # has oss2 loaded, so that twenty starts take no minute
-    context.set_forkserver_preload(["ossconsole.dataset.upload", "tests.dataset.test_upload_kill"])
+    context.set_forkserver_preload(["ossconsole.dataset.upload.job", "tests.dataset.test_upload_kill"])
 
     def objects() -> int:
         return sum(1 for _ in store.list_all(f"{prefix}/"))

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ossconsole.config.credentials import CredentialSource
-from ossconsole.config.profile import Profile
+from ossconsole.config.profiles import Profile
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import MANIFEST_NAME, Manifest, read_manifest
-from ossconsole.dataset.prepare import Recipe, prepare
-from ossconsole.dataset.settings import UploadSettings
-from ossconsole.dataset.upload import UploadJob, UploadSummary
+from ossconsole.dataset.upload.job import UploadJob, UploadSummary
+from ossconsole.dataset.upload.prepare import Recipe, prepare
+from ossconsole.dataset.upload.settings import UploadSettings
 from ossconsole.storage.client import ObjectStore
 
 WAIT_S = 60.0

@@ -9,9 +9,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from ossconsole.config.credential_sources import FixedSource
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.config.sources import FixedSource
-from ossconsole.dataset import context
+from ossconsole.dataset.upload import context
 from ossconsole.sandbox.control import SandboxControl
 from ossconsole.sandbox.process import SandboxProcess
 from ossconsole.storage.client import ObjectStore

@@ -19,7 +19,7 @@ import pytest
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.files import make_folder
-from ossconsole.dataset import workers
+from ossconsole.dataset.upload import workers
 from ossconsole.sandbox.control import SandboxControl
 from ossconsole.sandbox.faults import FaultPlan, Rule, Stall
 from ossconsole.telemetry.record import record_path
@@ -183,7 +183,7 @@ def _when_stalled(struck: Struck, number: signal.Signals) -> None:
 
 def _hurt(operation: Operation, number: signal.Signals) -> None:
     """The newest process of those that do the work: it is at it, or about to be."""
-    mark = "ossconsole.dataset.worker" if isinstance(operation, Upload) else "spawn_main"
+    mark = "ossconsole.dataset.upload.worker" if isinstance(operation, Upload) else "spawn_main"
     found = [
         process
         for process in psutil.Process().children(recursive=True)

@@ -17,13 +17,13 @@ import torch
 from ossconsole.config.credentials import CredentialSource
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.profile import Profile
+from ossconsole.config.profiles import Profile
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import Manifest, Sample, object_key, write_manifest
-from ossconsole.dataset.settings import UploadSettings
-from ossconsole.dataset.upload import UploadJob
+from ossconsole.dataset.upload.job import UploadJob
+from ossconsole.dataset.upload.settings import UploadSettings
 from ossconsole.storage.client import ObjectStore
-from ossconsole.storage.transfer import Download
+from ossconsole.storage.jobs.download import Download
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.sampler import Sampler

@@ -15,7 +15,7 @@ import pytest
 from ossconsole.config.errors import ConsoleError
 from ossconsole.sandbox.control import SandboxControl
 from ossconsole.sandbox.faults import Error, FaultPlan, LostReply, Rule
-from ossconsole.storage.multipart_uploads import list_uploads
+from ossconsole.storage.multipart import list_uploads
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.record import RunRecord, record_path

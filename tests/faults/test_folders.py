@@ -21,8 +21,7 @@ from _pytest.mark.structures import ParameterSet
 
 from ossconsole.config.connector import save_connector_config
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.config.profile import Profile
-from ossconsole.config.settings_file import Settings, save_settings
+from ossconsole.config.profiles import Profile, Settings, save_settings
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import Manifest, Sample, object_key, write_manifest
 from ossconsole.telemetry import events

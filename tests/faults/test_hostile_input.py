@@ -21,20 +21,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ossconsole.config.connector import load_connector_config, save_connector_config
-from ossconsole.config.credential_files import read_aliyun_file, read_connector_file, read_ossutil_file
-from ossconsole.config.credentials import Credentials
+from ossconsole.config.credential_sources import FixedSource, read_aliyun_file, read_connector_file, read_ossutil_file
+from ossconsole.config.credentials import Credentials, Secret
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.profile import Profile
-from ossconsole.config.secret import Secret
-from ossconsole.config.settings_file import OnHangup, Settings, load_settings, save_settings
-from ossconsole.config.sources import FixedSource
+from ossconsole.config.profiles import OnHangup, Profile, Settings, load_settings, save_settings
 from ossconsole.dataset.formats import SampleFormat
-from ossconsole.dataset.journal import Journal, SentSample
-from ossconsole.dataset.layout import PlannedSample
 from ossconsole.dataset.manifest import Manifest, Sample, encode_manifest, read_manifest
-from ossconsole.dataset.origin import FileOrigin
+from ossconsole.dataset.source.layout import PlannedSample
+from ossconsole.dataset.source.origin import FileOrigin
+from ossconsole.dataset.upload.journal import Journal, SentSample
 from ossconsole.storage.client import ObjectStore
-from ossconsole.storage.multipart_uploads import list_uploads
+from ossconsole.storage.multipart import list_uploads
 from ossconsole.storage.retry import ONCE
 from ossconsole.telemetry import events
 from ossconsole.telemetry.record import RunRecord, read_events

@@ -25,7 +25,7 @@ from ossconsole.sandbox import delivery, faults
 from ossconsole.sandbox.control import SandboxControl
 from ossconsole.sandbox.faults import FaultEngine, FaultPlan, Request, Rule
 from ossconsole.sandbox.process import SandboxInfo, SandboxProcess
-from ossconsole.sandbox.requestlog import read_log
+from ossconsole.sandbox.server import read_log
 from tests.sandbox.conftest import make_bucket
 from tests.sandbox.test_objects import fails
 from tests.sandbox.wire import Answer, Signer, call, send, wait_until

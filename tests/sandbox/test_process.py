@@ -16,12 +16,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ossconsole.config.credentials import Secret
 from ossconsole.config.endpoints import EndpointKind, sdk_endpoint
 from ossconsole.config.errors import SettingsError
-from ossconsole.config.secret import Secret
 from ossconsole.sandbox.blobs import INLINE_BYTES
 from ossconsole.sandbox.process import SandboxError, SandboxInfo, SandboxProcess
-from ossconsole.sandbox.requestlog import read_log
+from ossconsole.sandbox.server import read_log
 from tests.sandbox.conftest import make_bucket
 from tests.sandbox.wire import Signer, call, send, wait_until
 

@@ -8,7 +8,7 @@ import pytest
 
 from ossconsole.sandbox.errors import OssError
 from ossconsole.sandbox.process import SandboxInfo
-from ossconsole.sandbox.ranges import Span, resolve
+from ossconsole.sandbox.request import Span, resolve
 from tests.sandbox.wire import call
 
 WHOLE = Span(0, 1000, partial=False)

@@ -9,11 +9,9 @@ import pytest
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.sandbox.blobs import BlobStore
-from ossconsole.sandbox.cache import BLOCK_BYTES, BlockCache
-from ossconsole.sandbox.ranges import Span
-from ossconsole.sandbox.reading import Reader
+from ossconsole.sandbox.reading import BLOCK_BYTES, BlockCache, Origin, Pace, Reader, Shaping
 from ossconsole.sandbox.records import StoredObject
-from ossconsole.sandbox.shaping import Origin, Pace, Shaping
+from ossconsole.sandbox.request import Span
 
 
 class FakeTime:

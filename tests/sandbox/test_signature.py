@@ -9,11 +9,11 @@ from urllib.parse import quote
 import oss2
 import pytest
 
-from ossconsole.config.secret import Secret
+from ossconsole.config.credentials import Secret
 from ossconsole.sandbox.errors import OssError
-from ossconsole.sandbox.incoming import Incoming, Target
 from ossconsole.sandbox.keys import AccessKey, KeyRing
 from ossconsole.sandbox.process import SandboxInfo
+from ossconsole.sandbox.request import Incoming, Target
 from ossconsole.sandbox.signature import Verifier
 from tests.sandbox.conftest import make_bucket
 from tests.sandbox.wire import Signer, call, send

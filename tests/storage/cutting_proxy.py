@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from ossconsole.config.profile import Profile
+from ossconsole.config.profiles import Profile
 
 
 class CuttingProxy:

@@ -22,9 +22,9 @@ from ossconsole.storage.accelerator import (
     delete_accelerator,
     read_accelerator,
 )
-from ossconsole.storage.checks import accelerator_check
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
+from ossconsole.storage.probe.checks import accelerator_check
 from tests.sandboxed import Sandboxed, sandboxed
 
 ZONE = "cn-sandbox-a"

@@ -10,15 +10,14 @@ import pytest
 
 from ossconsole.config.errors import SettingsError
 from ossconsole.sandbox.faults import Error, FaultPlan, Rule
-from ossconsole.sandbox.requestlog import read_log
-from ossconsole.storage.actions import Copy, Delete, Restore, Versioning, presigned_url, versioning
+from ossconsole.sandbox.server import read_log
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.details import object_details
 from ossconsole.storage.errors import StorageError
-from ossconsole.storage.job import Job, JobState
-from ossconsole.storage.multipart_uploads import abort_upload, list_uploads
+from ossconsole.storage.jobs.actions import Copy, Delete, Restore, Usage, Versioning, presigned_url, versioning
+from ossconsole.storage.jobs.job import Job, JobState
+from ossconsole.storage.multipart import abort_upload, list_uploads
 from ossconsole.storage.objects import ObjectSummary
-from ossconsole.storage.usage import Usage
 from tests.sandboxed import Sandboxed
 
 WAIT_S = 60.0
@@ -99,8 +98,8 @@ def test_a_copy_overwrites_only_when_told(store: ObjectStore, filled: str) -> No
 
 
 def test_large_objects_are_copied_in_parts(store: ObjectStore, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ossconsole.storage.actions._COPY_WHOLE_UP_TO", 100_000)
-    monkeypatch.setattr("ossconsole.storage.actions._COPY_PART_SIZE", 110_000)
+    monkeypatch.setattr("ossconsole.storage.jobs.actions._COPY_WHOLE_UP_TO", 100_000)
+    monkeypatch.setattr("ossconsole.storage.jobs.actions._COPY_PART_SIZE", 110_000)
     data = bytes(range(256)) * 1500
     store.put(f"{prefix}large", data, metadata={"run": "r"})
     found = summary(store, f"{prefix}large")

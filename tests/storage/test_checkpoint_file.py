@@ -17,17 +17,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.storage.checkpoint_compare import pair_tensors, tensor_distances
-from ossconsole.storage.checkpoint_file import (
+from ossconsole.storage.checkpoints.inspect import (
     Checkpoint,
     CheckpointError,
+    RangedFile,
     inspect_checkpoint,
     inspect_local_checkpoint,
+    pair_tensors,
     read_checkpoint,
+    tensor_distances,
 )
+from ossconsole.storage.checkpoints.pickle_reader import NotAPickleError, walk_pickle
 from ossconsole.storage.client import ObjectStore
-from ossconsole.storage.pickle_walk import NotAPickleError, walk_pickle
-from ossconsole.storage.ranged_file import RangedFile
 
 
 def saved(value: Any, **options: Any) -> bytes:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import SettingsError
-from ossconsole.config.profile import Profile
+from ossconsole.config.profiles import Profile
 from ossconsole.sandbox.faults import (
     Action,
     Corrupt,
@@ -33,7 +33,7 @@ from ossconsole.sandbox.faults import (
 from ossconsole.storage import retry
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
-from ossconsole.storage.multipart_uploads import list_uploads
+from ossconsole.storage.multipart import list_uploads
 from ossconsole.storage.retry import ONCE, RetryPolicy
 from tests.sandboxed import Sandboxed
 

@@ -13,8 +13,7 @@ from oss2 import xml_utils
 
 from ossconsole.sandbox.listing import reply_v2
 from ossconsole.sandbox.records import Attributes, StoredObject
-from ossconsole.storage.list_reply import read_page
-from ossconsole.storage.objects import ListPage, ObjectSummary
+from ossconsole.storage.objects import ListPage, ObjectSummary, read_page
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
 

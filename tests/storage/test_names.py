@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.text import safe_text
-from ossconsole.storage.names import check_inside, local_path
+from ossconsole.storage.jobs.download import check_inside, local_path, plan
 from ossconsole.storage.objects import ObjectSummary
-from ossconsole.storage.transfer import plan
 
 NASTY = st.text(st.sampled_from("ab./\\%~\x00\x1b[\u202e\u200b\ud800é漢 0F"), min_size=1, max_size=40)
 KEYS = st.one_of(NASTY, st.text(min_size=1, max_size=1023))

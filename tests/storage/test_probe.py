@@ -19,20 +19,25 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from ossconsole.config.checks import CheckStatus
-from ossconsole.config.credentials import Credentials
-from ossconsole.config.endpoints import EndpointKind
-from ossconsole.config.hosts import classify
-from ossconsole.config.profile import Profile
-from ossconsole.config.secret import Secret
-from ossconsole.config.sources import FixedSource
+from ossconsole.config.credential_sources import FixedSource
+from ossconsole.config.credentials import Credentials, Secret
+from ossconsole.config.endpoints import EndpointKind, classify
+from ossconsole.config.profiles import Profile
 from ossconsole.sandbox.faults import FaultPlan
-from ossconsole.storage.checks import probe_checks
 from ossconsole.storage.errors import StorageError
-from ossconsole.storage.permissions import PROBE_NAME
-from ossconsole.storage.probe import probe, probe_endpoint
-from ossconsole.storage.reach import Reach, UnreachableError
-from ossconsole.storage.report import EndpointReport, ProbeReport, stages
-from ossconsole.storage.steps import PERMISSION_STAGES, Stage, Step, Steps, StepStatus, ignore_step
+from ossconsole.storage.probe.checks import probe_checks
+from ossconsole.storage.probe.probe import PROBE_NAME, Reach, UnreachableError, probe, probe_endpoint
+from ossconsole.storage.probe.report import (
+    PERMISSION_STAGES,
+    EndpointReport,
+    ProbeReport,
+    Stage,
+    Step,
+    Steps,
+    StepStatus,
+    ignore_step,
+    stages,
+)
 from tests.sandboxed import Sandboxed, sandboxed
 
 STANDARD, ACCELERATED = EndpointKind.STANDARD, EndpointKind.ACCELERATED
@@ -115,7 +120,7 @@ def test_each_step_is_told_as_it_begins_and_ends(sandboxed_bucket: Sandboxed, pr
 
 
 def test_both_endpoints_read_the_same_samples(tmp_path: Path) -> None:
-    from ossconsole.sandbox.requestlog import read_log
+    from ossconsole.sandbox.server import read_log
 
     with sandboxed(tmp_path / "sandbox") as running:
         profile = running.profile("data")

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ossconsole.storage.progress import RATE_WINDOW_S, ProgressLedger
+from ossconsole.storage.jobs.job import RATE_WINDOW_S, ProgressLedger
 
 EVENTS = st.lists(
     st.one_of(

@@ -9,7 +9,7 @@ import oss2
 import pytest
 
 from ossconsole.storage.errors import StorageError, translate
-from ossconsole.storage.job import Job, JobState
+from ossconsole.storage.jobs.job import Job, JobState
 from ossconsole.storage.retry import ONCE, RetryPolicy, Wait, WaitNotes
 
 FAILURE = StorageError("no answer", retriable=True)

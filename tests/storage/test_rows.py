@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ossconsole.config.errors import SettingsError
+from ossconsole.storage.listing import ObjectRows, RowFilter, RowView, Sort, SortKey, build_view
 from ossconsole.storage.objects import ListPage, ObjectSummary
-from ossconsole.storage.rows import ObjectRows, RowFilter, RowView, Sort, SortKey, build_view
 
 
 def shown(view: RowView) -> list[str]:

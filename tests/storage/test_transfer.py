@@ -10,11 +10,11 @@ import tenacity
 from ossconsole.sandbox.faults import Corrupt, FaultPlan, Rule
 from ossconsole.storage import retry
 from ossconsole.storage.client import ObjectStore
-from ossconsole.storage.job import JobState
+from ossconsole.storage.jobs.download import Download, DownloadItem, Existing
+from ossconsole.storage.jobs.job import JobState
+from ossconsole.storage.multipart import PART_SIZE
 from ossconsole.storage.objects import ObjectSummary
-from ossconsole.storage.parted_file import PART_SIZE
 from ossconsole.storage.retry import ONCE, RetryPolicy
-from ossconsole.storage.transfer import Download, DownloadItem, Existing
 from tests.sandboxed import Sandboxed
 from tests.storage.cutting_proxy import cutting
 
@@ -253,7 +253,7 @@ def test_a_full_disk_ends_the_job_with_a_remedy(
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ossconsole.storage.parted_file.os.pwrite", full)
+    monkeypatch.setattr("ossconsole.storage.multipart.os.pwrite", full)
     job = run(Download(store, [prefix], prefix, tmp_path))
     assert job.state is JobState.FAILED
     assert job.error is not None

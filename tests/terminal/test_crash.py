@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from ossconsole import __version__
+from ossconsole.config.credentials import Secret
 from ossconsole.config.files import make_folder
-from ossconsole.config.secret import Secret
 from ossconsole.terminal import crash, logs
 from ossconsole.terminal.crash import crash_line, crashes_dir, report
 

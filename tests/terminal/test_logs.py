@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ossconsole.config.credentials import MASK, Secret
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import make_folder
-from ossconsole.config.secret import MASK, Secret
 from ossconsole.terminal import logs
 from ossconsole.terminal.logs import log_path, printable, redact, register_secret, set_up_logging, tail
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.dataset.scoreboard import Phase
+from ossconsole.dataset.upload.progress import Phase
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.record import RunRecord, record_path
@@ -163,11 +163,11 @@ UPLOAD = """
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from ossconsole.config.secret import Secret
+from ossconsole.config.credentials import Secret
 from ossconsole.config.credentials import Credentials
-from ossconsole.config.sources import FixedSource
-from ossconsole.dataset.settings import UploadSettings
-from ossconsole.dataset.upload import UploadJob
+from ossconsole.config.credential_sources import FixedSource
+from ossconsole.dataset.upload.settings import UploadSettings
+from ossconsole.dataset.upload.job import UploadJob
 from ossconsole.training.control import ControlServer
 from tests.training.test_control import PROFILE, Place
 job = UploadJob(PROFILE, FixedSource(Credentials("id", Secret("s"))), UploadSettings(source=Path("/pictures")))

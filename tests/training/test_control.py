@@ -19,7 +19,7 @@ import pytest
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.profile import Profile
+from ossconsole.config.profiles import Profile
 from ossconsole.training import control
 from ossconsole.training.claim import Claim, ClaimedError
 from ossconsole.training.control import ControlError, ControlServer, Look, Stop, ask, peers

@@ -19,7 +19,7 @@ import torch
 from torchvision.models import WeightsEnum, resnet18, resnet34, resnet50
 
 from ossconsole.config.errors import ConsoleError, SettingsError
-from ossconsole.storage.checkpoint_file import inspect_local_checkpoint
+from ossconsole.storage.checkpoints.inspect import inspect_local_checkpoint
 from ossconsole.training.checkpoint import unpack
 from ossconsole.training.model import build_model, is_imagenet
 

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from ossconsole.dataset.formats import SampleFormat
-from ossconsole.dataset.settings import UploadSettings
-from ossconsole.dataset.upload import UploadJob
+from ossconsole.dataset.upload.job import UploadJob
+from ossconsole.dataset.upload.settings import UploadSettings
 from ossconsole.telemetry import events
 from ossconsole.training.data import TrainingData, training_data
 from ossconsole.training.loader import BatchLoader

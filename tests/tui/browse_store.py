@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import fastcrc
 
-from ossconsole.config.profile import Profile
+from ossconsole.config.profiles import Profile
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.objects import BucketSummary, ListPage, ObjectInfo, ObjectSummary
 from ossconsole.storage.retry import Pause

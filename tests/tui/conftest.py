@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import ossconsole.tui
-from ossconsole.config.paths import STATE_DIR_VARIABLE
+from ossconsole.config.files import STATE_DIR_VARIABLE
 from ossconsole.tui.app import ConsoleApp
-from ossconsole.tui.glyphs import BRAILLE
+from ossconsole.tui.kit.glyphs import BRAILLE
 from tests.tui.fakes import START, FakeServices
 
 AppMaker = Callable[..., ConsoleApp]

@@ -9,18 +9,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ossconsole.config.credentials import Credentials
+from ossconsole.config.credentials import Credentials, Secret
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.profile import Profile
-from ossconsole.config.secret import Secret
-from ossconsole.dataset.flow import Stopped
-from ossconsole.dataset.journal import Failure
-from ossconsole.dataset.plan import UploadPlan
-from ossconsole.dataset.progress import Stage
-from ossconsole.dataset.scoreboard import Phase, Picture, UploadProgress
-from ossconsole.dataset.settings import UploadSettings
-from ossconsole.dataset.upload import UploadSummary
+from ossconsole.config.profiles import Profile
+from ossconsole.dataset.upload.flow import Stopped
+from ossconsole.dataset.upload.job import UploadSummary
+from ossconsole.dataset.upload.journal import Failure
+from ossconsole.dataset.upload.plan import UploadPlan
+from ossconsole.dataset.upload.progress import Phase, Picture, Stage, UploadProgress
+from ossconsole.dataset.upload.settings import UploadSettings
 from ossconsole.storage.objects import ListPage, ObjectInfo, ObjectSummary
 from ossconsole.storage.retry import Pause
 from ossconsole.telemetry import events
@@ -28,8 +26,8 @@ from ossconsole.telemetry.events import Event, RunState
 from ossconsole.telemetry.sampler import TelemetrySample
 from ossconsole.telemetry.samples import GpuSample, GpuSnapshot, HostSample
 from ossconsole.training.settings import TrainSettings
-from ossconsole.tui.services import ConsoleState, Ready, Setting, StageState, Starting
-from ossconsole.tui.services import Stage as ReadyStage
+from ossconsole.tui.console import ConsoleState, Ready, Setting, StageState, Starting
+from ossconsole.tui.console import Stage as ReadyStage
 
 START = 1_750_000_000.0
 SECRET = "planted-secret-that-must-never-show"

@@ -6,15 +6,23 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ossconsole.config.credentials import Credentials
-from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.endpoints import EndpointKind, classify
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.hosts import classify
 from ossconsole.config.metadata import Instance, MetadataError
-from ossconsole.config.profile import Profile
+from ossconsole.config.profiles import Profile
 from ossconsole.storage.accelerator import AcceleratedPath, Accelerator
-from ossconsole.storage.report import EndpointReport, ProbeReport, stages
-from ossconsole.storage.steps import PERMISSION_STAGES, Figures, OnStep, Stage, Step, StepStatus
-from ossconsole.tui.services import AcceleratorState, Setting
+from ossconsole.storage.probe.report import (
+    PERMISSION_STAGES,
+    EndpointReport,
+    Figures,
+    OnStep,
+    ProbeReport,
+    Stage,
+    Step,
+    StepStatus,
+    stages,
+)
+from ossconsole.tui.console import AcceleratorState, Setting
 from tests.tui.fakes import REAL, START, FakeServices, may_block
 
 STANDARD, ACCELERATED = EndpointKind.STANDARD, EndpointKind.ACCELERATED

@@ -9,7 +9,7 @@ from textual.app import App
 from textual.pilot import Pilot
 
 from ossconsole.tui.app import ConsoleApp
-from ossconsole.tui.screens.opening import OpeningScreen
+from ossconsole.tui.help import OpeningScreen
 
 OPENING_S = 20.0
 

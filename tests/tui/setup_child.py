@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 from ossconsole.cli import main
-from ossconsole.tui.setup.form import Values
-from ossconsole.tui.setup.key_form import KeyForm
+from ossconsole.tui.kit.form import Values
+from ossconsole.tui.setup.profiles import KeyForm
 
 
 def _fail(form: KeyForm, values: Values) -> str:

@@ -11,14 +11,12 @@ import pytest
 from rich.color import ColorSystem
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.files import make_folder
-from ossconsole.config.paths import state_dir
-from ossconsole.tui import actions
+from ossconsole.config.files import make_folder, state_dir
 from ossconsole.tui.app import ConsoleApp
-from ossconsole.tui.screens.confirm import ConfirmScreen
-from ossconsole.tui.screens.help import HelpScreen, KeyTable
-from ossconsole.tui.screens.log import LogScreen
-from ossconsole.tui.services import NoCredentials, Starting
+from ossconsole.tui.console import NoCredentials, Starting
+from ossconsole.tui.help import HelpScreen, KeyTable, LogScreen
+from ossconsole.tui.kit import actions
+from ossconsole.tui.kit.dialogs import ConfirmScreen
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import REAL, SECRET, FakeRun, FakeServices, Script
 from tests.tui.screens import settle, shown
@@ -27,7 +25,7 @@ from tests.tui.screens import settle, shown
 def test_the_first_paint_waits_for_no_screen_and_nothing_a_screen_needs() -> None:
     code = (
         "import sys, ossconsole.cli.console, ossconsole.cli.application, ossconsole.tui.app\n"
-        "late = ('numpy', 'http.client', 'psutil', 'ossconsole.tui.screens.browse', 'ossconsole.telemetry.view')\n"
+        "late = ('numpy', 'http.client', 'psutil', 'ossconsole.tui.browse.screen', 'ossconsole.telemetry.view')\n"
         "print([name for name in late if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
@@ -37,7 +35,7 @@ def test_the_first_paint_waits_for_no_screen_and_nothing_a_screen_needs() -> Non
 def test_neither_the_app_nor_its_screens_load_heavy_libraries() -> None:
     code = (
         "import sys, ossconsole.cli.application, ossconsole.tui.app\n"
-        "import ossconsole.tui.screens.browse, ossconsole.tui.screens.train\n"
+        "import ossconsole.tui.browse.screen, ossconsole.tui.train.screen\n"
         "heavy = {'torch', 'torchvision', 'oss2', 'pynvml', 'osstorchconnector', 'PIL', 'aiohttp'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

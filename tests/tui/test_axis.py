@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ossconsole.telemetry.events import RunState
-from ossconsole.tui.panels.axis import SPANS_S, TimeAxis
+from ossconsole.tui.train.charts import SPANS_S, TimeAxis
 from tests.telemetry.runs import START, Feed
 
 

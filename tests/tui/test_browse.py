@@ -23,16 +23,15 @@ from ossconsole.dataset.formats import SampleFormat, encode
 from ossconsole.dataset.manifest import Manifest, Sample, read_manifest, write_manifest
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
-from ossconsole.storage.job import JobState
-from ossconsole.storage.multipart_uploads import list_uploads
+from ossconsole.storage.jobs.job import JobState
+from ossconsole.storage.multipart import list_uploads
 from ossconsole.storage.objects import ObjectSummary
 from ossconsole.storage.retry import ONCE
-from ossconsole.tui.browse.dialogs import InputDialog, ListDialog, PictureScreen, TextDialog, TypedConfirm
-from ossconsole.tui.screens.browse import BrowseScreen
-from ossconsole.tui.screens.confirm import ConfirmScreen
-from ossconsole.tui.screens.new_run import NewRunScreen
-from ossconsole.tui.services import NoCredentials, Ready, Stage, StageState
-from ossconsole.tui.widgets.table import VirtualTable
+from ossconsole.tui.browse.screen import BrowseScreen
+from ossconsole.tui.console import NoCredentials, Ready, Stage, StageState
+from ossconsole.tui.kit.dialogs import ConfirmScreen, InputDialog, ListDialog, PictureScreen, TextDialog, TypedConfirm
+from ossconsole.tui.kit.table import VirtualTable
+from ossconsole.tui.train.new_run import NewRunScreen
 from tests.sandboxed import Sandboxed
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import FakeServices, FakeStore
@@ -100,7 +99,7 @@ class Browser:
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reads what is under the cursor at once."""
-    monkeypatch.setattr("ossconsole.tui.screens.browse._REST_BEFORE_READING_S", 0.01)
+    monkeypatch.setattr("ossconsole.tui.browse.screen._REST_BEFORE_READING_S", 0.01)
 
 
 @pytest.fixture
@@ -358,7 +357,7 @@ async def test_a_sample_read_before_the_manifest_is_told_again_by_it(
         assert arrives.wait(WAIT_S)
         return read_manifest(store, prefix)
 
-    monkeypatch.setattr("ossconsole.tui.screens.browse.read_manifest", read_late)
+    monkeypatch.setattr("ossconsole.tui.browse.screen.read_manifest", read_late)
     async with make_app(services(bucket), "browse").run_test(size=(120, 40)) as pilot:
         browser = await opened(pilot, bucket, f"{prefix}/train/ants/")
         await browser.until(lambda: browser.screen.detail and browser.screen.detail.content)

@@ -8,8 +8,8 @@ import threading
 import numpy as np
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.storage.listing import SortKey
 from ossconsole.storage.objects import ListPage, ObjectSummary
-from ossconsole.storage.rows import SortKey
 from ossconsole.tui.browse.model import BrowseModel, Place
 from tests.storage.fake_source import WAIT_S, GatedSource, page
 

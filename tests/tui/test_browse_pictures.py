@@ -20,17 +20,17 @@ from textual.widgets import Input
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.dataset.formats import SampleFormat, encode
 from ossconsole.dataset.manifest import Manifest, Sample
-from ossconsole.storage.actions import Versioning
 from ossconsole.storage.details import ObjectDetails, ObjectVersion
 from ossconsole.storage.errors import StorageError
+from ossconsole.storage.jobs.actions import Versioning
+from ossconsole.storage.jobs.download import Download
+from ossconsole.storage.jobs.job import ProgressLedger
 from ossconsole.storage.listing import ListingState
-from ossconsole.storage.multipart_uploads import UnfinishedUpload
-from ossconsole.storage.progress import ProgressLedger
-from ossconsole.storage.transfer import Download
+from ossconsole.storage.multipart import UnfinishedUpload
 from ossconsole.tui.browse.checkpoints import CompareScreen
-from ossconsole.tui.browse.dialogs import InputDialog, ListDialog, PictureScreen, TextDialog, TypedConfirm
-from ossconsole.tui.glyphs import ASCII
-from ossconsole.tui.screens.browse import BrowseScreen
+from ossconsole.tui.browse.screen import BrowseScreen
+from ossconsole.tui.kit.dialogs import InputDialog, ListDialog, PictureScreen, TextDialog, TypedConfirm
+from ossconsole.tui.kit.glyphs import ASCII
 from tests.tui.browse_store import MemoryStore
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import SIMULATED, START, FakeServices
@@ -300,13 +300,15 @@ def test_pictures(
             field.cursor_blink = False
         await pilot.pause()
 
-    monkeypatch.setattr("ossconsole.tui.screens.browse.object_details", details)
-    monkeypatch.setattr("ossconsole.tui.browse.working.versioning", lambda _: Versioning.ENABLED)
+    monkeypatch.setattr("ossconsole.tui.browse.screen.object_details", details)
+    monkeypatch.setattr("ossconsole.tui.browse.object_commands.versioning", lambda _: Versioning.ENABLED)
     unfinished = [UnfinishedUpload("big/one.tar", "0004B9", int(START), 12, 100 << 20)]
-    monkeypatch.setattr("ossconsole.tui.browse.working.list_uploads", lambda *_: unfinished)
-    monkeypatch.setattr("ossconsole.tui.browse.working.presigned_url", lambda *_: "http://127.0.0.1:9000/signed")
-    monkeypatch.setattr("ossconsole.tui.screens.browse._REST_BEFORE_READING_S", 0.01)
-    monkeypatch.setattr("ossconsole.tui.browse.working.Path.cwd", lambda: Path("/data"))
+    monkeypatch.setattr("ossconsole.tui.browse.object_commands.list_uploads", lambda *_: unfinished)
+    monkeypatch.setattr(
+        "ossconsole.tui.browse.object_commands.presigned_url", lambda *_: "http://127.0.0.1:9000/signed"
+    )
+    monkeypatch.setattr("ossconsole.tui.browse.screen._REST_BEFORE_READING_S", 0.01)
+    monkeypatch.setattr("ossconsole.tui.browse.object_commands.Path.cwd", lambda: Path("/data"))
     services = FakeServices(stores=dict.fromkeys(EndpointKind, store))  # type: ignore[arg-type]
     assert snap_compare(make_app(services, "browse"), terminal_size=size, run_before=prepare)
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from textual.app import App, ComposeResult
 
-from ossconsole.tui.text import Line
-from ossconsole.tui.widgets.canvas import Canvas, _differences
+from ossconsole.tui.kit.canvas import Canvas, _differences
+from ossconsole.tui.kit.text import Line
 
 WIDTH = 24
 PIECES = st.lists(st.tuples(st.text("ab目 ", min_size=1, max_size=6), st.sampled_from(["text", "dim"])), max_size=6)

@@ -13,14 +13,14 @@ from ossconsole.telemetry.auto import AutoCompare
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.samples import GpuSample
 from ossconsole.telemetry.view import RunView
-from ossconsole.tui.figures import large
-from ossconsole.tui.glyphs import ASCII, BRAILLE, SETS, Glyphs
-from ossconsole.tui.monitor import RunMonitor
-from ossconsole.tui.panels import compare, eventlog, headline, machine, tiles
-from ossconsole.tui.panels.axis import TimeAxis
-from ossconsole.tui.panels.charts import SPEED, chart, chart_specs
-from ossconsole.tui.panels.context import Context
-from ossconsole.tui.text import Line
+from ossconsole.tui.kit.glyphs import ASCII, BRAILLE, SETS, Glyphs
+from ossconsole.tui.kit.plot import large
+from ossconsole.tui.kit.text import Line
+from ossconsole.tui.train import compare, eventlog, headline, machine
+from ossconsole.tui.train import headline as tiles
+from ossconsole.tui.train.charts import SPEED, TimeAxis, chart, chart_specs
+from ossconsole.tui.train.context import Context
+from ossconsole.tui.train.monitor import RunMonitor
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import START, FakeRun, FakeServices, Script, gpu, host, sample
 from tests.tui.screens import settle, shown

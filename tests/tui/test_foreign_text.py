@@ -17,17 +17,23 @@ from textual.widgets import Input
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
-from ossconsole.dataset.journal import Failure
-from ossconsole.dataset.plan import UploadPlan
-from ossconsole.dataset.settings import UploadSettings
+from ossconsole.dataset.upload.journal import Failure
+from ossconsole.dataset.upload.plan import UploadPlan
+from ossconsole.dataset.upload.settings import UploadSettings
 from ossconsole.telemetry import events
-from ossconsole.tui.browse.dialogs import InputDialog, ListDialog, TextDialog, TypedConfirm
-from ossconsole.tui.guard import TerminalGuard
-from ossconsole.tui.screens.confirm import Choice, ConfirmScreen
-from ossconsole.tui.screens.prompt import PromptScreen
-from ossconsole.tui.services import Stage, StageState
-from ossconsole.tui.setup.profile_form import ProfileForm
-from ossconsole.tui.text import Line
+from ossconsole.tui.console import Stage, StageState
+from ossconsole.tui.kit.dialogs import (
+    Choice,
+    ConfirmScreen,
+    InputDialog,
+    ListDialog,
+    PromptScreen,
+    TextDialog,
+    TypedConfirm,
+)
+from ossconsole.tui.kit.text import Line
+from ossconsole.tui.kit.textual_internals import TerminalGuard
+from ossconsole.tui.setup.profiles import ProfileForm
 from tests.foreign import FOREIGN, WORST, acting
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import REAL, START, FakeRun, FakeStore, FakeUpload, Script, upload_progress
@@ -136,7 +142,7 @@ def test_every_screen_and_dialog(make_app: AppMaker) -> None:
 
 @pytest.mark.parametrize("glyphs", ["ascii", "braille"])
 async def test_what_acts_on_a_terminal_is_spelled_out(make_app: AppMaker, glyphs: str) -> None:
-    from ossconsole.tui.glyphs import SETS
+    from ossconsole.tui.kit.glyphs import SETS
 
     app = make_app(services(WORST), "train", now=START + 5, glyph_set=SETS[glyphs])
     async with app.run_test(size=(200, 40)) as pilot:

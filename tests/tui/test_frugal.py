@@ -9,7 +9,7 @@ from textual.app import App
 
 from ossconsole.telemetry.events import RunState
 from ossconsole.tui.app import ConsoleApp
-from ossconsole.tui.textual_internals import FrugalUpdate
+from ossconsole.tui.kit.textual_internals import FrugalUpdate
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import FakeRun, FakeServices, Script, gpu, sample
 from tests.tui.screens import settle, shown

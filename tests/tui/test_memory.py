@@ -8,8 +8,8 @@ import stat
 import msgspec
 import pytest
 
-from ossconsole.config.paths import state_dir
-from ossconsole.tui import memory
+from ossconsole.config.files import state_dir
+from ossconsole.tui.kit import memory
 
 
 def test_forms_and_profiles_are_kept_apart() -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from ossconsole.tui.app import ConsoleApp
-from ossconsole.tui.screens.opening import OpeningScreen
-from ossconsole.tui.screens.train import TrainScreen
+from ossconsole.tui.help import OpeningScreen
+from ossconsole.tui.train.screen import TrainScreen
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import FakeServices
 from tests.tui.screens import past_opening, shown

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ossconsole.telemetry.series import Point, Series
-from ossconsole.tui import plot
+from ossconsole.tui.kit import plot
 
 SYMBOLS = ("braille", "block", "ascii")
 

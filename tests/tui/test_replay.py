@@ -10,8 +10,8 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.record import RunRecord
 from ossconsole.telemetry.view import RunView
-from ossconsole.tui import replay as replay_module
-from ossconsole.tui.replay import SPEEDS, Replay
+from ossconsole.tui.train import replay as replay_module
+from ossconsole.tui.train.replay import SPEEDS, Replay
 from tests.tui.fakes import START, Script
 
 

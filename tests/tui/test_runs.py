@@ -11,9 +11,8 @@ import pytest
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.record import RunRecord, record_path
-from ossconsole.tui.screens.compare_runs import CompareScreen
-from ossconsole.tui.screens.replay import ReplayScreen
-from ossconsole.tui.screens.runs import RunsScreen
+from ossconsole.tui.train.replay import ReplayScreen
+from ossconsole.tui.train.runs import CompareScreen, RunsScreen
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import START, FakeServices, Script
 from tests.tui.screens import settle, shown

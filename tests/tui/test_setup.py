@@ -13,20 +13,18 @@ from textual.pilot import Pilot
 from textual.widgets import Input, OptionList, Static
 
 from ossconsole.config.connector import load_connector_config
-from ossconsole.config.credential_files import connector_file, ossutil_file, read_connector_file
-from ossconsole.config.credentials import Credentials
+from ossconsole.config.credential_sources import connector_file, ossutil_file, read_connector_file
+from ossconsole.config.credentials import Credentials, Secret
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.metadata import Instance
-from ossconsole.config.secret import Secret
-from ossconsole.config.settings_file import Settings, load_settings, save_settings, settings_path
-from ossconsole.storage.steps import Stage, Step, StepStatus
+from ossconsole.config.profiles import Settings, load_settings, save_settings, settings_path
+from ossconsole.storage.probe.report import Stage, Step, StepStatus
 from ossconsole.tui.app import ConsoleApp
-from ossconsole.tui.screens.setup import SetupScreen
-from ossconsole.tui.services import AcceleratorState, Failed, NoCredentials, Ready
-from ossconsole.tui.setup.form import FormScreen
-from ossconsole.tui.setup.profile_form import ProfileForm
-from ossconsole.tui.setup.profiles import ProfilesScreen
+from ossconsole.tui.console import AcceleratorState, Failed, NoCredentials, Ready
+from ossconsole.tui.kit.form import FormScreen
+from ossconsole.tui.setup.profiles import ProfileForm, ProfilesScreen
 from ossconsole.tui.setup.proof import Proof
+from ossconsole.tui.setup.screen import SetupScreen
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import REAL, SECRET, START
 from tests.tui.fakes_setup import (

@@ -11,10 +11,10 @@ from textual.pilot import Pilot
 from textual.widgets import Input
 
 from ossconsole.config.connector import save_connector_config
-from ossconsole.config.settings_file import Settings, save_settings
-from ossconsole.storage.steps import Step
-from ossconsole.tui.screens.setup import SetupScreen
+from ossconsole.config.profiles import Settings, save_settings
+from ossconsole.storage.probe.report import Step
 from ossconsole.tui.setup.proof import Proof
+from ossconsole.tui.setup.screen import SetupScreen
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import REAL
 from tests.tui.fakes_setup import SetupServices, accelerated_unreachable, all_good, half_way

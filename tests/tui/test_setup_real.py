@@ -7,9 +7,9 @@ from pathlib import Path
 
 import msgspec
 
-from ossconsole.config.credential_files import write_connector_file
-from ossconsole.config.settings_file import Settings, load_settings, save_settings
-from ossconsole.sandbox.requestlog import read_log
+from ossconsole.config.credential_sources import write_connector_file
+from ossconsole.config.profiles import Settings, load_settings, save_settings
+from ossconsole.sandbox.server import read_log
 from tests.sandboxed import sandboxed
 from tests.terminal.screen import Terminal
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ossconsole.config.credential_files import connector_file, read_connector_file
-from ossconsole.config.settings_file import Settings, save_settings
+from ossconsole.config.credential_sources import connector_file, read_connector_file
+from ossconsole.config.profiles import Settings, save_settings
 from tests.sandboxed import Sandboxed
 from tests.terminal.screen import Terminal
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from textual.pilot import Pilot
 
-from ossconsole.tui.services import ConsoleState, Failed, NoCredentials, Stage, StageState, Starting
+from ossconsole.tui.console import ConsoleState, Failed, NoCredentials, Stage, StageState, Starting
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import REAL, SIMULATED
 from tests.tui.fakes_setup import SetupServices

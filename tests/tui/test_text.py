@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from ossconsole.tui import text
-from ossconsole.tui.glyphs import for_terminal
-from ossconsole.tui.text import Line
+from ossconsole.tui.kit import text
+from ossconsole.tui.kit.glyphs import for_terminal
+from ossconsole.tui.kit.text import Line
 
 
 @pytest.mark.parametrize(

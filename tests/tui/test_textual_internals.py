@@ -28,11 +28,11 @@ from textual.worker import Worker
 import ossconsole.tui
 from ossconsole.telemetry.events import RunState
 from ossconsole.tui.app import ConsoleApp
-from ossconsole.tui.screens.browse import BrowseScreen
-from ossconsole.tui.screens.new_run import NewRunScreen
-from ossconsole.tui.screens.prompt import PromptScreen
-from ossconsole.tui.screens.setup import SetupScreen
-from ossconsole.tui.textual_internals import SafeParser, TerminalBytes
+from ossconsole.tui.browse.screen import BrowseScreen
+from ossconsole.tui.kit.dialogs import PromptScreen
+from ossconsole.tui.kit.textual_internals import SafeParser, TerminalBytes
+from ossconsole.tui.setup.screen import SetupScreen
+from ossconsole.tui.train.new_run import NewRunScreen
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import FakeRun, FakeServices, Script
 from tests.tui.screens import past_opening, settle
@@ -254,8 +254,8 @@ async def test_a_dialog_that_opens_late_gets_what_was_typed_meanwhile(
     make_app: AppMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where the server is asked first."""
-    monkeypatch.setattr("ossconsole.tui.textual_internals._DIALOG_LOOKS", 1_000_000)
-    monkeypatch.setattr("ossconsole.tui.textual_internals._PATIENCE_TICKS", 1_000_000)
+    monkeypatch.setattr("ossconsole.tui.kit.textual_internals._DIALOG_LOOKS", 1_000_000)
+    monkeypatch.setattr("ossconsole.tui.kit.textual_internals._PATIENCE_TICKS", 1_000_000)
     app = make_app(FakeServices())
     answered = asyncio.Event()
 
@@ -298,10 +298,10 @@ async def test_alt_and_a_key_is_itself_where_something_is_bound_to_it(make_app: 
 async def test_a_widget_that_never_answers_does_not_hold_up_the_keys_for_ever(
     make_app: AppMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ossconsole.tui.textual_internals._PATIENCE_TICKS", 2)
+    monkeypatch.setattr("ossconsole.tui.kit.textual_internals._PATIENCE_TICKS", 2)
     app = make_app(FakeServices())
     async with app.run_test(size=(80, 24)) as pilot:
         await past_opening(pilot)
-        monkeypatch.setattr("ossconsole.tui.textual_internals._passed", lambda _: asyncio.sleep(3600))
+        monkeypatch.setattr("ossconsole.tui.kit.textual_internals._passed", lambda _: asyncio.sleep(3600))
         await send(pilot, app, "x2")
         assert isinstance(app.screen, BrowseScreen)

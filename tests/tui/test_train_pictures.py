@@ -15,8 +15,8 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.record import RunRecord, record_path
-from ossconsole.tui.glyphs import ASCII, BLOCK
-from ossconsole.tui.services import Stage, StageState
+from ossconsole.tui.console import Stage, StageState
+from ossconsole.tui.kit.glyphs import ASCII, BLOCK
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import REAL, FakeRun, FakeServices, Script, gpu, sample
 from tests.tui.screens import settle

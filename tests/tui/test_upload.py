@@ -10,15 +10,15 @@ from textual.widgets import Input, Select
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.formats import SampleFormat
-from ossconsole.dataset.journal import Failure
-from ossconsole.dataset.plan import UploadPlan
-from ossconsole.dataset.scoreboard import Phase
-from ossconsole.dataset.settings import UploadSettings
-from ossconsole.dataset.unused import Unused
-from ossconsole.dataset.upload import UploadSummary
-from ossconsole.tui import memory
-from ossconsole.tui.screens.prompt import PromptScreen
-from ossconsole.tui.services import Ready, Starting
+from ossconsole.dataset.manifest import Unused
+from ossconsole.dataset.upload.job import UploadSummary
+from ossconsole.dataset.upload.journal import Failure
+from ossconsole.dataset.upload.plan import UploadPlan
+from ossconsole.dataset.upload.progress import Phase
+from ossconsole.dataset.upload.settings import UploadSettings
+from ossconsole.tui.console import Ready, Starting
+from ossconsole.tui.kit import memory
+from ossconsole.tui.kit.dialogs import PromptScreen
 from ossconsole.tui.upload.picker import SourcePicker
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import SIMULATED, FakeServices, FakeUpload, upload_progress

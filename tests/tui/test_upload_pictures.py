@@ -11,7 +11,7 @@ from textual.pilot import Pilot
 from textual.widgets import Input
 
 from ossconsole.dataset.sample_data import draw
-from ossconsole.dataset.scoreboard import Phase, Picture
+from ossconsole.dataset.upload.progress import Phase, Picture
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import FakeServices
 from tests.tui.screens import settle
@@ -63,7 +63,7 @@ def test_screen(snap_compare: Compare, make_app: AppMaker, size: tuple[int, int]
 
 @pytest.mark.parametrize("look", ["light", "no colour", "ascii"])
 def test_looks(snap_compare: Compare, make_app: AppMaker, monkeypatch: pytest.MonkeyPatch, look: str) -> None:
-    from ossconsole.tui.glyphs import ASCII
+    from ossconsole.tui.kit.glyphs import ASCII
 
     options: dict[str, object] = {"theme": "console-light"} if look == "light" else {}
     if look == "no colour":

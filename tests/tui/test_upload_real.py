@@ -8,12 +8,12 @@ from pathlib import Path
 
 from textual.widgets import Input, Select
 
-from ossconsole.config.profile import Profile
+from ossconsole.config.profiles import Profile
 from ossconsole.dataset.manifest import read_manifest
-from ossconsole.dataset.plan import UploadPlan, plan_upload
-from ossconsole.dataset.settings import UploadSettings
-from ossconsole.dataset.shard_list import read_shard_list
-from ossconsole.dataset.upload import UploadJob
+from ossconsole.dataset.shards.index import read_shard_list
+from ossconsole.dataset.upload.job import UploadJob
+from ossconsole.dataset.upload.plan import UploadPlan, plan_upload
+from ossconsole.dataset.upload.settings import UploadSettings
 from ossconsole.sandbox.faults import Error, FaultPlan, Rule
 from tests.dataset.conftest import jpeg, make_pictures
 from tests.dataset.uploads import WAIT_S

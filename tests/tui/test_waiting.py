@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.config.settings_file import Settings, save_settings
-from ossconsole.dataset.plan import UploadPlan
+from ossconsole.config.profiles import Settings, save_settings
+from ossconsole.dataset.upload.plan import UploadPlan
 from ossconsole.telemetry.events import RunState
-from ossconsole.tui.services import NoCredentials
+from ossconsole.tui.console import NoCredentials
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import REAL, FakeRun, FakeUpload, Script, upload_progress
 from tests.tui.fakes_setup import FakeBucketSetup, SetupServices, no_bucket

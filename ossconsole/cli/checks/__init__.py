@@ -1,1 +1,1 @@
-"""The doctor's checks, by what they look at; each gives its result and raises nothing a user could not act on."""
+"""The doctor's checks, by subject; each returns its result and raises nothing that a user can cause."""

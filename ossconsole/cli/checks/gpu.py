@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from ossconsole.config.checks import Check, fail, ok, warn
-from ossconsole.config.environment import without_credentials
+from ossconsole.config.credentials import without_credentials
 from ossconsole.telemetry.driver import Driver, read_driver
 from ossconsole.telemetry.gpu import GpuReader
 from ossconsole.telemetry.samples import GpuSnapshot

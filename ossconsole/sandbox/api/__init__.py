@@ -1,1 +1,1 @@
-"""The operations of the service, by area, and the table that finds them."""
+"""The operations of the service, by resource, and the table that finds the one a request asks for."""

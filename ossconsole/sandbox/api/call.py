@@ -14,17 +14,14 @@ from aiohttp import StreamReader
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.sandbox.accelerator import SYNC_WARMUP, Accelerator
-from ossconsole.sandbox.cache import BlockCache
 from ossconsole.sandbox.errors import OssError
 from ossconsole.sandbox.faults import FaultEngine
-from ossconsole.sandbox.incoming import Incoming, Target
 from ossconsole.sandbox.keys import AccessKey, KeyRing
-from ossconsole.sandbox.listing import KeySource
-from ossconsole.sandbox.reading import Body, Reader
+from ossconsole.sandbox.listing import KeySource, SyntheticKeys
+from ossconsole.sandbox.reading import BlockCache, Body, Origin, Reader
 from ossconsole.sandbox.records import StoredObject
-from ossconsole.sandbox.shaping import Origin
+from ossconsole.sandbox.request import Incoming, Target
 from ossconsole.sandbox.store import Store
-from ossconsole.sandbox.synthetic import SyntheticKeys
 
 OWNER = "sandbox"
 _MAX_XML_BYTES = 4 << 20

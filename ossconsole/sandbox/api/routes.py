@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from ossconsole.sandbox.api import buckets, multipart, objects, versioning, writes
+from ossconsole.sandbox.api import buckets, multipart, objects, writes
+from ossconsole.sandbox.api import objects as versioning
 from ossconsole.sandbox.api.call import Call, Reply
 from ossconsole.sandbox.errors import OssError
-from ossconsole.sandbox.incoming import Incoming, Target
 from ossconsole.sandbox.keys import Action
+from ossconsole.sandbox.request import Incoming, Target
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,16 @@ import binascii
 
 import msgspec
 
-from ossconsole.sandbox import conditions
-from ossconsole.sandbox import markup as xml
+from ossconsole.sandbox import request as conditions
+from ossconsole.sandbox import xml
 from ossconsole.sandbox.api.call import Call, Reply, xml_reply
-from ossconsole.sandbox.api.objects import checked_acl, parse_tags
-from ossconsole.sandbox.api.versioning import version_headers
+from ossconsole.sandbox.api.objects import checked_acl, parse_tags, version_headers
 from ossconsole.sandbox.blobs import BlobWriter
 from ossconsole.sandbox.errors import OssError, invalid_argument
-from ossconsole.sandbox.incoming import parse_copy_source
 from ossconsole.sandbox.keys import Action
 from ossconsole.sandbox.records import Attributes, StoredObject
-from ossconsole.sandbox.times import http_time, iso_time
+from ossconsole.sandbox.request import parse_copy_source
+from ossconsole.sandbox.xml import http_time, iso_time
 
 STORAGE_CLASSES = ("Standard", "IA", "Archive", "ColdArchive", "DeepColdArchive")
 _MAX_PUT_BYTES = 5 << 30

@@ -1,1 +1,1 @@
-"""Browsing: what the screen shows and does, apart from its widgets."""
+"""The Browse mode: folders and objects, their details, and the jobs on them."""

@@ -1,4 +1,4 @@
-"""BrowseBase: what all actions of the Browse screen stand on."""
+"""BrowseBase: the widgets and state that all commands of the Browse screen use, and the messages of its threads."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from textual.containers import Vertical
+from textual.message import Message
 from textual.widgets import Input
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.storage.job import Job, JobState
+from ossconsole.storage.jobs.actions import Source
+from ossconsole.storage.jobs.job import Job, JobState
 from ossconsole.storage.objects import ListPage
-from ossconsole.storage.usage import Source
-from ossconsole.tui.browse.model import BrowseModel
-from ossconsole.tui.browse.selection import source
-from ossconsole.tui.screens.base import ConsoleScreen
-from ossconsole.tui.text import Line
-from ossconsole.tui.widgets.detail_view import Block, DetailView
-from ossconsole.tui.widgets.object_table import ObjectTable
+from ossconsole.tui.browse.detail import Detail
+from ossconsole.tui.browse.model import BrowseModel, source
+from ossconsole.tui.browse.object_table import ObjectTable
+from ossconsole.tui.kit.detail_view import Block, DetailView
+from ossconsole.tui.kit.screen import ConsoleScreen
+from ossconsole.tui.kit.text import Line
 
 if TYPE_CHECKING:
     from ossconsole.dataset.contents import ManifestIndex
     from ossconsole.storage.client import ObjectStore
-    from ossconsole.storage.usage import Usage
+    from ossconsole.storage.jobs.actions import Usage
     from ossconsole.tui.browse.detail import Detail
 
 T = TypeVar("T")
@@ -141,3 +142,27 @@ class BrowseBase(ConsoleScreen):
             elif job.state is JobState.DONE:
                 self.notify(f"{job.title}: done.", markup=False, timeout=4)
             ending(job)
+
+
+class Connected(Message):
+    """The bucket may be listed; `changed` tells that what was listed of it before is out of date."""
+
+    def __init__(self, store: ObjectStore, *, changed: bool) -> None:
+        super().__init__()
+        self.store = store
+        self.changed = changed
+
+
+class Changed(Message):
+    """The listing, or the view of it, has more than what shows."""
+
+    def can_replace(self, message: Message) -> bool:
+        return isinstance(message, Changed)
+
+
+class DetailRead(Message):
+    """Something became known of an object or a folder."""
+
+    def __init__(self, detail: Detail) -> None:
+        super().__init__()
+        self.detail = detail

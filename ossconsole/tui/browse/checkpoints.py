@@ -13,22 +13,25 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.files import make_folder
-from ossconsole.config.paths import state_dir
+from ossconsole.config.files import make_folder, state_dir
 from ossconsole.config.text import counted, safe_text
-from ossconsole.storage.actions import Copy
-from ossconsole.storage.checkpoint_compare import TensorDistance, pair_tensors, tensor_distances
-from ossconsole.storage.checkpoint_file import Checkpoint, inspect_checkpoint
-from ossconsole.storage.job import JobState
+from ossconsole.storage.checkpoints.inspect import (
+    Checkpoint,
+    TensorDistance,
+    inspect_checkpoint,
+    pair_tensors,
+    tensor_distances,
+)
+from ossconsole.storage.jobs.actions import Copy, Source
+from ossconsole.storage.jobs.download import Download
+from ossconsole.storage.jobs.job import JobState
 from ossconsole.storage.objects import ObjectSummary
-from ossconsole.storage.transfer import Download
-from ossconsole.storage.usage import Source
 from ossconsole.training.settings import TrainSettings
 from ossconsole.tui.browse.base import BrowseBase
-from ossconsole.tui.screens.base import ConsoleModal
-from ossconsole.tui.screens.new_run import NewRunScreen
-from ossconsole.tui.text import Line, number, percent, shorten_middle, size
-from ossconsole.tui.widgets.detail_view import Block, DetailView
+from ossconsole.tui.kit.detail_view import Block, DetailView
+from ossconsole.tui.kit.screen import ConsoleModal
+from ossconsole.tui.kit.text import Line, number, percent, shorten_middle, size
+from ossconsole.tui.train.new_run import NewRunScreen
 
 if TYPE_CHECKING:
     from ossconsole.storage.client import ObjectStore

@@ -16,15 +16,15 @@ from ossconsole.dataset.contents import (
     Unread,
 )
 from ossconsole.dataset.manifest import Manifest
-from ossconsole.dataset.manifest_check import ManifestFindings
 from ossconsole.dataset.preview import contact_sheet
-from ossconsole.storage.checkpoint_file import Checkpoint
+from ossconsole.dataset.upload.verify import ManifestFindings
+from ossconsole.storage.checkpoints.inspect import Checkpoint
 from ossconsole.storage.details import ObjectDetails
+from ossconsole.storage.jobs.actions import UsageTotals
 from ossconsole.storage.objects import ObjectInfo
-from ossconsole.storage.usage import UsageTotals
-from ossconsole.tui.glyphs import Glyphs
-from ossconsole.tui.text import Line, moment, number, percent, shorten_middle, size, wrap
-from ossconsole.tui.widgets.detail_view import Block, PictureBlock
+from ossconsole.tui.kit.detail_view import Block, PictureBlock
+from ossconsole.tui.kit.glyphs import Glyphs
+from ossconsole.tui.kit.text import Line, moment, number, percent, shorten_middle, size, wrap
 
 _LABEL = 13
 _BAR = 20

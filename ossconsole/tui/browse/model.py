@@ -1,4 +1,4 @@
-"""BrowseModel: the folder being looked at, what of it is shown and in which order, and the way here."""
+"""BrowseModel: the open folder, its rows in their order, the selection, and the history of folders."""
 
 from __future__ import annotations
 
@@ -7,10 +7,73 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from ossconsole.config.errors import ConsoleError
-from ossconsole.storage.listing import Listing, ListingState, PageSource
-from ossconsole.storage.rows import ObjectRows, RowFilter, RowView, Sort, SortKey, build_view
-from ossconsole.tui.browse.selection import Selection
+from ossconsole.storage.jobs.actions import Source
+from ossconsole.storage.listing import (
+    Indexes,
+    Listing,
+    ListingState,
+    ObjectRows,
+    PageSource,
+    RowFilter,
+    RowView,
+    Sort,
+    SortKey,
+    build_view,
+)
+from ossconsole.storage.objects import ObjectSummary
+
+
+class Selection:
+    """Chosen rows, as one byte each; rows that come later are not chosen."""
+
+    def __init__(self, rows: ObjectRows) -> None:
+        self._rows = rows
+        self._mask = np.zeros(0, np.bool_)
+
+    def __contains__(self, row: int) -> bool:
+        return row < len(self._mask) and bool(self._mask[row])
+
+    def __len__(self) -> int:
+        return int(np.count_nonzero(self._mask))
+
+    @property
+    def rows(self) -> Indexes:
+        return np.flatnonzero(self._mask).astype(np.uint32)
+
+    @property
+    def bytes(self) -> int:
+        """The size of the chosen objects; what lies in folders is not known."""
+        return self._rows.total_size(self.rows)
+
+    def toggle(self, row: int) -> None:
+        self.set(np.array([row], np.uint32), row not in self)
+
+    def set(self, rows: Indexes, chosen: bool) -> None:
+        if len(self._mask) < self._rows.count:
+            self._mask = np.concatenate((self._mask, np.zeros(self._rows.count - len(self._mask), np.bool_)))
+        self._mask[rows] = chosen
+
+    def clear(self) -> None:
+        self._mask = np.zeros(0, np.bool_)
+
+    def moved_to(self, rows: ObjectRows) -> Selection:
+        """The selection of the same names in another listing of the folder."""
+        moved = Selection(rows)
+        if len(self):
+            names = {self._rows.name(int(row)) for row in self.rows}
+            moved.set(rows.named(names), chosen=True)
+        return moved
+
+
+def source(rows: ObjectRows, row: int) -> Source:
+    """What actions take for a row: an object, or the prefix of a folder."""
+    if rows.is_folder(row):
+        return rows.key(row)
+    return ObjectSummary(rows.key(row), rows.size(row), rows.modified(row), rows.storage_class(row))
+
 
 _BUILT_AT_ONCE = 20_000  # rows that are sorted and filtered within some milliseconds
 _REST = 4.0  # the thread that sorts rests this many times as long as it took, while more pages arrive

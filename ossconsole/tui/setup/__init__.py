@@ -1,1 +1,1 @@
-"""The parts of the Setup screen: its panels, and the dialogs that change what they show."""
+"""The Setup mode: profile, credentials, test of the bucket, accelerator, connector configuration."""

@@ -1,14 +1,21 @@
-"""Proof: the state of one proving of the bucket, written by the probe's threads and read by the screen."""
+"""Proof: the state of one test of the bucket, written by the probe's threads; and a screen with its full report."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.widgets import Static
 
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.storage.report import ProbeReport
-from ossconsole.storage.steps import Stage, Step, StepStatus
+from ossconsole.storage.probe.report import ProbeReport, Stage, Step, StepStatus
+from ossconsole.tui.kit.screen import ConsoleModal
+from ossconsole.tui.kit.text import milliseconds, safe
 
 
 class Proof:
@@ -63,3 +70,37 @@ class Proof:
         """Whether OSS refused a step with this code."""
         with self._lock:
             return any(step.code == code for step in self._steps.values())
+
+
+class ReportScreen(ConsoleModal):
+    """Scrolls; `y` copies all of it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,d,q", "dismiss", "Back", show=False),
+        Binding("y", "copy", "Copy", show=False),
+    ]
+
+    def __init__(self, proof: Proof) -> None:
+        super().__init__()
+        self._text = "\n".join(_words(step) for step in proof.steps) or safe(proof.problem)
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll(classes="dialog -full") as dialog:
+            dialog.border_title = "What the proving found"
+            dialog.border_subtitle = "y copy · esc back"
+            yield Static(self._text, markup=False)
+
+    def on_mount(self) -> None:
+        self.query_one(VerticalScroll).focus()
+
+    def action_copy(self) -> None:
+        self.app.copy_to_clipboard(self._text)
+        self.notify("Copied.", timeout=2)
+
+
+def _words(step: Step) -> str:
+    where = f"{step.kind or 'permission':<12} {step.stage:<12} {step.status:<8}{milliseconds(step.seconds):>6} ms"
+    ids = ", ".join(part for part in (step.code, step.ec, step.request_id) if part)
+    lines = [f"{where}  {safe(step.detail)}"]
+    lines += [f"{'':13}{label}: {safe(text)}" for label, text in (("OSS", ids), ("remedy", step.remedy)) if text]
+    return "\n".join(lines)

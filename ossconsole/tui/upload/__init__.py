@@ -1,1 +1,1 @@
-"""What the Upload screen shows: the plan, the upload under way, its end, and the dialog that picks a source."""
+"""The Upload mode: source, plan, progress and summary of an upload."""

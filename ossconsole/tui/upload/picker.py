@@ -13,9 +13,9 @@ from textual.content import Content
 from textual.widgets import DirectoryTree, Input, OptionList, Static
 from textual.widgets.option_list import Option
 
-from ossconsole.dataset.layout import ARCHIVE_AND_TABLE_SUFFIXES
-from ossconsole.tui.screens.base import ConsoleModal
-from ossconsole.tui.text import safe
+from ossconsole.dataset.source.layout import ARCHIVE_AND_TABLE_SUFFIXES
+from ossconsole.tui.kit.screen import ConsoleModal
+from ossconsole.tui.kit.text import safe
 
 
 class _SourceTree(DirectoryTree):

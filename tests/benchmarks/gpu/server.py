@@ -21,9 +21,9 @@ import fastcrc
 import msgspec
 import numpy as np
 
+from ossconsole.config.credential_sources import FixedSource
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.config.profile import Profile
-from ossconsole.config.sources import FixedSource
+from ossconsole.config.profiles import Profile
 from ossconsole.dataset.formats import CHANNELS, IMAGENET_MEAN, IMAGENET_STD, SampleFormat
 from ossconsole.dataset.manifest import Manifest, Sample, object_key, write_manifest
 from ossconsole.sandbox.process import SandboxProcess

@@ -16,11 +16,11 @@ import msgspec
 import torch
 
 from ossconsole.config.connector import checked_connector_config
+from ossconsole.config.credential_sources import FixedSource
 from ossconsole.config.credentials import CredentialSource
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.config.paths import CONFIG_DIR_VARIABLE, STATE_DIR_VARIABLE
-from ossconsole.config.profile import Profile
-from ossconsole.config.sources import FixedSource
+from ossconsole.config.files import CONFIG_DIR_VARIABLE, STATE_DIR_VARIABLE
+from ossconsole.config.profiles import Profile
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.sandbox.process import SandboxProcess
 from ossconsole.storage.client import ObjectStore

@@ -1,0 +1,194 @@
+"""The index of a dataset's shards: which tars exist, where each sample lies, and the tar index files.
+
+A tar index lies beside its tar, for osstorchconnector's `from_tar`. Its format is undocumented and was read off files
+that osstorchconnector 1.2.3 wrote: a header of 512 bytes, then the zlib-compressed little-endian uint32 distances
+between the members, in blocks of 512 bytes, beginning with 0. Both checksums are CRC-32C with neither start value nor
+final inversion. A test compares with the connector itself.
+"""
+
+from __future__ import annotations
+
+import struct
+import tarfile
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import fastcrc
+import msgspec
+
+from ossconsole.config.files import decode_json
+from ossconsole.dataset.formats import SampleFormat, sample_bytes
+from ossconsole.dataset.manifest import (
+    MAX_MANIFEST_BYTES,
+    MAX_SIDE,
+    SHARDS_NAME,
+    SPLITS,
+    ManifestError,
+    ManifestMissingError,
+    key_problem,
+    object_key,
+)
+from ossconsole.storage.client import ObjectStore
+from ossconsole.storage.errors import StorageError
+
+SHARDS_VERSION = 1
+_UPLOAD_AGAIN = "Upload the dataset again with `ossconsole upload --shards`."
+
+
+class ShardSample(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A member of a tar. Its bytes, `sample_bytes(format, height, width)` of them, begin at `offset` in the tar.
+
+    `key` is the member's name and what the sample would be called as an object of its own; `label` is an index into
+    the list's classes.
+    """
+
+    key: str
+    label: int
+    height: int
+    width: int
+    offset: int
+
+
+class _ShardFields(msgspec.Struct, frozen=True, kw_only=True):
+    """Keys are relative to the dataset prefix. `digest` tells what the tar was made from."""
+
+    split: str
+    tar: str
+    index: str
+    bytes: int
+    digest: str
+    etag: str = ""
+    index_etag: str = ""
+
+
+class Shard(_ShardFields, frozen=True, kw_only=True):
+    """One tar in the bucket, and its members in their order: number i is item i of the connector's tar dataset."""
+
+    samples: tuple[ShardSample, ...]
+
+
+class PackedShard(_ShardFields, frozen=True, kw_only=True):
+    """A shard whose samples stay as they are stored: a million of them take no memory to speak of."""
+
+    samples: msgspec.Raw
+
+    def unpack(self) -> list[ShardSample]:
+        return msgspec.json.decode(self.samples, type=list[ShardSample])
+
+
+class _ListFields(msgspec.Struct, frozen=True, kw_only=True):
+    """`size` as in a manifest; `recipe` is the digest of how the samples were made, `preparation` tells it in words."""
+
+    version: int = SHARDS_VERSION
+    format: SampleFormat
+    size: int
+    recipe: str
+    preparation: dict[str, Any] = {}
+    classes: tuple[str, ...]
+
+
+class ShardList(_ListFields, frozen=True, kw_only=True):
+    """What `shards.json` says: `classes[label]` is a class's name."""
+
+    shards: tuple[Shard, ...]
+
+
+class PackedShardList(_ListFields, frozen=True, kw_only=True):
+    """As ShardList, for those who do not look at single samples."""
+
+    shards: tuple[PackedShard, ...]
+
+
+def read_shard_list(store: ObjectStore, prefix: str) -> ShardList:
+    """The list below `prefix`, checked. Raises ManifestMissingError, ManifestError or StorageError."""
+    uri = store.uri(object_key(prefix, SHARDS_NAME))
+    try:
+        found: ShardList = decode_json(_read(store, prefix), ShardList)
+    except msgspec.DecodeError as error:
+        raise ManifestError(f"{uri} is not a list of shards: {error}.", remedy=_UPLOAD_AGAIN) from error
+    if problem := _problem(found):
+        raise ManifestError(f"The list of shards {uri} is refused: {problem}.", remedy=_UPLOAD_AGAIN)
+    return found
+
+
+def read_packed_list(store: ObjectStore, prefix: str) -> PackedShardList | None:
+    """The list below `prefix`, None when there is none or it cannot be used. Raises StorageError."""
+    try:
+        return decode_json(_read(store, prefix), PackedShardList)
+    except (ManifestError, msgspec.DecodeError):
+        return None
+
+
+def _read(store: ObjectStore, prefix: str) -> bytes:
+    key = object_key(prefix, SHARDS_NAME)
+    try:
+        if store.head(key).size > MAX_MANIFEST_BYTES:
+            raise ManifestError(f"{store.uri(key)} has more than {MAX_MANIFEST_BYTES} bytes.", remedy=_UPLOAD_AGAIN)
+        return store.get(key)
+    except StorageError as error:
+        if error.status != 404 or error.code == "NoSuchBucket":
+            raise
+        raise ManifestMissingError(f"{store.uri(key)} is not there.", remedy=_UPLOAD_AGAIN, empty=False) from error
+
+
+def _problem(found: ShardList) -> str:
+    if found.version != SHARDS_VERSION:
+        return f"it has version {found.version}, this program reads version {SHARDS_VERSION}"
+    if not found.shards or not 1 <= len(set(found.classes)) == len(found.classes):
+        return "it has no shards or no classes, or a class is named twice"
+    for shard in found.shards:
+        if shard.split not in SPLITS or key_problem(shard.tar) or key_problem(shard.index):
+            return f"{shard.tar!r} is no shard's key"
+        if problem := _shard_problem(shard, found):
+            return f"{shard.tar}: {problem}"
+    return ""
+
+
+def _shard_problem(shard: Shard, found: ShardList) -> str:
+    end = 0
+    for sample in shard.samples:
+        if problem := key_problem(sample.key):
+            return problem
+        if not 0 <= sample.label < len(found.classes):
+            return f"the label {sample.label} is not within 0..{len(found.classes) - 1}"
+        if not (1 <= sample.height <= MAX_SIDE and 1 <= sample.width <= MAX_SIDE):
+            return f"{sample.height} x {sample.width} px is not within 1..{MAX_SIDE}"
+        if sample.offset <= end:
+            return f"{sample.key} begins within the sample before it"
+        end = sample.offset + sample_bytes(found.format, sample.height, sample.width)
+    return "" if 0 < end <= shard.bytes else "it has no samples, or they are longer than the tar"
+
+
+BLOCK = tarfile.BLOCKSIZE
+_HEADER = struct.Struct("<8sHBB8xQQI")
+_MAGIC = b"TarIdx\0\0"
+_VERSION = 1
+_ZLIB, _LEVEL = 1, 6
+_CHECKSUM_AT = 508
+_ALL_ONES = 0xFFFFFFFF
+
+
+def member_header(name: str, size: int) -> bytes:
+    """The tar header of a member; one block or, for a long name, more."""
+    info = tarfile.TarInfo(name)
+    info.size = size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+def padding(size: int) -> bytes:
+    """What fills the last block of `size` bytes."""
+    return bytes(-size % BLOCK)
+
+
+def encode_index(blocks: Sequence[int]) -> bytes:
+    """The index of a tar whose members, headers included, take so many blocks each."""
+    body = zlib.compress(struct.pack(f"<{len(blocks) + 1}I", 0, *blocks), _LEVEL)
+    fields = _HEADER.pack(_MAGIC, _VERSION, _ZLIB, _LEVEL, len(body), len(blocks) + 1, _crc32c(body))
+    header = bytearray(fields.ljust(BLOCK, b"\0"))
+    header[_CHECKSUM_AT:] = struct.pack("<I", _crc32c(bytes(header)))
+    return bytes(header) + body
+
+
+def _crc32c(data: bytes) -> int:
+    return int(fastcrc.crc32.iscsi(data, _ALL_ONES)) ^ _ALL_ONES

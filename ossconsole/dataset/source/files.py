@@ -1,0 +1,274 @@
+"""Sources: where picture files lie (a folder, a tar, a zip), told one by one so that a million need no memory."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+import msgspec
+
+from ossconsole.config.errors import ConsoleError
+from ossconsole.dataset.manifest import SPLITS
+from ossconsole.dataset.source.origin import BytesOrigin, FileOrigin, Origin, SpanOrigin, ZipOrigin
+from ossconsole.dataset.upload.prepare import MAX_FILE_BYTES
+
+MAX_LABEL_FILE_BYTES = 64 << 20
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+_FORGET_TAR_MEMBERS_EVERY = 1000
+_MAX_DEPTH = 32
+
+
+class SourceFile(msgspec.Struct, frozen=True, gc=False):
+    """One file of a source. `path` is relative with `/`; `size` in bytes; `mtime_ns` as the file system tells it."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    origin: Origin
+
+
+class OddEntry(msgspec.Struct, frozen=True, gc=False):
+    """Something that is no readable file. `lost` when a picture may be behind it."""
+
+    path: str
+    reason: str
+    lost: bool = True
+
+
+class FolderEntry(msgspec.Struct, frozen=True, gc=False):
+    """A folder of a source; only those that may be empty are told of."""
+
+    path: str
+
+
+Entry: TypeAlias = SourceFile | OddEntry | FolderEntry
+
+
+class Source(Protocol):
+    """Files and folders in no particular order."""
+
+    path: Path
+    countable: bool
+    """Whether going through it once more just to count is cheap."""
+
+    def entries(self) -> Iterator[Entry]:
+        """Every file, and folders. Raises ConsoleError when the source as a whole cannot be read."""
+
+    def read(self, name: str) -> bytes | None:
+        """The file `name` of a folder or beside the source (the tutorial keeps its label files there), else None."""
+
+
+def open_source(path: Path) -> Source:
+    """The source at `path`. Raises ConsoleError when it is neither a folder, a tar nor a zip."""
+    if path.is_dir():
+        return FolderSource(path)
+    if not path.is_file():
+        raise ConsoleError(f"{path} is not there.", remedy="Give a folder, a tar or a zip of pictures.")
+    if zipfile.is_zipfile(path):
+        return ZipSource(path)
+    if path.name.lower().endswith(TAR_SUFFIXES):
+        return TarSource(path)
+    raise ConsoleError(
+        f"{path} is neither a folder nor a .tar, .tar.gz or .zip.",
+        remedy="Give a folder with train/<class>/, an archive of one, or a .csv or .tsv of path and label.",
+    )
+
+
+class FolderSource:
+    """`train/` and `val/` below a folder. Class folders may be links; deeper links to folders are not followed."""
+
+    countable = True
+
+    def __init__(self, path: Path) -> None:
+        """Raises ConsoleError when there is neither `train/` nor `val/`."""
+        self.path = path
+        self._splits = [split for split in SPLITS if (path / split).is_dir()]
+        if not self._splits:
+            raise ConsoleError(
+                f"{path} has neither a train/ nor a val/ folder.",
+                remedy="Put the pictures into train/<class>/ and val/<class>/ there, or give a .csv of path and label.",
+            )
+
+    def entries(self) -> Iterator[Entry]:
+        for split in self._splits:
+            yield from self._walk(self.path / split, split, depth=0)
+
+    def beside(self) -> list[str]:
+        """The names of what is beside `train/` and `val/`, folders with a slash. Raises ConsoleError."""
+        try:
+            with os.scandir(self.path) as found:
+                names = [entry.name + ("/" if entry.is_dir() else "") for entry in found]
+        except OSError as error:
+            raise ConsoleError(f"{self.path} cannot be read: {error.strerror}.") from error
+        return [name for name in names if name.rstrip("/") not in self._splits]
+
+    def counts(self) -> Iterator[int]:
+        """How many files each folder has, without a look at any of them; links count for what they may be."""
+        for split in self._splits:
+            yield from self._count(self.path / split, depth=0)
+
+    def _count(self, folder: Path, depth: int) -> Iterator[int]:
+        try:
+            with os.scandir(folder) as entries:
+                folders, files = [], 0
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=depth == 0):
+                        folders.append(Path(entry.path))
+                    else:
+                        files += 1
+        except OSError:
+            yield 1  # what `files` tells about it
+            return
+        yield files
+        for below in folders if depth < _MAX_DEPTH else ():
+            yield from self._count(below, depth + 1)
+
+    def read(self, name: str) -> bytes | None:
+        return _read_beside(self.path / name) or _read_beside(self.path.absolute().parent / name)
+
+    def _walk(self, folder: Path, relative: str, depth: int) -> Iterator[Entry]:
+        if depth == 1:
+            yield FolderEntry(relative)
+        try:
+            entries = os.scandir(folder)
+        except OSError as error:
+            yield OddEntry(relative, f"the folder cannot be read: {error.strerror}")
+            return
+        with entries:
+            for entry in entries:
+                path = f"{relative}/{entry.name}"
+                try:
+                    if entry.is_dir(follow_symlinks=depth == 0):
+                        if depth < _MAX_DEPTH:
+                            yield from self._walk(Path(entry.path), path, depth + 1)
+                        else:
+                            yield OddEntry(path, f"a folder below {_MAX_DEPTH} others")
+                        continue
+                    yield _file_entry(entry, path)
+                except OSError as error:
+                    yield OddEntry(path, f"{error.strerror}")
+
+
+def _file_entry(entry: os.DirEntry[str], path: str) -> SourceFile | OddEntry:
+    try:
+        is_file = entry.is_file()
+    except OSError:  # a loop of links
+        is_file = False
+    if not is_file:
+        return OddEntry(path, not_a_file(entry.path), lost=False)
+    status = entry.stat()
+    return SourceFile(path, status.st_size, status.st_mtime_ns, FileOrigin(entry.path))
+
+
+def not_a_file(path: str) -> str:
+    """What a path is that is no regular file; a symbolic link is what it leads to."""
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116 - as cheap as it gets
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return "a symbolic link that leads to itself"
+        return "a symbolic link to nothing" if error.errno == errno.ENOENT else f"{error.strerror}"
+    kinds = (
+        (stat.S_ISDIR, "a symbolic link to a folder, which is not followed"),
+        (stat.S_ISFIFO, "a named pipe"),
+        (stat.S_ISSOCK, "a socket"),
+    )
+    return next((words for is_kind, words in kinds if is_kind(mode)), "a device")
+
+
+class TarSource:
+    """A tar of pictures; an uncompressed one is read at its members' offsets, a compressed one in passing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.countable = _is_plain_tar(path)
+
+    def entries(self) -> Iterator[Entry]:
+        try:
+            with tarfile.open(self.path, "r:") if self.countable else tarfile.open(self.path, "r|*") as archive:
+                for number, member in enumerate(archive):
+                    if number % _FORGET_TAR_MEMBERS_EVERY == 0:
+                        archive.members = []  # type: ignore[attr-defined]  # it remembers all it has seen
+                    if member.isdir():
+                        yield FolderEntry(member.name.removeprefix("./"))
+                    else:
+                        yield self._entry(archive, member)
+        except (tarfile.TarError, EOFError, OSError) as error:
+            raise ConsoleError(f"{self.path} cannot be read: {error}.", remedy="Fetch the archive again.") from error
+
+    def read(self, name: str) -> bytes | None:
+        return _read_beside(self.path.absolute().parent / name)
+
+    def _entry(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> SourceFile | OddEntry:
+        path = member.name.removeprefix("./")
+        if not member.isreg():
+            return OddEntry(path, "a link or a device in the archive", lost=False)
+        mtime_ns = int(member.mtime * 1e9)
+        if self.countable:
+            origin = SpanOrigin(str(self.path), member.offset_data, member.size)
+            return SourceFile(path, member.size, mtime_ns, origin)
+        if member.size > MAX_FILE_BYTES:
+            return OddEntry(path, f"{member.size} bytes are too many for a picture")
+        stream = archive.extractfile(member)
+        return SourceFile(path, member.size, mtime_ns, BytesOrigin(stream.read() if stream else b""))
+
+
+def _is_plain_tar(path: Path) -> bool:
+    """True for an uncompressed tar, whatever its name says (the tutorial's own `.tar` files are named so)."""
+    try:
+        with tarfile.open(path, "r:"):
+            return True
+    except tarfile.ReadError:
+        return False
+    except OSError as error:
+        raise ConsoleError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+class ZipSource:
+    """A zip of pictures."""
+
+    countable = True
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def entries(self) -> Iterator[Entry]:
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                for member in archive.infolist():
+                    if member.is_dir():
+                        yield FolderEntry(member.filename.rstrip("/"))
+                    else:
+                        yield self._entry(member)
+        except (zipfile.BadZipFile, OSError) as error:
+            raise ConsoleError(f"{self.path} cannot be read: {error}.", remedy="Fetch the archive again.") from error
+
+    def read(self, name: str) -> bytes | None:
+        return _read_beside(self.path.absolute().parent / name)
+
+    def _entry(self, member: zipfile.ZipInfo) -> SourceFile | OddEntry:
+        if member.flag_bits & 1:
+            return OddEntry(member.filename, "encrypted in the archive")
+        # A zip has no finer time than 2 s and no zone; the CRC-32 that it stores tells a change better.
+        return SourceFile(
+            member.filename, member.file_size, member.CRC, ZipOrigin(str(self.path), member.header_offset)
+        )
+
+
+def _read_beside(path: Path) -> bytes | None:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_LABEL_FILE_BYTES + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ConsoleError(f"{path} cannot be read: {error.strerror}.") from error
+    if len(data) > MAX_LABEL_FILE_BYTES:
+        raise ConsoleError(f"{path} is larger than {MAX_LABEL_FILE_BYTES >> 20} MB.")
+    return data

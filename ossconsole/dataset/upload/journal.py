@@ -1,0 +1,429 @@
+"""Journal: which samples of a dataset prefix are in the bucket, kept on disk so that an upload can be killed."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import fcntl
+import hashlib
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import msgspec
+
+from ossconsole.config.errors import ConsoleError, SettingsError
+from ossconsole.config.files import READ_WRITE, is_damage, open_private, private_database, set_aside, state_dir
+from ossconsole.config.profiles import Profile
+from ossconsole.dataset.manifest import Sample
+from ossconsole.dataset.source.layout import PlannedSample
+
+log = logging.getLogger(__name__)
+
+_COMMIT_EVERY_S = 0.1
+_PAGE = 1000
+_ADOPTED = "\x00"  # begins the path of a sample whose file nobody here has seen
+_SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS samples (
+    path TEXT NOT NULL PRIMARY KEY,      -- inside the source
+    key TEXT NOT NULL UNIQUE,            -- relative to the dataset prefix
+    class TEXT NOT NULL,
+    size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,   -- of the file when it was sent
+    recipe TEXT NOT NULL DEFAULT '',
+    height INTEGER NOT NULL DEFAULT 0, width INTEGER NOT NULL DEFAULT 0,
+    bytes INTEGER NOT NULL DEFAULT 0,
+    crc64 TEXT NOT NULL DEFAULT '', etag TEXT NOT NULL DEFAULT '',
+    sent INTEGER NOT NULL DEFAULT 0,     -- the run that sent it, 0 while it is not in the bucket
+    seen INTEGER NOT NULL DEFAULT 0,     -- the last run that planned it
+    error TEXT NOT NULL DEFAULT '', code TEXT NOT NULL DEFAULT '', request_id TEXT NOT NULL DEFAULT ''
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS runs (number INTEGER PRIMARY KEY, source TEXT NOT NULL, began REAL NOT NULL);
+"""
+
+
+class Verdict(str, enum.Enum):
+    """What the journal says about a planned sample."""
+
+    UNCHANGED = "unchanged"
+    SEND = "send"
+    CLASH = "clash"
+    REPEATED = "repeated"
+
+    @property
+    def reason(self) -> str:
+        """Why a sample of this verdict is not sent."""
+        if self is Verdict.REPEATED:
+            return "its name is in the source more than once; the first of them is used"
+        return "its key belongs to another file"
+
+
+class Ruling(msgspec.Struct, frozen=True):
+    """A verdict, the key that the sample has, and the CRC64 of what is in the bucket under it ("" when unknown).
+
+    `doubtful` when something may be there that the journal knows too little about.
+    """
+
+    verdict: Verdict
+    key: str = ""
+    crc64: str = ""
+    doubtful: bool = False
+
+
+class SentSample(msgspec.Struct, frozen=True):
+    """A sample that is in the bucket now."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    height: int
+    width: int
+    bytes: int
+    crc64: str
+    etag: str
+
+
+class Expected(msgspec.Struct, frozen=True, gc=False):
+    """An object that should be in the bucket.
+
+    `present` when this run's source has its file, `this_run` when this run sent it, `failed` when this run could not.
+    """
+
+    key: str
+    bytes: int
+    crc64: str
+    etag: str
+    path: str
+    present: bool
+    this_run: bool
+    failed: bool
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """A file that did not become a sample: why, and OSS's code and request id when OSS refused it."""
+
+    path: str
+    reason: str
+    code: str = ""
+    request_id: str = ""
+
+
+class JournalError(ConsoleError):
+    """The journal cannot be read or written."""
+
+
+def journal_path(profile: Profile, prefix: str) -> Path:
+    """Where the journal of a dataset prefix is kept; a bucket's name is unique in all of OSS."""
+    name = hashlib.sha256(f"{profile.region}/{profile.bucket}/{prefix}".encode()).hexdigest()[:20]
+    return state_dir() / "uploads" / f"{name}.sqlite"
+
+
+class Lock:
+    """The lock beside a journal, held until `close`.
+
+    Raises JournalError while another upload has it, SettingsError, OSError.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = open_private(path.with_suffix(".lock"), READ_WRITE)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(self._file)
+            raise JournalError(
+                "Another upload to this dataset prefix is running.", remedy="Wait for it, or cancel it."
+            ) from error
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+class _Reporting:
+    """Holds the journal's lock; a failure of the database or its disk becomes a JournalError."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = self._kept = path
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.release()
+        if is_damage(error):
+            raise self._damaged(error) from error
+        if isinstance(error, sqlite3.Error | OSError):
+            raise JournalError(
+                f"The upload's journal {self._path} cannot be used: {error}.",
+                remedy="Free space on its disk (or set OSSCONSOLE_STATE_DIR to another) and run the upload again.",
+            ) from error
+
+    def _damaged(self, error: BaseException | None) -> JournalError:
+        """The error of a file that turned out to be damaged while it was used; the next upload begins another."""
+        with contextlib.suppress(SettingsError):  # another thread was faster, or the folder cannot be written
+            self._kept = set_aside(self._path)
+        return JournalError(
+            f"The upload's journal {self._path} is damaged: {error}.",
+            remedy=f"It is kept as {self._kept}. Run the upload again: what is in the bucket is found there.",
+        )
+
+
+def _prepare(database: sqlite3.Connection) -> None:
+    """Makes the tables. Raises sqlite3.DatabaseError where the file is no journal of this version."""
+    database.execute("PRAGMA journal_mode=WAL")
+    # What a power cut loses is sent once more; a kill of the process loses nothing that was committed.
+    database.execute("PRAGMA synchronous=NORMAL")
+    version = database.execute("PRAGMA user_version").fetchone()[0]
+    if version not in {0, _SCHEMA_VERSION}:
+        raise sqlite3.DatabaseError("another version of ossconsole wrote it")
+    database.executescript(_SCHEMA)
+    with contextlib.closing(sqlite3.connect(":memory:")) as model:
+        model.executescript(_SCHEMA)
+        if _columns(database) != _columns(model):
+            raise sqlite3.DatabaseError("its tables are not those of a journal")
+    database.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
+
+
+def _columns(database: sqlite3.Connection) -> list[str]:
+    return [row[1] for table in ("samples", "runs") for row in database.execute(f"PRAGMA table_info({table})")]
+
+
+class Journal:
+    """One dataset prefix's journal, for one upload at a time; safe to use from many threads."""
+
+    def __init__(self, path: Path, *, source: str, recipe: str) -> None:
+        """Opens or makes it, and counts a new run. Raises JournalError, also while another upload has it open."""
+        self.path = path
+        self._recipe = recipe
+        self._reporting = _Reporting(path)
+        self._committed = time.monotonic()
+        self._distrusting = False
+        with self._reporting:
+            self._prefix_lock = Lock(path)
+            try:
+                self._open(source)
+            except BaseException:
+                self._prefix_lock.close()
+                raise
+
+    def _open(self, source: str) -> None:
+        """Opens or makes the file. One that is damaged is set aside: what is in the bucket is found there as well."""
+        self._db = sqlite3.connect(private_database(self.path), check_same_thread=False, isolation_level=None)
+        try:
+            _prepare(self._db)
+            self._was_empty = self._is_empty()  # then every file is most likely new
+            self._run = self._begin(source)
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            self._db.close()
+            if not is_damage(error):
+                raise
+            aside = set_aside(self.path)
+            log.warning("The upload's journal was damaged (%s). It is kept as %s, and a new one is made.", error, aside)
+            self._open(source)
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it knows of no sample."""
+        with self._reporting:
+            return self._is_empty()
+
+    def _is_empty(self) -> bool:
+        return self._db.execute("SELECT 1 FROM samples LIMIT 1").fetchone() is None
+
+    def _begin(self, source: str) -> int:
+        cursor = self._db.execute("INSERT INTO runs (source, began) VALUES (?, ?)", (source, time.time()))
+        self._db.execute("BEGIN")
+        return int(cursor.lastrowid or 0)
+
+    # Planning
+
+    def rule(self, sample: PlannedSample, suffix: str) -> Ruling:
+        """What to do with a planned sample; gives it its key."""
+        if self._was_empty and self._insert(sample, sample.key + suffix):
+            return Ruling(Verdict.SEND, sample.key + suffix, doubtful=self._distrusting)
+        row = self._one(
+            "SELECT key, size, mtime_ns, recipe, crc64, sent, class, seen FROM samples WHERE path = ?", sample.path
+        )
+        if row is None:
+            return self._reserve(sample, suffix)
+        key, size, mtime_ns, recipe, crc64, sent, class_name, seen = row
+        if seen == self._run:
+            return Ruling(Verdict.REPEATED)
+        same = sent and recipe == self._recipe and class_name == sample.class_name
+        self._write(
+            "UPDATE samples SET seen = ?, class = ?, error = '', code = '', request_id = '' WHERE path = ?",
+            *(self._run, sample.class_name, sample.path),
+        )
+        unchanged = same and (size, mtime_ns) == (sample.size, sample.mtime_ns)
+        # Without a CRC64 it may have been sent and never booked: the upload was killed in between.
+        return Ruling(Verdict.UNCHANGED if unchanged else Verdict.SEND, key, crc64 if sent else "", doubtful=not crc64)
+
+    def reopened_key(self, path: str) -> str:
+        """The key of a sample that `reopen` was called for, "" for any other."""
+        row = self._one("SELECT key FROM samples WHERE path = ? AND sent = 0 AND error = ''", path)
+        return str(row[0]) if row else ""
+
+    def _reserve(self, sample: PlannedSample, suffix: str) -> Ruling:
+        for key in (sample.key + suffix, sample.spare_key + suffix):
+            owner = self._one("SELECT path FROM samples WHERE key = ?", key)
+            if owner is None:
+                self._insert(sample, key)
+                return Ruling(Verdict.SEND, key, doubtful=self._distrusting)
+            if owner[0].startswith(_ADOPTED):
+                self._write(
+                    "UPDATE samples SET path = ?, class = ?, seen = ? WHERE key = ?",
+                    *(sample.path, sample.class_name, self._run, key),
+                )
+                return Ruling(Verdict.SEND, key, doubtful=True)
+        return Ruling(Verdict.CLASH)
+
+    def _insert(self, sample: PlannedSample, key: str) -> bool:
+        """False when its path or the key is there already."""
+        return self._write(
+            "INSERT OR IGNORE INTO samples (path, key, class, size, mtime_ns, seen) VALUES (?, ?, ?, 0, 0, ?)",
+            *(sample.path, key, sample.class_name, self._run),
+        )
+
+    def distrust(self) -> None:
+        """The bucket has objects below the prefix that this journal knows nothing of."""
+        self._distrusting = True
+
+    def adopt(self, sample: Sample, class_name: str, size: int, etag: str) -> None:
+        """A sample of the dataset's manifest that another journal knows; its file is none of this source's."""
+        self._write(
+            "INSERT OR IGNORE INTO samples (path, key, class, size, mtime_ns, height, width, bytes, crc64, etag, sent) "
+            "VALUES (?, ?, ?, 0, 0, ?, ?, ?, ?, ?, ?)",
+            *(_ADOPTED + sample.key, sample.key, class_name, sample.height, sample.width, size),
+            *(str(sample.crc64 or ""), etag, self._run),
+        )
+
+    # Sending
+
+    def book(self, sample: SentSample) -> None:
+        """The sample is in the bucket."""
+        self._write(
+            "UPDATE samples SET size = ?, mtime_ns = ?, recipe = ?, height = ?, width = ?, bytes = ?, crc64 = ?, "
+            "etag = ?, sent = ?, error = '' WHERE path = ?",
+            *(sample.size, sample.mtime_ns, self._recipe, sample.height, sample.width, sample.bytes, sample.crc64),
+            *(sample.etag, self._run, sample.path),
+        )
+        self.commit()  # what is not booked may be sent once more
+
+    def keep(self, path: str, size: int, mtime_ns: int, height: int, width: int) -> None:
+        """File or recipe changed, yet the sample is the one that is in the bucket."""
+        self._write(
+            "UPDATE samples SET size = ?, mtime_ns = ?, recipe = ?, height = ?, width = ? WHERE path = ?",
+            *(size, mtime_ns, self._recipe, height, width, path),
+        )
+
+    def fail(self, failure: Failure) -> None:
+        """The file did not become a sample. One that an earlier run sent stays; the next run tries again."""
+        self._write(
+            "UPDATE samples SET error = ?, code = ?, request_id = ? WHERE path = ?",
+            *(failure.reason, failure.code, failure.request_id, failure.path),
+        )
+
+    def reopen(self, path: str) -> None:
+        """The sample is not in the bucket after all."""
+        self._write("UPDATE samples SET sent = 0 WHERE path = ?", path)
+
+    def forget_all(self) -> None:
+        """The bucket has nothing below the prefix."""
+        self._write("UPDATE samples SET sent = 0")
+
+    # Afterwards
+
+    def expected(self) -> Iterator[Expected]:
+        """What should be in the bucket, by key in the order of OSS's listings."""
+        for key, size, crc64, etag, path, seen, sent, error in self._pages(
+            "key, bytes, crc64, etag, path, seen, sent, error", "sent > 0"
+        ):
+            yield Expected(key, size, crc64, etag, path, seen == self._run, sent == self._run, bool(error))
+
+    def samples(self, split: str, labels: dict[str, int]) -> Iterator[Sample]:
+        """The samples of a split in the bucket, by key."""
+        columns = "key, class, height, width, crc64"
+        for key, class_name, height, width, crc64 in self._pages(columns, "sent > 0", f"{split}/"):
+            yield Sample(key, labels[class_name], height, width, int(crc64) if crc64.isdecimal() else 0)
+
+    def classes(self) -> list[str]:
+        """The classes that have samples in the bucket."""
+        with self._reporting:
+            return [row[0] for row in self._db.execute("SELECT DISTINCT class FROM samples WHERE sent > 0")]
+
+    def has_samples(self, split: str) -> bool:
+        """Whether a split has samples in the bucket."""
+        return next(self._pages("key", "sent > 0", f"{split}/"), None) is not None
+
+    def unsettled(self) -> list[str]:
+        """Paths of this run's files that are neither in the bucket nor failed."""
+        with self._reporting:
+            query = "SELECT path FROM samples WHERE sent = 0 AND error = '' AND seen = ?"
+            return [row[0] for row in self._db.execute(query, (self._run,))]
+
+    def removed(self) -> Iterator[str]:
+        """Keys in the bucket whose files this run did not see any more."""
+        for (key,) in self._pages("key", f"sent > 0 AND seen < {self._run}"):
+            yield key
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """The objects were deleted."""
+        for key in keys:
+            self._write("DELETE FROM samples WHERE key = ?", key)
+
+    def drop_unsent(self) -> None:
+        """Gives back the keys of files that are neither in the source nor in the bucket."""
+        self._write("DELETE FROM samples WHERE sent = 0 AND seen < ?", self._run)
+
+    def commit(self) -> None:
+        with self._reporting:
+            if self._db.in_transaction:  # a full disk has ended it
+                self._db.execute("COMMIT")
+            self._db.execute("BEGIN")
+            self._committed = time.monotonic()
+
+    def close(self) -> None:
+        with self._reporting:
+            try:
+                if self._db.in_transaction:
+                    self._db.execute("COMMIT")
+            finally:
+                self._db.close()
+                self._prefix_lock.close()
+
+    # Access
+
+    def _one(self, query: str, *values: object) -> Any:
+        with self._reporting:
+            return self._db.execute(query, values).fetchone()
+
+    def _write(self, statement: str, *values: object) -> bool:
+        """Whether any row was written."""
+        with self._reporting:
+            written = self._db.execute(statement, values).rowcount > 0
+            if time.monotonic() - self._committed > _COMMIT_EVERY_S:
+                self.commit()
+            return written
+
+    def _pages(self, columns: str, where: str, prefix: str = "") -> Iterator[tuple[Any, ...]]:
+        """Rows by key, a page at a time, so that nobody holds the lock for long."""
+        after = prefix
+        query = f"SELECT key, {columns} FROM samples WHERE key > ? AND {where} ORDER BY key LIMIT {_PAGE}"  # noqa: S608
+        while True:
+            with self._reporting:
+                rows = self._db.execute(query, (after,)).fetchall()
+            for key, *row in rows:
+                if not key.startswith(prefix):
+                    return
+                yield tuple(row)
+            if len(rows) < _PAGE:
+                return
+            after = rows[-1][0]

@@ -1,0 +1,276 @@
+"""Preparation: a picture file becomes the bytes of a sample; same file, key and recipe, same bytes."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import math
+import random
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ossconsole.config.errors import ConsoleError, SettingsError
+from ossconsole.dataset.formats import CHANNELS, IMAGENET_MEAN, IMAGENET_STD, SampleFormat, encode
+from ossconsole.dataset.manifest import MAX_SIDE, TRAIN
+
+# numpy is imported where it is needed: a preparation process of image-u8 starts in half the time without it.
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+PREPARATION_VERSION = 2
+"""Raised when the same recipe would give other bytes than before, so that journals know."""
+
+MAX_PIXELS = 100_000_000  # ImageNet's largest picture has 54 million
+MAX_FILE_BYTES = 512 << 20
+MIN_SIZE = 8  # pixels
+
+# torchvision.transforms.RandomResizedCrop's defaults, which the tutorial uses.
+_CROP_AREA = (0.08, 1.0)
+_CROP_RATIO = (3 / 4, 4 / 3)
+_CROP_ATTEMPTS = 10
+# The evaluation transform of ImageNet models: resize the short side to 256, crop 224 (pytorch/examples/imagenet).
+_EVAL_MARGIN = 256 / 224
+
+# What PIL may open (MPO comes with JPEG): no format that starts other programs (EPS) or is no photograph.
+_PICTURE_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
+_ORIENTATION_TAG = 0x0112
+# Where PIL keeps what may tell the orientation; looking it up in a picture that has none of these costs for nothing.
+_ORIENTED_BY = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
+_WHITE = (255, 255, 255, 255)
+
+
+class Recipe(msgspec.Struct, frozen=True):
+    """How pictures become samples. `size` in pixels; with `keep_ratio` (image-u8 only) it is the short side."""
+
+    format: SampleFormat
+    size: int
+    keep_ratio: bool = False
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raises SettingsError when no sample can be made this way."""
+        if not MIN_SIZE <= self.size <= MAX_SIDE // 2:
+            raise SettingsError(
+                f"--size {self.size} is not within {MIN_SIZE}..{MAX_SIDE // 2} pixels.", remedy="Take 224 or 64."
+            )
+        if self.keep_ratio and self.format is not SampleFormat.IMAGE_U8:
+            raise SettingsError(
+                f"--keep-ratio is for {SampleFormat.IMAGE_U8} only: {self.format} stores the crop itself.",
+                remedy="Leave it out, or take --format image-u8.",
+            )
+
+    @property
+    def digest(self) -> str:
+        """The same for two recipes exactly when they give the same bytes."""
+        return hashlib.sha256(msgspec.json.encode((PREPARATION_VERSION, self))).hexdigest()[:16]
+
+    def describe(self) -> dict[str, Any]:
+        """What the manifest tells about the preparation."""
+        evaluation = f"short side {_eval_short_side(self.size)}, centre crop {self.size}"
+        if self.format is SampleFormat.TENSOR_F32:
+            train = f"random resized crop {self.size}, random flip, normalised, as torchvision does it"
+            evaluation += ", normalised"
+        elif self.keep_ratio:
+            train = evaluation = f"short side {self.size}, ratio kept"
+        else:
+            train = f"short side {self.size}, centre crop {self.size}"
+        return {"version": PREPARATION_VERSION, "seed": self.seed, "train": train, "val": evaluation}
+
+
+class Prepared(msgspec.Struct, frozen=True):
+    """A sample ready to be sent: `payload` is (3, height, width) in the recipe's format."""
+
+    height: int
+    width: int
+    payload: bytes
+
+
+class UnreadablePictureError(ConsoleError):
+    """A file that cannot become a sample; the message is the reason alone."""
+
+
+def prepare(data: bytes, key: str, recipe: Recipe) -> Prepared:
+    """The sample of the picture file `data`. `key` begins with the split. Raises UnreadablePictureError."""
+    train = key.startswith(f"{TRAIN}/")
+    make = _tensor if recipe.format is SampleFormat.TENSOR_F32 else _image
+    if not data:
+        raise UnreadablePictureError("the file is empty")
+    try:
+        return make(data, key, train, recipe)
+    except UnreadablePictureError:
+        raise
+    except Exception as error:  # PIL's decoders raise anything from struct.error to IndexError on broken files
+        raise UnreadablePictureError(picture_problem(error)) from error
+
+
+def picture_problem(error: Exception) -> str:
+    """What PIL found wrong with a picture, in our own words: its texts quote bytes of the file and parts of PIL."""
+    text = str(error)
+    if isinstance(error, UnidentifiedImageError):
+        return "not a picture that can be read"
+    if isinstance(error, Image.DecompressionBombError):
+        return "it has too many pixels"
+    if isinstance(error, MemoryError):
+        return "it needs more memory than there is"
+    if any(sign in text for sign in ("truncated", "unexpected end", "not enough", "buffer of")):
+        return "it is truncated: a part of the picture is lost"
+    if "Decompressed data too large" in text or "too large" in text.lower():
+        return "a part of it that is not the picture (a colour profile or a text) is too large"
+    return "it is damaged, or of a kind that is not read"
+
+
+def _look(data: bytes) -> Image.Image:
+    """The picture, not decoded yet. Raises UnreadablePictureError when it is too large."""
+    picture = Image.open(io.BytesIO(data), formats=_PICTURE_FORMATS)
+    width, height = picture.size
+    if width * height > MAX_PIXELS:
+        raise UnreadablePictureError(f"{width} x {height} px are more than {MAX_PIXELS // 1_000_000} megapixels")
+    return picture
+
+
+def _is_turned(picture: Image.Image) -> bool:
+    if picture.format != "TIFF" and _ORIENTED_BY.isdisjoint(picture.info):
+        return False
+    try:
+        return bool(picture.getexif().get(_ORIENTATION_TAG, 1) != 1)
+    except Exception:  # noqa: BLE001  a broken EXIF block says nothing about the pixels
+        return False
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    return ImageOps.exif_transpose(picture) if _is_turned(picture) else picture
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode == "RGB":
+        picture.load()
+        return picture
+    if picture.mode.startswith("I;16"):
+        import numpy as np
+
+        levels = np.asarray(picture).astype(np.uint32)
+        return Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+    if picture.mode in {"I", "F"}:
+        raise UnreadablePictureError(f"its pixels ({picture.mode}, 32 bits) have no known range")
+    if picture.has_transparency_data:
+        opaque = Image.new("RGBA", picture.size, _WHITE)
+        opaque.alpha_composite(picture.convert("RGBA"))
+        return opaque.convert("RGB")
+    return picture.convert("RGB")
+
+
+def _eval_short_side(size: int) -> int:
+    return round(size * _EVAL_MARGIN)
+
+
+# image-u8
+
+
+def _image(data: bytes, _key: str, train: bool, recipe: Recipe) -> Prepared:
+    size = recipe.size
+    short = size if train or recipe.keep_ratio else _eval_short_side(size)
+    picture = _look(data)
+    if picture.format == "JPEG" and picture.mode == "RGB" and not _is_turned(picture):
+        from ossconsole.dataset.upload import jpeg
+
+        pixels = jpeg.decode_small(data, picture.size, short)
+        if pixels is not None:
+            box, target = _cut(pixels.shape[1], pixels.shape[0], short, recipe)
+            return Prepared(target[1], target[0], jpeg.resize(pixels, box, target))
+    picture.draft("RGB", (short, short))
+    picture = _rgb(_upright(picture))
+    box, target = _cut(*picture.size, short, recipe)
+    resized = picture.resize(target, Image.Resampling.BILINEAR, box=box)
+    return Prepared(resized.height, resized.width, b"".join(band.tobytes() for band in resized.split()))
+
+
+def _cut(
+    width: int, height: int, short: int, recipe: Recipe
+) -> tuple[tuple[float, float, float, float], tuple[int, int]]:
+    """Which part of a picture is stored, and the width and height that it gets."""
+    size = recipe.size
+    if recipe.keep_ratio:
+        return (0.0, 0.0, float(width), float(height)), _scaled(width, height, size)
+    side = min(width, height) * size / short
+    return ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2), (size, size)
+
+
+def _scaled(width: int, height: int, short: int) -> tuple[int, int]:
+    """Width and height with the short side `short`, as torchvision's Resize rounds. Raises UnreadablePictureError."""
+    long = int(short * max(width, height) / min(width, height))
+    if long > MAX_SIDE:
+        raise UnreadablePictureError(f"{width} x {height} px would become longer than {MAX_SIDE} px")
+    return (short, long) if width <= height else (long, short)
+
+
+# tensor-f32: the same steps, rounding and order as torchvision's transforms on a PIL image
+
+
+def _tensor(data: bytes, key: str, train: bool, recipe: Recipe) -> Prepared:
+    import numpy as np
+
+    picture = _look(data)
+    if picture.format == "JPEG":
+        from ossconsole.dataset.upload import jpeg
+
+        jpeg.decode_small(data, picture.size, 1)  # at an eighth: tells whether the data are whole
+    picture = _rgb(_upright(picture))
+    size = recipe.size
+    if train:
+        rng = random.Random(hashlib.sha256(f"{recipe.seed}/{key}".encode()).digest())  # noqa: S311  no secret
+        left, top, width, height = crop_box(picture.width, picture.height, rng)
+        picture = picture.crop((left, top, left + width, top + height))
+        picture = picture.resize((size, size), Image.Resampling.BILINEAR)
+        if rng.random() < 0.5:
+            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    else:
+        short = _eval_short_side(size)
+        if min(picture.size) != short:
+            picture = picture.resize(_scaled(picture.width, picture.height, short), Image.Resampling.BILINEAR)
+        left, top = round((picture.width - size) / 2), round((picture.height - size) / 2)
+        picture = picture.crop((left, top, left + size, top + size))
+    return Prepared(size, size, encode(recipe.format, normalise(np.asarray(picture))))
+
+
+def crop_box(width: int, height: int, rng: random.Random) -> tuple[int, int, int, int]:
+    """Left, top, width and height of a random crop: RandomResizedCrop.get_params of torchvision, other generator."""
+    low, high = math.log(_CROP_RATIO[0]), math.log(_CROP_RATIO[1])
+    for _ in range(_CROP_ATTEMPTS):
+        area = width * height * rng.uniform(*_CROP_AREA)
+        ratio = math.exp(rng.uniform(low, high))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            top, left = rng.randint(0, height - h), rng.randint(0, width - w)
+            return left, top, w, h
+    w, h = width, height
+    if width / height < _CROP_RATIO[0]:
+        h = round(width / _CROP_RATIO[0])
+    elif width / height > _CROP_RATIO[1]:
+        w = round(height * _CROP_RATIO[1])
+    return (width - w) // 2, (height - h) // 2, w, h
+
+
+def normalise(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(height, width, 3) uint8 as (3, height, width) float32: ToTensor and Normalize, value by value from a table."""
+    import numpy as np
+
+    table = _levels()
+    out = np.empty((CHANNELS, *pixels.shape[:2]), dtype=np.float32)
+    for channel in range(CHANNELS):
+        np.take(table[channel], pixels[:, :, channel], out=out[channel], mode="clip")
+    return out
+
+
+@functools.lru_cache(maxsize=1)
+def _levels() -> NDArray[np.float32]:
+    """(3, 256): the normalised value of each level of each channel, in float32 steps as torch takes them."""
+    import numpy as np
+
+    levels = np.arange(256, dtype=np.float32) / np.float32(255)
+    mean, std = (np.asarray(values, dtype=np.float32)[:, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    table: NDArray[np.float32] = (levels - mean) / std
+    return table

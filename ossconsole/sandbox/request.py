@@ -1,0 +1,213 @@
+"""A request as the service reads it: path, parameters, headers, XML body, conditions and ranges."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from functools import lru_cache
+from urllib.parse import parse_qsl, quote, unquote_to_bytes
+from xml.etree.ElementTree import Element, ParseError
+
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import fromstring
+
+from ossconsole.sandbox.errors import OssError
+from ossconsole.sandbox.records import StoredObject, check_key
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a request is about: the service (no bucket), a bucket (no key), or an object."""
+
+    bucket: str = ""
+    key: str = ""
+
+    @property
+    def resource(self) -> str:
+        """The path that is signed: `/bucket/key`, `/bucket/`, or `/` for the service."""
+        return f"/{self.bucket}/{self.key}" if self.bucket else "/"
+
+
+class Incoming:
+    """Method, path and parameters decoded; header names in lower case."""
+
+    __slots__ = ("headers", "host", "method", "path", "query")
+
+    def __init__(self, method: str, raw_path: str, raw_headers: Iterable[tuple[bytes, bytes]]) -> None:
+        path, _, query = raw_path.partition("?")
+        self.method = method
+        try:
+            self.path = unquote_to_bytes(path).decode() if "%" in path else path
+            # The clients differ in how they write a blank (`+`, `%20`); the signature is over the decoded value.
+            self.query = dict(parse_qsl(query, keep_blank_values=True, errors="strict")) if query else {}
+        except UnicodeDecodeError as error:
+            raise OssError("InvalidObjectName", "The name is not UTF-8.") from error
+        self.headers = {
+            name.decode("latin-1").lower(): value.decode("utf-8", "surrogateescape") for name, value in raw_headers
+        }
+        self.host = self.headers.get("host", "")
+
+    def flag(self, name: str) -> bool:
+        """Whether the parameter was given, with a value or without."""
+        return name in self.query
+
+    def readings(self, buckets: Iterable[str]) -> list[Target]:
+        """What the request may be about, likelier first.
+
+        On an IPv4 address the two styles look alike: path style has the bucket first in the path, virtual-hosted
+        style (as the connector composes `<bucket>.<endpoint>`) has it in the host. Which is meant only the signature
+        tells, because what is signed is `/bucket/key` either way.
+        """
+        first, _, rest = self.path[1:].partition("/")
+        by_path = Target(first, rest)
+        bucket = _bucket_of_host(self.host)
+        if bucket is None:
+            return [by_path]
+        by_host = Target(bucket, self.path[1:])
+        return [by_path, by_host] if first in buckets else [by_host, by_path]
+
+
+@lru_cache(maxsize=16)
+def _bucket_of_host(host: str) -> str | None:
+    name = host.partition(":")[0]
+    try:
+        ipaddress.IPv4Address(name)
+    except ValueError:
+        return None
+    return name.partition(".")[0]
+
+
+def parse_copy_source(header: str) -> Target:
+    """The object named by `x-oss-copy-source`. Raises InvalidArgument or InvalidObjectName."""
+    text = unquote_to_bytes(header.partition("?")[0]).decode("utf-8", "replace")
+    bucket, _, key = text.removeprefix("/").partition("/")
+    check_key(key)
+    return Target(bucket, key)
+
+
+def encode_path(path: str) -> str:
+    """Percent-encoded for the V4 signature, slashes kept."""
+    return quote(path, safe="/")
+
+
+def encode_query(query: dict[str, str]) -> str:
+    """The V4 canonical query: encoded, sorted, a parameter without value as its bare name."""
+    pairs = sorted((quote(name, safe=""), quote(value, safe="")) for name, value in query.items())
+    return "&".join(f"{name}={value}" if value else name for name, value in pairs)
+
+
+def parse(body: bytes, root: str) -> Element:
+    """The root element of `body`. Raises MalformedXML, also for entities and DTDs."""
+    try:
+        found: Element = fromstring(body, forbid_dtd=True)
+    except (ParseError, DefusedXmlException, ValueError) as error:
+        raise OssError("MalformedXML", str(error)) from error
+    if local_name(found) != root:
+        raise OssError("MalformedXML", f"Expected {root}, found {local_name(found)}.")
+    return found
+
+
+def local_name(node: Element) -> str:
+    return node.tag.rpartition("}")[2]
+
+
+def children(node: Element, name: str) -> Iterator[Element]:
+    """The child elements called `name`, in whatever namespace."""
+    return (child for child in node if local_name(child) == name)
+
+
+def child_text(node: Element, name: str, default: str | None = None) -> str:
+    """The text of the first child called `name`. Raises MalformedXML when it is missing and has no default."""
+    for child in children(node, name):
+        return child.text or ""
+    if default is None:
+        raise OssError("MalformedXML", f"{local_name(node)} misses {name}.")
+    return default
+
+
+COPY_PREFIX = "x-oss-copy-source-"
+
+
+def check(headers: dict[str, str], stored: StoredObject, *, prefix: str = "") -> bool:
+    """False when the reply is 304 Not Modified. Raises PreconditionFailed."""
+    match, unmodified = headers.get(f"{prefix}if-match"), _time(headers.get(f"{prefix}if-unmodified-since"))
+    if match is not None and not _matches(match, stored.etag):
+        raise OssError("PreconditionFailed", fields={"Condition": "If-Match"})
+    if unmodified is not None and int(stored.modified) > unmodified:
+        raise OssError("PreconditionFailed", fields={"Condition": "If-Unmodified-Since"})
+    none_match, since = headers.get(f"{prefix}if-none-match"), _time(headers.get(f"{prefix}if-modified-since"))
+    if none_match is not None:
+        return not _matches(none_match, stored.etag)
+    return since is None or int(stored.modified) > since
+
+
+def _matches(header: str, etag: str) -> bool:
+    given = [item.strip().strip('"').upper() for item in header.split(",")]
+    return "*" in given or etag.upper() in given
+
+
+def _time(header: str | None) -> float | None:
+    """A date that cannot be read is as good as none (RFC 9110, 13.1.3)."""
+    if header is None:
+        return None
+    try:
+        return parsedate_to_datetime(header).timestamp()
+    except ValueError:
+        return None
+
+
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+
+
+@dataclass(frozen=True)
+class Span:
+    """Bytes `start` to `start + length` of an object; `partial` when a Range header asked for them."""
+
+    start: int
+    length: int
+    partial: bool
+
+
+def resolve(header: str | None, size: int, *, standard: bool) -> Span:
+    """What a Range header means for an object of `size` bytes.
+
+    By default a range that is malformed or reaches out of the object is ignored: the whole object, status 200. With
+    `x-oss-range-behavior: standard` the end is clipped, and a start beyond the end raises InvalidRange (416).
+    """
+    whole = Span(0, size, partial=False)
+    match = _RANGE.fullmatch(header.strip()) if header else None
+    if match is None or match.group(0) == "bytes=-":
+        return whole
+    first, last = match.groups()
+    if not first:
+        return _suffix(int(last), size, standard=standard)
+    start, end = int(first), int(last) if last else size - 1
+    if last and end < start:
+        return whole
+    if start >= size:
+        if standard:
+            raise _out_of_range(header, size)
+        return whole
+    if end >= size:
+        if not standard:
+            return whole
+        end = size - 1
+    return Span(start, end - start + 1, partial=True)
+
+
+def _suffix(length: int, size: int, *, standard: bool) -> Span:
+    if length == 0 or length > size:
+        if not standard:
+            return Span(0, size, partial=False)
+        if length == 0 or size == 0:
+            raise _out_of_range(f"bytes=-{length}", size)
+    length = min(length, size)
+    return Span(size - length, length, partial=True)
+
+
+def _out_of_range(header: str | None, size: int) -> OssError:
+    fields = {"ActualObjectSize": str(size), "RangeRequested": header or ""}
+    return OssError("InvalidRange", fields=fields, headers={"Content-Range": f"bytes */{size}"})

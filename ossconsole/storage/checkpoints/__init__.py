@@ -1,0 +1,1 @@
+"""What is inside a checkpoint, read without torch and without running code from it."""

@@ -1,0 +1,1 @@
+"""Jobs on many objects: downloads, deletes, copies, restores, counts; each with progress and cancel."""

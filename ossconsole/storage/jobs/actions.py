@@ -1,0 +1,310 @@
+"""Jobs that change objects (delete, copy, rename, restore), presigned URLs, and the size of a prefix."""
+
+from __future__ import annotations
+
+import enum
+import functools
+import threading
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ossconsole.config.errors import ConsoleError, SettingsError
+from ossconsole.config.text import counted, safe_text
+from ossconsole.storage.errors import StorageError
+from ossconsole.storage.jobs.job import Job
+from ossconsole.storage.objects import ARCHIVED, ObjectSummary
+
+if TYPE_CHECKING:
+    from ossconsole.storage.client import ObjectStore
+
+Source = ObjectSummary | str
+"""An object, or a prefix that stands for everything below it."""
+
+
+def objects_of(store: ObjectStore, sources: Sequence[Source]) -> Iterator[ObjectSummary]:
+    """The objects that `sources` stand for, in the order of their keys."""
+    for source in sorted(sources, key=source_key):
+        if isinstance(source, str):
+            yield from store.list_all(source)
+        else:
+            yield source
+
+
+def source_key(source: Source) -> str:
+    return source if isinstance(source, str) else source.key
+
+
+class UsageTotals(msgspec.Struct, frozen=True, kw_only=True):
+    """What was counted so far. `newest` in seconds since the epoch, 0 when nothing was found."""
+
+    objects: int = 0
+    bytes: int = 0
+    newest: int = 0
+    by_class: dict[str, tuple[int, int]] = {}
+    """Objects and bytes of each storage class."""
+
+
+class Usage(Job):
+    """Counts what `sources` stand for; `totals` may be read at any time."""
+
+    def __init__(self, store: ObjectStore, sources: Sequence[Source]) -> None:
+        where = safe_text(source_key(sources[0])) if len(sources) == 1 else counted(len(sources), "item")
+        super().__init__(f"Size of {where or 'the bucket'}", threads=1)
+        self.totals = UsageTotals()
+        self._store = store.pausing(self.pause)
+        self._sources = sources
+
+    def work(self) -> None:
+        objects = size = newest = 0
+        by_class: dict[str, tuple[int, int]] = {}
+        for found in objects_of(self._store, self._sources):
+            self.check_cancelled()
+            self.ledger.expect(1, found.size)
+            self.ledger.finish(None, found.size)
+            objects, size, newest = objects + 1, size + found.size, max(newest, found.modified)
+            count, part = by_class.get(found.storage_class, (0, 0))
+            by_class[found.storage_class] = (count + 1, part + found.size)
+            if objects % 500 == 0:
+                self.totals = UsageTotals(objects=objects, bytes=size, newest=newest, by_class=dict(by_class))
+        self.totals = UsageTotals(objects=objects, bytes=size, newest=newest, by_class=by_class)
+        self.ledger.totals_known()
+
+
+MAX_URL_LIFE_S = 7 * 24 * 3600  # of a V4 presigned URL
+_DELETE_THREADS = 3  # a batch is 1,000 objects, and OSS counts each of them as a request
+_COPY_PART_SIZE = 256 << 20
+_COPY_WHOLE_UP_TO = 1 << 30  # CopyObject is slow above this and refused above 5 GB
+
+
+class Delete(Job):
+    """Deletes objects, and everything below prefixes, in batches; compares OSS's answer with what was asked."""
+
+    def __init__(self, store: ObjectStore, sources: Sequence[Source]) -> None:
+        super().__init__(f"Delete in {store.uri()}", threads=_DELETE_THREADS)
+        self._store = store.pausing(self.pause)
+        self._sources = sources
+
+    def work(self) -> None:
+        self.pool(self._batches(), self._delete)
+
+    def _batches(self) -> Iterator[list[ObjectSummary]]:
+        from ossconsole.storage.client import DELETE_BATCH_SIZE
+
+        batch: list[ObjectSummary] = []
+        for found in self.counted(objects_of(self._store, self._sources)):
+            batch.append(found)
+            if len(batch) == DELETE_BATCH_SIZE:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+    def _delete(self, batch: list[ObjectSummary]) -> None:
+        together = [found for found in batch if _fits_xml(found.key)]
+        gone: set[str] = set()
+        try:
+            if together:
+                result = self._store.call(
+                    f"deleting {counted(len(together), 'object')} of {self._store.uri()}",
+                    lambda: self._store.sdk.batch_delete_objects([found.key for found in together]),
+                )
+                gone.update(result.deleted_keys)
+        except StorageError as error:
+            for found in together:
+                self.fail(found.key, error, found.size)
+            together = []
+        for found in together:
+            if found.key in gone:
+                self.ledger.finish(found.key, found.size)
+            else:
+                self.fail(found.key, ConsoleError(f"OSS did not delete {safe_text(found.key)}."), found.size)
+        for found in batch:
+            if not _fits_xml(found.key):
+                self._delete_alone(found)
+
+    def _delete_alone(self, found: ObjectSummary) -> None:
+        try:
+            self._store.delete(found.key)
+        except StorageError as error:
+            self.fail(found.key, error, found.size)
+        else:
+            self.ledger.finish(found.key, found.size)
+
+
+class Copy(Job):
+    """Copies objects, and everything below prefixes, inside the bucket, on the server; `move` deletes what was copied.
+
+    The beginning `base` of each key becomes `target`. An object that is there already stays, and its copy fails,
+    unless `replace`. Before a source is deleted its copy's CRC64 was compared with it.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        sources: Sequence[Source],
+        base: str,
+        target: str,
+        *,
+        move: bool = False,
+        replace: bool = False,
+    ) -> None:
+        """Raises SettingsError when the target is the source, lies inside it, or is no valid key."""
+        verb = "Rename" if move else "Copy"
+        super().__init__(f"{verb} to {safe_text(store.uri(target))}")
+        for source in sources:
+            _check_target(source, target + source_key(source)[len(base) :])
+        self._store = store.pausing(self.pause)
+        self._sources = sources
+        self._base = base
+        self._target = target
+        self._move = move
+        self._replace = replace
+
+    def work(self) -> None:
+        self.pool(self.counted(objects_of(self._store, self._sources)), self._copy)
+
+    def _copy(self, found: ObjectSummary) -> None:
+        self.check_cancelled()
+        target = self._target + found.key[len(self._base) :]
+        try:
+            if found.size > _COPY_WHOLE_UP_TO:
+                self._copy_parts(found, target)
+            else:
+                headers = {} if self._replace else {"x-oss-forbid-overwrite": "true"}
+                bucket = self._store.sdk.bucket_name
+                self._store.call(
+                    f"copying {self._store.uri(safe_text(found.key))} to {self._store.uri(safe_text(target))}",
+                    lambda: self._store.sdk.copy_object(bucket, found.key, target, headers=headers),
+                )
+            if self._move:
+                self._delete_source(found.key, target)
+        except StorageError as error:
+            self.fail(found.key, error, found.size)
+        else:
+            self.ledger.finish(found.key, found.size)
+
+    def _delete_source(self, key: str, target: str) -> None:
+        source, copied = self._store.head(key), self._store.head(target)
+        if (source.size, source.crc64) != (copied.size, copied.crc64):
+            raise StorageError(
+                f"{safe_text(target)} differs from {safe_text(key)}, which was therefore kept.", remedy="Try again."
+            )
+        self._store.delete(key)
+
+    def _copy_parts(self, found: ObjectSummary, target: str) -> None:
+        import oss2
+
+        sdk, action = self._store.sdk, f"copying {self._store.uri(safe_text(found.key))} in parts"
+        headers = {} if self._replace else {"x-oss-forbid-overwrite": "true"}
+        info = self._store.head(found.key)
+        headers |= {f"x-oss-meta-{name}": value for name, value in info.metadata.items()}
+        if info.content_type:
+            headers["Content-Type"] = info.content_type
+        upload = self._store.call(action, lambda: sdk.init_multipart_upload(target, headers=headers)).upload_id
+        try:
+            parts = []
+            for number, start in enumerate(range(0, found.size, _COPY_PART_SIZE), 1):
+                self.check_cancelled()
+                span = (start, min(start + _COPY_PART_SIZE, found.size) - 1)
+                part = self._store.call(
+                    action,
+                    functools.partial(sdk.upload_part_copy, sdk.bucket_name, found.key, span, target, upload, number),
+                )
+                parts.append(oss2.models.PartInfo(number, part.etag))
+                self.ledger.reach(found.key, span[1] + 1)
+            self._store.call(action, lambda: sdk.complete_multipart_upload(target, upload, parts, headers=headers))
+        except BaseException:
+            self._store.call(f"aborting: {action}", lambda: sdk.abort_multipart_upload(target, upload))
+            raise
+
+
+def presigned_url(store: ObjectStore, key: str, life_s: int = 3600) -> str:
+    """A URL that lets anybody read the object for `life_s` seconds, at most seven days. Raises SettingsError.
+
+    With temporary credentials it also ends when they end.
+    """
+    if not 0 < life_s <= MAX_URL_LIFE_S:
+        raise SettingsError(f"A URL lives 1 to {MAX_URL_LIFE_S} seconds, not {life_s}.")
+    url: str = store.call(
+        f"signing a URL for {store.uri(safe_text(key))}",
+        lambda: store.sdk.sign_url("GET", key, life_s, slash_safe=True),
+    )
+    return url
+
+
+class Restore(Job):
+    """Asks OSS to make archived objects, and those below prefixes, readable for a day; others are left out.
+
+    `asked` and `under_way` count the objects for which that was asked for now, and before.
+    """
+
+    passed_over = "not archived"
+
+    def __init__(self, store: ObjectStore, sources: Sequence[Source]) -> None:
+        super().__init__(f"Restore in {store.uri()}")
+        self.asked = self.under_way = 0
+        self._store = store.pausing(self.pause)
+        self._sources = sources
+        self._counting = threading.Lock()
+
+    def work(self) -> None:
+        self.pool(self.counted(objects_of(self._store, self._sources)), self._restore)
+
+    def _restore(self, found: ObjectSummary) -> None:
+        archived = found.storage_class in ARCHIVED
+        try:
+            fresh = archived and self._ask(found.key)
+        except StorageError as error:
+            self.fail(found.key, error, found.size)
+            return
+        with self._counting:
+            self.asked += fresh
+            self.under_way += archived and not fresh
+        self.ledger.finish(found.key, found.size, skipped=not archived)
+
+    def _ask(self, key: str) -> bool:
+        """False when it was asked for before and is under way."""
+        try:
+            self._store.call(
+                f"restoring {self._store.uri(safe_text(key))}", lambda: self._store.sdk.restore_object(key)
+            )
+        except StorageError as error:
+            if error.code == "RestoreAlreadyInProgress":
+                return False
+            raise
+        return True
+
+
+class Versioning(str, enum.Enum):
+    """What a bucket does with what is overwritten or deleted."""
+
+    NEVER = "never"
+    ENABLED = "Enabled"
+    SUSPENDED = "Suspended"
+
+
+def versioning(store: ObjectStore) -> Versioning:
+    """Whether the bucket keeps versions. Raises StorageError."""
+    status = store.call(f"reading the versioning of {store.uri()}", store.sdk.get_bucket_versioning).status
+    return Versioning(status) if status else Versioning.NEVER
+
+
+def _check_target(source: Source, target: str) -> None:
+    key = source_key(source)
+    if target == key or (isinstance(source, str) and target.startswith(key)):
+        raise SettingsError(
+            f"{safe_text(target)} is {safe_text(key)} itself or inside it.", remedy="Give another name."
+        )
+    if not 0 < len(target.encode("utf-8", "surrogatepass")) <= 1023 or target[0] in "/\\":
+        raise SettingsError(
+            f"{safe_text(target)!r} is no object name.", remedy="Use 1 to 1,023 bytes, not beginning with / or \\."
+        )
+
+
+def _fits_xml(key: str) -> bool:
+    """Whether the key survives the XML of a batch request, which can carry no control characters."""
+    return all(
+        " " <= character <= "~" or ("\xa0" <= character < "\ufffe") or character >= "\U00010000" for character in key
+    )

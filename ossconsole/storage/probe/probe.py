@@ -1,0 +1,386 @@
+"""The probe: both endpoints from DNS to samples read, and the permissions that training needs."""
+
+from __future__ import annotations
+
+import functools
+import random
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from email.utils import parsedate_to_datetime
+from urllib.parse import urlsplit
+
+import oss2
+from oss2.exceptions import OssError
+
+from ossconsole.config.credential_sources import NoCredentialsError
+from ossconsole.config.credentials import Credentials, CredentialSource
+from ossconsole.config.endpoints import EndpointKind, HostKind, classify
+from ossconsole.config.errors import ConsoleError
+from ossconsole.config.profiles import Profile
+from ossconsole.config.text import counted
+from ossconsole.storage.client import ObjectStore
+from ossconsole.storage.errors import StorageError
+from ossconsole.storage.objects import ObjectSummary
+from ossconsole.storage.probe.report import (
+    PERMISSION_STAGES,
+    Caution,
+    EndpointReport,
+    Figures,
+    Found,
+    OnStep,
+    ProbeReport,
+    Stage,
+    Step,
+    Steps,
+    StepStatus,
+    ignore_step,
+    stages,
+)
+from ossconsole.storage.retry import ONCE
+
+PROBE_NAME = ".ossconsole-probe"
+"""One name for all probes: where deleting is denied, a single object of a few bytes stays behind."""
+
+_CONTENT = b"ossconsole probe\n"
+_LIMIT_S = 5.0
+
+_WHY = {
+    Stage.DELETE: "the connector deletes a key before it writes a checkpoint to it (oss:DeleteObject)",
+    Stage.LIST: "listing checkpoints (oss:ListObjects)",
+    Stage.PUT: "copying a checkpoint onto its stable key (oss:PutObject)",
+    Stage.GET: "resuming from a checkpoint (oss:GetObject)",
+    Stage.MULTIPART: "writing checkpoints in parts (oss:PutObject)",
+}
+
+
+def probe_permissions(
+    store: ObjectStore, prefix: str, *, on_step: OnStep = ignore_step, limit_s: float = 20.0
+) -> Sequence[Step]:
+    """One step per permission; each is tried whatever the others gave, except GET, which needs PUT's object."""
+    steps = Steps(None, limit_s, on_step)
+    key = f"{prefix}/{PROBE_NAME}"
+    work: dict[Stage, Callable[[], object]] = {
+        Stage.DELETE: lambda: store.delete(key),
+        Stage.LIST: lambda: store.list_page(f"{prefix}/", max_keys=1),
+        Stage.PUT: lambda: store.put(key, _CONTENT),
+        Stage.GET: lambda: _get(store, key),
+        Stage.MULTIPART: lambda: _multipart(store, key),
+    }
+    allowed: dict[Stage, bool] = {}
+    for stage in PERMISSION_STAGES:
+        if stage is Stage.GET and not allowed[Stage.PUT]:
+            steps.skip(stage, "nothing to read, as writing failed")
+        else:
+            allowed[stage] = steps.run(stage, _LIMIT_S, functools.partial(_try, work[stage], stage))
+    if allowed[Stage.PUT] or allowed[Stage.MULTIPART]:
+        try:
+            store.delete(key)
+        except StorageError as error:
+            steps.warn(Stage.DELETE, f"The probe's object {store.uri(key)} stays behind.", error.remedy)
+    return steps.done
+
+
+def _try(work: Callable[[], object], stage: Stage) -> str:
+    try:
+        work()
+    except StorageError as error:
+        if error.code == "AccessDenied":
+            raise StorageError(
+                error.message,
+                remedy=f"Allow it in RAM; it is needed for {_WHY[stage]}.",
+                status=error.status,
+                code=error.code,
+                ec=error.ec,
+                request_id=error.request_id,
+            ) from error
+        raise
+    return "allowed"
+
+
+def _get(store: ObjectStore, key: str) -> None:
+    if store.get(key) != _CONTENT:
+        raise ConsoleError(f"{store.uri(key)} does not hold what was written.", remedy="Prove once more.")
+
+
+def _multipart(store: ObjectStore, key: str) -> None:
+    bucket = store.sdk
+    upload = store.call(f"starting an upload to {store.uri(key)}", lambda: bucket.init_multipart_upload(key)).upload_id
+    part = store.call(f"uploading a part of {store.uri(key)}", lambda: bucket.upload_part(key, upload, 1, _CONTENT))
+    store.call(
+        f"completing {store.uri(key)}",
+        lambda: bucket.complete_multipart_upload(key, upload, [oss2.models.PartInfo(1, part.etag)]),
+    )
+
+
+class UnreachableError(ConsoleError):
+    """The host has no address, takes no connection, or speaks no TLS that can be trusted."""
+
+
+class Reach:
+    """The way to `<bucket>.<endpoint host>`, which is the host that every request goes to."""
+
+    def __init__(self, bucket: str, endpoint: str) -> None:
+        parts = urlsplit(endpoint)
+        self.endpoint = endpoint
+        self.info = classify(endpoint)
+        self.host = f"{bucket}.{parts.hostname}"
+        self.secure = parts.scheme == "https"
+        self.port = parts.port or (443 if self.secure else 80)
+        self._address = ""
+
+    def resolve(self) -> str:
+        """Finds the address. Raises UnreachableError."""
+        try:
+            found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            raise self._unreachable(f"{self.host} has no address: {_reason(error)}") from error
+        self._address = str(found[0][4][0])
+        return self._address
+
+    def connect(self, timeout_s: float) -> str:
+        """Makes a connection and drops it. Raises UnreachableError."""
+        try:
+            with socket.create_connection((self._address, self.port), timeout=timeout_s):
+                return f"{self._address} port {self.port}"
+        except OSError as error:
+            raise self._unreachable(f"{self.host} ({self._address}) port {self.port}: {_reason(error)}") from error
+
+    def handshake(self, timeout_s: float) -> str:
+        """Makes a TLS connection with a certificate that can be trusted. Raises UnreachableError."""
+        context = ssl.create_default_context()
+        try:
+            with (
+                socket.create_connection((self._address, self.port), timeout=timeout_s) as plain,
+                context.wrap_socket(plain, server_hostname=self.host) as connection,
+            ):
+                return connection.version() or "TLS"
+        except ssl.SSLCertVerificationError as error:
+            raise UnreachableError(
+                f"The certificate of {self.host} cannot be trusted: {error.verify_message}.",
+                remedy="Check the endpoint's spelling, this machine's clock, and its CA certificates.",
+            ) from error
+        except OSError as error:
+            raise UnreachableError(
+                f"{self.host} port {self.port} does not speak TLS: {_reason(error)}.",
+                remedy=f"Check the endpoint: {self.endpoint}",
+            ) from error
+
+    def _unreachable(self, what: str) -> UnreachableError:
+        if self.info.inside_only:
+            region = self.info.region
+            message = f"{what}. This endpoint answers only inside the internal network of {region}."
+            if self.info.kind is HostKind.ACCELERATOR:
+                remedy = f"Run on an instance in {region}, and create an accelerator for the bucket if it has none."
+            else:
+                remedy = (
+                    f"Run on an instance in {region}, or use the public endpoint: https://oss-{region}.aliyuncs.com"
+                )
+            return UnreachableError(message, remedy=remedy)
+        if self.info.kind is HostKind.LOOPBACK:
+            return UnreachableError(f"{what}.", remedy="Start the server: ossconsole sandbox")
+        return UnreachableError(
+            f"{what}.", remedy="Check the endpoint's spelling, and this machine's network and proxy."
+        )
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer"
+    return error.strerror or str(error)
+
+
+SAMPLES = 16
+SAMPLE_BYTES = 4 << 20  # the most that is read of one object
+MANIFEST_NAME = "manifest.json"
+NO_CREDENTIALS = "no credentials"
+_CONNECT_LIMIT_S = 2.5
+_REQUEST_LIMIT_S = 4.0
+_READ_LIMIT_S = 5.0
+_READ_BUDGET_S = 2.0  # no further sample is read after this long
+
+
+def probe(
+    profile: Profile,
+    credentials: CredentialSource | None,
+    *,
+    on_step: OnStep = ignore_step,
+    writes: bool = True,
+    limit_s: float = 30.0,
+) -> ProbeReport:
+    """Probes both endpoints at once, then the permissions (unless `writes` is False) through the standard one.
+
+    Without credentials each endpoint is probed up to its TLS handshake. `on_step` is called from other threads as each
+    step begins and ends. Never raises for what it finds.
+    """
+    began = time.monotonic()
+    reading = threading.Lock()
+    seed = time.monotonic_ns()
+    with ThreadPoolExecutor(len(EndpointKind), thread_name_prefix="probe") as pool:
+        waiting = {
+            kind: pool.submit(
+                probe_endpoint, profile, credentials, kind, on_step=on_step, limit_s=limit_s, reading=reading, seed=seed
+            )
+            for kind in profile.endpoints
+        }
+        reports = {kind: future.result() for kind, future in waiting.items()}
+    permissions: Sequence[Step] = ()
+    if credentials is not None and writes and _answers(reports[EndpointKind.STANDARD]):
+        store = ObjectStore(profile, credentials, timeout_s=_REQUEST_LIMIT_S, retry=ONCE)
+        left_s = max(_REQUEST_LIMIT_S, limit_s - (time.monotonic() - began))
+        permissions = probe_permissions(store, profile.checkpoint_prefix, on_step=on_step, limit_s=left_s)
+        store.close()
+    return ProbeReport(endpoints=reports, permissions=tuple(permissions))
+
+
+def probe_endpoint(
+    profile: Profile,
+    credentials: CredentialSource | None,
+    kind: EndpointKind,
+    *,
+    on_step: OnStep = ignore_step,
+    limit_s: float = 30.0,
+    reading: threading.Lock | None = None,
+    seed: int = 0,
+) -> EndpointReport:
+    """Probes one endpoint of the profile, stage by stage, until a stage fails or `limit_s` is over.
+
+    Samples are read while `reading` is held, so that two endpoints do not disturb each other's figures; equal seeds
+    choose equal samples.
+    """
+    return _EndpointProbe(profile, credentials, kind, Steps(kind, limit_s, on_step), reading=reading, seed=seed).run()
+
+
+class _EndpointProbe:
+    def __init__(
+        self,
+        profile: Profile,
+        credentials: CredentialSource | None,
+        kind: EndpointKind,
+        steps: Steps,
+        *,
+        reading: threading.Lock | None,
+        seed: int,
+    ) -> None:
+        self._profile = profile
+        self._kind = kind
+        self._steps = steps
+        self._reading = reading or threading.Lock()
+        self._seed = seed
+        self._unsigned = NO_CREDENTIALS if credentials is None else ""
+        self._store = ObjectStore(profile, credentials or _no_credentials, kind, timeout_s=_REQUEST_LIMIT_S, retry=ONCE)
+        self._reach = Reach(profile.bucket, self._store.endpoint)
+        self._samples: list[ObjectSummary] = []
+        self._skew_s: float | None = None
+
+    def run(self) -> EndpointReport:
+        work: dict[Stage, tuple[float, Callable[[], Found]]] = {
+            Stage.DNS: (_CONNECT_LIMIT_S, self._reach.resolve),
+            Stage.TCP: (_CONNECT_LIMIT_S + 0.5, lambda: self._reach.connect(_CONNECT_LIMIT_S)),
+            Stage.TLS: (_CONNECT_LIMIT_S + 0.5, lambda: self._reach.handshake(_CONNECT_LIMIT_S)),
+            Stage.SIGNED: (_REQUEST_LIMIT_S + 0.5, self._sign),
+            Stage.LIST: (_REQUEST_LIMIT_S + 0.5, self._list),
+            Stage.READ: (_READ_LIMIT_S, self._read),
+            Stage.AGAIN: (_READ_LIMIT_S, self._read),
+        }
+        stopped = ""
+        for stage in stages(self._profile, self._kind):
+            limit_s, look = work[stage]
+            if stage is Stage.SIGNED and not stopped:
+                stopped = self._unsigned
+            if stopped:
+                self._steps.skip(stage, stopped)
+            elif stage in {Stage.READ, Stage.AGAIN} and not self._samples:
+                self._steps.skip(stage, "no samples")
+            elif not self._steps.run(stage, limit_s, look):
+                stopped = f"{stage} failed"
+        self._store.close()
+        return EndpointReport(
+            kind=self._kind,
+            endpoint=self._store.endpoint,
+            host=self._reach.info,
+            steps=tuple(self._steps.done),
+            skew_s=self._skew_s,
+        )
+
+    def _sign(self) -> str | Caution:
+        """HEAD of the manifest: a signed request that every key for training may do, and the accelerator takes."""
+        key = f"{self._profile.dataset_prefix}/{MANIFEST_NAME}"
+
+        def request() -> None:
+            sent = time.time()
+            try:
+                headers = self._store.sdk.head_object(key).headers
+            except OssError as error:
+                self._note_skew(error.headers, sent)
+                raise
+            self._note_skew(headers, sent)
+
+        try:
+            self._store.call(f"looking at {self._store.uri(key)}", request)
+        except StorageError as error:
+            if error.status != 404 or error.code == "NoSuchBucket":
+                raise
+            found = "no manifest"
+        else:
+            found = "manifest there"
+        if self._reach.info.kind is HostKind.TRANSFER_ACCELERATION:
+            return Caution(
+                f"Answered, but this is transfer acceleration: {self._reach.info.note}.",
+                remedy="Use the accelerator's endpoint: https://<zone>-internal.oss-data-acc.aliyuncs.com",
+            )
+        return found
+
+    def _note_skew(self, headers: Mapping[str, str], sent: float) -> None:
+        text = headers.get("Date") or headers.get("date")
+        if text:
+            # OSS tells whole seconds; the middle of the request against the middle of that second.
+            self._skew_s = (sent + time.time()) / 2 - (parsedate_to_datetime(text).timestamp() + 0.5)
+
+    def _list(self) -> str | Caution:
+        below = f"{self._profile.dataset_prefix}/"
+        page = self._store.list_page(below, delimiter="")
+        found = [item for item in page.objects if item.size and not item.key.endswith("/" + MANIFEST_NAME)]
+        self._samples = random.Random(self._seed).sample(found, min(SAMPLES, len(found)))  # noqa: S311
+        if not found:
+            return Caution(
+                f"{self._store.uri(below)} is empty.",
+                remedy="Upload a dataset: ossconsole upload SRC --format image-u8",
+            )
+        return counted(f"{len(found)}{'+' if page.next_token else ''}", "object")
+
+    def _read(self) -> Figures:
+        times: list[float] = []
+        size = 0
+        with self._reading:
+            began = time.perf_counter()
+            for sample in self._samples:
+                start = time.perf_counter()
+                size += len(self._store.get_range(sample.key, 0, min(sample.size, SAMPLE_BYTES)))
+                times.append(time.perf_counter() - start)
+                if time.perf_counter() - began > _READ_BUDGET_S:
+                    break
+        return _figures(times, size)
+
+
+def _no_credentials() -> Credentials:
+    raise NoCredentialsError([])  # never called: no signed request is made without them
+
+
+def _figures(times: Sequence[float], size: int) -> Figures:
+    ordered = sorted(times)
+    return Figures(
+        samples=len(ordered),
+        bytes=size,
+        p50_ms=1000 * ordered[len(ordered) // 2],
+        p95_ms=1000 * ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))],
+        mb_per_s=size / sum(ordered) / 1e6,
+    )
+
+
+def _answers(report: EndpointReport) -> bool:
+    """Whether it took a signed request."""
+    return any(step.stage is Stage.SIGNED and step.status in {StepStatus.OK, StepStatus.WARN} for step in report.steps)

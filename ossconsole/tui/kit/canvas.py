@@ -1,0 +1,238 @@
+"""Canvas and Panel: widgets drawn from styled lines; only changed cells are sent. Also the styles and the themes.
+
+Styles are not CSS component classes because Textual would match eighteen of those for every canvas on every change of
+styles, which took a quarter of the first paint. In every theme `secondary` is the standard endpoint and `accent` the
+accelerated one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import zip_longest
+
+import msgspec
+from rich.cells import cell_len
+from rich.segment import Segment
+from rich.style import Style
+from textual.color import Color
+from textual.geometry import Region
+from textual.strip import Strip
+from textual.theme import Theme
+from textual.widget import Widget
+
+from ossconsole.tui.kit.glyphs import ASCII
+from ossconsole.tui.kit.text import Line, Piece
+
+
+class Ink(msgspec.Struct, frozen=True):
+    """Colour and ground are variables of the theme; without a ground it is the widget's.
+
+    `ansi` is the colour in themes that use the terminal's own sixteen; `reverse` is what is left there, and without
+    colours, of a ground.
+    """
+
+    colour: str = "foreground"
+    ground: str = ""
+    bold: bool = False
+    ansi: str = ""
+    reverse: bool = False
+
+
+# The terminal's own blue is too dark for text on most dark grounds.
+_ANSI_PRIMARY, _ANSI_ACCELERATED = "ansi_bright_blue", "ansi_magenta"
+
+INKS = {
+    "text": Ink(),
+    "dim": Ink("dim"),
+    "strong": Ink(bold=True),
+    "rule": Ink("rule"),
+    "title": Ink(bold=True),
+    "good": Ink("success"),
+    "warn": Ink("warning", bold=True),
+    "bad": Ink("error", bold=True),
+    "standard": Ink("secondary", bold=True),
+    "accelerated": Ink("accent", bold=True, ansi=_ANSI_ACCELERATED),
+    "primary": Ink("primary", bold=True, ansi=_ANSI_PRIMARY),
+    "cursor": Ink(ground="primary", bold=True, reverse=True),
+    "chip": Ink(ground="panel"),
+    "chip-dim": Ink("dim", "panel"),
+    "chip-on": Ink("background", "primary", bold=True, reverse=True),
+    "chip-key": Ink("primary", "panel", bold=True, ansi=_ANSI_PRIMARY),
+    "chip-standard": Ink("secondary", "panel", bold=True),
+    "chip-accelerated": Ink("accent", "panel", bold=True, ansi=_ANSI_ACCELERATED),
+}
+_CURSOR_STRENGTH = 0.3
+
+
+class Inkwell:
+    """The inks of one widget, on its ground; to be cleared when its styles change."""
+
+    def __init__(self, widget: Widget) -> None:
+        self._widget = widget
+        self._known: dict[tuple[str, bool], Style] = {}
+
+    def clear(self) -> None:
+        self._known.clear()
+
+    def style(self, name: str, *, cursor: bool = False) -> Style:
+        """The style of this name; with `cursor` on the cursor's ground."""
+        found = self._known.get((name, cursor))
+        if found is None:
+            found = self._mixed(INKS[name])
+            if cursor:
+                over = self._mixed(INKS["cursor"])
+                found += Style(bgcolor=over.bgcolor, bold=True, reverse=over.reverse)
+            self._known[name, cursor] = found
+        return found
+
+    def _mixed(self, ink: Ink) -> Style:
+        app = self._widget.app
+        known = app.theme_variables
+        plain = self._widget.rich_style
+        if app.native_ansi_color:
+            colour = Color.parse(known["foreground"] if ink.reverse else ink.ansi or known[ink.colour])
+            return plain + Style(color=colour.rich_color, bold=ink.bold, reverse=ink.reverse or None)
+        colour = Color.parse(known[ink.colour])
+        ground = Color.parse(known[ink.ground]) if ink.ground else None
+        if ground is not None and ink is INKS["cursor"]:
+            ground = self._widget.background_colors[1].blend(ground, _CURSOR_STRENGTH)
+        return plain + Style(
+            color=colour.rich_color,
+            bgcolor=ground.rich_color if ground else None,
+            bold=ink.bold,
+            reverse=(ink.reverse and app.no_color) or None,
+        )
+
+
+class Canvas(Widget):
+    """Subclasses give their lines in `paint`; `redraw` paints again and refreshes the cells that differ."""
+
+    ALLOW_SELECT = False
+
+    def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:  # noqa: A002 - Textual's name
+        super().__init__(id=id, classes=classes)
+        self._lines: list[Line] = []
+        self._inks = Inkwell(self)
+
+    def paint(self, width: int, height: int) -> Sequence[Line]:
+        """The lines to show in `width` x `height` cells; missing ones are blank, longer ones are cut."""
+        raise NotImplementedError
+
+    def redraw(self) -> None:
+        """Paint again; cheap where nothing changed, and it sends nothing then."""
+        width, height = self.size
+        if not self.is_attached or not width or not height:
+            return
+        lines = list(self.paint(width, height))[:height]
+        if getattr(self.app, "glyphs", None) is ASCII:
+            lines = [line.in_ascii() for line in lines]
+        lines = [line.to(width) for line in lines]
+        regions = list(_differences(self._lines, lines, width))
+        self._lines = lines
+        if regions:
+            self.refresh(*regions)
+
+    def on_resize(self) -> None:
+        self._lines = []
+        self.redraw()
+        self.refresh()
+
+    def notify_style_update(self) -> None:
+        super().notify_style_update()
+        self._inks.clear()
+
+    def render_line(self, y: int) -> Strip:
+        width = self.size.width
+        if y >= len(self._lines):
+            return Strip.blank(width, self._inks.style("text"))
+        line = self._lines[y]
+        return Strip(
+            [Segment(text, self._inks.style(style)) for text, style in line.pieces], line.width
+        ).adjust_cell_length(width, self._inks.style("text"))
+
+
+def _differences(old: Sequence[Line], new: Sequence[Line], width: int) -> list[Region]:
+    """The cells in which the lines differ, by whole pieces: Textual sends a piece as a whole, with its colours."""
+    regions = []
+    for y, (before, after) in enumerate(zip_longest(old, new)):
+        if before is None or after is None:
+            regions.append(Region(0, y, width, 1))
+        elif before.pieces != after.pieces:
+            regions += [Region(start, y, end - start, 1) for start, end in _changes(before.pieces, after.pieces)]
+    return regions
+
+
+def _changes(before: Sequence[Piece], after: Sequence[Piece]) -> list[tuple[int, int]]:
+    """First cell and the one behind the last of each stretch of new pieces."""
+    known = set(_placed(before))
+    found: list[tuple[int, int]] = []
+    for place in _placed(after):
+        start, text, _ = place
+        if place in known:
+            continue
+        end = start + cell_len(text)
+        if found and found[-1][1] == start:
+            found[-1] = (found[-1][0], end)
+        else:
+            found.append((start, end))
+    return found
+
+
+def _placed(pieces: Sequence[Piece]) -> Iterator[tuple[int, str, str]]:
+    """The pieces with the cell each begins in."""
+    at = 0
+    for text, style in pieces:
+        yield at, text, style
+        at += cell_len(text)
+
+
+Painter = Callable[[int, int], Sequence[Line]]
+
+
+class Panel(Canvas):
+    """Draws what `painter(width, height)` gives."""
+
+    def __init__(self, painter: Painter, *, id: str | None = None, classes: str | None = None) -> None:  # noqa: A002
+        super().__init__(id=id, classes=classes)
+        self._painter = painter
+
+    def paint(self, width: int, height: int) -> Sequence[Line]:
+        return self._painter(width, height)
+
+
+DARK = Theme(
+    name="console-dark",
+    primary="#7aa2f7",
+    secondary="#6cb6ff",
+    accent="#ff9e64",
+    success="#8fd19e",
+    warning="#e6c35c",
+    error="#f47067",
+    foreground="#d3dae3",
+    background="#10151b",
+    surface="#161d25",
+    panel="#1e2731",
+    dark=True,
+    variables={"rule": "#33404d", "dim": "#8493a3", "footer-key-foreground": "#7aa2f7"},
+)
+
+LIGHT = Theme(
+    name="console-light",
+    primary="#3559c7",
+    secondary="#0b63c5",
+    accent="#b04a00",
+    success="#1a7f37",
+    warning="#8a6100",
+    error="#c02a32",
+    foreground="#1f2630",
+    background="#fbfcfd",
+    surface="#f1f4f7",
+    panel="#e4e9ee",
+    dark=False,
+    variables={"rule": "#c3ccd5", "dim": "#5c6875", "footer-key-foreground": "#3559c7"},
+)
+
+OWN = (DARK, LIGHT)
+
+ROTATION = ("console-dark", "console-light", "ansi-dark", "ansi-light")
+"""What the theme key steps through; every other theme of Textual is in the command palette."""

@@ -1,0 +1,222 @@
+"""DetailView: a scrolled column of lines and images.
+
+An image is drawn with half blocks, with letters where there are no colours, or with the terminal's own graphics (kitty
+or sixel) through textual-image where that is installed. The terminal's name decides; it is never queried, because
+Textual would read its answer as keys. `OSSCONSOLE_PICTURES` (`kitty`, `sixel` or `blocks`) overrides the choice.
+"""
+
+from __future__ import annotations
+
+import enum
+import fcntl
+import importlib.util
+import io
+import os
+import struct
+import sys
+import termios
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import groupby, zip_longest
+from typing import TYPE_CHECKING, ClassVar
+
+from rich.color import Color
+from rich.segment import Segment
+from rich.style import Style
+from textual.binding import Binding, BindingType
+from textual.geometry import Region, Size
+from textual.scroll_view import ScrollView
+from textual.strip import Strip
+from textual.widget import Widget
+
+from ossconsole.dataset.preview import fit
+from ossconsole.tui.kit.canvas import Inkwell
+from ossconsole.tui.kit.text import Line
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_HALF = "▀"
+_RAMP = " .:-=+*#%@"
+
+
+def half_blocks(pixels: NDArray[np.uint8], width: int, height: int) -> list[Strip]:
+    """The picture fitted into `width` x `height` cells."""
+    import numpy as np
+
+    small = fit(pixels, width, height * 2)
+    if small.shape[0] % 2:
+        small = np.concatenate((small, np.zeros((1, small.shape[1], 3), np.uint8)))
+    strips = []
+    for y in range(0, small.shape[0], 2):
+        pairs = [(tuple(top), tuple(low)) for top, low in zip(small[y].tolist(), small[y + 1].tolist(), strict=True)]
+        segments = [
+            Segment(_HALF * len(list(run)), Style(color=Color.from_rgb(*top), bgcolor=Color.from_rgb(*low)))
+            for (top, low), run in groupby(pairs)
+        ]
+        strips.append(Strip(segments, small.shape[1]))
+    return strips
+
+
+def letters(pixels: NDArray[np.uint8], width: int, height: int) -> list[Strip]:
+    """The picture's brightness as letters, fitted into `width` x `height` cells (twice as high as wide)."""
+    import numpy as np
+
+    small = fit(pixels, width, height * 2)[::2]
+    levels = (small @ np.array([0.299, 0.587, 0.114])) / 256 * len(_RAMP)  # ITU-R BT.601 luma
+    return [Strip([Segment("".join(_RAMP[int(level)] for level in row))], len(row)) for row in levels]
+
+
+class PictureBlock:
+    """A picture among the lines; `tall` ones take the whole width and are scrolled, others fit below what is above."""
+
+    def __init__(self, pixels: NDArray[np.uint8], *, tall: bool = False) -> None:
+        self.pixels = pixels
+        self.tall = tall
+
+
+_LOWEST_PICTURE = 12  # cells
+Block = Line | PictureBlock
+Painter = Callable[[int, int], Sequence[Block]]
+"""Gives the blocks for so many cells of width and height."""
+
+
+class DetailView(ScrollView, can_focus=True):
+    """Draws what `painter(width, height)` gives; `redraw` asks it again."""
+
+    ALLOW_SELECT = False
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up,k", "scroll_up", show=False),
+        Binding("down,j", "scroll_down", show=False),
+        Binding("pageup,ctrl+u", "page_up", show=False),
+        Binding("pagedown,ctrl+d", "page_down", show=False),
+        Binding("home", "scroll_home", show=False),
+        Binding("end,G", "scroll_end", show=False),
+    ]
+
+    def __init__(self, painter: Painter, *, id: str) -> None:  # noqa: A002 - Textual's name
+        super().__init__(id=id)
+        self._painter = painter
+        self._blocks: Sequence[Block] = ()
+        self._rows: list[Line | Strip] = []
+        self._inks = Inkwell(self)
+        self.plain = False
+        """Letters instead of half blocks."""
+
+    def redraw(self) -> None:
+        """Paint again; pictures are drawn anew only when they changed."""
+        width, height = self.scrollable_content_region.size
+        if not self.is_attached or not width:
+            return
+        blocks = self._painter(width, height)
+        rows: list[Line | Strip] = []
+        for block in blocks:
+            if isinstance(block, Line):
+                rows.append(block.to(width))
+            else:
+                draw = letters if self.plain else half_blocks
+                room = block.pixels.shape[0] if block.tall else max(_LOWEST_PICTURE, height - len(rows) - 1)
+                rows.extend(draw(block.pixels, width - 2, room))
+        changed = [y for y, (old, new) in enumerate(zip_longest(self._rows, rows)) if not _same(old, new)]
+        self._rows = rows
+        self.virtual_size = Size(width, len(rows))
+        top = self.scroll_offset.y
+        regions = [Region(0, y - top, width, 1) for y in changed if top <= y < top + height]
+        if regions:
+            self.refresh(*regions)
+
+    def on_resize(self) -> None:
+        self._rows = []
+        self.redraw()
+        self.refresh()
+
+    def notify_style_update(self) -> None:
+        super().notify_style_update()
+        self._inks.clear()
+
+    def render_line(self, y: int) -> Strip:
+        width = self.scrollable_content_region.width
+        at = y + self.scroll_offset.y
+        if at >= len(self._rows):
+            return Strip.blank(width, self._inks.style("text"))
+        row = self._rows[at]
+        if isinstance(row, Line):
+            row = Strip([Segment(text, self._inks.style(style)) for text, style in row.pieces])
+        elif self.plain:
+            row = row.apply_style(self._inks.style("text"))
+        return row.adjust_cell_length(width, self._inks.style("text"))
+
+
+def _same(old: Line | Strip | None, new: Line | Strip | None) -> bool:
+    if isinstance(old, Line) and isinstance(new, Line):
+        return old.pieces == new.pieces
+    return old is not None and old == new
+
+
+VARIABLE = "OSSCONSOLE_PICTURES"
+# Terminals that show kitty's placeholders; others that know the protocol without them draw nothing.
+_KITTY_NAMES = ("kitty", "ghostty")
+_SIXEL_NAMES = ("foot", "mlterm", "contour", "yaft", "wezterm")
+_SIXEL_PROGRAMS = {"WezTerm", "iTerm.app", "mintty"}
+_DEFAULT_CELL = (10, 20)  # pixels, of the VT340, which sixel comes from
+
+
+class Graphics(str, enum.Enum):
+    """How a picture is drawn."""
+
+    KITTY = "kitty"
+    SIXEL = "sixel"
+    BLOCKS = "blocks"
+
+
+def graphics_of(environment: Mapping[str, str]) -> Graphics:
+    """What the terminal can show, by what the environment says of it."""
+    wanted = environment.get(VARIABLE, "")
+    if wanted in {graphics.value for graphics in Graphics}:
+        return Graphics(wanted)
+    if environment.get("TMUX") or environment.get("STY"):
+        return Graphics.BLOCKS  # a multiplexer eats the graphics, or draws them in another pane
+    term = environment.get("TERM", "")
+    if any(name in term for name in _KITTY_NAMES) or environment.get("KITTY_WINDOW_ID"):
+        return Graphics.KITTY
+    by_name = any(name in term for name in _SIXEL_NAMES)
+    return Graphics.SIXEL if by_name or environment.get("TERM_PROGRAM") in _SIXEL_PROGRAMS else Graphics.BLOCKS
+
+
+def picture_widget(pixels: NDArray[np.uint8], graphics: Graphics) -> Widget | None:
+    """A widget that draws the picture in the terminal's graphics; None where half blocks are all there is."""
+    if graphics is Graphics.BLOCKS or importlib.util.find_spec("textual_image") is None:
+        return None
+    from PIL import Image
+
+    with _nothing_asked():
+        from textual_image.widget import SixelImage, TGPImage
+    widget: Widget = (TGPImage if graphics is Graphics.KITTY else SixelImage)(Image.fromarray(pixels))
+    return widget
+
+
+@contextmanager
+def _nothing_asked() -> Iterator[None]:
+    """At its first import textual-image asks the terminal for its size and abilities, unless there is none."""
+    width, height = _cell_pixels()
+    os.environ.setdefault("TEXTUAL_CELL_WIDTH", str(width))
+    os.environ.setdefault("TEXTUAL_CELL_HEIGHT", str(height))
+    terminal = sys.__stdout__
+    sys.__stdout__ = io.TextIOWrapper(io.BytesIO())  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        sys.__stdout__ = terminal  # type: ignore[misc]
+
+
+def _cell_pixels() -> tuple[int, int]:
+    """Width and height of a cell in pixels, as the terminal told the kernel."""
+    try:
+        answer = fcntl.ioctl(sys.__stdout__ or sys.stdout, termios.TIOCGWINSZ, struct.pack("HHHH", 0, 0, 0, 0))
+    except (OSError, ValueError):
+        return _DEFAULT_CELL
+    rows, columns, width, height = struct.unpack("HHHH", answer)
+    if not (rows and columns and width and height):
+        return _DEFAULT_CELL
+    return width // columns, height // rows

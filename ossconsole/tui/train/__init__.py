@@ -1,0 +1,1 @@
+"""The Train mode: dashboard, new run, recorded runs, replay, comparison."""

@@ -1,0 +1,367 @@
+"""Charts over time and the time axis they share: follow, zoom, pan and a crosshair."""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from ossconsole.config.text import counted
+from ossconsole.telemetry.series import Point
+from ossconsole.telemetry.view import RunView, Span
+from ossconsole.tui.kit import plot
+from ossconsole.tui.kit.text import MISSING, Line, clock, compact, duration, joined, number
+from ossconsole.tui.train.context import Context
+
+SPANS_S = (15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400, 604800)
+_DEFAULT = SPANS_S.index(120)
+
+
+@dataclass(frozen=True)
+class TimeWindow:
+    """The stretch of time that the charts show, in Unix seconds. `cursor` is the crosshair's time, None when off."""
+
+    start: float
+    end: float
+    label: str = ""
+    cursor: float | None = None
+
+    def column(self, time: float, width: int) -> int:
+        """The cell of `time` in `width` cells; outside of 0..width-1 where it is not shown."""
+        return int((time - self.start) / (self.end - self.start) * width)
+
+    def on_grid(self, width: int, origin: float) -> TimeWindow:
+        """The window moved on so that it begins a whole number of cells after `origin`.
+
+        Curves then stand still until a cell has passed: most updates change nothing but the newest cell.
+        """
+        cell = (self.end - self.start) / width
+        ahead = (origin - self.start) % cell
+        return replace(self, start=self.start + ahead, end=self.end + ahead)
+
+
+class TimeAxis:
+    """Follows the newest figures until it is moved; the crosshair moves by the hundredth of the window."""
+
+    def __init__(self) -> None:
+        self._level = _DEFAULT
+        self._end: float | None = None
+        self._cursor: float | None = None
+        self._everything = False
+
+    @property
+    def following(self) -> bool:
+        return self._end is None
+
+    def window(self, view: RunView, now: float) -> TimeWindow:
+        """While the run is younger than the window, the curves grow from the left."""
+        newest, oldest = self._bounds(view, now)
+        span = self._span(newest, oldest)
+        end = newest if self._end is None else self._end
+        end = max(end, oldest + span)
+        cursor = None if self._cursor is None else min(max(self._cursor, end - span), end)
+        words = "all" if self._everything else _span_words(span)
+        label = words if self.following else f"{words}, {duration(newest - end)} ago"
+        return TimeWindow(end - span, end, label, cursor)
+
+    def zoom(self, view: RunView, now: float, direction: int) -> None:
+        """A narrower (1) or wider (-1) window around its right edge; the widest holds the whole run."""
+        newest, oldest = self._bounds(view, now)
+        if direction > 0 and self._everything:
+            self._everything = False
+            return
+        level = self._level - direction
+        if direction < 0 and SPANS_S[self._level] >= newest - oldest:
+            self._everything = True
+            self._end = None
+            return
+        self._level = max(0, min(level, len(SPANS_S) - 1))
+
+    def move(self, view: RunView, now: float, direction: int) -> None:
+        """The crosshair by a hundredth of the window, or, without one, the window by a quarter; right is 1."""
+        window = self.window(view, now)
+        span = window.end - window.start
+        if self._cursor is None or window.cursor is None:
+            self._pan(view, now, direction * span / 4)
+            return
+        wanted = window.cursor + direction * span / 100
+        if not window.start <= wanted <= window.end:
+            self._pan(view, now, direction * span / 4)
+        self._cursor = wanted
+
+    def _pan(self, view: RunView, now: float, by: float) -> None:
+        newest, oldest = self._bounds(view, now)
+        window = self.window(view, now)
+        span = window.end - window.start
+        end = max(window.end + by, oldest + span)
+        self._end = None if end >= newest else end
+
+    def follow(self) -> None:
+        """Back to the newest figures, without a crosshair."""
+        self._end = None
+        self._cursor = None
+
+    def toggle_cursor(self, view: RunView, now: float) -> None:
+        """A crosshair at the newest figure, or none."""
+        if self._cursor is not None:
+            self._cursor = None
+            return
+        window = self.window(view, now)
+        newest, _ = self._bounds(view, now)
+        self._cursor = min(newest, window.end)
+
+    def _bounds(self, view: RunView, now: float) -> tuple[float, float]:
+        """The time of the newest and of the oldest figure."""
+        over = view.state is not None and view.state.final
+        newest = view.last_time if over and view.last_time is not None else now
+        return newest, min(view.run.time, newest) if view.run else newest
+
+    def _span(self, newest: float, oldest: float) -> float:
+        return max(float(SPANS_S[0]), newest - oldest) if self._everything else float(SPANS_S[self._level])
+
+
+def _span_words(span: float) -> str:
+    for size, word in ((86400, "d"), (3600, "h"), (60, "min")):
+        if span >= size:
+            return f"{span / size:g} {word}"
+    return f"{span:g} s"
+
+
+AXIS_WIDTH = 6
+# More stretches of colour than this a row would cost more bytes than they tell.
+MAX_COLOURED_SPANS = 8
+_DOTTED = " █"
+
+
+@dataclass(frozen=True)
+class ChartSpec:
+    """What a chart shows. `lane` adds the endpoint in use and the time below the curve, and colours the curve by it.
+
+    `behind` is the series whose every value is a loose dot behind the curve.
+    """
+
+    title: str
+    series: str
+    scale: Literal["zero", "percent", "around", "log"] = "zero"
+    unit: str = ""
+    style: str = "primary"
+    lane: bool = False
+    behind: str = ""
+
+
+SPEED = ChartSpec("samples/s", "samples_per_s", lane=True)
+WAIT = ChartSpec("data wait", "wait", scale="percent", unit=" %", style="warn")
+LOSS = ChartSpec("loss", "loss_smooth", scale="around", behind="loss")
+ACCURACY = ChartSpec("top-1", "top1", scale="percent", unit=" %", style="good")
+STEP = ChartSpec("step", "step_ms", unit=" ms")
+FETCH = ChartSpec("fetch", "fetch_ms", unit=" ms")
+READ = ChartSpec("read", "read", unit=" MB/s")
+RATE = ChartSpec("learning rate", "lr", style="dim")
+CPU = ChartSpec("CPU", "host.cpu", scale="percent", unit=" %", style="dim")
+MEMORY = ChartSpec("RAM", "host.memory", unit=" GiB", style="dim")
+
+
+def chart_specs(view: RunView, *, raw: bool, log: bool) -> list[ChartSpec]:
+    """The small charts there is something to draw for; the first are the most telling."""
+    loss = replace(LOSS, scale="log" if log else "around", title="loss, log" if log else "loss")
+    if raw:
+        loss = replace(loss, series="loss", title=f"{loss.title}, raw", behind="")
+    gpus = [gpu for gpu in (view.telemetry.gpus if view.telemetry else ()) if gpu.mig is None]
+    pairs = [_gpu_pair(f"GPU {gpu.index}", f"gpu{gpu.index}") for gpu in gpus]
+    if len(pairs) > 1:
+        pairs.insert(0, _gpu_pair(counted(len(pairs), "GPU"), "gpus"))
+    first, others = pairs[:1], pairs[1:]
+    return [
+        WAIT,
+        loss,
+        *(spec for pair in first for spec in pair),
+        ACCURACY,
+        STEP,
+        FETCH,
+        READ,
+        CPU,
+        MEMORY,
+        RATE,
+        *(spec for pair in others for spec in pair),
+    ]
+
+
+def _gpu_pair(title: str, series: str) -> tuple[ChartSpec, ChartSpec]:
+    """Power beside utilization: a GPU that waits for data still counts as used. Of several: the mean, and the sum."""
+    return (
+        ChartSpec(f"{title} util", f"{series}.utilization", "percent", " %", "good"),
+        ChartSpec(f"{title} power", f"{series}.power", "zero", " W", "good"),
+    )
+
+
+def chart(
+    context: Context, spec: ChartSpec, window: TimeWindow, width: int, height: int, *, note: str = ""
+) -> list[Line]:
+    """Heading, curve with its axis, and with `lane` two rows for endpoint and time."""
+    inner = width - AXIS_WIDTH - 1
+    rows = height - 1 - (2 if spec.lane else 0)
+    if inner < 4 or rows < 1:
+        return [context.heading(spec.title, width)]
+    window = window.on_grid(inner, context.view.run.time if context.view.run else 0.0)
+    symbols = context.glyphs.chart
+    count = inner * plot.DOTS[symbols][0]
+    points, loose = (_points(context.view, name, window, count) for name in (spec.series, spec.behind))
+    scale = _scale(spec, [*points, *loose])
+    cells = plot.draw(plot.columns_of(points, window.start, window.end, count), scale, rows, symbols)
+    dots = plot.scatter(plot.columns_of(loose, window.start, window.end, count, join=False), scale, rows, symbols)
+    lines = [context.heading(spec.title, width, *_notes(points, loose, window, spec, note))]
+    spans = _visible_spans(context.view, window) if spec.lane else []
+    for index, (row, behind) in enumerate(zip(cells, dots, strict=True)):
+        marked = _marked(row, behind, window, context)
+        curve = _by_endpoint(marked, spans, window) if spans else _in_front(marked, behind, spec.style)
+        lines.append(_axis(scale, index, rows, context).extend(curve))
+    if spec.lane:
+        lines += [_lane(context, spans, window, inner), _times(context, window, inner)]
+    return lines
+
+
+def _points(view: RunView, name: str, window: TimeWindow, count: int) -> list[Point]:
+    series = view.series.get(name)
+    return series.window(window.start, window.end, count) if series else []
+
+
+def _notes(
+    points: Sequence[Point], loose: Sequence[Point], window: TimeWindow, spec: ChartSpec, note: str
+) -> list[str]:
+    """The value, the stretch of time and `note`, from the fullest words to the shortest."""
+    value = _value(points, window, spec)
+    label = window.label if spec.lane else ""
+    if spec.behind and points:
+        value, label = f"smoothed {value}", f"raw {_value(loose, window, spec)}"
+    if window.cursor is None:
+        return [joined((value, label, note)), joined((value, note)), value]
+    at = f"at {clock(window.cursor)}"
+    return [joined((value, at, label, note)), joined((value, at, note)), joined((value, at)), value]
+
+
+def _value(points: Sequence[Point], window: TimeWindow, spec: ChartSpec) -> str:
+    """The newest value, or that at the crosshair."""
+    words = _percents if spec.scale == "percent" else number
+    known = [point for point in points if not math.isnan(point.last)]
+    if window.cursor is None or not known:
+        return f"{words(points[-1].last)}{spec.unit}" if points else MISSING
+    at = bisect.bisect_left([point.time for point in known], window.cursor)
+    near = min(known[max(0, at - 1) : at + 1], key=lambda point: abs(point.time - (window.cursor or 0.0)))
+    return f"{words(near.last)}{spec.unit}"
+
+
+def _percents(value: float) -> str:
+    return MISSING if math.isnan(value) else f"{value:.0f}" if value >= 10 else f"{value:.1f}"
+
+
+def _scale(spec: ChartSpec, points: Sequence[Point]) -> plot.Scale:
+    if spec.scale == "percent":
+        return plot.Scale(0.0, 100.0)
+    if spec.scale == "zero":
+        return plot.scale_from_zero(points)
+    return plot.scale_around(points, log=spec.scale == "log")
+
+
+def _axis(scale: plot.Scale, index: int, rows: int, context: Context) -> Line:
+    """The label of a row: at the top, the bottom, and the middle where there is room."""
+    value = None
+    if index == 0:
+        value = scale.high
+    elif index == rows - 1:
+        value = scale.low
+    elif rows >= 7 and rows % 2 and index == rows // 2 and not scale.log:
+        value = (scale.low + scale.high) / 2
+    label = "" if value is None else compact(value)
+    line = Line((label.rjust(AXIS_WIDTH)[:AXIS_WIDTH], "dim"))
+    return line.add(context.glyphs.tick if value is not None else context.glyphs.vertical, "rule")
+
+
+def _marked(row: str, dots: str, window: TimeWindow, context: Context) -> str:
+    """The row with a dotted line where the endpoint was switched, and the crosshair, where nothing else is."""
+    width = len(row)
+    marks = {window.column(span.time, width): context.glyphs.marker for span in context.view.switches}
+    if window.cursor is not None:
+        marks[min(width - 1, window.column(window.cursor, width))] = context.glyphs.cross
+    return "".join(marks.get(at, cell) if cell == dots[at] == " " else cell for at, cell in enumerate(row))
+
+
+def _by_endpoint(row: str, spans: Sequence[Span], window: TimeWindow) -> Line:
+    """The row in the colours of the endpoints that delivered."""
+    width, line = len(row), Line()
+    for at, span in enumerate(spans):
+        end = window.column(spans[at + 1].time, width) if at + 1 < len(spans) else width
+        line.add(row[line.width : max(line.width, end)], str(span.endpoint))
+    return line
+
+
+def _in_front(row: str, dots: str, style: str) -> Line:
+    """The row with the dots where it is blank or a bar is full.
+
+    Blanks take the style of what they follow, which makes fewer pieces to send.
+    """
+    line, start, current = Line(), 0, style
+    merged = "".join(dot if dot != " " and cell in _DOTTED else cell for cell, dot in zip(row, dots, strict=True))
+    for at, (cell, shown) in enumerate(zip(row, merged, strict=True)):
+        wanted = current if shown == " " else style if shown == cell else "dim"
+        if wanted != current:
+            line.add(merged[start:at], current)
+            start, current = at, wanted
+    return line.add(merged[start:], current)
+
+
+def _visible_spans(view: RunView, window: TimeWindow) -> list[Span]:
+    """The stretches of one endpoint in the window, the first from its start; none where they are too many."""
+    before = [span for span in view.spans if span.time <= window.start]
+    inside = [span for span in view.spans if window.start < span.time < window.end]
+    spans = [*(Span(window.start, span.endpoint) for span in before[-1:]), *inside]
+    if len(spans) > MAX_COLOURED_SPANS:
+        return []
+    if spans and spans[0].time > window.start:
+        spans[0] = Span(window.start, spans[0].endpoint)
+    return spans
+
+
+def _lane(context: Context, spans: Sequence[Span], window: TimeWindow, width: int) -> Line:
+    """The endpoint in use as glyph and colour, along the time axis."""
+    glyphs = context.glyphs
+    line = Line((" " * AXIS_WIDTH, "dim"), (glyphs.corner, "rule"))
+    if not spans:
+        return line.extend(_dense_lane(context, window, width))
+    for at, span in enumerate(spans):
+        end = window.column(spans[at + 1].time, width) if at + 1 < len(spans) else width
+        cells = max(0, end - (line.width - AXIS_WIDTH - 1))
+        if cells:
+            line.add(glyphs.endpoint(span.endpoint) + glyphs.bar_full * (cells - 1), str(span.endpoint))
+    return line
+
+
+def _dense_lane(context: Context, window: TimeWindow, width: int) -> Line:
+    """Many switches: a glyph where each new stretch begins, without colour."""
+    cells = [context.glyphs.rule] * width
+    for span in context.view.spans:
+        at = window.column(span.time, width)
+        if 0 <= at < width:
+            cells[at] = context.glyphs.endpoint(span.endpoint)
+    return Line(("".join(cells), "dim"))
+
+
+def _times(context: Context, window: TimeWindow, width: int) -> Line:
+    """Times since the start of the run, at round distances."""
+    origin = context.view.run.time if context.view.run else window.start
+    span = window.end - window.start
+    step = next((step for step in _TIME_STEPS if width * step / span >= _TICK_CELLS), _TIME_STEPS[-1])
+    cells = [" "] * width
+    tick = math.ceil((window.start - origin) / step) * step
+    while origin + tick <= window.end:
+        text = duration(tick)
+        at = window.column(origin + tick, width)
+        if at + len(text) <= width:
+            cells[at : at + len(text)] = text
+        tick += step
+    return Line((" " * (AXIS_WIDTH + 1), "dim"), ("".join(cells), "dim"))
+
+
+_TIME_STEPS = (5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400, 172800, 604800)
+_TICK_CELLS = 10

@@ -1,0 +1,198 @@
+"""The A/B panel: what each endpoint delivered, how many times as much the accelerated one, and how surely."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.text import counted
+from ossconsole.telemetry.narrate import percent as coarse_percent
+from ossconsole.telemetry.visits import EndpointFigures
+from ossconsole.tui.kit.plot import large, nice_ceiling
+from ossconsole.tui.kit.text import MISSING, Line, compact, joined, percent, rate, short_times, shorten, size, wrap
+from ossconsole.tui.train.context import Context
+
+_ROWS: tuple[tuple[str, Callable[[EndpointFigures], str]], ...] = (
+    ("samples/s", lambda figures: rate(figures.samples_per_s)),
+    ("data wait", lambda figures: percent(figures.wait_fraction)),
+    ("fetch p95", lambda figures: short_times((figures.fetch_p95,))),
+    ("batches", lambda figures: f"{figures.steps:,}" if figures.steps else MISSING),
+    ("read", lambda figures: f"{size(figures.bytes_per_s)}/s" if figures.bytes_per_s is not None else MISSING),
+    ("fetch p50", lambda figures: short_times((figures.fetch_p50,))),
+    ("stalls", lambda figures: percent(figures.stall_share)),
+    ("typical", lambda figures: short_times((figures.typical_step_s,))),
+    ("step p50", lambda figures: short_times((figures.step_p50,))),
+    ("step p95", lambda figures: short_times((figures.step_p95,))),
+    ("copy", lambda figures: short_times((figures.copy_s,))),
+    ("compute", lambda figures: short_times((figures.compute_s,))),
+    ("cold cache", lambda figures: rate(figures.cold_rate)),
+    ("warm cache", lambda figures: rate(figures.warm_rate) if figures.kind is EndpointKind.ACCELERATED else MISSING),
+    ("visits", lambda figures: f"{figures.visits:,}" if figures.visits else MISSING),
+)
+LABEL_WIDTH = 11
+# Columns farther apart than this are hard to read together.
+MAX_COLUMN = 22
+_RANGES_HEIGHT = 4
+_LARGE_FROM = 6  # rows of the panel
+
+
+def comparison(context: Context, width: int, height: int, *, key: str = "b") -> list[Line]:
+    """Heading, a column per endpoint, as many rows as fit, and the result at the bottom; `key` shows them all."""
+    figures = [context.view.figures(kind) for kind in EndpointKind]
+    result = [*_large(context, height), *_result(context, width)]
+    room = height - 1 - len(result)
+    shown = _ROWS[: max(0, room - 1)]
+    hidden = f"{key}: {len(_ROWS) - len(shown)} more" if len(shown) < len(_ROWS) else ""
+    simulated = "simulated" if context.simulated else ""
+    lines = [context.heading("A/B", width, joined((simulated, hidden)), simulated, hidden)]
+    lines += table(context, figures, width, len(shown)) if shown else [_rates(context, figures, width)] * (room > 0)
+    room = height - len(lines) - len(result)
+    if room >= _RANGES_HEIGHT:
+        lines += [Line(), *_ranges(context, figures, width)]
+        room = height - len(lines) - len(result)
+    lines += [Line()] * room
+    return [*lines, *result][:height]
+
+
+def details(context: Context, width: int) -> list[Line]:
+    """Everything, and what the figures are."""
+    figures = [context.view.figures(kind) for kind in EndpointKind]
+    lines = [*table(context, figures, width, len(_ROWS)), *_ranges(context, figures, width), *_result(context, width)]
+    return [*lines, Line(), *(Line((f" {words}", "dim")) for words in _explained(context, width))]
+
+
+def table(context: Context, figures: list[EndpointFigures], width: int, count: int) -> list[Line]:
+    """The names of the endpoints, and the first `count` rows."""
+    column = min(MAX_COLUMN, (width - LABEL_WIDTH - 1) // 2)
+    head = Line(("", "dim")).to(LABEL_WIDTH)
+    for kind in EndpointKind:
+        used = kind is context.view.delivering
+        name = context.glyphs.named(kind) if column > len(kind.value) + 2 else context.glyphs.short(kind)
+        head.extend(_right(name, str(kind) if used else "dim", column))
+    lines = [head]
+    for name, words in _ROWS[:count]:
+        row = Line((f" {name}", "dim")).to(LABEL_WIDTH)
+        for item in figures:
+            style = "strong" if name == "samples/s" else "text"
+            text = words(item)
+            row.extend(_right(text, "dim" if text == MISSING else style, column))
+        lines.append(row)
+    return lines
+
+
+def _right(text: str, style: str, width: int) -> Line:
+    return Line((" " * max(0, width - len(text)), "text"), (text, style))
+
+
+def _ranges(context: Context, figures: list[EndpointFigures], width: int) -> list[Line]:
+    """Where the visits lie: a bar from the lowest to the highest, the endpoint's glyph at the mean."""
+    known = [item.rate_high for item in figures if item.rate_high is not None]
+    if not known:
+        return []
+    top = nice_ceiling(max(known) * 1.05)
+    room = width - LABEL_WIDTH - 1
+    scale = Line(("", "dim")).to(LABEL_WIDTH).add("0", "dim")
+    lines = [scale.right(Line((f"{compact(top)} samples/s", "dim")), width)]
+    for item in figures:
+        line = Line((f" {context.glyphs.short(item.kind)}", str(item.kind))).to(LABEL_WIDTH)
+        if item.samples_per_s is not None and item.rate_low is not None and item.rate_high is not None:
+            low, at, high = (
+                min(room - 1, int(value / top * room)) for value in (item.rate_low, item.samples_per_s, item.rate_high)
+            )
+            low, high = min(low, at), max(high, at)  # the mean also holds what is not in a visit
+            bar = context.glyphs.bar_full
+            marked = bar * (at - low) + context.glyphs.endpoint(item.kind) + bar * (high - at)
+            line.add(" " * low).add(marked, str(item.kind))
+        lines.append(line)
+    return lines
+
+
+def _explained(context: Context, width: int) -> list[str]:
+    found = context.view.comparison
+    words = (
+        "samples/s: mean over all settled time, at most what the compute could use; bars hold 90 % of the visits; "
+        "the interval is 95 %, over pairs of visits before and after each switch; warm-up and settling left out"
+    )
+    if context.has_accelerated and context.view.figures(EndpointKind.ACCELERATED).steps:
+        words += f"; {found.cache_words}, {coarse_percent(found.coverage)} of the dataset read through it"
+    lines = wrap(words, width - 2)
+    if found.typical_ratio is not None:
+        lines += wrap(f"typical step, blind to stalls: {found.typical_ratio:.2f}x", width - 2)
+    if found.conditions is not None:
+        lines += wrap(f"conditions: {found.conditions.words}", width - 2)
+    ceiling = context.view.measurement.ceiling
+    return lines if ceiling is None else lines + wrap(f"of the accelerator: {ceiling.words}", width - 2)
+
+
+def _large(context: Context, height: int) -> list[Line]:
+    """The ratio three rows high, where it is decided."""
+    found = context.view.comparison
+    if not found.decided or found.estimate is None or height < _LARGE_FROM:
+        return []
+    style = str(found.faster) if found.faster is not None else "strong"
+    return [Line((f"  {row}", style)) for row in large(f"{found.estimate.ratio:.2f}x", context.glyphs)]
+
+
+def _rates(context: Context, figures: list[EndpointFigures], width: int) -> Line:
+    """Both rates on one line, where there is no room for a table."""
+    line = Line()
+    for item in figures:
+        line.add(f" {context.glyphs.endpoint(item.kind)} {rate(item.samples_per_s)}", str(item.kind))
+    return line.add(" samples/s", "dim").to(width)
+
+
+def _result(context: Context, width: int) -> list[Line]:
+    """The ratio, or what it still needs."""
+    view, glyphs = context.view, context.glyphs
+    lines = []
+    if view.settling is not None and view.endpoint is not None:
+        passed, needed = view.settling
+        lines.append(
+            Line((" settling on ", "warn")).extend(context.named(view.endpoint)).add(f" {passed}/{needed}", "warn")
+        )
+    elif view.comparison.pairs:
+        lines.append(_found(context, width))
+    else:
+        lines.append(Line((shorten(f" {_missing(context)}", width, glyphs.ellipsis), "dim")))
+    if context.auto_words:
+        lines.append(Line((shorten(f" {context.auto_words}", width, glyphs.ellipsis), "primary")))
+    return lines
+
+
+def _found(context: Context, width: int) -> Line:
+    """The result as of the last look; a ratio only where it is decided."""
+    found, glyphs, state = context.view.comparison, context.glyphs, context.view.state
+    if found.estimate is None and state is not None and state.final:
+        few = f" {found.pairs}/{found.needed} pairs, too few for a ratio"
+        return Line((shorten(few, width, glyphs.ellipsis), "dim"))
+    if not found.ratio or found.estimate is None:
+        open_ = found.estimate is not None and not found.decided and found.collecting
+        text = f" {found.words.replace('±', glyphs.plus_minus)}{f', {found.collecting}' if open_ else ''}"
+        return Line((shorten(text, width, glyphs.ellipsis), "strong" if found.decided else "dim"))
+    line = Line((f" {glyphs.endpoint(found.faster or EndpointKind.ACCELERATED)} {found.ratio} ", str(found.faster)))
+    line.add(f"({found.interval}), {found.estimate.pairs} pairs", "strong")
+    note = " cache filling" if found.cold else " of standard"
+    return line.add(note, "dim") if line.width + len(note) <= width else line
+
+
+def _missing(context: Context) -> str:
+    view = context.view
+    if view.run is None:
+        return "no run yet"
+    if not context.has_accelerated:
+        return "no accelerated endpoint in the profile"
+    if view.warming is not None:
+        return f"warming up, {view.warming[0]} of {counted(view.warming[1], 'batch', 'batches')}"
+    figures = {kind: view.figures(kind) for kind in EndpointKind}
+    kind = next((kind for kind, found in figures.items() if found.samples_per_s is None), None)
+    return view.comparison.words if kind is None else _unmeasured(kind, figures[kind].steps, context)
+
+
+def _unmeasured(kind: EndpointKind, steps: int, context: Context) -> str:
+    view = context.view
+    if view.state is not None and view.state.final:
+        return f"{kind} was measured too briefly" if steps else f"{kind} was not measured"
+    if kind is view.endpoint:
+        return f"measuring {kind}"
+    by_hand = context.steered and not context.auto_words
+    return f"press e to measure {kind}" if by_hand else f"{kind} is not measured yet"

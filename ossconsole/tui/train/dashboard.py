@@ -1,0 +1,234 @@
+"""Dashboard: a run's figures, charts, comparison and events; what live, replayed and attached runs have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Protocol
+
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.containers import Container, Grid, Horizontal, Vertical
+
+from ossconsole.telemetry.events import RunState
+from ossconsole.telemetry.view import RunView
+from ossconsole.tui.console import ConsoleState, Ready
+from ossconsole.tui.kit import actions
+from ossconsole.tui.kit.canvas import Painter, Panel
+from ossconsole.tui.kit.screen import ConsoleScreen
+from ossconsole.tui.kit.text import Line
+from ossconsole.tui.train import compare, eventlog, headline, machine
+from ossconsole.tui.train import headline as idle
+from ossconsole.tui.train import headline as tiles
+from ossconsole.tui.train.charts import SPEED, TimeAxis, TimeWindow, chart, chart_specs
+from ossconsole.tui.train.context import Context
+
+SLOTS = 8
+# Charts are redrawn on every second tick: what moves them is seconds old, and they are most of the bytes.
+CHART_TICKS = 2
+# Below this height the small charts leave their rows to the large one.
+SMALL_CHARTS_FROM = 22
+# And below this one the event log leaves rows to the charts.
+MANY_EVENTS_FROM = 36
+
+
+class Source(Protocol):
+    """Where a dashboard's run comes from."""
+
+    @property
+    def view(self) -> RunView: ...
+
+    @property
+    def now(self) -> float:
+        """The present of the run, in Unix seconds: that of the replay for a replayed one."""
+
+
+class Dashboard(ConsoleScreen):
+    """Subclasses give `source` and their own keys."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [*actions.bindings("view")]
+    EXTRA_SCOPES: ClassVar[tuple[str, ...]] = ("view",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._axis = TimeAxis()
+        self._first_chart = 0
+        self._raw = False
+        self._log = False
+        self._ticks = 0
+
+    @property
+    def source(self) -> Source:
+        raise NotImplementedError
+
+    @property
+    def state(self) -> ConsoleState:
+        """What is told while there is no run; a record needs no bucket."""
+        return Ready()
+
+    @property
+    def starting(self) -> bool:
+        """True while a run was started and has not reported yet."""
+        return False
+
+    @property
+    def steered(self) -> bool:
+        """True where the screen has the keys that change the run."""
+        return False
+
+    @property
+    def auto_words(self) -> str:
+        return ""
+
+    def body(self) -> ComposeResult:
+        yield Panel(lambda width, height: headline.verdict(self.context, width, height), id="verdict")
+        yield Panel(lambda width, _: [headline.progress(self.context, width)], id="progress")
+        yield Panel(lambda width, _: [headline.failure(self.context, width)], id="failure")
+        yield Panel(lambda width, _: tiles.tiles(self.context, width), id="tiles")
+        yield Panel(self._idle, id="idle")
+        with Vertical(id="live"):
+            with Horizontal(id="main"):
+                yield Panel(self._speed, id="speed", classes="chart")
+                yield Panel(lambda width, height: compare.comparison(self.context, width, height), id="compare")
+            with Grid(id="charts"):
+                for slot in range(SLOTS):
+                    yield Panel(self._chart(slot), id=f"slot-{slot}", classes="chart")
+        with Container(id="bottom"):
+            yield Panel(lambda width, height: machine.machine(self.context, width, height), id="machine")
+            yield Panel(self._events, id="events")
+
+    def on_mount(self) -> None:
+        self.tick()
+
+    def tick(self) -> None:
+        view = self.source.view
+        self._ticks += 1
+        self.set_class(view.run is None, "-idle")
+        self.set_class(self.size.height < SMALL_CHARTS_FROM, "-short")
+        self.set_class(self.size.height < MANY_EVENTS_FROM, "-tight")
+        failed = view.state is RunState.FAILED
+        self.set_class(failed, "-failed")
+        self.set_class(bool(view.errors) and not failed, "-failing")
+        gpus = len(view.telemetry.gpus) if view.telemetry else 0
+        for panel in self.query("#machine"):
+            panel.styles.height = min(max(1, gpus), self._gpu_rows()) + (machine.HOST_LINES if self._high else 1)
+        self.draw(charts=self._ticks % CHART_TICKS == 0)
+
+    def draw(self, *, charts: bool = True) -> None:
+        """Paint what is seen, the charts where asked."""
+        for panel in self.query(Panel):
+            if panel.display and (charts or not panel.has_class("chart")):
+                panel.redraw()
+
+    def on_screen_resume(self) -> None:
+        super().on_screen_resume()
+        self.draw()
+
+    @property
+    def _high(self) -> bool:
+        return self.has_class("-high")
+
+    def _gpu_rows(self) -> int:
+        return 1 if self.has_class("-low") else 4 if self.has_class("-middle") else 8
+
+    # Panels
+
+    @property
+    def context(self) -> Context:
+        profile = self.services.profile
+        return Context(
+            view=self.source.view,
+            now=self.source.now,
+            glyphs=self.glyphs,
+            has_accelerated=profile is None or profile.accelerated_endpoint is not None,
+            auto_words=self.auto_words,
+            steered=self.steered,
+        )
+
+    @property
+    def window(self) -> TimeWindow:
+        return self._axis.window(self.source.view, self.source.now)
+
+    def _idle(self, width: int, _height: int) -> Sequence[Line]:
+        return idle.idle(self.context, self.state, width, starting=self.starting)
+
+    def _speed(self, width: int, height: int) -> Sequence[Line]:
+        note = f"{SMALL_CHARTS_FROM} rows show more" if self.has_class("-short") else ""
+        return chart(self.context, SPEED, self.window, width, height, note=note)
+
+    def _chart(self, slot: int) -> Painter:
+        def paint(width: int, height: int) -> Sequence[Line]:
+            specs = chart_specs(self.source.view, raw=self._raw, log=self._log)
+            if slot >= len(specs):
+                return []
+            shown = self._shown_charts()
+            hidden = len(specs) - shown
+            note = f"v: {hidden} more" if hidden > 0 and slot == shown - 1 else ""
+            spec = specs[(self._first_chart + slot) % len(specs)]
+            return chart(self.context, spec, self.window, width, height, note=note)
+
+        return paint
+
+    def _shown_charts(self) -> int:
+        columns = 2 if self.has_class("-narrow") else 3 if self.has_class("-wide") else 4
+        return columns * (2 if self._high else 1)
+
+    def _events(self, width: int, height: int) -> Sequence[Line]:
+        context = self.context
+        older = len(context.view.log) - (height - 1)
+        note = f"i: {older} more" if older > 0 else ""
+        return [context.heading("events", width, note), *eventlog.event_log(context, width, height - 1)]
+
+    # Actions
+
+    def check_action(self, action: str, _parameters: tuple[object, ...]) -> bool | None:
+        if action == "dismiss_errors":
+            return True if self.source.view.errors else None
+        return True
+
+    def action_zoom(self, direction: int) -> None:
+        self._axis.zoom(self.source.view, self.source.now, direction)
+        self.draw()
+
+    def action_pan(self, direction: int) -> None:
+        self._axis.move(self.source.view, self.source.now, direction)
+        self.draw()
+
+    def action_follow(self) -> None:
+        self._axis.follow()
+        self.draw()
+
+    def action_crosshair(self) -> None:
+        self._axis.toggle_cursor(self.source.view, self.source.now)
+        self.draw()
+
+    def action_next_charts(self) -> None:
+        specs = chart_specs(self.source.view, raw=self._raw, log=self._log)
+        self._first_chart = (self._first_chart + self._shown_charts()) % len(specs)
+        self.draw()
+
+    def action_log_scale(self) -> None:
+        self._log = not self._log
+        self.draw()
+
+    def action_raw(self) -> None:
+        self._raw = not self._raw
+        self.draw()
+
+    def action_comparison(self) -> None:
+        from ossconsole.tui.kit.dialogs import DetailScreen
+
+        self.app.push_screen(DetailScreen("A/B", "b", lambda width, _: compare.details(self.context, width)))
+
+    def action_machine(self) -> None:
+        from ossconsole.tui.kit.dialogs import DetailScreen
+
+        self.app.push_screen(DetailScreen("Machine", "g", lambda width, _: machine.details(self.context, width)))
+
+    def action_events(self) -> None:
+        from ossconsole.tui.train.eventlog import EventsScreen
+
+        self.app.push_screen(EventsScreen(self.context))
+
+    def action_dismiss_errors(self) -> None:
+        self.source.view.dismiss_errors()
+        self.tick()

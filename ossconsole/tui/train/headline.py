@@ -1,0 +1,315 @@
+"""The headline of the Train screen: verdict, progress and tiles; before the first run, how to start one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ossconsole.config.text import counted
+from ossconsole.telemetry.events import RunState
+from ossconsole.telemetry.verdict import COMPUTE_BOUND, IO_BOUND, Bound, judge
+from ossconsole.tui.console import ConsoleState, Ready, Stage, StageState, Starting
+from ossconsole.tui.kit.notice import notice, try_again
+from ossconsole.tui.kit.text import (
+    MISSING,
+    Line,
+    duration,
+    number,
+    percent,
+    rate,
+    safe,
+    short_times,
+    shorten,
+    size,
+    wrap,
+)
+from ossconsole.tui.train.context import Context
+
+_BOUND_STYLES = {
+    Bound.IO: "bad",
+    Bound.MIXED: "warn",
+    Bound.COMPUTE: "good",
+    Bound.HOST: "warn",
+    Bound.UNDECIDED: "strong",
+    Bound.NONE: "strong",
+}
+_STATE_STYLES = {
+    RunState.RUNNING: "good",
+    RunState.VALIDATING: "good",
+    RunState.PAUSED: "warn",
+    RunState.STOPPING: "warn",
+    RunState.FAILED: "bad",
+}
+_SPLIT_CELLS = 40
+_SPEAK_OF = 0.005  # share of the step, below which a part is nothing
+
+
+def verdict(context: Context, width: int, height: int) -> list[Line]:
+    """What bounds the run and where a step's time goes, and below it what to do."""
+    found = judge(context.view, context.now, has_accelerated=context.has_accelerated)
+    style = _BOUND_STYLES[found.bound]
+    if context.view.state is RunState.FAILED:
+        style = "bad"
+    edge = context.glyphs.left_edge
+    first = Line((f"{edge}", style))
+    text = safe(found.text)
+    if found.bound is Bound.NONE:
+        first.add(text[:1].upper() + text[1:], style)
+    else:
+        first.add(found.bound.value, style).add(f": {text}", "text")
+        first.right(_split(context, width - first.width), width)
+    advice = wrap(safe(found.advice), width - 2)
+    if len(advice) > height - 1 > 0:
+        advice[height - 2] = shorten(" ".join(advice[height - 2 :]), width - 2, context.glyphs.ellipsis)
+    return [first, *(Line((edge, style), (part, "dim")) for part in advice[: height - 1])]
+
+
+def _split(context: Context, room: int) -> Line:
+    """The parts of the recent steps, as a bar too where there is room."""
+    split = context.view.split
+    if split is None or split.total <= 0:
+        return Line()
+    parts = [("wait", split.wait, "warn"), ("copy", split.copy, "dim"), ("compute", split.compute, "good")]
+    if split.host >= _SPEAK_OF * split.total:
+        parts.append(("host", split.host, "bad"))
+    glyphs = context.glyphs
+    line = Line(("step ", "dim"), (short_times((split.total,)), "strong"), (" =", "dim"))
+    # Together with the whole, so that all of them are in its unit.
+    shown = short_times((split.total, *(seconds for _, seconds, _ in parts))).split(" ")[0 : 2 * len(parts) + 2 : 2]
+    for at, ((name, _, style), text) in enumerate(zip(parts, shown[1:], strict=True)):
+        line.add(f"{' +' if at else ''} {name} ", "dim").add(text, style)
+    line.add(" ", "dim")
+    cells = min(_SPLIT_CELLS, room - line.width - 3)
+    if cells < _SPLIT_CELLS // 2:
+        return line
+    bar = Line()
+    marks = (glyphs.bar_empty, glyphs.bar_half, glyphs.bar_full, glyphs.bar_empty)
+    for (_, seconds, style), mark in zip(parts, marks, strict=False):
+        bar.add(mark * round(seconds / split.total * cells), style)
+    return bar.to(cells).add("  ").extend(line)
+
+
+def progress(context: Context, width: int) -> Line:
+    """State, epoch, step and the way to the end on one line."""
+    view, glyphs = context.view, context.glyphs
+    if view.run is None or view.state is None:
+        return Line()
+    marks = {
+        RunState.PAUSED: glyphs.paused,
+        RunState.FINISHED: glyphs.done,
+        RunState.STOPPED: glyphs.done,
+        RunState.FAILED: glyphs.failed,
+    }
+    mark = marks.get(view.state, glyphs.running)
+    left = Line((f" {mark} {view.state}", _STATE_STYLES.get(view.state, "strong")))
+    epoch = view.last_step.epoch if view.last_step else 0
+    if epoch:
+        left.add(f"  epoch {epoch}" + (f"/{view.run.epochs}" if view.run.epochs else ""))
+    total = view.total_steps
+    left.add(f"  step {view.step:,}" + (f"/{total:,}" if total else ""))
+    right = Line()
+    if total:
+        right.add(f"  {percent(view.step / total)}", "strong")
+    eta = view.eta_s()
+    if eta is not None:
+        right.add(f"  ETA {duration(eta)}", "text")
+    right.add(f"  {duration(view.elapsed_s(context.now))} in ", "dim")
+    room = width - left.width - right.width - 3
+    if total and room >= 8:
+        left.add("  ").extend(_bar(view.step / total, room, context))
+    if left.width + right.width >= width:
+        right = Line((f"  {percent(view.step / total)} ", "strong")) if total else Line()
+    return left.right(right, width)
+
+
+def _bar(fraction: float, width: int, context: Context) -> Line:
+    glyphs = context.glyphs
+    halves = round(min(1.0, fraction) * width * 2)
+    full = glyphs.bar_full * (halves // 2) + (glyphs.bar_half if halves % 2 else "")
+    return Line((full, "primary"), (glyphs.bar_empty * (width - len(full)), "rule"))
+
+
+def failure(context: Context, width: int) -> Line:
+    """The newest error that was not dismissed."""
+    errors = context.view.errors
+    if not errors:
+        return Line()
+    more = f" (+{len(errors) - 1})" if len(errors) > 1 else ""
+    text = shorten(f"{context.glyphs.failed} {safe(errors[-1].text)}", width - len(more) - 1)
+    return Line((text + more, "bad"))
+
+
+TILE_WIDTH = 15
+HEIGHT = 3
+
+
+@dataclass(frozen=True)
+class Tile:
+    label: str
+    value: Line
+    note: Line
+
+
+def tiles(context: Context, width: int) -> list[Line]:
+    """Three lines: labels, figures, notes."""
+    count = max(1, min(8, width // TILE_WIDTH))
+    shown = _tiles(context, wide=count >= 8)[:count]
+    lines = [Line((" ", "text")) for _ in range(HEIGHT)]
+    for index, tile in enumerate(shown):
+        end = 1 + (width - 1) * (index + 1) // len(shown)
+        room = end - lines[0].width - 1
+        lines[0].add(shorten(tile.label, room), "dim").to(end)
+        lines[1].extend(tile.value).to(end - 1).to(end)
+        lines[2].extend(tile.note).to(end - 1).to(end)
+    return lines
+
+
+def _tiles(context: Context, *, wide: bool) -> list[Tile]:
+    if wide:
+        return [
+            _speed(context),
+            _wait(context),
+            _step_time(context),
+            _fetch(context),
+            _throughput(context),
+            _loss(context),
+            _accuracy(context),
+            _learning_rate(context),
+        ]
+    return [
+        _speed(context),
+        _wait(context),
+        _fetch(context, compact=True),
+        _loss(context, compact=True),
+        _accuracy(context),
+    ]
+
+
+def _speed(context: Context) -> Tile:
+    step, kind = context.view.last_step, context.view.delivering
+    note = Line() if kind is None else context.named(kind)
+    return Tile("samples/s", _figure(rate(step.samples_per_s) if step else MISSING), note)
+
+
+def _wait(context: Context) -> Tile:
+    split = context.view.split
+    if split is None:
+        return Tile("data wait", _figure(MISSING), Line())
+    style = "good" if split.wait_fraction < COMPUTE_BOUND else "bad" if split.wait_fraction >= IO_BOUND else "warn"
+    note = short_times((split.wait, split.total), " of ")
+    return Tile("data wait", Line((percent(split.wait_fraction), style)), Line((note, "dim")))
+
+
+def _step_time(context: Context) -> Tile:
+    split = context.view.split
+    if split is None:
+        return Tile("step time", _figure(MISSING), Line())
+    note = f"copy {short_times((split.copy,))}"
+    return Tile("step time", _figure(short_times((split.total,))), Line((note, "dim")))
+
+
+def _fetch(context: Context, *, compact: bool = False) -> Tile:
+    kind = context.view.delivering
+    label = "fetch p50/p95"
+    if kind is None:
+        return Tile(label, _figure(MISSING), Line())
+    figures = context.view.figures(kind)
+    value = _figure(short_times((figures.fetch_p50, figures.fetch_p95)))
+    note = f"{size(context.view.bytes_per_s)}/s" if compact else counted(figures.steps, "batch", "batches")
+    return Tile(label, value, Line((note, "dim")))
+
+
+def _throughput(context: Context) -> Tile:
+    view = context.view
+    value = MISSING if view.bytes_per_s is None else f"{size(view.bytes_per_s)}/s"
+    return Tile("read", _figure(value), Line((counted(view.samples, "sample"), "dim")))
+
+
+def _loss(context: Context, *, compact: bool = False) -> Tile:
+    view = context.view
+    step, epoch = view.last_step, view.last_epoch
+    validation = f"val {number(epoch.val_loss, 4)}" if epoch and epoch.val_loss is not None else ""
+    note = f"lr {number(step.lr)}" if compact and step else validation
+    value = (
+        Line(("not finite", "bad"))
+        if step and step.loss is None
+        else _figure(number(step.loss, 4) if step else MISSING)
+    )
+    return Tile("loss", value, Line((note, "dim")))
+
+
+def _accuracy(context: Context) -> Tile:
+    epoch = context.view.last_epoch
+    if epoch is None or epoch.top1 is None:
+        return Tile("top-1", _figure(MISSING), Line(("after epoch 1", "dim") if context.view.run else ("", "dim")))
+    note = f"top-5 {percent(epoch.top5)}" if epoch.top5 is not None else ""
+    return Tile("top-1", _figure(percent(epoch.top1, 1)), Line((note, "dim")))
+
+
+def _learning_rate(context: Context) -> Tile:
+    step = context.view.last_step
+    checkpoint = context.view.last_checkpoint
+    note = f"saved epoch {checkpoint.epoch}" if checkpoint else ""
+    return Tile("learning rate", _figure(number(step.lr) if step else MISSING), Line((note, "dim")))
+
+
+def _figure(text: str) -> Line:
+    return Line((text, "dim" if text == MISSING else "strong"))
+
+
+_STYLES = {
+    StageState.WAITING: "dim",
+    StageState.ACTIVE: "strong",
+    StageState.DONE: "good",
+    StageState.FAILED: "bad",
+}
+
+_HOW = Line((" Press ", "dim"), ("n", "primary"), (" to set one up", "dim"), (", ", "dim"), ("r", "primary"))
+_HOW.add(" for the runs so far.", "dim")
+_WHILE_IT_RUNS = Line((" While it runs, ", "dim"), ("e", "primary"), (" switches the endpoint, ", "dim"))
+_WHILE_IT_RUNS.add("a", "primary").add(" measures both.", "dim")
+
+
+def idle(context: Context, state: ConsoleState, width: int, *, starting: bool) -> list[Line]:
+    """`starting` tells that a run was started and has not reported yet."""
+    errors = context.view.errors
+    if errors:
+        text = wrap(safe(errors[-1].text), width - 4)
+        rows = [Line((f"  {part}", "text")) for part in text]
+        return [Line(), Line((f" {context.glyphs.failed} The run did not start", "bad")), *rows, Line(), _HOW]
+    stages = state.stages
+    if starting:
+        stages = (*stages, Stage("training run", StageState.ACTIVE, "loading torch, the manifest and the readers"))
+    title = "Prepared" if isinstance(state, Ready) and not starting else "Preparing"
+    lines = [context.heading(title, width), Line(), *_stage_lines(context, stages, width)] if stages else []
+    if starting:
+        return lines
+    if isinstance(state, Ready):
+        next_steps = [Line((" No run yet. ", "strong")).extend(_HOW)]
+        next_steps += [Line(), _WHILE_IT_RUNS] if not stages else []
+    elif isinstance(state, Starting) and stages:
+        next_steps = [Line((" A run can start as soon as the sample dataset is there.", "dim"))]
+    elif any(stage.state is StageState.FAILED for stage in stages):
+        next_steps = [try_again()]
+    else:
+        next_steps = notice(state, context.glyphs, width)
+    return [*lines, Line(), *next_steps]
+
+
+def _stage_lines(context: Context, stages: Sequence[Stage], width: int) -> list[Line]:
+    marks = {
+        StageState.WAITING: context.glyphs.waiting,
+        StageState.ACTIVE: context.glyphs.running,
+        StageState.DONE: context.glyphs.done,
+        StageState.FAILED: context.glyphs.failed,
+    }
+    lines = []
+    label_width = max(len(stage.label) for stage in stages) + 5
+    for stage in stages:
+        style = _STYLES[stage.state]
+        line = Line((f"  {marks[stage.state]} {safe(stage.label)}", style)).to(label_width)
+        first, *rest = wrap(safe(stage.detail), width - label_width - 1) or [""]
+        look = "text" if stage.state is StageState.FAILED else "dim"
+        lines.append(line.add(first, look))
+        lines += [Line().to(label_width).add(part, look) for part in rest]
+    return lines

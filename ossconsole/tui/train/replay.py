@@ -1,0 +1,208 @@
+"""Replay: a run's record as a source for the dashboard, played at any speed or followed while it grows."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import BindingType
+
+from ossconsole.config.errors import ConsoleError
+from ossconsole.telemetry.events import Event
+from ossconsole.telemetry.record import RecordReader
+from ossconsole.telemetry.runs import RunSummary
+from ossconsole.telemetry.view import RunView
+from ossconsole.tui.kit import actions
+from ossconsole.tui.kit.canvas import Panel
+from ossconsole.tui.kit.text import Line, clock, safe
+from ossconsole.tui.train.dashboard import Dashboard, Source
+
+SPEEDS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 100.0, 1000.0)
+# Taken in at once, about 50 ms, so that a long record never holds up the keys.
+MAX_EVENTS_PER_PULL = 1000
+
+
+class Replay:
+    """Plays a record; with `follow` it takes in everything there is and then what is added. Raises RecordError.
+
+    `clock` gives the seconds that pass in front of the screen; `now` is the present of the replay.
+    """
+
+    def __init__(self, path: Path, *, follow: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+        self.path = path
+        self.follow = follow
+        self.playing = True
+        self.view = RunView()
+        self._clock = clock
+        self._reader = RecordReader(path)
+        self._waiting: deque[Event] = deque()
+        self._speed = SPEEDS.index(10.0)
+        self._time: float | None = None
+        self._looked = clock()
+        self._ended = False
+        self._closed = False
+        self.behind = False
+        """True where the last pull left something that is due."""
+
+    @property
+    def now(self) -> float:
+        if self.follow:
+            return time.time()
+        if self._time is None or self._time == math.inf:
+            return self.view.last_time or 0.0
+        return self._time
+
+    @property
+    def speed(self) -> float:
+        return SPEEDS[self._speed]
+
+    @property
+    def at_end(self) -> bool:
+        """True once everything that is in the record was taken in."""
+        return self._ended and not self._waiting
+
+    def faster(self, direction: int) -> None:
+        self._speed = max(0, min(len(SPEEDS) - 1, self._speed + direction))
+
+    def restart(self) -> None:
+        """From the beginning. Raises RecordError where the record is gone."""
+        reader = RecordReader(self.path)
+        self._reader.close()
+        self._reader = reader
+        self._waiting.clear()
+        self.view = RunView()
+        self._time = None
+        self._ended = False
+        self.playing = True
+
+    def skip(self) -> None:
+        """Everything, as fast as it can be read."""
+        self._time = math.inf
+        self.playing = True
+
+    def pull(self) -> None:
+        """Take in what is due; nothing once it is closed."""
+        self.behind = False
+        if self._closed:
+            return
+        looked = self._clock()
+        passed, self._looked = looked - self._looked, looked
+        if not self._waiting:
+            self._read()
+        if not self.playing or not self._waiting:
+            return
+        if self._time is None:
+            self._time = self._waiting[0].time
+        self._time += passed * self.speed
+        for _ in range(MAX_EVENTS_PER_PULL):
+            if not self._waiting and not self._read():
+                break
+            if not self.follow and self._waiting[0].time > self._time:
+                return
+            self.view.apply(self._waiting.popleft())
+        else:
+            self.behind = True
+        if self.at_end and self.view.last_time is not None:
+            self._time = min(self._time, self.view.last_time)
+
+    def _read(self) -> bool:
+        """More events from the record, if there are any."""
+        found = self._reader.poll()
+        if not found and not self.follow:
+            found = self._reader.finish()
+        self._ended = not found
+        self._waiting.extend(found)
+        return bool(found)
+
+    def close(self) -> None:
+        self._closed = True
+        self._reader.close()
+
+
+_BREATH_S = 0.01
+
+
+class ReplayScreen(Dashboard):
+    """`replay` is closed with the screen."""
+
+    SCOPE = "replay"
+    BINDINGS: ClassVar[list[BindingType]] = [*actions.bindings("replay")]
+
+    def __init__(self, run: RunSummary, replay: Replay) -> None:
+        super().__init__()
+        self._run = run
+        self._replay = replay
+
+    @property
+    def source(self) -> Source:
+        return self._replay
+
+    def body(self) -> ComposeResult:
+        yield Panel(self._banner, id="replay")
+        yield from super().body()
+
+    def tick(self) -> None:
+        if not self._replay.behind:
+            self._catch_up()
+        super().tick()
+
+    def _catch_up(self) -> None:
+        """Take in what is due, with a breath in between for the keys."""
+        self._replay.pull()
+        if self._replay.behind:
+            self.set_timer(_BREATH_S, self._catch_up)
+
+    def on_unmount(self) -> None:
+        self._replay.close()
+
+    def _banner(self, width: int, _height: int) -> Sequence[Line]:
+        replay, glyphs = self._replay, self.glyphs
+        line = Line((" WATCHING " if replay.follow else " REPLAY ", "chip-on"), (f" {safe(self._run.run)}", "strong"))
+        if replay.follow:
+            words = "as another process writes it"
+        elif replay.at_end:
+            words = f"{glyphs.done} all of it"
+        else:
+            mark = glyphs.running if replay.playing else glyphs.paused
+            words = f"{mark} {replay.speed:g}x"
+        line.add(f"  {words}", "text")
+        return [line.right(Line((f"{clock(replay.now)} ", "dim")), width)]
+
+    # Actions
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action in {"play", "speed", "restart", "skip"} and self._replay.follow:
+            return False
+        return super().check_action(action, parameters)
+
+    def action_play(self) -> None:
+        if self._replay.at_end:
+            self.action_restart()
+        else:
+            self._replay.playing = not self._replay.playing
+        self.draw()
+
+    def action_speed(self, direction: int) -> None:
+        self._replay.faster(direction)
+        self.draw()
+
+    def action_restart(self) -> None:
+        try:
+            self._replay.restart()
+        except ConsoleError as error:
+            self.tell(error)
+        self._axis.follow()
+        self.draw()
+
+    def action_skip(self) -> None:
+        self._replay.skip()
+        self.tick()
+        self.draw()
+
+    def action_leave(self) -> None:
+        self.dismiss(None)

@@ -1,0 +1,384 @@
+"""RunsScreen: all recorded runs, to replay, watch, compare and export; CompareScreen: two runs side by side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from textual import work
+from textual.app import ComposeResult
+from textual.binding import BindingType
+
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.errors import ConsoleError
+from ossconsole.telemetry import export
+from ossconsole.telemetry.events import RunState
+from ossconsole.telemetry.record import read_events
+from ossconsole.telemetry.runs import RunSummary, list_runs
+from ossconsole.telemetry.series import Point
+from ossconsole.telemetry.view import RunView
+from ossconsole.tui.kit import actions, plot
+from ossconsole.tui.kit.canvas import Painter, Panel
+from ossconsole.tui.kit.dialogs import Choice, ConfirmScreen
+from ossconsole.tui.kit.glyphs import Glyphs
+from ossconsole.tui.kit.screen import ConsoleScreen
+from ossconsole.tui.kit.table import VirtualTable
+from ossconsole.tui.kit.text import MISSING, Line, compact, duration, moment, number, percent, rate, safe, shorten
+from ossconsole.tui.train.charts import LOSS, SPEED, ChartSpec
+from ossconsole.tui.train.replay import Replay, ReplayScreen
+
+STYLES = ("primary", "good")
+"""One look for each of the two runs; neither is that of an endpoint."""
+_LABEL = 24
+_AXIS = 7
+
+Pair = tuple[RunView, RunView]
+
+
+def differences(views: Pair, glyphs: Glyphs, width: int, height: int) -> list[Line]:
+    """Settings that differ, then the results; rows that do not fit are counted."""
+    column = (width - _LABEL) // 2
+    head = Line((" run", "dim")).to(_LABEL)
+    for place, (view, style) in enumerate(zip(views, STYLES, strict=True), 1):
+        head.add(shorten(f"{place}: {view.run.run if view.run else MISSING}", column - 1), style)
+        head.to(_LABEL + column * place)
+    rows = [*_settings(views), *_results(views)]
+    lines = [head]
+    for at, (name, values) in enumerate(rows):
+        if len(lines) == height - 1 and at < len(rows) - 1:
+            lines.append(Line((f" and {len(rows) - at} more rows", "dim")))
+            break
+        line = Line((f" {name}", "dim")).to(_LABEL)
+        for index, value in enumerate(values):
+            line.add(shorten(safe(value), column - 1, glyphs.ellipsis), "text").to(_LABEL + column * (index + 1))
+        lines.append(line)
+    return lines
+
+
+def _settings(views: Pair) -> list[tuple[str, tuple[str, str]]]:
+    """The settings in which the runs differ, and whose figures are simulated."""
+    first, second = (view.run.settings if view.run else {} for view in views)
+    rows = [
+        (name.replace("_", " "), (str(first.get(name, MISSING)), str(second.get(name, MISSING))))
+        for name in {**first, **second}
+        if first.get(name) != second.get(name)
+    ]
+    figures = ["simulated" if view.run and view.run.simulated else "measured" for view in views]
+    return [*rows, ("figures", (figures[0], figures[1]))]
+
+
+def _results(views: Pair) -> list[tuple[str, tuple[str, str]]]:
+    return [(name, (words(views[0]), words(views[1]))) for name, words in _RESULTS]
+
+
+def _speed(kind: EndpointKind) -> Callable[[RunView], str]:
+    return lambda view: rate(view.figures(kind).samples_per_s)
+
+
+def _wait(kind: EndpointKind) -> Callable[[RunView], str]:
+    return lambda view: percent(view.figures(kind).wait_fraction)
+
+
+def _conditions(view: RunView) -> str:
+    found = view.comparison
+    return found.conditions.words if found.pairs and found.conditions is not None else MISSING
+
+
+def _ratio(view: RunView) -> str:
+    found = view.comparison
+    return found.words if found.pairs else MISSING
+
+
+_RESULTS: tuple[tuple[str, Callable[[RunView], str]], ...] = (
+    ("state", lambda view: str(view.state or MISSING)),
+    ("time", lambda view: duration(view.elapsed_s(view.last_time or 0.0))),
+    ("steps", lambda view: f"{view.step:,}"),
+    ("samples/s standard", _speed(EndpointKind.STANDARD)),
+    ("samples/s accelerated", _speed(EndpointKind.ACCELERATED)),
+    ("accelerated gives", _ratio),
+    ("measured over", _conditions),
+    ("data wait standard", _wait(EndpointKind.STANDARD)),
+    ("data wait accelerated", _wait(EndpointKind.ACCELERATED)),
+    ("train loss", lambda view: number(view.last_epoch.train_loss if view.last_epoch else None)),
+    ("val loss", lambda view: number(view.last_epoch.val_loss if view.last_epoch else None)),
+    ("top-1", lambda view: percent(view.last_epoch.top1 if view.last_epoch else None, 1)),
+    ("best top-1", lambda view: percent(view.best_top1, 1)),
+)
+
+
+def overlay(views: Pair, spec: ChartSpec, glyphs: Glyphs, width: int, height: int) -> list[Line]:
+    """Both runs' curves below each other on the same axes, from the start of each run."""
+    inner = width - _AXIS - 1
+    rows = (height - 1) // 2
+    heading = Line((f"{glyphs.rule} ", "rule"), (f"{spec.title} ", "title"), ("1 above, 2 below ", "dim"))
+    heading.to(width, "rule", glyphs.rule)
+    if rows < 1 or inner < 4:
+        return [heading]
+    count = inner * plot.DOTS[glyphs.chart][0]
+    span = max(_age(view) for view in views)
+    found = [_points(view, spec.series, span, count) for view in views]
+    both = [point for points in found for point in points]
+    scale = plot.scale_from_zero(both) if spec.scale == "zero" else plot.scale_around(both)
+    lines = [heading]
+    for view, points, style in zip(views, found, STYLES, strict=True):
+        start = view.run.time if view.run else 0.0
+        columns = plot.columns_of(points, start, start + span, count)
+        lines += _curve(plot.draw(columns, scale, rows, glyphs.chart), scale, glyphs, style)
+    return lines
+
+
+def _curve(cells: Sequence[str], scale: plot.Scale, glyphs: Glyphs, style: str) -> list[Line]:
+    lines = []
+    for index, row in enumerate(cells):
+        label = compact(scale.high) if index == 0 else compact(scale.low) if index == len(cells) - 1 else ""
+        axis = Line((label.rjust(_AXIS)[:_AXIS], "dim"), (glyphs.tick if label else glyphs.vertical, "rule"))
+        lines.append(axis.add(row, style))
+    return lines
+
+
+def _age(view: RunView) -> float:
+    return max(1.0, view.elapsed_s(view.last_time or 0.0) or 1.0)
+
+
+def _points(view: RunView, name: str, span: float, count: int) -> list[Point]:
+    series = view.series.get(name)
+    if series is None or view.run is None:
+        return []
+    return series.window(view.run.time, view.run.time + span, count)
+
+
+class CompareScreen(ConsoleScreen):
+    """Reads both records in a thread."""
+
+    SCOPE = "compare"
+    BINDINGS: ClassVar[list[BindingType]] = [*actions.bindings("compare")]
+
+    def __init__(self, first: RunSummary, second: RunSummary) -> None:
+        super().__init__()
+        self._runs = (first, second)
+        self._views: tuple[RunView, RunView] | None = None
+
+    def body(self) -> ComposeResult:
+        yield Panel(self._table, id="two-runs")
+        yield Panel(self._curves(SPEED), id="two-speeds")
+        yield Panel(self._curves(LOSS), id="two-losses")
+
+    def on_mount(self) -> None:
+        self._load()
+
+    def tick(self) -> None:
+        for panel in self.query(Panel):
+            panel.redraw()
+
+    @work(thread=True, exclusive=True, group="compare", exit_on_error=False)
+    def _load(self) -> None:
+        try:
+            first, second = (_reduced(Path(run.path)) for run in self._runs)
+        except ConsoleError as error:
+            self.app.call_from_thread(self.tell, error)
+            return
+        self._views = (first, second)
+
+    def _table(self, width: int, height: int) -> Sequence[Line]:
+        if self._views is None:
+            return [Line((" Reading both records.", "dim"))]
+        return differences(self._views, self.glyphs, width, height)
+
+    def _curves(self, spec: ChartSpec) -> Painter:
+        def paint(width: int, height: int) -> Sequence[Line]:
+            if self._views is None:
+                return []
+            return overlay(self._views, spec, self.glyphs, width, height)
+
+        return paint
+
+    def action_leave(self) -> None:
+        self.dismiss(None)
+
+
+def _reduced(path: Path) -> RunView:
+    """The whole record in one view; other threads get their turn in between."""
+    view = RunView()
+    for count, event in enumerate(read_events(path)):
+        view.apply(event)
+        if count % 500 == 0:
+            time.sleep(0)
+    return view
+
+
+_EXPORTS: dict[str, tuple[str, Callable[[Path, Path], object]]] = {
+    "csv": (".csv", export.export_csv),
+    "json": (".json", export.export_json),
+    "tensorboard": ("-tensorboard", export.export_tensorboard),
+}
+_STATE_STYLES = {RunState.FINISHED: "good", RunState.FAILED: "bad", RunState.STOPPED: "dim"}
+
+
+class RunsScreen(ConsoleScreen):
+    """The newest run first; at most two are marked."""
+
+    SCOPE = "runs"
+    BINDINGS: ClassVar[list[BindingType]] = [*actions.bindings("runs")]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._marked: list[str] = []
+        self._listed = False
+
+    def body(self) -> ComposeResult:
+        yield VirtualTable[RunSummary](self._row, self._header, id="runs")
+        yield Panel(self._status, id="runs-status")
+
+    @property
+    def table(self) -> VirtualTable[RunSummary]:
+        return self.query_one("#runs", VirtualTable)
+
+    def on_mount(self) -> None:
+        self.table.focus()
+        self._list()
+
+    def tick(self) -> None:
+        for panel in self.query(Panel):
+            panel.redraw()
+
+    @work(thread=True, exclusive=True, group="runs", exit_on_error=False)
+    def _list(self) -> None:
+        try:
+            found = list_runs()
+        except ConsoleError as error:
+            self.app.call_from_thread(self.tell, error)
+            return
+        self.app.call_from_thread(self._take, found)
+
+    def _take(self, found: Sequence[RunSummary]) -> None:
+        known = self.table.current
+        self._listed = True
+        at = next((index for index, run in enumerate(found) if known is not None and run.run == known.run), 0)
+        self.table.show(found, at)
+        self.tick()
+
+    # Drawing
+
+    def _columns(self, width: int) -> list[tuple[str, int, Callable[[RunSummary], str]]]:
+        known: list[tuple[str, int, Callable[[RunSummary], str]]] = [
+            ("samples/s", 10, lambda run: rate(run.samples_per_s)),
+            ("wait", 7, lambda run: percent(run.wait_fraction)),
+            ("top-1", 8, lambda run: percent(run.top1, 1)),
+            ("loss", 8, lambda run: number(run.loss)),
+            ("step", 8, lambda run: f"{run.step:,}"),
+            ("endpoint", 13, lambda run: str(run.endpoint or "")),
+        ]
+        room, shown = width - 2 - 21 - 13, []
+        for column in known:
+            room -= column[1]
+            if room >= 0:
+                shown.append(column)
+        return shown
+
+    def _header(self, width: int) -> Line:
+        line = Line(("  started", "dim")).to(23).add("state").to(36)
+        line.pieces = [(text, "dim") for text, _ in line.pieces]
+        for title, size, _ in self._columns(width):
+            line.add(title.rjust(size), "dim")
+        return line
+
+    def _row(self, run: RunSummary, width: int) -> Line:
+        mark = self.glyphs.done if run.run in self._marked else " "
+        line = Line((mark, "primary"), (f" {moment(run.started)}", "text")).to(23)
+        words = "interrupted" if run.interrupted else str(run.state)
+        line.add(words, "bad" if run.interrupted else _STATE_STYLES.get(run.state, "primary")).to(36)
+        for _, size, value in self._columns(width):
+            line.add(shorten(safe(value(run)), size - 1).rjust(size), "text")
+        return line
+
+    def _status(self, width: int, _height: int) -> Sequence[Line]:
+        run = self.table.current
+        if run is None:
+            return [Line((" No run yet." if self._listed else " Looking for runs.", "dim"))]
+        details = [
+            run.run,
+            "simulated" if run.simulated else "",
+            f"on {run.host}" if run.alive is None else "",
+            run.error,
+        ]
+        text = "  ".join(safe(part) for part in details if part)
+        return [Line((f" {shorten(text, width - 2, self.glyphs.ellipsis)}", "bad" if run.error else "dim"))]
+
+    # Actions
+
+    def check_action(self, action: str, _parameters: tuple[object, ...]) -> bool | None:
+        if action == "compare":
+            return True if len(self._marked) == 2 else None
+        return True
+
+    def on_virtual_table_moved(self) -> None:
+        self.tick()
+
+    def on_virtual_table_opened(self) -> None:
+        self.action_replay()
+
+    def action_replay(self) -> None:
+        run = self.table.current
+        if run is None:
+            return
+        try:
+            replay = Replay(Path(run.path), follow=run.alive is True and not run.state.final)
+        except ConsoleError as error:
+            self.tell(error)
+            return
+        self.app.push_screen(ReplayScreen(run, replay))
+
+    def action_mark(self) -> None:
+        run = self.table.current
+        if run is None:
+            return
+        if run.run in self._marked:
+            self._marked.remove(run.run)
+        else:
+            self._marked = [*self._marked[-1:], run.run]
+        self.table.refresh()
+        self.table.action_move(1)
+
+    def action_compare(self) -> None:
+        chosen = [run for run in self.table.rows if run.run in self._marked]
+        if len(chosen) == 2:
+            older, newer = sorted(chosen, key=lambda run: run.started)
+            self.app.push_screen(CompareScreen(older, newer))
+
+    def action_refresh(self) -> None:
+        self._list()
+
+    def action_leave(self) -> None:
+        self.dismiss(None)
+
+    @work(exclusive=True, group="export", exit_on_error=False)
+    async def action_export(self) -> None:
+        run = self.table.current
+        if run is None:
+            return
+        choice = await self.app.push_screen_wait(
+            ConfirmScreen(
+                "Export",
+                f"Into {Path.cwd()}, named after the run.",
+                (
+                    Choice("", "Back"),
+                    Choice("csv", "CSV"),
+                    Choice("json", "JSON"),
+                    Choice("tensorboard", "TensorBoard"),
+                ),
+            )
+        )
+        if choice:
+            suffix, write = _EXPORTS[choice]
+            self._write(write, Path(run.path), Path.cwd() / f"{run.run}{suffix}")
+
+    @work(thread=True, exclusive=True, group="export-file", exit_on_error=False)
+    def _write(self, write: Callable[[Path, Path], object], record: Path, target: Path) -> None:
+        try:
+            write(record, target)
+        except ConsoleError as error:
+            self.app.call_from_thread(self.tell, error)
+            return
+        self.notify(f"Written: {target}", markup=False, timeout=8)
