@@ -20,7 +20,7 @@ from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.profiles import Profile
 from ossconsole.config.resolve import Resolution
 from ossconsole.terminal.logs import register_secret
-from ossconsole.training.claim import ClaimedError
+from ossconsole.training.checkpoints.claim import ClaimedError
 from ossconsole.training.settings import TrainSettings
 from ossconsole.tui.console import (
     ConsoleState,
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from ossconsole.dataset.upload.settings import UploadSettings
     from ossconsole.storage.client import ObjectStore
     from ossconsole.telemetry.sampler import Sampler, TelemetrySample
-    from ossconsole.training.attached import AttachedUpload
-    from ossconsole.training.control import ControlServer
+    from ossconsole.training.remote.attached import AttachedUpload
+    from ossconsole.training.remote.control import ControlServer
     from ossconsole.training.run import TrainingRun
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class Application:
         self._state: ConsoleState = Starting()
         self._run: RunHandle | None = None
         self._upload: UploadJob | AttachedUpload | None = None
-        # What this process does itself, and lets others see and steer (`ossconsole.training.control.Workplace`).
+        # What this process does itself, and lets others see and steer (`ossconsole.training.remote.control.Workplace`).
         self.own_run: TrainingRun | None = None
         self.own_upload: UploadJob | None = None
         self._control: ControlServer | None = None
@@ -325,8 +325,8 @@ class Application:
 
     def _meet_others(self, opened: OpenTarget) -> None:
         """Lets other processes find this one, and shows what they do with the same bucket. Raises ConsoleError."""
-        from ossconsole.training.attached import AttachedRun, AttachedUpload
-        from ossconsole.training.control import ControlServer, peers
+        from ossconsole.training.remote.attached import AttachedRun, AttachedUpload
+        from ossconsole.training.remote.control import ControlServer, peers
 
         self._control = self._control or ControlServer(self)
         profile = opened.profile

@@ -12,7 +12,7 @@ from ossconsole.cli.output import say, say_json
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.text import counted, safe_text
 from ossconsole.telemetry.compare import Decision
-from ossconsole.training.readings import (
+from ossconsole.training.bench.readings import (
     IMAGENET_SAMPLES,
     Limit,
     LimitKind,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ossconsole.telemetry.compare import ComparisonReport
-    from ossconsole.training.readings import BenchEvent, Row
+    from ossconsole.training.bench.readings import BenchEvent, Row
 
 _ENDPOINTS = [str(kind) for kind in EndpointKind]
 _MODES = [str(mode) for mode in Mode]
@@ -128,7 +128,7 @@ def bench(
     check_libraries()
     check_precision(precision)
     try:
-        from ossconsole.training.bench import Bench, BenchSettings
+        from ossconsole.training.bench.benchmark import Bench, BenchSettings
     except ImportError as error:
         raise broken_library(error) from error
 

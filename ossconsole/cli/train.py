@@ -17,7 +17,7 @@ from ossconsole.config.errors import SettingsError
 from ossconsole.config.profiles import OnHangup, Profile, load_settings
 from ossconsole.telemetry import events
 from ossconsole.telemetry.narrate import narrate
-from ossconsole.training.place import Place, torchrun_place
+from ossconsole.training.distributed.rank import Place, torchrun_place
 from ossconsole.training.settings import PRECISIONS, TrainSettings
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def train(*, target: Target, as_json: bool, endpoint: str, **options: Any) -> in
 
 def run_to_end(run: TrainingRun, sampler: Sampler, opened: OpenTarget, on_hangup: OnHangup, *, as_json: bool) -> int:
     """Starts the run and waits for its end, however it comes; gives the exit code of the command."""
-    from ossconsole.training.control import ControlServer
+    from ossconsole.training.remote.control import ControlServer
 
     if opened.sandbox is not None:
         opened.sandbox.tell = run.warn
@@ -137,7 +137,7 @@ def run_to_end(run: TrainingRun, sampler: Sampler, opened: OpenTarget, on_hangup
 def _follow(opened: OpenTarget, settings: TrainSettings, place: Place) -> int:
     """Trains along with the process that leads; torchrun started both, and tells them when to end."""
     from ossconsole.training.context import RunContext
-    from ossconsole.training.follower import follow
+    from ossconsole.training.distributed.rank_process import follow
 
     context = RunContext(f"rank-{place.rank}", opened.profile, opened.credentials, settings, tell=lambda _event: None)
     with stopping_on_signals(context, OnHangup.GO_ON) as signalled:

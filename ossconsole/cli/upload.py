@@ -102,7 +102,7 @@ def upload(
 
 def _upload(opened: OpenTarget, settings: UploadSettings, *, as_json: bool) -> int:
     from ossconsole.dataset.upload.job import UploadJob
-    from ossconsole.training.control import ControlServer
+    from ossconsole.training.remote.control import ControlServer
 
     job = UploadJob(opened.profile, opened.credentials, settings)
     with _cancelling_on_signals(job) as signalled, ControlServer(_Workplace(opened.profile, job)):

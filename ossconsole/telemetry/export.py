@@ -12,7 +12,7 @@ from typing import Any, TextIO
 from ossconsole.config.errors import ConsoleError
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import Event
-from ossconsole.telemetry.record import read_events
+from ossconsole.telemetry.runs import read_events
 
 STEP_COLUMNS = (*events.Step.__struct_fields__, "wait_fraction")
 EPOCH_COLUMNS = events.Epoch.__struct_fields__

@@ -1,4 +1,4 @@
-"""GPU readings through NVML; the only importer of pynvml (the module of nvidia-ml-py)."""
+"""GPU readings and the driver's versions, through NVML; the only importer of pynvml (the module of nvidia-ml-py)."""
 
 from __future__ import annotations
 
@@ -236,3 +236,28 @@ def _process_name(pid: int) -> str:
 def _text(value: str | bytes | None) -> str | None:
     """NVML's texts are bytes in some versions of the binding."""
     return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+class Driver(msgspec.Struct, frozen=True):
+    """The driver's own version, and the newest CUDA version it can run, such as (12, 4)."""
+
+    version: str
+    cuda: tuple[int, int]
+
+
+def read_driver() -> Driver | None:
+    """None where there is no working driver."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    try:
+        version = pynvml.nvmlSystemGetDriverVersion()
+        cuda = int(pynvml.nvmlSystemGetCudaDriverVersion_v2())  # 1000 x major + 10 x minor
+        return Driver(version.decode() if isinstance(version, bytes) else version, (cuda // 1000, cuda % 1000 // 10))
+    except pynvml.NVMLError:
+        return None
+    finally:
+        pynvml.nvmlShutdown()

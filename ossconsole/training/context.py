@@ -20,7 +20,7 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.profiles import Profile
 from ossconsole.telemetry import events
-from ossconsole.telemetry.conditions import installed_versions
+from ossconsole.telemetry.compare import installed_versions
 from ossconsole.telemetry.events import Event, RunState
 from ossconsole.telemetry.measure import Measurement
 from ossconsole.training.settings import TrainSettings

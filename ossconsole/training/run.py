@@ -25,11 +25,11 @@ from ossconsole.storage.retry import Wait
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import Event, RunState
 from ossconsole.telemetry.measure import TOO_SHORT
-from ossconsole.telemetry.record import RunRecord, new_run_id, record_path
+from ossconsole.telemetry.runs import RunRecord, new_run_id, record_path
 from ossconsole.telemetry.sampler import Sampler, TelemetrySample
-from ossconsole.training.claim import Claim
+from ossconsole.training.checkpoints.claim import Claim
 from ossconsole.training.context import RunContext
-from ossconsole.training.place import Place
+from ossconsole.training.distributed.rank import Place
 from ossconsole.training.preflight import broken_library, check_libraries, check_weights
 from ossconsole.training.settings import TrainSettings
 
@@ -56,7 +56,7 @@ class TrainingRun:
     """
 
     elsewhere = False
-    """Another process does the runs that are; see `ossconsole.training.attached`."""
+    """Another process does the runs that are; see `ossconsole.training.remote.attached`."""
 
     def __init__(
         self,
@@ -247,7 +247,7 @@ class TrainingRun:
             if not self._described:
                 context.describe()  # a record begins with its run, also when there is nothing to train on
             raise
-        from ossconsole.training.followers import Followers
+        from ossconsole.training.distributed.local_ranks import Followers
         from ossconsole.training.session import Session, processes_wanted
 
         processes = processes_wanted(context.settings)

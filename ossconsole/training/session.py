@@ -18,27 +18,22 @@ from ossconsole.storage.errors import StorageError
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.measure import TOO_SHORT
-from ossconsole.training.agreement import BATCH, END, FAILED, Agreement, Standing, agree, endpoint_number
-from ossconsole.training.checkpoint import CheckpointStore, Snapshot, fetch_uri
-from ossconsole.training.compute import Compute, StepClock, choose_device, device_errors
-from ossconsole.training.connector import ConnectorSettings, connector_native_log
+from ossconsole.training.checkpoints.checkpoint import CheckpointStore, Snapshot, fetch_uri
+from ossconsole.training.checkpoints.resume import resume
+from ossconsole.training.checkpoints.saver import Saver, unexpected_failure
+from ossconsole.training.compute.device import Compute, Pictures, StepClock, choose_device, device_errors, give_way
+from ossconsole.training.compute.model import build_model
+from ossconsole.training.compute.trainer import Trainer
 from ossconsole.training.context import RunContext
-from ossconsole.training.cores import give_way
-from ossconsole.training.course import Course
 from ossconsole.training.data import TrainingData
-from ossconsole.training.loader import Batch
-from ossconsole.training.model import build_model
-from ossconsole.training.news import News
-from ossconsole.training.pictures import Pictures
-from ossconsole.training.place import Place
+from ossconsole.training.distributed.process_group import News, RankLostError, Ranks
+from ossconsole.training.distributed.rank import BATCH, END, FAILED, Agreement, Place, Standing, agree, endpoint_number
+from ossconsole.training.loading.connector import ConnectorSettings, connector_native_log
+from ossconsole.training.loading.failover import BatchSource
+from ossconsole.training.loading.loader import Batch
 from ossconsole.training.plan import BatchRequest, Plan, Split
-from ossconsole.training.ranks import RankLostError, Ranks
-from ossconsole.training.resume import resume
-from ossconsole.training.saver import Saver, unexpected_failure
 from ossconsole.training.settings import TrainSettings
-from ossconsole.training.source import BatchSource
-from ossconsole.training.steps import DivergedError, DoneStep, StepReports
-from ossconsole.training.trainer import Trainer
+from ossconsole.training.steps import Course, DivergedError, DoneStep, StepReports
 
 log = logging.getLogger(__name__)
 

@@ -32,10 +32,10 @@ from ossconsole.config.profiles import Profile
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import Manifest, object_key
 from ossconsole.sandbox.process import SandboxProcess
-from ossconsole.training.connector import ConnectorSettings
+from ossconsole.training.bench.limits import ConnectorReader, rate
 from ossconsole.training.data import TrainingData
-from ossconsole.training.limits import ConnectorReader, rate
-from ossconsole.training.loader import BatchLoader
+from ossconsole.training.loading.connector import ConnectorSettings
+from ossconsole.training.loading.loader import BatchLoader
 from ossconsole.training.plan import Plan
 from ossconsole.training.settings import TrainSettings
 from tests.benchmarks.datasets import make_dataset

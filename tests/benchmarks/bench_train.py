@@ -30,8 +30,8 @@ from ossconsole.config.profiles import Profile
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.sandbox.process import SandboxProcess
 from ossconsole.telemetry import events
-from ossconsole.telemetry.record import read_events
-from ossconsole.training.readings import BenchEvent, LimitKind, Mode, Reading, Temperature
+from ossconsole.telemetry.runs import read_events
+from ossconsole.training.bench.readings import BenchEvent, LimitKind, Mode, Reading, Temperature
 from ossconsole.training.settings import TrainSettings
 from tests.benchmarks.datasets import make_dataset
 from tests.cli.consoles import Console
@@ -44,7 +44,7 @@ SYNTHETIC_SHARE, MOST_WAIT, DASHBOARD_SHARE = 0.95, 0.05, 0.98
 
 def device(options: argparse.Namespace, sandbox: SandboxProcess) -> dict[str, Any]:
     """Training from the sandbox beside training on synthetic data, by format."""
-    from ossconsole.training.bench import Bench, BenchSettings
+    from ossconsole.training.bench.benchmark import Bench, BenchSettings
 
     found: dict[str, Any] = {"device": device_name()}
     for fmt in SampleFormat:

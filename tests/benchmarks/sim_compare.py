@@ -28,12 +28,12 @@ from ossconsole.telemetry.compare import Comparison
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.view import RunView
 from ossconsole.telemetry.visits import Pairs, Visit
-from ossconsole.training import loader as loader_module
 from ossconsole.training.data import TrainingData
-from ossconsole.training.loader import BatchLoader
+from ossconsole.training.loading import loader as loader_module
+from ossconsole.training.loading.loader import BatchLoader
+from ossconsole.training.loading.pool import QUEUED
+from ossconsole.training.loading.reader import ReaderShare, ReadRequest, ReadResult
 from ossconsole.training.plan import Plan
-from ossconsole.training.reader import ReaderShare, ReadRequest, ReadResult
-from ossconsole.training.readers import QUEUED
 from ossconsole.training.settings import TrainSettings
 
 STANDARD, ACCELERATED = EndpointKind.STANDARD, EndpointKind.ACCELERATED

@@ -43,8 +43,7 @@ from ossconsole.sandbox.process import SandboxProcess
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.multipart import list_uploads
 from ossconsole.telemetry import events
-from ossconsole.telemetry.record import read_events
-from ossconsole.telemetry.runs import list_runs
+from ossconsole.telemetry.runs import list_runs, read_events
 from tests.benchmarks.soaked import LEDGER_VARIABLE, SIDE, TINY_VARIABLE, Entry, contents
 from tests.benchmarks.weather import Weather
 from tests.terminal.screen import Terminal
@@ -300,8 +299,8 @@ class Soak:
 
     def _check_checkpoint(self) -> None:
         """The last checkpoint is whole, of the last step, and the model takes it; nothing half-written is left."""
-        from ossconsole.training.checkpoint import unpack
-        from ossconsole.training.model import build_model
+        from ossconsole.training.checkpoints.checkpoint import unpack
+        from ossconsole.training.compute.model import build_model
         from tests.faults.operations import tiny_model
 
         store, prefix = self._store, self._profile.checkpoint_prefix

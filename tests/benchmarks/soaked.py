@@ -45,8 +45,8 @@ def number_of(key: str) -> int:
 
 def _write_down_batches(ledger: Path) -> None:
     from ossconsole.training import session
-    from ossconsole.training.loader import Batch
-    from ossconsole.training.source import BatchSource
+    from ossconsole.training.loading.failover import BatchSource
+    from ossconsole.training.loading.loader import Batch
 
     file = ledger.open("ab", buffering=0)
 

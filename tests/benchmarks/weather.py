@@ -29,7 +29,7 @@ from ossconsole.sandbox.faults import (
     WrongCrc,
 )
 from ossconsole.sandbox.process import SandboxInfo
-from ossconsole.training import control
+from ossconsole.training.remote import control
 
 _READS, _WRITES = ("GetObject",), ("UploadPart", "CompleteMultipartUpload", "CopyObject")
 

@@ -13,7 +13,7 @@ from ossconsole.config.credential_sources import connector_file, write_connector
 from ossconsole.config.credentials import Credentials, Secret
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.profiles import Profile, Settings, save_settings
-from ossconsole.training.control import Report
+from ossconsole.training.remote.control import Report
 from ossconsole.tui.console import ConsoleState, Failed, NoCredentials, Ready, StageState, Starting
 from tests.cli.consoles import wait_until
 
@@ -131,7 +131,7 @@ def test_without_a_way_to_be_found_by_others_the_bucket_can_be_used(
     def refused(*_: object) -> None:
         raise ConsoleError("Other consoles cannot find this one.")
 
-    monkeypatch.setattr("ossconsole.training.control.ControlServer.__init__", refused)
+    monkeypatch.setattr("ossconsole.training.remote.control.ControlServer.__init__", refused)
     write_connector_file(KEY)
     application = opened(Target(FLAGS))
     wait_until(lambda: application.state.stages)
@@ -152,7 +152,7 @@ def test_a_process_that_does_not_answer_holds_up_neither_the_bucket_nor_another_
         go_on.wait(60)
         return iter(())
 
-    monkeypatch.setattr("ossconsole.training.control.peers", silent)
+    monkeypatch.setattr("ossconsole.training.remote.control.peers", silent)
     save_settings(Settings().with_profile(PROFILE))
     write_connector_file(KEY)
     application = opened(Target({"profile": "hangzhou"}))

@@ -25,9 +25,9 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import Manifest, Sample, write_manifest
 from ossconsole.storage.errors import StorageError
-from ossconsole.telemetry.driver import Driver
+from ossconsole.telemetry.gpu import Driver
 from ossconsole.telemetry.samples import GpuSample, GpuSnapshot
-from ossconsole.training.selfcheck import TorchReport
+from ossconsole.training.preflight import TorchReport
 from tests.dataset.conftest import make_pictures
 from tests.dataset.uploads import settings_for, upload
 from tests.sandboxed import Sandboxed

@@ -18,9 +18,8 @@ from ossconsole.config.profiles import OnHangup, Settings, save_settings
 from ossconsole.dataset.manifest import read_manifest
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import Event, RunState
-from ossconsole.telemetry.record import read_events
-from ossconsole.telemetry.runs import RunSummary, list_runs
-from ossconsole.training.control import Resume, ask, peers
+from ossconsole.telemetry.runs import RunSummary, list_runs, read_events
+from ossconsole.training.remote.control import Resume, ask, peers
 from ossconsole.tui.kit import memory
 from ossconsole.tui.upload.screen import FORM
 from tests.cli.consoles import Console, cleared, fill_sandbox, processes_of, wait_until

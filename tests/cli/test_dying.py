@@ -18,8 +18,7 @@ import pytest
 
 from ossconsole.sandbox.process import INFO_NAME, SandboxInfo
 from ossconsole.telemetry import events
-from ossconsole.telemetry.record import read_events
-from ossconsole.telemetry.runs import list_runs
+from ossconsole.telemetry.runs import list_runs, read_events
 from tests.cli.consoles import TRAIN, Console, cleared, fill_sandbox, processes_of, wait_until
 from tests.cli.crashing import PLACES, SENTINEL
 from tests.terminal.screen import DEADLINE_S

@@ -30,7 +30,7 @@ from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import translate
 from ossconsole.telemetry import events
 from ossconsole.telemetry.narrate import narrate
-from ossconsole.telemetry.record import RunRecord, record_path
+from ossconsole.telemetry.runs import RunRecord, record_path
 from tests.foreign import FOREIGN, WORST, acting
 from tests.sandboxed import Sandboxed
 

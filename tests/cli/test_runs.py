@@ -14,7 +14,7 @@ from ossconsole.cli.output import run_group
 from ossconsole.cli.runs import export, status
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
-from ossconsole.telemetry.record import record_path
+from ossconsole.telemetry.runs import record_path
 from tests.telemetry.samples_of_events import one_of_each, run_event, step_event, write_record
 
 

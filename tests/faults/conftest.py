@@ -16,8 +16,9 @@ from ossconsole.sandbox.control import SandboxControl
 from ossconsole.sandbox.process import SandboxProcess
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.retry import PATIENT, RetryPolicy
-from ossconsole.training import checkpoint, session
-from ossconsole.training.connector import ConnectorSettings
+from ossconsole.training import session
+from ossconsole.training.checkpoints import checkpoint
+from ossconsole.training.loading.connector import ConnectorSettings
 from tests.dataset.conftest import make_pictures
 from tests.faults.operations import World, tiny_model
 

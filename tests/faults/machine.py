@@ -22,7 +22,7 @@ from ossconsole.config.files import make_folder
 from ossconsole.dataset.upload import workers
 from ossconsole.sandbox.control import SandboxControl
 from ossconsole.sandbox.faults import FaultPlan, Rule, Stall
-from ossconsole.telemetry.record import record_path
+from ossconsole.telemetry.runs import record_path
 from ossconsole.training import run as running
 from tests.dataset.conftest import make_pictures
 from tests.faults.operations import EPOCHS, Checkpointing, Downloading, Listing, Operation, Training, Upload

@@ -27,8 +27,8 @@ from ossconsole.storage.jobs.download import Download
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.sampler import Sampler
-from ossconsole.training.checkpoint import CheckpointStore, Progress, checkpoint_key, stable_key
-from ossconsole.training.connector import ConnectorSettings
+from ossconsole.training.checkpoints.checkpoint import CheckpointStore, Progress, checkpoint_key, stable_key
+from ossconsole.training.loading.connector import ConnectorSettings
 from ossconsole.training.run import TrainingRun
 from ossconsole.training.settings import TrainSettings
 from tests.dataset.uploads import check_manifest_is_the_bucket, wanted

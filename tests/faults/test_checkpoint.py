@@ -18,9 +18,9 @@ from ossconsole.sandbox.faults import Error, FaultPlan, LostReply, Rule
 from ossconsole.storage.multipart import list_uploads
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
-from ossconsole.telemetry.record import RunRecord, record_path
-from ossconsole.training.checkpoint import CheckpointStore, Progress, checkpoint_key, stable_key
-from ossconsole.training.writer import CheckpointWriter
+from ossconsole.telemetry.runs import RunRecord, record_path
+from ossconsole.training.checkpoints.checkpoint import CheckpointStore, Progress, checkpoint_key, stable_key
+from ossconsole.training.checkpoints.writer import CheckpointWriter
 from tests.faults.operations import World
 
 pytestmark = pytest.mark.timeout(120)

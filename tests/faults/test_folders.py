@@ -26,7 +26,7 @@ from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import Manifest, Sample, object_key, write_manifest
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
-from ossconsole.telemetry.record import RunRecord
+from ossconsole.telemetry.runs import RunRecord
 from tests.cli.consoles import Console
 from tests.faults.confined import CONDITIONS, FOREIGN, FULL, IN_THE_WAY, MISSING, READ_ONLY, is_possible
 from tests.sandboxed import Sandboxed

@@ -34,9 +34,8 @@ from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.multipart import list_uploads
 from ossconsole.storage.retry import ONCE
 from ossconsole.telemetry import events
-from ossconsole.telemetry.record import RunRecord, read_events
-from ossconsole.telemetry.runs import list_runs
-from ossconsole.training.checkpoint import Progress, fetch_uri, pack, unpack
+from ossconsole.telemetry.runs import RunRecord, list_runs, read_events
+from ossconsole.training.checkpoints.checkpoint import Progress, fetch_uri, pack, unpack
 
 FEW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 DEEP = 5_000

@@ -11,7 +11,7 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.telemetry import events
 from ossconsole.telemetry.compare import Comparison, Estimate
 from ossconsole.telemetry.events import Event, RunState
-from ossconsole.telemetry.record import RunRecord
+from ossconsole.telemetry.runs import RunRecord
 from ossconsole.telemetry.samples import GpuSample
 
 START = 1_700_000_000.0

@@ -8,8 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ossconsole.telemetry.cgroup import cpu_limit, memory_limit
-from ossconsole.telemetry.host import HostReader
+from ossconsole.telemetry.host import HostReader, cpu_limit, memory_limit
 
 GIB = 1 << 30
 V2 = {

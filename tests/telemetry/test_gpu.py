@@ -192,7 +192,7 @@ def test_a_real_gpu_tells_power_and_memory() -> None:
 
 def test_pynvml_is_loaded_by_open_only() -> None:
     code = (
-        "import sys, ossconsole.telemetry.sampler, ossconsole.telemetry.runs, ossconsole.telemetry.record\n"
+        "import sys, ossconsole.telemetry.sampler, ossconsole.telemetry.runs, ossconsole.telemetry.runs\n"
         "from ossconsole.telemetry.gpu import GpuReader\n"
         "assert not {'pynvml', 'torch', 'textual', 'oss2'} & set(sys.modules)\n"
         "GpuReader().open()\n"

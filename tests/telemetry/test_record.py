@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ossconsole.config.errors import SettingsError
-from ossconsole.telemetry import events, record
-from ossconsole.telemetry.record import RecordError, RecordReader, RunRecord, new_run_id, read_events, record_path
+from ossconsole.telemetry import events
+from ossconsole.telemetry import runs as record
+from ossconsole.telemetry.runs import RecordError, RecordReader, RunRecord, new_run_id, read_events, record_path
 from tests.telemetry.samples_of_events import one_of_each, run_event, step_event, write_record
 
 

@@ -14,8 +14,7 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import SettingsError
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
-from ossconsole.telemetry.record import RecordError
-from ossconsole.telemetry.runs import find_run, list_runs, summarise
+from ossconsole.telemetry.runs import RecordError, find_run, list_runs, summarise
 from tests.telemetry.samples_of_events import (
     START,
     checkpoint_event,

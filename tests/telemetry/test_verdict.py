@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ossconsole.telemetry import events
-from ossconsole.telemetry.ceiling import Ceiling
 from ossconsole.telemetry.events import RunState
+from ossconsole.telemetry.measure import Ceiling
 from ossconsole.telemetry.samples import GpuSample
 from ossconsole.telemetry.verdict import Bound, judge
 from ossconsole.telemetry.view import RunView

@@ -20,8 +20,8 @@ from ossconsole.sandbox.process import SandboxProcess
 from ossconsole.storage.client import ObjectStore
 from ossconsole.telemetry import events
 from ossconsole.telemetry.sampler import Sampler
-from ossconsole.training.connector import ConnectorSettings
 from ossconsole.training.data import TrainingData
+from ossconsole.training.loading.connector import ConnectorSettings
 from ossconsole.training.run import TrainingRun
 from ossconsole.training.settings import TrainSettings
 

@@ -14,10 +14,10 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.dataset.upload.progress import Phase
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
-from ossconsole.telemetry.record import RunRecord, record_path
-from ossconsole.training import attached, control
-from ossconsole.training.attached import AttachedRun, AttachedUpload
-from ossconsole.training.control import ControlServer
+from ossconsole.telemetry.runs import RunRecord, record_path
+from ossconsole.training.remote import attached, control
+from ossconsole.training.remote.attached import AttachedRun, AttachedUpload
+from ossconsole.training.remote.control import ControlServer
 from tests.training.test_control import FakeRun, Place
 
 DEADLINE_S = 30.0
@@ -168,7 +168,7 @@ from ossconsole.config.credentials import Credentials
 from ossconsole.config.credential_sources import FixedSource
 from ossconsole.dataset.upload.settings import UploadSettings
 from ossconsole.dataset.upload.job import UploadJob
-from ossconsole.training.control import ControlServer
+from ossconsole.training.remote.control import ControlServer
 from tests.training.test_control import PROFILE, Place
 job = UploadJob(PROFILE, FixedSource(Credentials("id", Secret("s"))), UploadSettings(source=Path("/pictures")))
 with ControlServer(Place(own_run=None, own_upload=job)):

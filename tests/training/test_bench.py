@@ -14,11 +14,11 @@ import pytest
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.manifest import object_key
-from ossconsole.telemetry.cgroup import CpuLimit
-from ossconsole.training.bench import Bench, BenchSettings
-from ossconsole.training.cores import compute_threads, usable_cores
-from ossconsole.training.readings import BenchEvent, Limit, LimitKind, Mode, Reading, Temperature
-from ossconsole.training.visits import Dataset, VisitRequests
+from ossconsole.telemetry.host import CpuLimit
+from ossconsole.training.bench.benchmark import Bench, BenchSettings
+from ossconsole.training.bench.readings import BenchEvent, Limit, LimitKind, Mode, Reading, Temperature
+from ossconsole.training.bench.sampling import Dataset, VisitRequests
+from ossconsole.training.compute.device import compute_threads, usable_cores
 from tests.training.conftest import TRAIN_SAMPLES, Bucket
 
 SETTINGS = BenchSettings(workers=(1,), batch_sizes=(8,), seconds=0.1, rounds=2)

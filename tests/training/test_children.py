@@ -17,9 +17,9 @@ import psutil
 import pytest
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.training.connector import ConnectorSettings
-from ossconsole.training.switch import SPAWN
-from ossconsole.training.writer import CheckpointWriter, _receive
+from ossconsole.training.checkpoints.writer import CheckpointWriter, _receive
+from ossconsole.training.loading.connector import ConnectorSettings
+from ossconsole.training.loading.shared_memory import SPAWN
 from tests.terminal.screen import DEADLINE_S
 
 BUCKET_ONLY: Any = type("Profile", (), {"bucket": "bucket"})()
@@ -28,8 +28,8 @@ BUCKET_ONLY: Any = type("Profile", (), {"bucket": "bucket"})()
 TRAINER = """
 import sys, time
 from pathlib import Path
-from ossconsole.training.connector import ConnectorSettings
-from ossconsole.training.writer import CheckpointWriter
+from ossconsole.training.loading.connector import ConnectorSettings
+from ossconsole.training.checkpoints.writer import CheckpointWriter
 
 settings = ConnectorSettings(None, None, Path("none"), Path(sys.argv[1]))
 if sys.argv[2] == "writer":
@@ -37,8 +37,8 @@ if sys.argv[2] == "writer":
     working._started()
     child = working._process
 else:
-    from ossconsole.training.limits import _serve
-    from ossconsole.training.switch import SPAWN
+    from ossconsole.training.bench.limits import _serve
+    from ossconsole.training.loading.shared_memory import SPAWN
     ours, theirs = SPAWN.Pipe()
     child = SPAWN.Process(target=_serve, args=(theirs, time.sleep, settings.native_log, 3600, 1.0))
     child.start()

@@ -9,8 +9,15 @@ from torchvision.transforms import functional as reference
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.formats import IMAGENET_MEAN, IMAGENET_STD, SampleFormat
-from ossconsole.training.augment import random_crops, random_flips
-from ossconsole.training.compute import Compute, PendingTimes, StepClock, amp_dtype, choose_device
+from ossconsole.training.compute.device import (
+    Compute,
+    PendingTimes,
+    StepClock,
+    amp_dtype,
+    choose_device,
+    random_crops,
+    random_flips,
+)
 from ossconsole.training.settings import TrainSettings
 
 CPU = torch.device("cpu")

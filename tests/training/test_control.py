@@ -20,9 +20,9 @@ import pytest
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.profiles import Profile
-from ossconsole.training import control
-from ossconsole.training.claim import Claim, ClaimedError
-from ossconsole.training.control import ControlError, ControlServer, Look, Stop, ask, peers
+from ossconsole.training.checkpoints.claim import Claim, ClaimedError
+from ossconsole.training.remote import control
+from ossconsole.training.remote.control import ControlError, ControlServer, Look, Stop, ask, peers
 
 PROFILE = Profile(name="p", region="cn-x", bucket="bucket-x", standard_endpoint="http://127.0.0.1:9")
 
@@ -146,7 +146,7 @@ def test_other_users_are_not_answered(place: Place, monkeypatch: pytest.MonkeyPa
 SERVE = """
 import sys, threading
 from tests.training.test_control import Place
-from ossconsole.training.control import ControlServer
+from ossconsole.training.remote.control import ControlServer
 with ControlServer(Place()):
     print("ready", flush=True)
     sys.stdin.read()
@@ -206,7 +206,8 @@ def test_a_prefix_has_one_writer_and_the_second_is_told_who() -> None:
 
 def test_a_claim_ends_with_its_process() -> None:
     code = (
-        "import time\nfrom tests.training.test_control import PROFILE\nfrom ossconsole.training.claim import Claim\n"
+        "import time\nfrom tests.training.test_control import PROFILE\n"
+        "from ossconsole.training.checkpoints.claim import Claim\n"
         "claim = Claim(PROFILE, 'killed'); print('has it', flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)

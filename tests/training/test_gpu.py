@@ -7,14 +7,13 @@ import torch
 from torchvision.models import resnet18
 
 from ossconsole.dataset.formats import SampleFormat
-from ossconsole.training.buffers import SharedBuffer
-from ossconsole.training.compute import Compute, choose_device
-from ossconsole.training.loader import lock_pages, unlock_pages
-from ossconsole.training.place import Place
-from ossconsole.training.ranks import Ranks
+from ossconsole.training.compute.device import Compute, choose_device
+from ossconsole.training.compute.trainer import EpochMeter, ForwardBackward, Trainer
+from ossconsole.training.distributed.process_group import Ranks
+from ossconsole.training.distributed.rank import Place
+from ossconsole.training.loading.loader import lock_pages, unlock_pages
+from ossconsole.training.loading.shared_memory import SharedBuffer
 from ossconsole.training.settings import TrainSettings
-from ossconsole.training.step_graph import ForwardBackward
-from ossconsole.training.trainer import EpochMeter, Trainer
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 

@@ -13,8 +13,8 @@ from ossconsole.dataset.manifest import object_key
 from ossconsole.sandbox.control import SandboxControl
 from ossconsole.sandbox.process import SandboxProcess
 from ossconsole.telemetry.cache import hit_rate, modes
-from ossconsole.training.connector import native
-from ossconsole.training.limits import Objects
+from ossconsole.training.bench.limits import Objects
+from ossconsole.training.loading.connector import native
 from tests.training.conftest import Bucket, bucket_in
 
 FIRST_BYTE_MS = 300  # of a miss: far from what a hit takes on a loaded machine

@@ -15,9 +15,9 @@ import pytest
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.manifest import object_key
-from ossconsole.training.loader import Batch, BatchLoader, LoaderError, slot_count
+from ossconsole.training.loading.loader import Batch, BatchLoader, LoaderError, slot_count
+from ossconsole.training.loading.reader import SampleReader
 from ossconsole.training.plan import Plan, Split
-from ossconsole.training.reader import SampleReader
 from ossconsole.training.settings import TrainSettings
 from tests.training.conftest import TRAIN_SAMPLES, VAL_SAMPLES, Bucket
 
@@ -149,7 +149,7 @@ class TiredReader(SampleReader):
 def test_a_reader_that_is_worn_out_is_followed_by_a_new_one(
     bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ossconsole.training.readers.SampleReader", TiredReader)
+    monkeypatch.setattr("ossconsole.training.loading.pool.SampleReader", TiredReader)
     settings = TrainSettings(batch_size=40, workers=1, epochs=1)
     loader = BatchLoader(bucket.connector(tmp_path), bucket.data, Plan(settings, TRAIN_SAMPLES, 0), settings)
     rows: list[int] = []
@@ -178,7 +178,8 @@ def test_locked_pages_are_unlocked_once(bucket: Bucket, tmp_path: Path, monkeypa
     found: list[tuple[str, int]] = []
     for name in ("lock_pages", "unlock_pages"):
         monkeypatch.setattr(
-            f"ossconsole.training.loader.{name}", lambda slots, name=name: found.append((name, slots.data_ptr()))
+            f"ossconsole.training.loading.loader.{name}",
+            lambda slots, name=name: found.append((name, slots.data_ptr())),
         )
     settings = TrainSettings(batch_size=8, workers=1, epochs=1)
     loader = BatchLoader(bucket.connector(tmp_path), bucket.data, Plan(settings, 8, 0), settings, pin=True)

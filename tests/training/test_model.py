@@ -20,8 +20,8 @@ from torchvision.models import WeightsEnum, resnet18, resnet34, resnet50
 
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.storage.checkpoints.inspect import inspect_local_checkpoint
-from ossconsole.training.checkpoint import unpack
-from ossconsole.training.model import build_model, is_imagenet
+from ossconsole.training.checkpoints.checkpoint import unpack
+from ossconsole.training.compute.model import build_model, is_imagenet
 
 CLASSES = ("cat", "dog", "fox")
 

@@ -14,8 +14,7 @@ import pytest
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
-from ossconsole.training.agreement import BATCH, END, FAILED, Standing, agree
-from ossconsole.training.place import Place, torchrun_place
+from ossconsole.training.distributed.rank import BATCH, END, FAILED, Place, Standing, agree, torchrun_place
 from tests.training.conftest import DEADLINE_S, TRAIN_SAMPLES, VAL_SAMPLES, Bucket, StartRun, finished, steps
 
 STANDING = Standing(BATCH, 0, 0, 0, 0, 0, 0, 8, 100, 0.5, 1.0, 0, 0)

@@ -18,13 +18,12 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import Manifest, Sample
 from ossconsole.training.data import TrainingData
-from ossconsole.training.loader import BatchLoader, LoaderError
+from ossconsole.training.loading.loader import BatchLoader, LoaderError
+from ossconsole.training.loading.pool import ReaderLostError, ReaderPool, _Reader
+from ossconsole.training.loading.reader import ReadRequest
+from ossconsole.training.loading.shared_memory import SPAWN, SampleTable
 from ossconsole.training.plan import Plan, Split
-from ossconsole.training.reader import ReadRequest
-from ossconsole.training.readers import ReaderLostError, ReaderPool, _Reader
-from ossconsole.training.sample_table import SampleTable
 from ossconsole.training.settings import TrainSettings
-from ossconsole.training.switch import SPAWN
 
 LARGE_BATCH = 4096
 
@@ -161,8 +160,8 @@ def test_pages_that_cannot_be_locked_are_used_as_they_are(monkeypatch: pytest.Mo
         raise ConsoleError("The batch buffers are not page-locked: CUDA error 2.")
 
     unlocked: list[object] = []
-    monkeypatch.setattr("ossconsole.training.loader.lock_pages", refuse)
-    monkeypatch.setattr("ossconsole.training.loader.unlock_pages", unlocked.append)
+    monkeypatch.setattr("ossconsole.training.loading.loader.lock_pages", refuse)
+    monkeypatch.setattr("ossconsole.training.loading.loader.unlock_pages", unlocked.append)
     loader = loader_of(8, batch_size=2, pin=True)
     loader.close()
     assert "CUDA error 2" in str(loader.not_pinned)
@@ -174,8 +173,8 @@ def test_the_memory_is_given_back_although_cuda_fails_for_good(monkeypatch: pyte
     def fail(_slots: object) -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    monkeypatch.setattr("ossconsole.training.loader.lock_pages", lambda _slots: None)
-    monkeypatch.setattr("ossconsole.training.loader.unlock_pages", fail)
+    monkeypatch.setattr("ossconsole.training.loading.loader.lock_pages", lambda _slots: None)
+    monkeypatch.setattr("ossconsole.training.loading.loader.unlock_pages", fail)
     before = memory_files()
     loader = loader_of(8, batch_size=2, pin=True)
     (reader,) = loader._pool._readers

@@ -7,10 +7,9 @@ import pytest
 
 from ossconsole.cli.bench import print_summary
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.telemetry.ceiling import Ceiling
-from ossconsole.telemetry.compare import Decision
-from ossconsole.telemetry.conditions import Conditions
-from ossconsole.training.readings import (
+from ossconsole.telemetry.compare import Conditions, Decision
+from ossconsole.telemetry.measure import Ceiling
+from ossconsole.training.bench.readings import (
     Cell,
     CellSteps,
     Limit,

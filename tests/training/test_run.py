@@ -16,8 +16,8 @@ from ossconsole.sandbox.control import SandboxControl
 from ossconsole.sandbox.faults import Error, FaultPlan, Rule
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
-from ossconsole.telemetry.record import read_events
-from ossconsole.training.checkpoint import Snapshot, fetch_uri, stable_key, unpack
+from ossconsole.telemetry.runs import read_events
+from ossconsole.training.checkpoints.checkpoint import Snapshot, fetch_uri, stable_key, unpack
 from ossconsole.training.run import TrainingRun
 from ossconsole.training.settings import TrainSettings
 from tests.training.conftest import (

@@ -14,7 +14,7 @@ from ossconsole.dataset.upload.job import UploadJob
 from ossconsole.dataset.upload.settings import UploadSettings
 from ossconsole.telemetry import events
 from ossconsole.training.data import TrainingData, training_data
-from ossconsole.training.loader import BatchLoader
+from ossconsole.training.loading.loader import BatchLoader
 from ossconsole.training.plan import Plan, Split
 from ossconsole.training.settings import TrainSettings
 from tests.training.conftest import Bucket, StartRun, finished

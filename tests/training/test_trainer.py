@@ -14,12 +14,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.telemetry.gpu import GpuProcess
-from ossconsole.training.compute import Compute, device_errors
-from ossconsole.training.place import Place
-from ossconsole.training.ranks import Ranks
+from ossconsole.training.compute.device import Compute, device_errors
+from ossconsole.training.compute.trainer import EpochMeter, StepGraph, Trainer, counts
+from ossconsole.training.distributed.process_group import Ranks
+from ossconsole.training.distributed.rank import Place
 from ossconsole.training.settings import TrainSettings
-from ossconsole.training.step_graph import StepGraph
-from ossconsole.training.trainer import EpochMeter, Trainer, counts
 
 CPU = torch.device("cpu")
 CLASSES = 4
@@ -56,8 +55,8 @@ def test_too_large_a_batch_is_told_with_the_size_to_try() -> None:
 
 def test_memory_that_others_hold_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     holder = GpuProcess(4711, "python3", 70 * 10**9)
-    monkeypatch.setattr("ossconsole.training.compute._uuid", str)
-    monkeypatch.setattr("ossconsole.training.compute.memory_of_others", lambda _uuid: (holder,))
+    monkeypatch.setattr("ossconsole.training.compute.device._uuid", str)
+    monkeypatch.setattr("ossconsole.training.compute.device.memory_of_others", lambda _uuid: (holder,))
     gpu = torch.device("cuda", 0)
     with pytest.raises(ConsoleError, match=r"python3 \(process 4711\) 70.0 GB") as error, device_errors(gpu, 256):
         raise torch.OutOfMemoryError("CUDA out of memory")

@@ -8,7 +8,7 @@ import pytest
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.telemetry.events import RunState
-from ossconsole.telemetry.record import RunRecord
+from ossconsole.telemetry.runs import RunRecord
 from ossconsole.telemetry.view import RunView
 from ossconsole.tui.train import replay as replay_module
 from ossconsole.tui.train.replay import SPEEDS, Replay

@@ -10,7 +10,7 @@ import pytest
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.telemetry.events import RunState
-from ossconsole.telemetry.record import RunRecord, record_path
+from ossconsole.telemetry.runs import RunRecord, record_path
 from ossconsole.tui.train.replay import ReplayScreen
 from ossconsole.tui.train.runs import CompareScreen, RunsScreen
 from tests.tui.conftest import AppMaker

@@ -14,7 +14,7 @@ from textual.widgets import Input
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
-from ossconsole.telemetry.record import RunRecord, record_path
+from ossconsole.telemetry.runs import RunRecord, record_path
 from ossconsole.tui.console import Stage, StageState
 from ossconsole.tui.kit.glyphs import ASCII, BLOCK
 from tests.tui.conftest import AppMaker

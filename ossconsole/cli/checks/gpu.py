@@ -12,10 +12,9 @@ import msgspec
 
 from ossconsole.config.checks import Check, fail, ok, warn
 from ossconsole.config.credentials import without_credentials
-from ossconsole.telemetry.driver import Driver, read_driver
-from ossconsole.telemetry.gpu import GpuReader
+from ossconsole.telemetry.gpu import Driver, GpuReader, read_driver
 from ossconsole.telemetry.samples import GpuSnapshot
-from ossconsole.training.selfcheck import TorchReport
+from ossconsole.training.preflight import TorchReport
 
 SMALL_GPU_BYTES = 2e9  # ResNet-18 at batch 64 and 224 px takes less than this
 NCCL_BYTES = 1e9  # as NVIDIA advises for a container (--shm-size=1g)
@@ -78,7 +77,7 @@ def torch_checks(limit_s: float) -> list[Check]:
     if missing:
         detail = f"Not installed: {', '.join(missing)}."
         return [fail("torch", detail, f"pip install {' '.join(missing)}"), warn("cuda", "Not known without torch.")]
-    command = (sys.executable, "-m", "ossconsole.training.selfcheck")
+    command = (sys.executable, "-m", "ossconsole.training.preflight")
     try:
         done = subprocess.run(  # noqa: S603
             command, capture_output=True, timeout=limit_s, check=False, env=without_credentials()

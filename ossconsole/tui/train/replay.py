@@ -14,8 +14,7 @@ from textual.binding import BindingType
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.telemetry.events import Event
-from ossconsole.telemetry.record import RecordReader
-from ossconsole.telemetry.runs import RunSummary
+from ossconsole.telemetry.runs import RecordReader, RunSummary
 from ossconsole.telemetry.view import RunView
 from ossconsole.tui.kit import actions
 from ossconsole.tui.kit.canvas import Panel

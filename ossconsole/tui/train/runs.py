@@ -15,8 +15,7 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.telemetry import export
 from ossconsole.telemetry.events import RunState
-from ossconsole.telemetry.record import read_events
-from ossconsole.telemetry.runs import RunSummary, list_runs
+from ossconsole.telemetry.runs import RunSummary, list_runs, read_events
 from ossconsole.telemetry.series import Point
 from ossconsole.telemetry.view import RunView
 from ossconsole.tui.kit import actions, plot

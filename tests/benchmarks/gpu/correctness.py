@@ -14,12 +14,12 @@ import torch
 from torchvision.models import resnet18
 
 from ossconsole.dataset.formats import SampleFormat
-from ossconsole.training.checkpoint import fetch_uri
-from ossconsole.training.compute import Compute, choose_device
-from ossconsole.training.place import Place
-from ossconsole.training.ranks import Ranks
+from ossconsole.training.checkpoints.checkpoint import fetch_uri
+from ossconsole.training.compute.device import Compute, choose_device
+from ossconsole.training.compute.trainer import EpochMeter, Trainer
+from ossconsole.training.distributed.process_group import Ranks
+from ossconsole.training.distributed.rank import Place
 from ossconsole.training.settings import TrainSettings
-from ossconsole.training.trainer import EpochMeter, Trainer
 from tests.benchmarks.gpu.setup import Part, Setup, held_by_others, run_to_end, used_memory
 
 _CLASSES = 10

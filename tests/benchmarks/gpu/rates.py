@@ -20,17 +20,17 @@ from torchvision.models import resnet18
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import object_key
-from ossconsole.training.buffers import SharedBuffer
-from ossconsole.training.checkpoint import Progress, Snapshot
-from ossconsole.training.compute import Compute, choose_device
+from ossconsole.training.bench.limits import ConnectorReader, rate
+from ossconsole.training.checkpoints.checkpoint import Progress, Snapshot
+from ossconsole.training.compute.device import Compute, choose_device
+from ossconsole.training.compute.trainer import EpochMeter, Trainer
 from ossconsole.training.data import TrainingData
-from ossconsole.training.limits import ConnectorReader, rate
-from ossconsole.training.loader import BatchLoader, lock_pages, unlock_pages
-from ossconsole.training.place import Place
+from ossconsole.training.distributed.process_group import Ranks
+from ossconsole.training.distributed.rank import Place
+from ossconsole.training.loading.loader import BatchLoader, lock_pages, unlock_pages
+from ossconsole.training.loading.shared_memory import SharedBuffer
 from ossconsole.training.plan import Plan
-from ossconsole.training.ranks import Ranks
 from ossconsole.training.settings import TrainSettings
-from ossconsole.training.trainer import EpochMeter, Trainer
 from tests.benchmarks.gpu.server import MadeUpDataset
 from tests.benchmarks.gpu.setup import Part, Setup, run_to_end, steady_steps
 

@@ -26,7 +26,7 @@ from ossconsole.sandbox.process import SandboxProcess
 from ossconsole.storage.client import ObjectStore
 from ossconsole.telemetry import events
 from ossconsole.telemetry.sampler import Sampler
-from ossconsole.training.connector import ConnectorSettings
+from ossconsole.training.loading.connector import ConnectorSettings
 from ossconsole.training.run import TrainingRun
 from ossconsole.training.settings import TrainSettings
 from tests.benchmarks.gpu.server import MadeUpDataset, static_servers

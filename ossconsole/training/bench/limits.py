@@ -1,0 +1,206 @@
+"""What endpoint and connector give alone, in processes of their own: the limits a loader is measured by. No torch."""
+
+from __future__ import annotations
+
+import http.client
+import itertools
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TypeAlias
+from urllib.parse import urlsplit
+
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.errors import ConsoleError
+from ossconsole.config.text import counted
+from ossconsole.training.child import become_child
+from ossconsole.training.loading.connector import ConnectorSettings, native
+from ossconsole.training.loading.shared_memory import SPAWN
+
+CONNECTIONS = 24
+"""HTTP connections of each process: as many reads as the connector keeps under way with its usual configuration."""
+
+_START_TIMEOUT_S = 60.0
+_SLACK_S = 60.0  # beyond the seconds asked for, until a process counts as stuck
+
+Objects: TypeAlias = Sequence[tuple[str, int]]
+"""Keys in the bucket and sizes in bytes."""
+
+Reader: TypeAlias = Callable[[], int]
+"""Reads some objects and gives how many."""
+
+Opener: TypeAlias = Callable[[int], Reader]
+"""Opens the reader of process `number`, in that process."""
+
+
+@dataclass(frozen=True)
+class HttpReader:
+    """Opens a reader of presigned URLs (with sizes in bytes): plain GETs over CONNECTIONS connections kept open."""
+
+    urls: Objects
+
+    def __call__(self, number: int) -> Reader:
+        order = list(self.urls)
+        random.Random(number).shuffle(order)  # noqa: S311 - spreads the processes over the objects
+        largest = max(size for _, size in order)
+        turns = itertools.cycle(order)
+        lock = threading.Lock()
+        local = threading.local()
+
+        def read_one() -> None:
+            if not hasattr(local, "buffer"):
+                local.buffer = bytearray(largest)
+                local.connection = _connection(order[0][0])
+            with lock:
+                url, size = next(turns)
+            _get(local.connection, url, memoryview(local.buffer)[:size])
+
+        return _Threads(read_one, CONNECTIONS).read
+
+
+@dataclass(frozen=True)
+class ConnectorReader:
+    """Opens a reader through the connector, batch by batch, that does nothing with what arrives."""
+
+    connector: ConnectorSettings
+    kind: EndpointKind
+    objects: Objects
+    batch_size: int
+    processes: int
+
+    def __call__(self, number: int) -> Reader:
+        opened = self.connector.open(self.kind, number=number, total=self.processes)
+        bucket = self.connector.profile.bucket
+        order = list(self.objects)
+        random.Random(number).shuffle(order)  # noqa: S311 - as above
+        turns = itertools.cycle(order)
+
+        def read_batch() -> int:
+            batch = [
+                native().new_data_object(f"oss://{bucket}/{key}", size, "")
+                for key, size in itertools.islice(turns, self.batch_size)
+            ]
+            # The call of OssMapDataset.__getitems__; each object is fetched whole before it is given.
+            count: int = sum(obj.err() == 0 for obj in opened.list_from_uris(batch, True, True))
+            if count != len(batch):
+                raise ConsoleError(
+                    f"The connector did not deliver {len(batch) - count} of {counted(len(batch), 'sample')}."
+                )
+            return count
+
+        return read_batch
+
+
+def rate(opener: Opener, native_log: Path, *, processes: int, seconds: float) -> float:
+    """Objects/s over all `processes`, each of which opens a reader and calls it for `seconds` after a first call.
+
+    What they print goes to `native_log`. Raises ConsoleError when a process fails.
+    """
+    pipes: list[Connection] = []
+    children = []
+    for number in range(processes):
+        ours, theirs = SPAWN.Pipe()
+        child = SPAWN.Process(target=_serve, args=(theirs, opener, native_log, number, seconds), daemon=True)
+        child.start()
+        theirs.close()
+        pipes.append(ours)
+        children.append(child)
+    try:
+        for pipe in pipes:
+            _answer(pipe, _START_TIMEOUT_S)
+        for pipe in pipes:
+            pipe.send(None)
+        return sum(_answer(pipe, seconds + _SLACK_S) for pipe in pipes)
+    finally:
+        for child in children:
+            child.kill()
+            child.join()
+
+
+def _answer(pipe: Connection, timeout_s: float) -> float:
+    try:
+        found = pipe.recv() if pipe.poll(timeout_s) else "it did not answer in time"
+    except EOFError:
+        found = "its process ended"
+    if isinstance(found, str):
+        raise ConsoleError(
+            f"A limit could not be measured: {found}.", remedy="`ossconsole doctor` checks the endpoints."
+        )
+    return float(found)
+
+
+def _serve(pipe: Connection, opener: Opener, native_log: Path, number: int, seconds: float) -> None:
+    become_child(native_log)
+    try:
+        read = opener(number)
+        read()
+        pipe.send(0.0)
+        pipe.recv()
+        pipe.send(_per_second(read, seconds))
+    except (OSError, RuntimeError, ConsoleError, http.client.HTTPException) as error:
+        pipe.send(str(error) or type(error).__name__)
+
+
+def _per_second(read: Reader, seconds: float) -> float:
+    read()  # what has piled up meanwhile
+    begun, count = time.perf_counter(), 0
+    while (passed := time.perf_counter() - begun) < seconds:
+        count += read()
+    return count / passed if count else 0.0
+
+
+class _Threads:
+    """Calls a function from many threads without end; `read` gives how often it returned since it was last asked."""
+
+    def __init__(self, action: Callable[[], None], count: int) -> None:
+        self._action = action
+        self._changed = threading.Condition()
+        self._done = 0
+        self._error: Exception | None = None
+        for _ in range(count):
+            threading.Thread(target=self._work, daemon=True).start()
+
+    def read(self) -> int:
+        """Waits for the first return. Raises what the function raised."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._done or self._error, _START_TIMEOUT_S)
+            if self._error is not None:
+                raise self._error
+            done, self._done = self._done, 0
+            return done
+
+    def _work(self) -> None:
+        while True:
+            error = None
+            try:
+                self._action()
+            except (OSError, ConsoleError, http.client.HTTPException) as raised:
+                error = raised
+            with self._changed:
+                self._done += error is None
+                self._error = self._error or error
+                self._changed.notify()
+                if error is not None:
+                    return
+
+
+def _connection(url: str) -> http.client.HTTPConnection:
+    parts = urlsplit(url)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    return kind(parts.netloc, timeout=_START_TIMEOUT_S)
+
+
+def _get(connection: http.client.HTTPConnection, url: str, target: memoryview) -> None:
+    parts = urlsplit(url)
+    connection.request("GET", f"{parts.path}?{parts.query}")
+    answer = connection.getresponse()
+    filled = 0
+    while filled < len(target) and (count := answer.readinto(target[filled:])):
+        filled += count
+    rest = answer.read()
+    if answer.status != 200 or filled != len(target) or rest:
+        raise ConsoleError(f"A plain GET was answered with status {answer.status} and {filled + len(rest)} bytes")

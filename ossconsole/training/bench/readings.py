@@ -1,0 +1,361 @@
+"""What a benchmark of endpoints reports: its readings, what they come to, and what bounds the setup. No torch here."""
+
+from __future__ import annotations
+
+import enum
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import msgspec
+
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.text import counted
+from ossconsole.telemetry.cache import hit_rate
+from ossconsole.telemetry.compare import LOOKS, Comparison, ComparisonReport, Conditions, Decision, Side
+from ossconsole.telemetry.measure import CeilingReport
+from ossconsole.telemetry.visits import EndpointWindow, Pairs, Tally, Visit
+
+IMAGENET_SAMPLES = 1_281_167
+"""Training pictures of ILSVRC 2012, the epoch of the tutorial's table."""
+
+
+class Mode(str, enum.Enum):
+    """What is done with the batches: nothing, or training steps."""
+
+    LOADER = "loader"
+    TRAINING = "training"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class Temperature(str, enum.Enum):
+    """Whether the samples were read through that endpoint before, as far as this benchmark knows."""
+
+    COLD = "cold"
+    WARM = "warm"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class LimitKind(str, enum.Enum):
+    """What could bound a setup, each measured without the others."""
+
+    HTTP = "http"
+    CONNECTOR = "connector"
+    COMPUTE = "compute"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class Cell(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of the table: all endpoints are measured with these settings. `dataset` is its prefix."""
+
+    dataset: str
+    format: str
+    mode: Mode
+    workers: int
+    batch_size: int
+
+
+class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
+    time: float
+    simulated: bool
+
+
+class Reading(_Event, frozen=True, kw_only=True, tag="reading"):
+    """One measured stretch. `wait_fraction` is the share of the time that training waited for data.
+
+    `fetch_p50_s` and `fetch_p95_s` are of the time a reader process took for a batch.
+    """
+
+    cell: Cell
+    endpoint: EndpointKind
+    temperature: Temperature
+    round: int
+    samples: int
+    seconds: float
+    samples_per_s: float
+    bytes_per_s: float
+    fetch_p50_s: float
+    fetch_p95_s: float
+    wait_fraction: float | None = None
+
+
+class Limit(_Event, frozen=True, kw_only=True, tag="limit"):
+    """What one part of the setup does alone; `endpoint` is None for the compute."""
+
+    kind: LimitKind
+    endpoint: EndpointKind | None
+    dataset: str
+    workers: int
+    batch_size: int
+    samples_per_s: float
+
+
+class Spread(msgspec.Struct, frozen=True):
+    """The median of some figures, and their range."""
+
+    median: float
+    lowest: float
+    highest: float
+    readings: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread | None:
+        """None without values."""
+        return cls(statistics.median(values), min(values), max(values), len(values)) if values else None
+
+    @property
+    def half_width(self) -> float:
+        """Half the range as a share of the median."""
+        return (self.highest - self.lowest) / 2 / self.median if self.median else 0.0
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """What the readings of a cell come to.
+
+    The keys of `samples_per_s` and `minutes_per_epoch` are "<endpoint> <temperature>"; `minutes_per_epoch` is
+    extrapolated from the mean time per sample. `ratio` has, by temperature, the accelerated rate as a multiple of the
+    standard one, taken within each round: their median and range. `comparison` has, by temperature, what the pairs of
+    readings decide, with its 95 % interval.
+    """
+
+    cell: Cell
+    samples_per_s: dict[str, Spread]
+    minutes_per_epoch: dict[str, float]
+    ratio: dict[str, Spread]
+    comparison: dict[str, ComparisonReport] = {}
+
+
+class Summary(_Event, frozen=True, kw_only=True, tag="summary"):
+    """The last line. `samples` are those of the epoch that `minutes_per_epoch` is extrapolated to.
+
+    `limits` has samples/s by "<kind> <endpoint>", or "compute". `aa` is the endpoint that was measured under both
+    names, "" for none; `aa_passed` tells whether 1.00 is inside the interval, null where there is none. `ceiling` is
+    what was used of the accelerator, null where its size is not known.
+    """
+
+    samples: int
+    rows: tuple[Row, ...]
+    limits: dict[str, Spread]
+    headline: str
+    bound: str
+    aa: str = ""
+    aa_passed: bool | None = None
+    ceiling: CeilingReport | None = None
+
+
+BenchEvent: TypeAlias = Reading | Limit | Summary
+
+
+def name_of(endpoint: EndpointKind, temperature: Temperature) -> str:
+    """The key of an endpoint's figures in a Row."""
+    return f"{endpoint} {temperature}"
+
+
+@dataclass(frozen=True)
+class CellSteps:
+    """The steps of a cell's readings, by endpoint, and the conditions they were taken under.
+
+    `anchors` are what a batch of hits of the accelerator's cache, and one of misses, takes to fetch, in seconds.
+    """
+
+    windows: Mapping[EndpointKind, EndpointWindow] = field(default_factory=dict)
+    conditions: Conditions = field(default_factory=Conditions)
+    anchors: tuple[float, float] | None = None
+
+    def tally(self, endpoint: EndpointKind, temperature: Temperature) -> Tally:
+        """The sums over the steps of the readings of that endpoint and temperature."""
+        window = self.windows.get(endpoint)
+        return Tally() if window is None else window.parts[temperature is Temperature.COLD].tally
+
+    def stall_share(self, endpoint: EndpointKind, temperature: Temperature) -> float | None:
+        window = self.windows.get(endpoint)
+        return None if window is None else window.parts[temperature is Temperature.COLD].stall_share
+
+    def typical_ratio(self, temperature: Temperature) -> float | None:
+        """How many times as long as the accelerated endpoint's the standard one's median step takes."""
+        steps = {
+            kind: window.parts[temperature is Temperature.COLD].typical_step_s for kind, window in self.windows.items()
+        }
+        slow, fast = steps.get(EndpointKind.STANDARD), steps.get(EndpointKind.ACCELERATED)
+        return slow / fast if slow and fast else None
+
+    def hit_rate(self, temperature: Temperature) -> float | None:
+        """The estimated share of samples that came from the accelerator's cache."""
+        tally = self.tally(EndpointKind.ACCELERATED, temperature)
+        if self.anchors is None or not tally.steps:
+            return None
+        return hit_rate((tally.fetch_s / tally.steps,), *self.anchors)
+
+
+def row_of(cell: Cell, readings: Iterable[Reading], samples: int, steps: CellSteps | None = None) -> Row:
+    """The row of `cell`, for an epoch of `samples`; `steps` are those of its readings."""
+    of_cell = [reading for reading in readings if reading.cell == cell]
+    rates: dict[tuple[EndpointKind, Temperature], dict[int, float]] = {}
+    for reading in of_cell:
+        rates.setdefault((reading.endpoint, reading.temperature), {})[reading.round] = reading.samples_per_s
+    found: dict[str, Spread] = {}
+    minutes: dict[str, float] = {}
+    ratio: dict[str, Spread] = {}
+    comparison: dict[str, ComparisonReport] = {}
+    for (endpoint, temperature), by_round in rates.items():
+        if (spread := Spread.of(list(by_round.values()))) is not None:
+            found[name_of(endpoint, temperature)] = spread
+        if (mean := _mean_rate(of_cell, endpoint, temperature)) is not None:
+            minutes[name_of(endpoint, temperature)] = samples / mean / 60
+    for temperature in Temperature:
+        base = rates.get((EndpointKind.STANDARD, temperature), {})
+        other = rates.get((EndpointKind.ACCELERATED, temperature), {})
+        both = [other[number] / base[number] for number in sorted(base.keys() & other.keys()) if base[number]]
+        if (spread := Spread.of(both)) is not None:
+            ratio[str(temperature)] = spread
+            comparison[str(temperature)] = _compared(of_cell, temperature, samples, steps or CellSteps()).report()
+    return Row(cell=cell, samples_per_s=found, minutes_per_epoch=minutes, ratio=ratio, comparison=comparison)
+
+
+def _mean_rate(readings: Iterable[Reading], endpoint: EndpointKind, temperature: Temperature) -> float | None:
+    """Samples/s over the time of all readings: minutes are a sum, with the slow stretches in it."""
+    chosen = [each for each in readings if (each.endpoint, each.temperature) == (endpoint, temperature)]
+    seconds = sum(reading.seconds for reading in chosen)
+    samples = sum(reading.samples_per_s * reading.seconds for reading in chosen)
+    return samples / seconds if samples > 0 else None
+
+
+def _compared(readings: Sequence[Reading], temperature: Temperature, samples: int, steps: CellSteps) -> Comparison:
+    """The pairs of readings, one of each round, and what they decide."""
+    cold = temperature is Temperature.COLD
+    visits = {
+        (each.round, each.endpoint): Visit(each.endpoint, each.samples_per_s, each.seconds, 0, None, cold)
+        for each in readings
+        if each.temperature is temperature and each.samples_per_s > 0
+    }
+    pairs = Pairs()
+    for number in sorted({number for number, _ in visits}):
+        standard, accelerated = (visits.get((number, kind)) for kind in EndpointKind)
+        if standard is not None and accelerated is not None:
+            pairs.add(standard, accelerated)
+    sides = []
+    for kind in EndpointKind:
+        rate = _mean_rate(readings, kind, temperature)
+        minutes = samples / rate / 60 if rate else None
+        stalls = steps.stall_share(kind, temperature)
+        sides.append(Side(samples_per_s=rate, minutes_per_epoch=minutes, stall_share=stalls))
+    hits = steps.hit_rate(temperature)
+    taken = sum(visit.seconds for visit in visits.values())
+    return Comparison(
+        pairs=pairs.count,
+        estimate=pairs.estimate,
+        standard=sides[0],
+        accelerated=sides[1],
+        typical_ratio=steps.typical_ratio(temperature),
+        hit_rate=hits,
+        cold=cold,
+        conditions=msgspec.structs.replace(steps.conditions, pairs=pairs.count, minutes=taken / 60, warm_share=hits),
+    )
+
+
+def limits_of(limits: Iterable[Limit]) -> dict[str, Spread]:
+    """The limits by name, see Summary."""
+    rates: dict[str, list[float]] = {}
+    for limit in limits:
+        name = f"{limit.kind} {limit.endpoint}" if limit.endpoint else str(limit.kind)
+        rates.setdefault(name, []).append(limit.samples_per_s)
+    return {name: spread for name, values in rates.items() if (spread := Spread.of(values)) is not None}
+
+
+def _told(rows: Sequence[Row]) -> list[tuple[Row, str, ComparisonReport]]:
+    """What the headline tells: the comparisons of training where that was measured, warm ones where there are any."""
+    found = [
+        (row, str(temperature), row.comparison[str(temperature)])
+        for row in rows
+        for temperature in (Temperature.WARM, Temperature.COLD)
+        if str(temperature) in row.comparison
+    ]
+    training = [each for each in found if each[0].cell.mode is Mode.TRAINING] or found
+    return [each for each in training if each[1] == training[0][1]]
+
+
+def headline(rows: Sequence[Row], *, simulated: bool) -> str:
+    """How much faster the accelerated endpoint is, in words: warm where that was measured, and only where decided."""
+    told = _told(rows)
+    if not told:
+        return "Only one endpoint was measured."
+    row, temperature, _ = told[0]
+    verb = "Training" if row.cell.mode is Mode.TRAINING else "Loading"
+    suffix = f" ({temperature} cache{', simulated' if simulated else ''})"
+    if len(told) == 1:
+        return f"{verb} through the accelerated endpoint{_predicate(told[0][2])}{suffix}."
+    ratios = [found.ratio for _, _, found in told if found.ratio is not None]
+    decided = f"{counted(len(ratios), 'setup')} of {len(told)} decided"
+    between = f": {min(ratios):.2f}x to {max(ratios):.2f}x of standard" if ratios else ""
+    return f"{verb} through the accelerated endpoint, {decided}{between}{suffix}."
+
+
+def _predicate(found: ComparisonReport) -> str:
+    if found.decision in {Decision.ACCELERATED, Decision.STANDARD} and found.ratio is not None:
+        interval = f"{found.low:.2f} to {found.high:.2f}"
+        return f" is {found.ratio:.2f}x as fast as through the standard one, {interval} over {found.pairs} pairs"
+    if found.decision is Decision.SAME:
+        return f": {found.words}, over {found.pairs} pairs"
+    more = next((look for look in LOOKS if look > found.pairs), None)
+    return f" is undecided, {found.words}" + (f"; --rounds {more} tells more" if more else "")
+
+
+def aa_passed(rows: Sequence[Row]) -> bool | None:
+    """Whether 1.00 is inside every interval that the headline tells of; None where there is none."""
+    found = [(each.low, each.high) for _, _, each in _told(rows) if each.low is not None and each.high is not None]
+    return all(low <= 1 <= high for low, high in found) if found else None
+
+
+def aa_headline(rows: Sequence[Row], endpoint: EndpointKind, *, simulated: bool) -> str:
+    """What came of the control, in words."""
+    passed, told = aa_passed(rows), _told(rows)
+    what = f"A/A control, the {endpoint} endpoint under both names{' (simulated)' if simulated else ''}"
+    if passed is None:
+        pairs = min((found.pairs for _, _, found in told), default=0)
+        return f"{what}: {counted(pairs, 'pair')}; an interval needs --rounds {LOOKS[0]}."
+    intervals = ", ".join(f"{found.low:.2f} to {found.high:.2f}" for _, _, found in told if found.low is not None)
+    verdict = (
+        "1.00 is inside, as it must be"
+        if passed
+        else "1.00 is outside, as in 1 of 20 controls by chance: repeat it before you trust a figure of this setup"
+    )
+    return f"{what}: {intervals} over {told[0][2].pairs} pairs; {verdict}."
+
+
+def bound(row: Row, limits: dict[str, Spread], *, simulated: bool) -> str:
+    """What bounds the setup of `row`, and how far from it that is, in words."""
+    endpoint, rate = _best(row)
+    what = "Training" if row.cell.mode is Mode.TRAINING else "Loading"
+    setup = f"{counted(row.cell.workers, 'worker')} and batches of {row.cell.batch_size}"
+    words = {
+        f"{LimitKind.HTTP} {endpoint}": f"the {endpoint} endpoint bounds it: plain HTTP GETs get",
+        f"{LimitKind.CONNECTOR} {endpoint}": "the connector bounds it: with a transform that does nothing it delivers",
+        str(LimitKind.COMPUTE): "the compute bounds it: from synthetic data it does",
+    }
+    if row.cell.mode is Mode.LOADER:
+        del words[str(LimitKind.COMPUTE)]
+    known = {name: limits[name].median for name in words if name in limits}
+    reached = (
+        f"{what} with {setup} through the {endpoint} endpoint does {counted(f'{rate:,.0f}', 'sample/s', 'samples/s')}"
+    )
+    suffix = " (simulated)" if simulated else ""
+    if not known:
+        return f"{reached}{suffix}; the limits were not measured."
+    name = min(known, key=lambda each: known[each])
+    return f"{reached}; {words[name]} {known[name]:,.0f}, so this is {rate / known[name]:.0%} of the limit{suffix}."
+
+
+def _best(row: Row) -> tuple[EndpointKind, float]:
+    """The endpoint that is to be fast, the accelerated one where there is one, and its rate, warm if possible."""
+    for endpoint in (EndpointKind.ACCELERATED, EndpointKind.STANDARD):
+        for temperature in (Temperature.WARM, Temperature.COLD):
+            if (found := row.samples_per_s.get(name_of(endpoint, temperature))) is not None:
+                return endpoint, found.median
+    return EndpointKind.STANDARD, 0.0

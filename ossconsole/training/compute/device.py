@@ -1,0 +1,452 @@
+"""The device of a run: precision, copies on a side stream, images from stored bytes, crops and flips, CPU threads."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional
+from torchvision.transforms.v2 import functional as transforms
+
+from ossconsole.config.errors import ConsoleError, SettingsError
+from ossconsole.dataset.formats import CHANNELS, IMAGENET_MEAN, IMAGENET_STD, SampleFormat
+from ossconsole.dataset.manifest import Manifest
+from ossconsole.telemetry.gpu import memory_of_others
+from ossconsole.telemetry.host import CpuLimit, cpu_limit
+from ossconsole.training.loading.loader import Batch
+from ossconsole.training.plan import BatchRequest, Split
+from ossconsole.training.settings import TrainSettings
+
+_SCALE = (0.08, 1.0)
+_RATIO = (3 / 4, 4 / 3)
+"""Shares of the area and aspect ratios of a crop: torchvision's RandomResizedCrop, as the tutorial uses it."""
+
+
+def random_crops(images: torch.Tensor, size: int, generator: torch.Generator) -> torch.Tensor:
+    """A random part of each picture, stretched to size x size; float (n, c, h, w) in, (n, c, size, size) out."""
+    count, _, height, width = images.shape
+    area = _uniform(count, *_SCALE, generator)
+    ratio = torch.exp(_uniform(count, math.log(_RATIO[0]), math.log(_RATIO[1]), generator))
+    # Sides as shares of the picture's; a crop that would stick out is cut to the picture, as after torchvision's tries.
+    crop_width = (torch.sqrt(area * ratio * height / width)).clamp(max=1)
+    crop_height = (torch.sqrt(area / ratio * width / height)).clamp(max=1)
+    left = (2 * _uniform(count, 0, 1, generator) - 1) * (1 - crop_width)
+    top = (2 * _uniform(count, 0, 1, generator) - 1) * (1 - crop_height)
+    theta = torch.zeros(count, 2, 3, device=images.device)
+    theta[:, 0, 0], theta[:, 0, 2] = crop_width, left
+    theta[:, 1, 1], theta[:, 1, 2] = crop_height, top
+    grid = functional.affine_grid(theta, [count, images.shape[1], size, size], align_corners=False)
+    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+
+def random_flips(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Each picture mirrored left to right with a chance of one half."""
+    flip = _uniform(len(images), 0, 1, generator) < 0.5
+    return torch.where(flip.view(-1, 1, 1, 1), images.flip(-1), images)
+
+
+def _uniform(count: int, low: float, high: float, generator: torch.Generator) -> torch.Tensor:
+    return low + (high - low) * torch.rand(count, generator=generator, device=generator.device)
+
+
+def usable_cores(limit: CpuLimit | None = None) -> int:
+    """The cores this process may use: by its affinity, and by the limit of its container."""
+    cores = len(os.sched_getaffinity(0))
+    limit = limit or cpu_limit()
+    return max(1, min(cores, int(limit.cores))) if limit else cores
+
+
+_NICENESS = 10
+
+
+def give_way() -> None:
+    """Puts this thread, and the threads and processes that it starts, behind the process's others on the same cores.
+
+    The screen needs a fiftieth of a core. With two cores, both busy, a dialog opened after it in 50 to 70 ms (p95),
+    where it took 80 to 90.
+    """
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)  # Linux has a niceness for each thread
+
+
+def compute_threads(workers: int, cores: int) -> int:
+    """Threads for a step on the CPU: a core is left for each reader, but at most a quarter of them, at least one.
+
+    Threads of a step wait for each other hundreds of times, so a single one that has to share its core holds up all:
+    seen on two busy cores, ResNet-18 at 64 px, batches of 32: 2 threads 0.85 to 5 s, one thread 0.6 to 1.8 s.
+    """
+    left = max(1, min(workers, cores // 4))
+    return max(1, cores - left)
+
+
+_RESIZE_RATIO = 256 / 224  # validation: short side of 256 px for a centre crop of 224, as in pytorch/examples/imagenet
+
+# How torch says that memory is short where it does not raise its own error for it.
+_SHORT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "DefaultCPUAllocator", "unable to find an engine")
+
+_MUCH_MEMORY = 1e9  # bytes; a CUDA context alone takes about half of that
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """How long the parts of one step took, in seconds: together they are the step.
+
+    On a GPU they are between events on its stream; `host_s` is how long it was idle before the batch was handed to it,
+    other than for want of data, and `host_late` tells that it had done its work before the next was all handed to it.
+    A CPU does the host's work itself: that is part of `compute_s`.
+    """
+
+    step_s: float
+    wait_s: float
+    copy_s: float
+    compute_s: float
+    host_s: float = 0.0
+    host_late: bool = False
+
+
+class Compute:
+    """One device with its precision. `image_size` 0 keeps the stored size.
+
+    `sharing` is how many processes of the run compute on this machine's cores where there is no GPU.
+    """
+
+    def __init__(
+        self, settings: TrainSettings, sample_format: SampleFormat, *, device: torch.device, sharing: int = 1
+    ) -> None:
+        self.device = device
+        self.cuda = device.type == "cuda"
+        if self.cuda:
+            # Else this thread's events and kernels would be those of the first GPU, whichever this process has.
+            torch.cuda.set_device(device)
+        self._settings = settings
+        self._format = sample_format
+        self._amp = amp_dtype(settings.precision, device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self._amp is torch.float16)
+        self._stream = torch.cuda.Stream(device) if self.cuda else None  # type: ignore[no-untyped-call]
+        self._copies: list[torch.cuda.Event] = []  # of the newest batch
+        self._earlier_copies: list[torch.cuda.Event] = []  # of the one before
+        shape = (1, CHANNELS, 1, 1)
+        self._mean = torch.tensor(IMAGENET_MEAN, device=device).view(shape) * 255
+        self._std = torch.tensor(IMAGENET_STD, device=device).view(shape) * 255
+        if self.cuda:
+            torch.backends.cudnn.benchmark = True
+            torch.set_float32_matmul_precision("high")
+        elif "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(compute_threads(settings.workers, max(1, usable_cores() // sharing)))
+
+    @property
+    def precision(self) -> str:
+        """What the products are computed in, in words for the screen."""
+        return {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[self._amp]
+
+    def autocast(self) -> AbstractContextManager[object]:
+        return torch.autocast(self.device.type, dtype=self._amp) if self._amp else nullcontext()
+
+    def images(self, data: torch.Tensor, height: int, width: int, *, generator: torch.Generator | None) -> torch.Tensor:
+        """float32 pictures of shape (n, 3, size, size), normalised, on the device, from rows of stored bytes.
+
+        With a generator (training) image-u8 is cropped and flipped at random; tensor-f32 is used as it was prepared.
+        """
+        size = self._settings.image_size or min(height, width)
+        if self._format is SampleFormat.TENSOR_F32:
+            stored = self._copy(data[:, : CHANNELS * height * width * 4].view(torch.float32))
+            return _channels_last(_resized(stored.view(-1, CHANNELS, height, width), size))
+        pictures = self._copy(data[:, : CHANNELS * height * width]).view(-1, CHANNELS, height, width)
+        values = (_channels_last(pictures).float() - self._mean) / self._std
+        if generator is None or not self._settings.augment:
+            return _centre_crop(values, size)
+        if size < min(height, width):
+            values = random_crops(values, size, generator)
+        return random_flips(_resized(values, size), generator)
+
+    def no_images(self, stored_size: int) -> torch.Tensor:
+        """What `images` gives for no rows: shape (0, 3, size, size)."""
+        size = self._settings.image_size or stored_size
+        return torch.empty(0, CHANNELS, size, size, device=self.device)
+
+    def labels(self, labels: torch.Tensor) -> torch.Tensor:
+        return labels.pin_memory().to(self.device, non_blocking=True) if self.cuda else labels
+
+    def host_copy(self, value: Any) -> Any:
+        """A copy of a tensor, or of those in dictionaries and lists, on the host: nobody changes it afterwards.
+
+        From a GPU it is under way: it is there once the GPU has reached a milestone made after this call. Tensors of
+        one dtype then share one page-locked storage: to lock one for each held training up for 0.1 to 0.25 s (140 MB
+        in 250 tensors, H100).
+        """
+        if not self.cuda:
+            return map_tensors(value, lambda tensor: tensor.detach().clone())
+        sizes: Counter[torch.dtype] = Counter()
+        map_tensors(value, lambda tensor: sizes.update({tensor.dtype: tensor.numel()}))
+        free = {dtype: torch.empty(size, dtype=dtype, pin_memory=True) for dtype, size in sizes.items()}
+
+        def copy(tensor: torch.Tensor) -> torch.Tensor:
+            space = free[tensor.dtype]
+            free[tensor.dtype] = space[tensor.numel() :]
+            # Dense tensors keep their strides, of channels_last too.
+            copied = space[: tensor.numel()].as_strided(tensor.shape, tensor.stride())
+            return copied.copy_(tensor.detach(), non_blocking=True)
+
+        return map_tensors(value, copy)
+
+    def milestone(self) -> Callable[[], object]:
+        """Waits, whichever thread calls it, until the device has done what it was told to do until now."""
+        return _recorded().synchronize if self.cuda else _nothing
+
+    def device_errors(self) -> AbstractContextManager[None]:
+        """`device_errors` for this device and batch size."""
+        return device_errors(self.device, self._settings.batch_size)
+
+    def generator(self, *seeds: int) -> torch.Generator:
+        """A source of randomness fixed by `seeds` alone, so that a resumed run draws the same."""
+        generator = torch.Generator(self.device)
+        state = 0
+        for seed in seeds:
+            state = (state * 1_000_003 + seed) % (1 << 62)
+        return generator.manual_seed(state)
+
+    def free_slots(self) -> None:
+        """Waits until the batch before the last has left its buffer. Call once before each batch that is asked for."""
+        for event in self._earlier_copies:
+            event.synchronize()
+        self._earlier_copies, self._copies = self._copies, []
+
+    def free_all_slots(self) -> None:
+        """Waits until no buffer is being copied from any more."""
+        for event in (*self._earlier_copies, *self._copies):
+            event.synchronize()
+
+    def _copy(self, data: torch.Tensor) -> torch.Tensor:
+        if self._stream is None:
+            return data
+        with torch.cuda.stream(self._stream):
+            copied = data.to(self.device, non_blocking=True)
+            event = self._stream.record_event()
+        torch.cuda.current_stream(self.device).wait_event(event)
+        copied.record_stream(torch.cuda.current_stream(self.device))
+        self._copies.append(event)
+        return copied
+
+
+class StepClock:
+    """Times the steps: with the host's clock on the CPU, between CUDA events on a GPU.
+
+    On a GPU the figures of a step are known only when it is done, so `finish` gives what to read later.
+    """
+
+    def __init__(self, compute: Compute) -> None:
+        self._cuda = compute.cuda
+        self._previous: Mark = None
+        self._marks: list[Mark] = []
+
+    def mark(self) -> None:
+        """Call when the batch has arrived, when it is on the device, and when the step is computed."""
+        self._marks.append(self._now())
+
+    def restart(self) -> None:
+        """Call after a pause, a validation or anything else that is not part of a step."""
+        self._previous = self._now()
+        self._marks = []
+
+    def finish(self) -> PendingTimes:
+        """The times of the step whose three marks were made."""
+        arrived, copied, done = self._marks
+        previous = arrived if self._previous is None else self._previous
+        self._previous, self._marks = done, []
+        return PendingTimes(previous, arrived, copied, done)
+
+    def _now(self) -> Mark:
+        return _recorded() if self._cuda else time.perf_counter()
+
+
+def _recorded() -> torch.cuda.Event:
+    """An event on the current stream of the thread's device."""
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    event.record()
+    return event
+
+
+Mark = Any
+"""A moment: seconds of the host's clock (float), or a CUDA event on the compute stream."""
+
+
+@dataclass(frozen=True)
+class PendingTimes:
+    """The marks of one step. The batch is there at `arrived`, for all processes that train together."""
+
+    previous: Mark
+    arrived: Mark
+    copied: Mark
+    done: Mark
+
+    def read(self, *, slowest_wait_s: float) -> StepTimes:
+        """Waits for the GPU to reach the last mark. `slowest_wait_s` is the longest wait of a process for its batch.
+
+        Call it once the next step is handed to the GPU: one that is not busy by then waits for the host.
+        """
+        on_gpu = isinstance(self.done, torch.cuda.Event)
+        host_late = on_gpu and self.done.query()
+        if on_gpu:
+            self.done.synchronize()
+        step_s = _between(self.previous, self.done)
+        # The GPU may still have been busy with the step before while the host waited: only its idle time counts.
+        wait_s = min(slowest_wait_s, _between(self.previous, self.arrived))
+        copy_s = _between(self.arrived, self.copied)
+        rest_s = step_s - wait_s - copy_s
+        compute_s = min(rest_s, _between(self.copied, self.done)) if on_gpu else rest_s
+        return StepTimes(step_s, wait_s, copy_s, compute_s, host_s=rest_s - compute_s, host_late=host_late)
+
+
+def _between(first: Mark, second: Mark) -> float:
+    """Seconds from one moment to the other."""
+    return float(first.elapsed_time(second)) / 1000 if isinstance(first, torch.cuda.Event) else float(second - first)
+
+
+def map_tensors(value: Any, action: Callable[[torch.Tensor], Any]) -> Any:
+    """`value` with every tensor in it, and in its dictionaries and lists, replaced by what `action` gives for it."""
+    if isinstance(value, torch.Tensor):
+        return action(value)
+    if isinstance(value, dict):
+        return {key: map_tensors(each, action) for key, each in value.items()}
+    return [map_tensors(each, action) for each in value] if isinstance(value, list) else value
+
+
+def _nothing() -> None:
+    """The CPU has done what it was told to do."""
+
+
+@contextmanager
+def device_errors(device: torch.device, batch_size: int) -> Iterator[None]:
+    """Raises ConsoleError where the device fails: with what to try where its memory is short, and who holds it."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in _SHORT_OF_MEMORY):
+            raise _out_of_memory(device, batch_size) from error
+        if "CUDA error" in str(error):
+            raise ConsoleError(
+                f"{device} failed: {str(error).splitlines()[0]}.",
+                remedy="Restart ossconsole: this process can no longer use the GPU. `dmesg` may have an Xid.",
+            ) from error
+        raise
+
+
+def _out_of_memory(device: torch.device, batch_size: int) -> ConsoleError:
+    smaller = "Try a smaller --image-size."
+    if batch_size > 1:
+        smaller = f"Try --batch-size {batch_size // 2}, with --accumulate 2 for the same result."
+    others = memory_of_others(_uuid(device)) if device.type == "cuda" else ()
+    if sum(other.bytes for other in others) < _MUCH_MEMORY:
+        return ConsoleError(f"The memory of {device} does not hold a batch of {batch_size}.", remedy=smaller)
+    held = ", ".join(f"{other.name} (process {other.pid}) {other.bytes / 1e9:,.1f} GB" for other in others)
+    return ConsoleError(
+        f"The memory of {device} does not hold a batch of {batch_size}: other processes hold a part of it: {held}.",
+        remedy=f"End them, or use another GPU. {smaller}",
+    )
+
+
+def _uuid(device: torch.device) -> str:
+    """The GPU's UUID as NVML has it."""
+    return f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+
+
+def choose_device(local_rank: int = 0) -> torch.device:
+    """The GPU of this process, or the CPU where there is none. Raises ConsoleError with too few GPUs."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    count = torch.cuda.device_count()
+    if local_rank >= count:
+        raise ConsoleError(
+            f"Process {local_rank + 1} of the run needs a GPU of its own; {count} can be used here.",
+            remedy="Use --processes 0, or `torchrun --nproc-per-node=gpu`: both start one process for each GPU.",
+        )
+    return torch.device("cuda", local_rank)
+
+
+def amp_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """The type of mixed precision, None for float32.
+
+    `auto` takes fp16 on a GPU, also where it has bf16: ResNet-18 trains 15,003 samples/s in fp16 against 11,506 in
+    bf16 (H100, batch 256, torch 2.11), probably because batch norm in bf16 does not use cuDNN.
+    GradScaler keeps fp16 from overflowing.
+    float32 on a CPU. Raises SettingsError for fp16 on a CPU, which has no fast kernels for it.
+    """
+    if precision == "auto":
+        return torch.float16 if device.type == "cuda" else None
+    if precision == "fp16" and device.type == "cpu":
+        raise SettingsError("--precision fp16 needs a GPU, and there is none here.", remedy="Use --precision auto.")
+    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def _channels_last(images: torch.Tensor) -> torch.Tensor:
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def _resized(images: torch.Tensor, size: int) -> torch.Tensor:
+    if images.shape[-2:] == (size, size):
+        return images
+    return _centre_crop(images, size)
+
+
+def _centre_crop(images: torch.Tensor, size: int) -> torch.Tensor:
+    """Short side resized to 256/224 of `size` (where the stored one is larger), then the centre of size x size."""
+    if images.shape[-2:] == (size, size):
+        return images
+    short = min(images.shape[-2:])
+    target = min(short, round(size * _RESIZE_RATIO)) if short >= size else size
+    if target != short:
+        images = transforms.resize(images, [target], antialias=True)
+    cropped: torch.Tensor = transforms.center_crop(images, [size, size])
+    return cropped
+
+
+_DATA_SEED = 1  # tells this use of the run's seed apart from others
+
+
+class Pictures:
+    """What the samples of a manifest become. `seed` and `rank` fix the random crops of each batch."""
+
+    def __init__(self, manifest: Manifest, compute: Compute, *, seed: int, rank: int = 0) -> None:
+        self._manifest = manifest
+        self._compute = compute
+        self._seed = seed
+        self._rank = rank
+        self._labels = {
+            split: torch.tensor([sample.label for sample in manifest.splits.get(str(split), ())], dtype=torch.int64)
+            for split in Split
+        }
+
+    def images(self, batch: Batch) -> torch.Tensor:
+        """float32 (n, 3, size, size), normalised; one by one where the stored sizes differ."""
+        samples = [self._manifest.splits[str(batch.request.split)][row] for row in batch.rows]
+        generator = self._generator(batch.request)
+        if not samples:  # a rank's share of the last batch may be empty
+            return self._compute.no_images(self._manifest.size)
+        sizes = {(sample.height, sample.width) for sample in samples}
+        if len(sizes) == 1:
+            return self._compute.images(batch.data, *sizes.pop(), generator=generator)
+        return torch.cat(
+            [
+                self._compute.images(batch.data[row : row + 1], sample.height, sample.width, generator=generator)
+                for row, sample in enumerate(samples)
+            ]
+        )
+
+    def labels(self, split: Split, rows: npt.NDArray[np.int64]) -> torch.Tensor:
+        """int64 (n,), on the device."""
+        return self._compute.labels(self._labels[split][rows])
+
+    def _generator(self, request: BatchRequest) -> torch.Generator | None:
+        """The randomness of a training batch, which a resumed run draws again."""
+        if request.split is not Split.TRAIN:
+            return None
+        return self._compute.generator(self._seed, _DATA_SEED, request.epoch, request.index, self._rank)

@@ -1,0 +1,275 @@
+"""The loader: one stream of batches for the whole run, read ahead by the connector's reader processes."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.errors import ConsoleError
+from ossconsole.config.text import counted
+from ossconsole.dataset.manifest import Manifest, Sample
+from ossconsole.training.data import TrainingData
+from ossconsole.training.loading.connector import ConnectorSettings
+from ossconsole.training.loading.pool import QUEUED, ReaderLostError, ReaderPool
+from ossconsole.training.loading.reader import ReaderShare, ReadRequest, ReadResult
+from ossconsole.training.loading.shared_memory import EndpointSwitch, SampleTable, SharedBuffer
+from ossconsole.training.plan import BatchRequest, Requests
+from ossconsole.training.settings import TrainSettings
+
+MAX_AHEAD = 8
+"""Batches per worker read ahead at most: more only delays an endpoint switch, as they are already in memory."""
+
+_IN_USE = 2  # the batch in the step, and the one before it whose copy to the device may still be under way
+_CALM_BATCHES = 32  # batches in a row without a wait after which one less is read ahead
+_POLL_S = 1.0  # how often a wait looks whether the run was interrupted or a reader passed its deadline
+
+
+class LoaderError(ConsoleError):
+    """The readers could not deliver a batch; the run can go on from the same batch."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch as read. `data` is a view of the buffer (uint8, shape (samples, row bytes)): use it before two more.
+
+    `rows` are the samples' rows in the manifest's split, int64. `wait_s` is how long the loop waited for it, `fetch_s`
+    how long the reader took. `queued` is how many batches after it were there already; `readers_idle` tells that as
+    much was read ahead as may be, and a reader had nothing to do. `bad` are the samples left out and why; `failed` is
+    why the whole batch could not be read.
+    """
+
+    request: BatchRequest
+    data: torch.Tensor
+    rows: npt.NDArray[np.int64]
+    endpoint: EndpointKind
+    bytes: int
+    fetch_s: float
+    wait_s: float
+    queued: int
+    readers_idle: bool
+    retries: int
+    bad: tuple[tuple[Sample, str], ...]
+    failed: str
+
+
+class BatchLoader:
+    """Delivers the plan's batches in order, each exactly once, as read into slots of one shared buffer.
+
+    How many batches are read ahead adapts: one more per reader when the loop waits although readers were idle, one
+    less when it has not waited for a while. It never falls below what keeps every reader busy (QUEUED requests each),
+    so the throughput of an endpoint does not depend on what was read before. `settings.prefetch_mb` bounds it.
+    `not_pinned` tells why the buffers are not page-locked although `pin` asked for it; copies are slower then.
+    """
+
+    def __init__(
+        self,
+        connector: ConnectorSettings,
+        data: TrainingData,
+        plan: Requests,
+        settings: TrainSettings,
+        *,
+        start: int = 0,
+        pin: bool = False,
+        interrupted: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Raises ConsoleError; nothing of it is left then."""
+        self.switch = EndpointSwitch(settings.endpoint)
+        self.not_pinned: ConsoleError | None = None
+        self._data = data
+        self._workers = settings.workers
+        self._interrupted = interrupted
+        row_bytes = largest_sample_bytes(data.manifest)
+        slots = slot_count(settings, row_bytes)
+        self._most_ahead = slots - _IN_USE
+        self._least_ahead = min(self._most_ahead, QUEUED * settings.workers)
+        self.ahead = self._least_ahead
+        shape = (slots, settings.batch_size, row_bytes)
+        self._free = deque(range(slots))
+        self._used: deque[int] = deque()
+        self._requests = plan.requests(start)
+        self._asked: deque[tuple[BatchRequest, ReadRequest]] = deque()
+        self._ready: dict[int, ReadResult] = {}
+        self._calm = 0
+        self._idled = False  # whether a reader was idle since the last batch was given
+        with contextlib.ExitStack() as resources:
+            self._open(resources, connector, shape, settings, pin=pin)
+            self._resources = resources.pop_all()
+
+    def _open(
+        self,
+        resources: contextlib.ExitStack,
+        connector: ConnectorSettings,
+        shape: tuple[int, int, int],
+        settings: TrainSettings,
+        *,
+        pin: bool,
+    ) -> None:
+        """Takes memory and starts the readers; `resources` gives everything back, each although another one raises."""
+        samples = resources.enter_context(contextlib.closing(SampleTable(self._data)))
+        rows = resources.enter_context(contextlib.closing(SharedBuffer(math.prod(shape[:2]) * 8)))
+        buffer = resources.enter_context(contextlib.closing(SharedBuffer(math.prod(shape))))
+        self._share = ReaderShare(self.switch, samples, buffer, rows, shape)
+        self._slots = torch.frombuffer(buffer.memory, dtype=torch.uint8).view(shape)
+        if pin:
+            try:
+                lock_pages(self._slots)
+            except ConsoleError as error:
+                self.not_pinned = error
+            else:
+                resources.callback(unlock_pages, self._slots)
+        self._pool = ReaderPool(connector, self._share, workers=settings.workers, deadline_s=settings.fetch_deadline_s)
+        resources.callback(self._pool.close)
+
+    def next(self) -> Batch | None:
+        """The next batch; None at the end of the plan, or soon after the run was interrupted.
+
+        Raises LoaderError when a reader had to be replaced; call again to go on with the same batch.
+        """
+        begun = time.perf_counter()
+        while len(self._used) >= _IN_USE:
+            self._free.append(self._used.popleft())
+        self._ask_ahead()
+        if not self._asked:
+            return None
+        request, read = self._asked[0]
+        self._receive(0)
+        self._adapt(request.number in self._ready)
+        while request.number not in self._ready:
+            if self._interrupted():
+                return None
+            self._receive(_POLL_S)
+        self._receive(0)  # a pipe gives one result at a time; `queued` counts all that wait
+        readers_idle = len(self._asked) >= self.ahead and self._pool.idle
+        self._asked.popleft()
+        self._used.append(read.slot)
+        self._ask_ahead()  # now, not after the step: the readers would be idle while it is computed
+        wait_s = time.perf_counter() - begun
+        return self._batch(request, self._ready.pop(request.number), wait_s, readers_idle=readers_idle)
+
+    def ask_again(self, batch: Batch) -> None:
+        """Has the batch that `next` gave last read once more; it is the next one then."""
+        slot = self._used.pop()
+        self._put(batch.request, slot, front=True)
+
+    def close(self) -> None:
+        """Ends the readers. No batch may still be on its way to the device."""
+        self._resources.close()
+
+    def _receive(self, timeout_s: float) -> None:
+        try:
+            for result in self._pool.poll(timeout_s):
+                self._ready[result.number] = result
+        except ReaderLostError as error:
+            raise LoaderError(str(error)) from error
+        self._idled = self._idled or self._pool.idle
+        self._ask_ahead()
+
+    def _ask_ahead(self) -> None:
+        """Keeps the readers busy as far as slots and the depth allow."""
+        while len(self._asked) < self.ahead and self._free and self._pool.room:
+            request = next(self._requests, None)
+            if request is None:
+                return
+            self._put(request, self._free.popleft())
+
+    def _put(self, request: BatchRequest, slot: int, *, front: bool = False) -> None:
+        count = len(request.indices)
+        self._share.rows_of(slot, count)[:] = request.indices
+        read = ReadRequest(request.number, slot, request.split, count)
+        if front:
+            self._asked.appendleft((request, read))
+        else:
+            self._asked.append((request, read))
+        self._pool.ask(read)
+
+    def _adapt(self, ready: bool) -> None:
+        """Reads further ahead when that would have helped, and less far when nothing was waited for."""
+        if not ready:
+            self._calm = 0
+            if self._idled and len(self._asked) >= self.ahead:
+                self.ahead = min(self._most_ahead, self.ahead + self._workers)
+        elif len(self._ready) >= self.ahead - self._workers:
+            self._calm += 1
+            if self._calm >= _CALM_BATCHES:
+                self._calm = 0
+                self.ahead = max(self._least_ahead, self.ahead - 1)
+        self._idled = False
+
+    def _batch(self, request: BatchRequest, result: ReadResult, wait_s: float, *, readers_idle: bool) -> Batch:
+        bad = [each.position for each in result.bad]
+        bad_samples = self._data.samples(str(request.split), request.indices[bad])
+        rows = np.delete(request.indices, bad)
+        return Batch(
+            request=request,
+            data=self._slots[result.slot, : len(rows)],
+            rows=rows,
+            endpoint=result.endpoint,
+            bytes=result.bytes,
+            fetch_s=result.seconds,
+            wait_s=wait_s,
+            queued=len(self._ready),
+            readers_idle=readers_idle,
+            retries=result.retries,
+            bad=tuple((sample, each.reason) for sample, each in zip(bad_samples, result.bad, strict=True)),
+            failed=result.failed,
+        )
+
+
+def largest_sample_bytes(manifest: Manifest) -> int:
+    """Bytes of the largest sample of any split: the length of a row of the batch buffer."""
+    return max(manifest.sample_bytes(sample) for split in manifest.splits.values() for sample in split)
+
+
+def slot_count(settings: TrainSettings, row_bytes: int) -> int:
+    """How many batches the buffer holds within `settings.prefetch_mb`.
+
+    Raises ConsoleError when that is not even one per worker beyond those in use.
+    """
+    batch_bytes = settings.batch_size * row_bytes
+    least = settings.workers + _IN_USE
+    slots = min(settings.workers * MAX_AHEAD + _IN_USE, settings.prefetch_mb * 1_000_000 // batch_bytes)
+    if slots < least:
+        needed_mb = math.ceil(least * batch_bytes / 1e6)
+        raise ConsoleError(
+            f"{counted(settings.workers, 'worker')} with batches of {settings.batch_size} need {needed_mb:,} MB "
+            f"of buffers; {settings.prefetch_mb} MB are allowed.",
+            remedy=f"Use fewer workers, a smaller batch, or --prefetch-mb {needed_mb}.",
+        )
+    return slots
+
+
+def wanted_prefetch_mb(settings: TrainSettings, row_bytes: int) -> int:
+    """The memory in MB that holds as many batches as reading ahead ever takes."""
+    return math.ceil((settings.workers * MAX_AHEAD + _IN_USE) * settings.batch_size * row_bytes / 1e6)
+
+
+def lock_pages(slots: torch.Tensor) -> None:
+    """Page-locks the buffers, so that copies to a CUDA device are fast and overlap with the compute.
+
+    Raises ConsoleError where CUDA refuses.
+    """
+    runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+    code = int(runtime.cudaHostRegister(slots.data_ptr(), slots.nbytes, 0))
+    if code != 0:
+        # CUDA keeps the refusal, and torch would report it after the next kernel, whichever that is.
+        with contextlib.suppress(RuntimeError):
+            torch.zeros(1, device="cuda")
+        raise ConsoleError(
+            f"The batch buffers ({slots.nbytes / 1e6:,.0f} MB) are not page-locked: CUDA error {code}. "
+            "Copies to the GPU are slower.",
+            remedy="Lower --prefetch-mb, or free memory on this machine.",
+        )
+
+
+def unlock_pages(slots: torch.Tensor) -> None:
+    """Else the memory stayed locked for good, and the next buffers that came to lie there could not be."""
+    torch.cuda.cudart().cudaHostUnregister(slots.data_ptr())  # type: ignore[no-untyped-call]

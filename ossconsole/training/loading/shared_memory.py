@@ -1,0 +1,165 @@
+"""Memory that the loop shares with its reader processes: batch buffers, the sample table, the endpoint in use."""
+
+from __future__ import annotations
+
+import mmap
+import multiprocessing
+import os
+from dataclasses import dataclass
+from multiprocessing.reduction import DupFd
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.errors import ConsoleError
+from ossconsole.training.data import TarRun, TrainingData, tar_runs
+from ossconsole.training.plan import Split
+
+
+class SharedBuffer:
+    """`size` bytes of anonymous shared memory; pickling it to a process being spawned shares it.
+
+    It is a memfd, which unlike /dev/shm has no size of its own: containers often give that one 64 MB. The pages are
+    taken at once, so that too little memory is told here and does not kill a process at its first write.
+    """
+
+    def __init__(
+        self, size: int, *, holds: str = "batch buffers", remedy: str = "Lower --prefetch-mb or --batch-size."
+    ) -> None:
+        """`holds` and `remedy` are for the ConsoleError that tells that the memory is too small."""
+        self.size = size
+        self._fd = os.memfd_create("ossconsole-batches")
+        try:
+            os.posix_fallocate(self._fd, 0, size)
+        except OSError as error:
+            os.close(self._fd)
+            raise ConsoleError(
+                f"The {holds} need {size / 1e6:,.0f} MB of memory: {error.strerror}.",
+                remedy=remedy,
+            ) from error
+        self.memory = mmap.mmap(self._fd, size)
+
+    def close(self) -> None:
+        """Gives the descriptor back; the memory itself goes when nothing looks at it any more."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"size": self.size, "fd": DupFd(self._fd)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.size = state["size"]
+        self._fd = state["fd"].detach()
+        self.memory = mmap.mmap(self._fd, self.size)
+
+
+_ALIGNED = 8  # bytes; the columns are of numbers of this size, or of bytes
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The objects of one batch: full keys, expected sizes in bytes, CRC64s (0 where not known), in the batch's order.
+
+    With `runs` they are members of tars instead, and `keys` their names there.
+    """
+
+    keys: tuple[str, ...]
+    sizes: npt.NDArray[np.int64]
+    crc64s: npt.NDArray[np.uint64]
+    runs: tuple[TarRun, ...]
+
+
+class SampleTable:
+    """Keys, sizes and CRC64s of all samples of both splits; pickling it to a process being spawned shares it.
+
+    It costs about 25 bytes per sample and the characters of its key: 100 MB for ImageNet, whatever the number of
+    readers.
+    """
+
+    def __init__(self, data: TrainingData) -> None:
+        """Raises ConsoleError where the memory is too small."""
+        columns = {}
+        for split in Split:
+            for name, column in _columns(data, str(split)).items():
+                columns[f"{split}/{name}"] = column
+        self._layout: dict[str, tuple[int, str, int]] = {}  # offset in bytes, type, number of values
+        end = 0
+        for name, column in columns.items():
+            self._layout[name] = (end, column.dtype.str, len(column))
+            end += -(-column.nbytes // _ALIGNED) * _ALIGNED
+        self._sharded = data.sharded
+        self._buffer = SharedBuffer(
+            max(end, 1), holds="names and sizes of the samples", remedy="Free memory on this machine."
+        )
+        for name, column in columns.items():
+            self._column(name)[:] = column
+
+    def look_up(self, split: Split, rows: npt.NDArray[np.int64]) -> Wanted:
+        """What is wanted at `rows` of a split."""
+        return Wanted(
+            self._texts(f"{split}/key", rows),
+            self._column(f"{split}/size")[rows],
+            self._column(f"{split}/crc64")[rows],
+            tar_runs(rows, self._column(f"{split}/start"), lambda tar: self._tar(split, tar)) if self._sharded else (),
+        )
+
+    def close(self) -> None:
+        """Gives the descriptor back; the memory itself goes when nothing looks at it any more."""
+        self._buffer.close()
+
+    def _column(self, name: str) -> npt.NDArray[Any]:
+        offset, kind, count = self._layout[name]
+        return np.frombuffer(self._buffer.memory, dtype=kind, count=count, offset=offset)
+
+    def _texts(self, name: str, rows: npt.NDArray[np.int64]) -> tuple[str, ...]:
+        starts, text = self._column(f"{name}/start"), self._column(f"{name}/text")
+        return tuple(text[starts[row] : starts[row + 1]].tobytes().decode() for row in rows)
+
+    def _tar(self, split: Split, tar: int) -> tuple[str, str]:
+        row = np.array([tar])
+        return self._texts(f"{split}/tar", row)[0], self._texts(f"{split}/members", row)[0]
+
+
+def _columns(data: TrainingData, split: str) -> dict[str, npt.NDArray[Any]]:
+    samples = data.manifest.splits.get(split, ())
+    tars = data.tars(split)
+    columns = {
+        "size": np.fromiter(map(data.manifest.sample_bytes, samples), np.int64, len(samples)),
+        "crc64": np.fromiter((sample.crc64 for sample in samples), np.uint64, len(samples)),
+        "start": tars.starts,
+    }
+    texts = {
+        "key": data.keys(samples),
+        "tar": [tar for tar, _ in tars.keys],
+        "members": [members for _, members in tars.keys],
+    }
+    for name, values in texts.items():
+        encoded = [value.encode() for value in values]
+        lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
+        columns[f"{name}/start"] = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        columns[f"{name}/text"] = np.frombuffer(b"".join(encoded), np.uint8)
+    return columns
+
+
+SPAWN = multiprocessing.get_context("spawn")
+"""Processes are spawned: neither the connector nor CUDA survives a fork."""
+
+_KINDS = tuple(EndpointKind)
+
+
+class EndpointSwitch:
+    """One integer in shared memory that every reader looks at before each batch."""
+
+    def __init__(self, kind: EndpointKind) -> None:
+        self._kind: Any = SPAWN.RawValue("i", _KINDS.index(kind))
+
+    @property
+    def endpoint(self) -> EndpointKind:
+        return _KINDS[int(self._kind.value)]
+
+    @endpoint.setter
+    def endpoint(self, kind: EndpointKind) -> None:
+        self._kind.value = _KINDS.index(kind)
