@@ -1,1 +1,1 @@
-"""From objects to batches: the connector, its reader processes, the loader, and the choice of the endpoint on failure."""
+"""From objects to batches: the connector, its reader processes, the loader, and failover between the endpoints."""
