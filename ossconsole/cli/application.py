@@ -20,7 +20,7 @@ from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.profiles import Profile
 from ossconsole.config.resolve import Resolution
 from ossconsole.terminal.logs import register_secret
-from ossconsole.training.checkpoints.claim import ClaimedError
+from ossconsole.training.run import ClaimedError
 from ossconsole.training.settings import TrainSettings
 from ossconsole.tui.console import (
     ConsoleState,
@@ -95,7 +95,7 @@ class Application:
         """Nobody watches any more: a run that cannot go on ends instead of waiting, and no other is started."""
         self._demo = False
         if self.own_run is not None:
-            self.own_run.attended = False
+            self.own_run.interactive = False
 
     def wait(self, timeout_s: float) -> None:
         """Waits for the end of the work of this process, at most so long."""
@@ -233,7 +233,7 @@ class Application:
                 name = self._run.record_path.stem
                 raise ConsoleError(f"The run {name} is still going on.", remedy="Stop it first (s).")
             try:
-                run = TrainingRun(opened.profile, opened.credentials, settings, self._sampler, attended=True)
+                run = TrainingRun(opened.profile, opened.credentials, settings, self._sampler, interactive=True)
             except ClaimedError:
                 self._meet_others(opened)
                 raise

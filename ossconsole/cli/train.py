@@ -17,8 +17,8 @@ from ossconsole.config.errors import SettingsError
 from ossconsole.config.profiles import OnHangup, Profile, load_settings
 from ossconsole.telemetry import events
 from ossconsole.telemetry.narrate import narrate
-from ossconsole.training.distributed.rank import Place, torchrun_place
-from ossconsole.training.settings import PRECISIONS, TrainSettings
+from ossconsole.training.distributed.ranks import RankInfo, torchrun_rank_info
+from ossconsole.training.settings import PRECISIONS, TrainSettings, check_weights
 
 if TYPE_CHECKING:
     from ossconsole.telemetry.events import Event
@@ -87,7 +87,7 @@ def train(*, target: Target, as_json: bool, endpoint: str, **options: Any) -> in
     `on_hangup` in the settings says otherwise; `ossconsole` shows and steers it.
     """
     from ossconsole.telemetry.sampler import Sampler
-    from ossconsole.training.preflight import check_libraries, check_precision, check_weights
+    from ossconsole.training.preflight import check_libraries, check_precision
     from ossconsole.training.run import TrainingRun
 
     on_hangup = load_settings().on_hangup
@@ -102,12 +102,12 @@ def train(*, target: Target, as_json: bool, endpoint: str, **options: Any) -> in
                 remedy=f"Give --{endpoint}-endpoint, or another --endpoint.",
             )
         fill_sandbox(opened)
-        place = torchrun_place()
-        if not place.leads:
-            return _follow(opened, settings, place)
+        rank_info = torchrun_rank_info()
+        if not rank_info.is_rank_zero:
+            return _train_rank(opened, settings, rank_info)
         printing = Printing(say_json if as_json else print_line)
         sampler = Sampler()
-        run = TrainingRun(opened.profile, opened.credentials, settings, sampler, place=place, on_event=printing)
+        run = TrainingRun(opened.profile, opened.credentials, settings, sampler, rank_info=rank_info, on_event=printing)
         printing.stop = run.stop
         return run_to_end(run, sampler, opened, on_hangup, as_json=as_json)
 
@@ -134,14 +134,16 @@ def run_to_end(run: TrainingRun, sampler: Sampler, opened: OpenTarget, on_hangup
     return 128 + signalled[0] if signalled else 0
 
 
-def _follow(opened: OpenTarget, settings: TrainSettings, place: Place) -> int:
-    """Trains along with the process that leads; torchrun started both, and tells them when to end."""
+def _train_rank(opened: OpenTarget, settings: TrainSettings, rank_info: RankInfo) -> int:
+    """Trains along with the process that is_rank_zero; torchrun started both, and tells them when to end."""
     from ossconsole.training.context import RunContext
-    from ossconsole.training.distributed.rank_process import follow
+    from ossconsole.training.rank_process import train_rank
 
-    context = RunContext(f"rank-{place.rank}", opened.profile, opened.credentials, settings, tell=lambda _event: None)
+    context = RunContext(
+        f"rank-{rank_info.rank}", opened.profile, opened.credentials, settings, emit=lambda _event: None
+    )
     with stopping_on_signals(context, OnHangup.GO_ON) as signalled:
-        follow(context, place)
+        train_rank(context, rank_info)
     return 128 + signalled[0] if signalled else 0
 
 

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class Stoppable(Protocol):
-    """What signals stop. `attended` tells that somebody watches."""
+    """What signals stop. `interactive` tells that somebody watches."""
 
-    attended: bool
+    interactive: bool
 
     def stop(self) -> None: ...
 
@@ -72,7 +72,7 @@ def stopping_on_signals(
 
     def hang_up(number: int, _frame: FrameType | None) -> None:
         _let_go_of_terminal()
-        run.attended = False
+        run.interactive = False
         # A dropped connection brings it from several sides: it never counts as the second request.
         if on_hangup is OnHangup.STOP and not received:
             received.append(number)

@@ -132,7 +132,7 @@ class _Cancelled:
     """What signals stop."""
 
     job: UploadJob | Job
-    attended: bool = False
+    interactive: bool = False
 
     def stop(self) -> None:
         self.job.cancel()

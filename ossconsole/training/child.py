@@ -1,4 +1,4 @@
-"""How every process that works for a run begins: it ends with the run, whatever happens to that, and keeps quiet."""
+"""Child processes of a run: spawned, killed with their parent, and without output on the terminal."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def become_child(native_log: Path, *, parent: int | None = None) -> None:
-    """Makes this process one that works for the process `parent`, by default the one that multiprocessing knows.
+    """Sets up this process as a child of process `parent`, by default the parent in multiprocessing.
 
-    The kernel kills it when the thread that started it ends: the connector holds the GIL, and may retry without end, so
-    nothing else can end an orphan for certain. Ctrl-C and a lost SSH session, which reach the whole process group, are
-    left to the parent, which decides what ends when. What native code prints goes to `native_log` (0600).
+    The kernel kills it when the thread that started it ends: the connector holds the GIL and may retry without end, so
+    nothing else can end an orphan reliably. Ctrl-C and SIGHUP, which reach the whole process group, are ignored: the
+    parent decides what ends. Output of native code goes to `native_log` (0600).
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     known = parent_process()
     if os.getppid() != (parent if parent is not None else known.pid if known else None):
-        os._exit(1)  # the parent ended before this process could ask to end with it
-    _send_prints_to(native_log)
+        os._exit(1)  # the parent ended before the call of prctl
+    _redirect_output(native_log)
 
 
-def _send_prints_to(log: Path) -> None:
-    """Standard output and error: the connector prints before it opens its own log, and gives that one whatever mode
-    the process leaves it. Without a log, such as on a full disk, nobody sees them.
+def _redirect_output(log: Path) -> None:
+    """Redirects standard output and error; to /dev/null when the log cannot be opened, such as on a full disk.
+
+    The connector prints before it opens its own log, and creates that log with the mode that the umask allows.
     """
     os.umask(0o077)
     try:

@@ -1,6 +1,6 @@
-"""What the parts of a run share: what is asked of it, where it stands, and whom it tells.
+"""What the parts of a run share: requests of the user, the state of the run, and its events.
 
-No torch here: the console holds one of these before the run's thread imports it.
+No torch here: the console holds a context before the run's thread imports torch.
 """
 
 from __future__ import annotations
@@ -29,64 +29,68 @@ log = logging.getLogger(__name__)
 
 
 class Controls:
-    """What may be asked of a run while it goes on; every method is cheap and safe from any thread."""
+    """Requests to a running run; every method is cheap and thread-safe."""
 
     def __init__(self, endpoint: EndpointKind) -> None:
         self.endpoint = endpoint
-        self.on_stop: Callable[[], None] = _nothing
+        self.on_stop: Callable[[], None] = lambda: None
         self.stopping = threading.Event()
-        self._going = threading.Event()
-        self._going.set()
+        self._not_paused = threading.Event()
+        self._not_paused.set()
         self._lock = threading.Lock()
         self._checkpoint = False
         self._lr: float | None = None
 
     @property
     def paused(self) -> bool:
-        return not self._going.is_set()
+        """Whether the run is to pause after the step under way."""
+        return not self._not_paused.is_set()
 
     def pause(self) -> None:
-        self._going.clear()
+        """Requests a pause after the step under way."""
+        self._not_paused.clear()
 
     def resume(self) -> None:
-        self._going.set()
+        """Ends a pause."""
+        self._not_paused.set()
 
     def stop(self) -> None:
+        """Requests the end of the run after the step under way; ends a pause."""
         self.stopping.set()
-        self._going.set()
+        self._not_paused.set()
         self.on_stop()
 
     def wait_while_paused(self, timeout_s: float | None = None) -> None:
-        self._going.wait(timeout_s)
+        """Returns when the run is resumed or stopped, or after `timeout_s`."""
+        self._not_paused.wait(timeout_s)
 
-    def ask_checkpoint(self) -> None:
+    def request_checkpoint(self) -> None:
+        """Requests a checkpoint after the step under way."""
         with self._lock:
             self._checkpoint = True
 
-    def ask_lr(self, lr: float) -> None:
+    def request_lr(self, lr: float) -> None:
+        """Requests a new peak learning rate from the next step on."""
         with self._lock:
             self._lr = lr
 
-    def take_checkpoint(self) -> bool:
-        """Whether a checkpoint was asked for since the last call."""
+    def pop_checkpoint_request(self) -> bool:
+        """Whether a checkpoint was requested since the last call."""
         with self._lock:
-            asked, self._checkpoint = self._checkpoint, False
-            return asked
+            requested, self._checkpoint = self._checkpoint, False
+            return requested
 
-    def take_lr(self) -> float | None:
+    def pop_lr(self) -> float | None:
+        """The peak learning rate requested since the last call, None without a request."""
         with self._lock:
             lr, self._lr = self._lr, None
             return lr
 
 
-def _nothing() -> None:
-    pass
-
-
 class RunContext:
-    """One run in one process. `hand_on` gets each event, from the thread that made it; `measurement` has its figures.
+    """One run in one process. `sink` gets each event, in the thread that emits it; `measurement` has its figures.
 
-    `attended` tells that somebody can act: a failing endpoint then pauses the run instead of ending it. It may change.
+    `interactive` means that a user can act: a failing endpoint then pauses the run instead of ending it. It may change.
     """
 
     def __init__(
@@ -95,79 +99,83 @@ class RunContext:
         profile: Profile,
         credentials: CredentialSource,
         settings: TrainSettings,
-        tell: Callable[[Event], None],
+        emit: Callable[[Event], None],
         *,
-        attended: bool = False,
+        interactive: bool = False,
     ) -> None:
         self.id = run
         self.profile = profile
         self.credentials = credentials
         self.settings = settings
-        self.attended = attended
+        self.interactive = interactive
         self.controls = Controls(settings.endpoint)
         self.step = 0
         self.state = RunState.STARTING
         self.measurement = Measurement()
-        self.hand_on = tell
-        self._telling = threading.RLock()  # a switch is told by the thread that asks for it
+        self.sink = emit
+        self._emitting = threading.RLock()  # a switch is emitted by the thread that requests it
 
-    def tell(self, event: Event) -> None:
-        """Measures the event and hands it on; a new look at the comparison is told as an event of its own."""
-        with self._telling:
+    def emit(self, event: Event) -> None:
+        """Measures the event and passes it to `sink`; a new interim comparison follows as an event of its own."""
+        with self._emitting:
             looks = self.measurement.looks
             self.measurement.apply(event)
-            self.hand_on(event)
+            self.sink(event)
             if self.measurement.looks != looks:
-                found = self.measurement.comparison.report()
-                self.hand_on(events.Compared(time=event.time, comparison=found, step=self.step))
+                report = self.measurement.comparison.report()
+                self.sink(events.Compared(time=event.time, comparison=report, step=self.step))
 
     def stop(self) -> None:
-        """Asks the run to end after the step under way."""
+        """Requests the end of the run after the step under way."""
         self.controls.stop()
 
     def enter(self, state: RunState) -> None:
-        """Changes the state and says so."""
+        """Changes the state and emits the change."""
         if state is not self.state:
             self.state = state
-            self.tell(events.State(time=time.time(), state=state, step=self.step))
+            self.emit(events.State(time=time.time(), state=state, step=self.step))
 
     def switch(self, kind: EndpointKind, reason: str) -> None:
-        """Reads the batches that are fetched from now on through `kind`. Raises SettingsError where there is none."""
+        """Reads future batches through `kind`. Raises SettingsError when the profile has no such endpoint."""
         if self.profile.endpoint(kind) is None:
             raise SettingsError(
                 f"Profile {self.profile.name!r} has no {kind} endpoint.", remedy="Add one on the Setup screen."
             )
         if self.controls.endpoint is not kind:
             self.controls.endpoint = kind
-            self.tell(events.Switch(time=time.time(), endpoint=kind, reason=reason, step=self.step))
+            self.emit(events.Switch(time=time.time(), endpoint=kind, reason=reason, step=self.step))
 
-    def say(self, message: str) -> None:
-        self.tell(events.InfoEvent(time=time.time(), message=message, step=self.step))
+    def info(self, message: str) -> None:
+        """Emits a message."""
+        self.emit(events.InfoEvent(time=time.time(), message=message, step=self.step))
 
     def warn(self, message: str, remedy: str = "") -> None:
-        self.tell(events.WarningEvent(time=time.time(), message=message, remedy=remedy, step=self.step))
+        """Emits a warning."""
+        self.emit(events.WarningEvent(time=time.time(), message=message, remedy=remedy, step=self.step))
 
-    def complain(self, message: str, remedy: str) -> None:
-        """Tells an error; whether the run ends over it is told by its state."""
-        self.tell(events.ErrorEvent(time=time.time(), message=message, remedy=remedy, step=self.step))
+    def error(self, message: str, remedy: str) -> None:
+        """Emits an error; the run's state says whether the run ends because of it."""
+        self.emit(events.ErrorEvent(time=time.time(), message=message, remedy=remedy, step=self.step))
 
-    def look_at_accelerator(self) -> None:
-        """Tells the size of the bucket's accelerator once that is known; what it is costs one request, in a thread."""
+    def report_accelerator(self) -> None:
+        """Emits the size of the bucket's accelerator once it is known; the request for it runs in a thread."""
         if self.profile.endpoint(EndpointKind.ACCELERATED) is not None:
-            threading.Thread(target=self._look_at_accelerator, name="accelerator", daemon=True).start()
+            threading.Thread(target=self._report_accelerator, name="accelerator", daemon=True).start()
 
-    def _look_at_accelerator(self) -> None:
+    def _report_accelerator(self) -> None:
         from ossconsole.storage.accelerator import bought_accelerator
 
         try:
-            found = bought_accelerator(self.profile, self.credentials)
-        except ConsoleError as error:  # a key may have no right to it; the run needs it for words only
-            log.info("The size of the accelerator is not known: %s", error)
+            accelerator = bought_accelerator(self.profile, self.credentials)
+        except ConsoleError as error:  # the key may lack the permission; the run needs the size for texts only
+            log.info("The size of the accelerator is unknown: %s", error)
             return
-        with self._telling:
-            if found is not None and not self.state.final:
-                peak = found.peak_mb_per_s * 1e6
-                self.tell(events.AcceleratorSize(time=time.time(), quota_gb=found.quota_gb, peak_bytes_per_s=peak))
+        with self._emitting:
+            if accelerator is not None and not self.state.final:
+                peak = accelerator.peak_mb_per_s * 1e6
+                self.emit(
+                    events.AcceleratorSize(time=time.time(), quota_gb=accelerator.quota_gb, peak_bytes_per_s=peak)
+                )
 
     def describe(
         self,
@@ -178,8 +186,8 @@ class RunContext:
         sample_format: str = "",
         stored_as: str = "",
     ) -> None:
-        """Tells the first event of the record."""
-        self.tell(
+        """Emits the first event of the record."""
+        self.emit(
             events.Run(
                 time=time.time(),
                 run=self.id,

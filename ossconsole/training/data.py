@@ -1,6 +1,6 @@
-"""The dataset that a run trains on: single objects, or members of tar shards.
+"""The dataset of a run: single objects, or members of tar shards.
 
-No torch here: what is wrong with the dataset is told before that is loaded.
+No torch here: errors of the dataset are reported before torch is imported.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ossconsole.storage.client import ObjectStore
 
 
 class TarRun(NamedTuple):
-    """Members of one tar: the keys of the tar and of the list of its members, and their numbers in it."""
+    """Members of one tar: the keys of the tar and of its index, and the members' numbers in ascending order."""
 
     tar: str
     members: str
@@ -40,7 +40,10 @@ class TarRun(NamedTuple):
 
 @dataclass(frozen=True)
 class Tars:
-    """The tars of a split, in the order of its samples; `starts[i]` is the number of the first sample of tar i."""
+    """The tars of a split, in the order of its samples.
+
+    `keys[i]` are the keys of tar i and of its index, `starts[i]` is the row of its first sample: int64.
+    """
 
     keys: tuple[tuple[str, str], ...]
     starts: npt.NDArray[np.int64]
@@ -52,27 +55,27 @@ _NO_TARS = Tars((), np.zeros(0, np.int64))
 def tar_runs(
     rows: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], keys: Callable[[int], tuple[str, str]]
 ) -> tuple[TarRun, ...]:
-    """Where the samples at `rows` are, tar by tar, in ascending order; `starts` and `keys` are those of Tars."""
+    """The tars and members that hold the samples at `rows`, in ascending order; see Tars for `starts` and `keys`."""
     ordered = np.sort(rows)
     tars = np.searchsorted(starts, ordered, side="right") - 1
-    found = []
+    runs = []
     for tar in np.unique(tars).tolist():
         key, members = keys(tar)
-        found.append(TarRun(key, members, tuple((ordered[tars == tar] - starts[tar]).tolist())))
-    return tuple(found)
+        runs.append(TarRun(key, members, tuple((ordered[tars == tar] - starts[tar]).tolist())))
+    return tuple(runs)
 
 
 class Remark(NamedTuple):
-    """What a user should know of a dataset before training on it, and what to do about it."""
+    """A remark on a dataset, and what to do about it."""
 
     message: str
     remedy: str
 
 
 class TrainingData:
-    """A dataset below `prefix`. `manifest` lists its samples; those of shards in the order in which they are stored.
+    """A dataset below `prefix`. `manifest` lists its samples, those of shards in stored order.
 
-    `unused` are objects below `train/` and `val/` that are no samples of it.
+    `sharded` is whether they are members of tars. `unused` are objects below `train/` and `val/` that are not samples.
     """
 
     def __init__(
@@ -90,15 +93,15 @@ class TrainingData:
 
     @property
     def remarks(self) -> list[Remark]:
-        """What is not used of the dataset."""
+        """Which objects of the dataset are not used."""
         remedy = f"To use it: ossconsole upload {VAL_LABELS_NAME} --plain --to {self._prefix}"
         return [
             Remark(f"Not used: {group}.", remedy if VAL_LABELS_NAME in group.reason else "") for group in self._unused
         ]
 
     @property
-    def lacking(self) -> str:
-        """What the dataset lacks and what follows from it, "" where it has everything."""
+    def missing(self) -> str:
+        """What the dataset lacks, and the consequence; "" when nothing is missing."""
         if self.count(VAL):
             return ""
         return "There are no validation samples: no accuracy is measured, and no best checkpoint is kept."
@@ -109,17 +112,17 @@ class TrainingData:
         return [samples[row] for row in rows]
 
     def count(self, split: str) -> int:
-        """How many samples a split has, 0 where there is none."""
+        """The number of samples of a split, 0 without the split."""
         return len(self.manifest.splits.get(split, ()))
 
     def keys(self, samples: Sequence[Sample]) -> tuple[str, ...]:
-        """The keys of the samples' objects, or their names in the tars."""
+        """The object keys of the samples, or their names in the tars."""
         if self.sharded:
             return tuple(sample.key for sample in samples)
         return tuple(object_key(self._prefix, sample.key) for sample in samples)
 
     def tars(self, split: str) -> Tars:
-        """The tars of a split; none for single objects."""
+        """The tars of a split; empty for single objects."""
         return self._tars.get(split, _NO_TARS)
 
     def object_of(self, split: str, row: int) -> str:
@@ -131,7 +134,7 @@ class TrainingData:
 
 
 def training_data(store: ObjectStore, prefix: str) -> TrainingData:
-    """The dataset below `prefix`: by its manifest, by its list of shards, else by a listing. Raises ConsoleError."""
+    """The dataset below `prefix`, by its manifest, its list of shards, or a listing. Raises ConsoleError."""
     try:
         data = TrainingData(read_manifest(store, prefix), prefix)
     except ManifestMissingError as error:
@@ -145,7 +148,7 @@ def training_data(store: ObjectStore, prefix: str) -> TrainingData:
     if not data.count(TRAIN):
         raise ConsoleError(
             f"The dataset {store.uri(prefix)} has no training split.",
-            remedy="Upload a folder that has train/<class>/ pictures.",
+            remedy="Upload a folder with images in train/<class>/.",
         )
     return data
 

@@ -1,4 +1,4 @@
-"""The order in which a run asks for its samples: fixed by the seed, so that a run can go on from any batch."""
+"""The order of a run's samples, determined by the seed, so that a run can resume at any batch."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import numpy.typing as npt
 from ossconsole.training.settings import TrainSettings
 
 NEIGHBOURS = 16
-"""Batches of neighbours read one after the other where the stored order counts: a tar is opened for many of them."""
+"""Batches per window of stored order: one open tar then serves many batches."""
 
 
 class Split(str, enum.Enum):
-    """The two parts of a dataset."""
+    """The splits of a dataset."""
 
     TRAIN = "train"
     VAL = "val"
@@ -28,11 +28,11 @@ class Split(str, enum.Enum):
 
 @dataclass(frozen=True)
 class BatchRequest:
-    """Which samples to read next. `number` counts from 0 over all epochs as planned, `epoch` from 1.
+    """The samples of one batch. `number` counts from 0 over all epochs as planned, `epoch` from 1.
 
-    `index` is the batch's place in its epoch and split, `last` marks the last one there; `indices` are rows of the
-    manifest's split, int64. Training updates the weights after the batches with `update`; `share` is the part that the
-    samples of this batch are of those of its update.
+    `index` is the batch's position in its epoch and split, `last` marks the last one there; `indices` are rows of the
+    manifest's split, int64. Training updates the weights after batches with `update`; `share` is this batch's part of
+    the samples of its update.
     """
 
     number: int
@@ -46,18 +46,19 @@ class BatchRequest:
 
 
 class Requests(Protocol):
-    """Where a loader gets its requests from; numbers must grow."""
+    """The source of a loader's requests."""
 
-    def requests(self, start: int = 0) -> Iterator[BatchRequest]: ...
+    def requests(self, start: int = 0) -> Iterator[BatchRequest]:
+        """The requests from number `start` on, in ascending order of their numbers."""
 
 
 class Plan:
     """All batches of a run in order: for each epoch the shuffled training split, then the validation split.
 
     The last batch of a split may be short. `max_steps` cuts the last epoch's training short, not its validation.
-    With `world` > 1 every rank gets its own share: each sample is read by exactly one rank per epoch, and all ranks do
-    the same number of steps. `stored_order` keeps samples that are stored beside each other in one batch, and batches
-    in windows of NEIGHBOURS: an epoch begins at a random sample, and takes windows and their batches in random order.
+    With `world` > 1 each sample is read by exactly one rank per epoch, and all ranks do the same number of steps.
+    `stored_order` keeps neighbours in storage in one batch, and batches in windows of NEIGHBOURS: an epoch begins at a
+    random sample, and shuffles the windows and the batches within them.
     """
 
     def __init__(
@@ -89,9 +90,9 @@ class Plan:
                     yield request
 
     def number_after(self, step: int, *, ended: bool) -> int:
-        """The number of the first batch after training step `step` (counted from 1; 0 is before the run).
+        """The number of the first batch after training step `step` (from 1; 0 is before the run).
 
-        `ended` tells that the epoch of that step was validated as well, where the step was its last one.
+        `ended` means that the epoch was also validated, if that step was its last.
         """
         if step and not ended:
             epoch, within = divmod(step - 1, self.steps_per_epoch)
@@ -100,7 +101,7 @@ class Plan:
         return epoch * self.batches_per_epoch + within
 
     def _end(self, epoch: int) -> int:
-        """The last training step of an epoch, which counts from 0 here."""
+        """The last training step of an epoch, here counted from 0."""
         return min((epoch + 1) * self.steps_per_epoch, self.total_steps)
 
     def _epoch(self, epoch: int) -> Iterator[BatchRequest]:
@@ -123,7 +124,7 @@ class Plan:
             first += self.steps_per_epoch
 
     def _share_of_update(self, split: Split, index: int, batches: int) -> float:
-        """What batch `index` of so many is of the samples of its update; the last batch and update may be short."""
+        """This batch's part of the samples of its update; the last batch and the last update may be short."""
         first = index - index % self._settings.accumulate
         after = min(first + self._settings.accumulate, batches)
         span = self._settings.batch_size * self._world
@@ -145,7 +146,7 @@ class Plan:
         return np.concatenate([*shuffled, rolled[whole:]])
 
     def _share(self, order: npt.NDArray[np.int64], index: int) -> npt.NDArray[np.int64]:
-        """This rank's part of global batch `index`; they differ by one sample at most."""
+        """This rank's part of global batch `index`; the parts differ by at most one sample."""
         span = self._settings.batch_size * self._world
         return np.array_split(order[index * span : (index + 1) * span], self._world)[self._rank]
 

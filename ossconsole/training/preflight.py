@@ -1,4 +1,4 @@
-"""What can be said of a run before it starts: whether its libraries load and its settings fit this machine.
+"""Checks before a run starts: whether its libraries load, and whether its precision works on this machine.
 
 `python -m ossconsole.training.preflight` imports what training needs and reports in one JSON line.
 """
@@ -8,28 +8,27 @@ from __future__ import annotations
 import importlib.util
 import sys
 from importlib.metadata import version
-from pathlib import Path
 
 import msgspec
 
-from ossconsole.config.errors import ConsoleError, SettingsError
+from ossconsole.config.errors import ConsoleError
 
 _LIBRARIES = ("torch", "torchvision", "osstorchconnector")
-WEIGHTS_REMEDY = "Give --weights none, imagenet, a file, or oss://bucket/key."
 
 
 class MissingLibraryError(ConsoleError):
-    """A library that training needs is not installed, or does not load."""
+    """A library that training needs is not installed or cannot be imported."""
 
 
 def check_libraries() -> None:
-    """Raises MissingLibraryError where one that training needs is not installed; loads none, so it takes no time."""
+    """Raises MissingLibraryError when a library is not installed. Imports none of them, so it is fast."""
     missing = [name for name in _LIBRARIES if not _is_installed(name)]
     if missing:
         raise missing_library(*missing)
 
 
 def missing_library(*names: str) -> MissingLibraryError:
+    """The error for libraries that are not installed."""
     return MissingLibraryError(
         f"Training needs {' and '.join(names)}, which {'is' if len(names) == 1 else 'are'} not installed: "
         f"pip install {' '.join(names)}"
@@ -37,11 +36,11 @@ def missing_library(*names: str) -> MissingLibraryError:
 
 
 def broken_library(error: ImportError) -> MissingLibraryError:
-    """The error for a library that is there and cannot be loaded, or that one of those needs."""
+    """The error for an installed library, or one of its dependencies, that cannot be imported."""
     if isinstance(error, ModuleNotFoundError) and error.name in _LIBRARIES:
         return missing_library(error.name)
     return MissingLibraryError(
-        f"A library that training needs does not load ({error.name or 'no name'}): `ossconsole doctor` tells more."
+        f"A library that training needs cannot be imported ({error.name or 'no name'}): run `ossconsole doctor`."
     )
 
 
@@ -52,26 +51,9 @@ def _is_installed(name: str) -> bool:
         return False
 
 
-def check_weights(weights: str) -> None:
-    """Raises SettingsError where `weights` names a file that cannot be read. See `TrainSettings.weights`."""
-    if weights in {"none", "imagenet"} or weights.startswith("oss://"):
-        return
-    path = Path(weights).expanduser()
-    try:
-        with path.open("rb"):
-            return
-    except FileNotFoundError:
-        problem = "does not exist"
-    except IsADirectoryError:
-        problem = "is a folder"
-    except (OSError, ValueError) as error:
-        problem = f"cannot be read: {getattr(error, 'strerror', None) or 'it is no path'}"
-    raise SettingsError(f"The weights file {path} {problem}.", remedy=WEIGHTS_REMEDY)
-
-
 def check_precision(precision: str) -> None:
-    """Raises SettingsError where the device cannot compute in it. Loads torch where that has to be asked."""
-    if precision != "fp16":  # the others work on every device
+    """Raises SettingsError when the device does not support the precision. Imports torch for fp16 only."""
+    if precision != "fp16":  # the other precisions work on every device
         return
     check_libraries()
     try:
@@ -82,9 +64,9 @@ def check_precision(precision: str) -> None:
 
 
 class TorchReport(msgspec.Struct, frozen=True, kw_only=True):
-    """`problem` names the first library that does not work, and why; what came before it is filled in.
+    """The versions of the libraries. `problem` names the first one that fails, and why; fields before it are set.
 
-    `cuda_built` is the CUDA version torch was built for, "" for a build without.
+    `cuda_built` is the CUDA version of torch's build, "" for a CPU build.
     """
 
     torch: str = ""
@@ -96,7 +78,7 @@ class TorchReport(msgspec.Struct, frozen=True, kw_only=True):
     problem: str = ""
 
 
-def look() -> TorchReport:
+def inspect_libraries() -> TorchReport:
     """Imports torch, torchvision and the connector in this process."""
     report = TorchReport()
     try:
@@ -114,8 +96,8 @@ def look() -> TorchReport:
         import torchvision
 
         report = msgspec.structs.replace(report, torchvision=str(torchvision.__version__))
-        torch.ops.torchvision.nms  # noqa: B018 - a build that does not fit this torch has no operators
-        import osstorchconnector  # noqa: F401 - its native library loads now or never
+        torch.ops.torchvision.nms  # noqa: B018 - a build for another torch has no operators
+        import osstorchconnector  # noqa: F401 - loads its native library
 
         return msgspec.structs.replace(report, connector=version("osstorchconnector"))
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
@@ -123,4 +105,4 @@ def look() -> TorchReport:
 
 
 if __name__ == "__main__":
-    sys.stdout.buffer.write(msgspec.json.encode(look()) + b"\n")
+    sys.stdout.buffer.write(msgspec.json.encode(inspect_libraries()) + b"\n")

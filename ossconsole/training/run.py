@@ -1,13 +1,16 @@
-"""TrainingRun: a run in a thread of its own, with the controls a screen or a command line has over it.
+"""TrainingRun: a run in a thread of its own, with its controls and its claim on the checkpoint prefix.
 
-No torch here: it is imported by the thread, after the console has painted.
+No torch here: the run's thread imports it, after the console has painted.
 """
 
 from __future__ import annotations
 
+import fcntl
 import gc
+import hashlib
 import logging
 import math
+import os
 import signal
 import sys
 import threading
@@ -15,11 +18,15 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
+
+import msgspec
 
 from ossconsole.config.credentials import CredentialSource
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError, SettingsError
+from ossconsole.config.files import READ_WRITE, decode_json, open_private, state_dir, unwritable
 from ossconsole.config.profiles import Profile
 from ossconsole.storage.retry import Wait
 from ossconsole.telemetry import events
@@ -27,36 +34,96 @@ from ossconsole.telemetry.events import Event, RunState
 from ossconsole.telemetry.measure import TOO_SHORT
 from ossconsole.telemetry.runs import RunRecord, new_run_id, record_path
 from ossconsole.telemetry.sampler import Sampler, TelemetrySample
-from ossconsole.training.checkpoints.claim import Claim
 from ossconsole.training.context import RunContext
-from ossconsole.training.distributed.rank import Place
-from ossconsole.training.preflight import broken_library, check_libraries, check_weights
-from ossconsole.training.settings import TrainSettings
+from ossconsole.training.distributed.ranks import LocalRanks, RankInfo
+from ossconsole.training.preflight import broken_library, check_libraries
+from ossconsole.training.settings import TrainSettings, check_weights
 
 log = logging.getLogger(__name__)
 
-_ALONE = Place()
+_RANK_ZERO = RankInfo()
 _KEPT_EVENTS = 50_000
-"""Events kept for a screen that does not look; the record on disk has them all."""
+"""Events kept for a screen that does not poll; the record on disk has them all."""
 _LOADING_GRACE_S = 2.0
-"""How long a run that was stopped may still load torch or weights before it is left behind."""
-_LOOK_S = 0.2
+"""How long a stopped run may continue to load torch or weights before it is abandoned."""
+_POLL_S = 0.2
 _SAMPLE_EVERY_S = 2.0
-"""How often the record tells of GPUs and host: 0.4 kB each time, and 0.3 kB more for each GPU."""
-_EARLY_S = 0.2  # a sample may come this much before its time, rather than be left out for the next one
+"""Period of GPU and host samples in the record: 0.4 kB each, and 0.3 kB more for each GPU."""
+_EARLY_S = 0.2  # a sample may come this much early, rather than be skipped in favour of the next one
+
+
+class Holder(msgspec.Struct, frozen=True):
+    """The process and the run id that hold a checkpoint prefix."""
+
+    pid: int
+    run: str
+
+
+class ClaimedError(ConsoleError):
+    """Another run writes checkpoints to the same prefix; `holder` is None where it is unknown."""
+
+    def __init__(self, where: str, holder: Holder | None) -> None:
+        who = f"The run {holder.run} (process {holder.pid})" if holder else "Another run"
+        super().__init__(
+            f"{who} is active and writes its checkpoints to {where}.",
+            remedy="`ossconsole` shows it; wait for it, stop it, or give another --checkpoint-prefix.",
+        )
+        self.holder = holder
+
+
+class PrefixClaim:
+    """Locks the checkpoint prefix of `profile` for `run` until `release` or the end of the process.
+
+    Two runs would overwrite each other's latest checkpoint. The lock is visible to this user on this machine only. With
+    `take_over` the id of the previous holder's run is kept. Raises ClaimedError, and SettingsError when the lock file
+    cannot be opened.
+    """
+
+    def __init__(self, profile: Profile, run: str, *, take_over: bool = False) -> None:
+        name = f"{profile.region}/{profile.bucket}/{profile.checkpoint_prefix}"
+        path = state_dir() / "claims" / f"{hashlib.sha256(name.encode()).hexdigest()[:20]}.lock"
+        self._file = FileIO(open_private(path, READ_WRITE), "r+")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = _holder(self._file)
+            self._file.close()
+            raise ClaimedError(f"oss://{profile.bucket}/{profile.checkpoint_prefix}/", holder) from None
+        except OSError as error:  # a network file system without locks
+            self._file.close()
+            raise unwritable(path, error) from error
+        before = _holder(self._file) if take_over else None
+        self.run = before.run if before else run
+        try:
+            self._file.seek(0)
+            self._file.truncate()
+            self._file.write(msgspec.json.encode(Holder(os.getpid(), self.run)))
+        except OSError as error:
+            # The lock holds nevertheless; other processes only cannot name its holder.
+            log.warning("The claim %s cannot name its run: %s", path, error.strerror)
+
+    def release(self) -> None:
+        """Lets another run claim the prefix."""
+        self._file.close()
+
+
+def _holder(file: FileIO) -> Holder | None:
+    try:
+        return decode_json(file.read(4096), Holder)
+    except msgspec.DecodeError:
+        return None  # it is just being written
 
 
 class TrainingRun:
-    """One run. `attended` tells that somebody can act: a failing endpoint then pauses the run instead of ending it.
+    """One run. `interactive`, which may change, means that a user can act: a failing endpoint then pauses the run.
 
-    `sampler` looks at GPUs and host for the record; it is the process's own, and belongs to the caller.
-    `attended` may change while it goes on. `on_event` is called with each event, from the thread that made it. `place`
-    is that of this process, which leads, where torchrun started several.
+    `sampler` samples GPUs and host for the record; it belongs to the caller. `on_event` gets each event, in the thread
+    that emits it. `rank_info` is rank 0 where torchrun started several processes.
     Raises SettingsError, MissingLibraryError, and ClaimedError while another run writes to the same checkpoint prefix.
     """
 
     elsewhere = False
-    """Another process does the runs that are; see `ossconsole.training.remote.attached`."""
+    """True for runs of another process; see `ossconsole.training.remote.attached`."""
 
     def __init__(
         self,
@@ -66,12 +133,12 @@ class TrainingRun:
         sampler: Sampler,
         *,
         record_dir: Path | None = None,
-        place: Place = _ALONE,
-        attended: bool = False,
+        rank_info: RankInfo = _RANK_ZERO,
+        interactive: bool = False,
         on_event: Callable[[Event], None] | None = None,
     ) -> None:
-        if place.world > 1 and settings.processes != 1:
-            raise SettingsError("torchrun starts the processes of this run.", remedy="Leave --processes out.")
+        if rank_info.world > 1 and settings.processes != 1:
+            raise SettingsError("torchrun starts the processes of this run.", remedy="Omit --processes.")
         if profile.endpoint(settings.endpoint) is None:
             raise SettingsError(
                 f"Profile {profile.name!r} has no {settings.endpoint} endpoint.",
@@ -79,39 +146,41 @@ class TrainingRun:
             )
         check_libraries()
         check_weights(settings.weights)
-        self._claim = Claim(profile, new_run_id(), go_on=place.attempt > 0)
+        self._claim = PrefixClaim(profile, new_run_id(), take_over=rank_info.attempt > 0)
         self.id = self._claim.run
         self.error: ConsoleError | None = None
         self.summary: events.Summary | None = None
-        self._context = RunContext(self.id, profile, credentials, settings, self._tell, attended=attended)
-        self._place = place
+        self._context = RunContext(self.id, profile, credentials, settings, self._emit, interactive=interactive)
+        self._rank_info = rank_info
         self._record = RunRecord(record_path(self.id, record_dir))
         self._on_event = on_event
-        self._told_of_record = False
+        self._record_problem_shown = False
         self._sampler = sampler
         self._sampled_at = -math.inf
         self._described = False
-        self._left_behind = False
+        self._abandoned = False
         self._begun = time.perf_counter()
         self._events: deque[Event] = deque(maxlen=_KEPT_EVENTS)
         self._thread = threading.Thread(target=self._work, name=f"training-{self.id}", daemon=True)
 
     @property
     def state(self) -> RunState:
+        """What the run does now."""
         return self._context.state
 
     @property
     def step(self) -> int:
-        """The last step done."""
+        """The number of the last completed step, from 1; 0 before the first."""
         return self._context.step
 
     @property
-    def attended(self) -> bool:
-        return self._context.attended
+    def interactive(self) -> bool:
+        """Whether a user can act when the run pauses."""
+        return self._context.interactive
 
-    @attended.setter
-    def attended(self, attended: bool) -> None:
-        self._context.attended = attended
+    @interactive.setter
+    def interactive(self, interactive: bool) -> None:
+        self._context.interactive = interactive
 
     @property
     def alive(self) -> bool:
@@ -120,52 +189,56 @@ class TrainingRun:
 
     @property
     def record_path(self) -> Path:
+        """The JSONL file with the run's events."""
         return self._record.path
 
     def start(self) -> None:
+        """Starts the run's thread; call once."""
         self._thread.start()
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Waits for the end; False when it has not come within `timeout_s`."""
+        """Waits for the end of the run; False on timeout."""
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
     def wait_for_stop(self) -> None:
-        """Waits for the end of a run that was asked to stop; the process must end then.
+        """Waits for the end of a run after `stop`; the process must end then.
 
-        A run that is still loading what it needs is not waited for: nothing was trained, and nothing can end it.
+        A run that is still loading torch or weights is abandoned: it has trained nothing, and cannot be interrupted.
         """
         until = time.monotonic() + _LOADING_GRACE_S
-        while not self.wait(_LOOK_S):
+        while not self.wait(_POLL_S):
             if time.monotonic() >= until and self.state is RunState.STARTING:
-                self._left_behind = True
+                self._abandoned = True
                 self.summary = self._stop_before_training()
                 return
 
     def pause(self) -> None:
+        """Requests a pause after the step under way."""
         self._context.controls.pause()
 
     def resume(self) -> None:
+        """Ends a pause."""
         self._context.controls.resume()
 
     def stop(self) -> None:
-        """Asks the run to end after the step under way, with a checkpoint."""
+        """Requests the end of the run after the step under way, with a checkpoint."""
         self._context.controls.stop()
 
     def checkpoint(self) -> None:
-        """Asks for a checkpoint after the step under way."""
-        self._context.controls.ask_checkpoint()
+        """Requests a checkpoint after the step under way."""
+        self._context.controls.request_checkpoint()
 
     def set_lr(self, lr: float) -> None:
         """Changes the peak learning rate from the next step on."""
-        self._context.controls.ask_lr(lr)
+        self._context.controls.request_lr(lr)
 
-    def switch(self, kind: EndpointKind, reason: str = "asked for") -> None:
-        """Reads the batches that are fetched from now on through `kind`. Raises SettingsError where there is none."""
+    def switch(self, kind: EndpointKind, reason: str = "requested") -> None:
+        """Reads future batches through `kind`. Raises SettingsError when the profile has no such endpoint."""
         self._context.switch(kind, reason)
 
     def warn(self, message: str, remedy: str) -> None:
-        """Tells, in the record and to all who watch, what the run meets without being its cause."""
+        """Emits a warning about something outside the run."""
         self._context.warn(message, remedy)
 
     def drain(self) -> list[Event]:
@@ -175,13 +248,13 @@ class TrainingRun:
             drained.append(self._events.popleft())
         return drained
 
-    def _tell(self, event: Event) -> None:
-        """Records the event and hands it on; that the record cannot be written is told once.
+    def _emit(self, event: Event) -> None:
+        """Records the event and passes it on; a record that cannot be written causes one warning.
 
-        What the machine does is recorded between the first line and the last.
+        The sampler's samples are recorded between the first line and the last.
         """
-        if self._left_behind and threading.current_thread() is self._thread:
-            return  # its end is on the record already
+        if self._abandoned and threading.current_thread() is self._thread:
+            return  # its end is in the record already
         if isinstance(event, events.Summary):
             self._sampler.unlisten(self._record_sample)
         self._record.append(event)
@@ -191,15 +264,15 @@ class TrainingRun:
         self._events.append(event)
         if self._on_event is not None:
             self._on_event(event)
-        if self._record.problem and not self._told_of_record:
-            self._told_of_record = True
-            remedy = "Free its disk; the run goes on, and `status` and `export` miss these events."
-            self._tell(
+        if self._record.problem and not self._record_problem_shown:
+            self._record_problem_shown = True
+            remedy = "Free its disk; the run continues, and `status` and `export` miss these events."
+            self._emit(
                 events.WarningEvent(time=time.time(), message=self._record.problem, remedy=remedy, step=self.step)
             )
 
     def _record_sample(self, sample: TelemetrySample) -> None:
-        """Only the record is told, and not of each sample: a screen of this process asks the sampler."""
+        """Records some of the samples; they are not emitted, because a screen of this process has the sampler."""
         if abs(sample.time - self._sampled_at) > _SAMPLE_EVERY_S - _EARLY_S:
             self._sampled_at = sample.time
             self._record.append(sample.event())
@@ -207,7 +280,7 @@ class TrainingRun:
     def _work(self) -> None:
         # Inherited by the processes that this thread starts: a Ctrl-C while they begin would end them.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
-        in_console = self.attended
+        in_console = self.interactive
         raised: Exception | None = None
         try:
             self.summary = self._train()
@@ -230,7 +303,7 @@ class TrainingRun:
             self._claim.release()
             self._sampler.unlisten(self._record_sample)
             self._record.close()
-            if in_console:  # a command ends now, and the system frees at once what this takes seconds for
+            if in_console:  # a command exits now, and its exit frees the memory faster
                 _free_memory(raised)
 
     def _train(self) -> events.Summary:
@@ -244,27 +317,23 @@ class TrainingRun:
         except ConsoleError:
             if context.controls.stopping.is_set():  # while it waited to read the manifest
                 return self._stop_before_training()
-            if not self._described:
-                context.describe()  # a record begins with its run, also when there is nothing to train on
+            self._describe()
             raise
-        from ossconsole.training.distributed.local_ranks import Followers
-        from ossconsole.training.session import Session, processes_wanted
+        from ossconsole.training.session import local_processes, train
 
-        processes = processes_wanted(context.settings)
-        if context.controls.stopping.is_set() and self._place.world == 1:
+        processes = local_processes(context.settings)
+        if context.controls.stopping.is_set() and self._rank_info.world == 1:
             return self._stop_before_training()
         if processes == 1:
-            return Session(context, store, data, self._place).train()
-        with Followers(context, processes) as followers:
-            leader, ready = followers.leader, followers.wait_until_ready
-            return Session(context, store, data, leader, before_meeting=ready).train()
+            return train(context, store, data, self._rank_info)
+        with LocalRanks(context, processes) as ranks:
+            return train(context, store, data, ranks.rank_zero, before_rendezvous=ranks.wait_until_ready)
 
     def _stop_before_training(self) -> events.Summary:
-        """The end of a run that was stopped while torch was being loaded: no model has to be built for it."""
+        """Ends a run that was stopped while torch was loading, without building a model."""
         context = self._context
-        if not self._described:
-            context.describe()
-        context.say("Nothing has been trained yet: no checkpoint is written.")
+        self._describe()
+        context.info("Nothing has been trained yet: no checkpoint is written.")
         summary = events.Summary(
             time=time.time(),
             run=self.id,
@@ -279,35 +348,39 @@ class TrainingRun:
             reason=TOO_SHORT,
         )
         context.enter(RunState.STOPPED)
-        context.tell(summary)
+        context.emit(summary)
         return summary
 
     def _wait(self, wait: Wait) -> None:
-        """Says what the run waits for before it can begin; a stop ends the wait, and the run."""
-        if not self._described:
-            self._context.describe()  # a record begins with its run
-        self._context.say(f"Waiting: {wait}.")
+        """Reports a retry of the first requests and waits; a stop ends the wait and the run."""
+        self._describe()
+        self._context.info(f"Waiting: {wait}.")
         if self._context.controls.stopping.wait(wait.seconds):
             raise wait.error
 
+    def _describe(self) -> None:
+        """Emits the first event unless it was: each record begins with one, also when training never starts."""
+        if not self._described:
+            self._context.describe()
+
     def _fail(self, error: ConsoleError) -> None:
         self.error = error
-        self._context.complain(error.message, error.remedy)
+        self._context.error(error.message, error.remedy)
         self._context.enter(RunState.FAILED)
 
 
 def _free_memory(error: BaseException | None) -> None:
-    """Gives back what the run held: batch buffers, and the memory of a GPU, which others may wait for.
+    """Frees the run's batch buffers and GPU memory, which other processes may wait for.
 
-    The frames of an error's tracebacks hold pictures and gradients; a session and its parts refer to each other.
+    The frames of an error's traceback hold images and gradients; a session and its parts are a reference cycle.
     """
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__
     gc.collect()
-    cuda = sys.modules.get("torch.cuda")  # another thread may just be loading it
+    cuda = sys.modules.get("torch.cuda")  # another thread may be importing it
     if getattr(cuda, "is_initialized", lambda: False)():
         try:
             sys.modules["torch"].cuda.empty_cache()
         except RuntimeError:  # a GPU that failed for good
-            log.exception("The memory of the GPU was not given back")
+            log.exception("The memory of the GPU was not freed")

@@ -1,16 +1,17 @@
-"""The session: what a process of a run does, from the manifest to the last checkpoint."""
+"""The session of one rank: its parts, built by `build_session`, and the training loop over them."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from ossconsole.config.connector import checked_connector_config
+from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.text import counted
 from ossconsole.storage.client import ObjectStore
@@ -18,416 +19,463 @@ from ossconsole.storage.errors import StorageError
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.measure import TOO_SHORT
-from ossconsole.training.checkpoints.checkpoint import CheckpointStore, Snapshot, fetch_uri
-from ossconsole.training.checkpoints.resume import resume
-from ossconsole.training.checkpoints.saver import Saver, unexpected_failure
-from ossconsole.training.compute.device import Compute, Pictures, StepClock, choose_device, device_errors, give_way
+from ossconsole.training.checkpoints.checkpoint import RunProgress, fetch_uri, resume
+from ossconsole.training.checkpoints.saver import CheckpointSaver, CheckpointStore
+from ossconsole.training.compute.device import (
+    BatchTransform,
+    DeviceContext,
+    StepClock,
+    choose_device,
+    device_errors,
+    lower_priority,
+)
 from ossconsole.training.compute.model import build_model
 from ossconsole.training.compute.trainer import Trainer
 from ossconsole.training.context import RunContext
 from ossconsole.training.data import TrainingData
-from ossconsole.training.distributed.process_group import News, RankLostError, Ranks
-from ossconsole.training.distributed.rank import BATCH, END, FAILED, Agreement, Place, Standing, agree, endpoint_number
+from ossconsole.training.distributed.process_group import ProcessGroup, RankEventRelay, RankLostError
+from ossconsole.training.distributed.ranks import (
+    BATCH,
+    END,
+    FAILED,
+    RankInfo,
+    RankStatus,
+    StepDecision,
+    decide,
+    endpoint_index,
+)
 from ossconsole.training.loading.connector import ConnectorSettings, connector_native_log
-from ossconsole.training.loading.failover import BatchSource
+from ossconsole.training.loading.failover import FailoverLoader
 from ossconsole.training.loading.loader import Batch
+from ossconsole.training.parts import (
+    Checkpointer,
+    DivergedError,
+    DoneStep,
+    EpochState,
+    StepReports,
+    TrainingParts,
+    UserRequests,
+)
 from ossconsole.training.plan import BatchRequest, Plan, Split
 from ossconsole.training.settings import TrainSettings
-from ossconsole.training.steps import Course, DivergedError, DoneStep, StepReports
 
-log = logging.getLogger(__name__)
-
-_CHECKPOINT_TIMEOUT_S = 150.0  # of each of two tries
-_MODEL_SEED = 2  # tells this use of the run's seed apart from others
-_PAUSED_LOOK_S = 0.5  # how often the processes tell each other that the run is still paused
+_CHECKPOINT_TIMEOUT_S = 150.0  # of each of two attempts
+_MODEL_SEED = 2  # separates this use of the run's seed from others
 
 
+def local_processes(settings: TrainSettings) -> int:
+    """The number of processes on this machine: as set, or one per GPU."""
+    return settings.processes or max(1, torch.cuda.device_count())
+
+
+def train(
+    context: RunContext,
+    store: ObjectStore,
+    data: TrainingData,
+    rank_info: RankInfo,
+    *,
+    before_rendezvous: Callable[[], None] = lambda: None,
+) -> events.Summary:
+    """Trains as one rank to the end of the plan or until stopped, in the calling thread. Raises ConsoleError.
+
+    Every rank trains; rank 0 also records the steps of all, and writes the checkpoints. `before_rendezvous` is called
+    when this process has loaded its model and is about to wait for the other ranks.
+    """
+    with contextlib.ExitStack() as resources:
+        return build_session(resources, context, store, data, rank_info, before_rendezvous=before_rendezvous).run()
+
+
+def build_session(
+    resources: contextlib.ExitStack,
+    context: RunContext,
+    store: ObjectStore,
+    data: TrainingData,
+    rank_info: RankInfo,
+    *,
+    before_rendezvous: Callable[[], None],
+) -> Session:
+    """All parts of a session. Waits for the other ranks, resumes, starts the readers and, on rank 0, the saver.
+
+    `resources` closes readers, saver, process group and store, each although another one raises. Raises ConsoleError.
+    """
+    begun = time.perf_counter()
+    plan = _plan(context, data, rank_info)
+    relay = RankEventRelay(context, rank_info)
+    _describe(context, data, plan, rank_info)
+    parts = _training_parts(
+        resources, context, store, data, rank_info, total_steps=plan.total_steps, before_rendezvous=before_rendezvous
+    )
+    run_config = _run_config(context, data, rank_info)
+    resume(context, store, parts.group, run_config, parts.load)
+    context.controls.on_stop = parts.group.signal_stop
+    connector = ConnectorSettings(
+        context.profile, context.credentials, checked_connector_config(), native_log=connector_native_log()
+    )
+    saver = None
+    if rank_info.is_rank_zero:
+        begun_at, restarted = parts.epochs.progress(context.step), rank_info.attempt > 0
+        saver = _saver(resources, context, store, connector, restarted=restarted, begun_at=begun_at)
+    reports = StepReports(
+        context,
+        late=parts.compute.cuda,
+        last_checkpoint=lambda: store.uri(saver.last_key) if saver is not None and saver.last_key else "",
+    )
+    checkpointer = Checkpointer(context, parts, reports, saver, run_config)
+    requests = UserRequests(context, parts, reports, checkpointer)
+    source = _source(context, connector, data, plan, parts, on_pause=requests.apply)
+    resources.callback(source.close)
+    resources.callback(parts.compute.free_all_slots)
+    return Session(
+        context=context,
+        plan=plan,
+        relay=relay,
+        parts=parts,
+        saver=saver,
+        reports=reports,
+        checkpointer=checkpointer,
+        requests=requests,
+        source=source,
+        begun=begun,
+        endpoint=context.settings.endpoint,
+    )
+
+
+def _training_parts(
+    resources: contextlib.ExitStack,
+    context: RunContext,
+    store: ObjectStore,
+    data: TrainingData,
+    rank_info: RankInfo,
+    *,
+    total_steps: int,
+    before_rendezvous: Callable[[], None],
+) -> TrainingParts:
+    settings = context.settings
+    compute = _compute(context, data, rank_info)
+    model = build_model(data.manifest.classes, settings.weights, lambda uri: fetch_uri(store, uri))
+    transform = BatchTransform(data.manifest, compute, seed=settings.seed, rank=rank_info.rank)
+    clock = StepClock(compute)
+    before_rendezvous()
+    group = ProcessGroup(rank_info, compute.device, patience_s=settings.patience_s)
+    resources.callback(store.close)
+    resources.enter_context(group)
+    with compute.device_errors():
+        trainer = Trainer(model, compute, settings, group, total_steps=total_steps)
+    return TrainingParts(group, compute, transform, clock, trainer, EpochState())
+
+
+def _source(
+    context: RunContext,
+    connector: ConnectorSettings,
+    data: TrainingData,
+    plan: Plan,
+    parts: TrainingParts,
+    *,
+    on_pause: Callable[[], None],
+) -> FailoverLoader:
+    group = parts.group
+
+    def poll_stop() -> None:
+        """While this rank waits for its batch: rank 0 may have been stopped."""
+        if not group.rank_info.is_rank_zero and group.stop_signalled():
+            context.controls.stop()
+
+    return FailoverLoader(
+        context,
+        connector,
+        data,
+        plan,
+        start=plan.number_after(context.step, ended=not parts.epochs.meters[Split.TRAIN].samples),
+        pin=parts.compute.cuda,
+        poll_stop=poll_stop,
+        on_pause=on_pause if group.world == 1 else poll_stop,
+        on_recovery=parts.clock.restart,
+    )
+
+
+def _compute(context: RunContext, data: TrainingData, rank_info: RankInfo) -> DeviceContext:
+    settings = context.settings
+    torch.manual_seed(settings.seed * 10 + _MODEL_SEED)
+    device = choose_device(rank_info.local_rank)
+    with device_errors(device, settings.batch_size):
+        compute = DeviceContext(settings, data.manifest.format, device=device, sharing=rank_info.local_world)
+    if context.interactive and not compute.cuda:
+        lower_priority()
+    return compute
+
+
+def _plan(context: RunContext, data: TrainingData, rank_info: RankInfo) -> Plan:
+    samples = {split: data.count(str(split)) for split in Split}
+    return Plan(
+        context.settings,
+        samples[Split.TRAIN],
+        samples[Split.VAL],
+        rank=rank_info.rank,
+        world=rank_info.world,
+        stored_order=data.sharded,
+    )
+
+
+def _describe(context: RunContext, data: TrainingData, plan: Plan, rank_info: RankInfo) -> None:
+    """Emits the first event of the run and the remarks about its dataset."""
+    if rank_info.world > 1:
+        context.interactive = False  # a single rank cannot be paused: the run ends instead
+    context.describe(
+        epochs=plan.epochs,
+        steps_per_epoch=plan.steps_per_epoch,
+        world=rank_info.world,
+        sample_format=str(data.manifest.format),
+        stored_as="shards" if data.sharded else "objects",
+    )
+    if rank_info.is_rank_zero:
+        context.report_accelerator()
+    for remark in data.remarks:
+        context.warn(remark.message, remark.remedy)
+    if data.missing:
+        context.info(data.missing)
+
+
+def _run_config(context: RunContext, data: TrainingData, rank_info: RankInfo) -> dict[str, Any]:
+    """What a run that resumes from a checkpoint must have in common with the run that wrote it, and its id."""
+    settings = context.settings
+    return {
+        "run": context.id,
+        "seed": settings.seed,
+        "batch_size": settings.batch_size * rank_info.world,
+        "samples": data.count(str(Split.TRAIN)),
+        "classes": list(data.manifest.classes),
+        "sample_format": str(data.manifest.format),
+        "image_size": settings.image_size or data.manifest.size,
+    }
+
+
+def _saver(
+    resources: contextlib.ExitStack,
+    context: RunContext,
+    store: ObjectStore,
+    connector: ConnectorSettings,
+    *,
+    restarted: bool,
+    begun_at: RunProgress,
+) -> CheckpointSaver:
+    checkpoints = CheckpointStore(
+        connector, store, context.id, keep=context.settings.keep_checkpoints, timeout_s=_CHECKPOINT_TIMEOUT_S
+    )
+    if restarted:
+        try:
+            checkpoints.adopt()
+        except StorageError as error:  # the key may lack the permission to list
+            context.warn(f"Old checkpoints of this run are kept: {error.message}", error.remedy)
+    saver = CheckpointSaver(context, checkpoints, begun_at=begun_at)
+    resources.callback(saver.close)
+    saver.clear_leftovers()
+    return saver
+
+
+@dataclass(kw_only=True, eq=False)
 class Session:
-    """One process's part of a run. Built and used in the run's thread.
+    """The training loop of one rank; see `build_session` for its parts.
 
-    Every process trains; the one that leads also tells the record what all of them did, and writes the checkpoints.
-    `before_meeting` is called when this process has loaded what it needs and is about to wait for the others.
+    `begun` is on the clock of `time.perf_counter`. `endpoint` is the one that all ranks agreed on, `own_skipped` counts
+    the samples skipped by this rank, `skipped` and `retries` those of all ranks.
     """
 
-    def __init__(
-        self,
-        context: RunContext,
-        store: ObjectStore,
-        data: TrainingData,
-        place: Place,
-        *,
-        before_meeting: Callable[[], None] = lambda: None,
-    ) -> None:
-        self._context = context
-        self._settings = context.settings
-        self._store = store
-        self._data = data
-        self._place = place
-        self._before_meeting = before_meeting
-        self._begun = time.perf_counter()
-        self._samples = {split: data.count(str(split)) for split in Split}
-        self._plan = Plan(
-            self._settings,
-            self._samples[Split.TRAIN],
-            self._samples[Split.VAL],
-            rank=place.rank,
-            world=place.world,
-            stored_order=data.sharded,
-        )
-        self._news = News(context, place)
-        if place.world > 1:
-            context.attended = False  # a single process can't be paused: when it can't go on, the run ends
-        context.describe(
-            epochs=self._plan.epochs,
-            steps_per_epoch=self._plan.steps_per_epoch,
-            world=place.world,
-            sample_format=str(data.manifest.format),
-            stored_as="shards" if data.sharded else "objects",
-        )
-        if place.leads:
-            context.look_at_accelerator()
-        for remark in data.remarks:
-            context.warn(remark.message, remark.remedy)
-        if data.lacking:
-            context.say(data.lacking)
-        self._left_out = 0  # samples, by this process
-        self._course = Course()
-        self._endpoint = context.controls.endpoint
-        self._retries = self._skipped = 0
+    context: RunContext
+    plan: Plan
+    relay: RankEventRelay
+    parts: TrainingParts
+    saver: CheckpointSaver | None
+    reports: StepReports
+    checkpointer: Checkpointer
+    requests: UserRequests
+    source: FailoverLoader
+    begun: float
+    endpoint: EndpointKind
+    own_skipped: int = 0
+    skipped: int = 0
+    retries: int = 0
 
-    def train(self) -> events.Summary:
-        """Trains to the end of the plan or until stopped. Raises ConsoleError."""
-        settings, place = self._settings, self._place
-        torch.manual_seed(settings.seed * 10 + _MODEL_SEED)
-        device = choose_device(place.local_rank)
-        with device_errors(device, settings.batch_size):
-            self._compute = Compute(settings, self._data.manifest.format, device=device, sharing=place.local_world)
-        if self._context.attended and not self._compute.cuda:
-            give_way()
-        model = build_model(self._data.manifest.classes, settings.weights, lambda uri: fetch_uri(self._store, uri))
-        self._clock = StepClock(self._compute)
-        self._pictures = Pictures(self._data.manifest, self._compute, seed=settings.seed, rank=place.rank)
-        self._before_meeting()
-        ranks = Ranks(place, self._compute.device, patience_s=settings.patience_s)
-        with contextlib.closing(self._store), ranks as self._ranks:
-            return self._train_together(model)
-
-    def _train_together(self, model: torch.nn.Module) -> events.Summary:
-        settings = self._settings
-        with self._compute.device_errors():
-            self._trainer = Trainer(model, self._compute, settings, self._ranks, total_steps=self._plan.total_steps)
-        resume(
-            self._context,
-            self._store,
-            self._ranks,
-            trainer=self._trainer,
-            course=self._course,
-            about=self._about(),
-        )
-        self._context.controls.on_stop = self._ranks.tell_to_stop
-        with contextlib.ExitStack() as resources:
-            self._begin_reading_and_writing(resources)
-            try:
-                self._loop()
-                return self._finish()
-            except (DivergedError, RankLostError):
-                raise
-            except ConsoleError:
-                self._rescue()
-                raise
-
-    def _begin_reading_and_writing(self, resources: contextlib.ExitStack) -> None:
-        """Starts the readers and, on rank 0, the saver; `resources` ends them, each although another one raises."""
-        context, settings = self._context, self._settings
-        connector = ConnectorSettings(
-            context.profile,
-            context.credentials,
-            checked_connector_config(),
-            native_log=connector_native_log(),
-        )
-        self._saver: Saver | None = None
-        if self._place.leads:
-            checkpoints = CheckpointStore(
-                connector, self._store, context.id, keep=settings.keep_checkpoints, timeout_s=_CHECKPOINT_TIMEOUT_S
-            )
-            if self._place.attempt:
-                try:
-                    checkpoints.adopt()
-                except StorageError as error:  # a key may have no right to list
-                    context.warn(f"Old checkpoints of this run stay: {error.message}", error.remedy)
-            self._saver = Saver(context, checkpoints, begun_at=self._course.progress(context.step))
-            resources.callback(self._saver.close)
-            self._saver.clear_leftovers()
-        self._reports = StepReports(context, late=self._compute.cuda, last_checkpoint=self._last_checkpoint)
-        alone = self._place.world == 1
-        self._source = BatchSource(
-            context,
-            connector,
-            self._data,
-            self._plan,
-            start=self._plan.number_after(context.step, ended=not self._course.meters[Split.TRAIN].samples),
-            pin=self._compute.cuda,
-            heed=self._heed,
-            on_pause=self._obey_alone if alone else self._heed,
-            on_recovery=self._clock.restart,
-        )
-        resources.callback(self._source.close)
-        resources.callback(self._compute.free_all_slots)
-
-    # The loop
+    def run(self) -> events.Summary:
+        """Trains to the end of the plan or until stopped. Raises ConsoleError, after a last checkpoint if possible."""
+        try:
+            self._loop()
+            return self._finish()
+        except (DivergedError, RankLostError):
+            raise
+        except ConsoleError:
+            self.checkpointer.rescue()
+            raise
 
     def _loop(self) -> None:
-        context = self._context
-        together = f" in {counted(self._place.world, 'process', 'processes')}" if self._place.world > 1 else ""
-        context.say(f"Computing on {self._compute.device} in {self._compute.precision}{together}.")
+        context, world = self.context, self.parts.group.world
+        processes = f" in {counted(world, 'process', 'processes')}" if world > 1 else ""
+        context.info(f"Computing on {self.parts.compute.device} in {self.parts.compute.precision}{processes}.")
         context.enter(RunState.RUNNING)
         while True:
-            self._compute.free_slots()
+            self.parts.compute.free_slots()
             batch, problem = self._fetch()
-            agreed = self._agree(batch, problem)
-            if agreed.over or agreed.stop or batch is None:
+            decision = self._decide(batch, problem)
+            if decision.over or decision.stop or batch is None:
                 return
             if batch.request.split is Split.TRAIN:
-                self._train(batch, agreed)
+                self._train(batch, decision)
             else:
                 self._validate(batch)
             if self._ends_epoch(batch.request):
                 self._end_epoch()
 
     def _fetch(self) -> tuple[Batch | None, ConsoleError | None]:
-        """The next batch, None at the end, or why there is none."""
+        """The next batch, None at the end; or the error that prevents it."""
         try:
-            batch = self._source.next()
+            batch = self.source.next()
         except ConsoleError as error:
             return None, error
-        if batch is not None:
-            self._report_bad(batch)
+        for sample, reason in batch.bad if batch is not None else ():
+            self.own_skipped += 1
+            self.context.warn(f"Skipped {sample.key}: {reason}.", "Upload the dataset again to repair it.")
         return batch, None
 
-    def _heed(self) -> None:
-        """While this process waits for its batch: the leader may have been told to stop."""
-        if not self._place.leads and self._ranks.told_to_stop():
-            self._context.controls.stop()
-
-    def _agree(self, batch: Batch | None, problem: ConsoleError | None) -> Agreement:
-        """What all processes do next; pauses last as long as this does. Raises ConsoleError when one cannot go on."""
+    def _decide(self, batch: Batch | None, problem: ConsoleError | None) -> StepDecision:
+        """What all ranks do next, after any pause. Raises ConsoleError when a rank failed."""
         while True:
-            rows = self._ranks.gather(self._standing(batch, problem))
-            agreed = agree(rows, self._endpoint)
-            if agreed.news:
-                self._news.exchange(self._ranks)
-            if agreed.failed or agreed.stop or agreed.checkpoint:  # a checkpoint follows
-                self._trainer.settle()
-            if agreed.failed:
-                self._fail(self._ranks.share(None if problem is None else (problem.message, problem.remedy)), problem)
-            self._follow(agreed)
-            if agreed.stop or not agreed.pause:
+            decision = decide(self.parts.group.all_gather(self._status(batch, problem)), self.endpoint)
+            if decision.events:
+                self.relay.exchange(self.parts.group)
+            if decision.failed or decision.stop or decision.checkpoint:  # a checkpoint follows
+                self.parts.trainer.reduce_pending_gradients()
+            if decision.failed:
+                self._fail(problem)
+            self._apply(decision)
+            if decision.stop or not decision.pause:
                 break
-            self._wait_paused()
-        if batch is not None and not agreed.samples:
-            which = f" The first is {batch.bad[0][0].key}: {batch.bad[0][1]}." if batch.bad else ""
+            self.requests.wait_while_paused()
+        if batch is not None and not decision.samples:
+            first = f" The first is {batch.bad[0][0].key}: {batch.bad[0][1]}." if batch.bad else ""
             raise ConsoleError(
-                f"No sample of a batch is in the bucket as the manifest has it.{which}",
+                f"None of the samples of a batch match the manifest.{first}",
                 remedy="Upload the dataset again with `ossconsole upload`.",
             )
-        return agreed
+        return decision
 
-    def _standing(self, batch: Batch | None, problem: ConsoleError | None) -> Standing:
-        controls = self._context.controls
-        return Standing(
+    def _status(self, batch: Batch | None, problem: ConsoleError | None) -> RankStatus:
+        controls = self.context.controls
+        return RankStatus(
             ready=FAILED if problem else BATCH if batch else END,
-            news=len(self._news),
+            events=len(self.relay),
             stop=controls.stopping.is_set(),
             pause=controls.paused,
-            checkpoint=controls.take_checkpoint(),
-            lr=controls.take_lr() or 0.0,
-            endpoint=endpoint_number(controls.endpoint),
+            checkpoint=controls.pop_checkpoint_request(),
+            lr=controls.pop_lr() or 0.0,
+            endpoint=endpoint_index(controls.endpoint),
             samples=len(batch.rows) if batch else 0,
             bytes=batch.bytes if batch else 0,
             wait_s=batch.wait_s if batch else 0.0,
             fetch_s=batch.fetch_s if batch else 0.0,
-            retries=self._source.retries,
-            skipped=self._left_out,
+            retries=self.source.retries,
+            skipped=self.own_skipped,
         )
 
-    def _follow(self, agreed: Agreement) -> None:
-        """Does what was agreed on besides the step itself."""
-        context = self._context
-        self._retries, self._skipped = agreed.retries, agreed.skipped
-        if agreed.left is not None:
-            self._endpoint = agreed.endpoint
-            if not self._place.leads:
-                context.controls.endpoint = agreed.endpoint
-            elif agreed.left > 0:
-                context.switch(agreed.endpoint, reason=f"the other one failed on rank {agreed.left}")
-        if agreed.checkpoint:
-            self._save_if_asked()
-        if agreed.lr is not None:
-            self._trainer.set_peak_lr(agreed.lr)
-            context.say(f"The peak learning rate is now {agreed.lr:g}.")
-
-    def _wait_paused(self) -> None:
-        """Waits until somebody resumes the run; with others for a moment only, as they wait for this process."""
-        context = self._context
-        self._reports.flush()
-        state = context.state
-        context.enter(RunState.PAUSED)
-        context.controls.wait_while_paused(None if self._place.world == 1 else _PAUSED_LOOK_S)
-        if not context.controls.stopping.is_set() and not context.controls.paused:
-            context.enter(RunState.RUNNING if state is RunState.PAUSED else state)
-        self._clock.restart()
-
-    def _obey_alone(self) -> None:
-        """Does what was asked of the run while its only process cannot get a batch."""
-        controls = self._context.controls
-        if controls.take_checkpoint():
-            self._save_if_asked()
-        if (lr := controls.take_lr()) is not None:
-            self._trainer.set_peak_lr(lr)
-        if controls.paused:
-            self._wait_paused()
-
-    def _fail(self, problems: list[tuple[str, str] | None], own: ConsoleError | None) -> None:
-        """Raises ConsoleError in every process, once one cannot go on."""
+    def _fail(self, own: ConsoleError | None) -> None:
+        """Raises ConsoleError in every rank, because one failed."""
+        problems = self.parts.group.all_gather_object(None if own is None else (own.message, own.remedy))
         if own is not None:
             raise own
         rank, problem = next((rank, problem) for rank, problem in enumerate(problems) if problem is not None)
         raise ConsoleError(f"Rank {rank}: {problem[0]}", remedy=problem[1])
 
-    # Steps
+    def _apply(self, decision: StepDecision) -> None:
+        """Carries out a decision, besides the step itself."""
+        context = self.context
+        self.retries, self.skipped = decision.retries, decision.skipped
+        if decision.failed_over_rank is not None:
+            self.endpoint = decision.endpoint
+            if not self.parts.group.rank_info.is_rank_zero:
+                context.controls.endpoint = decision.endpoint
+            elif decision.failed_over_rank > 0:
+                context.switch(decision.endpoint, reason=f"the other one failed on rank {decision.failed_over_rank}")
+        if decision.checkpoint:
+            self.checkpointer.save_on_request()
+        if decision.lr is not None:
+            self.parts.trainer.set_peak_lr(decision.lr)
+            context.info(f"The peak learning rate is now {decision.lr:g}.")
 
-    def _train(self, batch: Batch, agreed: Agreement) -> None:
-        context = self._context
+    def _train(self, batch: Batch, decision: StepDecision) -> None:
+        context = self.context
         context.enter(RunState.RUNNING)
-        self._course.epoch = batch.request.epoch
-        self._clock.mark()
-        with self._compute.device_errors():
-            images = self._pictures.images(batch)
-            labels = self._pictures.labels(Split.TRAIN, batch.rows)
-        self._clock.mark()
-        lr = self._trainer.lr
-        loss = self._trainer.step(
+        self.parts.epochs.epoch = batch.request.epoch
+        self.parts.clock.mark()
+        with self.parts.compute.device_errors():
+            images = self.parts.transform.images(batch)
+            labels = self.parts.transform.labels(Split.TRAIN, batch.rows)
+        self.parts.clock.mark()
+        lr = self.parts.trainer.lr
+        loss = self.parts.trainer.step(
             images,
             labels,
-            self._course.meters[Split.TRAIN],
-            samples=agreed.samples,
+            self.parts.epochs.meters[Split.TRAIN],
+            samples=decision.samples,
             share=batch.request.share,
             update=batch.request.update,
         )
-        loss = self._compute.host_copy(loss)
-        self._clock.mark()
+        loss = self.parts.compute.host_copy(loss)
+        self.parts.clock.mark()
         context.step += 1
-        self._reports.add(
+        self.reports.add(
             DoneStep(
                 step=context.step,
-                epoch=self._course.epoch,
+                epoch=self.parts.epochs.epoch,
                 lr=lr,
                 loss=loss,
                 endpoint=batch.endpoint,
                 queued=batch.queued,
                 readers_idle=batch.readers_idle,
-                agreed=agreed,
-                times=self._clock.finish(),
+                decision=decision,
+                times=self.parts.clock.finish(),
             )
         )
-        every = self._settings.switch_every
-        if self._place.leads and every and context.step % every == 0:
+        self._do_periodic()
+
+    def _do_periodic(self) -> None:
+        """Switches the endpoint and writes a checkpoint every so many steps, as set."""
+        context, settings = self.context, self.context.settings
+        every = settings.switch_every
+        if self.parts.group.rank_info.is_rank_zero and every and context.step % every == 0:
             other = context.controls.endpoint.other
             if context.profile.endpoint(other):
                 context.switch(other, reason=f"every {counted(every, 'step')}")
-        if self._settings.checkpoint_every and context.step % self._settings.checkpoint_every == 0:
-            self._trainer.settle()
-            self._save()
+        if settings.checkpoint_every and context.step % settings.checkpoint_every == 0:
+            self.parts.trainer.reduce_pending_gradients()
+            self.checkpointer.save()
 
     def _validate(self, batch: Batch) -> None:
-        self._reports.flush()
-        self._context.enter(RunState.VALIDATING)
+        self.reports.flush()
+        self.context.enter(RunState.VALIDATING)
         if batch.request.index == 0:
-            self._trainer.level()
-        with self._compute.device_errors():
-            images = self._pictures.images(batch)
-            labels = self._pictures.labels(Split.VAL, batch.rows)
-        self._trainer.validate(images, labels, self._course.meters[Split.VAL])
-        self._clock.restart()
-
-    def _report_bad(self, batch: Batch) -> None:
-        """Says which samples are left out."""
-        for sample, reason in batch.bad:
-            self._left_out += 1
-            self._context.warn(f"Left out {sample.key}: {reason}.", "Upload the dataset again to mend it.")
+            self.parts.trainer.broadcast_buffers()
+        with self.parts.compute.device_errors():
+            images = self.parts.transform.images(batch)
+            labels = self.parts.transform.labels(Split.VAL, batch.rows)
+        self.parts.trainer.validate(images, labels, self.parts.epochs.meters[Split.VAL])
+        self.parts.clock.restart()
 
     def _ends_epoch(self, request: BatchRequest) -> bool:
-        return request.last and (request.split is Split.VAL or not self._samples[Split.VAL])
+        validates = self.plan.batches_per_epoch > self.plan.steps_per_epoch
+        return request.last and (request.split is Split.VAL or not validates)
 
     def _end_epoch(self) -> None:
-        self._reports.flush()
-        self._save(best=self._course.end_epoch(self._context))
-        self._clock.restart()
-
-    # Checkpoints
-
-    def _save(self, *, best: bool = False, last: bool = False) -> bool:
-        """Takes a snapshot and has it written, once an earlier one is. False where nothing is new since that one."""
-        self._reports.flush()
-        if self._saver is None or not self._saver.ready(last=last):
-            return True
-        progress = self._course.progress(self._context.step)
-        if not self._saver.needs(progress):
-            return False
-        try:
-            state = self._compute.host_copy(self._trainer.state())
-            snapshot = Snapshot(state, progress, self._about(), self._compute.milestone())
-        except (MemoryError, RuntimeError) as error:  # what the step needs is told by the step
-            log.exception("A checkpoint could not be taken")
-            failure = unexpected_failure(progress, error)
-            self._context.warn(failure.message, failure.remedy)
-        else:
-            self._saver.save(snapshot, best=best)
-        return True
-
-    def _save_if_asked(self, *, last: bool = False) -> None:
-        """Saves, and says so where there is nothing to save: an untrained model must never replace a trained one."""
-        if not self._save(last=last):
-            step = self._context.step
-            self._context.say(
-                f"Nothing was trained since step {step}: no checkpoint is written."
-                if step
-                else "Nothing has been trained yet: no checkpoint is written."
-            )
-
-    def _rescue(self) -> None:
-        """What was trained since the last checkpoint is kept, although the run ends over an error."""
-        saver = self._saver
-        if saver and saver.ready(last=True) and saver.needs(self._course.progress(self._context.step)):
-            self._context.say("Writing a checkpoint before the run ends.")
-            self._save(last=True)
-
-    def _last_checkpoint(self) -> str:
-        return self._store.uri(self._saver.last_key) if self._saver and self._saver.last_key else ""
-
-    def _about(self) -> dict[str, Any]:
-        """What a run that goes on from this one must have in common with it, and whose it is."""
-        return {
-            "run": self._context.id,
-            "seed": self._settings.seed,
-            "batch_size": self._settings.batch_size * self._place.world,
-            "samples": self._samples[Split.TRAIN],
-            "classes": list(self._data.manifest.classes),
-            "sample_format": str(self._data.manifest.format),
-            "image_size": self._settings.image_size or self._data.manifest.size,
-        }
-
-    # The end
+        self.reports.flush()
+        self.checkpointer.save(best=self.parts.epochs.end_epoch(self.context))
+        self.parts.clock.restart()
 
     def _finish(self) -> events.Summary:
-        context = self._context
-        self._reports.flush()
+        context, metrics = self.context, self.parts.epochs.metrics
+        self.reports.flush()
         stopped = context.controls.stopping.is_set()
         if stopped:
             context.enter(RunState.STOPPING)
-            self._save_if_asked(last=True)
-        if self._saver:
-            self._saver.wait()
+            self.checkpointer.save_on_request(last=True)
+        if self.saver:
+            self.saver.wait()
         state = RunState.STOPPED if stopped else RunState.FINISHED
         measured = context.measurement
         comparison = measured.comparison
@@ -435,29 +483,24 @@ class Session:
             time=time.time(),
             run=context.id,
             state=state,
-            epochs=self._course.epoch,
+            epochs=self.parts.epochs.epoch,
             steps=context.step,
             samples=measured.samples,
             bytes=measured.bytes,
-            seconds=time.perf_counter() - self._begun,
+            seconds=time.perf_counter() - self.begun,
             samples_per_s=measured.samples_per_s,
             wait_fraction=measured.wait_fraction,
             reason=TOO_SHORT if measured.samples_per_s is None else "",
             comparison=comparison.report() if comparison.pairs else None,
-            train_loss=self._course.metrics.get("train_loss"),
-            val_loss=self._course.metrics.get("val_loss"),
-            top1=self._course.metrics.get("top1"),
-            top5=self._course.metrics.get("top5"),
-            checkpoint=self._saver.last_key if self._saver else "",
+            train_loss=metrics.get("train_loss"),
+            val_loss=metrics.get("val_loss"),
+            top1=metrics.get("top1"),
+            top5=metrics.get("top5"),
+            checkpoint=self.saver.last_key if self.saver else "",
             endpoints=measured.endpoints(),
-            skipped_samples=self._skipped,
-            retries=self._retries,
+            skipped_samples=self.skipped,
+            retries=self.retries,
         )
         context.enter(state)
-        context.tell(summary)
+        context.emit(summary)
         return summary
-
-
-def processes_wanted(settings: TrainSettings) -> int:
-    """How many processes train on this machine: as set, or one for each GPU."""
-    return settings.processes or max(1, torch.cuda.device_count())

@@ -45,12 +45,12 @@ def number_of(key: str) -> int:
 
 def _write_down_batches(ledger: Path) -> None:
     from ossconsole.training import session
-    from ossconsole.training.loading.failover import BatchSource
+    from ossconsole.training.loading.failover import FailoverLoader
     from ossconsole.training.loading.loader import Batch
 
     file = ledger.open("ab", buffering=0)
 
-    class CountingSource(BatchSource):
+    class CountingSource(FailoverLoader):
         def next(self) -> Batch | None:
             batch = super().next()
             if batch is not None:
@@ -67,7 +67,7 @@ def _write_down_batches(ledger: Path) -> None:
                 file.write(msgspec.json.encode(entry) + b"\n")
             return batch
 
-    setattr(session, "BatchSource", CountingSource)  # noqa: B010 - not exported, and yet what it uses
+    setattr(session, "FailoverLoader", CountingSource)  # noqa: B010 - not exported, and yet what it uses
 
 
 def _train_a_tiny_model() -> None:

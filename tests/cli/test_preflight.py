@@ -16,8 +16,8 @@ from ossconsole.config.errors import SettingsError
 from ossconsole.config.files import state_dir
 from ossconsole.telemetry.sampler import Sampler
 from ossconsole.training import preflight
-from ossconsole.training.preflight import MissingLibraryError, check_precision, check_weights
-from ossconsole.training.settings import TrainSettings
+from ossconsole.training.preflight import MissingLibraryError, check_precision
+from ossconsole.training.settings import TrainSettings, check_weights
 from tests.sandboxed import Sandboxed
 
 _RUN_WITHOUT = """

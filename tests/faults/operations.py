@@ -27,7 +27,8 @@ from ossconsole.storage.jobs.download import Download
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.sampler import Sampler
-from ossconsole.training.checkpoints.checkpoint import CheckpointStore, Progress, checkpoint_key, stable_key
+from ossconsole.training.checkpoints.checkpoint import RunProgress, checkpoint_key, stable_key
+from ossconsole.training.checkpoints.saver import CheckpointStore
 from ossconsole.training.loading.connector import ConnectorSettings
 from ossconsole.training.run import TrainingRun
 from ossconsole.training.settings import TrainSettings
@@ -218,7 +219,7 @@ class Checkpointing(Operation):
     def perform(self) -> Result:
         Checkpointing._made += 1
         data = np.random.default_rng(self._made).bytes(CHECKPOINT)
-        progress = Progress(epoch=1, step=self._made, train_sums=[], metrics={})
+        progress = RunProgress(epoch=1, step=self._made, train_sums=[], metrics={})
         stable = stable_key(self.world.profile.checkpoint_prefix)
         checkpoints = CheckpointStore(
             self.world.connector, self.world.store(), "run", keep=0, timeout_s=4 * self.world.timeout_s

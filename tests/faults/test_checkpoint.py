@@ -19,8 +19,8 @@ from ossconsole.storage.multipart import list_uploads
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.runs import RunRecord, record_path
-from ossconsole.training.checkpoints.checkpoint import CheckpointStore, Progress, checkpoint_key, stable_key
-from ossconsole.training.checkpoints.writer import CheckpointWriter
+from ossconsole.training.checkpoints.checkpoint import RunProgress, checkpoint_key, stable_key
+from ossconsole.training.checkpoints.saver import CheckpointStore, CheckpointWriter
 from tests.faults.operations import World
 
 pytestmark = pytest.mark.timeout(120)
@@ -34,8 +34,8 @@ def checkpoints(world: World) -> Iterator[CheckpointStore]:
     made.close()
 
 
-def progress(step: int) -> Progress:
-    return Progress(epoch=1, step=step, train_sums=[], metrics={})
+def progress(step: int) -> RunProgress:
+    return RunProgress(epoch=1, step=step, train_sums=[], metrics={})
 
 
 def left(world: World) -> set[str]:

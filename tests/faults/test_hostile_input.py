@@ -35,7 +35,7 @@ from ossconsole.storage.multipart import list_uploads
 from ossconsole.storage.retry import ONCE
 from ossconsole.telemetry import events
 from ossconsole.telemetry.runs import RunRecord, list_runs, read_events
-from ossconsole.training.checkpoints.checkpoint import Progress, fetch_uri, pack, unpack
+from ossconsole.training.checkpoints.checkpoint import RunProgress, fetch_uri, pack, unpack
 
 FEW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 DEEP = 5_000
@@ -284,7 +284,7 @@ def test_a_damaged_manifest_is_read_or_refused(replies: Replies, anywhere: Objec
 def test_weights_that_would_fill_the_memory_are_not_fetched(replies: Replies, anywhere: ObjectStore) -> None:
     replies.status, replies.body = 200, b""
     replies.headers = {"Content-Length": str(1 << 40), "ETag": '"x"', "Last-Modified": "Sun, 22 Nov 2026 14:46:15 GMT"}
-    with pytest.raises(ConsoleError, match="that is no ResNet-18"):
+    with pytest.raises(ConsoleError, match="too large for a ResNet-18"):
         fetch_uri(anywhere, "oss://127/large.pt")
 
 
@@ -292,7 +292,7 @@ def test_weights_that_would_fill_the_memory_are_not_fetched(replies: Replies, an
 
 
 def checkpoint() -> bytes:
-    progress = Progress(epoch=1, step=2, train_sums=[1.0], metrics={"top1": 0.5})
+    progress = RunProgress(epoch=1, step=2, train_sums=[1.0], metrics={"top1": 0.5})
     return pack({"model": {"w": torch.zeros(3)}, "optimizer": {}}, progress, {"run": "r", "classes": ["a"]})
 
 
@@ -332,7 +332,7 @@ def test_a_zip_bomb_is_refused_before_it_is_unpacked() -> None:
     bomb = repacked({"data/0": bytes(256 << 20)}, zipfile.ZIP_DEFLATED)
     assert len(bomb) < 1 << 20
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(ConsoleError, match="unpacks to more than it holds"):
+    with pytest.raises(ConsoleError, match="is a compressed archive"):
         unpack(bomb, "here")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kilobytes
 

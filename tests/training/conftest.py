@@ -117,13 +117,13 @@ def start_run(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     def start(
         profile: Profile | None = None,
         *,
-        attended: bool = False,
+        interactive: bool = False,
         on_event: Callable[[events.Event], None] | None = None,
         **settings: object,
     ) -> TrainingRun:
         chosen = TrainSettings(**{"batch_size": 16, "workers": 1, "epochs": 1, **settings})  # type: ignore[arg-type]
         run = TrainingRun(
-            profile or bucket.profile, bucket.credentials, chosen, sampler, attended=attended, on_event=on_event
+            profile or bucket.profile, bucket.credentials, chosen, sampler, interactive=interactive, on_event=on_event
         )
         runs.append(run)
         run.start()

@@ -18,7 +18,7 @@ from ossconsole.telemetry.runs import RunRecord, record_path
 from ossconsole.training.remote import attached, control
 from ossconsole.training.remote.attached import AttachedRun, AttachedUpload
 from ossconsole.training.remote.control import ControlServer
-from tests.training.test_control import FakeRun, Place
+from tests.training.test_control import FakeProcess, FakeRun
 
 DEADLINE_S = 30.0
 
@@ -131,16 +131,16 @@ def test_what_was_written_last_is_read_before_the_end_is_told(sleeper: subproces
 
 
 def test_its_commands_reach_the_run_in_order() -> None:
-    place = Place(own_run=FakeRun())
+    process = FakeProcess(own_run=FakeRun())
     RunRecord(record_path("run-1")).close()
-    with ControlServer(place):
+    with ControlServer(process):
         run = AttachedRun("run-1", os.getpid())
         run.pause()
         run.resume()
         run.switch(EndpointKind.ACCELERATED, "by hand")
         run.stop()
-        until(lambda: len(place.own_run.asked) == 4)
-    assert [asked[0] for asked in place.own_run.asked] == ["pause", "resume", "switch", "stop"]
+        until(lambda: len(process.own_run.asked) == 4)
+    assert [asked[0] for asked in process.own_run.asked] == ["pause", "resume", "switch", "stop"]
 
 
 def test_a_command_that_fails_is_told_in_the_event_log(sleeper: subprocess.Popen[bytes]) -> None:
@@ -169,9 +169,9 @@ from ossconsole.config.credential_sources import FixedSource
 from ossconsole.dataset.upload.settings import UploadSettings
 from ossconsole.dataset.upload.job import UploadJob
 from ossconsole.training.remote.control import ControlServer
-from tests.training.test_control import PROFILE, Place
+from tests.training.test_control import PROFILE, FakeProcess
 job = UploadJob(PROFILE, FixedSource(Credentials("id", Secret("s"))), UploadSettings(source=Path("/pictures")))
-with ControlServer(Place(own_run=None, own_upload=job)):
+with ControlServer(FakeProcess(own_run=None, own_upload=job)):
     print("ready", flush=True)
     sys.stdin.readline()
     job.start()

@@ -10,7 +10,7 @@ from torchvision.transforms import functional as reference
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.formats import IMAGENET_MEAN, IMAGENET_STD, SampleFormat
 from ossconsole.training.compute.device import (
-    Compute,
+    DeviceContext,
     PendingTimes,
     StepClock,
     amp_dtype,
@@ -30,8 +30,8 @@ def stored(side: int = 8, count: int = 4) -> torch.Tensor:
 def test_both_formats_give_torchvisions_normalised_picture() -> None:
     pictures = stored()
     expected = reference.normalize(pictures.float() / 255, list(IMAGENET_MEAN), list(IMAGENET_STD))
-    u8 = Compute(TrainSettings(), SampleFormat.IMAGE_U8, device=CPU)
-    f32 = Compute(TrainSettings(), SampleFormat.TENSOR_F32, device=CPU)
+    u8 = DeviceContext(TrainSettings(), SampleFormat.IMAGE_U8, device=CPU)
+    f32 = DeviceContext(TrainSettings(), SampleFormat.TENSOR_F32, device=CPU)
     torch.testing.assert_close(u8.images(pictures.flatten(1), 8, 8, generator=None), expected, atol=1e-5, rtol=1e-5)
     rows = expected.contiguous().view(4, -1).view(torch.uint8)
     torch.testing.assert_close(f32.images(rows, 8, 8, generator=None), expected)
@@ -40,14 +40,14 @@ def test_both_formats_give_torchvisions_normalised_picture() -> None:
 def test_rows_longer_than_the_sample_are_cut() -> None:
     pictures = stored()
     padded = torch.cat([pictures.flatten(1), torch.full((4, 7), 255, dtype=torch.uint8)], dim=1)
-    compute = Compute(TrainSettings(), SampleFormat.IMAGE_U8, device=CPU)
+    compute = DeviceContext(TrainSettings(), SampleFormat.IMAGE_U8, device=CPU)
     torch.testing.assert_close(
         compute.images(padded, 8, 8, generator=None), compute.images(pictures.flatten(1), 8, 8, generator=None)
     )
 
 
 def test_tensor_f32_is_not_augmented_again() -> None:
-    compute = Compute(TrainSettings(), SampleFormat.TENSOR_F32, device=CPU)
+    compute = DeviceContext(TrainSettings(), SampleFormat.TENSOR_F32, device=CPU)
     rows = torch.rand(4, 3 * 8 * 8).view(torch.uint8)
     torch.testing.assert_close(
         compute.images(rows, 8, 8, generator=compute.generator(1)), compute.images(rows, 8, 8, generator=None)
@@ -55,7 +55,7 @@ def test_tensor_f32_is_not_augmented_again() -> None:
 
 
 def test_the_same_seeds_draw_the_same_crops_and_others_do_not() -> None:
-    compute = Compute(TrainSettings(image_size=8), SampleFormat.IMAGE_U8, device=CPU)
+    compute = DeviceContext(TrainSettings(image_size=8), SampleFormat.IMAGE_U8, device=CPU)
     rows = stored(side=16).flatten(1)
 
     def images(*seeds: int) -> torch.Tensor:
@@ -67,9 +67,11 @@ def test_the_same_seeds_draw_the_same_crops_and_others_do_not() -> None:
 
 
 def test_validation_takes_the_centre() -> None:
-    compute = Compute(TrainSettings(image_size=14), SampleFormat.IMAGE_U8, device=CPU)
+    compute = DeviceContext(TrainSettings(image_size=14), SampleFormat.IMAGE_U8, device=CPU)
     rows = stored(side=16)
-    whole = Compute(TrainSettings(), SampleFormat.IMAGE_U8, device=CPU).images(rows.flatten(1), 16, 16, generator=None)
+    whole = DeviceContext(TrainSettings(), SampleFormat.IMAGE_U8, device=CPU).images(
+        rows.flatten(1), 16, 16, generator=None
+    )
     assert torch.equal(compute.images(rows.flatten(1), 16, 16, generator=None), whole[..., 1:15, 1:15])
 
 
@@ -100,7 +102,7 @@ def test_a_buffer_is_free_once_its_own_copy_is_done_also_after_a_batch_without_o
         def synchronize(self) -> None:
             self.waited_for = True
 
-    compute = Compute(TrainSettings(), SampleFormat.IMAGE_U8, device=CPU)
+    compute = DeviceContext(TrainSettings(), SampleFormat.IMAGE_U8, device=CPU)
     first, second, last = (Copy() for _ in range(3))
 
     def ask_for_a_batch(*copies: Copy) -> None:
@@ -123,13 +125,13 @@ def test_a_process_without_a_gpu_of_its_own_is_told(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert choose_device(1) == torch.device("cuda", 1)
-    with pytest.raises(ConsoleError, match="Process 3 of the run needs a GPU of its own; 2 can be used") as error:
+    with pytest.raises(ConsoleError, match="Process 3 of the run needs a GPU of its own, and only 2 are available") as error:
         choose_device(2)
     assert "--processes 0" in error.value.remedy
 
 
 def test_the_parts_of_a_step_add_up() -> None:
-    clock = StepClock(Compute(TrainSettings(), SampleFormat.IMAGE_U8, device=CPU))
+    clock = StepClock(DeviceContext(TrainSettings(), SampleFormat.IMAGE_U8, device=CPU))
     clock.restart()
     for _ in range(3):
         clock.mark()

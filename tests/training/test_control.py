@@ -20,9 +20,9 @@ import pytest
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.profiles import Profile
-from ossconsole.training.checkpoints.claim import Claim, ClaimedError
 from ossconsole.training.remote import control
 from ossconsole.training.remote.control import ControlError, ControlServer, Look, Stop, ask, peers
+from ossconsole.training.run import ClaimedError, PrefixClaim
 
 PROFILE = Profile(name="p", region="cn-x", bucket="bucket-x", standard_endpoint="http://127.0.0.1:9")
 
@@ -47,24 +47,24 @@ class FakeRun:
 
 
 @dataclass
-class Place:
+class FakeProcess:
     profile: Profile | None = PROFILE
     own_run: Any = field(default_factory=FakeRun)
     own_upload: Any = None
 
 
 @pytest.fixture
-def place() -> Iterator[Place]:
-    place = Place()
-    with ControlServer(place):
-        yield place
+def process() -> Iterator[FakeProcess]:
+    process = FakeProcess()
+    with ControlServer(process):
+        yield process
 
 
-def test_commands_reach_the_run_and_refusals_come_back(place: Place) -> None:
+def test_commands_reach_the_run_and_refusals_come_back(process: FakeProcess) -> None:
     ask(os.getpid(), control.Pause(run="run-1"))
     ask(os.getpid(), control.Switch(run="run-1", endpoint=EndpointKind.ACCELERATED, reason="by hand"))
     ask(os.getpid(), Stop(run="run-1"))
-    assert place.own_run.asked == [("pause",), ("switch", EndpointKind.ACCELERATED, "by hand"), ("stop",)]
+    assert process.own_run.asked == [("pause",), ("switch", EndpointKind.ACCELERATED, "by hand"), ("stop",)]
     with pytest.raises(ControlError, match="No") as refused:
         ask(os.getpid(), control.SetLr(run="run-1", lr=0.1))
     assert refused.value.remedy == "Ask nicely."
@@ -74,31 +74,31 @@ def test_commands_reach_the_run_and_refusals_come_back(place: Place) -> None:
         ask(os.getpid(), control.UploadAction(action="pause"))
 
 
-def test_another_run_does_not_get_its_commands(place: Place) -> None:
+def test_another_run_does_not_get_its_commands(process: FakeProcess) -> None:
     with pytest.raises(ControlError, match="run-0 has ended"):
         ask(os.getpid(), Stop(run="run-0"))
-    place.own_run.alive = False
+    process.own_run.alive = False
     with pytest.raises(ControlError, match="run-1 has ended"):
         ask(os.getpid(), Stop(run="run-1"))
-    assert place.own_run.asked == []
+    assert process.own_run.asked == []
 
 
-def test_it_tells_what_it_works_on(place: Place) -> None:
+def test_it_tells_what_it_works_on(process: FakeProcess) -> None:
     report = ask(os.getpid(), Look()).report
     assert report is not None
     assert (report.pid, report.region, report.bucket, report.run) == (os.getpid(), "cn-x", "bucket-x", "run-1")
-    place.profile = None
+    process.profile = None
     assert ask(os.getpid(), Look()).report == control.Report(pid=os.getpid())
 
 
-def test_the_socket_is_private_and_goes_with_its_process(place: Place) -> None:
+def test_the_socket_is_private_and_goes_with_its_process(process: FakeProcess) -> None:
     (path,) = control.control_dir().iterdir()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
 def test_after_the_end_nobody_answers() -> None:
-    with ControlServer(Place()):
+    with ControlServer(FakeProcess()):
         pass
     assert list(control.control_dir().iterdir()) == []
     with pytest.raises(ControlError, match="is gone"):
@@ -116,7 +116,7 @@ def test_after_the_end_nobody_answers() -> None:
         b"[" * 99999 + b"\n",
     ],
 )
-def test_nonsense_is_refused_and_the_next_caller_is_served(place: Place, line: bytes) -> None:
+def test_nonsense_is_refused_and_the_next_caller_is_served(process: FakeProcess, line: bytes) -> None:
     with socket.socket(socket.AF_UNIX) as raw, control._folder() as folder:
         raw.settimeout(20)
         raw.connect(control._address(folder, f"{os.getpid()}.sock"))
@@ -127,13 +127,13 @@ def test_nonsense_is_refused_and_the_next_caller_is_served(place: Place, line: b
     assert ask(os.getpid(), Look()).report is not None
 
 
-def test_one_who_says_nothing_does_not_hold_up_the_others(place: Place) -> None:
+def test_one_who_says_nothing_does_not_hold_up_the_others(process: FakeProcess) -> None:
     with socket.socket(socket.AF_UNIX) as silent, control._folder() as folder:
         silent.connect(control._address(folder, f"{os.getpid()}.sock"))
         assert ask(os.getpid(), Look()).report is not None
 
 
-def test_other_users_are_not_answered(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_users_are_not_answered(process: FakeProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     if os.getuid() != 0:
         with pytest.raises(ControlError):
@@ -145,9 +145,9 @@ def test_other_users_are_not_answered(place: Place, monkeypatch: pytest.MonkeyPa
 
 SERVE = """
 import sys, threading
-from tests.training.test_control import Place
+from tests.training.test_control import FakeProcess
 from ossconsole.training.remote.control import ControlServer
-with ControlServer(Place()):
+with ControlServer(FakeProcess()):
     print("ready", flush=True)
     sys.stdin.read()
 """
@@ -161,7 +161,7 @@ def test_peers_are_found_and_the_dead_are_cleared_away() -> None:
         for other in others:
             assert other.stdout is not None
             assert other.stdout.readline() == b"ready\n"
-        with ControlServer(Place()):
+        with ControlServer(FakeProcess()):
             assert {report.pid for report in peers()} == {other.pid for other in others}
         others[0].send_signal(signal.SIGSTOP)
         assert {report.pid for report in peers()} == {others[1].pid}
@@ -183,38 +183,38 @@ def test_the_next_process_clears_away_what_a_killed_one_left() -> None:
     killed.kill()
     killed.communicate(timeout=20)
     assert [path.stem for path in control.control_dir().iterdir()] == [str(killed.pid)]
-    with ControlServer(Place()):
+    with ControlServer(FakeProcess()):
         assert [path.stem for path in control.control_dir().iterdir()] == [str(os.getpid())]
 
 
 def test_a_state_folder_with_a_long_path_is_no_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OSSCONSOLE_STATE_DIR", str(tmp_path / ("long" * 40) / "state"))
-    with ControlServer(Place()):
+    with ControlServer(FakeProcess()):
         assert ask(os.getpid(), Look()).report is not None
 
 
 def test_a_prefix_has_one_writer_and_the_second_is_told_who() -> None:
-    claim = Claim(PROFILE, "first")
+    claim = PrefixClaim(PROFILE, "first")
     with pytest.raises(ClaimedError, match=rf"The run first \(process {os.getpid()}\) is going on") as refused:
-        Claim(PROFILE, "second")
+        PrefixClaim(PROFILE, "second")
     assert refused.value.holder is not None
     assert refused.value.holder.run == "first"
-    Claim(msgspec.structs.replace(PROFILE, checkpoint_prefix="another"), "third").release()
+    PrefixClaim(msgspec.structs.replace(PROFILE, checkpoint_prefix="another"), "third").release()
     claim.release()
-    Claim(PROFILE, "second").release()
+    PrefixClaim(PROFILE, "second").release()
 
 
 def test_a_claim_ends_with_its_process() -> None:
     code = (
         "import time\nfrom tests.training.test_control import PROFILE\n"
-        "from ossconsole.training.checkpoints.claim import Claim\n"
-        "claim = Claim(PROFILE, 'killed'); print('has it', flush=True); time.sleep(60)"
+        "from ossconsole.training.run import PrefixClaim\n"
+        "claim = PrefixClaim(PROFILE, 'killed'); print('has it', flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert holder.stdout is not None
     assert holder.stdout.readline() == b"has it\n"
     with pytest.raises(ClaimedError, match="run killed"):
-        Claim(PROFILE, "mine")
+        PrefixClaim(PROFILE, "mine")
     holder.kill()
     holder.communicate(timeout=20)
-    Claim(PROFILE, "mine").release()
+    PrefixClaim(PROFILE, "mine").release()

@@ -7,10 +7,10 @@ import torch
 from torchvision.models import resnet18
 
 from ossconsole.dataset.formats import SampleFormat
-from ossconsole.training.compute.device import Compute, choose_device
+from ossconsole.training.compute.device import DeviceContext, choose_device
 from ossconsole.training.compute.trainer import EpochMeter, ForwardBackward, Trainer
-from ossconsole.training.distributed.process_group import Ranks
-from ossconsole.training.distributed.rank import Place
+from ossconsole.training.distributed.process_group import ProcessGroup
+from ossconsole.training.distributed.ranks import RankInfo
 from ossconsole.training.loading.loader import lock_pages, unlock_pages
 from ossconsole.training.loading.shared_memory import SharedBuffer
 from ossconsole.training.settings import TrainSettings
@@ -21,8 +21,10 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_a_step_is_not_waited_for(precision: str) -> None:
     settings = TrainSettings(batch_size=8, image_size=24, precision=precision, ema_decay=0.9)
-    compute = Compute(settings, SampleFormat.IMAGE_U8, device=choose_device())
-    trainer = Trainer(resnet18(num_classes=10), compute, settings, Ranks(Place(), compute.device), total_steps=100)
+    compute = DeviceContext(settings, SampleFormat.IMAGE_U8, device=choose_device())
+    trainer = Trainer(
+        resnet18(num_classes=10), compute, settings, ProcessGroup(RankInfo(), compute.device), total_steps=100
+    )
     stored = torch.randint(0, 256, (8, 3 * 32 * 32), dtype=torch.uint8).pin_memory()
     labels, meter = torch.randint(0, 10, (8,)), EpochMeter()
 
@@ -46,11 +48,13 @@ def test_a_step_is_not_waited_for(precision: str) -> None:
 def test_a_graph_computes_the_gradients_of_the_eager_step() -> None:
     settings = TrainSettings(batch_size=32, precision="fp16", warmup_steps=0, learning_rate=1e-4)
     random = torch.Generator().manual_seed(0)
-    compute = Compute(settings, SampleFormat.IMAGE_U8, device=choose_device())
+    compute = DeviceContext(settings, SampleFormat.IMAGE_U8, device=choose_device())
     images = torch.randn(32, 3, 64, 64, generator=random).to(compute.device, memory_format=torch.channels_last)
     labels = torch.randint(0, 10, (32,), generator=random).to(compute.device)
     torch.manual_seed(0)
-    trainer = Trainer(resnet18(num_classes=10), compute, settings, Ranks(Place(), compute.device), total_steps=100)
+    trainer = Trainer(
+        resnet18(num_classes=10), compute, settings, ProcessGroup(RankInfo(), compute.device), total_steps=100
+    )
     for _ in range(8):  # from the sixth on as a graph
         trainer.step(images, labels, EpochMeter(), samples=32)
     graph = trainer._graph
@@ -75,10 +79,12 @@ def test_a_graph_computes_the_gradients_of_the_eager_step() -> None:
 
 def test_gradients_add_up_in_a_graph() -> None:
     settings = TrainSettings(batch_size=32, precision="fp16", warmup_steps=0, learning_rate=1e-4)
-    compute = Compute(settings, SampleFormat.IMAGE_U8, device=choose_device())
+    compute = DeviceContext(settings, SampleFormat.IMAGE_U8, device=choose_device())
     images = torch.randn(32, 3, 64, 64, device=compute.device).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, 10, (32,), device=compute.device)
-    trainer = Trainer(resnet18(num_classes=10), compute, settings, Ranks(Place(), compute.device), total_steps=100)
+    trainer = Trainer(
+        resnet18(num_classes=10), compute, settings, ProcessGroup(RankInfo(), compute.device), total_steps=100
+    )
     for _ in range(8):
         trainer.step(images, labels, EpochMeter(), samples=32)
     trainer.step(images, labels, EpochMeter(), samples=32, update=False)

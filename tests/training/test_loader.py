@@ -142,7 +142,7 @@ class TiredReader(SampleReader):
     """Ends after each batch, as one does that has opened many tars."""
 
     @property
-    def worn_out(self) -> bool:
+    def needs_recycling(self) -> bool:
         return True
 
 

@@ -1,4 +1,4 @@
-"""Runs of two processes on this machine, by gloo: what they read, what they agree on, and when one is lost."""
+"""Runs of two processes on this machine, by gloo: what they read, what they decide on, and when one is lost."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import pytest
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
-from ossconsole.training.distributed.rank import BATCH, END, FAILED, Place, Standing, agree, torchrun_place
+from ossconsole.training.distributed.ranks import BATCH, END, FAILED, RankInfo, RankStatus, decide, torchrun_rank_info
 from tests.training.conftest import DEADLINE_S, TRAIN_SAMPLES, VAL_SAMPLES, Bucket, StartRun, finished, steps
 
-STANDING = Standing(BATCH, 0, 0, 0, 0, 0, 0, 8, 100, 0.5, 1.0, 0, 0)
+STATUS = RankStatus(BATCH, 0, 0, 0, 0, 0, 0, 8, 100, 0.5, 1.0, 0, 0)
 
 
 def test_each_sample_is_read_once_and_one_process_can_go_on_with_what_two_began(
@@ -88,25 +88,31 @@ def test_both_pause_and_change_together_and_one_that_dies_is_told(start_run: Sta
 
 
 def test_what_one_asks_all_do() -> None:
-    asked = STANDING._replace(pause=1, checkpoint=1, lr=0.5)
-    agreed = agree([asked, STANDING._replace(samples=4, wait_s=2.0)], EndpointKind.STANDARD)
-    assert (agreed.pause, agreed.checkpoint, agreed.lr, agreed.stop, agreed.over) == (True, True, 0.5, False, False)
-    assert (agreed.samples, agreed.bytes, agreed.wait_s) == (12, 200, 2.0)
-    assert agree([STANDING, STANDING._replace(stop=1)], EndpointKind.STANDARD).stop
-    assert agree([STANDING, STANDING._replace(ready=FAILED)], EndpointKind.STANDARD).failed
-    assert agree([STANDING, STANDING._replace(ready=END)], EndpointKind.STANDARD).over
+    asked = STATUS._replace(pause=1, checkpoint=1, lr=0.5)
+    decision = decide([asked, STATUS._replace(samples=4, wait_s=2.0)], EndpointKind.STANDARD)
+    assert (decision.pause, decision.checkpoint, decision.lr, decision.stop, decision.over) == (
+        True,
+        True,
+        0.5,
+        False,
+        False,
+    )
+    assert (decision.samples, decision.bytes, decision.wait_s) == (12, 200, 2.0)
+    assert decide([STATUS, STATUS._replace(stop=1)], EndpointKind.STANDARD).stop
+    assert decide([STATUS, STATUS._replace(ready=FAILED)], EndpointKind.STANDARD).failed
+    assert decide([STATUS, STATUS._replace(ready=END)], EndpointKind.STANDARD).over
 
 
 def test_a_rank_that_left_its_endpoint_takes_the_others_along() -> None:
     other = tuple(EndpointKind).index(EndpointKind.ACCELERATED)
-    agreed = agree([STANDING, STANDING._replace(endpoint=other)], EndpointKind.STANDARD)
-    assert (agreed.endpoint, agreed.left) == (EndpointKind.ACCELERATED, 1)
-    assert agree([STANDING, STANDING], EndpointKind.STANDARD).left is None
+    decision = decide([STATUS, STATUS._replace(endpoint=other)], EndpointKind.STANDARD)
+    assert (decision.endpoint, decision.failed_over_rank) == (EndpointKind.ACCELERATED, 1)
+    assert decide([STATUS, STATUS], EndpointKind.STANDARD).failed_over_rank is None
 
 
 def test_torchrun_says_where_a_process_stands() -> None:
-    assert torchrun_place({}) == Place()
-    found = torchrun_place({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"})
-    assert (found.rank, found.world, found.local_rank, found.local_world, found.leads) == (3, 4, 1, 2, False)
+    assert torchrun_rank_info({}) == RankInfo()
+    found = torchrun_rank_info({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"})
+    assert (found.rank, found.world, found.local_rank, found.local_world, found.is_rank_zero) == (3, 4, 1, 2, False)
     with pytest.raises(Exception, match="LOCAL_RANK"):
-        torchrun_place({"RANK": "3", "WORLD_SIZE": "4"})
+        torchrun_rank_info({"RANK": "3", "WORLD_SIZE": "4"})

@@ -19,7 +19,7 @@ from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import Manifest, Sample
 from ossconsole.training.data import TrainingData
 from ossconsole.training.loading.loader import BatchLoader, LoaderError
-from ossconsole.training.loading.pool import ReaderLostError, ReaderPool, _Reader
+from ossconsole.training.loading.pool import ReaderLostError, ReaderPool, _ReaderProcess
 from ossconsole.training.loading.reader import ReadRequest
 from ossconsole.training.loading.shared_memory import SPAWN, SampleTable
 from ossconsole.training.plan import Plan, Split
@@ -47,11 +47,11 @@ def ends(monkeypatch: pytest.MonkeyPatch) -> list[Connection]:
     """The ends of the readers, in the order in which they were started."""
     found: list[Connection] = []
 
-    def start(_pool: ReaderPool, _number: int) -> _Reader:
+    def start(_pool: ReaderPool, _number: int) -> _ReaderProcess:
         ours, theirs = SPAWN.Pipe()
         found.append(theirs)
         process: Any = Killed()
-        return _Reader(process, ours)
+        return _ReaderProcess(process, ours)
 
     monkeypatch.setattr(ReaderPool, "_start", start)
     return found
@@ -140,11 +140,11 @@ def test_readers_find_every_sample_by_its_row() -> None:
 def test_a_reader_that_cannot_be_started_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Any] = []
 
-    def start(_pool: ReaderPool, number: int) -> _Reader:
+    def start(_pool: ReaderPool, number: int) -> _ReaderProcess:
         if number == 2:
             raise ConsoleError("The reader process 2 could not be started.")
         started.append(Killed())
-        return _Reader(started[-1], SPAWN.Pipe()[0])
+        return _ReaderProcess(started[-1], SPAWN.Pipe()[0])
 
     monkeypatch.setattr(ReaderPool, "_start", start)
     before = memory_files()

@@ -153,8 +153,8 @@ def test_a_run_stopped_while_torch_loads_ends_without_a_model(
         runs[0].stop()
         return 1
 
-    monkeypatch.setattr("ossconsole.training.session.processes_wanted", stop_and_count)
-    monkeypatch.setattr("ossconsole.training.session.Session", None)
+    monkeypatch.setattr("ossconsole.training.session.local_processes", stop_and_count)
+    monkeypatch.setattr("ossconsole.training.session.train", None)
     stable = keep_good(bucket)
     gate = threading.Event()
     runs: list[TrainingRun] = []
@@ -193,7 +193,7 @@ def test_a_checkpoint_asked_for_before_the_first_step_is_not_written(bucket: Buc
 
     stable = keep_good(bucket)
     profile = msgspec.structs.replace(bucket.profile, accelerated_endpoint="http://0.0.2:9")
-    run = start_run(profile, endpoint=EndpointKind.ACCELERATED, fall_back=False, attended=True, on_event=watch)
+    run = start_run(profile, endpoint=EndpointKind.ACCELERATED, fall_back=False, interactive=True, on_event=watch)
     run.checkpoint()
     assert asked.wait(DEADLINE_S)
     run.stop()
@@ -254,7 +254,7 @@ def test_a_failed_run_lets_go_of_its_tensors(start_run: StartRun, monkeypatch: p
         raise RuntimeError("a device assert")
 
     monkeypatch.setattr(torch.nn.CrossEntropyLoss, "forward", fail)
-    run = start_run(attended=True)
+    run = start_run(interactive=True)
     assert run.wait(DEADLINE_S)
     assert run.error is not None
     assert outputs[0]() is None
@@ -325,7 +325,7 @@ def test_a_failing_endpoint_pauses_a_run_that_somebody_watches(bucket: Bucket, s
             paused.set()
 
     profile = msgspec.structs.replace(bucket.profile, accelerated_endpoint="http://0.0.2:9")
-    run = start_run(profile, endpoint=EndpointKind.ACCELERATED, fall_back=False, attended=True, on_event=watch)
+    run = start_run(profile, endpoint=EndpointKind.ACCELERATED, fall_back=False, interactive=True, on_event=watch)
     assert paused.wait(DEADLINE_S)
     run.switch(EndpointKind.STANDARD)
     run.resume()
@@ -384,17 +384,17 @@ def test_a_checkpoint_of_another_dataset_is_refused(bucket: Bucket, start_run: S
     assert "another batch size" in other.error.message
 
 
-@pytest.mark.parametrize("attended", [True, False], ids=["console", "headless"])
-def test_a_step_on_the_cpu_gives_way_to_a_screen_where_there_is_one(start_run: StartRun, attended: bool) -> None:
+@pytest.mark.parametrize("interactive", [True, False], ids=["console", "headless"])
+def test_a_step_on_the_cpu_gives_way_to_a_screen_where_there_is_one(start_run: StartRun, interactive: bool) -> None:
     priorities = []
 
     def note(event: events.Event) -> None:
         if isinstance(event, events.Step):
             priorities.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
 
-    finished(start_run(attended=attended, on_event=note, max_steps=2))
+    finished(start_run(interactive=interactive, on_event=note, max_steps=2))
     screen = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-    assert [priority > screen for priority in priorities] == [attended] * 2
+    assert [priority > screen for priority in priorities] == [interactive] * 2
 
 
 def test_what_of_a_dataset_is_not_used_is_said(bucket: Bucket, start_run: StartRun) -> None:

@@ -14,10 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.telemetry.gpu import GpuProcess
-from ossconsole.training.compute.device import Compute, device_errors
+from ossconsole.training.compute.device import DeviceContext, device_errors
 from ossconsole.training.compute.trainer import EpochMeter, StepGraph, Trainer, counts
-from ossconsole.training.distributed.process_group import Ranks
-from ossconsole.training.distributed.rank import Place
+from ossconsole.training.distributed.process_group import ProcessGroup
+from ossconsole.training.distributed.ranks import RankInfo
 from ossconsole.training.settings import TrainSettings
 
 CPU = torch.device("cpu")
@@ -27,8 +27,8 @@ SETTINGS: dict[str, Any] = {"warmup_steps": 0, "label_smoothing": 0.0}
 
 def trainer_of(model: nn.Module, **settings: Any) -> Trainer:
     chosen = TrainSettings(**{**SETTINGS, **settings})
-    compute = Compute(chosen, SampleFormat.IMAGE_U8, device=CPU)
-    return Trainer(model, compute, chosen, Ranks(Place(), CPU), total_steps=10**9)
+    compute = DeviceContext(chosen, SampleFormat.IMAGE_U8, device=CPU)
+    return Trainer(model, compute, chosen, ProcessGroup(RankInfo(), CPU), total_steps=10**9)
 
 
 def small_model() -> nn.Module:
@@ -47,7 +47,7 @@ def test_too_large_a_batch_is_told_with_the_size_to_try() -> None:
     trainer = trainer_of(Full(), batch_size=8)
     for parameter in trainer.model.parameters():
         parameter.grad = torch.ones_like(parameter)  # what a backward pass leaves that fails half-way
-    with pytest.raises(ConsoleError, match="does not hold a batch of 8") as error:
+    with pytest.raises(ConsoleError, match="Out of memory on cpu with batch size 8") as error:
         trainer.step(torch.zeros(8, 3, 8, 8), torch.zeros(8).long(), EpochMeter(), samples=8)
     assert "--batch-size 4" in error.value.remedy
     assert not trainer.state()["gradients"]
@@ -84,8 +84,8 @@ def test_a_step_that_cannot_be_recorded_as_a_graph_stays_eager(caplog: pytest.Lo
 
 
 def test_pictures_that_do_not_fit_into_memory_are_told_so_too() -> None:
-    compute = Compute(TrainSettings(batch_size=1), SampleFormat.IMAGE_U8, device=CPU)
-    with pytest.raises(ConsoleError, match="does not hold a batch of 1") as error, compute.device_errors():
+    compute = DeviceContext(TrainSettings(batch_size=1), SampleFormat.IMAGE_U8, device=CPU)
+    with pytest.raises(ConsoleError, match="Out of memory on cpu with batch size 1") as error, compute.device_errors():
         torch.empty(1 << 60)
     assert "--image-size" in error.value.remedy
     with pytest.raises(RuntimeError, match="invalid for input"), compute.device_errors():
@@ -171,9 +171,9 @@ def test_a_peak_set_by_hand_goes_on_until_the_settings_name_another() -> None:
 def fused_trainer_of(model: nn.Module, **settings: Any) -> Trainer:
     """As on a GPU in fp16: the fused optimizer, and a scaler of losses. Both exist for the CPU too."""
     chosen = TrainSettings(**{**SETTINGS, **settings})
-    compute = Compute(chosen, SampleFormat.IMAGE_U8, device=CPU)
+    compute = DeviceContext(chosen, SampleFormat.IMAGE_U8, device=CPU)
     compute.cuda, compute.scaler = True, torch.amp.GradScaler("cpu")
-    return Trainer(model, compute, chosen, Ranks(Place(), CPU), total_steps=10**9)
+    return Trainer(model, compute, chosen, ProcessGroup(RankInfo(), CPU), total_steps=10**9)
 
 
 def fill_freed_memory(value: float) -> None:

@@ -132,7 +132,7 @@ def _judge(data: TrainingData, uri: str) -> tuple[Check, int]:
     classes = counted(len(manifest.classes), "class", "classes")
     text = (
         f"{uri}: {counts} in {classes}, {manifest.format} at {manifest.size} px{stored}, "
-        f"{size / 1e9:,.2f} GB. {data.lacking}"
+        f"{size / 1e9:,.2f} GB. {data.missing}"
     ).rstrip()
     if not data.remarks:
         return ok(_NAME, text), size

@@ -8,11 +8,18 @@ import torch
 
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import TRAIN, Manifest
-from ossconsole.training.compute.device import Compute, PendingTimes, Pictures, StepClock, StepTimes, choose_device
+from ossconsole.training.compute.device import (
+    BatchTransform,
+    DeviceContext,
+    PendingTimes,
+    StepClock,
+    StepTimes,
+    choose_device,
+)
 from ossconsole.training.compute.model import build_model
 from ossconsole.training.compute.trainer import EpochMeter, Trainer
-from ossconsole.training.distributed.process_group import Ranks
-from ossconsole.training.distributed.rank import Place
+from ossconsole.training.distributed.process_group import ProcessGroup
+from ossconsole.training.distributed.ranks import RankInfo
 from ossconsole.training.loading.loader import Batch
 from ossconsole.training.plan import Split
 from ossconsole.training.settings import TrainSettings
@@ -25,11 +32,11 @@ class TrainingLoop:
     """ResNet-18 with its optimizer, as a run has it."""
 
     def __init__(self, settings: TrainSettings, manifest: Manifest) -> None:
-        self._compute = Compute(settings, manifest.format, device=choose_device())
+        self._compute = DeviceContext(settings, manifest.format, device=choose_device())
         model = build_model(manifest.classes, "none", lambda uri: uri.encode())
-        ranks = Ranks(Place(), self._compute.device)
+        ranks = ProcessGroup(RankInfo(), self._compute.device)
         self._trainer = Trainer(model, self._compute, settings, ranks, total_steps=_STEPS)
-        self._pictures = Pictures(manifest, self._compute, seed=settings.seed)
+        self._pictures = BatchTransform(manifest, self._compute, seed=settings.seed)
         self._clock = StepClock(self._compute)
         self._meter = EpochMeter()
         self._pending: list[tuple[float, PendingTimes]] = []

@@ -1,43 +1,36 @@
-"""Checkpoints: what is in one, how it is written without risk to the last one, and how it is read."""
+"""Checkpoints: their content, their keys, and resuming from one at the exact step."""
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import io
 import re
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from typing import Any
 
-import fastcrc
 import torch
 import torchvision
 
 from ossconsole import __version__
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.text import counted
 from ossconsole.storage.client import ObjectStore
-from ossconsole.storage.errors import StorageError
-from ossconsole.storage.multipart import abort_upload, list_uploads
-from ossconsole.storage.retry import ONCE, RetryPolicy, Wait
-from ossconsole.telemetry.runs import record_path, summarise
-from ossconsole.training.checkpoints.writer import CheckpointWriter
 from ossconsole.training.compute.device import map_tensors
-from ossconsole.training.compute.model import MAX_WEIGHTS_BYTES, load_untrusted
-from ossconsole.training.loading.connector import ConnectorSettings
+from ossconsole.training.compute.model import MAX_WEIGHTS_BYTES, load_untrusted, refuse_not_finite
+from ossconsole.training.context import RunContext
+from ossconsole.training.distributed.process_group import ProcessGroup
 
 FORMAT = "ossconsole-checkpoint"
 VERSION = 1
 STABLE_NAME = "resnet18.pt"
 BEST_NAME = "resnet18-best.pt"
-_EXPLAIN_TIMEOUT_S = 5.0
-_WRITES = RetryPolicy(attempts=2, first_wait_s=2.0)  # the connector has retried each of its requests by then
+LATEST = "latest"
+_MAY_DIFFER = {"run", "sample_format"}
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Where a run stands: steps and epochs done, and the sums of the epoch under way."""
+class RunProgress:
+    """Progress of a run: epochs (from 1) and steps done, the sums of the current epoch (see EpochMeter), metrics."""
 
     epoch: int
     step: int
@@ -46,65 +39,42 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Saved:
-    """A checkpoint in the bucket. `seconds` until its last copy; `best_key` is "" when it is not the best."""
-
-    key: str
-    stable_key: str
-    best_key: str
-    bytes: int
-    seconds: float
-
-
-@dataclass(frozen=True)
 class Snapshot:
-    """What a checkpoint is made of; the tensors of `trainer_state` are there, and stay as they are, after `arrived`."""
+    """The content of a checkpoint. `wait_for_copy` blocks until the tensors of `trainer_state` are on the host."""
 
     trainer_state: dict[str, Any]
-    progress: Progress
-    about: dict[str, Any]
-    arrived: Callable[[], object]
+    progress: RunProgress
+    run_config: dict[str, Any]
+    wait_for_copy: Callable[[], object]
 
     def pack(self) -> bytes:
         """The bytes of the checkpoint."""
-        self.arrived()
-        return pack(map_tensors(self.trainer_state, _with_own_storage), self.progress, self.about)
+        self.wait_for_copy()
+        return pack(map_tensors(self.trainer_state, _with_own_storage), self.progress, self.run_config)
 
 
 def _with_own_storage(tensor: torch.Tensor) -> torch.Tensor:
-    """Of tensors that share a storage torch.save writes it whole, and who loads one of them holds them all."""
+    """A copy when the storage is shared: torch.save writes whole storages, and loading one view would keep them."""
     return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
-def checkpoint_key(prefix: str, run: str, progress: Progress) -> str:
-    """The unique key: opening the connector's writer deletes the key, so none that matters is ever opened."""
+def checkpoint_key(prefix: str, run: str, progress: RunProgress) -> str:
+    """A key used once: opening the connector's writer deletes the key's object."""
     return f"{prefix}/resnet18-{run}-e{progress.epoch:02d}-s{progress.step:06d}.pt"
 
 
-_KEY_NAME = re.compile(r"resnet18-(?P<run>.+)-e\d+-s\d+\.pt")
-
-
-def _is_over(run: str) -> bool:
-    """Whether the record of a run is on this machine, and says that it ended, or its process is gone."""
-    try:
-        found = summarise(record_path(run))
-    except ConsoleError:  # a run of another machine or user has no record here
-        return False
-    return found.alive is False or (found.alive is True and found.state.final)
-
-
 def stable_key(prefix: str) -> str:
-    """Where the newest checkpoint always is."""
+    """The key of the newest checkpoint."""
     return f"{prefix}/{STABLE_NAME}"
 
 
 def best_key(prefix: str) -> str:
-    """Where the checkpoint with the highest top-1 of the last run is."""
+    """The key of the checkpoint with the highest top-1 accuracy of the last run."""
     return f"{prefix}/{BEST_NAME}"
 
 
-def pack(trainer_state: dict[str, Any], progress: Progress, about: dict[str, Any]) -> bytes:
-    """The bytes of a checkpoint. `about` describes run, data and settings in plain values; nothing in it is secret."""
+def pack(trainer_state: dict[str, Any], progress: RunProgress, run_config: dict[str, Any]) -> bytes:
+    """The bytes of a checkpoint. `run_config` describes run, data and settings in plain values, without secrets."""
     buffer = io.BytesIO()
     torch.save(
         {
@@ -119,7 +89,7 @@ def pack(trainer_state: dict[str, Any], progress: Progress, about: dict[str, Any
                 "torch": str(torch.__version__),
                 "torchvision": str(torchvision.__version__),
             },
-            **about,
+            **run_config,
             **trainer_state,
         },
         buffer,
@@ -128,7 +98,7 @@ def pack(trainer_state: dict[str, Any], progress: Progress, about: dict[str, Any
 
 
 def unpack(data: bytes, where: str) -> dict[str, Any]:
-    """The checkpoint in `data`, no code of it run. Raises ConsoleError when it is not one of ours."""
+    """The content of a checkpoint, loaded without running code. Raises ConsoleError when it is not one of ours."""
     state = load_untrusted(data, where)
     if state.get("format") != FORMAT:
         raise ConsoleError(
@@ -142,163 +112,13 @@ def unpack(data: bytes, where: str) -> dict[str, Any]:
     return state
 
 
-class CheckpointStore:
-    """Writes a run's checkpoints: the connector a unique key, which oss2 verifies and copies to the stable one."""
-
-    def __init__(
-        self, connector: ConnectorSettings, store: ObjectStore, run: str, *, keep: int, timeout_s: float
-    ) -> None:
-        self._store = store
-        self._prefix = connector.profile.checkpoint_prefix
-        self._run = run
-        self._keep = keep
-        self._timeout_s = timeout_s
-        self._connector = connector
-        self._writer = CheckpointWriter(connector)
-        self._written: list[str] = []
-        self._doubtful: list[str] = []  # given up, but something of them may have arrived
-        self._best = ""
-
-    def save(
-        self,
-        data: bytes,
-        progress: Progress,
-        *,
-        best: bool = False,
-        on_written: Callable[[str, int], None] = lambda _key, _bytes: None,
-    ) -> Saved:
-        """`best` tells that it is the best of the run so far: it is copied to the best key too, and kept longer.
-
-        `on_written` gets the key and how many bytes were written, every few megabytes. Raises ConsoleError when it did
-        not arrive; the stable key then still holds the checkpoint before.
-        """
-        begun = time.perf_counter()
-        key = checkpoint_key(self._prefix, self._run, progress)
-        self._write(key, data, functools.partial(on_written, key))
-        if key not in self._written:
-            self._written.append(key)
-        self._store.copy(key, stable_key(self._prefix))
-        if best:
-            self._store.copy(key, best_key(self._prefix))
-            self._best = key
-        self._drop_old()
-        self._tidy()
-        copied = best_key(self._prefix) if best else ""
-        return Saved(key, stable_key(self._prefix), copied, len(data), time.perf_counter() - begun)
-
-    def close(self) -> None:
-        self._writer.close()
-
-    def adopt(self) -> None:
-        """Counts what this run wrote before torchrun started it anew as its own. Raises StorageError."""
-        begin = checkpoint_key(self._prefix, self._run, Progress(0, 0, [], {})).removesuffix("e00-s000000.pt")
-        self._written = sorted(found.key for found in self._store.list_all(begin))
-
-    def abort_leftovers(self) -> list[str]:
-        """Aborts what runs of this machine that are over, such as killed ones, began to upload; gives the keys.
-
-        Raises StorageError.
-        """
-        aborted = []
-        with contextlib.closing(self._impatient()) as store:
-            for upload in list_uploads(store, f"{self._prefix}/resnet18-"):
-                match = _KEY_NAME.fullmatch(upload.key.removeprefix(f"{self._prefix}/"))
-                if match is not None and (match["run"] == self._run or _is_over(match["run"])):
-                    abort_upload(store, upload)
-                    aborted.append(upload.key)
-        return aborted
-
-    def _write(self, key: str, data: bytes, on_written: Callable[[int], None]) -> None:
-        """Through the connector, with retries where OSS takes writes or only throttles; the reason is OSS's own."""
-
-        def attempt() -> None:
-            try:
-                self._write_once(key, data, on_written)
-            except ConsoleError as error:
-                own = StorageError(error.message, remedy=error.remedy, retriable=True, action=f"writing {key}")
-                raise (self._refusal(key) or own) from error
-
-        try:
-            _WRITES.run(attempt, _sleep)
-        except StorageError as error:
-            if error.retriable:
-                self._doubtful.append(key)
-                self._tidy()
-            raise
-
-    def _write_once(self, key: str, data: bytes, on_written: Callable[[int], None]) -> None:
-        try:
-            self._writer.write(key, data, self._timeout_s, on_written)
-        except ConsoleError:
-            # Perhaps it was only the reply that got lost.
-            with contextlib.closing(self._impatient()) as store:
-                try:
-                    self._verify(store, key, data)
-                except ConsoleError:
-                    written = False
-                else:
-                    written = True
-            if not written:
-                raise
-        else:
-            self._verify(self._store, key, data)
-
-    def _tidy(self) -> None:
-        """Removes what is left of those given up, where that works now; it is tried again after the next checkpoint."""
-        with contextlib.suppress(StorageError), contextlib.closing(self._impatient()) as store:
-            for key in self._doubtful.copy():
-                if key not in self._written:
-                    store.delete(key)
-                    for upload in list_uploads(store, key):
-                        abort_upload(store, upload)
-                self._doubtful.remove(key)
-
-    def _refusal(self, key: str) -> StorageError | None:
-        """Why OSS does not take the object now, in its own words; None when it would. The connector does not tell."""
-        with contextlib.closing(self._impatient()) as store:
-            try:
-                store.check_write(key)
-            except StorageError as error:
-                return error
-        return None
-
-    def _impatient(self) -> ObjectStore:
-        """A store that tells soon what is wrong."""
-        connector = self._connector
-        return ObjectStore(connector.profile, connector.credentials, timeout_s=_EXPLAIN_TIMEOUT_S, retry=ONCE)
-
-    def _verify(self, store: ObjectStore, key: str, data: bytes) -> None:
-        info = store.head(key)
-        if info.size != len(data):
-            raise ConsoleError(
-                f"The checkpoint {self._store.uri(key)} has {info.size:,} of {len(data):,} bytes.",
-                remedy="The run goes on; the next checkpoint is tried as usual.",
-            )
-        if info.crc64 is not None and info.crc64 != fastcrc.crc64.xz(data):
-            raise ConsoleError(
-                f"The checkpoint {self._store.uri(key)} differs from what was written (CRC64).",
-                remedy="The run goes on; the next checkpoint is tried as usual.",
-            )
-
-    def _drop_old(self) -> None:
-        """Keeps the newest `keep` of this run (all with 0), and the best one."""
-        if self._keep:
-            for key in self._written[: -self._keep]:
-                if key != self._best:
-                    self._store.delete(key)
-                    self._written.remove(key)
-
-
-def _sleep(wait: Wait) -> None:
-    time.sleep(wait.seconds)
-
-
 _URI = re.compile(r"^oss://(?P<bucket>[^/]+)/(?P<key>.+)$")
 
 
 def fetch_uri(store: ObjectStore, uri: str) -> bytes:
-    """The object of an `oss://bucket/key`. Raises ConsoleError when it is in another bucket than the profile's, or
-    larger than weights can be.
+    """The object of an `oss://bucket/key`.
+
+    Raises ConsoleError when it is in another bucket than the profile's, or larger than MAX_WEIGHTS_BYTES.
     """
     match = _URI.match(uri)
     if match is None or match["bucket"] != store.profile.bucket:
@@ -308,5 +128,73 @@ def fetch_uri(store: ObjectStore, uri: str) -> bytes:
         )
     size = store.head(match["key"]).size
     if size > MAX_WEIGHTS_BYTES:  # before it fills the memory
-        raise ConsoleError(f"{uri} has {size:,} bytes; that is no ResNet-18.", remedy="Choose another object.")
+        raise ConsoleError(
+            f"{uri} has {size:,} bytes, which is too large for a ResNet-18.", remedy="Select another object."
+        )
     return store.get(match["key"])
+
+
+def resume(
+    context: RunContext,
+    store: ObjectStore,
+    group: ProcessGroup,
+    run_config: dict[str, Any],
+    load: Callable[[dict[str, Any]], None],
+) -> None:
+    """Resumes from the checkpoint of the settings, or after a torchrun restart from the one that this run wrote.
+
+    `load` restores the state of the run from the checkpoint's content; `run_config` must match that of the checkpoint.
+    Raises ConsoleError when it does not, or when the object is not a complete checkpoint.
+    """
+    uri = _resume_uri(context.settings.resume, store)
+    if group.rank_info.attempt:
+        own = _own_checkpoint(context, store) if group.rank_info.is_rank_zero else ""
+        uri = group.all_gather_object(own)[0] or uri
+    if not uri:
+        return
+    state = unpack(fetch_uri(store, uri), uri)
+    for name, wanted in run_config.items():
+        if name not in _MAY_DIFFER and state.get(name) != wanted:
+            raise ConsoleError(
+                f"{uri} was written with {_difference(name, state.get(name), wanted)}.",
+                remedy=f"Use the same settings and dataset, or start from its weights: --weights {uri}.",
+            )
+    if isinstance(state.get("model"), dict):
+        refuse_not_finite(state["model"], uri)
+    try:
+        load(state)
+        epoch, context.step = int(state["epoch"]), int(state["step"])
+        original_lr = state["schedule"]["asked"]
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        missing = f" ({error} is missing)" if isinstance(error, KeyError) else ""
+        raise ConsoleError(
+            f"{uri} is not complete: a run cannot resume from it{missing}.",
+            remedy=f"Start from its weights: --weights {uri}.",
+        ) from error
+    context.info(f"Resumed after step {context.step} of epoch {epoch}, from {uri}.")
+    if original_lr != context.settings.learning_rate:
+        context.info(f"The peak learning rate is now {context.settings.learning_rate:g}.")
+
+
+def _difference(name: str, found: object, wanted: object) -> str:
+    """The text after "written with"."""
+    if name == "classes":
+        was, has = (len(each) if isinstance(each, Sized) else 0 for each in (found, wanted))
+        return f"{counted(was, 'class', 'classes')}; this dataset has {'others' if was == has else has}"
+    return f"another {name.replace('_', ' ')} than this run has"
+
+
+def _resume_uri(named: str, store: ObjectStore) -> str:
+    """The URI of a checkpoint given as a key, as a URI, or as LATEST; "" for none."""
+    if named == LATEST:
+        return store.uri(stable_key(store.profile.checkpoint_prefix))
+    return store.uri(named) if named and "://" not in named else named
+
+
+def _own_checkpoint(context: RunContext, store: ObjectStore) -> str:
+    """The URI of the newest checkpoint if this run wrote it, else ""."""
+    key = stable_key(context.profile.checkpoint_prefix)
+    if not store.exists(key):
+        return ""
+    uri = store.uri(key)
+    return uri if unpack(store.get(key), uri).get("run") == context.id else ""

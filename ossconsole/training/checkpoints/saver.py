@@ -1,32 +1,57 @@
-"""The saver: writes a run's checkpoints while it trains, one at a time."""
+"""Writing checkpoints while the run trains: a background thread, the store that verifies, and the writer process."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
+import mmap
+import os
+import re
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from multiprocessing.reduction import recv_handle, send_handle
 
+import fastcrc
+
+from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
+from ossconsole.storage.client import ObjectStore
+from ossconsole.storage.errors import StorageError
+from ossconsole.storage.multipart import abort_upload, list_uploads
+from ossconsole.storage.retry import ONCE, RetryPolicy, Wait
 from ossconsole.telemetry import events
-from ossconsole.training.checkpoints.checkpoint import CheckpointStore, Progress, Saved, Snapshot
+from ossconsole.telemetry.runs import record_path, summarise
+from ossconsole.training.checkpoints.checkpoint import RunProgress, Snapshot, best_key, checkpoint_key, stable_key
+from ossconsole.training.child import become_child
 from ossconsole.training.context import RunContext
+from ossconsole.training.loading.connector import ConnectorSettings
+from ossconsole.training.loading.shared_memory import SPAWN
 
 log = logging.getLogger(__name__)
 
-_PATIENCE_S = 30.0  # how long training waits for one checkpoint before it leaves out the next
+_PATIENCE_S = 30.0  # how long training waits for one checkpoint before it skips the next
+_EMIT_EVERY_S = 0.25
+_PROBE_TIMEOUT_S = 5.0
+_STOP_TIMEOUT_S = 5.0
+_PIECE = 4 << 20  # bytes; small enough to show the progress of a slow write
+_WRITES = RetryPolicy(attempts=2, first_wait_s=2.0)  # the connector has retried each of its requests by then
+_NEXT_TRIED = "The run continues, and the next checkpoint is tried as usual."
 
-_TELL_EVERY_S = 0.25
 
+class CheckpointSaver:
+    """Writes checkpoints in a background thread, one at a time, and emits the outcome; a failure never ends the run.
 
-class Saver:
-    """Writes what it is given in the background and tells how that went; a failure never ends the run.
-
-    `begun_at` is where the run begins or was resumed: that needs no checkpoint. `last_key` is the newest checkpoint
-    that this run wrote, "" while there is none.
+    `begun_at` is the progress at the start or resumption of the run, which needs no checkpoint. `last_key` is the
+    newest checkpoint that this run wrote, "" before the first.
     """
 
-    def __init__(self, context: RunContext, checkpoints: CheckpointStore, *, begun_at: Progress) -> None:
+    def __init__(self, context: RunContext, checkpoints: CheckpointStore, *, begun_at: RunProgress) -> None:
         self.last_key = ""
         self._saved = begun_at
         self._context = context
@@ -35,32 +60,33 @@ class Saver:
         self._saving: Future[Saved | None] | None = None
 
     def ready(self, *, last: bool = False) -> bool:
-        """Waits for the checkpoint being written; False, and told, when that takes so long that one is left out.
+        """Waits for the checkpoint being written; False, with a warning, when that takes longer than training can wait.
 
-        The last one of a run is worth any wait.
+        The `last` one of a run waits without limit.
         """
         if self._finished(None if last else _PATIENCE_S):
             return True
-        self._context.warn("A checkpoint is left out: the one before it is still being written.")
+        self._context.warn("Checkpoint skipped: the previous one is still being written.")
         return False
 
-    def needs(self, progress: Progress) -> bool:
-        """Whether something was trained or validated since the last checkpoint; ask when `ready`."""
+    def needs(self, progress: RunProgress) -> bool:
+        """Whether the run advanced since the last checkpoint; call when `ready`."""
         return progress != self._saved
 
     def clear_leftovers(self) -> None:
-        """Has what killed runs left in the bucket removed, in the background, before the first checkpoint."""
+        """Aborts the unfinished uploads of killed runs, in the background, before the first checkpoint."""
         self._thread.submit(self._clear_leftovers)
 
     def save(self, snapshot: Snapshot, *, best: bool) -> None:
-        """Begins to write a checkpoint; call when `ready`."""
+        """Starts writing a checkpoint; call when `ready`."""
         self._saving = self._thread.submit(self._save, snapshot, best)
 
     def wait(self) -> None:
-        """Waits until the checkpoint begun last is written, or given up."""
+        """Waits until the current checkpoint is written or has failed."""
         self._finished(None)
 
     def close(self) -> None:
+        """Waits for the current checkpoint and ends the thread and the writer process."""
         self.wait()
         self._thread.shutdown()
         self._checkpoints.close()
@@ -78,27 +104,29 @@ class Saver:
     def _clear_leftovers(self) -> None:
         try:
             keys = self._checkpoints.abort_leftovers()
-        except Exception as error:  # noqa: BLE001 - such as a key that may not list; the next run tries again
-            log.warning("Unfinished uploads of earlier runs stay: %s", error)
+        except Exception as error:  # noqa: BLE001 - such as a key that may not list; the next run retries
+            log.warning("Unfinished uploads of earlier runs remain: %s", error)
             return
         if keys:
-            self._context.say(f"Aborted unfinished uploads of checkpoints that earlier runs left: {', '.join(keys)}.")
+            self._context.info(f"Aborted unfinished checkpoint uploads of earlier runs: {', '.join(keys)}.")
 
     def _save(self, snapshot: Snapshot, best: bool) -> Saved | None:
-        progress, way = snapshot.progress, _Way(self._context)
+        progress, shown = snapshot.progress, _SaveProgress(self._context)
         try:
             data = snapshot.pack()
-            way.size = len(data)
-            saved = self._checkpoints.save(data, progress, best=best, on_written=way.tell)
-        except ConsoleError as error:
-            self._tell_failure(way, progress, error)
-            return None
+            shown.size = len(data)
+            saved = self._checkpoints.save(data, progress, best=best, on_written=shown.update)
         except Exception as error:
-            log.exception("A checkpoint was not written")
-            self._tell_failure(way, progress, unexpected_failure(progress, error))
+            if not isinstance(error, ConsoleError):
+                log.exception("A checkpoint was not written")
+                error = unexpected_failure(progress, error)
+            shown.give_up()
+            self._context.emit(
+                events.WarningEvent(time=time.time(), message=error.message, remedy=error.remedy, step=progress.step)
+            )
             return None
         self._saved = progress
-        self._context.tell(
+        self._context.emit(
             events.Checkpoint(
                 time=time.time(),
                 key=saved.key,
@@ -113,34 +141,28 @@ class Saver:
         )
         return saved
 
-    def _tell_failure(self, way: _Way, progress: Progress, error: ConsoleError) -> None:
-        way.give_up()
-        self._context.tell(
-            events.WarningEvent(time=time.time(), message=error.message, remedy=error.remedy, step=progress.step)
-        )
 
-
-def unexpected_failure(progress: Progress, error: Exception) -> ConsoleError:
-    """What to say where a checkpoint could not be made, such as for want of memory."""
+def unexpected_failure(progress: RunProgress, error: Exception) -> ConsoleError:
+    """The error of a checkpoint that failed for an unforeseen reason, such as too little memory."""
     return ConsoleError(
         f"The checkpoint of step {progress.step} was not written: {type(error).__name__}: {error}.",
-        remedy="The log has the traceback. The run continues, and the next checkpoint is tried as usual.",
+        remedy=f"The log has the traceback. {_NEXT_TRIED}",
     )
 
 
-class _Way:
-    """Tells how far a checkpoint of `size` bytes is, now and then."""
+class _SaveProgress:
+    """Emits how much of a checkpoint of `size` bytes is written, at most every _EMIT_EVERY_S."""
 
     def __init__(self, context: RunContext) -> None:
         self.size = 0
         self._context = context
         self._key = ""
-        self._told = 0.0
+        self._emitted_at = 0.0
 
-    def tell(self, key: str, written: int) -> None:
+    def update(self, key: str, written: int) -> None:
         now = time.monotonic()
-        if key != self._key or written == self.size or now - self._told >= _TELL_EVERY_S:
-            self._key, self._told = key, now
+        if key != self._key or written == self.size or now - self._emitted_at >= _EMIT_EVERY_S:
+            self._key, self._emitted_at = key, now
             self._emit(written)
 
     def give_up(self) -> None:
@@ -148,4 +170,297 @@ class _Way:
             self._emit(0, over=True)
 
     def _emit(self, written: int, *, over: bool = False) -> None:
-        self._context.tell(events.Saving(time=time.time(), key=self._key, bytes=self.size, written=written, over=over))
+        self._context.emit(events.Saving(time=time.time(), key=self._key, bytes=self.size, written=written, over=over))
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint in the bucket. `seconds` includes its copies; `best_key` is "" when it is not the best."""
+
+    key: str
+    stable_key: str
+    best_key: str
+    bytes: int
+    seconds: float
+
+
+_KEY_NAME = re.compile(r"resnet18-(?P<run>.+)-e\d+-s\d+\.pt")
+
+
+def _has_ended(run: str) -> bool:
+    """Whether the record of a run is on this machine, and the run ended or its process is gone."""
+    try:
+        summary = summarise(record_path(run))
+    except ConsoleError:  # a run of another machine or user has no record here
+        return False
+    return summary.alive is False or (summary.alive is True and summary.state.final)
+
+
+class CheckpointStore:
+    """The checkpoints of a run: the connector writes a unique key, oss2 verifies it and copies it to the stable key."""
+
+    def __init__(
+        self, connector: ConnectorSettings, store: ObjectStore, run: str, *, keep: int, timeout_s: float
+    ) -> None:
+        self._store = store
+        self._prefix = connector.profile.checkpoint_prefix
+        self._run = run
+        self._keep = keep
+        self._timeout_s = timeout_s
+        self._connector = connector
+        self._writer = CheckpointWriter(connector)
+        self._written: list[str] = []
+        self._maybe_partial: list[str] = []  # failed writes of which a part may have arrived
+        self._best = ""
+
+    def save(
+        self,
+        data: bytes,
+        progress: RunProgress,
+        *,
+        best: bool = False,
+        on_written: Callable[[str, int], None] = lambda _key, _bytes: None,
+    ) -> Saved:
+        """Writes a checkpoint. The `best` of the run so far is also copied to the best key, and kept longer.
+
+        `on_written` gets the key and the bytes written so far, every few megabytes. Raises ConsoleError when the write
+        failed; the stable key then still holds the previous checkpoint.
+        """
+        begun = time.perf_counter()
+        key = checkpoint_key(self._prefix, self._run, progress)
+        self._write(key, data, functools.partial(on_written, key))
+        if key not in self._written:
+            self._written.append(key)
+        self._store.copy(key, stable_key(self._prefix))
+        if best:
+            self._store.copy(key, best_key(self._prefix))
+            self._best = key
+        self._drop_old()
+        self._remove_partial()
+        copied = best_key(self._prefix) if best else ""
+        return Saved(key, stable_key(self._prefix), copied, len(data), time.perf_counter() - begun)
+
+    def close(self) -> None:
+        """Ends the writer process."""
+        self._writer.close()
+
+    def adopt(self) -> None:
+        """Takes over the checkpoints that this run wrote before torchrun restarted it. Raises StorageError."""
+        prefix = checkpoint_key(self._prefix, self._run, RunProgress(0, 0, [], {})).removesuffix("e00-s000000.pt")
+        self._written = sorted(info.key for info in self._store.list_all(prefix))
+
+    def abort_leftovers(self) -> list[str]:
+        """Aborts the unfinished uploads of ended runs of this machine, such as killed ones; returns their keys.
+
+        Raises StorageError.
+        """
+        aborted = []
+        with contextlib.closing(self._short_timeout_store()) as store:
+            for upload in list_uploads(store, f"{self._prefix}/resnet18-"):
+                match = _KEY_NAME.fullmatch(upload.key.removeprefix(f"{self._prefix}/"))
+                if match is not None and (match["run"] == self._run or _has_ended(match["run"])):
+                    abort_upload(store, upload)
+                    aborted.append(upload.key)
+        return aborted
+
+    def _write(self, key: str, data: bytes, on_written: Callable[[int], None]) -> None:
+        """Writes through the connector. Retries unless OSS refuses writes for good; its own error is raised then."""
+
+        def attempt() -> None:
+            try:
+                self._write_once(key, data, on_written)
+            except ConsoleError as error:
+                own = StorageError(error.message, remedy=error.remedy, retriable=True, action=f"writing {key}")
+                raise (self._refusal(key) or own) from error
+
+        try:
+            _WRITES.run(attempt, _sleep)
+        except StorageError as error:
+            if error.retriable:
+                self._maybe_partial.append(key)
+                self._remove_partial()
+            raise
+
+    def _write_once(self, key: str, data: bytes, on_written: Callable[[int], None]) -> None:
+        try:
+            self._writer.write(key, data, self._timeout_s, on_written)
+        except ConsoleError:
+            if not self._arrived(key, data):  # perhaps only the reply was lost
+                raise
+        else:
+            self._verify(self._store, key, data)
+
+    def _arrived(self, key: str, data: bytes) -> bool:
+        with contextlib.closing(self._short_timeout_store()) as store:
+            try:
+                self._verify(store, key, data)
+            except ConsoleError:
+                return False
+        return True
+
+    def _remove_partial(self) -> None:
+        """Removes what failed writes left, as far as that works now; the next checkpoint retries the rest."""
+        with contextlib.suppress(StorageError), contextlib.closing(self._short_timeout_store()) as store:
+            for key in self._maybe_partial.copy():
+                if key not in self._written:
+                    store.delete(key)
+                    for upload in list_uploads(store, key):
+                        abort_upload(store, upload)
+                self._maybe_partial.remove(key)
+
+    def _refusal(self, key: str) -> StorageError | None:
+        """The error with which OSS refuses a write now, None when it accepts; the connector does not report it."""
+        with contextlib.closing(self._short_timeout_store()) as store:
+            try:
+                store.check_write(key)
+            except StorageError as error:
+                return error
+        return None
+
+    def _short_timeout_store(self) -> ObjectStore:
+        connector = self._connector
+        return ObjectStore(connector.profile, connector.credentials, timeout_s=_PROBE_TIMEOUT_S, retry=ONCE)
+
+    def _verify(self, store: ObjectStore, key: str, data: bytes) -> None:
+        info = store.head(key)
+        if info.size != len(data):
+            raise ConsoleError(
+                f"The checkpoint {self._store.uri(key)} has {info.size:,} of {len(data):,} bytes.", remedy=_NEXT_TRIED
+            )
+        if info.crc64 is not None and info.crc64 != fastcrc.crc64.xz(data):
+            raise ConsoleError(
+                f"The checkpoint {self._store.uri(key)} differs from what was written (CRC64).", remedy=_NEXT_TRIED
+            )
+
+    def _drop_old(self) -> None:
+        """Keeps the newest `keep` of this run (all with 0), and the best one."""
+        if self._keep:
+            for key in self._written[: -self._keep]:
+                if key != self._best:
+                    self._store.delete(key)
+                    self._written.remove(key)
+
+
+def _sleep(wait: Wait) -> None:
+    time.sleep(wait.seconds)
+
+
+class CheckpointWriter:
+    """Writes bytes to the bucket with the connector, through the standard endpoint, in a process of its own.
+
+    The connector may retry without end or abort its process. The process starts with the first checkpoint, and is
+    replaced when it died or had to be killed.
+    """
+
+    def __init__(self, connector: ConnectorSettings) -> None:
+        self._connector = connector
+        self._process: SpawnProcess | None = None
+        self._pipe: Connection | None = None
+
+    def write(self, key: str, data: bytes, timeout_s: float, on_written: Callable[[int], None]) -> None:
+        """Writes `data` to `key`, whose content is deleted first; `on_written` gets the bytes written so far.
+
+        Raises ConsoleError, after at most `timeout_s`.
+        """
+        uri = f"oss://{self._connector.profile.bucket}/{key}"
+        try:
+            pipe = self._started()
+        except OSError as error:
+            self.close()
+            raise ConsoleError(
+                f"The process that writes the checkpoint {uri} could not be started: {error.strerror}.",
+                remedy=f"Free memory or descriptors (`ulimit -n`). {_NEXT_TRIED}",
+            ) from error
+        try:
+            _send(pipe, key, data)
+            problem = _answer(pipe, time.monotonic() + timeout_s, on_written)
+        except (EOFError, OSError) as error:
+            self.close()
+            raise ConsoleError(
+                f"The process that wrote the checkpoint {uri} ended unexpectedly.",
+                remedy=f"The connector's log may have the reason. {_NEXT_TRIED}",
+            ) from error
+        if problem is None:
+            self.close()
+            raise ConsoleError(
+                f"The checkpoint {uri} was not written within {timeout_s:g} s.",
+                remedy="Check the standard endpoint with `ossconsole doctor`; the run continues.",
+            )
+        if problem:
+            raise ConsoleError(
+                f"The connector did not write the checkpoint {uri}: {problem}.",
+                remedy="`ossconsole doctor` shows the key's permissions; the run continues.",
+            )
+
+    def close(self) -> None:
+        """Kills the process."""
+        if self._pipe is not None:
+            self._pipe.close()
+            self._pipe = None
+        if self._process is not None:
+            self._process.kill()
+            self._process.join(_STOP_TIMEOUT_S)
+            self._process = None
+
+    def _started(self) -> Connection:
+        if self._process is not None and not self._process.is_alive():
+            self.close()
+        if self._pipe is None:
+            self._pipe, theirs = SPAWN.Pipe()
+            with theirs:
+                process = SPAWN.Process(
+                    target=_serve, args=(self._connector, theirs), name="checkpoint-writer", daemon=True
+                )
+                process.start()
+            self._process = process
+        return self._pipe
+
+
+def _answer(pipe: Connection, deadline: float, on_written: Callable[[int], None]) -> str | None:
+    """The final answer: "" for success, or an error; None when the deadline passes first."""
+    while pipe.poll(max(0.0, deadline - time.monotonic())):
+        answer: int | str = pipe.recv()
+        if isinstance(answer, str):
+            return answer
+        on_written(answer)
+    return None
+
+
+def _send(pipe: Connection, key: str, data: bytes) -> None:
+    """Passes `data` as a memfd: writing it to the pipe would block while the process does not read."""
+    descriptor = os.memfd_create("ossconsole-checkpoint")
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        pipe.send(key)
+        send_handle(pipe, descriptor, None)
+
+
+def _receive(pipe: Connection) -> tuple[str, mmap.mmap]:
+    """Raises EOFError when the pipe is closed."""
+    key: str = pipe.recv()
+    descriptor = recv_handle(pipe)
+    with contextlib.closing(os.fdopen(descriptor, "rb")):
+        return key, mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
+
+
+def _serve(connector: ConnectorSettings, pipe: Connection) -> None:
+    """The writer process: answers each key with byte counts, then "" or an error, until the pipe closes."""
+    become_child(connector.native_log)
+    opened = None
+    while True:
+        try:
+            key, data = _receive(pipe)
+        except (EOFError, OSError):
+            return
+        try:
+            opened = opened or connector.open(EndpointKind.STANDARD)
+            # As OssCheckpoint.writer does.
+            with opened.open_wo(connector.profile.bucket, key) as writer:
+                for start in range(0, len(data), _PIECE):
+                    writer.write(data[start : start + _PIECE])
+                    pipe.send(min(start + _PIECE, len(data)))
+        except RuntimeError as error:  # the connector's only exception
+            pipe.send(str(error) or "it gave no reason")
+        else:
+            pipe.send("")

@@ -33,11 +33,11 @@ _RATIO = (3 / 4, 4 / 3)
 
 
 def random_crops(images: torch.Tensor, size: int, generator: torch.Generator) -> torch.Tensor:
-    """A random part of each picture, stretched to size x size; float (n, c, h, w) in, (n, c, size, size) out."""
+    """A random crop of each image, resized to size x size; float (n, c, h, w) in, (n, c, size, size) out."""
     count, _, height, width = images.shape
     area = _uniform(count, *_SCALE, generator)
     ratio = torch.exp(_uniform(count, math.log(_RATIO[0]), math.log(_RATIO[1]), generator))
-    # Sides as shares of the picture's; a crop that would stick out is cut to the picture, as after torchvision's tries.
+    # Sides as shares of the image's; a crop that is too large is cut to the image, as after torchvision's attempts.
     crop_width = (torch.sqrt(area * ratio * height / width)).clamp(max=1)
     crop_height = (torch.sqrt(area / ratio * width / height)).clamp(max=1)
     left = (2 * _uniform(count, 0, 1, generator) - 1) * (1 - crop_width)
@@ -50,7 +50,7 @@ def random_crops(images: torch.Tensor, size: int, generator: torch.Generator) ->
 
 
 def random_flips(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Each picture mirrored left to right with a chance of one half."""
+    """Flips each image (n, c, h, w) left to right with probability 0.5."""
     flip = _uniform(len(images), 0, 1, generator) < 0.5
     return torch.where(flip.view(-1, 1, 1, 1), images.flip(-1), images)
 
@@ -60,7 +60,7 @@ def _uniform(count: int, low: float, high: float, generator: torch.Generator) ->
 
 
 def usable_cores(limit: CpuLimit | None = None) -> int:
-    """The cores this process may use: by its affinity, and by the limit of its container."""
+    """The number of cores that this process may use, by its affinity and the CPU limit of its container."""
     cores = len(os.sched_getaffinity(0))
     limit = limit or cpu_limit()
     return max(1, min(cores, int(limit.cores))) if limit else cores
@@ -69,20 +69,19 @@ def usable_cores(limit: CpuLimit | None = None) -> int:
 _NICENESS = 10
 
 
-def give_way() -> None:
-    """Puts this thread, and the threads and processes that it starts, behind the process's others on the same cores.
+def lower_priority() -> None:
+    """Raises the niceness of this thread, and of the threads and processes that it starts.
 
-    The screen needs a fiftieth of a core. With two cores, both busy, a dialog opened after it in 50 to 70 ms (p95),
-    where it took 80 to 90.
+    The screen needs 2 % of a core. With two busy cores, a dialog then opened in 50 to 70 ms (p95), instead of 80 to 90.
     """
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)  # Linux has a niceness for each thread
 
 
 def compute_threads(workers: int, cores: int) -> int:
-    """Threads for a step on the CPU: a core is left for each reader, but at most a quarter of them, at least one.
+    """Threads for a step on the CPU: leaves a core for each reader, at least one, at most a quarter of the cores.
 
-    Threads of a step wait for each other hundreds of times, so a single one that has to share its core holds up all:
-    seen on two busy cores, ResNet-18 at 64 px, batches of 32: 2 threads 0.85 to 5 s, one thread 0.6 to 1.8 s.
+    The threads of a step synchronise hundreds of times, so one that shares its core delays all: on two busy cores, a
+    step of ResNet-18 at 64 px and batch size 32 took 0.85 to 5 s with 2 threads, 0.6 to 1.8 s with one.
     """
     left = max(1, min(workers, cores // 4))
     return max(1, cores - left)
@@ -90,19 +89,19 @@ def compute_threads(workers: int, cores: int) -> int:
 
 _RESIZE_RATIO = 256 / 224  # validation: short side of 256 px for a centre crop of 224, as in pytorch/examples/imagenet
 
-# How torch says that memory is short where it does not raise its own error for it.
-_SHORT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "DefaultCPUAllocator", "unable to find an engine")
+# Texts of RuntimeErrors for too little memory, other than torch.OutOfMemoryError.
+_OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "DefaultCPUAllocator", "unable to find an engine")
 
 _MUCH_MEMORY = 1e9  # bytes; a CUDA context alone takes about half of that
 
 
 @dataclass(frozen=True)
 class StepTimes:
-    """How long the parts of one step took, in seconds: together they are the step.
+    """The durations of the parts of one step, in seconds; they add up to `step_s`.
 
-    On a GPU they are between events on its stream; `host_s` is how long it was idle before the batch was handed to it,
-    other than for want of data, and `host_late` tells that it had done its work before the next was all handed to it.
-    A CPU does the host's work itself: that is part of `compute_s`.
+    On a GPU they are measured between events on its stream; `host_s` is its idle time before the batch was enqueued,
+    other than waiting for data, and `host_late` means that it finished before the next step was completely enqueued.
+    On a CPU the host's work is part of `compute_s`.
     """
 
     step_s: float
@@ -113,10 +112,10 @@ class StepTimes:
     host_late: bool = False
 
 
-class Compute:
-    """One device with its precision. `image_size` 0 keeps the stored size.
+class DeviceContext:
+    """A device with its precision, its copy stream and the decoding of stored samples.
 
-    `sharing` is how many processes of the run compute on this machine's cores where there is no GPU.
+    `sharing` is the number of processes of the run that share this machine's cores when there is no GPU.
     """
 
     def __init__(
@@ -125,7 +124,7 @@ class Compute:
         self.device = device
         self.cuda = device.type == "cuda"
         if self.cuda:
-            # Else this thread's events and kernels would be those of the first GPU, whichever this process has.
+            # Otherwise this thread's events and kernels would go to GPU 0, whichever GPU this process has.
             torch.cuda.set_device(device)
         self._settings = settings
         self._format = sample_format
@@ -145,23 +144,24 @@ class Compute:
 
     @property
     def precision(self) -> str:
-        """What the products are computed in, in words for the screen."""
+        """The precision of matrix products: fp32, bf16 or fp16."""
         return {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[self._amp]
 
     def autocast(self) -> AbstractContextManager[object]:
+        """Autocast to the precision; no effect in fp32."""
         return torch.autocast(self.device.type, dtype=self._amp) if self._amp else nullcontext()
 
     def images(self, data: torch.Tensor, height: int, width: int, *, generator: torch.Generator | None) -> torch.Tensor:
-        """float32 pictures of shape (n, 3, size, size), normalised, on the device, from rows of stored bytes.
+        """Normalised float32 images (n, 3, size, size) on the device, from rows of stored bytes (uint8, (n, bytes)).
 
-        With a generator (training) image-u8 is cropped and flipped at random; tensor-f32 is used as it was prepared.
+        With a generator (training) image-u8 is cropped and flipped at random; tensor-f32 is used as prepared.
         """
         size = self._settings.image_size or min(height, width)
         if self._format is SampleFormat.TENSOR_F32:
             stored = self._copy(data[:, : CHANNELS * height * width * 4].view(torch.float32))
             return _channels_last(_resized(stored.view(-1, CHANNELS, height, width), size))
-        pictures = self._copy(data[:, : CHANNELS * height * width]).view(-1, CHANNELS, height, width)
-        values = (_channels_last(pictures).float() - self._mean) / self._std
+        stored = self._copy(data[:, : CHANNELS * height * width]).view(-1, CHANNELS, height, width)
+        values = (_channels_last(stored).float() - self._mean) / self._std
         if generator is None or not self._settings.augment:
             return _centre_crop(values, size)
         if size < min(height, width):
@@ -169,19 +169,20 @@ class Compute:
         return random_flips(_resized(values, size), generator)
 
     def no_images(self, stored_size: int) -> torch.Tensor:
-        """What `images` gives for no rows: shape (0, 3, size, size)."""
+        """The result of `images` for no rows: shape (0, 3, size, size)."""
         size = self._settings.image_size or stored_size
         return torch.empty(0, CHANNELS, size, size, device=self.device)
 
     def labels(self, labels: torch.Tensor) -> torch.Tensor:
+        """The labels (int64, (n,)) on the device; the copy does not block."""
         return labels.pin_memory().to(self.device, non_blocking=True) if self.cuda else labels
 
     def host_copy(self, value: Any) -> Any:
-        """A copy of a tensor, or of those in dictionaries and lists, on the host: nobody changes it afterwards.
+        """A copy on the host of a tensor, or of the tensors in dictionaries and lists.
 
-        From a GPU it is under way: it is there once the GPU has reached a milestone made after this call. Tensors of
-        one dtype then share one page-locked storage: to lock one for each held training up for 0.1 to 0.25 s (140 MB
-        in 250 tensors, H100).
+        The copy from a GPU is asynchronous: it is complete when a `milestone` created after this call is reached.
+        Tensors of one dtype then share one page-locked storage: locking one for each delayed training by 0.1 to 0.25 s
+        (140 MB in 250 tensors, H100).
         """
         if not self.cuda:
             return map_tensors(value, lambda tensor: tensor.detach().clone())
@@ -199,7 +200,7 @@ class Compute:
         return map_tensors(value, copy)
 
     def milestone(self) -> Callable[[], object]:
-        """Waits, whichever thread calls it, until the device has done what it was told to do until now."""
+        """Returns a function, for any thread, that blocks until all work enqueued on the device so far is done."""
         return _recorded().synchronize if self.cuda else _nothing
 
     def device_errors(self) -> AbstractContextManager[None]:
@@ -207,7 +208,7 @@ class Compute:
         return device_errors(self.device, self._settings.batch_size)
 
     def generator(self, *seeds: int) -> torch.Generator:
-        """A source of randomness fixed by `seeds` alone, so that a resumed run draws the same."""
+        """A generator on the device that depends on `seeds` only, so that a resumed run draws the same numbers."""
         generator = torch.Generator(self.device)
         state = 0
         for seed in seeds:
@@ -215,13 +216,13 @@ class Compute:
         return generator.manual_seed(state)
 
     def free_slots(self) -> None:
-        """Waits until the batch before the last has left its buffer. Call once before each batch that is asked for."""
+        """Waits until the batch before the last is copied from its buffer. Call once before each next batch."""
         for event in self._earlier_copies:
             event.synchronize()
         self._earlier_copies, self._copies = self._copies, []
 
     def free_all_slots(self) -> None:
-        """Waits until no buffer is being copied from any more."""
+        """Waits until all copies from the buffers are done."""
         for event in (*self._earlier_copies, *self._copies):
             event.synchronize()
 
@@ -240,25 +241,25 @@ class Compute:
 class StepClock:
     """Times the steps: with the host's clock on the CPU, between CUDA events on a GPU.
 
-    On a GPU the figures of a step are known only when it is done, so `finish` gives what to read later.
+    The GPU finishes a step later than the host enqueues it, so `finish` returns times to read later.
     """
 
-    def __init__(self, compute: Compute) -> None:
+    def __init__(self, compute: DeviceContext) -> None:
         self._cuda = compute.cuda
         self._previous: Mark = None
         self._marks: list[Mark] = []
 
     def mark(self) -> None:
-        """Call when the batch has arrived, when it is on the device, and when the step is computed."""
+        """Call three times per step: batch available, batch on the device, step computed."""
         self._marks.append(self._now())
 
     def restart(self) -> None:
-        """Call after a pause, a validation or anything else that is not part of a step."""
+        """Call after a pause, a validation, or any other work that is not part of a step."""
         self._previous = self._now()
         self._marks = []
 
     def finish(self) -> PendingTimes:
-        """The times of the step whose three marks were made."""
+        """The times of the step with the last three marks."""
         arrived, copied, done = self._marks
         previous = arrived if self._previous is None else self._previous
         self._previous, self._marks = done, []
@@ -281,7 +282,7 @@ Mark = Any
 
 @dataclass(frozen=True)
 class PendingTimes:
-    """The marks of one step. The batch is there at `arrived`, for all processes that train together."""
+    """The marks of one step. `arrived` is when the batches of all ranks were available."""
 
     previous: Mark
     arrived: Mark
@@ -289,9 +290,9 @@ class PendingTimes:
     done: Mark
 
     def read(self, *, slowest_wait_s: float) -> StepTimes:
-        """Waits for the GPU to reach the last mark. `slowest_wait_s` is the longest wait of a process for its batch.
+        """Waits for the GPU to reach the last mark. `slowest_wait_s` is the longest wait of a rank for its batch.
 
-        Call it once the next step is handed to the GPU: one that is not busy by then waits for the host.
+        Call it when the next step is enqueued: a GPU that is idle by then waits for the host.
         """
         on_gpu = isinstance(self.done, torch.cuda.Event)
         host_late = on_gpu and self.done.query()
@@ -312,7 +313,7 @@ def _between(first: Mark, second: Mark) -> float:
 
 
 def map_tensors(value: Any, action: Callable[[torch.Tensor], Any]) -> Any:
-    """`value` with every tensor in it, and in its dictionaries and lists, replaced by what `action` gives for it."""
+    """`value` with every tensor, also in its dictionaries and lists, replaced by `action(tensor)`."""
     if isinstance(value, torch.Tensor):
         return action(value)
     if isinstance(value, dict):
@@ -321,16 +322,16 @@ def map_tensors(value: Any, action: Callable[[torch.Tensor], Any]) -> Any:
 
 
 def _nothing() -> None:
-    """The CPU has done what it was told to do."""
+    """On a CPU, all work is already done."""
 
 
 @contextmanager
 def device_errors(device: torch.device, batch_size: int) -> Iterator[None]:
-    """Raises ConsoleError where the device fails: with what to try where its memory is short, and who holds it."""
+    """Translates device errors to ConsoleError; out of memory also names the other processes on the GPU."""
     try:
         yield
     except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in _SHORT_OF_MEMORY):
+        if isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in _OUT_OF_MEMORY):
             raise _out_of_memory(device, batch_size) from error
         if "CUDA error" in str(error):
             raise ConsoleError(
@@ -346,44 +347,43 @@ def _out_of_memory(device: torch.device, batch_size: int) -> ConsoleError:
         smaller = f"Try --batch-size {batch_size // 2}, with --accumulate 2 for the same result."
     others = memory_of_others(_uuid(device)) if device.type == "cuda" else ()
     if sum(other.bytes for other in others) < _MUCH_MEMORY:
-        return ConsoleError(f"The memory of {device} does not hold a batch of {batch_size}.", remedy=smaller)
+        return ConsoleError(f"Out of memory on {device} with batch size {batch_size}.", remedy=smaller)
     held = ", ".join(f"{other.name} (process {other.pid}) {other.bytes / 1e9:,.1f} GB" for other in others)
     return ConsoleError(
-        f"The memory of {device} does not hold a batch of {batch_size}: other processes hold a part of it: {held}.",
+        f"Out of memory on {device} with batch size {batch_size}; other processes use it too: {held}.",
         remedy=f"End them, or use another GPU. {smaller}",
     )
 
 
 def _uuid(device: torch.device) -> str:
-    """The GPU's UUID as NVML has it."""
+    """The GPU's UUID in NVML's form."""
     return f"GPU-{torch.cuda.get_device_properties(device).uuid}"
 
 
 def choose_device(local_rank: int = 0) -> torch.device:
-    """The GPU of this process, or the CPU where there is none. Raises ConsoleError with too few GPUs."""
+    """The GPU of this process, the CPU without any GPU. Raises ConsoleError with fewer GPUs than processes."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     count = torch.cuda.device_count()
     if local_rank >= count:
         raise ConsoleError(
-            f"Process {local_rank + 1} of the run needs a GPU of its own; {count} can be used here.",
-            remedy="Use --processes 0, or `torchrun --nproc-per-node=gpu`: both start one process for each GPU.",
+            f"Process {local_rank + 1} of the run needs a GPU of its own, and only {count} are available.",
+            remedy="Use --processes 0, or `torchrun --nproc-per-node=gpu`: both start one process per GPU.",
         )
     return torch.device("cuda", local_rank)
 
 
 def amp_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """The type of mixed precision, None for float32.
+    """The dtype for autocast, None for float32.
 
-    `auto` takes fp16 on a GPU, also where it has bf16: ResNet-18 trains 15,003 samples/s in fp16 against 11,506 in
-    bf16 (H100, batch 256, torch 2.11), probably because batch norm in bf16 does not use cuDNN.
-    GradScaler keeps fp16 from overflowing.
-    float32 on a CPU. Raises SettingsError for fp16 on a CPU, which has no fast kernels for it.
+    `auto` is float32 on a CPU, and fp16 on a GPU, also where it has bf16: ResNet-18 trains 15,003 samples/s in fp16
+    against 11,506 in bf16 (H100, batch 256, torch 2.11), probably because batch norm in bf16 does not use cuDNN.
+    GradScaler keeps fp16 from overflowing. Raises SettingsError for fp16 on a CPU, which has no fast kernels for it.
     """
     if precision == "auto":
         return torch.float16 if device.type == "cuda" else None
     if precision == "fp16" and device.type == "cpu":
-        raise SettingsError("--precision fp16 needs a GPU, and there is none here.", remedy="Use --precision auto.")
+        raise SettingsError("--precision fp16 needs a GPU, and this machine has none.", remedy="Use --precision auto.")
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
@@ -409,13 +409,13 @@ def _centre_crop(images: torch.Tensor, size: int) -> torch.Tensor:
     return cropped
 
 
-_DATA_SEED = 1  # tells this use of the run's seed apart from others
+_DATA_SEED = 1  # separates this use of the run's seed from others
 
 
-class Pictures:
-    """What the samples of a manifest become. `seed` and `rank` fix the random crops of each batch."""
+class BatchTransform:
+    """Turns batches of stored samples into images and labels. `seed` and `rank` determine the random crops."""
 
-    def __init__(self, manifest: Manifest, compute: Compute, *, seed: int, rank: int = 0) -> None:
+    def __init__(self, manifest: Manifest, compute: DeviceContext, *, seed: int, rank: int = 0) -> None:
         self._manifest = manifest
         self._compute = compute
         self._seed = seed
@@ -426,7 +426,7 @@ class Pictures:
         }
 
     def images(self, batch: Batch) -> torch.Tensor:
-        """float32 (n, 3, size, size), normalised; one by one where the stored sizes differ."""
+        """Normalised float32 images (n, 3, size, size) on the device; one by one when their stored sizes differ."""
         samples = [self._manifest.splits[str(batch.request.split)][row] for row in batch.rows]
         generator = self._generator(batch.request)
         if not samples:  # a rank's share of the last batch may be empty
@@ -442,11 +442,11 @@ class Pictures:
         )
 
     def labels(self, split: Split, rows: npt.NDArray[np.int64]) -> torch.Tensor:
-        """int64 (n,), on the device."""
+        """The labels of the rows of a split: int64 (n,), on the device."""
         return self._compute.labels(self._labels[split][rows])
 
     def _generator(self, request: BatchRequest) -> torch.Generator | None:
-        """The randomness of a training batch, which a resumed run draws again."""
+        """The generator of a training batch, the same in a resumed run; None for validation."""
         if request.split is not Split.TRAIN:
             return None
         return self._compute.generator(self._seed, _DATA_SEED, request.epoch, request.index, self._rank)

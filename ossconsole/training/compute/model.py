@@ -1,4 +1,4 @@
-"""ResNet-18 and where its first weights come from."""
+"""ResNet-18 and its initial weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torchvision.models import ResNet18_Weights, resnet18
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.storage.checkpoints.refusal import refuse
-from ossconsole.training.preflight import WEIGHTS_REMEDY, check_weights
+from ossconsole.training.settings import WEIGHTS_REMEDY, check_weights
 
 IMAGENET_CLASSES = 1000
 _HEAD = "fc."
@@ -30,14 +30,15 @@ _WRAPPERS = {
 _WORDNET_ID = re.compile(r"^n\d{8}$")
 
 MAX_WEIGHTS_BYTES = 4 << 30
-"""ResNet-18 with an optimizer's state is 90 MB; anything beyond this is not one."""
+"""Larger files are refused: ResNet-18 with an optimizer's state has 90 MB."""
 
 
 def build_model(classes: tuple[str, ...], weights: str, fetch: Callable[[str], bytes]) -> nn.Module:
     """A ResNet-18 for `classes`.
 
-    `weights` is `none` (random), `imagenet` (torchvision's), a file, or an `oss://bucket/key`, for which `fetch` gives
-    the bytes. A head of another number of classes is replaced by a new one. Raises ConsoleError when they can't be had.
+    `weights` is `none` (random), `imagenet` (torchvision's), a file, or an `oss://bucket/key`, for which `fetch`
+    returns the bytes. A head with another number of classes is replaced by a new one. Raises ConsoleError when the
+    weights cannot be loaded.
     """
     state = _load_weights(weights, fetch)
     keep_head = state is not None and _head_fits(state, classes)
@@ -50,7 +51,7 @@ def build_model(classes: tuple[str, ...], weights: str, fetch: Callable[[str], b
 
 
 def is_imagenet(classes: tuple[str, ...]) -> bool:
-    """Whether the labels are ImageNet's 1,000: WordNet ids in sorted order, which is the order of its label numbers."""
+    """Whether the classes are ImageNet's 1,000: WordNet ids, sorted, which is the order of its label numbers."""
     return (
         len(classes) == IMAGENET_CLASSES
         and all(_WORDNET_ID.match(name) for name in classes)
@@ -88,45 +89,47 @@ def _download() -> dict[str, Any]:
         cache = Path(torch.hub.get_dir()) / "checkpoints"
         raise ConsoleError(
             f"The ImageNet weights {source.url} cannot be downloaded: {error}.",
-            remedy=f"Fetch that file elsewhere and put it into {cache}, or pass it with --weights FILE, "
+            remedy=f"Download that file on another machine and put it into {cache}, or pass it with --weights FILE, "
             "or train from scratch with --weights none.",
         ) from error
     return state
 
 
 def load_untrusted(data: bytes, where: str) -> dict[str, Any]:
-    """A dictionary saved with torch.save, read without running any code in it. Raises ConsoleError when it is none."""
+    """A dictionary saved with torch.save, loaded without running code. Raises ConsoleError for anything else."""
     if len(data) > MAX_WEIGHTS_BYTES:
-        raise ConsoleError(f"{where} has {len(data):,} bytes; that is no ResNet-18.", remedy="Choose another file.")
+        raise ConsoleError(
+            f"{where} has {len(data):,} bytes, too large for a ResNet-18.", remedy="Select another file."
+        )
     _refuse_compressed(data, where)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of other pickle protocols, with advice for torch's developers
+            warnings.simplefilter("ignore")  # about other pickle protocols, with advice for torch's developers
             loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch names no common type for what a hostile or cut file raises
-        # Its text is not shown: it advises to load the file with all the code that is in it.
+    except Exception as error:  # torch documents no common type for hostile or truncated files
+        # Its text is not shown: it advises to load the file with the code in it.
         found = refuse(data)
         raise ConsoleError(f"{where} {found.what}.", remedy=found.remedy) from error
     if not isinstance(loaded, dict):
-        raise ConsoleError(f"{where} holds a {type(loaded).__name__}, not a dictionary of weights.", remedy=_SAVE_STATE)
+        raise ConsoleError(f"{where} contains a {type(loaded).__name__}, no dictionary of weights.", remedy=_SAVE_STATE)
     return loaded
 
 
 def _refuse_compressed(data: bytes, where: str) -> None:
-    """Raises ConsoleError where the archive would unpack to more than it holds: torch writes every member as it is."""
+    """Raises ConsoleError when the archive is compressed: torch stores every member uncompressed."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = archive.infolist()
-    except Exception:  # noqa: BLE001 - what is wrong with it, or whether it is an older format, torch finds out
+    except Exception:  # noqa: BLE001 - torch reports what is wrong, or reads an older format
         return
     if sum(member.file_size for member in members) > len(data):
         raise ConsoleError(
-            f"{where} unpacks to more than it holds; torch writes no such file.", remedy="Choose another file."
+            f"{where} is a compressed archive; torch does not write such files.", remedy="Select another file."
         )
 
 
 def _model_state(loaded: dict[str, Any], where: str) -> dict[str, Any]:
-    """The weights in a checkpoint of ours, or in a bare state dictionary. Raises ConsoleError for other layouts."""
+    """The weights in a checkpoint of ours, or a bare state dictionary. Raises ConsoleError for other layouts."""
     state = loaded.get("model", loaded)
     if _has_tensors(state):
         _refuse_prefix(state, where)
@@ -134,11 +137,11 @@ def _model_state(loaded: dict[str, Any], where: str) -> dict[str, Any]:
     for key, value in loaded.items():
         if _has_tensors(value):
             raise ConsoleError(
-                f"{where} keeps its weights under {key!r}, which is not read here.",
+                f"{where} stores its weights under {key!r}, which is not supported.",
                 remedy=f'Save that part alone: torch.save(torch.load(FILE, weights_only=True)[{key!r}], "weights.pt").',
             )
     keys = ", ".join(map(repr, itertools.islice(loaded, _KEYS_SHOWN))) or "nothing"
-    raise ConsoleError(f"{where} holds no weights, only {keys}.", remedy=_SAVE_STATE)
+    raise ConsoleError(f"{where} contains no weights, only {keys}.", remedy=_SAVE_STATE)
 
 
 def _has_tensors(value: object) -> bool:
@@ -146,7 +149,7 @@ def _has_tensors(value: object) -> bool:
 
 
 def _refuse_prefix(state: dict[str, Any], where: str) -> None:
-    """Raises ConsoleError where every name begins with what wraps a model."""
+    """Raises ConsoleError when every name begins with the prefix of a wrapper around the model."""
     for prefix, (maker, attribute) in _WRAPPERS.items():
         if all(str(name).startswith(prefix) for name in state):
             raise ConsoleError(
@@ -156,11 +159,11 @@ def _refuse_prefix(state: dict[str, Any], where: str) -> None:
 
 
 def _load_into(model: nn.Module, state: dict[str, Any], where: str) -> None:
-    """Raises ConsoleError where the weights are another model's, or no finite numbers."""
+    """Raises ConsoleError when the weights belong to another model, or are not finite."""
     problem = _mismatch(model.state_dict(), state)
     if problem:
         raise ConsoleError(
-            f"The weights {where} are not those of a ResNet-18: {problem}.",
+            f"The weights {where} do not fit a ResNet-18: {problem}.",
             remedy="Give weights of torchvision's resnet18, or train from scratch with --weights none.",
         )
     refuse_not_finite(state, where)
@@ -168,13 +171,13 @@ def _load_into(model: nn.Module, state: dict[str, Any], where: str) -> None:
 
 
 def _mismatch(own: dict[str, Any], state: dict[str, Any]) -> str:
-    """The first way in which `state` differs from the model's own names and shapes; "" where it fits but for a head."""
+    """The first difference of `state` from the model's names and shapes; "" when all but the head match."""
     missing = [name for name in own if name not in state and not name.startswith(_HEAD)]
     extra = [name for name in state if name not in own]
     if missing:
-        return f"{missing[0]} is missing" + (f", and {extra[0]} is not part of one" if extra else "")
+        return f"{missing[0]} is missing" + (f", and {extra[0]} is unexpected" if extra else "")
     if extra:
-        return f"{extra[0]} is not part of one"
+        return f"the key {extra[0]} is unexpected"
     for name, value in state.items():
         shape = tuple(value.shape) if isinstance(value, torch.Tensor) else None
         if shape != tuple(own[name].shape):
@@ -183,10 +186,10 @@ def _mismatch(own: dict[str, Any], state: dict[str, Any]) -> str:
 
 
 def refuse_not_finite(state: dict[str, Any], where: str) -> None:
-    """Raises ConsoleError where a weight is NaN or infinite."""
+    """Raises ConsoleError when a weight is NaN or infinite."""
     for name, value in state.items():
         if isinstance(value, torch.Tensor) and value.is_floating_point() and not torch.isfinite(value).all():
             raise ConsoleError(
-                f"The weights {where} hold NaN or infinite values, in {name} for one: that training diverged.",
+                f"The weights {where} contain NaN or infinite values, for example in {name}: that training diverged.",
                 remedy="Use an earlier checkpoint, or other weights.",
             )

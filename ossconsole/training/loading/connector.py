@@ -38,7 +38,7 @@ class ConnectorSettings:
         endpoint = self.profile.endpoint(kind)
         if endpoint is None:
             raise SettingsError(f"Profile {self.profile.name!r} has no {kind} endpoint.")
-        provider = _Provider(self.credentials)
+        provider = _ConnectorCredentials(self.credentials)
         with _masked_prints(provider):
             # The region is always given: the connector infers a wrong one, or none, from accelerated endpoints.
             return native().new_oss_dataset(
@@ -85,7 +85,7 @@ def connector_native_log() -> Path:
 
 
 @contextlib.contextmanager
-def _masked_prints(provider: _Provider) -> Iterator[None]:
+def _masked_prints(provider: _ConnectorCredentials) -> Iterator[None]:
     """Shortens the AccessKey IDs in what is printed to standard output meanwhile.
 
     While it opens, the connector prints each credential's ID whole; its configuration, and the log level with it, is
@@ -107,7 +107,7 @@ def _masked_prints(provider: _Provider) -> Iterator[None]:
         os.close(held)
 
 
-class _Provider:
+class _ConnectorCredentials:
     """A credentials provider in the connector's shape; `given` are the IDs that it has handed out."""
 
     def __init__(self, source: CredentialSource) -> None:

@@ -36,7 +36,7 @@ class ReaderLostError(Exception):
 
 
 @dataclass
-class _Reader:
+class _ReaderProcess:
     process: SpawnProcess
     pipe: Connection
     held: deque[ReadRequest] = field(default_factory=deque)
@@ -52,7 +52,7 @@ class ReaderPool:
         self._native_log = connector.native_log
         self._deadline_s = deadline_s
         self._losses: deque[str] = deque()  # not told yet
-        self._readers: list[_Reader] = []
+        self._readers: list[_ReaderProcess] = []
         try:
             for number in range(workers):
                 self._readers.append(self._start(number))
@@ -92,7 +92,7 @@ class ReaderPool:
             try:
                 results.append(reader.pipe.recv())
             except (EOFError, OSError):
-                if not self._worn_out(number):
+                if not self._recycled(number):
                     self._losses.append(f"Reader process {number} ended unexpectedly{self._replace(number)}.")
                 continue
             reader.held.popleft()
@@ -110,7 +110,7 @@ class ReaderPool:
             _end(reader)
         self._readers = []
 
-    def _worn_out(self, number: int) -> bool:
+    def _recycled(self, number: int) -> bool:
         """Whether a reader ended because it was time; a new one goes on with what it held."""
         process = self._readers[number].process
         process.join(_JOIN_TIMEOUT_S)
@@ -140,7 +140,7 @@ class ReaderPool:
         code = lost.process.exitcode or 0
         return f" ({signal.Signals(-code).name})" if code < 0 else f" (exit code {code})"
 
-    def _start(self, number: int) -> _Reader:
+    def _start(self, number: int) -> _ReaderProcess:
         ours, theirs = SPAWN.Pipe()
         process = SPAWN.Process(
             target=_serve,
@@ -156,17 +156,17 @@ class ReaderPool:
                 remedy="Free memory, raise `ulimit -n` or `ulimit -u`, or use fewer --workers.",
             ) from error
         theirs.close()
-        return _Reader(process, ours)
+        return _ReaderProcess(process, ours)
 
 
-def _give(reader: _Reader, request: ReadRequest) -> None:
+def _give(reader: _ReaderProcess, request: ReadRequest) -> None:
     reader.held.append(request)
     # A reader that died is noticed by `poll`, which asks its requests again.
     with contextlib.suppress(OSError):
         reader.pipe.send(request)
 
 
-def _end(reader: _Reader) -> None:
+def _end(reader: _ReaderProcess) -> None:
     reader.pipe.close()
     # SIGKILL also reaches a process that is stopped, or deep in the connector's endless retries.
     reader.process.kill()
@@ -179,11 +179,11 @@ def _serve(pipe: Connection, new_reader: Callable[..., SampleReader], native_log
     reader = new_reader(number=number)
     while True:
         try:
-            request = reader.take_upcoming() or pipe.recv()
+            request = reader.pop_prefetched() or pipe.recv()
             result = reader.read(request, more=lambda: pipe.recv() if pipe.poll() else None)
         except EOFError:
             return
         pipe.send(result)
-        if reader.worn_out:
+        if reader.needs_recycling:
             # Not in good order: the connector 1.2.3 can hang, or crash, when it lets go of what is being fetched.
             os._exit(0)

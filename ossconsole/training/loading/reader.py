@@ -96,7 +96,7 @@ class EndpointFailedError(Exception):
     """The endpoint did not deliver samples that may well be there."""
 
 
-class _Begun(NamedTuple):
+class _Prefetched(NamedTuple):
     """A batch that is being fetched while the one before it is read; `at` on the clock of `time.perf_counter`."""
 
     request: ReadRequest
@@ -132,18 +132,18 @@ class SampleReader:
         self._tars: OrderedDict[tuple[EndpointKind, str], Any] = OrderedDict()
         self._tars_opened = 0
         self._upcoming: ReadRequest | None = None
-        self._begun: _Begun | None = None
+        self._begun: _Prefetched | None = None
         # Objects that are all being fetched already. With more left than that, those of the next batch can take the
         # places that the rest of this one needs, and neither goes on (seen with 1.2.3).
         configured = load_connector_config(settings.config_path).get(_CONCURRENCY, _USUAL_CONCURRENCY)
         self._surely_fetching = int(configured) * 3 // 4
 
     @property
-    def worn_out(self) -> bool:
+    def needs_recycling(self) -> bool:
         """Whether it is time for a new process to take over."""
         return self._tars_opened >= _MOST_TARS
 
-    def take_upcoming(self) -> ReadRequest | None:
+    def pop_prefetched(self) -> ReadRequest | None:
         """The request that `read` took from `more`; it is to be read next."""
         upcoming, self._upcoming = self._upcoming, None
         return upcoming
@@ -207,7 +207,7 @@ class SampleReader:
             kind, at = self._switch.endpoint, time.perf_counter()
             with contextlib.suppress(RuntimeError):  # it fails again in its turn, and is told then
                 objects = self._objects(kind, wanted, list(range(request.samples)))
-                self._begun = _Begun(request, wanted, kind, objects, at)
+                self._begun = _Prefetched(request, wanted, kind, objects, at)
 
     def _look_up(self, request: ReadRequest) -> Wanted:
         return self._share.samples.look_up(request.split, self._share.rows_of(request.slot, request.samples))
@@ -265,7 +265,7 @@ class _Attempt:
         self._done = np.zeros(request.samples, dtype=bool)
         self._pending: list[int] = []
         self._positions = {key: position for position, key in enumerate(wanted.keys)} if wanted.runs else {}
-        self._spoiled: Counter[int] = Counter()
+        self._checksum_errors: Counter[int] = Counter()
         self._begun = 0.0
 
     @property
@@ -313,20 +313,20 @@ class _Attempt:
         count = obj.readinto(row)
         if count != size:
             self.failures.append(f"only {count} of {size} bytes of a sample arrived")
-        elif self._is_spoiled(row, position):
-            self._spoil(position)
+        elif self._checksum_differs(row, position):
+            self._record_checksum_error(position)
         else:
             self._done[position] = True
 
-    def _is_spoiled(self, row: memoryview, position: int) -> bool:
+    def _checksum_differs(self, row: memoryview, position: int) -> bool:
         """The connector itself does not compare checksums where it reads samples (seen with 1.2.3)."""
         wanted = int(self.wanted.crc64s[position])
         return wanted != 0 and fastcrc.crc64.xz(row) != wanted
 
-    def _spoil(self, position: int) -> None:
+    def _record_checksum_error(self, position: int) -> None:
         """What comes otherwise every time is so in the bucket, and not on the way from there."""
-        self._spoiled[position] += 1
-        if self._spoiled[position] >= RETRIES.attempts:
+        self._checksum_errors[position] += 1
+        if self._checksum_errors[position] >= RETRIES.attempts:
             self._bad.append(BadSample(position, "its bytes are not those that the manifest lists (CRC64)"))
         else:
             self.failures.append("the bytes of a sample differ from their checksum (CRC64)")

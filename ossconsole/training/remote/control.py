@@ -110,7 +110,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     report: Report | None = None
 
 
-class Workplace(Protocol):
+class ControlTarget(Protocol):
     """What a process lets others see and steer: its own run and its own upload."""
 
     @property
@@ -130,7 +130,7 @@ class ControlError(ConsoleError):
 class ControlServer:
     """Answers other processes while it is open, in a thread of its own. Raises ConsoleError."""
 
-    def __init__(self, workplace: Workplace) -> None:
+    def __init__(self, workplace: ControlTarget) -> None:
         self._workplace = workplace
         self._looked_at = -math.inf
         self._name = f"{os.getpid()}{_SUFFIX}"

@@ -15,10 +15,10 @@ from torchvision.models import resnet18
 
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.training.checkpoints.checkpoint import fetch_uri
-from ossconsole.training.compute.device import Compute, choose_device
+from ossconsole.training.compute.device import DeviceContext, choose_device
 from ossconsole.training.compute.trainer import EpochMeter, Trainer
-from ossconsole.training.distributed.process_group import Ranks
-from ossconsole.training.distributed.rank import Place
+from ossconsole.training.distributed.process_group import ProcessGroup
+from ossconsole.training.distributed.ranks import RankInfo
 from ossconsole.training.settings import TrainSettings
 from tests.benchmarks.gpu.setup import Part, Setup, held_by_others, run_to_end, used_memory
 
@@ -69,7 +69,7 @@ def fp16_overflow(setup: Setup) -> Part:
 def slot_reuse(setup: Setup) -> Part:
     """A slot of the batch buffer is overwritten as soon as it is free: no batch may hold what came after it."""
     settings = TrainSettings(batch_size=setup.batch, image_size=setup.side, augment=False)
-    compute = Compute(settings, SampleFormat.IMAGE_U8, device=choose_device())
+    compute = DeviceContext(settings, SampleFormat.IMAGE_U8, device=choose_device())
     slots = torch.zeros(4, setup.batch, 3 * setup.side**2, dtype=torch.uint8)
     if setup.cuda:
         slots = slots.pin_memory()
@@ -181,14 +181,14 @@ def _loads(setup: Setup, key: str) -> str:
     return "loads into torchvision"
 
 
-def _trainer(settings: TrainSettings) -> tuple[Trainer, Compute]:
+def _trainer(settings: TrainSettings) -> tuple[Trainer, DeviceContext]:
     torch.manual_seed(0)
-    compute = Compute(settings, SampleFormat.IMAGE_U8, device=choose_device())
+    compute = DeviceContext(settings, SampleFormat.IMAGE_U8, device=choose_device())
     model = resnet18(num_classes=_CLASSES)
-    return Trainer(model, compute, settings, Ranks(Place(), compute.device), total_steps=1 << 40), compute
+    return Trainer(model, compute, settings, ProcessGroup(RankInfo(), compute.device), total_steps=1 << 40), compute
 
 
-def _pictures(compute: Compute, batch: int, side: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _pictures(compute: DeviceContext, batch: int, side: int) -> tuple[torch.Tensor, torch.Tensor]:
     random = torch.Generator().manual_seed(1)
     images = torch.randn(batch, 3, side, side, generator=random).to(compute.device)
     labels = torch.randint(0, _CLASSES, (batch,), generator=random).to(compute.device)

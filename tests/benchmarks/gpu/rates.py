@@ -21,12 +21,12 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import object_key
 from ossconsole.training.bench.limits import ConnectorReader, rate
-from ossconsole.training.checkpoints.checkpoint import Progress, Snapshot
-from ossconsole.training.compute.device import Compute, choose_device
+from ossconsole.training.checkpoints.checkpoint import RunProgress, Snapshot
+from ossconsole.training.compute.device import DeviceContext, choose_device
 from ossconsole.training.compute.trainer import EpochMeter, Trainer
 from ossconsole.training.data import TrainingData
-from ossconsole.training.distributed.process_group import Ranks
-from ossconsole.training.distributed.rank import Place
+from ossconsole.training.distributed.process_group import ProcessGroup
+from ossconsole.training.distributed.ranks import RankInfo
 from ossconsole.training.loading.loader import BatchLoader, lock_pages, unlock_pages
 from ossconsole.training.loading.shared_memory import SharedBuffer
 from ossconsole.training.plan import Plan
@@ -43,8 +43,8 @@ class SyntheticLoop:
 
     def __init__(self, fmt: SampleFormat, batch: int, side: int, **settings: Any) -> None:
         self.settings = TrainSettings(batch_size=batch, **settings)
-        self.compute = Compute(self.settings, fmt, device=choose_device())
-        ranks = Ranks(Place(), self.compute.device)
+        self.compute = DeviceContext(self.settings, fmt, device=choose_device())
+        ranks = ProcessGroup(RankInfo(), self.compute.device)
         self.trainer = Trainer(resnet18(num_classes=_CLASSES), self.compute, self.settings, ranks, total_steps=1 << 40)
         self._batch, self._side, self._meter = batch, side, EpochMeter()
         values = torch.randint(0, 256, (batch, 3 * side * side), dtype=torch.uint8)
@@ -123,11 +123,11 @@ def transform(setup: Setup) -> Part:
     batch = setup.batches[min(1, len(setup.batches) - 1)]
     for name, size, side in (("flip", setup.side, setup.side), ("crop and flip", setup.side, setup.side * 8 // 7)):
         settings = TrainSettings(batch_size=batch, image_size=size)
-        compute = Compute(settings, U8, device=choose_device())
+        compute = DeviceContext(settings, U8, device=choose_device())
         data = torch.randint(0, 256, (batch, 3 * side * side), dtype=torch.uint8)
         data = data.pin_memory() if compute.cuda else data
 
-        def once(compute: Compute = compute, data: torch.Tensor = data, side: int = side) -> None:
+        def once(compute: DeviceContext = compute, data: torch.Tensor = data, side: int = side) -> None:
             compute.free_slots()
             compute.images(data, side, side, generator=compute.generator(1))
 
@@ -144,7 +144,7 @@ def checkpoint_stall(setup: Setup) -> Part:
             begun = time.perf_counter()
             state = loop.compute.host_copy(loop.trainer.state())
             figures[f"copy {number + 1}, ms"] = (time.perf_counter() - begun) * 1000
-            progress = Progress(epoch=1, step=number, train_sums=[0.0] * 4, metrics={})
+            progress = RunProgress(epoch=1, step=number, train_sums=[0.0] * 4, metrics={})
             packing = thread.submit(Snapshot(state, progress, {}, loop.compute.milestone()).pack)
             longest = 0.0
             while not packing.done():

@@ -1,0 +1,259 @@
+"""The parts of a session: model and device, step reports, the state of the epoch, checkpoints, user requests."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.errors import ConsoleError
+from ossconsole.telemetry import events
+from ossconsole.telemetry.events import RunState
+from ossconsole.training.checkpoints.checkpoint import RunProgress, Snapshot
+from ossconsole.training.checkpoints.saver import CheckpointSaver, unexpected_failure
+from ossconsole.training.compute.device import BatchTransform, DeviceContext, PendingTimes, StepClock
+from ossconsole.training.compute.trainer import EpochMeter, Trainer, finite
+from ossconsole.training.context import RunContext
+from ossconsole.training.distributed.process_group import ProcessGroup
+from ossconsole.training.distributed.ranks import StepDecision
+from ossconsole.training.plan import Split
+
+log = logging.getLogger(__name__)
+
+_PAUSED_POLL_S = 0.5  # how often the ranks of a paused run synchronise
+_RATE_STEPS = 10  # steps over which the samples/s of a step are averaged
+
+
+class DivergedError(ConsoleError):
+    """The loss is not finite: the weights must not become a checkpoint."""
+
+
+@dataclass(frozen=True)
+class DoneStep:
+    """A step whose figures may still be on their way from the device."""
+
+    step: int
+    epoch: int
+    lr: float
+    loss: torch.Tensor
+    endpoint: EndpointKind
+    queued: int
+    readers_idle: bool
+    decision: StepDecision
+    times: PendingTimes
+
+
+class StepReports:
+    """Emits the steps of a run, with `late` one step later, so that the host never waits for the GPU.
+
+    `last_checkpoint` returns the URI to resume from, "" for none.
+    """
+
+    def __init__(self, context: RunContext, *, late: bool, last_checkpoint: Callable[[], str]) -> None:
+        self._context = context
+        self._recent: deque[tuple[int, float]] = deque(maxlen=_RATE_STEPS)  # samples and seconds of a step
+        self._late = late
+        self._last_checkpoint = last_checkpoint
+        self._pending: DoneStep | None = None
+
+    def add(self, done: DoneStep) -> None:
+        """Raises DivergedError as `flush` does."""
+        self.flush()
+        self._pending = done
+        if not self._late:
+            self.flush()
+
+    def flush(self) -> None:
+        """Waits for the last step and emits it. Raises DivergedError when its loss is not finite."""
+        if self._pending is None:
+            return
+        done, self._pending = self._pending, None
+        decision = done.decision
+        times = done.times.read(slowest_wait_s=decision.wait_s)
+        loss = finite(float(done.loss))
+        self._recent.append((decision.samples, times.step_s))
+        seconds = sum(step_s for _, step_s in self._recent)
+        self._context.emit(
+            events.Step(
+                time=time.time(),
+                step=done.step,
+                epoch=done.epoch,
+                samples=decision.samples,
+                loss=loss,
+                lr=done.lr,
+                endpoint=done.endpoint,
+                data_wait_s=times.wait_s,
+                step_time_s=times.step_s,
+                fetch_s=decision.fetch_s,
+                bytes=decision.bytes,
+                samples_per_s=sum(samples for samples, _ in self._recent) / seconds if seconds else 0.0,
+                copy_s=times.copy_s,
+                compute_s=times.compute_s,
+                host_s=times.host_s,
+                host_late=times.host_late,
+                queued=done.queued,
+                readers_idle=done.readers_idle,
+            )
+        )
+        if loss is None:
+            uri = self._last_checkpoint()
+            again = f"Resume from {uri}" if uri else "Restart"
+            raise DivergedError(
+                f"The loss of step {done.step} is not a finite number; the run has diverged.",
+                remedy=f"{again} with a lower --learning-rate than {done.lr:g}.",
+            )
+
+
+class EpochState:
+    """The current epoch (from 1), its sums by split, and the metrics of the last complete epoch.
+
+    `metrics` are train_loss, val_loss, top1, top5, and best_top1 of all epochs so far.
+    """
+
+    def __init__(self) -> None:
+        self.epoch = 1
+        self.metrics: dict[str, float | None] = {}
+        self.meters = {split: EpochMeter() for split in Split}
+        self._epoch_begun = time.perf_counter()
+
+    def end_epoch(self, context: RunContext) -> bool:
+        """Emits the epoch's figures and resets the sums; True when its top-1 is the best so far."""
+        train, val = self.meters[Split.TRAIN], self.meters[Split.VAL]
+        before = self.metrics.get("best_top1")
+        best = val.top1 is not None and (before is None or val.top1 > before)
+        shown = {"train_loss": train.loss, "val_loss": val.loss, "top1": val.top1, "top5": val.top5}
+        self.metrics = {**shown, "best_top1": val.top1 if best else before}
+        now = time.perf_counter()
+        context.emit(
+            events.Epoch(
+                time=time.time(),
+                epoch=self.epoch,
+                **shown,
+                seconds=now - self._epoch_begun,
+                step=context.step,
+                samples=train.samples,
+                val_samples=val.samples,
+            )
+        )
+        self._epoch_begun = now
+        self.meters = {split: EpochMeter() for split in Split}
+        return best
+
+    def progress(self, step: int) -> RunProgress:
+        """The progress after `step`, for a checkpoint."""
+        return RunProgress(
+            epoch=self.epoch, step=step, train_sums=self.meters[Split.TRAIN].sums.tolist(), metrics=self.metrics
+        )
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Continues from a checkpoint's content. Raises KeyError, TypeError, ValueError when it is incomplete."""
+        self.epoch = int(state["epoch"])
+        self.metrics = dict(state["metrics"])
+        self.meters[Split.TRAIN].sums = torch.tensor(state["train_sums"], dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class TrainingParts:
+    """The model of one rank, its device, its training state, and the group of all ranks."""
+
+    group: ProcessGroup
+    compute: DeviceContext
+    transform: BatchTransform
+    clock: StepClock
+    trainer: Trainer
+    epochs: EpochState
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Restores trainer and epoch from a checkpoint's content. Raises as `Trainer.load` and `EpochState.load` do."""
+        self.trainer.load(state)
+        self.epochs.load(state)
+
+
+class Checkpointer:
+    """Takes snapshots of the run for the saver; on ranks other than 0, which have no `saver`, it writes nothing."""
+
+    def __init__(
+        self,
+        context: RunContext,
+        parts: TrainingParts,
+        reports: StepReports,
+        saver: CheckpointSaver | None,
+        run_config: dict[str, Any],
+    ) -> None:
+        self._context = context
+        self._parts = parts
+        self._reports = reports
+        self._saver = saver
+        self._run_config = run_config
+
+    def save(self, *, best: bool = False, last: bool = False) -> bool:
+        """Takes a snapshot and starts writing it. False when the last checkpoint already has this progress."""
+        self._reports.flush()
+        if self._saver is None or not self._saver.ready(last=last):
+            return True
+        progress = self._parts.epochs.progress(self._context.step)
+        if not self._saver.needs(progress):
+            return False
+        try:
+            state = self._parts.compute.host_copy(self._parts.trainer.state())
+            snapshot = Snapshot(state, progress, self._run_config, self._parts.compute.milestone())
+        except (MemoryError, RuntimeError) as error:  # training needs less memory, and may continue
+            log.exception("A snapshot for a checkpoint failed")
+            failure = unexpected_failure(progress, error)
+            self._context.warn(failure.message, failure.remedy)
+        else:
+            self._saver.save(snapshot, best=best)
+        return True
+
+    def save_on_request(self, *, last: bool = False) -> None:
+        """Saves, and says when there is nothing to save: an untrained model must never replace a trained one."""
+        if not self.save(last=last):
+            step = self._context.step
+            done = f"Nothing was trained since step {step}" if step else "Nothing has been trained yet"
+            self._context.info(f"{done}: no checkpoint is written.")
+
+    def rescue(self) -> None:
+        """Saves what was trained since the last checkpoint, before the run ends with an error."""
+        saver = self._saver
+        if saver and saver.ready(last=True) and saver.needs(self._parts.epochs.progress(self._context.step)):
+            self._context.info("Writing a checkpoint before the run ends.")
+            self.save(last=True)
+
+
+class UserRequests:
+    """Carries out what the user requests of a run between its steps: pauses, checkpoints, learning rates."""
+
+    def __init__(
+        self, context: RunContext, parts: TrainingParts, reports: StepReports, checkpointer: Checkpointer
+    ) -> None:
+        self._context = context
+        self._parts = parts
+        self._reports = reports
+        self._checkpointer = checkpointer
+
+    def apply(self) -> None:
+        """Carries out the pending requests while the only rank of a run cannot get a batch."""
+        controls = self._context.controls
+        if controls.pop_checkpoint_request():
+            self._checkpointer.save_on_request()
+        if (lr := controls.pop_lr()) is not None:
+            self._parts.trainer.set_peak_lr(lr)
+        if controls.paused:
+            self.wait_while_paused()
+
+    def wait_while_paused(self) -> None:
+        """Blocks until the run is resumed or stopped; with several ranks only briefly, because the others wait."""
+        context = self._context
+        self._reports.flush()
+        state = context.state
+        context.enter(RunState.PAUSED)
+        context.controls.wait_while_paused(None if self._parts.group.world == 1 else _PAUSED_POLL_S)
+        if not context.controls.stopping.is_set() and not context.controls.paused:
+            context.enter(RunState.RUNNING if state is RunState.PAUSED else state)
+        self._parts.clock.restart()
