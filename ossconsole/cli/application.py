@@ -69,7 +69,7 @@ class Application:
         self._state: ConsoleState = Starting()
         self._run: RunHandle | None = None
         self._upload: UploadJob | AttachedUpload | None = None
-        # What this process does itself, and lets others see and steer (`ossconsole.training.remote.control.Workplace`).
+        # What other processes may watch and control (`ossconsole.training.remote.control.ControlTarget`).
         self.own_run: TrainingRun | None = None
         self.own_upload: UploadJob | None = None
         self._control: ControlServer | None = None

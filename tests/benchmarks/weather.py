@@ -128,7 +128,9 @@ class Weather:
         return self._plan(FaultPlan(outages=dict.fromkeys(EndpointKind, seconds)), "both endpoints out")
 
     def _switch(self) -> str:
-        return self._ask(control.Switch(run=self._run, endpoint=self._dice.choice(list(EndpointKind))), "switch")
+        return self._ask(
+            control.SwitchEndpoint(run=self._run, endpoint=self._dice.choice(list(EndpointKind))), "switch"
+        )
 
     def _pause(self) -> str:
         if self._dice.random() < 0.5:

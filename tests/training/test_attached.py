@@ -155,7 +155,7 @@ def test_a_command_that_fails_is_told_in_the_event_log(sleeper: subprocess.Popen
 
     until(told)
     assert isinstance(found[0], events.WarningEvent)
-    assert f"Process {sleeper.pid} cannot be asked" in found[0].message
+    assert f"Process {sleeper.pid} is not responding" in found[0].message
     assert run.alive
 
 
@@ -190,7 +190,7 @@ def uploader() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def seen(process: subprocess.Popen[bytes]) -> AttachedUpload:
-    report = control.ask(process.pid, control.Look()).report
+    report = control.ask(process.pid, control.GetReport()).report
     assert report is not None
     assert report.upload is not None
     return AttachedUpload(process.pid, report.upload)
@@ -218,4 +218,4 @@ def test_an_upload_whose_process_is_killed_has_failed(uploader: subprocess.Popen
     assert upload.join(DEADLINE_S)
     assert upload.progress().phase is Phase.FAILED
     assert upload.error is not None
-    assert "goes on where it stopped" in upload.error.remedy
+    assert "resumes where it stopped" in upload.error.remedy

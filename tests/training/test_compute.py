@@ -125,7 +125,9 @@ def test_a_process_without_a_gpu_of_its_own_is_told(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert choose_device(1) == torch.device("cuda", 1)
-    with pytest.raises(ConsoleError, match="Process 3 of the run needs a GPU of its own, and only 2 are available") as error:
+    with pytest.raises(
+        ConsoleError, match="Process 3 of the run needs a GPU of its own, and only 2 are available"
+    ) as error:
         choose_device(2)
     assert "--processes 0" in error.value.remedy
 

@@ -21,7 +21,7 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.profiles import Profile
 from ossconsole.training.remote import control
-from ossconsole.training.remote.control import ControlError, ControlServer, Look, Stop, ask, peers
+from ossconsole.training.remote.control import ControlError, ControlServer, GetReport, Stop, ask, peers
 from ossconsole.training.run import ClaimedError, PrefixClaim
 
 PROFILE = Profile(name="p", region="cn-x", bucket="bucket-x", standard_endpoint="http://127.0.0.1:9")
@@ -62,7 +62,7 @@ def process() -> Iterator[FakeProcess]:
 
 def test_commands_reach_the_run_and_refusals_come_back(process: FakeProcess) -> None:
     ask(os.getpid(), control.Pause(run="run-1"))
-    ask(os.getpid(), control.Switch(run="run-1", endpoint=EndpointKind.ACCELERATED, reason="by hand"))
+    ask(os.getpid(), control.SwitchEndpoint(run="run-1", endpoint=EndpointKind.ACCELERATED, reason="by hand"))
     ask(os.getpid(), Stop(run="run-1"))
     assert process.own_run.asked == [("pause",), ("switch", EndpointKind.ACCELERATED, "by hand"), ("stop",)]
     with pytest.raises(ControlError, match="No") as refused:
@@ -84,11 +84,11 @@ def test_another_run_does_not_get_its_commands(process: FakeProcess) -> None:
 
 
 def test_it_tells_what_it_works_on(process: FakeProcess) -> None:
-    report = ask(os.getpid(), Look()).report
+    report = ask(os.getpid(), GetReport()).report
     assert report is not None
     assert (report.pid, report.region, report.bucket, report.run) == (os.getpid(), "cn-x", "bucket-x", "run-1")
     process.profile = None
-    assert ask(os.getpid(), Look()).report == control.Report(pid=os.getpid())
+    assert ask(os.getpid(), GetReport()).report == control.Report(pid=os.getpid())
 
 
 def test_the_socket_is_private_and_goes_with_its_process(process: FakeProcess) -> None:
@@ -102,7 +102,7 @@ def test_after_the_end_nobody_answers() -> None:
         pass
     assert list(control.control_dir().iterdir()) == []
     with pytest.raises(ControlError, match="is gone"):
-        ask(os.getpid(), Look())
+        ask(os.getpid(), GetReport())
 
 
 @pytest.mark.parametrize(
@@ -123,21 +123,21 @@ def test_nonsense_is_refused_and_the_next_caller_is_served(process: FakeProcess,
         raw.sendall(line)
         raw.shutdown(socket.SHUT_WR)
         answer = msgspec.json.decode(raw.recv(65536), type=control.Answer)
-    assert "Not understood" in answer.problem
-    assert ask(os.getpid(), Look()).report is not None
+    assert "Invalid command" in answer.problem
+    assert ask(os.getpid(), GetReport()).report is not None
 
 
 def test_one_who_says_nothing_does_not_hold_up_the_others(process: FakeProcess) -> None:
     with socket.socket(socket.AF_UNIX) as silent, control._folder() as folder:
         silent.connect(control._address(folder, f"{os.getpid()}.sock"))
-        assert ask(os.getpid(), Look()).report is not None
+        assert ask(os.getpid(), GetReport()).report is not None
 
 
 def test_other_users_are_not_answered(process: FakeProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     if os.getuid() != 0:
         with pytest.raises(ControlError):
-            ask(os.getpid(), Look())
+            ask(os.getpid(), GetReport())
     ours, theirs = socket.socketpair()
     with ours, theirs:
         assert control._is_ours(ours) == (os.getuid() == 0)
@@ -190,12 +190,12 @@ def test_the_next_process_clears_away_what_a_killed_one_left() -> None:
 def test_a_state_folder_with_a_long_path_is_no_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OSSCONSOLE_STATE_DIR", str(tmp_path / ("long" * 40) / "state"))
     with ControlServer(FakeProcess()):
-        assert ask(os.getpid(), Look()).report is not None
+        assert ask(os.getpid(), GetReport()).report is not None
 
 
 def test_a_prefix_has_one_writer_and_the_second_is_told_who() -> None:
     claim = PrefixClaim(PROFILE, "first")
-    with pytest.raises(ClaimedError, match=rf"The run first \(process {os.getpid()}\) is going on") as refused:
+    with pytest.raises(ClaimedError, match=rf"The run first \(process {os.getpid()}\) is active") as refused:
         PrefixClaim(PROFILE, "second")
     assert refused.value.holder is not None
     assert refused.value.holder.run == "first"

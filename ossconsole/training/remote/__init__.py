@@ -1,1 +1,1 @@
-"""Runs and uploads of other processes of the same user: watched and controlled through their sockets."""
+"""Runs and uploads of other processes of the same user, watched and controlled through their sockets."""

@@ -1,4 +1,4 @@
-"""Runs and uploads of other processes, as a console sees and steers them: by the run record and the control socket."""
+"""Handles for runs and uploads of other processes, through the run record and the control socket."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from ossconsole.telemetry import events
 from ossconsole.telemetry.events import Event, RunState
 from ossconsole.telemetry.runs import RecordReader, record_path
 from ossconsole.training.remote import control
-from ossconsole.training.remote.control import Command, ControlError, Look, UploadAction, UploadReport
+from ossconsole.training.remote.control import Command, ControlError, GetReport, UploadAction, UploadReport
 
 DRAIN_BUDGET_S = 0.05
-"""How long one `drain` reads at most: a long run's record is caught up with in pieces, so that keys keep working."""
+"""The longest time for one `drain`: a long record is read in pieces, so that the screen stays responsive."""
 
-_LOOK_S = 0.5
+_POLL_S = 0.5
 
 
 class _Process:
-    """Another process: whether it lives, and a thread that asks it without keeping the caller waiting."""
+    """Another process: whether it is alive, and a thread that sends it commands."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.problems: deque[ConsoleError] = deque(maxlen=100)
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
-        self._asking: threading.Thread | None = None
+        self._thread: threading.Thread | None = None
         try:
             self._process: psutil.Process | None = psutil.Process(pid)
         except psutil.NoSuchProcess:
@@ -42,7 +42,7 @@ class _Process:
 
     @property
     def alive(self) -> bool:
-        """Also False when its number has been given to another process."""
+        """False also when another process has its pid now."""
         try:
             process = self._process
             return process is not None and process.is_running() and process.status() != psutil.STATUS_ZOMBIE
@@ -50,27 +50,25 @@ class _Process:
             return False
 
     def send(self, command: Command) -> None:
-        """Has it carried out soon; where that fails, the reason is among `problems`."""
+        """Queues a command; an error is appended to `problems`."""
         self._commands.put(command)
-        if self._asking is None:
-            self._asking = threading.Thread(target=self._work, name=f"ask-{self.pid}", daemon=True)
-            self._asking.start()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name=f"ask-{self.pid}", daemon=True)
+            self._thread.start()
 
     def _work(self) -> None:
         while True:
-            self._ask(self._commands.get())
-
-    def _ask(self, command: Command) -> None:
-        try:
-            control.ask(self.pid, command)
-        except ControlError as error:
-            self.problems.append(error)
+            command = self._commands.get()
+            try:
+                control.ask(self.pid, command)
+            except ControlError as error:
+                self.problems.append(error)
 
 
 class AttachedRun:
-    """A run that another process does; it goes on when this console leaves. A handle like TrainingRun.
+    """A run of another process, with the interface of TrainingRun; it continues when this console exits.
 
-    Raises RecordError where its record cannot be read.
+    Raises RecordError when its record cannot be read.
     """
 
     elsewhere = True
@@ -91,43 +89,50 @@ class AttachedRun:
 
     @property
     def alive(self) -> bool:
-        """False once `drain` has given the run's last event, or the end of its process."""
+        """False once `drain` has returned the last event of the run or of its process."""
         return not self._over
 
     @property
     def record_path(self) -> Path:
+        """The JSONL file with the run's events."""
         return self._reader.path
 
     def drain(self) -> list[Event]:
-        """The events since the last call, as many as can be read within DRAIN_BUDGET_S."""
+        """The events since the last call, as far as they can be read within DRAIN_BUDGET_S."""
         if self._over:
             return []
-        lived = self._process.alive  # looked at first: what it wrote last is read below
+        was_alive = self._process.alive  # checked first: its last events are read below
         found = self._read()
         for event in found:
             self._follow(event)
         found += self._problems()
-        if not found and (not lived or self._state.final):
+        if not found and (not was_alive or self._state.final):
             found = self._end()
         return found
 
     def pause(self) -> None:
+        """Requests a pause after the step under way."""
         self._process.send(control.Pause(run=self.id))
 
     def resume(self) -> None:
+        """Ends a pause."""
         self._process.send(control.Resume(run=self.id))
 
     def stop(self) -> None:
+        """Requests the end of the run after the step under way, with a checkpoint."""
         self._process.send(control.Stop(run=self.id))
 
     def checkpoint(self) -> None:
+        """Requests a checkpoint after the step under way."""
         self._process.send(control.SaveCheckpoint(run=self.id))
 
     def set_lr(self, lr: float) -> None:
+        """Changes the peak learning rate from the next step on."""
         self._process.send(control.SetLr(run=self.id, lr=lr))
 
-    def switch(self, kind: EndpointKind, reason: str = "asked for") -> None:
-        self._process.send(control.Switch(run=self.id, endpoint=kind, reason=reason))
+    def switch(self, kind: EndpointKind, reason: str = "requested") -> None:
+        """Reads future batches through `kind`."""
+        self._process.send(control.SwitchEndpoint(run=self.id, endpoint=kind, reason=reason))
 
     def _read(self) -> list[Event]:
         found: list[Event] = []
@@ -145,7 +150,7 @@ class AttachedRun:
             self._step = event.step
 
     def _problems(self) -> list[Event]:
-        """What became of commands that failed, for the event log."""
+        """Warnings about commands that failed, for the event log."""
         found: list[Event] = []
         while self._process.problems:
             error = self._process.problems.popleft()
@@ -155,7 +160,7 @@ class AttachedRun:
         return found
 
     def _end(self) -> list[Event]:
-        """The last events: where the process went without a word, that is told here."""
+        """The last events, with an error if the process exited before the run ended."""
         self._over = True
         found = self._reader.finish()
         for event in found:
@@ -164,15 +169,15 @@ class AttachedRun:
         if not self._state.final:
             self._state = RunState.FAILED
             now = time.time()
-            message = f"Process {self.pid}, which did the run, is gone without having ended it."
-            remedy = f"Go on from its last checkpoint with --resume; the record is {self.record_path}."
+            message = f"The process running this job ({self.pid}) exited unexpectedly."
+            remedy = f"Resume from its last checkpoint with --resume; the record is {self.record_path}."
             found.append(events.ErrorEvent(time=now, message=message, remedy=remedy, step=self._step))
             found.append(events.State(time=now, state=RunState.FAILED, step=self._step))
         return found
 
 
 class AttachedUpload:
-    """An upload that another process does, seen twice a second. The part of UploadJob that screens use."""
+    """An upload of another process, polled twice a second, with the part of UploadJob's interface that screens use."""
 
     elsewhere = True
 
@@ -186,25 +191,32 @@ class AttachedUpload:
 
     @property
     def alive(self) -> bool:
+        """False once the upload or its process has ended."""
         return not self._ended.is_set()
 
     @property
     def source(self) -> str:
+        """The path or URI of the source."""
         return self._report.source
 
     def progress(self) -> UploadProgress:
+        """The progress as of the last poll."""
         return self._report.progress
 
     def summary(self) -> UploadSummary:
+        """The summary as of the last poll."""
         return self._report.summary
 
     def pause(self) -> None:
+        """Requests a pause."""
         self._process.send(UploadAction(action="pause"))
 
     def resume(self) -> None:
+        """Ends a pause."""
         self._process.send(UploadAction(action="resume"))
 
     def cancel(self) -> None:
+        """Requests the end of the upload; it can be resumed later."""
         self._process.send(UploadAction(action="cancel"))
 
     def join(self, timeout_s: float | None = None) -> bool:
@@ -213,11 +225,11 @@ class AttachedUpload:
 
     def _watch(self) -> None:
         while self._process.alive:
-            time.sleep(_LOOK_S)
+            time.sleep(_POLL_S)
             try:
-                report = control.ask(self.pid, Look()).report
+                report = control.ask(self.pid, GetReport()).report
             except ControlError:
-                continue  # stopped, or ending; a process that is gone ends the loop
+                continue  # suspended, or exiting; the loop ends with the process
             if report is None or report.upload is None:
                 break
             self._report = report.upload
@@ -229,8 +241,8 @@ class AttachedUpload:
         progress = self._report.progress
         if not progress.phase.final:
             self.error = ConsoleError(
-                f"Process {self.pid}, which did the upload, is gone without having ended it.",
-                remedy="Start the upload again: it goes on where it stopped.",
+                f"The process of this upload ({self.pid}) exited unexpectedly.",
+                remedy="Start the upload again: it resumes where it stopped.",
             )
             gone = msgspec.structs.replace(progress, phase=Phase.FAILED, error=str(self.error))
             self._report = msgspec.structs.replace(self._report, progress=gone)

@@ -1,7 +1,7 @@
-"""Control from another process of the same user: what works here is looked at and steered through a private socket.
+"""Control of a run or an upload from another process of the same user, through a private socket.
 
-One socket per process, `control/<pid>.sock` in the state folder (0600, in a folder 0700). The kernel tells who calls;
-nobody but this user and root is answered. A call is one JSON line, and so is the answer.
+One socket per process, `control/<pid>.sock` in the state folder (0600, in a folder 0700). The kernel reports the
+caller's user; only this user and root get answers. A call is one JSON line, and so is the answer.
 """
 
 from __future__ import annotations
@@ -34,37 +34,41 @@ _SUFFIX = ".sock"
 _LONGEST_LINE = 8 << 20
 _TIMEOUT_S = 2.0
 _BACKLOG = 16
-_WATCHED_S = 2.0  # who watches looks twice a second
+_WATCHED_S = 2.0  # an AttachedUpload polls twice a second
 
 
-class _Command(msgspec.Struct, frozen=True, kw_only=True, tag_field="do", forbid_unknown_fields=True):
-    """`run` is the id of the run that is meant: a later one must not get its commands."""
+class _RunCommand(msgspec.Struct, frozen=True, kw_only=True, tag_field="do", forbid_unknown_fields=True):
+    """`run` is the id of the run that the command is for: a later run must not get it."""
 
     run: str
 
 
-class Pause(_Command, frozen=True, kw_only=True, tag="pause"):
-    pass
+class Pause(_RunCommand, frozen=True, kw_only=True, tag="pause"):
+    """Pauses the run after the step under way."""
 
 
-class Resume(_Command, frozen=True, kw_only=True, tag="resume"):
-    pass
+class Resume(_RunCommand, frozen=True, kw_only=True, tag="resume"):
+    """Ends a pause."""
 
 
-class Stop(_Command, frozen=True, kw_only=True, tag="stop"):
-    pass
+class Stop(_RunCommand, frozen=True, kw_only=True, tag="stop"):
+    """Ends the run after the step under way, with a checkpoint."""
 
 
-class SaveCheckpoint(_Command, frozen=True, kw_only=True, tag="checkpoint"):
-    pass
+class SaveCheckpoint(_RunCommand, frozen=True, kw_only=True, tag="checkpoint"):
+    """Writes a checkpoint after the step under way."""
 
 
-class Switch(_Command, frozen=True, kw_only=True, tag="switch"):
+class SwitchEndpoint(_RunCommand, frozen=True, kw_only=True, tag="switch"):
+    """Reads future batches through `endpoint`; `reason` goes into the event log."""
+
     endpoint: EndpointKind
-    reason: str = "asked for"
+    reason: str = "requested"
 
 
-class SetLr(_Command, frozen=True, kw_only=True, tag="set-lr"):
+class SetLr(_RunCommand, frozen=True, kw_only=True, tag="set-lr"):
+    """Changes the peak learning rate from the next step on."""
+
     lr: float
 
 
@@ -74,16 +78,16 @@ class UploadAction(msgspec.Struct, frozen=True, kw_only=True, tag_field="do", ta
     action: str
 
 
-class Look(msgspec.Struct, frozen=True, kw_only=True, tag_field="do", tag="look", forbid_unknown_fields=True):
-    """Asks for a Report."""
+class GetReport(msgspec.Struct, frozen=True, kw_only=True, tag_field="do", tag="look", forbid_unknown_fields=True):
+    """Requests a Report."""
 
 
-RunCommand = Union[Pause, Resume, Stop, SaveCheckpoint, Switch, SetLr]  # noqa: UP007 - msgspec, 3.10
-Command = Union[Pause, Resume, Stop, SaveCheckpoint, Switch, SetLr, UploadAction, Look]  # noqa: UP007
+RunCommand = Union[Pause, Resume, Stop, SaveCheckpoint, SwitchEndpoint, SetLr]  # noqa: UP007 - msgspec, 3.10
+Command = Union[RunCommand, UploadAction, GetReport]  # noqa: UP007
 
 
 class UploadReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The newest upload of that process, also after its end."""
+    """The newest upload of a process, also after its end."""
 
     source: str
     progress: UploadProgress
@@ -91,7 +95,7 @@ class UploadReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What a process works on. `run` is the id of its run, "" where none is alive."""
+    """What a process works on. `run` is the id of its run, "" when none is alive."""
 
     pid: int
     region: str = ""
@@ -103,7 +107,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """`problem` is "" where the command was carried out."""
+    """The answer to a command; `problem` is "" when it was carried out."""
 
     problem: str = ""
     remedy: str = ""
@@ -111,51 +115,54 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ControlTarget(Protocol):
-    """What a process lets others see and steer: its own run and its own upload."""
+    """What other processes may watch and control in this process."""
 
     @property
-    def profile(self) -> Profile | None: ...
+    def profile(self) -> Profile | None:
+        """The active profile, None before there is one."""
 
     @property
-    def own_run(self) -> TrainingRun | None: ...
+    def own_run(self) -> TrainingRun | None:
+        """The newest run of this process."""
 
     @property
-    def own_upload(self) -> UploadJob | None: ...
+    def own_upload(self) -> UploadJob | None:
+        """The newest upload of this process."""
 
 
 class ControlError(ConsoleError):
-    """The other process did not do what it was asked."""
+    """The other process refused a command, or does not respond."""
 
 
 class ControlServer:
-    """Answers other processes while it is open, in a thread of its own. Raises ConsoleError."""
+    """Answers other processes in a thread until it is closed. Raises ConsoleError."""
 
-    def __init__(self, workplace: ControlTarget) -> None:
-        self._workplace = workplace
-        self._looked_at = -math.inf
+    def __init__(self, target: ControlTarget) -> None:
+        self._target = target
+        self._reported_at = -math.inf
         self._name = f"{os.getpid()}{_SUFFIX}"
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             make_folder(control_dir())
-            _remove_sockets_of_the_dead()
+            _remove_stale_sockets()
             with _folder() as folder:
                 with contextlib.suppress(FileNotFoundError):
-                    os.unlink(self._name, dir_fd=folder)  # of a process that had this number before
+                    os.unlink(self._name, dir_fd=folder)  # of an earlier process with this pid
                 self._socket.bind(_address(folder, self._name))
                 os.chmod(self._name, 0o600, dir_fd=folder)
             self._socket.listen(_BACKLOG)
         except OSError as error:
             self._socket.close()
             raise ConsoleError(
-                f"Other consoles cannot find this one: no socket in {control_dir()}: {reason(error)}.",
+                f"Other consoles cannot find this one: a socket in {control_dir()} failed: {reason(error)}.",
                 remedy=write_remedy(control_dir(), error),
             ) from error
         self._thread = threading.Thread(target=self._serve, name="control", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Answers no more. Whoever watches the upload can still see how it ended, for two seconds."""
-        if time.monotonic() - self._looked_at < _WATCHED_S:
+        """Closes the socket; first leaves two seconds to a process that watches the upload, so that it sees the end."""
+        if time.monotonic() - self._reported_at < _WATCHED_S:
             time.sleep(_WATCHED_S)
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread, which close alone does not
@@ -176,11 +183,11 @@ class ControlServer:
                 caller, _ = self._socket.accept()
             except OSError:
                 return
-            # One that says nothing must not hold up the next.
-            threading.Thread(target=self._talk, args=(caller,), name="control-call", daemon=True).start()
+            # A silent caller must not block the next one.
+            threading.Thread(target=self._serve_caller, args=(caller,), name="control-call", daemon=True).start()
 
-    def _talk(self, caller: socket.socket) -> None:
-        # A caller that is gone or slow is its own trouble.
+    def _serve_caller(self, caller: socket.socket) -> None:
+        # A caller that is gone or too slow gets no answer.
         with caller, contextlib.suppress(OSError):
             caller.settimeout(_TIMEOUT_S)
             if _is_ours(caller):
@@ -190,41 +197,42 @@ class ControlServer:
         try:
             return self._do(msgspec.json.decode(line, type=Command))
         except msgspec.DecodeError as error:
-            return Answer(problem=f"Not understood: {error}.", remedy="Use the same version of ossconsole for both.")
+            return Answer(problem=f"Invalid command: {error}.", remedy="Use the same version of ossconsole for both.")
         except ConsoleError as error:
             return Answer(problem=error.message, remedy=error.remedy)
-        except Exception as error:
-            log.exception("A command of another process failed")  # and the next one is answered all the same
-            return Answer(problem=f"That failed unexpectedly: {type(error).__name__}.", remedy="The log tells more.")
+        except Exception as error:  # the next command must be answered
+            log.exception("A command of another process failed")
+            problem = f"The command failed unexpectedly: {type(error).__name__}."
+            return Answer(problem=problem, remedy="The log has the traceback.")
 
     def _do(self, command: Command) -> Answer:
-        if isinstance(command, Look):
+        if isinstance(command, GetReport):
             report = self._report()
-            if report.upload is not None:  # a run tells of its end in its record
-                self._looked_at = time.monotonic()
+            if report.upload is not None:  # the record of a run has its end
+                self._reported_at = time.monotonic()
             return Answer(report=report)
         if isinstance(command, UploadAction):
-            self._steer_upload(command.action)
+            self._control_upload(command.action)
             return Answer()
-        run = self._workplace.own_run
+        run = self._target.own_run
         if run is None or run.id != command.run or not run.alive:
             return Answer(problem=f"The run {command.run} has ended.")
-        log.info("Another process asks: %s", type(command).__name__)
-        _steer(run, command)
+        log.info("Command of another process: %s", type(command).__name__)
+        _control_run(run, command)
         return Answer()
 
-    def _steer_upload(self, action: str) -> None:
-        upload = self._workplace.own_upload
+    def _control_upload(self, action: str) -> None:
+        upload = self._target.own_upload
         if upload is None or not upload.alive:
             raise ControlError("The upload has ended.")
         actions = {"pause": upload.pause, "resume": upload.resume, "cancel": upload.cancel}
         if action not in actions:
-            raise ControlError(f"An upload cannot {action!r}.")
+            raise ControlError(f"{action!r} is not a valid action for an upload.")
         actions[action]()
 
     def _report(self) -> Report:
-        place = self._workplace
-        profile, run, upload = place.profile, place.own_run, place.own_upload
+        target = self._target
+        profile, run, upload = target.profile, target.own_run, target.own_upload
         if profile is None:
             return Report(pid=os.getpid())
         return Report(
@@ -242,7 +250,7 @@ def _upload_report(upload: UploadJob) -> UploadReport:
     return UploadReport(source=str(upload.settings.source), progress=upload.progress(), summary=upload.summary())
 
 
-def _steer(run: TrainingRun, command: RunCommand) -> None:
+def _control_run(run: TrainingRun, command: RunCommand) -> None:
     if isinstance(command, Pause):
         run.pause()
     elif isinstance(command, Resume):
@@ -251,14 +259,14 @@ def _steer(run: TrainingRun, command: RunCommand) -> None:
         run.stop()
     elif isinstance(command, SaveCheckpoint):
         run.checkpoint()
-    elif isinstance(command, Switch):
+    elif isinstance(command, SwitchEndpoint):
         run.switch(command.endpoint, command.reason)
     else:
         run.set_lr(command.lr)
 
 
 def ask(pid: int, command: Command) -> Answer:
-    """Sends a command to a process and gives its answer. Raises ControlError, after two seconds of silence too."""
+    """Sends a command to a process and returns its answer. Raises ControlError, also after two seconds of silence."""
     try:
         with _folder() as folder, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as called:
             called.settimeout(_TIMEOUT_S)
@@ -268,9 +276,9 @@ def ask(pid: int, command: Command) -> Answer:
             called.sendall(msgspec.json.encode(command) + b"\n")
             answer: Answer = decode_json(_read_line(called), Answer)
     except (OSError, msgspec.DecodeError) as error:
-        reason = "it does not answer" if isinstance(error, TimeoutError) else "it is gone"
+        reason = "no answer in time" if isinstance(error, TimeoutError) else "it has exited"
         raise ControlError(
-            f"Process {pid} cannot be asked: {reason}.", remedy="`ossconsole status` shows what there is."
+            f"Process {pid} is not responding: {reason}.", remedy="`ossconsole status` lists the runs."
         ) from error
     if answer.problem:
         raise ControlError(answer.problem, remedy=answer.remedy)
@@ -278,29 +286,29 @@ def ask(pid: int, command: Command) -> Answer:
 
 
 def peers() -> Iterator[Report]:
-    """What the other processes of this user work on, as far as they answer; sockets that were left are removed."""
-    _remove_sockets_of_the_dead()
+    """The reports of the user's other processes that answer. Removes the sockets of processes that exited."""
+    _remove_stale_sockets()
     for path in sorted(control_dir().glob(f"*{_SUFFIX}")):
         if not path.stem.isdigit() or int(path.stem) == os.getpid():
             continue
         try:
-            report = ask(int(path.stem), Look()).report
+            report = ask(int(path.stem), GetReport()).report
         except ControlError:
             continue
         if report is not None:
             yield report
 
 
-def _remove_sockets_of_the_dead() -> None:
-    """A process that was killed leaves its socket."""
+def _remove_stale_sockets() -> None:
+    """Removes the sockets of processes that were killed."""
     for path in control_dir().glob(f"*{_SUFFIX}"):
         if path.stem.isdigit() and not Path("/proc", path.stem).exists():
-            with contextlib.suppress(OSError):  # of a folder that cannot be written
+            with contextlib.suppress(OSError):  # a folder that cannot be written
                 path.unlink(missing_ok=True)
 
 
 def control_dir() -> Path:
-    """The folder of the sockets; it may be missing."""
+    """The folder of the sockets; it may not exist."""
     return state_dir() / "control"
 
 
@@ -314,19 +322,19 @@ def _folder() -> Iterator[int]:
 
 
 def _address(folder: int, name: str) -> str:
-    """A socket's path through an open folder: the path itself may be longer than the 107 bytes a socket takes."""
+    """The path through an open folder: a socket path may have only 107 bytes."""
     return f"/proc/self/fd/{folder}/{name}"
 
 
 def _is_ours(other: socket.socket) -> bool:
-    """Whether the other side is of this user, or root's."""
+    """Whether the other side runs as this user or as root."""
     credentials = other.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     _, user, _ = struct.unpack("3i", credentials)
     return user in {0, os.geteuid()}
 
 
 def _read_line(connection: socket.socket) -> bytes:
-    """The first line. Raises OSError where it is longer than any of ours, or the other side is slow."""
+    """The first line. Raises OSError when it is longer than _LONGEST_LINE, or the other side is slow."""
     line = b""
     while not line.endswith(b"\n"):
         part = connection.recv(1 << 16)
@@ -334,5 +342,5 @@ def _read_line(connection: socket.socket) -> bytes:
             break
         line += part
         if len(line) > _LONGEST_LINE:
-            raise OSError("a line without an end")
+            raise OSError("the line is too long")
     return line
