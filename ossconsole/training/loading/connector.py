@@ -1,4 +1,4 @@
-"""The connector as the console uses it: its C++ part alone, with the region, our credentials and configuration."""
+"""The connector: its C++ module alone, with the profile's region, credentials and configuration."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ossconsole.config.profiles import Profile
 
 @dataclass(frozen=True)
 class ConnectorSettings:
-    """What a process needs to open the connector on a profile's bucket; it is sent to the reader processes."""
+    """What a process needs to open the connector on a profile's bucket; it is pickled for the reader processes."""
 
     profile: Profile
     credentials: CredentialSource
@@ -31,16 +31,16 @@ class ConnectorSettings:
     native_log: Path
 
     def open(self, kind: EndpointKind, *, number: int = 0, total: int = 1) -> Any:
-        """A `DataSet` of the connector on an endpoint; `number` of `total` processes that use it.
+        """A `DataSet` of the connector on an endpoint, for process `number` of `total`.
 
-        Raises SettingsError where the profile has no such endpoint, RuntimeError (the connector's only exception).
+        Raises SettingsError when the profile has no such endpoint, and RuntimeError, the connector's only exception.
         """
         endpoint = self.profile.endpoint(kind)
         if endpoint is None:
             raise SettingsError(f"Profile {self.profile.name!r} has no {kind} endpoint.")
         provider = _ConnectorCredentials(self.credentials)
         with _masked_prints(provider):
-            # The region is always given: the connector infers a wrong one, or none, from accelerated endpoints.
+            # The connector would infer a wrong region, or none, from accelerated endpoints.
             return native().new_oss_dataset(
                 endpoint,
                 "",
@@ -57,9 +57,9 @@ class ConnectorSettings:
 def native() -> Any:
     """The connector's C++ module.
 
-    The Python package around it imports torch, for which a process that only reads has no use: seen with 1.2.3, it
-    costs 3 s and 580 MB in every reader, the module alone 0.02 s and 13 MB. Its classes are what the package's own
-    `OssMapDataset` and `OssCheckpoint` call. Raises ConsoleError when the package is missing or built otherwise.
+    The Python package around it imports torch, which a reader does not need: with 1.2.3 that takes 3 s and 580 MB in
+    every reader, the module alone 0.02 s and 13 MB. The package's own `OssMapDataset` and `OssCheckpoint` call the same
+    classes. Raises ConsoleError when the package is missing or has another layout.
     """
     package = importlib.util.find_spec("osstorchconnector")
     folders = list(package.submodule_search_locations or ()) if package else []
@@ -75,9 +75,9 @@ def native() -> Any:
 
 
 def connector_native_log() -> Path:
-    """Where the processes that read and write with the connector send what it prints.
+    """The log for what the connector prints in the processes that read and write with it.
 
-    The file is made here already, so that the reason why it cannot be is told in words. Raises SettingsError.
+    Creates the file, so that a failure raises SettingsError here.
     """
     path = logs_dir() / "connector-native.log"
     os.close(open_private(path))
@@ -86,10 +86,10 @@ def connector_native_log() -> Path:
 
 @contextlib.contextmanager
 def _masked_prints(provider: _ConnectorCredentials) -> Iterator[None]:
-    """Shortens the AccessKey IDs in what is printed to standard output meanwhile.
+    """Masks the AccessKey IDs in what is printed to standard output meanwhile.
 
-    While it opens, the connector prints each credential's ID whole; its configuration, and the log level with it, is
-    read later (seen with 1.2.3). What it has to say when it aborts goes to standard error, which is not held back.
+    The connector prints each credential's ID while it opens, before it reads its configuration with the log level (seen
+    with 1.2.3). Standard error, with its messages before an abort, is not redirected.
     """
     sys.stdout.flush()
     held, output = os.memfd_create("connector"), os.dup(1)
@@ -101,35 +101,33 @@ def _masked_prints(provider: _ConnectorCredentials) -> Iterator[None]:
         text = os.pread(held, os.fstat(held).st_size, 0)
         for key_id in provider.given:
             text = text.replace(key_id.encode(), mask_key_id(key_id).encode())
-        with contextlib.suppress(OSError):  # a full disk keeps no prints, and ends no reader
+        with contextlib.suppress(OSError):  # a full disk must not end a reader
             os.write(output, text)
         os.close(output)
         os.close(held)
 
 
 class _ConnectorCredentials:
-    """A credentials provider in the connector's shape; `given` are the IDs that it has handed out."""
+    """A credentials provider with the connector's interface; `given` are the AccessKey IDs it has returned."""
 
     def __init__(self, source: CredentialSource) -> None:
         self.given: set[str] = set()
         self._source = source
 
     def get_credentials(self) -> Any:
-        found = self._source()
-        self.given.add(found.access_key_id)
-        return _Pair(
-            found.access_key_id,
-            found.access_key_secret.reveal(),
-            found.security_token.reveal() if found.security_token else "",
+        key = self._source()
+        self.given.add(key.access_key_id)
+        return _PlainKey(
+            key.access_key_id,
+            key.access_key_secret.reveal(),
+            key.security_token.reveal() if key.security_token else "",
         )
 
 
-class _Pair:
-    """Plain strings for the C++ side, kept out of `repr`."""
+@dataclass(frozen=True, repr=False)
+class _PlainKey:
+    """Plain strings for the C++ module, kept out of `repr`."""
 
-    __slots__ = ("access_key_id", "access_key_secret", "security_token")
-
-    def __init__(self, access_key_id: str, access_key_secret: str, security_token: str) -> None:
-        self.access_key_id = access_key_id
-        self.access_key_secret = access_key_secret
-        self.security_token = security_token
+    access_key_id: str
+    access_key_secret: str
+    security_token: str

@@ -1,4 +1,4 @@
-"""Memory that the loop shares with its reader processes: batch buffers, the sample table, the endpoint in use."""
+"""Memory shared with the reader processes: batch buffers, the sample table, the endpoint."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from ossconsole.training.plan import Split
 class SharedBuffer:
     """`size` bytes of anonymous shared memory; pickling it to a process being spawned shares it.
 
-    It is a memfd, which unlike /dev/shm has no size of its own: containers often give that one 64 MB. The pages are
-    taken at once, so that too little memory is told here and does not kill a process at its first write.
+    It is a memfd, because containers often limit /dev/shm to 64 MB. The pages are allocated here, so that too little
+    memory raises an error here and does not kill a process at its first write.
     """
 
     def __init__(
         self, size: int, *, holds: str = "batch buffers", remedy: str = "Lower --prefetch-mb or --batch-size."
     ) -> None:
-        """`holds` and `remedy` are for the ConsoleError that tells that the memory is too small."""
+        """`holds` and `remedy` are for the ConsoleError that is raised when there is too little memory."""
         self.size = size
         self._fd = os.memfd_create("ossconsole-batches")
         try:
@@ -42,7 +42,7 @@ class SharedBuffer:
         self.memory = mmap.mmap(self._fd, size)
 
     def close(self) -> None:
-        """Gives the descriptor back; the memory itself goes when nothing looks at it any more."""
+        """Closes the descriptor; the memory is freed with its last view."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -56,14 +56,14 @@ class SharedBuffer:
         self.memory = mmap.mmap(self._fd, self.size)
 
 
-_ALIGNED = 8  # bytes; the columns are of numbers of this size, or of bytes
+_ALIGNED = 8  # bytes; columns hold 8-byte numbers or bytes
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """The objects of one batch: full keys, expected sizes in bytes, CRC64s (0 where not known), in the batch's order.
+    """The samples of one batch, in its order: object keys, expected sizes in bytes, CRC64s (0 where unknown).
 
-    With `runs` they are members of tars instead, and `keys` their names there.
+    With `runs` they are members of tars, and `keys` their names there.
     """
 
     keys: tuple[str, ...]
@@ -75,12 +75,11 @@ class Wanted:
 class SampleTable:
     """Keys, sizes and CRC64s of all samples of both splits; pickling it to a process being spawned shares it.
 
-    It costs about 25 bytes per sample and the characters of its key: 100 MB for ImageNet, whatever the number of
-    readers.
+    It takes about 25 bytes per sample plus its key: 100 MB for ImageNet, for any number of readers.
     """
 
     def __init__(self, data: TrainingData) -> None:
-        """Raises ConsoleError where the memory is too small."""
+        """Raises ConsoleError when there is too little memory."""
         columns = {}
         for split in Split:
             for name, column in _columns(data, str(split)).items():
@@ -98,7 +97,7 @@ class SampleTable:
             self._column(name)[:] = column
 
     def look_up(self, split: Split, rows: npt.NDArray[np.int64]) -> Wanted:
-        """What is wanted at `rows` of a split."""
+        """The samples at `rows` of a split."""
         return Wanted(
             self._texts(f"{split}/key", rows),
             self._column(f"{split}/size")[rows],
@@ -107,7 +106,7 @@ class SampleTable:
         )
 
     def close(self) -> None:
-        """Gives the descriptor back; the memory itself goes when nothing looks at it any more."""
+        """Closes the descriptor; the memory is freed with its last view."""
         self._buffer.close()
 
     def _column(self, name: str) -> npt.NDArray[Any]:
@@ -145,19 +144,20 @@ def _columns(data: TrainingData, split: str) -> dict[str, npt.NDArray[Any]]:
 
 
 SPAWN = multiprocessing.get_context("spawn")
-"""Processes are spawned: neither the connector nor CUDA survives a fork."""
+"""Children are spawned: neither the connector nor CUDA survives a fork."""
 
 _KINDS = tuple(EndpointKind)
 
 
 class EndpointSwitch:
-    """One integer in shared memory that every reader looks at before each batch."""
+    """The endpoint in shared memory, which every reader reads before each batch."""
 
     def __init__(self, kind: EndpointKind) -> None:
         self._kind: Any = SPAWN.RawValue("i", _KINDS.index(kind))
 
     @property
     def endpoint(self) -> EndpointKind:
+        """The endpoint for batches fetched from now on."""
         return _KINDS[int(self._kind.value)]
 
     @endpoint.setter
