@@ -40,13 +40,16 @@ class SingleSamples:
         self._reading = False
         self._every = SAMPLES_PER_SINGLE
         self._since_last = -self._every  # samples
+        self._delivered = False  # the readers' first batch; until then they need the processors
         self._opened: set[EndpointKind] = set()
         self._read: dict[int, tuple[EndpointKind, float]] = {}  # by the number of the batch
 
     def offer(self, request: BatchRequest) -> None:
         """The batch is the next one to be asked for: times its last sample, where it is time for one."""
         self._since_last += len(request.indices)
-        if self._since_last < self._every or request.split is not Split.TRAIN or not len(request.indices):
+        if not self._delivered or self._since_last < self._every:
+            return
+        if request.split is not Split.TRAIN or not len(request.indices):
             return
         self._receive()
         if self._reading:
@@ -68,6 +71,7 @@ class SingleSamples:
 
         Each is given once; those of the other endpoint are dropped.
         """
+        self._delivered = True
         self._receive()
         found = None
         for read in sorted(self._read):
