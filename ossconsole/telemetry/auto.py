@@ -139,7 +139,9 @@ class LabelControl:
             return  # read ahead before the run came to this endpoint
         kept = self._ahead > 0
         self._ahead -= kept
-        self.measurement.apply(msgspec.structs.replace(step, endpoint=self._name.other if kept else self._name))
+        name = self._name.other if kept else self._name
+        # Single samples of one endpoint under both names would tell nothing of hits and misses.
+        self.measurement.apply(msgspec.structs.replace(step, endpoint=name, single_s=None))
         found = self.measurement.comparison
         if found.pairs >= MAX_PAIRS or (found.estimate is not None and found.estimate.precise):
             self._conclude("")

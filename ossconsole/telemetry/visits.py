@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.telemetry.cache import WARM
+from ossconsole.telemetry.cache import HitRate, TimeCounts, count_time
 from ossconsole.telemetry.compare import LOOKS, TARGET, Estimate, Side, estimate, lag_correlation
 from ossconsole.telemetry.events import Step
 from ossconsole.telemetry.series import Quantiles
@@ -71,7 +71,7 @@ class Tally:
         self.compute_s = 0.0
         self.bytes = 0
         self.cold = 0
-        self.fetch_s = 0.0
+        self.singles = TimeCounts()
         self._from: Waiting | None = None
         self._to: Waiting | None = None
 
@@ -88,7 +88,7 @@ class Tally:
         self.compute_s += step.compute_s
         self.bytes += step.bytes
         self.cold += cold
-        self.fetch_s += step.fetch_s
+        count_time(self.singles, step)
 
     def cut(self) -> None:
         """The next step does not follow the last one."""
@@ -120,7 +120,7 @@ class Tally:
         return max(0.0, min(arrived / self.seconds, self.samples / busy))
 
 
-_SUMS = ("steps", "samples", "seconds", "wait_s", "copy_s", "compute_s", "bytes", "cold", "fetch_s")
+_SUMS = ("steps", "samples", "seconds", "wait_s", "copy_s", "compute_s", "bytes", "cold", "singles")
 
 
 class Visit(msgspec.Struct, frozen=True):
@@ -304,9 +304,9 @@ class Pairs:
 class Visits:
     """Cuts the settled steps of a run into visits and pairs. Call `switch`, `interrupt` and `add` as they happen."""
 
-    def __init__(self, workers: int = 1, hit_rate: Callable[[float], float | None] = lambda _fetch_s: None) -> None:
+    def __init__(self, workers: int = 1, hit_rate: Callable[[TimeCounts], HitRate | None] = lambda _: None) -> None:
         self.visit_s = VISIT_S
-        self._hit_rate = hit_rate  # of batches that took so many seconds to fetch, on average
+        self._hit_rate = hit_rate  # by the times of single samples
         self.pairs = {cold: Pairs() for cold in (True, False)}
         self.windows = {kind: EndpointWindow(kind, workers) for kind in EndpointKind}
         self.short = 0
@@ -353,9 +353,11 @@ class Visits:
         return self._visit(self._kind, tally)
 
     def _visit(self, kind: EndpointKind, tally: Tally) -> Visit:
-        hits = self._hit_rate(tally.fetch_s / tally.steps) if kind is EndpointKind.ACCELERATED else None
-        cold = tally.cold * 2 > tally.steps if hits is None else hits < WARM
-        visit = Visit(kind, tally.rate, tally.seconds, tally.steps, hits, cold)
+        hits = self._hit_rate(tally.singles) if kind is EndpointKind.ACCELERATED else None
+        cold = hits.cold if hits is not None else None
+        if cold is None:
+            cold = tally.cold * 2 > tally.steps
+        visit = Visit(kind, tally.rate, tally.seconds, tally.steps, hits.reported if hits is not None else None, cold)
         self.windows[kind].parts[cold].keep(visit)
         return visit
 

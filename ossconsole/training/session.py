@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ossconsole.config.connector import checked_connector_config
+from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.text import counted
 from ossconsole.storage.client import ObjectStore
@@ -167,6 +168,7 @@ class Session:
             self._plan,
             start=self._plan.number_after(context.step, ended=not self._course.meters[Split.TRAIN].samples),
             pin=self._compute.cuda,
+            time_singles=self._place.leads and context.profile.endpoint(EndpointKind.ACCELERATED) is not None,
             heed=self._heed,
             on_pause=self._obey_alone if alone else self._heed,
             on_recovery=self._clock.restart,
@@ -326,6 +328,7 @@ class Session:
                 endpoint=batch.endpoint,
                 queued=batch.queued,
                 readers_idle=batch.readers_idle,
+                single_s=batch.single_s,
                 agreed=agreed,
                 times=self._clock.finish(),
             )

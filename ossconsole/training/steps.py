@@ -38,6 +38,7 @@ class DoneStep:
     endpoint: EndpointKind
     queued: int
     readers_idle: bool
+    single_s: float | None
     agreed: Agreement
     times: PendingTimes
 
@@ -94,6 +95,7 @@ class StepReports:
                 host_late=times.host_late,
                 queued=done.queued,
                 readers_idle=done.readers_idle,
+                single_s=done.single_s,
             )
         )
         if loss is None:

@@ -10,11 +10,12 @@ import pytest
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.telemetry.auto import MAX_PAIRS, AutoCompare
-from ossconsole.telemetry.cache import hit_rate, modes
+from ossconsole.telemetry.cache import SingleTimes, TimeCounts, count_time, hit_rate, modes
 from ossconsole.telemetry.compare import _CRITICAL, LOOKS, Comparison, Decision, Estimate, estimate
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.visits import VISIT_S
 from tests.telemetry.runs import ACCELERATED, STANDARD, Feed
+from tests.telemetry.samples_of_events import step_event
 
 
 def started(**settings: object) -> Feed:
@@ -187,19 +188,62 @@ def test_visits_grow_where_the_pairs_scatter_too_much() -> None:
     assert feed.view.measurement.visits.visit_s > VISIT_S
 
 
-def test_fetch_times_tell_hits_from_misses() -> None:
-    rng = random.Random(2)
+def around(seconds: float, count: int, spread: float = 0.15) -> list[float]:
+    """Times that scatter about `seconds`, lognormal."""
+    rng = random.Random(count)
+    return [seconds * rng.lognormvariate(0, spread) for _ in range(count)]
 
-    def fetches(count: int, seconds: float) -> list[float]:
-        return [seconds * rng.lognormvariate(0, 0.15) for _ in range(count)]
 
-    assert modes(fetches(200, 0.03)) is None
-    found = modes(fetches(60, 0.012) + fetches(140, 0.035))
+def test_times_of_single_samples_fall_into_two_modes() -> None:
+    assert modes(around(0.03, 200)) is None
+    found = modes(around(0.012, 60) + around(0.035, 140))
     assert found is not None
     assert list(found) == pytest.approx([0.012, 0.035], rel=0.05)
-    mixed = [0.3 * one + 0.7 * other for one, other in zip(fetches(200, 0.012), fetches(200, 0.035), strict=True)]
-    assert hit_rate(mixed, *found) == pytest.approx(0.3, abs=0.05)
-    assert hit_rate([], *found) is None
+
+
+@pytest.mark.parametrize(
+    ("accelerated", "standard", "share"),
+    [
+        (around(0.004, 60) + around(0.04, 140), [], 0.3),
+        (around(0.004, 190) + around(0.04, 10), around(0.036, 40), 0.95),
+        (around(0.004, 200), around(0.036, 40), 1.0),
+        (around(0.04, 200), around(0.036, 40), 0.0),
+        (around(0.004, 100) + around(0.012, 100), around(0.036, 40), 1.0),  # the cache itself has two modes
+        (around(0.004, 100) + around(0.025, 100), around(0.036, 40), 0.5),  # the accelerator is nearer to the bucket
+        (around(0.012, 140, 0.6) + [0.04 + more for more in around(0.01, 60, 0.6)], around(0.05, 40), 0.7),  # busy
+        (around(0.004, 200), [], None),
+        (around(0.03, 200), around(0.045, 40, 0.05), None),
+    ],
+)
+def test_the_hit_rate_is_the_share_of_single_samples_that_took_less_than_from_the_bucket(
+    accelerated: list[float], standard: list[float], share: float | None
+) -> None:
+    times, counts = SingleTimes(), TimeCounts()
+    for kind, seconds in ((STANDARD, standard), (ACCELERATED, accelerated)):
+        for single_s in seconds:
+            step = step_event(1, endpoint=kind, single_s=single_s)
+            times.add(step)
+            if kind is ACCELERATED:
+                count_time(counts, step)
+    found = hit_rate(counts, times.limit_s)
+    assert (found and found.reported) == (None if share is None else pytest.approx(share, abs=0.05))
+
+
+def test_a_hit_rate_of_few_samples_is_not_reported_and_does_not_tell_cold_from_warm() -> None:
+    few = hit_rate(TimeCounts({-100: 4}), 0.02)
+    assert few is not None
+    assert (few.value, few.reported, few.cold) == (1.0, None, None)
+    assert hit_rate(TimeCounts(), 0.02) is None
+
+
+@pytest.mark.parametrize(("single_s", "warm"), [(0.05, 0.0), (0.004, 1.0)])
+def test_the_temperature_is_that_of_the_single_samples_whatever_was_read_before(single_s: float, warm: float) -> None:
+    feed = started(batch=100).steps(30, single_s=0.05)
+    feed.switch(ACCELERATED).steps(100, single_s=single_s).end_epoch(seconds=50.0, samples=10_000)
+    feed.steps(100, single_s=single_s)
+    found = feed.view.comparison
+    assert found.hit_rate == warm
+    assert feed.view.figures(ACCELERATED).cold == (warm == 0.0)
 
 
 def run_auto(auto: AutoCompare, feed: Feed, fast: float, *, limit: int = 5000) -> list[EndpointKind]:
