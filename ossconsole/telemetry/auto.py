@@ -58,9 +58,9 @@ class _Order:
 class AutoCompare:
     """Decides when to switch; the owner asks after every look at the run, and does the switching.
 
-    `done` once the interval decides and is precise, or after MAX_PAIRS pairs, or when the owner ends it; `outcome` then
-    says what came of it. The comparison tells its decision as soon as there is one. The order of the visits is drawn by
-    `seed`.
+    `done` once the interval decides and is precise, or after MAX_PAIRS pairs (twice as many where the cache is cold for
+    some and warm for others), or when the owner ends it; `outcome` then says what came of it. The comparison tells its
+    decision as soon as there is one. The order of the visits is drawn by `seed`.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -83,11 +83,12 @@ class AutoCompare:
         if self._looks is None:
             self._looks, self._had = measured.looks, {part: found.count for part, found in pairs.items()}
         self._collected = pairs[cold].count
+        new = {part: found.count - self._had[part] for part, found in pairs.items()}
         if measured.looks > self._looks:
             self._looks = measured.looks
             if _enough(view.comparison):
                 return self._end("done", "", view)
-        if self._collected - self._had[cold] >= MAX_PAIRS:
+        if new[cold] >= MAX_PAIRS or sum(new.values()) >= 2 * MAX_PAIRS:
             how = "done" if view.comparison.decided else "gave up"
             return self._end(how, f" after {self._collected} pairs", view)
         return self._ask(view.endpoint.other) if self._order.due(measured.visits) else None
@@ -119,7 +120,8 @@ class AutoCompare:
         """Where it stands, in few words."""
         if self._short:
             return self._short
-        return f"auto-A/B: {Comparison(pairs=self._collected).collecting}, goal ± {TARGET * 100:.0f} %"
+        found = Comparison(pairs=self._collected)
+        return f"auto-A/B: {found.pairs}/{found.needed} pairs, goal ± {TARGET * 100:.0f} %"
 
 
 def _enough(comparison: Comparison) -> bool:

@@ -426,10 +426,10 @@ class Visits:
         self.growth *= max(1.0, min(factor, _GROWTH, _LONGEST_VISIT_S / seconds))
 
     def enough(self, tally: Tally, times: float = 1.0) -> bool:
-        """Whether it is long enough for `times` visits."""
+        """Whether it is long enough for `times` visits. After _LONGEST_VISIT_S each they need not have grown."""
         steps = max(_TURNS * self._workers, _DRAINS * self._peak)
-        times *= self.growth
-        return tally.seconds >= times * VISIT_S and tally.steps >= times * steps
+        grown = times if tally.seconds >= times * _LONGEST_VISIT_S else times * self.growth
+        return tally.seconds >= grown * VISIT_S and tally.steps >= grown * steps
 
     @property
     def complete(self) -> bool:

@@ -364,7 +364,7 @@ def decided() -> RunView:
     return reduced(script.steps(20, wait=0.4))
 
 
-@pytest.mark.parametrize("auto", ["", "auto-A/B: collecting 7/9 pairs, goal ± 5 %"])
+@pytest.mark.parametrize("auto", ["", "auto-A/B: 7/9 pairs, goal ± 5 %"])
 def test_a_decided_ratio_is_the_largest_thing(auto: str) -> None:
     view = decided()
     lines = compare.comparison(Context(view, START, ASCII, auto_words=auto), 34, 7)
