@@ -15,7 +15,6 @@ from __future__ import annotations
 import enum
 import itertools
 import math
-import statistics
 from collections.abc import Sequence
 
 import msgspec
@@ -82,7 +81,7 @@ def estimate(log_ratios: Sequence[float], weights: Sequence[float]) -> Estimate 
     count = len(log_ratios)
     if count not in _CRITICAL:
         return None
-    mean = statistics.fmean(log_ratios, weights)
+    mean = weighted_mean(log_ratios, weights)
     squares = sum(weight * (value - mean) ** 2 for value, weight in zip(log_ratios, weights, strict=True))
     error = math.sqrt(squares / (count - 1) / sum(weights))
     # Readings that lie side by side may share what slows them: with correlation the mean is less sure than it looks.
@@ -91,9 +90,13 @@ def estimate(log_ratios: Sequence[float], weights: Sequence[float]) -> Estimate 
     return Estimate(math.exp(mean), math.exp(mean - half), math.exp(mean + half), count)
 
 
+def weighted_mean(values: Sequence[float], weights: Sequence[float]) -> float:
+    return sum(value * weight for value, weight in zip(values, weights, strict=True)) / sum(weights)
+
+
 def lag_correlation(values: Sequence[float], weights: Sequence[float]) -> float:
     """The correlation of neighbours, -1 to 1; 0 where all values are equal."""
-    mean = statistics.fmean(values, weights)
+    mean = weighted_mean(values, weights)
     scaled = [math.sqrt(weight) * (value - mean) for value, weight in zip(values, weights, strict=True)]
     squares = sum(value**2 for value in scaled)
     products = sum(one * next_ for one, next_ in itertools.pairwise(scaled))

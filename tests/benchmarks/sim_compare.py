@@ -27,7 +27,7 @@ from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import Manifest, Sample
 from ossconsole.telemetry import events
 from ossconsole.telemetry.auto import AutoCompare
-from ossconsole.telemetry.compare import Comparison
+from ossconsole.telemetry.compare import Comparison, weighted_mean
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.measure import Measurement
 from ossconsole.telemetry.view import RunView
@@ -392,7 +392,7 @@ def compared(cell: Cell, seed: int, truth: Truth) -> Outcome:
                 break
     found = run.comparison
     used = truths[found.cold][: found.estimate.pairs if found.estimate else 0]
-    truth_of_run = math.exp(statistics.fmean(*zip(*used, strict=True))) if used else math.nan
+    truth_of_run = math.exp(weighted_mean(*zip(*used, strict=True))) if used else math.nan
     return Outcome(found, truth_of_run, decided_visits, run.visits, world.now)
 
 

@@ -257,7 +257,8 @@ def test_auto_alternates_until_it_is_decided_and_ends_on_the_faster() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_blocks_of_two_pairs_are_abba_or_baab_by_chance(seed: int) -> None:
-    feed, auto, first = started(), AutoCompare(seed), []
+    feed, auto = started(), AutoCompare(seed)
+    first: list[EndpointKind] = []
     while len(first) < 12:
         known = feed.view.comparison.pairs
         pace = 1.4 if feed.step % 50 > 25 else 1.0  # too unsteady to be precise
