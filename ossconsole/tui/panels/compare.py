@@ -165,7 +165,8 @@ def _found(context: Context, width: int) -> Line:
     found, glyphs = context.view.comparison, context.glyphs
     if not found.ratio or found.estimate is None:
         open_ = found.estimate is not None and not found.decided and found.collecting
-        text = f" {found.words.replace('±', glyphs.plus_minus)}{f', {found.collecting}' if open_ else ''}"
+        progress = f", {found.pairs}/{found.needed} pairs" if open_ else ""
+        text = f" {found.words.replace('±', glyphs.plus_minus)}{progress}"
         return Line((shorten(text, width, glyphs.ellipsis), "strong" if found.decided else "dim"))
     line = Line((f" {glyphs.endpoint(found.faster or EndpointKind.ACCELERATED)} {found.ratio} ", str(found.faster)))
     line.add(f"({found.interval}), {found.estimate.pairs} pairs", "strong")
