@@ -123,6 +123,7 @@ class Measurement:
         self._whole = _Whole()
         self._used = {kind: [0, 0, 0] for kind in EndpointKind}  # steps, samples and bytes, the warm-up too
         self._interrupted = False
+        self._over = False
         self._bought: events.AcceleratorSize | None = None
 
     def apply(self, event: Event) -> None:
@@ -136,6 +137,7 @@ class Measurement:
             self.visits.switch(event.endpoint)
         elif isinstance(event, events.State):
             self._interrupted = self._interrupted or event.state is not RunState.RUNNING
+            self._over = event.state.final
         elif isinstance(event, events.Epoch):
             self._coverage.end_epoch(event.samples)
         elif isinstance(event, events.AcceleratorSize):
@@ -230,6 +232,7 @@ class Measurement:
             cold=cold,
             conditions=self._conditions(pairs.count, hits),
             too_short=self.visits.short >= _SHORT_STRETCHES,
+            over=self._over,
         )
 
     def _conditions(self, pairs: int, hits: float | None) -> Conditions | None:

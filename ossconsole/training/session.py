@@ -432,6 +432,7 @@ class Session:
         if self._saver:
             self._saver.wait()
         state = RunState.STOPPED if stopped else RunState.FINISHED
+        context.enter(state)
         measured = context.measurement
         comparison = measured.comparison
         summary = events.Summary(
@@ -456,7 +457,6 @@ class Session:
             skipped_samples=self._skipped,
             retries=self._retries,
         )
-        context.enter(state)
         context.tell(summary)
         return summary
 

@@ -255,6 +255,7 @@ def _compared(readings: Sequence[Reading], temperature: Temperature, samples: in
         hit_rate=hits,
         cold=cold,
         conditions=msgspec.structs.replace(steps.conditions, pairs=pairs.count, minutes=taken / 60, warm_share=hits),
+        over=True,
     )
 
 
