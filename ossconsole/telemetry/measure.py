@@ -1,5 +1,7 @@
 """Measurement: the figures of a run, reduced from its events in constant memory.
 
+One reducer serves the engine's summary, the screens, a replay and an export.
+
 Also which share of an accelerator's documented rate, and of OSS's documented requests/s, the run uses.
 """
 

@@ -266,6 +266,8 @@ def test_the_temperature_is_that_of_the_single_samples_whatever_was_read_before(
     feed = started(batch=100).steps(30, single_s=0.05)
     feed.switch(ACCELERATED).steps(100, single_s=single_s).end_epoch(seconds=50.0, samples=10_000)
     feed.steps(100, single_s=single_s)
+    # The first visit was too short to tell; from here on the single samples are enough.
+    feed.switch(STANDARD).steps(30, single_s=0.05).switch(ACCELERATED).steps(100, single_s=single_s)
     found = feed.view.comparison
     assert found.hit_rate == warm
     assert feed.view.figures(ACCELERATED).cold == (warm == 0.0)
