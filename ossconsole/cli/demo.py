@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 _SETTINGS = msgspec.structs.replace(
     DEMO_SETTINGS, epochs=10_000, endpoint=EndpointKind.ACCELERATED, patience_s=60.0, keep_checkpoints=2
 )
-"""The run ends when the endpoints are compared, or after _MEASURE_S seconds of steps."""
+"""The run ends when the comparison is decided, or after _MEASURE_S seconds of steps."""
 
-_MEASURE_S = 70.0
+_MEASURE_S = 80.0
 
 
 class DemoResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,9 +105,10 @@ def _conclude(opened: OpenTarget, run: TrainingRun, view: RunView, begun: float,
 
 
 class _Driver:
-    """Shows the run's events, switches its endpoints until they are compared, and then ends it.
+    """Shows the run's events, switches its endpoints until the comparison is decided, and then ends it.
 
-    The first epoch is read through the accelerated endpoint alone: it fills the cache. The summary is not shown.
+    It does not wait until the ratio is precise. The first epoch is read through the accelerated endpoint alone: it
+    fills the cache. The summary is not shown.
     """
 
     def __init__(self, show: Callable[[Event], None]) -> None:
@@ -127,7 +128,7 @@ class _Driver:
 
     def _steer(self, run: TrainingRun, *, over: bool) -> None:
         kind = self._auto.decide(self.view) if self.view.last_epoch is not None else None
-        if self._auto.done or over:
+        if self._auto.done or self.view.comparison.decided or over:
             run.stop()
         elif kind is not None:
             run.switch(kind, "A/B")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 SAMPLE_SIZE = 16
 """Side of the stored samples in pixels: two slow cores then train faster than the simulated standard endpoint reads."""
 
-DEMO_SETTINGS = TrainSettings(epochs=40, batch_size=50, image_size=SAMPLE_SIZE, workers=1, learning_rate=0.03)
+DEMO_SETTINGS = TrainSettings(epochs=40, batch_size=32, image_size=SAMPLE_SIZE, workers=1, learning_rate=0.03)
 """The demo's run, a few minutes long: reading bounds it on the standard endpoint, computing on the accelerated one."""
 
 _LOOK_S = 0.1

@@ -14,35 +14,64 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.telemetry import events
 from ossconsole.telemetry.compare import TARGET, Comparison
 from ossconsole.telemetry.measure import Measurement
+from ossconsole.telemetry.visits import Visits
 
 if TYPE_CHECKING:
     from ossconsole.telemetry.view import RunView
 
 MAX_PAIRS = 20
-_LONGER = 0.25  # stretches vary in length by up to this share, so that nothing periodic can keep step with them
+_LONGER = 0.25  # stretches vary in length by up to this share
+_BLOCK = 2  # pairs
+
+
+class _Order:
+    """When to switch: the order of the visits, drawn by `seed`.
+
+    Pairs come in blocks of two, each ABBA or BAAB by chance: a steady drift cancels within a block, and nothing
+    periodic can keep step with the blocks. Visits of one endpoint that follow each other are one stretch, and its
+    length varies by chance too. A switch between two blocks makes no pair.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)  # noqa: S311 - not for secrets
+        self._left = _BLOCK  # switches of the block that are still to come
+        self._longer = self._draw()
+
+    def _draw(self) -> float:
+        return 1 + _LONGER * self._random.random()
+
+    def due(self, visits: Visits) -> bool:
+        """Whether to switch now; the caller does so where it is True."""
+        if not self._left:
+            if not visits.complete:
+                return False
+            self._left = _BLOCK
+            if self._random.random() < 0.5:
+                return True
+        if not visits.ripe(self._longer):
+            return False
+        self._left -= 1
+        self._longer = self._draw()
+        return True
 
 
 class AutoCompare:
     """Decides when to switch; the owner asks after every look at the run, and does the switching.
 
-    Each stretch on an endpoint holds two visits: one for the pair of the switch before it, one for that of the next.
-    `done` once the interval is precise and decides, or after MAX_PAIRS pairs, or when the owner ends it; `outcome` then
-    says what came of it. The lengths of the stretches are drawn by `seed`.
+    `done` once the interval decides and is precise, or after MAX_PAIRS pairs (twice as many where the cache is cold for
+    some and warm for others), or when the owner ends it; `outcome` then says what came of it. The comparison tells its
+    decision as soon as there is one. The order of the visits is drawn by `seed`.
     """
 
     def __init__(self, seed: int = 0) -> None:
         self.done = False
         self.outcome = ""
-        self._random = random.Random(seed)  # noqa: S311 - not for secrets
-        self._longer = self._draw()
+        self._order = _Order(seed)
         self._looks: int | None = None  # those made before the start decide nothing
         self._had: dict[bool, int] = {}  # pairs, by temperature of the cache, at the start
         self._collected = 0
         self._short = ""
         self._asked: EndpointKind | None = None
-
-    def _draw(self) -> float:
-        return 1 + _LONGER * self._random.random()
 
     def decide(self, view: RunView) -> EndpointKind | None:
         """The endpoint to switch to now, or None to stay."""
@@ -54,16 +83,15 @@ class AutoCompare:
         if self._looks is None:
             self._looks, self._had = measured.looks, {part: found.count for part, found in pairs.items()}
         self._collected = pairs[cold].count
+        new = {part: found.count - self._had[part] for part, found in pairs.items()}
         if measured.looks > self._looks:
             self._looks = measured.looks
             if _enough(view.comparison):
                 return self._end("done", "", view)
-        if self._collected - self._had[cold] >= MAX_PAIRS:
-            return self._end("gave up", f" after {self._collected} pairs", view)
-        if not measured.visits.ripe(self._longer):
-            return None
-        self._longer = self._draw()
-        return self._ask(view.endpoint.other)
+        if new[cold] >= MAX_PAIRS or sum(new.values()) >= 2 * MAX_PAIRS:
+            how = "done" if view.comparison.decided else "gave up"
+            return self._end(how, f" after {self._collected} pairs", view)
+        return self._ask(view.endpoint.other) if self._order.due(measured.visits) else None
 
     def end(self, why: str, view: RunView) -> None:
         """The run is not to be switched any more."""
@@ -78,6 +106,7 @@ class AutoCompare:
 
     def _conclude(self, how: str, why: str, comparison: Comparison) -> None:
         self.done = True
+        comparison = msgspec.structs.replace(comparison, over=True)
         found = f"the accelerated endpoint {comparison.sentence}" if comparison.decided else comparison.words
         self.outcome = f"auto-A/B {how}{why}: {found}"
         self._short = f"auto-A/B {how}: {comparison.words}"
@@ -91,7 +120,8 @@ class AutoCompare:
         """Where it stands, in few words."""
         if self._short:
             return self._short
-        return f"auto-A/B: {Comparison(pairs=self._collected).collecting}, goal ± {TARGET * 100:.0f} %"
+        found = Comparison(pairs=self._collected)
+        return f"auto-A/B: {found.pairs}/{found.needed} pairs, goal ± {TARGET * 100:.0f} %"
 
 
 def _enough(comparison: Comparison) -> bool:
@@ -113,13 +143,9 @@ class LabelControl:
         self.outcome = ""
         self.measurement = Measurement()
         self.measurement.apply(msgspec.structs.replace(run, settings={**run.settings, "endpoint": str(endpoint)}))
-        self._random = random.Random(seed)  # noqa: S311 - not for secrets
-        self._longer = self._draw()
+        self._order = _Order(seed)
         self._name = endpoint
         self._ahead = 0  # batches that keep the other name
-
-    def _draw(self) -> float:
-        return 1 + _LONGER * self._random.random()
 
     def apply(self, event: events.Event) -> None:
         """Take an event of the run, in its order."""
@@ -139,12 +165,13 @@ class LabelControl:
             return  # read ahead before the run came to this endpoint
         kept = self._ahead > 0
         self._ahead -= kept
-        self.measurement.apply(msgspec.structs.replace(step, endpoint=self._name.other if kept else self._name))
+        name = self._name.other if kept else self._name
+        # Single samples of one endpoint under both names would tell nothing of hits and misses.
+        self.measurement.apply(msgspec.structs.replace(step, endpoint=name, single_s=None))
         found = self.measurement.comparison
         if found.pairs >= MAX_PAIRS or (found.estimate is not None and found.estimate.precise):
             self._conclude("")
-        elif self.measurement.visits.ripe(self._longer):
-            self._longer = self._draw()
+        elif self._order.due(self.measurement.visits):
             self._name, self._ahead = self._name.other, step.queued
             self.measurement.apply(events.Switch(time=step.time, endpoint=self._name, reason="A/A", step=step.step))
 
@@ -163,7 +190,7 @@ class LabelControl:
         found = self.measurement.comparison
         what = f"A/A control on {self.endpoint} alone{how}"
         if self.passed is None:
-            self.outcome = f"{what}: {found.collecting}"
+            self.outcome = f"{what}: {msgspec.structs.replace(found, over=True).words}"
             return
         says = (
             "1.00 is inside, as it must be"

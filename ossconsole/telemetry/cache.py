@@ -1,11 +1,16 @@
-"""The accelerator's cache as far as a run can see it: the share of hits from fetch times, and what was read before."""
+"""The accelerator's cache as far as a run can see it: the share of hits, and what was read before.
+
+The time of a whole batch does not tell its share of hits: the connector gives samples in order, so that a batch takes
+as long as its misses do unless nearly all of it are hits. Single samples are timed instead (see `training.singles`).
+"""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.telemetry.events import Step
@@ -13,15 +18,60 @@ from ossconsole.telemetry.events import Step
 WARM = 0.8
 """A cache is called warm once this share of the samples comes from it."""
 
+MOST_ERROR = 0.05
+"""The standard error of a hit rate above which it is not reported."""
+
 _KEPT = 512
-_LEAST = 8  # fetches before anything is said of them
-_ANEW_EVERY = 32  # fetches after which the modes are looked for again
-_APART = 1.5  # a miss takes at least this many times as long as a hit
+_LEAST = 8  # samples before anything is said of their times
+_ANEW_EVERY = 32  # samples after which the modes are looked for again
+_APART = 2.0  # a miss takes at least this many times as long as a hit
 _EXPLAINED = 0.8  # of the variance, by two modes; of one normal mode the best split explains 0.64
+_BELOW = 0.9  # of what the fastest samples from the bucket take, a hit takes less
+_SURE = 2.0  # standard errors
+_BIN = 0.05  # of the logarithm of a time
+
+TimeCounts = Counter[int]
+"""How many single samples took how long, by bins of 5 % of the time."""
+
+
+def count_time(counts: TimeCounts, step: Step) -> None:
+    """Count the single sample that was timed with a step, if there was one."""
+    if step.single_s is not None and step.single_s > 0:
+        counts[round(math.log(step.single_s) / _BIN)] += 1
+
+
+class HitRate(NamedTuple):
+    """The estimated share of hits, 0 to 1, and its standard error from the number of samples that were timed."""
+
+    value: float
+    error: float
+
+    @property
+    def cold(self) -> bool | None:
+        """Whether the cache is cold by this; None while the samples are too few to tell."""
+        return None if abs(self.value - WARM) < _SURE * self.error else self.value < WARM
+
+    @property
+    def reported(self) -> float | None:
+        """The share, where its standard error is at most MOST_ERROR."""
+        return self.value if self.error <= MOST_ERROR else None
+
+
+def hit_rate(counts: Mapping[int, int], limit_s: float | None) -> HitRate | None:
+    """The share of samples that took less than `limit_s`; None without samples, or without a limit.
+
+    The error is that of Agresti and Coull (1998), which is not 0 where all samples are hits.
+    """
+    total = sum(counts.values())
+    if limit_s is None or not total:
+        return None
+    hits = sum(count for place, count in counts.items() if place * _BIN < math.log(limit_s))
+    shrunk = (hits + 2) / (total + 4)
+    return HitRate(hits / total, math.sqrt(shrunk * (1 - shrunk) / (total + 4)))
 
 
 def modes(seconds: Sequence[float]) -> tuple[float, float] | None:
-    """The fetch times of hits and of misses, where the times fall into two modes; None where there is only one.
+    """The times of hits and of misses, where the times fall into two modes; None where there is only one.
 
     The best split of the logarithms (Otsu 1979) counts where it explains most of their variance.
     """
@@ -43,77 +93,78 @@ def modes(seconds: Sequence[float]) -> tuple[float, float] | None:
     return (hit, miss) if miss >= _APART * hit else None
 
 
-def hit_rate(seconds: Iterable[float], hit_s: float, miss_s: float) -> float | None:
-    """The estimated share of hits among samples that were fetched in batches, 0 to 1; None without any.
-
-    `seconds` are the batches' fetch times; one of hits alone takes `hit_s`, one of misses alone `miss_s`.
-    """
-    times = [value for value in seconds if math.isfinite(value)]
-    if not times or miss_s <= hit_s:
-        return None
-    return min(1.0, max(0.0, (miss_s - statistics.fmean(times)) / (miss_s - hit_s)))
-
-
-class FetchTimes:
-    """The newest fetch times of both endpoints, and which times of the accelerated one are hits and which misses."""
+class SingleTimes:
+    """The newest times of single samples from both endpoints, and what a hit of the cache takes at most."""
 
     def __init__(self) -> None:
         self._times: dict[EndpointKind, deque[float]] = {kind: deque(maxlen=_KEPT) for kind in EndpointKind}
-        self._anchors: tuple[float, float] | None = None
-        self._age = 0  # of the anchors, in fetches
+        self._limit_s: float | None = None
+        self._age = 0  # of the limit, in samples
 
     def add(self, step: Step) -> None:
-        """Count the fetch of a step."""
-        if step.fetch_s > 0 and math.isfinite(step.fetch_s):
-            self._times[step.endpoint].append(step.fetch_s)
+        """Count the single sample that was timed with a step, if there was one."""
+        if step.single_s is not None and step.single_s > 0:
+            self._times[step.endpoint].append(step.single_s)
             self._age += 1
 
     @property
-    def anchors(self) -> tuple[float, float] | None:
-        """What a batch of hits takes and what one of misses, seconds; None while that cannot be told."""
-        if self._age >= (_ANEW_EVERY if self._anchors is not None else _LEAST):
-            self._anchors, self._age = self._found(), 0
-        return self._anchors
+    def limit_s(self) -> float | None:
+        """Seconds below which a sample is a hit; None while that cannot be told. Once known it is kept."""
+        if self._age >= (_ANEW_EVERY if self._limit_s is not None else 1):
+            self._limit_s, self._age = self._found() or self._limit_s, 0
+        return self._limit_s
 
-    def _found(self) -> tuple[float, float] | None:
+    def _found(self) -> float | None:
         accelerated, standard = self._times[EndpointKind.ACCELERATED], self._times[EndpointKind.STANDARD]
-        origin = statistics.median(standard) if len(standard) >= _LEAST else None
-        found = modes(accelerated)
-        if found is not None:
-            # Batches that are partly hits make a mode of their own; a miss takes what the origin takes at least.
-            return found if origin is None else (found[0], max(found[1], origin))
-        if origin is None or len(accelerated) < _LEAST:
+        if len(accelerated) < _LEAST:
             return None
-        typical = statistics.median(accelerated)
-        # One mode: all are hits where they are clearly faster than the origin. Else nothing is known of hits.
-        return (typical, origin) if typical * _APART <= origin else None
+        found = modes(accelerated)
+        middle = math.sqrt(found[0] * found[1]) if found is not None else None
+        if len(standard) < _LEAST:
+            return middle
+        slow = found[1] if found is not None else statistics.median(accelerated)
+        origin, fastest = statistics.median(standard), _BELOW * sorted(standard)[len(standard) // 20]
+        if slow * _APART <= origin:  # even what is slow is clearly faster than the bucket: hits
+            return fastest
+        # Else misses are slow. A busy machine makes hits slower, so all that no miss can be is a hit.
+        if middle is not None:
+            return max(middle, fastest * min(1.0, slow / origin))
+        return fastest if slow >= fastest else None
 
 
 class Coverage:
     """Which share of the samples was read through the cache, and whether a batch is mostly read for the first time.
 
-    Within an epoch no sample comes twice, so a batch is as warm as the cache was when the epoch began. Where the fetch
-    times tell hits from misses they decide instead: the cache may hold what an earlier run read, or be too small.
+    Within an epoch no sample comes twice, so a batch is as warm as the cache was when the epoch began. Where the single
+    samples timed in this epoch tell the share of hits they decide instead: the cache may hold what an earlier run read,
+    or be too small.
     """
 
     def __init__(self) -> None:
         self.covered = 0.0
         self._at_epoch_start = 0.0
         self._epoch = 0
+        self._counts = TimeCounts()  # of this epoch
         self.size = 0
         """Samples of an epoch, once one has ended."""
 
-    def add(self, step: Step, size: int, anchors: tuple[float, float] | None) -> bool:
-        """Count a step of a dataset of `size` samples (0: unknown); True where its samples were cold."""
+    def add(self, step: Step, size: int, limit_s: float | None) -> bool:
+        """Count a step of a dataset of `size` samples (0: unknown); True where its samples were cold.
+
+        `limit_s` is what a hit takes at most, None where not known.
+        """
         if step.epoch != self._epoch:
             self._epoch, self._at_epoch_start = step.epoch, self.covered
+            self._counts.clear()
         if step.endpoint is EndpointKind.STANDARD:
             return False
         size = self.size or size
         if size:
             self.covered = min(1.0, self.covered + step.samples / size * (1 - self._at_epoch_start))
-        found = hit_rate((step.fetch_s,), *anchors) if anchors is not None else None
-        return (self._at_epoch_start if found is None else found) < WARM
+        found = hit_rate(self._counts, limit_s)  # before this step's: what sorts it must not be what it is sorted by
+        count_time(self._counts, step)
+        cold = found.cold if found is not None else None
+        return self._at_epoch_start < WARM if cold is None else cold
 
     def end_epoch(self, samples: int) -> None:
         """An epoch of `samples` samples (0: unknown) ended."""

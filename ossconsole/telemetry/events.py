@@ -74,9 +74,10 @@ class Step(_Event, frozen=True, kw_only=True, tag="step"):
     end, from the moment the previous step ended: the wait (`data_wait_s`), the copy to the device (`copy_s`), the
     compute (`compute_s`) and the rest that a GPU was idle for (`host_s`) add up to it. `host_late` tells that the GPU
     had done its work before the next was all handed to it. `fetch_s` is how long the reader process took for this
-    batch. `samples_per_s` is the rate the run reports (smoothed by the engine). `queued` is how many
-    batches after this one were there already; `readers_idle` tells that no more may be read ahead, and a reader process
-    had nothing to do: the endpoint keeps up.
+    batch. `single_s` is how long one sample took that was read alone from the same endpoint, about when this batch was
+    asked for; null where none was, which is so for most batches. `samples_per_s` is the rate the run reports (smoothed
+    by the engine). `queued` is how many batches after this one were there already; `readers_idle` tells that no more
+    may be read ahead, and a reader process had nothing to do: the endpoint keeps up.
     """
 
     step: int
@@ -96,6 +97,7 @@ class Step(_Event, frozen=True, kw_only=True, tag="step"):
     host_late: bool = False
     queued: int = 0
     readers_idle: bool = False
+    single_s: float | None = None
 
     @property
     def wait_fraction(self) -> float:

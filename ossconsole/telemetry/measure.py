@@ -1,5 +1,7 @@
 """Measurement: the figures of a run, reduced from its events in constant memory.
 
+One reducer serves the engine's summary, the screens, a replay and an export.
+
 Also which share of an accelerator's documented rate, and of OSS's documented requests/s, the run uses.
 """
 
@@ -11,7 +13,7 @@ import msgspec
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.telemetry import events
-from ossconsole.telemetry.cache import Coverage, FetchTimes, hit_rate
+from ossconsole.telemetry.cache import Coverage, HitRate, SingleTimes, TimeCounts, hit_rate
 from ossconsole.telemetry.compare import Comparison, Conditions
 from ossconsole.telemetry.events import EndpointSummary, Event, RunState
 from ossconsole.telemetry.visits import FIGURE_S, FIGURE_STEPS, EndpointFigures, Visits
@@ -119,10 +121,11 @@ class Measurement:
         self._endpoint: EndpointKind | None = None
         self._run: events.Run | None = None
         self._coverage = Coverage()
-        self._fetches = FetchTimes()
+        self._singles = SingleTimes()
         self._whole = _Whole()
         self._used = {kind: [0, 0, 0] for kind in EndpointKind}  # steps, samples and bytes, the warm-up too
         self._interrupted = False
+        self._over = False
         self._bought: events.AcceleratorSize | None = None
 
     def apply(self, event: Event) -> None:
@@ -136,6 +139,7 @@ class Measurement:
             self.visits.switch(event.endpoint)
         elif isinstance(event, events.State):
             self._interrupted = self._interrupted or event.state is not RunState.RUNNING
+            self._over = event.state.final
         elif isinstance(event, events.Epoch):
             self._coverage.end_epoch(event.samples)
         elif isinstance(event, events.AcceleratorSize):
@@ -164,7 +168,8 @@ class Measurement:
         used = self._used[step.endpoint]
         for place, amount in enumerate((1, step.samples, step.bytes)):
             used[place] += amount
-        cold = self._coverage.add(step, self.samples_per_epoch, self._fetches.anchors)
+        self._singles.add(step)
+        cold = self._coverage.add(step, self.samples_per_epoch, self._singles.limit_s)
         if self._interrupted:
             # A step after a pause or a validation holds that time too, and says nothing of the endpoint.
             self._interrupted = False
@@ -172,7 +177,6 @@ class Measurement:
         elif self.seen > WARMUP_STEPS:
             self._whole.add(step)
             looks = self._estimates
-            self._fetches.add(step)
             self.visits.add(step, cold=cold)
             self.looks += self._estimates != looks
             return
@@ -202,13 +206,12 @@ class Measurement:
         """What an endpoint delivered while settled."""
         return self.visits.windows[kind].figures()
 
-    def hit_rate(self, fetch_s: float) -> float | None:
-        """The share of hits among batches that took so long, on average, to fetch through the accelerator.
+    def hit_rate(self, singles: TimeCounts) -> HitRate | None:
+        """The share of hits among single samples that were timed through the accelerator.
 
-        None where fetch times do not tell hits from misses.
+        None where there are none, or their times do not tell hits from misses.
         """
-        anchors = self._fetches.anchors
-        return hit_rate((fetch_s,), *anchors) if anchors is not None else None
+        return hit_rate(singles, self._singles.limit_s)
 
     @property
     def comparison(self) -> Comparison:
@@ -218,7 +221,8 @@ class Measurement:
         pairs = self.visits.pairs[cold]
         tally = self.visits.windows[EndpointKind.ACCELERATED].parts[cold].tally
         slow, fast = standard.typical_step_s, accelerated.typical_step_s
-        hits = self.hit_rate(tally.fetch_s / tally.steps) if tally.steps and not self._outgrown else None
+        found = self.hit_rate(tally.singles)
+        hits = found.reported if found is not None else None
         return Comparison(
             pairs=pairs.count,
             estimate=pairs.estimate,
@@ -230,15 +234,8 @@ class Measurement:
             cold=cold,
             conditions=self._conditions(pairs.count, hits),
             too_short=self.visits.short >= _SHORT_STRETCHES,
+            over=self._over,
         )
-
-    @property
-    def _outgrown(self) -> bool:
-        """Whether the dataset is larger than the accelerator: each batch then has hits and misses, and its time tells
-        neither what one of hits alone takes nor what one of misses does.
-        """
-        each = self.bytes / self.samples if self.samples else 0.0
-        return self._bought is not None and self.samples_per_epoch * each > self._bought.quota_gb * 1e9
 
     def _conditions(self, pairs: int, hits: float | None) -> Conditions | None:
         run = self._run

@@ -96,10 +96,7 @@ def _final(view: RunView) -> Verdict:
     if view.state is RunState.FAILED:
         failure = view.summary.error if view.summary and view.summary.error else ""
         return Verdict(Bound.NONE, "failed", failure or (view.errors[-1].text if view.errors else ""))
-    found = view.comparison
-    few = found.pairs and found.estimate is None
-    advice = f"A/B: {found.pairs} of {found.needed} pairs, too few for a ratio" if few else _compared(found)
-    return Verdict(Bound.NONE, str(view.state), advice)
+    return Verdict(Bound.NONE, str(view.state), _compared(view.comparison))
 
 
 def _compared(found: Comparison) -> str:

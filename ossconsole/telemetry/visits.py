@@ -2,21 +2,25 @@
 
 A stretch is what comes between two switches. What was read ahead on the other endpoint and the first turn of all
 readers settle and are left out. The first visit of a stretch takes as long as a visit must; the rest, up to the next
-switch, is the second one. So a stretch in the middle serves two pairs, each part of it one.
+switch, is the second one. So a stretch in the middle serves two pairs, each part of it one. A switch makes no pair
+where the stretch before it was too short for its second visit.
+
+How long a visit must be does not depend on what is read: it is VISIT_S, and longer where that holds too few turns of
+the readers or drains of the read-ahead. The number of pairs makes the interval narrow. Only where the pairs of a look
+show that they would have to be too many, or that neighbours are alike, visits are longer from then on.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 import statistics
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import msgspec
 
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.telemetry.cache import WARM
+from ossconsole.telemetry.cache import HitRate, TimeCounts, count_time
 from ossconsole.telemetry.compare import LOOKS, TARGET, Estimate, Side, estimate, lag_correlation
 from ossconsole.telemetry.events import Step
 from ossconsole.telemetry.series import Quantiles
@@ -24,20 +28,19 @@ from ossconsole.telemetry.series import Quantiles
 VISIT_S = 3.0
 """A visit lasts at least this long; longer where it holds too few turns of the readers or drains of the read-ahead."""
 
-LONGEST_VISIT_S = 60.0
+_LONGEST_VISIT_S = 60.0
 _LEAST_SETTLING = 4  # batches of the endpoint switched to; a turn of all readers at least
 _TURNS = 4  # of all readers in a visit
 _DRAINS = 2  # of what is read ahead
-_DEVIATION = 0.05  # of a visit's rate, as a share: what the turns seen so far must average out to
 _CORRELATION = 0.2  # between neighbouring pairs, above which visits grow
-_GROWTH = 1.5
-_PAIRS_WANTED = 20  # the pairs that shall be enough; visits grow where they are not
+_ALIKE_GROWTH = 1.5
+_GROWTH = 2.0  # at most, from one look to the next
+_PAIRS_WANTED = 13  # that shall be enough; visits grow where they are not
 
 _KEPT_TURNS = 512
 _KEPT_VISITS = 128
 _STALL = 3.0  # a turn that takes this many times the median one stalls
 _LEAST_TURNS = 8  # turns before one is called typical
-_LEAST_BLOCKS = 6  # of _TURNS turns each, before their scatter is known
 FIGURE_S = 0.5
 FIGURE_STEPS = 4
 """Settled steps below which there is no figure of an endpoint."""
@@ -71,7 +74,7 @@ class Tally:
         self.compute_s = 0.0
         self.bytes = 0
         self.cold = 0
-        self.fetch_s = 0.0
+        self.singles = TimeCounts()
         self._from: Waiting | None = None
         self._to: Waiting | None = None
 
@@ -88,7 +91,7 @@ class Tally:
         self.compute_s += step.compute_s
         self.bytes += step.bytes
         self.cold += cold
-        self.fetch_s += step.fetch_s
+        count_time(self.singles, step)
 
     def cut(self) -> None:
         """The next step does not follow the last one."""
@@ -120,7 +123,7 @@ class Tally:
         return max(0.0, min(arrived / self.seconds, self.samples / busy))
 
 
-_SUMS = ("steps", "samples", "seconds", "wait_s", "copy_s", "compute_s", "bytes", "cold", "fetch_s")
+_SUMS = ("steps", "samples", "seconds", "wait_s", "copy_s", "compute_s", "bytes", "cold", "singles")
 
 
 class Visit(msgspec.Struct, frozen=True):
@@ -241,11 +244,6 @@ class EndpointWindow:
             part.cut()
 
     @property
-    def turns_s(self) -> Sequence[float]:
-        """How long the newest turns of all readers took."""
-        return self.parts[self.cold].turns
-
-    @property
     def cold(self) -> bool:
         """Whether the figures are those of a cold cache: until there are enough of a warm one."""
         return self.parts[False].rate is None and self.parts[True].tally.steps > 0
@@ -286,27 +284,43 @@ class Pairs:
         self.estimate: Estimate | None = None
         self.correlation = 0.0
         self._log_ratios: list[float] = []
+        self._weights: list[float] = []
 
-    def add(self, standard: Visit, accelerated: Visit) -> bool:
-        """Take a pair; True where it led to a new estimate."""
+    def add(self, standard: Visit, accelerated: Visit, weight: float = 1.0) -> bool:
+        """Take a pair; True where it led to a new estimate. `weight` is by how much longer than the first it had to be.
+
+        It is what was planned: how long the visits took in the end depends on their rates, and would bias the mean.
+        """
         self.count += 1
         if len(self._log_ratios) == LOOKS[-1]:
             return False
         self._log_ratios.append(math.log(accelerated.samples_per_s / standard.samples_per_s))
-        found = estimate(self._log_ratios)
+        self._weights.append(weight)
+        found = estimate(self._log_ratios, self._weights)
         if found is None:
             return False
         self.looks += 1
-        self.estimate, self.correlation = found, lag_correlation(self._log_ratios)
+        self.estimate, self.correlation = found, lag_correlation(self._log_ratios, self._weights)
         return True
+
+    @property
+    def missing(self) -> float:
+        """The weight of each pair, until there are _PAIRS_WANTED or up to the next look, that makes it precise then."""
+        found = self.estimate
+        if found is None or self.count >= LOOKS[-1]:
+            return 0.0
+        half = math.log(found.high / found.low) / 2 / math.log1p(TARGET)
+        until = next(look for look in LOOKS if look > found.pairs and look >= _PAIRS_WANTED)
+        return sum(self._weights) * (half * half - 1) / (until - found.pairs)
 
 
 class Visits:
     """Cuts the settled steps of a run into visits and pairs. Call `switch`, `interrupt` and `add` as they happen."""
 
-    def __init__(self, workers: int = 1, hit_rate: Callable[[float], float | None] = lambda _fetch_s: None) -> None:
-        self.visit_s = VISIT_S
-        self._hit_rate = hit_rate  # of batches that took so many seconds to fetch, on average
+    def __init__(self, workers: int = 1, hit_rate: Callable[[TimeCounts], HitRate | None] = lambda _: None) -> None:
+        self.growth = 1.0
+        """By how much longer than the first ones visits have to be."""
+        self._hit_rate = hit_rate  # by the times of single samples
         self.pairs = {cold: Pairs() for cold in (True, False)}
         self.windows = {kind: EndpointWindow(kind, workers) for kind in EndpointKind}
         self.short = 0
@@ -353,9 +367,11 @@ class Visits:
         return self._visit(self._kind, tally)
 
     def _visit(self, kind: EndpointKind, tally: Tally) -> Visit:
-        hits = self._hit_rate(tally.fetch_s / tally.steps) if kind is EndpointKind.ACCELERATED else None
-        cold = tally.cold * 2 > tally.steps if hits is None else hits < WARM
-        visit = Visit(kind, tally.rate, tally.seconds, tally.steps, hits, cold)
+        hits = self._hit_rate(tally.singles) if kind is EndpointKind.ACCELERATED else None
+        cold = hits.cold if hits is not None else None
+        if cold is None:
+            cold = tally.cold * 2 > tally.steps
+        visit = Visit(kind, tally.rate, tally.seconds, tally.steps, hits.reported if hits is not None else None, cold)
         self.windows[kind].parts[cold].keep(visit)
         return visit
 
@@ -387,26 +403,8 @@ class Visits:
         self.windows[step.endpoint].add(step, before, cold=cold)
         (self._rest if self._complete else self._first).add(step, before, cold=cold)
         if not self._complete and self.enough(self._first):
-            known = self._lengthen(self.windows[step.endpoint].turns_s)
-            self._complete = self.enough(self._first) and (known or self._first.seconds >= LONGEST_VISIT_S)
-            if self._complete:
-                self._pair_up()
-
-    def _lengthen(self, turns_s: Sequence[float]) -> bool:
-        """Visits last until what scatters so much averages out; correlation is seen later, in the pairs.
-
-        The first visit of an endpoint is the pilot: it lasts until its scatter is known. False until then.
-        As many turns as a visit holds at least are taken together: readers deliver late and early by turns. The scatter
-        is that from one to the next (von Neumann 1941), so that a drift does not count.
-        """
-        blocks = [sum(block) for block in zip(*[iter(turns_s)] * _TURNS, strict=False)]
-        if len(blocks) < _LEAST_BLOCKS:
-            return False
-        mean = statistics.fmean(blocks)
-        variance = statistics.fmean((one - next_) ** 2 for one, next_ in itertools.pairwise(blocks)) / 2
-        needed = variance / (mean * _DEVIATION) ** 2 if mean > 0 else 0.0
-        self.visit_s = max(self.visit_s, min(LONGEST_VISIT_S, needed * mean))
-        return True
+            self._complete = True
+            self._pair_up()
 
     def _pair_up(self) -> None:
         """The first visit of the stretch is complete; it makes a pair with the one before the switch."""
@@ -421,22 +419,24 @@ class Visits:
         if min(before.samples_per_s, visit.samples_per_s) <= 0:
             return
         pairs = self.pairs[accelerated.cold]
-        if pairs.add(both[EndpointKind.STANDARD], accelerated):
-            self._grow(pairs)
+        if pairs.add(both[EndpointKind.STANDARD], accelerated, self.growth):
+            self._grow(pairs, min(before.seconds, visit.seconds))
 
-    def _grow(self, pairs: Pairs) -> None:
-        """Longer visits from now on where neighbours are alike, or where the pairs would have to be too many."""
-        found = pairs.estimate
-        if found is None:
-            return
-        half = math.log(found.high / found.low) / 2 / math.log1p(TARGET)
-        factor = max(_GROWTH if pairs.correlation > _CORRELATION else 1.0, found.pairs * half * half / _PAIRS_WANTED)
-        self.visit_s = min(LONGEST_VISIT_S, self.visit_s * min(2.0, max(1.0, factor)))
+    def _grow(self, pairs: Pairs, seconds: float) -> None:
+        """Longer visits than those of `seconds` where neighbours are alike, or too many pairs would be needed."""
+        factor = max(_ALIKE_GROWTH if pairs.correlation > _CORRELATION else 1.0, pairs.missing / self.growth)
+        self.growth *= max(1.0, min(factor, _GROWTH, _LONGEST_VISIT_S / seconds))
 
     def enough(self, tally: Tally, times: float = 1.0) -> bool:
-        """Whether it is long enough for `times` visits."""
+        """Whether it is long enough for `times` visits. After _LONGEST_VISIT_S each they need not have grown."""
         steps = max(_TURNS * self._workers, _DRAINS * self._peak)
-        return tally.seconds >= times * self.visit_s and tally.steps >= times * steps
+        grown = times if tally.seconds >= times * _LONGEST_VISIT_S else times * self.growth
+        return tally.seconds >= grown * VISIT_S and tally.steps >= grown * steps
+
+    @property
+    def complete(self) -> bool:
+        """Whether the first visit of the stretch is over: the pair of the last switch is made then."""
+        return self._complete
 
     def ripe(self, times: float = 1.0) -> bool:
         """Whether the stretch has given the pair of the last switch, and `times` a visit for the next one."""

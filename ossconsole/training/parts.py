@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
@@ -22,6 +21,7 @@ from ossconsole.training.compute.trainer import EpochMeter, Trainer, finite
 from ossconsole.training.context import RunContext
 from ossconsole.training.distributed.process_group import ProcessGroup
 from ossconsole.training.distributed.ranks import StepDecision
+from ossconsole.training.loading.loader import Batch
 from ossconsole.training.plan import Split
 
 log = logging.getLogger(__name__)
@@ -42,9 +42,7 @@ class DoneStep:
     epoch: int
     lr: float
     loss: torch.Tensor
-    endpoint: EndpointKind
-    queued: int
-    readers_idle: bool
+    batch: Batch
     decision: StepDecision
     times: PendingTimes
 
@@ -87,7 +85,7 @@ class StepReports:
                 samples=decision.samples,
                 loss=loss,
                 lr=done.lr,
-                endpoint=done.endpoint,
+                endpoint=done.batch.endpoint,
                 data_wait_s=times.wait_s,
                 step_time_s=times.step_s,
                 fetch_s=decision.fetch_s,
@@ -97,8 +95,9 @@ class StepReports:
                 compute_s=times.compute_s,
                 host_s=times.host_s,
                 host_late=times.host_late,
-                queued=done.queued,
-                readers_idle=done.readers_idle,
+                queued=done.batch.queued,
+                readers_idle=done.batch.readers_idle,
+                single_s=done.batch.single_s,
             )
         )
         if loss is None:

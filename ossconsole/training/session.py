@@ -6,7 +6,6 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -19,7 +18,7 @@ from ossconsole.storage.errors import StorageError
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.measure import TOO_SHORT
-from ossconsole.training.checkpoints.checkpoint import RunProgress, fetch_uri, resume
+from ossconsole.training.checkpoints.checkpoint import RunProgress, fetch_uri, resume, run_config_of
 from ossconsole.training.checkpoints.saver import CheckpointSaver, CheckpointStore
 from ossconsole.training.compute.device import (
     BatchTransform,
@@ -105,7 +104,7 @@ def build_session(
     parts = _training_parts(
         resources, context, store, data, rank_info, total_steps=plan.total_steps, before_rendezvous=before_rendezvous
     )
-    run_config = _run_config(context, data, rank_info)
+    run_config = run_config_of(context, data, rank_info)
     resume(context, store, parts.group, run_config, parts.load)
     context.controls.on_stop = parts.group.signal_stop
     connector = ConnectorSettings(
@@ -187,6 +186,7 @@ def _source(
         plan,
         start=plan.number_after(context.step, ended=not parts.epochs.meters[Split.TRAIN].samples),
         pin=parts.compute.cuda,
+        time_singles=group.rank_info.is_rank_zero and context.profile.endpoint(EndpointKind.ACCELERATED) is not None,
         poll_stop=poll_stop,
         on_pause=on_pause if group.world == 1 else poll_stop,
         on_recovery=parts.clock.restart,
@@ -233,20 +233,6 @@ def _describe(context: RunContext, data: TrainingData, plan: Plan, rank_info: Ra
         context.warn(remark.message, remark.remedy)
     if data.missing:
         context.info(data.missing)
-
-
-def _run_config(context: RunContext, data: TrainingData, rank_info: RankInfo) -> dict[str, Any]:
-    """What a run that resumes from a checkpoint must have in common with the run that wrote it, and its id."""
-    settings = context.settings
-    return {
-        "run": context.id,
-        "seed": settings.seed,
-        "batch_size": settings.batch_size * rank_info.world,
-        "samples": data.count(str(Split.TRAIN)),
-        "classes": list(data.manifest.classes),
-        "sample_format": str(data.manifest.format),
-        "image_size": settings.image_size or data.manifest.size,
-    }
 
 
 def _saver(
@@ -426,9 +412,7 @@ class Session:
                 epoch=self.parts.epochs.epoch,
                 lr=lr,
                 loss=loss,
-                endpoint=batch.endpoint,
-                queued=batch.queued,
-                readers_idle=batch.readers_idle,
+                batch=batch,
                 decision=decision,
                 times=self.parts.clock.finish(),
             )
@@ -477,6 +461,7 @@ class Session:
         if self.saver:
             self.saver.wait()
         state = RunState.STOPPED if stopped else RunState.FINISHED
+        context.enter(state)
         measured = context.measurement
         comparison = measured.comparison
         summary = events.Summary(
@@ -501,6 +486,5 @@ class Session:
             skipped_samples=self.skipped,
             retries=self.retries,
         )
-        context.enter(state)
         context.emit(summary)
         return summary

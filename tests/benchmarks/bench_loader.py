@@ -1,11 +1,12 @@
 """How fast the loader is: against the connector with a transform that does nothing, and against the tutorial's way.
 
-    python -m tests.benchmarks.bench_loader [--seconds 2] [--rounds 4] [--workers 2] [--part full|limited] [--json]
+    python -m tests.benchmarks.bench_loader [--seconds 2] [--rounds 4] [--workers 2] [--part singles] [--json]
 
 Needs no network: two sandboxes are started here, one as fast as it goes, one limited in bandwidth. Arms are interleaved
 in the order ABBA, ratios are taken within a round; printed are the median ratio and its range. All arms have the same
 number of reader processes; in the tutorial's, the connector is configured as the tutorial says. The sandbox runs on the
-same cores: read the ratios, not the rates.
+same cores: read the ratios, not the rates. The part `singles` is the loader that times single samples against the one
+that does not, from a sandbox with the first-byte time of the limited one.
 """
 
 from __future__ import annotations
@@ -66,15 +67,18 @@ class Place:
             profile, FixedSource(sandbox.credentials()), checked_connector_config(), scratch / "native.log"
         )
 
-    def console(self, fmt: SampleFormat) -> float:
+    def console(self, fmt: SampleFormat, *, time_singles: bool = False) -> float:
         """Our loader: batches in the shared buffer, ready to be copied to a device."""
         options, manifest = self._options, self._manifests[fmt]
         settings = TrainSettings(batch_size=options.batch_size, workers=options.workers, epochs=10**6)
         plan = Plan(settings, len(manifest.splits["train"]), 0)
         data = TrainingData(manifest, self._connectors[fmt].profile.dataset_prefix)
-        with contextlib.closing(BatchLoader(self._connectors[fmt], data, plan, settings)) as loader:
-            for _ in range(2 * options.workers):
-                _read(loader)
+        loader = BatchLoader(self._connectors[fmt], data, plan, settings, time_singles=time_singles)
+        with contextlib.closing(loader):
+            # Long enough for the process of the single samples to start.
+            until = time.perf_counter() + options.settling
+            while _read(loader) and time.perf_counter() < until:
+                pass
             begun, count = time.perf_counter(), 0
             while (passed := time.perf_counter() - begun) < options.seconds:
                 count += _read(loader)
@@ -178,12 +182,27 @@ def limited(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     }
 
 
-PARTS = {"full": full_speed, "limited": limited}
+def singles(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    arguments = ("--standard-first-byte-ms", str(options.first_byte))
+    with SandboxProcess.start(scratch / "singles", unshaped=True, arguments=arguments) as sandbox:
+        place = Place(sandbox, options, scratch)
+        without, with_ = "loader, image-u8, no single samples", "loader, image-u8, single samples"
+        arms: dict[str, Arm] = {
+            without: lambda: place.console(U8),
+            with_: lambda: place.console(U8, time_singles=True),
+        }
+        found = interleaved(arms, options.rounds)
+    pairs = {"with to without single samples": (with_, without, 0.98)}
+    return {"samples_per_s": {name: spread(rates) for name, rates in found.items()}, "ratio": ratios(found, pairs)}
+
+
+PARTS = {"full": full_speed, "limited": limited, "singles": singles}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--settling", type=float, default=1.0, help="seconds that our loader reads before it is timed")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--workers", type=int, default=max(1, CORES // 2), help="reader processes of each arm")
     parser.add_argument("--batch-size", type=int, default=64)

@@ -1,12 +1,14 @@
 """The comparison of endpoints against a truth that is known: `python -m tests.benchmarks.sim_compare`.
 
-The real BatchLoader, RunView and AutoCompare run in virtual time over reader processes that are made up: each takes as
-long for a batch as its endpoint's model says. Seeds are fixed and no clock is read, so the figures repeat.
+The real BatchLoader, Measurement and AutoCompare run in virtual time over reader processes that are made up: each takes
+as long for a batch as its endpoint's model says. Seeds are fixed and no clock is read, so the figures repeat.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import itertools
 import json
 import math
 import multiprocessing
@@ -15,6 +17,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import cast
 from unittest import mock
 
 import numpy as np
@@ -24,16 +27,17 @@ from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import Manifest, Sample
 from ossconsole.telemetry import events
 from ossconsole.telemetry.auto import AutoCompare
-from ossconsole.telemetry.compare import Comparison
+from ossconsole.telemetry.compare import Comparison, weighted_mean
 from ossconsole.telemetry.events import RunState
+from ossconsole.telemetry.measure import Measurement
 from ossconsole.telemetry.view import RunView
 from ossconsole.telemetry.visits import Pairs, Visit
 from ossconsole.training.data import TrainingData
 from ossconsole.training.loading import loader as loader_module
-from ossconsole.training.loading.loader import BatchLoader
+from ossconsole.training.loading.loader import Batch, BatchLoader
 from ossconsole.training.loading.pool import QUEUED
 from ossconsole.training.loading.reader import ReaderShare, ReadRequest, ReadResult
-from ossconsole.training.plan import Plan
+from ossconsole.training.plan import BatchRequest, Split
 from ossconsole.training.settings import TrainSettings
 
 STANDARD, ACCELERATED = EndpointKind.STANDARD, EndpointKind.ACCELERATED
@@ -182,6 +186,41 @@ class Pool:
                     self._begin(reader, at)
 
 
+class _Plan:
+    """Epochs of batches of `rows` samples each, for ever."""
+
+    def __init__(self, rows: int, rng: np.random.Generator) -> None:
+        self._rows, self._rng = rows, rng
+
+    def requests(self, start: int = 0) -> Iterator[BatchRequest]:
+        for epoch in itertools.count(1):
+            order = self._rng.permutation(self._rows * _EPOCH_BATCHES).reshape(-1, self._rows)
+            for index, rows in enumerate(order):
+                number, last = (epoch - 1) * _EPOCH_BATCHES + index, index == _EPOCH_BATCHES - 1
+                yield BatchRequest(number, epoch, Split.TRAIN, index, rows, last)
+
+
+class _Loader(BatchLoader):
+    """The loader without its batches' contents, which cost more time than all the rest."""
+
+    def _batch(self, request: BatchRequest, result: ReadResult, wait_s: float, *, readers_idle: bool) -> Batch:
+        return Batch(
+            request=request,
+            data=self._slots,
+            rows=request.indices,
+            endpoint=result.endpoint,
+            bytes=result.bytes,
+            fetch_s=result.seconds,
+            single_s=None,
+            wait_s=wait_s,
+            queued=len(self._ready),
+            readers_idle=readers_idle,
+            retries=result.retries,
+            bad=(),
+            failed=result.failed,
+        )
+
+
 class World:
     """One run in virtual time: the real loader over made-up readers, and a step that takes STEP_S."""
 
@@ -201,7 +240,7 @@ class World:
                 loader_module, "ReaderPool", lambda _c, share, *_a, workers, **_k: self._pool(share, workers)
             ),
         ):
-            self.loader = BatchLoader(None, TrainingData(manifest, "p"), Plan(settings, len(samples), 0), settings)  # type: ignore[arg-type]
+            self.loader = _Loader(None, TrainingData(manifest, "p"), _Plan(rows, np.random.default_rng(seed)), settings)  # type: ignore[arg-type]
 
     def _pool(self, share: ReaderShare, workers: int) -> Pool:
         return Pool(self, share, workers)
@@ -249,10 +288,15 @@ class World:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a run: the comparison, the truth (nan where there was no estimate), visits, and virtual seconds."""
+    """What came of a run: the comparison, the truth (nan where there was no estimate), visits, and virtual seconds.
+
+    `decided_visits` had been made when the interval first decided, nan where it never did; `visits` are those of the
+    whole run, until it was precise too.
+    """
 
     comparison: Comparison
     truth: float
+    decided_visits: float
     visits: int
     seconds: float
 
@@ -271,37 +315,56 @@ Truth = Callable[[Weather, EndpointKind, float, float], float]
 """The throughput that an endpoint gives in the long run, in the weather of a time from and to."""
 
 
+class _Run:
+    """What AutoCompare reads of a RunView, whose charts are not what is tested, and cost most."""
+
+    def __init__(self) -> None:
+        self.measurement = Measurement()
+        self.endpoint: EndpointKind | None = None
+
+    @property
+    def comparison(self) -> Comparison:
+        return self.measurement.comparison
+
+    @property
+    def visits(self) -> int:
+        return sum(self.measurement.figures(kind).visits for kind in EndpointKind)
+
+    def apply(self, event: events.Event) -> None:
+        self.measurement.apply(event)
+        if isinstance(event, events.Switch):
+            self.endpoint = event.endpoint
+
+
 def compared(cell: Cell, seed: int, truth: Truth) -> Outcome:
     """One run with auto-A/B to its end."""
     world = World(cell, seed)
-    view, auto = RunView(), AutoCompare(seed)
-    view._plot = lambda *_: None  # type: ignore[method-assign]  # charts are not what is tested, and cost most
+    run, auto = _Run(), AutoCompare(seed)
+    run.endpoint = STANDARD
     settings = {"batch_size": cell.batch, "workers": cell.workers, "endpoint": "standard"}
-    view.apply(
-        events.Run(time=0, run="r", version="0", settings=settings, epochs=10**6, steps_per_epoch=_EPOCH_BATCHES)
-    )
-    view.apply(events.State(time=0, state=RunState.RUNNING))
-    truths: dict[bool, list[float]] = {True: [], False: []}
+    run.apply(events.Run(time=0, run="r", version="0", settings=settings, epochs=10**6, steps_per_epoch=_EPOCH_BATCHES))
+    run.apply(events.State(time=0, state=RunState.RUNNING))
+    truths: dict[bool, list[tuple[float, float]]] = {True: [], False: []}  # and the pairs' weights
     switched = tick = 0.0
 
-    def noted(pairs: Pairs, standard: Visit, accelerated: Visit) -> bool:
-        cold = pairs is view.measurement.visits.pairs[True]
-        first = view.endpoint is ACCELERATED  # the visit of the endpoint in use came after the switch
+    def noted(pairs: Pairs, standard: Visit, accelerated: Visit, weight: float) -> bool:
+        cold = pairs is run.measurement.visits.pairs[True]
+        first = run.endpoint is ACCELERATED  # the visit of the endpoint in use came after the switch
         ends = {ACCELERATED: world.now if first else switched, STANDARD: switched if first else world.now}
         both = {
             visit.kind: truth(world.weather, visit.kind, ends[visit.kind] - visit.seconds, ends[visit.kind])
             for visit in (standard, accelerated)
         }
-        truths[cold].append(math.log(both[ACCELERATED] / both[STANDARD]))
-        return add(pairs, standard, accelerated)
+        truths[cold].append((math.log(both[ACCELERATED] / both[STANDARD]), weight))
+        return add(pairs, standard, accelerated, weight)
 
     add = Pairs.add
-    epoch = 1
+    epoch, looks, decided_visits = 1, 0, math.nan
     with mock.patch.object(Pairs, "add", noted):
         for step in world.steps():
             if step.epoch != epoch:
                 size = _EPOCH_BATCHES * cell.batch
-                view.apply(
+                run.apply(
                     events.Epoch(
                         time=step.time,
                         epoch=epoch,
@@ -314,20 +377,31 @@ def compared(cell: Cell, seed: int, truth: Truth) -> Outcome:
                     )
                 )
                 epoch = step.epoch
-            view.apply(step)
+            run.apply(step)
+            if run.measurement.looks != looks:
+                looks = run.measurement.looks
+                if math.isnan(decided_visits) and run.comparison.decided:
+                    decided_visits = run.visits
             if world.now >= tick:
                 tick = world.now + _TICK_S
-                kind = auto.decide(view)
+                kind = auto.decide(cast(RunView, run))
                 if kind is not None and not auto.done:
                     switched = world.now
                     world.loader.switch.endpoint = kind
-                    view.apply(events.Switch(time=world.now, endpoint=kind, reason="auto A/B", step=step.step))
+                    run.apply(events.Switch(time=world.now, endpoint=kind, reason="auto A/B", step=step.step))
             if auto.done or world.now > _LONGEST_S:
                 break
-    found = view.comparison
+    found = run.comparison
     used = truths[found.cold][: found.estimate.pairs if found.estimate else 0]
-    visits = sum(figures.visits for figures in map(view.figures, EndpointKind))
-    return Outcome(found, math.exp(statistics.fmean(used)) if used else math.nan, visits, world.now)
+    truth_of_run = math.exp(weighted_mean(*zip(*used, strict=True))) if used else math.nan
+    return Outcome(found, truth_of_run, decided_visits, run.visits, world.now)
+
+
+@functools.cache
+def _long_run(cell: Cell, kind: EndpointKind, level: float, batches: int) -> float:
+    """The throughput of long stretches on one endpoint."""
+    worlds = [World(cell, seed, level=level, start=kind) for seed in range(980, 984)]
+    return statistics.harmonic_mean([world.throughput(kind, batches // 4, skip=200) for world in worlds])
 
 
 def calibrated(cell: Cell, batches: int = 8000) -> Truth:
@@ -336,8 +410,9 @@ def calibrated(cell: Cell, batches: int = 8000) -> Truth:
     steady = replace(cell, weather="independent") if changing else cell
 
     def long_run(kind: EndpointKind, level: float, count: int) -> float:
-        worlds = [World(steady, seed, level=level, start=kind) for seed in range(980, 984)]
-        return statistics.harmonic_mean([world.throughput(kind, count // 4, skip=200) for world in worlds])
+        if kind is STANDARD or cell.same:  # the other endpoint does not matter, so that one run serves several cells
+            return _long_run(replace(steady, accelerated=steady.standard), STANDARD, level, count)
+        return _long_run(steady, kind, level, count)
 
     if not changing:
         count = batches if cell.weather == "independent" else 5 * batches  # what is correlated or rare averages slowly
@@ -359,7 +434,10 @@ def calibrated(cell: Cell, batches: int = 8000) -> Truth:
 
 @dataclass(frozen=True)
 class Row:
-    """What a cell's runs came to. Shares are of all runs; `error` and `visits` of those that were decided."""
+    """What a cell's runs came to. Shares are of all runs; `error` and visits of those that were decided.
+
+    `visits` is the median at the first decision, `visits_in_all` at the end, where the ratio is precise.
+    """
 
     cell: str
     truth: float
@@ -367,14 +445,16 @@ class Row:
     decided: float
     error_p95: float
     visits: float
+    visits_in_all: float
+    precise: float
     seconds: float
     runs: int
 
 
-def measured(cell: Cell, runs: int) -> Row:
+def measured(cell: Cell, runs: int, first_seed: int = 0) -> Row:
     """A cell's runs, by seed."""
     truth = calibrated(cell)
-    found = [compared(cell, seed, truth) for seed in range(runs)]
+    found = [compared(cell, first_seed + number, truth) for number in range(runs)]
     decided = [each for each in found if each.comparison.decided]
     return Row(
         cell=cell.name,
@@ -382,7 +462,9 @@ def measured(cell: Cell, runs: int) -> Row:
         coverage=sum(each.covered for each in found) / runs,
         decided=len(decided) / runs,
         error_p95=float(np.quantile([each.error for each in decided], 0.95)) if decided else math.nan,
-        visits=statistics.median(each.visits for each in decided) if decided else math.nan,
+        visits=statistics.median(each.decided_visits for each in decided) if decided else math.nan,
+        visits_in_all=statistics.median(each.visits for each in decided) if decided else math.nan,
+        precise=sum(each.comparison.estimate is not None and each.comparison.estimate.precise for each in found) / runs,
         seconds=statistics.median(each.seconds for each in found),
         runs=runs,
     )
@@ -436,6 +518,7 @@ def failures(rows: list[Row], adapted_rows: list[Adapted]) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0, help="of the first run; the others follow it")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--only", default="", help="cells whose name holds this")
     parser.add_argument("--json", action="store_true")
@@ -443,7 +526,7 @@ def main() -> int:
     cells = [cell for cell in (*CELLS, *SAME) if chosen.only in cell.name]
     with multiprocessing.get_context("spawn").Pool(chosen.jobs) as pool:
         after = [pool.apply_async(adapted, setup) for setup in ADAPTED] if not chosen.only else []
-        pending = [pool.apply_async(measured, (cell, chosen.runs)) for cell in cells]
+        pending = [pool.apply_async(measured, (cell, chosen.runs, chosen.seed)) for cell in cells]
         adapted_rows, rows = [each.get() for each in after], []
         for each in pending:
             rows.append(each.get())
@@ -463,7 +546,8 @@ def main() -> int:
 def _words(row: Row) -> str:
     return (
         f"{row.cell:48s} truth {row.truth:.3f}  coverage {row.coverage:6.1%}  decided {row.decided:6.1%}  "
-        f"error p95 {row.error_p95:5.1%}  visits {row.visits:4.0f}  {row.seconds:5.0f} s"
+        f"precise {row.precise:6.1%}  error p95 {row.error_p95:5.1%}  visits {row.visits:3.0f} then "
+        f"{row.visits_in_all:3.0f}  {row.seconds:5.0f} s"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -13,10 +14,13 @@ from typing import Any
 
 import pytest
 
+from ossconsole.cli import demo
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.dataset.sample_data import make_sample_pictures
 from ossconsole.sandbox.process import INFO_NAME, SandboxInfo
+from ossconsole.telemetry.events import RunState
 from tests.cli.consoles import cleared, processes_of, wait_until
+from tests.telemetry.runs import START, Feed
 
 pytestmark = pytest.mark.timeout(300)
 DEADLINE_S = 240
@@ -72,9 +76,41 @@ def test_it_ends_in_ten_lines_that_say_what_is_simulated(state: Path) -> None:
     labels = ["Dataset", "Run", "Standard", "Accelerated", "Comparison", "Accuracy", "Checkpoint", "Listed", "Next"]
     assert [line.split()[0] for line in lines[1:]] == labels
     assert f"{TRAIN + VAL} samples in 10 classes" in lines[1]
-    assert "simulated" in lines[5]
+    assert lines[5].endswith("too short: 0 of 6 pairs (simulated)")
     assert "verified" in lines[7]
     wait_until(lambda: not processes_of(state))
+
+
+class SteeredRun:
+    """In place of a TrainingRun: the driver of the demo takes the feed's events, and switches the feed."""
+
+    def __init__(self, feed: Feed, driver: demo._Driver) -> None:
+        assert feed.view.run is not None
+        driver(feed.view.run)
+        driver.run = self  # type: ignore[assignment]
+        feed.view.apply = driver  # type: ignore[method-assign]
+        self._feed = feed
+        self.stopped = False
+
+    def switch(self, kind: EndpointKind, _why: str) -> None:
+        self._feed.switch(kind)
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+def test_it_ends_as_soon_as_the_comparison_is_decided() -> None:
+    feed, driver, rng = Feed(epochs=1000, steps_per_epoch=20), demo._Driver(lambda _event: None), random.Random(3)
+    run = SteeredRun(feed, driver)
+    feed.state(RunState.RUNNING).steps(20, seconds=0.1).end_epoch(seconds=2.0)
+    while not run.stopped:
+        usual = 0.1 if feed.endpoint is EndpointKind.ACCELERATED else 0.3
+        feed.steps(1, seconds=usual * rng.lognormvariate(0, 0.4))
+    found = driver.view.comparison
+    assert found.faster is EndpointKind.ACCELERATED
+    assert found.estimate is not None
+    assert not found.estimate.precise
+    assert feed.time - START < demo._MEASURE_S
 
 
 def test_a_killed_sandbox_is_named_and_the_demo_is_completed(state: Path) -> None:

@@ -227,7 +227,7 @@ def test_doctor_and_the_console_do_not_show_it(planted: Planted, capfd: pytest.C
             console.type("\x1b[24~")
             console.until_seen("ossconsole.log")
             console.type("\x1b")
-            time.sleep(0.5)  # an escape alone is told from a sequence by the silence after it
+            console.until_seen("credentials", gone="ossconsole.log")
             console.type("q")
             assert console.finish() == 0
     out, err = capfd.readouterr()

@@ -50,6 +50,7 @@ class Feed:
                 "data_wait_s": wait,
                 "step_time_s": seconds,
                 "fetch_s": wait,
+                "single_s": wait,
                 "bytes": 1000,
                 "samples_per_s": self.batch / seconds,
             }

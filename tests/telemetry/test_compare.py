@@ -10,11 +10,12 @@ import pytest
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.telemetry.auto import MAX_PAIRS, AutoCompare
-from ossconsole.telemetry.cache import hit_rate, modes
+from ossconsole.telemetry.cache import SingleTimes, TimeCounts, count_time, hit_rate, modes
 from ossconsole.telemetry.compare import _CRITICAL, LOOKS, Comparison, Decision, Estimate, estimate
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.visits import VISIT_S
 from tests.telemetry.runs import ACCELERATED, STANDARD, Feed
+from tests.telemetry.samples_of_events import step_event
 
 
 def started(**settings: object) -> Feed:
@@ -32,28 +33,40 @@ def alternate(feed: Feed, seconds: dict[EndpointKind, float], visits: int, *, st
 
 @pytest.mark.parametrize("count", [2, 5, 7, LOOKS[-1] + 1])
 def test_there_is_no_interval_between_the_looks(count: int) -> None:
-    assert estimate([0.1] * count) is None
+    assert estimate([0.1] * count, [1.0] * count) is None
 
 
 def test_the_interval_is_of_the_mean_of_log_ratios() -> None:
-    found = estimate([math.log(2.0)] * 3 + [math.log(8.0)] * 3)
+    found = estimate([math.log(2.0)] * 3 + [math.log(8.0)] * 3, [1.0] * 6)
     assert found is not None
     assert found.ratio == pytest.approx(4.0)
     assert found.low * found.high == pytest.approx(16.0)
 
 
-def test_the_intervals_of_all_looks_together_hold_the_truth_in_95_percent() -> None:
-    """The 95 % holds also for a run that stops as soon as its interval decides."""
-    pairs = np.random.default_rng(3).standard_normal((40_000, LOOKS[-1]))
+def test_longer_pairs_weigh_more() -> None:
+    found = estimate([0.4, 0.2, 0.3, 0.2, 0.1, 0.1], [1.0, 1.0, 1.0, 1.0, 8.0, 8.0])
+    assert found is not None
+    assert found.ratio == pytest.approx(math.exp((1.1 + 1.6) / 20))
+
+
+@pytest.mark.parametrize(("longer", "misses"), [(1.0, 0.0415), (2.0, 0.05)])
+def test_the_intervals_of_all_looks_together_hold_the_truth_in_95_percent(longer: float, misses: float) -> None:
+    """The 95 % holds also for a run that stops at the look of its choice, and where visits grow after each."""
+    weights = np.array([longer ** sum(look <= pair for look in LOOKS) for pair in range(LOOKS[-1])])
+    pairs = np.random.default_rng(3).standard_normal((40_000, LOOKS[-1])) / np.sqrt(weights)
     missed = np.zeros(len(pairs), dtype=bool)
     for look in LOOKS:
-        seen = pairs[:, :look]
-        missed |= np.abs(seen.mean(1)) > _CRITICAL[look] * seen.std(1, ddof=1) / math.sqrt(look)
-    assert missed.mean() == pytest.approx(0.05, abs=0.004)
+        seen, share = pairs[:, :look], weights[:look] / weights[:look].sum()
+        mean = seen @ share
+        error = np.sqrt((seen - mean[:, None]) ** 2 @ share / (look - 1))
+        missed |= np.abs(mean) > _CRITICAL[look] * error
+    assert missed.mean() == pytest.approx(misses, abs=0.004)
 
 
 def test_neighbours_that_are_alike_widen_the_interval() -> None:
-    apart, alike = estimate([0.1, 0.3, 0.1, 0.3, 0.1, 0.3]), estimate([0.1, 0.1, 0.1, 0.3, 0.3, 0.3])
+    apart, alike = (
+        estimate(each, [1.0] * 6) for each in ([0.1, 0.3, 0.1, 0.3, 0.1, 0.3], [0.1, 0.1, 0.1, 0.3, 0.3, 0.3])
+    )
     assert apart is not None
     assert alike is not None
     assert apart.ratio == pytest.approx(alike.ratio)
@@ -127,7 +140,8 @@ def test_nothing_of_a_stretch_is_dropped() -> None:
     assert feed.view.comparison.pairs == 1
     feed.steps(100, seconds=0.5).steps(2, seconds=50.0).switch(STANDARD).steps(24)
     assert feed.view.comparison.pairs == 2
-    assert feed.view.figures(ACCELERATED).rate_low == pytest.approx(102 * 10 / 150, rel=0.01)
+    # of the first 52 steps 4 settle and 8, four turns of both readers, are the first visit
+    assert feed.view.figures(ACCELERATED).rate_low == pytest.approx(142 * 10 / 170, rel=0.01)
 
 
 def test_a_visit_that_is_too_short_makes_no_pair() -> None:
@@ -180,26 +194,83 @@ def test_wait_and_bytes_are_shares_of_the_measured_time() -> None:
     assert figures.bytes_per_s == pytest.approx(1000.0)
 
 
-def test_visits_grow_where_the_pairs_scatter_too_much() -> None:
-    feed = started()
-    for number in range(14):
-        feed.steps(70, seconds=0.5 if number % 4 else 1.5).switch(feed.endpoint.other)
-    assert feed.view.measurement.visits.visit_s > VISIT_S
+@pytest.mark.parametrize(("jitter", "grown"), [(0.02, 1.0), (0.3, 2.0)])
+def test_visits_grow_only_where_the_pairs_scatter_too_much(jitter: float, grown: float) -> None:
+    """Scatter within a visit averages out over the pairs; a large effect needs no pilot."""
+    feed, rng = started(), random.Random(6)
+    while feed.view.comparison.estimate is None:
+        pace = (0.5 if feed.endpoint is STANDARD else 0.2) * rng.lognormvariate(0, jitter)
+        feed.steps(70, seconds=pace).switch(feed.endpoint.other)
+    assert feed.view.measurement.visits.growth == grown
 
 
-def test_fetch_times_tell_hits_from_misses() -> None:
-    rng = random.Random(2)
+def test_a_run_that_is_over_was_too_short_for_a_comparison() -> None:
+    feed = started().steps(60).switch(ACCELERATED).steps(60)
+    assert feed.view.comparison.words == "collecting 1/6 pairs"
+    feed.state(RunState.FINISHED)
+    assert feed.view.comparison.words == "too short: 1 of 6 pairs"
+    assert feed.view.comparison.report().words == "too short: 1 of 6 pairs"
+    assert feed.view.comparison.collecting == ""
 
-    def fetches(count: int, seconds: float) -> list[float]:
-        return [seconds * rng.lognormvariate(0, 0.15) for _ in range(count)]
 
-    assert modes(fetches(200, 0.03)) is None
-    found = modes(fetches(60, 0.012) + fetches(140, 0.035))
+def around(seconds: float, count: int, spread: float = 0.15) -> list[float]:
+    """Times that scatter about `seconds`, lognormal."""
+    rng = random.Random(count)
+    return [seconds * rng.lognormvariate(0, spread) for _ in range(count)]
+
+
+def test_times_of_single_samples_fall_into_two_modes() -> None:
+    assert modes(around(0.03, 200)) is None
+    found = modes(around(0.012, 60) + around(0.035, 140))
     assert found is not None
     assert list(found) == pytest.approx([0.012, 0.035], rel=0.05)
-    mixed = [0.3 * one + 0.7 * other for one, other in zip(fetches(200, 0.012), fetches(200, 0.035), strict=True)]
-    assert hit_rate(mixed, *found) == pytest.approx(0.3, abs=0.05)
-    assert hit_rate([], *found) is None
+
+
+@pytest.mark.parametrize(
+    ("accelerated", "standard", "share"),
+    [
+        (around(0.004, 60) + around(0.04, 140), [], 0.3),
+        (around(0.004, 190) + around(0.04, 10), around(0.036, 40), 0.95),
+        (around(0.004, 200), around(0.036, 40), 1.0),
+        (around(0.04, 200), around(0.036, 40), 0.0),
+        (around(0.004, 100) + around(0.012, 100), around(0.036, 40), 1.0),  # the cache itself has two modes
+        (around(0.004, 100) + around(0.025, 100), around(0.036, 40), 0.5),  # the accelerator is nearer to the bucket
+        (around(0.012, 140, 0.6) + [0.04 + more for more in around(0.01, 60, 0.6)], around(0.05, 40), 0.7),  # busy
+        (around(0.004, 200), [], None),
+        (around(0.03, 200), around(0.045, 40, 0.05), None),
+    ],
+)
+def test_the_hit_rate_is_the_share_of_single_samples_that_took_less_than_from_the_bucket(
+    accelerated: list[float], standard: list[float], share: float | None
+) -> None:
+    times, counts = SingleTimes(), TimeCounts()
+    for kind, seconds in ((STANDARD, standard), (ACCELERATED, accelerated)):
+        for single_s in seconds:
+            step = step_event(1, endpoint=kind, single_s=single_s)
+            times.add(step)
+            if kind is ACCELERATED:
+                count_time(counts, step)
+    found = hit_rate(counts, times.limit_s)
+    assert (found and found.reported) == (None if share is None else pytest.approx(share, abs=0.05))
+
+
+def test_a_hit_rate_of_few_samples_is_not_reported_and_does_not_tell_cold_from_warm() -> None:
+    few = hit_rate(TimeCounts({-100: 4}), 0.02)
+    assert few is not None
+    assert (few.value, few.reported, few.cold) == (1.0, None, None)
+    assert hit_rate(TimeCounts(), 0.02) is None
+
+
+@pytest.mark.parametrize(("single_s", "warm"), [(0.05, 0.0), (0.004, 1.0)])
+def test_the_temperature_is_that_of_the_single_samples_whatever_was_read_before(single_s: float, warm: float) -> None:
+    feed = started(batch=100).steps(30, single_s=0.05)
+    feed.switch(ACCELERATED).steps(100, single_s=single_s).end_epoch(seconds=50.0, samples=10_000)
+    feed.steps(100, single_s=single_s)
+    # The first visit was too short to tell; from here on the single samples are enough.
+    feed.switch(STANDARD).steps(30, single_s=0.05).switch(ACCELERATED).steps(100, single_s=single_s)
+    found = feed.view.comparison
+    assert found.hit_rate == warm
+    assert feed.view.figures(ACCELERATED).cold == (warm == 0.0)
 
 
 def run_auto(auto: AutoCompare, feed: Feed, fast: float, *, limit: int = 5000) -> list[EndpointKind]:
@@ -228,6 +299,28 @@ def test_auto_alternates_until_it_is_decided_and_ends_on_the_faster() -> None:
     assert auto.outcome.startswith(
         "auto-A/B done: the accelerated endpoint gives 2.00x of standard (2.00 to 2.00), 6 pairs"
     )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_blocks_of_two_pairs_are_abba_or_baab_by_chance(seed: int) -> None:
+    feed, auto = started(), AutoCompare(seed)
+    first: list[EndpointKind] = []
+    while len(first) < 12:
+        known = feed.view.comparison.pairs
+        pace = 1.4 if feed.step % 50 > 25 else 1.0  # too unsteady to be precise
+        feed.steps(1, seconds=pace * (0.5 if feed.endpoint is ACCELERATED else 0.4))
+        if feed.view.comparison.pairs != known:
+            first.append(feed.endpoint.other)  # of the two endpoints of the new pair
+        if (kind := auto.decide(feed.view)) is not None:
+            feed.switch(kind)
+    assert set(zip(first[::2], first[1::2], strict=True)) == {(STANDARD, ACCELERATED), (ACCELERATED, STANDARD)}
+
+
+def test_auto_that_ends_too_soon_says_so() -> None:
+    feed, auto = started().steps(60), AutoCompare()
+    auto.decide(feed.view)
+    auto.end("the run is over", feed.view)
+    assert auto.outcome == "auto-A/B ended, the run is over: too short: 0 of 6 pairs"
 
 
 def test_auto_keeps_what_it_found() -> None:

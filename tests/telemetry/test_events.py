@@ -48,6 +48,12 @@ def test_wait_fraction(wait: float, step: float, share: float) -> None:
     assert step_event(1, data_wait_s=wait, step_time_s=step).wait_fraction == pytest.approx(share)
 
 
+def test_an_older_version_timed_no_single_samples() -> None:
+    line = json.loads(events.encode(step_event(1, single_s=0.02)))
+    assert line.pop("single_s") == 0.02
+    assert events.decode(json.dumps(line)) == step_event(1, single_s=None)
+
+
 def test_a_newer_version_may_add_fields() -> None:
     line = events.encode(step_event(1))[:-1] + b',"added_later":[1]}'
     assert events.decode(line) == step_event(1)

@@ -69,13 +69,13 @@ def test_too_few_pairs_are_no_figure() -> None:
     feed.steps(70, seconds=0.5, wait=0.01)
     assert judge(feed.view, feed.time).advice == "A/B collecting 1/6 pairs; faster reading would not help"
     ended = judge(feed.state(RunState.FINISHED).view, feed.time)
-    assert ended.advice == "A/B: 1 of 6 pairs, too few for a ratio"
+    assert ended.advice == "A/B too short: 1 of 6 pairs"
 
 
 def compared(*, waits: float) -> Feed:
-    """Six pairs: standard takes twice as long per step, and waits so much of it."""
+    """Seven pairs, the first with a cold cache: standard takes twice as long per step, and waits so much of it."""
     steps = {"standard": {"seconds": 1.0, "wait": waits}, "accelerated": {"seconds": 0.5, "wait": 0.01}}
-    return running(steps_per_epoch=1000).alternate(6, **steps)
+    return running(steps_per_epoch=1000).alternate(8, **steps)
 
 
 def test_what_was_measured_stands_against_a_moment_without_waiting() -> None:

@@ -106,7 +106,7 @@ def test_the_headline_is_the_warm_ratio_with_its_interval_and_says_simulated() -
 
 def test_an_undecided_ratio_is_no_headline() -> None:
     few = headline([row(*rounds(2, 3.0))], simulated=False)
-    assert "undecided, collecting 2/6 pairs; --rounds 6 tells more" in few
+    assert "undecided, too short: 2 of 6 pairs; --rounds 6 tells more" in few
     noisy = headline([row(*rounds(6, 1.1, noise=0.6))], simulated=False)
     assert "undecided, inconclusive" in noisy
     assert "--rounds 9 tells more" in noisy

@@ -369,6 +369,7 @@ class Script:
                     data_wait_s=waited,
                     step_time_s=total,
                     fetch_s=fetch * ripple,
+                    single_s=fetch * ripple,
                     bytes=self.batch * 12288,
                     samples_per_s=self.batch / total,
                     copy_s=copied,

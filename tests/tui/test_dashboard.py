@@ -364,7 +364,7 @@ def decided() -> RunView:
     return reduced(script.steps(20, wait=0.4))
 
 
-@pytest.mark.parametrize("auto", ["", "auto-A/B: collecting 7/9 pairs, goal ± 5 %"])
+@pytest.mark.parametrize("auto", ["", "auto-A/B: 7/9 pairs, goal ± 5 %"])
 def test_a_decided_ratio_is_the_largest_thing(auto: str) -> None:
     view = decided()
     lines = compare.comparison(Context(view, START, ASCII, auto_words=auto), 34, 7)
@@ -381,12 +381,12 @@ def test_a_run_that_ended_before_the_first_look_collects_nothing_more() -> None:
     view = reduced(full())
     assert "collecting 1/6 pairs" in text(compare.comparison(Context(view, START, BRAILLE), 40, 8))
     view.apply(events.State(time=view.last_time or 0.0, state=RunState.STOPPED))
-    assert "1/6 pairs, too few for a ratio" in text(compare.comparison(Context(view, START, BRAILLE), 40, 8))
+    assert "too short: 1 of 6 pairs" in text(compare.comparison(Context(view, START, BRAILLE), 40, 8))
 
 
 def test_the_detail_view_tells_the_conditions() -> None:
     told = text(compare.details(Context(decided(), START, BRAILLE), 78))
-    assert "conditions: 7 pairs" in told
+    assert "conditions: 8 pairs" in told
     assert "batch 64, 2 workers" in told
     assert "typical step, blind to stalls" in told
 
@@ -424,7 +424,7 @@ def test_a_control_ends_where_the_run_changes_the_endpoint() -> None:
     monitor.pull()
     assert monitor.control is not None
     assert monitor.control.outcome == (
-        "A/A control on standard alone ended, the run changed to accelerated: collecting 0/6 pairs"
+        "A/A control on standard alone ended, the run changed to accelerated: too short: 0 of 6 pairs"
     )
 
 

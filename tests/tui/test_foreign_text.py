@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from rich.cells import cell_len
 from rich.segment import Segment
 from textual import events as keys
@@ -40,7 +40,7 @@ from tests.tui.fakes import REAL, START, FakeRun, FakeStore, FakeUpload, Script,
 from tests.tui.fakes_setup import FakeBucketSetup, SetupServices, all_good
 from tests.tui.screens import settle, shown
 
-FEW = settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(max_examples=2, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @given(FOREIGN)
@@ -133,6 +133,7 @@ async def visit(make_app: AppMaker, text: str) -> None:
 
 def test_every_screen_and_dialog(make_app: AppMaker) -> None:
     @FEW
+    @example(WORST)
     @given(FOREIGN)
     def tried(text: str) -> None:
         asyncio.run(visit(make_app, text))

@@ -19,7 +19,7 @@ from ossconsole.dataset.manifest import object_key
 from ossconsole.storage.accelerator import bought_accelerator
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.jobs.actions import presigned_url
-from ossconsole.telemetry.cache import FetchTimes
+from ossconsole.telemetry.cache import SingleTimes
 from ossconsole.telemetry.compare import LOOKS, Conditions, installed_versions
 from ossconsole.telemetry.measure import Ceiling
 from ossconsole.telemetry.visits import EndpointWindow, Waiting
@@ -101,7 +101,7 @@ class Bench:
             self._endpoints = list(EndpointKind)
         self._profile = profile
         self._windows: dict[Cell, dict[EndpointKind, EndpointWindow]] = {}
-        self._fetches: dict[Cell, FetchTimes] = {}
+        self._singles: dict[Cell, SingleTimes] = {}
         self._loops: dict[str, TrainingLoop] = {}
         self._readings: list[Reading] = []
         self._limits: list[Limit] = []
@@ -170,8 +170,8 @@ class Bench:
             simulated=self._profile.simulated,
             versions=installed_versions(),
         )
-        anchors = self._fetches[cell].anchors if cell in self._fetches else None
-        return row_of(cell, self._readings, self._settings.samples, CellSteps(windows, conditions, anchors))
+        limit_s = self._singles[cell].limit_s if cell in self._singles else None
+        return row_of(cell, self._readings, self._settings.samples, CellSteps(windows, conditions, limit_s))
 
     def _ceiling(self, row: Row) -> Ceiling | None:
         """What `row` uses of the accelerator; None where it does not use it, or its size is not known."""
@@ -209,6 +209,7 @@ class Bench:
             requests,
             self._train_settings(cell, kind),
             pin=training is not None and training.cuda,
+            time_singles=self._aa is None and EndpointKind.ACCELERATED in self._endpoints,
         )
         with contextlib.closing(loader):
             for temperature in Temperature:
@@ -224,11 +225,11 @@ class Bench:
     def _keep(self, cell: Cell, kind: EndpointKind, temperature: Temperature, found: Stretch) -> None:
         """Counts the steps of a reading."""
         windows = self._windows.setdefault(cell, {each: EndpointWindow(each, cell.workers) for each in EndpointKind})
-        fetches = self._fetches.setdefault(cell, FetchTimes())
+        singles = self._singles.setdefault(cell, SingleTimes())
         before = found.before
         for step in found.steps:
             windows[kind].add(step, before, cold=temperature is Temperature.COLD)
-            fetches.add(step)
+            singles.add(step)
             before = Waiting.at(step)
         windows[kind].cut()
 

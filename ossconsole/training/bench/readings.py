@@ -162,12 +162,12 @@ def name_of(endpoint: EndpointKind, temperature: Temperature) -> str:
 class CellSteps:
     """The steps of a cell's readings, by endpoint, and the conditions they were taken under.
 
-    `anchors` are what a batch of hits of the accelerator's cache, and one of misses, takes to fetch, in seconds.
+    `hit_limit_s` is what a sample takes at most that comes from the accelerator's cache, None where not known.
     """
 
     windows: Mapping[EndpointKind, EndpointWindow] = field(default_factory=dict)
     conditions: Conditions = field(default_factory=Conditions)
-    anchors: tuple[float, float] | None = None
+    hit_limit_s: float | None = None
 
     def tally(self, endpoint: EndpointKind, temperature: Temperature) -> Tally:
         """The sums over the steps of the readings of that endpoint and temperature."""
@@ -188,10 +188,8 @@ class CellSteps:
 
     def hit_rate(self, temperature: Temperature) -> float | None:
         """The estimated share of samples that came from the accelerator's cache."""
-        tally = self.tally(EndpointKind.ACCELERATED, temperature)
-        if self.anchors is None or not tally.steps:
-            return None
-        return hit_rate((tally.fetch_s / tally.steps,), *self.anchors)
+        found = hit_rate(self.tally(EndpointKind.ACCELERATED, temperature).singles, self.hit_limit_s)
+        return found.reported if found is not None else None
 
 
 def row_of(cell: Cell, readings: Iterable[Reading], samples: int, steps: CellSteps | None = None) -> Row:
@@ -257,6 +255,7 @@ def _compared(readings: Sequence[Reading], temperature: Temperature, samples: in
         hit_rate=hits,
         cold=cold,
         conditions=msgspec.structs.replace(steps.conditions, pairs=pairs.count, minutes=taken / 60, warm_share=hits),
+        over=True,
     )
 
 

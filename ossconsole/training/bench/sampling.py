@@ -196,6 +196,7 @@ def _step(batch: Batch, seconds: float) -> Step:
         samples_per_s=0.0,
         queued=batch.queued,
         readers_idle=batch.readers_idle,
+        single_s=batch.single_s,
     )
 
 

@@ -14,11 +14,14 @@ import torchvision
 from ossconsole import __version__
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.text import counted
+from ossconsole.dataset.manifest import TRAIN
 from ossconsole.storage.client import ObjectStore
 from ossconsole.training.compute.device import map_tensors
 from ossconsole.training.compute.model import MAX_WEIGHTS_BYTES, load_untrusted, refuse_not_finite
 from ossconsole.training.context import RunContext
+from ossconsole.training.data import TrainingData
 from ossconsole.training.distributed.process_group import ProcessGroup
+from ossconsole.training.distributed.ranks import RankInfo
 
 FORMAT = "ossconsole-checkpoint"
 VERSION = 1
@@ -71,6 +74,20 @@ def stable_key(prefix: str) -> str:
 def best_key(prefix: str) -> str:
     """The key of the checkpoint with the highest top-1 accuracy of the last run."""
     return f"{prefix}/{BEST_NAME}"
+
+
+def run_config_of(context: RunContext, data: TrainingData, rank_info: RankInfo) -> dict[str, Any]:
+    """What a run that resumes from a checkpoint must have in common with the run that wrote it, and that run's id."""
+    settings = context.settings
+    return {
+        "run": context.id,
+        "seed": settings.seed,
+        "batch_size": settings.batch_size * rank_info.world,
+        "samples": data.count(TRAIN),
+        "classes": list(data.manifest.classes),
+        "sample_format": str(data.manifest.format),
+        "image_size": settings.image_size or data.manifest.size,
+    }
 
 
 def pack(trainer_state: dict[str, Any], progress: RunProgress, run_config: dict[str, Any]) -> bytes:

@@ -46,6 +46,7 @@ class FailoverLoader:
         *,
         start: int,
         pin: bool,
+        time_singles: bool,
         poll_stop: Callable[[], None],
         on_pause: Callable[[], None],
         on_recovery: Callable[[], None],
@@ -57,7 +58,14 @@ class FailoverLoader:
         self._on_pause = on_pause
         self._on_recovery = on_recovery
         self._loader = BatchLoader(
-            connector, data, plan, context.settings, start=start, pin=pin, interrupted=self._sync_controls
+            connector,
+            data,
+            plan,
+            context.settings,
+            start=start,
+            pin=pin,
+            time_singles=time_singles,
+            interrupted=self._sync_controls,
         )
         if self._loader.not_pinned is not None:
             context.warn(self._loader.not_pinned.message, self._loader.not_pinned.remedy)

@@ -22,6 +22,7 @@ from ossconsole.training.loading.connector import ConnectorSettings
 from ossconsole.training.loading.pool import QUEUED, ReaderLostError, ReaderPool
 from ossconsole.training.loading.reader import ReaderShare, ReadRequest, ReadResult
 from ossconsole.training.loading.shared_memory import EndpointSwitch, SampleTable, SharedBuffer
+from ossconsole.training.loading.singles import SingleSamples
 from ossconsole.training.plan import BatchRequest, Requests
 from ossconsole.training.settings import TrainSettings
 
@@ -43,7 +44,8 @@ class Batch:
 
     `rows` are the samples' rows in the manifest's split, int64. `wait_s` is how long the loop waited for it, `fetch_s`
     how long the reader took. `queued` is how many batches after it were there already; `readers_idle` tells that as
-    much was read ahead as may be, and a reader had nothing to do. `bad` are the samples left out and why; `failed` is
+    much was read ahead as may be, and a reader had nothing to do. `single_s` is how long a sample took that was read
+    alone (see SingleSamples), None where none was. `bad` are the samples left out and why; `failed` is
     why the whole batch could not be read.
     """
 
@@ -56,6 +58,7 @@ class Batch:
     wait_s: float
     queued: int
     readers_idle: bool
+    single_s: float | None
     retries: int
     bad: tuple[tuple[Sample, str], ...]
     failed: str
@@ -67,6 +70,7 @@ class BatchLoader:
     How many batches are read ahead adapts: one more per reader when the loop waits although readers were idle, one
     less when it has not waited for a while. It never falls below what keeps every reader busy (QUEUED requests each),
     so the throughput of an endpoint does not depend on what was read before. `settings.prefetch_mb` bounds it.
+    With `time_singles` some samples are read alone as well, to be timed, where each sample is an object.
     `not_pinned` tells why the buffers are not page-locked although `pin` asked for it; copies are slower then.
     """
 
@@ -79,6 +83,7 @@ class BatchLoader:
         *,
         start: int = 0,
         pin: bool = False,
+        time_singles: bool = False,
         interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
         """Raises ConsoleError; nothing of it is left then."""
@@ -96,12 +101,17 @@ class BatchLoader:
         self._free = deque(range(slots))
         self._used: deque[int] = deque()
         self._requests = plan.requests(start)
+        self._upcoming = next(self._requests, None)
         self._asked: deque[tuple[BatchRequest, ReadRequest]] = deque()
         self._ready: dict[int, ReadResult] = {}
         self._calm = 0
         self._idled = False  # whether a reader was idle since the last batch was given
         with contextlib.ExitStack() as resources:
             self._open(resources, connector, shape, settings, pin=pin)
+            self._singles: SingleSamples | None = None
+            if time_singles and not data.sharded:
+                self._singles = SingleSamples(connector, self._share, deadline_s=settings.fetch_deadline_s)
+                resources.callback(self._singles.close)
             self._resources = resources.pop_all()
 
     def _open(
@@ -176,10 +186,12 @@ class BatchLoader:
     def _ask_ahead(self) -> None:
         """Keeps the readers busy as far as slots and the depth allow."""
         while len(self._asked) < self.ahead and self._free and self._pool.room:
-            request = next(self._requests, None)
+            request, self._upcoming = self._upcoming, next(self._requests, None)
             if request is None:
                 return
             self._put(request, self._free.popleft())
+            if self._singles is not None and self._upcoming is not None:
+                self._singles.offer(self._upcoming)
 
     def _put(self, request: BatchRequest, slot: int, *, front: bool = False) -> None:
         count = len(request.indices)
@@ -218,6 +230,7 @@ class BatchLoader:
             wait_s=wait_s,
             queued=len(self._ready),
             readers_idle=readers_idle,
+            single_s=self._singles.take(request.number, result.endpoint) if self._singles is not None else None,
             retries=result.retries,
             bad=tuple((sample, each.reason) for sample, each in zip(bad_samples, result.bad, strict=True)),
             failed=result.failed,

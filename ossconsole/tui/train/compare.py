@@ -161,13 +161,11 @@ def _result(context: Context, width: int) -> list[Line]:
 
 def _found(context: Context, width: int) -> Line:
     """The result as of the last look; a ratio only where it is decided."""
-    found, glyphs, state = context.view.comparison, context.glyphs, context.view.state
-    if found.estimate is None and state is not None and state.final:
-        few = f" {found.pairs}/{found.needed} pairs, too few for a ratio"
-        return Line((shorten(few, width, glyphs.ellipsis), "dim"))
+    found, glyphs = context.view.comparison, context.glyphs
     if not found.ratio or found.estimate is None:
         open_ = found.estimate is not None and not found.decided and found.collecting
-        text = f" {found.words.replace('±', glyphs.plus_minus)}{f', {found.collecting}' if open_ else ''}"
+        progress = f", {found.pairs}/{found.needed} pairs" if open_ else ""
+        text = f" {found.words.replace('±', glyphs.plus_minus)}{progress}"
         return Line((shorten(text, width, glyphs.ellipsis), "strong" if found.decided else "dim"))
     line = Line((f" {glyphs.endpoint(found.faster or EndpointKind.ACCELERATED)} {found.ratio} ", str(found.faster)))
     line.add(f"({found.interval}), {found.estimate.pairs} pairs", "strong")
