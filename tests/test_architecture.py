@@ -41,6 +41,8 @@ def test_version_and_help_load_nothing_heavy(arguments: list[str]) -> None:
         ("ossconsole.telemetry.sampler", set()),
         ("ossconsole.dataset.upload.worker", {"numpy", "PIL"}),
         ("ossconsole.training.run", set()),
+        ("ossconsole.training.checkpoints.store", {"numpy", "oss2"}),
+        ("ossconsole.training.loading.pool", {"numpy", "oss2"}),
         ("ossconsole.terminal.tty", set()),
         ("ossconsole.cli.application", set()),
         ("ossconsole.tui.app", {"textual"}),

@@ -14,8 +14,8 @@ import torch
 from ossconsole.config.errors import ConsoleError
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
-from ossconsole.training.checkpoints.checkpoint import RunProgress, Snapshot
-from ossconsole.training.checkpoints.saver import CheckpointSaver, unexpected_failure
+from ossconsole.training.checkpoints.checkpoint import CheckpointSaver, Snapshot, unexpected_failure
+from ossconsole.training.checkpoints.store import RunProgress
 from ossconsole.training.compute.device import BatchTransform, DeviceContext, PendingTimes, StepClock
 from ossconsole.training.compute.trainer import EpochMeter, Trainer, finite
 from ossconsole.training.context import RunContext

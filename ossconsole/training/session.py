@@ -18,8 +18,8 @@ from ossconsole.storage.errors import StorageError
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.measure import TOO_SHORT
-from ossconsole.training.checkpoints.checkpoint import RunProgress, fetch_uri, resume, run_config_of
-from ossconsole.training.checkpoints.saver import CheckpointSaver, CheckpointStore
+from ossconsole.training.checkpoints.checkpoint import CheckpointSaver, fetch_uri, resume, run_config_of
+from ossconsole.training.checkpoints.store import CheckpointStore, RunProgress
 from ossconsole.training.compute.device import (
     BatchTransform,
     DeviceContext,

@@ -249,7 +249,7 @@ class Soak:
 
         first = next(event.endpoint for event in record() if isinstance(event, events.Step))
         self._until(lambda: steps_from(first) >= SETTLED_STEPS, training)
-        control.ask(training.pid, control.Switch(run=run.run, endpoint=first.other))
+        control.ask(training.pid, control.SwitchEndpoint(run=run.run, endpoint=first.other))
         self._until(lambda: steps_from(first.other) >= SETTLED_STEPS, training)
         control.ask(training.pid, control.SaveCheckpoint(run=run.run))
         self._until(lambda: any(isinstance(event, events.Checkpoint) for event in record()), training)

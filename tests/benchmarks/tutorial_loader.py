@@ -13,7 +13,7 @@ import numpy as np
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.dataset.manifest import Manifest, object_key
-from ossconsole.training.loading.connector import ConnectorSettings, _Provider
+from ossconsole.training.loading.connector import ConnectorSettings, _ConnectorCredentials
 from ossconsole.training.loading.shared_memory import SPAWN
 
 
@@ -80,7 +80,7 @@ def _serve(pipe: Connection, job: _Job) -> None:
     dataset = OssMapDataset.from_objects(
         uris,
         profile.endpoint(job.kind) or "",
-        cred_provider=_Provider(job.connector.credentials),
+        cred_provider=_ConnectorCredentials(job.connector.credentials),
         config_path=str(job.connector.config_path),
         transform=_ToPicture(job.manifest),
         region=profile.region,

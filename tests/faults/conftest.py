@@ -17,7 +17,7 @@ from ossconsole.sandbox.process import SandboxProcess
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.retry import PATIENT, RetryPolicy
 from ossconsole.training import session
-from ossconsole.training.checkpoints import saver
+from ossconsole.training.checkpoints import store
 from ossconsole.training.loading.connector import ConnectorSettings
 from tests.dataset.conftest import make_pictures
 from tests.faults.operations import World, tiny_model
@@ -61,7 +61,7 @@ def quick_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(defaults, "timeout_s", TIMEOUT_S)
     monkeypatch.setitem(defaults, "retry", impatient(PATIENT))
     monkeypatch.setattr(context, "RETRIES", impatient(context.RETRIES))
-    monkeypatch.setattr(saver, "_WRITES", impatient(saver._WRITES))
+    monkeypatch.setattr(store, "_WRITES", impatient(store._WRITES))
 
 
 @pytest.fixture

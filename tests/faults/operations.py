@@ -27,8 +27,7 @@ from ossconsole.storage.jobs.download import Download
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.sampler import Sampler
-from ossconsole.training.checkpoints.checkpoint import RunProgress, checkpoint_key, stable_key
-from ossconsole.training.checkpoints.saver import CheckpointStore
+from ossconsole.training.checkpoints.store import CheckpointStore, RunProgress, checkpoint_key, stable_key
 from ossconsole.training.loading.connector import ConnectorSettings
 from ossconsole.training.run import TrainingRun
 from ossconsole.training.settings import TrainSettings

@@ -19,8 +19,13 @@ from ossconsole.storage.multipart import list_uploads
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.runs import RunRecord, record_path
-from ossconsole.training.checkpoints.checkpoint import RunProgress, checkpoint_key, stable_key
-from ossconsole.training.checkpoints.saver import CheckpointStore, CheckpointWriter
+from ossconsole.training.checkpoints.store import (
+    CheckpointStore,
+    CheckpointWriter,
+    RunProgress,
+    checkpoint_key,
+    stable_key,
+)
 from tests.faults.operations import World
 
 pytestmark = pytest.mark.timeout(120)

@@ -35,7 +35,8 @@ from ossconsole.storage.multipart import list_uploads
 from ossconsole.storage.retry import ONCE
 from ossconsole.telemetry import events
 from ossconsole.telemetry.runs import RunRecord, list_runs, read_events
-from ossconsole.training.checkpoints.checkpoint import RunProgress, fetch_uri, pack, unpack
+from ossconsole.training.checkpoints.checkpoint import fetch_uri, pack, unpack
+from ossconsole.training.checkpoints.store import RunProgress
 
 FEW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 DEEP = 5_000

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.training.checkpoints.saver import CheckpointWriter, _receive
+from ossconsole.training.checkpoints.store import CheckpointWriter, _receive
 from ossconsole.training.loading.connector import ConnectorSettings
 from ossconsole.training.loading.shared_memory import SPAWN
 from tests.terminal.screen import DEADLINE_S
@@ -29,7 +29,7 @@ TRAINER = """
 import sys, time
 from pathlib import Path
 from ossconsole.training.loading.connector import ConnectorSettings
-from ossconsole.training.checkpoints.saver import CheckpointWriter
+from ossconsole.training.checkpoints.store import CheckpointWriter
 
 settings = ConnectorSettings(None, None, Path("none"), Path(sys.argv[1]))
 if sys.argv[2] == "writer":

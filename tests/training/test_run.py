@@ -17,7 +17,8 @@ from ossconsole.sandbox.faults import Error, FaultPlan, Rule
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.runs import read_events
-from ossconsole.training.checkpoints.checkpoint import Snapshot, fetch_uri, stable_key, unpack
+from ossconsole.training.checkpoints.checkpoint import Snapshot, fetch_uri, unpack
+from ossconsole.training.checkpoints.store import stable_key
 from ossconsole.training.run import TrainingRun
 from ossconsole.training.settings import TrainSettings
 from tests.training.conftest import (

@@ -1,10 +1,14 @@
-"""Checkpoints: their content, their keys, and resuming from one at the exact step."""
+"""Checkpoints of a run: their content, saving them while the run trains, and resuming at the exact step."""
 
 from __future__ import annotations
 
 import io
+import logging
 import re
+import time
 from collections.abc import Callable, Sized
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +20,8 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.config.text import counted
 from ossconsole.dataset.manifest import TRAIN
 from ossconsole.storage.client import ObjectStore
+from ossconsole.telemetry import events
+from ossconsole.training.checkpoints.store import NEXT_TRIED, CheckpointStore, RunProgress, Saved, stable_key
 from ossconsole.training.compute.device import map_tensors
 from ossconsole.training.compute.model import MAX_WEIGHTS_BYTES, load_untrusted, refuse_not_finite
 from ossconsole.training.context import RunContext
@@ -23,22 +29,14 @@ from ossconsole.training.data import TrainingData
 from ossconsole.training.distributed.process_group import ProcessGroup
 from ossconsole.training.distributed.ranks import RankInfo
 
+log = logging.getLogger(__name__)
+
 FORMAT = "ossconsole-checkpoint"
 VERSION = 1
-STABLE_NAME = "resnet18.pt"
-BEST_NAME = "resnet18-best.pt"
 LATEST = "latest"
 _MAY_DIFFER = {"run", "sample_format"}
-
-
-@dataclass(frozen=True)
-class RunProgress:
-    """Progress of a run: epochs (from 1) and steps done, the sums of the current epoch (see EpochMeter), metrics."""
-
-    epoch: int
-    step: int
-    train_sums: list[float]
-    metrics: dict[str, float | None]
+_PATIENCE_S = 30.0  # how long training waits for one checkpoint before it skips the next
+_EMIT_EVERY_S = 0.25
 
 
 @dataclass(frozen=True)
@@ -59,21 +57,6 @@ class Snapshot:
 def _with_own_storage(tensor: torch.Tensor) -> torch.Tensor:
     """A copy when the storage is shared: torch.save writes whole storages, and loading one view would keep them."""
     return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
-
-
-def checkpoint_key(prefix: str, run: str, progress: RunProgress) -> str:
-    """A key used once: opening the connector's writer deletes the key's object."""
-    return f"{prefix}/resnet18-{run}-e{progress.epoch:02d}-s{progress.step:06d}.pt"
-
-
-def stable_key(prefix: str) -> str:
-    """The key of the newest checkpoint."""
-    return f"{prefix}/{STABLE_NAME}"
-
-
-def best_key(prefix: str) -> str:
-    """The key of the checkpoint with the highest top-1 accuracy of the last run."""
-    return f"{prefix}/{BEST_NAME}"
 
 
 def run_config_of(context: RunContext, data: TrainingData, rank_info: RankInfo) -> dict[str, Any]:
@@ -127,6 +110,135 @@ def unpack(data: bytes, where: str) -> dict[str, Any]:
             remedy="Use the ossconsole that wrote it.",
         )
     return state
+
+
+class CheckpointSaver:
+    """Writes checkpoints in a background thread, one at a time, and emits the outcome; a failure never ends the run.
+
+    `begun_at` is the progress at the start or resumption of the run, which needs no checkpoint. `last_key` is the
+    newest checkpoint that this run wrote, "" before the first.
+    """
+
+    def __init__(self, context: RunContext, checkpoints: CheckpointStore, *, begun_at: RunProgress) -> None:
+        self.last_key = ""
+        self._saved = begun_at
+        self._context = context
+        self._checkpoints = checkpoints
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._saving: Future[Saved | None] | None = None
+
+    def ready(self, *, last: bool = False) -> bool:
+        """Waits for the checkpoint being written; False, with a warning, when that takes longer than training can wait.
+
+        The `last` one of a run waits without limit.
+        """
+        if self._finished(None if last else _PATIENCE_S):
+            return True
+        self._context.warn("Checkpoint skipped: the previous one is still being written.")
+        return False
+
+    def needs(self, progress: RunProgress) -> bool:
+        """Whether the run advanced since the last checkpoint; call when `ready`."""
+        return progress != self._saved
+
+    def clear_leftovers(self) -> None:
+        """Aborts the unfinished uploads of killed runs, in the background, before the first checkpoint."""
+        self._thread.submit(self._clear_leftovers)
+
+    def save(self, snapshot: Snapshot, *, best: bool) -> None:
+        """Starts writing a checkpoint; call when `ready`."""
+        self._saving = self._thread.submit(self._save, snapshot, best)
+
+    def wait(self) -> None:
+        """Waits until the current checkpoint is written or has failed."""
+        self._finished(None)
+
+    def close(self) -> None:
+        """Waits for the current checkpoint and ends the thread and the writer process."""
+        self.wait()
+        self._thread.shutdown()
+        self._checkpoints.close()
+
+    def _finished(self, timeout_s: float | None) -> bool:
+        if self._saving is not None:
+            try:
+                saved = self._saving.result(timeout_s)
+            except FutureTimeoutError:
+                return False
+            self._saving = None
+            self.last_key = saved.key if saved else self.last_key
+        return True
+
+    def _clear_leftovers(self) -> None:
+        try:
+            keys = self._checkpoints.abort_leftovers()
+        except Exception as error:  # noqa: BLE001 - such as a key that may not list; the next run retries
+            log.warning("Unfinished uploads of earlier runs remain: %s", error)
+            return
+        if keys:
+            self._context.info(f"Aborted unfinished checkpoint uploads of earlier runs: {', '.join(keys)}.")
+
+    def _save(self, snapshot: Snapshot, best: bool) -> Saved | None:
+        progress, shown = snapshot.progress, _SaveProgress(self._context)
+        try:
+            data = snapshot.pack()
+            shown.size = len(data)
+            saved = self._checkpoints.save(data, progress, best=best, on_written=shown.update)
+        except Exception as error:
+            if not isinstance(error, ConsoleError):
+                log.exception("A checkpoint was not written")
+                error = unexpected_failure(progress, error)
+            shown.give_up()
+            self._context.emit(
+                events.WarningEvent(time=time.time(), message=error.message, remedy=error.remedy, step=progress.step)
+            )
+            return None
+        self._saved = progress
+        self._context.emit(
+            events.Checkpoint(
+                time=time.time(),
+                key=saved.key,
+                bytes=saved.bytes,
+                seconds=saved.seconds,
+                stable_key=saved.stable_key,
+                best_key=saved.best_key,
+                epoch=progress.epoch,
+                step=progress.step,
+                top1=progress.metrics.get("top1"),
+            )
+        )
+        return saved
+
+
+def unexpected_failure(progress: RunProgress, error: Exception) -> ConsoleError:
+    """The error of a checkpoint that failed for an unforeseen reason, such as too little memory."""
+    return ConsoleError(
+        f"The checkpoint of step {progress.step} was not written: {type(error).__name__}: {error}.",
+        remedy=f"The log has the traceback. {NEXT_TRIED}",
+    )
+
+
+class _SaveProgress:
+    """Emits how much of a checkpoint of `size` bytes is written, at most every _EMIT_EVERY_S."""
+
+    def __init__(self, context: RunContext) -> None:
+        self.size = 0
+        self._context = context
+        self._key = ""
+        self._emitted_at = 0.0
+
+    def update(self, key: str, written: int) -> None:
+        now = time.monotonic()
+        if key != self._key or written == self.size or now - self._emitted_at >= _EMIT_EVERY_S:
+            self._key, self._emitted_at = key, now
+            self._emit(written)
+
+    def give_up(self) -> None:
+        if self._key:
+            self._emit(0, over=True)
+
+    def _emit(self, written: int, *, over: bool = False) -> None:
+        self._context.emit(events.Saving(time=time.time(), key=self._key, bytes=self.size, written=written, over=over))
 
 
 _URI = re.compile(r"^oss://(?P<bucket>[^/]+)/(?P<key>.+)$")

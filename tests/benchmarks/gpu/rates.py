@@ -21,7 +21,8 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import object_key
 from ossconsole.training.bench.limits import ConnectorReader, rate
-from ossconsole.training.checkpoints.checkpoint import RunProgress, Snapshot
+from ossconsole.training.checkpoints.checkpoint import Snapshot
+from ossconsole.training.checkpoints.store import RunProgress
 from ossconsole.training.compute.device import DeviceContext, choose_device
 from ossconsole.training.compute.trainer import EpochMeter, Trainer
 from ossconsole.training.data import TrainingData

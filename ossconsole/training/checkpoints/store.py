@@ -1,17 +1,17 @@
-"""Writing checkpoints while the run trains: a background thread, the store that verifies, and the writer process."""
+"""Checkpoints in the bucket: their keys, the store that writes and verifies them, and its writer process.
+
+No torch here: the writer process imports this module.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 import mmap
 import os
 import re
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -25,152 +25,28 @@ from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.multipart import abort_upload, list_uploads
 from ossconsole.storage.retry import ONCE, RetryPolicy, Wait
-from ossconsole.telemetry import events
 from ossconsole.telemetry.runs import record_path, summarise
-from ossconsole.training.checkpoints.checkpoint import RunProgress, Snapshot, best_key, checkpoint_key, stable_key
 from ossconsole.training.child import become_child
-from ossconsole.training.context import RunContext
 from ossconsole.training.loading.connector import ConnectorSettings
 from ossconsole.training.loading.shared_memory import SPAWN
 
-log = logging.getLogger(__name__)
-
-_PATIENCE_S = 30.0  # how long training waits for one checkpoint before it skips the next
-_EMIT_EVERY_S = 0.25
+STABLE_NAME = "resnet18.pt"
+BEST_NAME = "resnet18-best.pt"
 _PROBE_TIMEOUT_S = 5.0
 _STOP_TIMEOUT_S = 5.0
 _PIECE = 4 << 20  # bytes; small enough to show the progress of a slow write
 _WRITES = RetryPolicy(attempts=2, first_wait_s=2.0)  # the connector has retried each of its requests by then
-_NEXT_TRIED = "The run continues, and the next checkpoint is tried as usual."
+NEXT_TRIED = "The run continues, and the next checkpoint is tried as usual."
 
 
-class CheckpointSaver:
-    """Writes checkpoints in a background thread, one at a time, and emits the outcome; a failure never ends the run.
+@dataclass(frozen=True)
+class RunProgress:
+    """Progress of a run: epochs (from 1) and steps done, the sums of the current epoch (see EpochMeter), metrics."""
 
-    `begun_at` is the progress at the start or resumption of the run, which needs no checkpoint. `last_key` is the
-    newest checkpoint that this run wrote, "" before the first.
-    """
-
-    def __init__(self, context: RunContext, checkpoints: CheckpointStore, *, begun_at: RunProgress) -> None:
-        self.last_key = ""
-        self._saved = begun_at
-        self._context = context
-        self._checkpoints = checkpoints
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._saving: Future[Saved | None] | None = None
-
-    def ready(self, *, last: bool = False) -> bool:
-        """Waits for the checkpoint being written; False, with a warning, when that takes longer than training can wait.
-
-        The `last` one of a run waits without limit.
-        """
-        if self._finished(None if last else _PATIENCE_S):
-            return True
-        self._context.warn("Checkpoint skipped: the previous one is still being written.")
-        return False
-
-    def needs(self, progress: RunProgress) -> bool:
-        """Whether the run advanced since the last checkpoint; call when `ready`."""
-        return progress != self._saved
-
-    def clear_leftovers(self) -> None:
-        """Aborts the unfinished uploads of killed runs, in the background, before the first checkpoint."""
-        self._thread.submit(self._clear_leftovers)
-
-    def save(self, snapshot: Snapshot, *, best: bool) -> None:
-        """Starts writing a checkpoint; call when `ready`."""
-        self._saving = self._thread.submit(self._save, snapshot, best)
-
-    def wait(self) -> None:
-        """Waits until the current checkpoint is written or has failed."""
-        self._finished(None)
-
-    def close(self) -> None:
-        """Waits for the current checkpoint and ends the thread and the writer process."""
-        self.wait()
-        self._thread.shutdown()
-        self._checkpoints.close()
-
-    def _finished(self, timeout_s: float | None) -> bool:
-        if self._saving is not None:
-            try:
-                saved = self._saving.result(timeout_s)
-            except FutureTimeoutError:
-                return False
-            self._saving = None
-            self.last_key = saved.key if saved else self.last_key
-        return True
-
-    def _clear_leftovers(self) -> None:
-        try:
-            keys = self._checkpoints.abort_leftovers()
-        except Exception as error:  # noqa: BLE001 - such as a key that may not list; the next run retries
-            log.warning("Unfinished uploads of earlier runs remain: %s", error)
-            return
-        if keys:
-            self._context.info(f"Aborted unfinished checkpoint uploads of earlier runs: {', '.join(keys)}.")
-
-    def _save(self, snapshot: Snapshot, best: bool) -> Saved | None:
-        progress, shown = snapshot.progress, _SaveProgress(self._context)
-        try:
-            data = snapshot.pack()
-            shown.size = len(data)
-            saved = self._checkpoints.save(data, progress, best=best, on_written=shown.update)
-        except Exception as error:
-            if not isinstance(error, ConsoleError):
-                log.exception("A checkpoint was not written")
-                error = unexpected_failure(progress, error)
-            shown.give_up()
-            self._context.emit(
-                events.WarningEvent(time=time.time(), message=error.message, remedy=error.remedy, step=progress.step)
-            )
-            return None
-        self._saved = progress
-        self._context.emit(
-            events.Checkpoint(
-                time=time.time(),
-                key=saved.key,
-                bytes=saved.bytes,
-                seconds=saved.seconds,
-                stable_key=saved.stable_key,
-                best_key=saved.best_key,
-                epoch=progress.epoch,
-                step=progress.step,
-                top1=progress.metrics.get("top1"),
-            )
-        )
-        return saved
-
-
-def unexpected_failure(progress: RunProgress, error: Exception) -> ConsoleError:
-    """The error of a checkpoint that failed for an unforeseen reason, such as too little memory."""
-    return ConsoleError(
-        f"The checkpoint of step {progress.step} was not written: {type(error).__name__}: {error}.",
-        remedy=f"The log has the traceback. {_NEXT_TRIED}",
-    )
-
-
-class _SaveProgress:
-    """Emits how much of a checkpoint of `size` bytes is written, at most every _EMIT_EVERY_S."""
-
-    def __init__(self, context: RunContext) -> None:
-        self.size = 0
-        self._context = context
-        self._key = ""
-        self._emitted_at = 0.0
-
-    def update(self, key: str, written: int) -> None:
-        now = time.monotonic()
-        if key != self._key or written == self.size or now - self._emitted_at >= _EMIT_EVERY_S:
-            self._key, self._emitted_at = key, now
-            self._emit(written)
-
-    def give_up(self) -> None:
-        if self._key:
-            self._emit(0, over=True)
-
-    def _emit(self, written: int, *, over: bool = False) -> None:
-        self._context.emit(events.Saving(time=time.time(), key=self._key, bytes=self.size, written=written, over=over))
+    epoch: int
+    step: int
+    train_sums: list[float]
+    metrics: dict[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -182,6 +58,21 @@ class Saved:
     best_key: str
     bytes: int
     seconds: float
+
+
+def checkpoint_key(prefix: str, run: str, progress: RunProgress) -> str:
+    """A key used once: opening the connector's writer deletes the key's object."""
+    return f"{prefix}/resnet18-{run}-e{progress.epoch:02d}-s{progress.step:06d}.pt"
+
+
+def stable_key(prefix: str) -> str:
+    """The key of the newest checkpoint."""
+    return f"{prefix}/{STABLE_NAME}"
+
+
+def best_key(prefix: str) -> str:
+    """The key of the checkpoint with the highest top-1 accuracy of the last run."""
+    return f"{prefix}/{BEST_NAME}"
 
 
 _KEY_NAME = re.compile(r"resnet18-(?P<run>.+)-e\d+-s\d+\.pt")
@@ -325,11 +216,11 @@ class CheckpointStore:
         info = store.head(key)
         if info.size != len(data):
             raise ConsoleError(
-                f"The checkpoint {self._store.uri(key)} has {info.size:,} of {len(data):,} bytes.", remedy=_NEXT_TRIED
+                f"The checkpoint {self._store.uri(key)} has {info.size:,} of {len(data):,} bytes.", remedy=NEXT_TRIED
             )
         if info.crc64 is not None and info.crc64 != fastcrc.crc64.xz(data):
             raise ConsoleError(
-                f"The checkpoint {self._store.uri(key)} differs from what was written (CRC64).", remedy=_NEXT_TRIED
+                f"The checkpoint {self._store.uri(key)} differs from what was written (CRC64).", remedy=NEXT_TRIED
             )
 
     def _drop_old(self) -> None:
@@ -369,7 +260,7 @@ class CheckpointWriter:
             self.close()
             raise ConsoleError(
                 f"The process that writes the checkpoint {uri} could not be started: {error.strerror}.",
-                remedy=f"Free memory or descriptors (`ulimit -n`). {_NEXT_TRIED}",
+                remedy=f"Free memory or descriptors (`ulimit -n`). {NEXT_TRIED}",
             ) from error
         try:
             _send(pipe, key, data)
@@ -378,7 +269,7 @@ class CheckpointWriter:
             self.close()
             raise ConsoleError(
                 f"The process that wrote the checkpoint {uri} ended unexpectedly.",
-                remedy=f"The connector's log may have the reason. {_NEXT_TRIED}",
+                remedy=f"The connector's log may have the reason. {NEXT_TRIED}",
             ) from error
         if problem is None:
             self.close()
