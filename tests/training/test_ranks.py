@@ -74,14 +74,14 @@ def test_both_pause_and_change_together_and_one_that_dies_is_told(start_run: Sta
     run.checkpoint()
     run.resume()
     assert seen[events.Checkpoint].wait(DEADLINE_S)
-    (follower,) = [
-        child for child in psutil.Process().children() if any("training.follower" in part for part in child.cmdline())
+    (other,) = [
+        child for child in psutil.Process().children() if any("training.rank_process" in part for part in child.cmdline())
     ]
-    os.kill(follower.pid, signal.SIGKILL)
+    os.kill(other.pid, signal.SIGKILL)
     assert run.wait(DEADLINE_S)
     assert steps(run.drain())[-1].lr <= 1e-9
     assert run.error is not None
-    assert "lost another one" in run.error.message
+    assert "lost another rank" in run.error.message
     assert "/" not in run.error.message  # a place in torch's source helps nobody
     assert "--resume" in run.error.remedy
     assert run.state is RunState.FAILED
