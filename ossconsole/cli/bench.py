@@ -12,15 +12,15 @@ from ossconsole.cli.output import say, say_json
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.text import counted, safe_text
 from ossconsole.telemetry.compare import Decision
-from ossconsole.training.bench.readings import (
+from ossconsole.training.bench.results import (
     IMAGENET_SAMPLES,
+    BenchSummary,
+    CacheState,
     Limit,
     LimitKind,
     Mode,
     Reading,
-    Summary,
-    Temperature,
-    name_of,
+    result_key,
 )
 from ossconsole.training.settings import PRECISIONS
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ossconsole.telemetry.compare import ComparisonReport
-    from ossconsole.training.bench.readings import BenchEvent, Row
+    from ossconsole.training.bench.results import BenchEvent, ResultRow
 
 _ENDPOINTS = [str(kind) for kind in EndpointKind]
 _MODES = [str(mode) for mode in Mode]
@@ -183,7 +183,7 @@ _LIMITS = {
 }
 
 
-def print_summary(summary: Summary) -> None:
+def print_summary(summary: BenchSummary) -> None:
     """The table, what it comes to, and what each of its figures rests on."""
     from rich.console import Console
 
@@ -201,7 +201,7 @@ def print_summary(summary: Summary) -> None:
             say(_detail(row, temperature, found))
 
 
-def _detail(row: Row, temperature: str, found: ComparisonReport) -> str:
+def _detail(row: ResultRow, temperature: str, found: ComparisonReport) -> str:
     """Everything that the figure of a row rests on, in one line."""
     parts = [found.words]
     if found.typical_ratio is not None:
@@ -214,7 +214,7 @@ def _detail(row: Row, temperature: str, found: ComparisonReport) -> str:
     return f"{row.cell.mode}, {temperature}: {'; '.join(parts)}"
 
 
-def _table(mode: Mode, rows: list[Row], summary: Summary) -> Table:
+def _table(mode: Mode, rows: list[ResultRow], summary: BenchSummary) -> Table:
     """Laid out like the tutorial's: minutes per epoch by batch size and workers, and the speed-up."""
     from rich import box
     from rich.markup import escape
@@ -234,31 +234,31 @@ def _table(mode: Mode, rows: list[Row], summary: Summary) -> Table:
     shown = [
         (endpoint, temperature)
         for endpoint in EndpointKind
-        for temperature in Temperature
-        if any(name_of(endpoint, temperature) in row.samples_per_s for row in rows)
+        for temperature in CacheState
+        if any(result_key(endpoint, temperature) in row.samples_per_s for row in rows)
     ]
     if several:
         table.add_column("dataset")
         table.add_column("format")
     for title in ("batch", "workers", *(f"{endpoint}\n{temperature}" for endpoint, temperature in shown)):
         table.add_column(title, justify="right")
-    shown_ratios = (str(Temperature.WARM), str(Temperature.COLD))
+    shown_ratios = (str(CacheState.WARM), str(CacheState.COLD))
     ratio = next((each for each in shown_ratios if any(each in row.comparison for row in rows)), "")
     if ratio:
         table.add_column(f"speed-up\n{ratio}", justify="right")
     for row in rows:
         cells = [escape(safe_text(row.cell.dataset)), row.cell.format] if several else []
         cells += [str(row.cell.batch_size), str(row.cell.workers)]
-        cells += [_minutes(row, name_of(endpoint, temperature)) for endpoint, temperature in shown]
+        cells += [_minutes(row, result_key(endpoint, temperature)) for endpoint, temperature in shown]
         table.add_row(*cells, *([_ratio(row, ratio)] if ratio else []))
     return table
 
 
-def _minutes(row: Row, name: str) -> str:
+def _minutes(row: ResultRow, name: str) -> str:
     return f"{row.minutes_per_epoch[name]:,.2f}" if name in row.minutes_per_epoch else ""
 
 
-def _ratio(row: Row, temperature: str) -> str:
+def _ratio(row: ResultRow, temperature: str) -> str:
     """The ratio where it is decided; its interval is told below the table."""
     found = row.comparison.get(temperature)
     if found is None:

@@ -31,7 +31,7 @@ from ossconsole.dataset.formats import SampleFormat
 from ossconsole.sandbox.process import SandboxProcess
 from ossconsole.telemetry import events
 from ossconsole.telemetry.runs import read_events
-from ossconsole.training.bench.readings import BenchEvent, LimitKind, Mode, Reading, Temperature
+from ossconsole.training.bench.results import BenchEvent, CacheState, LimitKind, Mode, Reading
 from ossconsole.training.settings import TrainSettings
 from tests.benchmarks.datasets import make_dataset
 from tests.cli.consoles import Console
@@ -59,7 +59,7 @@ def device(options: argparse.Namespace, sandbox: SandboxProcess) -> dict[str, An
         )
         seen: list[BenchEvent] = []
         summary = Bench(profile, FixedSource(sandbox.credentials()), settings, seen.append).run()
-        warm = [each for each in seen if isinstance(each, Reading) and each.temperature is Temperature.WARM]
+        warm = [each for each in seen if isinstance(each, Reading) and each.temperature is CacheState.WARM]
         limits = {name: spread.median for name, spread in summary.limits.items()}
         rate = statistics.median(reading.samples_per_s for reading in warm)
         found[str(fmt)] = {

@@ -16,8 +16,8 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.manifest import object_key
 from ossconsole.telemetry.host import CpuLimit
 from ossconsole.training.bench.benchmark import Bench, BenchSettings
-from ossconsole.training.bench.readings import BenchEvent, Limit, LimitKind, Mode, Reading, Temperature
-from ossconsole.training.bench.sampling import Dataset, VisitRequests
+from ossconsole.training.bench.results import BenchEvent, CacheState, Limit, LimitKind, Mode, Reading
+from ossconsole.training.bench.sampling import BenchDataset, BenchRequests
 from ossconsole.training.compute.device import compute_threads, usable_cores
 from tests.training.conftest import TRAIN_SAMPLES, Bucket
 
@@ -30,9 +30,9 @@ def test_every_arm_is_read_interleaved_cold_first_and_limits_follow(bucket: Buck
     assert found[-1] is summary
     readings = [event for event in found if isinstance(event, Reading)]
     loader = [event for event in readings if event.cell.mode is Mode.LOADER]
-    warm = [event.endpoint for event in loader if event.temperature is Temperature.WARM]
+    warm = [event.endpoint for event in loader if event.temperature is CacheState.WARM]
     assert warm == [*EndpointKind, *reversed(EndpointKind)]  # ABBA
-    assert loader[0].temperature is Temperature.COLD
+    assert loader[0].temperature is CacheState.COLD
     assert {event.wait_fraction is None for event in loader} == {True}
     training = [event for event in readings if event.cell.mode is Mode.TRAINING]
     assert all(event.wait_fraction is not None and 0 <= event.wait_fraction <= 1 for event in training)
@@ -88,28 +88,28 @@ def test_a_control_measures_one_endpoint_under_both_names(bucket: Bucket) -> Non
 
 
 def test_in_a_control_what_one_name_read_is_known_to_the_other(bucket: Bucket) -> None:
-    data = Dataset(bucket.data, one_endpoint=True)
-    first = next(VisitRequests(data, EndpointKind.STANDARD, 8).requests()).indices
-    second = next(VisitRequests(data, EndpointKind.ACCELERATED, 8).requests()).indices
+    data = BenchDataset(bucket.data, one_endpoint=True)
+    first = next(BenchRequests(data, EndpointKind.STANDARD, 8).requests()).indices
+    second = next(BenchRequests(data, EndpointKind.ACCELERATED, 8).requests()).indices
     assert not set(first) & set(second)
 
 
 def test_a_visit_asks_for_new_samples_until_it_is_to_be_warm(bucket: Bucket) -> None:
-    data = Dataset(bucket.data)
-    first = VisitRequests(data, EndpointKind.STANDARD, 8)
+    data = BenchDataset(bucket.data)
+    first = BenchRequests(data, EndpointKind.STANDARD, 8)
     requests = first.requests()
     cold = [next(requests).indices for _ in range(3)]
-    first.temperature = Temperature.WARM
+    first.temperature = CacheState.WARM
     warm = [next(requests).indices for _ in range(3)]
     np.testing.assert_array_equal(np.concatenate(cold), np.concatenate(warm))
-    again = VisitRequests(data, EndpointKind.STANDARD, 8).requests()
+    again = BenchRequests(data, EndpointKind.STANDARD, 8).requests()
     assert not set(next(again).indices) & set(np.concatenate(cold))
-    other = VisitRequests(data, EndpointKind.ACCELERATED, 8).requests()
+    other = BenchRequests(data, EndpointKind.ACCELERATED, 8).requests()
     np.testing.assert_array_equal(next(other).indices, cold[0])  # both endpoints are measured on the same samples
 
 
 def test_a_dataset_smaller_than_a_batch_is_read_over_and_over(bucket: Bucket) -> None:
-    requests = VisitRequests(Dataset(bucket.data), EndpointKind.STANDARD, 2 * TRAIN_SAMPLES).requests()
+    requests = BenchRequests(BenchDataset(bucket.data), EndpointKind.STANDARD, 2 * TRAIN_SAMPLES).requests()
     assert set(next(requests).indices) == set(range(TRAIN_SAMPLES))
 
 

@@ -15,12 +15,11 @@ from ossconsole.sandbox.control import SandboxControl
 from ossconsole.sandbox.process import SandboxProcess
 from ossconsole.telemetry import events
 from ossconsole.telemetry.cache import SingleTimes, TimeCounts, count_time, hit_rate
-from ossconsole.training.loading import singles
+from ossconsole.training.loading import pool as singles
 from ossconsole.training.loading.loader import largest_sample_bytes
-from ossconsole.training.loading.pool import ReaderPool
+from ossconsole.training.loading.pool import ReaderPool, SingleSamples
 from ossconsole.training.loading.reader import ReaderShare, ReadResult
 from ossconsole.training.loading.shared_memory import EndpointSwitch, SampleTable, SharedBuffer
-from ossconsole.training.loading.singles import SingleSamples
 from ossconsole.training.plan import Plan
 from ossconsole.training.settings import TrainSettings
 from tests.telemetry.samples_of_events import step_event

@@ -75,7 +75,9 @@ def test_both_pause_and_change_together_and_one_that_dies_is_told(start_run: Sta
     run.resume()
     assert seen[events.Checkpoint].wait(DEADLINE_S)
     (other,) = [
-        child for child in psutil.Process().children() if any("training.rank_process" in part for part in child.cmdline())
+        child
+        for child in psutil.Process().children()
+        if any("training.rank_process" in part for part in child.cmdline())
     ]
     os.kill(other.pid, signal.SIGKILL)
     assert run.wait(DEADLINE_S)

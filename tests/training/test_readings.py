@@ -9,31 +9,31 @@ from ossconsole.cli.bench import print_summary
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.telemetry.compare import Conditions, Decision
 from ossconsole.telemetry.measure import Ceiling
-from ossconsole.training.bench.readings import (
-    Cell,
-    CellSteps,
+from ossconsole.training.bench.results import (
+    BenchCase,
+    BenchSummary,
+    CacheState,
+    CaseSteps,
     Limit,
     LimitKind,
     Mode,
     Reading,
-    Row,
+    ResultRow,
     Spread,
-    Summary,
-    Temperature,
     aa_headline,
     aa_passed,
     bound,
     headline,
-    limits_of,
-    row_of,
+    limit_spreads,
+    result_row,
 )
 
-CELL = Cell(dataset="data", format="image-u8", mode=Mode.TRAINING, workers=2, batch_size=64)
+CELL = BenchCase(dataset="data", format="image-u8", mode=Mode.TRAINING, workers=2, batch_size=64)
 STANDARD, ACCELERATED = EndpointKind
-COLD, WARM = Temperature
+COLD, WARM = CacheState
 
 
-def reading(endpoint: EndpointKind, rate: float, number: int, temperature: Temperature = WARM) -> Reading:
+def reading(endpoint: EndpointKind, rate: float, number: int, temperature: CacheState = WARM) -> Reading:
     return Reading(
         time=0.0,
         simulated=True,
@@ -63,8 +63,8 @@ def limit(kind: LimitKind, rate: float, endpoint: EndpointKind | None = ACCELERA
     )
 
 
-def row(*readings: Reading) -> Row:
-    return row_of(CELL, readings, 60_000)
+def row(*readings: Reading) -> ResultRow:
+    return result_row(CELL, readings, 60_000)
 
 
 def test_ratios_are_taken_within_a_round_so_that_drift_does_not_count() -> None:
@@ -106,17 +106,17 @@ def test_the_headline_is_the_warm_ratio_with_its_interval_and_says_simulated() -
 
 def test_an_undecided_ratio_is_no_headline() -> None:
     few = headline([row(*rounds(2, 3.0))], simulated=False)
-    assert "undecided, too short: 2 of 6 pairs; --rounds 6 tells more" in few
+    assert "undecided, too short: 2 of 6 pairs; use --rounds 6" in few
     noisy = headline([row(*rounds(6, 1.1, noise=0.6))], simulated=False)
     assert "undecided, inconclusive" in noisy
-    assert "--rounds 9 tells more" in noisy
+    assert "use --rounds 9" in noisy
     assert "1.1" not in few
     assert "no difference found within" in headline([row(*rounds(6, 1.0))], simulated=False)
 
 
 def test_the_comparison_of_a_row_tells_its_conditions() -> None:
-    steps = CellSteps(conditions=Conditions(batch_size=64, workers=2, stored_as="shards", region="cn-hangzhou"))
-    found = row_of(CELL, rounds(6, 2.0), 60_000, steps).comparison["warm"]
+    steps = CaseSteps(conditions=Conditions(batch_size=64, workers=2, stored_as="shards", region="cn-hangzhou"))
+    found = result_row(CELL, rounds(6, 2.0), 60_000, steps).comparison["warm"]
     assert found.decision is Decision.ACCELERATED
     assert found.ratio == pytest.approx(2, rel=0.01)
     assert found.standard.minutes_per_epoch == pytest.approx(60_000 / 100 / 60)
@@ -150,7 +150,7 @@ def test_a_control_has_to_hold_one(ratio: float, passed: bool) -> None:
 def test_the_lowest_limit_bounds_and_tells_how_far_it_is(
     http: float, connector: float, compute: float, said: str
 ) -> None:
-    limits = limits_of(
+    limits = limit_spreads(
         [
             limit(LimitKind.HTTP, http),
             limit(LimitKind.CONNECTOR, connector),
@@ -166,16 +166,16 @@ def test_the_lowest_limit_bounds_and_tells_how_far_it_is(
 
 def test_reading_alone_is_not_bound_by_the_compute() -> None:
     loading = msgspec.structs.replace(CELL, mode=Mode.LOADER)
-    found = row_of(loading, [msgspec.structs.replace(reading(ACCELERATED, 180, 0), cell=loading)], 1000)
-    limits = limits_of([limit(LimitKind.HTTP, 200), limit(LimitKind.COMPUTE, 10, None)])
+    found = result_row(loading, [msgspec.structs.replace(reading(ACCELERATED, 180, 0), cell=loading)], 1000)
+    limits = limit_spreads([limit(LimitKind.HTTP, 200), limit(LimitKind.COMPUTE, 10, None)])
     assert "the accelerated endpoint bounds it" in bound(found, limits, simulated=False)
 
 
 def test_the_command_tells_each_figure_with_what_it_rests_on(capsys: pytest.CaptureFixture[str]) -> None:
-    steps = CellSteps(conditions=Conditions(batch_size=64, workers=2, sample_format="image-u8", region="cn-hangzhou"))
-    rows = (row_of(CELL, rounds(6, 3.0), 60_000, steps),)
+    steps = CaseSteps(conditions=Conditions(batch_size=64, workers=2, sample_format="image-u8", region="cn-hangzhou"))
+    rows = (result_row(CELL, rounds(6, 3.0), 60_000, steps),)
     ceiling = Ceiling(quota_gb=1024, peak_bytes_per_s=3e8, bytes_per_s=2.88e8, requests_per_s=1913.0)
-    summary = Summary(
+    summary = BenchSummary(
         time=0.0,
         simulated=False,
         samples=60_000,

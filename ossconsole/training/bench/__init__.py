@@ -1,1 +1,1 @@
-"""The benchmark of a bucket's endpoints, and the limits it compares them with."""
+"""The benchmark of a bucket's endpoints, and the limits of the setup that it compares them with."""

@@ -23,28 +23,34 @@ from ossconsole.telemetry.cache import SingleTimes
 from ossconsole.telemetry.compare import LOOKS, Conditions, installed_versions
 from ossconsole.telemetry.measure import Ceiling
 from ossconsole.telemetry.visits import EndpointWindow, Waiting
-from ossconsole.training.bench.limits import ConnectorReader, HttpReader, Opener, rate
-from ossconsole.training.bench.loop import TrainingLoop
-from ossconsole.training.bench.readings import (
+from ossconsole.training.bench.limits import ConnectorReader, HttpReader, ReaderFactory, rate
+from ossconsole.training.bench.results import (
     IMAGENET_SAMPLES,
+    BenchCase,
     BenchEvent,
-    Cell,
-    CellSteps,
+    BenchSummary,
+    CacheState,
+    CaseSteps,
     Limit,
     LimitKind,
     Mode,
     Reading,
-    Row,
-    Summary,
-    Temperature,
+    ResultRow,
     aa_headline,
     aa_passed,
     bound,
     headline,
-    limits_of,
-    row_of,
+    limit_spreads,
+    result_row,
 )
-from ossconsole.training.bench.sampling import Dataset, Stretch, VisitRequests, first_of, stretch
+from ossconsole.training.bench.sampling import (
+    BenchDataset,
+    BenchRequests,
+    Interval,
+    TrainingLoop,
+    first_batch,
+    measure_interval,
+)
 from ossconsole.training.data import training_data
 from ossconsole.training.loading.connector import ConnectorSettings, connector_native_log
 from ossconsole.training.loading.loader import BatchLoader, largest_sample_bytes, wanted_prefetch_mb
@@ -52,15 +58,15 @@ from ossconsole.training.settings import TrainSettings
 
 log = logging.getLogger(__name__)
 
-_SIGNED = 1024  # objects that the limits are measured on: enough not to read the same one twice at a time
+_SIGNED = 1024  # objects for the limits: enough that none is read twice at the same time
 
 
 class BenchSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What to measure. `datasets` are prefixes, such as one for each sample format; none means the profile's.
+    """The settings of a benchmark. `datasets` are prefixes, such as one per sample format; none means the profile's.
 
-    Each reading takes `seconds` (more where a batch takes longer); `rounds` visits each endpoint of each cell so
-    often, in the order ABBA: each round is a pair. `samples` is the epoch that minutes are extrapolated to. With `aa`
-    the first of the endpoints is measured under both names.
+    Each reading takes at least `seconds`. Each of the `rounds` measures a pair of readings, one per endpoint, in the
+    order ABBA. `samples` is the size of the epoch that minutes are extrapolated to. With `aa` the first of the
+    endpoints is measured under both names.
     """
 
     endpoints: tuple[EndpointKind, ...] = tuple(EndpointKind)
@@ -79,7 +85,7 @@ class BenchSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Bench:
-    """Measures, and hands each reading to `on_event` as it is made. Raises ConsoleError."""
+    """Runs the benchmark; `on_event` gets each reading and limit at once. Raises ConsoleError."""
 
     def __init__(
         self,
@@ -93,15 +99,17 @@ class Bench:
         self._on_event = on_event
         self._endpoints = [kind for kind in settings.endpoints if profile.endpoint(kind)]
         if not self._endpoints:
-            raise SettingsError(f"Profile {profile.name!r} has none of these endpoints.", remedy="Add one on Setup.")
+            raise SettingsError(
+                f"Profile {profile.name!r} has none of these endpoints.", remedy="Add one on the Setup screen."
+            )
         self._aa = self._endpoints[0] if settings.aa else None
         if self._aa is not None:
             one = profile.endpoint(self._aa)
             profile = msgspec.structs.replace(profile, standard_endpoint=one, accelerated_endpoint=one)
             self._endpoints = list(EndpointKind)
         self._profile = profile
-        self._windows: dict[Cell, dict[EndpointKind, EndpointWindow]] = {}
-        self._singles: dict[Cell, SingleTimes] = {}
+        self._windows: dict[BenchCase, dict[EndpointKind, EndpointWindow]] = {}
+        self._singles: dict[BenchCase, SingleTimes] = {}
         self._loops: dict[str, TrainingLoop] = {}
         self._readings: list[Reading] = []
         self._limits: list[Limit] = []
@@ -109,38 +117,40 @@ class Bench:
         try:
             prefixes = settings.datasets or (profile.dataset_prefix,)
             self._datasets = {
-                prefix: Dataset(training_data(with_store, prefix), one_endpoint=settings.aa) for prefix in prefixes
+                prefix: BenchDataset(training_data(with_store, prefix), one_endpoint=settings.aa) for prefix in prefixes
             }
         finally:
             with_store.close()
         self._cells = [
-            Cell(dataset=prefix, format=str(data.manifest.format), mode=mode, workers=workers, batch_size=batch_size)
+            BenchCase(
+                dataset=prefix, format=str(data.manifest.format), mode=mode, workers=workers, batch_size=batch_size
+            )
             for (prefix, data), mode, batch_size, workers in itertools.product(
                 self._datasets.items(), settings.modes, settings.batch_sizes, settings.workers
             )
         ]
 
-    def run(self) -> Summary:
-        """All readings; the summary is also the last event."""
+    def run(self) -> BenchSummary:
+        """Takes all readings; the summary is also the last event."""
         last = self._cells[-1]
         for number in range(self._settings.rounds):
             for cell in self._cells:
                 order = self._endpoints if number % 2 == 0 else self._endpoints[::-1]
                 for kind in order:
                     self._visit(cell, kind, number)
-            # Beside the readings, so that a drift shows; twice tell their spread.
+            # In the first and last round, so that a drift shows.
             if self._settings.limits and number in {0, self._settings.rounds - 1}:
                 self._measure_limits(last)
         summary = self._summary()
         self._on_event(summary)
         return summary
 
-    def _summary(self) -> Summary:
+    def _summary(self) -> BenchSummary:
         rows = tuple(self._row(cell) for cell in self._cells)
-        limits = limits_of(self._limits)
+        limits = limit_spreads(self._limits)
         simulated = self._profile.simulated
         ceiling = self._ceiling(rows[-1])
-        return Summary(
+        return BenchSummary(
             time=time.time(),
             simulated=simulated,
             samples=self._settings.samples,
@@ -155,7 +165,7 @@ class Bench:
             ceiling=ceiling.report() if ceiling is not None else None,
         )
 
-    def _row(self, cell: Cell) -> Row:
+    def _row(self, cell: BenchCase) -> ResultRow:
         windows = self._windows.get(cell, {})
         data = self._datasets[cell.dataset].data
         tallies = [part.tally for window in windows.values() for part in window.parts.values()]
@@ -171,10 +181,10 @@ class Bench:
             versions=installed_versions(),
         )
         limit_s = self._singles[cell].limit_s if cell in self._singles else None
-        return row_of(cell, self._readings, self._settings.samples, CellSteps(windows, conditions, limit_s))
+        return result_row(cell, self._readings, self._settings.samples, CaseSteps(windows, conditions, limit_s))
 
-    def _ceiling(self, row: Row) -> Ceiling | None:
-        """What `row` uses of the accelerator; None where it does not use it, or its size is not known."""
+    def _ceiling(self, row: ResultRow) -> Ceiling | None:
+        """How much of the accelerator's bandwidth `row` uses; None when it uses none, or the size is unknown."""
         if self._aa is EndpointKind.STANDARD:
             return None
         fastest = max(
@@ -184,8 +194,8 @@ class Bench:
         )
         try:
             bought = bought_accelerator(self._profile, self._credentials) if fastest is not None else None
-        except ConsoleError as error:  # a key may have no right to it; it is needed for words only
-            log.info("The size of the accelerator is not known: %s", error)
+        except ConsoleError as error:  # the key may lack the permission; the size is for texts only
+            log.info("The size of the accelerator is unknown: %s", error)
             bought = None
         if bought is None or fastest is None:
             return None
@@ -198,10 +208,10 @@ class Bench:
 
     # Readings
 
-    def _visit(self, cell: Cell, kind: EndpointKind, number: int) -> None:
-        """One reader pool on one endpoint: samples it has not read yet, then those it has."""
+    def _visit(self, cell: BenchCase, kind: EndpointKind, number: int) -> None:
+        """The readings of one case on one endpoint: unread samples (cold), then the same again (warm)."""
         data = self._datasets[cell.dataset]
-        requests = VisitRequests(data, kind, cell.batch_size)
+        requests = BenchRequests(data, kind, cell.batch_size)
         training = self._loop(cell) if cell.mode is Mode.TRAINING else None
         loader = BatchLoader(
             self._connector(cell),
@@ -212,29 +222,31 @@ class Bench:
             time_singles=self._aa is None and EndpointKind.ACCELERATED in self._endpoints,
         )
         with contextlib.closing(loader):
-            for temperature in Temperature:
+            for temperature in CacheState:
                 requests.temperature = temperature
-                batch = first_of(loader, temperature)
+                batch = first_batch(loader, temperature)
                 if batch is None:
                     continue
-                found = stretch(loader, batch, workers=cell.workers, seconds=self._settings.seconds, loop=training)
+                found = measure_interval(
+                    loader, batch, workers=cell.workers, seconds=self._settings.seconds, loop=training
+                )
                 if found is not None:
                     self._keep(cell, kind, temperature, found)
                     self._emit(self._reading(cell, kind, temperature, number, found))
 
-    def _keep(self, cell: Cell, kind: EndpointKind, temperature: Temperature, found: Stretch) -> None:
-        """Counts the steps of a reading."""
+    def _keep(self, cell: BenchCase, kind: EndpointKind, temperature: CacheState, found: Interval) -> None:
+        """Adds the steps of a reading to the figures of its case."""
         windows = self._windows.setdefault(cell, {each: EndpointWindow(each, cell.workers) for each in EndpointKind})
         singles = self._singles.setdefault(cell, SingleTimes())
         before = found.before
         for step in found.steps:
-            windows[kind].add(step, before, cold=temperature is Temperature.COLD)
+            windows[kind].add(step, before, cold=temperature is CacheState.COLD)
             singles.add(step)
             before = Waiting.at(step)
         windows[kind].cut()
 
     def _reading(
-        self, cell: Cell, kind: EndpointKind, temperature: Temperature, number: int, found: Stretch
+        self, cell: BenchCase, kind: EndpointKind, temperature: CacheState, number: int, found: Interval
     ) -> Reading:
         return Reading(
             time=time.time(),
@@ -254,11 +266,11 @@ class Bench:
 
     # Limits
 
-    def _measure_limits(self, cell: Cell) -> None:
-        """On samples that were read before, with the processes of the cell."""
+    def _measure_limits(self, cell: BenchCase) -> None:
+        """Measures endpoint, connector and compute alone, on samples read before, with the processes of the case."""
         data = self._datasets[cell.dataset]
         for kind in self._endpoints:
-            rows = data.known(kind)[:_SIGNED]
+            rows = data.already_read(kind)[:_SIGNED]
             objects = [
                 (object_key(cell.dataset, sample.key), data.manifest.sample_bytes(sample))
                 for sample in (data.samples[row] for row in rows)
@@ -267,10 +279,13 @@ class Bench:
             urls = [(presigned_url(store, key), size) for key, size in objects]
             store.close()
             connector = ConnectorReader(self._connector(cell), kind, objects, cell.batch_size, cell.workers)
-            openers: dict[LimitKind, Opener] = {LimitKind.HTTP: HttpReader(urls), LimitKind.CONNECTOR: connector}
-            for limit, opener in openers.items():
+            factories: dict[LimitKind, ReaderFactory] = {
+                LimitKind.HTTP: HttpReader(urls),
+                LimitKind.CONNECTOR: connector,
+            }
+            for limit, factory in factories.items():
                 found = rate(
-                    opener,
+                    factory,
                     connector.connector.native_log,
                     processes=cell.workers,
                     seconds=self._settings.seconds / 2,
@@ -280,7 +295,7 @@ class Bench:
             found = self._loop(cell).synthetic_rate(cell.batch_size, self._settings.seconds / 2)
             self._limit(LimitKind.COMPUTE, None, cell, found)
 
-    def _limit(self, kind: LimitKind, endpoint: EndpointKind | None, cell: Cell, found: float) -> None:
+    def _limit(self, kind: LimitKind, endpoint: EndpointKind | None, cell: BenchCase, found: float) -> None:
         limit = Limit(
             time=time.time(),
             simulated=self._profile.simulated and kind is not LimitKind.COMPUTE,
@@ -298,7 +313,7 @@ class Bench:
         self._readings.append(reading)
         self._on_event(reading)
 
-    def _connector(self, cell: Cell) -> ConnectorSettings:
+    def _connector(self, cell: BenchCase) -> ConnectorSettings:
         return ConnectorSettings(
             msgspec.structs.replace(self._profile, dataset_prefix=cell.dataset),
             self._credentials,
@@ -306,15 +321,15 @@ class Bench:
             native_log=connector_native_log(),
         )
 
-    def _loop(self, cell: Cell) -> TrainingLoop:
-        """The model and its optimizer, one for all that is measured on a dataset."""
+    def _loop(self, cell: BenchCase) -> TrainingLoop:
+        """The training loop of a dataset, shared by its cases."""
         if cell.dataset not in self._loops:
             settings = self._train_settings(cell, self._endpoints[0])
             self._loops[cell.dataset] = TrainingLoop(settings, self._datasets[cell.dataset].manifest)
         return self._loops[cell.dataset]
 
-    def _train_settings(self, cell: Cell, kind: EndpointKind) -> TrainSettings:
-        """Settings that read and compute as a run does, with memory for as many batches as a run would like."""
+    def _train_settings(self, cell: BenchCase, kind: EndpointKind) -> TrainSettings:
+        """The settings of a run for this case, with memory for the largest depth of prefetching."""
         settings = TrainSettings(
             batch_size=cell.batch_size,
             workers=cell.workers,

@@ -1,4 +1,4 @@
-"""What endpoint and connector give alone, in processes of their own: the limits a loader is measured by. No torch."""
+"""The rates of endpoint and connector alone, measured in child processes: the limits of a loader. No torch here."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from ossconsole.training.loading.connector import ConnectorSettings, native
 from ossconsole.training.loading.shared_memory import SPAWN
 
 CONNECTIONS = 24
-"""HTTP connections of each process: as many reads as the connector keeps under way with its usual configuration."""
+"""HTTP connections of each process: the connector's default number of concurrent reads."""
 
 _START_TIMEOUT_S = 60.0
-_SLACK_S = 60.0  # beyond the seconds asked for, until a process counts as stuck
+_SLACK_S = 60.0  # after the measured seconds, until a process counts as stuck
 
 Objects: TypeAlias = Sequence[tuple[str, int]]
 """Keys in the bucket and sizes in bytes."""
 
 Reader: TypeAlias = Callable[[], int]
-"""Reads some objects and gives how many."""
+"""Reads some objects and returns their number."""
 
-Opener: TypeAlias = Callable[[int], Reader]
-"""Opens the reader of process `number`, in that process."""
+ReaderFactory: TypeAlias = Callable[[int], Reader]
+"""Makes the reader of process `number`, in that process."""
 
 
 @dataclass(frozen=True)
 class HttpReader:
-    """Opens a reader of presigned URLs (with sizes in bytes): plain GETs over CONNECTIONS connections kept open."""
+    """Makes readers of presigned URLs (with sizes in bytes): plain GETs over CONNECTIONS persistent connections."""
 
     urls: Objects
 
@@ -64,7 +64,7 @@ class HttpReader:
 
 @dataclass(frozen=True)
 class ConnectorReader:
-    """Opens a reader through the connector, batch by batch, that does nothing with what arrives."""
+    """Makes readers through the connector, batch by batch, that drop the data."""
 
     connector: ConnectorSettings
     kind: EndpointKind
@@ -84,7 +84,7 @@ class ConnectorReader:
                 native().new_data_object(f"oss://{bucket}/{key}", size, "")
                 for key, size in itertools.islice(turns, self.batch_size)
             ]
-            # The call of OssMapDataset.__getitems__; each object is fetched whole before it is given.
+            # The call of OssMapDataset.__getitems__; each object is fetched completely first.
             count: int = sum(obj.err() == 0 for obj in opened.list_from_uris(batch, True, True))
             if count != len(batch):
                 raise ConsoleError(
@@ -95,16 +95,16 @@ class ConnectorReader:
         return read_batch
 
 
-def rate(opener: Opener, native_log: Path, *, processes: int, seconds: float) -> float:
-    """Objects/s over all `processes`, each of which opens a reader and calls it for `seconds` after a first call.
+def rate(new_reader: ReaderFactory, native_log: Path, *, processes: int, seconds: float) -> float:
+    """Objects/s of all `processes`; each makes a reader and calls it for `seconds`, after a warm-up call.
 
-    What they print goes to `native_log`. Raises ConsoleError when a process fails.
+    Their output goes to `native_log`. Raises ConsoleError when a process fails.
     """
     pipes: list[Connection] = []
     children = []
     for number in range(processes):
         ours, theirs = SPAWN.Pipe()
-        child = SPAWN.Process(target=_serve, args=(theirs, opener, native_log, number, seconds), daemon=True)
+        child = SPAWN.Process(target=_serve, args=(theirs, new_reader, native_log, number, seconds), daemon=True)
         child.start()
         theirs.close()
         pipes.append(ours)
@@ -123,20 +123,20 @@ def rate(opener: Opener, native_log: Path, *, processes: int, seconds: float) ->
 
 def _answer(pipe: Connection, timeout_s: float) -> float:
     try:
-        found = pipe.recv() if pipe.poll(timeout_s) else "it did not answer in time"
+        answer = pipe.recv() if pipe.poll(timeout_s) else "no answer in time"
     except EOFError:
-        found = "its process ended"
-    if isinstance(found, str):
+        answer = "its process exited"
+    if isinstance(answer, str):
         raise ConsoleError(
-            f"A limit could not be measured: {found}.", remedy="`ossconsole doctor` checks the endpoints."
+            f"A limit could not be measured: {answer}.", remedy="`ossconsole doctor` checks the endpoints."
         )
-    return float(found)
+    return float(answer)
 
 
-def _serve(pipe: Connection, opener: Opener, native_log: Path, number: int, seconds: float) -> None:
+def _serve(pipe: Connection, new_reader: ReaderFactory, native_log: Path, number: int, seconds: float) -> None:
     become_child(native_log)
     try:
-        read = opener(number)
+        read = new_reader(number)
         read()
         pipe.send(0.0)
         pipe.recv()
@@ -146,7 +146,7 @@ def _serve(pipe: Connection, opener: Opener, native_log: Path, number: int, seco
 
 
 def _per_second(read: Reader, seconds: float) -> float:
-    read()  # what has piled up meanwhile
+    read()  # drops what accumulated meanwhile
     begun, count = time.perf_counter(), 0
     while (passed := time.perf_counter() - begun) < seconds:
         count += read()
@@ -154,7 +154,7 @@ def _per_second(read: Reader, seconds: float) -> float:
 
 
 class _Threads:
-    """Calls a function from many threads without end; `read` gives how often it returned since it was last asked."""
+    """Calls a function repeatedly in many threads; `read` returns the number of calls since the last `read`."""
 
     def __init__(self, action: Callable[[], None], count: int) -> None:
         self._action = action
@@ -165,7 +165,7 @@ class _Threads:
             threading.Thread(target=self._work, daemon=True).start()
 
     def read(self) -> int:
-        """Waits for the first return. Raises what the function raised."""
+        """Waits for at least one call to return. Raises the function's error."""
         with self._changed:
             self._changed.wait_for(lambda: self._done or self._error, _START_TIMEOUT_S)
             if self._error is not None:

@@ -1,4 +1,4 @@
-"""What a benchmark reads: samples an endpoint has not given yet, then those it has; and the clock over them."""
+"""How a benchmark measures: samples new to an endpoint, then known ones; training steps; intervals of steps."""
 
 from __future__ import annotations
 
@@ -6,99 +6,191 @@ import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
-from ossconsole.dataset.manifest import TRAIN
+from ossconsole.dataset.formats import SampleFormat
+from ossconsole.dataset.manifest import TRAIN, Manifest
 from ossconsole.telemetry.events import Step
 from ossconsole.telemetry.visits import Tally, Waiting
-from ossconsole.training.bench.readings import Temperature
+from ossconsole.training.bench.results import CacheState
+from ossconsole.training.compute.device import (
+    BatchTransform,
+    DeviceContext,
+    PendingTimes,
+    StepClock,
+    StepTimes,
+    choose_device,
+)
+from ossconsole.training.compute.model import build_model
+from ossconsole.training.compute.trainer import EpochMeter, Trainer
 from ossconsole.training.data import TrainingData
+from ossconsole.training.distributed.process_group import ProcessGroup
+from ossconsole.training.distributed.ranks import RankInfo
+from ossconsole.training.loading.loader import Batch, BatchLoader
 from ossconsole.training.plan import BatchRequest, Split
+from ossconsole.training.settings import TrainSettings
 
-if TYPE_CHECKING:
-    from ossconsole.training.bench.loop import TrainingLoop
-    from ossconsole.training.compute.device import StepTimes
-    from ossconsole.training.loading.loader import Batch, BatchLoader
-
-_ORDER = tuple(Temperature)  # cold, then warm; a request's epoch tells which, counted from 1
+_ORDER = tuple(CacheState)  # the epoch of a request, from 1, is its position here
+_STEPS = 1 << 40  # so many that the learning rate does not change
+_SYNTHETIC_WARMUP = 3
 
 
-class Dataset:
-    """A dataset and which of its training samples were read through which endpoint.
+class BenchDataset:
+    """A dataset, with the training samples that were read through each endpoint.
 
-    With `one_endpoint` both names are of one: what was read under either was read through it.
+    With `one_endpoint` both names are the same endpoint, and a sample counts as read under both.
     """
 
     def __init__(self, data: TrainingData, *, one_endpoint: bool = False) -> None:
         self.data = data
         self.manifest = data.manifest
         self.samples = data.manifest.splits[TRAIN]
-        # One order for all endpoints: they are compared on the same samples.
+        # The same order for all endpoints: they are compared on the same samples.
         self._order = np.random.default_rng(0).permutation(len(self.samples))
         self._one = one_endpoint
         self._read = dict.fromkeys(EndpointKind, 0)
 
-    def fresh(self, kind: EndpointKind, count: int) -> npt.NDArray[np.int64] | None:
-        """The next samples never read through `kind`, read from now on; None when there are fewer."""
+    def next_unread(self, kind: EndpointKind, count: int) -> npt.NDArray[np.int64] | None:
+        """Rows of `count` samples never read through `kind`, marked as read now; None when there are fewer."""
         first = self._read[kind]
         if first + count > len(self._order):
             return None
-        self._know(kind, first + count)
+        self._mark_read(kind, first + count)
         return self._order[first : first + count]
 
-    def known(self, kind: EndpointKind) -> npt.NDArray[np.int64]:
-        """The samples read through `kind`, newest last."""
+    def already_read(self, kind: EndpointKind) -> npt.NDArray[np.int64]:
+        """Rows of the samples read through `kind`, newest last."""
         return self._order[: self._read[kind]]
 
-    def know_all(self, kind: EndpointKind) -> None:
-        self._know(kind, len(self._order))
+    def mark_all_read(self, kind: EndpointKind) -> None:
+        """Counts every sample as read through `kind`."""
+        self._mark_read(kind, len(self._order))
 
-    def _know(self, kind: EndpointKind, count: int) -> None:
+    def _mark_read(self, kind: EndpointKind, count: int) -> None:
         for each in EndpointKind if self._one else (kind,):
             self._read[each] = count
 
 
-class VisitRequests:
-    """Batches never read through the endpoint; with `temperature` warm those of this visit, over and over."""
+class BenchRequests:
+    """Batches never read through the endpoint; once `temperature` is warm, those of this visit, repeatedly."""
 
-    def __init__(self, data: Dataset, kind: EndpointKind, batch_size: int) -> None:
-        self.temperature = Temperature.COLD
+    def __init__(self, data: BenchDataset, kind: EndpointKind, batch_size: int) -> None:
+        self.temperature = CacheState.COLD
         self._data = data
         self._kind = kind
         self._batch_size = batch_size
 
     def requests(self, start: int = 0) -> Iterator[BatchRequest]:
+        """See `Requests`; without end."""
         data, kind, size = self._data, self._kind, self._batch_size
-        before = len(data.known(kind))
+        before = len(data.already_read(kind))
         number = itertools.count(start)
-        while self.temperature is Temperature.COLD and (rows := data.fresh(kind, size)) is not None:
-            yield _request(next(number), Temperature.COLD, rows)
-        pool = data.known(kind)
+        while self.temperature is CacheState.COLD and (rows := data.next_unread(kind, size)) is not None:
+            yield _request(next(number), CacheState.COLD, rows)
+        pool = data.already_read(kind)
         if len(pool) - before >= 2 * size:
-            pool = pool[before:]  # a cache may have dropped what was read long ago
-        elif len(pool) < size:  # fewer samples than one batch takes: it reads some of them twice
-            data.know_all(kind)
-            pool = data.known(kind)
+            pool = pool[before:]  # a cache may have evicted older ones
+        elif len(pool) < size:  # fewer samples than a batch: it reads some of them twice
+            data.mark_all_read(kind)
+            pool = data.already_read(kind)
         for offset in itertools.count(0, size):
-            yield _request(next(number), Temperature.WARM, pool[np.arange(offset, offset + size) % len(pool)])
+            yield _request(next(number), CacheState.WARM, pool[np.arange(offset, offset + size) % len(pool)])
 
 
-def _request(number: int, temperature: Temperature, rows: npt.NDArray[np.int64]) -> BatchRequest:
+def _request(number: int, temperature: CacheState, rows: npt.NDArray[np.int64]) -> BatchRequest:
     epoch = _ORDER.index(temperature) + 1
     return BatchRequest(number=number, epoch=epoch, split=Split.TRAIN, index=number, indices=rows, last=False)
 
 
-@dataclass
-class Stretch:
-    """What was measured between two moments, step by step; `before` is what was read ahead at the first.
+class TrainingLoop:
+    """The training steps of a run without its records, on real or synthetic batches."""
 
-    `trained` tells that the steps trained, and did not only take the batches.
+    def __init__(self, settings: TrainSettings, manifest: Manifest) -> None:
+        self._compute = DeviceContext(settings, manifest.format, device=choose_device())
+        model = build_model(manifest.classes, "none", lambda uri: uri.encode())
+        group = ProcessGroup(RankInfo(), self._compute.device)
+        self._trainer = Trainer(model, self._compute, settings, group, total_steps=_STEPS)
+        self._transform = BatchTransform(manifest, self._compute, seed=settings.seed)
+        self._clock = StepClock(self._compute)
+        self._meter = EpochMeter()
+        self._pending: list[tuple[float, PendingTimes]] = []
+        self._manifest = manifest
+
+    @property
+    def cuda(self) -> bool:
+        """Whether it runs on a GPU."""
+        return self._compute.cuda
+
+    @property
+    def device(self) -> str:
+        """Device and precision, as text."""
+        return f"{self._compute.device} in {self._compute.precision}"
+
+    def step(self, batch: Batch) -> None:
+        """One training step; frees the buffers of earlier batches."""
+        self._clock.mark()
+        images = self._transform.images(batch)
+        labels = self._transform.labels(Split.TRAIN, batch.rows)
+        self._clock.mark()
+        self._trainer.step(images, labels, self._meter, samples=len(labels))
+        self._clock.mark()
+        self._pending.append((batch.wait_s, self._clock.finish()))
+        self._compute.free_slots()
+
+    def restart(self) -> None:
+        """Starts the measurement: waits for the device, and drops the times of earlier steps."""
+        self._synchronize()
+        self._pending.clear()
+        self._clock.restart()
+
+    def finish(self) -> list[StepTimes]:
+        """Waits for the device; returns the times of the steps since `restart`."""
+        self._synchronize()
+        return [pending.read(slowest_wait_s=wait_s) for wait_s, pending in self._pending]
+
+    def synthetic_rate(self, batch_size: int, seconds: float) -> float:
+        """Samples/s of the same steps on one synthetic batch on the host: copy, transform and training."""
+        sample = self._manifest.splits[TRAIN][0]
+        values = torch.randn(batch_size, self._manifest.sample_bytes(sample) // self._manifest.format.itemsize)
+        if self._manifest.format is SampleFormat.IMAGE_U8:
+            values = (values * 40 + 128).clamp(0, 255).to(torch.uint8)
+        data = values.view(torch.uint8)
+        if self.cuda:
+            data = data.pin_memory()
+        labels = torch.randint(0, len(self._manifest.classes), (batch_size,))
+
+        def step(number: int) -> None:
+            self._compute.free_slots()
+            generator = self._compute.generator(number)
+            images = self._compute.images(data, sample.height, sample.width, generator=generator)
+            self._trainer.step(images, self._compute.labels(labels), self._meter, samples=batch_size)
+
+        for number in range(_SYNTHETIC_WARMUP):
+            step(number)
+        self._synchronize()
+        begun, done = time.perf_counter(), 0
+        while time.perf_counter() - begun < seconds:
+            step(done)
+            done += 1
+        self._synchronize()
+        return batch_size * done / (time.perf_counter() - begun)
+
+    def _synchronize(self) -> None:
+        if self.cuda:
+            torch.cuda.synchronize(self._compute.device)
+
+
+@dataclass
+class Interval:
+    """The steps of a measured interval. `before` are the batches already read ahead at its start.
+
+    `trained` is False when the batches were only loaded.
     """
 
     steps: list[Step]
@@ -108,15 +200,17 @@ class Stretch:
 
     @property
     def samples(self) -> int:
+        """The number of samples of all steps."""
         return sum(step.samples for step in self.steps)
 
     @property
     def bytes(self) -> int:
+        """The bytes read by all steps."""
         return sum(step.bytes for step in self.steps)
 
     @property
     def samples_per_s(self) -> float:
-        """Samples that arrived per second, at most what the compute could use."""
+        """Samples that arrived per second, as far as the compute could use them."""
         tally, before = Tally(), self.before
         for step in self.steps:
             tally.add(step, before, cold=False)
@@ -125,17 +219,17 @@ class Stretch:
 
     @property
     def wait_fraction(self) -> float | None:
-        """Share of the time that training waited for data; None where nothing was trained."""
+        """The share of the time that training waited for data; None without training."""
         total = sum(step.step_time_s for step in self.steps)
         return sum(step.data_wait_s for step in self.steps) / total if self.trained and total else None
 
     def fetch_quantile(self, share: float) -> float:
-        """Seconds within which that share of the batches was fetched."""
+        """The quantile `share` of the fetch times, in seconds."""
         return float(np.quantile([step.fetch_s for step in self.steps], share))
 
 
-def first_of(loader: BatchLoader, temperature: Temperature) -> Batch | None:
-    """The first batch of that temperature, None when one of the next comes first. Raises ConsoleError."""
+def first_batch(loader: BatchLoader, temperature: CacheState) -> Batch | None:
+    """The first batch of that temperature, None when a later one comes first. Raises ConsoleError."""
     wanted = _ORDER.index(temperature) + 1
     while True:
         batch = _next(loader)
@@ -143,13 +237,13 @@ def first_of(loader: BatchLoader, temperature: Temperature) -> Batch | None:
             return batch if batch.request.epoch == wanted else None
 
 
-def stretch(
+def measure_interval(
     loader: BatchLoader, batch: Batch, *, workers: int, seconds: float, loop: TrainingLoop | None
-) -> Stretch | None:
-    """Measures whole turns of the readers, from the arrival of a batch on; `batch` is the first of its temperature.
+) -> Interval | None:
+    """Measures at least `seconds`, in whole rounds of the readers; `batch` is the first of its temperature.
 
-    The first turn is left out: it pays for connections being made and for kernels being chosen. None when there are
-    too few batches of that temperature. Raises ConsoleError.
+    The first round is not measured: it includes opening connections and selecting kernels. None when there are too few
+    batches of that temperature. Raises ConsoleError.
     """
     epoch = batch.request.epoch
     for _ in range(workers):
@@ -176,11 +270,11 @@ def stretch(
         times = loop.finish()
         took = time.perf_counter() - begun
         found = [_timed(step, each) for step, each in zip(found, times, strict=True)]
-    return Stretch(found, before, took, loop is not None) if len(found) >= workers else None
+    return Interval(found, before, took, loop is not None) if len(found) >= workers else None
 
 
 def _step(batch: Batch, seconds: float) -> Step:
-    """A step that does nothing with the batch: all of it is waiting."""
+    """A step that does not use the batch: all its time is waiting."""
     return Step(
         time=time.time(),
         step=batch.request.number,
@@ -214,8 +308,8 @@ def _timed(step: Step, times: StepTimes) -> Step:
 def _next(loader: BatchLoader) -> Batch:
     batch = loader.next()
     if batch is None or batch.failed or batch.bad:
-        reason = (batch.failed or batch.bad[0][1]) if batch is not None else "there is none"
+        reason = (batch.failed or batch.bad[0][1]) if batch is not None else "there are no more batches"
         raise ConsoleError(
-            f"A batch could not be read whole: {reason}.", remedy="`ossconsole doctor` checks the endpoints."
+            f"A batch could not be read completely: {reason}.", remedy="`ossconsole doctor` checks the endpoints."
         )
     return batch

@@ -19,10 +19,9 @@ from ossconsole.config.text import counted
 from ossconsole.dataset.manifest import Manifest, Sample
 from ossconsole.training.data import TrainingData
 from ossconsole.training.loading.connector import ConnectorSettings
-from ossconsole.training.loading.pool import QUEUED, ReaderLostError, ReaderPool
+from ossconsole.training.loading.pool import QUEUED, ReaderLostError, ReaderPool, SingleSamples
 from ossconsole.training.loading.reader import ReaderShare, ReadRequest, ReadResult
 from ossconsole.training.loading.shared_memory import EndpointSwitch, SampleTable, SharedBuffer
-from ossconsole.training.loading.singles import SingleSamples
 from ossconsole.training.plan import BatchRequest, Requests
 from ossconsole.training.settings import TrainSettings
 

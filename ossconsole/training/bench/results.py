@@ -1,4 +1,4 @@
-"""What a benchmark of endpoints reports: its readings, what they come to, and what bounds the setup. No torch here."""
+"""The results of a benchmark: its readings, their comparison, and the bottleneck of the setup. No torch here."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from ossconsole.telemetry.measure import CeilingReport
 from ossconsole.telemetry.visits import EndpointWindow, Pairs, Tally, Visit
 
 IMAGENET_SAMPLES = 1_281_167
-"""Training pictures of ILSVRC 2012, the epoch of the tutorial's table."""
+"""Training images of ILSVRC 2012, the epoch of the tutorial's table."""
 
 
 class Mode(str, enum.Enum):
-    """What is done with the batches: nothing, or training steps."""
+    """Whether the batches are only loaded, or trained on."""
 
     LOADER = "loader"
     TRAINING = "training"
@@ -31,8 +31,8 @@ class Mode(str, enum.Enum):
         return self.value
 
 
-class Temperature(str, enum.Enum):
-    """Whether the samples were read through that endpoint before, as far as this benchmark knows."""
+class CacheState(str, enum.Enum):
+    """Whether this benchmark read the samples through the endpoint before; `temperature` in records."""
 
     COLD = "cold"
     WARM = "warm"
@@ -42,7 +42,7 @@ class Temperature(str, enum.Enum):
 
 
 class LimitKind(str, enum.Enum):
-    """What could bound a setup, each measured without the others."""
+    """The possible bottlenecks of a setup, each measured without the others."""
 
     HTTP = "http"
     CONNECTOR = "connector"
@@ -52,8 +52,8 @@ class LimitKind(str, enum.Enum):
         return self.value
 
 
-class Cell(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of the table: all endpoints are measured with these settings. `dataset` is its prefix."""
+class BenchCase(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of the table: settings with which all endpoints are measured. `dataset` is its prefix."""
 
     dataset: str
     format: str
@@ -62,20 +62,20 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     batch_size: int
 
 
-class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
+class _BenchEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
     time: float
     simulated: bool
 
 
-class Reading(_Event, frozen=True, kw_only=True, tag="reading"):
-    """One measured stretch. `wait_fraction` is the share of the time that training waited for data.
+class Reading(_BenchEvent, frozen=True, kw_only=True, tag="reading"):
+    """One measured interval. `wait_fraction` is the share of its time that training waited for data.
 
-    `fetch_p50_s` and `fetch_p95_s` are of the time a reader process took for a batch.
+    `fetch_p50_s` and `fetch_p95_s` are quantiles of a reader process's time for a batch.
     """
 
-    cell: Cell
+    cell: BenchCase
     endpoint: EndpointKind
-    temperature: Temperature
+    temperature: CacheState
     round: int
     samples: int
     seconds: float
@@ -86,8 +86,8 @@ class Reading(_Event, frozen=True, kw_only=True, tag="reading"):
     wait_fraction: float | None = None
 
 
-class Limit(_Event, frozen=True, kw_only=True, tag="limit"):
-    """What one part of the setup does alone; `endpoint` is None for the compute."""
+class Limit(_BenchEvent, frozen=True, kw_only=True, tag="limit"):
+    """The rate of one part of the setup alone; `endpoint` is None for the compute."""
 
     kind: LimitKind
     endpoint: EndpointKind | None
@@ -98,7 +98,7 @@ class Limit(_Event, frozen=True, kw_only=True, tag="limit"):
 
 
 class Spread(msgspec.Struct, frozen=True):
-    """The median of some figures, and their range."""
+    """The median and the range of figures; `readings` is their number."""
 
     median: float
     lowest: float
@@ -107,41 +107,41 @@ class Spread(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread | None:
-        """None without values."""
+        """The spread of the values, None without any."""
         return cls(statistics.median(values), min(values), max(values), len(values)) if values else None
 
     @property
     def half_width(self) -> float:
-        """Half the range as a share of the median."""
+        """Half the range, relative to the median."""
         return (self.highest - self.lowest) / 2 / self.median if self.median else 0.0
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """What the readings of a cell come to.
+class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of a case.
 
     The keys of `samples_per_s` and `minutes_per_epoch` are "<endpoint> <temperature>"; `minutes_per_epoch` is
-    extrapolated from the mean time per sample. `ratio` has, by temperature, the accelerated rate as a multiple of the
-    standard one, taken within each round: their median and range. `comparison` has, by temperature, what the pairs of
-    readings decide, with its 95 % interval.
+    extrapolated from the mean time per sample. `ratio` has, by temperature, the spread of the accelerated rate as a
+    multiple of the standard rate of the same round. `comparison` has, by temperature, the decision from the pairs of
+    readings, with its 95 % interval.
     """
 
-    cell: Cell
+    cell: BenchCase
     samples_per_s: dict[str, Spread]
     minutes_per_epoch: dict[str, float]
     ratio: dict[str, Spread]
     comparison: dict[str, ComparisonReport] = {}
 
 
-class Summary(_Event, frozen=True, kw_only=True, tag="summary"):
-    """The last line. `samples` are those of the epoch that `minutes_per_epoch` is extrapolated to.
+class BenchSummary(_BenchEvent, frozen=True, kw_only=True, tag="summary"):
+    """The last line. `samples` is the size of the epoch that `minutes_per_epoch` is extrapolated to.
 
     `limits` has samples/s by "<kind> <endpoint>", or "compute". `aa` is the endpoint that was measured under both
-    names, "" for none; `aa_passed` tells whether 1.00 is inside the interval, null where there is none. `ceiling` is
-    what was used of the accelerator, null where its size is not known.
+    names, "" for none; `aa_passed` is whether 1.00 is inside the interval, null without one. `ceiling` is the used part
+    of the accelerator, null when its size is unknown.
     """
 
     samples: int
-    rows: tuple[Row, ...]
+    rows: tuple[ResultRow, ...]
     limits: dict[str, Spread]
     headline: str
     bound: str
@@ -150,52 +150,53 @@ class Summary(_Event, frozen=True, kw_only=True, tag="summary"):
     ceiling: CeilingReport | None = None
 
 
-BenchEvent: TypeAlias = Reading | Limit | Summary
+BenchEvent: TypeAlias = Reading | Limit | BenchSummary
 
 
-def name_of(endpoint: EndpointKind, temperature: Temperature) -> str:
-    """The key of an endpoint's figures in a Row."""
+def result_key(endpoint: EndpointKind, temperature: CacheState) -> str:
+    """The key of an endpoint's figures in a ResultRow."""
     return f"{endpoint} {temperature}"
 
 
 @dataclass(frozen=True)
-class CellSteps:
-    """The steps of a cell's readings, by endpoint, and the conditions they were taken under.
+class CaseSteps:
+    """The steps of a case's readings, by endpoint, and their conditions.
 
-    `hit_limit_s` is what a sample takes at most that comes from the accelerator's cache, None where not known.
+    `hit_limit_s` is the longest time of a sample that hits the accelerator's cache, None when unknown.
     """
 
     windows: Mapping[EndpointKind, EndpointWindow] = field(default_factory=dict)
     conditions: Conditions = field(default_factory=Conditions)
     hit_limit_s: float | None = None
 
-    def tally(self, endpoint: EndpointKind, temperature: Temperature) -> Tally:
-        """The sums over the steps of the readings of that endpoint and temperature."""
+    def tally(self, endpoint: EndpointKind, temperature: CacheState) -> Tally:
+        """The sums over the steps of an endpoint's readings of that temperature."""
         window = self.windows.get(endpoint)
-        return Tally() if window is None else window.parts[temperature is Temperature.COLD].tally
+        return Tally() if window is None else window.parts[temperature is CacheState.COLD].tally
 
-    def stall_share(self, endpoint: EndpointKind, temperature: Temperature) -> float | None:
+    def stall_share(self, endpoint: EndpointKind, temperature: CacheState) -> float | None:
+        """The share of the time in stalled steps, None without steps."""
         window = self.windows.get(endpoint)
-        return None if window is None else window.parts[temperature is Temperature.COLD].stall_share
+        return None if window is None else window.parts[temperature is CacheState.COLD].stall_share
 
-    def typical_ratio(self, temperature: Temperature) -> float | None:
-        """How many times as long as the accelerated endpoint's the standard one's median step takes."""
+    def typical_ratio(self, temperature: CacheState) -> float | None:
+        """The median step time of the standard endpoint, relative to the accelerated one."""
         steps = {
-            kind: window.parts[temperature is Temperature.COLD].typical_step_s for kind, window in self.windows.items()
+            kind: window.parts[temperature is CacheState.COLD].typical_step_s for kind, window in self.windows.items()
         }
         slow, fast = steps.get(EndpointKind.STANDARD), steps.get(EndpointKind.ACCELERATED)
         return slow / fast if slow and fast else None
 
-    def hit_rate(self, temperature: Temperature) -> float | None:
-        """The estimated share of samples that came from the accelerator's cache."""
-        found = hit_rate(self.tally(EndpointKind.ACCELERATED, temperature).singles, self.hit_limit_s)
-        return found.reported if found is not None else None
+    def hit_rate(self, temperature: CacheState) -> float | None:
+        """The estimated share of samples that hit the accelerator's cache."""
+        rate = hit_rate(self.tally(EndpointKind.ACCELERATED, temperature).singles, self.hit_limit_s)
+        return rate.reported if rate is not None else None
 
 
-def row_of(cell: Cell, readings: Iterable[Reading], samples: int, steps: CellSteps | None = None) -> Row:
-    """The row of `cell`, for an epoch of `samples`; `steps` are those of its readings."""
+def result_row(cell: BenchCase, readings: Iterable[Reading], samples: int, steps: CaseSteps | None = None) -> ResultRow:
+    """The result of a case, for an epoch of `samples`; `steps` are those of its readings."""
     of_cell = [reading for reading in readings if reading.cell == cell]
-    rates: dict[tuple[EndpointKind, Temperature], dict[int, float]] = {}
+    rates: dict[tuple[EndpointKind, CacheState], dict[int, float]] = {}
     for reading in of_cell:
         rates.setdefault((reading.endpoint, reading.temperature), {})[reading.round] = reading.samples_per_s
     found: dict[str, Spread] = {}
@@ -204,30 +205,30 @@ def row_of(cell: Cell, readings: Iterable[Reading], samples: int, steps: CellSte
     comparison: dict[str, ComparisonReport] = {}
     for (endpoint, temperature), by_round in rates.items():
         if (spread := Spread.of(list(by_round.values()))) is not None:
-            found[name_of(endpoint, temperature)] = spread
+            found[result_key(endpoint, temperature)] = spread
         if (mean := _mean_rate(of_cell, endpoint, temperature)) is not None:
-            minutes[name_of(endpoint, temperature)] = samples / mean / 60
-    for temperature in Temperature:
+            minutes[result_key(endpoint, temperature)] = samples / mean / 60
+    for temperature in CacheState:
         base = rates.get((EndpointKind.STANDARD, temperature), {})
         other = rates.get((EndpointKind.ACCELERATED, temperature), {})
         both = [other[number] / base[number] for number in sorted(base.keys() & other.keys()) if base[number]]
         if (spread := Spread.of(both)) is not None:
             ratio[str(temperature)] = spread
-            comparison[str(temperature)] = _compared(of_cell, temperature, samples, steps or CellSteps()).report()
-    return Row(cell=cell, samples_per_s=found, minutes_per_epoch=minutes, ratio=ratio, comparison=comparison)
+            comparison[str(temperature)] = _compared(of_cell, temperature, samples, steps or CaseSteps()).report()
+    return ResultRow(cell=cell, samples_per_s=found, minutes_per_epoch=minutes, ratio=ratio, comparison=comparison)
 
 
-def _mean_rate(readings: Iterable[Reading], endpoint: EndpointKind, temperature: Temperature) -> float | None:
-    """Samples/s over the time of all readings: minutes are a sum, with the slow stretches in it."""
-    chosen = [each for each in readings if (each.endpoint, each.temperature) == (endpoint, temperature)]
-    seconds = sum(reading.seconds for reading in chosen)
-    samples = sum(reading.samples_per_s * reading.seconds for reading in chosen)
+def _mean_rate(readings: Iterable[Reading], endpoint: EndpointKind, temperature: CacheState) -> float | None:
+    """Samples/s over the time of all readings: minutes per epoch include the slow intervals."""
+    selected = [each for each in readings if (each.endpoint, each.temperature) == (endpoint, temperature)]
+    seconds = sum(reading.seconds for reading in selected)
+    samples = sum(reading.samples_per_s * reading.seconds for reading in selected)
     return samples / seconds if samples > 0 else None
 
 
-def _compared(readings: Sequence[Reading], temperature: Temperature, samples: int, steps: CellSteps) -> Comparison:
-    """The pairs of readings, one of each round, and what they decide."""
-    cold = temperature is Temperature.COLD
+def _compared(readings: Sequence[Reading], temperature: CacheState, samples: int, steps: CaseSteps) -> Comparison:
+    """The comparison of the pairs of readings, one pair per round."""
+    cold = temperature is CacheState.COLD
     visits = {
         (each.round, each.endpoint): Visit(each.endpoint, each.samples_per_s, each.seconds, 0, None, cold)
         for each in readings
@@ -259,8 +260,8 @@ def _compared(readings: Sequence[Reading], temperature: Temperature, samples: in
     )
 
 
-def limits_of(limits: Iterable[Limit]) -> dict[str, Spread]:
-    """The limits by name, see Summary."""
+def limit_spreads(limits: Iterable[Limit]) -> dict[str, Spread]:
+    """The limits by name; see BenchSummary."""
     rates: dict[str, list[float]] = {}
     for limit in limits:
         name = f"{limit.kind} {limit.endpoint}" if limit.endpoint else str(limit.kind)
@@ -268,30 +269,30 @@ def limits_of(limits: Iterable[Limit]) -> dict[str, Spread]:
     return {name: spread for name, values in rates.items() if (spread := Spread.of(values)) is not None}
 
 
-def _told(rows: Sequence[Row]) -> list[tuple[Row, str, ComparisonReport]]:
-    """What the headline tells: the comparisons of training where that was measured, warm ones where there are any."""
+def _headline_comparisons(rows: Sequence[ResultRow]) -> list[tuple[ResultRow, str, ComparisonReport]]:
+    """The comparisons for the headline: of training when that was measured, with a warm cache when there are any."""
     found = [
         (row, str(temperature), row.comparison[str(temperature)])
         for row in rows
-        for temperature in (Temperature.WARM, Temperature.COLD)
+        for temperature in (CacheState.WARM, CacheState.COLD)
         if str(temperature) in row.comparison
     ]
     training = [each for each in found if each[0].cell.mode is Mode.TRAINING] or found
     return [each for each in training if each[1] == training[0][1]]
 
 
-def headline(rows: Sequence[Row], *, simulated: bool) -> str:
-    """How much faster the accelerated endpoint is, in words: warm where that was measured, and only where decided."""
-    told = _told(rows)
-    if not told:
+def headline(rows: Sequence[ResultRow], *, simulated: bool) -> str:
+    """One sentence about how much faster the accelerated endpoint is, where the comparison is decided."""
+    compared = _headline_comparisons(rows)
+    if not compared:
         return "Only one endpoint was measured."
-    row, temperature, _ = told[0]
+    row, temperature, _ = compared[0]
     verb = "Training" if row.cell.mode is Mode.TRAINING else "Loading"
     suffix = f" ({temperature} cache{', simulated' if simulated else ''})"
-    if len(told) == 1:
-        return f"{verb} through the accelerated endpoint{_predicate(told[0][2])}{suffix}."
-    ratios = [found.ratio for _, _, found in told if found.ratio is not None]
-    decided = f"{counted(len(ratios), 'setup')} of {len(told)} decided"
+    if len(compared) == 1:
+        return f"{verb} through the accelerated endpoint{_predicate(compared[0][2])}{suffix}."
+    ratios = [found.ratio for _, _, found in compared if found.ratio is not None]
+    decided = f"{counted(len(ratios), 'setup')} of {len(compared)} decided"
     between = f": {min(ratios):.2f}x to {max(ratios):.2f}x of standard" if ratios else ""
     return f"{verb} through the accelerated endpoint, {decided}{between}{suffix}."
 
@@ -303,40 +304,44 @@ def _predicate(found: ComparisonReport) -> str:
     if found.decision is Decision.SAME:
         return f": {found.words}, over {found.pairs} pairs"
     more = next((look for look in LOOKS if look > found.pairs), None)
-    return f" is undecided, {found.words}" + (f"; --rounds {more} tells more" if more else "")
+    return f" is undecided, {found.words}" + (f"; use --rounds {more}" if more else "")
 
 
-def aa_passed(rows: Sequence[Row]) -> bool | None:
-    """Whether 1.00 is inside every interval that the headline tells of; None where there is none."""
-    found = [(each.low, each.high) for _, _, each in _told(rows) if each.low is not None and each.high is not None]
+def aa_passed(rows: Sequence[ResultRow]) -> bool | None:
+    """Whether 1.00 is inside every interval of the headline; None without intervals."""
+    found = [
+        (each.low, each.high)
+        for _, _, each in _headline_comparisons(rows)
+        if each.low is not None and each.high is not None
+    ]
     return all(low <= 1 <= high for low, high in found) if found else None
 
 
-def aa_headline(rows: Sequence[Row], endpoint: EndpointKind, *, simulated: bool) -> str:
-    """What came of the control, in words."""
-    passed, told = aa_passed(rows), _told(rows)
+def aa_headline(rows: Sequence[ResultRow], endpoint: EndpointKind, *, simulated: bool) -> str:
+    """One sentence about the result of the A/A control."""
+    passed, compared = aa_passed(rows), _headline_comparisons(rows)
     what = f"A/A control, the {endpoint} endpoint under both names{' (simulated)' if simulated else ''}"
     if passed is None:
-        pairs = min((found.pairs for _, _, found in told), default=0)
+        pairs = min((found.pairs for _, _, found in compared), default=0)
         return f"{what}: {counted(pairs, 'pair')}; an interval needs --rounds {LOOKS[0]}."
-    intervals = ", ".join(f"{found.low:.2f} to {found.high:.2f}" for _, _, found in told if found.low is not None)
+    intervals = ", ".join(f"{found.low:.2f} to {found.high:.2f}" for _, _, found in compared if found.low is not None)
     verdict = (
-        "1.00 is inside, as it must be"
+        "1.00 is inside, as expected"
         if passed
-        else "1.00 is outside, as in 1 of 20 controls by chance: repeat it before you trust a figure of this setup"
+        else "1.00 is outside, as in 1 of 20 controls by chance: repeat it before you rely on results of this setup"
     )
-    return f"{what}: {intervals} over {told[0][2].pairs} pairs; {verdict}."
+    return f"{what}: {intervals} over {compared[0][2].pairs} pairs; {verdict}."
 
 
-def bound(row: Row, limits: dict[str, Spread], *, simulated: bool) -> str:
-    """What bounds the setup of `row`, and how far from it that is, in words."""
+def bound(row: ResultRow, limits: dict[str, Spread], *, simulated: bool) -> str:
+    """One sentence about the bottleneck of the setup of `row`, and how close to it the setup is."""
     endpoint, rate = _best(row)
     what = "Training" if row.cell.mode is Mode.TRAINING else "Loading"
     setup = f"{counted(row.cell.workers, 'worker')} and batches of {row.cell.batch_size}"
     words = {
         f"{LimitKind.HTTP} {endpoint}": f"the {endpoint} endpoint bounds it: plain HTTP GETs get",
-        f"{LimitKind.CONNECTOR} {endpoint}": "the connector bounds it: with a transform that does nothing it delivers",
-        str(LimitKind.COMPUTE): "the compute bounds it: from synthetic data it does",
+        f"{LimitKind.CONNECTOR} {endpoint}": "the connector bounds it: with a no-op transform it delivers",
+        str(LimitKind.COMPUTE): "the compute bounds it: on synthetic data it does",
     }
     if row.cell.mode is Mode.LOADER:
         del words[str(LimitKind.COMPUTE)]
@@ -351,10 +356,10 @@ def bound(row: Row, limits: dict[str, Spread], *, simulated: bool) -> str:
     return f"{reached}; {words[name]} {known[name]:,.0f}, so this is {rate / known[name]:.0%} of the limit{suffix}."
 
 
-def _best(row: Row) -> tuple[EndpointKind, float]:
-    """The endpoint that is to be fast, the accelerated one where there is one, and its rate, warm if possible."""
+def _best(row: ResultRow) -> tuple[EndpointKind, float]:
+    """The accelerated endpoint, the standard one without it, and its rate, warm if measured."""
     for endpoint in (EndpointKind.ACCELERATED, EndpointKind.STANDARD):
-        for temperature in (Temperature.WARM, Temperature.COLD):
-            if (found := row.samples_per_s.get(name_of(endpoint, temperature))) is not None:
+        for temperature in (CacheState.WARM, CacheState.COLD):
+            if (found := row.samples_per_s.get(result_key(endpoint, temperature))) is not None:
                 return endpoint, found.median
     return EndpointKind.STANDARD, 0.0
