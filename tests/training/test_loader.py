@@ -127,7 +127,7 @@ def test_a_dead_endpoint_fails_the_batch_which_can_be_asked_for_again(bucket: Bu
         batch = loader.next()
         assert batch is not None
         assert batch.failed
-        loader.ask_again(batch)
+        loader.retry(batch)
         loader.switch.endpoint = EndpointKind.STANDARD
         again = loader.next()
         assert again is not None

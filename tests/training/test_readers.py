@@ -71,7 +71,7 @@ def request(number: int) -> ReadRequest:
 def test_what_one_delivered_is_kept_when_another_is_found_dead(ends: list[Connection], dead: int) -> None:
     pool = pool_of(2)
     for number in range(2):
-        pool.ask(request(number))
+        pool.send(request(number))
     result: Any = "what it read"
     ends[1 - dead].send(result)
     ends[dead].close()
@@ -85,7 +85,7 @@ def test_what_one_delivered_is_kept_when_another_is_found_dead(ends: list[Connec
 def test_two_that_die_at_once_are_both_replaced_and_told(ends: list[Connection]) -> None:
     pool = pool_of(2)
     for number in range(2):
-        pool.ask(request(number))
+        pool.send(request(number))
     for end in ends:
         end.close()
     for _ in range(2):

@@ -1,1 +1,1 @@
-"""Checkpoints: their contents, writing without risk to the last one, resuming, and the claim on a prefix."""
+"""Checkpoints: their content, resuming from one, and writing one without risk to the previous one."""

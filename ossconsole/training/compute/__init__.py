@@ -1,1 +1,1 @@
-"""From a batch to new weights: the device, the model, the training step."""
+"""From a batch to new weights: the device, the model and the training step."""

@@ -1,1 +1,1 @@
-"""The ranks of a run: what they are, what they tell each other, and the processes of this machine's other ranks."""
+"""The ranks of a run: their decisions, their collectives, and starting those of this machine."""

@@ -91,7 +91,7 @@ class FailoverLoader:
                 self._end_failing()
                 return batch
             self._begin_failing()
-            self._loader.ask_again(batch)
+            self._loader.retry(batch)
             failures += 1
             if self._on_batch_failed(reason, batch.request, last_try=failures >= FAILURES):
                 failures = 0

@@ -1,4 +1,4 @@
-"""The loader: one stream of batches for the whole run, read ahead by the connector's reader processes."""
+"""The loader: one stream of batches for the whole run, prefetched by the reader processes."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ from ossconsole.training.plan import BatchRequest, Requests
 from ossconsole.training.settings import TrainSettings
 
 MAX_AHEAD = 8
-"""Batches per worker read ahead at most: more only delays an endpoint switch, as they are already in memory."""
+"""The most batches per worker read ahead: more would only delay the effect of an endpoint switch."""
 
-_IN_USE = 2  # the batch in the step, and the one before it whose copy to the device may still be under way
-_CALM_BATCHES = 32  # batches in a row without a wait after which one less is read ahead
-_POLL_S = 1.0  # how often a wait looks whether the run was interrupted or a reader passed its deadline
+_IN_USE = 2  # the current batch, and the previous one, whose copy to the device may still be running
+_CALM_BATCHES = 32  # batches in a row without a wait, after which one less is read ahead
+_POLL_S = 1.0  # how often a wait checks for an interruption and for deadlines
 
 
 class LoaderError(ConsoleError):
-    """The readers could not deliver a batch; the run can go on from the same batch."""
+    """The readers could not deliver a batch; the run can continue with the same batch."""
 
 
 @dataclass(frozen=True)
 class Batch:
     """One batch as read. `data` is a view of the buffer (uint8, shape (samples, row bytes)): use it before two more.
 
-    `rows` are the samples' rows in the manifest's split, int64. `wait_s` is how long the loop waited for it, `fetch_s`
-    how long the reader took. `queued` is how many batches after it were there already; `readers_idle` tells that as
-    much was read ahead as may be, and a reader had nothing to do. `single_s` is how long a sample took that was read
-    alone (see SingleSamples), None where none was. `bad` are the samples left out and why; `failed` is
-    why the whole batch could not be read.
+    `rows` are the samples' rows in the manifest's split, int64. `wait_s` is how long the loop waited, `fetch_s` how
+    long the reader took. `queued` is the number of later batches already read; `readers_idle` means that the limit of
+    batches ahead was reached, and a reader had no request. `single_s` is the time of a sample read alone (see
+    SingleSamples), None without one. `bad` are the skipped samples with reasons; `failed` is why the whole batch could
+    not be read.
     """
 
     request: BatchRequest
@@ -64,13 +64,13 @@ class Batch:
 
 
 class BatchLoader:
-    """Delivers the plan's batches in order, each exactly once, as read into slots of one shared buffer.
+    """Delivers the plan's batches in order, each exactly once, in slots of one shared buffer.
 
-    How many batches are read ahead adapts: one more per reader when the loop waits although readers were idle, one
-    less when it has not waited for a while. It never falls below what keeps every reader busy (QUEUED requests each),
-    so the throughput of an endpoint does not depend on what was read before. `settings.prefetch_mb` bounds it.
-    With `time_singles` some samples are read alone as well, to be timed, where each sample is an object.
-    `not_pinned` tells why the buffers are not page-locked although `pin` asked for it; copies are slower then.
+    The number of batches read ahead adapts: one more per reader when the loop waits although readers were idle, one
+    less when it has not waited for a while. At least QUEUED requests per reader keep every reader busy, so that the
+    throughput of an endpoint does not depend on earlier batches. `settings.prefetch_mb` bounds it. With `time_singles`
+    some samples are also read alone, to be timed, if each sample is an object. `not_pinned` is why the buffers are not
+    page-locked although `pin` requests it; copies are slower then. `switch` has the endpoint for future batches.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class BatchLoader:
         time_singles: bool = False,
         interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Raises ConsoleError; nothing of it is left then."""
+        """Raises ConsoleError, and frees everything."""
         self.switch = EndpointSwitch(settings.endpoint)
         self.not_pinned: ConsoleError | None = None
         self._data = data
@@ -101,10 +101,10 @@ class BatchLoader:
         self._used: deque[int] = deque()
         self._requests = plan.requests(start)
         self._upcoming = next(self._requests, None)
-        self._asked: deque[tuple[BatchRequest, ReadRequest]] = deque()
+        self._requested: deque[tuple[BatchRequest, ReadRequest]] = deque()
         self._ready: dict[int, ReadResult] = {}
         self._calm = 0
-        self._idled = False  # whether a reader was idle since the last batch was given
+        self._idled = False  # whether a reader was idle since the last batch
         with contextlib.ExitStack() as resources:
             self._open(resources, connector, shape, settings, pin=pin)
             self._singles: SingleSamples | None = None
@@ -122,7 +122,7 @@ class BatchLoader:
         *,
         pin: bool,
     ) -> None:
-        """Takes memory and starts the readers; `resources` gives everything back, each although another one raises."""
+        """Allocates memory and starts the readers; `resources` frees all, each although another one raises."""
         samples = resources.enter_context(contextlib.closing(SampleTable(self._data)))
         rows = resources.enter_context(contextlib.closing(SharedBuffer(math.prod(shape[:2]) * 8)))
         buffer = resources.enter_context(contextlib.closing(SharedBuffer(math.prod(shape))))
@@ -141,36 +141,36 @@ class BatchLoader:
     def next(self) -> Batch | None:
         """The next batch; None at the end of the plan, or soon after the run was interrupted.
 
-        Raises LoaderError when a reader had to be replaced; call again to go on with the same batch.
+        Raises LoaderError when a reader had to be replaced; call again for the same batch.
         """
         begun = time.perf_counter()
         while len(self._used) >= _IN_USE:
             self._free.append(self._used.popleft())
-        self._ask_ahead()
-        if not self._asked:
+        self._prefetch()
+        if not self._requested:
             return None
-        request, read = self._asked[0]
+        request, read = self._requested[0]
         self._receive(0)
         self._adapt(request.number in self._ready)
         while request.number not in self._ready:
             if self._interrupted():
                 return None
             self._receive(_POLL_S)
-        self._receive(0)  # a pipe gives one result at a time; `queued` counts all that wait
-        readers_idle = len(self._asked) >= self.ahead and self._pool.idle
-        self._asked.popleft()
+        self._receive(0)  # a pipe returns one result at a time; `queued` counts all
+        readers_idle = len(self._requested) >= self.ahead and self._pool.idle
+        self._requested.popleft()
         self._used.append(read.slot)
-        self._ask_ahead()  # now, not after the step: the readers would be idle while it is computed
+        self._prefetch()  # not after the step: the readers would be idle meanwhile
         wait_s = time.perf_counter() - begun
         return self._batch(request, self._ready.pop(request.number), wait_s, readers_idle=readers_idle)
 
-    def ask_again(self, batch: Batch) -> None:
-        """Has the batch that `next` gave last read once more; it is the next one then."""
+    def retry(self, batch: Batch) -> None:
+        """Requests the last batch of `next` again; it is the next one then."""
         slot = self._used.pop()
         self._put(batch.request, slot, front=True)
 
     def close(self) -> None:
-        """Ends the readers. No batch may still be on its way to the device."""
+        """Kills the readers. No copy of a batch to the device may still be running."""
         self._resources.close()
 
     def _receive(self, timeout_s: float) -> None:
@@ -180,11 +180,11 @@ class BatchLoader:
         except ReaderLostError as error:
             raise LoaderError(str(error)) from error
         self._idled = self._idled or self._pool.idle
-        self._ask_ahead()
+        self._prefetch()
 
-    def _ask_ahead(self) -> None:
-        """Keeps the readers busy as far as slots and the depth allow."""
-        while len(self._asked) < self.ahead and self._free and self._pool.room:
+    def _prefetch(self) -> None:
+        """Sends requests, as far as slots and the limit of batches ahead allow."""
+        while len(self._requested) < self.ahead and self._free and self._pool.room:
             request, self._upcoming = self._upcoming, next(self._requests, None)
             if request is None:
                 return
@@ -197,16 +197,16 @@ class BatchLoader:
         self._share.rows_of(slot, count)[:] = request.indices
         read = ReadRequest(request.number, slot, request.split, count)
         if front:
-            self._asked.appendleft((request, read))
+            self._requested.appendleft((request, read))
         else:
-            self._asked.append((request, read))
-        self._pool.ask(read)
+            self._requested.append((request, read))
+        self._pool.send(read)
 
     def _adapt(self, ready: bool) -> None:
-        """Reads further ahead when that would have helped, and less far when nothing was waited for."""
+        """Reads further ahead when that would have avoided a wait, less far when there was none for a while."""
         if not ready:
             self._calm = 0
-            if self._idled and len(self._asked) >= self.ahead:
+            if self._idled and len(self._requested) >= self.ahead:
                 self.ahead = min(self._most_ahead, self.ahead + self._workers)
         elif len(self._ready) >= self.ahead - self._workers:
             self._calm += 1
@@ -237,14 +237,14 @@ class BatchLoader:
 
 
 def largest_sample_bytes(manifest: Manifest) -> int:
-    """Bytes of the largest sample of any split: the length of a row of the batch buffer."""
+    """Bytes of the largest sample of all splits: the length of a row of the batch buffer."""
     return max(manifest.sample_bytes(sample) for split in manifest.splits.values() for sample in split)
 
 
 def slot_count(settings: TrainSettings, row_bytes: int) -> int:
-    """How many batches the buffer holds within `settings.prefetch_mb`.
+    """The number of batches in the buffer within `settings.prefetch_mb`.
 
-    Raises ConsoleError when that is not even one per worker beyond those in use.
+    Raises ConsoleError when there would be less than one per worker beyond those in use.
     """
     batch_bytes = settings.batch_size * row_bytes
     least = settings.workers + _IN_USE
@@ -260,19 +260,19 @@ def slot_count(settings: TrainSettings, row_bytes: int) -> int:
 
 
 def wanted_prefetch_mb(settings: TrainSettings, row_bytes: int) -> int:
-    """The memory in MB that holds as many batches as reading ahead ever takes."""
+    """The `prefetch_mb` that allows the largest number of batches ahead."""
     return math.ceil((settings.workers * MAX_AHEAD + _IN_USE) * settings.batch_size * row_bytes / 1e6)
 
 
 def lock_pages(slots: torch.Tensor) -> None:
     """Page-locks the buffers, so that copies to a CUDA device are fast and overlap with the compute.
 
-    Raises ConsoleError where CUDA refuses.
+    Raises ConsoleError when CUDA refuses.
     """
     runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
     code = int(runtime.cudaHostRegister(slots.data_ptr(), slots.nbytes, 0))
     if code != 0:
-        # CUDA keeps the refusal, and torch would report it after the next kernel, whichever that is.
+        # CUDA keeps the error, and torch would report it after any next kernel.
         with contextlib.suppress(RuntimeError):
             torch.zeros(1, device="cuda")
         raise ConsoleError(
@@ -283,5 +283,5 @@ def lock_pages(slots: torch.Tensor) -> None:
 
 
 def unlock_pages(slots: torch.Tensor) -> None:
-    """Else the memory stayed locked for good, and the next buffers that came to lie there could not be."""
+    """Otherwise the memory would stay locked, and buffers allocated at its address later could not be locked."""
     torch.cuda.cudart().cudaHostUnregister(slots.data_ptr())  # type: ignore[no-untyped-call]

@@ -1,7 +1,7 @@
-"""The reader processes: started, given requests, listened to, and replaced when they die or get stuck.
+"""The reader processes: a pool that is replaced one by one as they die or hang, and one that times single samples.
 
-Each has a pipe of its own, so that killing one can never leave a lock behind that the others or the loop need; torch's
-DataLoader shares queues between its workers, and its shutdown can hang on them for just that reason.
+Each process has a pipe of its own, so that killing it can never leave a lock behind that others need; torch's
+DataLoader shares queues between its workers, and its shutdown can hang on them for that reason.
 """
 
 from __future__ import annotations
@@ -29,13 +29,19 @@ from ossconsole.training.loading.shared_memory import SPAWN, SharedBuffer
 from ossconsole.training.plan import BatchRequest, Split
 
 QUEUED = 2
-"""Requests one reader may hold: the one it reads and the next, so that it never waits for the loop."""
+"""Requests per reader: the current and the next one, so that it never waits for the loop."""
 
 _JOIN_TIMEOUT_S = 5.0
 
+SAMPLES_PER_SINGLE = 128
+"""One of this many samples is timed: that extra read costs less than 1 % of requests and bytes."""
+
+_SPARSEST = 16  # at most so many times fewer, when reading them takes longer
+_PAUSE = 8192  # samples until the next attempt after a failure
+
 
 class ReaderLostError(Exception):
-    """A reader died or passed its deadline; it is replaced and its requests are asked again."""
+    """A reader died or passed its deadline; it was replaced, and its requests are retried."""
 
 
 @dataclass
@@ -43,18 +49,18 @@ class _ReaderProcess:
     process: SpawnProcess
     pipe: Connection
     held: deque[ReadRequest] = field(default_factory=deque)
-    since: float = 0.0  # when it began the first request it holds
+    since: float = 0.0  # start of the first held request
 
 
 class ReaderPool:
     """`workers` processes that read into the slots of `share` (see SampleReader)."""
 
     def __init__(self, connector: ConnectorSettings, share: ReaderShare, *, workers: int, deadline_s: float) -> None:
-        """Raises ConsoleError where not all of them can be started; none is left then."""
+        """Raises ConsoleError, and ends all readers, when one cannot be started."""
         self._new_reader = functools.partial(SampleReader, connector, share, workers=workers)
         self._native_log = connector.native_log
         self._deadline_s = deadline_s
-        self._losses: deque[str] = deque()  # not told yet
+        self._lost: deque[str] = deque()  # messages not raised yet
         self._readers: list[_ReaderProcess] = []
         try:
             for number in range(workers):
@@ -65,28 +71,28 @@ class ReaderPool:
 
     @property
     def idle(self) -> bool:
-        """Whether a reader has nothing to do."""
+        """Whether a reader has no request."""
         return any(not reader.held for reader in self._readers)
 
     @property
     def room(self) -> bool:
-        """Whether a reader can take a request."""
+        """Whether a reader can hold another request."""
         return any(len(reader.held) < QUEUED for reader in self._readers)
 
-    def ask(self, request: ReadRequest) -> None:
-        """Gives the request to the reader with the least to do."""
+    def send(self, request: ReadRequest) -> None:
+        """Sends the request to the reader with the fewest requests."""
         reader = min(self._readers, key=lambda each: len(each.held))
         if not reader.held:
             reader.since = time.monotonic()
         _give(reader, request)
 
     def poll(self, timeout_s: float) -> list[ReadResult]:
-        """What arrived within `timeout_s`, at the latest at the first arrival.
+        """Returns at the first results, or with none after `timeout_s`.
 
-        Raises ReaderLostError, but not before what other readers have delivered is given.
+        Raises ReaderLostError after the results of other readers are returned.
         """
-        if self._losses:
-            raise ReaderLostError(self._losses.popleft())
+        if self._lost:
+            raise ReaderLostError(self._lost.popleft())
         pipes = {reader.pipe: number for number, reader in enumerate(self._readers)}
         results = []
         for ready in multiprocessing.connection.wait(list(pipes), timeout_s):
@@ -96,25 +102,25 @@ class ReaderPool:
                 results.append(reader.pipe.recv())
             except (EOFError, OSError):
                 if not self._recycled(number):
-                    self._losses.append(f"Reader process {number} ended unexpectedly{self._replace(number)}.")
+                    self._lost.append(f"Reader process {number} ended unexpectedly{self._replace(number)}.")
                 continue
             reader.held.popleft()
             reader.since = time.monotonic()
         if results:
             return results
         self._check_deadlines()
-        if self._losses:
-            raise ReaderLostError(self._losses.popleft())
+        if self._lost:
+            raise ReaderLostError(self._lost.popleft())
         return []
 
     def close(self) -> None:
-        """Ends all readers, whatever they are doing."""
+        """Kills all readers."""
         for reader in self._readers:
             _end(reader)
         self._readers = []
 
     def _recycled(self, number: int) -> bool:
-        """Whether a reader ended because it was time; a new one goes on with what it held."""
+        """Whether a reader exited to be recycled; a new one continues with its requests."""
         process = self._readers[number].process
         process.join(_JOIN_TIMEOUT_S)
         if process.exitcode != 0:
@@ -127,12 +133,12 @@ class ReaderPool:
         for number, reader in enumerate(self._readers):
             if reader.held and now - reader.since > self._deadline_s:
                 self._replace(number)
-                self._losses.append(
-                    f"No batch came from reader process {number} within {self._deadline_s:g} s; it was replaced."
+                self._lost.append(
+                    f"Reader process {number} delivered no batch within {self._deadline_s:g} s; it was replaced."
                 )
 
     def _replace(self, number: int) -> str:
-        """Starts a new reader with the requests of the old one; gives how the old one ended, in words."""
+        """Starts a new reader with the requests of the old one; returns how the old one ended, as text."""
         lost = self._readers[number]
         held = list(lost.held)
         _end(lost)
@@ -155,7 +161,7 @@ class ReaderPool:
             process.start()
         except OSError as error:
             raise ConsoleError(
-                f"The reader process {number} could not be started: {error.strerror}.",
+                f"Reader process {number} could not be started: {error.strerror}.",
                 remedy="Free memory, raise `ulimit -n` or `ulimit -u`, or use fewer --workers.",
             ) from error
         theirs.close()
@@ -164,14 +170,14 @@ class ReaderPool:
 
 def _give(reader: _ReaderProcess, request: ReadRequest) -> None:
     reader.held.append(request)
-    # A reader that died is noticed by `poll`, which asks its requests again.
+    # `poll` notices a dead reader, and resends its requests.
     with contextlib.suppress(OSError):
         reader.pipe.send(request)
 
 
 def _end(reader: _ReaderProcess) -> None:
     reader.pipe.close()
-    # SIGKILL also reaches a process that is stopped, or deep in the connector's endless retries.
+    # SIGKILL also ends a process that is stopped, or in an endless retry of the connector.
     reader.process.kill()
     reader.process.join(_JOIN_TIMEOUT_S)
 
@@ -183,34 +189,28 @@ def _serve(pipe: Connection, new_reader: Callable[..., SampleReader], native_log
     while True:
         try:
             request = reader.pop_prefetched() or pipe.recv()
-            result = reader.read(request, more=lambda: pipe.recv() if pipe.poll() else None)
+            result = reader.read(request, next_request=lambda: pipe.recv() if pipe.poll() else None)
         except EOFError:
             return
         pipe.send(result)
         if reader.needs_recycling:
-            # Not in good order: the connector 1.2.3 can hang, or crash, when it lets go of what is being fetched.
+            # Without cleanup: the connector 1.2.3 can hang or crash when it releases objects being fetched.
             os._exit(0)
 
 
 log = logging.getLogger(__name__)
 
-SAMPLES_PER_SINGLE = 128
-"""One of this many samples is timed: it is read once more than training needs, below 1 % of requests and bytes."""
-
-_SPARSEST = 16  # times as few singles where they take longer than that
-_PAUSE = 8192  # samples after a failure before there is another try
-
 
 class SingleSamples:
-    """Times the last sample of some batches, in a reader process of its own.
+    """Times the last sample of some batches, alone, which separates hits of the accelerator's cache from misses.
 
-    It is read before the batch is asked for, so it is a hit or a miss as it would be in the batch. The readers do not
-    wait for it: a sample alone takes one latency, in which a reader gets dozens. The process starts with the first
-    sample that is timed; short runs do not have one. Where it fails, there are no times for a while.
+    It is read before its batch is requested, so it hits or misses as it would in the batch. It has a process of its
+    own, because a reader gets dozens of samples in the latency of one. The process starts with the first timed sample;
+    short runs have none. After a failure there are no times for a while.
     """
 
     def __init__(self, connector: ConnectorSettings, share: ReaderShare, *, deadline_s: float) -> None:
-        """`share` is that of the loop's readers."""
+        """`share` is that of the readers."""
         self._connector = connector
         self._share = share
         self._deadline_s = deadline_s
@@ -219,12 +219,12 @@ class SingleSamples:
         self._reading = False
         self._every = SAMPLES_PER_SINGLE
         self._since_last = -self._every  # samples
-        self._delivered = False  # the readers' first batch; until then they need the processors
+        self._delivered = False  # whether the readers delivered a batch; until then they need the CPU
         self._opened: set[EndpointKind] = set()
-        self._read: dict[int, tuple[EndpointKind, float]] = {}  # by the number of the batch
+        self._read: dict[int, tuple[EndpointKind, float]] = {}  # by batch number
 
     def offer(self, request: BatchRequest) -> None:
-        """The batch is the next one to be asked for: times its last sample, where it is time for one."""
+        """Times the last sample of `request`, the next batch to be requested, when the next time is due."""
         self._since_last += len(request.indices)
         if not self._delivered or self._since_last < self._every:
             return
@@ -232,7 +232,7 @@ class SingleSamples:
             return
         self._receive()
         if self._reading:
-            # Fewer from now on: to leave out samples only while misses are read would count too few of them.
+            # Fewer from now on: skipping samples only while a miss is read would undercount the misses.
             self._every = min(2 * self._every, _SPARSEST * SAMPLES_PER_SINGLE)
         if self._reading or self._since_last < self._every:
             return
@@ -242,25 +242,25 @@ class SingleSamples:
             self._pause(str(error))
             return
         self._single.rows_of(0, 1)[:] = request.indices[-1]
-        pool.ask(ReadRequest(request.number, 0, request.split, 1))
+        pool.send(ReadRequest(request.number, 0, request.split, 1))
         self._reading, self._since_last = True, 0
 
     def take(self, number: int, kind: EndpointKind) -> float | None:
-        """Seconds of a sample that was read through `kind`, of batch `number` or one before it; None where none was.
+        """The seconds of a sample read through `kind`, of batch `number` or an earlier one; None without one.
 
-        Each is given once; those of the other endpoint are dropped.
+        Each is returned once; those of the other endpoint are dropped.
         """
         self._delivered = True
         self._receive()
-        found = None
+        taken = None
         for read in sorted(self._read):
-            if read <= number and found is None:
+            if read <= number and taken is None:
                 endpoint, seconds = self._read.pop(read)
-                found = seconds if endpoint is kind else None
-        return found
+                taken = seconds if endpoint is kind else None
+        return taken
 
     def close(self) -> None:
-        """Ends the process."""
+        """Kills the process."""
         self._resources.close()
 
     def _start(self) -> ReaderPool:
@@ -276,8 +276,8 @@ class SingleSamples:
         return pool
 
     def _pause(self, why: str) -> None:
-        """Ends the process; a new one is started later."""
-        log.warning("No single samples are timed for a while, so the hit rate is not estimated meanwhile: %s", why)
+        """Kills the process; a new one is started later."""
+        log.warning("Single samples are not timed for a while, so the hit rate is not estimated: %s", why)
         self.close()
         self._pool, self._reading, self._since_last = None, False, -_PAUSE
         self._opened.clear()
@@ -295,7 +295,7 @@ class SingleSamples:
             self._keep(result)
 
     def _keep(self, result: ReadResult) -> None:
-        """The first sample of an endpoint pays for the connector and its connection, and does not count."""
+        """Keeps the time, unless it is an endpoint's first, which includes opening the connector and a connection."""
         if result.failed or result.bad:
             log.info("A single sample was not timed: %s", result.failed or result.bad[0].reason)
         elif result.endpoint in self._opened:

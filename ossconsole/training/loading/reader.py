@@ -1,4 +1,4 @@
-"""The reader: runs in a spawned process of its own and lets the connector fill one batch buffer at a time."""
+"""The reader: runs in a spawned process, and lets the connector fill one batch buffer after the other."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ from ossconsole.training.loading.shared_memory import EndpointSwitch, SampleTabl
 from ossconsole.training.plan import Split
 
 RETRIES = RetryPolicy(attempts=3, first_wait_s=0.5, longest_wait_s=5.0)
-"""Of a batch; the connector itself repeats each request 8 to 16 times, and tells no throttling from other failures."""
+"""Attempts at a batch; the connector itself repeats each request 8 to 16 times, and does not report throttling."""
 
 MISSING = "it is not in the bucket"
-"""The reason of a sample that the connector did not find."""
+"""The reason for a sample that the connector did not find."""
 
 
 class ReadRequest(NamedTuple):
-    """One batch: the buffer slot to fill in order, and the split and number of its samples; their rows are those of
-    the slot in `ReaderShare`. It is as small for a large batch as for a small one, so that sending it never waits.
+    """One batch: its buffer slot, its split and its number of samples; their rows are in the `ReaderShare`.
+
+    Its size does not depend on the batch size, so that sending it never blocks.
     """
 
     number: int
@@ -42,8 +43,10 @@ class ReadRequest(NamedTuple):
 
 @dataclass(frozen=True)
 class ReaderShare:
-    """What the loop and its readers share. `shape` is (slots, batch, bytes per row) of the uint8 `buffer`; `rows` has
-    the row numbers in the sample table of what each slot is for: int64, shape (slots, batch).
+    """The memory that the loop and its readers share.
+
+    `shape` is (slots, batch, bytes per row) of the uint8 `buffer`. `rows` has the rows in the sample table for each
+    slot: int64, shape (slots, batch).
     """
 
     switch: EndpointSwitch
@@ -53,13 +56,13 @@ class ReaderShare:
     shape: tuple[int, int, int]
 
     def rows_of(self, slot: int, count: int) -> npt.NDArray[np.int64]:
-        """A view of the first `count` row numbers of a slot."""
+        """A view of the first `count` rows of a slot: int64, shape (count,)."""
         return np.frombuffer(self.rows.memory, dtype=np.int64).reshape(self.shape[:2])[slot, :count]
 
 
 @dataclass(frozen=True)
 class BadSample:
-    """A sample that cannot be used: its position in the request, and why."""
+    """A sample that cannot be used: its position in the request, and the reason."""
 
     position: int
     reason: str
@@ -67,10 +70,10 @@ class BadSample:
 
 @dataclass(frozen=True)
 class ReadResult:
-    """What a reader did. The slot is filled without gaps, in the order of the request, with all samples but the `bad`.
+    """The result of a request. The slot holds all samples but the `bad` ones, in order and without gaps.
 
-    `seconds` is the time of the last, successful try. `bad` are the samples left out for good (missing, wrong size).
-    `failed` is why the batch could not be read although it may be whole in the bucket: no row is to be used then.
+    `seconds` is the time of the last attempt. `bad` are the skipped samples (missing, wrong size). `failed` is why the
+    batch could not be read although its samples may exist: its rows must not be used then.
     """
 
     number: int
@@ -83,21 +86,21 @@ class ReadResult:
     failed: str
 
 
-_TARS_OPEN = 4  # of each endpoint: neighbouring batches are of few tars, and each costs 5 threads and 27 descriptors
-_MOST_TARS = 200  # opened in the life of a reader: the connector 1.2.3 leaves a descriptor of its log behind with each
-_READ_IN_PASSING = 2 << 20  # bytes; what the connector 1.2.3 reads of a tar at once, as seen in the sandbox's log
+_TARS_OPEN = 4  # at a time: neighbouring batches are in few tars, and each open tar costs 5 threads and 27 descriptors
+_MOST_TARS = 200  # opened per process: the connector 1.2.3 leaks a descriptor of its log with each
+_RANGE_BYTES = 2 << 20  # bytes; the connector 1.2.3 reads tars in requests of this size (seen in the sandbox's log)
 
 
 _CONCURRENCY = "datasetConfig.prefetchConcurrency"
-_USUAL_CONCURRENCY = 24  # the connector's default, for a file that does not say
+_DEFAULT_CONCURRENCY = 24  # the connector's default
 
 
 class EndpointFailedError(Exception):
-    """The endpoint did not deliver samples that may well be there."""
+    """The endpoint did not deliver samples that may exist."""
 
 
 class _Prefetched(NamedTuple):
-    """A batch that is being fetched while the one before it is read; `at` on the clock of `time.perf_counter`."""
+    """A batch being fetched while the previous one is read; `at` is on the clock of `time.perf_counter`."""
 
     request: ReadRequest
     wanted: Wanted
@@ -107,11 +110,11 @@ class _Prefetched(NamedTuple):
 
 
 class SampleReader:
-    """Reads request by request into shared buffers, through the endpoint that the switch names at that moment.
+    """Reads requests into shared buffers, through the current endpoint of the switch.
 
-    The connector cannot be pickled and is opened here, once per endpoint, when first needed. It must not share a
-    process with torch's threads or with the console: it holds the GIL while it reads, retries some refusals without
-    end, and aborts on a malformed reply.
+    The connector cannot be pickled; it is opened here, once per endpoint, on first use. It must not share a process
+    with torch's threads or with the console: it holds the GIL while it reads, retries some refusals without end, and
+    aborts on a malformed reply.
     """
 
     def __init__(
@@ -132,30 +135,32 @@ class SampleReader:
         self._tars: OrderedDict[tuple[EndpointKind, str], Any] = OrderedDict()
         self._tars_opened = 0
         self._upcoming: ReadRequest | None = None
-        self._begun: _Prefetched | None = None
-        # Objects that are all being fetched already. With more left than that, those of the next batch can take the
-        # places that the rest of this one needs, and neither goes on (seen with 1.2.3).
-        configured = load_connector_config(settings.config_path).get(_CONCURRENCY, _USUAL_CONCURRENCY)
-        self._surely_fetching = int(configured) * 3 // 4
+        self._prefetched: _Prefetched | None = None
+        # When no more objects than these are left, all are being fetched. With more left, the objects of the next batch
+        # could take the connector's slots that this batch needs, and both would block (seen with 1.2.3).
+        configured = load_connector_config(settings.config_path).get(_CONCURRENCY, _DEFAULT_CONCURRENCY)
+        self._all_in_flight = int(configured) * 3 // 4
 
     @property
     def needs_recycling(self) -> bool:
-        """Whether it is time for a new process to take over."""
+        """Whether a new process must replace this one."""
         return self._tars_opened >= _MOST_TARS
 
     def pop_prefetched(self) -> ReadRequest | None:
-        """The request that `read` took from `more`; it is to be read next."""
+        """The request that `read` took from `next_request` and that must be read next; None without one."""
         upcoming, self._upcoming = self._upcoming, None
         return upcoming
 
-    def read(self, request: ReadRequest, more: Callable[[], ReadRequest | None] = lambda: None) -> ReadResult:
+    def read(self, request: ReadRequest, next_request: Callable[[], ReadRequest | None] = lambda: None) -> ReadResult:
         """Reads one batch into its slot, with retries.
 
-        Towards its end it asks `more` for the next request and has that fetched, so that the connector is never idle
-        between two batches.
+        Near its end it calls `next_request` and starts to fetch that batch, so that the connector is never idle between
+        two batches.
         """
-        begun = self._begun
-        wanted = begun.wanted if begun is not None and begun.request is request else self._look_up(request)
+        prefetched = self._prefetched
+        wanted = (
+            prefetched.wanted if prefetched is not None and prefetched.request is request else self._look_up(request)
+        )
         attempt = _Attempt(request, wanted, self._slots[request.slot])
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(EndpointFailedError),
@@ -165,17 +170,19 @@ class SampleReader:
         )
         failed = ""
         try:
-            retrying(self._read, attempt, more)
+            retrying(self._read, attempt, next_request)
         except EndpointFailedError as error:
             failed = str(error)
         return attempt.result(failed, retries=retrying.statistics["attempt_number"] - 1)
 
-    def _read(self, attempt: _Attempt, more: Callable[[], ReadRequest | None]) -> None:
-        """Reads what is still missing of the batch; the switch may have been turned since the last try."""
-        begun, self._begun = self._begun, None
-        if begun is not None and begun.request is not attempt.request:
-            begun = None
-        attempt.begin(*((begun.endpoint, begun.at) if begun else (self._switch.endpoint, time.perf_counter())))
+    def _read(self, attempt: _Attempt, next_request: Callable[[], ReadRequest | None]) -> None:
+        """Reads what is still missing of the batch, through the endpoint that is current now."""
+        prefetched, self._prefetched = self._prefetched, None
+        if prefetched is not None and prefetched.request is not attempt.request:
+            prefetched = None
+        attempt.begin(
+            *((prefetched.endpoint, prefetched.at) if prefetched else (self._switch.endpoint, time.perf_counter()))
+        )
         if not attempt.missing:  # a rank's share of the last batch may be empty
             return
         try:
@@ -183,37 +190,41 @@ class SampleReader:
                 for member in self._members(attempt.endpoint, attempt.wanted):
                     attempt.take_member(member)
             else:
-                objects = begun.objects if begun else self._objects(attempt.endpoint, attempt.wanted, attempt.missing)
+                objects = (
+                    prefetched.objects
+                    if prefetched
+                    else self._objects(attempt.endpoint, attempt.wanted, attempt.missing)
+                )
                 for obj in objects:
                     attempt.take(obj)
-                    # To let go of what fails takes the connector long: nothing more is begun then.
-                    if len(attempt.missing) <= self._surely_fetching and not attempt.failures:
-                        self._begin_early(more)
+                    # After a failure the connector takes long to release its objects: start no more.
+                    if len(attempt.missing) <= self._all_in_flight and not attempt.failures:
+                        self._prefetch(next_request)
         except RuntimeError as error:  # the connector's only exception
             attempt.failures.append(str(error))
         if attempt.failures or attempt.missing:
-            self._begun = None  # what the next batch holds ready would be missing when this one is tried again
+            self._prefetched = None  # frees the connector's slots for the next attempt
             raise EndpointFailedError(attempt.failures[0] if attempt.failures else "not all samples arrived")
 
-    def _begin_early(self, more: Callable[[], ReadRequest | None]) -> None:
-        """Has the next request fetched, if there is one."""
-        if self._begun is not None:
+    def _prefetch(self, next_request: Callable[[], ReadRequest | None]) -> None:
+        """Starts to fetch the next request, if there is one."""
+        if self._prefetched is not None:
             return
-        self._upcoming = request = self._upcoming or more()
+        self._upcoming = request = self._upcoming or next_request()
         if request is None or not request.samples:
             return
         wanted = self._look_up(request)
         if not wanted.runs:
             kind, at = self._switch.endpoint, time.perf_counter()
-            with contextlib.suppress(RuntimeError):  # it fails again in its turn, and is told then
+            with contextlib.suppress(RuntimeError):  # it fails again in its turn, and is reported then
                 objects = self._objects(kind, wanted, list(range(request.samples)))
-                self._begun = _Prefetched(request, wanted, kind, objects, at)
+                self._prefetched = _Prefetched(request, wanted, kind, objects, at)
 
     def _look_up(self, request: ReadRequest) -> Wanted:
         return self._share.samples.look_up(request.split, self._share.rows_of(request.slot, request.samples))
 
     def _tar(self, kind: EndpointKind, key: str) -> Any:
-        """A connector for one tar: the one that has opened a tar gives that one's members for any other (1.2.3)."""
+        """A connector for one tar: after a first tar it would return that tar's members for any other one (1.2.3)."""
         if (kind, key) in self._tars:
             self._tars.move_to_end((kind, key))
         else:
@@ -224,10 +235,10 @@ class SampleReader:
         return self._tars[kind, key]
 
     def _objects(self, kind: EndpointKind, wanted: Wanted, positions: list[int]) -> Iterator[Any]:
-        """The connector's objects at `positions`, in that order, being fetched ahead concurrently.
+        """The connector's objects at `positions`, in that order; they are fetched concurrently and ahead.
 
-        This is the call that `OssMapDataset.__getitems__` makes. That class is not used because it holds every object
-        of the dataset in each process and does not tell which sample of a batch failed.
+        `OssMapDataset.__getitems__` makes this call. That class is not used, because it holds every object of the
+        dataset in each process and does not report which sample of a batch failed.
         """
         if kind not in self._opened:
             self._opened[kind] = self._settings.open(kind, number=self._number, total=self._workers)
@@ -240,71 +251,67 @@ class SampleReader:
         return found
 
     def _members(self, kind: EndpointKind, wanted: Wanted) -> Iterator[Any]:
-        """The connector's members of tars, in any order: the call of its `OssMapDataset.from_tar(…).__getitems__`.
+        """The connector's members of tars, in any order, by the call of `OssMapDataset.from_tar(…).__getitems__`.
 
-        Members side by side come in requests of 2 MiB, however few they are; others in one request each.
+        A contiguous range is read in requests of 2 MiB, however small it is; other members in one request each.
         """
         bucket = self._settings.profile.bucket
         for run in wanted.runs:
             first, count = run.numbers[0], len(run.numbers)
-            in_passing = run.numbers[-1] - first == count - 1 and wanted.sizes.mean() * count >= _READ_IN_PASSING
-            starts, counts = ([first], [count]) if in_passing else (list(run.numbers), [])
+            as_range = run.numbers[-1] - first == count - 1 and wanted.sizes.mean() * count >= _RANGE_BYTES
+            starts, counts = ([first], [count]) if as_range else (list(run.numbers), [])
             yield from self._tar(kind, run.tar).list_from_tar(bucket, run.tar, run.members, starts, counts, True, True)
 
 
 class _Attempt:
-    """One batch being read, perhaps in several tries. Row i of `rows` belongs to position i until `result`."""
+    """One batch being read, perhaps in several attempts. Row i of `rows` belongs to position i until `result`."""
 
     def __init__(self, request: ReadRequest, wanted: Wanted, rows: npt.NDArray[np.uint8]) -> None:
         self.request = request
         self.wanted = wanted
         self.endpoint = EndpointKind.STANDARD
         self.failures: list[str] = []
+        self.missing: list[int] = []  # positions
         self._rows = rows
         self._bad: list[BadSample] = []
         self._done = np.zeros(request.samples, dtype=bool)
-        self._pending: list[int] = []
         self._positions = {key: position for position, key in enumerate(wanted.keys)} if wanted.runs else {}
         self._checksum_errors: Counter[int] = Counter()
-        self._begun = 0.0
-
-    @property
-    def missing(self) -> list[int]:
-        return list(self._pending)
+        self._prefetched = 0.0
 
     def begin(self, kind: EndpointKind, at: float) -> None:
         self.endpoint = kind
         self.failures = []
-        settled = {bad.position for bad in self._bad}
-        self._pending = [i for i in range(len(self._done)) if not self._done[i] and i not in settled]
-        self._begun = at
+        skipped = {bad.position for bad in self._bad}
+        self.missing = [i for i in range(len(self._done)) if not self._done[i] and i not in skipped]
+        self._prefetched = at
 
     def take(self, obj: Any) -> None:
-        """Reads the next object of the try into its row."""
-        position = self._pending.pop(0)
+        """Reads the next object of the attempt into its row."""
+        position = self.missing.pop(0)
         size = int(self.wanted.sizes[position])
         if obj.err() == errno.ENOENT:
             self._bad.append(BadSample(position, MISSING))
         elif obj.err() != 0:
             self.failures.append(f"{obj.error_msg()} (errno {obj.err()})")
-        elif obj.size != size:  # as the server tells it, not as it was asked for
-            self._bad.append(BadSample(position, f"it has {obj.size} bytes where the manifest says {size}"))
+        elif obj.size != size:  # the size in the response, not in the request
+            self._bad.append(BadSample(position, f"it has {obj.size} bytes, but the manifest says {size}"))
         else:
             self._fill(obj, position, size)
 
     def take_member(self, member: Any) -> None:
-        """Reads a member of a tar into its row, when that is missing."""
+        """Reads a member of a tar into its row, unless that is filled."""
         if member.err() != 0:
             self.failures.append(f"{member.error_msg()} (errno {member.err()})")
             return
         position = self._positions.get(member.key)
         if position is None:
-            self.failures.append(f"the tar has {member.key!r} where its list has another sample")
-        elif position in self._pending:
-            self._pending.remove(position)
+            self.failures.append(f"the tar has {member.key!r} where its index has another sample")
+        elif position in self.missing:
+            self.missing.remove(position)
             size = int(self.wanted.sizes[position])
             if member.size != size:
-                self._bad.append(BadSample(position, f"it has {member.size} bytes where the list says {size}"))
+                self._bad.append(BadSample(position, f"it has {member.size} bytes, but the index says {size}"))
             else:
                 self._fill(member, position, size)
 
@@ -319,20 +326,20 @@ class _Attempt:
             self._done[position] = True
 
     def _checksum_differs(self, row: memoryview, position: int) -> bool:
-        """The connector itself does not compare checksums where it reads samples (seen with 1.2.3)."""
+        """Whether the CRC64 differs; the connector does not compare it (seen with 1.2.3)."""
         wanted = int(self.wanted.crc64s[position])
         return wanted != 0 and fastcrc.crc64.xz(row) != wanted
 
     def _record_checksum_error(self, position: int) -> None:
-        """What comes otherwise every time is so in the bucket, and not on the way from there."""
+        """A checksum that differs on every attempt is wrong in the bucket, not corrupted in transit."""
         self._checksum_errors[position] += 1
         if self._checksum_errors[position] >= RETRIES.attempts:
-            self._bad.append(BadSample(position, "its bytes are not those that the manifest lists (CRC64)"))
+            self._bad.append(BadSample(position, "its bytes differ from the manifest (CRC64)"))
         else:
             self.failures.append("the bytes of a sample differ from their checksum (CRC64)")
 
     def result(self, failed: str, *, retries: int) -> ReadResult:
-        seconds = time.perf_counter() - self._begun
+        seconds = time.perf_counter() - self._prefetched
         kept = np.flatnonzero(self._done)
         if len(kept) < len(self._done):
             self._rows[: len(kept)] = self._rows[kept]
