@@ -149,7 +149,7 @@ def test_a_dead_endpoint_is_told_within_the_deadline(start: Start, sandbox: Sand
     assert "http://0.0.1:9" in err
 
 
-def test_an_empty_prefix_is_told_with_what_to_do(start: Start, sandbox: SandboxProcess) -> None:
+def test_an_empty_prefix_is_reported_with_a_remedy(start: Start, sandbox: SandboxProcess) -> None:
     empty = msgspec.structs.replace(sandbox.profile(), dataset_prefix="nothing/here")
     code, _, err = ended(start(profile=empty))
     assert code == 1

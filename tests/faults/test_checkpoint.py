@@ -75,7 +75,7 @@ def test_confirmations_lost_one_after_the_other(
     assert left(world) == {saved.key, saved.stable_key}
 
 
-def test_one_that_is_given_up(world: World, control: SandboxControl, checkpoints: CheckpointStore) -> None:
+def test_a_write_that_is_given_up(world: World, control: SandboxControl, checkpoints: CheckpointStore) -> None:
     broken = Error(code="InternalError")
     operations = ("CompleteMultipartUpload", "DeleteObject", "AbortMultipartUpload", "PutObject")
     control.set_faults(FaultPlan(rules=[Rule(action=broken, operation=operation) for operation in operations]))
@@ -86,7 +86,7 @@ def test_one_that_is_given_up(world: World, control: SandboxControl, checkpoints
     assert left(world) == {saved.key, saved.stable_key}
 
 
-def test_one_that_cannot_be_copied_goes_with_the_next(
+def test_a_checkpoint_that_cannot_be_copied_is_removed_after_the_next(
     world: World, control: SandboxControl, checkpoints: CheckpointStore
 ) -> None:
     control.set_faults(FaultPlan(rules=[Rule(action=Error(code="AccessDenied"), operation="CopyObject")]))
@@ -138,7 +138,7 @@ def test_uploads_that_killed_runs_left_are_aborted_and_no_others(
     assert stay == {f"{prefix}/{name}" for name in (*names[3:], "resnet18-killed.txt", "notes.pt")}
 
 
-def test_a_run_started_anew_goes_on_dropping_its_old_ones(world: World, checkpoints: CheckpointStore) -> None:
+def test_a_restarted_run_deletes_its_old_checkpoints(world: World, checkpoints: CheckpointStore) -> None:
     prefix = world.profile.checkpoint_prefix
     for key in (checkpoint_key(prefix, "run", progress(1)), checkpoint_key(prefix, "other", progress(1))):
         world.clean.put(key, b"")

@@ -37,7 +37,7 @@ StartRun = Callable[..., TrainingRun]
 
 @dataclass
 class Bucket:
-    """The sandbox with one dataset in it; `pictures` are the stored arrays by relative key."""
+    """The sandbox with one dataset in it; `pictures` are the stored images by relative key."""
 
     sandbox: SandboxProcess
     profile: Profile

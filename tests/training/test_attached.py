@@ -101,7 +101,7 @@ def test_a_long_record_is_caught_up_with_in_pieces(
     assert run.alive
 
 
-def test_a_process_that_went_without_a_word_is_told(sleeper: subprocess.Popen[bytes]) -> None:
+def test_a_process_that_exited_unexpectedly_is_reported(sleeper: subprocess.Popen[bytes]) -> None:
     with RunRecord(record_path("run-1")) as record:
         record.append(begun())
         record.append(state(RunState.RUNNING))
@@ -117,7 +117,7 @@ def test_a_process_that_went_without_a_word_is_told(sleeper: subprocess.Popen[by
     assert (run.state, run.alive) == (RunState.FAILED, False)
 
 
-def test_what_was_written_last_is_read_before_the_end_is_told(sleeper: subprocess.Popen[bytes]) -> None:
+def test_the_last_events_are_read_before_the_end_is_reported(sleeper: subprocess.Popen[bytes]) -> None:
     with RunRecord(record_path("run-1")) as record:
         record.append(begun())
         sleeper.kill()
@@ -143,7 +143,7 @@ def test_its_commands_reach_the_run_in_order() -> None:
     assert [asked[0] for asked in process.own_run.asked] == ["pause", "resume", "switch", "stop"]
 
 
-def test_a_command_that_fails_is_told_in_the_event_log(sleeper: subprocess.Popen[bytes]) -> None:
+def test_a_failed_command_is_reported_in_the_event_log(sleeper: subprocess.Popen[bytes]) -> None:
     RunRecord(record_path("run-1")).close()
     run = AttachedRun("run-1", sleeper.pid)
     run.pause()

@@ -1,4 +1,4 @@
-"""The benchmark through the real connector and a shaped sandbox: what it tells apart, and what bounds the setup."""
+"""The benchmark through the real connector and a shaped sandbox: cold and warm readings, and the bottleneck."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_control_measures_one_endpoint_under_both_names(bucket: Bucket) -> Non
     assert summary.ceiling.quota_gb == 50
 
 
-def test_in_a_control_what_one_name_read_is_known_to_the_other(bucket: Bucket) -> None:
+def test_in_a_control_a_sample_read_under_one_name_counts_for_both(bucket: Bucket) -> None:
     data = BenchDataset(bucket.data, one_endpoint=True)
     first = next(BenchRequests(data, EndpointKind.STANDARD, 8).requests()).indices
     second = next(BenchRequests(data, EndpointKind.ACCELERATED, 8).requests()).indices
@@ -113,7 +113,7 @@ def test_a_dataset_smaller_than_a_batch_is_read_over_and_over(bucket: Bucket) ->
     assert set(next(requests).indices) == set(range(TRAIN_SAMPLES))
 
 
-def test_a_sample_that_is_missing_ends_the_benchmark_with_what_to_do(bucket: Bucket) -> None:
+def test_a_missing_sample_ends_the_benchmark_with_a_remedy(bucket: Bucket) -> None:
     for sample in bucket.manifest.splits["train"]:
         bucket.store().delete(object_key(bucket.profile.dataset_prefix, sample.key))
     with pytest.raises(ConsoleError, match="not in the bucket") as caught:

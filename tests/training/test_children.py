@@ -1,4 +1,4 @@
-"""Processes that work for a run: they end with it, and one that does nothing holds up nobody."""
+"""Child processes of a run: they end with it, and one that hangs does not block the run."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def wait_until_gone(pid: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["writer", "limit"])
-def test_what_works_for_a_killed_trainer_ends_whatever_it_is_doing(kind: str, tmp_path: Path) -> None:
+def test_the_children_of_a_killed_trainer_end_in_any_state(kind: str, tmp_path: Path) -> None:
     log = tmp_path / "native.log"
     trainer = subprocess.Popen([sys.executable, "-c", TRAINER, str(log), kind], stdout=subprocess.PIPE)
     assert trainer.stdout is not None
@@ -95,7 +95,7 @@ def writer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[CheckpointW
     return made, theirs
 
 
-def test_a_writer_that_never_looks_is_given_up_in_time(writer: tuple[CheckpointWriter, Connection]) -> None:
+def test_a_writer_that_never_reads_is_given_up_in_time(writer: tuple[CheckpointWriter, Connection]) -> None:
     with pytest.raises(ConsoleError, match=r"was not written within 0.2 s"):
         writer[0].write("checkpoints/one.pt", bytes(8 << 20), 0.2, lambda _written: None)
 

@@ -10,7 +10,7 @@ from tests.benchmarks.sim_compare import Cell, adapted, calibrated, compared
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4, 8])
-def test_throughput_does_not_depend_on_what_was_read_before(workers: int) -> None:
+def test_throughput_does_not_depend_on_earlier_batches(workers: int) -> None:
     assert adapted(workers, 0.05, 0.85, 1500).share >= 0.98
 
 

@@ -1,4 +1,4 @@
-"""What the device makes of stored bytes: both formats give the same pictures, randomness follows from the seed."""
+"""Decoding on the device: both formats give the same images, and randomness follows from the seed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def stored(side: int = 8, count: int = 4) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (count, 3, side, side), dtype=np.uint8))
 
 
-def test_both_formats_give_torchvisions_normalised_picture() -> None:
+def test_both_formats_match_torchvisions_normalised_image() -> None:
     pictures = stored()
     expected = reference.normalize(pictures.float() / 255, list(IMAGENET_MEAN), list(IMAGENET_STD))
     u8 = DeviceContext(TrainSettings(), SampleFormat.IMAGE_U8, device=CPU)
@@ -46,7 +46,7 @@ def test_rows_longer_than_the_sample_are_cut() -> None:
     )
 
 
-def test_tensor_f32_is_not_augmented_again() -> None:
+def test_tensor_f32_is_not_augmented() -> None:
     compute = DeviceContext(TrainSettings(), SampleFormat.TENSOR_F32, device=CPU)
     rows = torch.rand(4, 3 * 8 * 8).view(torch.uint8)
     torch.testing.assert_close(
@@ -121,7 +121,7 @@ def test_a_buffer_is_free_once_its_own_copy_is_done_also_after_a_batch_without_o
     assert last.waited_for
 
 
-def test_a_process_without_a_gpu_of_its_own_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert choose_device(1) == torch.device("cuda", 1)
@@ -143,7 +143,7 @@ def test_the_parts_of_a_step_add_up() -> None:
 
 
 class _Event:
-    """A moment on a GPU's stream, in ms; `reached` tells that the GPU has passed it."""
+    """A moment on a GPU's stream, in ms; `reached` means that the GPU has passed it."""
 
     def __init__(self, at: float, *, reached: bool = False) -> None:
         self.at, self.reached = at, reached

@@ -83,7 +83,7 @@ def test_another_run_does_not_get_its_commands(process: FakeProcess) -> None:
     assert process.own_run.asked == []
 
 
-def test_it_tells_what_it_works_on(process: FakeProcess) -> None:
+def test_its_report_names_its_work(process: FakeProcess) -> None:
     report = ask(os.getpid(), GetReport()).report
     assert report is not None
     assert (report.pid, report.region, report.bucket, report.run) == (os.getpid(), "cn-x", "bucket-x", "run-1")
@@ -97,7 +97,7 @@ def test_the_socket_is_private_and_goes_with_its_process(process: FakeProcess) -
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
-def test_after_the_end_nobody_answers() -> None:
+def test_a_closed_server_does_not_answer() -> None:
     with ControlServer(FakeProcess()):
         pass
     assert list(control.control_dir().iterdir()) == []
@@ -127,7 +127,7 @@ def test_nonsense_is_refused_and_the_next_caller_is_served(process: FakeProcess,
     assert ask(os.getpid(), GetReport()).report is not None
 
 
-def test_one_who_says_nothing_does_not_hold_up_the_others(process: FakeProcess) -> None:
+def test_a_silent_caller_does_not_block_the_others(process: FakeProcess) -> None:
     with socket.socket(socket.AF_UNIX) as silent, control._folder() as folder:
         silent.connect(control._address(folder, f"{os.getpid()}.sock"))
         assert ask(os.getpid(), GetReport()).report is not None
@@ -176,7 +176,7 @@ def test_peers_are_found_and_the_dead_are_cleared_away() -> None:
             other.communicate(timeout=20)
 
 
-def test_the_next_process_clears_away_what_a_killed_one_left() -> None:
+def test_the_next_process_removes_the_socket_of_a_killed_one() -> None:
     killed = subprocess.Popen([sys.executable, "-c", SERVE], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert killed.stdout is not None
     assert killed.stdout.readline() == b"ready\n"
@@ -193,7 +193,7 @@ def test_a_state_folder_with_a_long_path_is_no_problem(tmp_path: Path, monkeypat
         assert ask(os.getpid(), GetReport()).report is not None
 
 
-def test_a_prefix_has_one_writer_and_the_second_is_told_who() -> None:
+def test_a_prefix_has_one_writer_and_the_error_of_the_second_names_it() -> None:
     claim = PrefixClaim(PROFILE, "first")
     with pytest.raises(ClaimedError, match=rf"The run first \(process {os.getpid()}\) is active") as refused:
         PrefixClaim(PROFILE, "second")

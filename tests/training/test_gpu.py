@@ -1,4 +1,4 @@
-"""On a GPU: a step is only told to it and not waited for, and buffers can be page-locked again and again."""
+"""On a GPU: a step is enqueued without waiting for it, and buffers can be page-locked repeatedly."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_gradients_add_up_in_a_graph() -> None:
     assert torch.allclose(twice, 2 * once, rtol=0.05, atol=1e-3 * float(once.abs().max()))
 
 
-def test_buffers_are_page_locked_again_and_again() -> None:
+def test_buffers_can_be_page_locked_repeatedly() -> None:
     for _ in range(2):
         buffer = SharedBuffer(1 << 22)
         slots = torch.frombuffer(buffer.memory, dtype=torch.uint8)

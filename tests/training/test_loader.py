@@ -76,7 +76,7 @@ def test_the_samples_are_read_by_the_connector_one_request_each(bucket: Bucket, 
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_dead_or_stuck_reader_is_replaced_and_the_epoch_goes_on(
+def test_a_dead_or_stuck_reader_is_replaced_and_the_epoch_continues(
     bucket: Bucket, make_loader: MakeLoader, number: signal.Signals
 ) -> None:
     loader = make_loader(workers=1, fetch_deadline_s=5)
@@ -118,7 +118,7 @@ def test_missing_and_wrong_sized_samples_are_left_out_by_name(bucket: Bucket, ma
     assert delivered == dict.fromkeys(set(bucket.pictures) - set(bad), 1)
 
 
-def test_a_dead_endpoint_fails_the_batch_which_can_be_asked_for_again(bucket: Bucket, tmp_path: Path) -> None:
+def test_a_dead_endpoint_fails_the_batch_which_can_be_retried(bucket: Bucket, tmp_path: Path) -> None:
     profile = msgspec.structs.replace(bucket.profile, accelerated_endpoint="http://0.0.3:9")
     broken = Bucket(bucket.sandbox, profile, bucket.credentials, bucket.manifest, bucket.pictures)
     settings = TrainSettings(batch_size=32, workers=1, epochs=1, endpoint=EndpointKind.ACCELERATED)
@@ -146,7 +146,7 @@ class TiredReader(SampleReader):
         return True
 
 
-def test_a_reader_that_is_worn_out_is_followed_by_a_new_one(
+def test_a_reader_that_needs_recycling_is_replaced(
     bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ossconsole.training.loading.pool.SampleReader", TiredReader)

@@ -78,7 +78,7 @@ def test_a_thousand_other_classes_do_not_get_imagenets_head(tmp_path: Path) -> N
     assert not torch.equal(new.state_dict()["fc.weight"], source.state_dict()["fc.weight"])
 
 
-def test_a_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_download_has_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: WeightsEnum, *args: object, **kwargs: object) -> None:
         raise URLError("network is unreachable")
 
@@ -206,7 +206,7 @@ def test_weights_that_are_not_there_are_refused(tmp_path: Path) -> None:
         build_model(CLASSES, str(tmp_path), no_fetch)
 
 
-def test_a_checkpoint_of_another_program_or_version_is_told_apart() -> None:
+def test_a_checkpoint_of_another_program_or_version_is_refused() -> None:
     with pytest.raises(ConsoleError, match="not a checkpoint of this console"):
         unpack(saved({"model": {}}), "oss://b/k")
     with pytest.raises(ConsoleError, match="version 99"):

@@ -41,9 +41,7 @@ def test_ranks_share_an_epoch_without_overlap_in_the_same_number_of_steps(
 
 
 @given(train=SIZES, val=st.integers(0, 50), batch=st.integers(1, 70), data=st.data())
-def test_a_plan_goes_on_from_any_batch_as_if_it_had_never_stopped(
-    train: int, val: int, batch: int, data: st.DataObject
-) -> None:
+def test_a_plan_resumes_from_any_batch(train: int, val: int, batch: int, data: st.DataObject) -> None:
     plan = Plan(TrainSettings(batch_size=batch, epochs=2), train, val)
     whole = list(plan.requests())
     start = data.draw(st.integers(0, len(whole) - 1))
@@ -74,7 +72,7 @@ def test_max_steps_ends_the_training_but_keeps_the_validation(steps: int, epochs
 
 
 @pytest.mark.parametrize("step", [0, 1, 3, 4, 5, 8])
-def test_the_batch_after_a_step_is_found_again(step: int) -> None:
+def test_the_number_of_the_batch_after_a_step(step: int) -> None:
     plan = Plan(TrainSettings(batch_size=25, epochs=3), 100, 30)
     number = plan.number_after(step, ended=step % 4 == 0)
     done = [r for r in plan.requests() if r.number < number]
@@ -89,7 +87,7 @@ def test_an_epoch_that_was_not_validated_is_validated_first(step: int, epoch: in
     assert (request.epoch, request.split, request.index) == (epoch, Split.VAL, 0)
 
 
-def test_updates_are_of_so_many_batches_and_each_of_their_samples_counts_the_same() -> None:
+def test_updates_accumulate_batches_and_each_sample_counts_the_same() -> None:
     plan = Plan(TrainSettings(batch_size=10, epochs=1, accumulate=3), 42, 0)
     requests = list(plan.requests())
     assert [r.update for r in requests] == [False, False, True, False, True]

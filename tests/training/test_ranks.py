@@ -20,9 +20,7 @@ from tests.training.conftest import DEADLINE_S, TRAIN_SAMPLES, VAL_SAMPLES, Buck
 STATUS = RankStatus(BATCH, 0, 0, 0, 0, 0, 0, 8, 100, 0.5, 1.0, 0, 0)
 
 
-def test_each_sample_is_read_once_and_one_process_can_go_on_with_what_two_began(
-    bucket: Bucket, start_run: StartRun
-) -> None:
+def test_each_sample_is_read_once_and_one_process_resumes_a_run_of_two(bucket: Bucket, start_run: StartRun) -> None:
     # 96 samples in batches of 2 x 10: the last one is short, and its ranks have 8 each.
     settings = {"learning_rate": 0.02, "switch_every": 2, "keep_checkpoints": 0}
     found = finished(start_run(processes=2, batch_size=10, **settings))
@@ -46,7 +44,7 @@ def test_each_sample_is_read_once_and_one_process_can_go_on_with_what_two_began(
 
 
 @pytest.mark.slow
-def test_two_processes_go_on_as_if_they_had_not_stopped(bucket: Bucket, start_run: StartRun) -> None:
+def test_two_processes_resume_exactly(bucket: Bucket, start_run: StartRun) -> None:
     # Batch norm of each process has seen other pictures; step 3 lies between two updates.
     settings = {"processes": 2, "batch_size": 10, "epochs": 2, "accumulate": 2, "ema_decay": 0.9, "image_size": 24}
     saving = {"checkpoint_every": 3, "keep_checkpoints": 0}
@@ -58,7 +56,7 @@ def test_two_processes_go_on_as_if_they_had_not_stopped(bucket: Bucket, start_ru
     assert epochs[0] == epochs[1]
 
 
-def test_both_pause_and_change_together_and_one_that_dies_is_told(start_run: StartRun) -> None:
+def test_ranks_pause_and_change_together_and_a_dead_rank_is_reported(start_run: StartRun) -> None:
     seen: dict[object, threading.Event] = collections.defaultdict(threading.Event)
 
     def watch(event: events.Event) -> None:
@@ -89,7 +87,7 @@ def test_both_pause_and_change_together_and_one_that_dies_is_told(start_run: Sta
     assert run.state is RunState.FAILED
 
 
-def test_what_one_asks_all_do() -> None:
+def test_all_ranks_follow_the_requests_of_one() -> None:
     asked = STATUS._replace(pause=1, checkpoint=1, lr=0.5)
     decision = decide([asked, STATUS._replace(samples=4, wait_s=2.0)], EndpointKind.STANDARD)
     assert (decision.pause, decision.checkpoint, decision.lr, decision.stop, decision.over) == (
@@ -105,7 +103,7 @@ def test_what_one_asks_all_do() -> None:
     assert decide([STATUS, STATUS._replace(ready=END)], EndpointKind.STANDARD).over
 
 
-def test_a_rank_that_left_its_endpoint_takes_the_others_along() -> None:
+def test_a_rank_that_fails_over_takes_the_others_along() -> None:
     other = tuple(EndpointKind).index(EndpointKind.ACCELERATED)
     decision = decide([STATUS, STATUS._replace(endpoint=other)], EndpointKind.STANDARD)
     assert (decision.endpoint, decision.failed_over_rank) == (EndpointKind.ACCELERATED, 1)

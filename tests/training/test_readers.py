@@ -68,7 +68,7 @@ def request(number: int) -> ReadRequest:
 
 
 @pytest.mark.parametrize("dead", [0, 1])
-def test_what_one_delivered_is_kept_when_another_is_found_dead(ends: list[Connection], dead: int) -> None:
+def test_results_are_kept_when_another_reader_died(ends: list[Connection], dead: int) -> None:
     pool = pool_of(2)
     for number in range(2):
         pool.send(request(number))
@@ -82,7 +82,7 @@ def test_what_one_delivered_is_kept_when_another_is_found_dead(ends: list[Connec
     assert pool.poll(0) == []
 
 
-def test_two_that_die_at_once_are_both_replaced_and_told(ends: list[Connection]) -> None:
+def test_two_readers_that_die_together_are_both_replaced_and_reported(ends: list[Connection]) -> None:
     pool = pool_of(2)
     for number in range(2):
         pool.send(request(number))
@@ -117,7 +117,7 @@ def memory_files() -> int:
 
 @pytest.mark.timeout(60)
 @pytest.mark.usefixtures("ends")
-def test_large_batches_for_a_reader_that_never_looks_do_not_hold_the_loop() -> None:
+def test_large_batches_for_a_reader_that_never_reads_do_not_block_the_loop() -> None:
     loader = loader_of(4 * LARGE_BATCH, batch_size=LARGE_BATCH, fetch_deadline_s=0.1)
     with pytest.raises(LoaderError, match=r"within 0.1 s; it was replaced"):
         loader.next()

@@ -75,7 +75,7 @@ def test_ratios_are_taken_within_a_round_so_that_drift_does_not_count() -> None:
     assert found.samples_per_s["standard warm"] == Spread(55, 10, 100, 2)
 
 
-def test_cold_and_warm_are_told_apart() -> None:
+def test_cold_and_warm_are_separate() -> None:
     found = row(
         reading(STANDARD, 100, 0, COLD),
         reading(STANDARD, 100, 0),
@@ -114,7 +114,7 @@ def test_an_undecided_ratio_is_no_headline() -> None:
     assert "no difference found within" in headline([row(*rounds(6, 1.0))], simulated=False)
 
 
-def test_the_comparison_of_a_row_tells_its_conditions() -> None:
+def test_the_comparison_of_a_row_has_its_conditions() -> None:
     steps = CaseSteps(conditions=Conditions(batch_size=64, workers=2, stored_as="shards", region="cn-hangzhou"))
     found = result_row(CELL, rounds(6, 2.0), 60_000, steps).comparison["warm"]
     assert found.decision is Decision.ACCELERATED
@@ -147,9 +147,7 @@ def test_a_control_has_to_hold_one(ratio: float, passed: bool) -> None:
         (400, 190, 350, "the connector bounds it"),
     ],
 )
-def test_the_lowest_limit_bounds_and_tells_how_far_it_is(
-    http: float, connector: float, compute: float, said: str
-) -> None:
+def test_the_lowest_limit_is_the_bottleneck(http: float, connector: float, compute: float, said: str) -> None:
     limits = limit_spreads(
         [
             limit(LimitKind.HTTP, http),
@@ -171,7 +169,7 @@ def test_reading_alone_is_not_bound_by_the_compute() -> None:
     assert "the accelerated endpoint bounds it" in bound(found, limits, simulated=False)
 
 
-def test_the_command_tells_each_figure_with_what_it_rests_on(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_shows_each_figure_with_its_basis(capsys: pytest.CaptureFixture[str]) -> None:
     steps = CaseSteps(conditions=Conditions(batch_size=64, workers=2, sample_format="image-u8", region="cn-hangzhou"))
     rows = (result_row(CELL, rounds(6, 3.0), 60_000, steps),)
     ceiling = Ceiling(quota_gb=1024, peak_bytes_per_s=3e8, bytes_per_s=2.88e8, requests_per_s=1913.0)

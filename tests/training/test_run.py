@@ -81,7 +81,7 @@ def test_a_run_trains_validates_and_leaves_verified_checkpoints(bucket: Bucket, 
     assert "aliyun-sdk-python" in agents["HeadObject"]
 
 
-def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(bucket: Bucket, start_run: StartRun) -> None:
+def test_a_resumed_run_continues_exactly(bucket: Bucket, start_run: StartRun) -> None:
     def stop_at_validation(event: events.Event) -> None:
         if isinstance(event, events.State) and event.state is RunState.VALIDATING:
             stopped[0].stop()
@@ -167,7 +167,7 @@ def test_a_run_stopped_while_torch_loads_ends_without_a_model(
     assert objects_below(bucket) == {stable: GOOD}
 
 
-def test_a_run_stopped_while_it_loads_is_not_waited_for(
+def test_a_run_stopped_while_it_loads_is_abandoned(
     bucket: Bucket, start_run: StartRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = threading.Event()
@@ -185,7 +185,7 @@ def test_a_run_stopped_while_it_loads_is_not_waited_for(
     assert [type(event) for event in found] == [events.Run, events.InfoEvent, events.State, events.Summary]
 
 
-def test_a_checkpoint_asked_for_before_the_first_step_is_not_written(bucket: Bucket, start_run: StartRun) -> None:
+def test_a_checkpoint_requested_before_the_first_step_is_not_written(bucket: Bucket, start_run: StartRun) -> None:
     asked = threading.Event()
 
     def watch(event: events.Event) -> None:
@@ -211,7 +211,7 @@ def test_a_run_that_fails_before_its_first_step_rescues_nothing(bucket: Bucket, 
     assert objects_below(bucket) == {stable: GOOD}
 
 
-def test_a_run_resumed_and_stopped_at_once_writes_the_same_checkpoint_not_again(
+def test_a_run_resumed_and_stopped_immediately_does_not_rewrite_the_checkpoint(
     bucket: Bucket, start_run: StartRun
 ) -> None:
     def stop(event: events.Event) -> None:
@@ -357,7 +357,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_cause(
     assert "--learning-rate" in run.error.remedy
 
 
-def test_a_failed_checkpoint_leaves_the_stable_one_and_the_run_goes_on(bucket: Bucket, start_run: StartRun) -> None:
+def test_a_failed_checkpoint_keeps_the_stable_one_and_the_run_continues(bucket: Bucket, start_run: StartRun) -> None:
     profile = msgspec.structs.replace(bucket.profile, checkpoint_prefix="x" * 1100)  # longer than OSS allows a key
     found = finished(start_run(profile))
     assert not only(found, events.Checkpoint)
@@ -365,7 +365,7 @@ def test_a_failed_checkpoint_leaves_the_stable_one_and_the_run_goes_on(bucket: B
     assert isinstance(found[-1], events.Summary)
 
 
-def test_an_empty_prefix_is_told_with_what_to_do(bucket: Bucket, start_run: StartRun) -> None:
+def test_an_empty_prefix_is_reported_with_a_remedy(bucket: Bucket, start_run: StartRun) -> None:
     run = start_run(msgspec.structs.replace(bucket.profile, dataset_prefix="nothing/here"))
     assert run.wait(DEADLINE_S)
     assert run.error is not None
@@ -386,7 +386,7 @@ def test_a_checkpoint_of_another_dataset_is_refused(bucket: Bucket, start_run: S
 
 
 @pytest.mark.parametrize("interactive", [True, False], ids=["console", "headless"])
-def test_a_step_on_the_cpu_gives_way_to_a_screen_where_there_is_one(start_run: StartRun, interactive: bool) -> None:
+def test_a_step_on_the_cpu_has_lower_priority_than_a_screen(start_run: StartRun, interactive: bool) -> None:
     priorities = []
 
     def note(event: events.Event) -> None:
@@ -398,7 +398,7 @@ def test_a_step_on_the_cpu_gives_way_to_a_screen_where_there_is_one(start_run: S
     assert [priority > screen for priority in priorities] == [interactive] * 2
 
 
-def test_what_of_a_dataset_is_not_used_is_said(bucket: Bucket, start_run: StartRun) -> None:
+def test_unused_objects_of_a_dataset_are_reported(bucket: Bucket, start_run: StartRun) -> None:
     profile = msgspec.structs.replace(bucket.profile, dataset_prefix=f"{bucket.profile.dataset_prefix}/flat")
     store = bucket.store()
     for name in ("train/ants/0", "train/bees/1", "val/V0", "val/V1"):

@@ -25,7 +25,7 @@ SIDE = 192
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two classes; 70 pictures to train on, 20 to validate."""
+    """A folder with two classes; 70 images for training, 20 for validation."""
     folder = tmp_path_factory.mktemp("pictures")
     random = np.random.default_rng(0)
     for split, count in (("train", PER_CLASS), ("val", 10)):
@@ -39,7 +39,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def sharded(bucket: Bucket, pictures: Path) -> TrainingData:
-    """The pictures as shards of 25 samples, in a prefix of their own."""
+    """The images as shards of 25 samples, below a separate prefix."""
     bucket.profile = msgspec.structs.replace(bucket.profile, dataset_prefix=f"{bucket.profile.dataset_prefix}/shards")
     settings = UploadSettings(source=pictures, format=SampleFormat.IMAGE_U8, size=SIDE, per_shard=25, workers=1)
     job = UploadJob(bucket.profile, bucket.credentials, settings)

@@ -1,4 +1,4 @@
-"""The trainer: each sample counts the same, a lone sample too, and too large a batch is told with what to try."""
+"""The trainer: each sample counts the same, also a single one, and too large a batch is reported with a remedy."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def small_model() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
 
 
-def test_too_large_a_batch_is_told_with_the_size_to_try() -> None:
+def test_too_large_a_batch_is_reported_with_the_size_to_try() -> None:
     class Full(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -83,7 +83,7 @@ def test_a_step_that_cannot_be_recorded_as_a_graph_stays_eager(caplog: pytest.Lo
     assert len(caplog.records) == 1
 
 
-def test_pictures_that_do_not_fit_into_memory_are_told_so_too() -> None:
+def test_images_that_do_not_fit_into_memory_are_reported() -> None:
     compute = DeviceContext(TrainSettings(batch_size=1), SampleFormat.IMAGE_U8, device=CPU)
     with pytest.raises(ConsoleError, match="Out of memory on cpu with batch size 1") as error, compute.device_errors():
         torch.empty(1 << 60)
@@ -94,7 +94,7 @@ def test_pictures_that_do_not_fit_into_memory_are_told_so_too() -> None:
 
 def test_counting_waits_for_no_gpu() -> None:
     class Crossings(TorchDispatchMode):  # type: ignore[no-untyped-call]
-        """Notes what goes from one device to another, or is looked at by the host."""
+        """Records copies between devices and reads by the host."""
 
         def __init__(self) -> None:
             super().__init__()  # type: ignore[no-untyped-call]
@@ -115,7 +115,7 @@ def test_counting_waits_for_no_gpu() -> None:
     assert (counted.device, counted.dtype, crossings.seen) == (gpu, torch.float64, [])
 
 
-def test_a_lone_sample_of_a_picture_of_one_pixel_can_be_learnt_from() -> None:
+def test_a_batch_of_one_image_of_one_pixel_trains() -> None:
     meter = EpochMeter()
     loss = trainer_of(small_model()).step(torch.rand(1, 3, 3, 3), torch.tensor([1]), meter, samples=1)
     assert torch.isfinite(loss)
@@ -157,7 +157,7 @@ def test_the_learning_rate_is_that_of_the_first_step_of_an_update(recwarn: pytes
     assert not recwarn.list
 
 
-def test_a_peak_set_by_hand_goes_on_until_the_settings_name_another() -> None:
+def test_a_changed_peak_is_kept_until_the_settings_name_another() -> None:
     trainer = trainer_of(small_model(), learning_rate=0.1)
     trainer.set_peak_lr(0.02)
     state = trainer.state()
