@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import signal
+from collections.abc import Callable
 from multiprocessing import parent_process
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.files import open_private
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+SPAWN = multiprocessing.get_context("spawn")
+"""Children are spawned: neither the connector nor CUDA survives a fork."""
+
+
+def spawn(name: str, target: Callable[..., None], *args: object) -> tuple[SpawnProcess, Connection]:
+    """Starts `target(pipe, *args)` in a child; returns it and the other end of the pipe. Raises OSError."""
+    ours, theirs = SPAWN.Pipe()
+    with theirs:
+        process = SPAWN.Process(target=target, args=(theirs, *args), name=name, daemon=True)
+        process.start()
+    return process, ours
 
 
 def become_child(native_log: Path, *, parent: int | None = None) -> None:

@@ -13,8 +13,8 @@ import numpy as np
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.dataset.manifest import Manifest, object_key
+from ossconsole.training.child import SPAWN
 from ossconsole.training.loading.connector import ConnectorSettings, _ConnectorCredentials
-from ossconsole.training.loading.shared_memory import SPAWN
 
 
 class TutorialLoader:

@@ -18,8 +18,8 @@ import pytest
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.training.checkpoints.store import CheckpointWriter, _receive
+from ossconsole.training.child import SPAWN
 from ossconsole.training.loading.connector import ConnectorSettings
-from ossconsole.training.loading.shared_memory import SPAWN
 from tests.terminal.screen import DEADLINE_S
 
 BUCKET_ONLY: Any = type("Profile", (), {"bucket": "bucket"})()
@@ -38,7 +38,7 @@ if sys.argv[2] == "writer":
     child = working._process
 else:
     from ossconsole.training.bench.limits import _serve
-    from ossconsole.training.loading.shared_memory import SPAWN
+    from ossconsole.training.child import SPAWN
     ours, theirs = SPAWN.Pipe()
     child = SPAWN.Process(target=_serve, args=(theirs, time.sleep, settings.native_log, 3600, 1.0))
     child.start()

@@ -17,11 +17,12 @@ import pytest
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import Manifest, Sample
+from ossconsole.training.child import SPAWN
 from ossconsole.training.data import TrainingData
 from ossconsole.training.loading.loader import BatchLoader, LoaderError
 from ossconsole.training.loading.pool import ReaderLostError, ReaderPool, _ReaderProcess
 from ossconsole.training.loading.reader import ReadRequest
-from ossconsole.training.loading.shared_memory import SPAWN, SampleTable
+from ossconsole.training.loading.shared_memory import SampleTable
 from ossconsole.training.plan import Plan, Split
 from ossconsole.training.settings import TrainSettings
 

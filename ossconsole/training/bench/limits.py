@@ -17,9 +17,8 @@ from urllib.parse import urlsplit
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.text import counted
-from ossconsole.training.child import become_child
+from ossconsole.training.child import become_child, spawn
 from ossconsole.training.loading.connector import ConnectorSettings, native
-from ossconsole.training.loading.shared_memory import SPAWN
 
 CONNECTIONS = 24
 """HTTP connections of each process: the connector's default number of concurrent reads."""
@@ -100,15 +99,8 @@ def rate(new_reader: ReaderFactory, native_log: Path, *, processes: int, seconds
 
     Their output goes to `native_log`. Raises ConsoleError when a process fails.
     """
-    pipes: list[Connection] = []
-    children = []
-    for number in range(processes):
-        ours, theirs = SPAWN.Pipe()
-        child = SPAWN.Process(target=_serve, args=(theirs, new_reader, native_log, number, seconds), daemon=True)
-        child.start()
-        theirs.close()
-        pipes.append(ours)
-        children.append(child)
+    spawned = [spawn(f"limit-{number}", _serve, new_reader, native_log, number, seconds) for number in range(processes)]
+    pipes = [pipe for _, pipe in spawned]
     try:
         for pipe in pipes:
             _answer(pipe, _START_TIMEOUT_S)
@@ -116,7 +108,7 @@ def rate(new_reader: ReaderFactory, native_log: Path, *, processes: int, seconds
             pipe.send(None)
         return sum(_answer(pipe, seconds + _SLACK_S) for pipe in pipes)
     finally:
-        for child in children:
+        for child, _ in spawned:
             child.kill()
             child.join()
 

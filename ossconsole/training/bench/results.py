@@ -110,11 +110,6 @@ class Spread(msgspec.Struct, frozen=True):
         """The spread of the values, None without any."""
         return cls(statistics.median(values), min(values), max(values), len(values)) if values else None
 
-    @property
-    def half_width(self) -> float:
-        """Half the range, relative to the median."""
-        return (self.highest - self.lowest) / 2 / self.median if self.median else 0.0
-
 
 class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
     """The result of a case.

@@ -26,9 +26,8 @@ from ossconsole.storage.errors import StorageError
 from ossconsole.storage.multipart import abort_upload, list_uploads
 from ossconsole.storage.retry import ONCE, RetryPolicy, Wait
 from ossconsole.telemetry.runs import record_path, summarise
-from ossconsole.training.child import become_child
+from ossconsole.training.child import become_child, spawn
 from ossconsole.training.loading.connector import ConnectorSettings
-from ossconsole.training.loading.shared_memory import SPAWN
 
 STABLE_NAME = "resnet18.pt"
 BEST_NAME = "resnet18-best.pt"
@@ -297,13 +296,7 @@ class CheckpointWriter:
         if self._process is not None and not self._process.is_alive():
             self.close()
         if self._pipe is None:
-            self._pipe, theirs = SPAWN.Pipe()
-            with theirs:
-                process = SPAWN.Process(
-                    target=_serve, args=(self._connector, theirs), name="checkpoint-writer", daemon=True
-                )
-                process.start()
-            self._process = process
+            self._process, self._pipe = spawn("checkpoint-writer", _serve, self._connector)
         return self._pipe
 
 
@@ -335,7 +328,7 @@ def _receive(pipe: Connection) -> tuple[str, mmap.mmap]:
         return key, mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
 
 
-def _serve(connector: ConnectorSettings, pipe: Connection) -> None:
+def _serve(pipe: Connection, connector: ConnectorSettings) -> None:
     """The writer process: answers each key with byte counts, then "" or an error, until the pipe closes."""
     become_child(connector.native_log)
     opened = None

@@ -159,14 +159,14 @@ class DeviceContext:
         size = self._settings.image_size or min(height, width)
         if self._format is SampleFormat.TENSOR_F32:
             stored = self._copy(data[:, : CHANNELS * height * width * 4].view(torch.float32))
-            return _channels_last(_resized(stored.view(-1, CHANNELS, height, width), size))
+            return _channels_last(_centre_crop(stored.view(-1, CHANNELS, height, width), size))
         stored = self._copy(data[:, : CHANNELS * height * width]).view(-1, CHANNELS, height, width)
         values = (_channels_last(stored).float() - self._mean) / self._std
         if generator is None or not self._settings.augment:
             return _centre_crop(values, size)
         if size < min(height, width):
             values = random_crops(values, size, generator)
-        return random_flips(_resized(values, size), generator)
+        return random_flips(_centre_crop(values, size), generator)
 
     def no_images(self, stored_size: int) -> torch.Tensor:
         """The result of `images` for no rows: shape (0, 3, size, size)."""
@@ -389,12 +389,6 @@ def amp_dtype(precision: str, device: torch.device) -> torch.dtype | None:
 
 def _channels_last(images: torch.Tensor) -> torch.Tensor:
     return images.contiguous(memory_format=torch.channels_last)
-
-
-def _resized(images: torch.Tensor, size: int) -> torch.Tensor:
-    if images.shape[-2:] == (size, size):
-        return images
-    return _centre_crop(images, size)
 
 
 def _centre_crop(images: torch.Tensor, size: int) -> torch.Tensor:

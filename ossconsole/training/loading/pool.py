@@ -22,10 +22,10 @@ from pathlib import Path
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
-from ossconsole.training.child import become_child
+from ossconsole.training.child import become_child, spawn
 from ossconsole.training.loading.connector import ConnectorSettings
 from ossconsole.training.loading.reader import ReaderShare, ReadRequest, ReadResult, SampleReader
-from ossconsole.training.loading.shared_memory import SPAWN, SharedBuffer
+from ossconsole.training.loading.shared_memory import SharedBuffer
 from ossconsole.training.plan import BatchRequest, Split
 
 QUEUED = 2
@@ -150,22 +150,14 @@ class ReaderPool:
         return f" ({signal.Signals(-code).name})" if code < 0 else f" (exit code {code})"
 
     def _start(self, number: int) -> _ReaderProcess:
-        ours, theirs = SPAWN.Pipe()
-        process = SPAWN.Process(
-            target=_serve,
-            args=(theirs, self._new_reader, self._native_log, number),
-            name=f"reader-{number}",
-            daemon=True,
-        )
         try:
-            process.start()
+            process, pipe = spawn(f"reader-{number}", _serve, self._new_reader, self._native_log, number)
         except OSError as error:
             raise ConsoleError(
                 f"Reader process {number} could not be started: {error.strerror}.",
                 remedy="Free memory, raise `ulimit -n` or `ulimit -u`, or use fewer --workers.",
             ) from error
-        theirs.close()
-        return _ReaderProcess(process, ours)
+        return _ReaderProcess(process, pipe)
 
 
 def _give(reader: _ReaderProcess, request: ReadRequest) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mmap
-import multiprocessing
 import os
 from dataclasses import dataclass
 from multiprocessing.reduction import DupFd
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
+from ossconsole.training.child import SPAWN
 from ossconsole.training.data import TarRun, TrainingData, tar_runs
 from ossconsole.training.plan import Split
 
@@ -142,9 +142,6 @@ def _columns(data: TrainingData, split: str) -> dict[str, npt.NDArray[Any]]:
         columns[f"{name}/text"] = np.frombuffer(b"".join(encoded), np.uint8)
     return columns
 
-
-SPAWN = multiprocessing.get_context("spawn")
-"""Children are spawned: neither the connector nor CUDA survives a fork."""
 
 _KINDS = tuple(EndpointKind)
 
