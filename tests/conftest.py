@@ -16,6 +16,8 @@ from tests.sandboxed import Sandboxed, sandboxed
 _FOREIGN = ("OSS_", "OSSCONSOLE_", "ALIBABA_CLOUD_", "ALIBABACLOUD_", "ALICLOUD_")
 CLOSED_PORT_URL = "http://127.0.0.1:9"
 
+# Hundreds of child processes import the package: they compile its modules once for all of them.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # A busy machine takes long for any example: a deadline would be a timed assertion.
 settings.register_profile("ossconsole", deadline=None)
