@@ -146,7 +146,7 @@ class Pool:
     def room(self) -> bool:
         return any(len(reader.held) < QUEUED for reader in self._readers)
 
-    def ask(self, request: ReadRequest) -> None:
+    def send(self, request: ReadRequest) -> None:
         self._advance()
         reader = min(self._readers, key=lambda each: len(each.held))
         reader.held.append(request)

@@ -112,7 +112,7 @@ def test_a_process_that_exited_unexpectedly_is_reported(sleeper: subprocess.Pope
     found = run.drain()
     assert [type(event) for event in found] == [events.ErrorEvent, events.State]
     assert isinstance(found[0], events.ErrorEvent)
-    assert f"Process {sleeper.pid}" in found[0].message
+    assert f"({sleeper.pid})" in found[0].message
     assert "--resume" in found[0].remedy
     assert (run.state, run.alive) == (RunState.FAILED, False)
 

@@ -101,7 +101,7 @@ def test_a_closed_server_does_not_answer() -> None:
     with ControlServer(FakeProcess()):
         pass
     assert list(control.control_dir().iterdir()) == []
-    with pytest.raises(ControlError, match="is gone"):
+    with pytest.raises(ControlError, match="has exited"):
         ask(os.getpid(), GetReport())
 
 
