@@ -57,10 +57,10 @@ def check_precision(precision: str) -> None:
         return
     check_libraries()
     try:
-        from ossconsole.training.compute.device import amp_dtype, choose_device
+        from ossconsole.training.compute.device import amp_dtype, select_device
     except ImportError as error:
         raise broken_library(error) from error
-    amp_dtype(precision, choose_device())
+    amp_dtype(precision, select_device())
 
 
 class TorchReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -24,9 +24,9 @@ from ossconsole.training.compute.device import (
     BatchTransform,
     DeviceContext,
     StepClock,
-    choose_device,
     device_errors,
     lower_priority,
+    select_device,
 )
 from ossconsole.training.compute.model import build_model
 from ossconsole.training.compute.trainer import Trainer
@@ -196,7 +196,7 @@ def _source(
 def _compute(context: RunContext, data: TrainingData, rank_info: RankInfo) -> DeviceContext:
     settings = context.settings
     torch.manual_seed(settings.seed * 10 + _MODEL_SEED)
-    device = choose_device(rank_info.local_rank)
+    device = select_device(rank_info.local_rank)
     with device_errors(device, settings.batch_size):
         compute = DeviceContext(settings, data.manifest.format, device=device, sharing=rank_info.local_world)
     if context.interactive and not compute.cuda:

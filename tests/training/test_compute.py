@@ -14,9 +14,9 @@ from ossconsole.training.compute.device import (
     PendingTimes,
     StepClock,
     amp_dtype,
-    choose_device,
     random_crops,
     random_flips,
+    select_device,
 )
 from ossconsole.training.settings import TrainSettings
 
@@ -124,11 +124,11 @@ def test_a_buffer_is_free_once_its_own_copy_is_done_also_after_a_batch_without_o
 def test_a_process_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert choose_device(1) == torch.device("cuda", 1)
+    assert select_device(1) == torch.device("cuda", 1)
     with pytest.raises(
         ConsoleError, match="Process 3 of the run needs a GPU of its own, and only 2 are available"
     ) as error:
-        choose_device(2)
+        select_device(2)
     assert "--processes 0" in error.value.remedy
 
 

@@ -7,7 +7,7 @@ import torch
 from torchvision.models import resnet18
 
 from ossconsole.dataset.formats import SampleFormat
-from ossconsole.training.compute.device import DeviceContext, choose_device
+from ossconsole.training.compute.device import DeviceContext, select_device
 from ossconsole.training.compute.trainer import EpochMeter, ForwardBackward, Trainer
 from ossconsole.training.distributed.process_group import ProcessGroup
 from ossconsole.training.distributed.ranks import RankInfo
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_a_step_is_not_waited_for(precision: str) -> None:
     settings = TrainSettings(batch_size=8, image_size=24, precision=precision, ema_decay=0.9)
-    compute = DeviceContext(settings, SampleFormat.IMAGE_U8, device=choose_device())
+    compute = DeviceContext(settings, SampleFormat.IMAGE_U8, device=select_device())
     trainer = Trainer(
         resnet18(num_classes=10), compute, settings, ProcessGroup(RankInfo(), compute.device), total_steps=100
     )
@@ -48,7 +48,7 @@ def test_a_step_is_not_waited_for(precision: str) -> None:
 def test_a_graph_computes_the_gradients_of_the_eager_step() -> None:
     settings = TrainSettings(batch_size=32, precision="fp16", warmup_steps=0, learning_rate=1e-4)
     random = torch.Generator().manual_seed(0)
-    compute = DeviceContext(settings, SampleFormat.IMAGE_U8, device=choose_device())
+    compute = DeviceContext(settings, SampleFormat.IMAGE_U8, device=select_device())
     images = torch.randn(32, 3, 64, 64, generator=random).to(compute.device, memory_format=torch.channels_last)
     labels = torch.randint(0, 10, (32,), generator=random).to(compute.device)
     torch.manual_seed(0)
@@ -79,7 +79,7 @@ def test_a_graph_computes_the_gradients_of_the_eager_step() -> None:
 
 def test_gradients_add_up_in_a_graph() -> None:
     settings = TrainSettings(batch_size=32, precision="fp16", warmup_steps=0, learning_rate=1e-4)
-    compute = DeviceContext(settings, SampleFormat.IMAGE_U8, device=choose_device())
+    compute = DeviceContext(settings, SampleFormat.IMAGE_U8, device=select_device())
     images = torch.randn(32, 3, 64, 64, device=compute.device).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, 10, (32,), device=compute.device)
     trainer = Trainer(

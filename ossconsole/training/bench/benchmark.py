@@ -227,26 +227,26 @@ class Bench:
                 batch = first_batch(loader, temperature)
                 if batch is None:
                     continue
-                found = measure_interval(
+                interval = measure_interval(
                     loader, batch, workers=cell.workers, seconds=self._settings.seconds, loop=training
                 )
-                if found is not None:
-                    self._keep(cell, kind, temperature, found)
-                    self._emit(self._reading(cell, kind, temperature, number, found))
+                if interval is not None:
+                    self._keep(cell, kind, temperature, interval)
+                    self._emit(self._reading(cell, kind, temperature, number, interval))
 
-    def _keep(self, cell: BenchCase, kind: EndpointKind, temperature: CacheState, found: Interval) -> None:
+    def _keep(self, cell: BenchCase, kind: EndpointKind, temperature: CacheState, interval: Interval) -> None:
         """Adds the steps of a reading to the figures of its case."""
         windows = self._windows.setdefault(cell, {each: EndpointWindow(each, cell.workers) for each in EndpointKind})
         singles = self._singles.setdefault(cell, SingleTimes())
-        before = found.before
-        for step in found.steps:
+        before = interval.before
+        for step in interval.steps:
             windows[kind].add(step, before, cold=temperature is CacheState.COLD)
             singles.add(step)
             before = Waiting.at(step)
         windows[kind].cut()
 
     def _reading(
-        self, cell: BenchCase, kind: EndpointKind, temperature: CacheState, number: int, found: Interval
+        self, cell: BenchCase, kind: EndpointKind, temperature: CacheState, number: int, interval: Interval
     ) -> Reading:
         return Reading(
             time=time.time(),
@@ -255,13 +255,13 @@ class Bench:
             endpoint=kind,
             temperature=temperature,
             round=number,
-            samples=found.samples,
-            seconds=found.seconds,
-            samples_per_s=found.samples_per_s,
-            bytes_per_s=found.bytes / found.seconds,
-            fetch_p50_s=found.fetch_quantile(0.5),
-            fetch_p95_s=found.fetch_quantile(0.95),
-            wait_fraction=found.wait_fraction,
+            samples=interval.samples,
+            seconds=interval.seconds,
+            samples_per_s=interval.samples_per_s,
+            bytes_per_s=interval.bytes / interval.seconds,
+            fetch_p50_s=interval.fetch_quantile(0.5),
+            fetch_p95_s=interval.fetch_quantile(0.95),
+            wait_fraction=interval.wait_fraction,
         )
 
     # Limits
@@ -284,18 +284,18 @@ class Bench:
                 LimitKind.CONNECTOR: connector,
             }
             for limit, factory in factories.items():
-                found = rate(
+                measured = rate(
                     factory,
                     connector.connector.native_log,
                     processes=cell.workers,
                     seconds=self._settings.seconds / 2,
                 )
-                self._limit(limit, kind, cell, found)
+                self._limit(limit, kind, cell, measured)
         if cell.mode is Mode.TRAINING:
-            found = self._loop(cell).synthetic_rate(cell.batch_size, self._settings.seconds / 2)
-            self._limit(LimitKind.COMPUTE, None, cell, found)
+            measured = self._loop(cell).synthetic_rate(cell.batch_size, self._settings.seconds / 2)
+            self._limit(LimitKind.COMPUTE, None, cell, measured)
 
-    def _limit(self, kind: LimitKind, endpoint: EndpointKind | None, cell: BenchCase, found: float) -> None:
+    def _limit(self, kind: LimitKind, endpoint: EndpointKind | None, cell: BenchCase, measured: float) -> None:
         limit = Limit(
             time=time.time(),
             simulated=self._profile.simulated and kind is not LimitKind.COMPUTE,
@@ -304,7 +304,7 @@ class Bench:
             dataset=cell.dataset,
             workers=cell.workers,
             batch_size=cell.batch_size,
-            samples_per_s=found,
+            samples_per_s=measured,
         )
         self._limits.append(limit)
         self._on_event(limit)

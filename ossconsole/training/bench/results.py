@@ -194,13 +194,13 @@ def result_row(cell: BenchCase, readings: Iterable[Reading], samples: int, steps
     rates: dict[tuple[EndpointKind, CacheState], dict[int, float]] = {}
     for reading in of_cell:
         rates.setdefault((reading.endpoint, reading.temperature), {})[reading.round] = reading.samples_per_s
-    found: dict[str, Spread] = {}
+    samples_per_s: dict[str, Spread] = {}
     minutes: dict[str, float] = {}
     ratio: dict[str, Spread] = {}
     comparison: dict[str, ComparisonReport] = {}
     for (endpoint, temperature), by_round in rates.items():
         if (spread := Spread.of(list(by_round.values()))) is not None:
-            found[result_key(endpoint, temperature)] = spread
+            samples_per_s[result_key(endpoint, temperature)] = spread
         if (mean := _mean_rate(of_cell, endpoint, temperature)) is not None:
             minutes[result_key(endpoint, temperature)] = samples / mean / 60
     for temperature in CacheState:
@@ -210,7 +210,9 @@ def result_row(cell: BenchCase, readings: Iterable[Reading], samples: int, steps
         if (spread := Spread.of(both)) is not None:
             ratio[str(temperature)] = spread
             comparison[str(temperature)] = _compared(of_cell, temperature, samples, steps or CaseSteps()).report()
-    return ResultRow(cell=cell, samples_per_s=found, minutes_per_epoch=minutes, ratio=ratio, comparison=comparison)
+    return ResultRow(
+        cell=cell, samples_per_s=samples_per_s, minutes_per_epoch=minutes, ratio=ratio, comparison=comparison
+    )
 
 
 def _mean_rate(readings: Iterable[Reading], endpoint: EndpointKind, temperature: CacheState) -> float | None:
@@ -266,13 +268,13 @@ def limit_spreads(limits: Iterable[Limit]) -> dict[str, Spread]:
 
 def _headline_comparisons(rows: Sequence[ResultRow]) -> list[tuple[ResultRow, str, ComparisonReport]]:
     """The comparisons for the headline: of training when that was measured, with a warm cache when there are any."""
-    found = [
+    comparisons = [
         (row, str(temperature), row.comparison[str(temperature)])
         for row in rows
         for temperature in (CacheState.WARM, CacheState.COLD)
         if str(temperature) in row.comparison
     ]
-    training = [each for each in found if each[0].cell.mode is Mode.TRAINING] or found
+    training = [each for each in comparisons if each[0].cell.mode is Mode.TRAINING] or comparisons
     return [each for each in training if each[1] == training[0][1]]
 
 
@@ -286,30 +288,30 @@ def headline(rows: Sequence[ResultRow], *, simulated: bool) -> str:
     suffix = f" ({temperature} cache{', simulated' if simulated else ''})"
     if len(compared) == 1:
         return f"{verb} through the accelerated endpoint{_predicate(compared[0][2])}{suffix}."
-    ratios = [found.ratio for _, _, found in compared if found.ratio is not None]
+    ratios = [report.ratio for _, _, report in compared if report.ratio is not None]
     decided = f"{counted(len(ratios), 'setup')} of {len(compared)} decided"
     between = f": {min(ratios):.2f}x to {max(ratios):.2f}x of standard" if ratios else ""
     return f"{verb} through the accelerated endpoint, {decided}{between}{suffix}."
 
 
-def _predicate(found: ComparisonReport) -> str:
-    if found.decision in {Decision.ACCELERATED, Decision.STANDARD} and found.ratio is not None:
-        interval = f"{found.low:.2f} to {found.high:.2f}"
-        return f" is {found.ratio:.2f}x as fast as through the standard one, {interval} over {found.pairs} pairs"
-    if found.decision is Decision.SAME:
-        return f": {found.words}, over {found.pairs} pairs"
-    more = next((look for look in LOOKS if look > found.pairs), None)
-    return f" is undecided, {found.words}" + (f"; use --rounds {more}" if more else "")
+def _predicate(report: ComparisonReport) -> str:
+    if report.decision in {Decision.ACCELERATED, Decision.STANDARD} and report.ratio is not None:
+        interval = f"{report.low:.2f} to {report.high:.2f}"
+        return f" is {report.ratio:.2f}x as fast as through the standard one, {interval} over {report.pairs} pairs"
+    if report.decision is Decision.SAME:
+        return f": {report.words}, over {report.pairs} pairs"
+    more = next((look for look in LOOKS if look > report.pairs), None)
+    return f" is undecided, {report.words}" + (f"; use --rounds {more}" if more else "")
 
 
 def aa_passed(rows: Sequence[ResultRow]) -> bool | None:
     """Whether 1.00 is inside every interval of the headline; None without intervals."""
-    found = [
+    intervals = [
         (each.low, each.high)
         for _, _, each in _headline_comparisons(rows)
         if each.low is not None and each.high is not None
     ]
-    return all(low <= 1 <= high for low, high in found) if found else None
+    return all(low <= 1 <= high for low, high in intervals) if intervals else None
 
 
 def aa_headline(rows: Sequence[ResultRow], endpoint: EndpointKind, *, simulated: bool) -> str:
@@ -317,9 +319,11 @@ def aa_headline(rows: Sequence[ResultRow], endpoint: EndpointKind, *, simulated:
     passed, compared = aa_passed(rows), _headline_comparisons(rows)
     what = f"A/A control, the {endpoint} endpoint under both names{' (simulated)' if simulated else ''}"
     if passed is None:
-        pairs = min((found.pairs for _, _, found in compared), default=0)
+        pairs = min((report.pairs for _, _, report in compared), default=0)
         return f"{what}: {counted(pairs, 'pair')}; an interval needs --rounds {LOOKS[0]}."
-    intervals = ", ".join(f"{found.low:.2f} to {found.high:.2f}" for _, _, found in compared if found.low is not None)
+    intervals = ", ".join(
+        f"{report.low:.2f} to {report.high:.2f}" for _, _, report in compared if report.low is not None
+    )
     verdict = (
         "1.00 is inside, as expected"
         if passed
@@ -355,6 +359,6 @@ def _best(row: ResultRow) -> tuple[EndpointKind, float]:
     """The accelerated endpoint, the standard one without it, and its rate, warm if measured."""
     for endpoint in (EndpointKind.ACCELERATED, EndpointKind.STANDARD):
         for temperature in (CacheState.WARM, CacheState.COLD):
-            if (found := row.samples_per_s.get(result_key(endpoint, temperature))) is not None:
-                return endpoint, found.median
+            if (spread := row.samples_per_s.get(result_key(endpoint, temperature))) is not None:
+                return endpoint, spread.median
     return EndpointKind.STANDARD, 0.0

@@ -25,7 +25,7 @@ from ossconsole.training.compute.device import (
     PendingTimes,
     StepClock,
     StepTimes,
-    choose_device,
+    select_device,
 )
 from ossconsole.training.compute.model import build_model
 from ossconsole.training.compute.trainer import EpochMeter, Trainer
@@ -112,7 +112,7 @@ class TrainingLoop:
     """The training steps of a run without its records, on real or synthetic batches."""
 
     def __init__(self, settings: TrainSettings, manifest: Manifest) -> None:
-        self._compute = DeviceContext(settings, manifest.format, device=choose_device())
+        self._compute = DeviceContext(settings, manifest.format, device=select_device())
         model = build_model(manifest.classes, "none", lambda uri: uri.encode())
         group = ProcessGroup(RankInfo(), self._compute.device)
         self._trainer = Trainer(model, self._compute, settings, group, total_steps=_STEPS)
@@ -255,22 +255,22 @@ def measure_interval(
         loop.restart()
     before = Waiting(batch.queued, batch.readers_idle)
     begun = time.perf_counter()
-    found: list[Step] = []
+    steps: list[Step] = []
     took = 0.0
-    while took < seconds or len(found) % workers:
+    while took < seconds or len(steps) % workers:
         batch = _next(loader)
         if batch.request.epoch != epoch:
             break
         if loop is not None:
             loop.step(batch)
         passed = time.perf_counter() - begun
-        found.append(_step(batch, passed - took))
+        steps.append(_step(batch, passed - took))
         took = passed
     if loop is not None:
         times = loop.finish()
         took = time.perf_counter() - begun
-        found = [_timed(step, each) for step, each in zip(found, times, strict=True)]
-    return Interval(found, before, took, loop is not None) if len(found) >= workers else None
+        steps = [_timed(step, each) for step, each in zip(steps, times, strict=True)]
+    return Interval(steps, before, took, loop is not None) if len(steps) >= workers else None
 
 
 def _step(batch: Batch, seconds: float) -> Step:

@@ -360,7 +360,7 @@ def _uuid(device: torch.device) -> str:
     return f"GPU-{torch.cuda.get_device_properties(device).uuid}"
 
 
-def choose_device(local_rank: int = 0) -> torch.device:
+def select_device(local_rank: int = 0) -> torch.device:
     """The GPU of this process, the CPU without any GPU. Raises ConsoleError with fewer GPUs than processes."""
     if not torch.cuda.is_available():
         return torch.device("cpu")

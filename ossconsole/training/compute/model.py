@@ -108,8 +108,8 @@ def load_untrusted(data: bytes, where: str) -> dict[str, Any]:
             loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch documents no common type for hostile or truncated files
         # Its text is not shown: it advises to load the file with the code in it.
-        found = refuse(data)
-        raise ConsoleError(f"{where} {found.what}.", remedy=found.remedy) from error
+        refusal = refuse(data)
+        raise ConsoleError(f"{where} {refusal.what}.", remedy=refusal.remedy) from error
     if not isinstance(loaded, dict):
         raise ConsoleError(f"{where} contains a {type(loaded).__name__}, no dictionary of weights.", remedy=_SAVE_STATE)
     return loaded

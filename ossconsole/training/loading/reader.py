@@ -247,8 +247,8 @@ class SampleReader:
             native().new_data_object(f"oss://{bucket}/{wanted.keys[position]}", int(wanted.sizes[position]), "")
             for position in positions
         ]
-        found: Iterator[Any] = self._opened[kind].list_from_uris(objects, True, True)  # prefetch, include errors
-        return found
+        fetched: Iterator[Any] = self._opened[kind].list_from_uris(objects, True, True)  # prefetch, include errors
+        return fetched
 
     def _members(self, kind: EndpointKind, wanted: Wanted) -> Iterator[Any]:
         """The connector's members of tars, in any order, by the call of `OssMapDataset.from_tar(…).__getitems__`.

@@ -102,13 +102,13 @@ class AttachedRun:
         if self._over:
             return []
         was_alive = self._process.alive  # checked first: its last events are read below
-        found = self._read()
-        for event in found:
+        new = self._read()
+        for event in new:
             self._follow(event)
-        found += self._problems()
-        if not found and (not was_alive or self._state.final):
-            found = self._end()
-        return found
+        new += self._problems()
+        if not new and (not was_alive or self._state.final):
+            new = self._end()
+        return new
 
     def pause(self) -> None:
         """Requests a pause after the step under way."""
@@ -135,13 +135,13 @@ class AttachedRun:
         self._process.send(control.SwitchEndpoint(run=self.id, endpoint=kind, reason=reason))
 
     def _read(self) -> list[Event]:
-        found: list[Event] = []
+        new: list[Event] = []
         until = time.monotonic() + DRAIN_BUDGET_S
         while more := self._reader.poll():
-            found += more
+            new += more
             if time.monotonic() >= until:
                 break
-        return found
+        return new
 
     def _follow(self, event: Event) -> None:
         if isinstance(event, events.State | events.Summary):
@@ -151,19 +151,19 @@ class AttachedRun:
 
     def _problems(self) -> list[Event]:
         """Warnings about commands that failed, for the event log."""
-        found: list[Event] = []
+        warnings: list[Event] = []
         while self._process.problems:
             error = self._process.problems.popleft()
-            found.append(
+            warnings.append(
                 events.WarningEvent(time=time.time(), message=error.message, remedy=error.remedy, step=self._step)
             )
-        return found
+        return warnings
 
     def _end(self) -> list[Event]:
         """The last events, with an error if the process exited before the run ended."""
         self._over = True
-        found = self._reader.finish()
-        for event in found:
+        last = self._reader.finish()
+        for event in last:
             self._follow(event)
         self._reader.close()
         if not self._state.final:
@@ -171,9 +171,9 @@ class AttachedRun:
             now = time.time()
             message = f"The process running this job ({self.pid}) exited unexpectedly."
             remedy = f"Resume from its last checkpoint with --resume; the record is {self.record_path}."
-            found.append(events.ErrorEvent(time=now, message=message, remedy=remedy, step=self._step))
-            found.append(events.State(time=now, state=RunState.FAILED, step=self._step))
-        return found
+            last.append(events.ErrorEvent(time=now, message=message, remedy=remedy, step=self._step))
+            last.append(events.State(time=now, state=RunState.FAILED, step=self._step))
+        return last
 
 
 class AttachedUpload:

@@ -15,7 +15,7 @@ from torchvision.models import resnet18
 
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.training.checkpoints.checkpoint import fetch_uri
-from ossconsole.training.compute.device import DeviceContext, choose_device
+from ossconsole.training.compute.device import DeviceContext, select_device
 from ossconsole.training.compute.trainer import EpochMeter, Trainer
 from ossconsole.training.distributed.process_group import ProcessGroup
 from ossconsole.training.distributed.ranks import RankInfo
@@ -69,7 +69,7 @@ def fp16_overflow(setup: Setup) -> Part:
 def slot_reuse(setup: Setup) -> Part:
     """A slot of the batch buffer is overwritten as soon as it is free: no batch may hold what came after it."""
     settings = TrainSettings(batch_size=setup.batch, image_size=setup.side, augment=False)
-    compute = DeviceContext(settings, SampleFormat.IMAGE_U8, device=choose_device())
+    compute = DeviceContext(settings, SampleFormat.IMAGE_U8, device=select_device())
     slots = torch.zeros(4, setup.batch, 3 * setup.side**2, dtype=torch.uint8)
     if setup.cuda:
         slots = slots.pin_memory()
@@ -183,7 +183,7 @@ def _loads(setup: Setup, key: str) -> str:
 
 def _trainer(settings: TrainSettings) -> tuple[Trainer, DeviceContext]:
     torch.manual_seed(0)
-    compute = DeviceContext(settings, SampleFormat.IMAGE_U8, device=choose_device())
+    compute = DeviceContext(settings, SampleFormat.IMAGE_U8, device=select_device())
     model = resnet18(num_classes=_CLASSES)
     return Trainer(model, compute, settings, ProcessGroup(RankInfo(), compute.device), total_steps=1 << 40), compute
 

@@ -23,7 +23,7 @@ from ossconsole.dataset.manifest import object_key
 from ossconsole.training.bench.limits import ConnectorReader, rate
 from ossconsole.training.checkpoints.checkpoint import Snapshot
 from ossconsole.training.checkpoints.store import RunProgress
-from ossconsole.training.compute.device import DeviceContext, choose_device
+from ossconsole.training.compute.device import DeviceContext, select_device
 from ossconsole.training.compute.trainer import EpochMeter, Trainer
 from ossconsole.training.data import TrainingData
 from ossconsole.training.distributed.process_group import ProcessGroup
@@ -44,7 +44,7 @@ class SyntheticLoop:
 
     def __init__(self, fmt: SampleFormat, batch: int, side: int, **settings: Any) -> None:
         self.settings = TrainSettings(batch_size=batch, **settings)
-        self.compute = DeviceContext(self.settings, fmt, device=choose_device())
+        self.compute = DeviceContext(self.settings, fmt, device=select_device())
         ranks = ProcessGroup(RankInfo(), self.compute.device)
         self.trainer = Trainer(resnet18(num_classes=_CLASSES), self.compute, self.settings, ranks, total_steps=1 << 40)
         self._batch, self._side, self._meter = batch, side, EpochMeter()
@@ -124,7 +124,7 @@ def transform(setup: Setup) -> Part:
     batch = setup.batches[min(1, len(setup.batches) - 1)]
     for name, size, side in (("flip", setup.side, setup.side), ("crop and flip", setup.side, setup.side * 8 // 7)):
         settings = TrainSettings(batch_size=batch, image_size=size)
-        compute = DeviceContext(settings, U8, device=choose_device())
+        compute = DeviceContext(settings, U8, device=select_device())
         data = torch.randint(0, 256, (batch, 3 * side * side), dtype=torch.uint8)
         data = data.pin_memory() if compute.cuda else data
 
