@@ -232,7 +232,9 @@ class Bench:
                 )
                 if interval is not None:
                     self._keep(cell, kind, temperature, interval)
-                    self._emit(self._reading(cell, kind, temperature, number, interval))
+                    reading = self._reading(cell, kind, temperature, number, interval)
+                    self._readings.append(reading)
+                    self._on_event(reading)
 
     def _keep(self, cell: BenchCase, kind: EndpointKind, temperature: CacheState, interval: Interval) -> None:
         """Adds the steps of a reading to the figures of its case."""
@@ -308,10 +310,6 @@ class Bench:
         )
         self._limits.append(limit)
         self._on_event(limit)
-
-    def _emit(self, reading: Reading) -> None:
-        self._readings.append(reading)
-        self._on_event(reading)
 
     def _connector(self, cell: BenchCase) -> ConnectorSettings:
         return ConnectorSettings(

@@ -21,7 +21,7 @@ from ossconsole.config.text import counted
 from ossconsole.dataset.manifest import TRAIN
 from ossconsole.storage.client import ObjectStore
 from ossconsole.telemetry import events
-from ossconsole.training.checkpoints.store import NEXT_TRIED, CheckpointStore, RunProgress, Saved, stable_key
+from ossconsole.training.checkpoints.store import NEXT_TRIED, CheckpointStore, RunProgress, stable_key
 from ossconsole.training.compute.device import map_tensors
 from ossconsole.training.compute.model import MAX_WEIGHTS_BYTES, load_untrusted, refuse_not_finite
 from ossconsole.training.context import RunContext
@@ -125,7 +125,7 @@ class CheckpointSaver:
         self._context = context
         self._checkpoints = checkpoints
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._saving: Future[Saved | None] | None = None
+        self._saving: Future[events.Checkpoint | None] | None = None
 
     def ready(self, *, last: bool = False) -> bool:
         """Waits for the checkpoint being written; False, with a warning, when that takes longer than training can wait.
@@ -178,7 +178,7 @@ class CheckpointSaver:
         if keys:
             self._context.info(f"Aborted unfinished checkpoint uploads of earlier runs: {', '.join(keys)}.")
 
-    def _save(self, snapshot: Snapshot, best: bool) -> Saved | None:
+    def _save(self, snapshot: Snapshot, best: bool) -> events.Checkpoint | None:
         progress, shown = snapshot.progress, _SaveProgress(self._context)
         try:
             data = snapshot.pack()
@@ -194,19 +194,7 @@ class CheckpointSaver:
             )
             return None
         self._saved = progress
-        self._context.emit(
-            events.Checkpoint(
-                time=time.time(),
-                key=saved.key,
-                bytes=saved.bytes,
-                seconds=saved.seconds,
-                stable_key=saved.stable_key,
-                best_key=saved.best_key,
-                epoch=progress.epoch,
-                step=progress.step,
-                top1=progress.metrics.get("top1"),
-            )
-        )
+        self._context.emit(saved)
         return saved
 
 

@@ -25,6 +25,7 @@ from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.multipart import abort_upload, list_uploads
 from ossconsole.storage.retry import ONCE, RetryPolicy, Wait
+from ossconsole.telemetry import events
 from ossconsole.telemetry.runs import record_path, summarise
 from ossconsole.training.child import become_child, spawn
 from ossconsole.training.loading.connector import ConnectorSettings
@@ -46,17 +47,6 @@ class RunProgress:
     step: int
     train_sums: list[float]
     metrics: dict[str, float | None]
-
-
-@dataclass(frozen=True)
-class Saved:
-    """A checkpoint in the bucket. `seconds` includes its copies; `best_key` is "" when it is not the best."""
-
-    key: str
-    stable_key: str
-    best_key: str
-    bytes: int
-    seconds: float
 
 
 def checkpoint_key(prefix: str, run: str, progress: RunProgress) -> str:
@@ -110,11 +100,11 @@ class CheckpointStore:
         *,
         best: bool = False,
         on_written: Callable[[str, int], None] = lambda _key, _bytes: None,
-    ) -> Saved:
+    ) -> events.Checkpoint:
         """Writes a checkpoint. The `best` of the run so far is also copied to the best key, and kept longer.
 
         `on_written` gets the key and the bytes written so far, every few megabytes. Raises ConsoleError when the write
-        failed; the stable key then still holds the previous checkpoint.
+        failed; the stable key then still holds the previous checkpoint. Its `seconds` include the copies.
         """
         begun = time.perf_counter()
         key = checkpoint_key(self._prefix, self._run, progress)
@@ -127,8 +117,17 @@ class CheckpointStore:
             self._best = key
         self._drop_old()
         self._remove_partial()
-        copied = best_key(self._prefix) if best else ""
-        return Saved(key, stable_key(self._prefix), copied, len(data), time.perf_counter() - begun)
+        return events.Checkpoint(
+            time=time.time(),
+            key=key,
+            bytes=len(data),
+            seconds=time.perf_counter() - begun,
+            stable_key=stable_key(self._prefix),
+            best_key=best_key(self._prefix) if best else "",
+            epoch=progress.epoch,
+            step=progress.step,
+            top1=progress.metrics.get("top1"),
+        )
 
     def close(self) -> None:
         """Ends the writer process."""
