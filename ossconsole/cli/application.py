@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ossconsole.cli.options import OpenTarget, Target
-from ossconsole.cli.sample import DEMO_SETTINGS, FillProgress, FillStage, fill_sandbox
+from ossconsole.cli.sandbox import DEMO_SETTINGS, FillProgress, FillStage, fill_sandbox
 from ossconsole.config.credentials import Credentials
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError, SettingsError

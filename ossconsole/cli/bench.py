@@ -122,7 +122,7 @@ def bench(
     Samples that an endpoint has not given before are told apart from those it has (cold and warm). Nothing is written
     to the bucket. Exit code 1 also where a control (--aa) does not find its two sides equal.
     """
-    from ossconsole.cli.sample import fill_sandbox
+    from ossconsole.cli.sandbox import fill_sandbox
     from ossconsole.training.preflight import broken_library, check_libraries, check_precision
 
     check_libraries()

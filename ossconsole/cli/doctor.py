@@ -12,9 +12,11 @@ from contextlib import ExitStack
 
 import click
 
-from ossconsole.cli.checks import gpu, machine, setup
-from ossconsole.cli.checks import machine as terminal
-from ossconsole.cli.checks import setup as dataset
+from ossconsole.cli import checks as dataset
+from ossconsole.cli import checks as gpu
+from ossconsole.cli import checks as machine
+from ossconsole.cli import checks as setup
+from ossconsole.cli import checks as terminal
 from ossconsole.cli.options import OpenTarget, Target, profile_options, readonly_option
 from ossconsole.cli.output import say, say_json
 from ossconsole.config.checks import Check, CheckJob, CheckStatus, run_checks, warn
@@ -81,7 +83,7 @@ def _say_waiting(job: CheckJob, seconds: float) -> None:
 
 def _make_sandbox_ready(target: Target, stack: ExitStack) -> None:
     """Keeps the sandbox running until `stack` is closed; why it cannot be used is for the checks to find."""
-    from ossconsole.cli.sample import fill_sandbox
+    from ossconsole.cli.sandbox import fill_sandbox
 
     try:
         fill_sandbox(stack.enter_context(target.open(say=lambda _text: None)))

@@ -69,7 +69,7 @@ def _wait(wait: Wait) -> None:
 
 def _fill_where_listed(opened: OpenTarget, below: str) -> None:
     """Makes the sandbox's sample dataset where it would be among what is listed. Raises ConsoleError."""
-    from ossconsole.cli.sample import fill_sandbox
+    from ossconsole.cli.sandbox import fill_sandbox
 
     dataset = f"{opened.profile.dataset_prefix}/"
     if dataset.startswith(below) or below.startswith(dataset):

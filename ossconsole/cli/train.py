@@ -9,14 +9,14 @@ import click
 
 from ossconsole.cli.options import OpenTarget, Target, profile_options
 from ossconsole.cli.output import say, say_json
-from ossconsole.cli.sample import fill_sandbox
+from ossconsole.cli.sandbox import fill_sandbox
 from ossconsole.cli.unattended import Printing, stopping_on_signals
 from ossconsole.config.credentials import start_resource_tracker
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.profiles import OnHangup, Profile, load_settings
 from ossconsole.telemetry import events
-from ossconsole.telemetry.narrate import narrate
+from ossconsole.telemetry.events import narrate
 from ossconsole.training.distributed.rank import Place, torchrun_place
 from ossconsole.training.settings import PRECISIONS, TrainSettings
 

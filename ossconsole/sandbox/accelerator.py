@@ -7,9 +7,9 @@ from xml.etree.ElementTree import Element
 
 import msgspec
 
+from ossconsole.sandbox import replies as xml
 from ossconsole.sandbox import request as requestxml
-from ossconsole.sandbox import xml
-from ossconsole.sandbox.errors import OssError
+from ossconsole.sandbox.replies import OssError
 
 WRITE_BACK = "write-back"
 SYNC_WARMUP = "sync-warmup"

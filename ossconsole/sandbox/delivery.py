@@ -15,7 +15,7 @@ from aiohttp import web
 
 from ossconsole.sandbox import faults
 from ossconsole.sandbox.api.call import Reply
-from ossconsole.sandbox.errors import OssError
+from ossconsole.sandbox.replies import OssError
 from ossconsole.sandbox.request import Target
 
 _STALL_STEP_S = 0.1

@@ -19,9 +19,9 @@ from pathlib import Path
 import msgspec
 
 from ossconsole.config.files import private_database
-from ossconsole.sandbox.errors import OssError
 from ossconsole.sandbox.listing import after_all
 from ossconsole.sandbox.records import Attributes, Blob, Bucket, Part, StoredObject, Upload
+from ossconsole.sandbox.replies import OssError
 
 _VERSIONS_SCHEMA = """
 CREATE TABLE IF NOT EXISTS versioned(bucket TEXT PRIMARY KEY) WITHOUT ROWID;

@@ -14,7 +14,7 @@ import msgspec
 
 from ossconsole.config.credentials import Secret
 from ossconsole.config.files import read_private, set_aside, write_private
-from ossconsole.sandbox.errors import OssError
+from ossconsole.sandbox.replies import OssError
 from ossconsole.sandbox.request import Incoming, Target
 from ossconsole.sandbox.store import Store
 

@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from ossconsole.sandbox import xml
-from ossconsole.sandbox.errors import invalid_argument
+from ossconsole.sandbox import replies as xml
 from ossconsole.sandbox.records import StoredObject
-from ossconsole.sandbox.xml import iso_time
+from ossconsole.sandbox.replies import invalid_argument, iso_time
 
 DEFAULT_KEYS = 100
 MAX_KEYS = 1000

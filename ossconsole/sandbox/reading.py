@@ -16,9 +16,9 @@ from contextlib import closing
 
 import msgspec
 
-from ossconsole.sandbox.blobs import BlobStore, OpenBlob
 from ossconsole.sandbox.records import StoredObject
 from ossconsole.sandbox.request import Span
+from ossconsole.sandbox.store import BlobStore, OpenBlob
 
 BLOCK_BYTES = 4 << 20
 # Blob, size of the object, number of the block. An overwritten object has another blob and a longer one another size,

@@ -6,7 +6,7 @@ import re
 
 import msgspec
 
-from ossconsole.sandbox.errors import OssError
+from ossconsole.sandbox.replies import OssError
 
 
 class Bucket(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,8 +14,8 @@ from xml.etree.ElementTree import Element, ParseError
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from ossconsole.sandbox.errors import OssError
 from ossconsole.sandbox.records import StoredObject, check_key
+from ossconsole.sandbox.replies import OssError
 
 
 @dataclass(frozen=True)

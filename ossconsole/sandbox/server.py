@@ -25,12 +25,11 @@ from ossconsole.sandbox.api.call import Call, Reply, Service
 from ossconsole.sandbox.api.routes import Operation
 from ossconsole.sandbox.control import Steering, is_steering
 from ossconsole.sandbox.delivery import Trace
-from ossconsole.sandbox.errors import OssError
 from ossconsole.sandbox.keys import Action, authorise
 from ossconsole.sandbox.records import check_key
+from ossconsole.sandbox.replies import OssError, http_time
 from ossconsole.sandbox.request import Incoming
 from ossconsole.sandbox.signature import Verifier
-from ossconsole.sandbox.xml import http_time
 
 _MAX_BYTES = 64 << 20
 _SECRET_PARAMETERS = frozenset({"x-oss-signature", "Signature", "x-oss-security-token", "security-token"})

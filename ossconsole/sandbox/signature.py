@@ -11,10 +11,9 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 
-from ossconsole.sandbox.errors import OssError, invalid_argument
 from ossconsole.sandbox.keys import AccessKey, KeyRing
+from ossconsole.sandbox.replies import OssError, invalid_argument, iso_time
 from ossconsole.sandbox.request import Incoming, Target, encode_path, encode_query
-from ossconsole.sandbox.xml import iso_time
 
 ALGORITHM = "OSS4-HMAC-SHA256"
 MAX_SKEW_S = 900

@@ -9,8 +9,7 @@ import msgspec
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.text import counted
 from ossconsole.telemetry.compare import Comparison
-from ossconsole.telemetry.events import RunState
-from ossconsole.telemetry.narrate import percent
+from ossconsole.telemetry.events import RunState, percent
 from ossconsole.telemetry.view import RunView, StepSplit
 
 IO_BOUND = 0.3

@@ -13,9 +13,8 @@ import msgspec
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.telemetry import events
 from ossconsole.telemetry.compare import Comparison
-from ossconsole.telemetry.events import Event, RunState
+from ossconsole.telemetry.events import Event, LogLine, RunState, narrate
 from ossconsole.telemetry.measure import Measurement, Settings
-from ossconsole.telemetry.narrate import LogLine, narrate
 from ossconsole.telemetry.series import Ema, Series
 from ossconsole.telemetry.visits import EndpointFigures
 

@@ -13,10 +13,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from ossconsole.cli import checks as dataset
+from ossconsole.cli import checks as gpu
+from ossconsole.cli import checks as machine
+from ossconsole.cli import checks as setup
+from ossconsole.cli import checks as terminal
 from ossconsole.cli import doctor
-from ossconsole.cli.checks import gpu, machine, setup
-from ossconsole.cli.checks import machine as terminal
-from ossconsole.cli.checks import setup as dataset
 from ossconsole.config.checks import CheckStatus, run_checks
 from ossconsole.config.connector import connector_config_path
 from ossconsole.config.credential_sources import FixedSource, find_credentials, write_connector_file
@@ -26,7 +28,7 @@ from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import Manifest, Sample, write_manifest
 from ossconsole.storage.errors import StorageError
 from ossconsole.telemetry.gpu import Driver
-from ossconsole.telemetry.samples import GpuSample, GpuSnapshot
+from ossconsole.telemetry.host import GpuSample, GpuSnapshot
 from ossconsole.training.preflight import TorchReport
 from tests.dataset.conftest import make_pictures
 from tests.dataset.uploads import settings_for, upload

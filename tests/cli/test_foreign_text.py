@@ -29,7 +29,7 @@ from ossconsole.config.files import config_dir
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import translate
 from ossconsole.telemetry import events
-from ossconsole.telemetry.narrate import narrate
+from ossconsole.telemetry.events import narrate
 from ossconsole.telemetry.runs import RunRecord, record_path
 from tests.foreign import FOREIGN, WORST, acting
 from tests.sandboxed import Sandboxed

@@ -13,10 +13,10 @@ import pytest
 
 from ossconsole.sandbox.accelerator import AcceleratedPath, Accelerator, configured, whole_bucket
 from ossconsole.sandbox.control import SandboxControl
-from ossconsole.sandbox.errors import OssError
 from ossconsole.sandbox.listing import SyntheticKeys
 from ossconsole.sandbox.process import SandboxInfo, SandboxProcess
 from ossconsole.sandbox.reading import Shaping
+from ossconsole.sandbox.replies import OssError
 from tests.sandbox.conftest import make_bucket
 from tests.sandbox.wire import call
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from ossconsole.sandbox.errors import OssError
 from ossconsole.sandbox.process import SandboxInfo
+from ossconsole.sandbox.replies import OssError
 from ossconsole.sandbox.request import Span, resolve
 from tests.sandbox.wire import call
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.sandbox.blobs import BlobStore
 from ossconsole.sandbox.reading import BLOCK_BYTES, BlockCache, Origin, Pace, Reader, Shaping
 from ossconsole.sandbox.records import StoredObject
 from ossconsole.sandbox.request import Span
+from ossconsole.sandbox.store import BlobStore
 
 
 class FakeTime:

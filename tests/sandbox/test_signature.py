@@ -10,9 +10,9 @@ import oss2
 import pytest
 
 from ossconsole.config.credentials import Secret
-from ossconsole.sandbox.errors import OssError
 from ossconsole.sandbox.keys import AccessKey, KeyRing
 from ossconsole.sandbox.process import SandboxInfo
+from ossconsole.sandbox.replies import OssError
 from ossconsole.sandbox.request import Incoming, Target
 from ossconsole.sandbox.signature import Verifier
 from tests.sandbox.conftest import make_bucket

@@ -6,8 +6,8 @@ import pytest
 
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
+from ossconsole.telemetry.host import GpuSample
 from ossconsole.telemetry.measure import Ceiling
-from ossconsole.telemetry.samples import GpuSample
 from ossconsole.telemetry.verdict import Bound, judge
 from ossconsole.telemetry.view import RunView
 from tests.telemetry.runs import ACCELERATED, Feed

@@ -8,8 +8,9 @@ import pytest
 from ossconsole import __version__
 from ossconsole.config.credentials import Secret
 from ossconsole.config.files import make_folder
-from ossconsole.terminal import crash, logs
-from ossconsole.terminal.crash import crash_line, crashes_dir, report
+from ossconsole.terminal import logs
+from ossconsole.terminal import logs as crash
+from ossconsole.terminal.logs import crash_line, crashes_dir, report
 
 SENTINEL = "cr4sh-sentinel-77aa"
 

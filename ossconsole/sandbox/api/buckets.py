@@ -7,16 +7,16 @@ import hashlib
 import msgspec
 
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.sandbox import listing, xml
+from ossconsole.sandbox import listing
+from ossconsole.sandbox import replies as xml
 from ossconsole.sandbox import request as requestxml
 from ossconsole.sandbox.accelerator import configured
 from ossconsole.sandbox.api.call import OWNER, Call, Reply, xml_reply
 from ossconsole.sandbox.api.objects import acl_document, marker
 from ossconsole.sandbox.api.writes import STORAGE_CLASSES, content_md5
-from ossconsole.sandbox.errors import OssError, invalid_argument
 from ossconsole.sandbox.keys import Action
 from ossconsole.sandbox.records import Bucket, check_bucket, check_key
-from ossconsole.sandbox.xml import iso_time
+from ossconsole.sandbox.replies import OssError, invalid_argument, iso_time
 
 BUCKET_ACLS = ("private", "public-read", "public-read-write")
 

@@ -14,12 +14,12 @@ from aiohttp import StreamReader
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.sandbox.accelerator import SYNC_WARMUP, Accelerator
-from ossconsole.sandbox.errors import OssError
 from ossconsole.sandbox.faults import FaultEngine
 from ossconsole.sandbox.keys import AccessKey, KeyRing
 from ossconsole.sandbox.listing import KeySource, SyntheticKeys
 from ossconsole.sandbox.reading import BlockCache, Body, Origin, Reader
 from ossconsole.sandbox.records import StoredObject
+from ossconsole.sandbox.replies import OssError
 from ossconsole.sandbox.request import Incoming, Target
 from ossconsole.sandbox.store import Store
 

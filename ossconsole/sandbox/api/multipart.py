@@ -6,14 +6,14 @@ import asyncio
 import re
 from xml.etree.ElementTree import Element
 
-from ossconsole.sandbox import listing, xml
+from ossconsole.sandbox import listing
+from ossconsole.sandbox import replies as xml
 from ossconsole.sandbox import request as requestxml
 from ossconsole.sandbox.api.call import Call, Reply, xml_reply
 from ossconsole.sandbox.api.objects import version_headers
 from ossconsole.sandbox.api.writes import attributes_of, copy_source, forbids_overwrite, receive
-from ossconsole.sandbox.errors import OssError, invalid_argument
 from ossconsole.sandbox.records import Upload
-from ossconsole.sandbox.xml import iso_time
+from ossconsole.sandbox.replies import OssError, invalid_argument, iso_time
 
 MAX_PARTS = 10_000
 _COPY_RANGE = re.compile(r"bytes=(\d+)-(\d+)")

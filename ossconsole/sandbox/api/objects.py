@@ -6,15 +6,15 @@ from urllib.parse import unquote_plus
 
 import msgspec
 
-from ossconsole.sandbox import listing, xml
+from ossconsole.sandbox import listing
+from ossconsole.sandbox import replies as xml
 from ossconsole.sandbox import request as conditions
 from ossconsole.sandbox import request as ranges
 from ossconsole.sandbox import request as requestxml
 from ossconsole.sandbox.api.call import OWNER, Call, Reply, xml_reply
-from ossconsole.sandbox.errors import OssError, invalid_argument
 from ossconsole.sandbox.index import Version
 from ossconsole.sandbox.records import Attributes, StoredObject
-from ossconsole.sandbox.xml import http_time, iso_time
+from ossconsole.sandbox.replies import OssError, http_time, invalid_argument, iso_time
 
 _OWNER = xml.parent("Owner", [xml.element("ID", OWNER), xml.element("DisplayName", OWNER)])
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from ossconsole.sandbox.api import buckets, multipart, objects, writes
 from ossconsole.sandbox.api import objects as versioning
 from ossconsole.sandbox.api.call import Call, Reply
-from ossconsole.sandbox.errors import OssError
 from ossconsole.sandbox.keys import Action
+from ossconsole.sandbox.replies import OssError
 from ossconsole.sandbox.request import Incoming, Target
 
 

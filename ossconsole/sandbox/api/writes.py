@@ -7,16 +7,15 @@ import binascii
 
 import msgspec
 
+from ossconsole.sandbox import replies as xml
 from ossconsole.sandbox import request as conditions
-from ossconsole.sandbox import xml
 from ossconsole.sandbox.api.call import Call, Reply, xml_reply
 from ossconsole.sandbox.api.objects import checked_acl, parse_tags, version_headers
-from ossconsole.sandbox.blobs import BlobWriter
-from ossconsole.sandbox.errors import OssError, invalid_argument
 from ossconsole.sandbox.keys import Action
 from ossconsole.sandbox.records import Attributes, StoredObject
+from ossconsole.sandbox.replies import OssError, http_time, invalid_argument, iso_time
 from ossconsole.sandbox.request import parse_copy_source
-from ossconsole.sandbox.xml import http_time, iso_time
+from ossconsole.sandbox.store import BlobWriter
 
 STORAGE_CLASSES = ("Standard", "IA", "Archive", "ColdArchive", "DeepColdArchive")
 _MAX_PUT_BYTES = 5 << 30
