@@ -36,7 +36,7 @@ from ossconsole.tui.console import (
 )
 
 if TYPE_CHECKING:
-    from ossconsole.cli.bucket_setup import BucketSetup
+    from ossconsole.cli.bucket_setup import BucketSetupService
     from ossconsole.dataset.upload.job import UploadJob
     from ossconsole.dataset.upload.plan import UploadPlan
     from ossconsole.dataset.upload.settings import UploadSettings
@@ -202,13 +202,13 @@ class Application:
     def reload(self) -> None:
         self._reopen(self._target)
 
-    def bucket_setup(self) -> BucketSetup:
-        from ossconsole.cli.bucket_setup import BucketSetup
+    def bucket_setup(self) -> BucketSetupService:
+        from ossconsole.cli.bucket_setup import BucketSetupService
         from ossconsole.config.credential_sources import find_credentials
 
         opened, resolution = self._opened, self._resolution
         if opened is not None:
-            return BucketSetup(opened.profile, opened.credentials, self.readonly)
+            return BucketSetupService(opened.profile, opened.credentials, self.readonly)
         if resolution is None:
             raise self._not_usable()
         profile = resolution.profile
@@ -216,7 +216,7 @@ class Application:
         def credentials() -> Credentials:
             return find_credentials(profile)()
 
-        return BucketSetup(profile, credentials, self.readonly)
+        return BucketSetupService(profile, credentials, self.readonly)
 
     def start_run(self, settings: TrainSettings) -> RunHandle:
         self._refuse_readonly()
@@ -309,7 +309,7 @@ class Application:
         self._register_secrets(opened)
         self._opened = opened
         if opened.sandbox is not None:
-            opened.sandbox.tell = self._tell_of_sandbox
+            opened.sandbox.notify = self._on_sandbox_event
             self._state = Starting(profile=opened.profile, stages=self._state.stages, opened=True)
             self._stage(_STAGES[0], StageState.DONE, f"{opened.profile.standard_endpoint}, speeds are simulated")
         else:
@@ -351,7 +351,7 @@ class Application:
     def _show_filling(self, progress: FillProgress) -> None:
         self._stage(str(progress.stage), StageState.DONE if progress.over else StageState.ACTIVE, progress.words)
 
-    def _tell_of_sandbox(self, message: str, remedy: str) -> None:
+    def _on_sandbox_event(self, message: str, remedy: str) -> None:
         """The sandbox's process ended, or runs again."""
         log.warning("%s %s", message, remedy)
         run = self.own_run

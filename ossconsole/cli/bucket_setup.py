@@ -29,7 +29,7 @@ _TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
-class BucketSetup:
+class BucketSetupService:
     """See `ossconsole.tui.console.BucketSetup`; every method blocks and raises ConsoleError."""
 
     profile: Profile

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import fcntl
 import os
 import time
@@ -18,7 +17,7 @@ from ossconsole.cli.options import OpenTarget
 from ossconsole.cli.output import say, say_json
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import exposure, state_dir
-from ossconsole.config.text import counted
+from ossconsole.config.text import StrEnum, counted
 from ossconsole.sandbox.process import DATASET_PREFIX
 from ossconsole.sandbox.reading import Shaping
 from ossconsole.training.settings import TrainSettings
@@ -100,12 +99,12 @@ def sandbox(
     Prints one JSON line when it is ready. The endpoints' speeds are simulated: every figure is an option, 0 turns it
     off, and --unshaped all that are not given. They say nothing about the real service.
     """
-    from ossconsole.sandbox.app import Settings, run
+    from ossconsole.sandbox.app import SandboxSettings, run
     from ossconsole.sandbox.faults import FaultPlan, read_plan
 
     base = Shaping.none() if unshaped else _DEFAULTS
     given = {name: figure for name, figure in figures.items() if figure is not None}
-    settings = Settings(
+    settings = SandboxSettings(
         directory=directory.absolute(),
         port=port,
         region=region,
@@ -137,14 +136,11 @@ _LOOK_S = 0.1
 _LINE_EVERY_S = 2.0
 
 
-class FillStage(str, enum.Enum):
+class FillStage(StrEnum):
     """The parts of making the sample dataset, by the names that a screen shows."""
 
     PICTURES = "sample pictures"
     UPLOAD = "upload"
-
-    def __str__(self) -> str:
-        return self.value
 
 
 class FillProgress(msgspec.Struct, frozen=True):

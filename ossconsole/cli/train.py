@@ -16,7 +16,7 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.profiles import OnHangup, Profile, load_settings
 from ossconsole.telemetry import events
-from ossconsole.telemetry.events import narrate
+from ossconsole.telemetry.events import to_log_line
 from ossconsole.training.distributed.rank import Place, torchrun_place
 from ossconsole.training.settings import PRECISIONS, TrainSettings
 
@@ -117,7 +117,7 @@ def run_to_end(run: TrainingRun, sampler: Sampler, opened: OpenTarget, on_hangup
     from ossconsole.training.remote.control import ControlServer
 
     if opened.sandbox is not None:
-        opened.sandbox.tell = run.warn
+        opened.sandbox.notify = run.warn
     start_resource_tracker()
     with stopping_on_signals(run, on_hangup) as signalled, ControlServer(_Workplace(opened.profile, run)):
         sampler.start()
@@ -163,5 +163,5 @@ def print_line(event: Event) -> None:
                 f"epoch {event.epoch}  step {event.step}  loss {loss}  {event.samples_per_s:.1f} samples/s  "
                 f"data wait {event.wait_fraction:.0%}  {event.endpoint}"
             )
-    elif not isinstance(event, events.ErrorEvent) and (line := narrate(event)) is not None:
+    elif not isinstance(event, events.ErrorEvent) and (line := to_log_line(event)) is not None:
         say(line.text)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import enum
 import queue
 import threading
 import time
@@ -13,20 +12,17 @@ from typing import TypeVar
 import msgspec
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.text import safe_text
+from ossconsole.config.text import StrEnum, safe_text
 
 T = TypeVar("T")
 LONG_S = 10.0
 """Between two words about a check that is waited for."""
 
 
-class CheckStatus(str, enum.Enum):
+class CheckStatus(StrEnum):
     OK = "ok"
     WARN = "warn"
     FAIL = "fail"
-
-    def __str__(self) -> str:
-        return self.value
 
 
 class Check(msgspec.Struct, frozen=True):

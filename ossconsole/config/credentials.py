@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from multiprocessing import resource_tracker
-from typing import NoReturn
+from typing import Any, NoReturn
 
 MASK = "••••••••"
 
@@ -25,6 +25,7 @@ class Secret:
         self._text = text
 
     def reveal(self) -> str:
+        """The text in clear: only to sign with, or to hand to a process that signs."""
         return self._text
 
     def __repr__(self) -> str:
@@ -47,6 +48,20 @@ class Secret:
 
     def __iter__(self) -> NoReturn:
         raise TypeError("a Secret is not iterable; use reveal()")
+
+
+def reveal_secret(value: Any) -> str:
+    """msgspec's `enc_hook` for private files and pipes: a Secret in clear. Raises NotImplementedError for any other."""
+    if isinstance(value, Secret):
+        return value.reveal()
+    raise NotImplementedError(f"{type(value).__name__} has no JSON form")
+
+
+def conceal_secret(kind: type, value: Any) -> Secret:
+    """msgspec's `dec_hook`, the inverse of `reveal_secret`."""
+    if kind is Secret and isinstance(value, str):
+        return Secret(value)
+    raise NotImplementedError(f"{kind.__name__} has no JSON form")
 
 
 def mask_key_id(access_key_id: str) -> str:

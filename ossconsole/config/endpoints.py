@@ -6,7 +6,6 @@ Host forms are those of Alibaba Cloud's "Regions and endpoints" and "OSS acceler
 from __future__ import annotations
 
 import difflib
-import enum
 import ipaddress
 import re
 from collections.abc import Iterable
@@ -15,9 +14,10 @@ from urllib.parse import urlsplit
 import msgspec
 
 from ossconsole.config.errors import SettingsError
+from ossconsole.config.text import StrEnum
 
 
-class EndpointKind(str, enum.Enum):
+class EndpointKind(StrEnum):
     """Which of a bucket's two endpoints: the internal one, or the accelerator's."""
 
     STANDARD = "standard"
@@ -26,9 +26,6 @@ class EndpointKind(str, enum.Enum):
     @property
     def other(self) -> EndpointKind:
         return EndpointKind.ACCELERATED if self is EndpointKind.STANDARD else EndpointKind.STANDARD
-
-    def __str__(self) -> str:
-        return self.value
 
 
 # A host with an optional port; the sandbox's `0.0.1` is one too, as `<bucket>.0.0.1` is what gets resolved.
@@ -114,7 +111,7 @@ def meant_region(text: str) -> str:
     return close[0] if len(close) == 1 else ""
 
 
-class HostKind(str, enum.Enum):
+class HostKind(StrEnum):
     """Which product and network a host belongs to."""
 
     INTERNAL = "internal"
@@ -124,9 +121,6 @@ class HostKind(str, enum.Enum):
     TRANSFER_ACCELERATION = "transfer acceleration"
     LOOPBACK = "loopback"
     CUSTOM = "custom"
-
-    def __str__(self) -> str:
-        return self.value
 
 
 HOST_NOTES = {

@@ -6,7 +6,6 @@ Errors name the file, the line, the key and the nearest valid spelling.
 from __future__ import annotations
 
 import difflib
-import enum
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +27,7 @@ from ossconsole.config.endpoints import (
 )
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.files import config_dir, read_text, write_private
+from ossconsole.config.text import StrEnum
 
 DEFAULT_DATASET_PREFIX = "dataset/imagenet/ILSVRC/Data"
 DEFAULT_CHECKPOINT_PREFIX = "checkpoints"
@@ -190,14 +190,11 @@ _TOP_KEYS = ("active", "on_hangup", "profiles")
 _PROFILE_KEYS = tuple(name for name in Profile.__struct_fields__ if name not in {"name", "simulated"})
 
 
-class OnHangup(str, enum.Enum):
+class OnHangup(StrEnum):
     """What becomes of a run or an upload when its terminal is lost, as in a dropped SSH connection."""
 
     GO_ON = "go-on"
     STOP = "stop"
-
-    def __str__(self) -> str:
-        return self.value
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -255,7 +252,7 @@ def load_settings(path: Path | None = None) -> Settings:
     """The settings file, or empty settings where there is none. Raises SettingsError."""
     path = path or settings_path()
     text = read_text(path)
-    return Settings() if text is None else _Reader(path, text).settings()
+    return Settings() if text is None else _SettingsParser(path, text).settings()
 
 
 def save_settings(settings: Settings, path: Path | None = None) -> None:
@@ -271,7 +268,7 @@ def _stored(profile: Profile) -> dict[str, str]:
     return {key: values[key] for key in _PROFILE_KEYS if values[key] is not None}
 
 
-class _Reader:
+class _SettingsParser:
     """Reads one file; keeps its text to find the line of a key again."""
 
     def __init__(self, path: Path, text: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Mapping
 
 import msgspec
@@ -18,6 +17,7 @@ from ossconsole.config.profiles import (
     checked,
     refuse_plain_http,
 )
+from ossconsole.config.text import StrEnum
 
 PROFILE_VARIABLE = "OSSCONSOLE_PROFILE"
 VARIABLES = {
@@ -37,15 +37,12 @@ _PLACE_FIELDS = ("bucket", "region", *_ENDPOINT_FIELDS)
 _PREFIX_FIELDS = ("dataset_prefix", "checkpoint_prefix")
 
 
-class OriginKind(str, enum.Enum):
+class OriginKind(StrEnum):
     FLAG = "flag"
     ENVIRONMENT = "environment"
     PROFILE = "profile"
     DEFAULT = "default"
     SANDBOX = "sandbox"
-
-    def __str__(self) -> str:
-        return self.value
 
 
 class Origin(msgspec.Struct, frozen=True):

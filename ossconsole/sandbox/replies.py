@@ -1,4 +1,4 @@
-"""Replies of the service: errors with their status, code and EC, and small XML documents."""
+"""Replies of the service: errors with their status, code and EC, and the building of XML documents."""
 
 from __future__ import annotations
 
@@ -95,13 +95,12 @@ class OssError(Exception):
         self._headers = headers or {}
 
     def xml(self, request_id: str, host: str) -> bytes:
-        elements = {"Code": self.code, "Message": self.message, "RequestId": request_id, "HostId": host, **self.fields}
-        if self.ec:
-            elements["EC"] = self.ec
-        return document("Error", [element(name, text) for name, text in elements.items()])
+        """The error document."""
+        common = elements(Code=self.code, Message=self.message, RequestId=request_id, HostId=host)
+        return document("Error", [*common, *elements(**self.fields, EC=self.ec or None)])
 
     def headers(self, xml: bytes, *, head: bool) -> dict[str, str]:
-        """The headers of the reply; a HEAD has no body, so the XML goes into one of them."""
+        """The headers of the reply; a HEAD has no body, so the XML goes into `x-oss-err`."""
         headers = dict(self._headers)
         if self.ec:
             headers["x-oss-ec"] = self.ec
@@ -117,8 +116,8 @@ def invalid_argument(message: str, name: str = "", value: str = "", *, ec: str =
 
 
 _DECLARATION = '<?xml version="1.0" encoding="UTF-8"?>\n'
-# What XML 1.0 cannot carry in any spelling. A client that has such keys must ask for encoding-type=url; one that does
-# not (the connector) must still get a well-formed reply, because it aborts its process on any other.
+# Characters that XML 1.0 cannot represent. A client with such keys must send encoding-type=url; one that does not (the
+# connector) must still get a well-formed reply, because it aborts its process on any other.
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 
 
@@ -128,19 +127,24 @@ def text(value: str) -> str:
 
 
 def element(name: str, value: str | float | bool) -> str:
-    """`<name>value</name>`, escaped; truth values in lower case."""
+    """`<name>value</name>`, escaped; booleans in lower case."""
     if isinstance(value, bool):
         value = "true" if value else "false"
     return f"<{name}>{text(str(value))}</{name}>"
 
 
+def elements(**fields: str | float | bool | None) -> list[str]:
+    """One element for each field, in their order; a field that is None is left out."""
+    return [element(name, value) for name, value in fields.items() if value is not None]
+
+
 def parent(name: str, children: Iterable[str]) -> str:
-    """An element of elements."""
+    """An element with child elements."""
     return f"<{name}>{''.join(children)}</{name}>"
 
 
 def document(name: str, children: Iterable[str]) -> bytes:
-    """A whole document, as bytes."""
+    """A whole XML document with the root `name`."""
     return f"{_DECLARATION}{parent(name, children)}".encode("utf-8", "replace")
 
 
@@ -159,7 +163,7 @@ def http_time(timestamp: float) -> str:
     return _http_time(int(timestamp))
 
 
-# Objects written together share their second, and listings and headers ask for the same ones again and again.
+# Objects written together share their second, so listings and headers format the same times repeatedly.
 @lru_cache(maxsize=4096)
 def _iso_time(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(seconds))

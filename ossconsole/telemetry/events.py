@@ -1,28 +1,26 @@
-"""What a run reports: one JSON object per line, the same in `train --json`, the run record, replay and export.
+"""The events of a run: one JSON object per line, the same in `train --json`, the run record, replay and export.
 
 Units: `time` is Unix seconds, every `*_s` and `seconds` is wall-clock seconds, `bytes` are bytes read from or written
 to the bucket, `top1`/`top5` are fractions of 1. A float that may diverge is `float | None`: JSON has no NaN, so a
 non-finite value is written as null and read back as None (a gap in a chart).
 
-`narrate` puts each event in words for the event log.
+`to_log_line` gives the text of each event for the event log.
 """
 
 from __future__ import annotations
 
-import enum
-import functools
 from typing import Any, Literal, TypeAlias
 
 import msgspec
 
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.config.text import counted, safe_text
+from ossconsole.config.text import StrEnum, counted, safe_text
 from ossconsole.telemetry.compare import ComparisonReport
 from ossconsole.telemetry.host import GpuSample, HostSample
 
 
-class RunState(str, enum.Enum):
-    """Where a run stands; the last three are final."""
+class RunState(StrEnum):
+    """The state of a run; the last three are final."""
 
     STARTING = "starting"
     RUNNING = "running"
@@ -35,10 +33,8 @@ class RunState(str, enum.Enum):
 
     @property
     def final(self) -> bool:
+        """Whether the run has ended."""
         return self in {RunState.FINISHED, RunState.STOPPED, RunState.FAILED}
-
-    def __str__(self) -> str:
-        return self.value
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
@@ -48,8 +44,8 @@ class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
 class Run(_Event, frozen=True, kw_only=True, tag="run"):
     """The first line of every record: which run, by which program, with which settings (never a secret).
 
-    `epochs` and `steps_per_epoch` are 0 where not known at the start; `pid` and `host` (`socket.gethostname()`)
-    tell whether it still lives. `world` is how many processes train together; with a restart comes another of these.
+    `epochs` and `steps_per_epoch` are 0 where unknown at the start; `pid` and `host` (`socket.gethostname()`) identify
+    its process. `world` is the number of processes that train together; a restart writes this event again.
     `stored_as` is "objects" (one for each sample) or "shards"; `versions` are those of the libraries that read.
     """
 
@@ -74,13 +70,13 @@ class Step(_Event, frozen=True, kw_only=True, tag="step"):
     """One training step.
 
     `step` counts from 1 over the whole run, `epoch` from 1. `samples` and `bytes` are this batch's, of all processes
-    that train together, and so is the loss; `endpoint` is the one this batch was read from. `step_time_s` is end to
-    end, from the moment the previous step ended: the wait (`data_wait_s`), the copy to the device (`copy_s`), the
-    compute (`compute_s`) and the rest that a GPU was idle for (`host_s`) add up to it. `host_late` tells that the GPU
-    had done its work before the next was all handed to it. `fetch_s` is how long the reader process took for this
-    batch. `samples_per_s` is the rate the run reports (smoothed by the engine). `queued` is how many
-    batches after this one were there already; `readers_idle` tells that no more may be read ahead, and a reader process
-    had nothing to do: the endpoint keeps up.
+    that train together, and so is the loss; `endpoint` is the one this batch was read from. `step_time_s` runs from the
+    end of the previous step; it is the sum of the wait (`data_wait_s`), the copy to the device (`copy_s`), the compute
+    (`compute_s`) and the remaining time in which a GPU was idle (`host_s`). `host_late` is True where the GPU finished
+    before the host had queued all of its next work. `fetch_s` is how long the reader process took for this batch.
+    `samples_per_s` is the rate that the run reports (smoothed by the engine). `queued` batches after this one were
+    prefetched already; `readers_idle` is True where the prefetch limit was reached and a reader process was idle: the
+    endpoint keeps up.
     """
 
     step: int
@@ -110,7 +106,7 @@ class Step(_Event, frozen=True, kw_only=True, tag="step"):
 
 
 class Epoch(_Event, frozen=True, kw_only=True, tag="epoch"):
-    """An epoch ended and was validated; the validation figures are None where there is no validation set."""
+    """An epoch ended and was validated; the validation metrics are None without a validation set."""
 
     epoch: int
     train_loss: float | None
@@ -124,7 +120,7 @@ class Epoch(_Event, frozen=True, kw_only=True, tag="epoch"):
 
 
 class Switch(_Event, frozen=True, kw_only=True, tag="switch"):
-    """Batches asked for from now on come from `endpoint`; `step` is the last one done when it was asked."""
+    """Batches requested from now on are read from `endpoint`; `step` is the last one completed before the request."""
 
     endpoint: EndpointKind
     reason: str
@@ -132,7 +128,7 @@ class Switch(_Event, frozen=True, kw_only=True, tag="switch"):
 
 
 class Saving(_Event, frozen=True, kw_only=True, tag="saving"):
-    """A checkpoint on its way: `written` of `bytes` were handed to OSS. `over` where it ended without a checkpoint."""
+    """A checkpoint upload in progress: `written` of `bytes` were sent. `over` where it ended without a checkpoint."""
 
     key: str
     bytes: int
@@ -143,7 +139,7 @@ class Saving(_Event, frozen=True, kw_only=True, tag="saving"):
 class Checkpoint(_Event, frozen=True, kw_only=True, tag="checkpoint"):
     """A checkpoint was written under its unique `key`, verified, and copied to `stable_key`.
 
-    `best_key` is where it was copied to as well for having the run's highest top-1 so far, "" when it has not.
+    `best_key` is its second copy where it has the run's highest top-1 so far, else "".
     """
 
     key: str
@@ -164,7 +160,7 @@ class InfoEvent(_Event, frozen=True, kw_only=True, tag="info"):
 
 
 class WarningEvent(_Event, frozen=True, kw_only=True, tag="warning"):
-    """The run goes on: a retry, a skipped sample, a slow endpoint."""
+    """A problem that does not end the run: a retry, a skipped sample, a slow endpoint."""
 
     message: str
     remedy: str = ""
@@ -172,7 +168,7 @@ class WarningEvent(_Event, frozen=True, kw_only=True, tag="warning"):
 
 
 class ErrorEvent(_Event, frozen=True, kw_only=True, tag="error"):
-    """Something failed; a State event says whether the run ended over it."""
+    """Something failed; a State event follows where it ended the run."""
 
     message: str
     remedy: str = ""
@@ -180,7 +176,7 @@ class ErrorEvent(_Event, frozen=True, kw_only=True, tag="error"):
 
 
 class AcceleratorSize(_Event, frozen=True, kw_only=True, tag="accelerator"):
-    """The size that was bought of the bucket's accelerator, and what that gives at most by its documentation."""
+    """The quota of the bucket's accelerator, and the peak rate that its documentation gives for it."""
 
     quota_gb: int
     peak_bytes_per_s: float
@@ -194,7 +190,7 @@ class State(_Event, frozen=True, kw_only=True, tag="state"):
 
 
 class Telemetry(_Event, frozen=True, kw_only=True, tag="telemetry"):
-    """GPUs and host as the sampler saw them, so that a replay shows them too."""
+    """A sample of GPUs and host, so that a replay shows them too."""
 
     gpus: tuple[GpuSample, ...] = ()
     host: HostSample | None = None
@@ -204,8 +200,8 @@ class Telemetry(_Event, frozen=True, kw_only=True, tag="telemetry"):
 class EndpointSummary(msgspec.Struct, frozen=True, kw_only=True):
     """What one endpoint delivered over the run.
 
-    `steps`, `samples` and `bytes` are all that came through it. The rate and the wait are those of its settled steps;
-    where these were too few they are null, and `reason` says so.
+    `steps`, `samples` and `bytes` are totals. The rate and the wait are those of its settled steps; where these were
+    too few they are null, and `reason` says so.
     """
 
     steps: int
@@ -217,7 +213,7 @@ class EndpointSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Compared(_Event, frozen=True, kw_only=True, tag="comparison"):
-    """The endpoints were compared: another look at the pairs of visits."""
+    """A new result of the comparison of the endpoints."""
 
     comparison: ComparisonReport
     step: int = 0
@@ -226,8 +222,9 @@ class Compared(_Event, frozen=True, kw_only=True, tag="comparison"):
 class Summary(_Event, frozen=True, kw_only=True, tag="summary"):
     """The last line of every record of a run that ended in an orderly way.
 
-    `samples_per_s` is the mean over the steps after the warm-up, `wait_fraction` their share of waiting; where they
-    were too few both are null, and `reason` says so. `comparison` is null where the run used one endpoint only.
+    `samples_per_s` is the mean over the steps after the warm-up, `wait_fraction` the share of their time spent waiting
+    for data; where they were too few both are null, and `reason` says so. `comparison` is null where the run used one
+    endpoint only.
     """
 
     run: str
@@ -279,7 +276,7 @@ def encode(event: Event) -> bytes:
 
 
 def decode(line: bytes | str) -> Event:
-    """The event of one line. Raises msgspec.DecodeError (also ValidationError) where it is none."""
+    """The event of one line. Raises msgspec.DecodeError (also ValidationError) for a line that is not an event."""
     return _decoder.decode(line)
 
 
@@ -287,7 +284,7 @@ Level = Literal["info", "good", "switch", "warning", "error"]
 
 
 class LogLine(msgspec.Struct, frozen=True):
-    """One line of the event log. `time` is Unix seconds; `endpoint` is set where the line is about one."""
+    """One line of the event log. `time` is Unix seconds; `endpoint` is set for a line about one."""
 
     time: float
     level: Level
@@ -295,79 +292,44 @@ class LogLine(msgspec.Struct, frozen=True):
     endpoint: EndpointKind | None = None
 
 
-_STATE_WORDS = {
-    RunState.PAUSED: "paused",
-    RunState.STOPPING: "stopping: a checkpoint is written first",
-}
-
-
-def narrate(event: Event) -> LogLine | None:
+def to_log_line(event: Event) -> LogLine | None:
     """The line for an event; None for those that come too often or say nothing new.
 
-    The record that it may come from is a file of anybody's: the text is made safe for a terminal.
+    The text is safe for a terminal: a record may have been written by another program.
     """
-    line = _narrate(event)
-    return line and msgspec.structs.replace(line, text=safe_text(line.text))
+    endpoint: EndpointKind | None = None
+    level: Level = "info"
+    match event:
+        case Run():
+            text = f"run {event.run} starts"
+        case State(state=RunState.PAUSED):
+            text = "paused"
+        case State(state=RunState.STOPPING):
+            text = "stopping: a checkpoint is written first"
+        case Switch():
+            level, endpoint = "switch", event.endpoint
+            text = f"switched to {event.endpoint}{f' ({event.reason})' if event.reason else ''}"
+        case Epoch():
+            level, text = "good", _epoch_text(event)
+        case Checkpoint():
+            level, text = "good", f"checkpoint {event.key}: {megabytes(event.bytes)} in {event.seconds:.1f} s"
+        case InfoEvent():
+            text = event.message
+        case WarningEvent():
+            level, text = "warning", f"{event.message} {event.remedy}".strip()
+        case ErrorEvent():
+            level, text = "error", f"{event.message} {event.remedy}".strip()
+        case Compared():
+            level = "good"
+            text = f"A/B after {counted(event.comparison.pairs, 'pair')}: {event.comparison.words}"
+        case Summary():
+            level, text = "good", _summary_text(event)
+        case _:
+            return None
+    return LogLine(event.time, level, safe_text(text), endpoint)
 
 
-@functools.singledispatch
-def _narrate(event: Event) -> LogLine | None:  # noqa: ARG001 - the events not named below come too often for a line
-    return None
-
-
-@_narrate.register
-def _(event: Run) -> LogLine:
-    return LogLine(event.time, "info", f"run {event.run} starts")
-
-
-@_narrate.register
-def _(event: State) -> LogLine | None:
-    words = _STATE_WORDS.get(event.state)
-    return LogLine(event.time, "info", words) if words else None
-
-
-@_narrate.register
-def _(event: Switch) -> LogLine:
-    reason = f" ({event.reason})" if event.reason else ""
-    return LogLine(event.time, "switch", f"switched to {event.endpoint}{reason}", event.endpoint)
-
-
-@_narrate.register
-def _(event: Epoch) -> LogLine:
-    return LogLine(event.time, "good", _epoch_words(event))
-
-
-@_narrate.register
-def _(event: Checkpoint) -> LogLine:
-    return LogLine(event.time, "good", f"checkpoint {event.key}: {megabytes(event.bytes)} in {event.seconds:.1f} s")
-
-
-@_narrate.register
-def _(event: InfoEvent) -> LogLine:
-    return LogLine(event.time, "info", event.message)
-
-
-@_narrate.register
-def _(event: WarningEvent) -> LogLine:
-    return LogLine(event.time, "warning", f"{event.message} {event.remedy}".strip())
-
-
-@_narrate.register
-def _(event: ErrorEvent) -> LogLine:
-    return LogLine(event.time, "error", f"{event.message} {event.remedy}".strip())
-
-
-@_narrate.register
-def _(event: Compared) -> LogLine:
-    return LogLine(event.time, "good", f"A/B after {counted(event.comparison.pairs, 'pair')}: {event.comparison.words}")
-
-
-@_narrate.register
-def _(event: Summary) -> LogLine:
-    return LogLine(event.time, "good", _summary_words(event))
-
-
-def _epoch_words(event: Epoch) -> str:
+def _epoch_text(event: Epoch) -> str:
     parts = [f"train loss {number(event.train_loss)}"]
     if event.val_loss is not None:
         parts.append(f"val loss {number(event.val_loss)}")
@@ -378,7 +340,7 @@ def _epoch_words(event: Epoch) -> str:
     return f"epoch {event.epoch} in {event.seconds:.1f} s: {', '.join(parts)}"
 
 
-def _summary_words(event: Summary) -> str:
+def _summary_text(event: Summary) -> str:
     words = f"{event.state}: {counted(event.epochs, 'epoch')}, {counted(event.steps, 'step')} in {event.seconds:.0f} s"
     if event.samples_per_s is None or event.wait_fraction is None:
         return f"{words}, {event.reason} for a rate" if event.reason else words
@@ -388,12 +350,15 @@ def _summary_words(event: Summary) -> str:
 
 
 def number(value: float | None) -> str:
+    """A loss with three decimals; "n/a" where it is unknown or diverged."""
     return "n/a" if value is None else f"{value:.3f}"
 
 
 def percent(fraction: float) -> str:
+    """A fraction of 1 in percent, with one decimal below 10 %."""
     return f"{fraction * 100:.0f} %" if fraction >= 0.0995 or fraction == 0 else f"{fraction * 100:.1f} %"
 
 
 def megabytes(count: int) -> str:
+    """A number of bytes in MB (10**6)."""
     return f"{count / 1e6:.1f} MB"

@@ -97,7 +97,7 @@ TOO_SHORT = "too short"
 """The reason of a figure that is missing."""
 
 
-class Settings(msgspec.Struct, frozen=True):
+class RecordedSettings(msgspec.Struct, frozen=True):
     """What the reducer reads from a run's settings; a record of another version may lack any of it."""
 
     batch_size: int = 0
@@ -110,7 +110,7 @@ class Measurement:
     """What was measured by the events applied so far. Steps of a pause, a validation and the warm-up count nowhere."""
 
     def __init__(self) -> None:
-        self.settings = Settings()
+        self.settings = RecordedSettings()
         self.visits = Visits()
         self.looks = 0
         """How many estimates of the ratio were made."""
@@ -328,14 +328,14 @@ class _Whole:
         self.wait_s += step.data_wait_s
 
 
-def _settings(raw: dict[str, Any]) -> Settings:
+def _settings(raw: dict[str, Any]) -> RecordedSettings:
     """The settings known to this version; what is missing or of another type keeps its default."""
     known = {field.name: _convert(raw.get(field.name), field.type, field.default) for field in _FIELDS}
-    settings = Settings(**known)
+    settings = RecordedSettings(**known)
     return msgspec.structs.replace(settings, workers=max(1, settings.workers))
 
 
-_FIELDS = msgspec.structs.fields(Settings)
+_FIELDS = msgspec.structs.fields(RecordedSettings)
 
 
 def _convert(value: Any, kind: Any, default: Any) -> Any:

@@ -29,7 +29,7 @@ from ossconsole.config.files import config_dir
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import translate
 from ossconsole.telemetry import events
-from ossconsole.telemetry.events import narrate
+from ossconsole.telemetry.events import to_log_line
 from ossconsole.telemetry.runs import RunRecord, record_path
 from tests.foreign import FOREIGN, WORST, acting
 from tests.sandboxed import Sandboxed
@@ -101,7 +101,7 @@ def test_the_event_log(text: str, more: str) -> None:
         events.WarningEvent(time=0, message=text, remedy=more, step=1),
         events.ErrorEvent(time=0, message=text, remedy=more, step=1),
     ):
-        line = narrate(event)
+        line = to_log_line(event)
         assert line is not None
         assert not acting(line.text)
 

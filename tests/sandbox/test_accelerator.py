@@ -11,7 +11,7 @@ import msgspec
 import oss2
 import pytest
 
-from ossconsole.sandbox.accelerator import AcceleratedPath, Accelerator, configured, whole_bucket
+from ossconsole.sandbox.accelerator import AcceleratorConfig, CachedPath, configured, whole_bucket
 from ossconsole.sandbox.control import SandboxControl
 from ossconsole.sandbox.listing import SyntheticKeys
 from ossconsole.sandbox.process import SandboxInfo, SandboxProcess
@@ -151,8 +151,8 @@ def test_quota_is_frozen_for_an_hour() -> None:
 
 def test_policy_of_a_key() -> None:
     assert whole_bucket("cn-sandbox", 0.0).policy("any/key") == "write-back"
-    paths = (AcceleratedPath("a/", "sync-warmup"), AcceleratedPath("b", "write-back"))
-    some = Accelerator(zone="z", quota_gb=50, default_policy=None, paths=paths, created=0.0)
+    paths = (CachedPath("a/", "sync-warmup"), CachedPath("b", "write-back"))
+    some = AcceleratorConfig(zone="z", quota_gb=50, default_policy=None, paths=paths, created=0.0)
     assert [some.policy(key) for key in ("a/x", "bx", "c")] == ["sync-warmup", "write-back", None]
 
 

@@ -21,9 +21,9 @@ import pytest
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError, SettingsError
-from ossconsole.sandbox import delivery, faults
+from ossconsole.sandbox import faults, response
 from ossconsole.sandbox.control import SandboxControl
-from ossconsole.sandbox.faults import FaultEngine, FaultPlan, Request, Rule
+from ossconsole.sandbox.faults import FaultCandidate, FaultEngine, FaultPlan, Rule
 from ossconsole.sandbox.process import SandboxInfo, SandboxProcess
 from ossconsole.sandbox.server import read_log
 from tests.sandbox.conftest import make_bucket
@@ -31,10 +31,10 @@ from tests.sandbox.test_objects import fails
 from tests.sandbox.wire import Answer, Signer, call, send, wait_until
 
 ERROR = faults.Error(code="InternalError")
-GET = Request("GET", "GetObject", EndpointKind.STANDARD, "dataset/a.pt", "OSSConnector")
+GET = FaultCandidate("GET", "GetObject", EndpointKind.STANDARD, "dataset/a.pt", "OSSConnector")
 
 
-def strikes(rule: Rule, requests: list[Request], at: float = 0.0, seed: int = 0) -> list[bool]:
+def strikes(rule: Rule, requests: list[FaultCandidate], at: float = 0.0, seed: int = 0) -> list[bool]:
     engine = FaultEngine(FaultPlan(rules=[rule], seed=seed), 0.0)
     return [engine.decide(request, at) is not None for request in requests]
 
@@ -192,7 +192,7 @@ def test_slow_body(info: SandboxInfo, arm: Arm, key: str, monkeypatch: pytest.Mo
         yield DATA
 
     async def slowly() -> bytes:
-        parts = delivery._spoiled(MagicMock(), chunks(), faults.Slow(bytes_per_s=100_000))
+        parts = response._faulty_chunks(MagicMock(), chunks(), faults.Slow(bytes_per_s=100_000))
         return b"".join([part async for part in parts])
 
     monkeypatch.setattr(asyncio, "sleep", sleep)

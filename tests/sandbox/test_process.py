@@ -99,7 +99,7 @@ def test_port_taken(tmp_path: Path) -> None:
 
 
 def test_one_sandbox_per_folder(sandbox: SandboxProcess) -> None:
-    with pytest.raises(SandboxError, match="Another sandbox runs on"):
+    with pytest.raises(SandboxError, match="Another sandbox is running on"):
         SandboxProcess.start(sandbox.directory)
     assert sandbox.running
 

@@ -127,7 +127,7 @@ class Told:
     def __init__(self, sandbox: SharedSandbox) -> None:
         self.messages: list[str] = []
         self.remedies: list[str] = []
-        sandbox.tell = self
+        sandbox.notify = self
 
     def __call__(self, message: str, remedy: str) -> None:
         self.messages.append(message)
@@ -146,7 +146,7 @@ def test_a_killed_server_is_named_and_comes_back_where_it_was(tmp_path: Path) ->
         assert "started again" in told[1].remedies[0]
         (server,) = [server.pid for server in servers(tmp_path)]
         assert starter.info.pid == guest.info.pid == server
-        assert [one.messages[1] for one in told] == [f"The embedded sandbox runs again (pid {server})."] * 2
+        assert [one.messages[1] for one in told] == [f"The embedded sandbox is running again (pid {server})."] * 2
         assert starter.info.endpoints == before.endpoints
         assert make_bucket(before).get_object("kept").read() == b"on disk"
     wait_until(lambda: not servers(tmp_path))
@@ -165,7 +165,7 @@ def test_one_started_by_hand_is_named_and_not_started_again(tmp_path: Path) -> N
         told = Told(guest)
         alone.stop()
         wait_until(lambda: bool(told.messages))
-        assert told.messages == [f"The embedded sandbox (pid {alone.pid}) ended: its process does not exist any more."]
+        assert told.messages == [f"The embedded sandbox (pid {alone.pid}) ended: its process no longer exists."]
         assert f"ossconsole sandbox --dir {tmp_path} --port {alone.info.port}" in told.remedies[0]
         with SandboxProcess.start(tmp_path, port=alone.info.port, unshaped=True) as again:
             wait_until(lambda: len(told.messages) == 2)
@@ -182,7 +182,7 @@ def test_a_port_that_another_program_has_taken_is_told(tmp_path: Path) -> None:
             assert "ended before it was ready" in told.messages[1]
             assert f"port {port}" in told.remedies[1]
         wait_until(lambda: len(told.messages) == 3)
-        assert "runs again" in told.messages[2]
+        assert "is running again" in told.messages[2]
 
 
 def listening(port: int) -> socket.socket:

@@ -12,7 +12,7 @@ import pytest
 
 from ossconsole.sandbox.process import SandboxProcess
 from ossconsole.sandbox.records import Attributes
-from ossconsole.sandbox.store import Store
+from ossconsole.sandbox.store import SandboxStore
 from tests.sandbox.conftest import make_bucket
 
 
@@ -92,15 +92,15 @@ def test_what_is_not_done_is_said(versioned: Any) -> None:
 
 
 def test_versions_keep_their_bytes_when_the_folder_is_opened_again(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = SandboxStore(tmp_path)
     store.create_bucket("b")
     writer = store.blobs.writer()
     writer.write(b"first")
     first = store.put("b", "k", writer.finish(), Attributes())
-    store.index.keep_versions("b")
+    store.index.enable_versioning("b")
     store.delete("b", ["k"])
     store.close()
-    again = Store(tmp_path)
-    assert again.index.versions.kept("b")
+    again = SandboxStore(tmp_path)
+    assert again.index.versions.enabled("b")
     assert again.blobs.open(first.blob).read(0, 5) == b"first"
     again.close()

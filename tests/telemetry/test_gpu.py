@@ -124,7 +124,7 @@ def test_throttle_reasons_are_words_and_idle_is_none() -> None:
         1: pynvml.nvmlClocksThrottleReasonGpuIdle,
     }
     gpus = opened(nvml).read().gpus
-    assert gpus[0].throttle == ("power cap", "too hot")
+    assert gpus[0].throttle == ("power cap", "thermal (hardware)")
     assert gpus[1].throttle == ()
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ossconsole.telemetry import series as series_module
-from ossconsole.telemetry.series import Ema, Point, Quantiles, Rate, Series
+from ossconsole.telemetry.series import Ema, Point, Quantiles, Series
 
 VALUES = st.lists(
     st.one_of(st.floats(-1e6, 1e6), st.sampled_from([math.nan, math.inf, -math.inf]), st.none()), max_size=300
@@ -166,23 +166,3 @@ def test_ema_starts_at_the_first_value_and_survives_nan() -> None:
     assert math.isnan(ema.add(math.nan))
     assert ema.add(5.0) == pytest.approx(5.0)
     assert 5.0 < ema.add(6.0) < 6.0
-
-
-@given(st.floats(1, 1000), st.floats(0.05, 2))
-def test_rate_of_a_steady_flow(amount: float, pace: float) -> None:
-    rate = Rate(0.0, window_s=10.0)
-    time = 0.0
-    while time < 40:
-        time += pace
-        rate.add(time, amount)
-    # The window ends within one slice and one amount of the flow.
-    assert rate.per_second(time) == pytest.approx(amount / pace, rel=0.02 + pace / 10 + 0.02)
-    assert len(rate._slices) <= Rate._SLICES + 1
-
-
-def test_rate_counts_from_its_start_and_falls_to_zero() -> None:
-    rate = Rate(100.0)
-    assert rate.per_second(100.0) == 0
-    rate.add(101.0, 50)
-    assert rate.per_second(102.0) == pytest.approx(25)
-    assert rate.per_second(120.0) == 0
