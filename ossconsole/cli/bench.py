@@ -1,4 +1,4 @@
-"""`ossconsole bench`: the two endpoints side by side, and what bounds the setup."""
+"""`ossconsole bench`: compares the two endpoints, and finds the bottleneck."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _MODES = [str(mode) for mode in Mode]
     type=click.Choice(_ENDPOINTS),
     multiple=True,
     default=_ENDPOINTS,
-    help="Measure this endpoint; give it twice for both. Default: both.",
+    help="Measure this endpoint; repeatable. Default: both.",
 )
 @click.option(
     "--workers",
@@ -49,7 +49,7 @@ _MODES = [str(mode) for mode in Mode]
     multiple=True,
     default=(2,),
     show_default=True,
-    help="Reader processes; may be given several times.",
+    help="Reader processes; repeatable.",
 )
 @click.option(
     "--batch-size",
@@ -58,7 +58,7 @@ _MODES = [str(mode) for mode in Mode]
     multiple=True,
     default=(64,),
     show_default=True,
-    help="May be given several times.",
+    help="Samples per batch; repeatable.",
 )
 @click.option(
     "--mode",
@@ -66,38 +66,48 @@ _MODES = [str(mode) for mode in Mode]
     type=click.Choice(_MODES),
     multiple=True,
     default=_MODES,
-    help="Reading alone, or training. Default: both.",
+    help="Reading only, or training; repeatable. Default: both.",
 )
 @click.option(
     "--dataset",
     "datasets",
     metavar="PREFIX",
     multiple=True,
-    help="Dataset prefix, such as one per sample format; may be given several times. Default: the profile's.",
+    help="Dataset prefix, such as one per sample format; repeatable. Default: the profile's.",
 )
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=5.0, show_default=True, help="Per reading.")
+@click.option(
+    "--seconds", type=click.FloatRange(0, min_open=True), default=5.0, show_default=True, help="Seconds per reading."
+)
 @click.option(
     "--rounds",
     type=click.IntRange(1),
     default=6,
     show_default=True,
-    help="Pairs of readings, one of each endpoint, in the order ABBA. An interval is made after 6, 9, 13, 20, 30, 45.",
+    help="Pairs of readings, one of each endpoint, in ABBA order. 6, 9, 13, 20, 30 and 45 give an interval.",
 )
 @click.option(
-    "--aa", is_flag=True, help="Control: measure the first endpoint under both names; 1.00 must be in its interval."
+    "--aa", is_flag=True, help="Control: measure the first endpoint under both names; the interval must contain 1.00."
 )
 @click.option(
     "--samples",
     type=click.IntRange(1),
     default=IMAGENET_SAMPLES,
     show_default=True,
-    help="Samples of the epoch that minutes are extrapolated to.",
+    help="Samples of the epoch for the extrapolated minutes.",
 )
-@click.option("--limits/--no-limits", default=True, help="Also measure HTTP, connector and compute alone.")
-@click.option("--image-size", type=click.IntRange(0), default=0, help="Side in px to train at; 0: as stored.")
-@click.option("--precision", type=click.Choice(PRECISIONS), default="auto")
+@click.option("--limits/--no-limits", default=True, help="Also measure HTTP, connector and compute separately.")
+@click.option(
+    "--image-size", type=click.IntRange(0), default=0, help="Side of the training crop in px; 0 = the stored size."
+)
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default="auto",
+    show_default=True,
+    help="Precision of the forward pass.",
+)
 @click.option("--compile", "compiled", is_flag=True, help="Compile the model with torch.compile.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per reading; the last is the summary.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per reading; the last one is the summary.")
 @profile_options
 def bench(
     *,
@@ -117,10 +127,10 @@ def bench(
     compiled: bool,
     as_json: bool,
 ) -> int:
-    """Measure both endpoints with the training loop, interleaved, and say what bounds this setup.
+    """Measure both endpoints with the training loop, interleaved, and report the bottleneck.
 
-    Samples that an endpoint has not given before are told apart from those it has (cold and warm). Nothing is written
-    to the bucket. Exit code 1 also where a control (--aa) does not find its two sides equal.
+    First and later reads of a sample through an endpoint (cold and warm) are measured separately. Nothing is written to
+    the bucket. Exit code 1 also where the control (--aa) finds its two sides different.
     """
     from ossconsole.cli.sandbox import fill_sandbox
     from ossconsole.training.preflight import broken_library, check_libraries, check_precision
@@ -163,7 +173,7 @@ def _once(values: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _print_reading(event: BenchEvent) -> None:
-    """What was just measured, on stderr: the table comes at the end."""
+    """Prints one measurement on stderr; the table follows at the end."""
     if isinstance(event, Reading):
         wait = "" if event.wait_fraction is None else f"  data wait {event.wait_fraction:.0%}"
         say(
@@ -178,13 +188,13 @@ def _print_reading(event: BenchEvent) -> None:
 
 _LIMITS = {
     LimitKind.HTTP: "plain HTTP GETs",
-    LimitKind.CONNECTOR: "the connector, doing nothing with the data",
+    LimitKind.CONNECTOR: "the connector alone",
     LimitKind.COMPUTE: "computing on synthetic data",
 }
 
 
 def print_summary(summary: Summary) -> None:
-    """The table, what it comes to, and what each of its figures rests on."""
+    """Prints the table, the conclusion, and the details of each number."""
     from rich.console import Console
 
     console = Console(highlight=False)
@@ -195,14 +205,14 @@ def print_summary(summary: Summary) -> None:
     say(summary.headline)
     say(summary.bound)
     if summary.ceiling is not None:
-        say(f"Of the accelerator: {summary.ceiling.words}.")
+        say(f"Accelerator: {summary.ceiling.words}.")
     for row in summary.rows:
         for temperature, found in row.comparison.items():
             say(_detail(row, temperature, found))
 
 
 def _detail(row: Row, temperature: str, found: ComparisonReport) -> str:
-    """Everything that the figure of a row rests on, in one line."""
+    """The interval, stalls and conditions behind a row's number, in one line."""
     parts = [found.words]
     if found.typical_ratio is not None:
         parts.append(f"typical step {found.typical_ratio:.2f}x")
@@ -215,7 +225,7 @@ def _detail(row: Row, temperature: str, found: ComparisonReport) -> str:
 
 
 def _table(mode: Mode, rows: list[Row], summary: Summary) -> Table:
-    """Laid out like the tutorial's: minutes per epoch by batch size and workers, and the speed-up."""
+    """A table in the tutorial's layout: minutes per epoch by batch size and workers, and the speed-up."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table
@@ -259,7 +269,7 @@ def _minutes(row: Row, name: str) -> str:
 
 
 def _ratio(row: Row, temperature: str) -> str:
-    """The ratio where it is decided; its interval is told below the table."""
+    """The ratio where it is decided; its interval is printed below the table."""
     found = row.comparison.get(temperature)
     if found is None:
         return ""

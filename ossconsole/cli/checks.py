@@ -57,6 +57,7 @@ _GB = 1e9
 
 
 def python_check(version: tuple[int, int] = sys.version_info[:2]) -> Check:
+    """Whether osstorchconnector has a build for this Python."""
     oldest, newest = SUPPORTED_PYTHONS
     text = f"{platform.python_implementation()} {'.'.join(map(str, version))}, {sys.executable}"
     if oldest <= version <= newest:
@@ -65,7 +66,7 @@ def python_check(version: tuple[int, int] = sys.version_info[:2]) -> Check:
 
 
 def glibc_check(version: str | None = None, machine: str = platform.machine()) -> Check:
-    """`version` reads like `glibc 2.36`, "" where the C library is another one."""
+    """Whether the connector's wheels run here. `version` reads like `glibc 2.36`, "" for another C library."""
     try:
         found = (os.confstr("CS_GNU_LIBC_VERSION") or "") if version is None else version
     except (OSError, ValueError):
@@ -80,7 +81,7 @@ def glibc_check(version: str | None = None, machine: str = platform.machine()) -
 
 
 def userfaultfd_check() -> Check:
-    """Tries the system call that the connector's checkpoint reader rests on."""
+    """Tests the system call that the connector's checkpoint reader needs."""
     name = "userfaultfd"
     libc = ctypes.CDLL(None, use_errno=True)
     descriptor = libc.syscall(_USERFAULTFD, os.O_CLOEXEC | os.O_NONBLOCK)
@@ -97,6 +98,7 @@ def userfaultfd_check() -> Check:
 
 
 def open_files_check() -> Check:
+    """Whether the limit of open files is high enough for the readers' connections."""
     name = "open files"
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     text = f"Open files limit {soft}" + (f", can be raised to {hard}." if hard != soft else ".")
@@ -107,7 +109,7 @@ def open_files_check() -> Check:
 
 
 def folders_check() -> Check:
-    """Whether the settings and the state can be written, by this user alone."""
+    """Whether the settings and state folders are writable, for this user alone."""
     name = "folders"
     state, config = state_dir(), config_dir()
     for folder in (state, logs_dir()):
@@ -115,40 +117,40 @@ def folders_check() -> Check:
             return fail(
                 name,
                 f"The state folder {folder} cannot be written: no run, no upload and no console can start.",
-                f"Make it writable for you, or set {STATE_DIR_VARIABLE} to a folder that you can write to.",
+                f"Make it writable, or set {STATE_DIR_VARIABLE} to a folder that is writable for you.",
             )
     if not _is_writable(config):
         return warn(
             name,
             f"The settings folder {config} cannot be written: profiles cannot be changed.",
-            f"Make it writable for you, or set {CONFIG_DIR_VARIABLE} to a folder that you can write to.",
+            f"Make it writable, or set {CONFIG_DIR_VARIABLE} to a folder that is writable for you.",
         )
     exposed = list(exposed_folders())
     return warn(name, exposed[0]) if exposed else ok(name, f"{state} and {config} can be written by you alone.")
 
 
 def existing_part(folder: Path) -> Path:
-    """The folder, or the nearest above it that exists."""
+    """The folder, or its nearest parent that exists."""
     return next(path for path in (folder, *folder.parents) if os.path.lexists(path))
 
 
 def _is_writable(folder: Path) -> bool:
-    """Also where it would have to be made first."""
+    """Whether it is writable, or can be created."""
     found = existing_part(folder)
     return found.is_dir() and os.access(found, os.W_OK | os.X_OK)
 
 
-def fullest(*folders: Path) -> Path:
-    """The one of the folders whose disk has the least room; they may lie on several."""
+def least_free(*folders: Path) -> Path:
+    """The folder whose disk has the least free space."""
     return min(folders, key=lambda folder: shutil.disk_usage(existing_part(folder)).free)
 
 
 def disk_check(folder: Path, *, few_bytes: float = 2 * _GB, too_few_bytes: float = 0.2 * _GB) -> Check:
-    """Room for logs, run records, journals and the sandbox's objects."""
+    """Free space for logs, run records, journals and the sandbox's objects."""
     name = "disk"
     free = shutil.disk_usage(existing_part(folder)).free
     text = f"{free / _GB:.1f} GB free for {folder}."
-    remedy = f"Free some, or set OSSCONSOLE_STATE_DIR to a folder on a larger disk.   du -sh {folder}"
+    remedy = f"Free some space, or set OSSCONSOLE_STATE_DIR to a folder on a larger disk.   du -sh {folder}"
     if free < too_few_bytes:
         return fail(name, text, remedy)
     return warn(name, text, remedy) if free < few_bytes else ok(name, text)
@@ -159,11 +161,11 @@ _TMUX_LIMIT_S = 1.0
 
 
 def terminal_check(environ: Mapping[str, str] = os.environ, size: os.terminal_size | None = None) -> Check:
-    """Size, colours, Unicode, and whether a copied text reaches the clipboard through tmux."""
+    """Size, colours, Unicode, and whether tmux passes copied text on to the clipboard."""
     name = "terminal"
     found = size or _size()
     if found is None:
-        return ok(name, "None here: the console needs one, `ossconsole train --json` does not.")
+        return ok(name, "No terminal: the console needs one, `ossconsole train --json` does not.")
     kind = environ.get("TERM", "")
     colours = _colours(environ)
     unicode = "utf" in locale.getpreferredencoding(False).lower()
@@ -172,20 +174,20 @@ def terminal_check(environ: Mapping[str, str] = os.environ, size: os.terminal_si
     )
     problems = []
     if kind in {"", "dumb"}:
-        problems.append(("It cannot be drawn on.", "export TERM=xterm-256color"))
+        problems.append(("It cannot move its cursor.", "export TERM=xterm-256color"))
     if found.columns < SMALLEST.columns or found.lines < SMALLEST.lines:
         problems.append((f"The console needs {SMALLEST.columns}x{SMALLEST.lines}.", "Make the window larger."))
     if not unicode:
         problems.append(("Charts and frames are drawn in ASCII.", "export LANG=C.UTF-8"))
     if "TMUX" in environ and not _tmux_clipboard():
-        problems.append(("tmux keeps copied texts to itself.", "tmux set -s set-clipboard on"))
+        problems.append(("tmux does not pass copied text on to the clipboard.", "tmux set -s set-clipboard on"))
     if problems:
         return warn(name, " ".join([f"{text}.", *(what for what, _ in problems)]), problems[0][1])
     return ok(name, f"{text}.")
 
 
 def _size() -> os.terminal_size | None:
-    """The size of the controlling terminal, which is there even when the output goes elsewhere."""
+    """The size of the controlling terminal, which exists even when the output is redirected."""
     try:
         descriptor = os.open(os.ctermid(), os.O_RDONLY | os.O_NOCTTY)
     except OSError:
@@ -252,58 +254,58 @@ def gpu_checks(snapshot: GpuSnapshot | None = None) -> list[Check]:
     text = ", ".join(f"GPU {index}: {amount / 1e9:.1f} GB free" for index, amount in free)
     nccl = [nccl_memory_check()] if len(snapshot.gpus) > 1 else []
     if not free:
-        return [nvml, warn("gpu memory", "NVML tells no figures."), *nccl]
+        return [nvml, warn("gpu memory", "NVML reports no metrics."), *nccl]
     if max(amount for _, amount in free) < SMALL_GPU_BYTES:
-        return [nvml, fail("gpu memory", f"{text}: too little to train.", "See who holds it: nvidia-smi"), *nccl]
+        return [nvml, fail("gpu memory", f"{text}: too little to train.", "List its users: nvidia-smi"), *nccl]
     return [nvml, ok("gpu memory", text), *nccl]
 
 
 def nccl_memory_check(folder: Path = _SHARED_MEMORY) -> Check:
-    """Whether the GPUs of this machine can exchange gradients through shared memory, which a container limits."""
+    """Whether NCCL has enough shared memory for several GPUs; a container may limit it."""
     name = "shared memory"
     remedy = f"docker run --shm-size=1g, or: sudo mount -o remount,size=1G {folder}"
     try:
         free = shutil.disk_usage(folder).free
     except OSError as error:
-        return warn(name, f"{folder} cannot be looked at: {error.strerror}; NCCL needs it for several GPUs.", remedy)
+        return warn(name, f"{folder} cannot be checked: {error.strerror}; NCCL needs it for several GPUs.", remedy)
     text = f"{free / 1e9:.1f} GB free in {folder}; NCCL uses it for several GPUs."
     return ok(name, text) if free >= NCCL_BYTES else warn(name, text, remedy)
 
 
 def torch_checks(limit_s: float) -> list[Check]:
-    """Whether torch, torchvision and the connector load together, and whether torch can use the GPU.
+    """Whether torch, torchvision and the connector can be imported together, and whether torch can use the GPU.
 
-    They are loaded in a process of their own: it takes seconds, and a broken build may end the process.
+    They are imported in a child process: it takes seconds, and a broken build may crash it.
     """
     missing = [name for name in _LIBRARIES if _version(name) is None]
     installed = ", ".join(f"{name} {_version(name)}" for name in _LIBRARIES if name not in missing)
     if missing:
         detail = f"Not installed: {', '.join(missing)}."
-        return [fail("torch", detail, f"pip install {' '.join(missing)}"), warn("cuda", "Not known without torch.")]
+        return [fail("torch", detail, f"pip install {' '.join(missing)}"), warn("cuda", "Unknown without torch.")]
     command = (sys.executable, "-m", "ossconsole.training.preflight")
     try:
         done = subprocess.run(  # noqa: S603
             command, capture_output=True, timeout=limit_s, check=False, env=without_credentials()
         )
     except subprocess.TimeoutExpired:
-        detail = f"{installed}: still loading after {limit_s:.0f} s."
-        remedy = "Look at this machine's load and disk."
-        return [warn("torch", detail, remedy), warn("cuda", "Not known without torch.")]
+        detail = f"{installed}: not imported within {limit_s:.0f} s."
+        remedy = "Check this machine's load and disk."
+        return [warn("torch", detail, remedy), warn("cuda", "Unknown without torch.")]
     try:
         report = msgspec.json.decode(done.stdout, type=TorchReport)
     except msgspec.DecodeError:
         words = done.stderr.decode(errors="replace").strip().splitlines()
         last = words[-1] if words else f"exit code {done.returncode}"
-        return [fail("torch", f"{installed}: loading ended with {last}.", _REINSTALL), warn("cuda", "Not known.")]
-    return judge_torch(report, read_driver())
+        return [fail("torch", f"{installed}: the import ended with {last}.", _REINSTALL), warn("cuda", "Unknown.")]
+    return torch_results(report, read_driver())
 
 
-def judge_torch(report: TorchReport, driver: Driver | None) -> list[Check]:
-    """`torch` and `cuda` from what the child saw and from the driver."""
+def torch_results(report: TorchReport, driver: Driver | None) -> list[Check]:
+    """The `torch` and `cuda` checks from the child's report and the driver's versions."""
     versions = f"torch {report.torch}, torchvision {report.torchvision}, osstorchconnector {report.connector}"
     if report.problem:
         return [fail("torch", f"{versions}: {report.problem}", _REINSTALL), _cuda(report, driver)]
-    return [ok("torch", f"{versions} load together."), _cuda(report, driver)]
+    return [ok("torch", f"{versions} can be imported together."), _cuda(report, driver)]
 
 
 def _cuda(report: TorchReport, driver: Driver | None) -> Check:
@@ -338,20 +340,21 @@ SOON = timedelta(hours=1)
 
 
 def settings_check(profile: Profile) -> Check:
+    """Names the profile, which was validated when it was loaded."""
     return ok("settings", f"Profile {profile.name}: bucket {profile.bucket} in {profile.region}.")
 
 
 def connector_config_check() -> Check:
-    """Whether the file is valid, and keeps AccessKey IDs out of the connector's log."""
+    """Whether the connector's file is valid, and its log level keeps AccessKey IDs out of the log."""
     name, path = "connector config", connector_config_path()
     values = load_connector_config()
     if not values:
-        return ok(name, f"{path} does not exist yet: the defaults hold.")
+        return ok(name, f"{path} does not exist yet: the defaults apply.")
     if int(values.get("logLevel", QUIET_LOG_LEVEL)) < QUIET_LOG_LEVEL:
         return warn(
             name,
             f"{path}: with logLevel {values['logLevel']} the connector writes AccessKey IDs to its log.",
-            f"Set logLevel to {QUIET_LOG_LEVEL} or 3, except while you look for a fault.",
+            f"Set logLevel to {QUIET_LOG_LEVEL} or 3, except while you debug.",
         )
     return ok(name, f"{path} is valid.")
 
@@ -359,26 +362,28 @@ def connector_config_check() -> Check:
 def credentials_check(
     source: CredentialSource, now: Callable[[], datetime] = lambda: datetime.now(timezone.utc)
 ) -> Check:
-    """Whether there is a pair, how long it lasts, and whether others on this machine could read its file."""
+    """Whether there is a key pair, when it expires, and whether other users can read its file."""
     name = "credentials"
     found = source()
     text = f"{mask_key_id(found.access_key_id)} from {found.source}, {_end(found, now())}"
     if found.expiration is not None and found.expiration <= now():
         return fail(name, f"{text}.", "Fetch new temporary credentials, or enter an AccessKey on the Setup screen.")
     if isinstance(source, FileSource) and (mode := loose_mode(source.path)) is not None:
-        return warn(name, f"{text}; others on this machine may read its file ({mode:04o}).", f"chmod 600 {source.path}")
+        return warn(
+            name, f"{text}; other users of this machine can read its file ({mode:04o}).", f"chmod 600 {source.path}"
+        )
     if found.expiration is not None and found.expiration - now() < SOON:
         return warn(name, f"{text}.", "Fetch new ones before a long run.")
     return ok(name, f"{text}.")
 
 
 def instance_check(profile: Profile | None, service: MetadataService | None = None) -> Check:
-    """The instance's region against the bucket's."""
+    """Whether this instance is in the bucket's region."""
     name = "instance"
     try:
         found = (service or MetadataService()).instance()
     except MetadataError:
-        return ok(name, "Not an ECS instance: no metadata service answers here.")
+        return ok(name, "Not an ECS instance: no metadata service answers.")
     text = f"{found.instance_type} in {found.zone or found.region}"
     if profile is None or profile.simulated:
         return ok(name, f"{text}.")
@@ -388,35 +393,36 @@ def instance_check(profile: Profile | None, service: MetadataService | None = No
 
 
 def failed(name: str, error: ConsoleError) -> Check:
+    """The failed check of an error."""
     return fail(name, error.message, error.remedy)
 
 
 def _end(credentials: Credentials, now: datetime) -> str:
     if credentials.expiration is None:
-        return "which does not expire"
+        return "without expiry"
     left = credentials.expiration - now
     if left <= timedelta(0):
-        return f"ended at {credentials.expiration:%Y-%m-%d %H:%M:%S} UTC"
+        return f"expired at {credentials.expiration:%Y-%m-%d %H:%M:%S} UTC"
     minutes = int(left.total_seconds() // 60)
-    return f"ends in {minutes // 60} h {minutes % 60} min"
+    return f"expires in {minutes // 60} h {minutes % 60} min"
 
 
-LARGE_MANIFEST_BYTES = 32 << 20  # about 400,000 samples; reading more would keep the other checks waiting
-LISTING_LIMIT_S = 4.0  # a dataset without a manifest may have any number of objects
+LARGE_MANIFEST_BYTES = 32 << 20  # about 400,000 samples; a larger one takes too long
+LISTING_LIMIT_S = 4.0  # a dataset without a manifest may have millions of objects
 _NAME = "dataset"
 
 
 def dataset_check(store: ObjectStore) -> tuple[Check, int | None]:
-    """The check, and the dataset's size in bytes, None where it is not known. Raises StorageError."""
+    """The check, and the dataset's size in bytes (None: unknown). Raises StorageError."""
     from ossconsole.training.data import training_data
 
     prefix = store.profile.dataset_prefix
     try:
-        if large := _large_list(store, prefix):
+        if large := _large_manifest(store, prefix):
             return ok(_NAME, large), None
         data = limited(LISTING_LIMIT_S, lambda: training_data(store, prefix), f"Listing {store.uri(prefix)}")
     except LimitError:
-        detail = f"{store.uri(prefix)} has no manifest: training lists its objects each time, which takes long here."
+        detail = f"{store.uri(prefix)} has no manifest: every run lists its objects, which takes long here."
         return warn(_NAME, detail, "Upload it with `ossconsole upload`, which writes a manifest."), None
     except ManifestMissingError as error:
         return warn(_NAME, error.message, error.remedy), None
@@ -424,19 +430,21 @@ def dataset_check(store: ObjectStore) -> tuple[Check, int | None]:
         raise
     except ConsoleError as error:
         return fail(_NAME, error.message, error.remedy), None
-    return _judge(data, store.uri(prefix))
+    return _dataset_result(data, store.uri(prefix))
 
 
-def _large_list(store: ObjectStore, prefix: str) -> str:
-    """What to say of a manifest or list of shards that is too long to be read here; "" for any other."""
+def _large_manifest(store: ObjectStore, prefix: str) -> str:
+    """The text for a manifest or list of shards that is too large to read here; "" for any other."""
     for key in (manifest_key(prefix), object_key(prefix, SHARDS_NAME)):
         if store.exists(key):
             size = store.head(key).size
-            return f"{store.uri(key)} has {size / 1e6:,.0f} MB; it was not read." if size > LARGE_MANIFEST_BYTES else ""
+            return (
+                f"{store.uri(key)} has {size / 1e6:,.0f} MB, too large to check." if size > LARGE_MANIFEST_BYTES else ""
+            )
     return ""
 
 
-def _judge(data: TrainingData, uri: str) -> tuple[Check, int]:
+def _dataset_result(data: TrainingData, uri: str) -> tuple[Check, int]:
     manifest = data.manifest
     counts = ", ".join(f"{data.count(split):,} {split}" for split in SPLITS if data.count(split))
     size = sum(manifest.sample_bytes(sample) for samples in manifest.splits.values() for sample in samples)

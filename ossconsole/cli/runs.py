@@ -1,4 +1,4 @@
-"""`status` and `export`: what the run records say."""
+"""`ossconsole status` and `ossconsole export`: summaries and exports of run records."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ossconsole.telemetry.runs import RunSummary, find_run
 
 @click.command()
 @click.argument("run", default="")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @profile_options
 @reads_only
 def status(run: str, as_json: bool, target: Target) -> None:
-    """Where RUN stands; without RUN the newest one that lives, else the newest."""
+    """Show the state of RUN; without RUN the newest active run, else the newest."""
     summary = _find(run, target)
     if as_json:
         fields = {**msgspec.to_builtins(summary), "interrupted": summary.interrupted}
@@ -32,20 +32,20 @@ def status(run: str, as_json: bool, target: Target) -> None:
 
 @click.command()
 @click.argument("run", default="")
-@click.option("--csv", "form", flag_value="csv", help="Steps and epochs, as two CSV files.")
-@click.option("--json", "form", flag_value="json", help="Every event, as one JSON file.")
-@click.option("--tensorboard", "form", flag_value="tensorboard", help="A TensorBoard event file in a folder.")
+@click.option("--csv", "form", flag_value="csv", help="Write steps and epochs as two CSV files.")
+@click.option("--json", "form", flag_value="json", help="Write every event into one JSON file.")
+@click.option("--tensorboard", "form", flag_value="tensorboard", help="Write a TensorBoard event file into a folder.")
 @click.option(
     "--output", type=click.Path(path_type=Path), help="File, or folder for TensorBoard. Default: named after the run."
 )
 @profile_options
 @reads_only
 def export(run: str, form: str | None, output: Path | None, target: Target) -> None:
-    """Write RUN's record (the newest run's without RUN) in a form that other programs read."""
+    """Convert the record of RUN (default: the newest run) for other programs."""
     from ossconsole.telemetry.export import export_csv, export_json, export_tensorboard
 
     if form is None:
-        raise click.UsageError("Say in which form: --csv, --json or --tensorboard.")
+        raise click.UsageError("Select a format: --csv, --json or --tensorboard.")
     summary = _find(run, target)
     record = Path(summary.path)
     written: list[Path] = []
@@ -60,13 +60,13 @@ def export(run: str, form: str | None, output: Path | None, target: Target) -> N
 
 
 def _find(run: str, target: Target) -> RunSummary:
-    target.refuse_flags(set(FIELDS) - {"bucket"}, "runs are selected by --profile and --bucket alone.")
+    target.refuse_flags(set(FIELDS) - {"bucket"}, "runs are selected by --profile and --bucket only.")
     return find_run(run, profile=target.flags.get("profile", ""), bucket=target.flags.get("bucket", ""))
 
 
 def _lines(summary: RunSummary) -> list[tuple[str, str]]:
-    """The summary for people: label and text, only what is known."""
-    state = "interrupted (its process is gone)" if summary.interrupted else str(summary.state)
+    """The known values of the summary: label and text."""
+    state = "interrupted (its process has ended)" if summary.interrupted else str(summary.state)
     rate = (summary.reason or None) if summary.samples_per_s is None else f"{summary.samples_per_s:.1f}"
     simulated = " (simulated)" if summary.simulated else ""
     known = {

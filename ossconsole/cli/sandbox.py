@@ -1,4 +1,4 @@
-"""`ossconsole sandbox`: the embedded OSS-compatible server alone; and its sample dataset, created once."""
+"""`ossconsole sandbox`: the embedded OSS-compatible server; and the creation of its sample dataset."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FC = TypeVar("FC", bound=Callable[..., Any])
 _DEFAULTS = Shaping()
 
 
-def _figure(name: str, text: str) -> Callable[[FC], FC]:
+def _speed_option(name: str, text: str) -> Callable[[FC], FC]:
     default = getattr(_DEFAULTS, name.replace("-", "_"))
     return click.option(f"--{name}", type=click.FloatRange(0), show_default=f"{default:g}", help=text)
 
@@ -44,31 +44,31 @@ def _figure(name: str, text: str) -> Callable[[FC], FC]:
     "directory",
     type=click.Path(file_okay=False, path_type=Path),
     required=True,
-    help="Folder of its objects, keys and log; made where it is missing.",
+    help="Folder of its objects, keys and log; created where it is missing.",
 )
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=0, help="Port on 127.0.0.1 and 127.0.0.2; 0 is a free one."
+    "--port", type=click.IntRange(0, 65535), default=0, help="Port on 127.0.0.1 and 127.0.0.2; 0 = a free one."
 )
-@click.option("--region", default="cn-sandbox", show_default=True, help="Region that requests must be signed for.")
-@click.option("--unshaped", is_flag=True, help="Turn off every simulated delay and limit, and the cache.")
-@_figure("standard-first-byte-ms", "Wait before a GET's first byte from the bucket, ms.")
-@_figure("standard-objects-per-s", "GETs per second that the bucket serves, over all connections.")
-@_figure("accelerated-first-byte-ms", "Wait before a GET's first byte from the accelerator's cache, ms.")
-@_figure("cache-mb", "Size of the accelerator's cache, MB.")
-@_figure("bandwidth-mb-s", "Bytes to and from the bucket, over all connections, MB/s.")
-@_figure("put-first-byte-ms", "Wait before the reply to a write, ms.")
+@click.option("--region", default="cn-sandbox", show_default=True, help="Region of the signatures.")
+@click.option("--unshaped", is_flag=True, help="Disable all simulated delays and limits, and the cache.")
+@_speed_option("standard-first-byte-ms", "Delay of a GET's first byte from the bucket, ms.")
+@_speed_option("standard-objects-per-s", "GETs per second of the bucket, over all connections.")
+@_speed_option("accelerated-first-byte-ms", "Delay of a GET's first byte from the accelerator's cache, ms.")
+@_speed_option("cache-mb", "Size of the accelerator's cache, MB.")
+@_speed_option("bandwidth-mb-s", "Bandwidth of the bucket, over all connections, MB/s.")
+@_speed_option("put-first-byte-ms", "Delay of the reply to a write, ms.")
 @click.option(
     "--faults",
     "fault_file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="JSON file of the faults to simulate from the start.",
+    help="JSON file of the faults to inject from the start.",
 )
 @click.option(
     "--synthetic-keys",
     type=click.IntRange(0),
     default=0,
     show_default=True,
-    help="List this many made-up keys below synthetic/, to measure browsers with.",
+    help="List this number of synthetic keys below synthetic/, for benchmarks.",
 )
 @click.option(
     "--metadata",
@@ -77,7 +77,13 @@ def _figure(name: str, text: str) -> Callable[[FC], FC]:
     show_default=True,
     help="Instance metadata service on 127.0.0.3: both versions (v1), or with tokens only (v2).",
 )
-@click.option("--metadata-credential-ttl-s", type=click.FloatRange(1), default=3600.0, show_default=True)
+@click.option(
+    "--metadata-credential-ttl-s",
+    type=click.FloatRange(1),
+    default=3600.0,
+    show_default=True,
+    help="Lifetime of the metadata service's credentials, seconds.",
+)
 @click.option("--until-stdin-closes", is_flag=True, hidden=True)
 @click.option("--until-unused", is_flag=True, hidden=True)
 def sandbox(
@@ -92,18 +98,18 @@ def sandbox(
     metadata_credential_ttl_s: float,
     until_stdin_closes: bool,
     until_unused: bool,
-    **figures: float | None,
+    **speeds: float | None,
 ) -> None:
     """Serve an OSS-compatible bucket on loopback, with a standard and an accelerated endpoint.
 
-    Prints one JSON line when it is ready. The endpoints' speeds are simulated: every figure is an option, 0 turns it
-    off, and --unshaped all that are not given. They say nothing about the real service.
+    Prints one JSON line when it is ready. The endpoints' speeds are simulated and say nothing about the real service:
+    each one is an option, 0 disables it, and --unshaped disables all that are not given.
     """
     from ossconsole.sandbox.app import SandboxSettings, run
     from ossconsole.sandbox.faults import FaultPlan, read_plan
 
     base = Shaping.none() if unshaped else _DEFAULTS
-    given = {name: figure for name, figure in figures.items() if figure is not None}
+    given = {name: speed for name, speed in speeds.items() if speed is not None}
     settings = SandboxSettings(
         directory=directory.absolute(),
         port=port,
@@ -118,7 +124,7 @@ def sandbox(
     )
     problem = exposure(settings.directory)
     if problem:
-        say(f"Warning: the folder {settings.directory} {problem}: others can replace the files in it.", err=True)
+        say(f"Warning: the folder {settings.directory} {problem}: other users can replace the files in it.", err=True)
     run(settings, _print)
 
 
@@ -127,27 +133,27 @@ def _print(info: SandboxInfo) -> None:
 
 
 SAMPLE_SIZE = 16
-"""Side of the stored samples in pixels: two slow cores then train faster than the simulated standard endpoint reads."""
+"""Side of the stored samples in px: small enough that two slow cores train faster than the standard endpoint reads."""
 
 DEMO_SETTINGS = TrainSettings(epochs=40, batch_size=50, image_size=SAMPLE_SIZE, workers=1, learning_rate=0.03)
-"""The demo's run, a few minutes long: reading bounds it on the standard endpoint, computing on the accelerated one."""
+"""The demo's run of a few minutes: I/O-bound on the standard endpoint, compute-bound on the accelerated one."""
 
-_LOOK_S = 0.1
+_POLL_S = 0.1
 _LINE_EVERY_S = 2.0
 
 
 class FillStage(StrEnum):
-    """The parts of making the sample dataset, by the names that a screen shows."""
+    """The stages of creating the sample dataset, by their names on the screen."""
 
-    PICTURES = "sample pictures"
+    IMAGES = "sample images"
     UPLOAD = "upload"
 
 
 class FillProgress(msgspec.Struct, frozen=True):
-    """How far a stage is, in words; `over` with the last report of a stage."""
+    """The progress of a stage as text; `over` with its last report."""
 
     stage: FillStage
-    words: str
+    text: str
     over: bool = False
 
 
@@ -160,23 +166,23 @@ def fill_sandbox(
     *,
     start_upload: Callable[[UploadSettings], UploadJob] | None = None,
 ) -> None:
-    """Draws and uploads the sample pictures where the sandbox's own prefix has no dataset; no other prefix is touched.
+    """Draws and uploads sample images where the sandbox's own prefix has no dataset; changes no other prefix.
 
-    Only one process makes the dataset, and the others wait for it. What a killed one has left is completed.
-    `on_progress` is called from this thread (default: lines on stderr while there is something to make).
-    `start_upload` lets a screen show and steer the upload. Raises ConsoleError.
+    One process creates the dataset, the others wait for it; an interrupted one is resumed. `on_progress` is called from
+    this thread (default: prints lines on stderr while it works). `start_upload` lets a screen show and control the
+    upload. Raises ConsoleError.
     """
-    sandbox, tell = opened.sandbox, on_progress or _Lines()
+    sandbox, report = opened.sandbox, on_progress or _Lines()
     if sandbox is None or not _is_own_prefix(opened.profile, sandbox):
         for stage in FillStage:
-            tell(FillProgress(stage, f"not needed for {opened.profile.dataset_prefix}/", over=True))
+            report(FillProgress(stage, f"not needed for {opened.profile.dataset_prefix}/", over=True))
         return
-    with _only_one(sandbox.directory / "filling", tell):
+    with _only_one(sandbox.directory / "filling", report):
         if not _has_dataset(opened):
-            _make(opened, tell, start_upload)
+            _create(opened, report, start_upload)
             return
-    tell(FillProgress(FillStage.PICTURES, "drawn before", over=True))
-    tell(FillProgress(FillStage.UPLOAD, "the samples are in the bucket", over=True))
+    report(FillProgress(FillStage.IMAGES, "drawn before", over=True))
+    report(FillProgress(FillStage.UPLOAD, "the samples are in the bucket", over=True))
 
 
 def _is_own_prefix(profile: Profile, sandbox: SharedSandbox) -> bool:
@@ -184,19 +190,19 @@ def _is_own_prefix(profile: Profile, sandbox: SharedSandbox) -> bool:
 
 
 @contextmanager
-def _only_one(path: Path, tell: OnProgress) -> Iterator[None]:
-    """Holds the lock of making the dataset, which the kernel releases however its process ends."""
+def _only_one(path: Path, report: OnProgress) -> Iterator[None]:
+    """Holds the lock for creating the dataset; the kernel releases it with the process."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise ConsoleError(
-            f"The sample dataset cannot be made: {path}: {error.strerror}.",
-            remedy="Set OSSCONSOLE_STATE_DIR to a folder you may write.",
+            f"The sample dataset cannot be created: {path}: {error.strerror}.",
+            remedy="Set OSSCONSOLE_STATE_DIR to a writable folder.",
         ) from error
     try:
         while not _locked(descriptor):
-            tell(FillProgress(FillStage.PICTURES, "another process makes them"))
-            time.sleep(_LOOK_S)
+            report(FillProgress(FillStage.IMAGES, "another process draws them"))
+            time.sleep(_POLL_S)
         yield
     finally:
         os.close(descriptor)
@@ -211,7 +217,7 @@ def _locked(descriptor: int) -> bool:
 
 
 def _has_dataset(opened: OpenTarget) -> bool:
-    """Whether there is something to train on: a manifest, a list of shards, or objects that training lists itself."""
+    """Whether the prefix can be trained on: it has a manifest, a shard list, or tensor samples to list."""
     from ossconsole.dataset.formats import SampleFormat
     from ossconsole.dataset.manifest import SHARDS_NAME, TRAIN, manifest_key, object_key
     from ossconsole.storage.client import ObjectStore
@@ -227,19 +233,19 @@ def _has_dataset(opened: OpenTarget) -> bool:
         store.close()
 
 
-def _make(opened: OpenTarget, tell: OnProgress, start_upload: Callable[[UploadSettings], UploadJob] | None) -> None:
+def _create(opened: OpenTarget, report: OnProgress, start_upload: Callable[[UploadSettings], UploadJob] | None) -> None:
     from ossconsole.dataset.formats import SampleFormat
     from ossconsole.dataset.sample_data import make_sample_pictures
     from ossconsole.dataset.upload.job import UploadJob
     from ossconsole.dataset.upload.settings import UploadSettings
 
     def drawn(count: int, total: int) -> None:
-        tell(FillProgress(FillStage.PICTURES, f"{count} of {total} drawn"))
+        report(FillProgress(FillStage.IMAGES, f"{count} of {total} drawn"))
 
     source = state_dir() / "sample-pictures"
     count = make_sample_pictures(source, on_drawn=drawn)
-    tell(FillProgress(FillStage.PICTURES, f"{count} drawn", over=True))
-    tell(FillProgress(FillStage.UPLOAD, f"0 of {count} sent"))
+    report(FillProgress(FillStage.IMAGES, f"{count} drawn", over=True))
+    report(FillProgress(FillStage.UPLOAD, f"0 of {count} sent"))
     settings = UploadSettings(source=source, format=SampleFormat.IMAGE_U8, size=SAMPLE_SIZE)
     if start_upload is not None:
         job = start_upload(settings)
@@ -247,8 +253,8 @@ def _make(opened: OpenTarget, tell: OnProgress, start_upload: Callable[[UploadSe
         job = UploadJob(opened.profile, opened.credentials, settings)
         job.start()
     try:
-        while not job.join(_LOOK_S):
-            tell(FillProgress(FillStage.UPLOAD, f"{job.progress().done} of {count} sent"))
+        while not job.join(_POLL_S):
+            report(FillProgress(FillStage.UPLOAD, f"{job.progress().done} of {count} sent"))
     except BaseException:  # such as Ctrl-C
         job.cancel()
         raise
@@ -257,25 +263,25 @@ def _make(opened: OpenTarget, tell: OnProgress, start_upload: Callable[[UploadSe
         raise ConsoleError(
             "The upload of the sample dataset was cancelled."
             if summary.cancelled
-            else f"{summary.failed} of the sample pictures could not be uploaded.",
-            remedy="Start the command or the console again: the upload resumes.",
+            else f"{summary.failed} of the sample images could not be uploaded.",
+            remedy="Start the command or the console again to resume it.",
         )
-    tell(FillProgress(FillStage.UPLOAD, f"{counted(count, 'sample')} in {summary.seconds:.1f} s", over=True))
+    report(FillProgress(FillStage.UPLOAD, f"{counted(count, 'sample')} in {summary.seconds:.1f} s", over=True))
 
 
 class _Lines:
-    """Prints progress on stderr: the first and the last report of each stage, and one every two seconds between."""
+    """Prints progress on stderr: the first and the last report of each stage, and one every two seconds in between."""
 
     def __init__(self) -> None:
         self._stage: FillStage | None = None
-        self._told = 0.0
-        self._making = False
+        self._printed = 0.0
+        self._working = False
 
     def __call__(self, progress: FillProgress) -> None:
-        self._making |= not progress.over
+        self._working |= not progress.over
         now = time.monotonic()
         begins = progress.stage is not self._stage
-        if self._making and (begins or progress.over or now - self._told >= _LINE_EVERY_S):
-            say(f"Making the sandbox's sample dataset: {progress.stage}: {progress.words}.", err=True)
-            self._told = now
+        if self._working and (begins or progress.over or now - self._printed >= _LINE_EVERY_S):
+            say(f"Creating the sandbox's sample dataset: {progress.stage}: {progress.text}.", err=True)
+            self._printed = now
         self._stage = progress.stage

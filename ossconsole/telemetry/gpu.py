@@ -25,7 +25,7 @@ _THROTTLE_WORDS = {
 }
 _NO_GPU = "No GPU on this machine (the NVIDIA driver lists none); the run uses the CPU."
 _MIG_INSTANCE = "MIG is on: NVML reports no utilization for an instance."
-_MIG_EMPTY = "MIG is on, and this user cannot see an instance of this GPU."
+_MIG_EMPTY = "MIG is on, and no instance of this GPU is visible to this user."
 
 
 class GpuReader:

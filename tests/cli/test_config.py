@@ -95,7 +95,7 @@ def test_a_folder_that_others_can_write_is_reported_and_used(
     assert run_group(ossconsole, ("config", "path")) == 0
     out, err = capfd.readouterr()
     assert "profiles.toml" in out
-    assert f"{home / name} {'belongs to another user (uid 12345)' if foreign else 'is writable for everybody'}" in err
+    assert f"{home / name} {'belongs to another user (uid 12345)' if foreign else 'is writable for all users'}" in err
     assert f"OSSCONSOLE_{name.upper()}_DIR" in err
 
 

@@ -111,7 +111,7 @@ def test_a_crash_is_one_line_and_a_report_and_the_run_continues(state: Path, pla
     with Console(place, "demo", module="tests.cli.crashing", columns=200) as console:
         console.until(training)
         text = crash(console)
-    assert "The work goes on without the console" in text
+    assert "The work continues without the console" in text
     (report,) = (state / "crashes").iterdir()
     assert str(report) in text
     assert SENTINEL not in report.read_text() + (state / "logs" / "ossconsole.log").read_text()

@@ -152,7 +152,7 @@ def test_the_demo_refuses_another_profile(capsys: pytest.CaptureFixture[str]) ->
 
 def test_a_profile_that_is_not_there_is_refused_before_the_command_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_group(ossconsole, ["--profile", "nosuch", "ls"]) == 2
-    assert "There is no profile 'nosuch'." in capsys.readouterr().err
+    assert "The profile 'nosuch' does not exist." in capsys.readouterr().err
 
 
 def test_another_profile_keeps_the_other_flags() -> None:

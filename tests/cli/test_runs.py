@@ -59,7 +59,7 @@ def test_status_for_people(finished: Path) -> None:
 def test_status_says_that_a_run_was_killed() -> None:
     running = events.State(time=2.0, state=RunState.RUNNING)
     write_record(record_path("killed"), [run_event("killed", pid=0), running])
-    assert "interrupted (its process is gone)" in invoke("status").output
+    assert "interrupted (its process has ended)" in invoke("status").output
 
 
 def test_status_of_a_profile(finished: Path) -> None:

@@ -69,7 +69,7 @@ def test_region_and_standard_endpoint_are_derived() -> None:
     assert found.profile.region == "cn-hangzhou"
     assert found.profile.standard_endpoint == "https://oss-cn-hangzhou-internal.aliyuncs.com"
     assert found.profile.accelerated_endpoint == f"https://{accelerated}"
-    assert str(found.origins["region"]) == "default told by the accelerated endpoint"
+    assert str(found.origins["region"]) == "default from the accelerated endpoint"
     assert found.origins["standard_endpoint"].kind is OriginKind.DEFAULT
 
 

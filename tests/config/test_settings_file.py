@@ -63,7 +63,7 @@ def test_a_symbolic_link_stays_one(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "plain").touch()
-    with pytest.raises(SettingsError, match="cannot be made"):
+    with pytest.raises(SettingsError, match="cannot be created"):
         save_settings(Settings(), tmp_path / "plain" / "profiles.toml")
 
 
@@ -158,7 +158,7 @@ def test_activating() -> None:
 
 
 def test_what_happens_when_the_terminal_is_lost_is_kept_and_checked() -> None:
-    assert load_settings().on_hangup is OnHangup.GO_ON
+    assert load_settings().on_hangup is OnHangup.CONTINUE
     changed = msgspec.structs.replace(Settings(), on_hangup=OnHangup.STOP)
     save_settings(changed.with_profile(HANGZHOU, activate=True))
     assert load_settings().on_hangup is OnHangup.STOP

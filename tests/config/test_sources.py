@@ -213,7 +213,7 @@ def test_secrets_are_masked_wherever_they_could_show() -> None:
 
 
 def test_a_file_source_without_its_file_finds_nothing(tmp_path: Path) -> None:
-    assert FileSource("connector", tmp_path / "none").look() is None
+    assert FileSource("connector", tmp_path / "none").read() is None
     assert "OSS_ACCESS_KEY_ID" not in os.environ
 
 
@@ -231,12 +231,12 @@ def test_the_survey_names_every_place_and_every_profile(monkeypatch: pytest.Monk
         "s",
     ]
     (ecs,) = [state for name, state in found.items() if name.startswith("ECS")]
-    assert "metadata service" in ecs.words
+    assert "metadata service" in ecs.problem
 
 
 def test_the_survey_goes_on_past_a_broken_file() -> None:
     write(ossutil_file(), SENTINEL)
     write(aliyun_file(), SENTINEL)
     states = survey()
-    assert next(state.words for state in states if "ossutil" in str(state.source)).startswith(str(ossutil_file()))
-    assert not any(SENTINEL in state.words for state in states)
+    assert next(state.problem for state in states if "ossutil" in str(state.source)).startswith(str(ossutil_file()))
+    assert not any(SENTINEL in state.problem for state in states)

@@ -131,7 +131,7 @@ def test_damaged_objects_are_set_aside_together(tmp_path: Path, name: str) -> No
 
 def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(SettingsError, match="cannot be made"):
+    with pytest.raises(SettingsError, match="cannot be created"):
         SandboxProcess.start(tmp_path / "file" / "below")
 
 

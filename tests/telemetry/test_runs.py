@@ -126,7 +126,7 @@ def test_no_run_is_said_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="no such run") as caught:
         find_run(directory=tmp_path)
     assert "ossconsole train" in caught.value.remedy
-    with pytest.raises(RecordError, match="no readable run record"):
+    with pytest.raises(RecordError, match="not a readable run record"):
         find_run("missing", tmp_path)
     with pytest.raises(SettingsError):
         find_run("../../etc/passwd", tmp_path)

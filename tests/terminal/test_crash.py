@@ -78,7 +78,7 @@ def test_old_reports_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_a_place_for_the_report_the_line_still_comes(home: Path) -> None:
     (home / "state" / "crashes").write_text("in the way")
     line = crash_line(failure())
-    assert line.startswith("ossconsole crashed: ValueError: went wrong. There is no report: ")
+    assert line.startswith("ossconsole crashed: ValueError: went wrong. No report was written: ")
 
 
 def test_an_exception_that_cannot_be_put_in_words() -> None:

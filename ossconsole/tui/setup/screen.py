@@ -184,7 +184,7 @@ class SetupScreen(ConsoleScreen):
 
     def _details(self, width: int, height: int) -> Sequence[Line]:
         sources = [
-            (str(state.source), mask_key_id(state.credentials.access_key_id) if state.credentials else state.words)
+            (str(state.source), mask_key_id(state.credentials.access_key_id) if state.credentials else state.problem)
             for state in self._sources
         ]
         glyphs = self.glyphs
