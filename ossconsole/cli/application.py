@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import importlib
 import logging
@@ -358,7 +359,9 @@ class Application:
     def _fill_sandbox(self, opened: OpenTarget) -> None:
         """Creates the sandbox's sample dataset where it is missing, stage by stage. Raises ConsoleError."""
         if self._demo and self._run is None:
-            threading.Thread(target=_load_training, name="load-training", daemon=True).start()
+            # The run's thread then finds torch imported.
+            load = functools.partial(importlib.import_module, "ossconsole.training.session")
+            threading.Thread(target=load, name="load-training", daemon=True).start()
         self._stage(str(FillStage.IMAGES), StageState.ACTIVE, "looking for a dataset")
         fill_sandbox(opened, self._show_filling, start_upload=self._start_upload)
 
@@ -430,8 +433,3 @@ class Application:
         if not self._state.stages:
             self._stage("profile", StageState.FAILED, reason)
         self._state = Ready(profile=opened.profile, stages=self._state.stages)
-
-
-def _load_training() -> None:
-    """Imports torch while the samples are uploaded, so that the run starts sooner."""
-    importlib.import_module("ossconsole.training.session")

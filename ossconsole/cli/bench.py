@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -30,53 +30,27 @@ if TYPE_CHECKING:
     from ossconsole.telemetry.compare import ComparisonReport
     from ossconsole.training.bench.readings import BenchEvent, Row
 
+F = TypeVar("F", bound=Callable[..., Any])
 _ENDPOINTS = [str(kind) for kind in EndpointKind]
 _MODES = [str(mode) for mode in Mode]
 
 
+def _repeatable(name: str, parameter: str, text: str, **attributes: Any) -> Callable[[F], F]:
+    return click.option(name, parameter, multiple=True, show_default=True, help=f"{text}; repeatable.", **attributes)
+
+
 @click.command()
+@_repeatable("--endpoint", "endpoints", "Endpoint to measure", type=click.Choice(_ENDPOINTS), default=_ENDPOINTS)
+@_repeatable("--workers", "workers", "Reader processes", type=click.IntRange(1), default=(2,))
+@_repeatable("--batch-size", "batch_sizes", "Samples per batch", type=click.IntRange(1), default=(64,))
+@_repeatable("--mode", "modes", "Reading only, or training", type=click.Choice(_MODES), default=_MODES)
+@_repeatable("--dataset", "datasets", "Dataset prefix (default: the profile's)", metavar="PREFIX")
 @click.option(
-    "--endpoint",
-    "endpoints",
-    type=click.Choice(_ENDPOINTS),
-    multiple=True,
-    default=_ENDPOINTS,
-    help="Measure this endpoint; repeatable. Default: both.",
-)
-@click.option(
-    "--workers",
-    type=click.IntRange(1),
-    multiple=True,
-    default=(2,),
+    "--seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=5.0,
     show_default=True,
-    help="Reader processes; repeatable.",
-)
-@click.option(
-    "--batch-size",
-    "batch_sizes",
-    type=click.IntRange(1),
-    multiple=True,
-    default=(64,),
-    show_default=True,
-    help="Samples per batch; repeatable.",
-)
-@click.option(
-    "--mode",
-    "modes",
-    type=click.Choice(_MODES),
-    multiple=True,
-    default=_MODES,
-    help="Reading only, or training; repeatable. Default: both.",
-)
-@click.option(
-    "--dataset",
-    "datasets",
-    metavar="PREFIX",
-    multiple=True,
-    help="Dataset prefix, such as one per sample format; repeatable. Default: the profile's.",
-)
-@click.option(
-    "--seconds", type=click.FloatRange(0, min_open=True), default=5.0, show_default=True, help="Seconds per reading."
+    help="Seconds per reading.",
 )
 @click.option(
     "--rounds",
@@ -96,17 +70,9 @@ _MODES = [str(mode) for mode in Mode]
     help="Samples of the epoch for the extrapolated minutes.",
 )
 @click.option("--limits/--no-limits", default=True, help="Also measure HTTP, connector and compute separately.")
-@click.option(
-    "--image-size", type=click.IntRange(0), default=0, help="Side of the training crop in px; 0 = the stored size."
-)
-@click.option(
-    "--precision",
-    type=click.Choice(PRECISIONS),
-    default="auto",
-    show_default=True,
-    help="Precision of the forward pass.",
-)
-@click.option("--compile", "compiled", is_flag=True, help="Compile the model with torch.compile.")
+@click.option("--image-size", type=click.IntRange(0), default=0, help="Side of the training crop in px; 0 = as stored.")
+@click.option("--precision", type=click.Choice(PRECISIONS), default="auto", help="Precision of the forward pass.")
+@click.option("--compile", is_flag=True, help="Compile the model with torch.compile.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per reading; the last one is the summary.")
 @profile_options
 def bench(
@@ -117,15 +83,8 @@ def bench(
     batch_sizes: tuple[int, ...],
     modes: tuple[str, ...],
     datasets: tuple[str, ...],
-    seconds: float,
-    rounds: int,
-    aa: bool,
-    samples: int,
-    limits: bool,
-    image_size: int,
-    precision: str,
-    compiled: bool,
     as_json: bool,
+    **options: Any,
 ) -> int:
     """Measure both endpoints with the training loop, interleaved, and report the bottleneck.
 
@@ -136,7 +95,7 @@ def bench(
     from ossconsole.training.preflight import broken_library, check_libraries, check_precision
 
     check_libraries()
-    check_precision(precision)
+    check_precision(options["precision"])
     try:
         from ossconsole.training.bench.benchmark import Bench, BenchSettings
     except ImportError as error:
@@ -144,18 +103,11 @@ def bench(
 
     settings = BenchSettings(
         endpoints=tuple(kind for kind in EndpointKind if str(kind) in endpoints),
-        workers=_once(workers),
-        batch_sizes=_once(batch_sizes),
+        workers=tuple(dict.fromkeys(workers)),
+        batch_sizes=tuple(dict.fromkeys(batch_sizes)),
         modes=tuple(mode for mode in Mode if str(mode) in modes),
         datasets=tuple(prefix.strip("/") for prefix in datasets),
-        seconds=seconds,
-        rounds=rounds,
-        aa=aa,
-        samples=samples,
-        limits=limits,
-        image_size=image_size,
-        precision=precision,
-        compile=compiled,
+        **options,
     )
     report: Callable[[BenchEvent], None] = say_json if as_json else _print_reading
     with target.open() as opened:
@@ -165,11 +117,6 @@ def bench(
     if not as_json:
         print_summary(summary)
     return 1 if summary.aa_passed is False else 0
-
-
-def _once(values: tuple[int, ...]) -> tuple[int, ...]:
-    """The values without repetition, in the order given."""
-    return tuple(dict.fromkeys(values))
 
 
 def _print_reading(event: BenchEvent) -> None:
@@ -259,13 +206,10 @@ def _table(mode: Mode, rows: list[Row], summary: Summary) -> Table:
     for row in rows:
         cells = [escape(safe_text(row.cell.dataset)), row.cell.format] if several else []
         cells += [str(row.cell.batch_size), str(row.cell.workers)]
-        cells += [_minutes(row, name_of(endpoint, temperature)) for endpoint, temperature in shown]
+        minutes = [row.minutes_per_epoch.get(name_of(endpoint, temperature)) for endpoint, temperature in shown]
+        cells += ["" if each is None else f"{each:,.2f}" for each in minutes]
         table.add_row(*cells, *([_ratio(row, ratio)] if ratio else []))
     return table
-
-
-def _minutes(row: Row, name: str) -> str:
-    return f"{row.minutes_per_epoch[name]:,.2f}" if name in row.minutes_per_epoch else ""
 
 
 def _ratio(row: Row, temperature: str) -> str:

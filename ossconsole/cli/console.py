@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import logging
 import os
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_say = functools.partial(say, err=True)
 _POLL_S = 0.5
 _SWITCH_S = 0.001  # Python's default of 5 ms delays a key press several times before it is painted
 _CRASHED, _HUNG_UP = 1, 128 + signal.SIGHUP
@@ -171,7 +173,3 @@ def _killed(number: int) -> str:
         f"ossconsole was killed by {signal.Signals(number).name}, and its work has ended. "
         f"`ossconsole status` shows the state of the run; the log is {log_path()}."
     )
-
-
-def _say(text: str) -> None:
-    say(text, err=True)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_say_on_stderr = functools.partial(say, err=True)
 READONLY_HELP = "Disable all writes and runs."
 
 _HELP = {
@@ -37,10 +38,6 @@ _HELP = {
     "checkpoint_prefix": "Prefix of the checkpoints in the bucket.",
     "plain_http": "'allowed': permit endpoints of other machines without TLS.",
 }
-
-
-def _say_on_stderr(text: str) -> None:
-    say(text, err=True)
 
 
 @dataclass(frozen=True)

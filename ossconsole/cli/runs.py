@@ -48,13 +48,12 @@ def export(run: str, form: str | None, output: Path | None, target: Target) -> N
         raise click.UsageError("Select a format: --csv, --json or --tensorboard.")
     summary = _find(run, target)
     record = Path(summary.path)
-    written: list[Path] = []
     if form == "csv":
-        written.extend(export_csv(record, output or Path(f"{summary.run}.csv")))
+        written = export_csv(record, output or Path(f"{summary.run}.csv"))
     elif form == "json":
-        written.append(export_json(record, output or Path(f"{summary.run}.json")))
+        written = [export_json(record, output or Path(f"{summary.run}.json"))]
     else:
-        written.append(export_tensorboard(record, output or Path(f"{summary.run}-tensorboard")))
+        written = [export_tensorboard(record, output or Path(f"{summary.run}-tensorboard"))]
     for path in written:
         say(path)
 
@@ -69,6 +68,7 @@ def _lines(summary: RunSummary) -> list[tuple[str, str]]:
     state = "interrupted (its process has ended)" if summary.interrupted else str(summary.state)
     rate = (summary.reason or None) if summary.samples_per_s is None else f"{summary.samples_per_s:.1f}"
     simulated = " (simulated)" if summary.simulated else ""
+    comparison = summary.comparison
     known = {
         "run": summary.run,
         "state": state,
@@ -78,8 +78,8 @@ def _lines(summary: RunSummary) -> list[tuple[str, str]]:
         "step": f"{summary.step} (epoch {summary.epoch})" if summary.step else None,
         "samples/s": rate,
         "data wait": None if summary.wait_fraction is None else f"{summary.wait_fraction:.0%} of the step",
-        "A/B": None if summary.comparison is None else summary.comparison.words,
-        "A/B of": _conditions(summary),
+        "A/B": None if comparison is None else comparison.words,
+        "A/B of": None if comparison is None or comparison.conditions is None else comparison.conditions.words,
         "endpoint": None if summary.endpoint is None else f"{summary.endpoint}{simulated}",
         "loss": None if summary.loss is None else f"{summary.loss:.4f}",
         "top-1": None if summary.top1 is None else f"{summary.top1:.1%}",
@@ -88,11 +88,6 @@ def _lines(summary: RunSummary) -> list[tuple[str, str]]:
         "record": summary.path,
     }
     return [(label, text) for label, text in known.items() if text is not None]
-
-
-def _conditions(summary: RunSummary) -> str | None:
-    found = summary.comparison.conditions if summary.comparison is not None else None
-    return None if found is None else found.words
 
 
 def _when(moment: float) -> str:

@@ -23,11 +23,8 @@ from ossconsole.sandbox.reading import Shaping
 from ossconsole.training.settings import TrainSettings
 
 if TYPE_CHECKING:
-    from ossconsole.config.profiles import Profile
     from ossconsole.dataset.upload.job import UploadJob
     from ossconsole.dataset.upload.settings import UploadSettings
-    from ossconsole.sandbox.process import SandboxInfo
-    from ossconsole.sandbox.shared import SharedSandbox
 
 FC = TypeVar("FC", bound=Callable[..., Any])
 _DEFAULTS = Shaping()
@@ -86,20 +83,7 @@ def _speed_option(name: str, text: str) -> Callable[[FC], FC]:
 )
 @click.option("--until-stdin-closes", is_flag=True, hidden=True)
 @click.option("--until-unused", is_flag=True, hidden=True)
-def sandbox(
-    *,
-    directory: Path,
-    port: int,
-    region: str,
-    unshaped: bool,
-    fault_file: Path | None,
-    synthetic_keys: int,
-    metadata: str,
-    metadata_credential_ttl_s: float,
-    until_stdin_closes: bool,
-    until_unused: bool,
-    **speeds: float | None,
-) -> None:
+def sandbox(*, directory: Path, unshaped: bool, fault_file: Path | None, **options: Any) -> None:
     """Serve an OSS-compatible bucket on loopback, with a standard and an accelerated endpoint.
 
     Prints one JSON line when it is ready. The endpoints' speeds are simulated and say nothing about the real service:
@@ -108,28 +92,18 @@ def sandbox(
     from ossconsole.sandbox.app import SandboxSettings, run
     from ossconsole.sandbox.faults import FaultPlan, read_plan
 
-    base = Shaping.none() if unshaped else _DEFAULTS
-    given = {name: speed for name, speed in speeds.items() if speed is not None}
+    given = {name: options.pop(name) for name in Shaping.__struct_fields__}
+    speeds = {name: speed for name, speed in given.items() if speed is not None}
     settings = SandboxSettings(
         directory=directory.absolute(),
-        port=port,
-        region=region,
-        shaping=msgspec.structs.replace(base, **given),
+        shaping=msgspec.structs.replace(Shaping.none() if unshaped else _DEFAULTS, **speeds),
         faults=read_plan(fault_file) if fault_file else FaultPlan(),
-        synthetic_keys=synthetic_keys,
-        metadata=metadata,
-        metadata_credential_ttl_s=metadata_credential_ttl_s,
-        until_stdin_closes=until_stdin_closes,
-        until_unused=until_unused,
+        **options,
     )
     problem = exposure(settings.directory)
     if problem:
         say(f"Warning: the folder {settings.directory} {problem}: other users can replace the files in it.", err=True)
-    run(settings, _print)
-
-
-def _print(info: SandboxInfo) -> None:
-    say_json(msgspec.json.decode(info.encode()))
+    run(settings, lambda info: say_json(msgspec.json.decode(info.encode())))
 
 
 SAMPLE_SIZE = 16
@@ -173,7 +147,8 @@ def fill_sandbox(
     upload. Raises ConsoleError.
     """
     sandbox, report = opened.sandbox, on_progress or _Lines()
-    if sandbox is None or not _is_own_prefix(opened.profile, sandbox):
+    prefix = (opened.profile.bucket, opened.profile.dataset_prefix)
+    if sandbox is None or prefix != (sandbox.info.bucket, DATASET_PREFIX):
         for stage in FillStage:
             report(FillProgress(stage, f"not needed for {opened.profile.dataset_prefix}/", over=True))
         return
@@ -183,10 +158,6 @@ def fill_sandbox(
             return
     report(FillProgress(FillStage.IMAGES, "drawn before", over=True))
     report(FillProgress(FillStage.UPLOAD, "the samples are in the bucket", over=True))
-
-
-def _is_own_prefix(profile: Profile, sandbox: SharedSandbox) -> bool:
-    return (profile.bucket, profile.dataset_prefix) == (sandbox.info.bucket, DATASET_PREFIX)
 
 
 @contextmanager
@@ -247,11 +218,11 @@ def _create(opened: OpenTarget, report: OnProgress, start_upload: Callable[[Uplo
     report(FillProgress(FillStage.IMAGES, f"{count} drawn", over=True))
     report(FillProgress(FillStage.UPLOAD, f"0 of {count} sent"))
     settings = UploadSettings(source=source, format=SampleFormat.IMAGE_U8, size=SAMPLE_SIZE)
-    if start_upload is not None:
-        job = start_upload(settings)
-    else:
+    if start_upload is None:
         job = UploadJob(opened.profile, opened.credentials, settings)
         job.start()
+    else:
+        job = start_upload(settings)
     try:
         while not job.join(_POLL_S):
             report(FillProgress(FillStage.UPLOAD, f"{job.progress().done} of {count} sent"))
@@ -260,12 +231,9 @@ def _create(opened: OpenTarget, report: OnProgress, start_upload: Callable[[Uplo
         raise
     summary = job.wait()
     if summary.cancelled or summary.failed:
-        raise ConsoleError(
-            "The upload of the sample dataset was cancelled."
-            if summary.cancelled
-            else f"{summary.failed} of the sample images could not be uploaded.",
-            remedy="Start the command or the console again to resume it.",
-        )
+        failed = f"{summary.failed} of the sample images could not be uploaded."
+        message = "The upload of the sample dataset was cancelled." if summary.cancelled else failed
+        raise ConsoleError(message, remedy="Start the command or the console again to resume it.")
     report(FillProgress(FillStage.UPLOAD, f"{counted(count, 'sample')} in {summary.seconds:.1f} s", over=True))
 
 

@@ -227,16 +227,9 @@ def _print_json_summary(summary: UploadSummary) -> None:
 
 def _print_last_line(uploaded: int, skipped: int, failed: int, size: int, seconds: float) -> None:
     """Prints the summary, whose keys are documented: these and no others."""
-    line = {
-        "event": "summary",
-        "uploaded": uploaded,
-        "skipped": skipped,
-        "failed": failed,
-        "bytes": size,
-        "seconds": round(seconds, 3),
-        "samples_per_s": round(uploaded / seconds, 3) if seconds > 0 else 0.0,
-    }
-    say_json(line)
+    counts = {"uploaded": uploaded, "skipped": skipped, "failed": failed, "bytes": size}
+    rate = round(uploaded / seconds, 3) if seconds > 0 else 0.0
+    say_json({"event": "summary", **counts, "seconds": round(seconds, 3), "samples_per_s": rate})
 
 
 # For people

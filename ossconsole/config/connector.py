@@ -120,7 +120,7 @@ def save_connector_config(values: ConnectorValues, path: Path | None = None) -> 
 
 def default_connector_values() -> ConnectorValues:
     """The values of a new file: the documented keys, and a log in our own folder."""
-    documented = [key for key in CONNECTOR_KEYS if not _undocumented(key)]
+    documented = [key for key in CONNECTOR_KEYS if "undocumented" not in key.meaning]
     defaults = {key.name: key.default for key in documented if key.default is not None}
     return {"logPath": str(logs_dir() / "connector.log"), **defaults}
 
@@ -148,10 +148,6 @@ def checked_connector_values(values: ConnectorValues) -> ConnectorValues:
 
 
 _TYPE_NAMES = {int: "a whole number", bool: "true or false", str: "text"}
-
-
-def _undocumented(key: ConnectorKey) -> bool:
-    return "undocumented" in key.meaning
 
 
 def _flattened(document: dict[str, Any]) -> ConnectorValues:

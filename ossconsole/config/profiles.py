@@ -259,15 +259,13 @@ def load_settings(path: Path | None = None) -> Settings:
 
 def save_settings(settings: Settings, path: Path | None = None) -> None:
     """Replaces the file atomically, with mode 0600. Raises SettingsError."""
-    profiles = {name: _stored(profile) for name, profile in settings.profiles.items()}
+    profiles = {}
+    for name, profile in settings.profiles.items():
+        values = msgspec.structs.asdict(profile)
+        profiles[name] = {key: values[key] for key in _PROFILE_KEYS if values[key] is not None}
     choice = {} if settings.on_hangup is OnHangup.CONTINUE else {"on_hangup": settings.on_hangup.value}
     document = {"active": settings.active, **choice, "profiles": profiles}
     write_private(path or settings_path(), msgspec.toml.encode(document))
-
-
-def _stored(profile: Profile) -> dict[str, str]:
-    values = msgspec.structs.asdict(profile)
-    return {key: values[key] for key in _PROFILE_KEYS if values[key] is not None}
 
 
 class _SettingsParser:
@@ -317,7 +315,9 @@ class _SettingsParser:
                 raise self._error(table, key, f"{key} must be text in quotes, not {value!r}.")
         try:
             _not_reserved(name)
-            return checked(Profile(name=name, **{**_defaults(values), **values}))
+            region = values.get("region", "")
+            defaults = {"region": "", "bucket": "", "standard_endpoint": internal_endpoint(region) if region else ""}
+            return checked(Profile(name=name, **{**defaults, **values}))
         except FieldError as error:
             raise self._error(table, error.field, error.message, error.remedy) from error
 
@@ -331,12 +331,6 @@ class _SettingsParser:
         where = f"{self._path}, line {line}" if line else str(self._path)
         place = f"[{table}] {key}" if table else key
         return SettingsError(f"{where}, {place}: {message}", remedy=remedy)
-
-
-def _defaults(values: Mapping[str, str]) -> dict[str, str]:
-    region = values.get("region", "")
-    endpoint = internal_endpoint(region) if region else ""
-    return {"region": "", "bucket": "", "standard_endpoint": endpoint}
 
 
 def _not_reserved(name: str) -> None:

@@ -317,7 +317,7 @@ def _summarise(path: Path, data: mmap.mmap) -> RunSummary:
         pid=latest.pid,
         host=latest.host,
         alive=_alive(latest),
-        state=_state(state, summary),
+        state=summary.state if summary else state.state if state else RunState.STARTING,
         profile=run.profile,
         bucket=run.bucket,
         simulated=run.simulated,
@@ -334,12 +334,6 @@ def _summarise(path: Path, data: mmap.mmap) -> RunSummary:
         error=(summary.error if summary else "") or (failure.message if failure else ""),
         comparison=(summary.comparison if summary else None) or (compared.comparison if compared else None),
     )
-
-
-def _state(state: events.State | None, summary: events.Summary | None) -> RunState:
-    if summary is not None:
-        return summary.state
-    return state.state if state is not None else RunState.STARTING
 
 
 def _alive(run: events.Run) -> bool | None:

@@ -144,7 +144,7 @@ def test_renaming_keeps_place_and_activity() -> None:
 def test_deleting_the_active_profile_leaves_the_sandbox() -> None:
     settings = Settings().with_profile(HANGZHOU, activate=True).without("hangzhou")
     assert settings == Settings()
-    with pytest.raises(SettingsError, match="no profile"):
+    with pytest.raises(SettingsError, match="does not exist"):
         settings.without("hangzhou")
 
 
@@ -221,4 +221,4 @@ def test_latin_1_is_refused_in_words() -> None:
 
 def test_without_profiles_the_remedy_says_how_to_make_one() -> None:
     error = failure('active = "mine"\n')
-    assert error.remedy == "The file has no profiles. Make one: ossconsole config init"
+    assert error.remedy == "Create a profile: ossconsole config init"
