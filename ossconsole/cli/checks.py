@@ -62,7 +62,7 @@ def python_check(version: tuple[int, int] = sys.version_info[:2]) -> Check:
     text = f"{platform.python_implementation()} {'.'.join(map(str, version))}, {sys.executable}"
     if oldest <= version <= newest:
         return ok("python", text)
-    return fail("python", f"{text}: osstorchconnector has no build for it.", "Make the venv with python3.12 -m venv")
+    return fail("python", f"{text}: osstorchconnector has no build for it.", "Create the venv with python3.12 -m venv")
 
 
 def glibc_check(version: str | None = None, machine: str = platform.machine()) -> Check:

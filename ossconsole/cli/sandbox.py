@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ import msgspec
 from ossconsole.cli.options import OpenTarget
 from ossconsole.cli.output import say, say_json
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.files import exposure, state_dir
+from ossconsole.config.files import READ_WRITE, exposure, open_private, state_dir, try_lock
 from ossconsole.config.text import StrEnum, counted
 from ossconsole.sandbox.process import DATASET_PREFIX
 from ossconsole.sandbox.reading import Shaping
@@ -163,28 +162,14 @@ def fill_sandbox(
 @contextmanager
 def _only_one(path: Path, report: OnProgress) -> Iterator[None]:
     """Holds the lock for creating the dataset; the kernel releases it with the process."""
+    descriptor = open_private(path, READ_WRITE)
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise ConsoleError(
-            f"The sample dataset cannot be created: {path}: {error.strerror}.",
-            remedy="Set OSSCONSOLE_STATE_DIR to a writable folder.",
-        ) from error
-    try:
-        while not _locked(descriptor):
+        while not try_lock(descriptor):
             report(FillProgress(FillStage.IMAGES, "another process draws them"))
             time.sleep(_POLL_S)
         yield
     finally:
         os.close(descriptor)
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _has_dataset(opened: OpenTarget) -> bool:

@@ -96,16 +96,9 @@ class FileSource:
         kept: Credentials | None = self._kept.get("credentials")
         if self._kept.get("version") == version and kept is not None and not ends_within(kept, timedelta(0)):
             return kept
-        found = self._parse()
+        found = _READERS[self.kind](self.path, self.name)
         self._kept.update(version=version, credentials=found)
         return found
-
-    def _parse(self) -> Credentials | None:
-        if self.kind == "connector":
-            return read_connector_file(self.path)
-        if self.kind == "ossutil":
-            return read_ossutil_file(self.path, self.name)
-        return read_aliyun_file(self.path, self.name)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"kind": self.kind, "path": self.path, "name": self.name, "_kept": {}}
@@ -267,7 +260,7 @@ class _ConnectorDocument(msgspec.Struct, rename="pascal"):
     expiration: str = ""
 
 
-def read_connector_file(path: Path) -> Credentials | None:
+def read_connector_file(path: Path, _name: str = "") -> Credentials | None:
     """The key pair; None where the file does not exist. Raises SettingsError for a file in another format."""
     text = read_text(path)
     if text is None:
@@ -277,13 +270,8 @@ def read_connector_file(path: Path) -> Credentials | None:
         expiration = parse_expiration(found.expiration)
     except (msgspec.DecodeError, ValueError):
         raise _bad(path, "it needs AccessKeyId, AccessKeySecret, and Expiration as 2030-01-31T08:00:00Z") from None
-    return _credentials(
-        found.access_key_id,
-        found.access_key_secret,
-        found.security_token,
-        expiration,
-        source=f"connector file {short_path(path)}",
-    )
+    source = f"connector file {short_path(path)}"
+    return _credentials(found.access_key_id, found.access_key_secret, found.security_token, expiration, source)
 
 
 def write_connector_file(credentials: Credentials, path: Path | None = None) -> Path:
@@ -311,13 +299,9 @@ def read_ossutil_file(path: Path, name: str = "") -> Credentials | None:
     section = next((sections[key] for key in wanted if key in sections), None)
     if section is None or not section.get("accesskeyid"):
         return None
-    return _credentials(
-        section["accesskeyid"],
-        section.get("accesskeysecret", ""),
-        section.get("ststoken", ""),
-        None,
-        source=f"ossutil {name or 'default'} ({short_path(path)})",
-    )
+    source = f"ossutil {name or 'default'} ({short_path(path)})"
+    key_secret, token = section.get("accesskeysecret", ""), section.get("ststoken", "")
+    return _credentials(section["accesskeyid"], key_secret, token, None, source)
 
 
 def read_aliyun_file(path: Path, name: str = "") -> Credentials | None:
@@ -330,13 +314,12 @@ def read_aliyun_file(path: Path, name: str = "") -> Credentials | None:
     found = profiles.get(selected)
     if found is None or found.get("mode", "AK") not in _ALIYUN_MODES or not found.get("access_key_id"):
         return None
-    return _credentials(
-        str(found["access_key_id"]),
-        str(found.get("access_key_secret", "")),
-        str(found.get("sts_token", "")),
-        None,
-        source=f"aliyun CLI {selected} ({short_path(path)})",
-    )
+    source = f"aliyun CLI {selected} ({short_path(path)})"
+    key_id, key_secret, token = (str(found.get(key, "")) for key in ("access_key_id", "access_key_secret", "sts_token"))
+    return _credentials(key_id, key_secret, token, None, source)
+
+
+_READERS = {"connector": read_connector_file, "ossutil": read_ossutil_file, "aliyun": read_aliyun_file}
 
 
 def ossutil_names(path: Path) -> list[str]:
@@ -363,7 +346,7 @@ def loose_mode(path: Path) -> int | None:
     return mode if mode & 0o077 else None
 
 
-def _credentials(key_id: str, key_secret: str, token: str, expiration: datetime | None, *, source: str) -> Credentials:
+def _credentials(key_id: str, key_secret: str, token: str, expiration: datetime | None, source: str) -> Credentials:
     if not key_id or not key_secret:
         raise SettingsError(f"{source}: the AccessKey ID or secret is empty.", remedy="Enter the key pair again.")
     return Credentials(key_id, Secret(key_secret), Secret(token) if token else None, expiration, source)

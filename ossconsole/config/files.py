@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import errno
+import fcntl
 import os
 import shlex
 import sqlite3
@@ -121,6 +122,15 @@ def open_private(path: Path, flags: int = APPEND) -> int:
     except OSError as error:
         raise unwritable(path, error) from error
     return descriptor
+
+
+def try_lock(descriptor: int, operation: int = fcntl.LOCK_EX) -> bool:
+    """Takes a `flock` lock without blocking; False where another process holds it. It ends with the descriptor."""
+    try:
+        fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def write_private(path: Path, data: bytes, *, mode: int = 0o600) -> None:

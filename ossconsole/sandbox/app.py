@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import gc
 import os
 import resource
@@ -19,7 +18,7 @@ import msgspec
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import SettingsError
-from ossconsole.config.files import READ_WRITE, open_private, write_private
+from ossconsole.config.files import READ_WRITE, open_private, try_lock, write_private
 from ossconsole.sandbox.accelerator import whole_bucket
 from ossconsole.sandbox.api.call import Service
 from ossconsole.sandbox.control import ControlApi
@@ -81,8 +80,7 @@ def _locked(directory: Path) -> Iterator[None]:
     try:
         # Several attempts: a process that checks whether the folder is served holds the lock for a moment.
         for _ in range(_LOCK_TRIES):
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if try_lock(descriptor):
                 break
             time.sleep(_LOCK_WAIT_S)
         else:

@@ -131,7 +131,7 @@ def _read(path: Path) -> list[AccessKey]:
     except (msgspec.DecodeError, RecursionError):
         keys = []
     if not keys or keys[0].expires_at is not None:  # the owner's key is the first one, and never expires
-        log.warning("The sandbox's key file was damaged. It is kept as %s, and a new key is made.", set_aside(path))
+        log.warning("The sandbox's key file was damaged. It is now %s, and a new key was created.", set_aside(path))
         return []
     return keys
 

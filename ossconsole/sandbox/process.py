@@ -114,7 +114,7 @@ class SandboxProcess(RunningSandbox):
         timeout_s: float = 20.0,
         arguments: Sequence[str] = (),
     ) -> SandboxProcess:
-        """Start a sandbox on `directory` and wait until it answers; port 0 takes a free one.
+        """Starts a sandbox on `directory` and waits until it answers; port 0 selects a free one.
 
         `arguments` are further options of `ossconsole sandbox`. Raises SandboxError.
         """
@@ -144,7 +144,7 @@ class SandboxProcess(RunningSandbox):
 
 
 def spawn(directory: Path, options: Sequence[str], timeout_s: float) -> tuple[subprocess.Popen[bytes], SandboxInfo]:
-    """Start `ossconsole sandbox` on `directory` and wait until it answers. Raises SandboxError, SettingsError."""
+    """Starts `ossconsole sandbox` on `directory` and waits until it answers. Raises SandboxError, SettingsError."""
     command = [sys.executable, "-m", "ossconsole", "sandbox", "--dir", str(directory), *options]
     with os.fdopen(open_private(directory / LOG_NAME), "ab") as log:
         # The child can end with its stdin, which closes however this process ends. PR_SET_PDEATHSIG would also fire

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.files import READ_WRITE, open_private, read_private
+from ossconsole.config.files import READ_WRITE, open_private, read_private, try_lock
 from ossconsole.sandbox.control import SandboxControl
 from ossconsole.sandbox.process import (
     INFO_NAME,
@@ -39,25 +39,18 @@ class Users:
 
     def join(self) -> bool:
         """Registers this process as a user; False while the last user is ending the sandbox."""
-        return self._lock(fcntl.LOCK_SH)
+        return try_lock(self._fd, fcntl.LOCK_SH)
 
     def leave(self) -> bool:
         """Unregisters this process; True where no other user is left, and then none can join before `close`."""
         fcntl.flock(self._fd, fcntl.LOCK_UN)
-        return self._lock(fcntl.LOCK_EX)
+        return try_lock(self._fd)
 
     def close(self) -> None:
         """Releases the lock; a second call does nothing."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-    def _lock(self, kind: int) -> bool:
-        try:
-            fcntl.flock(self._fd, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
 
 
 log = logging.getLogger(__name__)
@@ -239,9 +232,6 @@ def _served(directory: Path) -> bool:
     """Whether a sandbox holds the folder."""
     descriptor = open_private(directory / LOCK_NAME, READ_WRITE)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not try_lock(descriptor, fcntl.LOCK_SH)
     finally:
         os.close(descriptor)
-    return False

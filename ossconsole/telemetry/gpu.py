@@ -175,7 +175,7 @@ class GpuReader:
             nvml.NVML_ERROR_LIBRARY_NOT_FOUND: "No NVIDIA driver on this machine (libnvidia-ml.so.1 not found); "
             "the run uses the CPU.",
             nvml.NVML_ERROR_DRIVER_NOT_LOADED: "The NVIDIA driver is installed but not loaded; the run uses the CPU.",
-            nvml.NVML_ERROR_NO_PERMISSION: "This user may not read the GPUs (NVML: no permission); ask for access to "
+            nvml.NVML_ERROR_NO_PERMISSION: "This user may not read the GPUs (NVML: no permission); request access to "
             "/dev/nvidiactl.",
             nvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: "The NVIDIA driver was updated under the running kernel module "
             "(NVML: version mismatch); restart the machine.",

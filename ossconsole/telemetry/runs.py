@@ -261,7 +261,7 @@ def _records(directory: Path) -> list[Path]:
     except OSError as error:
         raise RecordError(
             f"The run records in {directory} cannot be read: {reason(error)}.",
-            remedy=f"Make the folder yours, or set {STATE_DIR_VARIABLE} to the folder of your runs.",
+            remedy=f"Make the folder readable, or set {STATE_DIR_VARIABLE} to the folder of your runs.",
         ) from error
 
 
