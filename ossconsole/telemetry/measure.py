@@ -37,6 +37,7 @@ class Ceiling(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def used(self) -> float:
+        """The share of the peak rate, 0 to 1."""
         return self.bytes_per_s / self.peak_bytes_per_s
 
     @property
@@ -46,6 +47,7 @@ class Ceiling(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def near(self) -> bool:
+        """Whether the rate is so near the peak that a larger accelerator would help."""
         return self.used >= _NEAR
 
     @property
@@ -279,10 +281,12 @@ class Measurement:
 
     @property
     def samples(self) -> int:
+        """Samples of the whole run, the warm-up too."""
         return sum(samples for _, samples, _ in self._used.values())
 
     @property
     def bytes(self) -> int:
+        """Bytes of the whole run, the warm-up too."""
         return sum(size for _, _, size in self._used.values())
 
     @property
