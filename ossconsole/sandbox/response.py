@@ -8,34 +8,41 @@ import struct
 import time
 from collections.abc import AsyncIterator
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, field
 from typing import NoReturn
 
+import msgspec
 from aiohttp import web
 
 from ossconsole.sandbox import faults
 from ossconsole.sandbox.api.call import Reply
 from ossconsole.sandbox.replies import OssError
-from ossconsole.sandbox.request import Resource
 
 _STALL_STEP_S = 0.1
 _SLOW_STEP_S = 0.05
 _CRC = "x-oss-hash-crc64ecma"
 
 
-@dataclass
-class Trace:
-    """The facts of one request that its log record holds."""
+class RequestRecord(msgspec.Struct, kw_only=True):
+    """One line of the request log, filled in while the request is served.
 
-    request_id: str
-    started: float
-    target: Resource = field(default_factory=Resource)
-    query: dict[str, str] = field(default_factory=dict)
+    `time` is Unix seconds at its start, `ms` the time until the last byte of the reply, `bytes` the size of the body
+    sent. `code` is the error code and `fault` the injected fault, each empty for none.
+    """
+
+    time: float
+    endpoint: str
+    method: str
     operation: str = ""
+    bucket: str = ""
+    key: str = ""
+    query: dict[str, str] = {}
+    status: int = 0
+    bytes: int = 0
+    user_agent: str
+    request_id: str
+    ms: float = 0.0
     code: str = ""
     fault: str = ""
-    status: int = 0
-    sent: int = 0
 
 
 async def inject_before(request: web.BaseRequest, action: faults.Action | None) -> None:
@@ -50,32 +57,32 @@ async def inject_before(request: web.BaseRequest, action: faults.Action | None) 
 
 
 async def send(
-    request: web.BaseRequest, trace: Trace, reply: Reply, action: faults.Action | None = None
+    request: web.BaseRequest, record: RequestRecord, reply: Reply, action: faults.Action | None = None
 ) -> web.StreamResponse:
     """Sends `reply`. Raises ConnectionError where the client has disconnected or a fault cuts the reply off."""
-    trace.status = reply.status
+    record.status = reply.status
     with closing(reply.source) if reply.source else nullcontext():
         if action is not None:
-            return await _send_faulty(request, trace, reply, action)
+            return await _send_faulty(request, record, reply, action)
         if reply.source is None:
-            return _whole(request, trace, reply)
+            return _whole(request, record, reply)
         data = await reply.source.read()
         if len(data) == reply.source.length:
             reply.body = data
-            return _whole(request, trace, reply)
+            return _whole(request, record, reply)
         response = await _begin(request, reply, reply.source.length)
         while data:
             await response.write(data)
-            trace.sent += len(data)
+            record.bytes += len(data)
             data = await reply.source.read()
     await response.write_eof()
     return response
 
 
-def _whole(request: web.BaseRequest, trace: Trace, reply: Reply) -> web.Response:
+def _whole(request: web.BaseRequest, record: RequestRecord, reply: Reply) -> web.Response:
     if request.method == "HEAD":
         reply.headers["Content-Length"] = str(reply.length)
-    trace.sent = len(reply.body)
+    record.bytes = len(reply.body)
     return web.Response(status=reply.status, headers=reply.headers, body=reply.body or None)
 
 
@@ -87,7 +94,7 @@ async def _begin(request: web.BaseRequest, reply: Reply, length: int) -> web.Str
 
 
 async def _send_faulty(
-    request: web.BaseRequest, trace: Trace, reply: Reply, action: faults.Action
+    request: web.BaseRequest, record: RequestRecord, reply: Reply, action: faults.Action
 ) -> web.StreamResponse:
     if isinstance(action, faults.LostReply):
         _reset(request)
@@ -96,14 +103,14 @@ async def _send_faulty(
     if isinstance(action, faults.MalformedListing):
         reply.body = reply.body[: len(reply.body) // 2]
     if request.method == "HEAD":
-        return _whole(request, trace, reply)
+        return _whole(request, record, reply)
     length = reply.source.length if reply.source else len(reply.body)
     if isinstance(action, faults.Truncate) and action.quietly:
         length = min(length, action.after_bytes)
     response = await _begin(request, reply, length)
     async for data in _faulty_chunks(request, _chunks(reply), action):
         await response.write(data)
-        trace.sent += len(data)
+        record.bytes += len(data)
     await response.write_eof()
     return response
 

@@ -28,32 +28,11 @@ from ossconsole.sandbox.keys import Permission, authorise
 from ossconsole.sandbox.records import check_key
 from ossconsole.sandbox.replies import OssError, http_time
 from ossconsole.sandbox.request import IncomingRequest
-from ossconsole.sandbox.response import Trace
+from ossconsole.sandbox.response import RequestRecord
 from ossconsole.sandbox.signature import Verifier
 
 _MAX_BYTES = 64 << 20
 _SECRET_PARAMETERS = frozenset({"x-oss-signature", "Signature", "x-oss-security-token", "security-token"})
-
-
-class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the request log. `time` is Unix seconds, `ms` from the request line to the last byte of the reply."""
-
-    time: float
-    endpoint: str
-    method: str
-    operation: str
-    bucket: str
-    key: str
-    query: dict[str, str]
-    status: int
-    bytes: int
-    user_agent: str
-    request_id: str
-    ms: float
-    code: str = ""
-    """The error code, empty for a success."""
-    fault: str = ""
-    """The fault that was injected, empty for none."""
 
 
 def logged_query(query: dict[str, str]) -> dict[str, str]:
@@ -127,43 +106,52 @@ class RequestHandler:
         )
 
     async def _handle(self, kind: EndpointKind, request: web.BaseRequest) -> web.StreamResponse:
-        trace = Trace(f"{self._id_prefix}{next(self._numbers):012X}", time.monotonic())
+        started = time.monotonic()
+        record = RequestRecord(
+            time=time.time(),
+            endpoint=kind.value,
+            method=request.method,
+            user_agent=request.headers.get("User-Agent", ""),
+            request_id=f"{self._id_prefix}{next(self._numbers):012X}",
+        )
         try:
-            return await self._answer(kind, request, trace)
+            return await self._answer(kind, request, record)
         except OssError as error:
-            return await self._refuse(request, trace, error)
+            return await self._refuse(request, record, error)
         except web.RequestPayloadError as error:
-            return await self._refuse(request, trace, OssError("BadRequest", str(error)))
+            return await self._refuse(request, record, OssError("BadRequest", str(error)))
         except ConnectionError:
-            trace.code = "" if trace.fault else "ClientGone"
+            record.code = "" if record.fault else "ClientGone"
             raise
         except OSError as error:
-            if trace.sent:
+            if record.bytes:
                 raise
-            return await self._refuse(request, trace, OssError("InternalError", f"The sandbox's disk: {error}."))
+            return await self._refuse(request, record, OssError("InternalError", f"The sandbox's disk: {error}."))
         finally:
-            self._record(kind, request, trace)
+            record.ms = round((time.monotonic() - started) * 1000, 3)
+            self._log.write(record)
 
-    async def _answer(self, kind: EndpointKind, request: web.BaseRequest, trace: Trace) -> web.StreamResponse:
+    async def _answer(self, kind: EndpointKind, request: web.BaseRequest, record: RequestRecord) -> web.StreamResponse:
         service = self._service
         incoming = IncomingRequest(request.method, request.raw_path, request.raw_headers)
-        trace.query = incoming.query
+        record.query = logged_query(incoming.query)
         # Against DNS rebinding: a web page whose name resolves to 127.0.0.1 sends that name.
         if incoming.host not in self._hosts:
             raise OssError("AccessDenied", "The sandbox answers to its loopback addresses only.")
         if is_control_request(incoming):
-            trace.operation = "Control"
+            record.operation = "Control"
             return await self._control.handle(request, incoming)
         candidates = incoming.candidates(service.store.buckets)
-        trace.target = candidates[0]
+        record.bucket, record.key = candidates[0].bucket, candidates[0].key
         caller = self._verifier.check(incoming, candidates, service.clock())
-        trace.target = target = caller.target
+        target = caller.target
+        record.bucket, record.key = target.bucket, target.key
         operation = routes.find(incoming, target)
-        trace.operation = operation.name
+        record.operation = operation.name
         if target.key:
             check_key(target.key)
         authorise(service.store, operation.action, caller.key, target, incoming)
-        action = self._fault(kind, incoming, operation, trace)
+        action = self._fault(kind, incoming, operation, record)
         if action is not None:
             await response.inject_before(request, action)
         if incoming.headers.get("expect", "").lower() == "100-continue":
@@ -171,57 +159,38 @@ class RequestHandler:
         reply = await operation.run(Call(service, kind, incoming, request.content, target, caller.key))
         if operation.action is Permission.WRITE:
             await service.origin.put()
-        return await self._send(request, trace, reply, action)
+        return await self._send(request, record, reply, action)
 
     def _fault(
-        self, kind: EndpointKind, incoming: IncomingRequest, operation: Operation, trace: Trace
+        self, kind: EndpointKind, incoming: IncomingRequest, operation: Operation, record: RequestRecord
     ) -> faults.Action | None:
         engine = self._service.faults
         if not engine.plan.rules:
             return None
         agent = incoming.headers.get("user-agent", "")
-        candidate = faults.FaultCandidate(incoming.method, operation.name, kind, trace.target.key, agent)
+        candidate = faults.FaultCandidate(incoming.method, operation.name, kind, record.key, agent)
         action = engine.decide(candidate, time.monotonic())
         if action is not None:
-            trace.fault = str(action.__struct_config__.tag)
+            record.fault = str(action.__struct_config__.tag)
         return action
 
     async def _send(
-        self, request: web.BaseRequest, trace: Trace, reply: Reply, action: faults.Action | None = None
+        self, request: web.BaseRequest, record: RequestRecord, reply: Reply, action: faults.Action | None = None
     ) -> web.StreamResponse:
         headers = reply.headers
         headers["Server"] = _SERVER_NAME
-        headers["x-oss-request-id"] = trace.request_id
-        headers["x-oss-server-time"] = str(int((time.monotonic() - trace.started) * 1000))
+        headers["x-oss-request-id"] = record.request_id
+        headers["x-oss-server-time"] = str(int((time.time() - record.time) * 1000))
         if self._service.faults.plan.clock_skew_s:
             headers["Date"] = http_time(self._service.clock())
-        return await response.send(request, trace, reply, action)
+        return await response.send(request, record, reply, action)
 
-    async def _refuse(self, request: web.BaseRequest, trace: Trace, error: OssError) -> web.StreamResponse:
-        trace.code = error.code
-        xml = error.xml(trace.request_id, request.headers.get("Host", ""))
+    async def _refuse(self, request: web.BaseRequest, record: RequestRecord, error: OssError) -> web.StreamResponse:
+        record.code = error.code
+        xml = error.xml(record.request_id, request.headers.get("Host", ""))
         head = request.method == "HEAD"
         headers = {"Content-Type": "application/xml", **error.headers(xml, head=head)}
-        return await self._send(request, trace, Reply(error.status, headers, b"" if head else xml))
-
-    def _record(self, kind: EndpointKind, request: web.BaseRequest, trace: Trace) -> None:
-        record = RequestRecord(
-            time=time.time(),
-            endpoint=kind.value,
-            method=request.method,
-            operation=trace.operation,
-            bucket=trace.target.bucket,
-            key=trace.target.key,
-            query=logged_query(trace.query),
-            status=trace.status,
-            bytes=trace.sent,
-            user_agent=request.headers.get("User-Agent", ""),
-            request_id=trace.request_id,
-            ms=round((time.monotonic() - trace.started) * 1000, 3),
-            code=trace.code,
-            fault=trace.fault,
-        )
-        self._log.write(record)
+        return await self._send(request, record, Reply(error.status, headers, b"" if head else xml))
 
 
 _BIND_ATTEMPTS = 20

@@ -70,17 +70,13 @@ class Series:
     """Values over time in constant memory: recent ones individually, older ones in wider and wider buckets.
 
     Times are seconds of one clock; a time before the previous one (a clock set back) counts as the previous one.
-    Non-finite values are gaps and do not count in `bounds`. For one writer and any number of reader threads.
+    Non-finite values are gaps. For one writer and any number of reader threads.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._levels = [_Level()]
-        self._start: float | None = None
         self._last: Point | None = None
-        self._count = 0
-        self._low = math.inf
-        self._high = -math.inf
 
     def append(self, time: float, value: float | None) -> None:
         """Adds a value; None is a gap like NaN."""
@@ -89,14 +85,8 @@ class Series:
         with self._lock:
             if self._last is not None:
                 time = max(time, self._last.time)
-            else:
-                self._start = time
-            point = Point(time, number, number, number, not finite)
-            self._last = point
-            self._count += 1
-            if finite:
-                self._low, self._high = min(self._low, number), max(self._high, number)
-            self._push(0, point)
+            self._last = Point(time, number, number, number, not finite)
+            self._push(0, self._last)
 
     def _push(self, depth: int, point: Point) -> None:
         level = self._levels[depth]
@@ -116,20 +106,6 @@ class Series:
         """The newest value, None before the first."""
         with self._lock:
             return self._last
-
-    @property
-    def bounds(self) -> tuple[float, float] | None:
-        """Lowest and highest finite value ever appended, None before the first."""
-        with self._lock:
-            return (self._low, self._high) if self._low <= self._high else None
-
-    @property
-    def start(self) -> float | None:
-        """The time of the first value, None before it."""
-        return self._start
-
-    def __len__(self) -> int:
-        return self._count
 
     def window(self, t0: float, t1: float, max_points: int) -> list[Point]:
         """The values in [t0, t1], in time order, merged into at most `max_points` equal intervals of time.

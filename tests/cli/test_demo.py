@@ -88,7 +88,7 @@ def test_a_killed_sandbox_is_named_and_the_demo_is_completed(state: Path) -> Non
     out, err = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 0, err
     after = [*named, *map(json.loads, out.splitlines())]
-    assert any("runs again" in event.get("message", "") for event in after)
+    assert any("is running again" in event.get("message", "") for event in after)
     steps = [event for event in [*before, *after] if event["event"] == "step"]
     assert {step["endpoint"] for step in steps} == {str(kind) for kind in EndpointKind}
     assert [step["step"] for step in steps] == list(range(1, len(steps) + 1))
