@@ -202,14 +202,12 @@ def memory_of_others(uuid: str, nvml: Any = None) -> tuple[GpuProcess, ...]:
         nvml = pynvml
     try:
         nvml.nvmlInit()
+        try:
+            running = nvml.nvmlDeviceGetComputeRunningProcesses(nvml.nvmlDeviceGetHandleByUUID(uuid))
+        finally:
+            nvml.nvmlShutdown()
     except nvml.NVMLError:
         return ()
-    try:
-        running = nvml.nvmlDeviceGetComputeRunningProcesses(nvml.nvmlDeviceGetHandleByUUID(uuid))
-    except nvml.NVMLError:
-        return ()
-    finally:
-        nvml.nvmlShutdown()
     others = [
         GpuProcess(process.pid, _process_name(process.pid), int(process.usedGpuMemory))
         for process in running
@@ -245,13 +243,11 @@ def read_driver() -> Driver | None:
 
     try:
         pynvml.nvmlInit()
+        try:
+            version = _text(pynvml.nvmlSystemGetDriverVersion())
+            cuda = int(pynvml.nvmlSystemGetCudaDriverVersion_v2())  # 1000 x major + 10 x minor
+        finally:
+            pynvml.nvmlShutdown()
     except pynvml.NVMLError:
         return None
-    try:
-        version = pynvml.nvmlSystemGetDriverVersion()
-        cuda = int(pynvml.nvmlSystemGetCudaDriverVersion_v2())  # 1000 x major + 10 x minor
-        return Driver(version.decode() if isinstance(version, bytes) else version, (cuda // 1000, cuda % 1000 // 10))
-    except pynvml.NVMLError:
-        return None
-    finally:
-        pynvml.nvmlShutdown()
+    return Driver(version or "", (cuda // 1000, cuda % 1000 // 10))

@@ -51,7 +51,7 @@ def settled(application: Application) -> ConsoleState:
     return application.state
 
 
-def test_a_key_that_was_typed_is_used_at_once_also_with_flags_alone(opened: Opened) -> None:
+def test_an_entered_key_is_used_immediately_also_with_flags_alone(opened: Opened) -> None:
     application = opened(Target(FLAGS))
     state = application.state
     assert isinstance(state, NoCredentials)

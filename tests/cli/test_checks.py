@@ -51,7 +51,7 @@ def test_glibc() -> None:
 @pytest.mark.parametrize(
     ("number", "words"), [(323, "Available|Not available .EPERM."), (9999, "Not available .ENOSYS.")]
 )
-def test_userfaultfd_tells_what_the_kernel_says(number: int, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_userfaultfd_reports_the_kernels_answer(number: int, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "_USERFAULTFD", number)
     check = checks.userfaultfd_check()
     assert re.match(words, check.detail)
@@ -270,7 +270,7 @@ def test_a_dataset_without_a_manifest(sandboxed_bucket: Sandboxed, request: pyte
     assert "--plain" in found.remedy
 
 
-def test_a_listing_that_takes_too_long_is_not_waited_for(
+def test_a_slow_listing_is_cut_off(
     sandboxed_bucket: Sandboxed, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     profile = sandboxed_bucket.profile(request.node.name)

@@ -61,7 +61,7 @@ def until(process: subprocess.Popen[str], wanted: Callable[[dict[str, Any]], boo
     raise AssertionError(f"{found[-3:]} {process.communicate()[1]}")
 
 
-def test_it_ends_in_ten_lines_that_say_what_is_simulated(state: Path) -> None:
+def test_it_ends_with_ten_lines_that_name_simulated_numbers(state: Path) -> None:
     process = start()
     out, err = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 0, err

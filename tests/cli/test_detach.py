@@ -201,7 +201,7 @@ def test_an_upload_is_lost_found_again_and_has_one_writer(
         wait_until(lambda: not processes_of(home / "state"))
 
 
-def test_an_upload_without_a_console_goes_on_as_well(
+def test_an_upload_continues_without_a_console_as_well(
     sandboxed_bucket: Sandboxed, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = make_pictures(tmp_path / "pictures", train=100, val=10)

@@ -110,7 +110,7 @@ def test_the_event_log(text: str, more: str) -> None:
 
 
 @given(st.text())
-def test_one_line_is_said_as_one_line(text: str) -> None:
+def test_one_line_is_printed_as_one_line(text: str) -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     with contextlib.redirect_stdout(stream):
         output.say(text)
@@ -167,7 +167,7 @@ def pictures(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("form", [(), ("--json",)], ids=["for people", "json"])
 @pytest.mark.parametrize("command", ["ls", "train", "upload", "upload --dry-run", "upload --plain --to x/", "bench"])
-def test_a_servers_words(
+def test_a_servers_text(
     command: str, form: tuple[str, ...], refusing: Callable[[str], None], pictures: Path, tmp_path: Path
 ) -> None:
     name, *options = command.split()
@@ -183,7 +183,7 @@ def test_a_servers_words(
 
 
 @pytest.mark.parametrize("form", [(), ("--json",)], ids=["for people", "json"])
-def test_a_servers_words_in_the_doctors_checks(form: tuple[str, ...], refusing: Callable[[str], None]) -> None:
+def test_a_servers_text_in_the_doctors_checks(form: tuple[str, ...], refusing: Callable[[str], None]) -> None:
     refusing(WORST)
     with contextlib.suppress(SystemExit):
         check("doctor", *form, *FLAGS)

@@ -222,7 +222,7 @@ def test_a_command_that_ends_well_is_0() -> None:
     assert run_group(command, ["--help"]) == 0
 
 
-def test_a_reader_that_goes_away_is_no_traceback() -> None:
+def test_a_closed_pipe_causes_no_traceback() -> None:
     code = (
         "import click, sys; from ossconsole.cli.output import run_group\n"
         "@click.command()\ndef many():\n    for _ in range(100_000): click.echo('line')\n"

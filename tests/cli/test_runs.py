@@ -56,7 +56,7 @@ def test_status_for_people(finished: Path) -> None:
         assert words in text
 
 
-def test_status_says_that_a_run_was_killed() -> None:
+def test_status_reports_a_killed_run() -> None:
     running = events.State(time=2.0, state=RunState.RUNNING)
     write_record(record_path("killed"), [run_event("killed", pid=0), running])
     assert "interrupted (its process has ended)" in invoke("status").output

@@ -131,7 +131,7 @@ def test_a_console_on_another_dataset_makes_none_and_is_ready(state: Path, monke
     assert not written(state)
 
 
-def test_two_at_once_make_it_once(home: Path) -> None:
+def test_two_processes_create_it_once(home: Path) -> None:
     state = home / "state"
     with cleared(state):
         both = [start("ls", "-r", "--json", f"{DATASET_PREFIX}/train") for _ in range(2)]

@@ -110,7 +110,7 @@ def test_ossutil_1_files_are_read() -> None:
     assert find_credentials(profile("ossutil"))().access_key_id == "one"
 
 
-def test_no_source_says_where_it_looked() -> None:
+def test_without_credentials_the_error_lists_the_sources() -> None:
     with pytest.raises(NoCredentialsError) as caught:
         find_credentials(profile())
     assert len(caught.value.looked) == 5
@@ -234,7 +234,7 @@ def test_the_survey_names_every_place_and_every_profile(monkeypatch: pytest.Monk
     assert "metadata service" in ecs.problem
 
 
-def test_the_survey_goes_on_past_a_broken_file() -> None:
+def test_the_survey_continues_after_a_broken_file() -> None:
     write(ossutil_file(), SENTINEL)
     write(aliyun_file(), SENTINEL)
     states = survey()

@@ -171,7 +171,7 @@ def test_synthetic_keys_are_listed_among_real_ones(info: SandboxInfo) -> None:
         bucket.delete_object(key)
 
 
-def test_any_stretch_of_a_million_is_found_at_once() -> None:
+def test_any_part_of_a_million_keys_is_found_quickly() -> None:
     keys = SyntheticKeys(1_000_000)
     page = keys.scan(b"synthetic/sample-00999998.pt", b"", 1000, inclusive=False)
     assert [stored.key for stored in page] == ["synthetic/sample-00999999.pt"]

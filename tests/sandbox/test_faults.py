@@ -217,7 +217,7 @@ def test_stall_ends_when_the_client_leaves(
     wait_until(lambda: any(stalled.items() <= msgspec.structs.asdict(r).items() for r in read_log(sandbox.log_path)))
 
 
-def test_stall_goes_on_after_its_time(info: SandboxInfo, arm: Arm, key: str) -> None:
+def test_a_stall_ends_after_its_time(info: SandboxInfo, arm: Arm, key: str) -> None:
     arm(faults.Stall(after_bytes=1000, seconds=0.05))
     assert call(info, "GET", key).body == DATA
 

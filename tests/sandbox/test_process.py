@@ -166,7 +166,7 @@ def test_it_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
 
 
-def test_ctrl_c_by_hand(tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_sandbox_in_a_terminal(tmp_path: Path) -> None:
     """Run from a shell it needs no open stdin, and Ctrl-C ends it with no traceback."""
     command = [sys.executable, "-m", "ossconsole", "sandbox", "--dir", str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

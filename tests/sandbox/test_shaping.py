@@ -109,7 +109,7 @@ def test_first_accelerated_read_costs_the_origin_and_the_second_does_not(shaped:
     assert (shaped.cache.hits, shaped.cache.misses) == (1, 1)
 
 
-def test_an_overwritten_object_is_read_anew(shaped: Bench) -> None:
+def test_an_overwritten_object_is_not_read_from_the_cache(shaped: Bench) -> None:
     old, new = shaped.store(b"old"), shaped.store(b"new")
     shaped.read(ACCELERATED, old)
     data, seconds = shaped.read(ACCELERATED, new)

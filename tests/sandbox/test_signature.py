@@ -93,7 +93,7 @@ def test_additional_headers_in_both_spellings(info: SandboxInfo, prefix: str) ->
         assert send(info.path_style_endpoint, "PUT", quote(resource), headers=headers, body=b"").status == 200
 
 
-def test_style_is_told_by_the_signature(info: SandboxInfo) -> None:
+def test_the_signature_decides_the_addressing_style(info: SandboxInfo) -> None:
     """A key that begins with the bucket's name reads differently in the two styles, and both must work."""
     hosted = Signer.of(info).headers("PUT", "/127/127/both", {}, {})
     assert send(info.path_style_endpoint, "PUT", "/127/both", headers=hosted, body=b"hosted").status == 200
@@ -108,7 +108,7 @@ def refused(info: SandboxInfo, signer: Signer) -> tuple[int, str, str]:
     return answer.status, answer.code, answer.headers.get("x-oss-ec", "")
 
 
-def test_wrong_credentials_are_told_apart(info: SandboxInfo) -> None:
+def test_wrong_credentials_have_distinct_errors(info: SandboxInfo) -> None:
     key_id, secret, region = info.access_key_id, info.access_key_secret.reveal(), info.region
     assert refused(info, Signer(key_id, "wrong", region))[:2] == (403, "SignatureDoesNotMatch")
     assert refused(info, Signer("SBXnobody", secret, region))[:2] == (403, "InvalidAccessKeyId")
@@ -148,7 +148,7 @@ def test_presigned_urls_end(info: SandboxInfo, bucket: Any, prefix: str) -> None
     assert too_long.code == "InvalidArgument"
 
 
-def test_nobody_gets_in_unsigned(info: SandboxInfo) -> None:
+def test_unsigned_requests_are_refused(info: SandboxInfo) -> None:
     for method, path in (("GET", "/"), ("GET", "/127/"), ("GET", "/127/x"), ("PUT", "/127/x"), ("DELETE", "/127/x")):
         answer = send(info.path_style_endpoint, method, path, body=b"" if method == "PUT" else None)
         assert (answer.status, answer.code) == (403, "AccessDenied"), (method, path)

@@ -172,7 +172,7 @@ def test_blobs_that_nothing_names_are_swept_at_the_start(store: SandboxStore, tm
         assert len(reopened.blobs.all()) == 1
 
 
-def test_an_upload_completed_twice_at_once_ends_once(store: SandboxStore) -> None:
+def test_an_upload_completed_twice_simultaneously_ends_once(store: SandboxStore) -> None:
     upload = store.begin_upload("127", "x", Attributes())
     part = store.put_part("127", "x", upload.id, 1, blob_of(store, b"part"))
     wanted = [(1, part.blob.md5)]
@@ -244,7 +244,7 @@ def test_the_log_grows_by_whole_lines(sandbox: SandboxProcess, bucket: Any, pref
     assert sandbox.log_path.read_bytes().endswith(b"}\n")
 
 
-def test_threads_that_write_blobs_at_once_get_the_ids_of_their_own(tmp_path: Path) -> None:
+def test_threads_that_write_blobs_simultaneously_get_distinct_ids(tmp_path: Path) -> None:
     blobs = BlobStore(tmp_path)
 
     def write(number: int) -> tuple[str, bytes]:

@@ -62,7 +62,7 @@ def test_overwriting_and_deleting_leave_versions(versioned: Any) -> None:
         versioned.delete_bucket()
 
 
-def test_the_list_goes_on_within_a_key(versioned: Any) -> None:
+def test_the_list_continues_within_a_key(versioned: Any) -> None:
     for size in range(3):
         versioned.put_object("a/b", b"x" * size)
     seen, markers = [], {"key_marker": "", "versionid_marker": ""}
@@ -80,7 +80,7 @@ def test_changing_the_acl_makes_no_version(versioned: Any) -> None:
     assert listed(versioned.list_object_versions()) == [("old", True, 6)]
 
 
-def test_what_is_not_done_is_said(versioned: Any) -> None:
+def test_unsupported_versioning_operations_are_refused(versioned: Any) -> None:
     refusals: tuple[Callable[[], Any], ...] = (
         lambda: versioned.get_object("old", params={"versionId": "null"}),
         lambda: versioned.put_bucket_versioning(oss2.models.BucketVersioningConfig("Suspended")),

@@ -49,7 +49,7 @@ def test_wait_copy_compute_and_host_are_the_step(parts: tuple[float, float, floa
     assert split.host == pytest.approx(host, abs=1e-9)
 
 
-def test_the_gain_of_an_unmeasured_endpoint_is_an_upper_bound_and_says_so() -> None:
+def test_the_gain_of_an_unmeasured_endpoint_is_marked_as_an_upper_bound() -> None:
     feed = running().steps(20, seconds=1.0, wait=0.6)
     verdict = diagnose(feed.view, feed.time)
     assert "60 %" in verdict.text
@@ -78,7 +78,7 @@ def compared(*, waits: float) -> Feed:
     return running(steps_per_epoch=1000).alternate(6, **steps)
 
 
-def test_what_was_measured_stands_against_a_moment_without_waiting() -> None:
+def test_measurements_outlast_a_moment_without_waiting() -> None:
     feed = compared(waits=0.6).steps(70, seconds=1.0, wait=0.01)
     verdict = diagnose(feed.view, feed.time)
     assert verdict.bottleneck is Bottleneck.COMPUTE
@@ -94,7 +94,7 @@ def test_only_a_gpu_is_called_one() -> None:
     assert "the GPU waits" in diagnose(feed.view, 0).text
 
 
-def test_settling_is_said_instead_of_a_verdict() -> None:
+def test_settling_is_reported_instead_of_a_diagnosis() -> None:
     feed = running().steps(20).switch(ACCELERATED).steps(1)
     verdict = diagnose(feed.view, feed.time)
     assert (verdict.bottleneck, verdict.text) == (Bottleneck.NONE, "settling on accelerated")
@@ -113,7 +113,7 @@ def test_every_other_state_is_named(state: RunState) -> None:
     assert diagnose(feed.view, feed.time).text == str(state)
 
 
-def test_a_failure_says_why() -> None:
+def test_a_failure_has_its_reason() -> None:
     feed = running().steps(2)
     feed.view.apply(events.ErrorEvent(time=feed.time, message="The bucket is gone.", remedy="Look for it."))
     feed.state(RunState.FAILED)
@@ -133,7 +133,7 @@ def accelerated_at(bytes_per_step: int, **settings: object) -> Feed:
     return feed.steps(40, seconds=0.5, wait=0.3, bytes=bytes_per_step)
 
 
-def test_a_used_up_accelerator_is_said_to_be_one() -> None:
+def test_a_fully_used_accelerator_is_reported() -> None:
     feed = accelerated_at(144_000_000)
     advice = diagnose(feed.view, feed.time).advice
     assert advice == "96 % of what 1 TB gives (300 MB/s): a larger one would help"
@@ -142,7 +142,7 @@ def test_a_used_up_accelerator_is_said_to_be_one() -> None:
     assert advice == "more workers: at most 2.5x (estimated); 10 % of what 1 TB gives (300 MB/s)"
 
 
-def test_requests_are_told_where_each_sample_is_one() -> None:
+def test_requests_are_reported_where_each_sample_is_one() -> None:
     ceiling = Ceiling(quota_gb=50, peak_bytes_per_s=3e8, bytes_per_s=2.7e8, requests_per_s=1793.0)
     assert ceiling.requests_used == pytest.approx(0.1793)
     assert ceiling.words == (

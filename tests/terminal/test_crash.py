@@ -34,7 +34,7 @@ def failure(message: str = "went wrong") -> BaseException:
     raise AssertionError
 
 
-def test_a_report_says_what_is_needed_and_no_local_variable(home: Path) -> None:
+def test_a_report_has_traceback_and_versions_and_no_local_variable(home: Path) -> None:
     path = report(failure())
     text = path.read_text()
     assert path.parent == home / "state" / "crashes"
@@ -81,7 +81,7 @@ def test_without_a_place_for_the_report_the_line_still_comes(home: Path) -> None
     assert line.startswith("ossconsole crashed: ValueError: went wrong. No report was written: ")
 
 
-def test_an_exception_that_cannot_be_put_in_words() -> None:
+def test_an_exception_whose_text_fails() -> None:
     class MuteError(Exception):
         def __str__(self) -> str:
             raise RuntimeError("no words")
