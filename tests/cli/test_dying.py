@@ -198,7 +198,7 @@ def test_a_killed_sandbox_is_named_and_comes_back_and_the_run_continues(state: P
         console.until(training)
         before = SandboxInfo.decode((state / "sandbox" / INFO_NAME).read_bytes())
         os.kill(before.pid, signal.SIGKILL)
-        console.until_seen(f"The embedded sandbox (pid {before.pid}) ended: killed by SIGKILL.", "runs again")
+        console.until_seen(f"The embedded sandbox (pid {before.pid}) ended: killed by SIGKILL.", "is running again")
         step = list_runs()[0].step
         console.until(lambda: list_runs()[0].step > step)
         console.send(signal.SIGTERM)
