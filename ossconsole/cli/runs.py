@@ -59,7 +59,7 @@ def export(run: str, form: str | None, output: Path | None, target: Target) -> N
 
 
 def _find(run: str, target: Target) -> RunSummary:
-    target.refuse_flags(set(FIELDS) - {"bucket"}, "runs are selected by --profile and --bucket only.")
+    target.refuse_flags(set(FIELDS) - {"bucket"}, "runs are selected by --profile and --bucket alone.")
     return find_run(run, profile=target.flags.get("profile", ""), bucket=target.flags.get("bucket", ""))
 
 

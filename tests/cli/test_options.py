@@ -147,7 +147,7 @@ def test_the_sandbox_refuses_another_place(command: str, option: str, capsys: py
 
 def test_the_demo_refuses_another_profile(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_group(ossconsole, ["--profile", "mine", "demo"]) == 2
-    assert "--profile: the demo works on the sandbox." in capsys.readouterr().err
+    assert "--profile: the demo uses the sandbox." in capsys.readouterr().err
 
 
 def test_a_profile_that_is_not_there_is_refused_before_the_command_too(capsys: pytest.CaptureFixture[str]) -> None:

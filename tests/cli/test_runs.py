@@ -71,7 +71,7 @@ def test_status_of_a_profile(finished: Path) -> None:
     ("arguments", "code", "words"),
     [
         (["--json"], 1, "no such run"),
-        (["missing"], 1, "no readable run record"),
+        (["missing"], 1, "not a readable run record"),
         (["../../x"], 2, "is not a run id"),
     ],
 )
