@@ -175,7 +175,7 @@ class SourceState:
     problem: str = ""
 
 
-def survey(environ: Mapping[str, str] = os.environ) -> list[SourceState]:
+def list_sources(environ: Mapping[str, str] = os.environ) -> list[SourceState]:
     """All sources in their order, with all profiles of ossutil and of the aliyun CLI; may take a second."""
     found: list[AnySource] = [EnvironmentSource(), FileSource("connector", connector_file())]
     tools = (("ossutil", ossutil_file(environ), ossutil_names), ("aliyun", aliyun_file(), aliyun_names))

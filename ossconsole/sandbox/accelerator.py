@@ -53,14 +53,14 @@ class AcceleratorConfig(msgspec.Struct, frozen=True, kw_only=True):
         return xml.document("DataAccelerator", [*fields, xml.parent("BasicInfomation", basic)])
 
 
-def whole_bucket(region: str, now: float) -> AcceleratorConfig:
+def default_accelerator(region: str, now: float) -> AcceleratorConfig:
     """The accelerator of a new sandbox: every object is cached on its first read."""
     return AcceleratorConfig(
         zone=f"{region}-a", quota_gb=_MIN_QUOTA_GB, default_policy=WRITE_BACK, paths=(), created=now
     )
 
 
-def configured(body: bytes, before: AcceleratorConfig | None, region: str, now: float) -> AcceleratorConfig:
+def parse_accelerator(body: bytes, before: AcceleratorConfig | None, region: str, now: float) -> AcceleratorConfig:
     """The accelerator of a PutBucketDataAccelerator body. Raises the service's documented errors."""
     root = parse_xml(body, "DataAcceleratorConfiguration")
     zone = child_text(root, "AvailableZone")

@@ -225,7 +225,7 @@ log = logging.getLogger(__name__)
 INDEX_NAME = "index.sqlite"
 MAX_BUCKETS = 100
 MIN_PART_BYTES = 102_400
-_FROZEN_CLASSES = frozenset({"Archive", "ColdArchive", "DeepColdArchive"})
+_ARCHIVE_CLASSES = frozenset({"Archive", "ColdArchive", "DeepColdArchive"})
 
 
 class SandboxStore:
@@ -358,15 +358,15 @@ class SandboxStore:
         self.bucket(bucket)
         self.blobs.remove(self.index.delete(bucket, keys, self._clock()))
 
-    def frozen(self, stored: StoredObject) -> bool:
+    def archived(self, stored: StoredObject) -> bool:
         """Whether the object is archived and not restored: it cannot be read."""
-        if stored.attributes.storage_class not in _FROZEN_CLASSES:
+        if stored.attributes.storage_class not in _ARCHIVE_CLASSES:
             return False
         return stored.restored_until is None or stored.restored_until <= self._clock()
 
     def restore(self, bucket: str, stored: StoredObject, days: int) -> bool:
         """Makes an archived object readable for `days`; False where it was readable already."""
-        fresh = self.frozen(stored)
+        fresh = self.archived(stored)
         self.change(bucket, msgspec.structs.replace(stored, restored_until=self._clock() + days * 86_400))
         return fresh
 

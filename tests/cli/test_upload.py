@@ -73,7 +73,7 @@ def test_a_dry_run_sends_nothing(uploader: Uploader, source: Path) -> None:
     assert uploader.objects() == 0
     shown = uploader.run(str(source), "--dry-run", "--bandwidth=0.01").out
     assert "8 files: 6 train, 2 val in 2 classes" in shown
-    assert "s with the cap of 0.01 MB/s" in shown
+    assert "s at the limit of 0.01 MB/s" in shown
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ from ossconsole.config.credential_sources import (
     aliyun_file,
     connector_file,
     find_credentials,
+    list_sources,
     loose_mode,
     ossutil_file,
     read_connector_file,
-    survey,
     write_connector_file,
 )
 from ossconsole.config.credentials import Credentials, Secret
@@ -217,9 +217,9 @@ def test_a_file_source_without_its_file_finds_nothing(tmp_path: Path) -> None:
     assert "OSS_ACCESS_KEY_ID" not in os.environ
 
 
-def test_the_survey_names_every_place_and_every_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sources_include_every_tool_and_every_profile(monkeypatch: pytest.MonkeyPatch) -> None:
     write_all(monkeypatch)
-    found = {str(state.source): state for state in survey()}
+    found = {str(state.source): state for state in list_sources()}
     ids = [state.credentials.access_key_id for state in found.values() if state.credentials]
     assert ids == [
         "from-environment",
@@ -234,9 +234,9 @@ def test_the_survey_names_every_place_and_every_profile(monkeypatch: pytest.Monk
     assert "metadata service" in ecs.problem
 
 
-def test_the_survey_continues_after_a_broken_file() -> None:
+def test_list_sources_continues_after_a_broken_file() -> None:
     write(ossutil_file(), SENTINEL)
     write(aliyun_file(), SENTINEL)
-    states = survey()
+    states = list_sources()
     assert next(state.problem for state in states if "ossutil" in str(state.source)).startswith(str(ossutil_file()))
     assert not any(SENTINEL in state.problem for state in states)

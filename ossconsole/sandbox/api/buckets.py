@@ -9,7 +9,7 @@ import msgspec
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.sandbox import listing
 from ossconsole.sandbox import replies as xml
-from ossconsole.sandbox.accelerator import configured
+from ossconsole.sandbox.accelerator import parse_accelerator
 from ossconsole.sandbox.api.call import OWNER_XML, Call, Reply, xml_reply
 from ossconsole.sandbox.api.objects import acl_document, delete_marker
 from ossconsole.sandbox.api.writes import STORAGE_CLASSES, content_md5
@@ -167,7 +167,7 @@ async def put_accelerator(call: Call) -> Reply:
     """PutBucketDataAccelerator: creates or changes the accelerator."""
     bucket = _on_accelerator(call)
     before = call.service.accelerator(call.bucket)
-    wanted = configured(await call.xml_body(), before, call.service.region, call.service.clock())
+    wanted = parse_accelerator(await call.xml_body(), before, call.service.region, call.service.clock())
     call.store.put_bucket(msgspec.structs.replace(bucket, accelerator=msgspec.json.encode(wanted)))
     return Reply(200)
 

@@ -97,11 +97,11 @@ async def get(call: Call) -> Reply:
     stored = _stored(call)
     if not check_preconditions(call.headers, stored):
         return Reply(304, {"ETag": f'"{stored.etag}"', "Last-Modified": http_time(stored.modified)})
-    if call.store.frozen(stored):
+    if call.store.archived(stored):
         raise OssError("InvalidObjectState", fields={"ObjectName": stored.key})
     standard = call.headers.get("x-oss-range-behavior") == "standard"
     span = resolve_range(call.headers.get("range"), stored.size, standard=standard)
-    headers = describe(stored) | version_headers(call)
+    headers = object_headers(stored) | version_headers(call)
     for name in _OVERRIDES:
         if override := call.query.get(f"response-{name}"):
             headers[name.title()] = override
@@ -116,7 +116,7 @@ async def head(call: Call) -> Reply:
     stored = _stored(call)
     if not check_preconditions(call.headers, stored):
         return Reply(304, {"ETag": f'"{stored.etag}"'})
-    return Reply(200, describe(stored) | version_headers(call), length=stored.size)
+    return Reply(200, object_headers(stored) | version_headers(call), length=stored.size)
 
 
 async def head_meta(call: Call) -> Reply:
@@ -126,7 +126,7 @@ async def head_meta(call: Call) -> Reply:
     return Reply(200, headers, length=stored.size)
 
 
-def describe(stored: StoredObject) -> dict[str, str]:
+def object_headers(stored: StoredObject) -> dict[str, str]:
     """The response headers of an object."""
     headers = {
         "Content-Type": _DEFAULT_TYPE,

@@ -29,7 +29,7 @@ async def put(call: Call) -> Reply:
     """PutObject."""
     call.store.bucket(call.bucket)
     attributes, forbid = attributes_of(call), forbids_overwrite(call)
-    writer = await receive(call)
+    writer = await receive_body(call)
     stored = call.store.put(call.bucket, call.object_key, writer.finish(), attributes, forbid=forbid)
     call.service.warm(call.kind, call.bucket, stored)
     headers = {
@@ -40,7 +40,7 @@ async def put(call: Call) -> Reply:
     return Reply(200, headers | version_headers(call))
 
 
-async def receive(call: Call) -> BlobWriter:
+async def receive_body(call: Call) -> BlobWriter:
     """Writes the request's body to disk and checks it. Raises EntityTooLarge, InvalidDigest, MissingContentLength."""
     headers = call.headers
     if "content-length" not in headers and "transfer-encoding" not in headers:
@@ -110,7 +110,7 @@ def copy_source(call: Call) -> StoredObject:
     stored = call.store.get(target.bucket, target.key)
     if not check_preconditions(call.headers, stored, prefix=COPY_PREFIX):
         raise OssError("PreconditionFailed", status=304)
-    if call.store.frozen(stored):
+    if call.store.archived(stored):
         raise OssError("InvalidObjectState", fields={"ObjectName": stored.key})
     return stored
 
@@ -137,7 +137,7 @@ async def append(call: Call) -> Reply:
     if not position.isdecimal():
         raise invalid_argument("position must be a whole number.", "position", position)
     attributes = attributes_of(call)
-    writer = await receive(call)
+    writer = await receive_body(call)
     try:
         stored = call.store.append(call.bucket, call.object_key, int(position), writer, attributes)
     except OssError:

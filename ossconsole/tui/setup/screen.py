@@ -10,7 +10,7 @@ from textual import work
 from textual.app import ComposeResult
 from textual.binding import BindingType
 
-from ossconsole.config.credential_sources import SourceState, survey
+from ossconsole.config.credential_sources import SourceState, list_sources
 from ossconsole.config.credentials import mask_key_id
 from ossconsole.config.endpoints import EndpointKind, region_caution
 from ossconsole.config.errors import ConsoleError
@@ -102,7 +102,7 @@ class SetupScreen(ConsoleScreen):
         if usable:
             self._read_keys()
         self._connector = details.read_connector()
-        self._sources = survey()
+        self._sources = list_sources()
         try:
             self._instance = self.services.bucket_setup().instance()
         except ConsoleError:  # off an instance, or no profile is known yet
