@@ -37,7 +37,7 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     endpoint: Annotated[EndpointKind, _help("Endpoint to start with.")] = EndpointKind.STANDARD
     switch_every: Annotated[NotNegative, _help("Alternate the endpoints every N steps; 0 = never.")] = 0
     fall_back: Annotated[bool, _help("Use the other endpoint when one fails.")] = True
-    image_size: Annotated[NotNegative, _help("Side of the training crop in px, at random; 0 = the stored size.")] = 0
+    image_size: Annotated[NotNegative, _help("Side of the random training crop in px; 0 = the stored size.")] = 0
     augment: Annotated[bool, _help("Crop and flip image-u8 samples at random.")] = True
     weights: Annotated[
         str, _help("Initial weights: none, imagenet, a file, or oss://bucket/key.", metavar="WEIGHTS")
