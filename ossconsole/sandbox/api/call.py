@@ -91,7 +91,11 @@ class Reply:
 
 @dataclass
 class Call:
-    """A request whose signature has been checked. `key` is the caller's key, None for an anonymous caller."""
+    """One API call, whose signature has been checked. `key` is the caller's key, None for an anonymous caller.
+
+    `object_key` is "" for an operation on a bucket, `bucket` too for one on the service; header names are in lower
+    case.
+    """
 
     service: Service
     kind: EndpointKind
@@ -100,30 +104,10 @@ class Call:
     target: Resource
     key: AccessKey | None
 
-    @property
-    def bucket(self) -> str:
-        """The bucket's name; "" for an operation on the service."""
-        return self.target.bucket
-
-    @property
-    def object_key(self) -> str:
-        """The object's key; "" for an operation on a bucket or the service."""
-        return self.target.key
-
-    @property
-    def query(self) -> dict[str, str]:
-        """The decoded query parameters."""
-        return self.incoming.query
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """The request headers; names in lower case."""
-        return self.incoming.headers
-
-    @property
-    def store(self) -> SandboxStore:
-        """The buckets and objects of the sandbox."""
-        return self.service.store
+    def __post_init__(self) -> None:
+        self.bucket, self.object_key = self.target.bucket, self.target.key
+        self.query, self.headers = self.incoming.query, self.incoming.headers
+        self.store = self.service.store
 
     async def xml_body(self) -> bytes:
         """The whole body, at most 4 MiB. Raises EntityTooLarge."""
