@@ -67,9 +67,9 @@ class Application:
         self._demo = demo
         self._opened: OpenTarget | None = None
         self._resolution: Resolution | None = None
-        self._state: ConsoleState = Starting()
-        self._run: RunHandle | None = None
-        self._upload: UploadJob | AttachedUpload | None = None
+        self.state: ConsoleState = Starting()
+        self.run: RunHandle | None = None
+        self.upload: UploadJob | AttachedUpload | None = None
         # The work of this process, which others can see and control (`ossconsole.training.remote.control.Workplace`).
         self.own_run: TrainingRun | None = None
         self.own_upload: UploadJob | None = None
@@ -144,25 +144,10 @@ class Application:
         self._prepare_in_background()
 
     @property
-    def state(self) -> ConsoleState:
-        """The state of the target."""
-        return self._state
-
-    @property
     def profile(self) -> Profile | None:
         """The profile in use, None while it is not usable."""
-        state = self._state
+        state = self.state
         return state.profile if state.usable else None
-
-    @property
-    def run(self) -> RunHandle | None:
-        """The run that is shown, of this process or of another."""
-        return self._run
-
-    @property
-    def upload(self) -> UploadHandle | None:
-        """The upload that is shown, of this process or of another."""
-        return self._upload
 
     @property
     def sample(self) -> TelemetrySample | None:
@@ -242,8 +227,8 @@ class Application:
         with self._changing:
             opened = self._ready()
             assert self._sampler is not None  # noqa: S101 - nothing is ready before `begin`
-            if self._run is not None and self._run.alive:
-                name = self._run.record_path.stem
+            if self.run is not None and self.run.alive:
+                name = self.run.record_path.stem
                 raise ConsoleError(f"The run {name} is still running.", remedy="Stop it first (s).")
             try:
                 run = TrainingRun(opened.profile, opened.credentials, settings, self._sampler, attended=True)
@@ -251,7 +236,7 @@ class Application:
                 self._find_peers(opened)
                 raise
             run.start()
-            self._run = self.own_run = run
+            self.run = self.own_run = run
             return run
 
     def plan_upload(
@@ -274,7 +259,7 @@ class Application:
     def _start_on(self, target: Target, resolution: Resolution | None) -> None:
         stages = tuple(Stage(label, StageState.WAITING) for label in _STAGES) if resolution is None else ()
         self._target, self._resolution = target, resolution
-        self._state = Starting(profile=resolution.profile if resolution else None, stages=stages)
+        self.state = Starting(profile=resolution.profile if resolution else None, stages=stages)
 
     def _reopen(self, target: Target) -> None:
         """Opens another target. Raises ConsoleError, and changes nothing, while this process is busy."""
@@ -283,13 +268,13 @@ class Application:
                 raise ConsoleError(
                     "A run or an upload is still running.", remedy="Stop it before changing the profile."
                 )
-            if isinstance(self._state, Starting):
+            if isinstance(self.state, Starting):
                 raise ConsoleError("The profile in use is still being prepared.", remedy="Wait a moment.")
             self._start_on(target, target.resolve())
             for store in self._stores.values():
                 store.close()
             self._stores.clear()
-            self._opened = self._run = self._upload = None
+            self._opened = self.run = self.upload = None
             self._demo = False
             self._resources.close()
         self._prepare_in_background()
@@ -305,10 +290,10 @@ class Application:
             self._find_peers(opened)  # takes seconds for a silent process; the bucket can be used meanwhile
             if opened.sandbox is not None:
                 self._prepare_sandbox(opened)
-                self._state = Ready(profile=opened.profile, stages=self._state.stages)
+                self.state = Ready(profile=opened.profile, stages=self.state.stages)
         except NoCredentialsError as error:
             log.info("Preparing failed: %s", error)
-            self._state = NoCredentials(profile=self._state.profile, looked=tuple(error.looked))
+            self.state = NoCredentials(profile=self.state.profile, looked=tuple(error.looked))
         except ConsoleError as error:
             log.error("Preparing failed: %s", error)  # noqa: TRY400 - the message says it all
             self._fail(str(error))
@@ -325,16 +310,16 @@ class Application:
         self._opened = opened
         if opened.sandbox is not None:
             opened.sandbox.notify = self._on_sandbox_event
-            self._state = Starting(profile=opened.profile, stages=self._state.stages, opened=True)
+            self.state = Starting(profile=opened.profile, stages=self.state.stages, opened=True)
             self._stage(_STAGES[0], StageState.DONE, f"{opened.profile.standard_endpoint}, speeds are simulated")
         else:
-            self._state = Ready(profile=opened.profile)
+            self.state = Ready(profile=opened.profile)
         return opened
 
     def _prepare_sandbox(self, opened: OpenTarget) -> None:
         """Prepares its dataset, and starts the run of the demo."""
         self._fill_sandbox(opened)
-        if self._demo and self._run is None:
+        if self._demo and self.run is None:
             with contextlib.suppress(ClaimedError):  # another demo has started one: that is shown
                 self._start_run(DEMO_SETTINGS)
 
@@ -350,15 +335,15 @@ class Application:
                 return  # another profile was opened meanwhile
             if (report.region, report.bucket) != (profile.region, profile.bucket):
                 continue
-            if report.run and not (self._run is not None and self._run.alive):
-                self._run = AttachedRun(report.run, report.pid)
+            if report.run and not (self.run is not None and self.run.alive):
+                self.run = AttachedRun(report.run, report.pid)
             upload = report.upload
-            if upload is not None and not upload.progress.phase.final and not (self._upload and self._upload.alive):
-                self._upload = AttachedUpload(report.pid, upload)
+            if upload is not None and not upload.progress.phase.final and not (self.upload and self.upload.alive):
+                self.upload = AttachedUpload(report.pid, upload)
 
     def _fill_sandbox(self, opened: OpenTarget) -> None:
         """Creates the sandbox's sample dataset where it is missing, stage by stage. Raises ConsoleError."""
-        if self._demo and self._run is None:
+        if self._demo and self.run is None:
             # The run's thread then finds torch imported.
             load = functools.partial(importlib.import_module, "ossconsole.training.session")
             threading.Thread(target=load, name="load-training", daemon=True).start()
@@ -380,13 +365,13 @@ class Application:
 
         with self._changing:
             opened = self._ready()
-            if self._upload is not None and self._upload.alive:
+            if self.upload is not None and self.upload.alive:
                 raise ConsoleError(
                     "An upload is still running.", remedy="Wait for it, or cancel it on the Upload screen."
                 )
             job = UploadJob(opened.profile, opened.credentials, settings)
             job.start()
-            self.own_upload = self._upload = job
+            self.own_upload = self.upload = job
             return job
 
     def _register_secrets(self, opened: OpenTarget) -> None:
@@ -403,7 +388,7 @@ class Application:
 
     def _not_usable(self) -> SettingsError:
         """The reason why there is no bucket to work on."""
-        state = self._state
+        state = self.state
         if isinstance(state, NoCredentials):
             return SettingsError("There are no credentials yet.", remedy="Press 1, then k, to enter an AccessKey.")
         remedy = state.reason if isinstance(state, Failed) else "Wait a moment."
@@ -414,22 +399,22 @@ class Application:
             raise SettingsError("The console was started with --readonly.", remedy="Start it without.")
 
     def _refuse_unprepared(self) -> None:
-        if isinstance(self._state, Starting) and self._state.opened:
+        if isinstance(self.state, Starting) and self.state.opened:
             raise ConsoleError("The sample dataset is still being prepared.", remedy="Wait until it is uploaded.")
 
     def _stage(self, label: str, state: StageState, detail: str = "") -> None:
-        stages = {stage.label: stage for stage in self._state.stages} | {label: Stage(label, state, detail)}
-        self._state = msgspec.structs.replace(self._state, stages=tuple(stages.values()))
+        stages = {stage.label: stage for stage in self.state.stages} | {label: Stage(label, state, detail)}
+        self.state = msgspec.structs.replace(self.state, stages=tuple(stages.values()))
 
     def _fail(self, reason: str) -> None:
         """Marks the active stage as failed; the bucket stays usable where it was opened."""
-        for stage in self._state.stages:
+        for stage in self.state.stages:
             if stage.state is StageState.ACTIVE:
                 self._stage(stage.label, StageState.FAILED, reason)
         opened = self._opened
         if opened is None:
-            self._state = Failed(profile=self._state.profile, stages=self._state.stages, reason=reason)
+            self.state = Failed(profile=self.state.profile, stages=self.state.stages, reason=reason)
             return
-        if not self._state.stages:
+        if not self.state.stages:
             self._stage("profile", StageState.FAILED, reason)
-        self._state = Ready(profile=opened.profile, stages=self._state.stages)
+        self.state = Ready(profile=opened.profile, stages=self.state.stages)
