@@ -103,6 +103,7 @@ class SandboxProcess(RunningSandbox):
     def __init__(self, process: subprocess.Popen[bytes], info: SandboxInfo, directory: Path) -> None:
         super().__init__(info, directory)
         self._process = process
+        self.pid = process.pid
 
     @classmethod
     def start(
@@ -121,11 +122,6 @@ class SandboxProcess(RunningSandbox):
         options = ["--port", str(port), "--until-stdin-closes", *(["--unshaped"] if unshaped else []), *arguments]
         process, info = spawn(directory, options, timeout_s)
         return cls(process, info, directory)
-
-    @property
-    def pid(self) -> int:
-        """The process id."""
-        return self._process.pid
 
     @property
     def running(self) -> bool:

@@ -50,10 +50,6 @@ class IncomingRequest:
         }
         self.host = self.headers.get("host", "")
 
-    def flag(self, name: str) -> bool:
-        """Whether the parameter is present, with or without a value."""
-        return name in self.query
-
     def candidates(self, buckets: Iterable[str]) -> list[Resource]:
         """The resources that the request may address, the likelier first.
 
