@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -97,7 +98,7 @@ class RunningSandbox:
         return Credentials(self.info.access_key_id, self.info.access_key_secret, source="sandbox")
 
 
-class SandboxProcess(RunningSandbox):
+class SandboxProcess(RunningSandbox, AbstractContextManager["SandboxProcess"]):
     """A sandbox of this process alone. It ends with `stop()`, with the `with` block, and with this process."""
 
     def __init__(self, process: subprocess.Popen[bytes], info: SandboxInfo, directory: Path) -> None:
@@ -131,9 +132,6 @@ class SandboxProcess(RunningSandbox):
     def stop(self) -> None:
         """Ends the process and waits for it; a second call does nothing."""
         end(self._process)
-
-    def __enter__(self) -> SandboxProcess:
-        return self
 
     def __exit__(self, *_exception: object) -> None:
         self.stop()

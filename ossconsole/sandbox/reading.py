@@ -181,7 +181,8 @@ class Body(ABC):
     not change them.
     """
 
-    def __init__(self, span: ByteRange) -> None:
+    def __init__(self, blob: OpenBlob, span: ByteRange) -> None:
+        self._blob = blob
         self.length = span.length
         self._position = self._start = span.start
         self._end = span.start + span.length
@@ -190,18 +191,17 @@ class Body(ABC):
     async def read(self) -> bytes:
         """The next chunk; empty at the end."""
 
-    @abstractmethod
     def close(self) -> None:
-        """Lets go of the blob."""
+        """Closes the blob."""
+        self._blob.close()
 
 
 class BucketBody(Body):
     """Bytes from the bucket."""
 
     def __init__(self, origin: OriginDelay, blob: OpenBlob, span: ByteRange) -> None:
-        super().__init__(span)
+        super().__init__(blob, span)
         self._origin = origin
-        self._blob = blob
 
     async def read(self) -> bytes:
         """The next chunk, after the bucket's delays."""
@@ -213,10 +213,6 @@ class BucketBody(Body):
         self._position += length
         return data
 
-    def close(self) -> None:
-        """Closes the blob."""
-        self._blob.close()
-
 
 class CachedBody(Body):
     """Bytes through the cache; `held` are the blocks that it had when the request arrived, None for a miss."""
@@ -224,9 +220,8 @@ class CachedBody(Body):
     def __init__(
         self, reader: Reader, blob: OpenBlob, stored: StoredObject, span: ByteRange, held: dict[int, bytes | None]
     ) -> None:
-        super().__init__(span)
+        super().__init__(blob, span)
         self._reader = reader
-        self._blob = blob
         self._stored = stored
         self._held = held
 
@@ -241,7 +236,3 @@ class CachedBody(Body):
         data = block[offset : offset + self._end - self._position]
         self._position += len(data)
         return data
-
-    def close(self) -> None:
-        """Closes the blob."""
-        self._blob.close()

@@ -13,6 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import msgspec
@@ -62,7 +63,7 @@ _FIRST_PAUSE_S, _LAST_PAUSE_S = 0.5, 15.0  # between two attempts to restart it
 _RESTART_TIMEOUT_S = 20.0
 
 
-class SharedSandbox(RunningSandbox):
+class SharedSandbox(RunningSandbox, AbstractContextManager["SharedSandbox"]):
     """A running sandbox that other consoles and commands may use as well; see `open`.
 
     A thread watches its process. When that ends (by a signal, say), `notify` is called from that thread with a message
@@ -109,9 +110,6 @@ class SharedSandbox(RunningSandbox):
         if self._users.leave() and self._process is not None:
             end(self._process)
         self._users.close()
-
-    def __enter__(self) -> SharedSandbox:
-        return self
 
     def __exit__(self, *_exception: object) -> None:
         self.close()

@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
 
@@ -55,7 +56,7 @@ def record_path(run: str, directory: Path | None = None) -> Path:
     return (directory or runs_dir()) / f"{run}{SUFFIX}"
 
 
-class RunRecord:
+class RunRecord(AbstractContextManager["RunRecord"]):
     """Appends events to a record (0600), one write per line, from any thread.
 
     A failing disk must not end a run: `append` never raises, `lost` counts the events that are missing and `problem`
@@ -105,14 +106,11 @@ class RunRecord:
                 os.close(self._fd)
                 self._fd = -1
 
-    def __enter__(self) -> RunRecord:
-        return self
-
     def __exit__(self, *_exception: object) -> None:
         self.close()
 
 
-class RecordReader:
+class RecordReader(AbstractContextManager["RecordReader"]):
     """Reads a record incrementally, also while it grows.
 
     An incomplete line is left for the next `poll`; `skipped` counts the lines that are not a known event (cut by a
@@ -171,9 +169,6 @@ class RecordReader:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-    def __enter__(self) -> RecordReader:
-        return self
 
     def __exit__(self, *_exception: object) -> None:
         self.close()
