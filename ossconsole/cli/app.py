@@ -1,4 +1,4 @@
-"""The `ossconsole` command: its subcommands are loaded when they are called."""
+"""The `ossconsole` command: its subcommands are imported when they are called."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _COMMANDS = {
 
 
 class _LazyGroup(ForwardingGroup):
-    """Imports a command's module only when that command, or the list of all, is asked for."""
+    """Imports a command's module only for that command, or for the list of all."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return sorted(_COMMANDS)
@@ -50,7 +50,7 @@ def ossconsole(context: click.Context, readonly: bool, target: Target) -> None:
     """Train from OSS on a cloud GPU: set up, upload, train, compare endpoints, browse checkpoints.
 
     Without a command the console opens, on the active profile or else on the embedded sandbox. The options below may
-    also stand before a command that has them.
+    also precede a command that has them.
     """
     for warning in exposed_folders():
         say(f"Warning: {warning}", err=True)
@@ -69,7 +69,7 @@ def main() -> NoReturn:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except KeyboardInterrupt:
         code = INTERRUPTED
-    except BaseException:  # noqa: BLE001 - a defect: told as Python tells it
+    except BaseException:  # noqa: BLE001 - a defect: printed as Python prints it
         sys.excepthook(*sys.exc_info())
         code = 1
     end_process(code)

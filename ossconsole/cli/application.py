@@ -1,8 +1,9 @@
-"""Everything the console works with, outside of it: the bucket, the run, the upload, the sampler. Outlives the App."""
+"""The services behind the screens: the bucket, the run, the upload, the sampler. They outlive the App."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import importlib
 import logging
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ossconsole.cli.options import OpenTarget, Target
-from ossconsole.cli.sample import DEMO_SETTINGS, FillProgress, FillStage, fill_sandbox
+from ossconsole.cli.sandbox import DEMO_SETTINGS, FillProgress, FillStage, fill_sandbox
 from ossconsole.config.credentials import Credentials
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError, SettingsError
@@ -36,7 +37,7 @@ from ossconsole.tui.console import (
 )
 
 if TYPE_CHECKING:
-    from ossconsole.cli.bucket_setup import BucketSetup
+    from ossconsole.cli.bucket_setup import BucketSetupService
     from ossconsole.dataset.upload.job import UploadJob
     from ossconsole.dataset.upload.plan import UploadPlan
     from ossconsole.dataset.upload.settings import UploadSettings
@@ -53,11 +54,11 @@ _STAGES = ("sandbox", *map(str, FillStage))
 
 
 class Application:
-    """The services of the screens (see `ossconsole.tui.console.Services`), made of real parts.
+    """Implements `ossconsole.tui.console.Services`; its docstrings there say what each method does.
 
-    `begin` returns at once; what takes time (the sandbox, its sample dataset) goes on in a thread and shows as stages.
-    With `demo` a run starts when the dataset is there. What another process does with the same bucket is shown and
-    steered as if it were done here; it goes on when this console leaves.
+    The sandbox and its sample dataset are prepared in a thread, and shown as stages. With `demo` a run starts when the
+    dataset is ready. A run or an upload of another process on the same bucket is shown and controlled like one of this
+    process; it continues when this console exits.
     """
 
     def __init__(self, target: Target, *, readonly: bool = False, demo: bool = False) -> None:
@@ -66,10 +67,10 @@ class Application:
         self._demo = demo
         self._opened: OpenTarget | None = None
         self._resolution: Resolution | None = None
-        self._state: ConsoleState = Starting()
-        self._run: RunHandle | None = None
-        self._upload: UploadJob | AttachedUpload | None = None
-        # What other processes may watch and control (`ossconsole.training.remote.control.ControlTarget`).
+        self.state: ConsoleState = Starting()
+        self.run: RunHandle | None = None
+        self.upload: UploadJob | AttachedUpload | None = None
+        # The work of this process that others can see and control: a `training.remote.control.ControlTarget`.
         self.own_run: TrainingRun | None = None
         self.own_upload: UploadJob | None = None
         self._control: ControlServer | None = None
@@ -77,28 +78,27 @@ class Application:
         self._stores: dict[EndpointKind, ObjectStore] = {}
         self._resources = contextlib.ExitStack()
         self._lock = threading.Lock()
-        # Held while a run or an upload is started or another profile is opened, which takes as long as other processes
-        # take to answer.
+        # Held while a run or an upload starts or another profile is opened; that waits for other processes' answers.
         self._changing = threading.Lock()
 
     def open(self) -> None:
-        """Finds out what to open. Raises SettingsError when flags, environment or files contradict each other."""
+        """Resolves the target. Raises SettingsError where flags, environment or files contradict each other."""
         self._start_on(self._target, self._target.resolve())
 
     @property
     def busy(self) -> bool:
-        """True while work of this process goes on."""
+        """True while a run or an upload of this process is active."""
         run, upload = self.own_run, self.own_upload
         return (run is not None and run.alive) or (upload is not None and upload.alive)
 
-    def leave_alone(self) -> None:
-        """Nobody watches any more: a run that cannot go on ends instead of waiting, and no other is started."""
+    def detach(self) -> None:
+        """The console is closed: a run that cannot continue ends instead of pausing, and no other is started."""
         self._demo = False
         if self.own_run is not None:
             self.own_run.interactive = False
 
     def wait(self, timeout_s: float) -> None:
-        """Waits for the end of the work of this process, at most so long."""
+        """Waits for the end of this process's work, at most `timeout_s`."""
         run, upload = self.own_run, self.own_upload
         if run is not None and run.alive:
             run.wait(timeout_s)
@@ -106,17 +106,17 @@ class Application:
             upload.join(timeout_s)
 
     def end_work(self) -> None:
-        """Asks the run to end with a checkpoint, and the upload to end; returns at once."""
+        """Requests the run to end with a checkpoint, and the upload to end; returns immediately."""
         if self.own_upload is not None:
             self.own_upload.cancel()
         if self.own_run is not None:
             self.own_run.stop()
 
     def close(self, say: Callable[[str], None]) -> None:
-        """Ends everything in order: an upload keeps its journal, a run writes a checkpoint. Says what it waits for."""
+        """Ends everything in order: an upload keeps its journal, a run writes a checkpoint. Reports through `say`."""
         run, upload = self.own_run, self.own_upload
         if upload is not None and upload.alive:
-            say("Stopping the upload; it goes on where it stopped when it is started again.")
+            say("Stopping the upload; start it again to resume it.")
             upload.cancel()
         if run is not None and run.alive:
             say("Stopping the run, with a checkpoint.")
@@ -135,35 +135,27 @@ class Application:
     # Services
 
     def begin(self) -> None:
-        gc.enable()  # which `open_console` has put off
+        """Starts the sampler and the preparation of the target."""
+        gc.enable()  # disabled by `open_console`
         from ossconsole.telemetry.sampler import Sampler
 
         self._sampler = Sampler()
         self._sampler.start()
-        self._make_ready_behind()
-
-    @property
-    def state(self) -> ConsoleState:
-        return self._state
+        self._prepare_in_background()
 
     @property
     def profile(self) -> Profile | None:
-        state = self._state
+        """The profile in use, None while it is not usable."""
+        state = self.state
         return state.profile if state.usable else None
 
     @property
-    def run(self) -> RunHandle | None:
-        return self._run
-
-    @property
-    def upload(self) -> UploadHandle | None:
-        return self._upload
-
-    @property
     def sample(self) -> TelemetrySample | None:
+        """The newest sample of GPUs and host."""
         return self._sampler.latest() if self._sampler is not None else None
 
     def settings(self) -> Sequence[Setting]:
+        """Each setting with its value and origin."""
         found = self._opened or self._resolution
         if found is None:
             return ()
@@ -174,9 +166,11 @@ class Application:
         ]
 
     def credentials(self) -> Credentials:
+        """The key pair in use. Raises ConsoleError."""
         return self._ready().credentials()
 
     def store(self, kind: EndpointKind) -> ObjectStore:
+        """A client for one endpoint, shared by all screens. Raises ConsoleError."""
         from ossconsole.storage.client import ObjectStore
 
         opened = self._ready()
@@ -186,6 +180,7 @@ class Application:
             return self._stores[kind]
 
     def preflight(self, kind: EndpointKind) -> None:
+        """Lists one object through the endpoint. Raises ConsoleError within about 5 s."""
         from ossconsole.storage.client import ObjectStore
         from ossconsole.storage.retry import ONCE
 
@@ -197,28 +192,31 @@ class Application:
             store.close()
 
     def use_profile(self, name: str) -> None:
+        """Opens another profile. Raises ConsoleError while work is active."""
         self._reopen(self._target.with_profile(name))
 
     def reload(self) -> None:
+        """Opens the profile again, after a change of its settings."""
         self._reopen(self._target)
 
-    def bucket_setup(self) -> BucketSetup:
-        from ossconsole.cli.bucket_setup import BucketSetup
+    def bucket_setup(self) -> BucketSetupService:
+        """The operations of the Setup screen on the profile's bucket."""
+        from ossconsole.cli.bucket_setup import BucketSetupService
         from ossconsole.config.credential_sources import find_credentials
 
-        opened, resolution = self._opened, self._resolution
-        if opened is not None:
-            return BucketSetup(opened.profile, opened.credentials, self.readonly)
-        if resolution is None:
+        if self._opened is not None:
+            return BucketSetupService(self._opened.profile, self._opened.credentials, self.readonly)
+        if self._resolution is None:
             raise self._not_usable()
-        profile = resolution.profile
+        profile = self._resolution.profile
 
-        def credentials() -> Credentials:
+        def credentials() -> Credentials:  # no source may exist yet
             return find_credentials(profile)()
 
-        return BucketSetup(profile, credentials, self.readonly)
+        return BucketSetupService(profile, credentials, self.readonly)
 
     def start_run(self, settings: TrainSettings) -> RunHandle:
+        """Starts a run. Raises ConsoleError."""
         self._refuse_readonly()
         self._refuse_unprepared()
         return self._start_run(settings)
@@ -229,76 +227,78 @@ class Application:
         with self._changing:
             opened = self._ready()
             assert self._sampler is not None  # noqa: S101 - nothing is ready before `begin`
-            if self._run is not None and self._run.alive:
-                name = self._run.record_path.stem
-                raise ConsoleError(f"The run {name} is still going on.", remedy="Stop it first (s).")
+            if self.run is not None and self.run.alive:
+                name = self.run.record_path.stem
+                raise ConsoleError(f"The run {name} is still running.", remedy="Stop it first (s).")
             try:
                 run = TrainingRun(opened.profile, opened.credentials, settings, self._sampler, interactive=True)
             except ClaimedError:
-                self._meet_others(opened)
+                self._find_peers(opened)
                 raise
             run.start()
-            self._run = self.own_run = run
+            self.run = self.own_run = run
             return run
 
     def plan_upload(
         self, settings: UploadSettings, stop: threading.Event, on_progress: Callable[[int], None]
     ) -> UploadPlan:
+        """Plans an upload without sending anything. Raises ConsoleError."""
         from ossconsole.dataset.upload.plan import plan_upload
 
         opened = self._ready()
         return plan_upload(opened.profile, opened.credentials, settings, stop=stop, on_progress=on_progress)
 
     def start_upload(self, settings: UploadSettings) -> UploadHandle:
+        """Starts an upload. Raises ConsoleError."""
         self._refuse_readonly()
         self._refuse_unprepared()
         return self._start_upload(settings)
 
-    # Making ready
+    # Preparing
 
     def _start_on(self, target: Target, resolution: Resolution | None) -> None:
         stages = tuple(Stage(label, StageState.WAITING) for label in _STAGES) if resolution is None else ()
         self._target, self._resolution = target, resolution
-        self._state = Starting(profile=resolution.profile if resolution else None, stages=stages)
+        self.state = Starting(profile=resolution.profile if resolution else None, stages=stages)
 
     def _reopen(self, target: Target) -> None:
-        """Works on `target` from now on. Raises ConsoleError, and changes nothing, where that cannot be done now."""
+        """Opens another target. Raises ConsoleError, and changes nothing, while this process is busy."""
         with self._changing, self._lock:
             if self.busy:
                 raise ConsoleError(
-                    "A run or an upload is still going on.", remedy="Stop it before changing the profile."
+                    "A run or an upload is still running.", remedy="Stop it before changing the profile."
                 )
-            if isinstance(self._state, Starting):
-                raise ConsoleError("The profile in use is still being made ready.", remedy="Wait a moment.")
+            if isinstance(self.state, Starting):
+                raise ConsoleError("The profile in use is still being prepared.", remedy="Wait a moment.")
             self._start_on(target, target.resolve())
             for store in self._stores.values():
                 store.close()
             self._stores.clear()
-            self._opened = self._run = self._upload = None
+            self._opened = self.run = self.upload = None
             self._demo = False
             self._resources.close()
-        self._make_ready_behind()
+        self._prepare_in_background()
 
-    def _make_ready_behind(self) -> None:
-        threading.Thread(target=self._make_ready, name="make-ready", daemon=True).start()
+    def _prepare_in_background(self) -> None:
+        threading.Thread(target=self._prepare, name="prepare", daemon=True).start()
 
-    def _make_ready(self) -> None:
+    def _prepare(self) -> None:
         from ossconsole.config.credential_sources import NoCredentialsError
 
         try:
             opened = self._open_target()
-            self._meet_others(opened)  # the bucket can be used meanwhile: a silent process is waited for
+            self._find_peers(opened)  # takes seconds for a silent process; the bucket can be used meanwhile
             if opened.sandbox is not None:
                 self._prepare_sandbox(opened)
-                self._state = Ready(profile=opened.profile, stages=self._state.stages)
+                self.state = Ready(profile=opened.profile, stages=self.state.stages)
         except NoCredentialsError as error:
-            log.info("Making ready failed: %s", error)
-            self._state = NoCredentials(profile=self._state.profile, looked=tuple(error.looked))
+            log.info("Preparing failed: %s", error)
+            self.state = NoCredentials(profile=self.state.profile, looked=tuple(error.looked))
         except ConsoleError as error:
-            log.error("Making ready failed: %s", error)  # noqa: TRY400 - the message says it all
+            log.error("Preparing failed: %s", error)  # noqa: TRY400 - the message says it all
             self._fail(str(error))
         except Exception as error:
-            log.exception("Making ready failed")  # no state may be left at "starting" for ever
+            log.exception("Preparing failed")  # so that no state stays "starting" for ever
             self._fail(f"Unexpected {type(error).__name__}: {error}. The log (f12) has the traceback.")
 
     def _open_target(self) -> OpenTarget:
@@ -309,22 +309,22 @@ class Application:
         self._register_secrets(opened)
         self._opened = opened
         if opened.sandbox is not None:
-            opened.sandbox.tell = self._tell_of_sandbox
-            self._state = Starting(profile=opened.profile, stages=self._state.stages, opened=True)
+            opened.sandbox.notify = self._on_sandbox_event
+            self.state = Starting(profile=opened.profile, stages=self.state.stages, opened=True)
             self._stage(_STAGES[0], StageState.DONE, f"{opened.profile.standard_endpoint}, speeds are simulated")
         else:
-            self._state = Ready(profile=opened.profile)
+            self.state = Ready(profile=opened.profile)
         return opened
 
     def _prepare_sandbox(self, opened: OpenTarget) -> None:
-        """Fills it, and starts the run of the demo."""
+        """Prepares its dataset, and starts the run of the demo."""
         self._fill_sandbox(opened)
-        if self._demo and self._run is None:
-            with contextlib.suppress(ClaimedError):  # another demo was faster: its run is shown
+        if self._demo and self.run is None:
+            with contextlib.suppress(ClaimedError):  # another demo has started one: that is shown
                 self._start_run(DEMO_SETTINGS)
 
-    def _meet_others(self, opened: OpenTarget) -> None:
-        """Lets other processes find this one, and shows what they do with the same bucket. Raises ConsoleError."""
+    def _find_peers(self, opened: OpenTarget) -> None:
+        """Makes this process visible to others, and shows their work on the same bucket. Raises ConsoleError."""
         from ossconsole.training.remote.attached import AttachedRun, AttachedUpload
         from ossconsole.training.remote.control import ControlServer, peers
 
@@ -332,27 +332,29 @@ class Application:
         profile = opened.profile
         for report in peers():
             if self._opened is not opened:
-                return  # another profile has been opened while they were asked
+                return  # another profile was opened meanwhile
             if (report.region, report.bucket) != (profile.region, profile.bucket):
                 continue
-            if report.run and not (self._run is not None and self._run.alive):
-                self._run = AttachedRun(report.run, report.pid)
+            if report.run and not (self.run is not None and self.run.alive):
+                self.run = AttachedRun(report.run, report.pid)
             upload = report.upload
-            if upload is not None and not upload.progress.phase.final and not (self._upload and self._upload.alive):
-                self._upload = AttachedUpload(report.pid, upload)
+            if upload is not None and not upload.progress.phase.final and not (self.upload and self.upload.alive):
+                self.upload = AttachedUpload(report.pid, upload)
 
     def _fill_sandbox(self, opened: OpenTarget) -> None:
-        """Makes the sandbox's sample dataset where it is missing, stage by stage. Raises ConsoleError."""
-        if self._demo and self._run is None:
-            threading.Thread(target=_load_training, name="load-training", daemon=True).start()
-        self._stage(str(FillStage.PICTURES), StageState.ACTIVE, "looking for a dataset")
+        """Creates the sandbox's sample dataset where it is missing, stage by stage. Raises ConsoleError."""
+        if self._demo and self.run is None:
+            # The run's thread then finds torch imported.
+            load = functools.partial(importlib.import_module, "ossconsole.training.session")
+            threading.Thread(target=load, name="load-training", daemon=True).start()
+        self._stage(str(FillStage.IMAGES), StageState.ACTIVE, "looking for a dataset")
         fill_sandbox(opened, self._show_filling, start_upload=self._start_upload)
 
     def _show_filling(self, progress: FillProgress) -> None:
-        self._stage(str(progress.stage), StageState.DONE if progress.over else StageState.ACTIVE, progress.words)
+        self._stage(str(progress.stage), StageState.DONE if progress.over else StageState.ACTIVE, progress.text)
 
-    def _tell_of_sandbox(self, message: str, remedy: str) -> None:
-        """The sandbox's process ended, or runs again."""
+    def _on_sandbox_event(self, message: str, remedy: str) -> None:
+        """Logs that the sandbox's process ended or was restarted, also in the run's record."""
         log.warning("%s %s", message, remedy)
         run = self.own_run
         if run is not None and run.alive:
@@ -363,17 +365,17 @@ class Application:
 
         with self._changing:
             opened = self._ready()
-            if self._upload is not None and self._upload.alive:
+            if self.upload is not None and self.upload.alive:
                 raise ConsoleError(
-                    "An upload is still going on.", remedy="Wait for it, or cancel it on the Upload screen."
+                    "An upload is still running.", remedy="Wait for it, or cancel it on the Upload screen."
                 )
             job = UploadJob(opened.profile, opened.credentials, settings)
             job.start()
-            self.own_upload = self._upload = job
+            self.own_upload = self.upload = job
             return job
 
     def _register_secrets(self, opened: OpenTarget) -> None:
-        """Lets the log's filter know what must never be written."""
+        """Registers the credentials with the log's filter."""
         credentials = opened.credentials()
         register_secret(credentials.access_key_secret)
         if credentials.security_token is not None:
@@ -385,8 +387,8 @@ class Application:
         return self._opened
 
     def _not_usable(self) -> SettingsError:
-        """Why there is no bucket to work on."""
-        state = self._state
+        """The reason why there is no bucket to work on."""
+        state = self.state
         if isinstance(state, NoCredentials):
             return SettingsError("There are no credentials yet.", remedy="Press 1, then k, to enter an AccessKey.")
         remedy = state.reason if isinstance(state, Failed) else "Wait a moment."
@@ -397,27 +399,22 @@ class Application:
             raise SettingsError("The console was started with --readonly.", remedy="Start it without.")
 
     def _refuse_unprepared(self) -> None:
-        if isinstance(self._state, Starting) and self._state.opened:
+        if isinstance(self.state, Starting) and self.state.opened:
             raise ConsoleError("The sample dataset is still being prepared.", remedy="Wait until it is uploaded.")
 
     def _stage(self, label: str, state: StageState, detail: str = "") -> None:
-        stages = {stage.label: stage for stage in self._state.stages} | {label: Stage(label, state, detail)}
-        self._state = msgspec.structs.replace(self._state, stages=tuple(stages.values()))
+        stages = {stage.label: stage for stage in self.state.stages} | {label: Stage(label, state, detail)}
+        self.state = msgspec.structs.replace(self.state, stages=tuple(stages.values()))
 
     def _fail(self, reason: str) -> None:
-        """Marks the stage that was active as failed; the bucket stays usable where it was opened."""
-        for stage in self._state.stages:
+        """Marks the active stage as failed; the bucket stays usable where it was opened."""
+        for stage in self.state.stages:
             if stage.state is StageState.ACTIVE:
                 self._stage(stage.label, StageState.FAILED, reason)
         opened = self._opened
         if opened is None:
-            self._state = Failed(profile=self._state.profile, stages=self._state.stages, reason=reason)
+            self.state = Failed(profile=self.state.profile, stages=self.state.stages, reason=reason)
             return
-        if not self._state.stages:
+        if not self.state.stages:
             self._stage("profile", StageState.FAILED, reason)
-        self._state = Ready(profile=opened.profile, stages=self._state.stages)
-
-
-def _load_training() -> None:
-    """Imports torch while the samples are still being uploaded; the run's thread then finds it loaded."""
-    importlib.import_module("ossconsole.training.session")
+        self.state = Ready(profile=opened.profile, stages=self.state.stages)

@@ -1,9 +1,9 @@
-"""`ossconsole bench`: the two endpoints side by side, and what bounds the setup."""
+"""`ossconsole bench`: compares the two endpoints, and finds the bottleneck."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -30,74 +30,50 @@ if TYPE_CHECKING:
     from ossconsole.telemetry.compare import ComparisonReport
     from ossconsole.training.bench.results import BenchEvent, ResultRow
 
+F = TypeVar("F", bound=Callable[..., Any])
 _ENDPOINTS = [str(kind) for kind in EndpointKind]
 _MODES = [str(mode) for mode in Mode]
 
 
+def _repeatable(name: str, parameter: str, text: str, **attributes: Any) -> Callable[[F], F]:
+    return click.option(name, parameter, multiple=True, show_default=True, help=f"{text}; repeatable.", **attributes)
+
+
 @click.command()
+@_repeatable("--endpoint", "endpoints", "Endpoint to measure", type=click.Choice(_ENDPOINTS), default=_ENDPOINTS)
+@_repeatable("--workers", "workers", "Reader processes", type=click.IntRange(1), default=(2,))
+@_repeatable("--batch-size", "batch_sizes", "Samples per batch", type=click.IntRange(1), default=(64,))
+@_repeatable("--mode", "modes", "Reading only, or training", type=click.Choice(_MODES), default=_MODES)
+@_repeatable("--dataset", "datasets", "Dataset prefix (default: the profile's)", metavar="PREFIX")
 @click.option(
-    "--endpoint",
-    "endpoints",
-    type=click.Choice(_ENDPOINTS),
-    multiple=True,
-    default=_ENDPOINTS,
-    help="Measure this endpoint; give it twice for both. Default: both.",
-)
-@click.option(
-    "--workers",
-    type=click.IntRange(1),
-    multiple=True,
-    default=(2,),
+    "--seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=5.0,
     show_default=True,
-    help="Reader processes; may be given several times.",
+    help="Seconds per reading.",
 )
-@click.option(
-    "--batch-size",
-    "batch_sizes",
-    type=click.IntRange(1),
-    multiple=True,
-    default=(64,),
-    show_default=True,
-    help="May be given several times.",
-)
-@click.option(
-    "--mode",
-    "modes",
-    type=click.Choice(_MODES),
-    multiple=True,
-    default=_MODES,
-    help="Reading alone, or training. Default: both.",
-)
-@click.option(
-    "--dataset",
-    "datasets",
-    metavar="PREFIX",
-    multiple=True,
-    help="Dataset prefix, such as one per sample format; may be given several times. Default: the profile's.",
-)
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=5.0, show_default=True, help="Per reading.")
 @click.option(
     "--rounds",
     type=click.IntRange(1),
     default=6,
     show_default=True,
-    help="Pairs of readings, one of each endpoint, in the order ABBA. An interval is made after 6, 9, 13, 20, 30, 45.",
+    help="Pairs of readings, one of each endpoint, in ABBA order. 6, 9, 13, 20, 30 and 45 give an interval.",
 )
 @click.option(
-    "--aa", is_flag=True, help="Control: measure the first endpoint under both names; 1.00 must be in its interval."
+    "--aa", is_flag=True, help="Control: measure the first endpoint under both names; the interval must contain 1.00."
 )
 @click.option(
     "--samples",
     type=click.IntRange(1),
     default=IMAGENET_SAMPLES,
     show_default=True,
-    help="Samples of the epoch that minutes are extrapolated to.",
+    help="Samples of the epoch for the extrapolated minutes.",
 )
-@click.option("--limits/--no-limits", default=True, help="Also measure HTTP, connector and compute alone.")
-@click.option("--image-size", type=click.IntRange(0), default=0, help="Side in px to train at; 0: as stored.")
-@click.option("--precision", type=click.Choice(PRECISIONS), default="auto")
-@click.option("--compile", "compiled", is_flag=True, help="Compile the model with torch.compile.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per reading; the last is the summary.")
+@click.option("--limits/--no-limits", default=True, help="Also measure HTTP, connector and compute separately.")
+@click.option("--image-size", type=click.IntRange(0), default=0, help="Side of the training crop in px; 0 = as stored.")
+@click.option("--precision", type=click.Choice(PRECISIONS), default="auto", help="Precision of the forward pass.")
+@click.option("--compile", is_flag=True, help="Compile the model with torch.compile.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per reading; the last one is the summary.")
 @profile_options
 def bench(
     *,
@@ -107,26 +83,19 @@ def bench(
     batch_sizes: tuple[int, ...],
     modes: tuple[str, ...],
     datasets: tuple[str, ...],
-    seconds: float,
-    rounds: int,
-    aa: bool,
-    samples: int,
-    limits: bool,
-    image_size: int,
-    precision: str,
-    compiled: bool,
     as_json: bool,
+    **options: Any,
 ) -> int:
-    """Measure both endpoints with the training loop, interleaved, and say what bounds this setup.
+    """Measure both endpoints with the training loop, interleaved, and report the bottleneck.
 
-    Samples that an endpoint has not given before are told apart from those it has (cold and warm). Nothing is written
-    to the bucket. Exit code 1 also where a control (--aa) does not find its two sides equal.
+    First and later reads of a sample through an endpoint (cold and warm) are measured separately. Nothing is written to
+    the bucket. Exit code 1 also where the control (--aa) finds its two sides different.
     """
-    from ossconsole.cli.sample import fill_sandbox
+    from ossconsole.cli.sandbox import fill_sandbox
     from ossconsole.training.preflight import broken_library, check_libraries, check_precision
 
     check_libraries()
-    check_precision(precision)
+    check_precision(options["precision"])
     try:
         from ossconsole.training.bench.benchmark import Bench, BenchSettings
     except ImportError as error:
@@ -134,18 +103,11 @@ def bench(
 
     settings = BenchSettings(
         endpoints=tuple(kind for kind in EndpointKind if str(kind) in endpoints),
-        workers=_once(workers),
-        batch_sizes=_once(batch_sizes),
+        workers=tuple(dict.fromkeys(workers)),
+        batch_sizes=tuple(dict.fromkeys(batch_sizes)),
         modes=tuple(mode for mode in Mode if str(mode) in modes),
         datasets=tuple(prefix.strip("/") for prefix in datasets),
-        seconds=seconds,
-        rounds=rounds,
-        aa=aa,
-        samples=samples,
-        limits=limits,
-        image_size=image_size,
-        precision=precision,
-        compile=compiled,
+        **options,
     )
     report: Callable[[BenchEvent], None] = say_json if as_json else _print_reading
     with target.open() as opened:
@@ -157,13 +119,8 @@ def bench(
     return 1 if summary.aa_passed is False else 0
 
 
-def _once(values: tuple[int, ...]) -> tuple[int, ...]:
-    """The values without repetition, in the order given."""
-    return tuple(dict.fromkeys(values))
-
-
 def _print_reading(event: BenchEvent) -> None:
-    """What was just measured, on stderr: the table comes at the end."""
+    """Prints one measurement on stderr; the table follows at the end."""
     if isinstance(event, Reading):
         wait = "" if event.wait_fraction is None else f"  data wait {event.wait_fraction:.0%}"
         say(
@@ -178,13 +135,13 @@ def _print_reading(event: BenchEvent) -> None:
 
 _LIMITS = {
     LimitKind.HTTP: "plain HTTP GETs",
-    LimitKind.CONNECTOR: "the connector, doing nothing with the data",
+    LimitKind.CONNECTOR: "the connector alone",
     LimitKind.COMPUTE: "computing on synthetic data",
 }
 
 
 def print_summary(summary: BenchSummary) -> None:
-    """The table, what it comes to, and what each of its figures rests on."""
+    """Prints the table, the conclusion, and the details of each number."""
     from rich.console import Console
 
     console = Console(highlight=False)
@@ -195,14 +152,14 @@ def print_summary(summary: BenchSummary) -> None:
     say(summary.headline)
     say(summary.bound)
     if summary.ceiling is not None:
-        say(f"Of the accelerator: {summary.ceiling.words}.")
+        say(f"Accelerator: {summary.ceiling.words}.")
     for row in summary.rows:
         for temperature, found in row.comparison.items():
             say(_detail(row, temperature, found))
 
 
 def _detail(row: ResultRow, temperature: str, found: ComparisonReport) -> str:
-    """Everything that the figure of a row rests on, in one line."""
+    """The interval, stalls and conditions behind a row's number, in one line."""
     parts = [found.words]
     if found.typical_ratio is not None:
         parts.append(f"typical step {found.typical_ratio:.2f}x")
@@ -215,7 +172,7 @@ def _detail(row: ResultRow, temperature: str, found: ComparisonReport) -> str:
 
 
 def _table(mode: Mode, rows: list[ResultRow], summary: BenchSummary) -> Table:
-    """Laid out like the tutorial's: minutes per epoch by batch size and workers, and the speed-up."""
+    """A table in the tutorial's layout: minutes per epoch by batch size and workers, and the speed-up."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table
@@ -249,17 +206,14 @@ def _table(mode: Mode, rows: list[ResultRow], summary: BenchSummary) -> Table:
     for row in rows:
         cells = [escape(safe_text(row.cell.dataset)), row.cell.format] if several else []
         cells += [str(row.cell.batch_size), str(row.cell.workers)]
-        cells += [_minutes(row, result_key(endpoint, temperature)) for endpoint, temperature in shown]
+        minutes = [row.minutes_per_epoch.get(result_key(endpoint, temperature)) for endpoint, temperature in shown]
+        cells += ["" if each is None else f"{each:,.2f}" for each in minutes]
         table.add_row(*cells, *([_ratio(row, ratio)] if ratio else []))
     return table
 
 
-def _minutes(row: ResultRow, name: str) -> str:
-    return f"{row.minutes_per_epoch[name]:,.2f}" if name in row.minutes_per_epoch else ""
-
-
 def _ratio(row: ResultRow, temperature: str) -> str:
-    """The ratio where it is decided; its interval is told below the table."""
+    """The ratio where it is decided; its interval is printed below the table."""
     found = row.comparison.get(temperature)
     if found is None:
         return ""

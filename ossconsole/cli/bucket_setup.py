@@ -1,11 +1,11 @@
-"""What the Setup screen does with the bucket of the profile in use."""
+"""The operations of the Setup screen on the bucket of the profile in use."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ossconsole.cli.checks.setup import dataset_check
+from ossconsole.cli.checks import dataset_check
 from ossconsole.config.credentials import CredentialSource
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import SettingsError
@@ -29,40 +29,46 @@ _TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
-class BucketSetup:
-    """See `ossconsole.tui.console.BucketSetup`; every method blocks and raises ConsoleError."""
+class BucketSetupService:
+    """Implements `ossconsole.tui.console.BucketSetup`; every method blocks and raises ConsoleError."""
 
     profile: Profile
     credentials: CredentialSource
     readonly: bool = False
 
     def probe(self, on_step: OnStep) -> ProbeReport:
+        """Tests both endpoints and the key's permissions; `on_step` is called from other threads."""
         from ossconsole.storage.probe.probe import probe
 
         return probe(self.profile, self.credentials, on_step=on_step, writes=not self.readonly)
 
     def instance(self) -> Instance:
+        """The region, zone and type of this ECS instance. Raises MetadataError elsewhere."""
         return MetadataService().instance()
 
     def accelerator(self) -> AcceleratorState:
+        """The bucket's accelerator with warnings about its configuration."""
         found = read_accelerator(self._store(EndpointKind.ACCELERATED))
         if found is None:
             return AcceleratorState(None)
         try:
             size = dataset_check(self._store(EndpointKind.STANDARD))[1]
-        except StorageError:  # the state is worth showing to a key that may not read the dataset
+        except StorageError:  # a key that may not read the dataset still gets the accelerator's state
             size = None
         return AcceleratorState(found, tuple(cautions(found, self.profile.dataset_prefix, size)))
 
     def create_accelerator(self, wanted: Accelerator) -> None:
+        """Creates or changes the accelerator."""
         self._refuse_readonly()
         create_accelerator(self._store(EndpointKind.ACCELERATED), wanted)
 
     def delete_accelerator(self) -> None:
+        """Deletes the accelerator."""
         self._refuse_readonly()
         delete_accelerator(self._store(EndpointKind.ACCELERATED))
 
     def create_bucket(self) -> None:
+        """Creates the profile's bucket."""
         self._refuse_readonly()
         self._store(EndpointKind.STANDARD).create_bucket()
 

@@ -1,6 +1,8 @@
-"""`ossconsole config`: where the settings are, what they are and where each came from, a first file, a check."""
+"""`ossconsole config`: the paths of the settings, their values and origins, a first profile, a check."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import click
 import msgspec
@@ -14,7 +16,6 @@ from ossconsole.config.errors import SettingsError
 from ossconsole.config.profiles import (
     PLAIN_HTTP_ALLOWED,
     Profile,
-    Settings,
     checked,
     load_settings,
     refuse_plain_http,
@@ -29,7 +30,7 @@ _SHOWN = (*FIELDS, "credentials")
 
 @click.group(cls=ForwardingGroup)
 def config() -> None:
-    """Where the settings are, what they are, and whether they are right."""
+    """Show, create and validate the settings."""
 
 
 @config.command()
@@ -41,15 +42,15 @@ def path() -> None:
 
 
 @config.command()
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @profile_options
 @reads_only
 def show(as_json: bool, target: Target) -> None:
-    """Show each setting in use and where it came from; secrets stay masked."""
+    """Show each setting in use and its origin; secrets are masked."""
     resolution = target.resolve()
     if resolution is None:
         raise SettingsError(
-            "No profile is active: commands work on the embedded sandbox.", remedy="Make one: ossconsole config init"
+            "No profile is active: commands use the embedded sandbox.", remedy="Create one: ossconsole config init"
         )
     values = msgspec.structs.asdict(resolution.profile)
     rows = {name: {"value": values[name], "origin": str(resolution.origins[name])} for name in _SHOWN}
@@ -67,31 +68,16 @@ def show(as_json: bool, target: Target) -> None:
 @click.option("--region", prompt="Region (such as cn-hangzhou)", help="The bucket's region.")
 @click.option("--bucket", prompt="Bucket", help="The bucket.")
 @click.option("--standard-endpoint", default="", help="Default: the region's internal endpoint.")
-@click.option("--accelerated-endpoint", default="", help="The accelerator's endpoint, where there is one.")
-@click.option("--plain-http", type=click.Choice([PLAIN_HTTP_ALLOWED]), help="Use endpoints without TLS all the same.")
-@click.option("--force", is_flag=True, help="Replace a profile of this name.")
-def init(
-    *,
-    name: str,
-    region: str,
-    bucket: str,
-    standard_endpoint: str,
-    accelerated_endpoint: str,
-    plain_http: str | None,
-    force: bool,
-) -> None:
+@click.option("--accelerated-endpoint", help="The accelerator's endpoint, if the bucket has one.")
+@click.option("--plain-http", type=click.Choice([PLAIN_HTTP_ALLOWED]), help="Permit endpoints without TLS.")
+@click.option("--force", is_flag=True, help="Replace an existing profile.")
+def init(*, force: bool, **fields: Any) -> None:
     """Write a profile and make it the active one."""
-    settings = load_settings()
+    settings, name = load_settings(), fields["name"]
     if name in settings.profiles and not force:
-        raise SettingsError(f"There is a profile {name!r} already.", remedy="Give another --name, or --force.")
-    profile = Profile(
-        name=name,
-        region=region,
-        bucket=bucket,
-        standard_endpoint=standard_endpoint or candidates(region)[0].endpoint,
-        accelerated_endpoint=accelerated_endpoint or None,
-        plain_http=plain_http,
-    )
+        raise SettingsError(f"The profile {name!r} exists already.", remedy="Give another --name, or --force.")
+    fields["standard_endpoint"] = fields["standard_endpoint"] or candidates(fields["region"])[0].endpoint
+    profile = Profile(**fields)
     refuse_plain_http(checked(profile))
     save_settings(settings.with_profile(profile, activate=True))
     say(f"Wrote {settings_path()}. Next: ossconsole doctor")
@@ -100,12 +86,9 @@ def init(
 @config.command()
 @reads_only
 def validate() -> None:
-    """Check the settings file and the connector's; exit 2 with file, line and key when one is wrong."""
+    """Check the settings file and the connector's; exit 2 with file, line and key where one is invalid."""
     settings = load_settings()
     values = load_connector_config()
-    say(f"{settings_path()}: {_count(settings)}, active: {settings.active or 'none (the sandbox)'}")
-    say(f"{connector_config_path()}: {'valid' if values else 'does not exist yet, the defaults hold'}")
-
-
-def _count(settings: Settings) -> str:
-    return counted(len(settings.profiles), "profile")
+    profiles, active = counted(len(settings.profiles), "profile"), settings.active or "none (the sandbox)"
+    say(f"{settings_path()}: {profiles}, active: {active}")
+    say(f"{connector_config_path()}: {'valid' if values else 'does not exist yet, the defaults apply'}")

@@ -10,7 +10,7 @@ import msgspec
 
 from ossconsole.cli.options import OpenTarget, Target
 from ossconsole.cli.output import say, say_json
-from ossconsole.cli.sample import DEMO_SETTINGS, fill_sandbox
+from ossconsole.cli.sandbox import DEMO_SETTINGS, fill_sandbox
 from ossconsole.cli.train import print_line, run_to_end
 from ossconsole.cli.unattended import Printing
 from ossconsole.config.endpoints import EndpointKind
@@ -19,7 +19,7 @@ from ossconsole.config.profiles import load_settings
 from ossconsole.config.text import counted
 from ossconsole.telemetry import events
 from ossconsole.telemetry.auto import AutoCompare
-from ossconsole.telemetry.narrate import megabytes, number, percent
+from ossconsole.telemetry.events import megabytes, number, percent
 from ossconsole.telemetry.view import RunView
 
 if TYPE_CHECKING:

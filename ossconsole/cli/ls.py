@@ -1,4 +1,4 @@
-"""`ls`: the folders and objects below a prefix."""
+"""`ossconsole ls`: the folders and objects below a prefix."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("prefix", default="")
-@click.option("--recursive", "-r", is_flag=True, help="Every object below PREFIX, however deep.")
-@click.option("--limit", type=click.IntRange(min=1), help="Stop after so many lines.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per line; the last one is the summary.")
+@click.option("--recursive", "-r", is_flag=True, help="List every object below PREFIX, not only its direct children.")
+@click.option("--limit", type=click.IntRange(min=1), help="Stop after this number of lines.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line; the last one is the summary.")
 @profile_options
 @reads_only
 def ls(prefix: str, recursive: bool, limit: int | None, as_json: bool, target: Target) -> None:
-    """List what is below PREFIX, in OSS's order, as it arrives.
+    """List the folders and objects below PREFIX, in OSS's order, as they arrive.
 
-    PREFIX is a folder, with or without its slash, or what keys begin with; oss://BUCKET/PREFIX is the same.
+    PREFIX is a folder, with or without its slash, or the beginning of keys; oss://BUCKET/PREFIX is accepted too.
     """
     from ossconsole.storage.client import ObjectStore
 
     with target.open() as opened:
         below = _key_prefix(prefix, opened.profile.bucket)
-        _fill_where_listed(opened, below)
+        _fill_if_listed(opened, below)
         store = ObjectStore(opened.profile, opened.credentials, pause=_wait)
         try:
             folders = objects = size = 0
@@ -67,9 +67,9 @@ def _wait(wait: Wait) -> None:
     time.sleep(wait.seconds)
 
 
-def _fill_where_listed(opened: OpenTarget, below: str) -> None:
-    """Makes the sandbox's sample dataset where it would be among what is listed. Raises ConsoleError."""
-    from ossconsole.cli.sample import fill_sandbox
+def _fill_if_listed(opened: OpenTarget, below: str) -> None:
+    """Creates the sandbox's sample dataset where the listing would contain it. Raises ConsoleError."""
+    from ossconsole.cli.sandbox import fill_sandbox
 
     dataset = f"{opened.profile.dataset_prefix}/"
     if dataset.startswith(below) or below.startswith(dataset):
@@ -77,7 +77,7 @@ def _fill_where_listed(opened: OpenTarget, below: str) -> None:
 
 
 def _key_prefix(text: str, bucket: str) -> str:
-    """The key prefix in what was typed. Raises SettingsError for a URI of another bucket."""
+    """The key prefix of the argument. Raises SettingsError for a URI of another bucket."""
     if not text.startswith("oss://"):
         return text
     named, _, prefix = text.removeprefix("oss://").partition("/")
@@ -89,7 +89,7 @@ def _key_prefix(text: str, bucket: str) -> str:
 
 
 def _folder(store: ObjectStore, prefix: str) -> str:
-    """The prefix with a slash where it names a folder and no object."""
+    """The prefix, with a slash added where it names a folder but not an object."""
     if not prefix or prefix.endswith("/"):
         return prefix
     page = store.list_page(f"{prefix}/", max_keys=1)

@@ -1,15 +1,17 @@
-"""The options every command shares, and the bucket they lead to."""
+"""The options that commands share, and the bucket that they select."""
 
 from __future__ import annotations
 
+import enum
 import functools
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_origin
 
 import click
+import msgspec
 
 from ossconsole.cli.output import say
 from ossconsole.config.credentials import CredentialSource
@@ -23,27 +25,24 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-READONLY_HELP = "Change nothing in the bucket, and start no run."
+_say_on_stderr = functools.partial(say, err=True)
+READONLY_HELP = "Disable all writes and runs."
 
 _HELP = {
-    "profile": "Profile to work on; 'sandbox' is the embedded server.",
+    "profile": "Profile to use; 'sandbox' is the embedded server.",
     "bucket": "Bucket, instead of the profile's.",
     "region": "Region, such as cn-hangzhou.",
     "standard_endpoint": "The bucket's internal endpoint.",
     "accelerated_endpoint": "The OSS accelerator's endpoint for the bucket.",
-    "dataset_prefix": "Where the dataset lies in the bucket.",
-    "checkpoint_prefix": "Where checkpoints are written.",
-    "plain_http": "'allowed': use endpoints without TLS on other machines.",
+    "dataset_prefix": "Prefix of the dataset in the bucket.",
+    "checkpoint_prefix": "Prefix of the checkpoints in the bucket.",
+    "plain_http": "'allowed': permit endpoints of other machines without TLS.",
 }
-
-
-def _say_on_stderr(text: str) -> None:
-    say(text, err=True)
 
 
 @dataclass(frozen=True)
 class OpenTarget:
-    """The bucket a command works on. `sandbox` is the running server when it is the embedded one."""
+    """The bucket that a command works on. `sandbox` is the embedded server, None for a real bucket."""
 
     profile: Profile
     credentials: CredentialSource
@@ -53,16 +52,16 @@ class OpenTarget:
 
 @dataclass(frozen=True)
 class Target:
-    """What was typed about the bucket; files, environment and sandbox are looked at by `resolve` and `open` only."""
+    """The bucket options of a command line; `resolve` and `open` combine them with files and environment."""
 
     flags: Mapping[str, str] = field(default_factory=dict)
 
     def with_profile(self, name: str) -> Target:
-        """The same target on another profile: every other flag stays."""
+        """The same target with another profile; all other flags stay."""
         return Target({**self.flags, "profile": name})
 
     def refuse_flags(self, unusable: Collection[str], reason: str) -> None:
-        """Raises SettingsError where one of these flags was given: an option that has no effect is a mistake."""
+        """Raises SettingsError where one of these flags was given: an option without effect is a mistake."""
         given = [option_name(name) for name in self.flags if name in unusable]
         if given:
             raise SettingsError(f"{', '.join(given)}: {reason}", remedy="Leave it out.")
@@ -73,7 +72,7 @@ class Target:
 
     @contextmanager
     def open(self, say: Callable[[str], None] = _say_on_stderr) -> Iterator[OpenTarget]:
-        """Finds the credentials, or the sandbox (started where none runs), and says so. Raises ConsoleError."""
+        """Finds the credentials, or starts the sandbox and reports that through `say`. Raises ConsoleError."""
         from ossconsole.config.credential_sources import FixedSource, find_credentials
 
         resolution = self.resolve()
@@ -85,7 +84,7 @@ class Target:
 
         say("No profile is active: working on the embedded sandbox.")
         with SharedSandbox.open(state_dir() / "sandbox") as sandbox:
-            sandbox.tell = lambda message, remedy: say(f"{message} {remedy}".strip())
+            sandbox.notify = lambda message, remedy: say(f"{message} {remedy}".strip())
             resolution = overlay(sandbox.profile(), self.flags, os.environ)
             yield OpenTarget(resolution.profile, FixedSource(sandbox.credentials()), sandbox, resolution.origins)
 
@@ -107,8 +106,57 @@ def profile_options(command: F) -> F:
     return decorated  # type: ignore[no-any-return]
 
 
+def settings_options(settings: type[msgspec.Struct]) -> Callable[[F], F]:
+    """Adds one option for each field of a settings struct, which the command gets under the field's name.
+
+    Range, default and help come from the field's type, default and `msgspec.Meta(description=...)`; `extra` may give
+    `choices` and `metavar`. A boolean becomes a flag, with a `--no-` form where its default is True.
+    """
+
+    def decorate(command: F) -> F:
+        for field_ in reversed(msgspec.structs.fields(settings)):
+            command = _settings_option(field_)(command)
+        return command
+
+    return decorate
+
+
+def _settings_option(described: msgspec.structs.FieldInfo) -> Callable[[F], F]:
+    kind, meta = described.type, msgspec.Meta()
+    if get_origin(kind) is Annotated:
+        kind, *metas = get_args(kind)
+        meta = _merged(metas)
+    name, default, extra = option_name(described.name), described.default, meta.extra or {}
+    if kind is bool:
+        switch = f"{name}/--no-{name[2:]}" if default else name
+        return click.option(switch, described.name, is_flag=True, default=default, help=meta.description)
+    accepted: Any = kind
+    if "choices" in extra or issubclass(kind, enum.Enum):
+        accepted = click.Choice([str(choice) for choice in extra.get("choices", kind)])
+    elif kind in (int, float) and (meta.ge, meta.gt) != (None, None):
+        bounds = (meta.ge if meta.gt is None else meta.gt, meta.le if meta.lt is None else meta.lt)
+        kinds: Any = click.IntRange if kind is int else click.FloatRange
+        accepted = kinds(*bounds, min_open=meta.gt is not None, max_open=meta.lt is not None)
+    return click.option(
+        name,
+        described.name,
+        type=accepted,
+        default=str(default) if isinstance(default, enum.Enum) else default,
+        show_default=default != "",
+        metavar=extra.get("metavar"),
+        help=meta.description,
+    )
+
+
+def _merged(metas: Sequence[msgspec.Meta]) -> msgspec.Meta:
+    """One Meta of all of a field: nested Annotated types give several."""
+    names = ("gt", "ge", "lt", "le", "description", "extra")
+    given = {name: value for meta in metas for name in names if (value := getattr(meta, name)) is not None}
+    return msgspec.Meta(**given)
+
+
 def readonly_option(command: F) -> F:
-    """Adds `--readonly` to a command that acts on it, as `readonly: bool`."""
+    """Adds `--readonly` to a command, which gets it as `readonly: bool`."""
     return click.option("--readonly", is_flag=True, help=READONLY_HELP)(command)
 
 
@@ -118,16 +166,17 @@ def reads_only(command: F) -> F:
 
 
 class ForwardingGroup(click.Group):
-    """A group whose options may also stand before the command: each is handed to the command, as if typed after it.
+    """A group whose options may also precede the command: each is passed to the command, as if typed after it.
 
-    What is typed after the command wins. Raises UsageError for an option that the command does not have.
+    An option typed after the command takes precedence. Raises UsageError for an option that the command does not have.
     """
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command and its arguments, with the options typed before it."""
         name, command, rest = super().resolve_command(ctx, args)
-        if command is None or isinstance(command, ForwardingGroup):  # which hands down what its parents got
+        if command is None or isinstance(command, ForwardingGroup):  # which passes its parents' options on
             return name, command, rest
         known = {option for parameter in command.params for option in parameter.opts}
         typed: list[str] = []

@@ -1,4 +1,4 @@
-"""What commands print, as text or JSON, and how they end: one line for an error, and an exit code."""
+"""The output of commands, as text or JSON, and their end: one line for an error, and an exit code."""
 
 from __future__ import annotations
 
@@ -24,32 +24,27 @@ from ossconsole.config.text import safe_text
 
 
 def say(text: object, *, err: bool = False, mark: str = "", colour: str | None = None) -> None:
-    """Prints one line for people; control and format characters in it, from whatever source, are spelled out.
-
-    `mark`, a word of ours, stands before it in `colour`.
-    """
+    """Prints one line of text with `mark` before it in `colour`; control and format characters are escaped."""
     click.echo(click.style(mark, fg=colour) + safe_text(str(text)) if mark else safe_text(str(text)), err=err)
 
 
 def say_lines(text: str, *, err: bool = False) -> None:
-    """`say` for text whose line breaks are our own or a library's, such as usage and tracebacks."""
+    """`say` for text with trusted line breaks, such as usage and tracebacks."""
     for line in text.rstrip("\n").split("\n"):
         say(line, err=err)
 
 
 def say_json(value: object) -> None:
-    """Prints one JSON document on a line of its own, and flushes it.
-
-    What is not printable is escaped as JSON has it, so that a terminal shows it and a program reads it back.
-    """
+    """Prints one JSON document on a line of its own, and flushes it."""
     sys.stdout.buffer.write(json_line(value).encode() + b"\n")
     sys.stdout.buffer.flush()
 
 
 def json_line(value: Any) -> str:
+    """`value` as JSON on one line, with unprintable characters as JSON escapes."""
     try:
         text = msgspec.json.encode(value).decode()
-    except UnicodeEncodeError:  # a file name that is not UTF-8: its odd bytes are lone surrogates
+    except UnicodeEncodeError:  # a file name that is not UTF-8 has lone surrogates
         return json.dumps(msgspec.to_builtins(value))
     if text.isprintable():
         return text
@@ -62,7 +57,7 @@ class _SafeFormatter(logging.Formatter):
 
 
 def guard_stderr() -> None:
-    """Makes safe what Python itself prints there: tracebacks, and warnings and log lines that nobody handles."""
+    """Escapes the tracebacks, warnings and unhandled log lines that Python itself prints to stderr."""
     sys.excepthook = _print_traceback
     threading.excepthook = _print_thread_traceback
     warnings.formatwarning = _format_warning
@@ -89,7 +84,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 def run_group(group: click.Command, arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line and gives its exit code: 0 done, 1 failed, 2 bad usage or settings, 130 interrupted.
+    """Runs the command line and returns its exit code: 0 done, 1 failed, 2 bad usage or settings, 130 interrupted.
 
     A ConsoleError becomes one line on stderr, and with `--json` also an error event on stdout.
     """
@@ -110,7 +105,7 @@ def run_group(group: click.Command, arguments: Sequence[str] | None = None) -> i
         _report_json(typed, error.message, error.remedy)
         return error.exit_code
     except BrokenPipeError:
-        # The reader of a pipe went away (`| head`); Python's flush at exit must not complain about it again.
+        # The reader of the pipe has ended (`| head`); Python's flush at exit must not report that once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return result if isinstance(result, int) else 0
@@ -125,18 +120,18 @@ def _report_json(typed: Sequence[str], message: str, remedy: str) -> None:
 
 
 def end_process(code: int) -> NoReturn:
-    """Ends the process with what was printed and logged, and nothing else: call it when everything is closed.
+    """Flushes output and logs and ends the process; call it after everything is closed.
 
-    The interpreter's own end takes torch apart object by object (37 s were seen on a loaded machine), and waits for
-    every thread, such as one whose request has another minute of tries. Child processes end by themselves.
+    The interpreter's own exit destroys torch object by object (37 s were seen on a loaded machine), and waits for every
+    thread, such as one whose request has another minute of retries. Child processes end by themselves.
     """
     try:
         logging.shutdown()
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
     except OSError as error:
-        if error.errno != errno.EPIPE:  # the reader of a pipe has seen enough
-            os.write(2, f"Error: What was printed is not complete: {error.strerror}.\n".encode())
+        if error.errno != errno.EPIPE:  # the reader of a pipe has ended
+            os.write(2, f"Error: The output is incomplete: {error.strerror}.\n".encode())
         code = code or 1
     finally:
         os._exit(code)

@@ -1,4 +1,4 @@
-"""`status` and `export`: what the run records say."""
+"""`ossconsole status` and `ossconsole export`: summaries and exports of run records."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ossconsole.telemetry.runs import RunSummary, find_run
 
 @click.command()
 @click.argument("run", default="")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @profile_options
 @reads_only
 def status(run: str, as_json: bool, target: Target) -> None:
-    """Where RUN stands; without RUN the newest one that lives, else the newest."""
+    """Show the state of RUN; without RUN the newest active run, else the newest."""
     summary = _find(run, target)
     if as_json:
         fields = {**msgspec.to_builtins(summary), "interrupted": summary.interrupted}
@@ -32,29 +32,28 @@ def status(run: str, as_json: bool, target: Target) -> None:
 
 @click.command()
 @click.argument("run", default="")
-@click.option("--csv", "form", flag_value="csv", help="Steps and epochs, as two CSV files.")
-@click.option("--json", "form", flag_value="json", help="Every event, as one JSON file.")
-@click.option("--tensorboard", "form", flag_value="tensorboard", help="A TensorBoard event file in a folder.")
+@click.option("--csv", "form", flag_value="csv", help="Write steps and epochs as two CSV files.")
+@click.option("--json", "form", flag_value="json", help="Write every event into one JSON file.")
+@click.option("--tensorboard", "form", flag_value="tensorboard", help="Write a TensorBoard event file into a folder.")
 @click.option(
     "--output", type=click.Path(path_type=Path), help="File, or folder for TensorBoard. Default: named after the run."
 )
 @profile_options
 @reads_only
 def export(run: str, form: str | None, output: Path | None, target: Target) -> None:
-    """Write RUN's record (the newest run's without RUN) in a form that other programs read."""
+    """Convert the record of RUN (default: the newest run) for other programs."""
     from ossconsole.telemetry.export import export_csv, export_json, export_tensorboard
 
     if form is None:
-        raise click.UsageError("Say in which form: --csv, --json or --tensorboard.")
+        raise click.UsageError("Select a format: --csv, --json or --tensorboard.")
     summary = _find(run, target)
     record = Path(summary.path)
-    written: list[Path] = []
     if form == "csv":
-        written.extend(export_csv(record, output or Path(f"{summary.run}.csv")))
+        written = export_csv(record, output or Path(f"{summary.run}.csv"))
     elif form == "json":
-        written.append(export_json(record, output or Path(f"{summary.run}.json")))
+        written = [export_json(record, output or Path(f"{summary.run}.json"))]
     else:
-        written.append(export_tensorboard(record, output or Path(f"{summary.run}-tensorboard")))
+        written = [export_tensorboard(record, output or Path(f"{summary.run}-tensorboard"))]
     for path in written:
         say(path)
 
@@ -65,10 +64,11 @@ def _find(run: str, target: Target) -> RunSummary:
 
 
 def _lines(summary: RunSummary) -> list[tuple[str, str]]:
-    """The summary for people: label and text, only what is known."""
-    state = "interrupted (its process is gone)" if summary.interrupted else str(summary.state)
+    """The known values of the summary: label and text."""
+    state = "interrupted (its process has ended)" if summary.interrupted else str(summary.state)
     rate = (summary.reason or None) if summary.samples_per_s is None else f"{summary.samples_per_s:.1f}"
     simulated = " (simulated)" if summary.simulated else ""
+    comparison = summary.comparison
     known = {
         "run": summary.run,
         "state": state,
@@ -78,8 +78,8 @@ def _lines(summary: RunSummary) -> list[tuple[str, str]]:
         "step": f"{summary.step} (epoch {summary.epoch})" if summary.step else None,
         "samples/s": rate,
         "data wait": None if summary.wait_fraction is None else f"{summary.wait_fraction:.0%} of the step",
-        "A/B": None if summary.comparison is None else summary.comparison.words,
-        "A/B of": _conditions(summary),
+        "A/B": None if comparison is None else comparison.words,
+        "A/B of": None if comparison is None or comparison.conditions is None else comparison.conditions.words,
         "endpoint": None if summary.endpoint is None else f"{summary.endpoint}{simulated}",
         "loss": None if summary.loss is None else f"{summary.loss:.4f}",
         "top-1": None if summary.top1 is None else f"{summary.top1:.1%}",
@@ -88,11 +88,6 @@ def _lines(summary: RunSummary) -> list[tuple[str, str]]:
         "record": summary.path,
     }
     return [(label, text) for label, text in known.items() if text is not None]
-
-
-def _conditions(summary: RunSummary) -> str | None:
-    found = summary.comparison.conditions if summary.comparison is not None else None
-    return None if found is None else found.words
 
 
 def _when(moment: float) -> str:

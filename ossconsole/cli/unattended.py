@@ -1,4 +1,4 @@
-"""A run on the command line: its prints may lose their reader, and signals end it in an orderly way."""
+"""A run or an upload on the command line: output whose reader disappears, signals, and other processes' view of it."""
 
 from __future__ import annotations
 
@@ -8,29 +8,41 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
 from ossconsole.cli.output import say
-from ossconsole.config.profiles import OnHangup
+from ossconsole.config.profiles import OnHangup, Profile
 
 if TYPE_CHECKING:
+    from ossconsole.dataset.upload.job import UploadJob
     from ossconsole.telemetry.events import Event
+    from ossconsole.training.run import TrainingRun
 
 
 class Stoppable(Protocol):
-    """What signals stop. `interactive` tells that somebody watches."""
+    """What signals stop. `interactive`: whether a user watches it and can act on problems."""
 
     interactive: bool
 
-    def stop(self) -> None: ...
+    def stop(self) -> None:
+        """Requests the end; returns immediately."""
+
+
+@dataclass(frozen=True)
+class CommandWork:
+    """The work of a command that consoles can see and control (`ossconsole.training.remote.control.ControlTarget`)."""
+
+    profile: Profile
+    own_run: TrainingRun | None = None
+    own_upload: UploadJob | None = None
 
 
 class Printing:
-    """Prints events with `show` until nobody is left to read them.
+    """Prints events with `show` until nobody can read them.
 
-    A terminal that is gone is no reason to end a run, and SIGHUP decides about it. A pipe that is closed is one: who
-    read it has seen enough.
+    A lost terminal does not end the run: SIGHUP decides. A closed pipe does, through `stop`: its reader has finished.
     """
 
     def __init__(self, show: Callable[[Event], None]) -> None:
@@ -47,7 +59,7 @@ class Printing:
             if error.errno not in {errno.EPIPE, errno.EIO, errno.EBADF}:
                 raise
             self._over = True
-            # What is still buffered must not fail once more when the program ends.
+            # The buffered rest must not fail once more when the program ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             if error.errno == errno.EPIPE:
                 self.stop()
@@ -55,11 +67,12 @@ class Printing:
 
 @contextmanager
 def stopping_on_signals(
-    run: Stoppable, on_hangup: OnHangup, *, words: str = "Stopping after this step, with a checkpoint."
+    run: Stoppable, on_hangup: OnHangup, *, message: str = "Stopping after this step, with a checkpoint."
 ) -> Iterator[list[int]]:
-    """Turns the first SIGINT or SIGTERM into a stop, said in `words`; the second ends at once. Gives what came.
+    """The first SIGINT or SIGTERM stops the run and prints `message`; the second raises KeyboardInterrupt.
 
-    SIGHUP stops the run, or lets it go on without the terminal, as `on_hangup` says; under nohup it does nothing.
+    Yields the list of the signals received. SIGHUP stops the run, or lets it continue without the terminal, depending
+    on `on_hangup`; under nohup it does nothing.
     """
     received: list[int] = []
 
@@ -68,12 +81,12 @@ def stopping_on_signals(
             raise KeyboardInterrupt
         received.append(number)
         run.stop()
-        say(words, err=True)
+        say(message, err=True)
 
     def hang_up(number: int, _frame: FrameType | None) -> None:
         _let_go_of_terminal()
         run.interactive = False
-        # A dropped connection brings it from several sides: it never counts as the second request.
+        # A dropped connection may send it several times: it never counts as the second request.
         if on_hangup is OnHangup.STOP and not received:
             received.append(number)
             run.stop()
@@ -89,7 +102,7 @@ def stopping_on_signals(
 
 
 def _let_go_of_terminal() -> None:
-    """Sends to the log what would go to the terminal, which is gone; files and pipes stay what they are."""
+    """Redirects output from the lost terminal to the log; files and pipes stay as they are."""
     from ossconsole.config.files import open_private
     from ossconsole.terminal.logs import native_log_path
 
@@ -101,7 +114,7 @@ def _let_go_of_terminal() -> None:
 
 
 def _is_dead(fd: int) -> bool:
-    """Whether it was a terminal that has hung up: it is none any more, and writing to it fails."""
+    """Whether writing fails: a terminal that has hung up is no longer recognised as one."""
     try:
         os.write(fd, b"")
     except OSError:

@@ -1,4 +1,4 @@
-"""`ossconsole upload`: prepare pictures and upload them as a dataset, with the engine of the Upload screen."""
+"""`ossconsole upload`: prepares images and uploads them as a dataset, with the engine of the Upload screen."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import msgspec
 
 from ossconsole.cli.options import OpenTarget, Target, profile_options, readonly_option
 from ossconsole.cli.output import say, say_json
-from ossconsole.cli.unattended import stopping_on_signals
+from ossconsole.cli.unattended import CommandWork, stopping_on_signals
 from ossconsole.config.errors import SettingsError
-from ossconsole.config.profiles import Profile, load_settings
+from ossconsole.config.profiles import load_settings
 from ossconsole.config.text import counted, safe_text
 from ossconsole.dataset.formats import SampleFormat
 
@@ -45,22 +45,33 @@ _SHOWN = 10
     type=click.Choice([str(kind) for kind in SampleFormat]),
     default=str(SampleFormat.IMAGE_U8),
     show_default=True,
-    help="How samples are stored; tensor-f32 is the tutorial's.",
+    help="Format of the stored samples; tensor-f32 is the tutorial's.",
 )
-@click.option("--size", type=int, default=224, show_default=True, help="Side of the stored square in px.")
-@click.option("--keep-ratio", is_flag=True, help="image-u8: --size is the short side, nothing is cropped.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Fixes tensor-f32's random crops and flips.")
-@click.option("--workers", type=click.IntRange(0, 256), default=0, help="Preparation processes; 0: one per core.")
-@click.option("--parallelism", type=click.IntRange(1, 64), default=32, show_default=True, help="Samples sent at once.")
-@click.option("--bandwidth", type=click.FloatRange(0), default=0.0, metavar="MB/S", help="Cap on sending; 0: none.")
-@click.option("--prune", is_flag=True, help="Delete samples whose pictures are gone from SRC.")
+@click.option("--size", type=int, default=224, show_default=True, help="Side of the stored image in px.")
+@click.option("--keep-ratio", is_flag=True, help="image-u8 only: --size is the short side, without cropping.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of tensor-f32's random crops and flips.")
+@click.option("--workers", type=click.IntRange(0, 256), default=0, help="Preparation processes; 0 = one per core.")
+@click.option("--parallelism", type=click.IntRange(1, 64), default=32, show_default=True, help="Parallel uploads.")
 @click.option(
-    "--shards", "per_shard", type=click.IntRange(0), default=0, metavar="N", help="Tars of N samples each; 0: none."
+    "--bandwidth",
+    type=click.FloatRange(0),
+    default=0.0,
+    metavar="MB/S",
+    help="Limit of the upload bandwidth; 0 = none.",
 )
-@click.option("--plain", is_flag=True, help="Upload SRC as it is, any file or folder; see --to.")
-@click.option("--to", "to", metavar="PREFIX", help="With --plain: where it goes in the bucket.")
-@click.option("--dry-run", is_flag=True, help="Show the plan, send nothing.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per line; the last is the summary.")
+@click.option("--prune", is_flag=True, help="Delete samples whose images are no longer in SRC.")
+@click.option(
+    "--shards",
+    "per_shard",
+    type=click.IntRange(0),
+    default=0,
+    metavar="N",
+    help="Pack N samples into each tar shard; 0 = one object per sample.",
+)
+@click.option("--plain", is_flag=True, help="Upload SRC unchanged, any file or folder; needs --to.")
+@click.option("--to", "to", metavar="PREFIX", help="With --plain: destination prefix in the bucket.")
+@click.option("--dry-run", is_flag=True, help="Show the plan without uploading.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line; the last one is the summary.")
 @profile_options
 @readonly_option
 def upload(
@@ -79,15 +90,17 @@ def upload(
     """Prepare SRC/{train,val} and upload it as a dataset.
 
     SRC is a folder or an archive (.tar, .tar.gz, .zip) with train/<class>/ and val/<class>/, or the tutorial's flat
-    val/ with ILSVRC2012_val_labels.json beside it, or a .csv/.tsv of path, label and split. Run it again after any
-    interruption: only what is missing or changed is sent.
+    val/ with ILSVRC2012_val_labels.json beside it, or a .csv/.tsv of path, label and split. Run the same command to
+    resume after an interruption: only missing or changed samples are uploaded.
     """
     from ossconsole.dataset.upload.settings import UploadSettings
 
     if readonly and not dry_run:
-        raise SettingsError("--readonly is set: nothing is uploaded.", remedy="Leave it out, or add --dry-run.")
+        raise SettingsError("--readonly disables uploads.", remedy="Leave it out, or add --dry-run.")
     if plain != (to is not None) or (plain and dry_run):
-        raise SettingsError("--plain and --to belong together, without --dry-run.", remedy="See `upload --help`.")
+        raise SettingsError(
+            "--plain and --to must be given together, and without --dry-run.", remedy="See `upload --help`."
+        )
     cap = bandwidth * 1e6 or None
     if to is not None:
         with target.open() as opened:
@@ -105,7 +118,7 @@ def _upload(opened: OpenTarget, settings: UploadSettings, *, as_json: bool) -> i
     from ossconsole.training.remote.control import ControlServer
 
     job = UploadJob(opened.profile, opened.credentials, settings)
-    with _cancelling_on_signals(job) as signalled, ControlServer(_Workplace(opened.profile, job)):
+    with _cancelling_on_signals(job) as signalled, ControlServer(CommandWork(opened.profile, own_upload=job)):
         job.start()
         (_follow_json if as_json else _follow)(job)
     summary = job.wait()
@@ -118,18 +131,9 @@ def _upload(opened: OpenTarget, settings: UploadSettings, *, as_json: bool) -> i
     return 1 if summary.failed else 0
 
 
-@dataclass(frozen=True)
-class _Workplace:
-    """What consoles see of this process, and steer."""
-
-    profile: Profile
-    own_upload: UploadJob
-    own_run: None = None
-
-
 @dataclass
-class _Cancelled:
-    """What signals stop."""
+class _Cancelling:
+    """A job as `Stoppable`."""
 
     job: UploadJob | Job
     interactive: bool = False
@@ -139,9 +143,9 @@ class _Cancelled:
 
 
 def _cancelling_on_signals(job: UploadJob | Job) -> AbstractContextManager[list[int]]:
-    """Signals cancel the upload; without its terminal it goes on, unless `on_hangup` in the settings says otherwise."""
-    words = "Stopping; run the same command again to go on."
-    return stopping_on_signals(_Cancelled(job), load_settings().on_hangup, words=words)
+    """Signals cancel the upload; it survives its terminal, unless `on_hangup` in the settings is "stop"."""
+    message = "Stopping; run the same command again to resume."
+    return stopping_on_signals(_Cancelling(job), load_settings().on_hangup, message=message)
 
 
 def _upload_plain(
@@ -159,7 +163,7 @@ def _upload_plain(
 
 
 def _finish(job: Job, *, as_json: bool) -> list[int]:
-    """Runs the job to its end and gives the signals that came. Raises the ConsoleError that ended it early."""
+    """Runs the job to its end and returns the signals received. Raises the ConsoleError that ended it early."""
     with _cancelling_on_signals(job) as signalled:
         job.start()
         if as_json:
@@ -222,17 +226,10 @@ def _print_json_summary(summary: UploadSummary) -> None:
 
 
 def _print_last_line(uploaded: int, skipped: int, failed: int, size: int, seconds: float) -> None:
-    """The contract of the command: these keys and no others."""
-    line = {
-        "event": "summary",
-        "uploaded": uploaded,
-        "skipped": skipped,
-        "failed": failed,
-        "bytes": size,
-        "seconds": round(seconds, 3),
-        "samples_per_s": round(uploaded / seconds, 3) if seconds > 0 else 0.0,
-    }
-    say_json(line)
+    """Prints the summary, whose keys are documented: these and no others."""
+    counts = {"uploaded": uploaded, "skipped": skipped, "failed": failed, "bytes": size}
+    rate = round(uploaded / seconds, 3) if seconds > 0 else 0.0
+    say_json({"event": "summary", **counts, "seconds": round(seconds, 3), "samples_per_s": rate})
 
 
 # For people
@@ -240,7 +237,7 @@ def _print_last_line(uploaded: int, skipped: int, failed: int, size: int, second
 
 @contextmanager
 def _bar() -> Iterator[Progress | None]:
-    """A progress bar on stderr; None where that is no terminal."""
+    """A progress bar on stderr; None where that is not a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -257,7 +254,7 @@ def _follow(job: UploadJob) -> None:
     with _bar() as bar:
         if bar is not None:
             _draw(job, bar)
-        while not job.join(_POLL_S):  # a signal that comes just before a wait is acted on only after it
+        while not job.join(_POLL_S):  # short waits: Python handles a signal only between them
             pass
 
 
@@ -278,7 +275,7 @@ def _follow_plain(job: Job) -> None:
 
 def _draw(job: UploadJob, bar: Progress) -> None:
     task = bar.add_task("starting", total=None, rate="")
-    told: Failure | None = None
+    shown: Failure | None = None
     while not job.join(_POLL_S):
         progress = job.progress()
         bar.update(
@@ -289,9 +286,9 @@ def _draw(job: UploadJob, bar: Progress) -> None:
             rate=_rate_text(progress),
         )
         newest = progress.recent_failures[-1] if progress.recent_failures else None
-        if newest is not None and newest is not told:
+        if newest is not None and newest is not shown:
             bar.console.print(_note_text(newest), markup=False, highlight=False)
-            told = newest
+            shown = newest
 
 
 def _rate_text(progress: UploadProgress) -> str:
@@ -325,9 +322,9 @@ def _print_summary(summary: UploadSummary) -> None:
     _print_notes("Failed", summary.failures, summary.failed)
     if summary.removed:
         what = "deleted" if summary.pruned else "still in the dataset (--prune deletes them)"
-        say(f"Gone from the source, {what}: {len(summary.removed)}")
+        say(f"Missing from the source, {what}: {len(summary.removed)}")
     if summary.unknown:
-        say(f"Objects below the prefix that are not this dataset's: {summary.unknown}")
+        say(f"Objects below the prefix that are not part of the dataset: {summary.unknown}")
     if summary.manifest:
         say(f"Manifest: {summary.manifest}")
 
@@ -367,19 +364,19 @@ def _print_plan(plan: UploadPlan, settings: UploadSettings) -> None:
     splits = ", ".join(f"{count} {split}" for split, count in plan.samples.items()) or "no samples"
     say(f"{counted(plan.files, 'file')}: {splits} in {counted(len(plan.classes), 'class', 'classes')}.")
     say(
-        f"To send: {counted(plan.to_send, 'sample')}, {plan.bytes_to_send / 1e6:.1f} MB "
+        f"To upload: {counted(plan.to_send, 'sample')}, {plan.bytes_to_send / 1e6:.1f} MB "
         f"as {settings.format} at {settings.size} px"
         + (f", about {plan.prepare_s:.0f} s of preparation (estimated)." if plan.prepare_s is not None else ".")
     )
     if settings.bandwidth and plan.bytes_to_send:
         seconds = plan.bytes_to_send / settings.bandwidth
-        say(f"Sending takes at least {seconds:.0f} s with the cap of {settings.bandwidth / 1e6:g} MB/s.")
-    say(f"Unchanged: {plan.unchanged}. Not used: {plan.ignored}. Cannot become samples: {plan.lost}.")
+        say(f"The upload takes at least {seconds:.0f} s at the limit of {settings.bandwidth / 1e6:g} MB/s.")
+    say(f"Unchanged: {plan.unchanged}. Not used: {plan.ignored}. Rejected: {plan.lost}.")
     say(
         f"Stored: {plan.stored_bytes / 1e9:.2f} GB, about USD {plan.usd_per_month:.2f} per month "
         "(estimated, Standard LRS)."
     )
     _print_unused(plan.unused, as_json=False)
-    _print_notes("Cannot become a sample", plan.notes, plan.lost)
+    _print_notes("Rejected", plan.notes, plan.lost)
     if plan.problem:
         say(plan.problem)

@@ -1,9 +1,8 @@
-"""One thing looked at and found well or not, and how many such looks run side by side, each with its own limit."""
+"""The result of a check, and running several checks simultaneously, each with its own time limit."""
 
 from __future__ import annotations
 
 import contextlib
-import enum
 import queue
 import threading
 import time
@@ -13,24 +12,23 @@ from typing import TypeVar
 import msgspec
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.text import safe_text
+from ossconsole.config.text import StrEnum, safe_text
 
 T = TypeVar("T")
 LONG_S = 10.0
-"""Between two words about a check that is waited for."""
+"""Seconds between two reports about a check that still runs."""
 
 
-class CheckStatus(str, enum.Enum):
+class CheckStatus(StrEnum):
+    """The result of a check; only FAIL makes `doctor` exit with 1."""
+
     OK = "ok"
     WARN = "warn"
     FAIL = "fail"
 
-    def __str__(self) -> str:
-        return self.value
-
 
 class Check(msgspec.Struct, frozen=True):
-    """What one look found. `remedy` is what to do about it, a command that can be pasted where there is one."""
+    """The result of one check. `remedy` is what to do next, where possible a command to paste."""
 
     name: str
     status: CheckStatus
@@ -39,19 +37,22 @@ class Check(msgspec.Struct, frozen=True):
 
 
 def ok(name: str, detail: str) -> Check:
+    """A passed check."""
     return Check(name, CheckStatus.OK, safe_text(detail))
 
 
 def warn(name: str, detail: str, remedy: str = "") -> Check:
+    """A check that found a problem which does not stop the work."""
     return Check(name, CheckStatus.WARN, safe_text(detail), safe_text(remedy))
 
 
 def fail(name: str, detail: str, remedy: str = "") -> Check:
+    """A failed check."""
     return Check(name, CheckStatus.FAIL, safe_text(detail), safe_text(remedy))
 
 
 class CheckJob(msgspec.Struct, frozen=True):
-    """One look, or several that belong together; `names` are those of the checks it gives."""
+    """Work that gives one or several checks, with these `names`, within `limit_s` seconds."""
 
     names: tuple[str, ...]
     run: Callable[[], Sequence[Check]]
@@ -59,20 +60,20 @@ class CheckJob(msgspec.Struct, frozen=True):
 
 
 class LimitError(ConsoleError):
-    """Something took longer than it was given."""
+    """Work exceeded its time limit."""
 
 
 def limited(seconds: float, work: Callable[[], T], what: str) -> T:
-    """The result of `work`, run in a thread of its own, or LimitError after `seconds`.
+    """The result of `work`, run in a thread of its own. Raises LimitError after `seconds`.
 
-    A name server that never answers cannot be interrupted; its thread is left behind and holds nothing up.
+    A thread that waits for a silent name server cannot be interrupted; it is a daemon and is left behind.
     """
     answers: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
 
     def run() -> None:
         try:
             answers.put((work(), None))
-        except BaseException as error:  # noqa: BLE001 - handed over to the waiting thread, which raises it
+        except BaseException as error:  # noqa: BLE001 - the waiting thread raises it
             answers.put((None, error))
 
     threading.Thread(target=run, name=f"limited {what}", daemon=True).start()
@@ -88,9 +89,9 @@ def limited(seconds: float, work: Callable[[], T], what: str) -> T:
 def run_checks(
     jobs: Sequence[CheckJob], on_wait: Callable[[CheckJob, float], None] = lambda _job, _seconds: None
 ) -> Iterator[Sequence[Check]]:
-    """The results of the jobs, in their order; all run at once, and none is waited for beyond its limit.
+    """The results of the jobs, in their order; all run simultaneously, each within its time limit.
 
-    `on_wait` hears of a job that takes long, now and then, and for how many seconds it has run.
+    `on_wait` is called every LONG_S seconds with a job that still runs, and its seconds so far.
     """
     started = time.monotonic()
     waiting = [(job, _start(job)) for job in jobs]
@@ -112,7 +113,7 @@ def _answer(
     try:
         return answers.get(timeout=max(0.0, left))
     except queue.Empty:
-        return [fail(name, f"No result within {job.limit_s:g} s.", "Run it again.") for name in job.names]
+        return [fail(name, f"No result within {job.limit_s:g} s.", "Retry.") for name in job.names]
 
 
 def _start(job: CheckJob) -> queue.SimpleQueue[Sequence[Check]]:
@@ -123,7 +124,7 @@ def _start(job: CheckJob) -> queue.SimpleQueue[Sequence[Check]]:
             answers.put(job.run())
         except ConsoleError as error:
             answers.put([fail(name, error.message, error.remedy) for name in job.names])
-        except Exception as error:  # noqa: BLE001 - one broken check must not take the others' results with it
+        except Exception as error:  # noqa: BLE001 - one broken check must not hide the others' results
             detail = f"The check itself failed: {type(error).__name__}: {error}."
             answers.put([fail(name, detail, "Please report this.") for name in job.names])
 

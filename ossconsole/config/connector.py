@@ -1,7 +1,7 @@
-"""The connector's config.json: every key with default and meaning, kept in the console's own folder.
+"""The connector's config.json, in the console's own folder: every key with default and meaning.
 
-Keys and defaults are those of the OSS Connector for AI/ML documentation, and of osstorchconnector 1.2.3 for the keys
-that the documentation leaves out; but one reader fetches more at once, and the log is quieter.
+Keys and defaults are those of the OSS Connector for AI/ML documentation, and of osstorchconnector 1.2.3 for
+undocumented keys; but a reader fetches more in parallel, and the log level is higher.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from ossconsole.config.errors import SettingsError
 from ossconsole.config.files import config_dir, decode_json, logs_dir, read_text, write_private
 
 SYSTEM_CONNECTOR_CONFIG = Path("/etc/oss-connector/config.json")
-"""Where the connector's documentation puts the file; written there only on request."""
+"""The path in the connector's documentation; written only on request."""
 
 
 class ConnectorKey(msgspec.Struct, frozen=True):
-    """One setting. `name` is its dotted path in the file; `default` None means: leave it out of the file.
+    """One setting. `name` is its dotted path in the file; with `default` None it is left out of the file.
 
-    `low` and `high` bound numbers, both included.
+    `low` and `high` bound numbers, inclusively.
     """
 
     name: str
@@ -33,6 +33,7 @@ class ConnectorKey(msgspec.Struct, frozen=True):
 
     @property
     def type(self) -> type:
+        """The type of its values: int, bool or str."""
         return str if self.default is None else type(self.default)
 
 
@@ -41,12 +42,12 @@ def _count(name: str, default: int, meaning: str, high: int = 4096) -> Connector
 
 
 QUIET_LOG_LEVEL = 2
-"""The lowest level at which the connector's log has no AccessKey ID: 1.2.3 writes it whole at info, whenever it fetches
+"""The lowest level without AccessKey IDs in the connector's log: 1.2.3 logs them in full at info, whenever it fetches
 credentials."""
 
 PREFETCH_CONCURRENCY = 64
-"""Where the connector's own default is 24: with 35 ms to the first byte, one reader process got 340 samples/s of 150 kB
-with 24 and 990 with 64, which was all that the endpoint gave (`python -m tests.benchmarks.bench_loader`)."""
+"""The connector's default is 24: with 35 ms to the first byte, one reader process got 340 samples/s of 150 kB with 24,
+and with 64 the endpoint's maximum of 990 (`python -m tests.benchmarks.bench_loader`)."""
 
 CONNECTOR_KEYS = (
     ConnectorKey("logLevel", QUIET_LOG_LEVEL, "0 debug, 1 info (both write AccessKey IDs), 2 warning, 3 error", high=3),
@@ -69,16 +70,16 @@ _BY_NAME = {key.name: key for key in CONNECTOR_KEYS}
 _SECTIONS = {name.partition(".")[0] for name in _BY_NAME if "." in name}
 
 ConnectorValues = dict[str, int | bool | str]
-"""Values by dotted name; a key left out has the connector's default."""
+"""Values by dotted name; a missing key has the connector's default."""
 
 
 def connector_config_path() -> Path:
-    """The file to pass to the connector; `checked_connector_config` makes it."""
+    """The file to pass to the connector; `checked_connector_config` creates it."""
     return config_dir() / "connector.json"
 
 
 def checked_connector_config() -> Path:
-    """The file to pass to the connector, checked; made with its defaults where there is none. Raises SettingsError."""
+    """The validated file to pass to the connector; created with defaults where it is missing. Raises SettingsError."""
     path = connector_config_path()
     if read_text(path) is None:
         save_connector_config({})
@@ -88,7 +89,7 @@ def checked_connector_config() -> Path:
 
 
 def load_connector_config(path: Path | None = None) -> ConnectorValues:
-    """The values in the file by dotted name. Raises SettingsError that names the file and the key."""
+    """The values in the file by dotted name. Raises SettingsError with the file and the key."""
     path = path or connector_config_path()
     text = read_text(path)
     if text is None:
@@ -98,7 +99,7 @@ def load_connector_config(path: Path | None = None) -> ConnectorValues:
     except msgspec.DecodeError as error:
         raise SettingsError(f"{path} is not JSON: {error}.", remedy=f"Correct it, or remove it: rm {path}") from error
     if not isinstance(document, dict):
-        raise SettingsError(f"{path} holds no JSON object.", remedy=f"Remove it: rm {path}")
+        raise SettingsError(f"{path} is not a JSON object.", remedy=f"Remove it: rm {path}")
     try:
         return checked_connector_values(_flattened(document))
     except SettingsError as error:
@@ -106,7 +107,7 @@ def load_connector_config(path: Path | None = None) -> ConnectorValues:
 
 
 def save_connector_config(values: ConnectorValues, path: Path | None = None) -> Path:
-    """Checks and writes the values, with the defaults of the documented keys filled in; gives the path."""
+    """Validates and writes the values, with the defaults of documented keys; returns the path. Raises SettingsError."""
     path = path or connector_config_path()
     full = default_connector_values() | checked_connector_values(values)
     document: dict[str, Any] = {}
@@ -118,37 +119,35 @@ def save_connector_config(values: ConnectorValues, path: Path | None = None) -> 
 
 
 def default_connector_values() -> ConnectorValues:
-    """What a new file holds: the documented keys, and a log in our own folder."""
-    documented = [key for key in CONNECTOR_KEYS if not _undocumented(key)]
+    """The values of a new file: the documented keys, and a log in our own folder."""
+    documented = [key for key in CONNECTOR_KEYS if "undocumented" not in key.meaning]
     defaults = {key.name: key.default for key in documented if key.default is not None}
     return {"logPath": str(logs_dir() / "connector.log"), **defaults}
 
 
 def checked_connector_values(values: ConnectorValues) -> ConnectorValues:
-    """The values without empty texts. Raises SettingsError naming the key that is wrong, and the nearest valid one."""
+    """The values without empty strings. Raises SettingsError with the invalid key and the nearest valid one."""
     kept: ConnectorValues = {}
     for name, value in values.items():
         key = _BY_NAME.get(name)
         if key is None:
             close = difflib.get_close_matches(name, _BY_NAME, n=1, cutoff=0.5)
-            remedy = f"Did you mean {close[0]}?" if close else f"There are: {', '.join(_BY_NAME)}."
+            remedy = f"Did you mean {close[0]}?" if close else f"Valid settings: {', '.join(_BY_NAME)}."
             raise SettingsError(f"The connector has no setting {name!r}.", remedy=remedy)
         if type(value) is not key.type:
-            raise SettingsError(f"{name} must be {_WORDS[key.type]}, not {value!r}.", remedy=f"It is: {key.meaning}.")
+            raise SettingsError(
+                f"{name} must be {_TYPE_NAMES[key.type]}, not {value!r}.", remedy=f"Its meaning: {key.meaning}."
+            )
         if isinstance(value, int) and not isinstance(value, bool) and not key.low <= value <= key.high:
             raise SettingsError(
-                f"{name} must be {key.low} to {key.high}, not {value}.", remedy=f"It is: {key.meaning}."
+                f"{name} must be {key.low} to {key.high}, not {value}.", remedy=f"Its meaning: {key.meaning}."
             )
         if value != "":
             kept[name] = value
     return kept
 
 
-_WORDS = {int: "a whole number", bool: "true or false", str: "text"}
-
-
-def _undocumented(key: ConnectorKey) -> bool:
-    return "undocumented" in key.meaning
+_TYPE_NAMES = {int: "a whole number", bool: "true or false", str: "text"}
 
 
 def _flattened(document: dict[str, Any]) -> ConnectorValues:

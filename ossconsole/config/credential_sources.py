@@ -1,8 +1,9 @@
-"""Where credentials come from: environment, connector file, ossutil, aliyun CLI, ECS RAM role; in this order."""
+"""The sources of credentials, in their order: environment, connector file, ossutil, aliyun CLI, ECS RAM role."""
 
 from __future__ import annotations
 
 import configparser
+import contextlib
 import os
 import re
 import stat
@@ -22,17 +23,17 @@ from ossconsole.config.metadata import MetadataError, MetadataService
 from ossconsole.config.profiles import AUTO_CREDENTIALS, CREDENTIAL_KINDS, Profile
 
 REFRESH_BEFORE = timedelta(minutes=10)
-"""A role's credentials are fetched anew this long before they end; the service renews them half an hour before."""
+"""A role's credentials are fetched this long before they expire; the service renews them half an hour before."""
 
 
 class NoCredentialsError(ConsoleError):
-    """No source has a key pair; `looked` says where, one line each."""
+    """No source has a key pair; `looked` lists the sources, one line each."""
 
     exit_code = 2
 
     def __init__(self, looked: list[str]) -> None:
         super().__init__(
-            f"No credentials were found. Looked in: {'; '.join(looked)}.",
+            f"No credentials were found. Checked: {'; '.join(looked)}.",
             remedy="Enter an AccessKey on the Setup screen, or set OSS_ACCESS_KEY_ID and OSS_ACCESS_KEY_SECRET.",
         )
         self.looked = looked
@@ -40,7 +41,7 @@ class NoCredentialsError(ConsoleError):
 
 @dataclass(frozen=True)
 class FixedSource:
-    """A pair that is known already, such as the sandbox's."""
+    """A known key pair, such as the sandbox's."""
 
     credentials: Credentials
 
@@ -53,12 +54,13 @@ class EnvironmentSource:
     """OSS_ACCESS_KEY_ID, OSS_ACCESS_KEY_SECRET and OSS_SESSION_TOKEN, as oss2 and ossutil read them."""
 
     def __call__(self) -> Credentials:
-        found = self.look(os.environ)
+        found = self.read()
         if found is None:
             raise NoCredentialsError([str(self)])
         return found
 
-    def look(self, environ: Mapping[str, str]) -> Credentials | None:
+    def read(self, environ: Mapping[str, str] = os.environ) -> Credentials | None:
+        """The key pair; None where a variable is missing."""
         key_id, key_secret = environ.get("OSS_ACCESS_KEY_ID"), environ.get("OSS_ACCESS_KEY_SECRET")
         if not key_id or not key_secret:
             return None
@@ -71,7 +73,7 @@ class EnvironmentSource:
 
 @dataclass(frozen=True)
 class FileSource:
-    """A credential file, read again when it has changed or its credentials have ended."""
+    """A credential file, read again when it has changed or its credentials have expired."""
 
     kind: str
     path: Path
@@ -79,12 +81,13 @@ class FileSource:
     _kept: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __call__(self) -> Credentials:
-        found = self.look()
+        found = self.read()
         if found is None:
             raise NoCredentialsError([str(self)])
         return found
 
-    def look(self) -> Credentials | None:
+    def read(self) -> Credentials | None:
+        """The key pair; None where the file or the profile `name` does not exist. Raises SettingsError."""
         try:
             stamp = self.path.stat()
         except OSError:
@@ -93,16 +96,9 @@ class FileSource:
         kept: Credentials | None = self._kept.get("credentials")
         if self._kept.get("version") == version and kept is not None and not ends_within(kept, timedelta(0)):
             return kept
-        found = self._read()
+        found = _READERS[self.kind](self.path, self.name)
         self._kept.update(version=version, credentials=found)
         return found
-
-    def _read(self) -> Credentials | None:
-        if self.kind == "connector":
-            return read_connector_file(self.path)
-        if self.kind == "ossutil":
-            return read_ossutil_file(self.path, self.name)
-        return read_aliyun_file(self.path, self.name)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"kind": self.kind, "path": self.path, "name": self.name, "_kept": {}}
@@ -112,7 +108,7 @@ class FileSource:
 
 
 class EcsRoleSource:
-    """The instance's RAM role; fetched again REFRESH_BEFORE its end, and kept while the service is away."""
+    """The instance's RAM role; fetched again REFRESH_BEFORE its expiry, and kept while the service does not answer."""
 
     def __init__(self, role: str = "", *, url: str | None = None, now: Callable[[], datetime] | None = None) -> None:
         self.role = role
@@ -148,9 +144,9 @@ AnySource = EnvironmentSource | FileSource | EcsRoleSource
 
 
 def find_credentials(profile: Profile, environ: Mapping[str, str] = os.environ) -> CredentialSource:
-    """The first source that has a key pair; only the one that the profile names, when it names one.
+    """The first source that has a key pair, or the one that the profile names.
 
-    Raises NoCredentialsError saying where it looked, or SettingsError when a file is there but cannot be used.
+    Raises NoCredentialsError with the sources checked, or SettingsError for a file that cannot be used.
     """
     looked = []
     for source in sources(profile, environ):
@@ -162,7 +158,7 @@ def find_credentials(profile: Profile, environ: Mapping[str, str] = os.environ) 
 
 
 def describe_credentials(profile: Profile, environ: Mapping[str, str] = os.environ) -> str:
-    """The pair in use and its source, masked; or why there is none."""
+    """The masked key pair in use and its source, or the reason why there is none."""
     try:
         found = find_credentials(profile, environ)()
     except ConsoleError as error:
@@ -172,31 +168,23 @@ def describe_credentials(profile: Profile, environ: Mapping[str, str] = os.envir
 
 @dataclass(frozen=True)
 class SourceState:
-    """One place where credentials may lie: what is there (`credentials`), else why there is nothing (`words`)."""
+    """One source: its `credentials`, or the `problem` for which it has none."""
 
     source: AnySource
     credentials: Credentials | None
-    words: str = ""
+    problem: str = ""
 
 
-def survey(environ: Mapping[str, str] = os.environ) -> list[SourceState]:
-    """Every place, in the order of looking, with all profiles of ossutil and of the aliyun CLI; may take a second."""
-    ossutil, aliyun = ossutil_file(environ), aliyun_file()
-    places: list[AnySource] = [EnvironmentSource(), FileSource("connector", connector_file())]
-    for kind, path, names in (
-        ("ossutil", ossutil, ossutil_names),
-        ("aliyun", aliyun, aliyun_names),
-    ):
-        places += [FileSource(kind, path, name) for name in ("", *_readable(names, path))]
-    return [_state(place) for place in (*places, EcsRoleSource())]
-
-
-def _readable(names: Callable[[Path], list[str]], path: Path) -> list[str]:
-    """The names in the file; none where it cannot be used, which its own state tells."""
-    try:
-        return names(path)
-    except ConsoleError:
-        return []
+def list_sources(environ: Mapping[str, str] = os.environ) -> list[SourceState]:
+    """All sources in their order, with all profiles of ossutil and of the aliyun CLI; may take a second."""
+    found: list[AnySource] = [EnvironmentSource(), FileSource("connector", connector_file())]
+    tools = (("ossutil", ossutil_file(environ), ossutil_names), ("aliyun", aliyun_file(), aliyun_names))
+    for kind, path, list_names in tools:
+        names = []
+        with contextlib.suppress(ConsoleError):  # a file that cannot be used is reported by the source without a name
+            names = list_names(path)
+        found += [FileSource(kind, path, name) for name in ("", *names)]
+    return [_state(source) for source in (*found, EcsRoleSource())]
 
 
 def _state(source: AnySource) -> SourceState:
@@ -209,7 +197,7 @@ def _state(source: AnySource) -> SourceState:
 
 
 def sources(profile: Profile, environ: Mapping[str, str] = os.environ) -> Iterator[AnySource]:
-    """The sources to ask for this profile, in order."""
+    """The sources of this profile, in their order."""
     kind, _, name = profile.credentials.partition(":")
     for wanted in CREDENTIAL_KINDS if profile.credentials == AUTO_CREDENTIALS else (kind,):
         if wanted == "environment":
@@ -225,16 +213,16 @@ def sources(profile: Profile, environ: Mapping[str, str] = os.environ) -> Iterat
 
 
 def ends_within(credentials: Credentials, margin: timedelta, now: datetime | None = None) -> bool:
-    """Whether the credentials end within `margin` from now; False for those that never end."""
+    """Whether the credentials expire within `margin` from now; False for those without expiry."""
     return credentials.expiration is not None and credentials.expiration - (now or _utc_now()) <= margin
 
 
 def _missing(source: AnySource, environ: Mapping[str, str]) -> str | None:
     """Why this source has no key pair, None when it has one."""
     if isinstance(source, EnvironmentSource):
-        return None if source.look(environ) else "not set"
+        return None if source.read(environ) else "not set"
     if isinstance(source, FileSource):
-        return None if source.look() else "none"
+        return None if source.read() else "none"
     try:
         source()
     except MetadataError as error:
@@ -251,15 +239,17 @@ _ALIYUN_MODES = {"AK", "StsToken", ""}
 
 
 def connector_file() -> Path:
-    """The file the connector reads by itself when it runs as root."""
+    """The file that the connector itself reads when it runs as root."""
     return Path.home() / ".alibabacloud" / "credentials"
 
 
 def ossutil_file(environ: Mapping[str, str] = os.environ) -> Path:
+    """The configuration file of ossutil."""
     return Path(environ.get("OSS_CONFIG_FILE") or Path.home() / ".ossutilconfig")
 
 
 def aliyun_file() -> Path:
+    """The configuration file of the aliyun CLI."""
     return Path.home() / ".aliyun" / "config.json"
 
 
@@ -270,8 +260,8 @@ class _ConnectorDocument(msgspec.Struct, rename="pascal"):
     expiration: str = ""
 
 
-def read_connector_file(path: Path) -> Credentials | None:
-    """None where there is no file. Raises SettingsError when it is not what the connector reads."""
+def read_connector_file(path: Path, _name: str = "") -> Credentials | None:
+    """The key pair; None where the file does not exist. Raises SettingsError for a file in another format."""
     text = read_text(path)
     if text is None:
         return None
@@ -280,17 +270,12 @@ def read_connector_file(path: Path) -> Credentials | None:
         expiration = parse_expiration(found.expiration)
     except (msgspec.DecodeError, ValueError):
         raise _bad(path, "it needs AccessKeyId, AccessKeySecret, and Expiration as 2030-01-31T08:00:00Z") from None
-    return _credentials(
-        found.access_key_id,
-        found.access_key_secret,
-        found.security_token,
-        expiration,
-        source=f"connector file {short_path(path)}",
-    )
+    source = f"connector file {short_path(path)}"
+    return _credentials(found.access_key_id, found.access_key_secret, found.security_token, expiration, source)
 
 
 def write_connector_file(credentials: Credentials, path: Path | None = None) -> Path:
-    """Writes the pair where the connector reads it, mode 0400, in one step; gives the path. Raises SettingsError."""
+    """Writes the connector's file atomically with mode 0400; returns its path. Raises SettingsError."""
     path = path or connector_file()
     document = {
         "AccessKeyId": credentials.access_key_id,
@@ -305,7 +290,7 @@ def write_connector_file(credentials: Credentials, path: Path | None = None) -> 
 
 
 def read_ossutil_file(path: Path, name: str = "") -> Credentials | None:
-    """The profile `name`, else `default`, else the section of ossutil 1. None where there is no such profile."""
+    """The profile `name`, else `default`, else the section of ossutil 1. None where the profile does not exist."""
     text = read_text(path)
     if text is None:
         return None
@@ -314,59 +299,54 @@ def read_ossutil_file(path: Path, name: str = "") -> Credentials | None:
     section = next((sections[key] for key in wanted if key in sections), None)
     if section is None or not section.get("accesskeyid"):
         return None
-    return _credentials(
-        section["accesskeyid"],
-        section.get("accesskeysecret", ""),
-        section.get("ststoken", ""),
-        None,
-        source=f"ossutil {name or 'default'} ({short_path(path)})",
-    )
+    source = f"ossutil {name or 'default'} ({short_path(path)})"
+    key_secret, token = section.get("accesskeysecret", ""), section.get("ststoken", "")
+    return _credentials(section["accesskeyid"], key_secret, token, None, source)
 
 
 def read_aliyun_file(path: Path, name: str = "") -> Credentials | None:
-    """The profile `name`, else the current one; None where there is none, or it holds no key pair."""
+    """The profile `name`, else the current one; None where it does not exist or has no key pair."""
     text = read_text(path)
     if text is None:
         return None
     current, profiles = _aliyun_profiles(path, text)
-    chosen = name or current
-    found = profiles.get(chosen)
+    selected = name or current
+    found = profiles.get(selected)
     if found is None or found.get("mode", "AK") not in _ALIYUN_MODES or not found.get("access_key_id"):
         return None
-    return _credentials(
-        str(found["access_key_id"]),
-        str(found.get("access_key_secret", "")),
-        str(found.get("sts_token", "")),
-        None,
-        source=f"aliyun CLI {chosen} ({short_path(path)})",
-    )
+    source = f"aliyun CLI {selected} ({short_path(path)})"
+    key_id, key_secret, token = (str(found.get(key, "")) for key in ("access_key_id", "access_key_secret", "sts_token"))
+    return _credentials(key_id, key_secret, token, None, source)
+
+
+_READERS = {"connector": read_connector_file, "ossutil": read_ossutil_file, "aliyun": read_aliyun_file}
 
 
 def ossutil_names(path: Path) -> list[str]:
-    """The names of the profiles in the file, without `default`; empty where there is no file."""
+    """The names of the profiles in the file, without `default`; empty where the file does not exist."""
     text = read_text(path)
     names = _ini_parser(path, text).sections() if text is not None else []
     return [name.split(maxsplit=1)[1] for name in names if name.lower().startswith("profile ")]
 
 
 def aliyun_names(path: Path) -> list[str]:
-    """The names of the profiles in the file; empty where there is no file."""
+    """The names of the profiles in the file; empty where the file does not exist."""
     text = read_text(path)
     return list(_aliyun_profiles(path, text)[1]) if text is not None else []
 
 
 def parse_expiration(text: str) -> datetime | None:
-    """None for "". Raises ValueError unless it is `YYYY-MM-DDTHH:MM:SSZ`."""
+    """The UTC time of `YYYY-MM-DDTHH:MM:SSZ`, None for "". Raises ValueError for another format."""
     return datetime.strptime(text, _EXPIRATION_FORMAT).replace(tzinfo=timezone.utc) if text else None
 
 
 def loose_mode(path: Path) -> int | None:
-    """The file's permission bits when others than the owner have any, else None."""
+    """The file's permission bits where they grant access to other users, else None."""
     mode = stat.S_IMODE(path.stat().st_mode)
     return mode if mode & 0o077 else None
 
 
-def _credentials(key_id: str, key_secret: str, token: str, expiration: datetime | None, *, source: str) -> Credentials:
+def _credentials(key_id: str, key_secret: str, token: str, expiration: datetime | None, source: str) -> Credentials:
     if not key_id or not key_secret:
         raise SettingsError(f"{source}: the AccessKey ID or secret is empty.", remedy="Enter the key pair again.")
     return Credentials(key_id, Secret(key_secret), Secret(token) if token else None, expiration, source)
@@ -379,11 +359,11 @@ def _aliyun_profiles(path: Path, text: str) -> tuple[str, dict[str, dict[str, An
         profiles = {str(profile["name"]): profile for profile in document["profiles"]}
         return str(document.get("current") or "default"), profiles
     except (msgspec.DecodeError, KeyError, TypeError, AttributeError):
-        raise _bad(path, "it holds no list of profiles") from None
+        raise _bad(path, "it has no list of profiles") from None
 
 
 def _ini_sections(path: Path, text: str) -> dict[str, dict[str, str]]:
-    """Sections and keys by their plain names: ossutil takes any case, and `-` or `_` between words."""
+    """Sections and keys by their plain names: ossutil accepts any case, and `-` or `_` between words."""
     parser = _ini_parser(path, text)
     return {
         _plain(section): {_plain(key): value.strip() for key, value in parser.items(section)}
@@ -405,5 +385,5 @@ def _plain(name: str) -> str:
 
 
 def _bad(path: Path, why: str) -> SettingsError:
-    # Never with the parser's own message: it may quote a line that holds a secret.
+    # Without the parser's own message: it may quote a line with a secret.
     return SettingsError(f"{path} cannot be used: {why}.", remedy="Correct the file, or enter the key pair on Setup.")

@@ -7,16 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from multiprocessing import resource_tracker
-from typing import NoReturn
+from typing import Any, NoReturn
 
 MASK = "••••••••"
 
 
 class Secret:
-    """Holds a key secret or token; `reveal()` is the only way to its text.
+    """A key secret or token; only `reveal()` gives its text.
 
-    Formatting, `repr`, tracebacks with locals and JSON encoders see the mask. It may be pickled, because the
-    reader processes get their credentials over a private pipe (never through argv or the environment).
+    Formatting, `repr`, tracebacks with locals and JSON encoders get the mask. It can be pickled, because the reader
+    processes get their credentials through a private pipe (never through argv or the environment).
     """
 
     __slots__ = ("_text",)
@@ -25,6 +25,7 @@ class Secret:
         self._text = text
 
     def reveal(self) -> str:
+        """The text in clear: only to sign with, or to hand to a process that signs."""
         return self._text
 
     def __repr__(self) -> str:
@@ -49,8 +50,22 @@ class Secret:
         raise TypeError("a Secret is not iterable; use reveal()")
 
 
+def reveal_secret(value: Any) -> str:
+    """msgspec's `enc_hook` for private files and pipes: a Secret in clear. Raises NotImplementedError for any other."""
+    if isinstance(value, Secret):
+        return value.reveal()
+    raise NotImplementedError(f"{type(value).__name__} has no JSON form")
+
+
+def conceal_secret(kind: type, value: Any) -> Secret:
+    """msgspec's `dec_hook`, the inverse of `reveal_secret`."""
+    if kind is Secret and isinstance(value, str):
+        return Secret(value)
+    raise NotImplementedError(f"{kind.__name__} has no JSON form")
+
+
 def mask_key_id(access_key_id: str) -> str:
-    """An AccessKey ID shortened for the screen: enough to recognise, not enough to copy."""
+    """An AccessKey ID shortened for the screen: recognisable, but not usable."""
     if len(access_key_id) <= 8:
         return access_key_id[:2] + "…"
     return f"{access_key_id[:4]}…{access_key_id[-4:]}"
@@ -58,9 +73,9 @@ def mask_key_id(access_key_id: str) -> str:
 
 @dataclass(frozen=True)
 class Credentials:
-    """An AccessKey pair, with a security token when it is temporary (STS).
+    """An AccessKey pair, with a security token for a temporary one (STS).
 
-    `source` names where it was found, in words for the screen. `expiration` is UTC, None when it never ends.
+    `source` is the text for the screen. `expiration` is UTC, None for no expiry.
     """
 
     access_key_id: str
@@ -74,21 +89,21 @@ class Credentials:
 
 
 CredentialSource = Callable[[], Credentials]
-"""Gives the pair to sign with now; called again for each request batch, so that temporary ones can be refreshed."""
+"""Returns the current key pair; called again for each batch of requests, so that temporary ones can be refreshed."""
 
 
 _PRIVATE = ("OSS_", "ALIBABA_CLOUD_", "ALIBABACLOUD_", "ALICLOUD_")
 
 
 def without_credentials() -> dict[str, str]:
-    """This process's environment less what may hold credentials."""
+    """This process's environment without the variables that may hold credentials."""
     return {name: value for name, value in os.environ.items() if not name.startswith(_PRIVATE)}
 
 
 def start_resource_tracker() -> None:
-    """Starts multiprocessing's helper, which would start by itself with the first process, and inherit everything.
+    """Starts multiprocessing's helper without credentials: with the first process it would inherit the environment.
 
-    Call it on the main thread, before there are others that read the environment.
+    Call it on the main thread, before another thread reads the environment.
     """
     hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(_PRIVATE)}
     try:

@@ -6,7 +6,6 @@ Host forms are those of Alibaba Cloud's "Regions and endpoints" and "OSS acceler
 from __future__ import annotations
 
 import difflib
-import enum
 import ipaddress
 import re
 from collections.abc import Iterable
@@ -15,30 +14,29 @@ from urllib.parse import urlsplit
 import msgspec
 
 from ossconsole.config.errors import SettingsError
+from ossconsole.config.text import StrEnum
 
 
-class EndpointKind(str, enum.Enum):
-    """Which of a bucket's two endpoints: the internal one, or the accelerator's."""
+class EndpointKind(StrEnum):
+    """One of a bucket's two endpoints: the internal one, or the accelerator's."""
 
     STANDARD = "standard"
     ACCELERATED = "accelerated"
 
     @property
     def other(self) -> EndpointKind:
+        """The other one of the two."""
         return EndpointKind.ACCELERATED if self is EndpointKind.STANDARD else EndpointKind.STANDARD
 
-    def __str__(self) -> str:
-        return self.value
 
-
-# A host with an optional port; the sandbox's `0.0.1` is one too, as `<bucket>.0.0.1` is what gets resolved.
+# A host without its port; it matches the sandbox's `0.0.1` too, because `<bucket>.0.0.1` is resolved.
 _HOST = re.compile(r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$")
 
 
 def normalise_endpoint(text: str) -> str:
-    """`text` as `scheme://host[:port]`, https where no scheme is given. Raises SettingsError.
+    """`text` as `scheme://host[:port]`, by default https. Raises SettingsError.
 
-    The scheme is always spelled out because the libraries differ: without one oss2 takes http, the connector https.
+    The scheme is always explicit because the defaults differ: http in oss2, https in the connector.
     """
     stripped = text.strip().rstrip("/")
     if "://" not in stripped:
@@ -59,10 +57,10 @@ _ENDPOINT_REMEDY = "Give a host such as https://oss-cn-hangzhou-internal.aliyunc
 
 
 def sdk_endpoint(bucket: str, endpoint: str) -> str:
-    """The endpoint to hand to oss2 so that it reaches the host that the connector reaches.
+    """The endpoint with which oss2 calls the same host as the connector.
 
     The connector always calls `<bucket>.<endpoint host>`. Where that is an IPv4 address (the sandbox: bucket `127`,
-    endpoint `http://0.0.1:PORT`), oss2 must get the composed address: it would take `0.0.1` for an IP of its own.
+    endpoint `http://0.0.1:PORT`), oss2 must get the composed address: it would treat `0.0.1` as an IP address.
     """
     parts = urlsplit(endpoint)
     composed = f"{bucket}.{parts.hostname}"
@@ -94,18 +92,18 @@ REGIONS = (
     *("ap-southeast-3", "ap-southeast-5", "ap-southeast-6", "ap-southeast-7", "eu-central-1", "eu-west-1"),
     "me-east-1",
 )
-"""Region IDs of "Regions and endpoints", to tell what a wrong one was meant to be; there may be more by now."""
+"""Region IDs of "Regions and endpoints", for corrections of a wrong one; there may be newer ones."""
 
 _REGION_ID = re.compile(r"[a-z]{2}(-[a-z0-9]+)+")
 
 
 def is_region_id(text: str) -> bool:
-    """Whether `text` is built like a region ID: an area of two letters, then the place (`cn-hangzhou`)."""
+    """Whether `text` has the form of a region ID: an area of two letters, then the place (`cn-hangzhou`)."""
     return _REGION_ID.fullmatch(text) is not None
 
 
-def meant_region(text: str) -> str:
-    """The region ID that `text` was probably meant to be, "" where there is no telling."""
+def suggest_region(text: str) -> str:
+    """The region ID that `text` probably stands for, "" for none."""
     bare = text.strip().lower().removeprefix("oss-")
     if bare in REGIONS:
         return bare
@@ -114,8 +112,8 @@ def meant_region(text: str) -> str:
     return close[0] if len(close) == 1 else ""
 
 
-class HostKind(str, enum.Enum):
-    """Which product and network a host belongs to."""
+class HostKind(StrEnum):
+    """The product and network of a host."""
 
     INTERNAL = "internal"
     PUBLIC = "public"
@@ -125,25 +123,22 @@ class HostKind(str, enum.Enum):
     LOOPBACK = "loopback"
     CUSTOM = "custom"
 
-    def __str__(self) -> str:
-        return self.value
-
 
 HOST_NOTES = {
     HostKind.INTERNAL: "answers inside the region's internal network only; no traffic fee",
     HostKind.PUBLIC: "answers everywhere; traffic to the internet is billed, and newer accounts in mainland China "
     "may not use it for data",
     HostKind.DUAL_STACK: "answers over IPv4 and IPv6; traffic to the internet is billed",
-    HostKind.ACCELERATOR: "answers inside the region's internal network only; needs an accelerator made for the bucket",
+    HostKind.ACCELERATOR: "answers inside the region's internal network only; needs an accelerator for the bucket",
     HostKind.TRANSFER_ACCELERATION: "transfer acceleration speeds up long-distance transfers; it is not the OSS "
     "accelerator and caches nothing",
     HostKind.LOOPBACK: "this machine (the sandbox)",
-    HostKind.CUSTOM: "a custom domain: its region cannot be told from its name",
+    HostKind.CUSTOM: "a custom domain: its name does not contain the region",
 }
 
 
 class HostInfo(msgspec.Struct, frozen=True):
-    """`region` and `zone` are "" where the host does not tell them."""
+    """The parts of a host name; `region` and `zone` are "" where it does not contain them."""
 
     kind: HostKind
     region: str = ""
@@ -151,6 +146,7 @@ class HostInfo(msgspec.Struct, frozen=True):
 
     @property
     def note(self) -> str:
+        """One sentence about the kind, for the screen."""
         return HOST_NOTES[self.kind]
 
     @property
@@ -160,7 +156,7 @@ class HostInfo(msgspec.Struct, frozen=True):
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """An endpoint that a region may have, for one of a profile's two kinds."""
+    """A possible endpoint of a region, for one of a profile's two kinds."""
 
     use: EndpointKind
     endpoint: str
@@ -178,7 +174,7 @@ _DUAL_STACK = re.compile(rf"({_NAME})\.oss\.aliyuncs\.com")
 _LOOPBACK = re.compile(r"localhost|127(\.\d+){3}|\d+\.\d+\.\d+")
 _ZONE_LETTER = re.compile(r"(?<=\d)[a-z]$|-[a-z]$")
 
-# The zones named in the accelerator's documentation; a console may offer more, so the region form is offered as well.
+# The zones in the accelerator's documentation; the OSS console may offer more, so the region form is a candidate too.
 _ACCELERATOR_ZONES = {
     "cn-beijing": ("cn-beijing-h",),
     "cn-shanghai": ("cn-shanghai-g",),
@@ -190,7 +186,7 @@ _ACCELERATOR_ZONES = {
 
 
 def classify(endpoint: str) -> HostInfo:
-    """What the host of a normalised endpoint (`scheme://host[:port]`) tells."""
+    """The kind, region and zone of a normalised endpoint (`scheme://host[:port]`)."""
     try:
         host = (urlsplit(endpoint).hostname or "").lower()
     except ValueError:  # brackets, in a region that is being typed
@@ -212,7 +208,7 @@ def classify(endpoint: str) -> HostInfo:
 
 
 def without_bucket(endpoint: str, bucket: str) -> str:
-    """The endpoint without the bucket in front of a known host: the OSS console shows `<bucket>.<endpoint host>`."""
+    """The endpoint without the bucket before a known host: the OSS console shows `<bucket>.<endpoint host>`."""
     parts = urlsplit(endpoint)
     bare = endpoint.replace(f"//{bucket}.", "//", 1)
     if parts.hostname and parts.hostname.startswith(f"{bucket}.") and classify(bare).region:
@@ -221,11 +217,12 @@ def without_bucket(endpoint: str, bucket: str) -> str:
 
 
 def internal_endpoint(region: str) -> str:
+    """The standard endpoint inside the region's internal network."""
     return f"https://oss-{region}-internal.aliyuncs.com"
 
 
 def candidates(region: str) -> list[Candidate]:
-    """The endpoints a bucket of `region` may have, the likeliest of each kind first."""
+    """The possible endpoints of a bucket in `region`, the likeliest of each kind first."""
     hosts = [
         (EndpointKind.STANDARD, f"oss-{region}-internal.aliyuncs.com"),
         (EndpointKind.STANDARD, f"oss-{region}.aliyuncs.com"),
@@ -237,7 +234,7 @@ def candidates(region: str) -> list[Candidate]:
 
 
 def region_caution(instance_region: str, region: str, endpoints: Iterable[str]) -> str:
-    """What to know when the instance is in another region than the bucket; "" when it is in the same."""
+    """The warning for an instance in another region than the bucket; "" for the same region."""
     if instance_region == region:
         return ""
     inside = [urlsplit(endpoint).hostname or "" for endpoint in endpoints if classify(endpoint).inside_only]

@@ -1,4 +1,4 @@
-"""The error every layer raises: what happened and where, and what to do next."""
+"""The error that every layer raises: what happened and where, and what to do next."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from ossconsole.config.text import safe_text
 
 
 class ConsoleError(Exception):
-    """A failure a user can act on.
+    """A failure that a user can act on.
 
-    `message` says what happened and where; `remedy` what to do next. `exit_code` is what a command ends with.
-    Both quote what others wrote (names, replies, exceptions of libraries): what a terminal would act on is spelled out.
+    `message` says what happened and where; `remedy` what to do next. Both may quote foreign text (names, replies,
+    exceptions of libraries), so unprintable characters are escaped. `exit_code` is that of the command.
     """
 
     exit_code = 1
@@ -24,6 +24,6 @@ class ConsoleError(Exception):
 
 
 class SettingsError(ConsoleError):
-    """Bad usage or settings: the command never started its work."""
+    """Bad usage or settings: the command did not start its work."""
 
     exit_code = 2

@@ -1,6 +1,6 @@
 """Our own files and folders: their paths, and private, atomic, non-blocking access to them.
 
-Paths are only computed; `make_folder` creates a folder.
+Functions that return a path do not create it; `make_folder` creates a folder.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import errno
+import fcntl
 import os
 import shlex
 import sqlite3
@@ -44,13 +45,13 @@ def logs_dir() -> Path:
 
 
 def short_path(path: Path | str) -> str:
-    """The path with `~` for the home folder, as it is shown."""
+    """The path for the screen, with `~` for the home folder."""
     text, home = str(path), str(Path.home())
     return "~" + text[len(home) :] if text == home or text.startswith(home + os.sep) else text
 
 
 def exposed_folders() -> Iterator[str]:
-    """A warning for each of the two folders that another user of the machine can write to."""
+    """A warning for each of the two folders that is writable for another user of the machine."""
     for name, folder, variable in (
         ("settings", config_dir(), CONFIG_DIR_VARIABLE),
         ("state", state_dir(), STATE_DIR_VARIABLE),
@@ -58,13 +59,13 @@ def exposed_folders() -> Iterator[str]:
         problem = exposure(folder)
         if problem:
             yield (
-                f"The {name} folder {folder} {problem}: others can replace the files in it. "
+                f"The {name} folder {folder} {problem}: other users can replace the files in it. "
                 f"Make it private (chmod 700 {folder}), or set {variable} to another folder."
             )
 
 
 def exposure(folder: Path) -> str:
-    """Why users other than this one can write to `folder`; "" when none can, or it does not exist."""
+    """Why `folder` is writable for other users; "" where it is not, or does not exist."""
     try:
         status = folder.stat()
     except OSError:  # the code that uses the folder reports this
@@ -72,11 +73,11 @@ def exposure(folder: Path) -> str:
     if status.st_uid not in {0, os.geteuid()}:
         return f"belongs to another user (uid {status.st_uid})"
     mode = stat.S_IMODE(status.st_mode)
-    return f"is writable for everybody (mode {mode:04o})" if mode & stat.S_IWOTH else ""
+    return f"is writable for all users (mode {mode:04o})" if mode & stat.S_IWOTH else ""
 
 
 def _absolute(path: Path | str) -> Path:
-    # Not Path.expanduser: without a home folder that raises, and the path is then at least named in the message.
+    # Not Path.expanduser, which raises without a home folder: a later error message then names the path.
     return Path(os.path.expanduser(path)).absolute()  # noqa: PTH111
 
 
@@ -88,9 +89,9 @@ _WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def make_folder(path: Path) -> Path:
-    """Makes a folder and those above it where they are missing, each private to the user (0700), and gives it.
+    """Creates a folder and its missing parents, each with mode 0700, and returns it.
 
-    Every folder of the console is made here. Raises SettingsError with path, reason and remedy.
+    All folders of the console are created here. Raises SettingsError.
     """
     try:
         missing = [folder for folder in (path, *path.parents) if not folder.is_dir()]
@@ -98,15 +99,15 @@ def make_folder(path: Path) -> Path:
             folder.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise SettingsError(
-            f"The folder {path} cannot be made: {reason(error)}.", remedy=write_remedy(path, error)
+            f"The folder {path} cannot be created: {reason(error)}.", remedy=write_remedy(path, error)
         ) from error
     return path
 
 
 def open_private(path: Path, flags: int = APPEND) -> int:
-    """A descriptor of one of our files, which is made with its folder where it is missing, and has mode 0600.
+    """Opens one of our files with mode 0600, created with its folder where it is missing; returns the descriptor.
 
-    Only regular files are opened: anything else, a link too, is refused at once. Raises SettingsError.
+    Refuses anything but a regular file, symbolic links too, without blocking. Raises SettingsError.
     """
     make_folder(path.parent)
     safe = os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
@@ -123,16 +124,27 @@ def open_private(path: Path, flags: int = APPEND) -> int:
     return descriptor
 
 
-def write_private(path: Path, data: bytes, *, mode: int = 0o600) -> None:
-    """Replaces `path` with `data` in one step; the file has `mode` from its first moment. Raises SettingsError.
+def try_lock(descriptor: int, operation: int = fcntl.LOCK_EX) -> bool:
+    """Takes a `flock` lock without blocking; False where another process holds it. It ends with the descriptor."""
+    try:
+        fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
-    A symbolic link is followed, so that a file kept elsewhere stays there. Missing folders are made with 0700.
+
+def write_private(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Replaces `path` with `data` atomically; the file never has another mode than `mode`. Raises SettingsError.
+
+    A symbolic link is followed, so that its target is replaced. Missing folders are created with mode 0700.
     """
     temporary: str | None = None
     try:
         target = path.resolve()
         make_folder(target.parent)
-        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)  # 0600 by its contract
+        handle, temporary = tempfile.mkstemp(
+            prefix=f".{target.name}.", dir=target.parent
+        )  # documented to have mode 0600
         with os.fdopen(handle, "wb") as file:
             os.fchmod(file.fileno(), mode)
             file.write(data)
@@ -149,7 +161,7 @@ def write_private(path: Path, data: bytes, *, mode: int = 0o600) -> None:
 
 
 def open_regular(path: Path) -> int:
-    """A descriptor to read a regular file from; anything else, such as a fifo, is refused at once. Raises OSError."""
+    """Opens a regular file for reading; returns the descriptor. Raises OSError for anything else, without blocking."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     try:
         _regular_mode(descriptor)
@@ -160,7 +172,7 @@ def open_regular(path: Path) -> int:
 
 
 def read_private(path: Path) -> bytes | None:
-    """The file's bytes, None where there is none. Raises SettingsError, at once for what is not a regular file."""
+    """The file's bytes, None where it does not exist. Raises SettingsError, without blocking on a fifo."""
     try:
         with os.fdopen(open_regular(path), "rb") as file:
             return file.read()
@@ -171,7 +183,7 @@ def read_private(path: Path) -> bytes | None:
 
 
 def read_text(path: Path) -> str | None:
-    """The file's text, None where there is none; a byte order mark is left out. Raises SettingsError."""
+    """The file's text without byte order mark, None where it does not exist. Raises SettingsError."""
     data = read_private(path)
     if data is None:
         return None
@@ -184,9 +196,9 @@ def read_text(path: Path) -> str | None:
 
 
 def private_database(path: Path) -> Path:
-    """Makes an SQLite file and what SQLite keeps beside it readable for this user alone, and gives its path.
+    """Creates an SQLite file with mode 0600, corrects its side files, and returns its path.
 
-    To be called before SQLite opens it: the files that it makes get the mode of this one. Raises SettingsError.
+    Call it before SQLite opens the file: new side files get its mode. Raises SettingsError.
     """
     os.close(open_private(path, READ_WRITE))
     for beside in _beside(path):
@@ -195,12 +207,12 @@ def private_database(path: Path) -> Path:
 
 
 def is_damage(error: BaseException | None) -> bool:
-    """Whether SQLite says that its file is not what it was, rather than that something is short or in use."""
-    return type(error) is sqlite3.DatabaseError or isinstance(error, UnicodeDecodeError)  # not of its subclasses
+    """Whether SQLite reports a damaged file, as opposed to a full disk or a lock."""
+    return type(error) is sqlite3.DatabaseError or isinstance(error, UnicodeDecodeError)  # not a subclass
 
 
 def set_aside(path: Path) -> Path:
-    """Renames a state file that cannot be used, with what SQLite keeps beside it; gives the new path, where it is kept.
+    """Renames a damaged state file, with SQLite's side files; returns the new path.
 
     Raises SettingsError.
     """
@@ -215,12 +227,12 @@ def set_aside(path: Path) -> Path:
 
 
 def unwritable(path: Path, error: OSError | RuntimeError) -> SettingsError:
-    """The error of one of our files that cannot be written, with the reason and what helps."""
+    """The error of one of our files that cannot be written, with reason and remedy."""
     return SettingsError(f"{path} cannot be written: {reason(error)}.", remedy=write_remedy(path, error))
 
 
 def reason(error: BaseException) -> str:
-    """Why the system refused."""
+    """The text of a system error."""
     known = getattr(error, "errno", None)
     if known == errno.ELOOP or isinstance(error, RuntimeError):
         return "it is a symbolic link (or a loop of them)"
@@ -228,16 +240,16 @@ def reason(error: BaseException) -> str:
 
 
 def write_remedy(path: Path, error: BaseException) -> str:
-    """What helps where `path`, one of our files or folders, cannot be made or written."""
+    """The remedy where `path`, one of our files or folders, cannot be created or written."""
     bases = {STATE_DIR_VARIABLE: state_dir(), CONFIG_DIR_VARIABLE: config_dir()}
     variable = next((name for name, base in bases.items() if base in {path, *path.parents}), "")
-    elsewhere = f"set {variable} to a folder" if variable else "choose a folder"
+    elsewhere = f"set {variable} to a folder" if variable else "select a folder"
     known = getattr(error, "errno", None)
     if known in _FULL:
         return f"Free space on its disk, or {elsewhere} on another disk."
     if known in _IN_THE_WAY or isinstance(error, RuntimeError):
-        return f"Move away what is in its place, or {elsewhere} elsewhere."
-    return f"Make it writable for you, or {elsewhere} that you can write to."
+        return f"Move the file in its place away, or {elsewhere} elsewhere."
+    return f"Make it writable, or {elsewhere} that is writable for you."
 
 
 def _read_remedy(path: Path, error: OSError) -> str:
@@ -248,7 +260,7 @@ def _read_remedy(path: Path, error: OSError) -> str:
 
 
 def _beside(database: Path) -> list[Path]:
-    """The files that SQLite has beside a database, if any."""
+    """SQLite's existing side files of a database."""
     found = (database.with_name(database.name + suffix) for suffix in ("-wal", "-shm", "-journal"))
     return [path for path in found if os.path.lexists(path)]
 
@@ -266,7 +278,7 @@ T = TypeVar("T")
 
 
 def decode_json(data: bytes | str, kind: type[T] | Any = Any) -> T:
-    """The document as `kind`. Raises msgspec.DecodeError, also for nesting that msgspec itself runs out of stack on."""
+    """The document as `kind`. Raises msgspec.DecodeError, also for nesting that exceeds msgspec's own limit."""
     try:
         found: T = msgspec.json.decode(data, type=kind)
     except (RecursionError, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""The instance's metadata service (ECS), in its token mode; off an instance it never answers, hence the short limit."""
+"""The metadata service of ECS instances, in token mode; elsewhere it does not answer, hence the short timeout."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ossconsole.config.errors import ConsoleError
 
 METADATA_URL = "http://100.100.100.200"
 METADATA_VARIABLE = "OSSCONSOLE_METADATA_URL"
-"""Replaces the service's address, for an instance behind a proxy and for tests."""
+"""Overrides the service's address, for an instance behind a proxy and for tests."""
 TIMEOUT_S = 1.0
-_TOKEN_TTL_S = 21600  # the longest the service gives
+_TOKEN_TTL_S = 21600  # the service's maximum
 
 
 class MetadataError(ConsoleError):
-    """The metadata service did not answer, or has no such item."""
+    """The metadata service did not answer, or does not have the item."""
 
 
 class RoleKeys(msgspec.Struct, frozen=True, rename="pascal"):
-    """What `ram/security-credentials/<role>` answers."""
+    """The reply to `ram/security-credentials/<role>`."""
 
     access_key_id: str
     access_key_secret: str
@@ -33,7 +33,7 @@ class RoleKeys(msgspec.Struct, frozen=True, rename="pascal"):
 
 
 class Instance(msgspec.Struct, frozen=True):
-    """Where this machine runs; a value is "" where the service does not tell it."""
+    """The ECS instance of this machine; a value is "" where the service does not report it."""
 
     region: str
     zone: str = ""
@@ -42,7 +42,7 @@ class Instance(msgspec.Struct, frozen=True):
 
 
 class MetadataService:
-    """Asks one metadata service. Every method raises MetadataError within about a second per request."""
+    """A client of the metadata service. Every method raises MetadataError, after about a second per request."""
 
     def __init__(self, url: str | None = None, *, timeout_s: float = TIMEOUT_S) -> None:
         self.url = (url or os.environ.get(METADATA_VARIABLE) or METADATA_URL).rstrip("/")
@@ -50,6 +50,7 @@ class MetadataService:
         self._token = ""
 
     def instance(self) -> Instance:
+        """The region, zone, type and id of this instance."""
         return Instance(
             region=self.get("region-id"),
             zone=self.get("zone-id"),
@@ -62,13 +63,13 @@ class MetadataService:
         return self.get("ram/security-credentials/").strip().splitlines()[0]
 
     def credentials(self, role: str = "") -> Credentials:
-        """The role's temporary credentials as of now."""
+        """The role's current temporary credentials; by default of the attached role."""
         role = role or self.role()
         body = self.get(f"ram/security-credentials/{quote(role, safe='')}")
         try:
             keys = msgspec.json.decode(body, type=RoleKeys)
         except msgspec.DecodeError as error:
-            # Without the cause: it may quote the body, which holds a secret.
+            # Without the cause's traceback: it may quote the body, which has a secret.
             raise MetadataError(
                 f"The metadata service gave no credentials for the role {role!r}.", remedy=_ROLE_REMEDY
             ) from error.with_traceback(None)
@@ -91,7 +92,7 @@ class MetadataService:
         return self._request("GET", f"/latest/meta-data/{item}", {"X-aliyun-ecs-metadata-token": self._token})
 
     def _request(self, method: str, path: str, headers: dict[str, str]) -> str:
-        import http.client  # with the mail parsers it brings, too much for every start of the console to wait for
+        import http.client  # slow to import: it would delay every start of the console
 
         address = urlsplit(self.url)
         connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=self._timeout_s)
@@ -103,7 +104,7 @@ class MetadataService:
             reason = str(error) or type(error).__name__
             raise MetadataError(
                 f"No answer from the metadata service {self.url}: {reason}.",
-                remedy="It answers on an ECS instance only; elsewhere give an AccessKey.",
+                remedy="It answers on an ECS instance only; elsewhere enter an AccessKey.",
             ) from error
         finally:
             connection.close()
@@ -113,4 +114,4 @@ class MetadataService:
         return body
 
 
-_ROLE_REMEDY = "Attach a RAM role that may use the bucket to the instance, in the ECS console."
+_ROLE_REMEDY = "Attach a RAM role with access to the bucket to the instance, in the ECS console."

@@ -6,7 +6,6 @@ Errors name the file, the line, the key and the nearest valid spelling.
 from __future__ import annotations
 
 import difflib
-import enum
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,35 +20,36 @@ from ossconsole.config.endpoints import (
     classify,
     internal_endpoint,
     is_region_id,
-    meant_region,
     normalise_endpoint,
     sends_in_clear,
+    suggest_region,
     without_bucket,
 )
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.files import config_dir, read_text, write_private
+from ossconsole.config.text import StrEnum
 
 DEFAULT_DATASET_PREFIX = "dataset/imagenet/ILSVRC/Data"
 DEFAULT_CHECKPOINT_PREFIX = "checkpoints"
 AUTO_CREDENTIALS = "auto"
 SANDBOX_NAME = "sandbox"
-FLAGS_NAME = "flags"
-"""The name of a profile that was put together from flags and the environment alone."""
 """Reserved: `--profile sandbox` is the embedded server, whatever profiles exist."""
+FLAGS_NAME = "flags"
+"""The name of a profile that consists of flags and environment variables alone."""
 
 PLAIN_HTTP_ALLOWED = "allowed"
 
 CREDENTIAL_KINDS = ("environment", "connector", "ossutil", "aliyun", "ecs")
-"""What `credentials` may name, in the order in which `auto` looks."""
+"""The valid values of `credentials`, in the order in which `auto` checks them."""
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a job needs to know about one bucket. Endpoints are normalised (`scheme://host[:port]`).
+    """The settings of one bucket. Endpoints are normalised (`scheme://host[:port]`).
 
-    Prefixes carry no slash at either end. `accelerated_endpoint` is None where the bucket has no accelerator.
-    `credentials` is `auto` (look everywhere, in order) or one of CREDENTIAL_KINDS, where `ossutil:NAME` and
-    `aliyun:NAME` name a profile of that tool and `ecs:ROLE` a role. `plain_http` is `allowed` where the user agreed to
-    endpoints without TLS on another machine.
+    Prefixes have no slash at either end. `accelerated_endpoint` is None where the bucket has no accelerator.
+    `credentials` is `auto` (all sources in order) or one of CREDENTIAL_KINDS, where `ossutil:NAME` and `aliyun:NAME`
+    name a profile of that tool and `ecs:ROLE` a role. `plain_http` is `allowed` where the user permits endpoints of
+    other machines without TLS.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     credentials: str = AUTO_CREDENTIALS
     plain_http: str | None = None
     simulated: bool = False
-    """True for the sandbox: every figure measured through it is shown with the word *simulated*."""
+    """True for the sandbox: every measurement through it is shown with the word *simulated*."""
 
     def endpoint(self, kind: EndpointKind) -> str | None:
         """The URL of the endpoint, or None where the profile has none of this kind."""
@@ -76,7 +76,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class FieldError(SettingsError):
-    """One field of a profile is wrong; `field` is its name."""
+    """One field of a profile is invalid; `field` is its name."""
 
     def __init__(self, field: str, message: str, *, remedy: str = "") -> None:
         super().__init__(message, remedy=remedy)
@@ -84,27 +84,27 @@ class FieldError(SettingsError):
 
 
 def refuse_plain_http(profile: Profile) -> None:
-    """Raises FieldError where an endpoint would carry everything in clear over a network, and nobody agreed to it."""
+    """Raises FieldError for an endpoint of another machine without TLS, unless the profile permits it."""
     if profile.plain_http == PLAIN_HTTP_ALLOWED:
         return
     for kind, endpoint in profile.endpoints.items():
         if sends_in_clear(profile.bucket, endpoint):
             raise FieldError(
                 f"{kind}_endpoint",
-                f"The {kind} endpoint {endpoint} has no TLS: everybody on the way could read and change the data, and "
-                "use a temporary key's token.",
-                remedy=f"Write https://{endpoint.partition('://')[2]}, or agree to it: --plain-http "
+                f"The {kind} endpoint {endpoint} has no TLS: the network could read and change the data, and use a "
+                "temporary key's token.",
+                remedy=f"Write https://{endpoint.partition('://')[2]}, or permit it: --plain-http "
                 f'{PLAIN_HTTP_ALLOWED}, or plain_http = "{PLAIN_HTTP_ALLOWED}" in the profile.',
             )
 
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 _PROFILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_LONGEST_PREFIX = 800  # bytes; OSS keys end at 1023, and the names below a prefix need their share
+_LONGEST_PREFIX = 800  # bytes; OSS keys have at most 1023, including the names below the prefix
 
 
 def checked(profile: Profile) -> Profile:
-    """The profile with endpoints and prefixes normalised. Raises FieldError naming the field that is wrong."""
+    """The profile with normalised endpoints and prefixes. Raises FieldError for an invalid field."""
     _check_names(profile)
     endpoints: dict[str, str | None] = {}
     for field in ("standard_endpoint", "accelerated_endpoint"):
@@ -123,23 +123,23 @@ def checked(profile: Profile) -> Profile:
         raise FieldError(
             "plain_http",
             f"plain_http cannot be {profile.plain_http!r}.",
-            remedy=f"Give {PLAIN_HTTP_ALLOWED}, or leave it out.",
+            remedy=f"Set it to {PLAIN_HTTP_ALLOWED}, or leave it out.",
         )
     prefixes = {name: _prefix(name, getattr(profile, name)) for name in ("dataset_prefix", "checkpoint_prefix")}
     return msgspec.structs.replace(profile, **endpoints, **prefixes, plain_http=profile.plain_http or None)
 
 
 def _check_host(field: str, endpoint: str) -> None:
-    """Raises FieldError where the name of an OSS host is built wrongly."""
+    """Raises FieldError for an OSS host with an invalid region."""
     region = classify(endpoint).region
     if region and not is_region_id(region):
-        meant = meant_region(region)
-        remedy = f"Did you mean {endpoint.replace(region, meant)}?" if meant else "Copy it from the OSS console."
+        close = suggest_region(region)
+        remedy = f"Did you mean {endpoint.replace(region, close)}?" if close else "Copy it from the OSS console."
         raise FieldError(field, f"{endpoint} does not exist: {region!r} is not a region ID.", remedy=remedy)
 
 
 def check_profile_name(name: str) -> None:
-    """Raises FieldError unless `name` can name a profile in the settings file."""
+    """Raises FieldError unless `name` is a valid profile name."""
     if not _PROFILE_NAME.fullmatch(name):
         raise FieldError(
             "name", f"{name!r} is not a profile name.", remedy="Use letters, digits, dots, hyphens and underscores."
@@ -159,11 +159,11 @@ def _check_names(profile: Profile) -> None:
             "bucket", f"{profile.bucket!r} is a region, not a bucket.", remedy="Give the name of the bucket in it."
         )
     if not is_region_id(profile.region):
-        meant = meant_region(profile.region)
+        close = suggest_region(profile.region)
         raise FieldError(
             "region",
             f"{profile.region!r} is not a region ID." if profile.region else "The region is missing.",
-            remedy=f"Did you mean {meant}?" if meant else "Give it as OSS spells it, such as cn-hangzhou.",
+            remedy=f"Did you mean {close}?" if close else "Give it as OSS spells it, such as cn-hangzhou.",
         )
     kind, _, name = profile.credentials.partition(":")
     known = kind in CREDENTIAL_KINDS or profile.credentials == AUTO_CREDENTIALS
@@ -190,45 +190,42 @@ _TOP_KEYS = ("active", "on_hangup", "profiles")
 _PROFILE_KEYS = tuple(name for name in Profile.__struct_fields__ if name not in {"name", "simulated"})
 
 
-class OnHangup(str, enum.Enum):
-    """What becomes of a run or an upload when its terminal is lost, as in a dropped SSH connection."""
+class OnHangup(StrEnum):
+    """Whether a run or an upload continues when its terminal is lost, as in a dropped SSH connection."""
 
-    GO_ON = "go-on"
+    CONTINUE = "go-on"
     STOP = "stop"
-
-    def __str__(self) -> str:
-        return self.value
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """All profiles, the name of the active one ("" for none: the sandbox), and what holds for all of them."""
+    """The settings file: all profiles, the name of the active one ("": the sandbox), and common settings."""
 
     active: str = ""
     profiles: dict[str, Profile] = {}
-    on_hangup: OnHangup = OnHangup.GO_ON
+    on_hangup: OnHangup = OnHangup.CONTINUE
 
     def profile(self, name: str) -> Profile:
-        """Raises SettingsError, naming the nearest profile, when there is none of this name."""
+        """The profile. Raises SettingsError, with the nearest name, where it does not exist."""
         try:
             return self.profiles[name]
         except KeyError:
             raise SettingsError(
-                f"There is no profile {name!r}.", remedy=_meant(name, [*self.profiles, SANDBOX_NAME])
+                f"The profile {name!r} does not exist.", remedy=_suggestion(name, [*self.profiles, SANDBOX_NAME])
             ) from None
 
     def with_profile(self, profile: Profile, *, activate: bool = False) -> Settings:
-        """With the profile added or replaced, once it has been checked."""
+        """The settings with the validated profile added or replaced. Raises FieldError."""
         _not_reserved(profile.name)
         profiles = {**self.profiles, profile.name: checked(profile)}
         return replace(self, active=profile.name if activate else self.active, profiles=profiles)
 
     def renamed(self, old: str, new: str) -> Settings:
-        """Raises SettingsError when `new` is taken or no name."""
+        """The settings with a profile renamed. Raises SettingsError where `new` exists or is not a valid name."""
         _not_reserved(new)
         check_profile_name(new)
         profile = self.profile(old)
         if new != old and new in self.profiles:
-            raise SettingsError(f"There is a profile {new!r} already.", remedy="Choose another name.")
+            raise SettingsError(f"The profile {new!r} exists already.", remedy="Select another name.")
         profiles = {
             (new if name == old else name): (replace(profile, name=new) if name == old else kept)
             for name, kept in self.profiles.items()
@@ -236,43 +233,43 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return replace(self, active=new if self.active == old else self.active, profiles=profiles)
 
     def without(self, name: str) -> Settings:
+        """The settings without a profile. Raises SettingsError where it does not exist."""
         self.profile(name)
         profiles = {kept: profile for kept, profile in self.profiles.items() if kept != name}
         return replace(self, active="" if self.active == name else self.active, profiles=profiles)
 
     def activated(self, name: str) -> Settings:
-        """`name` may be "sandbox": no profile is active then."""
+        """The settings with another active profile; none for "sandbox". Raises SettingsError."""
         if name in {"", SANDBOX_NAME}:
             return replace(self, active="")
         return replace(self, active=self.profile(name).name)
 
 
 def settings_path() -> Path:
+    """The settings file; it may be missing."""
     return config_dir() / "profiles.toml"
 
 
 def load_settings(path: Path | None = None) -> Settings:
-    """The settings file, or empty settings where there is none. Raises SettingsError."""
+    """The settings in the file; empty ones where it does not exist. Raises SettingsError."""
     path = path or settings_path()
     text = read_text(path)
-    return Settings() if text is None else _Reader(path, text).settings()
+    return Settings() if text is None else _SettingsParser(path, text).settings()
 
 
 def save_settings(settings: Settings, path: Path | None = None) -> None:
-    """Replaces the file in one step, mode 0600."""
-    profiles = {name: _stored(profile) for name, profile in settings.profiles.items()}
-    choice = {} if settings.on_hangup is OnHangup.GO_ON else {"on_hangup": settings.on_hangup.value}
+    """Replaces the file atomically, with mode 0600. Raises SettingsError."""
+    profiles = {}
+    for name, profile in settings.profiles.items():
+        values = msgspec.structs.asdict(profile)
+        profiles[name] = {key: values[key] for key in _PROFILE_KEYS if values[key] is not None}
+    choice = {} if settings.on_hangup is OnHangup.CONTINUE else {"on_hangup": settings.on_hangup.value}
     document = {"active": settings.active, **choice, "profiles": profiles}
     write_private(path or settings_path(), msgspec.toml.encode(document))
 
 
-def _stored(profile: Profile) -> dict[str, str]:
-    values = msgspec.structs.asdict(profile)
-    return {key: values[key] for key in _PROFILE_KEYS if values[key] is not None}
-
-
-class _Reader:
-    """Reads one file; keeps its text to find the line of a key again."""
+class _SettingsParser:
+    """Parses one file; its text serves to find the line of a key for messages."""
 
     def __init__(self, path: Path, text: str) -> None:
         self._path = path
@@ -283,7 +280,8 @@ class _Reader:
             document = msgspec.toml.decode(self._text)
         except (msgspec.DecodeError, RecursionError) as error:
             raise SettingsError(
-                f"{self._path} is not TOML: {error}.", remedy="Correct the line, or start anew: ossconsole config init"
+                f"{self._path} is not TOML: {error}.",
+                remedy="Correct the line, or remove the file and run: ossconsole config init",
             ) from error
         self._refuse_unknown(document, _TOP_KEYS, table="")
         tables = document.get("profiles", {})
@@ -293,17 +291,19 @@ class _Reader:
         active = document.get("active", "")
         if active not in ["", *profiles]:
             raise self._error(
-                "", "active", f"active names no profile: {active!r}.", _meant(str(active), list(profiles))
+                "", "active", f"the active profile {active!r} does not exist.", _suggestion(str(active), list(profiles))
             )
         return Settings(active=active, profiles=profiles, on_hangup=self._on_hangup(document))
 
     def _on_hangup(self, document: Mapping[str, Any]) -> OnHangup:
-        value = document.get("on_hangup", OnHangup.GO_ON.value)
+        value = document.get("on_hangup", OnHangup.CONTINUE.value)
         try:
             return OnHangup(value)
         except ValueError:
             known = [str(choice) for choice in OnHangup]
-            raise self._error("", "on_hangup", f"on_hangup cannot be {value!r}.", _meant(str(value), known)) from None
+            raise self._error(
+                "", "on_hangup", f"on_hangup cannot be {value!r}.", _suggestion(str(value), known)
+            ) from None
 
     def _profile(self, name: str, values: Any) -> Profile:
         table = f"profiles.{name}"
@@ -315,14 +315,16 @@ class _Reader:
                 raise self._error(table, key, f"{key} must be text in quotes, not {value!r}.")
         try:
             _not_reserved(name)
-            return checked(Profile(name=name, **{**_defaults(values), **values}))
+            region = values.get("region", "")
+            defaults = {"region": "", "bucket": "", "standard_endpoint": internal_endpoint(region) if region else ""}
+            return checked(Profile(name=name, **{**defaults, **values}))
         except FieldError as error:
             raise self._error(table, error.field, error.message, error.remedy) from error
 
     def _refuse_unknown(self, values: Mapping[str, Any], known: tuple[str, ...], *, table: str) -> None:
         for key in values:
             if key not in known:
-                raise self._error(table, key, f"there is no setting {key!r}.", _meant(key, list(known)))
+                raise self._error(table, key, f"the setting {key!r} does not exist.", _suggestion(key, list(known)))
 
     def _error(self, table: str, key: str, message: str, remedy: str = "") -> SettingsError:
         line = _line_of(self._text, table, key)
@@ -331,22 +333,16 @@ class _Reader:
         return SettingsError(f"{where}, {place}: {message}", remedy=remedy)
 
 
-def _defaults(values: Mapping[str, str]) -> dict[str, str]:
-    region = values.get("region", "")
-    endpoint = internal_endpoint(region) if region else ""
-    return {"region": "", "bucket": "", "standard_endpoint": endpoint}
-
-
 def _not_reserved(name: str) -> None:
     if name == SANDBOX_NAME:
-        raise FieldError("name", f"{SANDBOX_NAME!r} is the embedded server's name.", remedy="Choose another name.")
+        raise FieldError("name", f"{SANDBOX_NAME!r} is the embedded server's name.", remedy="Select another name.")
 
 
-def _meant(key: str, known: list[str]) -> str:
+def _suggestion(key: str, known: list[str]) -> str:
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     if close:
         return f"Did you mean {close[0]!r}?"
-    return f"There are: {', '.join(known)}." if known else "The file has no profiles. Make one: ossconsole config init"
+    return f"Valid names: {', '.join(known)}." if known else "Create a profile: ossconsole config init"
 
 
 def _line_of(text: str, table: str, key: str) -> int:

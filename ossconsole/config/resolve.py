@@ -1,8 +1,7 @@
-"""Which bucket a command works on: flag, environment, profile, default, in this order; and where each value is from."""
+"""The profile of a command: each value comes from flag, environment, profile or default, in this order."""
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Mapping
 
 import msgspec
@@ -18,6 +17,7 @@ from ossconsole.config.profiles import (
     checked,
     refuse_plain_http,
 )
+from ossconsole.config.text import StrEnum
 
 PROFILE_VARIABLE = "OSSCONSOLE_PROFILE"
 VARIABLES = {
@@ -37,19 +37,18 @@ _PLACE_FIELDS = ("bucket", "region", *_ENDPOINT_FIELDS)
 _PREFIX_FIELDS = ("dataset_prefix", "checkpoint_prefix")
 
 
-class OriginKind(str, enum.Enum):
+class OriginKind(StrEnum):
+    """The kind of place that a value was read from."""
+
     FLAG = "flag"
     ENVIRONMENT = "environment"
     PROFILE = "profile"
     DEFAULT = "default"
     SANDBOX = "sandbox"
 
-    def __str__(self) -> str:
-        return self.value
-
 
 class Origin(msgspec.Struct, frozen=True):
-    """Where a value came from: `detail` is the flag, the variable, the profile, or how the default was derived."""
+    """The origin of a value: `detail` is the flag, the variable, the profile, or how the default was derived."""
 
     kind: OriginKind
     detail: str = ""
@@ -59,7 +58,7 @@ class Origin(msgspec.Struct, frozen=True):
 
 
 class Resolution(msgspec.Struct, frozen=True):
-    """A profile put together for one command, and the origin of each of its values by field name."""
+    """The profile of one command, and the origin of each of its values by field name."""
 
     profile: Profile
     origins: dict[str, Origin]
@@ -71,10 +70,10 @@ def option_name(setting: str) -> str:
 
 
 def resolve(settings: Settings, flags: Mapping[str, str], environ: Mapping[str, str]) -> Resolution | None:
-    """The profile to work on, or None for the sandbox: asked for by name, or because nothing names a bucket.
+    """The profile to use, or None for the sandbox: selected by name, or because nothing names a bucket.
 
-    `flags` holds what was typed: `profile` and the names in FIELDS. Raises SettingsError, also for a flag that the
-    sandbox cannot follow.
+    `flags` has the given options: `profile` and the names in FIELDS. Raises SettingsError, also for an option that
+    the sandbox does not support.
     """
     named = flags.get("profile") or environ.get(PROFILE_VARIABLE) or settings.active
     if named == SANDBOX_NAME:
@@ -97,18 +96,18 @@ def resolve(settings: Settings, flags: Mapping[str, str], environ: Mapping[str, 
 
 
 def overlay(profile: Profile, flags: Mapping[str, str], environ: Mapping[str, str]) -> Resolution:
-    """The sandbox's profile, with the prefixes that flags or the environment give instead. Raises SettingsError."""
+    """The sandbox's profile, with prefixes from flags or the environment. Raises SettingsError."""
     values, origins = _overrides(flags, environ, _PREFIX_FIELDS)
     origins = {**dict.fromkeys((*FIELDS, "credentials"), Origin(OriginKind.SANDBOX)), **origins}
     return _resolution(msgspec.structs.replace(profile, **values), origins)
 
 
 def _refuse_on_sandbox(flags: Mapping[str, str]) -> None:
-    """The sandbox has a bucket and endpoints of its own: only the prefixes can be others."""
+    """Raises SettingsError: the sandbox has its own bucket and endpoints, only the prefixes can be changed."""
     unusable = [option_name(name) for name in FIELDS if flags.get(name) and name not in _PREFIX_FIELDS]
     if unusable:
         raise SettingsError(
-            f"The sandbox has a bucket and endpoints of its own: it cannot be used with {', '.join(unusable)}.",
+            f"The sandbox has its own bucket and endpoints: it cannot be used with {', '.join(unusable)}.",
             remedy="Leave them out, or name a profile with --profile.",
         )
 
@@ -141,9 +140,9 @@ def _overrides(
 
 
 def _refuse_two_regions(values: Mapping[str, str], origins: Mapping[str, Origin]) -> None:
-    """A region from elsewhere must not sign requests to the profile's endpoint of another region."""
-    told = classify(normalise_endpoint(values["standard_endpoint"])).region
-    if told and told != values["region"] and origins["region"] != origins["standard_endpoint"]:
+    """Raises SettingsError where the region and the standard endpoint have different origins and regions."""
+    host_region = classify(normalise_endpoint(values["standard_endpoint"])).region
+    if host_region and host_region != values["region"] and origins["region"] != origins["standard_endpoint"]:
         raise SettingsError(
             f"The region {values['region']} (from {origins['region']}) is not that of the standard endpoint "
             f"{values['standard_endpoint']} (from {origins['standard_endpoint']}).",
@@ -152,13 +151,13 @@ def _refuse_two_regions(values: Mapping[str, str], origins: Mapping[str, Origin]
 
 
 def _derive(values: dict[str, str], origins: dict[str, Origin]) -> None:
-    """Takes the region from an endpoint's host, and the standard endpoint from the region, where they are not given."""
+    """Derives a missing region from an endpoint's host, and a missing standard endpoint from the region."""
     if "region" not in values:
         for name in _ENDPOINT_FIELDS:
             region = classify(normalise_endpoint(values[name])).region if name in values else ""
             if region:
                 values["region"] = region
-                origins["region"] = Origin(OriginKind.DEFAULT, f"told by the {name.replace('_', ' ')}")
+                origins["region"] = Origin(OriginKind.DEFAULT, f"from the {name.replace('_', ' ')}")
                 break
     region = values.setdefault("region", "")
     if region and "standard_endpoint" not in values:

@@ -1,10 +1,9 @@
-"""The sandbox's process: folder, keys, sockets, and an orderly end."""
+"""The sandbox's process: its folder and lock, its parts, its sockets, and its orderly end."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import gc
 import os
 import resource
@@ -19,31 +18,34 @@ import msgspec
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import SettingsError
-from ossconsole.config.files import READ_WRITE, open_private, write_private
-from ossconsole.sandbox.accelerator import whole_bucket
+from ossconsole.config.files import READ_WRITE, open_private, try_lock, write_private
+from ossconsole.sandbox.accelerator import default_accelerator
 from ossconsole.sandbox.api.call import Service
-from ossconsole.sandbox.control import Steering
+from ossconsole.sandbox.control import ControlApi
 from ossconsole.sandbox.faults import FaultEngine, FaultPlan
-from ossconsole.sandbox.imds import MetadataService
+from ossconsole.sandbox.imds import MetadataServer
 from ossconsole.sandbox.keys import KeyRing
 from ossconsole.sandbox.listing import SyntheticKeys
 from ossconsole.sandbox.process import INFO_NAME, LOCK_NAME, LOG_NAME, SandboxInfo
-from ossconsole.sandbox.reading import BlockCache, Origin, Reader, Shaping
+from ossconsole.sandbox.reading import BlockCache, OriginDelay, Reader, Shaping
 from ossconsole.sandbox.records import Bucket
-from ossconsole.sandbox.server import ADDRESSES, Front, Listener, RequestLog, reserve
+from ossconsole.sandbox.server import ADDRESSES, Listener, RequestHandler, RequestLog, reserve
 from ossconsole.sandbox.shared import Users
-from ossconsole.sandbox.store import Store
+from ossconsole.sandbox.store import SandboxStore
 
 # The connector calls `<bucket>.<endpoint host>`: with this bucket and these hosts that is 127.0.0.1 and 127.0.0.2.
 BUCKET = "127"
 METADATA_ADDRESS = "127.0.0.3"
-_UNUSED_LOOK_S = 0.5
+_UNUSED_POLL_S = 0.5
 _LOCK_TRIES, _LOCK_WAIT_S = 5, 0.05
 _HOSTS = {EndpointKind.STANDARD: "0.0.1", EndpointKind.ACCELERATED: "0.0.2"}
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """How to run a sandbox. Port 0 takes a free one; `metadata` is `off`, `v1` (both versions) or `v2`."""
+class SandboxSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How to run a sandbox. Port 0 selects a free one; `metadata` is `off`, `v1` (both versions) or `v2`.
+
+    `until_stdin_closes` and `until_unused` end it with its parent process, or with the last user of its folder.
+    """
 
     directory: Path
     port: int = 0
@@ -57,19 +59,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     until_unused: bool = False
 
 
-def run(settings: Settings, ready: Callable[[SandboxInfo], None]) -> None:
-    """Serve until SIGINT or SIGTERM; `ready` is called once the endpoints answer. Raises ConsoleError."""
-    # Every connection, and every large object being read, takes a descriptor.
+def run(settings: SandboxSettings, ready: Callable[[SandboxInfo], None]) -> None:
+    """Serves until SIGINT or SIGTERM; `ready` is called once the endpoints answer. Raises ConsoleError."""
+    # Every connection, and every large object being read, uses a descriptor.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    with _locked(settings.directory), contextlib.closing(Store(settings.directory)) as store:
-        told = settings.directory / INFO_NAME
-        # What a killed one has left.
-        told.unlink(missing_ok=True)
+    with _locked(settings.directory), contextlib.closing(SandboxStore(settings.directory)) as store:
+        info_path = settings.directory / INFO_NAME
+        info_path.unlink(missing_ok=True)  # of a sandbox that was killed
         try:
             asyncio.run(_serve(settings, store, ready))
         finally:
-            told.unlink(missing_ok=True)
+            info_path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -77,27 +78,26 @@ def _locked(directory: Path) -> Iterator[None]:
     """One sandbox per folder. Raises SettingsError."""
     descriptor = open_private(directory / LOCK_NAME, READ_WRITE)
     try:
-        # Once more: whoever looks whether the folder is served holds the lock for a moment.
+        # Several attempts: a process that checks whether the folder is served holds the lock for a moment.
         for _ in range(_LOCK_TRIES):
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if try_lock(descriptor):
                 break
             time.sleep(_LOCK_WAIT_S)
         else:
-            raise SettingsError(f"Another sandbox runs on {directory}.", remedy="Stop it, or give another --dir.")
+            raise SettingsError(f"Another sandbox is running on {directory}.", remedy="Stop it, or give another --dir.")
         yield
     finally:
         os.close(descriptor)
 
 
-async def _serve(settings: Settings, store: Store, ready: Callable[[SandboxInfo], None]) -> None:
+async def _serve(settings: SandboxSettings, store: SandboxStore, ready: Callable[[SandboxInfo], None]) -> None:
     addresses = [*ADDRESSES.values(), *([METADATA_ADDRESS] if settings.metadata != "off" else [])]
     sockets = reserve(addresses, settings.port)
     port = sockets[addresses[0]].getsockname()[1]
     service = _service(settings, store, port)
     if BUCKET not in store.buckets:
         now = time.time()
-        accelerator = msgspec.json.encode(whole_bucket(settings.region, now))
+        accelerator = msgspec.json.encode(default_accelerator(settings.region, now))
         store.put_bucket(Bucket(name=BUCKET, created=now, accelerator=accelerator))
     log = RequestLog(settings.directory / LOG_NAME)
     listeners: dict[EndpointKind, Listener] = {}
@@ -106,14 +106,14 @@ async def _serve(settings: Settings, store: Store, ready: Callable[[SandboxInfo]
         for kind, listener in listeners.items():
             listener.outage(plan.outages.get(kind, 0.0))
 
-    steering = Steering(service, settings.shaping, outage)
-    front = Front(service, steering, log)
+    control = ControlApi(service, settings.shaping, outage)
+    front = RequestHandler(service, control, log)
     listeners |= {kind: Listener(front.server(kind), sockets[address]) for kind, address in ADDRESSES.items()}
     everything = [*listeners.values(), *_metadata(settings, service.keys, port, sockets.get(METADATA_ADDRESS))]
     for listener in everything:
         await listener.start()
     stop = _stop_event(settings)
-    steering.set_plan(settings.faults)
+    control.set_plan(settings.faults)
     gc.freeze()
     info = _info(settings, service.keys, port)
     write_private(settings.directory / INFO_NAME, info.encode())
@@ -126,8 +126,8 @@ async def _serve(settings: Settings, store: Store, ready: Callable[[SandboxInfo]
     log.close()
 
 
-def _stop_event(settings: Settings) -> asyncio.Event:
-    """Set by SIGINT, by SIGTERM and, if so set, by the end of stdin."""
+def _stop_event(settings: SandboxSettings) -> asyncio.Event:
+    """An event that SIGINT, SIGTERM and, if configured, the end of stdin set."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -143,17 +143,17 @@ def _stop_event(settings: Settings) -> asyncio.Event:
     return stop
 
 
-async def _unused(settings: Settings, stop: asyncio.Event) -> None:
-    """Sets `stop` once nobody uses the folder; keeps others from joining until this process has ended."""
+async def _unused(settings: SandboxSettings, stop: asyncio.Event) -> None:
+    """Sets `stop` once the folder has no user; no other can join until this process has ended."""
     users = Users(settings.directory)
-    while not users.leave():  # noqa: ASYNC110 - a lock of the kernel, which nobody can await
-        await asyncio.sleep(_UNUSED_LOOK_S)
+    while not users.leave():  # noqa: ASYNC110 - a kernel lock, which cannot be awaited
+        await asyncio.sleep(_UNUSED_POLL_S)
     stop.set()
 
 
-def _service(settings: Settings, store: Store, port: int) -> Service:
+def _service(settings: SandboxSettings, store: SandboxStore, port: int) -> Service:
     shaping = settings.shaping
-    origin = Origin(shaping)
+    origin = OriginDelay(shaping)
     cache = BlockCache(int(shaping.cache_mb * 1e6))
     return Service(
         store=store,
@@ -168,10 +168,10 @@ def _service(settings: Settings, store: Store, port: int) -> Service:
     )
 
 
-def _metadata(settings: Settings, keys: KeyRing, port: int, listening: socket.socket | None) -> list[Listener]:
+def _metadata(settings: SandboxSettings, keys: KeyRing, port: int, listening: socket.socket | None) -> list[Listener]:
     if listening is None:
         return []
-    service = MetadataService(
+    service = MetadataServer(
         keys,
         settings.region,
         host=f"{METADATA_ADDRESS}:{port}",
@@ -181,7 +181,7 @@ def _metadata(settings: Settings, keys: KeyRing, port: int, listening: socket.so
     return [Listener(service.server(), listening)]
 
 
-def _info(settings: Settings, keys: KeyRing, port: int) -> SandboxInfo:
+def _info(settings: SandboxSettings, keys: KeyRing, port: int) -> SandboxInfo:
     return SandboxInfo(
         bucket=BUCKET,
         region=settings.region,

@@ -1,9 +1,7 @@
-"""Steering a running sandbox: faults, keys and the cache, through `/-/` on either endpoint.
+"""Control of a running sandbox (faults, keys and the cache) through `/-/` on either endpoint.
 
-Protected by the owner's key pair (HTTP Basic), so that it can be used by hand as well:
+It is protected by the owner's key pair (HTTP Basic), so that curl can use it as well:
 `curl -u ID:SECRET -X PUT --data @faults.json http://127.0.0.1:PORT/-/faults`.
-
-The server's side of `control`: what `/-/` does.
 """
 
 from __future__ import annotations
@@ -27,14 +25,14 @@ from ossconsole.sandbox.faults import FaultEngine, FaultPlan
 from ossconsole.sandbox.keys import Role
 from ossconsole.sandbox.process import SandboxInfo
 from ossconsole.sandbox.reading import Shaping
-from ossconsole.sandbox.request import Incoming
+from ossconsole.sandbox.request import IncomingRequest
 
 PREFIX = "/-/"
 _TIMEOUT_S = 10.0
 
 
 class KeyRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A key to be made; with `ttl_s` a temporary one, with a security token (negative: expired already)."""
+    """A key to create; with `ttl_s` a temporary one, with a security token (negative: expired already)."""
 
     role: Role = Role.OWNER
     prefix: str = ""
@@ -42,7 +40,7 @@ class KeyRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class IssuedKey(msgspec.Struct, frozen=True, kw_only=True):
-    """A key that was made, in clear. `expires_at` is Unix seconds."""
+    """A key that was created, in clear. `expires_at` is Unix seconds."""
 
     id: str
     secret: str
@@ -54,7 +52,7 @@ class IssuedKey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """The sandbox's figures: how it is shaped, what its cache did, how often each rule of the fault plan struck."""
+    """The sandbox's simulated speeds, cache statistics, and how many requests each rule of the fault plan hit."""
 
     shaping: Shaping
     cache_hits: int
@@ -64,27 +62,27 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def authorization(access_key_id: str, secret: str) -> str:
-    """The header that lets a request in."""
+    """The value of the Authorization header."""
     return "Basic " + base64.b64encode(f"{access_key_id}:{secret}".encode()).decode()
 
 
 class SandboxControl:
-    """Talks to one sandbox. Methods raise ConsoleError."""
+    """The client of `/-/`, for tests and for `shared`. Methods raise ConsoleError."""
 
     def __init__(self, info: SandboxInfo) -> None:
         self._address = urlsplit(info.path_style_endpoint).netloc
         self._authorization = authorization(info.access_key_id, info.access_key_secret.reveal())
 
     def set_faults(self, plan: FaultPlan) -> None:
-        """Replace the fault plan; its time and counts begin now."""
+        """Replaces the fault plan; its time and counts start now."""
         self._call("PUT", "faults", plan)
 
     def clear_faults(self) -> None:
-        """No more faults; endpoints that are out come back at once."""
+        """Ends all faults and outages."""
         self._call("DELETE", "faults")
 
     def issue_key(self, role: Role = Role.OWNER, *, prefix: str = "", ttl_s: float | None = None) -> Credentials:
-        """Make a key pair with this role, for object keys below `prefix`; with `ttl_s` a temporary one."""
+        """Creates a key pair with this role, for object keys below `prefix`; with `ttl_s` a temporary one."""
         body = self._call("POST", "keys", KeyRequest(role=role, prefix=prefix, ttl_s=ttl_s))
         key = msgspec.json.decode(body, type=IssuedKey)
         return Credentials(
@@ -96,14 +94,15 @@ class SandboxControl:
         )
 
     def revoke_key(self, access_key_id: str) -> None:
-        """The key is unknown from now on, as after a rotation."""
+        """Deletes the key, as after a rotation."""
         self._call("DELETE", f"keys/{access_key_id}")
 
     def clear_cache(self) -> None:
-        """The accelerator forgets everything: the next read of each object is cold."""
+        """Empties the accelerator's cache."""
         self._call("DELETE", "cache")
 
     def status(self) -> Status:
+        """The sandbox's statistics."""
         return msgspec.json.decode(self._call("GET", "status"), type=Status)
 
     def _call(self, method: str, path: str, content: Any = None) -> bytes:
@@ -124,13 +123,13 @@ class SandboxControl:
         return answer
 
 
-def is_steering(incoming: Incoming) -> bool:
-    """An object's key may begin with `-/` as well; what is signed like an OSS request is one."""
+def is_control_request(incoming: IncomingRequest) -> bool:
+    """Whether it is for `/-/`: an object's key may begin with `-/` too, but its request is signed."""
     return incoming.path.startswith(PREFIX) and incoming.headers.get("authorization", "").startswith("Basic ")
 
 
-class Steering:
-    """Carries out control requests; `outage` is told which endpoints to take down and for how long."""
+class ControlApi:
+    """The server side of `/-/`; `outage` is called with each new fault plan."""
 
     def __init__(self, service: Service, shaping: Shaping, outage: Callable[[FaultPlan], None]) -> None:
         self._service = service
@@ -138,10 +137,12 @@ class Steering:
         self._outage = outage
 
     def set_plan(self, plan: FaultPlan) -> None:
+        """Replaces the fault plan, outages included."""
         self._service.faults = FaultEngine(plan, time.monotonic())
         self._outage(plan)
 
-    async def handle(self, request: web.BaseRequest, incoming: Incoming) -> web.Response:
+    async def handle(self, request: web.BaseRequest, incoming: IncomingRequest) -> web.Response:
+        """The response to one control request: 401 without the owner's key pair, 400 and 404 for errors."""
         owner = self._service.keys.owner
         expected = authorization(owner.id, owner.secret.reveal())
         if not hmac.compare_digest(incoming.headers["authorization"].encode(errors="replace"), expected.encode()):
@@ -157,22 +158,23 @@ class Steering:
 
     def _do(self, method: str, name: str, argument: str, body: bytes) -> web.Response:
         service = self._service
-        if (method, name) == ("PUT", "faults"):
-            self.set_plan(msgspec.json.decode(body, type=FaultPlan))
-        elif (method, name) == ("DELETE", "faults"):
-            self.set_plan(FaultPlan())
-        elif (method, name) == ("GET", "faults"):
-            return _json(service.faults.plan)
-        elif (method, name) == ("POST", "keys"):
-            return _json(self._issue(msgspec.json.decode(body, type=KeyRequest)))
-        elif (method, name) == ("DELETE", "keys"):
-            service.keys.revoke(argument)
-        elif (method, name) == ("DELETE", "cache"):
-            service.cache.clear()
-        elif (method, name) == ("GET", "status"):
-            return _json(self._status())
-        else:
-            return web.Response(status=404, text="faults, keys, cache, status")
+        match method, name:
+            case "PUT", "faults":
+                self.set_plan(msgspec.json.decode(body, type=FaultPlan))
+            case "DELETE", "faults":
+                self.set_plan(FaultPlan())
+            case "GET", "faults":
+                return _json(service.faults.plan)
+            case "POST", "keys":
+                return _json(self._issue(msgspec.json.decode(body, type=KeyRequest)))
+            case "DELETE", "keys":
+                service.keys.revoke(argument)
+            case "DELETE", "cache":
+                service.cache.clear()
+            case "GET", "status":
+                return _json(self._status())
+            case _:
+                return web.Response(status=404, text="faults, keys, cache, status")
         return web.Response(status=204)
 
     def _issue(self, wanted: KeyRequest) -> IssuedKey:

@@ -1,10 +1,10 @@
-"""Faults on demand: which requests fail, how, and how long. Plain data; the server carries it out."""
+"""Fault injection: which requests fail, how, and for how long. Plain data, which the server applies."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Union
@@ -16,7 +16,7 @@ from ossconsole.config.errors import SettingsError
 
 
 class Error(msgspec.Struct, frozen=True, kw_only=True, tag="error", forbid_unknown_fields=True):
-    """An error reply in place of the operation. Without `status`, the status that belongs to `code`."""
+    """An error reply in place of the operation. Without `status`, the usual status of `code`."""
 
     code: str
     status: int = 0
@@ -26,17 +26,17 @@ class Error(msgspec.Struct, frozen=True, kw_only=True, tag="error", forbid_unkno
 
 
 class Reset(msgspec.Struct, frozen=True, kw_only=True, tag="reset", forbid_unknown_fields=True):
-    """The connection is reset (TCP RST) after so many bytes of the reply's body; with 0, before the operation."""
+    """A TCP reset after `after_bytes` of the reply's body; with 0, before the operation."""
 
     after_bytes: int = 0
 
 
 class LostReply(msgspec.Struct, frozen=True, tag="lost-reply", forbid_unknown_fields=True):
-    """The operation takes effect, then the connection is reset in place of the reply."""
+    """The operation takes effect, then a TCP reset comes in place of the reply."""
 
 
 class Truncate(msgspec.Struct, frozen=True, kw_only=True, tag="truncate", forbid_unknown_fields=True):
-    """The body ends after so many bytes. Content-Length says the full length, or, `quietly`, the short one."""
+    """The body ends after `after_bytes`. Content-Length is the full length or, with `quietly`, the short one."""
 
     after_bytes: int = 0
     quietly: bool = False
@@ -51,27 +51,27 @@ class Corrupt(msgspec.Struct, frozen=True, tag="corrupt", forbid_unknown_fields=
 
 
 class Slow(msgspec.Struct, frozen=True, kw_only=True, tag="slow", forbid_unknown_fields=True):
-    """The body comes at this rate."""
+    """The body is sent at this rate."""
 
     bytes_per_s: float
 
 
 class Stall(msgspec.Struct, frozen=True, kw_only=True, tag="stall", forbid_unknown_fields=True):
-    """Silence after so many bytes of the reply's body (0: before the operation), for so long; then it goes on."""
+    """Nothing is sent for `seconds` after `after_bytes` of the reply's body (0: before the operation)."""
 
     after_bytes: int = 0
     seconds: float = 3600.0
 
 
 class MalformedListing(msgspec.Struct, frozen=True, tag="malformed-listing", forbid_unknown_fields=True):
-    """The XML of the reply breaks off in the middle, with a Content-Length to match."""
+    """The XML of the reply ends in the middle, with a matching Content-Length."""
 
 
 Action = Union[Error, Reset, LostReply, Truncate, WrongCrc, Corrupt, Slow, Stall, MalformedListing]  # noqa: UP007 - msgspec, 3.10
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which requests an action befalls. `key` and `user_agent` are shell patterns; None matches everything.
+    """Which requests an action applies to. `key` and `user_agent` are shell patterns; None matches everything.
 
     Of the matching requests the first `skip` pass, then `times` are hit (None: all), each with `probability`, and
     only within `seconds` of the moment the plan was set.
@@ -101,20 +101,20 @@ class FaultPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 def read_plan(path: Path) -> FaultPlan:
-    """Raises SettingsError."""
+    """Reads a fault plan from a JSON file. Raises SettingsError."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=FaultPlan)
     except OSError as error:
         raise SettingsError(f"The fault plan {path} cannot be read: {error.strerror}.") from error
     except msgspec.DecodeError as error:
         raise SettingsError(
-            f"{path} is no fault plan: {error}.", remedy="Correct it; see `Rule` for the fields."
+            f"{path} is not a fault plan: {error}.", remedy="Correct it; see `Rule` for the fields."
         ) from error
 
 
 @dataclass(frozen=True)
-class Request:
-    """What rules look at."""
+class FaultCandidate:
+    """The facts of a request that rules match."""
 
     method: str
     operation: str
@@ -128,11 +128,11 @@ class _Armed:
     rule: Rule
     dice: random.Random
     seen: int = 0
-    hits: int = field(default=0)
+    hits: int = 0
 
 
 class FaultEngine:
-    """Decides, request by request, what a plan does. Times are of any steady clock, in seconds."""
+    """Applies a plan to one request after the other. Times are seconds of a monotonic clock."""
 
     def __init__(self, plan: FaultPlan, now: float) -> None:
         self.plan = plan
@@ -144,11 +144,11 @@ class FaultEngine:
         """How many requests each rule has hit."""
         return [armed.hits for armed in self._armed]
 
-    def decide(self, request: Request, now: float) -> Action | None:
-        """The action that befalls this request."""
-        return next((armed.rule.action for armed in self._armed if self._strikes(armed, request, now)), None)
+    def decide(self, request: FaultCandidate, now: float) -> Action | None:
+        """The action for this request; None for none."""
+        return next((armed.rule.action for armed in self._armed if self._hits(armed, request, now)), None)
 
-    def _strikes(self, armed: _Armed, request: Request, now: float) -> bool:
+    def _hits(self, armed: _Armed, request: FaultCandidate, now: float) -> bool:
         rule = armed.rule
         if not _matches(rule, request) or (rule.seconds is not None and now - self._since > rule.seconds):
             return False
@@ -161,7 +161,7 @@ class FaultEngine:
         return True
 
 
-def _matches(rule: Rule, request: Request) -> bool:
+def _matches(rule: Rule, request: FaultCandidate) -> bool:
     return (
         rule.method in (None, request.method)
         and rule.operation in (None, request.operation)

@@ -1,4 +1,4 @@
-"""A metadata service like that of a cloud instance, on a loopback address: region, zone, type and role credentials."""
+"""A simulated ECS instance metadata service on loopback: region, zone, instance type and role credentials."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _ITEMS = "/latest/meta-data/"
 _CREDENTIALS = "ram/security-credentials/"
 
 
-class MetadataService:
-    """Answers as the instance's metadata server does; `tokens_only` turns the first version off."""
+class MetadataServer:
+    """Answers like the metadata service of an ECS instance; `tokens_only` disables requests without a token (v1)."""
 
     def __init__(
         self,
@@ -51,6 +51,7 @@ class MetadataService:
         }
 
     def server(self) -> web.Server:
+        """aiohttp's server for it."""
         return web.Server(self._handle, access_log=None)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -83,7 +84,7 @@ class MetadataService:
         return web.Response(text=value) if value else web.Response(status=404, text="Not Found")
 
     def _credentials(self) -> bytes:
-        """The role's credentials, renewed when half of their life is over."""
+        """The role's credentials as JSON, renewed after half of their lifetime."""
         now = self._clock()
         issued = self._issued
         if issued is None or issued.expires_at is None or issued.expires_at - now < self._ttl_s / 2:

@@ -1,12 +1,10 @@
-"""The index: an SQLite file of buckets, objects, uploads and parts.
+"""The index: an SQLite file of buckets, objects, versions, uploads and parts.
 
 Every change is one transaction, and an object's bytes are already complete in a blob file when a row names them:
 that commit is the moment at which a write becomes visible, whole or not at all.
 
-Versions of objects, in buckets that keep them: what overwriting and deleting leave behind.
-
-Kept, listed and counted as the service does; a version cannot be read or deleted by its id here, nor can keeping be
-suspended.
+Versions are created, listed and counted as the service does. Unlike there, a version cannot be read or deleted by its
+id, and versioning cannot be suspended.
 """
 
 from __future__ import annotations
@@ -19,9 +17,9 @@ from pathlib import Path
 import msgspec
 
 from ossconsole.config.files import private_database
-from ossconsole.sandbox.errors import OssError
 from ossconsole.sandbox.listing import after_all
 from ossconsole.sandbox.records import Attributes, Blob, Bucket, Part, StoredObject, Upload
+from ossconsole.sandbox.replies import OssError
 
 _VERSIONS_SCHEMA = """
 CREATE TABLE IF NOT EXISTS versioned(bucket TEXT PRIMARY KEY) WITHOUT ROWID;
@@ -32,12 +30,12 @@ CREATE TABLE IF NOT EXISTS versions(
 ) WITHOUT ROWID;
 """
 NULL_ID = "null"
-"""Of what was there before the bucket kept versions."""
-_MARKER = ""  # in place of a type
+"""The version id of an object that is older than the bucket's versioning."""
+_MARKER = ""  # the type of a delete marker
 
 
-class Version(msgspec.Struct, frozen=True, kw_only=True):
-    """One version. Times are Unix seconds."""
+class Version(msgspec.Struct, frozen=True):
+    """One version of an object, or a delete marker. Times are Unix seconds."""
 
     key: str
     id: str
@@ -51,36 +49,37 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Versions:
-    """Part of the index: used in its thread, and inside its transactions. The newest row of a key is what it is now."""
+    """The versions table: used in the index's thread and transactions. The newest row of a key is its current state."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
         db.executescript(_VERSIONS_SCHEMA)
-        self._kept = {row[0] for row in db.execute("SELECT bucket FROM versioned")}
+        self._enabled = {row[0] for row in db.execute("SELECT bucket FROM versioned")}
 
-    def kept(self, bucket: str) -> bool:
-        """Whether the bucket keeps versions."""
-        return bucket in self._kept
+    def enabled(self, bucket: str) -> bool:
+        """Whether versioning is enabled for the bucket."""
+        return bucket in self._enabled
 
-    def keep(self, bucket: str, objects: Iterable[StoredObject]) -> None:
-        """From now on the bucket keeps versions; `objects` are those that are there."""
+    def enable(self, bucket: str, objects: Iterable[StoredObject]) -> None:
+        """Enables versioning; `objects` are those that the bucket has already."""
         self._db.execute("INSERT INTO versioned VALUES (?)", (bucket,))
-        self._kept.add(bucket)
+        self._enabled.add(bucket)
         for stored in objects:
             self.add(bucket, stored, NULL_ID)
 
     def drop(self, bucket: str) -> None:
+        """Forgets the setting of a deleted bucket."""
         self._db.execute("DELETE FROM versioned WHERE bucket = ?", (bucket,))
-        self._kept.discard(bucket)
+        self._enabled.discard(bucket)
 
     def add(self, bucket: str, stored: StoredObject, version_id: str = "") -> None:
-        """Notes what an object is from now on."""
+        """Adds the newest version of an object."""
         kind, storage_class = stored.type, stored.attributes.storage_class
         row = (version_id, stored.blob, stored.size, stored.etag, stored.modified, kind, storage_class)
         self._add(bucket, stored.key, row)
 
     def add_marker(self, bucket: str, key: str, now: float) -> None:
-        """Notes that the object was deleted."""
+        """Adds a delete marker."""
         self._add(bucket, key, ("", "", 0, "", now, _MARKER, ""))
 
     def _add(self, bucket: str, key: str, row: tuple[object, ...]) -> None:
@@ -92,19 +91,20 @@ class Versions:
         )
 
     def latest(self, bucket: str, key: str) -> str:
-        """The id of what the key is now; of a deleted one, that of its marker."""
+        """The id of the key's newest version; of a deleted object, that of its delete marker."""
         query = "SELECT id FROM versions WHERE bucket = ? AND key = ? ORDER BY number DESC LIMIT 1"
         return str(self._db.execute(query, (bucket, key.encode())).fetchone()[0])
 
     def list(self, bucket: str, *, prefix: str, key_marker: str, id_marker: str, limit: int) -> list[Version]:
-        """Up to `limit` versions by key, of each key the newest first, that come after the markers."""
+        """Up to `limit` versions after the markers, by key, the newest of a key first."""
         after = key_marker.encode()
         known = "SELECT number FROM versions WHERE bucket = ? AND key = ? AND id = ?"
         row = self._db.execute(known, (bucket, after, id_marker)).fetchone()
         below = row[0] if row else 0
         raw_prefix = prefix.encode()
         query = (
-            "SELECT key, id, number = (SELECT max(number) FROM versions WHERE bucket = v.bucket AND key = v.key), "
+            "SELECT key, id, "
+            "number = (SELECT max(number) FROM versions WHERE bucket = v.bucket AND key = v.key), type = '', "
             "size, etag, modified, type, storage_class FROM versions AS v "
             "WHERE bucket = ? AND key >= ? AND key < ? AND (key > ? OR (key = ? AND number < ?)) "
             "ORDER BY key, number DESC LIMIT ?"
@@ -112,18 +112,8 @@ class Versions:
         end = after_all(raw_prefix) or b"\xff"
         rows = self._db.execute(query, (bucket, raw_prefix, end, after, after, below, limit))
         return [
-            Version(
-                key=key.decode(),
-                id=version_id,
-                is_latest=bool(latest),
-                is_marker=kind == _MARKER,
-                size=size,
-                etag=etag,
-                modified=modified,
-                type=kind,
-                storage_class=storage_class,
-            )
-            for key, version_id, latest, size, etag, modified, kind, storage_class in rows
+            Version(key.decode(), version_id, bool(latest), bool(is_marker), *rest)
+            for key, version_id, latest, is_marker, *rest in rows
         ]
 
 
@@ -147,18 +137,18 @@ CREATE TABLE IF NOT EXISTS parts(
 ) WITHOUT ROWID;
 """
 _OBJECT = "key, blob, size, etag, crc64, modified, type, attributes, restored_until"
-_REMEMBERED = 65_536
+_CACHED_ROWS = 65_536
 _NO_END = b"\xff"  # above every UTF-8 key
 _decode_attributes = msgspec.json.Decoder(Attributes).decode
 
 
 class Index:
-    """Used from one thread. Methods that replace or drop rows return the blob ids that nothing names any more."""
+    """Used from one thread. Methods that replace or drop rows return the ids of blobs that no row names any more."""
 
     def __init__(self, path: Path) -> None:
         self._db = sqlite3.connect(private_database(path), isolation_level=None, cached_statements=64)
-        # An epoch asks for the same objects again: their rows need not be read and decoded each time.
-        self._remembered: dict[tuple[str, str], StoredObject] = {}
+        # Every epoch reads the same objects: their rows are decoded once.
+        self._cached: dict[tuple[str, str], StoredObject] = {}
         # One process per folder, so the file may stay locked and a read needs no system call.
         self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
         # Commits survive a kill -9 of the process; syncing them against a power cut would cost every PUT a disk flush.
@@ -166,21 +156,24 @@ class Index:
         self.versions = Versions(self._db)
 
     def close(self) -> None:
+        """Closes the file."""
         self._db.close()
 
     def blob_ids(self) -> set[str]:
+        """The ids of all blobs that a row names."""
         query = "SELECT blob FROM objects UNION ALL SELECT blob FROM parts UNION ALL SELECT blob FROM versions"
         return {row[0] for row in self._db.execute(query)}
 
     # Buckets
 
     def buckets(self) -> list[Bucket]:
+        """All buckets, by name."""
         rows = self._db.execute("SELECT name, created, acl, storage_class, accelerator FROM buckets ORDER BY name")
-        return [_bucket(row) for row in rows]
+        return [Bucket(*row) for row in rows]
 
     def put_bucket(self, bucket: Bucket) -> None:
-        values = (bucket.name, bucket.created, bucket.acl, bucket.storage_class, bucket.accelerator)
-        self._db.execute("REPLACE INTO buckets VALUES (?, ?, ?, ?, ?)", values)
+        """Creates or replaces a bucket."""
+        self._db.execute("REPLACE INTO buckets VALUES (?, ?, ?, ?, ?)", msgspec.structs.astuple(bucket))
 
     def delete_bucket(self, name: str) -> None:
         """Raises BucketNotEmpty."""
@@ -190,11 +183,11 @@ class Index:
         self._db.execute("DELETE FROM buckets WHERE name = ?", (name,))
         self.versions.drop(name)
 
-    def keep_versions(self, bucket: str) -> None:
-        """From now on the bucket keeps versions of its objects."""
-        if not self.versions.kept(bucket):
+    def enable_versioning(self, bucket: str) -> None:
+        """Enables versioning for the bucket."""
+        if not self.versions.enabled(bucket):
             with _transaction(self._db):
-                self.versions.keep(bucket, self.scan(bucket, b"", b"", -1, inclusive=True))
+                self.versions.enable(bucket, self.scan(bucket, b"", b"", -1, inclusive=True))
 
     def usage(self, bucket: str) -> tuple[int, int]:
         """Objects in the bucket and their bytes."""
@@ -204,16 +197,17 @@ class Index:
     # Objects
 
     def get(self, bucket: str, key: str) -> StoredObject | None:
-        found = self._remembered.get((bucket, key))
+        """The object, None where it does not exist."""
+        found = self._cached.get((bucket, key))
         if found is not None:
             return found
         query = f"SELECT {_OBJECT} FROM objects WHERE bucket = ? AND key = ?"  # noqa: S608
         row = self._db.execute(query, (bucket, key.encode())).fetchone()
         if row is None:
             return None
-        if len(self._remembered) >= _REMEMBERED:
-            self._remembered.clear()
-        return self._remembered.setdefault((bucket, key), _object(row))
+        if len(self._cached) >= _CACHED_ROWS:
+            self._cached.clear()
+        return self._cached.setdefault((bucket, key), _object(row))
 
     def scan(self, bucket: str, start: bytes, end: bytes, limit: int, *, inclusive: bool) -> list[StoredObject]:
         """Up to `limit` objects in byte order of their keys, from `start` on and below `end` (empty: no end)."""
@@ -227,29 +221,18 @@ class Index:
     def put(
         self, bucket: str, stored: StoredObject, *, completes: str = "", forbid_overwrite: bool = False
     ) -> list[str]:
-        """Insert or replace; `completes` is the upload this object ends. Raises FileAlreadyExists."""
+        """Inserts or replaces; `completes` is the id of the upload that it completes. Raises FileAlreadyExists."""
         key = stored.key.encode()
-        self._remembered.pop((bucket, stored.key), None)
+        self._cached.pop((bucket, stored.key), None)
         with _transaction(self._db):
             dropped = self._blobs("SELECT blob FROM objects WHERE bucket = ? AND key = ?", (bucket, key))
             if dropped and forbid_overwrite:
                 raise OssError("FileAlreadyExists", fields={"ObjectName": stored.key})
-            self._db.execute(
-                "REPLACE INTO objects VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    bucket,
-                    key,
-                    stored.blob,
-                    stored.size,
-                    stored.etag,
-                    str(stored.crc64),
-                    stored.modified,
-                    stored.type,
-                    msgspec.json.encode(stored.attributes),
-                    stored.restored_until,
-                ),
-            )
-            if self.versions.kept(bucket) and stored.blob not in dropped:
+            content = (stored.blob, stored.size, stored.etag, str(stored.crc64))
+            attributes = msgspec.json.encode(stored.attributes)
+            values = (bucket, key, *content, stored.modified, stored.type, attributes, stored.restored_until)
+            self._db.execute("REPLACE INTO objects VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+            if self.versions.enabled(bucket) and stored.blob not in dropped:
                 self.versions.add(bucket, stored)
                 dropped = []
             if completes:
@@ -257,13 +240,13 @@ class Index:
         return [blob for blob in dropped if blob != stored.blob]
 
     def delete(self, bucket: str, keys: Iterable[str], now: float) -> list[str]:
-        """`now` is when, in Unix seconds, for the markers of a bucket that keeps versions."""
+        """Deletes the objects that exist; `now` (Unix seconds) is the time of the delete markers."""
         dropped = []
         with _transaction(self._db):
             for key in keys:
-                self._remembered.pop((bucket, key), None)
+                self._cached.pop((bucket, key), None)
                 values = (bucket, key.encode())
-                if self.versions.kept(bucket):
+                if self.versions.enabled(bucket):
                     self.versions.add_marker(bucket, key, now)
                 else:
                     dropped += self._blobs("SELECT blob FROM objects WHERE bucket = ? AND key = ?", values)
@@ -273,6 +256,7 @@ class Index:
     # Uploads
 
     def put_upload(self, bucket: str, upload: Upload) -> None:
+        """Adds a multipart upload."""
         values = (bucket, upload.key.encode(), upload.id, upload.started, msgspec.json.encode(upload.attributes))
         self._db.execute("INSERT INTO uploads VALUES (?, ?, ?, ?, ?)", values)
 
@@ -285,11 +269,12 @@ class Index:
         return _upload(row)
 
     def uploads(self, bucket: str) -> Iterator[Upload]:
+        """The unfinished uploads of a bucket, by key and id."""
         query = "SELECT key, id, started, attributes FROM uploads WHERE bucket = ? ORDER BY key, id"
         return (_upload(row) for row in self._db.execute(query, (bucket,)))
 
     def put_part(self, bucket: str, key: str, upload_id: str, part: Part) -> list[str]:
-        """Raises NoSuchUpload when the upload ended while the part came in."""
+        """Adds or replaces a part. Raises NoSuchUpload where the upload ended while the part was received."""
         blob = part.blob
         with _transaction(self._db):
             self.upload(bucket, key, upload_id)
@@ -300,13 +285,13 @@ class Index:
         return dropped
 
     def parts(self, upload_id: str, after: int = 0) -> list[Part]:
+        """The parts whose number is above `after`, in order."""
         query = (
             "SELECT number, blob, size, md5, crc64, modified FROM parts WHERE upload = ? AND number > ? ORDER BY number"
         )
         rows = self._db.execute(query, (upload_id, after))
         return [
-            Part(number=number, blob=Blob(blob, size, md5, int(crc)), modified=modified)
-            for number, blob, size, md5, crc, modified in rows
+            Part(number, Blob(blob, size, md5, int(crc)), modified) for number, blob, size, md5, crc, modified in rows
         ]
 
     def delete_upload(self, bucket: str, key: str, upload_id: str) -> list[str]:
@@ -338,26 +323,12 @@ class _transaction:  # noqa: N801 - reads as a statement, like sqlite3's own con
         self._db.execute("COMMIT" if kind is None else "ROLLBACK")
 
 
-def _bucket(row: tuple[str, float, str, str, bytes | None]) -> Bucket:
-    name, created, acl, storage_class, accelerator = row
-    return Bucket(name=name, created=created, acl=acl, storage_class=storage_class, accelerator=accelerator)
-
-
 def _object(row: tuple[bytes, str, int, str, str, float, str, bytes, float | None]) -> StoredObject:
     key, blob, size, etag, crc, modified, kind, attributes, restored_until = row
-    return StoredObject(
-        key=key.decode(),
-        blob=blob,
-        size=size,
-        etag=etag,
-        crc64=int(crc),
-        modified=modified,
-        type=kind,
-        attributes=_decode_attributes(attributes),
-        restored_until=restored_until,
-    )
+    decoded = _decode_attributes(attributes)
+    return StoredObject(key.decode(), blob, size, etag, int(crc), modified, kind, decoded, restored_until)
 
 
 def _upload(row: tuple[bytes, str, float, bytes]) -> Upload:
     key, upload_id, started, attributes = row
-    return Upload(key=key.decode(), id=upload_id, started=started, attributes=_decode_attributes(attributes))
+    return Upload(upload_id, key.decode(), started, _decode_attributes(attributes))

@@ -1,6 +1,6 @@
-"""Listings: which keys and common prefixes make one page, and the reply.
+"""Listings: the keys and common prefixes of one page, and the reply.
 
-`SyntheticListing` serves benchmarks of the browser: a listing of any length without objects.
+`SyntheticKeys` serves benchmarks of the browser: a listing of any length without objects.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from ossconsole.sandbox import xml
-from ossconsole.sandbox.errors import invalid_argument
+from ossconsole.sandbox import replies as xml
 from ossconsole.sandbox.records import StoredObject
-from ossconsole.sandbox.xml import iso_time
+from ossconsole.sandbox.replies import invalid_argument, iso_time
 
+OWNER = "sandbox"
 DEFAULT_KEYS = 100
 MAX_KEYS = 1000
-# With a delimiter most of a scan may lie below one common prefix, which is then skipped by a new seek.
+# With a delimiter most of a scan may lie below one common prefix; a new seek then skips it.
 _BATCH_WITH_DELIMITER = 64
 
 
@@ -87,74 +87,63 @@ def _entries(source: KeySource, prefix: str, delimiter: str, after: str, limit: 
 
 
 def max_keys(query: dict[str, str], name: str = "max-keys", default: int = DEFAULT_KEYS) -> int:
-    """The page size asked for. Raises InvalidArgument: 1 to 1000."""
+    """The page size, 1 to 1000. Raises InvalidArgument."""
     given = query.get(name) or str(default)
     if not given.isdecimal() or not 0 < int(given) <= MAX_KEYS:
         raise invalid_argument(f"{name} must be 1 to {MAX_KEYS}.", name, given)
     return int(given)
 
 
-def encoder(query: dict[str, str]) -> Callable[[str], str]:
-    """How names are written in the reply. Raises InvalidArgument for an unknown encoding-type."""
+def encoding(query: dict[str, str]) -> tuple[Callable[[str], str], list[str]]:
+    """The encoder of names in the reply, and the EncodingType element. Raises InvalidArgument for an unknown one."""
     kind = query.get("encoding-type", "")
     if kind not in ("", "url"):
         raise invalid_argument("encoding-type must be url.", "encoding-type", kind)
-    return xml.url if kind else str
+    return (xml.url, xml.elements(EncodingType="url")) if kind else (str, [])
 
 
-def make_token(last: str) -> str:
-    """A continuation token: opaque to clients."""
-    return base64.urlsafe_b64encode(last.encode()).decode()
-
-
-def read_token(token: str) -> str:
-    """Raises InvalidArgument for a token that this server did not make."""
+def _decode_token(token: str) -> str:
+    """The key in a continuation token. Raises InvalidArgument for a token that this server did not make."""
     try:
         return base64.b64decode(token, altchars=b"-_", validate=True).decode()
     except (binascii.Error, ValueError) as error:
         raise invalid_argument("The continuation token is not valid.", "continuation-token", token) from error
 
 
-def reply_v1(bucket: str, query: dict[str, str], source: KeySource, owner: str) -> bytes:
+def reply_v1(bucket: str, query: dict[str, str], source: KeySource) -> bytes:
     """ListObjects: `prefix`, `delimiter`, `marker`, `max-keys`, `encoding-type`."""
-    encode, limit = encoder(query), max_keys(query)
+    (encode, encoding_type), limit = encoding(query), max_keys(query)
     prefix, delimiter, marker = (query.get(name, "") for name in ("prefix", "delimiter", "marker"))
     page = list_page(source, prefix=prefix, delimiter=delimiter, after=marker, limit=limit)
+    next_marker = encode(page.next) if page.next is not None else None
     head = [
-        xml.element("Name", bucket),
-        xml.element("Prefix", encode(prefix)),
-        xml.element("Marker", encode(marker)),
-        xml.element("MaxKeys", limit),
-        xml.element("Delimiter", encode(delimiter)),
-        *([xml.element("EncodingType", "url")] if query.get("encoding-type") else []),
-        xml.element("IsTruncated", page.next is not None),
-        *([xml.element("NextMarker", encode(page.next))] if page.next is not None else []),
+        *xml.elements(Name=bucket, Prefix=encode(prefix), Marker=encode(marker)),
+        *xml.elements(MaxKeys=limit, Delimiter=encode(delimiter)),
+        *encoding_type,
+        *xml.elements(IsTruncated=page.next is not None, NextMarker=next_marker),
     ]
-    return xml.document("ListBucketResult", [*head, *_contents(page, encode, owner)])
+    return xml.document("ListBucketResult", [*head, *_contents(page, encode, OWNER)])
 
 
-def reply_v2(bucket: str, query: dict[str, str], source: KeySource, owner: str) -> bytes:
+def reply_v2(bucket: str, query: dict[str, str], source: KeySource) -> bytes:
     """ListObjectsV2: as V1, with `start-after`, `continuation-token` and `fetch-owner` in place of `marker`."""
-    encode, limit = encoder(query), max_keys(query)
+    (encode, encoding_type), limit = encoding(query), max_keys(query)
     prefix, delimiter, start_after = (query.get(name, "") for name in ("prefix", "delimiter", "start-after"))
     token = query.get("continuation-token", "")
-    after = read_token(token) if token else start_after
+    after = _decode_token(token) if token else start_after
     page = list_page(source, prefix=prefix, delimiter=delimiter, after=after, limit=limit)
-    next_token = make_token(page.next) if page.next is not None else ""
+    next_token = None
+    if page.next is not None:
+        next_token = encode(base64.urlsafe_b64encode(page.next.encode()).decode())
     head = [
-        xml.element("Name", bucket),
-        xml.element("Prefix", encode(prefix)),
-        *([xml.element("StartAfter", encode(start_after))] if start_after else []),
-        xml.element("MaxKeys", limit),
-        xml.element("Delimiter", encode(delimiter)),
-        *([xml.element("EncodingType", "url")] if query.get("encoding-type") else []),
-        *([xml.element("ContinuationToken", encode(token))] if token else []),
-        xml.element("IsTruncated", page.next is not None),
-        *([xml.element("NextContinuationToken", encode(next_token))] if next_token else []),
-        xml.element("KeyCount", len(page.objects) + len(page.prefixes)),
+        *xml.elements(Name=bucket, Prefix=encode(prefix), StartAfter=encode(start_after) if start_after else None),
+        *xml.elements(MaxKeys=limit, Delimiter=encode(delimiter)),
+        *encoding_type,
+        *xml.elements(ContinuationToken=encode(token) if token else None, IsTruncated=page.next is not None),
+        *xml.elements(NextContinuationToken=next_token, KeyCount=len(page.objects) + len(page.prefixes)),
     ]
-    shown = owner if query.get("fetch-owner") == "true" else ""
-    return xml.document("ListBucketResult", [*head, *_contents(page, encode, shown)])
+    owner = OWNER if query.get("fetch-owner") == "true" else ""
+    return xml.document("ListBucketResult", [*head, *_contents(page, encode, owner)])
 
 
 def _contents(page: Page, encode: Callable[[str], str], owner: str) -> Iterator[str]:
@@ -171,12 +160,12 @@ def _contents(page: Page, encode: Callable[[str], str], owner: str) -> Iterator[
 
 PREFIX = "synthetic/"
 _FIRST_MODIFIED = 1_700_000_000
-# Sizes and times look random and are always the same.
+# Sizes and times vary like random ones, but are the same in every run.
 _SIZE_STEP, _SIZE_RANGE = 2_654_435_761, 1_000_000
 
 
 class SyntheticKeys:
-    """`count` keys below `synthetic/`, in order, listed but not readable."""
+    """`count` keys below `synthetic/`, in order. They are listed, but cannot be read."""
 
     def __init__(self, count: int) -> None:
         self._indices = range(count)
@@ -193,11 +182,10 @@ class SyntheticKeys:
         return [self._object(index) for index in self._indices[first : min(last, first + limit)]]
 
     def _object(self, index: int) -> StoredObject:
-        size = index * _SIZE_STEP % _SIZE_RANGE
         return StoredObject(
             key=self._key(index).decode(),
             blob="",
-            size=size,
+            size=index * _SIZE_STEP % _SIZE_RANGE,
             etag=f"{index:032X}",
             crc64=index,
             modified=float(_FIRST_MODIFIED + index * 7919 % 10_000_000),

@@ -1,4 +1,4 @@
-"""The sandbox as a child process: started, asked for its address and keys, and stopped."""
+"""The sandbox as a child process: starting it, reading its address and keys, stopping it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
-from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
 
-from ossconsole.config.credentials import Credentials, Secret, without_credentials
+from ossconsole.config.credentials import Credentials, Secret, conceal_secret, reveal_secret, without_credentials
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import open_private
@@ -40,7 +39,7 @@ class SandboxError(ConsoleError):
 
 
 class SandboxInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What `ossconsole sandbox` prints when it is ready; `encode` and `decode` are its JSON line."""
+    """The JSON line that `ossconsole sandbox` prints when it is ready, and the content of `running.json`."""
 
     bucket: str
     region: str
@@ -49,10 +48,10 @@ class SandboxInfo(msgspec.Struct, frozen=True, kw_only=True):
     access_key_id: str
     access_key_secret: Secret
     metadata_endpoint: str | None = None
-    """Where the simulated instance metadata service answers, None when it is off."""
+    """The URL of the simulated instance metadata service, None when it is off."""
     pid: int = 0
     shared: bool = False
-    """Started by a console or a command for all that use its folder; it ends with the last of them."""
+    """True for one that a console or a command started for every user of the folder; it ends with the last of them."""
 
     @property
     def port(self) -> int:
@@ -60,29 +59,17 @@ class SandboxInfo(msgspec.Struct, frozen=True, kw_only=True):
         return urlsplit(self.path_style_endpoint).port or 0
 
     def encode(self) -> bytes:
-        """The line, with the secret in clear: it is for the process that started the sandbox."""
-        return msgspec.json.encode(self, enc_hook=_reveal)
+        """The JSON line, with the secret in clear for the process that started the sandbox."""
+        return msgspec.json.encode(self, enc_hook=reveal_secret)
 
     @classmethod
     def decode(cls, line: bytes) -> SandboxInfo:
-        """Raises msgspec.DecodeError."""
-        return msgspec.json.decode(line, type=cls, dec_hook=_conceal)
-
-
-def _reveal(value: Any) -> str:
-    if isinstance(value, Secret):
-        return value.reveal()
-    raise NotImplementedError(f"{type(value).__name__} has no JSON form")
-
-
-def _conceal(kind: type, value: Any) -> Secret:
-    if kind is Secret and isinstance(value, str):
-        return Secret(value)
-    raise NotImplementedError(f"{kind.__name__} has no JSON form")
+        """The inverse of `encode`. Raises msgspec.DecodeError."""
+        return msgspec.json.decode(line, type=cls, dec_hook=conceal_secret)
 
 
 class RunningSandbox:
-    """A sandbox that answers: its address, its folder, and how to reach it."""
+    """A sandbox that answers requests: its address, folder, profile and credentials."""
 
     def __init__(self, info: SandboxInfo, directory: Path) -> None:
         self.info = info
@@ -90,7 +77,7 @@ class RunningSandbox:
 
     @property
     def log_path(self) -> Path:
-        """The request log, and what the process said on stderr."""
+        """The request log, with the process's stderr."""
         return self.directory / LOG_NAME
 
     def profile(self) -> Profile:
@@ -111,12 +98,13 @@ class RunningSandbox:
         return Credentials(self.info.access_key_id, self.info.access_key_secret, source="sandbox")
 
 
-class SandboxProcess(RunningSandbox):
-    """A sandbox of one's own. It ends with `stop()`, with the `with` block, and when this process ends."""
+class SandboxProcess(RunningSandbox, AbstractContextManager["SandboxProcess"]):
+    """A sandbox of this process alone. It ends with `stop()`, with the `with` block, and with this process."""
 
     def __init__(self, process: subprocess.Popen[bytes], info: SandboxInfo, directory: Path) -> None:
         super().__init__(info, directory)
         self._process = process
+        self.pid = process.pid
 
     @classmethod
     def start(
@@ -128,7 +116,7 @@ class SandboxProcess(RunningSandbox):
         timeout_s: float = 20.0,
         arguments: Sequence[str] = (),
     ) -> SandboxProcess:
-        """Start a sandbox on `directory` and wait until it answers; port 0 takes a free one.
+        """Starts a sandbox on `directory` and waits until it answers; port 0 selects a free one.
 
         `arguments` are further options of `ossconsole sandbox`. Raises SandboxError.
         """
@@ -137,32 +125,24 @@ class SandboxProcess(RunningSandbox):
         return cls(process, info, directory)
 
     @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    @property
     def running(self) -> bool:
+        """Whether the process has not ended."""
         return self._process.poll() is None
 
     def stop(self) -> None:
-        """End the process and wait for it; twice is harmless."""
+        """Ends the process and waits for it; a second call does nothing."""
         end(self._process)
 
-    def __enter__(self) -> SandboxProcess:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_exception: object) -> None:
         self.stop()
 
 
 def spawn(directory: Path, options: Sequence[str], timeout_s: float) -> tuple[subprocess.Popen[bytes], SandboxInfo]:
-    """Start `ossconsole sandbox` on `directory` and wait until it answers. Raises SandboxError, SettingsError."""
+    """Starts `ossconsole sandbox` on `directory` and waits until it answers. Raises SandboxError, SettingsError."""
     command = [sys.executable, "-m", "ossconsole", "sandbox", "--dir", str(directory), *options]
     with os.fdopen(open_private(directory / LOG_NAME), "ab") as log:
-        # An open stdin can be its leash: it closes however this process ends, unlike PR_SET_PDEATHSIG, which
-        # fires when the *thread* that started the child ends.
+        # The child can end with its stdin, which closes however this process ends. PR_SET_PDEATHSIG would also fire
+        # when only the *thread* that started the child ends.
         process = subprocess.Popen(  # noqa: S603
             command,
             stdin=subprocess.PIPE,
@@ -182,8 +162,7 @@ def _read_info(process: subprocess.Popen[bytes], directory: Path, timeout_s: flo
     line = _read_line(process, timeout_s)
     if line is None:
         raise SandboxError(
-            f"The sandbox on {directory} was not ready within {timeout_s:g} s.",
-            remedy=f"See {directory / LOG_NAME}.{_last_lines(directory)}",
+            f"The sandbox on {directory} was not ready within {timeout_s:g} s.", remedy=_log_remedy(directory)
         )
     try:
         return SandboxInfo.decode(line)
@@ -192,12 +171,12 @@ def _read_info(process: subprocess.Popen[bytes], directory: Path, timeout_s: flo
             process.wait(_STOP_TIMEOUT_S)
         raise SandboxError(
             f"The sandbox on {directory} ended before it was ready (exit code {process.returncode}).",
-            remedy=f"See {directory / LOG_NAME}.{_last_lines(directory)}",
+            remedy=_log_remedy(directory),
         ) from error
 
 
 def _read_line(process: subprocess.Popen[bytes], timeout_s: float) -> bytes | None:
-    """The first line of the process's stdout; what came before the end of it, None on timeout."""
+    """The first line of the process's stdout (cut short where it ends before), None on timeout."""
     assert process.stdout is not None  # noqa: S101
     deadline = time.monotonic() + timeout_s
     line = b""
@@ -213,14 +192,16 @@ def _read_line(process: subprocess.Popen[bytes], timeout_s: float) -> bytes | No
     return line
 
 
-def _last_lines(directory: Path) -> str:
-    text = (directory / LOG_NAME).read_text(encoding="utf-8", errors="replace")
+def _log_remedy(directory: Path) -> str:
+    """Names the log and quotes its last lines."""
+    path = directory / LOG_NAME
+    text = path.read_text(encoding="utf-8", errors="replace")
     lines = [line for line in text.splitlines() if line.strip()][-_LOG_LINES_SHOWN:]
-    return f" It ends with: {' | '.join(lines)}" if lines else ""
+    return f"See {path}." + (f" It ends with: {' | '.join(lines)}" if lines else "")
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Ask the process to end, wait for it, and insist."""
+    """Ends the process with SIGTERM, or after 5 s with SIGKILL, and waits for it."""
     for stream in (process.stdin, process.stdout):
         if stream is not None:
             stream.close()

@@ -16,18 +16,18 @@ from contextlib import closing
 
 import msgspec
 
-from ossconsole.sandbox.blobs import BlobStore, OpenBlob
 from ossconsole.sandbox.records import StoredObject
-from ossconsole.sandbox.request import Span
+from ossconsole.sandbox.request import ByteRange
+from ossconsole.sandbox.store import BlobStore, OpenBlob
 
 BLOCK_BYTES = 4 << 20
-# Blob, size of the object, number of the block. An overwritten object has another blob and a longer one another size,
-# so what is found is never stale.
+# Blob, size of the object, number of the block. An overwritten object has another blob and an appended one another
+# size, so a cached block is never stale.
 BlockKey = tuple[str, int, int]
 
 
 class BlockCache:
-    """At most `capacity` bytes of blocks. `hits` and `misses` count the blocks that reads got and did not get here."""
+    """An LRU cache of at most `capacity` bytes of blocks. `hits` and `misses` count the blocks of reads."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
@@ -37,13 +37,14 @@ class BlockCache:
         self._blocks: OrderedDict[BlockKey, bytes] = OrderedDict()
 
     def get(self, key: BlockKey) -> bytes | None:
+        """The block, None where it is not cached."""
         block = self._blocks.get(key)
         if block is not None:
             self._blocks.move_to_end(key)
         return block
 
     def put(self, key: BlockKey, block: bytes) -> None:
-        """Keep the block, unless it alone is larger than the cache."""
+        """Stores the block, unless it alone is larger than the cache."""
         if len(block) > self.capacity or key in self._blocks:
             return
         self._blocks[key] = block
@@ -53,6 +54,7 @@ class BlockCache:
             self.size -= len(dropped)
 
     def clear(self) -> None:
+        """Drops every block."""
         self._blocks.clear()
         self.size = 0
 
@@ -62,7 +64,7 @@ Sleep = Callable[[float], Awaitable[None]]
 
 
 class Shaping(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The figures; 0 turns one off. Rates are totals over all connections."""
+    """The simulated speeds; 0 turns one off. Rates are totals over all connections."""
 
     standard_first_byte_ms: float = 35.0
     standard_objects_per_s: float = 103.0
@@ -73,24 +75,19 @@ class Shaping(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @classmethod
     def none(cls) -> Shaping:
-        """Both endpoints as fast as they go, and no cache."""
-        return cls(
-            standard_first_byte_ms=0,
-            standard_objects_per_s=0,
-            accelerated_first_byte_ms=0,
-            cache_mb=0,
-        )
+        """No delays, no limits and no cache."""
+        return cls(standard_first_byte_ms=0, standard_objects_per_s=0, accelerated_first_byte_ms=0, cache_mb=0)
 
 
 class Pace:
-    """Lets `rate` units per second through, evenly and in order; rate 0 lets everything through."""
+    """Limits to `rate` units per second, evenly and in order; rate 0 is unlimited."""
 
     def __init__(self, rate: float) -> None:
         self._rate = rate
         self._free_at = 0.0
 
     def reserve(self, now: float, units: float = 1.0) -> float:
-        """Take the next turn; returns the seconds until it comes."""
+        """Reserves the next turn; returns the seconds until then."""
         if not self._rate:
             return 0.0
         turn = max(now, self._free_at)
@@ -98,8 +95,8 @@ class Pace:
         return turn - now
 
 
-class Origin:
-    """What a request to the bucket itself costs: the standard endpoint, and the accelerator's cache misses."""
+class OriginDelay:
+    """The delays of the bucket itself: of the standard endpoint and of the accelerator's cache misses."""
 
     def __init__(self, shaping: Shaping, clock: Clock = time.monotonic, sleep: Sleep = asyncio.sleep) -> None:
         self._clock = clock
@@ -110,15 +107,15 @@ class Origin:
         self._put_s = shaping.put_first_byte_ms / 1000
 
     async def get(self) -> None:
-        """Wait as long as a GET waits for its first byte."""
+        """Waits as long as a GET waits for its first byte."""
         await self._wait(self._objects.reserve(self._clock()) + self._get_s)
 
     async def put(self) -> None:
-        """Wait as long as a write waits for its reply."""
+        """Waits as long as a write waits for its reply."""
         await self._wait(self._put_s)
 
     async def transfer(self, size: int) -> None:
-        """Wait for `size` bytes' turn on the wire."""
+        """Waits until `size` bytes fit the bandwidth."""
         await self._wait(self._bytes.reserve(self._clock(), size))
 
     async def _wait(self, seconds: float) -> None:
@@ -133,7 +130,7 @@ class Reader:
     """Serves object bytes; the accelerated endpoint reads through the cache, which fills on first read."""
 
     def __init__(
-        self, blobs: BlobStore, origin: Origin, shaping: Shaping, cache: BlockCache, sleep: Sleep = asyncio.sleep
+        self, blobs: BlobStore, origin: OriginDelay, shaping: Shaping, cache: BlockCache, sleep: Sleep = asyncio.sleep
     ) -> None:
         self._blobs = blobs
         self._origin = origin
@@ -141,8 +138,8 @@ class Reader:
         self._cache = cache
         self._sleep = sleep
 
-    def open(self, stored: StoredObject, span: Span, *, cached: bool) -> Body:
-        """The bytes of `span`, from the bucket or through the cache, to be read and then closed."""
+    def open(self, stored: StoredObject, span: ByteRange, *, cached: bool) -> Body:
+        """The bytes of `span`, from the bucket or through the cache; the caller closes it."""
         if not cached:
             return BucketBody(self._origin, self._blobs.open(stored.blob), span)
         first, end = span.start // BLOCK_BYTES, -(-(span.start + span.length) // BLOCK_BYTES)
@@ -151,7 +148,7 @@ class Reader:
         return CachedBody(self, blob, stored, span, held)
 
     def warm(self, stored: StoredObject) -> None:
-        """Take an object that is being written into the cache."""
+        """Caches an object that is being written."""
         with closing(self._blobs.open(stored.blob)) as blob:
             for number in range(-(-stored.size // BLOCK_BYTES)):
                 start = number * BLOCK_BYTES
@@ -159,12 +156,12 @@ class Reader:
                 self._cache.put((stored.blob, stored.size, number), block)
 
     async def first_byte(self) -> None:
-        """What the accelerator itself takes, before it looks into its cache."""
+        """Waits for the accelerator's own delay, which comes before its cache lookup."""
         if self._accelerated_s:
             await self._sleep(self._accelerated_s)
 
     async def block(self, blob: OpenBlob, stored: StoredObject, number: int, held: bytes | None) -> bytes:
-        """One block of an object: the one held, or out of the cache, or at the bucket's cost into it."""
+        """One block of an object: `held`, or from the cache, or from the bucket with its delays."""
         block = held or self._cache.get((stored.blob, stored.size, number))
         if block is not None:
             self._cache.hits += 1
@@ -180,11 +177,12 @@ class Reader:
 
 
 class Body(ABC):
-    """An object's bytes on their way out. What it needs is held from the start: whatever happens to the object while
-    the reader waits its turn, these stay its bytes.
+    """The bytes of a reply. They are held open from the start: an object that is overwritten or deleted meanwhile does
+    not change them.
     """
 
-    def __init__(self, span: Span) -> None:
+    def __init__(self, blob: OpenBlob, span: ByteRange) -> None:
+        self._blob = blob
         self.length = span.length
         self._position = self._start = span.start
         self._end = span.start + span.length
@@ -193,19 +191,20 @@ class Body(ABC):
     async def read(self) -> bytes:
         """The next chunk; empty at the end."""
 
-    @abstractmethod
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Closes the blob."""
+        self._blob.close()
 
 
 class BucketBody(Body):
-    """Out of the bucket."""
+    """Bytes from the bucket."""
 
-    def __init__(self, origin: Origin, blob: OpenBlob, span: Span) -> None:
-        super().__init__(span)
+    def __init__(self, origin: OriginDelay, blob: OpenBlob, span: ByteRange) -> None:
+        super().__init__(blob, span)
         self._origin = origin
-        self._blob = blob
 
     async def read(self) -> bytes:
+        """The next chunk, after the bucket's delays."""
         if self._position == self._start:
             await self._origin.get()
         length = min(_CHUNK_BYTES, self._end - self._position)
@@ -214,23 +213,20 @@ class BucketBody(Body):
         self._position += length
         return data
 
-    def close(self) -> None:
-        self._blob.close()
-
 
 class CachedBody(Body):
-    """Through the cache; `held` are the blocks that were in it when the request came."""
+    """Bytes through the cache; `held` are the blocks that it had when the request arrived, None for a miss."""
 
     def __init__(
-        self, reader: Reader, blob: OpenBlob, stored: StoredObject, span: Span, held: dict[int, bytes | None]
+        self, reader: Reader, blob: OpenBlob, stored: StoredObject, span: ByteRange, held: dict[int, bytes | None]
     ) -> None:
-        super().__init__(span)
+        super().__init__(blob, span)
         self._reader = reader
-        self._blob = blob
         self._stored = stored
         self._held = held
 
     async def read(self) -> bytes:
+        """The rest of the current block, after the delays of a cache hit or miss."""
         if self._position == self._start:
             await self._reader.first_byte()
         if self._position == self._end:
@@ -240,6 +236,3 @@ class CachedBody(Body):
         data = block[offset : offset + self._end - self._position]
         self._position += len(data)
         return data
-
-    def close(self) -> None:
-        self._blob.close()

@@ -6,11 +6,11 @@ import re
 
 import msgspec
 
-from ossconsole.sandbox.errors import OssError
+from ossconsole.sandbox.replies import OssError
 
 
-class Bucket(msgspec.Struct, frozen=True, kw_only=True):
-    """Times are Unix seconds. `accelerator` is the accelerator's configuration, None where there is none."""
+class Bucket(msgspec.Struct, frozen=True):
+    """A bucket. `created` is Unix seconds, `accelerator` an encoded AcceleratorConfig (None: no accelerator)."""
 
     name: str
     created: float
@@ -20,7 +20,7 @@ class Bucket(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Blob(msgspec.Struct, frozen=True):
-    """The bytes of an object or part: an immutable file. `md5` is upper-case hex, `crc64` CRC64-ECMA."""
+    """The immutable bytes of an object or part. `md5` is upper-case hex, `crc64` CRC64-ECMA."""
 
     id: str
     size: int
@@ -37,7 +37,7 @@ class Attributes(msgspec.Struct, frozen=True, kw_only=True):
     tags: dict[str, str] = {}
 
 
-class StoredObject(msgspec.Struct, frozen=True, kw_only=True):
+class StoredObject(msgspec.Struct, frozen=True):
     """One object. `modified` and `restored_until` are Unix seconds; `etag` is without quotes."""
 
     key: str
@@ -51,8 +51,8 @@ class StoredObject(msgspec.Struct, frozen=True, kw_only=True):
     restored_until: float | None = None
 
 
-class Upload(msgspec.Struct, frozen=True, kw_only=True):
-    """One multipart upload that has begun and is neither completed nor aborted."""
+class Upload(msgspec.Struct, frozen=True):
+    """An unfinished multipart upload. `started` is Unix seconds."""
 
     id: str
     key: str
@@ -60,7 +60,7 @@ class Upload(msgspec.Struct, frozen=True, kw_only=True):
     attributes: Attributes
 
 
-class Part(msgspec.Struct, frozen=True, kw_only=True):
+class Part(msgspec.Struct, frozen=True):
     """One part of an upload; its ETag is its MD5."""
 
     number: int

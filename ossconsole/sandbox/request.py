@@ -1,4 +1,4 @@
-"""A request as the service reads it: path, parameters, headers, XML body, conditions and ranges."""
+"""A request as the service reads it: path, parameters, headers, XML body, preconditions and ranges."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from xml.etree.ElementTree import Element, ParseError
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from ossconsole.sandbox.errors import OssError
 from ossconsole.sandbox.records import StoredObject, check_key
+from ossconsole.sandbox.replies import OssError
 
 
 @dataclass(frozen=True)
-class Target:
-    """What a request is about: the service (no bucket), a bucket (no key), or an object."""
+class Resource:
+    """The resource of a request: the service (no bucket), a bucket (no key), or an object."""
 
     bucket: str = ""
     key: str = ""
 
     @property
-    def resource(self) -> str:
+    def canonical(self) -> str:
         """The path that is signed: `/bucket/key`, `/bucket/`, or `/` for the service."""
         return f"/{self.bucket}/{self.key}" if self.bucket else "/"
 
 
-class Incoming:
-    """Method, path and parameters decoded; header names in lower case."""
+class IncomingRequest:
+    """A request: method, path and parameters decoded, header names in lower case. Raises InvalidObjectName."""
 
     __slots__ = ("headers", "host", "method", "path", "query")
 
@@ -41,7 +41,7 @@ class Incoming:
         self.method = method
         try:
             self.path = unquote_to_bytes(path).decode() if "%" in path else path
-            # The clients differ in how they write a blank (`+`, `%20`); the signature is over the decoded value.
+            # Clients encode a space differently (`+`, `%20`); the signature is over the decoded value.
             self.query = dict(parse_qsl(query, keep_blank_values=True, errors="strict")) if query else {}
         except UnicodeDecodeError as error:
             raise OssError("InvalidObjectName", "The name is not UTF-8.") from error
@@ -50,23 +50,19 @@ class Incoming:
         }
         self.host = self.headers.get("host", "")
 
-    def flag(self, name: str) -> bool:
-        """Whether the parameter was given, with a value or without."""
-        return name in self.query
+    def candidates(self, buckets: Iterable[str]) -> list[Resource]:
+        """The resources that the request may address, the likelier first.
 
-    def readings(self, buckets: Iterable[str]) -> list[Target]:
-        """What the request may be about, likelier first.
-
-        On an IPv4 address the two styles look alike: path style has the bucket first in the path, virtual-hosted
-        style (as the connector composes `<bucket>.<endpoint>`) has it in the host. Which is meant only the signature
-        tells, because what is signed is `/bucket/key` either way.
+        On an IPv4 address the two styles cannot be told apart: path style has the bucket first in the path,
+        virtual-hosted style (as the connector composes `<bucket>.<endpoint>`) has it in the host. The signature
+        decides, because it covers `/bucket/key` in both styles.
         """
         first, _, rest = self.path[1:].partition("/")
-        by_path = Target(first, rest)
+        by_path = Resource(first, rest)
         bucket = _bucket_of_host(self.host)
         if bucket is None:
             return [by_path]
-        by_host = Target(bucket, self.path[1:])
+        by_host = Resource(bucket, self.path[1:])
         return [by_path, by_host] if first in buckets else [by_host, by_path]
 
 
@@ -80,12 +76,12 @@ def _bucket_of_host(host: str) -> str | None:
     return name.partition(".")[0]
 
 
-def parse_copy_source(header: str) -> Target:
+def parse_copy_source(header: str) -> Resource:
     """The object named by `x-oss-copy-source`. Raises InvalidArgument or InvalidObjectName."""
     text = unquote_to_bytes(header.partition("?")[0]).decode("utf-8", "replace")
     bucket, _, key = text.removeprefix("/").partition("/")
     check_key(key)
-    return Target(bucket, key)
+    return Resource(bucket, key)
 
 
 def encode_path(path: str) -> str:
@@ -99,7 +95,7 @@ def encode_query(query: dict[str, str]) -> str:
     return "&".join(f"{name}={value}" if value else name for name, value in pairs)
 
 
-def parse(body: bytes, root: str) -> Element:
+def parse_xml(body: bytes, root: str) -> Element:
     """The root element of `body`. Raises MalformedXML, also for entities and DTDs."""
     try:
         found: Element = fromstring(body, forbid_dtd=True)
@@ -111,11 +107,12 @@ def parse(body: bytes, root: str) -> Element:
 
 
 def local_name(node: Element) -> str:
+    """The element's name without its namespace."""
     return node.tag.rpartition("}")[2]
 
 
 def children(node: Element, name: str) -> Iterator[Element]:
-    """The child elements called `name`, in whatever namespace."""
+    """The child elements called `name`, in any namespace."""
     return (child for child in node if local_name(child) == name)
 
 
@@ -124,15 +121,18 @@ def child_text(node: Element, name: str, default: str | None = None) -> str:
     for child in children(node, name):
         return child.text or ""
     if default is None:
-        raise OssError("MalformedXML", f"{local_name(node)} misses {name}.")
+        raise OssError("MalformedXML", f"{local_name(node)} has no {name}.")
     return default
 
 
 COPY_PREFIX = "x-oss-copy-source-"
 
 
-def check(headers: dict[str, str], stored: StoredObject, *, prefix: str = "") -> bool:
-    """False when the reply is 304 Not Modified. Raises PreconditionFailed."""
+def check_preconditions(headers: dict[str, str], stored: StoredObject, *, prefix: str = "") -> bool:
+    """Checks If-Match and its siblings, each name with `prefix`: False when the reply is 304 Not Modified.
+
+    Raises PreconditionFailed.
+    """
     match, unmodified = headers.get(f"{prefix}if-match"), _time(headers.get(f"{prefix}if-unmodified-since"))
     if match is not None and not _matches(match, stored.etag):
         raise OssError("PreconditionFailed", fields={"Condition": "If-Match"})
@@ -150,7 +150,7 @@ def _matches(header: str, etag: str) -> bool:
 
 
 def _time(header: str | None) -> float | None:
-    """A date that cannot be read is as good as none (RFC 9110, 13.1.3)."""
+    """Unix seconds; None also for an invalid date, which is ignored (RFC 9110, 13.1.3)."""
     if header is None:
         return None
     try:
@@ -163,51 +163,36 @@ _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 
 @dataclass(frozen=True)
-class Span:
-    """Bytes `start` to `start + length` of an object; `partial` when a Range header asked for them."""
+class ByteRange:
+    """Bytes `start` to `start + length` of an object; `partial` when a Range header selected them."""
 
     start: int
     length: int
     partial: bool
 
 
-def resolve(header: str | None, size: int, *, standard: bool) -> Span:
-    """What a Range header means for an object of `size` bytes.
+def resolve_range(header: str | None, size: int, *, standard: bool) -> ByteRange:
+    """The byte range of a Range header for an object of `size` bytes.
 
-    By default a range that is malformed or reaches out of the object is ignored: the whole object, status 200. With
+    By default a range that is malformed or exceeds the object is ignored: the whole object, status 200. With
     `x-oss-range-behavior: standard` the end is clipped, and a start beyond the end raises InvalidRange (416).
     """
-    whole = Span(0, size, partial=False)
+    whole = ByteRange(0, size, partial=False)
     match = _RANGE.fullmatch(header.strip()) if header else None
     if match is None or match.group(0) == "bytes=-":
         return whole
     first, last = match.groups()
-    if not first:
-        return _suffix(int(last), size, standard=standard)
-    start, end = int(first), int(last) if last else size - 1
-    if last and end < start:
-        return whole
-    if start >= size:
-        if standard:
-            raise _out_of_range(header, size)
-        return whole
-    if end >= size:
-        if not standard:
+    if first:
+        start, end = int(first), int(last) if last else size - 1
+        if last and end < start:
             return whole
-        end = size - 1
-    return Span(start, end - start + 1, partial=True)
-
-
-def _suffix(length: int, size: int, *, standard: bool) -> Span:
-    if length == 0 or length > size:
-        if not standard:
-            return Span(0, size, partial=False)
-        if length == 0 or size == 0:
-            raise _out_of_range(f"bytes=-{length}", size)
-    length = min(length, size)
-    return Span(size - length, length, partial=True)
-
-
-def _out_of_range(header: str | None, size: int) -> OssError:
-    fields = {"ActualObjectSize": str(size), "RangeRequested": header or ""}
-    return OssError("InvalidRange", fields=fields, headers={"Content-Range": f"bytes */{size}"})
+        outside, exceeds = start >= size, end >= size
+    else:  # the last bytes of the object
+        start, end = max(0, size - int(last)), size - 1
+        outside, exceeds = int(last) == 0 or size == 0, int(last) > size
+    if standard and outside:
+        fields = {"ActualObjectSize": str(size), "RangeRequested": header or ""}
+        raise OssError("InvalidRange", fields=fields, headers={"Content-Range": f"bytes */{size}"})
+    if outside or (exceeds and not standard):
+        return whole
+    return ByteRange(start, min(end, size - 1) - start + 1, partial=True)

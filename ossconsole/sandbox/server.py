@@ -1,4 +1,4 @@
-"""The HTTP server: its listening sockets, and each request checked, dispatched, answered and logged."""
+"""The HTTP server: its listening sockets, and the checks, dispatch, reply and log record of each request."""
 
 from __future__ import annotations
 
@@ -19,46 +19,24 @@ from aiohttp import web
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import open_private
-from ossconsole.sandbox import delivery, faults
+from ossconsole.sandbox import faults, response
 from ossconsole.sandbox.api import routes
 from ossconsole.sandbox.api.call import Call, Reply, Service
 from ossconsole.sandbox.api.routes import Operation
-from ossconsole.sandbox.control import Steering, is_steering
-from ossconsole.sandbox.delivery import Trace
-from ossconsole.sandbox.errors import OssError
-from ossconsole.sandbox.keys import Action, authorise
+from ossconsole.sandbox.control import ControlApi, is_control_request
+from ossconsole.sandbox.keys import Permission, authorise
 from ossconsole.sandbox.records import check_key
-from ossconsole.sandbox.request import Incoming
+from ossconsole.sandbox.replies import OssError, http_time
+from ossconsole.sandbox.request import IncomingRequest
+from ossconsole.sandbox.response import RequestRecord
 from ossconsole.sandbox.signature import Verifier
-from ossconsole.sandbox.xml import http_time
 
 _MAX_BYTES = 64 << 20
 _SECRET_PARAMETERS = frozenset({"x-oss-signature", "Signature", "x-oss-security-token", "security-token"})
 
 
-class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One request. `time` is Unix seconds, `ms` from the request line to the last byte of the reply."""
-
-    time: float
-    endpoint: str
-    method: str
-    operation: str
-    bucket: str
-    key: str
-    query: dict[str, str]
-    status: int
-    bytes: int
-    user_agent: str
-    request_id: str
-    ms: float
-    code: str = ""
-    """The error code, empty for a success."""
-    fault: str = ""
-    """The fault that befell it, empty for none."""
-
-
-def shown_query(query: dict[str, str]) -> dict[str, str]:
-    """The parameters without signatures and tokens: a presigned URL is a secret while it lasts."""
+def logged_query(query: dict[str, str]) -> dict[str, str]:
+    """The parameters without signatures and tokens: a presigned URL is a secret while it is valid."""
     return {name: value for name, value in query.items() if name not in _SECRET_PARAMETERS}
 
 
@@ -71,8 +49,9 @@ class RequestLog:
         self._encoder = msgspec.json.Encoder()
 
     def write(self, record: RequestRecord) -> None:
+        """Appends one line. Never raises."""
         line = self._encoder.encode(record) + b"\n"
-        # On a full disk requests are still answered, as the service's own log would not stop it.
+        # A full disk does not stop the server.
         with contextlib.suppress(OSError):
             os.write(self._descriptor, line)
         self._size += len(line)
@@ -83,6 +62,7 @@ class RequestLog:
             self._open()
 
     def close(self) -> None:
+        """Closes the file."""
         os.close(self._descriptor)
 
     def _open(self) -> None:
@@ -91,7 +71,7 @@ class RequestLog:
 
 
 def read_log(path: Path) -> Iterator[RequestRecord]:
-    """The records of a log, oldest first; lines that are none (what the process said on stderr) are passed over."""
+    """The records of a log, oldest first; other lines (the process's stderr) are skipped."""
     with path.open("rb") as file:
         for line in file:
             if line.startswith(b"{") and line.endswith(b"}\n"):
@@ -100,16 +80,16 @@ def read_log(path: Path) -> Iterator[RequestRecord]:
 
 ADDRESSES = {EndpointKind.STANDARD: "127.0.0.1", EndpointKind.ACCELERATED: "127.0.0.2"}
 _SERVER_NAME = "ossconsole-sandbox"
-# A key of 1,023 bytes is three times as long percent-encoded, and a copy source likewise.
+# A key of 1,023 bytes is three times as long percent-encoded, and so is a copy source.
 _MAX_LINE_BYTES = 32 << 10
 
 
-class Front:
-    """Turns aiohttp's requests into calls of the service, and replies into what goes over the wire."""
+class RequestHandler:
+    """Handles aiohttp's requests: signature, permission, fault plan, operation, reply, log record."""
 
-    def __init__(self, service: Service, steering: Steering, log: RequestLog) -> None:
+    def __init__(self, service: Service, control: ControlApi, log: RequestLog) -> None:
         self._service = service
-        self._steering = steering
+        self._control = control
         self._log = log
         self._verifier = Verifier(service.keys, service.region)
         self._id_prefix = secrets.token_hex(6).upper()
@@ -117,7 +97,7 @@ class Front:
         self._hosts = {f"{host}:{service.port}" for host in (*ADDRESSES.values(), "localhost")}
 
     def server(self, kind: EndpointKind) -> web.Server:
-        """The server of one endpoint."""
+        """aiohttp's server for one endpoint."""
         return web.Server(
             partial(self._handle, kind),
             access_log=None,
@@ -126,101 +106,91 @@ class Front:
         )
 
     async def _handle(self, kind: EndpointKind, request: web.BaseRequest) -> web.StreamResponse:
-        trace = Trace(f"{self._id_prefix}{next(self._numbers):012X}", time.monotonic())
+        started = time.monotonic()
+        record = RequestRecord(
+            time=time.time(),
+            endpoint=kind.value,
+            method=request.method,
+            user_agent=request.headers.get("User-Agent", ""),
+            request_id=f"{self._id_prefix}{next(self._numbers):012X}",
+        )
         try:
-            return await self._answer(kind, request, trace)
+            return await self._answer(kind, request, record)
         except OssError as error:
-            return await self._refuse(request, trace, error)
+            return await self._refuse(request, record, error)
         except web.RequestPayloadError as error:
-            return await self._refuse(request, trace, OssError("BadRequest", str(error)))
+            return await self._refuse(request, record, OssError("BadRequest", str(error)))
         except ConnectionError:
-            trace.code = "" if trace.fault else "ClientGone"
+            record.code = "" if record.fault else "ClientGone"
             raise
         except OSError as error:
-            if trace.sent:
+            if record.bytes:
                 raise
-            return await self._refuse(request, trace, OssError("InternalError", f"The sandbox's disk: {error}."))
+            return await self._refuse(request, record, OssError("InternalError", f"The sandbox's disk: {error}."))
         finally:
-            self._record(kind, request, trace)
+            record.ms = round((time.monotonic() - started) * 1000, 3)
+            self._log.write(record)
 
-    async def _answer(self, kind: EndpointKind, request: web.BaseRequest, trace: Trace) -> web.StreamResponse:
+    async def _answer(self, kind: EndpointKind, request: web.BaseRequest, record: RequestRecord) -> web.StreamResponse:
         service = self._service
-        incoming = Incoming(request.method, request.raw_path, request.raw_headers)
-        trace.query = incoming.query
-        # A page in a browser that resolves its own name to 127.0.0.1 sends that name here.
+        incoming = IncomingRequest(request.method, request.raw_path, request.raw_headers)
+        record.query = logged_query(incoming.query)
+        # Against DNS rebinding: a web page whose name resolves to 127.0.0.1 sends that name.
         if incoming.host not in self._hosts:
             raise OssError("AccessDenied", "The sandbox answers to its loopback addresses only.")
-        if is_steering(incoming):
-            trace.operation = "Steering"
-            return await self._steering.handle(request, incoming)
-        readings = incoming.readings(service.store.buckets)
-        trace.target = readings[0]
-        caller = self._verifier.check(incoming, readings, service.clock())
-        trace.target = target = caller.target
+        if is_control_request(incoming):
+            record.operation = "Control"
+            return await self._control.handle(request, incoming)
+        candidates = incoming.candidates(service.store.buckets)
+        record.bucket, record.key = candidates[0].bucket, candidates[0].key
+        caller = self._verifier.check(incoming, candidates, service.clock())
+        target = caller.target
+        record.bucket, record.key = target.bucket, target.key
         operation = routes.find(incoming, target)
-        trace.operation = operation.name
+        record.operation = operation.name
         if target.key:
             check_key(target.key)
         authorise(service.store, operation.action, caller.key, target, incoming)
-        action = self._fault(kind, incoming, operation, trace)
+        action = self._fault(kind, incoming, operation, record)
         if action is not None:
-            await delivery.before(request, action)
+            await response.inject_before(request, action)
         if incoming.headers.get("expect", "").lower() == "100-continue":
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         reply = await operation.run(Call(service, kind, incoming, request.content, target, caller.key))
-        if operation.action is Action.WRITE:
+        if operation.action is Permission.WRITE:
             await service.origin.put()
-        return await self._send(request, trace, reply, action)
+        return await self._send(request, record, reply, action)
 
     def _fault(
-        self, kind: EndpointKind, incoming: Incoming, operation: Operation, trace: Trace
+        self, kind: EndpointKind, incoming: IncomingRequest, operation: Operation, record: RequestRecord
     ) -> faults.Action | None:
         engine = self._service.faults
         if not engine.plan.rules:
             return None
         agent = incoming.headers.get("user-agent", "")
-        about = faults.Request(incoming.method, operation.name, kind, trace.target.key, agent)
-        action = engine.decide(about, time.monotonic())
+        candidate = faults.FaultCandidate(incoming.method, operation.name, kind, record.key, agent)
+        action = engine.decide(candidate, time.monotonic())
         if action is not None:
-            trace.fault = str(action.__struct_config__.tag)
+            record.fault = str(action.__struct_config__.tag)
         return action
 
     async def _send(
-        self, request: web.BaseRequest, trace: Trace, reply: Reply, action: faults.Action | None = None
+        self, request: web.BaseRequest, record: RequestRecord, reply: Reply, action: faults.Action | None = None
     ) -> web.StreamResponse:
         headers = reply.headers
         headers["Server"] = _SERVER_NAME
-        headers["x-oss-request-id"] = trace.request_id
-        headers["x-oss-server-time"] = str(int((time.monotonic() - trace.started) * 1000))
+        headers["x-oss-request-id"] = record.request_id
+        headers["x-oss-server-time"] = str(int((time.time() - record.time) * 1000))
         if self._service.faults.plan.clock_skew_s:
             headers["Date"] = http_time(self._service.clock())
-        return await delivery.deliver(request, trace, reply, action)
+        return await response.send(request, record, reply, action)
 
-    async def _refuse(self, request: web.BaseRequest, trace: Trace, error: OssError) -> web.StreamResponse:
-        trace.code = error.code
-        xml = error.xml(trace.request_id, request.headers.get("Host", ""))
+    async def _refuse(self, request: web.BaseRequest, record: RequestRecord, error: OssError) -> web.StreamResponse:
+        record.code = error.code
+        xml = error.xml(record.request_id, request.headers.get("Host", ""))
         head = request.method == "HEAD"
         headers = {"Content-Type": "application/xml", **error.headers(xml, head=head)}
-        return await self._send(request, trace, Reply(error.status, headers, b"" if head else xml))
-
-    def _record(self, kind: EndpointKind, request: web.BaseRequest, trace: Trace) -> None:
-        record = RequestRecord(
-            time=time.time(),
-            endpoint=kind.value,
-            method=request.method,
-            operation=trace.operation,
-            bucket=trace.target.bucket,
-            key=trace.target.key,
-            query=shown_query(trace.query),
-            status=trace.status,
-            bytes=trace.sent,
-            user_agent=request.headers.get("User-Agent", ""),
-            request_id=trace.request_id,
-            ms=round((time.monotonic() - trace.started) * 1000, 3),
-            code=trace.code,
-            fault=trace.fault,
-        )
-        self._log.write(record)
+        return await self._send(request, record, Reply(error.status, headers, b"" if head else xml))
 
 
 _BIND_ATTEMPTS = 20
@@ -230,26 +200,26 @@ _RETRY_S = 0.2
 
 
 def reserve(addresses: Sequence[str], port: int) -> dict[str, socket.socket]:
-    """One bound, listening socket per address, all on one port; port 0 takes a free one.
+    """One bound, listening socket per address, all on one port; port 0 selects a free one.
 
-    Raises ConsoleError when the port is taken.
+    Raises ConsoleError where the port is in use.
     """
     for _ in range(_BIND_ATTEMPTS):
         sockets: dict[str, socket.socket] = {}
-        chosen = port
+        selected = port
         try:
             for address in addresses:
-                sockets[address] = _bound(address, chosen)
+                sockets[address] = _bound(address, selected)
                 # With SO_REUSEADDR only listening claims the port.
                 sockets[address].listen(_BACKLOG)
-                chosen = sockets[address].getsockname()[1]
+                selected = sockets[address].getsockname()[1]
         except OSError as error:
             for listener in sockets.values():
                 listener.close()
             if port:
                 raise ConsoleError(
                     f"The sandbox cannot listen on port {port}: {error.strerror}.",
-                    remedy="Stop what uses it, or give another --port (0 takes a free one).",
+                    remedy="Stop the program that uses it, or give another --port (0: a free one).",
                 ) from error
         else:
             return sockets
@@ -268,46 +238,47 @@ def _bound(address: str, port: int) -> socket.socket:
 
 
 class Listener:
-    """One address where a server answers."""
+    """One address that a server listens on, and its simulated outages."""
 
     def __init__(self, web_server: web.Server, listening: socket.socket) -> None:
         self._web_server = web_server
         self._first = listening
         self._address, self._port = listening.getsockname()
         self._server: asyncio.Server | None = None
-        self._return: asyncio.Task[None] | None = None
+        self._outage_end: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
+        """Begins to accept connections."""
         self._server = await asyncio.get_running_loop().create_server(self._web_server, sock=self._first)
 
     def outage(self, seconds: float) -> None:
-        """Refuse connections, and drop those there are, for so long; 0 ends an outage."""
-        if self._return is not None:
-            self._return.cancel()
+        """Drops all connections and refuses new ones for `seconds`; 0 ends an outage."""
+        if self._outage_end is not None:
+            self._outage_end.cancel()
         if seconds and self._server is not None:
             self._server.close()
             self._server = None
             for connection in self._web_server.connections:
                 connection.force_close()
         if self._server is None:
-            self._return = asyncio.get_running_loop().create_task(self._come_back(seconds))
+            self._outage_end = asyncio.get_running_loop().create_task(self._end_outage(seconds))
 
-    async def _come_back(self, seconds: float) -> None:
+    async def _end_outage(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
         while True:
             try:
                 listening = _bound(self._address, self._port)
                 break
             except OSError:
-                # Someone else took the port meanwhile; the outage lasts until it is free again.
+                # Another program took the port meanwhile; the outage lasts until it is free.
                 await asyncio.sleep(_RETRY_S)
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(self._web_server, sock=listening, backlog=_BACKLOG)
 
     async def stop(self) -> None:
-        """Finish what is under way, for a second at most."""
-        if self._return is not None:
-            self._return.cancel()
+        """Stops listening and finishes requests in progress, for a second at most."""
+        if self._outage_end is not None:
+            self._outage_end.cancel()
         if self._server is not None:
             self._server.close()
         self._web_server.pre_shutdown()

@@ -13,13 +13,13 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 
 import msgspec
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.files import READ_WRITE, open_private, read_private
+from ossconsole.config.files import READ_WRITE, open_private, read_private, try_lock
 from ossconsole.sandbox.control import SandboxControl
 from ossconsole.sandbox.process import (
     INFO_NAME,
@@ -33,54 +33,48 @@ from ossconsole.sandbox.process import (
 
 
 class Users:
-    """This process as a user of the folder, or as one who looks whether there is any. Raises SettingsError."""
+    """The shared lock that each user of a folder holds. Raises SettingsError where it cannot be opened."""
 
     def __init__(self, directory: Path) -> None:
         self._fd = open_private(directory / "users", READ_WRITE)
 
     def join(self) -> bool:
-        """Use it from now on; False while the last one is just ending it."""
-        return self._lock(fcntl.LOCK_SH)
+        """Registers this process as a user; False while the last user is ending the sandbox."""
+        return try_lock(self._fd, fcntl.LOCK_SH)
 
     def leave(self) -> bool:
-        """Use it no more; True when nobody else does, and then nobody joins before `close`."""
+        """Unregisters this process; True where no other user is left, and then none can join before `close`."""
         fcntl.flock(self._fd, fcntl.LOCK_UN)
-        return self._lock(fcntl.LOCK_EX)
+        return try_lock(self._fd)
 
     def close(self) -> None:
+        """Releases the lock; a second call does nothing."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
-    def _lock(self, kind: int) -> bool:
-        try:
-            fcntl.flock(self._fd, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
 
 log = logging.getLogger(__name__)
 
-_LOOK_S = 0.05
+_POLL_S = 0.05
 _WATCH_S = 0.5
 _REAP_S = 1.0  # from the release of its lock to the end of its process
-_FIRST_PAUSE_S, _LAST_PAUSE_S = 0.5, 15.0  # between two tries to start it again
+_FIRST_PAUSE_S, _LAST_PAUSE_S = 0.5, 15.0  # between two attempts to restart it
 _RESTART_TIMEOUT_S = 20.0
 
 
-class SharedSandbox(RunningSandbox):
+class SharedSandbox(RunningSandbox, AbstractContextManager["SharedSandbox"]):
     """A running sandbox that other consoles and commands may use as well; see `open`.
 
-    Its process may end, such as by a signal, while it is in use. That is told within seconds, and it is started again
-    on the same port; its data is on disk. `tell` is called with a message and a remedy, from another thread.
+    A thread watches its process. When that ends (by a signal, say), `notify` is called from that thread with a message
+    and a remedy, and the sandbox is restarted on the same port; its data is on disk.
     """
 
     def __init__(
         self, info: SandboxInfo, directory: Path, users: Users, process: subprocess.Popen[bytes] | None
     ) -> None:
         super().__init__(info, directory)
-        self.tell: Callable[[str, str], None] = _log
+        self.notify: Callable[[str, str], None] = _log
         self._users = users
         self._process = process
         self._closed = threading.Event()
@@ -88,7 +82,7 @@ class SharedSandbox(RunningSandbox):
 
     @classmethod
     def open(cls, directory: Path, *, timeout_s: float = 20.0) -> SharedSandbox:
-        """The sandbox on `directory`, started where none answers. Raises SandboxError, SettingsError."""
+        """The sandbox on `directory`, started where none is running. Raises SandboxError, SettingsError."""
         deadline = time.monotonic() + timeout_s
         users = Users(directory)
         try:
@@ -100,7 +94,7 @@ class SharedSandbox(RunningSandbox):
                     if not _served(directory):
                         info, process = _start_first(directory, deadline)
                         return cls(info, directory, users, process)
-                time.sleep(_LOOK_S)
+                time.sleep(_POLL_S)
         except BaseException:
             users.close()
             raise
@@ -111,73 +105,69 @@ class SharedSandbox(RunningSandbox):
         )
 
     def close(self) -> None:
-        """Use it no more; ends it where this process has started it and nobody else uses it."""
+        """Leaves the sandbox; ends its process where this process started it and no other uses it."""
         self._closed.set()
         if self._users.leave() and self._process is not None:
             end(self._process)
         self._users.close()
 
-    def __enter__(self) -> SharedSandbox:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_exception: object) -> None:
         self.close()
 
-    # The thread that watches it
+    # The watching thread
 
     def _watch(self) -> None:
         try:
             while not self._closed.wait(_WATCH_S):
                 if not _served(self.directory) and not self._closed.is_set():
-                    self._tell_end()
-                    self._bring_back()
+                    self._notify_end()
+                    self._wait_until_back()
         except OSError as error:
-            self.tell(
-                f"The embedded sandbox is not watched any more: {self.directory}: {error.strerror}.",
-                "Start the command or the console again where its requests fail.",
+            self.notify(
+                f"The embedded sandbox is no longer watched: {self.directory}: {error.strerror}.",
+                "Restart the command or the console if its requests fail.",
             )
 
-    def _tell_end(self) -> None:
+    def _notify_end(self) -> None:
         cause, hint = self._cause()
         if self.info.shared:
-            remedy = "It is started again on the same port; its data is on disk."
+            remedy = "It is restarted on the same port; its data is on disk."
         else:
-            remedy = f"Start it again: `ossconsole sandbox --dir {self.directory} --port {self.info.port}`."
-        self.tell(f"The embedded sandbox (pid {self.info.pid}) ended: {cause}.", f"{hint}{remedy}")
+            remedy = f"Restart it: `ossconsole sandbox --dir {self.directory} --port {self.info.port}`."
+        self.notify(f"The embedded sandbox (pid {self.info.pid}) ended: {cause}.", f"{hint}{remedy}")
 
     def _cause(self) -> tuple[str, str]:
-        """Why the process ended, as far as can be known, and what to look at."""
+        """Why the process ended, as far as is known, and where to look."""
+        log = f"Its log is {self.log_path}. "
         if self._process is None:
-            return "its process does not exist any more", f"Its log is {self.log_path}. "
+            return "its process no longer exists", log
         try:
             code = self._process.wait(_REAP_S)
         except subprocess.TimeoutExpired:
-            return "it does not hold its folder any more", f"Its log is {self.log_path}. "
+            return "it released its folder", log
         if code == -signal.SIGKILL:
-            return "killed by SIGKILL", "If nobody did that, memory is short: `dmesg` tells. "
+            return "killed by SIGKILL", "Perhaps the machine ran out of memory: see `dmesg`. "
         if code < 0:
-            return f"killed by {signal.Signals(-code).name}", f"Its log is {self.log_path}. "
-        return f"exit code {code}", f"Its log is {self.log_path}. "
+            return f"killed by {signal.Signals(-code).name}", log
+        return f"exit code {code}", log
 
-    def _bring_back(self) -> None:
-        """Waits until it answers again on its port, and starts it where that is for its users to do."""
-        pause_s, told = _FIRST_PAUSE_S, ""
+    def _wait_until_back(self) -> None:
+        """Waits until it answers on its port again; one that its users share is restarted."""
+        pause_s, reported = _FIRST_PAUSE_S, ""
         while not self._closed.is_set():
             try:
                 if self._is_back():
-                    self.tell(f"The embedded sandbox runs again (pid {self.info.pid}).", "")
+                    self.notify(f"The embedded sandbox is running again (pid {self.info.pid}).", "")
                     return
             except SandboxError as error:
-                if error.message != told:
-                    told = error.message
-                    self.tell(error.message, error.remedy)
+                if error.message != reported:
+                    reported = error.message
+                    self.notify(error.message, error.remedy)
             self._closed.wait(pause_s)
             pause_s = min(_LAST_PAUSE_S, pause_s * 2)
 
     def _is_back(self) -> bool:
-        """Raises SandboxError where it cannot be started, or answers somewhere else."""
+        """Raises SandboxError where it cannot be started, or answers on another port."""
         process = None
         found = _running(self.directory)
         if found is None and self.info.shared and not _served(self.directory):
@@ -187,7 +177,7 @@ class SharedSandbox(RunningSandbox):
         if found.endpoints != self.info.endpoints:
             raise SandboxError(
                 f"The embedded sandbox was started on port {found.port}, and this process uses {self.info.port}.",
-                remedy="Start this command or console again.",
+                remedy="Restart this command or console.",
             )
         self.info, self._process = found, process
         if process is not None and self._closed.is_set():
@@ -200,7 +190,7 @@ def _log(message: str, remedy: str) -> None:
 
 
 def _start_first(directory: Path, deadline: float) -> tuple[SandboxInfo, subprocess.Popen[bytes] | None]:
-    """Starts it on the port of one that was killed, where it can, as others may still use that. See `_start`."""
+    """Starts it, where possible on the port of one that was killed, which others may still use. See `_start`."""
     try:
         port = SandboxInfo.decode((directory / INFO_NAME).read_bytes()).port
         return _start(directory, port, deadline)
@@ -209,17 +199,17 @@ def _start_first(directory: Path, deadline: float) -> tuple[SandboxInfo, subproc
 
 
 def _start(directory: Path, port: int, deadline: float) -> tuple[SandboxInfo, subprocess.Popen[bytes] | None]:
-    """Its address and its process, which is None where another process was faster. Raises SandboxError."""
+    """Its address, and its process: None where another process started it first. Raises SandboxError."""
     try:
         process, info = spawn(directory, ["--port", str(port), "--until-unused"], deadline - time.monotonic())
     except SandboxError:
-        # Two may start at once; the folder's lock lets one of them through.
+        # Two processes may start one simultaneously; the folder's lock admits one.
         if not _served(directory):
             raise
         while (found := _running(directory)) is None:
             if time.monotonic() > deadline:
                 raise
-            time.sleep(_LOOK_S)
+            time.sleep(_POLL_S)
         return found, None
     return info, process
 
@@ -240,9 +230,6 @@ def _served(directory: Path) -> bool:
     """Whether a sandbox holds the folder."""
     descriptor = open_private(directory / LOCK_NAME, READ_WRITE)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not try_lock(descriptor, fcntl.LOCK_SH)
     finally:
         os.close(descriptor)
-    return False

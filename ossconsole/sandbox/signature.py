@@ -11,10 +11,9 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 
-from ossconsole.sandbox.errors import OssError, invalid_argument
 from ossconsole.sandbox.keys import AccessKey, KeyRing
-from ossconsole.sandbox.request import Incoming, Target, encode_path, encode_query
-from ossconsole.sandbox.xml import iso_time
+from ossconsole.sandbox.replies import OssError, invalid_argument, iso_time
+from ossconsole.sandbox.request import IncomingRequest, Resource, encode_path, encode_query
 
 ALGORITHM = "OSS4-HMAC-SHA256"
 MAX_SKEW_S = 900
@@ -33,7 +32,7 @@ _V1_SIGNED = frozenset(_V1_SIGNED_NAMES.split())
 
 @dataclass(frozen=True)
 class _Claim:
-    """Who says to have signed what; times in Unix seconds, `expires` None for a header signature."""
+    """The signature as the request states it; times in Unix seconds, `expires` None for a header signature."""
 
     access_key_id: str
     signature: str
@@ -47,9 +46,9 @@ class _Claim:
 
 @dataclass(frozen=True)
 class Caller:
-    """The result of a check: what the request is about and whose key signed it (None: nobody's)."""
+    """The result of a check: the resource and the key that signed the request (None: anonymous)."""
 
-    target: Target
+    target: Resource
     key: AccessKey | None
 
 
@@ -60,22 +59,22 @@ class Verifier:
         self._keys = keys
         self._region = region
 
-    def check(self, request: Incoming, readings: Sequence[Target], now: float) -> Caller:
-        """Who called, and which reading the signature confirms. Raises OssError as the service would."""
+    def check(self, request: IncomingRequest, candidates: Sequence[Resource], now: float) -> Caller:
+        """The caller, and the resource that the signature confirms. Raises OssError as the service would."""
         authorization = request.headers.get("authorization", "")
         if authorization.startswith(ALGORITHM):
-            return self._check_v4(request, readings, _header_claim_v4(request, authorization), now)
+            return self._check_v4(request, candidates, _header_claim_v4(request, authorization), now)
         if request.query.get("x-oss-signature-version") == ALGORITHM:
-            return self._check_v4(request, readings, _presigned_claim_v4(request), now)
+            return self._check_v4(request, candidates, _presigned_claim_v4(request), now)
         if authorization.startswith("OSS "):
-            return self._check_v1(request, readings, _header_claim_v1(request, authorization), now)
+            return self._check_v1(request, candidates, _header_claim_v1(request, authorization), now)
         if "OSSAccessKeyId" in request.query:
-            return self._check_v1(request, readings, _presigned_claim_v1(request), now)
+            return self._check_v1(request, candidates, _presigned_claim_v1(request), now)
         if authorization:
             raise invalid_argument("The authorization header is not in a known form.", "Authorization", "")
-        return Caller(readings[0], None)
+        return Caller(candidates[0], None)
 
-    def _check_v4(self, request: Incoming, readings: Sequence[Target], claim: _Claim, now: float) -> Caller:
+    def _check_v4(self, request: IncomingRequest, candidates: Sequence[Resource], claim: _Claim, now: float) -> Caller:
         key = self._key(claim, now)
         _check_time(claim, now)
         date, region, product, *_ = claim.scope.split("/")
@@ -89,21 +88,21 @@ class Verifier:
         signing_key = _signing_key(key.secret.reveal(), date, region, product)
         head, tail = request.method, _canonical_tail(request, claim.additional)
         to_sign = ""
-        for target in readings:
-            canonical = f"{head}\n{encode_path(target.resource)}\n{tail}".encode("utf-8", "surrogateescape")
+        for target in candidates:
+            canonical = f"{head}\n{encode_path(target.canonical)}\n{tail}".encode("utf-8", "surrogateescape")
             to_sign = f"{ALGORITHM}\n{claim.date}\n{claim.scope}\n{hashlib.sha256(canonical).hexdigest()}"
             found = hmac.digest(signing_key, to_sign.encode(), "sha256").hex()
             if hmac.compare_digest(found.encode(), claim.signature.encode("utf-8", "replace")):
                 return Caller(target, key)
         raise _mismatch(claim, to_sign)
 
-    def _check_v1(self, request: Incoming, readings: Sequence[Target], claim: _Claim, now: float) -> Caller:
+    def _check_v1(self, request: IncomingRequest, candidates: Sequence[Resource], claim: _Claim, now: float) -> Caller:
         key = self._key(claim, now)
         _check_time(claim, now)
         head, query = _head_v1(request, claim), _subresources_v1(request)
         to_sign = ""
-        for target in readings:
-            to_sign = f"{head}{target.resource}{query}"
+        for target in candidates:
+            to_sign = f"{head}{target.canonical}{query}"
             raw = to_sign.encode("utf-8", "surrogateescape")
             found = base64.b64encode(hmac.digest(key.secret.reveal().encode(), raw, "sha1"))
             if hmac.compare_digest(found, claim.signature.encode("utf-8", "replace")):
@@ -122,12 +121,8 @@ class Verifier:
 
 
 def _mismatch(claim: _Claim, to_sign: str) -> OssError:
-    fields = {
-        "OSSAccessKeyId": claim.access_key_id,
-        "SignatureProvided": claim.signature,
-        "StringToSign": to_sign,
-    }
-    return OssError("SignatureDoesNotMatch", fields=fields)
+    provided = {"OSSAccessKeyId": claim.access_key_id, "SignatureProvided": claim.signature}
+    return OssError("SignatureDoesNotMatch", fields={**provided, "StringToSign": to_sign})
 
 
 def _check_time(claim: _Claim, now: float) -> None:
@@ -145,11 +140,11 @@ def _check_time(claim: _Claim, now: float) -> None:
         raise OssError("RequestTimeTooSkewed", fields=fields)
 
 
-def _header_claim_v4(request: Incoming, authorization: str) -> _Claim:
+def _header_claim_v4(request: IncomingRequest, authorization: str) -> _Claim:
     parts = (part.strip().partition("=") for part in authorization[len(ALGORITHM) :].split(","))
     fields = {name: value for name, _, value in parts}
     if "Credential" not in fields or "Signature" not in fields:
-        raise invalid_argument("The authorization header misses a field.", "Authorization", "", ec="0002-00000202")
+        raise invalid_argument("The authorization header lacks a field.", "Authorization", "", ec="0002-00000202")
     return _claim_v4(
         credential=fields["Credential"],
         signature=fields["Signature"],
@@ -159,11 +154,11 @@ def _header_claim_v4(request: Incoming, authorization: str) -> _Claim:
     )
 
 
-def _presigned_claim_v4(request: Incoming) -> _Claim:
+def _presigned_claim_v4(request: IncomingRequest) -> _Claim:
     query = request.query
     missing = [name for name in ("credential", "signature", "date", "expires") if f"x-oss-{name}" not in query]
     if missing:
-        raise invalid_argument("The URL misses a parameter.", f"x-oss-{missing[0]}", "", ec="0002-00000202")
+        raise invalid_argument("The URL lacks a parameter.", f"x-oss-{missing[0]}", "", ec="0002-00000202")
     seconds = query["x-oss-expires"]
     if not seconds.isdecimal() or not 1 <= int(seconds) <= _MAX_PRESIGN_S:
         raise invalid_argument("x-oss-expires must be 1 to 604800.", "x-oss-expires", seconds)
@@ -201,7 +196,7 @@ def _parse_date(date: str) -> float:
     return datetime.strptime(date, "%Y%m%dT%H%M%SZ").replace(tzinfo=timezone.utc).timestamp()
 
 
-def _header_claim_v1(request: Incoming, authorization: str) -> _Claim:
+def _header_claim_v1(request: IncomingRequest, authorization: str) -> _Claim:
     access_key_id, _, signature = authorization[4:].strip().partition(":")
     date = request.headers.get("x-oss-date") or request.headers.get("date", "")
     try:
@@ -211,17 +206,17 @@ def _header_claim_v1(request: Incoming, authorization: str) -> _Claim:
     return _Claim(access_key_id, signature, signed_at, None, request.headers.get("x-oss-security-token", ""), date)
 
 
-def _presigned_claim_v1(request: Incoming) -> _Claim:
+def _presigned_claim_v1(request: IncomingRequest) -> _Claim:
     query = request.query
     expires = query.get("Expires", "")
     if not expires.isdecimal() or "Signature" not in query:
-        raise invalid_argument("The URL misses a parameter.", "Expires", expires, ec="0002-00000202")
+        raise invalid_argument("The URL lacks a parameter.", "Expires", expires, ec="0002-00000202")
     end = float(expires)
     return _Claim(query["OSSAccessKeyId"], query["Signature"], 0.0, end, query.get("security-token", ""), expires)
 
 
-def _canonical_tail(request: Incoming, additional: str) -> str:
-    """What follows the URI in the canonical request of version 4."""
+def _canonical_tail(request: IncomingRequest, additional: str) -> str:
+    """The part of version 4's canonical request after the URI."""
     extra = frozenset(additional.lower().split(";")) if additional else frozenset()
     signed = sorted(
         (name, value)
@@ -242,7 +237,7 @@ def _signing_key(secret: str, date: str, region: str, product: str) -> bytes:
     return key
 
 
-def _head_v1(request: Incoming, claim: _Claim) -> str:
+def _head_v1(request: IncomingRequest, claim: _Claim) -> str:
     headers = request.headers
     signed = sorted((name, value) for name, value in headers.items() if name.startswith("x-oss-"))
     lines = [f"{name}:{value.strip()}\n" for name, value in signed]
@@ -250,6 +245,6 @@ def _head_v1(request: Incoming, claim: _Claim) -> str:
     return f"{request.method}\n{md5}\n{kind}\n{claim.date}\n{''.join(lines)}"
 
 
-def _subresources_v1(request: Incoming) -> str:
+def _subresources_v1(request: IncomingRequest) -> str:
     signed = sorted((name, value) for name, value in request.query.items() if name in _V1_SIGNED)
     return ("?" + "&".join(f"{name}={value}" if value else name for name, value in signed)) if signed else ""

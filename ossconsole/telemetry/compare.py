@@ -115,6 +115,7 @@ class Estimate(msgspec.Struct, frozen=True):
 
     @property
     def decision(self) -> Decision:
+        """Which endpoint is faster: decided where the interval excludes 1, or lies within TARGET of it."""
         if self.low > 1:
             return Decision.ACCELERATED
         if self.high < 1:
@@ -193,6 +194,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def decision(self) -> Decision:
+        """The estimate's decision; NONE before the first estimate."""
         return self.estimate.decision if self.estimate is not None else Decision.NONE
 
     @property

@@ -1,24 +1,26 @@
-"""What a run reports: one JSON object per line, the same in `train --json`, the run record, replay and export.
+"""The events of a run: one JSON object per line, the same in `train --json`, the run record, replay and export.
 
 Units: `time` is Unix seconds, every `*_s` and `seconds` is wall-clock seconds, `bytes` are bytes read from or written
 to the bucket, `top1`/`top5` are fractions of 1. A float that may diverge is `float | None`: JSON has no NaN, so a
 non-finite value is written as null and read back as None (a gap in a chart).
+
+`to_log_line` gives the text of each event for the event log.
 """
 
 from __future__ import annotations
 
-import enum
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
 from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.text import StrEnum, counted, safe_text
 from ossconsole.telemetry.compare import ComparisonReport
-from ossconsole.telemetry.samples import GpuSample, HostSample
+from ossconsole.telemetry.host import GpuSample, HostSample
 
 
-class RunState(str, enum.Enum):
-    """Where a run stands; the last three are final."""
+class RunState(StrEnum):
+    """The state of a run; the last three are final."""
 
     STARTING = "starting"
     RUNNING = "running"
@@ -31,10 +33,8 @@ class RunState(str, enum.Enum):
 
     @property
     def final(self) -> bool:
+        """Whether the run has ended."""
         return self in {RunState.FINISHED, RunState.STOPPED, RunState.FAILED}
-
-    def __str__(self) -> str:
-        return self.value
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
@@ -44,8 +44,8 @@ class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
 class Run(_Event, frozen=True, kw_only=True, tag="run"):
     """The first line of every record: which run, by which program, with which settings (never a secret).
 
-    `epochs` and `steps_per_epoch` are 0 where not known at the start; `pid` and `host` (`socket.gethostname()`)
-    tell whether it still lives. `world` is how many processes train together; with a restart comes another of these.
+    `epochs` and `steps_per_epoch` are 0 where unknown at the start; `pid` and `host` (`socket.gethostname()`) identify
+    its process. `world` is the number of processes that train together; a restart writes this event again.
     `stored_as` is "objects" (one for each sample) or "shards"; `versions` are those of the libraries that read.
     """
 
@@ -70,14 +70,14 @@ class Step(_Event, frozen=True, kw_only=True, tag="step"):
     """One training step.
 
     `step` counts from 1 over the whole run, `epoch` from 1. `samples` and `bytes` are this batch's, of all processes
-    that train together, and so is the loss; `endpoint` is the one this batch was read from. `step_time_s` is end to
-    end, from the moment the previous step ended: the wait (`data_wait_s`), the copy to the device (`copy_s`), the
-    compute (`compute_s`) and the rest that a GPU was idle for (`host_s`) add up to it. `host_late` tells that the GPU
-    had done its work before the next was all handed to it. `fetch_s` is how long the reader process took for this
-    batch. `single_s` is how long one sample took that was read alone from the same endpoint, about when this batch was
-    asked for; null where none was, which is so for most batches. `samples_per_s` is the rate the run reports (smoothed
-    by the engine). `queued` is how many batches after this one were there already; `readers_idle` tells that no more
-    may be read ahead, and a reader process had nothing to do: the endpoint keeps up.
+    that train together, and so is the loss; `endpoint` is the one this batch was read from. `step_time_s` runs from the
+    end of the previous step; it is the sum of the wait (`data_wait_s`), the copy to the device (`copy_s`), the compute
+    (`compute_s`) and the remaining time in which a GPU was idle (`host_s`). `host_late` is True where the GPU finished
+    before the host had queued all of its next work. `fetch_s` is how long the reader process took for this batch.
+    `single_s` is the time of one sample that was read alone from the same endpoint, about when this batch was
+    requested; null for most batches. `samples_per_s` is the rate that the run reports (smoothed by the engine).
+    `queued` batches after this one were prefetched already; `readers_idle` is True where the prefetch limit was reached
+    and a reader process was idle: the endpoint keeps up.
     """
 
     step: int
@@ -108,7 +108,7 @@ class Step(_Event, frozen=True, kw_only=True, tag="step"):
 
 
 class Epoch(_Event, frozen=True, kw_only=True, tag="epoch"):
-    """An epoch ended and was validated; the validation figures are None where there is no validation set."""
+    """An epoch ended and was validated; the validation metrics are None without a validation set."""
 
     epoch: int
     train_loss: float | None
@@ -122,7 +122,7 @@ class Epoch(_Event, frozen=True, kw_only=True, tag="epoch"):
 
 
 class Switch(_Event, frozen=True, kw_only=True, tag="switch"):
-    """Batches asked for from now on come from `endpoint`; `step` is the last one done when it was asked."""
+    """Batches requested from now on are read from `endpoint`; `step` is the last one completed before the request."""
 
     endpoint: EndpointKind
     reason: str
@@ -130,7 +130,7 @@ class Switch(_Event, frozen=True, kw_only=True, tag="switch"):
 
 
 class Saving(_Event, frozen=True, kw_only=True, tag="saving"):
-    """A checkpoint on its way: `written` of `bytes` were handed to OSS. `over` where it ended without a checkpoint."""
+    """A checkpoint upload in progress: `written` of `bytes` were sent. `over` where it ended without a checkpoint."""
 
     key: str
     bytes: int
@@ -141,7 +141,7 @@ class Saving(_Event, frozen=True, kw_only=True, tag="saving"):
 class Checkpoint(_Event, frozen=True, kw_only=True, tag="checkpoint"):
     """A checkpoint was written under its unique `key`, verified, and copied to `stable_key`.
 
-    `best_key` is where it was copied to as well for having the run's highest top-1 so far, "" when it has not.
+    `best_key` is its second copy where it has the run's highest top-1 so far, else "".
     """
 
     key: str
@@ -162,7 +162,7 @@ class InfoEvent(_Event, frozen=True, kw_only=True, tag="info"):
 
 
 class WarningEvent(_Event, frozen=True, kw_only=True, tag="warning"):
-    """The run goes on: a retry, a skipped sample, a slow endpoint."""
+    """A problem that does not end the run: a retry, a skipped sample, a slow endpoint."""
 
     message: str
     remedy: str = ""
@@ -170,7 +170,7 @@ class WarningEvent(_Event, frozen=True, kw_only=True, tag="warning"):
 
 
 class ErrorEvent(_Event, frozen=True, kw_only=True, tag="error"):
-    """Something failed; a State event says whether the run ended over it."""
+    """Something failed; a State event follows where it ended the run."""
 
     message: str
     remedy: str = ""
@@ -178,7 +178,7 @@ class ErrorEvent(_Event, frozen=True, kw_only=True, tag="error"):
 
 
 class AcceleratorSize(_Event, frozen=True, kw_only=True, tag="accelerator"):
-    """The size that was bought of the bucket's accelerator, and what that gives at most by its documentation."""
+    """The quota of the bucket's accelerator, and the peak rate that its documentation gives for it."""
 
     quota_gb: int
     peak_bytes_per_s: float
@@ -192,7 +192,7 @@ class State(_Event, frozen=True, kw_only=True, tag="state"):
 
 
 class Telemetry(_Event, frozen=True, kw_only=True, tag="telemetry"):
-    """GPUs and host as the sampler saw them, so that a replay shows them too."""
+    """A sample of GPUs and host, so that a replay shows them too."""
 
     gpus: tuple[GpuSample, ...] = ()
     host: HostSample | None = None
@@ -202,8 +202,8 @@ class Telemetry(_Event, frozen=True, kw_only=True, tag="telemetry"):
 class EndpointSummary(msgspec.Struct, frozen=True, kw_only=True):
     """What one endpoint delivered over the run.
 
-    `steps`, `samples` and `bytes` are all that came through it. The rate and the wait are those of its settled steps;
-    where these were too few they are null, and `reason` says so.
+    `steps`, `samples` and `bytes` are totals. The rate and the wait are those of its settled steps; where these were
+    too few they are null, and `reason` says so.
     """
 
     steps: int
@@ -215,7 +215,7 @@ class EndpointSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Compared(_Event, frozen=True, kw_only=True, tag="comparison"):
-    """The endpoints were compared: another look at the pairs of visits."""
+    """A new result of the comparison of the endpoints."""
 
     comparison: ComparisonReport
     step: int = 0
@@ -224,8 +224,9 @@ class Compared(_Event, frozen=True, kw_only=True, tag="comparison"):
 class Summary(_Event, frozen=True, kw_only=True, tag="summary"):
     """The last line of every record of a run that ended in an orderly way.
 
-    `samples_per_s` is the mean over the steps after the warm-up, `wait_fraction` their share of waiting; where they
-    were too few both are null, and `reason` says so. `comparison` is null where the run used one endpoint only.
+    `samples_per_s` is the mean over the steps after the warm-up, `wait_fraction` the share of their time spent waiting
+    for data; where they were too few both are null, and `reason` says so. `comparison` is null where the run used one
+    endpoint only.
     """
 
     run: str
@@ -277,5 +278,89 @@ def encode(event: Event) -> bytes:
 
 
 def decode(line: bytes | str) -> Event:
-    """The event of one line. Raises msgspec.DecodeError (also ValidationError) where it is none."""
+    """The event of one line. Raises msgspec.DecodeError (also ValidationError) for a line that is not an event."""
     return _decoder.decode(line)
+
+
+Level = Literal["info", "good", "switch", "warning", "error"]
+
+
+class LogLine(msgspec.Struct, frozen=True):
+    """One line of the event log. `time` is Unix seconds; `endpoint` is set for a line about one."""
+
+    time: float
+    level: Level
+    text: str
+    endpoint: EndpointKind | None = None
+
+
+def to_log_line(event: Event) -> LogLine | None:
+    """The line for an event; None for those that come too often or say nothing new.
+
+    The text is safe for a terminal: a record may have been written by another program.
+    """
+    endpoint: EndpointKind | None = None
+    level: Level = "info"
+    match event:
+        case Run():
+            text = f"run {event.run} starts"
+        case State(state=RunState.PAUSED):
+            text = "paused"
+        case State(state=RunState.STOPPING):
+            text = "stopping: a checkpoint is written first"
+        case Switch():
+            level, endpoint = "switch", event.endpoint
+            text = f"switched to {event.endpoint}{f' ({event.reason})' if event.reason else ''}"
+        case Epoch():
+            level, text = "good", _epoch_text(event)
+        case Checkpoint():
+            level, text = "good", f"checkpoint {event.key}: {megabytes(event.bytes)} in {event.seconds:.1f} s"
+        case InfoEvent():
+            text = event.message
+        case WarningEvent():
+            level, text = "warning", f"{event.message} {event.remedy}".strip()
+        case ErrorEvent():
+            level, text = "error", f"{event.message} {event.remedy}".strip()
+        case Compared():
+            level = "good"
+            text = f"A/B after {counted(event.comparison.pairs, 'pair')}: {event.comparison.words}"
+        case Summary():
+            level, text = "good", _summary_text(event)
+        case _:
+            return None
+    return LogLine(event.time, level, safe_text(text), endpoint)
+
+
+def _epoch_text(event: Epoch) -> str:
+    parts = [f"train loss {number(event.train_loss)}"]
+    if event.val_loss is not None:
+        parts.append(f"val loss {number(event.val_loss)}")
+    if event.top1 is not None:
+        parts.append(f"top-1 {percent(event.top1)}")
+    if event.top5 is not None:
+        parts.append(f"top-5 {percent(event.top5)}")
+    return f"epoch {event.epoch} in {event.seconds:.1f} s: {', '.join(parts)}"
+
+
+def _summary_text(event: Summary) -> str:
+    words = f"{event.state}: {counted(event.epochs, 'epoch')}, {counted(event.steps, 'step')} in {event.seconds:.0f} s"
+    if event.samples_per_s is None or event.wait_fraction is None:
+        return f"{words}, {event.reason} for a rate" if event.reason else words
+    rate = counted(f"{event.samples_per_s:.0f}", "sample/s", "samples/s")
+    words += f", {rate}, data wait {percent(event.wait_fraction)}"
+    return f"{words}, A/B {event.comparison.words}" if event.comparison is not None else words
+
+
+def number(value: float | None) -> str:
+    """A loss with three decimals; "n/a" where it is unknown or diverged."""
+    return "n/a" if value is None else f"{value:.3f}"
+
+
+def percent(fraction: float) -> str:
+    """A fraction of 1 in percent, with one decimal below 10 %."""
+    return f"{fraction * 100:.0f} %" if fraction >= 0.0995 or fraction == 0 else f"{fraction * 100:.1f} %"
+
+
+def megabytes(count: int) -> str:
+    """A number of bytes in MB (10**6)."""
+    return f"{count / 1e6:.1f} MB"

@@ -30,9 +30,9 @@ _EPOCH_SCALARS = {"epoch/train_loss": "train_loss", "val/loss": "val_loss", "val
 
 
 def export_csv(record: Path, steps: Path) -> Sequence[Path]:
-    """One row per step into `steps`, one row per epoch into `<name>-epochs.csv` beside it; the paths written.
+    """Writes one row per step into `steps`, one row per epoch into `<name>-epochs.csv` beside it; returns the paths.
 
-    A value that is not known (a diverged loss) is an empty field. Raises ConsoleError.
+    An unknown value (a diverged loss) is an empty field. Raises ConsoleError.
     """
     epochs = steps.with_name(f"{steps.stem}-epochs{steps.suffix}")
     for path, kind, columns in ((steps, events.Step, STEP_COLUMNS), (epochs, events.Epoch, EPOCH_COLUMNS)):
@@ -42,7 +42,7 @@ def export_csv(record: Path, steps: Path) -> Sequence[Path]:
 
 
 def write_csv(rows: Iterable[Event], columns: Sequence[str], file: TextIO) -> None:
-    """A header, then one row per event."""
+    """Writes a header, then one row per event."""
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(columns)
     for event in rows:
@@ -50,7 +50,7 @@ def write_csv(rows: Iterable[Event], columns: Sequence[str], file: TextIO) -> No
 
 
 def export_json(record: Path, target: Path) -> Path:
-    """The whole record as one JSON array, an object per event. Raises ConsoleError."""
+    """Writes the whole record as one JSON array, an object per event. Raises ConsoleError."""
     with _whole(target) as file:
         separator = "["
         for event in read_events(record):
@@ -61,7 +61,7 @@ def export_json(record: Path, target: Path) -> Path:
 
 
 def export_tensorboard(record: Path, folder: Path) -> Path:
-    """Scalars by step, with the times of the run, as a TensorBoard event file in `folder`.
+    """Writes scalars by step, with the times of the run, as a TensorBoard event file in `folder`.
 
     Raises ConsoleError, also where the package is not installed.
     """
@@ -83,7 +83,7 @@ def export_tensorboard(record: Path, folder: Path) -> Path:
 
 
 def _write_scalars(rows: Iterable[Event], add: Callable[..., Any]) -> None:
-    """What the machine did counts for the step before."""
+    """Telemetry has no step of its own: it counts for the step before."""
     step = 0
     for event in rows:
         if isinstance(event, events.Step | events.Epoch):
@@ -108,7 +108,7 @@ def _scalars(event: Event) -> Iterator[tuple[str, float | None]]:
 
 @contextlib.contextmanager
 def _whole(target: Path) -> Iterator[TextIO]:
-    """A file that takes its name only when it is complete."""
+    """A file that is renamed to `target` when it is complete. Raises ConsoleError."""
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         with part.open("w", encoding="utf-8", newline="") as file:
@@ -121,4 +121,4 @@ def _whole(target: Path) -> Iterator[TextIO]:
 
 
 def _unwritable(target: Path, error: OSError) -> ConsoleError:
-    return ConsoleError(f"{target} cannot be written: {error.strerror}.", remedy="Give another place with --output.")
+    return ConsoleError(f"{target} cannot be written: {error.strerror}.", remedy="Give another path with --output.")

@@ -1,4 +1,4 @@
-"""GPU readings and the driver's versions, through NVML; the only importer of pynvml (the module of nvidia-ml-py)."""
+"""GPU metrics and the driver's versions, through NVML; the only importer of pynvml (the module of nvidia-ml-py)."""
 
 from __future__ import annotations
 
@@ -8,39 +8,39 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from ossconsole.telemetry.samples import GpuSample, GpuSnapshot
+from ossconsole.telemetry.host import GpuSample, GpuSnapshot
 
 T = TypeVar("T")
 
-# Bits of nvmlClocksEventReasons (nvml.h) in words; the idle bit is left out: an idle GPU is not held back.
+# Bits of nvmlClocksEventReasons (nvml.h) in words; the idle bit is left out: an idle GPU is not throttled.
 _THROTTLE_WORDS = {
-    "nvmlClocksThrottleReasonApplicationsClocksSetting": "clocks set by hand",
+    "nvmlClocksThrottleReasonApplicationsClocksSetting": "application clocks",
     "nvmlClocksThrottleReasonSwPowerCap": "power cap",
     "nvmlClocksThrottleReasonHwSlowdown": "hardware slowdown",
     "nvmlClocksThrottleReasonSyncBoost": "sync boost",
-    "nvmlClocksThrottleReasonSwThermalSlowdown": "too warm",
-    "nvmlClocksThrottleReasonHwThermalSlowdown": "too hot",
+    "nvmlClocksThrottleReasonSwThermalSlowdown": "thermal (software)",
+    "nvmlClocksThrottleReasonHwThermalSlowdown": "thermal (hardware)",
     "nvmlClocksThrottleReasonHwPowerBrakeSlowdown": "power brake",
     "nvmlClocksThrottleReasonDisplayClockSetting": "display clocks",
 }
 _NO_GPU = "No GPU on this machine (the NVIDIA driver lists none); the run uses the CPU."
-_MIG_INSTANCE = "MIG is on: NVML tells no utilization for an instance."
-_MIG_EMPTY = "MIG is on, and this user sees no instance of this GPU."
+_MIG_INSTANCE = "MIG is on: NVML reports no utilization for an instance."
+_MIG_EMPTY = "MIG is on, and no instance of this GPU is visible to this user."
 
 
 class GpuReader:
-    """Reads every GPU. `open` first; neither `open` nor `read` ever raises over what NVML does.
+    """Reads every GPU. Call `open` first; neither `open` nor `read` raises for an error of NVML.
 
     `nvml` replaces the pynvml module (tests).
     """
 
     def __init__(self, nvml: Any = None) -> None:
         self._nvml: Any = nvml
-        self._problem = "The GPUs were not looked for yet."
+        self._problem = "The GPU reader is not open yet."
         self._opened = False
 
     def open(self) -> None:
-        """Load NVML. Where that fails, every later snapshot says why."""
+        """Loads NVML. Where that fails, every later snapshot gives the reason."""
         try:
             if self._nvml is None:
                 import pynvml
@@ -48,7 +48,7 @@ class GpuReader:
                 self._nvml = pynvml
             self._nvml.nvmlInit()
         except ImportError as error:
-            self._problem = f"GPU figures need nvidia-ml-py, which does not load ({error})."
+            self._problem = f"GPU metrics need nvidia-ml-py, which cannot be imported ({error})."
         except self._nvml.NVMLError as error:
             self._problem = self._init_problem(error)
         else:
@@ -56,7 +56,7 @@ class GpuReader:
             self._problem = ""
 
     def close(self) -> None:
-        """Let go of NVML; later snapshots are empty."""
+        """Shuts NVML down; later snapshots are empty."""
         if not self._opened:
             return
         self._opened = False
@@ -67,7 +67,7 @@ class GpuReader:
             self._problem = f"NVML did not close: {error}."
 
     def read(self, pids: Collection[int] = ()) -> GpuSnapshot:
-        """One look at every GPU; `pids` are our own processes, this one when empty."""
+        """A snapshot of every GPU; `pids` are our own processes, this one when empty."""
         if not self._opened:
             return GpuSnapshot(problem=self._problem)
         try:
@@ -112,7 +112,7 @@ class GpuReader:
         )
 
     def _mig_samples(self, whole: GpuSample, handle: Any, own: frozenset[int]) -> list[GpuSample]:
-        """One sample per MIG instance; NVML tells power, clocks and temperature for the whole GPU only."""
+        """One sample per MIG instance; NVML reports power, clocks and temperature for the whole GPU only."""
         nvml = self._nvml
         found = []
         for slot in range(self._ask(nvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0):
@@ -120,24 +120,18 @@ class GpuReader:
             if instance is None:
                 continue
             memory = self._ask(nvml.nvmlDeviceGetMemoryInfo, instance)
-            found.append(
-                GpuSample(
-                    index=whole.index,
-                    mig=slot,
-                    name=_text(self._ask(nvml.nvmlDeviceGetName, instance)) or whole.name,
-                    uuid=_text(self._ask(nvml.nvmlDeviceGetUUID, instance)),
-                    memory_used=None if memory is None else int(memory.used),
-                    memory_total=None if memory is None else int(memory.total),
-                    own_memory_used=self._own_memory(instance, own),
-                    power=whole.power,
-                    power_limit=whole.power_limit,
-                    temperature=whole.temperature,
-                    sm_clock=whole.sm_clock,
-                    memory_clock=whole.memory_clock,
-                    throttle=whole.throttle,
-                    problem=_MIG_INSTANCE,
-                )
+            sample = msgspec.structs.replace(
+                whole,
+                mig=slot,
+                name=_text(self._ask(nvml.nvmlDeviceGetName, instance)) or whole.name,
+                uuid=_text(self._ask(nvml.nvmlDeviceGetUUID, instance)),
+                utilization=None,
+                memory_used=None if memory is None else int(memory.used),
+                memory_total=None if memory is None else int(memory.total),
+                own_memory_used=self._own_memory(instance, own),
+                problem=_MIG_INSTANCE,
             )
+            found.append(sample)
         return found
 
     def _own_memory(self, handle: Any, own: frozenset[int]) -> int | None:
@@ -152,7 +146,7 @@ class GpuReader:
         return tuple(word for name, word in _THROTTLE_WORDS.items() if bits & getattr(self._nvml, name))
 
     def _ask(self, call: Callable[..., T], *arguments: Any) -> T | None:
-        """What `call` gives, None where this GPU or driver does not tell. Raises when the GPU itself is gone."""
+        """The result of `call`, None where this GPU or driver does not support it. Raises where the GPU is lost."""
         try:
             return call(*arguments)
         except self._nvml.NVMLError as error:
@@ -181,7 +175,7 @@ class GpuReader:
             nvml.NVML_ERROR_LIBRARY_NOT_FOUND: "No NVIDIA driver on this machine (libnvidia-ml.so.1 not found); "
             "the run uses the CPU.",
             nvml.NVML_ERROR_DRIVER_NOT_LOADED: "The NVIDIA driver is installed but not loaded; the run uses the CPU.",
-            nvml.NVML_ERROR_NO_PERMISSION: "This user may not read the GPUs (NVML: no permission); ask for access to "
+            nvml.NVML_ERROR_NO_PERMISSION: "This user may not read the GPUs (NVML: no permission); request access to "
             "/dev/nvidiactl.",
             nvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: "The NVIDIA driver was updated under the running kernel module "
             "(NVML: version mismatch); restart the machine.",
@@ -193,7 +187,7 @@ class GpuReader:
 
 
 class GpuProcess(msgspec.Struct, frozen=True):
-    """A process that holds memory of a GPU; `name` is "another container" where this one cannot see it."""
+    """A process that uses memory of a GPU, in bytes; `name` is "another container" for one outside this container."""
 
     pid: int
     name: str
@@ -201,21 +195,19 @@ class GpuProcess(msgspec.Struct, frozen=True):
 
 
 def memory_of_others(uuid: str, nvml: Any = None) -> tuple[GpuProcess, ...]:
-    """The other processes that hold memory of this GPU, the largest first; none where NVML does not say."""
+    """The other processes that use memory of this GPU, the largest first; empty where NVML does not report them."""
     if nvml is None:
         import pynvml
 
         nvml = pynvml
     try:
         nvml.nvmlInit()
+        try:
+            running = nvml.nvmlDeviceGetComputeRunningProcesses(nvml.nvmlDeviceGetHandleByUUID(uuid))
+        finally:
+            nvml.nvmlShutdown()
     except nvml.NVMLError:
         return ()
-    try:
-        running = nvml.nvmlDeviceGetComputeRunningProcesses(nvml.nvmlDeviceGetHandleByUUID(uuid))
-    except nvml.NVMLError:
-        return ()
-    finally:
-        nvml.nvmlShutdown()
     others = [
         GpuProcess(process.pid, _process_name(process.pid), int(process.usedGpuMemory))
         for process in running
@@ -234,7 +226,7 @@ def _process_name(pid: int) -> str:
 
 
 def _text(value: str | bytes | None) -> str | None:
-    """NVML's texts are bytes in some versions of the binding."""
+    """NVML's texts are bytes in some versions of pynvml."""
     return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
@@ -246,18 +238,16 @@ class Driver(msgspec.Struct, frozen=True):
 
 
 def read_driver() -> Driver | None:
-    """None where there is no working driver."""
+    """The driver's versions; None without a working driver."""
     import pynvml
 
     try:
         pynvml.nvmlInit()
+        try:
+            version = _text(pynvml.nvmlSystemGetDriverVersion())
+            cuda = int(pynvml.nvmlSystemGetCudaDriverVersion_v2())  # 1000 x major + 10 x minor
+        finally:
+            pynvml.nvmlShutdown()
     except pynvml.NVMLError:
         return None
-    try:
-        version = pynvml.nvmlSystemGetDriverVersion()
-        cuda = int(pynvml.nvmlSystemGetCudaDriverVersion_v2())  # 1000 x major + 10 x minor
-        return Driver(version.decode() if isinstance(version, bytes) else version, (cuda // 1000, cuda % 1000 // 10))
-    except pynvml.NVMLError:
-        return None
-    finally:
-        pynvml.nvmlShutdown()
+    return Driver(version or "", (cuda // 1000, cuda % 1000 // 10))

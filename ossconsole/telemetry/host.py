@@ -1,6 +1,7 @@
-"""Host readings through psutil (CPU, memory, network, our own share), and the limits of this process's container.
+"""Metrics of the host through psutil (CPU, memory, network, our own share), and the limits of our container.
 
-The limits are those of its control groups, v2 or v1.
+Also the types of all metrics, of host and GPUs. None means that the machine does not report a value. Units: percent 0
+to 100, bytes, bytes/s, watts, degrees Celsius, MHz. The limits are those of control groups, v2 or v1.
 """
 
 from __future__ import annotations
@@ -13,9 +14,61 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import psutil
 
-from ossconsole.telemetry.samples import HostSample
+
+class GpuSample(msgspec.Struct, frozen=True, kw_only=True):
+    """One GPU, or one MIG instance of it (`mig` is its number; power, clocks and temperature are the whole GPU's).
+
+    `problem` is the reason where metrics are missing; `throttle` names the reasons for lowered clocks;
+    `own_memory_used` is the memory of our own processes, None where NVML does not know them (often in a container).
+    """
+
+    index: int
+    name: str | None = None
+    uuid: str | None = None
+    mig: int | None = None
+    utilization: float | None = None
+    memory_used: int | None = None
+    memory_total: int | None = None
+    own_memory_used: int | None = None
+    power: float | None = None
+    power_limit: float | None = None
+    temperature: int | None = None
+    sm_clock: int | None = None
+    memory_clock: int | None = None
+    throttle: tuple[str, ...] = ()
+    problem: str = ""
+
+
+class GpuSnapshot(msgspec.Struct, frozen=True):
+    """Every GPU, in index order; `problem` is the reason where there is none, or where NVML does not work."""
+
+    gpus: tuple[GpuSample, ...] = ()
+    problem: str = ""
+
+
+class HostSample(msgspec.Struct, frozen=True, kw_only=True):
+    """The machine, and the part that our process and its children use.
+
+    `own_cpu` is in percent of one core. `receive_rate` and `send_rate` exclude the loopback interface; `loopback_rate`
+    is its rate, with the sandbox's traffic. Rates and `cpu` are None in the first sample.
+    """
+
+    cores: int
+    cpu: float | None
+    load: float
+    own_cpu: float | None
+    own_memory: int
+    own_processes: int
+    own_open_files: int | None
+    memory_used: int
+    memory_total: int
+    receive_rate: float | None
+    send_rate: float | None
+    loopback_rate: float | None
+
 
 _ROOT = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
@@ -23,7 +76,7 @@ _OWN = Path("/proc/self/cgroup")
 
 @dataclass(frozen=True)
 class CpuLimit:
-    """`cores` may be 2.5; `seconds` tells how much processor time was taken so far, None where that is not told."""
+    """A container's CPU limit. `cores` may be 2.5; `seconds()` is the CPU time used so far, None where unknown."""
 
     cores: float
     seconds: Callable[[], float | None]
@@ -31,14 +84,14 @@ class CpuLimit:
 
 @dataclass(frozen=True)
 class MemoryLimit:
-    """`total` bytes; `used` tells those taken now, without files that are only cached, None where that is not told."""
+    """A container's memory limit in bytes; `used()` leaves out the file cache, and is None where unknown."""
 
     total: int
     used: Callable[[], int | None]
 
 
 def cpu_limit(root: Path = _ROOT, own: Path = _OWN) -> CpuLimit | None:
-    """The tightest limit of the processors, None without one."""
+    """The tightest CPU limit, None without one."""
     found = []
     for folder in _folders(root, own, "cpu"):
         quota = _words(folder / "cpu.max")  # "<microseconds> <per microseconds>", or "max ..."
@@ -50,7 +103,7 @@ def cpu_limit(root: Path = _ROOT, own: Path = _OWN) -> CpuLimit | None:
 
 
 def memory_limit(root: Path = _ROOT, own: Path = _OWN) -> MemoryLimit | None:
-    """The tightest limit of the memory, None without one; v1 has a number beyond any machine's for none."""
+    """The tightest memory limit, None without one; v1 has a number larger than any machine's memory for none."""
     found = []
     for folder in _folders(root, own, "memory"):
         limit = _words(folder / "memory.max") or _words(folder / "memory.limit_in_bytes")
@@ -60,9 +113,9 @@ def memory_limit(root: Path = _ROOT, own: Path = _OWN) -> MemoryLimit | None:
 
 
 def _folders(root: Path, own: Path, controller: str) -> Iterator[Path]:
-    """The groups of this process with that controller, up to the root of what is seen of them here.
+    """The control groups of this process with that controller, from its own up to the root that is visible here.
 
-    A container often sees its own group as the root, and its path as it is on the machine: that is not there then.
+    A container often sees its own group as the root, but its path as on the host, which then does not exist here.
     """
     try:
         lines = own.read_text().splitlines()
@@ -106,7 +159,7 @@ def _statistic(path: Path, name: str) -> int | None:
 
 
 def _words(path: Path) -> list[str]:
-    """What the file has, nothing where it is not there or not for us."""
+    """The words of the file; empty where it does not exist or cannot be read."""
     try:
         return path.read_text().split()
     except OSError:
@@ -116,7 +169,7 @@ def _words(path: Path) -> list[str]:
 class HostReader:
     """Reads the machine and this process with its children. Rates are over the time since the previous `read`.
 
-    In a container that has a limit, cores, processor use and memory are the container's.
+    In a container with a limit, cores, CPU use and memory are the container's.
     """
 
     def __init__(
@@ -137,11 +190,11 @@ class HostReader:
 
     @functools.cached_property
     def _own(self) -> psutil.Process:
-        """This process; found at the first look, as that opens a file, which may fail."""
+        """This process; created at the first reading, because that opens a file, which may fail."""
         return psutil.Process()
 
     def read(self) -> HostSample:
-        """One look; `pids` is then this process and its children."""
+        """One sample; `pids` is then this process and its children."""
         now = self._clock()
         elapsed = None if self._before is None else now - self._before
         network, before = _network_bytes(), self._network
@@ -166,9 +219,9 @@ class HostReader:
         )
 
     def _processors(self, elapsed: float | None) -> tuple[int, float | None]:
-        """How many there are, and the percentage of them in use."""
+        """The number of cores, and their use in percent."""
         cores, limit = psutil.cpu_count() or 1, self._cpu_limit
-        percent = psutil.cpu_percent(interval=None)  # since the last call of this thread: the first says nothing
+        percent = psutil.cpu_percent(interval=None)  # since this thread's last call: the first is meaningless
         if limit is None or limit.cores >= cores:
             return cores, None if elapsed is None else percent
         before, self._container_seconds = self._container_seconds, limit.seconds()
@@ -178,7 +231,7 @@ class HostReader:
         return math.ceil(limit.cores), None if used is None else min(100.0, used / limit.cores * 100)
 
     def _memory(self) -> tuple[int, int]:
-        """Bytes in use, and in all."""
+        """Used and total bytes."""
         memory, limit = psutil.virtual_memory(), self._memory_limit
         used = None if limit is None or limit.total >= memory.total else limit.used()
         if limit is None or used is None:
@@ -190,7 +243,7 @@ class HostReader:
         uses = [_process_use(process) for process in (self._own, *self._own.children(recursive=True))]
         alive = [use for use in uses if use is not None]
         seconds = {key: cpu_seconds for key, cpu_seconds, _ in alive}
-        # A process that appeared since the last look counts from its own start, one that ended no longer.
+        # A process that started since the last reading counts from its start; one that ended no longer counts.
         used = sum(total - self._cpu_seconds.get(key, 0.0) for key, total in seconds.items())
         self._cpu_seconds = seconds
         self.pids = frozenset(pid for pid, _ in seconds)
@@ -199,7 +252,7 @@ class HostReader:
 
 
 def _process_use(process: psutil.Process) -> tuple[tuple[int, float], float, int] | None:
-    """Identity, CPU seconds so far and resident bytes; None where the process has ended meanwhile."""
+    """Identity, CPU seconds so far and resident bytes; None where the process has ended."""
     try:
         with process.oneshot():
             times = process.cpu_times()
@@ -209,7 +262,7 @@ def _process_use(process: psutil.Process) -> tuple[tuple[int, float], float, int
 
 
 def _rate(amount: float, elapsed: float | None) -> float | None:
-    # A counter that went down was reset (an interface that left and came back): no rate rather than a negative one.
+    # A counter that decreased was reset (an interface that was removed and added): no rate rather than a negative one.
     return None if not elapsed or elapsed <= 0 or amount < 0 else amount / elapsed
 
 

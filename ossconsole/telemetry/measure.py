@@ -39,6 +39,7 @@ class Ceiling(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def used(self) -> float:
+        """The share of the peak rate, 0 to 1."""
         return self.bytes_per_s / self.peak_bytes_per_s
 
     @property
@@ -48,6 +49,7 @@ class Ceiling(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def near(self) -> bool:
+        """Whether the rate is so near the peak that a larger accelerator would help."""
         return self.used >= _NEAR
 
     @property
@@ -99,7 +101,7 @@ TOO_SHORT = "too short"
 """The reason of a figure that is missing."""
 
 
-class Settings(msgspec.Struct, frozen=True):
+class RecordedSettings(msgspec.Struct, frozen=True):
     """What the reducer reads from a run's settings; a record of another version may lack any of it."""
 
     batch_size: int = 0
@@ -112,7 +114,7 @@ class Measurement:
     """What was measured by the events applied so far. Steps of a pause, a validation and the warm-up count nowhere."""
 
     def __init__(self) -> None:
-        self.settings = Settings()
+        self.settings = RecordedSettings()
         self.visits = Visits()
         self.looks = 0
         """How many estimates of the ratio were made."""
@@ -276,10 +278,12 @@ class Measurement:
 
     @property
     def samples(self) -> int:
+        """Samples of the whole run, the warm-up too."""
         return sum(samples for _, samples, _ in self._used.values())
 
     @property
     def bytes(self) -> int:
+        """Bytes of the whole run, the warm-up too."""
         return sum(size for _, _, size in self._used.values())
 
     @property
@@ -325,14 +329,14 @@ class _Whole:
         self.wait_s += step.data_wait_s
 
 
-def _settings(raw: dict[str, Any]) -> Settings:
+def _settings(raw: dict[str, Any]) -> RecordedSettings:
     """The settings known to this version; what is missing or of another type keeps its default."""
     known = {field.name: _convert(raw.get(field.name), field.type, field.default) for field in _FIELDS}
-    settings = Settings(**known)
+    settings = RecordedSettings(**known)
     return msgspec.structs.replace(settings, workers=max(1, settings.workers))
 
 
-_FIELDS = msgspec.structs.fields(Settings)
+_FIELDS = msgspec.structs.fields(RecordedSettings)
 
 
 def _convert(value: Any, kind: Any, default: Any) -> Any:

@@ -10,8 +10,8 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 from typing import TypeVar
 
 import msgspec
@@ -26,11 +26,11 @@ from ossconsole.telemetry.compare import ComparisonReport
 from ossconsole.telemetry.events import Event, RunState
 
 SUFFIX = ".jsonl"
-# A line of ours is a few hundred bytes; anything this long is not ours and must not fill the memory.
+# Our lines have a few hundred bytes; a longer one is not ours and must not fill the memory.
 MAX_LINE_BYTES = 1 << 20
 _BLOCK_BYTES = 1 << 18
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-# Frequent and cheap to lose in a power cut; everything else is synced to the disk at once.
+# Frequent and cheap to lose in a power cut; all others are synced to the disk.
 _UNSYNCED = (events.Step, events.Telemetry, events.InfoEvent)
 
 
@@ -50,17 +50,17 @@ def new_run_id(now: float | None = None) -> str:
 
 
 def record_path(run: str, directory: Path | None = None) -> Path:
-    """Where the record of `run` lies. Raises SettingsError where `run` is not a run id."""
+    """The path of the record of `run`. Raises SettingsError where `run` is not a run id."""
     if not _RUN_ID.fullmatch(run):
         raise SettingsError(f"{run!r} is not a run id.", remedy="`ossconsole status` names the newest run.")
     return (directory or runs_dir()) / f"{run}{SUFFIX}"
 
 
-class RunRecord:
+class RunRecord(AbstractContextManager["RunRecord"]):
     """Appends events to a record (0600), one write per line, from any thread.
 
-    A disk that fails must not end a run: `append` never raises, `lost` counts the events that are missing and
-    `problem` says why (empty while all is well).
+    A failing disk must not end a run: `append` never raises, `lost` counts the events that are missing and `problem`
+    gives the reason (empty for none).
     """
 
     def __init__(self, path: Path) -> None:
@@ -71,7 +71,7 @@ class RunRecord:
         self._torn = False
         make_folder(path.parent)
         try:
-            # Never waits for a fifo's reader.
+            # O_NONBLOCK: opening a fifo must not wait for its reader.
             self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
         except OSError as error:
             raise RecordError(
@@ -79,7 +79,7 @@ class RunRecord:
             ) from error
 
     def append(self, event: Event) -> None:
-        """Write `event` as one line; warnings, state changes and results are on the disk when this returns."""
+        """Writes `event` as one line; warnings, state changes and results are on the disk when this returns."""
         line = events.encode(event) + b"\n"
         with self._lock:
             try:
@@ -91,7 +91,7 @@ class RunRecord:
                 self.problem = f"The run record {self.path} lacks {counted(self.lost, 'event')}: {error.strerror}."
 
     def _write(self, line: bytes) -> None:
-        # A full disk can cut a line; the next one then starts on its own line, so that only the cut one is lost.
+        # A full disk can cut a line; the next event then starts a new line, so that only the cut one is lost.
         data = b"\n" + line if self._torn else line
         written = os.write(self._fd, data)
         if written < len(data):
@@ -100,26 +100,21 @@ class RunRecord:
         self._torn = False
 
     def close(self) -> None:
-        """Close the file; a second call does nothing."""
+        """Closes the file; a second call does nothing."""
         with self._lock:
             if self._fd >= 0:
                 os.close(self._fd)
                 self._fd = -1
 
-    def __enter__(self) -> RunRecord:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_exception: object) -> None:
         self.close()
 
 
-class RecordReader:
-    """Reads a record piece by piece, also while it grows.
+class RecordReader(AbstractContextManager["RecordReader"]):
+    """Reads a record incrementally, also while it grows.
 
-    A line without its end is left for the next `poll`; `skipped` counts the lines that are no known event (a crash
-    cut them, or a newer version wrote them).
+    An incomplete line is left for the next `poll`; `skipped` counts the lines that are not a known event (cut by a
+    crash, or written by a newer version).
     """
 
     def __init__(self, path: Path) -> None:
@@ -135,7 +130,7 @@ class RecordReader:
             ) from error
 
     def poll(self) -> list[Event]:
-        """The next events, some thousand at most; empty when there is nothing new."""
+        """The next events, some thousand at most; empty where there is none."""
         while block := self._read():
             *lines, self._pending = (self._pending + block).split(b"\n")
             if self._overlong and lines:
@@ -157,7 +152,7 @@ class RecordReader:
             raise RecordError(f"The run record {self.path} cannot be read: {error.strerror}.") from error
 
     def finish(self) -> list[Event]:
-        """What a line that never got its end holds: one event, or none where a crash cut it."""
+        """The event of a last line without its newline; empty where a crash cut it."""
         line, self._pending = self._pending, b""
         event = None if self._overlong or not line.strip() else self._decode(line)
         return [] if event is None else [event]
@@ -170,16 +165,12 @@ class RecordReader:
             return None
 
     def close(self) -> None:
+        """Closes the file; a second call does nothing."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
-    def __enter__(self) -> RecordReader:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_exception: object) -> None:
         self.close()
 
 
@@ -195,13 +186,12 @@ E = TypeVar("E", bound=events.Event)
 
 
 class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """One run by its record: how it started and the last of everything it reported.
+    """One run by its record: how it started, and its newest metrics.
 
-    `samples_per_s` and `wait_fraction` are those of the whole run once it has ended (None with a `reason`
-    where it was too short), and of its last steps until then. `comparison` is that of the newest look at its pairs of
-    visits.
-    `alive` is True while its process lives on this machine, None for a run of another machine. `top1` is a fraction
-    of 1; `started` and `updated` are Unix seconds.
+    `samples_per_s` and `wait_fraction` are those of the whole run once it has ended (None with a `reason` where it was
+    too short), and of its last steps until then. `comparison` is the newest result. `alive` is True while its process
+    exists on this machine, None for a run of another machine. `top1` is a fraction of 1; `started` and `updated` are
+    Unix seconds.
     """
 
     run: str
@@ -231,25 +221,25 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def interrupted(self) -> bool:
-        """The process is gone and the run never said that it ended: a crash, a kill, a power cut."""
+        """Whether its process ended without a final event: a crash, a kill, a power cut."""
         return self.alive is False and not self.state.final
 
 
 def summarise(path: Path) -> RunSummary:
-    """What the record at `path` says. Raises RecordError where it cannot be read or is none."""
+    """The summary of the record at `path`. Raises RecordError where it cannot be read, or is not a record."""
     try:
         with os.fdopen(open_regular(path), "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _summarise(path, data)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise RecordError(f"{path} is no readable run record: {reason}.", remedy=_REMEDY) from error
+        raise RecordError(f"{path} is not a readable run record: {reason}.", remedy=_REMEDY) from error
 
 
 _REMEDY = "`ossconsole status` names the newest run."
 
 
 def list_runs(directory: Path | None = None) -> list[RunSummary]:
-    """Every run of `directory` (the state folder's when None), newest first; files that are no record are left out.
+    """Every run of `directory` (None: the state folder's), newest first; files that are not records are left out.
 
     Raises RecordError where the folder cannot be read; a missing one has no runs.
     """
@@ -266,12 +256,12 @@ def _records(directory: Path) -> list[Path]:
     except OSError as error:
         raise RecordError(
             f"The run records in {directory} cannot be read: {reason(error)}.",
-            remedy=f"Make the folder yours, or set {STATE_DIR_VARIABLE} to the folder of your runs.",
+            remedy=f"Make the folder readable, or set {STATE_DIR_VARIABLE} to the folder of your runs.",
         ) from error
 
 
 def find_run(run: str = "", directory: Path | None = None, *, profile: str = "", bucket: str = "") -> RunSummary:
-    """The named run; without a name the newest living one, else the newest, of `profile` and `bucket` where given.
+    """The named run; without a name the newest active one, else the newest, of `profile` and `bucket` where given.
 
     Raises RecordError where there is none.
     """
@@ -285,7 +275,7 @@ def find_run(run: str = "", directory: Path | None = None, *, profile: str = "",
     if not runs:
         for path in _records(directory or runs_dir()):
             if not os.access(path, os.R_OK):
-                summarise(path)  # raises: without the right to read it, what it is stays open
+                summarise(path)  # raises: a file that cannot be read may be the run
         raise RecordError("There is no such run yet.", remedy="Start one: `ossconsole train` or `ossconsole demo`.")
     return next((summary for summary in runs if summary.alive and not summary.state.final), runs[0])
 
@@ -301,7 +291,7 @@ def _summarise(path: Path, data: mmap.mmap) -> RunSummary:
     run = _decode(data[: _line_end(data, 0)], events.Run)
     if run is None:
         raise ValueError("its first line is not the start of a run")
-    latest = _last(data, events.Run) or run  # a run that was restarted says so again
+    latest = _last(data, events.Run) or run  # a restart writes the event again
     step = _last(data, events.Step)
     epoch = _last(data, events.Epoch)
     checkpoint = _last(data, events.Checkpoint)
@@ -322,7 +312,7 @@ def _summarise(path: Path, data: mmap.mmap) -> RunSummary:
         pid=latest.pid,
         host=latest.host,
         alive=_alive(latest),
-        state=_state(state, summary),
+        state=summary.state if summary else state.state if state else RunState.STARTING,
         profile=run.profile,
         bucket=run.bucket,
         simulated=run.simulated,
@@ -341,12 +331,6 @@ def _summarise(path: Path, data: mmap.mmap) -> RunSummary:
     )
 
 
-def _state(state: events.State | None, summary: events.Summary | None) -> RunState:
-    if summary is not None:
-        return summary.state
-    return state.state if state is not None else RunState.STARTING
-
-
 def _alive(run: events.Run) -> bool | None:
     if run.host and run.host != socket.gethostname():
         return None
@@ -354,7 +338,7 @@ def _alive(run: events.Run) -> bool | None:
         return False
     try:
         process = psutil.Process(run.pid)
-        # A process that started after the run has only inherited its number; 2 s cover the clock's adjustments.
+        # A process that started after the run has only reused its pid; 2 s cover clock adjustments.
         return (
             process.is_running() and process.status() != psutil.STATUS_ZOMBIE and process.create_time() < run.time + 2
         )
@@ -363,7 +347,7 @@ def _alive(run: events.Run) -> bool | None:
 
 
 def _last(data: mmap.mmap, kind: type[E]) -> E | None:
-    """The last event of `kind`: searched from the end by the way our encoder starts a line."""
+    """The last event of `kind`, searched from the end by the prefix that our encoder gives its line."""
     start = f'\n{{"event":"{kind.__struct_config__.tag}"'.encode()
     end = len(data)
     while (at := data.rfind(start, 0, end)) >= 0:

@@ -1,4 +1,4 @@
-"""Time series in constant memory, and the figures a dashboard takes from them."""
+"""Time series in constant memory, running quantiles and an exponential moving average."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from typing import NamedTuple
 # at one value a second the levels hold 10 min, 40 min, 2.8 h, 11 h, 45 h, ... at their resolution.
 _CAPACITY = 640
 _FACTOR = 4
-# 640 * 4**11 values: beyond what any run writes; 12 full levels take about 250 kB.
+# 640 * 4**11 values, more than any run writes; 12 full levels take about 250 kB.
 _LEVELS = 12
 _NAN = math.nan
 
 
 class Point(NamedTuple):
-    """What fell in one stretch of time. `low`, `high` and `last` are NaN where no finite value did.
+    """The values of one interval of time. `low`, `high` and `last` are NaN where none of them is finite.
 
-    `time` is that of the stretch's last value; `gap` is True where a non-finite value fell in the stretch.
+    `time` is that of the interval's last value; `gap` is True where one of the values is not finite.
     """
 
     time: float
@@ -33,7 +33,7 @@ class Point(NamedTuple):
 
 
 class _Level:
-    """A ring of buckets; the oldest gives way when it is full."""
+    """A ring buffer of buckets."""
 
     def __init__(self) -> None:
         self._columns = tuple(array("d", bytes(8 * _CAPACITY)) for _ in range(4))
@@ -67,36 +67,26 @@ class _Level:
 
 
 class Series:
-    """Values over time in constant memory: recent ones one by one, older ones in ever wider buckets.
+    """Values over time in constant memory: recent ones individually, older ones in wider and wider buckets.
 
     Times are seconds of one clock; a time before the previous one (a clock set back) counts as the previous one.
-    Non-finite values are gaps, and outside of every bound. For one writer and any number of readers.
+    Non-finite values are gaps. For one writer and any number of reader threads.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._levels = [_Level()]
-        self._start: float | None = None
         self._last: Point | None = None
-        self._count = 0
-        self._low = math.inf
-        self._high = -math.inf
 
     def append(self, time: float, value: float | None) -> None:
-        """Add a value; None is a gap like NaN."""
+        """Adds a value; None is a gap like NaN."""
         finite = value is not None and math.isfinite(value)
         number = float(value) if value is not None and finite else _NAN
         with self._lock:
             if self._last is not None:
                 time = max(time, self._last.time)
-            else:
-                self._start = time
-            point = Point(time, number, number, number, not finite)
-            self._last = point
-            self._count += 1
-            if finite:
-                self._low, self._high = min(self._low, number), max(self._high, number)
-            self._push(0, point)
+            self._last = Point(time, number, number, number, not finite)
+            self._push(0, self._last)
 
     def _push(self, depth: int, point: Point) -> None:
         level = self._levels[depth]
@@ -113,28 +103,14 @@ class Series:
 
     @property
     def last(self) -> Point | None:
-        """The newest value, None while there is none."""
+        """The newest value, None before the first."""
         with self._lock:
             return self._last
 
-    @property
-    def bounds(self) -> tuple[float, float] | None:
-        """Lowest and highest finite value ever appended, None while there is none."""
-        with self._lock:
-            return (self._low, self._high) if self._low <= self._high else None
-
-    @property
-    def start(self) -> float | None:
-        """The time of the first value, None while there is none."""
-        return self._start
-
-    def __len__(self) -> int:
-        return self._count
-
     def window(self, t0: float, t1: float, max_points: int) -> list[Point]:
-        """What fell in [t0, t1], in time order, as at most `max_points` equal stretches of time.
+        """The values in [t0, t1], in time order, merged into at most `max_points` equal intervals of time.
 
-        Stretches in which nothing fell are left out. Raises ValueError where t1 < t0 or max_points < 1.
+        Empty intervals are left out. Raises ValueError where t1 < t0 or max_points < 1.
         """
         if t1 < t0 or max_points < 1:
             raise ValueError(f"no window from {t0} to {t1} in {max_points} points")
@@ -149,7 +125,7 @@ class Series:
         return [_merge(bucket) for bucket in buckets.values()]
 
     def _points(self, t0: float) -> Iterator[Point]:
-        """The finest level that still knows `t0`, then what has not reached that level yet."""
+        """The finest level that still reaches back to `t0`, then the points that have not reached that level yet."""
         depth = next((d for d, level in enumerate(self._levels) if not level.dropped or level.oldest <= t0), None)
         if depth is None:
             depth = len(self._levels) - 1
@@ -176,7 +152,7 @@ class Quantiles:
         self._size = size
 
     def add(self, value: float) -> None:
-        """Count a value; a non-finite one is left out."""
+        """Adds a value; a non-finite one is ignored."""
         if not math.isfinite(value):
             return
         if len(self._recent) == self._size:
@@ -188,7 +164,7 @@ class Quantiles:
         return len(self._recent)
 
     def quantile(self, share: float) -> float | None:
-        """The value below which `share` (0 to 1) of them lie, interpolated; None while there is none."""
+        """The value below which `share` (0 to 1) of them lie, interpolated; None before the first."""
         if not self._sorted:
             return None
         position = share * (len(self._sorted) - 1)
@@ -198,15 +174,17 @@ class Quantiles:
 
     @property
     def p50(self) -> float | None:
+        """The median."""
         return self.quantile(0.5)
 
     @property
     def p95(self) -> float | None:
+        """The 95th percentile."""
         return self.quantile(0.95)
 
 
 class Ema:
-    """Exponential moving average without the pull towards zero at its start (as TensorBoard's smoothing)."""
+    """Exponential moving average, bias-corrected at its start (as TensorBoard's smoothing)."""
 
     def __init__(self, weight: float = 0.9) -> None:
         self._weight = weight
@@ -214,45 +192,9 @@ class Ema:
         self._norm = 0.0
 
     def add(self, value: float) -> float:
-        """The average with `value` in it; NaN for a non-finite value, which leaves the average as it was."""
+        """Adds a value and returns the average; NaN for a non-finite value, which is ignored."""
         if not math.isfinite(value):
             return _NAN
         self._sum = self._weight * self._sum + (1 - self._weight) * value
         self._norm = self._weight * self._norm + (1 - self._weight)
         return self._sum / self._norm
-
-
-class Rate:
-    """Amount per second over the last `window_s` seconds, or since `start` where that is less."""
-
-    # The window is counted in this many slices, so that memory does not grow with the number of amounts.
-    _SLICES = 50
-
-    def __init__(self, start: float, window_s: float = 10.0) -> None:
-        self._start = start
-        self._window = window_s
-        self._slices: deque[tuple[int, float]] = deque()
-
-    def add(self, time: float, amount: float) -> None:
-        """Count `amount` at `time`, in seconds of the clock that `start` is of."""
-        number = self._slice(time)
-        if self._slices and self._slices[-1][0] >= number:
-            newest, sum_ = self._slices.pop()
-            self._slices.append((newest, sum_ + amount))
-        else:
-            self._slices.append((number, amount))
-        self._forget(time)
-
-    def per_second(self, time: float) -> float:
-        """The rate at `time`; it falls to 0 when nothing comes any more."""
-        self._forget(time)
-        elapsed = min(time - self._start, self._window)
-        return sum(amount for _, amount in self._slices) / elapsed if elapsed > 0 else 0.0
-
-    def _slice(self, time: float) -> int:
-        return math.floor((time - self._start) / self._window * self._SLICES)
-
-    def _forget(self, time: float) -> None:
-        oldest = self._slice(time) - self._SLICES
-        while self._slices and self._slices[0][0] <= oldest:
-            self._slices.popleft()

@@ -1,7 +1,7 @@
 """RunView: everything a dashboard shows of a run, reduced from its events in constant memory.
 
-The same reducer serves a live run, a replayed record and a run of another process. It reads no clock: what depends on
-the present takes `now`, in the Unix seconds of the events.
+The same reducer serves a live run, a replayed record and a run of another process. It reads no clock: methods that
+depend on the present take `now`, in the Unix seconds of the events.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ import msgspec
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.telemetry import events
 from ossconsole.telemetry.compare import Comparison
-from ossconsole.telemetry.events import Event, RunState
-from ossconsole.telemetry.measure import Measurement, Settings
-from ossconsole.telemetry.narrate import LogLine, narrate
+from ossconsole.telemetry.events import Event, LogLine, RunState, to_log_line
+from ossconsole.telemetry.measure import Measurement, RecordedSettings
 from ossconsole.telemetry.series import Ema, Series
 from ossconsole.telemetry.visits import EndpointFigures
 
-# The steps that the tiles look back on: enough for a calm figure, few enough to follow a switch within seconds.
+# The window of the tiles: long enough for a steady value, short enough to follow a switch within seconds.
 RECENT_STEPS = 32
 RECENT_S = 20.0
 STALLED_AFTER_S = 20.0
@@ -29,17 +28,16 @@ _LOSS_SMOOTHING = 0.9
 
 
 class Span(msgspec.Struct, frozen=True):
-    """From `time` on, batches came from `endpoint`."""
+    """From `time` on, batches were read from `endpoint`."""
 
     time: float
     endpoint: EndpointKind
 
 
 class StepSplit(msgspec.Struct, frozen=True):
-    """The mean of so many recent steps, seconds: wait, copy, compute and host are `total` together.
+    """The mean times of `steps` recent steps, seconds; `total` is the sum of wait, copy, compute and host.
 
-    `host` is what no other part accounts for. `late` is the share of the steps whose work the GPU had done before the
-    host gave it more.
+    `late` is the share of the steps in which the GPU finished before the host had queued all of its next work.
     """
 
     total: float
@@ -51,10 +49,12 @@ class StepSplit(msgspec.Struct, frozen=True):
 
     @property
     def host(self) -> float:
+        """The time that no other part accounts for, seconds."""
         return max(0.0, self.total - self.wait - self.copy - self.compute)
 
     @property
     def wait_fraction(self) -> float:
+        """The share of the step spent waiting for data, 0 to 1."""
         return min(1.0, max(0.0, self.wait / self.total)) if self.total > 0 else 0.0
 
 
@@ -88,31 +88,32 @@ class RunView:
         self._interrupted = False
 
     def apply(self, event: Event) -> None:
-        """Take one event, in the order of the record."""
+        """Applies one event, in the order of the record."""
         if isinstance(event, events.Telemetry):
             self._apply_telemetry(event)
             return
         self.last_time = max(event.time, self.last_time or event.time)
         self.measurement.apply(event)
-        if isinstance(event, events.Step):
-            self._apply_step(event)
-        elif isinstance(event, events.Run):
-            self._apply_run(event)
-        elif isinstance(event, events.State):
-            self._apply_state(event.state, event.time)
-        elif isinstance(event, events.Switch):
-            self._apply_switch(event)
-        elif isinstance(event, events.Epoch):
-            self._apply_epoch(event)
-        elif isinstance(event, events.Saving):
-            self.saving = None if event.over else event
-        elif isinstance(event, events.Checkpoint):
-            self.last_checkpoint = event
-            self.saving = None
-        elif isinstance(event, events.Summary):
-            self.summary = event
-            self._apply_state(event.state, event.time)
-        line = narrate(event)
+        match event:
+            case events.Step():
+                self._apply_step(event)
+            case events.Run():
+                self._apply_run(event)
+            case events.State():
+                self._apply_state(event.state, event.time)
+            case events.Switch():
+                self.endpoint = event.endpoint
+                self.switches.append(Span(event.time, event.endpoint))
+            case events.Epoch():
+                self._apply_epoch(event)
+            case events.Saving():
+                self.saving = None if event.over else event
+            case events.Checkpoint():
+                self.last_checkpoint, self.saving = event, None
+            case events.Summary():
+                self.summary = event
+                self._apply_state(event.state, event.time)
+        line = to_log_line(event)
         if line is not None:
             self.log.append(line)
             if line.level == "error":
@@ -135,17 +136,12 @@ class RunView:
         if state.final:
             self.saving = None
 
-    def _apply_switch(self, event: events.Switch) -> None:
-        self.endpoint = event.endpoint
-        self.switches.append(Span(event.time, event.endpoint))
-
     def _apply_epoch(self, event: events.Epoch) -> None:
         self.last_epoch = event
-        if event.top1 is not None:
-            self.best_top1 = max(event.top1, self.best_top1 or 0.0)
         self._overhead_s = max(0.0, event.seconds - self._epoch_step_s)
         self._epoch_step_s = 0.0
         if event.top1 is not None:
+            self.best_top1 = max(event.top1, self.best_top1 or 0.0)
             self._plot("top1", event.time, event.top1 * 100)
 
     def _apply_telemetry(self, event: events.Telemetry) -> None:
@@ -172,7 +168,7 @@ class RunView:
         if self.endpoint is None:
             self.endpoint = step.endpoint
         if not self._interrupted:
-            # A step after a pause or a validation holds that time too.
+            # A step after a pause or a validation includes that time.
             self._recent.append(step)
         self.last_step = step
         self.samples += step.samples
@@ -195,39 +191,42 @@ class RunView:
 
     @property
     def steps_per_epoch(self) -> int:
+        """0 where unknown."""
         return self.run.steps_per_epoch if self.run else 0
 
     @property
     def total_steps(self) -> int:
-        """How many steps the run will do; 0 where that is not known."""
+        """The number of steps of the whole run; 0 where unknown."""
         planned = self.run.epochs * self.run.steps_per_epoch if self.run else 0
         limit = self.settings.max_steps
         return min(planned, limit) if planned and limit else planned or limit
 
     @property
     def step(self) -> int:
+        """The newest step; 0 before the first."""
         return self.last_step.step if self.last_step else 0
 
     @property
     def delivering(self) -> EndpointKind | None:
-        """The endpoint the last batch came from."""
+        """The endpoint that the last batch was read from."""
         return self.last_step.endpoint if self.last_step else None
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> RecordedSettings:
+        """The settings of the run, as far as this program knows them."""
         return self.measurement.settings
 
     @property
     def warming(self) -> tuple[int, int] | None:
-        """How many of a run's first steps have passed, of how many that are not counted; None after them."""
+        """Completed and total warm-up steps of a run, which are not counted; None after them."""
         known = self.state is not None and not self.state.final
         return self.measurement.warming if known else None
 
     @property
     def settling(self) -> tuple[int, int] | None:
-        """How many batches of the endpoint switched to have passed, of how many that are not counted; None after them.
+        """Completed and total batches after a switch that are not counted; None after them.
 
-        What was read ahead on the other endpoint comes before the first of them.
+        Batches prefetched from the other endpoint come before the first of them.
         """
         if self.state is None or self.state.final or not self.switches:
             return None
@@ -235,10 +234,11 @@ class RunView:
 
     @property
     def comparison(self) -> Comparison:
-        """The endpoints compared, as of the last look at their pairs of visits."""
+        """The newest result of the comparison of the endpoints."""
         return self.measurement.comparison
 
     def figures(self, kind: EndpointKind) -> EndpointFigures:
+        """The metrics of one endpoint, over its settled steps."""
         return self.measurement.figures(kind)
 
     @property
@@ -261,17 +261,17 @@ class RunView:
 
     @property
     def bytes_per_s(self) -> float | None:
-        """Bytes that the recent steps took, per second."""
+        """The read rate of the recent steps."""
         seconds = sum(step.step_time_s for step in self._recent)
         return sum(step.bytes for step in self._recent) / seconds if seconds > 0 else None
 
     @property
     def cache_coverage(self) -> float:
-        """Share of the samples that this run has read through the accelerated endpoint, 0 to 1."""
+        """The share of the samples that this run has read through the accelerated endpoint, 0 to 1."""
         return self.measurement.cache_coverage
 
     def eta_s(self) -> float | None:
-        """Seconds to the end of the run at the recent pace, with what the epochs' ends take; None when unknown."""
+        """Seconds to the end of the run at the recent pace, validations included; None where unknown."""
         split = self.split
         if split is None or not self.total_steps or self.state not in (RunState.RUNNING, RunState.VALIDATING):
             return None
@@ -280,14 +280,14 @@ class RunView:
         return left * split.total + epochs_left * self._overhead_s
 
     def stalled_s(self, now: float) -> float | None:
-        """Seconds since the last step of a run that should be stepping; None while it is well."""
+        """Seconds since the last event of a running run, where they exceed STALLED_AFTER_S; else None."""
         if self.state is not RunState.RUNNING or self.last_time is None:
             return None
         silent = now - self.last_time
         return silent if silent > STALLED_AFTER_S else None
 
     def elapsed_s(self, now: float) -> float | None:
-        """Seconds since the start, up to the end of a run that is over."""
+        """Seconds from the start until now, or until the end of a run that has ended."""
         if self.run is None:
             return None
         over = self.state is not None and self.state.final
@@ -295,5 +295,5 @@ class RunView:
         return max(0.0, end - self.run.time)
 
     def dismiss_errors(self) -> None:
-        """The errors so far were read."""
+        """Clears the list of errors."""
         self.errors.clear()

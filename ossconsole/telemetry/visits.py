@@ -54,6 +54,7 @@ class Waiting(msgspec.Struct, frozen=True):
 
     @classmethod
     def at(cls, step: Step) -> Waiting:
+        """The read-ahead that `step` reports."""
         return cls(step.queued, step.readers_idle)
 
     def grown_from(self, before: Waiting) -> int:
@@ -249,6 +250,7 @@ class EndpointWindow:
         return self.parts[False].rate is None and self.parts[True].tally.steps > 0
 
     def figures(self) -> EndpointFigures:
+        """The metrics of the endpoint so far, of a cold or of a warm cache."""
         part = self.parts[self.cold]
         tally = part.tally
         low, high = _nine_tenths(part.visits)

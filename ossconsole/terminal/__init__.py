@@ -1,1 +1,1 @@
-"""Owner of the terminal: native prints kept off the screen, signals, lost SSH, crash report."""
+"""The terminal: taking it over and restoring it, signals and lost connections, the log and crash reports."""

@@ -1,6 +1,6 @@
-"""The console runs in a child of the process that the shell waits for, so that it can leave the terminal and live on.
+"""Runs the console in a child of the process that the shell waits for, so that it can continue without the terminal.
 
-The one in front does nothing but wait, pass signals on, and put the terminal back when the child was killed.
+The parent only waits, forwards signals, and restores the terminal when the child was killed.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any, NoReturn
 from ossconsole.config.files import open_private
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_LET_GO = signal.SIGUSR1
-_PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-# Everything that a full-screen program may have switched on; on a terminal without it each is ignored.
+_DETACHED = signal.SIGUSR1
+_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+# Resets every mode that a full-screen program may have set; a terminal ignores those it does not have.
 _RESET = (
     b"\x18\x1b[<u\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1004l\x1b[?1006l\x1b[?1015l\x1b[?1016l\x1b[?2004l\x1b[?2026l"
     b"\x1b[?2048l\x1b[?1049l\x1b[?7h\x1b[?25h\x1b[0m"
@@ -28,16 +28,16 @@ _RESET = (
 
 
 class Foreground:
-    """The process in front, seen from the child; made by `stay_in_front`."""
+    """The parent process, as the child sees it; created by `run_in_child`."""
 
     def __init__(self, pid: int, pipe: int) -> None:
         self._pid = pid
         self._pipe = pipe
 
-    def let_go(self, log: Path, code: int) -> None:
-        """Goes on without the terminal, prints going to `log`; the process in front exits with `code`.
+    def detach(self, log: Path, code: int) -> None:
+        """Continues without the terminal, with output going to `log`; the parent exits with `code`.
 
-        Call it after the terminal was put back. Raises ConsoleError where the log cannot be opened.
+        Call it after the terminal was restored. Raises ConsoleError where the log cannot be opened.
         """
         sys.stdout.flush()
         sys.stderr.flush()
@@ -49,45 +49,45 @@ class Foreground:
         os.dup2(nothing, 0)
         os.close(nothing)
         _die_with_parent(0)
-        with contextlib.suppress(PermissionError):  # it leads a session already
+        with contextlib.suppress(PermissionError):  # it is a session leader already
             os.setsid()
         if os.getppid() == self._pid:
             os.write(self._pipe, bytes([code]))
-            os.kill(self._pid, _LET_GO)
+            os.kill(self._pid, _DETACHED)
         os.close(self._pipe)
 
 
-def stay_in_front(killed: Callable[[int], str]) -> Foreground:
-    """Returns in a child process only; this one waits for it, and exits with its code.
+def run_in_child(killed: Callable[[int], str]) -> Foreground:
+    """Forks, and returns in the child only; this process waits for it and exits with its code.
 
-    `killed` gives the line to print when a signal, whose number it gets, has killed the child. When this process is
-    killed, the child gets SIGHUP. Call it on the main thread, before any other thread was started.
+    `killed` gives the line to print for a signal number that killed the child. When this process is killed, the child
+    gets SIGHUP. Call it on the main thread, before any other thread is started.
     """
     modes = termios.tcgetattr(0)
-    watched = {signal.SIGCHLD, _LET_GO, *_PASSED_ON}
+    watched = {signal.SIGCHLD, _DETACHED, *_FORWARDED}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, watched)
     sys.stdout.flush()
     sys.stderr.flush()
-    front = os.getpid()
-    told, tell = os.pipe2(os.O_CLOEXEC)
+    parent = os.getpid()
+    reader, writer = os.pipe2(os.O_CLOEXEC)
     child = os.fork()
     if child:
-        _wait_in_front(child, told, watched, modes, killed)
-    os.close(told)
+        _wait_for_child(child, reader, watched, modes, killed)
+    os.close(reader)
     _die_with_parent(signal.SIGHUP)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    if os.getppid() != front:
+    if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGHUP)
-    return Foreground(front, tell)
+    return Foreground(parent, writer)
 
 
-def _wait_in_front(
-    child: int, told: int, watched: set[signal.Signals], modes: list[Any], killed: Callable[[int], str]
+def _wait_for_child(
+    child: int, reader: int, watched: set[signal.Signals], modes: list[Any], killed: Callable[[int], str]
 ) -> NoReturn:
     while True:
         number = signal.sigwait(watched)
-        if number == _LET_GO:
-            os._exit(os.read(told, 1)[0])
+        if number == _DETACHED:
+            os._exit(os.read(reader, 1)[0])
         if number != signal.SIGCHLD:
             os.kill(child, number)
             continue
@@ -95,19 +95,19 @@ def _wait_in_front(
         if not pid:
             continue
         if os.WIFSTOPPED(status):
-            # The shell waits for this process: it stops likewise, and both go on together.
+            # The shell waits for this process: it stops too, and both continue together.
             os.kill(os.getpid(), signal.SIGSTOP)
             os.kill(child, signal.SIGCONT)
         elif os.WIFEXITED(status):
             os._exit(os.WEXITSTATUS(status))
         elif os.WIFSIGNALED(status):
-            _put_back(modes)
+            _restore_terminal(modes)
             with contextlib.suppress(OSError):
                 os.write(2, f"{killed(os.WTERMSIG(status))}\n".encode())
             os._exit(128 + os.WTERMSIG(status))
 
 
-def _put_back(modes: list[Any]) -> None:
+def _restore_terminal(modes: list[Any]) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
     with contextlib.suppress(OSError, termios.error):
         os.write(1, _RESET)

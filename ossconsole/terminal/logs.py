@@ -1,29 +1,37 @@
-"""The program's own log: one private rotating file, in which no secret is ever written."""
+"""The program's log, one private rotating file without secrets, and crash reports."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import logging.handlers
 import os
+import platform
 import re
 import sys
 import threading
+import time
+import traceback
+from importlib import metadata
 from io import TextIOWrapper
 from pathlib import Path
 from types import TracebackType
 from urllib.parse import quote
 
+from ossconsole import __version__
 from ossconsole.config.credentials import MASK, Secret, mask_key_id
-from ossconsole.config.files import logs_dir, open_private
+from ossconsole.config.errors import ConsoleError
+from ossconsole.config.files import logs_dir, open_private, state_dir, unwritable
+from ossconsole.config.text import safe_text
 
 _LIMIT_BYTES = 4 << 20
 _KEPT_FILES = 3
 _TAIL_BYTES = 1 << 18
-# Shorter ones would mask ordinary words.
+# Shorter secrets would mask ordinary words.
 _SHORTEST_SECRET = 4
 # AccessKey IDs of Alibaba Cloud: LTAI... are long-lived, STS. ones temporary.
 _KEY_ID = re.compile(r"\b(?:LTAI[0-9A-Za-z]{8,}|STS\.[0-9A-Za-z]{8,})")
-# What signs a request or stands in for a credential, in a URL, a header or a message.
+# Signatures and tokens in a URL, a header or a message.
 _SIGNED = re.compile(
     r"(?i)\b((?:x-oss-)?(?:security-token|signature)|ossaccesskeyid|access_?key_?secret|security_?token)"
     r"(['\"]?\s*[=:]\s*['\"]?)([^\s&'\",;}]+)"
@@ -42,7 +50,7 @@ _secrets: set[str] = set()
 
 
 def register_secret(secret: Secret) -> None:
-    """From now on `redact` masks this secret, also in its URL-encoded spelling."""
+    """Makes `redact` mask this secret, also in its URL-encoded form."""
     text = secret.reveal()
     if len(text) < _SHORTEST_SECRET:
         return
@@ -53,7 +61,7 @@ def register_secret(secret: Secret) -> None:
 def redact(text: str) -> str:
     """`text` with every registered secret, signature and security token masked, and AccessKey IDs shortened."""
     with _lock:
-        # The longest first: one secret may be a part of another.
+        # The longest first: one secret may be a substring of another.
         known = sorted(_secrets, key=len, reverse=True)
     for secret in known:
         text = text.replace(secret, MASK)
@@ -63,7 +71,7 @@ def redact(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` without escape sequences, control characters and marks that reorder it; tabs become spaces."""
+    """`text` without escape sequences, control characters and bidirectional marks; tabs become spaces."""
     return _CONTROL.sub("", text.replace("\t", "    "))
 
 
@@ -73,7 +81,7 @@ def log_path() -> Path:
 
 
 def native_log_path() -> Path:
-    """What libraries and child processes print while the App has the terminal."""
+    """The file for prints of native libraries and child processes while the App has the terminal."""
     return logs_dir() / "native.log"
 
 
@@ -83,7 +91,7 @@ class _RedactingFormatter(logging.Formatter):
 
 
 class _PrivateFileHandler(logging.handlers.RotatingFileHandler):
-    """Created 0600; a failing disk loses lines and counts them, as printing about it would break the screen."""
+    """Creates the file with mode 0600; counts the lines that a failing disk loses: a print would break the screen."""
 
     def __init__(self, path: Path) -> None:
         self.lost = 0
@@ -98,9 +106,9 @@ class _PrivateFileHandler(logging.handlers.RotatingFileHandler):
 
 
 def set_up_logging(level: int = logging.INFO) -> Path:
-    """Send all logging, warnings and the exceptions of threads to our log, and nothing to the terminal.
+    """Sends all logging, warnings and exceptions of threads to our log, and none to the terminal.
 
-    Handlers set up before are taken off. Returns the log's path. Raises ConsoleError where it cannot be written.
+    Removes earlier handlers. Returns the log's path. Raises ConsoleError where it cannot be written.
     """
     path = log_path()
     handler = _PrivateFileHandler(path)
@@ -132,9 +140,9 @@ def _log_exception(message: str, error: BaseException | None, trace: TracebackTy
 
 
 def tail(path: Path, lines: int = 200, width: int = 500) -> list[str]:
-    """The last lines of a log, fit for the screen: redacted, printable, at most `width` characters each.
+    """The last lines of a log for the screen: redacted, printable, at most `width` characters each.
 
-    Of what a progress bar wrote over and over, the last state. Empty where there is no log yet.
+    Of a progress bar's updates only the last one is shown. Empty where the log does not exist.
     """
     try:
         with path.open("rb") as file:
@@ -153,6 +161,62 @@ def tail(path: Path, lines: int = 200, width: int = 500) -> list[str]:
 
 
 def _fit(line: str, width: int) -> str:
-    # Cut before the regular expressions run: one line may be as long as the whole tail.
+    # Cut before the regular expressions run: one line may fill the whole tail.
     shown = printable(line.rstrip("\r").rpartition("\r")[2][: width * 8])
     return shown if len(shown) <= width else shown[: width - 1] + "…"
+
+
+_PACKAGES = ("textual", "torch", "torchvision", "oss2", "osstorchconnector", "aiohttp", "msgspec", "psutil")
+_KEPT_REPORTS = 20
+_LINE_WIDTH = 300
+
+
+def crashes_dir() -> Path:
+    """The folder of the crash reports."""
+    return state_dir() / "crashes"
+
+
+def report(error: BaseException) -> Path:
+    """Writes a report about `error` (mode 0600) and returns its path; deletes the oldest reports.
+
+    It has the traceback without local variables and with secrets masked, and versions; no settings, no environment.
+    Raises SettingsError where it cannot be written.
+    """
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    path = crashes_dir() / f"crash-{stamp}-{os.getpid()}.txt"
+    try:
+        with os.fdopen(open_private(path), "wb") as file:
+            file.write(_text(error, stamp).encode("utf-8", "backslashreplace"))
+    except OSError as failure:
+        path.unlink(missing_ok=True)  # an incomplete report must not stay
+        raise unwritable(path, failure) from failure
+    for old in sorted(path.parent.glob("crash-*.txt"))[:-_KEPT_REPORTS]:
+        # Another console may delete the same ones.
+        with contextlib.suppress(FileNotFoundError):
+            old.unlink()
+    return path
+
+
+def crash_line(error: BaseException) -> str:
+    """Writes the report and returns the line for the terminal: what happened and where the report is."""
+    text = "".join(traceback.format_exception_only(type(error), error)).strip().replace("\n", " ")
+    what = redact(text)[:_LINE_WIDTH]
+    try:
+        where = f"Report: {report(error)}"
+    except ConsoleError as failure:
+        where = f"No report was written: {failure}"
+    return safe_text(f"ossconsole crashed: {what}. {where}")
+
+
+def _text(error: BaseException, stamp: str) -> str:
+    trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    versions = "".join(f"{name} {_version(name)}\n" for name in _PACKAGES)
+    head = f"ossconsole {__version__}\n{stamp} UTC\nPython {sys.version}\n{platform.platform()}\n"
+    return redact(f"{head}{versions}\n{trace}")
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,4 +1,4 @@
-"""Signals and a lost terminal, turned into one orderly exit."""
+"""Turns signals and a lost terminal into one orderly exit."""
 
 from __future__ import annotations
 
@@ -9,26 +9,25 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 from ossconsole.terminal.tty import OwnedTerminal, terminal_gone
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _NUDGES_S = (0.05, 0.2, 1.0)
-"""When the main thread is woken after a signal. Python calls a handler only when the main thread gets to it: one that
-was just about to sleep (seen in 2 of 5,000 trials), or a signal that the kernel gave to another thread, would leave it
-asleep for as long as it meant to sleep."""
+"""When the main thread is woken after a signal. Python calls a handler only in the main thread: where that was just
+about to sleep (seen in 2 of 5,000 trials), or the kernel delivered the signal to another thread, it would sleep on."""
 
 
 class ExitSignals:
-    """While entered, SIGINT, SIGTERM, SIGHUP and a terminal that is gone (as SIGHUP) call what was attached.
+    """While entered, SIGINT, SIGTERM, SIGHUP and a lost terminal (as SIGHUP) call the attached function.
 
-    Exit codes are 128 + the signal's number. With nothing attached the main thread gets `SystemExit(code)`. An App
-    that has not ended `grace_s` after it was asked draws no more, so that a terminal that stopped reading cannot hold
-    it; SIGINT or SIGTERM once more after that ends the process at once, terminal restored. `cause` says in words what
-    happened, empty while nothing did. Enter it on the main thread; from then on no signal is lost. Once it is left,
-    SIGHUP does what it did before, or nothing with `ignore_hangups_afterwards`.
+    Exit codes are 128 + the signal's number. With nothing attached the main thread gets `SystemExit(code)`. An App that
+    has not ended after `grace_s` stops drawing, so that a terminal that does not read cannot block it; another SIGINT
+    or SIGTERM after that restores the terminal and ends the process. `cause` is the text for the user, empty before a
+    signal. Enter it on the main thread; from then on no signal is lost. On exit SIGHUP gets its earlier handler, or is
+    ignored with `ignore_hangups_afterwards`.
     """
 
     def __init__(
@@ -54,20 +53,20 @@ class ExitSignals:
         self._main = threading.get_ident()
 
     def attach(self, call: Callable[[int], object], loop: asyncio.AbstractEventLoop | None = None) -> None:
-        """From now on ask `call(code)`: on `loop` when given, else inside the signal handler."""
+        """Calls `call(code)` for a signal from now on: on `loop` where given, else inside the signal handler."""
         self._first = None
         self._loop = loop
         self._call = call
 
     def detach(self) -> None:
-        """What was attached has ended."""
+        """Removes the attached function."""
         self._first = None
         self._call = self._loop = None
 
     def __enter__(self) -> ExitSignals:
         self._main = threading.get_ident()
-        # A pipe wakes the watcher: unlike locks, it may be written from a handler that interrupts another. What Python
-        # does at once with a signal, in whichever thread, is to write its number there.
+        # A pipe wakes the watcher: unlike a lock, a handler that interrupts another one may use it. Python writes a
+        # signal's number to it immediately, in any thread.
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._watcher = threading.Thread(target=self._run_watch, name="ossconsole-signals", daemon=True)
         self._watcher.start()
@@ -76,12 +75,10 @@ class ExitSignals:
         self._old |= {number: signal.signal(number, self._handle) for number in _SIGNALS}
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_exception: object) -> None:
         assert self._watcher is not None  # noqa: S101
         signal.set_wakeup_fd(self._old_wakeup)
-        # Before the signals are let go: a hang-up that it tells of late would end the process.
+        # Before the handlers are restored: a late hang-up from the watcher would end the process.
         wake, self._wake_write = self._wake_write, -1
         os.close(wake)
         self._watcher.join(1.0)
@@ -94,7 +91,7 @@ class ExitSignals:
         now = time.monotonic()
         if self._first is not None:
             first, since = self._first
-            # A dropped connection brings SIGHUP from several sides; that is no impatient user.
+            # A dropped connection may send SIGHUP several times; that is not an impatient user.
             if number == first and number != signal.SIGHUP and now - since > self._grace:
                 self._end_now(number)
             return
@@ -120,7 +117,7 @@ class ExitSignals:
             os.write(self._wake_write, b"\0")
 
     def _run_watch(self) -> None:
-        terminal, told = self._terminal, False
+        terminal, reported = self._terminal, False
         poller = select.poll()
         poller.register(self._wake_read, select.POLLIN)
         if terminal is not None:
@@ -128,18 +125,18 @@ class ExitSignals:
         nudges: list[float] = []
         try:
             while True:
-                happened = dict(poller.poll(self._wait_ms(nudges)))
-                came = os.read(self._wake_read, 512) if happened.get(self._wake_read, 0) else None
-                if came == b"":
+                ready = dict(poller.poll(self._wait_ms(nudges)))
+                numbers = os.read(self._wake_read, 512) if ready.get(self._wake_read, 0) else None
+                if numbers == b"":
                     return
                 now = time.monotonic()
-                if came and any(number in came for number in _SIGNALS):
+                if numbers and any(number in numbers for number in _SIGNALS):
                     nudges = [now + after for after in _NUDGES_S]
                 if nudges and now >= nudges[0]:
                     nudges.pop(0)
                     signal.pthread_kill(self._main, signal.SIGURG)
-                if terminal is not None and not told and terminal_gone(0):
-                    told = True
+                if terminal is not None and not reported and terminal_gone(0):
+                    reported = True
                     poller.unregister(0)
                     if self._first is None:
                         signal.pthread_kill(self._main, signal.SIGHUP)
@@ -155,4 +152,4 @@ class ExitSignals:
 
 
 def _do_nothing(_number: int, _frame: FrameType | None) -> None:
-    """The handler of a signal that only interrupts what the main thread waits for."""
+    """The handler of a signal that only wakes the main thread."""

@@ -1,4 +1,4 @@
-"""Owns the terminal: the screen gets what the App draws, a log gets what anything else prints, native code included."""
+"""Owns the terminal: only the App draws on the screen; all other prints, of native code too, go to a log."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ MINIMUM_COLUMNS, MINIMUM_ROWS = 20, 5
 _LOG_LIMIT_BYTES = 4 << 20
 _RETRY_MS = 250
 _RESTORE_MS = 500
-# Private modes that a terminal has set when nobody asked: line wrap and the cursor.
+# Private modes that are set by default: line wrap and the cursor.
 _SET_BY_DEFAULT = frozenset({"7", "25"})
 _MODE = re.compile(r"\x1b\[\?([0-9]+)([hl])|\x1b\[([<>])[0-9]*u")
 _HEADLESS = "Without one, use `ossconsole train`, `demo`, `upload`, `ls` or `status`: they need no terminal."
 
 
 def check_terminal() -> None:
-    """Raises SettingsError where stdin and stdout are no terminal that a full-screen program can use."""
+    """Raises SettingsError unless stdin and stdout are a terminal that a full-screen program can use."""
     if not (os.isatty(0) and os.isatty(1)):
         raise SettingsError(
             "The console needs a terminal, and its input or output is a pipe or a file.",
-            remedy=f"{_HEADLESS} Over SSH, ask for a terminal with `ssh -t`.",
+            remedy=f"{_HEADLESS} Over SSH, request a terminal with `ssh -t`.",
         )
     if os.environ.get("TERM", "") in {"", "dumb", "unknown"}:
         raise SettingsError(
-            f"The terminal says it cannot move its cursor (TERM={os.environ.get('TERM', '')!r}).",
-            remedy=f"Set TERM to what it really is, such as xterm-256color. {_HEADLESS}",
+            f"The terminal cannot move its cursor (TERM={os.environ.get('TERM', '')!r}).",
+            remedy=f"Set TERM to the terminal's type, such as xterm-256color. {_HEADLESS}",
         )
     columns, rows = os.get_terminal_size(1)
-    # Some serial and web terminals report 0x0: unknown, which Textual takes for 80x24.
+    # Some serial and web terminals report 0x0 for an unknown size; Textual then assumes 80x24.
     if (columns and columns < MINIMUM_COLUMNS) or (rows and rows < MINIMUM_ROWS):
         raise SettingsError(
             f"The terminal has {columns}x{rows} characters; the console needs {MINIMUM_COLUMNS}x{MINIMUM_ROWS}.",
@@ -56,10 +56,10 @@ def check_terminal() -> None:
 
 
 class _RawTerminal(io.RawIOBase):
-    """Writes to the terminal without ever holding the caller for good.
+    """Writes to the terminal without blocking the caller for ever.
 
-    A terminal that is gone swallows what is written (`lost`): the App's writer must not die of it, as its queue would
-    then fill and stop the event loop. One that has stopped reading is waited for until `discard` is set.
+    Writes to a lost terminal are dropped (`lost`): an error would end the App's writer thread, whose queue would then
+    fill and block the event loop. A terminal that does not read is waited for until `discard` is set.
     """
 
     def __init__(self, fd: int) -> None:
@@ -96,7 +96,7 @@ class _RawTerminal(io.RawIOBase):
         return 0
 
     def write_last(self, data: bytes) -> None:
-        """Write even after `discard`, but wait no longer than half a second."""
+        """Writes even after `discard`, but waits no longer than a second."""
         done = 0
         for _ in range(2):
             if done < len(data) and not self.lost:
@@ -109,7 +109,7 @@ class _RawTerminal(io.RawIOBase):
 
 
 class _TerminalFile(io.TextIOWrapper):
-    """The text file that the App draws to; remembers which modes of the terminal it has changed."""
+    """The text file that the App draws to; tracks the terminal modes that it has changed."""
 
     def __init__(self, raw: _RawTerminal, encoding: str) -> None:
         super().__init__(io.BufferedWriter(raw), encoding=encoding, errors="replace", line_buffering=True)
@@ -132,17 +132,17 @@ class _TerminalFile(io.TextIOWrapper):
             self._changed[number] = None
 
     def undo(self) -> str:
-        """What puts the changed modes back, newest first; empty when all are back. It counts as written."""
+        """The sequences that reset the changed modes, newest first; empty for none. They count as written."""
         modes = [f"\x1b[?{number}{'h' if number in _SET_BY_DEFAULT else 'l'}" for number in reversed(self._changed)]
         pops = ["\x1b[<u"] * self._keyboard_pushes
         self._changed.clear()
         self._keyboard_pushes = 0
-        # CAN first: the last thing drawn may have been cut inside a sequence.
+        # CAN first: the last output may have been cut inside a sequence.
         return "".join(["\x18", *pops, *modes, "\x1b[0m"]) if modes or pops else ""
 
 
 class OwnedTerminal:
-    """The terminal while the App has it; made by `owned_terminal`."""
+    """The terminal while the App has it; created by `owned_terminal`."""
 
     def __init__(self, raw: _RawTerminal, file: _TerminalFile, log_path: Path) -> None:
         self.file: TextIO = file
@@ -153,41 +153,41 @@ class OwnedTerminal:
 
     @property
     def lost(self) -> bool:
-        """True once the terminal is gone (an SSH connection dropped, a window closed)."""
+        """True once the terminal is gone (dropped SSH connection, closed window)."""
         if not self._raw.lost:
             self._raw.lost = terminal_gone(0)
         return self._raw.lost
 
     def abandon(self) -> None:
-        """Draw no more, so that nothing waits for a terminal that has stopped reading."""
+        """Stops drawing, so that nothing waits for a terminal that does not read."""
         self._raw.discard.set()
 
     def restore(self) -> None:
-        """Put the terminal back as it was found: screen, cursor, mouse, paste, line discipline. Never raises."""
+        """Restores the terminal: screen, cursor, mouse, paste, line discipline. Never raises."""
         if self.lost:
             return
         # From the background this would stop the process (SIGTTOU).
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
         self._raw.write_last(self._drawn.undo().encode())
-        # A terminal that vanished between the look above and here has nothing to put back.
+        # The terminal may have been lost since the check above.
         with contextlib.suppress(termios.error):
             termios.tcsetattr(0, termios.TCSANOW, self._modes)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTTOU})
 
 
 def terminal_gone(fd: int) -> bool:
-    """True where `fd` is no terminal any more, or its other side has hung up."""
+    """True where `fd` is not a terminal, or its other side has hung up."""
     return not os.isatty(fd) or bool(_poll(fd, 0, 0) & (select.POLLHUP | select.POLLERR | select.POLLNVAL))
 
 
 @contextlib.contextmanager
 def owned_terminal(log_path: Path) -> Iterator[OwnedTerminal]:
-    """Take the terminal over before Textual is imported; give it back, in its old state, at the end.
+    """Takes the terminal over before Textual is imported, and restores it at the end.
 
-    File descriptors 1 and 2 go to `log_path` (0600), so that prints of native libraries and of child processes never
-    reach the screen; `sys.stdout`, `sys.stderr` and their originals write to the terminal, which is where Textual
-    draws. Where the terminal is gone at the end, everything stays on the log: the run may go on without it.
-    Raises SettingsError where there is no usable terminal, or the log cannot be written.
+    File descriptors 1 and 2 go to `log_path` (mode 0600), so that prints of native libraries and child processes never
+    reach the screen; `sys.stdout`, `sys.stderr` and their originals write to the terminal, where Textual draws. Where
+    the terminal is lost at the end, all output stays on the log: the run may continue without it. Raises SettingsError
+    where there is no usable terminal, or the log cannot be written.
     """
     check_terminal()
     streams = sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__
@@ -196,12 +196,12 @@ def owned_terminal(log_path: Path) -> Iterator[OwnedTerminal]:
         stream.flush()
     log = _open_log(log_path)
     saved = os.dup(1), os.dup(2)
-    raw = _RawTerminal(_open_again(1))
+    raw = _RawTerminal(_reopen(1))
     terminal = OwnedTerminal(raw, file := _TerminalFile(raw, encoding), log_path)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    # A helper of multiprocessing that must start before sys.stderr changes: it inherits that file, and inside a
-    # running App it could not start at all.
+    # multiprocessing's helper must start before sys.stderr changes: it inherits that file, and inside a running App it
+    # could not start.
     start_resource_tracker()
     os.close(log)
     faulthandler.enable(2)
@@ -209,11 +209,11 @@ def owned_terminal(log_path: Path) -> Iterator[OwnedTerminal]:
     try:
         yield terminal
     finally:
-        _give_back(terminal, saved, streams)
+        _restore_streams(terminal, saved, streams)
 
 
 def _open_log(path: Path) -> int:
-    """The log, for appending; one that has grown large becomes `<name>.1` first. Raises SettingsError."""
+    """Opens the log for appending; a large one is renamed to `<name>.1` first. Raises SettingsError."""
     try:
         if path.exists() and path.stat().st_size > _LOG_LIMIT_BYTES:
             path.replace(path.with_name(path.name + ".1"))
@@ -222,7 +222,7 @@ def _open_log(path: Path) -> int:
     return open_private(path)
 
 
-def _give_back(terminal: OwnedTerminal, saved: tuple[int, int], streams: tuple[Any, Any, Any, Any]) -> None:
+def _restore_streams(terminal: OwnedTerminal, saved: tuple[int, int], streams: tuple[Any, Any, Any, Any]) -> None:
     terminal.file.flush()
     terminal.restore()
     if not terminal.lost:
@@ -234,8 +234,8 @@ def _give_back(terminal: OwnedTerminal, saved: tuple[int, int], streams: tuple[A
     terminal.file.close()
 
 
-def _open_again(fd: int) -> int:
-    """The terminal opened anew where possible: non-blocking writes then concern us alone, not the shell as well."""
+def _reopen(fd: int) -> int:
+    """Opens the terminal a second time where possible: non-blocking mode then does not affect the shell."""
     try:
         return os.open(os.ttyname(fd), os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:
@@ -245,4 +245,4 @@ def _open_again(fd: int) -> int:
 def _poll(fd: int, events: int, wait_ms: int) -> int:
     poller = select.poll()
     poller.register(fd, events)
-    return next((happened for _, happened in poller.poll(wait_ms)), 0)
+    return next((ready for _, ready in poller.poll(wait_ms)), 0)

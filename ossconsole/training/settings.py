@@ -13,52 +13,60 @@ from ossconsole.config.errors import SettingsError
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 NotNegative = Annotated[int, msgspec.Meta(ge=0)]
 Fraction = Annotated[float, msgspec.Meta(ge=0, lt=1)]
+PositiveFloat = Annotated[float, msgspec.Meta(gt=0)]
+NotNegativeFloat = Annotated[float, msgspec.Meta(ge=0)]
+
+
+def _help(description: str, **extra: object) -> msgspec.Meta:
+    return msgspec.Meta(description=description, extra=extra or None)
+
 
 WEIGHTS_REMEDY = "Give --weights none, imagenet, a file, or oss://bucket/key."
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Settings of one run.
+    """Settings of one run; each field's description is the help of its command-line option.
 
-    `max_steps` 0 means no limit. `switch_every` N alternates the endpoints every N steps (0: never). `fall_back` allows
-    the other endpoint when one fails. `workers` are reader processes: the connector never reads in the run's own
-    process, which it could block or abort. `image_size` 0 keeps the stored size; a smaller one crops on the device, at
-    random while training. `weights` is none, imagenet, a file or an oss:// URI. `learning_rate` is the peak; it warms
-    up over `warmup_steps` steps, then follows a cosine to 0. `accumulate` batches make one optimizer step.
-    `fetch_deadline_s` is the longest time for one batch before its reader is replaced. `patience_s` is how long a run
-    that has read samples waits for a failing endpoint before it pauses or ends. `prefetch_mb` bounds the memory of the
-    batch buffers. `keep_checkpoints` 0 keeps them all; the best is always kept. `processes` train together on this
-    machine, one GPU each (0: one per GPU); `batch_size`, `workers` and `prefetch_mb` apply to each of them.
+    `workers` 0 is refused: the connector reads in processes of its own, so that it can never stop the console.
+    `batch_size`, `workers` and `prefetch_mb` are those of each process.
     """
 
-    epochs: Positive = 3
-    max_steps: NotNegative = 0
-    batch_size: Positive = 64
-    workers: Positive = 2
-    endpoint: EndpointKind = EndpointKind.STANDARD
-    switch_every: NotNegative = 0
-    fall_back: bool = True
-    image_size: NotNegative = 0
-    augment: bool = True
-    weights: str = "none"
-    resume: str = ""
-    learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 0.05
-    momentum: Fraction = 0.9
-    weight_decay: Annotated[float, msgspec.Meta(ge=0)] = 1e-4
-    label_smoothing: Fraction = 0.1
-    warmup_steps: NotNegative = 20
-    accumulate: Positive = 1
-    ema_decay: Fraction = 0.0
-    precision: str = "auto"
-    compile: bool = False
-    seed: int = 0
-    processes: NotNegative = 1
-    prefetch_mb: Positive = 512
-    fetch_deadline_s: Annotated[float, msgspec.Meta(gt=0)] = 60.0
-    patience_s: Annotated[float, msgspec.Meta(ge=0)] = 600.0
-    checkpoint_every: NotNegative = 0
-    keep_checkpoints: NotNegative = 3
+    epochs: Annotated[Positive, _help("Passes over the training set.")] = 3
+    max_steps: Annotated[NotNegative, _help("Stop after this number of steps; 0 = no limit.")] = 0
+    batch_size: Annotated[Positive, _help("Samples per batch and process.")] = 64
+    workers: Annotated[Positive, _help("Reader processes per training process.")] = 2
+    endpoint: Annotated[EndpointKind, _help("Endpoint to start with.")] = EndpointKind.STANDARD
+    switch_every: Annotated[NotNegative, _help("Alternate the endpoints every N steps; 0 = never.")] = 0
+    fall_back: Annotated[bool, _help("Use the other endpoint when one fails.")] = True
+    image_size: Annotated[NotNegative, _help("Side of the random training crop in px; 0 = the stored size.")] = 0
+    augment: Annotated[bool, _help("Crop and flip image-u8 samples at random.")] = True
+    weights: Annotated[
+        str, _help("Initial weights: none, imagenet, a file, or oss://bucket/key.", metavar="WEIGHTS")
+    ] = "none"
+    resume: Annotated[
+        str, _help("Resume from a checkpoint: its key, oss://bucket/key, or latest.", metavar="CHECKPOINT")
+    ] = ""
+    learning_rate: Annotated[PositiveFloat, _help("Peak learning rate; a cosine to 0 follows the warm-up.")] = 0.05
+    momentum: Annotated[Fraction, _help("Momentum of SGD.")] = 0.9
+    weight_decay: Annotated[NotNegativeFloat, _help("Weight decay of SGD.")] = 1e-4
+    label_smoothing: Annotated[Fraction, _help("Label smoothing of the cross-entropy loss.")] = 0.1
+    warmup_steps: Annotated[NotNegative, _help("Steps of linear warm-up of the learning rate.")] = 20
+    accumulate: Annotated[Positive, _help("Gradient accumulation steps.")] = 1
+    ema_decay: Annotated[Fraction, _help("Decay of the averaged weights (EMA); 0 = no averaging.")] = 0.0
+    precision: Annotated[str, _help("Precision of the forward pass.", choices=PRECISIONS)] = "auto"
+    compile: Annotated[bool, _help("Compile the model with torch.compile.")] = False
+    seed: Annotated[int, _help("Seed of the sample order, the augmentation and the initial weights.")] = 0
+    processes: Annotated[NotNegative, _help("Number of local processes, one GPU each; 0 = one per GPU.")] = 1
+    prefetch_mb: Annotated[Positive, _help("Memory of the batch buffers per process, MB.")] = 512
+    fetch_deadline_s: Annotated[PositiveFloat, _help("Replace a reader whose batch takes longer, seconds.")] = 60.0
+    patience_s: Annotated[
+        NotNegativeFloat, _help("Wait this long for an endpoint that fails in mid-run, then pause or stop, seconds.")
+    ] = 600.0
+    checkpoint_every: Annotated[
+        NotNegative, _help("Write a checkpoint every N steps as well; 0 = only after each epoch.")
+    ] = 0
+    keep_checkpoints: Annotated[NotNegative, _help("Checkpoints to keep, besides the best one; 0 = all.")] = 3
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:

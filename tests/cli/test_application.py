@@ -51,7 +51,7 @@ def settled(application: Application) -> ConsoleState:
     return application.state
 
 
-def test_a_key_that_was_typed_is_used_at_once_also_with_flags_alone(opened: Opened) -> None:
+def test_an_entered_key_is_used_immediately_also_with_flags_alone(opened: Opened) -> None:
     application = opened(Target(FLAGS))
     state = application.state
     assert isinstance(state, NoCredentials)
@@ -99,7 +99,7 @@ def test_a_profile_that_cannot_be_used_changes_nothing(opened: Opened) -> None:
     write_connector_file(KEY)
     application = opened(Target(FLAGS))
     before = application.state
-    for name, words in (("nosuch", "no profile 'nosuch'"), ("sandbox", "cannot be used with --bucket")):
+    for name, words in (("nosuch", "profile 'nosuch' does not exist"), ("sandbox", "cannot be used with --bucket")):
         with pytest.raises(SettingsError, match=words):
             application.use_profile(name)
         assert application.state is before
@@ -186,7 +186,7 @@ def test_nothing_is_started_or_changed_while_the_sample_dataset_is_prepared(monk
         assert application.profile is not None
         with pytest.raises(ConsoleError, match="sample dataset is still being prepared"):
             application.start_run(TrainSettings())
-        with pytest.raises(ConsoleError, match="still being made ready"):
+        with pytest.raises(ConsoleError, match="still being prepared"):
             application.reload()
         go_on.set()
         assert isinstance(settled(application), Ready)

@@ -38,13 +38,13 @@ def test_init_writes_an_active_profile() -> None:
     assert settings.profile("default").standard_endpoint == "https://oss-cn-hangzhou-internal.aliyuncs.com"
 
 
-def test_init_asks_for_what_is_missing() -> None:
+def test_init_prompts_for_missing_values() -> None:
     result = run("init", text="cn-beijing\nmy-bucket\n")
     assert "Region" in result.output
     assert load_settings().profile("default").bucket == "my-bucket"
 
 
-def test_init_replaces_only_when_told() -> None:
+def test_init_replaces_only_with_force() -> None:
     init()
     with pytest.raises(ConsoleError, match="already"):
         init()
@@ -52,7 +52,7 @@ def test_init_replaces_only_when_told() -> None:
     assert load_settings().profile("default").standard_endpoint == "https://oss-cn-hangzhou.aliyuncs.com"
 
 
-def test_show_tells_each_value_and_its_origin(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_show_prints_each_value_and_its_origin(monkeypatch: pytest.MonkeyPatch) -> None:
     init()
     write_connector_file(Credentials("LTAI5tExampleKeyId", Secret("sentinel-91c")))
     monkeypatch.setenv("OSSCONSOLE_BUCKET", "elsewhere")
@@ -66,7 +66,7 @@ def test_show_tells_each_value_and_its_origin(monkeypatch: pytest.MonkeyPatch) -
     assert "sentinel" not in text
 
 
-def test_show_without_a_profile_says_what_to_do() -> None:
+def test_show_without_a_profile_has_a_remedy() -> None:
     with pytest.raises(ConsoleError) as caught:
         run("show")
     assert "config init" in caught.value.remedy
@@ -95,11 +95,11 @@ def test_a_folder_that_others_can_write_is_reported_and_used(
     assert run_group(ossconsole, ("config", "path")) == 0
     out, err = capfd.readouterr()
     assert "profiles.toml" in out
-    assert f"{home / name} {'belongs to another user (uid 12345)' if foreign else 'is writable for everybody'}" in err
+    assert f"{home / name} {'belongs to another user (uid 12345)' if foreign else 'is writable for all users'}" in err
     assert f"OSSCONSOLE_{name.upper()}_DIR" in err
 
 
-def test_nothing_is_made_and_nothing_said_about_private_folders(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_private_folders_cause_no_warning(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for name in ("config", "state"):
         (home / name).rmdir()
     for command in (("config", "path"), ("config", "validate"), ("status",), ("export", "--csv")):

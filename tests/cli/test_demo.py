@@ -65,7 +65,7 @@ def until(process: subprocess.Popen[str], wanted: Callable[[dict[str, Any]], boo
     raise AssertionError(f"{found[-3:]} {process.communicate()[1]}")
 
 
-def test_it_ends_in_ten_lines_that_say_what_is_simulated(state: Path) -> None:
+def test_it_ends_with_ten_lines_that_name_simulated_numbers(state: Path) -> None:
     process = start()
     out, err = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 0, err
@@ -124,7 +124,7 @@ def test_a_killed_sandbox_is_named_and_the_demo_is_completed(state: Path) -> Non
     out, err = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 0, err
     after = [*named, *map(json.loads, out.splitlines())]
-    assert any("runs again" in event.get("message", "") for event in after)
+    assert any("is running again" in event.get("message", "") for event in after)
     steps = [event for event in [*before, *after] if event["event"] == "step"]
     assert {step["endpoint"] for step in steps} == {str(kind) for kind in EndpointKind}
     assert [step["step"] for step in steps] == list(range(1, len(steps) + 1))

@@ -72,7 +72,7 @@ def test_a_run_is_left_found_again_steered_by_two_and_stopped(state: Path) -> No
         first.type(LEAVE_RUNNING)
         assert first.finish() == 0
         first.assert_restored()
-        assert "The work goes on without the console" in " ".join(first.lines)
+        assert "The work continues without the console" in " ".join(first.lines)
     run = the_run()
     assert run.alive
     worker = psutil.Process(run.pid)
@@ -94,7 +94,7 @@ def test_a_run_is_left_found_again_steered_by_two_and_stopped(state: Path) -> No
         second.until_seen("running")
         third.type("q")
         assert third.finish() == 0
-        assert f"The run {run.run} goes on in its own process" in " ".join(third.lines)
+        assert f"The run {run.run} continues in its own process" in " ".join(third.lines)
         assert the_run().alive
         second.type("s")
         second.until_seen("Stop the run?")
@@ -201,7 +201,7 @@ def test_an_upload_is_lost_found_again_and_has_one_writer(
         wait_until(lambda: not processes_of(home / "state"))
 
 
-def test_an_upload_without_a_console_goes_on_as_well(
+def test_an_upload_continues_without_a_console_as_well(
     sandboxed_bucket: Sandboxed, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = make_pictures(tmp_path / "pictures", train=100, val=10)

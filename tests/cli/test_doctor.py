@@ -222,7 +222,7 @@ def test_for_people_each_check_is_a_line_with_its_remedy(sandboxed_bucket: Sandb
     assert "→ Check the region" in lines[at + 1]
 
 
-def test_in_a_low_terminal_it_says_what_the_console_needs(
+def test_in_a_small_terminal_it_reports_the_required_size(
     sandboxed_bucket: Sandboxed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in pair(sandboxed_bucket).items():

@@ -111,7 +111,7 @@ def test_a_crash_is_one_line_and_a_report_and_the_run_continues(state: Path, pla
     with Console(place, "demo", module="tests.cli.crashing", columns=200) as console:
         console.until(training)
         text = crash(console)
-    assert "The work goes on without the console" in text
+    assert "The work continues without the console" in text
     (report,) = (state / "crashes").iterdir()
     assert str(report) in text
     assert SENTINEL not in report.read_text() + (state / "logs" / "ossconsole.log").read_text()
@@ -172,7 +172,7 @@ def test_escape_and_a_key_in_one_packet_are_both_taken(state: Path) -> None:
         assert console.finish() == 0
 
 
-def test_a_killed_reader_is_replaced_and_told_and_every_sample_is_read(state: Path) -> None:
+def test_a_killed_reader_is_replaced_and_reported_and_every_sample_is_read(state: Path) -> None:
     with Console("demo", columns=160) as console:
         console.until(training)
         reader = next(
@@ -198,7 +198,7 @@ def test_a_killed_sandbox_is_named_and_comes_back_and_the_run_continues(state: P
         console.until(training)
         before = SandboxInfo.decode((state / "sandbox" / INFO_NAME).read_bytes())
         os.kill(before.pid, signal.SIGKILL)
-        console.until_seen(f"The embedded sandbox (pid {before.pid}) ended: killed by SIGKILL.", "runs again")
+        console.until_seen(f"The embedded sandbox (pid {before.pid}) ended: killed by SIGKILL.", "is running again")
         step = list_runs()[0].step
         console.until(lambda: list_runs()[0].step > step)
         console.send(signal.SIGTERM)

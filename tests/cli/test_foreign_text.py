@@ -29,7 +29,7 @@ from ossconsole.config.files import config_dir
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import translate
 from ossconsole.telemetry import events
-from ossconsole.telemetry.narrate import narrate
+from ossconsole.telemetry.events import to_log_line
 from ossconsole.telemetry.runs import RunRecord, record_path
 from tests.foreign import FOREIGN, WORST, acting
 from tests.sandboxed import Sandboxed
@@ -101,7 +101,7 @@ def test_the_event_log(text: str, more: str) -> None:
         events.WarningEvent(time=0, message=text, remedy=more, step=1),
         events.ErrorEvent(time=0, message=text, remedy=more, step=1),
     ):
-        line = narrate(event)
+        line = to_log_line(event)
         assert line is not None
         assert not acting(line.text)
 
@@ -110,7 +110,7 @@ def test_the_event_log(text: str, more: str) -> None:
 
 
 @given(st.text())
-def test_one_line_is_said_as_one_line(text: str) -> None:
+def test_one_line_is_printed_as_one_line(text: str) -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     with contextlib.redirect_stdout(stream):
         output.say(text)
@@ -167,7 +167,7 @@ def pictures(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("form", [(), ("--json",)], ids=["for people", "json"])
 @pytest.mark.parametrize("command", ["ls", "train", "upload", "upload --dry-run", "upload --plain --to x/", "bench"])
-def test_a_servers_words(
+def test_a_servers_text(
     command: str, form: tuple[str, ...], refusing: Callable[[str], None], pictures: Path, tmp_path: Path
 ) -> None:
     name, *options = command.split()
@@ -183,7 +183,7 @@ def test_a_servers_words(
 
 
 @pytest.mark.parametrize("form", [(), ("--json",)], ids=["for people", "json"])
-def test_a_servers_words_in_the_doctors_checks(form: tuple[str, ...], refusing: Callable[[str], None]) -> None:
+def test_a_servers_text_in_the_doctors_checks(form: tuple[str, ...], refusing: Callable[[str], None]) -> None:
     refusing(WORST)
     with contextlib.suppress(SystemExit):
         check("doctor", *form, *FLAGS)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 
 import click
+import msgspec
 import pytest
 from click.testing import CliRunner
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
@@ -14,12 +15,15 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_f
 from ossconsole.cli.app import ossconsole
 from ossconsole.cli.options import Target, profile_options
 from ossconsole.cli.output import run_group
+from ossconsole.cli.train import train
 from ossconsole.config.credential_sources import NoCredentialsError, write_connector_file
 from ossconsole.config.credentials import Credentials, Secret
+from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.profiles import Profile, Settings, save_settings
 from ossconsole.config.resolve import FIELDS, option_name
 from ossconsole.sandbox.control import SandboxControl
+from ossconsole.training.settings import TrainSettings
 
 PROFILE = Profile(
     name="hangzhou",
@@ -147,12 +151,12 @@ def test_the_sandbox_refuses_another_place(command: str, option: str, capsys: py
 
 def test_the_demo_refuses_another_profile(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_group(ossconsole, ["--profile", "mine", "demo"]) == 2
-    assert "--profile: the demo works on the sandbox." in capsys.readouterr().err
+    assert "--profile: the demo uses the sandbox." in capsys.readouterr().err
 
 
 def test_a_profile_that_is_not_there_is_refused_before_the_command_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_group(ossconsole, ["--profile", "nosuch", "ls"]) == 2
-    assert "There is no profile 'nosuch'." in capsys.readouterr().err
+    assert "The profile 'nosuch' does not exist." in capsys.readouterr().err
 
 
 def test_another_profile_keeps_the_other_flags() -> None:
@@ -222,7 +226,7 @@ def test_a_command_that_ends_well_is_0() -> None:
     assert run_group(command, ["--help"]) == 0
 
 
-def test_a_reader_that_goes_away_is_no_traceback() -> None:
+def test_a_closed_pipe_causes_no_traceback() -> None:
     code = (
         "import click, sys; from ossconsole.cli.output import run_group\n"
         "@click.command()\ndef many():\n    for _ in range(100_000): click.echo('line')\n"
@@ -246,3 +250,36 @@ def test_the_options_import_none_of_the_heavy_libraries() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout.strip() == "set()", done.stderr
+
+
+def commands_of(group: click.Group) -> Iterator[click.Command]:
+    """The group itself and every command below it."""
+    yield group
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from commands_of(command)
+        else:
+            yield command
+
+
+def test_every_option_has_a_help_text() -> None:
+    without = [
+        (command.name, parameter.name)
+        for command in commands_of(ossconsole)
+        for parameter in command.params
+        if isinstance(parameter, click.Option) and not parameter.hidden and not parameter.help
+    ]
+    assert without == []
+
+
+def test_the_options_of_train_accept_what_its_settings_accept() -> None:
+    options = {parameter.name: parameter for parameter in train.params}
+    for name, value in msgspec.structs.asdict(TrainSettings()).items():
+        assert options[name].default == (str(value) if isinstance(value, EndpointKind) else value)
+    momentum = options["momentum"].type
+    assert isinstance(momentum, click.FloatRange)
+    assert (momentum.min, momentum.max, momentum.max_open) == (0, 1, True)
+    assert options["fall_back"].secondary_opts == ["--no-fall-back"]

@@ -56,10 +56,10 @@ def test_status_for_people(finished: Path) -> None:
         assert words in text
 
 
-def test_status_says_that_a_run_was_killed() -> None:
+def test_status_reports_a_killed_run() -> None:
     running = events.State(time=2.0, state=RunState.RUNNING)
     write_record(record_path("killed"), [run_event("killed", pid=0), running])
-    assert "interrupted (its process is gone)" in invoke("status").output
+    assert "interrupted (its process has ended)" in invoke("status").output
 
 
 def test_status_of_a_profile(finished: Path) -> None:
@@ -71,7 +71,7 @@ def test_status_of_a_profile(finished: Path) -> None:
     ("arguments", "code", "words"),
     [
         (["--json"], 1, "no such run"),
-        (["missing"], 1, "no readable run record"),
+        (["missing"], 1, "not a readable run record"),
         (["../../x"], 2, "is not a run id"),
     ],
 )

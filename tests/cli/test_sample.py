@@ -98,7 +98,7 @@ def make_ready(target: Target) -> None:
     """What a console does behind its first screen."""
     application = Application(target)
     application.open()
-    application._make_ready()
+    application._prepare()
     application.close(lambda _text: None)
 
 
@@ -115,7 +115,7 @@ def test_the_console_shows_how_far_each_part_is(state: Path, monkeypatch: pytest
     monkeypatch.setattr(Application, "_stage", record)
     make_ready(Target())
     count = TRAIN + VAL
-    drawing = [detail for label, stage, detail in shown if label == "sample pictures" and stage is StageState.ACTIVE]
+    drawing = [detail for label, stage, detail in shown if label == "sample images" and stage is StageState.ACTIVE]
     assert drawing == ["looking for a dataset"] + [f"{number} of {count} drawn" for number in range(1, count + 1)]
     assert ("upload", StageState.ACTIVE, f"0 of {count} sent") in shown
     label, stage, detail = shown[-1]
@@ -131,7 +131,7 @@ def test_a_console_on_another_dataset_makes_none_and_is_ready(state: Path, monke
     assert not written(state)
 
 
-def test_two_at_once_make_it_once(home: Path) -> None:
+def test_two_processes_create_it_once(home: Path) -> None:
     state = home / "state"
     with cleared(state):
         both = [start("ls", "-r", "--json", f"{DATASET_PREFIX}/train") for _ in range(2)]

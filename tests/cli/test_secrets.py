@@ -186,7 +186,7 @@ def slow(source: str) -> object:
 
 
 @pytest.mark.parametrize("planted", [*PLANTS, "ecs"], indirect=True)
-def test_what_is_printed_and_written_does_not_tell_it(planted: Planted, capfd: pytest.CaptureFixture[str]) -> None:
+def test_output_and_files_do_not_contain_it(planted: Planted, capfd: pytest.CaptureFixture[str]) -> None:
     for command in (("ls", "--json"), ("status", "--json"), ("config", "show", "--json"), ("ls", "no-such/", "--json")):
         run_group(ossconsole, command)
     out, err = capfd.readouterr()
@@ -199,7 +199,7 @@ def test_what_is_printed_and_written_does_not_tell_it(planted: Planted, capfd: p
 @pytest.mark.parametrize(
     "planted", ["environment", *map(slow, ("connector", "ossutil", "aliyun", "ecs"))], indirect=True
 )
-def test_a_run_tells_it_nobody(planted: Planted, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_run_does_not_leak_it(planted: Planted, capfd: pytest.CaptureFixture[str]) -> None:
     with watching_processes(planted) as found:
         assert run_group(ossconsole, TRAIN) == 0
     out, err = capfd.readouterr()
@@ -239,7 +239,7 @@ def test_doctor_and_the_console_do_not_show_it(planted: Planted, capfd: pytest.C
     assert planted.readable_by_others() == []
 
 
-def test_no_command_takes_a_secret() -> None:
+def test_no_command_accepts_a_secret() -> None:
     """It would be in the shell's history, and in `ps`."""
 
     def names(command: click.Command) -> Iterator[str]:

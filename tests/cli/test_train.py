@@ -122,7 +122,7 @@ def test_ctrl_c_stops_after_the_step_with_a_checkpoint(start: Start) -> None:
     assert found[-1].checkpoint
 
 
-def test_a_wrong_secret_is_told_with_code_and_request_id(start: Start) -> None:
+def test_a_wrong_secret_is_reported_with_code_and_request_id(start: Start) -> None:
     code, _, err = ended(start(secret="not-the-secret"))
     assert code == 1
     assert "SignatureDoesNotMatch" in err
@@ -131,7 +131,7 @@ def test_a_wrong_secret_is_told_with_code_and_request_id(start: Start) -> None:
     assert "Traceback" not in err
 
 
-def test_an_unknown_bucket_is_told(start: Start, sandbox: SandboxProcess) -> None:
+def test_an_unknown_bucket_is_reported(start: Start, sandbox: SandboxProcess) -> None:
     endpoint = sandbox.info.path_style_endpoint
     other = msgspec.structs.replace(
         sandbox.profile(), bucket="no-such-bucket", standard_endpoint=endpoint, accelerated_endpoint=endpoint
@@ -141,7 +141,7 @@ def test_an_unknown_bucket_is_told(start: Start, sandbox: SandboxProcess) -> Non
     assert "NoSuchBucket" in err
 
 
-def test_a_dead_endpoint_is_told_within_the_deadline(start: Start, sandbox: SandboxProcess) -> None:
+def test_a_dead_endpoint_is_reported_within_the_deadline(start: Start, sandbox: SandboxProcess) -> None:
     dead = msgspec.structs.replace(sandbox.profile(), standard_endpoint="http://0.0.1:9")
     code, _, err = ended(start(profile=dead))
     assert code == 1
@@ -165,7 +165,7 @@ def test_an_empty_prefix_is_reported_with_a_remedy(start: Start, sandbox: Sandbo
         (["--resume=oss://another/x.pt"], "is not an object of the bucket"),
     ],
 )
-def test_bad_usage_is_told(start: Start, arguments: list[str], words: str) -> None:
+def test_bad_usage_is_reported(start: Start, arguments: list[str], words: str) -> None:
     code, _, err = ended(start(*arguments))
     assert code in {1, 2}
     assert words in err
@@ -174,7 +174,7 @@ def test_bad_usage_is_told(start: Start, arguments: list[str], words: str) -> No
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1", "-m")
 
 
-def test_torchrun_starts_a_run_anew_from_its_last_checkpoint(start: Start) -> None:
+def test_torchrun_restarts_a_run_from_its_last_checkpoint(start: Start) -> None:
     process = start("--json", "--epochs=4", "--warmup-steps=0", "--checkpoint-every=1", launcher=TORCHRUN)
     assert process.stdout is not None
     found: list[events.Event] = []

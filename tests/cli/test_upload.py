@@ -55,7 +55,7 @@ def test_a_broken_picture_makes_the_exit_code_1_and_the_rest_arrives(uploader: U
     ]
 
 
-def test_in_words(uploader: Uploader, source: Path) -> None:
+def test_the_summary_as_text(uploader: Uploader, source: Path) -> None:
     (source / "train/ants/\x1b]0;evil\x07.gif").write_bytes(b"GIF89a")
     done = uploader.run(str(source))
     assert done.code == 0, done.err
@@ -73,7 +73,7 @@ def test_a_dry_run_sends_nothing(uploader: Uploader, source: Path) -> None:
     assert uploader.objects() == 0
     shown = uploader.run(str(source), "--dry-run", "--bandwidth=0.01").out
     assert "8 files: 6 train, 2 val in 2 classes" in shown
-    assert "s with the cap of 0.01 MB/s" in shown
+    assert "s at the limit of 0.01 MB/s" in shown
 
 
 @pytest.mark.parametrize(
@@ -88,14 +88,14 @@ def test_a_dry_run_sends_nothing(uploader: Uploader, source: Path) -> None:
         (["SOURCE", "--keep-ratio", "--format", "tensor-f32"], 2, "--keep-ratio"),
     ],
 )
-def test_bad_usage_says_what(uploader: Uploader, source: Path, arguments: list[str], code: int, text: str) -> None:
+def test_bad_usage_is_explained(uploader: Uploader, source: Path, arguments: list[str], code: int, text: str) -> None:
     done = uploader.run(*[str(source) if word == "SOURCE" else word for word in arguments])
     assert done.code == code
     assert text in done.err
     assert "Traceback" not in done.err
 
 
-def test_a_wrong_secret_is_told_and_not_shown(uploader: Uploader, source: Path) -> None:
+def test_a_wrong_secret_is_reported_and_not_shown(uploader: Uploader, source: Path) -> None:
     done = uploader.run(str(source), "--json", OSS_ACCESS_KEY_SECRET="s3cr3t-sentinel")
     assert done.code == 1
     assert "SignatureDoesNotMatch" in done.err
@@ -103,7 +103,7 @@ def test_a_wrong_secret_is_told_and_not_shown(uploader: Uploader, source: Path) 
     assert "s3cr3t-sentinel" not in done.out + done.err
 
 
-def test_a_signal_ends_it_and_the_next_run_goes_on(uploader: Uploader, tmp_path: Path) -> None:
+def test_a_signal_ends_it_and_the_next_run_resumes(uploader: Uploader, tmp_path: Path) -> None:
     source = make_pictures(tmp_path / "source", train=150)
     uploaded = 0
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):

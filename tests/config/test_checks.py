@@ -66,7 +66,7 @@ def test_limited_gives_results_errors_and_limits() -> None:
     release.set()
 
 
-def test_a_check_that_takes_long_is_named_while_it_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_check_is_reported_while_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "LONG_S", 0.01)
     told = threading.Event()
     names: list[tuple[str, ...]] = []

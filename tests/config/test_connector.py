@@ -29,7 +29,7 @@ def test_the_file_is_made_with_its_defaults(home: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_values_come_back_and_are_kept() -> None:
+def test_values_are_saved_and_loaded() -> None:
     values: ConnectorValues = {
         "logLevel": 3,
         "auditPath": "/tmp/audit.log",

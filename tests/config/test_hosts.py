@@ -42,7 +42,7 @@ def test_only_the_regions_own_network_reaches_internal_and_accelerated() -> None
 
 
 @pytest.mark.parametrize("region", ["cn-hangzhou", "ap-southeast-1", "eu-central-1"])
-def test_every_candidate_tells_its_region(region: str) -> None:
+def test_every_candidate_has_its_region(region: str) -> None:
     found = candidates(region)
     assert {candidate.host.region for candidate in found} == {region}
     assert found[0].host.kind is HostKind.INTERNAL

@@ -32,7 +32,7 @@ def url(instance: Sandboxed) -> str:
     return found
 
 
-def test_the_instance_is_told(instance: Sandboxed, url: str) -> None:
+def test_the_instance_is_reported(instance: Sandboxed, url: str) -> None:
     found = MetadataService(url).instance()
     assert found.region == instance.process.info.region
     assert found.zone.startswith(found.region)
@@ -67,7 +67,7 @@ def test_the_address_is_a_setting(url: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert source().source == f"ECS RAM role {ROLE_NAME}"
 
 
-def test_an_unknown_role_or_item_is_told(url: str) -> None:
+def test_an_unknown_role_or_item_is_an_error(url: str) -> None:
     with pytest.raises(MetadataError, match="404") as caught:
         MetadataService(url).credentials("nobody")
     assert "RAM role" in caught.value.remedy
@@ -90,7 +90,7 @@ class _Clock:
         return self.now
 
 
-def test_credentials_are_kept_and_fetched_anew_before_they_end(url: str) -> None:
+def test_credentials_are_cached_and_refreshed_before_they_expire(url: str) -> None:
     clock = _Clock()
     source = EcsRoleSource(url=url, now=clock)
     first = source()
@@ -102,7 +102,7 @@ def test_credentials_are_kept_and_fetched_anew_before_they_end(url: str) -> None
     assert source() is not first
 
 
-def test_they_are_kept_while_the_service_is_away_until_they_end(tmp_path: Path) -> None:
+def test_they_are_kept_while_the_service_is_unavailable_until_they_expire(tmp_path: Path) -> None:
     clock = _Clock()
     with sandboxed(tmp_path / "instance") as running:
         source = EcsRoleSource(url=running.process.info.metadata_endpoint, now=clock)
@@ -158,7 +158,7 @@ _REFUSED = (
         _REFUSED,
     ],
 )
-def test_an_answer_that_is_no_credentials_is_told_and_not_quoted(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reply_without_credentials_is_an_error_and_not_quoted(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_Odd, "body", body)
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Odd)
     threading.Thread(target=server.serve_forever, daemon=True).start()

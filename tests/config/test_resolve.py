@@ -30,7 +30,7 @@ def test_nothing_given_means_the_sandbox() -> None:
     assert resolve(Settings(), {}, {"OSS_REGION": "cn-hangzhou"}) is None
 
 
-def test_the_sandbox_can_be_asked_for() -> None:
+def test_the_sandbox_can_be_selected() -> None:
     assert resolve(ACTIVE, {"profile": "sandbox"}, {}) is None
     assert resolve(ACTIVE, {}, {"OSSCONSOLE_PROFILE": "sandbox"}) is None
 
@@ -69,11 +69,11 @@ def test_region_and_standard_endpoint_are_derived() -> None:
     assert found.profile.region == "cn-hangzhou"
     assert found.profile.standard_endpoint == "https://oss-cn-hangzhou-internal.aliyuncs.com"
     assert found.profile.accelerated_endpoint == f"https://{accelerated}"
-    assert str(found.origins["region"]) == "default told by the accelerated endpoint"
+    assert str(found.origins["region"]) == "default from the accelerated endpoint"
     assert found.origins["standard_endpoint"].kind is OriginKind.DEFAULT
 
 
-def test_transfer_acceleration_tells_no_region() -> None:
+def test_transfer_acceleration_has_no_region() -> None:
     with pytest.raises(SettingsError, match="region is missing"):
         resolve(Settings(), {"bucket": "abc", "standard_endpoint": "oss-accelerate.aliyuncs.com"}, {})
 

@@ -61,9 +61,9 @@ def test_a_symbolic_link_stays_one(tmp_path: Path) -> None:
     assert "hangzhou" in kept.read_text()
 
 
-def test_a_file_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "plain").touch()
-    with pytest.raises(SettingsError, match="cannot be made"):
+    with pytest.raises(SettingsError, match="cannot be created"):
         save_settings(Settings(), tmp_path / "plain" / "profiles.toml")
 
 
@@ -89,7 +89,7 @@ def test_a_missing_key_names_the_tables_line() -> None:
     assert "line 2, [profiles.a] bucket" in error.message
 
 
-def test_a_wrong_type_says_what_is_wanted() -> None:
+def test_a_wrong_type_is_an_error_with_the_valid_type() -> None:
     error = failure('[profiles.a]\nregion = "cn-hangzhou"\nbucket = 127\n')
     assert "line 3" in error.message
     assert "text in quotes" in error.message
@@ -144,7 +144,7 @@ def test_renaming_keeps_place_and_activity() -> None:
 def test_deleting_the_active_profile_leaves_the_sandbox() -> None:
     settings = Settings().with_profile(HANGZHOU, activate=True).without("hangzhou")
     assert settings == Settings()
-    with pytest.raises(SettingsError, match="no profile"):
+    with pytest.raises(SettingsError, match="does not exist"):
         settings.without("hangzhou")
 
 
@@ -157,8 +157,8 @@ def test_activating() -> None:
     assert "'hangzhou'" in caught.value.remedy
 
 
-def test_what_happens_when_the_terminal_is_lost_is_kept_and_checked() -> None:
-    assert load_settings().on_hangup is OnHangup.GO_ON
+def test_on_hangup_is_saved_and_validated() -> None:
+    assert load_settings().on_hangup is OnHangup.CONTINUE
     changed = msgspec.structs.replace(Settings(), on_hangup=OnHangup.STOP)
     save_settings(changed.with_profile(HANGZHOU, activate=True))
     assert load_settings().on_hangup is OnHangup.STOP
@@ -192,7 +192,7 @@ def obstacle(kind: str) -> None:
         ("device", "it is a device"),
     ],
 )
-def test_what_is_no_file_is_refused_at_once_with_what_to_do(kind: str, words: str) -> None:
+def test_anything_but_a_regular_file_is_refused_without_blocking(kind: str, words: str) -> None:
     obstacle(kind)
     with pytest.raises(SettingsError, match=words) as caught:
         load_settings()
@@ -213,12 +213,12 @@ def test_another_encoding_is_named(encoding: str) -> None:
     assert "iconv" in caught.value.remedy
 
 
-def test_latin_1_is_refused_in_words() -> None:
+def test_latin_1_is_refused() -> None:
     settings_path().write_bytes('active = "münchen"\n'.encode("latin-1"))
     with pytest.raises(SettingsError, match="is not UTF-8 text"):
         load_settings()
 
 
-def test_without_profiles_the_remedy_says_how_to_make_one() -> None:
+def test_without_profiles_the_remedy_is_config_init() -> None:
     error = failure('active = "mine"\n')
-    assert error.remedy == "The file has no profiles. Make one: ossconsole config init"
+    assert error.remedy == "Create a profile: ossconsole config init"

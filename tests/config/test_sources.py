@@ -15,10 +15,10 @@ from ossconsole.config.credential_sources import (
     aliyun_file,
     connector_file,
     find_credentials,
+    list_sources,
     loose_mode,
     ossutil_file,
     read_connector_file,
-    survey,
     write_connector_file,
 )
 from ossconsole.config.credentials import Credentials, Secret
@@ -110,7 +110,7 @@ def test_ossutil_1_files_are_read() -> None:
     assert find_credentials(profile("ossutil"))().access_key_id == "one"
 
 
-def test_no_source_says_where_it_looked() -> None:
+def test_without_credentials_the_error_lists_the_sources() -> None:
     with pytest.raises(NoCredentialsError) as caught:
         find_credentials(profile())
     assert len(caught.value.looked) == 5
@@ -213,13 +213,13 @@ def test_secrets_are_masked_wherever_they_could_show() -> None:
 
 
 def test_a_file_source_without_its_file_finds_nothing(tmp_path: Path) -> None:
-    assert FileSource("connector", tmp_path / "none").look() is None
+    assert FileSource("connector", tmp_path / "none").read() is None
     assert "OSS_ACCESS_KEY_ID" not in os.environ
 
 
-def test_the_survey_names_every_place_and_every_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sources_include_every_tool_and_every_profile(monkeypatch: pytest.MonkeyPatch) -> None:
     write_all(monkeypatch)
-    found = {str(state.source): state for state in survey()}
+    found = {str(state.source): state for state in list_sources()}
     ids = [state.credentials.access_key_id for state in found.values() if state.credentials]
     assert ids == [
         "from-environment",
@@ -231,12 +231,12 @@ def test_the_survey_names_every_place_and_every_profile(monkeypatch: pytest.Monk
         "s",
     ]
     (ecs,) = [state for name, state in found.items() if name.startswith("ECS")]
-    assert "metadata service" in ecs.words
+    assert "metadata service" in ecs.problem
 
 
-def test_the_survey_goes_on_past_a_broken_file() -> None:
+def test_list_sources_continues_after_a_broken_file() -> None:
     write(ossutil_file(), SENTINEL)
     write(aliyun_file(), SENTINEL)
-    states = survey()
-    assert next(state.words for state in states if "ossutil" in str(state.source)).startswith(str(ossutil_file()))
-    assert not any(SENTINEL in state.words for state in states)
+    states = list_sources()
+    assert next(state.problem for state in states if "ossutil" in str(state.source)).startswith(str(ossutil_file()))
+    assert not any(SENTINEL in state.problem for state in states)

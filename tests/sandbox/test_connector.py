@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from ossconsole.sandbox.process import SandboxProcess
-from ossconsole.sandbox.server import RequestRecord, read_log
+from ossconsole.sandbox.response import RequestRecord
+from ossconsole.sandbox.server import read_log
 
 SAMPLES = 60
 CHECKPOINT_BYTES = 20_000_000

@@ -21,9 +21,9 @@ import pytest
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError, SettingsError
-from ossconsole.sandbox import delivery, faults
+from ossconsole.sandbox import faults, response
 from ossconsole.sandbox.control import SandboxControl
-from ossconsole.sandbox.faults import FaultEngine, FaultPlan, Request, Rule
+from ossconsole.sandbox.faults import FaultCandidate, FaultEngine, FaultPlan, Rule
 from ossconsole.sandbox.process import SandboxInfo, SandboxProcess
 from ossconsole.sandbox.server import read_log
 from tests.sandbox.conftest import make_bucket
@@ -31,10 +31,10 @@ from tests.sandbox.test_objects import fails
 from tests.sandbox.wire import Answer, Signer, call, send, wait_until
 
 ERROR = faults.Error(code="InternalError")
-GET = Request("GET", "GetObject", EndpointKind.STANDARD, "dataset/a.pt", "OSSConnector")
+GET = FaultCandidate("GET", "GetObject", EndpointKind.STANDARD, "dataset/a.pt", "OSSConnector")
 
 
-def strikes(rule: Rule, requests: list[Request], at: float = 0.0, seed: int = 0) -> list[bool]:
+def strikes(rule: Rule, requests: list[FaultCandidate], at: float = 0.0, seed: int = 0) -> list[bool]:
     engine = FaultEngine(FaultPlan(rules=[rule], seed=seed), 0.0)
     return [engine.decide(request, at) is not None for request in requests]
 
@@ -192,7 +192,7 @@ def test_slow_body(info: SandboxInfo, arm: Arm, key: str, monkeypatch: pytest.Mo
         yield DATA
 
     async def slowly() -> bytes:
-        parts = delivery._spoiled(MagicMock(), chunks(), faults.Slow(bytes_per_s=100_000))
+        parts = response._faulty_chunks(MagicMock(), chunks(), faults.Slow(bytes_per_s=100_000))
         return b"".join([part async for part in parts])
 
     monkeypatch.setattr(asyncio, "sleep", sleep)
@@ -217,7 +217,7 @@ def test_stall_ends_when_the_client_leaves(
     wait_until(lambda: any(stalled.items() <= msgspec.structs.asdict(r).items() for r in read_log(sandbox.log_path)))
 
 
-def test_stall_goes_on_after_its_time(info: SandboxInfo, arm: Arm, key: str) -> None:
+def test_a_stall_ends_after_its_time(info: SandboxInfo, arm: Arm, key: str) -> None:
     arm(faults.Stall(after_bytes=1000, seconds=0.05))
     assert call(info, "GET", key).body == DATA
 

@@ -31,7 +31,7 @@ def fails(action: Any, *arguments: Any, **options: Any) -> tuple[int, str]:
     return caught.value.status, caught.value.code
 
 
-def test_put_and_what_is_said_about_the_object(bucket: Any, prefix: str) -> None:
+def test_put_and_head(bucket: Any, prefix: str) -> None:
     data = b"hello" * 1000
     headers = {"x-oss-meta-class": "ant", "Content-Type": "text/x-test", "Cache-Control": "no-store"}
     result = bucket.put_object(f"{prefix}a", data, headers=headers)
@@ -205,7 +205,7 @@ def test_buckets(bucket: Any, info: SandboxInfo) -> None:
     assert call(info, "PUT", bucket="Bad_Name").code == "InvalidBucketName"
 
 
-def test_what_is_not_implemented_says_so(info: SandboxInfo, bucket: Any) -> None:
+def test_unimplemented_operations_are_refused(info: SandboxInfo, bucket: Any) -> None:
     assert call(info, "GET", query={"policy": ""}).status == 501
     assert call(info, "PUT", query={"lifecycle": ""}, body=b"").code == "NotImplemented"
     assert call(info, "POST", "x").code == "MethodNotAllowed"

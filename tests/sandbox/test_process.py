@@ -19,9 +19,9 @@ import pytest
 from ossconsole.config.credentials import Secret
 from ossconsole.config.endpoints import EndpointKind, sdk_endpoint
 from ossconsole.config.errors import SettingsError
-from ossconsole.sandbox.blobs import INLINE_BYTES
 from ossconsole.sandbox.process import SandboxError, SandboxInfo, SandboxProcess
 from ossconsole.sandbox.server import read_log
+from ossconsole.sandbox.store import INLINE_BYTES
 from tests.sandbox.conftest import make_bucket
 from tests.sandbox.wire import Signer, call, send, wait_until
 
@@ -99,7 +99,7 @@ def test_port_taken(tmp_path: Path) -> None:
 
 
 def test_one_sandbox_per_folder(sandbox: SandboxProcess) -> None:
-    with pytest.raises(SandboxError, match="Another sandbox runs on"):
+    with pytest.raises(SandboxError, match="Another sandbox is running on"):
         SandboxProcess.start(sandbox.directory)
     assert sandbox.running
 
@@ -131,7 +131,7 @@ def test_damaged_objects_are_set_aside_together(tmp_path: Path, name: str) -> No
 
 def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(SettingsError, match="cannot be made"):
+    with pytest.raises(SettingsError, match="cannot be created"):
         SandboxProcess.start(tmp_path / "file" / "below")
 
 
@@ -166,7 +166,7 @@ def test_it_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
 
 
-def test_ctrl_c_by_hand(tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_sandbox_in_a_terminal(tmp_path: Path) -> None:
     """Run from a shell it needs no open stdin, and Ctrl-C ends it with no traceback."""
     command = [sys.executable, "-m", "ossconsole", "sandbox", "--dir", str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from ossconsole.sandbox.errors import OssError
 from ossconsole.sandbox.process import SandboxInfo
-from ossconsole.sandbox.request import Span, resolve
+from ossconsole.sandbox.replies import OssError
+from ossconsole.sandbox.request import ByteRange, resolve_range
 from tests.sandbox.wire import call
 
-WHOLE = Span(0, 1000, partial=False)
+WHOLE = ByteRange(0, 1000, partial=False)
 
 
-def part(start: int, length: int) -> Span:
-    return Span(start, length, partial=True)
+def part(start: int, length: int) -> ByteRange:
+    return ByteRange(start, length, partial=True)
 
 
 @pytest.mark.parametrize(
@@ -38,13 +38,13 @@ def part(start: int, length: int) -> Span:
         ("items=0-1", WHOLE, WHOLE),
     ],
 )
-def test_table(header: str | None, default: Span, standard: Span | None) -> None:
-    assert resolve(header, 1000, standard=False) == default
+def test_table(header: str | None, default: ByteRange, standard: ByteRange | None) -> None:
+    assert resolve_range(header, 1000, standard=False) == default
     if standard is not None:
-        assert resolve(header, 1000, standard=True) == standard
+        assert resolve_range(header, 1000, standard=True) == standard
         return
     with pytest.raises(OssError) as caught:
-        resolve(header, 1000, standard=True)
+        resolve_range(header, 1000, standard=True)
     assert (caught.value.status, caught.value.code) == (416, "InvalidRange")
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.sandbox.blobs import BlobStore
-from ossconsole.sandbox.reading import BLOCK_BYTES, BlockCache, Origin, Pace, Reader, Shaping
+from ossconsole.sandbox.reading import BLOCK_BYTES, BlockCache, OriginDelay, Pace, Reader, Shaping
 from ossconsole.sandbox.records import StoredObject
-from ossconsole.sandbox.request import Span
+from ossconsole.sandbox.request import ByteRange
+from ossconsole.sandbox.store import BlobStore
 
 
 class FakeTime:
@@ -36,7 +36,7 @@ class Bench:
         self.time = FakeTime()
         self.blobs = BlobStore(folder)
         self.cache = BlockCache(int(shaping.cache_mb * 1e6))
-        origin = Origin(shaping, self.time.clock, self.time.sleep)
+        origin = OriginDelay(shaping, self.time.clock, self.time.sleep)
         self.reader = Reader(self.blobs, origin, shaping, self.cache, self.time.sleep)
 
     def store(self, data: bytes) -> StoredObject:
@@ -45,14 +45,14 @@ class Bench:
         blob = writer.finish()
         return StoredObject(key="k", blob=blob.id, size=blob.size, etag=blob.md5, crc64=blob.crc64, modified=0.0)
 
-    def read(self, kind: EndpointKind, stored: StoredObject, span: Span | None = None) -> tuple[bytes, float]:
+    def read(self, kind: EndpointKind, stored: StoredObject, span: ByteRange | None = None) -> tuple[bytes, float]:
         """The bytes, and the seconds they took."""
-        span = span or Span(0, stored.size, partial=False)
+        span = span or ByteRange(0, stored.size, partial=False)
         before = self.time.now
         data = asyncio.run(self._read(kind, stored, span))
         return data, self.time.now - before
 
-    async def _read(self, kind: EndpointKind, stored: StoredObject, span: Span) -> bytes:
+    async def _read(self, kind: EndpointKind, stored: StoredObject, span: ByteRange) -> bytes:
         cached = kind is EndpointKind.ACCELERATED and self.cache.capacity > 0
         body = self.reader.open(stored, span, cached=cached)
         try:
@@ -87,7 +87,7 @@ def test_a_lone_standard_read_waits_for_the_first_byte(shaped: Bench) -> None:
 
 def test_the_standard_rate_is_a_total(tmp_path: Path) -> None:
     time = FakeTime()
-    origin = Origin(Shaping(standard_objects_per_s=103), time.clock, time.sleep)
+    origin = OriginDelay(Shaping(standard_objects_per_s=103), time.clock, time.sleep)
 
     async def thousand() -> None:
         for _ in range(103):
@@ -109,7 +109,7 @@ def test_first_accelerated_read_costs_the_origin_and_the_second_does_not(shaped:
     assert (shaped.cache.hits, shaped.cache.misses) == (1, 1)
 
 
-def test_an_overwritten_object_is_read_anew(shaped: Bench) -> None:
+def test_an_overwritten_object_is_not_read_from_the_cache(shaped: Bench) -> None:
     old, new = shaped.store(b"old"), shaped.store(b"new")
     shaped.read(ACCELERATED, old)
     data, seconds = shaped.read(ACCELERATED, new)
@@ -121,12 +121,12 @@ def test_ranges_through_the_cache(tmp_path: Path) -> None:
     bench = Bench(tmp_path, Shaping(cache_mb=64))
     data = bytes(range(256)) * (BLOCK_BYTES // 128)
     stored = bench.store(data)
-    across = Span(BLOCK_BYTES - 10, 20, partial=True)
+    across = ByteRange(BLOCK_BYTES - 10, 20, partial=True)
     assert bench.read(ACCELERATED, stored, across)[0] == data[BLOCK_BYTES - 10 : BLOCK_BYTES + 10]
     assert bench.cache.misses == 2
     assert bench.read(ACCELERATED, stored)[0] == data
     assert bench.cache.misses == 2
-    assert bench.read(ACCELERATED, stored, Span(7, 0, partial=True))[0] == b""
+    assert bench.read(ACCELERATED, stored, ByteRange(7, 0, partial=True))[0] == b""
 
 
 def test_bandwidth_is_charged_by_the_byte(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_no_shaping_never_waits(tmp_path: Path) -> None:
 
 def test_a_reader_in_the_queue_keeps_the_bytes_it_came_for(shaped: Bench) -> None:
     stored = shaped.store(b"old")
-    body = shaped.reader.open(stored, Span(0, 3, partial=False), cached=False)
+    body = shaped.reader.open(stored, ByteRange(0, 3, partial=False), cached=False)
     shaped.blobs.remove([stored.blob])
     assert asyncio.run(body.read()) == b"old"
     body.close()

@@ -63,7 +63,7 @@ def test_the_second_finds_the_first_and_the_last_ends_it(tmp_path: Path) -> None
         assert make_bucket(third.info).get_object("still").read() == b"here"
 
 
-def test_it_survives_whoever_started_it_and_ends_after_the_last_was_killed(tmp_path: Path) -> None:
+def test_it_survives_its_starter_and_ends_with_its_last_user(tmp_path: Path) -> None:
     starter = hold(tmp_path)
     endpoint = endpoint_of(starter)
     guest = hold(tmp_path)
@@ -82,7 +82,7 @@ def test_it_survives_whoever_started_it_and_ends_after_the_last_was_killed(tmp_p
             stream.close()
 
 
-def test_many_at_once_get_one_server(tmp_path: Path) -> None:
+def test_many_simultaneous_users_get_one_server(tmp_path: Path) -> None:
     opened: list[SharedSandbox] = []
     threads = [threading.Thread(target=lambda: opened.append(SharedSandbox.open(tmp_path))) for _ in range(6)]
     for thread in threads:
@@ -96,14 +96,14 @@ def test_many_at_once_get_one_server(tmp_path: Path) -> None:
     wait_until(lambda: not servers(tmp_path))
 
 
-def test_one_started_by_hand_is_used_and_left_alone(tmp_path: Path) -> None:
+def test_a_server_started_by_the_user_is_used_and_not_ended(tmp_path: Path) -> None:
     with SandboxProcess.start(tmp_path, unshaped=True) as alone:
         with SharedSandbox.open(tmp_path) as guest:
             assert guest.info == alone.info
         assert alone.running
 
 
-def test_what_a_killed_server_left_is_no_server(tmp_path: Path) -> None:
+def test_the_files_of_a_killed_server_are_not_a_server(tmp_path: Path) -> None:
     with SandboxProcess.start(tmp_path, unshaped=True) as killed:
         os.kill(killed.pid, signal.SIGKILL)
         wait_until(lambda: not killed.running)
@@ -113,7 +113,7 @@ def test_what_a_killed_server_left_is_no_server(tmp_path: Path) -> None:
             assert stat.S_IMODE((tmp_path / INFO_NAME).stat().st_mode) == 0o600
 
 
-def test_a_server_that_does_not_answer_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_answer_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared, "_running", lambda _: None)
     with SandboxProcess.start(tmp_path, unshaped=True), pytest.raises(SandboxError) as refused:
         SharedSandbox.open(tmp_path, timeout_s=0.5)
@@ -127,7 +127,7 @@ class Told:
     def __init__(self, sandbox: SharedSandbox) -> None:
         self.messages: list[str] = []
         self.remedies: list[str] = []
-        sandbox.tell = self
+        sandbox.notify = self
 
     def __call__(self, message: str, remedy: str) -> None:
         self.messages.append(message)
@@ -143,16 +143,16 @@ def test_a_killed_server_is_named_and_comes_back_where_it_was(tmp_path: Path) ->
         wait_until(lambda: all(len(one.messages) == 2 for one in told))
         assert told[0].messages[0] == f"The embedded sandbox (pid {before.pid}) ended: killed by SIGKILL."
         assert f"(pid {before.pid}) ended" in told[1].messages[0]
-        assert "started again" in told[1].remedies[0]
+        assert "restarted" in told[1].remedies[0]
         (server,) = [server.pid for server in servers(tmp_path)]
         assert starter.info.pid == guest.info.pid == server
-        assert [one.messages[1] for one in told] == [f"The embedded sandbox runs again (pid {server})."] * 2
+        assert [one.messages[1] for one in told] == [f"The embedded sandbox is running again (pid {server})."] * 2
         assert starter.info.endpoints == before.endpoints
         assert make_bucket(before).get_object("kept").read() == b"on disk"
     wait_until(lambda: not servers(tmp_path))
 
 
-def test_one_that_opens_just_then_starts_it_where_the_others_look_for_it(tmp_path: Path) -> None:
+def test_a_new_user_restarts_it_on_the_port_of_the_others(tmp_path: Path) -> None:
     with SandboxProcess.start(tmp_path) as first:
         os.kill(first.pid, signal.SIGKILL)
         wait_until(lambda: not first.running)
@@ -160,19 +160,19 @@ def test_one_that_opens_just_then_starts_it_where_the_others_look_for_it(tmp_pat
             assert second.info.endpoints == first.info.endpoints
 
 
-def test_one_started_by_hand_is_named_and_not_started_again(tmp_path: Path) -> None:
+def test_a_server_started_by_the_user_is_named_and_not_restarted(tmp_path: Path) -> None:
     with SandboxProcess.start(tmp_path, unshaped=True) as alone, SharedSandbox.open(tmp_path) as guest:
         told = Told(guest)
         alone.stop()
         wait_until(lambda: bool(told.messages))
-        assert told.messages == [f"The embedded sandbox (pid {alone.pid}) ended: its process does not exist any more."]
+        assert told.messages == [f"The embedded sandbox (pid {alone.pid}) ended: its process no longer exists."]
         assert f"ossconsole sandbox --dir {tmp_path} --port {alone.info.port}" in told.remedies[0]
         with SandboxProcess.start(tmp_path, port=alone.info.port, unshaped=True) as again:
             wait_until(lambda: len(told.messages) == 2)
             assert f"(pid {again.pid})" in told.messages[1]
 
 
-def test_a_port_that_another_program_has_taken_is_told(tmp_path: Path) -> None:
+def test_a_port_in_use_by_another_program_is_reported(tmp_path: Path) -> None:
     with SharedSandbox.open(tmp_path) as sandbox:
         told = Told(sandbox)
         port = sandbox.info.port
@@ -182,7 +182,7 @@ def test_a_port_that_another_program_has_taken_is_told(tmp_path: Path) -> None:
             assert "ended before it was ready" in told.messages[1]
             assert f"port {port}" in told.remedies[1]
         wait_until(lambda: len(told.messages) == 3)
-        assert "runs again" in told.messages[2]
+        assert "is running again" in told.messages[2]
 
 
 def listening(port: int) -> socket.socket:

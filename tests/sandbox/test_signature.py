@@ -10,10 +10,10 @@ import oss2
 import pytest
 
 from ossconsole.config.credentials import Secret
-from ossconsole.sandbox.errors import OssError
 from ossconsole.sandbox.keys import AccessKey, KeyRing
 from ossconsole.sandbox.process import SandboxInfo
-from ossconsole.sandbox.request import Incoming, Target
+from ossconsole.sandbox.replies import OssError
+from ossconsole.sandbox.request import IncomingRequest, Resource
 from ossconsole.sandbox.signature import Verifier
 from tests.sandbox.conftest import make_bucket
 from tests.sandbox.wire import Signer, call, send
@@ -24,7 +24,7 @@ _VECTOR_TIME = 1702743657
 _VECTOR_SIGNATURE = "e21d18daa82167720f9b1047ae7e7f1ce7cb77a31e8203a7d5f4624fa0284afe"
 
 
-def vector(signature: str) -> Incoming:
+def vector(signature: str) -> IncomingRequest:
     headers = {
         "x-oss-head1": "value",
         "abc": "value",
@@ -38,7 +38,7 @@ def vector(signature: str) -> Incoming:
         f"Signature={signature}",
     }
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-    return Incoming("PUT", f"/1234%2B-/123/1.txt?{_VECTOR_QUERY}", raw)
+    return IncomingRequest("PUT", f"/1234%2B-/123/1.txt?{_VECTOR_QUERY}", raw)
 
 
 def verifier(tmp_path: Path) -> Verifier:
@@ -47,9 +47,9 @@ def verifier(tmp_path: Path) -> Verifier:
 
 def test_published_vector_verifies(tmp_path: Path) -> None:
     request = vector(_VECTOR_SIGNATURE)
-    readings = [Target("other", "1234+-/123/1.txt"), Target("bucket", "1234+-/123/1.txt")]
-    caller = verifier(tmp_path).check(request, readings, _VECTOR_TIME)
-    assert caller.target == readings[1]
+    candidates = [Resource("other", "1234+-/123/1.txt"), Resource("bucket", "1234+-/123/1.txt")]
+    caller = verifier(tmp_path).check(request, candidates, _VECTOR_TIME)
+    assert caller.target == candidates[1]
     assert caller.key is not None
     assert caller.key.id == "ak"
 
@@ -57,7 +57,7 @@ def test_published_vector_verifies(tmp_path: Path) -> None:
 def test_altered_signature_is_refused(tmp_path: Path) -> None:
     request = vector(_VECTOR_SIGNATURE.replace("e", "f", 1))
     with pytest.raises(OssError) as caught:
-        verifier(tmp_path).check(request, [Target("bucket", "1234+-/123/1.txt")], _VECTOR_TIME)
+        verifier(tmp_path).check(request, [Resource("bucket", "1234+-/123/1.txt")], _VECTOR_TIME)
     assert caught.value.code == "SignatureDoesNotMatch"
     assert caught.value.fields["OSSAccessKeyId"] == "ak"
     assert caught.value.fields["StringToSign"].startswith("OSS4-HMAC-SHA256\n20231216T162057Z\n")
@@ -66,7 +66,7 @@ def test_altered_signature_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("skew_s", [-901, 901])
 def test_a_quarter_of_an_hour_off_is_too_skewed(tmp_path: Path, skew_s: int) -> None:
     with pytest.raises(OssError) as caught:
-        verifier(tmp_path).check(vector(_VECTOR_SIGNATURE), [Target("bucket")], _VECTOR_TIME + skew_s)
+        verifier(tmp_path).check(vector(_VECTOR_SIGNATURE), [Resource("bucket")], _VECTOR_TIME + skew_s)
     assert (caught.value.code, caught.value.ec) == ("RequestTimeTooSkewed", "0002-00000504")
 
 
@@ -93,7 +93,7 @@ def test_additional_headers_in_both_spellings(info: SandboxInfo, prefix: str) ->
         assert send(info.path_style_endpoint, "PUT", quote(resource), headers=headers, body=b"").status == 200
 
 
-def test_style_is_told_by_the_signature(info: SandboxInfo) -> None:
+def test_the_signature_decides_the_addressing_style(info: SandboxInfo) -> None:
     """A key that begins with the bucket's name reads differently in the two styles, and both must work."""
     hosted = Signer.of(info).headers("PUT", "/127/127/both", {}, {})
     assert send(info.path_style_endpoint, "PUT", "/127/both", headers=hosted, body=b"hosted").status == 200
@@ -108,7 +108,7 @@ def refused(info: SandboxInfo, signer: Signer) -> tuple[int, str, str]:
     return answer.status, answer.code, answer.headers.get("x-oss-ec", "")
 
 
-def test_wrong_credentials_are_told_apart(info: SandboxInfo) -> None:
+def test_wrong_credentials_have_distinct_errors(info: SandboxInfo) -> None:
     key_id, secret, region = info.access_key_id, info.access_key_secret.reveal(), info.region
     assert refused(info, Signer(key_id, "wrong", region))[:2] == (403, "SignatureDoesNotMatch")
     assert refused(info, Signer("SBXnobody", secret, region))[:2] == (403, "InvalidAccessKeyId")
@@ -148,7 +148,7 @@ def test_presigned_urls_end(info: SandboxInfo, bucket: Any, prefix: str) -> None
     assert too_long.code == "InvalidArgument"
 
 
-def test_nobody_gets_in_unsigned(info: SandboxInfo) -> None:
+def test_unsigned_requests_are_refused(info: SandboxInfo) -> None:
     for method, path in (("GET", "/"), ("GET", "/127/"), ("GET", "/127/x"), ("PUT", "/127/x"), ("DELETE", "/127/x")):
         answer = send(info.path_style_endpoint, method, path, body=b"" if method == "PUT" else None)
         assert (answer.status, answer.code) == (403, "AccessDenied"), (method, path)

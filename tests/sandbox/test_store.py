@@ -17,31 +17,30 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ossconsole.sandbox.blobs import INLINE_BYTES, BlobStore
-from ossconsole.sandbox.errors import OssError
 from ossconsole.sandbox.process import SandboxInfo, SandboxProcess
 from ossconsole.sandbox.records import Attributes, Blob, StoredObject
-from ossconsole.sandbox.store import Store
+from ossconsole.sandbox.replies import OssError
+from ossconsole.sandbox.store import INLINE_BYTES, BlobStore, SandboxStore
 from tests.sandbox.conftest import make_bucket
 from tests.sandbox.test_objects import crc64
 from tests.sandbox.wire import call, wait_until
 
 
-def blob_of(store: Store, data: bytes) -> Blob:
+def blob_of(store: SandboxStore, data: bytes) -> Blob:
     writer = store.blobs.writer()
     writer.write(data)
     return writer.finish()
 
 
-def content(store: Store, key: str) -> bytes:
+def content(store: SandboxStore, key: str) -> bytes:
     stored = store.get("127", key)
     with closing(store.blobs.open(stored.blob)) as blob:
         return blob.read(0, stored.size)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(tmp_path)
+def store(tmp_path: Path) -> Iterator[SandboxStore]:
+    store = SandboxStore(tmp_path)
     store.create_bucket("127")
     yield store
     store.close()
@@ -94,7 +93,7 @@ def test_kill_in_the_middle_of_writes_leaves_whole_objects_only(tmp_path: Path) 
             assert len(data) == size
             assert len(set(data)) == 1
             assert data[0] >= letter
-    with closing(Store(tmp_path)) as store:
+    with closing(SandboxStore(tmp_path)) as store:
         assert store.blobs.all() == {store.get("127", name).blob for name in confirmed}
 
 
@@ -110,7 +109,7 @@ SMALL, LARGE = b"s" * 100, b"l" * (INLINE_BYTES + 1)
 
 
 @pytest.mark.parametrize("data", [b"", SMALL, LARGE])
-def test_overwriting_and_deleting_free_the_disk(store: Store, data: bytes) -> None:
+def test_overwriting_and_deleting_free_the_disk(store: SandboxStore, data: bytes) -> None:
     for content_now in (b"before", data):
         store.put("127", "x", blob_of(store, content_now), Attributes())
     assert len(store.blobs.all()) == 1
@@ -125,7 +124,7 @@ def test_overwriting_and_deleting_free_the_disk(store: Store, data: bytes) -> No
 
 @pytest.mark.parametrize("first", [SMALL, LARGE])
 @pytest.mark.parametrize("second", [SMALL, LARGE])
-def test_appending_does_not_reach_copies_and_open_readers(store: Store, first: bytes, second: bytes) -> None:
+def test_appending_does_not_reach_copies_and_open_readers(store: SandboxStore, first: bytes, second: bytes) -> None:
     def append(data: bytes) -> StoredObject:
         writer = store.blobs.writer()
         writer.write(data)
@@ -143,7 +142,7 @@ def test_appending_does_not_reach_copies_and_open_readers(store: Store, first: b
     assert len(store.blobs.all()) == 2
 
 
-def test_writers_that_are_discarded_leave_nothing(store: Store) -> None:
+def test_writers_that_are_discarded_leave_nothing(store: SandboxStore) -> None:
     for data in (SMALL, LARGE):
         writer = store.blobs.writer()
         writer.write(data)
@@ -152,7 +151,7 @@ def test_writers_that_are_discarded_leave_nothing(store: Store) -> None:
 
 
 @pytest.mark.parametrize("data", [SMALL, LARGE])
-def test_a_refused_write_leaves_no_blob(store: Store, data: bytes) -> None:
+def test_a_refused_write_leaves_no_blob(store: SandboxStore, data: bytes) -> None:
     kept = store.put("127", "x", blob_of(store, data), Attributes()).blob
     with pytest.raises(OssError, match="FileAlreadyExists"):
         store.put("127", "x", blob_of(store, data), Attributes(), forbid=True)
@@ -163,17 +162,17 @@ def test_a_refused_write_leaves_no_blob(store: Store, data: bytes) -> None:
     assert store.blobs.all() == {kept}
 
 
-def test_blobs_that_nothing_names_are_swept_at_the_start(store: Store, tmp_path: Path) -> None:
+def test_blobs_that_nothing_names_are_swept_at_the_start(store: SandboxStore, tmp_path: Path) -> None:
     store.put("127", "x", blob_of(store, b"kept"), Attributes())
     for data in (SMALL, LARGE):
         blob_of(store, data)
     store.close()
-    with closing(Store(tmp_path)) as reopened:
+    with closing(SandboxStore(tmp_path)) as reopened:
         assert content(reopened, "x") == b"kept"
         assert len(reopened.blobs.all()) == 1
 
 
-def test_an_upload_completed_twice_at_once_ends_once(store: Store) -> None:
+def test_an_upload_completed_twice_simultaneously_ends_once(store: SandboxStore) -> None:
     upload = store.begin_upload("127", "x", Attributes())
     part = store.put_part("127", "x", upload.id, 1, blob_of(store, b"part"))
     wanted = [(1, part.blob.md5)]
@@ -208,9 +207,9 @@ _NASTY = [
 
 
 @pytest.fixture(scope="module")
-def emptied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+def emptied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxStore]:
     """A store that each example leaves empty."""
-    store = Store(tmp_path_factory.mktemp("keys"))
+    store = SandboxStore(tmp_path_factory.mktemp("keys"))
     store.create_bucket("127")
     yield store
     store.close()
@@ -218,7 +217,7 @@ def emptied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(keys=st.lists(st.one_of(_HOSTILE, st.sampled_from(_NASTY)), min_size=1, max_size=6, unique=True))
-def test_any_key_keeps_its_own_bytes(keys: list[str], emptied: Store) -> None:
+def test_any_key_keeps_its_own_bytes(keys: list[str], emptied: SandboxStore) -> None:
     store = emptied
     for key in keys:
         store.put("127", key, blob_of(store, key.encode()), Attributes())
@@ -245,7 +244,7 @@ def test_the_log_grows_by_whole_lines(sandbox: SandboxProcess, bucket: Any, pref
     assert sandbox.log_path.read_bytes().endswith(b"}\n")
 
 
-def test_threads_that_write_blobs_at_once_get_the_ids_of_their_own(tmp_path: Path) -> None:
+def test_threads_that_write_blobs_simultaneously_get_distinct_ids(tmp_path: Path) -> None:
     blobs = BlobStore(tmp_path)
 
     def write(number: int) -> tuple[str, bytes]:

@@ -12,7 +12,7 @@ import pytest
 
 from ossconsole.sandbox.process import SandboxProcess
 from ossconsole.sandbox.records import Attributes
-from ossconsole.sandbox.store import Store
+from ossconsole.sandbox.store import SandboxStore
 from tests.sandbox.conftest import make_bucket
 
 
@@ -62,7 +62,7 @@ def test_overwriting_and_deleting_leave_versions(versioned: Any) -> None:
         versioned.delete_bucket()
 
 
-def test_the_list_goes_on_within_a_key(versioned: Any) -> None:
+def test_the_list_continues_within_a_key(versioned: Any) -> None:
     for size in range(3):
         versioned.put_object("a/b", b"x" * size)
     seen, markers = [], {"key_marker": "", "versionid_marker": ""}
@@ -80,7 +80,7 @@ def test_changing_the_acl_makes_no_version(versioned: Any) -> None:
     assert listed(versioned.list_object_versions()) == [("old", True, 6)]
 
 
-def test_what_is_not_done_is_said(versioned: Any) -> None:
+def test_unsupported_versioning_operations_are_refused(versioned: Any) -> None:
     refusals: tuple[Callable[[], Any], ...] = (
         lambda: versioned.get_object("old", params={"versionId": "null"}),
         lambda: versioned.put_bucket_versioning(oss2.models.BucketVersioningConfig("Suspended")),
@@ -92,15 +92,15 @@ def test_what_is_not_done_is_said(versioned: Any) -> None:
 
 
 def test_versions_keep_their_bytes_when_the_folder_is_opened_again(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = SandboxStore(tmp_path)
     store.create_bucket("b")
     writer = store.blobs.writer()
     writer.write(b"first")
     first = store.put("b", "k", writer.finish(), Attributes())
-    store.index.keep_versions("b")
+    store.index.enable_versioning("b")
     store.delete("b", ["k"])
     store.close()
-    again = Store(tmp_path)
-    assert again.index.versions.kept("b")
+    again = SandboxStore(tmp_path)
+    assert again.index.versions.enabled("b")
     assert again.blobs.open(first.blob).read(0, 5) == b"first"
     again.close()

@@ -60,7 +60,7 @@ def test_a_newer_version_may_add_fields() -> None:
 
 
 @pytest.mark.parametrize("line", [b"", b"{}", b'{"event":"nothing","time":1}', b'{"event":"step","time":1}', b"[]"])
-def test_what_is_no_event_is_refused(line: bytes) -> None:
+def test_a_line_that_is_not_an_event_is_refused(line: bytes) -> None:
     with pytest.raises(msgspec.DecodeError):
         events.decode(line)
 

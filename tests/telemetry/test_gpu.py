@@ -8,7 +8,7 @@ import pynvml
 import pytest
 
 from ossconsole.telemetry.gpu import GpuProcess, GpuReader, memory_of_others
-from ossconsole.telemetry.samples import GpuSample
+from ossconsole.telemetry.host import GpuSample
 from tests.telemetry.fake_nvml import FakeNvml
 
 # Calls of one GPU whose failure may cost their own fields and nothing else.
@@ -55,7 +55,7 @@ def test_every_figure_of_every_gpu(count: int) -> None:
     )
 
 
-def test_no_gpu_is_said_in_words() -> None:
+def test_a_missing_gpu_is_explained() -> None:
     snapshot = opened(FakeNvml(0)).read()
     assert snapshot.gpus == ()
     assert "the run uses the CPU" in snapshot.problem
@@ -97,7 +97,7 @@ def test_a_refused_figure_costs_only_itself(call: str, code: int) -> None:
 
 
 @pytest.mark.parametrize("call", ["nvmlDeviceGetHandleByIndex", *PER_GPU_CALLS])
-def test_a_gpu_off_the_bus_says_so_and_the_others_go_on(call: str) -> None:
+def test_a_lost_gpu_is_reported_and_the_others_are_read(call: str) -> None:
     nvml = FakeNvml(8)
     nvml.failures[call, 3] = pynvml.NVML_ERROR_GPU_IS_LOST
     gpus = opened(nvml).read().gpus
@@ -117,14 +117,14 @@ def test_nvml_that_stops_answering_and_comes_back() -> None:
     assert len(reader.read().gpus) == 1
 
 
-def test_throttle_reasons_are_words_and_idle_is_none() -> None:
+def test_throttle_reasons_are_named_and_idle_is_none() -> None:
     nvml = FakeNvml(2)
     nvml.reasons = {
         0: pynvml.nvmlClocksThrottleReasonSwPowerCap | pynvml.nvmlClocksThrottleReasonHwThermalSlowdown,
         1: pynvml.nvmlClocksThrottleReasonGpuIdle,
     }
     gpus = opened(nvml).read().gpus
-    assert gpus[0].throttle == ("power cap", "too hot")
+    assert gpus[0].throttle == ("power cap", "thermal (hardware)")
     assert gpus[1].throttle == ()
 
 
@@ -141,7 +141,7 @@ def test_mig_instances_take_the_place_of_their_gpu() -> None:
     assert first.power == 312.5
 
 
-def test_mig_without_instances_says_so() -> None:
+def test_mig_without_instances_is_reported() -> None:
     nvml = FakeNvml(1)
     nvml.mig = {0: 0}
     (gpu,) = opened(nvml).read().gpus
@@ -156,7 +156,7 @@ def test_memory_of_processes_nvml_does_not_know_is_unknown() -> None:
     assert opened(nvml).read(pids={7, 8}).gpus[0].own_memory_used == 700
 
 
-def test_closed_reader_lets_go_of_nvml_and_says_so() -> None:
+def test_a_closed_reader_shuts_nvml_down() -> None:
     nvml = FakeNvml(1)
     reader = opened(nvml)
     reader.close()
@@ -177,7 +177,7 @@ def test_the_real_binding_on_this_machine() -> None:
 
 
 @pytest.mark.gpu
-def test_a_real_gpu_tells_power_and_memory() -> None:
+def test_a_real_gpu_reports_power_and_memory() -> None:
     reader = GpuReader()
     reader.open()
     snapshot = reader.read()

@@ -107,7 +107,7 @@ def test_a_full_disk_loses_events_and_not_the_run(tmp_path: Path, monkeypatch: p
     assert list(read_events(path)) == [run_event(), step_event(3)]
 
 
-def test_results_are_on_the_disk_at_once_and_steps_need_not_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_are_synced_to_the_disk_and_steps_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", synced.append)
     counts = {}

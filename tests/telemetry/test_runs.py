@@ -86,7 +86,7 @@ def test_a_killed_run_is_interrupted(tmp_path: Path) -> None:
     assert summarise(path).interrupted
 
 
-def test_runs_are_listed_newest_first_without_what_is_no_record(tmp_path: Path) -> None:
+def test_runs_are_listed_newest_first_without_foreign_files(tmp_path: Path) -> None:
     for number in range(3):
         write_record(tmp_path / f"r{number}.jsonl", [run_event(f"r{number}", time=START + number)])
     (tmp_path / "empty.jsonl").touch()
@@ -122,11 +122,11 @@ def test_the_run_meant_is_the_one_that_lives(tmp_path: Path) -> None:
     assert find_run(directory=tmp_path).run == "dead"
 
 
-def test_no_run_is_said_with_what_to_do(tmp_path: Path) -> None:
+def test_a_missing_run_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="no such run") as caught:
         find_run(directory=tmp_path)
     assert "ossconsole train" in caught.value.remedy
-    with pytest.raises(RecordError, match="no readable run record"):
+    with pytest.raises(RecordError, match="not a readable run record"):
         find_run("missing", tmp_path)
     with pytest.raises(SettingsError):
         find_run("../../etc/passwd", tmp_path)

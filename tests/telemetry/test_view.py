@@ -9,8 +9,8 @@ import pytest
 
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
+from ossconsole.telemetry.host import GpuSample
 from ossconsole.telemetry.measure import WARMUP_STEPS
-from ossconsole.telemetry.samples import GpuSample
 from ossconsole.telemetry.view import RECENT_STEPS, STALLED_AFTER_S, RunView
 from tests.telemetry.runs import ACCELERATED, STANDARD, START, Feed
 
@@ -35,7 +35,7 @@ def test_the_recent_steps_make_the_split() -> None:
     assert split.compute == pytest.approx(0.2)
 
 
-def test_the_split_looks_only_at_the_endpoint_that_delivers() -> None:
+def test_the_split_covers_only_the_endpoint_that_delivers() -> None:
     feed = Feed().state(RunState.RUNNING).steps(10, seconds=0.4, wait=0.3)
     feed.switch(ACCELERATED).steps(2, seconds=0.2, wait=0.02)
     assert feed.view.split is not None
@@ -73,7 +73,7 @@ def test_batches_read_ahead_and_the_settling_ones_count_for_no_endpoint() -> Non
     assert feed.view.figures(ACCELERATED).steps == 5
 
 
-def test_the_endpoint_asked_for_and_the_one_that_delivers_differ_while_batches_drain() -> None:
+def test_the_requested_and_the_delivering_endpoint_differ_while_batches_drain() -> None:
     feed = Feed().state(RunState.RUNNING).steps(5).switch(ACCELERATED, ahead=1)
     assert (feed.view.endpoint, feed.view.delivering) == (ACCELERATED, STANDARD)
     feed.steps(1)
@@ -103,7 +103,7 @@ def test_a_paused_run_has_no_eta_and_an_ended_one_no_growing_age() -> None:
     assert feed.view.elapsed_s(feed.time + 500) == pytest.approx(feed.time - START)
 
 
-def test_a_silent_run_is_told_of_only_while_it_should_step() -> None:
+def test_a_stalled_run_is_reported_only_while_it_runs() -> None:
     feed = Feed().state(RunState.RUNNING).steps(1)
     assert feed.view.stalled_s(feed.time + STALLED_AFTER_S - 1) is None
     assert feed.view.stalled_s(feed.time + STALLED_AFTER_S + 5) == pytest.approx(STALLED_AFTER_S + 5)
@@ -151,11 +151,11 @@ def test_telemetry_is_taken_once() -> None:
     sample = events.Telemetry(time=5.0, gpus=(GpuSample(index=0, utilization=40.0, power=30.0),))
     view.apply(sample)
     view.apply(sample)
-    assert len(view.series["gpu0.utilization"]) == 1
+    assert len(view.series["gpu0.utilization"].window(0, 10, 10)) == 1
     assert view.last_time is None, "the machine's figures say nothing of the run's progress"
 
 
-def test_the_log_tells_what_happened_and_errors_stay_until_dismissed() -> None:
+def test_the_log_has_all_events_and_errors_stay_until_dismissed() -> None:
     feed = Feed().state(RunState.RUNNING).steps(1).switch(ACCELERATED)
     feed.view.apply(events.ErrorEvent(time=feed.time, message="The disk is full.", remedy="Free it."))
     feed.state(RunState.PAUSED).state(RunState.RUNNING)
@@ -224,7 +224,7 @@ def test_the_first_steps_after_a_resumption_are_warm_up_too() -> None:
     assert feed.view.figures(STANDARD).steps == 1
 
 
-def test_cold_and_warm_cache_are_told_apart() -> None:
+def test_cold_and_warm_cache_are_distinguished() -> None:
     feed = Feed(steps_per_epoch=40).state(RunState.RUNNING).switch(ACCELERATED)
     feed.steps(40, seconds=1.0).end_epoch(seconds=40, samples=400).steps(40, seconds=0.5)
     figures = feed.view.figures(ACCELERATED)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.terminal.crash import crash_line
+from ossconsole.terminal.logs import crash_line
 from ossconsole.terminal.signals import ExitSignals
 from ossconsole.terminal.tty import owned_terminal
 

@@ -8,8 +8,9 @@ import pytest
 from ossconsole import __version__
 from ossconsole.config.credentials import Secret
 from ossconsole.config.files import make_folder
-from ossconsole.terminal import crash, logs
-from ossconsole.terminal.crash import crash_line, crashes_dir, report
+from ossconsole.terminal import logs
+from ossconsole.terminal import logs as crash
+from ossconsole.terminal.logs import crash_line, crashes_dir, report
 
 SENTINEL = "cr4sh-sentinel-77aa"
 
@@ -33,7 +34,7 @@ def failure(message: str = "went wrong") -> BaseException:
     raise AssertionError
 
 
-def test_a_report_says_what_is_needed_and_no_local_variable(home: Path) -> None:
+def test_a_report_has_traceback_and_versions_and_no_local_variable(home: Path) -> None:
     path = report(failure())
     text = path.read_text()
     assert path.parent == home / "state" / "crashes"
@@ -77,10 +78,10 @@ def test_old_reports_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_a_place_for_the_report_the_line_still_comes(home: Path) -> None:
     (home / "state" / "crashes").write_text("in the way")
     line = crash_line(failure())
-    assert line.startswith("ossconsole crashed: ValueError: went wrong. There is no report: ")
+    assert line.startswith("ossconsole crashed: ValueError: went wrong. No report was written: ")
 
 
-def test_an_exception_that_cannot_be_put_in_words() -> None:
+def test_an_exception_whose_text_fails() -> None:
     class MuteError(Exception):
         def __str__(self) -> str:
             raise RuntimeError("no words")

@@ -59,13 +59,13 @@ def test_nothing_changed_is_nothing_to_undo(drawing: Drawing) -> None:
     assert drawing.file.undo() == ""
 
 
-def test_undo_takes_back_what_is_left_newest_first(drawing: Drawing) -> None:
+def test_undo_resets_the_changed_modes_newest_first(drawing: Drawing) -> None:
     drawing.file.write(ENTER + "\x1b[?2004l")
     assert drawing.file.undo() == "\x18\x1b[<u\x1b[?25h\x1b[?1049l\x1b[0m"
     assert drawing.file.undo() == ""
 
 
-def test_writing_to_a_terminal_that_is_gone_is_no_error(drawing: Drawing) -> None:
+def test_writing_to_a_lost_terminal_is_not_an_error(drawing: Drawing) -> None:
     assert not terminal_gone(drawing.slave)
     drawing.hang_up()
     drawing.file.write("drawn")
@@ -119,7 +119,7 @@ def test_abandoning_frees_a_writer_and_remembers_what_reached_the_terminal(drawi
 
 
 @pytest.mark.timeout(30)
-def test_the_last_words_come_back_from_a_terminal_that_does_not_read(drawing: Drawing) -> None:
+def test_restoring_returns_from_a_terminal_that_does_not_read(drawing: Drawing) -> None:
     fd = drawing.raw.fileno()
     with contextlib.suppress(BlockingIOError):
         while True:

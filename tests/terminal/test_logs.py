@@ -96,7 +96,7 @@ def test_no_secret_by_any_way_into_the_log() -> None:
         ("access_key_secret=hunter2hunter2", "hunter2"),
     ],
 )
-def test_what_looks_like_a_credential_is_masked_unregistered(text: str, leaked: str) -> None:
+def test_an_unregistered_credential_is_masked_by_its_form(text: str, leaked: str) -> None:
     assert leaked not in redact(text)
 
 
@@ -105,7 +105,7 @@ def test_ordinary_words_stay() -> None:
     assert redact(text) == text
 
 
-def test_a_secret_that_holds_another_is_masked_whole() -> None:
+def test_a_secret_that_contains_another_is_masked_whole() -> None:
     register_secret(Secret("abcdef"))
     register_secret(Secret("abcdefghij"))
     register_secret(Secret("abc"))

@@ -156,7 +156,7 @@ def test_drawing_on_a_terminal_that_is_gone_does_not_stop_the_loop(log: Path) ->
     assert "Error" not in log.read_text()
 
 
-def test_work_goes_on_without_the_terminal_and_prints_into_the_log(log: Path) -> None:
+def test_work_continues_without_the_terminal_and_prints_into_the_log(log: Path) -> None:
     with Terminal(CHILD, "goes_on", log) as terminal:
         terminal.until(b"ready")
         terminal.hang_up()
@@ -167,7 +167,7 @@ def test_work_goes_on_without_the_terminal_and_prints_into_the_log(log: Path) ->
     assert "Error" not in text
 
 
-def test_a_terminal_that_stopped_reading_holds_nobody(log: Path) -> None:
+def test_a_terminal_that_does_not_read_blocks_nothing(log: Path) -> None:
     with Terminal(CHILD, "app", log, "flood") as terminal:
         terminal.until(lambda: log.exists() and "mounted" in log.read_text())
         process = psutil.Process(terminal.process.pid)

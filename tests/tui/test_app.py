@@ -292,7 +292,7 @@ async def test_it_starts_with_a_damaged_memory_and_tells_where_that_is_kept(make
         told = "\n".join(notice.message for notice in app._notifications)
     (kept,) = state_dir().glob("forms.json.damaged-*")
     assert kept.name in told
-    assert "is writable for everybody (mode 0777)" in told
+    assert "is writable for all users (mode 0777)" in told
 
 
 def test_a_terminal_of_16_colours_keeps_its_own(make_app: AppMaker, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.telemetry import events
 from ossconsole.telemetry.auto import AutoCompare
 from ossconsole.telemetry.events import RunState
-from ossconsole.telemetry.samples import GpuSample
+from ossconsole.telemetry.host import GpuSample
 from ossconsole.telemetry.view import RunView
 from ossconsole.tui.kit.glyphs import ASCII, BRAILLE, SETS, Glyphs
 from ossconsole.tui.kit.plot import large
@@ -326,13 +326,13 @@ def test_a_step_is_told_in_its_parts() -> None:
 
 def test_a_mig_instance_says_what_nvml_does_not_tell() -> None:
     view = RunView()
-    instance = gpu(0, mig=1, utilization=None, problem="MIG is on: NVML tells no utilization for an instance.")
+    instance = gpu(0, mig=1, utilization=None, problem="MIG is on: NVML reports no utilization for an instance.")
     view.apply(events.Telemetry(time=START, gpus=(instance,), host=host()))
     context = Context(view, START, BRAILLE)
     line = text(machine.machine(context, 100, 2))
     assert "GPU 0.1  util not told (MIG)" in line
     assert "4.1/15 GiB" in line
-    assert "NVML tells no utilization for an instance." in text(machine.details(context, 78))
+    assert "NVML reports no utilization for an instance." in text(machine.details(context, 78))
 
 
 def test_auto_compare_says_when_the_ratio_is_known() -> None:

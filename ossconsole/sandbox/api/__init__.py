@@ -1,1 +1,1 @@
-"""The operations of the service, by resource, and the table that finds the one a request asks for."""
+"""The operations of the OSS API, by resource, and their routing table."""

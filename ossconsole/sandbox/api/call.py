@@ -1,4 +1,4 @@
-"""One request on its way through the sandbox, and the reply to it."""
+"""One API call on its way through the sandbox, the parts of the server that it uses, and the reply to it."""
 
 from __future__ import annotations
 
@@ -13,73 +13,74 @@ import msgspec
 from aiohttp import StreamReader
 
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.sandbox.accelerator import SYNC_WARMUP, Accelerator
-from ossconsole.sandbox.errors import OssError
+from ossconsole.sandbox import replies as xml
+from ossconsole.sandbox.accelerator import SYNC_WARMUP, AcceleratorConfig
 from ossconsole.sandbox.faults import FaultEngine
 from ossconsole.sandbox.keys import AccessKey, KeyRing
-from ossconsole.sandbox.listing import KeySource, SyntheticKeys
-from ossconsole.sandbox.reading import BlockCache, Body, Origin, Reader
+from ossconsole.sandbox.listing import OWNER, KeySource, SyntheticKeys
+from ossconsole.sandbox.reading import BlockCache, Body, OriginDelay, Reader
 from ossconsole.sandbox.records import StoredObject
-from ossconsole.sandbox.request import Incoming, Target
-from ossconsole.sandbox.store import Store
+from ossconsole.sandbox.replies import OssError
+from ossconsole.sandbox.request import IncomingRequest, Resource
+from ossconsole.sandbox.store import SandboxStore
 
-OWNER = "sandbox"
+OWNER_XML = xml.parent("Owner", xml.elements(ID=OWNER, DisplayName=OWNER))
 _MAX_XML_BYTES = 4 << 20
-_decode_accelerator = msgspec.json.Decoder(Accelerator).decode
+_decode_accelerator = msgspec.json.Decoder(AcceleratorConfig).decode
 
 
 @dataclass
 class Service:
-    """What the operations work on."""
+    """The parts of the server that operations use."""
 
-    store: Store
+    store: SandboxStore
     keys: KeyRing
     region: str
     port: int
-    origin: Origin
+    origin: OriginDelay
     reader: Reader
     cache: BlockCache
     faults: FaultEngine
     synthetic: SyntheticKeys | None = None
 
     def clock(self) -> float:
-        """Unix seconds, as this server has them."""
+        """The server's time in Unix seconds, with the fault plan's skew."""
         return time.time() + self.faults.plan.clock_skew_s
 
     def source(self, bucket: str) -> KeySource:
-        """What a listing of the bucket goes through."""
+        """The keys that a listing of the bucket reads: stored ones, and synthetic ones where they are configured."""
         stored = partial(self.store.index.scan, bucket)
         if self.synthetic is None:
             return stored
-        made_up = self.synthetic.scan
+        synthetic = self.synthetic.scan
 
         def merged(start: bytes, end: bytes, limit: int, *, inclusive: bool) -> list[StoredObject]:
-            both = (scan(start, end, limit, inclusive=inclusive) for scan in (stored, made_up))
+            both = (scan(start, end, limit, inclusive=inclusive) for scan in (stored, synthetic))
             return list(islice(merge(*both, key=attrgetter("key")), limit))
 
         return merged
 
-    def accelerator(self, bucket: str) -> Accelerator | None:
-        """The accelerator of a bucket, if it has one."""
+    def accelerator(self, bucket: str) -> AcceleratorConfig | None:
+        """The accelerator of a bucket, None where it has none."""
         raw = self.store.bucket(bucket).accelerator
         return None if raw is None else _decode_accelerator(raw)
 
     def cache_policy(self, kind: EndpointKind, bucket: str, key: str) -> str | None:
-        """How a request through this endpoint is cached; None when it is not."""
+        """The cache policy of a request through this endpoint; None when it bypasses the cache."""
         if kind is EndpointKind.STANDARD or not self.cache.capacity:
             return None
         accelerator = self.accelerator(bucket)
         return accelerator.policy(key) if accelerator else None
 
     def warm(self, kind: EndpointKind, bucket: str, stored: StoredObject) -> None:
-        """Cache an object just written, where the policy of its path says so."""
+        """Caches an object just written where the policy of its path is `sync-warmup`."""
         if self.cache_policy(kind, bucket, stored.key) == SYNC_WARMUP:
             self.reader.warm(stored)
 
 
 @dataclass
 class Reply:
-    """What to send: `body`, or the bytes of `source`. `length` is for a HEAD, which has neither."""
+    """A response: `body`, or the bytes of `source`. `length` is that of a HEAD, which sends neither."""
 
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
@@ -90,37 +91,26 @@ class Reply:
 
 @dataclass
 class Call:
-    """A request whose signature has been checked. `key` is the caller's key, None for an anonymous caller."""
+    """One API call, whose signature has been checked. `key` is the caller's key, None for an anonymous caller.
+
+    `object_key` is "" for an operation on a bucket, `bucket` too for one on the service; header names are in lower
+    case.
+    """
 
     service: Service
     kind: EndpointKind
-    incoming: Incoming
+    incoming: IncomingRequest
     content: StreamReader
-    target: Target
+    target: Resource
     key: AccessKey | None
 
-    @property
-    def bucket(self) -> str:
-        return self.target.bucket
-
-    @property
-    def object_key(self) -> str:
-        return self.target.key
-
-    @property
-    def query(self) -> dict[str, str]:
-        return self.incoming.query
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return self.incoming.headers
-
-    @property
-    def store(self) -> Store:
-        return self.service.store
+    def __post_init__(self) -> None:
+        self.bucket, self.object_key = self.target.bucket, self.target.key
+        self.query, self.headers = self.incoming.query, self.incoming.headers
+        self.store = self.service.store
 
     async def xml_body(self) -> bytes:
-        """The whole body, which must be small. Raises EntityTooLarge."""
+        """The whole body, at most 4 MiB. Raises EntityTooLarge."""
         body = bytearray()
         async for data in self.content.iter_any():
             body += data
@@ -130,4 +120,5 @@ class Call:
 
 
 def xml_reply(document: bytes, *, status: int = 200) -> Reply:
+    """A reply with an XML document as its body."""
     return Reply(status, {"Content-Type": "application/xml"}, document)

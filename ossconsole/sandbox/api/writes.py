@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 
 import msgspec
 
-from ossconsole.sandbox import request as conditions
-from ossconsole.sandbox import xml
+from ossconsole.sandbox import replies as xml
 from ossconsole.sandbox.api.call import Call, Reply, xml_reply
 from ossconsole.sandbox.api.objects import checked_acl, parse_tags, version_headers
-from ossconsole.sandbox.blobs import BlobWriter
-from ossconsole.sandbox.errors import OssError, invalid_argument
-from ossconsole.sandbox.keys import Action
+from ossconsole.sandbox.keys import Permission
 from ossconsole.sandbox.records import Attributes, StoredObject
-from ossconsole.sandbox.request import parse_copy_source
-from ossconsole.sandbox.xml import http_time, iso_time
+from ossconsole.sandbox.replies import OssError, http_time, invalid_argument, iso_time
+from ossconsole.sandbox.request import COPY_PREFIX, check_preconditions, parse_copy_source
+from ossconsole.sandbox.store import BlobWriter
 
 STORAGE_CLASSES = ("Standard", "IA", "Archive", "ColdArchive", "DeepColdArchive")
 _MAX_PUT_BYTES = 5 << 30
@@ -27,9 +26,10 @@ _KEPT = frozenset(
 
 
 async def put(call: Call) -> Reply:
+    """PutObject."""
     call.store.bucket(call.bucket)
     attributes, forbid = attributes_of(call), forbids_overwrite(call)
-    writer = await receive(call)
+    writer = await receive_body(call)
     stored = call.store.put(call.bucket, call.object_key, writer.finish(), attributes, forbid=forbid)
     call.service.warm(call.kind, call.bucket, stored)
     headers = {
@@ -40,53 +40,46 @@ async def put(call: Call) -> Reply:
     return Reply(200, headers | version_headers(call))
 
 
-async def receive(call: Call) -> BlobWriter:
-    """The body, on disk and checked. Raises EntityTooLarge, InvalidDigest, MissingContentLength."""
+async def receive_body(call: Call) -> BlobWriter:
+    """Writes the request's body to disk and checks it. Raises EntityTooLarge, InvalidDigest, MissingContentLength."""
     headers = call.headers
     if "content-length" not in headers and "transfer-encoding" not in headers:
         raise OssError("MissingContentLength")
     expected = content_md5(headers["content-md5"]) if "content-md5" in headers else None
     writer = call.store.blobs.writer()
     try:
-        await _take(call, writer)
-        if expected is not None:
-            _compare(expected, writer)
+        await _write_body(call, writer, expected)
     except BaseException:
         writer.discard()
         raise
     return writer
 
 
-async def _take(call: Call, writer: BlobWriter) -> None:
+async def _write_body(call: Call, writer: BlobWriter, expected_md5: bytes | None) -> None:
     async for data in call.content.iter_any():
         writer.write(data)
         if writer.size > _MAX_PUT_BYTES:
             raise OssError("EntityTooLarge", fields={"MaxSizeAllowed": str(_MAX_PUT_BYTES)})
         await call.service.origin.transfer(len(data))
-
-
-def _compare(expected: bytes, writer: BlobWriter) -> None:
-    if expected != writer.md5():
+    if expected_md5 not in (None, writer.md5()):
         raise OssError("InvalidDigest", "The Content-MD5 you specified did not match what we received.")
 
 
 def content_md5(header: str) -> bytes:
     """The digest in a Content-MD5 header. Raises InvalidDigest."""
-    try:
-        digest = base64.b64decode(header, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise OssError("InvalidDigest", fields={"Content-MD5": header}) from error
-    if len(digest) != 16:
-        raise OssError("InvalidDigest", fields={"Content-MD5": header})
-    return digest
+    with contextlib.suppress(binascii.Error, ValueError):
+        if len(digest := base64.b64decode(header, validate=True)) == 16:
+            return digest
+    raise OssError("InvalidDigest", fields={"Content-MD5": header})
 
 
 def forbids_overwrite(call: Call) -> bool:
+    """Whether `x-oss-forbid-overwrite` is true."""
     return call.headers.get("x-oss-forbid-overwrite", "").lower() == "true"
 
 
 def attributes_of(call: Call) -> Attributes:
-    """What the request's headers say about the object to come. Raises InvalidArgument."""
+    """The attributes that the request's headers set on the object. Raises InvalidArgument."""
     headers = call.headers
     kept = {name: value for name, value in headers.items() if name in _KEPT or name.startswith("x-oss-meta-")}
     try:
@@ -107,19 +100,23 @@ def attributes_of(call: Call) -> Attributes:
 
 
 def copy_source(call: Call) -> StoredObject:
-    """The object that `x-oss-copy-source` names, if the caller may read it and its conditions hold."""
+    """The object that `x-oss-copy-source` names.
+
+    Raises AccessDenied, PreconditionFailed, and InvalidObjectState for an archived object.
+    """
     target = parse_copy_source(call.headers["x-oss-copy-source"])
-    if call.key is not None and not call.key.allows(Action.READ, target.key):
+    if call.key is not None and not call.key.allows(Permission.READ, target.key):
         raise OssError("AccessDenied")
     stored = call.store.get(target.bucket, target.key)
-    if not conditions.check(call.headers, stored, prefix=conditions.COPY_PREFIX):
+    if not check_preconditions(call.headers, stored, prefix=COPY_PREFIX):
         raise OssError("PreconditionFailed", status=304)
-    if call.store.frozen(stored):
+    if call.store.archived(stored):
         raise OssError("InvalidObjectState", fields={"ObjectName": stored.key})
     return stored
 
 
 async def copy(call: Call) -> Reply:
+    """CopyObject: metadata and tags are copied unless their directive is REPLACE."""
     source, attributes = copy_source(call), attributes_of(call)
     if call.headers.get("x-oss-metadata-directive", "COPY").upper() != "REPLACE":
         attributes = msgspec.structs.replace(attributes, headers=source.attributes.headers)
@@ -128,18 +125,19 @@ async def copy(call: Call) -> Reply:
     forbid = forbids_overwrite(call)
     stored = call.store.copy(source, call.bucket, call.object_key, attributes, forbid=forbid)
     call.service.warm(call.kind, call.bucket, stored)
-    fields = [xml.element("ETag", f'"{stored.etag}"'), xml.element("LastModified", iso_time(stored.modified))]
+    fields = xml.elements(ETag=f'"{stored.etag}"', LastModified=iso_time(stored.modified))
     reply = xml_reply(xml.document("CopyObjectResult", fields))
     reply.headers |= {"ETag": f'"{stored.etag}"', "x-oss-hash-crc64ecma": str(stored.crc64)} | version_headers(call)
     return reply
 
 
 async def append(call: Call) -> Reply:
+    """AppendObject at `position`. Raises PositionNotEqualToLength, ObjectNotAppendable."""
     position = call.query.get("position", "")
     if not position.isdecimal():
         raise invalid_argument("position must be a whole number.", "position", position)
     attributes = attributes_of(call)
-    writer = await receive(call)
+    writer = await receive_body(call)
     try:
         stored = call.store.append(call.bucket, call.object_key, int(position), writer, attributes)
     except OssError:

@@ -447,7 +447,7 @@ class ConsoleTextualApp(App[str]):
         super()._handle_exception(error)  # type: ignore[arg-type]
 
     def _fatal_error(self) -> None:
-        from ossconsole.terminal.crash import crash_line
+        from ossconsole.terminal.logs import crash_line
 
         if self._crash is not None and not self.crash_lines:
             self.crash_lines.append(crash_line(self._crash))

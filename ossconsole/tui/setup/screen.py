@@ -10,7 +10,7 @@ from textual import work
 from textual.app import ComposeResult
 from textual.binding import BindingType
 
-from ossconsole.config.credential_sources import SourceState, survey
+from ossconsole.config.credential_sources import SourceState, list_sources
 from ossconsole.config.credentials import mask_key_id
 from ossconsole.config.endpoints import EndpointKind, region_caution
 from ossconsole.config.errors import ConsoleError
@@ -102,7 +102,7 @@ class SetupScreen(ConsoleScreen):
         if usable:
             self._read_keys()
         self._connector = details.read_connector()
-        self._sources = survey()
+        self._sources = list_sources()
         try:
             self._instance = self.services.bucket_setup().instance()
         except ConsoleError:  # off an instance, or no profile is known yet
@@ -184,7 +184,7 @@ class SetupScreen(ConsoleScreen):
 
     def _details(self, width: int, height: int) -> Sequence[Line]:
         sources = [
-            (str(state.source), mask_key_id(state.credentials.access_key_id) if state.credentials else state.words)
+            (str(state.source), mask_key_id(state.credentials.access_key_id) if state.credentials else state.problem)
             for state in self._sources
         ]
         glyphs = self.glyphs

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.text import counted
-from ossconsole.telemetry.narrate import percent as coarse_percent
+from ossconsole.telemetry.events import percent as coarse_percent
 from ossconsole.telemetry.visits import EndpointFigures
 from ossconsole.tui.kit.plot import large, nice_ceiling
 from ossconsole.tui.kit.text import MISSING, Line, compact, joined, percent, rate, short_times, shorten, size, wrap

@@ -9,8 +9,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 
-from ossconsole.telemetry.events import Saving
-from ossconsole.telemetry.narrate import LogLine, megabytes
+from ossconsole.telemetry.events import LogLine, Saving, megabytes
 from ossconsole.tui.kit.canvas import Panel
 from ossconsole.tui.kit.screen import ConsoleModal
 from ossconsole.tui.kit.table import VirtualTable

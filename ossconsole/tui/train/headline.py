@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ossconsole.config.text import counted
+from ossconsole.telemetry.diagnosis import COMPUTE_BOUND, IO_BOUND, Bottleneck, diagnose
 from ossconsole.telemetry.events import RunState
-from ossconsole.telemetry.verdict import COMPUTE_BOUND, IO_BOUND, Bound, judge
 from ossconsole.tui.console import ConsoleState, Ready, Stage, StageState, Starting
 from ossconsole.tui.kit.notice import notice, try_again
 from ossconsole.tui.kit.text import (
@@ -26,12 +26,12 @@ from ossconsole.tui.kit.text import (
 from ossconsole.tui.train.context import Context
 
 _BOUND_STYLES = {
-    Bound.IO: "bad",
-    Bound.MIXED: "warn",
-    Bound.COMPUTE: "good",
-    Bound.HOST: "warn",
-    Bound.UNDECIDED: "strong",
-    Bound.NONE: "strong",
+    Bottleneck.IO: "bad",
+    Bottleneck.MIXED: "warn",
+    Bottleneck.COMPUTE: "good",
+    Bottleneck.HOST: "warn",
+    Bottleneck.UNDECIDED: "strong",
+    Bottleneck.NONE: "strong",
 }
 _STATE_STYLES = {
     RunState.RUNNING: "good",
@@ -46,17 +46,17 @@ _SPEAK_OF = 0.005  # share of the step, below which a part is nothing
 
 def verdict(context: Context, width: int, height: int) -> list[Line]:
     """What bounds the run and where a step's time goes, and below it what to do."""
-    found = judge(context.view, context.now, has_accelerated=context.has_accelerated)
-    style = _BOUND_STYLES[found.bound]
+    found = diagnose(context.view, context.now, has_accelerated=context.has_accelerated)
+    style = _BOUND_STYLES[found.bottleneck]
     if context.view.state is RunState.FAILED:
         style = "bad"
     edge = context.glyphs.left_edge
     first = Line((f"{edge}", style))
     text = safe(found.text)
-    if found.bound is Bound.NONE:
+    if found.bottleneck is Bottleneck.NONE:
         first.add(text[:1].upper() + text[1:], style)
     else:
-        first.add(found.bound.value, style).add(f": {text}", "text")
+        first.add(found.bottleneck.value, style).add(f": {text}", "text")
         first.right(_split(context, width - first.width), width)
     advice = wrap(safe(found.advice), width - 2)
     if len(advice) > height - 1 > 0:

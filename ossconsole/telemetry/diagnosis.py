@@ -1,4 +1,4 @@
-"""What bounds the run, in words. Every figure is measured, or carries the word *estimated* or *at most*."""
+"""The bottleneck of a run, in words. Every number is measured, or marked *estimated* or *at most*."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ import msgspec
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.text import counted
 from ossconsole.telemetry.compare import Comparison
-from ossconsole.telemetry.events import RunState
-from ossconsole.telemetry.narrate import percent
+from ossconsole.telemetry.events import RunState, percent
 from ossconsole.telemetry.view import RunView, StepSplit
 
 IO_BOUND = 0.3
 COMPUTE_BOUND = 0.1
-_HOST_BOUND = 0.5  # of the steps, in which the GPU had done its work before the host gave it more
-_JUDGED_STEPS = 4  # fewer say nothing
+_HOST_BOUND = 0.5  # share of the steps in which the GPU finished before the host had queued its next work
+_DIAGNOSED_STEPS = 4  # fewer are too few for a diagnosis
 
 
-class Bound(str, enum.Enum):
+class Bottleneck(str, enum.Enum):
     """What the run waits for."""
 
     IO = "I/O-bound"
@@ -30,55 +29,57 @@ class Bound(str, enum.Enum):
     NONE = ""
 
 
-class Verdict(msgspec.Struct, frozen=True):
-    """What bounds the run, and what to do about it.
+class Diagnosis(msgspec.Struct, frozen=True):
+    """The bottleneck of a run, and what to do about it.
 
-    `bound` is empty while there is nothing to judge, as before the first steps; `advice` may be empty.
+    `bottleneck` is NONE before the first steps and after the run; `advice` may be empty.
     """
 
-    bound: Bound
+    bottleneck: Bottleneck
     text: str
     advice: str = ""
 
 
-def judge(view: RunView, now: float, *, has_accelerated: bool = True) -> Verdict:
-    """The verdict on the run as it stands; `has_accelerated` tells whether there is anything to switch to."""
+def diagnose(view: RunView, now: float, *, has_accelerated: bool = True) -> Diagnosis:
+    """The diagnosis of the run at `now`; `has_accelerated`: whether the profile has an accelerated endpoint."""
     idle = _idle(view, now)
     if idle is not None:
         return idle
     split = view.split
     if split is None:
-        return Verdict(Bound.NONE, "starting", "waiting for the first batch")
+        return Diagnosis(Bottleneck.NONE, "starting", "waiting for the first batch")
     wait = split.wait_fraction
     text = f"{_waiter(view)} waits for data {percent(wait)} of each step"
-    if split.steps < _JUDGED_STEPS:
-        return Verdict(Bound.UNDECIDED, f"{counted(split.steps, 'step')} so far", f"judged from {_JUDGED_STEPS} on")
+    if split.steps < _DIAGNOSED_STEPS:
+        return Diagnosis(
+            Bottleneck.UNDECIDED, f"{counted(split.steps, 'step')} so far", f"needs {_DIAGNOSED_STEPS} for a diagnosis"
+        )
     if wait < COMPUTE_BOUND and split.late >= _HOST_BOUND:
         late = f"the GPU is idle between kernels in {percent(split.late)} of the steps, although data is there"
-        return Verdict(Bound.HOST, late, _HOST_ADVICE)
+        return Diagnosis(Bottleneck.HOST, late, _HOST_ADVICE)
     if wait < COMPUTE_BOUND:
-        return Verdict(Bound.COMPUTE, text, _compute_advice(view))
-    bound = Bound.IO if wait >= IO_BOUND else Bound.MIXED
-    return Verdict(bound, text, _gain_advice(view, split, has_accelerated=has_accelerated))
+        return Diagnosis(Bottleneck.COMPUTE, text, _compute_advice(view))
+    bound = Bottleneck.IO if wait >= IO_BOUND else Bottleneck.MIXED
+    return Diagnosis(bound, text, _gain_advice(view, split, has_accelerated=has_accelerated))
 
 
-def _idle(view: RunView, now: float) -> Verdict | None:
-    """The verdict where the state alone decides it."""
+def _idle(view: RunView, now: float) -> Diagnosis | None:
+    """The diagnosis where the state alone decides it."""
     if view.state is None:
-        return Verdict(Bound.NONE, "no run yet")
+        return Diagnosis(Bottleneck.NONE, "no run yet")
     if view.state.final:
         return _final(view)
     if view.state in _STATE_ADVICE:
-        return Verdict(Bound.NONE, str(view.state), _STATE_ADVICE[view.state])
+        return Diagnosis(Bottleneck.NONE, str(view.state), _STATE_ADVICE[view.state])
     silent = view.stalled_s(now)
     if silent is not None:
-        return Verdict(Bound.NONE, f"no step for {silent:.0f} s", f"the {view.endpoint} endpoint may not answer")
+        return Diagnosis(Bottleneck.NONE, f"no step for {silent:.0f} s", f"the {view.endpoint} endpoint may not answer")
     if view.settling is not None:
         passed, needed = view.settling
-        return Verdict(
-            Bound.NONE,
+        return Diagnosis(
+            Bottleneck.NONE,
             f"settling on {view.endpoint}",
-            f"batch {passed} of {needed} after the switch; what was read ahead is not counted",
+            f"batch {passed} of {needed} after the switch; prefetched batches are not counted",
         )
     return None
 
@@ -87,20 +88,20 @@ _HOST_ADVICE = "a larger batch, --compile or less work for the CPU would help; f
 
 _STATE_ADVICE = {
     RunState.STARTING: "loading the model and the first batch",
-    RunState.PAUSED: "the run holds before its next step",
+    RunState.PAUSED: "the run waits before its next step",
     RunState.STOPPING: "the checkpoint is written first",
 }
 
 
-def _final(view: RunView) -> Verdict:
+def _final(view: RunView) -> Diagnosis:
     if view.state is RunState.FAILED:
         failure = view.summary.error if view.summary and view.summary.error else ""
-        return Verdict(Bound.NONE, "failed", failure or (view.errors[-1].text if view.errors else ""))
-    return Verdict(Bound.NONE, str(view.state), _compared(view.comparison))
+        return Diagnosis(Bottleneck.NONE, "failed", failure or (view.errors[-1].text if view.errors else ""))
+    return Diagnosis(Bottleneck.NONE, str(view.state), _compared(view.comparison))
 
 
 def _compared(found: Comparison) -> str:
-    """What came of the comparison; "" where one endpoint alone was measured."""
+    """The result of the comparison; "" where one endpoint alone was measured."""
     if found.decided:
         return f"the accelerated endpoint {found.sentence}"
     return f"A/B {found.words}" if found.pairs else ""
@@ -119,7 +120,7 @@ def _compute_advice(view: RunView) -> str:
     if found.faster is EndpointKind.ACCELERATED:
         return _measured(found)
     undecided = "" if found.decided else _compared(found)
-    return f"{undecided}; the accelerator can't help further" if undecided else "the accelerator can't help further"
+    return f"{undecided}; a faster endpoint would not help" if undecided else "a faster endpoint would not help"
 
 
 def _measured(found: Comparison) -> str:
@@ -127,14 +128,14 @@ def _measured(found: Comparison) -> str:
 
 
 def _gain_advice(view: RunView, split: StepSplit, *, has_accelerated: bool) -> str:
-    """What the other endpoint would be worth: measured where both were, else bounded by the step without its wait."""
+    """The gain of the other endpoint: measured where both were, else bounded by the step without its wait."""
     found = view.comparison
     at_most = f"at most {1 / (1 - min(split.wait_fraction, 0.98)):.1f}x (estimated)"
     if view.delivering is EndpointKind.ACCELERATED:
         ceiling, more = view.measurement.ceiling, f"{_more_reading(view)}: {at_most}"
         if ceiling is None:
             parts = [_compared(found), more]
-        elif ceiling.near:  # at the rate that was bought more readers get no more
+        elif ceiling.near:  # more readers cannot exceed the purchased rate
             parts = [ceiling.short, _compared(found)]
         else:
             parts = [_compared(found), more, ceiling.short]
@@ -148,6 +149,6 @@ def _gain_advice(view: RunView, split: StepSplit, *, has_accelerated: bool) -> s
 
 
 def _more_reading(view: RunView) -> str:
-    """What else makes reading faster: readers, and for a dataset of floats a quarter of the bytes."""
+    """Other ways to read faster: more workers, and for float samples a format with a quarter of the bytes."""
     floats = view.run is not None and view.run.sample_format == "tensor-f32"
     return "more workers or image-u8" if floats else "more workers"

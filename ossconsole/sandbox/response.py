@@ -1,4 +1,4 @@
-"""Sending a reply, whole or as a fault has it."""
+"""Sending a reply: whole, or as a fault of the fault plan changes it."""
 
 from __future__ import annotations
 
@@ -8,38 +8,45 @@ import struct
 import time
 from collections.abc import AsyncIterator
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, field
 from typing import NoReturn
 
+import msgspec
 from aiohttp import web
 
 from ossconsole.sandbox import faults
 from ossconsole.sandbox.api.call import Reply
-from ossconsole.sandbox.errors import OssError
-from ossconsole.sandbox.request import Target
+from ossconsole.sandbox.replies import OssError
 
 _STALL_STEP_S = 0.1
 _SLOW_STEP_S = 0.05
 _CRC = "x-oss-hash-crc64ecma"
 
 
-@dataclass
-class Trace:
-    """What is known of a request so far, for the log."""
+class RequestRecord(msgspec.Struct, kw_only=True):
+    """One line of the request log, filled in while the request is served.
 
-    request_id: str
-    started: float
-    target: Target = field(default_factory=Target)
-    query: dict[str, str] = field(default_factory=dict)
+    `time` is Unix seconds at its start, `ms` the time until the last byte of the reply, `bytes` the size of the body
+    sent. `code` is the error code and `fault` the injected fault, each empty for none.
+    """
+
+    time: float
+    endpoint: str
+    method: str
     operation: str = ""
+    bucket: str = ""
+    key: str = ""
+    query: dict[str, str] = {}
+    status: int = 0
+    bytes: int = 0
+    user_agent: str
+    request_id: str
+    ms: float = 0.0
     code: str = ""
     fault: str = ""
-    status: int = 0
-    sent: int = 0
 
 
-async def before(request: web.BaseRequest, action: faults.Action | None) -> None:
-    """The part of a fault that comes before the operation. Raises OssError, ConnectionResetError."""
+async def inject_before(request: web.BaseRequest, action: faults.Action | None) -> None:
+    """Applies a fault that takes effect before the operation. Raises OssError, ConnectionResetError."""
     if isinstance(action, faults.Error):
         delay = {} if action.qos_delay_ms is None else {"x-oss-qos-delay-time": str(action.qos_delay_ms)}
         raise OssError(action.code, action.message, status=action.status, headers=delay)
@@ -49,33 +56,33 @@ async def before(request: web.BaseRequest, action: faults.Action | None) -> None
         await _stall(request, action.seconds)
 
 
-async def deliver(
-    request: web.BaseRequest, trace: Trace, reply: Reply, action: faults.Action | None = None
+async def send(
+    request: web.BaseRequest, record: RequestRecord, reply: Reply, action: faults.Action | None = None
 ) -> web.StreamResponse:
-    """Send `reply`. Raises ConnectionError when the client is gone or a fault cuts it off."""
-    trace.status = reply.status
+    """Sends `reply`. Raises ConnectionError where the client has disconnected or a fault cuts the reply off."""
+    record.status = reply.status
     with closing(reply.source) if reply.source else nullcontext():
         if action is not None:
-            return await _deliver_faulty(request, trace, reply, action)
+            return await _send_faulty(request, record, reply, action)
         if reply.source is None:
-            return _whole(request, trace, reply)
+            return _whole(request, record, reply)
         data = await reply.source.read()
         if len(data) == reply.source.length:
             reply.body = data
-            return _whole(request, trace, reply)
+            return _whole(request, record, reply)
         response = await _begin(request, reply, reply.source.length)
         while data:
             await response.write(data)
-            trace.sent += len(data)
+            record.bytes += len(data)
             data = await reply.source.read()
     await response.write_eof()
     return response
 
 
-def _whole(request: web.BaseRequest, trace: Trace, reply: Reply) -> web.Response:
+def _whole(request: web.BaseRequest, record: RequestRecord, reply: Reply) -> web.Response:
     if request.method == "HEAD":
         reply.headers["Content-Length"] = str(reply.length)
-    trace.sent = len(reply.body)
+    record.bytes = len(reply.body)
     return web.Response(status=reply.status, headers=reply.headers, body=reply.body or None)
 
 
@@ -86,8 +93,8 @@ async def _begin(request: web.BaseRequest, reply: Reply, length: int) -> web.Str
     return response
 
 
-async def _deliver_faulty(
-    request: web.BaseRequest, trace: Trace, reply: Reply, action: faults.Action
+async def _send_faulty(
+    request: web.BaseRequest, record: RequestRecord, reply: Reply, action: faults.Action
 ) -> web.StreamResponse:
     if isinstance(action, faults.LostReply):
         _reset(request)
@@ -96,14 +103,14 @@ async def _deliver_faulty(
     if isinstance(action, faults.MalformedListing):
         reply.body = reply.body[: len(reply.body) // 2]
     if request.method == "HEAD":
-        return _whole(request, trace, reply)
+        return _whole(request, record, reply)
     length = reply.source.length if reply.source else len(reply.body)
     if isinstance(action, faults.Truncate) and action.quietly:
         length = min(length, action.after_bytes)
     response = await _begin(request, reply, length)
-    async for data in _spoiled(request, _chunks(reply), action):
+    async for data in _faulty_chunks(request, _chunks(reply), action):
         await response.write(data)
-        trace.sent += len(data)
+        record.bytes += len(data)
     await response.write_eof()
     return response
 
@@ -116,10 +123,10 @@ async def _chunks(reply: Reply) -> AsyncIterator[bytes]:
         yield data
 
 
-async def _spoiled(
+async def _faulty_chunks(
     request: web.BaseRequest, chunks: AsyncIterator[bytes], action: faults.Action
 ) -> AsyncIterator[bytes]:
-    """The chunks as the fault leaves them. Raises ConnectionResetError where it cuts them off."""
+    """The chunks as the fault changes them. Raises ConnectionResetError where it cuts them off."""
     if isinstance(action, faults.Slow):
         step = max(1, int(action.bytes_per_s * _SLOW_STEP_S))
         async for data in chunks:
@@ -159,7 +166,7 @@ async def _cut(request: web.BaseRequest, action: faults.Action) -> None:
 
 
 async def _stall(request: web.BaseRequest, seconds: float) -> None:
-    """Keep silent, but no longer than the client waits."""
+    """Sends nothing for `seconds`, or until the client disconnects. Raises ConnectionResetError then."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if request.transport is None or request.transport.is_closing():
@@ -168,7 +175,7 @@ async def _stall(request: web.BaseRequest, seconds: float) -> None:
 
 
 def _reset(request: web.BaseRequest) -> NoReturn:
-    """End the connection with an RST in place of a FIN: a linger time of zero makes the kernel do so."""
+    """Ends the connection with an RST in place of a FIN: a linger time of zero makes the kernel do so."""
     transport = request.transport
     if transport is not None:
         connection: socket.socket = transport.get_extra_info("socket")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from ossconsole.telemetry import events
+from ossconsole.telemetry.diagnosis import Bottleneck, diagnose
 from ossconsole.telemetry.events import RunState
+from ossconsole.telemetry.host import GpuSample
 from ossconsole.telemetry.measure import Ceiling
-from ossconsole.telemetry.samples import GpuSample
-from ossconsole.telemetry.verdict import Bound, judge
 from ossconsole.telemetry.view import RunView
 from tests.telemetry.runs import ACCELERATED, Feed
 
@@ -17,26 +17,26 @@ def running(**settings: object) -> Feed:
     return Feed(**settings).state(RunState.RUNNING)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("wait", "bound"), [(0.4, Bound.IO), (0.1, Bound.MIXED), (0.02, Bound.COMPUTE)])
-def test_the_share_of_waiting_decides(wait: float, bound: Bound) -> None:
+@pytest.mark.parametrize(("wait", "bound"), [(0.4, Bottleneck.IO), (0.1, Bottleneck.MIXED), (0.02, Bottleneck.COMPUTE)])
+def test_the_share_of_waiting_decides(wait: float, bound: Bottleneck) -> None:
     feed = running().steps(20, seconds=0.5, wait=wait)
-    assert judge(feed.view, feed.time).bound is bound
+    assert diagnose(feed.view, feed.time).bottleneck is bound
 
 
 def test_a_gpu_that_idles_although_data_is_there_is_host_bound() -> None:
     feed = running().steps(20, seconds=0.5, wait=0.02, host_late=True)
-    found = judge(feed.view, feed.time)
-    assert found.bound is Bound.HOST
+    found = diagnose(feed.view, feed.time)
+    assert found.bottleneck is Bottleneck.HOST
     assert "--compile" in found.advice
     feed.steps(40, seconds=0.5, wait=0.4, host_late=True)  # with no data it waits for that
-    assert judge(feed.view, feed.time).bound is Bound.IO
+    assert diagnose(feed.view, feed.time).bottleneck is Bottleneck.IO
     feed.steps(40, seconds=0.5, wait=0.02)
-    assert judge(feed.view, feed.time).bound is Bound.COMPUTE
+    assert diagnose(feed.view, feed.time).bottleneck is Bottleneck.COMPUTE
 
 
 def test_the_first_steps_decide_nothing() -> None:
     feed = running().steps(3, wait=0.4)
-    assert judge(feed.view, feed.time).bound is Bound.UNDECIDED
+    assert diagnose(feed.view, feed.time).bottleneck is Bottleneck.UNDECIDED
 
 
 @pytest.mark.parametrize("parts", [(0.1, 0.05, 0.3, 0.05), (0.0, 0.0, 0.2, 0.3), (0.5, 0.0, 0.0, 0.0)])
@@ -49,17 +49,17 @@ def test_wait_copy_compute_and_host_are_the_step(parts: tuple[float, float, floa
     assert split.host == pytest.approx(host, abs=1e-9)
 
 
-def test_the_gain_of_an_unmeasured_endpoint_is_an_upper_bound_and_says_so() -> None:
+def test_the_gain_of_an_unmeasured_endpoint_is_marked_as_an_upper_bound() -> None:
     feed = running().steps(20, seconds=1.0, wait=0.6)
-    verdict = judge(feed.view, feed.time)
+    verdict = diagnose(feed.view, feed.time)
     assert "60 %" in verdict.text
     assert verdict.advice == "the accelerated endpoint would be worth at most 2.5x (estimated)"
-    assert "an accelerator" in judge(feed.view, feed.time, has_accelerated=False).advice
+    assert "an accelerator" in diagnose(feed.view, feed.time, has_accelerated=False).advice
 
 
 def test_a_measured_gain_carries_its_spread() -> None:
     feed = compared(waits=0.6).steps(70, seconds=1.0, wait=0.6)
-    verdict = judge(feed.view, feed.time)
+    verdict = diagnose(feed.view, feed.time)
     known = "the accelerated endpoint gives 2.00x of standard (2.00 to 2.00), 6 pairs"
     assert verdict.advice == f"{known}, measured in this run"
 
@@ -67,8 +67,8 @@ def test_a_measured_gain_carries_its_spread() -> None:
 def test_too_few_pairs_are_no_figure() -> None:
     feed = running(steps_per_epoch=1000).steps(70, seconds=1.0, wait=0.6).switch(ACCELERATED)
     feed.steps(70, seconds=0.5, wait=0.01)
-    assert judge(feed.view, feed.time).advice == "A/B collecting 1/6 pairs; faster reading would not help"
-    ended = judge(feed.state(RunState.FINISHED).view, feed.time)
+    assert diagnose(feed.view, feed.time).advice == "A/B collecting 1/6 pairs; faster reading would not help"
+    ended = diagnose(feed.state(RunState.FINISHED).view, feed.time)
     assert ended.advice == "A/B too short: 1 of 6 pairs"
 
 
@@ -78,31 +78,31 @@ def compared(*, waits: float) -> Feed:
     return running(steps_per_epoch=1000).alternate(8, **steps)
 
 
-def test_what_was_measured_stands_against_a_moment_without_waiting() -> None:
+def test_measurements_outlast_a_moment_without_waiting() -> None:
     feed = compared(waits=0.6).steps(70, seconds=1.0, wait=0.01)
-    verdict = judge(feed.view, feed.time)
-    assert verdict.bound is Bound.COMPUTE
+    verdict = diagnose(feed.view, feed.time)
+    assert verdict.bottleneck is Bottleneck.COMPUTE
     assert verdict.advice.startswith("the accelerated endpoint gives 2.00x")
     feed.switch(ACCELERATED).steps(40, seconds=0.5, wait=0.01)
-    assert judge(feed.view, feed.time).advice.endswith("6 pairs; faster reading would not help")
+    assert diagnose(feed.view, feed.time).advice.endswith("6 pairs; faster reading would not help")
 
 
 def test_only_a_gpu_is_called_one() -> None:
-    assert "training waits" in judge(running().steps(20).view, 0).text
+    assert "training waits" in diagnose(running().steps(20).view, 0).text
     feed = running().steps(20)
     feed.view.apply(events.Telemetry(time=1.0, gpus=(GpuSample(index=0, utilization=5.0),)))
-    assert "the GPU waits" in judge(feed.view, 0).text
+    assert "the GPU waits" in diagnose(feed.view, 0).text
 
 
-def test_settling_is_said_instead_of_a_verdict() -> None:
+def test_settling_is_reported_instead_of_a_diagnosis() -> None:
     feed = running().steps(20).switch(ACCELERATED).steps(1)
-    verdict = judge(feed.view, feed.time)
-    assert (verdict.bound, verdict.text) == (Bound.NONE, "settling on accelerated")
+    verdict = diagnose(feed.view, feed.time)
+    assert (verdict.bottleneck, verdict.text) == (Bottleneck.NONE, "settling on accelerated")
 
 
 def test_a_silent_run_names_the_endpoint() -> None:
     feed = running().steps(20)
-    verdict = judge(feed.view, feed.time + 45)
+    verdict = diagnose(feed.view, feed.time + 45)
     assert verdict.text == "no step for 45 s"
     assert "standard endpoint" in verdict.advice
 
@@ -110,19 +110,19 @@ def test_a_silent_run_names_the_endpoint() -> None:
 @pytest.mark.parametrize("state", [RunState.STARTING, RunState.PAUSED, RunState.STOPPING, RunState.FINISHED])
 def test_every_other_state_is_named(state: RunState) -> None:
     feed = running().steps(20).state(state)
-    assert judge(feed.view, feed.time).text == str(state)
+    assert diagnose(feed.view, feed.time).text == str(state)
 
 
-def test_a_failure_says_why() -> None:
+def test_a_failure_has_its_reason() -> None:
     feed = running().steps(2)
     feed.view.apply(events.ErrorEvent(time=feed.time, message="The bucket is gone.", remedy="Look for it."))
     feed.state(RunState.FAILED)
-    assert judge(feed.view, feed.time).advice == "The bucket is gone. Look for it."
+    assert diagnose(feed.view, feed.time).advice == "The bucket is gone. Look for it."
 
 
 def test_before_anything() -> None:
-    assert judge(RunView(), 0).text == "no run yet"
-    assert judge(running().view, 0).text == "starting"
+    assert diagnose(RunView(), 0).text == "no run yet"
+    assert diagnose(running().view, 0).text == "starting"
 
 
 def accelerated_at(bytes_per_step: int, **settings: object) -> Feed:
@@ -133,16 +133,16 @@ def accelerated_at(bytes_per_step: int, **settings: object) -> Feed:
     return feed.steps(40, seconds=0.5, wait=0.3, bytes=bytes_per_step)
 
 
-def test_a_used_up_accelerator_is_said_to_be_one() -> None:
+def test_a_fully_used_accelerator_is_reported() -> None:
     feed = accelerated_at(144_000_000)
-    advice = judge(feed.view, feed.time).advice
+    advice = diagnose(feed.view, feed.time).advice
     assert advice == "96 % of what 1 TB gives (300 MB/s): a larger one would help"
     feed = accelerated_at(15_000_000)
-    advice = judge(feed.view, feed.time).advice
+    advice = diagnose(feed.view, feed.time).advice
     assert advice == "more workers: at most 2.5x (estimated); 10 % of what 1 TB gives (300 MB/s)"
 
 
-def test_requests_are_told_where_each_sample_is_one() -> None:
+def test_requests_are_reported_where_each_sample_is_one() -> None:
     ceiling = Ceiling(quota_gb=50, peak_bytes_per_s=3e8, bytes_per_s=2.7e8, requests_per_s=1793.0)
     assert ceiling.requests_used == pytest.approx(0.1793)
     assert ceiling.words == (
