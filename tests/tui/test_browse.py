@@ -31,7 +31,7 @@ from ossconsole.tui.browse.screen import BrowseScreen
 from ossconsole.tui.console import NoCredentials, Ready, Stage, StageState
 from ossconsole.tui.kit.dialogs import ConfirmScreen, InputDialog, ListDialog, PictureScreen, TextDialog, TypedConfirm
 from ossconsole.tui.kit.table import VirtualTable
-from ossconsole.tui.train.new_run import NewRunScreen
+from ossconsole.tui.train.screen import NewRunScreen
 from tests.sandboxed import Sandboxed
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import FakeServices, FakeStore

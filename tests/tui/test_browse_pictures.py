@@ -301,14 +301,12 @@ def test_pictures(
         await pilot.pause()
 
     monkeypatch.setattr("ossconsole.tui.browse.screen.object_details", details)
-    monkeypatch.setattr("ossconsole.tui.browse.object_commands.versioning", lambda _: Versioning.ENABLED)
+    monkeypatch.setattr("ossconsole.tui.browse.commands.versioning", lambda _: Versioning.ENABLED)
     unfinished = [UnfinishedUpload("big/one.tar", "0004B9", int(START), 12, 100 << 20)]
-    monkeypatch.setattr("ossconsole.tui.browse.object_commands.list_uploads", lambda *_: unfinished)
-    monkeypatch.setattr(
-        "ossconsole.tui.browse.object_commands.presigned_url", lambda *_: "http://127.0.0.1:9000/signed"
-    )
+    monkeypatch.setattr("ossconsole.tui.browse.commands.list_uploads", lambda *_: unfinished)
+    monkeypatch.setattr("ossconsole.tui.browse.commands.presigned_url", lambda *_: "http://127.0.0.1:9000/signed")
     monkeypatch.setattr("ossconsole.tui.browse.screen._REST_BEFORE_READING_S", 0.01)
-    monkeypatch.setattr("ossconsole.tui.browse.object_commands.Path.cwd", lambda: Path("/data"))
+    monkeypatch.setattr("ossconsole.tui.browse.commands.Path.cwd", lambda: Path("/data"))
     services = FakeServices(stores=dict.fromkeys(EndpointKind, store))  # type: ignore[arg-type]
     assert snap_compare(make_app(services, "browse"), terminal_size=size, run_before=prepare)
 

@@ -16,11 +16,11 @@ from ossconsole.telemetry.view import RunView
 from ossconsole.tui.kit.glyphs import ASCII, BRAILLE, SETS, Glyphs
 from ossconsole.tui.kit.plot import large
 from ossconsole.tui.kit.text import Line
-from ossconsole.tui.train import compare, eventlog, headline, machine
+from ossconsole.tui.train import compare, headline, machine
+from ossconsole.tui.train import dashboard as eventlog
 from ossconsole.tui.train import headline as tiles
 from ossconsole.tui.train.charts import SPEED, TimeAxis, chart, chart_specs
-from ossconsole.tui.train.context import Context
-from ossconsole.tui.train.monitor import RunMonitor
+from ossconsole.tui.train.monitor import Context, RunMonitor
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import START, FakeRun, FakeServices, Script, gpu, host, sample
 from tests.tui.screens import settle, shown

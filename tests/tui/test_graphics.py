@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from textual.app import App, ComposeResult
 
-from ossconsole.tui.kit.detail_view import Graphics, graphics_of, picture_widget
+from ossconsole.tui.kit.scroll import Graphics, graphics_of, picture_widget
 
 pytest.importorskip("textual_image")
 

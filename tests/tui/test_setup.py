@@ -21,9 +21,9 @@ from ossconsole.config.profiles import Settings, load_settings, save_settings, s
 from ossconsole.storage.probe.report import Stage, Step, StepStatus
 from ossconsole.tui.app import ConsoleApp
 from ossconsole.tui.console import AcceleratorState, Failed, NoCredentials, Ready
-from ossconsole.tui.kit.form import FormScreen
+from ossconsole.tui.kit.dialogs import FormScreen
+from ossconsole.tui.setup.panels import Proof
 from ossconsole.tui.setup.profiles import ProfileForm, ProfilesScreen
-from ossconsole.tui.setup.proof import Proof
 from ossconsole.tui.setup.screen import SetupScreen
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import REAL, SECRET, START

@@ -13,7 +13,7 @@ from textual.widgets import Input
 from ossconsole.config.connector import save_connector_config
 from ossconsole.config.profiles import Settings, save_settings
 from ossconsole.storage.probe.report import Step
-from ossconsole.tui.setup.proof import Proof
+from ossconsole.tui.setup.panels import Proof
 from ossconsole.tui.setup.screen import SetupScreen
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import REAL

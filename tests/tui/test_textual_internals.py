@@ -32,7 +32,7 @@ from ossconsole.tui.browse.screen import BrowseScreen
 from ossconsole.tui.kit.dialogs import PromptScreen
 from ossconsole.tui.kit.textual_internals import SafeParser, TerminalBytes
 from ossconsole.tui.setup.screen import SetupScreen
-from ossconsole.tui.train.new_run import NewRunScreen
+from ossconsole.tui.train.screen import NewRunScreen
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import FakeRun, FakeServices, Script
 from tests.tui.screens import past_opening, settle

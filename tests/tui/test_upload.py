@@ -19,7 +19,7 @@ from ossconsole.dataset.upload.settings import UploadSettings
 from ossconsole.tui.console import Ready, Starting
 from ossconsole.tui.kit import memory
 from ossconsole.tui.kit.dialogs import PromptScreen
-from ossconsole.tui.upload.picker import SourcePicker
+from ossconsole.tui.upload.screen import SourcePicker
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import SIMULATED, FakeServices, FakeUpload, upload_progress
 from tests.tui.screens import settle, shown

@@ -27,11 +27,11 @@ from ossconsole.storage.jobs.download import Download
 from ossconsole.storage.jobs.job import JobState
 from ossconsole.storage.objects import ObjectSummary
 from ossconsole.training.settings import TrainSettings
-from ossconsole.tui.browse.base import BrowseBase
-from ossconsole.tui.kit.detail_view import Block, DetailView
+from ossconsole.tui.browse.browser import BrowseBase
 from ossconsole.tui.kit.screen import ConsoleModal
+from ossconsole.tui.kit.scroll import Block, DetailView
 from ossconsole.tui.kit.text import Line, number, percent, shorten_middle, size
-from ossconsole.tui.train.new_run import NewRunScreen
+from ossconsole.tui.train.screen import NewRunScreen
 
 if TYPE_CHECKING:
     from ossconsole.storage.client import ObjectStore

@@ -22,8 +22,8 @@ from ossconsole.storage.checkpoints.inspect import Checkpoint
 from ossconsole.storage.details import ObjectDetails
 from ossconsole.storage.jobs.actions import UsageTotals
 from ossconsole.storage.objects import ObjectInfo
-from ossconsole.tui.kit.detail_view import Block, PictureBlock
 from ossconsole.tui.kit.glyphs import Glyphs
+from ossconsole.tui.kit.scroll import Block, PictureBlock
 from ossconsole.tui.kit.text import Line, moment, number, percent, shorten_middle, size, wrap
 
 _LABEL = 13

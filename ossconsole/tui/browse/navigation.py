@@ -10,7 +10,7 @@ from textual import work
 from ossconsole.config.text import safe_text
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.listing import RowFilter, SortKey
-from ossconsole.tui.browse.base import BrowseBase
+from ossconsole.tui.browse.browser import BrowseBase
 from ossconsole.tui.kit import memory
 from ossconsole.tui.kit.dialogs import InputDialog, ListDialog
 from ossconsole.tui.kit.text import Line, moment

@@ -21,19 +21,19 @@ from ossconsole.storage.checkpoints.inspect import Checkpoint
 from ossconsole.storage.details import object_details
 from ossconsole.storage.listing import ListingState
 from ossconsole.tui.browse import detail
-from ossconsole.tui.browse import rows as painting
-from ossconsole.tui.browse.base import Changed, Connected, DetailRead, NoBucket
+from ossconsole.tui.browse import table as painting
+from ossconsole.tui.browse.browser import Changed, Connected, DetailRead, NoBucket
 from ossconsole.tui.browse.checkpoints import Checkpoints
+from ossconsole.tui.browse.commands import Working
 from ossconsole.tui.browse.detail import Detail
 from ossconsole.tui.browse.model import BrowseModel, Place
 from ossconsole.tui.browse.navigation import Moving
-from ossconsole.tui.browse.object_commands import Working
-from ossconsole.tui.browse.object_table import ObjectTable
+from ossconsole.tui.browse.table import ObjectTable
 from ossconsole.tui.console import ConsoleState, Ready, Starting
 from ossconsole.tui.kit import actions
 from ossconsole.tui.kit.canvas import Panel
-from ossconsole.tui.kit.detail_view import Block
-from ossconsole.tui.kit.notice import notice, preparation
+from ossconsole.tui.kit.screen import notice, preparation
+from ossconsole.tui.kit.scroll import Block
 from ossconsole.tui.kit.text import Line
 
 if TYPE_CHECKING:

@@ -1,10 +1,11 @@
-"""ConsoleScreen: the frame of every screen: mode bar, key bar, and a notice for terminals that are too small."""
+"""ConsoleScreen: the frame of every screen (mode bar, key bar); and the lines for a bucket that is not ready."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+import msgspec
 from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -15,12 +16,22 @@ from textual.widgets import Static
 from textual.worker import Worker
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.profiles import FLAGS_NAME
-from ossconsole.tui.console import ConsoleState, Failed, NoCredentials, Starting
+from ossconsole.config.profiles import FLAGS_NAME, Profile
+from ossconsole.config.text import counted
+from ossconsole.tui.console import (
+    ConsoleState,
+    Failed,
+    NoCredentials,
+    Services,
+    Stage,
+    StageState,
+    Starting,
+)
 from ossconsole.tui.kit import actions
 from ossconsole.tui.kit.actions import Action, key_text
 from ossconsole.tui.kit.canvas import Canvas
-from ossconsole.tui.kit.text import Line, safe, shorten_middle
+from ossconsole.tui.kit.glyphs import Glyphs
+from ossconsole.tui.kit.text import Line, safe, shorten_middle, wrap
 
 if TYPE_CHECKING:
     from ossconsole.tui.app import ConsoleApp
@@ -220,3 +231,65 @@ class ConsoleScreen(_ConsoleMixin, Screen[None]):
 
 class ConsoleModal(_ConsoleMixin, ModalScreen[Any]):
     """A dialog over a screen."""
+
+
+def notice(state: ConsoleState, glyphs: Glyphs, width: int) -> list[Line]:
+    """Why there is no bucket to work on, and what to do; nothing once there is one."""
+    if state.usable:
+        return []
+    where = place(state.profile)
+    if isinstance(state, NoCredentials):
+        line = Line((f" No credentials for {where}. ", "warn"), ("Press ", "text"), ("1", "primary"))
+        return [line.add(", then ", "text").add("k", "primary").add(".", "text")]
+    if isinstance(state, Failed):
+        words = f"{'The sandbox' if state.profile is None else _capital(where)} cannot be used. {state.reason}"
+        return [*(Line((f" {part}", "bad")) for part in wrap(safe(words), width - 2)), try_again()]
+    if state.profile is None:
+        return [Line((f" The sandbox is starting{glyphs.ellipsis}", "dim"))]
+    return [Line((f" Looking for the credentials of {where}{glyphs.ellipsis}", "dim"))]
+
+
+def try_again() -> Line:
+    return Line(
+        (" Press ", "text"), ("1", "primary"), (", then ", "text"), ("r", "primary"), (", to try again.", "text")
+    )
+
+
+def place(profile: Profile | None) -> str:
+    """The profile in words; what was given by flags alone has no name, and goes by its bucket."""
+    if profile is None:
+        return "the sandbox"
+    return f"oss://{profile.bucket}" if profile.name == FLAGS_NAME else f"profile {profile.name}"
+
+
+def preparation(services: Services, glyphs: Glyphs) -> list[Line]:
+    """What is being done for the sample dataset, in a line; nothing once it is there."""
+    state = services.state
+    if not isinstance(state, Starting) or not state.opened:
+        return []
+    active = next((stage for stage in stages(services) if stage.state is StageState.ACTIVE), None)
+    words = f": {active.label} {active.detail}".rstrip() if active else glyphs.ellipsis
+    return [Line((f" Preparing the sample dataset{safe(words)}", "warn"))]
+
+
+def stages(services: Services) -> Sequence[Stage]:
+    """The work before the first run; the upload that is going on tells how far it is."""
+    found, upload = services.state.stages, services.upload
+    if upload is None or not upload.alive:
+        return found
+    progress = upload.progress()
+    detail = (
+        f"{progress.done:,} of {counted(progress.total, 'sample')}"
+        if progress.total_known
+        else counted(progress.done, "sample")
+    )
+    return [
+        msgspec.structs.replace(stage, detail=detail)
+        if stage.state is StageState.ACTIVE and not stage.detail
+        else stage
+        for stage in found
+    ]
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -28,7 +28,7 @@ from ossconsole.storage.accelerator import (
     Accelerator,
     cost_estimate,
 )
-from ossconsole.tui.kit.form import Field, FormScreen, Values
+from ossconsole.tui.kit.dialogs import Field, FormScreen, Values
 
 _WHERE = "where"
 _OURS, _BOTH = "ours", "both"

@@ -1,10 +1,18 @@
-"""The panels of the Setup screen: profile, credentials, test results, accelerator, connector, credential sources."""
+"""The panels of the Setup screen as lines, and ProbeState: the progress of one test of the bucket."""
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.widgets import Static
 
 from ossconsole.config.connector import (
     CONNECTOR_KEYS,
@@ -19,12 +27,100 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import short_path
 from ossconsole.config.profiles import Profile
 from ossconsole.storage.accelerator import Accelerator
-from ossconsole.storage.probe.report import PERMISSION_STAGES, Figures, Stage, Step, StepStatus, stages
+from ossconsole.storage.probe.report import PERMISSION_STAGES, Figures, ProbeReport, Stage, Step, StepStatus, stages
 from ossconsole.tui.console import AcceleratorState, ConsoleState, Failed, NoCredentials, Setting
 from ossconsole.tui.kit.glyphs import Glyphs
-from ossconsole.tui.kit.notice import notice
+from ossconsole.tui.kit.screen import ConsoleModal, notice
 from ossconsole.tui.kit.text import Line, duration, milliseconds, moment, rate, safe, shorten, shorten_middle, wrap
-from ossconsole.tui.setup.proof import Proof
+
+
+class Proof:
+    """The newest step of each stage. `on_step` may be called from any thread; `clock` gives seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._steps: dict[tuple[EndpointKind | None, Stage], Step] = {}
+        self._began = clock()
+        self._seconds: float | None = None
+        self.problem = ""
+
+    def on_step(self, step: Step) -> None:
+        with self._lock:
+            self._steps[step.kind, step.stage] = step
+
+    def finish(self, report: ProbeReport | None = None, problem: str = "") -> None:
+        """The proving is over; `report` replaces what the steps told, `problem` says why there is none."""
+        with self._lock:
+            for step in report.permissions if report else ():
+                self._steps[None, step.stage] = step
+            self._seconds = self._clock() - self._began
+            self.problem = problem
+
+    @property
+    def running(self) -> bool:
+        return self._seconds is None
+
+    @property
+    def seconds(self) -> float:
+        return self._clock() - self._began if self._seconds is None else self._seconds
+
+    def step(self, kind: EndpointKind | None, stage: Stage) -> Step | None:
+        with self._lock:
+            return self._steps.get((kind, stage))
+
+    @property
+    def steps(self) -> list[Step]:
+        """Every stage's newest step, in the order in which the stages began."""
+        with self._lock:
+            return list(self._steps.values())
+
+    @property
+    def problems(self) -> list[Step]:
+        """What failed, then what is worth a warning."""
+        with self._lock:
+            steps = list(self._steps.values())
+        return [step for status in (StepStatus.FAIL, StepStatus.WARN) for step in steps if step.status is status]
+
+    def refused_with(self, code: str) -> bool:
+        """Whether OSS refused a step with this code."""
+        with self._lock:
+            return any(step.code == code for step in self._steps.values())
+
+
+class ReportScreen(ConsoleModal):
+    """Scrolls; `y` copies all of it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,d,q", "dismiss", "Back", show=False),
+        Binding("y", "copy", "Copy", show=False),
+    ]
+
+    def __init__(self, proof: Proof) -> None:
+        super().__init__()
+        self._text = "\n".join(_words(step) for step in proof.steps) or safe(proof.problem)
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll(classes="dialog -full") as dialog:
+            dialog.border_title = "What the proving found"
+            dialog.border_subtitle = "y copy · esc back"
+            yield Static(self._text, markup=False)
+
+    def on_mount(self) -> None:
+        self.query_one(VerticalScroll).focus()
+
+    def action_copy(self) -> None:
+        self.app.copy_to_clipboard(self._text)
+        self.notify("Copied.", timeout=2)
+
+
+def _words(step: Step) -> str:
+    where = f"{step.kind or 'permission':<12} {step.stage:<12} {step.status:<8}{milliseconds(step.seconds):>6} ms"
+    ids = ", ".join(part for part in (step.code, step.ec, step.request_id) if part)
+    lines = [f"{where}  {safe(step.detail)}"]
+    lines += [f"{'':13}{label}: {safe(text)}" for label, text in (("OSS", ids), ("remedy", step.remedy)) if text]
+    return "\n".join(lines)
+
 
 LABEL = 15
 _CONNECT = (Stage.DNS, Stage.TCP, Stage.TLS)

@@ -37,8 +37,7 @@ from ossconsole.config.profiles import (
     save_settings,
     settings_path,
 )
-from ossconsole.tui.kit.dialogs import Choice, ConfirmScreen
-from ossconsole.tui.kit.form import Field, FormScreen, Values
+from ossconsole.tui.kit.dialogs import Choice, ConfirmScreen, Field, FormScreen, Values
 from ossconsole.tui.kit.screen import ConsoleModal
 from ossconsole.tui.kit.text import safe, shorten
 from ossconsole.tui.setup.panels import host_words

@@ -23,15 +23,12 @@ from ossconsole.tui.console import AcceleratorState, Failed, NoCredentials, Star
 from ossconsole.tui.kit import actions
 from ossconsole.tui.kit.canvas import Panel
 from ossconsole.tui.kit.dialogs import Choice, ConfirmScreen, TypedConfirmScreen
-from ossconsole.tui.kit.notice import notice, place
-from ossconsole.tui.kit.screen import ConsoleScreen
+from ossconsole.tui.kit.screen import ConsoleScreen, notice, place
 from ossconsole.tui.kit.text import Line, safe, shorten, wrap
-from ossconsole.tui.setup import panels as details
-from ossconsole.tui.setup import panels as proving
-from ossconsole.tui.setup import panels as settings
+from ossconsole.tui.setup import panels
 from ossconsole.tui.setup.connector_form import AcceleratorForm, ConnectorForm
+from ossconsole.tui.setup.panels import Proof, ReportScreen
 from ossconsole.tui.setup.profiles import KeyForm, ProfileForm, ProfilesScreen
-from ossconsole.tui.setup.proof import Proof, ReportScreen
 
 _KEYS_FOR_S = 30.0  # temporary credentials are looked at again this often: their source renews them before they end
 
@@ -45,13 +42,13 @@ class SetupScreen(ConsoleScreen):
     def __init__(self) -> None:
         super().__init__()
         self._looked_for: tuple[object, bool] | None = None
-        self._keys = settings.Keys()
+        self._keys = panels.Keys()
         self._keys_at = 0.0
         self._proof: Proof | None = None
         self._instance: Instance | None = None
         self._accelerator: AcceleratorState | None = None
         self._accelerator_problem = ""
-        self._connector = details.ConnectorState()
+        self._connector = panels.ConnectorState()
         self._sources: list[SourceState] = []
 
     def body(self) -> ComposeResult:
@@ -78,7 +75,7 @@ class SetupScreen(ConsoleScreen):
 
     def _forget(self) -> None:
         """Another profile: nothing known of the last one holds."""
-        self._keys = settings.Keys()
+        self._keys = panels.Keys()
         self._proof = None
         self._accelerator, self._accelerator_problem = None, ""
         self.redraw_bars()
@@ -93,15 +90,15 @@ class SetupScreen(ConsoleScreen):
         """Blocks; called from a worker's thread."""
         self._keys_at = self.console.monitor.now
         try:
-            self._keys = settings.Keys(found=self.services.credentials())
+            self._keys = panels.Keys(found=self.services.credentials())
         except ConsoleError as error:
-            self._keys = settings.Keys(problem=str(error))
+            self._keys = panels.Keys(problem=str(error))
 
     @work(thread=True, exclusive=True, group="look-up", exit_on_error=False)
     def _look_up(self, *, usable: bool) -> None:
         if usable:
             self._read_keys()
-        self._connector = details.read_connector()
+        self._connector = panels.read_connector()
         self._sources = survey()
         try:
             self._instance = self.services.bucket_setup().instance()
@@ -138,7 +135,7 @@ class SetupScreen(ConsoleScreen):
             words = notice(state, self.glyphs, width)
             return [*lines, *(words[:-1] if isinstance(state, Failed) else words)]  # how to try again is told below
         now = self.console.monitor.now
-        lines += settings.profile_lines(self.services.settings(), self._known_keys, self.glyphs, now, width)
+        lines += panels.profile_lines(self.services.settings(), self._known_keys, self.glyphs, now, width)
         if self._instance is not None and not profile.simulated:
             caution = region_caution(self._instance.region, profile.region, profile.endpoints.values())
             lines += [Line((f" {part}", "warn")) for part in wrap(safe(caution), width - 2) if part]
@@ -155,11 +152,11 @@ class SetupScreen(ConsoleScreen):
         return f"Profile {profile.name}{simulated}"
 
     @property
-    def _known_keys(self) -> settings.Keys:
+    def _known_keys(self) -> panels.Keys:
         state = self.services.state
         if isinstance(state, NoCredentials):
-            return settings.Keys(problem="none; press k to enter an AccessKey")
-        return settings.Keys(problem=state.reason) if isinstance(state, Failed) else self._keys
+            return panels.Keys(problem="none; press k to enter an AccessKey")
+        return panels.Keys(problem=state.reason) if isinstance(state, Failed) else self._keys
 
     def _place(self) -> str:
         found = self._instance
@@ -172,9 +169,9 @@ class SetupScreen(ConsoleScreen):
             note = f"{proof.seconds:.1f} s" if not proof.running else f"proving, {proof.seconds:.0f} s"
         lines = [self._heading(f"Prove{self._simulated}", width, note)]
         if state.profile is not None and (state.usable or proof is not None):
-            lines += proving.proving(state.profile, proof, self.glyphs, width, height - 1)
+            lines += panels.proving(state.profile, proof, self.glyphs, width, height - 1)
         else:
-            lines += proving.unusable(state, self.glyphs, width)
+            lines += panels.unusable(state, self.glyphs, width)
         return lines[:height]
 
     @property
@@ -190,11 +187,11 @@ class SetupScreen(ConsoleScreen):
         glyphs = self.glyphs
         lines = [
             self._heading(f"Accelerator{self._simulated}", width),
-            *details.accelerator_lines(self._accelerator, self._accelerator_problem, glyphs, width),
+            *panels.accelerator_lines(self._accelerator, self._accelerator_problem, glyphs, width),
             self._heading("Connector", width),
-            *details.connector_lines(self._connector, glyphs, width),
+            *panels.connector_lines(self._connector, glyphs, width),
             self._heading("Credentials on this machine", width),
-            *details.source_lines(sources, glyphs, width),
+            *panels.source_lines(sources, glyphs, width),
         ]
         return lines[:height]
 
@@ -301,7 +298,7 @@ class SetupScreen(ConsoleScreen):
             self.tell(error)
             return
         if written:
-            self._connector = await asyncio.to_thread(details.read_connector)
+            self._connector = await asyncio.to_thread(panels.read_connector)
             self.notify(f"Written: {', '.join(written)}. It holds from the next run on.", timeout=6, markup=False)
 
     @work(exit_on_error=False)

@@ -13,7 +13,7 @@ from ossconsole.telemetry.series import Point
 from ossconsole.telemetry.view import RunView, Span
 from ossconsole.tui.kit import plot
 from ossconsole.tui.kit.text import MISSING, Line, clock, compact, duration, joined, number
-from ossconsole.tui.train.context import Context
+from ossconsole.tui.train.monitor import Context
 
 SPANS_S = (15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400, 604800)
 _DEFAULT = SPANS_S.index(120)

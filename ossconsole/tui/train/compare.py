@@ -10,7 +10,7 @@ from ossconsole.telemetry.narrate import percent as coarse_percent
 from ossconsole.telemetry.visits import EndpointFigures
 from ossconsole.tui.kit.plot import large, nice_ceiling
 from ossconsole.tui.kit.text import MISSING, Line, compact, joined, percent, rate, short_times, shorten, size, wrap
-from ossconsole.tui.train.context import Context
+from ossconsole.tui.train.monitor import Context
 
 _ROWS: tuple[tuple[str, Callable[[EndpointFigures], str]], ...] = (
     ("samples/s", lambda figures: rate(figures.samples_per_s)),

@@ -1,4 +1,4 @@
-"""Dashboard: a run's figures, charts, comparison and events; what live, replayed and attached runs have in common."""
+"""Dashboard: a run's figures, charts, comparison and events, for live, replayed and attached runs."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ from collections.abc import Sequence
 from typing import ClassVar, Protocol
 
 from textual.app import ComposeResult
-from textual.binding import BindingType
+from textual.binding import Binding, BindingType
 from textual.containers import Container, Grid, Horizontal, Vertical
 
-from ossconsole.telemetry.events import RunState
+from ossconsole.telemetry.events import RunState, Saving
+from ossconsole.telemetry.narrate import LogLine, megabytes
 from ossconsole.telemetry.view import RunView
 from ossconsole.tui.console import ConsoleState, Ready
 from ossconsole.tui.kit import actions
 from ossconsole.tui.kit.canvas import Painter, Panel
-from ossconsole.tui.kit.screen import ConsoleScreen
-from ossconsole.tui.kit.text import Line
-from ossconsole.tui.train import compare, eventlog, headline, machine
-from ossconsole.tui.train import headline as idle
-from ossconsole.tui.train import headline as tiles
+from ossconsole.tui.kit.dialogs import DetailScreen
+from ossconsole.tui.kit.screen import ConsoleModal, ConsoleScreen
+from ossconsole.tui.kit.table import VirtualTable
+from ossconsole.tui.kit.text import Line, clock, percent, safe, shorten, shorten_middle, wrap
+from ossconsole.tui.train import compare, headline, machine
 from ossconsole.tui.train.charts import SPEED, TimeAxis, TimeWindow, chart, chart_specs
-from ossconsole.tui.train.context import Context
+from ossconsole.tui.train.monitor import Context
 
 SLOTS = 8
 # Charts are redrawn on every second tick: what moves them is seconds old, and they are most of the bytes.
@@ -83,7 +84,7 @@ class Dashboard(ConsoleScreen):
         yield Panel(lambda width, height: headline.verdict(self.context, width, height), id="verdict")
         yield Panel(lambda width, _: [headline.progress(self.context, width)], id="progress")
         yield Panel(lambda width, _: [headline.failure(self.context, width)], id="failure")
-        yield Panel(lambda width, _: tiles.tiles(self.context, width), id="tiles")
+        yield Panel(lambda width, _: headline.tiles(self.context, width), id="tiles")
         yield Panel(self._idle, id="idle")
         with Vertical(id="live"):
             with Horizontal(id="main"):
@@ -149,7 +150,7 @@ class Dashboard(ConsoleScreen):
         return self._axis.window(self.source.view, self.source.now)
 
     def _idle(self, width: int, _height: int) -> Sequence[Line]:
-        return idle.idle(self.context, self.state, width, starting=self.starting)
+        return headline.idle(self.context, self.state, width, starting=self.starting)
 
     def _speed(self, width: int, height: int) -> Sequence[Line]:
         note = f"{SMALL_CHARTS_FROM} rows show more" if self.has_class("-short") else ""
@@ -176,7 +177,7 @@ class Dashboard(ConsoleScreen):
         context = self.context
         older = len(context.view.log) - (height - 1)
         note = f"i: {older} more" if older > 0 else ""
-        return [context.heading("events", width, note), *eventlog.event_log(context, width, height - 1)]
+        return [context.heading("events", width, note), *event_log(context, width, height - 1)]
 
     # Actions
 
@@ -215,20 +216,88 @@ class Dashboard(ConsoleScreen):
         self.draw()
 
     def action_comparison(self) -> None:
-        from ossconsole.tui.kit.dialogs import DetailScreen
-
         self.app.push_screen(DetailScreen("A/B", "b", lambda width, _: compare.details(self.context, width)))
 
     def action_machine(self) -> None:
-        from ossconsole.tui.kit.dialogs import DetailScreen
-
         self.app.push_screen(DetailScreen("Machine", "g", lambda width, _: machine.details(self.context, width)))
 
     def action_events(self) -> None:
-        from ossconsole.tui.train.eventlog import EventsScreen
 
         self.app.push_screen(EventsScreen(self.context))
 
     def action_dismiss_errors(self) -> None:
         self.source.view.dismiss_errors()
         self.tick()
+
+
+def event_log(context: Context, width: int, height: int) -> list[Line]:
+    """The newest events; below them how far the checkpoint is that is being written."""
+    saving = context.view.saving
+    below = [_progress(saving, context, width)] if saving is not None else []
+    count = height - len(below)
+    lines = list(context.view.log)[-count:] if count > 0 else []
+    return [*(event_row(line, context, width) for line in lines), *below]
+
+
+def _progress(saving: Saving, context: Context, width: int) -> Line:
+    row = Line((f" {clock(saving.time)} ", "dim"), (f"{context.glyphs.up} ", "primary"))
+    done = f"{megabytes(saving.written)[:-3]} of {megabytes(saving.bytes)}"
+    share = saving.written / saving.bytes if saving.bytes else 0.0
+    tail = f": {done}, {percent(share)}"
+    key = shorten_middle(safe(saving.key), width - row.width - len(tail) - len(_SAVING), context.glyphs.ellipsis)
+    return row.add(f"{_SAVING}{key}{tail}", "text")
+
+
+_SAVING = "writing checkpoint "
+
+
+def event_text(line: LogLine, width: int) -> list[Line]:
+    """The whole text of one event, broken between words."""
+    style = {"error": "bad", "warning": "warn"}.get(line.level, "text")
+    return [Line((part, style)) for part in wrap(safe(line.text), width)]
+
+
+def event_row(line: LogLine, context: Context, width: int) -> Line:
+    """Time, mark and as much of the text as fits."""
+    glyphs = context.glyphs
+    marks = {"good": (glyphs.done, "good"), "warning": ("!", "warn"), "error": (glyphs.failed, "bad")}
+    if line.endpoint is not None:
+        mark, style = glyphs.endpoint(line.endpoint), str(line.endpoint)
+    else:
+        mark, style = marks.get(line.level, (glyphs.dot, "dim"))
+    row = Line((f" {clock(line.time)} ", "dim"), (f"{mark} ", style))
+    look = {"error": "bad", "info": "dim"}.get(line.level, "text")
+    return row.add(shorten(safe(line.text), width - row.width, glyphs.ellipsis), look)
+
+
+class EventsScreen(ConsoleModal):
+    """The newest event is at the bottom, and chosen at first."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,i,q", "dismiss", "Close", show=False)]
+
+    def __init__(self, context: Context) -> None:
+        super().__init__()
+        self._drawn_from = context
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog -full") as dialog:
+            dialog.border_title = "Events"
+            dialog.border_subtitle = "esc closes"
+            yield VirtualTable[LogLine](lambda line, width: event_row(line, self._drawn_from, width), id="all-events")
+            yield Panel(self._chosen, id="event")
+
+    @property
+    def table(self) -> VirtualTable[LogLine]:
+        return self.query_one(VirtualTable)
+
+    def on_mount(self) -> None:
+        lines = list(self._drawn_from.view.log)
+        self.table.show(lines, len(lines) - 1)
+        self.table.focus()
+
+    def on_virtual_table_moved(self) -> None:
+        self.query_one(Panel).redraw()
+
+    def _chosen(self, width: int, height: int) -> Sequence[Line]:
+        line = self.table.current
+        return [Line(), *event_text(line, width)][:height] if line else [Line(), Line(("Nothing yet.", "dim"))]

@@ -9,7 +9,7 @@ from ossconsole.config.text import counted
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.verdict import COMPUTE_BOUND, IO_BOUND, Bound, judge
 from ossconsole.tui.console import ConsoleState, Ready, Stage, StageState, Starting
-from ossconsole.tui.kit.notice import notice, try_again
+from ossconsole.tui.kit.screen import notice, try_again
 from ossconsole.tui.kit.text import (
     MISSING,
     Line,
@@ -23,7 +23,7 @@ from ossconsole.tui.kit.text import (
     size,
     wrap,
 )
-from ossconsole.tui.train.context import Context
+from ossconsole.tui.train.monitor import Context
 
 _BOUND_STYLES = {
     Bound.IO: "bad",

@@ -9,7 +9,7 @@ import msgspec
 from ossconsole.config.text import counted
 from ossconsole.telemetry.samples import GpuSample, HostSample
 from ossconsole.tui.kit.text import MISSING, Line, joined, percent, safe, shorten, size, wrap
-from ossconsole.tui.train.context import Context
+from ossconsole.tui.train.monitor import Context
 
 HOST_LINES = 3
 _BAR = 10

@@ -15,7 +15,7 @@ from ossconsole.config.text import counted
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.preview import show_sample
 from ossconsole.dataset.upload.progress import Phase, Picture
-from ossconsole.tui.kit.detail_view import half_blocks, letters
+from ossconsole.tui.kit.scroll import half_blocks, letters
 from ossconsole.tui.kit.text import MISSING, Line, duration, percent, rate, safe, shorten, shorten_middle, size
 
 if TYPE_CHECKING:

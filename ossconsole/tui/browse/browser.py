@@ -16,9 +16,9 @@ from ossconsole.storage.jobs.job import Job, JobState
 from ossconsole.storage.objects import ListPage
 from ossconsole.tui.browse.detail import Detail
 from ossconsole.tui.browse.model import BrowseModel, source
-from ossconsole.tui.browse.object_table import ObjectTable
-from ossconsole.tui.kit.detail_view import Block, DetailView
+from ossconsole.tui.browse.table import ObjectTable
 from ossconsole.tui.kit.screen import ConsoleScreen
+from ossconsole.tui.kit.scroll import Block, DetailView
 from ossconsole.tui.kit.text import Line
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ from ossconsole.storage.jobs.download import Download, Existing, local_component
 from ossconsole.storage.jobs.job import Job, JobState
 from ossconsole.storage.multipart import UnfinishedUpload, abort_upload, list_uploads
 from ossconsole.storage.objects import ObjectSummary
-from ossconsole.tui.browse.base import BrowseBase, DetailRead
+from ossconsole.tui.browse.browser import BrowseBase, DetailRead
 from ossconsole.tui.browse.detail import Detail
 from ossconsole.tui.kit import memory
 from ossconsole.tui.kit.dialogs import (
