@@ -24,14 +24,14 @@ from ossconsole.training.checkpoints.claim import ClaimedError
 from ossconsole.training.settings import TrainSettings
 from ossconsole.tui.console import (
     ConsoleState,
-    Failed,
     NoCredentials,
+    PreparationStage,
     Ready,
     RunHandle,
     Setting,
-    Stage,
     StageState,
     Starting,
+    Unavailable,
     UploadHandle,
 )
 
@@ -257,7 +257,7 @@ class Application:
     # Making ready
 
     def _start_on(self, target: Target, resolution: Resolution | None) -> None:
-        stages = tuple(Stage(label, StageState.WAITING) for label in _STAGES) if resolution is None else ()
+        stages = tuple(PreparationStage(label, StageState.WAITING) for label in _STAGES) if resolution is None else ()
         self._target, self._resolution = target, resolution
         self._state = Starting(profile=resolution.profile if resolution else None, stages=stages)
 
@@ -293,7 +293,7 @@ class Application:
                 self._state = Ready(profile=opened.profile, stages=self._state.stages)
         except NoCredentialsError as error:
             log.info("Making ready failed: %s", error)
-            self._state = NoCredentials(profile=self._state.profile, looked=tuple(error.looked))
+            self._state = NoCredentials(profile=self._state.profile, searched=tuple(error.looked))
         except ConsoleError as error:
             log.error("Making ready failed: %s", error)  # noqa: TRY400 - the message says it all
             self._fail(str(error))
@@ -389,7 +389,7 @@ class Application:
         state = self._state
         if isinstance(state, NoCredentials):
             return SettingsError("There are no credentials yet.", remedy="Press 1, then k, to enter an AccessKey.")
-        remedy = state.reason if isinstance(state, Failed) else "Wait a moment."
+        remedy = state.reason if isinstance(state, Unavailable) else "Wait a moment."
         return SettingsError("There is no bucket to work on yet.", remedy=remedy)
 
     def _refuse_readonly(self) -> None:
@@ -401,7 +401,7 @@ class Application:
             raise ConsoleError("The sample dataset is still being prepared.", remedy="Wait until it is uploaded.")
 
     def _stage(self, label: str, state: StageState, detail: str = "") -> None:
-        stages = {stage.label: stage for stage in self._state.stages} | {label: Stage(label, state, detail)}
+        stages = {stage.label: stage for stage in self._state.stages} | {label: PreparationStage(label, state, detail)}
         self._state = msgspec.structs.replace(self._state, stages=tuple(stages.values()))
 
     def _fail(self, reason: str) -> None:
@@ -411,7 +411,7 @@ class Application:
                 self._stage(stage.label, StageState.FAILED, reason)
         opened = self._opened
         if opened is None:
-            self._state = Failed(profile=self._state.profile, stages=self._state.stages, reason=reason)
+            self._state = Unavailable(profile=self._state.profile, stages=self._state.stages, reason=reason)
             return
         if not self._state.stages:
             self._stage("profile", StageState.FAILED, reason)

@@ -26,8 +26,7 @@ from ossconsole.telemetry.events import Event, RunState
 from ossconsole.telemetry.sampler import TelemetrySample
 from ossconsole.telemetry.samples import GpuSample, GpuSnapshot, HostSample
 from ossconsole.training.settings import TrainSettings
-from ossconsole.tui.console import ConsoleState, Ready, Setting, StageState, Starting
-from ossconsole.tui.console import Stage as ReadyStage
+from ossconsole.tui.console import ConsoleState, PreparationStage, Ready, Setting, StageState, Starting
 
 START = 1_750_000_000.0
 SECRET = "planted-secret-that-must-never-show"
@@ -222,7 +221,7 @@ class FakeServices:
     """The state follows from `profile` and `stages` where no `standing` is given."""
 
     profile: Profile | None = SIMULATED
-    stages: Sequence[ReadyStage] = ()
+    stages: Sequence[PreparationStage] = ()
     standing: ConsoleState | None = None
     run: FakeRun | None = None
     upload: FakeUpload | None = None

@@ -177,7 +177,7 @@ async def test_q_asks_while_a_run_is_alive_and_staying_is_the_default(
         await pilot.press("q")
         await pilot.pause()
         assert isinstance(app.screen, ConfirmScreen)
-        assert "a training run in progress" in " ".join(shown(app).split())
+        assert "A training run is still running" in " ".join(shown(app).split())
         await pilot.press("enter")
         await settle(pilot)
         assert not isinstance(app.screen, ConfirmScreen)
@@ -199,13 +199,13 @@ async def test_q_leaves_a_run_of_another_process_alone(make_app: AppMaker) -> No
     assert run.asked == []
 
 
-async def test_control_c_says_how_to_leave(make_app: AppMaker) -> None:
+async def test_control_c_shows_how_to_quit(make_app: AppMaker) -> None:
     app = make_app(FakeServices())
     async with app.run_test(size=(80, 24), notifications=True) as pilot:
         await settle(pilot)
         await pilot.press("ctrl+c")
         await settle(pilot)
-        assert "Press q to leave" in shown(app)
+        assert "Press q to quit" in shown(app)
         assert app.is_running
 
 
@@ -306,7 +306,7 @@ async def test_errors_are_told_with_what_to_do(make_app: AppMaker) -> None:
     app = make_app(FakeServices())
     async with app.run_test(size=(80, 24), notifications=True) as pilot:
         await settle(pilot)
-        app.tell(ConsoleError("The bucket [red]x[/red] is gone.", remedy="Look elsewhere."))
+        app.show_error(ConsoleError("The bucket [red]x[/red] is gone.", remedy="Look elsewhere."))
         await settle(pilot)
         text = shown(app)
     assert "[red]x[/red]" in text

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from textual.app import App, ComposeResult
 
-from ossconsole.tui.kit.scroll import Graphics, graphics_of, picture_widget
+from ossconsole.tui.kit.scroll import Graphics, graphics_of, image_widget
 
 pytest.importorskip("textual_image")
 
@@ -40,7 +40,7 @@ class PictureApp(App[None]):
     """One picture in the graphics named on the command line."""
 
     def compose(self) -> ComposeResult:
-        widget = picture_widget(np.full((32, 32, 3), 200, np.uint8), Graphics(sys.argv[1]))
+        widget = image_widget(np.full((32, 32, 3), 200, np.uint8), Graphics(sys.argv[1]))
         assert widget is not None
         yield widget
 
@@ -78,7 +78,7 @@ def test_the_picture_is_sent_and_nothing_is_asked(graphics: str, start: bytes) -
 
 
 def test_half_blocks_are_all_there_is_without_them() -> None:
-    assert picture_widget(np.zeros((2, 2, 3), np.uint8), Graphics.BLOCKS) is None
+    assert image_widget(np.zeros((2, 2, 3), np.uint8), Graphics.BLOCKS) is None
 
 
 if __name__ == "__main__":

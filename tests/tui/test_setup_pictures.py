@@ -13,7 +13,7 @@ from textual.widgets import Input
 from ossconsole.config.connector import save_connector_config
 from ossconsole.config.profiles import Settings, save_settings
 from ossconsole.storage.probe.report import Step
-from ossconsole.tui.setup.panels import Proof
+from ossconsole.tui.setup.panels import ProbeState
 from ossconsole.tui.setup.screen import SetupScreen
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import REAL
@@ -36,12 +36,12 @@ def prepared(steps: Sequence[Step] | None, *, over: bool) -> Callable[[Pilot[Any
         assert isinstance(screen, SetupScreen)
         if steps is not None:
             times = iter((0.0, 3.2))
-            proof = Proof(clock=lambda: next(times, 3.2))
+            proof = ProbeState(clock=lambda: next(times, 3.2))
             for step in steps:
                 proof.on_step(step)
             if over:
                 proof.finish()
-            screen._proof = proof
+            screen._probe = proof
             if not proof.problems and over:
                 await asyncio.to_thread(screen._read_accelerator)
         await settle(pilot)

@@ -29,7 +29,7 @@ def enter_key(terminal: Terminal) -> None:
     """From the first screen to a filled-in form."""
     terminal.until_shown("Browse")
     terminal.press(b"1")
-    terminal.until_shown("There are no credentials yet")
+    terminal.until_shown("No credentials found")
     terminal.press(b"k")
     terminal.until_shown("AccessKey secret")
     terminal.press(b"LTAI5tTypedByHand")

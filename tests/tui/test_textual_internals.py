@@ -38,7 +38,7 @@ from tests.tui.fakes import FakeRun, FakeServices, Script
 from tests.tui.screens import past_opening, settle
 
 PACKAGE = Path(ossconsole.tui.__file__).parent
-INTERNALS = PACKAGE / "textual_internals.py"
+INTERNALS = PACKAGE / "kit" / "textual_internals.py"
 
 # Private parts
 
@@ -211,7 +211,7 @@ async def test_keys_of_one_burst_take_effect_in_their_order(make_app: AppMaker, 
     app = make_app(FakeServices())
     async with app.run_test(size=(80, 24)) as pilot:
         await past_opening(pilot)
-        app.push_screen(PromptScreen("Learning rate", "", "0.05", lambda _: ""))
+        app.push_screen(PromptScreen("Learning rate", "", "0.05", replace=True))
         await send(pilot, app, typed)
         assert app.screen.query_one(Input).value == expected
 
@@ -254,7 +254,7 @@ async def test_a_dialog_that_opens_late_gets_what_was_typed_meanwhile(
     make_app: AppMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where the server is asked first."""
-    monkeypatch.setattr("ossconsole.tui.kit.textual_internals._DIALOG_LOOKS", 1_000_000)
+    monkeypatch.setattr("ossconsole.tui.kit.textual_internals._DIALOG_CHECKS", 1_000_000)
     monkeypatch.setattr("ossconsole.tui.kit.textual_internals._PATIENCE_TICKS", 1_000_000)
     app = make_app(FakeServices())
     answered = asyncio.Event()
@@ -289,7 +289,7 @@ async def test_alt_and_a_key_is_itself_where_something_is_bound_to_it(make_app: 
     app = make_app(FakeServices())
     async with app.run_test(size=(80, 24)) as pilot:
         await past_opening(pilot)
-        app.push_screen(PromptScreen("Learning rate", "", "one two", lambda _: ""))
+        app.push_screen(PromptScreen("Learning rate", "", "one two", replace=True))
         await send(pilot, app, "\x05\x1bb\x1bbx")
         assert isinstance(app.screen, PromptScreen)
         assert app.screen.query_one(Input).value == "xone two"

@@ -12,7 +12,7 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
-from ossconsole.tui.console import Stage, StageState
+from ossconsole.tui.console import PreparationStage, StageState
 from ossconsole.tui.train.screen import NewRunScreen
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import START, FakeRun, FakeServices, FakeUpload, Script, gpu, sample, upload_progress
@@ -186,7 +186,7 @@ async def test_the_form_starts_a_run_and_is_remembered(make_app: AppMaker) -> No
         await pilot.press("n")
         await settle(pilot)
         assert app.screen.query_one("#field-batch_size", Input).value == "32"
-        assert app.screen.query_one("#field-resume", Input).value == "", "one goes on from a checkpoint once"
+        assert app.screen.query_one("#field-resume", Input).value == "", "a run resumes from a checkpoint only once"
         await pilot.press("ctrl+r")
         await settle(pilot)
         assert app.screen.query_one("#field-batch_size", Input).value == "64"
@@ -249,9 +249,9 @@ async def test_read_only_starts_nothing(make_app: AppMaker) -> None:
 
 async def test_what_is_being_made_ready_is_shown(make_app: AppMaker) -> None:
     stages = [
-        Stage("sandbox", StageState.DONE, "port 9000"),
-        Stage("sample pictures", StageState.ACTIVE, "drawing 120 of 640"),
-        Stage("upload", StageState.WAITING),
+        PreparationStage("sandbox", StageState.DONE, "port 9000"),
+        PreparationStage("sample pictures", StageState.ACTIVE, "drawing 120 of 640"),
+        PreparationStage("upload", StageState.WAITING),
     ]
     services = FakeServices(stages=stages)
     app = make_app(services)
@@ -263,7 +263,7 @@ async def test_what_is_being_made_ready_is_shown(make_app: AppMaker) -> None:
         assert not isinstance(app.screen, NewRunScreen)
         (refusal,) = app._notifications
         assert refusal.message == "Preparing the sample dataset: sample pictures drawing 120 of 640"
-        services.stages = [Stage(stage.label, StageState.DONE) for stage in stages]
+        services.stages = [PreparationStage(stage.label, StageState.DONE) for stage in stages]
         await settle(pilot)
         assert "No run yet.  Press n" in shown(app)
         await pilot.press("n")
@@ -276,7 +276,7 @@ async def test_what_is_being_made_ready_is_shown(make_app: AppMaker) -> None:
 
 async def test_the_upload_of_the_sample_dataset_tells_how_far_it_is(make_app: AppMaker) -> None:
     services = FakeServices(
-        stages=[Stage("upload", StageState.ACTIVE)], upload=FakeUpload(upload_progress(done=312, total=850))
+        stages=[PreparationStage("upload", StageState.ACTIVE)], upload=FakeUpload(upload_progress(done=312, total=850))
     )
     app = make_app(services)
     async with app.run_test(size=(80, 24)) as pilot:

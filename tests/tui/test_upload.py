@@ -158,9 +158,9 @@ async def test_progress_says_how_far_how_fast_and_what_holds_it_back(make_app: A
         await settle(pilot)
         text = shown(app)
     for words in (
-        *("uploading", "25 %", "8.1", "1.2", "0:37", "of 400", "prepare", "5 retries", "3 of 16 at once, no cap"),
+        *("uploading", "25 %", "8.1", "1.2", "0:37", "of 400", "prepare", "5 retries", "3 of 16 in parallel, no cap"),
         *(
-            "90 uploaded   7 unchanged   1 not used   2 failed",
+            "90 uploaded   7 unchanged   1 ignored   2 failed",
             "train/ants/0013035.u8",
             "truncated",
             "/data/pictures",
@@ -191,7 +191,9 @@ async def test_knobs(make_app: AppMaker) -> None:
         await pilot.press("p", "plus", "minus", "b")
         assert isinstance(app.screen, PromptScreen)
         await pilot.press("x", "enter")
-        assert isinstance(app.screen, PromptScreen)  # no number
+        await settle(pilot)
+        assert isinstance(app.screen, PromptScreen)
+        assert "is not a number" in shown(app)
         app.screen.query_one(Input).value = "2.5"
         await pilot.press("enter", "b")
         app.screen.query_one(Input).value = "0"
@@ -220,7 +222,14 @@ async def test_the_end_lists_failures_and_retries_them_as_one_action(make_app: A
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(pilot)
         text = shown(app)
-        for words in ("✓ done", "395 uploaded", "train/ants/broken.jpg", "[x].jpg", "manifest.json", "r goes on"):
+        for words in (
+            "✓ done",
+            "395 uploaded",
+            "train/ants/broken.jpg",
+            "[x].jpg",
+            "manifest.json",
+            "r retry what is missing",
+        ):
             assert words in text, words
         await pilot.press("r")
         await settle(pilot)

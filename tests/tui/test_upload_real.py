@@ -74,14 +74,14 @@ async def test_from_form_to_manifest_and_what_failed_once_more(
             app.screen.query_one(Input).value = "2.5"
             await pilot.press("enter")
             await settle(pilot)
-            assert "0 of 28 at once, at most 2.5 MB/s" in shown(app)
-            await pilot.press("p", "4")  # it goes on while another screen is in front
+            assert "0 of 28 in parallel, at most 2.5 MB/s" in shown(app)
+            await pilot.press("p", "4")  # it continues while another screen shows
             summary = running(services).wait(WAIT_S)
         await pilot.press("3")
         await settle(pilot)
         text = shown(app)
         assert (summary.uploaded, summary.failed) == (23, 2)
-        for words in ("23 uploaded", "2 failed", "broken.jpg", "8.jpg", "r goes on"):
+        for words in ("23 uploaded", "2 failed", "broken.jpg", "8.jpg", "r retry what is missing"):
             assert words in text, words
         (source / "train/ants/broken.jpg").write_bytes(jpeg(77))
         await pilot.press("r", "p")

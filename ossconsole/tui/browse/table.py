@@ -18,12 +18,12 @@ from ossconsole.tui.kit.glyphs import Glyphs
 from ossconsole.tui.kit.table import RowPainter, VirtualTable
 from ossconsole.tui.kit.text import Line, duration, moment, percent, shorten_middle, size
 
-_MARGIN = 3  # chosen mark and folder mark
+_MARGIN = 3  # marks for selection and folder
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column: what it sorts by, its title, its cells (0: what is left), and the table's width it needs to show."""
+    """A column: its sort key, its title, its width in cells (0 = the rest), and the table width from which it shows."""
 
     key: SortKey
     title: str
@@ -40,7 +40,7 @@ COLUMNS = (
 
 
 def columns(width: int) -> list[tuple[Column, int, int]]:
-    """The columns that show in `width` cells, each with its first cell and its width."""
+    """The visible columns of a table of `width` cells, each with its first cell and its width."""
     shown = [column for column in COLUMNS if width >= column.needs]
     name = width - _MARGIN - sum(column.width + 2 for column in shown if column.width)
     found, at = [], _MARGIN
@@ -57,6 +57,7 @@ def column_at(width: int, cell: int) -> SortKey:
 
 
 def header(width: int, sort: Sort, glyphs: Glyphs) -> Line:
+    """The titles of the columns, with an arrow at the one that is sorted."""
     line = Line()
     for column, start, cells in columns(width):
         on = column.key is sort.key
@@ -66,15 +67,16 @@ def header(width: int, sort: Sort, glyphs: Glyphs) -> Line:
     return line
 
 
-def row_line(rows: ObjectRows, row: int, width: int, *, chosen: bool, glyphs: Glyphs) -> Line:
+def row_line(rows: ObjectRows, row: int, width: int, *, selected: bool, glyphs: Glyphs) -> Line:
+    """A folder or an object."""
     is_folder = rows.is_folder(row)
-    mark = glyphs.done if chosen else " "
+    mark = glyphs.done if selected else " "
     line = Line((mark, "good"), (glyphs.folder if is_folder else " ", "primary"))
     for column, start, cells in columns(width):
         line.to(start)
         if column.key is SortKey.NAME:
             name = shown_name(rows.name(row))
-            style = "warn" if chosen else "primary" if is_folder else "text"
+            style = "warn" if selected else "primary" if is_folder else "text"
             line.add(shorten_middle(name, cells, glyphs.ellipsis), style)
         elif not is_folder:
             line.add(_figure(rows, row, column.key, cells), "dim")
@@ -88,17 +90,17 @@ def _figure(rows: ObjectRows, row: int, key: SortKey, cells: int) -> str:
 
 
 def shown_name(name: str) -> str:
-    """A row's name: never empty, and nothing in it acts on the terminal."""
+    """The name of a row, never empty and safe for the terminal."""
     if not name:
         return "(this folder's marker)"
     return "(empty name)/" if name == "/" else safe_text(name)
 
 
 def path_line(model: BrowseModel, bucket: str, width: int, glyphs: Glyphs) -> Line:
-    """The way from the bucket to the folder; what does not fit is left out in the middle."""
+    """The path from the bucket to the folder, shortened in the middle."""
     folder, _, begun = model.prefix.rpartition("/")
     parts = [shown_name(f"{part}/").rstrip("/") if part else "(empty)" for part in folder.split("/")] if folder else []
-    tail = f" {glyphs.prompt} names that begin with {safe_text(begun)}" if begun else ""
+    tail = f" {glyphs.prompt} names beginning with {safe_text(begun)}" if begun else ""
     inner = f" {glyphs.prompt} ".join(parts)
     line = Line((f" oss://{safe_text(bucket)}", "dim"))
     if parts:
@@ -108,7 +110,7 @@ def path_line(model: BrowseModel, bucket: str, width: int, glyphs: Glyphs) -> Li
 
 
 def status_line(model: BrowseModel, glyphs: Glyphs, waiting: str = "") -> Line:
-    """How much is here, how far the listing is, what is filtered and chosen."""
+    """The counts of the folder, the progress of the listing, the filter and the selection."""
     rows, view = model.rows, model.view
     shown = counted(f"{rows.count - rows.folders:,}{_plus(model)}", "object")
     line = Line((f" {counted(rows.folders, 'folder')}, {shown}", "text"))
@@ -117,10 +119,10 @@ def status_line(model: BrowseModel, glyphs: Glyphs, waiting: str = "") -> Line:
             f"  filter {safe_text(model.row_filter.text)!r}: {len(view):,} of {rows.count:,}{_plus(model)}", "warn"
         )
     if model.sort.key is not SortKey.NAME and not model.listing.is_complete and rows.count:
-        line.add(f"  sorted over the {view.covered:,} loaded", "warn")
-    chosen = len(model.selection)
-    if chosen:
-        line.add(f"  {chosen:,} chosen, {size(model.selection.bytes)}", "good")
+        line.add(f"  sorted among {view.covered:,} loaded", "warn")
+    selected = len(model.selection)
+    if selected:
+        line.add(f"  {selected:,} selected, {size(model.selection.bytes)}", "good")
     if waiting:
         return line.add(f"  {safe_text(waiting)}", "warn")
     return line.add(_activity(model, glyphs), "dim")
@@ -132,18 +134,24 @@ def _plus(model: BrowseModel) -> str:
 
 def _activity(model: BrowseModel, glyphs: Glyphs) -> str:
     if model.refreshing:
-        return f"  refreshing{glyphs.ellipsis} (esc stops)"
+        return f"  refreshing{glyphs.ellipsis} (esc to stop)"
     if model.loading:
-        return f"  loading{glyphs.ellipsis} (esc stops)"
+        return f"  loading{glyphs.ellipsis} (esc to stop)"
     if model.listing.state is ListingState.STOPPED and model.rows.count:
-        return "  stopped (r goes on)"
+        return "  stopped (r to continue)"
     if not model.settled:
         return f"  sorting{glyphs.ellipsis}"
-    return "  nothing here" if model.listing.is_complete and not model.rows.count else ""
+    return "  empty" if model.listing.is_complete and not model.rows.count else ""
+
+
+def failure_text(job: Job) -> str:
+    """The first failure of a job, and the number of the others."""
+    more = len(job.failures) - 1
+    return f"{job.title}: {job.failures[0].message}{f' and {more} more' if more else ''}"
 
 
 def job_line(job: Job, width: int, glyphs: Glyphs) -> Line:
-    """A job in one line: how far, how fast, how long still; at the end, what became of it."""
+    """A job in one line: progress, rate and remaining time; at the end, its result."""
     progress = job.progress()
     mark, style = {
         JobState.RUNNING: (glyphs.running, "primary"),
@@ -152,30 +160,30 @@ def job_line(job: Job, width: int, glyphs: Glyphs) -> Line:
         JobState.CANCELLED: (glyphs.paused, "warn"),
     }[job.state]
     more = "" if progress.total_known else "+"
-    words = [f"{progress.items_done + progress.items_skipped:,}/{progress.items_total:,}{more}"]
+    parts = [f"{progress.items_done + progress.items_skipped:,}/{progress.items_total:,}{more}"]
     if progress.bytes_total:
-        words.append(f"{size(progress.bytes_done)} of {size(progress.bytes_total)}{more}")
+        parts.append(f"{size(progress.bytes_done)} of {size(progress.bytes_total)}{more}")
     if job.moves_bytes and progress.bytes_total and progress.total_known:
-        words.insert(0, percent(progress.bytes_done / progress.bytes_total))
+        parts.insert(0, percent(progress.bytes_done / progress.bytes_total))
     if job.moves_bytes and progress.bytes_per_s:
-        words.append(f"{size(progress.bytes_per_s)}/s")
+        parts.append(f"{size(progress.bytes_per_s)}/s")
     if job.moves_bytes and job.state is JobState.RUNNING and progress.eta_s is not None:
-        words.append(f"{duration(progress.eta_s)} left")
+        parts.append(f"{duration(progress.eta_s)} left")
     if progress.items_skipped:
-        words.append(f"{progress.items_skipped:,} {job.passed_over}")
+        parts.append(f"{progress.items_skipped:,} {job.passed_over}")
     if job.failures:
-        words.append(f"{len(job.failures):,} failed")
+        parts.append(f"{len(job.failures):,} failed")
     if job.state is not JobState.RUNNING:
-        words.append(str(job.state))
+        parts.append(str(job.state))
     elif job.waiting or job.note:
-        words.append(safe_text(job.waiting or job.note))
-    figures = Line(("  ".join(words) + " ", "text"))
+        parts.append(safe_text(job.waiting or job.note))
+    figures = Line(("  ".join(parts) + " ", "text"))
     room = width - figures.width - 4
     return Line((f" {mark} ", style), (shorten_middle(job.title, room, glyphs.ellipsis), "text")).right(figures, width)
 
 
 class _ViewRows(Sequence[int]):
-    """The row numbers of a view, without a list of them."""
+    """The row numbers of a view as a sequence, without a copy."""
 
     def __init__(self, view: RowView) -> None:
         self._view = view
@@ -194,7 +202,7 @@ class _ViewRows(Sequence[int]):
 
 
 class ObjectTable(VirtualTable[int], inherit_bindings=False):
-    """Shows a RowView. `painter` draws a row number, `header` the line above; `g` belongs to the screen."""
+    """Shows a RowView; its rows are row numbers. The key `g` is a command of the screen."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "move(-1)", "Up", show=False),
@@ -206,7 +214,7 @@ class ObjectTable(VirtualTable[int], inherit_bindings=False):
     ]
 
     class HeaderClicked(Message):
-        """The header was clicked at this column of cells."""
+        """The header was clicked at this cell."""
 
         def __init__(self, column: int) -> None:
             super().__init__()
@@ -218,11 +226,11 @@ class ObjectTable(VirtualTable[int], inherit_bindings=False):
         self._rows = _ViewRows(view)  # type: ignore[assignment]
 
     def set_view(self, view: RowView, *, go_to: int | None = None, above: int | None = None) -> None:
-        """Shows another view. The cursor goes to the row `go_to`, or stays on its row, or else at its place.
+        """Shows another view. The cursor goes to the row `go_to`, or else stays on its row or at its position.
 
-        `above` is how many rows are to show above it; without it, as many as before. At the very top it stays there.
+        `above` is the number of rows above the cursor, by default as before. A cursor on the first row stays there.
         """
-        row = go_to if go_to is not None else self.current
+        row = go_to if go_to is not None else self.cursor_row
         same_rows = view.rows is self.view.rows
         before, top = self.cursor, round(self.scroll_target_y)
         position = None
@@ -241,10 +249,11 @@ class ObjectTable(VirtualTable[int], inherit_bindings=False):
 
     @property
     def rows_above(self) -> int:
-        """How many rows show above the cursor."""
+        """The number of visible rows above the cursor."""
         return self.cursor - round(self.scroll_target_y)
 
     def on_click(self, event: events.Click) -> None:
+        """Post `HeaderClicked`, or move the cursor."""
         if event.y < self._head:
             self.post_message(self.HeaderClicked(event.x))
             return
