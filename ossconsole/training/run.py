@@ -55,7 +55,7 @@ class TrainingRun:
     Raises SettingsError, MissingLibraryError, and ClaimedError while another run writes to the same checkpoint prefix.
     """
 
-    elsewhere = False
+    is_remote = False
     """Another process does the runs that are; see `ossconsole.training.remote.attached`."""
 
     def __init__(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import logging
 import sys
 import time
@@ -22,7 +23,7 @@ from textual.worker import Worker, WorkerState
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import exposed_folders
 from ossconsole.config.text import counted
-from ossconsole.tui.console import NoCredentials, Services, Starting
+from ossconsole.tui.console import Console, NoCredentials, Services, Starting
 from ossconsole.tui.help import OpeningScreen
 from ossconsole.tui.kit import actions, glyphs, memory
 from ossconsole.tui.kit import canvas as themes
@@ -44,32 +45,53 @@ log = logging.getLogger(__name__)
 # Screens, dialogs and the monitor of the run are imported when they are first needed: the first paint shows none.
 
 
-def _setup() -> Screen[None]:
-    from ossconsole.tui.setup.screen import SetupScreen
+def _screen(feature: str, name: str) -> Callable[[], Screen[None]]:
+    """Imports and makes the screen of a feature when its mode is first shown."""
 
-    return SetupScreen()
+    def make() -> Screen[None]:
+        screen: Screen[None] = getattr(importlib.import_module(f"ossconsole.tui.{feature}.screen"), name)()
+        return screen
 
-
-def _browse() -> Screen[None]:
-    from ossconsole.tui.browse.screen import BrowseScreen
-
-    return BrowseScreen()
+    return make
 
 
-def _upload() -> Screen[None]:
-    from ossconsole.tui.upload.screen import UploadScreen
+class ActionProvider(Provider):
+    """The command palette: the actions of the screen below it, and those of the App."""
 
-    return UploadScreen()
+    def _valid(self) -> list[KeyAction]:
+        screen = self.screen
+        known = screen.actions() if isinstance(screen, ConsoleScreen) else list(actions.of("app"))
+        return [
+            action
+            for action in known
+            if action.name != "command_palette" and (action.scope == "app" or screen.check_action(action.name, ()))
+        ]
 
+    async def discover(self) -> Hits:
+        """All actions that work now."""
+        for action in self._valid():
+            yield DiscoveryHit(self._title(action), self._run(action), help=action.help)
 
-def _train() -> Screen[None]:
-    from ossconsole.tui.train.screen import TrainScreen
+    async def search(self, query: str) -> Hits:
+        """The actions whose title or help matches."""
+        matcher = self.matcher(query)
+        for action in self._valid():
+            title = self._title(action)
+            score = max(matcher.match(title), matcher.match(action.help))
+            if score > 0:
+                yield Hit(score, matcher.highlight(title), self._run(action), help=action.help)
 
-    return TrainScreen()
+    @staticmethod
+    def _title(action: KeyAction) -> str:
+        return f"{actions.SCOPE_TITLES[action.scope]}: {action.label} ({action.key_text})"
 
+    def _run(self, action: KeyAction) -> Callable[[], Awaitable[None]]:
+        namespace = self.app if action.scope == "app" else self.screen
 
-def _action_provider() -> type[ActionProvider]:
-    return ActionProvider
+        async def run() -> None:
+            await self.app.run_action(action.call, namespace)
+
+        return run
 
 
 class ConsoleApp(ConsoleTextualApp):
@@ -84,13 +106,13 @@ class ConsoleApp(ConsoleTextualApp):
         f"styles/{name}.tcss" for name in ("base", "train", "dialogs", "setup", "browse", "upload")
     ]
     MODES: ClassVar[dict[str, Callable[[], Screen[None]]]] = {  # type: ignore[assignment]
-        "setup": _setup,
-        "browse": _browse,
-        "upload": _upload,
-        "train": _train,
+        "setup": _screen("setup", "SetupScreen"),
+        "browse": _screen("browse", "BrowseScreen"),
+        "upload": _screen("upload", "UploadScreen"),
+        "train": _screen("train", "TrainScreen"),
     }
     BINDINGS: ClassVar[list[BindingType]] = [*actions.bindings("app")]
-    COMMANDS = ConsoleTextualApp.COMMANDS | {_action_provider}
+    COMMANDS = ConsoleTextualApp.COMMANDS | {ActionProvider}
     # Textual declares these two without ClassVar.
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide"), (170, "-vast")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-low"), (30, "-middle"), (50, "-high")]  # noqa: RUF012
@@ -335,8 +357,8 @@ class ConsoleApp(ConsoleTextualApp):
         from ossconsole.tui.kit.dialogs import Choice, ConfirmScreen
 
         run, upload = self.services.run, self.services.upload
-        running = run is not None and run.alive and not run.elsewhere
-        uploading = upload is not None and upload.alive and not upload.elsewhere
+        running = run is not None and run.alive and not run.is_remote
+        uploading = upload is not None and upload.alive and not upload.is_remote
         jobs = sum(job.alive for job in self.jobs)
         if not running and not uploading and not jobs:
             self.exit("")
@@ -356,7 +378,7 @@ class ConsoleApp(ConsoleTextualApp):
                 "can be resumed later.",
                 (
                     Choice("", "Stay"),
-                    Choice("detach", "Keep running", "primary"),
+                    Choice("detach", "Run in background", "primary"),
                     Choice("stop", "Stop and quit", "warning"),
                 ),
             )
@@ -365,40 +387,5 @@ class ConsoleApp(ConsoleTextualApp):
             self.exit(choice)
 
 
-class ActionProvider(Provider):
-    """The command palette: the actions of the screen below it, and those of the App."""
-
-    def _valid(self) -> list[KeyAction]:
-        screen = self.screen
-        known = screen.actions() if isinstance(screen, ConsoleScreen) else list(actions.of("app"))
-        return [
-            action
-            for action in known
-            if action.name != "command_palette" and (action.scope == "app" or screen.check_action(action.name, ()))
-        ]
-
-    async def discover(self) -> Hits:
-        """All actions that work now."""
-        for action in self._valid():
-            yield DiscoveryHit(self._title(action), self._run(action), help=action.help)
-
-    async def search(self, query: str) -> Hits:
-        """The actions whose title or help matches."""
-        matcher = self.matcher(query)
-        for action in self._valid():
-            title = self._title(action)
-            score = max(matcher.match(title), matcher.match(action.help))
-            if score > 0:
-                yield Hit(score, matcher.highlight(title), self._run(action), help=action.help)
-
-    @staticmethod
-    def _title(action: KeyAction) -> str:
-        return f"{actions.SCOPE_TITLES[action.scope]}: {action.label} ({action.key_text})"
-
-    def _run(self, action: KeyAction) -> Callable[[], Awaitable[None]]:
-        namespace = self.app if action.scope == "app" else self.screen
-
-        async def run() -> None:
-            await self.app.run_action(action.call, namespace)
-
-        return run
+if TYPE_CHECKING:
+    _console: type[Console] = ConsoleApp  # mypy: the App is what the screens rely on

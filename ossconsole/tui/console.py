@@ -36,20 +36,30 @@ if TYPE_CHECKING:  # types only: the first paint does not wait for the layers be
     from ossconsole.training.settings import TrainSettings
 
 
-class RunHandle(Protocol):
-    """A training run in progress or done; `ossconsole.training.run.TrainingRun` is one."""
+class WorkHandle(Protocol):
+    """A run or an upload, in progress or ended."""
 
     @property
-    def elsewhere(self) -> bool:
-        """True for a run of another process, which continues when this console quits."""
+    def is_remote(self) -> bool:
+        """True for the work of another process, which continues when this console quits."""
+
+    @property
+    def alive(self) -> bool:
+        """False once the work has ended."""
+
+    def pause(self) -> None:
+        """Stops after the step or the samples in progress, until `resume`."""
+
+    def resume(self) -> None:
+        """Continues after `pause`."""
+
+
+class RunHandle(WorkHandle, Protocol):
+    """A training run in progress or ended; `ossconsole.training.run.TrainingRun` is one."""
 
     @property
     def state(self) -> RunState:
         """The last state that the run reported."""
-
-    @property
-    def alive(self) -> bool:
-        """False once the run's thread has ended."""
 
     @property
     def record_path(self) -> Path:
@@ -57,12 +67,6 @@ class RunHandle(Protocol):
 
     def drain(self) -> list[Event]:
         """The events since the last call, oldest first."""
-
-    def pause(self) -> None:
-        """Stops after the step in progress until `resume`."""
-
-    def resume(self) -> None:
-        """Continues after `pause`."""
 
     def stop(self) -> None:
         """Asks the run to write a checkpoint and end; may block, as the other processes of the run are asked, too."""
@@ -77,16 +81,8 @@ class RunHandle(Protocol):
         """Sets the peak learning rate; the schedule continues from it."""
 
 
-class UploadHandle(Protocol):
-    """An upload in progress or done; `ossconsole.dataset.upload.job.UploadJob` is one."""
-
-    @property
-    def elsewhere(self) -> bool:
-        """True for an upload of another process, which continues when this console quits."""
-
-    @property
-    def alive(self) -> bool:
-        """False once the upload has ended."""
+class UploadHandle(WorkHandle, Protocol):
+    """An upload in progress or ended; `ossconsole.dataset.upload.job.UploadJob` is one."""
 
     @property
     def source(self) -> str:
@@ -97,12 +93,6 @@ class UploadHandle(Protocol):
 
     def summary(self) -> UploadSummary:
         """The result; complete once the upload has ended."""
-
-    def pause(self) -> None:
-        """Stops after the samples in transit until `resume`."""
-
-    def resume(self) -> None:
-        """Continues after `pause`."""
 
     def cancel(self) -> None:
         """Ends the upload; the journal keeps what was sent."""
@@ -163,7 +153,7 @@ class ConsoleState(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def usable(self) -> bool:
         """Whether the bucket can be listed, written and trained on."""
-        return False
+        return isinstance(self, Ready) or (isinstance(self, Starting) and self.opened)
 
 
 class Starting(ConsoleState, frozen=True, kw_only=True):
@@ -171,19 +161,9 @@ class Starting(ConsoleState, frozen=True, kw_only=True):
 
     opened: bool = False
 
-    @property
-    def usable(self) -> bool:
-        """True once the sandbox accepts requests."""
-        return self.opened
-
 
 class Ready(ConsoleState, frozen=True, kw_only=True):
     """The bucket can be used and all preparation is done."""
-
-    @property
-    def usable(self) -> bool:
-        """True."""
-        return True
 
 
 class NoCredentials(ConsoleState, frozen=True, kw_only=True):
@@ -327,7 +307,7 @@ class Console(Protocol):
     def action_mode(self, mode: str) -> None:
         """Shows another mode; ignored while a dialog is open."""
 
-    def new_run(self, resume: str = "") -> None:
+    def new_run(self, resume: str = "") -> object:
         """Opens the form of a new run and starts the run; `resume` is the key of a checkpoint, which shows Train."""
 
     def remember(self, form: str, profile: str, values: dict[str, Any]) -> bool:

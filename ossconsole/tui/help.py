@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical, VerticalScroll
+from textual.containers import VerticalScroll
 from textual.geometry import Size
 
 from ossconsole.terminal import logs
@@ -73,9 +73,7 @@ class HelpScreen(ConsoleModal):
         self._scopes = scopes
 
     def compose(self) -> ComposeResult:
-        with VerticalScroll(classes="dialog") as dialog:
-            dialog.border_title = "Keys"
-            dialog.border_subtitle = "esc close"
+        with self.frame("Keys", "esc close", scroll=True):
             yield KeyTable(self._scopes)
 
     def on_mount(self) -> None:
@@ -125,9 +123,7 @@ class LogScreen(ConsoleModal):
 
     def compose(self) -> ComposeResult:
         """The tails of both logs."""
-        with Vertical(classes="dialog -full") as dialog:
-            dialog.border_title = "Log"
-            dialog.border_subtitle = "esc close"
+        with self.frame("Log", "esc close", classes="-full"):
             yield LogTail()
 
     def on_mount(self) -> None:

@@ -54,7 +54,7 @@ class FakeRun:
     waiting: list[Event] = field(default_factory=list)
     state: RunState = RunState.RUNNING
     alive: bool = True
-    elsewhere: bool = False
+    is_remote: bool = False
     record_path: Path = Path("/nowhere/run.jsonl")
     asked: list[tuple[object, ...]] = field(default_factory=list)
 
@@ -95,7 +95,7 @@ class FakeUpload:
     settings: UploadSettings = _PICTURES
     sample: Picture | None = None
     alive: bool = True
-    elsewhere: bool = False
+    is_remote: bool = False
     asked: list[object] = field(default_factory=list)
 
     @property

@@ -166,7 +166,7 @@ def keys(store: ObjectStore) -> list[str]:
     return [found.key[len(folder) :] for found in store.list_all(folder)]
 
 
-async def test_a_tree_is_downloaded_and_a_second_time_asks_about_what_is_there(
+async def test_a_tree_is_downloaded_and_the_second_time_asks_about_existing_files(
     bucket: ObjectStore, make_app: AppMaker, tmp_path: Path
 ) -> None:
     put(bucket, tree__a=b"1", tree__b=b"22")
@@ -281,7 +281,9 @@ def checkpoint(epoch: int, scale: float) -> bytes:
     return sink.getvalue()
 
 
-async def test_checkpoints_are_told_trained_on_marked_and_compared(bucket: ObjectStore, make_app: AppMaker) -> None:
+async def test_checkpoints_are_shown_resumed_copied_to_best_and_compared(
+    bucket: ObjectStore, make_app: AppMaker
+) -> None:
     prefix = bucket.profile.checkpoint_prefix
     bucket.put(f"{prefix}/e1.pt", checkpoint(1, 1.0))
     bucket.put(f"{prefix}/e2.pt", checkpoint(2, 1.5))
@@ -312,7 +314,7 @@ async def test_checkpoints_are_told_trained_on_marked_and_compared(bucket: Objec
         assert found.started[0].resume == f"{prefix}/e2.pt"
 
 
-async def test_samples_are_pictures_with_labels_by_the_manifest_and_missing_ones_are_found(
+async def test_samples_show_as_images_with_labels_and_missing_ones_are_found(
     bucket: ObjectStore, make_app: AppMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prefix = bucket.profile.dataset_prefix
@@ -353,7 +355,7 @@ async def test_samples_are_pictures_with_labels_by_the_manifest_and_missing_ones
         assert "2 of 3" in browser.text
 
 
-async def test_a_sample_read_before_the_manifest_is_told_again_by_it(
+async def test_a_sample_read_before_the_manifest_is_read_again(
     bucket: ObjectStore, make_app: AppMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prefix = bucket.profile.dataset_prefix
@@ -409,7 +411,7 @@ async def test_readonly_writes_nothing(bucket: ObjectStore, make_app: AppMaker) 
     assert len(list(list_uploads(bucket, folder_of(bucket)))) == 1
 
 
-async def test_what_is_archived_is_restored_and_read(bucket: ObjectStore, make_app: AppMaker) -> None:
+async def test_an_archived_object_is_restored_and_read(bucket: ObjectStore, make_app: AppMaker) -> None:
     for name, storage_class in (("cold.txt", "Archive"), ("warm.txt", "IA")):
         headers = {"x-oss-storage-class": storage_class}
         bucket.sdk.put_object(folder_of(bucket) + name, name.encode() * 2, headers=headers)
@@ -488,7 +490,7 @@ async def test_buckets_and_a_key_that_may_not_list_them(sandboxed_bucket: Sandbo
         assert "oss://named-bucket" in browser.text
 
 
-async def test_a_denied_listing_says_why_and_goes_on_when_told(
+async def test_a_denied_listing_says_why_and_continues_on_refresh(
     sandboxed_bucket: Sandboxed, bucket: ObjectStore, make_app: AppMaker
 ) -> None:
     put(bucket, a=b"1")
@@ -516,7 +518,7 @@ async def test_an_object_that_vanished_says_so(bucket: ObjectStore, make_app: Ap
         assert "Refresh the listing" in browser.screen.detail.problem
 
 
-async def test_failures_are_listed_and_a_download_is_done_again(
+async def test_failures_are_listed_and_a_download_is_retried(
     bucket: ObjectStore, make_app: AppMaker, tmp_path: Path
 ) -> None:
     put(bucket, a=b"1", b=b"2")
@@ -615,7 +617,7 @@ async def test_bookmarks_are_kept(make_app: AppMaker) -> None:
                 await browser.press("b")
 
 
-async def test_a_bookmark_that_cannot_be_kept_is_told_and_no_more(
+async def test_a_bookmark_that_cannot_be_kept_is_a_single_warning(
     make_app: AppMaker, lose_state: Callable[[], None]
 ) -> None:
     async with make_app(services(FakeStore(KEYS)), "browse").run_test(size=(80, 24)) as pilot:
@@ -652,7 +654,7 @@ async def from_bookmark(browser: Browser) -> None:
     await browser.until(lambda: browser.screen.model.prefix == "checkpoints/")
 
 
-async def test_filter_choice_and_escape_by_layers(make_app: AppMaker) -> None:
+async def test_filter_selection_and_escape_by_layers(make_app: AppMaker) -> None:
     store = FakeStore({f"{number:03d}.{'pt' if number % 2 else 'json'}": number for number in range(100)})
     async with make_app(services(store), "browse").run_test(size=(100, 24)) as pilot:
         browser = await opened(pilot, store, "")
@@ -693,7 +695,7 @@ async def test_a_refresh_keeps_cursor_and_scroll(make_app: AppMaker) -> None:
         assert browser.screen.table.scroll_offset.y == top + 1
 
 
-async def test_a_listing_that_dies_goes_on_where_it_stopped(make_app: AppMaker) -> None:
+async def test_a_failed_listing_continues_where_it_stopped(make_app: AppMaker) -> None:
     store = FakeStore({f"{number:05d}": number for number in range(3000)})
     pages = 0
 

@@ -141,7 +141,7 @@ def test_many_rows_are_sorted_by_a_thread_and_the_old_order_shows_meanwhile() ->
     assert set(watched.names) == {f"{n:05d}" for n in range(30_000) if "1234" in f"{n:05d}"}
 
 
-def test_stop_keeps_what_came() -> None:
+def test_stop_keeps_the_loaded_rows() -> None:
     watched = Watched()
     watched.model.open("")
     watched.gets(page(["1"], token="t"))

@@ -1,4 +1,4 @@
-"""The Browse screen as it looks, pane by pane and dialog by dialog; 80x24 and 120x40."""
+"""Snapshots of the Browse screen, pane by pane and dialog by dialog; 80x24 and 120x40."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ async def nothing(browser: Browser) -> None:
     """The screen as it opens."""
 
 
-async def chosen(browser: Browser) -> None:
+async def selected(browser: Browser) -> None:
     await browser.press("space", "space", "s", "slash", "n", "enter")
 
 
@@ -248,7 +248,7 @@ async def failed(browser: Browser) -> None:
 PICTURES: dict[str, tuple[str, str, Callable[[Browser], Any]]] = {
     "bucket": ("", "", nothing),
     "names": ("names/", "", nothing),
-    "chosen": ("", "", chosen),
+    "selected": ("", "", selected),
     "checkpoint": ("checkpoints/", "resnet18.pt", nothing),
     "hostile": ("checkpoints/", "hostile.pt", nothing),
     "sample": (f"{DATA}/train/ants/", "0.u8", nothing),

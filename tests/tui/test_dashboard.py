@@ -86,7 +86,7 @@ def test_ascii_is_ascii() -> None:
     assert strange <= {"±", "–"}, "words may hold them; what is drawn may not"
 
 
-def test_the_curve_takes_the_endpoints_colour_and_the_lane_its_glyph() -> None:
+def test_the_curve_has_the_colour_of_the_endpoint_and_the_lane_its_glyph() -> None:
     view = reduced(full())
     context = DashboardContext(view, view.last_time or 0.0, BRAILLE)
     lines = chart(context, SPEED, TimeAxis().window(view, context.now), 80, 8)
@@ -117,7 +117,7 @@ def test_a_replay_names_no_key_that_it_has_not() -> None:
     assert "accelerated not measured yet" in auto
 
 
-def test_percentages_are_told_as_finely_as_they_are_read() -> None:
+def test_percentages_show_with_the_precision_that_is_read() -> None:
     for wait, words in ((0.2, r" \d\d % "), (0.001, r" 0\.\d % ")):
         view = reduced(Script().state(RunState.RUNNING).steps(40, wait=wait, compute=0.196))
         context = DashboardContext(view, view.last_time or 0.0, BRAILLE)
@@ -205,7 +205,7 @@ async def test_zoom_crosshair_log_and_raw(make_app: AppMaker) -> None:
         assert "  all ─" in shown(app)
 
 
-async def test_the_learning_rate_is_checked_before_it_is_asked_for(make_app: AppMaker) -> None:
+async def test_the_learning_rate_is_checked_before_it_is_set(make_app: AppMaker) -> None:
     run = FakeRun(list(full().events))
     app = make_app(FakeServices(run=run))
     async with app.run_test(size=(80, 24)) as pilot:
@@ -264,7 +264,7 @@ async def test_the_way_of_a_checkpoint_is_shown_until_it_is_written(make_app: Ap
 
 
 @pytest.mark.parametrize(("key", "words"), [("b", "warm cache"), ("g", "memory clock 5000 MHz")])
-async def test_what_has_no_room_is_a_key_away(make_app: AppMaker, key: str, words: str) -> None:
+async def test_a_key_shows_what_does_not_fit(make_app: AppMaker, key: str, words: str) -> None:
     script = full()
     services = FakeServices(
         run=FakeRun(list(script.events)), sample=sample([gpu(index) for index in range(8)], at=script.time)
@@ -314,7 +314,7 @@ def test_the_loss_as_measured_lies_behind_the_smoothed_one(glyphs: Glyphs) -> No
     assert all(style != "dim" for line in alone[1:] for _, style in line.pieces[2:])
 
 
-def test_a_step_is_told_in_its_parts() -> None:
+def test_the_step_time_shows_in_its_parts() -> None:
     view = reduced(Script().state(RunState.RUNNING).steps(30))
     lines = headline.verdict(DashboardContext(view, view.last_time or 0.0, BRAILLE), 200, 2)
     assert "= wait 40" in lines[0].text
@@ -324,15 +324,15 @@ def test_a_step_is_told_in_its_parts() -> None:
     assert "+ copy 0.00 + compute 1.20" in lines[0].text, "all in seconds"
 
 
-def test_a_mig_instance_says_what_nvml_does_not_tell() -> None:
+def test_a_mig_instance_says_that_nvml_has_no_utilization() -> None:
     view = RunView()
-    instance = gpu(0, mig=1, utilization=None, problem="MIG is on: NVML tells no utilization for an instance.")
+    instance = gpu(0, mig=1, utilization=None, problem="MIG is on: NVML has no utilization of an instance.")
     view.apply(events.Telemetry(time=START, gpus=(instance,), host=host()))
     context = DashboardContext(view, START, BRAILLE)
     line = text(machine.machine(context, 100, 2))
     assert "GPU 0.1  utilization n/a (MIG)" in line
     assert "4.1/15 GiB" in line
-    assert "NVML tells no utilization for an instance." in text(machine.detail_lines(context, 78))
+    assert "NVML has no utilization of an instance." in text(machine.detail_lines(context, 78))
 
 
 def test_auto_compare_says_when_the_ratio_is_known() -> None:
@@ -377,14 +377,14 @@ def test_a_decided_ratio_is_the_largest_thing(auto: str) -> None:
     assert "|_" not in few, "an undecided ratio is not shown in large figures"
 
 
-def test_a_run_that_ended_before_the_first_look_collects_nothing_more() -> None:
+def test_a_run_that_ended_before_the_first_evaluation_collects_no_more() -> None:
     view = reduced(full())
     assert "collecting 1/6 pairs" in text(compare.comparison(DashboardContext(view, START, BRAILLE), 40, 8))
     view.apply(events.State(time=view.last_time or 0.0, state=RunState.STOPPED))
     assert "1/6 pairs, too few for a ratio" in text(compare.comparison(DashboardContext(view, START, BRAILLE), 40, 8))
 
 
-def test_the_detail_view_tells_the_conditions() -> None:
+def test_the_detail_lines_name_the_conditions() -> None:
     told = text(compare.detail_lines(DashboardContext(decided(), START, BRAILLE), 78))
     assert "conditions: 7 pairs" in told
     assert "batch 64, 2 workers" in told
@@ -432,7 +432,7 @@ def test_a_control_ends_where_the_run_changes_the_endpoint() -> None:
     ("end", "words"),
     [("switch", "auto-A/B ended, the accelerated endpoint failed: "), ("over", "auto-A/B ended, the run is over: ")],
 )
-def test_auto_compare_ends_with_what_ends_the_comparison(end: str, words: str) -> None:
+def test_auto_compare_ends_with_the_comparison(end: str, words: str) -> None:
     script = Script().state(RunState.RUNNING).steps(20).switch(ACCELERATED, "auto A/B").steps(8, wait=0.05)
     run = FakeRun(list(script.events))
     monitor = RunMonitor(FakeServices(run=run), clock=lambda: script.time)  # type: ignore[arg-type]
@@ -450,7 +450,7 @@ def test_auto_compare_ends_with_what_ends_the_comparison(end: str, words: str) -
     assert sum(line.text.startswith(words) for line in monitor.view.log) == 1
 
 
-def test_a_run_of_another_process_tells_of_the_machine_itself() -> None:
+def test_the_telemetry_of_a_run_of_another_process_is_used() -> None:
     script = Script().state(RunState.RUNNING).steps(5)
     theirs = events.Telemetry(time=START + 100, gpus=(gpu(0, power=321.0),), host=host())
     run = FakeRun([*script.events, theirs])
@@ -461,4 +461,6 @@ def test_a_run_of_another_process_tells_of_the_machine_itself() -> None:
     services.sample = sample([gpu(0, power=1.0)], at=START + 120)
     monitor.pull()
     assert monitor.view.telemetry is not None
-    assert monitor.view.telemetry.gpus[0].power == 1.0, "when nothing was told for a while, our own look counts"
+    assert monitor.view.telemetry.gpus[0].power == 1.0, (
+        "without telemetry of the run for a while, our own sample counts"
+    )

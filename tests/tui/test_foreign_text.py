@@ -139,7 +139,7 @@ def test_every_screen_and_dialog(make_app: AppMaker) -> None:
 
 
 @pytest.mark.parametrize("glyphs", ["ascii", "braille"])
-async def test_what_acts_on_a_terminal_is_spelled_out(make_app: AppMaker, glyphs: str) -> None:
+async def test_control_characters_are_spelled_out(make_app: AppMaker, glyphs: str) -> None:
     from ossconsole.tui.kit.glyphs import SETS
 
     app = make_app(services(WORST), "train", now=START + 5, glyph_set=SETS[glyphs])

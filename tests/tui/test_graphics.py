@@ -1,4 +1,4 @@
-"""The terminal's own graphics: chosen by name, and never by asking, as the answer would arrive as keys."""
+"""The terminal's own graphics: selected by name, never by a query, whose answer would arrive as keys."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytest.importorskip("textual_image")
         ({}, Graphics.BLOCKS),
     ],
 )
-def test_the_terminal_is_told_by_its_name(environment: dict[str, str], expected: Graphics) -> None:
+def test_the_terminal_is_detected_by_its_name(environment: dict[str, str], expected: Graphics) -> None:
     assert graphics_of(environment) is expected
 
 
@@ -70,7 +70,7 @@ def run_in_pty(graphics: str, until: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(("graphics", "start"), [("kitty", b"\x1b_G"), ("sixel", b"\x1bP")])
-def test_the_picture_is_sent_and_nothing_is_asked(graphics: str, start: bytes) -> None:
+def test_the_image_is_sent_without_a_query(graphics: str, start: bytes) -> None:
     written = run_in_pty(graphics, start)
     assert start in written
     assert b"\x1b[16t" not in written  # the question for the size of a cell

@@ -44,7 +44,7 @@ def test_a_stretch_with_a_gap_inside_is_drawn_but_not_joined() -> None:
     assert [column is None for column in columns] == [False, True, True, False]
 
 
-def test_a_series_that_diverged_still_shows_what_was_finite() -> None:
+def test_a_diverged_series_still_shows_its_finite_values() -> None:
     series = Series()
     for at in range(20):
         series.append(at, math.nan if at > 10 else 1.0 + at)

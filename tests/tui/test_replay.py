@@ -96,7 +96,7 @@ def test_skip_and_restart(record: Path) -> None:
     assert not replay.at_end
 
 
-def test_a_long_record_is_taken_in_by_pieces(record: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_record_is_applied_in_portions(record: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replay_module, "MAX_EVENTS_PER_PULL", 30)
     replay = Replay(record, clock=Clock())
     replay.playing = False

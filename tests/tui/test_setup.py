@@ -1,4 +1,4 @@
-"""The Setup screen: what is in force and why, proof that it works, and every change through its dialog."""
+"""The Setup screen: settings with their origin, the test of the bucket, and each change through its dialog."""
 
 from __future__ import annotations
 
@@ -358,7 +358,7 @@ async def test_profiles_are_copied_renamed_and_deleted(make_app: AppMaker, profi
     assert services.used == []
 
 
-async def test_a_taken_name_is_refused(make_app: AppMaker, profiles: Settings) -> None:
+async def test_a_used_name_is_refused(make_app: AppMaker, profiles: Settings) -> None:
     app = make_app(setup_services(), "setup")
     async with app.run_test(size=SMALL) as pilot:
         await settle(pilot)
@@ -380,7 +380,7 @@ async def test_deleting_the_profile_in_use_leads_to_the_sandbox(make_app: AppMak
     assert load_settings().active == ""
 
 
-async def test_a_new_profile_takes_its_endpoints_from_the_region(make_app: AppMaker) -> None:
+async def test_a_new_profile_gets_its_endpoints_from_the_region(make_app: AppMaker) -> None:
     app = make_app(setup_services(), "setup")
     async with app.run_test(size=SMALL) as pilot:
         await settle(pilot)
@@ -459,7 +459,7 @@ async def test_a_wrong_value_is_said_at_its_field(make_app: AppMaker, profiles: 
     assert (services.reloads, services.used) == (1, [])
 
 
-async def test_a_broken_settings_file_is_told(make_app: AppMaker) -> None:
+async def test_a_broken_settings_file_is_reported(make_app: AppMaker) -> None:
     settings_path().write_text("[profiles.a]\nregio = 'x'\n")
     app = make_app(setup_services(), "setup")
     async with app.run_test(size=SMALL, notifications=True) as pilot:
@@ -508,7 +508,7 @@ async def test_an_invalid_key_is_refused(make_app: AppMaker, key_id: str, secret
     assert not connector_file().exists()
 
 
-async def test_the_pair_of_another_tool_is_taken_over(make_app: AppMaker) -> None:
+async def test_the_key_pair_of_another_tool_is_imported(make_app: AppMaker) -> None:
     ossutil_file().write_text(f"[default]\naccessKeyID=LTAI5tOssutil\naccessKeySecret={SECRET}\n")
     app = make_app(setup_services(), "setup")
     async with app.run_test(size=SMALL) as pilot:
@@ -606,12 +606,12 @@ async def test_command_line_options_still_apply_to_another_profile(make_app: App
     assert profiles.active == REAL.name
 
 
-def test_a_probe_orders_what_is_wrong() -> None:
-    proof = ProbeState()
+def test_a_probe_orders_its_problems() -> None:
+    probe = ProbeState()
     for step in accelerated_unreachable():
-        proof.on_step(step)
-    assert [step.status for step in proof.problems] == [StepStatus.FAIL, StepStatus.FAIL]
-    assert not proof.refused_with("NoSuchBucket")
-    assert proof.running
-    proof.finish(problem="over")
-    assert not proof.running
+        probe.on_step(step)
+    assert [step.status for step in probe.problems] == [StepStatus.FAIL, StepStatus.FAIL]
+    assert not probe.refused_with("NoSuchBucket")
+    assert probe.running
+    probe.finish(problem="over")
+    assert not probe.running

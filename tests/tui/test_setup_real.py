@@ -1,4 +1,4 @@
-"""Setup in the real console, on real servers: the proof comes through, and the whole console changes its profile."""
+"""Setup in the real console, on real servers: the test passes, and the whole console changes its profile."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_the_embedded_sandbox_passes_the_test() -> None:
     assert "Test (simulated)" in shown
 
 
-def test_another_profile_is_used_at_once(tmp_path: Path) -> None:
+def test_another_profile_is_used_without_a_restart(tmp_path: Path) -> None:
     with sandboxed(tmp_path / "first") as first, sandboxed(tmp_path / "second") as second:
         settings = Settings()
         for name, server in (("first", first), ("second", second)):

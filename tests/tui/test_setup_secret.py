@@ -62,7 +62,7 @@ def test_a_typed_secret_is_in_its_file_and_nowhere_else(home: Path) -> None:
     assert written.access_key_secret.reveal() == SENTINEL
 
 
-def test_a_crash_with_the_secret_in_hand_does_not_tell_it(home: Path) -> None:
+def test_a_crash_does_not_print_the_secret(home: Path) -> None:
     with Terminal("tests.tui.setup_child", columns=COLUMNS, rows=ROWS) as terminal:
         enter_key(terminal)
         terminal.press(b"\x13")

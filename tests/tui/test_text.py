@@ -79,7 +79,7 @@ def test_names_cannot_move_the_cursor_or_hide(name: str, expected: str) -> None:
     assert text.safe(name) == expected
 
 
-def test_shortening_keeps_both_ends_where_asked() -> None:
+def test_shortening_in_the_middle_keeps_both_ends() -> None:
     assert text.shorten("abcdefghij", 6) == "abcde…"
     assert text.shorten_middle("abcdefghijkl", 9) == "abcd…ijkl"
     assert text.shorten("abc", 0) == ""
@@ -93,12 +93,12 @@ def test_shortened_names_fit(name: str, width: int) -> None:
 
 
 @given(parts=st.lists(st.text("ab目 é", max_size=8), max_size=6), column=st.integers(0, 30))
-def test_a_line_is_exactly_as_wide_as_asked(parts: list[str], column: int) -> None:
+def test_a_line_has_exactly_the_requested_width(parts: list[str], column: int) -> None:
     line = Line(*((part, "text") for part in parts)).to(column)
     assert line.width == column == cell_len(line.text)
 
 
-def test_what_is_flush_right_gives_way() -> None:
+def test_flush_right_text_is_left_out_without_room() -> None:
     assert Line(("left", "text")).right(Line(("right", "text")), 12).text == "left   right"
     assert Line(("left", "text")).right(Line(("right", "text")), 9).text == "left     "
 

@@ -143,7 +143,7 @@ async def test_auto_compare_alternates_also_while_another_screen_shows(make_app:
         assert run.asked == [("switch", ACCELERATED, "auto A/B")]
 
 
-async def test_a_control_leaves_the_run_alone_and_ends_at_a_second_press(make_app: AppMaker) -> None:
+async def test_a_control_does_not_change_the_run_and_ends_at_a_second_press(make_app: AppMaker) -> None:
     run = running(Script().state(RunState.RUNNING).steps(40))
     app = make_app(FakeServices(run=run))
     async with app.run_test(size=(120, 40)) as pilot:
@@ -209,7 +209,7 @@ async def test_a_run_starts_when_its_settings_cannot_be_kept(
 
 
 @pytest.mark.parametrize(("field", "value"), [("epochs", "0"), ("workers", "two"), ("learning_rate", "-1")])
-async def test_the_form_refuses_what_cannot_be(make_app: AppMaker, field: str, value: str) -> None:
+async def test_the_form_refuses_invalid_values(make_app: AppMaker, field: str, value: str) -> None:
     services = FakeServices()
     app = make_app(services)
     async with app.run_test(size=(80, 24)) as pilot:
@@ -225,7 +225,7 @@ async def test_the_form_refuses_what_cannot_be(make_app: AppMaker, field: str, v
     assert services.started == []
 
 
-async def test_what_is_typed_quickly_after_tab_goes_into_the_next_field(make_app: AppMaker) -> None:
+async def test_keys_right_after_tab_go_into_the_next_field(make_app: AppMaker) -> None:
     app = make_app(FakeServices())
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(pilot)
@@ -247,7 +247,7 @@ async def test_read_only_starts_nothing(make_app: AppMaker) -> None:
         assert not isinstance(app.screen, NewRunScreen)
 
 
-async def test_what_is_being_made_ready_is_shown(make_app: AppMaker) -> None:
+async def test_the_preparation_is_shown(make_app: AppMaker) -> None:
     stages = [
         PreparationStage("sandbox", StageState.DONE, "port 9000"),
         PreparationStage("sample pictures", StageState.ACTIVE, "drawing 120 of 640"),
@@ -274,7 +274,7 @@ async def test_what_is_being_made_ready_is_shown(make_app: AppMaker) -> None:
     assert "✓ sandbox" in text
 
 
-async def test_the_upload_of_the_sample_dataset_tells_how_far_it_is(make_app: AppMaker) -> None:
+async def test_the_upload_of_the_sample_dataset_shows_its_progress(make_app: AppMaker) -> None:
     services = FakeServices(
         stages=[PreparationStage("upload", StageState.ACTIVE)], upload=FakeUpload(upload_progress(done=312, total=850))
     )

@@ -99,7 +99,7 @@ async def test_an_upload_starts_when_its_form_cannot_be_kept(
         assert any("Not remembered" in notice.message for notice in app._notifications)
 
 
-async def test_what_was_chosen_is_asked_for_and_remembered(make_app: AppMaker) -> None:
+async def test_the_selected_settings_are_used_and_remembered(make_app: AppMaker) -> None:
     services = FakeServices(plan=PLAN)
     app = make_app(services, "upload")
     async with app.run_test(size=(80, 24)) as pilot:
@@ -137,7 +137,7 @@ async def test_a_change_after_the_plan_asks_for_a_new_plan(make_app: AppMaker) -
     assert services.uploads == []
 
 
-async def test_a_source_that_is_none_is_told_with_its_remedy(make_app: AppMaker) -> None:
+async def test_an_invalid_source_is_reported_with_its_remedy(make_app: AppMaker) -> None:
     services = FakeServices(plan=ConsoleError("/nowhere is not there.", remedy="Give a folder."))
     app = make_app(services, "upload")
     async with app.run_test(size=(80, 24), notifications=True) as pilot:
@@ -152,7 +152,7 @@ async def test_a_source_that_is_none_is_told_with_its_remedy(make_app: AppMaker)
     assert services.uploads == []
 
 
-async def test_progress_says_how_far_how_fast_and_what_holds_it_back(make_app: AppMaker) -> None:
+async def test_progress_shows_counts_rates_and_the_bottleneck(make_app: AppMaker) -> None:
     app = make_app(running(), "upload")
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(pilot)
@@ -206,7 +206,7 @@ async def test_knobs(make_app: AppMaker) -> None:
 
 
 async def test_an_upload_elsewhere_can_be_paused_and_has_no_knobs(make_app: AppMaker) -> None:
-    upload = FakeUpload(upload_progress(), elsewhere=True)
+    upload = FakeUpload(upload_progress(), is_remote=True)
     app = make_app(FakeServices(upload=upload), "upload")
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(pilot)
@@ -236,7 +236,7 @@ async def test_the_end_lists_failures_and_retries_them_as_one_action(make_app: A
     assert services.uploads == [UploadSettings(source=Path("/data/pictures"))]
 
 
-async def test_what_ended_it_is_said(make_app: AppMaker) -> None:
+async def test_the_error_that_stopped_it_shows(make_app: AppMaker) -> None:
     app = make_app(ended(Phase.FAILED, error="No answer from the standard endpoint. Check it."), "upload")
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(pilot)
@@ -322,7 +322,7 @@ async def test_a_readonly_console_starts_nothing(make_app: AppMaker) -> None:
     assert services.planned == services.uploads == []
 
 
-async def test_keys_of_the_modes_work_at_once_and_escape_leaves_the_input(make_app: AppMaker) -> None:
+async def test_mode_keys_work_immediately_and_escape_leaves_the_input(make_app: AppMaker) -> None:
     app = make_app(FakeServices(), "upload")
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(pilot)

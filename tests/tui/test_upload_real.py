@@ -50,7 +50,7 @@ def running(services: RealUploads) -> UploadJob:
     return services.upload
 
 
-async def test_from_form_to_manifest_and_what_failed_once_more(
+async def test_from_form_to_manifest_with_a_retry_of_failures(
     make_app: AppMaker, sandboxed_bucket: Sandboxed, tmp_path: Path
 ) -> None:
     source = make_pictures(tmp_path / "pictures", train=20, val=4)
@@ -92,7 +92,7 @@ async def test_from_form_to_manifest_and_what_failed_once_more(
     store.close()
 
 
-async def test_shards_and_another_place_are_chosen_on_the_form(
+async def test_shards_and_another_prefix_are_set_in_the_form(
     make_app: AppMaker, sandboxed_bucket: Sandboxed, tmp_path: Path
 ) -> None:
     services = RealUploads(sandboxed_bucket.profile("screen-shards"), sandboxed_bucket)

@@ -73,7 +73,7 @@ class AttachedRun:
     Raises RecordError where its record cannot be read.
     """
 
-    elsewhere = True
+    is_remote = True
 
     def __init__(self, run: str, pid: int, *, record_dir: Path | None = None) -> None:
         self.id = run
@@ -174,7 +174,7 @@ class AttachedRun:
 class AttachedUpload:
     """An upload that another process does, seen twice a second. The part of UploadJob that screens use."""
 
-    elsewhere = True
+    is_remote = True
 
     def __init__(self, pid: int, report: UploadReport) -> None:
         self.pid = pid

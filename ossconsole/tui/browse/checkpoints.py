@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, ClassVar
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import make_folder, state_dir
@@ -97,10 +96,8 @@ class CheckpointCompareScreen(ConsoleModal):
 
     def compose(self) -> ComposeResult:
         """The comparison as one scrolled view."""
-        with Vertical(classes="dialog -full") as dialog:
-            both = size(self._left.size + self._right.size)
-            dialog.border_title = "Compare checkpoints"
-            dialog.border_subtitle = f"n download both ({both}) for norms · esc close"
+        keys = f"n download both ({size(self._left.size + self._right.size)}) for norms · esc close"
+        with self.frame("Compare checkpoints", keys, classes="-full"):
             yield DetailView(self._blocks, id="comparison")
 
     def on_mount(self) -> None:

@@ -16,7 +16,6 @@ from ossconsole.dataset.contents import (
     ManifestIndex,
     PictureContent,
     TextContent,
-    Unread,
     read_content,
 )
 from ossconsole.dataset.manifest import Manifest, manifest_key, read_manifest
@@ -148,10 +147,6 @@ def _content(content: Content, width: int, glyphs: Glyphs) -> Sequence[Block]:
         return _text(content, width)
     if isinstance(content, BytesContent):
         return _bytes(content, width)
-    return _unread(content, width)
-
-
-def _unread(content: Unread, width: int) -> list[Line]:
     return _wrapped(content.reason, width, "warn")
 
 
@@ -295,15 +290,10 @@ def _findings(findings: ManifestFindings, width: int) -> list[Line]:
 
 def _text(content: TextContent, width: int) -> list[Line]:
     kind = content.kind + (", beginning only" if content.truncated else "")
-    rows = (
-        _aligned(content.lines, width) if content.kind == "table" else [safe_text(_tabs(row)) for row in content.lines]
-    )
+    is_table = content.kind == "table"
+    rows = _aligned(content.lines, width) if is_table else [safe_text(row.expandtabs(4)) for row in content.lines]
     note = _wrapped(safe_text(content.note), width, "bad") if content.note else []
     return [*note, _title(kind[:1].upper() + kind[1:]), *(Line((f" {row}", "text")) for row in rows)]
-
-
-def _tabs(row: str) -> str:
-    return row.expandtabs(4)
 
 
 def _aligned(rows: list[str], width: int) -> list[str]:

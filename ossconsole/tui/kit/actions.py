@@ -212,10 +212,7 @@ ACTIONS = (
         ("refresh", "r", "Refresh", "List the runs again", 60),
         ("leave", "escape,backspace", "Back", "Return to the Train screen", 90),
     ),
-    *_scope(
-        "compare",
-        ("leave", "escape,backspace", "Back", "Return to the runs", 90),
-    ),
+    *_scope("compare", ("leave", "escape,backspace", "Back", "Return to the runs", 90)),
 )
 
 

@@ -13,8 +13,7 @@ import msgspec
 from textual import events, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Grid, Horizontal, Vertical, VerticalScroll
-from textual.content import Content
+from textual.containers import Grid, Horizontal, VerticalScroll
 from textual.widgets import Button, Input, Label, Select, Static, TextArea
 
 from ossconsole.config.errors import ConsoleError
@@ -23,7 +22,7 @@ from ossconsole.tui.kit.canvas import Painter, Panel
 from ossconsole.tui.kit.screen import ConsoleModal
 from ossconsole.tui.kit.scroll import Block, DetailView, ImageBlock, graphics_of, image_widget
 from ossconsole.tui.kit.table import VirtualTable
-from ossconsole.tui.kit.text import Line, safe
+from ossconsole.tui.kit.text import Line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,8 +54,7 @@ class ConfirmScreen(ConsoleModal):
         self._choices = choices
 
     def compose(self) -> ComposeResult:
-        with Vertical(classes="dialog") as dialog:
-            dialog.border_title = Content(safe(self._title))
+        with self.frame(self._title):
             yield Static(self._question, markup=False)
             with Horizontal(classes="buttons"):
                 for number, choice in enumerate(self._choices):
@@ -86,8 +84,7 @@ class TypedConfirmScreen(ConsoleModal):
         self._button = button
 
     def compose(self) -> ComposeResult:
-        with Vertical(classes="dialog") as dialog:
-            dialog.border_title = Content(safe(self._title))
+        with self.frame(self._title):
             yield Static(self._question, markup=False)
             yield Static(f"Type {self._word} to confirm:", markup=False, classes="ask")
             yield Input(compact=True, id="answer")
@@ -133,9 +130,7 @@ class PromptScreen(ConsoleModal):
         self._replace = replace
 
     def compose(self) -> ComposeResult:
-        with Vertical(classes="dialog", id="prompt") as dialog:
-            dialog.border_title = Content(safe(self._title))
-            dialog.border_subtitle = "enter OK · esc cancel"
+        with self.frame(self._title, "enter OK · esc cancel", id="prompt"):
             yield Static(self._question, markup=False)
             yield Input(self._value, compact=True, id="answer", select_on_focus=self._replace)
             yield Static(id="problem", markup=False)
@@ -210,9 +205,7 @@ class FormScreen(ConsoleModal):
     def compose(self) -> ComposeResult:
         """The fields with their labels, then hint and buttons."""
         self._fields = {field.name: field for field in self.fields()}
-        with Vertical(classes="dialog form") as dialog:
-            dialog.border_title = Content(safe(self._title))
-            dialog.border_subtitle = f"^s {self._save.lower()}{self._keys} · esc cancel"
+        with self.frame(self._title, f"^s {self._save.lower()}{self._keys} · esc cancel", classes="form"):
             with VerticalScroll(classes="scroll", can_focus=False), Grid(classes="fields"):
                 for field in self._fields.values():
                     yield Label(field.label, markup=False)
@@ -297,9 +290,7 @@ class ListScreen(ConsoleModal):
         self._keys = keys
 
     def compose(self) -> ComposeResult:
-        with Vertical(classes="dialog") as dialog:
-            dialog.border_title = Content(safe(self._title))
-            dialog.border_subtitle = f"{self._hint} · esc cancel"
+        with self.frame(self._title, f"{self._hint} · esc cancel"):
             yield VirtualTable[Line](lambda line, width: Line().extend(line).to(width), id="choices")
 
     def on_mount(self) -> None:
@@ -344,9 +335,7 @@ class TextScreen(ConsoleModal):
         self._path = path
 
     def compose(self) -> ComposeResult:
-        with Vertical(classes="dialog", id="text-screen") as dialog:
-            dialog.border_title = Content(safe(self._title))
-            dialog.border_subtitle = "w write to a file · esc close"
+        with self.frame(self._title, "w write to a file · esc close", id="text-screen"):
             yield Static(self._note, markup=False, classes="hint")
             yield TextArea(self._text, read_only=True, soft_wrap=True, show_line_numbers=False, compact=True, id="text")
 
@@ -378,9 +367,7 @@ class ImageScreen(ConsoleModal):
         self._pixels = pixels
 
     def compose(self) -> ComposeResult:
-        with Vertical(classes="dialog -full", id="image-screen") as dialog:
-            dialog.border_title = Content(safe(self._title))
-            dialog.border_subtitle = "esc close"
+        with self.frame(self._title, "esc close", classes="-full", id="image-screen"):
             yield image_widget(self._pixels, graphics_of(os.environ)) or DetailView(self._blocks, id="image")
 
     def on_mount(self) -> None:
@@ -404,9 +391,7 @@ class DetailScreen(ConsoleModal):
         self._key = key
 
     def compose(self) -> ComposeResult:
-        with VerticalScroll(classes="dialog -full") as dialog:
-            dialog.border_title = Content(safe(self._title))
-            dialog.border_subtitle = "esc close"
+        with self.frame(self._title, "esc close", classes="-full", scroll=True):
             yield Panel(self._paint, id="detail")
 
     def on_mount(self) -> None:

@@ -78,7 +78,7 @@ def check() -> str:
     try:
         data = _read()
         valid = _valid(data)
-        if data is None or len(valid) == _count(data):
+        if valid == _entries(data):
             return ""
         kept = set_aside(_path())
         if valid:
@@ -100,22 +100,18 @@ def _write(entries: dict[str, msgspec.Raw]) -> None:
     write_private(_path(), msgspec.json.format(msgspec.json.encode(entries)))
 
 
-def _count(data: bytes) -> int:
-    """The number of entries; -1 where the data is not a JSON object."""
+def _entries(data: bytes | None) -> dict[str, msgspec.Raw] | None:
+    """All entries; None where the data is not a JSON object."""
     try:
-        return len(decode_json(data, dict[str, msgspec.Raw]))
+        return {} if data is None else decode_json(data, dict[str, msgspec.Raw])
     except msgspec.DecodeError:
-        return -1
+        return None
 
 
 def _valid(data: bytes | None) -> dict[str, msgspec.Raw]:
     """The entries whose values have the type of their form."""
-    try:
-        entries: dict[str, msgspec.Raw] = {} if data is None else decode_json(data, dict[str, msgspec.Raw])
-    except msgspec.DecodeError:
-        return {}
     valid = {}
-    for key, value in entries.items():
+    for key, value in (_entries(data) or {}).items():
         try:
             _decode(key.partition("/")[0], value)
         except msgspec.DecodeError:

@@ -10,7 +10,8 @@ import msgspec
 from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Container
+from textual.containers import Container, Vertical, VerticalScroll
+from textual.content import Content
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Static
 from textual.worker import Worker
@@ -251,6 +252,22 @@ class ConsoleModal(_ConsoleAccess, ModalScreen[Any]):
     """A dialog over a screen; Escape closes it with None."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "back", show=False)]
+
+    def frame(
+        self,
+        title: str,
+        keys: str = "",
+        *,
+        classes: str = "",
+        id: str | None = None,  # noqa: A002 - Textual's name
+        scroll: bool = False,
+    ) -> Vertical | VerticalScroll:
+        """The framed container of the dialog, with the title above and the keys below."""
+        frame = (VerticalScroll if scroll else Vertical)(classes=f"dialog {classes}".strip(), id=id)
+        frame.border_title = Content(safe(title))
+        if keys:
+            frame.border_subtitle = keys
+        return frame
 
     def action_back(self) -> None:
         """Close the dialog without a result."""

@@ -123,6 +123,17 @@ def heading(title: str, width: int, rule: str, *notes: str) -> Line:
     return line.to(width, "rule", rule)
 
 
+def tile_lines(tiles: Sequence[tuple[str, Line, Line]], width: int) -> list[Line]:
+    """Tiles side by side in three lines: labels, values and notes."""
+    lines = [Line((" ", "text")) for _ in range(3)]
+    for index, (label, value, note) in enumerate(tiles):
+        end = 1 + (width - 1) * (index + 1) // len(tiles)
+        lines[0].add(shorten(label, end - lines[0].width - 1), "dim").to(end)
+        lines[1].extend(value).to(end - 1).to(end)
+        lines[2].extend(note).to(end - 1).to(end)
+    return lines
+
+
 def joined(parts: Iterable[str], separator: str = "  ") -> str:
     """The parts that are not empty."""
     return separator.join(part for part in parts if part)

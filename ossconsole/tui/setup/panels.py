@@ -105,9 +105,7 @@ class ReportScreen(ConsoleModal):
         self._text = "\n".join(_report_lines(step) for step in probe.steps) or safe(probe.problem)
 
     def compose(self) -> ComposeResult:
-        with VerticalScroll(classes="dialog -full") as dialog:
-            dialog.border_title = "Test report"
-            dialog.border_subtitle = "y copy · esc close"
+        with self.frame("Test report", "y copy · esc close", classes="-full", scroll=True):
             yield Static(self._text, markup=False)
 
     def on_mount(self) -> None:

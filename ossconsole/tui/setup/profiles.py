@@ -9,7 +9,6 @@ import msgspec
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
@@ -221,9 +220,7 @@ class ProfilesScreen(ConsoleModal):
         self._settings = Settings()
 
     def compose(self) -> ComposeResult:
-        with Vertical(classes="dialog") as dialog:
-            dialog.border_title = "Profiles"
-            dialog.border_subtitle = "enter use · n new · c copy · e edit · r rename · d delete · esc close"
+        with self.frame("Profiles", "enter use · n new · c copy · e edit · r rename · d delete · esc back"):
             yield OptionList(id="profiles", markup=False, compact=True)
             yield Static(id="where", markup=False)
 

@@ -135,11 +135,8 @@ class SetupScreen(ConsoleScreen):
         profile = state.profile
         lines = [self._heading(self._title, width, self._instance_label())]
         if profile is None:
-            words = notice(state, self.glyphs, width)
-            return [
-                *lines,
-                *(words[:-1] if isinstance(state, Unavailable) else words),
-            ]  # how to try again is told below
+            reason = notice(state, self.glyphs, width)
+            return lines + (reason[:-1] if isinstance(state, Unavailable) else reason)  # the key to retry shows below
         now = self.console.now
         lines += panels.profile_lines(self.services.settings(), self._shown_credentials, self.glyphs, now, width)
         if self._instance is not None and not profile.simulated:

@@ -316,12 +316,10 @@ def _visible_spans(view: RunView, window: TimeWindow) -> list[Span]:
     """The spans of one endpoint each in the window, the first from its start; empty where they are too many."""
     before = [span for span in view.spans if span.time <= window.start]
     inside = [span for span in view.spans if window.start < span.time < window.end]
-    spans = [*(Span(window.start, span.endpoint) for span in before[-1:]), *inside]
-    if len(spans) > MAX_COLOURED_SPANS:
+    spans = [*before[-1:], *inside]
+    if not spans or len(spans) > MAX_COLOURED_SPANS:
         return []
-    if spans and spans[0].time > window.start:
-        spans[0] = Span(window.start, spans[0].endpoint)
-    return spans
+    return [Span(window.start, spans[0].endpoint), *spans[1:]]
 
 
 def _lane(context: DashboardContext, spans: Sequence[Span], window: TimeWindow, width: int) -> Line:

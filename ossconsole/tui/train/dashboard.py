@@ -300,9 +300,7 @@ class EventsScreen(ConsoleModal):
         self._drawn_with = context
 
     def compose(self) -> ComposeResult:
-        with Vertical(classes="dialog -full") as dialog:
-            dialog.border_title = "Events"
-            dialog.border_subtitle = "esc close"
+        with self.frame("Events", "esc close", classes="-full"):
             yield VirtualTable[LogLine](lambda line, width: event_row(line, self._drawn_with, width), id="all-events")
             yield Panel(self._selected, id="event")
 

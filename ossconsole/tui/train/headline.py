@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ossconsole.config.text import counted
 from ossconsole.telemetry.events import RunState
@@ -21,6 +20,7 @@ from ossconsole.tui.kit.text import (
     short_times,
     shorten,
     size,
+    tile_lines,
     wrap,
 )
 from ossconsole.tui.train.monitor import DashboardContext
@@ -140,30 +140,14 @@ def failure(context: DashboardContext, width: int) -> Line:
 
 
 TILE_WIDTH = 15
-HEIGHT = 3
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A figure with its label and a note."""
-
-    label: str
-    value: Line
-    note: Line
+Tile = tuple[str, Line, Line]
+"""Label, value and note."""
 
 
 def tiles(context: DashboardContext, width: int) -> list[Line]:
     """Three lines: labels, figures and notes of the tiles that fit."""
     count = max(1, min(8, width // TILE_WIDTH))
-    shown = _tiles(context, wide=count >= 8)[:count]
-    lines = [Line((" ", "text")) for _ in range(HEIGHT)]
-    for index, tile in enumerate(shown):
-        end = 1 + (width - 1) * (index + 1) // len(shown)
-        room = end - lines[0].width - 1
-        lines[0].add(shorten(tile.label, room), "dim").to(end)
-        lines[1].extend(tile.value).to(end - 1).to(end)
-        lines[2].extend(tile.note).to(end - 1).to(end)
-    return lines
+    return tile_lines(_tiles(context, wide=count >= 8)[:count], width)
 
 
 def _tiles(context: DashboardContext, *, wide: bool) -> list[Tile]:
@@ -190,41 +174,41 @@ def _tiles(context: DashboardContext, *, wide: bool) -> list[Tile]:
 def _speed(context: DashboardContext) -> Tile:
     step, kind = context.view.last_step, context.view.delivering
     note = Line() if kind is None else context.named(kind)
-    return Tile("samples/s", _figure(rate(step.samples_per_s) if step else MISSING), note)
+    return "samples/s", _figure(rate(step.samples_per_s) if step else MISSING), note
 
 
 def _wait(context: DashboardContext) -> Tile:
     split = context.view.split
     if split is None:
-        return Tile("data wait", _figure(MISSING), Line())
+        return "data wait", _figure(MISSING), Line()
     style = "good" if split.wait_fraction < COMPUTE_BOUND else "bad" if split.wait_fraction >= IO_BOUND else "warn"
     note = short_times((split.wait, split.total), " of ")
-    return Tile("data wait", Line((percent(split.wait_fraction), style)), Line((note, "dim")))
+    return "data wait", Line((percent(split.wait_fraction), style)), Line((note, "dim"))
 
 
 def _step_time(context: DashboardContext) -> Tile:
     split = context.view.split
     if split is None:
-        return Tile("step time", _figure(MISSING), Line())
+        return "step time", _figure(MISSING), Line()
     note = f"copy {short_times((split.copy,))}"
-    return Tile("step time", _figure(short_times((split.total,))), Line((note, "dim")))
+    return "step time", _figure(short_times((split.total,))), Line((note, "dim"))
 
 
 def _fetch(context: DashboardContext, *, compact: bool = False) -> Tile:
     kind = context.view.delivering
     label = "fetch p50/p95"
     if kind is None:
-        return Tile(label, _figure(MISSING), Line())
+        return label, _figure(MISSING), Line()
     figures = context.view.figures(kind)
     value = _figure(short_times((figures.fetch_p50, figures.fetch_p95)))
     note = f"{size(context.view.bytes_per_s)}/s" if compact else counted(figures.steps, "batch", "batches")
-    return Tile(label, value, Line((note, "dim")))
+    return label, value, Line((note, "dim"))
 
 
 def _throughput(context: DashboardContext) -> Tile:
     view = context.view
     value = MISSING if view.bytes_per_s is None else f"{size(view.bytes_per_s)}/s"
-    return Tile("read", _figure(value), Line((counted(view.samples, "sample"), "dim")))
+    return "read", _figure(value), Line((counted(view.samples, "sample"), "dim"))
 
 
 def _loss(context: DashboardContext, *, compact: bool = False) -> Tile:
@@ -237,34 +221,29 @@ def _loss(context: DashboardContext, *, compact: bool = False) -> Tile:
         if step and step.loss is None
         else _figure(number(step.loss, 4) if step else MISSING)
     )
-    return Tile("loss", value, Line((note, "dim")))
+    return "loss", value, Line((note, "dim"))
 
 
 def _accuracy(context: DashboardContext) -> Tile:
     epoch = context.view.last_epoch
     if epoch is None or epoch.top1 is None:
-        return Tile("top-1", _figure(MISSING), Line(("after epoch 1", "dim") if context.view.run else ("", "dim")))
+        return "top-1", _figure(MISSING), Line(("after epoch 1", "dim") if context.view.run else ("", "dim"))
     note = f"top-5 {percent(epoch.top5)}" if epoch.top5 is not None else ""
-    return Tile("top-1", _figure(percent(epoch.top1, 1)), Line((note, "dim")))
+    return "top-1", _figure(percent(epoch.top1, 1)), Line((note, "dim"))
 
 
 def _learning_rate(context: DashboardContext) -> Tile:
     step = context.view.last_step
     checkpoint = context.view.last_checkpoint
     note = f"saved epoch {checkpoint.epoch}" if checkpoint else ""
-    return Tile("learning rate", _figure(number(step.lr) if step else MISSING), Line((note, "dim")))
+    return "learning rate", _figure(number(step.lr) if step else MISSING), Line((note, "dim"))
 
 
 def _figure(text: str) -> Line:
     return Line((text, "dim" if text == MISSING else "strong"))
 
 
-_STYLES = {
-    StageState.WAITING: "dim",
-    StageState.ACTIVE: "strong",
-    StageState.DONE: "good",
-    StageState.FAILED: "bad",
-}
+_STYLES = {StageState.WAITING: "dim", StageState.ACTIVE: "strong", StageState.DONE: "good", StageState.FAILED: "bad"}
 
 _HOW = Line((" Press ", "dim"), ("n", "primary"), (" to configure a run", "dim"), (", ", "dim"), ("r", "primary"))
 _HOW.add(" for recorded runs.", "dim")

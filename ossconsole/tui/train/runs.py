@@ -43,7 +43,8 @@ def differences(views: Pair, glyphs: Glyphs, width: int, height: int) -> list[Li
     for place, (view, style) in enumerate(zip(views, STYLES, strict=True), 1):
         head.add(shorten(f"{place}: {view.run.run if view.run else MISSING}", column - 1), style)
         head.to(_LABEL + column * place)
-    rows = [*_settings(views), *_results(views)]
+    results = [(name, (value(views[0]), value(views[1]))) for name, value in _RESULTS]
+    rows = [*_settings(views), *results]
     lines = [head]
     for at, (name, values) in enumerate(rows):
         if len(lines) == height - 1 and at < len(rows) - 1:
@@ -66,10 +67,6 @@ def _settings(views: Pair) -> list[tuple[str, tuple[str, str]]]:
     ]
     figures = ["simulated" if view.run and view.run.simulated else "measured" for view in views]
     return [*rows, ("figures", (figures[0], figures[1]))]
-
-
-def _results(views: Pair) -> list[tuple[str, tuple[str, str]]]:
-    return [(name, (value(views[0]), value(views[1]))) for name, value in _RESULTS]
 
 
 def _speed(kind: EndpointKind) -> Callable[[RunView], str]:

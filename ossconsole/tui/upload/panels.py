@@ -16,7 +16,19 @@ from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.preview import show_sample
 from ossconsole.dataset.upload.progress import Phase, Picture
 from ossconsole.tui.kit.scroll import half_blocks, letters
-from ossconsole.tui.kit.text import MISSING, Line, duration, heading, percent, rate, safe, shorten, shorten_middle, size
+from ossconsole.tui.kit.text import (
+    MISSING,
+    Line,
+    duration,
+    heading,
+    percent,
+    rate,
+    safe,
+    shorten,
+    shorten_middle,
+    size,
+    tile_lines,
+)
 
 if TYPE_CHECKING:
     from ossconsole.dataset.manifest import Unused
@@ -216,11 +228,7 @@ def bar(area: PanelArea, progress: UploadProgress) -> Line:
     return line.extend(end)
 
 
-_STATE_MARKS = {
-    Phase.DONE: ("done", "good"),
-    Phase.FAILED: ("failed", "bad"),
-    Phase.CANCELLED: ("cancelled", "warn"),
-}
+_STATE_MARKS = {Phase.DONE: ("done", "good"), Phase.FAILED: ("failed", "bad"), Phase.CANCELLED: ("cancelled", "warn")}
 
 
 def _tiles(area: PanelArea, progress: UploadProgress) -> list[Line]:
@@ -232,13 +240,8 @@ def _tiles(area: PanelArea, progress: UploadProgress) -> list[Line]:
         ("time left", left, f"{duration(progress.seconds)} so far"),
         ("bound by", bound, counted(progress.retries, "retry", "retries")),
     )
-    shown = found[: max(1, area.width // TILE_WIDTH)]
-    lines = [Line((" ", "text")) for _ in range(3)]
-    for index, (label, value, note) in enumerate(shown):
-        end = 1 + (area.width - 1) * (index + 1) // len(shown)
-        for line, (text, style) in zip(lines, ((label, "dim"), (value, "strong"), (note, "dim")), strict=True):
-            line.add(shorten(text, end - line.width - 1, area.glyphs.ellipsis), style).to(end)
-    return lines
+    shown = [(label, Line((value, "strong")), Line((note, "dim"))) for label, value, note in found]
+    return tile_lines(shown[: max(1, area.width // TILE_WIDTH)], area.width)
 
 
 def counts(progress: UploadProgress) -> Line:

@@ -10,7 +10,7 @@ from typing import ClassVar
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Grid, Horizontal, Vertical
+from textual.containers import Grid, Horizontal
 from textual.content import Content
 from textual.widgets import DirectoryTree, Input, Label, OptionList, Select, Static
 from textual.widgets.option_list import Option
@@ -61,9 +61,7 @@ class SourcePicker(ConsoleModal):
         self._recent = recent
 
     def compose(self) -> ComposeResult:
-        with Vertical(classes="dialog", id="picker") as dialog:
-            dialog.border_title = "Source"
-            dialog.border_subtitle = "^s OK · tab next · backspace parent folder · esc cancel"
+        with self.frame("Source", "^s OK · tab next · backspace parent folder · esc cancel", id="picker"):
             yield Input(str(self._start), compact=True, id="picked")
             if self._recent:
                 yield Static("Recent", classes="dim")
@@ -154,7 +152,7 @@ class UploadScreen(ConsoleScreen):
         self.set_class(form, "-form")
         running = not form and handle is not None and handle.alive
         self.set_class(running, "-running")
-        self.set_class(running and handle is not None and not handle.elsewhere, "-sample")
+        self.set_class(running and handle is not None and not handle.is_remote, "-sample")
         for panel in self.query(Panel):
             panel.redraw()
         self._show_sample()
@@ -180,7 +178,7 @@ class UploadScreen(ConsoleScreen):
             if handle.alive:
                 return panels.progress_lines(area, handle.progress(), handle.source)
             own = self.services.own_upload
-            prefix = own.settings.prefix if own is not None and not handle.elsewhere else ""
+            prefix = own.settings.prefix if own is not None and not handle.is_remote else ""
             return panels.end_lines(area, handle.progress(), handle.summary(), handle.source, prefix)
         if self._scan is not None:
             return panels.scan_lines(area, self._files_seen)
@@ -202,7 +200,7 @@ class UploadScreen(ConsoleScreen):
     def _own(self) -> OwnUploadHandle | None:
         """The running upload, if it belongs to this process."""
         own, handle = self.services.own_upload, self.services.upload
-        return own if own is not None and own.alive and handle is not None and not handle.elsewhere else None
+        return own if own is not None and own.alive and handle is not None and not handle.is_remote else None
 
     # The form
 
