@@ -25,14 +25,14 @@ from ossconsole.training.run import ClaimedError
 from ossconsole.training.settings import TrainSettings
 from ossconsole.tui.console import (
     ConsoleState,
-    Failed,
     NoCredentials,
+    PreparationStage,
     Ready,
     RunHandle,
     Setting,
-    Stage,
     StageState,
     Starting,
+    Unavailable,
     UploadHandle,
 )
 
@@ -257,7 +257,7 @@ class Application:
     # Preparing
 
     def _start_on(self, target: Target, resolution: Resolution | None) -> None:
-        stages = tuple(Stage(label, StageState.WAITING) for label in _STAGES) if resolution is None else ()
+        stages = tuple(PreparationStage(label, StageState.WAITING) for label in _STAGES) if resolution is None else ()
         self._target, self._resolution = target, resolution
         self.state = Starting(profile=resolution.profile if resolution else None, stages=stages)
 
@@ -293,7 +293,7 @@ class Application:
                 self.state = Ready(profile=opened.profile, stages=self.state.stages)
         except NoCredentialsError as error:
             log.info("Preparing failed: %s", error)
-            self.state = NoCredentials(profile=self.state.profile, looked=tuple(error.looked))
+            self.state = NoCredentials(profile=self.state.profile, searched=tuple(error.looked))
         except ConsoleError as error:
             log.error("Preparing failed: %s", error)  # noqa: TRY400 - the message says it all
             self._fail(str(error))
@@ -391,7 +391,7 @@ class Application:
         state = self.state
         if isinstance(state, NoCredentials):
             return SettingsError("There are no credentials yet.", remedy="Press 1, then k, to enter an AccessKey.")
-        remedy = state.reason if isinstance(state, Failed) else "Wait a moment."
+        remedy = state.reason if isinstance(state, Unavailable) else "Wait a moment."
         return SettingsError("There is no bucket to work on yet.", remedy=remedy)
 
     def _refuse_readonly(self) -> None:
@@ -403,7 +403,7 @@ class Application:
             raise ConsoleError("The sample dataset is still being prepared.", remedy="Wait until it is uploaded.")
 
     def _stage(self, label: str, state: StageState, detail: str = "") -> None:
-        stages = {stage.label: stage for stage in self.state.stages} | {label: Stage(label, state, detail)}
+        stages = {stage.label: stage for stage in self.state.stages} | {label: PreparationStage(label, state, detail)}
         self.state = msgspec.structs.replace(self.state, stages=tuple(stages.values()))
 
     def _fail(self, reason: str) -> None:
@@ -413,7 +413,7 @@ class Application:
                 self._stage(stage.label, StageState.FAILED, reason)
         opened = self._opened
         if opened is None:
-            self.state = Failed(profile=self.state.profile, stages=self.state.stages, reason=reason)
+            self.state = Unavailable(profile=self.state.profile, stages=self.state.stages, reason=reason)
             return
         if not self.state.stages:
             self._stage("profile", StageState.FAILED, reason)

@@ -30,7 +30,7 @@ _TIMEOUT_S = 5.0
 
 @dataclass(frozen=True)
 class BucketSetupService:
-    """Implements `ossconsole.tui.console.BucketSetup`; every method blocks and raises ConsoleError."""
+    """Implements `ossconsole.tui.console.BucketAdmin`; every method blocks and raises ConsoleError."""
 
     profile: Profile
     credentials: CredentialSource

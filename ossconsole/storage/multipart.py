@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING
 
 import fastcrc
 import msgspec
-import oss2
 
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.files import decode_json, read_private, set_aside, state_dir, write_private
 from ossconsole.config.text import safe_text
-from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.objects import ObjectInfo
 
 if TYPE_CHECKING:
+    import oss2
+
     from ossconsole.storage.client import ObjectStore
 
 log = logging.getLogger(__name__)
@@ -96,6 +96,8 @@ class PartedUpload:
             action = f"writing part {number} of {self._store.uri(safe_text(self.key))}"
             upload = functools.partial(self._store.sdk.upload_part, self.key, self._memory.upload_id, number, data)
             etag = self._store.call(action, upload).etag
+        import oss2
+
         part = oss2.models.PartInfo(number, etag, size=len(data), part_crc=fastcrc.crc64.xz(data))
         with self._lock:
             self._sent.append(part)
@@ -139,6 +141,8 @@ class PartedUpload:
             log.warning("%s cannot be deleted: %s", self._memory_path, error.strerror)
 
     def _crc64(self) -> int:
+        import oss2
+
         return int(oss2.utils.calc_obj_crc_from_parts(sorted(self._sent, key=lambda part: part.part_number)))
 
     def _changed(self) -> ConsoleError:

@@ -122,7 +122,7 @@ class TrainingRun:
     Raises SettingsError, MissingLibraryError, and ClaimedError while another run writes to the same checkpoint prefix.
     """
 
-    elsewhere = False
+    is_remote = False
     """True for runs of another process; see `ossconsole.training.remote.attached`."""
 
     def __init__(

@@ -1,8 +1,8 @@
-"""What the screens need from the rest of the program, as protocols: the CLI composes the real ones, tests fakes.
+"""What a screen may ask of the console, and the console of the rest of the program, as protocols.
 
-Attributes, and the methods that say so, return at once. Every other method may block (a request, another process, a
-lock): it is called in a thread, never on the event loop, and raises ConsoleError. Runs, uploads and the sampler belong
-to their own threads and outlive the App.
+The CLI composes the real services, tests use fakes. Attributes, and the methods that say so, return immediately. Every
+other method of a service may block (a request, another process, a lock): it is called in a thread, never on the event
+loop, and raises ConsoleError. Runs, uploads and the sampler belong to their own threads and outlive the App.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ import enum
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 if TYPE_CHECKING:  # types only: the first paint does not wait for the layers below
+    from textual.worker import Worker
+
     from ossconsole.config.credentials import Credentials
     from ossconsole.config.endpoints import EndpointKind
+    from ossconsole.config.errors import ConsoleError
     from ossconsole.config.metadata import Instance
     from ossconsole.config.profiles import Profile
     from ossconsole.dataset.upload.job import UploadSummary
@@ -25,103 +28,95 @@ if TYPE_CHECKING:  # types only: the first paint does not wait for the layers be
     from ossconsole.dataset.upload.progress import Picture, UploadProgress
     from ossconsole.dataset.upload.settings import UploadSettings
     from ossconsole.storage.accelerator import Accelerator
-    from ossconsole.storage.objects import ListPage, ObjectInfo
+    from ossconsole.storage.client import ObjectStore
+    from ossconsole.storage.jobs.job import Job
     from ossconsole.storage.probe.report import OnStep, ProbeReport
     from ossconsole.telemetry.events import Event, RunState
     from ossconsole.telemetry.sampler import TelemetrySample
     from ossconsole.training.settings import TrainSettings
 
 
-class RunHandle(Protocol):
-    """A training run in progress or done; `ossconsole.training.run.TrainingRun` is one."""
+class WorkHandle(Protocol):
+    """A run or an upload, in progress or ended."""
 
     @property
-    def elsewhere(self) -> bool:
-        """True where another process does the run: it goes on when this console leaves."""
-
-    @property
-    def state(self) -> RunState: ...
+    def is_remote(self) -> bool:
+        """True for the work of another process, which continues when this console quits."""
 
     @property
     def alive(self) -> bool:
-        """False once the run's thread has ended."""
+        """False once the work has ended."""
+
+    def pause(self) -> None:
+        """Stops after the step or the samples in progress, until `resume`."""
+
+    def resume(self) -> None:
+        """Continues after `pause`."""
+
+
+class RunHandle(WorkHandle, Protocol):
+    """A training run in progress or ended; `ossconsole.training.run.TrainingRun` is one."""
 
     @property
-    def record_path(self) -> Path: ...
+    def state(self) -> RunState:
+        """The last state that the run reported."""
+
+    @property
+    def record_path(self) -> Path:
+        """The run record, a JSON lines file."""
 
     def drain(self) -> list[Event]:
         """The events since the last call, oldest first."""
 
-    def pause(self) -> None: ...
-
-    def resume(self) -> None: ...
-
     def stop(self) -> None:
-        """Asks the run to write a checkpoint and end; may block, as other processes of the run are told."""
+        """Asks the run to write a checkpoint and end; may block, as the other processes of the run are asked, too."""
 
     def switch(self, kind: EndpointKind, reason: str) -> None:
-        """Reads what is fetched from now on through `kind`; `reason` goes into the event log."""
+        """Fetches all further batches through `kind`; `reason` goes into the event log."""
 
     def checkpoint(self) -> None:
         """Asks for a checkpoint now, without ending."""
 
-    def set_lr(self, lr: float) -> None: ...
+    def set_lr(self, lr: float) -> None:
+        """Sets the peak learning rate; the schedule continues from it."""
 
 
-class UploadHandle(Protocol):
-    """An upload in progress or done; `ossconsole.dataset.upload.job.UploadJob` is one."""
-
-    @property
-    def elsewhere(self) -> bool:
-        """True where another process does it: it goes on when this console leaves."""
+class UploadHandle(WorkHandle, Protocol):
+    """An upload in progress or ended; `ossconsole.dataset.upload.job.UploadJob` is one."""
 
     @property
-    def alive(self) -> bool: ...
+    def source(self) -> str:
+        """The folder, archive or table that is uploaded."""
 
-    @property
-    def source(self) -> str: ...
+    def progress(self) -> UploadProgress:
+        """The counts and rates at this moment."""
 
-    def progress(self) -> UploadProgress: ...
+    def summary(self) -> UploadSummary:
+        """The result; complete once the upload has ended."""
 
-    def summary(self) -> UploadSummary: ...
-
-    def pause(self) -> None: ...
-
-    def resume(self) -> None: ...
-
-    def cancel(self) -> None: ...
+    def cancel(self) -> None:
+        """Ends the upload; the journal keeps what was sent."""
 
 
 class OwnUploadHandle(UploadHandle, Protocol):
     """An upload that this process does."""
 
     @property
-    def settings(self) -> UploadSettings: ...
+    def settings(self) -> UploadSettings:
+        """The settings it was started with."""
 
     def picture(self) -> Picture | None:
         """The newest prepared sample."""
 
-    def set_parallelism(self, number: int) -> None: ...
+    def set_parallelism(self, number: int) -> None:
+        """Sets how many samples are sent simultaneously."""
 
-    def set_bandwidth(self, bytes_per_s: float | None) -> None: ...
-
-
-class Store(Protocol):
-    """The part of `ossconsole.storage.client.ObjectStore` that the screens use; every method may block."""
-
-    def head_bucket(self) -> None: ...
-
-    def list_page(
-        self, prefix: str, *, delimiter: str = "/", token: str = "", start_after: str = "", max_keys: int = 1000
-    ) -> ListPage: ...
-
-    def head(self, key: str) -> ObjectInfo: ...
-
-    def uri(self, key: str = "") -> str: ...
+    def set_bandwidth(self, bytes_per_s: float | None) -> None:
+        """Caps the bytes sent per second; None removes the cap."""
 
 
 class Setting(msgspec.Struct, frozen=True):
-    """One setting of the profile in use, and where its value came from (command line, environment, file, default)."""
+    """One setting of the profile in use, and the origin of its value (command line, environment, file, default)."""
 
     name: str
     value: str
@@ -129,7 +124,7 @@ class Setting(msgspec.Struct, frozen=True):
 
 
 class StageState(str, enum.Enum):
-    """How far one piece of work before the first run is."""
+    """The progress of a stage."""
 
     WAITING = "waiting"
     ACTIVE = "active"
@@ -137,8 +132,8 @@ class StageState(str, enum.Enum):
     FAILED = "failed"
 
 
-class Stage(msgspec.Struct, frozen=True):
-    """One piece of work before the first run (the sandbox, the sample pictures, their upload)."""
+class PreparationStage(msgspec.Struct, frozen=True):
+    """One part of the work before the first run (the sandbox, the sample images, their upload)."""
 
     label: str
     state: StageState
@@ -146,91 +141,84 @@ class Stage(msgspec.Struct, frozen=True):
 
 
 class ConsoleState(msgspec.Struct, frozen=True, kw_only=True):
-    """How the console stands with the bucket it works on: one of the four states below.
+    """Whether the bucket of the profile can be used: one of the four states below.
 
-    `profile` is None only while the sandbox, which makes it, has not started. `stages` is the work before the first
-    run, also after its end; empty where there is none.
+    `profile` is None only until the sandbox, which makes it, has started. `stages` is the work before the first run,
+    also after its end; empty where there is none.
     """
 
     profile: Profile | None = None
-    stages: tuple[Stage, ...] = ()
+    stages: tuple[PreparationStage, ...] = ()
 
     @property
     def usable(self) -> bool:
         """Whether the bucket can be listed, written and trained on."""
-        return False
+        return isinstance(self, Ready) or (isinstance(self, Starting) and self.opened)
 
 
 class Starting(ConsoleState, frozen=True, kw_only=True):
-    """The credentials are looked for, or the sandbox starts; once it is `opened`, its sample dataset is prepared."""
+    """The credentials are being read, or the sandbox starts; once it is `opened`, its sample dataset is prepared."""
 
     opened: bool = False
 
-    @property
-    def usable(self) -> bool:
-        return self.opened
-
 
 class Ready(ConsoleState, frozen=True, kw_only=True):
-    """There is nothing to wait for."""
-
-    @property
-    def usable(self) -> bool:
-        return True
+    """The bucket can be used and all preparation is done."""
 
 
 class NoCredentials(ConsoleState, frozen=True, kw_only=True):
-    """No source has a key pair for the profile; `looked` tells of each, in a line."""
+    """No source has a key pair for the profile; `searched` has a line for each source."""
 
-    looked: tuple[str, ...] = ()
+    searched: tuple[str, ...] = ()
 
 
-class Failed(ConsoleState, frozen=True, kw_only=True):
+class Unavailable(ConsoleState, frozen=True, kw_only=True):
     """The profile, or the sandbox, cannot be used; `reason` says why and what to do."""
 
     reason: str
 
 
 class AcceleratorState(msgspec.Struct, frozen=True):
-    """The bucket's accelerator, None where it has none, and what to know before training through it."""
+    """The accelerator of the bucket, None where it has none, and warnings before training through it."""
 
     accelerator: Accelerator | None
     cautions: tuple[str, ...] = ()
 
 
-class BucketSetup(Protocol):
-    """What the Setup screen does with the bucket of the profile in use; every method blocks, raises ConsoleError."""
+class BucketAdmin(Protocol):
+    """Tests and changes the bucket of the profile in use; every method blocks and raises ConsoleError."""
 
     def probe(self, on_step: OnStep) -> ProbeReport:
-        """Proves both endpoints and the permissions; `on_step` is called from other threads."""
+        """Tests both endpoints and the permissions of the key; `on_step` is called from other threads."""
 
     def instance(self) -> Instance:
-        """Where this machine runs. Raises MetadataError off an instance."""
+        """Instance type, region and zone of this machine. Raises MetadataError outside Alibaba Cloud."""
 
-    def accelerator(self) -> AcceleratorState: ...
+    def accelerator(self) -> AcceleratorState:
+        """Reads the accelerator of the bucket."""
 
     def create_accelerator(self, wanted: Accelerator) -> None:
-        """Creates it, or changes the one there is."""
+        """Creates the accelerator, or changes the present one."""
 
-    def delete_accelerator(self) -> None: ...
+    def delete_accelerator(self) -> None:
+        """Deletes the accelerator; billing ends."""
 
-    def create_bucket(self) -> None: ...
+    def create_bucket(self) -> None:
+        """Creates the bucket, private, storage class Standard."""
 
 
 class Services(Protocol):
     """Everything outside the App. Attributes change at any time, from any thread; reading one is always cheap."""
 
     readonly: bool
-    """True where nothing may be written, deleted or started."""
+    """True where all writes are disabled: no upload, run, deletion or change of the bucket."""
 
     def begin(self) -> None:
-        """Begins to make ready what takes time; called once, when the console has painted its first screen.
-
-        Returns at once.
-        """
+        """Starts the slow preparation in a thread; called once, after the first paint. Returns immediately."""
 
     @property
-    def state(self) -> ConsoleState: ...
+    def state(self) -> ConsoleState:
+        """One object as long as nothing changes."""
 
     @property
     def profile(self) -> Profile | None:
@@ -250,19 +238,19 @@ class Services(Protocol):
 
     @property
     def sample(self) -> TelemetrySample | None:
-        """The sampler's latest look at the GPUs and the host, None before the first."""
+        """The newest sample of GPUs and host, None before the first."""
 
     def settings(self) -> Sequence[Setting]:
-        """The profile in use, setting by setting; returns at once."""
+        """The settings of the profile in use; returns immediately."""
 
     def credentials(self) -> Credentials:
         """The key pair in use. Raises ConsoleError where there is none."""
 
-    def store(self, kind: EndpointKind) -> Store:
+    def store(self, kind: EndpointKind) -> ObjectStore:
         """The bucket through an endpoint. Raises ConsoleError where the profile has no such endpoint."""
 
     def preflight(self, kind: EndpointKind) -> None:
-        """Looks whether the endpoint answers a signed request. Raises ConsoleError with the reason."""
+        """Tests that the endpoint answers a signed request. Raises ConsoleError with the reason."""
 
     def start_run(self, settings: TrainSettings) -> RunHandle:
         """Starts a run and makes it `run`. Raises ConsoleError while another is alive."""
@@ -270,19 +258,57 @@ class Services(Protocol):
     def plan_upload(
         self, settings: UploadSettings, stop: threading.Event, on_progress: Callable[[int], None]
     ) -> UploadPlan:
-        """Goes through the source until `stop` is set. Raises ConsoleError, or Stopped."""
+        """Scans the source until `stop` is set. Raises ConsoleError, or Stopped.
+
+        `on_progress` gets the number of files scanned, in the calling thread.
+        """
 
     def start_upload(self, settings: UploadSettings) -> UploadHandle:
         """Starts an upload and makes it `upload`. Raises ConsoleError while another is alive."""
 
     def use_profile(self, name: str) -> None:
-        """Works on another profile from now on, "sandbox" for the embedded server; every command-line option stays.
+        """Opens another profile, "sandbox" for the embedded server; command-line options still take precedence.
 
-        Returns before it is ready. Raises ConsoleError, and changes nothing, while a run or an upload is alive.
+        Returns before it is ready. Raises ConsoleError, without any change, while a run or an upload is alive.
         """
 
     def reload(self) -> None:
-        """Reads the settings and looks for the credentials again, like `use_profile` with the profile in use."""
+        """Reads settings and credentials again, like `use_profile` with the profile in use."""
 
-    def bucket_setup(self) -> BucketSetup:
-        """Returns at once. Raises ConsoleError while no profile is known; credentials are not needed yet."""
+    def bucket_setup(self) -> BucketAdmin:
+        """Returns immediately. Raises ConsoleError while no profile is known; credentials are not needed yet."""
+
+
+class Console(Protocol):
+    """The part of the App (`ossconsole.tui.app.ConsoleApp`) that a screen may use; call it on the event loop."""
+
+    services: Services
+    jobs: list[Job]
+    """Downloads and other jobs on objects, oldest first; they outlive the screen that started them."""
+
+    @property
+    def current_mode(self) -> str:
+        """The mode that shows: setup, browse, upload or train."""
+
+    @property
+    def endpoint(self) -> EndpointKind | None:
+        """The endpoint that delivers the batches of the run, or will; None without a usable profile."""
+
+    @property
+    def now(self) -> float:
+        """The time in Unix seconds."""
+
+    def show_error(self, error: ConsoleError) -> None:
+        """Shows an error as a toast: what happened, and what to do next."""
+
+    def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
+        """Reports a failed worker of any screen."""
+
+    def action_mode(self, mode: str) -> None:
+        """Shows another mode; ignored while a dialog is open."""
+
+    def new_run(self, resume: str = "") -> object:
+        """Opens the form of a new run and starts the run; `resume` is the key of a checkpoint, which shows Train."""
+
+    def remember(self, form: str, profile: str, values: dict[str, Any]) -> bool:
+        """Keeps the values of a form for the next session. False, after a toast with the reason, where that fails."""

@@ -1,4 +1,4 @@
-"""The screens outside the modes: help (all keys), the program's log, and the frame shown while the console loads."""
+"""The screens outside the modes: help (all keys), the program's log, and the first screen while the console loads."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical, VerticalScroll
+from textual.containers import VerticalScroll
 from textual.geometry import Size
 
 from ossconsole.terminal import logs
 from ossconsole.tui.kit import actions
-from ossconsole.tui.kit.actions import SCOPE_TITLES, Action
+from ossconsole.tui.kit.actions import SCOPE_TITLES, KeyAction
 from ossconsole.tui.kit.canvas import Canvas, Panel
 from ossconsole.tui.kit.screen import ConsoleModal, ConsoleScreen
 from ossconsole.tui.kit.text import Line, safe, wrap
 
 
 class KeyTable(Canvas):
-    """Scopes with their keys, the current screen's first."""
+    """All scopes with their keys, the scopes of the screen first."""
 
     def __init__(self, scopes: Sequence[str]) -> None:
         super().__init__()
         here = [*scopes, "app"]
         self._scopes = [*here, *(other for other in SCOPE_TITLES if other not in here)]
-        self._known: tuple[int, list[Line]] = 0, []
+        self._cache: tuple[int, list[Line]] = 0, []
 
     def lines(self, width: int) -> list[Line]:
-        """Every key for this width; asked for several times on the way to the first paint, made once."""
-        if self._known[0] != width:
-            self._known = width, self._lines_of(width)
-        return self._known[1]
+        """All keys, for a width in cells; kept, as Textual asks several times before the first paint."""
+        if self._cache[0] != width:
+            self._cache = width, self._lines_of(width)
+        return self._cache[1]
 
     def _lines_of(self, width: int) -> list[Line]:
         found: list[Line] = []
@@ -44,13 +44,14 @@ class KeyTable(Canvas):
         return found[:-1]
 
     @staticmethod
-    def _row(action: Action, width: int) -> list[Line]:
+    def _row(action: KeyAction, width: int) -> list[Line]:
         keys = " ".join(actions.key_text(key) for key in action.keys.split(","))
         row = Line((f"  {keys}", "primary")).to(12).add(action.label, "text").to(26)
         first, *rest = wrap(action.help, max(20, width - 26))
         return [row.add(first, "dim"), *(Line().to(26).add(part, "dim") for part in rest)]
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        """The number of lines, so that the dialog scrolls."""
         del container, viewport
         return len(self.lines(width))
 
@@ -59,10 +60,10 @@ class KeyTable(Canvas):
 
 
 class HelpScreen(ConsoleModal):
-    """The keys of `scopes` first. Any of the keys that close dialogs leaves it."""
+    """All keys, those of `scopes` first."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,question_mark,f1,q", "dismiss", "Close", show=False),
+        Binding("question_mark,f1,q", "back", show=False),
         Binding("j", "scroll('down')", show=False),
         Binding("k", "scroll('up')", show=False),
     ]
@@ -72,15 +73,15 @@ class HelpScreen(ConsoleModal):
         self._scopes = scopes
 
     def compose(self) -> ComposeResult:
-        with VerticalScroll(classes="dialog") as dialog:
-            dialog.border_title = "Keys"
-            dialog.border_subtitle = "esc closes"
+        with self.frame("Keys", "esc close", scroll=True):
             yield KeyTable(self._scopes)
 
     def on_mount(self) -> None:
+        """Focus the keys, so that they can be scrolled."""
         self.query_one(VerticalScroll).focus()
 
     def action_scroll(self, direction: str) -> None:
+        """Scroll one line."""
         scroll = self.query_one(VerticalScroll)
         if direction == "down":
             scroll.scroll_down(animate=False)
@@ -92,7 +93,7 @@ REFRESH_S = 1.0
 
 
 class LogTail(Canvas):
-    """The last lines, oldest first."""
+    """The last lines of both logs, oldest first."""
 
     def paint(self, width: int, height: int) -> Sequence[Line]:
         own = height * 2 // 3
@@ -105,7 +106,7 @@ class LogTail(Canvas):
 
     @staticmethod
     def _block(lines: Sequence[str], height: int) -> list[Line]:
-        shown = [Line((line, _style(line))) for line in lines] or [Line(("nothing yet", "dim"))]
+        shown = [Line((line, _style(line))) for line in lines] or [Line(("empty", "dim"))]
         return [*shown, *(Line() for _ in range(height - len(shown)))]
 
 
@@ -116,28 +117,28 @@ def _style(line: str) -> str:
 
 
 class LogScreen(ConsoleModal):
-    """Covers the whole screen, so that long lines have room."""
+    """The end of the program's log and of the log of native libraries, updated every second."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,f12,q", "dismiss", "Close", show=False)]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("f12,q", "back", show=False)]
 
     def compose(self) -> ComposeResult:
-        with Vertical(classes="dialog -full") as dialog:
-            dialog.border_title = "Log"
-            dialog.border_subtitle = "esc closes"
+        """The tails of both logs."""
+        with self.frame("Log", "esc close", classes="-full"):
             yield LogTail()
 
     def on_mount(self) -> None:
+        """Update every second."""
         self.set_interval(REFRESH_S, self.query_one(LogTail).redraw)
 
 
 _SANDBOX = (
-    "Opening the embedded sandbox: an object storage of this machine alone,",
+    "Opening the embedded sandbox: a local object store on this machine,",
     "with a standard and an accelerated endpoint whose speeds are simulated.",
 )
 
 
 class OpeningScreen(ConsoleScreen):
-    """Says what is being opened. Keys pressed meanwhile are kept for the screen that follows."""
+    """Names the profile that is being opened. Keys pressed meanwhile go to the screen that follows."""
 
     SCOPE = "opening"
 

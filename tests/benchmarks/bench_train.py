@@ -149,7 +149,7 @@ def headless(_home: Path, profile: Profile, settings: TrainSettings) -> None:
 
 def in_console(home: Path, profile: Profile, settings: TrainSettings) -> None:
     from ossconsole.tui.kit import memory
-    from ossconsole.tui.train.new_run import FORM
+    from ossconsole.tui.train.screen import FORM
 
     named = msgspec.structs.replace(profile, name="command line")
     memory.remember(FORM, named.name, msgspec.to_builtins(settings))

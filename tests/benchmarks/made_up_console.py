@@ -47,4 +47,4 @@ class LiveServices(FakeServices):
 
 
 if __name__ == "__main__":
-    ConsoleApp(LiveServices(run=LiveRun()), "train").run()
+    ConsoleApp(LiveServices(run=LiveRun()), "train").run()  # type: ignore[arg-type]

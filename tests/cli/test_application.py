@@ -14,7 +14,7 @@ from ossconsole.config.credentials import Credentials, Secret
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.profiles import Profile, Settings, save_settings
 from ossconsole.training.remote.control import Report
-from ossconsole.tui.console import ConsoleState, Failed, NoCredentials, Ready, StageState, Starting
+from ossconsole.tui.console import ConsoleState, NoCredentials, Ready, StageState, Starting, Unavailable
 from tests.cli.consoles import wait_until
 
 FLAGS = {"bucket": "127", "region": "cn-sandbox", "standard_endpoint": "http://0.0.1:9", "dataset_prefix": "mine"}
@@ -58,7 +58,7 @@ def test_an_entered_key_is_used_immediately_also_with_flags_alone(opened: Opened
     assert state.profile is not None
     assert not state.usable
     assert application.profile is None
-    assert any("OSS_ACCESS_KEY_ID (not set)" in line for line in state.looked)
+    assert any("OSS_ACCESS_KEY_ID (not set)" in line for line in state.searched)
     with pytest.raises(ConsoleError, match=r"no credentials yet\. Press 1, then k"):
         application.credentials()
 
@@ -110,7 +110,7 @@ def test_a_credential_file_that_cannot_be_read_is_a_reason(opened: Opened) -> No
     connector_file().parent.mkdir(parents=True)
     connector_file().write_text("{")
     state = opened(Target()).state
-    assert isinstance(state, Failed)
+    assert isinstance(state, Unavailable)
     assert str(connector_file().name) in state.reason
 
 
@@ -120,7 +120,7 @@ def test_no_error_leaves_the_state_at_starting(opened: Opened, monkeypatch: pyte
 
     monkeypatch.setattr("ossconsole.sandbox.shared.SharedSandbox.open", broken)
     state = opened(Target()).state
-    assert isinstance(state, Failed)
+    assert isinstance(state, Unavailable)
     assert "No space left on device" in state.reason
     assert state.stages[0].state is StageState.FAILED
 

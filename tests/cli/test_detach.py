@@ -68,7 +68,7 @@ def test_a_run_is_left_found_again_steered_by_two_and_stopped(state: Path) -> No
         first.until_seen("running")
         first.until(training)
         first.type("q")
-        first.until_seen("Leave the console?")
+        first.until_seen("Quit the console?")
         first.type(LEAVE_RUNNING)
         assert first.finish() == 0
         first.assert_restored()

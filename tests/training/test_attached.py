@@ -68,7 +68,7 @@ def test_it_follows_the_record_to_the_end(sleeper: subprocess.Popen[bytes]) -> N
         record.append(begun())
         record.append(state(RunState.RUNNING))
         run = AttachedRun("run-1", sleeper.pid)
-        assert run.elsewhere
+        assert run.is_remote
         assert [type(event) for event in run.drain()] == [events.Run, events.State]
         assert (run.state, run.alive) == (RunState.RUNNING, True)
         assert run.drain() == []

@@ -26,8 +26,7 @@ from ossconsole.telemetry.events import Event, RunState
 from ossconsole.telemetry.host import GpuSample, GpuSnapshot, HostSample
 from ossconsole.telemetry.sampler import TelemetrySample
 from ossconsole.training.settings import TrainSettings
-from ossconsole.tui.console import ConsoleState, Ready, Setting, StageState, Starting
-from ossconsole.tui.console import Stage as ReadyStage
+from ossconsole.tui.console import ConsoleState, PreparationStage, Ready, Setting, StageState, Starting
 
 START = 1_750_000_000.0
 SECRET = "planted-secret-that-must-never-show"
@@ -55,7 +54,7 @@ class FakeRun:
     waiting: list[Event] = field(default_factory=list)
     state: RunState = RunState.RUNNING
     alive: bool = True
-    elsewhere: bool = False
+    is_remote: bool = False
     record_path: Path = Path("/nowhere/run.jsonl")
     asked: list[tuple[object, ...]] = field(default_factory=list)
 
@@ -96,7 +95,7 @@ class FakeUpload:
     settings: UploadSettings = _PICTURES
     sample: Picture | None = None
     alive: bool = True
-    elsewhere: bool = False
+    is_remote: bool = False
     asked: list[object] = field(default_factory=list)
 
     @property
@@ -222,7 +221,7 @@ class FakeServices:
     """The state follows from `profile` and `stages` where no `standing` is given."""
 
     profile: Profile | None = SIMULATED
-    stages: Sequence[ReadyStage] = ()
+    stages: Sequence[PreparationStage] = ()
     standing: ConsoleState | None = None
     run: FakeRun | None = None
     upload: FakeUpload | None = None

@@ -1,4 +1,4 @@
-"""Services whose bucket can be set up: proofs are scripts of steps, told without a thread or a clock."""
+"""Services whose bucket can be set up; a test of the bucket is a script of steps, without a thread or a clock."""
 
 from __future__ import annotations
 

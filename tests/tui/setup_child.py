@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from ossconsole.cli import main
-from ossconsole.tui.kit.form import Values
+from ossconsole.tui.kit.dialogs import Values
 from ossconsole.tui.setup.profiles import KeyForm
 
 

@@ -43,7 +43,7 @@ def test_neither_the_app_nor_its_screens_load_heavy_libraries() -> None:
     assert done.stdout.strip() == "[]"
 
 
-async def test_what_the_console_kept_from_the_collector_is_given_back(make_app: AppMaker) -> None:
+async def test_objects_excluded_from_garbage_collection_are_collected_again(make_app: AppMaker) -> None:
     async with make_app(FakeServices()).run_test(size=(80, 24)) as pilot:
         await settle(pilot)
         assert gc.get_freeze_count()
@@ -98,7 +98,7 @@ async def test_without_credentials_the_console_opens_on_setup(make_app: AppMaker
             assert "imagenet-hz: no credentials" in shown(app)
 
 
-async def test_a_screen_that_was_chosen_meanwhile_stays(make_app: AppMaker) -> None:
+async def test_a_screen_selected_meanwhile_stays(make_app: AppMaker) -> None:
     services = FakeServices(standing=Starting(profile=REAL))
     app = make_app(services, "browse")
     async with app.run_test(size=(80, 24)) as pilot:
@@ -148,7 +148,7 @@ def test_every_action_exists(make_app: AppMaker) -> None:
             assert hasattr(app.MODES[action.scope](), f"action_{action.name}"), action
 
 
-async def test_the_footer_names_what_fits_and_counts_the_rest(make_app: AppMaker) -> None:
+async def test_the_footer_shows_the_actions_that_fit_and_counts_the_others(make_app: AppMaker) -> None:
     app = make_app(FakeServices())
     async with app.run_test(size=(62, 20)) as pilot:
         await settle(pilot)
@@ -157,7 +157,7 @@ async def test_the_footer_names_what_fits_and_counts_the_rest(make_app: AppMaker
     assert "more" in foot
 
 
-async def test_q_leaves_at_once_when_nothing_runs(make_app: AppMaker) -> None:
+async def test_q_quits_directly_when_nothing_runs(make_app: AppMaker) -> None:
     app = make_app(FakeServices())
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(pilot)
@@ -177,7 +177,7 @@ async def test_q_asks_while_a_run_is_alive_and_staying_is_the_default(
         await pilot.press("q")
         await pilot.pause()
         assert isinstance(app.screen, ConfirmScreen)
-        assert "a training run in progress" in " ".join(shown(app).split())
+        assert "A training run is still running" in " ".join(shown(app).split())
         await pilot.press("enter")
         await settle(pilot)
         assert not isinstance(app.screen, ConfirmScreen)
@@ -188,8 +188,8 @@ async def test_q_asks_while_a_run_is_alive_and_staying_is_the_default(
     assert app.return_value == answer
 
 
-async def test_q_leaves_a_run_of_another_process_alone(make_app: AppMaker) -> None:
-    run = FakeRun(list(Script().steps(3).events), elsewhere=True)
+async def test_q_does_not_ask_about_a_run_of_another_process(make_app: AppMaker) -> None:
+    run = FakeRun(list(Script().steps(3).events), is_remote=True)
     app = make_app(FakeServices(run=run))
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(pilot)
@@ -199,13 +199,13 @@ async def test_q_leaves_a_run_of_another_process_alone(make_app: AppMaker) -> No
     assert run.asked == []
 
 
-async def test_control_c_says_how_to_leave(make_app: AppMaker) -> None:
+async def test_control_c_shows_how_to_quit(make_app: AppMaker) -> None:
     app = make_app(FakeServices())
     async with app.run_test(size=(80, 24), notifications=True) as pilot:
         await settle(pilot)
         await pilot.press("ctrl+c")
         await settle(pilot)
-        assert "Press q to leave" in shown(app)
+        assert "Press q to quit" in shown(app)
         assert app.is_running
 
 
@@ -268,7 +268,7 @@ async def test_themes_and_symbols_change_by_key(make_app: AppMaker) -> None:
     assert (again.theme, again.glyphs.name) == ("console-light", "ascii"), "it is remembered"
 
 
-async def test_a_look_that_cannot_be_kept_changes_all_the_same(
+async def test_theme_and_symbols_change_even_if_they_cannot_be_remembered(
     make_app: AppMaker, lose_state: Callable[[], None]
 ) -> None:
     app = make_app(FakeServices())
@@ -283,16 +283,16 @@ async def test_a_look_that_cannot_be_kept_changes_all_the_same(
 
 
 @pytest.mark.parametrize("content", [b'{"look/": {"theme": [], "glyphs": {}}}', b"{"])
-async def test_it_starts_with_a_damaged_memory_and_tells_where_that_is_kept(make_app: AppMaker, content: bytes) -> None:
+async def test_it_starts_with_a_damaged_memory_file_and_names_its_copy(make_app: AppMaker, content: bytes) -> None:
     (state_dir() / "forms.json").write_bytes(content)
     state_dir().chmod(0o777)
     app = make_app(FakeServices(), theme=None, glyph_set=None)
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(pilot)
-        told = "\n".join(notice.message for notice in app._notifications)
+        text = "\n".join(notice.message for notice in app._notifications)
     (kept,) = state_dir().glob("forms.json.damaged-*")
-    assert kept.name in told
-    assert "is writable for all users (mode 0777)" in told
+    assert kept.name in text
+    assert "is writable for all users (mode 0777)" in text
 
 
 def test_a_terminal_of_16_colours_keeps_its_own(make_app: AppMaker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,11 +302,11 @@ def test_a_terminal_of_16_colours_keeps_its_own(make_app: AppMaker, monkeypatch:
     assert make_app(FakeServices(), theme=None).theme == "ansi-dark"
 
 
-async def test_errors_are_told_with_what_to_do(make_app: AppMaker) -> None:
+async def test_errors_show_with_their_remedy(make_app: AppMaker) -> None:
     app = make_app(FakeServices())
     async with app.run_test(size=(80, 24), notifications=True) as pilot:
         await settle(pilot)
-        app.tell(ConsoleError("The bucket [red]x[/red] is gone.", remedy="Look elsewhere."))
+        app.show_error(ConsoleError("The bucket [red]x[/red] is gone.", remedy="Look elsewhere."))
         await settle(pilot)
         text = shown(app)
     assert "[red]x[/red]" in text
@@ -314,7 +314,7 @@ async def test_errors_are_told_with_what_to_do(make_app: AppMaker) -> None:
 
 
 @pytest.mark.parametrize("mode", ["browse", "upload", "train"])
-async def test_a_worker_that_fails_is_told_and_logged(
+async def test_a_failed_worker_is_shown_and_logged(
     make_app: AppMaker, mode: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def fail() -> None:

@@ -69,7 +69,7 @@ def test_panning_ends_at_the_start_of_the_run() -> None:
     assert axis.window(feed.view, feed.time).start == START
 
 
-def test_the_crosshair_takes_the_window_with_it() -> None:
+def test_the_crosshair_moves_the_window() -> None:
     feed = long_run()
     axis = TimeAxis()
     axis.toggle_cursor(feed.view, feed.time)
@@ -93,7 +93,7 @@ MOVES = st.lists(st.sampled_from(["in", "out", "left", "right", "cursor", "follo
 
 
 @given(moves=MOVES, seconds=st.integers(0, 4000))
-def test_no_order_of_keys_leaves_the_run(moves: list[str], seconds: int) -> None:
+def test_no_sequence_of_keys_moves_the_window_out_of_the_run(moves: list[str], seconds: int) -> None:
     feed = Feed(epochs=100).state(RunState.RUNNING)
     if seconds:
         feed.steps(1, seconds=float(seconds))

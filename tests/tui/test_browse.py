@@ -28,10 +28,18 @@ from ossconsole.storage.multipart import list_uploads
 from ossconsole.storage.objects import ObjectSummary
 from ossconsole.storage.retry import ONCE
 from ossconsole.tui.browse.screen import BrowseScreen
-from ossconsole.tui.console import NoCredentials, Ready, Stage, StageState
-from ossconsole.tui.kit.dialogs import ConfirmScreen, InputDialog, ListDialog, PictureScreen, TextDialog, TypedConfirm
+from ossconsole.tui.console import NoCredentials, PreparationStage, Ready, StageState
+from ossconsole.tui.kit import memory
+from ossconsole.tui.kit.dialogs import (
+    ConfirmScreen,
+    ImageScreen,
+    ListScreen,
+    PromptScreen,
+    TextScreen,
+    TypedConfirmScreen,
+)
 from ossconsole.tui.kit.table import VirtualTable
-from ossconsole.tui.train.new_run import NewRunScreen
+from ossconsole.tui.train.screen import NewRunScreen
 from tests.sandboxed import Sandboxed
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import FakeServices, FakeStore
@@ -92,14 +100,14 @@ class Browser:
         await self.pilot.pause()
 
     async def job_is_over(self, state: JobState = JobState.DONE) -> None:
-        await self.until(lambda: self.screen.jobs and not self.screen.jobs[-1].alive)
-        assert self.screen.jobs[-1].state is state, self.screen.jobs[-1].failures
+        await self.until(lambda: self.screen.console.jobs and not self.screen.console.jobs[-1].alive)
+        assert self.screen.console.jobs[-1].state is state, self.screen.console.jobs[-1].failures
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reads what is under the cursor at once."""
-    monkeypatch.setattr("ossconsole.tui.browse.screen._REST_BEFORE_READING_S", 0.01)
+    monkeypatch.setattr("ossconsole.tui.browse.screen._READ_DELAY_S", 0.01)
 
 
 @pytest.fixture
@@ -145,7 +153,7 @@ def cursor_line(pilot: Pilot[Any]) -> str:
     """The row under the cursor of the list that shows."""
     table = pilot.app.screen.query_one("#choices")
     assert isinstance(table, VirtualTable)
-    return "" if table.current is None else table.current.text
+    return "" if table.cursor_row is None else table.cursor_row.text
 
 
 def contents(folder: Path) -> set[str]:
@@ -158,7 +166,7 @@ def keys(store: ObjectStore) -> list[str]:
     return [found.key[len(folder) :] for found in store.list_all(folder)]
 
 
-async def test_a_tree_is_downloaded_and_a_second_time_asks_about_what_is_there(
+async def test_a_tree_is_downloaded_and_the_second_time_asks_about_existing_files(
     bucket: ObjectStore, make_app: AppMaker, tmp_path: Path
 ) -> None:
     put(bucket, tree__a=b"1", tree__b=b"22")
@@ -166,19 +174,21 @@ async def test_a_tree_is_downloaded_and_a_second_time_asks_about_what_is_there(
         browser = await opened(pilot, bucket)
         await browser.goes_to("tree/")
         await browser.press("d")
-        await browser.answer(InputDialog, str(tmp_path))
+        await browser.answer(PromptScreen, str(tmp_path))
         await browser.job_is_over()
         assert (tmp_path / "tree" / "b").read_bytes() == b"22"
         (tmp_path / "tree" / "a").write_bytes(b"mine")
         await browser.press("d", "enter")
         await browser.until(lambda: isinstance(pilot.app.screen, ConfirmScreen))
         await browser.press("right", "right", "right", "enter")
-        await browser.until(lambda: len(browser.screen.jobs) == 2)
+        await browser.until(lambda: len(browser.screen.console.jobs) == 2)
         await browser.job_is_over()
         assert (tmp_path / "tree" / "a").read_bytes() == b"1"
 
 
-async def test_deleting_needs_the_words_and_takes_only_what_was_chosen(bucket: ObjectStore, make_app: AppMaker) -> None:
+async def test_deleting_needs_the_typed_words_and_deletes_only_the_selection(
+    bucket: ObjectStore, make_app: AppMaker
+) -> None:
     put(bucket, keep=b"0", x__1=b"1", x__2=b"2", y=b"3")
     async with make_app(services(bucket), "browse").run_test(size=(100, 30)) as pilot:
         browser = await opened(pilot, bucket)
@@ -186,12 +196,12 @@ async def test_deleting_needs_the_words_and_takes_only_what_was_chosen(bucket: O
         await browser.press("space")
         await browser.goes_to("y")
         await browser.press("space", "x")
-        await browser.until(lambda: isinstance(pilot.app.screen, TypedConfirm))
+        await browser.until(lambda: isinstance(pilot.app.screen, TypedConfirmScreen))
         assert "3 objects, 3 B" in browser.text
         assert "cannot be undone" in browser.text
-        await browser.answer(TypedConfirm, "yes")
-        assert isinstance(pilot.app.screen, TypedConfirm)
-        await browser.answer(TypedConfirm, "delete 3")
+        await browser.answer(TypedConfirmScreen, "yes")
+        assert isinstance(pilot.app.screen, TypedConfirmScreen)
+        await browser.answer(TypedConfirmScreen, "delete 3")
         await browser.job_is_over()
         assert keys(bucket) == ["keep"]
         await browser.until(lambda: "0 folders, 1 object" in browser.text)
@@ -204,14 +214,14 @@ async def test_rename_and_copy_with_a_name_that_will_not_do(bucket: ObjectStore,
         browser = await opened(pilot, bucket)
         await browser.goes_to("old")
         await browser.press("m")
-        await browser.answer(InputDialog, f"{folder}old")
+        await browser.answer(PromptScreen, f"{folder}old")
         await browser.until(lambda: "itself" in browser.text)
-        await browser.answer(InputDialog, f"{folder}new")
+        await browser.answer(PromptScreen, f"{folder}new")
         await browser.job_is_over()
         await browser.goes_to("x/")
         await browser.press("c")
-        await browser.answer(InputDialog, f"{folder}z/")
-        await browser.until(lambda: len(browser.screen.jobs) == 2)
+        await browser.answer(PromptScreen, f"{folder}z/")
+        await browser.until(lambda: len(browser.screen.console.jobs) == 2)
         await browser.job_is_over()
     assert keys(bucket) == ["new", "x/1", "z/1"]
 
@@ -229,17 +239,17 @@ async def test_addresses_reach_the_clipboard_and_show(
         monkeypatch.setattr(app._driver, "write", written.append)
         await browser.goes_to("a b")
         await browser.press("y")
-        await browser.until(lambda: isinstance(pilot.app.screen, ListDialog))
+        await browser.until(lambda: isinstance(pilot.app.screen, ListScreen))
         await browser.press("enter")
-        await browser.until(lambda: isinstance(pilot.app.screen, TextDialog))
+        await browser.until(lambda: isinstance(pilot.app.screen, TextScreen))
         assert f"\x1b]52;c;{base64.b64encode(uri.encode()).decode()}\a" in written
         assert uri in browser.text.replace("\n", "")
         await browser.press("w")
         await browser.until((tmp_path / "oss-address.txt").exists)
         await browser.press("escape", "y")
-        await browser.until(lambda: isinstance(pilot.app.screen, ListDialog))
+        await browser.until(lambda: isinstance(pilot.app.screen, ListScreen))
         await browser.press("down", "down", "down", "enter")
-        await browser.until(lambda: isinstance(pilot.app.screen, TextDialog))
+        await browser.until(lambda: isinstance(pilot.app.screen, TextScreen))
         assert "x-oss-signature=" in app.clipboard
     assert (tmp_path / "oss-address.txt").read_text() == f"{uri}\n"
 
@@ -271,7 +281,9 @@ def checkpoint(epoch: int, scale: float) -> bytes:
     return sink.getvalue()
 
 
-async def test_checkpoints_are_told_trained_on_marked_and_compared(bucket: ObjectStore, make_app: AppMaker) -> None:
+async def test_checkpoints_are_shown_resumed_copied_to_best_and_compared(
+    bucket: ObjectStore, make_app: AppMaker
+) -> None:
     prefix = bucket.profile.checkpoint_prefix
     bucket.put(f"{prefix}/e1.pt", checkpoint(1, 1.0))
     bucket.put(f"{prefix}/e2.pt", checkpoint(2, 1.5))
@@ -289,7 +301,7 @@ async def test_checkpoints_are_told_trained_on_marked_and_compared(bucket: Objec
         await browser.press("space")
         await browser.goes_to("e2.pt")
         await browser.press("space", "equals_sign")
-        await browser.until(lambda: "Two checkpoints" in browser.text)
+        await browser.until(lambda: "Compare checkpoints" in browser.text)
         await browser.press("n")
         await browser.until(lambda: "50.00 %" in browser.text)
         await browser.press("escape")
@@ -302,7 +314,7 @@ async def test_checkpoints_are_told_trained_on_marked_and_compared(bucket: Objec
         assert found.started[0].resume == f"{prefix}/e2.pt"
 
 
-async def test_samples_are_pictures_with_labels_by_the_manifest_and_missing_ones_are_found(
+async def test_samples_show_as_images_with_labels_and_missing_ones_are_found(
     bucket: ObjectStore, make_app: AppMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prefix = bucket.profile.dataset_prefix
@@ -328,7 +340,7 @@ async def test_samples_are_pictures_with_labels_by_the_manifest_and_missing_ones
         for graphics in ("blocks", "sixel", "kitty"):
             monkeypatch.setenv("OSSCONSOLE_PICTURES", graphics)
             await browser.press("i")
-            await browser.until(lambda: isinstance(pilot.app.screen, PictureScreen))
+            await browser.until(lambda: isinstance(pilot.app.screen, ImageScreen))
             await browser.press("escape")
             await browser.until(lambda: pilot.app.screen is browser.screen)
         await browser.press("backspace")
@@ -343,7 +355,7 @@ async def test_samples_are_pictures_with_labels_by_the_manifest_and_missing_ones
         assert "2 of 3" in browser.text
 
 
-async def test_a_sample_read_before_the_manifest_is_told_again_by_it(
+async def test_a_sample_read_before_the_manifest_is_read_again(
     bucket: ObjectStore, make_app: AppMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prefix = bucket.profile.dataset_prefix
@@ -357,7 +369,7 @@ async def test_a_sample_read_before_the_manifest_is_told_again_by_it(
         assert arrives.wait(WAIT_S)
         return read_manifest(store, prefix)
 
-    monkeypatch.setattr("ossconsole.tui.browse.screen.read_manifest", read_late)
+    monkeypatch.setattr("ossconsole.tui.browse.detail.read_manifest", read_late)
     async with make_app(services(bucket), "browse").run_test(size=(120, 40)) as pilot:
         browser = await opened(pilot, bucket, f"{prefix}/train/ants/")
         await browser.until(lambda: browser.screen.detail and browser.screen.detail.content)
@@ -376,7 +388,7 @@ async def test_unfinished_uploads_are_aborted(bucket: ObjectStore, make_app: App
         await browser.until(lambda: "Unfinished uploads" in browser.text)
         assert "1 part    1.0 KB" in browser.text
         await browser.press("X")
-        await browser.answer(TypedConfirm, "abort 1")
+        await browser.answer(TypedConfirmScreen, "abort 1")
         await browser.until(lambda: not list(list_uploads(bucket, folder)))
 
 
@@ -388,18 +400,18 @@ async def test_readonly_writes_nothing(bucket: ObjectStore, make_app: AppMaker) 
         await browser.press("x", "c", "m", "R", "B", "T")
         await pilot.pause()
         assert pilot.app.screen is browser.screen
-        assert browser.screen.jobs == []
+        assert browser.screen.console.jobs == []
         for action in ("delete", "copy", "rename", "restore", "best", "train_from"):
             assert browser.screen.check_action(action, ()) is None
         assert browser.screen.check_action("download", ()) is True
         await browser.press("U")
         await browser.until(lambda: "read-only" in browser.text)
         await browser.press("X")
-        assert isinstance(pilot.app.screen, ListDialog)
+        assert isinstance(pilot.app.screen, ListScreen)
     assert len(list(list_uploads(bucket, folder_of(bucket)))) == 1
 
 
-async def test_what_is_archived_is_restored_and_read(bucket: ObjectStore, make_app: AppMaker) -> None:
+async def test_an_archived_object_is_restored_and_read(bucket: ObjectStore, make_app: AppMaker) -> None:
     for name, storage_class in (("cold.txt", "Archive"), ("warm.txt", "IA")):
         headers = {"x-oss-storage-class": storage_class}
         bucket.sdk.put_object(folder_of(bucket) + name, name.encode() * 2, headers=headers)
@@ -409,12 +421,12 @@ async def test_what_is_archived_is_restored_and_read(bucket: ObjectStore, make_a
         await browser.until(lambda: "The object is archived" in browser.text)
         await browser.press("R")
         await browser.job_is_over()
-        await browser.until(lambda: "Restore of 1 object asked for" in browser.notices)
+        await browser.until(lambda: "Restore requested for 1 object" in browser.notices)
         await browser.until(lambda: "cold.txtcold.txt" in browser.text)
         assert "ongoing-request" in browser.text
         await browser.goes_to("warm.txt")
         await browser.press("R")
-        await browser.until(lambda: "Nothing of it is archived" in browser.notices)
+        await browser.until(lambda: "Nothing here is archived" in browser.notices)
         await browser.press("a", "R")
         await browser.until(lambda: isinstance(pilot.app.screen, ConfirmScreen))
         assert "OSS charges" in browser.text
@@ -432,7 +444,7 @@ async def test_another_bucket_keeps_versions_and_says_so(bucket: ObjectStore, ma
     async with make_app(services(bucket), "browse").run_test(size=(120, 60)) as pilot:
         browser = await opened(pilot, bucket)
         await browser.press("o")
-        await browser.until(lambda: isinstance(pilot.app.screen, ListDialog))
+        await browser.until(lambda: isinstance(pilot.app.screen, ListScreen))
         while "versions-shown" not in cursor_line(pilot):
             await browser.press("down")
         await browser.press("enter")
@@ -443,9 +455,9 @@ async def test_another_bucket_keeps_versions_and_says_so(bucket: ObjectStore, ma
         for words in ("ACL default", "stage best", " 2 B, latest", " 1 B", "x-oss-hash-crc64ecma", "x-oss-version-id"):
             assert words in told
         await browser.press("escape", "x")
-        await browser.until(lambda: isinstance(pilot.app.screen, TypedConfirm))
-        assert "stays as a version" in browser.text
-        await browser.answer(TypedConfirm, "delete 1")
+        await browser.until(lambda: isinstance(pilot.app.screen, TypedConfirmScreen))
+        assert "kept as versions" in browser.text
+        await browser.answer(TypedConfirmScreen, "delete 1")
         await browser.job_is_over()
     assert not other.exists("weights.txt")
     assert len(other.sdk.list_object_versions(prefix="weights").versions) == 2
@@ -468,17 +480,17 @@ async def test_buckets_and_a_key_that_may_not_list_them(sandboxed_bucket: Sandbo
         browser = await opened(pilot, denied, "")
         await browser.press("o")
         await browser.until(lambda: "AccessDenied" in browser.text)
-        await browser.answer(InputDialog, "missing-bucket")
+        await browser.answer(PromptScreen, "missing-bucket")
         await browser.until(lambda: "NoSuchBucket" in browser.notices)
         assert browser.screen.store is not None
         assert browser.screen.store.profile.bucket == "127"  # the one that shows stays
         await browser.press("o")
-        await browser.answer(InputDialog, "named-bucket")
+        await browser.answer(PromptScreen, "named-bucket")
         await browser.until(lambda: "in the named bucket" in browser.text)
         assert "oss://named-bucket" in browser.text
 
 
-async def test_a_denied_listing_says_why_and_goes_on_when_told(
+async def test_a_denied_listing_says_why_and_continues_on_refresh(
     sandboxed_bucket: Sandboxed, bucket: ObjectStore, make_app: AppMaker
 ) -> None:
     put(bucket, a=b"1")
@@ -487,7 +499,7 @@ async def test_a_denied_listing_says_why_and_goes_on_when_told(
         await past_opening(pilot)
         browser = Browser(pilot)
         await browser.until(lambda: "SignatureDoesNotMatch" in browser.text)
-        assert "r goes on" in browser.text
+        assert "press r to continue" in browser.text
         browser.screen.model.source = bucket
         browser.screen.model.listing._source = bucket
         await browser.press("r")
@@ -506,7 +518,7 @@ async def test_an_object_that_vanished_says_so(bucket: ObjectStore, make_app: Ap
         assert "Refresh the listing" in browser.screen.detail.problem
 
 
-async def test_failures_are_listed_and_a_download_is_done_again(
+async def test_failures_are_listed_and_a_download_is_retried(
     bucket: ObjectStore, make_app: AppMaker, tmp_path: Path
 ) -> None:
     put(bucket, a=b"1", b=b"2")
@@ -514,18 +526,18 @@ async def test_failures_are_listed_and_a_download_is_done_again(
         browser = await opened(pilot, bucket)
         bucket.delete(f"{folder_of(bucket)}b")
         await browser.press("a", "d")
-        await browser.answer(InputDialog, str(tmp_path))
+        await browser.answer(PromptScreen, str(tmp_path))
         await browser.job_is_over(JobState.FAILED)
         assert (tmp_path / "a").read_bytes() == b"1"
         await browser.press("J")
-        await browser.until(lambda: isinstance(pilot.app.screen, ListDialog))
+        await browser.until(lambda: isinstance(pilot.app.screen, ListScreen))
         await browser.press("enter")
-        await browser.until(lambda: isinstance(pilot.app.screen, TextDialog))
+        await browser.until(lambda: isinstance(pilot.app.screen, TextScreen))
         assert "NoSuchKey" in browser.text
         await browser.press("escape")
         put(bucket, b=b"2")
         await browser.press("J")
-        await browser.until(lambda: isinstance(pilot.app.screen, ListDialog))
+        await browser.until(lambda: isinstance(pilot.app.screen, ListScreen))
         await browser.press("a")
         await browser.until((tmp_path / "b").exists)
         await browser.job_is_over()
@@ -560,7 +572,7 @@ async def test_names_show_safely_and_every_folder_opens(make_app: AppMaker) -> N
 HOSTILE = ("esc\x1b[31m", "right\u202eto left", "[red]markup[ ]", "a//b", "../../up", "Case", "case", "n" * 900)
 
 
-async def test_hostile_names_are_chosen_downloaded_and_deleted(
+async def test_hostile_names_are_selected_downloaded_and_deleted(
     bucket: ObjectStore, make_app: AppMaker, tmp_path: Path
 ) -> None:
     for name in HOSTILE:
@@ -571,12 +583,12 @@ async def test_hostile_names_are_chosen_downloaded_and_deleted(
         for shown_name in ("esc\\x1b[31m", "right\\u202eto left", "[red]markup[ ]", "../"):
             assert shown_name in browser.text
         await browser.press("a", "d")
-        await browser.answer(InputDialog, str(inside))
+        await browser.answer(PromptScreen, str(inside))
         await browser.job_is_over()
         assert contents(tmp_path) == contents(inside) == set(HOSTILE)
         await browser.press("x")
-        await browser.answer(TypedConfirm, f"delete {len(HOSTILE)}")
-        await browser.until(lambda: len(browser.screen.jobs) > 1 and not browser.screen.jobs[-1].alive)
+        await browser.answer(TypedConfirmScreen, f"delete {len(HOSTILE)}")
+        await browser.until(lambda: len(browser.screen.console.jobs) > 1 and not browser.screen.console.jobs[-1].alive)
     assert keys(bucket) == []
 
 
@@ -588,7 +600,7 @@ async def test_enter_goes_in_and_backspace_out_to_the_same_row(make_app: AppMake
         await browser.until(lambda: "oss://127 › dataset" in browser.text)
         await browser.press("backspace")
         await browser.until(lambda: browser.screen.model.listing.is_complete)
-        assert browser.screen.model.rows.name(browser.screen.table.current or 0) == "dataset/"
+        assert browser.screen.model.rows.name(browser.screen.table.cursor_row or 0) == "dataset/"
         await browser.press("left_square_bracket")
         await browser.until(lambda: "oss://127 › dataset" in browser.text)
         await browser.press("right_square_bracket")
@@ -599,13 +611,13 @@ async def test_bookmarks_are_kept(make_app: AppMaker) -> None:
     for _ in range(2):
         async with make_app(services(FakeStore(KEYS)), "browse").run_test(size=(80, 24)) as pilot:
             browser = await opened(pilot, FakeStore(KEYS), "checkpoints/")
-            if browser.screen._bookmarks:
+            if memory.recall("bookmarks", "sandbox/127"):
                 await from_bookmark(browser)
             else:
                 await browser.press("b")
 
 
-async def test_a_bookmark_that_cannot_be_kept_is_told_and_no_more(
+async def test_a_bookmark_that_cannot_be_kept_is_a_single_warning(
     make_app: AppMaker, lose_state: Callable[[], None]
 ) -> None:
     async with make_app(services(FakeStore(KEYS)), "browse").run_test(size=(80, 24)) as pilot:
@@ -613,7 +625,7 @@ async def test_a_bookmark_that_cannot_be_kept_is_told_and_no_more(
         lose_state()
         await browser.press("b")
         await browser.until(lambda: "Not remembered" in browser.notices)
-        assert "Bookmark set" not in browser.notices
+        assert "Bookmark added" not in browser.notices
         assert browser.notices.count("Not remembered") == 1
         await browser.press("home")
         assert pilot.app.is_running
@@ -628,7 +640,7 @@ async def test_a_download_needs_no_state(
         await browser.goes_to("one")
         lose_state()
         await browser.press("d")
-        await browser.answer(InputDialog, str(tmp_path / "there"))
+        await browser.answer(PromptScreen, str(tmp_path / "there"))
         await browser.job_is_over()
         assert contents(tmp_path / "there") == {"1"}
         assert browser.notices.count("Not remembered") == 1
@@ -637,12 +649,12 @@ async def test_a_download_needs_no_state(
 async def from_bookmark(browser: Browser) -> None:
     browser.screen.open_folder("")
     await browser.press("apostrophe")
-    await browser.until(lambda: isinstance(browser.pilot.app.screen, ListDialog))
+    await browser.until(lambda: isinstance(browser.pilot.app.screen, ListScreen))
     await browser.press("enter")
     await browser.until(lambda: browser.screen.model.prefix == "checkpoints/")
 
 
-async def test_filter_choice_and_escape_by_layers(make_app: AppMaker) -> None:
+async def test_filter_selection_and_escape_by_layers(make_app: AppMaker) -> None:
     store = FakeStore({f"{number:03d}.{'pt' if number % 2 else 'json'}": number for number in range(100)})
     async with make_app(services(store), "browse").run_test(size=(100, 24)) as pilot:
         browser = await opened(pilot, store, "")
@@ -653,19 +665,19 @@ async def test_filter_choice_and_escape_by_layers(make_app: AppMaker) -> None:
         await browser.press("r")
         await browser.until(lambda: browser.screen.model.listing.is_complete and not browser.screen.model.refreshing)
         assert "50 of 100" in browser.text
-        assert "50 chosen" in browser.text
+        assert "50 selected" in browser.text
         await browser.press("escape")
         assert "50 of 100" not in browser.text
-        assert "50 chosen" in browser.text
+        assert "50 selected" in browser.text
         await browser.press("escape")
-        assert "chosen" not in browser.text
+        assert "selected" not in browser.text
         await browser.press("home", "v", "down", "down", "v")
-        assert "3 chosen" in browser.text
+        assert "3 selected" in browser.text
         await browser.press("asterisk")
-        await browser.answer(InputDialog, "re:^09")
-        await browser.until(lambda: "13 chosen" in browser.text)
+        await browser.answer(PromptScreen, "re:^09")
+        await browser.until(lambda: "13 selected" in browser.text)
         await browser.press("slash", "r", "e", "colon", "left_parenthesis")
-        assert browser.screen.entry.has_class("-bad")
+        assert browser.screen.filter_input.has_class("-bad")
 
 
 async def test_a_refresh_keeps_cursor_and_scroll(make_app: AppMaker) -> None:
@@ -678,12 +690,12 @@ async def test_a_refresh_keeps_cursor_and_scroll(make_app: AppMaker) -> None:
         store.keys["0000-new"] = 1
         await browser.press("r")
         await browser.until(lambda: browser.screen.model.rows.count == 501)
-        assert browser.screen.model.rows.name(browser.screen.table.current or 0) == "0297"
+        assert browser.screen.model.rows.name(browser.screen.table.cursor_row or 0) == "0297"
         assert browser.screen.table.cursor == cursor + 1
         assert browser.screen.table.scroll_offset.y == top + 1
 
 
-async def test_a_listing_that_dies_goes_on_where_it_stopped(make_app: AppMaker) -> None:
+async def test_a_failed_listing_continues_where_it_stopped(make_app: AppMaker) -> None:
     store = FakeStore({f"{number:05d}": number for number in range(3000)})
     pages = 0
 
@@ -698,7 +710,7 @@ async def test_a_listing_that_dies_goes_on_where_it_stopped(make_app: AppMaker) 
         await past_opening(pilot)
         browser = Browser(pilot)
         await browser.until(lambda: "No answer" in browser.text)
-        assert "2,000 loaded; r goes on" in browser.text
+        assert "2,000 loaded; press r to continue" in browser.text
         await browser.press("r")
         await browser.until(lambda: "3,000 objects" in browser.text)
         assert pages == 4
@@ -717,11 +729,11 @@ async def test_rows_show_while_more_come_and_escape_stops(make_app: AppMaker) ->
         await past_opening(pilot)
         browser = Browser(pilot)
         await browser.until(lambda: "2,000+ objects" in browser.text)
-        assert "esc stops" in browser.text
+        assert "esc to stop" in browser.text
         await browser.press("s")
-        await browser.until(lambda: "sorted over the 2,000 loaded" in browser.text)
+        await browser.until(lambda: "sorted among 2,000 loaded" in browser.text)
         await browser.press("escape")
-        await browser.until(lambda: "stopped (r goes on)" in browser.text)
+        await browser.until(lambda: "stopped (r to continue)" in browser.text)
         gate.release(10)  # the page on its way comes, and is dropped
         assert "2,000+ objects" in browser.text
         await browser.press("r")
@@ -745,7 +757,7 @@ async def test_a_count_is_live_and_can_be_cancelled(make_app: AppMaker) -> None:
         await browser.press("z")
         await browser.until(lambda: "1,500 objects, 1.5 MB" in browser.text)
         await browser.press("J")
-        await browser.until(lambda: isinstance(pilot.app.screen, ListDialog))
+        await browser.until(lambda: isinstance(pilot.app.screen, ListScreen))
         await browser.press("x")
         more.set()
         await browser.job_is_over(JobState.CANCELLED)
@@ -756,8 +768,8 @@ async def test_go_to_lists_names_that_begin_so(make_app: AppMaker) -> None:
     async with make_app(services(FakeStore(KEYS)), "browse").run_test(size=(80, 24)) as pilot:
         browser = await opened(pilot, FakeStore(KEYS), "")
         await browser.press("g")
-        await browser.answer(InputDialog, "oss://127/dataset/imagenet/ILSVRC/Data/tr")
-        await browser.until(lambda: "names that begin with tr" in browser.text)
+        await browser.answer(PromptScreen, "oss://127/dataset/imagenet/ILSVRC/Data/tr")
+        await browser.until(lambda: "names beginning with tr" in browser.text)
         assert "train/" in browser.text
 
 
@@ -775,12 +787,12 @@ async def test_the_profile_opens_when_it_is_there(make_app: AppMaker) -> None:
 
 async def test_the_sample_dataset_shows_once_it_has_arrived(make_app: AppMaker) -> None:
     store = FakeStore()
-    found = services(store, stages=[Stage("upload", StageState.ACTIVE)])
+    found = services(store, stages=[PreparationStage("upload", StageState.ACTIVE)])
     async with make_app(found, "browse").run_test(size=(80, 24)) as pilot:
         browser = await opened(pilot, store, "")
         assert "Preparing the sample dataset: upload" in browser.text
         store.keys["dataset/manifest.json"] = 1
-        found.stages = [Stage("upload", StageState.DONE)]
+        found.stages = [PreparationStage("upload", StageState.DONE)]
         await browser.until(lambda: "dataset/" in browser.text)
         assert "1 folder" in browser.text
 
@@ -791,7 +803,7 @@ async def test_a_bucket_that_cannot_be_used_any_more_is_left(make_app: AppMaker)
     app = make_app(found, "browse")
     async with app.run_test(size=(80, 24)) as pilot:
         browser = await opened(pilot, store, "")
-        await browser.until(lambda: "a.pt" in browser.text and not app._undecided)
+        await browser.until(lambda: "a.pt" in browser.text and not app._opens_setup)
         found.stand(NoCredentials(profile=store.profile))
         await browser.until(lambda: "No credentials for profile sandbox." in browser.text)
         assert "a.pt" not in browser.text

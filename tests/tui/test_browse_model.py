@@ -10,7 +10,7 @@ import numpy as np
 from ossconsole.config.errors import ConsoleError
 from ossconsole.storage.listing import SortKey
 from ossconsole.storage.objects import ListPage, ObjectSummary
-from ossconsole.tui.browse.model import BrowseModel, Place
+from ossconsole.tui.browse.model import BrowseModel, CursorPosition
 from tests.storage.fake_source import WAIT_S, GatedSource, page
 
 
@@ -86,7 +86,7 @@ def test_up_remembers_the_folder_and_stops_at_the_top() -> None:
     watched.model.open("a/b/")
     assert watched.model.up()
     assert watched.model.prefix == "a/"
-    assert watched.model.wanted == Place(name="b/")
+    assert watched.model.pending_cursor == CursorPosition(name="b/")
     assert watched.model.up()
     assert not watched.model.up()
 
@@ -95,7 +95,7 @@ def test_a_refresh_shows_the_old_rows_until_the_new_are_all_there() -> None:
     watched = Watched()
     watched.model.open("")
     watched.gets(page(["1", "2", "3"]))
-    watched.model.selection.set(np.array([1], np.uint32), chosen=True)
+    watched.model.selection.set(np.array([1], np.uint32), selected=True)
     watched.model.refresh()
     watched.gets(page(["0", "1"], token="t"))
     assert watched.names == ["1", "2", "3"]
@@ -141,7 +141,7 @@ def test_many_rows_are_sorted_by_a_thread_and_the_old_order_shows_meanwhile() ->
     assert set(watched.names) == {f"{n:05d}" for n in range(30_000) if "1234" in f"{n:05d}"}
 
 
-def test_stop_keeps_what_came() -> None:
+def test_stop_keeps_the_loaded_rows() -> None:
     watched = Watched()
     watched.model.open("")
     watched.gets(page(["1"], token="t"))
@@ -160,7 +160,7 @@ def test_a_refresh_of_many_rows_is_put_in_order_by_a_thread() -> None:
     watched.until_settled()
     watched.model.sort_by(SortKey.SIZE)
     watched.until_settled()
-    watched.model.selection.set(np.array([7], np.uint32), chosen=True)
+    watched.model.selection.set(np.array([7], np.uint32), selected=True)
     watched.model.refresh()
     watched.gets(ListPage([*objects[:5], *objects[6:]], [], ""))
     assert len(watched.names) == 30_000  # the old rows, as the new ones are being sorted

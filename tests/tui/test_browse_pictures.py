@@ -1,4 +1,4 @@
-"""The Browse screen as it looks, pane by pane and dialog by dialog; 80x24 and 120x40."""
+"""Snapshots of the Browse screen, pane by pane and dialog by dialog; 80x24 and 120x40."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from ossconsole.storage.jobs.download import Download
 from ossconsole.storage.jobs.job import ProgressLedger
 from ossconsole.storage.listing import ListingState
 from ossconsole.storage.multipart import UnfinishedUpload
-from ossconsole.tui.browse.checkpoints import CompareScreen
+from ossconsole.tui.browse.checkpoints import CheckpointCompareScreen
 from ossconsole.tui.browse.screen import BrowseScreen
-from ossconsole.tui.kit.dialogs import InputDialog, ListDialog, PictureScreen, TextDialog, TypedConfirm
+from ossconsole.tui.kit.dialogs import ImageScreen, ListScreen, PromptScreen, TextScreen, TypedConfirmScreen
 from ossconsole.tui.kit.glyphs import ASCII
 from tests.tui.browse_store import MemoryStore
 from tests.tui.conftest import AppMaker
@@ -136,13 +136,13 @@ async def nothing(browser: Browser) -> None:
     """The screen as it opens."""
 
 
-async def chosen(browser: Browser) -> None:
+async def selected(browser: Browser) -> None:
     await browser.press("space", "space", "s", "slash", "n", "enter")
 
 
 async def sheet(browser: Browser) -> None:
     await browser.press("p")
-    await browser.until(lambda: browser.screen.detail and browser.screen.detail.pictures)
+    await browser.until(lambda: browser.screen.detail and browser.screen.detail.images)
     if browser.pilot.app.size.width < 110:
         await browser.press("w")
 
@@ -154,7 +154,7 @@ async def findings(browser: Browser) -> None:
     browser.screen.store.data[f"{DATA}/train/bees/0.u8"] = b"short"
     await browser.press("f")
     await browser.until(lambda: browser.screen.detail and browser.screen.detail.findings)
-    browser.screen.jobs.clear()
+    browser.screen.console.jobs.clear()
     await browser.press("end")
     browser.screen.redraw()
 
@@ -166,7 +166,7 @@ async def full(browser: Browser) -> None:
 
 async def deleting(browser: Browser) -> None:
     await browser.press("a", "x")
-    await browser.until(lambda: isinstance(browser.pilot.app.screen, TypedConfirm))
+    await browser.until(lambda: isinstance(browser.pilot.app.screen, TypedConfirmScreen))
     # That the count before it has ended is told by the next tick, whenever that comes.
     await browser.until(lambda: browser.notices)
     browser.pilot.app.clear_notifications()
@@ -176,12 +176,12 @@ async def deleting(browser: Browser) -> None:
 
 async def downloading(browser: Browser) -> None:
     await browser.press("d")
-    await browser.until(lambda: isinstance(browser.pilot.app.screen, InputDialog))
+    await browser.until(lambda: isinstance(browser.pilot.app.screen, PromptScreen))
 
 
 async def bookmarks(browser: Browser) -> None:
     await browser.press("b", "apostrophe")
-    await browser.until(lambda: isinstance(browser.pilot.app.screen, ListDialog))
+    await browser.until(lambda: isinstance(browser.pilot.app.screen, ListScreen))
 
 
 async def working(browser: Browser) -> None:
@@ -195,14 +195,14 @@ async def working(browser: Browser) -> None:
         job.ledger.reach("a", done)
         if failed:
             job.fail("b", StorageError("gone"))
-        browser.screen.jobs.append(job)
+        browser.screen.console.jobs.append(job)
     browser.screen.redraw()
 
 
 async def jobs(browser: Browser) -> None:
     await working(browser)
     await browser.press("J")
-    await browser.until(lambda: isinstance(browser.pilot.app.screen, ListDialog))
+    await browser.until(lambda: isinstance(browser.pilot.app.screen, ListScreen))
 
 
 async def comparing(browser: Browser) -> None:
@@ -212,30 +212,30 @@ async def comparing(browser: Browser) -> None:
     browser.screen.open_folder("pair/")
     await browser.until(lambda: browser.screen.model.rows.count == 2)
     await browser.press("a", "equals_sign")
-    await browser.until(lambda: isinstance(browser.pilot.app.screen, CompareScreen))
+    await browser.until(lambda: isinstance(browser.pilot.app.screen, CheckpointCompareScreen))
 
 
 async def picture(browser: Browser) -> None:
     await browser.press("i")
-    await browser.until(lambda: isinstance(browser.pilot.app.screen, PictureScreen))
+    await browser.until(lambda: isinstance(browser.pilot.app.screen, ImageScreen))
 
 
 async def uploads(browser: Browser) -> None:
     await browser.press("U")
-    await browser.until(lambda: isinstance(browser.pilot.app.screen, ListDialog))
+    await browser.until(lambda: isinstance(browser.pilot.app.screen, ListScreen))
 
 
 async def buckets(browser: Browser) -> None:
     await browser.press("o")
-    await browser.until(lambda: isinstance(browser.pilot.app.screen, ListDialog))
+    await browser.until(lambda: isinstance(browser.pilot.app.screen, ListScreen))
 
 
 async def address(browser: Browser) -> None:
     await browser.goes_to("notes.json")
     await browser.press("y")
-    await browser.until(lambda: isinstance(browser.pilot.app.screen, ListDialog))
+    await browser.until(lambda: isinstance(browser.pilot.app.screen, ListScreen))
     await browser.press("enter")
-    await browser.until(lambda: isinstance(browser.pilot.app.screen, TextDialog))
+    await browser.until(lambda: isinstance(browser.pilot.app.screen, TextScreen))
 
 
 async def failed(browser: Browser) -> None:
@@ -248,7 +248,7 @@ async def failed(browser: Browser) -> None:
 PICTURES: dict[str, tuple[str, str, Callable[[Browser], Any]]] = {
     "bucket": ("", "", nothing),
     "names": ("names/", "", nothing),
-    "chosen": ("", "", chosen),
+    "selected": ("", "", selected),
     "checkpoint": ("checkpoints/", "resnet18.pt", nothing),
     "hostile": ("checkpoints/", "hostile.pt", nothing),
     "sample": (f"{DATA}/train/ants/", "0.u8", nothing),
@@ -300,15 +300,13 @@ def test_pictures(
             field.cursor_blink = False
         await pilot.pause()
 
-    monkeypatch.setattr("ossconsole.tui.browse.screen.object_details", details)
-    monkeypatch.setattr("ossconsole.tui.browse.object_commands.versioning", lambda _: Versioning.ENABLED)
+    monkeypatch.setattr("ossconsole.tui.browse.detail.object_details", details)
+    monkeypatch.setattr("ossconsole.tui.browse.commands.versioning", lambda _: Versioning.ENABLED)
     unfinished = [UnfinishedUpload("big/one.tar", "0004B9", int(START), 12, 100 << 20)]
-    monkeypatch.setattr("ossconsole.tui.browse.object_commands.list_uploads", lambda *_: unfinished)
-    monkeypatch.setattr(
-        "ossconsole.tui.browse.object_commands.presigned_url", lambda *_: "http://127.0.0.1:9000/signed"
-    )
-    monkeypatch.setattr("ossconsole.tui.browse.screen._REST_BEFORE_READING_S", 0.01)
-    monkeypatch.setattr("ossconsole.tui.browse.object_commands.Path.cwd", lambda: Path("/data"))
+    monkeypatch.setattr("ossconsole.tui.browse.commands.list_uploads", lambda *_: unfinished)
+    monkeypatch.setattr("ossconsole.tui.browse.commands.presigned_url", lambda *_: "http://127.0.0.1:9000/signed")
+    monkeypatch.setattr("ossconsole.tui.browse.screen._READ_DELAY_S", 0.01)
+    monkeypatch.setattr("ossconsole.tui.browse.commands.Path.cwd", lambda: Path("/data"))
     services = FakeServices(stores=dict.fromkeys(EndpointKind, store))  # type: ignore[arg-type]
     assert snap_compare(make_app(services, "browse"), terminal_size=size, run_before=prepare)
 

@@ -50,7 +50,7 @@ def test_nothing_changed_is_nothing_sent() -> None:
     assert _differences(made([[("same", "text")]]), made([[("same", "text")]]), WIDTH) == []
 
 
-def test_what_stands_between_two_changes_is_left_alone() -> None:
+def test_cells_between_two_changes_are_not_sent() -> None:
     old = made([[("1", "text"), (" of many ", "dim"), ("2", "text")]])
     new = made([[("3", "text"), (" of many ", "dim"), ("4", "text")]])
     assert [(region.x, region.width) for region in _differences(old, new, WIDTH)] == [(0, 1), (10, 1)]

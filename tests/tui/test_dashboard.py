@@ -16,11 +16,11 @@ from ossconsole.telemetry.view import RunView
 from ossconsole.tui.kit.glyphs import ASCII, BRAILLE, SETS, Glyphs
 from ossconsole.tui.kit.plot import large
 from ossconsole.tui.kit.text import Line
-from ossconsole.tui.train import compare, eventlog, headline, machine
+from ossconsole.tui.train import compare, headline, machine
+from ossconsole.tui.train import dashboard as eventlog
 from ossconsole.tui.train import headline as tiles
 from ossconsole.tui.train.charts import SPEED, TimeAxis, chart, chart_specs
-from ossconsole.tui.train.context import Context
-from ossconsole.tui.train.monitor import RunMonitor
+from ossconsole.tui.train.monitor import DashboardContext, RunMonitor
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import START, FakeRun, FakeServices, Script, gpu, host, sample
 from tests.tui.screens import settle, shown
@@ -51,7 +51,7 @@ def test_no_panel_breaks_at_any_size(size: tuple[int, int], glyphs: object) -> N
     empty, busy = RunView(), reduced(full())
     busy.apply(events.Telemetry(time=START + 1, gpus=tuple(gpu(index) for index in range(8)), host=host()))
     for view in (empty, busy):
-        context = Context(view, START + 200, glyphs)  # type: ignore[arg-type]
+        context = DashboardContext(view, START + 200, glyphs)  # type: ignore[arg-type]
         window = TimeAxis().window(view, context.now)
         drawn = [
             headline.verdict(context, width, height),
@@ -69,7 +69,7 @@ def test_no_panel_breaks_at_any_size(size: tuple[int, int], glyphs: object) -> N
 
 def test_ascii_is_ascii() -> None:
     view = reduced(full())
-    context = Context(view, view.last_time or 0.0, ASCII)
+    context = DashboardContext(view, view.last_time or 0.0, ASCII)
     window = TimeAxis().window(view, context.now)
     lines = [
         *headline.verdict(context, 100, 2),
@@ -86,9 +86,9 @@ def test_ascii_is_ascii() -> None:
     assert strange <= {"±", "–"}, "words may hold them; what is drawn may not"
 
 
-def test_the_curve_takes_the_endpoints_colour_and_the_lane_its_glyph() -> None:
+def test_the_curve_has_the_colour_of_the_endpoint_and_the_lane_its_glyph() -> None:
     view = reduced(full())
-    context = Context(view, view.last_time or 0.0, BRAILLE)
+    context = DashboardContext(view, view.last_time or 0.0, BRAILLE)
     lines = chart(context, SPEED, TimeAxis().window(view, context.now), 80, 8)
     assert {style for _, style in lines[3].pieces} >= {"standard", "accelerated"}
     lane = lines[-2].text
@@ -100,7 +100,7 @@ def test_many_switches_keep_the_glyphs_and_drop_the_colours() -> None:
     for _ in range(12):
         script.switch(script.endpoint.other, ahead=0).steps(6, wait=0.1)
     view = reduced(script)
-    context = Context(view, view.last_time or 0.0, BRAILLE)
+    context = DashboardContext(view, view.last_time or 0.0, BRAILLE)
     lines = chart(context, SPEED, TimeAxis().window(view, context.now), 120, 8)
     assert all(len(line.pieces) <= 4 for line in lines[1:-2])
     assert lines[-2].text.count("▲") >= 5
@@ -109,18 +109,18 @@ def test_many_switches_keep_the_glyphs_and_drop_the_colours() -> None:
 def test_a_replay_names_no_key_that_it_has_not() -> None:
     view = reduced(Script().state(RunState.RUNNING).steps(40))
     live, replayed, auto = (
-        text(compare.comparison(Context(view, START, BRAILLE, **also), 40, 8))
-        for also in ({}, {"steered": False}, {"auto_words": "auto-A/B: visit 1"})
+        text(compare.comparison(DashboardContext(view, START, BRAILLE, **also), 40, 8))
+        for also in ({}, {"has_controls": False}, {"comparison_status": "auto-A/B: visit 1"})
     )
     assert "press e to measure accelerated" in live
-    assert "accelerated is not measured yet" in replayed
-    assert "accelerated is not measured yet" in auto
+    assert "accelerated not measured yet" in replayed
+    assert "accelerated not measured yet" in auto
 
 
-def test_percentages_are_told_as_finely_as_they_are_read() -> None:
+def test_percentages_show_with_the_precision_that_is_read() -> None:
     for wait, words in ((0.2, r" \d\d % "), (0.001, r" 0\.\d % ")):
         view = reduced(Script().state(RunState.RUNNING).steps(40, wait=wait, compute=0.196))
-        context = Context(view, view.last_time or 0.0, BRAILLE)
+        context = DashboardContext(view, view.last_time or 0.0, BRAILLE)
         waits = chart_specs(view, raw=False, log=False)[0]
         assert re.search(words, chart(context, waits, TimeAxis().window(view, context.now), 60, 6)[0].text)
 
@@ -129,7 +129,7 @@ def test_a_gpu_that_fell_off_the_bus_says_so() -> None:
     view = RunView()
     lost = GpuSample(index=1, problem="This GPU fell off the bus.")
     view.apply(events.Telemetry(time=START, gpus=(gpu(0), lost), host=host()))
-    shown_lines = text(machine.machine(Context(view, START, BRAILLE), 100, 4))
+    shown_lines = text(machine.machine(DashboardContext(view, START, BRAILLE), 100, 4))
     assert "GPU 1  This GPU fell off the bus." in shown_lines
     assert "GPU 0" in shown_lines
 
@@ -138,8 +138,8 @@ def test_throttling_and_missing_figures_of_a_gpu() -> None:
     view = RunView()
     odd = gpu(0, power=None, temperature=None, throttle=("power cap",))
     view.apply(events.Telemetry(time=START, gpus=(odd,)))
-    line = text(machine.machine(Context(view, START, BRAILLE), 120, 3))
-    assert "held back: power cap" in line
+    line = text(machine.machine(DashboardContext(view, START, BRAILLE), 120, 3))
+    assert "throttled: power cap" in line
     assert "power " not in line.replace("power cap", "")
 
 
@@ -205,14 +205,14 @@ async def test_zoom_crosshair_log_and_raw(make_app: AppMaker) -> None:
         assert "  all ─" in shown(app)
 
 
-async def test_the_learning_rate_is_checked_before_it_is_asked_for(make_app: AppMaker) -> None:
+async def test_the_learning_rate_is_checked_before_it_is_set(make_app: AppMaker) -> None:
     run = FakeRun(list(full().events))
     app = make_app(FakeServices(run=run))
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(pilot)
         await pilot.press("l", *"-1", "enter")
         await settle(pilot)
-        assert "greater than 0" in shown(app)
+        assert "is not a learning rate" in shown(app)
         await pilot.press("home", "delete", "delete", *"0.01", "enter")
         await settle(pilot)
     assert run.asked == [("set_lr", 0.01)]
@@ -264,7 +264,7 @@ async def test_the_way_of_a_checkpoint_is_shown_until_it_is_written(make_app: Ap
 
 
 @pytest.mark.parametrize(("key", "words"), [("b", "warm cache"), ("g", "memory clock 5000 MHz")])
-async def test_what_has_no_room_is_a_key_away(make_app: AppMaker, key: str, words: str) -> None:
+async def test_a_key_shows_what_does_not_fit(make_app: AppMaker, key: str, words: str) -> None:
     script = full()
     services = FakeServices(
         run=FakeRun(list(script.events)), sample=sample([gpu(index) for index in range(8)], at=script.time)
@@ -284,7 +284,7 @@ async def test_what_has_no_room_is_a_key_away(make_app: AppMaker, key: str, word
 
 def test_a_diverged_loss_leaves_a_gap_in_both_curves() -> None:
     view = reduced(Script().state(RunState.RUNNING).steps(30).steps(10, loss=None).steps(30))
-    context = Context(view, view.last_time or 0.0, BRAILLE)
+    context = DashboardContext(view, view.last_time or 0.0, BRAILLE)
     window = TimeAxis().window(view, context.now)
     for raw in (False, True):
         spec = chart_specs(view, raw=raw, log=False)[1]
@@ -299,7 +299,7 @@ def test_the_loss_as_measured_lies_behind_the_smoothed_one(glyphs: Glyphs) -> No
     for loss in (1.0, 3.0) * 30:
         script.steps(1, loss=loss)
     view = reduced(script)
-    context = Context(view, view.last_time or 0.0, glyphs)
+    context = DashboardContext(view, view.last_time or 0.0, glyphs)
     window = TimeAxis().window(view, context.now)
     both, alone = (chart(context, chart_specs(view, raw=raw, log=False)[1], window, 60, 9) for raw in (False, True))
     assert "smoothed 2.05  raw 3.00" in both[0].text
@@ -314,25 +314,25 @@ def test_the_loss_as_measured_lies_behind_the_smoothed_one(glyphs: Glyphs) -> No
     assert all(style != "dim" for line in alone[1:] for _, style in line.pieces[2:])
 
 
-def test_a_step_is_told_in_its_parts() -> None:
+def test_the_step_time_shows_in_its_parts() -> None:
     view = reduced(Script().state(RunState.RUNNING).steps(30))
-    lines = headline.verdict(Context(view, view.last_time or 0.0, BRAILLE), 200, 2)
+    lines = headline.verdict(DashboardContext(view, view.last_time or 0.0, BRAILLE), 200, 2)
     assert "= wait 40" in lines[0].text
     assert "copy 4.0 + compute 200" in lines[0].text
     slow = reduced(Script().state(RunState.RUNNING).steps(30, compute=1.2))
-    lines = headline.verdict(Context(slow, slow.last_time or 0.0, BRAILLE), 200, 2)
+    lines = headline.verdict(DashboardContext(slow, slow.last_time or 0.0, BRAILLE), 200, 2)
     assert "+ copy 0.00 + compute 1.20" in lines[0].text, "all in seconds"
 
 
-def test_a_mig_instance_says_what_nvml_does_not_tell() -> None:
+def test_a_mig_instance_says_that_nvml_has_no_utilization() -> None:
     view = RunView()
     instance = gpu(0, mig=1, utilization=None, problem="MIG is on: NVML reports no utilization for an instance.")
     view.apply(events.Telemetry(time=START, gpus=(instance,), host=host()))
-    context = Context(view, START, BRAILLE)
+    context = DashboardContext(view, START, BRAILLE)
     line = text(machine.machine(context, 100, 2))
-    assert "GPU 0.1  util not told (MIG)" in line
+    assert "GPU 0.1  utilization n/a (MIG)" in line
     assert "4.1/15 GiB" in line
-    assert "NVML reports no utilization for an instance." in text(machine.details(context, 78))
+    assert "NVML reports no utilization for an instance." in text(machine.detail_lines(context, 78))
 
 
 def test_auto_compare_says_when_the_ratio_is_known() -> None:
@@ -367,28 +367,28 @@ def decided() -> RunView:
 @pytest.mark.parametrize("auto", ["", "auto-A/B: 7/9 pairs, goal ± 5 %"])
 def test_a_decided_ratio_is_the_largest_thing(auto: str) -> None:
     view = decided()
-    lines = compare.comparison(Context(view, START, ASCII, auto_words=auto), 34, 7)
+    lines = compare.comparison(DashboardContext(view, START, ASCII, comparison_status=auto), 34, 7)
     assert len(lines) == 7
     told = text(lines)
     assert all(row in told for row in large(view.comparison.ratio, ASCII))
     assert view.comparison.ratio in told  # with its interval below
     assert "samples/s" in told
-    few = text(compare.comparison(Context(reduced(full()), START, ASCII), 34, 7))
+    few = text(compare.comparison(DashboardContext(reduced(full()), START, ASCII), 34, 7))
     assert "|_" not in few, "an undecided ratio is not shown in large figures"
 
 
-def test_a_run_that_ended_before_the_first_look_collects_nothing_more() -> None:
+def test_a_run_that_ended_before_the_first_evaluation_collects_no_more() -> None:
     view = reduced(full())
-    assert "collecting 1/6 pairs" in text(compare.comparison(Context(view, START, BRAILLE), 40, 8))
+    assert "collecting 1/6 pairs" in text(compare.comparison(DashboardContext(view, START, BRAILLE), 40, 8))
     view.apply(events.State(time=view.last_time or 0.0, state=RunState.STOPPED))
-    assert "too short: 1 of 6 pairs" in text(compare.comparison(Context(view, START, BRAILLE), 40, 8))
+    assert "too short: 1 of 6 pairs" in text(compare.comparison(DashboardContext(view, START, BRAILLE), 40, 8))
 
 
-def test_the_detail_view_tells_the_conditions() -> None:
-    told = text(compare.details(Context(decided(), START, BRAILLE), 78))
+def test_the_detail_lines_name_the_conditions() -> None:
+    told = text(compare.detail_lines(DashboardContext(decided(), START, BRAILLE), 78))
     assert "conditions: 8 pairs" in told
     assert "batch 64, 2 workers" in told
-    assert "typical step, blind to stalls" in told
+    assert "typical step, stalls excluded" in told
 
 
 def test_a_control_names_the_steps_of_one_endpoint_by_turns_and_finds_one() -> None:
@@ -432,7 +432,7 @@ def test_a_control_ends_where_the_run_changes_the_endpoint() -> None:
     ("end", "words"),
     [("switch", "auto-A/B ended, the accelerated endpoint failed: "), ("over", "auto-A/B ended, the run is over: ")],
 )
-def test_auto_compare_ends_with_what_ends_the_comparison(end: str, words: str) -> None:
+def test_auto_compare_ends_with_the_comparison(end: str, words: str) -> None:
     script = Script().state(RunState.RUNNING).steps(20).switch(ACCELERATED, "auto A/B").steps(8, wait=0.05)
     run = FakeRun(list(script.events))
     monitor = RunMonitor(FakeServices(run=run), clock=lambda: script.time)  # type: ignore[arg-type]
@@ -450,7 +450,7 @@ def test_auto_compare_ends_with_what_ends_the_comparison(end: str, words: str) -
     assert sum(line.text.startswith(words) for line in monitor.view.log) == 1
 
 
-def test_a_run_of_another_process_tells_of_the_machine_itself() -> None:
+def test_the_telemetry_of_a_run_of_another_process_is_used() -> None:
     script = Script().state(RunState.RUNNING).steps(5)
     theirs = events.Telemetry(time=START + 100, gpus=(gpu(0, power=321.0),), host=host())
     run = FakeRun([*script.events, theirs])
@@ -461,4 +461,6 @@ def test_a_run_of_another_process_tells_of_the_machine_itself() -> None:
     services.sample = sample([gpu(0, power=1.0)], at=START + 120)
     monitor.pull()
     assert monitor.view.telemetry is not None
-    assert monitor.view.telemetry.gpus[0].power == 1.0, "when nothing was told for a while, our own look counts"
+    assert monitor.view.telemetry.gpus[0].power == 1.0, (
+        "without telemetry of the run for a while, our own sample counts"
+    )

@@ -21,15 +21,14 @@ from ossconsole.dataset.upload.journal import Failure
 from ossconsole.dataset.upload.plan import UploadPlan
 from ossconsole.dataset.upload.settings import UploadSettings
 from ossconsole.telemetry import events
-from ossconsole.tui.console import Stage, StageState
+from ossconsole.tui.console import PreparationStage, StageState
 from ossconsole.tui.kit.dialogs import (
     Choice,
     ConfirmScreen,
-    InputDialog,
-    ListDialog,
+    ListScreen,
     PromptScreen,
-    TextDialog,
-    TypedConfirm,
+    TextScreen,
+    TypedConfirmScreen,
 )
 from ossconsole.tui.kit.text import Line
 from ossconsole.tui.kit.textual_internals import TerminalGuard
@@ -75,7 +74,7 @@ def services(text: str) -> SetupServices:
     progress = upload_progress(workers=(text,), recent_failures=(Failure(text, text, text, text),), error=text)
     return SetupServices(
         profile=profile,
-        stages=(Stage(text, StageState.FAILED, text),),
+        stages=(PreparationStage(text, StageState.FAILED, text),),
         run=FakeRun(script.events),
         upload=FakeUpload(progress, settings=UploadSettings(source=text)),  # type: ignore[arg-type]
         stores={
@@ -104,17 +103,16 @@ async def visit(make_app: AppMaker, text: str) -> None:
         await settle(pilot)
         check(app)
         await pilot.press("escape")
-        app.tell(ConsoleError(text, remedy=text))
+        app.show_error(ConsoleError(text, remedy=text))
         app.notify(text, markup=False)
         await pilot.pause()
         check(app)
         for screen in (
-            InputDialog("Title", text, text, check=refuse),
-            TypedConfirm("Title", text, text),
-            ListDialog("Title", [Line((text, "text"))]),
-            TextDialog("Title", text, text, Path("nowhere")),
+            PromptScreen("Title", text, text, check=refuse),
+            TypedConfirmScreen("Title", text, word=text, button="Delete"),
+            ListScreen("Title", [Line((text, "text"))]),
+            TextScreen("Title", text, text, Path("nowhere")),
             ConfirmScreen("Title", text, (Choice("", "Stay"),)),
-            PromptScreen("Title", text, text, lambda _: text),
             ProfileForm(found.setup.profile),
         ):
             app.push_screen(screen)
@@ -142,7 +140,7 @@ def test_every_screen_and_dialog(make_app: AppMaker) -> None:
 
 
 @pytest.mark.parametrize("glyphs", ["ascii", "braille"])
-async def test_what_acts_on_a_terminal_is_spelled_out(make_app: AppMaker, glyphs: str) -> None:
+async def test_control_characters_are_spelled_out(make_app: AppMaker, glyphs: str) -> None:
     from ossconsole.tui.kit.glyphs import SETS
 
     app = make_app(services(WORST), "train", now=START + 5, glyph_set=SETS[glyphs])

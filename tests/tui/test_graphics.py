@@ -1,4 +1,4 @@
-"""The terminal's own graphics: chosen by name, and never by asking, as the answer would arrive as keys."""
+"""The terminal's own graphics: selected by name, never by a query, whose answer would arrive as keys."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from textual.app import App, ComposeResult
 
-from ossconsole.tui.kit.detail_view import Graphics, graphics_of, picture_widget
+from ossconsole.tui.kit.scroll import Graphics, graphics_of, image_widget
 
 pytest.importorskip("textual_image")
 
@@ -32,7 +32,7 @@ pytest.importorskip("textual_image")
         ({}, Graphics.BLOCKS),
     ],
 )
-def test_the_terminal_is_told_by_its_name(environment: dict[str, str], expected: Graphics) -> None:
+def test_the_terminal_is_detected_by_its_name(environment: dict[str, str], expected: Graphics) -> None:
     assert graphics_of(environment) is expected
 
 
@@ -40,7 +40,7 @@ class PictureApp(App[None]):
     """One picture in the graphics named on the command line."""
 
     def compose(self) -> ComposeResult:
-        widget = picture_widget(np.full((32, 32, 3), 200, np.uint8), Graphics(sys.argv[1]))
+        widget = image_widget(np.full((32, 32, 3), 200, np.uint8), Graphics(sys.argv[1]))
         assert widget is not None
         yield widget
 
@@ -70,7 +70,7 @@ def run_in_pty(graphics: str, until: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(("graphics", "start"), [("kitty", b"\x1b_G"), ("sixel", b"\x1bP")])
-def test_the_picture_is_sent_and_nothing_is_asked(graphics: str, start: bytes) -> None:
+def test_the_image_is_sent_without_a_query(graphics: str, start: bytes) -> None:
     written = run_in_pty(graphics, start)
     assert start in written
     assert b"\x1b[16t" not in written  # the question for the size of a cell
@@ -78,7 +78,7 @@ def test_the_picture_is_sent_and_nothing_is_asked(graphics: str, start: bytes) -
 
 
 def test_half_blocks_are_all_there_is_without_them() -> None:
-    assert picture_widget(np.zeros((2, 2, 3), np.uint8), Graphics.BLOCKS) is None
+    assert image_widget(np.zeros((2, 2, 3), np.uint8), Graphics.BLOCKS) is None
 
 
 if __name__ == "__main__":

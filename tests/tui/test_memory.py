@@ -48,20 +48,20 @@ def test_the_file_is_private_in_a_folder_that_others_may_enter() -> None:
         b'{"train/a": {"epochs": [1]}}',
     ],
 )
-def test_a_damaged_file_is_set_aside_under_a_name_that_is_told(damaged: bytes) -> None:
+def test_a_damaged_file_is_set_aside_and_its_copy_is_named(damaged: bytes) -> None:
     path = state_dir() / "forms.json"
     path.write_bytes(damaged)
     assert memory.recall("look", "") == memory.recall("train", "one") == {}
-    told = memory.check()
+    text = memory.check()
     (kept,) = state_dir().glob("forms.json.damaged-*")
-    assert kept.name in told
+    assert kept.name in text
     assert kept.read_bytes() == damaged
     assert memory.check() == ""
     assert memory.remember("train", "one", {"epochs": 4}) == ""
     assert memory.recall("train", "one") == {"epochs": 4}
 
 
-def test_what_fits_survives_the_damage_of_the_rest() -> None:
+def test_valid_entries_survive_damaged_ones() -> None:
     memory.remember("bookmarks", "p/b", {"prefixes": ["a/"]})
     path = state_dir() / "forms.json"
     path.write_bytes(path.read_bytes().replace(b"{", b'{"look/": 5, ', 1))
@@ -72,7 +72,7 @@ def test_what_fits_survives_the_damage_of_the_rest() -> None:
 
 
 @pytest.mark.parametrize("obstacle", ["fifo", "folder", "loop", "device"])
-def test_what_is_no_file_is_told_at_once_and_left_alone(obstacle: str) -> None:
+def test_a_path_that_is_not_a_file_is_reported_and_not_changed(obstacle: str) -> None:
     path = state_dir() / "forms.json"
     if obstacle == "fifo":
         os.mkfifo(path)
@@ -87,7 +87,7 @@ def test_what_is_no_file_is_told_at_once_and_left_alone(obstacle: str) -> None:
     assert path.lstat().st_ino == before
 
 
-def test_a_state_folder_that_cannot_be_made_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_state_folder_that_cannot_be_created_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     (state_dir() / "file").touch()
     monkeypatch.setenv("OSSCONSOLE_STATE_DIR", str(state_dir() / "file"))
     assert memory.recall("look", "") == {}

@@ -44,7 +44,7 @@ def test_a_stretch_with_a_gap_inside_is_drawn_but_not_joined() -> None:
     assert [column is None for column in columns] == [False, True, True, False]
 
 
-def test_a_series_that_diverged_still_shows_what_was_finite() -> None:
+def test_a_diverged_series_still_shows_its_finite_values() -> None:
     series = Series()
     for at in range(20):
         series.append(at, math.nan if at > 10 else 1.0 + at)
@@ -74,7 +74,7 @@ def test_ceilings_are_round(value: float, expected: float) -> None:
 
 def test_a_logarithmic_scale_gives_each_decade_the_same_height() -> None:
     scale = plot.Scale(0.01, 100, log=True)
-    assert [round(scale.place(value), 3) for value in (0.01, 0.1, 1, 10, 100, 0)] == [0, 0.25, 0.5, 0.75, 1, 0]
+    assert [round(scale.position(value), 3) for value in (0.01, 0.1, 1, 10, 100, 0)] == [0, 0.25, 0.5, 0.75, 1, 0]
 
 
 floats = st.one_of(st.floats(allow_nan=True, allow_infinity=True), st.floats(-1e3, 1e3))

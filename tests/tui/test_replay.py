@@ -96,19 +96,19 @@ def test_skip_and_restart(record: Path) -> None:
     assert not replay.at_end
 
 
-def test_a_long_record_is_taken_in_by_pieces(record: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_record_is_applied_in_portions(record: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replay_module, "MAX_EVENTS_PER_PULL", 30)
     replay = Replay(record, clock=Clock())
     replay.playing = False
     replay.skip()
     replay.pull()
-    assert replay.behind
+    assert replay.has_backlog
     assert replay.now == replay.view.last_time
     assert 0 < replay.view.step < 30
     for _ in range(10):
         replay.pull()
     assert replay.at_end
-    assert not replay.behind
+    assert not replay.has_backlog
 
 
 def test_a_growing_record_is_followed(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.runs import RunRecord, record_path
 from ossconsole.tui.train.replay import ReplayScreen
-from ossconsole.tui.train.runs import CompareScreen, RunsScreen
+from ossconsole.tui.train.runs import RunCompareScreen, RunsScreen
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import START, FakeServices, Script
 from tests.tui.screens import settle, shown
@@ -64,7 +64,7 @@ async def test_enter_replays_to_the_same_figures(make_app: AppMaker, two_runs: t
         assert isinstance(app.screen, ReplayScreen)
         text = shown(app)
         assert f"REPLAY  {two_runs[0]}" in text
-        assert "✓ all of it" in text
+        assert "✓ end" in text
         assert "1 of 6 pairs, too few for a ratio" in text
         await pilot.press("escape")
         await settle(pilot)
@@ -83,7 +83,7 @@ async def test_two_marked_runs_are_compared(make_app: AppMaker, two_runs: tuple[
         await pilot.press("space", "space", "c")
         await settle(pilot)
         await settle(pilot)
-        assert isinstance(app.screen, CompareScreen)
+        assert isinstance(app.screen, RunCompareScreen)
         lines = [" ".join(line.split()) for line in shown(app).splitlines()]
     assert "batch size 64 32" in lines
     assert "state failed finished" in lines
@@ -113,7 +113,7 @@ async def test_without_runs_the_list_says_so(make_app: AppMaker) -> None:
         await pilot.press("r")
         await settle(pilot)
         await settle(pilot)
-        assert "No run yet." in shown(app)
+        assert "No recorded runs." in shown(app)
         await pilot.press("enter", "space", "c", "x", "escape")
         await settle(pilot)
         assert app.current_mode == "train"

@@ -1,4 +1,4 @@
-"""The Setup screen: what is in force and why, proof that it works, and every change through its dialog."""
+"""The Setup screen: settings with their origin, the test of the bucket, and each change through its dialog."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from ossconsole.config.metadata import Instance
 from ossconsole.config.profiles import Settings, load_settings, save_settings, settings_path
 from ossconsole.storage.probe.report import Stage, Step, StepStatus
 from ossconsole.tui.app import ConsoleApp
-from ossconsole.tui.console import AcceleratorState, Failed, NoCredentials, Ready
-from ossconsole.tui.kit.form import FormScreen
+from ossconsole.tui.console import AcceleratorState, NoCredentials, Ready, Unavailable
+from ossconsole.tui.kit.dialogs import FormScreen
+from ossconsole.tui.setup.panels import ProbeState
 from ossconsole.tui.setup.profiles import ProfileForm, ProfilesScreen
-from ossconsole.tui.setup.proof import Proof
 from ossconsole.tui.setup.screen import SetupScreen
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import REAL, SECRET, START
@@ -62,7 +62,7 @@ async def press(pilot: Pilot[str], *keys: str) -> None:
 
 async def confirm(pilot: Pilot[str], word: str) -> None:
     """Types the word that a costly change asks for."""
-    pilot.app.screen.query_one("#typed", Input).value = word
+    pilot.app.screen.query_one("#answer", Input).value = word
     await press(pilot, "enter")
 
 
@@ -125,7 +125,9 @@ async def test_an_instance_in_another_region_is_a_warning_with_its_reason(make_a
     assert "cannot be reached from here" in text
 
 
-@pytest.mark.parametrize(("left_s", "words"), [(5 * 3600, "ends in 5:00:00"), (90, "ends in 1:30"), (-1, "ended")])
+@pytest.mark.parametrize(
+    ("left_s", "words"), [(5 * 3600, "expires in 5:00:00"), (90, "expires in 1:30"), (-1, "expired")]
+)
 async def test_the_end_of_temporary_credentials_counts_down(make_app: AppMaker, left_s: int, words: str) -> None:
     end = datetime.fromtimestamp(START + left_s, timezone.utc)
     services = setup_services()
@@ -146,23 +148,29 @@ async def test_renewed_credentials_are_shown(make_app: AppMaker) -> None:
     async with app.run_test(size=SMALL) as pilot:
         await settle(pilot)
         await settle(pilot)
-        assert "ends in 1:00" in shown(app)
+        assert "expires in 1:00" in shown(app)
         later = datetime.fromtimestamp(START + 7200, timezone.utc)
         services.pair = replace(services.pair, expiration=later)
-        app.monitor._clock = lambda: START + 40
+        app._clock = lambda: START + 40
         await settle(pilot)
         await settle(pilot)
-        assert "ends in 1:59:20" in shown(app)
+        assert "expires in 1:59:20" in shown(app)
 
 
-async def test_a_proof_shows_both_endpoints_side_by_side(make_app: AppMaker) -> None:
+async def test_a_probe_shows_both_endpoints_side_by_side(make_app: AppMaker) -> None:
     app = make_app(setup_services(all_good()), "setup")
     async with app.run_test(size=SMALL) as pilot:
         await settle(pilot)
         await press(pilot, "c")
         await settle(pilot)
         text = shown(app)
-    for words in ("✓ DNS 1.0 ✓ TCP 2.0 ✓ TLS 9.0", "manifest there", "1000+ objects", "16.6", "15.9, read again 141.0"):
+    for words in (
+        "✓ DNS 1.0 ✓ TCP 2.0 ✓ TLS 9.0",
+        "manifest there",
+        "1000+ objects",
+        "16.6",
+        "15.9, second read 141.0",
+    ):
         assert words in text, words
     assert "✓ delete  ✓ list  ✓ put  ✓ get  ✓ multipart" in text
 
@@ -173,22 +181,22 @@ async def test_steps_show_as_they_come(make_app: AppMaker) -> None:
         await settle(pilot)
         screen = app.screen
         assert isinstance(screen, SetupScreen)
-        screen._proof = Proof()
+        screen._probe = ProbeState()
         for step in half_way():
-            screen._proof.on_step(step)
+            screen._probe.on_step(step)
         app.tick()
         await pilot.pause()
         text = shown(app)
         assert "✓ 21 ms manifest there" in text
         assert "▶ TLS" in text
-        assert screen.check_action("prove", ()) is None
-        screen._proof.on_step(good(half_way()[-1].kind, Stage.TLS))
+        assert screen.check_action("test", ()) is None
+        screen._probe.on_step(good(half_way()[-1].kind, Stage.TLS))
         app.tick()
         await pilot.pause()
         assert "✓ TLS 9.0" in shown(app)
 
 
-async def test_what_fails_is_told_with_its_remedy_and_in_full_in_the_report(make_app: AppMaker) -> None:
+async def test_failures_show_with_their_remedy_and_in_full_in_the_report(make_app: AppMaker) -> None:
     app = make_app(setup_services(accelerated_unreachable()), "setup")
     async with app.run_test(size=SMALL) as pilot:
         await settle(pilot)
@@ -198,7 +206,7 @@ async def test_what_fails_is_told_with_its_remedy_and_in_full_in_the_report(make
         assert "✗ TCP" in text
         assert "answers only inside the internal network of cn-hangzhou" in text
         assert "✗ delete" in text
-        assert "The rest: press d." in text
+        assert "Press d for the full report." in text
         await press(pilot, "d")
         report = shown(app)
         assert REQUEST_ID in report
@@ -209,7 +217,7 @@ async def test_what_fails_is_told_with_its_remedy_and_in_full_in_the_report(make
         assert top(app, SetupScreen)
 
 
-async def test_a_proof_that_cannot_begin_says_why(make_app: AppMaker) -> None:
+async def test_a_probe_that_cannot_begin_says_why(make_app: AppMaker) -> None:
     app = make_app(setup_services(error=ConsoleError("No credentials.", remedy="Enter a key.")), "setup")
     async with app.run_test(size=SMALL) as pilot:
         await settle(pilot)
@@ -251,7 +259,7 @@ async def test_the_accelerator_is_created_behind_its_cost_and_a_typed_name(make_
         assert "estimated CNY 0.10 per hour, CNY 70 per month, also while idle" in question
         await press(pilot, "escape")
         assert services.setup.asked == []
-        await until_shown(pilot, app, "Nothing proven yet")
+        await until_shown(pilot, app, "Not tested yet")
         await press(pilot, "a")
         await until_shown(pilot, app, "Create an accelerator")
         await type_into(pilot, "zone", "cn-hangzhou-j")
@@ -350,7 +358,7 @@ async def test_profiles_are_copied_renamed_and_deleted(make_app: AppMaker, profi
     assert services.used == []
 
 
-async def test_a_taken_name_is_refused(make_app: AppMaker, profiles: Settings) -> None:
+async def test_a_used_name_is_refused(make_app: AppMaker, profiles: Settings) -> None:
     app = make_app(setup_services(), "setup")
     async with app.run_test(size=SMALL) as pilot:
         await settle(pilot)
@@ -372,7 +380,7 @@ async def test_deleting_the_profile_in_use_leads_to_the_sandbox(make_app: AppMak
     assert load_settings().active == ""
 
 
-async def test_a_new_profile_takes_its_endpoints_from_the_region(make_app: AppMaker) -> None:
+async def test_a_new_profile_gets_its_endpoints_from_the_region(make_app: AppMaker) -> None:
     app = make_app(setup_services(), "setup")
     async with app.run_test(size=SMALL) as pilot:
         await settle(pilot)
@@ -401,7 +409,7 @@ async def test_plain_http_to_another_machine_asks_first(make_app: AppMaker, prof
         await press(pilot, "ctrl+s")
         assert top(app, ProfileForm)
         assert "has no TLS" in plain(app)
-        assert "save once more to use it all the same" in plain(app)
+        assert "save again to allow plain HTTP" in plain(app)
         await press(pilot, "ctrl+s")
         await settle(pilot)
         assert not top(app, ProfileForm)
@@ -451,7 +459,7 @@ async def test_a_wrong_value_is_said_at_its_field(make_app: AppMaker, profiles: 
     assert (services.reloads, services.used) == (1, [])
 
 
-async def test_a_broken_settings_file_is_told(make_app: AppMaker) -> None:
+async def test_a_broken_settings_file_is_reported(make_app: AppMaker) -> None:
     settings_path().write_text("[profiles.a]\nregio = 'x'\n")
     app = make_app(setup_services(), "setup")
     async with app.run_test(size=SMALL, notifications=True) as pilot:
@@ -482,11 +490,13 @@ async def test_a_key_is_written_where_the_connector_reads_it(make_app: AppMaker)
 
 @pytest.mark.parametrize(
     ("key_id", "secret", "end", "words"),
-    [("", "s", "", "AccessKey ID is missing"), ("a", "", "", "secret is missing"), ("a", "s", "tomorrow", "no time")],
+    [
+        ("", "s", "", "AccessKey ID is missing"),
+        ("a", "", "", "secret is missing"),
+        ("a", "s", "tomorrow", "is not a valid time"),
+    ],
 )
-async def test_a_key_that_cannot_be_right_is_refused(
-    make_app: AppMaker, key_id: str, secret: str, end: str, words: str
-) -> None:
+async def test_an_invalid_key_is_refused(make_app: AppMaker, key_id: str, secret: str, end: str, words: str) -> None:
     app = make_app(setup_services(), "setup")
     async with app.run_test(size=SMALL) as pilot:
         await settle(pilot)
@@ -498,7 +508,7 @@ async def test_a_key_that_cannot_be_right_is_refused(
     assert not connector_file().exists()
 
 
-async def test_the_pair_of_another_tool_is_taken_over(make_app: AppMaker) -> None:
+async def test_the_key_pair_of_another_tool_is_imported(make_app: AppMaker) -> None:
     ossutil_file().write_text(f"[default]\naccessKeyID=LTAI5tOssutil\naccessKeySecret={SECRET}\n")
     app = make_app(setup_services(), "setup")
     async with app.run_test(size=SMALL) as pilot:
@@ -548,7 +558,7 @@ async def test_large_screens_show_accelerator_connector_and_sources(make_app: Ap
 
 async def test_a_profile_without_a_way_in_can_still_be_set_up(make_app: AppMaker) -> None:
     services = setup_services(all_good())
-    services.stand(Failed(profile=REAL, reason="~/.alibabacloud/credentials is not JSON."))
+    services.stand(Unavailable(profile=REAL, reason="~/.alibabacloud/credentials is not JSON."))
     app = make_app(services, "setup")
     async with app.run_test(size=LARGE) as pilot:
         await settle(pilot)
@@ -566,15 +576,15 @@ async def test_a_profile_without_a_way_in_can_still_be_set_up(make_app: AppMaker
 
 async def test_without_credentials_it_says_what_to_do(make_app: AppMaker) -> None:
     services = setup_services()
-    services.stand(NoCredentials(profile=REAL, looked=("environment OSS_ACCESS_KEY_ID (not set)",)))
+    services.stand(NoCredentials(profile=REAL, searched=("environment OSS_ACCESS_KEY_ID (not set)",)))
     app = make_app(services, "setup")
     async with app.run_test(size=SMALL) as pilot:
         await settle(pilot)
         text = plain(app)
-        for words in ("imagenet-hz: no credentials", "k enters an AccessKey", "OSS_ACCESS_KEY_ID (not set)"):
+        for words in ("imagenet-hz: no credentials", "k enter an AccessKey", "OSS_ACCESS_KEY_ID (not set)"):
             assert words in text, words
         assert "Setup screen" not in text
-        assert "looking for them" not in text
+        assert "reading" not in text
         assert app.screen.check_action("accelerator", ()) is None
         services.stand(Ready(profile=REAL))  # as after `k` or `r`
         await settle(pilot)
@@ -582,7 +592,7 @@ async def test_without_credentials_it_says_what_to_do(make_app: AppMaker) -> Non
         assert "LTAI…d9Qz" in plain(app)
 
 
-async def test_options_of_the_command_line_stay_with_another_profile(make_app: AppMaker, profiles: Settings) -> None:
+async def test_command_line_options_still_apply_to_another_profile(make_app: AppMaker, profiles: Settings) -> None:
     services = setup_services()
     app = make_app(services, "setup")
     async with app.run_test(size=LARGE) as pilot:
@@ -590,18 +600,18 @@ async def test_options_of_the_command_line_stay_with_another_profile(make_app: A
         await press(pilot, "p", "down", "enter")
         await settle(pilot)
         (told,) = app._notifications
-        assert told.message.endswith("Options of the command line stay: --bucket.")
+        assert told.message.endswith("Command-line options still apply: --bucket.")
     assert services.used == ["beijing"]
     assert load_settings().active == "beijing"
     assert profiles.active == REAL.name
 
 
-def test_a_proof_orders_what_is_wrong() -> None:
-    proof = Proof()
+def test_a_probe_orders_its_problems() -> None:
+    probe = ProbeState()
     for step in accelerated_unreachable():
-        proof.on_step(step)
-    assert [step.status for step in proof.problems] == [StepStatus.FAIL, StepStatus.FAIL]
-    assert not proof.refused_with("NoSuchBucket")
-    assert proof.running
-    proof.finish(problem="over")
-    assert not proof.running
+        probe.on_step(step)
+    assert [step.status for step in probe.problems] == [StepStatus.FAIL, StepStatus.FAIL]
+    assert not probe.refused_with("NoSuchBucket")
+    assert probe.running
+    probe.finish(problem="over")
+    assert not probe.running

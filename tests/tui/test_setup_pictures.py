@@ -1,4 +1,4 @@
-"""The Setup screen as it looks: empty, proving, proven, failing, and its dialogs; 80x24 and 120x40."""
+"""Snapshots of the Setup screen: empty, testing, tested, failing, and its dialogs; 80x24 and 120x40."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from textual.widgets import Input
 from ossconsole.config.connector import save_connector_config
 from ossconsole.config.profiles import Settings, save_settings
 from ossconsole.storage.probe.report import Step
-from ossconsole.tui.setup.proof import Proof
+from ossconsole.tui.setup.panels import ProbeState
 from ossconsole.tui.setup.screen import SetupScreen
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import REAL
@@ -23,12 +23,12 @@ from tests.tui.snapshots import pictured
 
 pytestmark = pictured
 SIZES = ((80, 24), (120, 40))
-STATES = {"empty": None, "proving": half_way, "proven": all_good, "failing": accelerated_unreachable}
+STATES = {"empty": None, "testing": half_way, "tested": all_good, "failing": accelerated_unreachable}
 Compare = Callable[..., bool]
 
 
 def prepared(steps: Sequence[Step] | None, *, over: bool) -> Callable[[Pilot[Any]], Any]:
-    """Brings the screen to the moment at which these steps were told."""
+    """Brings the screen to the moment after these steps."""
 
     async def prepare(pilot: Pilot[Any]) -> None:
         await settle(pilot)
@@ -36,13 +36,13 @@ def prepared(steps: Sequence[Step] | None, *, over: bool) -> Callable[[Pilot[Any
         assert isinstance(screen, SetupScreen)
         if steps is not None:
             times = iter((0.0, 3.2))
-            proof = Proof(clock=lambda: next(times, 3.2))
+            probe = ProbeState(clock=lambda: next(times, 3.2))
             for step in steps:
-                proof.on_step(step)
+                probe.on_step(step)
             if over:
-                proof.finish()
-            screen._proof = proof
-            if not proof.problems and over:
+                probe.finish()
+            screen._probe = probe
+            if not probe.problems and over:
                 await asyncio.to_thread(screen._read_accelerator)
         await settle(pilot)
 
@@ -53,7 +53,7 @@ def prepared(steps: Sequence[Step] | None, *, over: bool) -> Callable[[Pilot[Any
 @pytest.mark.parametrize("state", STATES)
 def test_screen(snap_compare: Compare, make_app: AppMaker, size: tuple[int, int], state: str) -> None:
     steps = STATES[state]
-    before = prepared(steps() if steps else None, over=state != "proving")
+    before = prepared(steps() if steps else None, over=state != "testing")
     assert snap_compare(make_app(SetupServices(), "setup"), terminal_size=size, run_before=before)
 
 

@@ -1,4 +1,4 @@
-"""Setup in the real console, on real servers: the proof comes through, and the whole console changes its profile."""
+"""Setup in the real console, on real servers: the test passes, and the whole console changes its profile."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.terminal.screen import Terminal
 DOWN, ENTER = b"\x1b[B", b"\r"
 
 
-def test_the_embedded_sandbox_is_proven() -> None:
+def test_the_embedded_sandbox_passes_the_test() -> None:
     with Terminal("ossconsole", columns=120, rows=40) as terminal:
         terminal.until_shown("Browse")
         terminal.press(b"1")
-        terminal.until_shown("no end")
+        terminal.until_shown("no expiry")
         terminal.press(b"c")
         terminal.until_shown("✓ multipart")
         terminal.until_shown("127_data-acc")
@@ -28,10 +28,10 @@ def test_the_embedded_sandbox_is_proven() -> None:
         terminal.send(signal.SIGTERM)
         terminal.finish()
     assert "✗" not in shown
-    assert "Prove (simulated)" in shown
+    assert "Test (simulated)" in shown
 
 
-def test_another_profile_is_used_at_once(tmp_path: Path) -> None:
+def test_another_profile_is_used_without_a_restart(tmp_path: Path) -> None:
     with sandboxed(tmp_path / "first") as first, sandboxed(tmp_path / "second") as second:
         settings = Settings()
         for name, server in (("first", first), ("second", second)):
@@ -44,17 +44,17 @@ def test_another_profile_is_used_at_once(tmp_path: Path) -> None:
             terminal.until_shown("Browse")
             terminal.press(b"1")
             terminal.until_shown("Profile first")
-            terminal.until_shown("no end")
+            terminal.until_shown("no expiry")
             write_connector_file(second.process.credentials())
             terminal.press(b"p")
             terminal.until_shown("second               oss://127 in cn-sandbox")
             terminal.press(DOWN)
             terminal.press(ENTER)
             terminal.until_shown("Profile second")
-            terminal.until_shown("no end")
+            terminal.until_shown("no expiry")
             terminal.press(b"c")
             terminal.until_shown("✓ multipart")
-            terminal.until_shown("read again")
+            terminal.until_shown("second read")
             terminal.press(b"q")
             assert terminal.finish() == 0
         operations = {record.operation for record in read_log(second.process.log_path)}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from textual.pilot import Pilot
 
-from ossconsole.tui.console import ConsoleState, Failed, NoCredentials, Stage, StageState, Starting
+from ossconsole.tui.console import ConsoleState, NoCredentials, PreparationStage, StageState, Starting, Unavailable
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import REAL, SIMULATED
 from tests.tui.fakes_setup import SetupServices
@@ -23,7 +23,7 @@ STATES: dict[str, tuple[ConsoleState, tuple[str, ...]]] = {
     "no-credentials": (
         NoCredentials(
             profile=REAL,
-            looked=(
+            searched=(
                 "environment OSS_ACCESS_KEY_ID (not set)",
                 "connector ~/.alibabacloud/credentials (none)",
                 "ossutil ~/.ossutilconfig (none)",
@@ -34,7 +34,7 @@ STATES: dict[str, tuple[ConsoleState, tuple[str, ...]]] = {
         ALL,
     ),
     "failed": (
-        Failed(
+        Unavailable(
             profile=REAL,
             reason="~/.alibabacloud/credentials, line 3: the access key secret is missing. Write it, or enter an "
             "AccessKey by hand.",
@@ -43,14 +43,18 @@ STATES: dict[str, tuple[ConsoleState, tuple[str, ...]]] = {
     ),
     "looking": (Starting(profile=REAL), ("setup", "browse")),
     "sandbox-starting": (
-        Starting(stages=(Stage("sandbox", StageState.ACTIVE), Stage("upload", StageState.WAITING))),
+        Starting(
+            stages=(PreparationStage("sandbox", StageState.ACTIVE), PreparationStage("upload", StageState.WAITING))
+        ),
         ("setup", "train"),
     ),
     "sandbox-failed": (
-        Failed(
+        Unavailable(
             stages=(
-                Stage("sandbox", StageState.FAILED, "The sandbox did not start within 20 s. Its log tells more."),
-                Stage("upload", StageState.WAITING),
+                PreparationStage(
+                    "sandbox", StageState.FAILED, "The sandbox did not start within 20 s. Its log tells more."
+                ),
+                PreparationStage("upload", StageState.WAITING),
             ),
             reason="The sandbox did not start within 20 s. Its log tells more.",
         ),
@@ -61,9 +65,9 @@ STATES: dict[str, tuple[ConsoleState, tuple[str, ...]]] = {
             profile=SIMULATED,
             opened=True,
             stages=(
-                Stage("sandbox", StageState.DONE, "http://0.0.1:9000, speeds are simulated"),
-                Stage("sample pictures", StageState.ACTIVE, "400 of 850 drawn"),
-                Stage("upload", StageState.WAITING),
+                PreparationStage("sandbox", StageState.DONE, "http://0.0.1:9000, speeds are simulated"),
+                PreparationStage("sample pictures", StageState.ACTIVE, "400 of 850 drawn"),
+                PreparationStage("upload", StageState.WAITING),
             ),
         ),
         ("browse", "upload", "train"),

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import math
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
+import ossconsole.tui
 from ossconsole.tui.kit import text
 from ossconsole.tui.kit.glyphs import for_terminal
 from ossconsole.tui.kit.text import Line
@@ -79,7 +83,7 @@ def test_names_cannot_move_the_cursor_or_hide(name: str, expected: str) -> None:
     assert text.safe(name) == expected
 
 
-def test_shortening_keeps_both_ends_where_asked() -> None:
+def test_shortening_in_the_middle_keeps_both_ends() -> None:
     assert text.shorten("abcdefghij", 6) == "abcde…"
     assert text.shorten_middle("abcdefghijkl", 9) == "abcd…ijkl"
     assert text.shorten("abc", 0) == ""
@@ -93,12 +97,12 @@ def test_shortened_names_fit(name: str, width: int) -> None:
 
 
 @given(parts=st.lists(st.text("ab目 é", max_size=8), max_size=6), column=st.integers(0, 30))
-def test_a_line_is_exactly_as_wide_as_asked(parts: list[str], column: int) -> None:
+def test_a_line_has_exactly_the_requested_width(parts: list[str], column: int) -> None:
     line = Line(*((part, "text") for part in parts)).to(column)
     assert line.width == column == cell_len(line.text)
 
 
-def test_what_is_flush_right_gives_way() -> None:
+def test_flush_right_text_is_left_out_without_room() -> None:
     assert Line(("left", "text")).right(Line(("right", "text")), 12).text == "left   right"
     assert Line(("left", "text")).right(Line(("right", "text")), 9).text == "left     "
 
@@ -124,3 +128,23 @@ def test_our_own_signs_have_an_ascii_form() -> None:
     line = Line(("2.4x ± 1 % ", "strong"), ("–  58 °C  蚂蚁", "dim")).in_ascii()
     assert line.text == "2.4x +- 1 % -  58 C  蚂蚁"
     assert line.width == cell_len(line.text)
+
+
+PACKAGE = Path(ossconsole.tui.__file__).parent
+_PRIVATE_WORDS = re.compile(
+    r"\b(told|tells?|chosen|choose|goes on|go on|so many|(?<!there )is no|anew|amiss|whoever|heed|at once|asked for|"
+    r"takes it|prov(e|es|en|ing))\b",
+    re.IGNORECASE,
+)
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_texts_of_the_console_use_standard_words(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    texts = [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings
+    ]
+    assert [text for text in texts if _PRIVATE_WORDS.search(text)] == []

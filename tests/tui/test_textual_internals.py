@@ -32,13 +32,13 @@ from ossconsole.tui.browse.screen import BrowseScreen
 from ossconsole.tui.kit.dialogs import PromptScreen
 from ossconsole.tui.kit.textual_internals import SafeParser, TerminalBytes
 from ossconsole.tui.setup.screen import SetupScreen
-from ossconsole.tui.train.new_run import NewRunScreen
+from ossconsole.tui.train.screen import NewRunScreen
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import FakeRun, FakeServices, Script
 from tests.tui.screens import past_opening, settle
 
 PACKAGE = Path(ossconsole.tui.__file__).parent
-INTERNALS = PACKAGE / "textual_internals.py"
+INTERNALS = PACKAGE / "kit" / "textual_internals.py"
 
 # Private parts
 
@@ -150,7 +150,7 @@ class Typist:
     ],
     ids=repr,
 )
-def test_what_is_sent_is_keys_or_nothing(sent: bytes, keys: list[str]) -> None:
+def test_terminal_input_is_keys_or_nothing(sent: bytes, keys: list[str]) -> None:
     assert Typist().keys(sent) == keys
 
 
@@ -207,16 +207,16 @@ async def send(pilot: Pilot[str], app: ConsoleApp, text: str) -> None:
         ("\x01\x1b[1;2C\x1b[1;2Cx", "x05"),
     ],
 )
-async def test_keys_of_one_burst_take_effect_in_their_order(make_app: AppMaker, typed: str, expected: str) -> None:
+async def test_keys_of_one_burst_take_effect_in_order(make_app: AppMaker, typed: str, expected: str) -> None:
     app = make_app(FakeServices())
     async with app.run_test(size=(80, 24)) as pilot:
         await past_opening(pilot)
-        app.push_screen(PromptScreen("Learning rate", "", "0.05", lambda _: ""))
+        app.push_screen(PromptScreen("Learning rate", "", "0.05", replace=True))
         await send(pilot, app, typed)
         assert app.screen.query_one(Input).value == expected
 
 
-async def test_what_follows_the_key_of_a_dialog_goes_into_it(make_app: AppMaker) -> None:
+async def test_keys_after_the_key_of_a_dialog_go_into_it(make_app: AppMaker) -> None:
     services = FakeServices()
     app = make_app(services)
     async with app.run_test(size=(80, 24)) as pilot:
@@ -230,7 +230,7 @@ async def test_what_follows_the_key_of_a_dialog_goes_into_it(make_app: AppMaker)
     assert [(settings.epochs, settings.max_steps) for settings in services.started] == [(12, 7)]
 
 
-async def test_what_follows_the_end_of_a_dialog_goes_to_the_screen_below(make_app: AppMaker) -> None:
+async def test_keys_after_the_end_of_a_dialog_go_to_the_screen_below(make_app: AppMaker) -> None:
     script = Script().state(RunState.RUNNING).steps(10)
     run = FakeRun(list(script.events))
     app = make_app(FakeServices(run=run), now=script.time)
@@ -241,7 +241,7 @@ async def test_what_follows_the_end_of_a_dialog_goes_to_the_screen_below(make_ap
     assert ("set_lr", 0.01) in run.asked
 
 
-async def test_what_follows_the_key_of_the_filter_goes_into_it(make_app: AppMaker) -> None:
+async def test_keys_after_the_key_of_the_filter_go_into_it(make_app: AppMaker) -> None:
     app = make_app(FakeServices(), "browse")
     async with app.run_test(size=(80, 24)) as pilot:
         await past_opening(pilot)
@@ -250,11 +250,11 @@ async def test_what_follows_the_key_of_the_filter_goes_into_it(make_app: AppMake
         assert app.screen.query_one("#filter", Input).value == "e01"
 
 
-async def test_a_dialog_that_opens_late_gets_what_was_typed_meanwhile(
+async def test_a_dialog_that_opens_late_gets_the_keys_typed_meanwhile(
     make_app: AppMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where the server is asked first."""
-    monkeypatch.setattr("ossconsole.tui.kit.textual_internals._DIALOG_LOOKS", 1_000_000)
+    monkeypatch.setattr("ossconsole.tui.kit.textual_internals._DIALOG_CHECKS", 1_000_000)
     monkeypatch.setattr("ossconsole.tui.kit.textual_internals._PATIENCE_TICKS", 1_000_000)
     app = make_app(FakeServices())
     answered = asyncio.Event()
@@ -277,7 +277,7 @@ async def test_a_dialog_that_opens_late_gets_what_was_typed_meanwhile(
 
 
 @pytest.mark.parametrize("typed", ["n\x1b2", "n7\x1b2", "n\x1b\x1b2", "n\x1b/\x1b2", "2\x1b"])
-async def test_escape_and_a_key_right_after_it_are_both_taken(make_app: AppMaker, typed: str) -> None:
+async def test_escape_and_a_key_right_after_it_both_take_effect(make_app: AppMaker, typed: str) -> None:
     app = make_app(FakeServices())
     async with app.run_test(size=(80, 24)) as pilot:
         await past_opening(pilot)
@@ -289,13 +289,13 @@ async def test_alt_and_a_key_is_itself_where_something_is_bound_to_it(make_app: 
     app = make_app(FakeServices())
     async with app.run_test(size=(80, 24)) as pilot:
         await past_opening(pilot)
-        app.push_screen(PromptScreen("Learning rate", "", "one two", lambda _: ""))
+        app.push_screen(PromptScreen("Learning rate", "", "one two", replace=True))
         await send(pilot, app, "\x05\x1bb\x1bbx")
         assert isinstance(app.screen, PromptScreen)
         assert app.screen.query_one(Input).value == "xone two"
 
 
-async def test_a_widget_that_never_answers_does_not_hold_up_the_keys_for_ever(
+async def test_a_widget_that_never_answers_delays_the_keys_only_for_a_while(
     make_app: AppMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ossconsole.tui.kit.textual_internals._PATIENCE_TICKS", 2)

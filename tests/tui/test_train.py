@@ -12,8 +12,8 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
-from ossconsole.tui.console import Stage, StageState
-from ossconsole.tui.train.new_run import NewRunScreen
+from ossconsole.tui.console import PreparationStage, StageState
+from ossconsole.tui.train.screen import NewRunScreen
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import START, FakeRun, FakeServices, FakeUpload, Script, gpu, sample, upload_progress
 from tests.tui.screens import settle, shown
@@ -143,7 +143,7 @@ async def test_auto_compare_alternates_also_while_another_screen_shows(make_app:
         assert run.asked == [("switch", ACCELERATED, "auto A/B")]
 
 
-async def test_a_control_leaves_the_run_alone_and_ends_at_a_second_press(make_app: AppMaker) -> None:
+async def test_a_control_does_not_change_the_run_and_ends_at_a_second_press(make_app: AppMaker) -> None:
     run = running(Script().state(RunState.RUNNING).steps(40))
     app = make_app(FakeServices(run=run))
     async with app.run_test(size=(120, 40)) as pilot:
@@ -186,7 +186,7 @@ async def test_the_form_starts_a_run_and_is_remembered(make_app: AppMaker) -> No
         await pilot.press("n")
         await settle(pilot)
         assert app.screen.query_one("#field-batch_size", Input).value == "32"
-        assert app.screen.query_one("#field-resume", Input).value == "", "one goes on from a checkpoint once"
+        assert app.screen.query_one("#field-resume", Input).value == "", "a run resumes from a checkpoint only once"
         await pilot.press("ctrl+r")
         await settle(pilot)
         assert app.screen.query_one("#field-batch_size", Input).value == "64"
@@ -209,7 +209,7 @@ async def test_a_run_starts_when_its_settings_cannot_be_kept(
 
 
 @pytest.mark.parametrize(("field", "value"), [("epochs", "0"), ("workers", "two"), ("learning_rate", "-1")])
-async def test_the_form_refuses_what_cannot_be(make_app: AppMaker, field: str, value: str) -> None:
+async def test_the_form_refuses_invalid_values(make_app: AppMaker, field: str, value: str) -> None:
     services = FakeServices()
     app = make_app(services)
     async with app.run_test(size=(80, 24)) as pilot:
@@ -225,7 +225,7 @@ async def test_the_form_refuses_what_cannot_be(make_app: AppMaker, field: str, v
     assert services.started == []
 
 
-async def test_what_is_typed_quickly_after_tab_goes_into_the_next_field(make_app: AppMaker) -> None:
+async def test_keys_right_after_tab_go_into_the_next_field(make_app: AppMaker) -> None:
     app = make_app(FakeServices())
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(pilot)
@@ -247,11 +247,11 @@ async def test_read_only_starts_nothing(make_app: AppMaker) -> None:
         assert not isinstance(app.screen, NewRunScreen)
 
 
-async def test_what_is_being_made_ready_is_shown(make_app: AppMaker) -> None:
+async def test_the_preparation_is_shown(make_app: AppMaker) -> None:
     stages = [
-        Stage("sandbox", StageState.DONE, "port 9000"),
-        Stage("sample pictures", StageState.ACTIVE, "drawing 120 of 640"),
-        Stage("upload", StageState.WAITING),
+        PreparationStage("sandbox", StageState.DONE, "port 9000"),
+        PreparationStage("sample pictures", StageState.ACTIVE, "drawing 120 of 640"),
+        PreparationStage("upload", StageState.WAITING),
     ]
     services = FakeServices(stages=stages)
     app = make_app(services)
@@ -263,7 +263,7 @@ async def test_what_is_being_made_ready_is_shown(make_app: AppMaker) -> None:
         assert not isinstance(app.screen, NewRunScreen)
         (refusal,) = app._notifications
         assert refusal.message == "Preparing the sample dataset: sample pictures drawing 120 of 640"
-        services.stages = [Stage(stage.label, StageState.DONE) for stage in stages]
+        services.stages = [PreparationStage(stage.label, StageState.DONE) for stage in stages]
         await settle(pilot)
         assert "No run yet.  Press n" in shown(app)
         await pilot.press("n")
@@ -274,9 +274,9 @@ async def test_what_is_being_made_ready_is_shown(make_app: AppMaker) -> None:
     assert "✓ sandbox" in text
 
 
-async def test_the_upload_of_the_sample_dataset_tells_how_far_it_is(make_app: AppMaker) -> None:
+async def test_the_upload_of_the_sample_dataset_shows_its_progress(make_app: AppMaker) -> None:
     services = FakeServices(
-        stages=[Stage("upload", StageState.ACTIVE)], upload=FakeUpload(upload_progress(done=312, total=850))
+        stages=[PreparationStage("upload", StageState.ACTIVE)], upload=FakeUpload(upload_progress(done=312, total=850))
     )
     app = make_app(services)
     async with app.run_test(size=(80, 24)) as pilot:

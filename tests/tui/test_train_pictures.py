@@ -15,7 +15,7 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.runs import RunRecord, record_path
-from ossconsole.tui.console import Stage, StageState
+from ossconsole.tui.console import PreparationStage, StageState
 from ossconsole.tui.kit.glyphs import ASCII, BLOCK
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import REAL, FakeRun, FakeServices, Script, gpu, sample
@@ -137,9 +137,9 @@ def test_idle(snap_compare: Compare, make_app: AppMaker, size: tuple[int, int]) 
 @pytest.mark.parametrize("size", SIZES[:2], ids=size_id)
 def test_making_ready(snap_compare: Compare, make_app: AppMaker, size: tuple[int, int]) -> None:
     stages = [
-        Stage("sandbox", StageState.DONE, "http://0.0.1:9000, speeds are simulated"),
-        Stage("sample pictures", StageState.ACTIVE, "400 of 850 drawn"),
-        Stage("upload", StageState.WAITING),
+        PreparationStage("sandbox", StageState.DONE, "http://0.0.1:9000, speeds are simulated"),
+        PreparationStage("sample pictures", StageState.ACTIVE, "400 of 850 drawn"),
+        PreparationStage("upload", StageState.WAITING),
     ]
     services = FakeServices(stages=stages, sample=sample(problem=NO_GPU))
     assert snap_compare(make_app(services), terminal_size=size, run_before=twice)

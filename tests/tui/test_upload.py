@@ -19,7 +19,7 @@ from ossconsole.dataset.upload.settings import UploadSettings
 from ossconsole.tui.console import Ready, Starting
 from ossconsole.tui.kit import memory
 from ossconsole.tui.kit.dialogs import PromptScreen
-from ossconsole.tui.upload.picker import SourcePicker
+from ossconsole.tui.upload.screen import SourcePicker
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import SIMULATED, FakeServices, FakeUpload, upload_progress
 from tests.tui.screens import settle, shown
@@ -99,7 +99,7 @@ async def test_an_upload_starts_when_its_form_cannot_be_kept(
         assert any("Not remembered" in notice.message for notice in app._notifications)
 
 
-async def test_what_was_chosen_is_asked_for_and_remembered(make_app: AppMaker) -> None:
+async def test_the_selected_settings_are_used_and_remembered(make_app: AppMaker) -> None:
     services = FakeServices(plan=PLAN)
     app = make_app(services, "upload")
     async with app.run_test(size=(80, 24)) as pilot:
@@ -137,7 +137,7 @@ async def test_a_change_after_the_plan_asks_for_a_new_plan(make_app: AppMaker) -
     assert services.uploads == []
 
 
-async def test_a_source_that_is_none_is_told_with_its_remedy(make_app: AppMaker) -> None:
+async def test_an_invalid_source_is_reported_with_its_remedy(make_app: AppMaker) -> None:
     services = FakeServices(plan=ConsoleError("/nowhere is not there.", remedy="Give a folder."))
     app = make_app(services, "upload")
     async with app.run_test(size=(80, 24), notifications=True) as pilot:
@@ -152,15 +152,15 @@ async def test_a_source_that_is_none_is_told_with_its_remedy(make_app: AppMaker)
     assert services.uploads == []
 
 
-async def test_progress_says_how_far_how_fast_and_what_holds_it_back(make_app: AppMaker) -> None:
+async def test_progress_shows_counts_rates_and_the_bottleneck(make_app: AppMaker) -> None:
     app = make_app(running(), "upload")
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(pilot)
         text = shown(app)
     for words in (
-        *("uploading", "25 %", "8.1", "1.2", "0:37", "of 400", "prepare", "5 retries", "3 of 16 at once, no cap"),
+        *("uploading", "25 %", "8.1", "1.2", "0:37", "of 400", "prepare", "5 retries", "3 of 16 in parallel, no cap"),
         *(
-            "90 uploaded   7 unchanged   1 not used   2 failed",
+            "90 uploaded   7 unchanged   1 ignored   2 failed",
             "train/ants/0013035.u8",
             "truncated",
             "/data/pictures",
@@ -191,7 +191,9 @@ async def test_knobs(make_app: AppMaker) -> None:
         await pilot.press("p", "plus", "minus", "b")
         assert isinstance(app.screen, PromptScreen)
         await pilot.press("x", "enter")
-        assert isinstance(app.screen, PromptScreen)  # no number
+        await settle(pilot)
+        assert isinstance(app.screen, PromptScreen)
+        assert "is not a number" in shown(app)
         app.screen.query_one(Input).value = "2.5"
         await pilot.press("enter", "b")
         app.screen.query_one(Input).value = "0"
@@ -204,7 +206,7 @@ async def test_knobs(make_app: AppMaker) -> None:
 
 
 async def test_an_upload_elsewhere_can_be_paused_and_has_no_knobs(make_app: AppMaker) -> None:
-    upload = FakeUpload(upload_progress(), elsewhere=True)
+    upload = FakeUpload(upload_progress(), is_remote=True)
     app = make_app(FakeServices(upload=upload), "upload")
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(pilot)
@@ -220,14 +222,21 @@ async def test_the_end_lists_failures_and_retries_them_as_one_action(make_app: A
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(pilot)
         text = shown(app)
-        for words in ("✓ done", "395 uploaded", "train/ants/broken.jpg", "[x].jpg", "manifest.json", "r goes on"):
+        for words in (
+            "✓ done",
+            "395 uploaded",
+            "train/ants/broken.jpg",
+            "[x].jpg",
+            "manifest.json",
+            "r retry what is missing",
+        ):
             assert words in text, words
         await pilot.press("r")
         await settle(pilot)
     assert services.uploads == [UploadSettings(source=Path("/data/pictures"))]
 
 
-async def test_what_ended_it_is_said(make_app: AppMaker) -> None:
+async def test_the_error_that_stopped_it_shows(make_app: AppMaker) -> None:
     app = make_app(ended(Phase.FAILED, error="No answer from the standard endpoint. Check it."), "upload")
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(pilot)
@@ -313,7 +322,7 @@ async def test_a_readonly_console_starts_nothing(make_app: AppMaker) -> None:
     assert services.planned == services.uploads == []
 
 
-async def test_keys_of_the_modes_work_at_once_and_escape_leaves_the_input(make_app: AppMaker) -> None:
+async def test_mode_keys_work_immediately_and_escape_leaves_the_input(make_app: AppMaker) -> None:
     app = make_app(FakeServices(), "upload")
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(pilot)

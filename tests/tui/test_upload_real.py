@@ -50,7 +50,7 @@ def running(services: RealUploads) -> UploadJob:
     return services.upload
 
 
-async def test_from_form_to_manifest_and_what_failed_once_more(
+async def test_from_form_to_manifest_with_a_retry_of_failures(
     make_app: AppMaker, sandboxed_bucket: Sandboxed, tmp_path: Path
 ) -> None:
     source = make_pictures(tmp_path / "pictures", train=20, val=4)
@@ -74,14 +74,14 @@ async def test_from_form_to_manifest_and_what_failed_once_more(
             app.screen.query_one(Input).value = "2.5"
             await pilot.press("enter")
             await settle(pilot)
-            assert "0 of 28 at once, at most 2.5 MB/s" in shown(app)
-            await pilot.press("p", "4")  # it goes on while another screen is in front
+            assert "0 of 28 in parallel, at most 2.5 MB/s" in shown(app)
+            await pilot.press("p", "4")  # it continues while another screen shows
             summary = running(services).wait(WAIT_S)
         await pilot.press("3")
         await settle(pilot)
         text = shown(app)
         assert (summary.uploaded, summary.failed) == (23, 2)
-        for words in ("23 uploaded", "2 failed", "broken.jpg", "8.jpg", "r goes on"):
+        for words in ("23 uploaded", "2 failed", "broken.jpg", "8.jpg", "r retry what is missing"):
             assert words in text, words
         (source / "train/ants/broken.jpg").write_bytes(jpeg(77))
         await pilot.press("r", "p")
@@ -92,7 +92,7 @@ async def test_from_form_to_manifest_and_what_failed_once_more(
     store.close()
 
 
-async def test_shards_and_another_place_are_chosen_on_the_form(
+async def test_shards_and_another_prefix_are_set_in_the_form(
     make_app: AppMaker, sandboxed_bucket: Sandboxed, tmp_path: Path
 ) -> None:
     services = RealUploads(sandboxed_bucket.profile("screen-shards"), sandboxed_bucket)

@@ -103,7 +103,7 @@ UPLOAD = {"upload": uploaded(), "own_upload": uploaded()}
     ],
     ids=lambda asked: f"{asked[0]} {asked[2]}",
 )
-async def test_the_console_answers_while_a_service_is_asked(
+async def test_the_console_answers_while_a_service_is_busy(
     make_app: AppMaker, asked: tuple[str, list[str], str, dict[str, Any]], tmp_path: Path
 ) -> None:
     mode, keys, call, given = asked
@@ -128,7 +128,7 @@ async def test_the_console_answers_while_a_service_is_asked(
     assert not held.frozen
 
 
-async def test_what_is_first_shown_is_looked_up_behind_the_screen(make_app: AppMaker) -> None:
+async def test_a_new_screen_reads_its_data_in_the_background(make_app: AppMaker) -> None:
     """Each screen for the first time, with a service that does not answer yet."""
     for mode in ("setup", "browse", "upload", "train"):
         found, held = services()
@@ -144,7 +144,7 @@ async def test_what_is_first_shown_is_looked_up_behind_the_screen(make_app: AppM
         assert not held.frozen
 
 
-async def test_without_credentials_the_setup_screen_looks_around_behind_it(make_app: AppMaker) -> None:
+async def test_without_credentials_the_setup_screen_reads_in_the_background(make_app: AppMaker) -> None:
     found, held = services(standing=NoCredentials(profile=REAL))
     held.armed = True
     app = make_app(found, "setup")

@@ -53,7 +53,7 @@ class UploadSummary(msgspec.Struct, frozen=True, kw_only=True):
 class UploadJob:
     """One upload, from `start` to its summary. It belongs to no screen and goes on without one."""
 
-    elsewhere = False
+    is_remote = False
     """Another process's upload, as the console sees it, has True here."""
 
     def __init__(self, profile: Profile, credentials: CredentialSource, settings: UploadSettings) -> None:

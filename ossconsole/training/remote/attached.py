@@ -71,7 +71,7 @@ class AttachedRun:
     Raises RecordError when its record cannot be read.
     """
 
-    elsewhere = True
+    is_remote = True
 
     def __init__(self, run: str, pid: int, *, record_dir: Path | None = None) -> None:
         self.id = run
@@ -179,7 +179,7 @@ class AttachedRun:
 class AttachedUpload:
     """An upload of another process, polled twice a second, with the part of UploadJob's interface that screens use."""
 
-    elsewhere = True
+    is_remote = True
 
     def __init__(self, pid: int, report: UploadReport) -> None:
         self.pid = pid

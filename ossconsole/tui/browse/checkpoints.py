@@ -1,4 +1,4 @@
-"""Work on checkpoints: train on from one, mark it as the best, compare two."""
+"""Commands for checkpoints: resume training from one, copy it to best.pt, compare two."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, ClassVar
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import make_folder, state_dir
@@ -22,16 +21,14 @@ from ossconsole.storage.checkpoints.inspect import (
     pair_tensors,
     tensor_distances,
 )
-from ossconsole.storage.jobs.actions import Copy, Source
+from ossconsole.storage.jobs.actions import Copy
 from ossconsole.storage.jobs.download import Download
 from ossconsole.storage.jobs.job import JobState
 from ossconsole.storage.objects import ObjectSummary
-from ossconsole.training.settings import TrainSettings
-from ossconsole.tui.browse.base import BrowseBase
-from ossconsole.tui.kit.detail_view import Block, DetailView
+from ossconsole.tui.browse.browser import Browser
 from ossconsole.tui.kit.screen import ConsoleModal
+from ossconsole.tui.kit.scroll import Block, DetailView
 from ossconsole.tui.kit.text import Line, number, percent, shorten_middle, size
-from ossconsole.tui.train.new_run import NewRunScreen
 
 if TYPE_CHECKING:
     from ossconsole.storage.client import ObjectStore
@@ -39,73 +36,55 @@ if TYPE_CHECKING:
 BEST_NAME = "best.pt"
 
 
-class Checkpoints(BrowseBase):
-    """Actions that know what a checkpoint is."""
-
-    @property
-    def shown_checkpoint(self) -> Checkpoint | None:
-        content = self.detail.content if self.detail else None
-        return content if isinstance(content, Checkpoint) else None
-
-    @work(exclusive=True, group="dialog", exit_on_error=False)
-    async def action_train_from(self) -> None:
-        """The settings of a new run that goes on from this checkpoint."""
-        profile, checkpoint = self.services.profile, self.shown_checkpoint
-        if profile is None or checkpoint is None:
-            return
-        settings = await self.app.push_screen_wait(NewRunScreen(profile, resume=checkpoint.name))
-        if settings is not None:
-            self._start(settings)
-
-    @work(thread=True, group="start", exit_on_error=False)
-    def _start(self, settings: TrainSettings) -> None:
-        try:
-            self.services.start_run(settings)
-        except ConsoleError as error:
-            self.app.call_from_thread(self.tell, error)
-        else:
-            self.app.call_from_thread(self.console.action_mode, "train")
-
-    def action_best(self) -> None:
-        """Copies the checkpoint, on the server, to the name under which the best one is found."""
-        store, detail = self.store, self.detail
-        if store is None or detail is None or detail.info is None:
-            return
-        target = f"{detail.key.rpartition('/')[0]}/{BEST_NAME}".lstrip("/")
-        source = ObjectSummary(detail.key, detail.info.size, detail.info.modified)
-        try:
-            job = Copy(store, [source], detail.key, target, replace=True)
-        except ConsoleError as error:
-            self.tell(error)
-            return
-        self.run_job(job, lambda _: self.model.refresh())
-
-    @work(exclusive=True, group="dialog", exit_on_error=False)
-    async def action_compare(self) -> None:
-        """Compares the two chosen checkpoints."""
-        store, sources = self.store, [source for source in self.meant() if isinstance(source, ObjectSummary)]
-        if store is None:
-            return
-        if len(sources) != 2:
-            self.notify("Choose two checkpoints with space, then press =.", timeout=4)
-            return
-        left, right = sources
-        checkpoints = await self.behind(
-            lambda: [inspect_checkpoint(store, source.key, source.size) for source in (left, right)]
-        )
-        if checkpoints:
-            await self.app.push_screen_wait(CompareScreen(store, sources, *checkpoints))
+def train_from(screen: Browser) -> None:
+    """Start a run that resumes from this checkpoint."""
+    content = screen.detail.content if screen.detail else None
+    if isinstance(content, Checkpoint):
+        screen.console.new_run(resume=content.name)
 
 
-class CompareScreen(ConsoleModal):
-    """Two checkpoints side by side; `n` downloads both and tells how far the tensors are apart."""
+def best(screen: Browser) -> None:
+    """Copy the checkpoint, on the server, to best.pt beside it."""
+    store, detail = screen.store, screen.detail
+    if store is None or detail is None or detail.info is None:
+        return
+    target = f"{detail.key.rpartition('/')[0]}/{BEST_NAME}".lstrip("/")
+    source = ObjectSummary(detail.key, detail.info.size, detail.info.modified)
+    try:
+        job = Copy(store, [source], detail.key, target, replace=True)
+    except ConsoleError as error:
+        screen.show_error(error)
+        return
+    screen.run_job(job, lambda _: screen.model.refresh())
+
+
+@work(exclusive=True, group="dialog", exit_on_error=False)
+async def compare(screen: Browser) -> None:
+    """Compare the two selected checkpoints."""
+    store, sources = screen.store, [source for source in screen.targets if isinstance(source, ObjectSummary)]
+    if store is None:
+        return
+    if len(sources) != 2:
+        screen.notify("Select two checkpoints with space, then press =.", timeout=4)
+        return
+    checkpoints = await screen.request(
+        lambda: [inspect_checkpoint(store, source.key, source.size) for source in sources]
+    )
+    if checkpoints:
+        await screen.app.push_screen_wait(CheckpointCompareScreen(store, sources, *checkpoints))
+
+
+class CheckpointCompareScreen(ConsoleModal):
+    """Two checkpoints side by side; `n` downloads both and compares the values of the tensors."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,q", "leave", "Back", show=False),
+        Binding("q", "back", show=False),
         Binding("n", "norms", "Norms", show=False),
     ]
 
-    def __init__(self, store: ObjectStore, sources: Sequence[Source], left: Checkpoint, right: Checkpoint) -> None:
+    def __init__(
+        self, store: ObjectStore, sources: Sequence[ObjectSummary], left: Checkpoint, right: Checkpoint
+    ) -> None:
         super().__init__()
         self._store = store
         self._sources = sources
@@ -113,26 +92,27 @@ class CompareScreen(ConsoleModal):
         self._right = right
         self._distances: dict[str, TensorDistance] = {}
         self._download: Download | None = None
-        self._words = ""
+        self._status = ""
 
     def compose(self) -> ComposeResult:
-        with Vertical(classes="dialog -full") as dialog:
-            dialog.border_title = "Two checkpoints"
-            dialog.border_subtitle = (
-                f"n downloads both ({size(self._left.size + self._right.size)}) for norms · esc back"
-            )
+        """The comparison as one scrolled view."""
+        keys = f"n download both ({size(self._left.size + self._right.size)}) for norms · esc close"
+        with self.frame("Compare checkpoints", keys, classes="-full"):
             yield DetailView(self._blocks, id="comparison")
 
     def on_mount(self) -> None:
+        """Show the progress of the downloads."""
         self.query_one(DetailView).focus()
-        self.set_interval(0.25, self._watch)
+        self.set_interval(0.25, self._show_progress)
 
-    def action_leave(self) -> None:
+    def action_back(self) -> None:
+        """Cancel the downloads and close the screen."""
         if self._download:
             self._download.cancel()
         self.dismiss(None)
 
     def action_norms(self) -> None:
+        """Download both checkpoints and compare their tensors."""
         if self._download is None and not self._distances:
             self._measure()
 
@@ -141,12 +121,12 @@ class CompareScreen(ConsoleModal):
         try:
             with tempfile.TemporaryDirectory(dir=make_folder(state_dir()), prefix="compare-") as folder:
                 files = self._fetch(Path(folder))
-                self._download, self._words = None, "comparing"
+                self._download, self._status = None, "comparing"
                 found = tensor_distances(self._left, files[0], self._right, files[1])
                 self._distances = {distance.name: distance for distance in found}
-                self._words = ""
+                self._status = ""
         except (ConsoleError, OSError) as error:
-            self._words = str(error)
+            self._status = str(error)
         finally:
             self._download = None
         self.app.call_from_thread(self._redraw)
@@ -154,8 +134,6 @@ class CompareScreen(ConsoleModal):
     def _fetch(self, folder: Path) -> list[Path]:
         files = []
         for number_, source in enumerate(self._sources):
-            if not isinstance(source, ObjectSummary):
-                continue
             below = folder / str(number_)
             self._download = Download(self._store, [source], source.key.rpartition("/")[0] + "/", below)
             self._download.start()
@@ -166,10 +144,10 @@ class CompareScreen(ConsoleModal):
             files.append(next(path for path in below.iterdir() if path.is_file()))
         return files
 
-    def _watch(self) -> None:
+    def _show_progress(self) -> None:
         if self._download is not None:
             progress = self._download.progress()
-            self._words = f"downloading: {size(progress.bytes_done)} of {size(progress.bytes_total)}"
+            self._status = f"downloading: {size(progress.bytes_done)} of {size(progress.bytes_total)}"
             self._redraw()
 
     def _redraw(self) -> None:
@@ -183,13 +161,15 @@ class CompareScreen(ConsoleModal):
             differs = "warn" if left != right else "text"
             line.add(shorten_middle(left, half), differs).to(17 + half).add(shorten_middle(right, half), differs)
             lines.append(line)
-        if self._words:
-            lines.append(Line((f" {self._words}", "warn")))
+        if self._status:
+            lines.append(Line((f" {self._status}", "warn")))
         lines.append(Line())
         pairs = pair_tensors(self._left, self._right)
         changed = [pair for pair in pairs if pair.change != "same shape"]
         lines.append(
-            Line((f" {counted(len(pairs), 'tensor')}, {len(changed)} added, removed or of another shape", "strong"))
+            Line(
+                (f" {counted(len(pairs), 'tensor')}, {len(changed)} added, removed or with a different shape", "strong")
+            )
         )
         ordered = sorted(pairs, key=lambda pair: (pair.change == "same shape", -self._distance_of(pair.name)))
         for pair in ordered:

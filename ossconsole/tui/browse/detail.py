@@ -1,41 +1,47 @@
-"""The detail pane's contents: what is known of an object or a folder, as lines and pictures."""
+"""Detail: what is known of one object or folder, and the detail pane drawn from it, as lines and images."""
 
 from __future__ import annotations
 
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ossconsole.config.errors import ConsoleError
 from ossconsole.config.text import counted, safe_text
 from ossconsole.dataset.contents import (
+    MAX_MANIFEST_BYTES,
     BytesContent,
     Content,
+    ManifestIndex,
     PictureContent,
     TextContent,
-    Unread,
+    read_content,
 )
-from ossconsole.dataset.manifest import Manifest
+from ossconsole.dataset.manifest import Manifest, manifest_key, read_manifest
 from ossconsole.dataset.preview import contact_sheet
-from ossconsole.dataset.upload.verify import ManifestFindings
 from ossconsole.storage.checkpoints.inspect import Checkpoint
-from ossconsole.storage.details import ObjectDetails
+from ossconsole.storage.details import ObjectDetails, object_details
 from ossconsole.storage.jobs.actions import UsageTotals
 from ossconsole.storage.objects import ObjectInfo
-from ossconsole.tui.kit.detail_view import Block, PictureBlock
 from ossconsole.tui.kit.glyphs import Glyphs
+from ossconsole.tui.kit.scroll import Block, ImageBlock
 from ossconsole.tui.kit.text import Line, moment, number, percent, shorten_middle, size, wrap
+
+if TYPE_CHECKING:
+    from ossconsole.dataset.upload.verify import ManifestFindings
+    from ossconsole.storage.client import ObjectStore
 
 _LABEL = 13
 _BAR = 20
-_SHEET_SIDE = 18  # pixels of a picture in a sheet, and so cells
+_SHEET_SIDE = 18  # pixels of an image in a sheet, and so cells
 _HEX_ROW = 8
 _MAX_TENSORS = 2000
 
 
 @dataclass
 class Detail:
-    """What is shown of the row under the cursor; parts arrive one after the other."""
+    """The content of the detail pane; its parts arrive one after the other, from threads."""
 
     key: str
     is_folder: bool
@@ -44,21 +50,47 @@ class Detail:
     content: Content | None = None
     usage: UsageTotals | None = None
     findings: ManifestFindings | None = None
-    pictures: list[PictureContent] = field(default_factory=list)
+    images: list[PictureContent] = field(default_factory=list)
     problem: str = ""
     loading: bool = False
 
+    def read(
+        self, store: ObjectStore, index: ManifestIndex | None, *, full: bool, on_change: Callable[[Detail], object]
+    ) -> None:
+        """Reads headers and content of an object, with `full` also ACL, tags and versions. Blocks.
+
+        `on_change` is called, in this thread, whenever a part has arrived.
+        """
+        try:
+            if full:
+                self.full = object_details(store, self.key)
+            self.info = self.full.info if self.full else store.head(self.key)
+            on_change(self)
+            self.content = self.content or read_content(store, self.info, index)
+        except ConsoleError as error:
+            self.problem = str(error)
+        finally:
+            self.loading = False
+            on_change(self)
+
+
+def read_index(store: ObjectStore, prefix: str) -> ManifestIndex | None:
+    """Reads the manifest of the dataset at `prefix`; None where it is too large. Blocks. Raises ConsoleError."""
+    if store.head(manifest_key(prefix)).size > MAX_MANIFEST_BYTES:
+        return None
+    return ManifestIndex(read_manifest(store, prefix), prefix)
+
 
 def detail_blocks(detail: Detail, width: int, glyphs: Glyphs) -> list[Block]:
-    """Everything known of `detail`, in `width` cells."""
+    """The lines and images of the pane, for `width` cells."""
     name = detail.key.rstrip("/").rpartition("/")[2] + ("/" if detail.is_folder else "")
     blocks: list[Block] = [*_wrapped(safe_text(name) or "(no name)", width, "primary")]
     if detail.problem:
         blocks += _wrapped(detail.problem, width, "bad")
     if detail.usage is not None:
         blocks += _usage(detail.usage, width)
-    if detail.pictures:
-        blocks += [Line(), *_sheet(detail.pictures, width)]
+    if detail.images:
+        blocks += [Line(), *_sheet(detail.images, width)]
     if detail.content is not None:
         blocks += [Line(), *_content(detail.content, width, glyphs)]
     if detail.findings is not None:
@@ -69,13 +101,13 @@ def detail_blocks(detail: Detail, width: int, glyphs: Glyphs) -> list[Block]:
         blocks += [Line(), *_full(detail.full, width)]
     if detail.loading:
         blocks.append(Line((" reading", "dim")))
-    elif detail.is_folder and not (detail.usage or detail.pictures or detail.problem):
-        blocks += _wrapped("z counts what is in it, p shows its pictures, enter opens it.", width, "dim")
+    elif detail.is_folder and not (detail.usage or detail.images or detail.problem):
+        blocks += _wrapped("z count, p preview images, enter open", width, "dim")
     return blocks
 
 
-def pair(label: str, value: str, width: int, style: str = "text") -> list[Line]:
-    """A label and its value, which goes on below itself where it is too long for a line."""
+def _pair(label: str, value: str, width: int, style: str = "text") -> list[Line]:
+    """A label and its value, which is broken into lines where it is too long."""
     room = max(8, width - _LABEL - 1)
     rows = _broken(value, room)
     lines = [Line((f" {label}", "dim")).to(_LABEL, "dim").add(rows[0], style)]
@@ -96,11 +128,11 @@ def _title(text: str) -> Line:
 
 
 def _usage(usage: UsageTotals, width: int) -> list[Line]:
-    lines = [Line(), *pair("in it", f"{counted(usage.objects, 'object')}, {size(usage.bytes)}", width, "strong")]
+    lines = [Line(), *_pair("contents", f"{counted(usage.objects, 'object')}, {size(usage.bytes)}", width, "strong")]
     if usage.newest:
-        lines += pair("newest", moment(usage.newest), width)
+        lines += _pair("newest", moment(usage.newest), width)
     for name, (count, bytes_) in sorted(usage.by_class.items()):
-        lines += pair(name, f"{counted(count, 'object')}, {size(bytes_)}", width)
+        lines += _pair(name, f"{counted(count, 'object')}, {size(bytes_)}", width)
     return lines
 
 
@@ -115,10 +147,6 @@ def _content(content: Content, width: int, glyphs: Glyphs) -> Sequence[Block]:
         return _text(content, width)
     if isinstance(content, BytesContent):
         return _bytes(content, width)
-    return _unread(content, width)
-
-
-def _unread(content: Unread, width: int) -> list[Line]:
     return _wrapped(content.reason, width, "warn")
 
 
@@ -131,29 +159,29 @@ def _checkpoint(checkpoint: Checkpoint, width: int) -> list[Line]:
         shown = ", ".join(safe_text(name) for name in checkpoint.foreign[:6])
         more = f" and {len(checkpoint.foreign) - 6} more" if len(checkpoint.foreign) > 6 else ""
         lines += _wrapped(
-            f"Loading it would run code: it names {shown}{more}. Nothing was executed here.", width, "bad"
+            f"Loading it would run code: it references {shown}{more}. Nothing was executed here.", width, "bad"
         )
     for name in ("run", "epoch", "step"):
         if name in checkpoint.fields:
-            lines += pair(name, _shown(checkpoint.fields[name]), width, "strong")
+            lines += _pair(name, _shown(checkpoint.fields[name]), width, "strong")
     for name, value in checkpoint.metrics.items():
         shown = percent(value, 1) if name.startswith("top") and 0 <= value <= 1 else number(value, 4)
-        lines += pair(safe_text(name), shown, width, "good")
-    lines += pair("parameters", f"{checkpoint.parameters:,}", width)
-    lines += pair("dtypes", ", ".join(safe_text(dtype) for dtype in checkpoint.dtypes) or "none", width)
-    lines += pair("model", f"{counted(len(checkpoint.model), 'tensor')}, {size(checkpoint.model_bytes)}", width)
+        lines += _pair(safe_text(name), shown, width, "good")
+    lines += _pair("parameters", f"{checkpoint.parameters:,}", width)
+    lines += _pair("dtypes", ", ".join(safe_text(dtype) for dtype in checkpoint.dtypes) or "none", width)
+    lines += _pair("model", f"{counted(len(checkpoint.model), 'tensor')}, {size(checkpoint.model_bytes)}", width)
     if checkpoint.other_tensors:
-        lines += pair(
+        lines += _pair(
             "optimizer", f"{counted(checkpoint.other_tensors, 'tensor')}, {size(checkpoint.other_bytes)}", width
         )
     lines += _settings(checkpoint.optimizer, width)
     for name in ("sample_format", "image_size", "classes", "seed"):
         if name in checkpoint.fields:
-            lines += pair(_FIELD_LABELS.get(name, name), _shown(checkpoint.fields[name]), width)
+            lines += _pair(_FIELD_LABELS.get(name, name), _shown(checkpoint.fields[name]), width)
     for name, version in checkpoint.versions.items():
-        lines += pair(safe_text(name), safe_text(version), width)
+        lines += _pair(safe_text(name), safe_text(version), width)
     share = checkpoint.fetched / checkpoint.size if checkpoint.size else 0
-    lines += pair("read", f"{size(checkpoint.fetched)}, {percent(share, 2)} of it", width, "dim")
+    lines += _pair("read", f"{size(checkpoint.fetched)}, {percent(share, 2)} of the object", width, "dim")
     return [*lines, Line(), _title("Tensors"), *_tensors(checkpoint, width)]
 
 
@@ -162,8 +190,8 @@ _SETTINGS = ("lr", "momentum", "weight_decay", "nesterov", "betas")
 
 
 def _settings(optimizer: dict[str, Any], width: int) -> list[Line]:
-    words = [f"{name} {_shown(optimizer[name])}" for name in _SETTINGS if name in optimizer]
-    return pair("", ", ".join(words), width, "dim") if words else []
+    values = [f"{name} {_shown(optimizer[name])}" for name in _SETTINGS if name in optimizer]
+    return _pair("", ", ".join(values), width, "dim") if values else []
 
 
 def _tensors(checkpoint: Checkpoint, width: int) -> list[Line]:
@@ -193,32 +221,32 @@ def _picture(content: PictureContent, width: int) -> list[Block]:
     picture = content.picture
     blocks: list[Block] = []
     if content.label:
-        blocks += pair("label", safe_text(content.label), width, "strong")
-    blocks += pair("holds", safe_text(picture.kind), width)
+        blocks += _pair("label", safe_text(content.label), width, "strong")
+    blocks += _pair("format", safe_text(picture.kind), width)
     if picture.minimum is not None:
-        blocks += pair("shape", f"3 x {picture.height} x {picture.width}", width)
+        blocks += _pair("shape", f"3 x {picture.height} x {picture.width}", width)
         values = f"min {number(picture.minimum)}, max {number(picture.maximum)}, mean {number(picture.mean)}"
-        blocks += pair("values", values, width)
-    return [*blocks, *pair("told", picture.basis, width, "dim"), Line(), PictureBlock(picture.pixels)]
+        blocks += _pair("values", values, width)
+    return [*blocks, *_pair("detected", picture.basis, width, "dim"), Line(), ImageBlock(picture.pixels)]
 
 
-def _sheet(pictures: list[PictureContent], width: int) -> list[Block]:
-    """Pictures side by side, as many in a row as leaves each some 16 pixels."""
-    columns = max(2, min(len(pictures), (width - 2) // _SHEET_SIDE))
+def _sheet(contents: list[PictureContent], width: int) -> list[Block]:
+    """Images side by side, each about 16 pixels wide."""
+    columns = max(2, min(len(contents), (width - 2) // _SHEET_SIDE))
     side = (width - 2) // columns - 2
-    sheet = contact_sheet([content.picture for content in pictures], columns, side)
-    labels = list(dict.fromkeys(content.label for content in pictures if content.label))
-    words = f"the first {len(pictures)} of {', '.join(map(safe_text, labels[:3])) or 'the folder'}"
-    return [PictureBlock(sheet, tall=True), *_wrapped(f"{words}: {safe_text(pictures[0].picture.kind)}", width, "dim")]
+    sheet = contact_sheet([content.picture for content in contents], columns, side)
+    labels = list(dict.fromkeys(content.label for content in contents if content.label))
+    text = f"the first {len(contents)} of {', '.join(map(safe_text, labels[:3])) or 'the folder'}"
+    return [ImageBlock(sheet, tall=True), *_wrapped(f"{text}: {safe_text(contents[0].picture.kind)}", width, "dim")]
 
 
 def _manifest(manifest: Manifest, width: int, glyphs: Glyphs) -> list[Line]:
     samples = sum(map(len, manifest.splits.values()))
-    held = sum(manifest.sample_bytes(sample) for split in manifest.splits.values() for sample in split)
-    lines = [_title("Manifest"), *pair("format", f"{manifest.format}, {manifest.size} px", width, "strong")]
-    lines += pair("samples", f"{samples:,}, {size(held)}", width)
+    stored = sum(manifest.sample_bytes(sample) for split in manifest.splits.values() for sample in split)
+    lines = [_title("Manifest"), *_pair("format", f"{manifest.format}, {manifest.size} px", width, "strong")]
+    lines += _pair("samples", f"{samples:,}, {size(stored)}", width)
     for name, value in manifest.preparation.items():
-        lines += pair(safe_text(str(name)), _shown(value), width)
+        lines += _pair(safe_text(str(name)), _shown(value), width)
     for split, members in manifest.splits.items():
         counts = [0] * len(manifest.classes)
         for sample in members:
@@ -230,7 +258,7 @@ def _manifest(manifest: Manifest, width: int, glyphs: Glyphs) -> list[Line]:
             ),
         ]
         lines += _histogram(list(zip(manifest.classes, counts, strict=True)), width, glyphs)
-    return [*lines, Line(), *_wrapped("f compares it with what is in the bucket.", width, "dim")]
+    return [*lines, Line(), *_wrapped("f compare with the bucket listing", width, "dim")]
 
 
 def _histogram(counts: Sequence[tuple[str, int]], width: int, glyphs: Glyphs) -> list[Line]:
@@ -246,14 +274,14 @@ def _histogram(counts: Sequence[tuple[str, int]], width: int, glyphs: Glyphs) ->
 
 def _findings(findings: ManifestFindings, width: int) -> list[Line]:
     sound = findings.present == findings.samples and not findings.unlisted
-    lines = [_title("Against the listing")]
-    lines += pair("present", f"{findings.present:,} of {findings.samples:,}", width, "good" if sound else "text")
+    lines = [_title("Compared with the listing")]
+    lines += _pair("present", f"{findings.present:,} of {findings.samples:,}", width, "good" if sound else "text")
     for label, count in (
         ("missing", findings.missing),
         ("other size", findings.wrong_size),
         ("unlisted", findings.unlisted),
     ):
-        lines += pair(label, f"{count:,}", width, "bad" if count else "text")
+        lines += _pair(label, f"{count:,}", width, "bad" if count else "text")
     return lines + [Line((f" {shorten_middle(safe_text(text), width - 2)}", "warn")) for text in findings.examples]
 
 
@@ -261,16 +289,11 @@ def _findings(findings: ManifestFindings, width: int) -> list[Line]:
 
 
 def _text(content: TextContent, width: int) -> list[Line]:
-    kind = content.kind + (", its beginning" if content.truncated else "")
-    rows = (
-        _aligned(content.lines, width) if content.kind == "table" else [safe_text(_tabs(row)) for row in content.lines]
-    )
+    kind = content.kind + (", beginning only" if content.truncated else "")
+    is_table = content.kind == "table"
+    rows = _aligned(content.lines, width) if is_table else [safe_text(row.expandtabs(4)) for row in content.lines]
     note = _wrapped(safe_text(content.note), width, "bad") if content.note else []
     return [*note, _title(kind[:1].upper() + kind[1:]), *(Line((f" {row}", "text")) for row in rows)]
-
-
-def _tabs(row: str) -> str:
-    return row.expandtabs(4)
 
 
 def _aligned(rows: list[str], width: int) -> list[str]:
@@ -297,39 +320,39 @@ def _bytes(content: BytesContent, width: int) -> list[Line]:
 _PRINTED = frozenset(string.digits + string.ascii_letters + string.punctuation + " ")
 
 
-# What OSS tells
+# Headers, access and versions
 
 
 def _info(info: ObjectInfo, width: int) -> list[Line]:
-    lines = [_title("Object"), *pair("size", f"{info.size:,} B ({size(info.size)})", width)]
-    lines += pair("modified", moment(info.modified), width)
-    lines += pair("class", info.storage_class, width)
+    lines = [_title("Object"), *_pair("size", f"{info.size:,} B ({size(info.size)})", width)]
+    lines += _pair("modified", moment(info.modified), width)
+    lines += _pair("class", info.storage_class, width)
     if restored := info.headers.get("x-oss-restore"):
-        lines += pair("restore", safe_text(restored), width, "warn")
-    lines += pair("type", f"{safe_text(info.content_type)} {info.object_type}".strip(), width)
-    lines += pair("CRC64", str(info.crc64) if info.crc64 is not None else "not given", width)
-    lines += pair("ETag", safe_text(info.etag), width)
+        lines += _pair("restore", safe_text(restored), width, "warn")
+    lines += _pair("type", f"{safe_text(info.content_type)} {info.object_type}".strip(), width)
+    lines += _pair("CRC64", str(info.crc64) if info.crc64 is not None else "not reported", width)
+    lines += _pair("ETag", safe_text(info.etag), width)
     for name, value in info.metadata.items():
-        lines += pair(safe_text(name), safe_text(value), width, "strong")
+        lines += _pair(safe_text(name), safe_text(value), width, "strong")
     return lines
 
 
 def _full(full: ObjectDetails, width: int) -> list[Line]:
     lines = [_title("Access, tags and versions")]
-    lines += pair("ACL", full.acl if full.acl is not None else _why(full, "acl"), width)
+    lines += _pair("ACL", full.acl if full.acl is not None else _why(full, "acl"), width)
     if full.tags is None:
-        lines += pair("tags", _why(full, "tags"), width)
+        lines += _pair("tags", _why(full, "tags"), width)
     for name, value in (full.tags or {}).items():
-        lines += pair(safe_text(name), safe_text(value), width)
+        lines += _pair(safe_text(name), safe_text(value), width)
     if full.versions is None:
-        lines += pair("versions", _why(full, "versions"), width)
+        lines += _pair("versions", _why(full, "versions"), width)
     elif not full.versions:
-        lines += pair("versions", "the bucket keeps none", width)
+        lines += _pair("versions", "none: the bucket is not versioned", width)
     for version in full.versions or []:
         what = "deleted" if version.is_marker else size(version.size)
         latest = ", latest" if version.is_latest else ""
         short = shorten_middle(safe_text(version.version_id), _LABEL - 2)
-        lines += pair(short, f"{moment(version.modified)} {what}{latest}", width)
+        lines += _pair(short, f"{moment(version.modified)} {what}{latest}", width)
     lines += [Line(), _title("Headers")]
     for name, value in sorted(full.info.headers.items()):
         lines += [Line((f" {safe_text(name)}", "dim")), Line((f"   {safe_text(value)}", "text"))]
@@ -337,4 +360,4 @@ def _full(full: ObjectDetails, width: int) -> list[Line]:
 
 
 def _why(full: ObjectDetails, name: str) -> str:
-    return f"not told ({safe_text(full.unavailable.get(name, ''))})"
+    return f"unavailable ({safe_text(full.unavailable.get(name, ''))})"

@@ -23,11 +23,11 @@ from ossconsole.storage.listing import (
     SortKey,
     build_view,
 )
-from ossconsole.storage.objects import ObjectSummary
+from ossconsole.storage.objects import ListPage, ObjectSummary
 
 
 class Selection:
-    """Chosen rows, as one byte each; rows that come later are not chosen."""
+    """The selected rows, as a mask; rows that are loaded later are not selected."""
 
     def __init__(self, rows: ObjectRows) -> None:
         self._rows = rows
@@ -41,47 +41,62 @@ class Selection:
 
     @property
     def rows(self) -> Indexes:
+        """The numbers of the selected rows, ascending."""
         return np.flatnonzero(self._mask).astype(np.uint32)
 
     @property
     def bytes(self) -> int:
-        """The size of the chosen objects; what lies in folders is not known."""
+        """The size of the selected objects in bytes, without the content of folders."""
         return self._rows.total_size(self.rows)
 
     def toggle(self, row: int) -> None:
+        """Selects or deselects a row."""
         self.set(np.array([row], np.uint32), row not in self)
 
-    def set(self, rows: Indexes, chosen: bool) -> None:
+    def set(self, rows: Indexes, selected: bool) -> None:
+        """Selects or deselects rows."""
         if len(self._mask) < self._rows.count:
             self._mask = np.concatenate((self._mask, np.zeros(self._rows.count - len(self._mask), np.bool_)))
-        self._mask[rows] = chosen
+        self._mask[rows] = selected
 
     def clear(self) -> None:
+        """Deselects all rows."""
         self._mask = np.zeros(0, np.bool_)
 
     def moved_to(self, rows: ObjectRows) -> Selection:
-        """The selection of the same names in another listing of the folder."""
+        """A selection of the same names in another listing of the folder."""
         moved = Selection(rows)
         if len(self):
             names = {self._rows.name(int(row)) for row in self.rows}
-            moved.set(rows.named(names), chosen=True)
+            moved.set(rows.named(names), selected=True)
         return moved
 
 
-def source(rows: ObjectRows, row: int) -> Source:
-    """What actions take for a row: an object, or the prefix of a folder."""
+def source_of_row(rows: ObjectRows, row: int) -> Source:
+    """A row as the jobs accept it: an object, or the prefix of a folder."""
     if rows.is_folder(row):
         return rows.key(row)
     return ObjectSummary(rows.key(row), rows.size(row), rows.modified(row), rows.storage_class(row))
 
 
-_BUILT_AT_ONCE = 20_000  # rows that are sorted and filtered within some milliseconds
-_REST = 4.0  # the thread that sorts rests this many times as long as it took, while more pages arrive
+_BUILT_DIRECTLY = 20_000  # rows, which are sorted and filtered within a few milliseconds
+_REST = 4.0  # while more pages arrive, the sorting thread pauses for this multiple of its last run
+
+
+class EmptyBucket:
+    """The source of a model while there is no bucket."""
+
+    def list_page(
+        self, prefix: str, *, delimiter: str = "/", token: str = "", start_after: str = "", max_keys: int = 1000
+    ) -> ListPage:
+        """An empty page."""
+        del prefix, delimiter, token, start_after, max_keys
+        return ListPage([], [], "")
 
 
 @dataclass
-class Place:
-    """Where somebody was in a folder: the name under the cursor, and how far down the window it stood."""
+class CursorPosition:
+    """The cursor of a folder: the name under it, its position, and the number of visible rows above it."""
 
     name: str = ""
     position: int = 0
@@ -90,7 +105,7 @@ class Place:
 
 @dataclass
 class _Building:
-    """A view being built by a thread."""
+    """A view that a thread builds."""
 
     cancelled: threading.Event = field(default_factory=threading.Event)
     view: RowView | None = None
@@ -99,16 +114,16 @@ class _Building:
 class BrowseModel:
     """Listing, view, selection and history of one bucket.
 
-    `changed` is called from any thread when `poll` has something to do; all else belongs to the screen's thread.
+    `changed` is called from any thread when `poll` should be called. Everything else belongs to the event loop.
     """
 
     def __init__(self, source: PageSource, changed: Callable[[], None]) -> None:
         self.source = source
         self.sort = Sort()
         self.row_filter: RowFilter | None = None
-        self.places: dict[str, Place] = {}
-        self.wanted: Place | None = None
-        """Where the cursor is to go as soon as that row is there."""
+        self.cursor_positions: dict[str, CursorPosition] = {}
+        self.pending_cursor: CursorPosition | None = None
+        """The cursor to restore once its row is loaded."""
         self._changed = changed
         self._back: list[str] = []
         self._forward: list[str] = []
@@ -123,18 +138,22 @@ class BrowseModel:
 
     @property
     def prefix(self) -> str:
+        """The prefix of the listing; "" for the root."""
         return self.listing.prefix
 
     @property
     def rows(self) -> ObjectRows:
+        """The rows loaded so far."""
         return self.listing.rows
 
     @property
     def loading(self) -> bool:
+        """Whether pages are being requested."""
         return self.listing.state is ListingState.LOADING
 
     @property
     def refreshing(self) -> bool:
+        """Whether the folder is listed again in the background."""
         return self._incoming is not None
 
     @property
@@ -144,7 +163,7 @@ class BrowseModel:
 
     @property
     def settled(self) -> bool:
-        """Whether the view shows all that is loaded, in the order asked for."""
+        """Whether the view shows all loaded rows, in the requested order."""
         return (
             self.view.rows is self.rows
             and self.view.covered == self.rows.count
@@ -152,10 +171,10 @@ class BrowseModel:
             and self.view.row_filter is self.row_filter
         )
 
-    # Ways
+    # Folders
 
     def open(self, prefix: str, *, select: str = "", remember: bool = True) -> None:
-        """Lists `prefix`; the cursor goes to the name `select`, or to where it was when the folder was left."""
+        """Lists `prefix`; the cursor goes to the name `select`, or to its last position in the folder."""
         if remember and prefix != self.prefix:
             self._back.append(self.prefix)
             self._forward.clear()
@@ -163,12 +182,12 @@ class BrowseModel:
         self.listing.stop()
         self._refresh_error = None
         self.row_filter = None
-        self.wanted = Place(name=select) if select else self.places.get(prefix)
+        self.pending_cursor = CursorPosition(name=select) if select else self.cursor_positions.get(prefix)
         self._show(Listing(self.source, prefix, on_change=self._on_change))
         self.listing.start()
 
     def up(self) -> bool:
-        """To the folder above, with the cursor on this one; False at the top of the bucket."""
+        """Opens the parent folder with the cursor on this one; False at the root of the bucket."""
         if not self.prefix:
             return False
         above = self.prefix.rstrip("/").rpartition("/")[0]
@@ -177,9 +196,11 @@ class BrowseModel:
         return True
 
     def back(self) -> bool:
+        """Opens the previous folder; False where there is none."""
         return self._travel(self._back, self._forward)
 
     def forward(self) -> bool:
+        """Opens the folder left with `back`; False where there is none."""
         return self._travel(self._forward, self._back)
 
     def _travel(self, origin: list[str], other: list[str]) -> bool:
@@ -190,33 +211,34 @@ class BrowseModel:
         return True
 
     def refresh(self) -> None:
-        """Lists anew behind the rows that show, which are replaced when the new ones are as many, or all."""
+        """Lists again in the background; the rows are replaced once the new listing is complete or as long."""
         self._drop_incoming()
         self._refresh_error = None
         self._incoming = Listing(self.source, self.prefix, on_change=self._on_change)
         self._incoming.start()
 
     def resume(self) -> None:
-        """Goes on after a stop or a failure."""
+        """Continues after a stop or a failure."""
         if self._refresh_error is not None:
             self.refresh()
         else:
             self.listing.start()
 
     def stop(self) -> bool:
-        """Stops what is loading; False when nothing was."""
-        was_busy = self.loading or self.refreshing
+        """Stops the requests; False where there were none."""
+        was_loading = self.loading or self.refreshing
         self._drop_incoming()
         self.listing.stop()
-        return was_busy
+        return was_loading
 
     def give_way(self) -> None:
-        """Called for each key: what loads in the background waits a moment."""
+        """Pauses the background listing for a moment; call it for each key."""
         self.listing.give_way()
         if self._incoming:
             self._incoming.give_way()
 
     def close(self) -> None:
+        """Stops all threads."""
         self.stop()
         if self._building:
             self._building.cancelled.set()
@@ -224,10 +246,10 @@ class BrowseModel:
     # Order
 
     def sort_by(self, key: SortKey, *, descending: bool | None = None) -> None:
-        """Sorts by the column; a second time, the other way round. Size and time begin with the largest and newest."""
+        """Sorts by a column; the second time in reverse. Size and time start with the largest and the newest."""
         if descending is None:
-            again = key is self.sort.key
-            descending = not self.sort.descending if again else key in {SortKey.SIZE, SortKey.MODIFIED}
+            same = key is self.sort.key
+            descending = not self.sort.descending if same else key in {SortKey.SIZE, SortKey.MODIFIED}
         self.sort = Sort(key, descending)
         self._rebuild()
 
@@ -236,21 +258,21 @@ class BrowseModel:
         self.row_filter = RowFilter(text) if text else None
         self._rebuild()
 
-    # What threads bring
+    # Results of threads
 
     def poll(self) -> bool:
-        """Takes over what threads have brought; True when the view is another one."""
+        """Applies the results of threads; True when the view was replaced."""
         before = self.view
         if self._building and self._building.view is not None:
             built, self._building = self._building.view, None
-            self._take(built)
-        self._take_incoming()
+            self._apply(built)
+        self._apply_incoming()
         if not self.settled:
             self._build(self.rows)
         return self.view is not before
 
-    def _take(self, built: RowView) -> None:
-        """Shows it, unless it is of rows or in an order that are no longer wanted."""
+    def _apply(self, built: RowView) -> None:
+        """Shows it, unless its rows or its order are out of date."""
         if built.sort != self.sort or built.row_filter is not self.row_filter:
             return
         if built.rows is self.rows:
@@ -271,7 +293,7 @@ class BrowseModel:
             self._incoming.stop()
             self._incoming = None
 
-    def _take_incoming(self) -> None:
+    def _apply_incoming(self) -> None:
         incoming = self._incoming
         if incoming is None:
             return
@@ -281,7 +303,7 @@ class BrowseModel:
             self._build(incoming.rows)
 
     def _replace(self, incoming: Listing, view: RowView) -> None:
-        """Shows the refreshed listing in place of the old one, at once: nothing blinks."""
+        """Replaces the old listing by the refreshed one in a single step, without flicker."""
         self._incoming = None
         self.listing.stop()
         selection = self.selection.moved_to(incoming.rows)
@@ -296,9 +318,9 @@ class BrowseModel:
         self._build(self.rows)
 
     def _build(self, rows: ObjectRows) -> None:
-        """The view of the rows that show, or that are to show: at once where that takes no time."""
-        if rows.count <= _BUILT_AT_ONCE:
-            self._take(build_view(rows, self.sort, self.row_filter, previous=self.view))
+        """Builds the view of `rows`: directly where there are few, else in a thread."""
+        if rows.count <= _BUILT_DIRECTLY:
+            self._apply(build_view(rows, self.sort, self.row_filter, previous=self.view))
         elif self._building is None and (self._rested or rows is not self.rows):
             building = self._building = _Building()
             arguments = (building, rows, self.sort, self.row_filter, self.view)

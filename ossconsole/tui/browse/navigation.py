@@ -1,4 +1,4 @@
-"""Ways through the bucket: folders, history, bookmarks, prefixes; and sorting, filtering, choosing."""
+"""Commands that change only what shows: folders, history, bookmarks, prefixes, sorting, filtering, selection."""
 
 from __future__ import annotations
 
@@ -10,224 +10,231 @@ from textual import work
 from ossconsole.config.text import safe_text
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.listing import RowFilter, SortKey
-from ossconsole.tui.browse.base import BrowseBase
+from ossconsole.tui.browse.browser import Browser
 from ossconsole.tui.kit import memory
-from ossconsole.tui.kit.dialogs import InputDialog, ListDialog
+from ossconsole.tui.kit.dialogs import ListScreen, PromptScreen
 from ossconsole.tui.kit.text import Line, moment
 
 _SORT_ORDER = (SortKey.NAME, SortKey.SIZE, SortKey.MODIFIED, SortKey.STORAGE_CLASS)
 _BOOKMARKS = "bookmarks"
 
 
-class Moving(BrowseBase):
-    """Actions that change what is looked at and nothing in the bucket."""
+# Folders
 
-    # For the screen that draws
 
-    def arrive(self) -> None:
-        raise NotImplementedError
+def open_row(screen: Browser) -> None:
+    """Open the folder under the cursor, or all details of the object."""
+    row = screen.table.cursor_row
+    if row is None:
+        return
+    rows = screen.table.view.rows
+    if rows.is_folder(row):
+        screen.open_folder(rows.key(row))
+    else:
+        screen.show_pane(True)
+        screen.read_detail(full=True)
 
-    def leave_place(self) -> None:
-        raise NotImplementedError
 
-    def show_bucket(self, prefix: str = "") -> None:
-        raise NotImplementedError
+def toggle_pane(screen: Browser) -> None:
+    """Show the detail pane over the whole width, or beside the table again."""
+    shown = not screen.has_class("-pane")
+    screen.set_class(shown, "-pane")
+    (screen.pane if shown else screen.table).focus()
+    screen.read_detail()
 
-    # Folders
 
-    def on_virtual_table_opened(self) -> None:
-        self.action_open()
+def up(screen: Browser) -> None:
+    """Close the pane where it covers the table; else open the parent folder."""
+    if screen.has_class("-pane"):
+        screen.show_pane(False)
+        return
+    screen.save_cursor()
+    if screen.model.up():
+        screen.show_folder()
 
-    def action_open(self) -> None:
-        row = self.table.current
-        if row is None:
-            return
-        rows = self.table.view.rows
-        if rows.is_folder(row):
-            self.open_folder(rows.key(row))
-        else:
-            self.show_pane(True)
-            self.read_detail(full=True)
 
-    def show_pane(self, shown: bool) -> None:
-        """The detail pane in place of the table, where both have no room; beside it, only the focus moves."""
-        side_by_side = self.app.has_class("-wide") or self.has_class("-wide") or self.has_class("-vast")
-        self.set_class(shown and not side_by_side, "-pane")
-        (self.pane if shown else self.table).focus()
+def history_back(screen: Browser) -> None:
+    """Open the previous folder."""
+    screen.save_cursor()
+    if screen.model.back():
+        screen.show_folder()
 
-    def action_wider(self) -> None:
-        """The pane over the whole width, or back beside the table."""
-        self.toggle_class("-pane")
-        (self.pane if self.has_class("-pane") else self.table).focus()
-        self.read_detail()
 
-    def action_up(self) -> None:
-        if self.has_class("-pane"):
-            self.remove_class("-pane")
-            self.table.focus()
-            return
-        self.leave_place()
-        if self.model.up():
-            self.arrive()
+def history_forward(screen: Browser) -> None:
+    """Open the folder that was left with `history_back`."""
+    screen.save_cursor()
+    if screen.model.forward():
+        screen.show_folder()
 
-    def action_history_back(self) -> None:
-        self.leave_place()
-        if self.model.back():
-            self.arrive()
 
-    def action_history_forward(self) -> None:
-        self.leave_place()
-        if self.model.forward():
-            self.arrive()
+def refresh(screen: Browser) -> None:
+    """List the folder again; after a stop or an error, continue the listing."""
+    screen.reported_error = None
+    if screen.model.listing.is_complete or screen.model.loading:
+        screen.model.refresh()
+    else:
+        screen.model.resume()
+    screen.redraw()
 
-    def action_refresh(self) -> None:
-        """Lists the folder again; after a stop or an error it goes on from there."""
-        self.told = None
-        if self.model.listing.is_complete or self.model.loading:
-            self.model.refresh()
-        else:
-            self.model.resume()
-        self.redraw()
 
-    def action_checkpoints(self) -> None:
-        self._jump("checkpoint_prefix")
+def checkpoints(screen: Browser) -> None:
+    """Open the checkpoint prefix of the profile."""
+    if screen.store is not None:
+        _open_prefix(screen, screen.store.profile.checkpoint_prefix)
 
-    def action_dataset(self) -> None:
-        self._jump("dataset_prefix")
 
-    def _jump(self, name: str) -> None:
-        if self.store is not None:
-            prefix = getattr(self.store.profile, name)
-            self.open_folder(f"{prefix}/" if prefix else "")
+def dataset(screen: Browser) -> None:
+    """Open the dataset prefix of the profile."""
+    if screen.store is not None:
+        _open_prefix(screen, screen.store.profile.dataset_prefix)
 
-    @work(exclusive=True, group="dialog", exit_on_error=False)
-    async def action_go_to(self) -> None:
-        """Asks the server for names that begin so, wherever they are."""
-        answer = await self.app.push_screen_wait(
-            InputDialog(
-                "Go to", "A prefix, listed by the server: a folder, or the beginning of names.", self.model.prefix
-            )
-        )
-        if answer is not None and self.store is not None:
-            uri = f"oss://{self.store.profile.bucket}/"
-            self.open_folder(answer.removeprefix(uri))
 
-    # Buckets and bookmarks
+def _open_prefix(screen: Browser, prefix: str) -> None:
+    screen.open_folder(f"{prefix}/" if prefix else "")
 
-    @work(exclusive=True, group="dialog", exit_on_error=False)
-    async def action_buckets(self) -> None:
-        """The buckets of the account; where listing them is denied, one may be named."""
-        store = self.store
-        if store is None:
-            return
-        try:
-            buckets = await asyncio.to_thread(store.list_buckets)
-        except StorageError as error:
-            name = await self.app.push_screen_wait(InputDialog("Bucket", f"{error.message}\n\nName a bucket:"))
-        else:
-            rows = [
-                Line((f" {safe_text(b.name):<36}", "text"), (f"{b.region:<18}{moment(b.created)[:10]}", "dim"))
-                for b in buckets
-            ]
-            answer = await self.app.push_screen_wait(ListDialog("Buckets of the account", rows))
-            name = buckets[answer[1]].name if answer else None
-        if not name or self.store is None:
-            return
-        if name == self.store.profile.bucket:
-            self.open_folder("")
-            return
-        other = self.store.for_bucket(name)
-        if await self.behind(lambda: other.list_page("", max_keys=1)) is not None:
-            self.store = other
-            self.show_bucket()
 
-    @property
-    def _bookmarks(self) -> list[str]:
-        return list(memory.recall(_BOOKMARKS, self._memory_name).get("prefixes", []))
+@work(exclusive=True, group="dialog", exit_on_error=False)
+async def go_to(screen: Browser) -> None:
+    """List any prefix on the server: a folder, or the beginning of keys."""
+    question = "A prefix to list on the server: a folder, or the beginning of names."
+    answer = await screen.app.push_screen_wait(PromptScreen("Go to", question, screen.model.prefix))
+    if answer is not None and screen.store is not None:
+        screen.open_folder(answer.removeprefix(f"oss://{screen.store.profile.bucket}/"))
 
-    @property
-    def _memory_name(self) -> str:
-        return f"{self.store.profile.name}/{self.store.profile.bucket}" if self.store else ""
 
-    def action_bookmark(self) -> None:
-        """Adds the folder to the bookmarks, or takes it out."""
-        known, prefix = self._bookmarks, self.model.prefix
-        marked = prefix not in known
-        known = [*known, prefix] if marked else [other for other in known if other != prefix]
-        if self.console.remember(_BOOKMARKS, self._memory_name, {"prefixes": known}):
-            done = "set" if marked else "removed"
-            self.notify(f"Bookmark {done}: {safe_text(prefix) or '/'}", markup=False, timeout=3)
+# Buckets and bookmarks
 
-    @work(exclusive=True, group="dialog", exit_on_error=False)
-    async def action_bookmarks(self) -> None:
-        known = self._bookmarks
-        if not known:
-            self.notify("No bookmarks yet: b sets one.", timeout=3)
-            return
-        rows = [Line((f" {safe_text(prefix) or '/'}", "text")) for prefix in known]
-        answer = await self.app.push_screen_wait(ListDialog("Bookmarks", rows))
-        if answer:
-            self.open_folder(known[answer[1]])
 
-    # Order and choice
+@work(exclusive=True, group="dialog", exit_on_error=False)
+async def buckets(screen: Browser) -> None:
+    """Select another bucket of the account; where listing them is denied, type its name."""
+    store = screen.store
+    if store is None:
+        return
+    try:
+        found = await asyncio.to_thread(store.list_buckets)
+    except StorageError as error:
+        name = await screen.app.push_screen_wait(PromptScreen("Bucket", f"{error.message}\n\nName of a bucket:"))
+    else:
+        rows = [
+            Line((f" {safe_text(b.name):<36}", "text"), (f"{b.region:<18}{moment(b.created)[:10]}", "dim"))
+            for b in found
+        ]
+        answer = await screen.app.push_screen_wait(ListScreen("Buckets of the account", rows))
+        name = found[answer[1]].name if answer else None
+    if not name or screen.store is None:
+        return
+    if name == screen.store.profile.bucket:
+        screen.open_folder("")
+        return
+    other = screen.store.for_bucket(name)
+    if await screen.request(lambda: other.list_page("", max_keys=1)) is not None:
+        screen.store = other
+        screen.show_bucket()
 
-    def action_sort(self) -> None:
-        at = _SORT_ORDER.index(self.model.sort.key)
-        self.sort_by(_SORT_ORDER[(at + 1) % len(_SORT_ORDER)])
 
-    def action_reverse(self) -> None:
-        self.sort_by(self.model.sort.key)
+def _memory_name(screen: Browser) -> str:
+    return f"{screen.store.profile.name}/{screen.store.profile.bucket}" if screen.store else ""
 
-    def sort_by(self, key: SortKey) -> None:
-        self.model.sort_by(key)
-        self.redraw()
 
-    def action_filter(self) -> None:
-        self.entry.display = True
-        self.entry.focus()
+def _bookmarked(screen: Browser) -> list[str]:
+    return list(memory.recall(_BOOKMARKS, _memory_name(screen)).get("prefixes", []))
 
-    def action_choose(self) -> None:
-        row = self.table.current
-        if row is not None:
-            self.model.selection.toggle(row)
-            self.table.action_move(1)
-            self.table.refresh()
-            self.redraw()
 
-    def action_choose_range(self) -> None:
-        """The first time it marks where the range begins, the second time it chooses up to the cursor."""
-        if self.range_start is None:
-            self.range_start = self.table.cursor
-            self.notify("The range begins here: move, then press v again.", timeout=3)
-            return
-        first, last = sorted((self.range_start, self.table.cursor))
-        self.range_start = None
-        self.model.selection.set(self.table.view.order[first : last + 1], chosen=True)
-        self.table.refresh()
-        self.redraw()
+def bookmark(screen: Browser) -> None:
+    """Add the folder to the bookmarks, or remove it."""
+    known, prefix = _bookmarked(screen), screen.model.prefix
+    added = prefix not in known
+    known = [*known, prefix] if added else [other for other in known if other != prefix]
+    if screen.console.remember(_BOOKMARKS, _memory_name(screen), {"prefixes": known}):
+        done = "added" if added else "removed"
+        screen.notify(f"Bookmark {done}: {safe_text(prefix) or '/'}", markup=False, timeout=3)
 
-    def action_choose_all(self) -> None:
-        """Chooses all rows that show, or none where all are chosen."""
-        order = self.table.view.order
-        chosen = np.isin(order, self.model.selection.rows, assume_unique=True).all() if len(order) else False
-        self.model.selection.set(order, chosen=not chosen)
-        self.table.refresh()
-        self.redraw()
 
-    @work(exclusive=True, group="dialog", exit_on_error=False)
-    async def action_choose_pattern(self) -> None:
-        def check(text: str) -> None:
-            RowFilter(text)
+@work(exclusive=True, group="dialog", exit_on_error=False)
+async def bookmarks(screen: Browser) -> None:
+    """Open a bookmark."""
+    known = _bookmarked(screen)
+    if not known:
+        screen.notify("No bookmarks. Press b to add one.", timeout=3)
+        return
+    rows = [Line((f" {safe_text(prefix) or '/'}", "text")) for prefix in known]
+    answer = await screen.app.push_screen_wait(ListScreen("Bookmarks", rows))
+    if answer:
+        screen.open_folder(known[answer[1]])
 
-        answer = await self.app.push_screen_wait(
-            InputDialog(
-                "Choose by name", "As in the filter: part of a name, *.pt, re:^n0, ! turns it round.", check=check
-            )
-        )
-        if answer:
-            rows = self.model.rows
-            matched = await self.behind(lambda: rows.matching(RowFilter(answer), 0, rows.count))
-            if matched is not None and rows is self.model.rows:
-                self.model.selection.set(matched, chosen=True)
-                self.table.refresh()
-                self.redraw()
+
+# Order
+
+
+def sort(screen: Browser) -> None:
+    """Sort by the next column."""
+    at = _SORT_ORDER.index(screen.model.sort.key)
+    sort_by(screen, _SORT_ORDER[(at + 1) % len(_SORT_ORDER)])
+
+
+def reverse(screen: Browser) -> None:
+    """Reverse the order."""
+    sort_by(screen, screen.model.sort.key)
+
+
+def sort_by(screen: Browser, key: SortKey) -> None:
+    """Sort by a column; the second time, in reverse."""
+    screen.model.sort_by(key)
+    screen.redraw()
+
+
+def edit_filter(screen: Browser) -> None:
+    """Show the input of the filter."""
+    screen.filter_input.display = True
+    screen.filter_input.focus()
+
+
+# Selection
+
+
+def _selection_changed(screen: Browser) -> None:
+    screen.table.refresh()
+    screen.redraw()
+
+
+def select(screen: Browser) -> None:
+    """Select or deselect the row under the cursor."""
+    row = screen.table.cursor_row
+    if row is not None:
+        screen.model.selection.toggle(row)
+        screen.table.action_move(1)
+        _selection_changed(screen)
+
+
+def select_range(screen: Browser) -> None:
+    """Start a range; the second time, select all rows from there to the cursor."""
+    if screen.range_start is None:
+        screen.range_start = screen.table.cursor
+        screen.notify("Range started. Move the cursor, then press v again.", timeout=3)
+        return
+    first, last = sorted((screen.range_start, screen.table.cursor))
+    screen.range_start = None
+    screen.model.selection.set(screen.table.view.order[first : last + 1], selected=True)
+    _selection_changed(screen)
+
+
+def select_all(screen: Browser) -> None:
+    """Select all rows of the view, or none where all are selected."""
+    order = screen.table.view.order
+    complete = np.isin(order, screen.model.selection.rows, assume_unique=True).all() if len(order) else False
+    screen.model.selection.set(order, selected=not complete)
+    _selection_changed(screen)
+
+
+@work(exclusive=True, group="dialog", exit_on_error=False)
+async def select_pattern(screen: Browser) -> None:
+    """Select the loaded names that match a pattern."""
+    question = "As in the filter: part of a name, *.pt, re:^n0; ! in front inverts it."
+    answer = await screen.app.push_screen_wait(PromptScreen("Select by name", question, check=RowFilter))
+    if answer:
+        rows = screen.model.rows
+        matched = await screen.request(lambda: rows.matching(RowFilter(answer), 0, rows.count))
+        if matched is not None and rows is screen.model.rows:
+            screen.model.selection.set(matched, selected=True)
+            _selection_changed(screen)

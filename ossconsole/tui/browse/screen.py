@@ -1,91 +1,183 @@
-"""BrowseScreen: folders and objects of the bucket, what is known of the one under the cursor, and work on them."""
+"""BrowseScreen: folders and objects of the bucket, details of the one under the cursor, and jobs on them.
+
+Its commands are functions of the screen, in `navigation`, `commands` and `checkpoints`. Threads list, read and work;
+their results are applied here, on the event loop, which owns all state of the screen.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, cast
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal
+from textual.containers import Horizontal, Vertical
 from textual.timer import Timer
 from textual.widgets import Input
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
-from ossconsole.dataset.contents import MAX_MANIFEST_BYTES, ManifestIndex, PictureContent, read_content
-from ossconsole.dataset.manifest import Manifest, manifest_key, read_manifest
+from ossconsole.dataset.contents import ManifestIndex, PictureContent
+from ossconsole.dataset.manifest import Manifest
 from ossconsole.storage.checkpoints.inspect import Checkpoint
-from ossconsole.storage.details import object_details
+from ossconsole.storage.jobs.actions import Source
+from ossconsole.storage.jobs.job import Job, JobState
 from ossconsole.storage.listing import ListingState
-from ossconsole.tui.browse import detail
-from ossconsole.tui.browse import rows as painting
-from ossconsole.tui.browse.base import Changed, Connected, DetailRead, NoBucket
-from ossconsole.tui.browse.checkpoints import Checkpoints
-from ossconsole.tui.browse.detail import Detail
-from ossconsole.tui.browse.model import BrowseModel, Place
-from ossconsole.tui.browse.navigation import Moving
-from ossconsole.tui.browse.object_commands import Working
-from ossconsole.tui.browse.object_table import ObjectTable
+from ossconsole.tui.browse import checkpoints, commands, navigation, table
+from ossconsole.tui.browse.browser import Changed, Connected, DetailRead
+from ossconsole.tui.browse.detail import Detail, detail_blocks, read_index
+from ossconsole.tui.browse.model import BrowseModel, CursorPosition, EmptyBucket, source_of_row
+from ossconsole.tui.browse.table import ObjectTable
 from ossconsole.tui.console import ConsoleState, Ready, Starting
 from ossconsole.tui.kit import actions
 from ossconsole.tui.kit.canvas import Panel
-from ossconsole.tui.kit.detail_view import Block
-from ossconsole.tui.kit.notice import notice, preparation
+from ossconsole.tui.kit.screen import ConsoleScreen, notice, preparation
+from ossconsole.tui.kit.scroll import Block, DetailView
 from ossconsole.tui.kit.text import Line
 
 if TYPE_CHECKING:
     from ossconsole.storage.client import ObjectStore
+    from ossconsole.storage.jobs.actions import Usage
 
-_REST_BEFORE_READING_S = 0.2  # of the cursor on a row, so that moving through a folder asks nothing
+_READ_DELAY_S = 0.2  # the cursor rests on a row this long before it is read: moving through a folder sends no requests
 _JOBS_SHOWN = 3
+_FINISHED_SHOWN = 2  # jobs that have ended and still show, so that their result can be read
 _WRITES = {"delete", "copy", "rename", "best", "restore", "train_from"}
-_NEEDS_CONTENT = {"best": Checkpoint, "picture": PictureContent, "check_manifest": Manifest}
+_NEEDS_CONTENT = {"best": Checkpoint, "image": PictureContent, "check_manifest": Manifest}
 _NEEDS_BUCKET = {action.name for action in actions.of("browse")}
 _log = logging.getLogger(__name__)
 
 
-class BrowseScreen(Moving, Working, Checkpoints):
-    """Threads list, read and work; what they bring is taken over here, where all state of the screen belongs."""
+class BrowseScreen(ConsoleScreen):
+    """The Browse mode. It is the `Browser` of its commands, see there for the attributes."""
 
+    SCOPE = "browse"
     BINDINGS: ClassVar[list[BindingType]] = [*actions.bindings("browse"), Binding("escape", "escape", show=False)]
+
+    action_open = navigation.open_row
+    action_toggle_pane = navigation.toggle_pane
+    action_up = navigation.up
+    action_history_back = navigation.history_back
+    action_history_forward = navigation.history_forward
+    action_refresh = navigation.refresh
+    action_checkpoints = navigation.checkpoints
+    action_dataset = navigation.dataset
+    action_go_to = navigation.go_to
+    action_buckets = navigation.buckets
+    action_bookmark = navigation.bookmark
+    action_bookmarks = navigation.bookmarks
+    action_sort = navigation.sort
+    action_reverse = navigation.reverse
+    action_filter = navigation.edit_filter
+    action_select = navigation.select
+    action_select_range = navigation.select_range
+    action_select_all = navigation.select_all
+    action_select_pattern = navigation.select_pattern
+    action_download = commands.download
+    action_delete = commands.delete
+    action_copy = commands.copy
+    action_rename = commands.rename
+    action_restore = commands.restore
+    action_addresses = commands.addresses
+    action_count = commands.count
+    action_check_manifest = commands.check_manifest
+    action_image = commands.image
+    action_images = commands.images
+    action_uploads = commands.uploads
+    action_jobs = commands.jobs
+    action_train_from = checkpoints.train_from
+    action_best = checkpoints.best
+    action_compare = checkpoints.compare
 
     def __init__(self) -> None:
         super().__init__()
+        self.store: ObjectStore | None = None
+        self.model = BrowseModel(EmptyBucket(), self._post_changed)
+        self.detail: Detail | None = None
+        self.index: ManifestIndex | None = None
+        self.usage: tuple[str, Usage] | None = None
+        self.range_start: int | None = None
+        self.reported_error: ConsoleError | None = None
         self._state: ConsoleState | None = None
-        self._own_store: ObjectStore | None = None  # of the profile; the user may look at another bucket
+        self._profile_store: ObjectStore | None = None  # `store` may be another bucket of the account
         self._connecting = False
-        self._waiting: Timer | None = None
+        self._read_timer: Timer | None = None
         self._drawn: tuple[object, ...] = ()
-        self._manifest_asked: tuple[object, str] | None = None
+        self._manifest_requested: tuple[object, str] | None = None
+        self._on_finished: dict[Job, Callable[[Job], None]] = {}
+        # Attributes, as they are also used while the screen is composed or removed.
+        self.table = ObjectTable(self._row_line, self._header_line, self.model.view, id="objects")
+        self.pane = DetailView(self._detail_blocks, id="detail")
+        self.filter_input = Input(placeholder="name, *.pt, re:^n0; ! inverts it", id="filter", compact=True)
 
     def body(self) -> ComposeResult:
-        yield Panel(self._path, id="path")
+        yield Panel(self._path_lines, id="path")
         with Horizontal(id="main"):
             yield self.table
-            yield self.side
-        yield Panel(self._jobs, id="jobs")
-        yield self.entry
-        yield Panel(self._status, id="status")
+            yield Vertical(self.pane, id="side")
+        yield Panel(self._job_lines, id="jobs")
+        yield self.filter_input
+        yield Panel(self._status_lines, id="status")
 
     def on_mount(self) -> None:
+        """Focus the table and hide the filter."""
         self.table.focus()
-        self.entry.display = False
+        self.filter_input.display = False
 
     def tick(self) -> None:
-        if not self.table.is_attached:
-            return
-        self._follow_state()
-        self._take_over()
-        self.watch_jobs()
+        if self.table.is_attached:
+            self._apply_state()
+            self._poll_model()
+            self._report_finished_jobs()
+            self.redraw()
+
+    # Selection and jobs
+
+    @property
+    def targets(self) -> list[Source]:
+        """See `Browser.targets`."""
+        rows = self.table.view.rows
+        if rows is not self.model.rows:
+            return []
+        selected = self.model.selection.rows
+        if not len(selected):
+            row = self.table.cursor_row
+            return [] if row is None else [source_of_row(rows, row)]
+        return [source_of_row(rows, int(row)) for row in selected]
+
+    def run_job(self, job: Job, on_finished: Callable[[Job], None] | None = None) -> None:
+        """See `Browser.run_job`."""
+        jobs = self.console.jobs
+        finished = [known for known in jobs if not known.alive and known not in self._on_finished]
+        for known in finished[: max(0, len(finished) - _FINISHED_SHOWN + 1)]:
+            jobs.remove(known)
+        jobs.append(job)
+        self._on_finished[job] = on_finished or (lambda _: None)
+        job.start()
         self.redraw()
 
-    # Connecting and listing
+    def refresh_after(self, _: Job) -> None:
+        """See `Browser.refresh_after`."""
+        self.model.selection.clear()
+        self.model.refresh()
 
-    def _follow_state(self) -> None:
-        """Connects where there is a bucket to work on, and leaves the last one where there is none any more."""
+    def _report_finished_jobs(self) -> None:
+        for job in [job for job in self._on_finished if not job.alive]:
+            on_finished = self._on_finished.pop(job)
+            if job.error is not None:
+                self.show_error(job.error)
+            elif job.failures:
+                self.show_error(ConsoleError(table.failure_text(job), remedy="Press J to see failures and to retry."))
+            elif job.state is JobState.DONE:
+                self.notify(f"{job.title}: done.", markup=False, timeout=4)
+            on_finished(job)
+
+    # Connection
+
+    def _apply_state(self) -> None:
+        """Connect once the bucket can be used, and leave it once it no longer can."""
         state, before = self.services.state, self._state
         if state is before or self._connecting:
             return
@@ -94,157 +186,158 @@ class BrowseScreen(Moving, Working, Checkpoints):
             self._connecting = True
             self._connect(changed=isinstance(before, Starting) and before.opened and isinstance(state, Ready))
         elif self.store is not None:
-            self._leave_bucket()
+            self.store = self._profile_store = None
+            self._replace_model(BrowseModel(EmptyBucket(), self._post_changed))
+            self.show_folder()
+            self.redraw_bars()
 
     @work(thread=True, group="connect", exit_on_error=False)
     def _connect(self, *, changed: bool) -> None:
         try:
             store = self.services.store(EndpointKind.STANDARD)
         except ConsoleError as error:
-            self.app.call_from_thread(self._refuse, error)
+            self.app.call_from_thread(self._connection_failed, error)
         else:
-            self.post_message(Connected(cast("ObjectStore", store), changed=changed))
+            self.post_message(Connected(store, changed=changed))
 
-    def _refuse(self, error: ConsoleError) -> None:
+    def _connection_failed(self, error: ConsoleError) -> None:
         self._connecting = False
-        self.tell(error)
+        self.show_error(error)
 
     @on(Connected)
     def _connected(self, event: Connected) -> None:
         self._connecting = False
-        if event.store is not self._own_store:
-            self.store = self._own_store = event.store
+        if event.store is not self._profile_store:
+            self.store = self._profile_store = event.store
             self.show_bucket()
-        elif event.changed and self.store is self._own_store:
+        elif event.changed and self.store is self._profile_store:
             self.model.refresh()
         self.redraw_bars()
         self.redraw()
 
-    def _leave_bucket(self) -> None:
-        self.store = self._own_store = None
-        self._open_model(BrowseModel(NoBucket(), self._announce))
-        self.arrive()
-        self.redraw_bars()
+    # Listing
 
-    def show_bucket(self, prefix: str = "") -> None:
-        """Lists the bucket of `store` from the start."""
+    def show_bucket(self) -> None:
+        """See `Browser.show_bucket`."""
         assert self.store is not None  # noqa: S101
-        self._open_model(BrowseModel(self.store, self._announce))
-        self.model.open(prefix, remember=False)
-        self.arrive()
+        self._replace_model(BrowseModel(self.store, self._post_changed))
+        self.model.open("", remember=False)
+        self.show_folder()
 
-    def _open_model(self, model: BrowseModel) -> None:
+    def _replace_model(self, model: BrowseModel) -> None:
         self.model.close()
         self.index = None
         self.model = model
 
     def open_folder(self, prefix: str, select: str = "") -> None:
-        """Lists a folder, or what begins with `prefix`; the cursor goes to `select`, or where it was last."""
-        self.leave_place()
+        """See `Browser.open_folder`."""
+        self.save_cursor()
         self.model.open(prefix, select=select)
-        self.arrive()
+        self.show_folder()
 
-    def leave_place(self) -> None:
-        row = self.table.current
+    def save_cursor(self) -> None:
+        """See `Browser.save_cursor`."""
+        row = self.table.cursor_row
         if row is not None and self.table.view.rows is self.model.rows:
-            place = Place(self.model.rows.name(row), self.table.cursor, self.table.rows_above)
-            self.model.places[self.model.prefix] = place
+            position = CursorPosition(self.model.rows.name(row), self.table.cursor, self.table.rows_above)
+            self.model.cursor_positions[self.model.prefix] = position
 
-    def arrive(self) -> None:
-        self.close_filter()
+    def show_folder(self) -> None:
+        """See `Browser.show_folder`."""
+        self._close_filter()
         self.range_start = None
         self.table.set_view(self.model.view)
-        self._want_manifest()
-        self._take_over()
-        self._want_detail()
+        self._request_manifest()
+        self._poll_model()
+        self._cursor_changed()
         self.redraw()
 
-    def _announce(self) -> None:
+    def _post_changed(self) -> None:
         """Called by threads."""
         self.post_message(Changed())
 
     @on(Changed)
-    def _changed(self) -> None:
-        self._take_over()
+    def _model_changed(self) -> None:
+        self._poll_model()
         self.redraw()
 
-    def _take_over(self) -> None:
+    def _poll_model(self) -> None:
         if self.model.poll() or self.table.view is not self.model.view:
             self._show_view()
         error = self.model.error
-        if error is not None and error is not self.told:
-            self.told = error
-            self.tell(error)
+        if error is not None and error is not self.reported_error:
+            self.reported_error = error
+            self.show_error(error)
 
     def _show_view(self) -> None:
-        view, old, place = self.model.view, self.table.view, self.model.wanted
+        view, old, position = self.model.view, self.table.view, self.model.pending_cursor
         refreshed = old.rows is not view.rows and old.rows.base == view.rows.base
-        if place is None and refreshed and self.table.current is not None:
-            place = Place(old.rows.name(self.table.current), self.table.cursor, self.table.rows_above)
+        if position is None and refreshed and self.table.cursor_row is not None:
+            name = old.rows.name(self.table.cursor_row)
+            position = CursorPosition(name, self.table.cursor, self.table.rows_above)
         if refreshed:
-            self.detail = None  # the object may be another one by now
-        row = view.rows.find(place.name) if place else None
-        if place is not None and row is not None and view.position(row) is not None:
-            self.table.set_view(view, go_to=row, above=place.above)
-            self.model.wanted = None
+            self.detail = None  # the object may have been replaced
+        row = view.rows.find(position.name) if position else None
+        if position is not None and row is not None and view.position(row) is not None:
+            self.table.set_view(view, go_to=row, above=position.above)
+            self.model.pending_cursor = None
         else:
             self.table.set_view(view)
             if self.model.listing.state is not ListingState.LOADING:
-                self.model.wanted = None
-        self._want_detail()
+                self.model.pending_cursor = None
+        self._cursor_changed()
 
-    # Detail
+    # Details
 
-    def _want_manifest(self) -> None:
-        """Below the dataset prefix samples are told by the manifest there, which is read once."""
+    def _request_manifest(self) -> None:
+        """Below the dataset prefix the manifest gives format and label of the samples; it is read once."""
         store = self.store
         if store is None:
             return
         prefix = store.profile.dataset_prefix
-        if f"{self.model.prefix}/".startswith(f"{prefix}/") and self._manifest_asked != (store, prefix):
-            self._manifest_asked = (store, prefix)
+        if f"{self.model.prefix}/".startswith(f"{prefix}/") and self._manifest_requested != (store, prefix):
+            self._manifest_requested = (store, prefix)
             self._read_manifest(store, prefix)
 
     @work(thread=True, group="manifest", exit_on_error=False)
     def _read_manifest(self, store: ObjectStore, prefix: str) -> None:
         try:
-            if store.head(manifest_key(prefix)).size > MAX_MANIFEST_BYTES:
-                return
-            index = ManifestIndex(read_manifest(store, prefix), prefix)
+            index = read_index(store, prefix)
         except ConsoleError as error:
-            _log.info("samples are told without a manifest: %s", error)
+            _log.info("samples show without labels, as there is no manifest: %s", error)
         else:
-            self.app.call_from_thread(self._take_manifest, store, index)
+            self.app.call_from_thread(self._manifest_read, store, index)
 
-    def _take_manifest(self, store: ObjectStore, index: ManifestIndex) -> None:
-        if store is not self.store or self.index is not None:
+    def _manifest_read(self, store: ObjectStore, index: ManifestIndex | None) -> None:
+        if index is None or store is not self.store or self.index is not None:
             return
         self.index = index
         if self.detail is not None and self.detail.key.startswith(f"{index.prefix}/"):
-            self.detail = None  # read without it, or being read
-            self._want_detail()
+            self.detail = None  # it was read, or is being read, without the manifest
+            self._cursor_changed()
 
-    def on_virtual_table_moved(self) -> None:
-        self.model.wanted = None
-        self._want_detail()
+    def _on_virtual_table_moved(self) -> None:
+        """Read the row under the cursor, after a delay."""
+        self.model.pending_cursor = None
+        self._cursor_changed()
 
-    def _want_detail(self) -> None:
-        row, rows = self.table.current, self.table.view.rows
+    def _cursor_changed(self) -> None:
+        row, rows = self.table.cursor_row, self.table.view.rows
         if row is not None and self.detail is not None and self.detail.key == rows.key(row):
-            return  # the table tells of its cursor also when it was resized
-        if self._waiting:
-            self._waiting.stop()
+            return  # the table also posts `Moved` after a resize
+        if self._read_timer:
+            self._read_timer.stop()
         if row is None or self.store is None:
             self.detail = None
         else:
             self.detail = Detail(rows.key(row), rows.is_folder(row))
-            # Also where the pane has no room: what can be done with it depends on what it holds.
+            # Read even where the pane is hidden: the content decides which commands are available.
             if not rows.is_folder(row) and not self.has_class("-too-small"):
-                self._waiting = self.set_timer(_REST_BEFORE_READING_S, self.read_detail)
+                self._read_timer = self.set_timer(_READ_DELAY_S, self.read_detail)
         self._draw_detail()
 
     def read_detail(self, *, full: bool = False) -> None:
-        """Reads what is shown of the object under the cursor; `full` also asks for ACL, tags and versions."""
+        """See `Browser.read_detail`."""
         detail = self.detail
         if detail is None or detail.is_folder or self.store is None:
             return
@@ -252,21 +345,11 @@ class BrowseScreen(Moving, Working, Checkpoints):
             return
         detail.loading = True
         self._draw_detail()
-        self._read(self.store, detail, self.index, full)
+        self._read_detail(self.store, detail, self.index, full)
 
     @work(thread=True, group="detail", exclusive=True, exit_on_error=False)
-    def _read(self, store: ObjectStore, detail: Detail, index: ManifestIndex | None, full: bool) -> None:
-        try:
-            if full:
-                detail.full = object_details(store, detail.key)
-            detail.info = detail.full.info if detail.full else store.head(detail.key)
-            self.post_message(DetailRead(detail))
-            detail.content = detail.content or read_content(store, detail.info, index)
-        except ConsoleError as error:
-            detail.problem = str(error)
-        finally:
-            detail.loading = False
-            self.post_message(DetailRead(detail))
+    def _read_detail(self, store: ObjectStore, detail: Detail, index: ManifestIndex | None, full: bool) -> None:
+        detail.read(store, index, full=full, on_change=lambda changed: self.post_message(DetailRead(changed)))
 
     @on(DetailRead)
     def _detail_read(self, event: DetailRead) -> None:
@@ -280,18 +363,25 @@ class BrowseScreen(Moving, Working, Checkpoints):
             self.redraw_bars()
 
     def _draw_detail(self) -> None:
-        self.pane.plain = self.glyphs.name == "ascii" or self.app.no_color
+        self.pane.plain = self.plain
         self.pane.redraw()
+
+    def show_pane(self, shown: bool) -> None:
+        """See `Browser.show_pane`."""
+        side_by_side = self.app.has_class("-wide") or self.has_class("-wide") or self.has_class("-vast")
+        self.set_class(shown and not side_by_side, "-pane")
+        (self.pane if shown else self.table).focus()
 
     # Drawing
 
     def redraw(self) -> None:
+        """See `Browser.redraw`."""
         for panel in self.query(Panel):
             panel.redraw()
             if panel.id == "jobs":
-                panel.styles.height = min(len(self.jobs), _JOBS_SHOWN)
+                panel.styles.height = min(len(self.console.jobs), _JOBS_SHOWN)
             elif panel.id == "path":
-                panel.styles.height = len(self._path(self.size.width, 1))
+                panel.styles.height = len(self._path_lines(self.size.width, 1))
         state = (self.model.sort, self.glyphs.name)
         if state != self._drawn:
             self._drawn = state
@@ -301,35 +391,35 @@ class BrowseScreen(Moving, Working, Checkpoints):
             self.detail.usage = self.usage[1].totals
             self._draw_detail()
 
-    def _path(self, width: int, _height: int) -> Sequence[Line]:
+    def _path_lines(self, width: int, _height: int) -> Sequence[Line]:
         if self.store is None:
             return notice(self.services.state, self.glyphs, width) or [Line((" Connecting.", "dim"))]
-        return [painting.path_line(self.model, self.store.profile.bucket, width, self.glyphs)]
+        return [table.path_line(self.model, self.store.profile.bucket, width, self.glyphs)]
 
-    def header_line(self, width: int) -> Line:
-        return painting.header(width, self.model.sort, self.glyphs)
+    def _header_line(self, width: int) -> Line:
+        return table.header(width, self.model.sort, self.glyphs)
 
-    def row_line(self, row: int, width: int) -> Line:
+    def _row_line(self, row: int, width: int) -> Line:
         rows = self.table.view.rows
-        return painting.row_line(rows, row, width, chosen=row in self.model.selection, glyphs=self.glyphs)
+        return table.row_line(rows, row, width, selected=row in self.model.selection, glyphs=self.glyphs)
 
-    def detail_blocks(self, width: int, _height: int) -> Sequence[Block]:
-        return detail.detail_blocks(self.detail, width, self.glyphs) if self.detail is not None else []
+    def _detail_blocks(self, width: int, _height: int) -> Sequence[Block]:
+        return detail_blocks(self.detail, width, self.glyphs) if self.detail is not None else []
 
-    def _jobs(self, width: int, _height: int) -> Sequence[Line]:
-        return [painting.job_line(job, width, self.glyphs) for job in self.jobs[-_JOBS_SHOWN:]]
+    def _job_lines(self, width: int, _height: int) -> Sequence[Line]:
+        return [table.job_line(job, width, self.glyphs) for job in self.console.jobs[-_JOBS_SHOWN:]]
 
-    def _status(self, _width: int, _height: int) -> Sequence[Line]:
+    def _status_lines(self, _width: int, _height: int) -> Sequence[Line]:
         if self.store is None:
             return []
         if preparing := preparation(self.services, self.glyphs):
             return preparing
         error = self.model.error
         if error is not None:
-            return [Line((f" {self.model.rows.count:,} loaded; r goes on. ", "text"), (error.message, "bad"))]
-        return [painting.status_line(self.model, self.glyphs, self.store.waiting)]
+            return [Line((f" {self.model.rows.count:,} loaded; press r to continue. ", "text"), (error.message, "bad"))]
+        return [table.status_line(self.model, self.glyphs, self.store.waiting)]
 
-    # Filter and escape
+    # Filter, keys and mouse
 
     @on(Input.Changed, "#filter")
     def _filter_typed(self, event: Input.Changed) -> None:
@@ -340,36 +430,36 @@ class BrowseScreen(Moving, Working, Checkpoints):
             event.input.add_class("-bad")
         else:
             event.input.remove_class("-bad")
-            self._take_over()
+            self._poll_model()
         self.redraw()
 
     @on(Input.Submitted, "#filter")
-    def _filter_done(self, event: Input.Submitted) -> None:
+    def _filter_submitted(self, event: Input.Submitted) -> None:
         event.stop()
         if not event.value:
-            self.close_filter()
+            self._close_filter()
         self.table.focus()
 
-    def close_filter(self) -> None:
-        self.entry.display = False
+    def _close_filter(self) -> None:
+        self.filter_input.display = False
         with self.prevent(Input.Changed):
-            self.entry.value = ""
-        self.entry.remove_class("-bad")
+            self.filter_input.value = ""
+        self.filter_input.remove_class("-bad")
         if self.model.row_filter is not None:
             self.model.filter_by("")
-            self._take_over()
+            self._poll_model()
         self.table.focus()
 
     def action_escape(self) -> None:
-        """One layer back: the pane, what is loading, the filter, what is chosen."""
+        """Undo one layer: close the pane, stop loading, clear the filter or the selection."""
         if self.has_class("-pane"):
             self.show_pane(False)
-        elif self.entry.has_focus:
-            self.close_filter()
+        elif self.filter_input.has_focus:
+            self._close_filter()
         elif self.model.stop():
             self.redraw()
         elif self.model.row_filter is not None:
-            self.close_filter()
+            self._close_filter()
         elif len(self.model.selection):
             self.model.selection.clear()
             self.table.refresh()
@@ -377,15 +467,20 @@ class BrowseScreen(Moving, Working, Checkpoints):
             self.table.focus()
         self.redraw()
 
-    def on_object_table_header_clicked(self, event: ObjectTable.HeaderClicked) -> None:
-        self.sort_by(painting.column_at(self.table.size.width, event.column))
+    def _on_virtual_table_opened(self) -> None:
+        """Open the row that was clicked."""
+        navigation.open_row(self)
 
-    # Keys
+    def _on_object_table_header_clicked(self, event: ObjectTable.HeaderClicked) -> None:
+        """Sort by the column that was clicked."""
+        navigation.sort_by(self, table.column_at(self.table.size.width, event.column))
 
     def on_key(self) -> None:
+        """Let keys take precedence over the listing."""
         self.model.give_way()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002
+        """Disable what the bucket, the object under the cursor or read-only mode does not allow."""
         if action in _WRITES and self.services.readonly:
             return None
         if action in _NEEDS_BUCKET and self.store is None:

@@ -1,4 +1,4 @@
-"""Canvas and Panel: widgets drawn from styled lines; only changed cells are sent. Also the styles and the themes.
+"""Canvas and Panel: widgets drawn from styled lines, of which only changed cells are sent; styles and themes.
 
 Styles are not CSS component classes because Textual would match eighteen of those for every canvas on every change of
 styles, which took a quarter of the first paint. In every theme `secondary` is the standard endpoint and `accent` the
@@ -24,11 +24,11 @@ from ossconsole.tui.kit.glyphs import ASCII
 from ossconsole.tui.kit.text import Line, Piece
 
 
-class Ink(msgspec.Struct, frozen=True):
-    """Colour and ground are variables of the theme; without a ground it is the widget's.
+class InkSpec(msgspec.Struct, frozen=True):
+    """A style. `colour` and `ground` (background) are variables of the theme; "" is the ground of the widget.
 
-    `ansi` is the colour in themes that use the terminal's own sixteen; `reverse` is what is left there, and without
-    colours, of a ground.
+    `ansi` is the colour in themes of the terminal's own 16 colours. `reverse` replaces the ground there, and on
+    terminals without colours.
     """
 
     colour: str = "foreground"
@@ -41,51 +41,52 @@ class Ink(msgspec.Struct, frozen=True):
 # The terminal's own blue is too dark for text on most dark grounds.
 _ANSI_PRIMARY, _ANSI_ACCELERATED = "ansi_bright_blue", "ansi_magenta"
 
-INKS = {
-    "text": Ink(),
-    "dim": Ink("dim"),
-    "strong": Ink(bold=True),
-    "rule": Ink("rule"),
-    "title": Ink(bold=True),
-    "good": Ink("success"),
-    "warn": Ink("warning", bold=True),
-    "bad": Ink("error", bold=True),
-    "standard": Ink("secondary", bold=True),
-    "accelerated": Ink("accent", bold=True, ansi=_ANSI_ACCELERATED),
-    "primary": Ink("primary", bold=True, ansi=_ANSI_PRIMARY),
-    "cursor": Ink(ground="primary", bold=True, reverse=True),
-    "chip": Ink(ground="panel"),
-    "chip-dim": Ink("dim", "panel"),
-    "chip-on": Ink("background", "primary", bold=True, reverse=True),
-    "chip-key": Ink("primary", "panel", bold=True, ansi=_ANSI_PRIMARY),
-    "chip-standard": Ink("secondary", "panel", bold=True),
-    "chip-accelerated": Ink("accent", "panel", bold=True, ansi=_ANSI_ACCELERATED),
+STYLES = {
+    "text": InkSpec(),
+    "dim": InkSpec("dim"),
+    "strong": InkSpec(bold=True),
+    "rule": InkSpec("rule"),
+    "title": InkSpec(bold=True),
+    "good": InkSpec("success"),
+    "warn": InkSpec("warning", bold=True),
+    "bad": InkSpec("error", bold=True),
+    "standard": InkSpec("secondary", bold=True),
+    "accelerated": InkSpec("accent", bold=True, ansi=_ANSI_ACCELERATED),
+    "primary": InkSpec("primary", bold=True, ansi=_ANSI_PRIMARY),
+    "cursor": InkSpec(ground="primary", bold=True, reverse=True),
+    "chip": InkSpec(ground="panel"),
+    "chip-dim": InkSpec("dim", "panel"),
+    "chip-on": InkSpec("background", "primary", bold=True, reverse=True),
+    "chip-key": InkSpec("primary", "panel", bold=True, ansi=_ANSI_PRIMARY),
+    "chip-standard": InkSpec("secondary", "panel", bold=True),
+    "chip-accelerated": InkSpec("accent", "panel", bold=True, ansi=_ANSI_ACCELERATED),
 }
 _CURSOR_STRENGTH = 0.3
 
 
-class Inkwell:
-    """The inks of one widget, on its ground; to be cleared when its styles change."""
+class StyleCache:
+    """The rich styles of one widget by name, on its background; clear it when the widget's styles change."""
 
     def __init__(self, widget: Widget) -> None:
         self._widget = widget
-        self._known: dict[tuple[str, bool], Style] = {}
+        self._cache: dict[tuple[str, bool], Style] = {}
 
     def clear(self) -> None:
-        self._known.clear()
+        """Forgets all styles."""
+        self._cache.clear()
 
     def style(self, name: str, *, cursor: bool = False) -> Style:
-        """The style of this name; with `cursor` on the cursor's ground."""
-        found = self._known.get((name, cursor))
+        """The style called `name` in `STYLES`; with `cursor` on the background of the cursor."""
+        found = self._cache.get((name, cursor))
         if found is None:
-            found = self._mixed(INKS[name])
+            found = self._resolve(STYLES[name])
             if cursor:
-                over = self._mixed(INKS["cursor"])
+                over = self._resolve(STYLES["cursor"])
                 found += Style(bgcolor=over.bgcolor, bold=True, reverse=over.reverse)
-            self._known[name, cursor] = found
+            self._cache[name, cursor] = found
         return found
 
-    def _mixed(self, ink: Ink) -> Style:
+    def _resolve(self, ink: InkSpec) -> Style:
         app = self._widget.app
         known = app.theme_variables
         plain = self._widget.rich_style
@@ -94,7 +95,7 @@ class Inkwell:
             return plain + Style(color=colour.rich_color, bold=ink.bold, reverse=ink.reverse or None)
         colour = Color.parse(known[ink.colour])
         ground = Color.parse(known[ink.ground]) if ink.ground else None
-        if ground is not None and ink is INKS["cursor"]:
+        if ground is not None and ink is STYLES["cursor"]:
             ground = self._widget.background_colors[1].blend(ground, _CURSOR_STRENGTH)
         return plain + Style(
             color=colour.rich_color,
@@ -105,21 +106,21 @@ class Inkwell:
 
 
 class Canvas(Widget):
-    """Subclasses give their lines in `paint`; `redraw` paints again and refreshes the cells that differ."""
+    """Subclasses return their lines from `paint`; `redraw` calls it and refreshes only the cells that differ."""
 
     ALLOW_SELECT = False
 
     def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:  # noqa: A002 - Textual's name
         super().__init__(id=id, classes=classes)
         self._lines: list[Line] = []
-        self._inks = Inkwell(self)
+        self._style_cache = StyleCache(self)
 
     def paint(self, width: int, height: int) -> Sequence[Line]:
-        """The lines to show in `width` x `height` cells; missing ones are blank, longer ones are cut."""
+        """The lines for `width` x `height` cells; missing lines are blank, long lines are cut."""
         raise NotImplementedError
 
     def redraw(self) -> None:
-        """Paint again; cheap where nothing changed, and it sends nothing then."""
+        """Paint again; without a change nothing is sent."""
         width, height = self.size
         if not self.is_attached or not width or not height:
             return
@@ -133,26 +134,27 @@ class Canvas(Widget):
             self.refresh(*regions)
 
     def on_resize(self) -> None:
+        """Paint for the new size."""
         self._lines = []
         self.redraw()
         self.refresh()
 
     def notify_style_update(self) -> None:
         super().notify_style_update()
-        self._inks.clear()
+        self._style_cache.clear()
 
     def render_line(self, y: int) -> Strip:
         width = self.size.width
         if y >= len(self._lines):
-            return Strip.blank(width, self._inks.style("text"))
+            return Strip.blank(width, self._style_cache.style("text"))
         line = self._lines[y]
         return Strip(
-            [Segment(text, self._inks.style(style)) for text, style in line.pieces], line.width
-        ).adjust_cell_length(width, self._inks.style("text"))
+            [Segment(text, self._style_cache.style(style)) for text, style in line.pieces], line.width
+        ).adjust_cell_length(width, self._style_cache.style("text"))
 
 
 def _differences(old: Sequence[Line], new: Sequence[Line], width: int) -> list[Region]:
-    """The cells in which the lines differ, by whole pieces: Textual sends a piece as a whole, with its colours."""
+    """The cells that differ, by whole pieces, as Textual sends a piece as a whole, with its colours."""
     regions = []
     for y, (before, after) in enumerate(zip_longest(old, new)):
         if before is None or after is None:
@@ -163,12 +165,12 @@ def _differences(old: Sequence[Line], new: Sequence[Line], width: int) -> list[R
 
 
 def _changes(before: Sequence[Piece], after: Sequence[Piece]) -> list[tuple[int, int]]:
-    """First cell and the one behind the last of each stretch of new pieces."""
-    known = set(_placed(before))
+    """The new pieces as spans of cells, the end exclusive; adjacent ones are joined."""
+    known = set(_with_starts(before))
     found: list[tuple[int, int]] = []
-    for place in _placed(after):
-        start, text, _ = place
-        if place in known:
+    for piece in _with_starts(after):
+        start, text, _ = piece
+        if piece in known:
             continue
         end = start + cell_len(text)
         if found and found[-1][1] == start:
@@ -178,8 +180,8 @@ def _changes(before: Sequence[Piece], after: Sequence[Piece]) -> list[tuple[int,
     return found
 
 
-def _placed(pieces: Sequence[Piece]) -> Iterator[tuple[int, str, str]]:
-    """The pieces with the cell each begins in."""
+def _with_starts(pieces: Sequence[Piece]) -> Iterator[tuple[int, str, str]]:
+    """The pieces, each with its first cell."""
     at = 0
     for text, style in pieces:
         yield at, text, style
@@ -187,10 +189,11 @@ def _placed(pieces: Sequence[Piece]) -> Iterator[tuple[int, str, str]]:
 
 
 Painter = Callable[[int, int], Sequence[Line]]
+"""Returns the lines for a width and a height in cells."""
 
 
 class Panel(Canvas):
-    """Draws what `painter(width, height)` gives."""
+    """A canvas drawn by a function."""
 
     def __init__(self, painter: Painter, *, id: str | None = None, classes: str | None = None) -> None:  # noqa: A002
         super().__init__(id=id, classes=classes)
@@ -235,4 +238,4 @@ LIGHT = Theme(
 OWN = (DARK, LIGHT)
 
 ROTATION = ("console-dark", "console-light", "ansi-dark", "ansi-light")
-"""What the theme key steps through; every other theme of Textual is in the command palette."""
+"""The themes of the theme key; all themes of Textual are in the command palette."""

@@ -11,77 +11,50 @@ from ossconsole.config.endpoints import EndpointKind
 
 @dataclass(frozen=True)
 class Glyphs:
-    """One set. `chart` names the symbols that charts use: braille, block or ascii."""
+    """One set of characters, by default the full one. `chart` names the symbols of charts: braille, block or ascii."""
 
-    name: str
-    chart: str
-    standard: str
-    accelerated: str
-    rule: str
-    corner: str
-    vertical: str
-    tick: str
-    marker: str
-    cross: str
-    bar_full: str
-    bar_half: str
-    bar_empty: str
-    ellipsis: str
-    dot: str
-    running: str
-    paused: str
-    done: str
-    failed: str
-    waiting: str
-    folder: str
-    up: str
-    down: str
-    prompt: str
-    plus_minus: str
-    left_edge: str
+    name: str = "braille"
+    chart: str = "braille"
+    standard: str = "●"
+    accelerated: str = "▲"
+    rule: str = "─"
+    corner: str = "└"
+    vertical: str = "│"
+    tick: str = "┤"
+    marker: str = "┊"
+    cross: str = "│"
+    bar_full: str = "━"
+    bar_half: str = "╸"
+    bar_empty: str = "─"
+    ellipsis: str = "…"
+    dot: str = "·"
+    running: str = "▶"
+    paused: str = "‖"
+    done: str = "✓"
+    failed: str = "✗"
+    waiting: str = "○"
+    folder: str = "▸"
+    up: str = "↑"
+    down: str = "↓"
+    prompt: str = "›"
+    plus_minus: str = "±"
+    left_edge: str = "▌"
 
     def endpoint(self, kind: EndpointKind) -> str:
+        """The symbol of an endpoint."""
         return self.standard if kind is EndpointKind.STANDARD else self.accelerated
 
     def short(self, kind: EndpointKind) -> str:
-        """Where there is no room for the whole word."""
+        """Symbol and abbreviated name of an endpoint."""
         return f"{self.endpoint(kind)} {kind.value if len(kind.value) <= 8 else kind.value[:5] + '.'}"
 
     def named(self, kind: EndpointKind) -> str:
+        """Symbol and name of an endpoint."""
         return f"{self.endpoint(kind)} {kind}"
 
 
-BRAILLE = Glyphs(
-    name="braille",
-    chart="braille",
-    standard="●",
-    accelerated="▲",
-    rule="─",
-    corner="└",
-    vertical="│",
-    tick="┤",
-    marker="┊",
-    cross="│",
-    bar_full="━",
-    bar_half="╸",
-    bar_empty="─",
-    ellipsis="…",
-    dot="·",
-    running="▶",
-    paused="‖",
-    done="✓",
-    failed="✗",
-    waiting="○",
-    folder="▸",
-    up="↑",
-    down="↓",
-    prompt="›",
-    plus_minus="±",
-    left_edge="▌",
-)
-
-BLOCK = Glyphs(**{**BRAILLE.__dict__, "name": "block", "chart": "block"})
-
+BRAILLE = Glyphs()
+BLOCK = Glyphs(name="block", chart="block")
 ASCII = Glyphs(
     name="ascii",
     chart="ascii",
@@ -115,16 +88,16 @@ SETS = {glyphs.name: glyphs for glyphs in (BRAILLE, BLOCK, ASCII)}
 
 
 def for_terminal(environment: Mapping[str, str] = os.environ) -> Glyphs:
-    """What this terminal can show: ASCII without UTF-8; no braille on the kernel's console, whose font has none."""
+    """The set for this terminal: ASCII without UTF-8; blocks on the Linux console, whose font has no braille."""
     if not _speaks_utf8(environment):
         return ASCII
     return BLOCK if environment.get("TERM") == "linux" else BRAILLE
 
 
 def _speaks_utf8(environment: Mapping[str, str]) -> bool:
-    """What the locale's variables say; without any (a bare container), terminals of today speak UTF-8.
+    """Whether the locale variables name UTF-8; without any (a bare container), UTF-8 is assumed.
 
-    Python's own view of the locale does not tell: under `LANG=C` it turns to UTF-8 by itself, and then sets LC_CTYPE.
+    Python's own locale is no evidence: under `LANG=C` Python switches to UTF-8 and then sets LC_CTYPE.
     """
     known = environment.get("LC_ALL", "")
     if not known:

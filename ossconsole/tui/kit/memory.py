@@ -1,6 +1,6 @@
-"""What the console remembers between sessions, mostly per profile: a small JSON file in the state folder.
+"""Values of forms and bookmarks that are kept between sessions, mostly per profile: a JSON file in the state folder.
 
-It is nice to have: nothing here raises, and what cannot be kept or read is told in words.
+They are a convenience: nothing here raises, and problems are returned as text.
 """
 
 from __future__ import annotations
@@ -48,44 +48,44 @@ _FORMS: dict[str, Any] = {
     "upload": _Upload,
     "train": dict[str, bool | int | float | str],
 }
-"""The shape of each form's values; any object for the form of another version."""
+"""The type of the values of each form; any object for a form of another version."""
 
 
 def recall(form: str, profile: str) -> dict[str, Any]:
-    """The values last used in `form` with `profile`; empty where there are none that fit."""
+    """The values last used in `form` with `profile`; empty where there are none, or they are not valid."""
     try:
-        return _decode(form, _fitting(_read()).get(f"{form}/{profile}", msgspec.Raw(b"{}")))
-    except (SettingsError, msgspec.DecodeError):  # `check` tells of it
+        return _decode(form, _valid(_read()).get(f"{form}/{profile}", msgspec.Raw(b"{}")))
+    except (SettingsError, msgspec.DecodeError):  # `check` reports it
         return {}
 
 
 def remember(form: str, profile: str, values: dict[str, Any]) -> str:
-    """Keeps `values` for the next time; gives what to tell the user about that, "" when all is well."""
+    """Keeps `values` for the next session. Returns a message for the user where that fails, else ""."""
     problem = check()
     try:
-        known = _fitting(_read())
+        known = _valid(_read())
         known[f"{form}/{profile}"] = msgspec.Raw(msgspec.json.encode(values))
         _write(known)
     except SettingsError as error:
-        problem = f"Not remembered for the next time: {error}"
+        problem = f"Not remembered for the next session: {error}"
     if problem:
         log.warning("%s: %s", form, problem)
     return problem
 
 
 def check() -> str:
-    """Sets the file aside when it is damaged, but for what fits; gives what to tell the user, "" when all is well."""
+    """Sets a damaged file aside and keeps its valid entries. Returns a message for the user, else ""."""
     try:
         data = _read()
-        fitting = _fitting(data)
-        if data is None or len(fitting) == _count(data):
+        valid = _valid(data)
+        if valid == _entries(data):
             return ""
         kept = set_aside(_path())
-        if fitting:
-            _write(fitting)
+        if valid:
+            _write(valid)
     except SettingsError as error:
         return str(error)
-    return f"What the console remembers of forms and bookmarks was damaged. The file is kept as {kept}."
+    return f"The file with the values of forms and bookmarks was damaged. It is kept as {kept}."
 
 
 def _path() -> Path:
@@ -100,28 +100,24 @@ def _write(entries: dict[str, msgspec.Raw]) -> None:
     write_private(_path(), msgspec.json.format(msgspec.json.encode(entries)))
 
 
-def _count(data: bytes) -> int:
-    """The number of entries, -1 where it is no object."""
+def _entries(data: bytes | None) -> dict[str, msgspec.Raw] | None:
+    """All entries; None where the data is not a JSON object."""
     try:
-        return len(decode_json(data, dict[str, msgspec.Raw]))
+        return {} if data is None else decode_json(data, dict[str, msgspec.Raw])
     except msgspec.DecodeError:
-        return -1
+        return None
 
 
-def _fitting(data: bytes | None) -> dict[str, msgspec.Raw]:
-    """The entries that have the shape of their form."""
-    try:
-        entries: dict[str, msgspec.Raw] = {} if data is None else decode_json(data, dict[str, msgspec.Raw])
-    except msgspec.DecodeError:
-        return {}
-    fitting = {}
-    for key, value in entries.items():
+def _valid(data: bytes | None) -> dict[str, msgspec.Raw]:
+    """The entries whose values have the type of their form."""
+    valid = {}
+    for key, value in (_entries(data) or {}).items():
         try:
             _decode(key.partition("/")[0], value)
         except msgspec.DecodeError:
             continue
-        fitting[key] = value
-    return fitting
+        valid[key] = value
+    return valid
 
 
 def _decode(form: str, value: msgspec.Raw) -> dict[str, Any]:

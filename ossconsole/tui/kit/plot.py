@@ -1,4 +1,4 @@
-"""Curves and large digits as characters: braille, block or ASCII cells. Knows no widget and no colour."""
+"""Curves and large digits as characters: braille, block or ASCII cells, without widgets and colours."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Scale:
     high: float
     log: bool = False
 
-    def place(self, value: float) -> float:
-        """Where `value` lies, 0 at the bottom to 1 at the top, clamped."""
+    def position(self, value: float) -> float:
+        """The position of `value`, from 0 at the bottom to 1 at the top, clamped."""
         low, high = self._transform(self.low), self._transform(self.high)
         span = high - low
         if not 0 < span < math.inf:
@@ -41,7 +41,7 @@ class Scale:
 
 
 def nice_ceiling(value: float) -> float:
-    """The next of 1, 1.5, 2, 3, 4, 5, 6, 8 times a power of ten: steps small enough to use the height."""
+    """The next of 1, 1.5, 2, 3, 4, 5, 6, 8 times a power of ten; the small steps use most of the height."""
     if value <= 0 or not math.isfinite(value):
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
@@ -52,26 +52,27 @@ def nice_ceiling(value: float) -> float:
 
 
 def scale_from_zero(points: Sequence[Point]) -> Scale:
+    """From zero to a round number above the values."""
     highest = max((point.high for point in points if not math.isnan(point.high)), default=0.0)
     return Scale(0.0, nice_ceiling(highest * 1.05))
 
 
 def scale_around(points: Sequence[Point], *, log: bool = False) -> Scale:
-    """The range of the values with a little air, for quantities whose zero says nothing."""
+    """The range of the values with a margin, for quantities whose zero has no meaning."""
     lows = [point.low for point in points if not math.isnan(point.low)]
     if not lows:
         return Scale(0.1, 1.0, log) if log else Scale(0.0, 1.0)
     low, high = min(lows), max(point.high for point in points if not math.isnan(point.high))
     if log:
         return Scale(max(low, 1e-9) / 1.1, max(high, 1e-9) * 1.1, log=True)
-    air = (high - low) * 0.05 or abs(high) * 0.05 or 0.5
-    return Scale(max(0.0, low - air) if low >= 0 else low - air, high + air)
+    margin = (high - low) * 0.05 or abs(high) * 0.05 or 0.5
+    return Scale(max(0.0, low - margin) if low >= 0 else low - margin, high + margin)
 
 
 def columns_of(points: Sequence[Point], t0: float, t1: float, count: int, *, join: bool = True) -> list[Column | None]:
-    """For each of `count` columns of dots from t0 to t1, what to draw; None is a gap.
+    """The range to draw in each of `count` columns of dots from t0 to t1 (Unix seconds); None is a gap.
 
-    With `join`, neighbouring points are joined, unless a gap lies between them.
+    With `join`, neighbouring points are connected, except across a gap.
     """
     found: list[Column | None] = [None] * count
     previous: tuple[int, float] | None = None
@@ -89,7 +90,7 @@ def columns_of(points: Sequence[Point], t0: float, t1: float, count: int, *, joi
 
 
 def _join(found: list[Column | None], start: tuple[int, float], end: tuple[int, float]) -> None:
-    """Straight from `start` to `end`, leaving both ends out."""
+    """A straight line from `start` to `end`, without both ends."""
     span = end[0] - start[0]
     for step in range(1, span):
         value = start[1] + (end[1] - start[1]) * step / span
@@ -102,7 +103,7 @@ def _merge(found: list[Column | None], at: int, low: float, high: float) -> None
 
 
 def draw(columns: Sequence[Column | None], scale: Scale, height: int, symbols: str) -> list[str]:
-    """The rows of cells, top to bottom, for columns made with DOTS[symbols][0] dots a cell."""
+    """The rows of cells, top to bottom, for columns with DOTS[symbols][0] dots per cell."""
     painter = {"braille": _draw_braille, "block": _draw_block, "ascii": _draw_ascii}[symbols]
     return painter(columns, scale, height)
 
@@ -118,13 +119,13 @@ def _draw_braille(columns: Sequence[Column | None], scale: Scale, height: int) -
 
 
 def _uprights(columns: Sequence[Column | None], scale: Scale, top: int) -> Iterator[tuple[int, int, int]]:
-    """Column, lowest and highest dot of each column, stretched so that it touches the one before."""
+    """Index, lowest and highest dot of each column, extended so that it touches the previous one."""
     before: tuple[int, int] | None = None
     for x, column in enumerate(columns):
         if column is None:
             before = None
             continue
-        low, high = (round(scale.place(value) * top) for value in column)
+        low, high = (round(scale.position(value) * top) for value in column)
         if before is None:
             yield x, low, high
         else:
@@ -133,8 +134,8 @@ def _uprights(columns: Sequence[Column | None], scale: Scale, top: int) -> Itera
 
 
 def _draw_block(columns: Sequence[Column | None], scale: Scale, height: int) -> list[str]:
-    """Bars from the bottom: eighths of a cell are what block characters have."""
-    eighths = [0 if column is None else max(1, round(scale.place(column[1]) * height * 8)) for column in columns]
+    """Bars from the bottom, in eighths of a cell."""
+    eighths = [0 if column is None else max(1, round(scale.position(column[1]) * height * 8)) for column in columns]
     return [
         "".join(_BLOCKS[min(8, max(0, value - (height - 1 - row) * 8))] for value in eighths) for row in range(height)
     ]
@@ -147,18 +148,18 @@ def _draw_ascii(columns: Sequence[Column | None], scale: Scale, height: int) -> 
         for y in range(low, high + 1):
             rows[top - y][x] = "|"
         for value in columns[x] or ():
-            rows[top - round(scale.place(value) * top)][x] = "*"
+            rows[top - round(scale.position(value) * top)][x] = "*"
     return ["".join(row) for row in rows]
 
 
 def scatter(columns: Sequence[Column | None], scale: Scale, height: int, symbols: str) -> list[str]:
-    """Like `draw`, but loose dots: the lowest and the highest value of each column, for what lies behind a curve."""
+    """Like `draw`, but only dots for the lowest and the highest value of each column, behind a curve."""
     across, down = DOTS[symbols] if symbols == "braille" else (1, 1)
     top = height * down - 1
     cells = [[0] * ((len(columns) + across - 1) // across) for _ in range(height)]
     for x, column in enumerate(columns):
         for value in column or ():
-            dot = top - round(scale.place(value) * top)
+            dot = top - round(scale.position(value) * top)
             cells[dot // down][x // across] |= _BRAILLE[x % across][dot % down]
     return ["".join(_LOOSE.get(symbols, chr(0x2800 + bits)) if bits else " " for bits in row) for row in cells]
 
@@ -180,12 +181,9 @@ _ASCII = (
 
 
 def large(text: str, glyphs: Glyphs) -> tuple[str, str, str]:
-    """The rows of `text`, which is made of digits, points and "x"."""
+    """The three rows of `text`, which consists of digits, points and "x"."""
     font = _ASCII if glyphs.chart == "ascii" else _BLOCK_FONT
-    cells = [slice(4 * at + 1, 4 * at + 2) if name == "." else slice(4 * at, 4 * at + 3) for name, at in _places(text)]
+    at = [(name, 4 * _NAMES.index(name)) for name in text]
+    cells = [slice(start + 1, start + 2) if name == "." else slice(start, start + 3) for name, start in at]
     first, second, third = (" ".join(row[cell] for cell in cells) for row in font)
     return first, second, third
-
-
-def _places(text: str) -> list[tuple[str, int]]:
-    return [(name, _NAMES.index(name)) for name in text]

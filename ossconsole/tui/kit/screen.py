@@ -1,111 +1,160 @@
-"""ConsoleScreen: the frame of every screen: mode bar, key bar, and a notice for terminals that are too small."""
+"""ConsoleScreen: the frame of every screen (mode bar, key bar); and the lines for a bucket that is not ready."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
+import msgspec
 from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Container
-from textual.events import Resize
+from textual.containers import Container, Vertical, VerticalScroll
+from textual.content import Content
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Static
 from textual.worker import Worker
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.profiles import FLAGS_NAME
-from ossconsole.tui.console import ConsoleState, Failed, NoCredentials, Starting
+from ossconsole.config.profiles import FLAGS_NAME, Profile
+from ossconsole.config.text import counted
+from ossconsole.tui.console import (
+    Console,
+    ConsoleState,
+    NoCredentials,
+    PreparationStage,
+    Services,
+    StageState,
+    Starting,
+    Unavailable,
+)
 from ossconsole.tui.kit import actions
-from ossconsole.tui.kit.actions import Action, key_text
-from ossconsole.tui.kit.canvas import Canvas
-from ossconsole.tui.kit.text import Line, safe, shorten_middle
+from ossconsole.tui.kit.actions import KeyAction, key_text
+from ossconsole.tui.kit.canvas import Canvas, Panel
+from ossconsole.tui.kit.glyphs import ASCII, Glyphs
+from ossconsole.tui.kit.text import Line, safe, shorten_middle, wrap
 
-if TYPE_CHECKING:
-    from ossconsole.tui.app import ConsoleApp
-    from ossconsole.tui.console import Services
-    from ossconsole.tui.kit.glyphs import Glyphs
+T = TypeVar("T")
 
 MODES = (("setup", "Setup"), ("browse", "Browse"), ("upload", "Upload"), ("train", "Train"))
+MIN_WIDTH, MIN_HEIGHT = 60, 18
 
 
-class ModeBar(Canvas):
+class _ConsoleAccess:
+    """Typed access to the App for screens, dialogs and bars."""
+
+    app: Any
+
+    @property
+    def console(self) -> Console:
+        """The App, as far as a screen may use it."""
+        return cast("Console", self.app)
+
+    @property
+    def services(self) -> Services:
+        """Everything outside the App."""
+        return self.console.services
+
+    @property
+    def glyphs(self) -> Glyphs:
+        """The characters to draw with."""
+        return cast("Glyphs", self.app.glyphs)
+
+    @property
+    def plain(self) -> bool:
+        """True where an image can only be drawn with letters: without colours, or in ASCII."""
+        return self.glyphs is ASCII or bool(self.app.no_color)
+
+    def show_error(self, error: ConsoleError) -> None:
+        """Show an error as a toast: what happened, and what to do next."""
+        self.console.show_error(error)
+
+    async def request(self, call: Callable[[], T]) -> T | None:
+        """Run a blocking call in a thread; None, after a toast, where it raises ConsoleError."""
+        try:
+            return await asyncio.to_thread(call)
+        except ConsoleError as error:
+            self.show_error(error)
+            return None
+
+    def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
+        """Report a failed worker."""
+        self.console.on_worker_state_changed(event)
+
+
+class ModeBar(_ConsoleAccess, Canvas):
     """The modes with their keys, then the endpoint in use, the bucket and the profile."""
 
     _compact = False
 
     def paint(self, width: int, _height: int) -> Sequence[Line]:
-        app = cast("ConsoleApp", self.app)
-        statuses = self._statuses(app)
-        self._compact = self._tabs(app, compact=False).width + statuses[0].width >= width
-        line = self._tabs(app, compact=self._compact)
+        statuses = self._statuses()
+        self._compact = self._tabs(compact=False).width + statuses[0].width >= width
+        line = self._tabs(compact=self._compact)
         status = next((status for status in statuses if status.width < width - line.width), Line())
         return [line.to(width - status.width, "chip").extend(status)]
 
-    @staticmethod
-    def _tabs(app: ConsoleApp, *, compact: bool) -> Line:
+    def _tabs(self, *, compact: bool) -> Line:
         line = Line()
         for number, (mode, title) in enumerate(MODES, 1):
-            on = mode == app.current_mode
+            on = mode == self.console.current_mode
             if compact:
                 line.add(f"{number} {title}", "chip-key" if on else "chip-dim").add(" ", "chip")
             else:
                 line.add(f" {number} {title} ", "chip-on" if on else "chip-dim")
         return line
 
-    def _statuses(self, app: ConsoleApp) -> list[Line]:
-        """The right side, from the fullest to the shortest."""
-        state = app.services.state
-        profile = app.services.profile
+    def _statuses(self) -> list[Line]:
+        """The right side, from the longest variant to the shortest."""
+        state, profile = self.services.state, self.services.profile
         if profile is None:
             return [Line((f"{self._unusable(state)} ", "chip"))]
-        kind = app.monitor.endpoint
-        endpoint = app.glyphs.named(kind) if kind else ""
+        kind = self.console.endpoint
+        endpoint = (self.glyphs.named(kind), f"chip-{kind}") if kind else ("", "chip")
         bucket = f"oss://{shorten_middle(safe(profile.bucket), 24)}"
-        preparing = isinstance(state, Starting)
-        sandbox = "sandbox: preparing" if preparing else "sandbox: simulated"
+        sandbox = f"sandbox: {'preparing' if isinstance(state, Starting) else 'simulated'}"
         name = sandbox if profile.simulated else shorten_middle(safe(profile.name), 20)
         short = "simulated" if profile.simulated else ""
-        readonly = "read-only" if app.services.readonly else ""
-        style = str(kind) if kind else "chip"
-        variants = ((bucket, name), (name,), (short,), ())
-        return [self._status(endpoint, style, (*variant, readonly)) for variant in variants]
+        readonly = "read-only" if self.services.readonly else ""
+        return [
+            self._status(endpoint, *((text, "chip") for text in (*variant, readonly)))
+            for variant in ((bucket, name), (name,), (short,), ())
+        ]
 
     @staticmethod
     def _unusable(state: ConsoleState) -> str:
         if state.profile is None:
-            return "sandbox: failed" if isinstance(state, Failed) else "sandbox: starting"
+            return "sandbox: failed" if isinstance(state, Unavailable) else "sandbox: starting"
         flags_only = state.profile.name == FLAGS_NAME
         name = shorten_middle(safe(f"oss://{state.profile.bucket}" if flags_only else state.profile.name), 24)
         if isinstance(state, NoCredentials):
             return f"{name}: no credentials"
-        return f"{name}: failed" if isinstance(state, Failed) else f"{name}: opening"
+        return f"{name}: failed" if isinstance(state, Unavailable) else f"{name}: opening"
 
     @staticmethod
-    def _status(endpoint: str, style: str, rest: Sequence[str]) -> Line:
+    def _status(*parts: tuple[str, str]) -> Line:
         line = Line()
-        for text, look in (
-            (endpoint, f"chip-{style}" if style != "chip" else style),
-            *((text, "chip") for text in rest),
-        ):
+        for text, style in parts:
             if text:
-                line.add("  " if line.width else "", "chip").add(text, look)
+                line.add("  " if line.width else "", "chip").add(text, style)
         return line.add(" ", "chip")
 
     def on_click(self, event: events.Click) -> None:
+        """Open the mode under the mouse."""
         column = 0
         for number, (mode, title) in enumerate(MODES, 1):
             column += len(f"{number} {title} ") + (not self._compact)
             if event.x < column:
-                cast("ConsoleApp", self.app).action_mode(mode)
+                self.console.action_mode(mode)
                 return
 
 
 class KeyBar(Canvas):
-    """The actions that work now, the most useful first; what does not fit is counted."""
+    """The actions that work now, by their order in the footer; those that do not fit are counted."""
 
-    def __init__(self, actions: Callable[[], Sequence[tuple[Action, bool]]]) -> None:
+    def __init__(self, actions: Callable[[], Sequence[tuple[KeyAction, bool]]]) -> None:
+        """`actions` gives each action with whether it has an effect now."""
         super().__init__()
         self._actions = actions
 
@@ -121,55 +170,26 @@ class KeyBar(Canvas):
         return [line.to(width - more.width, "chip").extend(more)]
 
     @staticmethod
-    def _fitting(wanted: Sequence[tuple[Action, bool]], width: int) -> Sequence[tuple[Action, bool]]:
+    def _fitting(wanted: Sequence[tuple[KeyAction, bool]], width: int) -> Sequence[tuple[KeyAction, bool]]:
         sizes = [len(f" {action.key_text} {action.label} ") for action, _ in wanted]
         if sum(sizes) <= width:
             return wanted
         room = width - len(" ? +99 more ")
-        for count in range(len(wanted) - 1, 0, -1):
-            if sum(sizes[:count]) <= room:
-                return wanted[:count]
-        return []
+        return next((wanted[:count] for count in range(len(wanted) - 1, 0, -1) if sum(sizes[:count]) <= room), [])
 
 
-MIN_WIDTH, MIN_HEIGHT = 60, 18
-
-
-class _ConsoleMixin:
-    """Typed ways to the App for screens."""
-
-    app: Any
-
-    @property
-    def console(self) -> ConsoleApp:
-        return cast("ConsoleApp", self.app)
-
-    @property
-    def services(self) -> Services:
-        return self.console.services
-
-    @property
-    def glyphs(self) -> Glyphs:
-        return self.console.glyphs
-
-    def tell(self, error: ConsoleError) -> None:
-        """Show an error: what happened, and what to do next."""
-        self.console.tell(error)
-
-    def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
-        self.console.on_worker_state_changed(event)
-
-
-class ConsoleScreen(_ConsoleMixin, Screen[None]):
-    """Subclasses set SCOPE and give their widgets in `body`; `tick` runs 4 times a second while the screen shows."""
+class ConsoleScreen(_ConsoleAccess, Screen[None]):
+    """Subclasses set SCOPE and yield their widgets in `body`; `tick` runs 4 times a second while the screen shows."""
 
     SCOPE: ClassVar[str]
+    """The scope of the screen's actions, see `ossconsole.tui.kit.actions`."""
     EXTRA_SCOPES: ClassVar[tuple[str, ...]] = ()
     # Nothing has the focus at first: in an input the keys of the modes would be typed.
     AUTO_FOCUS = ""
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave_input", show=False)]
 
     def compose(self) -> ComposeResult:
+        """Both bars and the body."""
         yield ModeBar()
         with Container(id="body"):
             yield from self.body()
@@ -177,23 +197,26 @@ class ConsoleScreen(_ConsoleMixin, Screen[None]):
         yield KeyBar(self.live_actions)
 
     def body(self) -> ComposeResult:
+        """The widgets between the two bars."""
         raise NotImplementedError
 
     def tick(self) -> None:
-        """Show what changed."""
+        """Show the changes; by default all panels are painted again."""
+        for panel in self.query(Panel):
+            panel.redraw()
 
     def redraw_bars(self) -> None:
-        """Also while the screen is being put together or taken apart, when either bar may be missing."""
+        """Paint mode bar and key bar; either may be missing while the screen is composed or removed."""
         for bar in self.query(Canvas):
             if isinstance(bar, ModeBar | KeyBar):
                 bar.redraw()
 
-    def actions(self) -> list[Action]:
-        """What can be done here, the screen's own first."""
+    def actions(self) -> list[KeyAction]:
+        """All actions of the screen, its own scope first."""
         return [action for scope in (self.SCOPE, *self.EXTRA_SCOPES, "app") for action in actions.of(scope)]
 
-    def live_actions(self) -> list[tuple[Action, bool]]:
-        """The footer's actions that exist now, and whether each would do something."""
+    def live_actions(self) -> list[tuple[KeyAction, bool]]:
+        """The actions of the footer that exist now, each with whether it has an effect."""
         found = []
         for action in self.actions():
             allowed = self.check_action(action.name, ()) if action.scope != "app" else True
@@ -201,22 +224,109 @@ class ConsoleScreen(_ConsoleMixin, Screen[None]):
                 found.append((action, allowed is True))
         return found
 
-    def on_resize(self, event: Resize) -> None:
+    def on_resize(self, event: events.Resize) -> None:
+        """Replace the body by a notice where the terminal is too small."""
         small = event.size.width < MIN_WIDTH or event.size.height < MIN_HEIGHT
         self.set_class(small, "-too-small")
         if small:
             self.query_one("#too-small", Static).update(
                 f"This terminal has {event.size.width} x {event.size.height} cells;\n"
-                f"the console needs {MIN_WIDTH} x {MIN_HEIGHT}.\n\nMake it larger, or press q to leave."
+                f"the console needs {MIN_WIDTH} x {MIN_HEIGHT}.\n\nMake it larger, or press q to quit."
             )
 
     def action_leave_input(self) -> None:
+        """Leave the input, so that keys are commands again."""
         self.set_focus(None)
 
+    def action_leave(self) -> None:
+        """Close the screen and return to the one below."""
+        self.dismiss(None)
+
     def on_screen_resume(self) -> None:
+        """Paint, as nothing was painted while another screen showed."""
         self.redraw_bars()
         self.tick()
 
 
-class ConsoleModal(_ConsoleMixin, ModalScreen[Any]):
-    """A dialog over a screen."""
+class ConsoleModal(_ConsoleAccess, ModalScreen[Any]):
+    """A dialog over a screen; Escape closes it with None."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "back", show=False)]
+
+    def frame(
+        self,
+        title: str,
+        keys: str = "",
+        *,
+        classes: str = "",
+        id: str | None = None,  # noqa: A002 - Textual's name
+        scroll: bool = False,
+    ) -> Vertical | VerticalScroll:
+        """The framed container of the dialog, with the title above and the keys below."""
+        frame = (VerticalScroll if scroll else Vertical)(classes=f"dialog {classes}".strip(), id=id)
+        frame.border_title = Content(safe(title))
+        if keys:
+            frame.border_subtitle = keys
+        return frame
+
+    def action_back(self) -> None:
+        """Close the dialog without a result."""
+        self.dismiss(None)
+
+
+# Lines for a bucket that is not ready
+
+
+def notice(state: ConsoleState, glyphs: Glyphs, width: int) -> list[Line]:
+    """Why the bucket cannot be used yet, and what to do; empty once it can."""
+    if state.usable:
+        return []
+    where = profile_label(state.profile)
+    if isinstance(state, NoCredentials):
+        line = Line((f" No credentials for {where}. ", "warn"), ("Press ", "text"), ("1", "primary"))
+        return [line.add(", then ", "text").add("k", "primary").add(".", "text")]
+    if isinstance(state, Unavailable):
+        subject = "The sandbox" if state.profile is None else where[:1].upper() + where[1:]
+        text = safe(f"{subject} cannot be used. {state.reason}")
+        return [*(Line((f" {part}", "bad")) for part in wrap(text, width - 2)), retry_hint()]
+    if state.profile is None:
+        return [Line((f" The sandbox is starting{glyphs.ellipsis}", "dim"))]
+    return [Line((f" Reading the credentials of {where}{glyphs.ellipsis}", "dim"))]
+
+
+def retry_hint() -> Line:
+    """The keys that open the profile once more."""
+    return Line((" Press ", "text"), ("1", "primary"), (", then ", "text"), ("r", "primary"), (", to retry.", "text"))
+
+
+def profile_label(profile: Profile | None) -> str:
+    """The profile in words; one that is given by flags alone has no name and is called by its bucket."""
+    if profile is None:
+        return "the sandbox"
+    return f"oss://{profile.bucket}" if profile.name == FLAGS_NAME else f"profile {profile.name}"
+
+
+def preparation(services: Services, glyphs: Glyphs) -> list[Line]:
+    """The progress of the sample dataset in a line; empty once the dataset is complete."""
+    state = services.state
+    if not isinstance(state, Starting) or not state.opened:
+        return []
+    active = next((stage for stage in preparation_stages(services) if stage.state is StageState.ACTIVE), None)
+    text = f": {active.label} {active.detail}".rstrip() if active else glyphs.ellipsis
+    return [Line((f" Preparing the sample dataset{safe(text)}", "warn"))]
+
+
+def preparation_stages(services: Services) -> Sequence[PreparationStage]:
+    """The work before the first run; the active stage shows the progress of a running upload."""
+    stages, upload = services.state.stages, services.upload
+    if upload is None or not upload.alive:
+        return stages
+    progress = upload.progress()
+    done = f"{progress.done:,} of " if progress.total_known else ""
+    detail = done + counted(progress.total if progress.total_known else progress.done, "sample")
+    return [
+        msgspec.structs.replace(stage, detail=detail)
+        if stage.state is StageState.ACTIVE and not stage.detail
+        else stage
+        for stage in stages
+    ]

@@ -1,4 +1,4 @@
-"""VirtualTable: rows drawn only where they are seen, so that a million of them cost no more than a screenful."""
+"""VirtualTable: only visible rows are drawn, so that a million rows cost no more than a screenful."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from textual.reactive import reactive
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from ossconsole.tui.kit.canvas import Inkwell
+from ossconsole.tui.kit.canvas import StyleCache
 from ossconsole.tui.kit.text import Line
 
 Row = TypeVar("Row")
 RowPainter = Callable[[Row, int], Line]
-"""Draws one row in so many cells."""
+"""Draws one row for a width in cells."""
 
 
 class VirtualTable(ScrollView, Generic[Row], can_focus=True):
-    """A cursor over `rows`; `painter` draws one of them, `header` the line above."""
+    """A cursor over rows; `painter` draws one of them, `header` the line above."""
 
     ALLOW_SELECT = False
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -38,7 +38,7 @@ class VirtualTable(ScrollView, Generic[Row], can_focus=True):
     cursor: reactive[int] = reactive(0)
 
     class Opened(Message):
-        """The row under the cursor was chosen."""
+        """A row was clicked while the cursor was on it."""
 
         def __init__(self, table: ScrollView, index: int) -> None:
             super().__init__()
@@ -47,10 +47,11 @@ class VirtualTable(ScrollView, Generic[Row], can_focus=True):
 
         @property
         def control(self) -> ScrollView:
+            """The table, for `textual.on`."""
             return self.table
 
     class Moved(Message):
-        """The cursor is on another row."""
+        """The cursor has moved to another row."""
 
         def __init__(self, index: int) -> None:
             super().__init__()
@@ -67,15 +68,16 @@ class VirtualTable(ScrollView, Generic[Row], can_focus=True):
         self._painter = painter
         self._header = header
         self._rows: list[Row] = []
-        self._inks = Inkwell(self)
+        self._style_cache = StyleCache(self)
 
     @property
     def rows(self) -> Sequence[Row]:
+        """All rows."""
         return self._rows
 
     @property
-    def current(self) -> Row | None:
-        """The row under the cursor."""
+    def cursor_row(self) -> Row | None:
+        """The row under the cursor; None in an empty table."""
         return self._rows[self.cursor] if 0 <= self.cursor < len(self._rows) else None
 
     def show(self, rows: Sequence[Row], cursor: int = 0) -> None:
@@ -85,18 +87,12 @@ class VirtualTable(ScrollView, Generic[Row], can_focus=True):
         self.cursor = self._clamped(cursor)
         self.refresh()
 
-    def append(self, rows: Sequence[Row]) -> None:
-        """Add rows at the end; cursor and scroll stay."""
-        self._rows.extend(rows)
-        self._measure()
-        self.refresh()
-
     def _measure(self) -> None:
         self.virtual_size = Size(self._width, len(self._rows) + self._head)
 
     @property
     def _width(self) -> int:
-        """Of a row: what the scroll bar leaves."""
+        """The width of a row, without the scroll bar."""
         return self.scrollable_content_region.width
 
     @property
@@ -107,6 +103,7 @@ class VirtualTable(ScrollView, Generic[Row], can_focus=True):
         return max(0, min(index, len(self._rows) - 1))
 
     def watch_cursor(self, old: int, new: int) -> None:
+        """Scroll the cursor into view and post `Moved`."""
         top = self.scroll_offset.y
         room = max(1, self.size.height - self._head)
         if new < top:
@@ -118,40 +115,46 @@ class VirtualTable(ScrollView, Generic[Row], can_focus=True):
         self.post_message(self.Moved(new))
 
     def on_resize(self) -> None:
+        """Keep the cursor in view."""
         self._measure()
         self.watch_cursor(self.cursor, self.cursor)
 
     def notify_style_update(self) -> None:
         super().notify_style_update()
-        self._inks.clear()
+        self._style_cache.clear()
 
     def render_line(self, y: int) -> Strip:
+        """The header or one visible row."""
         width = self._width
         if y < self._head and self._header is not None:
             return self._strip(self._header(width), width, cursor=False)
         index = self.scroll_offset.y + y - self._head
         if index >= len(self._rows):
-            return Strip.blank(width, self._inks.style("text", cursor=False))
+            return Strip.blank(width, self._style_cache.style("text", cursor=False))
         return self._strip(self._painter(self._rows[index], width), width, cursor=index == self.cursor)
 
     def _strip(self, line: Line, width: int, *, cursor: bool) -> Strip:
         pieces = line.to(width).pieces
-        return Strip([Segment(text, self._inks.style(style, cursor=cursor)) for text, style in pieces], width)
+        return Strip([Segment(text, self._style_cache.style(style, cursor=cursor)) for text, style in pieces], width)
 
     def action_move(self, step: int) -> None:
+        """Move the cursor by `step` rows."""
         self.cursor = self._clamped(self.cursor + step)
 
     def action_page(self, direction: int) -> None:
+        """Move the cursor by a page."""
         self.cursor = self._clamped(self.cursor + direction * max(1, self.size.height - self._head - 1))
 
     def action_edge(self, direction: int) -> None:
+        """Move the cursor to the first (-1) or the last row."""
         self.cursor = 0 if direction < 0 else self._clamped(len(self._rows) - 1)
 
     def on_click(self, event: events.Click) -> None:
+        """Move the cursor; a second click on the row opens it."""
         index = self.scroll_offset.y + event.y - self._head
         if not 0 <= index < len(self._rows):
             return
-        again = index == self.cursor
+        clicked_again = index == self.cursor
         self.cursor = index
-        if again:
+        if clicked_again:
             self.post_message(self.Opened(self, index))

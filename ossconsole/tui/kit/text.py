@@ -1,4 +1,4 @@
-"""Lines made of styled pieces, and figures in words. Nothing here knows Textual."""
+"""Lines made of styled pieces, and the formatting of numbers; without Textual."""
 
 from __future__ import annotations
 
@@ -12,28 +12,7 @@ from rich.cells import cell_len, set_cell_size
 from ossconsole.config.text import safe_text
 
 Piece = tuple[str, str]
-"""Text and the name of its style (one of `STYLES`)."""
-
-STYLES = (
-    "text",
-    "dim",
-    "strong",
-    "rule",
-    "title",
-    "good",
-    "warn",
-    "bad",
-    "standard",
-    "accelerated",
-    "primary",
-    "cursor",
-    "chip",
-    "chip-dim",
-    "chip-on",
-    "chip-key",
-    "chip-standard",
-    "chip-accelerated",
-)
+"""Text and the name of its style (see `ossconsole.tui.kit.canvas.STYLES`)."""
 
 MISSING = "–"
 safe = safe_text
@@ -51,7 +30,7 @@ class Line:
             self.add(text, style)
 
     def add(self, text: str, style: str = "text") -> Line:
-        """Adds a piece; what a terminal would act on is spelled out in it."""
+        """Adds a piece, with control characters spelled out."""
         if text:
             text = safe(text)
             self.pieces.append((text, style))
@@ -59,18 +38,19 @@ class Line:
         return self
 
     def extend(self, other: Line) -> Line:
+        """Adds the pieces of another line."""
         self.pieces.extend(other.pieces)
         self.width += other.width
         return self
 
     def to(self, column: int, style: str = "text", fill: str = " ") -> Line:
-        """Fill up to `column`; what reaches beyond it is cut."""
+        """Fills up to `column`, or cuts there."""
         if self.width > column:
             self._cut(column)
         return self.add(fill * (column - self.width), style)
 
     def right(self, other: Line, width: int) -> Line:
-        """Put `other` flush right in `width` cells; it gives way when there is no room for a gap."""
+        """Puts `other` flush right in `width` cells; leaves it out where there is no room for a gap."""
         if self.width + other.width + 1 > width:
             return self.to(width)
         return self.to(width - other.width).extend(other)
@@ -88,13 +68,14 @@ class Line:
         self.pieces, self.width = kept, used
 
     def in_ascii(self) -> Line:
-        """The same with the signs of our own words in ASCII; names of other people's things stay as they are."""
+        """The line with typographic characters in ASCII; other characters, as in object keys, stay."""
         if self.text.isascii():
             return self
         return Line(*((text.translate(_ASCII), style) for text, style in self.pieces))
 
     @property
     def text(self) -> str:
+        """The text without styles."""
         return "".join(text for text, _ in self.pieces)
 
 
@@ -104,14 +85,14 @@ _ASCII = str.maketrans(
 
 
 def shorten(text: str, width: int, ellipsis: str = "…") -> str:
-    """`text` in at most `width` cells, its end replaced where it is too long."""
+    """`text` in at most `width` cells; a long one ends in an ellipsis."""
     if cell_len(text) <= width:
         return text
     return set_cell_size(text, max(0, width - cell_len(ellipsis))).rstrip() + ellipsis if width > 0 else ""
 
 
 def shorten_middle(text: str, width: int, ellipsis: str = "…") -> str:
-    """Like `shorten`, but keeps both ends: what tells object keys apart is often the end."""
+    """Like `shorten`, but keeps both ends: object keys often differ only at the end."""
     if cell_len(text) <= width or width < 8:
         return shorten(text, width, ellipsis)
     head = (width - cell_len(ellipsis)) // 2
@@ -132,19 +113,37 @@ def wrap(text: str, width: int) -> list[str]:
     return lines
 
 
+def heading(title: str, width: int, rule: str, *notes: str) -> Line:
+    """The first line of a panel: a rule with the title and, at the right, the first of `notes` that fits."""
+    line = Line((f"{rule} ", "rule"), (f"{shorten(safe(title), width - 4)} ", "title"))
+    note = next((note for note in map(safe, notes) if note and line.width + cell_len(note) + 4 <= width), "")
+    if note:
+        end = Line((" ", "rule"), (note, "dim"), (f" {rule}", "rule"))
+        return line.to(width - end.width, "rule", rule).extend(end)
+    return line.to(width, "rule", rule)
+
+
+def tile_lines(tiles: Sequence[tuple[str, Line, Line]], width: int) -> list[Line]:
+    """Tiles side by side in three lines: labels, values and notes."""
+    lines = [Line((" ", "text")) for _ in range(3)]
+    for index, (label, value, note) in enumerate(tiles):
+        end = 1 + (width - 1) * (index + 1) // len(tiles)
+        lines[0].add(shorten(label, end - lines[0].width - 1), "dim").to(end)
+        lines[1].extend(value).to(end - 1).to(end)
+        lines[2].extend(note).to(end - 1).to(end)
+    return lines
+
+
 def joined(parts: Iterable[str], separator: str = "  ") -> str:
+    """The parts that are not empty."""
     return separator.join(part for part in parts if part)
 
 
-# Figures
-
-
-def finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
+# Numbers; None, NaN and infinity give MISSING
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A figure in about `digits` significant digits, never in powers of ten below a million."""
+    """About `digits` significant digits, without an exponent below a million."""
     if value is None or not math.isfinite(value):
         return MISSING
     if value == 0:
@@ -157,7 +156,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def compact(value: float) -> str:
-    """A figure for an axis: three digits, no needless zeros, `1.5M` for a million and a half."""
+    """A number for an axis: three digits without trailing zeros, `1.5M` for 1,500,000."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if abs(value) >= size:
             return f"{value / (1e3 if letter == 'k' else size):.3g}{letter}"
@@ -165,20 +164,21 @@ def compact(value: float) -> str:
 
 
 def rate(value: float | None) -> str:
-    """A rate such as samples/s: one decimal below 1000."""
+    """A rate such as samples/s, with one decimal below 1000."""
     if value is None or not math.isfinite(value):
         return MISSING
     return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"
 
 
 def percent(fraction: float | None, digits: int = 0) -> str:
+    """A fraction of 1 in percent."""
     if fraction is None or not math.isfinite(fraction):
         return MISSING
     return f"{fraction * 100:.{digits}f} %"
 
 
 def milliseconds(seconds: float | None) -> str:
-    """A short time without its unit, in milliseconds."""
+    """Seconds in milliseconds, without the unit."""
     if seconds is None or not math.isfinite(seconds):
         return MISSING
     value = seconds * 1000
@@ -186,7 +186,7 @@ def milliseconds(seconds: float | None) -> str:
 
 
 def short_times(values: Sequence[float | None], separator: str = " / ") -> str:
-    """Short times side by side in one unit: milliseconds, or seconds where the longest is above a second."""
+    """Short times in one unit: milliseconds, or seconds where the longest is at least a second."""
     known = [value for value in values if value is not None and math.isfinite(value)]
     if not known:
         return MISSING
@@ -200,7 +200,7 @@ _BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def size(count: float | None, *, binary: bool = False) -> str:
-    """Bytes in units of 1000, or of 1024 where that is the custom (memory)."""
+    """Bytes in units of 1000, or with `binary` of 1024, as for memory."""
     if count is None or not math.isfinite(count):
         return MISSING
     base, units = (1024.0, _BINARY_UNITS) if binary else (1000.0, _UNITS)
@@ -214,7 +214,7 @@ def size(count: float | None, *, binary: bool = False) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """`0:42`, `12:05`, `1:02:03`, `3d 04h`."""
+    """Seconds as `0:42`, `12:05`, `1:02:03` or `3d 04h`."""
     if seconds is None or not math.isfinite(seconds):
         return MISSING
     total = max(0, round(seconds))
@@ -226,10 +226,10 @@ def duration(seconds: float | None) -> str:
 
 
 def clock(unix: float) -> str:
-    """The local time of day."""
+    """The local time of day of a Unix time."""
     return time.strftime("%H:%M:%S", time.localtime(unix))
 
 
 def moment(unix: float) -> str:
-    """Date and local time, as object listings show it."""
+    """The local date and time of a Unix time."""
     return datetime.fromtimestamp(unix, timezone.utc).astimezone().strftime("%Y-%m-%d %H:%M:%S")

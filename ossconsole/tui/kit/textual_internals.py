@@ -1,8 +1,7 @@
-"""The only file that uses private parts of Textual: what the console does in another way than Textual.
+"""Replacements for parts of Textual: drawing, terminal input, the order of keys, crashes.
 
-`tests/tui/test_textual_internals.py` names each private part, and fails where another version of Textual lacks it.
-
-The last guard before the terminal: whatever a widget draws, its characters only draw.
+Only this file uses private parts of Textual. `tests/tui/test_textual_internals.py` names each of them, and fails where
+another version of Textual lacks it.
 """
 
 from __future__ import annotations
@@ -43,33 +42,35 @@ _ESC = "\x1b"
 _READ_BYTES = 4096
 _TICK_S = 0.1
 _PATIENCE_TICKS = 50
-_DIALOG_LOOKS = 25
-_DIALOG_LOOK_S = 0.02
+_DIALOG_CHECKS = 25
+_DIALOG_CHECK_S = 0.02
 _MAX_CELLS = 10_000
-# Never keys: a mouse report of the oldest kind, whose three bytes may have any value; the answer to a question that
-# another program has asked (OSC, DCS, APC, PM, SOS); a control sequence longer than Textual's parser looks at.
+# Never keys: an X10 mouse report, whose three bytes may have any value; the reply to a query of another program (OSC,
+# DCS, APC, PM, SOS); a control sequence longer than Textual's parser accepts.
 _NO_KEYS = re.compile(rb"\x1b\[M[\s\S]{3}|\x1b[\]P_^X][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b\[[0-?]{29,}[ -/]*[@-~]")
 _CUT_OFF = re.compile(rb"\x1b\[(?:M[\s\S]{0,2})?\Z")
 _CONTROL_SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 _BEGIN_OF_CONTROL_SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*")
-# Of these Textual's parser makes no keys, but takes them later, or needs what follows.
-_TAKEN_LATER = re.compile(r"\x1b\[(?:\[|M.{0,3}|<?[-\d;]+[mM]|\?\d+;\d\$y)")
+# Textual's parser handles these elsewhere, or needs the bytes that follow.
+_HANDLED_ELSEWHERE = re.compile(r"\x1b\[(?:\[|M.{0,3}|<?[-\d;]+[mM]|\?\d+;\d\$y)")
 
 
 # Drawing
 
 
-class FrugalUpdate(ChopsUpdate):
+class CroppedUpdate(ChopsUpdate):
     """A partial update of the screen, cut to the changed spans on both sides.
 
-    Textual's own sends each line from the left edge of the widget on, whatever part of it changed.
+    Textual sends each line from the left edge of the widget, whatever part of it changed.
     """
 
     @classmethod
-    def of(cls, update: ChopsUpdate) -> FrugalUpdate:
+    def of(cls, update: ChopsUpdate) -> CroppedUpdate:
+        """A cropped copy of an update of Textual."""
         return cls(update.chops, update.spans, update.chop_ends)
 
     def render_segments(self, console: Console) -> str:
+        """The escape sequences of the changed spans."""
         found = []
         for y, first, last in self.spans:
             for end, (start, strip) in zip(self.chop_ends[y], self.chops[y].items(), strict=False):
@@ -80,10 +81,10 @@ class FrugalUpdate(ChopsUpdate):
         return "".join(found)
 
 
-class FrugalStylesheet(Stylesheet):
-    """Parses its sources again only for other variables, that is for another theme.
+class CachedStylesheet(Stylesheet):
+    """Parses its sources again only after a change of the variables, which is a change of the theme.
 
-    Textual parses all of them anew for every screen that is first shown; that took a fifth of the first paint.
+    Textual parses all of them again for each new screen; that took a fifth of the first paint.
     """
 
     def __init__(self, *, variables: dict[str, str]) -> None:
@@ -91,6 +92,7 @@ class FrugalStylesheet(Stylesheet):
         self._parsed_for = variables
 
     def reparse(self) -> None:
+        """Parse again only after a change of the theme."""
         if self._variables != self._parsed_for:
             self._parsed_for = dict(self._variables)
             super().reparse()
@@ -100,16 +102,16 @@ class FrugalStylesheet(Stylesheet):
 
 
 class TerminalBytes:
-    """Text from the bytes of a terminal, without what is no key. Bytes that are no UTF-8 are dropped."""
+    """Decodes the input of a terminal. Bytes that are not keys or not UTF-8 are dropped."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("ignore")
         self._kept = b""
 
     def text(self, data: bytes) -> str:
-        """The text of `data` and of what was kept before; the cut-off begin of a sequence is kept.
+        """The text of `data` and of the rest kept before; an incomplete sequence at the end is kept.
 
-        Call it without data when nothing more has arrived for a while.
+        Call it without data after a pause in the input.
         """
         whole, self._kept = self._kept + data, b""
         if data:
@@ -118,36 +120,36 @@ class TerminalBytes:
             if cut:
                 whole, self._kept = whole[: cut.start()], whole[cut.start() :]
         elif len(whole) > len("\x1b["):
-            whole = b""  # the rest of a mouse report that did not come
+            whole = b""  # an incomplete mouse report
         return self._decoder.decode(whole)
 
 
 class ConsoleParser(XTermParser):
-    """Textual's parser of what a terminal sends, made safe for sequences that it does not know or cannot read.
+    """Textual's parser of terminal input, which drops unknown and invalid sequences.
 
-    Such a sequence is dropped; Textual's own types it into the console, where each character is a key. A key with an
-    Escape right before it has these two as its `character`: Alt+key, or Escape and then the key.
+    Textual passes them on as text, where each character is a key. A key right after an Escape has both characters as
+    its `character`: it is either Alt+key, or Escape and then the key.
     """
 
     def _sequence_to_key_events(self, sequence: str, alt: bool = False) -> Iterator[Key]:
         if alt and len(sequence) == 1:
             yield self._after_escape(sequence)
         elif sequence == _ESC:
-            pass  # it began a sequence that another one has cut off
+            pass  # the beginning of a sequence that another one has interrupted
         elif len(sequence) > 1 and sequence[0] == _ESC and sequence[1] not in "[O":
             yield self._after_escape(sequence[1])
         else:
             yield from self.keys(sequence) or self._unknown(sequence)
 
     def keys(self, sequence: str) -> list[Key]:
-        """The keys that `sequence`, or one character, stands for; none where it is not known."""
+        """The keys of a sequence or of one character; empty for unknown sequences."""
         try:
             return list(super()._sequence_to_key_events(sequence))
-        except (ValueError, OverflowError):  # a number that is no character
+        except (ValueError, OverflowError):  # not a valid character number
             return []
 
     def _unknown(self, sequence: str) -> Iterator[Key]:
-        if len(sequence) < len("\x1b[A") or _TAKEN_LATER.fullmatch(sequence):
+        if len(sequence) < len("\x1b[A") or _HANDLED_ELSEWHERE.fullmatch(sequence):
             return
         if _CONTROL_SEQUENCE.fullmatch(sequence):
             yield Key(Keys.Ignore, sequence)
@@ -158,33 +160,33 @@ class ConsoleParser(XTermParser):
 
     def _after_escape(self, character: str) -> Key:
         known = self.keys(_ESC + character)
-        # What Textual takes for a symbol of a Mac's Option key is Escape and a digit everywhere else.
+        # Textual reads Escape and a digit as a symbol typed with the Option key of a Mac.
         name = known[0].key if known and not known[0].is_printable else ""
         plain = self.keys(character)
         return Key(name or f"alt+{plain[0].key if plain else character}", _ESC + character)
 
 
 class SafeParser:
-    """A ConsoleParser that is replaced when it fails; what follows is read by the new one."""
+    """A ConsoleParser that is replaced by a new one when it fails."""
 
     def __init__(self) -> None:
         self._parser = ConsoleParser()
 
     def messages(self, text: str) -> Iterator[Message]:
-        """What `text` stands for; call it without one when nothing has arrived for a while."""
+        """The messages of `text`; call it with "" after a pause in the input."""
         try:
             if text:
                 yield from self._parser.feed(text)
             yield from self._parser.tick()
         except (ValueError, ArithmeticError):
-            log.warning("The terminal sent what cannot be read: %r", text, exc_info=True)
+            log.warning("Invalid input from the terminal: %r", text, exc_info=True)
             self._parser = ConsoleParser()
 
 
 class ConsoleDriver(LinuxDriver):
-    """Textual's driver, except that no input makes it fail, and that a failing thread of it is a crash of the console.
+    """Textual's driver, which no input can crash. A failing thread of it is a crash of the console.
 
-    Textual ends the App for that as if the user had left, or waits for ever for a dead writer.
+    Textual would end the App as if the user had quit, or wait for the dead writer thread without end.
     """
 
     _app: ConsoleTextualApp
@@ -200,7 +202,7 @@ class ConsoleDriver(LinuxDriver):
             self._app.crash_from_thread(error)
 
     def run_input_thread(self) -> None:
-        """Reads and sends on what is typed, until `exit_event` is set."""
+        """Read the input and post its messages until `exit_event` is set."""
         source, parser = TerminalBytes(), SafeParser()
         with selectors.SelectSelector() as selector:
             selector.register(self.fileno, selectors.EVENT_READ)
@@ -216,18 +218,19 @@ class ConsoleDriver(LinuxDriver):
             if error.errno != errno.EIO:
                 raise
             data = b""
-        if not data:  # the terminal is gone; `ossconsole.terminal` notices that
+        if not data:  # the terminal was closed; `ossconsole.terminal` handles that
             self.exit_event.wait(_TICK_S)
         return data
 
     def process_message(self, message: Message) -> None:
+        """Post a message, unless it is an impossible terminal size."""
         if isinstance(message, Resize) and not all(0 < cells < _MAX_CELLS for cells in message.size):
-            return  # a report of the terminal that cannot be true
+            return
         super().process_message(message)
 
 
 class _SafeFile:
-    """What Textual's writer writes to. It never fails, as the App would then wait for its writer for ever."""
+    """The file of Textual's writer thread. It never raises: the App would wait for the dead thread without end."""
 
     def __init__(self, file: IO[str], app: ConsoleTextualApp) -> None:
         self._file = file
@@ -253,13 +256,13 @@ class _SafeFile:
             self._app.crash_from_thread(error)
 
 
-def _take_terminal_again(driver: LinuxDriver) -> None:
-    """The shell may have changed the terminal while the process was stopped, so its modes are set anew.
+def _reset_terminal_modes(driver: LinuxDriver) -> None:
+    """Set the modes of the terminal again, as the shell may have changed them while the process was stopped.
 
-    Textual does that too, but as if it had been told before: a second thread then reads the keys, takes some of them
-    away from the first, and keeps the program from ending.
+    Textual does so only if it suspended the application itself; otherwise it starts a second input thread, which takes
+    keys from the first one and keeps the program from ending.
     """
-    if not driver._must_signal_resume:  # set where the app itself has put the terminal back before
+    if not driver._must_signal_resume:  # True where the app has restored the terminal before
         driver.suspend_application_mode()
     driver.resume_application_mode()
 
@@ -268,11 +271,11 @@ def _take_terminal_again(driver: LinuxDriver) -> None:
 
 
 class KeyOrder:
-    """Lets each key and each paste take effect before the next one is looked at.
+    """Lets each key and each paste take effect before the next one is handled.
 
-    Textual hands a key to the widget in focus, and runs its binding some time later, when the key has come up from
-    there to the App. Keys that arrive together would overtake each other, and those after one that opens a dialog
-    would go to the screen behind it.
+    Textual posts a key to the focused widget and runs its binding later, when the key has bubbled up to the App. Keys
+    that arrive together would overtake each other, and keys after one that opens a dialog would go to the screen
+    behind it.
     """
 
     def __init__(self, app: ConsoleTextualApp) -> None:
@@ -283,15 +286,15 @@ class KeyOrder:
         self._task: asyncio.Task[None] | None = None
 
     def open(self) -> None:
-        """The first screen is there: keys are kept until then."""
+        """Release the keys; they are queued until the first screen is mounted."""
         self._open = True
         if self._current is None:
             self.release()
 
     def take(self, event: Event) -> Event | None:
-        """What is to be handled now in the place of `event`; None while others come first.
+        """The event to handle now instead of `event`; None while it is queued.
 
-        Call `release` or `follow` after it.
+        Call `release` or `follow` afterwards.
         """
         if event is not self._current:
             if self._current is not None or not self._open:
@@ -299,11 +302,11 @@ class KeyOrder:
                 return None
             self._current = event
         if isinstance(event, Key):
-            self._current = self._parted(event)
+            self._current = self._split_alt(event)
         return self._current
 
-    def _parted(self, event: Key) -> Key:
-        """Alt+key where something is bound to it, else Escape; the key then comes next."""
+    def _split_alt(self, event: Key) -> Key:
+        """Alt+key where it is bound, else Escape, followed by the key."""
         character = event.character or ""
         if len(character) == 1 or not character.startswith(_ESC) or event.key in self._app.screen.active_bindings:
             return event
@@ -311,16 +314,16 @@ class KeyOrder:
         return Key("escape", _ESC)
 
     def follow(self, target: MessagePump, screen: Screen[Any], workers: set[Worker[Any]]) -> None:
-        """Release the next key when the current one, which `target` got, has had its effect.
+        """Release the next key once the current one, which `target` received, has taken effect.
 
-        `screen` and `workers` are what there was before it.
+        `screen` and `workers` are those from before the key.
         """
         self._task = asyncio.create_task(self._follow(target, screen, workers))
 
     async def _follow(self, target: MessagePump, screen: Screen[Any], workers: set[Worker[Any]]) -> None:
         settled = asyncio.create_task(self._settle(target, screen, workers))
         try:
-            # In ticks, so that a machine that stalls uses up one of them at most.
+            # In ticks, of which a stalled machine uses up only one.
             for _ in range(_PATIENCE_TICKS):
                 if (await asyncio.wait({settled}, timeout=_TICK_S))[0]:
                     settled.result()
@@ -335,23 +338,23 @@ class KeyOrder:
             self.release()
 
     def release(self) -> None:
-        """The current key has had its effect: the next one may have its own."""
+        """Handle the next key."""
         self._current = self._waiting.popleft() if self._waiting else None
         if self._current is not None:
             self._app.post_message(self._current)
 
     async def _settle(self, target: MessagePump, screen: Screen[Any], workers: set[Worker[Any]]) -> None:
-        # First the key goes up to the App, which runs its binding; then what that posted goes the same way.
+        # First the key bubbles up to the App, which runs its binding; then the messages of the binding do the same.
         for _ in range(2):
             node: MessagePump | None = target
             while node is not None:
                 await _passed(node)
                 node = node._parent
         started = [worker for worker in self._app.workers if worker not in workers and not worker._thread_worker]
-        for _ in range(_DIALOG_LOOKS):  # a worker may ask the server before it opens its dialog
+        for _ in range(_DIALOG_CHECKS):  # a worker may send a request before it opens its dialog
             if self._app.screen is not screen or all(worker.is_finished for worker in started):
                 break
-            await asyncio.sleep(_DIALOG_LOOK_S)
+            await asyncio.sleep(_DIALOG_CHECK_S)
         front = None
         while front is not self._app.screen:
             front = self._app.screen
@@ -362,7 +365,7 @@ class KeyOrder:
 
 
 async def _passed(pump: MessagePump) -> None:
-    """Returns when `pump` has handled all the messages that it has now."""
+    """Returns once `pump` has handled all messages in its queue."""
     done = asyncio.Event()
     if pump.call_later(done.set):
         await done.wait()
@@ -372,10 +375,10 @@ async def _passed(pump: MessagePump) -> None:
 
 
 class ConsoleTextualApp(App[str]):
-    """Textual's App with what the console does in another way: drawing, input, the order of keys, and crashes.
+    """Textual's App with the replacements of this file.
 
-    After a crash the return code is 1, and `crash_lines` holds one line that says what happened and where the report
-    is. Textual would show the values of local variables, which could hold a secret.
+    After a crash the return code is 1, and `crash_lines` has one line with the error and the path of the report.
+    Textual would print the values of local variables, which may be secrets.
     """
 
     def __init__(self) -> None:
@@ -385,18 +388,19 @@ class ConsoleTextualApp(App[str]):
         self._crash: BaseException | None = None
 
     def watch_process(self) -> None:
-        """Call it once the App runs: crashes of the event loop count, and the terminal is taken anew after a stop."""
+        """Handle errors of the event loop, and SIGCONT; call it once the App runs."""
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._loop_failed)
         if isinstance(self._driver, LinuxDriver):
-            loop.add_signal_handler(signal.SIGCONT, _take_terminal_again, self._driver)
+            loop.add_signal_handler(signal.SIGCONT, _reset_terminal_modes, self._driver)
 
     def _display(self, screen: Screen[object], renderable: RenderableType | None) -> None:
         if isinstance(renderable, ChopsUpdate):
-            renderable = FrugalUpdate.of(renderable)
+            renderable = CroppedUpdate.of(renderable)
         super()._display(screen, renderable)
 
     async def on_event(self, event: Event) -> None:
+        """Handle keys and pastes one by one."""
         if not isinstance(event, Key | Paste) or event.is_forwarded:
             await super().on_event(event)
             return
@@ -404,7 +408,7 @@ class ConsoleTextualApp(App[str]):
         if now is not None:
             screen, workers = self.screen, set(self.workers)
             target = self.focused or screen
-            # What a field types into itself runs no binding, and the next key comes after it by itself.
+            # A character typed into an input runs no binding, so the next key can follow directly.
             typed = isinstance(now, Key) and target.check_consume_key(now.key, now.character)
             await super().on_event(now)
             if typed:
@@ -415,7 +419,7 @@ class ConsoleTextualApp(App[str]):
     # Crashes
 
     def crash(self, error: BaseException) -> None:
-        """End the App because of `error`, unless it ends already. Call it from the thread of the event loop."""
+        """End the App because of `error`, unless it is ending already. Call it on the event loop."""
         self._handle_exception(error)
 
     def crash_from_thread(self, error: BaseException) -> None:
@@ -424,25 +428,25 @@ class ConsoleTextualApp(App[str]):
         self._loop.call_soon_threadsafe(self._handle_exception, error)
 
     def panic(self, *renderables: RenderableType) -> None:
-        """Textual's way to end an App without an exception; it would count as if the user had left."""
+        """End the App without an exception, as Textual does; it counts as a crash."""
         if self._crash is None:
             self._handle_exception(RuntimeError(" ".join(map(str, renderables))))
         else:
             self._fatal_error()
 
     def _loop_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """A callback of the event loop has failed. What else it tells of is in the log."""
+        """Handle a failed callback of the event loop; all other reports go to the log."""
         loop.default_exception_handler(context)
         if "handle" in context and isinstance(context.get("exception"), BaseException):
             self._handle_exception(context["exception"])
 
     def _handle_exception(self, error: BaseException) -> None:
-        # What widgets raise while they are torn down says nothing: the user has left, or the first error is known.
+        # Errors of widgets that are being removed do not matter: the user has quit, or the first error is known.
         if self._exit and self._crash is None:
-            log.info("While the console was left", exc_info=error)
+            log.info("Error while the console was closing", exc_info=error)
             return
         if isinstance(error, WorkerFailed):
-            error = error.error  # which knows where it was raised
+            error = error.error  # with the traceback
         self._crash = self._crash or error
         super()._handle_exception(error)  # type: ignore[arg-type]
 
@@ -454,25 +458,25 @@ class ConsoleTextualApp(App[str]):
         self._close_messages_no_wait()
 
 
-_KITTY_PLACEHOLDER = "\U0010eeee"  # stands for a part of a picture that was sent to the terminal before
+_KITTY_PLACEHOLDER = "\U0010eeee"  # a part of an image that the terminal has already
 _REPLACEMENT = "?"
 
 
 class TerminalGuard(LineFilter):
-    """Replaces what a terminal would act on, cell by cell.
+    """Replaces control characters in everything that is drawn, the last guard before the terminal.
 
-    Our own lines spell such characters out (see `ossconsole.config.text.safe_text`). This is for Textual's own widgets,
-    which show what was pasted into a field, or the names of files, as they are.
+    Our own lines spell such characters out (see `ossconsole.config.text.safe_text`). Textual's widgets show pasted text
+    and file names unchanged.
     """
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:  # noqa: ARG002 - Textual's signature
         if all(segment.text.isprintable() for segment in segments):
             return segments
-        return [segment if segment.control else segment._replace(text=_drawn(segment.text)) for segment in segments]
+        return [segment if segment.control else segment._replace(text=_printable(segment.text)) for segment in segments]
 
 
-def _drawn(text: str) -> str:
-    """The text in the same number of cells."""
+def _printable(text: str) -> str:
+    """The text with "?" for control characters, in the same number of cells."""
     if text.isprintable():
         return text
     return "".join(

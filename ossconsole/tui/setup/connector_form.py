@@ -28,15 +28,15 @@ from ossconsole.storage.accelerator import (
     Accelerator,
     cost_estimate,
 )
-from ossconsole.tui.kit.form import Field, FormScreen, Values
+from ossconsole.tui.kit.dialogs import Field, FormScreen, Values
 
 _WHERE = "where"
-_OURS, _BOTH = "ours", "both"
+_USER, _BOTH = "user", "both"
 _TRUE_FALSE = (("true", "true"), ("false", "false"))
 
 
 class ConnectorForm(FormScreen):
-    """Saves the file, and the system's where that is asked for; returns the paths written."""
+    """Saves the user's configuration file, optionally also the system's; returns the paths written."""
 
     def __init__(self) -> None:
         super().__init__("Connector configuration")
@@ -44,9 +44,9 @@ class ConnectorForm(FormScreen):
     def fields(self) -> Sequence[Field]:
         known = load_connector_config(connector_config_path()) or default_connector_values()
         found = [self._field(key, known) for key in CONNECTOR_KEYS]
-        both = f"ours and {SYSTEM_CONNECTOR_CONFIG}"
+        both = f"user file and {SYSTEM_CONNECTOR_CONFIG}"
         where = Field(
-            _WHERE, "write to", "other programs read the system's", _OURS, (("our file", _OURS), (both, _BOTH))
+            _WHERE, "write to", "other programs read the system file", _USER, (("user file", _USER), (both, _BOTH))
         )
         return [*found, where]
 
@@ -59,6 +59,7 @@ class ConnectorForm(FormScreen):
         )
 
     def accept(self, values: Values) -> list[str]:
+        """Write the files. Raises FieldError."""
         typed = {key.name: _typed(key, values[key.name]) for key in CONNECTOR_KEYS}
         kept = {key.name: typed[key.name] for key in CONNECTOR_KEYS if typed[key.name] != key.default}
         try:
@@ -83,18 +84,18 @@ def _typed(key: ConnectorKey, text: str) -> int | bool | str:
     try:
         return int(text)
     except ValueError as error:
-        raise FieldError(key.name, f"{text!r} is no whole number.", remedy=f"Default: {key.default}.") from error
+        raise FieldError(key.name, f"{text!r} is not a whole number.", remedy=f"Default: {key.default}.") from error
 
 
 _TUTORIAL_GB = 500
-_POLICIES = (("when it is first read", ON_READ), ("as it is written, too", ON_WRITE))
+_POLICIES = (("on first read", ON_READ), ("on write and on first read", ON_WRITE))
 
 
 class AcceleratorForm(FormScreen):
-    """Returns the Accelerator wanted; what it costs is shown as the size is typed."""
+    """Returns the Accelerator to create; the hint shows the cost while the size is typed."""
 
     def __init__(self, profile: Profile, present: Accelerator | None) -> None:
-        super().__init__("Change the accelerator" if present else "Create an accelerator", save="Go on")
+        super().__init__("Change the accelerator" if present else "Create an accelerator", save="Continue")
         self._profile = profile
         self._present = present
 
@@ -104,25 +105,31 @@ class AcceleratorForm(FormScreen):
             zone=zone, quota_gb=_TUTORIAL_GB, paths=(AcceleratedPath(f"{self._profile.dataset_prefix}/"),)
         )
         policy = found.paths[0].policy if found.paths else found.policy
-        sizes = f"{SMALLEST_GB} to {LARGEST_GB:,} GB, changed once an hour at most"
+        sizes = f"{SMALLEST_GB} to {LARGEST_GB:,} GB, at most one change per hour"
         return [
-            Field("zone", "zone", "the zone of the GPU instance, such as cn-hangzhou-j", found.zone),
+            Field("zone", "zone", "zone of the GPU instance, such as cn-hangzhou-j", found.zone),
             Field("quota_gb", "size in GB", sizes, str(found.quota_gb)),
-            Field("paths", "paths", "what is cached, separated by commas; empty for the whole bucket", _paths(found)),
-            Field("policy", "an object enters", "the cache: on read is enough for training", policy, _POLICIES),
+            Field("paths", "paths", "prefixes to cache, separated by commas; empty = whole bucket", _paths(found)),
+            Field(
+                "policy", "cached", "when an object enters the cache; on read is enough for training", policy, _POLICIES
+            ),
         ]
 
     def hint(self, field: Field) -> str:
+        """For the size, also its cost."""
         if field.name != "quota_gb" or not self.value("quota_gb").isdecimal():
             return field.hint
         return f"{field.hint}; {cost_estimate(Accelerator(zone='', quota_gb=int(self.value('quota_gb'))))}"
 
     def accept(self, values: Values) -> Accelerator:
+        """The accelerator. Raises FieldError."""
         quota = values["quota_gb"]
         if not quota.isdecimal() or not SMALLEST_GB <= int(quota) <= LARGEST_GB:
-            raise FieldError("quota_gb", f"{quota!r} is no size.", remedy=f"Give {SMALLEST_GB} to {LARGEST_GB:,} GB.")
+            raise FieldError(
+                "quota_gb", f"{quota!r} is not a valid size.", remedy=f"Enter {SMALLEST_GB} to {LARGEST_GB:,} GB."
+            )
         if not values["zone"]:
-            raise FieldError("zone", "The zone is missing.", remedy="Give one, such as cn-hangzhou-j.")
+            raise FieldError("zone", "The zone is missing.", remedy="Enter one, such as cn-hangzhou-j.")
         paths = tuple(
             AcceleratedPath(path.strip().lstrip("/"), values["policy"])
             for path in values["paths"].split(",")

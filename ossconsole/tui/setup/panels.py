@@ -1,10 +1,18 @@
-"""The panels of the Setup screen: profile, credentials, test results, accelerator, connector, credential sources."""
+"""The panels of the Setup screen as lines; ProbeState: the progress of one test of the bucket, and its report."""
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.widgets import Static
 
 from ossconsole.config.connector import (
     CONNECTOR_KEYS,
@@ -19,62 +27,152 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import short_path
 from ossconsole.config.profiles import Profile
 from ossconsole.storage.accelerator import Accelerator
-from ossconsole.storage.probe.report import PERMISSION_STAGES, Figures, Stage, Step, StepStatus, stages
-from ossconsole.tui.console import AcceleratorState, ConsoleState, Failed, NoCredentials, Setting
+from ossconsole.storage.probe.report import PERMISSION_STAGES, Figures, ProbeReport, Stage, Step, StepStatus, stages
+from ossconsole.tui.console import AcceleratorState, ConsoleState, NoCredentials, Setting, Unavailable
 from ossconsole.tui.kit.glyphs import Glyphs
-from ossconsole.tui.kit.notice import notice
+from ossconsole.tui.kit.screen import ConsoleModal, notice
 from ossconsole.tui.kit.text import Line, duration, milliseconds, moment, rate, safe, shorten, shorten_middle, wrap
-from ossconsole.tui.setup.proof import Proof
+
+
+class ProbeState:
+    """The newest step of each stage. Steps come from any thread; `clock` gives seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._steps: dict[tuple[EndpointKind | None, Stage], Step] = {}
+        self._began = clock()
+        self._seconds: float | None = None
+        self.problem = ""
+
+    def on_step(self, step: Step) -> None:
+        """Keep a step; called from any thread."""
+        with self._lock:
+            self._steps[step.kind, step.stage] = step
+
+    def finish(self, report: ProbeReport | None = None, problem: str = "") -> None:
+        """End the test; `report` has the final permissions, `problem` says why there is no report."""
+        with self._lock:
+            for step in report.permissions if report else ():
+                self._steps[None, step.stage] = step
+            self._seconds = self._clock() - self._began
+            self.problem = problem
+
+    @property
+    def running(self) -> bool:
+        """False once the test has ended."""
+        return self._seconds is None
+
+    @property
+    def seconds(self) -> float:
+        """The duration of the test so far, or in all."""
+        return self._clock() - self._began if self._seconds is None else self._seconds
+
+    def step(self, kind: EndpointKind | None, stage: Stage) -> Step | None:
+        """The newest step of a stage; `kind` is None for permissions."""
+        with self._lock:
+            return self._steps.get((kind, stage))
+
+    @property
+    def steps(self) -> list[Step]:
+        """Every stage's newest step, in the order in which the stages began."""
+        with self._lock:
+            return list(self._steps.values())
+
+    @property
+    def problems(self) -> list[Step]:
+        """The failed steps, then those with a warning."""
+        with self._lock:
+            steps = list(self._steps.values())
+        return [step for status in (StepStatus.FAIL, StepStatus.WARN) for step in steps if step.status is status]
+
+    def refused_with(self, code: str) -> bool:
+        """Whether OSS refused a step with this code."""
+        with self._lock:
+            return any(step.code == code for step in self._steps.values())
+
+
+class ReportScreen(ConsoleModal):
+    """All steps of a test in full; `y` copies the text."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("d,q", "back", show=False),
+        Binding("y", "copy", "Copy", show=False),
+    ]
+
+    def __init__(self, probe: ProbeState) -> None:
+        super().__init__()
+        self._text = "\n".join(_report_lines(step) for step in probe.steps) or safe(probe.problem)
+
+    def compose(self) -> ComposeResult:
+        with self.frame("Test report", "y copy · esc close", classes="-full", scroll=True):
+            yield Static(self._text, markup=False)
+
+    def on_mount(self) -> None:
+        """Focus the text, so that it can be scrolled."""
+        self.query_one(VerticalScroll).focus()
+
+    def action_copy(self) -> None:
+        """Copy the report to the clipboard."""
+        self.app.copy_to_clipboard(self._text)
+        self.notify("Copied.", timeout=2)
+
+
+def _report_lines(step: Step) -> str:
+    where = f"{step.kind or 'permission':<12} {step.stage:<12} {step.status:<8}{milliseconds(step.seconds):>6} ms"
+    ids = ", ".join(part for part in (step.code, step.ec, step.request_id) if part)
+    lines = [f"{where}  {safe(step.detail)}"]
+    lines += [f"{'':13}{label}: {safe(text)}" for label, text in (("OSS", ids), ("remedy", step.remedy)) if text]
+    return "\n".join(lines)
+
 
 LABEL = 15
 _CONNECT = (Stage.DNS, Stage.TCP, Stage.TLS)
 _STYLES = {StepStatus.OK: "good", StepStatus.WARN: "warn", StepStatus.FAIL: "bad"}
 
 
-def proving(profile: Profile, proof: Proof | None, glyphs: Glyphs, width: int, height: int) -> list[Line]:
-    """The panel's lines; `proof` None before the first proving."""
-    if proof is None:
+def test_lines(profile: Profile, probe: ProbeState | None, glyphs: Glyphs, width: int, height: int) -> list[Line]:
+    """The test panel; `probe` is None before the first test."""
+    if probe is None:
         return [
-            Line(
-                (" Nothing proven yet. ", "dim"),
-                ("c", "primary"),
-                (" tries both endpoints: name, connection, TLS,", "dim"),
-            ),
-            Line((" a signed request, the listing, 16 samples; then what this key may do with", "dim")),
-            Line((" checkpoints.", "dim")),
+            Line((" Not tested yet. Press ", "dim"), ("c", "primary"), (" to test both endpoints:", "dim")),
+            Line((" DNS, connection, TLS, a signed request, the listing, 16 samples; then this", "dim")),
+            Line((" key's permissions for checkpoints.", "dim")),
         ]
-    lines = _Prover(profile, proof, glyphs, width).lines()
-    problems = problem_lines(proof, glyphs, width)
+    lines = _TestLines(profile, probe, glyphs, width).lines()
+    problems = problem_lines(probe, glyphs, width)
     room = height - len(lines)
     if len(problems) > room > 0:
-        problems = [*problems[: room - 1], Line((" The rest: press ", "dim"), ("d", "primary"), (".", "dim"))]
+        problems = [*problems[: room - 1], Line((" Press ", "dim"), ("d", "primary"), (" for the full report.", "dim"))]
     return lines + problems
 
 
 def unusable(state: ConsoleState, glyphs: Glyphs, width: int) -> list[Line]:
-    """The panel's lines while there is no bucket to work on: what is missing and what helps."""
+    """The test panel while the bucket cannot be used: what is missing, and the keys that help."""
     if isinstance(state, NoCredentials):
         keys = (
-            ("k", "enters an AccessKey, or takes over another tool's"),
-            ("c", "tries both endpoints as far as that goes without a key"),
-            ("r", "looks for credentials again"),
+            ("k", "enter an AccessKey or import one from another tool"),
+            ("c", "test both endpoints, as far as possible without a key"),
+            ("r", "search for credentials again"),
         )
-        lines = [Line((" There are no credentials yet.", "warn"))]
-        lines += [Line((f"   {key}  ", "primary"), (words, "text")) for key, words in keys]
-        looked = [Line((f"   {shorten(safe(source), width - 4, glyphs.ellipsis)}", "dim")) for source in state.looked]
-        return [*lines, Line((" Looked in", "dim")), *looked]
-    if isinstance(state, Failed):
-        again = Line((" r", "primary"), (" reads the settings and the credentials again.", "text"))
+        lines = [Line((" No credentials found.", "warn"))]
+        lines += [Line((f"   {key}  ", "primary"), (text, "text")) for key, text in keys]
+        searched = [
+            Line((f"   {shorten(safe(source), width - 4, glyphs.ellipsis)}", "dim")) for source in state.searched
+        ]
+        return [*lines, Line((" Searched in", "dim")), *searched]
+    if isinstance(state, Unavailable):
+        reload = Line((" r", "primary"), (" read settings and credentials again", "text"))
         if state.profile is None:
-            return [again]
-        return [again, Line((" c", "primary"), (" tries both endpoints.", "text"))]
+            return [reload]
+        return [reload, Line((" c", "primary"), (" test both endpoints", "text"))]
     return notice(state, glyphs, width)
 
 
-class _Prover:
-    def __init__(self, profile: Profile, proof: Proof, glyphs: Glyphs, width: int) -> None:
+class _TestLines:
+    def __init__(self, profile: Profile, probe: ProbeState, glyphs: Glyphs, width: int) -> None:
         self._profile = profile
-        self._proof = proof
+        self._probe = probe
         self._glyphs = glyphs
         self._width = width
         self._cell = (width - LABEL) // 2
@@ -85,9 +183,9 @@ class _Prover:
             ("connect ms", self._connect),
             ("signed HEAD", lambda kind: self._stage(kind, Stage.SIGNED)),
             ("list", lambda kind: self._stage(kind, Stage.LIST)),
-            ("read p50 ms", lambda kind: self._figure(kind, lambda found: milliseconds(found.p50_ms / 1000))),
-            ("read p95 ms", lambda kind: self._figure(kind, lambda found: milliseconds(found.p95_ms / 1000))),
-            ("read MB/s", lambda kind: self._figure(kind, lambda found: rate(found.mb_per_s))),
+            ("read p50 ms", lambda kind: self._figure(kind, lambda figures: milliseconds(figures.p50_ms / 1000))),
+            ("read p95 ms", lambda kind: self._figure(kind, lambda figures: milliseconds(figures.p95_ms / 1000))),
+            ("read MB/s", lambda kind: self._figure(kind, lambda figures: rate(figures.mb_per_s))),
         ]
         shown = [self._row(label, [cell(kind) for kind in EndpointKind]) for label, cell in rows]
         return [*shown, self._permissions()]
@@ -101,39 +199,39 @@ class _Prover:
     def _connect(self, kind: EndpointKind) -> Line:
         line = Line()
         if self._profile.endpoint(kind) is None:
-            return line.add("none in this profile", "dim")
+            return line.add("not in this profile", "dim")
         for stage in stages(self._profile, kind):
             if stage in _CONNECT:
-                line.extend(self._mark(self._proof.step(kind, stage))).add(f"{stage} ", "dim")
-                step = self._proof.step(kind, stage)
+                line.extend(self._mark(self._probe.step(kind, stage))).add(f"{stage} ", "dim")
+                step = self._probe.step(kind, stage)
                 if step is not None and step.status is StepStatus.OK:
                     line.add(f"{milliseconds(step.seconds)} ")
         return line
 
     def _stage(self, kind: EndpointKind, stage: Stage) -> Line:
-        step = self._proof.step(kind, stage)
+        step = self._probe.step(kind, stage)
         line = self._mark(step)
         if step is None or step.status in {StepStatus.RUNNING, StepStatus.SKIPPED}:
             return line
-        words = step.detail if step.status is StepStatus.OK else step.code or "see below"
+        text = step.detail if step.status is StepStatus.OK else step.code or "see below"
         line.add(f"{milliseconds(step.seconds)} ms ")
-        return line.add(shorten(safe(words), max(0, self._cell - line.width - 1), self._glyphs.ellipsis), "dim")
+        return line.add(shorten(safe(text), max(0, self._cell - line.width - 1), self._glyphs.ellipsis), "dim")
 
     def _figure(self, kind: EndpointKind, value: Callable[[Figures], str]) -> Line:
-        step = self._proof.step(kind, Stage.READ)
+        step = self._probe.step(kind, Stage.READ)
         line = self._mark(step)
         if step is None or step.figures is None:
             return line
         line.add(value(step.figures), "strong")
-        again = self._proof.step(kind, Stage.AGAIN)
-        if again is not None and again.figures is not None:
-            line.add(", read again ", "dim").add(value(again.figures), str(kind))
+        repeated = self._probe.step(kind, Stage.AGAIN)
+        if repeated is not None and repeated.figures is not None:
+            line.add(", second read ", "dim").add(value(repeated.figures), str(kind))
         return line
 
     def _permissions(self) -> Line:
-        line = Line((" may", "dim")).to(LABEL)
+        line = Line((" permissions", "dim")).to(LABEL)
         for stage in PERMISSION_STAGES:
-            line.extend(self._mark(self._proof.step(None, stage))).add(f"{stage}  ", "dim")
+            line.extend(self._mark(self._probe.step(None, stage))).add(f"{stage}  ", "dim")
         return line
 
     def _mark(self, step: Step | None) -> Line:
@@ -148,10 +246,10 @@ class _Prover:
         return Line((f"{mark} ", _STYLES[step.status]))
 
 
-def problem_lines(proof: Proof, glyphs: Glyphs, width: int) -> list[Line]:
-    """What failed, then what to know, each with its remedy."""
-    lines = _wrapped(proof.problem, "bad", width) if proof.problem else []
-    for step in proof.problems:
+def problem_lines(probe: ProbeState, glyphs: Glyphs, width: int) -> list[Line]:
+    """Errors, then warnings, each with its remedy."""
+    lines = _wrapped(probe.problem, "bad", width) if probe.problem else []
+    for step in probe.problems:
         where = f"{step.kind} {step.stage}" if step.kind else f"permission to {step.stage}"
         lines += _wrapped(f"{where}: {step.detail}", _STYLES[step.status], width)
         if step.remedy:
@@ -164,14 +262,22 @@ def _wrapped(text: str, style: str, width: int) -> list[Line]:
 
 
 def accelerator_lines(state: AcceleratorState | None, problem: str, glyphs: Glyphs, width: int) -> list[Line]:
-    """What is known of the accelerator; `state` None where it was not read."""
+    """The accelerator of the bucket; `state` is None before it was read."""
     if problem:
         return [Line((f" {part}", "warn")) for part in wrap(safe(problem), width - 2)]
     if state is None:
-        return [Line((" Not looked at yet: prove first, or press ", "dim"), ("a", "primary"), (".", "dim"))]
+        return [
+            Line(
+                (" Not read yet. Press ", "dim"),
+                ("c", "primary"),
+                (" to test, or ", "dim"),
+                ("a", "primary"),
+                (".", "dim"),
+            )
+        ]
     found = state.accelerator
     if found is None:
-        return [Line((" The bucket has none. ", "warn"), ("a", "primary"), (" creates one.", "dim"))]
+        return [Line((" The bucket has none. Press ", "warn"), ("a", "primary"), (" to create one.", "dim"))]
     lines = [_row(label, value, glyphs, width) for label, value in _facts(found)]
     for caution in state.cautions:
         lines += [Line((f" {part}", "warn")) for part in wrap(f"! {safe(caution)}", width - 2)]
@@ -180,7 +286,7 @@ def accelerator_lines(state: AcceleratorState | None, problem: str, glyphs: Glyp
 
 @dataclass(frozen=True)
 class ConnectorState:
-    """The connector's file as it was read; `path` is "" before that, `problem` why it cannot be used."""
+    """The configuration file of the connector; `path` is "" before it was read, `problem` says why it is invalid."""
 
     path: str = ""
     values: ConnectorValues = field(default_factory=dict)
@@ -188,7 +294,7 @@ class ConnectorState:
 
 
 def read_connector() -> ConnectorState:
-    """Reads the file; without one the values are those that it would be made with."""
+    """Read the file; without one, the default values that a new file would have."""
     try:
         path = connector_config_path()
         return ConnectorState(short_path(path), load_connector_config(path) or default_connector_values())
@@ -197,20 +303,20 @@ def read_connector() -> ConnectorState:
 
 
 def connector_lines(state: ConnectorState, glyphs: Glyphs, width: int) -> list[Line]:
-    """The file, and what in it differs from the connector's defaults."""
+    """The path of the file, and the values that differ from the connector's defaults."""
     if state.problem:
         return [Line((f" {part}", "bad")) for part in wrap(safe(state.problem), width - 2)]
     known = state.values
     lines = [_row("file", state.path, glyphs, width)]
     changed = [key.name for key in CONNECTOR_KEYS if key.name in known and known[key.name] != key.default]
     lines += [_row(name.split(".")[-1], short_path(str(known[name])), glyphs, width) for name in changed]
-    return [*lines, Line((" ", "dim"), ("o", "primary"), (" edits it.", "dim"))]
+    return [*lines, Line((" Press ", "dim"), ("o", "primary"), (" to edit it.", "dim"))]
 
 
 def source_lines(sources: Sequence[tuple[str, str]], glyphs: Glyphs, width: int) -> list[Line]:
-    """Each place where credentials may lie, in the order of looking, and what is there."""
+    """Each source of credentials in order of precedence, with its content."""
     if not sources:
-        return [Line((f" looking{glyphs.ellipsis}", "dim"))]
+        return [Line((f" searching{glyphs.ellipsis}", "dim"))]
     return [_row(name, found, glyphs, width, label=width // 2) for name, found in sources]
 
 
@@ -242,22 +348,24 @@ _SOON = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
-class Keys:
-    """The credentials as far as they are known: found, or why not, or (neither) still looked for."""
+class CredentialState:
+    """The credentials in use, or `problem` why there are none, or neither while they are being read."""
 
     found: Credentials | None = None
     problem: str = ""
 
 
-def profile_lines(settings: Sequence[Setting], keys: Keys, glyphs: Glyphs, now: float, width: int) -> list[Line]:
-    """A line per setting and those of the credentials; `now` in Unix seconds."""
+def profile_lines(
+    settings: Sequence[Setting], credentials: CredentialState, glyphs: Glyphs, now: float, width: int
+) -> list[Line]:
+    """A line per setting, then the credentials; `now` in Unix seconds."""
     known = {setting.name.replace(" ", "_"): setting for setting in settings}
     lines = [_setting(label, known[name], glyphs, width) for name, label in _LABELS.items() if name in known]
-    return lines + _credentials(keys, glyphs, now, width)
+    return lines + _credential_lines(credentials, glyphs, now, width)
 
 
-def host_words(info: HostInfo) -> str:
-    """An endpoint's kind and place in a few words."""
+def host_label(info: HostInfo) -> str:
+    """The kind of an endpoint, and its zone or region."""
     place = info.zone or info.region
     return f"{info.kind}, {place}" if place else str(info.kind)
 
@@ -268,7 +376,7 @@ def _setting(label: str, setting: Setting, glyphs: Glyphs, width: int) -> Line:
         return line.add("none", "dim")
     notes = [safe(setting.origin), safe(setting.origin.partition(" ")[0])]
     if label in {kind.value for kind in EndpointKind}:
-        notes.insert(0, f"{host_words(classify(setting.value))} {glyphs.dot} {notes[0]}")
+        notes.insert(0, f"{host_label(classify(setting.value))} {glyphs.dot} {notes[0]}")
     value = safe(setting.value)
     room = width - LABEL - 3
     note = next((note for note in notes if len(value) + len(note) <= room), notes[-1])
@@ -283,24 +391,24 @@ def _label(label: str, glyphs: Glyphs) -> Line:
     return Line((f" {label}", "dim")).to(LABEL)
 
 
-def _credentials(keys: Keys, glyphs: Glyphs, now: float, width: int) -> list[Line]:
+def _credential_lines(credentials: CredentialState, glyphs: Glyphs, now: float, width: int) -> list[Line]:
     line = _label("credentials", glyphs)
-    if keys.problem:
-        first, *rest = wrap(safe(keys.problem), width - LABEL - 1)
+    if credentials.problem:
+        first, *rest = wrap(safe(credentials.problem), width - LABEL - 1)
         return [line.add(first, "bad"), *(Line().to(LABEL).add(part, "bad") for part in rest)]
-    found = keys.found
+    found = credentials.found
     if found is None:
-        return [line.add(f"looking for them{glyphs.ellipsis}", "dim")]
-    end = _end(found, now)
+        return [line.add(f"reading{glyphs.ellipsis}", "dim")]
+    end = _expiry(found, now)
     line.add(safe(mask_key_id(found.access_key_id))).add(f" {found.access_key_secret} ", "dim")
     source = shorten_middle(safe(found.source), width - line.width - end.width - 2, glyphs.ellipsis)
     return [line.add(source).right(end, width)]
 
 
-def _end(credentials: Credentials, now: float) -> Line:
+def _expiry(credentials: Credentials, now: float) -> Line:
     if credentials.expiration is None:
-        return Line(("no end ", "dim"))
+        return Line(("no expiry ", "dim"))
     left = credentials.expiration - datetime.fromtimestamp(now, timezone.utc)
     if left <= timedelta(0):
-        return Line(("ended ", "bad"))
-    return Line((f"ends in {duration(left.total_seconds())} ", "warn" if left < _SOON else "dim"))
+        return Line(("expired ", "bad"))
+    return Line((f"expires in {duration(left.total_seconds())} ", "warn" if left < _SOON else "dim"))

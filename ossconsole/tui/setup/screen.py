@@ -1,4 +1,4 @@
-"""SetupScreen: the profile and its credentials, proof that they work, accelerator and connector."""
+"""SetupScreen: the profile and its credentials, probe that they work, accelerator and connector."""
 
 from __future__ import annotations
 
@@ -19,56 +19,56 @@ from ossconsole.config.profiles import FLAGS_NAME, SANDBOX_NAME, load_settings, 
 from ossconsole.config.resolve import OriginKind
 from ossconsole.storage.accelerator import Accelerator, cost_estimate
 from ossconsole.storage.probe.report import Stage, StepStatus
-from ossconsole.tui.console import AcceleratorState, Failed, NoCredentials, Starting
+from ossconsole.tui.console import AcceleratorState, NoCredentials, Starting, Unavailable
 from ossconsole.tui.kit import actions
 from ossconsole.tui.kit.canvas import Panel
 from ossconsole.tui.kit.dialogs import Choice, ConfirmScreen, TypedConfirmScreen
-from ossconsole.tui.kit.notice import notice, place
-from ossconsole.tui.kit.screen import ConsoleScreen
-from ossconsole.tui.kit.text import Line, safe, shorten, wrap
-from ossconsole.tui.setup import panels as details
-from ossconsole.tui.setup import panels as proving
-from ossconsole.tui.setup import panels as settings
+from ossconsole.tui.kit.screen import ConsoleScreen, notice, profile_label
+from ossconsole.tui.kit.text import Line, heading, safe, wrap
+from ossconsole.tui.setup import panels
 from ossconsole.tui.setup.connector_form import AcceleratorForm, ConnectorForm
+from ossconsole.tui.setup.panels import ProbeState, ReportScreen
 from ossconsole.tui.setup.profiles import KeyForm, ProfileForm, ProfilesScreen
-from ossconsole.tui.setup.proof import Proof, ReportScreen
 
-_KEYS_FOR_S = 30.0  # temporary credentials are looked at again this often: their source renews them before they end
+_CREDENTIALS_READ_EVERY_S = 30.0  # only temporary ones, which their source renews before they expire
 
 
 class SetupScreen(ConsoleScreen):
-    """What is known about the bucket is looked up in threads; every change goes through a dialog."""
+    """Threads read the state of the bucket and of this machine; every change goes through a dialog."""
 
     SCOPE = "setup"
     BINDINGS: ClassVar[list[BindingType]] = [*actions.bindings("setup")]
 
     def __init__(self) -> None:
         super().__init__()
-        self._looked_for: tuple[object, bool] | None = None
-        self._keys = settings.Keys()
-        self._keys_at = 0.0
-        self._proof: Proof | None = None
+        self._shown_for: tuple[object, bool] | None = None
+        self._credentials = panels.CredentialState()
+        self._credentials_read_at = 0.0
+        self._probe: ProbeState | None = None
         self._instance: Instance | None = None
         self._accelerator: AcceleratorState | None = None
         self._accelerator_problem = ""
-        self._connector = details.ConnectorState()
+        self._connector = panels.ConnectorState()
         self._sources: list[SourceState] = []
 
     def body(self) -> ComposeResult:
         yield Panel(self._profile, id="setup-profile")
-        yield Panel(self._prove, id="setup-prove")
+        yield Panel(self._test_lines, id="setup-test")
         yield Panel(self._details, id="setup-details")
 
     def tick(self) -> None:
+        """Read again after a change of the profile, and paint."""
         state = self.services.state
-        if (state.profile, state.usable) != self._looked_for:
-            self._looked_for = state.profile, state.usable
-            self._forget()
-            self._look_up(usable=state.usable)
+        if (state.profile, state.usable) != self._shown_for:
+            self._shown_for = state.profile, state.usable
+            self._reset()
+            self._read_machine(usable=state.usable)
         elif (
-            self._keys.found and self._keys.found.expiration and self.console.monitor.now - self._keys_at > _KEYS_FOR_S
+            self._credentials.found
+            and self._credentials.found.expiration
+            and self.console.now - self._credentials_read_at > _CREDENTIALS_READ_EVERY_S
         ):
-            self._find_keys()
+            self._refresh_credentials()
         height = len(self._profile(self.size.width, self.size.height))
         for panel in self.query(Panel):
             if panel.id == "setup-profile":
@@ -76,52 +76,52 @@ class SetupScreen(ConsoleScreen):
             if panel.display:
                 panel.redraw()
 
-    def _forget(self) -> None:
-        """Another profile: nothing known of the last one holds."""
-        self._keys = settings.Keys()
-        self._proof = None
+    def _reset(self) -> None:
+        """Discard everything that belongs to the previous profile."""
+        self._credentials = panels.CredentialState()
+        self._probe = None
         self._accelerator, self._accelerator_problem = None, ""
         self.redraw_bars()
 
-    # Looking up
+    # Reading
 
-    @work(thread=True, exclusive=True, group="keys", exit_on_error=False)
-    def _find_keys(self) -> None:
-        self._read_keys()
+    @work(thread=True, exclusive=True, group="credentials", exit_on_error=False)
+    def _refresh_credentials(self) -> None:
+        self._read_credentials()
 
-    def _read_keys(self) -> None:
-        """Blocks; called from a worker's thread."""
-        self._keys_at = self.console.monitor.now
+    def _read_credentials(self) -> None:
+        """Blocks; call it in a thread."""
+        self._credentials_read_at = self.console.now
         try:
-            self._keys = settings.Keys(found=self.services.credentials())
+            self._credentials = panels.CredentialState(found=self.services.credentials())
         except ConsoleError as error:
-            self._keys = settings.Keys(problem=str(error))
+            self._credentials = panels.CredentialState(problem=str(error))
 
-    @work(thread=True, exclusive=True, group="look-up", exit_on_error=False)
-    def _look_up(self, *, usable: bool) -> None:
+    @work(thread=True, exclusive=True, group="machine", exit_on_error=False)
+    def _read_machine(self, *, usable: bool) -> None:
         if usable:
-            self._read_keys()
-        self._connector = details.read_connector()
+            self._read_credentials()
+        self._connector = panels.read_connector()
         self._sources = list_sources()
         try:
             self._instance = self.services.bucket_setup().instance()
-        except ConsoleError:  # off an instance, or no profile is known yet
+        except ConsoleError:  # not on an instance, or no profile is known yet
             self._instance = None
 
-    @work(thread=True, exclusive=True, group="prove", exit_on_error=False)
-    def _run_proof(self, proof: Proof) -> None:
+    @work(thread=True, exclusive=True, group="test", exit_on_error=False)
+    def _run_test(self, probe: ProbeState) -> None:
         try:
             setup = self.services.bucket_setup()
-            proof.finish(setup.probe(proof.on_step))
+            probe.finish(setup.probe(probe.on_step))
         except ConsoleError as error:
-            proof.finish(problem=str(error))
+            probe.finish(problem=str(error))
             return
-        signed = proof.step(EndpointKind.ACCELERATED, Stage.SIGNED)
+        signed = probe.step(EndpointKind.ACCELERATED, Stage.SIGNED)
         if signed is not None and signed.status in {StepStatus.OK, StepStatus.WARN}:
             self._read_accelerator()
 
     def _read_accelerator(self) -> None:
-        """Blocks; called from a worker's thread."""
+        """Blocks; call it in a thread."""
         try:
             self._accelerator = self.services.bucket_setup().accelerator()
             self._accelerator_problem = ""
@@ -133,12 +133,12 @@ class SetupScreen(ConsoleScreen):
     def _profile(self, width: int, _height: int) -> Sequence[Line]:
         state = self.services.state
         profile = state.profile
-        lines = [self._heading(self._title, width, self._place())]
+        lines = [self._heading(self._title, width, self._instance_label())]
         if profile is None:
-            words = notice(state, self.glyphs, width)
-            return [*lines, *(words[:-1] if isinstance(state, Failed) else words)]  # how to try again is told below
-        now = self.console.monitor.now
-        lines += settings.profile_lines(self.services.settings(), self._known_keys, self.glyphs, now, width)
+            reason = notice(state, self.glyphs, width)
+            return lines + (reason[:-1] if isinstance(state, Unavailable) else reason)  # the key to retry shows below
+        now = self.console.now
+        lines += panels.profile_lines(self.services.settings(), self._shown_credentials, self.glyphs, now, width)
         if self._instance is not None and not profile.simulated:
             caution = region_caution(self._instance.region, profile.region, profile.endpoints.values())
             lines += [Line((f" {part}", "warn")) for part in wrap(safe(caution), width - 2) if part]
@@ -155,26 +155,26 @@ class SetupScreen(ConsoleScreen):
         return f"Profile {profile.name}{simulated}"
 
     @property
-    def _known_keys(self) -> settings.Keys:
+    def _shown_credentials(self) -> panels.CredentialState:
         state = self.services.state
         if isinstance(state, NoCredentials):
-            return settings.Keys(problem="none; press k to enter an AccessKey")
-        return settings.Keys(problem=state.reason) if isinstance(state, Failed) else self._keys
+            return panels.CredentialState(problem="none; press k to enter an AccessKey")
+        return panels.CredentialState(problem=state.reason) if isinstance(state, Unavailable) else self._credentials
 
-    def _place(self) -> str:
-        found = self._instance
-        return f"{found.instance_type} in {found.zone or found.region}" if found else ""
+    def _instance_label(self) -> str:
+        instance = self._instance
+        return f"{instance.instance_type} in {instance.zone or instance.region}" if instance else ""
 
-    def _prove(self, width: int, height: int) -> Sequence[Line]:
-        state, proof = self.services.state, self._proof
+    def _test_lines(self, width: int, height: int) -> Sequence[Line]:
+        state, probe = self.services.state, self._probe
         note = ""
-        if proof is not None:
-            note = f"{proof.seconds:.1f} s" if not proof.running else f"proving, {proof.seconds:.0f} s"
-        lines = [self._heading(f"Prove{self._simulated}", width, note)]
-        if state.profile is not None and (state.usable or proof is not None):
-            lines += proving.proving(state.profile, proof, self.glyphs, width, height - 1)
+        if probe is not None:
+            note = f"{probe.seconds:.1f} s" if not probe.running else f"testing, {probe.seconds:.0f} s"
+        lines = [self._heading(f"Test{self._simulated}", width, note)]
+        if state.profile is not None and (state.usable or probe is not None):
+            lines += panels.test_lines(state.profile, probe, self.glyphs, width, height - 1)
         else:
-            lines += proving.unusable(state, self.glyphs, width)
+            lines += panels.unusable(state, self.glyphs, width)
         return lines[:height]
 
     @property
@@ -190,50 +190,49 @@ class SetupScreen(ConsoleScreen):
         glyphs = self.glyphs
         lines = [
             self._heading(f"Accelerator{self._simulated}", width),
-            *details.accelerator_lines(self._accelerator, self._accelerator_problem, glyphs, width),
+            *panels.accelerator_lines(self._accelerator, self._accelerator_problem, glyphs, width),
             self._heading("Connector", width),
-            *details.connector_lines(self._connector, glyphs, width),
+            *panels.connector_lines(self._connector, glyphs, width),
             self._heading("Credentials on this machine", width),
-            *details.source_lines(sources, glyphs, width),
+            *panels.source_lines(sources, glyphs, width),
         ]
         return lines[:height]
 
     def _heading(self, title: str, width: int, note: str = "") -> Line:
-        rule = self.glyphs.rule
-        line = Line((f"{rule} ", "rule"), (f"{shorten(safe(title), width - 4)} ", "title"))
-        end = Line((" ", "rule"), (safe(note), "dim"), (f" {rule}", "rule")) if note else Line()
-        if line.width + end.width + 1 > width:
-            return line.to(width, "rule", rule)
-        return line.to(width - end.width, "rule", rule).extend(end)
+        return heading(title, width, self.glyphs.rule, note)
 
     # Actions
 
     def check_action(self, action: str, _parameters: tuple[object, ...]) -> bool | None:
+        """Hide or disable what the state of the bucket does not allow."""
         profile, state = self.services.profile, self.services.state
         if action == "create_bucket":
-            missing = self._proof is not None and self._proof.refused_with("NoSuchBucket")
+            missing = self._probe is not None and self._probe.refused_with("NoSuchBucket")
             return missing and not self.services.readonly
         if action == "report":
-            return self._proof is not None
-        if action == "prove":
-            # Without credentials, too: how far the endpoints can be reached is worth knowing.
+            return self._probe is not None
+        if action == "test":
+            # Also without credentials: the connection to the endpoints can be tested.
             known = state.profile is not None and (state.usable or not isinstance(state, Starting))
-            return True if known and not (self._proof and self._proof.running) else None
+            return True if known and not (self._probe and self._probe.running) else None
         if action == "accelerator":
             return True if profile is not None and profile.accelerated_endpoint and not self.services.readonly else None
         return True
 
-    def action_prove(self) -> None:
-        self._proof = Proof()
-        self._run_proof(self._proof)
+    def action_test(self) -> None:
+        """Test both endpoints and the permissions of the key."""
+        self._probe = ProbeState()
+        self._run_test(self._probe)
         self.tick()
 
     def action_report(self) -> None:
-        if self._proof is not None:
-            self.app.push_screen(ReportScreen(self._proof))
+        """Show the full report of the test."""
+        if self._probe is not None:
+            self.app.push_screen(ReportScreen(self._probe))
 
     def action_reload(self) -> None:
-        self._switch_to()
+        """Read settings and credentials again."""
+        self._open_profile()
 
     @property
     def _name_in_use(self) -> str:
@@ -241,24 +240,24 @@ class SetupScreen(ConsoleScreen):
         return profile.name if profile is not None else SANDBOX_NAME
 
     @work(thread=True, group="switch", exit_on_error=False)
-    def _switch_to(self, name: str = "") -> None:
-        """Opens the profile in use again, or `name`, which is then the active one for the next start, too."""
-        self._looked_for = None
+    def _open_profile(self, name: str = "") -> None:
+        """Open the profile in use again, or `name`, which becomes the active profile of later sessions."""
+        self._shown_for = None
         try:
             if name:
                 self._use(name)
             else:
                 self.services.reload()
         except ConsoleError as error:
-            self.app.call_from_thread(self.tell, error)
+            self.app.call_from_thread(self.show_error, error)
             return
         found = self.services.settings()
         flags = ", ".join(item.origin.split()[1] for item in found if item.origin.startswith(f"{OriginKind.FLAG} "))
-        note = f" Options of the command line stay: {flags}." if name and flags else ""
-        self.notify(f"Now using {place(self.services.state.profile)}.{note}", timeout=6, markup=False)
+        note = f" Command-line options still apply: {flags}." if name and flags else ""
+        self.notify(f"Now using {profile_label(self.services.state.profile)}.{note}", timeout=6, markup=False)
 
     def _use(self, name: str) -> None:
-        """Blocks; called from a worker's thread."""
+        """Blocks; call it in a thread."""
         self.services.use_profile(name)
         known = load_settings()
         if name in {SANDBOX_NAME, *known.profiles}:
@@ -266,46 +265,51 @@ class SetupScreen(ConsoleScreen):
 
     @work(exit_on_error=False)
     async def action_profiles(self) -> None:
+        """Use or manage profiles."""
         name = await self.app.push_screen_wait(ProfilesScreen(self._name_in_use))
         if name:
-            self._switch_to(name)
+            self._open_profile(name)
 
     @work(exit_on_error=False)
     async def action_edit(self) -> None:
+        """Edit the profile in use."""
         name = self._name_in_use
         try:
             known = (await asyncio.to_thread(load_settings)).profiles
         except ConsoleError as error:
-            self.tell(error)
+            self.show_error(error)
             return
         form = ProfileForm(known[name]) if name in known else ProfileForm()
         saved = await self.app.push_screen_wait(form)
         if saved:
-            self._switch_to("" if saved == name else saved)
+            self._open_profile("" if saved == name else saved)
 
     @work(exit_on_error=False)
     async def action_key(self) -> None:
+        """Enter an AccessKey or import one."""
         path = await self.app.push_screen_wait(KeyForm(self._sources))
         if path:
             self.notify(f"Written to {path}, readable by you alone.", timeout=6, markup=False)
             profile = self.services.state.profile
             if profile is not None and not profile.simulated:  # the sandbox has keys of its own
-                self._switch_to()
+                self._open_profile()
 
     @work(exit_on_error=False)
     async def action_connector(self) -> None:
+        """Edit the configuration of the connector."""
         try:
             form = ConnectorForm()
             written = await self.app.push_screen_wait(form)
         except ConsoleError as error:
-            self.tell(error)
+            self.show_error(error)
             return
         if written:
-            self._connector = await asyncio.to_thread(details.read_connector)
-            self.notify(f"Written: {', '.join(written)}. It holds from the next run on.", timeout=6, markup=False)
+            self._connector = await asyncio.to_thread(panels.read_connector)
+            self.notify(f"Written: {', '.join(written)}. Takes effect on the next run.", timeout=6, markup=False)
 
     @work(exit_on_error=False)
     async def action_accelerator(self) -> None:
+        """Create, change or delete the accelerator."""
         profile = self.services.profile
         if profile is None:
             return
@@ -315,9 +319,9 @@ class SetupScreen(ConsoleScreen):
             self.notify(safe(self._accelerator_problem), severity="warning", timeout=12, markup=False)
         choice = "change"
         if present is not None:
-            choices = (Choice("", "Back"), Choice("change", "Change"), Choice("delete", "Delete", "error"))
-            words = f"{present.name} in {present.zone}, {present.quota_gb:,} GB: {cost_estimate(present)}."
-            choice = await self.app.push_screen_wait(ConfirmScreen("Accelerator", words, choices))
+            choices = (Choice("", "Cancel"), Choice("change", "Change"), Choice("delete", "Delete", "error"))
+            text = f"{present.name} in {present.zone}, {present.quota_gb:,} GB: {cost_estimate(present)}."
+            choice = await self.app.push_screen_wait(ConfirmScreen("Accelerator", text, choices))
         if choice == "delete":
             await self._delete_accelerator(profile.bucket)
         elif choice == "change":
@@ -328,43 +332,42 @@ class SetupScreen(ConsoleScreen):
     async def _create_accelerator(self, bucket: str, wanted: Accelerator) -> None:
         paths = ", ".join(path.prefix for path in wanted.paths) or "the whole bucket"
         question = (
-            f"An accelerator of {wanted.quota_gb:,} GB in {wanted.zone} for oss://{bucket}, caching {paths}. "
-            f"It is billed from its creation on: {cost_estimate(wanted)}."
+            f"An accelerator of {wanted.quota_gb:,} GB in {wanted.zone} for oss://{bucket}, caching {paths}.\n"
+            f"Billing starts with its creation:\n{cost_estimate(wanted)}."
         )
-        screen = TypedConfirmScreen("This costs money", question, word=bucket, button="Create")
+        screen = TypedConfirmScreen("Create a billed accelerator?", question, word=bucket, button="Create")
         if await self.app.push_screen_wait(screen):
-            await self._change(
-                lambda: self.services.bucket_setup().create_accelerator(wanted), "The accelerator is set."
-            )
+            await self._change(lambda: self.services.bucket_setup().create_accelerator(wanted), "Accelerator updated.")
 
     async def _delete_accelerator(self, bucket: str) -> None:
-        question = f"The cache of oss://{bucket} is given up, and billing ends. The objects stay in the bucket."
+        question = f"Deletes the cache of oss://{bucket}; billing ends. The objects stay in the bucket."
         screen = TypedConfirmScreen("Delete the accelerator?", question, word=bucket, button="Delete")
         if await self.app.push_screen_wait(screen):
-            await self._change(lambda: self.services.bucket_setup().delete_accelerator(), "The accelerator is gone.")
+            await self._change(lambda: self.services.bucket_setup().delete_accelerator(), "Accelerator deleted.")
 
-    async def _change(self, change: Callable[[], None], words: str) -> None:
-        """Do it in a thread, say so, and read the state again."""
+    async def _change(self, change: Callable[[], None], report: str) -> None:
+        """Apply a change in a thread, report it, and read the accelerator again."""
         try:
             await asyncio.to_thread(change)
         except ConsoleError as error:
-            self.tell(error)
+            self.show_error(error)
             return
-        self.notify(words, timeout=5)
+        self.notify(report, timeout=5)
         await asyncio.to_thread(self._read_accelerator)
 
     @work(exit_on_error=False)
     async def action_create_bucket(self) -> None:
+        """Create the missing bucket, then test again."""
         profile = self.services.profile
         if profile is None:
             return
-        question = f"The bucket oss://{profile.bucket} is created in {profile.region}, private, storage class Standard."
+        question = f"Creates oss://{profile.bucket} in {profile.region}: private, storage class Standard."
         screen = TypedConfirmScreen("Create the bucket?", question, word=profile.bucket, button="Create")
         if not await self.app.push_screen_wait(screen):
             return
         try:
             await asyncio.to_thread(lambda: self.services.bucket_setup().create_bucket())
         except ConsoleError as error:
-            self.tell(error)
+            self.show_error(error)
             return
-        self.action_prove()
+        self.action_test()

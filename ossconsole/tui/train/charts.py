@@ -1,4 +1,4 @@
-"""Charts over time and the time axis they share: follow, zoom, pan and a crosshair."""
+"""Charts over time, and the time axis they share: follow, zoom, pan and a crosshair."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ossconsole.telemetry.series import Point
 from ossconsole.telemetry.view import RunView, Span
 from ossconsole.tui.kit import plot
 from ossconsole.tui.kit.text import MISSING, Line, clock, compact, duration, joined, number
-from ossconsole.tui.train.context import Context
+from ossconsole.tui.train.monitor import DashboardContext
 
 SPANS_S = (15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400, 604800)
 _DEFAULT = SPANS_S.index(120)
@@ -21,7 +21,7 @@ _DEFAULT = SPANS_S.index(120)
 
 @dataclass(frozen=True)
 class TimeWindow:
-    """The stretch of time that the charts show, in Unix seconds. `cursor` is the crosshair's time, None when off."""
+    """The time that the charts show, in Unix seconds. `cursor` is the time of the crosshair, None when off."""
 
     start: float
     end: float
@@ -29,13 +29,13 @@ class TimeWindow:
     cursor: float | None = None
 
     def column(self, time: float, width: int) -> int:
-        """The cell of `time` in `width` cells; outside of 0..width-1 where it is not shown."""
+        """The cell of `time` in `width` cells; outside 0..width-1 where it is not visible."""
         return int((time - self.start) / (self.end - self.start) * width)
 
     def on_grid(self, width: int, origin: float) -> TimeWindow:
-        """The window moved on so that it begins a whole number of cells after `origin`.
+        """The window aligned to a whole number of cells after `origin`.
 
-        Curves then stand still until a cell has passed: most updates change nothing but the newest cell.
+        Curves then stand still until a cell has passed: most updates change only the newest cell.
         """
         cell = (self.end - self.start) / width
         ahead = (origin - self.start) % cell
@@ -43,7 +43,7 @@ class TimeWindow:
 
 
 class TimeAxis:
-    """Follows the newest figures until it is moved; the crosshair moves by the hundredth of the window."""
+    """Follows the newest values until it is moved; the crosshair moves by a hundredth of the window."""
 
     def __init__(self) -> None:
         self._level = _DEFAULT
@@ -53,21 +53,22 @@ class TimeAxis:
 
     @property
     def following(self) -> bool:
+        """Whether the window ends at the newest values."""
         return self._end is None
 
     def window(self, view: RunView, now: float) -> TimeWindow:
-        """While the run is younger than the window, the curves grow from the left."""
+        """The window to draw; while the run is shorter than it, the curves grow from the left."""
         newest, oldest = self._bounds(view, now)
         span = self._span(newest, oldest)
         end = newest if self._end is None else self._end
         end = max(end, oldest + span)
         cursor = None if self._cursor is None else min(max(self._cursor, end - span), end)
-        words = "all" if self._everything else _span_words(span)
-        label = words if self.following else f"{words}, {duration(newest - end)} ago"
+        text = "all" if self._everything else _span_words(span)
+        label = text if self.following else f"{text}, {duration(newest - end)} ago"
         return TimeWindow(end - span, end, label, cursor)
 
     def zoom(self, view: RunView, now: float, direction: int) -> None:
-        """A narrower (1) or wider (-1) window around its right edge; the widest holds the whole run."""
+        """A shorter (1) or longer (-1) window with the same right edge; the longest shows the whole run."""
         newest, oldest = self._bounds(view, now)
         if direction > 0 and self._everything:
             self._everything = False
@@ -80,7 +81,7 @@ class TimeAxis:
         self._level = max(0, min(level, len(SPANS_S) - 1))
 
     def move(self, view: RunView, now: float, direction: int) -> None:
-        """The crosshair by a hundredth of the window, or, without one, the window by a quarter; right is 1."""
+        """Moves the crosshair by a hundredth of the window, or without one the window by a quarter; later is 1."""
         window = self.window(view, now)
         span = window.end - window.start
         if self._cursor is None or window.cursor is None:
@@ -99,12 +100,12 @@ class TimeAxis:
         self._end = None if end >= newest else end
 
     def follow(self) -> None:
-        """Back to the newest figures, without a crosshair."""
+        """Returns to the newest values, without a crosshair."""
         self._end = None
         self._cursor = None
 
     def toggle_cursor(self, view: RunView, now: float) -> None:
-        """A crosshair at the newest figure, or none."""
+        """Shows the crosshair at the newest value, or hides it."""
         if self._cursor is not None:
             self._cursor = None
             return
@@ -113,7 +114,7 @@ class TimeAxis:
         self._cursor = min(newest, window.end)
 
     def _bounds(self, view: RunView, now: float) -> tuple[float, float]:
-        """The time of the newest and of the oldest figure."""
+        """The time of the newest and of the oldest value."""
         over = view.state is not None and view.state.final
         newest = view.last_time if over and view.last_time is not None else now
         return newest, min(view.run.time, newest) if view.run else newest
@@ -130,7 +131,7 @@ def _span_words(span: float) -> str:
 
 
 AXIS_WIDTH = 6
-# More stretches of colour than this a row would cost more bytes than they tell.
+# More coloured spans than this in a row cost too many bytes over SSH.
 MAX_COLOURED_SPANS = 8
 _DOTTED = " █"
 
@@ -139,7 +140,7 @@ _DOTTED = " █"
 class ChartSpec:
     """What a chart shows. `lane` adds the endpoint in use and the time below the curve, and colours the curve by it.
 
-    `behind` is the series whose every value is a loose dot behind the curve.
+    `behind` is a series whose values are drawn as dots behind the curve.
     """
 
     title: str
@@ -164,7 +165,7 @@ MEMORY = ChartSpec("RAM", "host.memory", unit=" GiB", style="dim")
 
 
 def chart_specs(view: RunView, *, raw: bool, log: bool) -> list[ChartSpec]:
-    """The small charts there is something to draw for; the first are the most telling."""
+    """The small charts for the data of this run, the most useful first."""
     loss = replace(LOSS, scale="log" if log else "around", title="loss, log" if log else "loss")
     if raw:
         loss = replace(loss, series="loss", title=f"{loss.title}, raw", behind="")
@@ -189,7 +190,7 @@ def chart_specs(view: RunView, *, raw: bool, log: bool) -> list[ChartSpec]:
 
 
 def _gpu_pair(title: str, series: str) -> tuple[ChartSpec, ChartSpec]:
-    """Power beside utilization: a GPU that waits for data still counts as used. Of several: the mean, and the sum."""
+    """Utilization and power of one GPU, or the mean and the sum of several."""
     return (
         ChartSpec(f"{title} util", f"{series}.utilization", "percent", " %", "good"),
         ChartSpec(f"{title} power", f"{series}.power", "zero", " W", "good"),
@@ -197,9 +198,9 @@ def _gpu_pair(title: str, series: str) -> tuple[ChartSpec, ChartSpec]:
 
 
 def chart(
-    context: Context, spec: ChartSpec, window: TimeWindow, width: int, height: int, *, note: str = ""
+    context: DashboardContext, spec: ChartSpec, window: TimeWindow, width: int, height: int, *, note: str = ""
 ) -> list[Line]:
-    """Heading, curve with its axis, and with `lane` two rows for endpoint and time."""
+    """Heading, curve with axis, and with `lane` two rows for endpoint and time."""
     inner = width - AXIS_WIDTH - 1
     rows = height - 1 - (2 if spec.lane else 0)
     if inner < 4 or rows < 1:
@@ -230,7 +231,7 @@ def _points(view: RunView, name: str, window: TimeWindow, count: int) -> list[Po
 def _notes(
     points: Sequence[Point], loose: Sequence[Point], window: TimeWindow, spec: ChartSpec, note: str
 ) -> list[str]:
-    """The value, the stretch of time and `note`, from the fullest words to the shortest."""
+    """The value, the time window and `note`, from the longest variant to the shortest."""
     value = _value(points, window, spec)
     label = window.label if spec.lane else ""
     if spec.behind and points:
@@ -243,13 +244,13 @@ def _notes(
 
 def _value(points: Sequence[Point], window: TimeWindow, spec: ChartSpec) -> str:
     """The newest value, or that at the crosshair."""
-    words = _percents if spec.scale == "percent" else number
+    formatted = _percents if spec.scale == "percent" else number
     known = [point for point in points if not math.isnan(point.last)]
     if window.cursor is None or not known:
-        return f"{words(points[-1].last)}{spec.unit}" if points else MISSING
+        return f"{formatted(points[-1].last)}{spec.unit}" if points else MISSING
     at = bisect.bisect_left([point.time for point in known], window.cursor)
     near = min(known[max(0, at - 1) : at + 1], key=lambda point: abs(point.time - (window.cursor or 0.0)))
-    return f"{words(near.last)}{spec.unit}"
+    return f"{formatted(near.last)}{spec.unit}"
 
 
 def _percents(value: float) -> str:
@@ -264,8 +265,8 @@ def _scale(spec: ChartSpec, points: Sequence[Point]) -> plot.Scale:
     return plot.scale_around(points, log=spec.scale == "log")
 
 
-def _axis(scale: plot.Scale, index: int, rows: int, context: Context) -> Line:
-    """The label of a row: at the top, the bottom, and the middle where there is room."""
+def _axis(scale: plot.Scale, index: int, rows: int, context: DashboardContext) -> Line:
+    """The axis label of a row: at the top, at the bottom, and in the middle where there is room."""
     value = None
     if index == 0:
         value = scale.high
@@ -278,8 +279,8 @@ def _axis(scale: plot.Scale, index: int, rows: int, context: Context) -> Line:
     return line.add(context.glyphs.tick if value is not None else context.glyphs.vertical, "rule")
 
 
-def _marked(row: str, dots: str, window: TimeWindow, context: Context) -> str:
-    """The row with a dotted line where the endpoint was switched, and the crosshair, where nothing else is."""
+def _marked(row: str, dots: str, window: TimeWindow, context: DashboardContext) -> str:
+    """The row with a dotted line at each switch of the endpoint and with the crosshair, in blank cells only."""
     width = len(row)
     marks = {window.column(span.time, width): context.glyphs.marker for span in context.view.switches}
     if window.cursor is not None:
@@ -288,7 +289,7 @@ def _marked(row: str, dots: str, window: TimeWindow, context: Context) -> str:
 
 
 def _by_endpoint(row: str, spans: Sequence[Span], window: TimeWindow) -> Line:
-    """The row in the colours of the endpoints that delivered."""
+    """The row in the colours of the endpoints that delivered the batches."""
     width, line = len(row), Line()
     for at, span in enumerate(spans):
         end = window.column(spans[at + 1].time, width) if at + 1 < len(spans) else width
@@ -297,9 +298,9 @@ def _by_endpoint(row: str, spans: Sequence[Span], window: TimeWindow) -> Line:
 
 
 def _in_front(row: str, dots: str, style: str) -> Line:
-    """The row with the dots where it is blank or a bar is full.
+    """The row, with the dots where it is blank or a full bar.
 
-    Blanks take the style of what they follow, which makes fewer pieces to send.
+    Blanks keep the style before them, which makes fewer pieces to send.
     """
     line, start, current = Line(), 0, style
     merged = "".join(dot if dot != " " and cell in _DOTTED else cell for cell, dot in zip(row, dots, strict=True))
@@ -312,18 +313,16 @@ def _in_front(row: str, dots: str, style: str) -> Line:
 
 
 def _visible_spans(view: RunView, window: TimeWindow) -> list[Span]:
-    """The stretches of one endpoint in the window, the first from its start; none where they are too many."""
+    """The spans of one endpoint each in the window, the first from its start; empty where they are too many."""
     before = [span for span in view.spans if span.time <= window.start]
     inside = [span for span in view.spans if window.start < span.time < window.end]
-    spans = [*(Span(window.start, span.endpoint) for span in before[-1:]), *inside]
-    if len(spans) > MAX_COLOURED_SPANS:
+    spans = [*before[-1:], *inside]
+    if not spans or len(spans) > MAX_COLOURED_SPANS:
         return []
-    if spans and spans[0].time > window.start:
-        spans[0] = Span(window.start, spans[0].endpoint)
-    return spans
+    return [Span(window.start, spans[0].endpoint), *spans[1:]]
 
 
-def _lane(context: Context, spans: Sequence[Span], window: TimeWindow, width: int) -> Line:
+def _lane(context: DashboardContext, spans: Sequence[Span], window: TimeWindow, width: int) -> Line:
     """The endpoint in use as glyph and colour, along the time axis."""
     glyphs = context.glyphs
     line = Line((" " * AXIS_WIDTH, "dim"), (glyphs.corner, "rule"))
@@ -337,8 +336,8 @@ def _lane(context: Context, spans: Sequence[Span], window: TimeWindow, width: in
     return line
 
 
-def _dense_lane(context: Context, window: TimeWindow, width: int) -> Line:
-    """Many switches: a glyph where each new stretch begins, without colour."""
+def _dense_lane(context: DashboardContext, window: TimeWindow, width: int) -> Line:
+    """For many switches: a glyph where each span begins, without colour."""
     cells = [context.glyphs.rule] * width
     for span in context.view.spans:
         at = window.column(span.time, width)
@@ -347,8 +346,8 @@ def _dense_lane(context: Context, window: TimeWindow, width: int) -> Line:
     return Line(("".join(cells), "dim"))
 
 
-def _times(context: Context, window: TimeWindow, width: int) -> Line:
-    """Times since the start of the run, at round distances."""
+def _times(context: DashboardContext, window: TimeWindow, width: int) -> Line:
+    """Times since the start of the run, at round intervals."""
     origin = context.view.run.time if context.view.run else window.start
     span = window.end - window.start
     step = next((step for step in _TIME_STEPS if width * step / span >= _TICK_CELLS), _TIME_STEPS[-1])

@@ -1,4 +1,4 @@
-"""The A/B panel: what each endpoint delivered, how many times as much the accelerated one, and how surely."""
+"""The A/B panel: the measurements of both endpoints, and their ratio with its confidence interval."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ossconsole.telemetry.events import percent as coarse_percent
 from ossconsole.telemetry.visits import EndpointFigures
 from ossconsole.tui.kit.plot import large, nice_ceiling
 from ossconsole.tui.kit.text import MISSING, Line, compact, joined, percent, rate, short_times, shorten, size, wrap
-from ossconsole.tui.train.context import Context
+from ossconsole.tui.train.monitor import DashboardContext
 
 _ROWS: tuple[tuple[str, Callable[[EndpointFigures], str]], ...] = (
     ("samples/s", lambda figures: rate(figures.samples_per_s)),
@@ -30,14 +30,14 @@ _ROWS: tuple[tuple[str, Callable[[EndpointFigures], str]], ...] = (
     ("visits", lambda figures: f"{figures.visits:,}" if figures.visits else MISSING),
 )
 LABEL_WIDTH = 11
-# Columns farther apart than this are hard to read together.
+# Columns farther apart than this are hard to compare.
 MAX_COLUMN = 22
 _RANGES_HEIGHT = 4
 _LARGE_FROM = 6  # rows of the panel
 
 
-def comparison(context: Context, width: int, height: int, *, key: str = "b") -> list[Line]:
-    """Heading, a column per endpoint, as many rows as fit, and the result at the bottom; `key` shows them all."""
+def comparison(context: DashboardContext, width: int, height: int, *, key: str = "b") -> list[Line]:
+    """Heading, a column per endpoint with the rows that fit, and the result; `key` shows all rows."""
     figures = [context.view.figures(kind) for kind in EndpointKind]
     result = [*_large(context, height), *_result(context, width)]
     room = height - 1 - len(result)
@@ -54,15 +54,15 @@ def comparison(context: Context, width: int, height: int, *, key: str = "b") -> 
     return [*lines, *result][:height]
 
 
-def details(context: Context, width: int) -> list[Line]:
-    """Everything, and what the figures are."""
+def detail_lines(context: DashboardContext, width: int) -> list[Line]:
+    """All rows, and how the figures are measured."""
     figures = [context.view.figures(kind) for kind in EndpointKind]
     lines = [*table(context, figures, width, len(_ROWS)), *_ranges(context, figures, width), *_result(context, width)]
-    return [*lines, Line(), *(Line((f" {words}", "dim")) for words in _explained(context, width))]
+    return [*lines, Line(), *(Line((f" {text}", "dim")) for text in _explanation(context, width))]
 
 
-def table(context: Context, figures: list[EndpointFigures], width: int, count: int) -> list[Line]:
-    """The names of the endpoints, and the first `count` rows."""
+def table(context: DashboardContext, figures: list[EndpointFigures], width: int, count: int) -> list[Line]:
+    """The names of the endpoints and the first `count` rows."""
     column = min(MAX_COLUMN, (width - LABEL_WIDTH - 1) // 2)
     head = Line(("", "dim")).to(LABEL_WIDTH)
     for kind in EndpointKind:
@@ -70,11 +70,11 @@ def table(context: Context, figures: list[EndpointFigures], width: int, count: i
         name = context.glyphs.named(kind) if column > len(kind.value) + 2 else context.glyphs.short(kind)
         head.extend(_right(name, str(kind) if used else "dim", column))
     lines = [head]
-    for name, words in _ROWS[:count]:
+    for name, value in _ROWS[:count]:
         row = Line((f" {name}", "dim")).to(LABEL_WIDTH)
         for item in figures:
             style = "strong" if name == "samples/s" else "text"
-            text = words(item)
+            text = value(item)
             row.extend(_right(text, "dim" if text == MISSING else style, column))
         lines.append(row)
     return lines
@@ -84,8 +84,8 @@ def _right(text: str, style: str, width: int) -> Line:
     return Line((" " * max(0, width - len(text)), "text"), (text, style))
 
 
-def _ranges(context: Context, figures: list[EndpointFigures], width: int) -> list[Line]:
-    """Where the visits lie: a bar from the lowest to the highest, the endpoint's glyph at the mean."""
+def _ranges(context: DashboardContext, figures: list[EndpointFigures], width: int) -> list[Line]:
+    """A bar for the rates of the visits, from the lowest to the highest, with the endpoint's glyph at the mean."""
     known = [item.rate_high for item in figures if item.rate_high is not None]
     if not known:
         return []
@@ -99,7 +99,7 @@ def _ranges(context: Context, figures: list[EndpointFigures], width: int) -> lis
             low, at, high = (
                 min(room - 1, int(value / top * room)) for value in (item.rate_low, item.samples_per_s, item.rate_high)
             )
-            low, high = min(low, at), max(high, at)  # the mean also holds what is not in a visit
+            low, high = min(low, at), max(high, at)  # the mean includes steps outside the visits
             bar = context.glyphs.bar_full
             marked = bar * (at - low) + context.glyphs.endpoint(item.kind) + bar * (high - at)
             line.add(" " * low).add(marked, str(item.kind))
@@ -107,25 +107,25 @@ def _ranges(context: Context, figures: list[EndpointFigures], width: int) -> lis
     return lines
 
 
-def _explained(context: Context, width: int) -> list[str]:
+def _explanation(context: DashboardContext, width: int) -> list[str]:
     found = context.view.comparison
-    words = (
-        "samples/s: mean over all settled time, at most what the compute could use; bars hold 90 % of the visits; "
-        "the interval is 95 %, over pairs of visits before and after each switch; warm-up and settling left out"
+    text = (
+        "samples/s: mean over all steady time, capped by the compute; bars show the middle 90 % of the visits; "
+        "± is a 95 % confidence interval over pairs of visits before and after each switch; warm-up excluded"
     )
     if context.has_accelerated and context.view.figures(EndpointKind.ACCELERATED).steps:
-        words += f"; {found.cache_words}, {coarse_percent(found.coverage)} of the dataset read through it"
-    lines = wrap(words, width - 2)
+        text += f"; {found.cache_words}, {coarse_percent(found.coverage)} of the dataset read through it"
+    lines = wrap(text, width - 2)
     if found.typical_ratio is not None:
-        lines += wrap(f"typical step, blind to stalls: {found.typical_ratio:.2f}x", width - 2)
+        lines += wrap(f"typical step, stalls excluded: {found.typical_ratio:.2f}x", width - 2)
     if found.conditions is not None:
         lines += wrap(f"conditions: {found.conditions.words}", width - 2)
     ceiling = context.view.measurement.ceiling
-    return lines if ceiling is None else lines + wrap(f"of the accelerator: {ceiling.words}", width - 2)
+    return lines if ceiling is None else lines + wrap(f"accelerator: {ceiling.words}", width - 2)
 
 
-def _large(context: Context, height: int) -> list[Line]:
-    """The ratio three rows high, where it is decided."""
+def _large(context: DashboardContext, height: int) -> list[Line]:
+    """The ratio in digits of three rows, once it is decided."""
     found = context.view.comparison
     if not found.decided or found.estimate is None or height < _LARGE_FROM:
         return []
@@ -133,16 +133,16 @@ def _large(context: Context, height: int) -> list[Line]:
     return [Line((f"  {row}", style)) for row in large(f"{found.estimate.ratio:.2f}x", context.glyphs)]
 
 
-def _rates(context: Context, figures: list[EndpointFigures], width: int) -> Line:
-    """Both rates on one line, where there is no room for a table."""
+def _rates(context: DashboardContext, figures: list[EndpointFigures], width: int) -> Line:
+    """Both rates on one line, for panels without room for a table."""
     line = Line()
     for item in figures:
         line.add(f" {context.glyphs.endpoint(item.kind)} {rate(item.samples_per_s)}", str(item.kind))
     return line.add(" samples/s", "dim").to(width)
 
 
-def _result(context: Context, width: int) -> list[Line]:
-    """The ratio, or what it still needs."""
+def _result(context: DashboardContext, width: int) -> list[Line]:
+    """The ratio, or what is missing for it."""
     view, glyphs = context.view, context.glyphs
     lines = []
     if view.settling is not None and view.endpoint is not None:
@@ -151,16 +151,16 @@ def _result(context: Context, width: int) -> list[Line]:
             Line((" settling on ", "warn")).extend(context.named(view.endpoint)).add(f" {passed}/{needed}", "warn")
         )
     elif view.comparison.pairs:
-        lines.append(_found(context, width))
+        lines.append(_comparison_line(context, width))
     else:
         lines.append(Line((shorten(f" {_missing(context)}", width, glyphs.ellipsis), "dim")))
-    if context.auto_words:
-        lines.append(Line((shorten(f" {context.auto_words}", width, glyphs.ellipsis), "primary")))
+    if context.comparison_status:
+        lines.append(Line((shorten(f" {context.comparison_status}", width, glyphs.ellipsis), "primary")))
     return lines
 
 
-def _found(context: Context, width: int) -> Line:
-    """The result as of the last look; a ratio only where it is decided."""
+def _comparison_line(context: DashboardContext, width: int) -> Line:
+    """The result of the last evaluation; a ratio only once it is decided."""
     found, glyphs = context.view.comparison, context.glyphs
     if not found.ratio or found.estimate is None:
         open_ = found.estimate is not None and not found.decided and found.collecting
@@ -173,7 +173,7 @@ def _found(context: Context, width: int) -> Line:
     return line.add(note, "dim") if line.width + len(note) <= width else line
 
 
-def _missing(context: Context) -> str:
+def _missing(context: DashboardContext) -> str:
     view = context.view
     if view.run is None:
         return "no run yet"
@@ -186,11 +186,11 @@ def _missing(context: Context) -> str:
     return view.comparison.words if kind is None else _unmeasured(kind, figures[kind].steps, context)
 
 
-def _unmeasured(kind: EndpointKind, steps: int, context: Context) -> str:
+def _unmeasured(kind: EndpointKind, steps: int, context: DashboardContext) -> str:
     view = context.view
     if view.state is not None and view.state.final:
         return f"{kind} was measured too briefly" if steps else f"{kind} was not measured"
     if kind is view.endpoint:
         return f"measuring {kind}"
-    by_hand = context.steered and not context.auto_words
-    return f"press e to measure {kind}" if by_hand else f"{kind} is not measured yet"
+    manual = context.has_controls and not context.comparison_status
+    return f"press e to measure {kind}" if manual else f"{kind} not measured yet"

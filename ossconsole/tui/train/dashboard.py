@@ -1,4 +1,4 @@
-"""Dashboard: a run's figures, charts, comparison and events; what live, replayed and attached runs have in common."""
+"""Dashboard: a run's figures, charts, comparison and events, for live, replayed and attached runs."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from collections.abc import Sequence
 from typing import ClassVar, Protocol
 
 from textual.app import ComposeResult
-from textual.binding import BindingType
+from textual.binding import Binding, BindingType
 from textual.containers import Container, Grid, Horizontal, Vertical
 
-from ossconsole.telemetry.events import RunState
+from ossconsole.telemetry.events import LogLine, RunState, Saving, megabytes
 from ossconsole.telemetry.view import RunView
 from ossconsole.tui.console import ConsoleState, Ready
 from ossconsole.tui.kit import actions
 from ossconsole.tui.kit.canvas import Painter, Panel
-from ossconsole.tui.kit.screen import ConsoleScreen
-from ossconsole.tui.kit.text import Line
-from ossconsole.tui.train import compare, eventlog, headline, machine
-from ossconsole.tui.train import headline as idle
-from ossconsole.tui.train import headline as tiles
+from ossconsole.tui.kit.dialogs import DetailScreen
+from ossconsole.tui.kit.screen import ConsoleModal, ConsoleScreen
+from ossconsole.tui.kit.table import VirtualTable
+from ossconsole.tui.kit.text import Line, clock, percent, safe, shorten, shorten_middle, wrap
+from ossconsole.tui.train import compare, headline, machine
 from ossconsole.tui.train.charts import SPEED, TimeAxis, TimeWindow, chart, chart_specs
-from ossconsole.tui.train.context import Context
+from ossconsole.tui.train.monitor import DashboardContext
 
 SLOTS = 8
 # Charts are redrawn on every second tick: what moves them is seconds old, and they are most of the bytes.
@@ -31,19 +31,20 @@ SMALL_CHARTS_FROM = 22
 MANY_EVENTS_FROM = 36
 
 
-class Source(Protocol):
-    """Where a dashboard's run comes from."""
+class RunSource(Protocol):
+    """A run to show: the live one, or a replay."""
 
     @property
-    def view(self) -> RunView: ...
+    def view(self) -> RunView:
+        """The events so far, reduced."""
 
     @property
     def now(self) -> float:
-        """The present of the run, in Unix seconds: that of the replay for a replayed one."""
+        """The time of the run in Unix seconds; in a replay, that of the record."""
 
 
 class Dashboard(ConsoleScreen):
-    """Subclasses give `source` and their own keys."""
+    """The base of the screens that show one run. Subclasses give `source` and their own keys."""
 
     BINDINGS: ClassVar[list[BindingType]] = [*actions.bindings("view")]
     EXTRA_SCOPES: ClassVar[tuple[str, ...]] = ("view",)
@@ -57,33 +58,35 @@ class Dashboard(ConsoleScreen):
         self._ticks = 0
 
     @property
-    def source(self) -> Source:
+    def source(self) -> RunSource:
+        """The run to show."""
         raise NotImplementedError
 
     @property
     def state(self) -> ConsoleState:
-        """What is told while there is no run; a record needs no bucket."""
+        """The state to explain while there is no run; a record needs no bucket."""
         return Ready()
 
     @property
     def starting(self) -> bool:
-        """True while a run was started and has not reported yet."""
+        """True for a run that was started and has not reported yet."""
         return False
 
     @property
-    def steered(self) -> bool:
+    def has_controls(self) -> bool:
         """True where the screen has the keys that change the run."""
         return False
 
     @property
-    def auto_words(self) -> str:
+    def comparison_status(self) -> str:
+        """The state of auto A/B or of the A/A control, if one is active."""
         return ""
 
     def body(self) -> ComposeResult:
         yield Panel(lambda width, height: headline.verdict(self.context, width, height), id="verdict")
         yield Panel(lambda width, _: [headline.progress(self.context, width)], id="progress")
         yield Panel(lambda width, _: [headline.failure(self.context, width)], id="failure")
-        yield Panel(lambda width, _: tiles.tiles(self.context, width), id="tiles")
+        yield Panel(lambda width, _: headline.tiles(self.context, width), id="tiles")
         yield Panel(self._idle, id="idle")
         with Vertical(id="live"):
             with Horizontal(id="main"):
@@ -97,9 +100,11 @@ class Dashboard(ConsoleScreen):
             yield Panel(self._events, id="events")
 
     def on_mount(self) -> None:
+        """Paint for the first time."""
         self.tick()
 
     def tick(self) -> None:
+        """Update the layout; paint the charts on every second tick."""
         view = self.source.view
         self._ticks += 1
         self.set_class(view.run is None, "-idle")
@@ -114,12 +119,13 @@ class Dashboard(ConsoleScreen):
         self.draw(charts=self._ticks % CHART_TICKS == 0)
 
     def draw(self, *, charts: bool = True) -> None:
-        """Paint what is seen, the charts where asked."""
+        """Paint the visible panels; the charts only with `charts`."""
         for panel in self.query(Panel):
             if panel.display and (charts or not panel.has_class("chart")):
                 panel.redraw()
 
     def on_screen_resume(self) -> None:
+        """Paint, charts included."""
         super().on_screen_resume()
         self.draw()
 
@@ -133,26 +139,28 @@ class Dashboard(ConsoleScreen):
     # Panels
 
     @property
-    def context(self) -> Context:
+    def context(self) -> DashboardContext:
+        """What the panels are drawn from, now."""
         profile = self.services.profile
-        return Context(
+        return DashboardContext(
             view=self.source.view,
             now=self.source.now,
             glyphs=self.glyphs,
             has_accelerated=profile is None or profile.accelerated_endpoint is not None,
-            auto_words=self.auto_words,
-            steered=self.steered,
+            comparison_status=self.comparison_status,
+            has_controls=self.has_controls,
         )
 
     @property
     def window(self) -> TimeWindow:
+        """The time window of all charts."""
         return self._axis.window(self.source.view, self.source.now)
 
     def _idle(self, width: int, _height: int) -> Sequence[Line]:
-        return idle.idle(self.context, self.state, width, starting=self.starting)
+        return headline.idle(self.context, self.state, width, starting=self.starting)
 
     def _speed(self, width: int, height: int) -> Sequence[Line]:
-        note = f"{SMALL_CHARTS_FROM} rows show more" if self.has_class("-short") else ""
+        note = f"{SMALL_CHARTS_FROM} rows for more" if self.has_class("-short") else ""
         return chart(self.context, SPEED, self.window, width, height, note=note)
 
     def _chart(self, slot: int) -> Painter:
@@ -176,59 +184,140 @@ class Dashboard(ConsoleScreen):
         context = self.context
         older = len(context.view.log) - (height - 1)
         note = f"i: {older} more" if older > 0 else ""
-        return [context.heading("events", width, note), *eventlog.event_log(context, width, height - 1)]
+        return [context.heading("events", width, note), *event_log(context, width, height - 1)]
 
     # Actions
 
     def check_action(self, action: str, _parameters: tuple[object, ...]) -> bool | None:
+        """Enable Dismiss while there are errors."""
         if action == "dismiss_errors":
             return True if self.source.view.errors else None
         return True
 
     def action_zoom(self, direction: int) -> None:
+        """A shorter (1) or longer (-1) time window."""
         self._axis.zoom(self.source.view, self.source.now, direction)
         self.draw()
 
     def action_pan(self, direction: int) -> None:
+        """Move the window, or the crosshair, later (1) or earlier (-1)."""
         self._axis.move(self.source.view, self.source.now, direction)
         self.draw()
 
     def action_follow(self) -> None:
+        """Return to the newest values."""
         self._axis.follow()
         self.draw()
 
     def action_crosshair(self) -> None:
+        """Show or hide the crosshair."""
         self._axis.toggle_cursor(self.source.view, self.source.now)
         self.draw()
 
     def action_next_charts(self) -> None:
+        """Show the charts that did not fit."""
         specs = chart_specs(self.source.view, raw=self._raw, log=self._log)
         self._first_chart = (self._first_chart + self._shown_charts()) % len(specs)
         self.draw()
 
     def action_log_scale(self) -> None:
+        """Toggle the logarithmic axis of the loss."""
         self._log = not self._log
         self.draw()
 
     def action_raw(self) -> None:
+        """Toggle the raw loss alone."""
         self._raw = not self._raw
         self.draw()
 
     def action_comparison(self) -> None:
-        from ossconsole.tui.kit.dialogs import DetailScreen
-
-        self.app.push_screen(DetailScreen("A/B", "b", lambda width, _: compare.details(self.context, width)))
+        """Show all measurements of both endpoints."""
+        self.app.push_screen(DetailScreen("A/B", "b", lambda width, _: compare.detail_lines(self.context, width)))
 
     def action_machine(self) -> None:
-        from ossconsole.tui.kit.dialogs import DetailScreen
-
-        self.app.push_screen(DetailScreen("Machine", "g", lambda width, _: machine.details(self.context, width)))
+        """Show all metrics of GPUs and host."""
+        self.app.push_screen(DetailScreen("Machine", "g", lambda width, _: machine.detail_lines(self.context, width)))
 
     def action_events(self) -> None:
-        from ossconsole.tui.train.eventlog import EventsScreen
+        """Show all events in full."""
 
         self.app.push_screen(EventsScreen(self.context))
 
     def action_dismiss_errors(self) -> None:
+        """Hide the errors so far."""
         self.source.view.dismiss_errors()
         self.tick()
+
+
+def event_log(context: DashboardContext, width: int, height: int) -> list[Line]:
+    """The newest events; below them the progress of the checkpoint that is being written."""
+    saving = context.view.saving
+    below = [_progress(saving, context, width)] if saving is not None else []
+    count = height - len(below)
+    lines = list(context.view.log)[-count:] if count > 0 else []
+    return [*(event_row(line, context, width) for line in lines), *below]
+
+
+def _progress(saving: Saving, context: DashboardContext, width: int) -> Line:
+    row = Line((f" {clock(saving.time)} ", "dim"), (f"{context.glyphs.up} ", "primary"))
+    done = f"{megabytes(saving.written)[:-3]} of {megabytes(saving.bytes)}"
+    share = saving.written / saving.bytes if saving.bytes else 0.0
+    tail = f": {done}, {percent(share)}"
+    key = shorten_middle(safe(saving.key), width - row.width - len(tail) - len(_SAVING), context.glyphs.ellipsis)
+    return row.add(f"{_SAVING}{key}{tail}", "text")
+
+
+_SAVING = "writing checkpoint "
+
+
+def event_text(line: LogLine, width: int) -> list[Line]:
+    """The text of one event in full, broken between words."""
+    style = {"error": "bad", "warning": "warn"}.get(line.level, "text")
+    return [Line((part, style)) for part in wrap(safe(line.text), width)]
+
+
+def event_row(line: LogLine, context: DashboardContext, width: int) -> Line:
+    """Time, mark and as much of the text as fits."""
+    glyphs = context.glyphs
+    marks = {"good": (glyphs.done, "good"), "warning": ("!", "warn"), "error": (glyphs.failed, "bad")}
+    if line.endpoint is not None:
+        mark, style = glyphs.endpoint(line.endpoint), str(line.endpoint)
+    else:
+        mark, style = marks.get(line.level, (glyphs.dot, "dim"))
+    row = Line((f" {clock(line.time)} ", "dim"), (f"{mark} ", style))
+    look = {"error": "bad", "info": "dim"}.get(line.level, "text")
+    return row.add(shorten(safe(line.text), width - row.width, glyphs.ellipsis), look)
+
+
+class EventsScreen(ConsoleModal):
+    """All events in full; the newest is at the bottom, and selected at first."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("i,q", "back", show=False)]
+
+    def __init__(self, context: DashboardContext) -> None:
+        super().__init__()
+        self._drawn_with = context
+
+    def compose(self) -> ComposeResult:
+        with self.frame("Events", "esc close", classes="-full"):
+            yield VirtualTable[LogLine](lambda line, width: event_row(line, self._drawn_with, width), id="all-events")
+            yield Panel(self._selected, id="event")
+
+    @property
+    def table(self) -> VirtualTable[LogLine]:
+        """The events, oldest first."""
+        return self.query_one(VirtualTable)
+
+    def on_mount(self) -> None:
+        """Select the newest event."""
+        lines = list(self._drawn_with.view.log)
+        self.table.show(lines, len(lines) - 1)
+        self.table.focus()
+
+    def _on_virtual_table_moved(self) -> None:
+        """Show the text of the selected event."""
+        self.query_one(Panel).redraw()
+
+    def _selected(self, width: int, height: int) -> Sequence[Line]:
+        line = self.table.cursor_row
+        return [Line(), *event_text(line, width)][:height] if line else [Line(), Line(("No events yet.", "dim"))]

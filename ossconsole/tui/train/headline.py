@@ -1,15 +1,14 @@
-"""The headline of the Train screen: verdict, progress and tiles; before the first run, how to start one."""
+"""The headline of the Train screen: diagnosis, progress and tiles; before the first run, how to start one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ossconsole.config.text import counted
 from ossconsole.telemetry.diagnosis import COMPUTE_BOUND, IO_BOUND, Bottleneck, diagnose
 from ossconsole.telemetry.events import RunState
-from ossconsole.tui.console import ConsoleState, Ready, Stage, StageState, Starting
-from ossconsole.tui.kit.notice import notice, try_again
+from ossconsole.tui.console import ConsoleState, PreparationStage, Ready, StageState, Starting
+from ossconsole.tui.kit.screen import notice, retry_hint
 from ossconsole.tui.kit.text import (
     MISSING,
     Line,
@@ -21,9 +20,10 @@ from ossconsole.tui.kit.text import (
     short_times,
     shorten,
     size,
+    tile_lines,
     wrap,
 )
-from ossconsole.tui.train.context import Context
+from ossconsole.tui.train.monitor import DashboardContext
 
 _BOUND_STYLES = {
     Bottleneck.IO: "bad",
@@ -41,11 +41,11 @@ _STATE_STYLES = {
     RunState.FAILED: "bad",
 }
 _SPLIT_CELLS = 40
-_SPEAK_OF = 0.005  # share of the step, below which a part is nothing
+_SMALLEST_SHARE = 0.005  # of the step time, for a part to show
 
 
-def verdict(context: Context, width: int, height: int) -> list[Line]:
-    """What bounds the run and where a step's time goes, and below it what to do."""
+def verdict(context: DashboardContext, width: int, height: int) -> list[Line]:
+    """What limits the run, and the parts of the step time; below, what to do."""
     found = diagnose(context.view, context.now, has_accelerated=context.has_accelerated)
     style = _BOUND_STYLES[found.bottleneck]
     if context.view.state is RunState.FAILED:
@@ -64,17 +64,17 @@ def verdict(context: Context, width: int, height: int) -> list[Line]:
     return [first, *(Line((edge, style), (part, "dim")) for part in advice[: height - 1])]
 
 
-def _split(context: Context, room: int) -> Line:
-    """The parts of the recent steps, as a bar too where there is room."""
+def _split(context: DashboardContext, room: int) -> Line:
+    """The parts of the recent step times, also as a bar where there is room."""
     split = context.view.split
     if split is None or split.total <= 0:
         return Line()
     parts = [("wait", split.wait, "warn"), ("copy", split.copy, "dim"), ("compute", split.compute, "good")]
-    if split.host >= _SPEAK_OF * split.total:
+    if split.host >= _SMALLEST_SHARE * split.total:
         parts.append(("host", split.host, "bad"))
     glyphs = context.glyphs
     line = Line(("step ", "dim"), (short_times((split.total,)), "strong"), (" =", "dim"))
-    # Together with the whole, so that all of them are in its unit.
+    # Formatted together with the total, so that all share its unit.
     shown = short_times((split.total, *(seconds for _, seconds, _ in parts))).split(" ")[0 : 2 * len(parts) + 2 : 2]
     for at, ((name, _, style), text) in enumerate(zip(parts, shown[1:], strict=True)):
         line.add(f"{' +' if at else ''} {name} ", "dim").add(text, style)
@@ -89,8 +89,8 @@ def _split(context: Context, room: int) -> Line:
     return bar.to(cells).add("  ").extend(line)
 
 
-def progress(context: Context, width: int) -> Line:
-    """State, epoch, step and the way to the end on one line."""
+def progress(context: DashboardContext, width: int) -> Line:
+    """State, epoch, step and remaining time on one line."""
     view, glyphs = context.view, context.glyphs
     if view.run is None or view.state is None:
         return Line()
@@ -122,15 +122,15 @@ def progress(context: Context, width: int) -> Line:
     return left.right(right, width)
 
 
-def _bar(fraction: float, width: int, context: Context) -> Line:
+def _bar(fraction: float, width: int, context: DashboardContext) -> Line:
     glyphs = context.glyphs
     halves = round(min(1.0, fraction) * width * 2)
     full = glyphs.bar_full * (halves // 2) + (glyphs.bar_half if halves % 2 else "")
     return Line((full, "primary"), (glyphs.bar_empty * (width - len(full)), "rule"))
 
 
-def failure(context: Context, width: int) -> Line:
-    """The newest error that was not dismissed."""
+def failure(context: DashboardContext, width: int) -> Line:
+    """The newest error that is not dismissed."""
     errors = context.view.errors
     if not errors:
         return Line()
@@ -140,31 +140,17 @@ def failure(context: Context, width: int) -> Line:
 
 
 TILE_WIDTH = 15
-HEIGHT = 3
+Tile = tuple[str, Line, Line]
+"""Label, value and note."""
 
 
-@dataclass(frozen=True)
-class Tile:
-    label: str
-    value: Line
-    note: Line
-
-
-def tiles(context: Context, width: int) -> list[Line]:
-    """Three lines: labels, figures, notes."""
+def tiles(context: DashboardContext, width: int) -> list[Line]:
+    """Three lines: labels, figures and notes of the tiles that fit."""
     count = max(1, min(8, width // TILE_WIDTH))
-    shown = _tiles(context, wide=count >= 8)[:count]
-    lines = [Line((" ", "text")) for _ in range(HEIGHT)]
-    for index, tile in enumerate(shown):
-        end = 1 + (width - 1) * (index + 1) // len(shown)
-        room = end - lines[0].width - 1
-        lines[0].add(shorten(tile.label, room), "dim").to(end)
-        lines[1].extend(tile.value).to(end - 1).to(end)
-        lines[2].extend(tile.note).to(end - 1).to(end)
-    return lines
+    return tile_lines(_tiles(context, wide=count >= 8)[:count], width)
 
 
-def _tiles(context: Context, *, wide: bool) -> list[Tile]:
+def _tiles(context: DashboardContext, *, wide: bool) -> list[Tile]:
     if wide:
         return [
             _speed(context),
@@ -185,47 +171,47 @@ def _tiles(context: Context, *, wide: bool) -> list[Tile]:
     ]
 
 
-def _speed(context: Context) -> Tile:
+def _speed(context: DashboardContext) -> Tile:
     step, kind = context.view.last_step, context.view.delivering
     note = Line() if kind is None else context.named(kind)
-    return Tile("samples/s", _figure(rate(step.samples_per_s) if step else MISSING), note)
+    return "samples/s", _figure(rate(step.samples_per_s) if step else MISSING), note
 
 
-def _wait(context: Context) -> Tile:
+def _wait(context: DashboardContext) -> Tile:
     split = context.view.split
     if split is None:
-        return Tile("data wait", _figure(MISSING), Line())
+        return "data wait", _figure(MISSING), Line()
     style = "good" if split.wait_fraction < COMPUTE_BOUND else "bad" if split.wait_fraction >= IO_BOUND else "warn"
     note = short_times((split.wait, split.total), " of ")
-    return Tile("data wait", Line((percent(split.wait_fraction), style)), Line((note, "dim")))
+    return "data wait", Line((percent(split.wait_fraction), style)), Line((note, "dim"))
 
 
-def _step_time(context: Context) -> Tile:
+def _step_time(context: DashboardContext) -> Tile:
     split = context.view.split
     if split is None:
-        return Tile("step time", _figure(MISSING), Line())
+        return "step time", _figure(MISSING), Line()
     note = f"copy {short_times((split.copy,))}"
-    return Tile("step time", _figure(short_times((split.total,))), Line((note, "dim")))
+    return "step time", _figure(short_times((split.total,))), Line((note, "dim"))
 
 
-def _fetch(context: Context, *, compact: bool = False) -> Tile:
+def _fetch(context: DashboardContext, *, compact: bool = False) -> Tile:
     kind = context.view.delivering
     label = "fetch p50/p95"
     if kind is None:
-        return Tile(label, _figure(MISSING), Line())
+        return label, _figure(MISSING), Line()
     figures = context.view.figures(kind)
     value = _figure(short_times((figures.fetch_p50, figures.fetch_p95)))
     note = f"{size(context.view.bytes_per_s)}/s" if compact else counted(figures.steps, "batch", "batches")
-    return Tile(label, value, Line((note, "dim")))
+    return label, value, Line((note, "dim"))
 
 
-def _throughput(context: Context) -> Tile:
+def _throughput(context: DashboardContext) -> Tile:
     view = context.view
     value = MISSING if view.bytes_per_s is None else f"{size(view.bytes_per_s)}/s"
-    return Tile("read", _figure(value), Line((counted(view.samples, "sample"), "dim")))
+    return "read", _figure(value), Line((counted(view.samples, "sample"), "dim"))
 
 
-def _loss(context: Context, *, compact: bool = False) -> Tile:
+def _loss(context: DashboardContext, *, compact: bool = False) -> Tile:
     view = context.view
     step, epoch = view.last_step, view.last_epoch
     validation = f"val {number(epoch.val_loss, 4)}" if epoch and epoch.val_loss is not None else ""
@@ -235,43 +221,38 @@ def _loss(context: Context, *, compact: bool = False) -> Tile:
         if step and step.loss is None
         else _figure(number(step.loss, 4) if step else MISSING)
     )
-    return Tile("loss", value, Line((note, "dim")))
+    return "loss", value, Line((note, "dim"))
 
 
-def _accuracy(context: Context) -> Tile:
+def _accuracy(context: DashboardContext) -> Tile:
     epoch = context.view.last_epoch
     if epoch is None or epoch.top1 is None:
-        return Tile("top-1", _figure(MISSING), Line(("after epoch 1", "dim") if context.view.run else ("", "dim")))
+        return "top-1", _figure(MISSING), Line(("after epoch 1", "dim") if context.view.run else ("", "dim"))
     note = f"top-5 {percent(epoch.top5)}" if epoch.top5 is not None else ""
-    return Tile("top-1", _figure(percent(epoch.top1, 1)), Line((note, "dim")))
+    return "top-1", _figure(percent(epoch.top1, 1)), Line((note, "dim"))
 
 
-def _learning_rate(context: Context) -> Tile:
+def _learning_rate(context: DashboardContext) -> Tile:
     step = context.view.last_step
     checkpoint = context.view.last_checkpoint
     note = f"saved epoch {checkpoint.epoch}" if checkpoint else ""
-    return Tile("learning rate", _figure(number(step.lr) if step else MISSING), Line((note, "dim")))
+    return "learning rate", _figure(number(step.lr) if step else MISSING), Line((note, "dim"))
 
 
 def _figure(text: str) -> Line:
     return Line((text, "dim" if text == MISSING else "strong"))
 
 
-_STYLES = {
-    StageState.WAITING: "dim",
-    StageState.ACTIVE: "strong",
-    StageState.DONE: "good",
-    StageState.FAILED: "bad",
-}
+_STYLES = {StageState.WAITING: "dim", StageState.ACTIVE: "strong", StageState.DONE: "good", StageState.FAILED: "bad"}
 
-_HOW = Line((" Press ", "dim"), ("n", "primary"), (" to set one up", "dim"), (", ", "dim"), ("r", "primary"))
-_HOW.add(" for the runs so far.", "dim")
-_WHILE_IT_RUNS = Line((" While it runs, ", "dim"), ("e", "primary"), (" switches the endpoint, ", "dim"))
+_HOW = Line((" Press ", "dim"), ("n", "primary"), (" to configure a run", "dim"), (", ", "dim"), ("r", "primary"))
+_HOW.add(" for recorded runs.", "dim")
+_WHILE_IT_RUNS = Line((" During a run, ", "dim"), ("e", "primary"), (" switches the endpoint, ", "dim"))
 _WHILE_IT_RUNS.add("a", "primary").add(" measures both.", "dim")
 
 
-def idle(context: Context, state: ConsoleState, width: int, *, starting: bool) -> list[Line]:
-    """`starting` tells that a run was started and has not reported yet."""
+def idle(context: DashboardContext, state: ConsoleState, width: int, *, starting: bool) -> list[Line]:
+    """The panel without a run; `starting` for a run that was started and has not reported yet."""
     errors = context.view.errors
     if errors:
         text = wrap(safe(errors[-1].text), width - 4)
@@ -279,7 +260,8 @@ def idle(context: Context, state: ConsoleState, width: int, *, starting: bool) -
         return [Line(), Line((f" {context.glyphs.failed} The run did not start", "bad")), *rows, Line(), _HOW]
     stages = state.stages
     if starting:
-        stages = (*stages, Stage("training run", StageState.ACTIVE, "loading torch, the manifest and the readers"))
+        detail = "loading torch, the manifest and the readers"
+        stages = (*stages, PreparationStage("training run", StageState.ACTIVE, detail))
     title = "Prepared" if isinstance(state, Ready) and not starting else "Preparing"
     lines = [context.heading(title, width), Line(), *_stage_lines(context, stages, width)] if stages else []
     if starting:
@@ -288,15 +270,15 @@ def idle(context: Context, state: ConsoleState, width: int, *, starting: bool) -
         next_steps = [Line((" No run yet. ", "strong")).extend(_HOW)]
         next_steps += [Line(), _WHILE_IT_RUNS] if not stages else []
     elif isinstance(state, Starting) and stages:
-        next_steps = [Line((" A run can start as soon as the sample dataset is there.", "dim"))]
+        next_steps = [Line((" A run can start once the sample dataset is complete.", "dim"))]
     elif any(stage.state is StageState.FAILED for stage in stages):
-        next_steps = [try_again()]
+        next_steps = [retry_hint()]
     else:
         next_steps = notice(state, context.glyphs, width)
     return [*lines, Line(), *next_steps]
 
 
-def _stage_lines(context: Context, stages: Sequence[Stage], width: int) -> list[Line]:
+def _stage_lines(context: DashboardContext, stages: Sequence[PreparationStage], width: int) -> list[Line]:
     marks = {
         StageState.WAITING: context.glyphs.waiting,
         StageState.ACTIVE: context.glyphs.running,

@@ -1,4 +1,4 @@
-"""GPUs and host: power beside utilization, because a GPU that waits for data still counts as used."""
+"""The machine panel: GPUs and host. Power is beside utilization, as a GPU that waits for data counts as utilized."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import msgspec
 from ossconsole.config.text import counted
 from ossconsole.telemetry.host import GpuSample, HostSample
 from ossconsole.tui.kit.text import MISSING, Line, joined, percent, safe, shorten, size, wrap
-from ossconsole.tui.train.context import Context
+from ossconsole.tui.train.monitor import DashboardContext
 
 HOST_LINES = 3
 _BAR = 10
 _BARS_FROM = 84
 
 
-def machine(context: Context, width: int, height: int) -> list[Line]:
-    """A line per GPU (or why there is none), then the host; what does not fit is counted."""
+def machine(context: DashboardContext, width: int, height: int) -> list[Line]:
+    """A line per GPU, or why there is none, then the host; GPUs that do not fit are summed up."""
     telemetry = context.view.telemetry
     if telemetry is None:
         return [Line((f" GPU   {_nothing(context)}", "dim"))]
     gpus, host = telemetry.gpus, telemetry.host
     room = max(1, height - (1 if host is not None else 0))
     if not gpus:
-        why = safe(telemetry.problem) or "no GPU on this machine"
-        lines = [Line((" GPU   ", "dim"), (shorten(why, width - 8, context.glyphs.ellipsis), "text"))]
+        problem = safe(telemetry.problem) or "no GPU on this machine"
+        lines = [Line((" GPU   ", "dim"), (shorten(problem, width - 8, context.glyphs.ellipsis), "text"))]
     else:
         shown = gpus if len(gpus) <= room else gpus[: room - 1]
         lines = [_gpu(gpu, context, width) for gpu in shown]
@@ -36,16 +36,16 @@ def machine(context: Context, width: int, height: int) -> list[Line]:
     return lines[:height]
 
 
-def _nothing(context: Context) -> str:
-    return "no figures yet" if context.steered else "no figures in the record yet"
+def _nothing(context: DashboardContext) -> str:
+    return "no data yet" if context.has_controls else "no data in the record yet"
 
 
 def _name(gpu: GpuSample) -> str:
     return f"GPU {gpu.index}" if gpu.mig is None else f"GPU {gpu.index}.{gpu.mig}"
 
 
-def _gpu(gpu: GpuSample, context: Context, width: int) -> Line:
-    """One GPU, its figures in columns; the last ones give way where there is no room."""
+def _gpu(gpu: GpuSample, context: DashboardContext, width: int) -> Line:
+    """One GPU with its metrics in columns; those that do not fit are left out."""
     line = Line((f" {_name(gpu)} ", "dim"))
     if gpu.problem and gpu.utilization is None and gpu.memory_used is None:
         return line.add(f" {shorten(safe(gpu.problem), width - line.width - 2, context.glyphs.ellipsis)}", "bad")
@@ -54,7 +54,7 @@ def _gpu(gpu: GpuSample, context: Context, width: int) -> Line:
         line.add(" util ", "dim").extend(_bar(gpu.utilization / 100, context, wide=wide))
         line.add(f"{gpu.utilization:3.0f} %", "strong")
     elif gpu.mig is not None:
-        line.add(" util not told (MIG)", "dim")
+        line.add(" utilization n/a (MIG)", "dim")
     if gpu.power is not None:
         limit = f"/{gpu.power_limit:.0f}" if gpu.power_limit else ""
         text = f"{gpu.power:.0f}{limit}".rjust(2 * len(limit) - 1 if limit else 0)
@@ -65,7 +65,7 @@ def _gpu(gpu: GpuSample, context: Context, width: int) -> Line:
     if gpu.temperature is not None:
         line.add(f"  {gpu.temperature} °C", "text")
     if gpu.throttle:
-        line.add(f"  held back: {', '.join(gpu.throttle)}", "warn")
+        line.add(f"  throttled: {', '.join(gpu.throttle)}", "warn")
     clocks = "" if gpu.sm_clock is None else f"  {gpu.sm_clock} MHz"
     name = f"  {safe(gpu.name)}" if gpu.name else ""
     for text in (clocks, name):
@@ -78,8 +78,8 @@ def _share(amount: float, whole: float | None) -> float | None:
     return amount / whole if whole else None
 
 
-def _bar(fraction: float | None, context: Context, *, wide: bool) -> Line:
-    """A short bar where there is room for bars."""
+def _bar(fraction: float | None, context: DashboardContext, *, wide: bool) -> Line:
+    """A short bar, in wide panels only."""
     if not wide or fraction is None:
         return Line()
     full = round(min(1.0, max(0.0, fraction)) * _BAR)
@@ -88,7 +88,7 @@ def _bar(fraction: float | None, context: Context, *, wide: bool) -> Line:
 
 
 def _rest(gpus: Sequence[GpuSample], width: int, *, more: bool) -> Line:
-    """Those there is no row for, together."""
+    """The sums and means of the GPUs that have no row."""
     line = Line((f" {counted(len(gpus), 'more GPU' if more else 'GPU')}", "dim"))
     uses = [gpu.utilization for gpu in gpus if gpu.utilization is not None]
     if uses:
@@ -99,14 +99,14 @@ def _rest(gpus: Sequence[GpuSample], width: int, *, more: bool) -> Line:
     problems = sum(bool(gpu.problem) for gpu in gpus)
     if problems:
         line.add(f"  {problems} with a problem", "bad")
-    held = sum(bool(gpu.throttle) for gpu in gpus)
-    if held:
-        line.add(f"  {held} held back", "warn")
-    return line.right(Line(("g: each ", "dim")), width)
+    throttled = sum(bool(gpu.throttle) for gpu in gpus)
+    if throttled:
+        line.add(f"  {throttled} throttled", "warn")
+    return line.right(Line(("g: all ", "dim")), width)
 
 
 def _host(host: HostSample, width: int, height: int, *, simulated: bool) -> list[Line]:
-    """The host in at most `height` lines; parts without room are counted."""
+    """The host in at most `height` lines; parts that do not fit are counted."""
     if height < HOST_LINES:
         first, network, own = _host_rows(host, simulated=simulated, brief=True)
         return [_fitted([*first[:2], network[0], *first[2:], *own, *network[1:]], width)]
@@ -115,16 +115,16 @@ def _host(host: HostSample, width: int, height: int, *, simulated: bool) -> list
 
 
 def _host_rows(host: HostSample, *, simulated: bool, brief: bool = False) -> list[list[str]]:
-    """What there is to tell of the machine, its network, and our own part of it; the most telling first."""
+    """The metrics of the host, of its network and of this process, the most useful first."""
     of = "/" if brief else " of "
     loopback = f"loopback {size(host.loopback_rate)}/s" if host.loopback_rate is not None else ""
     network = f"net in {size(host.receive_rate)}/s" if host.receive_rate is not None else ""
-    own = "" if host.own_cpu is None else f"ours {host.own_cpu:.0f} % cpu, {size(host.own_memory, binary=True)}"
+    own = "" if host.own_cpu is None else f"this process {host.own_cpu:.0f} % CPU, {size(host.own_memory, binary=True)}"
     files = "" if host.own_open_files is None else f"{host.own_open_files} open files"
     rows = [
         [
-            "" if host.cpu is None else f"cpu {host.cpu:.0f} % of {host.cores}",
-            f"ram {_of(host.memory_used, host.memory_total, of)}",
+            "" if host.cpu is None else f"CPU {host.cpu:.0f} % of {host.cores}",
+            f"RAM {_of(host.memory_used, host.memory_total, of)}",
         ],
         [
             *((loopback, network) if simulated else (network, loopback)),
@@ -155,8 +155,8 @@ def _fitted(parts: Sequence[str], width: int, label: str = "host") -> Line:
     return line.add(joined(shown), "text")
 
 
-def details(context: Context, width: int) -> list[Line]:
-    """Every figure of every GPU, and of the host."""
+def detail_lines(context: DashboardContext, width: int) -> list[Line]:
+    """All metrics of all GPUs and of the host."""
     telemetry = context.view.telemetry
     if telemetry is None:
         return [Line((f" {_nothing(context)}", "dim"))]
@@ -172,11 +172,11 @@ def details(context: Context, width: int) -> list[Line]:
     return lines
 
 
-def _gpu_details(gpu: GpuSample, context: Context, width: int) -> list[Line]:
+def _gpu_details(gpu: GpuSample, context: DashboardContext, width: int) -> list[Line]:
     lines = [_gpu(msgspec.structs.replace(gpu, name=None), context, width)]
     memory_clock = "" if gpu.memory_clock is None else f"memory clock {gpu.memory_clock} MHz"
     name = safe(gpu.name) if gpu.name else ""
-    own = f"ours {size(gpu.own_memory_used, binary=True)}" if gpu.own_memory_used is not None else ""
+    own = f"this process {size(gpu.own_memory_used, binary=True)}" if gpu.own_memory_used is not None else ""
     used = None if gpu.memory_used is None or not gpu.memory_total else gpu.memory_used / gpu.memory_total
     memory = "" if used is None else f"memory {percent(used)}"
     lines.append(Line((f"        {joined((name, memory_clock, memory, own)) or MISSING}", "text")))

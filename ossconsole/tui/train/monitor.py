@@ -1,19 +1,22 @@
-"""RunMonitor: pulls a run's events into its RunView, whether or not a screen shows it, and drives auto-A/B and A/A."""
+"""RunMonitor: the run as this console has seen it; DashboardContext: what the panels are drawn from."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.telemetry.auto import AutoCompare, LabelControl
 from ossconsole.telemetry.events import Event, InfoEvent, Switch, Telemetry
 from ossconsole.telemetry.view import RunView
 from ossconsole.tui.console import RunHandle, Services
+from ossconsole.tui.kit.glyphs import Glyphs
+from ossconsole.tui.kit.text import Line, heading
 
 
 class RunMonitor:
-    """The run of `services`, as far as it was pulled. `clock` gives Unix seconds."""
+    """Reduces the events of the newest run into `view`. `clock` gives Unix seconds."""
 
     def __init__(self, services: Services, clock: Callable[[], float] = time.time) -> None:
         self._services = services
@@ -22,36 +25,38 @@ class RunMonitor:
         self.view = RunView()
         self.auto: AutoCompare | None = None
         self.control: LabelControl | None = None
-        self._told_at = 0.0
+        self._telemetry_at = 0.0
 
     @property
     def now(self) -> float:
+        """The time in Unix seconds."""
         return self._clock()
 
     @property
     def run(self) -> RunHandle | None:
+        """The run that `view` shows, also after its end."""
         return self._run
 
     @property
     def busy(self) -> bool:
-        """True while a run is alive."""
+        """True while the run is alive."""
         return self._run is not None and self._run.alive
 
     @property
     def endpoint(self) -> EndpointKind | None:
-        """The endpoint in use: the one that delivers, or that will."""
+        """The endpoint that delivers the batches of the run, or will; None without a usable profile."""
         if self.view.endpoint is not None:
             return self.view.delivering or self.view.endpoint
         return EndpointKind.STANDARD if self._services.profile is not None else None
 
     def pull(self) -> list[Event]:
-        """Take in what happened since the last call."""
+        """Apply the events since the last call, and return them."""
         run = self._services.run
         if run is not self._run:
             self._run = run
             self.view = RunView()
             self.auto = self.control = None
-            self._told_at = 0.0
+            self._telemetry_at = 0.0
         events = run.drain() if run is not None else []
         for event in events:
             self.view.apply(event)
@@ -59,15 +64,15 @@ class RunMonitor:
             if isinstance(event, Switch) and event.reason != _AUTO:
                 self._end_auto(event.reason)
             elif isinstance(event, Telemetry):
-                self._told_at = event.time
+                self._telemetry_at = event.time
         sample = self._services.sample
-        if sample is not None and sample.time - self._told_at > _TOLD_S:
+        if sample is not None and sample.time - self._telemetry_at > _TELEMETRY_EXPIRES_S:
             self.view.apply(sample.event())
         self._compare()
         return events
 
     def start_control(self) -> None:
-        """Begins an A/A on the endpoint in use; auto-A/B ends."""
+        """Start the A/A control on the endpoint in use; auto A/B ends."""
         run, endpoint = self.view.run, self.view.delivering
         if run is not None and endpoint is not None:
             self.auto = None
@@ -82,7 +87,7 @@ class RunMonitor:
             self.view.apply(InfoEvent(time=self.now, message=control.outcome, step=self.view.step))
 
     def _compare(self) -> None:
-        """Switch the run's endpoint where auto-A/B asks for it."""
+        """Switch the endpoint of the run when auto A/B requires it."""
         if self.auto is None or self.auto.done or self._run is None:
             return
         if not self._run.alive:
@@ -90,19 +95,49 @@ class RunMonitor:
             return
         kind = self.auto.decide(self.view)
         if self.auto.done:
-            self._tell_outcome(self.auto)
+            self._log_outcome(self.auto)
         if kind is not None:
             self._run.switch(kind, _AUTO)
 
     def _end_auto(self, why: str) -> None:
         if self.auto is not None and not self.auto.done:
             self.auto.end(why, self.view)
-            self._tell_outcome(self.auto)
+            self._log_outcome(self.auto)
 
-    def _tell_outcome(self, auto: AutoCompare) -> None:
+    def _log_outcome(self, auto: AutoCompare) -> None:
         self.view.apply(InfoEvent(time=self.now, message=auto.outcome, step=self.view.step))
 
 
 _AUTO = "auto A/B"
-# A run of another process tells of the machine itself; its own share there is that process's.
-_TOLD_S = 10.0
+# The telemetry of a run of another process is used instead of our own sampler while it is younger than this: its
+# figures for "this process" are those of the run.
+_TELEMETRY_EXPIRES_S = 10.0
+
+
+@dataclass(frozen=True)
+class DashboardContext:
+    """What the panels are drawn from; `now` in Unix seconds.
+
+    `has_accelerated`: the profile has an accelerated endpoint. `has_controls`: the screen has the keys that change the
+    run. `comparison_status`: the state of auto A/B or of the A/A control.
+    """
+
+    view: RunView
+    now: float
+    glyphs: Glyphs
+    has_accelerated: bool = True
+    comparison_status: str = ""
+    has_controls: bool = True
+
+    @property
+    def simulated(self) -> bool:
+        """True for a run on the sandbox."""
+        return self.view.run is not None and self.view.run.simulated
+
+    def named(self, kind: EndpointKind) -> Line:
+        """Glyph and name of an endpoint, in its colour."""
+        return Line((self.glyphs.named(kind), str(kind)))
+
+    def heading(self, title: str, width: int, *notes: str) -> Line:
+        """The first line of a panel: a rule with the title and, at the right, the first of `notes` that fits."""
+        return heading(title, width, self.glyphs.rule, *notes)

@@ -19,17 +19,17 @@ from ossconsole.telemetry.view import RunView
 from ossconsole.tui.kit import actions
 from ossconsole.tui.kit.canvas import Panel
 from ossconsole.tui.kit.text import Line, clock, safe
-from ossconsole.tui.train.dashboard import Dashboard, Source
+from ossconsole.tui.train.dashboard import Dashboard, RunSource
 
 SPEEDS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 100.0, 1000.0)
-# Taken in at once, about 50 ms, so that a long record never holds up the keys.
+# About 50 ms of work: keys must not wait for a long record.
 MAX_EVENTS_PER_PULL = 1000
 
 
 class Replay:
-    """Plays a record; with `follow` it takes in everything there is and then what is added. Raises RecordError.
+    """Plays a record; with `follow`, applies all of it and then what is appended. Raises RecordError.
 
-    `clock` gives the seconds that pass in front of the screen; `now` is the present of the replay.
+    `clock` gives real seconds; `now` is the time of the replay in Unix seconds.
     """
 
     def __init__(self, path: Path, *, follow: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
@@ -42,14 +42,15 @@ class Replay:
         self._waiting: deque[Event] = deque()
         self._speed = SPEEDS.index(10.0)
         self._time: float | None = None
-        self._looked = clock()
+        self._pulled_at = clock()
         self._ended = False
         self._closed = False
-        self.behind = False
-        """True where the last pull left something that is due."""
+        self.has_backlog = False
+        """True where the last pull left events that are due."""
 
     @property
     def now(self) -> float:
+        """The time of the replay in Unix seconds; while following, the real time."""
         if self.follow:
             return time.time()
         if self._time is None or self._time == math.inf:
@@ -58,18 +59,20 @@ class Replay:
 
     @property
     def speed(self) -> float:
+        """Record seconds per real second."""
         return SPEEDS[self._speed]
 
     @property
     def at_end(self) -> bool:
-        """True once everything that is in the record was taken in."""
+        """True once the whole record was applied."""
         return self._ended and not self._waiting
 
     def faster(self, direction: int) -> None:
+        """The next higher (1) or lower (-1) speed."""
         self._speed = max(0, min(len(SPEEDS) - 1, self._speed + direction))
 
     def restart(self) -> None:
-        """From the beginning. Raises RecordError where the record is gone."""
+        """Plays from the beginning. Raises RecordError where the record is missing."""
         reader = RecordReader(self.path)
         self._reader.close()
         self._reader = reader
@@ -80,17 +83,17 @@ class Replay:
         self.playing = True
 
     def skip(self) -> None:
-        """Everything, as fast as it can be read."""
+        """Plays the rest as fast as it can be read."""
         self._time = math.inf
         self.playing = True
 
     def pull(self) -> None:
-        """Take in what is due; nothing once it is closed."""
-        self.behind = False
+        """Applies the events that are due; none once it is closed."""
+        self.has_backlog = False
         if self._closed:
             return
-        looked = self._clock()
-        passed, self._looked = looked - self._looked, looked
+        now = self._clock()
+        passed, self._pulled_at = now - self._pulled_at, now
         if not self._waiting:
             self._read()
         if not self.playing or not self._waiting:
@@ -105,12 +108,12 @@ class Replay:
                 return
             self.view.apply(self._waiting.popleft())
         else:
-            self.behind = True
+            self.has_backlog = True
         if self.at_end and self.view.last_time is not None:
             self._time = min(self._time, self.view.last_time)
 
     def _read(self) -> bool:
-        """More events from the record, if there are any."""
+        """Reads more events; False at the end of the record."""
         found = self._reader.poll()
         if not found and not self.follow:
             found = self._reader.finish()
@@ -119,15 +122,16 @@ class Replay:
         return bool(found)
 
     def close(self) -> None:
+        """Closes the record; later pulls do nothing."""
         self._closed = True
         self._reader.close()
 
 
-_BREATH_S = 0.01
+_YIELD_S = 0.01
 
 
 class ReplayScreen(Dashboard):
-    """`replay` is closed with the screen."""
+    """A recorded run, played or followed; `replay` is closed with the screen."""
 
     SCOPE = "replay"
     BINDINGS: ClassVar[list[BindingType]] = [*actions.bindings("replay")]
@@ -138,7 +142,8 @@ class ReplayScreen(Dashboard):
         self._replay = replay
 
     @property
-    def source(self) -> Source:
+    def source(self) -> RunSource:
+        """The replay."""
         return self._replay
 
     def body(self) -> ComposeResult:
@@ -146,40 +151,43 @@ class ReplayScreen(Dashboard):
         yield from super().body()
 
     def tick(self) -> None:
-        if not self._replay.behind:
+        if not self._replay.has_backlog:
             self._catch_up()
         super().tick()
 
     def _catch_up(self) -> None:
-        """Take in what is due, with a breath in between for the keys."""
+        """Apply the events that are due, in portions, so that keys are handled in between."""
         self._replay.pull()
-        if self._replay.behind:
-            self.set_timer(_BREATH_S, self._catch_up)
+        if self._replay.has_backlog:
+            self.set_timer(_YIELD_S, self._catch_up)
 
     def on_unmount(self) -> None:
+        """Close the record."""
         self._replay.close()
 
     def _banner(self, width: int, _height: int) -> Sequence[Line]:
         replay, glyphs = self._replay, self.glyphs
         line = Line((" WATCHING " if replay.follow else " REPLAY ", "chip-on"), (f" {safe(self._run.run)}", "strong"))
         if replay.follow:
-            words = "as another process writes it"
+            status = "live, from another process"
         elif replay.at_end:
-            words = f"{glyphs.done} all of it"
+            status = f"{glyphs.done} end"
         else:
             mark = glyphs.running if replay.playing else glyphs.paused
-            words = f"{mark} {replay.speed:g}x"
-        line.add(f"  {words}", "text")
+            status = f"{mark} {replay.speed:g}x"
+        line.add(f"  {status}", "text")
         return [line.right(Line((f"{clock(replay.now)} ", "dim")), width)]
 
     # Actions
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Hide the controls of the player while following a live run."""
         if action in {"play", "speed", "restart", "skip"} and self._replay.follow:
             return False
         return super().check_action(action, parameters)
 
     def action_play(self) -> None:
+        """Play or pause; at the end, play from the beginning."""
         if self._replay.at_end:
             self.action_restart()
         else:
@@ -187,21 +195,21 @@ class ReplayScreen(Dashboard):
         self.draw()
 
     def action_speed(self, direction: int) -> None:
+        """Play faster (1) or slower (-1)."""
         self._replay.faster(direction)
         self.draw()
 
     def action_restart(self) -> None:
+        """Play from the beginning."""
         try:
             self._replay.restart()
         except ConsoleError as error:
-            self.tell(error)
+            self.show_error(error)
         self._axis.follow()
         self.draw()
 
     def action_skip(self) -> None:
+        """Skip to the end."""
         self._replay.skip()
         self.tick()
         self.draw()
-
-    def action_leave(self) -> None:
-        self.dismiss(None)

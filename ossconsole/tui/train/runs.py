@@ -1,4 +1,4 @@
-"""RunsScreen: all recorded runs, to replay, watch, compare and export; CompareScreen: two runs side by side."""
+"""RunsScreen: all recorded runs, to replay, watch, compare and export; RunCompareScreen: two runs side by side."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from ossconsole.tui.train.charts import LOSS, SPEED, ChartSpec
 from ossconsole.tui.train.replay import Replay, ReplayScreen
 
 STYLES = ("primary", "good")
-"""One look for each of the two runs; neither is that of an endpoint."""
+"""The colours of the two runs; neither is the colour of an endpoint."""
 _LABEL = 24
 _AXIS = 7
 
@@ -37,13 +37,14 @@ Pair = tuple[RunView, RunView]
 
 
 def differences(views: Pair, glyphs: Glyphs, width: int, height: int) -> list[Line]:
-    """Settings that differ, then the results; rows that do not fit are counted."""
+    """The settings that differ, then the results; rows that do not fit are counted."""
     column = (width - _LABEL) // 2
     head = Line((" run", "dim")).to(_LABEL)
     for place, (view, style) in enumerate(zip(views, STYLES, strict=True), 1):
         head.add(shorten(f"{place}: {view.run.run if view.run else MISSING}", column - 1), style)
         head.to(_LABEL + column * place)
-    rows = [*_settings(views), *_results(views)]
+    results = [(name, (value(views[0]), value(views[1]))) for name, value in _RESULTS]
+    rows = [*_settings(views), *results]
     lines = [head]
     for at, (name, values) in enumerate(rows):
         if len(lines) == height - 1 and at < len(rows) - 1:
@@ -57,7 +58,7 @@ def differences(views: Pair, glyphs: Glyphs, width: int, height: int) -> list[Li
 
 
 def _settings(views: Pair) -> list[tuple[str, tuple[str, str]]]:
-    """The settings in which the runs differ, and whose figures are simulated."""
+    """The settings that differ, and whether the figures are simulated."""
     first, second = (view.run.settings if view.run else {} for view in views)
     rows = [
         (name.replace("_", " "), (str(first.get(name, MISSING)), str(second.get(name, MISSING))))
@@ -66,10 +67,6 @@ def _settings(views: Pair) -> list[tuple[str, tuple[str, str]]]:
     ]
     figures = ["simulated" if view.run and view.run.simulated else "measured" for view in views]
     return [*rows, ("figures", (figures[0], figures[1]))]
-
-
-def _results(views: Pair) -> list[tuple[str, tuple[str, str]]]:
-    return [(name, (words(views[0]), words(views[1]))) for name, words in _RESULTS]
 
 
 def _speed(kind: EndpointKind) -> Callable[[RunView], str]:
@@ -96,8 +93,8 @@ _RESULTS: tuple[tuple[str, Callable[[RunView], str]], ...] = (
     ("steps", lambda view: f"{view.step:,}"),
     ("samples/s standard", _speed(EndpointKind.STANDARD)),
     ("samples/s accelerated", _speed(EndpointKind.ACCELERATED)),
-    ("accelerated gives", _ratio),
-    ("measured over", _conditions),
+    ("accelerated/standard", _ratio),
+    ("conditions", _conditions),
     ("data wait standard", _wait(EndpointKind.STANDARD)),
     ("data wait accelerated", _wait(EndpointKind.ACCELERATED)),
     ("train loss", lambda view: number(view.last_epoch.train_loss if view.last_epoch else None)),
@@ -108,7 +105,7 @@ _RESULTS: tuple[tuple[str, Callable[[RunView], str]], ...] = (
 
 
 def overlay(views: Pair, spec: ChartSpec, glyphs: Glyphs, width: int, height: int) -> list[Line]:
-    """Both runs' curves below each other on the same axes, from the start of each run."""
+    """The curves of both runs, one below the other, on the same axes from the start of each run."""
     inner = width - _AXIS - 1
     rows = (height - 1) // 2
     heading = Line((f"{glyphs.rule} ", "rule"), (f"{spec.title} ", "title"), ("1 above, 2 below ", "dim"))
@@ -148,8 +145,8 @@ def _points(view: RunView, name: str, span: float, count: int) -> list[Point]:
     return series.window(view.run.time, view.run.time + span, count)
 
 
-class CompareScreen(ConsoleScreen):
-    """Reads both records in a thread."""
+class RunCompareScreen(ConsoleScreen):
+    """Two runs side by side; a thread reads both records."""
 
     SCOPE = "compare"
     BINDINGS: ClassVar[list[BindingType]] = [*actions.bindings("compare")]
@@ -165,18 +162,15 @@ class CompareScreen(ConsoleScreen):
         yield Panel(self._curves(LOSS), id="two-losses")
 
     def on_mount(self) -> None:
+        """Read the records."""
         self._load()
-
-    def tick(self) -> None:
-        for panel in self.query(Panel):
-            panel.redraw()
 
     @work(thread=True, exclusive=True, group="compare", exit_on_error=False)
     def _load(self) -> None:
         try:
             first, second = (_reduced(Path(run.path)) for run in self._runs)
         except ConsoleError as error:
-            self.app.call_from_thread(self.tell, error)
+            self.app.call_from_thread(self.show_error, error)
             return
         self._views = (first, second)
 
@@ -193,12 +187,9 @@ class CompareScreen(ConsoleScreen):
 
         return paint
 
-    def action_leave(self) -> None:
-        self.dismiss(None)
-
 
 def _reduced(path: Path) -> RunView:
-    """The whole record in one view; other threads get their turn in between."""
+    """The whole record, reduced; lets other threads run in between."""
     view = RunView()
     for count, event in enumerate(read_events(path)):
         view.apply(event)
@@ -216,7 +207,7 @@ _STATE_STYLES = {RunState.FINISHED: "good", RunState.FAILED: "bad", RunState.STO
 
 
 class RunsScreen(ConsoleScreen):
-    """The newest run first; at most two are marked."""
+    """All recorded runs, the newest first; at most two are marked."""
 
     SCOPE = "runs"
     BINDINGS: ClassVar[list[BindingType]] = [*actions.bindings("runs")]
@@ -232,27 +223,25 @@ class RunsScreen(ConsoleScreen):
 
     @property
     def table(self) -> VirtualTable[RunSummary]:
+        """The runs."""
         return self.query_one("#runs", VirtualTable)
 
     def on_mount(self) -> None:
+        """List the runs."""
         self.table.focus()
         self._list()
-
-    def tick(self) -> None:
-        for panel in self.query(Panel):
-            panel.redraw()
 
     @work(thread=True, exclusive=True, group="runs", exit_on_error=False)
     def _list(self) -> None:
         try:
             found = list_runs()
         except ConsoleError as error:
-            self.app.call_from_thread(self.tell, error)
+            self.app.call_from_thread(self.show_error, error)
             return
-        self.app.call_from_thread(self._take, found)
+        self.app.call_from_thread(self._show_runs, found)
 
-    def _take(self, found: Sequence[RunSummary]) -> None:
-        known = self.table.current
+    def _show_runs(self, found: Sequence[RunSummary]) -> None:
+        known = self.table.cursor_row
         self._listed = True
         at = next((index for index, run in enumerate(found) if known is not None and run.run == known.run), 0)
         self.table.show(found, at)
@@ -293,9 +282,9 @@ class RunsScreen(ConsoleScreen):
         return line
 
     def _status(self, width: int, _height: int) -> Sequence[Line]:
-        run = self.table.current
+        run = self.table.cursor_row
         if run is None:
-            return [Line((" No run yet." if self._listed else " Looking for runs.", "dim"))]
+            return [Line((" No recorded runs." if self._listed else " Listing runs.", "dim"))]
         details = [
             run.run,
             "simulated" if run.simulated else "",
@@ -308,29 +297,34 @@ class RunsScreen(ConsoleScreen):
     # Actions
 
     def check_action(self, action: str, _parameters: tuple[object, ...]) -> bool | None:
+        """Enable the comparison once two runs are marked."""
         if action == "compare":
             return True if len(self._marked) == 2 else None
         return True
 
-    def on_virtual_table_moved(self) -> None:
+    def _on_virtual_table_moved(self) -> None:
+        """Show the run under the cursor below the table."""
         self.tick()
 
-    def on_virtual_table_opened(self) -> None:
+    def _on_virtual_table_opened(self) -> None:
+        """Open the run that was clicked."""
         self.action_replay()
 
     def action_replay(self) -> None:
-        run = self.table.current
+        """Replay the run, or follow it while it is alive."""
+        run = self.table.cursor_row
         if run is None:
             return
         try:
             replay = Replay(Path(run.path), follow=run.alive is True and not run.state.final)
         except ConsoleError as error:
-            self.tell(error)
+            self.show_error(error)
             return
         self.app.push_screen(ReplayScreen(run, replay))
 
     def action_mark(self) -> None:
-        run = self.table.current
+        """Mark or unmark the run for a comparison."""
+        run = self.table.cursor_row
         if run is None:
             return
         if run.run in self._marked:
@@ -341,28 +335,28 @@ class RunsScreen(ConsoleScreen):
         self.table.action_move(1)
 
     def action_compare(self) -> None:
-        chosen = [run for run in self.table.rows if run.run in self._marked]
-        if len(chosen) == 2:
-            older, newer = sorted(chosen, key=lambda run: run.started)
-            self.app.push_screen(CompareScreen(older, newer))
+        """Compare the two marked runs."""
+        marked = [run for run in self.table.rows if run.run in self._marked]
+        if len(marked) == 2:
+            older, newer = sorted(marked, key=lambda run: run.started)
+            self.app.push_screen(RunCompareScreen(older, newer))
 
     def action_refresh(self) -> None:
+        """List the runs again."""
         self._list()
-
-    def action_leave(self) -> None:
-        self.dismiss(None)
 
     @work(exclusive=True, group="export", exit_on_error=False)
     async def action_export(self) -> None:
-        run = self.table.current
+        """Write the run to a file in the working directory."""
+        run = self.table.cursor_row
         if run is None:
             return
         choice = await self.app.push_screen_wait(
             ConfirmScreen(
                 "Export",
-                f"Into {Path.cwd()}, named after the run.",
+                f"Writes to {Path.cwd()}; the file is named after the run.",
                 (
-                    Choice("", "Back"),
+                    Choice("", "Cancel"),
                     Choice("csv", "CSV"),
                     Choice("json", "JSON"),
                     Choice("tensorboard", "TensorBoard"),
@@ -378,6 +372,6 @@ class RunsScreen(ConsoleScreen):
         try:
             write(record, target)
         except ConsoleError as error:
-            self.app.call_from_thread(self.tell, error)
+            self.app.call_from_thread(self.show_error, error)
             return
-        self.notify(f"Written: {target}", markup=False, timeout=8)
+        self.notify(f"Written to {target}", markup=False, timeout=8)

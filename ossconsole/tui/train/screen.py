@@ -1,188 +1,263 @@
-"""TrainScreen: the run, live, and everything that may be asked of it."""
+"""TrainScreen: the run, live, with its controls; NewRunScreen: the settings of the next run."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import ClassVar
 
 import msgspec
 from textual import work
-from textual.binding import BindingType
+from textual.binding import Binding, BindingType
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.profiles import FieldError, Profile
 from ossconsole.telemetry.auto import AutoCompare
 from ossconsole.telemetry.events import RunState
 from ossconsole.training.settings import TrainSettings
 from ossconsole.tui.console import ConsoleState, Ready, RunHandle
-from ossconsole.tui.kit import actions
-from ossconsole.tui.kit.actions import Action
-from ossconsole.tui.kit.dialogs import Choice, ConfirmScreen, PromptScreen
-from ossconsole.tui.kit.notice import notice, preparation, stages
+from ossconsole.tui.kit import actions, memory
+from ossconsole.tui.kit.actions import KeyAction
+from ossconsole.tui.kit.dialogs import Choice, ConfirmScreen, Field, FormScreen, PromptScreen, Values
+from ossconsole.tui.kit.screen import notice, preparation, preparation_stages
 from ossconsole.tui.kit.text import number
-from ossconsole.tui.train.dashboard import Dashboard, Source
-from ossconsole.tui.train.new_run import NewRunScreen
+from ossconsole.tui.train.dashboard import Dashboard, RunSource
+from ossconsole.tui.train.monitor import RunMonitor
+
+FORM = "train"
+_FIELDS = (
+    Field("epochs", "Epochs", "passes over the training set"),
+    Field("max_steps", "Max steps", "stop after this many steps; 0 = no limit"),
+    Field("batch_size", "Batch size", "samples per step"),
+    Field("workers", "Workers", "reader processes, at least one"),
+    Field("processes", "GPUs", "number of GPUs to use; 0 = all"),
+    Field("endpoint", "Endpoint", "endpoint to start with"),
+    Field("switch_every", "Switch every", "alternate the endpoints every N steps; 0 = manual (e)"),
+    Field("learning_rate", "Learning rate", "peak; linear warm-up, then a cosine schedule to 0"),
+    Field("image_size", "Image size", "crop to N px on the device; 0 = as stored"),
+    Field("weights", "Weights", "none, imagenet, a file, or oss://bucket/key"),
+    Field("resume", "Resume from", "key of a checkpoint, or latest; empty = from scratch"),
+    Field("seed", "Seed", "of the sample order and the augmentation"),
+    Field("checkpoint_every", "Save every", "also save every N steps; 0 = after each epoch only"),
+)
+
+
+class NewRunScreen(FormScreen):
+    """Returns TrainSettings, or None after Escape. Opens with the values last used with the profile."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+r", "defaults", "Defaults", show=False)]
+
+    def __init__(self, profile: Profile, *, resume: str = "") -> None:
+        """`resume` is the key of a checkpoint; it is not remembered, as a run resumes from it only once."""
+        super().__init__("New run", save="Start", keys=" · ^r defaults")
+        self._profile = profile
+        self._initial = msgspec.to_builtins(TrainSettings()) | memory.recall(FORM, profile.name) | {"resume": resume}
+        if self._initial["endpoint"] not in map(str, profile.endpoints):
+            self._initial["endpoint"] = str(EndpointKind.STANDARD)
+
+    def fields(self) -> list[Field]:
+        """The settings of the form, the endpoint as a list."""
+        kinds = tuple((self.glyphs.named(kind), kind.value) for kind in self._profile.endpoints)
+        fields = [replace(field, value=str(self._initial.get(field.name, ""))) for field in _FIELDS]
+        return [replace(field, choices=kinds) if field.name == "endpoint" else field for field in fields]
+
+    def action_defaults(self) -> None:
+        """Put the default into every field."""
+        defaults = msgspec.to_builtins(TrainSettings())
+        for field in _FIELDS:
+            self.control(field.name).value = str(defaults[field.name])
+
+    def accept(self, values: Values) -> TrainSettings:
+        """The settings, which are remembered. Raises FieldError."""
+        try:
+            settings = msgspec.convert(values, TrainSettings, strict=False)
+        except msgspec.ValidationError as error:
+            raise _field_error(str(error)) from error
+        known = msgspec.to_builtins(settings)
+        self.console.remember(FORM, self._profile.name, {field.name: known[field.name] for field in _FIELDS})
+        return settings
+
+
+def _field_error(reason: str) -> ConsoleError:
+    """A validation message of msgspec as one about the field, without the path, which the label says."""
+    field = next((field for field in _FIELDS if f"$.{field.name}`" in reason), None)
+    if field is None:
+        return ConsoleError(reason)
+    text = reason.split(" - at ", maxsplit=1)[0].replace("Expected `int`", "a whole number is needed").replace("`", "")
+    return FieldError(field.name, f"{field.label}: {text}")
 
 
 class TrainScreen(Dashboard):
-    """Live dashboard and the controls of the run."""
+    """The live dashboard, and the controls of the run."""
 
     SCOPE = "train"
     BINDINGS: ClassVar[list[BindingType]] = [*actions.bindings("train")]
 
     @property
-    def source(self) -> Source:
-        return self.console.monitor
+    def monitor(self) -> RunMonitor:
+        """The newest run as the console has seen it."""
+        monitor: RunMonitor = self.app.monitor
+        return monitor
+
+    @property
+    def source(self) -> RunSource:
+        """The newest run."""
+        return self.monitor
 
     @property
     def state(self) -> ConsoleState:
-        return msgspec.structs.replace(self.services.state, stages=tuple(stages(self.services)))
+        """The state of the bucket, with the progress of the preparation."""
+        return msgspec.structs.replace(self.services.state, stages=tuple(preparation_stages(self.services)))
 
     @property
     def starting(self) -> bool:
-        return self.console.monitor.busy
+        """True for a run that has not reported yet."""
+        return self.monitor.busy
 
     @property
-    def steered(self) -> bool:
+    def has_controls(self) -> bool:
+        """True."""
         return True
 
     @property
-    def auto_words(self) -> str:
-        monitor = self.console.monitor
-        shown = monitor.auto or monitor.control
+    def comparison_status(self) -> str:
+        """The state of auto A/B or of the A/A control."""
+        shown = self.monitor.auto or self.monitor.control
         return shown.words if shown else ""
 
     # Actions
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        busy = self.console.monitor.busy
-        if action == "new_run":  # while the bucket is being made ready the key says why it does nothing
+        """Disable what needs a running run, a second endpoint or write access."""
+        busy = self.monitor.busy
+        if action == "new_run":  # while the bucket is being prepared, the key explains why no run can start
             return None if busy or self.services.readonly else True
         if action in {"switch", "auto_compare"}:
             return True if busy and self.context.has_accelerated else None
         if action == "control":
-            return True if busy and self.console.monitor.view.delivering is not None else None
+            return True if busy and self.monitor.view.delivering is not None else None
         if action in {"pause", "stop", "checkpoint", "learning_rate"}:
             return True if busy else None
         return super().check_action(action, parameters)
 
-    def live_actions(self) -> list[tuple[Action, bool]]:
+    def live_actions(self) -> list[tuple[KeyAction, bool]]:
+        """The actions of the footer; a new run shows as disabled until the bucket is ready."""
         ready = isinstance(self.services.state, Ready)
         return [(action, live and (ready or action.name != "new_run")) for action, live in super().live_actions()]
 
     def action_pause(self) -> None:
-        run = self.console.monitor.run
-        if run is None:
-            return
-        if run.state is RunState.PAUSED:
-            run.resume()
-        else:
-            run.pause()
+        """Pause the run, or resume it."""
+        run = self.monitor.run
+        if run is not None:
+            if run.state is RunState.PAUSED:
+                run.resume()
+            else:
+                run.pause()
 
     @work(exclusive=True, group="stop", exit_on_error=False)
     async def action_stop(self) -> None:
-        run = self.console.monitor.run
+        """End the run with a checkpoint, after a question."""
+        run = self.monitor.run
         if run is None:
             return
         choice = await self.app.push_screen_wait(
             ConfirmScreen(
                 "Stop the run?",
-                "The step in progress ends, a checkpoint is written, and the run is over. It can be resumed later.",
-                (Choice("", "Go on"), Choice("stop", "Stop", "warning")),
+                "The current step completes, a checkpoint is written, and the run ends. It can be resumed later.",
+                (Choice("", "Keep running"), Choice("stop", "Stop", "warning")),
             )
         )
         if choice == "stop":
-            self._end(run)
+            self._stop(run)
 
     @work(thread=True, group="end", exit_on_error=False)
-    def _end(self, run: RunHandle) -> None:
-        """In a thread: the processes of a run on several GPUs are told, too."""
+    def _stop(self, run: RunHandle) -> None:
+        """In a thread: the processes of a run on several GPUs are asked, too."""
         run.stop()
 
     def action_checkpoint(self) -> None:
-        run = self.console.monitor.run
+        """Write a checkpoint after the current step."""
+        run = self.monitor.run
         if run is not None:
             run.checkpoint()
             self.notify("A checkpoint is written after this step.", timeout=3)
 
     def action_switch(self) -> None:
-        run, kind = self.console.monitor.run, self.console.monitor.view.endpoint
-        if run is None or kind is None:
-            return
-        self.console.monitor.auto = None
-        self._switch(kind.other)
+        """Switch to the other endpoint; auto A/B ends."""
+        run, kind = self.monitor.run, self.monitor.view.endpoint
+        if run is not None and kind is not None:
+            self.monitor.auto = None
+            self._switch(kind.other)
 
     @work(thread=True, exclusive=True, group="switch", exit_on_error=False)
     def _switch(self, kind: EndpointKind) -> None:
         """Only to an endpoint that answers: the run would stall on one that does not."""
-        run = self.console.monitor.run
+        run = self.monitor.run
         try:
             self.services.preflight(kind)
             if run is not None and run.alive:
                 run.switch(kind, "by hand")
         except ConsoleError as error:
-            self.app.call_from_thread(self.tell, error)
+            self.app.call_from_thread(self.show_error, error)
 
     def action_auto_compare(self) -> None:
-        monitor = self.console.monitor
+        """Start or end auto A/B: the endpoints alternate until the ratio is known."""
+        monitor = self.monitor
         if monitor.auto is not None and not monitor.auto.done:
             monitor.auto = None
             self.notify("Auto A/B is off.", timeout=3)
             return
         monitor.control = None
         monitor.auto = AutoCompare(seed=int(monitor.now))
-        self.notify("Auto A/B: alternating the endpoints until the difference is known to ± 5 %.", timeout=4)
+        self.notify("Auto A/B: alternating the endpoints until the ratio is known to ± 5 %.", timeout=4)
 
     def action_control(self) -> None:
-        monitor = self.console.monitor
+        """Start or end the A/A control: one endpoint measured under both names."""
+        monitor = self.monitor
         if monitor.control is not None and not monitor.control.done:
             monitor.control = None
             self.notify("The A/A control is off.", timeout=3)
             return
         monitor.start_control()
         self.notify(
-            f"A/A control: {monitor.view.delivering} alone, under both names by turns. The run is not changed. "
-            "Its interval must hold 1.00.",
+            f"A/A control: {monitor.view.delivering} alone, alternating under both names. The run is not changed. "
+            "The interval must contain 1.00.",
             timeout=5,
         )
 
     @work(exclusive=True, group="learning-rate", exit_on_error=False)
     async def action_learning_rate(self) -> None:
-        run, step = self.console.monitor.run, self.console.monitor.view.last_step
-        known = number(step.lr, 4) if step else ""
-        hint = "The peak from the next step on; the schedule goes on from it."
-        text = await self.app.push_screen_wait(PromptScreen("Learning rate", hint, known, _bad_lr))
+        """Change the peak learning rate."""
+        run, step = self.monitor.run, self.monitor.view.last_step
+        present = number(step.lr, 4) if step else ""
+        question = "The new peak, from the next step on. The schedule continues from it."
+        prompt = PromptScreen("Learning rate", question, present, check=_check_learning_rate, replace=True)
+        text = await self.app.push_screen_wait(prompt)
         if text is not None and run is not None and run.alive:
             run.set_lr(float(text))
 
-    @work(exclusive=True, group="new-run", exit_on_error=False)
-    async def action_new_run(self) -> None:
+    def action_new_run(self) -> None:
+        """Open the form of a new run; while the bucket is not ready, say why."""
         state = self.services.state
-        if not isinstance(state, Ready) or state.profile is None:
-            lines = preparation(self.services, self.glyphs) or notice(state, self.glyphs, self.size.width)
-            self.notify(" ".join(line.text.strip() for line in lines), severity="warning", markup=False)
+        if isinstance(state, Ready):
+            self.console.new_run()
             return
-        settings = await self.app.push_screen_wait(NewRunScreen(state.profile))
-        if settings is not None:
-            self._start(settings)
-
-    @work(thread=True, group="start", exit_on_error=False)
-    def _start(self, settings: TrainSettings) -> None:
-        """In a thread: where another process holds the checkpoint prefix, all others are asked what they do."""
-        try:
-            self.services.start_run(settings)
-        except ConsoleError as error:
-            self.app.call_from_thread(self.tell, error)
+        lines = preparation(self.services, self.glyphs) or notice(state, self.glyphs, self.size.width)
+        self.notify(" ".join(line.text.strip() for line in lines), severity="warning", markup=False)
 
     def action_runs(self) -> None:
+        """Open the list of recorded runs."""
         from ossconsole.tui.train.runs import RunsScreen
 
         self.app.push_screen(RunsScreen())
 
 
-def _bad_lr(text: str) -> str:
+def _check_learning_rate(text: str) -> None:
+    """Raises ConsoleError for anything but a positive number."""
     try:
         value = float(text)
     except ValueError:
-        return "A learning rate is a number such as 0.05."
-    return "" if 0 < value < math.inf else "A learning rate is greater than 0."
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise ConsoleError(f"{text.strip()!r} is not a learning rate.", remedy="Enter a number above 0, such as 0.05.")

@@ -15,8 +15,20 @@ from ossconsole.config.text import counted
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.preview import show_sample
 from ossconsole.dataset.upload.progress import Phase, Picture
-from ossconsole.tui.kit.detail_view import half_blocks, letters
-from ossconsole.tui.kit.text import MISSING, Line, duration, percent, rate, safe, shorten, shorten_middle, size
+from ossconsole.tui.kit.scroll import half_blocks, letters
+from ossconsole.tui.kit.text import (
+    MISSING,
+    Line,
+    duration,
+    heading,
+    percent,
+    rate,
+    safe,
+    shorten,
+    shorten_middle,
+    size,
+    tile_lines,
+)
 
 if TYPE_CHECKING:
     from ossconsole.dataset.manifest import Unused
@@ -30,28 +42,29 @@ if TYPE_CHECKING:
 TILE_WIDTH = 13
 _CLASSES_SHOWN = 6
 _LABEL_WIDTH = 14
-_NAME_WIDTH = 28  # of a file that something is wrong with, at least
+_NAME_WIDTH = 28  # of a rejected or failed file, at least
 
 
 @dataclass(frozen=True)
-class Paper:
-    """What is drawn on: so many cells, with these characters."""
+class PanelArea:
+    """The size of a panel in cells, and the characters to draw with."""
 
     width: int
     height: int
     glyphs: Glyphs
 
     def heading(self, text: str) -> Line:
-        rule = self.glyphs.rule
-        return Line((f"{rule} ", "rule"), (f"{text} ", "title")).to(self.width, "rule", rule)
+        """A rule with a title."""
+        return heading(text, self.width, self.glyphs.rule)
 
     def row(self, label: str, text: str, style: str = "text") -> Line:
+        """A label and its value, cut to the width."""
         room = max(0, self.width - _LABEL_WIDTH - 2)
         line = Line((f" {label}", "dim")).to(_LABEL_WIDTH + 1)
         return line.add(shorten(text, room, self.glyphs.ellipsis), style)
 
     def note(self, mark: str, style: str, failure: Failure) -> Line:
-        """A file and what is wrong with it; the file's end and the reason are what tells."""
+        """A file and the reason why it failed; of a long path the end is kept."""
         reason = safe(failure.reason)
         if failure.request_id:
             reason += f" (request id {failure.request_id})"
@@ -61,14 +74,14 @@ class Paper:
         return line.add(shorten(reason, max(0, self.width - line.width), self.glyphs.ellipsis), "dim")
 
 
-# Before
+# Form and plan
 
 
-def form_lines(paper: Paper, prefix: str) -> list[Line]:
-    """What the screen says before anything was asked of it."""
+def form_lines(area: PanelArea, prefix: str) -> list[Line]:
+    """The help of the form."""
     lines = [
-        Line((" ^s ", "primary"), ("looks through the source and shows what an upload would do.", "text")),
-        Line((" o  ", "primary"), ("picks a folder, an archive or a table.", "text")),
+        Line((" ^s ", "primary"), ("scan the source and show the plan of the upload", "text")),
+        Line((" o  ", "primary"), ("select a folder, an archive or a table", "text")),
         Line(),
         Line((" A source is one of", "dim")),
     ]
@@ -78,24 +91,25 @@ def form_lines(paper: Paper, prefix: str) -> list[Line]:
         "a .tar, .tar.gz or .zip of such a folder, read without unpacking",
         "a .csv or .tsv of path, label and split",
     )
-    lines += [Line((f"   {paper.glyphs.dot} ", "rule"), (kind, "dim")) for kind in kinds]
+    lines += [Line((f"   {area.glyphs.dot} ", "rule"), (kind, "dim")) for kind in kinds]
     formats = (
-        ("image-u8", "a quarter of the bytes; cropped and flipped anew in each epoch"),
-        ("tensor-f32", "the tutorial's: cropped, flipped and normalised once, here"),
+        ("image-u8", "a quarter of the bytes; random crop and flip in every epoch"),
+        ("tensor-f32", "as in the tutorial: cropped, flipped and normalised once, here"),
     )
-    lines += [Line(), *(paper.row(name, text, "dim") for name, text in formats)]
-    return [*lines, Line(), paper.row("goes to", prefix)]
+    lines += [Line(), *(area.row(name, text, "dim") for name, text in formats)]
+    return [*lines, Line(), area.row("target", prefix)]
 
 
-def looking_lines(paper: Paper, files: int) -> list[Line]:
+def scan_lines(area: PanelArea, files: int) -> list[Line]:
+    """The progress of the scan of the source."""
     return [
-        Line((f" {paper.glyphs.running} ", "primary"), (f"Looking through the source: {_files(files)}", "text")),
-        Line((" esc stops", "dim")),
+        Line((f" {area.glyphs.running} ", "primary"), (f"Scanning the source: {_files(files)}", "text")),
+        Line((" esc stop", "dim")),
     ]
 
 
-def plan_lines(paper: Paper, plan: UploadPlan, settings: UploadSettings, prefix: str) -> list[Line]:
-    """What the upload would do; the notes get the room that is left."""
+def plan_lines(area: PanelArea, plan: UploadPlan, settings: UploadSettings, prefix: str) -> list[Line]:
+    """The plan of the upload; the notes get the remaining rows."""
     shape = f"{settings.format} at {settings.size} px" + (", ratio kept" if settings.keep_ratio else "")
     if settings.per_shard:
         shape += f", in tars of {settings.per_shard:,}"
@@ -103,23 +117,25 @@ def plan_lines(paper: Paper, plan: UploadPlan, settings: UploadSettings, prefix:
     splits = ", ".join(f"{count:,} {split}" for split, count in plan.samples.items()) or "none"
     samples = counted(plan.to_send, "sample")
     lines = [
-        paper.row("samples", f"{splits}, in {counted(len(plan.classes), 'class', 'classes')}", "strong"),
-        paper.row("classes", _classes(plan.classes)),
-        paper.row("to send", f"{samples}, {about}{size(plan.bytes_to_send)} as {shape}", "strong"),
-        paper.row("unchanged", f"{plan.unchanged:,} are in the bucket already"),
-        paper.row("not used", _files(plan.ignored)),
-        paper.row("cannot go", _lost(plan), "warn" if plan.lost else "text"),
-        paper.row("preparation", _estimate(plan)),
-        paper.row("storage", f"{size(plan.stored_bytes)}, {_cost(plan.usd_per_month)} a month (estimated)"),
-        paper.row("goes to", prefix),
+        area.row("samples", f"{splits}, in {counted(len(plan.classes), 'class', 'classes')}", "strong"),
+        area.row("classes", _classes(plan.classes)),
+        area.row("to upload", f"{samples}, {about}{size(plan.bytes_to_send)} as {shape}", "strong"),
+        area.row("unchanged", f"{plan.unchanged:,} already in the bucket"),
+        area.row("ignored", _files(plan.ignored)),
+        area.row("rejected", _rejected(plan), "warn" if plan.lost else "text"),
+        area.row("preparation", _estimate(plan)),
+        area.row("storage", f"{size(plan.stored_bytes)}, {_cost(plan.usd_per_month)} a month (estimated)"),
+        area.row("target", prefix),
     ]
-    lines += [Line((f" {row}", "bad")) for row in wrap(safe(plan.problem), max(8, paper.width - 2))]
+    lines += [Line((f" {row}", "bad")) for row in wrap(safe(plan.problem), max(8, area.width - 2))]
     marked = [("!", "warn", note) for note in plan.notes]
-    lines += _left_out(paper, marked, plan.lost, plan.unused, paper.height - len(lines) - 2)
+    lines += _problem_lines(area, marked, plan.lost, plan.unused, area.height - len(lines) - 2)
     if plan.problem:
-        return [*lines, Line(), Line((" esc goes back", "primary"))]
-    start = "^s starts the upload" if plan.to_send else "Nothing is to be sent; ^s verifies and writes the manifest"
-    return [*lines, Line(), Line((f" {start}", "primary"), (", esc goes back", "dim"))]
+        return [*lines, Line(), Line((" esc back", "primary"))]
+    start = (
+        "^s start the upload" if plan.to_send else "Nothing to upload. ^s verifies the bucket and writes the manifest"
+    )
+    return [*lines, Line(), Line((f" {start}", "primary"), (" · esc back", "dim"))]
 
 
 def _cost(usd: float) -> str:
@@ -135,7 +151,7 @@ def _files(count: int) -> str:
     return counted(count, "file")
 
 
-def _lost(plan: UploadPlan) -> str:
+def _rejected(plan: UploadPlan) -> str:
     return _files(plan.lost) + (f", {plan.conflicts:,} because of their names" if plan.conflicts else "")
 
 
@@ -145,59 +161,58 @@ def _estimate(plan: UploadPlan) -> str:
     return f"about {duration(plan.prepare_s)} on this machine (estimated)"
 
 
-def _left_out(
-    paper: Paper, marked: Sequence[tuple[str, str, Failure]], count: int, unused: Sequence[Unused], room: int
+def _problem_lines(
+    area: PanelArea, marked: Sequence[tuple[str, str, Failure]], count: int, unused: Sequence[Unused], room: int
 ) -> list[Line]:
-    """Files that something is wrong with, `count` in all, and what is not used; the rest is counted."""
+    """The files with a problem, `count` in all, then the groups of ignored files; the rest is counted."""
     groups = [
-        Line((" ! ", "warn"), (shorten(safe(str(group)), paper.width - 4, paper.glyphs.ellipsis), "dim"))
+        Line((" ! ", "warn"), (shorten(safe(str(group)), area.width - 4, area.glyphs.ellipsis), "dim"))
         for group in unused
     ]
     if not (marked or groups) or room < 2:
         return []
-    # The groups are few, and each stands for many.
+    # Each of the few groups stands for many files.
     shown = marked[: max(1, room - 2 - len(groups))]
-    lines = [Line(), *(paper.note(mark, style, note) for mark, style, note in shown)]
+    lines = [Line(), *(area.note(mark, style, note) for mark, style, note in shown)]
     if count > len(shown):
         lines.append(Line((f"   and {count - len(shown):,} more", "dim")))
     return [*lines, *groups][:room]
 
 
-# Under way
+# Running
 
 
-def progress_lines(paper: Paper, progress: UploadProgress, source: str) -> list[Line]:
-    """The upload as it goes: how far, how fast, what holds it back, who works on what."""
+def progress_lines(area: PanelArea, progress: UploadProgress, source: str) -> list[Line]:
+    """The running upload: progress, rates, bottleneck, and the sample that each process prepares."""
     lines = [
-        bar(paper, progress),
-        paper.row(
-            "source", shorten_middle(safe(source), max(8, paper.width - _LABEL_WIDTH - 2), paper.glyphs.ellipsis)
-        ),
+        bar(area, progress),
+        area.row("source", shorten_middle(safe(source), max(8, area.width - _LABEL_WIDTH - 2), area.glyphs.ellipsis)),
         Line(),
-        *_tiles(paper, progress),
+        *_tiles(area, progress),
         Line(),
         counts(progress),
-        paper.row("sending", _sending(progress)),
+        area.row("sending", _sending(progress)),
     ]
     if progress.waiting:
-        lines.append(paper.row("waiting", safe(progress.waiting), "warn"))
+        lines.append(area.row("waiting", safe(progress.waiting), "warn"))
     if progress.error:
-        lines.append(paper.row("ended by", safe(progress.error), "bad"))
-    return lines + _workers(paper, progress, paper.height - len(lines))
+        lines.append(area.row("stopped by", safe(progress.error), "bad"))
+    return lines + _workers(area, progress, area.height - len(lines))
 
 
-def failure_lines(paper: Paper, progress: UploadProgress) -> list[Line]:
+def failure_lines(area: PanelArea, progress: UploadProgress) -> list[Line]:
     """The newest failures, the last one first."""
     failures = list(reversed(progress.recent_failures))
     if not failures:
         return []
-    lines = [paper.heading("Failures"), *(paper.note(paper.glyphs.failed, "bad", failure) for failure in failures)]
-    return lines[: paper.height]
+    lines = [area.heading("Failures"), *(area.note(area.glyphs.failed, "bad", failure) for failure in failures)]
+    return lines[: area.height]
 
 
-def bar(paper: Paper, progress: UploadProgress) -> Line:
+def bar(area: PanelArea, progress: UploadProgress) -> Line:
+    """State, progress bar and counts in one line."""
     share = progress.done / progress.total if progress.total else 0.0
-    glyphs = paper.glyphs
+    glyphs = area.glyphs
     mark, style = _STATE_MARKS.get(progress.phase, (glyphs.running, "primary"))
     mark = {"done": glyphs.done, "failed": glyphs.failed, "cancelled": glyphs.paused}.get(mark, mark)
     if progress.paused and not progress.phase.final:
@@ -207,20 +222,16 @@ def bar(paper: Paper, progress: UploadProgress) -> Line:
     known = progress.total_known and progress.total
     total = f"{progress.total:,}" if known else f"{progress.total:,}+"
     end = Line((f"  {progress.done:,} of {total}", "text"), (f"  {percent(share) if known else 'counting'} ", "strong"))
-    room = max(0, paper.width - line.width - end.width)
+    room = max(0, area.width - line.width - end.width)
     full = round(share * room) if known else 0
     line.add(glyphs.bar_full * full, "primary").add(glyphs.bar_empty * (room - full), "rule")
     return line.extend(end)
 
 
-_STATE_MARKS = {
-    Phase.DONE: ("done", "good"),
-    Phase.FAILED: ("failed", "bad"),
-    Phase.CANCELLED: ("cancelled", "warn"),
-}
+_STATE_MARKS = {Phase.DONE: ("done", "good"), Phase.FAILED: ("failed", "bad"), Phase.CANCELLED: ("cancelled", "warn")}
 
 
-def _tiles(paper: Paper, progress: UploadProgress) -> list[Line]:
+def _tiles(area: PanelArea, progress: UploadProgress) -> list[Line]:
     left = duration(progress.eta_s) if progress.eta_s is not None else MISSING
     bound = str(progress.bottleneck) if progress.bottleneck else MISSING
     found = (
@@ -229,21 +240,17 @@ def _tiles(paper: Paper, progress: UploadProgress) -> list[Line]:
         ("time left", left, f"{duration(progress.seconds)} so far"),
         ("bound by", bound, counted(progress.retries, "retry", "retries")),
     )
-    shown = found[: max(1, paper.width // TILE_WIDTH)]
-    lines = [Line((" ", "text")) for _ in range(3)]
-    for index, (label, value, note) in enumerate(shown):
-        end = 1 + (paper.width - 1) * (index + 1) // len(shown)
-        for line, (text, style) in zip(lines, ((label, "dim"), (value, "strong"), (note, "dim")), strict=True):
-            line.add(shorten(text, end - line.width - 1, paper.glyphs.ellipsis), style).to(end)
-    return lines
+    shown = [(label, Line((value, "strong")), Line((note, "dim"))) for label, value, note in found]
+    return tile_lines(shown[: max(1, area.width // TILE_WIDTH)], area.width)
 
 
 def counts(progress: UploadProgress) -> Line:
+    """The number of samples by result."""
     line = Line((" ", "text"))
     for count, word, style in (
         (progress.uploaded, "uploaded", "strong"),
         (progress.unchanged, "unchanged", "strong"),
-        (progress.skipped - progress.unchanged, "not used", "strong"),
+        (progress.skipped - progress.unchanged, "ignored", "strong"),
         (progress.failed, "failed", "bad" if progress.failed else "strong"),
     ):
         line.add(f"{count:,} ", style).add(f"{word}   ", "dim")
@@ -252,70 +259,72 @@ def counts(progress: UploadProgress) -> Line:
 
 def _sending(progress: UploadProgress) -> str:
     cap = f"at most {size(progress.bandwidth)}/s" if progress.bandwidth else "no cap"
-    return f"{progress.sending} of {progress.parallelism} at once, {cap}"
+    return f"{progress.sending} of {progress.parallelism} in parallel, {cap}"
 
 
-def _workers(paper: Paper, progress: UploadProgress, room: int) -> list[Line]:
-    """What each process prepares; those that do not fit are counted."""
+def _workers(area: PanelArea, progress: UploadProgress, room: int) -> list[Line]:
+    """The sample that each process prepares; processes that do not fit are counted."""
     busy = [(number, key) for number, key in enumerate(progress.workers, 1) if key]
     if not busy or room < 1:
         return []
     shown = busy if len(busy) <= room else busy[: room - 1]
     lines = [
-        paper.row(f"process {number}", shorten_middle(safe(key), paper.width - _LABEL_WIDTH - 2, paper.glyphs.ellipsis))
+        area.row(f"process {number}", shorten_middle(safe(key), area.width - _LABEL_WIDTH - 2, area.glyphs.ellipsis))
         for number, key in shown
     ]
     if len(busy) > len(shown):
-        lines.append(paper.row("", f"and {len(busy) - len(shown)} more processes", "dim"))
+        lines.append(area.row("", f"and {len(busy) - len(shown)} more processes", "dim"))
     return lines
 
 
-# Afterwards
+# Result
 
 
 def end_lines(
-    paper: Paper, progress: UploadProgress, summary: UploadSummary, source: str, prefix: str = ""
+    area: PanelArea, progress: UploadProgress, summary: UploadSummary, source: str, prefix: str = ""
 ) -> list[Line]:
-    """How it ended: the counts, what is left to do, and every failure that there is room for.
+    """The result: counts, next steps, and the failures that fit.
 
-    `prefix` where the dataset went to another place than the profile's.
+    `prefix` is given where the dataset is not at the profile's own prefix.
     """
     lines = [
-        bar(paper, progress),
-        paper.row("source", safe(source)),
+        bar(area, progress),
+        area.row("source", safe(source)),
         counts(progress),
-        paper.row(
+        area.row(
             "sent",
             f"{size(summary.bytes)} in {duration(summary.seconds)}, {rate(summary.samples_per_s)} samples/s, "
             + counted(summary.retries, "retry", "retries"),
         ),
     ]
     if progress.error:
-        lines.append(paper.row("ended by", safe(progress.error), "bad"))
+        lines.append(area.row("stopped by", safe(progress.error), "bad"))
     if summary.manifest:
-        lines.append(paper.row("manifest", safe(summary.manifest)))
+        lines.append(area.row("manifest", safe(summary.manifest)))
     if summary.removed:
-        what = "deleted from the bucket" if summary.pruned else "still in the dataset"
-        lines.append(paper.row("gone files", f"{counted(len(summary.removed), 'sample')}, {what}", "warn"))
+        fate = "deleted from the bucket" if summary.pruned else "still in the dataset"
+        lines.append(area.row("missing from source", f"{counted(len(summary.removed), 'sample')}, {fate}", "warn"))
     if summary.unknown:
         lines.append(
-            paper.row("unknown", f"{counted(summary.unknown, 'object')} below the prefix that are not of this dataset")
+            area.row(
+                "unknown", f"{counted(summary.unknown, 'object')} below the prefix that do not belong to this dataset"
+            )
         )
-    marked = [(paper.glyphs.failed, "bad", note) for note in summary.failures]
-    lines += _left_out(paper, marked, summary.failed, summary.unused, paper.height - len(lines) - 2)
+    marked = [(area.glyphs.failed, "bad", note) for note in summary.failures]
+    lines += _problem_lines(area, marked, summary.failed, summary.unused, area.height - len(lines) - 2)
     return [*lines, Line(), Line((_next(progress, summary, prefix), "primary"))]
 
 
 def _next(progress: UploadProgress, summary: UploadSummary, prefix: str) -> str:
     if progress.phase is Phase.DONE and not summary.failed:
         if prefix:
-            return f" n for another upload; to train: --dataset-prefix {safe(prefix)}"
-        return " n for another upload, 4 to train on this one"
-    return " r goes on with what is missing, n for another upload"
+            return f" n another upload · to train: --dataset-prefix {safe(prefix)}"
+        return " n another upload · 4 train on this one"
+    return " r retry what is missing · n another upload"
 
 
 class SampleView(Widget):
-    """Shows what it is given; a new picture at most as often as `show` is called."""
+    """The newest sample as an image."""
 
     ALLOW_SELECT = False
 
@@ -325,7 +334,7 @@ class SampleView(Widget):
         self._shown: tuple[str, int, int] | None = None
 
     def show(self, picture: Picture | None, fmt: SampleFormat, *, plain: bool) -> None:
-        """`plain` draws letters where there are no colours."""
+        """Draw `picture`, or nothing for None; `plain` draws letters instead of colours."""
         width, height = self.size
         wanted = (picture.key if picture else "", width, height)
         if wanted == self._shown or not width or not height:
@@ -345,5 +354,5 @@ def _draw(picture: Picture, fmt: SampleFormat, width: int, height: int, *, plain
     try:
         sample = show_sample(fmt, picture.payload, picture.height, picture.width, basis="just prepared")
     except ConsoleError:
-        return []  # of another format than the upload now in front
+        return []  # a sample of the previous upload, in another format
     return (letters if plain else half_blocks)(sample.pixels, width, height)

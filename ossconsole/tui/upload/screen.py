@@ -1,21 +1,23 @@
-"""UploadScreen: a source, the plan of its upload, the upload as it goes, and how it ended."""
+"""UploadScreen: the form, the plan of an upload, its progress and its result; SourcePicker: selects the source."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-import msgspec
 from textual import work
 from textual.app import ComposeResult
-from textual.binding import BindingType
+from textual.binding import Binding, BindingType
 from textual.containers import Grid, Horizontal
-from textual.widgets import Input, Label, Select
+from textual.content import Content
+from textual.widgets import DirectoryTree, Input, Label, OptionList, Select, Static
+from textual.widgets.option_list import Option
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.formats import SampleFormat
+from ossconsole.dataset.source.layout import ARCHIVE_AND_TABLE_SUFFIXES
 from ossconsole.dataset.upload.flow import Stopped
 from ossconsole.dataset.upload.pipeline import MAX_PARALLELISM
 from ossconsole.dataset.upload.plan import UploadPlan
@@ -24,23 +26,93 @@ from ossconsole.tui.console import OwnUploadHandle, Ready
 from ossconsole.tui.kit import actions, memory
 from ossconsole.tui.kit.canvas import Panel
 from ossconsole.tui.kit.dialogs import PromptScreen
-from ossconsole.tui.kit.notice import notice, preparation
-from ossconsole.tui.kit.screen import ConsoleScreen
+from ossconsole.tui.kit.screen import ConsoleModal, ConsoleScreen, notice, preparation
 from ossconsole.tui.kit.text import MISSING, Line, safe
-from ossconsole.tui.upload import panels as painting
-from ossconsole.tui.upload.panels import Paper, SampleView
-from ossconsole.tui.upload.picker import SourcePicker
+from ossconsole.tui.upload import panels
+from ossconsole.tui.upload.panels import PanelArea, SampleView
 
-FORMATS = tuple((str(kind), str(kind)) for kind in SampleFormat)
-SIZES = (64, 96, 128, 160, 224, 256, 384)
-SHAPES = (("square", "square"), ("ratio kept", "ratio"))
-STORES = (("objects", "0"), ("tars of 100", "100"), ("tars of 1,000", "1000"))
+
+class _SourceTree(DirectoryTree):
+    """Folders, archives and tables; hidden files are left out."""
+
+    show_root = True
+    # Emoji are two cells wide in some terminals and one in others.
+    ICON_NODE, ICON_NODE_EXPANDED, ICON_FILE = "+ ", "- ", "  "
+
+    def filter_paths(self, paths: Iterable[Path]) -> Iterable[Path]:
+        return [path for path in paths if not path.name.startswith(".") and (_is_source_file(path) or path.is_dir())]
+
+
+def _is_source_file(path: Path) -> bool:
+    return path.name.lower().endswith(ARCHIVE_AND_TABLE_SUFFIXES)
+
+
+class SourcePicker(ConsoleModal):
+    """Returns the path of a source, selected in a tree or in the recent ones, or typed; or None."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+s", "accept", show=False),
+        Binding("backspace", "parent", show=False),
+    ]
+
+    def __init__(self, start: Path, recent: Sequence[str]) -> None:
+        super().__init__()
+        self._start = start
+        self._recent = recent
+
+    def compose(self) -> ComposeResult:
+        with self.frame("Source", "^s OK · tab next · backspace parent folder · esc cancel", id="picker"):
+            yield Input(str(self._start), compact=True, id="picked")
+            if self._recent:
+                yield Static("Recent", classes="dim")
+                yield OptionList(*(Option(Content(safe(path))) for path in self._recent), id="recent", compact=True)
+            yield _SourceTree(self._start, id="tree")
+
+    def on_mount(self) -> None:
+        """Focus the tree."""
+        self.query_one("#tree").focus()
+
+    def _on_tree_node_highlighted(self, event: DirectoryTree.NodeHighlighted[object]) -> None:
+        path = getattr(event.node.data, "path", None)
+        if path is not None:
+            self.query_one("#picked", Input).value = str(path)
+
+    def _on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        self.dismiss(Path(self._recent[event.option_index]))
+
+    def _on_directory_tree_file_selected(self, event: DirectoryTree.FileSelected) -> None:
+        self.dismiss(event.path)
+
+    def _on_input_submitted(self) -> None:
+        self.action_accept()
+
+    def action_accept(self) -> None:
+        """Return the path in the input."""
+        text = self.query_one("#picked", Input).value.strip()
+        if text:
+            self.dismiss(Path(text).expanduser())
+
+    def action_parent(self) -> None:
+        """Show the parent folder."""
+        tree = self.query_one("#tree", _SourceTree)
+        parent = Path(tree.path).absolute().parent
+        tree.path = parent
+        self.query_one("#picked", Input).value = str(parent)
+
+
+_SELECTS = {
+    "format": ("Format", [(str(kind), str(kind)) for kind in SampleFormat], "image-u8"),
+    "size": ("Size", [(f"{px} px", str(px)) for px in (64, 96, 128, 160, 224, 256, 384)], "224"),
+    "shape": ("Shape", [("square", "square"), ("ratio kept", "ratio")], "square"),
+    "stored": ("Stored", [("objects", "0"), ("tars of 100", "100"), ("tars of 1,000", "1000")], "0"),
+}
+"""The lists of the form: label, choices (label and value) and default."""
 FORM = "upload"
 _RECENT = 8
 
 
 class UploadScreen(ConsoleScreen):
-    """The form with its plan, or the upload in hand: never both at once."""
+    """Either the form with its plan, or the newest upload."""
 
     SCOPE = "upload"
     BINDINGS: ClassVar[list[BindingType]] = [*actions.bindings("upload")]
@@ -48,26 +120,19 @@ class UploadScreen(ConsoleScreen):
     def __init__(self) -> None:
         super().__init__()
         self._plan: tuple[UploadSettings, UploadPlan] | None = None
-        self._looking: threading.Event | None = None
-        self._seen = 0
+        self._scan: threading.Event | None = None
+        self._files_seen = 0
         self._wants_form = False
-        self._beginning = False
+        self._starting = False
         self._recalled = False
 
     def body(self) -> ComposeResult:
         with Grid(id="upload-form"):
             yield Label("Source")
             yield Input(placeholder="a folder with train/ and val/, an archive, a .csv", compact=True, id="source")
-            yield Label("Format")
-            yield Select(FORMATS, value="image-u8", allow_blank=False, compact=True, id="format")
-            yield Label("Size")
-            yield Select(
-                [(f"{px} px", str(px)) for px in SIZES], value="224", allow_blank=False, compact=True, id="size"
-            )
-            yield Label("Shape")
-            yield Select(SHAPES, value="square", allow_blank=False, compact=True, id="shape")
-            yield Label("Stored")
-            yield Select(STORES, value="0", allow_blank=False, compact=True, id="stored")
+            for name, (label, choices, default) in _SELECTS.items():
+                yield Label(label)
+                yield Select(choices, value=default, allow_blank=False, compact=True, id=name)
             yield Label("To")
             yield Input(placeholder="the profile's dataset prefix", compact=True, id="prefix")
         yield Panel(self._heading, id="upload-heading")
@@ -77,6 +142,7 @@ class UploadScreen(ConsoleScreen):
         yield Panel(self._failures, id="upload-failures")
 
     def tick(self) -> None:
+        """Show the form or the upload."""
         profile = self.services.state.profile
         if profile is not None and not self._recalled and self._has_form:
             self._recalled = True
@@ -86,7 +152,7 @@ class UploadScreen(ConsoleScreen):
         self.set_class(form, "-form")
         running = not form and handle is not None and handle.alive
         self.set_class(running, "-running")
-        self.set_class(running and handle is not None and not handle.elsewhere, "-sample")
+        self.set_class(running and handle is not None and not handle.is_remote, "-sample")
         for panel in self.query(Panel):
             panel.redraw()
         self._show_sample()
@@ -95,75 +161,77 @@ class UploadScreen(ConsoleScreen):
         upload = self.services.own_upload
         if upload is None or not self.has_class("-sample"):
             return
-        plain = self.console.no_color or self.glyphs.name == "ascii"
         for view in self.query(SampleView):
-            view.show(upload.picture(), upload.settings.format, plain=plain)
+            view.show(upload.picture(), upload.settings.format, plain=self.plain)
 
     def _heading(self, width: int, height: int) -> Sequence[Line]:
-        return [Paper(width, height, self.glyphs).heading("Plan" if self.has_class("-form") else "Upload")]
+        return [PanelArea(width, height, self.glyphs).heading("Plan" if self.has_class("-form") else "Upload")]
 
     def _failures(self, width: int, height: int) -> Sequence[Line]:
         handle = self.services.upload
-        return painting.failure_lines(Paper(width, height, self.glyphs), handle.progress()) if handle else []
+        return panels.failure_lines(PanelArea(width, height, self.glyphs), handle.progress()) if handle else []
 
     def _paint(self, width: int, height: int) -> Sequence[Line]:
-        paper = Paper(width, height, self.glyphs)
+        area = PanelArea(width, height, self.glyphs)
         handle = self.services.upload
         if handle is not None and not self.has_class("-form"):
             if handle.alive:
-                return painting.progress_lines(paper, handle.progress(), handle.source)
+                return panels.progress_lines(area, handle.progress(), handle.source)
             own = self.services.own_upload
-            prefix = own.settings.prefix if own is not None and not handle.elsewhere else ""
-            return painting.end_lines(paper, handle.progress(), handle.summary(), handle.source, prefix)
-        if self._looking is not None:
-            return painting.looking_lines(paper, self._seen)
+            prefix = own.settings.prefix if own is not None and not handle.is_remote else ""
+            return panels.end_lines(area, handle.progress(), handle.summary(), handle.source, prefix)
+        if self._scan is not None:
+            return panels.scan_lines(area, self._files_seen)
         if self._plan is not None:
             settings, plan = self._plan
-            return painting.plan_lines(paper, plan, settings, self._prefix)
+            return panels.plan_lines(area, plan, settings, self._prefix)
         waiting = notice(self.services.state, self.glyphs, width) or preparation(self.services, self.glyphs)
-        return [*waiting, *([Line()] if waiting else []), *painting.form_lines(paper, self._prefix)]
+        return [*waiting, *([Line()] if waiting else []), *panels.form_lines(area, self._prefix)]
 
     @property
     def _prefix(self) -> str:
         profile = self.services.profile
         if profile is None:
             return MISSING
-        chosen = self.query_one("#prefix", Input).value.strip().strip("/")
-        return safe(f"oss://{profile.bucket}/{chosen or profile.dataset_prefix}")
+        typed = self.query_one("#prefix", Input).value.strip().strip("/")
+        return safe(f"oss://{profile.bucket}/{typed or profile.dataset_prefix}")
 
     @property
     def _own(self) -> OwnUploadHandle | None:
-        """The upload in hand, where this process does it and it goes on."""
+        """The running upload, if it belongs to this process."""
         own, handle = self.services.own_upload, self.services.upload
-        return own if own is not None and own.alive and handle is not None and not handle.elsewhere else None
+        return own if own is not None and own.alive and handle is not None and not handle.is_remote else None
 
     # The form
 
     def _settings(self) -> UploadSettings | None:
-        """What was typed; None, with a word about it, when it will not do."""
+        """The settings in the form; None, after a message, where they are not valid."""
         source = self.query_one("#source", Input).value.strip()
         if not source:
-            self.notify("Name a source first, or pick one with o.", severity="warning")
+            self.notify("Enter a source first, or select one with o.", severity="warning")
             self.query_one("#source", Input).focus()
             return None
         settings = UploadSettings(
             source=Path(source).expanduser(),
-            format=SampleFormat(str(self.query_one("#format", Select).value)),
-            size=int(str(self.query_one("#size", Select).value)),
-            keep_ratio=self.query_one("#shape", Select).value == "ratio",
-            per_shard=int(str(self.query_one("#stored", Select).value)),
+            format=SampleFormat(self._selected("format")),
+            size=int(self._selected("size")),
+            keep_ratio=self._selected("shape") == "ratio",
+            per_shard=int(self._selected("stored")),
             prefix=self.query_one("#prefix", Input).value.strip().strip("/"),
         )
         try:
             settings.recipe.check()
         except ConsoleError as error:
-            self.tell(error)
+            self.show_error(error)
             return None
         return settings
 
+    def _selected(self, name: str) -> str:
+        return str(self.query_one(f"#{name}", Select).value)
+
     @property
     def _has_form(self) -> bool:
-        """Whether the fields are mounted. A Select is only with its label: without it no value can be set."""
+        """Whether the fields are mounted; a Select accepts a value only once its label is mounted."""
         return bool(self.query("#prefix")) and len(self.query("Select #label")) == len(self.query(Select))
 
     def _recall(self, profile: str) -> None:
@@ -171,10 +239,9 @@ class UploadScreen(ConsoleScreen):
         recent = known.get("recent") or [""]
         for name, value in (("source", str(recent[0])), ("prefix", str(known.get("prefix", "")))):
             entry = self.query_one(f"#{name}", Input)
-            entry.value = entry.value or value  # what was typed before the profile was known stays
-        choices = {"format": FORMATS, "size": [(px, str(px)) for px in SIZES], "shape": SHAPES, "stored": STORES}
-        for name, offered in choices.items():
-            if known.get(name) in {value for _, value in offered}:
+            entry.value = entry.value or value  # typed before the profile was known
+        for name, (_, choices, _) in _SELECTS.items():
+            if known.get(name) in {value for _, value in choices}:
                 self.query_one(f"#{name}", Select).value = known[name]
 
     def _recent(self) -> list[str]:
@@ -197,21 +264,21 @@ class UploadScreen(ConsoleScreen):
         }
         self.console.remember(FORM, profile.name, values)
 
-    def on_input_submitted(self) -> None:
+    def _on_input_submitted(self) -> None:
         self.action_start()
 
-    def on_input_changed(self) -> None:
+    def _on_input_changed(self) -> None:
         self._plan = None
 
-    def on_select_changed(self) -> None:
+    def _on_select_changed(self) -> None:
         self._plan = None
 
     # The plan
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="plan")
-    def _look(self, settings: UploadSettings, stop: threading.Event) -> None:
+    def _scan_source(self, settings: UploadSettings, stop: threading.Event) -> None:
         def seen(files: int) -> None:
-            self._seen = files
+            self._files_seen = files
 
         plan: UploadPlan | None = None
         try:
@@ -219,13 +286,13 @@ class UploadScreen(ConsoleScreen):
         except Stopped:
             pass
         except ConsoleError as error:
-            self.app.call_later(self.tell, error)
+            self.app.call_later(self.show_error, error)
         self.app.call_later(self._planned, stop, settings, plan)
 
     def _planned(self, stop: threading.Event, settings: UploadSettings, plan: UploadPlan | None) -> None:
-        if self._looking is not stop:
-            return  # of a plan that is not wanted any more
-        self._looking = None
+        if self._scan is not stop:
+            return  # this scan was cancelled
+        self._scan = None
         self._plan = None if plan is None else (settings, plan)
         self.set_focus(None)
         self.tick()
@@ -234,6 +301,7 @@ class UploadScreen(ConsoleScreen):
     # Actions
 
     def check_action(self, action: str, _parameters: tuple[object, ...]) -> bool | None:
+        """Show the actions of the form, of the running upload or of its result."""
         handle = self.services.upload
         alive = handle is not None and handle.alive
         if action in {"start", "pick"}:
@@ -249,6 +317,7 @@ class UploadScreen(ConsoleScreen):
         return True
 
     def action_pick(self) -> None:
+        """Select the source in a dialog."""
         typed = Path(self.query_one("#source", Input).value.strip() or Path.home()).expanduser()
         start = typed if typed.is_dir() else Path.home()
         self._wants_form = True
@@ -260,7 +329,8 @@ class UploadScreen(ConsoleScreen):
         self.tick()
 
     def action_start(self) -> None:
-        if self.check_action("start", ()) is not True or self._looking is not None:
+        """Scan the source; once its plan shows, start the upload."""
+        if self.check_action("start", ()) is not True or self._scan is not None:
             return
         self._wants_form = True
         settings = self._settings()
@@ -270,14 +340,14 @@ class UploadScreen(ConsoleScreen):
         if self._plan is not None and self._plan[0] == settings:
             self._begin(settings)
             return
-        self._seen, self._plan = 0, None
-        self._looking = threading.Event()
-        self._look(settings, self._looking)
+        self._files_seen, self._plan = 0, None
+        self._scan = threading.Event()
+        self._scan_source(settings, self._scan)
         self.tick()
 
     def _begin(self, settings: UploadSettings) -> None:
-        if not self._beginning:
-            self._beginning = True
+        if not self._starting:
+            self._starting = True
             self._start_upload(settings)
 
     @work(thread=True, group="begin", exit_on_error=False)
@@ -285,11 +355,11 @@ class UploadScreen(ConsoleScreen):
         try:
             self.services.start_upload(settings)
         except ConsoleError as error:
-            self.app.call_from_thread(self.tell, error)
+            self.app.call_from_thread(self.show_error, error)
         else:
             self.app.call_from_thread(self._begun, settings)
         finally:
-            self._beginning = False
+            self._starting = False
 
     def _begun(self, settings: UploadSettings) -> None:
         self._plan, self._wants_form = None, False
@@ -298,19 +368,22 @@ class UploadScreen(ConsoleScreen):
         self.redraw_bars()
 
     def action_retry(self) -> None:
+        """Upload again what failed or is missing."""
         upload = self.services.own_upload
         if upload is not None:
             self._begin(upload.settings)
 
     def action_new(self) -> None:
+        """Return to the form."""
         self._wants_form = True
         self.tick()
         self.redraw_bars()
 
     def action_back(self) -> None:
-        if self._looking is not None:
-            self._looking.set()
-            self._looking = None
+        """Cancel the scan, or else leave the input, the plan or the form."""
+        if self._scan is not None:
+            self._scan.set()
+            self._scan = None
         elif self.focused is not None:
             self.set_focus(None)
         elif self._plan is not None:
@@ -320,6 +393,7 @@ class UploadScreen(ConsoleScreen):
         self.tick()
 
     def action_pause(self) -> None:
+        """Pause or resume the upload."""
         handle = self.services.upload
         if handle is None:
             return
@@ -329,11 +403,13 @@ class UploadScreen(ConsoleScreen):
             handle.pause()
 
     def action_cancel(self) -> None:
+        """End the upload."""
         handle = self.services.upload
         if handle is not None:
             handle.cancel()
 
     def action_parallel(self, direction: int) -> None:
+        """Send more (1) or fewer (-1) samples simultaneously."""
         upload = self._own
         if upload is not None:
             now = upload.progress().parallelism
@@ -341,22 +417,26 @@ class UploadScreen(ConsoleScreen):
             upload.set_parallelism(max(1, min(now + direction * step, MAX_PARALLELISM)))
 
     def action_bandwidth(self) -> None:
+        """Set or remove the cap of the bandwidth."""
         upload = self._own
         if upload is None:
             return
         now = upload.progress().bandwidth
-        hint = "MB/s at most, decimals allowed; 0 lifts the cap"
-        self.app.push_screen(PromptScreen("Bandwidth", hint, f"{(now or 0) / 1e6:g}", _refuse_number), self._capped)
+        question = "At most this many MB/s, decimals allowed; 0 removes the cap."
+        prompt = PromptScreen("Bandwidth", question, f"{(now or 0) / 1e6:g}", check=_check_bandwidth, replace=True)
+        self.app.push_screen(prompt, self._set_bandwidth)
 
-    def _capped(self, text: str | None) -> None:
+    def _set_bandwidth(self, text: str | None) -> None:
         upload = self._own
         if upload is not None and text is not None:
             upload.set_bandwidth(float(text) * 1e6 or None)
 
 
-def _refuse_number(text: str) -> str:
+def _check_bandwidth(text: str) -> None:
+    """Raises ConsoleError for anything but a number of MB/s from 0."""
     try:
-        value = msgspec.convert(text, float, strict=False)
-    except msgspec.ValidationError:
-        return f"{text!r} is no number."
-    return "" if 0 <= value < 1e6 else "A number from 0 on is needed."
+        value = float(text)
+    except ValueError as error:
+        raise ConsoleError(f"{text.strip()!r} is not a number.") from error
+    if not 0 <= value < 1e6:
+        raise ConsoleError("The bandwidth must be 0 or more MB/s.")

@@ -1,4 +1,4 @@
-"""Frugal updates: fewer bytes than Textual's own, and the same screen."""
+"""Cropped updates: fewer bytes than Textual sends, and the same screen."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from textual.app import App
 
 from ossconsole.telemetry.events import RunState
 from ossconsole.tui.app import ConsoleApp
-from ossconsole.tui.kit.textual_internals import FrugalUpdate
+from ossconsole.tui.kit.textual_internals import CroppedUpdate
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import FakeRun, FakeServices, Script, gpu, sample
 from tests.tui.screens import settle, shown
@@ -30,7 +30,7 @@ class Wire:
         if renderable is None:
             return
         if isinstance(renderable, ChopsUpdate):
-            data = FrugalUpdate.of(renderable).render_segments(self._app.console)
+            data = CroppedUpdate.of(renderable).render_segments(self._app.console)
             self.frugal += len(data.encode())
             self.textual += len(renderable.render_segments(self._app.console).encode())
         else:
@@ -80,5 +80,5 @@ async def test_the_app_draws_through_it(make_app: AppMaker, monkeypatch: pytest.
         drawn.clear()
         run.waiting = script.steps(1).events[-1:]
         await settle(pilot)
-    assert any(isinstance(update, FrugalUpdate) for update in drawn)
+    assert any(isinstance(update, CroppedUpdate) for update in drawn)
     assert not any(type(update) is ChopsUpdate for update in drawn)

@@ -1,8 +1,8 @@
 """DetailView: a scrolled column of lines and images.
 
-An image is drawn with half blocks, with letters where there are no colours, or with the terminal's own graphics (kitty
-or sixel) through textual-image where that is installed. The terminal's name decides; it is never queried, because
-Textual would read its answer as keys. `OSSCONSOLE_PICTURES` (`kitty`, `sixel` or `blocks`) overrides the choice.
+An image is drawn with half blocks, with letters on terminals without colours, or with the terminal's own graphics
+(kitty or sixel) if textual-image is installed. The protocol is selected by the name of the terminal, which is never
+queried: Textual would read the answer as keys. `OSSCONSOLE_PICTURES` (`kitty`, `sixel` or `blocks`) overrides it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from ossconsole.dataset.preview import fit
-from ossconsole.tui.kit.canvas import Inkwell
+from ossconsole.tui.kit.canvas import StyleCache
 from ossconsole.tui.kit.text import Line
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ _RAMP = " .:-=+*#%@"
 
 
 def half_blocks(pixels: NDArray[np.uint8], width: int, height: int) -> list[Strip]:
-    """The picture fitted into `width` x `height` cells."""
+    """An RGB image (uint8, height x width x 3), fitted into `width` x `height` cells."""
     import numpy as np
 
     small = fit(pixels, width, height * 2)
@@ -60,7 +60,7 @@ def half_blocks(pixels: NDArray[np.uint8], width: int, height: int) -> list[Stri
 
 
 def letters(pixels: NDArray[np.uint8], width: int, height: int) -> list[Strip]:
-    """The picture's brightness as letters, fitted into `width` x `height` cells (twice as high as wide)."""
+    """The brightness of an RGB image as letters, fitted into `width` x `height` cells (twice as high as wide)."""
     import numpy as np
 
     small = fit(pixels, width, height * 2)[::2]
@@ -68,22 +68,22 @@ def letters(pixels: NDArray[np.uint8], width: int, height: int) -> list[Strip]:
     return [Strip([Segment("".join(_RAMP[int(level)] for level in row))], len(row)) for row in levels]
 
 
-class PictureBlock:
-    """A picture among the lines; `tall` ones take the whole width and are scrolled, others fit below what is above."""
+class ImageBlock:
+    """An RGB image among the lines: `tall` in full width and scrolled, else fitted below the lines above."""
 
     def __init__(self, pixels: NDArray[np.uint8], *, tall: bool = False) -> None:
         self.pixels = pixels
         self.tall = tall
 
 
-_LOWEST_PICTURE = 12  # cells
-Block = Line | PictureBlock
+_MIN_IMAGE_ROWS = 12  # cells
+Block = Line | ImageBlock
 Painter = Callable[[int, int], Sequence[Block]]
-"""Gives the blocks for so many cells of width and height."""
+"""Returns the blocks for a width and a height in cells."""
 
 
 class DetailView(ScrollView, can_focus=True):
-    """Draws what `painter(width, height)` gives; `redraw` asks it again."""
+    """A scrolled view drawn by `painter`, which `redraw` calls again."""
 
     ALLOW_SELECT = False
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -100,12 +100,12 @@ class DetailView(ScrollView, can_focus=True):
         self._painter = painter
         self._blocks: Sequence[Block] = ()
         self._rows: list[Line | Strip] = []
-        self._inks = Inkwell(self)
+        self._style_cache = StyleCache(self)
         self.plain = False
-        """Letters instead of half blocks."""
+        """Draws images with letters instead of half blocks."""
 
     def redraw(self) -> None:
-        """Paint again; pictures are drawn anew only when they changed."""
+        """Paint again; only changed rows are sent."""
         width, height = self.scrollable_content_region.size
         if not self.is_attached or not width:
             return
@@ -116,7 +116,7 @@ class DetailView(ScrollView, can_focus=True):
                 rows.append(block.to(width))
             else:
                 draw = letters if self.plain else half_blocks
-                room = block.pixels.shape[0] if block.tall else max(_LOWEST_PICTURE, height - len(rows) - 1)
+                room = block.pixels.shape[0] if block.tall else max(_MIN_IMAGE_ROWS, height - len(rows) - 1)
                 rows.extend(draw(block.pixels, width - 2, room))
         changed = [y for y, (old, new) in enumerate(zip_longest(self._rows, rows)) if not _same(old, new)]
         self._rows = rows
@@ -127,25 +127,26 @@ class DetailView(ScrollView, can_focus=True):
             self.refresh(*regions)
 
     def on_resize(self) -> None:
+        """Paint for the new size."""
         self._rows = []
         self.redraw()
         self.refresh()
 
     def notify_style_update(self) -> None:
         super().notify_style_update()
-        self._inks.clear()
+        self._style_cache.clear()
 
     def render_line(self, y: int) -> Strip:
         width = self.scrollable_content_region.width
         at = y + self.scroll_offset.y
         if at >= len(self._rows):
-            return Strip.blank(width, self._inks.style("text"))
+            return Strip.blank(width, self._style_cache.style("text"))
         row = self._rows[at]
         if isinstance(row, Line):
-            row = Strip([Segment(text, self._inks.style(style)) for text, style in row.pieces])
+            row = Strip([Segment(text, self._style_cache.style(style)) for text, style in row.pieces])
         elif self.plain:
-            row = row.apply_style(self._inks.style("text"))
-        return row.adjust_cell_length(width, self._inks.style("text"))
+            row = row.apply_style(self._style_cache.style("text"))
+        return row.adjust_cell_length(width, self._style_cache.style("text"))
 
 
 def _same(old: Line | Strip | None, new: Line | Strip | None) -> bool:
@@ -155,15 +156,15 @@ def _same(old: Line | Strip | None, new: Line | Strip | None) -> bool:
 
 
 VARIABLE = "OSSCONSOLE_PICTURES"
-# Terminals that show kitty's placeholders; others that know the protocol without them draw nothing.
+# Terminals that support kitty's placeholders; others that know the protocol without them draw nothing.
 _KITTY_NAMES = ("kitty", "ghostty")
 _SIXEL_NAMES = ("foot", "mlterm", "contour", "yaft", "wezterm")
 _SIXEL_PROGRAMS = {"WezTerm", "iTerm.app", "mintty"}
-_DEFAULT_CELL = (10, 20)  # pixels, of the VT340, which sixel comes from
+_DEFAULT_CELL = (10, 20)  # pixels, of the VT340, the first sixel terminal
 
 
 class Graphics(str, enum.Enum):
-    """How a picture is drawn."""
+    """How an image is drawn."""
 
     KITTY = "kitty"
     SIXEL = "sixel"
@@ -171,12 +172,12 @@ class Graphics(str, enum.Enum):
 
 
 def graphics_of(environment: Mapping[str, str]) -> Graphics:
-    """What the terminal can show, by what the environment says of it."""
+    """The graphics of the terminal, by its environment variables."""
     wanted = environment.get(VARIABLE, "")
     if wanted in {graphics.value for graphics in Graphics}:
         return Graphics(wanted)
     if environment.get("TMUX") or environment.get("STY"):
-        return Graphics.BLOCKS  # a multiplexer eats the graphics, or draws them in another pane
+        return Graphics.BLOCKS  # a multiplexer drops the graphics, or draws them in another pane
     term = environment.get("TERM", "")
     if any(name in term for name in _KITTY_NAMES) or environment.get("KITTY_WINDOW_ID"):
         return Graphics.KITTY
@@ -184,21 +185,21 @@ def graphics_of(environment: Mapping[str, str]) -> Graphics:
     return Graphics.SIXEL if by_name or environment.get("TERM_PROGRAM") in _SIXEL_PROGRAMS else Graphics.BLOCKS
 
 
-def picture_widget(pixels: NDArray[np.uint8], graphics: Graphics) -> Widget | None:
-    """A widget that draws the picture in the terminal's graphics; None where half blocks are all there is."""
+def image_widget(pixels: NDArray[np.uint8], graphics: Graphics) -> Widget | None:
+    """A widget that draws an RGB image in the terminal's graphics; None for half blocks."""
     if graphics is Graphics.BLOCKS or importlib.util.find_spec("textual_image") is None:
         return None
     from PIL import Image
 
-    with _nothing_asked():
+    with _terminal_not_queried():
         from textual_image.widget import SixelImage, TGPImage
     widget: Widget = (TGPImage if graphics is Graphics.KITTY else SixelImage)(Image.fromarray(pixels))
     return widget
 
 
 @contextmanager
-def _nothing_asked() -> Iterator[None]:
-    """At its first import textual-image asks the terminal for its size and abilities, unless there is none."""
+def _terminal_not_queried() -> Iterator[None]:
+    """Hides the terminal from the first import of textual-image, which would query its size and features."""
     width, height = _cell_pixels()
     os.environ.setdefault("TEXTUAL_CELL_WIDTH", str(width))
     os.environ.setdefault("TEXTUAL_CELL_HEIGHT", str(height))
@@ -211,7 +212,7 @@ def _nothing_asked() -> Iterator[None]:
 
 
 def _cell_pixels() -> tuple[int, int]:
-    """Width and height of a cell in pixels, as the terminal told the kernel."""
+    """Width and height of a cell in pixels, from the kernel."""
     try:
         answer = fcntl.ioctl(sys.__stdout__ or sys.stdout, termios.TIOCGWINSZ, struct.pack("HHHH", 0, 0, 0, 0))
     except (OSError, ValueError):

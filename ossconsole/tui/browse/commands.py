@@ -1,0 +1,380 @@
+"""Commands that take time or change the bucket: download, delete, copy, restore, count, check; most start a job."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from textual import work
+
+from ossconsole.config.errors import ConsoleError
+from ossconsole.config.text import counted, safe_text
+from ossconsole.dataset.contents import MAX_SAMPLE_BYTES, PictureContent, folder_pictures
+from ossconsole.dataset.manifest import Manifest
+from ossconsole.dataset.preview import show_image
+from ossconsole.storage.jobs.actions import (
+    Copy,
+    Delete,
+    Restore,
+    Source,
+    Usage,
+    UsageTotals,
+    Versioning,
+    presigned_url,
+    source_key,
+    versioning,
+)
+from ossconsole.storage.jobs.download import Download, Existing, local_component
+from ossconsole.storage.jobs.job import Job, JobState
+from ossconsole.storage.multipart import UnfinishedUpload, abort_upload, list_uploads
+from ossconsole.storage.objects import ObjectSummary
+from ossconsole.tui.browse.browser import Browser, DetailRead
+from ossconsole.tui.browse.detail import Detail
+from ossconsole.tui.kit import memory
+from ossconsole.tui.kit.dialogs import (
+    Choice,
+    ConfirmScreen,
+    ImageScreen,
+    ListScreen,
+    PromptScreen,
+    TextScreen,
+    TypedConfirmScreen,
+)
+from ossconsole.tui.kit.text import Line, moment, size
+
+if TYPE_CHECKING:
+    from ossconsole.storage.client import ObjectStore
+
+_FORM = "download"
+_URL_LIFE_S = 3600
+_UNDO_NOTES = {
+    Versioning.NEVER: "This cannot be undone.",
+    Versioning.ENABLED: "The bucket is versioned: deleted objects are kept as versions and still billed.",
+    Versioning.SUSPENDED: "Versioning is suspended: older versions stay, but this deletion cannot be undone.",
+}
+
+
+# Download
+
+
+@work(exclusive=True, group="dialog", exit_on_error=False)
+async def download(screen: Browser) -> None:
+    """Download the selected objects and folders into a local folder."""
+    store, sources, base = screen.store, screen.targets, screen.model.rows.base
+    if store is None or not sources:
+        return
+    known = memory.recall(_FORM, store.profile.name).get("folder") or str(Path.cwd())
+    question = f"Download {_label(sources)} into this local folder:"
+    answer = await screen.app.push_screen_wait(PromptScreen("Download", question, str(known), check=_check_folder))
+    if not answer:
+        return
+    folder, existing = _folder(answer), Existing.KEEP
+    if await asyncio.to_thread(_any_exists, folder, sources, base):
+        choice = await screen.app.push_screen_wait(_existing_question(folder))
+        if not choice:
+            return
+        existing = Existing(choice)
+    screen.console.remember(_FORM, store.profile.name, {"folder": str(folder)})
+    screen.run_job(Download(store, sources, base, folder, existing=existing))
+
+
+def _folder(text: str) -> Path:
+    return Path(text).expanduser().absolute()
+
+
+def _check_folder(text: str) -> None:
+    """Raises ConsoleError where the folder, or the nearest parent that exists, is not a folder."""
+    path = _folder(text)
+    nearest = next(parent for parent in (path, *path.parents) if parent.exists())
+    if not text.strip() or not nearest.is_dir():
+        raise ConsoleError(f"{path} is not a folder.")
+
+
+def _any_exists(folder: Path, sources: Sequence[Source], base: str) -> bool:
+    """Whether one of the files or folders to write exists already."""
+    names = (source_key(source)[len(base) :].split("/", maxsplit=1)[0] for source in sources)
+    return any((folder / local_component(name)).exists() for name in names)
+
+
+def _existing_question(folder: Path) -> ConfirmScreen:
+    return ConfirmScreen(
+        "Files exist already",
+        f"Some of these files exist in {folder}. Files with the same content (size and time, or CRC64) are skipped. "
+        "Files that differ can be kept, replaced, or the new ones get another name.",
+        (
+            Choice("", "Cancel"),
+            Choice(Existing.KEEP.value, "Keep mine"),
+            Choice(Existing.RENAME.value, "Rename new"),
+            Choice(Existing.REPLACE.value, "Replace", "warning"),
+        ),
+    )
+
+
+# Delete, copy, rename, restore
+
+
+@work(exclusive=True, group="dialog", exit_on_error=False)
+async def delete(screen: Browser) -> None:
+    """Delete the selected objects and folders, after the number of objects was typed."""
+    store, sources = screen.store, screen.targets
+    if store is None or not sources:
+        return
+    totals = await _count_all(screen, store, sources)
+    if totals is None:
+        return
+    try:
+        note = _UNDO_NOTES[await asyncio.to_thread(versioning, store)]
+    except ConsoleError:
+        note = "Could not read the bucket's versioning state; assume this cannot be undone."
+    amount = f"{counted(totals.objects, 'object')}, {size(totals.bytes)}"
+    text = f"{amount}, in {safe_text(store.uri())}:\n{_names(sources)}\n\n{note}"
+    dialog = TypedConfirmScreen("Delete", text, word=f"delete {totals.objects}", button="Delete")
+    if await screen.app.push_screen_wait(dialog):
+        screen.run_job(Delete(store, sources), screen.refresh_after)
+
+
+async def _count_all(screen: Browser, store: ObjectStore, sources: Sequence[Source]) -> UsageTotals | None:
+    """Objects and bytes, counted by a job where there are folders; None where that is cancelled or fails."""
+    objects = [source for source in sources if isinstance(source, ObjectSummary)]
+    if len(objects) == len(sources):
+        return UsageTotals(objects=len(objects), bytes=sum(source.size for source in objects))
+    job = Usage(store, sources)
+    screen.run_job(job)
+    await asyncio.to_thread(job.wait)
+    return job.totals if job.state is JobState.DONE else None
+
+
+@work(exclusive=True, group="dialog", exit_on_error=False)
+async def copy(screen: Browser) -> None:
+    """Copy the selected objects and folders inside the bucket, on the server."""
+    await _copy_or_rename(screen, move=False)
+
+
+@work(exclusive=True, group="dialog", exit_on_error=False)
+async def rename(screen: Browser) -> None:
+    """Rename or move the selected objects and folders, on the server."""
+    await _copy_or_rename(screen, move=True)
+
+
+async def _copy_or_rename(screen: Browser, *, move: bool) -> None:
+    store, sources, base = screen.store, screen.targets, screen.model.rows.base
+    if store is None or not sources:
+        return
+    verb = "Rename" if move else "Copy"
+    question = f"{verb} {_label(sources)} into this folder of the bucket:"
+    if len(sources) == 1:
+        base = source_key(sources[0])
+        question = f"{verb} {_label(sources)} to this name in the bucket:"
+
+    def make(target: str) -> Copy:
+        return Copy(store, sources, base, target, move=move)
+
+    answer = await screen.app.push_screen_wait(PromptScreen(verb, question, base, check=make))
+    if answer:
+        screen.run_job(make(answer), screen.refresh_after)
+
+
+@work(exclusive=True, group="dialog", exit_on_error=False)
+async def restore(screen: Browser) -> None:
+    """Restore the archived objects of the selection, after a question where there may be many."""
+    store, sources = screen.store, screen.targets
+    if store is None or not sources:
+        return
+    question = ConfirmScreen(
+        "Restore",
+        f"Restore all archived objects in this selection for a day? OSS charges per gigabyte.\n{_names(sources)}",
+        (Choice("", "Cancel"), Choice("go", "Restore", "warning")),
+    )
+
+    def finished(job: Job) -> None:
+        screen.refresh_after(job)
+        if isinstance(job, Restore) and job.state is JobState.DONE:
+            screen.notify(_restore_result(job), markup=False, timeout=8)
+
+    single = len(sources) == 1 and isinstance(sources[0], ObjectSummary)
+    if single or await screen.app.push_screen_wait(question):
+        screen.run_job(Restore(store, sources), finished)
+
+
+def _restore_result(job: Restore) -> str:
+    if not job.asked and not job.under_way:
+        return "Nothing here is archived."
+    known = f" ({job.under_way:,} more already in progress)" if job.under_way else ""
+    requested = counted(job.asked, "object")
+    return f"Restore requested for {requested}{known}. This takes minutes to hours; press r to refresh."
+
+
+# Addresses
+
+
+@work(exclusive=True, group="dialog", exit_on_error=False)
+async def addresses(screen: Browser) -> None:
+    """Copy URI, key, URL or presigned URL; the text shows, too, as not every terminal sets the clipboard."""
+    store, row = screen.store, screen.table.cursor_row
+    if store is None or row is None:
+        return
+    key = screen.table.view.rows.key(row)
+    choices = [("URI", store.uri(key)), ("key", key), ("URL", store.url(key))]
+    if not key.endswith("/"):
+        signed = await screen.request(lambda: presigned_url(store, key, _URL_LIFE_S))
+        if signed is not None:
+            choices.append(("presigned URL, valid for an hour", signed))
+    rows = [Line((f" {name:<33}", "dim"), (safe_text(text), "text")) for name, text in choices]
+    answer = await screen.app.push_screen_wait(ListScreen("Copy an address", rows))
+    if answer:
+        name, text = choices[answer[1]]
+        screen.app.copy_to_clipboard(text)
+        note = (
+            "Sent to the terminal's clipboard (OSC 52). If it does not arrive: select it here with shift-drag; "
+            "tmux needs `set -g set-clipboard on`."
+        )
+        await screen.app.push_screen_wait(TextScreen(name, safe_text(text), note, Path.cwd() / "oss-address.txt"))
+
+
+# Counting, checking, images
+
+
+def count(screen: Browser) -> None:
+    """Count objects and bytes below the selection; the counts show while the job runs."""
+    sources, row = screen.targets, screen.table.cursor_row
+    if screen.store is None or not sources:
+        return
+    job = Usage(screen.store, sources)
+    if row is not None:
+        screen.usage = (screen.table.view.rows.key(row), job)
+
+    def finished(_: Job) -> None:
+        if job.state is JobState.DONE:
+            text = f"{job.title}: {counted(job.totals.objects, 'object')}, {size(job.totals.bytes)}"
+            screen.notify(text, markup=False, timeout=8)
+
+    screen.run_job(job, finished)
+
+
+def check_manifest(screen: Browser) -> None:
+    """Compare the manifest under the cursor with the bucket listing."""
+    from ossconsole.dataset.upload.verify import ManifestCheck  # it loads PIL
+
+    detail = screen.detail
+    if screen.store is None or detail is None or not isinstance(detail.content, Manifest):
+        return
+
+    def finished(job: Job) -> None:
+        if isinstance(job, ManifestCheck):
+            detail.findings = job.findings
+            screen.post_message(DetailRead(detail))
+
+    screen.run_job(ManifestCheck(screen.store, detail.key.rpartition("/")[0], detail.content), finished)
+
+
+@work(exclusive=True, group="dialog", exit_on_error=False)
+async def image(screen: Browser) -> None:
+    """Show the sample or image under the cursor over the whole screen, in full resolution."""
+    store, detail = screen.store, screen.detail
+    if store is None or detail is None or not isinstance(detail.content, PictureContent):
+        return
+    shown = detail.content.picture
+    if shown.is_part and detail.info is not None and detail.info.size <= MAX_SAMPLE_BYTES:
+        shown = await screen.request(lambda: show_image(store.get(detail.key))) or shown
+    await screen.app.push_screen_wait(ImageScreen(safe_text(detail.key), shown.pixels))
+
+
+def images(screen: Browser) -> None:
+    """Show a sheet of the first images of the folder under the cursor, or of this folder."""
+    detail = screen.detail
+    if screen.store is None or detail is None:
+        return
+    if not detail.is_folder:
+        detail = screen.detail = Detail(screen.model.prefix, is_folder=True)
+    detail.loading = True
+    _read_images(screen, screen.store, detail)
+
+
+@work(thread=True, group="detail", exclusive=True, exit_on_error=False)
+def _read_images(screen: Browser, store: ObjectStore, detail: Detail) -> None:
+    try:
+        detail.images = folder_pictures(store, detail.key, screen.index)
+        detail.problem = "" if detail.images else "This folder contains no images."
+    except ConsoleError as error:
+        detail.problem = str(error)
+    finally:
+        detail.loading = False
+        screen.post_message(DetailRead(detail))
+
+
+# Unfinished uploads and jobs
+
+
+@work(exclusive=True, group="dialog", exit_on_error=False)
+async def uploads(screen: Browser) -> None:
+    """List the unfinished multipart uploads below this prefix, and abort them."""
+    store, prefix = screen.store, screen.model.prefix
+    if store is None:
+        return
+    found = await screen.request(lambda: list(list_uploads(store, prefix)))
+    if not found:
+        if found is not None:
+            screen.notify("No unfinished uploads here.", timeout=3)
+        return
+    rows = [
+        Line(
+            (f" {moment(u.begun)}  {counted(u.parts, 'part'):>10} {size(u.bytes):>9}  ", "dim"),
+            (safe_text(u.key), "text"),
+        )
+        for u in found
+    ]
+    readonly = screen.services.readonly
+    hint, keys = ("read-only", "") if readonly else ("x abort · X abort all", "xX")
+    answer = await screen.app.push_screen_wait(ListScreen("Unfinished uploads", rows, hint=hint, keys=keys))
+    if not answer or answer[0] == "enter":
+        return
+    doomed = found if answer[0] == "X" else [found[answer[1]]]
+    amount = f"{counted(len(doomed), 'upload')}, {size(sum(upload.bytes for upload in doomed))}"
+    text = f"{amount}. Clients still uploading them will get errors."
+    dialog = TypedConfirmScreen("Abort uploads", text, word=f"abort {len(doomed)}", button="Abort")
+    if await screen.app.push_screen_wait(dialog):
+        aborted = await screen.request(lambda: _abort(store, doomed))
+        if aborted is not None:
+            screen.notify(f"{counted(aborted, 'upload')} aborted.", timeout=4)
+
+
+def _abort(store: ObjectStore, found: Sequence[UnfinishedUpload]) -> int:
+    for upload in found:
+        abort_upload(store, upload)
+    return len(found)
+
+
+@work(exclusive=True, group="dialog", exit_on_error=False)
+async def jobs(screen: Browser) -> None:
+    """List all jobs: cancel or retry one, or show its failures."""
+    known = list(reversed(screen.console.jobs))
+    if not known:
+        screen.notify("No jobs.", timeout=3)
+        return
+    rows = [Line((f" {job.state:<10}", "dim"), (job.title, "text")) for job in known]
+    answer = await screen.app.push_screen_wait(
+        ListScreen("Jobs", rows, hint="x cancel · a retry · enter show failures", keys="xa")
+    )
+    if not answer:
+        return
+    job = known[answer[1]]
+    if answer[0] == "x":
+        job.cancel()
+    elif answer[0] == "a" and isinstance(job, Download) and not job.alive:
+        screen.run_job(job.again())
+    elif answer[0] == "enter" and job.failures:
+        text = "\n".join(safe_text(failure.message) for failure in job.failures[:1000])
+        await screen.app.push_screen_wait(TextScreen("Failures", text, job.title, Path.cwd() / "oss-failures.txt"))
+
+
+def _label(sources: Sequence[Source]) -> str:
+    if len(sources) == 1:
+        return safe_text(source_key(sources[0]).rstrip("/").rpartition("/")[2]) or "this folder"
+    return f"{len(sources):,} selected items"
+
+
+def _names(sources: Sequence[Source]) -> str:
+    shown = [f"  {safe_text(source_key(source))[:68]}" for source in sources[:6]]
+    return "\n".join([*shown, *([f"  and {len(sources) - 6:,} more"] if len(sources) > 6 else [])])

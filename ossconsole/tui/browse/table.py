@@ -1,0 +1,260 @@
+"""ObjectTable and the lines of the Browse screen: rows, header, path, status and jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, overload
+
+from textual import events
+from textual.binding import Binding, BindingType
+from textual.message import Message
+
+from ossconsole.config.text import counted, safe_text
+from ossconsole.storage.jobs.job import Job, JobState
+from ossconsole.storage.listing import ListingState, ObjectRows, RowView, Sort, SortKey
+from ossconsole.tui.browse.model import BrowseModel
+from ossconsole.tui.kit.glyphs import Glyphs
+from ossconsole.tui.kit.table import RowPainter, VirtualTable
+from ossconsole.tui.kit.text import Line, duration, moment, percent, shorten_middle, size
+
+_MARGIN = 3  # marks for selection and folder
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its sort key, its title, its width in cells (0 = the rest), and the table width from which it shows."""
+
+    key: SortKey
+    title: str
+    width: int
+    needs: int = 0
+
+
+COLUMNS = (
+    Column(SortKey.NAME, "name", 0),
+    Column(SortKey.SIZE, "size", 10),
+    Column(SortKey.MODIFIED, "modified", 19, needs=56),
+    Column(SortKey.STORAGE_CLASS, "class", 15, needs=96),
+)
+
+
+def columns(width: int) -> list[tuple[Column, int, int]]:
+    """The visible columns of a table of `width` cells, each with its first cell and its width."""
+    shown = [column for column in COLUMNS if width >= column.needs]
+    name = width - _MARGIN - sum(column.width + 2 for column in shown if column.width)
+    found, at = [], _MARGIN
+    for column in shown:
+        cells = column.width or name
+        found.append((column, at, cells))
+        at += cells + 2
+    return found
+
+
+def column_at(width: int, cell: int) -> SortKey:
+    """The column under a cell of the header."""
+    return [column for column, start, _ in columns(width) if start <= max(cell, _MARGIN)][-1].key
+
+
+def header(width: int, sort: Sort, glyphs: Glyphs) -> Line:
+    """The titles of the columns, with an arrow at the one that is sorted."""
+    line = Line()
+    for column, start, cells in columns(width):
+        on = column.key is sort.key
+        arrow = f" {glyphs.down if sort.descending else glyphs.up}" if on else ""
+        title = column.title + arrow
+        line.to(start).add(title.rjust(cells) if column.key is SortKey.SIZE else title, "strong" if on else "dim")
+    return line
+
+
+def row_line(rows: ObjectRows, row: int, width: int, *, selected: bool, glyphs: Glyphs) -> Line:
+    """A folder or an object."""
+    is_folder = rows.is_folder(row)
+    mark = glyphs.done if selected else " "
+    line = Line((mark, "good"), (glyphs.folder if is_folder else " ", "primary"))
+    for column, start, cells in columns(width):
+        line.to(start)
+        if column.key is SortKey.NAME:
+            name = shown_name(rows.name(row))
+            style = "warn" if selected else "primary" if is_folder else "text"
+            line.add(shorten_middle(name, cells, glyphs.ellipsis), style)
+        elif not is_folder:
+            line.add(_figure(rows, row, column.key, cells), "dim")
+    return line
+
+
+def _figure(rows: ObjectRows, row: int, key: SortKey, cells: int) -> str:
+    if key is SortKey.SIZE:
+        return size(rows.size(row)).rjust(cells)
+    return moment(rows.modified(row)) if key is SortKey.MODIFIED else rows.storage_class(row)
+
+
+def shown_name(name: str) -> str:
+    """The name of a row, never empty and safe for the terminal."""
+    if not name:
+        return "(this folder's marker)"
+    return "(empty name)/" if name == "/" else safe_text(name)
+
+
+def path_line(model: BrowseModel, bucket: str, width: int, glyphs: Glyphs) -> Line:
+    """The path from the bucket to the folder, shortened in the middle."""
+    folder, _, begun = model.prefix.rpartition("/")
+    parts = [shown_name(f"{part}/").rstrip("/") if part else "(empty)" for part in folder.split("/")] if folder else []
+    tail = f" {glyphs.prompt} names beginning with {safe_text(begun)}" if begun else ""
+    inner = f" {glyphs.prompt} ".join(parts)
+    line = Line((f" oss://{safe_text(bucket)}", "dim"))
+    if parts:
+        line.add(f" {glyphs.prompt} ", "dim")
+        line.add(shorten_middle(inner, max(8, width - line.width - len(tail) - 1), glyphs.ellipsis), "title")
+    return line.add(tail, "warn")
+
+
+def status_line(model: BrowseModel, glyphs: Glyphs, waiting: str = "") -> Line:
+    """The counts of the folder, the progress of the listing, the filter and the selection."""
+    rows, view = model.rows, model.view
+    shown = counted(f"{rows.count - rows.folders:,}{_plus(model)}", "object")
+    line = Line((f" {counted(rows.folders, 'folder')}, {shown}", "text"))
+    if model.row_filter:
+        line.add(
+            f"  filter {safe_text(model.row_filter.text)!r}: {len(view):,} of {rows.count:,}{_plus(model)}", "warn"
+        )
+    if model.sort.key is not SortKey.NAME and not model.listing.is_complete and rows.count:
+        line.add(f"  sorted among {view.covered:,} loaded", "warn")
+    selected = len(model.selection)
+    if selected:
+        line.add(f"  {selected:,} selected, {size(model.selection.bytes)}", "good")
+    if waiting:
+        return line.add(f"  {safe_text(waiting)}", "warn")
+    return line.add(_activity(model, glyphs), "dim")
+
+
+def _plus(model: BrowseModel) -> str:
+    return "" if model.listing.is_complete else "+"
+
+
+def _activity(model: BrowseModel, glyphs: Glyphs) -> str:
+    if model.refreshing:
+        return f"  refreshing{glyphs.ellipsis} (esc to stop)"
+    if model.loading:
+        return f"  loading{glyphs.ellipsis} (esc to stop)"
+    if model.listing.state is ListingState.STOPPED and model.rows.count:
+        return "  stopped (r to continue)"
+    if not model.settled:
+        return f"  sorting{glyphs.ellipsis}"
+    return "  empty" if model.listing.is_complete and not model.rows.count else ""
+
+
+def failure_text(job: Job) -> str:
+    """The first failure of a job, and the number of the others."""
+    more = len(job.failures) - 1
+    return f"{job.title}: {job.failures[0].message}{f' and {more} more' if more else ''}"
+
+
+def job_line(job: Job, width: int, glyphs: Glyphs) -> Line:
+    """A job in one line: progress, rate and remaining time; at the end, its result."""
+    progress = job.progress()
+    mark, style = {
+        JobState.RUNNING: (glyphs.running, "primary"),
+        JobState.DONE: (glyphs.done, "good"),
+        JobState.FAILED: (glyphs.failed, "bad"),
+        JobState.CANCELLED: (glyphs.paused, "warn"),
+    }[job.state]
+    more = "" if progress.total_known else "+"
+    parts = [f"{progress.items_done + progress.items_skipped:,}/{progress.items_total:,}{more}"]
+    if progress.bytes_total:
+        parts.append(f"{size(progress.bytes_done)} of {size(progress.bytes_total)}{more}")
+    if job.moves_bytes and progress.bytes_total and progress.total_known:
+        parts.insert(0, percent(progress.bytes_done / progress.bytes_total))
+    if job.moves_bytes and progress.bytes_per_s:
+        parts.append(f"{size(progress.bytes_per_s)}/s")
+    if job.moves_bytes and job.state is JobState.RUNNING and progress.eta_s is not None:
+        parts.append(f"{duration(progress.eta_s)} left")
+    if progress.items_skipped:
+        parts.append(f"{progress.items_skipped:,} {job.passed_over}")
+    if job.failures:
+        parts.append(f"{len(job.failures):,} failed")
+    if job.state is not JobState.RUNNING:
+        parts.append(str(job.state))
+    elif job.waiting or job.note:
+        parts.append(safe_text(job.waiting or job.note))
+    figures = Line(("  ".join(parts) + " ", "text"))
+    room = width - figures.width - 4
+    return Line((f" {mark} ", style), (shorten_middle(job.title, room, glyphs.ellipsis), "text")).right(figures, width)
+
+
+class _ViewRows(Sequence[int]):
+    """The row numbers of a view as a sequence, without a copy."""
+
+    def __init__(self, view: RowView) -> None:
+        self._view = view
+
+    def __len__(self) -> int:
+        return len(self._view)
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[int]: ...
+    def __getitem__(self, index: int | slice) -> int | list[int]:
+        if isinstance(index, slice):
+            return [int(row) for row in self._view.order[index]]
+        return int(self._view.order[index])
+
+
+class ObjectTable(VirtualTable[int], inherit_bindings=False):
+    """Shows a RowView; its rows are row numbers. The key `g` is a command of the screen."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up,k", "move(-1)", "Up", show=False),
+        Binding("down,j", "move(1)", "Down", show=False),
+        Binding("pageup,ctrl+u", "page(-1)", "Page up", show=False),
+        Binding("pagedown,ctrl+d", "page(1)", "Page down", show=False),
+        Binding("home", "edge(-1)", "First", show=False),
+        Binding("end,G", "edge(1)", "Last", show=False),
+    ]
+
+    class HeaderClicked(Message):
+        """The header was clicked at this cell."""
+
+        def __init__(self, column: int) -> None:
+            super().__init__()
+            self.column = column
+
+    def __init__(self, painter: RowPainter[int], header: Callable[[int], Line], view: RowView, *, id: str) -> None:  # noqa: A002
+        super().__init__(painter, header, id=id)
+        self.view = view
+        self._rows = _ViewRows(view)  # type: ignore[assignment]
+
+    def set_view(self, view: RowView, *, go_to: int | None = None, above: int | None = None) -> None:
+        """Shows another view. The cursor goes to the row `go_to`, or else stays on its row or at its position.
+
+        `above` is the number of rows above the cursor, by default as before. A cursor on the first row stays there.
+        """
+        row = go_to if go_to is not None else self.cursor_row
+        same_rows = view.rows is self.view.rows
+        before, top = self.cursor, round(self.scroll_target_y)
+        position = None
+        if row is not None and (go_to is not None or (same_rows and before > 0)):
+            position = view.position(row)
+        self.view = view
+        self._rows = _ViewRows(view)  # type: ignore[assignment]
+        self._measure()
+        target = self._clamped(before if position is None else position)
+        with self.prevent(self.Moved):
+            self.cursor = target
+        offset = above if above is not None else before - top
+        self.scroll_to(y=max(0, target - offset), animate=False, force=True, immediate=True)
+        self.watch_cursor(target, target)
+        self.refresh()
+
+    @property
+    def rows_above(self) -> int:
+        """The number of visible rows above the cursor."""
+        return self.cursor - round(self.scroll_target_y)
+
+    def on_click(self, event: events.Click) -> None:
+        """Post `HeaderClicked`, or move the cursor."""
+        if event.y < self._head:
+            self.post_message(self.HeaderClicked(event.x))
+            return
+        super().on_click(event)
