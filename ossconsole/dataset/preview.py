@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-MAX_SAMPLE_BYTES = 64 << 20
 _MAX_IMAGE_PIXELS = 64_000_000
 _JPEG_MAGIC = b"\xff\xd8\xff"
 _JPEG_END = b"\xff\xd9"  # with it a decoder takes a cut file for a whole one, and leaves the rest grey
