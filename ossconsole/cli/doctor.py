@@ -128,16 +128,16 @@ def bucket_checks(target: Target, profile: Profile | None, *, writes: bool = Tru
 
 def unsigned_checks(profile: Profile) -> list[Check]:
     """The endpoints as far as they can be checked without credentials: name, connection, TLS."""
-    from ossconsole.storage.probe.checks import reach_checks
     from ossconsole.storage.probe.probe import probe
+    from ossconsole.storage.probe.report import reach_checks
 
     return reach_checks(profile, probe(profile, None, limit_s=_PROBE_LIMIT_S))
 
 
 def endpoint_checks(opened: OpenTarget, *, writes: bool = True) -> list[Check]:
     """The probe's checks, and the dataset's and the accelerator's where the endpoint answers."""
-    from ossconsole.storage.probe.checks import probe_checks
     from ossconsole.storage.probe.probe import probe
+    from ossconsole.storage.probe.report import probe_checks
 
     with ThreadPoolExecutor(1, thread_name_prefix="doctor") as pool:
         content = pool.submit(_content_checks, opened)
@@ -148,7 +148,7 @@ def endpoint_checks(opened: OpenTarget, *, writes: bool = True) -> list[Check]:
 def _content_checks(opened: OpenTarget) -> list[Check]:
     from ossconsole.storage.client import ObjectStore
     from ossconsole.storage.errors import StorageError
-    from ossconsole.storage.probe.checks import accelerator_check
+    from ossconsole.storage.probe.report import accelerator_check
     from ossconsole.storage.retry import ONCE
 
     def store(kind: EndpointKind) -> ObjectStore:

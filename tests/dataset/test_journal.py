@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from ossconsole.dataset.source.files import FileOrigin
 from ossconsole.dataset.source.layout import PlannedSample
-from ossconsole.dataset.source.origin import FileOrigin
 from ossconsole.dataset.upload.journal import Failure, Journal, JournalError, SentSample, Verdict
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.formats import SampleFormat
+from ossconsole.dataset.source.files import read_origin
 from ossconsole.dataset.source.layout import Layout, PlannedSample, SkippedFile, is_picture_name
-from ossconsole.dataset.source.origin import read_origin
 from tests.dataset.conftest import jpeg, make_pictures
 
 

@@ -23,7 +23,6 @@ from torchvision.transforms import functional
 from ossconsole.config.errors import SettingsError
 from ossconsole.dataset.formats import IMAGENET_MEAN, IMAGENET_STD, SampleFormat, decode
 from ossconsole.dataset.sample_data import make_sample_pictures
-from ossconsole.dataset.upload import jpeg as fast_jpeg
 from ossconsole.dataset.upload import prepare as preparation
 from ossconsole.dataset.upload.prepare import Recipe, UnreadablePictureError, crop_box, picture_problem, prepare
 from tests.dataset.conftest import jpeg, picture
@@ -296,7 +295,7 @@ def test_the_fast_way_gives_what_pillow_gives(
     for key in ("train/a", "val/a"):
         fast = pixels(data, recipe, key).astype(int)
         with monkeypatch.context() as patch:
-            patch.setattr(fast_jpeg, "decode_small", lambda *_: None)
+            patch.setattr(preparation, "decode_jpeg", lambda *_: None)
             assert np.abs(fast - pixels(data, recipe, key)).mean() < 3
 
 

@@ -27,8 +27,8 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.config.profiles import OnHangup, Profile, Settings, load_settings, save_settings
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import Manifest, Sample, encode_manifest, read_manifest
+from ossconsole.dataset.source.files import FileOrigin
 from ossconsole.dataset.source.layout import PlannedSample
-from ossconsole.dataset.source.origin import FileOrigin
 from ossconsole.dataset.upload.journal import Journal, SentSample
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.multipart import list_uploads

@@ -24,7 +24,7 @@ from ossconsole.storage.accelerator import (
 )
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
-from ossconsole.storage.probe.checks import accelerator_check
+from ossconsole.storage.probe.report import accelerator_check
 from tests.sandboxed import Sandboxed, sandboxed
 
 ZONE = "cn-sandbox-a"

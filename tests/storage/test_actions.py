@@ -12,12 +12,11 @@ from ossconsole.config.errors import SettingsError
 from ossconsole.sandbox.faults import Error, FaultPlan, Rule
 from ossconsole.sandbox.server import read_log
 from ossconsole.storage.client import ObjectStore
-from ossconsole.storage.details import object_details
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.jobs.actions import Copy, Delete, Restore, Usage, Versioning, presigned_url, versioning
 from ossconsole.storage.jobs.job import Job, JobState
 from ossconsole.storage.multipart import abort_upload, list_uploads
-from ossconsole.storage.objects import ObjectSummary
+from ossconsole.storage.objects import ObjectSummary, object_details
 from tests.sandboxed import Sandboxed
 
 WAIT_S = 60.0

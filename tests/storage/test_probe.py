@@ -25,7 +25,6 @@ from ossconsole.config.endpoints import EndpointKind, classify
 from ossconsole.config.profiles import Profile
 from ossconsole.sandbox.faults import FaultPlan
 from ossconsole.storage.errors import StorageError
-from ossconsole.storage.probe.checks import probe_checks
 from ossconsole.storage.probe.probe import PROBE_NAME, Reach, UnreachableError, probe, probe_endpoint
 from ossconsole.storage.probe.report import (
     PERMISSION_STAGES,
@@ -36,6 +35,7 @@ from ossconsole.storage.probe.report import (
     Steps,
     StepStatus,
     ignore_step,
+    probe_checks,
     stages,
 )
 from tests.sandboxed import Sandboxed, sandboxed

@@ -20,13 +20,13 @@ from textual.widgets import Input
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.dataset.formats import SampleFormat, encode
 from ossconsole.dataset.manifest import Manifest, Sample
-from ossconsole.storage.details import ObjectDetails, ObjectVersion
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.jobs.actions import Versioning
 from ossconsole.storage.jobs.download import Download
 from ossconsole.storage.jobs.job import ProgressLedger
 from ossconsole.storage.listing import ListingState
 from ossconsole.storage.multipart import UnfinishedUpload
+from ossconsole.storage.objects import ObjectDetails, ObjectVersion
 from ossconsole.tui.browse.checkpoints import CompareScreen
 from ossconsole.tui.browse.screen import BrowseScreen
 from ossconsole.tui.kit.dialogs import InputDialog, ListDialog, PictureScreen, TextDialog, TypedConfirm

@@ -16,9 +16,18 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import make_folder
 from ossconsole.config.text import counted
 from ossconsole.dataset.manifest import SHARDS_NAME, object_key
-from ossconsole.dataset.shards.build import Flight, ShardBuilder
+from ossconsole.dataset.shards.build import (
+    Chunk,
+    Flight,
+    KnownShards,
+    Row,
+    ShardBuilder,
+    ShardPlan,
+    is_shard_name,
+    is_whole,
+    list_objects,
+)
 from ossconsole.dataset.shards.index import PackedShard, PackedShardList, ShardSample
-from ossconsole.dataset.shards.plan import Chunk, KnownShards, Row, ShardPlan, is_shard_name, is_whole, list_objects
 from ossconsole.dataset.source.layout import Layout, SkippedFile
 from ossconsole.dataset.upload.context import Refusals, UploadContext
 from ossconsole.dataset.upload.flow import Senders, Stopped

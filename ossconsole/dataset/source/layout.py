@@ -24,14 +24,16 @@ from ossconsole.dataset.manifest import (
 from ossconsole.dataset.source.files import (
     MAX_LABEL_FILE_BYTES,
     TAR_SUFFIXES,
+    FileOrigin,
     FolderEntry,
     FolderSource,
     OddEntry,
+    Origin,
     Source,
     SourceFile,
     open_source,
+    read_origin,
 )
-from ossconsole.dataset.source.origin import FileOrigin, Origin, read_origin
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
 """What counts as a picture: torchvision.datasets.folder.IMG_EXTENSIONS."""

@@ -18,8 +18,7 @@ from ossconsole.dataset.upload.flow import BandwidthCap, BoundedQueue, Closed, G
 from ossconsole.dataset.upload.journal import Failure, Journal, SentSample
 from ossconsole.dataset.upload.prepare import Recipe
 from ossconsole.dataset.upload.progress import Failed, Picture, Scoreboard, Sent, Unchanged
-from ossconsole.dataset.upload.worker import Done, Task
-from ossconsole.dataset.upload.workers import Crew, Worker
+from ossconsole.dataset.upload.worker import Crew, Done, Task, Worker
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.objects import ObjectInfo

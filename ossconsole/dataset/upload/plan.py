@@ -20,8 +20,8 @@ from ossconsole.config.credentials import CredentialSource
 from ossconsole.config.profiles import Profile
 from ossconsole.dataset.formats import sample_bytes
 from ossconsole.dataset.manifest import Unused, UnusedTally
+from ossconsole.dataset.shards.build import KnownShards, ShardPlan
 from ossconsole.dataset.shards.index import BLOCK, padding
-from ossconsole.dataset.shards.plan import KnownShards, ShardPlan
 from ossconsole.dataset.shards.upload import known_shards
 from ossconsole.dataset.source.layout import Layout, PlannedSample, SkippedFile
 from ossconsole.dataset.upload.flow import Stopped

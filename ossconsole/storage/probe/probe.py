@@ -26,6 +26,7 @@ from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.objects import ObjectSummary
 from ossconsole.storage.probe.report import (
+    NO_CREDENTIALS,
     PERMISSION_STAGES,
     Caution,
     EndpointReport,
@@ -196,7 +197,6 @@ def _reason(error: OSError) -> str:
 SAMPLES = 16
 SAMPLE_BYTES = 4 << 20  # the most that is read of one object
 MANIFEST_NAME = "manifest.json"
-NO_CREDENTIALS = "no credentials"
 _CONNECT_LIMIT_S = 2.5
 _REQUEST_LIMIT_S = 4.0
 _READ_LIMIT_S = 5.0

@@ -1,19 +1,24 @@
-"""The report of a probe: per endpoint its steps and measured figures, and the permissions."""
+"""The report of a probe (steps, measured figures, permissions) and the checks of `doctor` and Setup made from it."""
 
 from __future__ import annotations
 
 import enum
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from ossconsole.config.checks import limited
+from ossconsole.config.checks import Check, fail, limited, ok, warn
 from ossconsole.config.endpoints import EndpointKind, HostInfo
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.profiles import Profile
 from ossconsole.config.text import counted
+from ossconsole.storage.accelerator import cautions, read_accelerator
 from ossconsole.storage.errors import StorageError
+
+if TYPE_CHECKING:
+    from ossconsole.storage.client import ObjectStore
 
 
 class Stage(str, enum.Enum):
@@ -34,6 +39,8 @@ class Stage(str, enum.Enum):
     def __str__(self) -> str:
         return self.value
 
+
+NO_CREDENTIALS = "no credentials"
 
 PERMISSION_STAGES = (Stage.DELETE, Stage.LIST, Stage.PUT, Stage.GET, Stage.MULTIPART)
 """DELETE comes first, on nothing: whether the probe can clean up after itself is known before it writes."""
@@ -184,3 +191,172 @@ def stages(profile: Profile, kind: EndpointKind) -> tuple[Stage, ...]:
     tls = (Stage.TLS,) if (profile.endpoint(kind) or "").startswith("https:") else ()
     again = (Stage.AGAIN,) if kind is EndpointKind.ACCELERATED else ()
     return (Stage.DNS, Stage.TCP, *tls, Stage.SIGNED, Stage.LIST, Stage.READ, *again)
+
+
+MAX_SKEW_S = 900
+"""OSS refuses requests signed further from its own clock than this."""
+_SKEW_TO_SPEAK_OF_S = 60
+
+CLOCK, CREDENTIALS, REGION, BUCKET, PERMISSIONS = "clock", "credentials accepted", "region", "bucket", "permissions"
+_CAUSES = {
+    "SignatureDoesNotMatch": CREDENTIALS,
+    "InvalidAccessKeyId": CREDENTIALS,
+    "InvalidSecurityToken": CREDENTIALS,
+    "SecurityTokenExpired": CREDENTIALS,
+    "RequestTimeTooSkewed": CLOCK,
+    "NoSuchBucket": BUCKET,
+    "AccessDenied": PERMISSIONS,
+}
+# EC of InvalidArgument where the request was signed for another region than the bucket's, and of AccessDenied where it
+# went to the endpoint of another region.
+_WRONG_REGION_ECS = {"0002-00000226", "0002-00000228", "0003-00001403"}
+
+
+def endpoint_name(kind: EndpointKind) -> str:
+    return f"endpoint {kind}"
+
+
+def probe_check_names(profile: Profile) -> tuple[str, ...]:
+    """The names of the checks that `probe_checks` gives for this profile, in its order."""
+    return (*(endpoint_name(kind) for kind in profile.endpoints), CLOCK, CREDENTIALS, REGION, BUCKET, PERMISSIONS)
+
+
+def probe_checks(profile: Profile, report: ProbeReport) -> list[Check]:
+    """One check per endpoint and per cause; a cause that could not be looked at is a warning that says why."""
+    found = [_endpoint_check(endpoint, profile.simulated) for endpoint in report.endpoints.values()]
+    refusals = {_cause(step): step for endpoint in report.endpoints.values() if (step := endpoint.failed)}
+    answered = [endpoint for endpoint in report.endpoints.values() if _accepted(endpoint)]
+    found.append(_clock_check(report, refusals.get(CLOCK)))
+    for name, detail in (
+        (CREDENTIALS, "The signature was taken."),
+        (REGION, f"Requests are signed for {profile.region}."),
+        (BUCKET, f"{profile.bucket} is there."),
+    ):
+        found.append(_refused(name, refusals[name]) if name in refusals else _followed(name, detail, bool(answered)))
+    found.append(_permissions_check(report, refusals.get(PERMISSIONS)))
+    return found
+
+
+def reach_checks(profile: Profile, report: ProbeReport) -> list[Check]:
+    """The endpoints' own checks of a probe without credentials."""
+    return [_endpoint_check(endpoint, profile.simulated) for endpoint in report.endpoints.values()]
+
+
+def accelerator_check(store: ObjectStore, dataset_bytes: int | None = None) -> Check:
+    """The accelerator's state and what speaks against it; `store` goes through the accelerated endpoint."""
+    name = "accelerator"
+    try:
+        found = read_accelerator(store)
+    except StorageError as error:
+        if error.code == "AccessDenied":
+            return ok(
+                name, f"Its state may not be read with this key ({_oss(error.code, error.ec, error.request_id)})."
+            )
+        return warn(name, error.message, error.remedy)
+    if found is None:
+        return warn(
+            name,
+            f"The bucket {store.profile.bucket} has no accelerator: nothing is cached.",
+            "Create one on the Setup screen, or take the accelerated endpoint out of the profile.",
+        )
+    paths = ", ".join(path.prefix for path in found.paths) or "the whole bucket"
+    state = f"{found.name} in {found.zone}, {found.quota_gb} GB, caches {paths}."
+    *serious, billing = cautions(found, store.profile.dataset_prefix, dataset_bytes)
+    if serious:
+        return warn(name, " ".join((*serious, state)), "Change its paths or size on the Setup screen.")
+    return ok(name, f"{state} {billing}")
+
+
+def _endpoint_check(report: EndpointReport, simulated: bool) -> Check:
+    name = endpoint_name(report.kind)
+    failed = report.failed
+    if failed is not None and _cause(failed) == name:
+        return fail(name, f"{failed.stage}: {failed.detail}", failed.remedy)
+    told = [f"{step.stage} {1000 * step.seconds:.0f} ms" for step in report.steps if _passed(step)][:4]
+    parts = [f"{report.endpoint} ({report.host.kind}): {', '.join(told)}"]
+    unsigned = next((step for step in report.steps if step.detail == NO_CREDENTIALS), None)
+    if unsigned is not None:
+        parts.append(f"no signed request: {NO_CREDENTIALS}")
+    if failed is not None:
+        parts.append(f"refused the {failed.stage} with {failed.code}, see {_cause(failed)}")
+    for label, stage in (("first reading", Stage.READ), ("second reading", Stage.AGAIN)):
+        if figures := report.figures(stage):
+            parts.append(f"{label}: {figures}{' (simulated)' if simulated else ''}")
+    cautious = next(
+        (step for step in report.steps if step.status is StepStatus.WARN and step.stage is Stage.SIGNED), None
+    )
+    if cautious is not None:
+        return warn(name, f"{cautious.detail} {'; '.join(parts)}.", cautious.remedy)
+    return ok(name, "; ".join(parts) + ".")
+
+
+def _clock_check(report: ProbeReport, refusal: Step | None) -> Check:
+    skews = [endpoint.skew_s for endpoint in report.endpoints.values() if endpoint.skew_s is not None]
+    remedy = "Set the clock: sudo timedatectl set-ntp true"
+    if not skews:
+        return warn(CLOCK, "Not compared: OSS gave no answer.")
+    skew = min(skews, key=abs)
+    # OSS tells whole seconds, so that less than one is no difference.
+    detail = (
+        f"{abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} OSS" if abs(skew) >= 1 else "with OSS to the second"
+    )
+    if refusal is not None:
+        return fail(CLOCK, f"This machine's clock is {detail}; {_oss_step(refusal)}.", remedy)
+    if abs(skew) >= MAX_SKEW_S:
+        return fail(CLOCK, f"This machine's clock is {detail}; OSS refuses more than {MAX_SKEW_S} s.", remedy)
+    if abs(skew) >= _SKEW_TO_SPEAK_OF_S:
+        return warn(CLOCK, f"This machine's clock is {detail}; OSS refuses more than {MAX_SKEW_S} s.", remedy)
+    return ok(CLOCK, f"This machine's clock is {detail}.")
+
+
+def _permissions_check(report: ProbeReport, refusal: Step | None) -> Check:
+    denied = [step for step in report.permissions if step.status is StepStatus.FAIL]
+    if refusal is not None:
+        denied.insert(0, refusal)
+    if denied:
+        details = "; ".join(f"{step.stage}: {step.detail}" for step in denied)
+        return fail(
+            PERMISSIONS, f"Denied: {', '.join(str(step.stage) for step in denied)}. {details}", denied[0].remedy
+        )
+    left = [step for step in report.permissions if step.status is StepStatus.WARN]
+    if left:
+        return warn(PERMISSIONS, left[0].detail, left[0].remedy)
+    if not report.permissions:
+        signed = [step.status for step in report.endpoints[EndpointKind.STANDARD].steps if step.stage is Stage.SIGNED]
+        if signed and signed[0] in {StepStatus.OK, StepStatus.WARN}:
+            return ok(PERMISSIONS, "Not tried: a small object would be written, which --readonly rules out.")
+        return warn(PERMISSIONS, "Not tried: no request was taken by the standard endpoint.")
+    tried = ", ".join(str(step.stage) for step in report.permissions)
+    return ok(PERMISSIONS, f"Allowed below the checkpoint prefix: {tried}.")
+
+
+def _cause(step: Step) -> str:
+    """The check that a failed step belongs to: the endpoint's own unless OSS's code tells otherwise."""
+    if step.ec in _WRONG_REGION_ECS:
+        return REGION
+    own = endpoint_name(step.kind) if step.kind else PERMISSIONS
+    return _CAUSES.get(step.code, own)
+
+
+def _refused(name: str, step: Step) -> Check:
+    return fail(name, step.detail, step.remedy)
+
+
+def _followed(name: str, detail: str, answered: bool) -> Check:
+    return ok(name, detail) if answered else warn(name, "Not known: no request was taken.")
+
+
+def _accepted(report: EndpointReport) -> bool:
+    return any(step.stage is Stage.SIGNED and _passed(step) for step in report.steps)
+
+
+def _passed(step: Step) -> bool:
+    return step.status in {StepStatus.OK, StepStatus.WARN}
+
+
+def _oss_step(step: Step) -> str:
+    return _oss(step.code, step.ec, step.request_id)
+
+
+def _oss(code: str, ec: str, request_id: str) -> str:
+    return ", ".join(part for part in (code, f"EC {ec}" if ec else "", f"request id {request_id}") if part)

@@ -14,14 +14,13 @@ from ossconsole.dataset.contents import (
     PictureContent,
     TextContent,
     Unread,
+    contact_sheet,
 )
 from ossconsole.dataset.manifest import Manifest
-from ossconsole.dataset.preview import contact_sheet
 from ossconsole.dataset.upload.verify import ManifestFindings
 from ossconsole.storage.checkpoints.inspect import Checkpoint
-from ossconsole.storage.details import ObjectDetails
 from ossconsole.storage.jobs.actions import UsageTotals
-from ossconsole.storage.objects import ObjectInfo
+from ossconsole.storage.objects import ObjectDetails, ObjectInfo
 from ossconsole.tui.kit.detail_view import Block, PictureBlock
 from ossconsole.tui.kit.glyphs import Glyphs
 from ossconsole.tui.kit.text import Line, moment, number, percent, shorten_middle, size, wrap

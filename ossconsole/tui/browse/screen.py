@@ -18,8 +18,8 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.contents import MAX_MANIFEST_BYTES, ManifestIndex, PictureContent, read_content
 from ossconsole.dataset.manifest import Manifest, manifest_key, read_manifest
 from ossconsole.storage.checkpoints.inspect import Checkpoint
-from ossconsole.storage.details import object_details
 from ossconsole.storage.listing import ListingState
+from ossconsole.storage.objects import object_details
 from ossconsole.tui.browse import detail
 from ossconsole.tui.browse import rows as painting
 from ossconsole.tui.browse.base import Changed, Connected, DetailRead, NoBucket

@@ -12,8 +12,8 @@ from textual.widget import Widget
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.text import counted
+from ossconsole.dataset.contents import show_sample
 from ossconsole.dataset.formats import SampleFormat
-from ossconsole.dataset.preview import show_sample
 from ossconsole.dataset.upload.progress import Phase, Picture
 from ossconsole.tui.kit.detail_view import half_blocks, letters
 from ossconsole.tui.kit.text import MISSING, Line, duration, percent, rate, safe, shorten, shorten_middle, size
