@@ -23,8 +23,7 @@ from ossconsole.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     from ossconsole.config.profiles import Profile
-    from ossconsole.dataset.upload.job import UploadJob
-    from ossconsole.dataset.upload.settings import UploadSettings
+    from ossconsole.dataset.upload.job import UploadJob, UploadSettings
     from ossconsole.sandbox.shared import SharedSandbox
 
 SAMPLE_SIZE = 16
@@ -133,30 +132,30 @@ def _has_dataset(opened: OpenTarget) -> bool:
 
 def _make(opened: OpenTarget, tell: OnProgress, start_upload: Callable[[UploadSettings], UploadJob] | None) -> None:
     from ossconsole.dataset.formats import SampleFormat
-    from ossconsole.dataset.sample_data import make_sample_pictures
-    from ossconsole.dataset.upload.job import UploadJob
-    from ossconsole.dataset.upload.settings import UploadSettings
+    from ossconsole.dataset.sample_data import make_sample_images
+    from ossconsole.dataset.upload.job import UploadSettings
+    from ossconsole.dataset.upload.plan import create_upload
 
     def drawn(count: int, total: int) -> None:
         tell(FillProgress(FillStage.PICTURES, f"{count} of {total} drawn"))
 
     source = state_dir() / "sample-pictures"
-    count = make_sample_pictures(source, on_drawn=drawn)
+    count = make_sample_images(source, on_drawn=drawn)
     tell(FillProgress(FillStage.PICTURES, f"{count} drawn", over=True))
     tell(FillProgress(FillStage.UPLOAD, f"0 of {count} sent"))
     settings = UploadSettings(source=source, format=SampleFormat.IMAGE_U8, size=SAMPLE_SIZE)
     if start_upload is not None:
         job = start_upload(settings)
     else:
-        job = UploadJob(opened.profile, opened.credentials, settings)
+        job = create_upload(opened.profile, opened.credentials, settings)
         job.start()
     try:
-        while not job.join(_LOOK_S):
+        while not job.wait(_LOOK_S):
             tell(FillProgress(FillStage.UPLOAD, f"{job.progress().done} of {count} sent"))
     except BaseException:  # such as Ctrl-C
         job.cancel()
         raise
-    summary = job.wait()
+    summary = job.result()
     if summary.cancelled or summary.failed:
         raise ConsoleError(
             "The upload of the sample dataset was cancelled."

@@ -14,7 +14,7 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import decode_json
 from ossconsole.dataset.formats import CHANNELS, IMAGENET_MEAN, IMAGENET_STD, SampleFormat, decode, sample_bytes
 from ossconsole.dataset.manifest import MANIFEST_NAME, Manifest, Sample, check_manifest, object_key
-from ossconsole.storage.checkpoints.inspect import Checkpoint, CheckpointError, inspect_checkpoint
+from ossconsole.storage.checkpoints.inspect import CheckpointError, CheckpointInfo, inspect_checkpoint
 from ossconsole.storage.objects import ARCHIVED
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _NORMALISED_LIMIT = 8.0  # ImageNet's normalisation gives -2.2 … 2.7; any othe
 
 
 @dataclass(frozen=True)
-class Picture:
+class PreviewImage:
     """A picture to show: `pixels` is uint8, (height, width, 3).
 
     `minimum`, `maximum` and `mean` are of the values as stored, None for an ordinary image file. `basis` tells in
@@ -62,7 +62,7 @@ def square_side(fmt: SampleFormat, size: int) -> int | None:
     return side if side and sample_bytes(fmt, side, side) == size else None
 
 
-def guess_sample(name: str, data: bytes) -> Picture:
+def guess_sample(name: str, data: bytes) -> PreviewImage:
     """The picture in a sample of which only name and bytes are known. Raises ConsoleError when the size fits none.
 
     Where both formats have a square of that size the values decide: bytes of pixels make no small float32.
@@ -81,7 +81,7 @@ def guess_sample(name: str, data: bytes) -> Picture:
     return show_sample(fmt, data, sides[fmt], sides[fmt], basis=basis)
 
 
-def show_sample(fmt: SampleFormat, data: bytes, height: int, width: int, *, basis: str) -> Picture:
+def show_sample(fmt: SampleFormat, data: bytes, height: int, width: int, *, basis: str) -> PreviewImage:
     """The picture of a sample; `tensor-f32` with the normalisation undone. Raises ConsoleError on a wrong length."""
     import numpy as np
 
@@ -93,7 +93,7 @@ def show_sample(fmt: SampleFormat, data: bytes, height: int, width: int, *, basi
         mean, std = (np.array(numbers, np.float32)[:, None, None] for numbers in (IMAGENET_MEAN, IMAGENET_STD))
         scaled = np.nan_to_num(values.astype(np.float32) * std + mean, nan=0.0, posinf=1.0, neginf=0.0)
         pixels = (scaled.clip(0, 1) * 255 + 0.5).astype(np.uint8)
-    return Picture(
+    return PreviewImage(
         pixels=np.ascontiguousarray(pixels.transpose(1, 2, 0)),
         kind=str(fmt),
         basis=basis,
@@ -103,12 +103,12 @@ def show_sample(fmt: SampleFormat, data: bytes, height: int, width: int, *, basi
     )
 
 
-def show_image(data: bytes, *, is_whole: bool = True) -> Picture:
+def show_image(data: bytes, *, is_whole: bool = True) -> PreviewImage:
     """An ordinary image file (JPEG, PNG, …); of a JPEG that is cut short, the upper part. Raises ConsoleError."""
     import numpy as np
     from PIL import Image, UnidentifiedImageError
 
-    from ossconsole.dataset.upload.prepare import picture_problem
+    from ossconsole.dataset.upload.prepare import image_problem
 
     is_part = not is_whole and data.startswith(_JPEG_MAGIC)
     try:
@@ -119,9 +119,9 @@ def show_image(data: bytes, *, is_whole: bool = True) -> Picture:
             if not is_whole and not is_part:
                 raise ConsoleError(f"{kind}: its first {len(data):,} bytes alone show nothing.")
             kind += f", from its first {len(data):,} bytes" if is_part else ""
-            return Picture(np.asarray(image.convert("RGB")), kind, "by its first bytes", is_part=is_part)
+            return PreviewImage(np.asarray(image.convert("RGB")), kind, "by its first bytes", is_part=is_part)
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ConsoleError(f"The image cannot be read: {picture_problem(error)}.") from error
+        raise ConsoleError(f"The image cannot be read: {image_problem(error)}.") from error
 
 
 def fit(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
@@ -135,7 +135,7 @@ def fit(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]
     return np.asarray(Image.fromarray(pixels).resize(size, resampling))
 
 
-def contact_sheet(pictures: list[Picture], columns: int, side: int, gap: int = 2) -> NDArray[np.uint8]:
+def contact_sheet(pictures: list[PreviewImage], columns: int, side: int, gap: int = 2) -> NDArray[np.uint8]:
     """Pictures in rows of `columns`, each fitted into a square of `side` pixels, on black."""
     import numpy as np
 
@@ -212,29 +212,29 @@ class BytesContent:
 
 
 @dataclass(frozen=True)
-class PictureContent:
+class ImageContent:
     """A sample or an image, with the class it belongs to where that is known."""
 
-    picture: Picture
+    picture: PreviewImage
     label: str = ""
 
 
 @dataclass(frozen=True)
-class Unread:
+class UnreadableContent:
     """Why there is nothing to show."""
 
     reason: str
 
 
-Content = Checkpoint | Manifest | PictureContent | TextContent | BytesContent | Unread
+Content = CheckpointInfo | Manifest | ImageContent | TextContent | BytesContent | UnreadableContent
 
 
 def read_content(store: ObjectStore, info: ObjectInfo, index: ManifestIndex | None = None) -> Content:
     """What `info`'s object holds, from at most 64 KiB, or from all of a sample or manifest. Raises StorageError."""
     if info.size == 0:
-        return Unread("The object is empty.")
+        return UnreadableContent("The object is empty.")
     if info.storage_class in ARCHIVED and 'ongoing-request="false"' not in info.headers.get("x-oss-restore", ""):
-        return Unread(f"The object is archived ({info.storage_class}): restore it to read it.")
+        return UnreadableContent(f"The object is archived ({info.storage_class}): restore it to read it.")
     sample = index.find(info.key) if index else None
     if index and sample:
         return _known_sample(store, info, index, sample)
@@ -259,17 +259,17 @@ def _sample(store: ObjectStore, info: ObjectInfo, *, binary: bool) -> Content | 
     if not binary or info.size > MAX_SAMPLE_BYTES or not fits:
         return None
     folder = info.key.rpartition("/")[0].rpartition("/")[2]
-    return PictureContent(guess_sample(info.key, store.get(info.key)), folder)
+    return ImageContent(guess_sample(info.key, store.get(info.key)), folder)
 
 
-def folder_pictures(
+def folder_images(
     store: ObjectStore, prefix: str, index: ManifestIndex | None = None, limit: int = 24
-) -> list[PictureContent]:
+) -> list[ImageContent]:
     """The first pictures of a folder, read side by side; objects that are none are left out. Raises StorageError."""
     found = store.list_page(prefix, max_keys=min(1000, limit * 2)).objects
     with ThreadPoolExecutor(_PICTURE_THREADS, thread_name_prefix="pictures") as pool:
         contents = pool.map(lambda each: read_content(store, store.head(each.key), index), found)
-        pictures = [content for content in contents if isinstance(content, PictureContent)]
+        pictures = [content for content in contents if isinstance(content, ImageContent)]
     return pictures[:limit]
 
 
@@ -281,12 +281,12 @@ def _known_sample(store: ObjectStore, info: ObjectInfo, index: ManifestIndex, sa
         return BytesContent(store.get_range(info.key, 0, _SNIFF_BYTES), f"{note} The object has {info.size:,}.")
     data = store.get(info.key)
     picture = show_sample(index.manifest.format, data, sample.height, sample.width, basis="by the manifest")
-    return PictureContent(picture, label)
+    return ImageContent(picture, label)
 
 
 def _image(head: bytes, size: int) -> Content:
     try:
-        return PictureContent(show_image(head, is_whole=len(head) == size))
+        return ImageContent(show_image(head, is_whole=len(head) == size))
     except ConsoleError as error:
         return BytesContent(head, str(error))
 

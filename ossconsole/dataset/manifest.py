@@ -49,7 +49,7 @@ class Unused(msgspec.Struct, frozen=True):
         return f"{self.count:,} {kind} ({self.reason}): {first_names(self.names, self.count)}"
 
 
-class UnusedTally:
+class UnusedCounter:
     """Files that are left out, counted as they turn up."""
 
     def __init__(self, kind: str = "file") -> None:
@@ -314,7 +314,7 @@ def manifest_from_listing(store: ObjectStore, prefix: str) -> tuple[Manifest, tu
     below = object_key(prefix, "")
     found: dict[str, list[tuple[str, str]]] = {TRAIN: [], VAL: []}
     sizes: dict[int, str] = {}
-    unused = UnusedTally("object")
+    unused = UnusedCounter("object")
     for summary in store.list_all(below):
         relative = summary.key[len(below) :]
         split, _, rest = relative.partition("/")

@@ -51,7 +51,7 @@ FIGURES: dict[str, Figure] = {
 """Class name to figure: which points of the plane, about -1..1 in both directions, are in the figure's colour."""
 
 
-def make_sample_pictures(
+def make_sample_images(
     directory: Path,
     *,
     classes: int = 10,

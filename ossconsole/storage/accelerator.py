@@ -81,7 +81,7 @@ def cost_estimate(accelerator: Accelerator) -> str:
     )
 
 
-def cautions(accelerator: Accelerator, dataset_prefix: str, dataset_bytes: int | None = None) -> list[str]:
+def accelerator_warnings(accelerator: Accelerator, dataset_prefix: str, dataset_bytes: int | None = None) -> list[str]:
     """What to know before training through this accelerator; `dataset_bytes` None where it is not known."""
     found = []
     if not accelerator.covers(dataset_prefix):
@@ -111,17 +111,17 @@ def read_accelerator(store: ObjectStore) -> Accelerator | None:
     return _parsed(body)
 
 
-def bought_accelerator(profile: Profile, credentials: CredentialSource) -> Accelerator | None:
+def find_accelerator(profile: Profile, credentials: CredentialSource) -> Accelerator | None:
     """`read_accelerator` with one quick request, for those who can do without; None without such an endpoint, too.
 
     Raises ConsoleError.
     """
     from ossconsole.storage.client import ObjectStore
-    from ossconsole.storage.retry import ONCE
+    from ossconsole.storage.retry import NO_RETRY
 
     if profile.endpoint(EndpointKind.ACCELERATED) is None:
         return None
-    store = ObjectStore(profile, credentials, EndpointKind.ACCELERATED, timeout_s=_QUICK_S, retry=ONCE, pool_size=1)
+    store = ObjectStore(profile, credentials, EndpointKind.ACCELERATED, timeout_s=_QUICK_S, retry=NO_RETRY, pool_size=1)
     try:
         return read_accelerator(store)
     finally:

@@ -31,7 +31,7 @@ from ossconsole.config.profiles import Profile
 from ossconsole.config.text import counted
 from ossconsole.storage.errors import StorageError, malformed, translate
 from ossconsole.storage.objects import BucketSummary, ListPage, ObjectInfo, ObjectSummary, PutResult, read_page
-from ossconsole.storage.retry import PATIENT, Pause, RetryPolicy, Wait, WaitNotes
+from ossconsole.storage.retry import DEFAULT_RETRY, Pause, RetryPolicy, Wait, WaitNotes
 
 
 class WriteSession:
@@ -130,7 +130,7 @@ class ObjectStore:
         kind: EndpointKind = EndpointKind.STANDARD,
         *,
         timeout_s: float = 10.0,
-        retry: RetryPolicy = PATIENT,
+        retry: RetryPolicy = DEFAULT_RETRY,
         pause: Pause | None = None,
         pool_size: int = 32,
     ) -> None:
@@ -149,7 +149,7 @@ class ObjectStore:
         self._session = oss2.Session(pool_size=pool_size)
         # Proxies of the environment are not for loopback or internal endpoints, and ~/.netrc holds no OSS keys.
         self._session.session.trust_env = False
-        auth = oss2.ProviderAuthV4(_Provider(credentials))
+        auth = oss2.ProviderAuthV4(_OssCredentials(credentials))
         self._sdk_endpoint = sdk_endpoint(profile.bucket, endpoint)
         self._service = functools.partial(
             oss2.Service,
@@ -401,7 +401,7 @@ class ObjectStore:
         return f"the {self.kind} endpoint {self.endpoint}"
 
 
-class _Provider:
+class _OssCredentials:
     """A credentials provider in oss2's shape, asked anew for each request."""
 
     def __init__(self, source: CredentialSource) -> None:

@@ -34,7 +34,7 @@ MAX_PARTS = 10_000  # OSS's limit
 _NO_SUCH_UPLOAD = "NoSuchUpload"
 
 
-class _Memory(msgspec.Struct):
+class _ResumeState(msgspec.Struct):
     """What a later try needs: the upload, and the file it is of."""
 
     upload_id: str
@@ -43,7 +43,7 @@ class _Memory(msgspec.Struct):
     part_size: int
 
 
-class PartedUpload:
+class ResumableUpload:
     """The parts of one file; `send` each of `numbers` from any thread, then `complete`, or `abort`.
 
     What an earlier try has sent is compared with the file, part by part, and not sent again.
@@ -60,7 +60,7 @@ class PartedUpload:
             self.size = status.st_size
             part_size = max(part_size, -(-self.size // MAX_PARTS))
             self._memory_path = _memory_path(store, path, key)
-            self._memory, self._there = self._resume(_Memory("", self.size, status.st_mtime_ns, part_size))
+            self._memory, self._there = self._resume(_ResumeState("", self.size, status.st_mtime_ns, part_size))
         except BaseException:
             os.close(self._fd)
             raise
@@ -146,7 +146,7 @@ class PartedUpload:
             f"{safe_text(str(self._path))} was changed while it was uploaded.", remedy="Upload it again."
         )
 
-    def _resume(self, fresh: _Memory) -> tuple[_Memory, dict[int, str]]:
+    def _resume(self, fresh: _ResumeState) -> tuple[_ResumeState, dict[int, str]]:
         """The upload to go on with and the ETags of its parts; a new one where there is none of this very file."""
         known = self._remembered()
         if known is not None and (known.size, known.mtime_ns) == (fresh.size, fresh.mtime_ns):
@@ -163,10 +163,10 @@ class PartedUpload:
             log.warning("An upload that ends early will start over: %s", error)
         return fresh, {}
 
-    def _remembered(self) -> _Memory | None:
+    def _remembered(self) -> _ResumeState | None:
         try:
             data = read_private(self._memory_path)
-            return None if data is None else decode_json(data, _Memory)
+            return None if data is None else decode_json(data, _ResumeState)
         except SettingsError as error:
             log.warning("An earlier try of this upload is not known: %s", error)
         except msgspec.DecodeError:
@@ -260,7 +260,7 @@ class ChecksumError(ConsoleError):
     """The bytes on disk differ from the object's CRC64."""
 
 
-class PartedFile:
+class ResumableFile:
     """The parts of one object, written by many threads into a hidden file beside `target`."""
 
     def __init__(self, target: Path, info: ObjectInfo, part_size: int = PART_SIZE) -> None:
@@ -268,10 +268,10 @@ class PartedFile:
         self.target = target
         self.info = info
         self._part_size = part_size
-        self._data_path = hidden_path(target)
+        self._data_path = partial_path(target)
         self._journal_path = self._data_path.with_suffix(".ossconsole-parts")
         self._lock = threading.Lock()
-        self._fd = open_hidden(target)
+        self._fd = open_partial(target)
         try:
             self._done = self._resume()
             os.ftruncate(self._fd, info.size)
@@ -366,15 +366,15 @@ class PartedFile:
         return crc
 
 
-def hidden_path(target: Path) -> Path:
+def partial_path(target: Path) -> Path:
     """The file beside `target` that it comes in as; the same in every try."""
     stem = hashlib.sha256(target.name.encode("utf-8", "surrogatepass")).hexdigest()[:24]
     return target.with_name(f".{stem}.ossconsole-part")
 
 
-def open_hidden(target: Path) -> int:
+def open_partial(target: Path) -> int:
     """Opens the hidden file of `target` for this download alone. Raises ConsoleError when another one has it."""
-    path = hidden_path(target)
+    path = partial_path(target)
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:

@@ -1,4 +1,4 @@
-"""What OSS reports about buckets and objects: the records, the parser of listing replies, an object's details.
+"""What OSS reports about buckets and objects: the records and the parser of listing replies.
 
 oss2 parses a reply in one call of 10 ms that blocks every other thread, and takes 25 ms for a page of 1,000 objects. A
 listing of a million would delay every key press.
@@ -8,19 +8,12 @@ from __future__ import annotations
 
 import calendar
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import lru_cache
-from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote
 from xml.parsers import expat
 
 import msgspec
-
-from ossconsole.config.text import safe_text
-from ossconsole.storage.errors import StorageError
-
-if TYPE_CHECKING:
-    from ossconsole.storage.client import ObjectStore
 
 ARCHIVED = frozenset({"Archive", "ColdArchive", "DeepColdArchive"})
 """The storage classes whose objects must be restored before they can be read."""
@@ -82,14 +75,14 @@ _OF_THE_PAGE = frozenset({"EncodingType", "IsTruncated", "NextContinuationToken"
 
 def read_page(pieces: Iterable[bytes]) -> ListPage:
     """The page in a reply to ListObjectsV2. Raises ExpatError, ValueError for what is none or breaks off."""
-    reader = _Reader()
+    reader = _ListingParser()
     for piece in pieces:
         reader.parser.Parse(piece, False)
     reader.parser.Parse(b"", True)
     return reader.page()
 
 
-class _Reader:
+class _ListingParser:
     """Collects the fields of one entry after the other. Names are encoded, so that blanks around them mean nothing."""
 
     def __init__(self) -> None:
@@ -153,63 +146,3 @@ def _unix_time(text: str) -> int:
 @lru_cache(maxsize=4096)
 def _midnight(date: str) -> int:
     return calendar.timegm(time.strptime(date, "%Y-%m-%d"))
-
-
-T = TypeVar("T")
-_MAX_VERSIONS = 100
-
-
-class ObjectVersion(msgspec.Struct, frozen=True):
-    """One version of an object; `is_marker` when it is the note that the object was deleted."""
-
-    version_id: str
-    is_latest: bool
-    modified: int
-    size: int
-    is_marker: bool = False
-
-
-class ObjectDetails(msgspec.Struct, frozen=True, kw_only=True):
-    """`acl`, `tags` and `versions` are None where OSS would not tell; why is in `unavailable`."""
-
-    info: ObjectInfo
-    acl: str | None
-    tags: dict[str, str] | None
-    versions: list[ObjectVersion] | None
-    unavailable: dict[str, str]
-
-
-def object_details(store: ObjectStore, key: str) -> ObjectDetails:
-    """Asks for all of it; up to five requests. Raises StorageError only when the object itself cannot be looked at."""
-    info = store.head(key)
-    unavailable: dict[str, str] = {}
-
-    def ask(name: str, request: Callable[[], T]) -> T | None:
-        try:
-            return store.call(f"reading the {name} of {store.uri(safe_text(key))}", request)
-        except StorageError as error:
-            unavailable[name] = error.code or error.message
-            return None
-
-    return ObjectDetails(
-        info=info,
-        acl=ask("acl", lambda: str(store.sdk.get_object_acl(key).acl)),
-        tags=ask("tags", lambda: dict(store.sdk.get_object_tagging(key).tag_set.tagging_rule)),
-        versions=ask("versions", lambda: _versions(store, key)),
-        unavailable=unavailable,
-    )
-
-
-def _versions(store: ObjectStore, key: str) -> list[ObjectVersion]:
-    if not store.sdk.get_bucket_versioning().status:
-        return []
-    page = store.sdk.list_object_versions(prefix=key, max_keys=_MAX_VERSIONS)
-    found = [
-        ObjectVersion(v.versionid, v.is_latest, v.last_modified, v.size) for v in page.versions if v.key == key
-    ] + [
-        ObjectVersion(m.versionid, m.is_latest, m.last_modified, 0, is_marker=True)
-        for m in page.delete_marker
-        if m.key == key
-    ]
-    # The times have whole seconds, within which the latest alone is known to come first.
-    return sorted(found, key=lambda version: (version.is_latest, version.modified), reverse=True)

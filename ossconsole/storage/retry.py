@@ -58,11 +58,45 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
         return retrying(request)
 
 
-PATIENT = RetryPolicy()
+DEFAULT_RETRY = RetryPolicy()
 """What every request has that nothing else is said of."""
 
-ONCE = RetryPolicy(attempts=1, patience_s=0)
+NO_RETRY = RetryPolicy(attempts=1, patience_s=0)
 """For questions about now: whether an endpoint answers, why it refuses."""
+
+
+# Refusals that every other request would meet too.
+_FATAL_CODES = frozenset(
+    {
+        "InvalidAccessKeyId",
+        "InvalidSecurityToken",
+        "NoSuchBucket",
+        "RequestTimeTooSkewed",
+        "SecurityTokenExpired",
+        "SignatureDoesNotMatch",
+    }
+)
+
+
+class CircuitBreaker:
+    """Ends a job when a failed request means that every other request would fail too; safe from any thread."""
+
+    def __init__(self, max_unanswered: int = 8) -> None:
+        """`max_unanswered` requests in a row without any answer are too many."""
+        self._max_unanswered = max_unanswered
+        self._unanswered = 0
+
+    def succeeded(self) -> None:
+        """A request got through."""
+        self._unanswered = 0
+
+    def check(self, error: StorageError) -> None:
+        """Raises `error`, which has used up its retries, unless it concerns its own object alone."""
+        if error.code in _FATAL_CODES or error.throttled:
+            raise error
+        self._unanswered = self._unanswered + 1 if error.status == 0 and error.retriable else 0
+        if self._unanswered >= self._max_unanswered:
+            raise error
 
 
 class WaitNotes:

@@ -157,10 +157,10 @@ class RunContext:
             threading.Thread(target=self._look_at_accelerator, name="accelerator", daemon=True).start()
 
     def _look_at_accelerator(self) -> None:
-        from ossconsole.storage.accelerator import bought_accelerator
+        from ossconsole.storage.accelerator import find_accelerator
 
         try:
-            found = bought_accelerator(self.profile, self.credentials)
+            found = find_accelerator(self.profile, self.credentials)
         except ConsoleError as error:  # a key may have no right to it; the run needs it for words only
             log.info("The size of the accelerator is not known: %s", error)
             return

@@ -20,10 +20,9 @@ if TYPE_CHECKING:  # types only: the first paint does not wait for the layers be
     from ossconsole.config.endpoints import EndpointKind
     from ossconsole.config.metadata import Instance
     from ossconsole.config.profiles import Profile
-    from ossconsole.dataset.upload.job import UploadSummary
+    from ossconsole.dataset.upload.job import UploadSettings, UploadSummary
     from ossconsole.dataset.upload.plan import UploadPlan
-    from ossconsole.dataset.upload.progress import Picture, UploadProgress
-    from ossconsole.dataset.upload.settings import UploadSettings
+    from ossconsole.dataset.upload.progress import SamplePreview, UploadProgress
     from ossconsole.storage.accelerator import Accelerator
     from ossconsole.storage.objects import ListPage, ObjectInfo
     from ossconsole.storage.probe.report import OnStep, ProbeReport
@@ -98,7 +97,7 @@ class OwnUploadHandle(UploadHandle, Protocol):
     @property
     def settings(self) -> UploadSettings: ...
 
-    def picture(self) -> Picture | None:
+    def preview(self) -> SamplePreview | None:
         """The newest prepared sample."""
 
     def set_parallelism(self, number: int) -> None: ...

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.dataset.sample_data import make_sample_pictures
+from ossconsole.dataset.sample_data import make_sample_images
 from ossconsole.sandbox.process import INFO_NAME, SandboxInfo
 from tests.cli.consoles import cleared, processes_of, wait_until
 
@@ -26,7 +26,7 @@ TRAIN, VAL = 200, 50
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pictures") / "sample-pictures"
-    make_sample_pictures(folder, train=TRAIN, val=VAL)
+    make_sample_images(folder, train=TRAIN, val=VAL)
     return folder
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ossconsole.dataset.upload.prepare import Recipe
+from ossconsole.dataset.upload.prepare import PreprocessConfig
 from tests.cli.uploading import Uploader, finish
 from tests.dataset.conftest import make_pictures
 from tests.dataset.uploads import bucket, settings_for, until, wanted
@@ -29,8 +29,8 @@ def source(tmp_path: Path) -> Path:
     return make_pictures(tmp_path / "source")
 
 
-def recipe(source: Path) -> Recipe:
-    return settings_for(source).recipe
+def recipe(source: Path) -> PreprocessConfig:
+    return settings_for(source).preprocessing
 
 
 def test_the_last_line_is_the_summary(uploader: Uploader, source: Path) -> None:

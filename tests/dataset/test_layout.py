@@ -11,8 +11,8 @@ import pytest
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.formats import SampleFormat
-from ossconsole.dataset.source.files import read_origin
-from ossconsole.dataset.source.layout import Layout, PlannedSample, SkippedFile, is_picture_name
+from ossconsole.dataset.source.files import read_location
+from ossconsole.dataset.source.layout import Layout, PlannedSample, SkippedFile, is_image_name
 from tests.dataset.conftest import jpeg, make_pictures
 
 
@@ -127,7 +127,7 @@ def test_archives_are_read_without_unpacking(tmp_path: Path, name: str) -> None:
     folder = planned(tmp_path / "in/root")
     assert set(origins) == {item.key for item in folder.values()}
     for item in folder.values():
-        assert read_origin(origins[item.key].origin) == read_origin(item.origin)
+        assert read_location(origins[item.key].location) == read_location(item.location)
         assert origins[item.key].size == item.size
     assert len(skipped(archive)) == 1
 
@@ -160,7 +160,7 @@ def test_tables_of_path_and_label(tmp_path: Path, name: str, text: str) -> None:
         ("val", "9", "val/9/pictures/b"),
     }
     assert layout.label_order(["10", "9"]) == ("9", "10")
-    assert all(read_origin(item.origin) for item in found)
+    assert all(read_location(item.location) for item in found)
 
 
 def test_every_bad_line_of_a_table_is_reported_where_it_is(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_what_is_no_source_says_what_would_be(tmp_path: Path, name: str) -> None
     [("a.jpg", True), ("a.JPEG", True), ("a.b.Webp", True), (".jpg", False), ("jpg", False), ("a.gif", False)],
 )
 def test_picture_names(name: str, expected: bool) -> None:
-    assert is_picture_name(name) is expected
+    assert is_image_name(name) is expected
 
 
 # What is not used

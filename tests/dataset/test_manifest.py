@@ -28,7 +28,7 @@ from ossconsole.dataset.manifest import (
 )
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
-from ossconsole.storage.retry import ONCE
+from ossconsole.storage.retry import NO_RETRY
 from tests.sandboxed import Sandboxed
 
 _GOOD = Manifest(
@@ -134,7 +134,7 @@ def test_an_empty_prefix_and_a_missing_manifest_are_told_apart(store: ObjectStor
 
 
 def test_a_refusal_of_oss_stays_one(sandboxed_bucket: Sandboxed, profile: Profile) -> None:
-    store = ObjectStore(profile, sandboxed_bucket.wrong_secret, retry=ONCE)
+    store = ObjectStore(profile, sandboxed_bucket.wrong_secret, retry=NO_RETRY)
     with pytest.raises(StorageError, match="SignatureDoesNotMatch"):
         read_manifest(store, profile.dataset_prefix)
     store.close()

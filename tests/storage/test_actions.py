@@ -13,10 +13,19 @@ from ossconsole.sandbox.faults import Error, FaultPlan, Rule
 from ossconsole.sandbox.server import read_log
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
-from ossconsole.storage.jobs.actions import Copy, Delete, Restore, Usage, Versioning, presigned_url, versioning
+from ossconsole.storage.jobs.actions import (
+    Copy,
+    Delete,
+    Restore,
+    Usage,
+    Versioning,
+    object_details,
+    presigned_url,
+    versioning,
+)
 from ossconsole.storage.jobs.job import Job, JobState
 from ossconsole.storage.multipart import abort_upload, list_uploads
-from ossconsole.storage.objects import ObjectSummary, object_details
+from ossconsole.storage.objects import ObjectSummary
 from tests.sandboxed import Sandboxed
 
 WAIT_S = 60.0
@@ -65,8 +74,8 @@ def test_delete_without_the_right_names_every_object(
     reader = sandboxed_bucket.store(key="read-only")
     job = run(Delete(reader, [f"{filled}dir/"]))
     assert job.state is JobState.FAILED
-    assert [failure.key for failure in job.failures] == [f"{filled}dir/deep/four", f"{filled}dir/three"]
-    assert all("AccessDenied" in failure.message and failure.request_id for failure in job.failures)
+    assert [failure.path for failure in job.failures] == [f"{filled}dir/deep/four", f"{filled}dir/three"]
+    assert all("AccessDenied" in failure.reason and failure.request_id for failure in job.failures)
     assert "dir/three" in keys(store, filled)
 
 
@@ -90,7 +99,7 @@ def test_rename_of_an_object_keeps_its_bytes_and_metadata(store: ObjectStore, pr
 def test_a_copy_overwrites_only_when_told(store: ObjectStore, filled: str) -> None:
     found = summary(store, f"{filled}one")
     kept = run(Copy(store, [found], found.key, f"{filled}two"))
-    assert "FileAlreadyExists" in kept.failures[0].message
+    assert "FileAlreadyExists" in kept.failures[0].reason
     assert store.get(f"{filled}two") == b"two"
     run(Copy(store, [found], found.key, f"{filled}two", replace=True))
     assert store.get(f"{filled}two") == b"one"
@@ -153,7 +162,7 @@ def test_restore_takes_what_is_archived_alone(store: ObjectStore, prefix: str) -
     assert store.get(f"{prefix}one") == b"cold"
     denied = Restore(store, [ObjectSummary(f"{prefix}gone", 4, 0, "Archive")])
     run(denied)
-    assert "NoSuchKey" in denied.failures[0].message
+    assert "NoSuchKey" in denied.failures[0].reason
 
 
 def test_a_restore_that_is_under_way_is_no_failure(

@@ -12,7 +12,7 @@ from textual.widgets import Input
 
 from ossconsole.config.connector import save_connector_config
 from ossconsole.config.profiles import Settings, save_settings
-from ossconsole.storage.probe.report import Step
+from ossconsole.storage.probe.report import ProbeStep
 from ossconsole.tui.setup.proof import Proof
 from ossconsole.tui.setup.screen import SetupScreen
 from tests.tui.conftest import AppMaker
@@ -27,7 +27,7 @@ STATES = {"empty": None, "proving": half_way, "proven": all_good, "failing": acc
 Compare = Callable[..., bool]
 
 
-def prepared(steps: Sequence[Step] | None, *, over: bool) -> Callable[[Pilot[Any]], Any]:
+def prepared(steps: Sequence[ProbeStep] | None, *, over: bool) -> Callable[[Pilot[Any]], Any]:
     """Brings the screen to the moment at which these steps were told."""
 
     async def prepare(pilot: Pilot[Any]) -> None:

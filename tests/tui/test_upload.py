@@ -11,11 +11,10 @@ from textual.widgets import Input, Select
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import Unused
-from ossconsole.dataset.upload.job import UploadSummary
-from ossconsole.dataset.upload.journal import Failure
+from ossconsole.dataset.upload.job import UploadSettings, UploadSummary
 from ossconsole.dataset.upload.plan import UploadPlan
 from ossconsole.dataset.upload.progress import Phase
-from ossconsole.dataset.upload.settings import UploadSettings
+from ossconsole.storage.jobs.job import Failure
 from ossconsole.tui.console import Ready, Starting
 from ossconsole.tui.kit import memory
 from ossconsole.tui.kit.dialogs import PromptScreen

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     import zipfile
 
 
-class FileOrigin(msgspec.Struct, frozen=True, array_like=True, tag="file"):
+class PathLocation(msgspec.Struct, frozen=True, array_like=True, tag="file"):
     """A file of its own."""
 
     path: str
 
 
-class SpanOrigin(msgspec.Struct, frozen=True, array_like=True, tag="span"):
+class SpanLocation(msgspec.Struct, frozen=True, array_like=True, tag="span"):
     """A member of an uncompressed tar: `size` bytes at `offset`."""
 
     path: str
@@ -35,33 +35,33 @@ class SpanOrigin(msgspec.Struct, frozen=True, array_like=True, tag="span"):
     size: int
 
 
-class ZipOrigin(msgspec.Struct, frozen=True, array_like=True, tag="zip"):
+class ZipLocation(msgspec.Struct, frozen=True, array_like=True, tag="zip"):
     """The member of a zip whose header is at `offset`: a name may be in it more than once."""
 
     path: str
     offset: int
 
 
-class BytesOrigin(msgspec.Struct, frozen=True, array_like=True, tag="bytes"):
+class BytesLocation(msgspec.Struct, frozen=True, array_like=True, tag="bytes"):
     """A member of a compressed tar, which can only be read in passing."""
 
     data: bytes
 
 
-Origin: TypeAlias = FileOrigin | SpanOrigin | ZipOrigin | BytesOrigin
+FileLocation: TypeAlias = PathLocation | SpanLocation | ZipLocation | BytesLocation
 
 
-def read_origin(origin: Origin) -> bytes:
+def read_location(location: FileLocation) -> bytes:
     """The file's bytes. Raises OSError, or what zipfile raises for a member it cannot read."""
-    if isinstance(origin, BytesOrigin):
-        return origin.data
-    if isinstance(origin, ZipOrigin):
-        archive, members = _open_zip(origin.path)
-        return archive.read(members[origin.offset])
-    with open(origin.path, "rb") as file:  # noqa: PTH123  a Path for each of a million files costs more than the open
-        if isinstance(origin, SpanOrigin):
-            file.seek(origin.offset)
-            return file.read(origin.size)
+    if isinstance(location, BytesLocation):
+        return location.data
+    if isinstance(location, ZipLocation):
+        archive, members = _open_zip(location.path)
+        return archive.read(members[location.offset])
+    with open(location.path, "rb") as file:  # noqa: PTH123  a Path for each of a million files costs more than the open
+        if isinstance(location, SpanLocation):
+            file.seek(location.offset)
+            return file.read(location.size)
         return file.read()
 
 
@@ -87,10 +87,10 @@ class SourceFile(msgspec.Struct, frozen=True, gc=False):
     path: str
     size: int
     mtime_ns: int
-    origin: Origin
+    location: FileLocation
 
 
-class OddEntry(msgspec.Struct, frozen=True, gc=False):
+class UnreadableEntry(msgspec.Struct, frozen=True, gc=False):
     """Something that is no readable file. `lost` when a picture may be behind it."""
 
     path: str
@@ -104,10 +104,10 @@ class FolderEntry(msgspec.Struct, frozen=True, gc=False):
     path: str
 
 
-Entry: TypeAlias = SourceFile | OddEntry | FolderEntry
+Entry: TypeAlias = SourceFile | UnreadableEntry | FolderEntry
 
 
-class Source(Protocol):
+class ImageSource(Protocol):
     """Files and folders in no particular order."""
 
     path: Path
@@ -121,7 +121,7 @@ class Source(Protocol):
         """The file `name` of a folder or beside the source (the tutorial keeps its label files there), else None."""
 
 
-def open_source(path: Path) -> Source:
+def open_source(path: Path) -> ImageSource:
     """The source at `path`. Raises ConsoleError when it is neither a folder, a tar nor a zip."""
     if path.is_dir():
         return FolderSource(path)
@@ -195,7 +195,7 @@ class FolderSource:
         try:
             entries = os.scandir(folder)
         except OSError as error:
-            yield OddEntry(relative, f"the folder cannot be read: {error.strerror}")
+            yield UnreadableEntry(relative, f"the folder cannot be read: {error.strerror}")
             return
         with entries:
             for entry in entries:
@@ -205,22 +205,22 @@ class FolderSource:
                         if depth < _MAX_DEPTH:
                             yield from self._walk(Path(entry.path), path, depth + 1)
                         else:
-                            yield OddEntry(path, f"a folder below {_MAX_DEPTH} others")
+                            yield UnreadableEntry(path, f"a folder below {_MAX_DEPTH} others")
                         continue
                     yield _file_entry(entry, path)
                 except OSError as error:
-                    yield OddEntry(path, f"{error.strerror}")
+                    yield UnreadableEntry(path, f"{error.strerror}")
 
 
-def _file_entry(entry: os.DirEntry[str], path: str) -> SourceFile | OddEntry:
+def _file_entry(entry: os.DirEntry[str], path: str) -> SourceFile | UnreadableEntry:
     try:
         is_file = entry.is_file()
     except OSError:  # a loop of links
         is_file = False
     if not is_file:
-        return OddEntry(path, not_a_file(entry.path), lost=False)
+        return UnreadableEntry(path, not_a_file(entry.path), lost=False)
     status = entry.stat()
-    return SourceFile(path, status.st_size, status.st_mtime_ns, FileOrigin(entry.path))
+    return SourceFile(path, status.st_size, status.st_mtime_ns, PathLocation(entry.path))
 
 
 def not_a_file(path: str) -> str:
@@ -262,18 +262,18 @@ class TarSource:
     def read(self, name: str) -> bytes | None:
         return _read_beside(self.path.absolute().parent / name)
 
-    def _entry(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> SourceFile | OddEntry:
+    def _entry(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> SourceFile | UnreadableEntry:
         path = member.name.removeprefix("./")
         if not member.isreg():
-            return OddEntry(path, "a link or a device in the archive", lost=False)
+            return UnreadableEntry(path, "a link or a device in the archive", lost=False)
         mtime_ns = int(member.mtime * 1e9)
         if self.countable:
-            origin = SpanOrigin(str(self.path), member.offset_data, member.size)
-            return SourceFile(path, member.size, mtime_ns, origin)
+            location = SpanLocation(str(self.path), member.offset_data, member.size)
+            return SourceFile(path, member.size, mtime_ns, location)
         if member.size > MAX_FILE_BYTES:
-            return OddEntry(path, f"{member.size} bytes are too many for a picture")
+            return UnreadableEntry(path, f"{member.size} bytes are too many for a picture")
         stream = archive.extractfile(member)
-        return SourceFile(path, member.size, mtime_ns, BytesOrigin(stream.read() if stream else b""))
+        return SourceFile(path, member.size, mtime_ns, BytesLocation(stream.read() if stream else b""))
 
 
 def _is_plain_tar(path: Path) -> bool:
@@ -309,12 +309,12 @@ class ZipSource:
     def read(self, name: str) -> bytes | None:
         return _read_beside(self.path.absolute().parent / name)
 
-    def _entry(self, member: zipfile.ZipInfo) -> SourceFile | OddEntry:
+    def _entry(self, member: zipfile.ZipInfo) -> SourceFile | UnreadableEntry:
         if member.flag_bits & 1:
-            return OddEntry(member.filename, "encrypted in the archive")
+            return UnreadableEntry(member.filename, "encrypted in the archive")
         # A zip has no finer time than 2 s and no zone; the CRC-32 that it stores tells a change better.
         return SourceFile(
-            member.filename, member.file_size, member.CRC, ZipOrigin(str(self.path), member.header_offset)
+            member.filename, member.file_size, member.CRC, ZipLocation(str(self.path), member.header_offset)
         )
 
 

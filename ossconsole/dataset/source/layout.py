@@ -24,18 +24,18 @@ from ossconsole.dataset.manifest import (
 from ossconsole.dataset.source.files import (
     MAX_LABEL_FILE_BYTES,
     TAR_SUFFIXES,
-    FileOrigin,
+    FileLocation,
     FolderEntry,
     FolderSource,
-    OddEntry,
-    Origin,
-    Source,
+    ImageSource,
+    PathLocation,
     SourceFile,
+    UnreadableEntry,
     open_source,
-    read_origin,
+    read_location,
 )
 
-PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
 """What counts as a picture: torchvision.datasets.folder.IMG_EXTENSIONS."""
 
 _LABEL_FILES = (VAL_LABELS_NAME, CLASS_INDEX_NAME)
@@ -70,7 +70,7 @@ class PlannedSample(msgspec.Struct, frozen=True, gc=False):
     spare_key: str
     size: int
     mtime_ns: int
-    origin: Origin
+    location: FileLocation
 
 
 class SkippedFile(msgspec.Struct, frozen=True, gc=False):
@@ -92,7 +92,7 @@ class Layout:
         """Reads the label files. Raises ConsoleError when `path` is no source or they are malformed."""
         delimiter = _TABLE_SUFFIXES.get(path.suffix.lower())
         self._table = _Table(path, delimiter) if delimiter and path.is_file() else None
-        self._source: Source | None = None if self._table else open_source(path)
+        self._source: ImageSource | None = None if self._table else open_source(path)
         self._inside: dict[str, bytes] = {}
         self._looked_inside = False
         self._labels = self._read_labels()
@@ -124,8 +124,8 @@ class Layout:
         for entry in self._source.entries():
             if isinstance(entry, FolderEntry):
                 seen.place(_place(entry.path))
-            elif isinstance(entry, OddEntry):
-                lost = entry.lost or is_picture_name(entry.path.rpartition("/")[2])
+            elif isinstance(entry, UnreadableEntry):
+                lost = entry.lost or is_image_name(entry.path.rpartition("/")[2])
                 yield SkippedFile(entry.path, entry.reason, lost)
             else:
                 self._keep_label_file(entry)
@@ -167,7 +167,7 @@ class Layout:
 
     def _item(self, file: SourceFile, seen: _Seen) -> PlanItem:
         parts = _place(file.path)
-        is_picture = is_picture_name(file.path.rpartition("/")[2])
+        is_picture = is_image_name(file.path.rpartition("/")[2])
         if not parts:
             seen.pictures_outside |= is_picture
             return SkippedFile(file.path, f"a picture {_OUTSIDE}" if is_picture else _OUTSIDE, lost=False)
@@ -209,7 +209,7 @@ class Layout:
         """Keeps the tutorial's label files of an archive, from its top or from the one folder there."""
         folder, _, name = file.path.rpartition("/")
         if name in _LABEL_FILES and "/" not in folder and file.size <= MAX_LABEL_FILE_BYTES:
-            self._inside.setdefault(name, read_origin(file.origin))
+            self._inside.setdefault(name, read_location(file.location))
 
     def _read_labels(self) -> dict[str, str]:
         return self._read_json(VAL_LABELS_NAME, dict[str, str]) or {}
@@ -268,10 +268,10 @@ def _place(path: str) -> list[str]:
     return [] if start is None else parts[start:]
 
 
-def is_picture_name(name: str) -> bool:
+def is_image_name(name: str) -> bool:
     """Whether a file name ends like a picture's and is not hidden (`._cat.jpg` holds a Mac's file attributes)."""
     stem, dot, suffix = name.rpartition(".")
-    return bool(stem) and dot + suffix.lower() in PICTURE_SUFFIXES and not name.startswith(".")
+    return bool(stem) and dot + suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
 
 
 def _planned(file: SourceFile, key_path: str, split: str, class_name: str) -> PlanItem:
@@ -281,7 +281,7 @@ def _planned(file: SourceFile, key_path: str, split: str, class_name: str) -> Pl
     stem, dot, suffix = key_path.rpartition(".")
     # The tutorial's rule is `.JPEG` to `.pt`; other pictures keep their suffix, so that `a.jpg` and `a.png` both fit.
     key = stem if dot + suffix.lower() in _JPEG_SUFFIXES else key_path
-    return PlannedSample(file.path, split, class_name, key, key_path, file.size, file.mtime_ns, file.origin)
+    return PlannedSample(file.path, split, class_name, key, key_path, file.size, file.mtime_ns, file.location)
 
 
 class _Table:
@@ -322,7 +322,7 @@ class _Table:
             status = path.stat()
         except (OSError, ValueError) as error:
             return SkippedFile(name, getattr(error, "strerror", None) or "no file name", lost=True)
-        file = SourceFile(name, status.st_size, status.st_mtime_ns, FileOrigin(str(path)))
+        file = SourceFile(name, status.st_size, status.st_mtime_ns, PathLocation(str(path)))
         return _planned(file, f"{split}/{label}/{name.lstrip('/')}", split, label)
 
 

@@ -23,12 +23,13 @@ from ossconsole.config.files import READ_WRITE, is_damage, open_private, private
 from ossconsole.config.profiles import Profile
 from ossconsole.dataset.manifest import Sample
 from ossconsole.dataset.source.layout import PlannedSample
+from ossconsole.storage.jobs.job import Failure
 
 log = logging.getLogger(__name__)
 
 _COMMIT_EVERY_S = 0.1
 _PAGE = 1000
-_ADOPTED = "\x00"  # begins the path of a sample whose file nobody here has seen
+_IMPORTED = "\x00"  # begins the path of a sample whose file nobody here has seen
 _SCHEMA_VERSION = 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS samples (
@@ -48,29 +49,29 @@ CREATE TABLE IF NOT EXISTS runs (number INTEGER PRIMARY KEY, source TEXT NOT NUL
 """
 
 
-class Verdict(str, enum.Enum):
+class PlanAction(str, enum.Enum):
     """What the journal says about a planned sample."""
 
     UNCHANGED = "unchanged"
     SEND = "send"
-    CLASH = "clash"
+    CONFLICT = "conflict"
     REPEATED = "repeated"
 
     @property
     def reason(self) -> str:
-        """Why a sample of this verdict is not sent."""
-        if self is Verdict.REPEATED:
+        """Why a sample of this action is not sent."""
+        if self is PlanAction.REPEATED:
             return "its name is in the source more than once; the first of them is used"
         return "its key belongs to another file"
 
 
-class Ruling(msgspec.Struct, frozen=True):
-    """A verdict, the key that the sample has, and the CRC64 of what is in the bucket under it ("" when unknown).
+class PlanDecision(msgspec.Struct, frozen=True):
+    """A action, the key that the sample has, and the CRC64 of what is in the bucket under it ("" when unknown).
 
     `doubtful` when something may be there that the journal knows too little about.
     """
 
-    verdict: Verdict
+    action: PlanAction
     key: str = ""
     crc64: str = ""
     doubtful: bool = False
@@ -89,7 +90,7 @@ class SentSample(msgspec.Struct, frozen=True):
     etag: str
 
 
-class Expected(msgspec.Struct, frozen=True, gc=False):
+class ExpectedObject(msgspec.Struct, frozen=True, gc=False):
     """An object that should be in the bucket.
 
     `present` when this run's source has its file, `this_run` when this run sent it, `failed` when this run could not.
@@ -105,15 +106,6 @@ class Expected(msgspec.Struct, frozen=True, gc=False):
     failed: bool
 
 
-class Failure(msgspec.Struct, frozen=True):
-    """A file that did not become a sample: why, and OSS's code and request id when OSS refused it."""
-
-    path: str
-    reason: str
-    code: str = ""
-    request_id: str = ""
-
-
 class JournalError(ConsoleError):
     """The journal cannot be read or written."""
 
@@ -124,7 +116,7 @@ def journal_path(profile: Profile, prefix: str) -> Path:
     return state_dir() / "uploads" / f"{name}.sqlite"
 
 
-class Lock:
+class JournalLock:
     """The lock beside a journal, held until `close`.
 
     Raises JournalError while another upload has it, SettingsError, OSError.
@@ -144,7 +136,7 @@ class Lock:
         os.close(self._file)
 
 
-class _Reporting:
+class _DatabaseErrors:
     """Holds the journal's lock; a failure of the database or its disk becomes a JournalError."""
 
     def __init__(self, path: Path) -> None:
@@ -203,11 +195,11 @@ class Journal:
         """Opens or makes it, and counts a new run. Raises JournalError, also while another upload has it open."""
         self.path = path
         self._recipe = recipe
-        self._reporting = _Reporting(path)
+        self._errors = _DatabaseErrors(path)
         self._committed = time.monotonic()
-        self._distrusting = False
-        with self._reporting:
-            self._prefix_lock = Lock(path)
+        self._assume_stale = False
+        with self._errors:
+            self._prefix_lock = JournalLock(path)
             try:
                 self._open(source)
             except BaseException:
@@ -230,9 +222,9 @@ class Journal:
             self._open(source)
 
     @property
-    def fresh(self) -> bool:
+    def is_empty(self) -> bool:
         """Whether it knows of no sample."""
-        with self._reporting:
+        with self._errors:
             return self._is_empty()
 
     def _is_empty(self) -> bool:
@@ -245,10 +237,10 @@ class Journal:
 
     # Planning
 
-    def rule(self, sample: PlannedSample, suffix: str) -> Ruling:
+    def plan(self, sample: PlannedSample, suffix: str) -> PlanDecision:
         """What to do with a planned sample; gives it its key."""
         if self._was_empty and self._insert(sample, sample.key + suffix):
-            return Ruling(Verdict.SEND, sample.key + suffix, doubtful=self._distrusting)
+            return PlanDecision(PlanAction.SEND, sample.key + suffix, doubtful=self._assume_stale)
         row = self._one(
             "SELECT key, size, mtime_ns, recipe, crc64, sent, class, seen FROM samples WHERE path = ?", sample.path
         )
@@ -256,7 +248,7 @@ class Journal:
             return self._reserve(sample, suffix)
         key, size, mtime_ns, recipe, crc64, sent, class_name, seen = row
         if seen == self._run:
-            return Ruling(Verdict.REPEATED)
+            return PlanDecision(PlanAction.REPEATED)
         same = sent and recipe == self._recipe and class_name == sample.class_name
         self._write(
             "UPDATE samples SET seen = ?, class = ?, error = '', code = '', request_id = '' WHERE path = ?",
@@ -264,26 +256,28 @@ class Journal:
         )
         unchanged = same and (size, mtime_ns) == (sample.size, sample.mtime_ns)
         # Without a CRC64 it may have been sent and never booked: the upload was killed in between.
-        return Ruling(Verdict.UNCHANGED if unchanged else Verdict.SEND, key, crc64 if sent else "", doubtful=not crc64)
+        return PlanDecision(
+            PlanAction.UNCHANGED if unchanged else PlanAction.SEND, key, crc64 if sent else "", doubtful=not crc64
+        )
 
-    def reopened_key(self, path: str) -> str:
-        """The key of a sample that `reopen` was called for, "" for any other."""
+    def missing_key(self, path: str) -> str:
+        """The key of a sample that `mark_missing` was called for, "" for any other."""
         row = self._one("SELECT key FROM samples WHERE path = ? AND sent = 0 AND error = ''", path)
         return str(row[0]) if row else ""
 
-    def _reserve(self, sample: PlannedSample, suffix: str) -> Ruling:
+    def _reserve(self, sample: PlannedSample, suffix: str) -> PlanDecision:
         for key in (sample.key + suffix, sample.spare_key + suffix):
             owner = self._one("SELECT path FROM samples WHERE key = ?", key)
             if owner is None:
                 self._insert(sample, key)
-                return Ruling(Verdict.SEND, key, doubtful=self._distrusting)
-            if owner[0].startswith(_ADOPTED):
+                return PlanDecision(PlanAction.SEND, key, doubtful=self._assume_stale)
+            if owner[0].startswith(_IMPORTED):
                 self._write(
                     "UPDATE samples SET path = ?, class = ?, seen = ? WHERE key = ?",
                     *(sample.path, sample.class_name, self._run, key),
                 )
-                return Ruling(Verdict.SEND, key, doubtful=True)
-        return Ruling(Verdict.CLASH)
+                return PlanDecision(PlanAction.SEND, key, doubtful=True)
+        return PlanDecision(PlanAction.CONFLICT)
 
     def _insert(self, sample: PlannedSample, key: str) -> bool:
         """False when its path or the key is there already."""
@@ -292,22 +286,22 @@ class Journal:
             *(sample.path, key, sample.class_name, self._run),
         )
 
-    def distrust(self) -> None:
+    def assume_stale(self) -> None:
         """The bucket has objects below the prefix that this journal knows nothing of."""
-        self._distrusting = True
+        self._assume_stale = True
 
-    def adopt(self, sample: Sample, class_name: str, size: int, etag: str) -> None:
+    def import_sample(self, sample: Sample, class_name: str, size: int, etag: str) -> None:
         """A sample of the dataset's manifest that another journal knows; its file is none of this source's."""
         self._write(
             "INSERT OR IGNORE INTO samples (path, key, class, size, mtime_ns, height, width, bytes, crc64, etag, sent) "
             "VALUES (?, ?, ?, 0, 0, ?, ?, ?, ?, ?, ?)",
-            *(_ADOPTED + sample.key, sample.key, class_name, sample.height, sample.width, size),
+            *(_IMPORTED + sample.key, sample.key, class_name, sample.height, sample.width, size),
             *(str(sample.crc64 or ""), etag, self._run),
         )
 
     # Sending
 
-    def book(self, sample: SentSample) -> None:
+    def mark_sent(self, sample: SentSample) -> None:
         """The sample is in the bucket."""
         self._write(
             "UPDATE samples SET size = ?, mtime_ns = ?, recipe = ?, height = ?, width = ?, bytes = ?, crc64 = ?, "
@@ -317,7 +311,7 @@ class Journal:
         )
         self.commit()  # what is not booked may be sent once more
 
-    def keep(self, path: str, size: int, mtime_ns: int, height: int, width: int) -> None:
+    def mark_unchanged(self, path: str, size: int, mtime_ns: int, height: int, width: int) -> None:
         """File or recipe changed, yet the sample is the one that is in the bucket."""
         self._write(
             "UPDATE samples SET size = ?, mtime_ns = ?, recipe = ?, height = ?, width = ? WHERE path = ?",
@@ -331,7 +325,7 @@ class Journal:
             *(failure.reason, failure.code, failure.request_id, failure.path),
         )
 
-    def reopen(self, path: str) -> None:
+    def mark_missing(self, path: str) -> None:
         """The sample is not in the bucket after all."""
         self._write("UPDATE samples SET sent = 0 WHERE path = ?", path)
 
@@ -341,12 +335,12 @@ class Journal:
 
     # Afterwards
 
-    def expected(self) -> Iterator[Expected]:
+    def expected(self) -> Iterator[ExpectedObject]:
         """What should be in the bucket, by key in the order of OSS's listings."""
         for key, size, crc64, etag, path, seen, sent, error in self._pages(
             "key, bytes, crc64, etag, path, seen, sent, error", "sent > 0"
         ):
-            yield Expected(key, size, crc64, etag, path, seen == self._run, sent == self._run, bool(error))
+            yield ExpectedObject(key, size, crc64, etag, path, seen == self._run, sent == self._run, bool(error))
 
     def samples(self, split: str, labels: dict[str, int]) -> Iterator[Sample]:
         """The samples of a split in the bucket, by key."""
@@ -356,16 +350,16 @@ class Journal:
 
     def classes(self) -> list[str]:
         """The classes that have samples in the bucket."""
-        with self._reporting:
+        with self._errors:
             return [row[0] for row in self._db.execute("SELECT DISTINCT class FROM samples WHERE sent > 0")]
 
     def has_samples(self, split: str) -> bool:
         """Whether a split has samples in the bucket."""
         return next(self._pages("key", "sent > 0", f"{split}/"), None) is not None
 
-    def unsettled(self) -> list[str]:
+    def unfinished(self) -> list[str]:
         """Paths of this run's files that are neither in the bucket nor failed."""
-        with self._reporting:
+        with self._errors:
             query = "SELECT path FROM samples WHERE sent = 0 AND error = '' AND seen = ?"
             return [row[0] for row in self._db.execute(query, (self._run,))]
 
@@ -384,14 +378,14 @@ class Journal:
         self._write("DELETE FROM samples WHERE sent = 0 AND seen < ?", self._run)
 
     def commit(self) -> None:
-        with self._reporting:
+        with self._errors:
             if self._db.in_transaction:  # a full disk has ended it
                 self._db.execute("COMMIT")
             self._db.execute("BEGIN")
             self._committed = time.monotonic()
 
     def close(self) -> None:
-        with self._reporting:
+        with self._errors:
             try:
                 if self._db.in_transaction:
                     self._db.execute("COMMIT")
@@ -402,12 +396,12 @@ class Journal:
     # Access
 
     def _one(self, query: str, *values: object) -> Any:
-        with self._reporting:
+        with self._errors:
             return self._db.execute(query, values).fetchone()
 
     def _write(self, statement: str, *values: object) -> bool:
         """Whether any row was written."""
-        with self._reporting:
+        with self._errors:
             written = self._db.execute(statement, values).rowcount > 0
             if time.monotonic() - self._committed > _COMMIT_EVERY_S:
                 self.commit()
@@ -418,7 +412,7 @@ class Journal:
         after = prefix
         query = f"SELECT key, {columns} FROM samples WHERE key > ? AND {where} ORDER BY key LIMIT {_PAGE}"  # noqa: S608
         while True:
-            with self._reporting:
+            with self._errors:
                 rows = self._db.execute(query, (after,)).fetchall()
             for key, *row in rows:
                 if not key.startswith(prefix):

@@ -19,17 +19,18 @@ import msgspec
 from ossconsole.config.credentials import CredentialSource
 from ossconsole.config.profiles import Profile
 from ossconsole.dataset.formats import sample_bytes
-from ossconsole.dataset.manifest import Unused, UnusedTally
-from ossconsole.dataset.shards.build import KnownShards, ShardPlan
+from ossconsole.dataset.manifest import Unused, UnusedCounter
+from ossconsole.dataset.shards.build import ExistingShards, ShardPlanner
 from ossconsole.dataset.shards.index import BLOCK, padding
-from ossconsole.dataset.shards.upload import known_shards
+from ossconsole.dataset.shards.upload import ShardUpload, known_shards
 from ossconsole.dataset.source.layout import Layout, PlannedSample, SkippedFile
-from ossconsole.dataset.upload.flow import Stopped
-from ossconsole.dataset.upload.journal import Failure, Journal, Verdict, journal_path
-from ossconsole.dataset.upload.settings import UploadSettings
-from ossconsole.dataset.upload.verify import check_prefix
+from ossconsole.dataset.upload.job import UploadJob, UploadSettings, check_prefix
+from ossconsole.dataset.upload.journal import Journal, PlanAction, journal_path
+from ossconsole.dataset.upload.samples import SampleUpload
 from ossconsole.dataset.upload.worker import Task, handle
 from ossconsole.storage.client import ObjectStore
+from ossconsole.storage.jobs.job import Failure
+from ossconsole.storage.jobs.threads import Cancelled
 from ossconsole.storage.retry import Wait
 
 STORAGE_USD_PER_GB_MONTH = 0.0173
@@ -70,6 +71,11 @@ class UploadPlan(msgspec.Struct, frozen=True, kw_only=True):
     problem: str = ""
 
 
+def create_upload(profile: Profile, credentials: CredentialSource, settings: UploadSettings) -> UploadJob:
+    """The job that uploads with these settings, not started yet. Raises SettingsError when they make no sense."""
+    return (ShardUpload if settings.per_shard else SampleUpload)(profile, credentials, settings)
+
+
 def plan_upload(
     profile: Profile,
     credentials: CredentialSource,
@@ -78,18 +84,18 @@ def plan_upload(
     stop: threading.Event | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> UploadPlan:
-    """Goes through the whole source; `on_progress` hears the number of files seen, `stop` raises Stopped.
+    """Goes through the whole source; `on_progress` hears the number of files seen, `stop` raises Cancelled.
 
     Raises ConsoleError when the source, the settings or the dataset prefix are no good.
     """
-    settings.recipe.check()
-    profile = settings.placed(profile)
+    settings.preprocessing.check()
+    profile = settings.with_prefix(profile)
     layout = Layout(settings.source)
     stop = stop or threading.Event()
 
     def pause(wait: Wait) -> None:
         if stop.wait(wait.seconds):
-            raise Stopped
+            raise Cancelled
 
     store, prefix = ObjectStore(profile, credentials, pause=pause), profile.dataset_prefix
     with tempfile.TemporaryDirectory(prefix="ossconsole-plan-") as folder, contextlib.closing(store):
@@ -120,7 +126,7 @@ def _copy_journal(source: Path, target: Path) -> None:
 class _Rules(Protocol):
     """What an upload would do with each sample."""
 
-    def rule(self, item: PlannedSample) -> Verdict: ...
+    def rule(self, item: PlannedSample) -> PlanAction: ...
 
     def unchanged(self) -> int:
         """How many of those to be sent are in the bucket after all; told once all of them are known."""
@@ -131,10 +137,10 @@ class _Rules(Protocol):
 class _SampleRules:
     def __init__(self, path: Path, settings: UploadSettings) -> None:
         self._suffix = settings.format.suffix
-        self._journal = Journal(path, source=str(settings.source), recipe=settings.recipe.digest)
+        self._journal = Journal(path, source=str(settings.source), recipe=settings.preprocessing.digest)
 
-    def rule(self, item: PlannedSample) -> Verdict:
-        return self._journal.rule(item, self._suffix).verdict
+    def rule(self, item: PlannedSample) -> PlanAction:
+        return self._journal.plan(item, self._suffix).action
 
     def unchanged(self) -> int:
         return 0
@@ -144,20 +150,20 @@ class _SampleRules:
 
 
 class _ShardRules:
-    def __init__(self, path: Path, settings: UploadSettings, known: KnownShards) -> None:
+    def __init__(self, path: Path, settings: UploadSettings, known: ExistingShards) -> None:
         self._suffix = settings.format.suffix
         self._known = known
-        self._plan = ShardPlan(path, settings.recipe, settings.per_shard)
+        self._planner = ShardPlanner(path, settings.preprocessing, settings.per_shard)
 
-    def rule(self, item: PlannedSample) -> Verdict:
-        return self._plan.add(item, self._suffix)
+    def rule(self, item: PlannedSample) -> PlanAction:
+        return self._planner.add(item, self._suffix)
 
     def unchanged(self) -> int:
-        found = (self._known.find(chunk) for chunk in self._plan.chunks())
+        found = (self._known.find(shard_plan) for shard_plan in self._planner.plans())
         return sum(len(shard.unpack()) for shard in found if shard is not None)
 
     def close(self) -> None:
-        self._plan.close()
+        self._planner.close()
 
 
 class _Planner:
@@ -168,7 +174,7 @@ class _Planner:
         self._counts: Counter[str] = Counter()
         self._samples: Counter[str] = Counter()
         self._classes: set[str] = set()
-        self._unused = UnusedTally()
+        self._unused = UnusedCounter()
         self._notes: list[Failure] = []
         self._tried: list[PlannedSample] = []
 
@@ -177,7 +183,7 @@ class _Planner:
             self._counts["files"] += 1
             if self._counts["files"] % _REPORT_EVERY == 0:
                 if stop.is_set():
-                    raise Stopped
+                    raise Cancelled
                 if on_progress:
                     on_progress(self._counts["files"])
             if not isinstance(item, SkippedFile):
@@ -192,15 +198,15 @@ class _Planner:
         return self._result()
 
     def _sample(self, item: PlannedSample) -> None:
-        verdict = self._rules.rule(item)
-        if verdict in {Verdict.CLASH, Verdict.REPEATED}:
+        action = self._rules.rule(item)
+        if action in {PlanAction.CONFLICT, PlanAction.REPEATED}:
             self._counts["conflicts"] += 1
-            self._lose(item.path, verdict.reason)
+            self._lose(item.path, action.reason)
             return
         self._samples[item.split] += 1
         self._classes.add(item.class_name)
         self._counts["source_bytes"] += item.size
-        if verdict is Verdict.UNCHANGED:
+        if action is PlanAction.UNCHANGED:
             self._counts["unchanged"] += 1
             return
         self._counts["to_send"] += 1
@@ -255,5 +261,5 @@ class _Planner:
         began = time.thread_time()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            handle(Task(item.key, item.size, item.origin), self._settings.recipe)
+            handle(Task(item.key, item.size, item.location), self._settings.preprocessing)
         return time.thread_time() - began

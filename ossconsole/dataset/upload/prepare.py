@@ -1,4 +1,4 @@
-"""Preparation: a picture file becomes the bytes of a sample; same file, key and recipe, same bytes."""
+"""Preparation: a picture file becomes the bytes of a sample; same file, key and config, same bytes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PREPARATION_VERSION = 2
-"""Raised when the same recipe would give other bytes than before, so that journals know."""
+"""Raised when the same config would give other bytes than before, so that journals know."""
 
 MAX_PIXELS = 100_000_000  # ImageNet's largest picture has 54 million
 MIN_SIZE = 8  # pixels
@@ -42,7 +42,7 @@ _ORIENTED_BY = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
 _WHITE = (255, 255, 255, 255)
 
 
-class Recipe(msgspec.Struct, frozen=True):
+class PreprocessConfig(msgspec.Struct, frozen=True):
     """How pictures become samples. `size` in pixels; with `keep_ratio` (image-u8 only) it is the short side."""
 
     format: SampleFormat
@@ -81,32 +81,32 @@ class Recipe(msgspec.Struct, frozen=True):
 
 
 class Prepared(msgspec.Struct, frozen=True):
-    """A sample ready to be sent: `payload` is (3, height, width) in the recipe's format."""
+    """A sample ready to be sent: `payload` is (3, height, width) in the config's format."""
 
     height: int
     width: int
     payload: bytes
 
 
-class UnreadablePictureError(ConsoleError):
+class UnreadableImageError(ConsoleError):
     """A file that cannot become a sample; the message is the reason alone."""
 
 
-def prepare(data: bytes, key: str, recipe: Recipe) -> Prepared:
-    """The sample of the picture file `data`. `key` begins with the split. Raises UnreadablePictureError."""
+def prepare(data: bytes, key: str, config: PreprocessConfig) -> Prepared:
+    """The sample of the picture file `data`. `key` begins with the split. Raises UnreadableImageError."""
     train = key.startswith(f"{TRAIN}/")
-    make = _tensor if recipe.format is SampleFormat.TENSOR_F32 else _image
+    make = _tensor if config.format is SampleFormat.TENSOR_F32 else _image
     if not data:
-        raise UnreadablePictureError("the file is empty")
+        raise UnreadableImageError("the file is empty")
     try:
-        return make(data, key, train, recipe)
-    except UnreadablePictureError:
+        return make(data, key, train, config)
+    except UnreadableImageError:
         raise
     except Exception as error:  # PIL's decoders raise anything from struct.error to IndexError on broken files
-        raise UnreadablePictureError(picture_problem(error)) from error
+        raise UnreadableImageError(image_problem(error)) from error
 
 
-def picture_problem(error: Exception) -> str:
+def image_problem(error: Exception) -> str:
     """What PIL found wrong with a picture, in our own words: its texts quote bytes of the file and parts of PIL."""
     text = str(error)
     if isinstance(error, UnidentifiedImageError):
@@ -123,11 +123,11 @@ def picture_problem(error: Exception) -> str:
 
 
 def _look(data: bytes) -> Image.Image:
-    """The picture, not decoded yet. Raises UnreadablePictureError when it is too large."""
+    """The picture, not decoded yet. Raises UnreadableImageError when it is too large."""
     picture = Image.open(io.BytesIO(data), formats=_PICTURE_FORMATS)
     width, height = picture.size
     if width * height > MAX_PIXELS:
-        raise UnreadablePictureError(f"{width} x {height} px are more than {MAX_PIXELS // 1_000_000} megapixels")
+        raise UnreadableImageError(f"{width} x {height} px are more than {MAX_PIXELS // 1_000_000} megapixels")
     return picture
 
 
@@ -154,7 +154,7 @@ def _rgb(picture: Image.Image) -> Image.Image:
         levels = np.asarray(picture).astype(np.uint32)
         return Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
     if picture.mode in {"I", "F"}:
-        raise UnreadablePictureError(f"its pixels ({picture.mode}, 32 bits) have no known range")
+        raise UnreadableImageError(f"its pixels ({picture.mode}, 32 bits) have no known range")
     if picture.has_transparency_data:
         opaque = Image.new("RGBA", picture.size, _WHITE)
         opaque.alpha_composite(picture.convert("RGBA"))
@@ -169,38 +169,38 @@ def _eval_short_side(size: int) -> int:
 # image-u8
 
 
-def _image(data: bytes, _key: str, train: bool, recipe: Recipe) -> Prepared:
-    size = recipe.size
-    short = size if train or recipe.keep_ratio else _eval_short_side(size)
+def _image(data: bytes, _key: str, train: bool, config: PreprocessConfig) -> Prepared:
+    size = config.size
+    short = size if train or config.keep_ratio else _eval_short_side(size)
     picture = _look(data)
     if picture.format == "JPEG" and picture.mode == "RGB" and not _is_turned(picture):
         pixels = decode_jpeg(data, picture.size, short)
         if pixels is not None:
-            box, target = _cut(pixels.shape[1], pixels.shape[0], short, recipe)
+            box, target = _cut(pixels.shape[1], pixels.shape[0], short, config)
             return Prepared(target[1], target[0], _resize(pixels, box, target))
     picture.draft("RGB", (short, short))
     picture = _rgb(_upright(picture))
-    box, target = _cut(*picture.size, short, recipe)
+    box, target = _cut(*picture.size, short, config)
     resized = picture.resize(target, Image.Resampling.BILINEAR, box=box)
     return Prepared(resized.height, resized.width, b"".join(band.tobytes() for band in resized.split()))
 
 
 def _cut(
-    width: int, height: int, short: int, recipe: Recipe
+    width: int, height: int, short: int, config: PreprocessConfig
 ) -> tuple[tuple[float, float, float, float], tuple[int, int]]:
     """Which part of a picture is stored, and the width and height that it gets."""
-    size = recipe.size
-    if recipe.keep_ratio:
+    size = config.size
+    if config.keep_ratio:
         return (0.0, 0.0, float(width), float(height)), _scaled(width, height, size)
     side = min(width, height) * size / short
     return ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2), (size, size)
 
 
 def _scaled(width: int, height: int, short: int) -> tuple[int, int]:
-    """Width and height with the short side `short`, as torchvision's Resize rounds. Raises UnreadablePictureError."""
+    """Width and height with the short side `short`, as torchvision's Resize rounds. Raises UnreadableImageError."""
     long = int(short * max(width, height) / min(width, height))
     if long > MAX_SIDE:
-        raise UnreadablePictureError(f"{width} x {height} px would become longer than {MAX_SIDE} px")
+        raise UnreadableImageError(f"{width} x {height} px would become longer than {MAX_SIDE} px")
     return (short, long) if width <= height else (long, short)
 
 
@@ -222,7 +222,7 @@ def import_jpeg_libraries() -> None:
 def decode_jpeg(data: bytes, size: tuple[int, int], at_least: int) -> NDArray[np.uint8] | None:
     """(height, width, 3) in RGB of the JPEG of `size` (width, height); None when Pillow should decode it.
 
-    It is halved while both sides stay at least `at_least` pixels. Raises UnreadablePictureError when data are missing.
+    It is halved while both sides stay at least `at_least` pixels. Raises UnreadableImageError when data are missing.
     """
     import simplejpeg
 
@@ -233,7 +233,7 @@ def decode_jpeg(data: bytes, size: tuple[int, int], at_least: int) -> NDArray[np
         )
     except ValueError as error:
         if _DATA_MISSING in str(error):
-            raise UnreadablePictureError("its data are damaged: a part of the picture is lost") from error
+            raise UnreadableImageError("its data are damaged: a part of the picture is lost") from error
         return None
     return pixels
 
@@ -255,16 +255,16 @@ def _resize(pixels: NDArray[np.uint8], box: tuple[float, float, float, float], t
 # tensor-f32: the same steps, rounding and order as torchvision's transforms on a PIL image
 
 
-def _tensor(data: bytes, key: str, train: bool, recipe: Recipe) -> Prepared:
+def _tensor(data: bytes, key: str, train: bool, config: PreprocessConfig) -> Prepared:
     import numpy as np
 
     picture = _look(data)
     if picture.format == "JPEG":
         decode_jpeg(data, picture.size, 1)  # at an eighth: tells whether the data are whole
     picture = _rgb(_upright(picture))
-    size = recipe.size
+    size = config.size
     if train:
-        rng = random.Random(hashlib.sha256(f"{recipe.seed}/{key}".encode()).digest())  # noqa: S311  no secret
+        rng = random.Random(hashlib.sha256(f"{config.seed}/{key}".encode()).digest())  # noqa: S311  no secret
         left, top, width, height = crop_box(picture.width, picture.height, rng)
         picture = picture.crop((left, top, left + width, top + height))
         picture = picture.resize((size, size), Image.Resampling.BILINEAR)
@@ -276,7 +276,7 @@ def _tensor(data: bytes, key: str, train: bool, recipe: Recipe) -> Prepared:
             picture = picture.resize(_scaled(picture.width, picture.height, short), Image.Resampling.BILINEAR)
         left, top = round((picture.width - size) / 2), round((picture.height - size) / 2)
         picture = picture.crop((left, top, left + size, top + size))
-    return Prepared(size, size, encode(recipe.format, normalise(np.asarray(picture))))
+    return Prepared(size, size, encode(config.format, normalise(np.asarray(picture))))
 
 
 def crop_box(width: int, height: int, rng: random.Random) -> tuple[int, int, int, int]:

@@ -24,8 +24,8 @@ import msgspec
 
 from ossconsole.config.credentials import without_credentials
 from ossconsole.config.errors import ConsoleError
-from ossconsole.dataset.source.files import MAX_FILE_BYTES, Origin, ZipOrigin, read_origin
-from ossconsole.dataset.upload.prepare import Recipe, UnreadablePictureError, import_jpeg_libraries, prepare
+from ossconsole.dataset.source.files import MAX_FILE_BYTES, FileLocation, ZipLocation, read_location
+from ossconsole.dataset.upload.prepare import PreprocessConfig, UnreadableImageError, import_jpeg_libraries, prepare
 
 _HEADER = struct.Struct("<I")
 _PAYLOAD = struct.Struct("<Q")
@@ -36,7 +36,7 @@ class Task(msgspec.Struct, frozen=True, array_like=True):
 
     key: str
     size: int
-    origin: Origin
+    location: FileLocation
 
 
 class Done(msgspec.Struct, frozen=True, array_like=True):
@@ -77,24 +77,24 @@ class Channel:
         return data
 
 
-def handle(task: Task, recipe: Recipe) -> tuple[Done, bytes]:
+def handle(task: Task, config: PreprocessConfig) -> tuple[Done, bytes]:
     """Reads and prepares one picture; whatever is wrong with it is in the answer."""
     began = time.perf_counter()
     if task.size > MAX_FILE_BYTES:
         return Done(error=f"{task.size} bytes are too many for a picture"), b""
     try:
-        data = read_origin(task.origin)
+        data = read_location(task.location)
     except OSError as error:
         return Done(error=f"cannot be read: {error.strerror or error}"), b""
     except Exception as error:
-        if not isinstance(task.origin, ZipOrigin):
+        if not isinstance(task.location, ZipLocation):
             raise
         # zipfile raises anything from BadZipFile to zlib.error on damaged archives
         return Done(error=f"cannot be read from the archive: {error}"), b""
     read = time.perf_counter()
     try:
-        prepared = prepare(data, task.key, recipe)
-    except UnreadablePictureError as error:
+        prepared = prepare(data, task.key, config)
+    except UnreadableImageError as error:
         return Done(error=error.message, read_s=read - began, prepare_s=time.perf_counter() - read), b""
     done = Done(prepared.height, prepared.width, "", read - began, time.perf_counter() - read)
     return done, prepared.payload
@@ -106,10 +106,10 @@ def serve(connection: socket.socket) -> None:
     encode = msgspec.msgpack.Encoder().encode
     decode = msgspec.msgpack.Decoder(Task).decode
     try:
-        recipe = msgspec.msgpack.decode(channel.receive()[0], type=Recipe)
+        config = msgspec.msgpack.decode(channel.receive()[0], type=PreprocessConfig)
         channel.send(encode(Done()))
         while True:
-            done, payload = handle(decode(channel.receive()[0]), recipe)
+            done, payload = handle(decode(channel.receive()[0]), config)
             channel.send(encode(done), payload)
     except (EOFError, ConnectionError):
         return
@@ -151,11 +151,11 @@ class WorkerLostError(ConsoleError):
     """A process ended before it could do any work."""
 
 
-class Crew:
-    """Processes that prepare by one recipe: one that imports what is needed, and its forks."""
+class PrepareProcesses:
+    """Processes that prepare by one config: one that imports what is needed, and its forks."""
 
-    def __init__(self, recipe: Recipe, count: int) -> None:
-        self.recipe = recipe
+    def __init__(self, config: PreprocessConfig, count: int) -> None:
+        self.config = config
         self._lock = threading.Lock()
         self._processes: list[subprocess.Popen[bytes]] = []
         self._channels = self.launch(count)
@@ -185,7 +185,7 @@ class Crew:
             ours.settimeout(DEADLINE_S)
         channels = [Channel(ours) for ours, _ in pairs]
         for channel in channels:
-            channel.send(msgspec.msgpack.encode(self.recipe))
+            channel.send(msgspec.msgpack.encode(self.config))
         return channels
 
     def worker(self) -> Worker:
@@ -217,14 +217,14 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 class Worker:
     """One process. `send` and `receive` belong to one thread; answers come in the order of the tasks."""
 
-    def __init__(self, crew: Crew, channel: Channel) -> None:
-        self._crew = crew
+    def __init__(self, processes: PrepareProcesses, channel: Channel) -> None:
+        self._processes = processes
         self._channel = channel
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(Done).decode
         self._waiting: deque[Task] = deque()
         self._ready = False
-        self._suspect: Task | None = None  # a process was lost over it before
+        self._last_failed_task: Task | None = None  # a process was lost over it before
 
     def send(self, task: Task) -> None:
         self._waiting.append(task)
@@ -241,16 +241,16 @@ class Worker:
                 self._ready = True
             header, payload = self._channel.receive()
         except TimeoutError:
-            return self._bury("the preparation process got stuck on it")
+            return self._replace_worker("the preparation process got stuck on it")
         except (EOFError, OSError):
-            return self._bury("the preparation process died on it")
+            return self._replace_worker("the preparation process died on it")
         return self._waiting.popleft(), self._decode(header), payload
 
     def close(self) -> None:
         """Lets the process go, which ends it."""
         self._channel.close()
 
-    def _bury(self, reason: str) -> tuple[Task, Done, bytes]:
+    def _replace_worker(self, reason: str) -> tuple[Task, Done, bytes]:
         """Starts another process and gives it what the lost one did not answer; a picture is tried on two of them.
 
         Raises WorkerLostError when it never got as far as its first task, as the next one would not either.
@@ -262,14 +262,14 @@ class Worker:
                 remedy="Check the free memory, and that Pillow and msgspec are installed whole.",
             )
         first, *rest = self._waiting
-        innocent = first is not self._suspect
-        self._suspect = first
+        retry = first is not self._last_failed_task
+        self._last_failed_task = first
         self._waiting.clear()
         self._ready = False
-        (self._channel,) = self._crew.launch(1)
-        for task in [first, *rest] if innocent else rest:
+        (self._channel,) = self._processes.launch(1)
+        for task in [first, *rest] if retry else rest:
             self.send(task)
-        return self.receive() if innocent else (first, Done(error=reason), b"")
+        return self.receive() if retry else (first, Done(error=reason), b"")
 
 
 if __name__ == "__main__":

@@ -123,7 +123,7 @@ class TensorRow(msgspec.Struct, frozen=True):
     tensor: Tensor
 
 
-class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
+class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True):
     """A checkpoint without its tensors' elements. Fields that the file does not have are None or empty."""
 
     name: str
@@ -166,13 +166,13 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
         return self.fields.get("format") == OWN_FORMAT and not self.foreign
 
 
-def inspect_checkpoint(store: ObjectStore, key: str, size: int) -> Checkpoint:
+def inspect_checkpoint(store: ObjectStore, key: str, size: int) -> CheckpointInfo:
     """Reads the directory and the pickle of a checkpoint in the bucket. Raises CheckpointError, StorageError."""
     file = RangedFile(lambda start, length: store.get_range(key, start, length), size)
     return read_checkpoint(file, key)
 
 
-def inspect_local_checkpoint(path: Path) -> Checkpoint:
+def inspect_local_checkpoint(path: Path) -> CheckpointInfo:
     """The same for a file on the disk."""
     with path.open("rb") as source:
         descriptor = source.fileno()
@@ -180,7 +180,7 @@ def inspect_local_checkpoint(path: Path) -> Checkpoint:
         return read_checkpoint(file, path.name)
 
 
-def read_checkpoint(file: RangedFile, name: str) -> Checkpoint:
+def read_checkpoint(file: RangedFile, name: str) -> CheckpointInfo:
     """Reads a checkpoint from a file that fetches what is read. Raises CheckpointError."""
     shown = safe_text(name)
     try:
@@ -227,7 +227,7 @@ def _not_a_zip(file: RangedFile, shown: str) -> CheckpointError:
     return CheckpointError(f"{shown} is not a file that torch.save wrote.")
 
 
-def _describe(file: RangedFile, name: str, root: str, value: Any, foreign: tuple[str, ...]) -> Checkpoint:
+def _describe(file: RangedFile, name: str, root: str, value: Any, foreign: tuple[str, ...]) -> CheckpointInfo:
     top = value if isinstance(value, dict) else {}
     model_key = next((key for key in _MODEL_KEYS if isinstance(top.get(key), (dict, Opaque))), None)
     model_value = top[model_key] if model_key else value
@@ -235,7 +235,7 @@ def _describe(file: RangedFile, name: str, root: str, value: Any, foreign: tuple
         TensorRow(path, tensor.shape, tensor.dtype, tensor.bytes, tensor) for path, tensor in tensors_of(model_value)
     ]
     others = [tensor for key, part in top.items() if model_key and key != model_key for _, tensor in tensors_of(part)]
-    return Checkpoint(
+    return CheckpointInfo(
         name=name,
         size=file.size,
         kind=_kind(value, top, model_key, model),
@@ -365,7 +365,7 @@ class TensorDistance(msgspec.Struct, frozen=True):
         return self.difference / self.norm if self.norm else None
 
 
-def pair_tensors(left: Checkpoint, right: Checkpoint) -> list[TensorPair]:
+def pair_tensors(left: CheckpointInfo, right: CheckpointInfo) -> list[TensorPair]:
     """The tensors of both models, in the left one's order, then what only the right one has."""
     lefts = {row.name: row for row in left.model}
     rights = {row.name: row for row in right.model}
@@ -374,7 +374,7 @@ def pair_tensors(left: Checkpoint, right: Checkpoint) -> list[TensorPair]:
 
 
 def tensor_distances(
-    left: Checkpoint, left_file: Path, right: Checkpoint, right_file: Path
+    left: CheckpointInfo, left_file: Path, right: CheckpointInfo, right_file: Path
 ) -> Iterator[TensorDistance]:
     """The distance of every pair of the same shape, from the downloaded files. Raises ConsoleError."""
     try:

@@ -1,12 +1,12 @@
-"""Jobs that change objects (delete, copy, rename, restore), presigned URLs, and the size of a prefix."""
+"""Jobs that delete, copy, rename, restore or measure objects; an object's details and presigned URL."""
 
 from __future__ import annotations
 
 import enum
 import functools
 import threading
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -14,25 +14,25 @@ from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.text import counted, safe_text
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.jobs.job import Job
-from ossconsole.storage.objects import ARCHIVED, ObjectSummary
+from ossconsole.storage.objects import ARCHIVED, ObjectInfo, ObjectSummary
 
 if TYPE_CHECKING:
     from ossconsole.storage.client import ObjectStore
 
-Source = ObjectSummary | str
+ObjectOrPrefix = ObjectSummary | str
 """An object, or a prefix that stands for everything below it."""
 
 
-def objects_of(store: ObjectStore, sources: Sequence[Source]) -> Iterator[ObjectSummary]:
+def objects_of(store: ObjectStore, sources: Sequence[ObjectOrPrefix]) -> Iterator[ObjectSummary]:
     """The objects that `sources` stand for, in the order of their keys."""
-    for source in sorted(sources, key=source_key):
+    for source in sorted(sources, key=key_of):
         if isinstance(source, str):
             yield from store.list_all(source)
         else:
             yield source
 
 
-def source_key(source: Source) -> str:
+def key_of(source: ObjectOrPrefix) -> str:
     return source if isinstance(source, str) else source.key
 
 
@@ -49,11 +49,11 @@ class UsageTotals(msgspec.Struct, frozen=True, kw_only=True):
 class Usage(Job):
     """Counts what `sources` stand for; `totals` may be read at any time."""
 
-    def __init__(self, store: ObjectStore, sources: Sequence[Source]) -> None:
-        where = safe_text(source_key(sources[0])) if len(sources) == 1 else counted(len(sources), "item")
+    def __init__(self, store: ObjectStore, sources: Sequence[ObjectOrPrefix]) -> None:
+        where = safe_text(key_of(sources[0])) if len(sources) == 1 else counted(len(sources), "item")
         super().__init__(f"Size of {where or 'the bucket'}", threads=1)
         self.totals = UsageTotals()
-        self._store = store.pausing(self.pause)
+        self._store = store.pausing(self.wait_to_retry)
         self._sources = sources
 
     def work(self) -> None:
@@ -61,15 +61,15 @@ class Usage(Job):
         by_class: dict[str, tuple[int, int]] = {}
         for found in objects_of(self._store, self._sources):
             self.check_cancelled()
-            self.ledger.expect(1, found.size)
-            self.ledger.finish(None, found.size)
+            self.tracker.add_total(1, found.size)
+            self.tracker.complete(None, found.size)
             objects, size, newest = objects + 1, size + found.size, max(newest, found.modified)
             count, part = by_class.get(found.storage_class, (0, 0))
             by_class[found.storage_class] = (count + 1, part + found.size)
             if objects % 500 == 0:
                 self.totals = UsageTotals(objects=objects, bytes=size, newest=newest, by_class=dict(by_class))
         self.totals = UsageTotals(objects=objects, bytes=size, newest=newest, by_class=by_class)
-        self.ledger.totals_known()
+        self.tracker.totals_known()
 
 
 MAX_URL_LIFE_S = 7 * 24 * 3600  # of a V4 presigned URL
@@ -81,9 +81,9 @@ _COPY_WHOLE_UP_TO = 1 << 30  # CopyObject is slow above this and refused above 5
 class Delete(Job):
     """Deletes objects, and everything below prefixes, in batches; compares OSS's answer with what was asked."""
 
-    def __init__(self, store: ObjectStore, sources: Sequence[Source]) -> None:
+    def __init__(self, store: ObjectStore, sources: Sequence[ObjectOrPrefix]) -> None:
         super().__init__(f"Delete in {store.uri()}", threads=_DELETE_THREADS)
-        self._store = store.pausing(self.pause)
+        self._store = store.pausing(self.wait_to_retry)
         self._sources = sources
 
     def work(self) -> None:
@@ -117,7 +117,7 @@ class Delete(Job):
             together = []
         for found in together:
             if found.key in gone:
-                self.ledger.finish(found.key, found.size)
+                self.tracker.complete(found.key, found.size)
             else:
                 self.fail(found.key, ConsoleError(f"OSS did not delete {safe_text(found.key)}."), found.size)
         for found in batch:
@@ -130,7 +130,7 @@ class Delete(Job):
         except StorageError as error:
             self.fail(found.key, error, found.size)
         else:
-            self.ledger.finish(found.key, found.size)
+            self.tracker.complete(found.key, found.size)
 
 
 class Copy(Job):
@@ -143,7 +143,7 @@ class Copy(Job):
     def __init__(
         self,
         store: ObjectStore,
-        sources: Sequence[Source],
+        sources: Sequence[ObjectOrPrefix],
         base: str,
         target: str,
         *,
@@ -154,8 +154,8 @@ class Copy(Job):
         verb = "Rename" if move else "Copy"
         super().__init__(f"{verb} to {safe_text(store.uri(target))}")
         for source in sources:
-            _check_target(source, target + source_key(source)[len(base) :])
-        self._store = store.pausing(self.pause)
+            _check_target(source, target + key_of(source)[len(base) :])
+        self._store = store.pausing(self.wait_to_retry)
         self._sources = sources
         self._base = base
         self._target = target
@@ -183,7 +183,7 @@ class Copy(Job):
         except StorageError as error:
             self.fail(found.key, error, found.size)
         else:
-            self.ledger.finish(found.key, found.size)
+            self.tracker.complete(found.key, found.size)
 
     def _delete_source(self, key: str, target: str) -> None:
         source, copied = self._store.head(key), self._store.head(target)
@@ -213,7 +213,7 @@ class Copy(Job):
                     functools.partial(sdk.upload_part_copy, sdk.bucket_name, found.key, span, target, upload, number),
                 )
                 parts.append(oss2.models.PartInfo(number, part.etag))
-                self.ledger.reach(found.key, span[1] + 1)
+                self.tracker.advance(found.key, span[1] + 1)
             self._store.call(action, lambda: sdk.complete_multipart_upload(target, upload, parts, headers=headers))
         except BaseException:
             self._store.call(f"aborting: {action}", lambda: sdk.abort_multipart_upload(target, upload))
@@ -240,12 +240,12 @@ class Restore(Job):
     `asked` and `under_way` count the objects for which that was asked for now, and before.
     """
 
-    passed_over = "not archived"
+    skipped_label = "not archived"
 
-    def __init__(self, store: ObjectStore, sources: Sequence[Source]) -> None:
+    def __init__(self, store: ObjectStore, sources: Sequence[ObjectOrPrefix]) -> None:
         super().__init__(f"Restore in {store.uri()}")
         self.asked = self.under_way = 0
-        self._store = store.pausing(self.pause)
+        self._store = store.pausing(self.wait_to_retry)
         self._sources = sources
         self._counting = threading.Lock()
 
@@ -262,7 +262,7 @@ class Restore(Job):
         with self._counting:
             self.asked += fresh
             self.under_way += archived and not fresh
-        self.ledger.finish(found.key, found.size, skipped=not archived)
+        self.tracker.complete(found.key, found.size, skipped=not archived)
 
     def _ask(self, key: str) -> bool:
         """False when it was asked for before and is under way."""
@@ -291,8 +291,68 @@ def versioning(store: ObjectStore) -> Versioning:
     return Versioning(status) if status else Versioning.NEVER
 
 
-def _check_target(source: Source, target: str) -> None:
-    key = source_key(source)
+T = TypeVar("T")
+_MAX_VERSIONS = 100
+
+
+class ObjectVersion(msgspec.Struct, frozen=True):
+    """One version of an object; `is_marker` when it is the note that the object was deleted."""
+
+    version_id: str
+    is_latest: bool
+    modified: int
+    size: int
+    is_marker: bool = False
+
+
+class ObjectDetails(msgspec.Struct, frozen=True, kw_only=True):
+    """`acl`, `tags` and `versions` are None where OSS would not tell; why is in `unavailable`."""
+
+    info: ObjectInfo
+    acl: str | None
+    tags: dict[str, str] | None
+    versions: list[ObjectVersion] | None
+    unavailable: dict[str, str]
+
+
+def object_details(store: ObjectStore, key: str) -> ObjectDetails:
+    """Asks for all of it; up to five requests. Raises StorageError only when the object itself cannot be looked at."""
+    info = store.head(key)
+    unavailable: dict[str, str] = {}
+
+    def ask(name: str, request: Callable[[], T]) -> T | None:
+        try:
+            return store.call(f"reading the {name} of {store.uri(safe_text(key))}", request)
+        except StorageError as error:
+            unavailable[name] = error.code or error.message
+            return None
+
+    return ObjectDetails(
+        info=info,
+        acl=ask("acl", lambda: str(store.sdk.get_object_acl(key).acl)),
+        tags=ask("tags", lambda: dict(store.sdk.get_object_tagging(key).tag_set.tagging_rule)),
+        versions=ask("versions", lambda: _versions(store, key)),
+        unavailable=unavailable,
+    )
+
+
+def _versions(store: ObjectStore, key: str) -> list[ObjectVersion]:
+    if not store.sdk.get_bucket_versioning().status:
+        return []
+    page = store.sdk.list_object_versions(prefix=key, max_keys=_MAX_VERSIONS)
+    found = [
+        ObjectVersion(v.versionid, v.is_latest, v.last_modified, v.size) for v in page.versions if v.key == key
+    ] + [
+        ObjectVersion(m.versionid, m.is_latest, m.last_modified, 0, is_marker=True)
+        for m in page.delete_marker
+        if m.key == key
+    ]
+    # The times have whole seconds, within which the latest alone is known to come first.
+    return sorted(found, key=lambda version: (version.is_latest, version.modified), reverse=True)
+
+
+def _check_target(source: ObjectOrPrefix, target: str) -> None:
+    key = key_of(source)
     if target == key or (isinstance(source, str) and target.startswith(key)):
         raise SettingsError(
             f"{safe_text(target)} is {safe_text(key)} itself or inside it.", remedy="Give another name."

@@ -28,20 +28,20 @@ from ossconsole.storage.objects import ObjectSummary
 from ossconsole.storage.probe.report import (
     NO_CREDENTIALS,
     PERMISSION_STAGES,
-    Caution,
     EndpointReport,
     Figures,
-    Found,
     OnStep,
     ProbeReport,
-    Stage,
-    Step,
-    Steps,
+    ProbeResult,
+    ProbeStage,
+    ProbeStep,
+    ProbeWarning,
+    StepRunner,
     StepStatus,
     ignore_step,
     stages,
 )
-from ossconsole.storage.retry import ONCE
+from ossconsole.storage.retry import NO_RETRY
 
 PROBE_NAME = ".ossconsole-probe"
 """One name for all probes: where deleting is denied, a single object of a few bytes stays behind."""
@@ -50,42 +50,42 @@ _CONTENT = b"ossconsole probe\n"
 _LIMIT_S = 5.0
 
 _WHY = {
-    Stage.DELETE: "the connector deletes a key before it writes a checkpoint to it (oss:DeleteObject)",
-    Stage.LIST: "listing checkpoints (oss:ListObjects)",
-    Stage.PUT: "copying a checkpoint onto its stable key (oss:PutObject)",
-    Stage.GET: "resuming from a checkpoint (oss:GetObject)",
-    Stage.MULTIPART: "writing checkpoints in parts (oss:PutObject)",
+    ProbeStage.DELETE: "the connector deletes a key before it writes a checkpoint to it (oss:DeleteObject)",
+    ProbeStage.LIST: "listing checkpoints (oss:ListObjects)",
+    ProbeStage.PUT: "copying a checkpoint onto its stable key (oss:PutObject)",
+    ProbeStage.GET: "resuming from a checkpoint (oss:GetObject)",
+    ProbeStage.MULTIPART: "writing checkpoints in parts (oss:PutObject)",
 }
 
 
 def probe_permissions(
     store: ObjectStore, prefix: str, *, on_step: OnStep = ignore_step, limit_s: float = 20.0
-) -> Sequence[Step]:
+) -> Sequence[ProbeStep]:
     """One step per permission; each is tried whatever the others gave, except GET, which needs PUT's object."""
-    steps = Steps(None, limit_s, on_step)
+    steps = StepRunner(None, limit_s, on_step)
     key = f"{prefix}/{PROBE_NAME}"
-    work: dict[Stage, Callable[[], object]] = {
-        Stage.DELETE: lambda: store.delete(key),
-        Stage.LIST: lambda: store.list_page(f"{prefix}/", max_keys=1),
-        Stage.PUT: lambda: store.put(key, _CONTENT),
-        Stage.GET: lambda: _get(store, key),
-        Stage.MULTIPART: lambda: _multipart(store, key),
+    work: dict[ProbeStage, Callable[[], object]] = {
+        ProbeStage.DELETE: lambda: store.delete(key),
+        ProbeStage.LIST: lambda: store.list_page(f"{prefix}/", max_keys=1),
+        ProbeStage.PUT: lambda: store.put(key, _CONTENT),
+        ProbeStage.GET: lambda: _get(store, key),
+        ProbeStage.MULTIPART: lambda: _multipart(store, key),
     }
-    allowed: dict[Stage, bool] = {}
+    allowed: dict[ProbeStage, bool] = {}
     for stage in PERMISSION_STAGES:
-        if stage is Stage.GET and not allowed[Stage.PUT]:
+        if stage is ProbeStage.GET and not allowed[ProbeStage.PUT]:
             steps.skip(stage, "nothing to read, as writing failed")
         else:
             allowed[stage] = steps.run(stage, _LIMIT_S, functools.partial(_try, work[stage], stage))
-    if allowed[Stage.PUT] or allowed[Stage.MULTIPART]:
+    if allowed[ProbeStage.PUT] or allowed[ProbeStage.MULTIPART]:
         try:
             store.delete(key)
         except StorageError as error:
-            steps.warn(Stage.DELETE, f"The probe's object {store.uri(key)} stays behind.", error.remedy)
+            steps.warn(ProbeStage.DELETE, f"The probe's object {store.uri(key)} stays behind.", error.remedy)
     return steps.done
 
 
-def _try(work: Callable[[], object], stage: Stage) -> str:
+def _try(work: Callable[[], object], stage: ProbeStage) -> str:
     try:
         work()
     except StorageError as error:
@@ -121,7 +121,7 @@ class UnreachableError(ConsoleError):
     """The host has no address, takes no connection, or speaks no TLS that can be trusted."""
 
 
-class Reach:
+class HostProbe:
     """The way to `<bucket>.<endpoint host>`, which is the host that every request goes to."""
 
     def __init__(self, bucket: str, endpoint: str) -> None:
@@ -227,9 +227,9 @@ def probe(
             for kind in profile.endpoints
         }
         reports = {kind: future.result() for kind, future in waiting.items()}
-    permissions: Sequence[Step] = ()
+    permissions: Sequence[ProbeStep] = ()
     if credentials is not None and writes and _answers(reports[EndpointKind.STANDARD]):
-        store = ObjectStore(profile, credentials, timeout_s=_REQUEST_LIMIT_S, retry=ONCE)
+        store = ObjectStore(profile, credentials, timeout_s=_REQUEST_LIMIT_S, retry=NO_RETRY)
         left_s = max(_REQUEST_LIMIT_S, limit_s - (time.monotonic() - began))
         permissions = probe_permissions(store, profile.checkpoint_prefix, on_step=on_step, limit_s=left_s)
         store.close()
@@ -251,7 +251,9 @@ def probe_endpoint(
     Samples are read while `reading` is held, so that two endpoints do not disturb each other's figures; equal seeds
     choose equal samples.
     """
-    return _EndpointProbe(profile, credentials, kind, Steps(kind, limit_s, on_step), reading=reading, seed=seed).run()
+    return _EndpointProbe(
+        profile, credentials, kind, StepRunner(kind, limit_s, on_step), reading=reading, seed=seed
+    ).run()
 
 
 class _EndpointProbe:
@@ -260,7 +262,7 @@ class _EndpointProbe:
         profile: Profile,
         credentials: CredentialSource | None,
         kind: EndpointKind,
-        steps: Steps,
+        steps: StepRunner,
         *,
         reading: threading.Lock | None,
         seed: int,
@@ -271,29 +273,31 @@ class _EndpointProbe:
         self._reading = reading or threading.Lock()
         self._seed = seed
         self._unsigned = NO_CREDENTIALS if credentials is None else ""
-        self._store = ObjectStore(profile, credentials or _no_credentials, kind, timeout_s=_REQUEST_LIMIT_S, retry=ONCE)
-        self._reach = Reach(profile.bucket, self._store.endpoint)
+        self._store = ObjectStore(
+            profile, credentials or _no_credentials, kind, timeout_s=_REQUEST_LIMIT_S, retry=NO_RETRY
+        )
+        self._reach = HostProbe(profile.bucket, self._store.endpoint)
         self._samples: list[ObjectSummary] = []
         self._skew_s: float | None = None
 
     def run(self) -> EndpointReport:
-        work: dict[Stage, tuple[float, Callable[[], Found]]] = {
-            Stage.DNS: (_CONNECT_LIMIT_S, self._reach.resolve),
-            Stage.TCP: (_CONNECT_LIMIT_S + 0.5, lambda: self._reach.connect(_CONNECT_LIMIT_S)),
-            Stage.TLS: (_CONNECT_LIMIT_S + 0.5, lambda: self._reach.handshake(_CONNECT_LIMIT_S)),
-            Stage.SIGNED: (_REQUEST_LIMIT_S + 0.5, self._sign),
-            Stage.LIST: (_REQUEST_LIMIT_S + 0.5, self._list),
-            Stage.READ: (_READ_LIMIT_S, self._read),
-            Stage.AGAIN: (_READ_LIMIT_S, self._read),
+        work: dict[ProbeStage, tuple[float, Callable[[], ProbeResult]]] = {
+            ProbeStage.DNS: (_CONNECT_LIMIT_S, self._reach.resolve),
+            ProbeStage.TCP: (_CONNECT_LIMIT_S + 0.5, lambda: self._reach.connect(_CONNECT_LIMIT_S)),
+            ProbeStage.TLS: (_CONNECT_LIMIT_S + 0.5, lambda: self._reach.handshake(_CONNECT_LIMIT_S)),
+            ProbeStage.SIGNED: (_REQUEST_LIMIT_S + 0.5, self._sign),
+            ProbeStage.LIST: (_REQUEST_LIMIT_S + 0.5, self._list),
+            ProbeStage.READ: (_READ_LIMIT_S, self._read),
+            ProbeStage.REREAD: (_READ_LIMIT_S, self._read),
         }
         stopped = ""
         for stage in stages(self._profile, self._kind):
             limit_s, look = work[stage]
-            if stage is Stage.SIGNED and not stopped:
+            if stage is ProbeStage.SIGNED and not stopped:
                 stopped = self._unsigned
             if stopped:
                 self._steps.skip(stage, stopped)
-            elif stage in {Stage.READ, Stage.AGAIN} and not self._samples:
+            elif stage in {ProbeStage.READ, ProbeStage.REREAD} and not self._samples:
                 self._steps.skip(stage, "no samples")
             elif not self._steps.run(stage, limit_s, look):
                 stopped = f"{stage} failed"
@@ -306,7 +310,7 @@ class _EndpointProbe:
             skew_s=self._skew_s,
         )
 
-    def _sign(self) -> str | Caution:
+    def _sign(self) -> str | ProbeWarning:
         """HEAD of the manifest: a signed request that every key for training may do, and the accelerator takes."""
         key = f"{self._profile.dataset_prefix}/{MANIFEST_NAME}"
 
@@ -328,7 +332,7 @@ class _EndpointProbe:
         else:
             found = "manifest there"
         if self._reach.info.kind is HostKind.TRANSFER_ACCELERATION:
-            return Caution(
+            return ProbeWarning(
                 f"Answered, but this is transfer acceleration: {self._reach.info.note}.",
                 remedy="Use the accelerator's endpoint: https://<zone>-internal.oss-data-acc.aliyuncs.com",
             )
@@ -340,13 +344,13 @@ class _EndpointProbe:
             # OSS tells whole seconds; the middle of the request against the middle of that second.
             self._skew_s = (sent + time.time()) / 2 - (parsedate_to_datetime(text).timestamp() + 0.5)
 
-    def _list(self) -> str | Caution:
+    def _list(self) -> str | ProbeWarning:
         below = f"{self._profile.dataset_prefix}/"
         page = self._store.list_page(below, delimiter="")
         found = [item for item in page.objects if item.size and not item.key.endswith("/" + MANIFEST_NAME)]
         self._samples = random.Random(self._seed).sample(found, min(SAMPLES, len(found)))  # noqa: S311
         if not found:
-            return Caution(
+            return ProbeWarning(
                 f"{self._store.uri(below)} is empty.",
                 remedy="Upload a dataset: ossconsole upload SRC --format image-u8",
             )
@@ -383,4 +387,6 @@ def _figures(times: Sequence[float], size: int) -> Figures:
 
 def _answers(report: EndpointReport) -> bool:
     """Whether it took a signed request."""
-    return any(step.stage is Stage.SIGNED and step.status in {StepStatus.OK, StepStatus.WARN} for step in report.steps)
+    return any(
+        step.stage is ProbeStage.SIGNED and step.status in {StepStatus.OK, StepStatus.WARN} for step in report.steps
+    )

@@ -14,15 +14,15 @@ from ossconsole.config.endpoints import EndpointKind, HostInfo
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.profiles import Profile
 from ossconsole.config.text import counted
-from ossconsole.storage.accelerator import cautions, read_accelerator
+from ossconsole.storage.accelerator import accelerator_warnings, read_accelerator
 from ossconsole.storage.errors import StorageError
 
 if TYPE_CHECKING:
     from ossconsole.storage.client import ObjectStore
 
 
-class Stage(str, enum.Enum):
-    """What a step looks at. READ and AGAIN read the same samples, AGAIN right after READ."""
+class ProbeStage(str, enum.Enum):
+    """What a step looks at. READ and REREAD read the same samples, REREAD right after READ."""
 
     DNS = "DNS"
     TCP = "TCP"
@@ -30,7 +30,7 @@ class Stage(str, enum.Enum):
     SIGNED = "signed HEAD"
     LIST = "list"
     READ = "read"
-    AGAIN = "read again"
+    REREAD = "read again"
     PUT = "put"
     GET = "get"
     MULTIPART = "multipart"
@@ -42,7 +42,7 @@ class Stage(str, enum.Enum):
 
 NO_CREDENTIALS = "no credentials"
 
-PERMISSION_STAGES = (Stage.DELETE, Stage.LIST, Stage.PUT, Stage.GET, Stage.MULTIPART)
+PERMISSION_STAGES = (ProbeStage.DELETE, ProbeStage.LIST, ProbeStage.PUT, ProbeStage.GET, ProbeStage.MULTIPART)
 """DELETE comes first, on nothing: whether the probe can clean up after itself is known before it writes."""
 
 
@@ -76,14 +76,14 @@ class Figures(msgspec.Struct, frozen=True):
         )
 
 
-class Step(msgspec.Struct, frozen=True, kw_only=True):
+class ProbeStep(msgspec.Struct, frozen=True, kw_only=True):
     """One step. `kind` is None for the permission steps; `code`, `ec` and `request_id` are OSS's, where it refused.
 
     `figures` come with the steps that read samples.
     """
 
     kind: EndpointKind | None
-    stage: Stage
+    stage: ProbeStage
     status: StepStatus
     detail: str = ""
     remedy: str = ""
@@ -94,59 +94,64 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     figures: Figures | None = None
 
 
-class Caution(msgspec.Struct, frozen=True):
+class ProbeWarning(msgspec.Struct, frozen=True):
     """What a step gives that did its work and found something to warn of."""
 
     detail: str
     remedy: str = ""
 
 
-Found = str | Caution | Figures
-OnStep = Callable[[Step], None]
+ProbeResult = str | ProbeWarning | Figures
+OnStep = Callable[[ProbeStep], None]
 
 
-def ignore_step(step: Step) -> None:
+def ignore_step(step: ProbeStep) -> None:
     """For those who wait for the report."""
 
 
-class Steps:
+class StepRunner:
     """Runs steps one after the other, within one limit for all, and tells each begin and end to `on_step`."""
 
     def __init__(self, kind: EndpointKind | None, limit_s: float, on_step: OnStep) -> None:
         self._kind = kind
         self._deadline = time.monotonic() + limit_s
         self._on_step = on_step
-        self.done: list[Step] = []
+        self.done: list[ProbeStep] = []
 
-    def run(self, stage: Stage, limit_s: float, work: Callable[[], Found]) -> bool:
+    def run(self, stage: ProbeStage, limit_s: float, work: Callable[[], ProbeResult]) -> bool:
         """Runs one step; whether it came through, be it with a warning."""
-        self._on_step(Step(kind=self._kind, stage=stage, status=StepStatus.RUNNING))
+        self._on_step(ProbeStep(kind=self._kind, stage=stage, status=StepStatus.RUNNING))
         began = time.monotonic()
         try:
             found = limited(min(limit_s, self._deadline - began), work, str(stage))
         except ConsoleError as error:
-            self._end(stage, StepStatus.FAIL, Caution(error.message, error.remedy), began, error)
+            self._end(stage, StepStatus.FAIL, ProbeWarning(error.message, error.remedy), began, error)
             return False
-        status = StepStatus.WARN if isinstance(found, Caution) else StepStatus.OK
+        status = StepStatus.WARN if isinstance(found, ProbeWarning) else StepStatus.OK
         self._end(stage, status, found, began)
         return True
 
-    def skip(self, stage: Stage, why: str) -> None:
+    def skip(self, stage: ProbeStage, why: str) -> None:
         self._end(stage, StepStatus.SKIPPED, why)
 
-    def warn(self, stage: Stage, detail: str, remedy: str) -> None:
-        self._end(stage, StepStatus.WARN, Caution(detail, remedy))
+    def warn(self, stage: ProbeStage, detail: str, remedy: str) -> None:
+        self._end(stage, StepStatus.WARN, ProbeWarning(detail, remedy))
 
     def _end(
-        self, stage: Stage, status: StepStatus, found: Found, began: float = 0.0, error: ConsoleError | None = None
+        self,
+        stage: ProbeStage,
+        status: StepStatus,
+        found: ProbeResult,
+        began: float = 0.0,
+        error: ConsoleError | None = None,
     ) -> None:
         refused = error if isinstance(error, StorageError) else None
-        step = Step(
+        step = ProbeStep(
             kind=self._kind,
             stage=stage,
             status=status,
-            detail=found.detail if isinstance(found, Caution) else str(found),
-            remedy=found.remedy if isinstance(found, Caution) else "",
+            detail=found.detail if isinstance(found, ProbeWarning) else str(found),
+            remedy=found.remedy if isinstance(found, ProbeWarning) else "",
             seconds=time.monotonic() - began if began else 0.0,
             code=refused.code if refused else "",
             ec=refused.ec if refused else "",
@@ -166,15 +171,15 @@ class EndpointReport(msgspec.Struct, frozen=True, kw_only=True):
     kind: EndpointKind
     endpoint: str
     host: HostInfo
-    steps: tuple[Step, ...]
+    steps: tuple[ProbeStep, ...]
     skew_s: float | None = None
 
-    def figures(self, stage: Stage) -> Figures | None:
-        """Those of READ, or of AGAIN: the same samples once more, at the accelerated endpoint only."""
+    def figures(self, stage: ProbeStage) -> Figures | None:
+        """Those of READ, or of REREAD: the same samples once more, at the accelerated endpoint only."""
         return next((step.figures for step in self.steps if step.stage is stage), None)
 
     @property
-    def failed(self) -> Step | None:
+    def failed(self) -> ProbeStep | None:
         """The step that ended the probe, None when all went through."""
         return next((step for step in self.steps if step.status is StepStatus.FAIL), None)
 
@@ -183,14 +188,14 @@ class ProbeReport(msgspec.Struct, frozen=True, kw_only=True):
     """Both endpoints, and the permission steps (empty where they were not tried)."""
 
     endpoints: dict[EndpointKind, EndpointReport]
-    permissions: tuple[Step, ...] = ()
+    permissions: tuple[ProbeStep, ...] = ()
 
 
-def stages(profile: Profile, kind: EndpointKind) -> tuple[Stage, ...]:
+def stages(profile: Profile, kind: EndpointKind) -> tuple[ProbeStage, ...]:
     """The stages that the probe of this endpoint goes through, in order."""
-    tls = (Stage.TLS,) if (profile.endpoint(kind) or "").startswith("https:") else ()
-    again = (Stage.AGAIN,) if kind is EndpointKind.ACCELERATED else ()
-    return (Stage.DNS, Stage.TCP, *tls, Stage.SIGNED, Stage.LIST, Stage.READ, *again)
+    tls = (ProbeStage.TLS,) if (profile.endpoint(kind) or "").startswith("https:") else ()
+    again = (ProbeStage.REREAD,) if kind is EndpointKind.ACCELERATED else ()
+    return (ProbeStage.DNS, ProbeStage.TCP, *tls, ProbeStage.SIGNED, ProbeStage.LIST, ProbeStage.READ, *again)
 
 
 MAX_SKEW_S = 900
@@ -237,7 +242,7 @@ def probe_checks(profile: Profile, report: ProbeReport) -> list[Check]:
     return found
 
 
-def reach_checks(profile: Profile, report: ProbeReport) -> list[Check]:
+def endpoint_checks(profile: Profile, report: ProbeReport) -> list[Check]:
     """The endpoints' own checks of a probe without credentials."""
     return [_endpoint_check(endpoint, profile.simulated) for endpoint in report.endpoints.values()]
 
@@ -261,7 +266,7 @@ def accelerator_check(store: ObjectStore, dataset_bytes: int | None = None) -> C
         )
     paths = ", ".join(path.prefix for path in found.paths) or "the whole bucket"
     state = f"{found.name} in {found.zone}, {found.quota_gb} GB, caches {paths}."
-    *serious, billing = cautions(found, store.profile.dataset_prefix, dataset_bytes)
+    *serious, billing = accelerator_warnings(found, store.profile.dataset_prefix, dataset_bytes)
     if serious:
         return warn(name, " ".join((*serious, state)), "Change its paths or size on the Setup screen.")
     return ok(name, f"{state} {billing}")
@@ -279,18 +284,18 @@ def _endpoint_check(report: EndpointReport, simulated: bool) -> Check:
         parts.append(f"no signed request: {NO_CREDENTIALS}")
     if failed is not None:
         parts.append(f"refused the {failed.stage} with {failed.code}, see {_cause(failed)}")
-    for label, stage in (("first reading", Stage.READ), ("second reading", Stage.AGAIN)):
+    for label, stage in (("first reading", ProbeStage.READ), ("second reading", ProbeStage.REREAD)):
         if figures := report.figures(stage):
             parts.append(f"{label}: {figures}{' (simulated)' if simulated else ''}")
     cautious = next(
-        (step for step in report.steps if step.status is StepStatus.WARN and step.stage is Stage.SIGNED), None
+        (step for step in report.steps if step.status is StepStatus.WARN and step.stage is ProbeStage.SIGNED), None
     )
     if cautious is not None:
         return warn(name, f"{cautious.detail} {'; '.join(parts)}.", cautious.remedy)
     return ok(name, "; ".join(parts) + ".")
 
 
-def _clock_check(report: ProbeReport, refusal: Step | None) -> Check:
+def _clock_check(report: ProbeReport, refusal: ProbeStep | None) -> Check:
     skews = [endpoint.skew_s for endpoint in report.endpoints.values() if endpoint.skew_s is not None]
     remedy = "Set the clock: sudo timedatectl set-ntp true"
     if not skews:
@@ -309,7 +314,7 @@ def _clock_check(report: ProbeReport, refusal: Step | None) -> Check:
     return ok(CLOCK, f"This machine's clock is {detail}.")
 
 
-def _permissions_check(report: ProbeReport, refusal: Step | None) -> Check:
+def _permissions_check(report: ProbeReport, refusal: ProbeStep | None) -> Check:
     denied = [step for step in report.permissions if step.status is StepStatus.FAIL]
     if refusal is not None:
         denied.insert(0, refusal)
@@ -322,7 +327,9 @@ def _permissions_check(report: ProbeReport, refusal: Step | None) -> Check:
     if left:
         return warn(PERMISSIONS, left[0].detail, left[0].remedy)
     if not report.permissions:
-        signed = [step.status for step in report.endpoints[EndpointKind.STANDARD].steps if step.stage is Stage.SIGNED]
+        signed = [
+            step.status for step in report.endpoints[EndpointKind.STANDARD].steps if step.stage is ProbeStage.SIGNED
+        ]
         if signed and signed[0] in {StepStatus.OK, StepStatus.WARN}:
             return ok(PERMISSIONS, "Not tried: a small object would be written, which --readonly rules out.")
         return warn(PERMISSIONS, "Not tried: no request was taken by the standard endpoint.")
@@ -330,7 +337,7 @@ def _permissions_check(report: ProbeReport, refusal: Step | None) -> Check:
     return ok(PERMISSIONS, f"Allowed below the checkpoint prefix: {tried}.")
 
 
-def _cause(step: Step) -> str:
+def _cause(step: ProbeStep) -> str:
     """The check that a failed step belongs to: the endpoint's own unless OSS's code tells otherwise."""
     if step.ec in _WRONG_REGION_ECS:
         return REGION
@@ -338,7 +345,7 @@ def _cause(step: Step) -> str:
     return _CAUSES.get(step.code, own)
 
 
-def _refused(name: str, step: Step) -> Check:
+def _refused(name: str, step: ProbeStep) -> Check:
     return fail(name, step.detail, step.remedy)
 
 
@@ -347,14 +354,14 @@ def _followed(name: str, detail: str, answered: bool) -> Check:
 
 
 def _accepted(report: EndpointReport) -> bool:
-    return any(step.stage is Stage.SIGNED and _passed(step) for step in report.steps)
+    return any(step.stage is ProbeStage.SIGNED and _passed(step) for step in report.steps)
 
 
-def _passed(step: Step) -> bool:
+def _passed(step: ProbeStep) -> bool:
     return step.status in {StepStatus.OK, StepStatus.WARN}
 
 
-def _oss_step(step: Step) -> str:
+def _oss_step(step: ProbeStep) -> str:
     return _oss(step.code, step.ec, step.request_id)
 
 

@@ -207,7 +207,7 @@ class AttachedUpload:
     def cancel(self) -> None:
         self._process.send(UploadAction(action="cancel"))
 
-    def join(self, timeout_s: float | None = None) -> bool:
+    def wait(self, timeout_s: float | None = None) -> bool:
         """Waits for the end; False on timeout."""
         return self._ended.wait(timeout_s)
 

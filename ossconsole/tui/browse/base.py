@@ -11,7 +11,7 @@ from textual.message import Message
 from textual.widgets import Input
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.storage.jobs.actions import Source
+from ossconsole.storage.jobs.actions import ObjectOrPrefix
 from ossconsole.storage.jobs.job import Job, JobState
 from ossconsole.storage.objects import ListPage
 from ossconsole.tui.browse.detail import Detail
@@ -92,7 +92,7 @@ class BrowseBase(ConsoleScreen):
 
     # What is meant
 
-    def meant(self) -> list[Source]:
+    def meant(self) -> list[ObjectOrPrefix]:
         """The chosen rows, or the one under the cursor."""
         rows = self.table.view.rows
         if rows is not self.model.rows:
@@ -138,7 +138,7 @@ class BrowseBase(ConsoleScreen):
             elif job.failures:
                 first = job.failures[0]
                 more = f" and {len(job.failures) - 1} more" if len(job.failures) > 1 else ""
-                self.tell(ConsoleError(f"{job.title}: {first.message}{more}", remedy="J shows them and tries again."))
+                self.tell(ConsoleError(f"{job.title}: {first.reason}{more}", remedy="J shows them and tries again."))
             elif job.state is JobState.DONE:
                 self.notify(f"{job.title}: done.", markup=False, timeout=4)
             ending(job)

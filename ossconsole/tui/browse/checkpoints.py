@@ -16,13 +16,13 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import make_folder, state_dir
 from ossconsole.config.text import counted, safe_text
 from ossconsole.storage.checkpoints.inspect import (
-    Checkpoint,
+    CheckpointInfo,
     TensorDistance,
     inspect_checkpoint,
     pair_tensors,
     tensor_distances,
 )
-from ossconsole.storage.jobs.actions import Copy, Source
+from ossconsole.storage.jobs.actions import Copy, ObjectOrPrefix
 from ossconsole.storage.jobs.download import Download
 from ossconsole.storage.jobs.job import JobState
 from ossconsole.storage.objects import ObjectSummary
@@ -43,9 +43,9 @@ class Checkpoints(BrowseBase):
     """Actions that know what a checkpoint is."""
 
     @property
-    def shown_checkpoint(self) -> Checkpoint | None:
+    def shown_checkpoint(self) -> CheckpointInfo | None:
         content = self.detail.content if self.detail else None
-        return content if isinstance(content, Checkpoint) else None
+        return content if isinstance(content, CheckpointInfo) else None
 
     @work(exclusive=True, group="dialog", exit_on_error=False)
     async def action_train_from(self) -> None:
@@ -105,7 +105,9 @@ class CompareScreen(ConsoleModal):
         Binding("n", "norms", "Norms", show=False),
     ]
 
-    def __init__(self, store: ObjectStore, sources: Sequence[Source], left: Checkpoint, right: Checkpoint) -> None:
+    def __init__(
+        self, store: ObjectStore, sources: Sequence[ObjectOrPrefix], left: CheckpointInfo, right: CheckpointInfo
+    ) -> None:
         super().__init__()
         self._store = store
         self._sources = sources
@@ -162,7 +164,7 @@ class CompareScreen(ConsoleModal):
             self._download.wait()
             if self._download.state is not JobState.DONE:
                 failed = self._download.failures
-                raise ConsoleError(failed[0].message if failed else "The download was cancelled.")
+                raise ConsoleError(failed[0].reason if failed else "The download was cancelled.")
             files.append(next(path for path in below.iterdir() if path.is_file()))
         return files
 

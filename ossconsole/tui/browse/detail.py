@@ -11,16 +11,16 @@ from ossconsole.config.text import counted, safe_text
 from ossconsole.dataset.contents import (
     BytesContent,
     Content,
-    PictureContent,
+    ImageContent,
     TextContent,
-    Unread,
+    UnreadableContent,
     contact_sheet,
 )
 from ossconsole.dataset.manifest import Manifest
-from ossconsole.dataset.upload.verify import ManifestFindings
-from ossconsole.storage.checkpoints.inspect import Checkpoint
-from ossconsole.storage.jobs.actions import UsageTotals
-from ossconsole.storage.objects import ObjectDetails, ObjectInfo
+from ossconsole.dataset.upload.samples import ManifestFindings
+from ossconsole.storage.checkpoints.inspect import CheckpointInfo
+from ossconsole.storage.jobs.actions import ObjectDetails, UsageTotals
+from ossconsole.storage.objects import ObjectInfo
 from ossconsole.tui.kit.detail_view import Block, PictureBlock
 from ossconsole.tui.kit.glyphs import Glyphs
 from ossconsole.tui.kit.text import Line, moment, number, percent, shorten_middle, size, wrap
@@ -43,7 +43,7 @@ class Detail:
     content: Content | None = None
     usage: UsageTotals | None = None
     findings: ManifestFindings | None = None
-    pictures: list[PictureContent] = field(default_factory=list)
+    pictures: list[ImageContent] = field(default_factory=list)
     problem: str = ""
     loading: bool = False
 
@@ -104,11 +104,11 @@ def _usage(usage: UsageTotals, width: int) -> list[Line]:
 
 
 def _content(content: Content, width: int, glyphs: Glyphs) -> Sequence[Block]:
-    if isinstance(content, Checkpoint):
+    if isinstance(content, CheckpointInfo):
         return _checkpoint(content, width)
     if isinstance(content, Manifest):
         return _manifest(content, width, glyphs)
-    if isinstance(content, PictureContent):
+    if isinstance(content, ImageContent):
         return _picture(content, width)
     if isinstance(content, TextContent):
         return _text(content, width)
@@ -117,14 +117,14 @@ def _content(content: Content, width: int, glyphs: Glyphs) -> Sequence[Block]:
     return _unread(content, width)
 
 
-def _unread(content: Unread, width: int) -> list[Line]:
+def _unread(content: UnreadableContent, width: int) -> list[Line]:
     return _wrapped(content.reason, width, "warn")
 
 
 # Checkpoints
 
 
-def _checkpoint(checkpoint: Checkpoint, width: int) -> list[Line]:
+def _checkpoint(checkpoint: CheckpointInfo, width: int) -> list[Line]:
     lines = [_title(safe_text(checkpoint.kind))]
     if checkpoint.foreign:
         shown = ", ".join(safe_text(name) for name in checkpoint.foreign[:6])
@@ -165,7 +165,7 @@ def _settings(optimizer: dict[str, Any], width: int) -> list[Line]:
     return pair("", ", ".join(words), width, "dim") if words else []
 
 
-def _tensors(checkpoint: Checkpoint, width: int) -> list[Line]:
+def _tensors(checkpoint: CheckpointInfo, width: int) -> list[Line]:
     lines = []
     for row in checkpoint.model[:_MAX_TENSORS]:
         shape = "x".join(map(str, row.shape)) or "scalar"
@@ -188,7 +188,7 @@ def _shown(value: Any) -> str:
 # Samples and manifests
 
 
-def _picture(content: PictureContent, width: int) -> list[Block]:
+def _picture(content: ImageContent, width: int) -> list[Block]:
     picture = content.picture
     blocks: list[Block] = []
     if content.label:
@@ -201,7 +201,7 @@ def _picture(content: PictureContent, width: int) -> list[Block]:
     return [*blocks, *pair("told", picture.basis, width, "dim"), Line(), PictureBlock(picture.pixels)]
 
 
-def _sheet(pictures: list[PictureContent], width: int) -> list[Block]:
+def _sheet(pictures: list[ImageContent], width: int) -> list[Block]:
     """Pictures side by side, as many in a row as leaves each some 16 pixels."""
     columns = max(2, min(len(pictures), (width - 2) // _SHEET_SIDE))
     side = (width - 2) // columns - 2

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.storage.jobs.actions import Source
+from ossconsole.storage.jobs.actions import ObjectOrPrefix
 from ossconsole.storage.listing import (
     Indexes,
     Listing,
@@ -68,7 +68,7 @@ class Selection:
         return moved
 
 
-def source(rows: ObjectRows, row: int) -> Source:
+def source(rows: ObjectRows, row: int) -> ObjectOrPrefix:
     """What actions take for a row: an object, or the prefix of a folder."""
     if rows.is_folder(row):
         return rows.key(row)

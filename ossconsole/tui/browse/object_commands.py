@@ -11,19 +11,19 @@ from textual import work
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.text import counted, safe_text
-from ossconsole.dataset.contents import MAX_SAMPLE_BYTES, PictureContent, folder_pictures, show_image
+from ossconsole.dataset.contents import MAX_SAMPLE_BYTES, ImageContent, folder_images, show_image
 from ossconsole.dataset.manifest import Manifest
-from ossconsole.dataset.upload.verify import ManifestCheck
+from ossconsole.dataset.upload.samples import ManifestCheck
 from ossconsole.storage.jobs.actions import (
     Copy,
     Delete,
+    ObjectOrPrefix,
     Restore,
-    Source,
     Usage,
     UsageTotals,
     Versioning,
+    key_of,
     presigned_url,
-    source_key,
     versioning,
 )
 from ossconsole.storage.jobs.download import Download, Existing, local_component
@@ -106,7 +106,7 @@ class Working(BrowseBase):
         if await self.app.push_screen_wait(TypedConfirm("Delete", text, f"delete {totals.objects}")):
             self.run_job(Delete(store, sources), self._refresh_after)
 
-    async def _counted(self, store: ObjectStore, sources: Sequence[Source]) -> UsageTotals | None:
+    async def _counted(self, store: ObjectStore, sources: Sequence[ObjectOrPrefix]) -> UsageTotals | None:
         """How much it is; None where counting was cancelled or failed."""
         if all(isinstance(source, ObjectSummary) for source in sources):
             found = [source for source in sources if isinstance(source, ObjectSummary)]
@@ -130,7 +130,7 @@ class Working(BrowseBase):
             return
         verb = "Rename" if move else "Copy"
         if len(sources) == 1:
-            base = source_key(sources[0])
+            base = key_of(sources[0])
             question = f"{verb} {_what(sources)} to this name in the bucket:"
         else:
             question = f"{verb} {_what(sources)} into this folder of the bucket:"
@@ -217,7 +217,7 @@ class Working(BrowseBase):
     async def action_picture(self) -> None:
         """The sample or image under the cursor over the whole screen; an image that was read in part is read whole."""
         store, detail = self.store, self.detail
-        if store is None or detail is None or not isinstance(detail.content, PictureContent):
+        if store is None or detail is None or not isinstance(detail.content, ImageContent):
             return
         picture = detail.content.picture
         if picture.is_part and detail.info is not None and detail.info.size <= MAX_SAMPLE_BYTES:
@@ -238,7 +238,7 @@ class Working(BrowseBase):
     @work(thread=True, group="detail", exclusive=True, exit_on_error=False)
     def _read_pictures(self, store: ObjectStore, detail: Detail) -> None:
         try:
-            pictures: list[PictureContent] = folder_pictures(store, detail.key, self.index)
+            pictures: list[ImageContent] = folder_images(store, detail.key, self.index)
             detail.pictures = pictures
             detail.problem = "" if pictures else "There are no pictures directly in this folder."
         except ConsoleError as error:
@@ -299,9 +299,9 @@ class Working(BrowseBase):
         if answer[0] == "x":
             job.cancel()
         elif answer[0] == "a" and isinstance(job, Download) and not job.alive:
-            self.run_job(job.again())
+            self.run_job(job.retry())
         elif answer[0] == "enter" and job.failures:
-            text = "\n".join(safe_text(failure.message) for failure in job.failures[:1000])
+            text = "\n".join(safe_text(failure.reason) for failure in job.failures[:1000])
             await self.app.push_screen_wait(TextDialog("Failures", text, job.title, Path.cwd() / "oss-failures.txt"))
 
 
@@ -311,7 +311,7 @@ def _abort(store: ObjectStore, uploads: Sequence[UnfinishedUpload]) -> int:
     return len(uploads)
 
 
-def _restore_question(sources: Sequence[Source]) -> ConfirmScreen:
+def _restore_question(sources: Sequence[ObjectOrPrefix]) -> ConfirmScreen:
     return ConfirmScreen(
         "Restore",
         f"Restore every archived object of these for a day? OSS charges for each gigabyte.\n{_names(sources)}",
@@ -326,14 +326,14 @@ def _restore_words(job: Restore) -> str:
     return f"Restore of {counted(job.asked, 'object')} asked for{before}. It takes minutes to hours: r looks again."
 
 
-def _what(sources: Sequence[Source]) -> str:
+def _what(sources: Sequence[ObjectOrPrefix]) -> str:
     if len(sources) == 1:
-        return safe_text(source_key(sources[0]).rstrip("/").rpartition("/")[2]) or "this folder"
+        return safe_text(key_of(sources[0]).rstrip("/").rpartition("/")[2]) or "this folder"
     return f"{len(sources):,} chosen items"
 
 
-def _names(sources: Sequence[Source]) -> str:
-    shown = [f"  {safe_text(source_key(source))[:68]}" for source in sources[:6]]
+def _names(sources: Sequence[ObjectOrPrefix]) -> str:
+    shown = [f"  {safe_text(key_of(source))[:68]}" for source in sources[:6]]
     return "\n".join([*shown, *([f"  and {len(sources) - 6:,} more"] if len(sources) > 6 else [])])
 
 
@@ -341,12 +341,12 @@ def _folder(text: str) -> Path:
     return Path(text).expanduser().absolute()
 
 
-def _any_there(folder: Path, sources: Sequence[Source], base: str) -> bool:
+def _any_there(folder: Path, sources: Sequence[ObjectOrPrefix], base: str) -> bool:
     return any((folder / local_component(_top(source, base))).exists() for source in sources)
 
 
-def _top(source: Source, base: str) -> str:
-    return source_key(source)[len(base) :].split("/", maxsplit=1)[0]
+def _top(source: ObjectOrPrefix, base: str) -> str:
+    return key_of(source)[len(base) :].split("/", maxsplit=1)[0]
 
 
 def _check_folder(text: str) -> None:

@@ -155,7 +155,7 @@ def job_line(job: Job, width: int, glyphs: Glyphs) -> Line:
     if job.moves_bytes and job.state is JobState.RUNNING and progress.eta_s is not None:
         words.append(f"{duration(progress.eta_s)} left")
     if progress.items_skipped:
-        words.append(f"{progress.items_skipped:,} {job.passed_over}")
+        words.append(f"{progress.items_skipped:,} {job.skipped_label}")
     if job.failures:
         words.append(f"{len(job.failures):,} failed")
     if job.state is not JobState.RUNNING:

@@ -15,11 +15,11 @@ from textual.widgets import Input
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
-from ossconsole.dataset.contents import MAX_MANIFEST_BYTES, ManifestIndex, PictureContent, read_content
+from ossconsole.dataset.contents import MAX_MANIFEST_BYTES, ImageContent, ManifestIndex, read_content
 from ossconsole.dataset.manifest import Manifest, manifest_key, read_manifest
-from ossconsole.storage.checkpoints.inspect import Checkpoint
+from ossconsole.storage.checkpoints.inspect import CheckpointInfo
+from ossconsole.storage.jobs.actions import object_details
 from ossconsole.storage.listing import ListingState
-from ossconsole.storage.objects import object_details
 from ossconsole.tui.browse import detail
 from ossconsole.tui.browse import rows as painting
 from ossconsole.tui.browse.base import Changed, Connected, DetailRead, NoBucket
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 _REST_BEFORE_READING_S = 0.2  # of the cursor on a row, so that moving through a folder asks nothing
 _JOBS_SHOWN = 3
 _WRITES = {"delete", "copy", "rename", "best", "restore", "train_from"}
-_NEEDS_CONTENT = {"best": Checkpoint, "picture": PictureContent, "check_manifest": Manifest}
+_NEEDS_CONTENT = {"best": CheckpointInfo, "picture": ImageContent, "check_manifest": Manifest}
 _NEEDS_BUCKET = {action.name for action in actions.of("browse")}
 _log = logging.getLogger(__name__)
 
@@ -392,7 +392,7 @@ class BrowseScreen(Moving, Working, Checkpoints):
             return None
         content = self.detail.content if self.detail else None
         if action == "train_from":
-            return isinstance(content, Checkpoint) and content.resumable
+            return isinstance(content, CheckpointInfo) and content.resumable
         if action in _NEEDS_CONTENT:
             return isinstance(content, _NEEDS_CONTENT[action])
         return True

@@ -19,7 +19,7 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import short_path
 from ossconsole.config.profiles import Profile
 from ossconsole.storage.accelerator import Accelerator
-from ossconsole.storage.probe.report import PERMISSION_STAGES, Figures, Stage, Step, StepStatus, stages
+from ossconsole.storage.probe.report import PERMISSION_STAGES, Figures, ProbeStage, ProbeStep, StepStatus, stages
 from ossconsole.tui.console import AcceleratorState, ConsoleState, Failed, NoCredentials, Setting
 from ossconsole.tui.kit.glyphs import Glyphs
 from ossconsole.tui.kit.notice import notice
@@ -27,7 +27,7 @@ from ossconsole.tui.kit.text import Line, duration, milliseconds, moment, rate, 
 from ossconsole.tui.setup.proof import Proof
 
 LABEL = 15
-_CONNECT = (Stage.DNS, Stage.TCP, Stage.TLS)
+_CONNECT = (ProbeStage.DNS, ProbeStage.TCP, ProbeStage.TLS)
 _STYLES = {StepStatus.OK: "good", StepStatus.WARN: "warn", StepStatus.FAIL: "bad"}
 
 
@@ -83,8 +83,8 @@ class _Prover:
         rows: list[tuple[str, Callable[[EndpointKind], Line]]] = [
             ("", lambda kind: Line((self._glyphs.named(kind), str(kind)))),
             ("connect ms", self._connect),
-            ("signed HEAD", lambda kind: self._stage(kind, Stage.SIGNED)),
-            ("list", lambda kind: self._stage(kind, Stage.LIST)),
+            ("signed HEAD", lambda kind: self._stage(kind, ProbeStage.SIGNED)),
+            ("list", lambda kind: self._stage(kind, ProbeStage.LIST)),
             ("read p50 ms", lambda kind: self._figure(kind, lambda found: milliseconds(found.p50_ms / 1000))),
             ("read p95 ms", lambda kind: self._figure(kind, lambda found: milliseconds(found.p95_ms / 1000))),
             ("read MB/s", lambda kind: self._figure(kind, lambda found: rate(found.mb_per_s))),
@@ -110,7 +110,7 @@ class _Prover:
                     line.add(f"{milliseconds(step.seconds)} ")
         return line
 
-    def _stage(self, kind: EndpointKind, stage: Stage) -> Line:
+    def _stage(self, kind: EndpointKind, stage: ProbeStage) -> Line:
         step = self._proof.step(kind, stage)
         line = self._mark(step)
         if step is None or step.status in {StepStatus.RUNNING, StepStatus.SKIPPED}:
@@ -120,12 +120,12 @@ class _Prover:
         return line.add(shorten(safe(words), max(0, self._cell - line.width - 1), self._glyphs.ellipsis), "dim")
 
     def _figure(self, kind: EndpointKind, value: Callable[[Figures], str]) -> Line:
-        step = self._proof.step(kind, Stage.READ)
+        step = self._proof.step(kind, ProbeStage.READ)
         line = self._mark(step)
         if step is None or step.figures is None:
             return line
         line.add(value(step.figures), "strong")
-        again = self._proof.step(kind, Stage.AGAIN)
+        again = self._proof.step(kind, ProbeStage.REREAD)
         if again is not None and again.figures is not None:
             line.add(", read again ", "dim").add(value(again.figures), str(kind))
         return line
@@ -136,7 +136,7 @@ class _Prover:
             line.extend(self._mark(self._proof.step(None, stage))).add(f"{stage}  ", "dim")
         return line
 
-    def _mark(self, step: Step | None) -> Line:
+    def _mark(self, step: ProbeStep | None) -> Line:
         glyphs = self._glyphs
         if step is None:
             return Line((f"{glyphs.waiting} ", "dim"))

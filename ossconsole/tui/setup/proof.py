@@ -13,7 +13,7 @@ from textual.containers import VerticalScroll
 from textual.widgets import Static
 
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.storage.probe.report import ProbeReport, Stage, Step, StepStatus
+from ossconsole.storage.probe.report import ProbeReport, ProbeStage, ProbeStep, StepStatus
 from ossconsole.tui.kit.screen import ConsoleModal
 from ossconsole.tui.kit.text import milliseconds, safe
 
@@ -24,12 +24,12 @@ class Proof:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._steps: dict[tuple[EndpointKind | None, Stage], Step] = {}
+        self._steps: dict[tuple[EndpointKind | None, ProbeStage], ProbeStep] = {}
         self._began = clock()
         self._seconds: float | None = None
         self.problem = ""
 
-    def on_step(self, step: Step) -> None:
+    def on_step(self, step: ProbeStep) -> None:
         with self._lock:
             self._steps[step.kind, step.stage] = step
 
@@ -49,18 +49,18 @@ class Proof:
     def seconds(self) -> float:
         return self._clock() - self._began if self._seconds is None else self._seconds
 
-    def step(self, kind: EndpointKind | None, stage: Stage) -> Step | None:
+    def step(self, kind: EndpointKind | None, stage: ProbeStage) -> ProbeStep | None:
         with self._lock:
             return self._steps.get((kind, stage))
 
     @property
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[ProbeStep]:
         """Every stage's newest step, in the order in which the stages began."""
         with self._lock:
             return list(self._steps.values())
 
     @property
-    def problems(self) -> list[Step]:
+    def problems(self) -> list[ProbeStep]:
         """What failed, then what is worth a warning."""
         with self._lock:
             steps = list(self._steps.values())
@@ -98,7 +98,7 @@ class ReportScreen(ConsoleModal):
         self.notify("Copied.", timeout=2)
 
 
-def _words(step: Step) -> str:
+def _words(step: ProbeStep) -> str:
     where = f"{step.kind or 'permission':<12} {step.stage:<12} {step.status:<8}{milliseconds(step.seconds):>6} ms"
     ids = ", ".join(part for part in (step.code, step.ec, step.request_id) if part)
     lines = [f"{where}  {safe(step.detail)}"]

@@ -16,10 +16,9 @@ from textual.widgets import Input, Label, Select
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.formats import SampleFormat
-from ossconsole.dataset.upload.flow import Stopped
-from ossconsole.dataset.upload.pipeline import MAX_PARALLELISM
+from ossconsole.dataset.upload.job import MAX_PARALLELISM, UploadSettings
 from ossconsole.dataset.upload.plan import UploadPlan
-from ossconsole.dataset.upload.settings import UploadSettings
+from ossconsole.storage.jobs.threads import Cancelled
 from ossconsole.tui.console import OwnUploadHandle, Ready
 from ossconsole.tui.kit import actions, memory
 from ossconsole.tui.kit.canvas import Panel
@@ -97,7 +96,7 @@ class UploadScreen(ConsoleScreen):
             return
         plain = self.console.no_color or self.glyphs.name == "ascii"
         for view in self.query(SampleView):
-            view.show(upload.picture(), upload.settings.format, plain=plain)
+            view.show(upload.preview(), upload.settings.format, plain=plain)
 
     def _heading(self, width: int, height: int) -> Sequence[Line]:
         return [Paper(width, height, self.glyphs).heading("Plan" if self.has_class("-form") else "Upload")]
@@ -155,7 +154,7 @@ class UploadScreen(ConsoleScreen):
             prefix=self.query_one("#prefix", Input).value.strip().strip("/"),
         )
         try:
-            settings.recipe.check()
+            settings.preprocessing.check()
         except ConsoleError as error:
             self.tell(error)
             return None
@@ -216,7 +215,7 @@ class UploadScreen(ConsoleScreen):
         plan: UploadPlan | None = None
         try:
             plan = self.services.plan_upload(settings, stop, seen)
-        except Stopped:
+        except Cancelled:
             pass
         except ConsoleError as error:
             self.app.call_later(self.tell, error)
