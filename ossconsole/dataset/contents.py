@@ -32,40 +32,42 @@ _NORMALISED_LIMIT = 8.0  # ImageNet's normalisation gives -2.2 … 2.7; any othe
 
 @dataclass(frozen=True)
 class PreviewImage:
-    """A picture to show: `pixels` is uint8, (height, width, 3).
+    """An image to show: `pixels` is uint8, (height, width, 3).
 
-    `minimum`, `maximum` and `mean` are of the values as stored, None for an ordinary image file. `basis` tells in
-    words how the format was found out.
+    `minimum`, `maximum` and `mean` are of the values as stored, None for an ordinary image file. `basis` says how the
+    format was detected (`by the manifest`).
     """
 
     pixels: NDArray[np.uint8]
     kind: str
     basis: str
     is_part: bool = False
-    """True for an image of which only the upper part was read."""
+    """True where only the upper part of the image was read."""
     minimum: float | None = None
     maximum: float | None = None
     mean: float | None = None
 
     @property
     def height(self) -> int:
+        """Pixels."""
         return int(self.pixels.shape[0])
 
     @property
     def width(self) -> int:
+        """Pixels."""
         return int(self.pixels.shape[1])
 
 
 def square_side(fmt: SampleFormat, size: int) -> int | None:
-    """The side of the square sample that has `size` bytes, None when none has."""
+    """The side in pixels of the square sample of `size` bytes; None where there is none."""
     side = math.isqrt(size // (CHANNELS * fmt.itemsize))
     return side if side and sample_bytes(fmt, side, side) == size else None
 
 
 def guess_sample(name: str, data: bytes) -> PreviewImage:
-    """The picture in a sample of which only name and bytes are known. Raises ConsoleError when the size fits none.
+    """The image in a sample without a manifest. Raises ConsoleError when the size fits no format.
 
-    Where both formats have a square of that size the values decide: bytes of pixels make no small float32.
+    Where both formats have a square of that size the values decide: pixel bytes read as float32 are not small.
     """
     sides = {fmt: side for fmt in SampleFormat if (side := square_side(fmt, len(data)))}
     if not sides:
@@ -82,7 +84,7 @@ def guess_sample(name: str, data: bytes) -> PreviewImage:
 
 
 def show_sample(fmt: SampleFormat, data: bytes, height: int, width: int, *, basis: str) -> PreviewImage:
-    """The picture of a sample; `tensor-f32` with the normalisation undone. Raises ConsoleError on a wrong length."""
+    """The image of a sample, for tensor-f32 with the normalisation undone. Raises ConsoleError on a wrong length."""
     import numpy as np
 
     values = decode(fmt, data, height, width)
@@ -104,7 +106,7 @@ def show_sample(fmt: SampleFormat, data: bytes, height: int, width: int, *, basi
 
 
 def show_image(data: bytes, *, is_whole: bool = True) -> PreviewImage:
-    """An ordinary image file (JPEG, PNG, …); of a JPEG that is cut short, the upper part. Raises ConsoleError."""
+    """An ordinary image file (JPEG, PNG, …); the upper part of a JPEG that is cut short. Raises ConsoleError."""
     import numpy as np
     from PIL import Image, UnidentifiedImageError
 
@@ -117,7 +119,7 @@ def show_image(data: bytes, *, is_whole: bool = True) -> PreviewImage:
             if image.width * image.height > _MAX_IMAGE_PIXELS:
                 raise ConsoleError(f"{kind}: too many pixels to show.")
             if not is_whole and not is_part:
-                raise ConsoleError(f"{kind}: its first {len(data):,} bytes alone show nothing.")
+                raise ConsoleError(f"{kind}: its first {len(data):,} bytes cannot be shown without the rest.")
             kind += f", from its first {len(data):,} bytes" if is_part else ""
             return PreviewImage(np.asarray(image.convert("RGB")), kind, "by its first bytes", is_part=is_part)
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -125,7 +127,7 @@ def show_image(data: bytes, *, is_whole: bool = True) -> PreviewImage:
 
 
 def fit(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
-    """The picture scaled to fit `width` x `height` pixels with its proportions kept."""
+    """The (height, width, 3) image scaled to fit `width` x `height` pixels; its aspect ratio is kept."""
     import numpy as np
     from PIL import Image
 
@@ -135,15 +137,15 @@ def fit(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]
     return np.asarray(Image.fromarray(pixels).resize(size, resampling))
 
 
-def contact_sheet(pictures: list[PreviewImage], columns: int, side: int, gap: int = 2) -> NDArray[np.uint8]:
-    """Pictures in rows of `columns`, each fitted into a square of `side` pixels, on black."""
+def contact_sheet(images: list[PreviewImage], columns: int, side: int, gap: int = 2) -> NDArray[np.uint8]:
+    """Images in rows of `columns`, each fitted into a square of `side` pixels, on black."""
     import numpy as np
 
-    rows = -(-len(pictures) // columns)
+    rows = -(-len(images) // columns)
     step = side + gap
     sheet = np.zeros((max(1, rows * step - gap), columns * step - gap, 3), np.uint8)
-    for number, picture in enumerate(pictures):
-        small = fit(picture.pixels, side, side)
+    for number, image in enumerate(images):
+        small = fit(image.pixels, side, side)
         top = number // columns * step + (side - small.shape[0]) // 2
         left = number % columns * step + (side - small.shape[1]) // 2
         sheet[top : top + small.shape[0], left : left + small.shape[1]] = small
@@ -162,7 +164,7 @@ MAX_SAMPLE_BYTES = 8 << 20
 MAX_MANIFEST_BYTES = 32 << 20
 _SNIFF_BYTES = 4 << 10
 _MAX_LINE = 2000
-_PICTURE_THREADS = 8
+_IMAGE_THREADS = 8
 _BINARY_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".u8", ".safetensors", ".zip")
 _IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"RIFF")
 _ZIP_MAGIC = b"PK\x03\x04"
@@ -170,7 +172,7 @@ _LEGACY_TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 
 
 class ManifestIndex:
-    """Which sample a key is, by the manifest of a dataset prefix."""
+    """Finds samples by key in the manifest of a dataset prefix."""
 
     def __init__(self, manifest: Manifest, prefix: str) -> None:
         self.manifest = manifest
@@ -178,6 +180,7 @@ class ManifestIndex:
         self._samples: dict[str, Sample] | None = None
 
     def find(self, key: str) -> Sample | None:
+        """The sample of a key in the bucket; None where the manifest does not list it."""
         if self._samples is None:
             self._samples = {
                 object_key(self.prefix, sample.key): sample
@@ -187,14 +190,15 @@ class ManifestIndex:
         return self._samples.get(key)
 
     def label(self, sample: Sample) -> str:
+        """The sample's class name."""
         return self.manifest.classes[sample.label]
 
 
 @dataclass(frozen=True)
 class TextContent:
-    """Lines of `kind` (`text`, `JSON`, `table`); `truncated` where the object has more than was read.
+    """Lines of `kind` (`text`, `JSON`, `table`); `truncated` where only the beginning was read.
 
-    `note` says why it is not what its name promises.
+    `note` says why the content is not what the name suggests.
     """
 
     kind: str
@@ -205,7 +209,7 @@ class TextContent:
 
 @dataclass(frozen=True)
 class BytesContent:
-    """The first bytes of something that is none of the known things; `note` says what it is not, or why."""
+    """The first bytes of an object of unknown content; `note` says what it is not, or why."""
 
     data: bytes
     note: str = ""
@@ -213,15 +217,15 @@ class BytesContent:
 
 @dataclass(frozen=True)
 class ImageContent:
-    """A sample or an image, with the class it belongs to where that is known."""
+    """A sample or an image, with its class where that is known."""
 
-    picture: PreviewImage
+    image: PreviewImage
     label: str = ""
 
 
 @dataclass(frozen=True)
 class UnreadableContent:
-    """Why there is nothing to show."""
+    """Why the content cannot be shown."""
 
     reason: str
 
@@ -230,7 +234,7 @@ Content = CheckpointInfo | Manifest | ImageContent | TextContent | BytesContent 
 
 
 def read_content(store: ObjectStore, info: ObjectInfo, index: ManifestIndex | None = None) -> Content:
-    """What `info`'s object holds, from at most 64 KiB, or from all of a sample or manifest. Raises StorageError."""
+    """The content of `info`'s object, from at most 64 KiB, or all of a sample or manifest. Raises StorageError."""
     if info.size == 0:
         return UnreadableContent("The object is empty.")
     if info.storage_class in ARCHIVED and 'ongoing-request="false"' not in info.headers.get("x-oss-restore", ""):
@@ -265,12 +269,12 @@ def _sample(store: ObjectStore, info: ObjectInfo, *, binary: bool) -> Content | 
 def folder_images(
     store: ObjectStore, prefix: str, index: ManifestIndex | None = None, limit: int = 24
 ) -> list[ImageContent]:
-    """The first pictures of a folder, read side by side; objects that are none are left out. Raises StorageError."""
+    """The first `limit` images of a folder, read in parallel; other objects are skipped. Raises StorageError."""
     found = store.list_page(prefix, max_keys=min(1000, limit * 2)).objects
-    with ThreadPoolExecutor(_PICTURE_THREADS, thread_name_prefix="pictures") as pool:
+    with ThreadPoolExecutor(_IMAGE_THREADS, thread_name_prefix="images") as pool:
         contents = pool.map(lambda each: read_content(store, store.head(each.key), index), found)
-        pictures = [content for content in contents if isinstance(content, ImageContent)]
-    return pictures[:limit]
+        images = [content for content in contents if isinstance(content, ImageContent)]
+    return images[:limit]
 
 
 def _known_sample(store: ObjectStore, info: ObjectInfo, index: ManifestIndex, sample: Sample) -> Content:
@@ -280,8 +284,8 @@ def _known_sample(store: ObjectStore, info: ObjectInfo, index: ManifestIndex, sa
         note = f"The manifest expects {expected:,} bytes ({sample.height} x {sample.width} {index.manifest.format})."
         return BytesContent(store.get_range(info.key, 0, _SNIFF_BYTES), f"{note} The object has {info.size:,}.")
     data = store.get(info.key)
-    picture = show_sample(index.manifest.format, data, sample.height, sample.width, basis="by the manifest")
-    return ImageContent(picture, label)
+    image = show_sample(index.manifest.format, data, sample.height, sample.width, basis="by the manifest")
+    return ImageContent(image, label)
 
 
 def _image(head: bytes, size: int) -> Content:
@@ -300,7 +304,7 @@ def _manifest(store: ObjectStore, info: ObjectInfo, head: bytes) -> Content | No
         check_manifest(manifest, info.key)
     except (msgspec.DecodeError, ConsoleError) as error:
         text = _text(head, info)
-        note = f"This is no manifest that can be used. {error}"
+        note = f"This is not a valid manifest. {error}"
         return replace(text, note=note) if text else BytesContent(head, note)
     return manifest
 
@@ -318,7 +322,7 @@ def _text(head: bytes, info: ObjectInfo) -> TextContent | None:
     try:
         text = head.decode()
     except UnicodeDecodeError as error:
-        if not truncated or error.start < len(head) - 4:  # a character cut in two by the end of the range is no fault
+        if not truncated or error.start < len(head) - 4:  # the end of the range may cut a character in two
             return None
         text = head[: error.start].decode()
     if "\0" in text:
@@ -336,5 +340,5 @@ def _text(head: bytes, info: ObjectInfo) -> TextContent | None:
 def _pretty(text: str) -> str:
     try:
         return msgspec.json.format(text, indent=2)
-    except msgspec.DecodeError:  # JSON Lines, or not JSON after all
+    except msgspec.DecodeError:  # JSON Lines, or not JSON
         return text

@@ -108,8 +108,6 @@ class OwnUploadHandle(UploadHandle, Protocol):
 class Store(Protocol):
     """The part of `ossconsole.storage.client.ObjectStore` that the screens use; every method may block."""
 
-    def head_bucket(self) -> None: ...
-
     def list_page(
         self, prefix: str, *, delimiter: str = "/", token: str = "", start_after: str = "", max_keys: int = 1000
     ) -> ListPage: ...

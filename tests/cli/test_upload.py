@@ -51,7 +51,7 @@ def test_a_broken_picture_makes_the_exit_code_1_and_the_rest_arrives(uploader: U
     assert done.code == 1
     assert done.summary["uploaded"] == 8
     assert [(line["path"], line["reason"]) for line in done.lines if line["event"] == "failed"] == [
-        ("train/ants/broken.jpg", "not a picture that can be read")
+        ("train/ants/broken.jpg", "not a readable image")
     ]
 
 
@@ -79,7 +79,7 @@ def test_a_dry_run_sends_nothing(uploader: Uploader, source: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
-        (["/nowhere"], 1, "/nowhere is not there"),
+        (["/nowhere"], 1, "/nowhere does not exist"),
         ([], 2, "SRC"),
         (["SOURCE", "--size", "3"], 2, "--size 3"),
         (["SOURCE", "--format", "jpeg"], 2, "jpeg"),

@@ -86,7 +86,7 @@ def test_a_zip_that_is_no_checkpoint_says_so(store: Counting) -> None:
 def test_samples_by_size_and_by_manifest(store: Counting) -> None:
     content = told(store, "ants/1.u8", SAMPLE)
     assert isinstance(content, ImageContent)
-    assert (content.label, content.picture.width) == ("ants", 8)
+    assert (content.label, content.image.width) == ("ants", 8)
     wrong = told(store, "ants/2.u8", b"\xff" * 1000)
     assert isinstance(wrong, BytesContent)
     assert "1,000 bytes are neither" in wrong.note
@@ -100,7 +100,7 @@ def test_samples_by_size_and_by_manifest(store: Counting) -> None:
         "contents",
     )
     known = told(store, "m.u8", SAMPLE, index)
-    assert (known.label, known.picture.height, known.picture.width) == ("Formica rufa", 4, 16)
+    assert (known.label, known.image.height, known.image.width) == ("Formica rufa", 4, 16)
     assert "expects 192 bytes (8 x 8 image-u8)" in told(store, "short.u8", b"x", index).note
 
 
@@ -142,7 +142,7 @@ def test_an_image_is_shown_from_its_first_bytes(store: Counting) -> None:
     Image.fromarray(noise).save(sink, "JPEG", quality=95)
     content = told(store, "large.jpg", sink.getvalue())
     assert isinstance(content, ImageContent)
-    assert content.picture.width == 600
+    assert content.image.width == 600
     assert store.fetched == PREVIEW_BYTES
     broken = told(store, "broken.png", b"\x89PNG\r\n\x1a\nnothing")
     assert isinstance(broken, BytesContent)
@@ -155,7 +155,7 @@ def test_a_manifest_and_one_that_is_refused(store: Counting) -> None:
     assert told(store, "manifest.json", msgspec.json.encode(manifest)) == manifest
     refused = told(store, "manifest.json", b'{"version": 1}')
     assert isinstance(refused, TextContent)
-    assert "no manifest that can be used" in refused.note
+    assert "not a valid manifest" in refused.note
 
 
 def test_a_sheet_leaves_out_what_is_no_picture(store: Counting) -> None:

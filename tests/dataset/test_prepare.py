@@ -259,8 +259,8 @@ def test_a_bomb_is_refused_before_it_unpacks(monkeypatch: pytest.MonkeyPatch) ->
     ("data", "reason"),
     [
         pytest.param(b"", "empty", id="zero bytes"),
-        pytest.param(b"not a picture at all", "not a picture", id="text"),
-        pytest.param(jpeg(1)[:400], "truncated|damaged|not a picture", id="cut in the header"),
+        pytest.param(b"not a picture at all", "not a readable image", id="text"),
+        pytest.param(jpeg(1)[:400], "truncated|damaged|not a readable image", id="cut in the header"),
         pytest.param(jpeg(1)[:-200], "truncated", id="cut in the pixels"),
         pytest.param(b"P6 " + b"9" * 400, "damaged", id="PPM with an endless header"),
         pytest.param(b"\xff\xd8\xff" + bytes(100), ".", id="nothing but a JPEG's start"),
@@ -268,7 +268,7 @@ def test_a_bomb_is_refused_before_it_unpacks(monkeypatch: pytest.MonkeyPatch) ->
         pytest.param(
             b"BM" + struct.pack("<IHHIIiiHH", 100, 0, 0, 54, 40, -5, 2**31 - 1, 1, 24) + bytes(50), ".", id="odd BMP"
         ),
-        pytest.param(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture", id="PostScript"),
+        pytest.param(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a readable image", id="PostScript"),
         pytest.param(saved(Image.fromarray(np.zeros((9, 9), np.float32)), "TIFF"), "no known range", id="float TIFF"),
     ],
 )
@@ -283,7 +283,7 @@ def test_what_cannot_be_read_says_why_in_our_own_words(data: bytes, reason: str)
     [
         ("Decompressed data too large for PngImagePlugin.MAX_TEXT_CHUNK", "colour profile or a text"),
         ("Token too long in file header: b'9999'", "damaged"),
-        ("image file is truncated (5 bytes not processed)", "truncated: a part of the picture is lost"),
+        ("image file is truncated (5 bytes not processed)", "truncated: a part of the image is missing"),
         ("cannot identify image file <_io.BytesIO object at 0x7f00>", "damaged"),
     ],
 )
@@ -298,7 +298,7 @@ def test_a_jpeg_with_a_hole_in_its_data_is_reported_though_pillow_takes_it(recip
     middle = len(data) // 2
     data[middle : middle + 40] = bytes(40)
     Image.open(io.BytesIO(data)).load()
-    with pytest.raises(UnreadableImageError, match="a part of the picture is lost"):
+    with pytest.raises(UnreadableImageError, match="a part of the image is missing"):
         prepare(bytes(data), "train/a", recipe)
 
 

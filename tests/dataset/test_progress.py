@@ -6,37 +6,34 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ossconsole.dataset.upload.progress import (
+    IGNORED,
+    PLAN_ENDED,
+    PLANNED,
+    UNCHANGED,
     Busy,
-    Counted,
     Counts,
     PipelineStage,
-    PlanEnded,
-    Planned,
-    SampleFailed,
-    SampleIgnored,
-    SampleMissing,
-    Sent,
-    Unchanged,
-    UploadEvent,
     UploadRates,
-    reduce,
+    sample_failed,
+    sample_missing,
+    sample_sent,
 )
 
 # What can become of one file: settled at once, sent, lost, or found missing by the verification and sent once more.
-_FATES: list[list[UploadEvent]] = [
-    [SampleIgnored()],
-    [Unchanged()],
-    [SampleFailed()],
-    [Sent(100)],
-    [Sent(100), SampleMissing(unchanged=False), Sent(100, resent=True)],
-    [Sent(100), SampleMissing(unchanged=False), SampleFailed(resent=True)],
-    [Unchanged(), SampleMissing(unchanged=True), Sent(100, resent=True)],
+_FATES: list[list[Counts]] = [
+    [IGNORED],
+    [UNCHANGED],
+    [sample_failed()],
+    [sample_sent(100)],
+    [sample_sent(100), sample_missing(unchanged=False), sample_sent(100, resent=True)],
+    [sample_sent(100), sample_missing(unchanged=False), sample_failed(resent=True)],
+    [UNCHANGED, sample_missing(unchanged=True), sample_sent(100, resent=True)],
     [
-        Unchanged(),
-        SampleMissing(unchanged=True),
-        Sent(100, resent=True),
-        SampleMissing(unchanged=False),
-        SampleFailed(resent=True),
+        UNCHANGED,
+        sample_missing(unchanged=True),
+        sample_sent(100, resent=True),
+        sample_missing(unchanged=False),
+        sample_failed(resent=True),
     ],
 ]
 
@@ -46,20 +43,18 @@ _FATES: list[list[UploadEvent]] = [
     counted=st.lists(st.integers(0, 40), max_size=4),
     order=st.randoms(use_true_random=False),
 )
-def test_done_rises_and_stays_within_the_total(
-    fates: list[list[UploadEvent]], counted: list[int], order: object
-) -> None:
-    threads = [[Planned(), *fate] for fate in fates] + [[Counted(number)] for number in counted]
-    events: list[UploadEvent] = []
+def test_done_rises_and_stays_within_the_total(fates: list[list[Counts]], counted: list[int], order: object) -> None:
+    threads = [[PLANNED, *fate] for fate in fates] + [[Counts(counted=number)] for number in counted]
+    events: list[Counts] = []
     while threads:
         chosen = order.choice(threads)  # type: ignore[attr-defined]
         events.append(chosen.pop(0))
         threads = [thread for thread in threads if thread]
-    planned_last = max((n for n, event in enumerate(events) if isinstance(event, Planned)), default=-1)
-    events.insert(planned_last + 1, PlanEnded())
+    planned_last = max((n for n, event in enumerate(events) if event is PLANNED), default=-1)
+    events.insert(planned_last + 1, PLAN_ENDED)
     counts, before = Counts(), Counts()
     for event in events:
-        counts = reduce(counts, event)
+        counts += event
         assert before.done <= counts.done <= counts.total
         assert counts.bytes >= before.bytes
         assert min(counts.uploaded, counts.unchanged, counts.ignored, counts.failed, counts.missing) >= 0
@@ -67,9 +62,9 @@ def test_done_rises_and_stays_within_the_total(
     assert counts.done == counts.total == len(fates)
     assert counts.missing == 0
     last = [fate[-1] for fate in fates]
-    assert counts.uploaded == sum(isinstance(event, Sent) for event in last)
-    assert counts.failed == sum(isinstance(event, SampleFailed) for event in last)
-    assert counts.unchanged == sum(isinstance(event, Unchanged) for event in last)
+    assert counts.uploaded == sum(event.uploaded for event in last)
+    assert counts.failed == sum(event.failed for event in last)
+    assert counts.unchanged == sum(event is UNCHANGED for event in last)
 
 
 @given(st.lists(st.tuples(st.floats(0, 5), st.integers(0, 9)), max_size=60))
@@ -78,7 +73,7 @@ def test_rates_are_never_negative(steps: list[tuple[float, int]]) -> None:
     for wait, sent in steps:
         now += wait
         for _ in range(sent):
-            counts = reduce(reduce(counts, Planned()), Sent(10))
+            counts = counts + PLANNED + sample_sent(10)
         window.mark(now, counts, Busy())
         rates = window.rates(now, counts, Busy(), workers=2, senders=4)
         assert rates.samples_per_s >= 0
@@ -89,7 +84,7 @@ def test_the_rate_is_that_of_the_last_ten_seconds() -> None:
     window, counts = UploadRates(0.0), Counts()
     for second in range(1, 41):
         for _ in range(100 if second <= 20 else 10):
-            counts = reduce(counts, Sent(1000))
+            counts += sample_sent(1000)
         window.mark(float(second), counts, Busy())
     rates = window.rates(40.0, counts, Busy(), workers=1, senders=1)
     assert rates.samples_per_s == 10

@@ -488,7 +488,7 @@ def test_the_archive_of_one_class_fails_with_a_remedy_in_the_plan_and_in_the_upl
     plan = plan_upload(profile, sandboxed_bucket.owner, settings)
     assert "train/<class>/ of a folder" in plan.problem
     (group,) = plan.unused
-    assert str(group) == "2 files (a picture neither below train/ nor below val/): n01_1.JPEG, n01_2.JPEG"
+    assert str(group) == "2 files (an image neither below train/ nor below val/): n01_1.JPEG, n01_2.JPEG"
     with pytest.raises(ConsoleError, match="2 files not used") as told:
         upload(profile, sandboxed_bucket.owner, settings)
     assert "train/<class>/ of a folder" in told.value.remedy
@@ -506,4 +506,4 @@ def test_what_of_the_source_is_not_used_is_in_plan_and_summary(
     files, folders = plan.unused
     assert str(files).startswith("12 files (unsupported file extension): ")
     assert str(files).endswith(" and 9 more")
-    assert str(folders) == "1 class folder (no usable picture in it): train/wasps"
+    assert str(folders) == "1 class folder (no usable image in it): train/wasps"

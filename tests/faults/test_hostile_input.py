@@ -323,7 +323,7 @@ class Planted:
 
 def test_a_hostile_checkpoint_runs_nothing(tmp_path: Path) -> None:
     planted = tmp_path / "planted"
-    with pytest.raises(ConsoleError, match=r"names code to be run|cut short"):
+    with pytest.raises(ConsoleError, match=r"runs code when it is loaded|cut short"):
         unpack(repacked({"data.pkl": pickle.dumps({"format": Planted(planted)})}), "here")
     assert not planted.exists()
 

@@ -127,7 +127,7 @@ def test_a_folder_is_not_copied_into_itself(store: ObjectStore, filled: str, tar
 @pytest.mark.parametrize("target", ["", "/leading", "n" * 1024], ids=["empty", "slash", "long"])
 def test_a_target_that_is_no_key_is_refused(store: ObjectStore, filled: str, target: str) -> None:
     found = summary(store, f"{filled}one")
-    with pytest.raises(SettingsError, match="no object name"):
+    with pytest.raises(SettingsError, match="not a valid object name"):
         Copy(store, [found], found.key, target)
 
 
@@ -157,7 +157,7 @@ def test_restore_takes_what_is_archived_alone(store: ObjectStore, prefix: str) -
     job = Restore(store, [prefix])
     run(job)
     assert job.failures == []
-    assert (job.asked, job.under_way) == (2, 0)
+    assert (job.requested, job.in_progress) == (2, 0)
     assert job.progress().items_skipped == 1
     assert store.get(f"{prefix}one") == b"cold"
     denied = Restore(store, [ObjectSummary(f"{prefix}gone", 4, 0, "Archive")])
@@ -173,7 +173,7 @@ def test_a_restore_that_is_under_way_is_no_failure(
         job = Restore(store, [ObjectSummary(f"{prefix}one", 4, 0, "ColdArchive")])
         run(job)
     assert job.failures == []
-    assert (job.asked, job.under_way) == (0, 1)
+    assert (job.requested, job.in_progress) == (0, 1)
 
 
 def test_unfinished_uploads_are_found_and_aborted(store: ObjectStore, prefix: str) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.text import safe_text
-from ossconsole.storage.jobs.download import check_inside, local_path, plan_downloads
+from ossconsole.storage.jobs.download import check_inside, plan_downloads
 from ossconsole.storage.objects import ObjectSummary
 
 NASTY = st.text(st.sampled_from("ab./\\%~\x00\x1b[\u202e\u200b\ud800é漢 0F"), min_size=1, max_size=40)
@@ -34,6 +34,11 @@ def test_safe_text_leaves_nothing_that_acts_on_a_terminal(key: str) -> None:
 )
 def test_safe_text(key: str, shown: str) -> None:
     assert safe_text(key) == shown
+
+
+def local_path(folder: Path, key: str) -> Path:
+    (item,) = plan_downloads([ObjectSummary(key, 1, 0)], "", folder)
+    return item.path
 
 
 @given(KEYS)

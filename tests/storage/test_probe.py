@@ -365,7 +365,7 @@ def test_tls_with_a_trusted_certificate(tmp_path: Path, monkeypatch: pytest.Monk
 def test_tls_with_a_foreign_certificate(tmp_path: Path) -> None:
     with serve(self_signed(tmp_path, names=["127.0.0.1"])) as port:
         error = unreachable(HostProbe("127", f"https://0.0.1:{port}"))
-    assert "cannot be trusted" in error.message
+    assert "is not trusted" in error.message
 
 
 def test_tls_for_another_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -373,7 +373,7 @@ def test_tls_for_another_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     with serve(certificate) as port:
         error = unreachable(HostProbe("127", f"https://0.0.1:{port}"))
-    assert "cannot be trusted" in error.message
+    assert "is not trusted" in error.message
 
 
 def test_a_plain_port_does_not_speak_tls() -> None:

@@ -176,10 +176,6 @@ class FakeStore:
     def uri(self, key: str = "") -> str:
         return f"oss://127/{key}"
 
-    def head_bucket(self) -> None:
-        if self.error is not None:
-            raise self.error
-
     def head(self, key: str) -> ObjectInfo:
         raise NotImplementedError(key)
 

@@ -32,7 +32,7 @@ from ossconsole.dataset.source.layout import PlannedSample
 from ossconsole.dataset.upload.job import UploadJob
 from ossconsole.dataset.upload.journal import PlanAction
 from ossconsole.dataset.upload.prepare import PreprocessConfig
-from ossconsole.dataset.upload.progress import SampleFailed, SampleMissing, SamplePreview, Sent, Unchanged, UploadEvent
+from ossconsole.dataset.upload.progress import Counts, SamplePreview
 from ossconsole.dataset.upload.worker import Done, PrepareProcesses, Task, Worker
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.jobs.job import Failure
@@ -43,7 +43,7 @@ _SHARD_NAME = re.compile(rf"({'|'.join(SPLITS)})/shard-\d+\.(tar|idx)")
 
 
 class PlannedMember(msgspec.Struct, frozen=True, array_like=True):
-    """A picture that becomes the member `key` of a tar."""
+    """An image that becomes the member `key` of a tar."""
 
     path: str
     key: str
@@ -54,7 +54,7 @@ class PlannedMember(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ShardPlan(msgspec.Struct, frozen=True):
-    """The pictures of one tar, in their order. `digest` changes with any of them and with the recipe."""
+    """The images of one tar, in their order. `digest` changes with any of them and with the config."""
 
     split: str
     tar: str
@@ -63,6 +63,7 @@ class ShardPlan(msgspec.Struct, frozen=True):
 
     @property
     def index(self) -> str:
+        """The key of the tar's index."""
         return self.tar.removesuffix(".tar") + ".idx"
 
 
@@ -76,12 +77,12 @@ class ShardPlanner:
         self._decode = msgspec.msgpack.Decoder(PlannedMember).decode
         self._db = sqlite3.connect(path, check_same_thread=False)
         self._db.execute("PRAGMA journal_mode=OFF")
-        self._db.execute("PRAGMA synchronous=OFF")  # it is made anew for each upload
+        self._db.execute("PRAGMA synchronous=OFF")  # every upload creates it again
         self._db.execute("CREATE TABLE plan (key TEXT PRIMARY KEY, place BLOB, row BLOB) WITHOUT ROWID")
         self._db.execute("CREATE INDEX by_place ON plan (place)")
 
     def add(self, sample: PlannedSample, suffix: str) -> PlanAction:
-        """SEND, or why it has no place: other files have its keys, or its name was there before."""
+        """SEND, CONFLICT where other files have its keys, or REPEATED where its name occurred before."""
         for key in (sample.key, sample.spare_key):
             if self._take(sample, key + suffix):
                 return PlanAction.SEND
@@ -97,7 +98,7 @@ class ShardPlanner:
         return self._db.execute("INSERT OR IGNORE INTO plan VALUES (?, ?, ?)", values).rowcount == 1
 
     def plans(self) -> Iterator[ShardPlan]:
-        """The tars, one after the other."""
+        """The plan of each tar."""
         for split in SPLITS:
             found = self._db.execute("SELECT row FROM plan WHERE key GLOB ? ORDER BY place", (f"{split}/*",))
             number = 0
@@ -110,11 +111,12 @@ class ShardPlanner:
         return hashlib.sha256(msgspec.json.encode((self._recipe.digest, made_from))).hexdigest()[:32]
 
     def close(self) -> None:
+        """Closes the database."""
         self._db.close()
 
 
 class ExistingShards:
-    """What is below a dataset prefix, and which of it earlier uploads of shards have put there."""
+    """The objects below a dataset prefix, and the shards that earlier uploads have sent."""
 
     def __init__(self, store: ObjectStore, prefix: str, recipe: PreprocessConfig, resume_log: Path) -> None:
         """`resume_log` has a line for each shard sent since the list was written. Raises StorageError, OSError."""
@@ -133,12 +135,13 @@ class ExistingShards:
 
 
 def list_objects(store: ObjectStore, prefix: str) -> dict[str, ObjectSummary]:
-    """The objects below the prefix by relative key; of shards there are few. Raises StorageError."""
+    """The objects below the prefix by relative key; a dataset has few shards. Raises StorageError."""
     below = object_key(prefix, "")
     return {summary.key[len(below) :]: summary for summary in store.list_all(below)}
 
 
 def is_shard_name(key: str) -> bool:
+    """Whether a relative key is that of a tar or its index."""
     return _SHARD_NAME.fullmatch(key) is not None
 
 
@@ -157,7 +160,7 @@ def _read_resume_log(path: Path) -> list[PackedShard]:
 
 
 def _read_line(line: bytes) -> PackedShard | None:
-    """None for one that was cut off by a kill; that tar is sent again."""
+    """None for a line that a kill has cut; that tar is sent again."""
     try:
         return decode_json(line, PackedShard)
     except msgspec.DecodeError:
@@ -169,7 +172,7 @@ _TASKS_PER_WORKER = 2
 
 
 class Built(msgspec.Struct, frozen=True):
-    """A tar on the disk, and its index. The members' labels are not known here."""
+    """A tar on the disk, and its index. The members' labels are not set yet."""
 
     path: Path
     size: int
@@ -179,73 +182,63 @@ class Built(msgspec.Struct, frozen=True):
 
 
 class ShardUploadState:
-    """A tar on its way; without `upload` it is in the bucket already. `send` may be called from many threads."""
+    """The upload of one tar; `upload` is None for one that is not sent. `send` may be called from many threads."""
 
     def __init__(self, shard_plan: ShardPlan, built: Built, upload: ResumableUpload | None) -> None:
         self.shard_plan = shard_plan
         self.built = built
-        self.lost = False
+        self.has_failed = False
         self._upload = upload
         self._lock = threading.Lock()
-        self._parts = self._told = self._untold_bytes = 0
+        self._parts = self._uploaded = 0
 
     @property
     def numbers(self) -> range:
+        """The parts to send."""
         return self._upload.numbers if self._upload else range(0)
 
     @property
     def part_bytes(self) -> int:
-        """About how long each part is."""
+        """The average bytes of a part."""
         return -(-self.built.size // max(1, len(self.numbers)))
 
     def send(self, number: int) -> int:
-        """Gives the part's length. Raises OSError, StorageError."""
+        """Sends a part; returns its bytes. Raises OSError, StorageError."""
         return self._upload.send(number) if self._upload else 0
 
-    def arrived(self, size: int) -> list[UploadEvent]:
-        """What to book after a part of `size` bytes: its share of the samples."""
+    def part_sent(self, size: int) -> Counts:
+        """The change after a part of `size` bytes: its share of the samples."""
         with self._lock:
             self._parts += 1
-            self._untold_bytes += size
-            told = len(self.built.members) * self._parts // len(self.numbers)
-            new = told - self._told
-            if not new:
-                return []
-            self._told, sent = told, self._untold_bytes
-            self._untold_bytes = 0
-            return [Sent(sent), *([Sent(0)] * (new - 1))]
+            before, self._uploaded = self._uploaded, len(self.built.members) * self._parts // len(self.numbers)
+            return Counts(uploaded=self._uploaded - before, bytes=size)
 
     def claim(self) -> bool:
         """True for one caller, once every part is in the bucket."""
         return self._upload is not None and self._upload.claim()
 
     def complete(self) -> None:
-        """Makes the object out of the parts. Raises ConsoleError."""
+        """Completes the object. Raises ConsoleError."""
         if self._upload:
             self._upload.complete()
 
-    def settle(self) -> list[UploadEvent]:
-        """What to book once tar and index are in the bucket, after what `arrived` has told."""
-        return [] if self._upload else [Unchanged()] * len(self.built.members)
-
-    def lose(self) -> list[UploadEvent]:
-        """What to book when OSS does not take it; nothing the second time."""
+    def fail(self) -> Counts | None:
+        """The change when OSS refuses the tar; None the second time."""
         with self._lock:
-            if self.lost:
-                return []
-            self.lost = True
-            told, count = self._told, len(self.built.members)
-        again: list[UploadEvent] = [SampleMissing(unchanged=False), SampleFailed(resent=True)]
-        return again * told + [SampleFailed()] * (count - told)
+            if self.has_failed:
+                return None
+            self.has_failed = True
+            return Counts(uploaded=-self._uploaded, failed=len(self.built.members))
 
     def close(self) -> None:
+        """Closes the file of the tar."""
         upload, self._upload = self._upload, None
         if upload:
             upload.close()
 
 
 class ShardBuilder:
-    """Prepares rows by processes, which it starts when there is a first one and ends with the `with` block."""
+    """Builds tars with preparation processes, which start with the first image and end with the `with` block."""
 
     def __init__(self, folder: Path, job: UploadJob) -> None:
         self._folder = folder
@@ -267,7 +260,7 @@ class ShardBuilder:
             self._processes.close()
 
     def build(self, shard_plan: ShardPlan) -> Built:
-        """Writes the tar of what can be prepared; what cannot is booked as failed. Raises OSError, Stopped."""
+        """Writes the tar of the images that can be prepared; the others count as failed. Raises OSError, Cancelled."""
         path = self._folder / shard_plan.tar.replace("/", "-")
         members: list[ShardSample] = []
         blocks: list[int] = []
@@ -285,12 +278,12 @@ class ShardBuilder:
                 file.write(data)
                 size, crc64 = size + len(data), fastcrc.crc64.xz(data, crc64)
             file.write(_END)
-        # The same samples give the same bytes: with the same time an upload of parts recognises the file again.
+        # The same samples give the same bytes: with the same time ResumableUpload recognises the file.
         os.utime(path, (0, int(shard_plan.digest[:8], 16)))
         return Built(path, size + len(_END), fastcrc.crc64.xz(_END, crc64), members, encode_index(blocks))
 
     def prepare(self, rows: Iterable[PlannedMember]) -> Iterator[tuple[PlannedMember, Done, bytes]]:
-        """What becomes of each row, in the rows' order, prepared on all workers. Raises Stopped."""
+        """The result of each row, in the rows' order, prepared by all workers. Raises Cancelled."""
         source = iter(rows)
         turns = itertools.cycle(range(self._count))
         waiting: deque[tuple[PlannedMember, int]] = deque()

@@ -35,7 +35,7 @@ from ossconsole.dataset.source.layout import Layout, SkippedFile
 from ossconsole.dataset.upload.job import PrefixTakenError, UploadJob, UploadSettings, check_prefix
 from ossconsole.dataset.upload.journal import JournalError, JournalLock, PlanAction, journal_path
 from ossconsole.dataset.upload.pipeline import LAST_ANSWERS_S
-from ossconsole.dataset.upload.progress import Phase, PlanEnded, Planned, SampleFailed, SampleMissing, Unchanged
+from ossconsole.dataset.upload.progress import PLAN_ENDED, PLANNED, Counts, Phase
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.jobs.job import Failure
@@ -44,36 +44,36 @@ from ossconsole.storage.multipart import ResumableUpload
 from ossconsole.storage.objects import ObjectSummary
 from ossconsole.storage.retry import CircuitBreaker
 
-MAX_PARTS_AT_ONCE = 8  # of 8 MiB each
+MAX_PARALLEL_PARTS = 8  # of 8 MiB each
 _RESUME_LOG = "sent.jsonl"
 
 
 def shards_folder(store: ObjectStore, prefix: str) -> Path:
-    """Where tars are built. Always the same: one that was partly sent is built again in its place, and goes on."""
+    """Where tars are built. It never changes, so that the upload of a tar that was partly sent resumes."""
     return journal_path(store.profile, prefix).with_suffix(".shards")
 
 
 def known_shards(store: ObjectStore, prefix: str, settings: UploadSettings) -> ExistingShards:
-    """What is below the prefix. Raises PrefixTakenError when it is another kind of dataset, StorageError, OSError."""
+    """The shards below the prefix. Raises PrefixTakenError for another kind of dataset, StorageError, OSError."""
     if check_prefix(store, prefix, settings, shards=True).has_manifest:
         raise PrefixTakenError(
             f"{store.uri(prefix)} holds a dataset of single samples.",
-            remedy="Give the shards another place with --dataset-prefix.",
+            remedy="Use another prefix for the shards with --dataset-prefix.",
         )
     known = ExistingShards(store, prefix, settings.preprocessing, shards_folder(store, prefix) / _RESUME_LOG)
     listed = known.list
     if listed is not None and (listed.format, listed.size) != (settings.format, settings.size):
         raise PrefixTakenError(
             f"{store.uri(prefix)} holds shards of {listed.format} at {listed.size} px.",
-            remedy="Give these another place with --dataset-prefix.",
+            remedy="Use another prefix for these with --dataset-prefix.",
         )
     return known
 
 
 class ShardUpload(UploadJob):
-    """Plans the tars, builds and sends them, verifies and lists them; whole ones in the bucket are not sent again."""
+    """Plans, builds, sends, verifies and lists tars; complete ones in the bucket are not sent again."""
 
-    max_parallelism = MAX_PARTS_AT_ONCE
+    max_parallelism = MAX_PARALLEL_PARTS
 
     def __init__(self, profile: Profile, credentials: CredentialSource, settings: UploadSettings) -> None:
         super().__init__(profile, credentials, settings)
@@ -87,6 +87,7 @@ class ShardUpload(UploadJob):
         self._breaker = CircuitBreaker()
 
     def work(self) -> None:
+        """Uploads all shards and their list. Raises Cancelled, ConsoleError."""
         layout = Layout(self.settings.source)
         if not layout.countable:
             raise ConsoleError(
@@ -118,12 +119,12 @@ class ShardUpload(UploadJob):
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _read(self, layout: Layout, plan: ShardPlanner) -> tuple[str, ...]:
-        """Plans every file, and gives the classes in label order."""
+        """Plans every file; returns the classes in label order."""
         suffix = self.settings.format.suffix
         classes: set[str] = set()
         for item in layout.items():
             self.gate.check()
-            self.stats.apply(Planned())
+            self.stats.add(PLANNED)
             if isinstance(item, SkippedFile):
                 self.skip(item)
             elif (action := plan.add(item, suffix)) is PlanAction.SEND:
@@ -131,13 +132,13 @@ class ShardUpload(UploadJob):
             else:
                 self.record_failure(Failure(item.path, action.reason))
         self.planned(layout)
-        self.stats.apply(PlanEnded())
+        self.stats.add(PLAN_ENDED)
         return layout.label_order(classes)
 
     # Sending
 
     def _send_all(self, plan: ShardPlanner, builder: ShardBuilder, known: ExistingShards) -> None:
-        """Builds one tar after the other while threads send the parts of those before."""
+        """Builds one tar after the other while threads send the parts of earlier ones."""
         self.sender_pool = ThreadPool(
             self._send_part, self.gate, self.parallelism, limit=self.parallelism, name="upload-send"
         )
@@ -151,7 +152,7 @@ class ShardUpload(UploadJob):
     def _tasks(
         self, shard_plan: ShardPlan, builder: ShardBuilder, known: ExistingShards
     ) -> Iterator[tuple[ShardUploadState, int]]:
-        """What is to be sent for a shard_plan; nothing when the bucket has it."""
+        """The parts to send of one tar; none when the bucket has it."""
         self.gate.check()
         earlier = known.find(shard_plan)
         if earlier is not None and self._keep(shard_plan, earlier, builder):
@@ -162,10 +163,11 @@ class ShardUpload(UploadJob):
             return
         there = known.objects.get(shard_plan.tar)
         if there is not None and there.size == built.size and self._crc64(shard_plan.tar) == built.crc64:
-            # Sent whole by a run that was killed before it could write that down.
+            # Sent completely by a run that was killed before it could record it.
             state = ShardUploadState(shard_plan, built, None)
             self._kept.add(shard_plan.tar)
             self._finish_shard(state)
+            self.stats.add(Counts(unchanged=len(built.members)))
             return
         try:
             upload = ResumableUpload(self.store, built.path, object_key(self.prefix, shard_plan.tar))
@@ -178,7 +180,7 @@ class ShardUpload(UploadJob):
             yield state, number
 
     def _keep(self, shard_plan: ShardPlan, earlier: PackedShard, builder: ShardBuilder) -> bool:
-        """Books a shard that is in the bucket; False when a picture that it lacks can be prepared by now."""
+        """Counts a shard that is in the bucket; False when an image that it lacks can be prepared now."""
         samples = earlier.unpack()
         there = {sample.key for sample in samples}
         lacking = [row for row in shard_plan.rows if row.key not in there]
@@ -187,20 +189,20 @@ class ShardUpload(UploadJob):
             return False
         for row, error in errors:
             self.record_failure(Failure(row.path, error))
-        self.stats.apply(Unchanged(), len(samples))
+        self.stats.add(Counts(unchanged=len(samples)))
         self._kept.add(earlier.tar)
         self._done.append(msgspec.structs.replace(earlier, samples=self._labelled(shard_plan.rows, samples)))
         return True
 
     def _labelled(self, rows: list[PlannedMember], samples: list[ShardSample]) -> msgspec.Raw:
-        """The samples with the labels that their classes have now."""
+        """The samples with the current labels of their classes."""
         labels = {row.key: self._labels[row.class_name] for row in rows}
         now = [msgspec.structs.replace(sample, label=labels[sample.key]) for sample in samples]
         return msgspec.Raw(msgspec.json.encode(now))
 
     def _send_part(self, task: tuple[ShardUploadState, int]) -> None:
         state, number = task
-        if state.lost:
+        if state.has_failed:
             return
         began = time.monotonic()
         try:
@@ -209,8 +211,7 @@ class ShardUpload(UploadJob):
                 passed = time.monotonic()
                 size = state.send(number)
                 self.stats.add_busy_time(capped=passed - began, send=time.monotonic() - passed)
-                for event in state.arrived(size):
-                    self.stats.apply(event)
+                self.stats.add(state.part_sent(size))
                 if state.claim():
                     state.complete()
                     self._finish_shard(state)
@@ -218,7 +219,7 @@ class ShardUpload(UploadJob):
             self._refused(state, error)
 
     def _finish_shard(self, state: ShardUploadState) -> None:
-        """The tar is in the bucket: sends its index and writes both down. Raises StorageError, OSError."""
+        """The tar is in the bucket: sends its index and records both. Raises StorageError, OSError."""
         shard_plan, built = state.shard_plan, state.built
         self.store.put(object_key(self.prefix, shard_plan.index), built.index)
         shard = PackedShard(
@@ -233,22 +234,17 @@ class ShardUpload(UploadJob):
         )
         with self._log_lock, (self._folder / _RESUME_LOG).open("ab") as resume_log:
             resume_log.write(msgspec.json.encode(shard) + b"\n")
-        for event in state.settle():
-            self.stats.apply(event)
         state.close()
         built.path.unlink(missing_ok=True)
         self._done.append(shard)
         self._breaker.succeeded()
 
     def _refused(self, state: ShardUploadState, error: StorageError) -> None:
-        """Books the samples of a tar that OSS did not take. Raises the error when it would take no other either."""
+        """Records the samples of a tar that OSS refused. Raises the error when every other tar would be refused too."""
         self._breaker.check(error)
-        events = state.lose()
-        if events:
+        if (change := state.fail()) is not None:
             what = f"{state.shard_plan.tar} ({counted(len(state.built.members), 'sample')})"
-            self.record_failure(Failure(what, error.message, error.code, error.request_id), events[0])
-        for event in events[1:]:
-            self.stats.apply(event)
+            self.record_failure(Failure(what, error.message, error.code, error.request_id), change)
 
     def _etag(self, key: str) -> str:
         return self.store.head(object_key(self.prefix, key)).etag
@@ -259,19 +255,18 @@ class ShardUpload(UploadJob):
     # Afterwards
 
     def _verify(self) -> None:
-        """Compares the bucket with what was sent; a tar that is not there is left out of the list, and told."""
+        """Compares the bucket with what was sent; a missing tar is not listed, and its samples have failed."""
         self.stats.phase = Phase.VERIFYING
         self._objects = list_objects(self.store, self.prefix)
         for shard in list(self._done):
             if not is_whole(shard, self._objects):
                 self._done.remove(shard)
                 count = len(shard.unpack())
-                self.stats.apply(SampleMissing(unchanged=shard.tar in self._kept), count)
                 failure = Failure(
                     f"{shard.tar} ({counted(count, 'sample')})", "uploaded, but missing from the bucket listing"
                 )
-                self.record_failure(failure, SampleFailed(resent=True))
-                self.stats.apply(SampleFailed(resent=True), count - 1)
+                field = "unchanged" if shard.tar in self._kept else "uploaded"
+                self.record_failure(failure, Counts(failed=count, **{field: -count}))
 
     def _finish(self, classes: tuple[str, ...], layout: Layout) -> None:
         """Writes the list of all shards that are in the bucket."""

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 
 class PathLocation(msgspec.Struct, frozen=True, array_like=True, tag="file"):
-    """A file of its own."""
+    """A file on the disk."""
 
     path: str
 
 
 class SpanLocation(msgspec.Struct, frozen=True, array_like=True, tag="span"):
-    """A member of an uncompressed tar: `size` bytes at `offset`."""
+    """A member of an uncompressed tar: `size` bytes at byte `offset`."""
 
     path: str
     offset: int
@@ -36,14 +36,14 @@ class SpanLocation(msgspec.Struct, frozen=True, array_like=True, tag="span"):
 
 
 class ZipLocation(msgspec.Struct, frozen=True, array_like=True, tag="zip"):
-    """The member of a zip whose header is at `offset`: a name may be in it more than once."""
+    """The member of a zip whose header is at `offset`; a name may occur in it more than once."""
 
     path: str
     offset: int
 
 
 class BytesLocation(msgspec.Struct, frozen=True, array_like=True, tag="bytes"):
-    """A member of a compressed tar, which can only be read in passing."""
+    """The bytes of a member of a compressed tar, which can only be read sequentially."""
 
     data: bytes
 
@@ -52,7 +52,7 @@ FileLocation: TypeAlias = PathLocation | SpanLocation | ZipLocation | BytesLocat
 
 
 def read_location(location: FileLocation) -> bytes:
-    """The file's bytes. Raises OSError, or what zipfile raises for a member it cannot read."""
+    """The file's bytes. Raises OSError, or any exception of zipfile for a damaged member."""
     if isinstance(location, BytesLocation):
         return location.data
     if isinstance(location, ZipLocation):
@@ -82,7 +82,7 @@ _MAX_DEPTH = 32
 
 
 class SourceFile(msgspec.Struct, frozen=True, gc=False):
-    """One file of a source. `path` is relative with `/`; `size` in bytes; `mtime_ns` as the file system tells it."""
+    """One file of a source. `path` is relative with `/`; `size` in bytes; `mtime_ns` as the file system reports it."""
 
     path: str
     size: int
@@ -91,7 +91,7 @@ class SourceFile(msgspec.Struct, frozen=True, gc=False):
 
 
 class UnreadableEntry(msgspec.Struct, frozen=True, gc=False):
-    """Something that is no readable file. `lost` when a picture may be behind it."""
+    """An entry that is not a readable file. `lost` when it may be an image."""
 
     path: str
     reason: str
@@ -99,7 +99,7 @@ class UnreadableEntry(msgspec.Struct, frozen=True, gc=False):
 
 
 class FolderEntry(msgspec.Struct, frozen=True, gc=False):
-    """A folder of a source; only those that may be empty are told of."""
+    """A folder of a source; only those that may be empty are listed."""
 
     path: str
 
@@ -112,28 +112,28 @@ class ImageSource(Protocol):
 
     path: Path
     countable: bool
-    """Whether going through it once more just to count is cheap."""
+    """Whether iterating over it a second time just to count is cheap."""
 
     def entries(self) -> Iterator[Entry]:
         """Every file, and folders. Raises ConsoleError when the source as a whole cannot be read."""
 
     def read(self, name: str) -> bytes | None:
-        """The file `name` of a folder or beside the source (the tutorial keeps its label files there), else None."""
+        """The file `name` in or beside the source (the tutorial keeps its label files there), else None."""
 
 
 def open_source(path: Path) -> ImageSource:
-    """The source at `path`. Raises ConsoleError when it is neither a folder, a tar nor a zip."""
+    """The source at `path`. Raises ConsoleError when it is not a folder, a tar or a zip."""
     if path.is_dir():
         return FolderSource(path)
     if not path.is_file():
-        raise ConsoleError(f"{path} is not there.", remedy="Give a folder, a tar or a zip of pictures.")
+        raise ConsoleError(f"{path} does not exist.", remedy="Enter a folder, a tar or a zip of images.")
     if zipfile.is_zipfile(path):
         return ZipSource(path)
     if path.name.lower().endswith(TAR_SUFFIXES):
         return TarSource(path)
     raise ConsoleError(
-        f"{path} is neither a folder nor a .tar, .tar.gz or .zip.",
-        remedy="Give a folder with train/<class>/, an archive of one, or a .csv or .tsv of path and label.",
+        f"{path} is not a folder, a .tar, a .tar.gz or a .zip.",
+        remedy="Enter a folder with train/<class>/, an archive of one, or a .csv or .tsv of path and label.",
     )
 
 
@@ -149,10 +149,11 @@ class FolderSource:
         if not self._splits:
             raise ConsoleError(
                 f"{path} has neither a train/ nor a val/ folder.",
-                remedy="Put the pictures into train/<class>/ and val/<class>/ there, or give a .csv of path and label.",
+                remedy="Put the images into train/<class>/ and val/<class>/ there, or enter a .csv of path and label.",
             )
 
     def entries(self) -> Iterator[Entry]:
+        """As ImageSource.entries."""
         for split in self._splits:
             yield from self._walk(self.path / split, split, depth=0)
 
@@ -166,7 +167,7 @@ class FolderSource:
         return [name for name in names if name.rstrip("/") not in self._splits]
 
     def counts(self) -> Iterator[int]:
-        """How many files each folder has, without a look at any of them; links count for what they may be."""
+        """The number of files in each folder, without reading any of them; links count as files."""
         for split in self._splits:
             yield from self._count(self.path / split, depth=0)
 
@@ -180,13 +181,14 @@ class FolderSource:
                     else:
                         files += 1
         except OSError:
-            yield 1  # what `files` tells about it
+            yield 1  # the entry that `entries` gives for it
             return
         yield files
         for below in folders if depth < _MAX_DEPTH else ():
             yield from self._count(below, depth + 1)
 
     def read(self, name: str) -> bytes | None:
+        """As ImageSource.read."""
         return _read_beside(self.path / name) or _read_beside(self.path.absolute().parent / name)
 
     def _walk(self, folder: Path, relative: str, depth: int) -> Iterator[Entry]:
@@ -224,12 +226,12 @@ def _file_entry(entry: os.DirEntry[str], path: str) -> SourceFile | UnreadableEn
 
 
 def not_a_file(path: str) -> str:
-    """What a path is that is no regular file; a symbolic link is what it leads to."""
+    """The kind of a path that is not a regular file; symbolic links are followed."""
     try:
         mode = os.stat(path).st_mode  # noqa: PTH116 - as cheap as it gets
     except OSError as error:
         if error.errno == errno.ELOOP:
-            return "a symbolic link that leads to itself"
+            return "a symbolic link to itself"
         return "a symbolic link to nothing" if error.errno == errno.ENOENT else f"{error.strerror}"
     kinds = (
         (stat.S_ISDIR, "a symbolic link to a folder, which is not followed"),
@@ -240,18 +242,19 @@ def not_a_file(path: str) -> str:
 
 
 class TarSource:
-    """A tar of pictures; an uncompressed one is read at its members' offsets, a compressed one in passing."""
+    """A tar of images; an uncompressed one is read at its members' offsets, a compressed one sequentially."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.countable = _is_plain_tar(path)
 
     def entries(self) -> Iterator[Entry]:
+        """As ImageSource.entries."""
         try:
             with tarfile.open(self.path, "r:") if self.countable else tarfile.open(self.path, "r|*") as archive:
                 for number, member in enumerate(archive):
                     if number % _FORGET_TAR_MEMBERS_EVERY == 0:
-                        archive.members = []  # type: ignore[attr-defined]  # it remembers all it has seen
+                        archive.members = []  # type: ignore[attr-defined]  # it keeps every member otherwise
                     if member.isdir():
                         yield FolderEntry(member.name.removeprefix("./"))
                     else:
@@ -260,6 +263,7 @@ class TarSource:
             raise ConsoleError(f"{self.path} cannot be read: {error}.", remedy="Fetch the archive again.") from error
 
     def read(self, name: str) -> bytes | None:
+        """As ImageSource.read."""
         return _read_beside(self.path.absolute().parent / name)
 
     def _entry(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> SourceFile | UnreadableEntry:
@@ -271,13 +275,13 @@ class TarSource:
             location = SpanLocation(str(self.path), member.offset_data, member.size)
             return SourceFile(path, member.size, mtime_ns, location)
         if member.size > MAX_FILE_BYTES:
-            return UnreadableEntry(path, f"{member.size} bytes are too many for a picture")
+            return UnreadableEntry(path, f"{member.size} bytes are too many for an image")
         stream = archive.extractfile(member)
         return SourceFile(path, member.size, mtime_ns, BytesLocation(stream.read() if stream else b""))
 
 
 def _is_plain_tar(path: Path) -> bool:
-    """True for an uncompressed tar, whatever its name says (the tutorial's own `.tar` files are named so)."""
+    """True for an uncompressed tar; the name does not matter."""
     try:
         with tarfile.open(path, "r:"):
             return True
@@ -288,7 +292,7 @@ def _is_plain_tar(path: Path) -> bool:
 
 
 class ZipSource:
-    """A zip of pictures."""
+    """A zip of images."""
 
     countable = True
 
@@ -296,6 +300,7 @@ class ZipSource:
         self.path = path
 
     def entries(self) -> Iterator[Entry]:
+        """As ImageSource.entries."""
         try:
             with zipfile.ZipFile(self.path) as archive:
                 for member in archive.infolist():
@@ -307,12 +312,13 @@ class ZipSource:
             raise ConsoleError(f"{self.path} cannot be read: {error}.", remedy="Fetch the archive again.") from error
 
     def read(self, name: str) -> bytes | None:
+        """As ImageSource.read."""
         return _read_beside(self.path.absolute().parent / name)
 
     def _entry(self, member: zipfile.ZipInfo) -> SourceFile | UnreadableEntry:
         if member.flag_bits & 1:
             return UnreadableEntry(member.filename, "encrypted in the archive")
-        # A zip has no finer time than 2 s and no zone; the CRC-32 that it stores tells a change better.
+        # A zip's times are multiples of 2 s without a zone; its CRC-32 detects a change better.
         return SourceFile(
             member.filename, member.file_size, member.CRC, ZipLocation(str(self.path), member.header_offset)
         )

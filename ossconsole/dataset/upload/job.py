@@ -30,13 +30,13 @@ from ossconsole.dataset.manifest import (
 from ossconsole.dataset.source.layout import Layout, SkippedFile
 from ossconsole.dataset.upload.prepare import PreprocessConfig
 from ossconsole.dataset.upload.progress import (
+    IGNORED,
+    Counts,
     Phase,
-    SampleFailed,
-    SampleIgnored,
     SamplePreview,
-    UploadEvent,
     UploadProgress,
     UploadStats,
+    sample_failed,
 )
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.jobs.job import BackgroundJob, Failure, JobState
@@ -231,12 +231,12 @@ class UploadJob(BackgroundJob):
 
     # For the subclasses and their threads
 
-    def record_failure(self, failure: Failure, event: UploadEvent | None = None) -> None:
+    def record_failure(self, failure: Failure, change: Counts | None = None) -> None:
         """Records a file that did not become a sample."""
         with self._recording:
             if len(self.failures) < KEPT_FAILURES:
                 self.failures.append(failure)
-        self.stats.add_failure(failure, event or SampleFailed())
+        self.stats.add_failure(failure, change or sample_failed())
 
     def skip(self, item: SkippedFile) -> None:
         """Records a file that becomes no sample."""
@@ -247,7 +247,7 @@ class UploadJob(BackgroundJob):
         if len(self._ignored) < KEPT_FAILURES:
             self._ignored.append(note)
         self._unused.add(item.path, item.reason)
-        self.stats.apply(SampleIgnored())
+        self.stats.add(IGNORED)
 
     def planned(self, layout: Layout) -> None:
         """Every file has been planned: `layout` knows now what else of the source is not used."""

@@ -1,5 +1,4 @@
-"""The pipeline of an upload: planned samples are prepared by processes and sent by threads, each stage held back by
-the next one's full queue."""
+"""The pipeline of an upload: processes prepare planned samples and threads send them, with a bounded queue between."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ from ossconsole.dataset.manifest import object_key
 from ossconsole.dataset.source.layout import PlannedSample
 from ossconsole.dataset.upload.job import UploadJob
 from ossconsole.dataset.upload.journal import Journal, SentSample
-from ossconsole.dataset.upload.progress import SampleFailed, SamplePreview, Sent, Unchanged
+from ossconsole.dataset.upload.progress import UNCHANGED, SamplePreview, sample_failed, sample_sent
 from ossconsole.dataset.upload.worker import Done, PrepareProcesses, Task, Worker
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.jobs.job import Failure
@@ -23,17 +22,17 @@ from ossconsole.storage.jobs.threads import BoundedQueue, QueueClosed, ThreadPoo
 from ossconsole.storage.objects import ObjectInfo
 from ossconsole.storage.retry import CircuitBreaker
 
-_TASKS_PER_WORKER = 2  # one being prepared, one already there, so that a process never waits for its next picture
+_TASKS_PER_WORKER = 2  # one being prepared and one queued, so that a process never waits for its next image
 _TASKS_AHEAD = 4  # per process
-_SAMPLES_AHEAD = 16  # prepared and waiting for a sender
+_SAMPLES_AHEAD = 16  # prepared and queued for sending
 LAST_ANSWERS_S = 12.0  # a little more than a request's timeout
-_MAX_UNANSWERED = 24  # samples in a row that got no answer at all
+_MAX_UNANSWERED = 24  # samples in a row without any answer
 
 
 class UploadItem(msgspec.Struct, frozen=True):
-    """A sample to be sent under `key`, `resent` after a verification.
+    """A sample to send under `key`; `resent` after a verification.
 
-    `crc64` is of what the bucket has there; `doubtful` when that is unknown and worth a look.
+    `crc64` is that of the object in the bucket; `doubtful` when a HEAD should find it out.
     """
 
     sample: PlannedSample
@@ -96,7 +95,7 @@ class Pipeline:
     # Preparing
 
     def _feed(self, number: int) -> None:
-        """Keeps one process busy; there are none until there is a picture."""
+        """Keeps one process busy; processes start with the first image."""
         self._gate.check()
         first = self._tasks.get()
         worker = self._start_processes().worker()
@@ -123,7 +122,7 @@ class Pipeline:
             return self._processes
 
     def _fill(self, worker: Worker, waiting: deque[UploadItem]) -> bool:
-        """Gives the process its next pictures; False when none is left."""
+        """Gives the process its next images; False when none is left."""
         self._gate.check()
         while len(waiting) < _TASKS_PER_WORKER:
             try:
@@ -152,11 +151,11 @@ class Pipeline:
         if item.crc64 == str(crc64):
             sample, done = item.sample, ready.done
             self._journal.mark_unchanged(sample.path, sample.size, sample.mtime_ns, done.height, done.width)
-            self._stats.apply(Unchanged())
+            self._stats.add(UNCHANGED)
             return
-        if item.doubtful and (there := self._find(item.key, len(payload), crc64)):
-            self._journal.mark_sent(_sent(ready, crc64, there.etag))
-            self._stats.apply(Unchanged())
+        if item.doubtful and (existing := self._find(item.key, len(payload), crc64)):
+            self._journal.mark_sent(_sent(ready, crc64, existing.etag))
+            self._stats.add(UNCHANGED)
             return
         began = time.monotonic()
         self._job.cap.acquire(len(payload))
@@ -171,24 +170,24 @@ class Pipeline:
             self._stats.add_busy_time(capped=passed - began, send=time.monotonic() - passed)
         self._breaker.succeeded()
         self._journal.mark_sent(_sent(ready, crc64, result.etag))
-        self._stats.apply(Sent(len(payload), item.resent))
+        self._stats.add(sample_sent(len(payload), resent=item.resent))
 
     def _find(self, key: str, size: int, crc64: int) -> ObjectInfo | None:
         """The object, when the bucket has exactly this sample already."""
         try:
             info = self._job.store.head(object_key(self._job.prefix, key))
         except StorageError:
-            return None  # the PUT that follows meets the same trouble, and deals with it
+            return None  # the PUT that follows handles the same error
         return info if (info.size, info.crc64) == (size, crc64) else None
 
     def _refused(self, item: UploadItem, error: StorageError) -> None:
-        """Books a sample that OSS did not take. Raises the error when it would take no other either."""
+        """Records a sample that OSS refused. Raises the error when every other sample would be refused too."""
         self._breaker.check(error)
         self._fail(item, Failure(item.sample.path, error.message, error.code, error.request_id))
 
     def _fail(self, item: UploadItem, failure: Failure) -> None:
         self._journal.fail(failure)
-        self._job.record_failure(failure, SampleFailed(item.resent))
+        self._job.record_failure(failure, sample_failed(resent=item.resent))
 
     # Threads
 

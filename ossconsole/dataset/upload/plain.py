@@ -1,4 +1,4 @@
-"""PlainUpload: any file or folder as it is, large files in parts."""
+"""PlainUpload: uploads any file or folder unchanged, large files in parts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import fastcrc
 import msgspec
 
 from ossconsole.config.errors import ConsoleError, SettingsError
@@ -19,9 +18,7 @@ from ossconsole.dataset.source.files import not_a_file
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.jobs.job import DEFAULT_THREADS, Job
 from ossconsole.storage.jobs.threads import BandwidthCap
-from ossconsole.storage.multipart import PART_SIZE, ResumableUpload
-
-_READ_SIZE = 4 << 20
+from ossconsole.storage.multipart import PART_SIZE, ResumableUpload, file_crc64
 
 
 class PlainFile(msgspec.Struct, frozen=True):
@@ -35,11 +32,9 @@ class PlainFile(msgspec.Struct, frozen=True):
 class PlainUpload(Job):
     """Sends a file, or everything below a folder, to keys below `prefix`.
 
-    What is there with the same content is skipped, other content is replaced. A large file goes on where an earlier
-    upload of it stopped. Symbolic links to folders are not followed. They, and all that
-    is not a regular file, are counted in `unused`.
-    A symbolic link without a target is a failure. `bandwidth` caps the bytes sent per second; None
-    for no cap.
+    Objects with the same content are skipped, others are replaced. A large file continues where an earlier upload of it
+    stopped. Symbolic links to folders are not followed; they and all entries that are not regular files are counted in
+    `unused`. A symbolic link without a target is a failure. `bandwidth` caps the bytes per second; None for no cap.
     """
 
     def __init__(
@@ -52,55 +47,48 @@ class PlainUpload(Job):
         part_size: int = PART_SIZE,
         bandwidth: float | None = None,
     ) -> None:
-        """Raises SettingsError when there is no such file or folder."""
+        """Raises SettingsError when `source` is not a file or folder."""
         super().__init__(f"Upload of {safe_text(str(source))}", threads=threads)
         if not source.exists():
-            raise SettingsError(f"{safe_text(str(source))} does not exist.", remedy="Give a file or a folder.")
+            raise SettingsError(f"{safe_text(str(source))} does not exist.", remedy="Enter a file or a folder.")
         if not source.is_file() and not source.is_dir():
             what = not_a_file(str(source))
-            raise SettingsError(f"{safe_text(str(source))} is {what}.", remedy="Give a file or a folder.")
+            raise SettingsError(f"{safe_text(str(source))} is {what}.", remedy="Enter a file or a folder.")
         self._store = store.pausing(self.wait_to_retry)
         self._source = source
         self._prefix = prefix.strip("/")
         self._part_size = part_size
         self._cap = BandwidthCap(bandwidth, self.gate)
-        self._there: dict[str, tuple[int, str]] = {}
+        self._existing: dict[str, tuple[int, str]] = {}
         self._open: set[ResumableUpload] = set()
         self._unused = UnusedCounter()
         self._lock = threading.Lock()
 
     @property
     def unused(self) -> tuple[Unused, ...]:
-        """What below the folder is not sent, by reason."""
+        """The entries below the folder that are not sent, by reason."""
         return self._unused.groups()
 
     def work(self) -> None:
+        """Lists the prefix, then sends what differs. Raises Cancelled, ConsoleError, OSError."""
         below = object_key(self._prefix, "")
-        self._there = {found.key: (found.size, found.etag.strip('"')) for found in self._store.list_all(below)}
+        self._existing = {found.key: (found.size, found.etag.strip('"')) for found in self._store.list_all(below)}
         try:
             self.pool(self._tasks(), lambda task: task())
         finally:
             for upload in self._open:
                 upload.close()
 
-    # What there is to do
+    # Tasks
 
     def _tasks(self) -> Iterator[Callable[[], None]]:
-        for file in self._counted():
-            if file.size > self._part_size:
+        for file in self.counted(self._files()):
+            if problem := key_problem(file.key):
+                self.fail(file.key, ConsoleError(f"{safe_text(str(file.path))}: {problem}."), file.size)
+            elif file.size > self._part_size:
                 yield from self._parts(file)
             else:
                 yield lambda file=file: self.attempt(file, self._small)  # type: ignore[misc]
-
-    def _counted(self) -> Iterator[PlainFile]:
-        for file in self._files():
-            self.check_cancelled()
-            self.tracker.add_total(1, file.size)
-            if problem := key_problem(file.key):
-                self.fail(file.key, ConsoleError(f"{safe_text(str(file.path))}: {problem}."), file.size)
-            else:
-                yield file
-        self.tracker.totals_known()
 
     def _files(self) -> Iterator[PlainFile]:
         if self._source.is_file():
@@ -138,7 +126,8 @@ class PlainUpload(Job):
 
     def _small(self, file: PlainFile) -> None:
         data = file.path.read_bytes()
-        if self._is_there(file.key, len(data), lambda: hashlib.md5(data, usedforsecurity=False).hexdigest()):
+        size, etag = self._existing.get(file.key, (-1, ""))
+        if size == len(data) and etag.lower() == hashlib.md5(data, usedforsecurity=False).hexdigest():
             self.tracker.complete(file.key, file.size, skipped=True)
             return
         self._cap.acquire(file.size)
@@ -146,9 +135,9 @@ class PlainUpload(Job):
         self.tracker.complete(file.key, file.size)
 
     def _begin(self, file: PlainFile) -> list[ResumableUpload]:
-        """The upload to send parts of; none when the bucket has the file already."""
-        size, _ = self._there.get(file.key, (-1, ""))
-        if size == file.size and self._store.head(file.key).crc64 == _file_crc64(file.path):
+        """The upload whose parts are to be sent; none when the bucket has the file already."""
+        size, _ = self._existing.get(file.key, (-1, ""))
+        if size == file.size and self._store.head(file.key).crc64 == file_crc64(file.path):
             self.tracker.complete(file.key, file.size, skipped=True)
             return []
         upload = ResumableUpload(self._store, file.path, file.key, self._part_size)
@@ -166,16 +155,4 @@ class PlainUpload(Job):
             upload.complete()
         finally:
             upload.close()
-        self.tracker.complete(file.key, 0)  # its bytes were booked part by part
-
-    def _is_there(self, key: str, size: int, md5: Callable[[], str]) -> bool:
-        there_size, etag = self._there.get(key, (-1, ""))
-        return there_size == size and etag.lower() == md5()
-
-
-def _file_crc64(path: Path) -> int:
-    crc64 = 0
-    with path.open("rb") as file:
-        while data := file.read(_READ_SIZE):
-            crc64 = fastcrc.crc64.xz(data, crc64)
-    return crc64
+        self.tracker.complete(file.key, 0)  # its bytes were counted part by part

@@ -1,80 +1,39 @@
-"""Progress of an upload: the scoreboard that its threads write, and the snapshot that a screen reads."""
+"""Progress of an upload: the statistics that its threads update, and the snapshot that a screen reads."""
 
 from __future__ import annotations
 
 import contextlib
 import enum
+import operator
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TypeAlias
 
 import msgspec
 
 from ossconsole.storage.jobs.job import Failure, RateWindow
 
 
-class Counted(msgspec.Struct, frozen=True, gc=False):
-    """So many more files were found by counting ahead."""
-
-    files: int
-
-
-class Planned(msgspec.Struct, frozen=True, gc=False):
-    """The planner has handed out or settled one more file."""
-
-
-class PlanEnded(msgspec.Struct, frozen=True, gc=False):
-    """The planner has seen the last file: the total is what it saw, whatever was counted."""
-
-
-class Sent(msgspec.Struct, frozen=True, gc=False):
-    """A sample is in the bucket. `resent` when an earlier SampleMissing of it is settled by this."""
-
-    bytes: int
-    resent: bool = False
-
-
-class Unchanged(msgspec.Struct, frozen=True, gc=False):
-    """A file whose sample is in the bucket already."""
-
-
-class SampleIgnored(msgspec.Struct, frozen=True, gc=False):
-    """A file that is no picture."""
-
-
-class SampleFailed(msgspec.Struct, frozen=True, gc=False):
-    """A file that did not become a sample in the bucket."""
-
-    resent: bool = False
-
-
-class SampleMissing(msgspec.Struct, frozen=True, gc=False):
-    """The verification did not find a sample that was sent (or, `unchanged`, sent by an earlier run)."""
-
-    unchanged: bool
-
-
-UploadEvent: TypeAlias = Counted | Planned | PlanEnded | Sent | Unchanged | SampleIgnored | SampleFailed | SampleMissing
-
-
 class Counts(msgspec.Struct, frozen=True, gc=False):
-    """Counts of files. `done` never falls and never exceeds `total`, whatever happens in between."""
+    """Counts of files, or a change of them. Totals of `done` never fall and never exceed `total`."""
 
     counted: int = 0
+    """Found by counting ahead of the planner."""
     planned: int = 0
-    plan_ended: bool = False
+    plan_ended: int = 0
+    """1 once the last file has been planned: the number planned is the total."""
     uploaded: int = 0
     unchanged: int = 0
     ignored: int = 0
     failed: int = 0
     missing: int = 0
+    """Not found by the verification, and not sent again yet."""
     bytes: int = 0
 
     @property
     def done(self) -> int:
-        """Files that need nothing more, as far as is known; a missing one stays among them."""
+        """Files that are finished, including missing ones."""
         return self.uploaded + self.unchanged + self.ignored + self.failed + self.missing
 
     @property
@@ -82,32 +41,31 @@ class Counts(msgspec.Struct, frozen=True, gc=False):
         """Files known so far."""
         return self.planned if self.plan_ended else max(self.counted, self.planned)
 
+    def __add__(self, change: Counts) -> Counts:
+        return Counts(*map(operator.add, msgspec.structs.astuple(self), msgspec.structs.astuple(change)))
 
-def reduce(counts: Counts, event: UploadEvent) -> Counts:
-    """The counts after `event`."""
-    gained: dict[str, int]
-    match event:
-        case Counted(files):
-            gained = {"counted": files}
-        case Planned():
-            gained = {"planned": 1}
-        case PlanEnded():
-            return msgspec.structs.replace(counts, plan_ended=True)
-        case Sent(size, resent):
-            gained = {"uploaded": 1, "missing": -resent, "bytes": size}
-        case Unchanged():
-            gained = {"unchanged": 1}
-        case SampleIgnored():
-            gained = {"ignored": 1}
-        case SampleFailed(resent):
-            gained = {"failed": 1, "missing": -resent}
-        case SampleMissing(unchanged):
-            gained = {"unchanged" if unchanged else "uploaded": -1, "missing": 1}
-    return msgspec.structs.replace(counts, **{name: getattr(counts, name) + change for name, change in gained.items()})
+
+PLANNED, PLAN_ENDED = Counts(planned=1), Counts(plan_ended=1)
+UNCHANGED, IGNORED = Counts(unchanged=1), Counts(ignored=1)
+
+
+def sample_sent(size: int, *, resent: bool = False) -> Counts:
+    """The change when a sample of `size` bytes is in the bucket; `resent` after `sample_missing`."""
+    return Counts(uploaded=1, bytes=size, missing=-resent)
+
+
+def sample_failed(*, resent: bool = False) -> Counts:
+    """The change when a file did not become a sample; `resent` after `sample_missing`."""
+    return Counts(failed=1, missing=-resent)
+
+
+def sample_missing(*, unchanged: bool) -> Counts:
+    """The change when the verification does not find a sample that was sent (or, `unchanged`, by an earlier run)."""
+    return Counts(unchanged=-1, missing=1) if unchanged else Counts(uploaded=-1, missing=1)
 
 
 class PipelineStage(str, enum.Enum):
-    """What holds the pipeline back."""
+    """The stages that can limit the pipeline."""
 
     PLAN = "plan"
     READ = "read"
@@ -120,7 +78,7 @@ class PipelineStage(str, enum.Enum):
 
 
 class Busy(msgspec.Struct, frozen=True, gc=False):
-    """Seconds that the stages' threads have worked, added up since the start; `capped` waiting for the cap."""
+    """Seconds that the stages' threads have worked, summed since the start; `capped` waiting for the cap."""
 
     read: float = 0.0
     prepare: float = 0.0
@@ -129,7 +87,7 @@ class Busy(msgspec.Struct, frozen=True, gc=False):
 
 
 class Rates(msgspec.Struct, frozen=True):
-    """Over the last 10 s."""
+    """Rates over the last 10 s."""
 
     samples_per_s: float
     bytes_per_s: float
@@ -175,7 +133,7 @@ _RECENT = 8
 
 
 class Phase(str, enum.Enum):
-    """What an upload does; the last three are final."""
+    """The phase of an upload; the last three are final."""
 
     STARTING = "starting"
     UPLOADING = "uploading"
@@ -187,6 +145,7 @@ class Phase(str, enum.Enum):
 
     @property
     def final(self) -> bool:
+        """Whether the upload has ended."""
         return self in {Phase.DONE, Phase.CANCELLED, Phase.FAILED}
 
     def __str__(self) -> str:
@@ -196,8 +155,8 @@ class Phase(str, enum.Enum):
 class UploadProgress(msgspec.Struct, frozen=True, kw_only=True):
     """An upload at one moment. Counts are of files; `done` of `total`, which still grows until `total_known`.
 
-    `skipped` are unchanged samples and files that are no pictures. Rates are over the last 10 s (over the whole upload
-    once it has ended); `eta_s` is None while it cannot be told. `workers` names what each process prepares.
+    `skipped` are unchanged samples and files that are not images. Rates are over the last 10 s (over the whole upload
+    once it has ended); `eta_s` is None while it is unknown. `workers` has the key that each process prepares.
     `waiting` says which request waits to be sent again, and why; "" while none does.
     """
 
@@ -227,7 +186,7 @@ class UploadProgress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SamplePreview(msgspec.Struct, frozen=True):
-    """The newest prepared sample, for a look at it; `payload` as it is sent."""
+    """The newest prepared sample, to be shown; `payload` as it is sent."""
 
     key: str
     height: int
@@ -254,17 +213,16 @@ class UploadStats:
         self._ended: float | None = None
         self._rates = UploadRates(self._began)
 
-    def apply(self, event: UploadEvent, times: int = 1) -> None:
-        """Counts an event, `times` times."""
+    def add(self, change: Counts) -> None:
+        """Changes the counts."""
         with self._lock:
-            for _ in range(times):
-                self.counts = reduce(self.counts, event)
+            self.counts += change
             self._rates.mark(self._clock(), self.counts, self._busy)
 
-    def add_failure(self, failure: Failure, event: UploadEvent) -> None:
-        """Counts a failure and keeps it among the newest."""
+    def add_failure(self, failure: Failure, change: Counts) -> None:
+        """Changes the counts and keeps the failure among the newest."""
         self._recent.append(failure)
-        self.apply(event)
+        self.add(change)
 
     def add_retry(self) -> None:
         """Counts a request that is sent again."""
@@ -318,7 +276,7 @@ class UploadStats:
             per_s, bytes_per_s = rates.samples_per_s, rates.bytes_per_s
             if self._ended is not None and seconds > 0:
                 per_s, bytes_per_s = counts.uploaded / seconds, counts.bytes / seconds
-            known = self._total_known or counts.plan_ended
+            known = self._total_known or bool(counts.plan_ended)
             left = counts.total - counts.done
             return UploadProgress(
                 phase=self.phase,

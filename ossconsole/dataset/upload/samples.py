@@ -1,4 +1,4 @@
-"""SampleUpload: every picture becomes one object, and a manifest lists them."""
+"""SampleUpload: every image becomes one object, and a manifest lists them; the verification of such a dataset."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import functools
 import threading
 from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import msgspec
 
@@ -16,23 +17,22 @@ from ossconsole.dataset.manifest import (
     Manifest,
     ManifestError,
     Sample,
-    encode_manifest,
-    manifest_key,
     object_key,
     read_manifest,
+    write_manifest,
 )
 from ossconsole.dataset.source.layout import Layout, SkippedFile
 from ossconsole.dataset.upload.job import PrefixState, UploadJob, check_prefix
 from ossconsole.dataset.upload.journal import ExpectedObject, Journal, PlanAction, journal_path
 from ossconsole.dataset.upload.pipeline import Pipeline, UploadItem
 from ossconsole.dataset.upload.progress import (
-    Counted,
+    PLAN_ENDED,
+    PLANNED,
+    UNCHANGED,
+    Counts,
     Phase,
-    PlanEnded,
-    Planned,
-    SampleFailed,
-    SampleMissing,
-    Unchanged,
+    sample_failed,
+    sample_missing,
 )
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
@@ -44,44 +44,43 @@ _COUNT_BATCH = 500
 
 
 class _ExistingManifest:
-    """The samples of the manifest that was there before, which may come from another source or machine."""
+    """The samples of an earlier manifest, which may be of another source or machine."""
 
-    def __init__(self, store: ObjectStore, prefix: str, found: PrefixState) -> None:
-        self._store = store
-        self._prefix = prefix
+    def __init__(self, job: SampleUpload, found: PrefixState) -> None:
+        self._job = job
         self._found = found
 
     @functools.cached_property
-    def _manifest(self) -> Manifest | None:
-        """Read when the first unknown object turns up, which is rare: a long one takes memory."""
+    def _samples(self) -> dict[str, tuple[Sample, str, int]]:
+        """Class name and bytes by key. Read at the first unknown object, which is rare: this takes memory."""
         try:
-            return read_manifest(self._store, self._prefix) if self._found.has_manifest else None
+            manifest = read_manifest(self._job.store, self._job.prefix) if self._found.has_manifest else None
         except ManifestError:
-            return None
+            manifest = None
+        return {
+            sample.key: (sample, manifest.classes[sample.label], manifest.sample_bytes(sample))
+            for samples in (manifest.splits.values() if manifest else ())
+            for sample in samples
+            if manifest
+        }
 
-    @functools.cached_property
-    def _samples(self) -> dict[str, Sample]:
-        splits = self._manifest.splits.values() if self._manifest else ()
-        return {sample.key: sample for samples in splits for sample in samples}
-
-    def import_sample(self, finding: Mismatch, journal: Journal) -> bool:
-        """Keeps an object that the journal does not know but the manifest lists; False for any other."""
-        sample = self._samples.get(finding.key)
-        if self._manifest is None or sample is None or finding.summary is None:
+    def import_sample(self, mismatch: Mismatch, journal: Journal) -> bool:
+        """Adds an object to the journal that only the manifest lists; False for any other."""
+        sample, class_name, size = self._samples.get(mismatch.key, (None, "", 0))
+        if sample is None or mismatch.summary is None or mismatch.summary.size != size:
             return False
-        if finding.summary.size != self._manifest.sample_bytes(sample):
-            return False
-        journal.import_sample(sample, self._manifest.classes[sample.label], finding.summary.size, finding.summary.etag)
+        journal.import_sample(sample, class_name, size, mismatch.summary.etag)
         return True
 
 
 class SampleUpload(UploadJob):
-    """Plans, prepares, sends and verifies; what is in the bucket is kept in a journal as it happens."""
+    """Plans, prepares, sends and verifies; a journal records each sample as it reaches the bucket."""
 
     def work(self) -> None:
+        """Uploads all samples and the manifest. Raises Cancelled, ConsoleError."""
         layout = Layout(self.settings.source)
         found = check_prefix(self.store, self.prefix, self.settings)
-        existing = _ExistingManifest(self.store, self.prefix, found)
+        existing = _ExistingManifest(self, found)
         with contextlib.closing(self._open_journal()) as journal:
             if found.empty:
                 journal.forget_all()
@@ -100,24 +99,24 @@ class SampleUpload(UploadJob):
         return Journal(path, source=str(self.settings.source), recipe=self.settings.preprocessing.digest)
 
     def _count(self, layout: Layout) -> None:
-        """Counts ahead of the planner, which is held back by the pipeline, so that there is a total to go by."""
+        """Counts the files ahead of the planner, which waits for the pipeline, so that the total is known early."""
         found = 0
-        with contextlib.suppress(Cancelled, ConsoleError):  # of the planner, which meets the same
+        with contextlib.suppress(Cancelled, ConsoleError):  # the planner raises the same
             for files in layout.counts():
                 found += files
                 if found >= _COUNT_BATCH:
                     self.gate.check()
-                    self.stats.apply(Counted(found))
+                    self.stats.add(Counts(counted=found))
                     found = 0
-            self.stats.apply(Counted(found))
+            self.stats.add(Counts(counted=found))
             self.stats.totals_known()
 
     def _plan(self, layout: Layout, journal: Journal) -> Iterator[UploadItem]:
-        """What is to be sent; every other file is settled here."""
+        """The samples to send; every other file is counted here."""
         suffix = self.settings.format.suffix
         for item in layout.items():
             self.gate.check()
-            self.stats.apply(Planned())
+            self.stats.add(PLANNED)
             if isinstance(item, SkippedFile):
                 self.skip(item)
                 continue
@@ -125,14 +124,14 @@ class SampleUpload(UploadJob):
             if decision.action is PlanAction.SEND:
                 yield UploadItem(item, decision.key, decision.crc64, decision.doubtful)
             elif decision.action is PlanAction.UNCHANGED:
-                self.stats.apply(Unchanged())
+                self.stats.add(UNCHANGED)
             else:
                 self.record_failure(Failure(item.path, decision.action.reason))
         self.planned(layout)
-        self.stats.apply(PlanEnded())
+        self.stats.add(PLAN_ENDED)
 
     def _verify(self, pipeline: Pipeline, layout: Layout, journal: Journal, existing: _ExistingManifest) -> None:
-        """Compares the bucket with the journal, sends what is missing once more, and compares again."""
+        """Compares the bucket with the journal, sends missing samples again, and compares again."""
         self.stats.phase = Phase.VERIFYING
         if not self._compare(journal, existing):
             return
@@ -143,21 +142,21 @@ class SampleUpload(UploadJob):
         for path in journal.unfinished():
             failure = Failure(path, "uploaded, but missing from the bucket listing")
             journal.fail(failure)
-            self.record_failure(failure, SampleFailed(resent=True))
+            self.record_failure(failure, sample_failed(resent=True))
 
     def _compare(self, journal: Journal, existing: _ExistingManifest) -> int:
-        """How many samples have to be sent again."""
+        """Returns the number of samples to send again."""
         missing = 0
         self.unknown = 0
-        for finding in verify(self.store, self.prefix, journal):
+        for mismatch in verify(self.store, self.prefix, journal):
             self.gate.check()
-            expected = finding.expected
+            expected = mismatch.expected
             if expected is None:
-                self.unknown += not existing.import_sample(finding, journal)
+                self.unknown += not existing.import_sample(mismatch, journal)
                 continue
             journal.mark_missing(expected.path)
             if expected.present and not expected.failed:
-                self.stats.apply(SampleMissing(unchanged=not expected.this_run))
+                self.stats.add(sample_missing(unchanged=not expected.this_run))
                 missing += 1
         return missing
 
@@ -190,16 +189,15 @@ class SampleUpload(UploadJob):
             preparation=self.settings.preprocessing.describe(),
             splits={},
         )
-        self.store.put(manifest_key(self.prefix), encode_manifest(head, splits), content_type="application/json")
-        self.manifest = self.store.uri(manifest_key(self.prefix))
+        self.manifest = write_manifest(self.store, self.prefix, head, splits)
         if self.settings.prune:
-            # Last, so that no manifest ever lists an object that is gone.
+            # Last, so that no manifest ever lists a deleted object.
             self.store.delete_many(object_key(self.prefix, key) for key in self.removed)
             self.pruned = True
 
 
 class Mismatch(msgspec.Struct, frozen=True):
-    """One difference: an object that is missing or has other content, or (`expected` None) one nobody expects."""
+    """One difference: an object that is missing or has other content, or (`expected` None) an unknown object."""
 
     key: str
     expected: ExpectedObject | None
@@ -213,8 +211,8 @@ def verify(store: ObjectStore, prefix: str, journal: Journal) -> Iterator[Mismat
     with this ETag was written. Raises StorageError, JournalError.
     """
     below = object_key(prefix, "")
-    there = ((summary.key[len(below) :], summary) for summary in store.list_all(below))
-    for key, expected, summary in _merge(journal.expected(), there):
+    listed = ((summary.key[len(below) :], summary) for summary in store.list_all(below))
+    for key, expected, summary in _merge(((each.key, each) for each in journal.expected()), listed):
         if expected is None:
             if key != MANIFEST_NAME:
                 yield Mismatch(key, None, summary)
@@ -235,30 +233,35 @@ def _same(store: ObjectStore, expected: ExpectedObject, summary: ObjectSummary) 
         raise
 
 
+ExpectedT = TypeVar("ExpectedT")
+ListedT = TypeVar("ListedT")
+
+
 def _merge(
-    expected: Iterator[ExpectedObject], there: Iterable[tuple[str, ObjectSummary]]
-) -> Iterator[tuple[str, ExpectedObject | None, ObjectSummary | None]]:
-    """Both, side by side by key; each comes in the order of its keys' UTF-8 bytes."""
-    wanted = next(expected, None)
-    for key, summary in there:
-        while wanted is not None and wanted.key.encode() < key.encode():
-            yield wanted.key, wanted, None
-            wanted = next(expected, None)
-        if wanted is not None and wanted.key == key:
-            yield key, wanted, summary
-            wanted = next(expected, None)
+    expected: Iterable[tuple[str, ExpectedT]], listed: Iterable[tuple[str, ListedT]]
+) -> Iterator[tuple[str, ExpectedT | None, ListedT | None]]:
+    """Both, side by side by key; each is in the order of its keys. None where a side does not have the key."""
+    wanted = iter(expected)
+    key, value = next(wanted, (None, None))
+    for listed_key, found in listed:
+        while key is not None and key < listed_key:
+            yield key, value, None
+            key, value = next(wanted, (None, None))
+        if key == listed_key:
+            yield listed_key, value, found
+            key, value = next(wanted, (None, None))
         else:
-            yield key, None, summary
-    while wanted is not None:
-        yield wanted.key, wanted, None
-        wanted = next(expected, None)
+            yield listed_key, None, found
+    while key is not None:
+        yield key, value, None
+        key, value = next(wanted, (None, None))
 
 
 _MAX_EXAMPLES = 20
 
 
 class ManifestFindings(msgspec.Struct, frozen=True, kw_only=True):
-    """What differs; `examples` are some lines of each kind, in words."""
+    """The counts of samples, by result; `examples` are up to 20 lines for each kind of difference."""
 
     samples: int = 0
     present: int = 0
@@ -269,7 +272,7 @@ class ManifestFindings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ManifestCheck(Job):
-    """Walks the listing and the manifest side by side, both in the order of keys; `findings` may be read any time."""
+    """Compares the manifest with a listing of the bucket; `findings` may be read at any time."""
 
     def __init__(self, store: ObjectStore, prefix: str, manifest: Manifest) -> None:
         super().__init__(f"Check of {store.uri(prefix)}", threads=1)
@@ -279,43 +282,36 @@ class ManifestCheck(Job):
         self._manifest = manifest
 
     def work(self) -> None:
-        expected = self._expected()
-        total = sum(map(len, self._manifest.splits.values()))
-        self.tracker.add_total(total, 0)
+        """Lists the prefix once. Raises Cancelled, StorageError."""
+        expected = sorted(
+            (object_key(self._prefix, sample.key), self._manifest.sample_bytes(sample))
+            for samples in self._manifest.splits.values()
+            for sample in samples
+        )
+        self.tracker.add_total(len(expected), 0)
         self.tracker.totals_known()
         counts = dict.fromkeys(("present", "missing", "wrong_size", "unlisted"), 0)
         examples: list[str] = []
-        wanted = next(expected, None)
 
         def note(kind: str, text: str) -> None:
             counts[kind] += 1
             if counts[kind] <= _MAX_EXAMPLES:
                 examples.append(text)
 
-        for number, found in enumerate(self._store.list_all(object_key(self._prefix, ""))):
+        listed = ((found.key, found.size) for found in self._store.list_all(object_key(self._prefix, "")))
+        for number, (key, wanted, size) in enumerate(_merge(expected, listed)):
             self.check_cancelled()
-            while wanted and wanted[0] < found.key:
-                note("missing", f"missing: {wanted[0]}")
-                self.tracker.complete(wanted[0], 0, failed=True)
-                wanted = next(expected, None)
-            if wanted and wanted[0] == found.key:
-                if found.size == wanted[1]:
-                    counts["present"] += 1
-                else:
-                    note("wrong_size", f"{found.size:,} bytes instead of {wanted[1]:,}: {found.key}")
-                self.tracker.complete(found.key, 0)
-                wanted = next(expected, None)
-            elif not found.key.endswith(("/", MANIFEST_NAME)):
-                note("unlisted", f"not in the manifest: {found.key}")
+            if wanted is None:
+                if not key.endswith(("/", MANIFEST_NAME)):
+                    note("unlisted", f"not in the manifest: {key}")
+                continue
+            if size is None:
+                note("missing", f"missing: {key}")
+            elif size != wanted:
+                note("wrong_size", f"{size:,} bytes instead of {wanted:,}: {key}")
+            else:
+                counts["present"] += 1
+            self.tracker.complete(key, 0, failed=size is None)
             if number % 500 == 0:
-                self.findings = ManifestFindings(samples=total, examples=tuple(examples), **counts)
-        while wanted:
-            note("missing", f"missing: {wanted[0]}")
-            wanted = next(expected, None)
-        self.findings = ManifestFindings(samples=total, examples=tuple(examples), **counts)
-
-    def _expected(self) -> Iterator[tuple[str, int]]:
-        samples = [sample for split in self._manifest.splits.values() for sample in split]
-        samples.sort(key=lambda sample: sample.key)
-        for sample in samples:
-            yield object_key(self._prefix, sample.key), self._manifest.sample_bytes(sample)
+                self.findings = ManifestFindings(samples=len(expected), examples=tuple(examples), **counts)
+        self.findings = ManifestFindings(samples=len(expected), examples=tuple(examples), **counts)

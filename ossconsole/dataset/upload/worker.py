@@ -32,7 +32,7 @@ _PAYLOAD = struct.Struct("<Q")
 
 
 class Task(msgspec.Struct, frozen=True, array_like=True):
-    """A picture to prepare. `key` begins with its split."""
+    """An image to prepare. `key` begins with its split."""
 
     key: str
     size: int
@@ -40,7 +40,7 @@ class Task(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Done(msgspec.Struct, frozen=True, array_like=True):
-    """What became of a task: the sample's sides in pixels, or why there is none; seconds spent on it."""
+    """The result of a task: the sample's sides in pixels, or the error; seconds spent on it."""
 
     height: int = 0
     width: int = 0
@@ -57,16 +57,18 @@ class Channel:
         self._reader = connection.makefile("rb", buffering=1 << 16)
 
     def send(self, header: bytes, payload: bytes = b"") -> None:
+        """Sends one frame. Raises OSError."""
         self._socket.sendall(_HEADER.pack(len(header)) + header + _PAYLOAD.pack(len(payload)))
         if payload:
             self._socket.sendall(payload)
 
     def receive(self) -> tuple[bytes, bytes]:
-        """The next header and payload. Raises EOFError when the other side is gone."""
+        """The next header and payload. Raises EOFError when the other side has closed, OSError."""
         header = self._read(_HEADER.unpack(self._read(_HEADER.size))[0])
         return header, self._read(_PAYLOAD.unpack(self._read(_PAYLOAD.size))[0])
 
     def close(self) -> None:
+        """Closes the socket."""
         self._reader.close()
         self._socket.close()
 
@@ -78,10 +80,10 @@ class Channel:
 
 
 def handle(task: Task, config: PreprocessConfig) -> tuple[Done, bytes]:
-    """Reads and prepares one picture; whatever is wrong with it is in the answer."""
+    """Reads and prepares one image; its errors are in the answer."""
     began = time.perf_counter()
     if task.size > MAX_FILE_BYTES:
-        return Done(error=f"{task.size} bytes are too many for a picture"), b""
+        return Done(error=f"{task.size} bytes are too many for an image"), b""
     try:
         data = read_location(task.location)
     except OSError as error:
@@ -101,7 +103,7 @@ def handle(task: Task, config: PreprocessConfig) -> tuple[Done, bytes]:
 
 
 def serve(connection: socket.socket) -> None:
-    """Prepares what comes in, until the other side is gone."""
+    """Answers tasks until the other side closes."""
     channel = Channel(connection)
     encode = msgspec.msgpack.Encoder().encode
     decode = msgspec.msgpack.Decoder(Task).decode
@@ -116,11 +118,11 @@ def serve(connection: socket.socket) -> None:
 
 
 def main() -> None:
-    """Serves the sockets whose descriptors are the arguments: the first by itself, each other one by a fork."""
+    """Serves the sockets whose descriptors are the arguments: the first in this process, each other one in a fork."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy would start a thread for each core
     import_jpeg_libraries()
 
-    warnings.simplefilter("ignore")  # of PIL about EXIF blocks and transparency; the pixels are what counts
+    warnings.simplefilter("ignore")  # of PIL about EXIF blocks and transparency; only the pixels matter
     connections = [socket.socket(fileno=int(number)) for number in sys.argv[1:]]
     forks = []
     while len(connections) > 1:
@@ -137,22 +139,22 @@ def main() -> None:
     connections[0].close()
     for pid in forks:
         os.waitpid(pid, 0)
-    os._exit(0)  # the interpreter would take its time to put away what the kernel frees at once
+    os._exit(0)  # the interpreter's cleanup would take time; the kernel frees everything immediately
 
 
 DEADLINE_S = 120.0
-"""How long a process may take for one picture before it counts as stuck; the largest take a few seconds."""
+"""A process that takes longer for one image counts as stuck; the largest images take a few seconds."""
 
 _STOP_TIMEOUT_S = 2.0
 _BUFFER_BYTES = 1 << 20
 
 
 class WorkerLostError(ConsoleError):
-    """A process ended before it could do any work."""
+    """A process ended before its first image."""
 
 
 class PrepareProcesses:
-    """Processes that prepare by one config: one that imports what is needed, and its forks."""
+    """Processes that prepare with one config: one that imports the libraries, and its forks."""
 
     def __init__(self, config: PreprocessConfig, count: int) -> None:
         self.config = config
@@ -161,7 +163,7 @@ class PrepareProcesses:
         self._channels = self.launch(count)
 
     def launch(self, count: int) -> list[Channel]:
-        """Starts one more process with `count - 1` forks, and gives a channel to each of them."""
+        """Starts one more process with `count - 1` forks; returns a channel to each of them."""
         pairs = [socket.socketpair() for _ in range(count)]
         for pair in pairs:
             for end in pair:
@@ -173,8 +175,8 @@ class PrepareProcesses:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,  # decoders print warnings there, and the screen may be on it
             pass_fds=[end.fileno() for end in theirs],
-            start_new_session=True,  # Ctrl-C is for the parent, which decides what becomes of the work
-            # A file named PIL.py in the folder that the console was started in is no library.
+            start_new_session=True,  # only the parent handles Ctrl-C
+            # A file named PIL.py in the current folder must not be imported.
             env={**without_credentials(), "PYTHONSAFEPATH": "1"},
         )
         with self._lock:
@@ -195,7 +197,7 @@ class PrepareProcesses:
         return Worker(self, channel)
 
     def close(self) -> None:
-        """Ends every process; those of workers that are still open too."""
+        """Ends every process, also those of open workers."""
         with self._lock:
             for channel in self._channels:
                 channel.close()
@@ -224,17 +226,18 @@ class Worker:
         self._decode = msgspec.msgpack.Decoder(Done).decode
         self._waiting: deque[Task] = deque()
         self._ready = False
-        self._last_failed_task: Task | None = None  # a process was lost over it before
+        self._last_failed_task: Task | None = None  # a process died on it
 
     def send(self, task: Task) -> None:
+        """Sends a task; `receive` notices a dead process."""
         self._waiting.append(task)
         try:
             self._channel.send(self._encode(task))
         except OSError:
-            return  # `receive` meets the dead process too, and deals with it
+            return
 
     def receive(self) -> tuple[Task, Done, bytes]:
-        """The oldest task's answer; where two processes died or got stuck over it, that. Raises WorkerLostError."""
+        """The oldest task's result: an error when two processes died or got stuck on it. Raises WorkerLostError."""
         try:
             if not self._ready:
                 self._channel.receive()
@@ -247,19 +250,19 @@ class Worker:
         return self._waiting.popleft(), self._decode(header), payload
 
     def close(self) -> None:
-        """Lets the process go, which ends it."""
+        """Closes the channel, which ends the process."""
         self._channel.close()
 
     def _replace_worker(self, reason: str) -> tuple[Task, Done, bytes]:
-        """Starts another process and gives it what the lost one did not answer; a picture is tried on two of them.
+        """Starts another process and gives it the unanswered tasks; each image gets two attempts.
 
-        Raises WorkerLostError when it never got as far as its first task, as the next one would not either.
+        Raises WorkerLostError when the process ended before its first task, as the next one would too.
         """
         self.close()
         if not self._ready:
             raise WorkerLostError(
-                "A preparation process ended before its first picture.",
-                remedy="Check the free memory, and that Pillow and msgspec are installed whole.",
+                "A preparation process ended before its first image.",
+                remedy="Check the free memory and the installation of Pillow and msgspec.",
             )
         first, *rest = self._waiting
         retry = first is not self._last_failed_task

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from ossconsole.storage.client import ObjectStore
 
 ObjectOrPrefix = ObjectSummary | str
-"""An object, or a prefix that stands for everything below it."""
+"""An object, or the prefix of all objects below it."""
 
 
 def objects_of(store: ObjectStore, sources: Sequence[ObjectOrPrefix]) -> Iterator[ObjectSummary]:
-    """The objects that `sources` stand for, in the order of their keys."""
+    """The objects of `sources`, in the order of their keys. Raises StorageError."""
     for source in sorted(sources, key=key_of):
         if isinstance(source, str):
             yield from store.list_all(source)
@@ -33,11 +33,12 @@ def objects_of(store: ObjectStore, sources: Sequence[ObjectOrPrefix]) -> Iterato
 
 
 def key_of(source: ObjectOrPrefix) -> str:
+    """The object's key, or the prefix."""
     return source if isinstance(source, str) else source.key
 
 
 class UsageTotals(msgspec.Struct, frozen=True, kw_only=True):
-    """What was counted so far. `newest` in seconds since the epoch, 0 when nothing was found."""
+    """The totals so far. `newest` in seconds since the epoch, 0 when nothing was found."""
 
     objects: int = 0
     bytes: int = 0
@@ -47,7 +48,7 @@ class UsageTotals(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Usage(Job):
-    """Counts what `sources` stand for; `totals` may be read at any time."""
+    """Adds up the objects of `sources`; `totals` may be read at any time."""
 
     def __init__(self, store: ObjectStore, sources: Sequence[ObjectOrPrefix]) -> None:
         where = safe_text(key_of(sources[0])) if len(sources) == 1 else counted(len(sources), "item")
@@ -57,6 +58,7 @@ class Usage(Job):
         self._sources = sources
 
     def work(self) -> None:
+        """Lists every object."""
         objects = size = newest = 0
         by_class: dict[str, tuple[int, int]] = {}
         for found in objects_of(self._store, self._sources):
@@ -79,7 +81,7 @@ _COPY_WHOLE_UP_TO = 1 << 30  # CopyObject is slow above this and refused above 5
 
 
 class Delete(Job):
-    """Deletes objects, and everything below prefixes, in batches; compares OSS's answer with what was asked."""
+    """Deletes objects, and everything below prefixes, in batches; compares OSS's answer with the request."""
 
     def __init__(self, store: ObjectStore, sources: Sequence[ObjectOrPrefix]) -> None:
         super().__init__(f"Delete in {store.uri()}", threads=_DELETE_THREADS)
@@ -87,6 +89,7 @@ class Delete(Job):
         self._sources = sources
 
     def work(self) -> None:
+        """Deletes batch by batch."""
         self.pool(self._batches(), self._delete)
 
     def _batches(self) -> Iterator[list[ObjectSummary]]:
@@ -134,10 +137,10 @@ class Delete(Job):
 
 
 class Copy(Job):
-    """Copies objects, and everything below prefixes, inside the bucket, on the server; `move` deletes what was copied.
+    """Copies objects, and everything below prefixes, inside the bucket, on the server; `move` deletes the sources.
 
-    The beginning `base` of each key becomes `target`. An object that is there already stays, and its copy fails,
-    unless `replace`. Before a source is deleted its copy's CRC64 was compared with it.
+    The beginning `base` of each key becomes `target`. An existing object stays, and the copy onto it fails, unless
+    `replace`. A source is deleted only after its copy's CRC64 was compared with its own.
     """
 
     def __init__(
@@ -150,7 +153,7 @@ class Copy(Job):
         move: bool = False,
         replace: bool = False,
     ) -> None:
-        """Raises SettingsError when the target is the source, lies inside it, or is no valid key."""
+        """Raises SettingsError when the target is the source, lies inside it, or is not a valid key."""
         verb = "Rename" if move else "Copy"
         super().__init__(f"{verb} to {safe_text(store.uri(target))}")
         for source in sources:
@@ -163,6 +166,7 @@ class Copy(Job):
         self._replace = replace
 
     def work(self) -> None:
+        """Copies every object."""
         self.pool(self.counted(objects_of(self._store, self._sources)), self._copy)
 
     def _copy(self, found: ObjectSummary) -> None:
@@ -189,7 +193,7 @@ class Copy(Job):
         source, copied = self._store.head(key), self._store.head(target)
         if (source.size, source.crc64) != (copied.size, copied.crc64):
             raise StorageError(
-                f"{safe_text(target)} differs from {safe_text(key)}, which was therefore kept.", remedy="Try again."
+                f"{safe_text(target)} differs from {safe_text(key)}, so the original was kept.", remedy="Try again."
             )
         self._store.delete(key)
 
@@ -223,10 +227,10 @@ class Copy(Job):
 def presigned_url(store: ObjectStore, key: str, life_s: int = 3600) -> str:
     """A URL that lets anybody read the object for `life_s` seconds, at most seven days. Raises SettingsError.
 
-    With temporary credentials it also ends when they end.
+    With temporary credentials it expires with them at the latest.
     """
     if not 0 < life_s <= MAX_URL_LIFE_S:
-        raise SettingsError(f"A URL lives 1 to {MAX_URL_LIFE_S} seconds, not {life_s}.")
+        raise SettingsError(f"A presigned URL is valid for 1 to {MAX_URL_LIFE_S} seconds, not {life_s}.")
     url: str = store.call(
         f"signing a URL for {store.uri(safe_text(key))}",
         lambda: store.sdk.sign_url("GET", key, life_s, slash_safe=True),
@@ -235,37 +239,38 @@ def presigned_url(store: ObjectStore, key: str, life_s: int = 3600) -> str:
 
 
 class Restore(Job):
-    """Asks OSS to make archived objects, and those below prefixes, readable for a day; others are left out.
+    """Requests that archived objects, and those below prefixes, become readable for a day; others are skipped.
 
-    `asked` and `under_way` count the objects for which that was asked for now, and before.
+    `requested` counts the objects restored by this job, `in_progress` those requested before.
     """
 
     skipped_label = "not archived"
 
     def __init__(self, store: ObjectStore, sources: Sequence[ObjectOrPrefix]) -> None:
         super().__init__(f"Restore in {store.uri()}")
-        self.asked = self.under_way = 0
+        self.requested = self.in_progress = 0
         self._store = store.pausing(self.wait_to_retry)
         self._sources = sources
         self._counting = threading.Lock()
 
     def work(self) -> None:
+        """Requests the restore of every archived object."""
         self.pool(self.counted(objects_of(self._store, self._sources)), self._restore)
 
     def _restore(self, found: ObjectSummary) -> None:
         archived = found.storage_class in ARCHIVED
         try:
-            fresh = archived and self._ask(found.key)
+            fresh = archived and self._request(found.key)
         except StorageError as error:
             self.fail(found.key, error, found.size)
             return
         with self._counting:
-            self.asked += fresh
-            self.under_way += archived and not fresh
+            self.requested += fresh
+            self.in_progress += archived and not fresh
         self.tracker.complete(found.key, found.size, skipped=not archived)
 
-    def _ask(self, key: str) -> bool:
-        """False when it was asked for before and is under way."""
+    def _request(self, key: str) -> bool:
+        """False when an earlier request is still in progress."""
         try:
             self._store.call(
                 f"restoring {self._store.uri(safe_text(key))}", lambda: self._store.sdk.restore_object(key)
@@ -278,7 +283,7 @@ class Restore(Job):
 
 
 class Versioning(str, enum.Enum):
-    """What a bucket does with what is overwritten or deleted."""
+    """What a bucket does with objects that are overwritten or deleted."""
 
     NEVER = "never"
     ENABLED = "Enabled"
@@ -296,7 +301,7 @@ _MAX_VERSIONS = 100
 
 
 class ObjectVersion(msgspec.Struct, frozen=True):
-    """One version of an object; `is_marker` when it is the note that the object was deleted."""
+    """One version of an object; `is_marker` for the marker of a deletion."""
 
     version_id: str
     is_latest: bool
@@ -306,7 +311,7 @@ class ObjectVersion(msgspec.Struct, frozen=True):
 
 
 class ObjectDetails(msgspec.Struct, frozen=True, kw_only=True):
-    """`acl`, `tags` and `versions` are None where OSS would not tell; why is in `unavailable`."""
+    """`acl`, `tags` and `versions` are None where OSS refused to give them; `unavailable` has the reason by name."""
 
     info: ObjectInfo
     acl: str | None
@@ -316,7 +321,7 @@ class ObjectDetails(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def object_details(store: ObjectStore, key: str) -> ObjectDetails:
-    """Asks for all of it; up to five requests. Raises StorageError only when the object itself cannot be looked at."""
+    """Headers, ACL, tags and versions, in up to five requests. Raises StorageError when the HEAD fails."""
     info = store.head(key)
     unavailable: dict[str, str] = {}
 
@@ -347,7 +352,7 @@ def _versions(store: ObjectStore, key: str) -> list[ObjectVersion]:
         for m in page.delete_marker
         if m.key == key
     ]
-    # The times have whole seconds, within which the latest alone is known to come first.
+    # The times are whole seconds; within one only the latest version is known to be first.
     return sorted(found, key=lambda version: (version.is_latest, version.modified), reverse=True)
 
 
@@ -355,16 +360,17 @@ def _check_target(source: ObjectOrPrefix, target: str) -> None:
     key = key_of(source)
     if target == key or (isinstance(source, str) and target.startswith(key)):
         raise SettingsError(
-            f"{safe_text(target)} is {safe_text(key)} itself or inside it.", remedy="Give another name."
+            f"{safe_text(target)} is {safe_text(key)} itself or inside it.", remedy="Enter another name."
         )
     if not 0 < len(target.encode("utf-8", "surrogatepass")) <= 1023 or target[0] in "/\\":
         raise SettingsError(
-            f"{safe_text(target)!r} is no object name.", remedy="Use 1 to 1,023 bytes, not beginning with / or \\."
+            f"{safe_text(target)!r} is not a valid object name.",
+            remedy="Use 1 to 1,023 bytes, not beginning with / or \\.",
         )
 
 
 def _fits_xml(key: str) -> bool:
-    """Whether the key survives the XML of a batch request, which can carry no control characters."""
+    """Whether the key can be part of a batch request: XML cannot contain control characters."""
     return all(
         " " <= character <= "~" or ("\xa0" <= character < "\ufffe") or character >= "\U00010000" for character in key
     )

@@ -1,4 +1,4 @@
-"""Downloads: objects and whole prefixes into a folder; parallel, resumable, verified, each file renamed into place."""
+"""Downloads of objects and prefixes into a folder: parallel, resumable, verified, each file renamed into place."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from ossconsole.storage.multipart import (
     PART_SIZE,
     ChecksumError,
     ResumableFile,
+    file_crc64,
     open_partial,
     partial_path,
     write_all,
@@ -43,7 +44,7 @@ _LOOKS_ENCODED = re.compile(r"%(?=[0-9A-Fa-f]{2}|$)")
 def local_component(name: str) -> str:
     """One part of a key as a file name: never empty, `.`, `..` or too long, and without control characters.
 
-    Different parts give different names: what cannot stay is percent-encoded, and so is a `%` that would read as that.
+    The mapping is injective: unsafe characters are percent-encoded, and a literal `%` too where it would be ambiguous.
     """
     if not name:
         return "%"
@@ -63,27 +64,22 @@ def _percent(character: str) -> str:
     return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogatepass"))
 
 
-def local_path(folder: Path, relative_key: str) -> Path:
-    """Where `relative_key` belongs below `folder`; purely lexical, see `check_inside` for links on the disk."""
-    return folder.joinpath(*(local_component(part) for part in relative_key.split("/")))
-
-
 def check_inside(folder: Path, path: Path) -> None:
     """Raises ConsoleError when a symbolic link on the disk would lead `path` out of `folder`."""
     if not path.parent.resolve().is_relative_to(folder.resolve()):
         raise ConsoleError(
             f"{safe_text(str(path))} leads out of {folder} through a symbolic link.",
-            remedy="Choose another folder, or remove the link.",
+            remedy="Select another folder, or remove the link.",
         )
 
 
-_READ_SIZE = 256 << 10  # between two looks at whether the download was cancelled
+_READ_SIZE = 256 << 10  # between two checks for a cancel
 _COUNTED_AHEAD = 20_000  # objects counted and waiting, so that totals are known early in bounded memory
-_ROUNDS = 3  # of a large object that came with another CRC64; a small one is tried as often as any request
+_ROUNDS = 3  # of a large object that arrives with another CRC64; a small one is retried as any request
 
 
 class Existing(str, enum.Enum):
-    """What to do with a file that is there already and differs; one that is the same is never fetched again."""
+    """What to do with an existing file that differs; one with the same content is never fetched again."""
 
     KEEP = "keep"
     REPLACE = "replace"
@@ -100,10 +96,10 @@ class DownloadItem(msgspec.Struct, frozen=True):
 
 
 class Download(Job):
-    """Brings objects and prefixes into `folder`, under their names relative to `base`.
+    """Downloads objects and prefixes into `folder`, under their names relative to `base`.
 
-    What is there with the same size and time, or the same CRC64, is skipped; a large object goes on where an earlier
-    download of it stopped. `retry()` gives a job for the rest.
+    Files with the same size and time, or the same CRC64, are skipped; a large object continues where an earlier
+    download of it stopped.
     """
 
     moves_bytes = True
@@ -118,7 +114,7 @@ class Download(Job):
         existing: Existing = Existing.KEEP,
         threads: int = DEFAULT_THREADS,
     ) -> None:
-        """`sources` are objects, and prefixes (as text) that stand for everything below them; all begin with `base`."""
+        """`sources` are objects, and prefixes that stand for everything below them; all begin with `base`."""
         super().__init__(f"Download to {safe_text(str(folder))}", threads=threads)
         self.folder = folder
         self._store = store.pausing(self.wait_to_retry)
@@ -137,6 +133,7 @@ class Download(Job):
         )
 
     def work(self) -> None:
+        """Downloads everything; objects that arrive with another CRC64 are fetched again."""
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             self._round(self._tasks())
@@ -152,7 +149,7 @@ class Download(Job):
         self._rounds_left -= 1
         self.pool(tasks, lambda task: task())
 
-    # What there is to do
+    # Tasks
 
     def _tasks(self) -> Iterator[Callable[[], None]]:
         counted = self.counted(plan_downloads(objects_of(self._store, self._sources), self._base, self.folder))
@@ -178,11 +175,11 @@ class Download(Job):
     # One object
 
     def _target(self, item: DownloadItem) -> Path | None:
-        """Where to write it, with its folder made; None when there is nothing to do."""
+        """The file to write, its folder made; None when there is nothing to do."""
         check_inside(self.folder, item.path)
         item.path.parent.mkdir(parents=True, exist_ok=True)
         if item.key.endswith("/") and item.size == 0:
-            return None  # the marker of a folder
+            return None  # a folder marker
         path, number = item.path, 0
         while os.path.lexists(path):
             if self._same(item, path) or self._existing is Existing.KEEP:
@@ -200,7 +197,7 @@ class Download(Job):
         if int(status.st_mtime) == item.modified:
             return True
         crc64 = self._store.head(item.key).crc64
-        if crc64 is None or crc64 != _file_crc64(path):
+        if crc64 is None or crc64 != file_crc64(path):
             return False
         os.utime(path, (item.modified, item.modified))
         return True
@@ -229,7 +226,7 @@ class Download(Job):
             os.ftruncate(descriptor, 0)
             crc, done = 0, 0
             with contextlib.closing(self._store.sdk.get_object(item.key)) as result:
-                while data := result.resp.read(_READ_SIZE):  # past oss2's own, slow CRC64
+                while data := result.resp.read(_READ_SIZE):  # without oss2's own, slow CRC64
                     self.check_cancelled()
                     write_all(descriptor, data, done)
                     crc = fastcrc.crc64.xz(data, crc)
@@ -266,7 +263,7 @@ class Download(Job):
         done = 0
 
         def request() -> None:
-            nonlocal done  # a try goes on where the one before broke off
+            nonlocal done  # an attempt continues where the one before stopped
             span = (start + done, start + length - 1)
             with contextlib.closing(self._store.sdk.get_object(item.key, byte_range=span, headers=headers)) as result:
                 while data := result.resp.read(_READ_SIZE):
@@ -294,12 +291,12 @@ class Download(Job):
 
 
 def plan_downloads(objects: Iterable[ObjectSummary], base: str, folder: Path) -> Iterator[DownloadItem]:
-    """Each object with its file below `folder`. `objects` come in the order of their keys.
+    """Each object with its file below `folder`. `objects` are in the order of their keys.
 
-    Where one object's name is also a folder of others (`a` and `a/b`), the folder gets a `%` behind its name, which
-    no other name can have.
+    Where one object's name is also a folder of others (`a` and `a/b`), the folder's name gets a trailing `%`, which no
+    other name can have.
     """
-    prefixes: list[str] = []  # the keys so far that the present one begins with
+    prefixes: list[str] = []  # earlier keys that the current one begins with
     for found in objects:
         while prefixes and not found.key.startswith(prefixes[-1]):
             prefixes.pop()
@@ -316,11 +313,3 @@ def _place(key: str, base: str, folder: Path, shadowed: set[int]) -> Path:
         path /= local_component(part) + ("%" if end in shadowed else "")
         end += 1
     return path
-
-
-def _file_crc64(path: Path) -> int:
-    crc = 0
-    with path.open("rb") as file:
-        while data := file.read(4 << 20):
-            crc = fastcrc.crc64.xz(data, crc)
-    return crc

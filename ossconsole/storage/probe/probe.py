@@ -1,4 +1,4 @@
-"""The probe: both endpoints from DNS to samples read, and the permissions that training needs."""
+"""The probe: tests both endpoints, from DNS to reading samples, and the permissions that training needs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from ossconsole.storage.probe.report import (
 from ossconsole.storage.retry import NO_RETRY
 
 PROBE_NAME = ".ossconsole-probe"
-"""One name for all probes: where deleting is denied, a single object of a few bytes stays behind."""
+"""One name for all probes: where deleting is denied, only one object of a few bytes remains."""
 
 _CONTENT = b"ossconsole probe\n"
 _LIMIT_S = 5.0
@@ -61,7 +61,7 @@ _WHY = {
 def probe_permissions(
     store: ObjectStore, prefix: str, *, on_step: OnStep = ignore_step, limit_s: float = 20.0
 ) -> Sequence[ProbeStep]:
-    """One step per permission; each is tried whatever the others gave, except GET, which needs PUT's object."""
+    """One step per permission. All are tested, whatever the others gave; only GET needs PUT's object."""
     steps = StepRunner(None, limit_s, on_step)
     key = f"{prefix}/{PROBE_NAME}"
     work: dict[ProbeStage, Callable[[], object]] = {
@@ -81,7 +81,7 @@ def probe_permissions(
         try:
             store.delete(key)
         except StorageError as error:
-            steps.warn(ProbeStage.DELETE, f"The probe's object {store.uri(key)} stays behind.", error.remedy)
+            steps.warn(ProbeStage.DELETE, f"The probe's object {store.uri(key)} was not deleted.", error.remedy)
     return steps.done
 
 
@@ -104,7 +104,9 @@ def _try(work: Callable[[], object], stage: ProbeStage) -> str:
 
 def _get(store: ObjectStore, key: str) -> None:
     if store.get(key) != _CONTENT:
-        raise ConsoleError(f"{store.uri(key)} does not hold what was written.", remedy="Prove once more.")
+        raise ConsoleError(
+            f"{store.uri(key)} does not have the content that was written.", remedy="Run the test again."
+        )
 
 
 def _multipart(store: ObjectStore, key: str) -> None:
@@ -118,11 +120,11 @@ def _multipart(store: ObjectStore, key: str) -> None:
 
 
 class UnreachableError(ConsoleError):
-    """The host has no address, takes no connection, or speaks no TLS that can be trusted."""
+    """The host has no address, refuses connections, or has no trusted TLS certificate."""
 
 
 class HostProbe:
-    """The way to `<bucket>.<endpoint host>`, which is the host that every request goes to."""
+    """Tests `<bucket>.<endpoint host>`, the host that every request goes to, below HTTP."""
 
     def __init__(self, bucket: str, endpoint: str) -> None:
         parts = urlsplit(endpoint)
@@ -134,7 +136,7 @@ class HostProbe:
         self._address = ""
 
     def resolve(self) -> str:
-        """Finds the address. Raises UnreachableError."""
+        """Resolves the host's address. Raises UnreachableError."""
         try:
             found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
         except OSError as error:
@@ -143,7 +145,7 @@ class HostProbe:
         return self._address
 
     def connect(self, timeout_s: float) -> str:
-        """Makes a connection and drops it. Raises UnreachableError."""
+        """Opens and closes a TCP connection. Raises UnreachableError."""
         try:
             with socket.create_connection((self._address, self.port), timeout=timeout_s):
                 return f"{self._address} port {self.port}"
@@ -151,7 +153,7 @@ class HostProbe:
             raise self._unreachable(f"{self.host} ({self._address}) port {self.port}: {_reason(error)}") from error
 
     def handshake(self, timeout_s: float) -> str:
-        """Makes a TLS connection with a certificate that can be trusted. Raises UnreachableError."""
+        """Opens and closes a TLS connection with a trusted certificate; its TLS version. Raises UnreachableError."""
         context = ssl.create_default_context()
         try:
             with (
@@ -161,7 +163,7 @@ class HostProbe:
                 return connection.version() or "TLS"
         except ssl.SSLCertVerificationError as error:
             raise UnreachableError(
-                f"The certificate of {self.host} cannot be trusted: {error.verify_message}.",
+                f"The certificate of {self.host} is not trusted: {error.verify_message.rstrip('.')}.",
                 remedy="Check the endpoint's spelling, this machine's clock, and its CA certificates.",
             ) from error
         except OSError as error:
@@ -195,12 +197,12 @@ def _reason(error: OSError) -> str:
 
 
 SAMPLES = 16
-SAMPLE_BYTES = 4 << 20  # the most that is read of one object
+SAMPLE_BYTES = 4 << 20  # read of one object at most
 MANIFEST_NAME = "manifest.json"
 _CONNECT_LIMIT_S = 2.5
 _REQUEST_LIMIT_S = 4.0
 _READ_LIMIT_S = 5.0
-_READ_BUDGET_S = 2.0  # no further sample is read after this long
+_READ_BUDGET_S = 2.0  # after which no further sample is read
 
 
 def probe(
@@ -211,10 +213,10 @@ def probe(
     writes: bool = True,
     limit_s: float = 30.0,
 ) -> ProbeReport:
-    """Probes both endpoints at once, then the permissions (unless `writes` is False) through the standard one.
+    """Tests both endpoints simultaneously, then the permissions (unless `writes` is False) through the standard one.
 
-    Without credentials each endpoint is probed up to its TLS handshake. `on_step` is called from other threads as each
-    step begins and ends. Never raises for what it finds.
+    Without credentials each endpoint is tested up to its TLS handshake. `on_step` is called from other threads as each
+    step begins and ends. Failures are in the report; none is raised.
     """
     began = time.monotonic()
     reading = threading.Lock()
@@ -246,10 +248,10 @@ def probe_endpoint(
     reading: threading.Lock | None = None,
     seed: int = 0,
 ) -> EndpointReport:
-    """Probes one endpoint of the profile, stage by stage, until a stage fails or `limit_s` is over.
+    """Tests one endpoint of the profile, stage by stage, until a stage fails or `limit_s` is over.
 
     Samples are read while `reading` is held, so that two endpoints do not disturb each other's figures; equal seeds
-    choose equal samples.
+    select equal samples.
     """
     return _EndpointProbe(
         profile, credentials, kind, StepRunner(kind, limit_s, on_step), reading=reading, seed=seed
@@ -276,15 +278,15 @@ class _EndpointProbe:
         self._store = ObjectStore(
             profile, credentials or _no_credentials, kind, timeout_s=_REQUEST_LIMIT_S, retry=NO_RETRY
         )
-        self._reach = HostProbe(profile.bucket, self._store.endpoint)
+        self._host = HostProbe(profile.bucket, self._store.endpoint)
         self._samples: list[ObjectSummary] = []
         self._skew_s: float | None = None
 
     def run(self) -> EndpointReport:
         work: dict[ProbeStage, tuple[float, Callable[[], ProbeResult]]] = {
-            ProbeStage.DNS: (_CONNECT_LIMIT_S, self._reach.resolve),
-            ProbeStage.TCP: (_CONNECT_LIMIT_S + 0.5, lambda: self._reach.connect(_CONNECT_LIMIT_S)),
-            ProbeStage.TLS: (_CONNECT_LIMIT_S + 0.5, lambda: self._reach.handshake(_CONNECT_LIMIT_S)),
+            ProbeStage.DNS: (_CONNECT_LIMIT_S, self._host.resolve),
+            ProbeStage.TCP: (_CONNECT_LIMIT_S + 0.5, lambda: self._host.connect(_CONNECT_LIMIT_S)),
+            ProbeStage.TLS: (_CONNECT_LIMIT_S + 0.5, lambda: self._host.handshake(_CONNECT_LIMIT_S)),
             ProbeStage.SIGNED: (_REQUEST_LIMIT_S + 0.5, self._sign),
             ProbeStage.LIST: (_REQUEST_LIMIT_S + 0.5, self._list),
             ProbeStage.READ: (_READ_LIMIT_S, self._read),
@@ -292,26 +294,26 @@ class _EndpointProbe:
         }
         stopped = ""
         for stage in stages(self._profile, self._kind):
-            limit_s, look = work[stage]
+            limit_s, step = work[stage]
             if stage is ProbeStage.SIGNED and not stopped:
                 stopped = self._unsigned
             if stopped:
                 self._steps.skip(stage, stopped)
             elif stage in {ProbeStage.READ, ProbeStage.REREAD} and not self._samples:
                 self._steps.skip(stage, "no samples")
-            elif not self._steps.run(stage, limit_s, look):
+            elif not self._steps.run(stage, limit_s, step):
                 stopped = f"{stage} failed"
         self._store.close()
         return EndpointReport(
             kind=self._kind,
             endpoint=self._store.endpoint,
-            host=self._reach.info,
+            host=self._host.info,
             steps=tuple(self._steps.done),
             skew_s=self._skew_s,
         )
 
     def _sign(self) -> str | ProbeWarning:
-        """HEAD of the manifest: a signed request that every key for training may do, and the accelerator takes."""
+        """HEAD of the manifest: a signed request that every training key may send and the accelerator accepts."""
         key = f"{self._profile.dataset_prefix}/{MANIFEST_NAME}"
 
         def request() -> None:
@@ -324,16 +326,16 @@ class _EndpointProbe:
             self._note_skew(headers, sent)
 
         try:
-            self._store.call(f"looking at {self._store.uri(key)}", request)
+            self._store.call(f"reading the metadata of {self._store.uri(key)}", request)
         except StorageError as error:
             if error.status != 404 or error.code == "NoSuchBucket":
                 raise
             found = "no manifest"
         else:
-            found = "manifest there"
-        if self._reach.info.kind is HostKind.TRANSFER_ACCELERATION:
+            found = "manifest found"
+        if self._host.info.kind is HostKind.TRANSFER_ACCELERATION:
             return ProbeWarning(
-                f"Answered, but this is transfer acceleration: {self._reach.info.note}.",
+                f"It answers, but it is transfer acceleration: {self._host.info.note}.",
                 remedy="Use the accelerator's endpoint: https://<zone>-internal.oss-data-acc.aliyuncs.com",
             )
         return found
@@ -341,7 +343,7 @@ class _EndpointProbe:
     def _note_skew(self, headers: Mapping[str, str], sent: float) -> None:
         text = headers.get("Date") or headers.get("date")
         if text:
-            # OSS tells whole seconds; the middle of the request against the middle of that second.
+            # OSS's times are whole seconds: the middle of the request is compared with the middle of that second.
             self._skew_s = (sent + time.time()) / 2 - (parsedate_to_datetime(text).timestamp() + 0.5)
 
     def _list(self) -> str | ProbeWarning:
@@ -386,7 +388,7 @@ def _figures(times: Sequence[float], size: int) -> Figures:
 
 
 def _answers(report: EndpointReport) -> bool:
-    """Whether it took a signed request."""
+    """Whether it accepted a signed request."""
     return any(
         step.stage is ProbeStage.SIGNED and step.status in {StepStatus.OK, StepStatus.WARN} for step in report.steps
     )

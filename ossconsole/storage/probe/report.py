@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class ProbeStage(str, enum.Enum):
-    """What a step looks at. READ and REREAD read the same samples, REREAD right after READ."""
+    """What a step tests. READ and REREAD read the same samples, REREAD right after READ."""
 
     DNS = "DNS"
     TCP = "TCP"
@@ -47,6 +47,8 @@ PERMISSION_STAGES = (ProbeStage.DELETE, ProbeStage.LIST, ProbeStage.PUT, ProbeSt
 
 
 class StepStatus(str, enum.Enum):
+    """The state or result of a step."""
+
     RUNNING = "running"
     OK = "ok"
     WARN = "warn"
@@ -58,10 +60,7 @@ class StepStatus(str, enum.Enum):
 
 
 class Figures(msgspec.Struct, frozen=True):
-    """Measured over one connection, one sample after the other: bytes read, latency of a whole GET, and rate.
-
-    `mb_per_s` is in 10^6 bytes.
-    """
+    """Measured over one connection, one sample at a time: bytes, latency of a whole GET, and rate (10^6 bytes/s)."""
 
     samples: int
     bytes: int
@@ -77,9 +76,9 @@ class Figures(msgspec.Struct, frozen=True):
 
 
 class ProbeStep(msgspec.Struct, frozen=True, kw_only=True):
-    """One step. `kind` is None for the permission steps; `code`, `ec` and `request_id` are OSS's, where it refused.
+    """One step. `kind` is None for the permission steps; `code`, `ec` and `request_id` are OSS's, if it refused.
 
-    `figures` come with the steps that read samples.
+    Only the steps that read samples have `figures`.
     """
 
     kind: EndpointKind | None
@@ -95,7 +94,7 @@ class ProbeStep(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProbeWarning(msgspec.Struct, frozen=True):
-    """What a step gives that did its work and found something to warn of."""
+    """The result of a step that succeeded and found something to warn about."""
 
     detail: str
     remedy: str = ""
@@ -106,11 +105,11 @@ OnStep = Callable[[ProbeStep], None]
 
 
 def ignore_step(step: ProbeStep) -> None:
-    """For those who wait for the report."""
+    """For callers that only need the report."""
 
 
 class StepRunner:
-    """Runs steps one after the other, within one limit for all, and tells each begin and end to `on_step`."""
+    """Runs steps one after the other within a common time limit; `on_step` is called as each begins and ends."""
 
     def __init__(self, kind: EndpointKind | None, limit_s: float, on_step: OnStep) -> None:
         self._kind = kind
@@ -119,7 +118,7 @@ class StepRunner:
         self.done: list[ProbeStep] = []
 
     def run(self, stage: ProbeStage, limit_s: float, work: Callable[[], ProbeResult]) -> bool:
-        """Runs one step; whether it came through, be it with a warning."""
+        """Runs one step; True when it succeeded, also with a warning."""
         self._on_step(ProbeStep(kind=self._kind, stage=stage, status=StepStatus.RUNNING))
         began = time.monotonic()
         try:
@@ -132,9 +131,11 @@ class StepRunner:
         return True
 
     def skip(self, stage: ProbeStage, why: str) -> None:
+        """Records a step that was not run."""
         self._end(stage, StepStatus.SKIPPED, why)
 
     def warn(self, stage: ProbeStage, detail: str, remedy: str) -> None:
+        """Records a warning."""
         self._end(stage, StepStatus.WARN, ProbeWarning(detail, remedy))
 
     def _end(
@@ -163,7 +164,7 @@ class StepRunner:
 
 
 class EndpointReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What the probe found at one endpoint.
+    """The results of one endpoint.
 
     `skew_s` is this machine's clock minus OSS's (resolution 1 s), None where OSS did not answer.
     """
@@ -175,24 +176,24 @@ class EndpointReport(msgspec.Struct, frozen=True, kw_only=True):
     skew_s: float | None = None
 
     def figures(self, stage: ProbeStage) -> Figures | None:
-        """Those of READ, or of REREAD: the same samples once more, at the accelerated endpoint only."""
+        """Those of READ, or of REREAD (accelerated endpoint only): the same samples a second time."""
         return next((step.figures for step in self.steps if step.stage is stage), None)
 
     @property
     def failed(self) -> ProbeStep | None:
-        """The step that ended the probe, None when all went through."""
+        """The step that ended the probe; None when all succeeded."""
         return next((step for step in self.steps if step.status is StepStatus.FAIL), None)
 
 
 class ProbeReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Both endpoints, and the permission steps (empty where they were not tried)."""
+    """Both endpoints, and the permission steps (empty where they were not tested)."""
 
     endpoints: dict[EndpointKind, EndpointReport]
     permissions: tuple[ProbeStep, ...] = ()
 
 
 def stages(profile: Profile, kind: EndpointKind) -> tuple[ProbeStage, ...]:
-    """The stages that the probe of this endpoint goes through, in order."""
+    """The stages of this endpoint's probe, in order."""
     tls = (ProbeStage.TLS,) if (profile.endpoint(kind) or "").startswith("https:") else ()
     again = (ProbeStage.REREAD,) if kind is EndpointKind.ACCELERATED else ()
     return (ProbeStage.DNS, ProbeStage.TCP, *tls, ProbeStage.SIGNED, ProbeStage.LIST, ProbeStage.READ, *again)
@@ -200,7 +201,7 @@ def stages(profile: Profile, kind: EndpointKind) -> tuple[ProbeStage, ...]:
 
 MAX_SKEW_S = 900
 """OSS refuses requests signed further from its own clock than this."""
-_SKEW_TO_SPEAK_OF_S = 60
+_SKEW_WARNING_S = 60
 
 CLOCK, CREDENTIALS, REGION, BUCKET, PERMISSIONS = "clock", "credentials accepted", "region", "bucket", "permissions"
 _CAUSES = {
@@ -212,30 +213,25 @@ _CAUSES = {
     "NoSuchBucket": BUCKET,
     "AccessDenied": PERMISSIONS,
 }
-# EC of InvalidArgument where the request was signed for another region than the bucket's, and of AccessDenied where it
-# went to the endpoint of another region.
+# EC of InvalidArgument for a request signed for another region than the bucket's, and of AccessDenied for one sent to
+# the endpoint of another region.
 _WRONG_REGION_ECS = {"0002-00000226", "0002-00000228", "0003-00001403"}
 
 
-def endpoint_name(kind: EndpointKind) -> str:
+def _endpoint_name(kind: EndpointKind) -> str:
     return f"endpoint {kind}"
 
 
-def probe_check_names(profile: Profile) -> tuple[str, ...]:
-    """The names of the checks that `probe_checks` gives for this profile, in its order."""
-    return (*(endpoint_name(kind) for kind in profile.endpoints), CLOCK, CREDENTIALS, REGION, BUCKET, PERMISSIONS)
-
-
 def probe_checks(profile: Profile, report: ProbeReport) -> list[Check]:
-    """One check per endpoint and per cause; a cause that could not be looked at is a warning that says why."""
+    """One check per endpoint and per cause; a cause that could not be tested is a warning that says why."""
     found = [_endpoint_check(endpoint, profile.simulated) for endpoint in report.endpoints.values()]
     refusals = {_cause(step): step for endpoint in report.endpoints.values() if (step := endpoint.failed)}
     answered = [endpoint for endpoint in report.endpoints.values() if _accepted(endpoint)]
     found.append(_clock_check(report, refusals.get(CLOCK)))
     for name, detail in (
-        (CREDENTIALS, "The signature was taken."),
+        (CREDENTIALS, "Signature accepted."),
         (REGION, f"Requests are signed for {profile.region}."),
-        (BUCKET, f"{profile.bucket} is there."),
+        (BUCKET, f"{profile.bucket} exists."),
     ):
         found.append(_refused(name, refusals[name]) if name in refusals else _followed(name, detail, bool(answered)))
     found.append(_permissions_check(report, refusals.get(PERMISSIONS)))
@@ -243,26 +239,24 @@ def probe_checks(profile: Profile, report: ProbeReport) -> list[Check]:
 
 
 def endpoint_checks(profile: Profile, report: ProbeReport) -> list[Check]:
-    """The endpoints' own checks of a probe without credentials."""
+    """One check per endpoint, of a probe without credentials."""
     return [_endpoint_check(endpoint, profile.simulated) for endpoint in report.endpoints.values()]
 
 
 def accelerator_check(store: ObjectStore, dataset_bytes: int | None = None) -> Check:
-    """The accelerator's state and what speaks against it; `store` goes through the accelerated endpoint."""
+    """The accelerator's state and problems; `store` must use the accelerated endpoint."""
     name = "accelerator"
     try:
         found = read_accelerator(store)
     except StorageError as error:
         if error.code == "AccessDenied":
-            return ok(
-                name, f"Its state may not be read with this key ({_oss(error.code, error.ec, error.request_id)})."
-            )
+            return ok(name, f"This key may not read its state ({_oss(error.code, error.ec, error.request_id)}).")
         return warn(name, error.message, error.remedy)
     if found is None:
         return warn(
             name,
             f"The bucket {store.profile.bucket} has no accelerator: nothing is cached.",
-            "Create one on the Setup screen, or take the accelerated endpoint out of the profile.",
+            "Create one on the Setup screen, or remove the accelerated endpoint from the profile.",
         )
     paths = ", ".join(path.prefix for path in found.paths) or "the whole bucket"
     state = f"{found.name} in {found.zone}, {found.quota_gb} GB, caches {paths}."
@@ -273,12 +267,12 @@ def accelerator_check(store: ObjectStore, dataset_bytes: int | None = None) -> C
 
 
 def _endpoint_check(report: EndpointReport, simulated: bool) -> Check:
-    name = endpoint_name(report.kind)
+    name = _endpoint_name(report.kind)
     failed = report.failed
     if failed is not None and _cause(failed) == name:
         return fail(name, f"{failed.stage}: {failed.detail}", failed.remedy)
-    told = [f"{step.stage} {1000 * step.seconds:.0f} ms" for step in report.steps if _passed(step)][:4]
-    parts = [f"{report.endpoint} ({report.host.kind}): {', '.join(told)}"]
+    passed = [f"{step.stage} {1000 * step.seconds:.0f} ms" for step in report.steps if _passed(step)][:4]
+    parts = [f"{report.endpoint} ({report.host.kind}): {', '.join(passed)}"]
     unsigned = next((step for step in report.steps if step.detail == NO_CREDENTIALS), None)
     if unsigned is not None:
         parts.append(f"no signed request: {NO_CREDENTIALS}")
@@ -299,9 +293,9 @@ def _clock_check(report: ProbeReport, refusal: ProbeStep | None) -> Check:
     skews = [endpoint.skew_s for endpoint in report.endpoints.values() if endpoint.skew_s is not None]
     remedy = "Set the clock: sudo timedatectl set-ntp true"
     if not skews:
-        return warn(CLOCK, "Not compared: OSS gave no answer.")
+        return warn(CLOCK, "Not compared: OSS did not answer.")
     skew = min(skews, key=abs)
-    # OSS tells whole seconds, so that less than one is no difference.
+    # OSS's times are whole seconds: less than one is no difference.
     detail = (
         f"{abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} OSS" if abs(skew) >= 1 else "with OSS to the second"
     )
@@ -309,7 +303,7 @@ def _clock_check(report: ProbeReport, refusal: ProbeStep | None) -> Check:
         return fail(CLOCK, f"This machine's clock is {detail}; {_oss_step(refusal)}.", remedy)
     if abs(skew) >= MAX_SKEW_S:
         return fail(CLOCK, f"This machine's clock is {detail}; OSS refuses more than {MAX_SKEW_S} s.", remedy)
-    if abs(skew) >= _SKEW_TO_SPEAK_OF_S:
+    if abs(skew) >= _SKEW_WARNING_S:
         return warn(CLOCK, f"This machine's clock is {detail}; OSS refuses more than {MAX_SKEW_S} s.", remedy)
     return ok(CLOCK, f"This machine's clock is {detail}.")
 
@@ -331,17 +325,17 @@ def _permissions_check(report: ProbeReport, refusal: ProbeStep | None) -> Check:
             step.status for step in report.endpoints[EndpointKind.STANDARD].steps if step.stage is ProbeStage.SIGNED
         ]
         if signed and signed[0] in {StepStatus.OK, StepStatus.WARN}:
-            return ok(PERMISSIONS, "Not tried: a small object would be written, which --readonly rules out.")
-        return warn(PERMISSIONS, "Not tried: no request was taken by the standard endpoint.")
-    tried = ", ".join(str(step.stage) for step in report.permissions)
-    return ok(PERMISSIONS, f"Allowed below the checkpoint prefix: {tried}.")
+            return ok(PERMISSIONS, "Not tested: the test writes a small object, which --readonly forbids.")
+        return warn(PERMISSIONS, "Not tested: no request was accepted by the standard endpoint.")
+    tested = ", ".join(str(step.stage) for step in report.permissions)
+    return ok(PERMISSIONS, f"Allowed below the checkpoint prefix: {tested}.")
 
 
 def _cause(step: ProbeStep) -> str:
-    """The check that a failed step belongs to: the endpoint's own unless OSS's code tells otherwise."""
+    """The check that a failed step belongs to: the endpoint's own unless OSS's code names another cause."""
     if step.ec in _WRONG_REGION_ECS:
         return REGION
-    own = endpoint_name(step.kind) if step.kind else PERMISSIONS
+    own = _endpoint_name(step.kind) if step.kind else PERMISSIONS
     return _CAUSES.get(step.code, own)
 
 
@@ -350,7 +344,7 @@ def _refused(name: str, step: ProbeStep) -> Check:
 
 
 def _followed(name: str, detail: str, answered: bool) -> Check:
-    return ok(name, detail) if answered else warn(name, "Not known: no request was taken.")
+    return ok(name, detail) if answered else warn(name, "Unknown: no request was accepted.")
 
 
 def _accepted(report: EndpointReport) -> bool:

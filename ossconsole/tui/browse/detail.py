@@ -189,7 +189,7 @@ def _shown(value: Any) -> str:
 
 
 def _picture(content: ImageContent, width: int) -> list[Block]:
-    picture = content.picture
+    picture = content.image
     blocks: list[Block] = []
     if content.label:
         blocks += pair("label", safe_text(content.label), width, "strong")
@@ -205,10 +205,10 @@ def _sheet(pictures: list[ImageContent], width: int) -> list[Block]:
     """Pictures side by side, as many in a row as leaves each some 16 pixels."""
     columns = max(2, min(len(pictures), (width - 2) // _SHEET_SIDE))
     side = (width - 2) // columns - 2
-    sheet = contact_sheet([content.picture for content in pictures], columns, side)
+    sheet = contact_sheet([content.image for content in pictures], columns, side)
     labels = list(dict.fromkeys(content.label for content in pictures if content.label))
     words = f"the first {len(pictures)} of {', '.join(map(safe_text, labels[:3])) or 'the folder'}"
-    return [PictureBlock(sheet, tall=True), *_wrapped(f"{words}: {safe_text(pictures[0].picture.kind)}", width, "dim")]
+    return [PictureBlock(sheet, tall=True), *_wrapped(f"{words}: {safe_text(pictures[0].image.kind)}", width, "dim")]
 
 
 def _manifest(manifest: Manifest, width: int, glyphs: Glyphs) -> list[Line]:

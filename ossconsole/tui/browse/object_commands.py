@@ -219,7 +219,7 @@ class Working(BrowseBase):
         store, detail = self.store, self.detail
         if store is None or detail is None or not isinstance(detail.content, ImageContent):
             return
-        picture = detail.content.picture
+        picture = detail.content.image
         if picture.is_part and detail.info is not None and detail.info.size <= MAX_SAMPLE_BYTES:
             picture = await self.behind(lambda: show_image(store.get(detail.key))) or picture
         await self.app.push_screen_wait(PictureScreen(safe_text(detail.key), picture.pixels))
@@ -320,10 +320,10 @@ def _restore_question(sources: Sequence[ObjectOrPrefix]) -> ConfirmScreen:
 
 
 def _restore_words(job: Restore) -> str:
-    if not job.asked and not job.under_way:
+    if not job.requested and not job.in_progress:
         return "Nothing of it is archived: it can be read as it is."
-    before = f"; for {job.under_way:,} more that was done before and is under way" if job.under_way else ""
-    return f"Restore of {counted(job.asked, 'object')} asked for{before}. It takes minutes to hours: r looks again."
+    before = f"; for {job.in_progress:,} more that was done before and is under way" if job.in_progress else ""
+    return f"Restore of {counted(job.requested, 'object')} asked for{before}. It takes minutes to hours: r looks again."
 
 
 def _what(sources: Sequence[ObjectOrPrefix]) -> str:
