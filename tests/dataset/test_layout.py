@@ -262,7 +262,7 @@ def test_the_label_files_of_an_archive_are_used(tmp_path: Path, kind: str) -> No
             "an image neither below train/ nor below val/",
             "into train/<class>/ of a folder",
         ),
-        (["val/V1.JPEG"], "the source has no ILSVRC2012_val_labels.json in or beside", "put ILSVRC2012_val_labels.json"),
+        (["val/V1.JPEG"], "has no ILSVRC2012_val_labels.json in or beside", "put ILSVRC2012_val_labels.json"),
         (["train/stray.jpg"], "directly in train/", "train/<class>/"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 
 from ossconsole.storage.errors import StorageError, translate
 from ossconsole.storage.jobs.job import Job, JobState
-from ossconsole.storage.retry import NO_RETRY, RetryPolicy, Wait, WaitNotes
+from ossconsole.storage.retry import NO_RETRY, CircuitBreaker, RetryPolicy, Wait, WaitNotes
 
 FAILURE = StorageError("no answer", retriable=True)
 REFUSAL = StorageError("denied", status=403, code="AccessDenied")
@@ -133,3 +133,23 @@ def test_a_cancel_ends_the_wait_of_a_job() -> None:
     job.cancel()
     assert job.wait(60)
     assert (job.state, job.waiting) == (JobState.CANCELLED, "")
+
+
+def test_the_breaker_opens_after_a_run_of_unanswered_requests() -> None:
+    breaker = CircuitBreaker(max_unanswered=3)
+    for interruption in (breaker.succeeded, lambda: breaker.check(REFUSAL)):
+        breaker.check(FAILURE)
+        breaker.check(FAILURE)
+        interruption()
+    breaker.check(FAILURE)
+    breaker.check(FAILURE)
+    with pytest.raises(StorageError, match="no answer"):
+        breaker.check(FAILURE)
+
+
+@pytest.mark.parametrize(
+    "error", [throttled(), StorageError("unknown key", status=403, code="InvalidAccessKeyId")], ids=["throttled", "key"]
+)
+def test_the_breaker_opens_immediately_where_every_request_would_fail(error: StorageError) -> None:
+    with pytest.raises(StorageError):
+        CircuitBreaker().check(error)

@@ -37,7 +37,6 @@ from ossconsole.storage.probe.report import (
     ProbeStep,
     ProbeWarning,
     StepRunner,
-    StepStatus,
     ignore_step,
     stages,
 )
@@ -230,7 +229,7 @@ def probe(
         }
         reports = {kind: future.result() for kind, future in waiting.items()}
     permissions: Sequence[ProbeStep] = ()
-    if credentials is not None and writes and _answers(reports[EndpointKind.STANDARD]):
+    if credentials is not None and writes and reports[EndpointKind.STANDARD].accepted:
         store = ObjectStore(profile, credentials, timeout_s=_REQUEST_LIMIT_S, retry=NO_RETRY)
         left_s = max(_REQUEST_LIMIT_S, limit_s - (time.monotonic() - began))
         permissions = probe_permissions(store, profile.checkpoint_prefix, on_step=on_step, limit_s=left_s)
@@ -384,11 +383,4 @@ def _figures(times: Sequence[float], size: int) -> Figures:
         p50_ms=1000 * ordered[len(ordered) // 2],
         p95_ms=1000 * ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))],
         mb_per_s=size / sum(ordered) / 1e6,
-    )
-
-
-def _answers(report: EndpointReport) -> bool:
-    """Whether it accepted a signed request."""
-    return any(
-        step.stage is ProbeStage.SIGNED and step.status in {StepStatus.OK, StepStatus.WARN} for step in report.steps
     )

@@ -92,6 +92,11 @@ class ProbeStep(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str = ""
     figures: Figures | None = None
 
+    @property
+    def passed(self) -> bool:
+        """Whether it succeeded, also with a warning."""
+        return self.status in {StepStatus.OK, StepStatus.WARN}
+
 
 class ProbeWarning(msgspec.Struct, frozen=True):
     """The result of a step that succeeded and found something to warn about."""
@@ -180,6 +185,11 @@ class EndpointReport(msgspec.Struct, frozen=True, kw_only=True):
         return next((step.figures for step in self.steps if step.stage is stage), None)
 
     @property
+    def accepted(self) -> bool:
+        """Whether OSS accepted a signed request."""
+        return any(step.stage is ProbeStage.SIGNED and step.passed for step in self.steps)
+
+    @property
     def failed(self) -> ProbeStep | None:
         """The step that ended the probe; None when all succeeded."""
         return next((step for step in self.steps if step.status is StepStatus.FAIL), None)
@@ -226,14 +236,17 @@ def probe_checks(profile: Profile, report: ProbeReport) -> list[Check]:
     """One check per endpoint and per cause; a cause that could not be tested is a warning that says why."""
     found = [_endpoint_check(endpoint, profile.simulated) for endpoint in report.endpoints.values()]
     refusals = {_cause(step): step for endpoint in report.endpoints.values() if (step := endpoint.failed)}
-    answered = [endpoint for endpoint in report.endpoints.values() if _accepted(endpoint)]
+    accepted = any(endpoint.accepted for endpoint in report.endpoints.values())
     found.append(_clock_check(report, refusals.get(CLOCK)))
     for name, detail in (
         (CREDENTIALS, "Signature accepted."),
         (REGION, f"Requests are signed for {profile.region}."),
         (BUCKET, f"{profile.bucket} exists."),
     ):
-        found.append(_refused(name, refusals[name]) if name in refusals else _followed(name, detail, bool(answered)))
+        if name in refusals:
+            found.append(fail(name, refusals[name].detail, refusals[name].remedy))
+        else:
+            found.append(ok(name, detail) if accepted else warn(name, "Unknown: no request was accepted."))
     found.append(_permissions_check(report, refusals.get(PERMISSIONS)))
     return found
 
@@ -271,7 +284,7 @@ def _endpoint_check(report: EndpointReport, simulated: bool) -> Check:
     failed = report.failed
     if failed is not None and _cause(failed) == name:
         return fail(name, f"{failed.stage}: {failed.detail}", failed.remedy)
-    passed = [f"{step.stage} {1000 * step.seconds:.0f} ms" for step in report.steps if _passed(step)][:4]
+    passed = [f"{step.stage} {1000 * step.seconds:.0f} ms" for step in report.steps if step.passed][:4]
     parts = [f"{report.endpoint} ({report.host.kind}): {', '.join(passed)}"]
     unsigned = next((step for step in report.steps if step.detail == NO_CREDENTIALS), None)
     if unsigned is not None:
@@ -300,7 +313,9 @@ def _clock_check(report: ProbeReport, refusal: ProbeStep | None) -> Check:
         f"{abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} OSS" if abs(skew) >= 1 else "with OSS to the second"
     )
     if refusal is not None:
-        return fail(CLOCK, f"This machine's clock is {detail}; {_oss_step(refusal)}.", remedy)
+        return fail(
+            CLOCK, f"This machine's clock is {detail}; {_oss(refusal.code, refusal.ec, refusal.request_id)}.", remedy
+        )
     if abs(skew) >= MAX_SKEW_S:
         return fail(CLOCK, f"This machine's clock is {detail}; OSS refuses more than {MAX_SKEW_S} s.", remedy)
     if abs(skew) >= _SKEW_WARNING_S:
@@ -321,10 +336,7 @@ def _permissions_check(report: ProbeReport, refusal: ProbeStep | None) -> Check:
     if left:
         return warn(PERMISSIONS, left[0].detail, left[0].remedy)
     if not report.permissions:
-        signed = [
-            step.status for step in report.endpoints[EndpointKind.STANDARD].steps if step.stage is ProbeStage.SIGNED
-        ]
-        if signed and signed[0] in {StepStatus.OK, StepStatus.WARN}:
+        if report.endpoints[EndpointKind.STANDARD].accepted:
             return ok(PERMISSIONS, "Not tested: the test writes a small object, which --readonly forbids.")
         return warn(PERMISSIONS, "Not tested: no request was accepted by the standard endpoint.")
     tested = ", ".join(str(step.stage) for step in report.permissions)
@@ -337,26 +349,6 @@ def _cause(step: ProbeStep) -> str:
         return REGION
     own = _endpoint_name(step.kind) if step.kind else PERMISSIONS
     return _CAUSES.get(step.code, own)
-
-
-def _refused(name: str, step: ProbeStep) -> Check:
-    return fail(name, step.detail, step.remedy)
-
-
-def _followed(name: str, detail: str, answered: bool) -> Check:
-    return ok(name, detail) if answered else warn(name, "Unknown: no request was accepted.")
-
-
-def _accepted(report: EndpointReport) -> bool:
-    return any(step.stage is ProbeStage.SIGNED and _passed(step) for step in report.steps)
-
-
-def _passed(step: ProbeStep) -> bool:
-    return step.status in {StepStatus.OK, StepStatus.WARN}
-
-
-def _oss_step(step: ProbeStep) -> str:
-    return _oss(step.code, step.ec, step.request_id)
 
 
 def _oss(code: str, ec: str, request_id: str) -> str:
