@@ -19,7 +19,7 @@ from ossconsole.sandbox.faults import FaultPlan
 from ossconsole.sandbox.keys import AccessKey, KeyRing, Role
 from ossconsole.sandbox.process import SandboxProcess
 from ossconsole.storage.client import ObjectStore
-from ossconsole.storage.retry import ONCE
+from ossconsole.storage.retry import NO_RETRY
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Sandboxed:
 
     def store(self, kind: EndpointKind = EndpointKind.STANDARD, key: str = "") -> ObjectStore:
         credentials = self.keys[key] if key else self.owner
-        return ObjectStore(self.process.profile(), credentials, kind, timeout_s=5.0, retry=ONCE)
+        return ObjectStore(self.process.profile(), credentials, kind, timeout_s=5.0, retry=NO_RETRY)
 
 
 @contextmanager

@@ -38,9 +38,8 @@ from ossconsole.tui.console import (
 
 if TYPE_CHECKING:
     from ossconsole.cli.bucket_setup import BucketSetupService
-    from ossconsole.dataset.upload.job import UploadJob
+    from ossconsole.dataset.upload.job import UploadJob, UploadSettings
     from ossconsole.dataset.upload.plan import UploadPlan
-    from ossconsole.dataset.upload.settings import UploadSettings
     from ossconsole.storage.client import ObjectStore
     from ossconsole.telemetry.sampler import Sampler, TelemetrySample
     from ossconsole.training.remote.attached import AttachedUpload
@@ -103,7 +102,7 @@ class Application:
         if run is not None and run.alive:
             run.wait(timeout_s)
         elif upload is not None and upload.alive:
-            upload.join(timeout_s)
+            upload.wait(timeout_s)
 
     def end_work(self) -> None:
         """Requests the run to end with a checkpoint, and the upload to end; returns immediately."""
@@ -182,10 +181,10 @@ class Application:
     def preflight(self, kind: EndpointKind) -> None:
         """Lists one object through the endpoint. Raises ConsoleError within about 5 s."""
         from ossconsole.storage.client import ObjectStore
-        from ossconsole.storage.retry import ONCE
+        from ossconsole.storage.retry import NO_RETRY
 
         opened = self._ready()
-        store = ObjectStore(opened.profile, opened.credentials, kind, timeout_s=_PREFLIGHT_TIMEOUT_S, retry=ONCE)
+        store = ObjectStore(opened.profile, opened.credentials, kind, timeout_s=_PREFLIGHT_TIMEOUT_S, retry=NO_RETRY)
         try:
             store.list_page(f"{opened.profile.dataset_prefix}/", delimiter="", max_keys=1)
         finally:
@@ -361,7 +360,7 @@ class Application:
             run.warn(message, remedy)
 
     def _start_upload(self, settings: UploadSettings) -> UploadJob:
-        from ossconsole.dataset.upload.job import UploadJob
+        from ossconsole.dataset.upload.plan import create_upload
 
         with self._changing:
             opened = self._ready()
@@ -369,7 +368,7 @@ class Application:
                 raise ConsoleError(
                     "An upload is still running.", remedy="Wait for it, or cancel it on the Upload screen."
                 )
-            job = UploadJob(opened.profile, opened.credentials, settings)
+            job = create_upload(opened.profile, opened.credentials, settings)
             job.start()
             self.own_upload = self.upload = job
             return job

@@ -13,7 +13,7 @@ from ossconsole.config.metadata import Instance, MetadataService
 from ossconsole.config.profiles import Profile
 from ossconsole.storage.accelerator import (
     Accelerator,
-    cautions,
+    accelerator_warnings,
     create_accelerator,
     delete_accelerator,
     read_accelerator,
@@ -55,7 +55,7 @@ class BucketSetupService:
             size = dataset_check(self._store(EndpointKind.STANDARD))[1]
         except StorageError:  # a key that may not read the dataset still gets the accelerator's state
             size = None
-        return AcceleratorState(found, tuple(cautions(found, self.profile.dataset_prefix, size)))
+        return AcceleratorState(found, tuple(accelerator_warnings(found, self.profile.dataset_prefix, size)))
 
     def create_accelerator(self, wanted: Accelerator) -> None:
         """Creates or changes the accelerator."""
@@ -74,9 +74,9 @@ class BucketSetupService:
 
     def _store(self, kind: EndpointKind) -> ObjectStore:
         from ossconsole.storage.client import ObjectStore
-        from ossconsole.storage.retry import ONCE
+        from ossconsole.storage.retry import NO_RETRY
 
-        return ObjectStore(self.profile, self.credentials, kind, timeout_s=_TIMEOUT_S, retry=ONCE)
+        return ObjectStore(self.profile, self.credentials, kind, timeout_s=_TIMEOUT_S, retry=NO_RETRY)
 
     def _refuse_readonly(self) -> None:
         if self.readonly:

@@ -126,16 +126,16 @@ def bucket_checks(target: Target, profile: Profile | None, *, writes: bool = Tru
 
 def unsigned_checks(profile: Profile) -> list[Check]:
     """The endpoints as far as they can be checked without credentials: name, connection, TLS."""
-    from ossconsole.storage.probe.checks import reach_checks
     from ossconsole.storage.probe.probe import probe
+    from ossconsole.storage.probe.report import endpoint_checks
 
-    return reach_checks(profile, probe(profile, None, limit_s=_PROBE_LIMIT_S))
+    return endpoint_checks(profile, probe(profile, None, limit_s=_PROBE_LIMIT_S))
 
 
 def endpoint_checks(opened: OpenTarget, *, writes: bool = True) -> list[Check]:
     """The checks of the probe, the dataset and the accelerator."""
-    from ossconsole.storage.probe.checks import probe_checks
     from ossconsole.storage.probe.probe import probe
+    from ossconsole.storage.probe.report import probe_checks
 
     with ThreadPoolExecutor(1, thread_name_prefix="doctor") as pool:
         content = pool.submit(_content_checks, opened)
@@ -146,11 +146,11 @@ def endpoint_checks(opened: OpenTarget, *, writes: bool = True) -> list[Check]:
 def _content_checks(opened: OpenTarget) -> list[Check]:
     from ossconsole.storage.client import ObjectStore
     from ossconsole.storage.errors import StorageError
-    from ossconsole.storage.probe.checks import accelerator_check
-    from ossconsole.storage.retry import ONCE
+    from ossconsole.storage.probe.report import accelerator_check
+    from ossconsole.storage.retry import NO_RETRY
 
     def store(kind: EndpointKind) -> ObjectStore:
-        return ObjectStore(opened.profile, opened.credentials, kind, timeout_s=4.0, retry=ONCE)
+        return ObjectStore(opened.profile, opened.credentials, kind, timeout_s=4.0, retry=NO_RETRY)
 
     size: int | None = None
     try:

@@ -22,8 +22,7 @@ from ossconsole.sandbox.reading import Shaping
 from ossconsole.training.settings import TrainSettings
 
 if TYPE_CHECKING:
-    from ossconsole.dataset.upload.job import UploadJob
-    from ossconsole.dataset.upload.settings import UploadSettings
+    from ossconsole.dataset.upload.job import UploadJob, UploadSettings
 
 FC = TypeVar("FC", bound=Callable[..., Any])
 _DEFAULTS = Shaping()
@@ -191,30 +190,30 @@ def _has_dataset(opened: OpenTarget) -> bool:
 
 def _create(opened: OpenTarget, report: OnProgress, start_upload: Callable[[UploadSettings], UploadJob] | None) -> None:
     from ossconsole.dataset.formats import SampleFormat
-    from ossconsole.dataset.sample_data import make_sample_pictures
-    from ossconsole.dataset.upload.job import UploadJob
-    from ossconsole.dataset.upload.settings import UploadSettings
+    from ossconsole.dataset.sample_data import make_sample_images
+    from ossconsole.dataset.upload.job import UploadSettings
+    from ossconsole.dataset.upload.plan import create_upload
 
     def drawn(count: int, total: int) -> None:
         report(FillProgress(FillStage.IMAGES, f"{count} of {total} drawn"))
 
     source = state_dir() / "sample-pictures"
-    count = make_sample_pictures(source, on_drawn=drawn)
+    count = make_sample_images(source, on_drawn=drawn)
     report(FillProgress(FillStage.IMAGES, f"{count} drawn", over=True))
     report(FillProgress(FillStage.UPLOAD, f"0 of {count} sent"))
     settings = UploadSettings(source=source, format=SampleFormat.IMAGE_U8, size=SAMPLE_SIZE)
     if start_upload is None:
-        job = UploadJob(opened.profile, opened.credentials, settings)
+        job = create_upload(opened.profile, opened.credentials, settings)
         job.start()
     else:
         job = start_upload(settings)
     try:
-        while not job.join(_POLL_S):
+        while not job.wait(_POLL_S):
             report(FillProgress(FillStage.UPLOAD, f"{job.progress().done} of {count} sent"))
     except BaseException:  # such as Ctrl-C
         job.cancel()
         raise
-    summary = job.wait()
+    summary = job.result()
     if summary.cancelled or summary.failed:
         failed = f"{summary.failed} of the sample images could not be uploaded."
         message = "The upload of the sample dataset was cancelled." if summary.cancelled else failed

@@ -24,12 +24,10 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from ossconsole.dataset.manifest import Unused
-    from ossconsole.dataset.upload.job import UploadJob, UploadSummary
-    from ossconsole.dataset.upload.journal import Failure
+    from ossconsole.dataset.upload.job import UploadJob, UploadSettings, UploadSummary
     from ossconsole.dataset.upload.plan import UploadPlan
     from ossconsole.dataset.upload.progress import UploadProgress
-    from ossconsole.dataset.upload.settings import UploadSettings
-    from ossconsole.storage.jobs.job import Job
+    from ossconsole.storage.jobs.job import Failure, Job
 
 _INTERRUPTED = 130
 _POLL_S = 0.2
@@ -93,7 +91,7 @@ def upload(
     val/ with ILSVRC2012_val_labels.json beside it, or a .csv/.tsv of path, label and split. Run the same command to
     resume after an interruption: only missing or changed samples are uploaded.
     """
-    from ossconsole.dataset.upload.settings import UploadSettings
+    from ossconsole.dataset.upload.job import UploadSettings
 
     if readonly and not dry_run:
         raise SettingsError("--readonly disables uploads.", remedy="Leave it out, or add --dry-run.")
@@ -106,7 +104,7 @@ def upload(
         with target.open() as opened:
             return _upload_plain(opened, source, to, options["parallelism"], cap, as_json=as_json)
     settings = UploadSettings(source=source, format=SampleFormat(format_name), bandwidth=cap, **options)
-    settings.recipe.check()
+    settings.preprocessing.check()
     with target.open() as opened:
         if dry_run:
             return _dry_run(opened, settings, as_json=as_json)
@@ -114,14 +112,14 @@ def upload(
 
 
 def _upload(opened: OpenTarget, settings: UploadSettings, *, as_json: bool) -> int:
-    from ossconsole.dataset.upload.job import UploadJob
+    from ossconsole.dataset.upload.plan import create_upload
     from ossconsole.training.remote.control import ControlServer
 
-    job = UploadJob(opened.profile, opened.credentials, settings)
+    job = create_upload(opened.profile, opened.credentials, settings)
     with _cancelling_on_signals(job) as signalled, ControlServer(CommandWork(opened.profile, own_upload=job)):
         job.start()
         (_follow_json if as_json else _follow)(job)
-    summary = job.wait()
+    summary = job.result()
     if as_json:
         _print_json_summary(summary)
     else:
@@ -182,9 +180,9 @@ def _end(job: Job, signalled: list[int], counts: tuple[int, int, int], *, as_jso
     done = job.progress()
     for failure in job.failures:
         if as_json:
-            _emit("failed", path=failure.key, reason=failure.message, code="", request_id=failure.request_id)
+            _emit("failed", path=failure.path, reason=failure.reason, code=failure.code, request_id=failure.request_id)
         else:
-            say(f"Failed: {failure.key}: {failure.message}")
+            say(f"Failed: {failure.path}: {failure.reason}")
     if as_json:
         _print_last_line(*counts, done.bytes_done, done.seconds)
     else:
@@ -206,7 +204,7 @@ def _emit(event: str, **fields: object) -> None:
 
 
 def _follow_json(job: UploadJob) -> None:
-    while not job.join(_REPORT_EVERY_S):
+    while not job.wait(_REPORT_EVERY_S):
         progress = msgspec.to_builtins(job.progress())
         del progress["workers"], progress["recent_failures"]
         _emit("progress", **progress)
@@ -254,7 +252,7 @@ def _follow(job: UploadJob) -> None:
     with _bar() as bar:
         if bar is not None:
             _draw(job, bar)
-        while not job.join(_POLL_S):  # short waits: Python handles a signal only between them
+        while not job.wait(_POLL_S):  # short waits: Python handles a signal only between them
             pass
 
 
@@ -276,7 +274,7 @@ def _follow_plain(job: Job) -> None:
 def _draw(job: UploadJob, bar: Progress) -> None:
     task = bar.add_task("starting", total=None, rate="")
     shown: Failure | None = None
-    while not job.join(_POLL_S):
+    while not job.wait(_POLL_S):
         progress = job.progress()
         bar.update(
             task,

@@ -1,7 +1,9 @@
-"""What an object is, told by its first bytes: checkpoint, sample, manifest, image, table, text or plain bytes."""
+"""What an object is by its first bytes (checkpoint, sample, manifest, image, table, text) and how it is shown."""
 
 from __future__ import annotations
 
+import io
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -10,22 +12,159 @@ import msgspec
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import decode_json
-from ossconsole.dataset.formats import SampleFormat
+from ossconsole.dataset.formats import CHANNELS, IMAGENET_MEAN, IMAGENET_STD, SampleFormat, decode, sample_bytes
 from ossconsole.dataset.manifest import MANIFEST_NAME, Manifest, Sample, check_manifest, object_key
-from ossconsole.dataset.preview import Picture, guess_sample, show_image, show_sample, square_side
-from ossconsole.storage.checkpoints.inspect import Checkpoint, CheckpointError, inspect_checkpoint
+from ossconsole.storage.checkpoints.inspect import CheckpointError, CheckpointInfo, inspect_checkpoint
 from ossconsole.storage.objects import ARCHIVED
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ossconsole.storage.client import ObjectStore
     from ossconsole.storage.objects import ObjectInfo
+
+_MAX_IMAGE_PIXELS = 64_000_000
+_JPEG_MAGIC = b"\xff\xd8\xff"
+_JPEG_END = b"\xff\xd9"  # with it a decoder takes a cut file for a whole one, and leaves the rest grey
+_NORMALISED_LIMIT = 8.0  # ImageNet's normalisation gives -2.2 … 2.7; any other bytes read as float32 go far beyond
+
+
+@dataclass(frozen=True)
+class PreviewImage:
+    """An image to show: `pixels` is uint8, (height, width, 3).
+
+    `minimum`, `maximum` and `mean` are of the values as stored, None for an ordinary image file. `basis` says how the
+    format was detected (`by the manifest`).
+    """
+
+    pixels: NDArray[np.uint8]
+    kind: str
+    basis: str
+    is_part: bool = False
+    """True where only the upper part of the image was read."""
+    minimum: float | None = None
+    maximum: float | None = None
+    mean: float | None = None
+
+    @property
+    def height(self) -> int:
+        """Pixels."""
+        return int(self.pixels.shape[0])
+
+    @property
+    def width(self) -> int:
+        """Pixels."""
+        return int(self.pixels.shape[1])
+
+
+def square_side(fmt: SampleFormat, size: int) -> int | None:
+    """The side in pixels of the square sample of `size` bytes; None where there is none."""
+    side = math.isqrt(size // (CHANNELS * fmt.itemsize))
+    return side if side and sample_bytes(fmt, side, side) == size else None
+
+
+def guess_sample(name: str, data: bytes) -> PreviewImage:
+    """The image in a sample without a manifest. Raises ConsoleError when the size fits no format.
+
+    Where both formats have a square of that size the values decide: pixel bytes read as float32 are not small.
+    """
+    sides = {fmt: side for fmt in SampleFormat if (side := square_side(fmt, len(data)))}
+    if not sides:
+        raise ConsoleError(
+            f"{len(data):,} bytes fit no known sample format: a square has 3·n·n (image-u8) or 12·n·n (tensor-f32).",
+            remedy="Without a manifest only square samples are recognised.",
+        )
+    if len(sides) == 1:
+        (fmt,) = sides
+        return show_sample(fmt, data, sides[fmt], sides[fmt], basis="by its size")
+    fmt = SampleFormat.TENSOR_F32 if _looks_like_floats(data) else SampleFormat.IMAGE_U8
+    basis = "by its name, size and values" if name.endswith(fmt.suffix) else "by its size and values"
+    return show_sample(fmt, data, sides[fmt], sides[fmt], basis=basis)
+
+
+def show_sample(fmt: SampleFormat, data: bytes, height: int, width: int, *, basis: str) -> PreviewImage:
+    """The image of a sample, for tensor-f32 with the normalisation undone. Raises ConsoleError on a wrong length."""
+    import numpy as np
+
+    values = decode(fmt, data, height, width)
+    finite = values[np.isfinite(values)]
+    if fmt is SampleFormat.IMAGE_U8:
+        pixels = values.astype(np.uint8)
+    else:
+        mean, std = (np.array(numbers, np.float32)[:, None, None] for numbers in (IMAGENET_MEAN, IMAGENET_STD))
+        scaled = np.nan_to_num(values.astype(np.float32) * std + mean, nan=0.0, posinf=1.0, neginf=0.0)
+        pixels = (scaled.clip(0, 1) * 255 + 0.5).astype(np.uint8)
+    return PreviewImage(
+        pixels=np.ascontiguousarray(pixels.transpose(1, 2, 0)),
+        kind=str(fmt),
+        basis=basis,
+        minimum=float(finite.min()) if finite.size else None,
+        maximum=float(finite.max()) if finite.size else None,
+        mean=float(finite.mean(dtype=np.float64)) if finite.size else None,
+    )
+
+
+def show_image(data: bytes, *, is_whole: bool = True) -> PreviewImage:
+    """An ordinary image file (JPEG, PNG, …); the upper part of a JPEG that is cut short. Raises ConsoleError."""
+    import numpy as np
+    from PIL import Image, UnidentifiedImageError
+
+    from ossconsole.dataset.upload.prepare import image_problem
+
+    is_part = not is_whole and data.startswith(_JPEG_MAGIC)
+    try:
+        with Image.open(io.BytesIO(data + _JPEG_END if is_part else data)) as image:
+            kind = f"{image.format or 'image'} {image.mode}, {image.width} x {image.height} px"
+            if image.width * image.height > _MAX_IMAGE_PIXELS:
+                raise ConsoleError(f"{kind}: too many pixels to show.")
+            if not is_whole and not is_part:
+                raise ConsoleError(f"{kind}: its first {len(data):,} bytes cannot be shown without the rest.")
+            kind += f", from its first {len(data):,} bytes" if is_part else ""
+            return PreviewImage(np.asarray(image.convert("RGB")), kind, "by its first bytes", is_part=is_part)
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ConsoleError(f"The image cannot be read: {image_problem(error)}.") from error
+
+
+def fit(pixels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    """The (height, width, 3) image scaled to fit `width` x `height` pixels; its aspect ratio is kept."""
+    import numpy as np
+    from PIL import Image
+
+    scale = min(width / pixels.shape[1], height / pixels.shape[0])
+    size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
+    resampling = Image.Resampling.BOX if scale < 1 else Image.Resampling.NEAREST
+    return np.asarray(Image.fromarray(pixels).resize(size, resampling))
+
+
+def contact_sheet(images: list[PreviewImage], columns: int, side: int, gap: int = 2) -> NDArray[np.uint8]:
+    """Images in rows of `columns`, each fitted into a square of `side` pixels, on black."""
+    import numpy as np
+
+    rows = -(-len(images) // columns)
+    step = side + gap
+    sheet = np.zeros((max(1, rows * step - gap), columns * step - gap, 3), np.uint8)
+    for number, image in enumerate(images):
+        small = fit(image.pixels, side, side)
+        top = number // columns * step + (side - small.shape[0]) // 2
+        left = number % columns * step + (side - small.shape[1]) // 2
+        sheet[top : top + small.shape[0], left : left + small.shape[1]] = small
+    return sheet
+
+
+def _looks_like_floats(data: bytes) -> bool:
+    import numpy as np
+
+    values = np.frombuffer(data, "<f4")
+    return bool(np.isfinite(values).all() and np.abs(values).max() < _NORMALISED_LIMIT and np.abs(values).mean() > 1e-6)
+
 
 PREVIEW_BYTES = 64 << 10
 MAX_SAMPLE_BYTES = 8 << 20
 MAX_MANIFEST_BYTES = 32 << 20
 _SNIFF_BYTES = 4 << 10
 _MAX_LINE = 2000
-_PICTURE_THREADS = 8
+_IMAGE_THREADS = 8
 _BINARY_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".u8", ".safetensors", ".zip")
 _IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"RIFF")
 _ZIP_MAGIC = b"PK\x03\x04"
@@ -33,7 +172,7 @@ _LEGACY_TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 
 
 class ManifestIndex:
-    """Which sample a key is, by the manifest of a dataset prefix."""
+    """Finds samples by key in the manifest of a dataset prefix."""
 
     def __init__(self, manifest: Manifest, prefix: str) -> None:
         self.manifest = manifest
@@ -41,6 +180,7 @@ class ManifestIndex:
         self._samples: dict[str, Sample] | None = None
 
     def find(self, key: str) -> Sample | None:
+        """The sample of a key in the bucket; None where the manifest does not list it."""
         if self._samples is None:
             self._samples = {
                 object_key(self.prefix, sample.key): sample
@@ -50,14 +190,15 @@ class ManifestIndex:
         return self._samples.get(key)
 
     def label(self, sample: Sample) -> str:
+        """The sample's class name."""
         return self.manifest.classes[sample.label]
 
 
 @dataclass(frozen=True)
 class TextContent:
-    """Lines of `kind` (`text`, `JSON`, `table`); `truncated` where the object has more than was read.
+    """Lines of `kind` (`text`, `JSON`, `table`); `truncated` where only the beginning was read.
 
-    `note` says why it is not what its name promises.
+    `note` says why the content is not what the name suggests.
     """
 
     kind: str
@@ -68,36 +209,36 @@ class TextContent:
 
 @dataclass(frozen=True)
 class BytesContent:
-    """The first bytes of something that is none of the known things; `note` says what it is not, or why."""
+    """The first bytes of an object of unknown content; `note` says what it is not, or why."""
 
     data: bytes
     note: str = ""
 
 
 @dataclass(frozen=True)
-class PictureContent:
-    """A sample or an image, with the class it belongs to where that is known."""
+class ImageContent:
+    """A sample or an image, with its class where that is known."""
 
-    picture: Picture
+    image: PreviewImage
     label: str = ""
 
 
 @dataclass(frozen=True)
-class Unread:
-    """Why there is nothing to show."""
+class UnreadableContent:
+    """Why the content cannot be shown."""
 
     reason: str
 
 
-Content = Checkpoint | Manifest | PictureContent | TextContent | BytesContent | Unread
+Content = CheckpointInfo | Manifest | ImageContent | TextContent | BytesContent | UnreadableContent
 
 
 def read_content(store: ObjectStore, info: ObjectInfo, index: ManifestIndex | None = None) -> Content:
-    """What `info`'s object holds, from at most 64 KiB, or from all of a sample or manifest. Raises StorageError."""
+    """The content of `info`'s object, from at most 64 KiB, or all of a sample or manifest. Raises StorageError."""
     if info.size == 0:
-        return Unread("The object is empty.")
+        return UnreadableContent("The object is empty.")
     if info.storage_class in ARCHIVED and 'ongoing-request="false"' not in info.headers.get("x-oss-restore", ""):
-        return Unread(f"The object is archived ({info.storage_class}): restore it to read it.")
+        return UnreadableContent(f"The object is archived ({info.storage_class}): restore it to read it.")
     sample = index.find(info.key) if index else None
     if index and sample:
         return _known_sample(store, info, index, sample)
@@ -122,18 +263,18 @@ def _sample(store: ObjectStore, info: ObjectInfo, *, binary: bool) -> Content | 
     if not binary or info.size > MAX_SAMPLE_BYTES or not fits:
         return None
     folder = info.key.rpartition("/")[0].rpartition("/")[2]
-    return PictureContent(guess_sample(info.key, store.get(info.key)), folder)
+    return ImageContent(guess_sample(info.key, store.get(info.key)), folder)
 
 
-def folder_pictures(
+def folder_images(
     store: ObjectStore, prefix: str, index: ManifestIndex | None = None, limit: int = 24
-) -> list[PictureContent]:
-    """The first pictures of a folder, read side by side; objects that are none are left out. Raises StorageError."""
+) -> list[ImageContent]:
+    """The first `limit` images of a folder, read in parallel; other objects are skipped. Raises StorageError."""
     found = store.list_page(prefix, max_keys=min(1000, limit * 2)).objects
-    with ThreadPoolExecutor(_PICTURE_THREADS, thread_name_prefix="pictures") as pool:
+    with ThreadPoolExecutor(_IMAGE_THREADS, thread_name_prefix="images") as pool:
         contents = pool.map(lambda each: read_content(store, store.head(each.key), index), found)
-        pictures = [content for content in contents if isinstance(content, PictureContent)]
-    return pictures[:limit]
+        images = [content for content in contents if isinstance(content, ImageContent)]
+    return images[:limit]
 
 
 def _known_sample(store: ObjectStore, info: ObjectInfo, index: ManifestIndex, sample: Sample) -> Content:
@@ -143,13 +284,13 @@ def _known_sample(store: ObjectStore, info: ObjectInfo, index: ManifestIndex, sa
         note = f"The manifest expects {expected:,} bytes ({sample.height} x {sample.width} {index.manifest.format})."
         return BytesContent(store.get_range(info.key, 0, _SNIFF_BYTES), f"{note} The object has {info.size:,}.")
     data = store.get(info.key)
-    picture = show_sample(index.manifest.format, data, sample.height, sample.width, basis="by the manifest")
-    return PictureContent(picture, label)
+    image = show_sample(index.manifest.format, data, sample.height, sample.width, basis="by the manifest")
+    return ImageContent(image, label)
 
 
 def _image(head: bytes, size: int) -> Content:
     try:
-        return PictureContent(show_image(head, is_whole=len(head) == size))
+        return ImageContent(show_image(head, is_whole=len(head) == size))
     except ConsoleError as error:
         return BytesContent(head, str(error))
 
@@ -163,7 +304,7 @@ def _manifest(store: ObjectStore, info: ObjectInfo, head: bytes) -> Content | No
         check_manifest(manifest, info.key)
     except (msgspec.DecodeError, ConsoleError) as error:
         text = _text(head, info)
-        note = f"This is no manifest that can be used. {error}"
+        note = f"This is not a valid manifest. {error}"
         return replace(text, note=note) if text else BytesContent(head, note)
     return manifest
 
@@ -181,7 +322,7 @@ def _text(head: bytes, info: ObjectInfo) -> TextContent | None:
     try:
         text = head.decode()
     except UnicodeDecodeError as error:
-        if not truncated or error.start < len(head) - 4:  # a character cut in two by the end of the range is no fault
+        if not truncated or error.start < len(head) - 4:  # the end of the range may cut a character in two
             return None
         text = head[: error.start].decode()
     if "\0" in text:
@@ -199,5 +340,5 @@ def _text(head: bytes, info: ObjectInfo) -> TextContent | None:
 def _pretty(text: str) -> str:
     try:
         return msgspec.json.format(text, indent=2)
-    except msgspec.DecodeError:  # JSON Lines, or not JSON after all
+    except msgspec.DecodeError:  # JSON Lines, or not JSON
         return text

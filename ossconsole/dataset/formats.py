@@ -1,4 +1,4 @@
-"""Sample formats: what the bytes of one stored picture mean."""
+"""Sample formats: the layout of a stored sample's bytes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 CHANNELS = 3
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Mean and deviation of ImageNet's training pictures per channel (R, G, B), for values in 0..1.
+"""Mean and standard deviation of ImageNet's training images per channel (R, G, B), for values in 0..1.
 
 Source: torchvision.transforms.Normalize as in pytorch/examples/imagenet/main.py; the tutorial uses the same.
 """
@@ -23,7 +23,7 @@ Source: torchvision.transforms.Normalize as in pytorch/examples/imagenet/main.py
 class SampleFormat(str, enum.Enum):
     """How a sample is stored.
 
-    `image-u8` is uint8 before normalisation (a quarter of the bytes, augmented anew each epoch); `tensor-f32` is the
+    `image-u8` is uint8 before normalisation (a quarter of the bytes, augmented in every epoch); `tensor-f32` is the
     tutorial's float32 after crop, flip and normalisation. Both are bare bytes in CHW order, channels R, G, B.
     """
 
@@ -32,7 +32,7 @@ class SampleFormat(str, enum.Enum):
 
     @property
     def suffix(self) -> str:
-        """What the key of a sample ends with."""
+        """The ending of a sample's key."""
         return ".pt" if self is SampleFormat.TENSOR_F32 else ".u8"
 
     @property
@@ -42,7 +42,7 @@ class SampleFormat(str, enum.Enum):
 
     @property
     def dtype(self) -> str:
-        """The numpy dtype of a value; little-endian, whatever machine wrote or reads it."""
+        """The numpy dtype of a value; always little-endian."""
         return "<f4" if self is SampleFormat.TENSOR_F32 else "|u1"
 
     def __str__(self) -> str:

@@ -1,6 +1,6 @@
 """The manifest: keys, labels and sizes of a dataset's samples, stored beside them so that training never lists.
 
-`Unused` groups what a dataset leaves out by reason.
+`Unused` groups the files that a dataset does not use by reason.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SHOWN_NAMES = 3
 
 
 class Unused(msgspec.Struct, frozen=True):
-    """`count` things of one kind (`file`, `class folder`) that are left out for `reason`; `names` are the first."""
+    """`count` things of one kind (`file`, `class folder`) that are not used for `reason`; `names` are the first ten."""
 
     kind: str
     count: int
@@ -38,19 +38,19 @@ class Unused(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, kind: str, reason: str, names: Iterable[str]) -> tuple[Unused, ...]:
-        """One group, or none where there are no names."""
+        """A tuple of one group, empty where there are no names."""
         found = sorted(names)
         return (cls(kind, len(found), reason, tuple(found[:KEPT_NAMES])),) if found else ()
 
     def __str__(self) -> str:
-        """Like `2 files (a named pipe): a, b`. The names are those of the source: escape them for a terminal."""
+        """Like `2 files (a named pipe): a, b`. The names come unescaped from the source."""
         plural = f"{self.kind}es" if self.kind.endswith("s") else f"{self.kind}s"
         kind = self.kind if self.count == 1 else plural
         return f"{self.count:,} {kind} ({self.reason}): {first_names(self.names, self.count)}"
 
 
-class UnusedTally:
-    """Files that are left out, counted as they turn up."""
+class UnusedCounter:
+    """Counts files that are not used, by reason."""
 
     def __init__(self, kind: str = "file") -> None:
         self._kind = kind
@@ -58,6 +58,7 @@ class UnusedTally:
         self._counts: dict[str, int] = {}
 
     def add(self, name: str, reason: str) -> None:
+        """Counts one file and keeps the first ten names."""
         self._counts[reason] = self._counts.get(reason, 0) + 1
         names = self._names.setdefault(reason, [])
         if len(names) < KEPT_NAMES:
@@ -65,9 +66,11 @@ class UnusedTally:
 
     @property
     def count(self) -> int:
+        """All files so far."""
         return sum(self._counts.values())
 
     def groups(self) -> tuple[Unused, ...]:
+        """One group per reason; may be called while another thread adds."""
         counts = list(self._counts.items())  # another thread may add to them
         return tuple(Unused(self._kind, count, reason, tuple(self._names[reason])) for reason, count in counts)
 
@@ -83,17 +86,17 @@ T = TypeVar("T")
 
 MANIFEST_NAME = "manifest.json"
 SHARDS_NAME = "shards.json"
-"""What lists a dataset of shards, in place of a manifest."""
+"""Lists a dataset of shards, in place of a manifest."""
 
 MANIFEST_VERSION = 1
 TRAIN, VAL = "train", "val"
 SPLITS = (TRAIN, VAL)
 
 VAL_LABELS_NAME = "ILSVRC2012_val_labels.json"
-"""The tutorial's file of validation labels: picture file name to WordNet id."""
+"""The tutorial's file of validation labels: image file name to WordNet ID."""
 
 CLASS_INDEX_NAME = "imagenet_class_index.json"
-"""The tutorial's file of classes: index to [WordNet id, name]."""
+"""The tutorial's file of classes: index to [WordNet ID, name]."""
 
 _TUTORIAL_FORMAT = SampleFormat.TENSOR_F32
 
@@ -106,9 +109,9 @@ _UPLOAD_AGAIN = "Upload the dataset again with `ossconsole upload`."
 
 
 class Sample(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One stored picture. `key` is relative to the dataset prefix, `label` an index into the manifest's classes.
+    """One stored image. `key` is relative to the dataset prefix, `label` an index into the manifest's classes.
 
-    `crc64` is the object's, as OSS reckons it; 0 where it is not known.
+    `height` and `width` in pixels. `crc64` is the object's, as OSS computes it; 0 where it is unknown.
     """
 
     key: str
@@ -119,10 +122,10 @@ class Sample(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a dataset prefix holds. `size` is the square's side, or the short side where the ratio was kept (pixels).
+    """The contents of a dataset prefix. `size` is the square's side, or the short side where the ratio is kept, pixels.
 
-    `classes[label]` is a class's name; `splits` has "train", "val" or both, none of them empty; `preparation` tells
-    how the pictures were made into samples.
+    `classes[label]` is a class's name; `splits` has "train", "val" or both, none of them empty; `preparation` describes
+    how images became samples.
     """
 
     version: int = MANIFEST_VERSION
@@ -138,7 +141,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ManifestHead(msgspec.Struct, frozen=True):
-    """What kind of dataset a manifest is of; reading it costs no memory for the samples."""
+    """The kind of a manifest's dataset, read without memory for its samples."""
 
     version: int
     format: SampleFormat
@@ -150,7 +153,7 @@ class ManifestError(ConsoleError):
 
 
 class ManifestMissingError(ManifestError):
-    """No manifest below the prefix. `empty` tells whether there is no object at all."""
+    """The prefix has no manifest. `empty` when it has no object at all."""
 
     def __init__(self, message: str, *, remedy: str, empty: bool) -> None:
         super().__init__(message, remedy=remedy)
@@ -163,6 +166,7 @@ def object_key(prefix: str, relative: str) -> str:
 
 
 def manifest_key(prefix: str) -> str:
+    """The manifest's key in the bucket."""
     return object_key(prefix, MANIFEST_NAME)
 
 
@@ -174,7 +178,7 @@ def read_manifest(store: ObjectStore, prefix: str) -> Manifest:
 
 
 def read_manifest_head(store: ObjectStore, prefix: str) -> ManifestHead:
-    """What the manifest below `prefix` begins with. Raises ManifestMissingError, ManifestError or StorageError."""
+    """Format and size in the manifest below `prefix`. Raises ManifestMissingError, ManifestError or StorageError."""
     return _read(store, prefix, ManifestHead)
 
 
@@ -197,17 +201,23 @@ def _read(store: ObjectStore, prefix: str, kind: type[T]) -> T:
         raise ManifestError(f"{uri} is not a manifest: {error}.", remedy=_UPLOAD_AGAIN) from error
 
 
-def write_manifest(store: ObjectStore, prefix: str, manifest: Manifest) -> None:
-    """Checks and writes the manifest below `prefix` in one PUT. Raises ManifestError or StorageError."""
+def write_manifest(
+    store: ObjectStore, prefix: str, head: Manifest, splits: Mapping[str, Iterable[Sample]] | None = None
+) -> str:
+    """Writes the manifest below `prefix` in one PUT; returns its URI. Raises StorageError.
+
+    `splits` replaces those of `head` and may be read from a journal during the encoding.
+    """
     key = manifest_key(prefix)
-    check_manifest(manifest, store.uri(key))
-    store.put(key, encode_manifest(manifest, manifest.splits), content_type="application/json")
+    data = encode_manifest(head, head.splits if splits is None else splits)
+    store.put(key, data, content_type="application/json")
+    return store.uri(key)
 
 
 def encode_manifest(head: Manifest, splits: Mapping[str, Iterable[Sample]]) -> bytes:
-    """The JSON of `head` with `splits` in place of its own, which may be read on the fly from a journal."""
+    """The JSON of `head` with `splits` in place of its own."""
     encoder = msgspec.json.Encoder()
-    text = io.BytesIO()  # gives its bytes without a copy, and a manifest may be large
+    text = io.BytesIO()  # returns its bytes without a copy, and a manifest may be large
     text.write(encoder.encode(msgspec.structs.replace(head, splits={})).removesuffix(b"}}"))
     for number, (split, samples) in enumerate(splits.items()):
         text.write((b"," if number else b"") + encoder.encode(split) + b":[")
@@ -222,9 +232,9 @@ def encode_manifest(head: Manifest, splits: Mapping[str, Iterable[Sample]]) -> b
 
 
 def check_manifest(manifest: Manifest, where: str) -> None:
-    """Raises ManifestError, which names the first thing wrong in the manifest found at `where`."""
+    """Raises ManifestError with the first problem in the manifest at `where`."""
     if problem := _head_problem(manifest) or _samples_problem(manifest):
-        raise ManifestError(f"The manifest {where} is refused: {problem}.", remedy=_UPLOAD_AGAIN)
+        raise ManifestError(f"The manifest {where} is not valid: {problem}.", remedy=_UPLOAD_AGAIN)
 
 
 def _head_problem(manifest: Manifest) -> str:
@@ -244,11 +254,12 @@ def _head_problem(manifest: Manifest) -> str:
 
 def _samples_problem(manifest: Manifest) -> str:
     seen: set[str] = set()
+    classes = len(manifest.classes)
     for split, samples in manifest.splits.items():
         if not samples:
             return f"the split {split!r} is empty"
         for index, sample in enumerate(samples):
-            if problem := _sample_problem(sample, len(manifest.classes)):
+            if problem := sample_problem(sample.key, sample.label, sample.height, sample.width, classes):
                 return f"{split}[{index}]: {problem}"
         seen.update(sample.key for sample in samples)
     if len(seen) != sum(len(samples) for samples in manifest.splits.values()):
@@ -257,7 +268,7 @@ def _samples_problem(manifest: Manifest) -> str:
 
 
 def key_problem(key: str) -> str:
-    """Why `key` may not be a sample's relative key, or "" when it may."""
+    """Why `key` is not valid as a sample's relative key; "" when it is."""
     if not key:
         return "the key is empty"
     if not key.isprintable():
@@ -273,23 +284,24 @@ def key_problem(key: str) -> str:
     return ""
 
 
-def _sample_problem(sample: Sample, classes: int) -> str:
-    if problem := key_problem(sample.key):
+def sample_problem(key: str, label: int, height: int, width: int, classes: int) -> str:
+    """Why a sample of a dataset with `classes` classes is not valid; "" when it is."""
+    if problem := key_problem(key):
         return problem
-    if not 0 <= sample.label < classes:
-        return f"the label {sample.label} is not within 0..{classes - 1}"
-    if not (1 <= sample.height <= MAX_SIDE and 1 <= sample.width <= MAX_SIDE):
-        return f"{sample.height} x {sample.width} px is not within 1..{MAX_SIDE}"
+    if not 0 <= label < classes:
+        return f"the label {label} is not within 0..{classes - 1}"
+    if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):
+        return f"{height} x {width} px is not within 1..{MAX_SIDE}"
     return ""
 
 
 def _printable(text: str) -> bool:
-    """False for control characters and lone surrogates, which a terminal or OSS would choke on."""
+    """False for control characters and lone surrogates, which terminals or OSS cannot handle."""
     return text.isprintable() or not any(unicodedata.category(letter) in {"Cc", "Cs"} for letter in text)
 
 
 def _missing(store: ObjectStore, prefix: str) -> ManifestMissingError:
-    """The error for a prefix without a manifest, after a look at whether it holds anything."""
+    """The error for a prefix without a manifest; one request finds out whether it is empty."""
     below = f"{prefix}/" if prefix else ""
     if not store.list_page(below, delimiter="", max_keys=1).objects:
         return ManifestMissingError(
@@ -297,7 +309,8 @@ def _missing(store: ObjectStore, prefix: str) -> ManifestMissingError:
             remedy="Upload a dataset with `ossconsole upload SRC`, or set another dataset prefix.",
             empty=True,
         )
-    return ManifestMissingError(f"{store.uri(manifest_key(prefix))} is not there.", remedy=_UPLOAD_AGAIN, empty=False)
+    uri = store.uri(manifest_key(prefix))
+    return ManifestMissingError(f"{uri} does not exist.", remedy=_UPLOAD_AGAIN, empty=False)
 
 
 def unique_classes(names: Iterable[str]) -> tuple[str, ...]:
@@ -306,15 +319,15 @@ def unique_classes(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def manifest_from_listing(store: ObjectStore, prefix: str) -> tuple[Manifest, tuple[Unused, ...]]:
-    """The manifest of `train/<class>/*.pt` and `val/*.pt` below `prefix`, from one listing, and what is not in it.
+    """The manifest of `train/<class>/*.pt` and `val/*.pt` below `prefix`, from one listing, and the objects not in it.
 
-    A flat `val/` is used when the labels file is an object below the prefix too; without it there is no val split.
-    Raises ManifestMissingError when there is no such sample, ConsoleError when objects are not samples of one size.
+    A flat `val/` is used when the labels file is below the prefix too; without it there is no val split.
+    Raises ManifestMissingError when no such sample exists, ConsoleError when objects are not samples of one size.
     """
     below = object_key(prefix, "")
     found: dict[str, list[tuple[str, str]]] = {TRAIN: [], VAL: []}
     sizes: dict[int, str] = {}
-    unused = UnusedTally("object")
+    unused = UnusedCounter("object")
     for summary in store.list_all(below):
         relative = summary.key[len(below) :]
         split, _, rest = relative.partition("/")
@@ -325,7 +338,7 @@ def manifest_from_listing(store: ObjectStore, prefix: str) -> tuple[Manifest, tu
             unused.add(relative, f"not a {_TUTORIAL_FORMAT.suffix} sample")
     if not found[TRAIN]:
         raise ManifestMissingError(
-            f"Below {store.uri(below)} there is neither a manifest nor `train/<class>/*.pt`.",
+            f"{store.uri(below)} has neither a manifest nor `train/<class>/*.pt`.",
             remedy="Upload a dataset with `ossconsole upload SRC`, or set another dataset prefix.",
             empty=not found[VAL],
         )
@@ -356,31 +369,31 @@ def manifest_from_listing(store: ObjectStore, prefix: str) -> tuple[Manifest, tu
 
 def _why_unlabelled(key: str, labels: Mapping[str, str]) -> str:
     if key.startswith(f"{TRAIN}/"):
-        return f"directly in {TRAIN}/, in no class folder"
-    where = f"not in {VAL_LABELS_NAME}" if labels else f"there is no {VAL_LABELS_NAME} below the dataset prefix"
-    return f"in no class folder, and {where}"
+        return f"directly in {TRAIN}/, not in a class folder"
+    where = f"not in {VAL_LABELS_NAME}" if labels else f"the dataset prefix has no {VAL_LABELS_NAME}"
+    return f"not in a class folder, and {where}"
 
 
 def _one_side(sizes: dict[int, str], uri: str) -> int:
-    """The side of the square that every object has. Raises ConsoleError naming one that has another size."""
+    """The side of the square of every object, pixels. Raises ConsoleError with the key of one of another size."""
     if len(sizes) > 1:
         (size, key), (other_size, other_key), *_ = sizes.items()
         raise ConsoleError(
             f"The samples below {uri} differ in size: {key} has {size} bytes, {other_key} has {other_size}.",
-            remedy="Delete the odd ones, or upload the dataset again with `ossconsole upload`.",
+            remedy="Delete those of the wrong size, or upload the dataset again with `ossconsole upload`.",
         )
     (size,) = sizes
     side = math.isqrt(size // (CHANNELS * _TUTORIAL_FORMAT.itemsize))
     if side < 1 or CHANNELS * _TUTORIAL_FORMAT.itemsize * side * side != size:
         raise ConsoleError(
-            f"{sizes[size]} below {uri} has {size} bytes, which is no square {_TUTORIAL_FORMAT} sample.",
-            remedy="Upload the dataset again with `ossconsole upload`.",
+            f"{sizes[size]} below {uri} has {size} bytes, which is not a square {_TUTORIAL_FORMAT} sample.",
+            remedy=_UPLOAD_AGAIN,
         )
     return side
 
 
 def _val_labels(store: ObjectStore, prefix: str) -> dict[str, str]:
-    """Sample file name (`….pt`) to class, from the labels object; empty when it is not there."""
+    """Sample file name (`….pt`) to class, from the labels object; empty when it does not exist."""
     key = object_key(prefix, VAL_LABELS_NAME)
     try:
         text = store.get(key)

@@ -1,7 +1,7 @@
-"""Sample pictures: ten classes of drawn shapes and patterns, written as real JPEG files.
+"""Sample images for the demo: ten classes of drawn shapes and patterns, written as real JPEG files.
 
-They are what the demo trains on. Each class is a figure with a preferred colour; colour, place, scale, angle, light,
-noise and background vary so much that neither colour nor shape alone gives the class away.
+Each class is a figure with a preferred colour; colour, position, scale, angle, light, noise and background vary so much
+that neither colour nor shape alone identifies the class.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ FIGURES: dict[str, Figure] = {
     "stripes-upright": lambda x, y: np.sin(9 * x + 0 * y) > 0,
     "triangle": _triangle,
 }
-"""Class name to figure: which points of the plane, about -1..1 in both directions, are in the figure's colour."""
+"""Class name to figure: which points of the plane, about -1..1 in both directions, have the figure's colour."""
 
 
-def make_sample_pictures(
+def make_sample_images(
     directory: Path,
     *,
     classes: int = 10,
@@ -60,10 +60,11 @@ def make_sample_pictures(
     seed: int = 0,
     on_drawn: Callable[[int, int], None] = lambda _count, _total: None,
 ) -> int:
-    """Writes `train` and `val` pictures in all as `directory/{train,val}/<class>/<class>-NNNN.jpg`; gives their number.
+    """Writes `train` and `val` images in all as `directory/{train,val}/<class>/<class>-NNNN.jpg`; returns their number.
 
-    The same seed gives the same pictures. The folder appears whole or not at all; one that is there is left as it is.
-    Only one process at a time may call this for a folder. `on_drawn` is called with how many are drawn, of how many.
+    The same seed gives the same images. The folder appears complete or not at all; an existing one is not changed.
+    Only one process may call this for a folder. `on_drawn` receives the images drawn so far and in all.
+    Raises ConsoleError when the folder cannot be written.
     """
     names = list(FIGURES)[:classes]
     if directory.exists():
@@ -79,8 +80,8 @@ def make_sample_pictures(
             for index in range(count):
                 label = index % len(names)
                 name = names[label]
-                picture = draw(name, np.random.default_rng((seed, split_number, index)))
-                Image.fromarray(picture).save(
+                image = draw(name, np.random.default_rng((seed, split_number, index)))
+                Image.fromarray(image).save(
                     building / split / name / f"{name}-{index // len(names):04}.jpg", quality=JPEG_QUALITY
                 )
                 on_drawn(split_number * train + index + 1, train + val)
@@ -88,23 +89,23 @@ def make_sample_pictures(
     except OSError as error:
         shutil.rmtree(building, ignore_errors=True)
         raise ConsoleError(
-            f"The sample pictures cannot be written to {directory}: {error.strerror}.",
+            f"The sample images cannot be written to {directory}: {error.strerror}.",
             remedy="Free space there, or set OSSCONSOLE_STATE_DIR to another folder.",
         ) from error
     return train + val
 
 
 def draw(name: str, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """One picture of class `name` as (SIDE, SIDE, 3)."""
+    """One image of class `name`, (SIDE, SIDE, 3) uint8."""
     x, y = _plane(rng)
     figure = FIGURES[name](x, y).astype(np.float32)[..., None]
     hue = list(FIGURES).index(name) / len(FIGURES) + rng.normal(0, 0.06)
     colour = _rgb(hue, rng.uniform(0.35, 0.95), rng.uniform(0.45, 0.95))
     other = _rgb(rng.uniform(), rng.uniform(0.0, 0.4), rng.uniform(0.15, 0.9))
     light = 1 + rng.normal(0, 0.15) * _grid()[0] + rng.normal(0, 0.15) * _grid()[1]
-    picture = (figure * colour + (1 - figure) * other) * light[..., None]
-    picture += _clouds(rng) + _grain(rng)
-    pixels: NDArray[np.uint8] = (np.clip(picture, 0, 1) * 255).astype(np.uint8)
+    image = (figure * colour + (1 - figure) * other) * light[..., None]
+    image += _clouds(rng) + _grain(rng)
+    pixels: NDArray[np.uint8] = (np.clip(image, 0, 1) * 255).astype(np.uint8)
     return pixels
 
 

@@ -1,4 +1,4 @@
-"""The OSS accelerator of a bucket: its state, creating and deleting it, what it would cost.
+"""The OSS accelerator of a bucket: its state, creating and deleting it, and its estimated cost.
 
 Requests and replies are those of the "PutBucketDataAccelerator" documentation family; oss2 has no call for them.
 """
@@ -49,7 +49,6 @@ class Accelerator(msgspec.Struct, frozen=True, kw_only=True):
     policy: str = ON_READ
     name: str = ""
     created: float = 0.0
-    quota_frozen_until: float = 0.0
 
     def covers(self, prefix: str) -> bool:
         """Whether every object below `prefix` is cached."""
@@ -73,7 +72,7 @@ class Accelerator(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def cost_estimate(accelerator: Accelerator) -> str:
-    """What it costs, in words, with what the figure rests on."""
+    """A sentence with the estimated cost and the list price behind it."""
     month = accelerator.quota_gb * CNY_PER_GB_MONTH
     return (
         f"estimated CNY {accelerator.cny_per_hour:.2f} per hour, CNY {month:,.0f} per month, also while idle "
@@ -81,8 +80,8 @@ def cost_estimate(accelerator: Accelerator) -> str:
     )
 
 
-def cautions(accelerator: Accelerator, dataset_prefix: str, dataset_bytes: int | None = None) -> list[str]:
-    """What to know before training through this accelerator; `dataset_bytes` None where it is not known."""
+def accelerator_warnings(accelerator: Accelerator, dataset_prefix: str, dataset_bytes: int | None = None) -> list[str]:
+    """What to know before training through this accelerator; the last one is its cost. `dataset_bytes` may be None."""
     found = []
     if not accelerator.covers(dataset_prefix):
         paths = ", ".join(path.prefix for path in accelerator.paths)
@@ -91,7 +90,7 @@ def cautions(accelerator: Accelerator, dataset_prefix: str, dataset_bytes: int |
     if dataset_bytes is not None and dataset_bytes > accelerator.quota_gb * 1e9:
         found.append(
             f"The dataset ({dataset_bytes / 1e9:,.0f} GB) is larger than the cache ({accelerator.quota_gb} GB): "
-            "in random order, what was read is often gone before it is read again."
+            "in random order, samples are often evicted before they are read again."
         )
     found.append(f"It is billed by the hour: {cost_estimate(accelerator)}.")
     return found
@@ -111,17 +110,17 @@ def read_accelerator(store: ObjectStore) -> Accelerator | None:
     return _parsed(body)
 
 
-def bought_accelerator(profile: Profile, credentials: CredentialSource) -> Accelerator | None:
-    """`read_accelerator` with one quick request, for those who can do without; None without such an endpoint, too.
+def find_accelerator(profile: Profile, credentials: CredentialSource) -> Accelerator | None:
+    """`read_accelerator` in one quick request without retries; None also where the profile has no such endpoint.
 
     Raises ConsoleError.
     """
     from ossconsole.storage.client import ObjectStore
-    from ossconsole.storage.retry import ONCE
+    from ossconsole.storage.retry import NO_RETRY
 
     if profile.endpoint(EndpointKind.ACCELERATED) is None:
         return None
-    store = ObjectStore(profile, credentials, EndpointKind.ACCELERATED, timeout_s=_QUICK_S, retry=ONCE, pool_size=1)
+    store = ObjectStore(profile, credentials, EndpointKind.ACCELERATED, timeout_s=_QUICK_S, retry=NO_RETRY, pool_size=1)
     try:
         return read_accelerator(store)
     finally:
@@ -129,12 +128,12 @@ def bought_accelerator(profile: Profile, credentials: CredentialSource) -> Accel
 
 
 def create_accelerator(store: ObjectStore, accelerator: Accelerator) -> None:
-    """Creates it, or changes its quota and paths. Raises SettingsError before, StorageError after asking OSS."""
+    """Creates it, or changes its quota and paths. Raises SettingsError for bad values, StorageError."""
     _request(store, "creating the accelerator of", "PUT", _document(_checked(accelerator)))
 
 
 def delete_accelerator(store: ObjectStore) -> None:
-    """Deletes it with what it has cached; the bucket keeps its objects. Raises StorageError."""
+    """Deletes it with its cache; the bucket keeps its objects. Raises StorageError."""
     _request(store, "deleting the accelerator of", "DELETE")
 
 
@@ -152,14 +151,14 @@ def _request(store: ObjectStore, action: str, method: str, body: bytes = b"") ->
 def _checked(accelerator: Accelerator) -> Accelerator:
     if not SMALLEST_GB <= accelerator.quota_gb <= LARGEST_GB:
         raise SettingsError(
-            f"{accelerator.quota_gb} GB is no size for an accelerator.",
-            remedy=f"Choose {SMALLEST_GB} to {LARGEST_GB:,} GB.",
+            f"{accelerator.quota_gb} GB is not a valid size for an accelerator.",
+            remedy=f"Use {SMALLEST_GB} to {LARGEST_GB:,} GB.",
         )
     if not accelerator.zone:
-        raise SettingsError("The accelerator's zone is missing.", remedy="Give one, such as cn-hangzhou-j.")
+        raise SettingsError("The accelerator's zone is missing.", remedy="Enter one, such as cn-hangzhou-j.")
     for policy in (accelerator.policy, *(path.policy for path in accelerator.paths)):
         if policy not in POLICIES:
-            raise SettingsError(f"{policy!r} is no cache policy.", remedy=f"Choose {' or '.join(POLICIES)}.")
+            raise SettingsError(f"{policy!r} is not a cache policy.", remedy=f"Use {' or '.join(POLICIES)}.")
     return accelerator
 
 
@@ -188,15 +187,9 @@ def _parsed(body: bytes) -> Accelerator:
             quota_gb=int(root.findtext("BasicInfomation/Quota", "")),
             paths=tuple(AcceleratedPath(path.findtext("Name", ""), path.findtext("CachePolicy", "")) for path in paths),
             policy=root.findtext("BasicInfomation/AcceleratePaths/DefaultCachePolicy", ON_READ),
-            created=_seconds(root, "CreationDate"),
-            quota_frozen_until=_seconds(root, "QuotaFrozenUntil"),
+            created=float(root.findtext("BasicInfomation/CreationDate", "") or 0) / 1000,  # from milliseconds
         )
     except (ParseError, ValueError) as error:
         raise ConsoleError(
-            f"OSS's answer about the accelerator cannot be read: {error}.", remedy="Look at it in the OSS console."
+            f"OSS's reply about the accelerator cannot be read: {error}.", remedy="Check it in the OSS console."
         ) from error
-
-
-def _seconds(root: Element, tag: str) -> float:
-    """A time of the answer, which gives milliseconds; 0 where it gives none."""
-    return float(root.findtext(f"BasicInfomation/{tag}", "") or 0) / 1000

@@ -31,26 +31,26 @@ from ossconsole.config.profiles import Profile
 from ossconsole.config.text import counted
 from ossconsole.storage.errors import StorageError, malformed, translate
 from ossconsole.storage.objects import BucketSummary, ListPage, ObjectInfo, ObjectSummary, PutResult, read_page
-from ossconsole.storage.retry import PATIENT, Pause, RetryPolicy, Wait, WaitNotes
+from ossconsole.storage.retry import DEFAULT_RETRY, Pause, RetryPolicy, Wait, WaitNotes
 
 
 class WriteSession:
-    """What oss2.Session is to a Bucket, for requests whose body is bytes and whose answer is short.
+    """An oss2.Session for requests whose body is bytes and whose answer is short.
 
-    It knows nothing of proxies and ~/.netrc: internal endpoints have none.
+    It ignores proxies and ~/.netrc: internal endpoints need neither.
     """
 
     def __init__(self, pool_size: int) -> None:
         self._pools = urllib3.PoolManager(maxsize=pool_size, ca_certs=DEFAULT_CA_BUNDLE_PATH)
 
     def do_request(self, request: Any, timeout: float) -> _Answer:
-        """Sends an oss2 request. Raises oss2's RequestError when no answer came."""
+        """Sends an oss2 request. Raises oss2's RequestError when there is no answer."""
         origin, target = _split(request.url)
         if request.params:
             target = f"{target}?{urlencode(request.params)}"
         headers = {name: value for name, value in request.headers.items() if value is not None}
         try:
-            # From the pool of the origin: the manager would parse and encode the whole address once more.
+            # From the pool of the origin: the manager would parse and encode the whole URL a second time.
             answer = self._pools.connection_from_url(origin).urlopen(
                 request.method,
                 target,
@@ -65,18 +65,19 @@ class WriteSession:
         return _Answer(answer)
 
     def close(self) -> None:
+        """Closes the pooled connections."""
         self._pools.clear()
 
 
 def _split(url: str) -> tuple[str, str]:
-    """Origin and target of an address that oss2 has encoded already."""
+    """Origin and target of a URL that oss2 has encoded already."""
     scheme, _, rest = url.partition("://")
     host, _, path = rest.partition("/")
     return f"{scheme}://{host}", f"/{path}"
 
 
 class _Answer:
-    """What oss2.http.Response is; the body has been read."""
+    """Stands for oss2.http.Response; the body has been read."""
 
     def __init__(self, answer: urllib3.BaseHTTPResponse) -> None:
         self.status = answer.status
@@ -85,7 +86,7 @@ class _Answer:
         self._body = answer.data
 
     def read(self, amount: int | None = None) -> bytes:
-        """The next `amount` bytes, all that is left without it."""
+        """The next `amount` bytes; without it the rest."""
         amount = len(self._body) if amount is None else amount
         read, self._body = self._body[:amount], self._body[amount:]
         return read
@@ -95,7 +96,7 @@ class _Answer:
 
 
 def bucket_for_writing(bucket: oss2.Bucket, session: WriteSession) -> oss2.Bucket:
-    """The same bucket through `session`, without oss2's CRC64: its tables are built anew for every object."""
+    """The same bucket through `session`, without oss2's CRC64, which builds its tables for every object."""
     return oss2.Bucket(
         bucket.auth,
         bucket.endpoint,
@@ -109,18 +110,18 @@ def bucket_for_writing(bucket: oss2.Bucket, session: WriteSession) -> oss2.Bucke
 
 T = TypeVar("T")
 
-# What oss2 lets out for a reply that is not OSS's: bad XML, missing elements, an encoding nobody knows.
+# What oss2 raises for a reply that is not OSS's: bad XML, missing elements, an unknown encoding.
 _MALFORMED = (ParseError, ExpatError, RuntimeError, ValueError, LookupError, TypeError, AttributeError)
 _METADATA_PREFIX = "x-oss-meta-"
-LIST_PAGE_SIZE = 1000  # the most that ListObjectsV2 gives at once
-DELETE_BATCH_SIZE = 1000  # the most that DeleteMultipleObjects takes at once
+LIST_PAGE_SIZE = 1000  # the limit of ListObjectsV2
+DELETE_BATCH_SIZE = 1000  # the limit of DeleteMultipleObjects
 
 
 class ObjectStore:
     """The objects of a profile's bucket through one endpoint; safe to use from many threads.
 
     Every method raises StorageError with OSS's code and request id, after the retries of `retry`. `pause` spends the
-    waits between them, and what it raises ends the request; without it they are slept, and `waiting` tells of them.
+    waits between them; what it raises ends the request. The default sleeps, and `waiting` describes the wait.
     """
 
     def __init__(
@@ -130,7 +131,7 @@ class ObjectStore:
         kind: EndpointKind = EndpointKind.STANDARD,
         *,
         timeout_s: float = 10.0,
-        retry: RetryPolicy = PATIENT,
+        retry: RetryPolicy = DEFAULT_RETRY,
         pause: Pause | None = None,
         pool_size: int = 32,
     ) -> None:
@@ -147,9 +148,9 @@ class ObjectStore:
         self._waits = WaitNotes()
         self._pause = pause or self._sleep
         self._session = oss2.Session(pool_size=pool_size)
-        # Proxies of the environment are not for loopback or internal endpoints, and ~/.netrc holds no OSS keys.
+        # The environment's proxies are not for loopback or internal endpoints, and ~/.netrc holds no OSS keys.
         self._session.session.trust_env = False
-        auth = oss2.ProviderAuthV4(_Provider(credentials))
+        auth = oss2.ProviderAuthV4(_OssCredentials(credentials))
         self._sdk_endpoint = sdk_endpoint(profile.bucket, endpoint)
         self._service = functools.partial(
             oss2.Service,
@@ -181,9 +182,9 @@ class ObjectStore:
         return self._waits.text
 
     def pausing(self, pause: Pause) -> ObjectStore:
-        """The same connections for who shows and cancels the waits in another way; closing either closes both."""
+        """This store with another `pause`, on the same connections; closing either closes both."""
         other = copy.copy(self)
-        other._pause = pause  # noqa: SLF001 - one of its own kind
+        other._pause = pause  # noqa: SLF001 - of the same class
         return other
 
     def close(self) -> None:
@@ -197,10 +198,11 @@ class ObjectStore:
         return self._bucket
 
     def uri(self, key: str = "") -> str:
+        """`oss://bucket/key`, for messages."""
         return f"oss://{self.profile.bucket}/{key}"
 
     def url(self, key: str) -> str:
-        """The object's plain address, which answers only where the object is public."""
+        """The object's plain URL, which works only where the object is public."""
         parts = urlsplit(self.endpoint)
         return f"{parts.scheme}://{self.profile.bucket}.{parts.netloc}/{quote(key, safe='/~')}"
 
@@ -222,11 +224,8 @@ class ObjectStore:
 
         return self.call("listing the buckets of the account", request)
 
-    def head_bucket(self) -> None:
-        """Raises StorageError unless the bucket is there and this key may read its information."""
-        self.call(f"looking at {self.uri()}", self._bucket.get_bucket_info)
-
     def create_bucket(self) -> None:
+        """Creates the profile's bucket."""
         self.call(f"creating {self.uri()}", self._bucket.create_bucket)
 
     # Listing
@@ -271,6 +270,8 @@ class ObjectStore:
     # Objects
 
     def head(self, key: str) -> ObjectInfo:
+        """The object's size, time, checksum, class, type and metadata."""
+
         def request() -> ObjectInfo:
             result = self._bucket.head_object(key)
             headers = {name.lower(): value for name, value in result.headers.items()}
@@ -291,13 +292,14 @@ class ObjectStore:
                 headers=headers,
             )
 
-        return self.call(f"looking at {self.uri(key)}", request)
+        return self.call(f"reading the metadata of {self.uri(key)}", request)
 
     def exists(self, key: str) -> bool:
-        return self.call(f"looking for {self.uri(key)}", lambda: bool(self._bucket.object_exists(key)))
+        """Whether the bucket has the object."""
+        return self.call(f"checking for {self.uri(key)}", lambda: bool(self._bucket.object_exists(key)))
 
     def get(self, key: str) -> bytes:
-        """The whole object, compared with its CRC64."""
+        """The whole object, verified by its CRC64."""
 
         def request() -> bytes:
             result = self._bucket.get_object(key)
@@ -326,7 +328,7 @@ class ObjectStore:
     def put(
         self, key: str, data: bytes, *, content_type: str = "", metadata: Mapping[str, str] | None = None
     ) -> PutResult:
-        """Writes the object, and compares OSS's CRC64 with that of the bytes sent."""
+        """Writes the object and compares OSS's CRC64 with that of the bytes sent."""
         headers = {f"{_METADATA_PREFIX}{name}": value for name, value in (metadata or {}).items()}
         if content_type:
             headers["Content-Type"] = content_type
@@ -342,7 +344,7 @@ class ObjectStore:
         return self.call(f"writing {self.uri(key)}", request)
 
     def check_write(self, key: str) -> None:
-        """Raises StorageError where the object could not be written. Writes none: begins an upload and drops it."""
+        """Raises StorageError where the object cannot be written. Leaves no object: starts an upload and aborts it."""
 
         def request() -> None:
             begun = self._bucket.init_multipart_upload(key)
@@ -354,18 +356,18 @@ class ObjectStore:
         self.call(f"writing {self.uri(key)}", request)
 
     def copy(self, source: str, target: str) -> None:
-        """Copies inside the bucket, on the server; OSS takes objects of up to 5 GB this way."""
+        """Copies inside the bucket, on the server; OSS copies objects of up to 5 GB this way."""
         self.call(
             f"copying {self.uri(source)} to {self.uri(target)}",
             lambda: self._bucket.copy_object(self.profile.bucket, source, target),
         )
 
     def delete(self, key: str) -> None:
-        """Deletes the object; one that is not there is no error, as OSS has it."""
+        """Deletes the object; as in OSS it is not an error when it does not exist."""
         self.call(f"deleting {self.uri(key)}", lambda: self._bucket.delete_object(key))
 
     def delete_many(self, keys: Iterable[str]) -> int:
-        """Deletes the objects in batches and gives how many."""
+        """Deletes the objects in batches; returns their number."""
         waiting = list(keys)
         for first in range(0, len(waiting), DELETE_BATCH_SIZE):
             batch = waiting[first : first + DELETE_BATCH_SIZE]
@@ -385,7 +387,7 @@ class ObjectStore:
                 return request()
             except OssError as error:
                 raise translate(error, action, self._label) from error
-            except requests.RequestException as error:  # a body that broke off: oss2 translates only the sending
+            except requests.RequestException as error:  # of a body cut short: oss2 translates only those of sending
                 raise translate(RequestError(error), action, self._label) from error
             except _MALFORMED as error:
                 raise malformed(error, action, self._label) from error
@@ -401,8 +403,8 @@ class ObjectStore:
         return f"the {self.kind} endpoint {self.endpoint}"
 
 
-class _Provider:
-    """A credentials provider in oss2's shape, asked anew for each request."""
+class _OssCredentials:
+    """A credentials provider for oss2, which calls it for each request."""
 
     def __init__(self, source: CredentialSource) -> None:
         self._source = source

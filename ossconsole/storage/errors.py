@@ -1,4 +1,4 @@
-"""What went wrong at OSS, in words: the operation, the object, OSS's code and request id, and the remedy."""
+"""StorageError: a failed request to OSS, with the operation, the object, OSS's code and request id, and a remedy."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 _REMEDIES = {
     "SignatureDoesNotMatch": "The AccessKey secret is wrong: check it on the Setup screen or in OSS_ACCESS_KEY_SECRET.",
-    "InvalidAccessKeyId": "The AccessKey ID is not known: check it on the Setup screen or in OSS_ACCESS_KEY_ID.",
+    "InvalidAccessKeyId": "The AccessKey ID does not exist: check it on the Setup screen or in OSS_ACCESS_KEY_ID.",
     "AccessDenied": "Give this key the permission in RAM, or use another key.",
     "RequestTimeTooSkewed": "Set this machine's clock (for example `timedatectl set-ntp true`).",
-    "SecurityTokenExpired": "The temporary credentials have ended: fetch new ones.",
+    "SecurityTokenExpired": "The temporary credentials have expired: fetch new ones.",
     "InvalidSecurityToken": "The security token does not belong to this key: fetch new temporary credentials.",
     "NoSuchBucket": "Check the bucket's name and region on the Setup screen.",
-    "NoSuchKey": "Refresh the listing: the object is gone or was never there.",
+    "NoSuchKey": "Refresh the listing: the object does not exist.",
     "InvalidObjectState": "The object is archived: restore it first.",
-    "DataAcceleratorQuotaFrozen": "The size can be changed once an hour: wait, or change the paths alone.",
-    "DataAcceleratorAvailableZoneNotSupported": "Choose a zone of the bucket's region that has accelerators.",
-    "TooManyAccelerationPolicyPaths": "Name fewer paths, or accelerate the whole bucket.",
+    "DataAcceleratorQuotaFrozen": "The size can be changed once an hour: wait, or change only the paths.",
+    "DataAcceleratorAvailableZoneNotSupported": "Select a zone of the bucket's region that has accelerators.",
+    "TooManyAccelerationPolicyPaths": "Enter fewer paths, or accelerate the whole bucket.",
     "InvalidArgument": "Check the region on the Setup screen: requests are signed for it.",
 }
 _EC_REMEDIES = {
@@ -36,17 +36,17 @@ _UNREACHABLE = (
     "internal and accelerated endpoints answer only inside the region's internal network."
 )
 _THROTTLING = frozenset({429, 503})
-_RETRY = "Try again; if it stays, give OSS support the request id."
+_RETRY = "Try again; if the problem persists, send the request ID to OSS support."
 
 _QOS_DELAY_HEADER = "x-oss-qos-delay-time"
 
 
 class StorageError(ConsoleError):
-    """A request that OSS refused or that never got an answer.
+    """A request that OSS refused or did not answer.
 
-    `status` is the HTTP status (0 when there was no answer), `code` OSS's error code ("" when there was no answer),
-    `ec` its finer code, `request_id` what OSS support asks for. `delay_s` is how long OSS asked to wait. `action` is
-    what the request was for, such as `reading oss://bucket/key`.
+    `status` is the HTTP status (0 without an answer), `code` OSS's error code ("" without an answer), `ec` its finer
+    code, `request_id` the ID that OSS support needs. `delay_s` is the wait that OSS requested. `action` describes the
+    request, such as `reading oss://bucket/key`.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class StorageError(ConsoleError):
 
     @property
     def throttled(self) -> bool:
-        """Whether OSS takes the request later, without anything being wrong with it."""
+        """Whether OSS will accept the same request later."""
         return self.status in _THROTTLING
 
 
@@ -124,24 +124,24 @@ def translate(error: OssError, action: str, endpoint: str) -> StorageError:
 
 
 def malformed(error: Exception, action: str, endpoint: str) -> StorageError:
-    """The StorageError for a reply that is not what OSS sends: cut short, or from something that is not OSS."""
+    """The StorageError for a reply that OSS does not send: cut short, or from another server."""
     return StorageError(
-        f"{endpoint} gave a reply that cannot be read while {action} ({type(error).__name__}).",
-        remedy="Check that the endpoint is OSS's and that no proxy stands in between; then try again.",
+        f"{endpoint} sent a reply that cannot be read while {action} ({type(error).__name__}).",
+        remedy="Check that the endpoint is OSS's and that no proxy changes its replies; then try again.",
         retriable=True,
         action=action,
     )
 
 
 def _delay_s(error: OssError) -> float:
-    """The wait OSS asks for, seconds: in milliseconds in its own header, else in HTTP's Retry-After."""
+    """The wait OSS requests, seconds: in milliseconds in its own header, else in HTTP's Retry-After."""
     headers = {name.lower(): value for name, value in error.headers.items()}
     try:
         if _QOS_DELAY_HEADER in headers:
             delay = float(headers[_QOS_DELAY_HEADER]) / 1000
         else:
             delay = _retry_after_s(headers.get("retry-after", "0"))
-    except (ValueError, OverflowError):  # nonsense
+    except (ValueError, OverflowError):  # not a number
         return 0.0
     return delay if 0 <= delay < math.inf else 0.0
 

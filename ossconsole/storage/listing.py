@@ -1,4 +1,4 @@
-"""A listing that loads in the background, into rows kept in columns: a million rows take some hundred bytes each."""
+"""A listing that loads in the background into columns; a million rows take some hundred bytes each."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class ObjectRows:
         self.base = base
         self.count = 0
         self.folders = 0
-        """How many of them are folders."""
-        # In tuples, which the collector of cycles leaves alone; through one list of a million it would look each time.
+        """The number of rows that are folders."""
+        # In tuples, which the garbage collector stops tracking; one list of a million names it would scan each time.
         self._chunks: list[tuple[str, ...]] = []
         self._classes: list[str] = [""]
         self._size = np.empty(_FIRST_CAPACITY, np.int64)
@@ -78,7 +78,7 @@ class ObjectRows:
             old = getattr(self, name)
             grown = np.empty(capacity, old.dtype)
             grown[: self.count] = old[: self.count]
-            setattr(self, name, grown)  # a reader that still holds the old column sees the same rows
+            setattr(self, name, grown)  # a reader with the old column sees the same rows
 
     def _class_index(self, storage_class: str) -> int:
         try:
@@ -96,6 +96,7 @@ class ObjectRows:
         return self.base + self.name(row)
 
     def is_folder(self, row: int) -> bool:
+        """Whether the row is a folder (a common prefix)."""
         return bool(self._size[row] == _FOLDER)
 
     def size(self, row: int) -> int:
@@ -134,7 +135,7 @@ class ObjectRows:
         return np.equal(self._size[:count], _FOLDER)
 
     def total_size(self, rows: Indexes) -> int:
-        """The bytes of these objects; folders count nothing."""
+        """The bytes of these objects; folders count as 0."""
         return int(np.maximum(self._size[: self.count][rows], 0).sum())
 
     def sort_column(self, key: SortKey, count: int) -> npt.NDArray[np.int64]:
@@ -152,7 +153,7 @@ class ObjectRows:
     def matching(
         self, row_filter: RowFilter, start: int, stop: int, is_cancelled: Callable[[], bool] | None = None
     ) -> Indexes:
-        """The rows from `start` to `stop` that the filter lets through; what was found so far when cancelled."""
+        """The rows from `start` to `stop` that match the filter; when cancelled, those found until then."""
         found: list[int] = []
         for number in range(start >> _CHUNK_BITS, -(-stop >> _CHUNK_BITS)):
             if is_cancelled is not None and is_cancelled():
@@ -182,7 +183,7 @@ class Sort:
 
 class RowFilter:
     """Which names to show: `text` anywhere in the name, `*.pt` as a pattern of the whole name, `re:^n0[12]` as a
-    regular expression; `!` in front turns it round. Case makes no difference. Raises SettingsError.
+    regular expression; a leading `!` inverts it. Case is ignored. Raises SettingsError.
     """
 
     def __init__(self, text: str) -> None:
@@ -190,11 +191,11 @@ class RowFilter:
         wanted = text.removeprefix("!")
         self.inverse = wanted != text
         self._needle = ""
-        """What a plain text looks for: one search through many names at once finds most of them without it."""
+        """The plain text to find: one search through many joined names rules most of them out."""
         self.matches: Callable[[str], bool] = self._compile(wanted)
 
     def matching(self, names: Sequence[str]) -> Iterable[int]:
-        """Which of the names it lets through, by their place."""
+        """The indexes of the names that match."""
         if self._needle and self._needle not in "\n".join(names).casefold():
             return range(len(names)) if self.inverse else ()
         matches = self.matches
@@ -231,13 +232,13 @@ class RowView:
     covered: int = 0
     order: Indexes = field(default_factory=lambda: np.empty(0, np.uint32))
     matched: Indexes | None = None
-    """What the filter let through, by arrival; None without a filter."""
+    """The rows that match the filter, by arrival; None without a filter."""
 
     def __len__(self) -> int:
         return len(self.order)
 
     def position(self, row: int) -> int | None:
-        """Where the row is in this order."""
+        """The index of the row in this order; None where it is not shown."""
         found = np.flatnonzero(self.order == row)
         return int(found[0]) if len(found) else None
 
@@ -250,7 +251,7 @@ def build_view(
     previous: RowView | None = None,
     is_cancelled: Callable[[], bool] | None = None,
 ) -> RowView:
-    """The view of what is loaded now. `previous` spares filtering again what it has filtered the same way."""
+    """The view of the rows loaded now. The results of `previous` are reused where its filter is the same."""
     covered = rows.count
     matched: Indexes | None = None
     if row_filter is not None:
@@ -274,20 +275,21 @@ def build_view(
     return RowView(rows, sort, row_filter, covered, order, matched)
 
 
-_GIVE_WAY_S = 0.15  # after a key, in which the next one is likely
-_LONGEST_WAIT_S = 0.6  # before a page, however many keys come
+_KEY_PAUSE_S = 0.15  # after a key, in which the next one is likely
+_LONGEST_WAIT_S = 0.6  # before a page, however many keys are pressed
 
 
 class PageSource(Protocol):
-    """What a listing needs of an ObjectStore."""
+    """The part of ObjectStore that a listing needs."""
 
     def list_page(
         self, prefix: str, *, delimiter: str = "/", token: str = "", start_after: str = "", max_keys: int = 1000
-    ) -> ListPage: ...
+    ) -> ListPage:
+        """As ObjectStore.list_page."""
 
 
 class ListingState(str, enum.Enum):
-    """How far a listing is."""
+    """The state of a listing."""
 
     LOADING = "loading"
     STOPPED = "stopped"
@@ -296,10 +298,10 @@ class ListingState(str, enum.Enum):
 
 
 class Listing:
-    """One prefix being listed by a thread of its own.
+    """The listing of one prefix, in a thread of its own.
 
-    Pages land in the rows of the listing that asked for them, so that a late page of one folder cannot show up in
-    another; within a listing the generation does the same for a page asked for before a stop.
+    Pages go into the rows of the listing that requested them, so a late page cannot appear in another folder. Within a
+    listing the generation does the same for a page requested before a stop.
     """
 
     def __init__(
@@ -312,7 +314,7 @@ class Listing:
     ) -> None:
         """`on_change` is called from the listing's thread after each page and each change of state.
 
-        Names are told relative to the last folder of `prefix`, which may end in the middle of a name.
+        Names are relative to the last folder of `prefix`, which may end in the middle of a name.
         """
         self.prefix = prefix
         self.rows = ObjectRows(prefix[: prefix.rfind("/") + 1])
@@ -331,7 +333,7 @@ class Listing:
         self._ended.set()
 
     def start(self) -> None:
-        """Lists from the first page, or goes on after the last page that arrived (after `stop` or a failure)."""
+        """Lists from the first page, or continues after the last page that arrived (after `stop` or a failure)."""
         with self._lock:
             if self.state in {ListingState.LOADING, ListingState.COMPLETE}:
                 return
@@ -343,7 +345,7 @@ class Listing:
         ).start()
 
     def stop(self) -> None:
-        """Keeps what has arrived and asks for no more; a page on its way is dropped and asked for again by `start`."""
+        """Keeps what has arrived and stops; a page that is being fetched is dropped, and `start` fetches it again."""
         with self._lock:
             if self.state is not ListingState.LOADING:
                 return
@@ -356,11 +358,12 @@ class Listing:
         return self._ended.wait(timeout_s)
 
     def give_way(self) -> None:
-        """Asks for no page in the next moment: reading one keeps Python from answering the key just pressed."""
-        self._busy_until = time.monotonic() + _GIVE_WAY_S
+        """Delays the next page: parsing it would keep Python from handling the key just pressed."""
+        self._busy_until = time.monotonic() + _KEY_PAUSE_S
 
     @property
     def is_complete(self) -> bool:
+        """Whether every page has arrived."""
         return self.state is ListingState.COMPLETE
 
     def _load(self, generation: int) -> None:

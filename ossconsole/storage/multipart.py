@@ -34,8 +34,8 @@ MAX_PARTS = 10_000  # OSS's limit
 _NO_SUCH_UPLOAD = "NoSuchUpload"
 
 
-class _Memory(msgspec.Struct):
-    """What a later try needs: the upload, and the file it is of."""
+class _ResumeState(msgspec.Struct):
+    """What a later attempt needs: the upload, and which file it sends."""
 
     upload_id: str
     size: int
@@ -43,14 +43,14 @@ class _Memory(msgspec.Struct):
     part_size: int
 
 
-class PartedUpload:
-    """The parts of one file; `send` each of `numbers` from any thread, then `complete`, or `abort`.
+class ResumableUpload:
+    """The parts of one file: `send` each of `numbers` from any thread, then `complete` or `abort`.
 
-    What an earlier try has sent is compared with the file, part by part, and not sent again.
+    Parts that an earlier attempt has sent are compared with the file and not sent again.
     """
 
     def __init__(self, store: ObjectStore, path: Path, key: str, part_size: int = PART_SIZE) -> None:
-        """Begins the upload, or goes on with it. Raises OSError, StorageError."""
+        """Starts or resumes the upload. Raises OSError, StorageError."""
         self.key = key
         self._store = store
         self._path = path
@@ -60,7 +60,7 @@ class PartedUpload:
             self.size = status.st_size
             part_size = max(part_size, -(-self.size // MAX_PARTS))
             self._memory_path = _memory_path(store, path, key)
-            self._memory, self._there = self._resume(_Memory("", self.size, status.st_mtime_ns, part_size))
+            self._memory, self._there = self._resume(_ResumeState("", self.size, status.st_mtime_ns, part_size))
         except BaseException:
             os.close(self._fd)
             raise
@@ -74,7 +74,7 @@ class PartedUpload:
         return range(1, -(-self.size // self._memory.part_size) + 1)
 
     def claim(self) -> bool:
-        """True for one caller, once every part is in the bucket: that one completes the upload."""
+        """True for one caller, once every part is in the bucket: that caller completes the upload."""
         with self._lock:
             if self._claimed or len(self._sent) < len(self.numbers):
                 return False
@@ -82,9 +82,9 @@ class PartedUpload:
             return True
 
     def send(self, number: int, before: Callable[[int], None] = lambda _: None) -> int:
-        """Sends one part, unless an earlier try has, and gives its length. Raises OSError, StorageError.
+        """Sends one part, unless an earlier attempt has; returns its bytes. Raises OSError, StorageError.
 
-        `before` is called with the length when it is about to be sent.
+        `before` is called with the number of bytes just before they are sent.
         """
         start = (number - 1) * self._memory.part_size
         data = os.pread(self._fd, min(self._memory.part_size, self.size - start), start)
@@ -104,9 +104,9 @@ class PartedUpload:
         return len(data)
 
     def complete(self) -> None:
-        """Makes the object out of the parts, and compares its CRC64 with the file's.
+        """Completes the object and compares its CRC64 with the file's.
 
-        Raises ConsoleError when the file was changed meanwhile, StorageError.
+        Raises ConsoleError when the file was changed during the upload, StorageError.
         """
         status = self._path.stat()
         if (status.st_size, status.st_mtime_ns) != (self.size, self._memory.mtime_ns):
@@ -118,13 +118,13 @@ class PartedUpload:
         try:
             self._store.call(action, complete)
         except StorageError as error:
-            # The answer to an earlier try may have been lost: then the upload is gone and the object there.
+            # The answer to an earlier attempt may have been lost: then the upload has ended and the object exists.
             if error.code != _NO_SUCH_UPLOAD or self._store.head(self.key).crc64 != self._crc64():
                 raise
         self._forget()
 
     def abort(self) -> None:
-        """Gives the upload up and frees its parts. Raises StorageError."""
+        """Ends the upload and frees its parts. Raises StorageError."""
         self._forget()
         self._store.call(
             f"aborting the upload of {self._store.uri(safe_text(self.key))}",
@@ -132,12 +132,13 @@ class PartedUpload:
         )
 
     def close(self) -> None:
+        """Closes the file; an upload that is not complete can be resumed."""
         os.close(self._fd)
 
     def _forget(self) -> None:
         try:
             self._memory_path.unlink(missing_ok=True)
-        except OSError as error:  # a later upload finds that it is over
+        except OSError as error:  # a later upload notices that this one has ended
             log.warning("%s cannot be deleted: %s", self._memory_path, error.strerror)
 
     def _crc64(self) -> int:
@@ -146,16 +147,15 @@ class PartedUpload:
         return int(oss2.utils.calc_obj_crc_from_parts(sorted(self._sent, key=lambda part: part.part_number)))
 
     def _changed(self) -> ConsoleError:
-        return ConsoleError(
-            f"{safe_text(str(self._path))} was changed while it was uploaded.", remedy="Upload it again."
-        )
+        return ConsoleError(f"{safe_text(str(self._path))} was changed during its upload.", remedy="Upload it again.")
 
-    def _resume(self, fresh: _Memory) -> tuple[_Memory, dict[int, str]]:
-        """The upload to go on with and the ETags of its parts; a new one where there is none of this very file."""
+    def _resume(self, fresh: _ResumeState) -> tuple[_ResumeState, dict[int, str]]:
+        """The upload to continue and the ETags of its parts by number; a new one unless the file is unchanged."""
         known = self._remembered()
         if known is not None and (known.size, known.mtime_ns) == (fresh.size, fresh.mtime_ns):
             try:
-                return known, self._parts(known.upload_id)
+                parts = _list_parts(self._store, self.key, known.upload_id)
+                return known, {part.part_number: part.etag.strip('"').upper() for part in parts}
             except StorageError as error:
                 if error.code != _NO_SUCH_UPLOAD:
                     raise
@@ -163,33 +163,20 @@ class PartedUpload:
         fresh.upload_id = self._store.call(f"beginning {self._store.uri(safe_text(self.key))}", begin).upload_id
         try:
             write_private(self._memory_path, msgspec.json.encode(fresh))
-        except SettingsError as error:  # of use to a later try alone
-            log.warning("An upload that ends early will start over: %s", error)
+        except SettingsError as error:  # only a later attempt needs it
+            log.warning("This upload cannot be resumed if it ends early: %s", error)
         return fresh, {}
 
-    def _remembered(self) -> _Memory | None:
+    def _remembered(self) -> _ResumeState | None:
         try:
             data = read_private(self._memory_path)
-            return None if data is None else decode_json(data, _Memory)
+            return None if data is None else decode_json(data, _ResumeState)
         except SettingsError as error:
-            log.warning("An earlier try of this upload is not known: %s", error)
+            log.warning("An earlier attempt of this upload cannot be resumed: %s", error)
         except msgspec.DecodeError:
             with contextlib.suppress(SettingsError):
-                log.warning("A damaged note of an earlier upload is kept as %s", set_aside(self._memory_path))
+                log.warning("A damaged resume file of an earlier upload is kept as %s", set_aside(self._memory_path))
         return None
-
-    def _parts(self, upload_id: str) -> dict[int, str]:
-        found: dict[int, str] = {}
-        marker = ""
-        while True:
-            page = self._store.call(
-                f"listing the parts of {self._store.uri(safe_text(self.key))}",
-                functools.partial(self._store.sdk.list_parts, self.key, upload_id, marker=marker),
-            )
-            found |= {part.part_number: part.etag.strip('"').upper() for part in page.parts}
-            if not page.is_truncated:
-                return found
-            marker = page.next_marker
 
 
 def _memory_path(store: ObjectStore, path: Path, key: str) -> Path:
@@ -198,7 +185,7 @@ def _memory_path(store: ObjectStore, path: Path, key: str) -> Path:
 
 
 class UnfinishedUpload(msgspec.Struct, frozen=True):
-    """An upload that was begun and neither completed nor aborted. `begun` in seconds since the epoch (UTC)."""
+    """A multipart upload that is neither complete nor aborted. `begun` in seconds since the epoch (UTC)."""
 
     key: str
     upload_id: str
@@ -208,7 +195,7 @@ class UnfinishedUpload(msgspec.Struct, frozen=True):
 
 
 def list_uploads(store: ObjectStore, prefix: str = "") -> Iterator[UnfinishedUpload]:
-    """The unfinished uploads below `prefix`, each with what it holds so far (one more request each)."""
+    """The unfinished uploads below `prefix`, each with the count and bytes of its parts (one more request each)."""
     key_marker = upload_marker = ""
     while True:
         page = store.call(
@@ -218,33 +205,31 @@ def list_uploads(store: ObjectStore, prefix: str = "") -> Iterator[UnfinishedUpl
             ),
         )
         for upload in page.upload_list:
-            parts, size = _parts(store, upload.key, upload.upload_id)
-            yield UnfinishedUpload(upload.key, upload.upload_id, upload.initiation_date, parts, size)
+            sizes = [part.size for part in _list_parts(store, upload.key, upload.upload_id)]
+            yield UnfinishedUpload(upload.key, upload.upload_id, upload.initiation_date, len(sizes), sum(sizes))
         if not page.is_truncated:
             return
         key_marker, upload_marker = page.next_key_marker, page.next_upload_id_marker
 
 
 def abort_upload(store: ObjectStore, upload: UnfinishedUpload) -> None:
-    """Gives up the upload and frees its parts."""
+    """Ends the upload and frees its parts. Raises StorageError."""
     store.call(
         f"aborting an upload of {store.uri(safe_text(upload.key))}",
         lambda: store.sdk.abort_multipart_upload(upload.key, upload.upload_id),
     )
 
 
-def _parts(store: ObjectStore, key: str, upload_id: str) -> tuple[int, int]:
-    count = size = 0
+def _list_parts(store: ObjectStore, key: str, upload_id: str) -> Iterator[oss2.models.PartInfo]:
     marker = ""
     while True:
         page = store.call(
             f"listing the parts of an upload of {store.uri(safe_text(key))}",
             functools.partial(store.sdk.list_parts, key, upload_id, marker=marker),
         )
-        count += len(page.parts)
-        size += sum(part.size for part in page.parts)
+        yield from page.parts
         if not page.is_truncated:
-            return count, size
+            return
         marker = page.next_marker
 
 
@@ -252,7 +237,7 @@ _READ_SIZE = 4 << 20
 
 
 class _Journal(msgspec.Struct):
-    """Which parts of which version of the object are on disk."""
+    """The parts on the disk, and the version of the object that they belong to."""
 
     etag: str
     size: int
@@ -264,18 +249,18 @@ class ChecksumError(ConsoleError):
     """The bytes on disk differ from the object's CRC64."""
 
 
-class PartedFile:
-    """The parts of one object, written by many threads into a hidden file beside `target`."""
+class ResumableFile:
+    """The parts of one object, written by many threads into a hidden partial file beside `target`."""
 
     def __init__(self, target: Path, info: ObjectInfo, part_size: int = PART_SIZE) -> None:
-        """Opens or goes on with the hidden file. Raises ConsoleError when another download is writing it, OSError."""
+        """Opens or resumes the partial file. Raises ConsoleError when another download is writing it, OSError."""
         self.target = target
         self.info = info
         self._part_size = part_size
-        self._data_path = hidden_path(target)
+        self._data_path = partial_path(target)
         self._journal_path = self._data_path.with_suffix(".ossconsole-parts")
         self._lock = threading.Lock()
-        self._fd = open_hidden(target)
+        self._fd = open_partial(target)
         try:
             self._done = self._resume()
             os.ftruncate(self._fd, info.size)
@@ -287,11 +272,12 @@ class PartedFile:
 
     @property
     def part_count(self) -> int:
+        """The number of parts."""
         return -(-self.info.size // self._part_size)
 
     @property
     def resumed_bytes(self) -> int:
-        """What earlier tries had brought in."""
+        """The bytes that earlier attempts have fetched."""
         return sum(self.span(part)[1] for part in self._done)
 
     @property
@@ -305,10 +291,11 @@ class PartedFile:
         return start, min(self._part_size, self.info.size - start)
 
     def write(self, offset: int, data: bytes) -> None:
+        """Writes all of `data` at `offset`. Raises OSError."""
         write_all(self._fd, data, offset)
 
     def part_done(self, part: int) -> bool:
-        """Notes a part as written; True when that made it whole."""
+        """Records a part as written; True when it was the last missing one. Raises OSError."""
         with self._lock:
             self._done.add(part)
             self._waiting.discard(part)
@@ -321,7 +308,7 @@ class PartedFile:
         return is_whole
 
     def part_failed(self) -> None:
-        """Notes that a part will not come; after the last part the hidden file is let go of."""
+        """Records that a part failed; after the last part the partial file is closed."""
         self._settle()
 
     def _settle(self) -> None:
@@ -332,12 +319,12 @@ class PartedFile:
             self.close()
 
     def commit(self) -> None:
-        """Compares the CRC64 and moves the file to its place. Raises ChecksumError, after which a try starts over."""
-        if self.info.crc64 is not None and self._crc64() != self.info.crc64:
+        """Compares the CRC64 and renames the file to `target`. Raises ChecksumError; the next attempt starts over."""
+        if self.info.crc64 is not None and file_crc64(self._data_path) != self.info.crc64:
             self._journal_path.unlink(missing_ok=True)
             self.close()
             raise ChecksumError(
-                f"{safe_text(self.info.key)} arrived with another CRC64.", remedy="Try again: it starts over."
+                f"{safe_text(self.info.key)} arrived with another CRC64.", remedy="Try again: the download starts over."
             )
         os.fsync(self._fd)
         os.utime(self._fd, (self.info.modified, self.info.modified))
@@ -346,7 +333,7 @@ class PartedFile:
         self.close()
 
     def close(self) -> None:
-        """Lets go of the hidden file, which stays for a later try unless it was committed."""
+        """Closes the partial file, which stays for a later attempt unless it was committed."""
         with self._lock:
             if self._fd >= 0:
                 os.close(self._fd)
@@ -362,23 +349,25 @@ class PartedFile:
             return set()
         return {part for part in journal.done if 0 <= part < self.part_count}
 
-    def _crc64(self) -> int:
-        crc, offset = 0, 0
-        while data := os.pread(self._fd, _READ_SIZE, offset):
+
+def file_crc64(path: Path) -> int:
+    """The CRC64 of a file, as OSS computes it. Raises OSError."""
+    crc = 0
+    with path.open("rb") as file:
+        while data := file.read(_READ_SIZE):
             crc = fastcrc.crc64.xz(data, crc)
-            offset += len(data)
-        return crc
+    return crc
 
 
-def hidden_path(target: Path) -> Path:
-    """The file beside `target` that it comes in as; the same in every try."""
+def partial_path(target: Path) -> Path:
+    """The hidden file beside `target` that a download writes first; the same for every attempt."""
     stem = hashlib.sha256(target.name.encode("utf-8", "surrogatepass")).hexdigest()[:24]
     return target.with_name(f".{stem}.ossconsole-part")
 
 
-def open_hidden(target: Path) -> int:
-    """Opens the hidden file of `target` for this download alone. Raises ConsoleError when another one has it."""
-    path = hidden_path(target)
+def open_partial(target: Path) -> int:
+    """Opens the partial file of `target` for this download alone. Raises ConsoleError when another one has it."""
+    path = partial_path(target)
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
@@ -387,16 +376,16 @@ def open_hidden(target: Path) -> int:
             os.close(descriptor)
             raise ConsoleError(
                 f"Another download is writing {safe_text(str(target))}.",
-                remedy="Wait for it, or choose another folder.",
+                remedy="Wait for it, or select another folder.",
             ) from error
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), path.stat()):
                 return descriptor
-        os.close(descriptor)  # the other download moved it to its place between the opening and the lock
+        os.close(descriptor)  # the other download renamed it between the opening and the lock
 
 
 def write_all(descriptor: int, data: bytes, offset: int) -> None:
-    """Writes every byte at the offset, however little the system takes at once."""
+    """Writes every byte at the offset; one system call may write only some of them. Raises OSError."""
     view = memoryview(data)
     while view:
         written = os.pwrite(descriptor, view, offset)

@@ -1,4 +1,4 @@
-"""What OSS tells of buckets and objects, and the parser of listing replies.
+"""What OSS reports about buckets and objects: the records and the parser of listing replies.
 
 oss2 parses a reply in one call of 10 ms that blocks every other thread, and takes 25 ms for a page of 1,000 objects. A
 listing of a million would delay every key press.
@@ -38,7 +38,7 @@ class ListPage(msgspec.Struct, frozen=True):
 
 
 class ObjectInfo(msgspec.Struct, frozen=True):
-    """What a HEAD tells. `crc64` is None where the server gives none; `headers` are as received, lower-case names."""
+    """The reply to a HEAD. `crc64` is None where the server sends none; `headers` as received, names in lower case."""
 
     key: str
     size: int
@@ -62,7 +62,7 @@ class BucketSummary(msgspec.Struct, frozen=True):
 
 
 class PutResult(msgspec.Struct, frozen=True):
-    """What OSS answered to a write. `crc64` was compared with the bytes sent."""
+    """OSS's answer to a write. `crc64` was compared with that of the bytes sent."""
 
     etag: str
     crc64: int | None
@@ -74,16 +74,16 @@ _OF_THE_PAGE = frozenset({"EncodingType", "IsTruncated", "NextContinuationToken"
 
 
 def read_page(pieces: Iterable[bytes]) -> ListPage:
-    """The page in a reply to ListObjectsV2. Raises ExpatError, ValueError for what is none or breaks off."""
-    reader = _Reader()
+    """The page in a reply to ListObjectsV2. Raises ExpatError or ValueError for a reply that is not one or is cut."""
+    reader = _ListingParser()
     for piece in pieces:
         reader.parser.Parse(piece, False)
     reader.parser.Parse(b"", True)
     return reader.page()
 
 
-class _Reader:
-    """Collects the fields of one entry after the other. Names are encoded, so that blanks around them mean nothing."""
+class _ListingParser:
+    """Collects the fields of one entry after the other. Names are URL-encoded, so blanks around them mean nothing."""
 
     def __init__(self) -> None:
         self.parser = expat.ParserCreate()
@@ -115,11 +115,11 @@ class _Reader:
 
     @staticmethod
     def _refuse(*_: object) -> None:
-        raise ValueError("a listing has no document type")
+        raise ValueError("a listing must not have a document type")
 
     def page(self) -> ListPage:
         if self._root != _ROOT:
-            raise ValueError(f"{self._root} is no listing")
+            raise ValueError(f"{self._root} is not a listing")
         decode = unquote if self._about.get("EncodingType") == "url" else str
         try:
             objects = [

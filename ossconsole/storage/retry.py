@@ -1,4 +1,4 @@
-"""Retries: one policy for every request to OSS. A failure is retried a few times, throttling is waited out."""
+"""Retries: one policy for every request to OSS, and the circuit breaker that ends a job during an outage."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class Wait(msgspec.Struct, frozen=True):
 
 
 Pause = Callable[[Wait], None]
-"""Spends the wait. What it raises ends the request: a cancelled job raises at once."""
+"""Spends the wait. What it raises ends the request, such as Cancelled of a job."""
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """How often and how long a request is sent again after a retriable StorageError.
 
-    No answer, 5xx and damaged replies: `attempts` tries in all. Throttling (HTTP 429 and 503) is no failure: it is
-    waited out, `patience_s` seconds of waits in all. A wait doubles from `first_wait_s` to `longest_wait_s`, half of it
-    random; it is longer where OSS asks for more.
+    No answer, 5xx and damaged replies: `attempts` in all. Throttling (HTTP 429 and 503) does not count as an attempt:
+    its waits may add up to `patience_s` seconds. A wait doubles from `first_wait_s` to `longest_wait_s`, half of it
+    random; it is longer where OSS requests more.
     """
 
     attempts: int = 4
@@ -47,26 +47,60 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
         """The result of `request`. Raises its last StorageError, and what `pause` raises."""
         if self.attempts == 1 and not self.patience_s:
             return request()
-        tries = _Tries(self)
+        attempts = _Attempts(self)
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(lambda error: isinstance(error, StorageError) and error.retriable),
-            wait=tries.wait,
-            stop=tries.over,
-            sleep=lambda seconds: pause(Wait(seconds, tries.error)),
+            wait=attempts.wait,
+            stop=attempts.used_up,
+            sleep=lambda seconds: pause(Wait(seconds, attempts.error)),
             reraise=True,
         )
         return retrying(request)
 
 
-PATIENT = RetryPolicy()
-"""What every request has that nothing else is said of."""
+DEFAULT_RETRY = RetryPolicy()
+"""For requests without a policy of their own."""
 
-ONCE = RetryPolicy(attempts=1, patience_s=0)
-"""For questions about now: whether an endpoint answers, why it refuses."""
+NO_RETRY = RetryPolicy(attempts=1, patience_s=0)
+"""For the state of this moment: whether an endpoint answers, why it refuses."""
+
+
+# Refusals that every other request would meet too.
+_FATAL_CODES = frozenset(
+    {
+        "InvalidAccessKeyId",
+        "InvalidSecurityToken",
+        "NoSuchBucket",
+        "RequestTimeTooSkewed",
+        "SecurityTokenExpired",
+        "SignatureDoesNotMatch",
+    }
+)
+
+
+class CircuitBreaker:
+    """Ends a job when a failed request means that every other request would fail too; safe from any thread."""
+
+    def __init__(self, max_unanswered: int = 8) -> None:
+        """`max_unanswered` requests in a row without any answer are too many."""
+        self._max_unanswered = max_unanswered
+        self._unanswered = 0
+
+    def succeeded(self) -> None:
+        """A request got through."""
+        self._unanswered = 0
+
+    def check(self, error: StorageError) -> None:
+        """Raises `error`, which has used up its retries, unless it concerns its own object alone."""
+        if error.code in _FATAL_CODES or error.throttled:
+            raise error
+        self._unanswered = self._unanswered + 1 if error.status == 0 and error.retriable else 0
+        if self._unanswered >= self._max_unanswered:
+            raise error
 
 
 class WaitNotes:
-    """What requests of several threads wait for at the moment."""
+    """The retries that requests of several threads wait for at the moment."""
 
     def __init__(self) -> None:
         self._waits: dict[int, Wait] = {}
@@ -83,13 +117,13 @@ class WaitNotes:
 
     @property
     def text(self) -> str:
-        """The wait that began last, in words; "" while no request waits."""
+        """A description of the newest wait; "" while no request waits."""
         waits = list(self._waits.values())
         return str(waits[-1]) if waits else ""
 
 
-class _Tries:
-    """The tries of one request."""
+class _Attempts:
+    """The attempts of one request."""
 
     def __init__(self, policy: RetryPolicy) -> None:
         self._policy = policy
@@ -99,11 +133,11 @@ class _Tries:
         self.error: StorageError
 
     def wait(self, state: tenacity.RetryCallState) -> float:
-        asked = _error(state).delay_s
-        return max(asked, self._backoff(state))
+        """Seconds before the next attempt."""
+        return max(_error(state).delay_s, self._backoff(state))
 
-    def over(self, state: tenacity.RetryCallState) -> bool:
-        """Whether the last error is the request's; tenacity asks it after `wait`."""
+    def used_up(self, state: tenacity.RetryCallState) -> bool:
+        """Whether the last error ends the request; tenacity calls it after `wait`."""
         self.error = _error(state)
         if self.error.throttled:
             self._waited_s += state.upcoming_sleep
@@ -113,12 +147,12 @@ class _Tries:
 
 
 def backoff(policy: RetryPolicy) -> tenacity.wait.wait_base:
-    """The waits of `policy`, where OSS asks for none."""
+    """The waits of `policy`, where OSS requests none."""
     halves = {"multiplier": policy.first_wait_s / 2, "max": policy.longest_wait_s / 2}
     return tenacity.wait_exponential(**halves) + tenacity.wait_random_exponential(**halves)
 
 
 def _error(state: tenacity.RetryCallState) -> StorageError:
     error = state.outcome.exception() if state.outcome else None
-    assert isinstance(error, StorageError)  # noqa: S101 - no other is retried
+    assert isinstance(error, StorageError)  # noqa: S101 - no other error is retried
     return error

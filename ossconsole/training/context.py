@@ -163,10 +163,10 @@ class RunContext:
             threading.Thread(target=self._report_accelerator, name="accelerator", daemon=True).start()
 
     def _report_accelerator(self) -> None:
-        from ossconsole.storage.accelerator import bought_accelerator
+        from ossconsole.storage.accelerator import find_accelerator
 
         try:
-            accelerator = bought_accelerator(self.profile, self.credentials)
+            accelerator = find_accelerator(self.profile, self.credentials)
         except ConsoleError as error:  # the key may lack the permission; the run needs the size for texts only
             log.info("The size of the accelerator is unknown: %s", error)
             return

@@ -23,10 +23,9 @@ if TYPE_CHECKING:  # types only: the first paint does not wait for the layers be
     from ossconsole.config.errors import ConsoleError
     from ossconsole.config.metadata import Instance
     from ossconsole.config.profiles import Profile
-    from ossconsole.dataset.upload.job import UploadSummary
+    from ossconsole.dataset.upload.job import UploadSettings, UploadSummary
     from ossconsole.dataset.upload.plan import UploadPlan
-    from ossconsole.dataset.upload.progress import Picture, UploadProgress
-    from ossconsole.dataset.upload.settings import UploadSettings
+    from ossconsole.dataset.upload.progress import SamplePreview, UploadProgress
     from ossconsole.storage.accelerator import Accelerator
     from ossconsole.storage.client import ObjectStore
     from ossconsole.storage.jobs.job import Job
@@ -105,7 +104,7 @@ class OwnUploadHandle(UploadHandle, Protocol):
     def settings(self) -> UploadSettings:
         """The settings it was started with."""
 
-    def picture(self) -> Picture | None:
+    def preview(self) -> SamplePreview | None:
         """The newest prepared sample."""
 
     def set_parallelism(self, number: int) -> None:
@@ -182,7 +181,7 @@ class AcceleratorState(msgspec.Struct, frozen=True):
     """The accelerator of the bucket, None where it has none, and warnings before training through it."""
 
     accelerator: Accelerator | None
-    cautions: tuple[str, ...] = ()
+    accelerator_warnings: tuple[str, ...] = ()
 
 
 class BucketAdmin(Protocol):

@@ -35,8 +35,8 @@ from ossconsole.config.credential_sources import FixedSource
 from ossconsole.config.files import STATE_DIR_VARIABLE
 from ossconsole.config.profiles import Profile
 from ossconsole.dataset.formats import SampleFormat
-from ossconsole.dataset.upload.job import UploadJob
-from ossconsole.dataset.upload.settings import UploadSettings
+from ossconsole.dataset.upload.job import UploadSettings
+from ossconsole.dataset.upload.plan import create_upload
 from ossconsole.sandbox.process import SandboxProcess
 
 FIRST_BYTE_MS = 30
@@ -135,11 +135,11 @@ def tutorial(server: Server, paths: list[Path]) -> Arm:
 
 def console(server: Server, folder: Path, fmt: SampleFormat, count: int) -> Arm:
     """The whole upload, from start to written manifest, processes started and bucket verified."""
-    job = UploadJob(server.profile(), server.owner, UploadSettings(source=folder, format=fmt, size=SIZE))
+    job = create_upload(server.profile(), server.owner, UploadSettings(source=folder, format=fmt, size=SIZE))
 
     def run() -> None:
         job.start()
-        summary = job.wait(600)
+        summary = job.result(600)
         assert (summary.uploaded, summary.failed) == (count, 0), summary
 
     return measured(count, run)

@@ -32,8 +32,8 @@ from PIL import Image
 from ossconsole.config.credential_sources import FixedSource
 from ossconsole.config.files import STATE_DIR_VARIABLE
 from ossconsole.config.profiles import Profile
-from ossconsole.dataset.upload.job import UploadJob
-from ossconsole.dataset.upload.settings import UploadSettings
+from ossconsole.dataset.upload.job import UploadSettings
+from ossconsole.dataset.upload.plan import create_upload
 from ossconsole.sandbox.process import SandboxProcess
 
 SIZE = 8
@@ -86,7 +86,7 @@ def upload(
 
     watching = threading.Thread(target=watch)
     watching.start()
-    job = UploadJob(profile, owner, UploadSettings(source=source, size=SIZE))
+    job = create_upload(profile, owner, UploadSettings(source=source, size=SIZE))
     began = time.monotonic()
     job.start()
     if first_only:
@@ -94,7 +94,7 @@ def upload(
             time.sleep(0.005)
         seconds = time.monotonic() - began
         job.cancel()
-    uploaded = job.wait(_PATIENCE_S).uploaded
+    uploaded = job.result(_PATIENCE_S).uploaded
     if not first_only:
         seconds = time.monotonic() - began
     over.set()

@@ -16,7 +16,7 @@ import pytest
 
 from ossconsole.cli import demo
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.dataset.sample_data import make_sample_pictures
+from ossconsole.dataset.sample_data import make_sample_images
 from ossconsole.sandbox.process import INFO_NAME, SandboxInfo
 from ossconsole.telemetry.events import RunState
 from tests.cli.consoles import cleared, processes_of, wait_until
@@ -30,7 +30,7 @@ TRAIN, VAL = 200, 50
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pictures") / "sample-pictures"
-    make_sample_pictures(folder, train=TRAIN, val=VAL)
+    make_sample_images(folder, train=TRAIN, val=VAL)
     return folder
 
 

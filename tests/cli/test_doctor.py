@@ -16,7 +16,7 @@ import pytest
 
 from ossconsole.config.metadata import METADATA_VARIABLE
 from ossconsole.config.profiles import Profile
-from ossconsole.dataset.sample_data import make_sample_pictures
+from ossconsole.dataset.sample_data import make_sample_images
 from ossconsole.sandbox.faults import FaultPlan
 from ossconsole.sandbox.server import read_log
 from tests.sandboxed import Sandboxed
@@ -81,7 +81,7 @@ def pair(sandbox: Sandboxed, key: str = "") -> dict[str, str]:
 
 
 def test_on_the_embedded_sandbox_nothing_fails(home: Path) -> None:
-    make_sample_pictures(home / "state" / "sample-pictures", train=10, val=10)  # fewer than it would draw
+    make_sample_images(home / "state" / "sample-pictures", train=10, val=10)  # fewer than it would draw
     report = doctor(None, {})
     assert report.failing == set()
     assert "sandbox" in report.stderr

@@ -16,7 +16,7 @@ import pytest
 from ossconsole.cli.application import Application
 from ossconsole.cli.options import Target
 from ossconsole.dataset import sample_data
-from ossconsole.dataset.sample_data import make_sample_pictures
+from ossconsole.dataset.sample_data import make_sample_images
 from ossconsole.sandbox.process import DATASET_PREFIX
 from ossconsole.tui.console import StageState
 from tests.cli.consoles import cleared, processes_of, wait_until
@@ -31,7 +31,7 @@ def state(home: Path) -> Iterator[Path]:
     """A state folder whose sandbox is still to be made; its pictures are drawn, and few."""
     folder = home / "state"
     folder.mkdir(exist_ok=True)
-    make_sample_pictures(folder / "sample-pictures", train=TRAIN, val=VAL)
+    make_sample_images(folder / "sample-pictures", train=TRAIN, val=VAL)
     with cleared(folder):
         yield folder
 
@@ -104,7 +104,7 @@ def make_ready(target: Target) -> None:
 
 def test_the_console_shows_how_far_each_part_is(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (state / "sample-pictures").rename(state / "elsewhere")
-    monkeypatch.setattr(sample_data, "make_sample_pictures", partial(make_sample_pictures, train=TRAIN, val=VAL))
+    monkeypatch.setattr(sample_data, "make_sample_images", partial(make_sample_images, train=TRAIN, val=VAL))
     shown: list[tuple[str, StageState, str]] = []
     show = Application._stage
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ossconsole.dataset.upload.prepare import Recipe
+from ossconsole.dataset.upload.prepare import PreprocessConfig
 from tests.cli.uploading import Uploader, finish
 from tests.dataset.conftest import make_pictures
 from tests.dataset.uploads import bucket, settings_for, until, wanted
@@ -29,8 +29,8 @@ def source(tmp_path: Path) -> Path:
     return make_pictures(tmp_path / "source")
 
 
-def recipe(source: Path) -> Recipe:
-    return settings_for(source).recipe
+def recipe(source: Path) -> PreprocessConfig:
+    return settings_for(source).preprocessing
 
 
 def test_the_last_line_is_the_summary(uploader: Uploader, source: Path) -> None:
@@ -51,7 +51,7 @@ def test_a_broken_picture_makes_the_exit_code_1_and_the_rest_arrives(uploader: U
     assert done.code == 1
     assert done.summary["uploaded"] == 8
     assert [(line["path"], line["reason"]) for line in done.lines if line["event"] == "failed"] == [
-        ("train/ants/broken.jpg", "not a picture that can be read")
+        ("train/ants/broken.jpg", "not a readable image")
     ]
 
 
@@ -79,7 +79,7 @@ def test_a_dry_run_sends_nothing(uploader: Uploader, source: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
-        (["/nowhere"], 1, "/nowhere is not there"),
+        (["/nowhere"], 1, "/nowhere does not exist"),
         ([], 2, "SRC"),
         (["SOURCE", "--size", "3"], 2, "--size 3"),
         (["SOURCE", "--format", "jpeg"], 2, "jpeg"),

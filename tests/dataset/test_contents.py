@@ -15,20 +15,20 @@ from PIL import Image
 from ossconsole.dataset.contents import (
     PREVIEW_BYTES,
     BytesContent,
+    ImageContent,
     ManifestIndex,
-    PictureContent,
     TextContent,
-    Unread,
-    folder_pictures,
+    UnreadableContent,
+    folder_images,
     read_content,
 )
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import Manifest, Sample, write_manifest
-from ossconsole.dataset.upload.verify import ManifestCheck
-from ossconsole.storage.checkpoints.inspect import Checkpoint
+from ossconsole.dataset.upload.samples import ManifestCheck
+from ossconsole.storage.checkpoints.inspect import CheckpointInfo
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.jobs.job import JobState
-from ossconsole.storage.retry import ONCE
+from ossconsole.storage.retry import NO_RETRY
 from tests.sandboxed import Sandboxed
 
 SAMPLE = np.full((3, 8, 8), 9, np.uint8).tobytes()
@@ -52,7 +52,7 @@ class Counting(ObjectStore):
 
 @pytest.fixture
 def store(sandboxed_bucket: Sandboxed) -> Iterator[Counting]:
-    opened = Counting(sandboxed_bucket.process.profile(), sandboxed_bucket.owner, retry=ONCE)
+    opened = Counting(sandboxed_bucket.process.profile(), sandboxed_bucket.owner, retry=NO_RETRY)
     yield opened
     opened.close()
 
@@ -73,7 +73,7 @@ def saved(value: Any) -> bytes:
 def test_a_checkpoint_whatever_its_name(store: Counting) -> None:
     data = saved({"w": torch.zeros(500_000)})
     for name in ("a.pt", "a.ckpt", "no-ending"):
-        assert isinstance(told(store, name, data), Checkpoint)
+        assert isinstance(told(store, name, data), CheckpointInfo)
         assert store.fetched <= 2 * PREVIEW_BYTES
 
 
@@ -85,8 +85,8 @@ def test_a_zip_that_is_no_checkpoint_says_so(store: Counting) -> None:
 
 def test_samples_by_size_and_by_manifest(store: Counting) -> None:
     content = told(store, "ants/1.u8", SAMPLE)
-    assert isinstance(content, PictureContent)
-    assert (content.label, content.picture.width) == ("ants", 8)
+    assert isinstance(content, ImageContent)
+    assert (content.label, content.image.width) == ("ants", 8)
     wrong = told(store, "ants/2.u8", b"\xff" * 1000)
     assert isinstance(wrong, BytesContent)
     assert "1,000 bytes are neither" in wrong.note
@@ -100,7 +100,7 @@ def test_samples_by_size_and_by_manifest(store: Counting) -> None:
         "contents",
     )
     known = told(store, "m.u8", SAMPLE, index)
-    assert (known.label, known.picture.height, known.picture.width) == ("Formica rufa", 4, 16)
+    assert (known.label, known.image.height, known.image.width) == ("Formica rufa", 4, 16)
     assert "expects 192 bytes (8 x 8 image-u8)" in told(store, "short.u8", b"x", index).note
 
 
@@ -129,10 +129,10 @@ def test_a_long_text_costs_64_kib_and_a_letter_cut_in_two_is_no_fault(store: Cou
 def test_bytes_empty_and_archived(store: Counting) -> None:
     assert isinstance(told(store, "bytes", b"\xff\0\xfe" * 50), BytesContent)
     assert isinstance(told(store, "nul", b"text\0more"), BytesContent)
-    assert isinstance(told(store, "empty", b""), Unread)
+    assert isinstance(told(store, "empty", b""), UnreadableContent)
     store.sdk.put_object("contents/cold", b"x" * 10, headers={"x-oss-storage-class": "Archive"})
     cold = read_content(store, store.head("contents/cold"))
-    assert isinstance(cold, Unread)
+    assert isinstance(cold, UnreadableContent)
     assert "restore" in cold.reason
 
 
@@ -141,8 +141,8 @@ def test_an_image_is_shown_from_its_first_bytes(store: Counting) -> None:
     noise = np.random.default_rng(1).integers(0, 255, (600, 600, 3), np.uint8)
     Image.fromarray(noise).save(sink, "JPEG", quality=95)
     content = told(store, "large.jpg", sink.getvalue())
-    assert isinstance(content, PictureContent)
-    assert content.picture.width == 600
+    assert isinstance(content, ImageContent)
+    assert content.image.width == 600
     assert store.fetched == PREVIEW_BYTES
     broken = told(store, "broken.png", b"\x89PNG\r\n\x1a\nnothing")
     assert isinstance(broken, BytesContent)
@@ -155,14 +155,14 @@ def test_a_manifest_and_one_that_is_refused(store: Counting) -> None:
     assert told(store, "manifest.json", msgspec.json.encode(manifest)) == manifest
     refused = told(store, "manifest.json", b'{"version": 1}')
     assert isinstance(refused, TextContent)
-    assert "no manifest that can be used" in refused.note
+    assert "not a valid manifest" in refused.note
 
 
 def test_a_sheet_leaves_out_what_is_no_picture(store: Counting) -> None:
     for name, data in (("1.u8", SAMPLE), ("2.u8", SAMPLE), ("readme.txt", b"text")):
         store.put(f"contents-sheet/{name}", data)
-    assert len(folder_pictures(store, "contents-sheet/")) == 2
-    assert len(folder_pictures(store, "contents-sheet/", limit=1)) == 1
+    assert len(folder_images(store, "contents-sheet/")) == 2
+    assert len(folder_images(store, "contents-sheet/", limit=1)) == 1
 
 
 def test_a_manifest_against_the_listing(store: Counting) -> None:

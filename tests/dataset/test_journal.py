@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from ossconsole.dataset.source.files import PathLocation
 from ossconsole.dataset.source.layout import PlannedSample
-from ossconsole.dataset.source.origin import FileOrigin
-from ossconsole.dataset.upload.journal import Failure, Journal, JournalError, SentSample, Verdict
+from ossconsole.dataset.upload.journal import Journal, JournalError, PlanAction, SentSample
+from ossconsole.storage.jobs.job import Failure
 
 
 def planned(path: str, *, size: int = 10, mtime_ns: int = 5, class_name: str = "ants", key: str = "") -> PlannedSample:
     stem = key or path.rpartition(".")[0]
-    return PlannedSample(path, "train", class_name, stem, path, size, mtime_ns, FileOrigin(path))
+    return PlannedSample(path, "train", class_name, stem, path, size, mtime_ns, PathLocation(path))
 
 
 def sent(path: str, *, size: int = 10, mtime_ns: int = 5) -> SentSample:
@@ -31,51 +32,51 @@ def opened(tmp_path: Path, recipe: str = "r") -> Journal:
 def upload(tmp_path: Path, *paths: str, recipe: str = "r") -> None:
     with closing(opened(tmp_path, recipe)) as journal:
         for path in paths:
-            assert journal.rule(planned(path), ".u8").verdict is Verdict.SEND
-            journal.book(sent(path))
+            assert journal.plan(planned(path), ".u8").action is PlanAction.SEND
+            journal.mark_sent(sent(path))
 
 
 def test_what_was_sent_is_unchanged_in_the_next_run(tmp_path: Path) -> None:
     upload(tmp_path, "train/a.jpg")
     with closing(opened(tmp_path)) as journal:
-        ruling = journal.rule(planned("train/a.jpg"), ".u8")
-        assert (ruling.verdict, ruling.key) == (Verdict.UNCHANGED, "train/a.u8")
-        assert journal.rule(planned("train/b.jpg"), ".u8").verdict is Verdict.SEND
+        decision = journal.plan(planned("train/a.jpg"), ".u8")
+        assert (decision.action, decision.key) == (PlanAction.UNCHANGED, "train/a.u8")
+        assert journal.plan(planned("train/b.jpg"), ".u8").action is PlanAction.SEND
 
 
 @pytest.mark.parametrize("change", [{"size": 11}, {"mtime_ns": 6}, {"class_name": "bees"}])
 def test_a_changed_file_is_looked_at_again_under_its_key(tmp_path: Path, change: dict[str, object]) -> None:
     upload(tmp_path, "train/a.jpg")
     with closing(opened(tmp_path)) as journal:
-        ruling = journal.rule(planned("train/a.jpg", **change), ".u8")  # type: ignore[arg-type]
-        assert (ruling.verdict, ruling.key) == (Verdict.SEND, "train/a.u8")
-        assert ruling.crc64 == sent("").crc64
+        decision = journal.plan(planned("train/a.jpg", **change), ".u8")  # type: ignore[arg-type]
+        assert (decision.action, decision.key) == (PlanAction.SEND, "train/a.u8")
+        assert decision.crc64 == sent("").crc64
 
 
 def test_another_recipe_looks_at_everything_again(tmp_path: Path) -> None:
     upload(tmp_path, "train/a.jpg", recipe="r")
     with closing(opened(tmp_path, recipe="other")) as journal:
-        assert journal.rule(planned("train/a.jpg"), ".u8").verdict is Verdict.SEND
-        journal.keep("train/a.jpg", 10, 5, 8, 8)
+        assert journal.plan(planned("train/a.jpg"), ".u8").action is PlanAction.SEND
+        journal.mark_unchanged("train/a.jpg", 10, 5, 8, 8)
     with closing(opened(tmp_path, recipe="other")) as journal:
-        assert journal.rule(planned("train/a.jpg"), ".u8").verdict is Verdict.UNCHANGED
+        assert journal.plan(planned("train/a.jpg"), ".u8").action is PlanAction.UNCHANGED
 
 
 def test_two_files_never_get_one_key(tmp_path: Path) -> None:
     with closing(opened(tmp_path)) as journal:
-        keys = [journal.rule(planned(path, key="train/a"), ".u8").key for path in ("train/a.jpg", "train/a.jpeg")]
+        keys = [journal.plan(planned(path, key="train/a"), ".u8").key for path in ("train/a.jpg", "train/a.jpeg")]
         assert keys == ["train/a.u8", "train/a.jpeg.u8"]
-        assert journal.rule(planned("train/a.jpg", key="train/a"), ".u8").verdict is Verdict.REPEATED
+        assert journal.plan(planned("train/a.jpg", key="train/a"), ".u8").action is PlanAction.REPEATED
         clash = planned("elsewhere", key="train/a")
-        assert journal.rule(clash, ".u8").verdict is Verdict.SEND
-        third = PlannedSample("third", "train", "ants", "train/a", "train/a.jpeg", 1, 1, FileOrigin("third"))
-        assert journal.rule(third, ".u8").verdict is Verdict.CLASH
+        assert journal.plan(clash, ".u8").action is PlanAction.SEND
+        third = PlannedSample("third", "train", "ants", "train/a", "train/a.jpeg", 1, 1, PathLocation("third"))
+        assert journal.plan(third, ".u8").action is PlanAction.CONFLICT
 
 
 def test_files_that_are_gone_are_told_and_can_be_forgotten(tmp_path: Path) -> None:
     upload(tmp_path, "train/a.jpg", "train/b.jpg")
     with closing(opened(tmp_path)) as journal:
-        journal.rule(planned("train/b.jpg"), ".u8")
+        journal.plan(planned("train/b.jpg"), ".u8")
         assert list(journal.removed()) == ["train/a.u8"]
         journal.forget(["train/a.u8"])
         assert [row.key for row in journal.expected()] == ["train/b.u8"]
@@ -84,24 +85,24 @@ def test_files_that_are_gone_are_told_and_can_be_forgotten(tmp_path: Path) -> No
 def test_a_failure_keeps_what_an_earlier_run_sent_and_is_tried_again(tmp_path: Path) -> None:
     upload(tmp_path, "train/a.jpg")
     with closing(opened(tmp_path)) as journal:
-        journal.rule(planned("train/a.jpg", size=11), ".u8")
+        journal.plan(planned("train/a.jpg", size=11), ".u8")
         journal.fail(Failure("train/a.jpg", "no", "AccessDenied", "id"))
         (row,) = journal.expected()
         assert (row.present, row.this_run, row.failed) == (True, False, True)
     with closing(opened(tmp_path)) as journal:
-        assert journal.rule(planned("train/a.jpg", size=11), ".u8").verdict is Verdict.SEND
+        assert journal.plan(planned("train/a.jpg", size=11), ".u8").action is PlanAction.SEND
 
 
 def test_reopened_samples_are_found_again_and_settled_ones_are_not(tmp_path: Path) -> None:
     upload(tmp_path, "train/a.jpg", "train/b.jpg", "train/c.jpg")
     with closing(opened(tmp_path)) as journal:
         for name in "abc":
-            journal.rule(planned(f"train/{name}.jpg"), ".u8")
-        journal.reopen("train/a.jpg")
-        journal.reopen("train/c.jpg")
+            journal.plan(planned(f"train/{name}.jpg"), ".u8")
+        journal.mark_missing("train/a.jpg")
+        journal.mark_missing("train/c.jpg")
         journal.fail(Failure("train/c.jpg", "no"))
-        assert [journal.reopened_key(f"train/{name}.jpg") for name in "abcd"] == ["train/a.u8", "", "", ""]
-        assert journal.unsettled() == ["train/a.jpg"]
+        assert [journal.missing_key(f"train/{name}.jpg") for name in "abcd"] == ["train/a.u8", "", "", ""]
+        assert journal.unfinished() == ["train/a.jpg"]
 
 
 def test_rows_come_by_key_a_page_at_a_time(tmp_path: Path) -> None:
@@ -147,7 +148,7 @@ def test_a_file_that_is_no_journal_is_set_aside(
     damage(tmp_path / "journal.sqlite")
     before = (tmp_path / "journal.sqlite").read_bytes()
     with closing(opened(tmp_path)) as journal:
-        assert journal.fresh
+        assert journal.is_empty
     (kept,) = tmp_path.glob("journal.sqlite.damaged-*[0-9]")
     assert kept.name in caplog.text
     assert kept.read_bytes() == before
@@ -167,7 +168,7 @@ def test_damage_that_shows_in_the_middle_is_set_aside_for_the_next_upload(tmp_pa
     (kept,) = tmp_path.glob("journal.sqlite.damaged-*[0-9]")
     assert str(kept) in caught.value.remedy
     with closing(opened(tmp_path)) as journal:
-        assert journal.fresh
+        assert journal.is_empty
 
 
 def test_a_full_disk_is_told_and_harms_nothing(tmp_path: Path) -> None:
@@ -178,7 +179,7 @@ def test_a_full_disk_is_told_and_harms_nothing(tmp_path: Path) -> None:
 
     def fill() -> None:
         for number in range(10_000):
-            journal.rule(planned(f"train/{number}.jpg"), ".u8")
+            journal.plan(planned(f"train/{number}.jpg"), ".u8")
 
     with pytest.raises(JournalError, match="full") as caught:
         fill()

@@ -11,8 +11,8 @@ import pytest
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.formats import SampleFormat
-from ossconsole.dataset.source.layout import Layout, PlannedSample, SkippedFile, is_picture_name
-from ossconsole.dataset.source.origin import read_origin
+from ossconsole.dataset.source.files import read_location
+from ossconsole.dataset.source.layout import Layout, PlannedSample, SkippedFile, is_image_name
 from tests.dataset.conftest import jpeg, make_pictures
 
 
@@ -127,7 +127,7 @@ def test_archives_are_read_without_unpacking(tmp_path: Path, name: str) -> None:
     folder = planned(tmp_path / "in/root")
     assert set(origins) == {item.key for item in folder.values()}
     for item in folder.values():
-        assert read_origin(origins[item.key].origin) == read_origin(item.origin)
+        assert read_location(origins[item.key].location) == read_location(item.location)
         assert origins[item.key].size == item.size
     assert len(skipped(archive)) == 1
 
@@ -160,7 +160,7 @@ def test_tables_of_path_and_label(tmp_path: Path, name: str, text: str) -> None:
         ("val", "9", "val/9/pictures/b"),
     }
     assert layout.label_order(["10", "9"]) == ("9", "10")
-    assert all(read_origin(item.origin) for item in found)
+    assert all(read_location(item.location) for item in found)
 
 
 def test_every_bad_line_of_a_table_is_reported_where_it_is(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_what_is_no_source_says_what_would_be(tmp_path: Path, name: str) -> None
     [("a.jpg", True), ("a.JPEG", True), ("a.b.Webp", True), (".jpg", False), ("jpg", False), ("a.gif", False)],
 )
 def test_picture_names(name: str, expected: bool) -> None:
-    assert is_picture_name(name) is expected
+    assert is_image_name(name) is expected
 
 
 # What is not used
@@ -226,8 +226,8 @@ def test_classes_that_vanish_and_label_files_that_do_not_help_are_told(tmp_path:
     (source / "imagenet_class_index.json").write_text('{"0":["n02","goldfish"]}')
     found = unused(source if kind == "folder" else archived(source, tmp_path / f"pictures.{kind}"))
     expected = {
-        "class folder: no usable picture in it": (2, ("train/empty", "train/gifs")),
-        "val class: no training pictures of it": (1, ("wasps",)),
+        "class folder: no usable image in it": (2, ("train/empty", "train/gifs")),
+        "val class: no training images of it": (1, ("wasps",)),
         "label file: it lacks the class ants": (1, ("imagenet_class_index.json",)),
     }
     if kind == "folder":
@@ -251,7 +251,7 @@ def test_the_label_files_of_an_archive_are_used(tmp_path: Path, kind: str) -> No
     found = {item.path: item.class_name for item in layout.items() if isinstance(item, PlannedSample)}
     assert found == {"dataset/train/n02/a.JPEG": "n02", "dataset/val/V1.JPEG": "n01"}
     assert layout.label_order(found.values()) == ("n02", "n01", "n00")
-    assert [str(found) for found in layout.unused] == ["1 val class (no training pictures of it): n01"]
+    assert [str(found) for found in layout.unused] == ["1 val class (no training images of it): n01"]
 
 
 @pytest.mark.parametrize(
@@ -259,10 +259,10 @@ def test_the_label_files_of_an_archive_are_used(tmp_path: Path, kind: str) -> No
     [
         (
             ["n01_1.JPEG", "n01_2.JPEG"],
-            "a picture neither below train/ nor below val/",
+            "an image neither below train/ nor below val/",
             "into train/<class>/ of a folder",
         ),
-        (["val/V1.JPEG"], "there is no ILSVRC2012_val_labels.json in or beside", "put ILSVRC2012_val_labels.json"),
+        (["val/V1.JPEG"], "has no ILSVRC2012_val_labels.json in or beside", "put ILSVRC2012_val_labels.json"),
         (["train/stray.jpg"], "directly in train/", "train/<class>/"),
     ],
 )
@@ -285,7 +285,7 @@ def test_what_is_no_file_is_named_for_what_it_is(tmp_path: Path) -> None:
     reasons = {path.rpartition("/")[2]: item.reason for path, item in skipped(tmp_path).items()}
     assert reasons == {
         "torn": "a symbolic link to nothing",
-        "loop": "a symbolic link that leads to itself",
+        "loop": "a symbolic link to itself",
         "folder": "a symbolic link to a folder, which is not followed",
         "pipe": "a named pipe",
         "null": "a device",

@@ -28,7 +28,7 @@ from ossconsole.dataset.manifest import (
 )
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
-from ossconsole.storage.retry import ONCE
+from ossconsole.storage.retry import NO_RETRY
 from tests.sandboxed import Sandboxed
 
 _GOOD = Manifest(
@@ -128,13 +128,13 @@ def test_an_empty_prefix_and_a_missing_manifest_are_told_apart(store: ObjectStor
         read_manifest(store, prefix)
     assert caught.value.empty
     store.put(f"{prefix}/train/ants/1.u8", b"x")
-    with pytest.raises(ManifestMissingError, match="is not there") as caught:
+    with pytest.raises(ManifestMissingError, match="does not exist") as caught:
         read_manifest(store, prefix)
     assert not caught.value.empty
 
 
 def test_a_refusal_of_oss_stays_one(sandboxed_bucket: Sandboxed, profile: Profile) -> None:
-    store = ObjectStore(profile, sandboxed_bucket.wrong_secret, retry=ONCE)
+    store = ObjectStore(profile, sandboxed_bucket.wrong_secret, retry=NO_RETRY)
     with pytest.raises(StorageError, match="SignatureDoesNotMatch"):
         read_manifest(store, profile.dataset_prefix)
     store.close()
@@ -162,19 +162,19 @@ def test_the_tutorials_objects_become_a_manifest(store: ObjectStore, profile: Pr
     assert manifest.splits["val"] == (Sample("val/V1.pt", 1, 8, 8),)
     assert [str(group) for group in unused] == [
         "1 object (not a .pt sample): train/n01/notes.txt",
-        "1 object (in no class folder, and not in ILSVRC2012_val_labels.json): val/V2.pt",
+        "1 object (not in a class folder, and not in ILSVRC2012_val_labels.json): val/V2.pt",
     ]
 
 
 def test_without_labels_there_is_no_val_split(store: ObjectStore, profile: Profile) -> None:
     flat = [f"val/V{number}.pt" for number in range(5)]
-    unlabelled = f"in no class folder, and there is no {VAL_LABELS_NAME} below the dataset prefix"
+    unlabelled = f"not in a class folder, and the dataset prefix has no {VAL_LABELS_NAME}"
     three = ", ".join(flat[:3])
     upload_like_the_tutorial(store, profile.dataset_prefix, "train/n02/a.pt", "train/stray.pt", *flat)
     manifest, unused = manifest_from_listing(store, profile.dataset_prefix)
     assert list(manifest.splits) == ["train"]
     assert [str(group) for group in unused] == [
-        "1 object (directly in train/, in no class folder): train/stray.pt",
+        "1 object (directly in train/, not in a class folder): train/stray.pt",
         f"5 objects ({unlabelled}): {three} and 2 more",
     ]
 
@@ -188,7 +188,7 @@ def test_objects_of_different_sizes_are_named(store: ObjectStore, profile: Profi
 
 def test_objects_that_are_no_square_are_refused(store: ObjectStore, profile: Profile) -> None:
     upload_like_the_tutorial(store, profile.dataset_prefix, "train/n02/a.pt", size=100)
-    with pytest.raises(ConsoleError, match="no square"):
+    with pytest.raises(ConsoleError, match="not a square"):
         manifest_from_listing(store, profile.dataset_prefix)
 
 

@@ -22,16 +22,21 @@ from torchvision.transforms import functional
 
 from ossconsole.config.errors import SettingsError
 from ossconsole.dataset.formats import IMAGENET_MEAN, IMAGENET_STD, SampleFormat, decode
-from ossconsole.dataset.sample_data import make_sample_pictures
-from ossconsole.dataset.upload import jpeg as fast_jpeg
+from ossconsole.dataset.sample_data import make_sample_images
 from ossconsole.dataset.upload import prepare as preparation
-from ossconsole.dataset.upload.prepare import Recipe, UnreadablePictureError, crop_box, picture_problem, prepare
+from ossconsole.dataset.upload.prepare import (
+    PreprocessConfig,
+    UnreadableImageError,
+    crop_box,
+    image_problem,
+    prepare,
+)
 from tests.dataset.conftest import jpeg, picture
 
 F32, U8 = SampleFormat.TENSOR_F32, SampleFormat.IMAGE_U8
 
 
-def pixels(data: bytes, recipe: Recipe, key: str = "train/a") -> NDArray[np.generic]:
+def pixels(data: bytes, recipe: PreprocessConfig, key: str = "train/a") -> NDArray[np.generic]:
     prepared = prepare(data, key, recipe)
     return decode(recipe.format, prepared.payload, prepared.height, prepared.width)
 
@@ -43,7 +48,7 @@ def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def u8(data: bytes, size: int = 16) -> NDArray[np.generic]:
-    return pixels(data, Recipe(U8, size))
+    return pixels(data, PreprocessConfig(U8, size))
 
 
 # tensor-f32 against torchvision
@@ -60,7 +65,7 @@ def test_training_tensors_are_bit_identical_to_torchvisions(size: tuple[int, int
     if rng.random() < 0.5:
         cropped = functional.hflip(cropped)
     wanted = functional.normalize(functional.to_tensor(cropped), list(IMAGENET_MEAN), list(IMAGENET_STD)).numpy()
-    assert (pixels(data, Recipe(F32, 32, seed=seed), key) == wanted).all()
+    assert (pixels(data, PreprocessConfig(F32, 32, seed=seed), key) == wanted).all()
 
 
 @pytest.mark.parametrize("size", [(64, 48), (48, 64), (256, 300), (37, 37)])
@@ -75,7 +80,7 @@ def test_validation_tensors_are_bit_identical_to_torchvisions(size: tuple[int, i
         ]
     )
     wanted = compose(Image.open(io.BytesIO(data)).convert("RGB")).numpy()
-    assert (pixels(data, Recipe(F32, 56), "val/a") == wanted).all()
+    assert (pixels(data, PreprocessConfig(F32, 56), "val/a") == wanted).all()
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(0, 2**32))
@@ -100,23 +105,33 @@ def test_crops_cover_the_areas_and_ratios_of_random_resized_crop() -> None:
 # Determinism
 
 
-@pytest.mark.parametrize("recipe", [Recipe(F32, 16), Recipe(U8, 16), Recipe(U8, 16, keep_ratio=True)])
-def test_the_same_seed_gives_the_same_bytes(recipe: Recipe) -> None:
+@pytest.mark.parametrize(
+    "recipe", [PreprocessConfig(F32, 16), PreprocessConfig(U8, 16), PreprocessConfig(U8, 16, keep_ratio=True)]
+)
+def test_the_same_seed_gives_the_same_bytes(recipe: PreprocessConfig) -> None:
     assert prepare(jpeg(1), "train/a", recipe) == prepare(jpeg(1), "train/a", recipe)
 
 
 def test_seed_and_key_change_the_crop_but_not_a_stored_image() -> None:
-    recipe = Recipe(F32, 16)
+    recipe = PreprocessConfig(F32, 16)
     crops = {prepare(jpeg(1), f"train/{n}", recipe).payload for n in range(5)}
-    crops |= {prepare(jpeg(1), "train/0", Recipe(F32, 16, seed=n)).payload for n in range(1, 5)}
+    crops |= {prepare(jpeg(1), "train/0", PreprocessConfig(F32, 16, seed=n)).payload for n in range(1, 5)}
     assert len(crops) == 9
-    assert prepare(jpeg(1), "train/0", Recipe(U8, 16)) == prepare(jpeg(1), "train/1", Recipe(U8, 16, seed=9))
+    assert prepare(jpeg(1), "train/0", PreprocessConfig(U8, 16)) == prepare(
+        jpeg(1), "train/1", PreprocessConfig(U8, 16, seed=9)
+    )
 
 
 def test_the_digest_tells_recipes_apart() -> None:
-    recipes = [Recipe(F32, 16), Recipe(U8, 16), Recipe(U8, 17), Recipe(U8, 16, keep_ratio=True), Recipe(U8, 16, seed=1)]
+    recipes = [
+        PreprocessConfig(F32, 16),
+        PreprocessConfig(U8, 16),
+        PreprocessConfig(U8, 17),
+        PreprocessConfig(U8, 16, keep_ratio=True),
+        PreprocessConfig(U8, 16, seed=1),
+    ]
     assert len({recipe.digest for recipe in recipes}) == len(recipes)
-    assert Recipe(U8, 16).digest == Recipe(U8, 16).digest
+    assert PreprocessConfig(U8, 16).digest == PreprocessConfig(U8, 16).digest
 
 
 # image-u8
@@ -131,18 +146,18 @@ def test_a_square_is_the_middle_of_the_short_side() -> None:
 def test_validation_keeps_the_margin_of_the_evaluation_transform() -> None:
     image = Image.new("RGB", (256, 256), "red")
     image.paste((0, 255, 0), (16, 16, 240, 240))
-    sample = pixels(saved(image, "PNG"), Recipe(U8, 224), "val/a")
+    sample = pixels(saved(image, "PNG"), PreprocessConfig(U8, 224), "val/a")
     assert (sample.transpose(1, 2, 0) == (0, 255, 0)).all()
 
 
 def test_the_ratio_can_be_kept() -> None:
-    recipe = Recipe(U8, 16, keep_ratio=True)
+    recipe = PreprocessConfig(U8, 16, keep_ratio=True)
     assert pixels(jpeg(1, (64, 32)), recipe).shape == (3, 16, 32)
     assert pixels(jpeg(1, (32, 64)), recipe).shape == (3, 32, 16)
 
 
 def test_a_jpeg_decoded_smaller_looks_like_one_decoded_whole(tmp_path: Path) -> None:
-    make_sample_pictures(tmp_path / "pictures", train=10, val=0)
+    make_sample_images(tmp_path / "pictures", train=10, val=0)
     for path in (tmp_path / "pictures").rglob("*.jpg"):
         whole = np.asarray(Image.open(path).resize((24, 24), Image.Resampling.BOX), dtype=float)
         sample = u8(path.read_bytes(), 24).transpose(1, 2, 0).astype(float)
@@ -152,12 +167,12 @@ def test_a_jpeg_decoded_smaller_looks_like_one_decoded_whole(tmp_path: Path) -> 
 @pytest.mark.parametrize("size", [0, 7, 5000])
 def test_sizes_out_of_range_are_bad_usage(size: int) -> None:
     with pytest.raises(SettingsError, match=str(size)):
-        Recipe(U8, size).check()
+        PreprocessConfig(U8, size).check()
 
 
 def test_the_ratio_cannot_be_kept_in_a_tensor() -> None:
     with pytest.raises(SettingsError, match="--keep-ratio"):
-        Recipe(F32, 224, keep_ratio=True).check()
+        PreprocessConfig(F32, 224, keep_ratio=True).check()
 
 
 # Strange pictures
@@ -225,18 +240,18 @@ def test_the_content_decides_not_the_name() -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 400), (400, 1), (3, 2)])
 def test_tiny_and_thin_pictures_are_stretched(size: tuple[int, int]) -> None:
-    for recipe in (Recipe(U8, 16), Recipe(F32, 16)):
+    for recipe in (PreprocessConfig(U8, 16), PreprocessConfig(F32, 16)):
         assert pixels(jpeg(1, size), recipe).shape == (3, 16, 16)
 
 
 def test_a_picture_too_thin_to_keep_its_ratio_is_reported() -> None:
-    with pytest.raises(UnreadablePictureError, match="longer than"):
-        prepare(jpeg(1, (2000, 1)), "train/a", Recipe(U8, 16, keep_ratio=True))
+    with pytest.raises(UnreadableImageError, match="longer than"):
+        prepare(jpeg(1, (2000, 1)), "train/a", PreprocessConfig(U8, 16, keep_ratio=True))
 
 
 def test_a_bomb_is_refused_before_it_unpacks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preparation, "MAX_PIXELS", 1000)
-    with pytest.raises(UnreadablePictureError, match="megapixels"):
+    with pytest.raises(UnreadableImageError, match="megapixels"):
         u8(jpeg(1, (40, 30)))
 
 
@@ -244,8 +259,8 @@ def test_a_bomb_is_refused_before_it_unpacks(monkeypatch: pytest.MonkeyPatch) ->
     ("data", "reason"),
     [
         pytest.param(b"", "empty", id="zero bytes"),
-        pytest.param(b"not a picture at all", "not a picture", id="text"),
-        pytest.param(jpeg(1)[:400], "truncated|damaged|not a picture", id="cut in the header"),
+        pytest.param(b"not a picture at all", "not a readable image", id="text"),
+        pytest.param(jpeg(1)[:400], "truncated|damaged|not a readable image", id="cut in the header"),
         pytest.param(jpeg(1)[:-200], "truncated", id="cut in the pixels"),
         pytest.param(b"P6 " + b"9" * 400, "damaged", id="PPM with an endless header"),
         pytest.param(b"\xff\xd8\xff" + bytes(100), ".", id="nothing but a JPEG's start"),
@@ -253,12 +268,12 @@ def test_a_bomb_is_refused_before_it_unpacks(monkeypatch: pytest.MonkeyPatch) ->
         pytest.param(
             b"BM" + struct.pack("<IHHIIiiHH", 100, 0, 0, 54, 40, -5, 2**31 - 1, 1, 24) + bytes(50), ".", id="odd BMP"
         ),
-        pytest.param(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture", id="PostScript"),
+        pytest.param(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a readable image", id="PostScript"),
         pytest.param(saved(Image.fromarray(np.zeros((9, 9), np.float32)), "TIFF"), "no known range", id="float TIFF"),
     ],
 )
 def test_what_cannot_be_read_says_why_in_our_own_words(data: bytes, reason: str) -> None:
-    with pytest.raises(UnreadablePictureError, match=reason) as raised:
+    with pytest.raises(UnreadableImageError, match=reason) as raised:
         u8(data)
     assert not re.search(r"b'|0x|_io|Pillow|PIL|struct|MAX_TEXT", raised.value.message)
 
@@ -268,35 +283,37 @@ def test_what_cannot_be_read_says_why_in_our_own_words(data: bytes, reason: str)
     [
         ("Decompressed data too large for PngImagePlugin.MAX_TEXT_CHUNK", "colour profile or a text"),
         ("Token too long in file header: b'9999'", "damaged"),
-        ("image file is truncated (5 bytes not processed)", "truncated: a part of the picture is lost"),
+        ("image file is truncated (5 bytes not processed)", "truncated: a part of the image is missing"),
         ("cannot identify image file <_io.BytesIO object at 0x7f00>", "damaged"),
     ],
 )
 def test_pillows_texts_are_not_shown(text: str, words: str) -> None:
-    assert words in picture_problem(ValueError(text))
-    assert text not in picture_problem(ValueError(text))
+    assert words in image_problem(ValueError(text))
+    assert text not in image_problem(ValueError(text))
 
 
-@pytest.mark.parametrize("recipe", [Recipe(U8, 16), Recipe(F32, 16)])
-def test_a_jpeg_with_a_hole_in_its_data_is_reported_though_pillow_takes_it(recipe: Recipe) -> None:
+@pytest.mark.parametrize("recipe", [PreprocessConfig(U8, 16), PreprocessConfig(F32, 16)])
+def test_a_jpeg_with_a_hole_in_its_data_is_reported_though_pillow_takes_it(recipe: PreprocessConfig) -> None:
     data = bytearray(saved(picture(1, (400, 300)), "JPEG"))
     middle = len(data) // 2
     data[middle : middle + 40] = bytes(40)
     Image.open(io.BytesIO(data)).load()
-    with pytest.raises(UnreadablePictureError, match="a part of the picture is lost"):
+    with pytest.raises(UnreadableImageError, match="a part of the image is missing"):
         prepare(bytes(data), "train/a", recipe)
 
 
 @pytest.mark.parametrize("size", [(500, 375), (375, 500), (100, 900)])
-@pytest.mark.parametrize("recipe", [Recipe(U8, 64), Recipe(U8, 100), Recipe(U8, 64, keep_ratio=True)])
+@pytest.mark.parametrize(
+    "recipe", [PreprocessConfig(U8, 64), PreprocessConfig(U8, 100), PreprocessConfig(U8, 64, keep_ratio=True)]
+)
 def test_the_fast_way_gives_what_pillow_gives(
-    size: tuple[int, int], recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+    size: tuple[int, int], recipe: PreprocessConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = saved(picture(1, size), "JPEG", quality=95)
     for key in ("train/a", "val/a"):
         fast = pixels(data, recipe, key).astype(int)
         with monkeypatch.context() as patch:
-            patch.setattr(fast_jpeg, "decode_small", lambda *_: None)
+            patch.setattr(preparation, "decode_jpeg", lambda *_: None)
             assert np.abs(fast - pixels(data, recipe, key)).mean() < 3
 
 
@@ -305,5 +322,5 @@ def test_the_fast_way_gives_what_pillow_gives(
 def test_damage_anywhere_is_a_sample_or_a_reason_never_a_crash(offset: int, damage: bytes) -> None:
     data = bytearray(jpeg(3))
     data[offset : offset + len(damage)] = damage
-    with contextlib.suppress(UnreadablePictureError):
-        assert pixels(bytes(data), Recipe(U8, 16)).shape == (3, 16, 16)
+    with contextlib.suppress(UnreadableImageError):
+        assert pixels(bytes(data), PreprocessConfig(U8, 16)).shape == (3, 16, 16)

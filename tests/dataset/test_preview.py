@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.dataset.contents import contact_sheet, fit, guess_sample, show_image, show_sample, square_side
 from ossconsole.dataset.formats import IMAGENET_MEAN, IMAGENET_STD, SampleFormat, encode
-from ossconsole.dataset.preview import contact_sheet, fit, guess_sample, show_image, show_sample, square_side
 
 
 def photograph(side: int) -> npt.NDArray[np.uint8]:

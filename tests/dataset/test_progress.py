@@ -6,32 +6,35 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ossconsole.dataset.upload.progress import (
+    IGNORED,
+    PLAN_ENDED,
+    PLANNED,
+    UNCHANGED,
     Busy,
-    Counted,
-    Event,
-    Failed,
-    Ignored,
-    PlanEnded,
-    Planned,
-    RateWindow,
-    Reopened,
-    Sent,
-    Stage,
-    Tally,
-    Unchanged,
-    reduce,
+    Counts,
+    PipelineStage,
+    UploadRates,
+    sample_failed,
+    sample_missing,
+    sample_sent,
 )
 
 # What can become of one file: settled at once, sent, lost, or found missing by the verification and sent once more.
-_FATES: list[list[Event]] = [
-    [Ignored()],
-    [Unchanged()],
-    [Failed()],
-    [Sent(100)],
-    [Sent(100), Reopened(unchanged=False), Sent(100, again=True)],
-    [Sent(100), Reopened(unchanged=False), Failed(again=True)],
-    [Unchanged(), Reopened(unchanged=True), Sent(100, again=True)],
-    [Unchanged(), Reopened(unchanged=True), Sent(100, again=True), Reopened(unchanged=False), Failed(again=True)],
+_FATES: list[list[Counts]] = [
+    [IGNORED],
+    [UNCHANGED],
+    [sample_failed()],
+    [sample_sent(100)],
+    [sample_sent(100), sample_missing(unchanged=False), sample_sent(100, resent=True)],
+    [sample_sent(100), sample_missing(unchanged=False), sample_failed(resent=True)],
+    [UNCHANGED, sample_missing(unchanged=True), sample_sent(100, resent=True)],
+    [
+        UNCHANGED,
+        sample_missing(unchanged=True),
+        sample_sent(100, resent=True),
+        sample_missing(unchanged=False),
+        sample_failed(resent=True),
+    ],
 ]
 
 
@@ -40,62 +43,62 @@ _FATES: list[list[Event]] = [
     counted=st.lists(st.integers(0, 40), max_size=4),
     order=st.randoms(use_true_random=False),
 )
-def test_done_rises_and_stays_within_the_total(fates: list[list[Event]], counted: list[int], order: object) -> None:
-    threads = [[Planned(), *fate] for fate in fates] + [[Counted(number)] for number in counted]
-    events: list[Event] = []
+def test_done_rises_and_stays_within_the_total(fates: list[list[Counts]], counted: list[int], order: object) -> None:
+    threads = [[PLANNED, *fate] for fate in fates] + [[Counts(counted=number)] for number in counted]
+    events: list[Counts] = []
     while threads:
         chosen = order.choice(threads)  # type: ignore[attr-defined]
         events.append(chosen.pop(0))
         threads = [thread for thread in threads if thread]
-    planned_last = max((n for n, event in enumerate(events) if isinstance(event, Planned)), default=-1)
-    events.insert(planned_last + 1, PlanEnded())
-    tally, before = Tally(), Tally()
+    planned_last = max((n for n, event in enumerate(events) if event is PLANNED), default=-1)
+    events.insert(planned_last + 1, PLAN_ENDED)
+    counts, before = Counts(), Counts()
     for event in events:
-        tally = reduce(tally, event)
-        assert before.done <= tally.done <= tally.total
-        assert tally.bytes >= before.bytes
-        assert min(tally.uploaded, tally.unchanged, tally.ignored, tally.failed, tally.reopened) >= 0
-        before = tally
-    assert tally.done == tally.total == len(fates)
-    assert tally.reopened == 0
+        counts += event
+        assert before.done <= counts.done <= counts.total
+        assert counts.bytes >= before.bytes
+        assert min(counts.uploaded, counts.unchanged, counts.ignored, counts.failed, counts.missing) >= 0
+        before = counts
+    assert counts.done == counts.total == len(fates)
+    assert counts.missing == 0
     last = [fate[-1] for fate in fates]
-    assert tally.uploaded == sum(isinstance(event, Sent) for event in last)
-    assert tally.failed == sum(isinstance(event, Failed) for event in last)
-    assert tally.unchanged == sum(isinstance(event, Unchanged) for event in last)
+    assert counts.uploaded == sum(event.uploaded for event in last)
+    assert counts.failed == sum(event.failed for event in last)
+    assert counts.unchanged == sum(event is UNCHANGED for event in last)
 
 
 @given(st.lists(st.tuples(st.floats(0, 5), st.integers(0, 9)), max_size=60))
 def test_rates_are_never_negative(steps: list[tuple[float, int]]) -> None:
-    window, now, tally = RateWindow(0.0), 0.0, Tally()
+    window, now, counts = UploadRates(0.0), 0.0, Counts()
     for wait, sent in steps:
         now += wait
         for _ in range(sent):
-            tally = reduce(reduce(tally, Planned()), Sent(10))
-        window.mark(now, tally, Busy())
-        rates = window.rates(now, tally, Busy(), workers=2, senders=4)
+            counts = counts + PLANNED + sample_sent(10)
+        window.mark(now, counts, Busy())
+        rates = window.rates(now, counts, Busy(), workers=2, senders=4)
         assert rates.samples_per_s >= 0
         assert rates.bytes_per_s >= 0
 
 
 def test_the_rate_is_that_of_the_last_ten_seconds() -> None:
-    window, tally = RateWindow(0.0), Tally()
+    window, counts = UploadRates(0.0), Counts()
     for second in range(1, 41):
         for _ in range(100 if second <= 20 else 10):
-            tally = reduce(tally, Sent(1000))
-        window.mark(float(second), tally, Busy())
-    rates = window.rates(40.0, tally, Busy(), workers=1, senders=1)
+            counts += sample_sent(1000)
+        window.mark(float(second), counts, Busy())
+    rates = window.rates(40.0, counts, Busy(), workers=1, senders=1)
     assert rates.samples_per_s == 10
     assert rates.bytes_per_s == 10_000
 
 
 def test_the_busiest_stage_is_the_bottleneck() -> None:
-    def bottleneck(busy: Busy) -> Stage | None:
-        window = RateWindow(0.0)
-        return window.rates(10.0, Tally(), busy, workers=2, senders=4).bottleneck
+    def bottleneck(busy: Busy) -> PipelineStage | None:
+        window = UploadRates(0.0)
+        return window.rates(10.0, Counts(), busy, workers=2, senders=4).bottleneck
 
-    assert bottleneck(Busy(read=1, prepare=18, send=12)) is Stage.PREPARE
-    assert bottleneck(Busy(read=18, prepare=1, send=12)) is Stage.READ
-    assert bottleneck(Busy(read=1, prepare=8, send=39)) is Stage.SEND
-    assert bottleneck(Busy(read=1, prepare=8, send=2, capped=37)) is Stage.CAP
-    assert bottleneck(Busy(read=1, prepare=3, send=2)) is Stage.PLAN
+    assert bottleneck(Busy(read=1, prepare=18, send=12)) is PipelineStage.PREPARE
+    assert bottleneck(Busy(read=18, prepare=1, send=12)) is PipelineStage.READ
+    assert bottleneck(Busy(read=1, prepare=8, send=39)) is PipelineStage.SEND
+    assert bottleneck(Busy(read=1, prepare=8, send=2, capped=37)) is PipelineStage.CAP
+    assert bottleneck(Busy(read=1, prepare=3, send=2)) is PipelineStage.PLAN
     assert bottleneck(Busy()) is None

@@ -20,16 +20,15 @@ from hypothesis import strategies as st
 from ossconsole.config.profiles import Profile
 from ossconsole.dataset.formats import SampleFormat, sample_bytes
 from ossconsole.dataset.manifest import SHARDS_NAME
-from ossconsole.dataset.shards.build import Flight, ShardBuilder
+from ossconsole.dataset.shards.build import ShardBuilder, ShardUploadState
 from ossconsole.dataset.shards.index import BLOCK, encode_index, member_header, padding, read_shard_list
 from ossconsole.dataset.shards.upload import ShardUpload
-from ossconsole.dataset.upload.flow import Stopped
+from ossconsole.dataset.upload.job import PrefixTakenError, UploadSettings
 from ossconsole.dataset.upload.journal import JournalError, journal_path
 from ossconsole.dataset.upload.plan import plan_upload
-from ossconsole.dataset.upload.settings import UploadSettings
-from ossconsole.dataset.upload.verify import PrefixTakenError
 from ossconsole.sandbox.faults import Error, FaultPlan, Rule
 from ossconsole.storage.client import ObjectStore
+from ossconsole.storage.jobs.threads import Cancelled
 from tests.dataset.conftest import jpeg, make_pictures
 from tests.dataset.uploads import WAIT_S, bucket, settings_for, upload, wanted
 from tests.sandboxed import Sandboxed
@@ -123,7 +122,7 @@ def test_shards_hold_every_sample_once_and_the_connector_reads_and_indexes_them_
     settings = sharded(source, workers=2)
     summary = upload(profile, sandboxed_bucket.owner, settings)
     assert (summary.uploaded, summary.skipped, summary.failed) == (13, 0, 0)
-    assert check_list_is_the_bucket(store, profile) == wanted(source, settings.recipe)
+    assert check_list_is_the_bucket(store, profile) == wanted(source, settings.preprocessing)
     listed, objects = read_shard_list(store, profile.dataset_prefix), tars(store, profile)
     assert [(shard.tar, len(shard.samples)) for shard in listed.shards] == [
         *(("train/shard-00000.tar", 4), ("train/shard-00001.tar", 4), ("train/shard-00002.tar", 2)),
@@ -182,7 +181,7 @@ def test_the_same_source_gives_the_same_shards_and_sends_none_again(
     assert (changed.uploaded, changed.unchanged) == (2, 10)
     fewer = upload(profile, sandboxed_bucket.owner, sharded(source, per_shard=100, prune=True))
     assert (fewer.uploaded, len(fewer.removed), fewer.pruned) == (10, 4, True)
-    assert check_list_is_the_bucket(store, profile) == wanted(source, settings_for(source).recipe)
+    assert check_list_is_the_bucket(store, profile) == wanted(source, settings_for(source).preprocessing)
 
 
 def test_a_shard_that_vanished_is_sent_again(
@@ -201,23 +200,23 @@ def test_a_shard_that_was_sent_before_a_kill_is_not_sent_again(
     settings = sharded(make_pictures(tmp_path / "source", train=12, val=0))
     landed = []
 
-    def land(engine: ShardUpload, flight: Flight) -> None:
-        landed.append(flight)
+    def finish(engine: ShardUpload, state: ShardUploadState) -> None:
+        landed.append(state)
         if len(landed) == 3:  # its tar is in the bucket, and nothing is written down about it
-            raise Stopped
-        landing(engine, flight)
+            raise Cancelled
+        finishing(engine, state)
 
-    landing = ShardUpload._land
+    finishing = ShardUpload._finish_shard
     with monkeypatch.context() as patch:
-        patch.setattr(ShardUpload, "_land", land)
+        patch.setattr(ShardUpload, "_finish_shard", finish)
         assert upload(profile, sandboxed_bucket.owner, settings).cancelled
-    diary = next(journal_path(profile, profile.dataset_prefix).parent.glob("*.shards/sent.jsonl"))
-    with diary.open("ab") as file:
+    resume_log = next(journal_path(profile, profile.dataset_prefix).parent.glob("*.shards/sent.jsonl"))
+    with resume_log.open("ab") as file:
         file.write(b'{"split":"tr')  # a line that a kill cut off
     assert not store.exists(f"{profile.dataset_prefix}/{SHARDS_NAME}")
     rest = upload(profile, sandboxed_bucket.owner, settings)
     assert (rest.uploaded, rest.unchanged, rest.bytes) == (0, 12, 0)
-    assert check_list_is_the_bucket(store, profile) == wanted(settings.source, settings.recipe)
+    assert check_list_is_the_bucket(store, profile) == wanted(settings.source, settings.preprocessing)
 
 
 def test_broken_pictures_are_left_out_and_named_until_they_can_be_read(
@@ -232,7 +231,7 @@ def test_broken_pictures_are_left_out_and_named_until_they_can_be_read(
         assert [failure.path for failure in summary.failures] == ["train/ants/broken.jpg"]
     (source / "train/ants/broken.jpg").write_bytes(jpeg(50))
     assert upload(profile, sandboxed_bucket.owner, sharded(source)).failed == 0
-    assert check_list_is_the_bucket(store, profile) == wanted(source, settings_for(source).recipe)
+    assert check_list_is_the_bucket(store, profile) == wanted(source, settings_for(source).preprocessing)
 
 
 def test_a_tar_that_oss_refuses_costs_its_samples_alone(
@@ -248,7 +247,7 @@ def test_a_tar_that_oss_refuses_costs_its_samples_alone(
     assert "shard-00001.tar (4 samples)" in summary.failures[0].path
     again = upload(profile, sandboxed_bucket.owner, settings)
     assert (again.uploaded, again.unchanged, again.failed) == (4, 4, 0)
-    assert check_list_is_the_bucket(store, profile) == wanted(settings.source, settings.recipe)
+    assert check_list_is_the_bucket(store, profile) == wanted(settings.source, settings.preprocessing)
 
 
 def test_a_full_disk_under_the_tars_is_told(

@@ -20,12 +20,11 @@ from ossconsole.config.files import STATE_DIR_VARIABLE
 from ossconsole.config.profiles import Profile
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import manifest_key, read_manifest
-from ossconsole.dataset.upload.job import UploadJob
+from ossconsole.dataset.upload.job import PrefixTakenError
 from ossconsole.dataset.upload.journal import Journal, JournalError, journal_path
-from ossconsole.dataset.upload.plan import plan_upload
+from ossconsole.dataset.upload.plan import create_upload, plan_upload
 from ossconsole.dataset.upload.prepare import prepare
 from ossconsole.dataset.upload.progress import Phase
-from ossconsole.dataset.upload.verify import PrefixTakenError
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from tests.dataset.conftest import jpeg, make_pictures
@@ -48,7 +47,7 @@ def test_the_bucket_gets_the_plan_byte_for_byte(
     settings = settings_for(source, fmt, workers=2)
     summary = upload(profile, sandboxed_bucket.owner, settings)
     assert (summary.uploaded, summary.skipped, summary.failed) == (8, 1, 0)
-    expected = wanted(source, settings.recipe)
+    expected = wanted(source, settings.preprocessing)
     assert bucket(store, profile.dataset_prefix) == expected
     assert summary.bytes == sum(map(len, expected.values()))
     manifest = check_manifest_is_the_bucket(store, profile.dataset_prefix)
@@ -69,7 +68,7 @@ def test_a_second_run_sends_only_what_changed(
     (source / "train/bees/new.jpg").write_bytes(jpeg(51))
     summary = upload(profile, sandboxed_bucket.owner, settings)
     assert (summary.uploaded, summary.unchanged, summary.failed) == (2, 7, 0)
-    assert bucket(store, profile.dataset_prefix) == wanted(source, settings.recipe)
+    assert bucket(store, profile.dataset_prefix) == wanted(source, settings.preprocessing)
     check_manifest_is_the_bucket(store, profile.dataset_prefix)
     assert upload(profile, sandboxed_bucket.owner, settings).unchanged == 9
 
@@ -97,7 +96,7 @@ def test_removed_files_are_reported_and_pruned_when_asked(
     check_manifest_is_the_bucket(store, profile.dataset_prefix)
     pruned = upload(profile, sandboxed_bucket.owner, settings_for(source, prune=True))
     assert (pruned.removed, pruned.pruned, pruned.uploaded) == (("train/ants/0.u8",), True, 0)
-    assert bucket(store, profile.dataset_prefix) == wanted(source, settings_for(source).recipe)
+    assert bucket(store, profile.dataset_prefix) == wanted(source, settings_for(source).preprocessing)
     check_manifest_is_the_bucket(store, profile.dataset_prefix)
 
 
@@ -112,14 +111,14 @@ def test_what_vanished_from_the_bucket_is_sent_again(
     summary = upload(profile, sandboxed_bucket.owner, settings)
     assert (summary.uploaded, summary.unchanged, summary.failed, summary.unknown) == (2, 6, 0, 1)
     store.delete(f"{prefix}/notes.txt")
-    assert bucket(store, prefix) == wanted(source, settings.recipe)
+    assert bucket(store, prefix) == wanted(source, settings.preprocessing)
 
 
 def test_another_machine_adds_to_the_dataset_and_repeats_nothing(
     sandboxed_bucket: Sandboxed, store: ObjectStore, profile: Profile, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     upload(profile, sandboxed_bucket.owner, settings_for(source))
-    expected = wanted(source, settings_for(source).recipe)
+    expected = wanted(source, settings_for(source).preprocessing)
     monkeypatch.setenv(STATE_DIR_VARIABLE, str(source.parent / "other machine"))
     same = upload(profile, sandboxed_bucket.owner, settings_for(source))
     assert (same.uploaded, same.unchanged) == (0, 8)
@@ -145,7 +144,7 @@ def test_an_emptied_bucket_is_filled_again(
     upload(profile, sandboxed_bucket.owner, settings)
     store.delete_many([summary.key for summary in store.list_all(prefix)])
     assert upload(profile, sandboxed_bucket.owner, settings).uploaded == 8
-    assert bucket(store, prefix) == wanted(source, settings.recipe)
+    assert bucket(store, prefix) == wanted(source, settings.preprocessing)
 
 
 @pytest.mark.parametrize("change", [{"size": 20}, {"fmt": SampleFormat.TENSOR_F32}])
@@ -169,7 +168,7 @@ def test_another_seed_makes_other_tensors_of_the_same_keys(
     upload(profile, sandboxed_bucket.owner, settings_for(source, SampleFormat.TENSOR_F32))
     again = settings_for(source, SampleFormat.TENSOR_F32, seed=1)
     assert upload(profile, sandboxed_bucket.owner, again).uploaded == 6  # validation has no random crop
-    assert bucket(store, profile.dataset_prefix) == wanted(source, again.recipe)
+    assert bucket(store, profile.dataset_prefix) == wanted(source, again.preprocessing)
 
 
 def test_broken_pictures_are_reported_and_the_rest_arrives(
@@ -216,10 +215,10 @@ def test_ratio_kept_samples_have_their_own_sizes(
 
 
 def test_a_wrong_secret_ends_it_at_once(sandboxed_bucket: Sandboxed, profile: Profile, source: Path) -> None:
-    job = UploadJob(profile, sandboxed_bucket.wrong_secret, settings_for(source))
+    job = create_upload(profile, sandboxed_bucket.wrong_secret, settings_for(source))
     job.start()
     with pytest.raises(StorageError, match="SignatureDoesNotMatch"):
-        job.wait(WAIT_S)
+        job.result(WAIT_S)
     assert job.progress().phase is Phase.FAILED
     assert "SignatureDoesNotMatch" in job.progress().error
 
@@ -238,21 +237,21 @@ def test_a_dead_endpoint_says_so(sandboxed_bucket: Sandboxed, profile: Profile, 
 
 
 def test_one_upload_at_a_time(sandboxed_bucket: Sandboxed, profile: Profile, source: Path) -> None:
-    first = UploadJob(profile, sandboxed_bucket.owner, settings_for(source))
+    first = create_upload(profile, sandboxed_bucket.owner, settings_for(source))
     first.pause()
     first.start()
     until(lambda: first.progress().phase is Phase.UPLOADING)
     with pytest.raises(JournalError, match="Another upload"):
         upload(profile, sandboxed_bucket.owner, settings_for(source))
     first.resume()
-    assert first.wait(WAIT_S).uploaded == 8
+    assert first.result(WAIT_S).uploaded == 8
 
 
 # Controls
 
 
 def test_pause_holds_and_resume_goes_on(sandboxed_bucket: Sandboxed, profile: Profile, tmp_path: Path) -> None:
-    job = UploadJob(profile, sandboxed_bucket.owner, settings_for(make_pictures(tmp_path / "s", train=60)))
+    job = create_upload(profile, sandboxed_bucket.owner, settings_for(make_pictures(tmp_path / "s", train=60)))
     job.start()
     until(lambda: job.progress().uploaded > 0)
     job.pause()
@@ -260,21 +259,21 @@ def test_pause_holds_and_resume_goes_on(sandboxed_bucket: Sandboxed, profile: Pr
     held = job.progress()
     assert held.paused
     assert held.eta_s is None
-    assert not job.join(0.2)
+    assert not job.wait(0.2)
     assert job.progress().uploaded == held.uploaded
     job.resume()
-    assert job.wait(WAIT_S).uploaded == 62
+    assert job.result(WAIT_S).uploaded == 62
 
 
 def test_cancel_keeps_what_was_sent(
     sandboxed_bucket: Sandboxed, store: ObjectStore, profile: Profile, tmp_path: Path
 ) -> None:
     source = make_pictures(tmp_path / "s", train=120)
-    job = UploadJob(profile, sandboxed_bucket.owner, settings_for(source))
+    job = create_upload(profile, sandboxed_bucket.owner, settings_for(source))
     job.start()
     until(lambda: job.progress().uploaded > 20)
     job.cancel()
-    summary = job.wait(WAIT_S)
+    summary = job.result(WAIT_S)
     assert summary.cancelled
     assert job.progress().phase is Phase.CANCELLED
     assert not store.exists(manifest_key(profile.dataset_prefix))
@@ -288,16 +287,16 @@ def test_cancel_keeps_what_was_sent(
 def test_cancel_works_while_paused_and_before_anything_was_sent(
     sandboxed_bucket: Sandboxed, profile: Profile, source: Path
 ) -> None:
-    job = UploadJob(profile, sandboxed_bucket.owner, settings_for(source))
+    job = create_upload(profile, sandboxed_bucket.owner, settings_for(source))
     job.pause()
     job.start()
     job.cancel()
-    assert job.wait(WAIT_S).cancelled
+    assert job.result(WAIT_S).cancelled
 
 
 def test_knobs_turn_while_it_runs(sandboxed_bucket: Sandboxed, profile: Profile, tmp_path: Path) -> None:
     source = make_pictures(tmp_path / "s", train=100)
-    job = UploadJob(profile, sandboxed_bucket.owner, settings_for(source, parallelism=1, bandwidth=1.0))
+    job = create_upload(profile, sandboxed_bucket.owner, settings_for(source, parallelism=1, bandwidth=1.0))
     job.start()
     until(lambda: job.progress().sending == 1)
     job.set_parallelism(20)
@@ -306,20 +305,20 @@ def test_knobs_turn_while_it_runs(sandboxed_bucket: Sandboxed, profile: Profile,
     assert job.progress().parallelism == 64
     job.set_parallelism(2)
     job.set_bandwidth(None)
-    summary = job.wait(WAIT_S)
+    summary = job.result(WAIT_S)
     assert summary.uploaded == 102
     assert job.progress().bandwidth is None
 
 
 def test_progress_ends_with_everything_known(sandboxed_bucket: Sandboxed, profile: Profile, source: Path) -> None:
-    job = UploadJob(profile, sandboxed_bucket.owner, settings_for(source))
+    job = create_upload(profile, sandboxed_bucket.owner, settings_for(source))
     job.start()
-    summary = job.wait(WAIT_S)
+    summary = job.result(WAIT_S)
     progress = job.progress()
     assert (progress.phase, progress.done, progress.total, progress.total_known) == (Phase.DONE, 8, 8, True)
     assert progress.eta_s is None
     assert progress.samples_per_s == pytest.approx(summary.samples_per_s, rel=0.1)
-    picture = job.picture()
+    picture = job.preview()
     assert picture is not None
     assert len(picture.payload) == 3 * picture.height * picture.width
 
@@ -333,13 +332,13 @@ def test_a_preparation_process_that_dies_costs_one_picture_at_most(
     import psutil
 
     source = make_pictures(tmp_path / "s", train=100)
-    job = UploadJob(profile, sandboxed_bucket.owner, settings_for(source))
+    job = create_upload(profile, sandboxed_bucket.owner, settings_for(source))
     job.start()
     until(lambda: job.progress().uploaded > 5)
     for child in psutil.Process().children(recursive=True):
         if "ossconsole.dataset.upload.worker" in child.cmdline():
             child.kill()
-    summary = job.wait(WAIT_S)
+    summary = job.result(WAIT_S)
     assert summary.uploaded + summary.failed == 102
     assert summary.failed <= 1
     assert all("died on it" in failure.reason for failure in summary.failures)
@@ -384,7 +383,7 @@ def test_a_full_disk_under_the_journal_ends_it_and_the_next_run_goes_on(
     before = len(bucket(store, profile.dataset_prefix))
     summary = upload(profile, sandboxed_bucket.owner, settings_for(source))
     assert (summary.uploaded, summary.unchanged) == (82 - before, before)
-    assert bucket(store, profile.dataset_prefix) == wanted(source, settings_for(source).recipe)
+    assert bucket(store, profile.dataset_prefix) == wanted(source, settings_for(source).preprocessing)
     check_manifest_is_the_bucket(store, profile.dataset_prefix)
 
 
@@ -476,7 +475,7 @@ def test_a_name_that_is_there_twice_is_one_sample_and_a_named_conflict_in_every_
         seen.append(bucket(store, profile.dataset_prefix))
     assert seen[0] == seen[1] == seen[2]
     if not settings.per_shard:
-        expected = prepare(jpeg(1), "train/ants/1.u8", settings.recipe).payload
+        expected = prepare(jpeg(1), "train/ants/1.u8", settings.preprocessing).payload
         assert seen[0]["train/ants/1.u8"] == expected
 
 
@@ -489,7 +488,7 @@ def test_the_archive_of_one_class_fails_with_a_remedy_in_the_plan_and_in_the_upl
     plan = plan_upload(profile, sandboxed_bucket.owner, settings)
     assert "train/<class>/ of a folder" in plan.problem
     (group,) = plan.unused
-    assert str(group) == "2 files (a picture neither below train/ nor below val/): n01_1.JPEG, n01_2.JPEG"
+    assert str(group) == "2 files (an image neither below train/ nor below val/): n01_1.JPEG, n01_2.JPEG"
     with pytest.raises(ConsoleError, match="2 files not used") as told:
         upload(profile, sandboxed_bucket.owner, settings)
     assert "train/<class>/ of a folder" in told.value.remedy
@@ -507,4 +506,4 @@ def test_what_of_the_source_is_not_used_is_in_plan_and_summary(
     files, folders = plan.unused
     assert str(files).startswith("12 files (unsupported file extension): ")
     assert str(files).endswith(" and 9 more")
-    assert str(folders) == "1 class folder (no usable picture in it): train/wasps"
+    assert str(folders) == "1 class folder (no usable image in it): train/wasps"

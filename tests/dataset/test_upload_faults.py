@@ -14,8 +14,8 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.profiles import Profile
 from ossconsole.dataset.manifest import manifest_key
-from ossconsole.dataset.upload.context import RETRIES
-from ossconsole.dataset.upload.job import UploadJob, UploadSummary
+from ossconsole.dataset.upload.job import RETRIES, UploadSummary
+from ossconsole.dataset.upload.plan import create_upload
 from ossconsole.sandbox.control import SandboxControl
 from ossconsole.sandbox.faults import Action, Error, FaultPlan, LostReply, MalformedListing, Reset, Rule, WrongCrc
 from ossconsole.storage.client import ObjectStore
@@ -49,7 +49,7 @@ class Failing:
         return upload(self.profile, self.owner, settings_for(source))
 
     def check_bucket(self, source: Path) -> None:
-        assert bucket(self.store, self.profile.dataset_prefix) == wanted(source, settings_for(source).recipe)
+        assert bucket(self.store, self.profile.dataset_prefix) == wanted(source, settings_for(source).preprocessing)
         check_manifest_is_the_bucket(self.store, self.profile.dataset_prefix)
 
 
@@ -105,7 +105,7 @@ def test_connections_that_break_off_in_the_middle_of_a_sample(failing: Failing, 
         assert proxy.cuts == 0
     assert (summary.uploaded, summary.failed) == (COUNT, 0)
     assert summary.retries >= 12
-    assert bucket(failing.store, profile.dataset_prefix) == wanted(source, settings.recipe)
+    assert bucket(failing.store, profile.dataset_prefix) == wanted(source, settings.preprocessing)
 
 
 def test_the_wait_that_oss_asks_for_is_kept(failing: Failing, tmp_path: Path) -> None:
@@ -128,13 +128,13 @@ def test_one_key_that_is_always_refused_costs_that_key_alone(failing: Failing, s
 
 
 def test_an_endpoint_that_goes_away_ends_it_and_the_next_run_goes_on(failing: Failing, source: Path) -> None:
-    job = UploadJob(failing.profile, failing.owner, settings_for(source, parallelism=32, bandwidth=40_000.0))
+    job = create_upload(failing.profile, failing.owner, settings_for(source, parallelism=32, bandwidth=40_000.0))
     job.start()
     until(lambda: job.progress().uploaded > 10)
     failing.control.set_faults(FaultPlan(outages={EndpointKind.STANDARD: 3600.0}))
     job.set_bandwidth(None)
     with pytest.raises(StorageError, match="No answer"):
-        job.wait(WAIT_S)
+        job.result(WAIT_S)
     failing.control.clear_faults()
     rest = failing.upload(source)
     assert rest.uploaded + rest.unchanged == COUNT
@@ -144,12 +144,12 @@ def test_an_endpoint_that_goes_away_ends_it_and_the_next_run_goes_on(failing: Fa
 
 def test_a_key_that_is_rotated_away_ends_it_at_once(failing: Failing, source: Path) -> None:
     key = failing.control.issue_key()
-    job = UploadJob(failing.profile, FixedSource(key), settings_for(source, bandwidth=40_000.0))
+    job = create_upload(failing.profile, FixedSource(key), settings_for(source, bandwidth=40_000.0))
     job.start()
     until(lambda: job.progress().uploaded > 5)
     failing.control.revoke_key(key.access_key_id)
     with pytest.raises(StorageError, match="InvalidAccessKeyId"):
-        job.wait(WAIT_S)
+        job.result(WAIT_S)
     assert job.progress().failed == 0
     assert not failing.store.exists(manifest_key(failing.profile.dataset_prefix))
     assert failing.upload(source).unchanged >= job.summary().uploaded
@@ -195,11 +195,11 @@ def test_a_listing_that_is_throttled_for_a_while_is_waited_for(failing: Failing,
 
 def test_what_an_upload_waits_for_is_shown_and_a_cancel_ends_the_wait(failing: Failing, source: Path) -> None:
     failing.control.set_faults(throttled_listings(10 * 60_000))
-    job = UploadJob(failing.profile, failing.owner, settings_for(source))
-    job._context.store._retry = RetryPolicy(patience_s=20 * 60)
+    job = create_upload(failing.profile, failing.owner, settings_for(source))
+    job.store._retry = RetryPolicy(patience_s=20 * 60)
     job.start()
     until(lambda: "OSS is throttling while listing oss://" in job.progress().waiting)
     job.cancel()
-    assert job.join(WAIT_S)
+    assert job.wait(WAIT_S)
     assert job.summary().cancelled
     assert not job.progress().waiting

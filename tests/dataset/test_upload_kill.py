@@ -13,8 +13,8 @@ import pytest
 from ossconsole.config.credential_sources import FixedSource
 from ossconsole.config.files import STATE_DIR_VARIABLE
 from ossconsole.config.profiles import Profile
-from ossconsole.dataset.upload.job import UploadJob
-from ossconsole.dataset.upload.settings import UploadSettings
+from ossconsole.dataset.upload.job import UploadSettings
+from ossconsole.dataset.upload.plan import create_upload
 from ossconsole.storage.client import ObjectStore
 from tests.dataset.conftest import make_pictures
 from tests.dataset.uploads import (
@@ -32,9 +32,9 @@ from tests.sandboxed import Sandboxed
 def run_upload(state: str, profile: Profile, owner: FixedSource, settings: UploadSettings) -> None:
     """What the killed process does."""
     os.environ[STATE_DIR_VARIABLE] = state  # a forkserver keeps the environment it was started with
-    job = UploadJob(profile, owner, settings)
+    job = create_upload(profile, owner, settings)
     job.start()
-    job.wait(WAIT_S)
+    job.result(WAIT_S)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_killed_at_random_moments_it_loses_and_repeats_nothing(
         process.kill()
         process.join(WAIT_S)
         assert not psutil.wait_procs(children, timeout=10)[1]
-    expected, before = wanted(source, settings.recipe), bucket(store, prefix)
+    expected, before = wanted(source, settings.preprocessing), bucket(store, prefix)
     assert before.items() <= expected.items()  # never half an object
     summary = upload(profile, sandboxed_bucket.owner, settings_for(source))
     assert (summary.uploaded, summary.skipped, summary.failed) == (len(expected) - len(before), len(before), 0)

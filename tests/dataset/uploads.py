@@ -10,9 +10,9 @@ from ossconsole.config.credentials import CredentialSource
 from ossconsole.config.profiles import Profile
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import MANIFEST_NAME, Manifest, read_manifest
-from ossconsole.dataset.upload.job import UploadJob, UploadSummary
-from ossconsole.dataset.upload.prepare import Recipe, prepare
-from ossconsole.dataset.upload.settings import UploadSettings
+from ossconsole.dataset.upload.job import UploadSettings, UploadSummary
+from ossconsole.dataset.upload.plan import create_upload
+from ossconsole.dataset.upload.prepare import PreprocessConfig, prepare
 from ossconsole.storage.client import ObjectStore
 
 WAIT_S = 60.0
@@ -25,9 +25,9 @@ def settings_for(source: Path, fmt: SampleFormat = SampleFormat.IMAGE_U8, **chan
 
 
 def upload(profile: Profile, credentials: CredentialSource, settings: UploadSettings) -> UploadSummary:
-    job = UploadJob(profile, credentials, settings)
+    job = create_upload(profile, credentials, settings)
     job.start()
-    return job.wait(WAIT_S)
+    return job.result(WAIT_S)
 
 
 def bucket(store: ObjectStore, prefix: str) -> dict[str, bytes]:
@@ -38,7 +38,7 @@ def bucket(store: ObjectStore, prefix: str) -> dict[str, bytes]:
     return found
 
 
-def wanted(source: Path, recipe: Recipe) -> dict[str, bytes]:
+def wanted(source: Path, recipe: PreprocessConfig) -> dict[str, bytes]:
     """What the bucket should have, prepared here and now one by one, for sources of `N.jpg` in class folders."""
     samples = {}
     for path in source.rglob("*.jpg"):

@@ -11,11 +11,11 @@ import pytest
 
 from ossconsole.config.credential_sources import FixedSource
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.dataset.upload import context
+from ossconsole.dataset.upload import job as upload_job
 from ossconsole.sandbox.control import SandboxControl
 from ossconsole.sandbox.process import SandboxProcess
 from ossconsole.storage.client import ObjectStore
-from ossconsole.storage.retry import PATIENT, RetryPolicy
+from ossconsole.storage.retry import DEFAULT_RETRY, RetryPolicy
 from ossconsole.training import session
 from ossconsole.training.checkpoints import store
 from ossconsole.training.loading.connector import ConnectorSettings
@@ -59,8 +59,8 @@ def quick_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     defaults = ObjectStore.__init__.__kwdefaults__
     assert defaults is not None
     monkeypatch.setitem(defaults, "timeout_s", TIMEOUT_S)
-    monkeypatch.setitem(defaults, "retry", impatient(PATIENT))
-    monkeypatch.setattr(context, "RETRIES", impatient(context.RETRIES))
+    monkeypatch.setitem(defaults, "retry", impatient(DEFAULT_RETRY))
+    monkeypatch.setattr(upload_job, "RETRIES", impatient(upload_job.RETRIES))
     monkeypatch.setattr(store, "_WRITES", impatient(store._WRITES))
 
 

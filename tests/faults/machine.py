@@ -19,7 +19,7 @@ import pytest
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.files import make_folder
-from ossconsole.dataset.upload import workers
+from ossconsole.dataset.upload import worker as workers
 from ossconsole.sandbox.control import SandboxControl
 from ossconsole.sandbox.faults import FaultPlan, Rule, Stall
 from ossconsole.telemetry.runs import record_path

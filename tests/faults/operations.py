@@ -20,8 +20,8 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.config.profiles import Profile
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import Manifest, Sample, object_key, write_manifest
-from ossconsole.dataset.upload.job import UploadJob
-from ossconsole.dataset.upload.settings import UploadSettings
+from ossconsole.dataset.upload.job import UploadSettings
+from ossconsole.dataset.upload.plan import create_upload
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.jobs.download import Download
 from ossconsole.telemetry import events
@@ -142,11 +142,11 @@ class Upload(Operation):
         self.settings = UploadSettings(source=self.world.pictures, size=16, workers=1, parallelism=4)
 
     def perform(self) -> Result:
-        job = UploadJob(self.world.profile, self.world.credentials, self.settings)
+        job = create_upload(self.world.profile, self.world.credentials, self.settings)
         job.start()
         result = Result()
         midway = [self.midway]
-        while not job.join(0.02):
+        while not job.wait(0.02):
             progress = job.progress()
             if progress.recent_failures and not result.message:
                 result.message, result.seconds = progress.recent_failures[0].reason, self.elapsed
@@ -159,7 +159,7 @@ class Upload(Operation):
         if job.error is not None or summary.failed:
             failures = "; ".join(failure.reason for failure in summary.failures)
             result.problem = f"{job.error or ''} {failures}".strip()
-        expected = wanted(self.world.pictures, self.settings.recipe)
+        expected = wanted(self.world.pictures, self.settings.preprocessing)
         there = self._there()
         # Whatever happened: every object is whole, and all that are counted are there.
         assert all(there[key] == expected[key] for key in there)
@@ -194,11 +194,11 @@ class Downloading(Operation):
         result = Result()
         while not job.wait(0.02):
             if job.failures and not result.message:
-                result.message, result.seconds = job.failures[0].message, self.elapsed
+                result.message, result.seconds = job.failures[0].reason, self.elapsed
             assert self.elapsed < self.deadline_s
         self.world.calm()
         if job.error is not None or job.failures:
-            result.problem = str(job.error or "; ".join(failure.message for failure in job.failures))
+            result.problem = str(job.error or "; ".join(failure.reason for failure in job.failures))
         seen = {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".")}
         assert all(seen[name] == self._objects[name] for name in seen)
         if not result.problem:

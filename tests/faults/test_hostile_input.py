@@ -27,12 +27,12 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.config.profiles import OnHangup, Profile, Settings, load_settings, save_settings
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import Manifest, Sample, encode_manifest, read_manifest
+from ossconsole.dataset.source.files import PathLocation
 from ossconsole.dataset.source.layout import PlannedSample
-from ossconsole.dataset.source.origin import FileOrigin
 from ossconsole.dataset.upload.journal import Journal, SentSample
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.multipart import list_uploads
-from ossconsole.storage.retry import ONCE
+from ossconsole.storage.retry import NO_RETRY
 from ossconsole.telemetry import events
 from ossconsole.telemetry.runs import RunRecord, list_runs, read_events
 from ossconsole.training.checkpoints.checkpoint import fetch_uri, pack, unpack
@@ -189,7 +189,7 @@ def replies() -> Iterator[Replies]:
 def anywhere(replies: Replies) -> Iterator[ObjectStore]:
     port = replies.server.server_address[1]
     profile = msgspec.structs.replace(PROFILE, bucket="127", standard_endpoint=f"http://0.0.1:{port}")
-    store = ObjectStore(profile, FixedSource(Credentials("a", Secret("b"))), retry=ONCE, timeout_s=5)
+    store = ObjectStore(profile, FixedSource(Credentials("a", Secret("b"))), retry=NO_RETRY, timeout_s=5)
     yield store
     store.close()
 
@@ -324,7 +324,7 @@ class Planted:
 
 def test_a_hostile_checkpoint_runs_nothing(tmp_path: Path) -> None:
     planted = tmp_path / "planted"
-    with pytest.raises(ConsoleError, match=r"names code to be run|cut short"):
+    with pytest.raises(ConsoleError, match=r"runs code when it is loaded|cut short"):
         unpack(repacked({"data.pkl": pickle.dumps({"format": Planted(planted)})}), "here")
     assert not planted.exists()
 
@@ -364,11 +364,11 @@ def test_a_record_cut_or_damaged_anywhere_still_reads(data: st.DataObject, home:
 
 def test_a_damaged_journal_is_read_or_refused(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
-    planned = PlannedSample("train/a/1.jpg", "train", "a", "train/a/1", "train/a/1.jpg", 10, 5, FileOrigin("1.jpg"))
+    planned = PlannedSample("train/a/1.jpg", "train", "a", "train/a/1", "train/a/1.jpg", 10, 5, PathLocation("1.jpg"))
     journal = Journal(path, source="here", recipe="r")
-    key = journal.rule(planned, ".u8").key
+    key = journal.plan(planned, ".u8").key
     assert key
-    journal.book(SentSample(planned.path, 10, 5, 8, 8, 192, "1", "e"))
+    journal.mark_sent(SentSample(planned.path, 10, 5, 8, 8, 192, "1", "e"))
     journal.close()
     original, chance = path.read_bytes(), random.Random(5)
     for _ in range(40):
@@ -381,7 +381,7 @@ def test_a_damaged_journal_is_read_or_refused(tmp_path: Path) -> None:
         with contextlib.suppress(ConsoleError):
             journal = Journal(path, source="here", recipe="r")
             try:
-                journal.rule(planned, ".u8")
+                journal.plan(planned, ".u8")
                 list(journal.expected())
                 journal.classes()
             finally:

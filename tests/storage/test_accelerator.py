@@ -16,7 +16,7 @@ from ossconsole.storage.accelerator import (
     ON_WRITE,
     AcceleratedPath,
     Accelerator,
-    cautions,
+    accelerator_warnings,
     cost_estimate,
     create_accelerator,
     delete_accelerator,
@@ -24,7 +24,7 @@ from ossconsole.storage.accelerator import (
 )
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
-from ossconsole.storage.probe.checks import accelerator_check
+from ossconsole.storage.probe.report import accelerator_check
 from tests.sandboxed import Sandboxed, sandboxed
 
 ZONE = "cn-sandbox-a"
@@ -138,12 +138,12 @@ def test_which_prefixes_are_cached(paths: tuple[str, ...], covered: bool, part: 
 
 
 def test_what_speaks_against_it() -> None:
-    assert len(cautions(accelerator(), "data", 499 * 10**9)) == 1
-    texts = cautions(accelerator("other/"), "data", 501 * 10**9)
+    assert len(accelerator_warnings(accelerator(), "data", 499 * 10**9)) == 1
+    texts = accelerator_warnings(accelerator("other/"), "data", 501 * 10**9)
     assert "not in the accelerated paths (other/)" in texts[0]
     assert "larger than the cache" in texts[1]
     assert "billed" in texts[2]
-    assert "only in part" in cautions(accelerator("data/train/"), "data")[0]
+    assert "only in part" in accelerator_warnings(accelerator("data/train/"), "data")[0]
 
 
 def test_the_cost_is_an_estimate_and_says_so() -> None:

@@ -12,9 +12,17 @@ from ossconsole.config.errors import SettingsError
 from ossconsole.sandbox.faults import Error, FaultPlan, Rule
 from ossconsole.sandbox.server import read_log
 from ossconsole.storage.client import ObjectStore
-from ossconsole.storage.details import object_details
 from ossconsole.storage.errors import StorageError
-from ossconsole.storage.jobs.actions import Copy, Delete, Restore, Usage, Versioning, presigned_url, versioning
+from ossconsole.storage.jobs.actions import (
+    Copy,
+    Delete,
+    Restore,
+    Usage,
+    Versioning,
+    object_details,
+    presigned_url,
+    versioning,
+)
 from ossconsole.storage.jobs.job import Job, JobState
 from ossconsole.storage.multipart import abort_upload, list_uploads
 from ossconsole.storage.objects import ObjectSummary
@@ -66,8 +74,8 @@ def test_delete_without_the_right_names_every_object(
     reader = sandboxed_bucket.store(key="read-only")
     job = run(Delete(reader, [f"{filled}dir/"]))
     assert job.state is JobState.FAILED
-    assert [failure.key for failure in job.failures] == [f"{filled}dir/deep/four", f"{filled}dir/three"]
-    assert all("AccessDenied" in failure.message and failure.request_id for failure in job.failures)
+    assert [failure.path for failure in job.failures] == [f"{filled}dir/deep/four", f"{filled}dir/three"]
+    assert all("AccessDenied" in failure.reason and failure.request_id for failure in job.failures)
     assert "dir/three" in keys(store, filled)
 
 
@@ -91,7 +99,7 @@ def test_rename_of_an_object_keeps_its_bytes_and_metadata(store: ObjectStore, pr
 def test_a_copy_overwrites_only_when_told(store: ObjectStore, filled: str) -> None:
     found = summary(store, f"{filled}one")
     kept = run(Copy(store, [found], found.key, f"{filled}two"))
-    assert "FileAlreadyExists" in kept.failures[0].message
+    assert "FileAlreadyExists" in kept.failures[0].reason
     assert store.get(f"{filled}two") == b"two"
     run(Copy(store, [found], found.key, f"{filled}two", replace=True))
     assert store.get(f"{filled}two") == b"one"
@@ -119,7 +127,7 @@ def test_a_folder_is_not_copied_into_itself(store: ObjectStore, filled: str, tar
 @pytest.mark.parametrize("target", ["", "/leading", "n" * 1024], ids=["empty", "slash", "long"])
 def test_a_target_that_is_no_key_is_refused(store: ObjectStore, filled: str, target: str) -> None:
     found = summary(store, f"{filled}one")
-    with pytest.raises(SettingsError, match="no object name"):
+    with pytest.raises(SettingsError, match="not a valid object name"):
         Copy(store, [found], found.key, target)
 
 
@@ -149,12 +157,12 @@ def test_restore_takes_what_is_archived_alone(store: ObjectStore, prefix: str) -
     job = Restore(store, [prefix])
     run(job)
     assert job.failures == []
-    assert (job.asked, job.under_way) == (2, 0)
+    assert (job.requested, job.in_progress) == (2, 0)
     assert job.progress().items_skipped == 1
     assert store.get(f"{prefix}one") == b"cold"
     denied = Restore(store, [ObjectSummary(f"{prefix}gone", 4, 0, "Archive")])
     run(denied)
-    assert "NoSuchKey" in denied.failures[0].message
+    assert "NoSuchKey" in denied.failures[0].reason
 
 
 def test_a_restore_that_is_under_way_is_no_failure(
@@ -165,7 +173,7 @@ def test_a_restore_that_is_under_way_is_no_failure(
         job = Restore(store, [ObjectSummary(f"{prefix}one", 4, 0, "ColdArchive")])
         run(job)
     assert job.failures == []
-    assert (job.asked, job.under_way) == (0, 1)
+    assert (job.requested, job.in_progress) == (0, 1)
 
 
 def test_unfinished_uploads_are_found_and_aborted(store: ObjectStore, prefix: str) -> None:

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.storage.checkpoints.inspect import (
-    Checkpoint,
     CheckpointError,
+    CheckpointInfo,
     RangedFile,
     inspect_checkpoint,
     inspect_local_checkpoint,
@@ -37,7 +37,7 @@ def saved(value: Any, **options: Any) -> bytes:
     return sink.getvalue()
 
 
-def read(data: bytes, budget: int = 1 << 24) -> Checkpoint:
+def read(data: bytes, budget: int = 1 << 24) -> CheckpointInfo:
     file = RangedFile(lambda start, length: data[start : start + length], len(data), budget=budget)
     return read_checkpoint(file, "x.pt")
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.text import safe_text
-from ossconsole.storage.jobs.download import check_inside, local_path, plan
+from ossconsole.storage.jobs.download import check_inside, plan_downloads
 from ossconsole.storage.objects import ObjectSummary
 
 NASTY = st.text(st.sampled_from("ab./\\%~\x00\x1b[\u202e\u200b\ud800é漢 0F"), min_size=1, max_size=40)
@@ -36,6 +36,11 @@ def test_safe_text(key: str, shown: str) -> None:
     assert safe_text(key) == shown
 
 
+def local_path(folder: Path, key: str) -> Path:
+    (item,) = plan_downloads([ObjectSummary(key, 1, 0)], "", folder)
+    return item.path
+
+
 @given(KEYS)
 def test_no_key_leaves_the_folder(key: str) -> None:
     folder = Path("/home/user/downloads")
@@ -53,7 +58,7 @@ def test_no_key_leaves_the_folder(key: str) -> None:
 @example({"a/", "a//b", "a"})
 def test_different_keys_become_different_files_and_none_is_a_folder_of_another(keys: set[str]) -> None:
     folder = Path("/d")
-    planned = list(plan((ObjectSummary(key, 1, 0) for key in sorted(keys)), "", folder))
+    planned = list(plan_downloads((ObjectSummary(key, 1, 0) for key in sorted(keys)), "", folder))
     paths = [item.path for item in planned]
     assert len(set(paths)) == len(paths)
     for path in paths:
@@ -80,7 +85,10 @@ def test_local_path(key: str, relative: str) -> None:
 
 def test_a_name_that_is_also_a_folder() -> None:
     keys = ["a", "a-b", "a.c/d", "a/b", "a/b/c", "a/d"]
-    planned = {item.key: str(item.path) for item in plan((ObjectSummary(k, 1, 0) for k in sorted(keys)), "", Path("/"))}
+    planned = {
+        item.key: str(item.path)
+        for item in plan_downloads((ObjectSummary(k, 1, 0) for k in sorted(keys)), "", Path("/"))
+    }
     assert planned == {
         "a": "/a",
         "a-b": "/a-b",

@@ -25,17 +25,17 @@ from ossconsole.config.endpoints import EndpointKind, classify
 from ossconsole.config.profiles import Profile
 from ossconsole.sandbox.faults import FaultPlan
 from ossconsole.storage.errors import StorageError
-from ossconsole.storage.probe.checks import probe_checks
-from ossconsole.storage.probe.probe import PROBE_NAME, Reach, UnreachableError, probe, probe_endpoint
+from ossconsole.storage.probe.probe import PROBE_NAME, HostProbe, UnreachableError, probe, probe_endpoint
 from ossconsole.storage.probe.report import (
     PERMISSION_STAGES,
     EndpointReport,
     ProbeReport,
-    Stage,
-    Step,
-    Steps,
+    ProbeStage,
+    ProbeStep,
+    StepRunner,
     StepStatus,
     ignore_step,
+    probe_checks,
     stages,
 )
 from tests.sandboxed import Sandboxed, sandboxed
@@ -79,14 +79,14 @@ def test_all_is_well(sandboxed_bucket: Sandboxed, profile: Profile) -> None:
     assert set(by_name(profile, report).values()) == {CheckStatus.OK}
     for kind, endpoint in report.endpoints.items():
         assert tuple(step.stage for step in endpoint.steps) == stages(profile, kind)
-        first = endpoint.figures(Stage.READ)
+        first = endpoint.figures(ProbeStage.READ)
         assert first is not None
         assert (first.samples, first.bytes) == (16, 16000)
         assert 0 < first.p50_ms <= first.p95_ms
         assert endpoint.skew_s is not None
         assert abs(endpoint.skew_s) < 2
-    assert report.endpoints[STANDARD].figures(Stage.AGAIN) is None
-    assert report.endpoints[ACCELERATED].figures(Stage.AGAIN) is not None
+    assert report.endpoints[STANDARD].figures(ProbeStage.REREAD) is None
+    assert report.endpoints[ACCELERATED].figures(ProbeStage.REREAD) is not None
     assert tuple(step.stage for step in report.permissions) == PERMISSION_STAGES
 
 
@@ -103,10 +103,10 @@ def test_without_writes_nothing_is_written(sandboxed_bucket: Sandboxed, profile:
 
 
 def test_each_step_is_told_as_it_begins_and_ends(sandboxed_bucket: Sandboxed, profile: Profile) -> None:
-    told: list[Step] = []
+    told: list[ProbeStep] = []
     lock = threading.Lock()
 
-    def on_step(step: Step) -> None:
+    def on_step(step: ProbeStep) -> None:
         with lock:
             told.append(step)
 
@@ -141,7 +141,7 @@ def test_the_cache_shows_in_the_second_reading(tmp_path: Path) -> None:
         for number in range(4):
             running.store().put(f"{profile.dataset_prefix}/{number}", b"x")
         report = probe_endpoint(profile, running.owner, ACCELERATED)
-    first, again = report.figures(Stage.READ), report.figures(Stage.AGAIN)
+    first, again = report.figures(ProbeStage.READ), report.figures(ProbeStage.REREAD)
     assert first is not None
     assert again is not None
     assert first.p50_ms >= LATENCY_MS > again.p50_ms
@@ -200,12 +200,12 @@ def test_the_endpoint_of_another_region_is_told_apart_from_a_denied_permission(p
         ec="0003-00001403",
         request_id="R" * 24,
     )
-    steps = Steps(STANDARD, 5, ignore_step)
+    steps = StepRunner(STANDARD, 5, ignore_step)
 
     def refuse() -> str:
         raise refusal
 
-    steps.run(Stage.SIGNED, 5, refuse)
+    steps.run(ProbeStage.SIGNED, 5, refuse)
     endpoint = EndpointReport(
         kind=STANDARD,
         endpoint=profile.standard_endpoint,
@@ -219,7 +219,7 @@ def test_the_endpoint_of_another_region_is_told_apart_from_a_denied_permission(p
 def test_where_deleting_is_denied_the_object_left_is_named(sandboxed_bucket: Sandboxed, profile: Profile) -> None:
     report = probe(profile, sandboxed_bucket.keys["no-delete"])
     denied = [step for step in report.permissions if step.status is StepStatus.FAIL]
-    assert [step.stage for step in denied] == [Stage.DELETE]
+    assert [step.stage for step in denied] == [ProbeStage.DELETE]
     assert "oss:DeleteObject" in denied[0].remedy
     left = [step for step in report.permissions if step.status is StepStatus.WARN]
     assert PROBE_NAME in left[0].detail
@@ -243,16 +243,16 @@ def test_a_dead_port_fails_its_endpoint_alone(sandboxed_bucket: Sandboxed, profi
     assert failing(half, report) == {"endpoint accelerated"}
     assert "TCP" in detail(half, report, "endpoint accelerated")
     skipped = [step.stage for step in report.endpoints[ACCELERATED].steps if step.status is StepStatus.SKIPPED]
-    assert skipped == [Stage.SIGNED, Stage.LIST, Stage.READ, Stage.AGAIN]
+    assert skipped == [ProbeStage.SIGNED, ProbeStage.LIST, ProbeStage.READ, ProbeStage.REREAD]
 
 
 def test_an_empty_prefix_is_a_warning(sandboxed_bucket: Sandboxed, profile: Profile) -> None:
     empty = msgspec.structs.replace(profile, dataset_prefix="nothing-here")
     report = probe(empty, sandboxed_bucket.owner)
     steps = {step.stage: step for step in report.endpoints[STANDARD].steps}
-    assert steps[Stage.LIST].status is StepStatus.WARN
-    assert "ossconsole upload" in steps[Stage.LIST].remedy
-    assert steps[Stage.READ].status is StepStatus.SKIPPED
+    assert steps[ProbeStage.LIST].status is StepStatus.WARN
+    assert "ossconsole upload" in steps[ProbeStage.LIST].remedy
+    assert steps[ProbeStage.READ].status is StepStatus.SKIPPED
     assert not failing(empty, report)
 
 
@@ -262,7 +262,7 @@ def test_an_endpoint_that_never_answers_is_given_up(sandboxed_bucket: Sandboxed,
         report = probe_endpoint(mute, sandboxed_bucket.owner, STANDARD, limit_s=0.5)
     failed = report.failed
     assert failed is not None
-    assert failed.stage is Stage.SIGNED
+    assert failed.stage is ProbeStage.SIGNED
     assert "longer than" in failed.detail
 
 
@@ -319,7 +319,7 @@ def test_the_clocks_are_compared(
     assert words in detail(there, report, "clock")
 
 
-def unreachable(reach: Reach) -> UnreachableError:
+def unreachable(reach: HostProbe) -> UnreachableError:
     def walk() -> None:
         reach.resolve()
         reach.connect(1)
@@ -357,28 +357,28 @@ def test_tls_with_a_trusted_certificate(tmp_path: Path, monkeypatch: pytest.Monk
     certificate = self_signed(tmp_path, names=["127.0.0.1"])
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     with serve(certificate) as port:
-        reach = Reach("127", f"https://0.0.1:{port}")
+        reach = HostProbe("127", f"https://0.0.1:{port}")
         reach.resolve()
         assert reach.handshake(2).startswith("TLS")
 
 
 def test_tls_with_a_foreign_certificate(tmp_path: Path) -> None:
     with serve(self_signed(tmp_path, names=["127.0.0.1"])) as port:
-        error = unreachable(Reach("127", f"https://0.0.1:{port}"))
-    assert "cannot be trusted" in error.message
+        error = unreachable(HostProbe("127", f"https://0.0.1:{port}"))
+    assert "is not trusted" in error.message
 
 
 def test_tls_for_another_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     certificate = self_signed(tmp_path, names=["127.0.0.9"])
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     with serve(certificate) as port:
-        error = unreachable(Reach("127", f"https://0.0.1:{port}"))
-    assert "cannot be trusted" in error.message
+        error = unreachable(HostProbe("127", f"https://0.0.1:{port}"))
+    assert "is not trusted" in error.message
 
 
 def test_a_plain_port_does_not_speak_tls() -> None:
     with serve() as port:
-        error = unreachable(Reach("127", f"https://0.0.1:{port}"))
+        error = unreachable(HostProbe("127", f"https://0.0.1:{port}"))
     assert "does not speak TLS" in error.message
 
 
@@ -398,13 +398,13 @@ def fail_lookups(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_inside_endpoints_say_where_they_answer(endpoint: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fail_lookups(monkeypatch)
-    error = unreachable(Reach("abc", endpoint))
+    error = unreachable(HostProbe("abc", endpoint))
     assert "only inside the internal network of cn-hangzhou" in error.message
     assert words in error.remedy
 
 
 def test_a_public_name_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     fail_lookups(monkeypatch)
-    error = unreachable(Reach("abc", "https://data.example.com"))
+    error = unreachable(HostProbe("abc", "https://data.example.com"))
     assert "abc.data.example.com has no address" in error.message
     assert "spelling" in error.remedy

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ossconsole.storage.jobs.job import RATE_WINDOW_S, ProgressLedger
+from ossconsole.storage.jobs.job import RATE_WINDOW_S, ProgressTracker
 
 EVENTS = st.lists(
     st.one_of(
@@ -27,18 +27,18 @@ class Clock:
 @given(EVENTS)
 def test_done_never_falls_nor_exceeds_the_total_whatever_is_retried(events: list[tuple[str, int, int]]) -> None:
     clock = Clock()
-    ledger = ProgressLedger(clock)
-    before = ledger.snapshot()
+    tracker = ProgressTracker(clock)
+    before = tracker.snapshot()
     for what, item, amount in events:
         if what == "expect":
-            ledger.expect(1, amount)
+            tracker.add_total(1, amount)
         elif what == "reach":
-            ledger.reach(item, amount)
+            tracker.advance(item, amount)
         elif what == "wait":
             clock.now += amount
         else:
-            ledger.finish(item, amount, failed=what == "fail")
-        after = ledger.snapshot()
+            tracker.complete(item, amount, failed=what == "fail")
+        after = tracker.snapshot()
         assert before.bytes_done <= after.bytes_done <= after.bytes_total
         assert after.bytes_per_s >= 0
         assert after.items_done >= before.items_done
@@ -46,28 +46,28 @@ def test_done_never_falls_nor_exceeds_the_total_whatever_is_retried(events: list
 
 
 def test_a_retry_counts_nothing_twice() -> None:
-    ledger = ProgressLedger(Clock())
-    ledger.expect(1, 100)
+    tracker = ProgressTracker(Clock())
+    tracker.add_total(1, 100)
     for done in (40, 80, 10, 50, 90):
-        ledger.reach("a", done)
-    assert ledger.snapshot().bytes_done == 90
-    ledger.finish("a", 100)
-    assert ledger.snapshot().bytes_done == 100
+        tracker.advance("a", done)
+    assert tracker.snapshot().bytes_done == 90
+    tracker.complete("a", 100)
+    assert tracker.snapshot().bytes_done == 100
 
 
 def test_rate_and_time_left_are_over_the_last_seconds() -> None:
     clock = Clock()
-    ledger = ProgressLedger(clock)
-    ledger.expect(1, 3000)
-    assert ledger.snapshot().eta_s is None
-    ledger.totals_known()
+    tracker = ProgressTracker(clock)
+    tracker.add_total(1, 3000)
+    assert tracker.snapshot().eta_s is None
+    tracker.totals_known()
     for second in range(1, 21):
         clock.now = float(second)
-        ledger.reach("a", second * 100)
-    steady = ledger.snapshot()
+        tracker.advance("a", second * 100)
+    steady = tracker.snapshot()
     assert steady.bytes_per_s == 100
     assert steady.eta_s == 10
     clock.now += RATE_WINDOW_S + 1  # nothing arrives any more
-    stalled = ledger.snapshot()
+    stalled = tracker.snapshot()
     assert stalled.bytes_per_s == 0
     assert stalled.eta_s is None

@@ -10,7 +10,7 @@ import pytest
 
 from ossconsole.storage.errors import StorageError, translate
 from ossconsole.storage.jobs.job import Job, JobState
-from ossconsole.storage.retry import ONCE, RetryPolicy, Wait, WaitNotes
+from ossconsole.storage.retry import NO_RETRY, CircuitBreaker, RetryPolicy, Wait, WaitNotes
 
 FAILURE = StorageError("no answer", retriable=True)
 REFUSAL = StorageError("denied", status=403, code="AccessDenied")
@@ -57,8 +57,8 @@ def test_throttling_does_not_count_as_a_failure() -> None:
         pytest.param(RetryPolicy(patience_s=10), [throttled(4.0)] * 3, 2, id="throttled for longer than the patience"),
         pytest.param(RetryPolicy(patience_s=10), [throttled(LONG_S)], 0, id="asked to wait for longer"),
         pytest.param(RetryPolicy(), [REFUSAL], 0, id="refused"),
-        pytest.param(ONCE, [throttled()], 0, id="once"),
-        pytest.param(ONCE, [FAILURE], 0, id="once, no answer"),
+        pytest.param(NO_RETRY, [throttled()], 0, id="once"),
+        pytest.param(NO_RETRY, [FAILURE], 0, id="once, no answer"),
     ],
 )
 def test_when_it_gives_up(policy: RetryPolicy, errors: list[StorageError], waits: int) -> None:
@@ -121,7 +121,7 @@ class _Waiting(Job):
 
     def work(self) -> None:
         self.began.set()
-        RetryPolicy(patience_s=2 * LONG_S).run(Endpoint(throttled(LONG_S)).request, self.pause)
+        RetryPolicy(patience_s=2 * LONG_S).run(Endpoint(throttled(LONG_S)).request, self.wait_to_retry)
 
 
 def test_a_cancel_ends_the_wait_of_a_job() -> None:
@@ -133,3 +133,23 @@ def test_a_cancel_ends_the_wait_of_a_job() -> None:
     job.cancel()
     assert job.wait(60)
     assert (job.state, job.waiting) == (JobState.CANCELLED, "")
+
+
+def test_the_breaker_opens_after_a_run_of_unanswered_requests() -> None:
+    breaker = CircuitBreaker(max_unanswered=3)
+    for interruption in (breaker.succeeded, lambda: breaker.check(REFUSAL)):
+        breaker.check(FAILURE)
+        breaker.check(FAILURE)
+        interruption()
+    breaker.check(FAILURE)
+    breaker.check(FAILURE)
+    with pytest.raises(StorageError, match="no answer"):
+        breaker.check(FAILURE)
+
+
+@pytest.mark.parametrize(
+    "error", [throttled(), StorageError("unknown key", status=403, code="InvalidAccessKeyId")], ids=["throttled", "key"]
+)
+def test_the_breaker_opens_immediately_where_every_request_would_fail(error: StorageError) -> None:
+    with pytest.raises(StorageError):
+        CircuitBreaker().check(error)

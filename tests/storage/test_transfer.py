@@ -14,7 +14,7 @@ from ossconsole.storage.jobs.download import Download, DownloadItem, Existing
 from ossconsole.storage.jobs.job import JobState
 from ossconsole.storage.multipart import PART_SIZE
 from ossconsole.storage.objects import ObjectSummary
-from ossconsole.storage.retry import ONCE, RetryPolicy
+from ossconsole.storage.retry import NO_RETRY, RetryPolicy
 from tests.sandboxed import Sandboxed
 from tests.storage.cutting_proxy import cutting
 
@@ -86,7 +86,7 @@ def test_a_second_download_fetches_nothing_and_a_changed_file_is_kept_replaced_o
 
     renamed = run(Download(store, [prefix], prefix, tmp_path, existing=Existing.RENAME))
     assert renamed.progress().items_done == 1
-    assert run(renamed.again()).progress().items_done == 0
+    assert run(renamed.retry()).progress().items_done == 0
     assert files(tmp_path) == {"one.txt": b"mine", "one (1).txt": b"one", "two.txt": b"two"}
 
     run(Download(store, [prefix], prefix, tmp_path, existing=Existing.REPLACE))
@@ -130,7 +130,7 @@ def test_a_cancelled_download_goes_on_where_it_stopped(
     found = summary(plain, f"{prefix}large")
     job = Download(plain, [found], prefix, tmp_path, threads=1)
     reached = threading.Event()
-    reach = job.ledger.reach
+    reach = job.tracker.advance
 
     def watch(item: object, done: int) -> None:
         reach(item, done)
@@ -138,21 +138,21 @@ def test_a_cancelled_download_goes_on_where_it_stopped(
             job.cancel()
             reached.set()
 
-    job.ledger.reach = watch  # type: ignore[method-assign]
+    job.tracker.advance = watch  # type: ignore[method-assign]
     run(job)
     assert reached.is_set()
     assert job.state is JobState.CANCELLED
     assert "large" not in files(tmp_path)
-    again = job.again()
+    again = job.retry()
     counted: list[int] = []
-    expected_reach = again.ledger.reach
+    expected_reach = again.tracker.advance
 
     def count(item: object, done: int) -> None:
         if item != (found.key, -1):
             counted.append(done)
         expected_reach(item, done)
 
-    again.ledger.reach = count  # type: ignore[method-assign]
+    again.tracker.advance = count  # type: ignore[method-assign]
     run(again)
     assert again.failures == []
     assert files(tmp_path) == {"large": LARGE}
@@ -202,10 +202,10 @@ def test_an_object_that_never_comes_with_its_crc_is_told_after_some_rounds(
     with sandboxed_bucket.faults(plan):
         job = run(Download(store, [prefix], prefix, tmp_path))
     assert job.state is JobState.FAILED
-    assert [failure.key for failure in job.failures] == [f"{prefix}large"]
-    assert "CRC64" in job.failures[0].message
+    assert [failure.path for failure in job.failures] == [f"{prefix}large"]
+    assert "CRC64" in job.failures[0].reason
     assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == ["small"]
-    assert run(job.again()).failures == []
+    assert run(job.retry()).failures == []
     assert (tmp_path / "large").read_bytes() == LARGE
 
 
@@ -218,14 +218,14 @@ def test_an_endpoint_that_dies_ends_the_job_and_a_retry_does_the_rest(
     found = plain.list_page(prefix).objects
     with cutting(sandboxed_bucket.process.profile(), cut_after=5_000) as (proxy, profile):
         proxy.cuts = 1_000_000
-        dying = ObjectStore(profile, sandboxed_bucket.owner, retry=ONCE)
+        dying = ObjectStore(profile, sandboxed_bucket.owner, retry=NO_RETRY)
         job = run(Download(dying, found, prefix, tmp_path, threads=2))
         assert job.state is JobState.FAILED
         assert job.failures
-        assert all("127.0.0" not in failure.key and failure.message for failure in job.failures)
+        assert all("127.0.0" not in failure.path and failure.reason for failure in job.failures)
         done = files(tmp_path)
         proxy.cuts = 0
-        again = run(job.again())
+        again = run(job.retry())
         assert again.failures == []
         assert again.progress().items_skipped == len(done)
         assert len(files(tmp_path)) == 40
@@ -239,8 +239,8 @@ def test_what_is_denied_or_gone_is_named_and_the_rest_arrives(store: ObjectStore
     job = run(Download(store, [summary(store, f"{prefix}here"), gone], prefix, tmp_path))
     assert job.state is JobState.FAILED
     (failure,) = job.failures
-    assert failure.key == gone.key
-    assert "NoSuchKey" in failure.message
+    assert failure.path == gone.key
+    assert "NoSuchKey" in failure.reason
     assert failure.request_id
     assert files(tmp_path) == {"here": b"here"}
 
@@ -268,7 +268,7 @@ def test_a_link_in_the_folder_is_not_followed(store: ObjectStore, prefix: str, t
     (folder / "link").symlink_to(outside)
     store.put(f"{prefix}link/file", b"data")
     job = run(Download(store, [prefix], prefix, folder))
-    assert "symbolic link" in job.failures[0].message
+    assert "symbolic link" in job.failures[0].reason
     assert list(outside.iterdir()) == []
 
 
@@ -281,6 +281,6 @@ def test_two_downloads_of_the_same_file_do_not_mix(store: ObjectStore, prefix: s
     for job in jobs:
         assert job.wait(WAIT_S)
     assert files(tmp_path) == {"large": LARGE}
-    refused = [failure.message for job in jobs for failure in job.failures]
+    refused = [failure.reason for job in jobs for failure in job.failures]
     assert all("Another download" in message for message in refused)
     assert len(refused) <= 1

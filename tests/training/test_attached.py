@@ -166,11 +166,12 @@ from pathlib import Path
 from ossconsole.config.credentials import Secret
 from ossconsole.config.credentials import Credentials
 from ossconsole.config.credential_sources import FixedSource
-from ossconsole.dataset.upload.settings import UploadSettings
+from ossconsole.dataset.upload.job import UploadSettings
 from ossconsole.dataset.upload.job import UploadJob
+from ossconsole.dataset.upload.plan import create_upload
 from ossconsole.training.remote.control import ControlServer
 from tests.training.test_control import PROFILE, FakeProcess
-job = UploadJob(PROFILE, FixedSource(Credentials("id", Secret("s"))), UploadSettings(source=Path("/pictures")))
+job = create_upload(PROFILE, FixedSource(Credentials("id", Secret("s"))), UploadSettings(source=Path("/pictures")))
 with ControlServer(FakeProcess(own_run=None, own_upload=job)):
     print("ready", flush=True)
     sys.stdin.readline()
@@ -206,7 +207,7 @@ def test_an_upload_is_watched_to_its_end(uploader: subprocess.Popen[bytes]) -> N
     assert uploader.stdin is not None
     uploader.stdin.write(b"\n")
     uploader.stdin.flush()
-    assert upload.join(DEADLINE_S)  # there is no such folder
+    assert upload.wait(DEADLINE_S)  # there is no such folder
     assert upload.progress().phase is Phase.FAILED
     assert "/pictures" in upload.progress().error
 
@@ -215,7 +216,7 @@ def test_an_upload_whose_process_is_killed_has_failed(uploader: subprocess.Popen
     upload = seen(uploader)
     uploader.kill()
     uploader.wait(DEADLINE_S)
-    assert upload.join(DEADLINE_S)
+    assert upload.wait(DEADLINE_S)
     assert upload.progress().phase is Phase.FAILED
     assert upload.error is not None
     assert "resumes where it stopped" in upload.error.remedy

@@ -120,7 +120,7 @@ def whole_model() -> bytes:
     return saved(torch.nn.Sequential(torch.nn.Linear(2, 2)))
 
 
-_NAMES_CODE = r"names code to be run when it is loaded .*(getattr|write_text)"
+_NAMES_CODE = r"runs code when it is loaded .*(getattr|write_text)"
 REFUSED: dict[str, tuple[Callable[[Path], bytes], str, str]] = {
     "hostile zip": (
         lambda target: saved(Bomb(target)),
@@ -133,7 +133,7 @@ REFUSED: dict[str, tuple[Callable[[Path], bytes], str, str]] = {
         _NAMES_CODE,
         "trust",
     ),
-    "hostile in a dictionary": (lambda target: saved({"model": Bomb(target), **state()}), "names code", "trust"),
+    "hostile in a dictionary": (lambda target: saved({"model": Bomb(target), **state()}), "runs code", "trust"),
     "whole model": (lambda _: whole_model(), "whole pickled model, which is code", "state_dict"),
     "safetensors": (lambda _: tensors_as_safetensors(), "safetensors format", "load_file"),
     "web page": (lambda _: b"\n<!DOCTYPE html><html><body>Sign in</body></html>", "web page", "curl"),

@@ -406,7 +406,7 @@ def test_unused_objects_of_a_dataset_are_reported(bucket: Bucket, start_run: Sta
     found = finished(start_run(profile, batch_size=2))
     assert isinstance(found[0], events.Run)  # a record begins with its run
     warnings = [event for event in found if isinstance(event, events.WarningEvent)]
-    assert "Not used: 2 objects (in no class folder, " in warnings[0].message
+    assert "Not used: 2 objects (not in a class folder, " in warnings[0].message
     assert "val/V0.pt, val/V1.pt" in warnings[0].message
     assert f"ILSVRC2012_val_labels.json --plain --to {profile.dataset_prefix}" in warnings[0].remedy
     assert any("no validation samples" in event.message for event in found if isinstance(event, events.InfoEvent))

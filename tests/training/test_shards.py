@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from ossconsole.dataset.formats import SampleFormat
-from ossconsole.dataset.upload.job import UploadJob
-from ossconsole.dataset.upload.settings import UploadSettings
+from ossconsole.dataset.upload.job import UploadSettings
+from ossconsole.dataset.upload.plan import create_upload
 from ossconsole.telemetry import events
 from ossconsole.training.data import TrainingData, training_data
 from ossconsole.training.loading.loader import BatchLoader
@@ -42,9 +42,9 @@ def sharded(bucket: Bucket, pictures: Path) -> TrainingData:
     """The images as shards of 25 samples, below a separate prefix."""
     bucket.profile = msgspec.structs.replace(bucket.profile, dataset_prefix=f"{bucket.profile.dataset_prefix}/shards")
     settings = UploadSettings(source=pictures, format=SampleFormat.IMAGE_U8, size=SIDE, per_shard=25, workers=1)
-    job = UploadJob(bucket.profile, bucket.credentials, settings)
+    job = create_upload(bucket.profile, bucket.credentials, settings)
     job.start()
-    assert job.wait().uploaded == 2 * PER_CLASS + 20
+    assert job.result().uploaded == 2 * PER_CLASS + 20
     return training_data(bucket.store(), bucket.profile.dataset_prefix)
 
 

@@ -13,12 +13,11 @@ from ossconsole.config.credentials import Credentials, Secret
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.profiles import Profile
-from ossconsole.dataset.upload.flow import Stopped
-from ossconsole.dataset.upload.job import UploadSummary
-from ossconsole.dataset.upload.journal import Failure
+from ossconsole.dataset.upload.job import UploadSettings, UploadSummary
 from ossconsole.dataset.upload.plan import UploadPlan
-from ossconsole.dataset.upload.progress import Phase, Picture, Stage, UploadProgress
-from ossconsole.dataset.upload.settings import UploadSettings
+from ossconsole.dataset.upload.progress import Phase, PipelineStage, SamplePreview, UploadProgress
+from ossconsole.storage.jobs.job import Failure
+from ossconsole.storage.jobs.threads import Cancelled
 from ossconsole.storage.objects import ListPage, ObjectInfo, ObjectSummary
 from ossconsole.storage.retry import Pause
 from ossconsole.telemetry import events
@@ -93,7 +92,7 @@ class FakeUpload:
     shown: UploadProgress
     ended: UploadSummary = _NOTHING
     settings: UploadSettings = _PICTURES
-    sample: Picture | None = None
+    sample: SamplePreview | None = None
     alive: bool = True
     is_remote: bool = False
     asked: list[object] = field(default_factory=list)
@@ -108,7 +107,7 @@ class FakeUpload:
     def summary(self) -> UploadSummary:
         return self.ended
 
-    def picture(self) -> Picture | None:
+    def preview(self) -> SamplePreview | None:
         return self.sample
 
     def pause(self) -> None:
@@ -145,7 +144,7 @@ def upload_progress(**changes: object) -> UploadProgress:
         "samples_per_s": 8.1,
         "bytes_per_s": 1_219_277.0,
         "eta_s": 37.0,
-        "bottleneck": Stage.PREPARE,
+        "bottleneck": PipelineStage.PREPARE,
         "workers": ("train/ants/0013035.u8", "train/bees/1092977343_cb42b38d62.u8"),
         "sending": 3,
         "parallelism": 16,
@@ -175,10 +174,6 @@ class FakeStore:
 
     def uri(self, key: str = "") -> str:
         return f"oss://127/{key}"
-
-    def head_bucket(self) -> None:
-        if self.error is not None:
-            raise self.error
 
     def head(self, key: str) -> ObjectInfo:
         raise NotImplementedError(key)
@@ -301,7 +296,7 @@ class FakeServices:
         if isinstance(self.plan, ConsoleError):
             raise self.plan
         if stop.is_set():
-            raise Stopped
+            raise Cancelled
         return self.plan
 
     def start_upload(self, settings: UploadSettings) -> FakeUpload:

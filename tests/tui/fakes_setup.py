@@ -17,8 +17,8 @@ from ossconsole.storage.probe.report import (
     Figures,
     OnStep,
     ProbeReport,
-    Stage,
-    Step,
+    ProbeStage,
+    ProbeStep,
     StepStatus,
     stages,
 )
@@ -34,18 +34,24 @@ ACCELERATOR = Accelerator(
     paths=(AcceleratedPath("dataset/imagenet/"),),
     created=START - 86400,
 )
-_SECONDS = {Stage.DNS: 0.001, Stage.TCP: 0.002, Stage.TLS: 0.009, Stage.SIGNED: 0.021, Stage.LIST: 0.038}
-_DETAILS = {Stage.SIGNED: "manifest there", Stage.LIST: "1000+ objects"}
+_SECONDS = {
+    ProbeStage.DNS: 0.001,
+    ProbeStage.TCP: 0.002,
+    ProbeStage.TLS: 0.009,
+    ProbeStage.SIGNED: 0.021,
+    ProbeStage.LIST: 0.038,
+}
+_DETAILS = {ProbeStage.SIGNED: "manifest there", ProbeStage.LIST: "1000+ objects"}
 _READS = {
-    (STANDARD, Stage.READ): Figures(16, 9_633_792, 35.2, 61.8, 16.6),
-    (ACCELERATED, Stage.READ): Figures(16, 9_633_792, 36.9, 64.0, 15.9),
-    (ACCELERATED, Stage.AGAIN): Figures(16, 9_633_792, 4.1, 6.3, 141.0),
+    (STANDARD, ProbeStage.READ): Figures(16, 9_633_792, 35.2, 61.8, 16.6),
+    (ACCELERATED, ProbeStage.READ): Figures(16, 9_633_792, 36.9, 64.0, 15.9),
+    (ACCELERATED, ProbeStage.REREAD): Figures(16, 9_633_792, 4.1, 6.3, 141.0),
 }
 
 
-def good(kind: EndpointKind | None, stage: Stage) -> Step:
+def good(kind: EndpointKind | None, stage: ProbeStage) -> ProbeStep:
     figures = _READS.get((kind, stage)) if kind else None
-    return Step(
+    return ProbeStep(
         kind=kind,
         stage=stage,
         status=StepStatus.OK,
@@ -55,26 +61,26 @@ def good(kind: EndpointKind | None, stage: Stage) -> Step:
     )
 
 
-def all_good(profile: Profile = REAL) -> list[Step]:
+def all_good(profile: Profile = REAL) -> list[ProbeStep]:
     found = [good(kind, stage) for kind in profile.endpoints for stage in stages(profile, kind)]
     return found + [good(None, stage) for stage in PERMISSION_STAGES]
 
 
-def half_way(profile: Profile = REAL) -> list[Step]:
+def half_way(profile: Profile = REAL) -> list[ProbeStep]:
     """Standard lists, accelerated connects."""
     running = [
-        Step(kind=STANDARD, stage=Stage.LIST, status=StepStatus.RUNNING),
-        Step(kind=ACCELERATED, stage=Stage.TLS, status=StepStatus.RUNNING),
+        ProbeStep(kind=STANDARD, stage=ProbeStage.LIST, status=StepStatus.RUNNING),
+        ProbeStep(kind=ACCELERATED, stage=ProbeStage.TLS, status=StepStatus.RUNNING),
     ]
-    standard = [good(STANDARD, stage) for stage in (Stage.DNS, Stage.TCP, Stage.TLS, Stage.SIGNED)]
-    return [*standard, *(good(ACCELERATED, stage) for stage in (Stage.DNS, Stage.TCP)), *running]
+    standard = [good(STANDARD, stage) for stage in (ProbeStage.DNS, ProbeStage.TCP, ProbeStage.TLS, ProbeStage.SIGNED)]
+    return [*standard, *(good(ACCELERATED, stage) for stage in (ProbeStage.DNS, ProbeStage.TCP)), *running]
 
 
-def accelerated_unreachable(profile: Profile = REAL) -> list[Step]:
+def accelerated_unreachable(profile: Profile = REAL) -> list[ProbeStep]:
     """The accelerated endpoint has no way in, and the key may not delete."""
-    dead = Step(
+    dead = ProbeStep(
         kind=ACCELERATED,
-        stage=Stage.TCP,
+        stage=ProbeStage.TCP,
         status=StepStatus.FAIL,
         detail="imagenet-train.cn-hangzhou-internal.oss-data-acc.aliyuncs.com (100.118.28.50) port 443: no answer. "
         "This endpoint answers only inside the internal network of cn-hangzhou.",
@@ -82,12 +88,12 @@ def accelerated_unreachable(profile: Profile = REAL) -> list[Step]:
         seconds=2.5,
     )
     skipped = [
-        Step(kind=ACCELERATED, stage=stage, status=StepStatus.SKIPPED)
-        for stage in (Stage.TLS, Stage.SIGNED, Stage.LIST, Stage.READ, Stage.AGAIN)
+        ProbeStep(kind=ACCELERATED, stage=stage, status=StepStatus.SKIPPED)
+        for stage in (ProbeStage.TLS, ProbeStage.SIGNED, ProbeStage.LIST, ProbeStage.READ, ProbeStage.REREAD)
     ]
-    denied = Step(
+    denied = ProbeStep(
         kind=None,
-        stage=Stage.DELETE,
+        stage=ProbeStage.DELETE,
         status=StepStatus.FAIL,
         detail="AccessDenied while deleting oss://imagenet-train/checkpoints/.ossconsole-probe "
         f"(HTTP 403, request id {REQUEST_ID}).",
@@ -96,16 +102,16 @@ def accelerated_unreachable(profile: Profile = REAL) -> list[Step]:
         request_id=REQUEST_ID,
     )
     standard = [good(STANDARD, stage) for stage in stages(profile, STANDARD)]
-    allowed = [good(None, stage) for stage in PERMISSION_STAGES if stage is not Stage.DELETE]
-    return [*standard, good(ACCELERATED, Stage.DNS), dead, *skipped, denied, *allowed]
+    allowed = [good(None, stage) for stage in PERMISSION_STAGES if stage is not ProbeStage.DELETE]
+    return [*standard, good(ACCELERATED, ProbeStage.DNS), dead, *skipped, denied, *allowed]
 
 
-def no_bucket(profile: Profile = REAL) -> list[Step]:
+def no_bucket(profile: Profile = REAL) -> list[ProbeStep]:
     return [
-        *(good(STANDARD, stage) for stage in (Stage.DNS, Stage.TCP, Stage.TLS)),
-        Step(
+        *(good(STANDARD, stage) for stage in (ProbeStage.DNS, ProbeStage.TCP, ProbeStage.TLS)),
+        ProbeStep(
             kind=STANDARD,
-            stage=Stage.SIGNED,
+            stage=ProbeStage.SIGNED,
             status=StepStatus.FAIL,
             detail=f"NoSuchBucket: The specified bucket does not exist (HTTP 404, request id {REQUEST_ID}).",
             remedy="Check the bucket's name and region.",
@@ -120,7 +126,7 @@ class FakeBucketSetup:
     """Tells `steps`; with `hold` it never comes to an end. What it was asked to change is in `asked`."""
 
     profile: Profile = REAL
-    steps: Sequence[Step] = ()
+    steps: Sequence[ProbeStep] = ()
     error: ConsoleError | None = None
     state: AcceleratorState = field(
         default_factory=lambda: AcceleratorState(ACCELERATOR, ("It is billed by the hour.",))
@@ -209,5 +215,5 @@ class SetupServices(FakeServices):
         return self.setup
 
 
-def _of(steps: Iterable[Step], kind: EndpointKind) -> list[Step]:
+def _of(steps: Iterable[ProbeStep], kind: EndpointKind) -> list[ProbeStep]:
     return [step for step in steps if step.kind is kind]

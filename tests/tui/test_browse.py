@@ -26,7 +26,7 @@ from ossconsole.storage.errors import StorageError
 from ossconsole.storage.jobs.job import JobState
 from ossconsole.storage.multipart import list_uploads
 from ossconsole.storage.objects import ObjectSummary
-from ossconsole.storage.retry import ONCE
+from ossconsole.storage.retry import NO_RETRY
 from ossconsole.tui.browse.screen import BrowseScreen
 from ossconsole.tui.console import NoCredentials, PreparationStage, Ready, StageState
 from ossconsole.tui.kit import memory
@@ -113,7 +113,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def bucket(sandboxed_bucket: Sandboxed, request: pytest.FixtureRequest) -> Iterator[ObjectStore]:
     """A store whose profile's prefixes are this test's own."""
-    store = ObjectStore(sandboxed_bucket.profile(f"browse/{request.node.name}"), sandboxed_bucket.owner, retry=ONCE)
+    store = ObjectStore(sandboxed_bucket.profile(f"browse/{request.node.name}"), sandboxed_bucket.owner, retry=NO_RETRY)
     yield store
     store.close()
 
@@ -494,7 +494,7 @@ async def test_a_denied_listing_says_why_and_continues_on_refresh(
     sandboxed_bucket: Sandboxed, bucket: ObjectStore, make_app: AppMaker
 ) -> None:
     put(bucket, a=b"1")
-    wrong = ObjectStore(bucket.profile, sandboxed_bucket.wrong_secret, retry=ONCE)
+    wrong = ObjectStore(bucket.profile, sandboxed_bucket.wrong_secret, retry=NO_RETRY)
     async with make_app(services(wrong), "browse").run_test(size=(120, 30)) as pilot:
         await past_opening(pilot)
         browser = Browser(pilot)

@@ -20,11 +20,10 @@ from textual.widgets import Input
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.dataset.formats import SampleFormat, encode
 from ossconsole.dataset.manifest import Manifest, Sample
-from ossconsole.storage.details import ObjectDetails, ObjectVersion
 from ossconsole.storage.errors import StorageError
-from ossconsole.storage.jobs.actions import Versioning
+from ossconsole.storage.jobs.actions import ObjectDetails, ObjectVersion, Versioning
 from ossconsole.storage.jobs.download import Download
-from ossconsole.storage.jobs.job import ProgressLedger
+from ossconsole.storage.jobs.job import ProgressTracker
 from ossconsole.storage.listing import ListingState
 from ossconsole.storage.multipart import UnfinishedUpload
 from ossconsole.tui.browse.checkpoints import CheckpointCompareScreen
@@ -189,10 +188,10 @@ async def working(browser: Browser) -> None:
     for done, failed in ((700_000_000, False), (1_000, True)):
         clock = iter((0.0, 7.0))
         job = Download(browser.screen.store, [], "", Path("/data/down"))  # type: ignore[arg-type]
-        job.ledger = ProgressLedger(lambda clock=clock: next(clock, 7.0))  # type: ignore[misc]
-        job.ledger.expect(40, 1_400_000_000)
-        job.ledger.totals_known()
-        job.ledger.reach("a", done)
+        job.tracker = ProgressTracker(lambda clock=clock: next(clock, 7.0))  # type: ignore[misc]
+        job.tracker.add_total(40, 1_400_000_000)
+        job.tracker.totals_known()
+        job.tracker.advance("a", done)
         if failed:
             job.fail("b", StorageError("gone"))
         browser.screen.console.jobs.append(job)

@@ -17,9 +17,9 @@ from textual.widgets import Input
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
-from ossconsole.dataset.upload.journal import Failure
+from ossconsole.dataset.upload.job import UploadSettings
 from ossconsole.dataset.upload.plan import UploadPlan
-from ossconsole.dataset.upload.settings import UploadSettings
+from ossconsole.storage.jobs.job import Failure
 from ossconsole.telemetry import events
 from ossconsole.tui.console import PreparationStage, StageState
 from ossconsole.tui.kit.dialogs import (

@@ -18,7 +18,7 @@ from ossconsole.config.credentials import Credentials, Secret
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.metadata import Instance
 from ossconsole.config.profiles import Settings, load_settings, save_settings, settings_path
-from ossconsole.storage.probe.report import Stage, Step, StepStatus
+from ossconsole.storage.probe.report import ProbeStage, ProbeStep, StepStatus
 from ossconsole.tui.app import ConsoleApp
 from ossconsole.tui.console import AcceleratorState, NoCredentials, Ready, Unavailable
 from ossconsole.tui.kit.dialogs import FormScreen
@@ -42,7 +42,7 @@ from tests.tui.screens import settle, shown
 SMALL, LARGE = (80, 24), (120, 40)
 
 
-def setup_services(steps: list[Step] | None = None, **changes: object) -> SetupServices:
+def setup_services(steps: list[ProbeStep] | None = None, **changes: object) -> SetupServices:
     return SetupServices(setup=FakeBucketSetup(steps=steps or [], **changes))  # type: ignore[arg-type]
 
 
@@ -190,7 +190,7 @@ async def test_steps_show_as_they_come(make_app: AppMaker) -> None:
         assert "✓ 21 ms manifest there" in text
         assert "▶ TLS" in text
         assert screen.check_action("test", ()) is None
-        screen._probe.on_step(good(half_way()[-1].kind, Stage.TLS))
+        screen._probe.on_step(good(half_way()[-1].kind, ProbeStage.TLS))
         app.tick()
         await pilot.pause()
         assert "✓ TLS 9.0" in shown(app)

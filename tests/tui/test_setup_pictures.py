@@ -12,7 +12,7 @@ from textual.widgets import Input
 
 from ossconsole.config.connector import save_connector_config
 from ossconsole.config.profiles import Settings, save_settings
-from ossconsole.storage.probe.report import Step
+from ossconsole.storage.probe.report import ProbeStep
 from ossconsole.tui.setup.panels import ProbeState
 from ossconsole.tui.setup.screen import SetupScreen
 from tests.tui.conftest import AppMaker
@@ -27,7 +27,7 @@ STATES = {"empty": None, "testing": half_way, "tested": all_good, "failing": acc
 Compare = Callable[..., bool]
 
 
-def prepared(steps: Sequence[Step] | None, *, over: bool) -> Callable[[Pilot[Any]], Any]:
+def prepared(steps: Sequence[ProbeStep] | None, *, over: bool) -> Callable[[Pilot[Any]], Any]:
     """Brings the screen to the moment after these steps."""
 
     async def prepare(pilot: Pilot[Any]) -> None:

@@ -11,11 +11,10 @@ from textual.widgets import Input, Select
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import Unused
-from ossconsole.dataset.upload.job import UploadSummary
-from ossconsole.dataset.upload.journal import Failure
+from ossconsole.dataset.upload.job import UploadSettings, UploadSummary
 from ossconsole.dataset.upload.plan import UploadPlan
 from ossconsole.dataset.upload.progress import Phase
-from ossconsole.dataset.upload.settings import UploadSettings
+from ossconsole.storage.jobs.job import Failure
 from ossconsole.tui.console import Ready, Starting
 from ossconsole.tui.kit import memory
 from ossconsole.tui.kit.dialogs import PromptScreen
@@ -138,7 +137,7 @@ async def test_a_change_after_the_plan_asks_for_a_new_plan(make_app: AppMaker) -
 
 
 async def test_an_invalid_source_is_reported_with_its_remedy(make_app: AppMaker) -> None:
-    services = FakeServices(plan=ConsoleError("/nowhere is not there.", remedy="Give a folder."))
+    services = FakeServices(plan=ConsoleError("/nowhere does not exist.", remedy="Enter a folder."))
     app = make_app(services, "upload")
     async with app.run_test(size=(80, 24), notifications=True) as pilot:
         await settle(pilot)
@@ -147,8 +146,8 @@ async def test_an_invalid_source_is_reported_with_its_remedy(make_app: AppMaker)
         app.screen.query_one("#source", Input).value = "/nowhere"
         await pilot.press("enter")
         await settle(pilot)
-        assert "/nowhere is not there." in shown(app)
-        assert "Give a folder." in " ".join(shown(app).replace("▌", " ").split())
+        assert "/nowhere does not exist." in shown(app)
+        assert "Enter a folder." in " ".join(shown(app).replace("▌", " ").split())
     assert services.uploads == []
 
 

@@ -11,7 +11,7 @@ from textual.pilot import Pilot
 from textual.widgets import Input
 
 from ossconsole.dataset.sample_data import draw
-from ossconsole.dataset.upload.progress import Phase, Picture
+from ossconsole.dataset.upload.progress import Phase, SamplePreview
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import FakeServices
 from tests.tui.screens import settle
@@ -27,7 +27,7 @@ Compare = Callable[..., bool]
 def with_picture(**changes: object) -> FakeServices:
     services = running(**changes)
     pixels = draw("disc", np.random.default_rng(3)).transpose(2, 0, 1)
-    picture = Picture("train/disc/1.u8", pixels.shape[1], pixels.shape[2], np.ascontiguousarray(pixels).tobytes())
+    picture = SamplePreview("train/disc/1.u8", pixels.shape[1], pixels.shape[2], np.ascontiguousarray(pixels).tobytes())
     assert services.own_upload is not None
     services.own_upload.sample = picture
     return services

@@ -11,9 +11,8 @@ from textual.widgets import Input, Select
 from ossconsole.config.profiles import Profile
 from ossconsole.dataset.manifest import read_manifest
 from ossconsole.dataset.shards.index import read_shard_list
-from ossconsole.dataset.upload.job import UploadJob
-from ossconsole.dataset.upload.plan import UploadPlan, plan_upload
-from ossconsole.dataset.upload.settings import UploadSettings
+from ossconsole.dataset.upload.job import UploadJob, UploadSettings
+from ossconsole.dataset.upload.plan import UploadPlan, create_upload, plan_upload
 from ossconsole.sandbox.faults import Error, FaultPlan, Rule
 from tests.dataset.conftest import jpeg, make_pictures
 from tests.dataset.uploads import WAIT_S
@@ -38,7 +37,7 @@ class RealUploads(FakeServices):
 
     def start_upload(self, settings: UploadSettings) -> UploadJob:  # type: ignore[override]
         assert self.profile is not None
-        job = UploadJob(self.profile, self._owner, settings)
+        job = create_upload(self.profile, self._owner, settings)
         job.pause()  # so that the test, not the machine, decides when it gets under way
         job.start()
         self.upload = self.own_upload = job  # type: ignore[assignment]
@@ -76,7 +75,7 @@ async def test_from_form_to_manifest_with_a_retry_of_failures(
             await settle(pilot)
             assert "0 of 28 in parallel, at most 2.5 MB/s" in shown(app)
             await pilot.press("p", "4")  # it continues while another screen shows
-            summary = running(services).wait(WAIT_S)
+            summary = running(services).result(WAIT_S)
         await pilot.press("3")
         await settle(pilot)
         text = shown(app)
@@ -85,7 +84,7 @@ async def test_from_form_to_manifest_with_a_retry_of_failures(
             assert words in text, words
         (source / "train/ants/broken.jpg").write_bytes(jpeg(77))
         await pilot.press("r", "p")
-        again = running(services).wait(WAIT_S)
+        again = running(services).result(WAIT_S)
     assert (again.uploaded, again.unchanged, again.failed) == (2, 23, 0)
     store = sandboxed_bucket.store()
     assert len(read_manifest(store, "screen/data").splits["train"]) == 21
@@ -108,7 +107,7 @@ async def test_shards_and_another_prefix_are_set_in_the_form(
         assert "in tars of 100" in shown(app)
         assert "oss://127/screen-shards/elsewhere" in shown(app)
         await pilot.press("ctrl+s", "p")
-        assert running(services).wait(WAIT_S).uploaded == 4
+        assert running(services).result(WAIT_S).uploaded == 4
         await settle(pilot)
         assert "--dataset-prefix screen-shards/elsewhere" in shown(app)
     store = sandboxed_bucket.store()

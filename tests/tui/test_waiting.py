@@ -57,7 +57,7 @@ class Held:
 
 SERVICES = ("credentials", "store", "preflight", "start_run", "plan_upload", "start_upload", "use_profile", "reload")
 BUCKET = ("probe", "instance", "accelerator", "create_accelerator", "delete_accelerator", "create_bucket")
-STORE = ("list_page", "head", "head_bucket")
+STORE = ("list_page", "head")
 
 
 def services(**changes: Any) -> tuple[SetupServices, Held]:

@@ -21,13 +21,13 @@ from ossconsole.config.files import decode_json
 from ossconsole.dataset.formats import SampleFormat, sample_bytes
 from ossconsole.dataset.manifest import (
     MAX_MANIFEST_BYTES,
-    MAX_SIDE,
     SHARDS_NAME,
     SPLITS,
     ManifestError,
     ManifestMissingError,
     key_problem,
     object_key,
+    sample_problem,
 )
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
@@ -37,10 +37,10 @@ _UPLOAD_AGAIN = "Upload the dataset again with `ossconsole upload --shards`."
 
 
 class ShardSample(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A member of a tar. Its bytes, `sample_bytes(format, height, width)` of them, begin at `offset` in the tar.
+    """A member of a tar. Its `sample_bytes(format, height, width)` bytes begin at `offset` in the tar.
 
-    `key` is the member's name and what the sample would be called as an object of its own; `label` is an index into
-    the list's classes.
+    `key` is the member's name, the same as the sample's key as a single object; `label` is an index into the list's
+    classes.
     """
 
     key: str
@@ -51,7 +51,7 @@ class ShardSample(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class _ShardFields(msgspec.Struct, frozen=True, kw_only=True):
-    """Keys are relative to the dataset prefix. `digest` tells what the tar was made from."""
+    """Keys are relative to the dataset prefix. `digest` identifies the files and the config of the tar."""
 
     split: str
     tar: str
@@ -69,16 +69,17 @@ class Shard(_ShardFields, frozen=True, kw_only=True):
 
 
 class PackedShard(_ShardFields, frozen=True, kw_only=True):
-    """A shard whose samples stay as they are stored: a million of them take no memory to speak of."""
+    """A shard whose samples stay encoded: a million of them take little memory."""
 
     samples: msgspec.Raw
 
     def unpack(self) -> list[ShardSample]:
+        """The decoded samples."""
         return msgspec.json.decode(self.samples, type=list[ShardSample])
 
 
 class _ListFields(msgspec.Struct, frozen=True, kw_only=True):
-    """`size` as in a manifest; `recipe` is the digest of how the samples were made, `preparation` tells it in words."""
+    """`size` as in a manifest; `recipe` is the digest of the PreprocessConfig, `preparation` its description."""
 
     version: int = SHARDS_VERSION
     format: SampleFormat
@@ -89,13 +90,13 @@ class _ListFields(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ShardList(_ListFields, frozen=True, kw_only=True):
-    """What `shards.json` says: `classes[label]` is a class's name."""
+    """The content of `shards.json`: `classes[label]` is a class's name."""
 
     shards: tuple[Shard, ...]
 
 
 class PackedShardList(_ListFields, frozen=True, kw_only=True):
-    """As ShardList, for those who do not look at single samples."""
+    """As ShardList, for code that does not need single samples."""
 
     shards: tuple[PackedShard, ...]
 
@@ -108,12 +109,12 @@ def read_shard_list(store: ObjectStore, prefix: str) -> ShardList:
     except msgspec.DecodeError as error:
         raise ManifestError(f"{uri} is not a list of shards: {error}.", remedy=_UPLOAD_AGAIN) from error
     if problem := _problem(found):
-        raise ManifestError(f"The list of shards {uri} is refused: {problem}.", remedy=_UPLOAD_AGAIN)
+        raise ManifestError(f"The list of shards {uri} is not valid: {problem}.", remedy=_UPLOAD_AGAIN)
     return found
 
 
 def read_packed_list(store: ObjectStore, prefix: str) -> PackedShardList | None:
-    """The list below `prefix`, None when there is none or it cannot be used. Raises StorageError."""
+    """The list below `prefix`; None when it does not exist or cannot be used. Raises StorageError."""
     try:
         return decode_json(_read(store, prefix), PackedShardList)
     except (ManifestError, msgspec.DecodeError):
@@ -129,17 +130,17 @@ def _read(store: ObjectStore, prefix: str) -> bytes:
     except StorageError as error:
         if error.status != 404 or error.code == "NoSuchBucket":
             raise
-        raise ManifestMissingError(f"{store.uri(key)} is not there.", remedy=_UPLOAD_AGAIN, empty=False) from error
+        raise ManifestMissingError(f"{store.uri(key)} does not exist.", remedy=_UPLOAD_AGAIN, empty=False) from error
 
 
 def _problem(found: ShardList) -> str:
     if found.version != SHARDS_VERSION:
         return f"it has version {found.version}, this program reads version {SHARDS_VERSION}"
     if not found.shards or not 1 <= len(set(found.classes)) == len(found.classes):
-        return "it has no shards or no classes, or a class is named twice"
+        return "it has no shards or no classes, or a class is listed twice"
     for shard in found.shards:
         if shard.split not in SPLITS or key_problem(shard.tar) or key_problem(shard.index):
-            return f"{shard.tar!r} is no shard's key"
+            return f"{shard.tar!r} is not a valid key of a shard"
         if problem := _shard_problem(shard, found):
             return f"{shard.tar}: {problem}"
     return ""
@@ -148,12 +149,8 @@ def _problem(found: ShardList) -> str:
 def _shard_problem(shard: Shard, found: ShardList) -> str:
     end = 0
     for sample in shard.samples:
-        if problem := key_problem(sample.key):
+        if problem := sample_problem(sample.key, sample.label, sample.height, sample.width, len(found.classes)):
             return problem
-        if not 0 <= sample.label < len(found.classes):
-            return f"the label {sample.label} is not within 0..{len(found.classes) - 1}"
-        if not (1 <= sample.height <= MAX_SIDE and 1 <= sample.width <= MAX_SIDE):
-            return f"{sample.height} x {sample.width} px is not within 1..{MAX_SIDE}"
         if sample.offset <= end:
             return f"{sample.key} begins within the sample before it"
         end = sample.offset + sample_bytes(found.format, sample.height, sample.width)
@@ -177,12 +174,12 @@ def member_header(name: str, size: int) -> bytes:
 
 
 def padding(size: int) -> bytes:
-    """What fills the last block of `size` bytes."""
+    """The bytes that fill the last block after `size` bytes."""
     return bytes(-size % BLOCK)
 
 
 def encode_index(blocks: Sequence[int]) -> bytes:
-    """The index of a tar whose members, headers included, take so many blocks each."""
+    """The index of a tar; `blocks` has the number of blocks of each member, headers included."""
     body = zlib.compress(struct.pack(f"<{len(blocks) + 1}I", 0, *blocks), _LEVEL)
     fields = _HEADER.pack(_MAGIC, _VERSION, _ZLIB, _LEVEL, len(body), len(blocks) + 1, _crc32c(body))
     header = bytearray(fields.ljust(BLOCK, b"\0"))

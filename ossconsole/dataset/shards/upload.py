@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 import sqlite3
 import threading
@@ -12,92 +13,90 @@ from pathlib import Path
 
 import msgspec
 
+from ossconsole.config.credentials import CredentialSource
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import make_folder
+from ossconsole.config.profiles import Profile
 from ossconsole.config.text import counted
 from ossconsole.dataset.manifest import SHARDS_NAME, object_key
-from ossconsole.dataset.shards.build import Flight, ShardBuilder
+from ossconsole.dataset.shards.build import (
+    ExistingShards,
+    PlannedMember,
+    ShardBuilder,
+    ShardPlan,
+    ShardPlanner,
+    ShardUploadState,
+    is_shard_name,
+    is_whole,
+    list_objects,
+)
 from ossconsole.dataset.shards.index import PackedShard, PackedShardList, ShardSample
-from ossconsole.dataset.shards.plan import Chunk, KnownShards, Row, ShardPlan, is_shard_name, is_whole, list_objects
 from ossconsole.dataset.source.layout import Layout, SkippedFile
-from ossconsole.dataset.upload.context import Refusals, UploadContext
-from ossconsole.dataset.upload.flow import Senders, Stopped
-from ossconsole.dataset.upload.journal import Failure, JournalError, Lock, Verdict, journal_path
-from ossconsole.dataset.upload.pipeline import LAST_ANSWERS_S, join
-from ossconsole.dataset.upload.progress import Failed, Phase, PlanEnded, Planned, Reopened, Unchanged
-from ossconsole.dataset.upload.settings import UploadSettings
-from ossconsole.dataset.upload.verify import PrefixTakenError, check_prefix
+from ossconsole.dataset.upload.job import PrefixTakenError, UploadJob, UploadSettings, check_prefix
+from ossconsole.dataset.upload.journal import JournalError, JournalLock, PlanAction, journal_path
+from ossconsole.dataset.upload.pipeline import LAST_ANSWERS_S
+from ossconsole.dataset.upload.progress import PLAN_ENDED, PLANNED, Counts, Phase
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
-from ossconsole.storage.multipart import PartedUpload
+from ossconsole.storage.jobs.job import Failure
+from ossconsole.storage.jobs.threads import ThreadPool
+from ossconsole.storage.multipart import ResumableUpload
 from ossconsole.storage.objects import ObjectSummary
+from ossconsole.storage.retry import CircuitBreaker
 
-MAX_PARTS_AT_ONCE = 8  # of 8 MiB each
-_GIVE_UP_AFTER = 8  # parts in a row that got no answer at all
-_DIARY = "sent.jsonl"
+MAX_PARALLEL_PARTS = 8  # of 8 MiB each
+_RESUME_LOG = "sent.jsonl"
 
 
 def shards_folder(store: ObjectStore, prefix: str) -> Path:
-    """Where tars are built. Always the same: one that was partly sent is built again in its place, and goes on."""
+    """Where tars are built. It never changes, so that the upload of a tar that was partly sent resumes."""
     return journal_path(store.profile, prefix).with_suffix(".shards")
 
 
-def known_shards(store: ObjectStore, prefix: str, settings: UploadSettings) -> KnownShards:
-    """What is below the prefix. Raises PrefixTakenError when it is another kind of dataset, StorageError, OSError."""
+def known_shards(store: ObjectStore, prefix: str, settings: UploadSettings) -> ExistingShards:
+    """The shards below the prefix. Raises PrefixTakenError for another kind of dataset, StorageError, OSError."""
     if check_prefix(store, prefix, settings, shards=True).has_manifest:
         raise PrefixTakenError(
             f"{store.uri(prefix)} holds a dataset of single samples.",
-            remedy="Give the shards another place with --dataset-prefix.",
+            remedy="Use another prefix for the shards with --dataset-prefix.",
         )
-    known = KnownShards(store, prefix, settings.recipe, shards_folder(store, prefix) / _DIARY)
+    known = ExistingShards(store, prefix, settings.preprocessing, shards_folder(store, prefix) / _RESUME_LOG)
     listed = known.list
     if listed is not None and (listed.format, listed.size) != (settings.format, settings.size):
         raise PrefixTakenError(
             f"{store.uri(prefix)} holds shards of {listed.format} at {listed.size} px.",
-            remedy="Give these another place with --dataset-prefix.",
+            remedy="Use another prefix for these with --dataset-prefix.",
         )
     return known
 
 
-class ShardUpload:
-    """Plans the tars, builds and sends them, verifies and lists them; whole ones in the bucket are not sent again."""
+class ShardUpload(UploadJob):
+    """Plans, builds, sends, verifies and lists tars; complete ones in the bucket are not sent again."""
 
-    def __init__(self, context: UploadContext) -> None:
-        settings = context.settings
-        self.parallelism = min(settings.parallelism, MAX_PARTS_AT_ONCE)
-        self._context = context
-        self._settings = settings
-        self._board = context.board
-        self._gate = context.gate
-        self._prefix = context.prefix
+    max_parallelism = MAX_PARALLEL_PARTS
+
+    def __init__(self, profile: Profile, credentials: CredentialSource, settings: UploadSettings) -> None:
+        super().__init__(profile, credentials, settings)
         self._folder = Path()
         self._labels: dict[str, int] = {}
         self._done: list[PackedShard] = []
         self._kept: set[str] = set()
         self._objects: dict[str, ObjectSummary] = {}
-        self._flights: list[Flight] = []
-        self._diary_lock = threading.Lock()
-        self._error: BaseException | None = None
-        self._refusals = Refusals(_GIVE_UP_AFTER)
-        self._senders: Senders[tuple[Flight, int]] | None = None
-
-    def set_parallelism(self, number: int) -> None:
-        """How many parts are sent at once (1 to 8), from now on."""
-        self.parallelism = max(1, min(number, MAX_PARTS_AT_ONCE))
-        if self._senders:
-            self._senders.set_number(self.parallelism)
+        self._states: list[ShardUploadState] = []
+        self._log_lock = threading.Lock()
+        self._breaker = CircuitBreaker()
 
     def work(self) -> None:
-        """Raises Stopped, ConsoleError."""
-        layout = Layout(self._settings.source)
+        """Uploads all shards and their list. Raises Cancelled, ConsoleError."""
+        layout = Layout(self.settings.source)
         if not layout.countable:
             raise ConsoleError(
                 "Shards need a source that can be read in any order.", remedy="Unpack the archive first."
             )
-        self._folder = shards_folder(self._context.store, self._prefix)
+        self._folder = shards_folder(self.store, self.prefix)
         try:
             make_folder(self._folder)
-            with contextlib.closing(Lock(journal_path(self._context.profile, self._prefix))):
+            with contextlib.closing(JournalLock(journal_path(self.profile, self.prefix))):
                 self._upload(layout)
         except (sqlite3.Error, OSError) as error:
             raise JournalError(
@@ -106,218 +105,190 @@ class ShardUpload:
             ) from error
 
     def _upload(self, layout: Layout) -> None:
-        settings = self._settings
-        known = known_shards(self._context.store, self._prefix, settings)
-        plan = ShardPlan(self._folder / "plan.sqlite", settings.recipe, settings.per_shard)
+        settings = self.settings
+        known = known_shards(self.store, self.prefix, settings)
+        plan = ShardPlanner(self._folder / "plan.sqlite", settings.preprocessing, settings.per_shard)
         with contextlib.closing(plan):
             classes = self._read(layout, plan)
             self._labels = {name: label for label, name in enumerate(classes)}
-            self._board.phase = Phase.UPLOADING
-            with ShardBuilder(self._folder, settings, self._board, self._gate) as builder:
+            self.stats.phase = Phase.UPLOADING
+            with ShardBuilder(self._folder, self) as builder:
                 self._send_all(plan, builder, known)
         self._verify()
         self._finish(classes, layout)
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _read(self, layout: Layout, plan: ShardPlan) -> tuple[str, ...]:
-        """Plans every file, and gives the classes in label order."""
-        suffix = self._settings.format.suffix
+    def _read(self, layout: Layout, plan: ShardPlanner) -> tuple[str, ...]:
+        """Plans every file; returns the classes in label order."""
+        suffix = self.settings.format.suffix
         classes: set[str] = set()
         for item in layout.items():
-            self._gate.check()
-            self._board.happened(Planned())
+            self.gate.check()
+            self.stats.add(PLANNED)
             if isinstance(item, SkippedFile):
-                self._context.skip(item)
-            elif (verdict := plan.add(item, suffix)) is Verdict.SEND:
+                self.skip(item)
+            elif (action := plan.add(item, suffix)) is PlanAction.SEND:
                 classes.add(item.class_name)
             else:
-                self._board.lost(item.path, verdict.reason)
-        self._context.settle(layout)
-        self._board.happened(PlanEnded())
+                self.record_failure(Failure(item.path, action.reason))
+        self.planned(layout)
+        self.stats.add(PLAN_ENDED)
         return layout.label_order(classes)
 
     # Sending
 
-    def _send_all(self, plan: ShardPlan, builder: ShardBuilder, known: KnownShards) -> None:
-        """Builds one tar after the other while threads send the parts of those before."""
-        self._senders = senders = Senders(
-            self._serve, self._gate, self.parallelism, limit=self.parallelism, on_error=self._break_off
+    def _send_all(self, plan: ShardPlanner, builder: ShardBuilder, known: ExistingShards) -> None:
+        """Builds one tar after the other while threads send the parts of earlier ones."""
+        self.sender_pool = ThreadPool(
+            self._send_part, self.gate, self.parallelism, limit=self.parallelism, name="upload-send"
         )
+        tasks = itertools.chain.from_iterable(self._tasks(shard_plan, builder, known) for shard_plan in plan.plans())
         try:
-            for chunk in plan.chunks():
-                self._gate.check()
-                for task in self._tasks(chunk, builder, known):
-                    senders.put(task)
-            senders.close()
-            join(senders.threads)
-        except BaseException as error:  # noqa: BLE001  raised again once the threads have ended
-            self._break_off(error)
-        join(senders.threads, LAST_ANSWERS_S)
-        for flight in self._flights:
-            flight.close()
-        if self._error is not None:
-            raise self._error
+            self.sender_pool.run(tasks, LAST_ANSWERS_S)
+        finally:
+            for state in self._states:
+                state.close()
 
-    def _tasks(self, chunk: Chunk, builder: ShardBuilder, known: KnownShards) -> Iterator[tuple[Flight, int]]:
-        """What is to be sent for a chunk; nothing when the bucket has it."""
-        earlier = known.find(chunk)
-        if earlier is not None and self._keep(chunk, earlier, builder):
+    def _tasks(
+        self, shard_plan: ShardPlan, builder: ShardBuilder, known: ExistingShards
+    ) -> Iterator[tuple[ShardUploadState, int]]:
+        """The parts to send of one tar; none when the bucket has it."""
+        self.gate.check()
+        earlier = known.find(shard_plan)
+        if earlier is not None and self._keep(shard_plan, earlier, builder):
             return
-        built = builder.build(chunk)
+        built = builder.build(shard_plan)
         if not built.members:
             built.path.unlink()
             return
-        there = known.objects.get(chunk.tar)
-        if there is not None and there.size == built.size and self._crc64(chunk.tar) == built.crc64:
-            # Sent whole by a run that was killed before it could write that down.
-            flight = Flight(chunk, built, None)
-            self._kept.add(chunk.tar)
-            self._land(flight)
+        there = known.objects.get(shard_plan.tar)
+        if there is not None and there.size == built.size and self._crc64(shard_plan.tar) == built.crc64:
+            # Sent completely by a run that was killed before it could record it.
+            state = ShardUploadState(shard_plan, built, None)
+            self._kept.add(shard_plan.tar)
+            self._finish_shard(state)
+            self.stats.add(Counts(unchanged=len(built.members)))
             return
         try:
-            upload = PartedUpload(self._context.store, built.path, object_key(self._prefix, chunk.tar))
+            upload = ResumableUpload(self.store, built.path, object_key(self.prefix, shard_plan.tar))
         except StorageError as error:
-            self._refused(Flight(chunk, built, None), error)
+            self._refused(ShardUploadState(shard_plan, built, None), error)
             return
-        flight = Flight(chunk, built, upload)
-        self._flights.append(flight)
-        for number in flight.numbers:
-            yield flight, number
+        state = ShardUploadState(shard_plan, built, upload)
+        self._states.append(state)
+        for number in state.numbers:
+            yield state, number
 
-    def _keep(self, chunk: Chunk, earlier: PackedShard, builder: ShardBuilder) -> bool:
-        """Books a shard that is in the bucket; False when a picture that it lacks can be prepared by now."""
+    def _keep(self, shard_plan: ShardPlan, earlier: PackedShard, builder: ShardBuilder) -> bool:
+        """Counts a shard that is in the bucket; False when an image that it lacks can be prepared now."""
         samples = earlier.unpack()
         there = {sample.key for sample in samples}
-        lacking = [row for row in chunk.rows if row.key not in there]
+        lacking = [row for row in shard_plan.rows if row.key not in there]
         errors = [(row, done.error) for row, done, _ in builder.prepare(lacking)]
         if not all(error for _, error in errors):
             return False
         for row, error in errors:
-            self._board.lost(row.path, error)
-        for _ in samples:
-            self._board.happened(Unchanged())
+            self.record_failure(Failure(row.path, error))
+        self.stats.add(Counts(unchanged=len(samples)))
         self._kept.add(earlier.tar)
-        self._done.append(msgspec.structs.replace(earlier, samples=self._labelled(chunk.rows, samples)))
+        self._done.append(msgspec.structs.replace(earlier, samples=self._labelled(shard_plan.rows, samples)))
         return True
 
-    def _labelled(self, rows: list[Row], samples: list[ShardSample]) -> msgspec.Raw:
-        """The samples with the labels that their classes have now."""
+    def _labelled(self, rows: list[PlannedMember], samples: list[ShardSample]) -> msgspec.Raw:
+        """The samples with the current labels of their classes."""
         labels = {row.key: self._labels[row.class_name] for row in rows}
         now = [msgspec.structs.replace(sample, label=labels[sample.key]) for sample in samples]
         return msgspec.Raw(msgspec.json.encode(now))
 
-    def _serve(self, task: tuple[Flight, int]) -> None:
-        flight, number = task
-        if flight.lost:
+    def _send_part(self, task: tuple[ShardUploadState, int]) -> None:
+        state, number = task
+        if state.has_failed:
             return
-        self._board.sends(1)
         began = time.monotonic()
         try:
-            self._context.cap.pass_through(flight.part_bytes)
-            passed = time.monotonic()
-            size = flight.send(number)
-            self._board.worked(capped=passed - began, send=time.monotonic() - passed)
-            for event in flight.arrived(size):
-                self._board.happened(event)
-            if flight.claim():
-                flight.complete()
-                self._land(flight)
+            with self.stats.sending():
+                self.cap.acquire(state.part_bytes)
+                passed = time.monotonic()
+                size = state.send(number)
+                self.stats.add_busy_time(capped=passed - began, send=time.monotonic() - passed)
+                self.stats.add(state.part_sent(size))
+                if state.claim():
+                    state.complete()
+                    self._finish_shard(state)
         except StorageError as error:
-            self._refused(flight, error)
-        finally:
-            self._board.sends(-1)
+            self._refused(state, error)
 
-    def _land(self, flight: Flight) -> None:
-        """The tar is in the bucket: sends its index and writes both down. Raises StorageError, OSError."""
-        chunk, built = flight.chunk, flight.built
-        self._context.store.put(object_key(self._prefix, chunk.index), built.index)
+    def _finish_shard(self, state: ShardUploadState) -> None:
+        """The tar is in the bucket: sends its index and records both. Raises StorageError, OSError."""
+        shard_plan, built = state.shard_plan, state.built
+        self.store.put(object_key(self.prefix, shard_plan.index), built.index)
         shard = PackedShard(
-            split=chunk.split,
-            tar=chunk.tar,
-            index=chunk.index,
+            split=shard_plan.split,
+            tar=shard_plan.tar,
+            index=shard_plan.index,
             bytes=built.size,
-            digest=chunk.digest,
-            etag=self._etag(chunk.tar),
-            index_etag=self._etag(chunk.index),
-            samples=self._labelled(chunk.rows, built.members),
+            digest=shard_plan.digest,
+            etag=self._etag(shard_plan.tar),
+            index_etag=self._etag(shard_plan.index),
+            samples=self._labelled(shard_plan.rows, built.members),
         )
-        with self._diary_lock, (self._folder / _DIARY).open("ab") as diary:
-            diary.write(msgspec.json.encode(shard) + b"\n")
-        for event in flight.settle():
-            self._board.happened(event)
-        flight.close()
+        with self._log_lock, (self._folder / _RESUME_LOG).open("ab") as resume_log:
+            resume_log.write(msgspec.json.encode(shard) + b"\n")
+        state.close()
         built.path.unlink(missing_ok=True)
         self._done.append(shard)
-        self._refusals.accepted()
+        self._breaker.succeeded()
 
-    def _refused(self, flight: Flight, error: StorageError) -> None:
-        """Books the samples of a tar that OSS did not take. Raises the error when it would take no other either."""
-        self._refusals.weigh(error)
-        events = flight.lose()
-        if events:
-            what = f"{flight.chunk.tar} ({counted(len(flight.built.members), 'sample')})"
-            self._board.failed(Failure(what, error.message, error.code, error.request_id), events[0])
-        for event in events[1:]:
-            self._board.happened(event)
+    def _refused(self, state: ShardUploadState, error: StorageError) -> None:
+        """Records the samples of a tar that OSS refused. Raises the error when every other tar would be refused too."""
+        self._breaker.check(error)
+        if (change := state.fail()) is not None:
+            what = f"{state.shard_plan.tar} ({counted(len(state.built.members), 'sample')})"
+            self.record_failure(Failure(what, error.message, error.code, error.request_id), change)
 
     def _etag(self, key: str) -> str:
-        return self._context.store.head(object_key(self._prefix, key)).etag
+        return self.store.head(object_key(self.prefix, key)).etag
 
     def _crc64(self, key: str) -> int | None:
-        return self._context.store.head(object_key(self._prefix, key)).crc64
-
-    def _break_off(self, error: BaseException) -> None:
-        """Unwinds all threads; the first error that is not just that unwinding is the one to tell."""
-        with self._gate.condition:
-            if self._error is None or isinstance(self._error, Stopped):
-                self._error = error
-        self._gate.break_off()
-        if self._senders:
-            self._senders.break_off()
+        return self.store.head(object_key(self.prefix, key)).crc64
 
     # Afterwards
 
     def _verify(self) -> None:
-        """Compares the bucket with what was sent; a tar that is not there is left out of the list, and told."""
-        self._board.phase = Phase.VERIFYING
-        self._objects = list_objects(self._context.store, self._prefix)
+        """Compares the bucket with what was sent; a missing tar is not listed, and its samples have failed."""
+        self.stats.phase = Phase.VERIFYING
+        self._objects = list_objects(self.store, self.prefix)
         for shard in list(self._done):
             if not is_whole(shard, self._objects):
                 self._done.remove(shard)
                 count = len(shard.unpack())
-                for _ in range(count):
-                    self._board.happened(Reopened(unchanged=shard.tar in self._kept))
                 failure = Failure(
-                    f"{shard.tar} ({counted(count, 'sample')})", "sent, and yet the bucket does not have it"
+                    f"{shard.tar} ({counted(count, 'sample')})", "uploaded, but missing from the bucket listing"
                 )
-                self._board.failed(failure, Failed(again=True))
-                for _ in range(count - 1):
-                    self._board.happened(Failed(again=True))
+                field = "unchanged" if shard.tar in self._kept else "uploaded"
+                self.record_failure(failure, Counts(failed=count, **{field: -count}))
 
     def _finish(self, classes: tuple[str, ...], layout: Layout) -> None:
         """Writes the list of all shards that are in the bucket."""
-        self._board.phase = Phase.FINISHING
-        context, recipe = self._context, self._settings.recipe
+        self.stats.phase = Phase.FINISHING
+        config = self.settings.preprocessing
         if not self._done:
-            raise ConsoleError(
-                context.no_samples(),
-                remedy=layout.advice,
-            )
+            raise self.no_samples(layout)
         listed = PackedShardList(
-            format=recipe.format,
-            size=recipe.size,
-            recipe=recipe.digest,
-            preparation=recipe.describe(),
+            format=config.format,
+            size=config.size,
+            recipe=config.digest,
+            preparation=config.describe(),
             classes=classes,
             shards=tuple(sorted(self._done, key=lambda shard: shard.tar)),
         )
-        key = object_key(self._prefix, SHARDS_NAME)
-        context.store.put(key, msgspec.json.encode(listed), content_type="application/json")
-        context.manifest = context.store.uri(key)
+        key = object_key(self.prefix, SHARDS_NAME)
+        self.store.put(key, msgspec.json.encode(listed), content_type="application/json")
+        self.manifest = self.store.uri(key)
         ours = {SHARDS_NAME, *(key for shard in self._done for key in (shard.tar, shard.index))}
         others = [key for key in self._objects if key not in ours]
-        context.removed = [key for key in others if is_shard_name(key)]
-        context.unknown = len(others) - len(context.removed)
-        if self._settings.prune:
-            context.store.delete_many(object_key(self._prefix, key) for key in context.removed)
-            context.pruned = True
+        self.removed = [key for key in others if is_shard_name(key)]
+        self.unknown = len(others) - len(self.removed)
+        if self.settings.prune:
+            self.store.delete_many(object_key(self.prefix, key) for key in self.removed)
+            self.pruned = True

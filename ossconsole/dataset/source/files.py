@@ -1,23 +1,80 @@
-"""Sources: where picture files lie (a folder, a tar, a zip), told one by one so that a million need no memory."""
+"""Sources of image files (a folder, a tar, a zip), iterated file by file so that a million need no memory."""
 
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import stat
 import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import msgspec
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.manifest import SPLITS
-from ossconsole.dataset.source.origin import BytesOrigin, FileOrigin, Origin, SpanOrigin, ZipOrigin
-from ossconsole.dataset.upload.prepare import MAX_FILE_BYTES
 
+if TYPE_CHECKING:
+    import zipfile
+
+
+class PathLocation(msgspec.Struct, frozen=True, array_like=True, tag="file"):
+    """A file on the disk."""
+
+    path: str
+
+
+class SpanLocation(msgspec.Struct, frozen=True, array_like=True, tag="span"):
+    """A member of an uncompressed tar: `size` bytes at byte `offset`."""
+
+    path: str
+    offset: int
+    size: int
+
+
+class ZipLocation(msgspec.Struct, frozen=True, array_like=True, tag="zip"):
+    """The member of a zip whose header is at `offset`; a name may occur in it more than once."""
+
+    path: str
+    offset: int
+
+
+class BytesLocation(msgspec.Struct, frozen=True, array_like=True, tag="bytes"):
+    """The bytes of a member of a compressed tar, which can only be read sequentially."""
+
+    data: bytes
+
+
+FileLocation: TypeAlias = PathLocation | SpanLocation | ZipLocation | BytesLocation
+
+
+def read_location(location: FileLocation) -> bytes:
+    """The file's bytes. Raises OSError, or any exception of zipfile for a damaged member."""
+    if isinstance(location, BytesLocation):
+        return location.data
+    if isinstance(location, ZipLocation):
+        archive, members = _open_zip(location.path)
+        return archive.read(members[location.offset])
+    with open(location.path, "rb") as file:  # noqa: PTH123  a Path for each of a million files costs more than the open
+        if isinstance(location, SpanLocation):
+            file.seek(location.offset)
+            return file.read(location.size)
+        return file.read()
+
+
+@functools.lru_cache(maxsize=1)
+def _open_zip(path: str) -> tuple[zipfile.ZipFile, dict[int, zipfile.ZipInfo]]:
+    """The archive, and its members by the offset of their headers."""
+    import zipfile  # not for every preparation process
+
+    archive = zipfile.ZipFile(path)
+    return archive, {member.header_offset: member for member in archive.infolist()}
+
+
+MAX_FILE_BYTES = 512 << 20  # of an image file
 MAX_LABEL_FILE_BYTES = 64 << 20
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _FORGET_TAR_MEMBERS_EVERY = 1000
@@ -25,16 +82,16 @@ _MAX_DEPTH = 32
 
 
 class SourceFile(msgspec.Struct, frozen=True, gc=False):
-    """One file of a source. `path` is relative with `/`; `size` in bytes; `mtime_ns` as the file system tells it."""
+    """One file of a source. `path` is relative with `/`; `size` in bytes; `mtime_ns` as the file system reports it."""
 
     path: str
     size: int
     mtime_ns: int
-    origin: Origin
+    location: FileLocation
 
 
-class OddEntry(msgspec.Struct, frozen=True, gc=False):
-    """Something that is no readable file. `lost` when a picture may be behind it."""
+class UnreadableEntry(msgspec.Struct, frozen=True, gc=False):
+    """An entry that is not a readable file. `lost` when it may be an image."""
 
     path: str
     reason: str
@@ -42,41 +99,41 @@ class OddEntry(msgspec.Struct, frozen=True, gc=False):
 
 
 class FolderEntry(msgspec.Struct, frozen=True, gc=False):
-    """A folder of a source; only those that may be empty are told of."""
+    """A folder of a source; only those that may be empty are listed."""
 
     path: str
 
 
-Entry: TypeAlias = SourceFile | OddEntry | FolderEntry
+Entry: TypeAlias = SourceFile | UnreadableEntry | FolderEntry
 
 
-class Source(Protocol):
+class ImageSource(Protocol):
     """Files and folders in no particular order."""
 
     path: Path
     countable: bool
-    """Whether going through it once more just to count is cheap."""
+    """Whether iterating over it a second time just to count is cheap."""
 
     def entries(self) -> Iterator[Entry]:
         """Every file, and folders. Raises ConsoleError when the source as a whole cannot be read."""
 
     def read(self, name: str) -> bytes | None:
-        """The file `name` of a folder or beside the source (the tutorial keeps its label files there), else None."""
+        """The file `name` in or beside the source (the tutorial keeps its label files there), else None."""
 
 
-def open_source(path: Path) -> Source:
-    """The source at `path`. Raises ConsoleError when it is neither a folder, a tar nor a zip."""
+def open_source(path: Path) -> ImageSource:
+    """The source at `path`. Raises ConsoleError when it is not a folder, a tar or a zip."""
     if path.is_dir():
         return FolderSource(path)
     if not path.is_file():
-        raise ConsoleError(f"{path} is not there.", remedy="Give a folder, a tar or a zip of pictures.")
+        raise ConsoleError(f"{path} does not exist.", remedy="Enter a folder, a tar or a zip of images.")
     if zipfile.is_zipfile(path):
         return ZipSource(path)
     if path.name.lower().endswith(TAR_SUFFIXES):
         return TarSource(path)
     raise ConsoleError(
-        f"{path} is neither a folder nor a .tar, .tar.gz or .zip.",
-        remedy="Give a folder with train/<class>/, an archive of one, or a .csv or .tsv of path and label.",
+        f"{path} is not a folder, a .tar, a .tar.gz or a .zip.",
+        remedy="Enter a folder with train/<class>/, an archive of one, or a .csv or .tsv of path and label.",
     )
 
 
@@ -92,10 +149,11 @@ class FolderSource:
         if not self._splits:
             raise ConsoleError(
                 f"{path} has neither a train/ nor a val/ folder.",
-                remedy="Put the pictures into train/<class>/ and val/<class>/ there, or give a .csv of path and label.",
+                remedy="Put the images into train/<class>/ and val/<class>/ there, or enter a .csv of path and label.",
             )
 
     def entries(self) -> Iterator[Entry]:
+        """As ImageSource.entries."""
         for split in self._splits:
             yield from self._walk(self.path / split, split, depth=0)
 
@@ -109,7 +167,7 @@ class FolderSource:
         return [name for name in names if name.rstrip("/") not in self._splits]
 
     def counts(self) -> Iterator[int]:
-        """How many files each folder has, without a look at any of them; links count for what they may be."""
+        """The number of files in each folder, without reading any of them; links count as files."""
         for split in self._splits:
             yield from self._count(self.path / split, depth=0)
 
@@ -123,13 +181,14 @@ class FolderSource:
                     else:
                         files += 1
         except OSError:
-            yield 1  # what `files` tells about it
+            yield 1  # the entry that `entries` gives for it
             return
         yield files
         for below in folders if depth < _MAX_DEPTH else ():
             yield from self._count(below, depth + 1)
 
     def read(self, name: str) -> bytes | None:
+        """As ImageSource.read."""
         return _read_beside(self.path / name) or _read_beside(self.path.absolute().parent / name)
 
     def _walk(self, folder: Path, relative: str, depth: int) -> Iterator[Entry]:
@@ -138,7 +197,7 @@ class FolderSource:
         try:
             entries = os.scandir(folder)
         except OSError as error:
-            yield OddEntry(relative, f"the folder cannot be read: {error.strerror}")
+            yield UnreadableEntry(relative, f"the folder cannot be read: {error.strerror}")
             return
         with entries:
             for entry in entries:
@@ -148,31 +207,31 @@ class FolderSource:
                         if depth < _MAX_DEPTH:
                             yield from self._walk(Path(entry.path), path, depth + 1)
                         else:
-                            yield OddEntry(path, f"a folder below {_MAX_DEPTH} others")
+                            yield UnreadableEntry(path, f"a folder below {_MAX_DEPTH} others")
                         continue
                     yield _file_entry(entry, path)
                 except OSError as error:
-                    yield OddEntry(path, f"{error.strerror}")
+                    yield UnreadableEntry(path, f"{error.strerror}")
 
 
-def _file_entry(entry: os.DirEntry[str], path: str) -> SourceFile | OddEntry:
+def _file_entry(entry: os.DirEntry[str], path: str) -> SourceFile | UnreadableEntry:
     try:
         is_file = entry.is_file()
     except OSError:  # a loop of links
         is_file = False
     if not is_file:
-        return OddEntry(path, not_a_file(entry.path), lost=False)
+        return UnreadableEntry(path, not_a_file(entry.path), lost=False)
     status = entry.stat()
-    return SourceFile(path, status.st_size, status.st_mtime_ns, FileOrigin(entry.path))
+    return SourceFile(path, status.st_size, status.st_mtime_ns, PathLocation(entry.path))
 
 
 def not_a_file(path: str) -> str:
-    """What a path is that is no regular file; a symbolic link is what it leads to."""
+    """The kind of a path that is not a regular file; symbolic links are followed."""
     try:
         mode = os.stat(path).st_mode  # noqa: PTH116 - as cheap as it gets
     except OSError as error:
         if error.errno == errno.ELOOP:
-            return "a symbolic link that leads to itself"
+            return "a symbolic link to itself"
         return "a symbolic link to nothing" if error.errno == errno.ENOENT else f"{error.strerror}"
     kinds = (
         (stat.S_ISDIR, "a symbolic link to a folder, which is not followed"),
@@ -183,18 +242,19 @@ def not_a_file(path: str) -> str:
 
 
 class TarSource:
-    """A tar of pictures; an uncompressed one is read at its members' offsets, a compressed one in passing."""
+    """A tar of images; an uncompressed one is read at its members' offsets, a compressed one sequentially."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.countable = _is_plain_tar(path)
 
     def entries(self) -> Iterator[Entry]:
+        """As ImageSource.entries."""
         try:
             with tarfile.open(self.path, "r:") if self.countable else tarfile.open(self.path, "r|*") as archive:
                 for number, member in enumerate(archive):
                     if number % _FORGET_TAR_MEMBERS_EVERY == 0:
-                        archive.members = []  # type: ignore[attr-defined]  # it remembers all it has seen
+                        archive.members = []  # type: ignore[attr-defined]  # it keeps every member otherwise
                     if member.isdir():
                         yield FolderEntry(member.name.removeprefix("./"))
                     else:
@@ -203,24 +263,25 @@ class TarSource:
             raise ConsoleError(f"{self.path} cannot be read: {error}.", remedy="Fetch the archive again.") from error
 
     def read(self, name: str) -> bytes | None:
+        """As ImageSource.read."""
         return _read_beside(self.path.absolute().parent / name)
 
-    def _entry(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> SourceFile | OddEntry:
+    def _entry(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> SourceFile | UnreadableEntry:
         path = member.name.removeprefix("./")
         if not member.isreg():
-            return OddEntry(path, "a link or a device in the archive", lost=False)
+            return UnreadableEntry(path, "a link or a device in the archive", lost=False)
         mtime_ns = int(member.mtime * 1e9)
         if self.countable:
-            origin = SpanOrigin(str(self.path), member.offset_data, member.size)
-            return SourceFile(path, member.size, mtime_ns, origin)
+            location = SpanLocation(str(self.path), member.offset_data, member.size)
+            return SourceFile(path, member.size, mtime_ns, location)
         if member.size > MAX_FILE_BYTES:
-            return OddEntry(path, f"{member.size} bytes are too many for a picture")
+            return UnreadableEntry(path, f"{member.size} bytes are too many for an image")
         stream = archive.extractfile(member)
-        return SourceFile(path, member.size, mtime_ns, BytesOrigin(stream.read() if stream else b""))
+        return SourceFile(path, member.size, mtime_ns, BytesLocation(stream.read() if stream else b""))
 
 
 def _is_plain_tar(path: Path) -> bool:
-    """True for an uncompressed tar, whatever its name says (the tutorial's own `.tar` files are named so)."""
+    """True for an uncompressed tar; the name does not matter."""
     try:
         with tarfile.open(path, "r:"):
             return True
@@ -231,7 +292,7 @@ def _is_plain_tar(path: Path) -> bool:
 
 
 class ZipSource:
-    """A zip of pictures."""
+    """A zip of images."""
 
     countable = True
 
@@ -239,6 +300,7 @@ class ZipSource:
         self.path = path
 
     def entries(self) -> Iterator[Entry]:
+        """As ImageSource.entries."""
         try:
             with zipfile.ZipFile(self.path) as archive:
                 for member in archive.infolist():
@@ -250,14 +312,15 @@ class ZipSource:
             raise ConsoleError(f"{self.path} cannot be read: {error}.", remedy="Fetch the archive again.") from error
 
     def read(self, name: str) -> bytes | None:
+        """As ImageSource.read."""
         return _read_beside(self.path.absolute().parent / name)
 
-    def _entry(self, member: zipfile.ZipInfo) -> SourceFile | OddEntry:
+    def _entry(self, member: zipfile.ZipInfo) -> SourceFile | UnreadableEntry:
         if member.flag_bits & 1:
-            return OddEntry(member.filename, "encrypted in the archive")
-        # A zip has no finer time than 2 s and no zone; the CRC-32 that it stores tells a change better.
+            return UnreadableEntry(member.filename, "encrypted in the archive")
+        # A zip's times are multiples of 2 s without a zone; its CRC-32 detects a change better.
         return SourceFile(
-            member.filename, member.file_size, member.CRC, ZipOrigin(str(self.path), member.header_offset)
+            member.filename, member.file_size, member.CRC, ZipLocation(str(self.path), member.header_offset)
         )
 
 

@@ -1,4 +1,4 @@
-"""Layout: which split and class each file of a source belongs to, and under which key its sample is stored."""
+"""Layout: the split and class of each file of a source, and the key of its sample."""
 
 from __future__ import annotations
 
@@ -24,30 +24,32 @@ from ossconsole.dataset.manifest import (
 from ossconsole.dataset.source.files import (
     MAX_LABEL_FILE_BYTES,
     TAR_SUFFIXES,
+    FileLocation,
     FolderEntry,
     FolderSource,
-    OddEntry,
-    Source,
+    ImageSource,
+    PathLocation,
     SourceFile,
+    UnreadableEntry,
     open_source,
+    read_location,
 )
-from ossconsole.dataset.source.origin import FileOrigin, Origin, read_origin
 
-PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
-"""What counts as a picture: torchvision.datasets.folder.IMG_EXTENSIONS."""
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
+"""The extensions of image files: torchvision.datasets.folder.IMG_EXTENSIONS."""
 
 _LABEL_FILES = (VAL_LABELS_NAME, CLASS_INDEX_NAME)
 _OUTSIDE = "neither below train/ nor below val/"
-_ADVICE = "Pictures belong into train/<class>/ and val/<class>/."
+_ADVICE = "Put images into train/<class>/ and val/<class>/."
 _ADVICE_LABELS = f"Sort val/ into class folders, or put {VAL_LABELS_NAME} beside the source."
 _ADVICE_OUTSIDE = (
-    "If these are the pictures of one class, unpack them into train/<class>/ of a folder, and upload that folder; "
-    f"validation pictures go into its val/, with {VAL_LABELS_NAME} beside the folder."
+    "If these are the images of one class, unpack them into train/<class>/ of a folder, and upload that folder; "
+    f"validation images go into its val/, with {VAL_LABELS_NAME} beside the folder."
 )
 _JPEG_SUFFIXES = (".jpeg", ".jpg")
 _TABLE_SUFFIXES = {".csv": ",", ".tsv": "\t"}
 ARCHIVE_AND_TABLE_SUFFIXES = (*TAR_SUFFIXES, ".zip", *_TABLE_SUFFIXES)
-"""What the names of sources that are files end with."""
+"""The endings of sources that are files."""
 
 _PATH_COLUMNS = ("path", "file", "filename", "image")
 _LABEL_COLUMNS = ("label", "class")
@@ -55,10 +57,10 @@ _SPLIT_COLUMNS = ("split", "subset")
 
 
 class PlannedSample(msgspec.Struct, frozen=True, gc=False):
-    """One picture to become a sample.
+    """One image to become a sample.
 
-    `path` names it inside the source. `key` is relative to the dataset prefix and without the format's suffix;
-    `spare_key` is what it takes when another file has that key already (`a.jpg` beside `a.jpeg`).
+    `path` is inside the source. `key` is relative to the dataset prefix and without the format's suffix; `spare_key`
+    replaces it when another file has that key already (`a.jpg` beside `a.jpeg`).
     """
 
     path: str
@@ -68,11 +70,11 @@ class PlannedSample(msgspec.Struct, frozen=True, gc=False):
     spare_key: str
     size: int
     mtime_ns: int
-    origin: Origin
+    location: FileLocation
 
 
 class SkippedFile(msgspec.Struct, frozen=True, gc=False):
-    """A file that becomes no sample, and why. `lost` when it should have become one."""
+    """A file that does not become a sample, and why. `lost` when it should have become one."""
 
     path: str
     reason: str
@@ -84,29 +86,29 @@ T = TypeVar("T")
 
 
 class Layout:
-    """The plan of a source: `items()` tells of every file, each time anew and without keeping any of them."""
+    """The plan of a source: each call of `items()` iterates over every file without keeping any of them."""
 
     def __init__(self, path: Path) -> None:
-        """Reads the label files. Raises ConsoleError when `path` is no source or they are malformed."""
+        """Reads the label files. Raises ConsoleError when `path` is not a source or they are malformed."""
         delimiter = _TABLE_SUFFIXES.get(path.suffix.lower())
         self._table = _Table(path, delimiter) if delimiter and path.is_file() else None
-        self._source: Source | None = None if self._table else open_source(path)
+        self._source: ImageSource | None = None if self._table else open_source(path)
         self._inside: dict[str, bytes] = {}
-        self._looked_inside = False
+        self._searched_inside = False
         self._labels = self._read_labels()
         self._class_index = self._read_class_index()
         self.unused: tuple[Unused, ...] = ()
-        """Classes, folders and label files that no sample is made with; known once `items` has ended."""
+        """Classes, folders and label files that no sample uses; known once `items` has ended."""
         self.advice = _ADVICE
-        """What to do when no sample is made; known once `items` has ended."""
+        """The remedy when there is no sample; known once `items` has ended."""
 
     @property
     def countable(self) -> bool:
-        """Whether `items()` may be gone through once more just to count."""
+        """Whether iterating over `items()` a second time just to count is cheap."""
         return self._source is None or self._source.countable
 
     def counts(self) -> Iterator[int]:
-        """Numbers of files that add up to about how many `items` gives."""
+        """Numbers of files whose sum is about that of `items`."""
         if isinstance(self._source, FolderSource):
             yield from self._source.counts()
         else:
@@ -121,9 +123,9 @@ class Layout:
         seen = _Seen()
         for entry in self._source.entries():
             if isinstance(entry, FolderEntry):
-                seen.place(_place(entry.path))
-            elif isinstance(entry, OddEntry):
-                lost = entry.lost or is_picture_name(entry.path.rpartition("/")[2])
+                seen.add_folder(_split_path(entry.path))
+            elif isinstance(entry, UnreadableEntry):
+                lost = entry.lost or is_image_name(entry.path.rpartition("/")[2])
                 yield SkippedFile(entry.path, entry.reason, lost)
             else:
                 self._keep_label_file(entry)
@@ -143,8 +145,8 @@ class Layout:
         other_classes = sorted((train | val) - set(self._class_index)) if self._class_index else []
         index = [CLASS_INDEX_NAME] if other_classes else []
         return (
-            *Unused.of("class folder", "no usable picture in it", empty),
-            *Unused.of("val class", "no training pictures of it", val - train if train else ()),
+            *Unused.of("class folder", "no usable image in it", empty),
+            *Unused.of("val class", "no training images of it", val - train if train else ()),
             *Unused.of("label file", "val/ has class folders", label_files),
             *Unused.of("label file", f"it lacks the class {other_classes[0]}" if index else "", index),
             *Unused.of("name", "beside train/ and val/", [name for name in beside if name not in _LABEL_FILES]),
@@ -153,8 +155,8 @@ class Layout:
     def label_order(self, names: Iterable[str]) -> tuple[str, ...]:
         """The classes in label order, given those that have samples.
 
-        With the tutorial's `imagenet_class_index.json` they are ImageNet's thousand in its order, so that labels mean
-        what a pretrained head was trained on; otherwise sorted, as torchvision's ImageFolder numbers them.
+        With the tutorial's `imagenet_class_index.json` they are ImageNet's thousand in its order, so that labels match
+        a pretrained head; otherwise sorted, as torchvision's ImageFolder numbers them.
         """
         found = set(names)
         if found <= set(self._class_index):
@@ -164,50 +166,50 @@ class Layout:
         return unique_classes(found)
 
     def _item(self, file: SourceFile, seen: _Seen) -> PlanItem:
-        parts = _place(file.path)
-        is_picture = is_picture_name(file.path.rpartition("/")[2])
+        parts = _split_path(file.path)
+        is_image = is_image_name(file.path.rpartition("/")[2])
         if not parts:
-            seen.pictures_outside |= is_picture
-            return SkippedFile(file.path, f"a picture {_OUTSIDE}" if is_picture else _OUTSIDE, lost=False)
+            seen.images_outside |= is_image
+            return SkippedFile(file.path, f"an image {_OUTSIDE}" if is_image else _OUTSIDE, lost=False)
         split, *rest = parts
-        seen.place(parts[:-1])
-        if not is_picture:
+        seen.add_folder(parts[:-1])
+        if not is_image:
             reason = "a hidden file" if rest[-1].startswith(".") else "unsupported file extension"
             return SkippedFile(file.path, reason, lost=False)
         if len(rest) > 1:
             return _planned(file, "/".join(parts), split, rest[0])
         if split == TRAIN:
-            return SkippedFile(file.path, "directly in train/, in no class folder", lost=True)
+            return SkippedFile(file.path, "directly in train/, not in a class folder", lost=True)
         return self._flat_val(file, parts, seen)
 
     def _flat_val(self, file: SourceFile, parts: list[str], seen: _Seen) -> PlanItem:
-        """A picture directly in val/, whose class is in the tutorial's label file."""
+        """An image directly in val/, whose class is in the tutorial's label file."""
         seen.labels_wanted = True
         labels = self._labels or self._labels_inside()
         if class_name := labels.get(parts[-1], ""):
             return _planned(file, "/".join(parts), VAL, class_name)
         seen.unlabelled = True
         if labels:
-            return SkippedFile(file.path, f"in no class folder, and not in {VAL_LABELS_NAME}", lost=True)
-        reason = f"in no class folder, and there is no {VAL_LABELS_NAME} in or beside the source"
+            return SkippedFile(file.path, f"not in a class folder, and not in {VAL_LABELS_NAME}", lost=True)
+        reason = f"not in a class folder, and the source has no {VAL_LABELS_NAME} in or beside it"
         return SkippedFile(file.path, reason, lost=True)
 
     def _labels_inside(self) -> dict[str, str]:
-        """The validation labels in an archive, looked for once: it has to be gone through for them."""
-        if not self._looked_inside and not isinstance(self._source, FolderSource):
+        """The validation labels in an archive, searched once: that reads all of it."""
+        if not self._searched_inside and not isinstance(self._source, FolderSource):
             assert self._source is not None  # noqa: S101
             for entry in self._source.entries():
                 if isinstance(entry, SourceFile):
                     self._keep_label_file(entry)
             self._labels = self._read_labels()
-        self._looked_inside = True
+        self._searched_inside = True
         return self._labels
 
     def _keep_label_file(self, file: SourceFile) -> None:
         """Keeps the tutorial's label files of an archive, from its top or from the one folder there."""
         folder, _, name = file.path.rpartition("/")
         if name in _LABEL_FILES and "/" not in folder and file.size <= MAX_LABEL_FILE_BYTES:
-            self._inside.setdefault(name, read_origin(file.origin))
+            self._inside.setdefault(name, read_location(file.location))
 
     def _read_labels(self) -> dict[str, str]:
         return self._read_json(VAL_LABELS_NAME, dict[str, str]) or {}
@@ -220,7 +222,7 @@ class Layout:
             return tuple(index[str(number)][0] for number in range(len(index)))
         except KeyError as error:
             raise ConsoleError(
-                f"{CLASS_INDEX_NAME} has no entry {error}.", remedy="Fetch the tutorial's file again, or remove it."
+                f"{CLASS_INDEX_NAME} has no entry {error}.", remedy="Download the tutorial's file again, or remove it."
             ) from error
 
     def _read_json(self, name: str, kind: type[T]) -> T | None:
@@ -232,22 +234,22 @@ class Layout:
             return decode_json(data, kind)
         except msgspec.DecodeError as error:
             raise ConsoleError(
-                f"{name} is not what its name says: {error}.", remedy="Fetch the tutorial's file again, or remove it."
+                f"{name} is not the tutorial's file: {error}.", remedy="Download that file again, or remove it."
             ) from error
 
 
 class _Seen:
-    """What `items` has met on its way: class folders, those with samples, and what the advice depends on."""
+    """What `items` has found so far: class folders, those with samples, and the facts for the advice."""
 
     def __init__(self) -> None:
         self.folders: set[tuple[str, str]] = set()
         self.used: set[tuple[str, str]] = set()
         self.labels_wanted = False
         self.unlabelled = False
-        self.pictures_outside = False
+        self.images_outside = False
 
-    def place(self, parts: list[str]) -> None:
-        """A folder of the source, as `_place` has it."""
+    def add_folder(self, parts: list[str]) -> None:
+        """Adds a folder of the source, in the parts of `_split_path`."""
         if len(parts) > 1:
             self.folders.add((parts[0], parts[1]))
 
@@ -255,21 +257,21 @@ class _Seen:
     def advice(self) -> str:
         if self.unlabelled:
             return _ADVICE_LABELS
-        return _ADVICE_OUTSIDE if self.pictures_outside and not self.used else _ADVICE
+        return _ADVICE_OUTSIDE if self.images_outside and not self.used else _ADVICE
 
 
-def _place(path: str) -> list[str]:
-    """The parts of a path from train/ or val/ on; none where it is in neither."""
+def _split_path(path: str) -> list[str]:
+    """The parts of a path from train/ or val/ on; empty where it is in neither."""
     parts = path.split("/")
     # An archive usually holds one folder that holds train/ and val/.
     start = next((index for index in (0, 1) if len(parts) > index and parts[index] in SPLITS), None)
     return [] if start is None else parts[start:]
 
 
-def is_picture_name(name: str) -> bool:
-    """Whether a file name ends like a picture's and is not hidden (`._cat.jpg` holds a Mac's file attributes)."""
+def is_image_name(name: str) -> bool:
+    """Whether a file name has an image's extension and is not hidden (`._cat.jpg` has a Mac's file attributes)."""
     stem, dot, suffix = name.rpartition(".")
-    return bool(stem) and dot + suffix.lower() in PICTURE_SUFFIXES and not name.startswith(".")
+    return bool(stem) and dot + suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
 
 
 def _planned(file: SourceFile, key_path: str, split: str, class_name: str) -> PlanItem:
@@ -277,13 +279,13 @@ def _planned(file: SourceFile, key_path: str, split: str, class_name: str) -> Pl
     if problem := key_problem(key_path):
         return SkippedFile(file.path, problem, lost=True)
     stem, dot, suffix = key_path.rpartition(".")
-    # The tutorial's rule is `.JPEG` to `.pt`; other pictures keep their suffix, so that `a.jpg` and `a.png` both fit.
+    # The tutorial's rule is `.JPEG` to `.pt`; other images keep their suffix, so that `a.png` and `a.jpg` differ.
     key = stem if dot + suffix.lower() in _JPEG_SUFFIXES else key_path
-    return PlannedSample(file.path, split, class_name, key, key_path, file.size, file.mtime_ns, file.origin)
+    return PlannedSample(file.path, split, class_name, key, key_path, file.size, file.mtime_ns, file.location)
 
 
 class _Table:
-    """A CSV or TSV of path and label, with an optional split; a first line that names its columns is recognised."""
+    """A CSV or TSV of path and label, with an optional split; a header line is recognised."""
 
     def __init__(self, path: Path, delimiter: str) -> None:
         self.path = path
@@ -303,7 +305,7 @@ class _Table:
                             continue
                     yield self._item(row, columns, rows.line_num)
         except (csv.Error, UnicodeDecodeError, OSError) as error:
-            raise ConsoleError(f"{self.path} cannot be read: {error}.", remedy="Give a UTF-8 table.") from error
+            raise ConsoleError(f"{self.path} cannot be read: {error}.", remedy="Save it as a UTF-8 table.") from error
 
     def _item(self, row: list[str], columns: _Columns, line: int) -> PlanItem:
         where = f"{self.path.name}:{line}"
@@ -319,13 +321,13 @@ class _Table:
         try:
             status = path.stat()
         except (OSError, ValueError) as error:
-            return SkippedFile(name, getattr(error, "strerror", None) or "no file name", lost=True)
-        file = SourceFile(name, status.st_size, status.st_mtime_ns, FileOrigin(str(path)))
+            return SkippedFile(name, getattr(error, "strerror", None) or "not a file name", lost=True)
+        file = SourceFile(name, status.st_size, status.st_mtime_ns, PathLocation(str(path)))
         return _planned(file, f"{split}/{label}/{name.lstrip('/')}", split, label)
 
 
 class _Columns(msgspec.Struct, frozen=True):
-    """Which column holds what; `named` when the first line said so."""
+    """The columns' indexes; `named` when the first line is a header."""
 
     path: int = 0
     label: int = 1

@@ -1,34 +1,99 @@
-"""UploadJob: prepares a source's pictures and uploads them as a dataset, in threads of its own."""
+"""UploadJob: prepares the images of a source and uploads them as a dataset; settings, summary, and the prefix check.
+
+Its subclasses are the two ways to store a dataset: SampleUpload (an object per sample) and ShardUpload (tar shards).
+"""
 
 from __future__ import annotations
 
-import logging
+import functools
+import os
 import threading
+from pathlib import Path
+from typing import Any, ClassVar
 
 import msgspec
 
 from ossconsole.config.credentials import CredentialSource
-from ossconsole.config.errors import ConsoleError
+from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.profiles import Profile
-from ossconsole.dataset.manifest import Unused
-from ossconsole.dataset.shards.upload import ShardUpload
-from ossconsole.dataset.upload.context import KEPT_NAMES, UploadContext
-from ossconsole.dataset.upload.flow import BandwidthCap, Gate, Stopped
-from ossconsole.dataset.upload.journal import Failure
-from ossconsole.dataset.upload.progress import Phase, Picture, Scoreboard, UploadProgress
-from ossconsole.dataset.upload.samples import SampleUpload
-from ossconsole.dataset.upload.settings import UploadSettings
+from ossconsole.config.text import counted, safe_text
+from ossconsole.dataset.formats import SampleFormat
+from ossconsole.dataset.manifest import (
+    SHARDS_NAME,
+    ManifestError,
+    ManifestMissingError,
+    Unused,
+    UnusedCounter,
+    object_key,
+    read_manifest_head,
+)
+from ossconsole.dataset.source.layout import Layout, SkippedFile
+from ossconsole.dataset.upload.prepare import PreprocessConfig
+from ossconsole.dataset.upload.progress import (
+    IGNORED,
+    Counts,
+    Phase,
+    SamplePreview,
+    UploadProgress,
+    UploadStats,
+    sample_failed,
+)
+from ossconsole.storage.client import ObjectStore
+from ossconsole.storage.jobs.job import BackgroundJob, Failure, JobState
+from ossconsole.storage.jobs.threads import BandwidthCap, ThreadPool
+from ossconsole.storage.retry import RetryPolicy, Wait
 
-_log = logging.getLogger(__name__)
+DEFAULT_SIZE = 224
+DEFAULT_PARALLELISM = 32
+MAX_PARALLELISM = 64
+KEPT_FAILURES = 1000
+RETRIES = RetryPolicy(attempts=6)
+"""Of each request of an upload: it may run unattended."""
+
+
+class UploadSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What to upload and how.
+
+    `size` is in pixels (the short side with `keep_ratio`), `seed` fixes the random crops of tensor-f32, `workers` are
+    preparation processes (0: one per core), `parallelism` samples sent simultaneously, `bandwidth` bytes per second
+    (None: no cap). With `prune`, samples whose files are missing from the source are deleted from the bucket.
+    `per_shard` samples go into one tar (0: each becomes an object). `prefix` is the dataset's ("": the profile's).
+    """
+
+    source: Path
+    format: SampleFormat = SampleFormat.IMAGE_U8
+    size: int = DEFAULT_SIZE
+    keep_ratio: bool = False
+    seed: int = 0
+    workers: int = 0
+    parallelism: int = DEFAULT_PARALLELISM
+    bandwidth: float | None = None
+    prune: bool = False
+    per_shard: int = 0
+    prefix: str = ""
+
+    @property
+    def preprocessing(self) -> PreprocessConfig:
+        """How images become samples."""
+        return PreprocessConfig(self.format, self.size, self.keep_ratio, self.seed)
+
+    @property
+    def worker_count(self) -> int:
+        """Preparation processes, at least 1."""
+        return self.workers or len(os.sched_getaffinity(0))
+
+    def with_prefix(self, profile: Profile) -> Profile:
+        """The profile with the dataset prefix of these settings."""
+        return msgspec.structs.replace(profile, dataset_prefix=self.prefix.strip("/")) if self.prefix else profile
 
 
 class UploadSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """How an upload ended. Counts are of files: `uploaded + skipped + failed` is all there were in the source.
+    """The result of an upload. Counts are of files: `uploaded + skipped + failed` are all files of the source.
 
-    `skipped` are `unchanged` samples and `ignored` files that are not used; `bytes` were sent for `uploaded`
-    samples. `removed` are keys in the bucket whose files are gone from the source (at most a thousand), `pruned` tells
-    whether they were deleted; `unknown` objects below the prefix are none of this dataset's samples. `unused` says what
-    of the source is not used, by reason.
+    `skipped` are `unchanged` samples and `ignored` files that are not used; `bytes` were sent for `uploaded` samples.
+    `removed` are keys in the bucket whose files are missing from the source (at most a thousand); `pruned` says whether
+    they were deleted; `unknown` objects below the prefix do not belong to this dataset. `unused` says by reason which
+    files of the source are not used.
     """
 
     uploaded: int
@@ -50,118 +115,191 @@ class UploadSummary(msgspec.Struct, frozen=True, kw_only=True):
     unused: tuple[Unused, ...] = ()
 
 
-class UploadJob:
-    """One upload, from `start` to its summary. It belongs to no screen and goes on without one."""
+class UploadJob(BackgroundJob):
+    """One upload, from `start` to its summary. `failures` are the first thousand; the journal has all of them."""
 
     is_remote = False
-    """Another process's upload, as the console sees it, has True here."""
+    """True for the console's view of an upload in another process."""
+    max_parallelism: ClassVar[int] = MAX_PARALLELISM
 
     def __init__(self, profile: Profile, credentials: CredentialSource, settings: UploadSettings) -> None:
         """Raises SettingsError when the settings make no sense."""
-        settings.recipe.check()
-        self.profile = profile = settings.placed(profile)
+        super().__init__(f"Upload of {safe_text(str(settings.source))}")
+        settings.preprocessing.check()
+        self.profile = settings.with_prefix(profile)
         self.settings = settings
-        self.error: ConsoleError | None = None
-        """Why the upload ended early."""
-        self._gate = Gate()
-        self._cap = BandwidthCap(settings.bandwidth, self._gate)
-        self._board = Scoreboard(settings.worker_count)
-        self._context = UploadContext(profile, credentials, settings, self._board, self._gate, self._cap)
-        self._engine = (ShardUpload if settings.per_shard else SampleUpload)(self._context)
-        self._ended = threading.Event()
-
-    def start(self) -> None:
-        threading.Thread(target=self._main, name="upload", daemon=True).start()
+        self.parallelism = min(settings.parallelism, self.max_parallelism)
+        self.cap = BandwidthCap(settings.bandwidth, self.gate)
+        self.stats = UploadStats(settings.worker_count)
+        self.removed: list[str] = []
+        self.pruned = False
+        self.unknown = 0
+        self.manifest = ""
+        self.sender_pool: ThreadPool[Any] | None = None
+        self._credentials = credentials
+        self._ignored: list[Failure] = []
+        self._unused = UnusedCounter()
+        self._layout: Layout | None = None
+        self._recording = threading.Lock()
 
     @property
-    def alive(self) -> bool:
-        return not self._ended.is_set()
+    def prefix(self) -> str:
+        """The dataset prefix."""
+        return self.profile.dataset_prefix
 
     @property
     def source(self) -> str:
+        """The path of the source."""
         return str(self.settings.source)
 
-    def pause(self) -> None:
-        """Stops after the pictures and samples in hand."""
-        self._gate.pause()
-
-    def resume(self) -> None:
-        self._gate.resume()
-
-    def cancel(self) -> None:
-        """Ends the upload; what was sent stays, and the next upload goes on from there."""
-        self._gate.stop()
-
-    def set_parallelism(self, number: int) -> None:
-        """How many samples are sent at once (1 to 64), from now on."""
-        self._engine.set_parallelism(number)
-
-    def set_bandwidth(self, bytes_per_s: float | None) -> None:
-        """Caps what is sent, from now on; None for no cap."""
-        self._cap.set(bytes_per_s)
-
-    def progress(self) -> UploadProgress:
-        """Where the upload stands now; cheap."""
-        return self._board.snapshot(
-            paused=self._gate.paused,
-            parallelism=self._engine.parallelism,
-            bandwidth=self._cap.limit,
-            error=str(self.error or ""),
+    @functools.cached_property
+    def store(self) -> ObjectStore:
+        """For any number of threads. `cancel` ends the waits before its retries."""
+        return ObjectStore(
+            self.profile, self._credentials, retry=RETRIES, pause=self.wait_to_retry, pool_size=MAX_PARALLELISM
         )
 
-    def picture(self) -> Picture | None:
-        """The newest prepared sample, for a look at it."""
-        return self._board.picture
+    def wait_to_retry(self, wait: Wait) -> None:
+        """Counts the retry and spends the wait before it. Raises Cancelled."""
+        self.stats.add_retry()
+        super().wait_to_retry(wait)
 
-    def join(self, timeout_s: float | None = None) -> bool:
-        """Waits for the end; False on timeout."""
-        return self._ended.wait(timeout_s)
+    # Control and results
 
-    def wait(self, timeout_s: float | None = None) -> UploadSummary:
-        """The summary, once the upload has ended. Raises the ConsoleError that ended it early, TimeoutError."""
-        if not self._ended.wait(timeout_s):
+    def pause(self) -> None:
+        """Pauses after the images and samples in progress."""
+        self.gate.pause()
+
+    def resume(self) -> None:
+        """Ends the pause."""
+        self.gate.resume()
+
+    def set_parallelism(self, number: int) -> None:
+        """Changes how many samples (or parts of a tar) are sent simultaneously."""
+        self.parallelism = max(1, min(number, self.max_parallelism))
+        if self.sender_pool:
+            self.sender_pool.resize(self.parallelism)
+
+    def set_bandwidth(self, bytes_per_s: float | None) -> None:
+        """Caps the bytes sent per second; None for no cap."""
+        self.cap.set_limit(bytes_per_s)
+
+    def progress(self) -> UploadProgress:
+        """The figures of this moment; cheap."""
+        return self.stats.snapshot(
+            paused=self.gate.paused,
+            parallelism=self.parallelism,
+            bandwidth=self.cap.limit,
+            error=str(self.error or ""),
+            waiting=self.waiting,
+        )
+
+    def preview(self) -> SamplePreview | None:
+        """The newest prepared sample."""
+        return self.stats.preview
+
+    def result(self, timeout_s: float | None = None) -> UploadSummary:
+        """The summary, after the end. Raises the ConsoleError that ended the upload early, TimeoutError."""
+        if not self.wait(timeout_s):
             raise TimeoutError("the upload is still running")
         if self.error is not None:
             raise self.error
         return self.summary()
 
     def summary(self) -> UploadSummary:
-        """What has happened so far."""
-        tally, seconds, found = self._board.tally, self._board.seconds, self._context
+        """The results so far."""
+        counts, seconds = self.stats.counts, self.stats.seconds
         return UploadSummary(
-            uploaded=tally.uploaded,
-            skipped=tally.unchanged + tally.ignored,
-            failed=tally.failed,
-            bytes=tally.bytes,
+            uploaded=counts.uploaded,
+            skipped=counts.unchanged + counts.ignored,
+            failed=counts.failed,
+            bytes=counts.bytes,
             seconds=seconds,
-            samples_per_s=tally.uploaded / seconds if seconds > 0 else 0.0,
-            unchanged=tally.unchanged,
-            ignored=tally.ignored,
-            retries=self._board.retries,
-            removed=tuple(found.removed[:KEPT_NAMES]),
-            pruned=found.pruned,
-            unknown=found.unknown,
-            cancelled=self._board.phase is Phase.CANCELLED,
-            manifest=found.manifest,
-            failures=tuple(self._board.failures),
-            ignored_files=tuple(found.ignored),
-            unused=found.unused,
+            samples_per_s=counts.uploaded / seconds if seconds > 0 else 0.0,
+            unchanged=counts.unchanged,
+            ignored=counts.ignored,
+            retries=self.stats.retries,
+            removed=tuple(self.removed[:KEPT_FAILURES]),
+            pruned=self.pruned,
+            unknown=self.unknown,
+            cancelled=self.state is JobState.CANCELLED,
+            manifest=self.manifest,
+            failures=tuple(self.failures),
+            ignored_files=tuple(self._ignored),
+            unused=(*self._unused.groups(), *(self._layout.unused if self._layout else ())),
         )
 
-    # The job's own thread
+    # For the subclasses and their threads
 
-    def _main(self) -> None:
-        phase = Phase.FAILED
-        try:
-            self._engine.work()
-            phase = Phase.DONE
-        except Stopped:
-            phase = Phase.CANCELLED
-        except ConsoleError as error:
-            self.error = error
-        except Exception as error:  # noqa: BLE001  a thread has nobody above it who would report
-            _log.exception("the upload ended with an unexpected error")
-            self.error = ConsoleError(f"The upload ended with an unexpected {type(error).__name__}: {error}.")
-        finally:
-            self._board.end(phase)
-            self._ended.set()
+    def record_failure(self, failure: Failure, change: Counts | None = None) -> None:
+        """Records a file that did not become a sample."""
+        with self._recording:
+            if len(self.failures) < KEPT_FAILURES:
+                self.failures.append(failure)
+        self.stats.add_failure(failure, change or sample_failed())
+
+    def skip(self, item: SkippedFile) -> None:
+        """Records a file that becomes no sample."""
+        note = Failure(item.path, item.reason)
+        if item.lost:
+            self.record_failure(note)
+            return
+        if len(self._ignored) < KEPT_FAILURES:
+            self._ignored.append(note)
+        self._unused.add(item.path, item.reason)
+        self.stats.add(IGNORED)
+
+    def planned(self, layout: Layout) -> None:
+        """Every file has been planned: `layout` knows now what else of the source is not used."""
+        self._layout = layout
+
+    def no_samples(self, layout: Layout) -> ConsoleError:
+        """The error of an upload that has nothing to list."""
+        counts = self.stats.counts
+        return ConsoleError(
+            f"No image in {self.source} became a sample "
+            f"({counts.failed} failed, {counted(counts.ignored, 'file')} not used).",
+            remedy=layout.advice,
+        )
+
+    def _on_end(self) -> None:
+        if self.state is JobState.CANCELLED:
+            self.stats.end(Phase.CANCELLED)
+        else:
+            self.stats.end(Phase.FAILED if self.error else Phase.DONE)
+
+
+class PrefixTakenError(SettingsError):
+    """The dataset prefix holds a dataset of another kind."""
+
+
+class PrefixState(msgspec.Struct, frozen=True):
+    """What is below the prefix before an upload: nothing, a dataset with its manifest, or other objects."""
+
+    empty: bool
+    has_manifest: bool = False
+
+
+def check_prefix(store: ObjectStore, prefix: str, settings: UploadSettings, *, shards: bool = False) -> PrefixState:
+    """What is below the prefix; with `shards` a dataset of shards may be there.
+
+    Raises PrefixTakenError when its dataset has another format or size, StorageError.
+    """
+    try:
+        head = read_manifest_head(store, prefix)
+    except ManifestMissingError as error:
+        if not shards and not error.empty and store.exists(object_key(prefix, SHARDS_NAME)):
+            raise PrefixTakenError(
+                f"{store.uri(prefix)} holds a dataset of shards.",
+                remedy="Use another prefix for this one with --dataset-prefix.",
+            ) from error
+        return PrefixState(empty=error.empty)
+    except ManifestError:  # the upload replaces it
+        return PrefixState(empty=False)
+    if (head.format, head.size) != (settings.format, settings.size):
+        raise PrefixTakenError(
+            f"{store.uri(prefix)} holds a dataset of {head.format} at {head.size} px, "
+            f"not of {settings.format} at {settings.size} px.",
+            remedy="Use another prefix for this one with --dataset-prefix.",
+        )
+    return PrefixState(empty=False, has_manifest=True)

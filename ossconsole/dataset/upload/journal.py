@@ -1,4 +1,4 @@
-"""Journal: which samples of a dataset prefix are in the bucket, kept on disk so that an upload can be killed."""
+"""Journal: the samples of a dataset prefix that are in the bucket, on disk, so that a killed upload can resume."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ from ossconsole.config.files import READ_WRITE, is_damage, open_private, private
 from ossconsole.config.profiles import Profile
 from ossconsole.dataset.manifest import Sample
 from ossconsole.dataset.source.layout import PlannedSample
+from ossconsole.storage.jobs.job import Failure
 
 log = logging.getLogger(__name__)
 
 _COMMIT_EVERY_S = 0.1
 _PAGE = 1000
-_ADOPTED = "\x00"  # begins the path of a sample whose file nobody here has seen
+_IMPORTED = "\x00"  # begins the path of a sample whose file this journal has never seen
 _SCHEMA_VERSION = 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS samples (
@@ -48,36 +49,36 @@ CREATE TABLE IF NOT EXISTS runs (number INTEGER PRIMARY KEY, source TEXT NOT NUL
 """
 
 
-class Verdict(str, enum.Enum):
-    """What the journal says about a planned sample."""
+class PlanAction(str, enum.Enum):
+    """What to do with a planned sample."""
 
     UNCHANGED = "unchanged"
     SEND = "send"
-    CLASH = "clash"
+    CONFLICT = "conflict"
     REPEATED = "repeated"
 
     @property
     def reason(self) -> str:
-        """Why a sample of this verdict is not sent."""
-        if self is Verdict.REPEATED:
-            return "its name is in the source more than once; the first of them is used"
+        """Why a sample with this action is not sent."""
+        if self is PlanAction.REPEATED:
+            return "its name occurs in the source more than once; the first one is used"
         return "its key belongs to another file"
 
 
-class Ruling(msgspec.Struct, frozen=True):
-    """A verdict, the key that the sample has, and the CRC64 of what is in the bucket under it ("" when unknown).
+class PlanDecision(msgspec.Struct, frozen=True):
+    """The action, the sample's key, and the CRC64 of the object in the bucket ("" when unknown).
 
-    `doubtful` when something may be there that the journal knows too little about.
+    `doubtful` when the bucket may have an object of unknown content under the key.
     """
 
-    verdict: Verdict
+    action: PlanAction
     key: str = ""
     crc64: str = ""
     doubtful: bool = False
 
 
 class SentSample(msgspec.Struct, frozen=True):
-    """A sample that is in the bucket now."""
+    """A sample that is in the bucket; `size` and `mtime_ns` of its file, `bytes` of the object."""
 
     path: str
     size: int
@@ -89,7 +90,7 @@ class SentSample(msgspec.Struct, frozen=True):
     etag: str
 
 
-class Expected(msgspec.Struct, frozen=True, gc=False):
+class ExpectedObject(msgspec.Struct, frozen=True, gc=False):
     """An object that should be in the bucket.
 
     `present` when this run's source has its file, `this_run` when this run sent it, `failed` when this run could not.
@@ -105,15 +106,6 @@ class Expected(msgspec.Struct, frozen=True, gc=False):
     failed: bool
 
 
-class Failure(msgspec.Struct, frozen=True):
-    """A file that did not become a sample: why, and OSS's code and request id when OSS refused it."""
-
-    path: str
-    reason: str
-    code: str = ""
-    request_id: str = ""
-
-
 class JournalError(ConsoleError):
     """The journal cannot be read or written."""
 
@@ -124,13 +116,11 @@ def journal_path(profile: Profile, prefix: str) -> Path:
     return state_dir() / "uploads" / f"{name}.sqlite"
 
 
-class Lock:
-    """The lock beside a journal, held until `close`.
-
-    Raises JournalError while another upload has it, SettingsError, OSError.
-    """
+class JournalLock:
+    """The lock file beside a journal, held until `close`."""
 
     def __init__(self, path: Path) -> None:
+        """Raises JournalError while another upload holds it, SettingsError, OSError."""
         self._file = open_private(path.with_suffix(".lock"), READ_WRITE)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -141,11 +131,12 @@ class Lock:
             ) from error
 
     def close(self) -> None:
+        """Releases the lock."""
         os.close(self._file)
 
 
-class _Reporting:
-    """Holds the journal's lock; a failure of the database or its disk becomes a JournalError."""
+class _DatabaseErrors:
+    """Serialises access to the database; an error of it or its disk becomes a JournalError."""
 
     def __init__(self, path: Path) -> None:
         self._path = self._kept = path
@@ -167,19 +158,19 @@ class _Reporting:
             ) from error
 
     def _damaged(self, error: BaseException | None) -> JournalError:
-        """The error of a file that turned out to be damaged while it was used; the next upload begins another."""
-        with contextlib.suppress(SettingsError):  # another thread was faster, or the folder cannot be written
+        """The error of a file found damaged in use; the next upload creates a new one."""
+        with contextlib.suppress(SettingsError):  # another thread has done it, or the folder cannot be written
             self._kept = set_aside(self._path)
         return JournalError(
             f"The upload's journal {self._path} is damaged: {error}.",
-            remedy=f"It is kept as {self._kept}. Run the upload again: what is in the bucket is found there.",
+            remedy=f"It is kept as {self._kept}. Run the upload again: it finds what is in the bucket.",
         )
 
 
 def _prepare(database: sqlite3.Connection) -> None:
-    """Makes the tables. Raises sqlite3.DatabaseError where the file is no journal of this version."""
+    """Creates the tables. Raises sqlite3.DatabaseError where the file is not a journal of this version."""
     database.execute("PRAGMA journal_mode=WAL")
-    # What a power cut loses is sent once more; a kill of the process loses nothing that was committed.
+    # What a power cut loses is sent again; a kill of the process loses nothing that was committed.
     database.execute("PRAGMA synchronous=NORMAL")
     version = database.execute("PRAGMA user_version").fetchone()[0]
     if version not in {0, _SCHEMA_VERSION}:
@@ -200,14 +191,14 @@ class Journal:
     """One dataset prefix's journal, for one upload at a time; safe to use from many threads."""
 
     def __init__(self, path: Path, *, source: str, recipe: str) -> None:
-        """Opens or makes it, and counts a new run. Raises JournalError, also while another upload has it open."""
+        """Opens or creates it, and counts a new run. Raises JournalError, also while another upload has it open."""
         self.path = path
         self._recipe = recipe
-        self._reporting = _Reporting(path)
+        self._errors = _DatabaseErrors(path)
         self._committed = time.monotonic()
-        self._distrusting = False
-        with self._reporting:
-            self._prefix_lock = Lock(path)
+        self._assume_stale = False
+        with self._errors:
+            self._prefix_lock = JournalLock(path)
             try:
                 self._open(source)
             except BaseException:
@@ -215,7 +206,7 @@ class Journal:
                 raise
 
     def _open(self, source: str) -> None:
-        """Opens or makes the file. One that is damaged is set aside: what is in the bucket is found there as well."""
+        """Opens or creates the file. A damaged one is set aside: its content can be found in the bucket as well."""
         self._db = sqlite3.connect(private_database(self.path), check_same_thread=False, isolation_level=None)
         try:
             _prepare(self._db)
@@ -226,13 +217,13 @@ class Journal:
             if not is_damage(error):
                 raise
             aside = set_aside(self.path)
-            log.warning("The upload's journal was damaged (%s). It is kept as %s, and a new one is made.", error, aside)
+            log.warning("The upload's journal was damaged (%s). It is kept as %s; a new one is created.", error, aside)
             self._open(source)
 
     @property
-    def fresh(self) -> bool:
-        """Whether it knows of no sample."""
-        with self._reporting:
+    def is_empty(self) -> bool:
+        """Whether it has no samples."""
+        with self._errors:
             return self._is_empty()
 
     def _is_empty(self) -> bool:
@@ -245,10 +236,10 @@ class Journal:
 
     # Planning
 
-    def rule(self, sample: PlannedSample, suffix: str) -> Ruling:
-        """What to do with a planned sample; gives it its key."""
+    def plan(self, sample: PlannedSample, suffix: str) -> PlanDecision:
+        """Decides what to do with a planned sample, and its key."""
         if self._was_empty and self._insert(sample, sample.key + suffix):
-            return Ruling(Verdict.SEND, sample.key + suffix, doubtful=self._distrusting)
+            return PlanDecision(PlanAction.SEND, sample.key + suffix, doubtful=self._assume_stale)
         row = self._one(
             "SELECT key, size, mtime_ns, recipe, crc64, sent, class, seen FROM samples WHERE path = ?", sample.path
         )
@@ -256,83 +247,85 @@ class Journal:
             return self._reserve(sample, suffix)
         key, size, mtime_ns, recipe, crc64, sent, class_name, seen = row
         if seen == self._run:
-            return Ruling(Verdict.REPEATED)
+            return PlanDecision(PlanAction.REPEATED)
         same = sent and recipe == self._recipe and class_name == sample.class_name
         self._write(
             "UPDATE samples SET seen = ?, class = ?, error = '', code = '', request_id = '' WHERE path = ?",
             *(self._run, sample.class_name, sample.path),
         )
         unchanged = same and (size, mtime_ns) == (sample.size, sample.mtime_ns)
-        # Without a CRC64 it may have been sent and never booked: the upload was killed in between.
-        return Ruling(Verdict.UNCHANGED if unchanged else Verdict.SEND, key, crc64 if sent else "", doubtful=not crc64)
+        # Without a CRC64 it may have been sent but not recorded: the upload was killed in between.
+        return PlanDecision(
+            PlanAction.UNCHANGED if unchanged else PlanAction.SEND, key, crc64 if sent else "", doubtful=not crc64
+        )
 
-    def reopened_key(self, path: str) -> str:
-        """The key of a sample that `reopen` was called for, "" for any other."""
+    def missing_key(self, path: str) -> str:
+        """The key of a sample that `mark_missing` was called for, "" for any other."""
         row = self._one("SELECT key FROM samples WHERE path = ? AND sent = 0 AND error = ''", path)
         return str(row[0]) if row else ""
 
-    def _reserve(self, sample: PlannedSample, suffix: str) -> Ruling:
+    def _reserve(self, sample: PlannedSample, suffix: str) -> PlanDecision:
         for key in (sample.key + suffix, sample.spare_key + suffix):
             owner = self._one("SELECT path FROM samples WHERE key = ?", key)
             if owner is None:
                 self._insert(sample, key)
-                return Ruling(Verdict.SEND, key, doubtful=self._distrusting)
-            if owner[0].startswith(_ADOPTED):
+                return PlanDecision(PlanAction.SEND, key, doubtful=self._assume_stale)
+            if owner[0].startswith(_IMPORTED):
                 self._write(
                     "UPDATE samples SET path = ?, class = ?, seen = ? WHERE key = ?",
                     *(sample.path, sample.class_name, self._run, key),
                 )
-                return Ruling(Verdict.SEND, key, doubtful=True)
-        return Ruling(Verdict.CLASH)
+                return PlanDecision(PlanAction.SEND, key, doubtful=True)
+        return PlanDecision(PlanAction.CONFLICT)
 
     def _insert(self, sample: PlannedSample, key: str) -> bool:
-        """False when its path or the key is there already."""
+        """False when its path or the key exists already."""
         return self._write(
             "INSERT OR IGNORE INTO samples (path, key, class, size, mtime_ns, seen) VALUES (?, ?, ?, 0, 0, ?)",
             *(sample.path, key, sample.class_name, self._run),
         )
 
-    def distrust(self) -> None:
-        """The bucket has objects below the prefix that this journal knows nothing of."""
-        self._distrusting = True
+    def assume_stale(self) -> None:
+        """The bucket has objects below the prefix that this journal does not know."""
+        self._assume_stale = True
 
-    def adopt(self, sample: Sample, class_name: str, size: int, etag: str) -> None:
-        """A sample of the dataset's manifest that another journal knows; its file is none of this source's."""
+    def import_sample(self, sample: Sample, class_name: str, size: int, etag: str) -> None:
+        """Adds a sample of the manifest that another upload sent; its file is not in this source."""
         self._write(
             "INSERT OR IGNORE INTO samples (path, key, class, size, mtime_ns, height, width, bytes, crc64, etag, sent) "
             "VALUES (?, ?, ?, 0, 0, ?, ?, ?, ?, ?, ?)",
-            *(_ADOPTED + sample.key, sample.key, class_name, sample.height, sample.width, size),
+            *(_IMPORTED + sample.key, sample.key, class_name, sample.height, sample.width, size),
             *(str(sample.crc64 or ""), etag, self._run),
         )
 
     # Sending
 
-    def book(self, sample: SentSample) -> None:
-        """The sample is in the bucket."""
+    def mark_sent(self, sample: SentSample) -> None:
+        """Records a sample as sent."""
         self._write(
             "UPDATE samples SET size = ?, mtime_ns = ?, recipe = ?, height = ?, width = ?, bytes = ?, crc64 = ?, "
             "etag = ?, sent = ?, error = '' WHERE path = ?",
             *(sample.size, sample.mtime_ns, self._recipe, sample.height, sample.width, sample.bytes, sample.crc64),
             *(sample.etag, self._run, sample.path),
         )
-        self.commit()  # what is not booked may be sent once more
+        self.commit()  # a sample that is not recorded is sent again
 
-    def keep(self, path: str, size: int, mtime_ns: int, height: int, width: int) -> None:
-        """File or recipe changed, yet the sample is the one that is in the bucket."""
+    def mark_unchanged(self, path: str, size: int, mtime_ns: int, height: int, width: int) -> None:
+        """The file or the config changed, but the sample is the same as in the bucket."""
         self._write(
             "UPDATE samples SET size = ?, mtime_ns = ?, recipe = ?, height = ?, width = ? WHERE path = ?",
             *(size, mtime_ns, self._recipe, height, width, path),
         )
 
     def fail(self, failure: Failure) -> None:
-        """The file did not become a sample. One that an earlier run sent stays; the next run tries again."""
+        """The file did not become a sample. An earlier run's sample stays; the next run retries."""
         self._write(
             "UPDATE samples SET error = ?, code = ?, request_id = ? WHERE path = ?",
             *(failure.reason, failure.code, failure.request_id, failure.path),
         )
 
-    def reopen(self, path: str) -> None:
-        """The sample is not in the bucket after all."""
+    def mark_missing(self, path: str) -> None:
+        """The verification did not find the sample in the bucket."""
         self._write("UPDATE samples SET sent = 0 WHERE path = ?", path)
 
     def forget_all(self) -> None:
@@ -341,12 +334,12 @@ class Journal:
 
     # Afterwards
 
-    def expected(self) -> Iterator[Expected]:
-        """What should be in the bucket, by key in the order of OSS's listings."""
+    def expected(self) -> Iterator[ExpectedObject]:
+        """The objects that should be in the bucket, in the order of OSS's listings."""
         for key, size, crc64, etag, path, seen, sent, error in self._pages(
             "key, bytes, crc64, etag, path, seen, sent, error", "sent > 0"
         ):
-            yield Expected(key, size, crc64, etag, path, seen == self._run, sent == self._run, bool(error))
+            yield ExpectedObject(key, size, crc64, etag, path, seen == self._run, sent == self._run, bool(error))
 
     def samples(self, split: str, labels: dict[str, int]) -> Iterator[Sample]:
         """The samples of a split in the bucket, by key."""
@@ -356,21 +349,21 @@ class Journal:
 
     def classes(self) -> list[str]:
         """The classes that have samples in the bucket."""
-        with self._reporting:
+        with self._errors:
             return [row[0] for row in self._db.execute("SELECT DISTINCT class FROM samples WHERE sent > 0")]
 
     def has_samples(self, split: str) -> bool:
         """Whether a split has samples in the bucket."""
         return next(self._pages("key", "sent > 0", f"{split}/"), None) is not None
 
-    def unsettled(self) -> list[str]:
+    def unfinished(self) -> list[str]:
         """Paths of this run's files that are neither in the bucket nor failed."""
-        with self._reporting:
+        with self._errors:
             query = "SELECT path FROM samples WHERE sent = 0 AND error = '' AND seen = ?"
             return [row[0] for row in self._db.execute(query, (self._run,))]
 
     def removed(self) -> Iterator[str]:
-        """Keys in the bucket whose files this run did not see any more."""
+        """Keys in the bucket whose files this run did not find in the source."""
         for (key,) in self._pages("key", f"sent > 0 AND seen < {self._run}"):
             yield key
 
@@ -380,18 +373,20 @@ class Journal:
             self._write("DELETE FROM samples WHERE key = ?", key)
 
     def drop_unsent(self) -> None:
-        """Gives back the keys of files that are neither in the source nor in the bucket."""
+        """Frees the keys of files that are neither in the source nor in the bucket."""
         self._write("DELETE FROM samples WHERE sent = 0 AND seen < ?", self._run)
 
     def commit(self) -> None:
-        with self._reporting:
-            if self._db.in_transaction:  # a full disk has ended it
+        """Writes the changes so far to the disk."""
+        with self._errors:
+            if self._db.in_transaction:  # a full disk ends it
                 self._db.execute("COMMIT")
             self._db.execute("BEGIN")
             self._committed = time.monotonic()
 
     def close(self) -> None:
-        with self._reporting:
+        """Commits and releases the lock."""
+        with self._errors:
             try:
                 if self._db.in_transaction:
                     self._db.execute("COMMIT")
@@ -402,23 +397,23 @@ class Journal:
     # Access
 
     def _one(self, query: str, *values: object) -> Any:
-        with self._reporting:
+        with self._errors:
             return self._db.execute(query, values).fetchone()
 
     def _write(self, statement: str, *values: object) -> bool:
         """Whether any row was written."""
-        with self._reporting:
+        with self._errors:
             written = self._db.execute(statement, values).rowcount > 0
             if time.monotonic() - self._committed > _COMMIT_EVERY_S:
                 self.commit()
             return written
 
     def _pages(self, columns: str, where: str, prefix: str = "") -> Iterator[tuple[Any, ...]]:
-        """Rows by key, a page at a time, so that nobody holds the lock for long."""
+        """Rows by key, a page at a time, so that the lock is never held for long."""
         after = prefix
         query = f"SELECT key, {columns} FROM samples WHERE key > ? AND {where} ORDER BY key LIMIT {_PAGE}"  # noqa: S608
         while True:
-            with self._reporting:
+            with self._errors:
                 rows = self._db.execute(query, (after,)).fetchall()
             for key, *row in rows:
                 if not key.startswith(prefix):

@@ -1,30 +1,24 @@
-"""PlainUpload: any file or folder as it is, large files in parts."""
+"""PlainUpload: uploads any file or folder unchanged, large files in parts."""
 
 from __future__ import annotations
 
-import errno
+import functools
 import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import fastcrc
 import msgspec
 
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.text import safe_text
-from ossconsole.dataset.manifest import Unused, UnusedTally, key_problem, object_key
+from ossconsole.dataset.manifest import Unused, UnusedCounter, key_problem, object_key
 from ossconsole.dataset.source.files import not_a_file
-from ossconsole.dataset.upload.flow import BandwidthCap, Gate, Stopped
 from ossconsole.storage.client import ObjectStore
-from ossconsole.storage.errors import StorageError
 from ossconsole.storage.jobs.job import DEFAULT_THREADS, Job
-from ossconsole.storage.multipart import PART_SIZE, PartedUpload
-
-_WHOLE_MACHINE_ERRORS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
-_GIVE_UP_AFTER = 8  # files in a row that got no answer at all
-_READ_SIZE = 4 << 20
+from ossconsole.storage.jobs.threads import BandwidthCap
+from ossconsole.storage.multipart import PART_SIZE, ResumableUpload, file_crc64
 
 
 class PlainFile(msgspec.Struct, frozen=True):
@@ -38,11 +32,9 @@ class PlainFile(msgspec.Struct, frozen=True):
 class PlainUpload(Job):
     """Sends a file, or everything below a folder, to keys below `prefix`.
 
-    What is there with the same content is skipped, other content is replaced. A large file goes on where an earlier
-    upload of it stopped. Symbolic links to folders are not followed. They, and all that
-    is not a regular file, are counted in `unused`.
-    A symbolic link without a target is a failure. `bandwidth` caps the bytes sent per second; None
-    for no cap.
+    Objects with the same content are skipped, others are replaced. A large file continues where an earlier upload of it
+    stopped. Symbolic links to folders are not followed; they and all entries that are not regular files are counted in
+    `unused`. A symbolic link without a target is a failure. `bandwidth` caps the bytes per second; None for no cap.
     """
 
     def __init__(
@@ -55,62 +47,48 @@ class PlainUpload(Job):
         part_size: int = PART_SIZE,
         bandwidth: float | None = None,
     ) -> None:
-        """Raises SettingsError when there is no such file or folder."""
+        """Raises SettingsError when `source` is not a file or folder."""
         super().__init__(f"Upload of {safe_text(str(source))}", threads=threads)
         if not source.exists():
-            raise SettingsError(f"{safe_text(str(source))} does not exist.", remedy="Give a file or a folder.")
+            raise SettingsError(f"{safe_text(str(source))} does not exist.", remedy="Enter a file or a folder.")
         if not source.is_file() and not source.is_dir():
             what = not_a_file(str(source))
-            raise SettingsError(f"{safe_text(str(source))} is {what}.", remedy="Give a file or a folder.")
-        self._store = store.pausing(self.pause)
+            raise SettingsError(f"{safe_text(str(source))} is {what}.", remedy="Enter a file or a folder.")
+        self._store = store.pausing(self.wait_to_retry)
         self._source = source
         self._prefix = prefix.strip("/")
         self._part_size = part_size
-        self._gate = Gate()
-        self._cap = BandwidthCap(bandwidth, self._gate)
-        self._there: dict[str, tuple[int, str]] = {}
-        self._open: set[PartedUpload] = set()
-        self._lost: set[str] = set()
-        self._unused = UnusedTally()
-        self._silent = 0
+        self._cap = BandwidthCap(bandwidth, self.gate)
+        self._existing: dict[str, tuple[int, str]] = {}
+        self._open: set[ResumableUpload] = set()
+        self._unused = UnusedCounter()
         self._lock = threading.Lock()
 
     @property
     def unused(self) -> tuple[Unused, ...]:
-        """What below the folder is not sent, by reason."""
+        """The entries below the folder that are not sent, by reason."""
         return self._unused.groups()
 
-    def cancel(self) -> None:
-        super().cancel()
-        self._gate.stop()  # wakes those who wait for their turn
-
     def work(self) -> None:
+        """Lists the prefix, then sends what differs. Raises Cancelled, ConsoleError, OSError."""
         below = object_key(self._prefix, "")
-        self._there = {found.key: (found.size, found.etag.strip('"')) for found in self._store.list_all(below)}
+        self._existing = {found.key: (found.size, found.etag.strip('"')) for found in self._store.list_all(below)}
         try:
             self.pool(self._tasks(), lambda task: task())
         finally:
             for upload in self._open:
                 upload.close()
 
-    # What there is to do
+    # Tasks
 
     def _tasks(self) -> Iterator[Callable[[], None]]:
-        for file in self._counted():
-            if file.size > self._part_size:
-                yield from self._parts(file)
-            else:
-                yield lambda file=file: self._guard(file, self._small)  # type: ignore[misc]
-
-    def _counted(self) -> Iterator[PlainFile]:
-        for file in self._files():
-            self.check_cancelled()
-            self.ledger.expect(1, file.size)
+        for file in self.counted(self._files()):
             if problem := key_problem(file.key):
                 self.fail(file.key, ConsoleError(f"{safe_text(str(file.path))}: {problem}."), file.size)
+            elif file.size > self._part_size:
+                yield from self._parts(file)
             else:
-                yield file
-        self.ledger.totals_known()
+                yield lambda file=file: self.attempt(file, self._small)  # type: ignore[misc]
 
     def _files(self) -> Iterator[PlainFile]:
         if self._source.is_file():
@@ -126,72 +104,49 @@ class PlainUpload(Job):
                 elif path.exists():
                     self._unused.add(relative, not_a_file(str(path)))
                 else:
-                    self.ledger.expect(1, 0)
+                    self.tracker.add_total(1, 0)
                     self.fail(relative, ConsoleError(f"{safe_text(str(path))}: {not_a_file(str(path))}."))
 
     def _unreadable(self, error: OSError) -> None:
-        self.ledger.expect(1, 0)
+        self.tracker.add_total(1, 0)
         self.fail(str(error.filename), ConsoleError(f"{safe_text(str(error.filename))}: {error.strerror}."))
 
     def _parts(self, file: PlainFile) -> Iterator[Callable[[], None]]:
-        opened: list[PartedUpload] = []
-        self._guard(file, lambda file: opened.extend(self._begin(file)))
+        opened: list[ResumableUpload] = []
+        self.attempt(file, lambda file: opened.extend(self._begin(file)))
         for upload in opened:
             for number in upload.numbers:
-                yield lambda number=number: self._guard(file, lambda file: self._part(file, upload, number))  # type: ignore[misc]  # noqa: B023
+                yield functools.partial(self._attempt_part, file, upload, number)
+
+    def _attempt_part(self, file: PlainFile, upload: ResumableUpload, number: int) -> None:
+        if not self.has_failed(file.key):  # with another part
+            self.attempt(file, lambda file: self._part(file, upload, number))
 
     # One file
 
-    def _guard(self, file: PlainFile, do: Callable[[PlainFile], None]) -> None:
-        """Runs `do`; what concerns this file alone is booked, what concerns all of them ends the job."""
-        self.check_cancelled()
-        if file.key in self._lost:
-            return
-        try:
-            do(file)
-        except OSError as error:
-            if error.errno in _WHOLE_MACHINE_ERRORS:
-                raise
-            self._lose(file, ConsoleError(f"{safe_text(str(file.path))}: {error.strerror or error}."))
-        except StorageError as error:
-            self._silent = self._silent + 1 if error.status == 0 and error.retriable else 0
-            if self._silent >= _GIVE_UP_AFTER or error.throttled:  # which the request waited out as long as it could
-                raise
-            self._lose(file, error)
-        except ConsoleError as error:
-            self._lose(file, error)
-        else:
-            self._silent = 0
-
-    def _lose(self, file: PlainFile, error: ConsoleError) -> None:
-        with self._lock:
-            if file.key in self._lost:
-                return  # another part of it failed before
-            self._lost.add(file.key)
-        self.fail(file.key, error, file.size)
-
     def _small(self, file: PlainFile) -> None:
         data = file.path.read_bytes()
-        if self._is_there(file.key, len(data), lambda: hashlib.md5(data, usedforsecurity=False).hexdigest()):
-            self.ledger.finish(file.key, file.size, skipped=True)
+        size, etag = self._existing.get(file.key, (-1, ""))
+        if size == len(data) and etag.lower() == hashlib.md5(data, usedforsecurity=False).hexdigest():
+            self.tracker.complete(file.key, file.size, skipped=True)
             return
-        self._wait_for_turn(file.size)
+        self._cap.acquire(file.size)
         self._store.put(file.key, data)
-        self.ledger.finish(file.key, file.size)
+        self.tracker.complete(file.key, file.size)
 
-    def _begin(self, file: PlainFile) -> list[PartedUpload]:
-        """The upload to send parts of; none when the bucket has the file already."""
-        size, _ = self._there.get(file.key, (-1, ""))
-        if size == file.size and self._store.head(file.key).crc64 == _file_crc64(file.path):
-            self.ledger.finish(file.key, file.size, skipped=True)
+    def _begin(self, file: PlainFile) -> list[ResumableUpload]:
+        """The upload whose parts are to be sent; none when the bucket has the file already."""
+        size, _ = self._existing.get(file.key, (-1, ""))
+        if size == file.size and self._store.head(file.key).crc64 == file_crc64(file.path):
+            self.tracker.complete(file.key, file.size, skipped=True)
             return []
-        upload = PartedUpload(self._store, file.path, file.key, self._part_size)
+        upload = ResumableUpload(self._store, file.path, file.key, self._part_size)
         with self._lock:
             self._open.add(upload)
         return [upload]
 
-    def _part(self, file: PlainFile, upload: PartedUpload, number: int) -> None:
-        self.ledger.reach((file.key, number), upload.send(number, self._wait_for_turn))
+    def _part(self, file: PlainFile, upload: ResumableUpload, number: int) -> None:
+        self.tracker.advance((file.key, number), upload.send(number, self._cap.acquire))
         if not upload.claim():
             return
         with self._lock:
@@ -200,22 +155,4 @@ class PlainUpload(Job):
             upload.complete()
         finally:
             upload.close()
-        self.ledger.finish(file.key, 0)  # its bytes were booked part by part
-
-    def _wait_for_turn(self, size: int) -> None:
-        try:
-            self._cap.pass_through(size)
-        except Stopped:
-            self.check_cancelled()
-
-    def _is_there(self, key: str, size: int, md5: Callable[[], str]) -> bool:
-        there_size, etag = self._there.get(key, (-1, ""))
-        return there_size == size and etag.lower() == md5()
-
-
-def _file_crc64(path: Path) -> int:
-    crc64 = 0
-    with path.open("rb") as file:
-        while data := file.read(_READ_SIZE):
-            crc64 = fastcrc.crc64.xz(data, crc64)
-    return crc64
+        self.tracker.complete(file.key, 0)  # its bytes were counted part by part

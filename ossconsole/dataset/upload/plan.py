@@ -1,4 +1,4 @@
-"""Plan: what an upload would do, found by the same rules and without sending anything."""
+"""Creates the job of an upload, or plans it: what it would do, by the same rules, without sending anything."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 
 from ossconsole.config.credentials import CredentialSource
 from ossconsole.config.profiles import Profile
 from ossconsole.dataset.formats import sample_bytes
-from ossconsole.dataset.manifest import Unused, UnusedTally
+from ossconsole.dataset.manifest import Unused, UnusedCounter
+from ossconsole.dataset.shards.build import ShardPlanner
 from ossconsole.dataset.shards.index import BLOCK, padding
-from ossconsole.dataset.shards.plan import KnownShards, ShardPlan
-from ossconsole.dataset.shards.upload import known_shards
+from ossconsole.dataset.shards.upload import ShardUpload, known_shards
 from ossconsole.dataset.source.layout import Layout, PlannedSample, SkippedFile
-from ossconsole.dataset.upload.flow import Stopped
-from ossconsole.dataset.upload.journal import Failure, Journal, Verdict, journal_path
-from ossconsole.dataset.upload.settings import UploadSettings
-from ossconsole.dataset.upload.verify import check_prefix
+from ossconsole.dataset.upload.job import UploadJob, UploadSettings, check_prefix
+from ossconsole.dataset.upload.journal import Journal, PlanAction, journal_path
+from ossconsole.dataset.upload.samples import SampleUpload
 from ossconsole.dataset.upload.worker import Task, handle
 from ossconsole.storage.client import ObjectStore
+from ossconsole.storage.jobs.job import Failure
+from ossconsole.storage.jobs.threads import Cancelled
 from ossconsole.storage.retry import Wait
 
 STORAGE_USD_PER_GB_MONTH = 0.0173
 """Standard LRS, the example of https://www.alibabacloud.com/help/en/oss/product-overview/storage-fees (2024-12-20)."""
 
 _KEPT_NOTES = 200
-_TRIED_PICTURES = 8
-_TRIED_S = 0.5
+_TIMED_IMAGES = 8
+_TIMED_S = 0.5
 _USUAL_RATIO = 4 / 3
 _REPORT_EVERY = 500
 
@@ -46,10 +46,9 @@ class UploadPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What an upload would do. `files` = `to_send + unchanged + ignored + lost`.
 
     `ignored` are not used, see `unused`; `lost` should be samples but cannot, `conflicts` of them because other files
-    have their keys or names. `bytes_to_send` is exact, an estimate where the ratio is kept or shards are built.
-    `prepare_s` is an estimate from the processor time of a few of the pictures, sending not counted; None when there is
-    nothing to prepare. `notes` are the first lost files, and why. `problem` says why the upload would fail, and what to
-    do.
+    have their keys or names. `bytes_to_send` is exact, or an estimate where the ratio is kept or shards are built.
+    `prepare_s` is an estimate from the processor time of a few images, without sending; None when nothing needs
+    preparing. `notes` are the first lost files with reasons. `problem` says why the upload would fail, and the remedy.
     """
 
     files: int = 0
@@ -70,6 +69,11 @@ class UploadPlan(msgspec.Struct, frozen=True, kw_only=True):
     problem: str = ""
 
 
+def create_upload(profile: Profile, credentials: CredentialSource, settings: UploadSettings) -> UploadJob:
+    """The job that uploads with these settings, not started yet. Raises SettingsError when they make no sense."""
+    return (ShardUpload if settings.per_shard else SampleUpload)(profile, credentials, settings)
+
+
 def plan_upload(
     profile: Profile,
     credentials: CredentialSource,
@@ -78,142 +82,106 @@ def plan_upload(
     stop: threading.Event | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> UploadPlan:
-    """Goes through the whole source; `on_progress` hears the number of files seen, `stop` raises Stopped.
+    """Plans the whole source. `on_progress` is called with the number of files so far; setting `stop` raises Cancelled.
 
-    Raises ConsoleError when the source, the settings or the dataset prefix are no good.
+    Raises ConsoleError when the source, the settings or the dataset prefix cannot be used.
     """
-    settings.recipe.check()
-    profile = settings.placed(profile)
+    settings.preprocessing.check()
+    profile = settings.with_prefix(profile)
     layout = Layout(settings.source)
     stop = stop or threading.Event()
 
     def pause(wait: Wait) -> None:
         if stop.wait(wait.seconds):
-            raise Stopped
+            raise Cancelled
 
     store, prefix = ObjectStore(profile, credentials, pause=pause), profile.dataset_prefix
     with tempfile.TemporaryDirectory(prefix="ossconsole-plan-") as folder, contextlib.closing(store):
-        scratch = Path(folder) / "journal.sqlite"
-        rules: _Rules
+        scratch, suffix = Path(folder) / "journal.sqlite", settings.format.suffix
+        planner = _Planner(layout, settings)
         if settings.per_shard:
-            rules = _ShardRules(scratch, settings, known_shards(store, prefix, settings))
-        else:
-            check_prefix(store, prefix, settings)
-            _copy_journal(journal_path(profile, prefix), scratch)
-            rules = _SampleRules(scratch, settings)
-        with contextlib.closing(rules):
-            return _Planner(layout, settings, rules).plan(stop, on_progress)
+            existing = known_shards(store, prefix, settings)
+            with contextlib.closing(ShardPlanner(scratch, settings.preprocessing, settings.per_shard)) as shards:
+                planner.run(lambda item: shards.add(item, suffix), stop, on_progress)
+                found = (existing.find(shard_plan) for shard_plan in shards.plans())
+                return planner.result(unchanged=sum(len(shard.unpack()) for shard in found if shard is not None))
+        check_prefix(store, prefix, settings)
+        _copy_journal(journal_path(profile, prefix), scratch)
+        config = settings.preprocessing.digest
+        with contextlib.closing(Journal(scratch, source=str(settings.source), recipe=config)) as journal:
+            planner.run(lambda item: journal.plan(item, suffix).action, stop, on_progress)
+            return planner.result()
 
 
 def _copy_journal(source: Path, target: Path) -> None:
-    """A copy that planning may write to; none when there is no journal or it cannot be read."""
+    """Makes a copy that planning may write to, unless the journal does not exist or cannot be read."""
     try:
         with (
             contextlib.closing(sqlite3.connect(f"{source.as_uri()}?mode=ro", uri=True)) as original,
             contextlib.closing(sqlite3.connect(target)) as copy,
         ):
             original.backup(copy)
-    except sqlite3.Error:  # the first of them where there is no journal
+    except sqlite3.Error:  # also where the journal does not exist
         target.unlink(missing_ok=True)
 
 
-class _Rules(Protocol):
-    """What an upload would do with each sample."""
-
-    def rule(self, item: PlannedSample) -> Verdict: ...
-
-    def unchanged(self) -> int:
-        """How many of those to be sent are in the bucket after all; told once all of them are known."""
-
-    def close(self) -> None: ...
-
-
-class _SampleRules:
-    def __init__(self, path: Path, settings: UploadSettings) -> None:
-        self._suffix = settings.format.suffix
-        self._journal = Journal(path, source=str(settings.source), recipe=settings.recipe.digest)
-
-    def rule(self, item: PlannedSample) -> Verdict:
-        return self._journal.rule(item, self._suffix).verdict
-
-    def unchanged(self) -> int:
-        return 0
-
-    def close(self) -> None:
-        self._journal.close()
-
-
-class _ShardRules:
-    def __init__(self, path: Path, settings: UploadSettings, known: KnownShards) -> None:
-        self._suffix = settings.format.suffix
-        self._known = known
-        self._plan = ShardPlan(path, settings.recipe, settings.per_shard)
-
-    def rule(self, item: PlannedSample) -> Verdict:
-        return self._plan.add(item, self._suffix)
-
-    def unchanged(self) -> int:
-        found = (self._known.find(chunk) for chunk in self._plan.chunks())
-        return sum(len(shard.unpack()) for shard in found if shard is not None)
-
-    def close(self) -> None:
-        self._plan.close()
-
-
 class _Planner:
-    def __init__(self, layout: Layout, settings: UploadSettings, rules: _Rules) -> None:
+    def __init__(self, layout: Layout, settings: UploadSettings) -> None:
         self._layout = layout
         self._settings = settings
-        self._rules = rules
         self._counts: Counter[str] = Counter()
         self._samples: Counter[str] = Counter()
         self._classes: set[str] = set()
-        self._unused = UnusedTally()
+        self._unused = UnusedCounter()
         self._notes: list[Failure] = []
-        self._tried: list[PlannedSample] = []
+        self._timed: list[PlannedSample] = []
 
-    def plan(self, stop: threading.Event, on_progress: Callable[[int], None] | None) -> UploadPlan:
+    def run(
+        self,
+        decide: Callable[[PlannedSample], PlanAction],
+        stop: threading.Event,
+        on_progress: Callable[[int], None] | None,
+    ) -> None:
+        """Counts every file of the source. Raises Cancelled, ConsoleError."""
         for item in self._layout.items():
             self._counts["files"] += 1
             if self._counts["files"] % _REPORT_EVERY == 0:
                 if stop.is_set():
-                    raise Stopped
+                    raise Cancelled
                 if on_progress:
                     on_progress(self._counts["files"])
             if not isinstance(item, SkippedFile):
-                self._sample(item)
+                self._add(item, decide(item))
             elif item.lost:
                 self._lose(item.path, item.reason)
             else:
                 self._unused.add(item.path, item.reason)
-        unchanged = self._rules.unchanged()
-        self._counts["unchanged"] += unchanged
-        self._counts["to_send"] -= unchanged
-        return self._result()
 
-    def _sample(self, item: PlannedSample) -> None:
-        verdict = self._rules.rule(item)
-        if verdict in {Verdict.CLASH, Verdict.REPEATED}:
+    def _add(self, item: PlannedSample, action: PlanAction) -> None:
+        if action in {PlanAction.CONFLICT, PlanAction.REPEATED}:
             self._counts["conflicts"] += 1
-            self._lose(item.path, verdict.reason)
+            self._lose(item.path, action.reason)
             return
         self._samples[item.split] += 1
         self._classes.add(item.class_name)
         self._counts["source_bytes"] += item.size
-        if verdict is Verdict.UNCHANGED:
+        if action is PlanAction.UNCHANGED:
             self._counts["unchanged"] += 1
             return
         self._counts["to_send"] += 1
-        if len(self._tried) < _TRIED_PICTURES:
-            self._tried.append(item)
+        if len(self._timed) < _TIMED_IMAGES:
+            self._timed.append(item)
 
     def _lose(self, path: str, reason: str) -> None:
         self._counts["lost"] += 1
         if len(self._notes) < _KEPT_NOTES:
             self._notes.append(Failure(path, reason))
 
-    def _result(self) -> UploadPlan:
+    def result(self, unchanged: int = 0) -> UploadPlan:
+        """The plan; `unchanged` of the samples to send are in the bucket after all."""
         settings, counts = self._settings, self._counts
+        counts["unchanged"] += unchanged
+        counts["to_send"] -= unchanged
         width = round(settings.size * _USUAL_RATIO) if settings.keep_ratio else settings.size
         each = sample_bytes(settings.format, settings.size, width)
         if settings.per_shard:
@@ -235,25 +203,25 @@ class _Planner:
             usd_per_month=stored / 1e9 * STORAGE_USD_PER_GB_MONTH,
             notes=tuple(self._notes),
             unused=(*self._unused.groups(), *self._layout.unused),
-            problem="" if self._samples else f"No picture becomes a sample. {self._layout.advice}",
+            problem="" if self._samples else f"No image becomes a sample. {self._layout.advice}",
         )
 
     def _estimate(self) -> float | None:
-        """Seconds to prepare everything, from the processor time of a few pictures: other work here comes and goes."""
-        if not self._tried or not self._counts["to_send"]:
+        """Seconds to prepare everything, from the processor time of a few images: the machine's other load varies."""
+        if not self._timed or not self._counts["to_send"]:
             return None
-        self._prepare(self._tried[0])  # the first one pays for the imports
+        self._prepare(self._timed[0])  # the first one pays for the imports
         began, seconds = time.perf_counter(), list[float]()
-        for item in self._tried:
+        for item in self._timed:
             seconds.append(self._prepare(item))
-            if time.perf_counter() - began > _TRIED_S:
+            if time.perf_counter() - began > _TIMED_S:
                 break
         return statistics.median(seconds) * self._counts["to_send"] / self._settings.worker_count
 
     def _prepare(self, item: PlannedSample) -> float:
-        """Prepares a picture, and gives the seconds of processor time that it took."""
+        """Prepares an image; returns the seconds of processor time."""
         began = time.thread_time()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            handle(Task(item.key, item.size, item.origin), self._settings.recipe)
+            handle(Task(item.key, item.size, item.location), self._settings.preprocessing)
         return time.thread_time() - began

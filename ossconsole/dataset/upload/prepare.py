@@ -1,4 +1,4 @@
-"""Preparation: a picture file becomes the bytes of a sample; same file, key and recipe, same bytes."""
+"""Preparation: an image file becomes the bytes of a sample. The same file, key and config give the same bytes."""
 
 from __future__ import annotations
 
@@ -22,10 +22,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PREPARATION_VERSION = 2
-"""Raised when the same recipe would give other bytes than before, so that journals know."""
+"""Increased when the same config gives other bytes than before; part of the digest in journals."""
 
-MAX_PIXELS = 100_000_000  # ImageNet's largest picture has 54 million
-MAX_FILE_BYTES = 512 << 20
+MAX_PIXELS = 100_000_000  # ImageNet's largest image has 54 million
 MIN_SIZE = 8  # pixels
 
 # torchvision.transforms.RandomResizedCrop's defaults, which the tutorial uses.
@@ -35,16 +34,16 @@ _CROP_ATTEMPTS = 10
 # The evaluation transform of ImageNet models: resize the short side to 256, crop 224 (pytorch/examples/imagenet).
 _EVAL_MARGIN = 256 / 224
 
-# What PIL may open (MPO comes with JPEG): no format that starts other programs (EPS) or is no photograph.
-_PICTURE_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
+# The formats PIL may open (MPO is part of JPEG): none that starts other programs (EPS) or has no photographs.
+_IMAGE_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
 _ORIENTATION_TAG = 0x0112
-# Where PIL keeps what may tell the orientation; looking it up in a picture that has none of these costs for nothing.
+# Where PIL keeps what may have the orientation; for images without these the lookup would cost time for nothing.
 _ORIENTED_BY = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
 _WHITE = (255, 255, 255, 255)
 
 
-class Recipe(msgspec.Struct, frozen=True):
-    """How pictures become samples. `size` in pixels; with `keep_ratio` (image-u8 only) it is the short side."""
+class PreprocessConfig(msgspec.Struct, frozen=True):
+    """How images become samples. `size` in pixels; with `keep_ratio` (image-u8 only) it is the short side."""
 
     format: SampleFormat
     size: int
@@ -52,24 +51,24 @@ class Recipe(msgspec.Struct, frozen=True):
     seed: int = 0
 
     def check(self) -> None:
-        """Raises SettingsError when no sample can be made this way."""
+        """Raises SettingsError when the values do not fit together."""
         if not MIN_SIZE <= self.size <= MAX_SIDE // 2:
             raise SettingsError(
-                f"--size {self.size} is not within {MIN_SIZE}..{MAX_SIDE // 2} pixels.", remedy="Take 224 or 64."
+                f"--size {self.size} is not within {MIN_SIZE}..{MAX_SIDE // 2} pixels.", remedy="Use 224 or 64."
             )
         if self.keep_ratio and self.format is not SampleFormat.IMAGE_U8:
             raise SettingsError(
                 f"--keep-ratio is for {SampleFormat.IMAGE_U8} only: {self.format} stores the crop itself.",
-                remedy="Leave it out, or take --format image-u8.",
+                remedy="Leave it out, or use --format image-u8.",
             )
 
     @property
     def digest(self) -> str:
-        """The same for two recipes exactly when they give the same bytes."""
+        """Equal for two configs exactly when they give the same bytes."""
         return hashlib.sha256(msgspec.json.encode((PREPARATION_VERSION, self))).hexdigest()[:16]
 
     def describe(self) -> dict[str, Any]:
-        """What the manifest tells about the preparation."""
+        """The description of the preparation in the manifest."""
         evaluation = f"short side {_eval_short_side(self.size)}, centre crop {self.size}"
         if self.format is SampleFormat.TENSOR_F32:
             train = f"random resized crop {self.size}, random flip, normalised, as torchvision does it"
@@ -82,85 +81,85 @@ class Recipe(msgspec.Struct, frozen=True):
 
 
 class Prepared(msgspec.Struct, frozen=True):
-    """A sample ready to be sent: `payload` is (3, height, width) in the recipe's format."""
+    """A sample ready to be sent: `payload` is (3, height, width) in the config's format."""
 
     height: int
     width: int
     payload: bytes
 
 
-class UnreadablePictureError(ConsoleError):
+class UnreadableImageError(ConsoleError):
     """A file that cannot become a sample; the message is the reason alone."""
 
 
-def prepare(data: bytes, key: str, recipe: Recipe) -> Prepared:
-    """The sample of the picture file `data`. `key` begins with the split. Raises UnreadablePictureError."""
+def prepare(data: bytes, key: str, config: PreprocessConfig) -> Prepared:
+    """The sample of the image file `data`. `key` begins with the split. Raises UnreadableImageError."""
     train = key.startswith(f"{TRAIN}/")
-    make = _tensor if recipe.format is SampleFormat.TENSOR_F32 else _image
+    make = _tensor if config.format is SampleFormat.TENSOR_F32 else _image
     if not data:
-        raise UnreadablePictureError("the file is empty")
+        raise UnreadableImageError("the file is empty")
     try:
-        return make(data, key, train, recipe)
-    except UnreadablePictureError:
+        return make(data, key, train, config)
+    except UnreadableImageError:
         raise
     except Exception as error:  # PIL's decoders raise anything from struct.error to IndexError on broken files
-        raise UnreadablePictureError(picture_problem(error)) from error
+        raise UnreadableImageError(image_problem(error)) from error
 
 
-def picture_problem(error: Exception) -> str:
-    """What PIL found wrong with a picture, in our own words: its texts quote bytes of the file and parts of PIL."""
+def image_problem(error: Exception) -> str:
+    """The reason behind an exception of PIL, whose own texts quote bytes of the file and parts of PIL."""
     text = str(error)
     if isinstance(error, UnidentifiedImageError):
-        return "not a picture that can be read"
+        return "not a readable image"
     if isinstance(error, Image.DecompressionBombError):
         return "it has too many pixels"
     if isinstance(error, MemoryError):
-        return "it needs more memory than there is"
+        return "it needs more memory than is available"
     if any(sign in text for sign in ("truncated", "unexpected end", "not enough", "buffer of")):
-        return "it is truncated: a part of the picture is lost"
+        return "it is truncated: a part of the image is missing"
     if "Decompressed data too large" in text or "too large" in text.lower():
-        return "a part of it that is not the picture (a colour profile or a text) is too large"
-    return "it is damaged, or of a kind that is not read"
+        return "its metadata (a colour profile or a text) are too large"
+    return "it is damaged, or of an unsupported kind"
 
 
-def _look(data: bytes) -> Image.Image:
-    """The picture, not decoded yet. Raises UnreadablePictureError when it is too large."""
-    picture = Image.open(io.BytesIO(data), formats=_PICTURE_FORMATS)
-    width, height = picture.size
+def _open(data: bytes) -> Image.Image:
+    """The image, not decoded yet. Raises UnreadableImageError when it is too large."""
+    image = Image.open(io.BytesIO(data), formats=_IMAGE_FORMATS)
+    width, height = image.size
     if width * height > MAX_PIXELS:
-        raise UnreadablePictureError(f"{width} x {height} px are more than {MAX_PIXELS // 1_000_000} megapixels")
-    return picture
+        raise UnreadableImageError(f"{width} x {height} px are more than {MAX_PIXELS // 1_000_000} megapixels")
+    return image
 
 
-def _is_turned(picture: Image.Image) -> bool:
-    if picture.format != "TIFF" and _ORIENTED_BY.isdisjoint(picture.info):
+def _is_rotated(image: Image.Image) -> bool:
+    if image.format != "TIFF" and _ORIENTED_BY.isdisjoint(image.info):
         return False
     try:
-        return bool(picture.getexif().get(_ORIENTATION_TAG, 1) != 1)
+        return bool(image.getexif().get(_ORIENTATION_TAG, 1) != 1)
     except Exception:  # noqa: BLE001  a broken EXIF block says nothing about the pixels
         return False
 
 
-def _upright(picture: Image.Image) -> Image.Image:
-    return ImageOps.exif_transpose(picture) if _is_turned(picture) else picture
+def _upright(image: Image.Image) -> Image.Image:
+    return ImageOps.exif_transpose(image) if _is_rotated(image) else image
 
 
-def _rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode == "RGB":
-        picture.load()
-        return picture
-    if picture.mode.startswith("I;16"):
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        image.load()
+        return image
+    if image.mode.startswith("I;16"):
         import numpy as np
 
-        levels = np.asarray(picture).astype(np.uint32)
+        levels = np.asarray(image).astype(np.uint32)
         return Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
-    if picture.mode in {"I", "F"}:
-        raise UnreadablePictureError(f"its pixels ({picture.mode}, 32 bits) have no known range")
-    if picture.has_transparency_data:
-        opaque = Image.new("RGBA", picture.size, _WHITE)
-        opaque.alpha_composite(picture.convert("RGBA"))
+    if image.mode in {"I", "F"}:
+        raise UnreadableImageError(f"its pixels ({image.mode}, 32 bits) have no known range")
+    if image.has_transparency_data:
+        opaque = Image.new("RGBA", image.size, _WHITE)
+        opaque.alpha_composite(image.convert("RGBA"))
         return opaque.convert("RGB")
-    return picture.convert("RGB")
+    return image.convert("RGB")
 
 
 def _eval_short_side(size: int) -> int:
@@ -170,74 +169,118 @@ def _eval_short_side(size: int) -> int:
 # image-u8
 
 
-def _image(data: bytes, _key: str, train: bool, recipe: Recipe) -> Prepared:
-    size = recipe.size
-    short = size if train or recipe.keep_ratio else _eval_short_side(size)
-    picture = _look(data)
-    if picture.format == "JPEG" and picture.mode == "RGB" and not _is_turned(picture):
-        from ossconsole.dataset.upload import jpeg
-
-        pixels = jpeg.decode_small(data, picture.size, short)
+def _image(data: bytes, _key: str, train: bool, config: PreprocessConfig) -> Prepared:
+    size = config.size
+    short = size if train or config.keep_ratio else _eval_short_side(size)
+    image = _open(data)
+    if image.format == "JPEG" and image.mode == "RGB" and not _is_rotated(image):
+        pixels = decode_jpeg(data, image.size, short)
         if pixels is not None:
-            box, target = _cut(pixels.shape[1], pixels.shape[0], short, recipe)
-            return Prepared(target[1], target[0], jpeg.resize(pixels, box, target))
-    picture.draft("RGB", (short, short))
-    picture = _rgb(_upright(picture))
-    box, target = _cut(*picture.size, short, recipe)
-    resized = picture.resize(target, Image.Resampling.BILINEAR, box=box)
+            box, target = _cut(pixels.shape[1], pixels.shape[0], short, config)
+            return Prepared(target[1], target[0], _resize(pixels, box, target))
+    image.draft("RGB", (short, short))
+    image = _rgb(_upright(image))
+    box, target = _cut(*image.size, short, config)
+    resized = image.resize(target, Image.Resampling.BILINEAR, box=box)
     return Prepared(resized.height, resized.width, b"".join(band.tobytes() for band in resized.split()))
 
 
 def _cut(
-    width: int, height: int, short: int, recipe: Recipe
+    width: int, height: int, short: int, config: PreprocessConfig
 ) -> tuple[tuple[float, float, float, float], tuple[int, int]]:
-    """Which part of a picture is stored, and the width and height that it gets."""
-    size = recipe.size
-    if recipe.keep_ratio:
+    """The part of an image that is stored, and its target width and height."""
+    size = config.size
+    if config.keep_ratio:
         return (0.0, 0.0, float(width), float(height)), _scaled(width, height, size)
     side = min(width, height) * size / short
     return ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2), (size, size)
 
 
 def _scaled(width: int, height: int, short: int) -> tuple[int, int]:
-    """Width and height with the short side `short`, as torchvision's Resize rounds. Raises UnreadablePictureError."""
+    """Width and height with the short side `short`, as torchvision's Resize rounds. Raises UnreadableImageError."""
     long = int(short * max(width, height) / min(width, height))
     if long > MAX_SIDE:
-        raise UnreadablePictureError(f"{width} x {height} px would become longer than {MAX_SIDE} px")
+        raise UnreadableImageError(f"{width} x {height} px would become longer than {MAX_SIDE} px")
     return (short, long) if width <= height else (long, short)
+
+
+# Ordinary JPEGs take a third of Pillow's time: libjpeg-turbo decodes, OpenCV resizes. Whatever is unusual (rotated,
+# damaged, not three channels) is left to Pillow.
+
+# What libjpeg reports where it makes up the rest of the pixels; Pillow accepts such an image.
+_DATA_MISSING = "premature end of data segment"
+
+
+def import_jpeg_libraries() -> None:
+    """Imports what `decode_jpeg` needs; called before a process forks, so that its forks have it."""
+    import cv2
+    import simplejpeg  # noqa: F401
+
+    cv2.setNumThreads(1)  # there is a process for each core
+
+
+def decode_jpeg(data: bytes, size: tuple[int, int], at_least: int) -> NDArray[np.uint8] | None:
+    """(height, width, 3) in RGB of the JPEG of `size` (width, height); None when Pillow should decode it.
+
+    It is halved while both sides stay at least `at_least` pixels. Raises UnreadableImageError when data are missing.
+    """
+    import simplejpeg
+
+    enough = at_least if min(size) >= 2 * at_least else 0
+    try:
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
+            data, "RGB", fastupsample=True, min_height=enough, min_width=enough, min_factor=2, strict=True
+        )
+    except ValueError as error:
+        if _DATA_MISSING in str(error):
+            raise UnreadableImageError("its data are damaged: a part of the image is missing") from error
+        return None
+    return pixels
+
+
+def _resize(pixels: NDArray[np.uint8], box: tuple[float, float, float, float], target: tuple[int, int]) -> bytes:
+    """The part within `box` (left, top, right, bottom; whole pixels of it) as (3, height, width) bytes.
+
+    `target` is width and height. Bilinear without averaging, so meant for less than halving.
+    """
+    import cv2
+    import numpy as np
+
+    left, top, right, bottom = (round(edge) for edge in box)
+    part = pixels[top : max(bottom, top + 1), left : max(right, left + 1)]
+    resized = cv2.resize(part, target, interpolation=cv2.INTER_LINEAR)
+    return np.ascontiguousarray(resized.transpose(2, 0, 1)).tobytes()
 
 
 # tensor-f32: the same steps, rounding and order as torchvision's transforms on a PIL image
 
 
-def _tensor(data: bytes, key: str, train: bool, recipe: Recipe) -> Prepared:
+def _tensor(data: bytes, key: str, train: bool, config: PreprocessConfig) -> Prepared:
     import numpy as np
 
-    picture = _look(data)
-    if picture.format == "JPEG":
-        from ossconsole.dataset.upload import jpeg
-
-        jpeg.decode_small(data, picture.size, 1)  # at an eighth: tells whether the data are whole
-    picture = _rgb(_upright(picture))
-    size = recipe.size
+    image = _open(data)
+    if image.format == "JPEG":
+        decode_jpeg(data, image.size, 1)  # at an eighth: only to find out whether the data are complete
+    image = _rgb(_upright(image))
+    size = config.size
     if train:
-        rng = random.Random(hashlib.sha256(f"{recipe.seed}/{key}".encode()).digest())  # noqa: S311  no secret
-        left, top, width, height = crop_box(picture.width, picture.height, rng)
-        picture = picture.crop((left, top, left + width, top + height))
-        picture = picture.resize((size, size), Image.Resampling.BILINEAR)
+        rng = random.Random(hashlib.sha256(f"{config.seed}/{key}".encode()).digest())  # noqa: S311  no secret
+        left, top, width, height = crop_box(image.width, image.height, rng)
+        image = image.crop((left, top, left + width, top + height))
+        image = image.resize((size, size), Image.Resampling.BILINEAR)
         if rng.random() < 0.5:
-            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     else:
         short = _eval_short_side(size)
-        if min(picture.size) != short:
-            picture = picture.resize(_scaled(picture.width, picture.height, short), Image.Resampling.BILINEAR)
-        left, top = round((picture.width - size) / 2), round((picture.height - size) / 2)
-        picture = picture.crop((left, top, left + size, top + size))
-    return Prepared(size, size, encode(recipe.format, normalise(np.asarray(picture))))
+        if min(image.size) != short:
+            image = image.resize(_scaled(image.width, image.height, short), Image.Resampling.BILINEAR)
+        left, top = round((image.width - size) / 2), round((image.height - size) / 2)
+        image = image.crop((left, top, left + size, top + size))
+    return Prepared(size, size, encode(config.format, normalise(np.asarray(image))))
 
 
 def crop_box(width: int, height: int, rng: random.Random) -> tuple[int, int, int, int]:
-    """Left, top, width and height of a random crop: RandomResizedCrop.get_params of torchvision, other generator."""
+    """Left, top, width and height of a random crop: torchvision's RandomResizedCrop.get_params with this generator."""
     low, high = math.log(_CROP_RATIO[0]), math.log(_CROP_RATIO[1])
     for _ in range(_CROP_ATTEMPTS):
         area = width * height * rng.uniform(*_CROP_AREA)

@@ -1,116 +1,71 @@
-"""Progress of an upload: the scoreboard that its threads write, and the snapshot that a screen reads."""
+"""Progress of an upload: the statistics that its threads update, and the snapshot that a screen reads."""
 
 from __future__ import annotations
 
+import contextlib
 import enum
+import operator
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import TypeAlias
+from collections.abc import Callable, Iterator
 
 import msgspec
 
-from ossconsole.dataset.upload.journal import Failure
-from ossconsole.storage.retry import WaitNotes
-
-RATE_WINDOW_S = 10.0
-_MARK_EVERY_S = 0.25
+from ossconsole.storage.jobs.job import Failure, RateWindow
 
 
-class Counted(msgspec.Struct, frozen=True, gc=False):
-    """So many more files were found by counting ahead."""
-
-    files: int
-
-
-class Planned(msgspec.Struct, frozen=True, gc=False):
-    """The planner has handed out or settled one more file."""
-
-
-class PlanEnded(msgspec.Struct, frozen=True, gc=False):
-    """The planner has seen the last file: the total is what it saw, whatever was counted."""
-
-
-class Sent(msgspec.Struct, frozen=True, gc=False):
-    """A sample is in the bucket. `again` when an earlier Reopened of it is settled by this."""
-
-    bytes: int
-    again: bool = False
-
-
-class Unchanged(msgspec.Struct, frozen=True, gc=False):
-    """A file whose sample is in the bucket already."""
-
-
-class Ignored(msgspec.Struct, frozen=True, gc=False):
-    """A file that is no picture."""
-
-
-class Failed(msgspec.Struct, frozen=True, gc=False):
-    """A file that did not become a sample in the bucket."""
-
-    again: bool = False
-
-
-class Reopened(msgspec.Struct, frozen=True, gc=False):
-    """The verification did not find a sample that was sent (or, `unchanged`, sent by an earlier run)."""
-
-    unchanged: bool
-
-
-Event: TypeAlias = Counted | Planned | PlanEnded | Sent | Unchanged | Ignored | Failed | Reopened
-
-
-class Tally(msgspec.Struct, frozen=True, gc=False):
-    """Counts of files. `done` never falls and never exceeds `total`, whatever happens in between."""
+class Counts(msgspec.Struct, frozen=True, gc=False):
+    """Counts of files, or a change of them. Totals of `done` never fall and never exceed `total`."""
 
     counted: int = 0
+    """Found by counting ahead of the planner."""
     planned: int = 0
-    plan_ended: bool = False
+    plan_ended: int = 0
+    """1 once the last file has been planned: the number planned is the total."""
     uploaded: int = 0
     unchanged: int = 0
     ignored: int = 0
     failed: int = 0
-    reopened: int = 0
+    missing: int = 0
+    """Not found by the verification, and not sent again yet."""
     bytes: int = 0
 
     @property
     def done(self) -> int:
-        """Files that need nothing more, as far as is known; a reopened one stays among them."""
-        return self.uploaded + self.unchanged + self.ignored + self.failed + self.reopened
+        """Files that are finished, including missing ones."""
+        return self.uploaded + self.unchanged + self.ignored + self.failed + self.missing
 
     @property
     def total(self) -> int:
         """Files known so far."""
         return self.planned if self.plan_ended else max(self.counted, self.planned)
 
-
-def reduce(tally: Tally, event: Event) -> Tally:
-    """The tally after `event`."""
-    gained: dict[str, int]
-    match event:
-        case Counted(files):
-            gained = {"counted": files}
-        case Planned():
-            gained = {"planned": 1}
-        case PlanEnded():
-            return msgspec.structs.replace(tally, plan_ended=True)
-        case Sent(size, again):
-            gained = {"uploaded": 1, "reopened": -again, "bytes": size}
-        case Unchanged():
-            gained = {"unchanged": 1}
-        case Ignored():
-            gained = {"ignored": 1}
-        case Failed(again):
-            gained = {"failed": 1, "reopened": -again}
-        case Reopened(unchanged):
-            gained = {"unchanged" if unchanged else "uploaded": -1, "reopened": 1}
-    return msgspec.structs.replace(tally, **{name: getattr(tally, name) + change for name, change in gained.items()})
+    def __add__(self, change: Counts) -> Counts:
+        return Counts(*map(operator.add, msgspec.structs.astuple(self), msgspec.structs.astuple(change)))
 
 
-class Stage(str, enum.Enum):
-    """What holds the pipeline back."""
+PLANNED, PLAN_ENDED = Counts(planned=1), Counts(plan_ended=1)
+UNCHANGED, IGNORED = Counts(unchanged=1), Counts(ignored=1)
+
+
+def sample_sent(size: int, *, resent: bool = False) -> Counts:
+    """The change when a sample of `size` bytes is in the bucket; `resent` after `sample_missing`."""
+    return Counts(uploaded=1, bytes=size, missing=-resent)
+
+
+def sample_failed(*, resent: bool = False) -> Counts:
+    """The change when a file did not become a sample; `resent` after `sample_missing`."""
+    return Counts(failed=1, missing=-resent)
+
+
+def sample_missing(*, unchanged: bool) -> Counts:
+    """The change when the verification does not find a sample that was sent (or, `unchanged`, by an earlier run)."""
+    return Counts(unchanged=-1, missing=1) if unchanged else Counts(uploaded=-1, missing=1)
+
+
+class PipelineStage(str, enum.Enum):
+    """The stages that can limit the pipeline."""
 
     PLAN = "plan"
     READ = "read"
@@ -123,7 +78,7 @@ class Stage(str, enum.Enum):
 
 
 class Busy(msgspec.Struct, frozen=True, gc=False):
-    """Seconds that the stages' threads have worked, added up since the start; `capped` waiting for the cap."""
+    """Seconds that the stages' threads have worked, summed since the start; `capped` waiting for the cap."""
 
     read: float = 0.0
     prepare: float = 0.0
@@ -131,71 +86,54 @@ class Busy(msgspec.Struct, frozen=True, gc=False):
     capped: float = 0.0
 
 
-class _Mark(msgspec.Struct, frozen=True, gc=False):
-    time: float
-    uploaded: int
-    bytes: int
-    busy: Busy
-
-
 class Rates(msgspec.Struct, frozen=True):
-    """Over the last 10 s."""
+    """Rates over the last 10 s."""
 
     samples_per_s: float
     bytes_per_s: float
-    bottleneck: Stage | None
+    bottleneck: PipelineStage | None
 
 
-class RateWindow:
-    """Rates over the last seconds, from marks that are set as the work goes on."""
+class UploadRates:
+    """Rates over the last seconds, from marks set while the work continues."""
 
     def __init__(self, now: float) -> None:
-        self._marks: deque[_Mark] = deque([_Mark(now, 0, 0, Busy())])
+        self._window = RateWindow(now, 0, 0, 0, 0, 0, 0)
 
-    def wants_mark(self, now: float) -> bool:
-        """Whether `mark` would remember anything."""
-        return now - self._marks[-1].time >= _MARK_EVERY_S
+    def mark(self, now: float, counts: Counts, busy: Busy) -> None:
+        """Remembers the state of the work; may be called at any rate."""
+        self._window.mark(now, counts.uploaded, counts.bytes, *msgspec.structs.astuple(busy))
 
-    def mark(self, now: float, tally: Tally, busy: Busy) -> None:
-        """Remembers where the work stands now; called as often as one likes."""
-        if self.wants_mark(now):
-            self._marks.append(_Mark(now, tally.uploaded, tally.bytes, busy))
-            while len(self._marks) > 2 and now - self._marks[1].time > RATE_WINDOW_S:
-                self._marks.popleft()
-
-    def rates(self, now: float, tally: Tally, busy: Busy, *, workers: int, senders: int) -> Rates:
+    def rates(self, now: float, counts: Counts, busy: Busy, *, workers: int, senders: int) -> Rates:
         """The rates now, with `workers` preparation processes and `senders` threads at work."""
-        then = self._marks[0]
-        elapsed = now - then.time
+        elapsed, (samples, size, *seconds) = self._window.changes(
+            now, counts.uploaded, counts.bytes, *msgspec.structs.astuple(busy)
+        )
         if elapsed <= 0:
             return Rates(0.0, 0.0, None)
-        # A reopened sample lowers the count of those sent, which is no negative rate.
-        samples = max(0, tally.uploaded - then.uploaded) / elapsed
-        return Rates(
-            samples, (tally.bytes - then.bytes) / elapsed, _bottleneck(then.busy, busy, elapsed, workers, senders)
-        )
+        # A missing sample lowers the count of those sent, which is not a negative rate.
+        return Rates(max(0, samples) / elapsed, size / elapsed, _bottleneck(Busy(*seconds), elapsed, workers, senders))
 
 
-def _bottleneck(before: Busy, now: Busy, elapsed: float, workers: int, senders: int) -> Stage | None:
-    """The stage whose threads were busiest; the planner when none had much to do."""
-    reading, preparing = now.read - before.read, now.prepare - before.prepare
+def _bottleneck(busy: Busy, elapsed: float, workers: int, senders: int) -> PipelineStage | None:
+    """The stage whose threads were busiest in `elapsed` seconds; the planner when none had much to do."""
     shares = {
-        Stage.READ if reading > preparing else Stage.PREPARE: (reading + preparing) / workers / elapsed,
-        Stage.SEND: (now.send - before.send) / senders / elapsed,
-        Stage.CAP: (now.capped - before.capped) / senders / elapsed,
+        PipelineStage.READ if busy.read > busy.prepare else PipelineStage.PREPARE: (busy.read + busy.prepare) / workers,
+        PipelineStage.SEND: busy.send / senders,
+        PipelineStage.CAP: busy.capped / senders,
     }
     stage, share = max(shares.items(), key=lambda item: item[1])
+    share /= elapsed
     if share < 0.05:
         return None
-    return stage if share > 0.4 else Stage.PLAN
+    return stage if share > 0.4 else PipelineStage.PLAN
 
 
-KEPT_FAILURES = 1000
 _RECENT = 8
 
 
 class Phase(str, enum.Enum):
-    """What an upload does; the last three are final."""
+    """The phase of an upload; the last three are final."""
 
     STARTING = "starting"
     UPLOADING = "uploading"
@@ -207,6 +145,7 @@ class Phase(str, enum.Enum):
 
     @property
     def final(self) -> bool:
+        """Whether the upload has ended."""
         return self in {Phase.DONE, Phase.CANCELLED, Phase.FAILED}
 
     def __str__(self) -> str:
@@ -216,8 +155,8 @@ class Phase(str, enum.Enum):
 class UploadProgress(msgspec.Struct, frozen=True, kw_only=True):
     """An upload at one moment. Counts are of files; `done` of `total`, which still grows until `total_known`.
 
-    `skipped` are unchanged samples and files that are no pictures. Rates are over the last 10 s (over the whole upload
-    once it has ended); `eta_s` is None while it cannot be told. `workers` names what each process prepares.
+    `skipped` are unchanged samples and files that are not images. Rates are over the last 10 s (over the whole upload
+    once it has ended); `eta_s` is None while it is unknown. `workers` has the key that each process prepares.
     `waiting` says which request waits to be sent again, and why; "" while none does.
     """
 
@@ -236,7 +175,7 @@ class UploadProgress(msgspec.Struct, frozen=True, kw_only=True):
     samples_per_s: float
     bytes_per_s: float
     eta_s: float | None
-    bottleneck: Stage | None
+    bottleneck: PipelineStage | None
     workers: tuple[str, ...]
     sending: int
     parallelism: int
@@ -246,8 +185,8 @@ class UploadProgress(msgspec.Struct, frozen=True, kw_only=True):
     waiting: str = ""
 
 
-class Picture(msgspec.Struct, frozen=True):
-    """The newest prepared sample, for a look at it; `payload` as it is sent."""
+class SamplePreview(msgspec.Struct, frozen=True):
+    """The newest prepared sample, to be shown; `payload` as it is sent."""
 
     key: str
     height: int
@@ -255,68 +194,64 @@ class Picture(msgspec.Struct, frozen=True):
     payload: bytes
 
 
-class Scoreboard:
+class UploadStats:
     """Counts, times and the newest failures; safe from any thread. Reading it is cheap."""
 
     def __init__(self, workers: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.phase = Phase.STARTING
-        self.picture: Picture | None = None
-        self.failures: list[Failure] = []
-        """The first thousand; all of them are in the journal."""
+        self.preview: SamplePreview | None = None
         self.retries = 0
-        self.waits = WaitNotes()
-        self.sending = 0
+        self.counts = Counts()
+        self._sending = 0
         self._clock = clock
         self._lock = threading.Lock()
-        self._tally = Tally()
         self._total_known = False
-        self._busy = {"read": 0.0, "prepare": 0.0, "send": 0.0, "capped": 0.0}
+        self._busy = Busy()
         self._recent: deque[Failure] = deque(maxlen=_RECENT)
         self._workers = [""] * workers
         self._began = clock()
         self._ended: float | None = None
-        self._window = RateWindow(self._began)
+        self._rates = UploadRates(self._began)
 
-    @property
-    def tally(self) -> Tally:
-        return self._tally
-
-    def happened(self, event: Event) -> None:
+    def add(self, change: Counts) -> None:
+        """Changes the counts."""
         with self._lock:
-            self._tally = reduce(self._tally, event)
-            now = self._clock()
-            if self._window.wants_mark(now):
-                self._window.mark(now, self._tally, Busy(**self._busy))
+            self.counts += change
+            self._rates.mark(self._clock(), self.counts, self._busy)
 
-    def failed(self, failure: Failure, event: Event) -> None:
-        with self._lock:
-            self._recent.append(failure)
-            if len(self.failures) < KEPT_FAILURES:
-                self.failures.append(failure)
-        self.happened(event)
+    def add_failure(self, failure: Failure, change: Counts) -> None:
+        """Changes the counts and keeps the failure among the newest."""
+        self._recent.append(failure)
+        self.add(change)
 
-    def lost(self, path: str, reason: str) -> None:
-        """A file that cannot become a sample."""
-        self.failed(Failure(path, reason), Failed())
-
-    def retried(self) -> None:
+    def add_retry(self) -> None:
+        """Counts a request that is sent again."""
         with self._lock:
             self.retries += 1
 
-    def worked(self, **seconds: float) -> None:
+    def add_busy_time(self, **seconds: float) -> None:
         """Adds to the busy times; names are those of `Busy`."""
         with self._lock:
-            for name, value in seconds.items():
-                self._busy[name] += value
+            changed = {name: getattr(self._busy, name) + value for name, value in seconds.items()}
+            self._busy = msgspec.structs.replace(self._busy, **changed)
 
-    def preparing(self, worker: int, key: str) -> None:
+    def set_preparing(self, worker: int, key: str) -> None:
+        """Worker number `worker` prepares `key`; "" for nothing."""
         self._workers[worker] = key
 
-    def sends(self, change: int) -> None:
+    @contextlib.contextmanager
+    def sending(self) -> Iterator[None]:
+        """Counts one more sender at work until the block ends."""
         with self._lock:
-            self.sending += change
+            self._sending += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._sending -= 1
 
     def totals_known(self) -> None:
+        """Every file of the source has been counted."""
         self._total_known = True
 
     def end(self, phase: Phase) -> None:
@@ -327,41 +262,44 @@ class Scoreboard:
 
     @property
     def seconds(self) -> float:
+        """Since the start, until the end."""
         return (self._ended or self._clock()) - self._began
 
-    def snapshot(self, *, paused: bool, parallelism: int, bandwidth: float | None, error: str) -> UploadProgress:
+    def snapshot(
+        self, *, paused: bool, parallelism: int, bandwidth: float | None, error: str, waiting: str
+    ) -> UploadProgress:
+        """The figures of this moment."""
         with self._lock:
             now = self._ended or self._clock()
-            tally = self._tally
-            rates = self._window.rates(now, tally, Busy(**self._busy), workers=len(self._workers), senders=parallelism)
-            seconds = now - self._began
+            counts, seconds = self.counts, now - self._began
+            rates = self._rates.rates(now, counts, self._busy, workers=len(self._workers), senders=parallelism)
             per_s, bytes_per_s = rates.samples_per_s, rates.bytes_per_s
             if self._ended is not None and seconds > 0:
-                per_s, bytes_per_s = tally.uploaded / seconds, tally.bytes / seconds
-            known = self._total_known or tally.plan_ended
-            left = tally.total - tally.done
+                per_s, bytes_per_s = counts.uploaded / seconds, counts.bytes / seconds
+            known = self._total_known or bool(counts.plan_ended)
+            left = counts.total - counts.done
             return UploadProgress(
                 phase=self.phase,
                 paused=paused,
-                total=tally.total,
+                total=counts.total,
                 total_known=known,
-                done=tally.done,
-                uploaded=tally.uploaded,
-                unchanged=tally.unchanged,
-                skipped=tally.unchanged + tally.ignored,
-                failed=tally.failed,
+                done=counts.done,
+                uploaded=counts.uploaded,
+                unchanged=counts.unchanged,
+                skipped=counts.unchanged + counts.ignored,
+                failed=counts.failed,
                 retries=self.retries,
-                bytes=tally.bytes,
+                bytes=counts.bytes,
                 seconds=seconds,
                 samples_per_s=per_s,
                 bytes_per_s=bytes_per_s,
                 eta_s=left / per_s if known and per_s > 0 and self._ended is None and not paused else None,
                 bottleneck=None if paused or self._ended is not None else rates.bottleneck,
                 workers=tuple(self._workers),
-                sending=self.sending,
+                sending=self._sending,
                 parallelism=parallelism,
                 bandwidth=bandwidth,
                 recent_failures=tuple(self._recent),
                 error=error,
-                waiting=self.waits.text,
+                waiting=waiting,
             )

@@ -1,217 +1,317 @@
-"""SampleUpload: every picture becomes one object, and a manifest lists them."""
+"""SampleUpload: every image becomes one object, and a manifest lists them; the verification of such a dataset."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+import msgspec
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.manifest import (
+    MANIFEST_NAME,
     SPLITS,
     Manifest,
     ManifestError,
     Sample,
-    encode_manifest,
-    manifest_key,
     object_key,
     read_manifest,
+    write_manifest,
 )
 from ossconsole.dataset.source.layout import Layout, SkippedFile
-from ossconsole.dataset.upload.context import UploadContext
-from ossconsole.dataset.upload.flow import Stopped
-from ossconsole.dataset.upload.journal import Failure, Journal, Verdict, journal_path
-from ossconsole.dataset.upload.pipeline import MAX_PARALLELISM, Item, Pipeline
-from ossconsole.dataset.upload.progress import Counted, Failed, Phase, PlanEnded, Planned, Reopened, Unchanged
-from ossconsole.dataset.upload.verify import Finding, Found, check_prefix, verify
+from ossconsole.dataset.upload.job import PrefixState, UploadJob, check_prefix
+from ossconsole.dataset.upload.journal import ExpectedObject, Journal, PlanAction, journal_path
+from ossconsole.dataset.upload.pipeline import Pipeline, UploadItem
+from ossconsole.dataset.upload.progress import (
+    PLAN_ENDED,
+    PLANNED,
+    UNCHANGED,
+    Counts,
+    Phase,
+    sample_failed,
+    sample_missing,
+)
 from ossconsole.storage.client import ObjectStore
+from ossconsole.storage.errors import StorageError
+from ossconsole.storage.jobs.job import Failure, Job
+from ossconsole.storage.jobs.threads import Cancelled
+from ossconsole.storage.objects import ObjectSummary
 
 _COUNT_BATCH = 500
 
 
-class _Foreign:
-    """The samples of the manifest that was there before, which may come from another source or machine."""
+class _ExistingManifest:
+    """The samples of an earlier manifest, which may be of another source or machine."""
 
-    def __init__(self, store: ObjectStore, prefix: str, found: Found) -> None:
-        self._store = store
-        self._prefix = prefix
+    def __init__(self, job: SampleUpload, found: PrefixState) -> None:
+        self._job = job
         self._found = found
 
     @functools.cached_property
-    def _manifest(self) -> Manifest | None:
-        """Read when the first unknown object turns up, which is rare: a long one takes memory."""
+    def _samples(self) -> dict[str, tuple[Sample, str, int]]:
+        """Class name and bytes by key. Read at the first unknown object, which is rare: this takes memory."""
         try:
-            return read_manifest(self._store, self._prefix) if self._found.has_manifest else None
+            manifest = read_manifest(self._job.store, self._job.prefix) if self._found.has_manifest else None
         except ManifestError:
-            return None
+            manifest = None
+        return {
+            sample.key: (sample, manifest.classes[sample.label], manifest.sample_bytes(sample))
+            for samples in (manifest.splits.values() if manifest else ())
+            for sample in samples
+            if manifest
+        }
 
-    @functools.cached_property
-    def _samples(self) -> dict[str, Sample]:
-        splits = self._manifest.splits.values() if self._manifest else ()
-        return {sample.key: sample for samples in splits for sample in samples}
-
-    def adopt(self, finding: Finding, journal: Journal) -> bool:
-        """Keeps an object that the journal does not know but the manifest lists; False for any other."""
-        sample = self._samples.get(finding.key)
-        if self._manifest is None or sample is None or finding.summary is None:
+    def import_sample(self, mismatch: Mismatch, journal: Journal) -> bool:
+        """Adds an object to the journal that only the manifest lists; False for any other."""
+        sample, class_name, size = self._samples.get(mismatch.key, (None, "", 0))
+        if sample is None or mismatch.summary is None or mismatch.summary.size != size:
             return False
-        if finding.summary.size != self._manifest.sample_bytes(sample):
-            return False
-        journal.adopt(sample, self._manifest.classes[sample.label], finding.summary.size, finding.summary.etag)
+        journal.import_sample(sample, class_name, size, mismatch.summary.etag)
         return True
 
 
-class SampleUpload:
-    """Plans, prepares, sends and verifies; what is in the bucket is kept in a journal as it happens."""
-
-    def __init__(self, context: UploadContext) -> None:
-        self.parallelism = context.settings.parallelism
-        self._context = context
-        self._settings = context.settings
-        self._board = context.board
-        self._gate = context.gate
-        self._store = context.store
-        self._prefix = context.prefix
-        self._pipeline: Pipeline | None = None
-
-    def set_parallelism(self, number: int) -> None:
-        """How many samples are sent at once, from now on."""
-        self.parallelism = max(1, min(number, MAX_PARALLELISM))
-        if self._pipeline:
-            self._pipeline.set_parallelism(self.parallelism)
+class SampleUpload(UploadJob):
+    """Plans, prepares, sends and verifies; a journal records each sample as it reaches the bucket."""
 
     def work(self) -> None:
-        """Raises Stopped, ConsoleError."""
-        context, settings = self._context, self._settings
-        layout = Layout(settings.source)
-        found = check_prefix(self._store, self._prefix, settings)
-        self._foreign = _Foreign(self._store, self._prefix, found)
+        """Uploads all samples and the manifest. Raises Cancelled, ConsoleError."""
+        layout = Layout(self.settings.source)
+        found = check_prefix(self.store, self.prefix, self.settings)
+        existing = _ExistingManifest(self, found)
         with contextlib.closing(self._open_journal()) as journal:
             if found.empty:
                 journal.forget_all()
-            elif journal.fresh:
-                journal.distrust()
-            self._pipeline = pipeline = Pipeline(
-                store=context.store,
-                prefix=self._prefix,
-                recipe=settings.recipe,
-                journal=journal,
-                board=self._board,
-                gate=self._gate,
-                cap=context.cap,
-                workers=settings.worker_count,
-                parallelism=self.parallelism,
-            )
+            elif journal.is_empty:
+                journal.assume_stale()
+            pipeline = Pipeline(self, journal)
             if layout.countable:
                 threading.Thread(target=self._count, args=(layout,), name="upload-count", daemon=True).start()
-            self._board.phase = Phase.UPLOADING
+            self.stats.phase = Phase.UPLOADING
             pipeline.run(self._plan(layout, journal))
-            self._verify(pipeline, layout, journal)
+            self._verify(pipeline, layout, journal, existing)
             self._finish(layout, journal)
 
     def _open_journal(self) -> Journal:
-        path = journal_path(self._store.profile, self._prefix)
-        return Journal(path, source=str(self._settings.source), recipe=self._settings.recipe.digest)
+        path = journal_path(self.store.profile, self.prefix)
+        return Journal(path, source=str(self.settings.source), recipe=self.settings.preprocessing.digest)
 
     def _count(self, layout: Layout) -> None:
-        """Counts ahead of the planner, which is held back by the pipeline, so that there is a total to go by."""
+        """Counts the files ahead of the planner, which waits for the pipeline, so that the total is known early."""
         found = 0
-        with contextlib.suppress(Stopped, ConsoleError):  # of the planner, which meets the same
+        with contextlib.suppress(Cancelled, ConsoleError):  # the planner raises the same
             for files in layout.counts():
                 found += files
                 if found >= _COUNT_BATCH:
-                    self._gate.check()
-                    self._board.happened(Counted(found))
+                    self.gate.check()
+                    self.stats.add(Counts(counted=found))
                     found = 0
-            self._board.happened(Counted(found))
-            self._board.totals_known()
+            self.stats.add(Counts(counted=found))
+            self.stats.totals_known()
 
-    def _plan(self, layout: Layout, journal: Journal) -> Iterator[Item]:
-        """What is to be sent; every other file is settled here."""
-        suffix = self._settings.format.suffix
+    def _plan(self, layout: Layout, journal: Journal) -> Iterator[UploadItem]:
+        """The samples to send; every other file is counted here."""
+        suffix = self.settings.format.suffix
         for item in layout.items():
-            self._gate.check()
-            self._board.happened(Planned())
+            self.gate.check()
+            self.stats.add(PLANNED)
             if isinstance(item, SkippedFile):
-                self._context.skip(item)
+                self.skip(item)
                 continue
-            ruling = journal.rule(item, suffix)
-            if ruling.verdict is Verdict.SEND:
-                yield Item(item, ruling.key, ruling.crc64, ruling.doubtful)
-            elif ruling.verdict is Verdict.UNCHANGED:
-                self._board.happened(Unchanged())
+            decision = journal.plan(item, suffix)
+            if decision.action is PlanAction.SEND:
+                yield UploadItem(item, decision.key, decision.crc64, decision.doubtful)
+            elif decision.action is PlanAction.UNCHANGED:
+                self.stats.add(UNCHANGED)
             else:
-                self._board.lost(item.path, ruling.verdict.reason)
-        self._context.settle(layout)
-        self._board.happened(PlanEnded())
+                self.record_failure(Failure(item.path, decision.action.reason))
+        self.planned(layout)
+        self.stats.add(PLAN_ENDED)
 
-    def _verify(self, pipeline: Pipeline, layout: Layout, journal: Journal) -> None:
-        """Compares the bucket with the journal, sends what is missing once more, and compares again."""
-        self._board.phase = Phase.VERIFYING
-        if not self._compare(journal):
+    def _verify(self, pipeline: Pipeline, layout: Layout, journal: Journal, existing: _ExistingManifest) -> None:
+        """Compares the bucket with the journal, sends missing samples again, and compares again."""
+        self.stats.phase = Phase.VERIFYING
+        if not self._compare(journal, existing):
             return
-        self._board.phase = Phase.UPLOADING
+        self.stats.phase = Phase.UPLOADING
         pipeline.run(self._repairs(layout, journal))
-        self._board.phase = Phase.VERIFYING
-        self._compare(journal)
-        for path in journal.unsettled():
-            failure = Failure(path, "sent, and yet the bucket does not have it")
+        self.stats.phase = Phase.VERIFYING
+        self._compare(journal, existing)
+        for path in journal.unfinished():
+            failure = Failure(path, "uploaded, but missing from the bucket listing")
             journal.fail(failure)
-            self._board.failed(failure, Failed(again=True))
+            self.record_failure(failure, sample_failed(resent=True))
 
-    def _compare(self, journal: Journal) -> int:
-        """How many samples have to be sent again."""
-        reopened = 0
-        self._context.unknown = 0
-        for finding in verify(self._store, self._prefix, journal):
-            self._gate.check()
-            expected = finding.expected
+    def _compare(self, journal: Journal, existing: _ExistingManifest) -> int:
+        """Returns the number of samples to send again."""
+        missing = 0
+        self.unknown = 0
+        for mismatch in verify(self.store, self.prefix, journal):
+            self.gate.check()
+            expected = mismatch.expected
             if expected is None:
-                self._context.unknown += not self._foreign.adopt(finding, journal)
+                self.unknown += not existing.import_sample(mismatch, journal)
                 continue
-            journal.reopen(expected.path)
+            journal.mark_missing(expected.path)
             if expected.present and not expected.failed:
-                self._board.happened(Reopened(unchanged=not expected.this_run))
-                reopened += 1
-        return reopened
+                self.stats.add(sample_missing(unchanged=not expected.this_run))
+                missing += 1
+        return missing
 
-    def _repairs(self, layout: Layout, journal: Journal) -> Iterator[Item]:
+    def _repairs(self, layout: Layout, journal: Journal) -> Iterator[UploadItem]:
         repaired: set[str] = set()  # a name may be in the source more than once
         for item in layout.items():
-            self._gate.check()
+            self.gate.check()
             if isinstance(item, SkippedFile) or item.path in repaired:
                 continue
-            if key := journal.reopened_key(item.path):
+            if key := journal.missing_key(item.path):
                 repaired.add(item.path)
-                yield Item(item, key, again=True)
+                yield UploadItem(item, key, resent=True)
 
     def _finish(self, layout: Layout, journal: Journal) -> None:
         """Writes the manifest of all samples that are in the bucket."""
-        self._board.phase = Phase.FINISHING
+        self.stats.phase = Phase.FINISHING
         journal.drop_unsent()
-        context = self._context
-        context.removed = list(journal.removed())
-        if self._settings.prune:
-            journal.forget(context.removed)
+        self.removed = list(journal.removed())
+        if self.settings.prune:
+            journal.forget(self.removed)
         classes = layout.label_order(journal.classes())
         labels = {name: label for label, name in enumerate(classes)}
         splits = {split: journal.samples(split, labels) for split in SPLITS if journal.has_samples(split)}
         if not splits:
-            raise ConsoleError(
-                context.no_samples(),
-                remedy=layout.advice,
-            )
+            raise self.no_samples(layout)
         head = Manifest(
-            format=self._settings.format,
-            size=self._settings.size,
+            format=self.settings.format,
+            size=self.settings.size,
             classes=classes,
-            preparation=self._settings.recipe.describe(),
+            preparation=self.settings.preprocessing.describe(),
             splits={},
         )
-        self._store.put(manifest_key(self._prefix), encode_manifest(head, splits), content_type="application/json")
-        context.manifest = self._store.uri(manifest_key(self._prefix))
-        if self._settings.prune:
-            # Last, so that no manifest ever lists an object that is gone.
-            self._store.delete_many(object_key(self._prefix, key) for key in context.removed)
-            context.pruned = True
+        self.manifest = write_manifest(self.store, self.prefix, head, splits)
+        if self.settings.prune:
+            # Last, so that no manifest ever lists a deleted object.
+            self.store.delete_many(object_key(self.prefix, key) for key in self.removed)
+            self.pruned = True
+
+
+class Mismatch(msgspec.Struct, frozen=True):
+    """One difference: an object that is missing or has other content, or (`expected` None) an unknown object."""
+
+    key: str
+    expected: ExpectedObject | None
+    summary: ObjectSummary | None
+
+
+def verify(store: ObjectStore, prefix: str, journal: Journal) -> Iterator[Mismatch]:
+    """The differences between journal and bucket, from one listing and a HEAD for each object in doubt.
+
+    Count, size and ETag are compared: OSS's ETag changes with the content, and the CRC64 was checked when the object
+    with this ETag was written. Raises StorageError, JournalError.
+    """
+    below = object_key(prefix, "")
+    listed = ((summary.key[len(below) :], summary) for summary in store.list_all(below))
+    for key, expected, summary in _merge(((each.key, each) for each in journal.expected()), listed):
+        if expected is None:
+            if key != MANIFEST_NAME:
+                yield Mismatch(key, None, summary)
+        elif summary is None or not _same(store, expected, summary):
+            yield Mismatch(key, expected, summary)
+
+
+def _same(store: ObjectStore, expected: ExpectedObject, summary: ObjectSummary) -> bool:
+    if summary.size != expected.bytes:
+        return False
+    if summary.etag.strip('"') == expected.etag.strip('"'):
+        return True
+    try:
+        return str(store.head(summary.key).crc64) == expected.crc64
+    except StorageError as error:
+        if error.status == 404:
+            return False
+        raise
+
+
+ExpectedT = TypeVar("ExpectedT")
+ListedT = TypeVar("ListedT")
+
+
+def _merge(
+    expected: Iterable[tuple[str, ExpectedT]], listed: Iterable[tuple[str, ListedT]]
+) -> Iterator[tuple[str, ExpectedT | None, ListedT | None]]:
+    """Both, side by side by key; each is in the order of its keys. None where a side does not have the key."""
+    wanted = iter(expected)
+    key, value = next(wanted, (None, None))
+    for listed_key, found in listed:
+        while key is not None and key < listed_key:
+            yield key, value, None
+            key, value = next(wanted, (None, None))
+        if key == listed_key:
+            yield listed_key, value, found
+            key, value = next(wanted, (None, None))
+        else:
+            yield listed_key, None, found
+    while key is not None:
+        yield key, value, None
+        key, value = next(wanted, (None, None))
+
+
+_MAX_EXAMPLES = 20
+
+
+class ManifestFindings(msgspec.Struct, frozen=True, kw_only=True):
+    """The counts of samples, by result; `examples` are up to 20 lines for each kind of difference."""
+
+    samples: int = 0
+    present: int = 0
+    missing: int = 0
+    wrong_size: int = 0
+    unlisted: int = 0
+    examples: tuple[str, ...] = ()
+
+
+class ManifestCheck(Job):
+    """Compares the manifest with a listing of the bucket; `findings` may be read at any time."""
+
+    def __init__(self, store: ObjectStore, prefix: str, manifest: Manifest) -> None:
+        super().__init__(f"Check of {store.uri(prefix)}", threads=1)
+        self.findings = ManifestFindings()
+        self._store = store.pausing(self.wait_to_retry)
+        self._prefix = prefix
+        self._manifest = manifest
+
+    def work(self) -> None:
+        """Lists the prefix once. Raises Cancelled, StorageError."""
+        expected = sorted(
+            (object_key(self._prefix, sample.key), self._manifest.sample_bytes(sample))
+            for samples in self._manifest.splits.values()
+            for sample in samples
+        )
+        self.tracker.add_total(len(expected), 0)
+        self.tracker.totals_known()
+        counts = dict.fromkeys(("present", "missing", "wrong_size", "unlisted"), 0)
+        examples: list[str] = []
+
+        def note(kind: str, text: str) -> None:
+            counts[kind] += 1
+            if counts[kind] <= _MAX_EXAMPLES:
+                examples.append(text)
+
+        listed = ((found.key, found.size) for found in self._store.list_all(object_key(self._prefix, "")))
+        for number, (key, wanted, size) in enumerate(_merge(expected, listed)):
+            self.check_cancelled()
+            if wanted is None:
+                if not key.endswith(("/", MANIFEST_NAME)):
+                    note("unlisted", f"not in the manifest: {key}")
+                continue
+            if size is None:
+                note("missing", f"missing: {key}")
+            elif size != wanted:
+                note("wrong_size", f"{size:,} bytes instead of {wanted:,}: {key}")
+            else:
+                counts["present"] += 1
+            self.tracker.complete(key, 0, failed=size is None)
+            if number % 500 == 0:
+                self.findings = ManifestFindings(samples=len(expected), examples=tuple(examples), **counts)
+        self.findings = ManifestFindings(samples=len(expected), examples=tuple(examples), **counts)

@@ -1,4 +1,4 @@
-"""What a torch checkpoint holds, read by ranged requests and without running code; and two checkpoints compared."""
+"""Reads a torch checkpoint's contents by ranged requests, without running code, and compares two checkpoints."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ DEFAULT_BUDGET = 24 << 20
 
 
 class BudgetError(ConsoleError):
-    """More of the object was asked for than its inspection may cost."""
+    """The inspection would read more of the object than its budget."""
 
 
 class RangedFile(io.RawIOBase):
     """A seekable, read-only file over `fetch(start, length)`. Raises BudgetError beyond `budget` bytes.
 
-    `fetched` and `requests` tell what was asked for so far.
+    `fetched` (bytes) and `requests` count the reads so far.
     """
 
     def __init__(self, fetch: Callable[[int, int], bytes], size: int, *, budget: int = DEFAULT_BUDGET) -> None:
@@ -49,28 +49,32 @@ class RangedFile(io.RawIOBase):
         self._spans: list[tuple[int, bytes]] = []
 
     def prefetch(self, start: int, length: int) -> None:
-        """Brings a span in with one request."""
+        """Reads a span into the cache with one request. Raises BudgetError."""
         start = max(0, start)
         length = min(length, self.size - start)
         if length <= 0 or self._cached(start, length) is not None:
             return
         if self.fetched + length > self._budget:
-            raise BudgetError(f"Inspecting it would take more than {self._budget >> 20} MiB.")
+            raise BudgetError(f"Inspecting it would read more than {self._budget >> 20} MiB.")
         data = self._fetch(start, length)
         self.requests += 1
         self.fetched += len(data)
         self._spans.append((start, data))
 
     def readable(self) -> bool:
+        """True, for io.RawIOBase."""
         return True
 
     def seekable(self) -> bool:
+        """True, for io.RawIOBase."""
         return True
 
     def tell(self) -> int:
+        """The position in bytes."""
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Moves the position, which may lie beyond the end. Raises OSError before the beginning."""
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
         if base + offset < 0:
             raise OSError("negative seek position")
@@ -78,6 +82,7 @@ class RangedFile(io.RawIOBase):
         return self._position
 
     def read(self, size: int = -1) -> bytes:
+        """`size` bytes, the rest for -1; fewer at the end. Raises BudgetError."""
         left = max(0, self.size - self._position)
         wanted = left if size < 0 else min(size, left)
         if wanted == 0:
@@ -97,7 +102,7 @@ class RangedFile(io.RawIOBase):
 
 
 OWN_FORMAT = "ossconsole-checkpoint"
-_TAIL_BYTES = 32 << 10  # holds the directory of some 400 tensors
+_TAIL_BYTES = 32 << 10  # the directory of some 400 tensors
 _LOCAL_HEADER_BYTES = 30
 _HEAD_BYTES = 256
 _ZIP_MAGIC = b"PK\x03\x04"
@@ -105,16 +110,16 @@ _LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
 _MODEL_KEYS = ("model", "state_dict", "model_state_dict", "net", "module")
 _BUFFER_SUFFIXES = ("running_mean", "running_var", "num_batches_tracked")
 _MODULE_PARTS = ("_modules", "_parameters", "_buffers")  # of a pickled torch.nn.Module; state dicts name without them
-_MAX_PATH = 2000  # letters of a tensor's name; what a hostile file nests deeper is not looked for
-_MAX_VALUES = 200_000  # looked at when walking a value; shared parts of a hostile file multiply
+_MAX_PATH = 2000  # letters of a tensor's name; values that a hostile file nests deeper are skipped
+_MAX_VALUES = 200_000  # visited in one walk; shared parts of a hostile file multiply
 
 
 class CheckpointError(ConsoleError):
-    """The object is no torch checkpoint, or none that can be read as data."""
+    """The object is not a torch checkpoint, or not one that can be read as data."""
 
 
 class TensorRow(msgspec.Struct, frozen=True):
-    """One tensor of the table; `bytes` is what its elements take."""
+    """One tensor of the table; `bytes` of its elements."""
 
     name: str
     shape: tuple[int, ...]
@@ -123,27 +128,27 @@ class TensorRow(msgspec.Struct, frozen=True):
     tensor: Tensor
 
 
-class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
+class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True):
     """A checkpoint without its tensors' elements. Fields that the file does not have are None or empty."""
 
     name: str
     size: int
     kind: str
-    """In words: `ossconsole checkpoint`, `state dict`, `training checkpoint`, `pickled module`."""
+    """`ossconsole checkpoint`, `training checkpoint`, `state dict`, `pickled object …`, `torch file without tensors`"""
     root: str
     """The folder inside the zip."""
     fields: dict[str, Any]
-    """The plain values at the top: epoch, step, seed, classes, sample_format, image_size, run, …"""
+    """The plain top-level values: epoch, step, seed, classes, sample_format, image_size, run, …"""
     metrics: dict[str, float]
     versions: dict[str, str]
     optimizer: dict[str, Any]
-    """Its settings of the first parameter group."""
+    """The settings of its first parameter group."""
     schedule: dict[str, Any]
     model: list[TensorRow]
     other_tensors: int
     other_bytes: int
     foreign: tuple[str, ...]
-    """Names of code that unpickling would import; not empty means: do not load it but with weights_only=True."""
+    """Names of code that unpickling would import; if there are any, load it only with weights_only=True."""
     fetched: int
     requests: int
 
@@ -154,25 +159,27 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def model_bytes(self) -> int:
+        """Bytes of the model's tensors."""
         return sum(row.bytes for row in self.model)
 
     @property
     def dtypes(self) -> list[str]:
+        """The dtypes of the model's tensors, sorted."""
         return sorted({row.dtype for row in self.model})
 
     @property
     def resumable(self) -> bool:
-        """Whether training here can go on from it."""
+        """Whether `ossconsole train --resume` can continue from it."""
         return self.fields.get("format") == OWN_FORMAT and not self.foreign
 
 
-def inspect_checkpoint(store: ObjectStore, key: str, size: int) -> Checkpoint:
+def inspect_checkpoint(store: ObjectStore, key: str, size: int) -> CheckpointInfo:
     """Reads the directory and the pickle of a checkpoint in the bucket. Raises CheckpointError, StorageError."""
     file = RangedFile(lambda start, length: store.get_range(key, start, length), size)
     return read_checkpoint(file, key)
 
 
-def inspect_local_checkpoint(path: Path) -> Checkpoint:
+def inspect_local_checkpoint(path: Path) -> CheckpointInfo:
     """The same for a file on the disk."""
     with path.open("rb") as source:
         descriptor = source.fileno()
@@ -180,8 +187,8 @@ def inspect_local_checkpoint(path: Path) -> Checkpoint:
         return read_checkpoint(file, path.name)
 
 
-def read_checkpoint(file: RangedFile, name: str) -> Checkpoint:
-    """Reads a checkpoint from a file that fetches what is read. Raises CheckpointError."""
+def read_checkpoint(file: RangedFile, name: str) -> CheckpointInfo:
+    """Reads a checkpoint through a RangedFile. Raises CheckpointError."""
     shown = safe_text(name)
     try:
         file.prefetch(file.size - _TAIL_BYTES, _TAIL_BYTES)
@@ -203,7 +210,7 @@ def read_checkpoint(file: RangedFile, name: str) -> Checkpoint:
 def _pickle_entry(archive: zipfile.ZipFile, shown: str) -> zipfile.ZipInfo:
     entries = [entry for entry in archive.infolist() if entry.filename.rpartition("/")[2] == "data.pkl"]
     if not entries:
-        raise CheckpointError(f"{shown} is a zip without data.pkl, so no torch checkpoint.")
+        raise CheckpointError(f"{shown} is not a torch checkpoint: it is a zip without data.pkl.")
     entry = entries[0]
     if entry.file_size > MAX_PICKLE_BYTES or entry.compress_type != zipfile.ZIP_STORED:
         raise CheckpointError(
@@ -227,7 +234,7 @@ def _not_a_zip(file: RangedFile, shown: str) -> CheckpointError:
     return CheckpointError(f"{shown} is not a file that torch.save wrote.")
 
 
-def _describe(file: RangedFile, name: str, root: str, value: Any, foreign: tuple[str, ...]) -> Checkpoint:
+def _describe(file: RangedFile, name: str, root: str, value: Any, foreign: tuple[str, ...]) -> CheckpointInfo:
     top = value if isinstance(value, dict) else {}
     model_key = next((key for key in _MODEL_KEYS if isinstance(top.get(key), (dict, Opaque))), None)
     model_value = top[model_key] if model_key else value
@@ -235,7 +242,7 @@ def _describe(file: RangedFile, name: str, root: str, value: Any, foreign: tuple
         TensorRow(path, tensor.shape, tensor.dtype, tensor.bytes, tensor) for path, tensor in tensors_of(model_value)
     ]
     others = [tensor for key, part in top.items() if model_key and key != model_key for _, tensor in tensors_of(part)]
-    return Checkpoint(
+    return CheckpointInfo(
         name=name,
         size=file.size,
         kind=_kind(value, top, model_key, model),
@@ -265,15 +272,15 @@ def _kind(value: Any, top: dict[Any, Any], model_key: str | None, model: list[Te
 
 
 def tensors_of(value: Any) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor inside `value` with its dotted path; each container once, so that no cycle holds it up."""
+    """Every tensor inside `value` with its dotted path; visits each container once, so cycles end."""
     waiting: list[tuple[str, Any]] = [("", value)]
     seen: set[int] = set()
-    looked_at = 0
+    visited = 0
     while waiting:
         path, part = waiting.pop()
-        looked_at += 1
-        if looked_at > _MAX_VALUES:
-            raise CheckpointError(f"It holds more than {_MAX_VALUES:,} values.")
+        visited += 1
+        if visited > _MAX_VALUES:
+            raise CheckpointError(f"It has more than {_MAX_VALUES:,} values.")
         if isinstance(part, Tensor):
             yield path or "(tensor)", part
             continue
@@ -330,7 +337,7 @@ _SLICE = 1 << 20  # elements turned into float64 at a time
 
 
 class TensorPair(msgspec.Struct, frozen=True):
-    """One name in two checkpoints; a side is None where the tensor is not there."""
+    """One name in two checkpoints; a side is None where the tensor does not exist."""
 
     name: str
     left: TensorRow | None
@@ -349,11 +356,12 @@ class TensorPair(msgspec.Struct, frozen=True):
 
     @property
     def comparable(self) -> bool:
+        """Whether both sides exist and have the same shape."""
         return self.left is not None and self.right is not None and self.left.shape == self.right.shape
 
 
 class TensorDistance(msgspec.Struct, frozen=True):
-    """How far a tensor moved: the norm of the difference (Euclidean), of the left tensor, and the largest change."""
+    """The Euclidean norms of the difference and of the left tensor, and the largest absolute change."""
 
     name: str
     difference: float
@@ -362,11 +370,12 @@ class TensorDistance(msgspec.Struct, frozen=True):
 
     @property
     def relative(self) -> float | None:
+        """The difference relative to the left tensor's norm; None where that is 0."""
         return self.difference / self.norm if self.norm else None
 
 
-def pair_tensors(left: Checkpoint, right: Checkpoint) -> list[TensorPair]:
-    """The tensors of both models, in the left one's order, then what only the right one has."""
+def pair_tensors(left: CheckpointInfo, right: CheckpointInfo) -> list[TensorPair]:
+    """The tensors of both models, in the left one's order, then those that only the right one has."""
     lefts = {row.name: row for row in left.model}
     rights = {row.name: row for row in right.model}
     names = [*lefts, *(name for name in rights if name not in lefts)]
@@ -374,7 +383,7 @@ def pair_tensors(left: Checkpoint, right: Checkpoint) -> list[TensorPair]:
 
 
 def tensor_distances(
-    left: Checkpoint, left_file: Path, right: Checkpoint, right_file: Path
+    left: CheckpointInfo, left_file: Path, right: CheckpointInfo, right_file: Path
 ) -> Iterator[TensorDistance]:
     """The distance of every pair of the same shape, from the downloaded files. Raises ConsoleError."""
     try:
@@ -388,7 +397,7 @@ def tensor_distances(
     except (zipfile.BadZipFile, KeyError, OSError, ValueError, NotImplementedError) as error:
         raise ConsoleError(
             f"{left.name} and {right.name} cannot be compared: one of the downloaded files is cut short or damaged.",
-            remedy="Download both again.",
+            remedy="Download both files again.",
         ) from error
 
 

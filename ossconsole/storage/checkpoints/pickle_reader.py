@@ -1,9 +1,10 @@
-"""Reads a checkpoint's pickle as data: the opcodes run on a stack of our own; nothing is imported or called."""
+"""Reads a checkpoint's pickle as data: interprets the opcodes on its own stack; imports and calls nothing."""
 
 from __future__ import annotations
 
 import io
 import itertools
+import math
 import pickletools
 from collections.abc import Callable
 from typing import Any
@@ -43,7 +44,7 @@ class GlobalName(msgspec.Struct, frozen=True):
 
 
 class Storage(msgspec.Struct, frozen=True):
-    """Where tensors keep their elements: the entry `data/<key>` of the zip."""
+    """The storage of tensors' elements: the entry `data/<key>` of the zip."""
 
     dtype: str
     itemsize: int
@@ -51,7 +52,7 @@ class Storage(msgspec.Struct, frozen=True):
 
 
 class Tensor(msgspec.Struct, frozen=True):
-    """A tensor's place and shape; `offset` and `stride` in elements. No element was read."""
+    """A tensor's location and shape; `offset` and `stride` in elements. Its elements are not read."""
 
     storage: Storage
     dtype: str
@@ -62,18 +63,17 @@ class Tensor(msgspec.Struct, frozen=True):
 
     @property
     def elements(self) -> int:
-        count = 1
-        for length in self.shape:
-            count *= length
-        return count
+        """The number of elements."""
+        return math.prod(self.shape)
 
     @property
     def bytes(self) -> int:
+        """The bytes of all elements."""
         return self.elements * DTYPE_BYTES.get(self.dtype, self.storage.itemsize)
 
 
 class Opaque:
-    """An object of a class that is not data: its name, what it was made with, and what it was filled with."""
+    """An object of a class that is not data: its name, its constructor's arguments, and its state."""
 
     __slots__ = ("arguments", "name", "state")
 
@@ -84,7 +84,7 @@ class Opaque:
 
 
 def is_data_name(module: str, name: str) -> bool:
-    """Whether the name is one of torch's, Python's or NumPy's own ways to write plain data."""
+    """Whether torch, Python or NumPy use the name to pickle plain data."""
     if module == "torch":
         return name in STORAGES or name in DTYPE_BYTES or name in {"Size", "device"} or name.startswith(("int", "uint"))
     return name in _DATA_NAMES.get(module, ())
@@ -117,7 +117,7 @@ _DATA_NAMES: dict[str, frozenset[str]] = {
 
 
 def make(function: Any, arguments: Any) -> Any:
-    """What calling `function` would have given, as data; an Opaque where that is code."""
+    """The result of calling `function`, as data; an Opaque where that would run code."""
     if not isinstance(function, GlobalName) or not isinstance(arguments, tuple):
         return Opaque(str(function) if isinstance(function, GlobalName) else "object", arguments)
     maker = _MAKERS.get(function.name) if is_data_name(function.module, function.name) else None
@@ -182,7 +182,7 @@ def _numpy_scalar(arguments: tuple[Any, ...]) -> Any:
 
 
 def plain_key(key: Any) -> Any:
-    """Only flat keys go into a dict: hashing what a hostile file nested deeply would end the process."""
+    """A key for a dict. Only flat keys are hashed: hashing a hostile file's deeply nested key would end the process."""
     return key if key is None or isinstance(key, (str, int, float, bytes)) else f"<{type(key).__name__}>"
 
 
@@ -206,18 +206,18 @@ _MAX_OPCODES = 2_000_000
 
 
 class NotAPickleError(ConsoleError):
-    """The bytes are no pickle that can be read as data."""
+    """The bytes are not a pickle that can be read as data."""
 
 
 class Walked(msgspec.Struct, frozen=True):
-    """What the pickle holds, and the names of code it would have imported (`os.system`)."""
+    """The pickled value, and the names of code that unpickling would import (`os.system`)."""
 
     value: Any
     foreign: tuple[str, ...]
 
 
 def walk_pickle(data: bytes) -> Walked:
-    """Reads a pickle as data. Raises NotAPickleError when it is malformed, too large, or means nothing here."""
+    """Reads a pickle as data. Raises NotAPickleError when it is malformed, too large, or uses other opcodes."""
     if len(data) > MAX_PICKLE_BYTES:
         raise NotAPickleError(f"The pickle is larger than {MAX_PICKLE_BYTES >> 20} MiB.")
     walker = _Walker()
@@ -230,7 +230,7 @@ def walk_pickle(data: bytes) -> Walked:
 
 
 class _Mark:
-    """Stands on the stack where a run of items begins."""
+    """Marks the beginning of a run of items on the stack."""
 
 
 class _Walker:
@@ -250,10 +250,10 @@ class _Walker:
         elif name == "STOP":
             self._stopped = True
         elif name not in {"PROTO", "FRAME"}:
-            raise NotAPickleError(f"The pickle uses {name}, which has no meaning in a checkpoint.")
+            raise NotAPickleError(f"The pickle uses {name}, which no checkpoint needs.")
 
     def stop(self) -> Any:
-        """The value, once the pickle has said that it is complete."""
+        """The value. Raises NotAPickleError when the pickle has no STOP."""
         if not self._stopped:
             raise NotAPickleError(f"The pickle has no end within {_MAX_OPCODES:,} instructions.")
         return self.stack.pop()

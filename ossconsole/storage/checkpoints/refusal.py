@@ -1,4 +1,4 @@
-"""What a file is that was given for weights or a checkpoint and is neither: in our own words, nothing in it run."""
+"""Explains why a file is neither weights nor a checkpoint, without running anything in it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ossconsole.storage.checkpoints.pickle_reader import MAX_PICKLE_BYTES, NotAP
 
 _ZIP, _GZIP, _PICKLE = b"PK\x03\x04", b"\x1f\x8b", b"\x80"
 _PAGE_TAGS = (b"<!doctype html", b"<html", b"<head", b"<?xml")
-_PICKLES_LOOKED_AT = 4  # torch before 1.6 wrote a magic number, a version and the system's figures before the object
+_MAX_PICKLES = 4  # torch before 1.6 wrote a magic number, a version and system data before the object
 _NAMES_SHOWN = 3
 _MAX_OPCODES = 2_000_000
 _SAVE_STATE = "In the program that made it: torch.save(model.state_dict(), FILE)."
@@ -29,19 +29,19 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 def refuse_by_head(head: bytes, size: int) -> Refusal | None:
-    """What the first bytes tell of a file of `size` bytes that torch cannot have written; None where they do not."""
+    """Why torch cannot have written a file of `size` bytes, by its first bytes; None where they do not show it."""
     if not size:
         return Refusal("is empty", _COPY_AGAIN)
     begin = head[:200].lstrip().lower()
     if begin.startswith(_PAGE_TAGS):
         return Refusal(
-            "is a web page, not weights: the download gave a page instead of the file",
+            "is a web page, not weights: the download returned a page instead of the file",
             "Download the file itself, for example with `curl -L -o FILE URL`.",
         )
     length = int.from_bytes(head[:8], "little")
     if 2 <= length < size and head[8:9] == b"{":
         return Refusal(
-            "is in the safetensors format, which is not read here",
+            "is in the safetensors format, which is not supported here",
             'Convert it: torch.save(safetensors.torch.load_file(FILE), "weights.pt").',
         )
     if head.startswith(_GZIP):
@@ -50,7 +50,7 @@ def refuse_by_head(head: bytes, size: int) -> Refusal | None:
 
 
 def refuse(data: bytes) -> Refusal:
-    """Why torch cannot read `data` as weights, as far as that shows without running anything."""
+    """Why torch cannot read `data` as weights, as far as can be seen without running anything."""
     found = refuse_by_head(data, len(data))
     if found is not None:
         return found
@@ -60,7 +60,7 @@ def refuse(data: bytes) -> Refusal:
                 names = [name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"]
                 if not names:
                     return Refusal(
-                        "is a zip archive that torch did not write: it has no data.pkl", "Choose another file."
+                        "is a zip archive that torch did not write: it has no data.pkl", "Select another file."
                     )
                 pickle = archive.read(names[0])
         except Exception:  # noqa: BLE001 - zipfile raises anything from BadZipFile to struct.error on a damaged archive
@@ -68,7 +68,7 @@ def refuse(data: bytes) -> Refusal:
         return _refuse_pickles([pickle])
     if data.startswith(_PICKLE):
         return _refuse_pickles(_split_pickles(data[:MAX_PICKLE_BYTES]))
-    return Refusal("is not a file that torch.save wrote", "Choose a file that torch.save wrote.")
+    return Refusal("is not a file that torch.save wrote", "Select a file that torch.save wrote.")
 
 
 def _refuse_pickles(pickles: list[bytes] | Iterator[bytes]) -> Refusal:
@@ -81,15 +81,13 @@ def _refuse_pickles(pickles: list[bytes] | Iterator[bytes]) -> Refusal:
         if not foreign:
             return Refusal("is cut short or damaged", _COPY_AGAIN)
     if any(name.startswith(("torch.nn.modules.", "torchvision.models.")) for name in foreign):
-        return Refusal(
-            f"holds a whole pickled model, which is code ({_shown(foreign)}); none of it was run", _SAVE_STATE
-        )
+        return Refusal(f"is a whole pickled model, which is code ({_shown(foreign)}); none of it was run", _SAVE_STATE)
     if foreign:
         return Refusal(
-            f"names code to be run when it is loaded ({_shown(foreign)}); none of it was run",
-            f"Do not load it anywhere unless you trust who made it. {_SAVE_STATE}",
+            f"runs code when it is loaded ({_shown(foreign)}); none of it was run",
+            f"Do not load it anywhere unless you trust its author. {_SAVE_STATE}",
         )
-    return Refusal("holds values other than tensors, numbers and text, which are not read", _SAVE_STATE)
+    return Refusal("has values other than tensors, numbers and text, which are not supported", _SAVE_STATE)
 
 
 def _shown(names: set[str]) -> str:
@@ -98,9 +96,9 @@ def _shown(names: set[str]) -> str:
 
 
 def _split_pickles(data: bytes) -> Iterator[bytes]:
-    """The pickles that stand one behind the other at the beginning of `data`."""
+    """The consecutive pickles at the beginning of `data`."""
     start = 0
-    for _ in range(_PICKLES_LOOKED_AT):
+    for _ in range(_MAX_PICKLES):
         try:
             end = (
                 start

@@ -1,12 +1,12 @@
-"""Jobs that change objects (delete, copy, rename, restore), presigned URLs, and the size of a prefix."""
+"""Jobs that delete, copy, rename, restore or measure objects; an object's details and presigned URL."""
 
 from __future__ import annotations
 
 import enum
 import functools
 import threading
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -14,30 +14,31 @@ from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.text import counted, safe_text
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.jobs.job import Job
-from ossconsole.storage.objects import ARCHIVED, ObjectSummary
+from ossconsole.storage.objects import ARCHIVED, ObjectInfo, ObjectSummary
 
 if TYPE_CHECKING:
     from ossconsole.storage.client import ObjectStore
 
-Source = ObjectSummary | str
-"""An object, or a prefix that stands for everything below it."""
+ObjectOrPrefix = ObjectSummary | str
+"""An object, or the prefix of all objects below it."""
 
 
-def objects_of(store: ObjectStore, sources: Sequence[Source]) -> Iterator[ObjectSummary]:
-    """The objects that `sources` stand for, in the order of their keys."""
-    for source in sorted(sources, key=source_key):
+def objects_of(store: ObjectStore, sources: Sequence[ObjectOrPrefix]) -> Iterator[ObjectSummary]:
+    """The objects of `sources`, in the order of their keys. Raises StorageError."""
+    for source in sorted(sources, key=key_of):
         if isinstance(source, str):
             yield from store.list_all(source)
         else:
             yield source
 
 
-def source_key(source: Source) -> str:
+def key_of(source: ObjectOrPrefix) -> str:
+    """The object's key, or the prefix."""
     return source if isinstance(source, str) else source.key
 
 
 class UsageTotals(msgspec.Struct, frozen=True, kw_only=True):
-    """What was counted so far. `newest` in seconds since the epoch, 0 when nothing was found."""
+    """The totals so far. `newest` in seconds since the epoch, 0 when nothing was found."""
 
     objects: int = 0
     bytes: int = 0
@@ -47,29 +48,30 @@ class UsageTotals(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Usage(Job):
-    """Counts what `sources` stand for; `totals` may be read at any time."""
+    """Adds up the objects of `sources`; `totals` may be read at any time."""
 
-    def __init__(self, store: ObjectStore, sources: Sequence[Source]) -> None:
-        where = safe_text(source_key(sources[0])) if len(sources) == 1 else counted(len(sources), "item")
+    def __init__(self, store: ObjectStore, sources: Sequence[ObjectOrPrefix]) -> None:
+        where = safe_text(key_of(sources[0])) if len(sources) == 1 else counted(len(sources), "item")
         super().__init__(f"Size of {where or 'the bucket'}", threads=1)
         self.totals = UsageTotals()
-        self._store = store.pausing(self.pause)
+        self._store = store.pausing(self.wait_to_retry)
         self._sources = sources
 
     def work(self) -> None:
+        """Lists every object."""
         objects = size = newest = 0
         by_class: dict[str, tuple[int, int]] = {}
         for found in objects_of(self._store, self._sources):
             self.check_cancelled()
-            self.ledger.expect(1, found.size)
-            self.ledger.finish(None, found.size)
+            self.tracker.add_total(1, found.size)
+            self.tracker.complete(None, found.size)
             objects, size, newest = objects + 1, size + found.size, max(newest, found.modified)
             count, part = by_class.get(found.storage_class, (0, 0))
             by_class[found.storage_class] = (count + 1, part + found.size)
             if objects % 500 == 0:
                 self.totals = UsageTotals(objects=objects, bytes=size, newest=newest, by_class=dict(by_class))
         self.totals = UsageTotals(objects=objects, bytes=size, newest=newest, by_class=by_class)
-        self.ledger.totals_known()
+        self.tracker.totals_known()
 
 
 MAX_URL_LIFE_S = 7 * 24 * 3600  # of a V4 presigned URL
@@ -79,14 +81,15 @@ _COPY_WHOLE_UP_TO = 1 << 30  # CopyObject is slow above this and refused above 5
 
 
 class Delete(Job):
-    """Deletes objects, and everything below prefixes, in batches; compares OSS's answer with what was asked."""
+    """Deletes objects, and everything below prefixes, in batches; compares OSS's answer with the request."""
 
-    def __init__(self, store: ObjectStore, sources: Sequence[Source]) -> None:
+    def __init__(self, store: ObjectStore, sources: Sequence[ObjectOrPrefix]) -> None:
         super().__init__(f"Delete in {store.uri()}", threads=_DELETE_THREADS)
-        self._store = store.pausing(self.pause)
+        self._store = store.pausing(self.wait_to_retry)
         self._sources = sources
 
     def work(self) -> None:
+        """Deletes batch by batch."""
         self.pool(self._batches(), self._delete)
 
     def _batches(self) -> Iterator[list[ObjectSummary]]:
@@ -117,7 +120,7 @@ class Delete(Job):
             together = []
         for found in together:
             if found.key in gone:
-                self.ledger.finish(found.key, found.size)
+                self.tracker.complete(found.key, found.size)
             else:
                 self.fail(found.key, ConsoleError(f"OSS did not delete {safe_text(found.key)}."), found.size)
         for found in batch:
@@ -130,32 +133,32 @@ class Delete(Job):
         except StorageError as error:
             self.fail(found.key, error, found.size)
         else:
-            self.ledger.finish(found.key, found.size)
+            self.tracker.complete(found.key, found.size)
 
 
 class Copy(Job):
-    """Copies objects, and everything below prefixes, inside the bucket, on the server; `move` deletes what was copied.
+    """Copies objects, and everything below prefixes, inside the bucket, on the server; `move` deletes the sources.
 
-    The beginning `base` of each key becomes `target`. An object that is there already stays, and its copy fails,
-    unless `replace`. Before a source is deleted its copy's CRC64 was compared with it.
+    The beginning `base` of each key becomes `target`. An existing object stays, and the copy onto it fails, unless
+    `replace`. A source is deleted only after its copy's CRC64 was compared with its own.
     """
 
     def __init__(
         self,
         store: ObjectStore,
-        sources: Sequence[Source],
+        sources: Sequence[ObjectOrPrefix],
         base: str,
         target: str,
         *,
         move: bool = False,
         replace: bool = False,
     ) -> None:
-        """Raises SettingsError when the target is the source, lies inside it, or is no valid key."""
+        """Raises SettingsError when the target is the source, lies inside it, or is not a valid key."""
         verb = "Rename" if move else "Copy"
         super().__init__(f"{verb} to {safe_text(store.uri(target))}")
         for source in sources:
-            _check_target(source, target + source_key(source)[len(base) :])
-        self._store = store.pausing(self.pause)
+            _check_target(source, target + key_of(source)[len(base) :])
+        self._store = store.pausing(self.wait_to_retry)
         self._sources = sources
         self._base = base
         self._target = target
@@ -163,6 +166,7 @@ class Copy(Job):
         self._replace = replace
 
     def work(self) -> None:
+        """Copies every object."""
         self.pool(self.counted(objects_of(self._store, self._sources)), self._copy)
 
     def _copy(self, found: ObjectSummary) -> None:
@@ -183,13 +187,13 @@ class Copy(Job):
         except StorageError as error:
             self.fail(found.key, error, found.size)
         else:
-            self.ledger.finish(found.key, found.size)
+            self.tracker.complete(found.key, found.size)
 
     def _delete_source(self, key: str, target: str) -> None:
         source, copied = self._store.head(key), self._store.head(target)
         if (source.size, source.crc64) != (copied.size, copied.crc64):
             raise StorageError(
-                f"{safe_text(target)} differs from {safe_text(key)}, which was therefore kept.", remedy="Try again."
+                f"{safe_text(target)} differs from {safe_text(key)}, so the original was kept.", remedy="Try again."
             )
         self._store.delete(key)
 
@@ -213,7 +217,7 @@ class Copy(Job):
                     functools.partial(sdk.upload_part_copy, sdk.bucket_name, found.key, span, target, upload, number),
                 )
                 parts.append(oss2.models.PartInfo(number, part.etag))
-                self.ledger.reach(found.key, span[1] + 1)
+                self.tracker.advance(found.key, span[1] + 1)
             self._store.call(action, lambda: sdk.complete_multipart_upload(target, upload, parts, headers=headers))
         except BaseException:
             self._store.call(f"aborting: {action}", lambda: sdk.abort_multipart_upload(target, upload))
@@ -223,10 +227,10 @@ class Copy(Job):
 def presigned_url(store: ObjectStore, key: str, life_s: int = 3600) -> str:
     """A URL that lets anybody read the object for `life_s` seconds, at most seven days. Raises SettingsError.
 
-    With temporary credentials it also ends when they end.
+    With temporary credentials it expires with them at the latest.
     """
     if not 0 < life_s <= MAX_URL_LIFE_S:
-        raise SettingsError(f"A URL lives 1 to {MAX_URL_LIFE_S} seconds, not {life_s}.")
+        raise SettingsError(f"A presigned URL is valid for 1 to {MAX_URL_LIFE_S} seconds, not {life_s}.")
     url: str = store.call(
         f"signing a URL for {store.uri(safe_text(key))}",
         lambda: store.sdk.sign_url("GET", key, life_s, slash_safe=True),
@@ -235,37 +239,38 @@ def presigned_url(store: ObjectStore, key: str, life_s: int = 3600) -> str:
 
 
 class Restore(Job):
-    """Asks OSS to make archived objects, and those below prefixes, readable for a day; others are left out.
+    """Requests that archived objects, and those below prefixes, become readable for a day; others are skipped.
 
-    `asked` and `under_way` count the objects for which that was asked for now, and before.
+    `requested` counts the objects restored by this job, `in_progress` those requested before.
     """
 
-    passed_over = "not archived"
+    skipped_label = "not archived"
 
-    def __init__(self, store: ObjectStore, sources: Sequence[Source]) -> None:
+    def __init__(self, store: ObjectStore, sources: Sequence[ObjectOrPrefix]) -> None:
         super().__init__(f"Restore in {store.uri()}")
-        self.asked = self.under_way = 0
-        self._store = store.pausing(self.pause)
+        self.requested = self.in_progress = 0
+        self._store = store.pausing(self.wait_to_retry)
         self._sources = sources
         self._counting = threading.Lock()
 
     def work(self) -> None:
+        """Requests the restore of every archived object."""
         self.pool(self.counted(objects_of(self._store, self._sources)), self._restore)
 
     def _restore(self, found: ObjectSummary) -> None:
         archived = found.storage_class in ARCHIVED
         try:
-            fresh = archived and self._ask(found.key)
+            fresh = archived and self._request(found.key)
         except StorageError as error:
             self.fail(found.key, error, found.size)
             return
         with self._counting:
-            self.asked += fresh
-            self.under_way += archived and not fresh
-        self.ledger.finish(found.key, found.size, skipped=not archived)
+            self.requested += fresh
+            self.in_progress += archived and not fresh
+        self.tracker.complete(found.key, found.size, skipped=not archived)
 
-    def _ask(self, key: str) -> bool:
-        """False when it was asked for before and is under way."""
+    def _request(self, key: str) -> bool:
+        """False when an earlier request is still in progress."""
         try:
             self._store.call(
                 f"restoring {self._store.uri(safe_text(key))}", lambda: self._store.sdk.restore_object(key)
@@ -278,7 +283,7 @@ class Restore(Job):
 
 
 class Versioning(str, enum.Enum):
-    """What a bucket does with what is overwritten or deleted."""
+    """What a bucket does with objects that are overwritten or deleted."""
 
     NEVER = "never"
     ENABLED = "Enabled"
@@ -291,20 +296,81 @@ def versioning(store: ObjectStore) -> Versioning:
     return Versioning(status) if status else Versioning.NEVER
 
 
-def _check_target(source: Source, target: str) -> None:
-    key = source_key(source)
+T = TypeVar("T")
+_MAX_VERSIONS = 100
+
+
+class ObjectVersion(msgspec.Struct, frozen=True):
+    """One version of an object; `is_marker` for the marker of a deletion."""
+
+    version_id: str
+    is_latest: bool
+    modified: int
+    size: int
+    is_marker: bool = False
+
+
+class ObjectDetails(msgspec.Struct, frozen=True, kw_only=True):
+    """`acl`, `tags` and `versions` are None where OSS refused to give them; `unavailable` has the reason by name."""
+
+    info: ObjectInfo
+    acl: str | None
+    tags: dict[str, str] | None
+    versions: list[ObjectVersion] | None
+    unavailable: dict[str, str]
+
+
+def object_details(store: ObjectStore, key: str) -> ObjectDetails:
+    """Headers, ACL, tags and versions, in up to five requests. Raises StorageError when the HEAD fails."""
+    info = store.head(key)
+    unavailable: dict[str, str] = {}
+
+    def ask(name: str, request: Callable[[], T]) -> T | None:
+        try:
+            return store.call(f"reading the {name} of {store.uri(safe_text(key))}", request)
+        except StorageError as error:
+            unavailable[name] = error.code or error.message
+            return None
+
+    return ObjectDetails(
+        info=info,
+        acl=ask("acl", lambda: str(store.sdk.get_object_acl(key).acl)),
+        tags=ask("tags", lambda: dict(store.sdk.get_object_tagging(key).tag_set.tagging_rule)),
+        versions=ask("versions", lambda: _versions(store, key)),
+        unavailable=unavailable,
+    )
+
+
+def _versions(store: ObjectStore, key: str) -> list[ObjectVersion]:
+    if not store.sdk.get_bucket_versioning().status:
+        return []
+    page = store.sdk.list_object_versions(prefix=key, max_keys=_MAX_VERSIONS)
+    found = [
+        ObjectVersion(v.versionid, v.is_latest, v.last_modified, v.size) for v in page.versions if v.key == key
+    ] + [
+        ObjectVersion(m.versionid, m.is_latest, m.last_modified, 0, is_marker=True)
+        for m in page.delete_marker
+        if m.key == key
+    ]
+    # The times are whole seconds; within one only the latest version is known to be first.
+    return sorted(found, key=lambda version: (version.is_latest, version.modified), reverse=True)
+
+
+def _check_target(source: ObjectOrPrefix, target: str) -> None:
+    key = key_of(source)
     if target == key or (isinstance(source, str) and target.startswith(key)):
         raise SettingsError(
-            f"{safe_text(target)} is {safe_text(key)} itself or inside it.", remedy="Give another name."
+            f"{safe_text(target)} is {safe_text(key)} itself or inside it.", remedy="Enter another name."
         )
     if not 0 < len(target.encode("utf-8", "surrogatepass")) <= 1023 or target[0] in "/\\":
         raise SettingsError(
-            f"{safe_text(target)!r} is no object name.", remedy="Use 1 to 1,023 bytes, not beginning with / or \\."
+            f"{safe_text(target)!r} is not a valid object name.",
+            remedy="Use 1 to 1,023 bytes, not beginning with / or \\.",
         )
 
 
 def _fits_xml(key: str) -> bool:
-    """Whether the key survives the XML of a batch request, which can carry no control characters."""
+    """Whether the key can be part of a batch request: XML cannot contain control characters."""
     return all(
         " " <= character <= "~" or ("\xa0" <= character < "\ufffe") or character >= "\U00010000" for character in key
     )

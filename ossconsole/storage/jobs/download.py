@@ -1,10 +1,9 @@
-"""Downloads: objects and whole prefixes into a folder; parallel, resumable, verified, each file renamed into place."""
+"""Downloads of objects and prefixes into a folder: parallel, resumable, verified, each file renamed into place."""
 
 from __future__ import annotations
 
 import contextlib
 import enum
-import errno
 import hashlib
 import itertools
 import os
@@ -20,15 +19,16 @@ import msgspec
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.text import safe_text
-from ossconsole.storage.errors import StorageError
-from ossconsole.storage.jobs.actions import Source, objects_of
-from ossconsole.storage.jobs.job import DEFAULT_THREADS, Job, read_ahead
+from ossconsole.storage.jobs.actions import ObjectOrPrefix, objects_of
+from ossconsole.storage.jobs.job import DEFAULT_THREADS, Job
+from ossconsole.storage.jobs.threads import read_ahead
 from ossconsole.storage.multipart import (
     PART_SIZE,
     ChecksumError,
-    PartedFile,
-    hidden_path,
-    open_hidden,
+    ResumableFile,
+    file_crc64,
+    open_partial,
+    partial_path,
     write_all,
 )
 from ossconsole.storage.objects import ObjectSummary
@@ -44,7 +44,7 @@ _LOOKS_ENCODED = re.compile(r"%(?=[0-9A-Fa-f]{2}|$)")
 def local_component(name: str) -> str:
     """One part of a key as a file name: never empty, `.`, `..` or too long, and without control characters.
 
-    Different parts give different names: what cannot stay is percent-encoded, and so is a `%` that would read as that.
+    The mapping is injective: unsafe characters are percent-encoded, and a literal `%` too where it would be ambiguous.
     """
     if not name:
         return "%"
@@ -64,29 +64,22 @@ def _percent(character: str) -> str:
     return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogatepass"))
 
 
-def local_path(folder: Path, relative_key: str) -> Path:
-    """Where `relative_key` belongs below `folder`; purely lexical, see `check_inside` for links on the disk."""
-    return folder.joinpath(*(local_component(part) for part in relative_key.split("/")))
-
-
 def check_inside(folder: Path, path: Path) -> None:
     """Raises ConsoleError when a symbolic link on the disk would lead `path` out of `folder`."""
     if not path.parent.resolve().is_relative_to(folder.resolve()):
         raise ConsoleError(
             f"{safe_text(str(path))} leads out of {folder} through a symbolic link.",
-            remedy="Choose another folder, or remove the link.",
+            remedy="Select another folder, or remove the link.",
         )
 
 
-_READ_SIZE = 256 << 10  # between two looks at whether the download was cancelled
-_WHOLE_MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
-_GIVE_UP_AFTER = 8  # objects in a row that got no answer at all
+_READ_SIZE = 256 << 10  # between two checks for a cancel
 _COUNTED_AHEAD = 20_000  # objects counted and waiting, so that totals are known early in bounded memory
-_ROUNDS = 3  # of a large object that came with another CRC64; a small one is tried as often as any request
+_ROUNDS = 3  # of a large object that arrives with another CRC64; a small one is retried as any request
 
 
 class Existing(str, enum.Enum):
-    """What to do with a file that is there already and differs; one that is the same is never fetched again."""
+    """What to do with an existing file that differs; one with the same content is never fetched again."""
 
     KEEP = "keep"
     REPLACE = "replace"
@@ -103,10 +96,10 @@ class DownloadItem(msgspec.Struct, frozen=True):
 
 
 class Download(Job):
-    """Brings objects and prefixes into `folder`, under their names relative to `base`.
+    """Downloads objects and prefixes into `folder`, under their names relative to `base`.
 
-    What is there with the same size and time, or the same CRC64, is skipped; a large object goes on where an earlier
-    download of it stopped. `again()` is the same download once more.
+    Files with the same size and time, or the same CRC64, are skipped; a large object continues where an earlier
+    download of it stopped.
     """
 
     moves_bytes = True
@@ -114,41 +107,40 @@ class Download(Job):
     def __init__(
         self,
         store: ObjectStore,
-        sources: Sequence[Source],
+        sources: Sequence[ObjectOrPrefix],
         base: str,
         folder: Path,
         *,
         existing: Existing = Existing.KEEP,
         threads: int = DEFAULT_THREADS,
     ) -> None:
-        """`sources` are objects, and prefixes (as text) that stand for everything below them; all begin with `base`."""
+        """`sources` are objects, and prefixes that stand for everything below them; all begin with `base`."""
         super().__init__(f"Download to {safe_text(str(folder))}", threads=threads)
         self.folder = folder
-        self._store = store.pausing(self.pause)
+        self._store = store.pausing(self.wait_to_retry)
         self._sources = sources
         self._base = base
         self._existing = existing
-        self._silent = 0
-        self._open_files: set[PartedFile] = set()
-        self._failed: set[str] = set()
-        self._spoiled: list[DownloadItem] = []
+        self._open_files: set[ResumableFile] = set()
+        self._mismatched: list[DownloadItem] = []
         self._rounds_left = _ROUNDS
         self._lock = threading.Lock()
 
-    def again(self) -> Download:
-        """A new job for the same, which does what this one has not."""
+    def retry(self) -> Download:
+        """A new job that does what this one has not."""
         return Download(
             self._store, self._sources, self._base, self.folder, existing=self._existing, threads=self._threads
         )
 
     def work(self) -> None:
+        """Downloads everything; objects that arrive with another CRC64 are fetched again."""
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             self._round(self._tasks())
-            while self._spoiled:
-                spoiled, self._spoiled = self._spoiled, []
+            while self._mismatched:
+                mismatched, self._mismatched = self._mismatched, []
                 self.note = "another CRC64: fetched again"
-                self._round(itertools.chain.from_iterable(map(self._parts, spoiled)))
+                self._round(itertools.chain.from_iterable(map(self._parts, mismatched)))
         finally:
             for file in self._open_files:
                 file.close()
@@ -157,63 +149,37 @@ class Download(Job):
         self._rounds_left -= 1
         self.pool(tasks, lambda task: task())
 
-    # What there is to do
+    # Tasks
 
     def _tasks(self) -> Iterator[Callable[[], None]]:
-        counted = self.counted(plan(objects_of(self._store, self._sources), self._base, self.folder))
+        counted = self.counted(plan_downloads(objects_of(self._store, self._sources), self._base, self.folder))
         for item in read_ahead(counted, _COUNTED_AHEAD):
             if item.size <= PART_SIZE:
-                yield lambda item=item: self._guard(item, self._small)  # type: ignore[misc]
+                yield lambda item=item: self.attempt(item, self._small)  # type: ignore[misc]
             else:
                 yield from self._parts(item)
 
     def _parts(self, item: DownloadItem) -> Iterator[Callable[[], None]]:
-        opened: list[PartedFile] = []
-        self._guard(item, lambda item: opened.extend(self._open(item)))
+        opened: list[ResumableFile] = []
+        self.attempt(item, lambda item: opened.extend(self._open(item)))
         if not opened:
             return
         file = opened[0]
-        self.ledger.reach((item.key, -1), file.resumed_bytes)
+        self.tracker.advance((item.key, -1), file.resumed_bytes)
         waiting = file.waiting
         if not waiting:
-            yield lambda: self._guard(item, lambda item: self._commit(item, file))
+            yield lambda: self.attempt(item, lambda item: self._commit(item, file))
         for part in waiting:
-            yield lambda part=part: self._guard(item, lambda item: self._part(item, file, part))  # type: ignore[misc]
-
-    def _guard(self, item: DownloadItem, do: Callable[[DownloadItem], None]) -> None:
-        """Runs `do`; what concerns this object alone is booked, what concerns all of them ends the job."""
-        self.check_cancelled()
-        try:
-            do(item)
-        except OSError as error:
-            if error.errno in _WHOLE_MACHINE_ERRORS:
-                raise
-            self._lose(item, ConsoleError(f"{safe_text(str(item.path))}: {error.strerror or error}."))
-        except StorageError as error:
-            self._silent = self._silent + 1 if error.status == 0 and error.retriable else 0
-            if self._silent >= _GIVE_UP_AFTER or error.throttled:  # which the request waited out as long as it could
-                raise
-            self._lose(item, error)
-        except ConsoleError as error:
-            self._lose(item, error)
-        else:
-            self._silent = 0
-
-    def _lose(self, item: DownloadItem, error: ConsoleError) -> None:
-        with self._lock:
-            if item.key in self._failed:
-                return  # another part of it failed before
-            self._failed.add(item.key)
-        self.fail(item.key, error, item.size)
+            yield lambda part=part: self.attempt(item, lambda item: self._part(item, file, part))  # type: ignore[misc]
 
     # One object
 
     def _target(self, item: DownloadItem) -> Path | None:
-        """Where to write it, with its folder made; None when there is nothing to do."""
+        """The file to write, its folder made; None when there is nothing to do."""
         check_inside(self.folder, item.path)
         item.path.parent.mkdir(parents=True, exist_ok=True)
         if item.key.endswith("/") and item.size == 0:
-            return None  # the marker of a folder
+            return None  # a folder marker
         path, number = item.path, 0
         while os.path.lexists(path):
             if self._same(item, path) or self._existing is Existing.KEEP:
@@ -231,7 +197,7 @@ class Download(Job):
         if int(status.st_mtime) == item.modified:
             return True
         crc64 = self._store.head(item.key).crc64
-        if crc64 is None or crc64 != _file_crc64(path):
+        if crc64 is None or crc64 != file_crc64(path):
             return False
         os.utime(path, (item.modified, item.modified))
         return True
@@ -239,10 +205,10 @@ class Download(Job):
     def _small(self, item: DownloadItem) -> None:
         target = self._target(item)
         if target is None:
-            self.ledger.finish(item.key, item.size, skipped=True)
+            self.tracker.complete(item.key, item.size, skipped=True)
             return
-        hidden = hidden_path(target)
-        descriptor = open_hidden(target)
+        hidden = partial_path(target)
+        descriptor = open_partial(target)
         try:
             self._fetch_small(item, descriptor)
             os.utime(descriptor, (item.modified, item.modified))
@@ -253,19 +219,19 @@ class Download(Job):
             raise
         finally:
             os.close(descriptor)
-        self.ledger.finish(item.key, item.size)
+        self.tracker.complete(item.key, item.size)
 
     def _fetch_small(self, item: DownloadItem, descriptor: int) -> None:
         def request() -> None:
             os.ftruncate(descriptor, 0)
             crc, done = 0, 0
             with contextlib.closing(self._store.sdk.get_object(item.key)) as result:
-                while data := result.resp.read(_READ_SIZE):  # past oss2's own, slow CRC64
+                while data := result.resp.read(_READ_SIZE):  # without oss2's own, slow CRC64
                     self.check_cancelled()
                     write_all(descriptor, data, done)
                     crc = fastcrc.crc64.xz(data, crc)
                     done += len(data)
-                    self.ledger.reach(item.key, min(done, item.size))
+                    self.tracker.advance(item.key, min(done, item.size))
             if result.server_crc is not None and crc != result.server_crc:
                 import oss2
 
@@ -273,16 +239,16 @@ class Download(Job):
 
         self._store.call(f"downloading {self._store.uri(safe_text(item.key))}", request)
 
-    def _open(self, item: DownloadItem) -> list[PartedFile]:
+    def _open(self, item: DownloadItem) -> list[ResumableFile]:
         target = self._target(item)
         if target is None:
-            self.ledger.finish(item.key, item.size, skipped=True)
+            self.tracker.complete(item.key, item.size, skipped=True)
             return []
-        file = PartedFile(target, self._store.head(item.key))
+        file = ResumableFile(target, self._store.head(item.key))
         self._open_files.add(file)
         return [file]
 
-    def _part(self, item: DownloadItem, file: PartedFile, part: int) -> None:
+    def _part(self, item: DownloadItem, file: ResumableFile, part: int) -> None:
         try:
             self._fetch_part(item, file, part)
         except (ConsoleError, OSError):
@@ -291,20 +257,20 @@ class Download(Job):
         if file.part_done(part):
             self._commit(item, file)
 
-    def _fetch_part(self, item: DownloadItem, file: PartedFile, part: int) -> None:
+    def _fetch_part(self, item: DownloadItem, file: ResumableFile, part: int) -> None:
         start, length = file.span(part)
         headers = {"If-Match": f'"{file.info.etag}"', "x-oss-range-behavior": "standard"}
         done = 0
 
         def request() -> None:
-            nonlocal done  # a try goes on where the one before broke off
+            nonlocal done  # an attempt continues where the one before stopped
             span = (start + done, start + length - 1)
             with contextlib.closing(self._store.sdk.get_object(item.key, byte_range=span, headers=headers)) as result:
                 while data := result.resp.read(_READ_SIZE):
                     self.check_cancelled()
                     file.write(start + done, data)
                     done += len(data)
-                    self.ledger.reach((item.key, part), done)
+                    self.tracker.advance((item.key, part), done)
             if done != length:
                 import oss2
 
@@ -312,25 +278,25 @@ class Download(Job):
 
         self._store.call(f"downloading {self._store.uri(safe_text(item.key))}", request)
 
-    def _commit(self, item: DownloadItem, file: PartedFile) -> None:
+    def _commit(self, item: DownloadItem, file: ResumableFile) -> None:
         try:
             file.commit()
         except ChecksumError:
             if not self._rounds_left:
                 raise
             with self._lock:
-                self._spoiled.append(item)
+                self._mismatched.append(item)
         else:
-            self.ledger.finish(item.key, 0)
+            self.tracker.complete(item.key, 0)
 
 
-def plan(objects: Iterable[ObjectSummary], base: str, folder: Path) -> Iterator[DownloadItem]:
-    """Each object with its file below `folder`. `objects` come in the order of their keys.
+def plan_downloads(objects: Iterable[ObjectSummary], base: str, folder: Path) -> Iterator[DownloadItem]:
+    """Each object with its file below `folder`. `objects` are in the order of their keys.
 
-    Where one object's name is also a folder of others (`a` and `a/b`), the folder gets a `%` behind its name, which
-    no other name can have.
+    Where one object's name is also a folder of others (`a` and `a/b`), the folder's name gets a trailing `%`, which no
+    other name can have.
     """
-    prefixes: list[str] = []  # the keys so far that the present one begins with
+    prefixes: list[str] = []  # earlier keys that the current one begins with
     for found in objects:
         while prefixes and not found.key.startswith(prefixes[-1]):
             prefixes.pop()
@@ -347,11 +313,3 @@ def _place(key: str, base: str, folder: Path, shadowed: set[int]) -> Path:
         path /= local_component(part) + ("%" if end in shadowed else "")
         end += 1
     return path
-
-
-def _file_crc64(path: Path) -> int:
-    crc = 0
-    with path.open("rb") as file:
-        while data := file.read(4 << 20):
-            crc = fastcrc.crc64.xz(data, crc)
-    return crc

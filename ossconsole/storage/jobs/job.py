@@ -1,32 +1,56 @@
-"""Job: work on many objects by a bounded pool of threads, with progress, cancel, and a record of every failure."""
+"""Jobs: work in threads of their own, with progress, cancel, retries and a record of every failure."""
 
 from __future__ import annotations
 
 import abc
-import contextlib
 import enum
+import errno
 import logging
-import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import ClassVar, Protocol, TypeVar
 
 import msgspec
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.text import safe_text
 from ossconsole.storage.errors import StorageError
-from ossconsole.storage.retry import Wait, WaitNotes
+from ossconsole.storage.jobs.threads import Cancelled, PauseGate, ThreadPool
+from ossconsole.storage.retry import CircuitBreaker, Wait, WaitNotes
 
 RATE_WINDOW_S = 10.0
-_SAMPLE_EVERY_S = 0.25
+_MARK_EVERY_S = 0.25
+DEFAULT_THREADS = 8
+_MACHINE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+_log = logging.getLogger(__name__)
 
 
-class Progress(msgspec.Struct, frozen=True, kw_only=True):
+class RateWindow:
+    """Changes of running totals over the last 10 s, from marks set while the work continues."""
+
+    def __init__(self, now: float, *totals: float) -> None:
+        self._marks: deque[tuple[float, tuple[float, ...]]] = deque([(now, totals)])
+
+    def mark(self, now: float, *totals: float) -> None:
+        """Remembers the totals; may be called at any rate."""
+        if now - self._marks[-1][0] >= _MARK_EVERY_S:
+            self._marks.append((now, totals))
+
+    def changes(self, now: float, *totals: float) -> tuple[float, list[float]]:
+        """The seconds since the oldest mark of the window, and how much each total has changed since."""
+        while len(self._marks) > 1 and now - self._marks[0][0] > RATE_WINDOW_S:
+            self._marks.popleft()
+        then, before = self._marks[0]
+        return now - then, [total - old for total, old in zip(totals, before, strict=True)]
+
+
+class JobProgress(msgspec.Struct, frozen=True, kw_only=True):
     """A job at one moment. Done never exceeds total and never falls.
 
-    Totals grow until `total_known`; `bytes_per_s` is over the last 10 s; `eta_s` is None while it cannot be told.
+    Totals grow until `total_known`; `bytes_per_s` is over the last 10 s; `eta_s` is None while it is unknown.
     """
 
     items_done: int = 0
@@ -41,10 +65,10 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 0.0
 
 
-class ProgressLedger:
-    """Where a job's threads book what they have done; safe from any thread.
+class ProgressTracker:
+    """Adds up what a job's threads have done; safe from any thread.
 
-    Bytes are booked per item as a high-water mark, so that a try that starts over counts nothing twice.
+    Bytes are kept per item as a high-water mark, so that an attempt that starts over counts nothing twice.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -53,33 +77,34 @@ class ProgressLedger:
         self._began = clock()
         self._ended: float | None = None
         self._marks: dict[object, int] = {}
-        self._samples: deque[tuple[float, int]] = deque([(self._began, 0)])
+        self._window = RateWindow(self._began, 0)
         self._items_done = self._items_total = self._items_failed = self._items_skipped = 0
         self._bytes_done = self._bytes_total = 0
         self._total_known = False
 
-    def expect(self, items: int, size: int) -> None:
-        """Raises the totals."""
+    def add_total(self, items: int, size: int) -> None:
+        """Raises the totals by `items` and their `size` in bytes."""
         with self._lock:
             self._items_total += items
             self._bytes_total += size
 
     def totals_known(self) -> None:
+        """The totals will not grow any more."""
         with self._lock:
             self._total_known = True
 
-    def reach(self, item: object, done: int) -> None:
-        """The item has `done` bytes by now; less than before changes nothing."""
+    def advance(self, item: object, done: int) -> None:
+        """The item has `done` bytes in all; a lower number than before changes nothing."""
         with self._lock:
             gained = done - self._marks.get(item, 0)
             if gained <= 0:
                 return
             self._marks[item] = done
             self._bytes_done = min(self._bytes_done + gained, self._bytes_total)
-            self._sample()
+            self._window.mark(self._clock(), self._bytes_done)
 
-    def finish(self, item: object, size: int, *, failed: bool = False, skipped: bool = False) -> None:
-        """The item is over. A failed one keeps what it had; others count whole."""
+    def complete(self, item: object, size: int, *, failed: bool = False, skipped: bool = False) -> None:
+        """The item has ended. A failed one keeps the bytes that it had; others count as `size` bytes."""
         with self._lock:
             mark = self._marks.pop(item, 0)
             if not failed:
@@ -87,19 +112,23 @@ class ProgressLedger:
             self._items_done += not failed and not skipped
             self._items_failed += failed
             self._items_skipped += skipped
-            self._sample()
+            self._window.mark(self._clock(), self._bytes_done)
 
     def end(self) -> None:
         """Stops the clock."""
         with self._lock:
             self._ended = self._ended or self._clock()
 
-    def snapshot(self) -> Progress:
+    def snapshot(self) -> JobProgress:
+        """The figures of this moment; the rate of a job that has ended is over all its time."""
         with self._lock:
             now = self._ended or self._clock()
-            rate = self._rate(now)
+            elapsed, (gained,) = self._window.changes(now, self._bytes_done)
+            if self._ended is not None:
+                elapsed, gained = now - self._began, self._bytes_done
+            rate = gained / elapsed if elapsed > 0 else 0.0
             left = self._bytes_total - self._bytes_done
-            return Progress(
+            return JobProgress(
                 items_done=self._items_done,
                 items_total=self._items_total,
                 items_failed=self._items_failed,
@@ -112,40 +141,9 @@ class ProgressLedger:
                 seconds=now - self._began,
             )
 
-    def _sample(self) -> None:
-        now = self._clock()
-        if now - self._samples[-1][0] < _SAMPLE_EVERY_S:
-            return
-        self._samples.append((now, self._bytes_done))
-
-    def _rate(self, now: float) -> float:
-        if self._ended is not None:
-            elapsed = now - self._began
-            return self._bytes_done / elapsed if elapsed > 0 else 0.0
-        while len(self._samples) > 1 and now - self._samples[0][0] > RATE_WINDOW_S:
-            self._samples.popleft()
-        then, done = self._samples[0]
-        return (self._bytes_done - done) / (now - then) if now > then else 0.0
-
-
-T = TypeVar("T")
-
-
-class Sized(Protocol):
-    """What has a number of bytes."""
-
-    @property
-    def size(self) -> int: ...
-
-
-Counted = TypeVar("Counted", bound=Sized)
-
-DEFAULT_THREADS = 8
-_log = logging.getLogger(__name__)
-
 
 class JobState(str, enum.Enum):
-    """Where a job is. FAILED also when some of its items failed: they are in `failures`."""
+    """The state of a job. FAILED also when some of its items failed: they are in `failures`."""
 
     RUNNING = "running"
     DONE = "done"
@@ -157,48 +155,38 @@ class JobState(str, enum.Enum):
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """One object that a job could not do, and why."""
+    """An object (by key) or a file (by path) that failed; `code` and `request_id` are OSS's, "" where it sent none."""
 
-    key: str
-    message: str
+    path: str
+    reason: str
+    code: str = ""
     request_id: str = ""
 
 
-class Cancelled(Exception):  # noqa: N818  a request of the user, no error
-    """Unwinds a job's thread after `cancel`."""
+T = TypeVar("T")
 
 
-class Job(abc.ABC):
-    """One piece of work on objects, in daemon threads that outlive any screen.
-
-    `title` says what it does, in words for the screen. `moves_bytes` tells whether they pass through this machine, so
-    that a rate and the time left mean something.
-    """
-
-    moves_bytes: ClassVar[bool] = False
-    passed_over: ClassVar[str] = "were there"
-    """What the objects are for which there was nothing to do."""
+class BackgroundJob(abc.ABC):
+    """Work in daemon threads that outlive any screen. `title` is shown to the user."""
 
     def __init__(self, title: str, *, threads: int = DEFAULT_THREADS) -> None:
         self.title = title
         self.state = JobState.RUNNING
         self.error: ConsoleError | None = None
         """Why the job as a whole ended early."""
-        self.note = ""
-        """What the figures do not tell of it while it runs."""
         self.failures: list[Failure] = []
-        self.ledger = ProgressLedger()
+        self.gate = PauseGate()
         self._threads = threads
-        self._cancel = threading.Event()
         self._waits = WaitNotes()
         self._ended = threading.Event()
 
     def start(self) -> None:
+        """Starts the job's own thread."""
         threading.Thread(target=self._main, name=self.title[:40], daemon=True).start()
 
     def cancel(self) -> None:
         """Asks the job to end; what is finished stays."""
-        self._cancel.set()
+        self.gate.cancel()
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Waits for the end; False on timeout."""
@@ -206,40 +194,23 @@ class Job(abc.ABC):
 
     @property
     def alive(self) -> bool:
+        """Whether the job has not ended yet."""
         return not self._ended.is_set()
-
-    def progress(self) -> Progress:
-        return self.ledger.snapshot()
 
     @property
     def waiting(self) -> str:
         """Which request waits to be sent again, and why; "" while none does."""
         return self._waits.text
 
-    def pause(self, wait: Wait) -> None:
-        """Spends the wait before a retry, for the job's ObjectStore. Raises Cancelled."""
+    def wait_to_retry(self, wait: Wait) -> None:
+        """Spends the wait before a retry; the `pause` of the job's ObjectStore. Raises Cancelled."""
         with self._waits.noted(wait):
-            self._cancel.wait(wait.seconds)
-        self.check_cancelled()
-
-    def fail(self, key: str, error: Exception, size: int = 0, item: object = None) -> None:
-        """Books an object as failed."""
-        request_id = error.request_id if isinstance(error, StorageError) else ""
-        self.failures.append(Failure(key, str(error), request_id))
-        self.ledger.finish(item if item is not None else key, size, failed=True)
+            self.gate.wait_to_retry(wait.seconds)
 
     def check_cancelled(self) -> None:
         """Raises Cancelled once `cancel` was called."""
-        if self._cancel.is_set():
+        if self.gate.cancelled:
             raise Cancelled
-
-    def counted(self, items: Iterable[Counted]) -> Iterator[Counted]:
-        """`items`, each booked as expected; the totals are known after the last one."""
-        for item in items:
-            self.check_cancelled()
-            self.ledger.expect(1, item.size)
-            yield item
-        self.ledger.totals_known()
 
     @abc.abstractmethod
     def work(self) -> None:
@@ -250,90 +221,124 @@ class Job(abc.ABC):
 
         Raises what `items` or `do` raised first, after every thread has ended.
         """
-        waiting: queue.Queue[T | None] = queue.Queue(self._threads * 2)
-        errors: list[BaseException] = []
-
-        def serve() -> None:
-            while (item := waiting.get()) is not None:
-                if errors or self._cancel.is_set():
-                    continue
-                try:
-                    do(item)
-                except BaseException as error:  # noqa: BLE001  raised again by the job's own thread
-                    errors.append(error)
-
-        threads = [
-            threading.Thread(target=serve, name=f"{self.title[:30]}-{n}", daemon=True) for n in range(self._threads)
-        ]
-        for thread in threads:
-            thread.start()
-        try:
-            for item in items:
-                if errors:
-                    break
-                self.check_cancelled()
-                waiting.put(item)
-        finally:
-            for _ in threads:
-                waiting.put(None)
-            for thread in threads:
-                thread.join()
-        if errors:
-            raise errors[0]
+        ThreadPool(do, self.gate, self._threads, limit=self._threads * 2, name=self.title[:30]).run(items)
         self.check_cancelled()
+
+    @abc.abstractmethod
+    def _on_end(self) -> None:
+        """Called in the job's thread once `state` is final."""
 
     def _main(self) -> None:
         try:
+            self.state = self._run()
+        finally:
+            self._on_end()
+            self._ended.set()
+
+    def _run(self) -> JobState:
+        try:
             self.work()
-            self.state = JobState.FAILED if self.failures else JobState.DONE
         except Cancelled:
-            self.state = JobState.CANCELLED
+            return JobState.CANCELLED
         except ConsoleError as error:
-            self.error, self.state = error, JobState.FAILED
+            self.error = error
         except OSError as error:
             self.error = ConsoleError(
                 f"{self.title}: {error.strerror or error}.", remedy="Check the folder and its free space."
             )
-            self.state = JobState.FAILED
-        except Exception as error:  # noqa: BLE001  a thread has nobody above it who would report
+        except Exception as error:  # noqa: BLE001  a thread has no caller that would report it
             _log.exception("%s ended with an unexpected error", self.title)
             self.error = ConsoleError(f"{self.title}: unexpected {type(error).__name__}.", remedy="See the log.")
-            self.state = JobState.FAILED
-        finally:
-            self.ledger.end()
-            self._ended.set()
+        return JobState.FAILED if self.error or self.failures else JobState.DONE
 
 
-def read_ahead(items: Iterator[T], limit: int) -> Iterator[T]:
-    """`items`, read by a thread up to `limit` ahead of whoever iterates; raises what reading them raised."""
-    waiting: queue.Queue[T | BaseException | _End] = queue.Queue(limit)
-    abandoned = threading.Event()
+class Sized(Protocol):
+    """Anything with a number of bytes."""
 
-    def offer(item: T | BaseException | _End) -> bool:
-        while not abandoned.is_set():
-            with contextlib.suppress(queue.Full):
-                waiting.put(item, timeout=0.1)
-                return True
-        return False
+    @property
+    def size(self) -> int:
+        """Bytes."""
 
-    def read() -> None:
+
+class FileItem(Sized, Protocol):
+    """An object and the file on this machine that belongs to it."""
+
+    @property
+    def key(self) -> str:
+        """The object's key."""
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+
+
+SizedT = TypeVar("SizedT", bound=Sized)
+FileT = TypeVar("FileT", bound=FileItem)
+
+
+class Job(BackgroundJob):
+    """A job on many objects. `moves_bytes` says whether their bytes pass through this machine: then there is a rate."""
+
+    moves_bytes: ClassVar[bool] = False
+    skipped_label: ClassVar[str] = "were there"
+    """What the objects are for which there was nothing to do."""
+
+    def __init__(self, title: str, *, threads: int = DEFAULT_THREADS) -> None:
+        super().__init__(title, threads=threads)
+        self.note = ""
+        """What the figures do not say about the running job."""
+        self.tracker = ProgressTracker()
+        self._breaker = CircuitBreaker()
+        self._failed_keys: set[str] = set()
+        self._failing = threading.Lock()
+
+    def progress(self) -> JobProgress:
+        """The figures of this moment."""
+        return self.tracker.snapshot()
+
+    def fail(self, key: str, error: Exception, size: int = 0) -> None:
+        """Records an object as failed."""
+        code, request_id = (error.code, error.request_id) if isinstance(error, StorageError) else ("", "")
+        self.failures.append(Failure(key, str(error), code, request_id))
+        self.tracker.complete(key, size, failed=True)
+
+    def attempt(self, item: FileT, do: Callable[[FileT], None]) -> None:
+        """Runs `do(item)`. Records an error of this item alone, once per item; raises one that every item would meet.
+
+        Raises Cancelled, OSError, StorageError.
+        """
+        self.check_cancelled()
         try:
-            for item in items:
-                if not offer(item):
-                    return
-            offer(_End())
-        except BaseException as error:  # noqa: BLE001  raised again where the items are used
-            offer(error)
+            do(item)
+        except OSError as error:
+            if error.errno in _MACHINE_ERRNOS:
+                raise
+            self._fail_once(item, ConsoleError(f"{safe_text(str(item.path))}: {error.strerror or error}."))
+        except ConsoleError as error:
+            if isinstance(error, StorageError):
+                self._breaker.check(error)
+            self._fail_once(item, error)
+        else:
+            self._breaker.succeeded()
 
-    threading.Thread(target=read, name="read-ahead", daemon=True).start()
-    try:
-        while not isinstance(item := waiting.get(), _End):
-            if isinstance(item, BaseException):
-                raise item
+    def has_failed(self, key: str) -> bool:
+        """Whether `attempt` has recorded an error for the object."""
+        return key in self._failed_keys
+
+    def _fail_once(self, item: FileItem, error: ConsoleError) -> None:
+        with self._failing:
+            if item.key in self._failed_keys:
+                return  # another part of it failed before
+            self._failed_keys.add(item.key)
+        self.fail(item.key, error, item.size)
+
+    def counted(self, items: Iterable[SizedT]) -> Iterator[SizedT]:
+        """`items`, each added to the totals, which are known after the last one. Raises Cancelled."""
+        for item in items:
+            self.check_cancelled()
+            self.tracker.add_total(1, item.size)
             yield item
-    finally:
-        abandoned.set()
+        self.tracker.totals_known()
 
-
-class _End:
-    """Stands behind the last item."""
+    def _on_end(self) -> None:
+        self.tracker.end()

@@ -1,4 +1,4 @@
-"""The probe: both endpoints from DNS to samples read, and the permissions that training needs."""
+"""The probe: tests both endpoints, from DNS to reading samples, and the permissions that training needs."""
 
 from __future__ import annotations
 
@@ -26,65 +26,65 @@ from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.objects import ObjectSummary
 from ossconsole.storage.probe.report import (
+    NO_CREDENTIALS,
     PERMISSION_STAGES,
-    Caution,
     EndpointReport,
     Figures,
-    Found,
     OnStep,
     ProbeReport,
-    Stage,
-    Step,
-    Steps,
-    StepStatus,
+    ProbeResult,
+    ProbeStage,
+    ProbeStep,
+    ProbeWarning,
+    StepRunner,
     ignore_step,
     stages,
 )
-from ossconsole.storage.retry import ONCE
+from ossconsole.storage.retry import NO_RETRY
 
 PROBE_NAME = ".ossconsole-probe"
-"""One name for all probes: where deleting is denied, a single object of a few bytes stays behind."""
+"""One name for all probes: where deleting is denied, only one object of a few bytes remains."""
 
 _CONTENT = b"ossconsole probe\n"
 _LIMIT_S = 5.0
 
 _WHY = {
-    Stage.DELETE: "the connector deletes a key before it writes a checkpoint to it (oss:DeleteObject)",
-    Stage.LIST: "listing checkpoints (oss:ListObjects)",
-    Stage.PUT: "copying a checkpoint onto its stable key (oss:PutObject)",
-    Stage.GET: "resuming from a checkpoint (oss:GetObject)",
-    Stage.MULTIPART: "writing checkpoints in parts (oss:PutObject)",
+    ProbeStage.DELETE: "the connector deletes a key before it writes a checkpoint to it (oss:DeleteObject)",
+    ProbeStage.LIST: "listing checkpoints (oss:ListObjects)",
+    ProbeStage.PUT: "copying a checkpoint onto its stable key (oss:PutObject)",
+    ProbeStage.GET: "resuming from a checkpoint (oss:GetObject)",
+    ProbeStage.MULTIPART: "writing checkpoints in parts (oss:PutObject)",
 }
 
 
 def probe_permissions(
     store: ObjectStore, prefix: str, *, on_step: OnStep = ignore_step, limit_s: float = 20.0
-) -> Sequence[Step]:
-    """One step per permission; each is tried whatever the others gave, except GET, which needs PUT's object."""
-    steps = Steps(None, limit_s, on_step)
+) -> Sequence[ProbeStep]:
+    """One step per permission. All are tested, whatever the others gave; only GET needs PUT's object."""
+    steps = StepRunner(None, limit_s, on_step)
     key = f"{prefix}/{PROBE_NAME}"
-    work: dict[Stage, Callable[[], object]] = {
-        Stage.DELETE: lambda: store.delete(key),
-        Stage.LIST: lambda: store.list_page(f"{prefix}/", max_keys=1),
-        Stage.PUT: lambda: store.put(key, _CONTENT),
-        Stage.GET: lambda: _get(store, key),
-        Stage.MULTIPART: lambda: _multipart(store, key),
+    work: dict[ProbeStage, Callable[[], object]] = {
+        ProbeStage.DELETE: lambda: store.delete(key),
+        ProbeStage.LIST: lambda: store.list_page(f"{prefix}/", max_keys=1),
+        ProbeStage.PUT: lambda: store.put(key, _CONTENT),
+        ProbeStage.GET: lambda: _get(store, key),
+        ProbeStage.MULTIPART: lambda: _multipart(store, key),
     }
-    allowed: dict[Stage, bool] = {}
+    allowed: dict[ProbeStage, bool] = {}
     for stage in PERMISSION_STAGES:
-        if stage is Stage.GET and not allowed[Stage.PUT]:
+        if stage is ProbeStage.GET and not allowed[ProbeStage.PUT]:
             steps.skip(stage, "nothing to read, as writing failed")
         else:
             allowed[stage] = steps.run(stage, _LIMIT_S, functools.partial(_try, work[stage], stage))
-    if allowed[Stage.PUT] or allowed[Stage.MULTIPART]:
+    if allowed[ProbeStage.PUT] or allowed[ProbeStage.MULTIPART]:
         try:
             store.delete(key)
         except StorageError as error:
-            steps.warn(Stage.DELETE, f"The probe's object {store.uri(key)} stays behind.", error.remedy)
+            steps.warn(ProbeStage.DELETE, f"The probe's object {store.uri(key)} was not deleted.", error.remedy)
     return steps.done
 
 
-def _try(work: Callable[[], object], stage: Stage) -> str:
+def _try(work: Callable[[], object], stage: ProbeStage) -> str:
     try:
         work()
     except StorageError as error:
@@ -103,7 +103,9 @@ def _try(work: Callable[[], object], stage: Stage) -> str:
 
 def _get(store: ObjectStore, key: str) -> None:
     if store.get(key) != _CONTENT:
-        raise ConsoleError(f"{store.uri(key)} does not hold what was written.", remedy="Prove once more.")
+        raise ConsoleError(
+            f"{store.uri(key)} does not have the content that was written.", remedy="Run the test again."
+        )
 
 
 def _multipart(store: ObjectStore, key: str) -> None:
@@ -117,11 +119,11 @@ def _multipart(store: ObjectStore, key: str) -> None:
 
 
 class UnreachableError(ConsoleError):
-    """The host has no address, takes no connection, or speaks no TLS that can be trusted."""
+    """The host has no address, refuses connections, or has no trusted TLS certificate."""
 
 
-class Reach:
-    """The way to `<bucket>.<endpoint host>`, which is the host that every request goes to."""
+class HostProbe:
+    """Tests `<bucket>.<endpoint host>`, the host that every request goes to, below HTTP."""
 
     def __init__(self, bucket: str, endpoint: str) -> None:
         parts = urlsplit(endpoint)
@@ -133,7 +135,7 @@ class Reach:
         self._address = ""
 
     def resolve(self) -> str:
-        """Finds the address. Raises UnreachableError."""
+        """Resolves the host's address. Raises UnreachableError."""
         try:
             found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
         except OSError as error:
@@ -142,7 +144,7 @@ class Reach:
         return self._address
 
     def connect(self, timeout_s: float) -> str:
-        """Makes a connection and drops it. Raises UnreachableError."""
+        """Opens and closes a TCP connection. Raises UnreachableError."""
         try:
             with socket.create_connection((self._address, self.port), timeout=timeout_s):
                 return f"{self._address} port {self.port}"
@@ -150,7 +152,7 @@ class Reach:
             raise self._unreachable(f"{self.host} ({self._address}) port {self.port}: {_reason(error)}") from error
 
     def handshake(self, timeout_s: float) -> str:
-        """Makes a TLS connection with a certificate that can be trusted. Raises UnreachableError."""
+        """Opens and closes a TLS connection with a trusted certificate; its TLS version. Raises UnreachableError."""
         context = ssl.create_default_context()
         try:
             with (
@@ -160,7 +162,7 @@ class Reach:
                 return connection.version() or "TLS"
         except ssl.SSLCertVerificationError as error:
             raise UnreachableError(
-                f"The certificate of {self.host} cannot be trusted: {error.verify_message}.",
+                f"The certificate of {self.host} is not trusted: {error.verify_message.rstrip('.')}.",
                 remedy="Check the endpoint's spelling, this machine's clock, and its CA certificates.",
             ) from error
         except OSError as error:
@@ -194,13 +196,12 @@ def _reason(error: OSError) -> str:
 
 
 SAMPLES = 16
-SAMPLE_BYTES = 4 << 20  # the most that is read of one object
+SAMPLE_BYTES = 4 << 20  # read of one object at most
 MANIFEST_NAME = "manifest.json"
-NO_CREDENTIALS = "no credentials"
 _CONNECT_LIMIT_S = 2.5
 _REQUEST_LIMIT_S = 4.0
 _READ_LIMIT_S = 5.0
-_READ_BUDGET_S = 2.0  # no further sample is read after this long
+_READ_BUDGET_S = 2.0  # after which no further sample is read
 
 
 def probe(
@@ -211,10 +212,10 @@ def probe(
     writes: bool = True,
     limit_s: float = 30.0,
 ) -> ProbeReport:
-    """Probes both endpoints at once, then the permissions (unless `writes` is False) through the standard one.
+    """Tests both endpoints simultaneously, then the permissions (unless `writes` is False) through the standard one.
 
-    Without credentials each endpoint is probed up to its TLS handshake. `on_step` is called from other threads as each
-    step begins and ends. Never raises for what it finds.
+    Without credentials each endpoint is tested up to its TLS handshake. `on_step` is called from other threads as each
+    step begins and ends. Failures are in the report; none is raised.
     """
     began = time.monotonic()
     reading = threading.Lock()
@@ -227,9 +228,9 @@ def probe(
             for kind in profile.endpoints
         }
         reports = {kind: future.result() for kind, future in waiting.items()}
-    permissions: Sequence[Step] = ()
-    if credentials is not None and writes and _answers(reports[EndpointKind.STANDARD]):
-        store = ObjectStore(profile, credentials, timeout_s=_REQUEST_LIMIT_S, retry=ONCE)
+    permissions: Sequence[ProbeStep] = ()
+    if credentials is not None and writes and reports[EndpointKind.STANDARD].accepted:
+        store = ObjectStore(profile, credentials, timeout_s=_REQUEST_LIMIT_S, retry=NO_RETRY)
         left_s = max(_REQUEST_LIMIT_S, limit_s - (time.monotonic() - began))
         permissions = probe_permissions(store, profile.checkpoint_prefix, on_step=on_step, limit_s=left_s)
         store.close()
@@ -246,12 +247,14 @@ def probe_endpoint(
     reading: threading.Lock | None = None,
     seed: int = 0,
 ) -> EndpointReport:
-    """Probes one endpoint of the profile, stage by stage, until a stage fails or `limit_s` is over.
+    """Tests one endpoint of the profile, stage by stage, until a stage fails or `limit_s` is over.
 
     Samples are read while `reading` is held, so that two endpoints do not disturb each other's figures; equal seeds
-    choose equal samples.
+    select equal samples.
     """
-    return _EndpointProbe(profile, credentials, kind, Steps(kind, limit_s, on_step), reading=reading, seed=seed).run()
+    return _EndpointProbe(
+        profile, credentials, kind, StepRunner(kind, limit_s, on_step), reading=reading, seed=seed
+    ).run()
 
 
 class _EndpointProbe:
@@ -260,7 +263,7 @@ class _EndpointProbe:
         profile: Profile,
         credentials: CredentialSource | None,
         kind: EndpointKind,
-        steps: Steps,
+        steps: StepRunner,
         *,
         reading: threading.Lock | None,
         seed: int,
@@ -271,43 +274,45 @@ class _EndpointProbe:
         self._reading = reading or threading.Lock()
         self._seed = seed
         self._unsigned = NO_CREDENTIALS if credentials is None else ""
-        self._store = ObjectStore(profile, credentials or _no_credentials, kind, timeout_s=_REQUEST_LIMIT_S, retry=ONCE)
-        self._reach = Reach(profile.bucket, self._store.endpoint)
+        self._store = ObjectStore(
+            profile, credentials or _no_credentials, kind, timeout_s=_REQUEST_LIMIT_S, retry=NO_RETRY
+        )
+        self._host = HostProbe(profile.bucket, self._store.endpoint)
         self._samples: list[ObjectSummary] = []
         self._skew_s: float | None = None
 
     def run(self) -> EndpointReport:
-        work: dict[Stage, tuple[float, Callable[[], Found]]] = {
-            Stage.DNS: (_CONNECT_LIMIT_S, self._reach.resolve),
-            Stage.TCP: (_CONNECT_LIMIT_S + 0.5, lambda: self._reach.connect(_CONNECT_LIMIT_S)),
-            Stage.TLS: (_CONNECT_LIMIT_S + 0.5, lambda: self._reach.handshake(_CONNECT_LIMIT_S)),
-            Stage.SIGNED: (_REQUEST_LIMIT_S + 0.5, self._sign),
-            Stage.LIST: (_REQUEST_LIMIT_S + 0.5, self._list),
-            Stage.READ: (_READ_LIMIT_S, self._read),
-            Stage.AGAIN: (_READ_LIMIT_S, self._read),
+        work: dict[ProbeStage, tuple[float, Callable[[], ProbeResult]]] = {
+            ProbeStage.DNS: (_CONNECT_LIMIT_S, self._host.resolve),
+            ProbeStage.TCP: (_CONNECT_LIMIT_S + 0.5, lambda: self._host.connect(_CONNECT_LIMIT_S)),
+            ProbeStage.TLS: (_CONNECT_LIMIT_S + 0.5, lambda: self._host.handshake(_CONNECT_LIMIT_S)),
+            ProbeStage.SIGNED: (_REQUEST_LIMIT_S + 0.5, self._sign),
+            ProbeStage.LIST: (_REQUEST_LIMIT_S + 0.5, self._list),
+            ProbeStage.READ: (_READ_LIMIT_S, self._read),
+            ProbeStage.REREAD: (_READ_LIMIT_S, self._read),
         }
         stopped = ""
         for stage in stages(self._profile, self._kind):
-            limit_s, look = work[stage]
-            if stage is Stage.SIGNED and not stopped:
+            limit_s, step = work[stage]
+            if stage is ProbeStage.SIGNED and not stopped:
                 stopped = self._unsigned
             if stopped:
                 self._steps.skip(stage, stopped)
-            elif stage in {Stage.READ, Stage.AGAIN} and not self._samples:
+            elif stage in {ProbeStage.READ, ProbeStage.REREAD} and not self._samples:
                 self._steps.skip(stage, "no samples")
-            elif not self._steps.run(stage, limit_s, look):
+            elif not self._steps.run(stage, limit_s, step):
                 stopped = f"{stage} failed"
         self._store.close()
         return EndpointReport(
             kind=self._kind,
             endpoint=self._store.endpoint,
-            host=self._reach.info,
+            host=self._host.info,
             steps=tuple(self._steps.done),
             skew_s=self._skew_s,
         )
 
-    def _sign(self) -> str | Caution:
-        """HEAD of the manifest: a signed request that every key for training may do, and the accelerator takes."""
+    def _sign(self) -> str | ProbeWarning:
+        """HEAD of the manifest: a signed request that every training key may send and the accelerator accepts."""
         key = f"{self._profile.dataset_prefix}/{MANIFEST_NAME}"
 
         def request() -> None:
@@ -320,16 +325,16 @@ class _EndpointProbe:
             self._note_skew(headers, sent)
 
         try:
-            self._store.call(f"looking at {self._store.uri(key)}", request)
+            self._store.call(f"reading the metadata of {self._store.uri(key)}", request)
         except StorageError as error:
             if error.status != 404 or error.code == "NoSuchBucket":
                 raise
             found = "no manifest"
         else:
-            found = "manifest there"
-        if self._reach.info.kind is HostKind.TRANSFER_ACCELERATION:
-            return Caution(
-                f"Answered, but this is transfer acceleration: {self._reach.info.note}.",
+            found = "manifest found"
+        if self._host.info.kind is HostKind.TRANSFER_ACCELERATION:
+            return ProbeWarning(
+                f"It answers, but it is transfer acceleration: {self._host.info.note}.",
                 remedy="Use the accelerator's endpoint: https://<zone>-internal.oss-data-acc.aliyuncs.com",
             )
         return found
@@ -337,16 +342,16 @@ class _EndpointProbe:
     def _note_skew(self, headers: Mapping[str, str], sent: float) -> None:
         text = headers.get("Date") or headers.get("date")
         if text:
-            # OSS tells whole seconds; the middle of the request against the middle of that second.
+            # OSS's times are whole seconds: the middle of the request is compared with the middle of that second.
             self._skew_s = (sent + time.time()) / 2 - (parsedate_to_datetime(text).timestamp() + 0.5)
 
-    def _list(self) -> str | Caution:
+    def _list(self) -> str | ProbeWarning:
         below = f"{self._profile.dataset_prefix}/"
         page = self._store.list_page(below, delimiter="")
         found = [item for item in page.objects if item.size and not item.key.endswith("/" + MANIFEST_NAME)]
         self._samples = random.Random(self._seed).sample(found, min(SAMPLES, len(found)))  # noqa: S311
         if not found:
-            return Caution(
+            return ProbeWarning(
                 f"{self._store.uri(below)} is empty.",
                 remedy="Upload a dataset: ossconsole upload SRC --format image-u8",
             )
@@ -379,8 +384,3 @@ def _figures(times: Sequence[float], size: int) -> Figures:
         p95_ms=1000 * ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))],
         mb_per_s=size / sum(ordered) / 1e6,
     )
-
-
-def _answers(report: EndpointReport) -> bool:
-    """Whether it took a signed request."""
-    return any(step.stage is Stage.SIGNED and step.status in {StepStatus.OK, StepStatus.WARN} for step in report.steps)

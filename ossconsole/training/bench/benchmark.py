@@ -16,7 +16,7 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.profiles import Profile
 from ossconsole.dataset.manifest import object_key
-from ossconsole.storage.accelerator import bought_accelerator
+from ossconsole.storage.accelerator import find_accelerator
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.jobs.actions import presigned_url
 from ossconsole.telemetry.cache import SingleTimes
@@ -193,7 +193,7 @@ class Bench:
             default=None,
         )
         try:
-            bought = bought_accelerator(self._profile, self._credentials) if fastest is not None else None
+            bought = find_accelerator(self._profile, self._credentials) if fastest is not None else None
         except ConsoleError as error:  # the key may lack the permission; the size is for texts only
             log.info("The size of the accelerator is unknown: %s", error)
             bought = None

@@ -24,7 +24,7 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.multipart import abort_upload, list_uploads
-from ossconsole.storage.retry import ONCE, RetryPolicy, Wait
+from ossconsole.storage.retry import NO_RETRY, RetryPolicy, Wait
 from ossconsole.telemetry import events
 from ossconsole.telemetry.runs import record_path, summarise
 from ossconsole.training.child import become_child, spawn
@@ -208,7 +208,7 @@ class CheckpointStore:
 
     def _short_timeout_store(self) -> ObjectStore:
         connector = self._connector
-        return ObjectStore(connector.profile, connector.credentials, timeout_s=_PROBE_TIMEOUT_S, retry=ONCE)
+        return ObjectStore(connector.profile, connector.credentials, timeout_s=_PROBE_TIMEOUT_S, retry=NO_RETRY)
 
     def _verify(self, store: ObjectStore, key: str, data: bytes) -> None:
         info = store.head(key)

@@ -9,7 +9,7 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
-from ossconsole.storage.retry import ONCE
+from ossconsole.storage.retry import NO_RETRY
 from ossconsole.training.context import RunContext
 from ossconsole.training.data import TrainingData
 from ossconsole.training.loading.connector import ConnectorSettings
@@ -200,7 +200,7 @@ class FailoverLoader:
 
     def _probe_object(self, kind: EndpointKind, key: str) -> StorageError | None:
         store = ObjectStore(
-            self._context.profile, self._context.credentials, kind, timeout_s=_PROBE_TIMEOUT_S, retry=ONCE
+            self._context.profile, self._context.credentials, kind, timeout_s=_PROBE_TIMEOUT_S, retry=NO_RETRY
         )
         try:
             if self._data.sharded:

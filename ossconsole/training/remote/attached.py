@@ -219,7 +219,7 @@ class AttachedUpload:
         """Requests the end of the upload; it can be resumed later."""
         self._process.send(UploadAction(action="cancel"))
 
-    def join(self, timeout_s: float | None = None) -> bool:
+    def wait(self, timeout_s: float | None = None) -> bool:
         """Waits for the end; False on timeout."""
         return self._ended.wait(timeout_s)
 

@@ -9,7 +9,7 @@ from textual.message import Message
 from textual.widgets import Input
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.storage.jobs.actions import Source
+from ossconsole.storage.jobs.actions import ObjectOrPrefix
 from ossconsole.storage.jobs.job import Job
 from ossconsole.tui.browse.detail import Detail
 from ossconsole.tui.browse.model import BrowseModel
@@ -54,7 +54,7 @@ class Browser(Protocol):
         """Everything outside the App."""
 
     @property
-    def targets(self) -> list[Source]:
+    def targets(self) -> list[ObjectOrPrefix]:
         """The selected rows, or else the one under the cursor."""
 
     async def request(self, call: Callable[[], T]) -> T | None:

@@ -15,7 +15,7 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import make_folder, state_dir
 from ossconsole.config.text import counted, safe_text
 from ossconsole.storage.checkpoints.inspect import (
-    Checkpoint,
+    CheckpointInfo,
     TensorDistance,
     inspect_checkpoint,
     pair_tensors,
@@ -39,7 +39,7 @@ BEST_NAME = "best.pt"
 def train_from(screen: Browser) -> None:
     """Start a run that resumes from this checkpoint."""
     content = screen.detail.content if screen.detail else None
-    if isinstance(content, Checkpoint):
+    if isinstance(content, CheckpointInfo):
         screen.console.new_run(resume=content.name)
 
 
@@ -83,7 +83,7 @@ class CheckpointCompareScreen(ConsoleModal):
     ]
 
     def __init__(
-        self, store: ObjectStore, sources: Sequence[ObjectSummary], left: Checkpoint, right: Checkpoint
+        self, store: ObjectStore, sources: Sequence[ObjectSummary], left: CheckpointInfo, right: CheckpointInfo
     ) -> None:
         super().__init__()
         self._store = store
@@ -140,7 +140,7 @@ class CheckpointCompareScreen(ConsoleModal):
             self._download.wait()
             if self._download.state is not JobState.DONE:
                 failed = self._download.failures
-                raise ConsoleError(failed[0].message if failed else "The download was cancelled.")
+                raise ConsoleError(failed[0].reason if failed else "The download was cancelled.")
             files.append(next(path for path in below.iterdir() if path.is_file()))
         return files
 

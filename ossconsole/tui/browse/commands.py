@@ -11,19 +11,18 @@ from textual import work
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.text import counted, safe_text
-from ossconsole.dataset.contents import MAX_SAMPLE_BYTES, PictureContent, folder_pictures
+from ossconsole.dataset.contents import MAX_SAMPLE_BYTES, ImageContent, folder_images, show_image
 from ossconsole.dataset.manifest import Manifest
-from ossconsole.dataset.preview import show_image
 from ossconsole.storage.jobs.actions import (
     Copy,
     Delete,
+    ObjectOrPrefix,
     Restore,
-    Source,
     Usage,
     UsageTotals,
     Versioning,
+    key_of,
     presigned_url,
-    source_key,
     versioning,
 )
 from ossconsole.storage.jobs.download import Download, Existing, local_component
@@ -92,9 +91,9 @@ def _check_folder(text: str) -> None:
         raise ConsoleError(f"{path} is not a folder.")
 
 
-def _any_exists(folder: Path, sources: Sequence[Source], base: str) -> bool:
+def _any_exists(folder: Path, sources: Sequence[ObjectOrPrefix], base: str) -> bool:
     """Whether one of the files or folders to write exists already."""
-    names = (source_key(source)[len(base) :].split("/", maxsplit=1)[0] for source in sources)
+    names = (key_of(source)[len(base) :].split("/", maxsplit=1)[0] for source in sources)
     return any((folder / local_component(name)).exists() for name in names)
 
 
@@ -135,7 +134,7 @@ async def delete(screen: Browser) -> None:
         screen.run_job(Delete(store, sources), screen.refresh_after)
 
 
-async def _count_all(screen: Browser, store: ObjectStore, sources: Sequence[Source]) -> UsageTotals | None:
+async def _count_all(screen: Browser, store: ObjectStore, sources: Sequence[ObjectOrPrefix]) -> UsageTotals | None:
     """Objects and bytes, counted by a job where there are folders; None where that is cancelled or fails."""
     objects = [source for source in sources if isinstance(source, ObjectSummary)]
     if len(objects) == len(sources):
@@ -165,7 +164,7 @@ async def _copy_or_rename(screen: Browser, *, move: bool) -> None:
     verb = "Rename" if move else "Copy"
     question = f"{verb} {_label(sources)} into this folder of the bucket:"
     if len(sources) == 1:
-        base = source_key(sources[0])
+        base = key_of(sources[0])
         question = f"{verb} {_label(sources)} to this name in the bucket:"
 
     def make(target: str) -> Copy:
@@ -199,10 +198,10 @@ async def restore(screen: Browser) -> None:
 
 
 def _restore_result(job: Restore) -> str:
-    if not job.asked and not job.under_way:
+    if not job.requested and not job.in_progress:
         return "Nothing here is archived."
-    known = f" ({job.under_way:,} more already in progress)" if job.under_way else ""
-    requested = counted(job.asked, "object")
+    known = f" ({job.in_progress:,} more already in progress)" if job.in_progress else ""
+    requested = counted(job.requested, "object")
     return f"Restore requested for {requested}{known}. This takes minutes to hours; press r to refresh."
 
 
@@ -255,7 +254,7 @@ def count(screen: Browser) -> None:
 
 def check_manifest(screen: Browser) -> None:
     """Compare the manifest under the cursor with the bucket listing."""
-    from ossconsole.dataset.upload.verify import ManifestCheck  # it loads PIL
+    from ossconsole.dataset.upload.samples import ManifestCheck  # it loads PIL
 
     detail = screen.detail
     if screen.store is None or detail is None or not isinstance(detail.content, Manifest):
@@ -273,9 +272,9 @@ def check_manifest(screen: Browser) -> None:
 async def image(screen: Browser) -> None:
     """Show the sample or image under the cursor over the whole screen, in full resolution."""
     store, detail = screen.store, screen.detail
-    if store is None or detail is None or not isinstance(detail.content, PictureContent):
+    if store is None or detail is None or not isinstance(detail.content, ImageContent):
         return
-    shown = detail.content.picture
+    shown = detail.content.image
     if shown.is_part and detail.info is not None and detail.info.size <= MAX_SAMPLE_BYTES:
         shown = await screen.request(lambda: show_image(store.get(detail.key))) or shown
     await screen.app.push_screen_wait(ImageScreen(safe_text(detail.key), shown.pixels))
@@ -295,7 +294,7 @@ def images(screen: Browser) -> None:
 @work(thread=True, group="detail", exclusive=True, exit_on_error=False)
 def _read_images(screen: Browser, store: ObjectStore, detail: Detail) -> None:
     try:
-        detail.images = folder_pictures(store, detail.key, screen.index)
+        detail.images = folder_images(store, detail.key, screen.index)
         detail.problem = "" if detail.images else "This folder contains no images."
     except ConsoleError as error:
         detail.problem = str(error)
@@ -363,18 +362,18 @@ async def jobs(screen: Browser) -> None:
     if answer[0] == "x":
         job.cancel()
     elif answer[0] == "a" and isinstance(job, Download) and not job.alive:
-        screen.run_job(job.again())
+        screen.run_job(job.retry())
     elif answer[0] == "enter" and job.failures:
         text = "\n".join(safe_text(failure.message) for failure in job.failures[:1000])
         await screen.app.push_screen_wait(TextScreen("Failures", text, job.title, Path.cwd() / "oss-failures.txt"))
 
 
-def _label(sources: Sequence[Source]) -> str:
+def _label(sources: Sequence[ObjectOrPrefix]) -> str:
     if len(sources) == 1:
-        return safe_text(source_key(sources[0]).rstrip("/").rpartition("/")[2]) or "this folder"
+        return safe_text(key_of(sources[0]).rstrip("/").rpartition("/")[2]) or "this folder"
     return f"{len(sources):,} selected items"
 
 
-def _names(sources: Sequence[Source]) -> str:
-    shown = [f"  {safe_text(source_key(source))[:68]}" for source in sources[:6]]
+def _names(sources: Sequence[ObjectOrPrefix]) -> str:
+    shown = [f"  {safe_text(key_of(source))[:68]}" for source in sources[:6]]
     return "\n".join([*shown, *([f"  and {len(sources) - 6:,} more"] if len(sources) > 6 else [])])

@@ -13,23 +13,22 @@ from ossconsole.dataset.contents import (
     MAX_MANIFEST_BYTES,
     BytesContent,
     Content,
+    ImageContent,
     ManifestIndex,
-    PictureContent,
     TextContent,
+    contact_sheet,
     read_content,
 )
 from ossconsole.dataset.manifest import Manifest, manifest_key, read_manifest
-from ossconsole.dataset.preview import contact_sheet
-from ossconsole.storage.checkpoints.inspect import Checkpoint
-from ossconsole.storage.details import ObjectDetails, object_details
-from ossconsole.storage.jobs.actions import UsageTotals
+from ossconsole.storage.checkpoints.inspect import CheckpointInfo
+from ossconsole.storage.jobs.actions import ObjectDetails, UsageTotals, object_details
 from ossconsole.storage.objects import ObjectInfo
 from ossconsole.tui.kit.glyphs import Glyphs
 from ossconsole.tui.kit.scroll import Block, ImageBlock
 from ossconsole.tui.kit.text import Line, moment, number, percent, shorten_middle, size, wrap
 
 if TYPE_CHECKING:
-    from ossconsole.dataset.upload.verify import ManifestFindings
+    from ossconsole.dataset.upload.samples import ManifestFindings
     from ossconsole.storage.client import ObjectStore
 
 _LABEL = 13
@@ -50,7 +49,7 @@ class Detail:
     content: Content | None = None
     usage: UsageTotals | None = None
     findings: ManifestFindings | None = None
-    images: list[PictureContent] = field(default_factory=list)
+    images: list[ImageContent] = field(default_factory=list)
     problem: str = ""
     loading: bool = False
 
@@ -137,11 +136,11 @@ def _usage(usage: UsageTotals, width: int) -> list[Line]:
 
 
 def _content(content: Content, width: int, glyphs: Glyphs) -> Sequence[Block]:
-    if isinstance(content, Checkpoint):
+    if isinstance(content, CheckpointInfo):
         return _checkpoint(content, width)
     if isinstance(content, Manifest):
         return _manifest(content, width, glyphs)
-    if isinstance(content, PictureContent):
+    if isinstance(content, ImageContent):
         return _picture(content, width)
     if isinstance(content, TextContent):
         return _text(content, width)
@@ -153,7 +152,7 @@ def _content(content: Content, width: int, glyphs: Glyphs) -> Sequence[Block]:
 # Checkpoints
 
 
-def _checkpoint(checkpoint: Checkpoint, width: int) -> list[Line]:
+def _checkpoint(checkpoint: CheckpointInfo, width: int) -> list[Line]:
     lines = [_title(safe_text(checkpoint.kind))]
     if checkpoint.foreign:
         shown = ", ".join(safe_text(name) for name in checkpoint.foreign[:6])
@@ -194,7 +193,7 @@ def _settings(optimizer: dict[str, Any], width: int) -> list[Line]:
     return _pair("", ", ".join(values), width, "dim") if values else []
 
 
-def _tensors(checkpoint: Checkpoint, width: int) -> list[Line]:
+def _tensors(checkpoint: CheckpointInfo, width: int) -> list[Line]:
     lines = []
     for row in checkpoint.model[:_MAX_TENSORS]:
         shape = "x".join(map(str, row.shape)) or "scalar"
@@ -217,8 +216,8 @@ def _shown(value: Any) -> str:
 # Samples and manifests
 
 
-def _picture(content: PictureContent, width: int) -> list[Block]:
-    picture = content.picture
+def _picture(content: ImageContent, width: int) -> list[Block]:
+    picture = content.image
     blocks: list[Block] = []
     if content.label:
         blocks += _pair("label", safe_text(content.label), width, "strong")
@@ -230,14 +229,14 @@ def _picture(content: PictureContent, width: int) -> list[Block]:
     return [*blocks, *_pair("detected", picture.basis, width, "dim"), Line(), ImageBlock(picture.pixels)]
 
 
-def _sheet(contents: list[PictureContent], width: int) -> list[Block]:
+def _sheet(contents: list[ImageContent], width: int) -> list[Block]:
     """Images side by side, each about 16 pixels wide."""
     columns = max(2, min(len(contents), (width - 2) // _SHEET_SIDE))
     side = (width - 2) // columns - 2
-    sheet = contact_sheet([content.picture for content in contents], columns, side)
+    sheet = contact_sheet([content.image for content in contents], columns, side)
     labels = list(dict.fromkeys(content.label for content in contents if content.label))
     text = f"the first {len(contents)} of {', '.join(map(safe_text, labels[:3])) or 'the folder'}"
-    return [ImageBlock(sheet, tall=True), *_wrapped(f"{text}: {safe_text(contents[0].picture.kind)}", width, "dim")]
+    return [ImageBlock(sheet, tall=True), *_wrapped(f"{text}: {safe_text(contents[0].image.kind)}", width, "dim")]
 
 
 def _manifest(manifest: Manifest, width: int, glyphs: Glyphs) -> list[Line]:

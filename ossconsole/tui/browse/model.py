@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.storage.jobs.actions import Source
+from ossconsole.storage.jobs.actions import ObjectOrPrefix
 from ossconsole.storage.listing import (
     Indexes,
     Listing,
@@ -72,7 +72,7 @@ class Selection:
         return moved
 
 
-def source_of_row(rows: ObjectRows, row: int) -> Source:
+def source_of_row(rows: ObjectRows, row: int) -> ObjectOrPrefix:
     """A row as the jobs accept it: an object, or the prefix of a folder."""
     if rows.is_folder(row):
         return rows.key(row)

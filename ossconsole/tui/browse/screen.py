@@ -19,10 +19,10 @@ from textual.widgets import Input
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
-from ossconsole.dataset.contents import ManifestIndex, PictureContent
+from ossconsole.dataset.contents import ImageContent, ManifestIndex
 from ossconsole.dataset.manifest import Manifest
-from ossconsole.storage.checkpoints.inspect import Checkpoint
-from ossconsole.storage.jobs.actions import Source
+from ossconsole.storage.checkpoints.inspect import CheckpointInfo
+from ossconsole.storage.jobs.actions import ObjectOrPrefix
 from ossconsole.storage.jobs.job import Job, JobState
 from ossconsole.storage.listing import ListingState
 from ossconsole.tui.browse import checkpoints, commands, navigation, table
@@ -45,7 +45,7 @@ _READ_DELAY_S = 0.2  # the cursor rests on a row this long before it is read: mo
 _JOBS_SHOWN = 3
 _FINISHED_SHOWN = 2  # jobs that have ended and still show, so that their result can be read
 _WRITES = {"delete", "copy", "rename", "best", "restore", "train_from"}
-_NEEDS_CONTENT = {"best": Checkpoint, "image": PictureContent, "check_manifest": Manifest}
+_NEEDS_CONTENT = {"best": CheckpointInfo, "image": ImageContent, "check_manifest": Manifest}
 _NEEDS_BUCKET = {action.name for action in actions.of("browse")}
 _log = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ class BrowseScreen(ConsoleScreen):
     # Selection and jobs
 
     @property
-    def targets(self) -> list[Source]:
+    def targets(self) -> list[ObjectOrPrefix]:
         """See `Browser.targets`."""
         rows = self.table.view.rows
         if rows is not self.model.rows:
@@ -487,7 +487,7 @@ class BrowseScreen(ConsoleScreen):
             return None
         content = self.detail.content if self.detail else None
         if action == "train_from":
-            return isinstance(content, Checkpoint) and content.resumable
+            return isinstance(content, CheckpointInfo) and content.resumable
         if action in _NEEDS_CONTENT:
             return isinstance(content, _NEEDS_CONTENT[action])
         return True

@@ -147,7 +147,7 @@ def _activity(model: BrowseModel, glyphs: Glyphs) -> str:
 def failure_text(job: Job) -> str:
     """The first failure of a job, and the number of the others."""
     more = len(job.failures) - 1
-    return f"{job.title}: {job.failures[0].message}{f' and {more} more' if more else ''}"
+    return f"{job.title}: {job.failures[0].reason}{f' and {more} more' if more else ''}"
 
 
 def job_line(job: Job, width: int, glyphs: Glyphs) -> Line:
@@ -170,7 +170,7 @@ def job_line(job: Job, width: int, glyphs: Glyphs) -> Line:
     if job.moves_bytes and job.state is JobState.RUNNING and progress.eta_s is not None:
         parts.append(f"{duration(progress.eta_s)} left")
     if progress.items_skipped:
-        parts.append(f"{progress.items_skipped:,} {job.passed_over}")
+        parts.append(f"{progress.items_skipped:,} {job.skipped_label}")
     if job.failures:
         parts.append(f"{len(job.failures):,} failed")
     if job.state is not JobState.RUNNING:

@@ -29,7 +29,7 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 from textual.widget import Widget
 
-from ossconsole.dataset.preview import fit
+from ossconsole.dataset.contents import fit
 from ossconsole.tui.kit.canvas import StyleCache
 from ossconsole.tui.kit.text import Line
 

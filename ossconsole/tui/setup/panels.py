@@ -27,7 +27,15 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import short_path
 from ossconsole.config.profiles import Profile
 from ossconsole.storage.accelerator import Accelerator
-from ossconsole.storage.probe.report import PERMISSION_STAGES, Figures, ProbeReport, Stage, Step, StepStatus, stages
+from ossconsole.storage.probe.report import (
+    PERMISSION_STAGES,
+    Figures,
+    ProbeReport,
+    ProbeStage,
+    ProbeStep,
+    StepStatus,
+    stages,
+)
 from ossconsole.tui.console import AcceleratorState, ConsoleState, NoCredentials, Setting, Unavailable
 from ossconsole.tui.kit.glyphs import Glyphs
 from ossconsole.tui.kit.screen import ConsoleModal, notice
@@ -40,12 +48,12 @@ class ProbeState:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._steps: dict[tuple[EndpointKind | None, Stage], Step] = {}
+        self._steps: dict[tuple[EndpointKind | None, ProbeStage], ProbeStep] = {}
         self._began = clock()
         self._seconds: float | None = None
         self.problem = ""
 
-    def on_step(self, step: Step) -> None:
+    def on_step(self, step: ProbeStep) -> None:
         """Keep a step; called from any thread."""
         with self._lock:
             self._steps[step.kind, step.stage] = step
@@ -68,19 +76,19 @@ class ProbeState:
         """The duration of the test so far, or in all."""
         return self._clock() - self._began if self._seconds is None else self._seconds
 
-    def step(self, kind: EndpointKind | None, stage: Stage) -> Step | None:
+    def step(self, kind: EndpointKind | None, stage: ProbeStage) -> ProbeStep | None:
         """The newest step of a stage; `kind` is None for permissions."""
         with self._lock:
             return self._steps.get((kind, stage))
 
     @property
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[ProbeStep]:
         """Every stage's newest step, in the order in which the stages began."""
         with self._lock:
             return list(self._steps.values())
 
     @property
-    def problems(self) -> list[Step]:
+    def problems(self) -> list[ProbeStep]:
         """The failed steps, then those with a warning."""
         with self._lock:
             steps = list(self._steps.values())
@@ -118,7 +126,7 @@ class ReportScreen(ConsoleModal):
         self.notify("Copied.", timeout=2)
 
 
-def _report_lines(step: Step) -> str:
+def _report_lines(step: ProbeStep) -> str:
     where = f"{step.kind or 'permission':<12} {step.stage:<12} {step.status:<8}{milliseconds(step.seconds):>6} ms"
     ids = ", ".join(part for part in (step.code, step.ec, step.request_id) if part)
     lines = [f"{where}  {safe(step.detail)}"]
@@ -127,7 +135,7 @@ def _report_lines(step: Step) -> str:
 
 
 LABEL = 15
-_CONNECT = (Stage.DNS, Stage.TCP, Stage.TLS)
+_CONNECT = (ProbeStage.DNS, ProbeStage.TCP, ProbeStage.TLS)
 _STYLES = {StepStatus.OK: "good", StepStatus.WARN: "warn", StepStatus.FAIL: "bad"}
 
 
@@ -181,8 +189,8 @@ class _TestLines:
         rows: list[tuple[str, Callable[[EndpointKind], Line]]] = [
             ("", lambda kind: Line((self._glyphs.named(kind), str(kind)))),
             ("connect ms", self._connect),
-            ("signed HEAD", lambda kind: self._stage(kind, Stage.SIGNED)),
-            ("list", lambda kind: self._stage(kind, Stage.LIST)),
+            ("signed HEAD", lambda kind: self._stage(kind, ProbeStage.SIGNED)),
+            ("list", lambda kind: self._stage(kind, ProbeStage.LIST)),
             ("read p50 ms", lambda kind: self._figure(kind, lambda figures: milliseconds(figures.p50_ms / 1000))),
             ("read p95 ms", lambda kind: self._figure(kind, lambda figures: milliseconds(figures.p95_ms / 1000))),
             ("read MB/s", lambda kind: self._figure(kind, lambda figures: rate(figures.mb_per_s))),
@@ -208,7 +216,7 @@ class _TestLines:
                     line.add(f"{milliseconds(step.seconds)} ")
         return line
 
-    def _stage(self, kind: EndpointKind, stage: Stage) -> Line:
+    def _stage(self, kind: EndpointKind, stage: ProbeStage) -> Line:
         step = self._probe.step(kind, stage)
         line = self._mark(step)
         if step is None or step.status in {StepStatus.RUNNING, StepStatus.SKIPPED}:
@@ -218,12 +226,12 @@ class _TestLines:
         return line.add(shorten(safe(text), max(0, self._cell - line.width - 1), self._glyphs.ellipsis), "dim")
 
     def _figure(self, kind: EndpointKind, value: Callable[[Figures], str]) -> Line:
-        step = self._probe.step(kind, Stage.READ)
+        step = self._probe.step(kind, ProbeStage.READ)
         line = self._mark(step)
         if step is None or step.figures is None:
             return line
         line.add(value(step.figures), "strong")
-        repeated = self._probe.step(kind, Stage.AGAIN)
+        repeated = self._probe.step(kind, ProbeStage.REREAD)
         if repeated is not None and repeated.figures is not None:
             line.add(", second read ", "dim").add(value(repeated.figures), str(kind))
         return line
@@ -234,7 +242,7 @@ class _TestLines:
             line.extend(self._mark(self._probe.step(None, stage))).add(f"{stage}  ", "dim")
         return line
 
-    def _mark(self, step: Step | None) -> Line:
+    def _mark(self, step: ProbeStep | None) -> Line:
         glyphs = self._glyphs
         if step is None:
             return Line((f"{glyphs.waiting} ", "dim"))
@@ -279,7 +287,7 @@ def accelerator_lines(state: AcceleratorState | None, problem: str, glyphs: Glyp
     if found is None:
         return [Line((" The bucket has none. Press ", "warn"), ("a", "primary"), (" to create one.", "dim"))]
     lines = [_row(label, value, glyphs, width) for label, value in _facts(found)]
-    for caution in state.cautions:
+    for caution in state.accelerator_warnings:
         lines += [Line((f" {part}", "warn")) for part in wrap(f"! {safe(caution)}", width - 2)]
     return lines
 

@@ -18,7 +18,7 @@ from ossconsole.config.metadata import Instance
 from ossconsole.config.profiles import FLAGS_NAME, SANDBOX_NAME, load_settings, save_settings
 from ossconsole.config.resolve import OriginKind
 from ossconsole.storage.accelerator import Accelerator, cost_estimate
-from ossconsole.storage.probe.report import Stage, StepStatus
+from ossconsole.storage.probe.report import ProbeStage, StepStatus
 from ossconsole.tui.console import AcceleratorState, NoCredentials, Starting, Unavailable
 from ossconsole.tui.kit import actions
 from ossconsole.tui.kit.canvas import Panel
@@ -116,7 +116,7 @@ class SetupScreen(ConsoleScreen):
         except ConsoleError as error:
             probe.finish(problem=str(error))
             return
-        signed = probe.step(EndpointKind.ACCELERATED, Stage.SIGNED)
+        signed = probe.step(EndpointKind.ACCELERATED, ProbeStage.SIGNED)
         if signed is not None and signed.status in {StepStatus.OK, StepStatus.WARN}:
             self._read_accelerator()
 

@@ -12,9 +12,9 @@ from textual.widget import Widget
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.text import counted
+from ossconsole.dataset.contents import show_sample
 from ossconsole.dataset.formats import SampleFormat
-from ossconsole.dataset.preview import show_sample
-from ossconsole.dataset.upload.progress import Phase, Picture
+from ossconsole.dataset.upload.progress import Phase, SamplePreview
 from ossconsole.tui.kit.scroll import half_blocks, letters
 from ossconsole.tui.kit.text import (
     MISSING,
@@ -32,11 +32,10 @@ from ossconsole.tui.kit.text import (
 
 if TYPE_CHECKING:
     from ossconsole.dataset.manifest import Unused
-    from ossconsole.dataset.upload.job import UploadSummary
-    from ossconsole.dataset.upload.journal import Failure
+    from ossconsole.dataset.upload.job import UploadSettings, UploadSummary
     from ossconsole.dataset.upload.plan import UploadPlan
     from ossconsole.dataset.upload.progress import UploadProgress
-    from ossconsole.dataset.upload.settings import UploadSettings
+    from ossconsole.storage.jobs.job import Failure
     from ossconsole.tui.kit.glyphs import Glyphs
 
 TILE_WIDTH = 13
@@ -333,7 +332,7 @@ class SampleView(Widget):
         self._strips: list[Strip] = []
         self._shown: tuple[str, int, int] | None = None
 
-    def show(self, picture: Picture | None, fmt: SampleFormat, *, plain: bool) -> None:
+    def show(self, picture: SamplePreview | None, fmt: SampleFormat, *, plain: bool) -> None:
         """Draw `picture`, or nothing for None; `plain` draws letters instead of colours."""
         width, height = self.size
         wanted = (picture.key if picture else "", width, height)
@@ -350,7 +349,7 @@ class SampleView(Widget):
         return self._strips[y].adjust_cell_length(width, self.rich_style)
 
 
-def _draw(picture: Picture, fmt: SampleFormat, width: int, height: int, *, plain: bool) -> list[Strip]:
+def _draw(picture: SamplePreview, fmt: SampleFormat, width: int, height: int, *, plain: bool) -> list[Strip]:
     try:
         sample = show_sample(fmt, picture.payload, picture.height, picture.width, basis="just prepared")
     except ConsoleError:

@@ -18,10 +18,9 @@ from textual.widgets.option_list import Option
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.source.layout import ARCHIVE_AND_TABLE_SUFFIXES
-from ossconsole.dataset.upload.flow import Stopped
-from ossconsole.dataset.upload.pipeline import MAX_PARALLELISM
+from ossconsole.dataset.upload.job import MAX_PARALLELISM, UploadSettings
 from ossconsole.dataset.upload.plan import UploadPlan
-from ossconsole.dataset.upload.settings import UploadSettings
+from ossconsole.storage.jobs.threads import Cancelled
 from ossconsole.tui.console import OwnUploadHandle, Ready
 from ossconsole.tui.kit import actions, memory
 from ossconsole.tui.kit.canvas import Panel
@@ -162,7 +161,7 @@ class UploadScreen(ConsoleScreen):
         if upload is None or not self.has_class("-sample"):
             return
         for view in self.query(SampleView):
-            view.show(upload.picture(), upload.settings.format, plain=self.plain)
+            view.show(upload.preview(), upload.settings.format, plain=self.plain)
 
     def _heading(self, width: int, height: int) -> Sequence[Line]:
         return [PanelArea(width, height, self.glyphs).heading("Plan" if self.has_class("-form") else "Upload")]
@@ -220,7 +219,7 @@ class UploadScreen(ConsoleScreen):
             prefix=self.query_one("#prefix", Input).value.strip().strip("/"),
         )
         try:
-            settings.recipe.check()
+            settings.preprocessing.check()
         except ConsoleError as error:
             self.show_error(error)
             return None
@@ -283,7 +282,7 @@ class UploadScreen(ConsoleScreen):
         plan: UploadPlan | None = None
         try:
             plan = self.services.plan_upload(settings, stop, seen)
-        except Stopped:
+        except Cancelled:
             pass
         except ConsoleError as error:
             self.app.call_later(self.show_error, error)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from ossconsole.dataset.upload.flow import BandwidthCap, BoundedQueue, Closed, Gate, Senders, Stopped
+from ossconsole.storage.jobs.threads import BandwidthCap, BoundedQueue, Cancelled, PauseGate, QueueClosed, ThreadPool
 
 WAIT_S = 10.0
 
@@ -19,7 +19,7 @@ def in_thread(action: Callable[[], object]) -> tuple[threading.Thread, list[obje
     def main() -> None:
         try:
             result.append(action())
-        except (Stopped, Closed) as error:
+        except (Cancelled, QueueClosed) as error:
             result.append(type(error))
 
     thread = threading.Thread(target=main, daemon=True)
@@ -35,7 +35,7 @@ def test_a_full_queue_holds_back_until_there_is_room() -> None:
     assert len(queue) == 2
     assert queue.get() == 1
     thread.join(WAIT_S)
-    assert [queue.get(), queue.get(), queue.get(wait=False)] == [2, 3, None]
+    assert [queue.get(), queue.get(), queue.poll()] == [2, 3, None]
 
 
 def test_a_closed_queue_gives_out_what_is_inside() -> None:
@@ -43,7 +43,7 @@ def test_a_closed_queue_gives_out_what_is_inside() -> None:
     queue.put(1)
     queue.close()
     assert queue.get() == 1
-    with pytest.raises(Closed):
+    with pytest.raises(QueueClosed):
         queue.get()
 
 
@@ -52,22 +52,22 @@ def test_closing_wakes_who_waits() -> None:
     thread, result = in_thread(queue.get)
     queue.close()
     thread.join(WAIT_S)
-    assert result == [Closed]
+    assert result == [QueueClosed]
 
 
 def test_breaking_off_unwinds_both_sides() -> None:
     queue = BoundedQueue[int](1)
     queue.put(1)
     thread, result = in_thread(lambda: queue.put(2))
-    queue.break_off()
+    queue.abort()
     thread.join(WAIT_S)
-    assert result == [Stopped]
-    with pytest.raises(Stopped):
+    assert result == [Cancelled]
+    with pytest.raises(Cancelled):
         queue.get()
 
 
 def test_a_paused_gate_holds_until_it_goes_on() -> None:
-    gate = Gate()
+    gate = PauseGate()
     gate.check()
     gate.pause()
     thread, result = in_thread(gate.check)
@@ -78,13 +78,13 @@ def test_a_paused_gate_holds_until_it_goes_on() -> None:
 
 
 def test_a_stopped_gate_unwinds_even_while_paused() -> None:
-    gate = Gate()
+    gate = PauseGate()
     gate.pause()
     thread, result = in_thread(gate.check)
-    gate.stop()
+    gate.cancel()
     thread.join(WAIT_S)
-    assert result == [Stopped]
-    with pytest.raises(Stopped):
+    assert result == [Cancelled]
+    with pytest.raises(Cancelled):
         gate.check()
 
 
@@ -99,19 +99,17 @@ def test_no_more_senders_than_allowed_are_at_work_also_towards_the_end() -> None
         with lock:
             working[0] -= 1
 
-    senders = Senders(work, Gate(), 8, limit=100, on_error=lambda error: pytest.fail(str(error)))
-    senders.set_number(2)
+    pool = ThreadPool(work, PauseGate(), 8, limit=100)
+    pool.resize(2)
     for item in range(20):
-        senders.put(item)
-    senders.close()
+        pool.put(item)
     go.set()
-    for thread in senders.threads:
-        thread.join(WAIT_S)
-    assert not any(thread.is_alive() for thread in senders.threads)
+    pool.finish()
+    assert not any(thread.is_alive() for thread in pool.threads)
     assert most[0] <= 8
-    senders.break_off()
-    with pytest.raises(Stopped):
-        senders.put(1)
+    pool.abort(Cancelled())
+    with pytest.raises(Cancelled):
+        pool.put(1)
 
 
 class Clock:
@@ -124,7 +122,7 @@ class Clock:
         return self.now
 
 
-class WaitingGate(Gate):
+class WaitingGate(PauseGate):
     def __init__(self, clock: Clock) -> None:
         super().__init__()
         self._clock = clock
@@ -138,7 +136,7 @@ def test_the_cap_lets_pass_what_it_says_on_average() -> None:
     clock = Clock()
     cap = BandwidthCap(1000.0, WaitingGate(clock), clock)
     for _ in range(100):
-        cap.pass_through(500)
+        cap.acquire(500)
     assert clock.now == pytest.approx(50, abs=1)
 
 
@@ -147,14 +145,14 @@ def test_idle_time_is_no_credit() -> None:
     cap = BandwidthCap(1000.0, WaitingGate(clock), clock)
     clock.now = 1000.0
     for _ in range(10):
-        cap.pass_through(1000)
+        cap.acquire(1000)
     assert clock.now == pytest.approx(1010, abs=1)
 
 
 def test_lifting_the_cap_releases_who_waits() -> None:
-    cap = BandwidthCap(1.0, Gate())
-    thread, result = in_thread(lambda: cap.pass_through(1_000_000))
-    cap.set(None)
+    cap = BandwidthCap(1.0, PauseGate())
+    thread, result = in_thread(lambda: cap.acquire(1_000_000))
+    cap.set_limit(None)
     thread.join(WAIT_S)
     assert result == [None]
     assert cap.limit is None
