@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import math
-import re
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-import ossconsole.tui
 from ossconsole.tui.kit import text
 from ossconsole.tui.kit.glyphs import for_terminal
 from ossconsole.tui.kit.text import Line
@@ -128,23 +124,3 @@ def test_our_own_signs_have_an_ascii_form() -> None:
     line = Line(("2.4x ± 1 % ", "strong"), ("–  58 °C  蚂蚁", "dim")).in_ascii()
     assert line.text == "2.4x +- 1 % -  58 C  蚂蚁"
     assert line.width == cell_len(line.text)
-
-
-PACKAGE = Path(ossconsole.tui.__file__).parent
-_PRIVATE_WORDS = re.compile(
-    r"\b(told|tells?|chosen|choose|goes on|go on|so many|(?<!there )is no|anew|amiss|whoever|heed|at once|asked for|"
-    r"takes it|prov(e|es|en|ing))\b",
-    re.IGNORECASE,
-)
-
-
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_texts_of_the_console_use_standard_words(path: Path) -> None:
-    tree = ast.parse(path.read_text())
-    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    texts = [
-        node.value
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings
-    ]
-    assert [text for text in texts if _PRIVATE_WORDS.search(text)] == []

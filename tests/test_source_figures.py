@@ -1,0 +1,105 @@
+"""Figures of the source itself: import circles, sizes, docstrings, names, and the words of user texts."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import ossconsole
+
+PACKAGE = Path(ossconsole.__file__).parent
+TREES = {path: ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
+Function = (ast.FunctionDef, ast.AsyncFunctionDef)
+Definition = (*Function, ast.ClassDef)
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in TREES}
+
+
+def imported(tree: ast.Module) -> Iterator[str]:
+    """Every module of the package that a module imports: at the top, in functions, and for types only."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield full if full in MODULES else node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def definitions(
+    node: ast.AST, *, public: bool = False
+) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]:
+    """All functions and classes outside of functions; only the public ones where `public`."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, Definition) and not (public and child.name.startswith("_")):
+            yield child
+            if isinstance(child, ast.ClassDef):
+                yield from definitions(child, public=public)
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = {
+        module: {other for other in imported(TREES[path]) if other in MODULES and other != module}
+        for module, path in MODULES.items()
+    }
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError with the circle
+
+
+def test_files_and_functions_stay_readable() -> None:
+    long_files = {str(path): lines for path in TREES if (lines := len(path.read_text().splitlines())) > 500}
+    long_functions = {
+        f"{path}: {found.name}": found.end_lineno - found.lineno
+        for path, tree in TREES.items()
+        for found in definitions(tree)
+        if isinstance(found, Function) and found.end_lineno and found.end_lineno - found.lineno > 60
+    }
+    assert (long_files, long_functions) == ({}, {})
+
+
+def test_most_public_definitions_have_a_docstring() -> None:
+    found = [(path, each) for path, tree in TREES.items() for each in definitions(tree, public=True)]
+    without = [f"{path}:{each.lineno} {each.name}" for path, each in found if not ast.get_docstring(each)]
+    assert len(without) <= 0.15 * len(found), "\n".join(without)
+
+
+def test_few_classes_share_a_name() -> None:
+    classes = (each for tree in TREES.values() for each in definitions(tree) if isinstance(each, ast.ClassDef))
+    names = Counter(each.name for each in classes)
+    assert len(shared := [name for name, count in names.items() if count > 1]) <= 5, shared
+
+
+_PRIVATE_WORDS = re.compile(
+    r"\b(told|tells?|chosen|choose|go(es)? on|so many|(?<!there )is no(?! longer)|anew|amiss|whoever|heed|at once)\b"
+    r"|\b(asked for|takes it|prov(e|es|en|ing)|the one that leads|look(s|ed)? again)\b|[«»]",
+    re.IGNORECASE,
+)
+
+
+def user_texts(tree: ast.Module) -> Iterator[ast.Constant]:
+    """The string constants of a module that are not docstrings."""
+    documents = {
+        id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documents:
+            yield node
+
+
+def test_user_texts_use_standard_words() -> None:
+    found = [
+        f"{path}:{text.lineno} {text.value!r}"
+        for path, tree in TREES.items()
+        for text in user_texts(tree)
+        if _PRIVATE_WORDS.search(str(text.value))
+    ]
+    assert found == [], "\n".join(found)
