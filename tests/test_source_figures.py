@@ -78,6 +78,27 @@ def test_few_classes_share_a_name() -> None:
     assert len(shared := [name for name, count in names.items() if count > 1]) <= 5, shared
 
 
+def names_in(tree: ast.AST, *, within: str = "") -> Iterator[str]:
+    """The names of all classes and functions outside of functions; methods as `Class.method`."""
+    for child in ast.iter_child_nodes(tree):
+        if isinstance(child, Definition):
+            yield f"{within}{child.name}"
+            if isinstance(child, ast.ClassDef):
+                yield from names_in(child, within=f"{child.name}.")
+
+
+def test_the_readme_names_files_and_definitions_that_exist() -> None:
+    readme = (PACKAGE.parent / "README.md").read_text()
+    found = re.findall(r"`([a-z_/]+\.py)`(?::\s+`([A-Za-z_.]+)`)?", readme)
+    assert len(found) > 30
+    wrong = [
+        (file, name)
+        for file, name in found
+        if not (PACKAGE / file).exists() or (name and name not in names_in(TREES[PACKAGE / file]))
+    ]
+    assert wrong == []
+
+
 _PRIVATE_WORDS = re.compile(
     r"\b(told|tells?|chosen|choose|go(es)? on|so many|(?<!there )is no(?! longer)|anew|amiss|whoever|heed|at once)\b"
     r"|\b(asked for|takes it|prov(e|es|en|ing)|the one that leads|look(s|ed)? again)\b|[«»]",
