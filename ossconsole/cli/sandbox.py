@@ -17,8 +17,7 @@ from ossconsole.cli.output import say, say_json
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import READ_WRITE, exposure, open_private, state_dir, try_lock
 from ossconsole.config.text import StrEnum, counted
-from ossconsole.sandbox.process import DATASET_PREFIX
-from ossconsole.sandbox.reading import Shaping
+from ossconsole.sandbox.process import DATASET_PREFIX, Shaping
 from ossconsole.training.settings import TrainSettings
 
 if TYPE_CHECKING:

@@ -26,8 +26,8 @@ from ossconsole.sandbox.faults import FaultEngine, FaultPlan
 from ossconsole.sandbox.imds import MetadataServer
 from ossconsole.sandbox.keys import KeyRing
 from ossconsole.sandbox.listing import SyntheticKeys
-from ossconsole.sandbox.process import INFO_NAME, LOCK_NAME, LOG_NAME, SandboxInfo
-from ossconsole.sandbox.reading import BlockCache, OriginDelay, Reader, Shaping
+from ossconsole.sandbox.process import INFO_NAME, LOCK_NAME, LOG_NAME, SandboxInfo, Shaping
+from ossconsole.sandbox.reading import BlockCache, OriginDelay, Reader
 from ossconsole.sandbox.records import Bucket
 from ossconsole.sandbox.server import ADDRESSES, Listener, RequestHandler, RequestLog, reserve
 from ossconsole.sandbox.shared import Users

@@ -23,8 +23,7 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.sandbox.api.call import Service
 from ossconsole.sandbox.faults import FaultEngine, FaultPlan
 from ossconsole.sandbox.keys import Role
-from ossconsole.sandbox.process import SandboxInfo
-from ossconsole.sandbox.reading import Shaping
+from ossconsole.sandbox.process import SandboxInfo, Shaping
 from ossconsole.sandbox.request import IncomingRequest
 
 PREFIX = "/-/"

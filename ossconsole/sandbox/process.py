@@ -1,4 +1,4 @@
-"""The sandbox as a child process: starting it, reading its address and keys, stopping it."""
+"""The sandbox as a child process: its simulated speeds, starting it, reading its address and keys, stopping it."""
 
 from __future__ import annotations
 
@@ -32,6 +32,22 @@ _STOP_TIMEOUT_S = 5.0
 
 # Keeps buffers of request size on the heap instead of mapping and faulting in fresh pages for each (glibc).
 _MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(256 << 20)}
+
+
+class Shaping(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The simulated speeds; 0 turns one off. Rates are totals over all connections."""
+
+    standard_first_byte_ms: float = 35.0
+    standard_objects_per_s: float = 103.0
+    accelerated_first_byte_ms: float = 2.0
+    cache_mb: float = 512.0
+    bandwidth_mb_s: float = 0.0
+    put_first_byte_ms: float = 0.0
+
+    @classmethod
+    def none(cls) -> Shaping:
+        """No delays, no limits and no cache."""
+        return cls(standard_first_byte_ms=0, standard_objects_per_s=0, accelerated_first_byte_ms=0, cache_mb=0)
 
 
 class SandboxError(ConsoleError):

@@ -14,8 +14,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 
-import msgspec
-
+from ossconsole.sandbox.process import Shaping
 from ossconsole.sandbox.records import StoredObject
 from ossconsole.sandbox.request import ByteRange
 from ossconsole.sandbox.store import BlobStore, OpenBlob
@@ -61,22 +60,6 @@ class BlockCache:
 
 Clock = Callable[[], float]
 Sleep = Callable[[float], Awaitable[None]]
-
-
-class Shaping(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The simulated speeds; 0 turns one off. Rates are totals over all connections."""
-
-    standard_first_byte_ms: float = 35.0
-    standard_objects_per_s: float = 103.0
-    accelerated_first_byte_ms: float = 2.0
-    cache_mb: float = 512.0
-    bandwidth_mb_s: float = 0.0
-    put_first_byte_ms: float = 0.0
-
-    @classmethod
-    def none(cls) -> Shaping:
-        """No delays, no limits and no cache."""
-        return cls(standard_first_byte_ms=0, standard_objects_per_s=0, accelerated_first_byte_ms=0, cache_mb=0)
 
 
 class Pace:

@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterable
 from email.utils import formatdate
 from functools import lru_cache
+from html import escape
 from urllib.parse import quote
-from xml.sax.saxutils import escape
 
 # code: (status, EC, message), from the service's published error tables. An EC is empty where none is published.
 _CODES: dict[str, tuple[int, str, str]] = {
@@ -123,7 +123,7 @@ _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 
 def text(value: str) -> str:
     """Escaped for element content; a carriage return survives the parser's line end rules."""
-    return escape(_FORBIDDEN.sub("\ufffd", value), {"\r": "&#13;"})
+    return escape(_FORBIDDEN.sub("\ufffd", value), quote=False).replace("\r", "&#13;")
 
 
 def element(name: str, value: str | float | bool) -> str:

@@ -14,8 +14,7 @@ import pytest
 from ossconsole.sandbox.accelerator import AcceleratorConfig, CachedPath, default_accelerator, parse_accelerator
 from ossconsole.sandbox.control import SandboxControl
 from ossconsole.sandbox.listing import SyntheticKeys
-from ossconsole.sandbox.process import SandboxInfo, SandboxProcess
-from ossconsole.sandbox.reading import Shaping
+from ossconsole.sandbox.process import SandboxInfo, SandboxProcess, Shaping
 from ossconsole.sandbox.replies import OssError
 from tests.sandbox.conftest import make_bucket
 from tests.sandbox.wire import call
