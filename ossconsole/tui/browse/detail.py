@@ -12,12 +12,12 @@ from ossconsole.dataset.contents import (
     BytesContent,
     Content,
     ImageContent,
+    ManifestFindings,
     TextContent,
     UnreadableContent,
     contact_sheet,
 )
 from ossconsole.dataset.manifest import Manifest
-from ossconsole.dataset.upload.samples import ManifestFindings
 from ossconsole.storage.checkpoints.inspect import CheckpointInfo
 from ossconsole.storage.jobs.actions import ObjectDetails, UsageTotals
 from ossconsole.storage.objects import ObjectInfo

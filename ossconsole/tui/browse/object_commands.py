@@ -11,9 +11,8 @@ from textual import work
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.text import counted, safe_text
-from ossconsole.dataset.contents import MAX_SAMPLE_BYTES, ImageContent, folder_images, show_image
+from ossconsole.dataset.contents import MAX_SAMPLE_BYTES, ImageContent, ManifestCheck, folder_images, show_image
 from ossconsole.dataset.manifest import Manifest
-from ossconsole.dataset.upload.samples import ManifestCheck
 from ossconsole.storage.jobs.actions import (
     Copy,
     Delete,
