@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING
 
 import fastcrc
 import msgspec
-import oss2
 
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.files import decode_json, read_private, set_aside, state_dir, write_private
 from ossconsole.config.text import safe_text
-from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.objects import ObjectInfo
 
 if TYPE_CHECKING:
+    import oss2
+
     from ossconsole.storage.client import ObjectStore
 
 log = logging.getLogger(__name__)
@@ -86,6 +86,8 @@ class ResumableUpload:
 
         `before` is called with the number of bytes just before they are sent.
         """
+        import oss2  # not for the screens that import this module
+
         start = (number - 1) * self._memory.part_size
         data = os.pread(self._fd, min(self._memory.part_size, self.size - start), start)
         if len(data) != min(self._memory.part_size, self.size - start):
@@ -140,6 +142,8 @@ class ResumableUpload:
             log.warning("%s cannot be deleted: %s", self._memory_path, error.strerror)
 
     def _crc64(self) -> int:
+        import oss2
+
         return int(oss2.utils.calc_obj_crc_from_parts(sorted(self._sent, key=lambda part: part.part_number)))
 
     def _changed(self) -> ConsoleError:
