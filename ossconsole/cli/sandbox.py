@@ -106,7 +106,7 @@ def sandbox(*, directory: Path, unshaped: bool, fault_file: Path | None, **optio
 SAMPLE_SIZE = 16
 """Side of the stored samples in px: small enough that two slow cores train faster than the standard endpoint reads."""
 
-DEMO_SETTINGS = TrainSettings(epochs=40, batch_size=50, image_size=SAMPLE_SIZE, workers=1, learning_rate=0.03)
+DEMO_SETTINGS = TrainSettings(epochs=40, batch_size=32, image_size=SAMPLE_SIZE, workers=1, learning_rate=0.03)
 """The demo's run of a few minutes: I/O-bound on the standard endpoint, compute-bound on the accelerated one."""
 
 _POLL_S = 0.1

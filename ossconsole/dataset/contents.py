@@ -1,4 +1,4 @@
-"""What an object is by its first bytes (checkpoint, sample, manifest, image, table, text) and how it is shown."""
+"""What an object is by its first bytes and how it is shown; the comparison of a dataset with its manifest."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import msgspec
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import decode_json
 from ossconsole.dataset.formats import CHANNELS, IMAGENET_MEAN, IMAGENET_STD, SampleFormat, decode, sample_bytes
-from ossconsole.dataset.manifest import MANIFEST_NAME, Manifest, Sample, check_manifest, object_key
+from ossconsole.dataset.manifest import MANIFEST_NAME, Manifest, Sample, check_manifest, merge_by_key, object_key
 from ossconsole.storage.checkpoints.inspect import CheckpointError, CheckpointInfo, inspect_checkpoint
+from ossconsole.storage.jobs.job import Job
 from ossconsole.storage.objects import ARCHIVED
 
 if TYPE_CHECKING:
@@ -342,3 +343,63 @@ def _pretty(text: str) -> str:
         return msgspec.json.format(text, indent=2)
     except msgspec.DecodeError:  # JSON Lines, or not JSON
         return text
+
+
+_MAX_EXAMPLES = 20
+
+
+class ManifestFindings(msgspec.Struct, frozen=True, kw_only=True):
+    """The counts of samples, by result; `examples` are up to 20 lines for each kind of difference."""
+
+    samples: int = 0
+    present: int = 0
+    missing: int = 0
+    wrong_size: int = 0
+    unlisted: int = 0
+    examples: tuple[str, ...] = ()
+
+
+class ManifestCheck(Job):
+    """Compares the manifest with a listing of the bucket; `findings` may be read at any time."""
+
+    def __init__(self, store: ObjectStore, prefix: str, manifest: Manifest) -> None:
+        super().__init__(f"Check of {store.uri(prefix)}", threads=1)
+        self.findings = ManifestFindings()
+        self._store = store.pausing(self.wait_to_retry)
+        self._prefix = prefix
+        self._manifest = manifest
+
+    def work(self) -> None:
+        """Lists the prefix once. Raises Cancelled, StorageError."""
+        expected = sorted(
+            (object_key(self._prefix, sample.key), self._manifest.sample_bytes(sample))
+            for samples in self._manifest.splits.values()
+            for sample in samples
+        )
+        self.tracker.add_total(len(expected), 0)
+        self.tracker.totals_known()
+        counts = dict.fromkeys(("present", "missing", "wrong_size", "unlisted"), 0)
+        examples: list[str] = []
+
+        def note(kind: str, text: str) -> None:
+            counts[kind] += 1
+            if counts[kind] <= _MAX_EXAMPLES:
+                examples.append(text)
+
+        listed = ((found.key, found.size) for found in self._store.list_all(object_key(self._prefix, "")))
+        for number, (key, wanted, size) in enumerate(merge_by_key(expected, listed)):
+            self.check_cancelled()
+            if wanted is None:
+                if not key.endswith(("/", MANIFEST_NAME)):
+                    note("unlisted", f"not in the manifest: {key}")
+                continue
+            if size is None:
+                note("missing", f"missing: {key}")
+            elif size != wanted:
+                note("wrong_size", f"{size:,} bytes instead of {wanted:,}: {key}")
+            else:
+                counts["present"] += 1
+            self.tracker.complete(key, 0, failed=size is None)
+            if number % 500 == 0:
+                self.findings = ManifestFindings(samples=len(expected), examples=tuple(examples), **counts)
+        self.findings = ManifestFindings(samples=len(expected), examples=tuple(examples), **counts)

@@ -9,7 +9,7 @@ import io
 import itertools
 import math
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -408,3 +408,27 @@ def _val_labels(store: ObjectStore, prefix: str) -> dict[str, str]:
             f"{store.uri(key)} is not a labels file: {error}.", remedy="Upload the tutorial's file again."
         ) from error
     return {name.replace(".JPEG", _TUTORIAL_FORMAT.suffix): wnid for name, wnid in labels.items()}
+
+
+ExpectedT = TypeVar("ExpectedT")
+ListedT = TypeVar("ListedT")
+
+
+def merge_by_key(
+    expected: Iterable[tuple[str, ExpectedT]], listed: Iterable[tuple[str, ListedT]]
+) -> Iterator[tuple[str, ExpectedT | None, ListedT | None]]:
+    """Both, side by side by key; each is in the order of its keys. None where a side does not have the key."""
+    wanted = iter(expected)
+    key, value = next(wanted, (None, None))
+    for listed_key, found in listed:
+        while key is not None and key < listed_key:
+            yield key, value, None
+            key, value = next(wanted, (None, None))
+        if key == listed_key:
+            yield listed_key, value, found
+            key, value = next(wanted, (None, None))
+        else:
+            yield listed_key, None, found
+    while key is not None:
+        yield key, value, None
+        key, value = next(wanted, (None, None))

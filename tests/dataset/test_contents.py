@@ -16,6 +16,7 @@ from ossconsole.dataset.contents import (
     PREVIEW_BYTES,
     BytesContent,
     ImageContent,
+    ManifestCheck,
     ManifestIndex,
     TextContent,
     UnreadableContent,
@@ -24,7 +25,6 @@ from ossconsole.dataset.contents import (
 )
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import Manifest, Sample, write_manifest
-from ossconsole.dataset.upload.samples import ManifestCheck
 from ossconsole.storage.checkpoints.inspect import CheckpointInfo
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.jobs.job import JobState

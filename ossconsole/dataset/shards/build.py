@@ -70,9 +70,9 @@ class ShardPlan(msgspec.Struct, frozen=True):
 class ShardPlanner:
     """The samples on the disk, in an order that the seed and their names fix. Raises sqlite3.Error."""
 
-    def __init__(self, path: Path, recipe: PreprocessConfig, per_shard: int) -> None:
+    def __init__(self, path: Path, config: PreprocessConfig, per_shard: int) -> None:
         path.unlink(missing_ok=True)
-        self._recipe = recipe
+        self._config = config
         self._per_shard = per_shard
         self._decode = msgspec.msgpack.Decoder(PlannedMember).decode
         self._db = sqlite3.connect(path, check_same_thread=False)
@@ -93,7 +93,7 @@ class ShardPlanner:
 
     def _take(self, sample: PlannedSample, key: str) -> bool:
         row = PlannedMember(sample.path, key, sample.class_name, sample.size, sample.mtime_ns, sample.location)
-        place = hashlib.sha256(f"{self._recipe.seed}/{key}".encode()).digest()[:12]
+        place = hashlib.sha256(f"{self._config.seed}/{key}".encode()).digest()[:12]
         values = (key, place, msgspec.msgpack.encode(row))
         return self._db.execute("INSERT OR IGNORE INTO plan VALUES (?, ?, ?)", values).rowcount == 1
 
@@ -108,7 +108,7 @@ class ShardPlanner:
 
     def _digest(self, rows: list[PlannedMember]) -> str:
         made_from = [(row.key, row.size, row.mtime_ns) for row in rows]
-        return hashlib.sha256(msgspec.json.encode((self._recipe.digest, made_from))).hexdigest()[:32]
+        return hashlib.sha256(msgspec.json.encode((self._config.digest, made_from))).hexdigest()[:32]
 
     def close(self) -> None:
         """Closes the database."""
@@ -118,11 +118,11 @@ class ShardPlanner:
 class ExistingShards:
     """The objects below a dataset prefix, and the shards that earlier uploads have sent."""
 
-    def __init__(self, store: ObjectStore, prefix: str, recipe: PreprocessConfig, resume_log: Path) -> None:
+    def __init__(self, store: ObjectStore, prefix: str, config: PreprocessConfig, resume_log: Path) -> None:
         """`resume_log` has a line for each shard sent since the list was written. Raises StorageError, OSError."""
         self.objects = list_objects(store, prefix)
         self.list = read_packed_list(store, prefix)
-        usable = self.list is not None and self.list.recipe == recipe.digest
+        usable = self.list is not None and self.list.recipe == config.digest
         self._shards = {shard.tar: shard for shard in (self.list.shards if self.list and usable else ())}
         self._shards |= {shard.tar: shard for shard in _read_resume_log(resume_log)}
 

@@ -107,18 +107,18 @@ class ShardUpload(UploadJob):
     def _upload(self, layout: Layout) -> None:
         settings = self.settings
         known = known_shards(self.store, self.prefix, settings)
-        plan = ShardPlanner(self._folder / "plan.sqlite", settings.preprocessing, settings.per_shard)
-        with contextlib.closing(plan):
-            classes = self._read(layout, plan)
+        planner = ShardPlanner(self._folder / "plan.sqlite", settings.preprocessing, settings.per_shard)
+        with contextlib.closing(planner):
+            classes = self._read(layout, planner)
             self._labels = {name: label for label, name in enumerate(classes)}
             self.stats.phase = Phase.UPLOADING
             with ShardBuilder(self._folder, self) as builder:
-                self._send_all(plan, builder, known)
+                self._send_all(planner, builder, known)
         self._verify()
         self._finish(classes, layout)
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _read(self, layout: Layout, plan: ShardPlanner) -> tuple[str, ...]:
+    def _read(self, layout: Layout, planner: ShardPlanner) -> tuple[str, ...]:
         """Plans every file; returns the classes in label order."""
         suffix = self.settings.format.suffix
         classes: set[str] = set()
@@ -127,7 +127,7 @@ class ShardUpload(UploadJob):
             self.stats.add(PLANNED)
             if isinstance(item, SkippedFile):
                 self.skip(item)
-            elif (action := plan.add(item, suffix)) is PlanAction.SEND:
+            elif (action := planner.add(item, suffix)) is PlanAction.SEND:
                 classes.add(item.class_name)
             else:
                 self.record_failure(Failure(item.path, action.reason))
@@ -137,12 +137,12 @@ class ShardUpload(UploadJob):
 
     # Sending
 
-    def _send_all(self, plan: ShardPlanner, builder: ShardBuilder, known: ExistingShards) -> None:
+    def _send_all(self, planner: ShardPlanner, builder: ShardBuilder, known: ExistingShards) -> None:
         """Builds one tar after the other while threads send the parts of earlier ones."""
         self.sender_pool = ThreadPool(
             self._send_part, self.gate, self.parallelism, limit=self.parallelism, name="upload-send"
         )
-        tasks = itertools.chain.from_iterable(self._tasks(shard_plan, builder, known) for shard_plan in plan.plans())
+        tasks = itertools.chain.from_iterable(self._tasks(shard_plan, builder, known) for shard_plan in planner.plans())
         try:
             self.sender_pool.run(tasks, LAST_ANSWERS_S)
         finally:

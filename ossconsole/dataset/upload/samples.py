@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Iterator
 
 import msgspec
 
@@ -17,6 +16,7 @@ from ossconsole.dataset.manifest import (
     Manifest,
     ManifestError,
     Sample,
+    merge_by_key,
     object_key,
     read_manifest,
     write_manifest,
@@ -36,7 +36,7 @@ from ossconsole.dataset.upload.progress import (
 )
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
-from ossconsole.storage.jobs.job import Failure, Job
+from ossconsole.storage.jobs.job import Failure
 from ossconsole.storage.jobs.threads import Cancelled
 from ossconsole.storage.objects import ObjectSummary
 
@@ -212,7 +212,7 @@ def verify(store: ObjectStore, prefix: str, journal: Journal) -> Iterator[Mismat
     """
     below = object_key(prefix, "")
     listed = ((summary.key[len(below) :], summary) for summary in store.list_all(below))
-    for key, expected, summary in _merge(((each.key, each) for each in journal.expected()), listed):
+    for key, expected, summary in merge_by_key(((each.key, each) for each in journal.expected()), listed):
         if expected is None:
             if key != MANIFEST_NAME:
                 yield Mismatch(key, None, summary)
@@ -231,87 +231,3 @@ def _same(store: ObjectStore, expected: ExpectedObject, summary: ObjectSummary) 
         if error.status == 404:
             return False
         raise
-
-
-ExpectedT = TypeVar("ExpectedT")
-ListedT = TypeVar("ListedT")
-
-
-def _merge(
-    expected: Iterable[tuple[str, ExpectedT]], listed: Iterable[tuple[str, ListedT]]
-) -> Iterator[tuple[str, ExpectedT | None, ListedT | None]]:
-    """Both, side by side by key; each is in the order of its keys. None where a side does not have the key."""
-    wanted = iter(expected)
-    key, value = next(wanted, (None, None))
-    for listed_key, found in listed:
-        while key is not None and key < listed_key:
-            yield key, value, None
-            key, value = next(wanted, (None, None))
-        if key == listed_key:
-            yield listed_key, value, found
-            key, value = next(wanted, (None, None))
-        else:
-            yield listed_key, None, found
-    while key is not None:
-        yield key, value, None
-        key, value = next(wanted, (None, None))
-
-
-_MAX_EXAMPLES = 20
-
-
-class ManifestFindings(msgspec.Struct, frozen=True, kw_only=True):
-    """The counts of samples, by result; `examples` are up to 20 lines for each kind of difference."""
-
-    samples: int = 0
-    present: int = 0
-    missing: int = 0
-    wrong_size: int = 0
-    unlisted: int = 0
-    examples: tuple[str, ...] = ()
-
-
-class ManifestCheck(Job):
-    """Compares the manifest with a listing of the bucket; `findings` may be read at any time."""
-
-    def __init__(self, store: ObjectStore, prefix: str, manifest: Manifest) -> None:
-        super().__init__(f"Check of {store.uri(prefix)}", threads=1)
-        self.findings = ManifestFindings()
-        self._store = store.pausing(self.wait_to_retry)
-        self._prefix = prefix
-        self._manifest = manifest
-
-    def work(self) -> None:
-        """Lists the prefix once. Raises Cancelled, StorageError."""
-        expected = sorted(
-            (object_key(self._prefix, sample.key), self._manifest.sample_bytes(sample))
-            for samples in self._manifest.splits.values()
-            for sample in samples
-        )
-        self.tracker.add_total(len(expected), 0)
-        self.tracker.totals_known()
-        counts = dict.fromkeys(("present", "missing", "wrong_size", "unlisted"), 0)
-        examples: list[str] = []
-
-        def note(kind: str, text: str) -> None:
-            counts[kind] += 1
-            if counts[kind] <= _MAX_EXAMPLES:
-                examples.append(text)
-
-        listed = ((found.key, found.size) for found in self._store.list_all(object_key(self._prefix, "")))
-        for number, (key, wanted, size) in enumerate(_merge(expected, listed)):
-            self.check_cancelled()
-            if wanted is None:
-                if not key.endswith(("/", MANIFEST_NAME)):
-                    note("unlisted", f"not in the manifest: {key}")
-                continue
-            if size is None:
-                note("missing", f"missing: {key}")
-            elif size != wanted:
-                note("wrong_size", f"{size:,} bytes instead of {wanted:,}: {key}")
-            else:
-                counts["present"] += 1
-            self.tracker.complete(key, 0, failed=size is None)
-            if number % 500 == 0:
-                self.findings = ManifestFindings(samples=len(expected), examples=tuple(examples), **counts)
-        self.findings = ManifestFindings(samples=len(expected), examples=tuple(examples), **counts)

@@ -254,7 +254,7 @@ def count(screen: Browser) -> None:
 
 def check_manifest(screen: Browser) -> None:
     """Compare the manifest under the cursor with the bucket listing."""
-    from ossconsole.dataset.upload.samples import ManifestCheck  # it loads PIL
+    from ossconsole.dataset.contents import ManifestCheck  # it loads PIL
 
     detail = screen.detail
     if screen.store is None or detail is None or not isinstance(detail.content, Manifest):

@@ -15,6 +15,7 @@ from ossconsole.dataset.contents import (
     Content,
     ImageContent,
     ManifestIndex,
+    ManifestFindings,
     TextContent,
     contact_sheet,
     read_content,
@@ -28,7 +29,6 @@ from ossconsole.tui.kit.scroll import Block, ImageBlock
 from ossconsole.tui.kit.text import Line, moment, number, percent, shorten_middle, size, wrap
 
 if TYPE_CHECKING:
-    from ossconsole.dataset.upload.samples import ManifestFindings
     from ossconsole.storage.client import ObjectStore
 
 _LABEL = 13
