@@ -150,9 +150,9 @@ class ConsoleApp(ConsoleTextualApp):
         self.set_class(self.glyphs is glyphs.ASCII, "-ascii")
 
     def _remembered_theme(self, *, poor: bool) -> str:
-        known = self._appearance.get("theme", "")
-        if known in self.available_themes and (not poor or self.available_themes[known].ansi):
-            return str(known)
+        name = self._appearance.get("theme", "")
+        if name in self.available_themes and (not poor or self.available_themes[name].ansi):
+            return str(name)
         return "ansi-dark" if poor else "console-dark"
 
     def _remember_appearance(self) -> None:

@@ -64,9 +64,11 @@ async def download(screen: Browser) -> None:
     store, sources, base = screen.store, screen.targets, screen.model.rows.base
     if store is None or not sources:
         return
-    known = memory.recall(_FORM, store.profile.name).get("folder") or str(Path.cwd())
+    last_folder = memory.recall(_FORM, store.profile.name).get("folder") or str(Path.cwd())
     question = f"Download {_label(sources)} into this local folder:"
-    answer = await screen.app.push_screen_wait(PromptScreen("Download", question, str(known), check=_check_folder))
+    answer = await screen.app.push_screen_wait(
+        PromptScreen("Download", question, str(last_folder), check=_check_folder)
+    )
     if not answer:
         return
     folder, existing = _folder(answer), Existing.KEEP
@@ -348,17 +350,17 @@ def _abort(store: ObjectStore, found: Sequence[UnfinishedUpload]) -> int:
 @work(exclusive=True, group="dialog", exit_on_error=False)
 async def jobs(screen: Browser) -> None:
     """List all jobs: cancel or retry one, or show its failures."""
-    known = list(reversed(screen.console.jobs))
-    if not known:
+    listed = list(reversed(screen.console.jobs))
+    if not listed:
         screen.notify("No jobs.", timeout=3)
         return
-    rows = [Line((f" {job.state:<10}", "dim"), (job.title, "text")) for job in known]
+    rows = [Line((f" {job.state:<10}", "dim"), (job.title, "text")) for job in listed]
     answer = await screen.app.push_screen_wait(
         ListScreen("Jobs", rows, hint="x cancel · a retry · enter show failures", keys="xa")
     )
     if not answer:
         return
-    job = known[answer[1]]
+    job = listed[answer[1]]
     if answer[0] == "x":
         job.cancel()
     elif answer[0] == "a" and isinstance(job, Download) and not job.alive:

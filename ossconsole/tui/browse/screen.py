@@ -150,9 +150,9 @@ class BrowseScreen(ConsoleScreen):
     def run_job(self, job: Job, on_finished: Callable[[Job], None] | None = None) -> None:
         """See `Browser.run_job`."""
         jobs = self.console.jobs
-        finished = [known for known in jobs if not known.alive and known not in self._on_finished]
-        for known in finished[: max(0, len(finished) - _FINISHED_SHOWN + 1)]:
-            jobs.remove(known)
+        finished = [other for other in jobs if not other.alive and other not in self._on_finished]
+        for other in finished[: max(0, len(finished) - _FINISHED_SHOWN + 1)]:
+            jobs.remove(other)
         jobs.append(job)
         self._on_finished[job] = on_finished or (lambda _: None)
         job.start()

@@ -43,12 +43,12 @@ def columns(width: int) -> list[tuple[Column, int, int]]:
     """The visible columns of a table of `width` cells, each with its first cell and its width."""
     shown = [column for column in COLUMNS if width >= column.needs]
     name = width - _MARGIN - sum(column.width + 2 for column in shown if column.width)
-    found, at = [], _MARGIN
+    placed, at = [], _MARGIN
     for column in shown:
         cells = column.width or name
-        found.append((column, at, cells))
+        placed.append((column, at, cells))
         at += cells + 2
-    return found
+    return placed
 
 
 def column_at(width: int, cell: int) -> SortKey:

@@ -88,16 +88,16 @@ class StyleCache:
 
     def _resolve(self, ink: InkSpec) -> Style:
         app = self._widget.app
-        known = app.theme_variables
-        plain = self._widget.rich_style
+        variables = app.theme_variables
+        base = self._widget.rich_style
         if app.native_ansi_color:
-            colour = Color.parse(known["foreground"] if ink.reverse else ink.ansi or known[ink.colour])
-            return plain + Style(color=colour.rich_color, bold=ink.bold, reverse=ink.reverse or None)
-        colour = Color.parse(known[ink.colour])
-        ground = Color.parse(known[ink.ground]) if ink.ground else None
+            colour = Color.parse(variables["foreground"] if ink.reverse else ink.ansi or variables[ink.colour])
+            return base + Style(color=colour.rich_color, bold=ink.bold, reverse=ink.reverse or None)
+        colour = Color.parse(variables[ink.colour])
+        ground = Color.parse(variables[ink.ground]) if ink.ground else None
         if ground is not None and ink is STYLES["cursor"]:
             ground = self._widget.background_colors[1].blend(ground, _CURSOR_STRENGTH)
-        return plain + Style(
+        return base + Style(
             color=colour.rich_color,
             bgcolor=ground.rich_color if ground else None,
             bold=ink.bold,
@@ -166,11 +166,11 @@ def _differences(old: Sequence[Line], new: Sequence[Line], width: int) -> list[R
 
 def _changes(before: Sequence[Piece], after: Sequence[Piece]) -> list[tuple[int, int]]:
     """The new pieces as spans of cells, the end exclusive; adjacent ones are joined."""
-    known = set(_with_starts(before))
+    old = set(_with_starts(before))
     found: list[tuple[int, int]] = []
     for piece in _with_starts(after):
         start, text, _ = piece
-        if piece in known:
+        if piece in old:
             continue
         end = start + cell_len(text)
         if found and found[-1][1] == start:

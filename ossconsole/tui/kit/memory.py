@@ -63,9 +63,9 @@ def remember(form: str, profile: str, values: dict[str, Any]) -> str:
     """Keeps `values` for the next session. Returns a message for the user where that fails, else ""."""
     problem = check()
     try:
-        known = _valid(_read())
-        known[f"{form}/{profile}"] = msgspec.Raw(msgspec.json.encode(values))
-        _write(known)
+        entries = _valid(_read())
+        entries[f"{form}/{profile}"] = msgspec.Raw(msgspec.json.encode(values))
+        _write(entries)
     except SettingsError as error:
         problem = f"Not remembered for the next session: {error}"
     if problem:
@@ -121,5 +121,5 @@ def _valid(data: bytes | None) -> dict[str, msgspec.Raw]:
 
 
 def _decode(form: str, value: msgspec.Raw) -> dict[str, Any]:
-    found: dict[str, Any] = decode_json(bytes(value), _FORMS.get(form, dict[str, Any]))
-    return found
+    decoded: dict[str, Any] = decode_json(bytes(value), _FORMS.get(form, dict[str, Any]))
+    return decoded

@@ -74,7 +74,7 @@ def columns_of(points: Sequence[Point], t0: float, t1: float, count: int, *, joi
 
     With `join`, neighbouring points are connected, except across a gap.
     """
-    found: list[Column | None] = [None] * count
+    drawn: list[Column | None] = [None] * count
     previous: tuple[int, float] | None = None
     for point in points:
         if math.isnan(point.last):
@@ -83,23 +83,23 @@ def columns_of(points: Sequence[Point], t0: float, t1: float, count: int, *, joi
         at = min(count - 1, max(0, int((point.time - t0) / (t1 - t0) * count)))
         low, high = point.low, point.high
         if join and previous is not None:
-            _join(found, previous, (at, point.last))
-        _merge(found, at, low, high)
+            _join(drawn, previous, (at, point.last))
+        _merge(drawn, at, low, high)
         previous = None if point.gap else (at, point.last)
-    return found
+    return drawn
 
 
-def _join(found: list[Column | None], start: tuple[int, float], end: tuple[int, float]) -> None:
+def _join(drawn: list[Column | None], start: tuple[int, float], end: tuple[int, float]) -> None:
     """A straight line from `start` to `end`, without both ends."""
     span = end[0] - start[0]
     for step in range(1, span):
         value = start[1] + (end[1] - start[1]) * step / span
-        _merge(found, start[0] + step, value, value)
+        _merge(drawn, start[0] + step, value, value)
 
 
-def _merge(found: list[Column | None], at: int, low: float, high: float) -> None:
-    known = found[at]
-    found[at] = (low, high) if known is None else (min(known[0], low), max(known[1], high))
+def _merge(drawn: list[Column | None], at: int, low: float, high: float) -> None:
+    present = drawn[at]
+    drawn[at] = (low, high) if present is None else (min(present[0], low), max(present[1], high))
 
 
 def draw(columns: Sequence[Column | None], scale: Scale, height: int, symbols: str) -> list[str]:

@@ -217,12 +217,12 @@ class ConsoleScreen(_ConsoleAccess, Screen[None]):
 
     def live_actions(self) -> list[tuple[KeyAction, bool]]:
         """The actions of the footer that exist now, each with whether it has an effect."""
-        found = []
+        live = []
         for action in self.actions():
             allowed = self.check_action(action.name, ()) if action.scope != "app" else True
             if action.footer and allowed is not False:
-                found.append((action, allowed is True))
-        return found
+                live.append((action, allowed is True))
+        return live
 
     def on_resize(self, event: events.Resize) -> None:
         """Replace the body by a notice where the terminal is too small."""

@@ -187,10 +187,10 @@ def milliseconds(seconds: float | None) -> str:
 
 def short_times(values: Sequence[float | None], separator: str = " / ") -> str:
     """Short times in one unit: milliseconds, or seconds where the longest is at least a second."""
-    known = [value for value in values if value is not None and math.isfinite(value)]
-    if not known:
+    finite = [value for value in values if value is not None and math.isfinite(value)]
+    if not finite:
         return MISSING
-    if max(known) < 1:
+    if max(finite) < 1:
         return separator.join(milliseconds(value) for value in values) + " ms"
     return separator.join(MISSING if value is None else f"{value:.2f}" for value in values) + " s"
 

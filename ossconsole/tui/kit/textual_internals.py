@@ -71,14 +71,14 @@ class CroppedUpdate(ChopsUpdate):
 
     def render_segments(self, console: Console) -> str:
         """The escape sequences of the changed spans."""
-        found = []
+        parts = []
         for y, first, last in self.spans:
             for end, (start, strip) in zip(self.chop_ends[y], self.chops[y].items(), strict=False):
                 left, right = max(start, first), min(end, last)
                 if strip is not None and left < right:
-                    found.append(Control.move_to(left, y).segment.text)
-                    found.append(strip.crop(left - start, right - start).render(console))
-        return "".join(found)
+                    parts.append(Control.move_to(left, y).segment.text)
+                    parts.append(strip.crop(left - start, right - start).render(console))
+        return "".join(parts)
 
 
 class CachedStylesheet(Stylesheet):

@@ -259,9 +259,9 @@ class SetupScreen(ConsoleScreen):
     def _use(self, name: str) -> None:
         """Blocks; call it in a thread."""
         self.services.use_profile(name)
-        known = load_settings()
-        if name in {SANDBOX_NAME, *known.profiles}:
-            save_settings(known.activated(name))
+        settings = load_settings()
+        if name in {SANDBOX_NAME, *settings.profiles}:
+            save_settings(settings.activated(name))
 
     @work(exit_on_error=False)
     async def action_profiles(self) -> None:

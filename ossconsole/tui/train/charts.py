@@ -245,11 +245,11 @@ def _notes(
 def _value(points: Sequence[Point], window: TimeWindow, spec: ChartSpec) -> str:
     """The newest value, or that at the crosshair."""
     formatted = _percents if spec.scale == "percent" else number
-    known = [point for point in points if not math.isnan(point.last)]
-    if window.cursor is None or not known:
+    finite = [point for point in points if not math.isnan(point.last)]
+    if window.cursor is None or not finite:
         return f"{formatted(points[-1].last)}{spec.unit}" if points else MISSING
-    at = bisect.bisect_left([point.time for point in known], window.cursor)
-    near = min(known[max(0, at - 1) : at + 1], key=lambda point: abs(point.time - (window.cursor or 0.0)))
+    at = bisect.bisect_left([point.time for point in finite], window.cursor)
+    near = min(finite[max(0, at - 1) : at + 1], key=lambda point: abs(point.time - (window.cursor or 0.0)))
     return f"{formatted(near.last)}{spec.unit}"
 
 

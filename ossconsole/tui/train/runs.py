@@ -250,7 +250,7 @@ class RunsScreen(ConsoleScreen):
     # Drawing
 
     def _columns(self, width: int) -> list[tuple[str, int, Callable[[RunSummary], str]]]:
-        known: list[tuple[str, int, Callable[[RunSummary], str]]] = [
+        columns: list[tuple[str, int, Callable[[RunSummary], str]]] = [
             ("samples/s", 10, lambda run: rate(run.samples_per_s)),
             ("wait", 7, lambda run: percent(run.wait_fraction)),
             ("top-1", 8, lambda run: percent(run.top1, 1)),
@@ -259,7 +259,7 @@ class RunsScreen(ConsoleScreen):
             ("endpoint", 13, lambda run: str(run.endpoint or "")),
         ]
         room, shown = width - 2 - 21 - 13, []
-        for column in known:
+        for column in columns:
             room -= column[1]
             if room >= 0:
                 shown.append(column)

@@ -234,14 +234,14 @@ class UploadScreen(ConsoleScreen):
         return bool(self.query("#prefix")) and len(self.query("Select #label")) == len(self.query(Select))
 
     def _recall(self, profile: str) -> None:
-        known = memory.recall(FORM, profile)
-        recent = known.get("recent") or [""]
-        for name, value in (("source", str(recent[0])), ("prefix", str(known.get("prefix", "")))):
+        remembered = memory.recall(FORM, profile)
+        recent = remembered.get("recent") or [""]
+        for name, value in (("source", str(recent[0])), ("prefix", str(remembered.get("prefix", "")))):
             entry = self.query_one(f"#{name}", Input)
             entry.value = entry.value or value  # typed before the profile was known
         for name, (_, choices, _) in _SELECTS.items():
-            if known.get(name) in {value for _, value in choices}:
-                self.query_one(f"#{name}", Select).value = known[name]
+            if remembered.get(name) in {value for _, value in choices}:
+                self.query_one(f"#{name}", Select).value = remembered[name]
 
     def _recent(self) -> list[str]:
         profile = self.services.profile
