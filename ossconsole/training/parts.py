@@ -174,85 +174,76 @@ class TrainingParts:
         self.epochs.load(state)
 
 
+@dataclass(frozen=True, eq=False)
 class Checkpointer:
     """Takes snapshots of the run for the saver; on ranks other than 0, which have no `saver`, it writes nothing."""
 
-    def __init__(
-        self,
-        context: RunContext,
-        parts: TrainingParts,
-        reports: StepReports,
-        saver: CheckpointSaver | None,
-        run_config: dict[str, Any],
-    ) -> None:
-        self._context = context
-        self._parts = parts
-        self._reports = reports
-        self._saver = saver
-        self._run_config = run_config
+    context: RunContext
+    parts: TrainingParts
+    reports: StepReports
+    saver: CheckpointSaver | None
+    run_config: dict[str, Any]
 
     def save(self, *, best: bool = False, last: bool = False) -> bool:
         """Takes a snapshot and starts writing it. False when the last checkpoint already has this progress."""
-        self._reports.flush()
-        if self._saver is None or not self._saver.ready(last=last):
+        self.reports.flush()
+        if self.saver is None or not self.saver.ready(last=last):
             return True
-        progress = self._parts.epochs.progress(self._context.step)
-        if not self._saver.needs(progress):
+        progress = self.parts.epochs.progress(self.context.step)
+        if not self.saver.needs(progress):
             return False
         try:
-            state = self._parts.compute.host_copy(self._parts.trainer.state())
-            snapshot = Snapshot(state, progress, self._run_config, self._parts.compute.milestone())
+            state = self.parts.compute.host_copy(self.parts.trainer.state())
+            snapshot = Snapshot(state, progress, self.run_config, self.parts.compute.milestone())
         except (MemoryError, RuntimeError) as error:  # training needs less memory, and may continue
             log.exception("A snapshot for a checkpoint failed")
             failure = unexpected_failure(progress, error)
-            self._context.warn(failure.message, failure.remedy)
+            self.context.warn(failure.message, failure.remedy)
         else:
-            self._saver.save(snapshot, best=best)
+            self.saver.save(snapshot, best=best)
         return True
 
     def save_on_request(self, *, last: bool = False) -> None:
         """Saves, and says when there is nothing to save: an untrained model must never replace a trained one."""
         if not self.save(last=last):
-            step = self._context.step
+            step = self.context.step
             done = f"Nothing was trained since step {step}" if step else "Nothing has been trained yet"
-            self._context.info(f"{done}: no checkpoint is written.")
+            self.context.info(f"{done}: no checkpoint is written.")
 
     def rescue(self) -> None:
         """Saves what was trained since the last checkpoint, before the run ends with an error."""
-        saver = self._saver
-        if saver and saver.ready(last=True) and saver.needs(self._parts.epochs.progress(self._context.step)):
-            self._context.info("Writing a checkpoint before the run ends.")
+        saver = self.saver
+        if saver and saver.ready(last=True) and saver.needs(self.parts.epochs.progress(self.context.step)):
+            self.context.info("Writing a checkpoint before the run ends.")
             self.save(last=True)
 
 
+@dataclass(frozen=True, eq=False)
 class UserRequests:
     """Carries out what the user requests of a run between its steps: pauses, checkpoints, learning rates."""
 
-    def __init__(
-        self, context: RunContext, parts: TrainingParts, reports: StepReports, checkpointer: Checkpointer
-    ) -> None:
-        self._context = context
-        self._parts = parts
-        self._reports = reports
-        self._checkpointer = checkpointer
+    context: RunContext
+    parts: TrainingParts
+    reports: StepReports
+    checkpointer: Checkpointer
 
     def apply(self) -> None:
         """Carries out the pending requests while the only rank of a run cannot get a batch."""
-        controls = self._context.controls
+        controls = self.context.controls
         if controls.pop_checkpoint_request():
-            self._checkpointer.save_on_request()
+            self.checkpointer.save_on_request()
         if (lr := controls.pop_lr()) is not None:
-            self._parts.trainer.set_peak_lr(lr)
+            self.parts.trainer.set_peak_lr(lr)
         if controls.paused:
             self.wait_while_paused()
 
     def wait_while_paused(self) -> None:
         """Blocks until the run is resumed or stopped; with several ranks only briefly, because the others wait."""
-        context = self._context
-        self._reports.flush()
+        context = self.context
+        self.reports.flush()
         state = context.state
         context.enter(RunState.PAUSED)
-        context.controls.wait_while_paused(None if self._parts.group.world == 1 else _PAUSED_POLL_S)
+        context.controls.wait_while_paused(None if self.parts.group.world == 1 else _PAUSED_POLL_S)
         if not context.controls.stopping.is_set() and not context.controls.paused:
             context.enter(RunState.RUNNING if state is RunState.PAUSED else state)
-        self._parts.clock.restart()
+        self.parts.clock.restart()

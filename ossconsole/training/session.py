@@ -13,6 +13,7 @@ from ossconsole.config.connector import checked_connector_config
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.text import counted
+from ossconsole.dataset.manifest import TRAIN, VAL
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.telemetry import events
@@ -205,11 +206,10 @@ def _compute(context: RunContext, data: TrainingData, rank_info: RankInfo) -> De
 
 
 def _plan(context: RunContext, data: TrainingData, rank_info: RankInfo) -> Plan:
-    samples = {split: data.count(str(split)) for split in Split}
     return Plan(
         context.settings,
-        samples[Split.TRAIN],
-        samples[Split.VAL],
+        data.count(TRAIN),
+        data.count(VAL),
         rank=rank_info.rank,
         world=rank_info.world,
         stored_order=data.sharded,

@@ -152,7 +152,7 @@ def test_a_second_run_on_the_same_prefix_is_refused_and_a_headless_one_is_shown(
             headless.until(training)
             with Console(*options) as second:
                 assert second.finish() == 1
-                assert f"The run {the_run().run} (process {headless.process.pid}) is going on" in " ".join(second.lines)
+                assert f"The run {the_run().run} (process {headless.process.pid}) is active" in " ".join(second.lines)
             console.type("n")
             console.until_seen("Start")
             console.type("\r")
