@@ -42,7 +42,7 @@ from ossconsole.config.text import counted
 from ossconsole.dataset.manifest import SHARDS_NAME, SPLITS, ManifestMissingError, manifest_key, object_key
 from ossconsole.storage.errors import StorageError
 from ossconsole.telemetry.gpu import Driver, GpuReader, read_driver
-from ossconsole.telemetry.host import GpuSnapshot
+from ossconsole.telemetry.samples import GpuSnapshot
 from ossconsole.training.preflight import TorchReport
 
 if TYPE_CHECKING:

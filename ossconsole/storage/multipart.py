@@ -98,7 +98,6 @@ class ResumableUpload:
             action = f"writing part {number} of {self._store.uri(safe_text(self.key))}"
             upload = functools.partial(self._store.sdk.upload_part, self.key, self._memory.upload_id, number, data)
             etag = self._store.call(action, upload).etag
-        import oss2
 
         part = oss2.models.PartInfo(number, etag, size=len(data), part_crc=fastcrc.crc64.xz(data))
         with self._lock:

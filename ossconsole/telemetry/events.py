@@ -16,7 +16,7 @@ import msgspec
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.text import StrEnum, counted, safe_text
 from ossconsole.telemetry.compare import ComparisonReport
-from ossconsole.telemetry.host import GpuSample, HostSample
+from ossconsole.telemetry.samples import GpuSample, HostSample
 
 
 class RunState(StrEnum):

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from ossconsole.telemetry.host import GpuSample, GpuSnapshot
+from ossconsole.telemetry.samples import GpuSample, GpuSnapshot
 
 T = TypeVar("T")
 

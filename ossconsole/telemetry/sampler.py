@@ -11,7 +11,8 @@ import msgspec
 
 from ossconsole.telemetry.events import Telemetry
 from ossconsole.telemetry.gpu import GpuReader
-from ossconsole.telemetry.host import GpuSnapshot, HostReader, HostSample
+from ossconsole.telemetry.host import HostReader
+from ossconsole.telemetry.samples import GpuSnapshot, HostSample
 
 T = TypeVar("T")
 

@@ -23,7 +23,7 @@ from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import Manifest, Sample, write_manifest
 from ossconsole.storage.errors import StorageError
 from ossconsole.telemetry.gpu import Driver
-from ossconsole.telemetry.host import GpuSample, GpuSnapshot
+from ossconsole.telemetry.samples import GpuSample, GpuSnapshot
 from ossconsole.training.preflight import TorchReport
 from tests.dataset.conftest import make_pictures
 from tests.dataset.uploads import settings_for, upload

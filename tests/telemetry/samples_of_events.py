@@ -11,8 +11,8 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.telemetry import events
 from ossconsole.telemetry.compare import Comparison, Estimate
 from ossconsole.telemetry.events import Event, RunState
-from ossconsole.telemetry.host import GpuSample
 from ossconsole.telemetry.runs import RunRecord
+from ossconsole.telemetry.samples import GpuSample
 
 START = 1_700_000_000.0
 

@@ -7,8 +7,8 @@ import pytest
 from ossconsole.telemetry import events
 from ossconsole.telemetry.diagnosis import Bottleneck, diagnose
 from ossconsole.telemetry.events import RunState
-from ossconsole.telemetry.host import GpuSample
 from ossconsole.telemetry.measure import Ceiling
+from ossconsole.telemetry.samples import GpuSample
 from ossconsole.telemetry.view import RunView
 from tests.telemetry.runs import ACCELERATED, Feed
 

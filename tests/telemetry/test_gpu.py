@@ -8,7 +8,7 @@ import pynvml
 import pytest
 
 from ossconsole.telemetry.gpu import GpuProcess, GpuReader, memory_of_others
-from ossconsole.telemetry.host import GpuSample
+from ossconsole.telemetry.samples import GpuSample
 from tests.telemetry.fake_nvml import FakeNvml
 
 # Calls of one GPU whose failure may cost their own fields and nothing else.

@@ -8,8 +8,9 @@ import pytest
 
 from ossconsole.telemetry import events
 from ossconsole.telemetry.gpu import GpuReader
-from ossconsole.telemetry.host import GpuSnapshot, HostReader, HostSample
+from ossconsole.telemetry.host import HostReader
 from ossconsole.telemetry.sampler import Sampler, TelemetrySample
+from ossconsole.telemetry.samples import GpuSnapshot, HostSample
 from tests.telemetry.fake_nvml import FakeNvml
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
-from ossconsole.telemetry.host import GpuSample
 from ossconsole.telemetry.measure import WARMUP_STEPS
+from ossconsole.telemetry.samples import GpuSample
 from ossconsole.telemetry.view import RECENT_STEPS, STALLED_AFTER_S, RunView
 from tests.telemetry.runs import ACCELERATED, STANDARD, START, Feed
 

@@ -22,8 +22,8 @@ from ossconsole.storage.objects import ListPage, ObjectInfo, ObjectSummary
 from ossconsole.storage.retry import Pause
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import Event, RunState
-from ossconsole.telemetry.host import GpuSample, GpuSnapshot, HostSample
 from ossconsole.telemetry.sampler import TelemetrySample
+from ossconsole.telemetry.samples import GpuSample, GpuSnapshot, HostSample
 from ossconsole.training.settings import TrainSettings
 from ossconsole.tui.console import ConsoleState, PreparationStage, Ready, Setting, StageState, Starting
 

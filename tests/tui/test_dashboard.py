@@ -11,7 +11,7 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.telemetry import events
 from ossconsole.telemetry.auto import AutoCompare
 from ossconsole.telemetry.events import RunState
-from ossconsole.telemetry.host import GpuSample
+from ossconsole.telemetry.samples import GpuSample
 from ossconsole.telemetry.view import RunView
 from ossconsole.tui.kit.glyphs import ASCII, BRAILLE, SETS, Glyphs
 from ossconsole.tui.kit.plot import large

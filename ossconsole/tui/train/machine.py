@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from ossconsole.config.text import counted
-from ossconsole.telemetry.host import GpuSample, HostSample
+from ossconsole.telemetry.samples import GpuSample, HostSample
 from ossconsole.tui.kit.text import MISSING, Line, joined, percent, safe, shorten, size, wrap
 from ossconsole.tui.train.monitor import DashboardContext
 
