@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
-import psutil
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError, SettingsError
@@ -336,6 +335,8 @@ def _alive(run: events.Run) -> bool | None:
         return None
     if run.pid <= 0:
         return False
+    import psutil  # late: the console's first paint needs the recorder, not this
+
     try:
         process = psutil.Process(run.pid)
         # A process that started after the run has only reused its pid; 2 s cover clock adjustments.

@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -33,11 +34,13 @@ from ossconsole.telemetry import events
 from ossconsole.telemetry.events import Event, RunState
 from ossconsole.telemetry.measure import TOO_SHORT
 from ossconsole.telemetry.runs import RunRecord, new_run_id, record_path
-from ossconsole.telemetry.sampler import Sampler, TelemetrySample
 from ossconsole.training.context import RunContext
 from ossconsole.training.distributed.ranks import LocalRanks, RankInfo
 from ossconsole.training.preflight import broken_library, check_libraries
 from ossconsole.training.settings import TrainSettings, check_weights
+
+if TYPE_CHECKING:
+    from ossconsole.telemetry.sampler import Sampler, TelemetrySample
 
 log = logging.getLogger(__name__)
 
