@@ -169,7 +169,7 @@ def _lines(manifest: Manifest, view: RunView, summary: events.Summary, result: D
         *((str(kind).capitalize(), _endpoint_words(view, kind)) for kind in EndpointKind),
         ("Comparison", result.result),
         ("Accuracy", f"validation loss {number(summary.val_loss)}, top-1 {percent(summary.top1 or 0.0)}"),
-        ("CheckpointInfo", f"{result.verified}: {megabytes(saved.bytes)}, step {saved.step}, read back and verified"),
+        ("Checkpoint", f"{result.verified}: {megabytes(saved.bytes)}, step {saved.step}, read back and verified"),
         ("Listed", f"{counted(len(result.checkpoints), 'checkpoint')}; of this run: {', '.join(of_run)}"),
         ("Next", "`ossconsole demo` in a terminal shows this live; `ossconsole config init` sets up your own bucket"),
     ]

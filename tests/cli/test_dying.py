@@ -165,7 +165,7 @@ def test_escape_and_a_key_in_one_packet_are_both_taken(state: Path) -> None:
     with Console() as console:
         console.until_seen("dataset/")
         console.type("?")
-        console.until_seen("esc closes")
+        console.until_seen("esc close")
         console.type("\x1b4")
         console.until_seen("No run yet")
         console.type("q")

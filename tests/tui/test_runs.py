@@ -65,7 +65,7 @@ async def test_enter_replays_to_the_same_figures(make_app: AppMaker, two_runs: t
         text = shown(app)
         assert f"REPLAY  {two_runs[0]}" in text
         assert "✓ end" in text
-        assert "1 of 6 pairs, too few for a ratio" in text
+        assert "too short: 1 of 6 pairs" in text
         await pilot.press("escape")
         await settle(pilot)
         assert isinstance(app.screen, RunsScreen)

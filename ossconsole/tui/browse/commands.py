@@ -366,7 +366,7 @@ async def jobs(screen: Browser) -> None:
     elif answer[0] == "a" and isinstance(job, Download) and not job.alive:
         screen.run_job(job.retry())
     elif answer[0] == "enter" and job.failures:
-        text = "\n".join(safe_text(failure.message) for failure in job.failures[:1000])
+        text = "\n".join(safe_text(failure.reason) for failure in job.failures[:1000])
         await screen.app.push_screen_wait(TextScreen("Failures", text, job.title, Path.cwd() / "oss-failures.txt"))
 
 
