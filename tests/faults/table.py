@@ -53,9 +53,9 @@ class Collector:
         if not passed:
             text = "**test failed**"
         elif failed:
-            text = f"told after {seconds:.1f} s"
+            text = f"reported after {seconds:.1f} s"
         else:
-            text = f"outlasted, {total:.1f} s" + (f" (told after {seconds:.1f} s)" if message else "")
+            text = f"outlasted, {total:.1f} s" + (f" (reported after {seconds:.1f} s)" if message else "")
         self.cells.setdefault((fault, self._operations[operation]), {})[how] = text
 
     def markdown(self) -> str:
