@@ -7,6 +7,7 @@ as long for a batch as its endpoint's model says. Seeds are fixed and no clock i
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import itertools
 import json
@@ -339,7 +340,12 @@ class _Run:
 def compared(cell: Cell, seed: int, truth: Truth) -> Outcome:
     """One run with auto-A/B to its end."""
     world = World(cell, seed)
-    run, auto = _Run(), AutoCompare(seed)
+    with contextlib.closing(world.loader):  # a table has thousands of runs, each with shared memory
+        return _run_to_end(world, seed, truth)
+
+
+def _run_to_end(world: World, seed: int, truth: Truth) -> Outcome:
+    cell, run, auto = world.cell, _Run(), AutoCompare(seed)
     run.endpoint = STANDARD
     settings = {"batch_size": cell.batch, "workers": cell.workers, "endpoint": "standard"}
     run.apply(events.Run(time=0, run="r", version="0", settings=settings, epochs=10**6, steps_per_epoch=_EPOCH_BATCHES))
