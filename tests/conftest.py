@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,10 @@ from tests.sandboxed import Sandboxed, sandboxed
 
 _FOREIGN = ("OSS_", "OSSCONSOLE_", "ALIBABA_CLOUD_", "ALIBABACLOUD_", "ALICLOUD_")
 CLOSED_PORT_URL = "http://127.0.0.1:9"
+
+# A shell starts background jobs with SIGINT ignored, nohup with SIGHUP ignored; children would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Hundreds of child processes import the package: they compile its modules once for all of them.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
