@@ -59,7 +59,7 @@ class AutoCompare:
     """Decides when to switch; the owner asks after every look at the run, and does the switching.
 
     `done` once the interval decides and is precise, or after MAX_PAIRS pairs (twice as many where the cache is cold for
-    some and warm for others), or when the owner ends it; `outcome` then says what came of it. The comparison tells its
+    some and warm for others), or when the owner ends it; `outcome` then describes the result. The comparison has its
     decision as soon as there is one. The order of the visits is drawn by `seed`.
     """
 

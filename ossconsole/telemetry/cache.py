@@ -109,7 +109,7 @@ class SingleTimes:
 
     @property
     def limit_s(self) -> float | None:
-        """Seconds below which a sample is a hit; None while that cannot be told. Once known it is kept."""
+        """Seconds below which a sample is a hit; None while unknown. Once known it is kept."""
         if self._age >= (_ANEW_EVERY if self._limit_s is not None else 1):
             self._limit_s, self._age = self._found() or self._limit_s, 0
         return self._limit_s

@@ -175,9 +175,9 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
     `pairs` were collected, `estimate` is of the last look, None before the first. `typical_ratio` is the ratio of the
     median times of a step, blind to stalls. `hit_rate` is the estimated share of samples that came from the
-    accelerator's cache, `coverage` the share of the dataset that this run has read through it. `cold` tells that the
-    pairs are those of a cache that was still filling, `too_short` that the run is switched too often for pairs, `over`
-    that there will be no more of them.
+    accelerator's cache, `coverage` the share of the dataset that this run has read through it. `cold` is True
+    where the pairs are those of a cache that was still filling, `too_short` where the run is switched too often for
+    pairs, `over` where no more pairs will come.
     """
 
     pairs: int = 0
@@ -223,7 +223,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ratio(self) -> str:
-        """The ratio alone, "" unless one endpoint is faster: an undecided one is never told."""
+        """The ratio alone, "" unless one endpoint is faster: an undecided one is never shown."""
         return f"{self.estimate.ratio:.2f}x" if self.estimate is not None and self.faster is not None else ""
 
     @property

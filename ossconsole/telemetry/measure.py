@@ -96,7 +96,7 @@ class CeilingReport(msgspec.Struct, frozen=True, kw_only=True):
 
 # The first steps of a process pay for imports, caches and memory that no later step pays for.
 WARMUP_STEPS = 3
-_SHORT_STRETCHES = 2  # in a row, after which it is told that they are too short
+_SHORT_STRETCHES = 2  # in a row, after which the comparison says that they are too short
 TOO_SHORT = "too short"
 """The reason of a figure that is missing."""
 

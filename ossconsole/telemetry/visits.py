@@ -130,8 +130,8 @@ _SUMS = ("steps", "samples", "seconds", "wait_s", "copy_s", "compute_s", "bytes"
 class Visit(msgspec.Struct, frozen=True):
     """One reading: a whole visit.
 
-    `hit_rate` is the estimated share of samples that came from the accelerator's cache, None where it cannot be told.
-    `cold` tells that the cache was still filling.
+    `hit_rate` is the estimated share of samples that came from the accelerator's cache, None where it is unknown.
+    `cold` is True while the cache was still filling.
     """
 
     kind: EndpointKind
@@ -148,8 +148,8 @@ class EndpointFigures(msgspec.Struct, frozen=True, kw_only=True):
     `samples_per_s` is the mean over the time, of what arrived, at most what the compute could use. `visits` were
     completed; nine tenths of them lie between `rate_low` and `rate_high`. `typical_step_s` is the median time of a
     step, taken over turns of all readers, who deliver in bursts. `cold` is True where most of the samples were read
-    for the first time through a caching endpoint; the rates of both temperatures are told beside, where both were
-    seen. `copy_s` and `compute_s` are means per step.
+    for the first time through a caching endpoint; `cold_rate` and `warm_rate` are set where both
+    were seen. `copy_s` and `compute_s` are means per step.
     """
 
     kind: EndpointKind
@@ -341,7 +341,7 @@ class Visits:
         self._rest = Tally()
 
     def start(self, kind: EndpointKind, settling: int) -> None:
-        """The run starts on an endpoint, or once more after it broke off; so many batches are left out."""
+        """The run starts or resumes on an endpoint; its first `settling` batches do not count."""
         self._kind, self._settling, self._before = kind, settling, None
         self._begin_stretch()
 

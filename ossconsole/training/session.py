@@ -420,7 +420,7 @@ class Session:
         self._do_periodic()
 
     def _do_periodic(self) -> None:
-        """Switches the endpoint and writes a checkpoint every so many steps, as set."""
+        """Switches the endpoint every `switch_every` steps; writes a checkpoint every `checkpoint_every` steps."""
         context, settings = self.context, self.context.settings
         every = settings.switch_every
         if self.parts.group.rank_info.is_rank_zero and every and context.step % every == 0:

@@ -37,7 +37,7 @@ from ossconsole.training.plan import BatchRequest, Split
 from ossconsole.training.settings import TrainSettings
 
 _ORDER = tuple(CacheState)  # the epoch of a request, from 1, is its position here
-_STEPS = 1 << 40  # so many that the learning rate does not change
+_STEPS = 1 << 40  # enough that the learning rate does not change
 _SYNTHETIC_WARMUP = 3
 
 

@@ -36,7 +36,7 @@ _JOIN_TIMEOUT_S = 5.0
 SAMPLES_PER_SINGLE = 128
 """One of this many samples is timed: that extra read costs less than 1 % of requests and bytes."""
 
-_SPARSEST = 16  # at most so many times fewer, when reading them takes longer
+_SPARSEST = 16  # the largest factor by which single samples become rarer, when reading them takes longer
 _PAUSE = 8192  # samples until the next attempt after a failure
 
 
