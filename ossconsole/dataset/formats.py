@@ -23,26 +23,33 @@ Source: torchvision.transforms.Normalize as in pytorch/examples/imagenet/main.py
 class SampleFormat(str, enum.Enum):
     """How a sample is stored.
 
-    `image-u8` is uint8 before normalisation (a quarter of the bytes, augmented in every epoch); `tensor-f32` is the
-    tutorial's float32 after crop, flip and normalisation. Both are bare bytes in CHW order, channels R, G, B.
+    `image-jpeg` is an encoded image: a JPEG, or any image file that was kept as it is. `image-u8` is uint8 before
+    normalisation, `tensor-f32` the tutorial's float32 after crop, flip and normalisation; both are bare bytes in CHW
+    order, channels R, G, B. Readers decode, crop and flip all but `tensor-f32` anew in every epoch.
     """
 
+    IMAGE_JPEG = "image-jpeg"
     IMAGE_U8 = "image-u8"
     TENSOR_F32 = "tensor-f32"
 
     @property
     def suffix(self) -> str:
         """The ending of a sample's key."""
-        return ".pt" if self is SampleFormat.TENSOR_F32 else ".u8"
+        return {SampleFormat.IMAGE_JPEG: ".jpg", SampleFormat.IMAGE_U8: ".u8", SampleFormat.TENSOR_F32: ".pt"}[self]
+
+    @property
+    def encoded(self) -> bool:
+        """Whether the size in bytes depends on the content of the image."""
+        return self is SampleFormat.IMAGE_JPEG
 
     @property
     def itemsize(self) -> int:
-        """Bytes per value."""
+        """Bytes per value; of `image-jpeg` once it is decoded."""
         return 4 if self is SampleFormat.TENSOR_F32 else 1
 
     @property
     def dtype(self) -> str:
-        """The numpy dtype of a value; always little-endian."""
+        """The numpy dtype of a value, of `image-jpeg` once it is decoded; always little-endian."""
         return "<f4" if self is SampleFormat.TENSOR_F32 else "|u1"
 
     def __str__(self) -> str:
@@ -50,7 +57,12 @@ class SampleFormat(str, enum.Enum):
 
 
 def sample_bytes(fmt: SampleFormat, height: int, width: int) -> int:
-    """Bytes of one sample of `height` x `width` pixels (602,112 for tensor-f32 at 224 px)."""
+    """Bytes of one sample of `height` x `width` pixels (602,112 for tensor-f32 at 224 px).
+
+    Raises ValueError for an encoded format.
+    """
+    if fmt.encoded:
+        raise ValueError(f"the bytes of {fmt} depend on the image")
     return CHANNELS * height * width * fmt.itemsize
 
 

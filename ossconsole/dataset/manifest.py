@@ -10,7 +10,7 @@ import itertools
 import math
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
 
@@ -103,6 +103,7 @@ _TUTORIAL_FORMAT = SampleFormat.TENSOR_F32
 MAX_MANIFEST_BYTES = 1 << 30  # about ten million samples
 MAX_KEY_BYTES = 1023  # OSS's limit for a key, in UTF-8
 MAX_SIDE = 8192  # pixels; a sample of that size is already 200 MB as image-u8
+MAX_IMAGE_SIDE = 65535  # pixels; the limit of JPEG
 
 _SAMPLES_AT_ONCE = 1000
 _UPLOAD_AGAIN = "Upload the dataset again with `ossconsole upload`."
@@ -111,7 +112,8 @@ _UPLOAD_AGAIN = "Upload the dataset again with `ossconsole upload`."
 class Sample(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One stored image. `key` is relative to the dataset prefix, `label` an index into the manifest's classes.
 
-    `height` and `width` in pixels. `crc64` is the object's, as OSS computes it; 0 where it is unknown.
+    `height` and `width` in pixels; 0 where they are unknown, in a dataset of encoded images. `crc64` is the object's,
+    as OSS computes it; 0 where it is unknown. `bytes` is its size, 0 where format, height and width determine it.
     """
 
     key: str
@@ -119,6 +121,7 @@ class Sample(msgspec.Struct, frozen=True, array_like=True, gc=False):
     height: int
     width: int
     crc64: int = 0
+    bytes: int = 0
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,7 +140,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     def sample_bytes(self, sample: Sample) -> int:
         """Bytes of the object of `sample`."""
-        return sample_bytes(self.format, sample.height, sample.width)
+        return sample.bytes or sample_bytes(self.format, sample.height, sample.width)
 
 
 class ManifestHead(msgspec.Struct, frozen=True):
@@ -259,7 +262,7 @@ def _samples_problem(manifest: Manifest) -> str:
         if not samples:
             return f"the split {split!r} is empty"
         for index, sample in enumerate(samples):
-            if problem := sample_problem(sample.key, sample.label, sample.height, sample.width, classes):
+            if problem := sample_problem(sample, classes, manifest.format):
                 return f"{split}[{index}]: {problem}"
         seen.update(sample.key for sample in samples)
     if len(seen) != sum(len(samples) for samples in manifest.splits.values()):
@@ -284,14 +287,32 @@ def key_problem(key: str) -> str:
     return ""
 
 
-def sample_problem(key: str, label: int, height: int, width: int, classes: int) -> str:
+class SampleFields(Protocol):
+    """The fields that samples have in a manifest and in a list of shards."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def label(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+
+
+def sample_problem(sample: SampleFields, classes: int, fmt: SampleFormat) -> str:
     """Why a sample of a dataset with `classes` classes is not valid; "" when it is."""
-    if problem := key_problem(key):
+    least, longest = (0, MAX_IMAGE_SIDE) if fmt.encoded else (1, MAX_SIDE)
+    if problem := key_problem(sample.key):
         return problem
-    if not 0 <= label < classes:
-        return f"the label {label} is not within 0..{classes - 1}"
-    if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):
-        return f"{height} x {width} px is not within 1..{MAX_SIDE}"
+    if not 0 <= sample.label < classes:
+        return f"the label {sample.label} is not within 0..{classes - 1}"
+    if not (least <= sample.height <= longest and least <= sample.width <= longest):
+        return f"{sample.height} x {sample.width} px is not within {least}..{longest}"
+    if sample.bytes < 0 or fmt.encoded != bool(sample.bytes):
+        return f"{sample.bytes} bytes are not a valid size for {fmt}"
     return ""
 
 

@@ -159,7 +159,7 @@ def _sharded(listed: ShardList, prefix: str) -> TrainingData:
     for split in {shard.split for shard in listed.shards}:
         shards = [shard for shard in listed.shards if shard.split == split]
         splits[split] = tuple(
-            Sample(sample.key, sample.label, sample.height, sample.width)
+            Sample(sample.key, sample.label, sample.height, sample.width, bytes=sample.bytes)
             for shard in shards
             for sample in shard.samples
         )

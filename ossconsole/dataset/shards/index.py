@@ -37,7 +37,7 @@ _UPLOAD_AGAIN = "Upload the dataset again with `ossconsole upload --shards`."
 
 
 class ShardSample(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A member of a tar. Its `sample_bytes(format, height, width)` bytes begin at `offset` in the tar.
+    """A member of a tar, from `offset` on. `bytes` is its size, 0 where format, height and width determine it.
 
     `key` is the member's name, the same as the sample's key as a single object; `label` is an index into the list's
     classes.
@@ -48,6 +48,11 @@ class ShardSample(msgspec.Struct, frozen=True, array_like=True, gc=False):
     height: int
     width: int
     offset: int
+    bytes: int = 0
+
+    def size(self, fmt: SampleFormat) -> int:
+        """Bytes of the member."""
+        return self.bytes or sample_bytes(fmt, self.height, self.width)
 
 
 class _ShardFields(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,11 +154,11 @@ def _problem(found: ShardList) -> str:
 def _shard_problem(shard: Shard, found: ShardList) -> str:
     end = 0
     for sample in shard.samples:
-        if problem := sample_problem(sample.key, sample.label, sample.height, sample.width, len(found.classes)):
+        if problem := sample_problem(sample, len(found.classes), found.format):
             return problem
         if sample.offset <= end:
             return f"{sample.key} begins within the sample before it"
-        end = sample.offset + sample_bytes(found.format, sample.height, sample.width)
+        end = sample.offset + sample.size(found.format)
     return "" if 0 < end <= shard.bytes else "it has no samples, or they are longer than the tar"
 
 
