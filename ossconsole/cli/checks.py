@@ -451,7 +451,7 @@ def _dataset_result(data: TrainingData, uri: str) -> tuple[Check, int]:
     stored = " in tar shards" if data.sharded else ""
     classes = counted(len(manifest.classes), "class", "classes")
     text = (
-        f"{uri}: {counts} in {classes}, {manifest.format} at {manifest.size} px{stored}, "
+        f"{uri}: {counts} in {classes}, {manifest.format.at_size(manifest.size)}{stored}, "
         f"{size / 1e9:,.2f} GB. {data.missing}"
     ).rstrip()
     if not data.remarks:
