@@ -82,6 +82,7 @@ def form_lines(area: PanelArea, prefix: str) -> list[Line]:
     lines = [
         Line((" ^s ", "primary"), ("scan the source and show the plan of the upload", "text")),
         Line((" o  ", "primary"), ("select a folder, an archive or a table", "text")),
+        area.row("target", prefix),
         Line(),
         Line((" A source is one of", "dim")),
     ]
@@ -98,8 +99,7 @@ def form_lines(area: PanelArea, prefix: str) -> list[Line]:
         ("image-u8", "a quarter of the bytes, decoded; cropped anew in each epoch"),
         ("tensor-f32", "as in the tutorial: cropped, flipped and normalised once, here"),
     )
-    lines += [Line(), *(area.row(name, text, "dim") for name, text in formats)]
-    return [*lines, Line(), area.row("target", prefix)]
+    return [*lines, Line(), *(area.row(name, text, "dim") for name, text in formats)]
 
 
 def scan_lines(area: PanelArea, files: int) -> list[Line]:
