@@ -448,9 +448,9 @@ def _dataset_result(data: TrainingData, uri: str) -> tuple[Check, int]:
     counts = ", ".join(f"{data.count(split):,} {split}" for split in SPLITS if data.count(split))
     stored = " in tar shards" if data.sharded else ""
     classes = counted(len(data.classes), "class", "classes")
-    at = f" at {data.size} px" if data.size else ""
     text = (
-        f"{uri}: {counts} in {classes}, {data.format}{at}{stored}, {data.bytes / 1e9:,.2f} GB. {data.missing}"
+        f"{uri}: {counts} in {classes}, {data.format.at_size(data.size)}{stored}, "
+        f"{data.bytes / 1e9:,.2f} GB. {data.missing}"
     ).rstrip()
     if not data.remarks:
         return ok(_NAME, text), data.bytes

@@ -162,7 +162,8 @@ class Pipeline:
         passed = time.monotonic()
         try:
             key = object_key(self._job.prefix, item.key)
-            result = self._job.store.put(key, payload, content_type="application/octet-stream")
+            content_type = "" if self._job.settings.format.encoded else "application/octet-stream"
+            result = self._job.store.put(key, payload, content_type=content_type)  # "": by the key's ending
         except StorageError as error:
             self._refused(item, error)
             return
