@@ -14,9 +14,17 @@ STANDARD, ACCELERATED = EndpointKind.STANDARD, EndpointKind.ACCELERATED
 
 
 class Feed:
-    """Applies events to a view, keeping time, step and epoch."""
+    """Applies events to a view, keeping time, step and epoch. `run` has other fields of the Run event."""
 
-    def __init__(self, *, epochs: int = 4, steps_per_epoch: int = 100, batch: int = 10, **settings: Any) -> None:
+    def __init__(
+        self,
+        *,
+        epochs: int = 4,
+        steps_per_epoch: int = 100,
+        batch: int = 10,
+        run: dict[str, Any] | None = None,
+        **settings: Any,
+    ) -> None:
         self.view = RunView()
         self.time = START
         self.step = 0
@@ -24,11 +32,8 @@ class Feed:
         self.batch = batch
         self.endpoint = STANDARD
         known = {"batch_size": batch, "workers": 2, "endpoint": "standard", **settings}
-        self.view.apply(
-            events.Run(
-                time=self.time, run="r", version="1", settings=known, epochs=epochs, steps_per_epoch=steps_per_epoch
-            )
-        )
+        fields = {"run": "r", "version": "1", "epochs": epochs, "steps_per_epoch": steps_per_epoch, **(run or {})}
+        self.view.apply(events.Run(time=self.time, settings=known, **fields))
 
     def state(self, state: RunState, after: float = 0.0) -> Feed:
         self.time += after

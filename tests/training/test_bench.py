@@ -14,11 +14,11 @@ import pytest
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.manifest import object_key
-from ossconsole.telemetry.host import CpuLimit
+from ossconsole.telemetry.host import CpuLimit, usable_cores
 from ossconsole.training.bench.benchmark import Bench, BenchSettings
 from ossconsole.training.bench.results import BenchEvent, CacheState, Limit, LimitKind, Mode, Reading
 from ossconsole.training.bench.sampling import BenchDataset, BenchRequests
-from ossconsole.training.compute.device import compute_threads, usable_cores
+from ossconsole.training.compute.device import compute_threads
 from tests.training.conftest import TRAIN_SAMPLES, Bucket
 
 SETTINGS = BenchSettings(workers=(1,), batch_sizes=(8,), seconds=0.1, rounds=2)

@@ -287,6 +287,7 @@ def _step(batch: Batch, seconds: float) -> Step:
         queued=batch.queued,
         readers_idle=batch.readers_idle,
         single_s=batch.single_s,
+        decode_s=batch.decode_s,
     )
 
 
