@@ -219,6 +219,11 @@ class Interval:
         total = sum(step.step_time_s for step in self.steps)
         return sum(step.data_wait_s for step in self.steps) / total if self.trained and total else None
 
+    @property
+    def decode_s(self) -> float:
+        """The time that all readers spent decoding, in seconds."""
+        return sum(step.decode_s for step in self.steps)
+
     def fetch_quantile(self, share: float) -> float:
         """The quantile `share` of the fetch times, in seconds."""
         return float(np.quantile([step.fetch_s for step in self.steps], share))
@@ -305,7 +310,9 @@ def _timed(step: Step, times: StepTimes) -> Step:
 def _next(loader: BatchLoader) -> Batch:
     batch = loader.next()
     if batch is None or batch.failed or batch.bad:
-        reason = (batch.failed or batch.bad[0][1]) if batch is not None else "there are no more batches"
+        reason = "there are no more batches" if batch is None else batch.failed
+        if batch is not None and batch.bad:
+            reason = reason or f"{batch.bad[0].key}: {batch.bad[0].reason}"
         raise ConsoleError(
             f"A batch could not be read completely: {reason}.", remedy="`ossconsole doctor` checks the endpoints."
         )
