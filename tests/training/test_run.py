@@ -159,7 +159,9 @@ def test_a_run_stopped_while_torch_loads_ends_without_a_model(
     stable = keep_good(bucket)
     gate = threading.Event()
     runs: list[TrainingRun] = []
-    monkeypatch.setattr("ossconsole.training.data.training_data", lambda *_: gate.wait(DEADLINE_S) and bucket.data)
+    monkeypatch.setattr(
+        "ossconsole.training.data.training_data", lambda *_, **__: gate.wait(DEADLINE_S) and bucket.data
+    )
     runs.append(start_run())
     gate.set()
     found = finished(runs[0])
@@ -171,7 +173,9 @@ def test_a_run_stopped_while_it_loads_is_abandoned(
     bucket: Bucket, start_run: StartRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = threading.Event()
-    monkeypatch.setattr("ossconsole.training.data.training_data", lambda *_: loaded.wait(DEADLINE_S) and bucket.data)
+    monkeypatch.setattr(
+        "ossconsole.training.data.training_data", lambda *_, **__: loaded.wait(DEADLINE_S) and bucket.data
+    )
     run = start_run()
     run.stop()
     run.wait_for_stop()
