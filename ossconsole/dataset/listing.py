@@ -226,6 +226,11 @@ class _SplitListing:
                 return
 
 
+def is_sample_key(key: str) -> bool:
+    """Whether an object with this key, below train/ or val/, may be a sample."""
+    return _format_of(key)[0] is not None
+
+
 def _format_of(key: str) -> tuple[SampleFormat | None, str]:
     """The format of a sample with this key relative to the prefix, or why it is not one."""
     name = key[key.rfind("/") + 1 :]
