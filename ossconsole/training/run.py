@@ -367,12 +367,13 @@ class TrainingRun:
 
     def _wait(self, wait: Wait) -> None:
         """Waits before a request is sent again, and reports it unless another thread does; a stop ends the wait."""
-        is_first = self._reporting.acquire(blocking=False)
+        stopping = self._context.controls.stopping
+        is_first = not stopping.is_set() and self._reporting.acquire(blocking=False)
         try:
             if is_first:
                 self._describe()
                 self._context.info(f"Waiting: {wait}.")
-            if self._context.controls.stopping.wait(wait.seconds):
+            if stopping.wait(wait.seconds):
                 raise wait.error
         finally:
             if is_first:
