@@ -131,9 +131,9 @@ class Sample(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """The contents of a dataset prefix. `size` is the square's side, or the short side where the ratio is kept, pixels;
-    0 where it is unknown, in a dataset of encoded images.
+    """The contents of a dataset prefix.
 
+    `size` is the square's side, or the short side where the ratio is kept, pixels; 0 where encoded images vary.
     `classes[label]` is a class's name; `splits` has "train", "val" or both, none of them empty; `preparation` describes
     how images became samples.
     """
