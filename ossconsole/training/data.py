@@ -79,6 +79,9 @@ class Remark(NamedTuple):
     remedy: str
 
 
+UNKNOWN_MD5 = bytes(16)
+
+
 class TextColumn(NamedTuple):
     """Strings in one array: number i is the UTF-8 of `text` (uint8) from `starts[i]` to `starts[i + 1]` (int64)."""
 
@@ -104,7 +107,8 @@ class SampleColumns:
     """The samples of a split, one array per field: about 70 bytes per sample.
 
     `keys` are relative to the dataset prefix, or names in tars. `labels` are int64; `heights` and `widths` uint16 in
-    pixels, 0 where unknown; `sizes` int64 in bytes; `crc64s` uint64, 0 where unknown.
+    pixels, 0 where unknown; `sizes` int64 in bytes; `crc64s` uint64, 0 where unknown; `md5s` have 16 bytes, zeros where
+    unknown, and are empty where all are unknown.
     """
 
     keys: TextColumn
@@ -113,6 +117,7 @@ class SampleColumns:
     widths: npt.NDArray[np.uint16]
     sizes: npt.NDArray[np.int64]
     crc64s: npt.NDArray[np.uint64]
+    md5s: npt.NDArray[np.void]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -128,7 +133,16 @@ class SampleColumns:
             np.fromiter((sample.width for sample in samples), np.uint16, count),
             np.fromiter(map(size_of, samples), np.int64, count),
             np.fromiter((sample.crc64 for sample in samples), np.uint64, count),
+            _md5_column(samples),
         )
+
+
+def _md5_column(samples: Sequence[Sample]) -> npt.NDArray[np.void]:
+    digests = bytearray()
+    if any(sample.md5 for sample in samples):
+        for sample in samples:
+            digests += bytes.fromhex(sample.md5) or UNKNOWN_MD5
+    return np.frombuffer(digests, "V16")
 
 
 _NO_SAMPLES = SampleColumns.of((), lambda _: 0)
