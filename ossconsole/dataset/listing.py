@@ -172,6 +172,7 @@ class _SplitListing:
         for page in self._pages(folder, delimiter="/"):
             folders += (prefix[len(folder) : -1] for prefix in page.prefixes)
             objects += page.objects
+            self._count(len(page.objects))
             self._on_progress(self._listed)
         return FirstLevel(tuple(folders), tuple(objects))
 
@@ -206,10 +207,13 @@ class _SplitListing:
         first, last = (f"{folder}{list(labels)[at]}/" for at in (0, -1))
         # A listing begins after a key: here after "first.", which is before "first/", the folder's marker.
         for page in self._pages(folder, start_after=f"{first[:-1]}."):
+            count = 0
             for summary in page.objects:
                 name, slash, _ = summary.key[len(folder) :].partition("/")
                 if slash and name in labels:
                     found.add(summary, split, labels[name])
+                    count += 1
+            self._count(count)
             if self._stopping.is_set() or (page.objects and page.objects[-1].key[: len(last)] > last):
                 break
         return found
@@ -218,12 +222,14 @@ class _SplitListing:
         token = ""
         while True:
             page = self._store.list_page(folder, delimiter=delimiter, token=token, start_after=start_after)
-            with self._lock:
-                self._listed += len(page.objects)
             yield page
             token, start_after = page.next_token, ""
             if not token:
                 return
+
+    def _count(self, objects: int) -> None:
+        with self._lock:
+            self._listed += objects
 
 
 def is_sample_key(key: str) -> bool:

@@ -276,7 +276,7 @@ def _with_training_split(data: TrainingData, store: ObjectStore) -> TrainingData
 def _listed_note(manifest: Manifest, prefix: str, seconds: float) -> str:
     images = counted(sum(map(len, manifest.splits.values())), "image")
     command = f"ossconsole manifest --dataset-prefix {shlex.quote(prefix)}"
-    return f"Listed {images} in {seconds:.0f} s. To keep the list: {command}"
+    return f"Listed {images} in {seconds:.1f} s. To keep the list: {command}"
 
 
 def hold_out(manifest: Manifest, share: float, seed: int) -> tuple[Manifest, str]:
@@ -304,7 +304,12 @@ def held_out_rows(keys: Iterable[str], labels: Sequence[int], share: float, seed
     A class's samples are in the order of a hash of seed and key: the same in every run, whatever the other classes are.
     """
     classes = np.asarray(labels, np.int64)
-    hashes = b"".join(hashlib.blake2b(f"{seed}/{key}".encode(), digest_size=8).digest() for key in keys)
+    hashes = bytearray()
+    seeded = hashlib.blake2b(f"{seed}/".encode(), digest_size=8)
+    for key in keys:
+        keyed = seeded.copy()
+        keyed.update(key.encode())
+        hashes += keyed.digest()
     order = np.lexsort((np.frombuffer(hashes, ">u8"), classes))
     counts = np.bincount(classes)
     wanted = np.minimum(np.floor(counts * share + 0.5).astype(np.int64), np.maximum(counts - 1, 0))
