@@ -56,6 +56,11 @@ class SampleFormat(str, enum.Enum):
         return self.value
 
 
+def format_text(fmt: SampleFormat, size: int) -> str:
+    """Like `image-jpeg at 256 px`; `size` is 0 where it is unknown."""
+    return f"{fmt} at {size} px" if size else f"{fmt} of any size"
+
+
 def sample_bytes(fmt: SampleFormat, height: int, width: int) -> int:
     """Bytes of one sample of `height` x `width` pixels (602,112 for tensor-f32 at 224 px).
 

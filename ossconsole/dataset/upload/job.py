@@ -17,7 +17,7 @@ from ossconsole.config.credentials import CredentialSource
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.profiles import Profile
 from ossconsole.config.text import counted, safe_text
-from ossconsole.dataset.formats import SampleFormat
+from ossconsole.dataset.formats import SampleFormat, format_text
 from ossconsole.dataset.manifest import (
     SHARDS_NAME,
     ManifestError,
@@ -298,7 +298,7 @@ def check_prefix(store: ObjectStore, prefix: str, settings: UploadSettings, *, s
         return PrefixState(empty=False)
     if (head.format, head.size) != (settings.format, settings.size):
         raise PrefixTakenError(
-            f"{store.uri(prefix)} holds a dataset of {head.format} at {head.size} px, "
+            f"{store.uri(prefix)} holds a dataset of {format_text(head.format, head.size)}, "
             f"not of {settings.format} at {settings.size} px.",
             remedy="Use another prefix for this one with --dataset-prefix.",
         )
