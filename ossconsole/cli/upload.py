@@ -165,7 +165,7 @@ def _upload_plain(
     store = ObjectStore(opened.profile, opened.credentials, pool_size=threads)
     job = PlainUpload(store, source, prefix, threads=threads, bandwidth=bandwidth)
     signalled = _finish(job, as_json=as_json)
-    _print_unused(job.unused, as_json=as_json)
+    print_unused(job.unused, as_json=as_json)
     done = job.progress()
     return _end(job, signalled, (done.items_done, done.items_skipped, done.items_failed), as_json=as_json)
 
@@ -221,7 +221,7 @@ def _follow_json(job: UploadJob) -> None:
 
 
 def _print_json_summary(summary: UploadSummary) -> None:
-    _print_unused(summary.unused, as_json=True)
+    print_unused(summary.unused, as_json=True)
     for note in summary.ignored_files:
         _emit("skipped", path=note.path, reason=note.reason)
     for note in summary.failures:
@@ -326,7 +326,7 @@ def _print_summary(summary: UploadSummary) -> None:
         f"({summary.unchanged} unchanged, {summary.ignored} not used), {summary.failed} failed; "
         f"{summary.bytes / 1e6:.1f} MB in {summary.seconds:.1f} s, {summary.samples_per_s:.1f} samples/s."
     )
-    _print_unused(summary.unused, as_json=False)
+    print_unused(summary.unused, as_json=False)
     _print_notes("Failed", summary.failures, summary.failed)
     if summary.removed:
         what = "deleted" if summary.pruned else "still in the dataset (--prune deletes them)"
@@ -344,7 +344,8 @@ def _print_notes(title: str, notes: tuple[Failure, ...], count: int) -> None:
         say(f"{title}: and {count - _SHOWN} more")
 
 
-def _print_unused(groups: tuple[Unused, ...], *, as_json: bool) -> None:
+def print_unused(groups: tuple[Unused, ...], *, as_json: bool) -> None:
+    """Prints one line or JSON event for each group of files or objects that are not used."""
     for group in groups:
         if as_json:
             _emit("not_used", **msgspec.to_builtins(group))
@@ -385,7 +386,7 @@ def _print_plan(plan: UploadPlan, settings: UploadSettings) -> None:
         f"Stored: {plan.stored_bytes / 1e9:.2f} GB, about USD {plan.usd_per_month:.2f} per month "
         "(estimated, Standard LRS)."
     )
-    _print_unused(plan.unused, as_json=False)
+    print_unused(plan.unused, as_json=False)
     _print_notes("Rejected", plan.notes, plan.lost)
     if plan.problem:
         say(plan.problem)

@@ -292,7 +292,8 @@ def _known_sample(store: ObjectStore, info: ObjectInfo, index: ManifestIndex, sa
     label = index.label(sample)
     expected = index.manifest.sample_bytes(sample)
     if info.size != expected:
-        note = f"The manifest expects {expected:,} bytes ({sample.height} x {sample.width} {index.manifest.format})."
+        shape = f"{sample.height} x {sample.width} " if sample.height else ""
+        note = f"The manifest expects {expected:,} bytes ({shape}{index.manifest.format})."
         return BytesContent(store.get_range(info.key, 0, _SNIFF_BYTES), f"{note} The object has {info.size:,}.")
     if index.manifest.format.encoded:
         return _encoded_sample(store, info, label)

@@ -33,7 +33,7 @@ from ossconsole.dataset.upload.job import UploadJob
 from ossconsole.dataset.upload.journal import PlanAction
 from ossconsole.dataset.upload.prepare import PreprocessConfig
 from ossconsole.dataset.upload.progress import Counts, SamplePreview
-from ossconsole.dataset.upload.worker import Done, PrepareProcesses, Task, Worker
+from ossconsole.dataset.upload.worker import Done, InlineWorker, PrepareProcesses, Task, Worker
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.jobs.job import Failure
 from ossconsole.storage.multipart import ResumableUpload
@@ -246,7 +246,7 @@ class ShardBuilder:
         self._stats = job.stats
         self._count = job.settings.worker_count
         self._processes: PrepareProcesses | None = None
-        self._workers: list[Worker] = []
+        self._workers: list[Worker | InlineWorker] = []
 
     def __enter__(self) -> ShardBuilder:
         return self
@@ -305,7 +305,7 @@ class ShardBuilder:
             self._stats.add_busy_time(read=done.read_s, prepare=done.prepare_s)
             yield row, done, payload
 
-    def _worker(self, number: int) -> Worker:
+    def _worker(self, number: int) -> Worker | InlineWorker:
         if not self._processes:
             self._processes = PrepareProcesses(self._job.settings.preprocessing, self._count)
             self._workers = [self._processes.worker() for _ in range(self._count)]

@@ -15,7 +15,7 @@ from ossconsole.dataset.source.layout import PlannedSample
 from ossconsole.dataset.upload.job import UploadJob
 from ossconsole.dataset.upload.journal import Journal, SentSample
 from ossconsole.dataset.upload.progress import UNCHANGED, SamplePreview, sample_failed, sample_sent
-from ossconsole.dataset.upload.worker import Done, PrepareProcesses, Task, Worker
+from ossconsole.dataset.upload.worker import Done, InlineWorker, PrepareProcesses, Task, Worker
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.jobs.job import Failure
 from ossconsole.storage.jobs.threads import BoundedQueue, QueueClosed, ThreadPool, join_threads
@@ -121,7 +121,7 @@ class Pipeline:
             self._processes = self._processes or PrepareProcesses(self._job.settings.preprocessing, self._workers)
             return self._processes
 
-    def _fill(self, worker: Worker, waiting: deque[UploadItem]) -> bool:
+    def _fill(self, worker: Worker | InlineWorker, waiting: deque[UploadItem]) -> bool:
         """Gives the process its next images; False when none is left."""
         self._gate.check()
         while len(waiting) < _TASKS_PER_WORKER:
@@ -135,7 +135,7 @@ class Pipeline:
         return bool(waiting)
 
     @staticmethod
-    def _give(worker: Worker, item: UploadItem, waiting: deque[UploadItem]) -> None:
+    def _give(worker: Worker | InlineWorker, item: UploadItem, waiting: deque[UploadItem]) -> None:
         worker.send(Task(item.key, item.sample.size, item.sample.location))
         waiting.append(item)
 
