@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ossconsole.telemetry.compare import ComparisonReport
-    from ossconsole.training.bench.results import BenchEvent, ResultRow
+    from ossconsole.training.bench.results import BenchEvent, FormatResult, ResultRow
 
 F = TypeVar("F", bound=Callable[..., Any])
 _ENDPOINTS = [str(kind) for kind in EndpointKind]
@@ -110,10 +111,8 @@ def bench(
     First and later reads of a sample through an endpoint (cold and warm) are measured separately. Nothing is written to
     the bucket, except with --formats. Exit code 1 also where the control (--aa) finds its two sides different.
     """
-    if formats and (datasets or options["aa"]):
-        raise click.UsageError("--formats cannot be combined with --dataset or --aa.")
-    if source is not None and not formats:
-        raise click.UsageError("--source needs --formats.")
+    if (formats and (datasets or options["aa"])) or (source is not None and not formats):
+        raise click.UsageError("--formats cannot be combined with --dataset or --aa, and --source needs --formats.")
     from ossconsole.cli.sandbox import fill_sandbox
     from ossconsole.training.preflight import broken_library, check_libraries, check_precision
 
@@ -125,7 +124,7 @@ def bench(
     except ImportError as error:
         raise broken_library(error) from error
 
-    chosen = modes or ([Mode.LOADER] if formats else _MODES)
+    chosen = modes or ((Mode.LOADER,) if formats else _MODES)
     settings = BenchSettings(
         endpoints=tuple(kind for kind in EndpointKind if str(kind) in endpoints),
         workers=tuple(dict.fromkeys(workers)),
@@ -137,24 +136,22 @@ def bench(
     )
     report: Callable[[BenchEvent], None] = say_json if as_json else _print_reading
     with target.open() as opened, contextlib.ExitStack() as scratch:
-        if not settings.datasets or opened.profile.dataset_prefix in settings.datasets:
+        profile, credentials = opened.profile, opened.credentials
+        if not settings.datasets or profile.dataset_prefix in settings.datasets:
             fill_sandbox(opened)
         if formats:
-            prefixes = scratch.enter_context(
-                format_datasets(
-                    opened.profile,
-                    opened.credentials,
-                    formats,
-                    source=source,
-                    side=settings.image_size,
-                    report=lambda text: say(f"{text}.", err=True),
-                )
+            datasets = scratch.enter_context(
+                format_datasets(profile, credentials, formats, source, settings.image_size, report=_say_progress)
             )
-            settings = msgspec.structs.replace(settings, datasets=prefixes, limits=False)
-        summary = Bench(opened.profile, opened.credentials, settings, report).run()
+            settings = msgspec.structs.replace(settings, datasets=datasets, limits=False)
+        summary = Bench(profile, credentials, settings, report).run()
     if not as_json:
         print_summary(summary)
     return 1 if summary.aa_passed is False else 0
+
+
+def _say_progress(text: str) -> None:
+    say(f"{text}.", err=True)
 
 
 def _formats(text: str | None) -> tuple[SampleFormat, ...]:
@@ -200,7 +197,10 @@ def print_summary(summary: BenchSummary) -> None:
 
     console = Console(highlight=False)
     if summary.formats:
-        console.print(_format_table(summary))
+        for where in itertools.product(EndpointKind, CacheState):
+            side_by_side = [each for each in summary.formats if (each.endpoint, each.temperature) == where]
+            if side_by_side:
+                console.print(_format_table(side_by_side, simulated=summary.simulated))
         for line in _format_lines(summary):
             say(line)
         return
@@ -276,35 +276,37 @@ def _table(mode: Mode, rows: list[ResultRow], summary: BenchSummary) -> Table:
     return table
 
 
-def _format_table(summary: BenchSummary) -> Table:
-    """The formats side by side, by endpoint and state of the cache."""
-    first = summary.formats[0].cell.format
-    table = _new_table(f"Sample formats, the same images{', simulated' if summary.simulated else ''}")
-    for title in ("format", "endpoint", "cache"):
-        table.add_column(title)
-    for title in ("batch", "workers", "samples/s", "MB/s", "KB/sample", "decoding", f"ratio to\n{first}", "95 %"):
-        table.add_column(title, justify="right")
-    for each in sorted(summary.formats, key=lambda found: (found.endpoint, found.temperature)):
-        interval = "" if each.low is None or each.high is None else f"{each.low:.2f} to {each.high:.2f}"
+def _format_table(found: Sequence[FormatResult], *, simulated: bool) -> Table:
+    """The formats side by side, of one endpoint and state of the cache."""
+    first = found[0]
+    setups = len({(each.cell.mode, each.cell.workers, each.cell.batch_size) for each in found})
+    where = f"{first.endpoint} endpoint, {first.temperature}{', simulated' if simulated else ''}"
+    table = _new_table(f"Formats of the same images, {where}")
+    table.add_column("format")
+    titles = ("mode", "batch", "workers") if setups > 1 else ()
+    for title in (*titles, "samples/s", "MB/s", "KB/sample", "decoding", "ratio", "95 %"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for each in found:
+        setup = (str(each.cell.mode), str(each.cell.batch_size), str(each.cell.workers)) if setups > 1 else ()
         table.add_row(
             each.cell.format,
-            str(each.endpoint),
-            str(each.temperature),
-            str(each.cell.batch_size),
-            str(each.cell.workers),
+            *setup,
             f"{each.samples_per_s:,.0f}",
             f"{each.bytes_per_s / 1e6:,.1f}",
             f"{each.bytes_per_sample / 1e3:,.1f}",
             f"{each.decode_share:.0%}",
             "" if each.ratio is None else f"{each.ratio:.2f}x",
-            interval,
+            "" if each.low is None or each.high is None else f"{each.low:.2f} to {each.high:.2f}",
         )
     return table
 
 
 def _format_lines(summary: BenchSummary) -> Iterator[str]:
     """What to know about the table."""
-    yield "decoding: the share of the readers' time; near 100 % the readers are the limit, not the endpoint."
+    setups = dict.fromkeys((each.cell.workers, each.cell.batch_size) for each in summary.formats)
+    of = ", ".join(f"{counted(workers, 'worker')} with batches of {size}" for workers, size in setups)
+    yield f"ratio: of the samples/s to those of {summary.formats[0].cell.format}; {of}."
+    yield "decoding: share of the readers' time; near 100 % the readers are the limit, not the endpoint."
     pairs = min((each.pairs for each in summary.formats if each.ratio is not None), default=0)
     if pairs and all(each.low is None for each in summary.formats):
         yield f"{counted(pairs, 'pair')} of readings: an interval needs --rounds {LOOKS[0]}."

@@ -46,9 +46,9 @@ def format_datasets(
     profile: Profile,
     credentials: CredentialSource,
     formats: Sequence[SampleFormat],
-    *,
     source: Path | None = None,
     side: int = 0,
+    *,
     report: Report = lambda _: None,
 ) -> Iterator[tuple[str, ...]]:
     """Uploads the same images in each format, stored as the profile's dataset is; yields the prefixes.
