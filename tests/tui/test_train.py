@@ -42,12 +42,18 @@ async def test_an_io_bound_run_is_told_what_jpegs_would_give(make_app: AppMaker,
     script = Script().state(RunState.RUNNING, 3).steps(40)
     assert isinstance(script.events[0], events.Run)
     script.events[0] = msgspec.structs.replace(script.events[0], sample_format="image-u8", stored_as="shards")
-    app = make_app(FakeServices(run=running(script)), now=script.time)
+    run = running(script)
+    app = make_app(FakeServices(run=run), now=script.time)
     async with app.run_test(size=size) as pilot:
         await settle(pilot)
-        rows = app.screen.query_one("#verdict").region.height
         text = " ".join(line.strip("▌ ") for line in shown(app).splitlines()[:6])
-    assert rows == (5 if size[0] == 80 else 4)
+        rows = [app.screen.query_one("#verdict").region.height]
+        done = len(script.events)
+        run.waiting = list(script.switch(ACCELERATED).steps(2, wait=0.02).events[done:])
+        await settle(pilot)
+        assert "Settling on accelerated" in shown(app)
+        rows.append(app.screen.query_one("#verdict").region.height)
+    assert rows == 2 * [5 if size[0] == 80 else 4]
     assert "the accelerated endpoint would be worth at most 2.9x (estimated)" in text
     assert (
         "image-jpeg needs about 2.3 KB per sample instead of 12 KB: about 3.0x (estimated; then computing limits). "

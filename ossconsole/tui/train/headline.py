@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.text import counted
 from ossconsole.telemetry.diagnosis import Bottleneck, diagnose
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.measure import COMPUTE_BOUND, IO_BOUND
+from ossconsole.telemetry.view import RunView
 from ossconsole.tui.console import ConsoleState, PreparationStage, Ready, StageState, Starting
 from ossconsole.tui.kit.screen import notice, retry_hint
 from ossconsole.tui.kit.text import (
@@ -73,9 +75,14 @@ def _fitted(text: str, width: int, height: int, context: DashboardContext) -> li
     return parts[: max(0, height)]
 
 
-def has_format_advice(context: DashboardContext) -> bool:
-    """Whether the verdict needs rows for what another format would give."""
-    return bool(diagnose(context.view, context.now, has_accelerated=context.has_accelerated).format_advice)
+def has_format_advice(view: RunView) -> bool:
+    """Whether the verdict needs rows for what another format would give.
+
+    They stay where that is known for one of the endpoints, so that the layout does not jump with each switch.
+    """
+    if view.summary is not None:
+        return bool(view.summary.advice)
+    return any(view.measurement.format_gain(kind) is not None for kind in EndpointKind)
 
 
 def _split(context: DashboardContext, room: int) -> Line:
