@@ -40,7 +40,6 @@ from ossconsole.config.files import (
 from ossconsole.config.metadata import MetadataError, MetadataService
 from ossconsole.config.profiles import Profile
 from ossconsole.config.text import counted
-from ossconsole.dataset.formats import format_text
 from ossconsole.dataset.manifest import SHARDS_NAME, SPLITS, ManifestMissingError, manifest_key, object_key
 from ossconsole.storage.errors import StorageError
 from ossconsole.telemetry.gpu import Driver, GpuReader, read_driver
@@ -463,7 +462,7 @@ def _dataset_result(data: TrainingData, uri: str) -> tuple[Check, int]:
     stored = " in tar shards" if data.sharded else ""
     classes = counted(len(data.classes), "class", "classes")
     text = (
-        f"{uri}: {counts} in {classes}, {format_text(data.format, data.size)}{stored}, "
+        f"{uri}: {counts} in {classes}, {data.format.at_size(data.size)}{stored}, "
         f"{data.bytes / 1e9:,.2f} GB. {' '.join([*data.notes, data.missing])}"
     ).rstrip()
     if not data.remarks:

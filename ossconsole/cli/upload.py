@@ -41,11 +41,18 @@ _SHOWN = 10
     "--format",
     "format_name",
     type=click.Choice([str(kind) for kind in SampleFormat]),
-    default=str(SampleFormat.IMAGE_U8),
+    default=str(SampleFormat.IMAGE_JPEG),
     show_default=True,
     help="Format of the stored samples; tensor-f32 is the tutorial's.",
 )
-@click.option("--size", type=int, default=224, show_default=True, help="Side of the stored image in px.")
+@click.option(
+    "--size",
+    type=click.IntRange(1),
+    help="image-jpeg: the short side in px, 256 by default; smaller images are not enlarged. "
+    "Other formats: the side of the stored square, 224 by default.",
+)
+@click.option("--quality", type=click.IntRange(1, 100), help="image-jpeg only: the JPEG quality, 90 by default.")
+@click.option("--originals", is_flag=True, help="image-jpeg only: store the image files as they are.")
 @click.option("--keep-ratio", is_flag=True, help="image-u8 only: --size is the short side, without cropping.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of tensor-f32's random crops and flips.")
 @click.option("--workers", type=click.IntRange(0, 256), default=0, help="Preparation processes; 0 = one per core.")
@@ -78,6 +85,8 @@ def upload(
     source: Path,
     format_name: str,
     bandwidth: float,
+    size: int | None,
+    quality: int | None,
     plain: bool,
     to: str | None,
     dry_run: bool,
@@ -103,7 +112,8 @@ def upload(
     if to is not None:
         with target.open() as opened:
             return _upload_plain(opened, source, to, options["parallelism"], cap, as_json=as_json)
-    settings = UploadSettings(source=source, format=SampleFormat(format_name), bandwidth=cap, **options)
+    fmt = SampleFormat(format_name)
+    settings = UploadSettings(source=source, format=fmt, size=size or 0, quality=quality or 0, bandwidth=cap, **options)
     settings.preprocessing.check()
     with target.open() as opened:
         if dry_run:
@@ -363,8 +373,9 @@ def _print_plan(plan: UploadPlan, settings: UploadSettings) -> None:
     splits = ", ".join(f"{count} {split}" for split, count in plan.samples.items()) or "no samples"
     say(f"{counted(plan.files, 'file')}: {splits} in {counted(len(plan.classes), 'class', 'classes')}.")
     say(
-        f"To upload: {counted(plan.to_send, 'sample')}, {plan.bytes_to_send / 1e6:.1f} MB "
-        f"as {settings.format} at {settings.size} px"
+        f"To upload: {counted(plan.to_send, 'sample')}, {plan.bytes_to_send / 1e6:.1f} MB"
+        + (" (estimated)" if plan.bytes_estimated else "")
+        + f" as {settings.stored_as}"
         + (f", about {plan.prepare_s:.0f} s of preparation (estimated)." if plan.prepare_s is not None else ".")
     )
     if settings.bandwidth and plan.bytes_to_send:

@@ -43,6 +43,15 @@ class SampleFormat(str, enum.Enum):
         return self is SampleFormat.IMAGE_JPEG
 
     @property
+    def default_size(self) -> int:
+        """The size in pixels of an upload that sets none: of the short side of `image-jpeg`, or of a square."""
+        return 256 if self is SampleFormat.IMAGE_JPEG else 224
+
+    def at_size(self, size: int) -> str:
+        """The format of a dataset with its size, for people: `image-u8 at 224 px`. The size 0 is unknown."""
+        return f"{self} at {size} px" if size else f"{self} of various sizes"
+
+    @property
     def itemsize(self) -> int:
         """Bytes per value; of `image-jpeg` once it is decoded."""
         return 4 if self is SampleFormat.TENSOR_F32 else 1
@@ -54,11 +63,6 @@ class SampleFormat(str, enum.Enum):
 
     def __str__(self) -> str:
         return self.value
-
-
-def format_text(fmt: SampleFormat, size: int) -> str:
-    """Like `image-jpeg at 256 px`; `size` is 0 where it is unknown."""
-    return f"{fmt} at {size} px" if size else f"{fmt} of any size"
 
 
 def sample_bytes(fmt: SampleFormat, height: int, width: int) -> int:

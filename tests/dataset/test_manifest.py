@@ -51,6 +51,19 @@ def test_a_manifest_of_unknown_sizes_is_one_of_encoded_images_alone() -> None:
     assert msgspec.json.decode(msgspec.json.encode(listed), type=Manifest) == listed
 
 
+def encoded(size: int = 0, **sample: int) -> Manifest:
+    """Of one image file, which may have any sides."""
+    image = msgspec.structs.replace(Sample("val/a/1.PNG", 0, 0, 0, bytes=99), **sample)
+    splits = {"val": (image,)}
+    return changed(format=SampleFormat.IMAGE_JPEG, size=size, splits=splits)
+
+
+@pytest.mark.parametrize("manifest", [encoded(), encoded(256), encoded(height=60_000, width=3)])
+def test_encoded_samples_have_their_own_bytes_and_any_sides(manifest: Manifest) -> None:
+    check_manifest(manifest, "somewhere")
+    assert manifest.sample_bytes(manifest.splits["val"][0]) == 99
+
+
 def test_it_comes_back_as_it_went(store: ObjectStore, profile: Profile) -> None:
     write_manifest(store, profile.dataset_prefix, _GOOD)
     read = read_manifest(store, profile.dataset_prefix)
@@ -89,6 +102,10 @@ def test_streaming_gives_the_same_json_as_encoding_whole(keys: dict[str, list[st
         (with_sample(height=0), "0 x 8"),
         (with_sample(width=100_000), "100000"),
         (with_sample(key="../secret"), "leaves the dataset prefix"),
+        (changed(splits={"val": (Sample("a.u8", 0, 8, 8, bytes=192),)}), "192 bytes are not a valid size for image-u8"),
+        (encoded(bytes=0), "0 bytes are not a valid size for image-jpeg"),
+        (encoded(size=-1), "size -1"),
+        (encoded(height=70_000), "70000"),
     ],
 )
 def test_what_is_wrong_is_named(manifest: Manifest, what: str) -> None:

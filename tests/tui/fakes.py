@@ -145,7 +145,7 @@ def upload_progress(**changes: object) -> UploadProgress:
         "bytes_per_s": 1_219_277.0,
         "eta_s": 37.0,
         "bottleneck": PipelineStage.PREPARE,
-        "workers": ("train/ants/0013035.u8", "train/bees/1092977343_cb42b38d62.u8"),
+        "workers": ("train/ants/0013035.jpg", "train/bees/1092977343_cb42b38d62.jpg"),
         "sending": 3,
         "parallelism": 16,
         "bandwidth": None,
