@@ -212,7 +212,7 @@ def _plan(context: RunContext, data: TrainingData, rank_info: RankInfo) -> Plan:
         data.count(VAL),
         rank=rank_info.rank,
         world=rank_info.world,
-        stored_order=data.sharded,
+        stored_bytes={split: data.stored_bytes(str(split)) for split in Split} if data.sharded else None,
     )
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.training.child import SPAWN
-from ossconsole.training.data import TarRun, TrainingData, tar_runs
+from ossconsole.training.data import Tar, TrainingData
 from ossconsole.training.plan import Split
 
 
@@ -63,13 +63,21 @@ _ALIGNED = 8  # bytes; columns hold 8-byte numbers or bytes
 class Wanted:
     """The samples of one batch, in its order: object keys, expected sizes in bytes, CRC64s (0 where unknown).
 
-    With `runs` they are members of tars, and `keys` their names there.
+    Of members of tars `keys` are the names there.
     """
 
     keys: tuple[str, ...]
     sizes: npt.NDArray[np.int64]
     crc64s: npt.NDArray[np.uint64]
-    runs: tuple[TarRun, ...]
+
+
+@dataclass(frozen=True)
+class Members:
+    """Where samples lie in tars: numbers of the tars, offsets and sizes in bytes there; all int64."""
+
+    tars: npt.NDArray[np.int64]
+    offsets: npt.NDArray[np.int64]
+    sizes: npt.NDArray[np.int64]
 
 
 class SampleTable:
@@ -89,7 +97,6 @@ class SampleTable:
         for name, column in columns.items():
             self._layout[name] = (end, column.dtype.str, len(column))
             end += -(-column.nbytes // _ALIGNED) * _ALIGNED
-        self._sharded = data.sharded
         self._buffer = SharedBuffer(
             max(end, 1), holds="names and sizes of the samples", remedy="Free memory on this machine."
         )
@@ -102,8 +109,23 @@ class SampleTable:
             self._texts(f"{split}/key", rows),
             self._column(f"{split}/size")[rows],
             self._column(f"{split}/crc64")[rows],
-            tar_runs(rows, self._column(f"{split}/start"), lambda tar: self._tar(split, tar)) if self._sharded else (),
         )
+
+    def count(self, split: Split) -> int:
+        """The number of samples of a split."""
+        return len(self._column(f"{split}/size"))
+
+    def members(self, split: Split, rows: npt.NDArray[np.int64]) -> Members:
+        """Where the samples at `rows` of a split lie in its tars."""
+        return Members(
+            np.searchsorted(self._column(f"{split}/start"), rows, side="right") - 1,
+            self._column(f"{split}/offset")[rows],
+            self._column(f"{split}/size")[rows],
+        )
+
+    def tar(self, split: Split, number: int) -> Tar:
+        """Tar `number` of a split."""
+        return Tar(self._texts(f"{split}/tar", np.array([number]))[0], int(self._column(f"{split}/tar_size")[number]))
 
     def close(self) -> None:
         """Closes the descriptor; the memory is freed with its last view."""
@@ -117,10 +139,6 @@ class SampleTable:
         starts, text = self._column(f"{name}/start"), self._column(f"{name}/text")
         return tuple(text[starts[row] : starts[row + 1]].tobytes().decode() for row in rows)
 
-    def _tar(self, split: Split, tar: int) -> tuple[str, str]:
-        row = np.array([tar])
-        return self._texts(f"{split}/tar", row)[0], self._texts(f"{split}/members", row)[0]
-
 
 def _columns(data: TrainingData, split: str) -> dict[str, npt.NDArray[Any]]:
     samples = data.manifest.splits.get(split, ())
@@ -128,13 +146,11 @@ def _columns(data: TrainingData, split: str) -> dict[str, npt.NDArray[Any]]:
     columns = {
         "size": np.fromiter(map(data.manifest.sample_bytes, samples), np.int64, len(samples)),
         "crc64": np.fromiter((sample.crc64 for sample in samples), np.uint64, len(samples)),
+        "offset": tars.offsets,
         "start": tars.starts,
+        "tar_size": np.fromiter((tar.bytes for tar in tars.tars), np.int64, len(tars.tars)),
     }
-    texts = {
-        "key": data.keys(samples),
-        "tar": [tar for tar, _ in tars.keys],
-        "members": [members for _, members in tars.keys],
-    }
+    texts = {"key": data.keys(samples), "tar": [tar.key for tar in tars.tars]}
     for name, values in texts.items():
         encoded = [value.encode() for value in values]
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
