@@ -445,17 +445,15 @@ def _large_manifest(store: ObjectStore, prefix: str) -> str:
 
 
 def _dataset_result(data: TrainingData, uri: str) -> tuple[Check, int]:
-    manifest = data.manifest
     counts = ", ".join(f"{data.count(split):,} {split}" for split in SPLITS if data.count(split))
-    size = sum(manifest.sample_bytes(sample) for samples in manifest.splits.values() for sample in samples)
     stored = " in tar shards" if data.sharded else ""
-    classes = counted(len(manifest.classes), "class", "classes")
+    classes = counted(len(data.classes), "class", "classes")
+    at = f" at {data.size} px" if data.size else ""
     text = (
-        f"{uri}: {counts} in {classes}, {manifest.format} at {manifest.size} px{stored}, "
-        f"{size / 1e9:,.2f} GB. {data.missing}"
+        f"{uri}: {counts} in {classes}, {data.format}{at}{stored}, {data.bytes / 1e9:,.2f} GB. {data.missing}"
     ).rstrip()
     if not data.remarks:
-        return ok(_NAME, text), size
+        return ok(_NAME, text), data.bytes
     messages = " ".join(remark.message for remark in data.remarks)
     remedy = next((remark.remedy for remark in data.remarks if remark.remedy), "")
-    return warn(_NAME, f"{text} {messages}", remedy), size
+    return warn(_NAME, f"{text} {messages}", remedy), data.bytes

@@ -111,7 +111,7 @@ def show_image(data: bytes, *, is_whole: bool = True) -> PreviewImage:
     import numpy as np
     from PIL import Image, UnidentifiedImageError
 
-    from ossconsole.dataset.upload.prepare import image_problem
+    from ossconsole.dataset.decode import image_problem
 
     is_part = not is_whole and data.startswith(_JPEG_MAGIC)
     try:

@@ -125,8 +125,9 @@ class Sample(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """The contents of a dataset prefix. `size` is the square's side, or the short side where the ratio is kept, pixels.
+    """The contents of a dataset prefix.
 
+    `size` is the square's side, or the short side where the ratio is kept, pixels; 0 where encoded images vary.
     `classes[label]` is a class's name; `splits` has "train", "val" or both, none of them empty; `preparation` describes
     how images became samples.
     """
@@ -244,8 +245,9 @@ def _head_problem(manifest: Manifest) -> str:
     odd = [name for name in manifest.classes if not name or not _printable(name)]
     if manifest.version != MANIFEST_VERSION:
         return f"it has version {manifest.version}, this program reads version {MANIFEST_VERSION}"
-    if not 1 <= manifest.size <= MAX_SIDE:
-        return f"size {manifest.size} is not within 1..{MAX_SIDE}"
+    least = 0 if manifest.format.encoded else 1
+    if not least <= manifest.size <= MAX_SIDE:
+        return f"size {manifest.size} is not within {least}..{MAX_SIDE}"
     if not 1 <= len(set(manifest.classes)) == len(manifest.classes):
         return "it has no classes, or a class is named twice"
     if odd:

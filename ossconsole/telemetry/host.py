@@ -59,6 +59,13 @@ def memory_limit(root: Path = _ROOT, own: Path = _OWN) -> MemoryLimit | None:
     return min(found, key=lambda limit: limit.total, default=None)
 
 
+def free_memory() -> int:
+    """Bytes that new buffers may use: what the machine or the container has left."""
+    memory, limit = psutil.virtual_memory(), memory_limit()
+    used = limit.used() if limit is not None else None
+    return memory.available if limit is None or used is None else min(memory.available, limit.total - used)
+
+
 def _folders(root: Path, own: Path, controller: str) -> Iterator[Path]:
     """The control groups of this process with that controller, from its own up to the root that is visible here.
 

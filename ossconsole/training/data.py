@@ -5,7 +5,8 @@ No torch here: errors of the dataset are reported before torch is imported.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -59,10 +60,72 @@ class Remark(NamedTuple):
     remedy: str
 
 
-class TrainingData:
-    """A dataset below `prefix`. `manifest` lists its samples, those of shards in stored order.
+class TextColumn(NamedTuple):
+    """Strings in one array: number i is the UTF-8 of `text` (uint8) from `starts[i]` to `starts[i + 1]` (int64)."""
 
-    `sharded` is whether they are members of tars. `unused` are objects below `train/` and `val/` that are not samples.
+    starts: npt.NDArray[np.int64]
+    text: npt.NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, values: Iterable[str]) -> TextColumn:
+        """The column of `values`."""
+        text, ends = bytearray(), array("q", [0])
+        for value in values:
+            text += value.encode()
+            ends.append(len(text))
+        return cls(np.frombuffer(ends, np.int64), np.frombuffer(text, np.uint8))
+
+    def get(self, number: int) -> str:
+        """String number `number`."""
+        return self.text[self.starts[number] : self.starts[number + 1]].tobytes().decode()
+
+
+@dataclass(frozen=True)
+class SampleColumns:
+    """The samples of a split, one array per field: about 70 bytes per sample.
+
+    `keys` are relative to the dataset prefix, or names in tars. `labels` are int64; `heights` and `widths` uint16 in
+    pixels, 0 where unknown; `sizes` int64 in bytes; `crc64s` uint64, 0 where unknown.
+    """
+
+    keys: TextColumn
+    labels: npt.NDArray[np.int64]
+    heights: npt.NDArray[np.uint16]
+    widths: npt.NDArray[np.uint16]
+    sizes: npt.NDArray[np.int64]
+    crc64s: npt.NDArray[np.uint64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample], size_of: Callable[[Sample], int]) -> SampleColumns:
+        """The columns of `samples`; `size_of` returns the bytes of one."""
+        count = len(samples)
+        return cls(
+            TextColumn.of(sample.key for sample in samples),
+            np.fromiter((sample.label for sample in samples), np.int64, count),
+            np.fromiter((sample.height for sample in samples), np.uint16, count),
+            np.fromiter((sample.width for sample in samples), np.uint16, count),
+            np.fromiter(map(size_of, samples), np.int64, count),
+            np.fromiter((sample.crc64 for sample in samples), np.uint64, count),
+        )
+
+
+_NO_SAMPLES = SampleColumns.of((), lambda _: 0)
+
+_USUAL_SIZE = 224
+"""The side of training images, pixels, where the stored size is unknown: that of ImageNet models."""
+
+_STORED_MARGIN = 7 / 8
+"""224 px are cut from images whose short side is 256 px, as in pytorch/examples/imagenet."""
+
+
+class TrainingData:
+    """A dataset below `prefix`: its classes by label, its format, its stored size in pixels (0 = unknown), its samples.
+
+    Samples of shards are in stored order. `sharded` is whether they are members of tars. `unused` are objects below
+    `train/` and `val/` that are not samples.
     """
 
     def __init__(
@@ -72,16 +135,21 @@ class TrainingData:
         tars: dict[str, Tars] | None = None,
         unused: tuple[Unused, ...] = (),
     ) -> None:
-        self.manifest = manifest
-        self._unused = unused
+        self.classes = manifest.classes
+        self.format = manifest.format
+        self.size = manifest.size
+        self.splits = {
+            split: SampleColumns.of(samples, manifest.sample_bytes) for split, samples in manifest.splits.items()
+        }
         self.sharded = tars is not None
-        self._prefix = prefix
+        self.prefix = prefix
+        self._unused = unused
         self._tars = tars or {}
 
     @property
     def remarks(self) -> list[Remark]:
         """Which objects of the dataset are not used."""
-        remedy = f"To use it: ossconsole upload {VAL_LABELS_NAME} --plain --to {self._prefix}"
+        remedy = f"To use it: ossconsole upload {VAL_LABELS_NAME} --plain --to {self.prefix}"
         return [
             Remark(f"Not used: {group}.", remedy if VAL_LABELS_NAME in group.reason else "") for group in self._unused
         ]
@@ -93,20 +161,24 @@ class TrainingData:
             return ""
         return "There are no validation samples: no accuracy is measured, and no best checkpoint is kept."
 
-    def samples(self, split: str, rows: npt.NDArray[np.int64]) -> list[Sample]:
-        """The samples at `rows` of a split."""
-        samples = self.manifest.splits[split]
-        return [samples[row] for row in rows]
+    @property
+    def bytes(self) -> int:
+        """Bytes of all samples."""
+        return sum(int(columns.sizes.sum()) for columns in self.splits.values())
+
+    def columns(self, split: str) -> SampleColumns:
+        """The samples of a split; empty without the split."""
+        return self.splits.get(split, _NO_SAMPLES)
 
     def count(self, split: str) -> int:
         """The number of samples of a split, 0 without the split."""
-        return len(self.manifest.splits.get(split, ()))
+        return len(self.columns(split))
 
-    def keys(self, samples: Sequence[Sample]) -> tuple[str, ...]:
-        """The object keys of the samples, or their names in the tars."""
-        if self.sharded:
-            return tuple(sample.key for sample in samples)
-        return tuple(object_key(self._prefix, sample.key) for sample in samples)
+    def image_size(self, wanted: int) -> int:
+        """The side of training images in pixels; `wanted` is the setting, 0 for automatic."""
+        if wanted or not self.format.encoded:
+            return wanted or self.size
+        return round(self.size * _STORED_MARGIN) or _USUAL_SIZE
 
     def tars(self, split: str) -> Tars:
         """The tars of a split; empty for single objects."""
@@ -121,7 +193,7 @@ class TrainingData:
         if self.sharded:
             tars = self._tars[split]
             return tars.tars[int(np.searchsorted(tars.starts, row, side="right")) - 1].key
-        return object_key(self._prefix, self.manifest.splits[split][row].key)
+        return object_key(self.prefix, self.splits[split].keys.get(row))
 
 
 def training_data(store: ObjectStore, prefix: str) -> TrainingData:

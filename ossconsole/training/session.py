@@ -46,7 +46,7 @@ from ossconsole.training.distributed.ranks import (
 )
 from ossconsole.training.loading.connector import ConnectorSettings, connector_native_log
 from ossconsole.training.loading.failover import FailoverLoader
-from ossconsole.training.loading.loader import Batch
+from ossconsole.training.loading.loader import Batch, sample_transform
 from ossconsole.training.parts import (
     Checkpointer,
     DivergedError,
@@ -152,8 +152,8 @@ def _training_parts(
 ) -> TrainingParts:
     settings = context.settings
     compute = _compute(context, data, rank_info)
-    model = build_model(data.manifest.classes, settings.weights, lambda uri: fetch_uri(store, uri))
-    transform = BatchTransform(data.manifest, compute, seed=settings.seed, rank=rank_info.rank)
+    model = build_model(data.classes, settings.weights, lambda uri: fetch_uri(store, uri))
+    transform = BatchTransform(data, compute)
     clock = StepClock(compute)
     before_rendezvous()
     group = ProcessGroup(rank_info, compute.device, patience_s=settings.patience_s)
@@ -188,6 +188,7 @@ def _source(
         start=plan.number_after(context.step, ended=not parts.epochs.meters[Split.TRAIN].samples),
         pin=parts.compute.cuda,
         time_singles=group.rank_info.is_rank_zero and context.profile.endpoint(EndpointKind.ACCELERATED) is not None,
+        sharing=group.rank_info.local_world,
         poll_stop=poll_stop,
         on_pause=on_pause if group.world == 1 else poll_stop,
         on_recovery=parts.clock.restart,
@@ -199,7 +200,8 @@ def _compute(context: RunContext, data: TrainingData, rank_info: RankInfo) -> De
     torch.manual_seed(settings.seed * 10 + _MODEL_SEED)
     device = select_device(rank_info.local_rank)
     with device_errors(device, settings.batch_size):
-        compute = DeviceContext(settings, data.manifest.format, device=device, sharing=rank_info.local_world)
+        transform = sample_transform(settings, data)
+        compute = DeviceContext(settings, transform, device=device, sharing=rank_info.local_world)
     if context.interactive and not compute.cuda:
         lower_priority()
     return compute
@@ -224,7 +226,7 @@ def _describe(context: RunContext, data: TrainingData, plan: Plan, rank_info: Ra
         epochs=plan.epochs,
         steps_per_epoch=plan.steps_per_epoch,
         world=rank_info.world,
-        sample_format=str(data.manifest.format),
+        sample_format=str(data.format),
         stored_as="shards" if data.sharded else "objects",
     )
     if rank_info.is_rank_zero:
@@ -316,9 +318,9 @@ class Session:
             batch = self.source.next()
         except ConsoleError as error:
             return None, error
-        for sample, reason in batch.bad if batch is not None else ():
+        for sample in batch.bad if batch is not None else ():
             self.own_skipped += 1
-            self.context.warn(f"Skipped {sample.key}: {reason}.", "Upload the dataset again to repair it.")
+            self.context.warn(f"Skipped {sample.key}: {sample.reason}.", "Upload the dataset again to repair it.")
         return batch, None
 
     def _decide(self, batch: Batch | None, problem: ConsoleError | None) -> StepDecision:
@@ -336,9 +338,9 @@ class Session:
                 break
             self.requests.wait_while_paused()
         if batch is not None and not decision.samples:
-            first = f" The first is {batch.bad[0][0].key}: {batch.bad[0][1]}." if batch.bad else ""
+            first = f" The first is {batch.bad[0].key}: {batch.bad[0].reason}." if batch.bad else ""
             raise ConsoleError(
-                f"None of the samples of a batch match the manifest.{first}",
+                f"None of the samples of a batch can be used.{first}",
                 remedy="Upload the dataset again with `ossconsole upload`.",
             )
         return decision

@@ -39,8 +39,8 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     endpoint: Annotated[EndpointKind, _help("Endpoint to start with.")] = EndpointKind.STANDARD
     switch_every: Annotated[NotNegative, _help("Alternate the endpoints every N steps; 0 = never.")] = 0
     fall_back: Annotated[bool, _help("Use the other endpoint when one fails.")] = True
-    image_size: Annotated[NotNegative, _help("Side of the random training crop in px; 0 = the stored size.")] = 0
-    augment: Annotated[bool, _help("Crop and flip image-u8 samples at random.")] = True
+    image_size: Annotated[NotNegative, _help("Side of the training images in px; 0 = 224 from 256 stored.")] = 0
+    augment: Annotated[bool, _help("Crop and flip images at random, anew in every epoch; not tensor-f32.")] = True
     weights: Annotated[
         str, _help("Initial weights: none, imagenet, a file, or oss://bucket/key.", metavar="WEIGHTS")
     ] = "none"
@@ -58,7 +58,10 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     compile: Annotated[bool, _help("Compile the model with torch.compile.")] = False
     seed: Annotated[int, _help("Seed of the sample order, the augmentation and the initial weights.")] = 0
     processes: Annotated[NotNegative, _help("Number of local processes, one GPU each; 0 = one per GPU.")] = 1
-    prefetch_mb: Annotated[Positive, _help("Memory of the batch buffers per process, MB.")] = 512
+    prefetch_mb: Annotated[
+        NotNegative,
+        _help("Memory of the batch buffers per process, MB; 0 = at most a quarter of the free memory."),
+    ] = 0
     fetch_deadline_s: Annotated[PositiveFloat, _help("Replace a reader whose batch takes longer, seconds.")] = 60.0
     patience_s: Annotated[
         NotNegativeFloat, _help("Wait this long for an endpoint that fails in mid-run, then pause or stop, seconds.")

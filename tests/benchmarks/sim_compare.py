@@ -181,7 +181,7 @@ class Pool:
             while reader.current is not None and reader.end <= self._world.now:
                 request, at = reader.current, reader.end
                 took = at - reader.begun
-                reader.done.append(ReadResult(request.number, request.slot, reader.kind, 1, took, 0, (), ""))
+                reader.done.append(ReadResult(request.number, request.slot, reader.kind, 1, took, 0.0, 0, (), ""))
                 reader.current, reader.end = None, math.inf
                 if reader.todo:
                     self._begin(reader, at)
@@ -212,6 +212,7 @@ class _Loader(BatchLoader):
             endpoint=result.endpoint,
             bytes=result.bytes,
             fetch_s=result.seconds,
+            decode_s=0.0,
             single_s=None,
             wait_s=wait_s,
             queued=len(self._ready),

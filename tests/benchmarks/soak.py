@@ -180,7 +180,17 @@ class Soak:
     def _training(self) -> Iterator[psutil.Popen]:
         self._ledger = self.folder / "ledger.jsonl"
         command = [sys.executable, "-m", "tests.benchmarks.soaked", "train", "--json", "--epochs", "1000000"]
-        command += ["--batch-size", str(BATCH), "--workers", "1", "--fetch-deadline-s", "10", "--patience-s", "900"]
+        command += [
+            "--no-augment",
+            "--batch-size",
+            str(BATCH),
+            "--workers",
+            "1",
+            "--fetch-deadline-s",
+            "10",
+            "--patience-s",
+            "900",
+        ]
         variables = {LEDGER_VARIABLE: str(self._ledger), **({TINY_VARIABLE: "1"} if self.options.tiny else {})}
         with (self.folder / "train.log").open("wb") as log:
             process = psutil.Popen(

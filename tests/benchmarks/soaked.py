@@ -54,14 +54,15 @@ def _write_down_batches(ledger: Path) -> None:
         def next(self) -> Batch | None:
             batch = super().next()
             if batch is not None:
-                samples = self._data.samples(str(batch.request.split), batch.rows)
-                numbers = np.array([number_of(sample.key) for sample in samples], dtype=np.int64)
-                right = (batch.data.numpy() == contents(numbers)).all(axis=1)
+                keys = self._data.columns(str(batch.request.split)).keys
+                numbers = np.array([number_of(keys.get(row)) for row in batch.rows.tolist()], dtype=np.int64)
+                stored = contents(numbers).reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
+                right = (batch.data.numpy() == stored.reshape(len(numbers), -1)).all(axis=1)
                 entry = Entry(
                     batch.request.epoch,
                     str(batch.request.split),
                     numbers[right].tolist(),
-                    [number_of(sample.key) for sample, _ in batch.bad],
+                    [number_of(sample.key) for sample in batch.bad],
                     numbers[~right].tolist(),
                 )
                 file.write(msgspec.json.encode(entry) + b"\n")

@@ -14,7 +14,7 @@ def test_the_tutorials_object_size() -> None:
     assert sample_bytes(SampleFormat.IMAGE_U8, 224, 224) * 4 == 602_112
 
 
-@pytest.mark.parametrize("fmt", list(SampleFormat))
+@pytest.mark.parametrize("fmt", [SampleFormat.IMAGE_U8, SampleFormat.TENSOR_F32])
 def test_a_sample_comes_back_as_it_went(fmt: SampleFormat) -> None:
     array = np.arange(3 * 4 * 5).reshape(3, 4, 5).astype(fmt.dtype)
     data = encode(fmt, array)

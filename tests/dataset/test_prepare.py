@@ -21,16 +21,12 @@ from torchvision import transforms
 from torchvision.transforms import functional
 
 from ossconsole.config.errors import SettingsError
+from ossconsole.dataset import decode as decoding
+from ossconsole.dataset.decode import UnreadableImageError, image_problem
 from ossconsole.dataset.formats import IMAGENET_MEAN, IMAGENET_STD, SampleFormat, decode
 from ossconsole.dataset.sample_data import make_sample_images
 from ossconsole.dataset.upload import prepare as preparation
-from ossconsole.dataset.upload.prepare import (
-    PreprocessConfig,
-    UnreadableImageError,
-    crop_box,
-    image_problem,
-    prepare,
-)
+from ossconsole.dataset.upload.prepare import PreprocessConfig, crop_box, prepare
 from tests.dataset.conftest import jpeg, picture
 
 F32, U8 = SampleFormat.TENSOR_F32, SampleFormat.IMAGE_U8
@@ -250,7 +246,7 @@ def test_a_picture_too_thin_to_keep_its_ratio_is_reported() -> None:
 
 
 def test_a_bomb_is_refused_before_it_unpacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preparation, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 1000)
     with pytest.raises(UnreadableImageError, match="megapixels"):
         u8(jpeg(1, (40, 30)))
 

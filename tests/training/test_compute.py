@@ -1,4 +1,4 @@
-"""Decoding on the device: both formats give the same images, and randomness follows from the seed."""
+"""The device: images from rows, precisions, the times of steps."""
 
 from __future__ import annotations
 
@@ -14,79 +14,42 @@ from ossconsole.training.compute.device import (
     PendingTimes,
     StepClock,
     amp_dtype,
-    random_crops,
-    random_flips,
     select_device,
 )
+from ossconsole.training.loading.images import SampleTransform
 from ossconsole.training.settings import TrainSettings
 
 CPU = torch.device("cpu")
 
 
-def stored(side: int = 8, count: int = 4) -> torch.Tensor:
-    return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (count, 3, side, side), dtype=np.uint8))
+def transform(fmt: SampleFormat = SampleFormat.IMAGE_U8, stored: int = 8, size: int = 8) -> SampleTransform:
+    return SampleTransform(fmt, stored, size, augment=True, seed=0)
 
 
-def test_both_formats_match_torchvisions_normalised_image() -> None:
-    pictures = stored()
-    expected = reference.normalize(pictures.float() / 255, list(IMAGENET_MEAN), list(IMAGENET_STD))
-    u8 = DeviceContext(TrainSettings(), SampleFormat.IMAGE_U8, device=CPU)
-    f32 = DeviceContext(TrainSettings(), SampleFormat.TENSOR_F32, device=CPU)
-    torch.testing.assert_close(u8.images(pictures.flatten(1), 8, 8, generator=None), expected, atol=1e-5, rtol=1e-5)
-    rows = expected.contiguous().view(4, -1).view(torch.uint8)
-    torch.testing.assert_close(f32.images(rows, 8, 8, generator=None), expected)
+def context(fmt: SampleFormat = SampleFormat.IMAGE_U8, stored: int = 8, size: int = 8) -> DeviceContext:
+    return DeviceContext(TrainSettings(), transform(fmt, stored, size), device=CPU)
 
 
-def test_rows_longer_than_the_sample_are_cut() -> None:
-    pictures = stored()
-    padded = torch.cat([pictures.flatten(1), torch.full((4, 7), 255, dtype=torch.uint8)], dim=1)
-    compute = DeviceContext(TrainSettings(), SampleFormat.IMAGE_U8, device=CPU)
-    torch.testing.assert_close(
-        compute.images(padded, 8, 8, generator=None), compute.images(pictures.flatten(1), 8, 8, generator=None)
-    )
+def test_both_kinds_of_rows_match_torchvisions_normalised_image() -> None:
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8))
+    expected = reference.normalize(pixels.permute(0, 3, 1, 2).float() / 255, list(IMAGENET_MEAN), list(IMAGENET_STD))
+    images = context().images(pixels.flatten(1))
+    torch.testing.assert_close(images, expected, atol=1e-5, rtol=1e-5)
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    stored = expected.contiguous().view(4, -1).view(torch.uint8)
+    tensors = context(SampleFormat.TENSOR_F32).images(stored)
+    torch.testing.assert_close(tensors, expected)
+    assert tensors.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_tensor_f32_is_not_augmented() -> None:
-    compute = DeviceContext(TrainSettings(), SampleFormat.TENSOR_F32, device=CPU)
-    rows = torch.rand(4, 3 * 8 * 8).view(torch.uint8)
-    torch.testing.assert_close(
-        compute.images(rows, 8, 8, generator=compute.generator(1)), compute.images(rows, 8, 8, generator=None)
-    )
+def test_a_smaller_tensor_is_cut_from_the_centre() -> None:
+    stored = torch.rand(2, 3, 16, 16)
+    images = context(SampleFormat.TENSOR_F32, stored=16, size=14).images(stored.flatten(1).view(torch.uint8))
+    torch.testing.assert_close(images, stored[..., 1:15, 1:15])
 
 
-def test_the_same_seeds_draw_the_same_crops_and_others_do_not() -> None:
-    compute = DeviceContext(TrainSettings(image_size=8), SampleFormat.IMAGE_U8, device=CPU)
-    rows = stored(side=16).flatten(1)
-
-    def images(*seeds: int) -> torch.Tensor:
-        return compute.images(rows, 16, 16, generator=compute.generator(*seeds))
-
-    assert images(1, 2).shape == (4, 3, 8, 8)
-    assert torch.equal(images(1, 2), images(1, 2))
-    assert not torch.equal(images(1, 2), images(1, 3))
-
-
-def test_validation_takes_the_centre() -> None:
-    compute = DeviceContext(TrainSettings(image_size=14), SampleFormat.IMAGE_U8, device=CPU)
-    rows = stored(side=16)
-    whole = DeviceContext(TrainSettings(), SampleFormat.IMAGE_U8, device=CPU).images(
-        rows.flatten(1), 16, 16, generator=None
-    )
-    assert torch.equal(compute.images(rows.flatten(1), 16, 16, generator=None), whole[..., 1:15, 1:15])
-
-
-def test_random_crops_stay_inside_and_random_flips_mirror_some() -> None:
-    generator = torch.Generator().manual_seed(0)
-    ramp = torch.linspace(0, 1, 32).expand(64, 3, 32, 32)
-    crops = random_crops(ramp, 16, generator)
-    assert crops.shape == (64, 3, 16, 16)
-    assert crops.min() >= 0
-    assert crops.max() <= 1
-    spans = (crops[:, 0, 0, -1] - crops[:, 0, 0, 0]).abs()
-    assert spans.std() > 0.05  # each picture has a crop of its own
-    flipped = random_flips(ramp, generator)
-    mirrored = (flipped[:, 0, 0, 0] > 0.5).sum().item()
-    assert 10 < mirrored < 54
+def test_no_rows_are_no_images() -> None:
+    assert context().images(torch.empty(0, 3 * 8 * 8, dtype=torch.uint8)).shape == (0, 3, 8, 8)
 
 
 def test_fp16_on_a_cpu_is_refused_and_auto_takes_float32() -> None:
@@ -102,7 +65,7 @@ def test_a_buffer_is_free_once_its_own_copy_is_done_also_after_a_batch_without_o
         def synchronize(self) -> None:
             self.waited_for = True
 
-    compute = DeviceContext(TrainSettings(), SampleFormat.IMAGE_U8, device=CPU)
+    compute = context()
     first, second, last = (Copy() for _ in range(3))
 
     def ask_for_a_batch(*copies: Copy) -> None:
@@ -133,7 +96,7 @@ def test_a_process_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_parts_of_a_step_add_up() -> None:
-    clock = StepClock(DeviceContext(TrainSettings(), SampleFormat.IMAGE_U8, device=CPU))
+    clock = StepClock(context())
     clock.restart()
     for _ in range(3):
         clock.mark()

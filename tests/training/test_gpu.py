@@ -11,9 +11,12 @@ from ossconsole.training.compute.device import DeviceContext, select_device
 from ossconsole.training.compute.trainer import EpochMeter, ForwardBackward, Trainer
 from ossconsole.training.distributed.process_group import ProcessGroup
 from ossconsole.training.distributed.ranks import RankInfo
+from ossconsole.training.loading.images import SampleTransform
 from ossconsole.training.loading.loader import lock_pages, unlock_pages
 from ossconsole.training.loading.shared_memory import SharedBuffer
 from ossconsole.training.settings import TrainSettings
+
+_ROWS = SampleTransform(SampleFormat.IMAGE_JPEG, stored_size=27, size=24, augment=True, seed=0)
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
@@ -21,24 +24,24 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_a_step_is_not_waited_for(precision: str) -> None:
     settings = TrainSettings(batch_size=8, image_size=24, precision=precision, ema_decay=0.9)
-    compute = DeviceContext(settings, SampleFormat.IMAGE_U8, device=select_device())
+    compute = DeviceContext(settings, _ROWS, device=select_device())
     trainer = Trainer(
         resnet18(num_classes=10), compute, settings, ProcessGroup(RankInfo(), compute.device), total_steps=100
     )
-    stored = torch.randint(0, 256, (8, 3 * 32 * 32), dtype=torch.uint8).pin_memory()
+    rows = torch.randint(0, 256, (8, _ROWS.row_bytes), dtype=torch.uint8).pin_memory()
     labels, meter = torch.randint(0, 10, (8,)), EpochMeter()
 
-    def step(number: int) -> torch.Tensor:
-        images = compute.images(stored, 32, 32, generator=compute.generator(number))
+    def step() -> torch.Tensor:
+        images = compute.images(rows)
         loss: torch.Tensor = compute.host_copy(trainer.step(images, compute.labels(labels), meter, samples=8))
         compute.host_copy(trainer.model.state_dict())
         return loss
 
-    for number in range(8):  # kernels are chosen, memory is taken, the graph is recorded
-        step(number)
+    for _ in range(8):  # kernels are chosen, memory is taken, the graph is recorded
+        step()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        loss, done = step(8), compute.milestone()
+        loss, done = step(), compute.milestone()
     finally:
         torch.cuda.set_sync_debug_mode("default")
     done()
@@ -48,7 +51,7 @@ def test_a_step_is_not_waited_for(precision: str) -> None:
 def test_a_graph_computes_the_gradients_of_the_eager_step() -> None:
     settings = TrainSettings(batch_size=32, precision="fp16", warmup_steps=0, learning_rate=1e-4)
     random = torch.Generator().manual_seed(0)
-    compute = DeviceContext(settings, SampleFormat.IMAGE_U8, device=select_device())
+    compute = DeviceContext(settings, _ROWS, device=select_device())
     images = torch.randn(32, 3, 64, 64, generator=random).to(compute.device, memory_format=torch.channels_last)
     labels = torch.randint(0, 10, (32,), generator=random).to(compute.device)
     torch.manual_seed(0)
@@ -79,7 +82,7 @@ def test_a_graph_computes_the_gradients_of_the_eager_step() -> None:
 
 def test_gradients_add_up_in_a_graph() -> None:
     settings = TrainSettings(batch_size=32, precision="fp16", warmup_steps=0, learning_rate=1e-4)
-    compute = DeviceContext(settings, SampleFormat.IMAGE_U8, device=select_device())
+    compute = DeviceContext(settings, _ROWS, device=select_device())
     images = torch.randn(32, 3, 64, 64, device=compute.device).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, 10, (32,), device=compute.device)
     trainer = Trainer(

@@ -16,7 +16,7 @@ from ossconsole.sandbox.process import SandboxProcess
 from ossconsole.telemetry import events
 from ossconsole.telemetry.cache import SingleTimes, TimeCounts, count_time, hit_rate
 from ossconsole.training.loading import pool as singles
-from ossconsole.training.loading.loader import largest_sample_bytes
+from ossconsole.training.loading.loader import sample_transform
 from ossconsole.training.loading.pool import ReaderPool, SingleSamples
 from ossconsole.training.loading.reader import ReaderShare, ReadResult
 from ossconsole.training.loading.shared_memory import EndpointSwitch, SampleTable, SharedBuffer
@@ -96,8 +96,8 @@ def single_samples(bucket: Bucket, tmp_path: Path) -> Iterator[tuple[SingleSampl
     with contextlib.ExitStack() as resources:
         table = resources.enter_context(contextlib.closing(SampleTable(bucket.data)))
         unused = resources.enter_context(contextlib.closing(SharedBuffer(8)))
-        shape = (1, 1, largest_sample_bytes(bucket.manifest))
-        share = ReaderShare(EndpointSwitch(STANDARD), table, unused, unused, shape)
+        transform = sample_transform(TrainSettings(), bucket.data)
+        share = ReaderShare(EndpointSwitch(STANDARD), table, transform, unused, unused, (1, 1, transform.row_bytes))
         timed = SingleSamples(bucket.connector(tmp_path), share, deadline_s=DEADLINE_S)
         yield resources.enter_context(contextlib.closing(timed)), share
 

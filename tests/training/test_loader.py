@@ -10,15 +10,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.manifest import object_key
-from ossconsole.training.loading.loader import Batch, BatchLoader, LoaderError, slot_count
+from ossconsole.training.loading.loader import MAX_AHEAD, Batch, BatchLoader, LoaderError, slot_count
 from ossconsole.training.plan import Plan, Split
 from ossconsole.training.settings import TrainSettings
-from tests.training.conftest import TRAIN_SAMPLES, VAL_SAMPLES, Bucket
+from tests.training.conftest import SIDE, TRAIN_SAMPLES, VAL_SAMPLES, Bucket
 
 MakeLoader = Callable[..., BatchLoader]
 
@@ -44,13 +45,14 @@ def keys(bucket: Bucket, batch: Batch) -> list[str]:
 
 
 def test_a_switch_in_mid_epoch_loses_and_repeats_nothing(bucket: Bucket, make_loader: MakeLoader) -> None:
-    loader = make_loader()
+    loader = make_loader(augment=False)
     delivered: Counter[str] = Counter()
     endpoints: list[EndpointKind] = []
     while (batch := loader.next()) is not None:
         for row, key in enumerate(keys(bucket, batch)):
             delivered[key] += 1
-            assert batch.data[row].numpy().tobytes() == bucket.pictures[key]
+            stored = np.frombuffer(bucket.pictures[key], np.uint8).reshape(3, SIDE, SIDE)
+            assert batch.data[row].numpy().tobytes() == stored.transpose(1, 2, 0).tobytes()
         if batch.request.split is Split.TRAIN:
             endpoints.append(batch.endpoint)
             if batch.request.index == 0:
@@ -111,7 +113,7 @@ def test_missing_and_wrong_sized_samples_are_left_out_by_name(bucket: Bucket, ma
     bad: dict[str, str] = {}
     while (batch := loader.next()) is not None:
         delivered.update(keys(bucket, batch))
-        bad.update({sample.key: reason for sample, reason in batch.bad})
+        bad.update({sample.key: sample.reason for sample in batch.bad})
     assert set(bad) == {"train/blue/000.u8", "train/green/001.u8", "train/red/002.u8"}
     assert "5 bytes" in bad["train/green/001.u8"]
     assert delivered == dict.fromkeys(set(bucket.pictures) - set(bad), 1)
@@ -167,7 +169,17 @@ def test_locked_pages_are_unlocked_once(bucket: Bucket, tmp_path: Path, monkeypa
 
 def test_prefetch_follows_the_memory_limit() -> None:
     settings = TrainSettings(batch_size=64, workers=2, prefetch_mb=400)
-    assert slot_count(settings, 602_112) == 10
-    assert slot_count(settings, 12_288) == 18
-    with pytest.raises(ConsoleError, match=r"155 MB of buffers"):
-        slot_count(TrainSettings(batch_size=64, workers=2, prefetch_mb=100), 602_112)
+    assert slot_count(settings, 602_112, free_bytes=0) == 10
+    assert slot_count(settings, 12_288, free_bytes=0) == 18
+    with pytest.raises(ConsoleError, match=r"155 MB of buffers; 100 MB are allowed"):
+        slot_count(TrainSettings(batch_size=64, workers=2, prefetch_mb=100), 602_112, free_bytes=1 << 40)
+
+
+@pytest.mark.parametrize("row_bytes", [224 * 224 * 3, 602_112])
+def test_automatic_prefetch_takes_what_is_needed_of_a_quarter_of_the_free_memory(row_bytes: int) -> None:
+    large = TrainSettings(batch_size=256, workers=8)  # README's own example
+    assert slot_count(large, row_bytes, free_bytes=64 << 30) == 8 * MAX_AHEAD + 2
+    assert slot_count(large, row_bytes, free_bytes=8_000_000_000) == 2_000_000_000 // (256 * row_bytes)
+    with pytest.raises(ConsoleError, match=r"500 MB are a quarter of the free memory") as error:
+        slot_count(large, 602_112, free_bytes=2_000_000_000)
+    assert "--prefetch-mb 1542" in error.value.remedy

@@ -66,7 +66,7 @@ def pool_of(workers: int) -> ReaderPool:
 
 
 def request(number: int) -> ReadRequest:
-    return ReadRequest(number, 0, Split.TRAIN, 0)
+    return ReadRequest(number, 0, Split.TRAIN, 1, 0)
 
 
 @pytest.mark.parametrize("dead", [0, 1])
@@ -147,7 +147,7 @@ def test_readers_find_every_sample_by_its_row() -> None:
     rows = np.array([49, 0, 7, 7])
     found = table.look_up(Split.TRAIN, rows)
     table.close()
-    assert found.keys == data.keys(data.samples("train", rows))
+    assert found.keys == tuple(data.object_of("train", row) for row in rows.tolist())
     assert (found.sizes.tolist(), found.crc64s.tolist()) == ([3] * 4, rows.tolist())
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from ossconsole.config.credential_sources import FixedSource
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.dataset.formats import SampleFormat
-from ossconsole.dataset.manifest import Manifest, Sample
+from ossconsole.dataset.manifest import Manifest, Sample, read_manifest
 from ossconsole.dataset.upload.job import UploadSettings
 from ossconsole.dataset.upload.plan import create_upload
 from ossconsole.sandbox.control import SandboxControl
@@ -90,15 +90,16 @@ NewLoader = Callable[..., BatchLoader]
 @pytest.fixture(scope="module")
 def uploaded(sandbox: SandboxProcess, pictures: Path) -> Uploaded:
     bucket = Bucket(sandbox, sandbox.profile(), FixedSource(sandbox.credentials()), None, {})  # type: ignore[arg-type]
-    shards, objects = (
-        upload(bucket, f"dataset/{name}", pictures, per_shard)
-        for name, per_shard in (("shards", PER_TAR), ("objects", 0))
-    )
-    keys = {split: [sample.key for sample in samples] for split, samples in shards.manifest.splits.items()}
-    known = {sample.key: sample for samples in objects.manifest.splits.values() for sample in samples}
-    splits = {split: tuple(known[key] for key in listed) for split, listed in keys.items()}
-    manifest = msgspec.structs.replace(objects.manifest, splits=splits)
+    shards = upload(bucket, "dataset/shards", pictures, PER_TAR)
+    upload(bucket, "dataset/objects", pictures, 0)
+    listed = read_manifest(bucket.store(), "dataset/objects")
+    known = {sample.key: sample for samples in listed.splits.values() for sample in samples}
+    splits = {
+        split: tuple(known[columns.keys.get(row)] for row in range(len(columns)))
+        for split, columns in shards.splits.items()
+    }
     bucket.profile = msgspec.structs.replace(bucket.profile, dataset_prefix="dataset/shards")
+    manifest = msgspec.structs.replace(listed, splits=splits)
     return Uploaded(bucket, shards, TrainingData(manifest, "dataset/objects"))
 
 
@@ -236,10 +237,9 @@ def test_samples_of_a_missing_tar_are_left_out_by_name(uploaded: Uploaded, loade
     tar = uploaded.data.tars("train").tars[1]
     with uploaded.replaced(tar.key, None):
         batches = list(batches_of(loaders()))
-    bad = {sample.key: reason for batch in batches for sample, reason in batch.bad}
-    assert bad == dict.fromkeys(
-        (s.key for s in uploaded.data.samples("train", np.arange(PER_TAR, 2 * PER_TAR))), MISSING
-    )
+    bad = {bad.row: (bad.key, bad.reason) for batch in batches for bad in batch.bad}
+    keys = uploaded.data.columns("train").keys
+    assert bad == {row: (keys.get(row), MISSING) for row in range(PER_TAR, 2 * PER_TAR)}
     rows = [row for batch in batches if batch.request.split is Split.TRAIN for row in batch.rows.tolist()]
     assert sorted(rows) == [*range(PER_TAR), *range(2 * PER_TAR, TRAIN_SAMPLES)]
 
@@ -251,8 +251,8 @@ def test_a_sample_whose_bytes_differ_from_the_list_is_left_out(uploaded: Uploade
     with uploaded.replaced(tars.tars[0].key, bytes(content)):
         batches = list(batches_of(loaders()))
     (bad,) = [bad for batch in batches for bad in batch.bad]
-    assert bad[0].key == uploaded.data.samples("train", np.array([7]))[0].key
-    assert "CRC64" in bad[1]
+    assert bad.row == 7
+    assert "CRC64" in bad.reason
 
 
 def test_bytes_changed_on_the_way_are_read_again(uploaded: Uploaded, loaders: NewLoader) -> None:

@@ -18,16 +18,18 @@ from ossconsole.training.compute.device import DeviceContext, device_errors
 from ossconsole.training.compute.trainer import EpochMeter, StepGraph, Trainer, counts
 from ossconsole.training.distributed.process_group import ProcessGroup
 from ossconsole.training.distributed.ranks import RankInfo
+from ossconsole.training.loading.images import SampleTransform
 from ossconsole.training.settings import TrainSettings
 
 CPU = torch.device("cpu")
 CLASSES = 4
+ROWS = SampleTransform(SampleFormat.IMAGE_JPEG, stored_size=9, size=8, augment=True, seed=0)
 SETTINGS: dict[str, Any] = {"warmup_steps": 0, "label_smoothing": 0.0}
 
 
 def trainer_of(model: nn.Module, **settings: Any) -> Trainer:
     chosen = TrainSettings(**{**SETTINGS, **settings})
-    compute = DeviceContext(chosen, SampleFormat.IMAGE_U8, device=CPU)
+    compute = DeviceContext(chosen, ROWS, device=CPU)
     return Trainer(model, compute, chosen, ProcessGroup(RankInfo(), CPU), total_steps=10**9)
 
 
@@ -84,7 +86,7 @@ def test_a_step_that_cannot_be_recorded_as_a_graph_stays_eager(caplog: pytest.Lo
 
 
 def test_images_that_do_not_fit_into_memory_are_reported() -> None:
-    compute = DeviceContext(TrainSettings(batch_size=1), SampleFormat.IMAGE_U8, device=CPU)
+    compute = DeviceContext(TrainSettings(batch_size=1), ROWS, device=CPU)
     with pytest.raises(ConsoleError, match="Out of memory on cpu with batch size 1") as error, compute.device_errors():
         torch.empty(1 << 60)
     assert "--image-size" in error.value.remedy
@@ -171,7 +173,7 @@ def test_a_changed_peak_is_kept_until_the_settings_name_another() -> None:
 def fused_trainer_of(model: nn.Module, **settings: Any) -> Trainer:
     """As on a GPU in fp16: the fused optimizer, and a scaler of losses. Both exist for the CPU too."""
     chosen = TrainSettings(**{**SETTINGS, **settings})
-    compute = DeviceContext(chosen, SampleFormat.IMAGE_U8, device=CPU)
+    compute = DeviceContext(chosen, ROWS, device=CPU)
     compute.cuda, compute.scaler = True, torch.amp.GradScaler("cpu")
     return Trainer(model, compute, chosen, ProcessGroup(RankInfo(), CPU), total_steps=10**9)
 

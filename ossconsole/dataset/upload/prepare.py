@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 import math
 import random
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from ossconsole.config.errors import ConsoleError, SettingsError
+from ossconsole.config.errors import SettingsError
+from ossconsole.dataset.decode import (
+    UnreadableImageError,
+    decode_jpeg,
+    image_problem,
+    is_rotated,
+    open_pillow,
+    to_rgb,
+    upright,
+)
 from ossconsole.dataset.formats import CHANNELS, IMAGENET_MEAN, IMAGENET_STD, SampleFormat, encode
 from ossconsole.dataset.manifest import MAX_SIDE, TRAIN
 
@@ -24,7 +32,6 @@ if TYPE_CHECKING:
 PREPARATION_VERSION = 2
 """Increased when the same config gives other bytes than before; part of the digest in journals."""
 
-MAX_PIXELS = 100_000_000  # ImageNet's largest image has 54 million
 MIN_SIZE = 8  # pixels
 
 # torchvision.transforms.RandomResizedCrop's defaults, which the tutorial uses.
@@ -32,14 +39,7 @@ _CROP_AREA = (0.08, 1.0)
 _CROP_RATIO = (3 / 4, 4 / 3)
 _CROP_ATTEMPTS = 10
 # The evaluation transform of ImageNet models: resize the short side to 256, crop 224 (pytorch/examples/imagenet).
-_EVAL_MARGIN = 256 / 224
-
-# The formats PIL may open (MPO is part of JPEG): none that starts other programs (EPS) or has no photographs.
-_IMAGE_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
-_ORIENTATION_TAG = 0x0112
-# Where PIL keeps what may have the orientation; for images without these the lookup would cost time for nothing.
-_ORIENTED_BY = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
-_WHITE = (255, 255, 255, 255)
+EVAL_MARGIN = 256 / 224
 
 
 class PreprocessConfig(msgspec.Struct, frozen=True):
@@ -88,10 +88,6 @@ class Prepared(msgspec.Struct, frozen=True):
     payload: bytes
 
 
-class UnreadableImageError(ConsoleError):
-    """A file that cannot become a sample; the message is the reason alone."""
-
-
 def prepare(data: bytes, key: str, config: PreprocessConfig) -> Prepared:
     """The sample of the image file `data`. `key` begins with the split. Raises UnreadableImageError."""
     train = key.startswith(f"{TRAIN}/")
@@ -106,64 +102,8 @@ def prepare(data: bytes, key: str, config: PreprocessConfig) -> Prepared:
         raise UnreadableImageError(image_problem(error)) from error
 
 
-def image_problem(error: Exception) -> str:
-    """The reason behind an exception of PIL, whose own texts quote bytes of the file and parts of PIL."""
-    text = str(error)
-    if isinstance(error, UnidentifiedImageError):
-        return "not a readable image"
-    if isinstance(error, Image.DecompressionBombError):
-        return "it has too many pixels"
-    if isinstance(error, MemoryError):
-        return "it needs more memory than is available"
-    if any(sign in text for sign in ("truncated", "unexpected end", "not enough", "buffer of")):
-        return "it is truncated: a part of the image is missing"
-    if "Decompressed data too large" in text or "too large" in text.lower():
-        return "its metadata (a colour profile or a text) are too large"
-    return "it is damaged, or of an unsupported kind"
-
-
-def _open(data: bytes) -> Image.Image:
-    """The image, not decoded yet. Raises UnreadableImageError when it is too large."""
-    image = Image.open(io.BytesIO(data), formats=_IMAGE_FORMATS)
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise UnreadableImageError(f"{width} x {height} px are more than {MAX_PIXELS // 1_000_000} megapixels")
-    return image
-
-
-def _is_rotated(image: Image.Image) -> bool:
-    if image.format != "TIFF" and _ORIENTED_BY.isdisjoint(image.info):
-        return False
-    try:
-        return bool(image.getexif().get(_ORIENTATION_TAG, 1) != 1)
-    except Exception:  # noqa: BLE001  a broken EXIF block says nothing about the pixels
-        return False
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    return ImageOps.exif_transpose(image) if _is_rotated(image) else image
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
-        image.load()
-        return image
-    if image.mode.startswith("I;16"):
-        import numpy as np
-
-        levels = np.asarray(image).astype(np.uint32)
-        return Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
-    if image.mode in {"I", "F"}:
-        raise UnreadableImageError(f"its pixels ({image.mode}, 32 bits) have no known range")
-    if image.has_transparency_data:
-        opaque = Image.new("RGBA", image.size, _WHITE)
-        opaque.alpha_composite(image.convert("RGBA"))
-        return opaque.convert("RGB")
-    return image.convert("RGB")
-
-
 def _eval_short_side(size: int) -> int:
-    return round(size * _EVAL_MARGIN)
+    return round(size * EVAL_MARGIN)
 
 
 # image-u8
@@ -172,14 +112,14 @@ def _eval_short_side(size: int) -> int:
 def _image(data: bytes, _key: str, train: bool, config: PreprocessConfig) -> Prepared:
     size = config.size
     short = size if train or config.keep_ratio else _eval_short_side(size)
-    image = _open(data)
-    if image.format == "JPEG" and image.mode == "RGB" and not _is_rotated(image):
+    image = open_pillow(data)
+    if image.format == "JPEG" and image.mode == "RGB" and not is_rotated(image):
         pixels = decode_jpeg(data, image.size, short)
         if pixels is not None:
             box, target = _cut(pixels.shape[1], pixels.shape[0], short, config)
             return Prepared(target[1], target[0], _resize(pixels, box, target))
     image.draft("RGB", (short, short))
-    image = _rgb(_upright(image))
+    image = to_rgb(upright(image))
     box, target = _cut(*image.size, short, config)
     resized = image.resize(target, Image.Resampling.BILINEAR, box=box)
     return Prepared(resized.height, resized.width, b"".join(band.tobytes() for band in resized.split()))
@@ -204,40 +144,6 @@ def _scaled(width: int, height: int, short: int) -> tuple[int, int]:
     return (short, long) if width <= height else (long, short)
 
 
-# Ordinary JPEGs take a third of Pillow's time: libjpeg-turbo decodes, OpenCV resizes. Whatever is unusual (rotated,
-# damaged, not three channels) is left to Pillow.
-
-# What libjpeg reports where it makes up the rest of the pixels; Pillow accepts such an image.
-_DATA_MISSING = "premature end of data segment"
-
-
-def import_jpeg_libraries() -> None:
-    """Imports what `decode_jpeg` needs; called before a process forks, so that its forks have it."""
-    import cv2
-    import simplejpeg  # noqa: F401
-
-    cv2.setNumThreads(1)  # there is a process for each core
-
-
-def decode_jpeg(data: bytes, size: tuple[int, int], at_least: int) -> NDArray[np.uint8] | None:
-    """(height, width, 3) in RGB of the JPEG of `size` (width, height); None when Pillow should decode it.
-
-    It is halved while both sides stay at least `at_least` pixels. Raises UnreadableImageError when data are missing.
-    """
-    import simplejpeg
-
-    enough = at_least if min(size) >= 2 * at_least else 0
-    try:
-        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
-            data, "RGB", fastupsample=True, min_height=enough, min_width=enough, min_factor=2, strict=True
-        )
-    except ValueError as error:
-        if _DATA_MISSING in str(error):
-            raise UnreadableImageError("its data are damaged: a part of the image is missing") from error
-        return None
-    return pixels
-
-
 def _resize(pixels: NDArray[np.uint8], box: tuple[float, float, float, float], target: tuple[int, int]) -> bytes:
     """The part within `box` (left, top, right, bottom; whole pixels of it) as (3, height, width) bytes.
 
@@ -258,10 +164,10 @@ def _resize(pixels: NDArray[np.uint8], box: tuple[float, float, float, float], t
 def _tensor(data: bytes, key: str, train: bool, config: PreprocessConfig) -> Prepared:
     import numpy as np
 
-    image = _open(data)
+    image = open_pillow(data)
     if image.format == "JPEG":
         decode_jpeg(data, image.size, 1)  # at an eighth: only to find out whether the data are complete
-    image = _rgb(_upright(image))
+    image = to_rgb(upright(image))
     size = config.size
     if train:
         rng = random.Random(hashlib.sha256(f"{config.seed}/{key}".encode()).digest())  # noqa: S311  no secret

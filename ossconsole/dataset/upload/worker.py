@@ -24,8 +24,9 @@ import msgspec
 
 from ossconsole.config.credentials import without_credentials
 from ossconsole.config.errors import ConsoleError
+from ossconsole.dataset.decode import UnreadableImageError, import_jpeg_libraries
 from ossconsole.dataset.source.files import MAX_FILE_BYTES, FileLocation, ZipLocation, read_location
-from ossconsole.dataset.upload.prepare import PreprocessConfig, UnreadableImageError, import_jpeg_libraries, prepare
+from ossconsole.dataset.upload.prepare import PreprocessConfig, prepare
 
 _HEADER = struct.Struct("<I")
 _PAYLOAD = struct.Struct("<Q")

@@ -15,7 +15,7 @@ from ossconsole.config.credentials import CredentialSource
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.profiles import Profile
-from ossconsole.dataset.manifest import object_key
+from ossconsole.dataset.manifest import TRAIN, object_key
 from ossconsole.storage.accelerator import find_accelerator
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.jobs.actions import presigned_url
@@ -53,7 +53,7 @@ from ossconsole.training.bench.sampling import (
 )
 from ossconsole.training.data import training_data
 from ossconsole.training.loading.connector import ConnectorSettings, connector_native_log
-from ossconsole.training.loading.loader import BatchLoader, largest_sample_bytes, wanted_prefetch_mb
+from ossconsole.training.loading.loader import BatchLoader
 from ossconsole.training.settings import TrainSettings
 
 log = logging.getLogger(__name__)
@@ -122,9 +122,7 @@ class Bench:
         finally:
             with_store.close()
         self._cells = [
-            BenchCase(
-                dataset=prefix, format=str(data.manifest.format), mode=mode, workers=workers, batch_size=batch_size
-            )
+            BenchCase(dataset=prefix, format=str(data.data.format), mode=mode, workers=workers, batch_size=batch_size)
             for (prefix, data), mode, batch_size, workers in itertools.product(
                 self._datasets.items(), settings.modes, settings.batch_sizes, settings.workers
             )
@@ -273,9 +271,9 @@ class Bench:
         data = self._datasets[cell.dataset]
         for kind in self._endpoints:
             rows = data.already_read(kind)[:_SIGNED]
+            samples = data.data.columns(TRAIN)
             objects = [
-                (object_key(cell.dataset, sample.key), data.manifest.sample_bytes(sample))
-                for sample in (data.samples[row] for row in rows)
+                (object_key(cell.dataset, samples.keys.get(row)), int(samples.sizes[row])) for row in rows.tolist()
             ]
             store = ObjectStore(self._profile, self._credentials, kind)
             urls = [(presigned_url(store, key), size) for key, size in objects]
@@ -323,12 +321,12 @@ class Bench:
         """The training loop of a dataset, shared by its cases."""
         if cell.dataset not in self._loops:
             settings = self._train_settings(cell, self._endpoints[0])
-            self._loops[cell.dataset] = TrainingLoop(settings, self._datasets[cell.dataset].manifest)
+            self._loops[cell.dataset] = TrainingLoop(settings, self._datasets[cell.dataset].data)
         return self._loops[cell.dataset]
 
     def _train_settings(self, cell: BenchCase, kind: EndpointKind) -> TrainSettings:
-        """The settings of a run for this case, with memory for the largest depth of prefetching."""
-        settings = TrainSettings(
+        """The settings of a run for this case."""
+        return TrainSettings(
             batch_size=cell.batch_size,
             workers=cell.workers,
             endpoint=kind,
@@ -336,5 +334,3 @@ class Bench:
             precision=self._settings.precision,
             compile=self._settings.compile,
         )
-        wanted = wanted_prefetch_mb(settings, largest_sample_bytes(self._datasets[cell.dataset].manifest))
-        return msgspec.structs.replace(settings, prefetch_mb=max(settings.prefetch_mb, wanted))

@@ -14,8 +14,7 @@ import torch
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
-from ossconsole.dataset.formats import SampleFormat
-from ossconsole.dataset.manifest import TRAIN, Manifest
+from ossconsole.dataset.manifest import TRAIN
 from ossconsole.telemetry.events import Step
 from ossconsole.telemetry.visits import Tally, Waiting
 from ossconsole.training.bench.results import CacheState
@@ -32,7 +31,7 @@ from ossconsole.training.compute.trainer import EpochMeter, Trainer
 from ossconsole.training.data import TrainingData
 from ossconsole.training.distributed.process_group import ProcessGroup
 from ossconsole.training.distributed.ranks import RankInfo
-from ossconsole.training.loading.loader import Batch, BatchLoader
+from ossconsole.training.loading.loader import Batch, BatchLoader, sample_transform
 from ossconsole.training.plan import LANES, BatchRequest, Split, Window
 from ossconsole.training.settings import TrainSettings
 
@@ -49,10 +48,8 @@ class BenchDataset:
 
     def __init__(self, data: TrainingData, *, one_endpoint: bool = False) -> None:
         self.data = data
-        self.manifest = data.manifest
-        self.samples = data.manifest.splits[TRAIN]
         # The same order for all endpoints: they are compared on the same samples.
-        count = len(self.samples)
+        count = data.count(TRAIN)
         self._order = np.arange(count) if data.sharded else np.random.default_rng(0).permutation(count)
         self._one = one_endpoint
         self._read = dict.fromkeys(EndpointKind, 0)
@@ -123,16 +120,17 @@ class BenchRequests:
 class TrainingLoop:
     """The training steps of a run without its records, on real or synthetic batches."""
 
-    def __init__(self, settings: TrainSettings, manifest: Manifest) -> None:
-        self._compute = DeviceContext(settings, manifest.format, device=select_device())
-        model = build_model(manifest.classes, "none", lambda uri: uri.encode())
+    def __init__(self, settings: TrainSettings, data: TrainingData) -> None:
+        self._row = sample_transform(settings, data)
+        self._compute = DeviceContext(settings, self._row, device=select_device())
+        model = build_model(data.classes, "none", lambda uri: uri.encode())
         group = ProcessGroup(RankInfo(), self._compute.device)
         self._trainer = Trainer(model, self._compute, settings, group, total_steps=_STEPS)
-        self._transform = BatchTransform(manifest, self._compute, seed=settings.seed)
+        self._transform = BatchTransform(data, self._compute)
         self._clock = StepClock(self._compute)
         self._meter = EpochMeter()
         self._pending: list[tuple[float, PendingTimes]] = []
-        self._manifest = manifest
+        self._classes = len(data.classes)
 
     @property
     def cuda(self) -> bool:
@@ -168,27 +166,25 @@ class TrainingLoop:
 
     def synthetic_rate(self, batch_size: int, seconds: float) -> float:
         """Samples/s of the same steps on one synthetic batch on the host: copy, transform and training."""
-        sample = self._manifest.splits[TRAIN][0]
-        values = torch.randn(batch_size, self._manifest.sample_bytes(sample) // self._manifest.format.itemsize)
-        if self._manifest.format is SampleFormat.IMAGE_U8:
+        values = torch.randn(batch_size, self._row.row_bytes // self._row.format.itemsize)
+        if not self._row.raw:
             values = (values * 40 + 128).clamp(0, 255).to(torch.uint8)
         data = values.view(torch.uint8)
         if self.cuda:
             data = data.pin_memory()
-        labels = torch.randint(0, len(self._manifest.classes), (batch_size,))
+        labels = torch.randint(0, self._classes, (batch_size,))
 
-        def step(number: int) -> None:
+        def step() -> None:
             self._compute.free_slots()
-            generator = self._compute.generator(number)
-            images = self._compute.images(data, sample.height, sample.width, generator=generator)
+            images = self._compute.images(data)
             self._trainer.step(images, self._compute.labels(labels), self._meter, samples=batch_size)
 
-        for number in range(_SYNTHETIC_WARMUP):
-            step(number)
+        for _ in range(_SYNTHETIC_WARMUP):
+            step()
         self._synchronize()
         begun, done = time.perf_counter(), 0
         while time.perf_counter() - begun < seconds:
-            step(done)
+            step()
             done += 1
         self._synchronize()
         return batch_size * done / (time.perf_counter() - begun)
@@ -320,7 +316,7 @@ def _timed(step: Step, times: StepTimes) -> Step:
 def _next(loader: BatchLoader) -> Batch:
     batch = loader.next()
     if batch is None or batch.failed or batch.bad:
-        reason = (batch.failed or batch.bad[0][1]) if batch is not None else "there are no more batches"
+        reason = (batch.failed or batch.bad[0].reason) if batch is not None else "there are no more batches"
         raise ConsoleError(
             f"A batch could not be read completely: {reason}.", remedy="`ossconsole doctor` checks the endpoints."
         )

@@ -67,9 +67,9 @@ def run_config_of(context: RunContext, data: TrainingData, rank_info: RankInfo) 
         "seed": settings.seed,
         "batch_size": settings.batch_size * rank_info.world,
         "samples": data.count(TRAIN),
-        "classes": list(data.manifest.classes),
-        "sample_format": str(data.manifest.format),
-        "image_size": settings.image_size or data.manifest.size,
+        "classes": list(data.classes),
+        "sample_format": str(data.format),
+        "image_size": data.image_size(settings.image_size),
     }
 
 

@@ -1,8 +1,7 @@
-"""The device of a run: precision, copies on a side stream, images from stored bytes, crops and flips, CPU threads."""
+"""The device of a run: precision, copies on a side stream, images from rows of bytes, CPU threads."""
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 import time
@@ -15,48 +14,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn import functional
 from torchvision.transforms.v2 import functional as transforms
 
 from ossconsole.config.errors import ConsoleError, SettingsError
-from ossconsole.dataset.formats import CHANNELS, IMAGENET_MEAN, IMAGENET_STD, SampleFormat
-from ossconsole.dataset.manifest import Manifest
+from ossconsole.dataset.formats import CHANNELS, IMAGENET_MEAN, IMAGENET_STD
 from ossconsole.telemetry.gpu import memory_of_others
 from ossconsole.telemetry.host import CpuLimit, cpu_limit
+from ossconsole.training.data import TrainingData
+from ossconsole.training.loading.images import SampleTransform, centre_box
 from ossconsole.training.loading.loader import Batch
-from ossconsole.training.plan import BatchRequest, Split
+from ossconsole.training.plan import Split
 from ossconsole.training.settings import TrainSettings
-
-_SCALE = (0.08, 1.0)
-_RATIO = (3 / 4, 4 / 3)
-"""Shares of the area and aspect ratios of a crop: torchvision's RandomResizedCrop, as the tutorial uses it."""
-
-
-def random_crops(images: torch.Tensor, size: int, generator: torch.Generator) -> torch.Tensor:
-    """A random crop of each image, resized to size x size; float (n, c, h, w) in, (n, c, size, size) out."""
-    count, _, height, width = images.shape
-    area = _uniform(count, *_SCALE, generator)
-    ratio = torch.exp(_uniform(count, math.log(_RATIO[0]), math.log(_RATIO[1]), generator))
-    # Sides as shares of the image's; a crop that is too large is cut to the image, as after torchvision's attempts.
-    crop_width = (torch.sqrt(area * ratio * height / width)).clamp(max=1)
-    crop_height = (torch.sqrt(area / ratio * width / height)).clamp(max=1)
-    left = (2 * _uniform(count, 0, 1, generator) - 1) * (1 - crop_width)
-    top = (2 * _uniform(count, 0, 1, generator) - 1) * (1 - crop_height)
-    theta = torch.zeros(count, 2, 3, device=images.device)
-    theta[:, 0, 0], theta[:, 0, 2] = crop_width, left
-    theta[:, 1, 1], theta[:, 1, 2] = crop_height, top
-    grid = functional.affine_grid(theta, [count, images.shape[1], size, size], align_corners=False)
-    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-
-
-def random_flips(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Flips each image (n, c, h, w) left to right with probability 0.5."""
-    flip = _uniform(len(images), 0, 1, generator) < 0.5
-    return torch.where(flip.view(-1, 1, 1, 1), images.flip(-1), images)
-
-
-def _uniform(count: int, low: float, high: float, generator: torch.Generator) -> torch.Tensor:
-    return low + (high - low) * torch.rand(count, generator=generator, device=generator.device)
 
 
 def usable_cores(limit: CpuLimit | None = None) -> int:
@@ -87,10 +55,10 @@ def compute_threads(workers: int, cores: int) -> int:
     return max(1, cores - left)
 
 
-_RESIZE_RATIO = 256 / 224  # validation: short side of 256 px for a centre crop of 224, as in pytorch/examples/imagenet
-
 # Texts of RuntimeErrors for too little memory, other than torch.OutOfMemoryError.
 _OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "DefaultCPUAllocator", "unable to find an engine")
+
+_NORMALIZE = (IMAGENET_MEAN, IMAGENET_STD)
 
 _MUCH_MEMORY = 1e9  # bytes; a CUDA context alone takes about half of that
 
@@ -113,13 +81,14 @@ class StepTimes:
 
 
 class DeviceContext:
-    """A device with its precision, its copy stream and the decoding of stored samples.
+    """A device with its precision, its copy stream, and images from rows of the batch buffer.
 
-    `sharing` is the number of processes of the run that share this machine's cores when there is no GPU.
+    `transform` describes the rows. `sharing` is the number of processes of the run that share this machine's cores when
+    there is no GPU.
     """
 
     def __init__(
-        self, settings: TrainSettings, sample_format: SampleFormat, *, device: torch.device, sharing: int = 1
+        self, settings: TrainSettings, transform: SampleTransform, *, device: torch.device, sharing: int = 1
     ) -> None:
         self.device = device
         self.cuda = device.type == "cuda"
@@ -127,15 +96,15 @@ class DeviceContext:
             # Otherwise this thread's events and kernels would go to GPU 0, whichever GPU this process has.
             torch.cuda.set_device(device)
         self._settings = settings
-        self._format = sample_format
+        self._transform = transform
         self._amp = amp_dtype(settings.precision, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self._amp is torch.float16)
         self._stream = torch.cuda.Stream(device) if self.cuda else None  # type: ignore[no-untyped-call]
         self._copies: list[torch.cuda.Event] = []  # of the newest batch
         self._earlier_copies: list[torch.cuda.Event] = []  # of the one before
-        shape = (1, CHANNELS, 1, 1)
-        self._mean = torch.tensor(IMAGENET_MEAN, device=device).view(shape) * 255
-        self._std = torch.tensor(IMAGENET_STD, device=device).view(shape) * 255
+        # Normalize(mean, std)(x / 255) is x * scale + shift.
+        mean, std = (torch.tensor(values, device=device).view(1, CHANNELS, 1, 1) for values in _NORMALIZE)
+        self._scale, self._shift = 1 / (255 * std), -mean / std
         if self.cuda:
             torch.backends.cudnn.benchmark = True
             torch.set_float32_matmul_precision("high")
@@ -151,27 +120,18 @@ class DeviceContext:
         """Autocast to the precision; no effect in fp32."""
         return torch.autocast(self.device.type, dtype=self._amp) if self._amp else nullcontext()
 
-    def images(self, data: torch.Tensor, height: int, width: int, *, generator: torch.Generator | None) -> torch.Tensor:
-        """Normalised float32 images (n, 3, size, size) on the device, from rows of stored bytes (uint8, (n, bytes)).
-
-        With a generator (training) image-u8 is cropped and flipped at random; tensor-f32 is used as prepared.
-        """
-        size = self._settings.image_size or min(height, width)
-        if self._format is SampleFormat.TENSOR_F32:
-            stored = self._copy(data[:, : CHANNELS * height * width * 4].view(torch.float32))
-            return _channels_last(_centre_crop(stored.view(-1, CHANNELS, height, width), size))
-        stored = self._copy(data[:, : CHANNELS * height * width]).view(-1, CHANNELS, height, width)
-        values = (_channels_last(stored).float() - self._mean) / self._std
-        if generator is None or not self._settings.augment:
-            return _centre_crop(values, size)
-        if size < min(height, width):
-            values = random_crops(values, size, generator)
-        return random_flips(_centre_crop(values, size), generator)
-
-    def no_images(self, stored_size: int) -> torch.Tensor:
-        """The result of `images` for no rows: shape (0, 3, size, size)."""
-        size = self._settings.image_size or stored_size
-        return torch.empty(0, CHANNELS, size, size, device=self.device)
+    def images(self, rows: torch.Tensor) -> torch.Tensor:
+        """Normalised float32 images (n, 3, size, size) on the device, channels last, from rows (uint8, (n, bytes))."""
+        size, stored = self._transform.size, self._transform.stored_size
+        copied = self._copy(rows)
+        if self._transform.raw:
+            prepared = copied.view(torch.float32).view(-1, CHANNELS, stored, stored)
+            if size != stored:
+                left, top, width, height = centre_box(stored, stored, size)
+                prepared = transforms.resized_crop(prepared, top, left, height, width, [size, size], antialias=True)
+            return prepared.contiguous(memory_format=torch.channels_last)
+        pixels = copied.view(-1, size, size, CHANNELS).permute(0, 3, 1, 2)  # channels last without a copy
+        return torch.addcmul(self._shift, pixels, self._scale)  # one kernel: cast, scale and shift
 
     def labels(self, labels: torch.Tensor) -> torch.Tensor:
         """The labels (int64, (n,)) on the device; the copy does not block."""
@@ -206,14 +166,6 @@ class DeviceContext:
     def device_errors(self) -> AbstractContextManager[None]:
         """`device_errors` for this device and batch size."""
         return device_errors(self.device, self._settings.batch_size)
-
-    def generator(self, *seeds: int) -> torch.Generator:
-        """A generator on the device that depends on `seeds` only, so that a resumed run draws the same numbers."""
-        generator = torch.Generator(self.device)
-        state = 0
-        for seed in seeds:
-            state = (state * 1_000_003 + seed) % (1 << 62)
-        return generator.manual_seed(state)
 
     def free_slots(self) -> None:
         """Waits until the batch before the last is copied from its buffer. Call once before each next batch."""
@@ -387,60 +339,17 @@ def amp_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
-def _channels_last(images: torch.Tensor) -> torch.Tensor:
-    return images.contiguous(memory_format=torch.channels_last)
-
-
-def _centre_crop(images: torch.Tensor, size: int) -> torch.Tensor:
-    """Short side resized to 256/224 of `size` (where the stored one is larger), then the centre of size x size."""
-    if images.shape[-2:] == (size, size):
-        return images
-    short = min(images.shape[-2:])
-    target = min(short, round(size * _RESIZE_RATIO)) if short >= size else size
-    if target != short:
-        images = transforms.resize(images, [target], antialias=True)
-    cropped: torch.Tensor = transforms.center_crop(images, [size, size])
-    return cropped
-
-
-_DATA_SEED = 1  # separates this use of the run's seed from others
-
-
 class BatchTransform:
-    """Turns batches of stored samples into images and labels. `seed` and `rank` determine the random crops."""
+    """Turns batches into images and labels."""
 
-    def __init__(self, manifest: Manifest, compute: DeviceContext, *, seed: int, rank: int = 0) -> None:
-        self._manifest = manifest
+    def __init__(self, data: TrainingData, compute: DeviceContext) -> None:
         self._compute = compute
-        self._seed = seed
-        self._rank = rank
-        self._labels = {
-            split: torch.tensor([sample.label for sample in manifest.splits.get(str(split), ())], dtype=torch.int64)
-            for split in Split
-        }
+        self._labels = {split: torch.from_numpy(data.columns(str(split)).labels) for split in Split}
 
     def images(self, batch: Batch) -> torch.Tensor:
-        """Normalised float32 images (n, 3, size, size) on the device; one by one when their stored sizes differ."""
-        samples = [self._manifest.splits[str(batch.request.split)][row] for row in batch.rows]
-        generator = self._generator(batch.request)
-        if not samples:  # a rank's share of the last batch may be empty
-            return self._compute.no_images(self._manifest.size)
-        sizes = {(sample.height, sample.width) for sample in samples}
-        if len(sizes) == 1:
-            return self._compute.images(batch.data, *sizes.pop(), generator=generator)
-        return torch.cat(
-            [
-                self._compute.images(batch.data[row : row + 1], sample.height, sample.width, generator=generator)
-                for row, sample in enumerate(samples)
-            ]
-        )
+        """Normalised float32 images (n, 3, size, size) on the device; n may be 0."""
+        return self._compute.images(batch.data)
 
     def labels(self, split: Split, rows: npt.NDArray[np.int64]) -> torch.Tensor:
         """The labels of the rows of a split: int64 (n,), on the device."""
         return self._compute.labels(self._labels[split][rows])
-
-    def _generator(self, request: BatchRequest) -> torch.Generator | None:
-        """The generator of a training batch, the same in a resumed run; None for validation."""
-        if request.split is not Split.TRAIN:
-            return None
-        return self._compute.generator(self._seed, _DATA_SEED, request.epoch, request.index, self._rank)

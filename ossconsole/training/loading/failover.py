@@ -47,6 +47,7 @@ class FailoverLoader:
         start: int,
         pin: bool,
         time_singles: bool,
+        sharing: int,
         poll_stop: Callable[[], None],
         on_pause: Callable[[], None],
         on_recovery: Callable[[], None],
@@ -65,6 +66,7 @@ class FailoverLoader:
             start=start,
             pin=pin,
             time_singles=time_singles,
+            sharing=sharing,
             interrupted=self._sync_controls,
         )
         if self._loader.not_pinned is not None:
@@ -186,9 +188,9 @@ class FailoverLoader:
 
         The connector also reports ENOENT when the endpoint's name cannot be resolved (seen with 1.2.3).
         """
-        for sample, why in batch.bad:
-            if why == MISSING:
-                error = self._probe_object(batch.endpoint, self._data.keys([sample])[0])
+        for sample in batch.bad:
+            if sample.reason == MISSING:
+                error = self._probe_object(batch.endpoint, self._data.object_of(str(batch.request.split), sample.row))
                 if error is None or error.code != "NoSuchKey":
                     return error.message if error else f"{sample.key} was not found, but it exists"
         return ""

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +17,10 @@ import torch
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.text import counted
-from ossconsole.dataset.manifest import Manifest, Sample
+from ossconsole.telemetry.host import free_memory
 from ossconsole.training.data import TrainingData
 from ossconsole.training.loading.connector import ConnectorSettings
+from ossconsole.training.loading.images import SampleTransform
 from ossconsole.training.loading.pool import QUEUED, ReaderLostError, ReaderPool, SingleSamples
 from ossconsole.training.loading.reader import ReaderShare, ReadRequest, ReadResult
 from ossconsole.training.loading.shared_memory import EndpointSwitch, SampleTable, SharedBuffer
@@ -33,6 +35,14 @@ _CALM_BATCHES = 32  # batches in a row without a wait, after which one less is r
 _POLL_S = 1.0  # how often a wait checks for an interruption and for deadlines
 
 
+class SkippedSample(NamedTuple):
+    """A sample that was not used: its row in the split, its relative key, and the reason."""
+
+    row: int
+    key: str
+    reason: str
+
+
 class LoaderError(ConsoleError):
     """The readers could not deliver a batch; the run can continue with the same batch."""
 
@@ -42,10 +52,10 @@ class Batch:
     """One batch as read. `data` is a view of the buffer (uint8, shape (samples, row bytes)): use it before two more.
 
     `rows` are the samples' rows in the manifest's split, int64. `wait_s` is how long the loop waited, `fetch_s` how
-    long the reader took. `queued` is the number of later batches already read; `readers_idle` means that the limit of
-    batches ahead was reached, and a reader had no request. `single_s` is the time of a sample read alone (see
-    SingleSamples), None without one. `bad` are the skipped samples with reasons; `failed` is why the whole batch could
-    not be read.
+    long the reader took, `decode_s` the part of it for decoding and cropping. `queued` is the number of later batches
+    already read; `readers_idle` means that the limit of batches ahead was reached, and a reader had no request.
+    `single_s` is the time of a sample read alone (see SingleSamples), None without one. `bad` are the skipped samples;
+    `failed` is why the whole batch could not be read.
     """
 
     request: BatchRequest
@@ -54,12 +64,13 @@ class Batch:
     endpoint: EndpointKind
     bytes: int
     fetch_s: float
+    decode_s: float
     wait_s: float
     queued: int
     readers_idle: bool
     single_s: float | None
     retries: int
-    bad: tuple[tuple[Sample, str], ...]
+    bad: tuple[SkippedSample, ...]
     failed: str
 
 
@@ -83,16 +94,21 @@ class BatchLoader:
         start: int = 0,
         pin: bool = False,
         time_singles: bool = False,
+        sharing: int = 1,
         interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Raises ConsoleError, and frees everything."""
+        """`sharing` is the number of processes that share this machine's memory.
+
+        Raises ConsoleError, and frees everything.
+        """
         self.switch = EndpointSwitch(settings.endpoint)
         self.not_pinned: ConsoleError | None = None
         self._data = data
         self._workers = min(settings.workers, LANES) if data.sharded else settings.workers  # others would have no work
         self._interrupted = interrupted
-        row_bytes = largest_sample_bytes(data.manifest)
-        slots = slot_count(settings, row_bytes)
+        transform = sample_transform(settings, data)
+        row_bytes = transform.row_bytes
+        slots = slot_count(settings, row_bytes, free_bytes=free_memory() // sharing)
         self._most_ahead = slots - _IN_USE
         self._least_ahead = min(self._most_ahead, QUEUED * self._workers)
         self.ahead = self._least_ahead
@@ -106,7 +122,7 @@ class BatchLoader:
         self._calm = 0
         self._idled = False  # whether a reader was idle since the last batch
         with contextlib.ExitStack() as resources:
-            self._open(resources, connector, shape, settings, pin=pin)
+            self._open(resources, connector, transform, shape, settings, pin=pin)
             self._singles: SingleSamples | None = None
             if time_singles and not data.sharded:
                 self._singles = SingleSamples(connector, self._share, deadline_s=settings.fetch_deadline_s)
@@ -117,6 +133,7 @@ class BatchLoader:
         self,
         resources: contextlib.ExitStack,
         connector: ConnectorSettings,
+        transform: SampleTransform,
         shape: tuple[int, int, int],
         settings: TrainSettings,
         *,
@@ -126,7 +143,7 @@ class BatchLoader:
         samples = resources.enter_context(contextlib.closing(SampleTable(self._data)))
         rows = resources.enter_context(contextlib.closing(SharedBuffer(math.prod(shape[:2]) * 8)))
         buffer = resources.enter_context(contextlib.closing(SharedBuffer(math.prod(shape))))
-        self._share = ReaderShare(self.switch, samples, buffer, rows, shape)
+        self._share = ReaderShare(self.switch, samples, transform, buffer, rows, shape)
         self._slots = torch.frombuffer(buffer.memory, dtype=torch.uint8).view(shape)
         if pin:
             try:
@@ -196,7 +213,7 @@ class BatchLoader:
     def _put(self, request: BatchRequest, slot: int, *, front: bool = False) -> None:
         count = len(request.indices)
         self._share.rows_of(slot, count)[:] = request.indices
-        read = ReadRequest(request.number, slot, request.split, count, request.lane, request.window)
+        read = ReadRequest(request.number, slot, request.split, request.epoch, count, request.lane, request.window)
         if front:
             self._requested.appendleft((request, read))
         else:
@@ -217,9 +234,9 @@ class BatchLoader:
         self._idled = False
 
     def _batch(self, request: BatchRequest, result: ReadResult, wait_s: float, *, readers_idle: bool) -> Batch:
-        bad = [each.position for each in result.bad]
-        bad_samples = self._data.samples(str(request.split), request.indices[bad])
-        rows = np.delete(request.indices, bad)
+        rows = np.delete(request.indices, [each.position for each in result.bad])
+        keys = self._data.columns(str(request.split)).keys
+        bad_rows = [int(request.indices[each.position]) for each in result.bad]
         return Batch(
             request=request,
             data=self._slots[result.slot, : len(rows)],
@@ -227,42 +244,44 @@ class BatchLoader:
             endpoint=result.endpoint,
             bytes=result.bytes,
             fetch_s=result.seconds,
+            decode_s=result.decode_s,
             wait_s=wait_s,
             queued=len(self._ready),
             readers_idle=readers_idle,
             single_s=self._singles.take(request.number, result.endpoint) if self._singles is not None else None,
             retries=result.retries,
-            bad=tuple((sample, each.reason) for sample, each in zip(bad_samples, result.bad, strict=True)),
+            bad=tuple(
+                SkippedSample(row, keys.get(row), each.reason) for row, each in zip(bad_rows, result.bad, strict=True)
+            ),
             failed=result.failed,
         )
 
 
-def largest_sample_bytes(manifest: Manifest) -> int:
-    """Bytes of the largest sample of all splits: the length of a row of the batch buffer."""
-    return max(manifest.sample_bytes(sample) for split in manifest.splits.values() for sample in split)
+def sample_transform(settings: TrainSettings, data: TrainingData) -> SampleTransform:
+    """What the readers of a run make of the samples."""
+    return SampleTransform(
+        data.format, data.size, data.image_size(settings.image_size), settings.augment, settings.seed
+    )
 
 
-def slot_count(settings: TrainSettings, row_bytes: int) -> int:
-    """The number of batches in the buffer within `settings.prefetch_mb`.
+def slot_count(settings: TrainSettings, row_bytes: int, *, free_bytes: int) -> int:
+    """The number of batches in the buffer, within `settings.prefetch_mb` or a quarter of the free memory.
 
     Raises ConsoleError when there would be less than one per worker beyond those in use.
     """
     batch_bytes = settings.batch_size * row_bytes
     least = settings.workers + _IN_USE
-    slots = min(settings.workers * MAX_AHEAD + _IN_USE, settings.prefetch_mb * 1_000_000 // batch_bytes)
+    allowed = settings.prefetch_mb * 1_000_000 or free_bytes // 4
+    slots = min(settings.workers * MAX_AHEAD + _IN_USE, allowed // batch_bytes)
     if slots < least:
         needed_mb = math.ceil(least * batch_bytes / 1e6)
+        limit = "are allowed" if settings.prefetch_mb else "are a quarter of the free memory"
         raise ConsoleError(
             f"{counted(settings.workers, 'worker')} with batches of {settings.batch_size} need {needed_mb:,} MB "
-            f"of buffers; {settings.prefetch_mb} MB are allowed.",
+            f"of buffers; {allowed / 1e6:,.0f} MB {limit}.",
             remedy=f"Use fewer workers, a smaller batch, or --prefetch-mb {needed_mb}.",
         )
     return slots
-
-
-def wanted_prefetch_mb(settings: TrainSettings, row_bytes: int) -> int:
-    """The `prefetch_mb` that allows the largest number of batches ahead."""
-    return math.ceil((settings.workers * MAX_AHEAD + _IN_USE) * settings.batch_size * row_bytes / 1e6)
 
 
 def lock_pages(slots: torch.Tensor) -> None:

@@ -7,6 +7,7 @@ DataLoader shares queues between its workers, and its shutdown can hang on them 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import logging
 import multiprocessing.connection
@@ -223,7 +224,7 @@ class SingleSamples:
             self._pause(str(error))
             return
         self._single.rows_of(0, 1)[:] = request.indices[-1]
-        pool.send(ReadRequest(request.number, 0, request.split, 1))
+        pool.send(ReadRequest(request.number, 0, request.split, request.epoch, 1))
         self._reading, self._since_last = True, 0
 
     def take(self, number: int, kind: EndpointKind) -> float | None:
@@ -250,7 +251,7 @@ class SingleSamples:
         with contextlib.ExitStack() as resources:
             rows = resources.enter_context(contextlib.closing(SharedBuffer(8)))
             buffer = resources.enter_context(contextlib.closing(SharedBuffer(row_bytes)))
-            self._single = ReaderShare(self._share.switch, self._share.samples, buffer, rows, (1, 1, row_bytes))
+            self._single = dataclasses.replace(self._share, buffer=buffer, rows=rows, shape=(1, 1, row_bytes))
             self._pool = pool = ReaderPool(self._connector, self._single, workers=1, deadline_s=self._deadline_s)
             resources.callback(pool.close)
             self._resources = resources.pop_all()
@@ -280,6 +281,6 @@ class SingleSamples:
         if result.failed or result.bad:
             log.info("A single sample was not timed: %s", result.failed or result.bad[0].reason)
         elif result.endpoint in self._opened:
-            self._read[result.number] = (result.endpoint, result.seconds)
+            self._read[result.number] = (result.endpoint, result.seconds - result.decode_s)
         else:
             self._opened.add(result.endpoint)

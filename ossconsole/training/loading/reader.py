@@ -17,8 +17,10 @@ import tenacity
 
 from ossconsole.config.connector import load_connector_config
 from ossconsole.config.endpoints import EndpointKind
+from ossconsole.dataset.decode import UnreadableImageError, import_jpeg_libraries
 from ossconsole.storage.retry import RetryPolicy, backoff
 from ossconsole.training.loading.connector import ConnectorSettings, EndpointFailedError, native
+from ossconsole.training.loading.images import SampleTransform
 from ossconsole.training.loading.shard_windows import ShardWindows
 from ossconsole.training.loading.shared_memory import EndpointSwitch, SampleTable, SharedBuffer, Wanted
 from ossconsole.training.plan import Split, Window
@@ -31,7 +33,7 @@ MISSING = "it is not in the bucket"
 
 
 class ReadRequest(NamedTuple):
-    """One batch: its buffer slot, its split and its number of samples; their rows are in the `ReaderShare`.
+    """One batch: its buffer slot, its split and epoch, its number of samples; their rows are in the `ReaderShare`.
 
     `lane` and `window` are those of the BatchRequest. Its size does not depend on the batch size, so that sending it
     never blocks.
@@ -40,6 +42,7 @@ class ReadRequest(NamedTuple):
     number: int
     slot: int
     split: Split
+    epoch: int
     samples: int
     lane: int = 0
     window: Window | None = None
@@ -55,6 +58,7 @@ class ReaderShare:
 
     switch: EndpointSwitch
     samples: SampleTable
+    transform: SampleTransform
     buffer: SharedBuffer
     rows: SharedBuffer
     shape: tuple[int, int, int]
@@ -76,8 +80,9 @@ class BadSample:
 class ReadResult:
     """The result of a request. The slot holds all samples but the `bad` ones, in order and without gaps.
 
-    `seconds` is the time of the last attempt. `bad` are the skipped samples (missing, wrong size). `failed` is why the
-    batch could not be read although its samples may exist: its rows must not be used then.
+    `seconds` is the time of the last attempt, `decode_s` the part of it for decoding and cropping. `bad` are the
+    skipped samples (missing, wrong size, not an image). `failed` is why the batch could not be read although its
+    samples may exist: its rows must not be used then.
     """
 
     number: int
@@ -85,6 +90,7 @@ class ReadResult:
     endpoint: EndpointKind
     bytes: int
     seconds: float
+    decode_s: float
     retries: int
     bad: tuple[BadSample, ...]
     failed: str
@@ -126,6 +132,7 @@ class SampleReader:
         self._slots = np.frombuffer(share.buffer.memory, dtype=np.uint8).reshape(share.shape)
         self._number = number
         self._workers = workers
+        import_jpeg_libraries()
         self._opened: dict[EndpointKind, Any] = {}
         self._windows = ShardWindows(share.samples, settings.profile.bucket, self._connector)
         self._upcoming: ReadRequest | None = None
@@ -150,7 +157,7 @@ class SampleReader:
         wanted = (
             prefetched.wanted if prefetched is not None and prefetched.request is request else self._look_up(request)
         )
-        attempt = _Attempt(request, wanted, self._slots[request.slot])
+        attempt = _Attempt(request, wanted, self._slots[request.slot], self._share.transform)
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(EndpointFailedError),
             stop=tenacity.stop_after_attempt(RETRIES.attempts),
@@ -209,7 +216,7 @@ class SampleReader:
 
     def _read_window(self, attempt: _Attempt, window: Window) -> None:
         request = attempt.request
-        rows = self._share.rows_of(request.slot, request.samples)[attempt.missing]
+        rows = attempt.wanted.rows[attempt.missing]
         for data in self._windows.read(request.split, request.lane, window, attempt.endpoint, rows):
             attempt.take_member(data)
         if attempt.failures:
@@ -242,21 +249,25 @@ class SampleReader:
 class _Attempt:
     """One batch being read, perhaps in several attempts. Row i of `rows` belongs to position i until `result`."""
 
-    def __init__(self, request: ReadRequest, wanted: Wanted, rows: npt.NDArray[np.uint8]) -> None:
+    def __init__(
+        self, request: ReadRequest, wanted: Wanted, rows: npt.NDArray[np.uint8], transform: SampleTransform
+    ) -> None:
         self.request = request
         self.wanted = wanted
         self.endpoint = EndpointKind.STANDARD
         self.failures: list[str] = []
         self.missing: list[int] = []  # positions
         self._rows = rows
+        self._transform = transform
         self._bad: list[BadSample] = []
         self._done = np.zeros(request.samples, dtype=bool)
         self._checksum_errors: Counter[int] = Counter()
-        self._prefetched = 0.0
+        self._prefetched = self._decode_s = 0.0
 
     def begin(self, kind: EndpointKind, at: float) -> None:
         self.endpoint = kind
         self.failures = []
+        self._decode_s = 0.0
         skipped = {bad.position for bad in self._bad}
         self.missing = [i for i in range(len(self._done)) if not self._done[i] and i not in skipped]
         self._prefetched = at
@@ -275,28 +286,55 @@ class _Attempt:
             self._fill(obj, position, size)
 
     def take_member(self, data: memoryview | None) -> None:
-        """Copies the next sample of the attempt into its row; None for one in a tar that does not exist."""
+        """Writes the next sample of the attempt to its row; None for one in a tar that does not exist."""
         position = self.missing.pop(0)
         if data is None:
             self._bad.append(BadSample(position, MISSING))
-            return
-        row = memoryview(self._rows[position])[: len(data)]
-        row[:] = data
-        self._check(row, position)
+        elif self._fits(len(data), position):
+            if self._transform.raw:
+                memoryview(self._rows[position])[: len(data)] = data
+            self._finish(data, position)
 
     def _fill(self, obj: Any, position: int, size: int) -> None:
-        row = memoryview(self._rows[position])[:size]
-        count = obj.readinto(row)
+        if not self._fits(size, position):
+            return
+        data = memoryview(self._rows[position])[:size] if self._transform.raw else memoryview(bytearray(size))
+        count = obj.readinto(data)
         if count != size:
             self.failures.append(f"only {count} of {size} bytes of a sample arrived")
         else:
-            self._check(row, position)
+            self._finish(data, position)
 
-    def _check(self, row: memoryview, position: int) -> None:
-        if self._checksum_differs(row, position):
+    def _fits(self, size: int, position: int) -> bool:
+        row_bytes = len(self._rows[position])
+        if not self._transform.raw or size <= row_bytes:
+            return True
+        self._bad.append(BadSample(position, f"it has {size} bytes, those of this dataset have {row_bytes}"))
+        return False
+
+    def _finish(self, data: memoryview, position: int) -> None:
+        """Checks the bytes of a sample, and decodes them unless the row has them."""
+        if self._checksum_differs(data, position):
             self._record_checksum_error(position)
+        elif self._transform.raw:
+            self._done[position] = True
+        else:
+            self._decode(bytes(data), position)
+
+    def _decode(self, data: bytes, position: int) -> None:
+        """Writes an image to its row."""
+        begun = time.perf_counter()
+        wanted, request = self.wanted, self.request
+        rng = self._transform.rng(request.split, request.epoch, int(wanted.rows[position]))
+        try:
+            self._transform.write(
+                data, int(wanted.heights[position]), int(wanted.widths[position]), rng, self._rows[position]
+            )
+        except UnreadableImageError as error:
+            self._bad.append(BadSample(position, f"it cannot be decoded: {error.message}"))
         else:
             self._done[position] = True
+        self._decode_s += time.perf_counter() - begun
 
     def _checksum_differs(self, row: memoryview, position: int) -> bool:
         """Whether the CRC64 differs; the connector does not compare it (seen with 1.2.3)."""
@@ -322,6 +360,7 @@ class _Attempt:
             endpoint=self.endpoint,
             bytes=int(self.wanted.sizes[kept].sum()),
             seconds=seconds,
+            decode_s=self._decode_s,
             retries=retries,
             bad=tuple(self._bad),
             failed=failed,

@@ -19,6 +19,7 @@ from ossconsole.training.compute.device import DeviceContext, select_device
 from ossconsole.training.compute.trainer import EpochMeter, Trainer
 from ossconsole.training.distributed.process_group import ProcessGroup
 from ossconsole.training.distributed.ranks import RankInfo
+from ossconsole.training.loading.images import SampleTransform
 from ossconsole.training.settings import TrainSettings
 from tests.benchmarks.gpu.setup import Part, Setup, held_by_others, run_to_end, used_memory
 
@@ -69,7 +70,7 @@ def fp16_overflow(setup: Setup) -> Part:
 def slot_reuse(setup: Setup) -> Part:
     """A slot of the batch buffer is overwritten as soon as it is free: no batch may hold what came after it."""
     settings = TrainSettings(batch_size=setup.batch, image_size=setup.side, augment=False)
-    compute = DeviceContext(settings, SampleFormat.IMAGE_U8, device=select_device())
+    compute = DeviceContext(settings, _rows(settings.image_size), device=select_device())
     slots = torch.zeros(4, setup.batch, 3 * setup.side**2, dtype=torch.uint8)
     if setup.cuda:
         slots = slots.pin_memory()
@@ -85,7 +86,7 @@ def slot_reuse(setup: Setup) -> Part:
         value = number % 200
         slots[slot].fill_(value)
         used.append(slot)
-        images = compute.images(slots[slot], setup.side, setup.side, generator=None)
+        images = compute.images(slots[slot])
         sums.append((value, images[:, 0].mean()))
     compute.free_all_slots()
     mean, std = 0.485 * 255, 0.229 * 255
@@ -124,11 +125,10 @@ def out_of_memory(setup: Setup) -> Part:
     if not setup.cuda:
         return Part(ok=True, figures={"skipped": "needs a GPU"})
     before = used_memory()
-    # The rows have 32 px, so the buffers are small; the pictures are made large on the device.
     common: dict[str, Any] = {
         "dataset": setup.dataset(SampleFormat.IMAGE_U8, 32, 4096),
         "workers": 1,
-        "prefetch_mb": 2000,
+        "prefetch_mb": 10_000,
     }
     failed, _ = run_to_end(setup, **common, batch_size=2048, image_size=512, precision="fp32", max_steps=2)
     message = str(failed.error) if failed.error else "no error"
@@ -181,9 +181,13 @@ def _loads(setup: Setup, key: str) -> str:
     return "loads into torchvision"
 
 
+def _rows(side: int) -> SampleTransform:
+    return SampleTransform(SampleFormat.IMAGE_U8, side or 224, side or 224, augment=False, seed=0)
+
+
 def _trainer(settings: TrainSettings) -> tuple[Trainer, DeviceContext]:
     torch.manual_seed(0)
-    compute = DeviceContext(settings, SampleFormat.IMAGE_U8, device=select_device())
+    compute = DeviceContext(settings, _rows(settings.image_size), device=select_device())
     model = resnet18(num_classes=_CLASSES)
     return Trainer(model, compute, settings, ProcessGroup(RankInfo(), compute.device), total_steps=1 << 40), compute
 

@@ -28,6 +28,7 @@ from ossconsole.training.compute.trainer import EpochMeter, Trainer
 from ossconsole.training.data import TrainingData
 from ossconsole.training.distributed.process_group import ProcessGroup
 from ossconsole.training.distributed.ranks import RankInfo
+from ossconsole.training.loading.images import SampleTransform
 from ossconsole.training.loading.loader import BatchLoader, lock_pages, unlock_pages
 from ossconsole.training.loading.shared_memory import SharedBuffer
 from ossconsole.training.plan import Plan
@@ -44,21 +45,19 @@ class SyntheticLoop:
 
     def __init__(self, fmt: SampleFormat, batch: int, side: int, **settings: Any) -> None:
         self.settings = TrainSettings(batch_size=batch, **settings)
-        self.compute = DeviceContext(self.settings, fmt, device=select_device())
+        rows = SampleTransform(fmt, side, side, augment=True, seed=0)
+        self.compute = DeviceContext(self.settings, rows, device=select_device())
         ranks = ProcessGroup(RankInfo(), self.compute.device)
         self.trainer = Trainer(resnet18(num_classes=_CLASSES), self.compute, self.settings, ranks, total_steps=1 << 40)
-        self._batch, self._side, self._meter = batch, side, EpochMeter()
+        self._batch, self._meter = batch, EpochMeter()
         values = torch.randint(0, 256, (batch, 3 * side * side), dtype=torch.uint8)
         data = values if fmt is U8 else ((values.float() - 128) / 64).view(torch.uint8)
         self._data = data.pin_memory() if self.compute.cuda else data
         self._labels = torch.randint(0, _CLASSES, (batch,))
-        self._number = 0
 
     def step(self) -> None:
         self.compute.free_slots()
-        self._number += 1
-        generator = self.compute.generator(self._number)
-        images = self.compute.images(self._data, self._side, self._side, generator=generator)
+        images = self.compute.images(self._data)
         self.trainer.step(images, self.compute.labels(self._labels), self._meter, samples=self._batch)
 
     def rate(self, seconds: float) -> dict[str, float]:
@@ -119,20 +118,19 @@ def compiled(setup: Setup) -> Part:
 
 
 def transform(setup: Setup) -> Part:
-    """From stored bytes to normalised pictures on the device, ms per batch."""
+    """From rows of bytes to normalised images on the device, ms per batch."""
     figures = {}
-    batch = setup.batches[min(1, len(setup.batches) - 1)]
-    for name, size, side in (("flip", setup.side, setup.side), ("crop and flip", setup.side, setup.side * 8 // 7)):
-        settings = TrainSettings(batch_size=batch, image_size=size)
-        compute = DeviceContext(settings, U8, device=select_device())
-        data = torch.randint(0, 256, (batch, 3 * side * side), dtype=torch.uint8)
+    for batch in setup.batches[:2]:
+        rows = SampleTransform(U8, setup.side, setup.side, augment=True, seed=0)
+        compute = DeviceContext(TrainSettings(batch_size=batch), rows, device=select_device())
+        data = torch.randint(0, 256, (batch, rows.row_bytes), dtype=torch.uint8)
         data = data.pin_memory() if compute.cuda else data
 
-        def once(compute: DeviceContext = compute, data: torch.Tensor = data, side: int = side) -> None:
+        def once(compute: DeviceContext = compute, data: torch.Tensor = data) -> None:
             compute.free_slots()
-            compute.images(data, side, side, generator=compute.generator(1))
+            compute.images(data)
 
-        figures[f"{name}, batch {batch}, ms"] = _ms(once, setup.many(50))
+        figures[f"normalise, batch {batch}, ms"] = _ms(once, setup.many(50))
     return Part(ok=True, figures=figures)
 
 
@@ -198,10 +196,7 @@ def loader_alone(setup: Setup) -> Part:
 
 
 def _loader_rate(setup: Setup, dataset: MadeUpDataset, connector: Any, batch: int, workers: int) -> dict[str, float]:
-    prefetch_mb = _prefetch_mb(dataset, batch, workers)
-    settings = TrainSettings(
-        batch_size=batch, workers=workers, epochs=10**6, prefetch_mb=prefetch_mb, endpoint=EndpointKind.ACCELERATED
-    )
+    settings = TrainSettings(batch_size=batch, workers=workers, epochs=10**6, endpoint=EndpointKind.ACCELERATED)
     plan = Plan(settings, len(dataset.manifest.splits["train"]), 0)
     data = TrainingData(dataset.manifest, dataset.prefix)
     with contextlib.closing(BatchLoader(connector, data, plan, settings)) as loader:
@@ -228,8 +223,7 @@ def whole_loop(setup: Setup) -> Part:
         steps = 8 if setup.small else max(60, round(10_000 * setup.seconds / batch))
         # One epoch is longer than the run, so that no validation and no checkpoint falls into it.
         dataset = setup.dataset(fmt, setup.side, (steps + 2) * batch)
-        prefetch_mb = _prefetch_mb(dataset, batch, workers)
-        found = _run_rate(setup, dataset, max_steps=steps, batch_size=batch, workers=workers, prefetch_mb=prefetch_mb)
+        found = _run_rate(setup, dataset, max_steps=steps, batch_size=batch, workers=workers)
         ceiling = SyntheticLoop(fmt, batch, setup.side).rate(setup.seconds)["samples/s"]
         figures[f"{fmt}, batch {batch}, {workers} workers"] = {
             "synthetic": ceiling,
@@ -237,11 +231,6 @@ def whole_loop(setup: Setup) -> Part:
             **found,
         }
     return Part(ok=True, figures=figures)
-
-
-def _prefetch_mb(dataset: MadeUpDataset, batch: int, workers: int) -> int:
-    row_bytes = dataset.manifest.sample_bytes(dataset.manifest.splits["train"][0])
-    return max(512, (workers * 4 + 4) * batch * row_bytes // 1_000_000)
 
 
 def _run_rate(setup: Setup, dataset: MadeUpDataset, **settings: Any) -> dict[str, float]:
@@ -306,7 +295,6 @@ def same_endpoint(setup: Setup) -> Part:
         workers=setup.workers[-1],
         precision="fp32",
         switch_every=every,
-        prefetch_mb=_prefetch_mb(dataset, batch, setup.workers[-1]),
     )
     if run.error is not None:
         raise run.error
