@@ -50,15 +50,17 @@ Arm = Callable[[], float]
 
 
 class Place:
-    """A sandbox with a dataset of each format."""
+    """A sandbox with a dataset of each format in `sizes`, which are their stored sides in pixels."""
 
-    def __init__(self, sandbox: SandboxProcess, options: argparse.Namespace, scratch: Path) -> None:
+    def __init__(
+        self, sandbox: SandboxProcess, options: argparse.Namespace, scratch: Path, sizes: dict[SampleFormat, int]
+    ) -> None:
         self._options = options
         self._scratch = scratch
         self._connectors: dict[SampleFormat, ConnectorSettings] = {}
         self._manifests: dict[SampleFormat, Manifest] = {}
-        for fmt in SampleFormat:
-            profile, manifest = make_dataset(sandbox, fmt, size=options.size, samples=options.samples)
+        for fmt, size in sizes.items():
+            profile, manifest = make_dataset(sandbox, fmt, size=size, samples=options.samples)
             self._manifests[fmt] = manifest
             self._connectors[fmt] = self._connector(sandbox, profile, scratch)
 
@@ -67,14 +69,18 @@ class Place:
             profile, FixedSource(sandbox.credentials()), checked_connector_config(), scratch / "native.log"
         )
 
+    def loader(self, fmt: SampleFormat, settings: TrainSettings, *, time_singles: bool = False) -> BatchLoader:
+        """Our loader on the dataset of a format."""
+        manifest, connector = self._manifests[fmt], self._connectors[fmt]
+        plan = Plan(settings, len(manifest.splits["train"]), 0)
+        data = TrainingData(manifest, connector.profile.dataset_prefix)
+        return BatchLoader(connector, data, plan, settings, time_singles=time_singles)
+
     def console(self, fmt: SampleFormat, *, time_singles: bool = False) -> float:
         """Our loader: batches in the shared buffer, ready to be copied to a device."""
-        options, manifest = self._options, self._manifests[fmt]
+        options = self._options
         settings = TrainSettings(batch_size=options.batch_size, workers=options.workers, epochs=10**6)
-        plan = Plan(settings, len(manifest.splits["train"]), 0)
-        data = TrainingData(manifest, self._connectors[fmt].profile.dataset_prefix)
-        loader = BatchLoader(self._connectors[fmt], data, plan, settings, time_singles=time_singles)
-        with contextlib.closing(loader):
+        with contextlib.closing(self.loader(fmt, settings, time_singles=time_singles)) as loader:
             # Long enough for the process of the single samples to start.
             until = time.perf_counter() + options.settling
             while _read(loader) and time.perf_counter() < until:
@@ -143,7 +149,7 @@ def ratios(found: dict[str, list[float]], pairs: dict[str, tuple[str, str, float
 
 def full_speed(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     with SandboxProcess.start(scratch / "full", unshaped=True) as sandbox:
-        place = Place(sandbox, options, scratch)
+        place = Place(sandbox, options, scratch, dict.fromkeys((F32, U8), options.size))
         with place.tutorial() as tutorial:
             arms: dict[str, Arm] = {
                 "connector, no-op, tensor-f32": lambda: place.connector(F32),
@@ -164,7 +170,7 @@ def full_speed(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
 def limited(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     arguments = ("--bandwidth-mb-s", str(options.bandwidth), "--standard-first-byte-ms", str(options.first_byte))
     with SandboxProcess.start(scratch / "limited", unshaped=True, arguments=arguments) as sandbox:
-        place = Place(sandbox, options, scratch)
+        place = Place(sandbox, options, scratch, dict.fromkeys((F32, U8), options.size))
         with place.tutorial() as tutorial:
             arms: dict[str, Arm] = {
                 "loader, tensor-f32": lambda: place.console(F32),
@@ -185,7 +191,7 @@ def limited(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
 def singles(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     arguments = ("--standard-first-byte-ms", str(options.first_byte))
     with SandboxProcess.start(scratch / "singles", unshaped=True, arguments=arguments) as sandbox:
-        place = Place(sandbox, options, scratch)
+        place = Place(sandbox, options, scratch, dict.fromkeys((F32, U8), options.size))
         without, with_ = "loader, image-u8, no single samples", "loader, image-u8, single samples"
         arms: dict[str, Arm] = {
             without: lambda: place.console(U8),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from concurrent.futures import ThreadPoolExecutor
 
 import fastcrc
 import msgspec
 import numpy as np
+from PIL import Image
 
 from ossconsole.config.credential_sources import FixedSource
 from ossconsole.config.profiles import Profile
@@ -16,16 +18,16 @@ from ossconsole.sandbox.process import SandboxProcess
 from ossconsole.storage.client import ObjectStore
 
 CLASSES = 10
+GRAIN = 4.0  # levels
 
 
 def make_dataset(sandbox: SandboxProcess, fmt: SampleFormat, *, size: int, samples: int) -> tuple[Profile, Manifest]:
-    """Writes `samples` random pictures of `size` px to a sandbox; gives the profile that leads to them."""
+    """Writes `samples` made-up images of `size` px to a sandbox; gives the profile that leads to them."""
     profile = msgspec.structs.replace(sandbox.profile(), dataset_prefix=f"bench/{fmt}-{size}")
     store = ObjectStore(profile, FixedSource(sandbox.credentials()))
-    bodies = [_body(fmt, size, label) for label in range(CLASSES)]
-    crc64s = [fastcrc.crc64.xz(body) for body in bodies]
+    bodies = [made_up_body(fmt, size, label) for label in range(CLASSES)]
     names = [
-        Sample(f"train/{n % CLASSES}/{n:06}{fmt.suffix}", n % CLASSES, size, size, crc64s[n % CLASSES])
+        made_up_sample(fmt, f"train/{n % CLASSES}/{n:06}{fmt.suffix}", n % CLASSES, size, bodies[n % CLASSES])
         for n in range(samples)
     ]
 
@@ -41,7 +43,31 @@ def make_dataset(sandbox: SandboxProcess, fmt: SampleFormat, *, size: int, sampl
     return profile, manifest
 
 
-def _body(fmt: SampleFormat, size: int, seed: int) -> bytes:
+def made_up_sample(fmt: SampleFormat, key: str, label: int, size: int, body: bytes) -> Sample:
+    """The manifest's entry of a made-up body."""
+    width = _width(fmt, size)
+    return Sample(key, label, size, width, fastcrc.crc64.xz(body), len(body) if fmt.encoded else 0)
+
+
+def made_up_body(fmt: SampleFormat, size: int, seed: int) -> bytes:
+    """A sample with the short side `size`, pixels; a JPEG has the bytes of a photograph: about 28 KB at 256 px."""
+    if fmt.encoded:
+        buffer = io.BytesIO()
+        photograph(seed, _width(fmt, size), size).save(buffer, "JPEG", quality=90)
+        return buffer.getvalue()
     values = np.random.default_rng(seed).integers(0, 256, (CHANNELS, size, size), dtype=np.uint8)
-    picture = values if fmt is SampleFormat.IMAGE_U8 else (values.astype(np.float32) - 128) / 64
-    return picture.tobytes()
+    pixels = values if fmt is SampleFormat.IMAGE_U8 else (values.astype(np.float32) - 128) / 64
+    return pixels.tobytes()
+
+
+def photograph(seed: int, width: int, height: int) -> Image.Image:
+    """Smooth colours with edges and grain, which JPEG compresses about as it does photographs."""
+    random = np.random.default_rng(seed)
+    coarse = Image.fromarray(random.integers(0, 256, (24, 32, 3), dtype=np.uint8))
+    scene = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), dtype=np.int16)
+    grain = random.normal(0, GRAIN, scene.shape)
+    return Image.fromarray(np.clip(scene + grain, 0, 255).astype(np.uint8))
+
+
+def _width(fmt: SampleFormat, size: int) -> int:
+    return size * 4 // 3 if fmt.encoded else size

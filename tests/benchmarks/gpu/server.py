@@ -17,7 +17,6 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from email.utils import formatdate
 
-import fastcrc
 import msgspec
 import numpy as np
 
@@ -28,6 +27,7 @@ from ossconsole.dataset.formats import CHANNELS, IMAGENET_MEAN, IMAGENET_STD, Sa
 from ossconsole.dataset.manifest import Manifest, Sample, object_key, write_manifest
 from ossconsole.sandbox.process import SandboxProcess
 from ossconsole.storage.client import ObjectStore
+from tests.benchmarks.datasets import made_up_body, made_up_sample
 
 CLASSES = 10
 VARIANTS = 4
@@ -41,16 +41,17 @@ class MadeUpDataset:
     def __init__(self, fmt: SampleFormat, size: int, samples: int, val_samples: int = 0) -> None:
         self.prefix = f"made-up/{fmt}-{size}-{samples}"
         blobs = [[_body(fmt, size, label, variant) for variant in range(VARIANTS)] for label in range(CLASSES)]
-        checksums = [[fastcrc.crc64.xz(blob) for blob in variants] for variants in blobs]
+        likes = [
+            [made_up_sample(fmt, "", label, size, blob) for blob in variants] for label, variants in enumerate(blobs)
+        ]
         self.bodies: dict[bytes, bytes] = {}
         splits: dict[str, tuple[Sample, ...]] = {}
         for split, count in (("train", samples), ("val", val_samples)):
             listed = []
             for number in range(count):
                 label, variant = number % CLASSES, number // CLASSES % VARIANTS
-                sample = Sample(
-                    f"{split}/{label}/{number:07}{fmt.suffix}", label, size, size, checksums[label][variant]
-                )
+                like = likes[label][variant]
+                sample = msgspec.structs.replace(like, key=f"{split}/{label}/{number:07}{fmt.suffix}")
                 listed.append(sample)
                 self.bodies[object_key(self.prefix, sample.key).encode()] = blobs[label][variant]
             if listed:
@@ -218,6 +219,8 @@ _MODIFIED = formatdate(usegmt=True).encode()
 
 
 def _body(fmt: SampleFormat, size: int, label: int, variant: int) -> bytes:
+    if fmt.encoded:
+        return made_up_body(fmt, size, label * VARIANTS + variant)
     random = np.random.default_rng((label, variant))
     picture = random.integers(0, 160, (CHANNELS, size, size), dtype=np.uint8)
     colour = (label % 3, label // 3 % 3, label // 9)

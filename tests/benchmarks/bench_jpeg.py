@@ -1,0 +1,278 @@
+"""Training on JPEG against the tutorial's tensors, and against the limits of decoding.
+
+    python -m tests.benchmarks.bench_jpeg [--seconds 3] [--rounds 4] [--workers 2] [--source FOLDER] [--part …] [--json]
+
+Needs no network. Arms are interleaved in the order ABBA, ratios are taken within a round; printed are the median ratio
+and its range. The sandbox runs on the same cores: read the ratios, not the rates.
+
+- `endpoint`: samples/s of the loader with image-jpeg (short side 256, quality 90) against the tutorial's way, from a
+  sandbox limited to 150 MB/s; beside it the rate of decoding alone in as many processes, and the bytes per sample.
+- `reader`: the loader against decode and crop of the same bytes from memory, in as many processes, at full speed.
+- `pil`: decode and crop per second of processor time, against Pillow and torchvision on the originals (`--source`: a
+  folder with photographs; otherwise made-up ones).
+- `host`: processor time of the training thread per batch of 256, without any compute.
+- `start`: 1.28 million samples: seconds from the manifest to the first batch, and the memory of manifest and plan.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import io
+import itertools
+import os
+import pickle
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import psutil
+from PIL import Image
+from torchvision.transforms import v2
+
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.files import CONFIG_DIR_VARIABLE, STATE_DIR_VARIABLE
+from ossconsole.dataset.decode import import_jpeg_libraries
+from ossconsole.dataset.formats import SampleFormat, sample_bytes
+from ossconsole.sandbox.process import SandboxProcess
+from ossconsole.storage.client import ObjectStore
+from ossconsole.training.bench.limits import rate
+from ossconsole.training.data import training_data
+from ossconsole.training.loading.images import SampleTransform
+from ossconsole.training.loading.loader import BatchLoader
+from ossconsole.training.plan import Plan, Split
+from ossconsole.training.settings import TrainSettings
+from tests.benchmarks.bench_loader import Arm, Place, interleaved, ratios, spread
+from tests.benchmarks.datasets import CLASSES, made_up_body, photograph
+from tests.benchmarks.gpu.server import MadeUpDataset
+from tests.benchmarks.gpu.setup import prepared
+
+F32, JPEG = SampleFormat.TENSOR_F32, SampleFormat.IMAGE_JPEG
+STORED, SIZE, BATCH = 256, 224, 64
+IMAGENET_SAMPLES = 1_281_167
+TRANSFORM = SampleTransform(JPEG, STORED, SIZE, augment=True, seed=0)
+
+
+@dataclass(frozen=True)
+class MemoryReader:
+    """Makes readers that decode and crop images which are in memory."""
+
+    bodies: tuple[bytes, ...]
+
+    def __call__(self, number: int) -> Callable[[], int]:
+        import_jpeg_libraries()
+        rows = np.empty((BATCH, TRANSFORM.row_bytes), np.uint8)
+        turns = itertools.count(number)
+
+        def read_batch() -> int:
+            for row in rows:
+                sample = next(turns)
+                body = self.bodies[sample % len(self.bodies)]
+                TRANSFORM.write(body, 0, 0, TRANSFORM.rng(Split.TRAIN, 1, sample), row)
+            return len(rows)
+
+        return read_batch
+
+
+def endpoint(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    arguments = ("--bandwidth-mb-s", str(options.bandwidth))
+    with SandboxProcess.start(scratch / "limited", unshaped=True, arguments=arguments) as sandbox:
+        place = Place(sandbox, options, scratch, {F32: SIZE, JPEG: STORED})
+        with place.tutorial() as tutorial:
+            found = interleaved(
+                {
+                    "loader, image-jpeg": lambda: place.console(JPEG),
+                    "tutorial, tensor-f32": tutorial,
+                    "decode and crop alone": _decoding(options, scratch),
+                },
+                options.rounds,
+            )
+    mean = float(np.mean([len(body) for body in _bodies()]))
+    pairs = {
+        "image-jpeg to the tutorial": ("loader, image-jpeg", "tutorial, tensor-f32", 15.0),
+        "image-jpeg to decoding alone": ("loader, image-jpeg", "decode and crop alone", 0.85),
+        "decoding alone to the tutorial": ("decode and crop alone", "tutorial, tensor-f32", 0.0),
+    }
+    share = sample_bytes(F32, SIZE, SIZE) / mean
+    return {
+        "samples_per_s": {f"{options.bandwidth:g} MB/s: {name}": spread(rates) for name, rates in found.items()},
+        "ratio": {**ratios(found, pairs), "bytes of the tutorial to those of image-jpeg": _one(share, 20.0)},
+    }
+
+
+def reader(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    with SandboxProcess.start(scratch / "full", unshaped=True) as sandbox:
+        place = Place(sandbox, options, scratch, {JPEG: STORED})
+        arms = {"loader, image-jpeg": lambda: place.console(JPEG), "decode and crop alone": _decoding(options, scratch)}
+        found = interleaved(arms, options.rounds)
+    pairs = {"loader to decode and crop alone": ("loader, image-jpeg", "decode and crop alone", 0.85)}
+    return {"samples_per_s": {name: spread(rates) for name, rates in found.items()}, "ratio": ratios(found, pairs)}
+
+
+def pil(options: argparse.Namespace, _scratch: Path) -> dict[str, Any]:
+    originals = _originals(options)
+    stored = [_stored(data) for data in originals]
+    plain = v2.Compose([v2.RandomResizedCrop(SIZE, antialias=True), v2.RandomHorizontalFlip()])
+    row = np.empty(TRANSFORM.row_bytes, np.uint8)
+
+    def ours(images: list[bytes]) -> float:
+        begun = time.process_time()
+        for number, data in enumerate(images):
+            TRANSFORM.write(data, 0, 0, TRANSFORM.rng(Split.TRAIN, 1, number), row)
+        return len(images) / (time.process_time() - begun)
+
+    def theirs() -> float:
+        begun = time.process_time()
+        for data in originals:
+            np.asarray(plain(Image.open(io.BytesIO(data)).convert("RGB")))
+        return len(originals) / (time.process_time() - begun)
+
+    import_jpeg_libraries()
+    arms: dict[str, Arm] = {
+        "image-jpeg, per core": lambda: ours(stored),
+        "originals, per core": lambda: ours(originals),
+        "Pillow on the originals, per core": theirs,
+    }
+    found = interleaved(arms, options.rounds)
+    pairs = {
+        "image-jpeg to Pillow on the originals": ("image-jpeg, per core", "Pillow on the originals, per core", 3.0),
+        "originals to Pillow": ("originals, per core", "Pillow on the originals, per core", 1.0),
+    }
+    return {"samples_per_s": {name: spread(rates) for name, rates in found.items()}, "ratio": ratios(found, pairs)}
+
+
+def host(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    with SandboxProcess.start(scratch / "host", unshaped=True) as sandbox:
+        place = Place(sandbox, options, scratch, {JPEG: STORED})
+        settings = TrainSettings(batch_size=256, workers=options.workers, epochs=10**6)
+        times = []
+        with contextlib.closing(place.loader(JPEG, settings)) as loader:
+            for _ in range(10 * options.rounds):
+                begun = time.thread_time()
+                batch = loader.next()
+                times.append((time.thread_time() - begun) * 1000)
+                assert batch is not None
+    return {"ms": {"training thread per batch of 256": {**spread(times), "floor": 1.0}}}
+
+
+def start(options: argparse.Namespace, _scratch: Path) -> dict[str, Any]:
+    dataset = MadeUpDataset(JPEG, STORED, options.listed)
+    with prepared(small=True, seconds=1, limit_s=600) as setup, setup.serve(dataset) as served:
+        profile = msgspec.structs.replace(served, dataset_prefix=dataset.prefix)
+        settings = TrainSettings(batch_size=256, workers=options.workers, epochs=90, endpoint=EndpointKind.ACCELERATED)
+        # A fresh process: freed memory would hide what is taken, and its readers must not import this module.
+        command = [sys.executable, "-c", "from tests.benchmarks.bench_jpeg import first_batch; first_batch()"]
+        given = pickle.dumps((setup.connector(profile), settings))
+        output = subprocess.run(command, input=given, stdout=subprocess.PIPE, check=True).stdout
+    read_s, first_s, held_mb, most_mb = msgspec.json.decode(output, type=tuple[float, float, float, float])
+    return {
+        "s": {"manifest read and checked": spread([read_s]), "first batch after that": _one(first_s, 5.0)},
+        "MB": {"manifest and plan": _one(held_mb, 400.0), "most, while the manifest is read": spread([most_mb])},
+    }
+
+
+def first_batch() -> None:
+    """Prints seconds to read the manifest and from there to the first batch; MB held then, and at most, as JSON.
+
+    The connector's and the run's settings come pickled from standard input.
+    """
+    connector, settings = pickle.load(sys.stdin.buffer)
+    before = psutil.Process().memory_info().rss
+    begun = time.perf_counter()
+    with contextlib.closing(ObjectStore(connector.profile, connector.credentials)) as store:
+        data = training_data(store, connector.profile.dataset_prefix)
+    read = time.perf_counter()
+    plan = Plan(settings, data.count("train"), data.count("val"))
+    with contextlib.closing(BatchLoader(connector, data, plan, settings)) as loader:
+        assert loader.next() is not None
+        first = time.perf_counter()
+        gc.collect()
+        held = psutil.Process().memory_info().rss - before
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    sys.stdout.write(msgspec.json.encode((read - begun, first - read, held / 1e6, most / 1e6)).decode())
+
+
+def _decoding(options: argparse.Namespace, scratch: Path) -> Arm:
+    bodies = _bodies()
+    return lambda: rate(
+        MemoryReader(bodies), scratch / "native.log", processes=options.workers, seconds=options.seconds
+    )
+
+
+def _bodies() -> tuple[bytes, ...]:
+    return tuple(made_up_body(JPEG, STORED, label) for label in range(CLASSES))
+
+
+def _originals(options: argparse.Namespace) -> list[bytes]:
+    if options.source:
+        return [path.read_bytes() for path in sorted(options.source.rglob("*.jp*g"))[: options.photographs]]
+    found = []
+    for seed in range(options.photographs):
+        buffer = io.BytesIO()
+        photograph(seed, 500, 375).save(buffer, "JPEG", quality=95)
+        found.append(buffer.getvalue())
+    return found
+
+
+def _stored(data: bytes) -> bytes:
+    """As `upload --format image-jpeg` stores it."""
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    scale = min(1.0, STORED / min(image.size))
+    buffer = io.BytesIO()
+    image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BILINEAR).save(
+        buffer, "JPEG", quality=90
+    )
+    return buffer.getvalue()
+
+
+def _one(value: float, floor: float) -> dict[str, float]:
+    return {**spread([value]), "floor": floor}
+
+
+PARTS = {"endpoint": endpoint, "reader": reader, "pil": pil, "host": host, "start": start}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--settling", type=float, default=1.0)
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="reader processes")
+    parser.add_argument("--batch-size", type=int, default=BATCH)
+    parser.add_argument("--samples", type=int, default=512)
+    parser.add_argument("--bandwidth", type=float, default=150.0, help="MB/s of the limited sandbox")
+    parser.add_argument("--photographs", type=int, default=150)
+    parser.add_argument("--listed", type=int, default=IMAGENET_SAMPLES)
+    parser.add_argument("--source", type=Path)
+    parser.add_argument("--part", choices=list(PARTS), action="append")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    result: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory(prefix="bench-jpeg-") as name:
+        scratch = Path(name)
+        os.environ[STATE_DIR_VARIABLE] = str(scratch / "state")
+        os.environ[CONFIG_DIR_VARIABLE] = str(scratch / "config")
+        for part in options.part or PARTS:
+            for title, values in PARTS[part](options, scratch).items():
+                result.setdefault(title, {}).update(values)
+    if options.json:
+        sys.stdout.write(msgspec.json.encode(result).decode() + "\n")
+        return
+    for title, rows in result.items():
+        for name, value in rows.items():
+            floor = f"  floor {value['floor']:g}" if value.get("floor") else ""
+            figures = f"{value['median']:10.2f}  ({value['lowest']:.2f} to {value['highest']:.2f})"
+            sys.stdout.write(f"{title:14}{figures}  {name}{floor}\n")
+
+
+if __name__ == "__main__":
+    main()
