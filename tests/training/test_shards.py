@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import signal
@@ -27,6 +28,8 @@ from ossconsole.sandbox.faults import Corrupt, FaultPlan, Rule
 from ossconsole.sandbox.process import SandboxProcess
 from ossconsole.storage.client import ObjectStore
 from ossconsole.telemetry import events
+from ossconsole.training.bench.benchmark import Bench, BenchSettings
+from ossconsole.training.bench.results import BenchEvent, CacheState, Mode, Reading
 from ossconsole.training.bench.sampling import BenchDataset, BenchRequests
 from ossconsole.training.data import Tar, Tars, TrainingData, training_data
 from ossconsole.training.loading.loader import Batch, BatchLoader, LoaderError
@@ -272,6 +275,15 @@ def test_a_benchmark_reads_neighbours(uploaded: Uploaded) -> None:
         assert request.window == Window(number, int(request.indices[0]), BATCH)
         assert request.lane == number % LANES
         assert set(np.diff(request.indices)) == {1}
+
+
+def test_a_benchmark_of_shards_has_no_limits_of_single_objects(uploaded: Uploaded) -> None:
+    settings = BenchSettings(workers=(2,), batch_sizes=(BATCH,), seconds=0.1, rounds=1, modes=(Mode.LOADER,))
+    found: list[BenchEvent] = []
+    summary = Bench(uploaded.bucket.profile, uploaded.bucket.credentials, settings, found.append).run()
+    readings = [event for event in found if isinstance(event, Reading)]
+    assert {(each.endpoint, each.temperature) for each in readings} == set(itertools.product(EndpointKind, CacheState))
+    assert summary.limits == {}
 
 
 def test_a_run_trains_on_them(uploaded: Uploaded, start_run: StartRun) -> None:
