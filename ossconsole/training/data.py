@@ -166,6 +166,11 @@ class TrainingData:
         """Bytes of all samples."""
         return sum(int(columns.sizes.sum()) for columns in self.splits.values())
 
+    @property
+    def tar_bytes(self) -> dict[str, int] | None:
+        """The bytes of the tars by split; None for single objects."""
+        return {split: sum(tar.bytes for tar in tars.tars) for split, tars in self._tars.items()} or None
+
     def columns(self, split: str) -> SampleColumns:
         """The samples of a split; empty without the split."""
         return self.splits.get(split, _NO_SAMPLES)
@@ -183,10 +188,6 @@ class TrainingData:
     def tars(self, split: str) -> Tars:
         """The tars of a split; empty for single objects."""
         return self._tars.get(split, _NO_TARS)
-
-    def stored_bytes(self, split: str) -> int:
-        """The bytes of all tars of a split; 0 for single objects."""
-        return sum(tar.bytes for tar in self.tars(split).tars)
 
     def object_of(self, split: str, row: int) -> str:
         """The key of the object that holds a sample."""

@@ -84,7 +84,7 @@ class Plan:
     The last batch of a split may be short. `max_steps` cuts the last epoch's training short, not its validation.
     With `world` > 1 each sample is read by exactly one rank per epoch, and all ranks do the same number of steps.
 
-    For samples in tars, `stored_bytes` has the bytes of each split, and its batches come from windows: an epoch begins
+    For samples in tars, `tar_bytes` has the bytes of each split's tars, and batches come from windows: an epoch begins
     at a random sample, cuts the split into windows, shuffles the windows, and each anew within itself. A batch takes
     one sample of each group of neighbours in its window, so that the parts of the ranks are neighbours too. This order
     depends on the size of the batch of all ranks together, and not on the number of ranks or readers.
@@ -98,13 +98,13 @@ class Plan:
         *,
         rank: int = 0,
         world: int = 1,
-        stored_bytes: Mapping[Split, int] | None = None,
+        tar_bytes: Mapping[str, int] | None = None,
     ) -> None:
         self._settings = settings
         self._sizes = {Split.TRAIN: train_samples, Split.VAL: val_samples}
         self._rank = rank
         self._world = world
-        self._stored_bytes = stored_bytes
+        self._tar_bytes = tar_bytes
         self._span = settings.batch_size * world
         self.steps_per_epoch = self._batches(Split.TRAIN)
         self.batches_per_epoch = self.steps_per_epoch + self._batches(Split.VAL)
@@ -166,14 +166,14 @@ class Plan:
     def _order(self, split: Split, epoch: int) -> _Order:
         size = self._sizes[split]
         random = None if split is Split.VAL else np.random.default_rng([self._settings.seed, epoch])
-        if self._stored_bytes is None:
+        if self._tar_bytes is None:
             rows = np.arange(size, dtype=np.int64) if random is None else random.permutation(size)
             return _Order(rows, self._span)
         return _StoredOrder(size, self._span, self._batches_per_window(split), random)
 
     def _batches_per_window(self, split: Split) -> int:
-        assert self._stored_bytes is not None  # noqa: S101 - the samples are in tars
-        batch_bytes = self._span * self._stored_bytes[split] / max(1, self._sizes[split])
+        assert self._tar_bytes is not None  # noqa: S101 - the samples are in tars
+        batch_bytes = self._span * self._tar_bytes.get(split, 0) / max(1, self._sizes[split])
         least = 2 if 2 * batch_bytes <= _PAIR_BYTES else 1
         return max(least, int(WINDOW_BYTES / max(1, batch_bytes)))
 

@@ -214,7 +214,7 @@ def _plan(context: RunContext, data: TrainingData, rank_info: RankInfo) -> Plan:
         data.count(VAL),
         rank=rank_info.rank,
         world=rank_info.world,
-        stored_bytes={split: data.stored_bytes(str(split)) for split in Split} if data.sharded else None,
+        tar_bytes=data.tar_bytes,
     )
 
 

@@ -38,7 +38,7 @@ from ossconsole.training.bench.limits import ConnectorReader, rate
 from ossconsole.training.data import TrainingData, training_data
 from ossconsole.training.loading.connector import ConnectorSettings
 from ossconsole.training.loading.loader import BatchLoader
-from ossconsole.training.plan import Plan, Split
+from ossconsole.training.plan import Plan
 from ossconsole.training.settings import TrainSettings
 from tests.benchmarks.datasets import make_dataset, make_shards
 from tests.benchmarks.tutorial_loader import TutorialLoader
@@ -89,7 +89,7 @@ class Place:
             with contextlib.closing(ObjectStore(profile, connector.credentials)) as store:
                 self._shards[fmt] = connector, training_data(store, profile.dataset_prefix)
         connector, data = self._shards[fmt]
-        plan = Plan(settings, data.count("train"), 0, stored_bytes={Split.TRAIN: data.stored_bytes("train")})
+        plan = Plan(settings, data.count("train"), 0, tar_bytes=data.tar_bytes)
         return BatchLoader(connector, data, plan, settings)
 
     def console(self, fmt: SampleFormat, *, time_singles: bool = False, shards: bool = False) -> float:

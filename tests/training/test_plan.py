@@ -96,8 +96,8 @@ def test_updates_accumulate_batches_and_each_sample_counts_the_same() -> None:
 
 def stored(train: int, val: int = 0, *, batch: int, sample_bytes: int = 1 << 20, **ranks: int) -> Plan:
     """A plan of two epochs on samples in tars, of a MiB each: a window has at least 2 batches and up to 16 samples."""
-    sizes = {Split.TRAIN: train * sample_bytes, Split.VAL: val * sample_bytes}
-    return Plan(TrainSettings(batch_size=batch, epochs=2), train, val, stored_bytes=sizes, **ranks)
+    sizes = {"train": train * sample_bytes, "val": val * sample_bytes}
+    return Plan(TrainSettings(batch_size=batch, epochs=2), train, val, tar_bytes=sizes, **ranks)
 
 
 def window_rows(window: Window | None, size: int) -> set[int]:

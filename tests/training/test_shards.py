@@ -133,8 +133,7 @@ def loaders(uploaded: Uploaded, tmp_path: Path) -> Iterator[NewLoader]:
 
 
 def plan_of(data: TrainingData, settings: TrainSettings) -> Plan:
-    stored = {split: data.stored_bytes(str(split)) for split in Split} if data.sharded else None
-    return Plan(settings, data.count("train"), data.count("val"), stored_bytes=stored)
+    return Plan(settings, data.count("train"), data.count("val"), tar_bytes=data.tar_bytes)
 
 
 def batches_of(loader: BatchLoader) -> Iterator[Batch]:
