@@ -33,7 +33,7 @@ from ossconsole.training.data import TrainingData
 from ossconsole.training.distributed.process_group import ProcessGroup
 from ossconsole.training.distributed.ranks import RankInfo
 from ossconsole.training.loading.loader import Batch, BatchLoader, sample_transform
-from ossconsole.training.plan import BatchRequest, Split
+from ossconsole.training.plan import LANES, BatchRequest, Split, Window
 from ossconsole.training.settings import TrainSettings
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,8 @@ class BenchDataset:
     def __init__(self, data: TrainingData, *, one_endpoint: bool = False) -> None:
         self.data = data
         # The same order for all endpoints: they are compared on the same samples.
-        self._order = np.random.default_rng(0).permutation(data.count(TRAIN))
+        count = data.count(TRAIN)
+        self._order = np.arange(count) if data.sharded else np.random.default_rng(0).permutation(count)
         self._one = one_endpoint
         self._read = dict.fromkeys(EndpointKind, 0)
 
@@ -92,7 +93,7 @@ class BenchRequests:
         before = len(data.already_read(kind))
         number = itertools.count(start)
         while self.temperature is CacheState.COLD and (rows := data.next_unread(kind, size)) is not None:
-            yield _request(next(number), CacheState.COLD, rows)
+            yield self._request(next(number), CacheState.COLD, rows)
         pool = data.already_read(kind)
         if len(pool) - before >= 2 * size:
             pool = pool[before:]  # a cache may have evicted older ones
@@ -100,12 +101,23 @@ class BenchRequests:
             data.mark_all_read(kind)
             pool = data.already_read(kind)
         for offset in itertools.count(0, size):
-            yield _request(next(number), CacheState.WARM, pool[np.arange(offset, offset + size) % len(pool)])
+            yield self._request(next(number), CacheState.WARM, pool[np.arange(offset, offset + size) % len(pool)])
 
-
-def _request(number: int, temperature: CacheState, rows: npt.NDArray[np.int64]) -> BatchRequest:
-    epoch = _ORDER.index(temperature) + 1
-    return BatchRequest(number=number, epoch=epoch, split=Split.TRAIN, index=number, indices=rows, last=False)
+    def _request(self, number: int, temperature: CacheState, rows: npt.NDArray[np.int64]) -> BatchRequest:
+        window = None
+        if self._data.data.sharded:  # each batch is read anew, so it is a window of its own
+            first = int(rows.min())
+            window = Window(number, first, int(rows.max()) + 1 - first)
+        return BatchRequest(
+            number=number,
+            epoch=_ORDER.index(temperature) + 1,
+            split=Split.TRAIN,
+            index=number,
+            indices=rows,
+            last=False,
+            lane=number % LANES,
+            window=window,
+        )
 
 
 class TrainingLoop:
