@@ -120,11 +120,11 @@ def loaders(uploaded: Uploaded, tmp_path: Path) -> Iterator[NewLoader]:
     """Makes loaders of the shards, or of the same samples as objects, and closes them."""
     made: list[BatchLoader] = []
 
-    def new(data: TrainingData | None = None, **settings: Any) -> BatchLoader:
+    def new(data: TrainingData | None = None, start: int = 0, **settings: Any) -> BatchLoader:
         chosen = TrainSettings(**{"batch_size": BATCH, "workers": 1, "epochs": 1, **settings})
         data = data or uploaded.data
         plan = plan_of(data, chosen)
-        made.append(BatchLoader(uploaded.bucket.connector(tmp_path), data, plan, chosen))
+        made.append(BatchLoader(uploaded.bucket.connector(tmp_path), data, plan, chosen, start=start))
         return made[-1]
 
     yield new
@@ -183,6 +183,11 @@ def test_readers_take_few_large_parts_of_the_tars(uploaded: Uploaded, loaders: N
     assert len(sizes) <= 2 * (TRAIN_SAMPLES + VAL_SAMPLES) / 20
     assert sum(sizes) < 1.01 * 2 * (TRAIN_SAMPLES + VAL_SAMPLES) * SAMPLE_BYTES
     assert sum(size < 1 << 20 for size in sizes) <= 2 * 4 * 2  # at the ends of the four tars, in two epochs
+
+
+def test_a_run_resumes_within_its_windows(loaders: NewLoader) -> None:
+    whole = contents(loaders(epochs=2))
+    assert contents(loaders(epochs=2, start=10)) == whole[10:]
 
 
 @pytest.mark.parametrize("workers", [1, 4])
