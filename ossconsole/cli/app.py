@@ -20,6 +20,7 @@ _COMMANDS = {
     "doctor": "ossconsole.cli.doctor:doctor",
     "export": "ossconsole.cli.runs:export",
     "ls": "ossconsole.cli.ls:ls",
+    "manifest": "ossconsole.cli.manifest:manifest",
     "sandbox": "ossconsole.cli.sandbox:sandbox",
     "status": "ossconsole.cli.runs:status",
     "train": "ossconsole.cli.train:train",

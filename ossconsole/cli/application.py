@@ -214,13 +214,13 @@ class Application:
 
         return BucketSetupService(profile, credentials, self.readonly)
 
-    def start_run(self, settings: TrainSettings) -> RunHandle:
-        """Starts a run. Raises ConsoleError."""
+    def start_run(self, settings: TrainSettings, dataset_prefix: str = "") -> RunHandle:
+        """Starts a run on a dataset, the profile's where the prefix is "". Raises ConsoleError."""
         self._refuse_readonly()
         self._refuse_unprepared()
-        return self._start_run(settings)
+        return self._start_run(settings, dataset_prefix)
 
-    def _start_run(self, settings: TrainSettings) -> RunHandle:
+    def _start_run(self, settings: TrainSettings, dataset_prefix: str = "") -> RunHandle:
         from ossconsole.training.run import TrainingRun
 
         with self._changing:
@@ -229,8 +229,10 @@ class Application:
             if self.run is not None and self.run.alive:
                 name = self.run.record_path.stem
                 raise ConsoleError(f"The run {name} is still running.", remedy="Stop it first (s).")
+            prefix = dataset_prefix or opened.profile.dataset_prefix
+            profile = msgspec.structs.replace(opened.profile, dataset_prefix=prefix)
             try:
-                run = TrainingRun(opened.profile, opened.credentials, settings, self._sampler, interactive=True)
+                run = TrainingRun(profile, opened.credentials, settings, self._sampler, interactive=True)
             except ClaimedError:
                 self._find_peers(opened)
                 raise

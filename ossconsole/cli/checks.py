@@ -14,6 +14,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -414,16 +415,14 @@ _NAME = "dataset"
 
 def dataset_check(store: ObjectStore) -> tuple[Check, int | None]:
     """The check, and the dataset's size in bytes (None: unknown). Raises StorageError."""
-    from ossconsole.training.data import training_data
-
     prefix = store.profile.dataset_prefix
     try:
         if large := _large_manifest(store, prefix):
             return ok(_NAME, large), None
-        data = limited(LISTING_LIMIT_S, lambda: training_data(store, prefix), f"Listing {store.uri(prefix)}")
+        data = limited(LISTING_LIMIT_S, lambda: _training_data(store, prefix), f"Listing {store.uri(prefix)}")
     except LimitError:
         detail = f"{store.uri(prefix)} has no manifest: every run lists its objects, which takes long here."
-        return warn(_NAME, detail, "Upload it with `ossconsole upload`, which writes a manifest."), None
+        return warn(_NAME, detail, f"To keep the list: ossconsole manifest --dataset-prefix {prefix}"), None
     except ManifestMissingError as error:
         return warn(_NAME, error.message, error.remedy), None
     except StorageError:
@@ -431,6 +430,20 @@ def dataset_check(store: ObjectStore) -> tuple[Check, int | None]:
     except ConsoleError as error:
         return fail(_NAME, error.message, error.remedy), None
     return _dataset_result(data, store.uri(prefix))
+
+
+def _training_data(store: ObjectStore, prefix: str) -> TrainingData:
+    """The dataset as a run with the default settings has it. A listing ends with the time of the check."""
+    from ossconsole.training.data import training_data
+    from ossconsole.training.settings import TrainSettings
+
+    until = time.monotonic() + LISTING_LIMIT_S
+
+    def check_time(_listed: int) -> None:
+        if time.monotonic() > until:
+            raise LimitError("The listing takes too long.")
+
+    return training_data(store, prefix, val_split=TrainSettings().val_split, on_progress=check_time)
 
 
 def _large_manifest(store: ObjectStore, prefix: str) -> str:
@@ -448,9 +461,9 @@ def _dataset_result(data: TrainingData, uri: str) -> tuple[Check, int]:
     counts = ", ".join(f"{data.count(split):,} {split}" for split in SPLITS if data.count(split))
     stored = " in tar shards" if data.sharded else ""
     classes = counted(len(data.classes), "class", "classes")
-    at = f" at {data.size} px" if data.size else ""
     text = (
-        f"{uri}: {counts} in {classes}, {data.format}{at}{stored}, {data.bytes / 1e9:,.2f} GB. {data.missing}"
+        f"{uri}: {counts} in {classes}, {data.format.at_size(data.size)}{stored}, "
+        f"{data.bytes / 1e9:,.2f} GB. {' '.join([*data.notes, data.missing])}"
     ).rstrip()
     if not data.remarks:
         return ok(_NAME, text), data.bytes

@@ -171,8 +171,8 @@ def _only_one(path: Path, report: OnProgress) -> Iterator[None]:
 
 
 def _has_dataset(opened: OpenTarget) -> bool:
-    """Whether the prefix can be trained on: it has a manifest, a shard list, or tensor samples to list."""
-    from ossconsole.dataset.formats import SampleFormat
+    """Whether the prefix can be trained on: it has a manifest, a shard list, or samples to list."""
+    from ossconsole.dataset.listing import is_sample_key
     from ossconsole.dataset.manifest import SHARDS_NAME, TRAIN, manifest_key, object_key
     from ossconsole.storage.client import ObjectStore
 
@@ -181,8 +181,8 @@ def _has_dataset(opened: OpenTarget) -> bool:
     try:
         if store.exists(manifest_key(prefix)) or store.exists(object_key(prefix, SHARDS_NAME)):
             return True
-        page = store.list_page(object_key(prefix, f"{TRAIN}/"), delimiter="", max_keys=1)
-        return any(found.key.endswith(SampleFormat.TENSOR_F32.suffix) for found in page.objects)
+        page = store.list_page(object_key(prefix, f"{TRAIN}/"), delimiter="")
+        return any(is_sample_key(found.key) for found in page.objects)
     finally:
         store.close()
 

@@ -41,11 +41,18 @@ _SHOWN = 10
     "--format",
     "format_name",
     type=click.Choice([str(kind) for kind in SampleFormat]),
-    default=str(SampleFormat.IMAGE_U8),
+    default=str(SampleFormat.IMAGE_JPEG),
     show_default=True,
     help="Format of the stored samples; tensor-f32 is the tutorial's.",
 )
-@click.option("--size", type=int, default=224, show_default=True, help="Side of the stored image in px.")
+@click.option(
+    "--size",
+    type=click.IntRange(1),
+    help="image-jpeg: the short side in px, 256 by default; smaller images are not enlarged. "
+    "Other formats: the side of the stored square, 224 by default.",
+)
+@click.option("--quality", type=click.IntRange(1, 100), help="image-jpeg only: the JPEG quality, 90 by default.")
+@click.option("--originals", is_flag=True, help="image-jpeg only: store the image files as they are.")
 @click.option("--keep-ratio", is_flag=True, help="image-u8 only: --size is the short side, without cropping.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of tensor-f32's random crops and flips.")
 @click.option("--workers", type=click.IntRange(0, 256), default=0, help="Preparation processes; 0 = one per core.")
@@ -78,6 +85,8 @@ def upload(
     source: Path,
     format_name: str,
     bandwidth: float,
+    size: int | None,
+    quality: int | None,
     plain: bool,
     to: str | None,
     dry_run: bool,
@@ -103,7 +112,8 @@ def upload(
     if to is not None:
         with target.open() as opened:
             return _upload_plain(opened, source, to, options["parallelism"], cap, as_json=as_json)
-    settings = UploadSettings(source=source, format=SampleFormat(format_name), bandwidth=cap, **options)
+    fmt = SampleFormat(format_name)
+    settings = UploadSettings(source=source, format=fmt, size=size or 0, quality=quality or 0, bandwidth=cap, **options)
     settings.preprocessing.check()
     with target.open() as opened:
         if dry_run:
@@ -155,7 +165,7 @@ def _upload_plain(
     store = ObjectStore(opened.profile, opened.credentials, pool_size=threads)
     job = PlainUpload(store, source, prefix, threads=threads, bandwidth=bandwidth)
     signalled = _finish(job, as_json=as_json)
-    _print_unused(job.unused, as_json=as_json)
+    print_unused(job.unused, as_json=as_json)
     done = job.progress()
     return _end(job, signalled, (done.items_done, done.items_skipped, done.items_failed), as_json=as_json)
 
@@ -211,7 +221,7 @@ def _follow_json(job: UploadJob) -> None:
 
 
 def _print_json_summary(summary: UploadSummary) -> None:
-    _print_unused(summary.unused, as_json=True)
+    print_unused(summary.unused, as_json=True)
     for note in summary.ignored_files:
         _emit("skipped", path=note.path, reason=note.reason)
     for note in summary.failures:
@@ -316,7 +326,7 @@ def _print_summary(summary: UploadSummary) -> None:
         f"({summary.unchanged} unchanged, {summary.ignored} not used), {summary.failed} failed; "
         f"{summary.bytes / 1e6:.1f} MB in {summary.seconds:.1f} s, {summary.samples_per_s:.1f} samples/s."
     )
-    _print_unused(summary.unused, as_json=False)
+    print_unused(summary.unused, as_json=False)
     _print_notes("Failed", summary.failures, summary.failed)
     if summary.removed:
         what = "deleted" if summary.pruned else "still in the dataset (--prune deletes them)"
@@ -334,7 +344,8 @@ def _print_notes(title: str, notes: tuple[Failure, ...], count: int) -> None:
         say(f"{title}: and {count - _SHOWN} more")
 
 
-def _print_unused(groups: tuple[Unused, ...], *, as_json: bool) -> None:
+def print_unused(groups: tuple[Unused, ...], *, as_json: bool) -> None:
+    """Prints one line or JSON event for each group of files or objects that are not used."""
     for group in groups:
         if as_json:
             _emit("not_used", **msgspec.to_builtins(group))
@@ -362,8 +373,9 @@ def _print_plan(plan: UploadPlan, settings: UploadSettings) -> None:
     splits = ", ".join(f"{count} {split}" for split, count in plan.samples.items()) or "no samples"
     say(f"{counted(plan.files, 'file')}: {splits} in {counted(len(plan.classes), 'class', 'classes')}.")
     say(
-        f"To upload: {counted(plan.to_send, 'sample')}, {plan.bytes_to_send / 1e6:.1f} MB "
-        f"as {settings.format} at {settings.size} px"
+        f"To upload: {counted(plan.to_send, 'sample')}, {plan.bytes_to_send / 1e6:.1f} MB"
+        + (" (estimated)" if plan.bytes_estimated else "")
+        + f" as {settings.stored_as}"
         + (f", about {plan.prepare_s:.0f} s of preparation (estimated)." if plan.prepare_s is not None else ".")
     )
     if settings.bandwidth and plan.bytes_to_send:
@@ -374,7 +386,7 @@ def _print_plan(plan: UploadPlan, settings: UploadSettings) -> None:
         f"Stored: {plan.stored_bytes / 1e9:.2f} GB, about USD {plan.usd_per_month:.2f} per month "
         "(estimated, Standard LRS)."
     )
-    _print_unused(plan.unused, as_json=False)
+    print_unused(plan.unused, as_json=False)
     _print_notes("Rejected", plan.notes, plan.lost)
     if plan.problem:
         say(plan.problem)

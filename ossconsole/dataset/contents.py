@@ -59,8 +59,11 @@ class PreviewImage:
         return int(self.pixels.shape[1])
 
 
+_BARE_FORMATS = tuple(fmt for fmt in SampleFormat if not fmt.encoded)
+
+
 def square_side(fmt: SampleFormat, size: int) -> int | None:
-    """The side in pixels of the square sample of `size` bytes; None where there is none."""
+    """The side in pixels of the square sample of `size` bytes; None where there is none. Not of an encoded format."""
     side = math.isqrt(size // (CHANNELS * fmt.itemsize))
     return side if side and sample_bytes(fmt, side, side) == size else None
 
@@ -70,7 +73,7 @@ def guess_sample(name: str, data: bytes) -> PreviewImage:
 
     Where both formats have a square of that size the values decide: pixel bytes read as float32 are not small.
     """
-    sides = {fmt: side for fmt in SampleFormat if (side := square_side(fmt, len(data)))}
+    sides = {fmt: side for fmt in _BARE_FORMATS if (side := square_side(fmt, len(data)))}
     if not sides:
         raise ConsoleError(
             f"{len(data):,} bytes fit no known sample format: a square has 3·n·n (image-u8) or 12·n·n (tensor-f32).",
@@ -85,7 +88,10 @@ def guess_sample(name: str, data: bytes) -> PreviewImage:
 
 
 def show_sample(fmt: SampleFormat, data: bytes, height: int, width: int, *, basis: str) -> PreviewImage:
-    """The image of a sample, for tensor-f32 with the normalisation undone. Raises ConsoleError on a wrong length."""
+    """The image of a sample, for tensor-f32 with the normalisation undone. Raises ConsoleError on a wrong length.
+
+    Not for an encoded format: its samples are image files.
+    """
     import numpy as np
 
     values = decode(fmt, data, height, width)
@@ -111,7 +117,7 @@ def show_image(data: bytes, *, is_whole: bool = True) -> PreviewImage:
     import numpy as np
     from PIL import Image, UnidentifiedImageError
 
-    from ossconsole.dataset.decode import image_problem
+    from ossconsole.dataset.decode import image_problem, upright
 
     is_part = not is_whole and data.startswith(_JPEG_MAGIC)
     try:
@@ -122,7 +128,8 @@ def show_image(data: bytes, *, is_whole: bool = True) -> PreviewImage:
             if not is_whole and not is_part:
                 raise ConsoleError(f"{kind}: its first {len(data):,} bytes cannot be shown without the rest.")
             kind += f", from its first {len(data):,} bytes" if is_part else ""
-            return PreviewImage(np.asarray(image.convert("RGB")), kind, "by its first bytes", is_part=is_part)
+            pixels = np.asarray(upright(image).convert("RGB"))
+            return PreviewImage(pixels, kind, "by its first bytes", is_part=is_part)
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ConsoleError(f"The image cannot be read: {image_problem(error)}.") from error
 
@@ -162,6 +169,9 @@ def _looks_like_floats(data: bytes) -> bool:
 
 PREVIEW_BYTES = 64 << 10
 MAX_SAMPLE_BYTES = 8 << 20
+MAX_ENCODED_BYTES = 1 << 20
+"""Of an encoded sample, to read all of it; of a larger one the beginning is shown, as of any image."""
+
 MAX_MANIFEST_BYTES = 32 << 20
 _SNIFF_BYTES = 4 << 10
 _MAX_LINE = 2000
@@ -260,7 +270,7 @@ def _checkpoint(store: ObjectStore, info: ObjectInfo, head: bytes) -> Content:
 
 
 def _sample(store: ObjectStore, info: ObjectInfo, *, binary: bool) -> Content | None:
-    fits = any(square_side(fmt, info.size) for fmt in SampleFormat)
+    fits = any(square_side(fmt, info.size) for fmt in _BARE_FORMATS)
     if not binary or info.size > MAX_SAMPLE_BYTES or not fits:
         return None
     folder = info.key.rpartition("/")[0].rpartition("/")[2]
@@ -282,11 +292,23 @@ def _known_sample(store: ObjectStore, info: ObjectInfo, index: ManifestIndex, sa
     label = index.label(sample)
     expected = index.manifest.sample_bytes(sample)
     if info.size != expected:
-        note = f"The manifest expects {expected:,} bytes ({sample.height} x {sample.width} {index.manifest.format})."
+        shape = f"{sample.height} x {sample.width} " if sample.height else ""
+        note = f"The manifest expects {expected:,} bytes ({shape}{index.manifest.format})."
         return BytesContent(store.get_range(info.key, 0, _SNIFF_BYTES), f"{note} The object has {info.size:,}.")
+    if index.manifest.format.encoded:
+        return _encoded_sample(store, info, label)
     data = store.get(info.key)
     image = show_sample(index.manifest.format, data, sample.height, sample.width, basis="by the manifest")
     return ImageContent(image, label)
+
+
+def _encoded_sample(store: ObjectStore, info: ObjectInfo, label: str) -> Content:
+    is_whole = info.size <= MAX_ENCODED_BYTES
+    data = store.get(info.key) if is_whole else store.get_range(info.key, 0, PREVIEW_BYTES)
+    try:
+        return ImageContent(replace(show_image(data, is_whole=is_whole), basis="by the manifest"), label)
+    except ConsoleError as error:
+        return BytesContent(data[:_SNIFF_BYTES], str(error))
 
 
 def _image(head: bytes, size: int) -> Content:

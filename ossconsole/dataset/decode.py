@@ -163,6 +163,11 @@ class EncodedImage:
         except Exception as error:  # PIL raises anything from struct.error to IndexError on broken files
             raise UnreadableImageError(image_problem(error)) from error
 
+    @property
+    def is_plain_jpeg(self) -> bool:
+        """Whether it is an upright JPEG in three channels."""
+        return self._image is None
+
     def pixels(self, least_width: int, least_height: int) -> NDArray[np.uint8]:
         """(height, width, 3) in RGB, halved up to three times while neither side falls below its least length.
 

@@ -43,6 +43,15 @@ class SampleFormat(str, enum.Enum):
         return self is SampleFormat.IMAGE_JPEG
 
     @property
+    def default_size(self) -> int:
+        """The size in pixels of an upload that sets none: of the short side of `image-jpeg`, or of a square."""
+        return 256 if self is SampleFormat.IMAGE_JPEG else 224
+
+    def at_size(self, size: int) -> str:
+        """The format of a dataset with its size, for people: `image-u8 at 224 px`. The size 0 is unknown."""
+        return f"{self} at {size} px" if size else f"{self} of various sizes"
+
+    @property
     def itemsize(self) -> int:
         """Bytes per value; of `image-jpeg` once it is decoded."""
         return 4 if self is SampleFormat.TENSOR_F32 else 1

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import math
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -16,7 +15,7 @@ import msgspec
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import decode_json
-from ossconsole.dataset.formats import CHANNELS, SampleFormat, sample_bytes
+from ossconsole.dataset.formats import SampleFormat, sample_bytes
 from ossconsole.storage.errors import StorageError
 
 if TYPE_CHECKING:
@@ -64,6 +63,13 @@ class UnusedCounter:
         if len(names) < KEPT_NAMES:
             names.append(name)
 
+    def extend(self, later: UnusedCounter) -> None:
+        """Adds the files that another counter has counted."""
+        for reason, names in later._names.items():
+            self._counts[reason] = self._counts.get(reason, 0) + later._counts[reason]
+            kept = self._names.setdefault(reason, [])
+            kept += names[: KEPT_NAMES - len(kept)]
+
     @property
     def count(self) -> int:
         """All files so far."""
@@ -98,8 +104,6 @@ VAL_LABELS_NAME = "ILSVRC2012_val_labels.json"
 CLASS_INDEX_NAME = "imagenet_class_index.json"
 """The tutorial's file of classes: index to [WordNet ID, name]."""
 
-_TUTORIAL_FORMAT = SampleFormat.TENSOR_F32
-
 MAX_MANIFEST_BYTES = 1 << 30  # about ten million samples
 MAX_KEY_BYTES = 1023  # OSS's limit for a key, in UTF-8
 MAX_SIDE = 8192  # pixels; a sample of that size is already 200 MB as image-u8
@@ -114,6 +118,7 @@ class Sample(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     `height` and `width` in pixels; 0 where they are unknown, in a dataset of encoded images. `crc64` is the object's,
     as OSS computes it; 0 where it is unknown. `bytes` is its size, 0 where format, height and width determine it.
+    `md5` is the ETag of an object of a listing where it has the form of an MD5, hexadecimal in lower case, else "".
     """
 
     key: str
@@ -122,6 +127,7 @@ class Sample(msgspec.Struct, frozen=True, array_like=True, gc=False):
     width: int
     crc64: int = 0
     bytes: int = 0
+    md5: str = ""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -339,98 +345,6 @@ def _missing(store: ObjectStore, prefix: str) -> ManifestMissingError:
 def unique_classes(names: Iterable[str]) -> tuple[str, ...]:
     """The class names in label order: sorted, as torchvision's ImageFolder numbers them."""
     return tuple(sorted(set(names)))
-
-
-def manifest_from_listing(store: ObjectStore, prefix: str) -> tuple[Manifest, tuple[Unused, ...]]:
-    """The manifest of `train/<class>/*.pt` and `val/*.pt` below `prefix`, from one listing, and the objects not in it.
-
-    A flat `val/` is used when the labels file is below the prefix too; without it there is no val split.
-    Raises ManifestMissingError when no such sample exists, ConsoleError when objects are not samples of one size.
-    """
-    below = object_key(prefix, "")
-    found: dict[str, list[tuple[str, str]]] = {TRAIN: [], VAL: []}
-    sizes: dict[int, str] = {}
-    unused = UnusedCounter("object")
-    for summary in store.list_all(below):
-        relative = summary.key[len(below) :]
-        split, _, rest = relative.partition("/")
-        if split in found and rest.endswith(_TUTORIAL_FORMAT.suffix):
-            found[split].append((relative, rest.rpartition("/")[0].partition("/")[0]))
-            sizes.setdefault(summary.size, relative)
-        elif split in found and not rest.endswith("/"):
-            unused.add(relative, f"not a {_TUTORIAL_FORMAT.suffix} sample")
-    if not found[TRAIN]:
-        raise ManifestMissingError(
-            f"{store.uri(below)} has neither a manifest nor `train/<class>/*.pt`.",
-            remedy="Upload a dataset with `ossconsole upload SRC`, or set another dataset prefix.",
-            empty=not found[VAL],
-        )
-    side = _one_side(sizes, store.uri(below))
-    labels = _val_labels(store, prefix) if any(not name for _, name in found[VAL]) else {}
-    named = {
-        split: [(key, name or labels.get(key.rpartition("/")[2], "")) for key, name in samples]
-        for split, samples in found.items()
-    }
-    for key in (key for samples in named.values() for key, name in samples if not name):
-        unused.add(key, _why_unlabelled(key, labels))
-    classes = unique_classes(name for samples in named.values() for _, name in samples if name)
-    index = {name: label for label, name in enumerate(classes)}
-    splits = {
-        split: tuple(Sample(key, index[name], side, side) for key, name in samples if name)
-        for split, samples in named.items()
-    }
-    manifest = Manifest(
-        format=_TUTORIAL_FORMAT,
-        size=side,
-        classes=classes,
-        preparation={"by": "the tutorial's upload_dataset.py"},
-        splits={split: samples for split, samples in splits.items() if samples},
-    )
-    check_manifest(manifest, store.uri(below))
-    return manifest, unused.groups()
-
-
-def _why_unlabelled(key: str, labels: Mapping[str, str]) -> str:
-    if key.startswith(f"{TRAIN}/"):
-        return f"directly in {TRAIN}/, not in a class folder"
-    where = f"not in {VAL_LABELS_NAME}" if labels else f"the dataset prefix has no {VAL_LABELS_NAME}"
-    return f"not in a class folder, and {where}"
-
-
-def _one_side(sizes: dict[int, str], uri: str) -> int:
-    """The side of the square of every object, pixels. Raises ConsoleError with the key of one of another size."""
-    if len(sizes) > 1:
-        (size, key), (other_size, other_key), *_ = sizes.items()
-        raise ConsoleError(
-            f"The samples below {uri} differ in size: {key} has {size} bytes, {other_key} has {other_size}.",
-            remedy="Delete those of the wrong size, or upload the dataset again with `ossconsole upload`.",
-        )
-    (size,) = sizes
-    side = math.isqrt(size // (CHANNELS * _TUTORIAL_FORMAT.itemsize))
-    if side < 1 or CHANNELS * _TUTORIAL_FORMAT.itemsize * side * side != size:
-        raise ConsoleError(
-            f"{sizes[size]} below {uri} has {size} bytes, which is not a square {_TUTORIAL_FORMAT} sample.",
-            remedy=_UPLOAD_AGAIN,
-        )
-    return side
-
-
-def _val_labels(store: ObjectStore, prefix: str) -> dict[str, str]:
-    """Sample file name (`….pt`) to class, from the labels object; empty when it does not exist."""
-    key = object_key(prefix, VAL_LABELS_NAME)
-    try:
-        text = store.get(key)
-    except StorageError as error:
-        if error.status == 404:
-            return {}
-        raise
-    try:
-        labels: dict[str, str] = decode_json(text, dict[str, str])
-    except msgspec.DecodeError as error:
-        raise ConsoleError(
-            f"{store.uri(key)} is not a labels file: {error}.", remedy="Upload the tutorial's file again."
-        ) from error
-    return {name.replace(".JPEG", _TUTORIAL_FORMAT.suffix): wnid for name, wnid in labels.items()}
 
 
 ExpectedT = TypeVar("ExpectedT")

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from ossconsole.sandbox import replies as xml
 from ossconsole.sandbox.records import StoredObject
-from ossconsole.sandbox.replies import invalid_argument, iso_time
+from ossconsole.sandbox.replies import invalid_argument, iso_time, restore_status
 
 OWNER = "sandbox"
 DEFAULT_KEYS = 100
@@ -152,10 +152,16 @@ def _contents(page: Page, encode: Callable[[str], str], owner: str) -> Iterator[
         yield (
             f"<Contents><Key>{xml.text(encode(found.key))}</Key><LastModified>{iso_time(found.modified)}</LastModified>"
             f"<ETag>&quot;{found.etag}&quot;</ETag><Type>{found.type}</Type><Size>{found.size}</Size>"
-            f"<StorageClass>{found.attributes.storage_class}</StorageClass>{owned}</Contents>"
+            f"<StorageClass>{found.attributes.storage_class}</StorageClass>{_restored(found)}{owned}</Contents>"
         )
     for prefix in page.prefixes:
         yield f"<CommonPrefixes><Prefix>{xml.text(encode(prefix))}</Prefix></CommonPrefixes>"
+
+
+def _restored(found: StoredObject) -> str:
+    if found.restored_until is None:
+        return ""
+    return f"<RestoreInfo>{xml.text(restore_status(found.restored_until))}</RestoreInfo>"
 
 
 PREFIX = "synthetic/"

@@ -163,6 +163,11 @@ def http_time(timestamp: float) -> str:
     return _http_time(int(timestamp))
 
 
+def restore_status(restored_until: float) -> str:
+    """The state of a restored object, as in headers and listings."""
+    return f'ongoing-request="false", expiry-date="{http_time(restored_until)}"'
+
+
 # Objects written together share their second, so listings and headers format the same times repeatedly.
 @lru_cache(maxsize=4096)
 def _iso_time(seconds: int) -> str:

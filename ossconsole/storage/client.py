@@ -1,13 +1,17 @@
 """ObjectStore: one bucket through one endpoint, with checksums, retries and translated errors.
 
-Its HTTP session writes small objects straight through urllib3: requests costs more processor time per object than
-reading, resizing and checking it. Certificates and pooling are those of requests.
+Its HTTP session writes small objects straight through http.client: requests and urllib3 cost more processor time per
+object than reading, resizing and checking it. Certificates are those of requests.
 """
 
 from __future__ import annotations
 
 import copy
 import functools
+import http.client
+import select
+import socket
+import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -19,10 +23,8 @@ import fastcrc
 import msgspec
 import oss2
 import requests
-import urllib3
 from oss2.exceptions import OssError, RequestError
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
-from urllib3.exceptions import HTTPError
 
 from ossconsole.config.credentials import Credentials, CredentialSource
 from ossconsole.config.endpoints import EndpointKind, sdk_endpoint
@@ -40,8 +42,8 @@ class WriteSession:
     It ignores proxies and ~/.netrc: internal endpoints need neither.
     """
 
-    def __init__(self, pool_size: int) -> None:
-        self._pools = urllib3.PoolManager(maxsize=pool_size, ca_certs=DEFAULT_CA_BUNDLE_PATH)
+    def __init__(self) -> None:
+        self._idle: dict[str, list[http.client.HTTPConnection]] = {}
 
     def do_request(self, request: Any, timeout: float) -> _Answer:
         """Sends an oss2 request. Raises oss2's RequestError when there is no answer."""
@@ -49,24 +51,55 @@ class WriteSession:
         if request.params:
             target = f"{target}?{urlencode(request.params)}"
         headers = {name: value for name, value in request.headers.items() if value is not None}
+        idle = self._idle.setdefault(origin, [])
+        connection = self._take(idle) or self._connection(origin, timeout)
         try:
-            # From the pool of the origin: the manager would parse and encode the whole URL a second time.
-            answer = self._pools.connection_from_url(origin).urlopen(
-                request.method,
-                target,
-                body=request.data,
-                headers={"Accept-Encoding": "identity", **headers},
-                timeout=timeout,
-                retries=False,
-                redirect=False,
-            )
-        except HTTPError as error:
+            connection.request(request.method, target, request.data, headers)
+            response = connection.getresponse()
+            answer = _Answer(response, response.read())
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
             raise RequestError(error) from error
-        return _Answer(answer)
+        except BaseException:
+            connection.close()
+            raise
+        idle.append(connection)
+        return answer
 
     def close(self) -> None:
-        """Closes the pooled connections."""
-        self._pools.clear()
+        """Closes the idle connections."""
+        for idle in self._idle.values():
+            while idle:
+                idle.pop().close()
+
+    @staticmethod
+    def _take(idle: list[http.client.HTTPConnection]) -> http.client.HTTPConnection | None:
+        """The connection used last that the server has not closed."""
+        while True:
+            try:
+                connection = idle.pop()
+            except IndexError:
+                return None
+            if connection.sock is None or not _has_data(connection.sock):
+                return connection
+            connection.close()
+
+    def _connection(self, origin: str, timeout: float) -> http.client.HTTPConnection:
+        scheme, _, host = origin.partition("://")
+        if scheme == "https":
+            return http.client.HTTPSConnection(host, timeout=timeout, context=self._certificates)
+        return http.client.HTTPConnection(host, timeout=timeout)
+
+    @functools.cached_property
+    def _certificates(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=DEFAULT_CA_BUNDLE_PATH)
+
+
+def _has_data(connection: socket.socket) -> bool:
+    """Whether an idle connection can be read from: the server has closed it, or sent what nobody requested."""
+    poller = select.poll()
+    poller.register(connection, select.POLLIN)
+    return bool(poller.poll(0))
 
 
 def _split(url: str) -> tuple[str, str]:
@@ -79,11 +112,11 @@ def _split(url: str) -> tuple[str, str]:
 class _Answer:
     """Stands for oss2.http.Response; the body has been read."""
 
-    def __init__(self, answer: urllib3.BaseHTTPResponse) -> None:
-        self.status = answer.status
-        self.headers = answer.headers
-        self.request_id = answer.headers.get("x-oss-request-id", "")
-        self._body = answer.data
+    def __init__(self, response: http.client.HTTPResponse, body: bytes) -> None:
+        self.status = response.status
+        self.headers = response.headers
+        self.request_id = response.headers.get("x-oss-request-id", "")
+        self._body = body
 
     def read(self, amount: int | None = None) -> bytes:
         """The next `amount` bytes; without it the rest."""
@@ -168,7 +201,7 @@ class ObjectStore:
             connect_timeout=timeout_s,
             region=profile.region,
         )
-        self._write_session = WriteSession(pool_size)
+        self._write_session = WriteSession()
         self._writer = bucket_for_writing(self._bucket, self._write_session)
 
     def for_bucket(self, bucket: str) -> ObjectStore:

@@ -7,6 +7,7 @@ listing of a million would delay every key press.
 from __future__ import annotations
 
 import calendar
+import re
 import time
 from collections.abc import Iterable
 from functools import lru_cache
@@ -18,15 +19,37 @@ import msgspec
 ARCHIVED = frozenset({"Archive", "ColdArchive", "DeepColdArchive"})
 """The storage classes whose objects must be restored before they can be read."""
 
+_MD5 = re.compile(r"[0-9A-Fa-f]{32}")
+
 
 class ObjectSummary(msgspec.Struct, frozen=True, gc=False):
-    """One row of a listing. `size` in bytes, `modified` in seconds since the epoch (UTC)."""
+    """One row of a listing. `size` in bytes, `modified` in seconds since the epoch (UTC).
+
+    `type` is Normal (written by one PUT), Multipart, Appendable or Symlink. `restored` is True for an archived object
+    that can be read for the present.
+    """
 
     key: str
     size: int
     modified: int
     storage_class: str = "Standard"
     etag: str = ""
+    type: str = "Normal"
+    restored: bool = False
+
+    @property
+    def readable(self) -> bool:
+        """False for an archived object that must be restored first."""
+        return self.storage_class not in ARCHIVED or self.restored
+
+    @property
+    def md5(self) -> str:
+        """The content's MD5, hexadecimal in lower case; "" where the ETag has another form.
+
+        OSS documents it for objects written by one PUT without encryption by KMS. A listing does not name the
+        encryption: an object whose MD5 differs from this may still be intact.
+        """
+        return self.etag.lower() if self.type == "Normal" and _MD5.fullmatch(self.etag) else ""
 
 
 class ListPage(msgspec.Struct, frozen=True):
@@ -129,6 +152,8 @@ class _ListingParser:
                     _unix_time(fields["LastModified"]),
                     fields.get("StorageClass") or "Standard",
                     fields["ETag"].strip('"'),
+                    fields.get("Type") or "Normal",
+                    'ongoing-request="false"' in fields.get("RestoreInfo", ""),
                 )
                 for fields in self._objects
             ]

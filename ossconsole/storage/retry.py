@@ -47,6 +47,18 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
         """The result of `request`. Raises its last StorageError, and what `pause` raises."""
         if self.attempts == 1 and not self.patience_s:
             return request()
+        try:
+            return request()  # nearly always the last attempt: tenacity alone costs as much time as signing
+        except StorageError as error:
+            if not error.retriable:
+                raise
+            failed = [error]
+
+        def attempt() -> T:
+            if failed:
+                raise failed.pop()
+            return request()
+
         attempts = _Attempts(self)
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(lambda error: isinstance(error, StorageError) and error.retriable),
@@ -55,7 +67,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
             sleep=lambda seconds: pause(Wait(seconds, attempts.error)),
             reraise=True,
         )
-        return retrying(request)
+        return retrying(attempt)
 
 
 DEFAULT_RETRY = RetryPolicy()

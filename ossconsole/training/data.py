@@ -5,15 +5,21 @@ No torch here: errors of the dataset are reported before torch is imported.
 
 from __future__ import annotations
 
+import hashlib
+import shlex
+import time
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.text import counted
+from ossconsole.dataset.listing import HARMLESS, OnProgress, manifest_from_listing
 from ossconsole.dataset.manifest import (
     SHARDS_NAME,
     TRAIN,
@@ -23,12 +29,12 @@ from ossconsole.dataset.manifest import (
     ManifestMissingError,
     Sample,
     Unused,
-    manifest_from_listing,
     object_key,
     read_manifest,
 )
 from ossconsole.dataset.shards.index import ShardList, read_shard_list
 from ossconsole.storage.client import ObjectStore
+from ossconsole.telemetry.events import percent
 
 
 class Tar(NamedTuple):
@@ -60,6 +66,9 @@ class Remark(NamedTuple):
     remedy: str
 
 
+UNKNOWN_MD5 = bytes(16)
+
+
 class TextColumn(NamedTuple):
     """Strings in one array: number i is the UTF-8 of `text` (uint8) from `starts[i]` to `starts[i + 1]` (int64)."""
 
@@ -85,7 +94,8 @@ class SampleColumns:
     """The samples of a split, one array per field: about 70 bytes per sample.
 
     `keys` are relative to the dataset prefix, or names in tars. `labels` are int64; `heights` and `widths` uint16 in
-    pixels, 0 where unknown; `sizes` int64 in bytes; `crc64s` uint64, 0 where unknown.
+    pixels, 0 where unknown; `sizes` int64 in bytes; `crc64s` uint64, 0 where unknown; `md5s` have 16 bytes, zeros where
+    unknown, and are empty where all are unknown.
     """
 
     keys: TextColumn
@@ -94,6 +104,7 @@ class SampleColumns:
     widths: npt.NDArray[np.uint16]
     sizes: npt.NDArray[np.int64]
     crc64s: npt.NDArray[np.uint64]
+    md5s: npt.NDArray[np.void]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -109,7 +120,16 @@ class SampleColumns:
             np.fromiter((sample.width for sample in samples), np.uint16, count),
             np.fromiter(map(size_of, samples), np.int64, count),
             np.fromiter((sample.crc64 for sample in samples), np.uint64, count),
+            _md5_column(samples),
         )
+
+
+def _md5_column(samples: Sequence[Sample]) -> npt.NDArray[np.void]:
+    digests = bytearray()
+    if any(sample.md5 for sample in samples):
+        for sample in samples:
+            digests += bytes.fromhex(sample.md5) or UNKNOWN_MD5
+    return np.frombuffer(digests, "V16")
 
 
 _NO_SAMPLES = SampleColumns.of((), lambda _: 0)
@@ -125,7 +145,7 @@ class TrainingData:
     """A dataset below `prefix`: its classes by label, its format, its stored size in pixels (0 = unknown), its samples.
 
     Samples of shards are in stored order. `sharded` is whether they are members of tars. `unused` are objects below
-    `train/` and `val/` that are not samples.
+    `train/` and `val/` that are not samples. `notes` say how the dataset was found and split.
     """
 
     def __init__(
@@ -134,6 +154,7 @@ class TrainingData:
         prefix: str,
         tars: dict[str, Tars] | None = None,
         unused: tuple[Unused, ...] = (),
+        notes: tuple[str, ...] = (),
     ) -> None:
         self.classes = manifest.classes
         self.format = manifest.format
@@ -144,15 +165,23 @@ class TrainingData:
         self.sharded = tars is not None
         self.prefix = prefix
         self._unused = unused
+        self._notes = notes
         self._tars = tars or {}
 
     @property
     def remarks(self) -> list[Remark]:
-        """Which objects of the dataset are not used."""
+        """Which objects of the dataset are not used although they may be meant to be."""
         remedy = f"To use it: ossconsole upload {VAL_LABELS_NAME} --plain --to {self.prefix}"
         return [
-            Remark(f"Not used: {group}.", remedy if VAL_LABELS_NAME in group.reason else "") for group in self._unused
+            Remark(f"Not used: {group}.", remedy if VAL_LABELS_NAME in group.reason else "")
+            for group in self._unused
+            if group.reason not in HARMLESS
         ]
+
+    @property
+    def notes(self) -> list[str]:
+        """How the dataset was found and split, and which other objects are not used."""
+        return [*self._notes, *(f"Not used: {group}." for group in self._unused if group.reason in HARMLESS)]
 
     @property
     def missing(self) -> str:
@@ -197,24 +226,90 @@ class TrainingData:
         return object_key(self.prefix, self.splits[split].keys.get(row))
 
 
-def training_data(store: ObjectStore, prefix: str) -> TrainingData:
-    """The dataset below `prefix`, by its manifest, its list of shards, or a listing. Raises ConsoleError."""
+def training_data(
+    store: ObjectStore,
+    prefix: str,
+    *,
+    val_split: float = 0.0,
+    seed: int = 0,
+    on_progress: OnProgress = lambda _listed: None,
+) -> TrainingData:
+    """The dataset below `prefix`, by its manifest, its list of shards, or a listing. Raises ConsoleError.
+
+    Where it has single objects and no validation samples, the share `val_split` of each class is held out for that.
+    `on_progress` gets the number of objects listed so far; what it raises ends the listing.
+    """
+    unused: tuple[Unused, ...] = ()
+    notes: tuple[str, ...] = ()
     try:
-        data = TrainingData(read_manifest(store, prefix), prefix)
+        manifest = read_manifest(store, prefix)
     except ManifestMissingError as error:
         if error.empty:
             raise
         if store.exists(object_key(prefix, SHARDS_NAME)):
-            data = _sharded(read_shard_list(store, prefix), prefix)
-        else:
-            manifest, unused = manifest_from_listing(store, prefix)
-            data = TrainingData(manifest, prefix, unused=unused)
+            return _with_training_split(_sharded(read_shard_list(store, prefix), prefix), store)
+        began = time.monotonic()
+        manifest, unused = manifest_from_listing(store, prefix, on_progress)
+        notes = (_listed_note(manifest, prefix, time.monotonic() - began),)
+    manifest, held_out = hold_out(manifest, val_split, seed)
+    notes = (*notes, held_out) if held_out else notes
+    return _with_training_split(TrainingData(manifest, prefix, unused=unused, notes=notes), store)
+
+
+def _with_training_split(data: TrainingData, store: ObjectStore) -> TrainingData:
     if not data.count(TRAIN):
         raise ConsoleError(
-            f"The dataset {store.uri(prefix)} has no training split.",
+            f"The dataset {store.uri(data.prefix)} has no training split.",
             remedy="Upload a folder with images in train/<class>/.",
         )
     return data
+
+
+def _listed_note(manifest: Manifest, prefix: str, seconds: float) -> str:
+    images = counted(sum(map(len, manifest.splits.values())), "image")
+    command = f"ossconsole manifest --dataset-prefix {shlex.quote(prefix)}"
+    return f"Listed {images} in {seconds:.1f} s. To keep the list: {command}"
+
+
+def hold_out(manifest: Manifest, share: float, seed: int) -> tuple[Manifest, str]:
+    """The manifest with `share` of the training samples of each class as its validation split, and a line about it.
+
+    Unchanged, with "", where it has a validation split already or the classes are too small for the share.
+    """
+    train = manifest.splits.get(TRAIN, ())
+    if VAL in manifest.splits or not train or not share:
+        return manifest, ""
+    held = held_out_rows((sample.key for sample in train), [sample.label for sample in train], share, seed)
+    if not held.any():
+        return manifest, ""
+    splits = {
+        split: tuple(sample for sample, is_held in zip(train, held.tolist(), strict=True) if is_held is (split == VAL))
+        for split in (TRAIN, VAL)
+    }
+    text = f"{percent(share)} of the training images ({len(splits[VAL]):,}) are held out for validation."
+    return msgspec.structs.replace(manifest, splits=splits), text
+
+
+def held_out_rows(keys: Iterable[str], labels: Sequence[int], share: float, seed: int) -> npt.NDArray[np.bool_]:
+    """Which samples are held out: `share` of each class, rounded, and never all of one.
+
+    A class's samples are in the order of a hash of seed and key: the same in every run, whatever the other classes are.
+    """
+    classes = np.asarray(labels, np.int64)
+    hashes = bytearray()
+    seeded = hashlib.blake2b(f"{seed}/".encode(), digest_size=8)
+    for key in keys:
+        keyed = seeded.copy()
+        keyed.update(key.encode())
+        hashes += keyed.digest()
+    order = np.lexsort((np.frombuffer(hashes, ">u8"), classes))
+    counts = np.bincount(classes)
+    wanted = np.minimum(np.floor(counts * share + 0.5).astype(np.int64), np.maximum(counts - 1, 0))
+    firsts = np.cumsum(counts) - counts
+    held = np.zeros(len(classes), np.bool_)
+    ordered = classes[order]
+    held[order] = np.arange(len(order)) - firsts[ordered] < wanted[ordered]
+    return held
 
 
 def _sharded(listed: ShardList, prefix: str) -> TrainingData:

@@ -47,7 +47,8 @@ def train_rank(
 ) -> None:
     """Trains as one rank until the end of the run. Raises ConsoleError."""
     store = ObjectStore(context.profile, context.credentials)
-    data = training_data(store, context.profile.dataset_prefix)
+    settings = context.settings
+    data = training_data(store, context.profile.dataset_prefix, val_split=settings.val_split, seed=settings.seed)
     from ossconsole.training.session import train
 
     train(context, store, data, rank_info, before_rendezvous=before_rendezvous)

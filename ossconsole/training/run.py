@@ -29,6 +29,7 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.files import READ_WRITE, decode_json, open_private, state_dir, unwritable
 from ossconsole.config.profiles import Profile
+from ossconsole.config.text import counted
 from ossconsole.storage.retry import Wait
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import Event, RunState
@@ -52,6 +53,8 @@ _LOADING_GRACE_S = 2.0
 _POLL_S = 0.2
 _SAMPLE_EVERY_S = 2.0
 """Period of GPU and host samples in the record: 0.4 kB each, and 0.3 kB more for each GPU."""
+_LISTING_EVERY_S = 2.0
+"""Period of the messages about a listing."""
 _EARLY_S = 0.2  # a sample may come this much early, rather than be skipped in favour of the next one
 
 
@@ -160,6 +163,8 @@ class TrainingRun:
         self._record_problem_shown = False
         self._sampler = sampler
         self._sampled_at = -math.inf
+        self._listing_at = math.inf
+        self._reporting = threading.Lock()  # several threads list a dataset
         self._described = False
         self._abandoned = False
         self._begun = time.perf_counter()
@@ -316,7 +321,13 @@ class TrainingRun:
         context = self._context
         store = ObjectStore(context.profile, context.credentials)
         try:
-            data = training_data(store.pausing(self._wait), context.profile.dataset_prefix)
+            data = training_data(
+                store.pausing(self._wait),
+                context.profile.dataset_prefix,
+                val_split=context.settings.val_split,
+                seed=context.settings.seed,
+                on_progress=self._show_listing,
+            )
         except ConsoleError:
             if context.controls.stopping.is_set():  # while it waited to read the manifest
                 return self._stop_before_training()
@@ -355,11 +366,31 @@ class TrainingRun:
         return summary
 
     def _wait(self, wait: Wait) -> None:
-        """Reports a retry of the first requests and waits; a stop ends the wait and the run."""
-        self._describe()
-        self._context.info(f"Waiting: {wait}.")
-        if self._context.controls.stopping.wait(wait.seconds):
-            raise wait.error
+        """Waits before a request is sent again, and reports it unless another thread does; a stop ends the wait."""
+        stopping = self._context.controls.stopping
+        is_first = not stopping.is_set() and self._reporting.acquire(blocking=False)
+        try:
+            if is_first:
+                self._describe()
+                self._context.info(f"Waiting: {wait}.")
+            if stopping.wait(wait.seconds):
+                raise wait.error
+        finally:
+            if is_first:
+                self._reporting.release()
+
+    def _show_listing(self, listed: int) -> None:
+        """Reports a listing that takes long. Raises ConsoleError when the run is to stop."""
+        context, now = self._context, time.monotonic()
+        if context.controls.stopping.is_set():
+            raise ConsoleError("The listing was stopped.")
+        self._listing_at = min(self._listing_at, now + _LISTING_EVERY_S)
+        if now >= self._listing_at and self._reporting.acquire(blocking=False):
+            self._listing_at = now + _LISTING_EVERY_S
+            self._describe()
+            where = f"oss://{context.profile.bucket}/{context.profile.dataset_prefix}/"
+            context.info(f"Listing {where}: {counted(listed, 'object')} so far.")
+            self._reporting.release()
 
     def _describe(self) -> None:
         """Emits the first event unless it was: each record begins with one, also when training never starts."""

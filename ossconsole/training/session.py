@@ -231,6 +231,8 @@ def _describe(context: RunContext, data: TrainingData, plan: Plan, rank_info: Ra
     )
     if rank_info.is_rank_zero:
         context.report_accelerator()
+    for note in data.notes:
+        context.info(note)
     for remark in data.remarks:
         context.warn(remark.message, remark.remedy)
     if data.missing:

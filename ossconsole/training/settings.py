@@ -57,6 +57,9 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     precision: Annotated[str, _help("Precision of the forward pass.", choices=PRECISIONS)] = "auto"
     compile: Annotated[bool, _help("Compile the model with torch.compile.")] = False
     seed: Annotated[int, _help("Seed of the sample order, the augmentation and the initial weights.")] = 0
+    val_split: Annotated[
+        Fraction, _help("Share of the training images held out for validation when the dataset has none; 0 = none.")
+    ] = 0.1
     processes: Annotated[NotNegative, _help("Number of local processes, one GPU each; 0 = one per GPU.")] = 1
     prefetch_mb: Annotated[
         NotNegative,

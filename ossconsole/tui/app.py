@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from ossconsole.config.endpoints import EndpointKind
     from ossconsole.storage.jobs.job import Job
     from ossconsole.telemetry.events import Event
-    from ossconsole.training.settings import TrainSettings
     from ossconsole.tui.train.monitor import RunMonitor
+    from ossconsole.tui.train.screen import NewRun
 
 TICK_S = 0.25
 log = logging.getLogger(__name__)
@@ -283,15 +283,15 @@ class ConsoleApp(ConsoleTextualApp):
 
         profile = self.services.profile
         if profile is not None:
-            settings = await self.push_screen_wait(NewRunScreen(profile, resume=resume))
-            if settings is not None:
-                self._start_run(settings, show=bool(resume))
+            new = await self.push_screen_wait(NewRunScreen(profile, resume=resume))
+            if new is not None:
+                self._start_run(new, show=bool(resume))
 
     @work(thread=True, group="start", exit_on_error=False)
-    def _start_run(self, settings: TrainSettings, *, show: bool) -> None:
+    def _start_run(self, new: NewRun, *, show: bool) -> None:
         """In a thread: where another process has claimed the checkpoint prefix, all processes are asked."""
         try:
-            self.services.start_run(settings)
+            self.services.start_run(new.settings, new.dataset_prefix)
         except ConsoleError as error:
             self.call_from_thread(self.show_error, error)
         else:

@@ -251,8 +251,11 @@ class Services(Protocol):
     def preflight(self, kind: EndpointKind) -> None:
         """Tests that the endpoint answers a signed request. Raises ConsoleError with the reason."""
 
-    def start_run(self, settings: TrainSettings) -> RunHandle:
-        """Starts a run and makes it `run`. Raises ConsoleError while another is alive."""
+    def start_run(self, settings: TrainSettings, dataset_prefix: str = "") -> RunHandle:
+        """Starts a run and makes it `run`. Raises ConsoleError while another is alive.
+
+        An empty `dataset_prefix` is the profile's.
+        """
 
     def plan_upload(
         self, settings: UploadSettings, stop: threading.Event, on_progress: Callable[[int], None]

@@ -32,6 +32,7 @@ from PIL import Image
 from ossconsole.config.credential_sources import FixedSource
 from ossconsole.config.files import STATE_DIR_VARIABLE
 from ossconsole.config.profiles import Profile
+from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.upload.job import UploadSettings
 from ossconsole.dataset.upload.plan import create_upload
 from ossconsole.sandbox.process import SandboxProcess
@@ -86,7 +87,7 @@ def upload(
 
     watching = threading.Thread(target=watch)
     watching.start()
-    job = create_upload(profile, owner, UploadSettings(source=source, size=SIZE))
+    job = create_upload(profile, owner, UploadSettings(source=source, format=SampleFormat.IMAGE_U8, size=SIZE))
     began = time.monotonic()
     job.start()
     if first_only:

@@ -270,6 +270,21 @@ def test_a_dataset_without_a_manifest(sandboxed_bucket: Sandboxed, request: pyte
     assert "--plain" in found.remedy
 
 
+def test_a_prefix_of_images(sandboxed_bucket: Sandboxed, request: pytest.FixtureRequest) -> None:
+    profile = sandboxed_bucket.profile(request.node.name)
+    store = sandboxed_bucket.store()
+    store.profile = profile
+    for number in range(20):
+        store.put(f"{profile.dataset_prefix}/train/{'ab'[number % 2]}/{number}.jpg", b"123")
+    store.put(f"{profile.dataset_prefix}/train/a/.DS_Store", b"123")
+    found, size = checks.dataset_check(store)
+    assert (found.status, size) == (OK, 20 * 3)
+    assert "18 train, 2 val in 2 classes, image-jpeg of various sizes" in found.detail
+    assert "Listed 20 images" in found.detail
+    assert "10 % of the training images (2) are held out for validation." in found.detail
+    assert "1 object (a hidden file): train/a/.DS_Store" in found.detail
+
+
 def test_a_slow_listing_is_cut_off(
     sandboxed_bucket: Sandboxed, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,10 +293,12 @@ def test_a_slow_listing_is_cut_off(
     store.profile = profile
     store.put(f"{profile.dataset_prefix}/train/ants/a.pt", bytes(3 * 4 * 8 * 8))
     over = threading.Event()
-    monkeypatch.setattr(store, "list_all", lambda _prefix: iter(lambda: over.wait(60) and None, None))
+    list_page = store.list_page
+    monkeypatch.setattr(store, "list_page", lambda *args, **options: over.wait(60) and list_page(*args, **options))
     monkeypatch.setattr(checks, "LISTING_LIMIT_S", 0.05)
     found, _ = checks.dataset_check(store)
     over.set()
+    assert f"ossconsole manifest --dataset-prefix {profile.dataset_prefix}" in found.remedy
     assert found.status is WARN
     assert "every run" in found.detail
 

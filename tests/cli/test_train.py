@@ -21,6 +21,7 @@ from ossconsole.dataset.manifest import Manifest, Sample, object_key, write_mani
 from ossconsole.sandbox.process import SandboxProcess
 from ossconsole.storage.client import ObjectStore
 from ossconsole.telemetry import events
+from tests.dataset.conftest import jpeg
 
 DEADLINE_S = 120
 SIDE = 64
@@ -99,6 +100,28 @@ def test_json_lines_tell_the_run_and_nothing_else(start: Start) -> None:
     assert [event.step for event in found if isinstance(event, events.Step)] == [1, 2]
     assert isinstance(found[-1], events.Summary)
     assert found[-1].samples == SAMPLES - 8
+
+
+def test_a_prefix_of_photographs_needs_no_upload(start: Start, sandbox: SandboxProcess) -> None:
+    profile = msgspec.structs.replace(sandbox.profile(), dataset_prefix="photos")
+    store = ObjectStore(profile, FixedSource(sandbox.credentials()))
+    for number in range(30):
+        size = (40 + number, 60)
+        store.put(f"photos/train/{'ab'[number % 2]}/{number}.JPG", jpeg(number, size))
+    store.put("photos/train/a/broken.jpg", jpeg(1)[:40])
+    store.put("photos/train/a/readme.txt", b"text")
+    code, found, err = ended(start("--json", "--epochs=1", "--image-size=32", "--val-split=0.2", profile=profile))
+    assert code == 0, err
+    messages = [event.message for event in found if isinstance(event, events.InfoEvent)]
+    assert messages[0].startswith("Listed 31 images in ")
+    assert messages[1] == "20 % of the training images (6) are held out for validation."
+    warnings = [event.message for event in found if isinstance(event, events.WarningEvent)]
+    assert "Not used: 1 object (neither an image nor a .pt sample): train/a/readme.txt." in warnings
+    assert any(message.startswith("Skipped train/a/broken.jpg: it cannot be decoded") for message in warnings)
+    (epoch,) = [event for event in found if isinstance(event, events.Epoch)]
+    summary = found[-1]
+    assert isinstance(summary, events.Summary)
+    assert (epoch.samples + epoch.val_samples, summary.skipped_samples) == (30, 1)
 
 
 def test_max_steps_ends_early_with_validation_and_checkpoint(start: Start) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from ossconsole.dataset.formats import SampleFormat
+from ossconsole.dataset.manifest import read_manifest
 from ossconsole.dataset.upload.prepare import PreprocessConfig
 from tests.cli.uploading import Uploader, finish
 from tests.dataset.conftest import make_pictures
@@ -30,7 +32,8 @@ def source(tmp_path: Path) -> Path:
 
 
 def recipe(source: Path) -> PreprocessConfig:
-    return settings_for(source).preprocessing
+    """Of the command's default format."""
+    return settings_for(source, SampleFormat.IMAGE_JPEG).preprocessing
 
 
 def test_the_last_line_is_the_summary(uploader: Uploader, source: Path) -> None:
@@ -71,9 +74,31 @@ def test_a_dry_run_sends_nothing(uploader: Uploader, source: Path) -> None:
     assert set(summary) == SUMMARY_KEYS
     assert summary["uploaded"] == 0
     assert uploader.objects() == 0
-    shown = uploader.run(str(source), "--dry-run", "--bandwidth=0.01").out
+    shown = uploader.run(str(source), "--dry-run", "--bandwidth=0.0001").out
     assert "8 files: 6 train, 2 val in 2 classes" in shown
-    assert "s at the limit of 0.01 MB/s" in shown
+    assert "MB (estimated) as image-jpeg at 16 px" in shown
+    assert "s at the limit of 0.0001 MB/s" in shown
+
+
+def test_originals_are_the_files(uploader: Uploader, source: Path) -> None:
+    plan = uploader.run(str(source), "--originals", "--dry-run", "--json", size="").lines[0]
+    files = {str(path.relative_to(source)): path.read_bytes() for path in source.rglob("*.jpg")}
+    assert (plan["bytes_to_send"], plan["bytes_estimated"]) == (sum(map(len, files.values())), False)
+    done = uploader.run(str(source), "--originals", "--json", size="")
+    assert done.code == 0, done.err
+    assert bucket(uploader.store, uploader.profile.dataset_prefix) == files
+    other = uploader.run(str(source), size="")
+    assert other.code == 2
+    assert "holds a dataset of image-jpeg of various sizes, not of image-jpeg at 256 px" in other.err
+    assert "--format image-jpeg --originals" in other.err
+
+
+def test_each_format_has_its_own_default_size(uploader: Uploader, source: Path) -> None:
+    for arguments, size in (((), 256), (("--format", "image-u8"), 224), (("--quality", "50", "--size", "20"), 20)):
+        folder = f"{uploader.profile.dataset_prefix}/{size}"
+        done = uploader.run(str(source), *arguments, "--dataset-prefix", folder, "--json", size="")
+        assert done.code == 0, done.err
+        assert read_manifest(uploader.store, folder).size == size
 
 
 @pytest.mark.parametrize(
@@ -86,6 +111,11 @@ def test_a_dry_run_sends_nothing(uploader: Uploader, source: Path) -> None:
         (["SOURCE", "--plain"], 2, "--to"),
         (["SOURCE", "--to", "x"], 2, "--plain"),
         (["SOURCE", "--keep-ratio", "--format", "tensor-f32"], 2, "--keep-ratio"),
+        (["SOURCE", "--keep-ratio"], 2, "image-jpeg always keeps the ratio"),
+        (["SOURCE", "--originals"], 2, "--size and --quality do not apply"),  # the tests' --size
+        (["SOURCE", "--originals", "--format", "image-u8"], 2, "--originals is for image-jpeg only"),
+        (["SOURCE", "--quality", "80", "--format", "tensor-f32"], 2, "--quality is for image-jpeg only"),
+        (["SOURCE", "--quality", "101"], 2, "101"),
     ],
 )
 def test_bad_usage_is_explained(uploader: Uploader, source: Path, arguments: list[str], code: int, text: str) -> None:

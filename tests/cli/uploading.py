@@ -24,15 +24,18 @@ class Uploader:
     profile: Profile
     store: ObjectStore
 
-    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, size: str = "16", **environment: str) -> subprocess.Popen[str]:
+        """With `--size SIZE`, unless that is ""."""
         owner = self.sandboxed.owner()
         keys = {"OSS_ACCESS_KEY_ID": owner.access_key_id, "OSS_ACCESS_KEY_SECRET": owner.access_key_secret.reveal()}
         return subprocess.Popen(
             [
-                *(sys.executable, "-m", "ossconsole", "upload", "--size", "16", "--workers", "1", *arguments),
+                *(sys.executable, "-m", "ossconsole", "upload", "--workers", "1"),
+                *(("--size", size) if size else ()),
                 *("--bucket", self.profile.bucket, "--region", self.profile.region),
                 *("--dataset-prefix", self.profile.dataset_prefix),
                 *("--standard-endpoint", self.profile.standard_endpoint),
+                *arguments,
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -40,8 +43,8 @@ class Uploader:
             env={**os.environ, **keys, **environment},
         )
 
-    def run(self, *arguments: str, **environment: str) -> Done:
-        return finish(self.start(*arguments, **environment))
+    def run(self, *arguments: str, size: str = "16", **environment: str) -> Done:
+        return finish(self.start(*arguments, size=size, **environment))
 
     def objects(self) -> int:
         """How many are below the prefix."""

@@ -104,6 +104,46 @@ def test_samples_by_size_and_by_manifest(store: Counting) -> None:
     assert "expects 192 bytes (8 x 8 image-u8)" in told(store, "short.u8", b"x", index).note
 
 
+def image_file(kind: str, size: tuple[int, int], **options: Any) -> bytes:
+    sink = io.BytesIO()
+    noise = np.random.default_rng(1).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(noise).save(sink, kind, **options)
+    return sink.getvalue()
+
+
+def test_encoded_samples_by_manifest(store: Counting) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    files = {
+        "a.jpg": image_file("JPEG", (300, 200), quality=95, exif=exif),
+        "b.TIFF": image_file("TIFF", (20, 10)),
+        "large.jpg": image_file("JPEG", (1200, 900), quality=100, subsampling=0),
+        "text.jpg": b"not an image",
+    }
+    assert len(files["a.jpg"]) > PREVIEW_BYTES
+    samples = tuple(Sample(name, 0, 0, 0, bytes=len(data)) for name, data in files.items())
+    manifest = Manifest(
+        format=SampleFormat.IMAGE_JPEG,
+        size=0,
+        classes=("Formica rufa",),
+        splits={"train": (*samples, Sample("cut.jpg", 0, 8, 9, bytes=20), Sample("odd.jpg", 0, 0, 0, bytes=20))},
+    )
+    index = ManifestIndex(manifest, "contents")
+    upright = told(store, "a.jpg", files["a.jpg"], index)
+    assert (upright.label, upright.image.height, upright.image.width) == ("Formica rufa", 300, 200)
+    assert (upright.image.basis, upright.image.minimum, upright.image.is_part) == ("by the manifest", None, False)
+    tiff = told(store, "b.TIFF", files["b.TIFF"], index)
+    assert (tiff.image.height, tiff.image.width) == (10, 20)
+    large = told(store, "large.jpg", files["large.jpg"], index)
+    assert large.image.is_part
+    assert store.fetched <= PREVIEW_BYTES
+    broken = told(store, "text.jpg", files["text.jpg"], index)
+    assert isinstance(broken, BytesContent)
+    assert "not a readable image" in broken.note
+    assert "expects 20 bytes (8 x 9 image-jpeg). The object has 1." in told(store, "cut.jpg", b"x", index).note
+    assert "expects 20 bytes (image-jpeg)." in told(store, "odd.jpg", b"x", index).note
+
+
 @pytest.mark.parametrize(
     ("name", "data", "kind", "lines"),
     [

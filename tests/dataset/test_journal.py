@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.source.files import PathLocation
 from ossconsole.dataset.source.layout import PlannedSample
 from ossconsole.dataset.upload.journal import Journal, JournalError, PlanAction, SentSample
@@ -110,8 +111,8 @@ def test_rows_come_by_key_a_page_at_a_time(tmp_path: Path) -> None:
     upload(tmp_path, *names, "val/é.jpg")
     with closing(opened(tmp_path)) as journal:
         assert [row.key for row in journal.expected()] == [name[:-4] + ".u8" for name in names] + ["val/é.u8"]
-        assert [sample.key for sample in journal.samples("val", {"ants": 3})] == ["val/é.u8"]
-        assert next(journal.samples("train", {"ants": 3})).label == 3
+        assert [sample.key for sample in journal.samples("val", {"ants": 3}, SampleFormat.IMAGE_U8)] == ["val/é.u8"]
+        assert next(journal.samples("train", {"ants": 3}, SampleFormat.IMAGE_U8)).label == 3
         assert journal.has_samples("val")
         assert journal.classes() == ["ants"]
 

@@ -9,11 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ossconsole.config.errors import ConsoleError
 from ossconsole.config.profiles import Profile
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import (
-    VAL_LABELS_NAME,
     Manifest,
     ManifestError,
     ManifestMissingError,
@@ -21,7 +19,6 @@ from ossconsole.dataset.manifest import (
     check_manifest,
     encode_manifest,
     key_problem,
-    manifest_from_listing,
     manifest_key,
     read_manifest,
     write_manifest,
@@ -45,6 +42,26 @@ def changed(**changes: Any) -> Manifest:
 
 def with_sample(key: str = "train/a.u8", label: int = 0, height: int = 8, width: int = 8) -> Manifest:
     return changed(splits={"val": (Sample(key, label, height, width),)})
+
+
+def test_a_manifest_of_unknown_sizes_is_one_of_encoded_images_alone() -> None:
+    sample = Sample("train/a.jpg", 0, 0, 0, bytes=9, md5="0" * 32)
+    listed = changed(format=SampleFormat.IMAGE_JPEG, size=0, splits={"train": (sample,)})
+    check_manifest(listed, "somewhere")
+    assert msgspec.json.decode(msgspec.json.encode(listed), type=Manifest) == listed
+
+
+def encoded(size: int = 0, **sample: int) -> Manifest:
+    """Of one image file, which may have any sides."""
+    image = msgspec.structs.replace(Sample("val/a/1.PNG", 0, 0, 0, bytes=99), **sample)
+    splits = {"val": (image,)}
+    return changed(format=SampleFormat.IMAGE_JPEG, size=size, splits=splits)
+
+
+@pytest.mark.parametrize("manifest", [encoded(), encoded(256), encoded(height=60_000, width=3)])
+def test_encoded_samples_have_their_own_bytes_and_any_sides(manifest: Manifest) -> None:
+    check_manifest(manifest, "somewhere")
+    assert manifest.sample_bytes(manifest.splits["val"][0]) == 99
 
 
 def test_it_comes_back_as_it_went(store: ObjectStore, profile: Profile) -> None:
@@ -85,6 +102,10 @@ def test_streaming_gives_the_same_json_as_encoding_whole(keys: dict[str, list[st
         (with_sample(height=0), "0 x 8"),
         (with_sample(width=100_000), "100000"),
         (with_sample(key="../secret"), "leaves the dataset prefix"),
+        (changed(splits={"val": (Sample("a.u8", 0, 8, 8, bytes=192),)}), "192 bytes are not a valid size for image-u8"),
+        (encoded(bytes=0), "0 bytes are not a valid size for image-jpeg"),
+        (encoded(size=-1), "size -1"),
+        (encoded(height=70_000), "70000"),
     ],
 )
 def test_what_is_wrong_is_named(manifest: Manifest, what: str) -> None:
@@ -138,60 +159,3 @@ def test_a_refusal_of_oss_stays_one(sandboxed_bucket: Sandboxed, profile: Profil
     with pytest.raises(StorageError, match="SignatureDoesNotMatch"):
         read_manifest(store, profile.dataset_prefix)
     store.close()
-
-
-# What the tutorial's own script uploaded
-
-
-def upload_like_the_tutorial(store: ObjectStore, prefix: str, *keys: str, size: int = 3 * 4 * 8 * 8) -> None:
-    for key in keys:
-        store.put(f"{prefix}/{key}", bytes(size))
-
-
-def test_the_tutorials_objects_become_a_manifest(store: ObjectStore, profile: Profile) -> None:
-    prefix = profile.dataset_prefix
-    upload_like_the_tutorial(
-        store, prefix, "train/n02/a.pt", "train/n01/b.pt", "train/n01/notes.txt", "val/V1.pt", "val/V2.pt"
-    )
-    store.put(f"{prefix}/ILSVRC2012_val_labels.json", b'{"V1.JPEG": "n02", "other.JPEG": "n01"}')
-    manifest, unused = manifest_from_listing(store, prefix)
-    assert manifest.format is SampleFormat.TENSOR_F32
-    assert manifest.size == 8
-    assert manifest.classes == ("n01", "n02")
-    assert manifest.splits["train"] == (Sample("train/n01/b.pt", 0, 8, 8), Sample("train/n02/a.pt", 1, 8, 8))
-    assert manifest.splits["val"] == (Sample("val/V1.pt", 1, 8, 8),)
-    assert [str(group) for group in unused] == [
-        "1 object (not a .pt sample): train/n01/notes.txt",
-        "1 object (not in a class folder, and not in ILSVRC2012_val_labels.json): val/V2.pt",
-    ]
-
-
-def test_without_labels_there_is_no_val_split(store: ObjectStore, profile: Profile) -> None:
-    flat = [f"val/V{number}.pt" for number in range(5)]
-    unlabelled = f"not in a class folder, and the dataset prefix has no {VAL_LABELS_NAME}"
-    three = ", ".join(flat[:3])
-    upload_like_the_tutorial(store, profile.dataset_prefix, "train/n02/a.pt", "train/stray.pt", *flat)
-    manifest, unused = manifest_from_listing(store, profile.dataset_prefix)
-    assert list(manifest.splits) == ["train"]
-    assert [str(group) for group in unused] == [
-        "1 object (directly in train/, not in a class folder): train/stray.pt",
-        f"5 objects ({unlabelled}): {three} and 2 more",
-    ]
-
-
-def test_objects_of_different_sizes_are_named(store: ObjectStore, profile: Profile) -> None:
-    upload_like_the_tutorial(store, profile.dataset_prefix, "train/n02/a.pt")
-    upload_like_the_tutorial(store, profile.dataset_prefix, "train/n02/b.pt", size=100)
-    with pytest.raises(ConsoleError, match=r"a\.pt has 768 bytes, train/n02/b\.pt has 100"):
-        manifest_from_listing(store, profile.dataset_prefix)
-
-
-def test_objects_that_are_no_square_are_refused(store: ObjectStore, profile: Profile) -> None:
-    upload_like_the_tutorial(store, profile.dataset_prefix, "train/n02/a.pt", size=100)
-    with pytest.raises(ConsoleError, match="not a square"):
-        manifest_from_listing(store, profile.dataset_prefix)
-
-
-def test_nothing_there_is_told(store: ObjectStore, profile: Profile) -> None:
-    with pytest.raises(ManifestMissingError):
-        manifest_from_listing(store, profile.dataset_prefix)

@@ -29,7 +29,8 @@ from ossconsole.dataset.upload import prepare as preparation
 from ossconsole.dataset.upload.prepare import PreprocessConfig, crop_box, prepare
 from tests.dataset.conftest import jpeg, picture
 
-F32, U8 = SampleFormat.TENSOR_F32, SampleFormat.IMAGE_U8
+F32, U8, JPEG = SampleFormat.TENSOR_F32, SampleFormat.IMAGE_U8, SampleFormat.IMAGE_JPEG
+ORIGINALS = PreprocessConfig(JPEG, 0, originals=True)
 
 
 def pixels(data: bytes, recipe: PreprocessConfig, key: str = "train/a") -> NDArray[np.generic]:
@@ -102,7 +103,13 @@ def test_crops_cover_the_areas_and_ratios_of_random_resized_crop() -> None:
 
 
 @pytest.mark.parametrize(
-    "recipe", [PreprocessConfig(F32, 16), PreprocessConfig(U8, 16), PreprocessConfig(U8, 16, keep_ratio=True)]
+    "recipe",
+    [
+        PreprocessConfig(F32, 16),
+        PreprocessConfig(U8, 16),
+        PreprocessConfig(U8, 16, keep_ratio=True),
+        PreprocessConfig(JPEG, 16, quality=90),
+    ],
 )
 def test_the_same_seed_gives_the_same_bytes(recipe: PreprocessConfig) -> None:
     assert prepare(jpeg(1), "train/a", recipe) == prepare(jpeg(1), "train/a", recipe)
@@ -125,6 +132,9 @@ def test_the_digest_tells_recipes_apart() -> None:
         PreprocessConfig(U8, 17),
         PreprocessConfig(U8, 16, keep_ratio=True),
         PreprocessConfig(U8, 16, seed=1),
+        PreprocessConfig(JPEG, 16, quality=90),
+        PreprocessConfig(JPEG, 16, quality=80),
+        ORIGINALS,
     ]
     assert len({recipe.digest for recipe in recipes}) == len(recipes)
     assert PreprocessConfig(U8, 16).digest == PreprocessConfig(U8, 16).digest
@@ -169,6 +179,113 @@ def test_sizes_out_of_range_are_bad_usage(size: int) -> None:
 def test_the_ratio_cannot_be_kept_in_a_tensor() -> None:
     with pytest.raises(SettingsError, match="--keep-ratio"):
         PreprocessConfig(F32, 224, keep_ratio=True).check()
+
+
+# image-jpeg
+
+
+def as_jpeg(data: bytes, size: int = 16, quality: int = 90) -> Image.Image:
+    """The picture that is stored, which must be a JPEG of the prepared sides."""
+    prepared = prepare(data, "train/a", PreprocessConfig(JPEG, size, quality=quality))
+    image = Image.open(io.BytesIO(prepared.payload))
+    assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (prepared.width, prepared.height))
+    return image
+
+
+def natural(size: tuple[int, int]) -> Image.Image:
+    """A scene with soft and hard edges, and grain."""
+    rng = np.random.default_rng(7)
+    coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+    scene = np.asarray(coarse.resize(size, Image.Resampling.BICUBIC), dtype=np.int16)
+    scene = np.where(scene > 200, 255, scene) + rng.integers(-12, 13, scene.shape, dtype=np.int16)
+    return Image.fromarray(np.clip(scene, 0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("size", [(282, 250), (420, 320), (360, 640), (900, 600), (2100, 1500)])
+def test_a_stored_jpeg_has_the_pixels_of_an_antialiased_resize(kind: str, size: tuple[int, int]) -> None:
+    image = natural(size)
+    data = saved(image, kind, **({"quality": 95, "subsampling": 0} if kind == "JPEG" else {}))
+    stored = as_jpeg(data, 200)
+    assert min(stored.size) == 200
+    assert stored.width / stored.height == pytest.approx(size[0] / size[1], rel=0.01)
+    whole = Image.open(io.BytesIO(data)).resize(stored.size, Image.Resampling.BILINEAR)
+    difference = np.abs(np.asarray(stored, dtype=int) - np.asarray(whole, dtype=int))
+    assert difference.mean() < 5
+    assert np.percentile(difference, 99) < 30
+
+
+def test_the_quality_is_that_of_the_setting() -> None:
+    data = saved(natural((400, 300)), "PNG")
+    sizes = [len(prepare(data, "train/a", PreprocessConfig(JPEG, 200, quality=q)).payload) for q in (30, 60, 90)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < sizes[2] / 2
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"quality": 30, "subsampling": 0}])
+def test_a_jpeg_that_fits_is_kept_byte_for_byte(options: dict[str, Any]) -> None:
+    data = saved(natural((300, 200)), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0", **options)
+    for size in (200, 256):
+        prepared = prepare(data, "train/a", PreprocessConfig(JPEG, size, quality=90))
+        assert (prepared.height, prepared.width) == (200, 300)
+        assert prepared.payload == data
+    assert as_jpeg(data, 199).size == (298, 199)
+
+
+def test_a_smaller_picture_is_not_enlarged() -> None:
+    assert as_jpeg(saved(picture(1, (30, 20)), "PNG"), 256).size == (30, 20)
+    assert as_jpeg(jpeg(1, (400, 1)), 16).size == (400, 1)
+
+
+def test_other_pictures_that_fit_become_upright_jpegs_in_three_channels() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    scene = natural((400, 300))
+    turned = saved(scene, "JPEG", exif=exif, quality=95)
+    upright = as_jpeg(turned, 512)
+    assert upright.size == (300, 400)
+    assert not upright.getexif()
+    wanted = scene.transpose(Image.Transpose.ROTATE_270)
+    assert np.abs(np.asarray(upright, dtype=int) - np.asarray(wanted, dtype=int)).mean() < 8
+    assert as_jpeg(turned, 150).size == (150, 200)
+    for image, kind in (
+        (picture(1).convert("L"), "JPEG"),
+        (picture(1).convert("CMYK"), "JPEG"),
+        (picture(1).convert("RGBA"), "PNG"),
+        (Image.fromarray(np.zeros((30, 40), np.uint16)), "PNG"),
+    ):
+        assert as_jpeg(saved(image, kind), 64).size == (40, 30)
+
+
+def test_a_picture_that_is_too_long_for_a_jpeg_is_reported() -> None:
+    with pytest.raises(UnreadableImageError, match="longer than"):
+        as_jpeg(saved(Image.new("RGB", (65_530, 2)), "PNG"))
+    with pytest.raises(UnreadableImageError, match="longer than"):
+        prepare(saved(Image.new("RGB", (65_540, 2)), "PNG"), "train/a", ORIGINALS)
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("JPEG", "RGB"), ("JPEG", "L"), ("PNG", "RGBA"), ("WEBP", "RGB")])
+def test_originals_are_kept_byte_for_byte_with_their_upright_size(kind: str, mode: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    for options, size in (({}, (30, 40)), ({"exif": exif}, (40, 30))):
+        data = saved(picture(1, (40, 30)).convert(mode), kind, **options)
+        prepared = prepare(data, "train/a", ORIGINALS)
+        assert (prepared.payload, (prepared.height, prepared.width)) == (data, size)
+
+
+@pytest.mark.parametrize("data", [b"", b"not a picture", jpeg(1)[:30], b"%PDF-1.7\n", b"\x89PNG\r\n\x1a\n" + bytes(40)])
+def test_an_original_that_is_not_an_image_is_refused(data: bytes) -> None:
+    with pytest.raises(UnreadableImageError) as raised:
+        prepare(data, "train/a", ORIGINALS)
+    assert not re.search(r"b'|_io|PIL|struct", raised.value.message)
+
+
+@pytest.mark.parametrize("size", [16, 256])
+def test_a_damaged_jpeg_is_reported_whether_it_fits_or_not(size: int) -> None:
+    recipe = PreprocessConfig(JPEG, size, quality=90)
+    with pytest.raises(UnreadableImageError, match=r"truncated|a part of the image is missing"):
+        prepare(jpeg(1, (400, 200))[:-500], "train/a", recipe)
 
 
 # Strange pictures

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ossconsole.config.profiles import Profile
-from ossconsole.dataset.formats import SampleFormat, sample_bytes
+from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import SHARDS_NAME
 from ossconsole.dataset.shards.build import ShardBuilder, ShardUploadState
 from ossconsole.dataset.shards.index import BLOCK, encode_index, member_header, padding, read_shard_list
@@ -30,7 +30,7 @@ from ossconsole.dataset.upload.plan import plan_upload
 from ossconsole.sandbox.faults import Error, FaultPlan, Rule
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.jobs.threads import Cancelled
-from tests.dataset.conftest import jpeg, make_pictures
+from tests.dataset.conftest import jpeg, make_pictures, picture
 from tests.dataset.uploads import WAIT_S, bucket, settings_for, upload, wanted
 from tests.sandboxed import Sandboxed
 
@@ -106,7 +106,7 @@ def check_list_is_the_bucket(store: ObjectStore, profile: Profile) -> dict[str, 
         assert len(objects[shard.tar]) == shard.bytes
         assert [sample.key for sample in shard.samples] == list(members(objects[shard.tar]))
         for sample in shard.samples:
-            end = sample.offset + sample_bytes(listed.format, sample.height, sample.width)
+            end = sample.offset + sample.size(listed.format)
             found[sample.key] = objects[shard.tar][sample.offset : end]
             assert sample.crc64 == fastcrc.crc64.xz(found[sample.key])
     return found
@@ -143,6 +143,36 @@ def test_shards_hold_every_sample_once_and_the_connector_reads_and_indexes_them_
     assert found["by number"] == expected
     assert sorted(found["in passing"]) == sorted(expected)  # they come as they arrive
     assert (tmp_path / "odd.idx").read_bytes() == encode_index(blocks)  # the connector's own index of another tar
+
+
+@pytest.mark.parametrize("originals", [False, True])
+def test_shards_of_encoded_images_list_the_bytes_of_each(
+    sandboxed_bucket: Sandboxed, store: ObjectStore, profile: Profile, tmp_path: Path, originals: bool
+) -> None:
+    source = make_pictures(tmp_path / "source", train=5, val=2)
+    picture(9, (60, 50)).save(source / "train/ants/large.png")
+    size = {"size": 0, "originals": True} if originals else {"size": 32}
+    settings = sharded(source, SampleFormat.IMAGE_JPEG, **size)
+    plan = plan_upload(profile, sandboxed_bucket.owner, settings)
+    summary = upload(profile, sandboxed_bucket.owner, settings)
+    assert (summary.uploaded, summary.failed) == (8, 0)
+    found = check_list_is_the_bucket(store, profile)
+    listed = read_shard_list(store, profile.dataset_prefix)
+    assert (listed.format, listed.size) == (SampleFormat.IMAGE_JPEG, settings.size)
+    assert {sample.key: sample.bytes for shard in listed.shards for sample in shard.samples} == {
+        key: len(data) for key, data in found.items()
+    }
+    if originals:
+        files = (path for path in source.rglob("*") if path.is_file())
+        assert found == {str(path.relative_to(source)): path.read_bytes() for path in files}
+    else:
+        assert found.items() > wanted(source, settings.preprocessing).items()
+        assert "train/ants/large.png.jpg" in found
+    assert plan.stored_bytes == pytest.approx(summary.bytes, rel=0.3)  # the tars' ends and long headers are not planned
+    again = upload(profile, sandboxed_bucket.owner, settings)
+    assert (again.uploaded, again.unchanged) == (0, 8)
+    plan = plan_upload(profile, sandboxed_bucket.owner, settings)
+    assert (plan.to_send, plan.unchanged, plan.bytes_to_send) == (0, 8, 0)
 
 
 def test_labels_and_shapes_are_listed_where_the_key_does_not_tell_them(

@@ -8,6 +8,7 @@ import shutil
 import tarfile
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -20,14 +21,14 @@ from ossconsole.config.files import STATE_DIR_VARIABLE
 from ossconsole.config.profiles import Profile
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import manifest_key, read_manifest
-from ossconsole.dataset.upload.job import PrefixTakenError
+from ossconsole.dataset.upload.job import PrefixTakenError, UploadSettings
 from ossconsole.dataset.upload.journal import Journal, JournalError, journal_path
 from ossconsole.dataset.upload.plan import create_upload, plan_upload
 from ossconsole.dataset.upload.prepare import prepare
 from ossconsole.dataset.upload.progress import Phase
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
-from tests.dataset.conftest import jpeg, make_pictures
+from tests.dataset.conftest import jpeg, make_pictures, picture
 from tests.dataset.uploads import WAIT_S, bucket, check_manifest_is_the_bucket, settings_for, until, upload, wanted
 from tests.sandboxed import Sandboxed
 
@@ -209,6 +210,115 @@ def test_ratio_kept_samples_have_their_own_sizes(
     sizes = {sample.key: (sample.height, sample.width) for sample in manifest.splits["train"]}
     assert sizes["train/ants/tall.u8"] == (32, 16)
     assert sizes["train/ants/0.u8"] == (16, 21)
+
+
+# image-jpeg
+
+
+def encoded(source: Path, **changes: object) -> UploadSettings:
+    return settings_for(source, SampleFormat.IMAGE_JPEG, **changes)
+
+
+def originals(source: Path, **changes: object) -> UploadSettings:
+    return encoded(source, size=0, originals=True, **changes)
+
+
+def files_of(source: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(source)): path.read_bytes() for path in source.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def mixed(source: Path) -> Path:
+    """Pictures of several kinds and sizes; two of them have one name but for its ending."""
+    picture(20, (64, 48)).save(source / "train/ants/wide.png")
+    picture(21, (20, 90)).save(source / "train/bees/tall.WEBP")
+    picture(22, (50, 50)).save(source / "train/bees/1.jpeg", quality=50)
+    return source
+
+
+def test_originals_are_sent_as_they_are_under_their_own_names(
+    sandboxed_bucket: Sandboxed, store: ObjectStore, profile: Profile, mixed: Path
+) -> None:
+    files = files_of(mixed)
+    (mixed / "train/ants/text.jpg").write_bytes(b"not an image")
+    plan = plan_upload(profile, sandboxed_bucket.owner, originals(mixed))
+    assert plan.bytes_to_send == plan.stored_bytes == sum(map(len, files.values())) + len(b"not an image")
+    assert not plan.bytes_estimated
+    summary = upload(profile, sandboxed_bucket.owner, originals(mixed))
+    assert (summary.uploaded, summary.failed) == (11, 1)
+    assert [(failure.path, failure.reason) for failure in summary.failures] == [
+        ("train/ants/text.jpg", "not a readable image")
+    ]
+    assert summary.bytes == sum(map(len, files.values()))
+    assert bucket(store, profile.dataset_prefix) == files
+    manifest = check_manifest_is_the_bucket(store, profile.dataset_prefix)
+    assert (manifest.format, manifest.size) == (SampleFormat.IMAGE_JPEG, 0)
+    assert manifest.preparation["images"] == "the original files"
+    sizes = {sample.key: (sample.height, sample.width) for sample in manifest.splits["train"]}
+    assert sizes["train/ants/wide.png"] == (48, 64)
+    assert sizes["train/bees/tall.WEBP"] == (90, 20)
+    content_type = store.head(f"{profile.dataset_prefix}/train/ants/wide.png").headers["content-type"]
+    assert content_type == "image/png"
+    again = upload(profile, sandboxed_bucket.owner, originals(mixed))
+    assert (again.uploaded, again.unchanged, again.failed) == (0, 11, 1)
+
+
+def test_jpegs_of_different_sizes_are_planned_sent_and_resumed(
+    sandboxed_bucket: Sandboxed, store: ObjectStore, profile: Profile, mixed: Path
+) -> None:
+    settings = encoded(mixed, size=32)
+    plan = plan_upload(profile, sandboxed_bucket.owner, settings)
+    assert plan.bytes_estimated
+    summary = upload(profile, sandboxed_bucket.owner, settings)
+    assert (summary.uploaded, summary.failed) == (11, 0)
+    assert plan.bytes_to_send == plan.stored_bytes == pytest.approx(summary.bytes, rel=0.3)
+    sent = bucket(store, profile.dataset_prefix)
+    assert {"train/ants/wide.png.jpg", "train/bees/1.jpg"} < set(sent)
+    assert len({"train/bees/1.jpeg.jpg", "train/bees/1.jpg.jpg"} & set(sent)) == 1  # of the one that came second
+    manifest = check_manifest_is_the_bucket(store, profile.dataset_prefix)
+    assert (manifest.format, manifest.size) == (SampleFormat.IMAGE_JPEG, 32)
+    sizes = {sample.key: (sample.height, sample.width) for sample in manifest.splits["train"]}
+    assert sizes["train/bees/tall.WEBP.jpg"] == (90, 20)  # not enlarged
+    assert sizes["train/ants/wide.png.jpg"] == (32, 42)
+    key = f"{profile.dataset_prefix}/train/ants/wide.png.jpg"
+    assert store.head(key).headers["content-type"] == "image/jpeg"
+    store.put(key, sent["train/ants/wide.png.jpg"][:-1])
+    again = upload(profile, sandboxed_bucket.owner, settings)
+    assert (again.uploaded, again.unchanged) == (1, 10)
+    assert bucket(store, profile.dataset_prefix) == sent
+    plan = plan_upload(profile, sandboxed_bucket.owner, settings)
+    assert (plan.to_send, plan.bytes_to_send) == (0, 0)
+    assert plan.stored_bytes == pytest.approx(summary.bytes, rel=0.3)
+    low = upload(profile, sandboxed_bucket.owner, encoded(mixed, size=32, quality=20))
+    assert low.bytes < summary.bytes
+    check_manifest_is_the_bucket(store, profile.dataset_prefix)
+
+
+def test_original_files_and_jpegs_of_a_size_do_not_share_a_prefix(
+    sandboxed_bucket: Sandboxed, profile: Profile, source: Path
+) -> None:
+    upload(profile, sandboxed_bucket.owner, originals(source))
+    with pytest.raises(PrefixTakenError, match="image-jpeg of various sizes, not of image-jpeg at 16 px") as caught:
+        upload(profile, sandboxed_bucket.owner, encoded(source))
+    assert "--format image-jpeg --originals" in caught.value.remedy
+
+
+@pytest.mark.parametrize("change", [encoded, originals])
+def test_an_unfinished_upload_in_another_format_is_not_mixed_in(
+    sandboxed_bucket: Sandboxed,
+    store: ObjectStore,
+    profile: Profile,
+    source: Path,
+    change: Callable[[Path], UploadSettings],
+) -> None:
+    upload(profile, sandboxed_bucket.owner, settings_for(source))
+    store.delete(manifest_key(profile.dataset_prefix))  # as if it had been cancelled
+    (source / "train/ants/0.jpg").unlink()
+    summary = upload(profile, sandboxed_bucket.owner, change(source))
+    assert (summary.uploaded, summary.failed, summary.removed, summary.unknown) == (7, 0, (), 8)
+    manifest = read_manifest(store, profile.dataset_prefix)
+    keys = {sample.key for samples in manifest.splits.values() for sample in samples}
+    assert keys == {str(path.relative_to(source)) for path in source.rglob("*.jpg")}
 
 
 # Refusals of the whole

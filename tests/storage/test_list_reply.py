@@ -31,7 +31,12 @@ class TheirResult:
 def theirs(body: bytes) -> ListPage:
     found = TheirResult()
     xml_utils.parse_list_objects_v2(found, body)
-    objects = [ObjectSummary(o.key, o.size, o.last_modified, o.storage_class, o.etag) for o in found.object_list]
+    objects = [
+        ObjectSummary(
+            o.key, o.size, o.last_modified, o.storage_class, o.etag, o.type, "false" in (o.restore_info or "")
+        )
+        for o in found.object_list
+    ]
     return ListPage(objects, found.prefix_list, found.next_continuation_token)
 
 
@@ -44,7 +49,9 @@ def reply(keys: list[str], **query: str) -> bytes:
             etag=f"{at:032X}",
             crc64=0,
             modified=1_700_000_000.0 + at * 86_399,
-            attributes=Attributes(storage_class="IA" if at % 2 else "Standard"),
+            type="Multipart" if at % 3 else "Normal",
+            attributes=Attributes(storage_class="Archive" if at % 2 else "Standard"),
+            restored_until=1_800_000_000.0 if at % 4 == 1 else None,
         )
         for at, key in enumerate(sorted(keys, key=str.encode))
     ]

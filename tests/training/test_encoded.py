@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fastcrc
@@ -14,7 +15,10 @@ import pytest
 from PIL import Image
 
 from ossconsole.dataset.formats import SampleFormat
+from ossconsole.dataset.listing import manifest_from_listing
 from ossconsole.dataset.manifest import Manifest, Sample, object_key, write_manifest
+from ossconsole.sandbox.control import SandboxControl
+from ossconsole.sandbox.faults import Corrupt, FaultPlan, Rule
 from ossconsole.telemetry import events
 from ossconsole.training.data import TrainingData
 from ossconsole.training.loading.loader import Batch, BatchLoader
@@ -124,10 +128,56 @@ def test_a_corrupt_image_is_skipped_named_and_counted(
     ]
     manifest = Manifest(format=SampleFormat.IMAGE_JPEG, size=0, classes=CLASSES, splits={"train": tuple(samples)})
     write_manifest(store, prefix, manifest)
-    found = finished(start_run(bucket.profile, batch_size=10, image_size=32))
+    found = finished(start_run(bucket.profile, batch_size=10, image_size=32, val_split=0.0))
     warnings = [event.message for event in found if isinstance(event, events.WarningEvent)]
     relative = key.removeprefix(f"{prefix}/")
     assert any(f"Skipped {relative}: it cannot be decoded: " in message for message in warnings), warnings
     summary = found[-1]
     assert isinstance(summary, events.Summary)
     assert (summary.samples, summary.skipped_samples) == (COUNTS["train"] - 1, 1)
+
+
+def with_etags(bucket: Bucket, etag_of: Callable[[Sample], str]) -> TrainingData:
+    """The images as a listing gives them, without CRC64, and with other ETags."""
+    listed, _ = manifest_from_listing(bucket.store(), bucket.profile.dataset_prefix)
+    splits = {
+        split: tuple(msgspec.structs.replace(sample, md5=etag_of(sample)) for sample in samples)
+        for split, samples in listed.splits.items()
+    }
+    return TrainingData(msgspec.structs.replace(listed, splits=splits), bucket.profile.dataset_prefix)
+
+
+@pytest.fixture
+def unchecked(bucket: Bucket, images: TrainingData) -> TrainingData:
+    """The listed images without any checksum."""
+    assert images.format.encoded
+    return with_etags(bucket, lambda _: "")
+
+
+def test_bytes_that_differ_from_the_etag_are_read_again(
+    bucket: Bucket, unchecked: TrainingData, tmp_path: Path
+) -> None:
+    expected = rows_of(batches(bucket, unchecked, tmp_path))
+    control = SandboxControl(bucket.sandbox.info)
+    corrupt = Rule(action=Corrupt(), operation="GetObject", key=f"{bucket.profile.dataset_prefix}/train/*", times=1)
+    data = with_etags(bucket, lambda sample: sample.md5)
+    control.set_faults(FaultPlan(rules=[corrupt]))
+    try:
+        assert rows_of(batches(bucket, data, tmp_path)) == expected
+        assert control.status().fault_hits == [1]
+    finally:
+        control.clear_faults()
+
+
+def test_etags_that_are_no_md5s_are_no_longer_compared(bucket: Bucket, unchecked: TrainingData, tmp_path: Path) -> None:
+    data = with_etags(bucket, lambda sample: hashlib.md5(sample.key.encode()).hexdigest())
+    retries = []
+
+    def counted() -> Iterator[Batch]:
+        for batch in batches(bucket, data, tmp_path):
+            assert not batch.bad
+            retries.append(batch.retries)
+            yield batch
+
+    assert rows_of(counted()) == rows_of(batches(bucket, unchecked, tmp_path))
+    assert retries == [1, *[0] * (len(retries) - 1)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from collections.abc import Callable
 
 import msgspec
 import pytest
@@ -14,6 +15,7 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.dataset.manifest import object_key
 from ossconsole.sandbox.control import SandboxControl
 from ossconsole.sandbox.faults import Error, FaultPlan, Rule
+from ossconsole.storage.client import ObjectStore
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.runs import read_events
@@ -159,7 +161,9 @@ def test_a_run_stopped_while_torch_loads_ends_without_a_model(
     stable = keep_good(bucket)
     gate = threading.Event()
     runs: list[TrainingRun] = []
-    monkeypatch.setattr("ossconsole.training.data.training_data", lambda *_: gate.wait(DEADLINE_S) and bucket.data)
+    monkeypatch.setattr(
+        "ossconsole.training.data.training_data", lambda *_, **__: gate.wait(DEADLINE_S) and bucket.data
+    )
     runs.append(start_run())
     gate.set()
     found = finished(runs[0])
@@ -171,7 +175,9 @@ def test_a_run_stopped_while_it_loads_is_abandoned(
     bucket: Bucket, start_run: StartRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = threading.Event()
-    monkeypatch.setattr("ossconsole.training.data.training_data", lambda *_: loaded.wait(DEADLINE_S) and bucket.data)
+    monkeypatch.setattr(
+        "ossconsole.training.data.training_data", lambda *_, **__: loaded.wait(DEADLINE_S) and bucket.data
+    )
     run = start_run()
     run.stop()
     run.wait_for_stop()
@@ -410,6 +416,67 @@ def test_unused_objects_of_a_dataset_are_reported(bucket: Bucket, start_run: Sta
     assert "val/V0.pt, val/V1.pt" in warnings[0].message
     assert f"ILSVRC2012_val_labels.json --plain --to {profile.dataset_prefix}" in warnings[0].remedy
     assert any("no validation samples" in event.message for event in found if isinstance(event, events.InfoEvent))
+
+
+def test_a_listing_is_reported_and_a_stop_ends_it(
+    bucket: Bucket, start_run: StartRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profile = msgspec.structs.replace(bucket.profile, dataset_prefix=f"{bucket.profile.dataset_prefix}/long")
+    bucket.store().put(object_key(profile.dataset_prefix, "train/ants/1.jpg"), b"an image")
+    counts: list[int] = []
+
+    def endless(_store: object, _prefix: str, on_progress: Callable[[int], None]) -> None:
+        while True:
+            counts.append(1000 * len(counts))
+            on_progress(counts[-1])
+
+    def stop(event: events.Event) -> None:
+        if isinstance(event, events.InfoEvent) and "Listing" in event.message and counts[-1] >= 2000:
+            runs[0].stop()
+
+    monkeypatch.setattr("ossconsole.training.data.manifest_from_listing", endless)
+    monkeypatch.setattr("ossconsole.training.run._LISTING_EVERY_S", 0.0)
+    runs: list[TrainingRun] = []
+    stable = keep_good(bucket)
+    gate = threading.Event()
+    exists = ObjectStore.exists
+    monkeypatch.setattr(ObjectStore, "exists", lambda *args: gate.wait(DEADLINE_S) and exists(*args))
+    runs.append(start_run(profile, on_event=stop))
+    gate.set()
+    found = finished(runs[0])
+    messages = [event.message for event in found if isinstance(event, events.InfoEvent)]
+    where = f"oss://{profile.bucket}/{profile.dataset_prefix}/"
+    assert messages[:3] == [f"Listing {where}: {count} objects so far." for count in ("0", "1,000", "2,000")]
+    assert "Nothing has been trained yet" in messages[3]
+    assert [type(event) for event in found[-2:]] == [events.State, events.Summary]
+    assert isinstance(found[0], events.Run)
+    assert found[-1].state is RunState.STOPPED  # type: ignore[union-attr]
+    assert objects_below(bucket)[stable] == GOOD
+
+
+def test_a_throttled_listing_is_reported_once(bucket: Bucket, start_run: StartRun) -> None:
+    """Its 16 threads wait at the same time."""
+    profile = msgspec.structs.replace(bucket.profile, dataset_prefix=f"{bucket.profile.dataset_prefix}/throttled")
+    for name in range(20):
+        bucket.store().put(object_key(profile.dataset_prefix, f"train/{name}/1.jpg"), b"an image")
+    waiting = threading.Event()
+
+    def listen(event: events.Event) -> None:
+        if isinstance(event, events.InfoEvent) and "OSS is throttling" in event.message:
+            waiting.set()
+
+    throttled = Error(code="QpsLimitExceeded", status=429, qos_delay_ms=170_000)
+    control = SandboxControl(bucket.sandbox.info)
+    control.set_faults(FaultPlan(rules=[Rule(action=throttled, operation="ListObjects", skip=3)]))
+    try:
+        run = start_run(profile, on_event=listen)
+        assert waiting.wait(DEADLINE_S)
+        run.stop()
+        found = finished(run)
+    finally:
+        control.clear_faults()
+    messages = [event.message for event in found if isinstance(event, events.InfoEvent)]
+    assert sum("OSS is throttling" in message for message in messages) == 1
 
 
 def test_a_throttled_manifest_is_waited_for_and_a_stop_ends_the_wait(bucket: Bucket, start_run: StartRun) -> None:

@@ -145,7 +145,7 @@ def upload_progress(**changes: object) -> UploadProgress:
         "bytes_per_s": 1_219_277.0,
         "eta_s": 37.0,
         "bottleneck": PipelineStage.PREPARE,
-        "workers": ("train/ants/0013035.u8", "train/bees/1092977343_cb42b38d62.u8"),
+        "workers": ("train/ants/0013035.jpg", "train/bees/1092977343_cb42b38d62.jpg"),
         "sending": 3,
         "parallelism": 16,
         "bandwidth": None,
@@ -225,6 +225,7 @@ class FakeServices:
     stores: dict[EndpointKind, FakeStore] = field(default_factory=lambda: {kind: FakeStore() for kind in EndpointKind})
     unreachable: dict[EndpointKind, ConsoleError] = field(default_factory=dict)
     started: list[TrainSettings] = field(default_factory=list)
+    started_on: list[str] = field(default_factory=list)
     own_upload: FakeUpload | None = None
     plan: UploadPlan | ConsoleError = _NO_FILES
     planned: list[UploadSettings] = field(default_factory=list)
@@ -281,9 +282,10 @@ class FakeServices:
         if kind in self.unreachable:
             raise self.unreachable[kind]
 
-    def start_run(self, settings: TrainSettings) -> FakeRun:
+    def start_run(self, settings: TrainSettings, dataset_prefix: str = "") -> FakeRun:
         may_block()
         self.started.append(settings)
+        self.started_on.append(dataset_prefix)
         self.run = FakeRun(state=RunState.STARTING)
         return self.run
 

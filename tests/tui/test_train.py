@@ -192,6 +192,38 @@ async def test_the_form_starts_a_run_and_is_remembered(make_app: AppMaker) -> No
         assert app.screen.query_one("#field-batch_size", Input).value == "64"
 
 
+async def test_the_form_names_the_dataset_of_the_run(make_app: AppMaker) -> None:
+    services = FakeServices()
+    app = make_app(services)
+    assert services.profile is not None
+    own = services.profile.dataset_prefix
+
+    async def start_on(typed: str) -> str:
+        """Starts a run on what is typed as its dataset, and returns what the form showed before."""
+        services.run = None
+        await settle(pilot)
+        await pilot.press("n")
+        await settle(pilot)
+        field = app.screen.query_one("#field-dataset_prefix", Input)
+        shown_before, field.value = field.value, typed
+        await pilot.press("enter")
+        await settle(pilot)
+        return shown_before
+
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        assert await start_on("photos/") == own
+        assert await start_on(own) == "photos"
+        assert await start_on("  ") == own
+        assert isinstance(app.screen, NewRunScreen)
+        assert app.focused is not None
+        assert app.focused.id == "field-dataset_prefix"
+        await pilot.press("ctrl+r")
+        assert app.screen.query_one("#field-dataset_prefix", Input).value == own
+        assert app.screen.query_one("#field-val_split", Input).value == "0.1"
+    assert services.started_on == ["photos", own]
+
+
 async def test_a_run_starts_when_its_settings_cannot_be_kept(
     make_app: AppMaker, lose_state: Callable[[], None]
 ) -> None:

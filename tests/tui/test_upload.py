@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from textual.widgets import Input, Select
@@ -31,8 +32,9 @@ PLAN = UploadPlan(
     lost=1,
     samples={"train": 240, "val": 156},
     classes=("ants", "bees"),
-    bytes_to_send=58_705_920,
-    stored_bytes=59_608_080,
+    bytes_to_send=10_582_000,
+    stored_bytes=10_744_800,
+    bytes_estimated=True,
     prepare_s=4.2,
     usd_per_month=0.001,
     notes=(Failure("train/ants/torn.jpg", "a symbolic link to nothing"),),
@@ -42,7 +44,7 @@ SUMMARY = UploadSummary(
     uploaded=395,
     skipped=1,
     failed=2,
-    bytes=59_458_560,
+    bytes=10_717_900,
     seconds=6.0,
     samples_per_s=65.8,
     ignored=1,
@@ -72,7 +74,12 @@ async def test_the_plan_comes_first_and_then_starts(make_app: AppMaker) -> None:
         await pilot.press("ctrl+s")
         await settle(pilot)
         text = shown(app)
-        for words in ("240 train, 156 val, in 2 classes", "ants, bees", "390 samples, 58.7 MB", "imageNotFound.gif"):
+        for words in (
+            "240 train, 156 val, in 2 classes",
+            "ants, bees",
+            "390 samples, about 10.6 MB as image-jpeg at 256 px",
+            "imageNotFound.gif",
+        ):
             assert words in text, words
         assert "estimated" in text
         assert services.uploads == []
@@ -120,6 +127,32 @@ async def test_the_selected_settings_are_used_and_remembered(make_app: AppMaker)
         assert again.screen.query_one("#size", Select).value == "64"
 
 
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("image-jpeg", {"size": 256, "quality": 90}),
+        ("originals", {"originals": True}),
+        ("image-u8", {"format": SampleFormat.IMAGE_U8, "size": 224}),
+        ("image-u8 uncropped", {"format": SampleFormat.IMAGE_U8, "size": 224, "keep_ratio": True}),
+        ("tensor-f32", {"format": SampleFormat.TENSOR_F32, "size": 224}),
+    ],
+)
+async def test_every_format_of_the_list_has_a_plan(make_app: AppMaker, name: str, settings: dict[str, Any]) -> None:
+    services = FakeServices(plan=PLAN)
+    app = make_app(services, "upload")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        app.screen.query_one("#source", Input).value = "/data/pictures"
+        app.screen.query_one("#format", Select).value = name
+        await settle(pilot)
+        assert app.screen.query_one("#size", Select).disabled == (name == "originals")
+        await pilot.press("ctrl+s")
+        await settle(pilot)
+    (planned,) = services.planned
+    assert planned == UploadSettings(source=Path("/data/pictures"), **settings)
+    planned.preprocessing.check()
+
+
 async def test_a_change_after_the_plan_asks_for_a_new_plan(make_app: AppMaker) -> None:
     services = FakeServices(plan=PLAN)
     app = make_app(services, "upload")
@@ -139,7 +172,7 @@ async def test_a_change_after_the_plan_asks_for_a_new_plan(make_app: AppMaker) -
 async def test_an_invalid_source_is_reported_with_its_remedy(make_app: AppMaker) -> None:
     services = FakeServices(plan=ConsoleError("/nowhere does not exist.", remedy="Enter a folder."))
     app = make_app(services, "upload")
-    async with app.run_test(size=(80, 24), notifications=True) as pilot:
+    async with app.run_test(size=(80, 30), notifications=True) as pilot:
         await settle(pilot)
         await pilot.press("ctrl+s")
         assert app.screen.focused is app.screen.query_one("#source")
@@ -160,7 +193,7 @@ async def test_progress_shows_counts_rates_and_the_bottleneck(make_app: AppMaker
         *("uploading", "25 %", "8.1", "1.2", "0:37", "of 400", "prepare", "5 retries", "3 of 16 in parallel, no cap"),
         *(
             "90 uploaded   7 unchanged   1 ignored   2 failed",
-            "train/ants/0013035.u8",
+            "train/ants/0013035.jpg",
             "truncated",
             "/data/pictures",
         ),
@@ -333,7 +366,7 @@ async def test_mode_keys_work_immediately_and_escape_leaves_the_input(make_app: 
 
 @pytest.mark.parametrize("size", [(60, 18), (200, 60)])
 async def test_every_state_fits_every_size(make_app: AppMaker, size: tuple[int, int]) -> None:
-    many = tuple(f"train/class/{number}.u8" for number in range(64))
+    many = tuple(f"train/class/{number}.jpg" for number in range(64))
     for services in (FakeServices(), running(workers=many), ended(Phase.CANCELLED)):
         app = make_app(services, "upload")
         async with app.run_test(size=size) as pilot:

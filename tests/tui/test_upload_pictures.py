@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import simplejpeg
 from textual.pilot import Pilot
 from textual.widgets import Input
 
@@ -26,8 +27,9 @@ Compare = Callable[..., bool]
 
 def with_picture(**changes: object) -> FakeServices:
     services = running(**changes)
-    pixels = draw("disc", np.random.default_rng(3)).transpose(2, 0, 1)
-    picture = SamplePreview("train/disc/1.u8", pixels.shape[1], pixels.shape[2], np.ascontiguousarray(pixels).tobytes())
+    pixels = draw("disc", np.random.default_rng(3))
+    payload = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), 90)
+    picture = SamplePreview("train/disc/1.jpg", pixels.shape[0], pixels.shape[1], payload)
     assert services.own_upload is not None
     services.own_upload.sample = picture
     return services

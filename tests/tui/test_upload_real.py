@@ -55,7 +55,7 @@ async def test_from_form_to_manifest_with_a_retry_of_failures(
     source = make_pictures(tmp_path / "pictures", train=20, val=4)
     (source / "train/ants/broken.jpg").write_bytes(b"no picture")
     services = RealUploads(sandboxed_bucket.profile("screen"), sandboxed_bucket)
-    denied = Rule(action=Error(code="AccessDenied"), method="PUT", key="*/train/ants/8.u8")
+    denied = Rule(action=Error(code="AccessDenied"), method="PUT", key="*/train/ants/8.jpg")
     app = make_app(services, "upload")
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(pilot)

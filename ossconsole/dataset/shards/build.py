@@ -33,7 +33,7 @@ from ossconsole.dataset.upload.job import UploadJob
 from ossconsole.dataset.upload.journal import PlanAction
 from ossconsole.dataset.upload.prepare import PreprocessConfig
 from ossconsole.dataset.upload.progress import Counts, SamplePreview
-from ossconsole.dataset.upload.worker import Done, PrepareProcesses, Task, Worker
+from ossconsole.dataset.upload.worker import Done, InlineWorker, PrepareProcesses, Task, Worker
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.jobs.job import Failure
 from ossconsole.storage.multipart import ResumableUpload
@@ -83,10 +83,10 @@ class ShardPlanner:
 
     def add(self, sample: PlannedSample, suffix: str) -> PlanAction:
         """SEND, CONFLICT where other files have its keys, or REPEATED where its name occurred before."""
-        for key in (sample.key, sample.spare_key):
-            if self._take(sample, key + suffix):
+        for key in sample.keys(suffix):
+            if self._take(sample, key):
                 return PlanAction.SEND
-            (row,) = self._db.execute("SELECT row FROM plan WHERE key = ?", (key + suffix,)).fetchone()
+            (row,) = self._db.execute("SELECT row FROM plan WHERE key = ?", (key,)).fetchone()
             if self._decode(row).path == sample.path:
                 return PlanAction.REPEATED
         return PlanAction.CONFLICT
@@ -246,7 +246,7 @@ class ShardBuilder:
         self._stats = job.stats
         self._count = job.settings.worker_count
         self._processes: PrepareProcesses | None = None
-        self._workers: list[Worker] = []
+        self._workers: list[Worker | InlineWorker] = []
 
     def __enter__(self) -> ShardBuilder:
         return self
@@ -262,6 +262,7 @@ class ShardBuilder:
     def build(self, shard_plan: ShardPlan) -> Built:
         """Writes the tar of the images that can be prepared; the others count as failed. Raises OSError, Cancelled."""
         path = self._folder / shard_plan.tar.replace("/", "-")
+        encoded = self._job.settings.format.encoded
         members: list[ShardSample] = []
         blocks: list[int] = []
         size = crc64 = 0
@@ -273,8 +274,9 @@ class ShardBuilder:
                 self._stats.preview = SamplePreview(row.key, done.height, done.width, payload)
                 header = member_header(row.key, len(payload))
                 data = b"".join((header, payload, padding(len(payload))))
-                checksum = fastcrc.crc64.xz(payload)
-                members.append(ShardSample(row.key, 0, done.height, done.width, size + len(header), crc64=checksum))
+                checksum, listed = fastcrc.crc64.xz(payload), len(payload) if encoded else 0
+                offset = size + len(header)
+                members.append(ShardSample(row.key, 0, done.height, done.width, offset, listed, checksum))
                 blocks.append(len(data) // BLOCK)
                 file.write(data)
                 size, crc64 = size + len(data), fastcrc.crc64.xz(data, crc64)
@@ -304,7 +306,7 @@ class ShardBuilder:
             self._stats.add_busy_time(read=done.read_s, prepare=done.prepare_s)
             yield row, done, payload
 
-    def _worker(self, number: int) -> Worker:
+    def _worker(self, number: int) -> Worker | InlineWorker:
         if not self._processes:
             self._processes = PrepareProcesses(self._job.settings.preprocessing, self._count)
             self._workers = [self._processes.worker() for _ in range(self._count)]

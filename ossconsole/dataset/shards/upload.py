@@ -64,7 +64,7 @@ def known_shards(store: ObjectStore, prefix: str, settings: UploadSettings) -> E
     listed = known.list
     if listed is not None and (listed.format, listed.size) != (settings.format, settings.size):
         raise PrefixTakenError(
-            f"{store.uri(prefix)} holds shards of {listed.format} at {listed.size} px.",
+            f"{store.uri(prefix)} holds shards of {listed.format.at_size(listed.size)}.",
             remedy="Use another prefix for these with --dataset-prefix.",
         )
     return known
@@ -120,7 +120,7 @@ class ShardUpload(UploadJob):
 
     def _read(self, layout: Layout, planner: ShardPlanner) -> tuple[str, ...]:
         """Plans every file; returns the classes in label order."""
-        suffix = self.settings.format.suffix
+        suffix = self.settings.preprocessing.suffix
         classes: set[str] = set()
         for item in layout.items():
             self.gate.check()

@@ -72,6 +72,10 @@ class PlannedSample(msgspec.Struct, frozen=True, gc=False):
     mtime_ns: int
     location: FileLocation
 
+    def keys(self, suffix: str) -> tuple[str, ...]:
+        """The key and the spare key with the format's `suffix`; for "" the key that keeps the file's own suffix."""
+        return (self.key + suffix, self.spare_key + suffix) if suffix else (self.spare_key,)
+
 
 class SkippedFile(msgspec.Struct, frozen=True, gc=False):
     """A file that does not become a sample, and why. `lost` when it should have become one."""

@@ -28,7 +28,7 @@ from ossconsole.dataset.manifest import (
     read_manifest_head,
 )
 from ossconsole.dataset.source.layout import Layout, SkippedFile
-from ossconsole.dataset.upload.prepare import PreprocessConfig
+from ossconsole.dataset.upload.prepare import DEFAULT_QUALITY, PreprocessConfig
 from ossconsole.dataset.upload.progress import (
     IGNORED,
     Counts,
@@ -43,7 +43,6 @@ from ossconsole.storage.jobs.job import BackgroundJob, Failure, JobState
 from ossconsole.storage.jobs.threads import BandwidthCap, ThreadPool
 from ossconsole.storage.retry import RetryPolicy, Wait
 
-DEFAULT_SIZE = 224
 DEFAULT_PARALLELISM = 32
 MAX_PARALLELISM = 64
 KEPT_FAILURES = 1000
@@ -54,15 +53,18 @@ RETRIES = RetryPolicy(attempts=6)
 class UploadSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What to upload and how.
 
-    `size` is in pixels (the short side with `keep_ratio`), `seed` fixes the random crops of tensor-f32, `workers` are
-    preparation processes (0: one per core), `parallelism` samples sent simultaneously, `bandwidth` bytes per second
+    `size` and `quality` are as in PreprocessConfig (0: the format's default), `seed` fixes the random crops of
+    tensor-f32. With `originals` (image-jpeg) the files are sent as they are. `workers` are preparation processes
+    (0: one per core), `parallelism` samples sent simultaneously, `bandwidth` bytes per second
     (None: no cap). With `prune`, samples whose files are missing from the source are deleted from the bucket.
     `per_shard` samples go into one tar (0: each becomes an object). `prefix` is the dataset's ("": the profile's).
     """
 
     source: Path
-    format: SampleFormat = SampleFormat.IMAGE_U8
-    size: int = DEFAULT_SIZE
+    format: SampleFormat = SampleFormat.IMAGE_JPEG
+    size: int = 0
+    quality: int = 0
+    originals: bool = False
     keep_ratio: bool = False
     seed: int = 0
     workers: int = 0
@@ -72,10 +74,24 @@ class UploadSettings(msgspec.Struct, frozen=True, kw_only=True):
     per_shard: int = 0
     prefix: str = ""
 
+    def __post_init__(self) -> None:
+        if self.originals:
+            return
+        msgspec.structs.force_setattr(self, "size", self.size or self.format.default_size)
+        if self.format is SampleFormat.IMAGE_JPEG:
+            msgspec.structs.force_setattr(self, "quality", self.quality or DEFAULT_QUALITY)
+
     @property
     def preprocessing(self) -> PreprocessConfig:
         """How images become samples."""
-        return PreprocessConfig(self.format, self.size, self.keep_ratio, self.seed)
+        return PreprocessConfig(self.format, self.size, self.keep_ratio, self.seed, self.quality, self.originals)
+
+    @property
+    def stored_as(self) -> str:
+        """The format and the size of the samples, for people."""
+        if self.originals:
+            return f"{self.format}, the original files"
+        return self.format.at_size(self.size) + (", ratio kept" if self.keep_ratio else "")
 
     @property
     def worker_count(self) -> int:
@@ -297,9 +313,9 @@ def check_prefix(store: ObjectStore, prefix: str, settings: UploadSettings, *, s
     except ManifestError:  # the upload replaces it
         return PrefixState(empty=False)
     if (head.format, head.size) != (settings.format, settings.size):
+        same = f"--format {head.format} " + (f"--size {head.size}" if head.size else "--originals")
         raise PrefixTakenError(
-            f"{store.uri(prefix)} holds a dataset of {head.format} at {head.size} px, "
-            f"not of {settings.format} at {settings.size} px.",
-            remedy="Use another prefix for this one with --dataset-prefix.",
+            f"{store.uri(prefix)} holds a dataset of {head.format.at_size(head.size)}, not of {settings.stored_as}.",
+            remedy=f"Use another prefix for this one with --dataset-prefix, or add to that one with {same}.",
         )
     return PrefixState(empty=False, has_manifest=True)

@@ -21,6 +21,7 @@ import msgspec
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.files import READ_WRITE, is_damage, open_private, private_database, set_aside, state_dir
 from ossconsole.config.profiles import Profile
+from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import Sample
 from ossconsole.dataset.source.layout import PlannedSample
 from ossconsole.storage.jobs.job import Failure
@@ -237,17 +238,21 @@ class Journal:
     # Planning
 
     def plan(self, sample: PlannedSample, suffix: str) -> PlanDecision:
-        """Decides what to do with a planned sample, and its key."""
-        if self._was_empty and self._insert(sample, sample.key + suffix):
-            return PlanDecision(PlanAction.SEND, sample.key + suffix, doubtful=self._assume_stale)
+        """Decides what to do with a planned sample, and its key. `suffix` is that of PreprocessConfig."""
+        keys = sample.keys(suffix)
+        if self._was_empty and self._insert(sample, keys[0]):
+            return PlanDecision(PlanAction.SEND, keys[0], doubtful=self._assume_stale)
         row = self._one(
             "SELECT key, size, mtime_ns, recipe, crc64, sent, class, seen FROM samples WHERE path = ?", sample.path
         )
         if row is None:
-            return self._reserve(sample, suffix)
+            return self._reserve(sample, keys)
         key, size, mtime_ns, recipe, crc64, sent, class_name, seen = row
         if seen == self._run:
             return PlanDecision(PlanAction.REPEATED)
+        if recipe != self._recipe and key not in keys:  # an unfinished upload in another format planned it
+            self._write("DELETE FROM samples WHERE path = ?", sample.path)
+            return self._reserve(sample, keys)
         same = sent and recipe == self._recipe and class_name == sample.class_name
         self._write(
             "UPDATE samples SET seen = ?, class = ?, error = '', code = '', request_id = '' WHERE path = ?",
@@ -264,8 +269,8 @@ class Journal:
         row = self._one("SELECT key FROM samples WHERE path = ? AND sent = 0 AND error = ''", path)
         return str(row[0]) if row else ""
 
-    def _reserve(self, sample: PlannedSample, suffix: str) -> PlanDecision:
-        for key in (sample.key + suffix, sample.spare_key + suffix):
+    def _reserve(self, sample: PlannedSample, keys: tuple[str, ...]) -> PlanDecision:
+        for key in keys:
             owner = self._one("SELECT path FROM samples WHERE key = ?", key)
             if owner is None:
                 self._insert(sample, key)
@@ -328,6 +333,10 @@ class Journal:
         """The verification did not find the sample in the bucket."""
         self._write("UPDATE samples SET sent = 0 WHERE path = ?", path)
 
+    def forget_other_settings(self) -> None:
+        """The bucket has no dataset yet: samples of other settings that this run did not plan are not part of it."""
+        self._write("UPDATE samples SET sent = 0 WHERE recipe NOT IN ('', ?) AND seen < ?", *(self._recipe, self._run))
+
     def forget_all(self) -> None:
         """The bucket has nothing below the prefix."""
         self._write("UPDATE samples SET sent = 0")
@@ -341,11 +350,12 @@ class Journal:
         ):
             yield ExpectedObject(key, size, crc64, etag, path, seen == self._run, sent == self._run, bool(error))
 
-    def samples(self, split: str, labels: dict[str, int]) -> Iterator[Sample]:
+    def samples(self, split: str, labels: dict[str, int], fmt: SampleFormat) -> Iterator[Sample]:
         """The samples of a split in the bucket, by key."""
-        columns = "key, class, height, width, crc64"
-        for key, class_name, height, width, crc64 in self._pages(columns, "sent > 0", f"{split}/"):
-            yield Sample(key, labels[class_name], height, width, int(crc64) if crc64.isdecimal() else 0)
+        columns = "key, class, height, width, crc64, bytes"
+        for key, class_name, height, width, crc64, size in self._pages(columns, "sent > 0", f"{split}/"):
+            listed = size if fmt.encoded else 0
+            yield Sample(key, labels[class_name], height, width, int(crc64) if crc64.isdecimal() else 0, listed)
 
     def classes(self) -> list[str]:
         """The classes that have samples in the bucket."""

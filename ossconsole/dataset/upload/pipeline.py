@@ -15,7 +15,7 @@ from ossconsole.dataset.source.layout import PlannedSample
 from ossconsole.dataset.upload.job import UploadJob
 from ossconsole.dataset.upload.journal import Journal, SentSample
 from ossconsole.dataset.upload.progress import UNCHANGED, SamplePreview, sample_failed, sample_sent
-from ossconsole.dataset.upload.worker import Done, PrepareProcesses, Task, Worker
+from ossconsole.dataset.upload.worker import Done, InlineWorker, PrepareProcesses, Task, Worker
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.jobs.job import Failure
 from ossconsole.storage.jobs.threads import BoundedQueue, QueueClosed, ThreadPool, join_threads
@@ -121,7 +121,7 @@ class Pipeline:
             self._processes = self._processes or PrepareProcesses(self._job.settings.preprocessing, self._workers)
             return self._processes
 
-    def _fill(self, worker: Worker, waiting: deque[UploadItem]) -> bool:
+    def _fill(self, worker: Worker | InlineWorker, waiting: deque[UploadItem]) -> bool:
         """Gives the process its next images; False when none is left."""
         self._gate.check()
         while len(waiting) < _TASKS_PER_WORKER:
@@ -135,7 +135,7 @@ class Pipeline:
         return bool(waiting)
 
     @staticmethod
-    def _give(worker: Worker, item: UploadItem, waiting: deque[UploadItem]) -> None:
+    def _give(worker: Worker | InlineWorker, item: UploadItem, waiting: deque[UploadItem]) -> None:
         worker.send(Task(item.key, item.sample.size, item.sample.location))
         waiting.append(item)
 
@@ -162,7 +162,8 @@ class Pipeline:
         passed = time.monotonic()
         try:
             key = object_key(self._job.prefix, item.key)
-            result = self._job.store.put(key, payload, content_type="application/octet-stream")
+            content_type = "" if self._job.settings.format.encoded else "application/octet-stream"
+            result = self._job.store.put(key, payload, content_type=content_type)  # "": by the key's ending
         except StorageError as error:
             self._refused(item, error)
             return

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import random
 import sqlite3
 import statistics
 import tempfile
@@ -20,7 +22,7 @@ from ossconsole.config.profiles import Profile
 from ossconsole.dataset.formats import sample_bytes
 from ossconsole.dataset.manifest import Unused, UnusedCounter
 from ossconsole.dataset.shards.build import ShardPlanner
-from ossconsole.dataset.shards.index import BLOCK, padding
+from ossconsole.dataset.shards.index import BLOCK
 from ossconsole.dataset.shards.upload import ShardUpload, known_shards
 from ossconsole.dataset.source.layout import Layout, PlannedSample, SkippedFile
 from ossconsole.dataset.upload.job import UploadJob, UploadSettings, check_prefix
@@ -46,9 +48,10 @@ class UploadPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What an upload would do. `files` = `to_send + unchanged + ignored + lost`.
 
     `ignored` are not used, see `unused`; `lost` should be samples but cannot, `conflicts` of them because other files
-    have their keys or names. `bytes_to_send` is exact, or an estimate where the ratio is kept or shards are built.
-    `prepare_s` is an estimate from the processor time of a few images, without sending; None when nothing needs
-    preparing. `notes` are the first lost files with reasons. `problem` says why the upload would fail, and the remedy.
+    have their keys or names. `bytes_to_send` and `stored_bytes` are exact, or (`bytes_estimated`) an estimate: for
+    image-jpeg from a few images, or where the ratio is kept or shards are built. `prepare_s` is an estimate from the
+    processor time of a few images, without sending; None when nothing needs preparing. `notes` are the first lost files
+    with reasons. `problem` says why the upload would fail, and the remedy.
     """
 
     files: int = 0
@@ -62,6 +65,7 @@ class UploadPlan(msgspec.Struct, frozen=True, kw_only=True):
     source_bytes: int = 0
     bytes_to_send: int = 0
     stored_bytes: int = 0
+    bytes_estimated: bool = False
     prepare_s: float | None = None
     usd_per_month: float = 0.0
     notes: tuple[Failure, ...] = ()
@@ -97,7 +101,7 @@ def plan_upload(
 
     store, prefix = ObjectStore(profile, credentials, pause=pause), profile.dataset_prefix
     with tempfile.TemporaryDirectory(prefix="ossconsole-plan-") as folder, contextlib.closing(store):
-        scratch, suffix = Path(folder) / "journal.sqlite", settings.format.suffix
+        scratch, suffix = Path(folder) / "journal.sqlite", settings.preprocessing.suffix
         planner = _Planner(layout, settings)
         if settings.per_shard:
             existing = known_shards(store, prefix, settings)
@@ -134,7 +138,9 @@ class _Planner:
         self._classes: set[str] = set()
         self._unused = UnusedCounter()
         self._notes: list[Failure] = []
-        self._timed: list[PlannedSample] = []
+        self._chance = random.Random(0)  # noqa: S311  no secret
+        self._new: list[PlannedSample] = []
+        self._known: list[PlannedSample] = []
 
     def run(
         self,
@@ -167,10 +173,18 @@ class _Planner:
         self._counts["source_bytes"] += item.size
         if action is PlanAction.UNCHANGED:
             self._counts["unchanged"] += 1
+            self._keep(self._known, item, self._counts["unchanged"])
             return
         self._counts["to_send"] += 1
-        if len(self._timed) < _TIMED_IMAGES:
-            self._timed.append(item)
+        self._counts["bytes_to_send"] += item.size
+        self._keep(self._new, item, self._counts["to_send"])
+
+    def _keep(self, kept: list[PlannedSample], item: PlannedSample, count: int) -> None:
+        """Keeps a random few of the `count` images so far, so that they stand for all of them."""
+        if len(kept) < _TIMED_IMAGES:
+            kept.append(item)
+        elif (place := self._chance.randrange(count)) < _TIMED_IMAGES:
+            kept[place] = item
 
     def _lose(self, path: str, reason: str) -> None:
         self._counts["lost"] += 1
@@ -182,11 +196,15 @@ class _Planner:
         settings, counts = self._settings, self._counts
         counts["unchanged"] += unchanged
         counts["to_send"] -= unchanged
-        width = round(settings.size * _USUAL_RATIO) if settings.keep_ratio else settings.size
-        each = sample_bytes(settings.format, settings.size, width)
-        if settings.per_shard:
-            each += BLOCK + len(padding(each))
-        stored = each * sum(self._samples.values())
+        prepare_s, mean_bytes = self._prepare_some()
+        samples = sum(self._samples.values())
+        to_send, stored = mean_bytes * counts["to_send"], mean_bytes * samples
+        if settings.originals:
+            to_send, stored = counts["bytes_to_send"], counts["source_bytes"]
+        if settings.per_shard and samples:
+            stored = samples * _in_tar(stored / samples)
+            to_send = stored * counts["to_send"] / samples
+        prepared = settings.format.encoded and not settings.originals
         return UploadPlan(
             files=counts["files"],
             to_send=counts["to_send"],
@@ -197,31 +215,53 @@ class _Planner:
             samples=dict(self._samples),
             classes=self._layout.label_order(self._classes),
             source_bytes=counts["source_bytes"],
-            bytes_to_send=each * counts["to_send"],
-            stored_bytes=stored,
-            prepare_s=self._estimate(),
+            bytes_to_send=round(to_send),
+            stored_bytes=round(stored),
+            bytes_estimated=prepared or settings.keep_ratio or bool(settings.per_shard),
+            prepare_s=prepare_s,
             usd_per_month=stored / 1e9 * STORAGE_USD_PER_GB_MONTH,
             notes=tuple(self._notes),
             unused=(*self._unused.groups(), *self._layout.unused),
             problem="" if self._samples else f"No image becomes a sample. {self._layout.advice}",
         )
 
-    def _estimate(self) -> float | None:
-        """Seconds to prepare everything, from the processor time of a few images: the machine's other load varies."""
-        if not self._timed or not self._counts["to_send"]:
-            return None
-        self._prepare(self._timed[0])  # the first one pays for the imports
-        began, seconds = time.perf_counter(), list[float]()
-        for item in self._timed:
-            seconds.append(self._prepare(item))
+    def _prepare_some(self) -> tuple[float | None, float]:
+        """Seconds to prepare everything, and the mean bytes of a sample, both from a few images.
+
+        The time is that of the processor: the machine's other load varies. It is None when nothing needs preparing.
+        """
+        settings = self._settings
+        fixed = 0 if settings.format.encoded else sample_bytes(settings.format, settings.size, self._usual_width)
+        to_send = self._counts["to_send"]
+        images = self._new or self._known
+        if not images or not (to_send or settings.format.encoded):
+            return None, fixed
+        _prepare(images[0], settings)  # the first one pays for the imports
+        began, seconds, sizes = time.perf_counter(), list[float](), list[int]()
+        for item in images:
+            spent, size = _prepare(item, settings)
+            seconds.append(spent)
+            sizes += [size] if size else []
             if time.perf_counter() - began > _TIMED_S:
                 break
-        return statistics.median(seconds) * self._counts["to_send"] / self._settings.worker_count
+        mean_bytes = fixed or (statistics.mean(sizes) if sizes else 0)
+        return statistics.median(seconds) * to_send / settings.worker_count if to_send else None, mean_bytes
 
-    def _prepare(self, item: PlannedSample) -> float:
-        """Prepares an image; returns the seconds of processor time."""
-        began = time.thread_time()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            handle(Task(item.key, item.size, item.location), self._settings.preprocessing)
-        return time.thread_time() - began
+    @property
+    def _usual_width(self) -> int:
+        settings = self._settings
+        return round(settings.size * _USUAL_RATIO) if settings.keep_ratio else settings.size
+
+
+def _in_tar(size: float) -> int:
+    """The bytes of a sample of `size` bytes as a member of a tar."""
+    return BLOCK + math.ceil(size / BLOCK) * BLOCK
+
+
+def _prepare(item: PlannedSample, settings: UploadSettings) -> tuple[float, int]:
+    """Prepares an image; returns the seconds of processor time, and the sample's bytes: 0 for an unreadable one."""
+    began = time.thread_time()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _, payload = handle(Task(item.key, item.size, item.location), settings.preprocessing)
+    return time.thread_time() - began, len(payload)

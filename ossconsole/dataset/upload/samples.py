@@ -91,6 +91,8 @@ class SampleUpload(UploadJob):
                 threading.Thread(target=self._count, args=(layout,), name="upload-count", daemon=True).start()
             self.stats.phase = Phase.UPLOADING
             pipeline.run(self._plan(layout, journal))
+            if not found.has_manifest:
+                journal.forget_other_settings()
             self._verify(pipeline, layout, journal, existing)
             self._finish(layout, journal)
 
@@ -113,7 +115,7 @@ class SampleUpload(UploadJob):
 
     def _plan(self, layout: Layout, journal: Journal) -> Iterator[UploadItem]:
         """The samples to send; every other file is counted here."""
-        suffix = self.settings.format.suffix
+        suffix = self.settings.preprocessing.suffix
         for item in layout.items():
             self.gate.check()
             self.stats.add(PLANNED)
@@ -179,11 +181,12 @@ class SampleUpload(UploadJob):
             journal.forget(self.removed)
         classes = layout.label_order(journal.classes())
         labels = {name: label for label, name in enumerate(classes)}
-        splits = {split: journal.samples(split, labels) for split in SPLITS if journal.has_samples(split)}
+        fmt = self.settings.format
+        splits = {split: journal.samples(split, labels, fmt) for split in SPLITS if journal.has_samples(split)}
         if not splits:
             raise self.no_samples(layout)
         head = Manifest(
-            format=self.settings.format,
+            format=fmt,
             size=self.settings.size,
             classes=classes,
             preparation=self.settings.preprocessing.describe(),

@@ -155,13 +155,16 @@ class WorkerLostError(ConsoleError):
 
 
 class PrepareProcesses:
-    """Processes that prepare with one config: one that imports the libraries, and its forks."""
+    """Processes that prepare with one config: one that imports the libraries, and its forks.
+
+    For original files there are none: reading their headers takes less time than passing them from one to another.
+    """
 
     def __init__(self, config: PreprocessConfig, count: int) -> None:
         self.config = config
         self._lock = threading.Lock()
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._channels = self.launch(count)
+        self._channels = [] if config.originals else self.launch(count)
 
     def launch(self, count: int) -> list[Channel]:
         """Starts one more process with `count - 1` forks; returns a channel to each of them."""
@@ -191,8 +194,10 @@ class PrepareProcesses:
             channel.send(msgspec.msgpack.encode(self.config))
         return channels
 
-    def worker(self) -> Worker:
+    def worker(self) -> Worker | InlineWorker:
         """The next of the first `count` processes."""
+        if self.config.originals:
+            return InlineWorker(self.config)
         with self._lock:
             channel = self._channels.pop()
         return Worker(self, channel)
@@ -274,6 +279,28 @@ class Worker:
         for task in [first, *rest] if retry else rest:
             self.send(task)
         return self.receive() if retry else (first, Done(error=reason), b"")
+
+
+class InlineWorker:
+    """Stands for a `Worker`, without a process: it does a task in the thread that calls `receive`."""
+
+    def __init__(self, config: PreprocessConfig) -> None:
+        self._config = config
+        self._waiting: deque[Task] = deque()
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # as in `main`
+
+    def send(self, task: Task) -> None:
+        """Keeps a task for `receive`."""
+        self._waiting.append(task)
+
+    def receive(self) -> tuple[Task, Done, bytes]:
+        """The oldest task's result."""
+        task = self._waiting.popleft()
+        return task, *handle(task, self._config)
+
+    def close(self) -> None:
+        """Forgets the tasks."""
+        self._waiting.clear()
 
 
 if __name__ == "__main__":

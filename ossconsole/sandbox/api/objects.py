@@ -11,7 +11,7 @@ from ossconsole.sandbox import replies as xml
 from ossconsole.sandbox.api.call import OWNER_XML, Call, Reply, xml_reply
 from ossconsole.sandbox.index import Version
 from ossconsole.sandbox.records import Attributes, StoredObject
-from ossconsole.sandbox.replies import OssError, http_time, invalid_argument, iso_time
+from ossconsole.sandbox.replies import OssError, http_time, invalid_argument, iso_time, restore_status
 from ossconsole.sandbox.request import check_preconditions, child_text, children, parse_xml, resolve_range
 
 
@@ -144,8 +144,7 @@ def object_headers(stored: StoredObject) -> dict[str, str]:
     if stored.attributes.tags:
         headers["x-oss-tagging-count"] = str(len(stored.attributes.tags))
     if stored.restored_until is not None:
-        until = http_time(stored.restored_until)
-        headers["x-oss-restore"] = f'ongoing-request="false", expiry-date="{until}"'
+        headers["x-oss-restore"] = restore_status(stored.restored_until)
     return headers
 
 

@@ -353,7 +353,7 @@ class _EndpointProbe:
         if not found:
             return ProbeWarning(
                 f"{self._store.uri(below)} is empty.",
-                remedy="Upload a dataset: ossconsole upload SRC --format image-u8",
+                remedy="Upload a dataset: ossconsole upload SRC",
             )
         return counted(f"{len(found)}{'+' if page.next_token else ''}", "object")
 

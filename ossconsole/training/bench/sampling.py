@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ from ossconsole.training.distributed.ranks import RankInfo
 from ossconsole.training.loading.loader import Batch, BatchLoader, sample_transform
 from ossconsole.training.plan import LANES, BatchRequest, Split, Window
 from ossconsole.training.settings import TrainSettings
+
+log = logging.getLogger(__name__)
 
 _ORDER = tuple(CacheState)  # the epoch of a request, from 1, is its position here
 _STEPS = 1 << 40  # enough that the learning rate does not change
@@ -314,10 +317,12 @@ def _timed(step: Step, times: StepTimes) -> Step:
 
 
 def _next(loader: BatchLoader) -> Batch:
+    """The next batch, without the samples that cannot be used, as in a run. Raises ConsoleError when none is left."""
     batch = loader.next()
-    if batch is None or batch.failed or batch.bad:
-        reason = (batch.failed or batch.bad[0].reason) if batch is not None else "there are no more batches"
-        raise ConsoleError(
-            f"A batch could not be read completely: {reason}.", remedy="`ossconsole doctor` checks the endpoints."
-        )
-    return batch
+    skipped = [f"{sample.key}: {sample.reason}" for sample in batch.bad] if batch is not None else []
+    for text in skipped:
+        log.warning("Skipped %s.", text)
+    if batch is not None and not batch.failed and len(batch.rows):
+        return batch
+    reason = "there are no more batches" if batch is None else batch.failed or skipped[0]
+    raise ConsoleError(f"A batch could not be read: {reason}.", remedy="`ossconsole doctor` checks the endpoints.")

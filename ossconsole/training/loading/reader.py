@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from ossconsole.config.connector import load_connector_config
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.dataset.decode import UnreadableImageError, import_jpeg_libraries
 from ossconsole.storage.retry import RetryPolicy, backoff
+from ossconsole.training.data import UNKNOWN_MD5
 from ossconsole.training.loading.connector import ConnectorSettings, EndpointFailedError, native
 from ossconsole.training.loading.images import SampleTransform
 from ossconsole.training.loading.shard_windows import ShardWindows
@@ -133,6 +135,7 @@ class SampleReader:
         self._number = number
         self._workers = workers
         import_jpeg_libraries()
+        self._compare_etags = True
         self._opened: dict[EndpointKind, Any] = {}
         self._windows = ShardWindows(share.samples, settings.profile.bucket, self._connector)
         self._upcoming: ReadRequest | None = None
@@ -157,7 +160,9 @@ class SampleReader:
         wanted = (
             prefetched.wanted if prefetched is not None and prefetched.request is request else self._look_up(request)
         )
-        attempt = _Attempt(request, wanted, self._slots[request.slot], self._share.transform)
+        attempt = _Attempt(
+            request, wanted, self._slots[request.slot], self._share.transform, compare_etags=self._compare_etags
+        )
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(EndpointFailedError),
             stop=tenacity.stop_after_attempt(RETRIES.attempts),
@@ -169,6 +174,7 @@ class SampleReader:
             retrying(self._read, attempt, next_request)
         except EndpointFailedError as error:
             failed = str(error)
+        self._compare_etags = attempt.compare_etags
         return attempt.result(failed, retries=retrying.statistics["attempt_number"] - 1)
 
     def _read(self, attempt: _Attempt, next_request: Callable[[], ReadRequest | None]) -> None:
@@ -247,12 +253,22 @@ class SampleReader:
 
 
 class _Attempt:
-    """One batch being read, perhaps in several attempts. Row i of `rows` belongs to position i until `result`."""
+    """One batch being read, perhaps in several attempts. Row i of `rows` belongs to position i until `result`.
+
+    `compare_etags` becomes False once an ETag has turned out not to be the MD5 that it looks like.
+    """
 
     def __init__(
-        self, request: ReadRequest, wanted: Wanted, rows: npt.NDArray[np.uint8], transform: SampleTransform
+        self,
+        request: ReadRequest,
+        wanted: Wanted,
+        rows: npt.NDArray[np.uint8],
+        transform: SampleTransform,
+        *,
+        compare_etags: bool,
     ) -> None:
         self.request = request
+        self.compare_etags = compare_etags
         self.wanted = wanted
         self.endpoint = EndpointKind.STANDARD
         self.failures: list[str] = []
@@ -262,6 +278,7 @@ class _Attempt:
         self._bad: list[BadSample] = []
         self._done = np.zeros(request.samples, dtype=bool)
         self._checksum_errors: Counter[int] = Counter()
+        self._digests: dict[int, bytes] = {}
         self._prefetched = self._decode_s = 0.0
 
     def begin(self, kind: EndpointKind, at: float) -> None:
@@ -337,17 +354,29 @@ class _Attempt:
         self._decode_s += time.perf_counter() - begun
 
     def _checksum_differs(self, row: memoryview, position: int) -> bool:
-        """Whether the CRC64 differs; the connector does not compare it (seen with 1.2.3)."""
-        wanted = int(self.wanted.crc64s[position])
-        return wanted != 0 and fastcrc.crc64.xz(row) != wanted
+        """Whether the CRC64 or the MD5 differs; the connector does not compare them (seen with 1.2.3)."""
+        crc64 = int(self.wanted.crc64s[position])
+        if crc64:
+            return bool(fastcrc.crc64.xz(row) != crc64)
+        etag = self.wanted.md5s[position].tobytes()
+        if not self.compare_etags or etag == UNKNOWN_MD5:
+            return False
+        digest = hashlib.md5(row, usedforsecurity=False).digest()
+        if digest == etag:
+            return False
+        # The same bytes a second time are those in the bucket: the ETag is not their MD5, as with KMS.
+        self.compare_etags = self._digests.get(position) != digest
+        self._digests[position] = digest
+        return self.compare_etags
 
     def _record_checksum_error(self, position: int) -> None:
         """A checksum that differs on every attempt is wrong in the bucket, not corrupted in transit."""
         self._checksum_errors[position] += 1
+        kind = "CRC64" if self.wanted.crc64s[position] else "MD5"
         if self._checksum_errors[position] >= RETRIES.attempts:
-            self._bad.append(BadSample(position, "its bytes differ from the manifest (CRC64)"))
+            self._bad.append(BadSample(position, f"its bytes differ from the manifest ({kind})"))
         else:
-            self.failures.append("the bytes of a sample differ from their checksum (CRC64)")
+            self.failures.append(f"the bytes of a sample differ from their checksum ({kind})")
 
     def result(self, failed: str, *, retries: int) -> ReadResult:
         seconds = time.perf_counter() - self._prefetched

@@ -242,7 +242,7 @@ def _sheet(contents: list[ImageContent], width: int) -> list[Block]:
 def _manifest(manifest: Manifest, width: int, glyphs: Glyphs) -> list[Line]:
     samples = sum(map(len, manifest.splits.values()))
     stored = sum(manifest.sample_bytes(sample) for split in manifest.splits.values() for sample in split)
-    lines = [_title("Manifest"), *_pair("format", f"{manifest.format}, {manifest.size} px", width, "strong")]
+    lines = [_title("Manifest"), *_pair("format", manifest.format.at_size(manifest.size), width, "strong")]
     lines += _pair("samples", f"{samples:,}, {size(stored)}", width)
     for name, value in manifest.preparation.items():
         lines += _pair(safe_text(str(name)), _shown(value), width)

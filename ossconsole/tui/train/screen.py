@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 from textual import work
@@ -12,7 +12,7 @@ from textual.binding import Binding, BindingType
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.profiles import FieldError, Profile
+from ossconsole.config.profiles import FieldError, Profile, checked
 from ossconsole.telemetry.auto import AutoCompare
 from ossconsole.telemetry.events import RunState
 from ossconsole.training.settings import TrainSettings
@@ -33,6 +33,8 @@ _FIELDS = (
     Field("workers", "Workers", "reader processes, at least one"),
     Field("processes", "GPUs", "number of GPUs to use; 0 = all"),
     Field("endpoint", "Endpoint", "endpoint to start with"),
+    Field("dataset_prefix", "Dataset", "prefix with train/<class>/ in it: prepared samples, or plain images"),
+    Field("val_split", "Held out", "share of the images to validate with, where the dataset has no val/"),
     Field("switch_every", "Switch every", "alternate the endpoints every N steps; 0 = manual (e)"),
     Field("learning_rate", "Learning rate", "peak; linear warm-up, then a cosine schedule to 0"),
     Field("image_size", "Image size", "crop to N px on the device; 0 = as stored"),
@@ -43,8 +45,15 @@ _FIELDS = (
 )
 
 
+class NewRun(msgspec.Struct, frozen=True):
+    """A run to start. `dataset_prefix` replaces the profile's."""
+
+    settings: TrainSettings
+    dataset_prefix: str
+
+
 class NewRunScreen(FormScreen):
-    """Returns TrainSettings, or None after Escape. Opens with the values last used with the profile."""
+    """Returns NewRun, or None after Escape. Opens with the values last used with the profile."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+r", "defaults", "Defaults", show=False)]
 
@@ -52,7 +61,8 @@ class NewRunScreen(FormScreen):
         """`resume` is the key of a checkpoint; it is not remembered, as a run resumes from it only once."""
         super().__init__("New run", save="Start", keys=" · ^r defaults")
         self._profile = profile
-        self._initial = msgspec.to_builtins(TrainSettings()) | memory.recall(FORM, profile.name) | {"resume": resume}
+        remembered = {name: value for name, value in memory.recall(FORM, profile.name).items() if value != ""}
+        self._initial = self._defaults() | remembered | {"resume": resume}
         if self._initial["endpoint"] not in map(str, profile.endpoints):
             self._initial["endpoint"] = str(EndpointKind.STANDARD)
 
@@ -62,21 +72,28 @@ class NewRunScreen(FormScreen):
         fields = [replace(field, value=str(self._initial.get(field.name, ""))) for field in _FIELDS]
         return [replace(field, choices=kinds) if field.name == "endpoint" else field for field in fields]
 
+    def _defaults(self) -> dict[str, Any]:
+        return {**msgspec.to_builtins(TrainSettings()), "dataset_prefix": self._profile.dataset_prefix}
+
     def action_defaults(self) -> None:
         """Put the default into every field."""
-        defaults = msgspec.to_builtins(TrainSettings())
+        defaults = self._defaults()
         for field in _FIELDS:
             self.control(field.name).value = str(defaults[field.name])
 
-    def accept(self, values: Values) -> TrainSettings:
-        """The settings, which are remembered. Raises FieldError."""
+    def accept(self, values: Values) -> NewRun:
+        """The run; its values are remembered, the dataset prefix unless it is the profile's. Raises FieldError."""
+        typed = dict(values)
+        profile = checked(msgspec.structs.replace(self._profile, dataset_prefix=typed.pop("dataset_prefix")))
         try:
-            settings = msgspec.convert(values, TrainSettings, strict=False)
+            settings = msgspec.convert(typed, TrainSettings, strict=False)
         except msgspec.ValidationError as error:
             raise _field_error(str(error)) from error
-        known = msgspec.to_builtins(settings)
+        prefix = profile.dataset_prefix
+        own = "" if prefix == self._profile.dataset_prefix else prefix
+        known = msgspec.to_builtins(settings) | {"dataset_prefix": own}
         self.console.remember(FORM, self._profile.name, {field.name: known[field.name] for field in _FIELDS})
-        return settings
+        return NewRun(settings, prefix)
 
 
 def _field_error(reason: str) -> ConsoleError:

@@ -13,6 +13,7 @@ from textual.widget import Widget
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.text import counted
 from ossconsole.dataset.contents import show_sample
+from ossconsole.dataset.decode import EncodedImage
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.upload.progress import Phase, SamplePreview
 from ossconsole.tui.kit.scroll import half_blocks, letters
@@ -81,6 +82,7 @@ def form_lines(area: PanelArea, prefix: str) -> list[Line]:
     lines = [
         Line((" ^s ", "primary"), ("scan the source and show the plan of the upload", "text")),
         Line((" o  ", "primary"), ("select a folder, an archive or a table", "text")),
+        area.row("target", prefix),
         Line(),
         Line((" A source is one of", "dim")),
     ]
@@ -92,11 +94,12 @@ def form_lines(area: PanelArea, prefix: str) -> list[Line]:
     )
     lines += [Line((f"   {area.glyphs.dot} ", "rule"), (kind, "dim")) for kind in kinds]
     formats = (
-        ("image-u8", "a quarter of the bytes; random crop and flip in every epoch"),
+        ("image-jpeg", "a twentieth of the tutorial's bytes; cropped anew in each epoch"),
+        ("originals", "the image files as they are; trained on as image-jpeg"),
+        ("image-u8", "a quarter of the bytes, decoded; cropped anew in each epoch"),
         ("tensor-f32", "as in the tutorial: cropped, flipped and normalised once, here"),
     )
-    lines += [Line(), *(area.row(name, text, "dim") for name, text in formats)]
-    return [*lines, Line(), area.row("target", prefix)]
+    return [*lines, Line(), *(area.row(name, text, "dim") for name, text in formats)]
 
 
 def scan_lines(area: PanelArea, files: int) -> list[Line]:
@@ -109,10 +112,10 @@ def scan_lines(area: PanelArea, files: int) -> list[Line]:
 
 def plan_lines(area: PanelArea, plan: UploadPlan, settings: UploadSettings, prefix: str) -> list[Line]:
     """The plan of the upload; the notes get the remaining rows."""
-    shape = f"{settings.format} at {settings.size} px" + (", ratio kept" if settings.keep_ratio else "")
+    shape = settings.stored_as
     if settings.per_shard:
         shape += f", in tars of {settings.per_shard:,}"
-    about = "about " if settings.keep_ratio or settings.per_shard else ""
+    about = "about " if plan.bytes_estimated else ""
     splits = ", ".join(f"{count:,} {split}" for split, count in plan.samples.items()) or "none"
     samples = counted(plan.to_send, "sample")
     lines = [
@@ -351,7 +354,11 @@ class SampleView(Widget):
 
 def _draw(picture: SamplePreview, fmt: SampleFormat, width: int, height: int, *, plain: bool) -> list[Strip]:
     try:
-        sample = show_sample(fmt, picture.payload, picture.height, picture.width, basis="just prepared")
+        if fmt.encoded:
+            pixels = EncodedImage(picture.payload).pixels(width, 2 * height)
+        else:
+            sample = show_sample(fmt, picture.payload, picture.height, picture.width, basis="just prepared")
+            pixels = sample.pixels
     except ConsoleError:
         return []  # a sample of the previous upload, in another format
-    return (letters if plain else half_blocks)(sample.pixels, width, height)
+    return (letters if plain else half_blocks)(pixels, width, height)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from textual import work
 from textual.app import ComposeResult
@@ -99,10 +99,19 @@ class SourcePicker(ConsoleModal):
         self.query_one("#picked", Input).value = str(parent)
 
 
+_ORIGINALS = "originals"
+_FORMATS: dict[str, dict[str, Any]] = {
+    "image-jpeg": {"format": SampleFormat.IMAGE_JPEG},
+    _ORIGINALS: {"format": SampleFormat.IMAGE_JPEG, "originals": True},
+    "image-u8": {"format": SampleFormat.IMAGE_U8},
+    "image-u8 uncropped": {"format": SampleFormat.IMAGE_U8, "keep_ratio": True},
+    "tensor-f32": {"format": SampleFormat.TENSOR_F32},
+}
+"""The settings of each format in the list."""
+
 _SELECTS = {
-    "format": ("Format", [(str(kind), str(kind)) for kind in SampleFormat], "image-u8"),
-    "size": ("Size", [(f"{px} px", str(px)) for px in (64, 96, 128, 160, 224, 256, 384)], "224"),
-    "shape": ("Shape", [("square", "square"), ("ratio kept", "ratio")], "square"),
+    "format": ("Format", [(name, name) for name in _FORMATS], "image-jpeg"),
+    "size": ("Size", [("default", "0"), *((f"{px} px", str(px)) for px in (64, 96, 128, 160, 224, 256, 384))], "0"),
     "stored": ("Stored", [("objects", "0"), ("tars of 100", "100"), ("tars of 1,000", "1000")], "0"),
 }
 """The lists of the form: label, choices (label and value) and default."""
@@ -212,11 +221,10 @@ class UploadScreen(ConsoleScreen):
             return None
         settings = UploadSettings(
             source=Path(source).expanduser(),
-            format=SampleFormat(self._selected("format")),
-            size=int(self._selected("size")),
-            keep_ratio=self._selected("shape") == "ratio",
+            size=int(self._selected("size")) if self._has_size else 0,
             per_shard=int(self._selected("stored")),
             prefix=self.query_one("#prefix", Input).value.strip().strip("/"),
+            **_FORMATS[self._selected("format")],
         )
         try:
             settings.preprocessing.check()
@@ -227,6 +235,11 @@ class UploadScreen(ConsoleScreen):
 
     def _selected(self, name: str) -> str:
         return str(self.query_one(f"#{name}", Select).value)
+
+    @property
+    def _has_size(self) -> bool:
+        """Whether the selected format has a size: original files have their own."""
+        return self._selected("format") != _ORIGINALS
 
     @property
     def _has_form(self) -> bool:
@@ -255,11 +268,8 @@ class UploadScreen(ConsoleScreen):
         recent = [source, *(known for known in self._recent() if known != source)][:_RECENT]
         values = {
             "recent": recent,
-            "format": str(settings.format),
-            "size": str(settings.size),
-            "shape": "ratio" if settings.keep_ratio else "square",
-            "stored": str(settings.per_shard),
             "prefix": settings.prefix,
+            **{name: self._selected(name) for name in _SELECTS},
         }
         self.console.remember(FORM, profile.name, values)
 
@@ -271,6 +281,7 @@ class UploadScreen(ConsoleScreen):
 
     def _on_select_changed(self) -> None:
         self._plan = None
+        self.query_one("#size", Select).disabled = not self._has_size
 
     # The plan
 

@@ -1,0 +1,340 @@
+"""The manifest of a dataset prefix that has none, from a listing of its `train/` and `val/`.
+
+Consecutive class folders form a run, and 16 threads list a run each: OSS takes about as long for a page of 1,000
+objects as for a small read, and a large dataset has more than a thousand pages.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ossconsole.config.errors import ConsoleError
+from ossconsole.config.files import decode_json
+from ossconsole.dataset.formats import CHANNELS, SampleFormat
+from ossconsole.dataset.manifest import (
+    SPLITS,
+    TRAIN,
+    VAL,
+    VAL_LABELS_NAME,
+    Manifest,
+    ManifestMissingError,
+    Sample,
+    Unused,
+    UnusedCounter,
+    first_names,
+    key_problem,
+    object_key,
+    unique_classes,
+)
+from ossconsole.dataset.source.files import MAX_FILE_BYTES
+from ossconsole.dataset.source.layout import IMAGE_SUFFIXES
+from ossconsole.storage.errors import StorageError
+
+if TYPE_CHECKING:
+    from ossconsole.storage.client import ObjectStore
+    from ossconsole.storage.objects import ListPage, ObjectSummary
+
+OnProgress = Callable[[int], None]
+"""Gets the number of objects listed so far, in the calling thread. What it raises ends the listing."""
+
+FOLDER_MARKER = "a folder marker"
+HIDDEN_FILE = "a hidden file"
+HARMLESS = frozenset({FOLDER_MARKER, HIDDEN_FILE})
+"""The reasons of unused objects that nobody meant to use."""
+
+_TENSOR, _IMAGE = SampleFormat.TENSOR_F32, SampleFormat.IMAGE_JPEG
+_LISTED_SUFFIXES = IMAGE_SUFFIXES | {".gif"}
+_HIDDEN_NAMES = frozenset({"thumbs.db", "desktop.ini"})
+_IN_THE_MINORITY = {_TENSOR: "a .pt sample; train/ has more images", _IMAGE: "an image; train/ has more .pt samples"}
+_THREADS = 16
+_RUNS = 128  # of a split: enough that the threads end at about the same time; each may list one page in vain
+_POLL_S = 0.2
+
+
+class FirstLevel(msgspec.Struct, frozen=True):
+    """The class folders of a split, in OSS's order, and the objects beside them."""
+
+    folders: tuple[str, ...]
+    objects: tuple[ObjectSummary, ...]
+
+
+class ListedSamples:
+    """The samples found so far, by split and format, and what is not used. `base` is the length of `prefix/`."""
+
+    def __init__(self, base: int) -> None:
+        self.unused = UnusedCounter("object")
+        self._base = base
+        self._samples: dict[tuple[str, SampleFormat], list[Sample]] = {}
+
+    def add(self, summary: ObjectSummary, split: str, label: int | None, unlabelled: str = "") -> None:
+        """Adds an object. One without a label is not used because it is `unlabelled`."""
+        key = summary.key[self._base :]
+        fmt, reason = _format_of(key)
+        if fmt is None or label is None or (reason := _object_problem(summary, key)):
+            self.unused.add(key, reason or unlabelled)
+        else:
+            self.of(split, fmt).append(Sample(key, label, 0, 0, 0, summary.size, summary.md5))
+
+    def extend(self, later: ListedSamples) -> None:
+        """Adds what follows."""
+        self.unused.extend(later.unused)
+        for (split, fmt), samples in later._samples.items():
+            self.of(split, fmt).extend(samples)
+
+    def of(self, split: str, fmt: SampleFormat) -> list[Sample]:
+        """The samples of a split and format. Their `bytes` are the object's size, of .pt samples too."""
+        return self._samples.setdefault((split, fmt), [])
+
+    def sort(self, split: str) -> None:
+        """Puts the samples of a split into the order of their keys."""
+        for fmt in (_TENSOR, _IMAGE):
+            self.of(split, fmt).sort(key=lambda sample: sample.key)
+
+    def manifest(self, classes: Sequence[str], uri: str) -> Manifest:
+        """The manifest of the samples in the format that `train/` has more of; the others become unused.
+
+        `classes[label]` is the class of a label; those without samples are left out, and the others numbered anew.
+        Raises ConsoleError when .pt samples differ in size.
+        """
+        other, fmt = sorted((_IMAGE, _TENSOR), key=lambda fmt: len(self.of(TRAIN, fmt)))
+        for sample in (sample for split in SPLITS for sample in self.of(split, other)):
+            self.unused.add(sample.key, _IN_THE_MINORITY[other])
+        splits = {split: self.of(split, fmt) for split in SPLITS if self.of(split, fmt)}
+        used = sorted({sample.label for samples in splits.values() for sample in samples})
+        side = _one_side(splits, uri) if fmt is _TENSOR else 0
+        if side or len(used) < len(classes):
+            label = {old: new for new, old in enumerate(used)}
+            splits = {
+                split: [Sample(s.key, label[s.label], side, side, 0, 0 if side else s.bytes, s.md5) for s in samples]
+                for split, samples in splits.items()
+            }
+        return Manifest(
+            format=fmt,
+            size=side,
+            classes=tuple(classes[label] for label in used),
+            preparation={"by": "the tutorial's upload_dataset.py" if fmt is _TENSOR else "a listing of the prefix"},
+            splits={split: tuple(samples) for split, samples in splits.items()},
+        )
+
+
+def manifest_from_listing(
+    store: ObjectStore, prefix: str, on_progress: OnProgress = lambda _listed: None
+) -> tuple[Manifest, tuple[Unused, ...]]:
+    """The manifest of `train/<class>/` and `val/<class>/` below `prefix`, in the order of the keys, and the rest there.
+
+    Samples are image files, or the tutorial's `.pt` objects of one size: what `train/` has more of. A flat `val/` is
+    used when the tutorial's labels file is below the prefix too; without it there is no val split.
+    Raises ManifestMissingError when there is no training sample, ConsoleError when `.pt` objects differ in size.
+    """
+    below = object_key(prefix, "")
+    listing = _SplitListing(store, below, on_progress)
+    levels = {split: listing.first_level(split) for split in SPLITS}
+    labels = _val_labels(store, prefix) if levels[VAL].objects else {}
+    classes = unique_classes([*labels.values(), *(name for level in levels.values() for name in level.folders)])
+    index = {name: label for label, name in enumerate(classes)}
+    found = ListedSamples(len(below))
+    for split, level in levels.items():
+        for part in listing.class_folders(split, {name: index[name] for name in level.folders}):
+            found.extend(part)
+        for summary in level.objects:
+            name = labels.get(_stem(summary.key), "") if split == VAL else ""
+            found.add(summary, split, index.get(name), _why_unlabelled(split, labels))
+        if level.folders and level.objects:
+            found.sort(split)
+    if not found.of(TRAIN, _IMAGE) and not found.of(TRAIN, _TENSOR):
+        raise _no_samples(store, prefix, found.unused.groups())
+    manifest = found.manifest(classes, store.uri(below))
+    return manifest, (*found.unused.groups(), *_empty_folders(manifest, levels[TRAIN].folders))
+
+
+class _SplitListing:
+    """Lists the splits below the prefix `below` and counts the objects."""
+
+    def __init__(self, store: ObjectStore, below: str, on_progress: OnProgress) -> None:
+        self._store = store
+        self._below = below
+        self._on_progress = on_progress
+        self._listed = 0
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+
+    def first_level(self, split: str) -> FirstLevel:
+        """What is directly in the split's folder. Raises StorageError, and what `on_progress` raises."""
+        folder = f"{self._below}{split}/"
+        folders: list[str] = []
+        objects: list[ObjectSummary] = []
+        for page in self._pages(folder, delimiter="/"):
+            folders += (prefix[len(folder) : -1] for prefix in page.prefixes)
+            objects += page.objects
+            self._count(len(page.objects))
+            self._on_progress(self._listed)
+        return FirstLevel(tuple(folders), tuple(objects))
+
+    def class_folders(self, split: str, labels: dict[str, int]) -> list[ListedSamples]:
+        """The samples in the class folders `labels`, which are in OSS's order.
+
+        Raises StorageError, and what `on_progress` raises.
+        """
+        names = list(labels)
+        length = -(-len(names) // _RUNS) or 1
+        runs = [names[first : first + length] for first in range(0, len(names), length)]
+        pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="listing")
+        try:
+            parts = [pool.submit(self._run, split, {name: labels[name] for name in run}) for run in runs]
+            pending = set(parts)
+            while pending:
+                done, pending = wait(pending, _POLL_S, FIRST_EXCEPTION)
+                self._on_progress(self._listed)
+                for part in done:
+                    part.result()
+        except BaseException:
+            self._stopping.set()
+            raise
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+        return [part.result() for part in parts]
+
+    def _run(self, split: str, labels: dict[str, int]) -> ListedSamples:
+        """The samples in consecutive class folders."""
+        found = ListedSamples(len(self._below))
+        folder = f"{self._below}{split}/"
+        first, last = (f"{folder}{list(labels)[at]}/" for at in (0, -1))
+        # A listing begins after a key: here after "first.", which is before "first/", the folder's marker.
+        for page in self._pages(folder, start_after=f"{first[:-1]}."):
+            count = 0
+            for summary in page.objects:
+                name, slash, _ = summary.key[len(folder) :].partition("/")
+                if slash and name in labels:
+                    found.add(summary, split, labels[name])
+                    count += 1
+            self._count(count)
+            if self._stopping.is_set() or (page.objects and page.objects[-1].key[: len(last)] > last):
+                break
+        return found
+
+    def _pages(self, folder: str, *, delimiter: str = "", start_after: str = "") -> Iterator[ListPage]:
+        token = ""
+        while True:
+            page = self._store.list_page(folder, delimiter=delimiter, token=token, start_after=start_after)
+            yield page
+            token, start_after = page.next_token, ""
+            if not token:
+                return
+
+    def _count(self, objects: int) -> None:
+        with self._lock:
+            self._listed += objects
+
+
+def is_sample_key(key: str) -> bool:
+    """Whether an object with this key, below train/ or val/, may be a sample."""
+    return _format_of(key)[0] is not None
+
+
+def _format_of(key: str) -> tuple[SampleFormat | None, str]:
+    """The format of a sample with this key relative to the prefix, or why it is not one."""
+    name = key[key.rfind("/") + 1 :]
+    if not name:
+        return None, FOLDER_MARKER
+    if "/." in key or "/__MACOSX/" in key or name.lower() in _HIDDEN_NAMES:
+        return None, HIDDEN_FILE
+    suffix = name[name.rfind(".") :]
+    if suffix == _TENSOR.suffix:
+        return _TENSOR, ""
+    return (_IMAGE, "") if suffix.lower() in _LISTED_SUFFIXES else (None, "neither an image nor a .pt sample")
+
+
+def _object_problem(summary: ObjectSummary, key: str) -> str:
+    """Why an object with a sample's name cannot be read as one; "" when it can."""
+    if not summary.size:
+        return "an empty object"
+    if not summary.readable:
+        return f"archived ({summary.storage_class}): restore it to use it"
+    if summary.size > MAX_FILE_BYTES:
+        return f"larger than {MAX_FILE_BYTES >> 20} MiB"
+    return "a key with control characters or an empty part" if key_problem(key) else ""
+
+
+def _stem(key: str) -> str:
+    """The file name of a key without its extension."""
+    return key.rpartition("/")[2].rpartition(".")[0]
+
+
+def _why_unlabelled(split: str, labels: Mapping[str, str]) -> str:
+    if split == TRAIN:
+        return f"directly in {TRAIN}/, not in a class folder"
+    where = f"not in {VAL_LABELS_NAME}" if labels else f"the dataset prefix has no {VAL_LABELS_NAME}"
+    return f"not in a class folder, and {where}"
+
+
+def _empty_folders(manifest: Manifest, folders: Sequence[str]) -> tuple[Unused, ...]:
+    used = {manifest.classes[label] for label in {sample.label for sample in manifest.splits[TRAIN]}}
+    empty = [f"{TRAIN}/{name}" for name in folders if name not in used and not name.startswith(".")]
+    return Unused.of("class folder", "no training samples in it", empty)
+
+
+def _no_samples(store: ObjectStore, prefix: str, unused: Sequence[Unused]) -> ManifestMissingError:
+    """The error for a prefix without training samples; one request finds out what it holds instead."""
+    below = object_key(prefix, "")
+    page = store.list_page(below)
+    names = [key[len(below) :] for key in (*page.prefixes, *(found.key for found in page.objects)) if key != below]
+    parent, _, last = prefix.rpartition("/")
+    if unused:
+        holds = " " + " ".join(f"Not used: {group}." for group in unused)
+    else:
+        holds = f" It holds {first_names(names, len(names))}." if names else ""
+    if last in SPLITS and parent:
+        remedy = f"Give the prefix above it: --dataset-prefix {parent}"
+    else:
+        remedy = (
+            "Put images into train/<class>/ below the prefix, upload a dataset with `ossconsole upload SRC`, or set "
+            "another dataset prefix."
+        )
+    return ManifestMissingError(
+        f"{store.uri(below)} has neither a manifest nor images or .pt samples in train/<class>/.{holds}",
+        remedy=remedy,
+        empty=False,
+    )
+
+
+def _one_side(splits: Mapping[str, Sequence[Sample]], uri: str) -> int:
+    """The side of the square of every .pt sample, pixels. Raises ConsoleError with the key of one of another size."""
+    sizes = {sample.bytes: sample.key for samples in splits.values() for sample in reversed(samples)}
+    if len(sizes) > 1:
+        (size, key), (other_size, other_key), *_ = sorted(sizes.items(), key=lambda item: item[1])
+        raise ConsoleError(
+            f"The samples below {uri} differ in size: {key} has {size} bytes, {other_key} has {other_size}.",
+            remedy="Delete those of the wrong size, or upload the dataset again with `ossconsole upload`.",
+        )
+    (size,) = sizes
+    side = math.isqrt(size // (CHANNELS * _TENSOR.itemsize))
+    if side < 1 or CHANNELS * _TENSOR.itemsize * side * side != size:
+        raise ConsoleError(
+            f"{sizes[size]} below {uri} has {size} bytes, which is not a square {_TENSOR} sample.",
+            remedy="Upload the dataset again with `ossconsole upload`.",
+        )
+    return side
+
+
+def _val_labels(store: ObjectStore, prefix: str) -> dict[str, str]:
+    """Image file name without extension to class, from the labels object; empty when it does not exist."""
+    key = object_key(prefix, VAL_LABELS_NAME)
+    try:
+        text = store.get(key)
+    except StorageError as error:
+        if error.status == 404:
+            return {}
+        raise
+    try:
+        labels: dict[str, str] = decode_json(text, dict[str, str])
+    except msgspec.DecodeError as error:
+        raise ConsoleError(
+            f"{store.uri(key)} is not a labels file: {error}.", remedy="Upload the tutorial's file again."
+        ) from error
+    return {_stem(name): class_name for name, class_name in labels.items()}
