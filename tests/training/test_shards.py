@@ -296,6 +296,17 @@ def test_a_run_trains_on_them(uploaded: Uploaded, start_run: StartRun) -> None:
     assert (epoch.samples, epoch.val_samples) == (TRAIN_SAMPLES, VAL_SAMPLES)
 
 
+@pytest.mark.slow
+def test_two_ranks_fetch_each_sample_once(uploaded: Uploaded, start_run: StartRun) -> None:
+    since = log_length(uploaded.bucket)
+    settings = {"batch_size": BATCH // 2, "learning_rate": 0.02, "image_size": 32}
+    found = finished(start_run(uploaded.bucket.profile, processes=2, **settings))
+    epoch = next(event for event in found if isinstance(event, events.Epoch))
+    assert (epoch.samples, epoch.val_samples) == (TRAIN_SAMPLES, VAL_SAMPLES)
+    fetched = sum(line["bytes"] for line in reads(uploaded.bucket, since))
+    assert fetched < 1.01 * (TRAIN_SAMPLES + VAL_SAMPLES) * SAMPLE_BYTES
+
+
 class Recorder:
     """A connector whose tars have any bytes; `reads` are the tar, the offset and the bytes of each request."""
 
