@@ -23,7 +23,7 @@ WINDOW_BYTES = 16 << 20
 """A window has as many whole batches of all ranks together as fit into these bytes."""
 
 _PAIR_BYTES = 128 << 20
-"""It has at least two, which can be shuffled, if these fit into these bytes."""
+"""It has at least two batches, so that it can be shuffled, where two fit into these bytes."""
 
 
 class Split(str, enum.Enum):

@@ -120,11 +120,11 @@ def loaders(uploaded: Uploaded, tmp_path: Path) -> Iterator[NewLoader]:
     """Makes loaders of the shards, or of the same samples as objects, and closes them."""
     made: list[BatchLoader] = []
 
-    def new(data: TrainingData | None = None, **settings: Any) -> BatchLoader:
+    def new(data: TrainingData | None = None, start: int = 0, **settings: Any) -> BatchLoader:
         chosen = TrainSettings(**{"batch_size": BATCH, "workers": 1, "epochs": 1, **settings})
         data = data or uploaded.data
         plan = plan_of(data, chosen)
-        made.append(BatchLoader(uploaded.bucket.connector(tmp_path), data, plan, chosen))
+        made.append(BatchLoader(uploaded.bucket.connector(tmp_path), data, plan, chosen, start=start))
         return made[-1]
 
     yield new
@@ -183,6 +183,11 @@ def test_readers_take_few_large_parts_of_the_tars(uploaded: Uploaded, loaders: N
     assert len(sizes) <= 2 * (TRAIN_SAMPLES + VAL_SAMPLES) / 20
     assert sum(sizes) < 1.01 * 2 * (TRAIN_SAMPLES + VAL_SAMPLES) * SAMPLE_BYTES
     assert sum(size < 1 << 20 for size in sizes) <= 2 * 4 * 2  # at the ends of the four tars, in two epochs
+
+
+def test_a_run_resumes_within_its_windows(loaders: NewLoader) -> None:
+    whole = contents(loaders(epochs=2))
+    assert contents(loaders(epochs=2, start=10)) == whole[10:]
 
 
 @pytest.mark.parametrize("workers", [1, 4])
@@ -289,6 +294,17 @@ def test_a_run_trains_on_them(uploaded: Uploaded, start_run: StartRun) -> None:
     found = finished(start_run(uploaded.bucket.profile, batch_size=32, learning_rate=0.02, image_size=32))
     epoch = next(event for event in found if isinstance(event, events.Epoch))
     assert (epoch.samples, epoch.val_samples) == (TRAIN_SAMPLES, VAL_SAMPLES)
+
+
+@pytest.mark.slow
+def test_two_ranks_fetch_each_sample_once(uploaded: Uploaded, start_run: StartRun) -> None:
+    since = log_length(uploaded.bucket)
+    settings = {"batch_size": BATCH // 2, "learning_rate": 0.02, "image_size": 32}
+    found = finished(start_run(uploaded.bucket.profile, processes=2, **settings))
+    epoch = next(event for event in found if isinstance(event, events.Epoch))
+    assert (epoch.samples, epoch.val_samples) == (TRAIN_SAMPLES, VAL_SAMPLES)
+    fetched = sum(line["bytes"] for line in reads(uploaded.bucket, since))
+    assert fetched < 1.01 * (TRAIN_SAMPLES + VAL_SAMPLES) * SAMPLE_BYTES
 
 
 class Recorder:
