@@ -37,39 +37,26 @@ from ossconsole.storage.client import ObjectStore
 from ossconsole.telemetry.events import percent
 
 
-class TarRun(NamedTuple):
-    """Members of one tar: the keys of the tar and of its index, and the members' numbers in ascending order."""
+class Tar(NamedTuple):
+    """A tar in the bucket, and its bytes."""
 
-    tar: str
-    members: str
-    numbers: tuple[int, ...]
+    key: str
+    bytes: int
 
 
 @dataclass(frozen=True)
 class Tars:
     """The tars of a split, in the order of its samples.
 
-    `keys[i]` are the keys of tar i and of its index, `starts[i]` is the row of its first sample: int64.
+    `starts[i]` is the row of the first sample of tar i, int64; sample i begins at byte `offsets[i]` of its tar, int64.
     """
 
-    keys: tuple[tuple[str, str], ...]
+    tars: tuple[Tar, ...]
     starts: npt.NDArray[np.int64]
+    offsets: npt.NDArray[np.int64]
 
 
-_NO_TARS = Tars((), np.zeros(0, np.int64))
-
-
-def tar_runs(
-    rows: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], keys: Callable[[int], tuple[str, str]]
-) -> tuple[TarRun, ...]:
-    """The tars and members that hold the samples at `rows`, in ascending order; see Tars for `starts` and `keys`."""
-    ordered = np.sort(rows)
-    tars = np.searchsorted(starts, ordered, side="right") - 1
-    runs = []
-    for tar in np.unique(tars).tolist():
-        key, members = keys(tar)
-        runs.append(TarRun(key, members, tuple((ordered[tars == tar] - starts[tar]).tolist())))
-    return tuple(runs)
+_NO_TARS = Tars((), np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
 class Remark(NamedTuple):
@@ -208,6 +195,11 @@ class TrainingData:
         """Bytes of all samples."""
         return sum(int(columns.sizes.sum()) for columns in self.splits.values())
 
+    @property
+    def tar_bytes(self) -> dict[str, int] | None:
+        """The bytes of the tars by split; None for single objects."""
+        return {split: sum(tar.bytes for tar in tars.tars) for split, tars in self._tars.items()} or None
+
     def columns(self, split: str) -> SampleColumns:
         """The samples of a split; empty without the split."""
         return self.splits.get(split, _NO_SAMPLES)
@@ -230,7 +222,7 @@ class TrainingData:
         """The key of the object that holds a sample."""
         if self.sharded:
             tars = self._tars[split]
-            return tars.keys[int(np.searchsorted(tars.starts, row, side="right")) - 1][0]
+            return tars.tars[int(np.searchsorted(tars.starts, row, side="right")) - 1].key
         return object_key(self.prefix, self.splits[split].keys.get(row))
 
 
@@ -326,13 +318,16 @@ def _sharded(listed: ShardList, prefix: str) -> TrainingData:
     for split in {shard.split for shard in listed.shards}:
         shards = [shard for shard in listed.shards if shard.split == split]
         splits[split] = tuple(
-            Sample(sample.key, sample.label, sample.height, sample.width, bytes=sample.bytes)
+            Sample(sample.key, sample.label, sample.height, sample.width, sample.crc64, sample.bytes)
             for shard in shards
             for sample in shard.samples
         )
-        keys = tuple((object_key(prefix, shard.tar), object_key(prefix, shard.index)) for shard in shards)
         ends = np.cumsum([len(shard.samples) for shard in shards])
-        tars[split] = Tars(keys, np.concatenate([[0], ends[:-1]]).astype(np.int64))
+        tars[split] = Tars(
+            tuple(Tar(object_key(prefix, shard.tar), shard.bytes) for shard in shards),
+            np.concatenate([[0], ends[:-1]]).astype(np.int64),
+            np.fromiter((sample.offset for shard in shards for sample in shard.samples), np.int64, len(splits[split])),
+        )
     manifest = Manifest(
         format=listed.format,
         size=listed.size,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -12,8 +13,17 @@ import numpy.typing as npt
 
 from ossconsole.training.settings import TrainSettings
 
-NEIGHBOURS = 16
-"""Batches per window of stored order: one open tar then serves many batches."""
+LANES = 8
+"""Windows that are read side by side: batch i of a split is from lane i % LANES, which has one window after the other.
+
+It does not depend on the number of readers, so the order does not either. No more readers than lanes have work.
+"""
+
+WINDOW_BYTES = 16 << 20
+"""A window has as many whole batches of all ranks together as fit into these bytes."""
+
+_PAIR_BYTES = 128 << 20
+"""It has at least two batches, so that it can be shuffled, where two fit into these bytes."""
 
 
 class Split(str, enum.Enum):
@@ -27,12 +37,26 @@ class Split(str, enum.Enum):
 
 
 @dataclass(frozen=True)
+class Window:
+    """A run of neighbours in storage, with all samples of several batches: this rank's part of it.
+
+    These are `count` rows from `first` on, modulo the size of the split. All batches of a window have its `number`, and
+    no other window of the run has it.
+    """
+
+    number: int
+    first: int
+    count: int
+
+
+@dataclass(frozen=True)
 class BatchRequest:
     """The samples of one batch. `number` counts from 0 over all epochs as planned, `epoch` from 1.
 
     `index` is the batch's position in its epoch and split, `last` marks the last one there; `indices` are rows of the
     manifest's split, int64. Training updates the weights after batches with `update`; `share` is this batch's part of
-    the samples of its update.
+    the samples of its update. `window` has all of them, None for single objects; the windows of a `lane` are read one
+    after the other.
     """
 
     number: int
@@ -43,6 +67,8 @@ class BatchRequest:
     last: bool
     update: bool = True
     share: float = 1.0
+    lane: int = 0
+    window: Window | None = None
 
 
 class Requests(Protocol):
@@ -57,8 +83,11 @@ class Plan:
 
     The last batch of a split may be short. `max_steps` cuts the last epoch's training short, not its validation.
     With `world` > 1 each sample is read by exactly one rank per epoch, and all ranks do the same number of steps.
-    `stored_order` keeps neighbours in storage in one batch, and batches in windows of NEIGHBOURS: an epoch begins at a
-    random sample, and shuffles the windows and the batches within them.
+
+    For samples in tars, `tar_bytes` has the bytes of each split's tars, and batches come from windows: an epoch begins
+    at a random sample, cuts the split into windows, shuffles the windows, and each anew within itself. A batch takes
+    one sample of each group of neighbours in its window, so that the parts of the ranks are neighbours too. This order
+    depends on the size of the batch of all ranks together, and not on the number of ranks or readers.
     """
 
     def __init__(
@@ -69,13 +98,14 @@ class Plan:
         *,
         rank: int = 0,
         world: int = 1,
-        stored_order: bool = False,
+        tar_bytes: Mapping[str, int] | None = None,
     ) -> None:
         self._settings = settings
         self._sizes = {Split.TRAIN: train_samples, Split.VAL: val_samples}
         self._rank = rank
         self._world = world
-        self._stored_order = stored_order
+        self._tar_bytes = tar_bytes
+        self._span = settings.batch_size * world
         self.steps_per_epoch = self._batches(Split.TRAIN)
         self.batches_per_epoch = self.steps_per_epoch + self._batches(Split.VAL)
         planned = settings.epochs * self.steps_per_epoch
@@ -111,15 +141,18 @@ class Plan:
             order = self._order(split, epoch)
             for index in range(batches):
                 last = index == batches - 1
+                indices, window = order.part(index, self._rank, self._world)
                 yield BatchRequest(
                     number=first + index,
                     epoch=epoch,
                     split=split,
                     index=index,
-                    indices=self._share(order, index),
+                    indices=indices,
                     last=last,
                     update=last or (index + 1) % self._settings.accumulate == 0,
                     share=self._share_of_update(split, index, batches),
+                    lane=index % LANES,
+                    window=replace(window, number=first + window.number) if window else None,
                 )
             first += self.steps_per_epoch
 
@@ -127,29 +160,90 @@ class Plan:
         """This batch's part of the samples of its update; the last batch and the last update may be short."""
         first = index - index % self._settings.accumulate
         after = min(first + self._settings.accumulate, batches)
-        span = self._settings.batch_size * self._world
-        bounds = [min(at * span, self._sizes[split]) for at in (index, index + 1, first, after)]
+        bounds = [min(at * self._span, self._sizes[split]) for at in (index, index + 1, first, after)]
         return (bounds[1] - bounds[0]) / (bounds[3] - bounds[2])
 
-    def _order(self, split: Split, epoch: int) -> npt.NDArray[np.int64]:
+    def _order(self, split: Split, epoch: int) -> _Order:
         size = self._sizes[split]
-        if split is Split.VAL:
-            return np.arange(size, dtype=np.int64)
-        random = np.random.default_rng([self._settings.seed, epoch])
-        if not self._stored_order:
-            return random.permutation(size)
-        rolled = np.roll(np.arange(size, dtype=np.int64), random.integers(size))
-        whole = size - size % self._settings.batch_size
-        batches = rolled[:whole].reshape(-1, self._settings.batch_size)
-        windows = [random.permutation(batches[at : at + NEIGHBOURS]) for at in range(0, len(batches), NEIGHBOURS)]
-        shuffled = [windows[number].ravel() for number in random.permutation(len(windows))]
-        return np.concatenate([*shuffled, rolled[whole:]])
+        random = None if split is Split.VAL else np.random.default_rng([self._settings.seed, epoch])
+        if self._tar_bytes is None:
+            rows = np.arange(size, dtype=np.int64) if random is None else random.permutation(size)
+            return _Order(rows, self._span)
+        return _StoredOrder(size, self._span, self._batches_per_window(split), random)
 
-    def _share(self, order: npt.NDArray[np.int64], index: int) -> npt.NDArray[np.int64]:
-        """This rank's part of global batch `index`; the parts differ by at most one sample."""
-        span = self._settings.batch_size * self._world
-        return np.array_split(order[index * span : (index + 1) * span], self._world)[self._rank]
+    def _batches_per_window(self, split: Split) -> int:
+        assert self._tar_bytes is not None  # noqa: S101 - the samples are in tars
+        batch_bytes = self._span * self._tar_bytes.get(split, 0) / max(1, self._sizes[split])
+        least = 2 if 2 * batch_bytes <= _PAIR_BYTES else 1
+        return max(least, int(WINDOW_BYTES / max(1, batch_bytes)))
 
     def _batches(self, split: Split) -> int:
-        span = self._settings.batch_size * self._world
-        return -(-self._sizes[split] // span)
+        return -(-self._sizes[split] // self._span)
+
+
+class _Order:
+    """The rows of a split in the order of one epoch, in batches of `span` rows of all ranks together."""
+
+    def __init__(self, rows: npt.NDArray[np.int64], span: int) -> None:
+        self._rows = rows
+        self._span = span
+
+    def part(self, index: int, rank: int, world: int) -> tuple[npt.NDArray[np.int64], Window | None]:
+        """A rank's part of batch `index`, and its window; the parts differ by at most one sample."""
+        return self._parts(index, world)[rank], None
+
+    def _parts(self, index: int, world: int) -> list[npt.NDArray[np.int64]]:
+        return np.array_split(self._rows[index * self._span : (index + 1) * self._span], world)
+
+
+class _StoredOrder(_Order):
+    """An order in windows of at most `most` batches; without `random` it is not shuffled.
+
+    The numbers of its windows are those of their first batches.
+    """
+
+    def __init__(self, size: int, span: int, most: int, random: np.random.Generator | None) -> None:
+        whole = size // span
+        windows = _windows(whole, most)
+        start = int(random.integers(size)) if random else 0
+        self._size = size
+        # By batch: first batch of its window, batches of the window, and first row of the window.
+        self._windows = np.ones((whole + 1, 3), np.int64)
+        self._windows[whole] = whole, 1, start + whole * span
+        rows = np.arange(start, start + size, dtype=np.int64)
+        batches = rows[: whole * span].reshape(whole, span)
+        shuffled = np.empty_like(batches)
+        done = 0
+        for at in random.permutation(len(windows)) if random else range(len(windows)):
+            window = windows[at]
+            count = len(window)
+            # Each batch takes one row of each group, so that a rank's part of all of them is a run of rows.
+            groups = batches[done : done + count].reshape(span, count)
+            taken = slice(window.start, window.stop, LANES)
+            shuffled[taken] = (random.permuted(groups, axis=1) if random else groups).T
+            self._windows[taken] = window.start, count, groups[0, 0]
+            done += count
+        rows[: whole * span] = shuffled.ravel()
+        super().__init__(rows % max(1, size), span)
+
+    def part(self, index: int, rank: int, world: int) -> tuple[npt.NDArray[np.int64], Window | None]:
+        """See `_Order.part`."""
+        parts = self._parts(index, world)
+        number, batches, first = self._windows[index].tolist()
+        before = sum(map(len, parts[:rank]))
+        return parts[rank], Window(number, (first + batches * before) % self._size, batches * len(parts[rank]))
+
+
+def _windows(whole: int, most: int) -> list[range]:
+    """The batches of each window, when a split has `whole` full batches.
+
+    The first window of a lane is shorter the lower the lane: the first batch comes sooner, and later the lanes do not
+    all begin a window at the same time.
+    """
+    windows: list[range] = []
+    for lane in range(LANES):
+        batches = range(lane, whole, LANES)
+        cut = -(-most * (lane + 1) // LANES) if len(batches) > most else most
+        bounds = [0, *range(cut, len(batches), most), len(batches)]
+        windows.extend(batches[start:end] for start, end in itertools.pairwise(bounds) if start < end)
+    return windows

@@ -215,7 +215,7 @@ def _plan(context: RunContext, data: TrainingData, rank_info: RankInfo) -> Plan:
         data.count(VAL),
         rank=rank_info.rank,
         world=rank_info.world,
-        stored_order=data.sharded,
+        tar_bytes=data.tar_bytes,
     )
 
 

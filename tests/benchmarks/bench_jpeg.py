@@ -91,6 +91,7 @@ def endpoint(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
             found = interleaved(
                 {
                     "loader, image-jpeg": lambda: place.console(JPEG),
+                    "loader, image-jpeg in shards": lambda: place.console(JPEG, shards=True),
                     "tutorial, tensor-f32": tutorial,
                     "decode and crop alone": _decoding(options, scratch),
                 },
@@ -99,6 +100,8 @@ def endpoint(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     mean = float(np.mean([len(body) for body in _bodies()]))
     pairs = {
         "image-jpeg to the tutorial": ("loader, image-jpeg", "tutorial, tensor-f32", 15.0),
+        "shards to the tutorial": ("loader, image-jpeg in shards", "tutorial, tensor-f32", 15.0),
+        "shards to decoding alone": ("loader, image-jpeg in shards", "decode and crop alone", 0.85),
         "image-jpeg to decoding alone": ("loader, image-jpeg", "decode and crop alone", 0.85),
         "decoding alone to the tutorial": ("decode and crop alone", "tutorial, tensor-f32", 0.0),
     }

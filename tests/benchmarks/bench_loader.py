@@ -33,16 +33,18 @@ from ossconsole.config.profiles import Profile
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import Manifest, object_key
 from ossconsole.sandbox.process import SandboxProcess
+from ossconsole.storage.client import ObjectStore
 from ossconsole.training.bench.limits import ConnectorReader, rate
-from ossconsole.training.data import TrainingData
+from ossconsole.training.data import TrainingData, training_data
 from ossconsole.training.loading.connector import ConnectorSettings
 from ossconsole.training.loading.loader import BatchLoader
 from ossconsole.training.plan import Plan
 from ossconsole.training.settings import TrainSettings
-from tests.benchmarks.datasets import make_dataset
+from tests.benchmarks.datasets import make_dataset, make_shards
 from tests.benchmarks.tutorial_loader import TutorialLoader
 
 F32, U8 = SampleFormat.TENSOR_F32, SampleFormat.IMAGE_U8
+TARS, PER_TAR = 8, 1000
 CORES = len(os.sched_getaffinity(0))
 TUTORIAL_CONFIG = {"logLevel": 3, "datasetConfig": {"prefetchConcurrency": 24, "prefetchWorker": 2}}
 Arm = Callable[[], float]
@@ -57,8 +59,11 @@ class Place:
     ) -> None:
         self._options = options
         self._scratch = scratch
+        self._sizes = sizes
         self._connectors: dict[SampleFormat, ConnectorSettings] = {}
         self._manifests: dict[SampleFormat, Manifest] = {}
+        self._sandbox = sandbox
+        self._shards: dict[SampleFormat, tuple[ConnectorSettings, TrainingData]] = {}
         for fmt, size in sizes.items():
             profile, manifest = make_dataset(sandbox, fmt, size=size, samples=options.samples)
             self._manifests[fmt] = manifest
@@ -76,11 +81,23 @@ class Place:
         data = TrainingData(manifest, connector.profile.dataset_prefix)
         return BatchLoader(connector, data, plan, settings, time_singles=time_singles)
 
-    def console(self, fmt: SampleFormat, *, time_singles: bool = False) -> float:
+    def shards(self, fmt: SampleFormat, settings: TrainSettings) -> BatchLoader:
+        """Our loader on images of the same sizes in tars, which are made at the first call."""
+        if fmt not in self._shards:
+            profile = make_shards(self._sandbox, fmt, size=self._sizes[fmt], tars=TARS, per_tar=PER_TAR)
+            connector = self._connector(self._sandbox, profile, self._scratch)
+            with contextlib.closing(ObjectStore(profile, connector.credentials)) as store:
+                self._shards[fmt] = connector, training_data(store, profile.dataset_prefix)
+        connector, data = self._shards[fmt]
+        plan = Plan(settings, data.count("train"), 0, tar_bytes=data.tar_bytes)
+        return BatchLoader(connector, data, plan, settings)
+
+    def console(self, fmt: SampleFormat, *, time_singles: bool = False, shards: bool = False) -> float:
         """Our loader: batches in the shared buffer, ready to be copied to a device."""
         options = self._options
         settings = TrainSettings(batch_size=options.batch_size, workers=options.workers, epochs=10**6)
-        with contextlib.closing(self.loader(fmt, settings, time_singles=time_singles)) as loader:
+        new = self.shards(fmt, settings) if shards else self.loader(fmt, settings, time_singles=time_singles)
+        with contextlib.closing(new) as loader:
             # Long enough for the process of the single samples to start.
             until = time.perf_counter() + options.settling
             while _read(loader) and time.perf_counter() < until:

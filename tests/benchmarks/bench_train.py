@@ -84,7 +84,12 @@ def dashboard(options: argparse.Namespace, sandbox: SandboxProcess) -> dict[str,
     """Runs of the same settings without and with the console on a terminal."""
     profile, _ = make_dataset(sandbox, SampleFormat.IMAGE_U8, size=options.small, samples=options.samples)
     settings = TrainSettings(
-        batch_size=options.batch_size, workers=1, epochs=10**6, max_steps=options.steps, keep_checkpoints=1
+        batch_size=options.batch_size,
+        workers=1,
+        epochs=10**6,
+        max_steps=options.steps,
+        keep_checkpoints=1,
+        val_split=0.0,
     )
     arms = {"headless": headless, "console": in_console}
     rates: dict[str, list[float]] = {name: [] for name in arms}
@@ -142,6 +147,7 @@ def headless(_home: Path, profile: Profile, settings: TrainSettings) -> None:
         f"--epochs={settings.epochs}",
         f"--max-steps={settings.max_steps}",
         f"--keep-checkpoints={settings.keep_checkpoints}",
+        f"--val-split={settings.val_split}",
     ]
     command = [sys.executable, "-m", "ossconsole", "train", "--json", *_flags(profile), *options]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)

@@ -13,7 +13,8 @@ from PIL import Image
 from ossconsole.config.credential_sources import FixedSource
 from ossconsole.config.profiles import Profile
 from ossconsole.dataset.formats import CHANNELS, SampleFormat
-from ossconsole.dataset.manifest import Manifest, Sample, object_key, write_manifest
+from ossconsole.dataset.manifest import SHARDS_NAME, Manifest, Sample, object_key, write_manifest
+from ossconsole.dataset.shards.index import Shard, ShardList, ShardSample, member_header, padding
 from ossconsole.sandbox.process import SandboxProcess
 from ossconsole.storage.client import ObjectStore
 
@@ -41,6 +42,37 @@ def make_dataset(sandbox: SandboxProcess, fmt: SampleFormat, *, size: int, sampl
     write_manifest(store, profile.dataset_prefix, manifest)
     store.close()
     return profile, manifest
+
+
+def make_shards(sandbox: SandboxProcess, fmt: SampleFormat, *, size: int, tars: int, per_tar: int) -> Profile:
+    """Writes made-up images of `size` px in tars to a sandbox; gives the profile that leads to them."""
+    profile = msgspec.structs.replace(sandbox.profile(), dataset_prefix=f"bench/{fmt}-{size}-shards")
+    store = ObjectStore(profile, FixedSource(sandbox.credentials()))
+    bodies = [made_up_body(fmt, size, label) for label in range(CLASSES)]
+    shards = []
+    for number in range(tars):
+        blocks, members, end = [], [], 0
+        for row in range(number * per_tar, (number + 1) * per_tar):
+            label = row % CLASSES
+            sample = made_up_sample(fmt, f"train/{label}/{row:06}{fmt.suffix}", label, size, bodies[label])
+            header = member_header(sample.key, len(bodies[label]))
+            place = end + len(header)
+            members.append(
+                ShardSample(sample.key, label, sample.height, sample.width, place, sample.bytes, sample.crc64)
+            )
+            blocks.append(b"".join((header, bodies[label], padding(len(bodies[label])))))
+            end += len(blocks[-1])
+        name = f"train/shard-{number:05}"
+        store.put(object_key(profile.dataset_prefix, f"{name}.tar"), b"".join(blocks))
+        shards.append(
+            Shard(split="train", tar=f"{name}.tar", index=f"{name}.idx", bytes=end, digest="", samples=tuple(members))
+        )
+    listed = ShardList(
+        format=fmt, size=size, recipe="", classes=tuple(str(label) for label in range(CLASSES)), shards=tuple(shards)
+    )
+    store.put(object_key(profile.dataset_prefix, SHARDS_NAME), msgspec.json.encode(listed))
+    store.close()
+    return profile
 
 
 def made_up_sample(fmt: SampleFormat, key: str, label: int, size: int, body: bytes) -> Sample:

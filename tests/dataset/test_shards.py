@@ -11,6 +11,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import fastcrc
 import hypothesis
 import msgspec
 import pytest
@@ -107,6 +108,7 @@ def check_list_is_the_bucket(store: ObjectStore, profile: Profile) -> dict[str, 
         for sample in shard.samples:
             end = sample.offset + sample.size(listed.format)
             found[sample.key] = objects[shard.tar][sample.offset : end]
+            assert sample.crc64 == fastcrc.crc64.xz(found[sample.key])
     return found
 
 

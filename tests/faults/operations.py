@@ -282,6 +282,7 @@ class Training(Operation):
             # A reader that starts on a busy machine takes two seconds by itself.
             fetch_deadline_s=5 * self.world.timeout_s,
             patience_s=self.patience_s,
+            val_split=0.0,
         )
         try:
             run = TrainingRun(self.world.profile, self.world.credentials, settings, Sampler(), on_event=watch)

@@ -6,6 +6,9 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,10 +18,12 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.manifest import object_key
 from ossconsole.telemetry.host import CpuLimit, usable_cores
+from ossconsole.training.bench import sampling
 from ossconsole.training.bench.benchmark import Bench, BenchSettings
 from ossconsole.training.bench.results import BenchEvent, CacheState, Limit, LimitKind, Mode, Reading
 from ossconsole.training.bench.sampling import BenchDataset, BenchRequests
 from ossconsole.training.compute.device import compute_threads
+from ossconsole.training.loading.loader import SkippedSample
 from tests.training.conftest import SIDE, TRAIN_SAMPLES, Bucket
 
 SETTINGS = BenchSettings(workers=(1,), batch_sizes=(8,), seconds=0.1, rounds=2)
@@ -82,6 +87,19 @@ def test_the_formats_are_compared_on_the_same_images_which_are_deleted(bucket: B
     said = done.stderr.decode()
     assert f"Uploading {TRAIN_SAMPLES} images as image-u8 at {SIDE} px" in said
     assert "objects below" in said
+
+
+@pytest.mark.parametrize(
+    ("failed", "rows", "problem"),
+    [("", 7, ""), ("", 0, r"train/a\.jpg: it cannot be decoded"), ("HTTP 503", 7, "HTTP 503")],
+    ids=["some left", "none left", "failed"],
+)
+def test_samples_that_cannot_be_used_are_left_out(failed: str, rows: int, problem: str) -> None:
+    skipped = SkippedSample(3, "train/a.jpg", "it cannot be decoded")
+    batch: Any = SimpleNamespace(bad=(skipped,), failed=failed, rows=np.arange(rows))
+    loader: Any = SimpleNamespace(next=lambda: batch)
+    with pytest.raises(ConsoleError, match=problem) if problem else nullcontext():
+        assert sampling._next(loader) is batch
 
 
 def test_a_control_measures_one_endpoint_under_both_names(bucket: Bucket) -> None:

@@ -17,7 +17,6 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.manifest import object_key
 from ossconsole.training.loading.loader import MAX_AHEAD, Batch, BatchLoader, LoaderError, slot_count
-from ossconsole.training.loading.reader import SampleReader
 from ossconsole.training.plan import Plan, Split
 from ossconsole.training.settings import TrainSettings
 from tests.training.conftest import SIDE, TRAIN_SAMPLES, VAL_SAMPLES, Bucket
@@ -138,29 +137,6 @@ def test_a_dead_endpoint_fails_the_batch_which_can_be_retried(bucket: Bucket, tm
         assert len(again.rows) == 32
     finally:
         loader.close()
-
-
-class TiredReader(SampleReader):
-    """Ends after each batch, as one does that has opened many tars."""
-
-    @property
-    def needs_recycling(self) -> bool:
-        return True
-
-
-def test_a_reader_that_needs_recycling_is_replaced(
-    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("ossconsole.training.loading.pool.SampleReader", TiredReader)
-    settings = TrainSettings(batch_size=40, workers=1, epochs=1)
-    loader = BatchLoader(bucket.connector(tmp_path), bucket.data, Plan(settings, TRAIN_SAMPLES, 0), settings)
-    rows: list[int] = []
-    try:
-        while (batch := loader.next()) is not None:
-            rows.extend(batch.rows.tolist())
-    finally:
-        loader.close()
-    assert sorted(rows) == list(range(TRAIN_SAMPLES))
 
 
 def test_an_interrupted_wait_ends(bucket: Bucket, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ossconsole.training.plan import Plan, Split
+from ossconsole.training.plan import LANES, WINDOW_BYTES, BatchRequest, Plan, Split, Window
 from ossconsole.training.settings import TrainSettings
 
 SIZES = st.integers(1, 200)
@@ -92,3 +92,87 @@ def test_updates_accumulate_batches_and_each_sample_counts_the_same() -> None:
     requests = list(plan.requests())
     assert [r.update for r in requests] == [False, False, True, False, True]
     assert [r.share for r in requests] == pytest.approx([1 / 3, 1 / 3, 1 / 3, 10 / 12, 2 / 12])
+
+
+def stored(train: int, val: int = 0, *, batch: int, sample_bytes: int = 1 << 20, **ranks: int) -> Plan:
+    """A plan of two epochs on samples in tars, of a MiB each: a window has at least 2 batches and up to 16 samples."""
+    sizes = {"train": train * sample_bytes, "val": val * sample_bytes}
+    return Plan(TrainSettings(batch_size=batch, epochs=2), train, val, tar_bytes=sizes, **ranks)
+
+
+def window_rows(window: Window | None, size: int) -> set[int]:
+    assert window is not None
+    return {row % size for row in range(window.first, window.first + window.count)}
+
+
+@given(train=SIZES, val=st.integers(0, 50), batch=st.integers(1, 20))
+def test_windows_leave_no_sample_out_and_have_those_of_their_batches(train: int, val: int, batch: int) -> None:
+    plan = stored(train, val, batch=batch)
+    for epoch in (1, 2):
+        assert sorted(rows(plan, epoch, Split.TRAIN)) == list(range(train))
+        assert sorted(rows(plan, epoch, Split.VAL)) == list(range(val))
+    batches: dict[int, list[BatchRequest]] = {}
+    for request in plan.requests():
+        assert request.window is not None
+        assert request.lane == request.index % LANES
+        batches.setdefault(request.window.number, []).append(request)
+    for found in batches.values():
+        assert len({(each.window, each.lane, each.epoch, each.split) for each in found}) == 1
+        seen = [row for each in found for row in each.indices.tolist()]
+        size = train if found[0].split is Split.TRAIN else val
+        assert set(seen) == window_rows(found[0].window, size)
+        assert len(seen) <= max(2 * batch, WINDOW_BYTES >> 20)
+        numbers = [each.number for each in found]
+        assert numbers == list(range(numbers[0], numbers[-1] + 1, LANES))
+
+
+@given(train=SIZES, val=st.integers(0, 50), batch=st.integers(1, 10), world=st.integers(1, 4))
+def test_ranks_together_have_the_batches_and_windows_of_one(train: int, val: int, batch: int, world: int) -> None:
+    alone = stored(train, val, batch=batch * world)
+    ranks = [stored(train, val, batch=batch, rank=rank, world=world) for rank in range(world)]
+    for whole, *parts in zip(alone.requests(), *(plan.requests() for plan in ranks), strict=True):
+        assert np.concatenate([part.indices for part in parts]).tolist() == whole.indices.tolist()
+        size = train if whole.split is Split.TRAIN else val
+        spans = [window_rows(part.window, size) for part in parts]
+        assert set.union(*spans) == window_rows(whole.window, size)
+        assert sum(map(len, spans)) == len(set.union(*spans))
+        for part, span in zip(parts, spans, strict=True):
+            assert set(part.indices.tolist()) <= span
+
+
+@given(train=SIZES, val=st.integers(0, 50), batch=st.integers(1, 20), data=st.data())
+def test_a_plan_in_windows_resumes_from_any_batch(train: int, val: int, batch: int, data: st.DataObject) -> None:
+    plan = stored(train, val, batch=batch)
+    whole = [(r.number, r.window, r.indices.tolist()) for r in plan.requests()]
+    start = data.draw(st.integers(0, len(whole) - 1))
+    rest = [(r.number, r.window, r.indices.tolist()) for r in stored(train, val, batch=batch).requests(whole[start][0])]
+    assert rest == whole[start:]
+
+
+def test_neighbours_are_in_other_batches_in_each_epoch() -> None:
+    plan = stored(4096, batch=4)  # windows of 4 batches
+    batches: dict[int, list[frozenset[int]]] = {1: [], 2: []}
+    for request in plan.requests():
+        batches[request.epoch].append(frozenset(request.indices.tolist()))
+    places = {row: batch for batch in batches[2] for row in batch}
+    again = [max(len(batch & places[row]) for row in batch) for batch in batches[1]]
+    assert np.mean(again) < 2  # of 4; with the same neighbours in each epoch it would be 4
+
+
+@pytest.mark.parametrize(
+    ("batch", "sample_bytes", "batches"),
+    [(64, 27_000, 9), (256, 27_000, 2), (64, 150_528, 2), (256, 602_112, 1), (1, 64, 65)],
+)
+def test_a_window_has_whole_batches(batch: int, sample_bytes: int, batches: int) -> None:
+    plan = stored(batch * LANES * 65, batch=batch, sample_bytes=sample_bytes)
+    counts = [request.window.count for request in plan.requests() if request.window]
+    assert max(counts) == batches * batch
+
+
+def test_the_lanes_begin_their_windows_one_after_the_other() -> None:
+    plan = stored(16 * LANES * 8, batch=1)  # windows of 16 batches
+    lengths: dict[int, int] = {}
+    for request in plan.requests():
+        assert request.window is not None
+        lengths.setdefault(request.lane, request.window.count)
+    assert list(lengths.values()) == list(range(2, 17, 2))

@@ -23,10 +23,11 @@ from ossconsole.training.loading.loader import BatchLoader, LoaderError
 from ossconsole.training.loading.pool import ReaderLostError, ReaderPool, _ReaderProcess
 from ossconsole.training.loading.reader import ReadRequest
 from ossconsole.training.loading.shared_memory import SampleTable
-from ossconsole.training.plan import Plan, Split
+from ossconsole.training.plan import LANES, BatchRequest, Plan, Split, Window
 from ossconsole.training.settings import TrainSettings
 
 LARGE_BATCH = 4096
+WINDOW = Window(0, 0, 1)
 
 
 class Killed:
@@ -95,6 +96,18 @@ def test_two_readers_that_die_together_are_both_replaced_and_reported(ends: list
     assert sorted(end.recv().number for end in ends[2:]) == [0, 1]
 
 
+def test_all_batches_of_a_lane_are_read_by_one_reader(ends: list[Connection]) -> None:
+    pool = pool_of(3)
+    lanes = [number % LANES for number in range(3 * LANES)]
+    for number, lane in enumerate(lanes):
+        assert pool.has_room(BatchRequest(number, 1, Split.TRAIN, number, np.arange(1), False, window=WINDOW))
+        pool.send(request(number)._replace(lane=lane, window=WINDOW))
+    for reader, end in enumerate(ends):
+        sent = [number for number, lane in enumerate(lanes) if lane % 3 == reader]
+        assert [end.recv().number for _ in sent] == sent
+        assert not end.poll()
+
+
 def data_of(samples: int) -> TrainingData:
     """Pictures of one pixel, with keys as long as ImageNet's."""
     listed = tuple(Sample(f"train/n01440764/é_{number:050}.u8", 0, 1, 1, number) for number in range(samples))
@@ -135,7 +148,7 @@ def test_readers_find_every_sample_by_its_row() -> None:
     found = table.look_up(Split.TRAIN, rows)
     table.close()
     assert found.keys == tuple(data.object_of("train", row) for row in rows.tolist())
-    assert (found.sizes.tolist(), found.crc64s.tolist(), found.runs) == ([3] * 4, rows.tolist(), ())
+    assert (found.sizes.tolist(), found.crc64s.tolist()) == ([3] * 4, rows.tolist())
 
 
 def test_a_reader_that_cannot_be_started_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:

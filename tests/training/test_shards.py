@@ -2,91 +2,367 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 from PIL import Image
 
+from ossconsole.config.credential_sources import FixedSource
+from ossconsole.config.endpoints import EndpointKind
 from ossconsole.dataset.formats import SampleFormat
+from ossconsole.dataset.manifest import Manifest, Sample, read_manifest
 from ossconsole.dataset.upload.job import UploadSettings
 from ossconsole.dataset.upload.plan import create_upload
+from ossconsole.sandbox.control import SandboxControl
+from ossconsole.sandbox.faults import Corrupt, FaultPlan, Rule
+from ossconsole.sandbox.process import SandboxProcess
+from ossconsole.storage.client import ObjectStore
 from ossconsole.telemetry import events
-from ossconsole.training.data import TrainingData, training_data
-from ossconsole.training.loading.loader import BatchLoader
-from ossconsole.training.plan import Plan, Split
+from ossconsole.training.bench.benchmark import Bench, BenchSettings
+from ossconsole.training.bench.results import BenchEvent, CacheState, Mode, Reading
+from ossconsole.training.bench.sampling import BenchDataset, BenchRequests
+from ossconsole.training.data import Tar, Tars, TrainingData, training_data
+from ossconsole.training.loading.loader import Batch, BatchLoader, LoaderError
+from ossconsole.training.loading.reader import MISSING
+from ossconsole.training.loading.shard_windows import SPAN_BYTES, ShardWindows
+from ossconsole.training.loading.shared_memory import SampleTable
+from ossconsole.training.plan import LANES, Plan, Split, Window
 from ossconsole.training.settings import TrainSettings
 from tests.training.conftest import Bucket, StartRun, finished
 
-PER_CLASS, CLASSES = 35, ("dark", "light")
+PER_CLASS, CLASSES = 120, ("dark", "light")
+TRAIN_SAMPLES, VAL_SAMPLES = 2 * PER_CLASS, 20
 SIDE = 192
+SAMPLE_BYTES = 3 * SIDE * SIDE
+BATCH = 20  # 2.2 MB
+PER_TAR = 90  # 10 MB
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two classes; 70 images for training, 20 for validation."""
+    """A folder with two classes; 240 images for training, 20 for validation."""
     folder = tmp_path_factory.mktemp("pictures")
     random = np.random.default_rng(0)
-    for split, count in (("train", PER_CLASS), ("val", 10)):
+    for split, count in (("train", PER_CLASS), ("val", VAL_SAMPLES // 2)):
         for label, name in enumerate(CLASSES):
             (folder / split / name).mkdir(parents=True)
             for number in range(count):
                 values = random.integers(0, 100, (SIDE, SIDE, 3), dtype=np.uint8) + np.uint8(label * 120)
-                Image.fromarray(values).save(folder / split / name / f"{number}.png")
+                Image.fromarray(values).save(folder / split / name / f"{number}.png", compress_level=0)
     return folder
 
 
-@pytest.fixture
-def sharded(bucket: Bucket, pictures: Path) -> TrainingData:
-    """The images as shards of 25 samples, below a separate prefix."""
-    bucket.profile = msgspec.structs.replace(bucket.profile, dataset_prefix=f"{bucket.profile.dataset_prefix}/shards")
-    settings = UploadSettings(source=pictures, format=SampleFormat.IMAGE_U8, size=SIDE, per_shard=25, workers=1)
-    job = create_upload(bucket.profile, bucket.credentials, settings)
+@dataclass
+class Uploaded:
+    """The images as shards of PER_TAR samples, and as single objects in the same order."""
+
+    bucket: Bucket
+    data: TrainingData
+    as_objects: TrainingData
+
+    @property
+    def store(self) -> ObjectStore:
+        return self.bucket.store()
+
+    @contextlib.contextmanager
+    def replaced(self, key: str, content: bytes | None) -> Iterator[None]:
+        """Another object, or none, at a key."""
+        before = self.store.get(key)
+        self.store.delete(key)
+        try:
+            if content is not None:
+                self.store.put(key, content)
+            yield
+        finally:
+            self.store.put(key, before)
+
+
+NewLoader = Callable[..., BatchLoader]
+
+
+@pytest.fixture(scope="module")
+def uploaded(sandbox: SandboxProcess, pictures: Path) -> Uploaded:
+    bucket = Bucket(sandbox, sandbox.profile(), FixedSource(sandbox.credentials()), None, {})  # type: ignore[arg-type]
+    shards = upload(bucket, "dataset/shards", pictures, PER_TAR)
+    upload(bucket, "dataset/objects", pictures, 0)
+    listed = read_manifest(bucket.store(), "dataset/objects")
+    known = {sample.key: sample for samples in listed.splits.values() for sample in samples}
+    splits = {
+        split: tuple(known[columns.keys.get(row)] for row in range(len(columns)))
+        for split, columns in shards.splits.items()
+    }
+    bucket.profile = msgspec.structs.replace(bucket.profile, dataset_prefix="dataset/shards")
+    manifest = msgspec.structs.replace(listed, splits=splits)
+    return Uploaded(bucket, shards, TrainingData(manifest, "dataset/objects"))
+
+
+def upload(bucket: Bucket, prefix: str, folder: Path, per_shard: int) -> TrainingData:
+    profile = msgspec.structs.replace(bucket.profile, dataset_prefix=prefix)
+    settings = UploadSettings(source=folder, format=SampleFormat.IMAGE_U8, size=SIDE, per_shard=per_shard, workers=1)
+    job = create_upload(profile, bucket.credentials, settings)
     job.start()
-    assert job.result().uploaded == 2 * PER_CLASS + 20
-    return training_data(bucket.store(), bucket.profile.dataset_prefix)
+    assert job.result().uploaded == TRAIN_SAMPLES + VAL_SAMPLES
+    return training_data(bucket.store(), prefix)
 
 
-def test_each_member_arrives_once_with_its_own_label(bucket: Bucket, sharded: TrainingData, tmp_path: Path) -> None:
-    # 24 samples are 2.6 MB: side by side in one tar they are read in passing, else one by one.
-    settings = TrainSettings(batch_size=24, workers=1, epochs=2)
-    assert sharded.sharded
-    plan = Plan(settings, sharded.count("train"), sharded.count("val"), stored_order=True)
-    loader = BatchLoader(bucket.connector(tmp_path), sharded, plan, settings)
-    seen: dict[tuple[int, Split], list[int]] = {}
-    try:
-        while (batch := loader.next()) is not None:
-            assert not batch.failed
-            assert not batch.bad
-            seen.setdefault((batch.request.epoch, batch.request.split), []).extend(batch.rows.tolist())
-            means = batch.data.float().mean(dim=1)
-            labels = sharded.columns(str(batch.request.split)).labels[batch.rows]
-            for label, mean in zip(labels, means, strict=True):
-                assert (mean > 110) == sharded.classes[label].startswith("light")
-    finally:
+@pytest.fixture
+def loaders(uploaded: Uploaded, tmp_path: Path) -> Iterator[NewLoader]:
+    """Makes loaders of the shards, or of the same samples as objects, and closes them."""
+    made: list[BatchLoader] = []
+
+    def new(data: TrainingData | None = None, start: int = 0, **settings: Any) -> BatchLoader:
+        chosen = TrainSettings(**{"batch_size": BATCH, "workers": 1, "epochs": 1, **settings})
+        data = data or uploaded.data
+        plan = plan_of(data, chosen)
+        made.append(BatchLoader(uploaded.bucket.connector(tmp_path), data, plan, chosen, start=start))
+        return made[-1]
+
+    yield new
+    for loader in made:
         loader.close()
+
+
+def plan_of(data: TrainingData, settings: TrainSettings) -> Plan:
+    return Plan(settings, data.count("train"), data.count("val"), tar_bytes=data.tar_bytes)
+
+
+def batches_of(loader: BatchLoader) -> Iterator[Batch]:
+    while (batch := loader.next()) is not None:
+        assert not batch.failed
+        yield batch
+
+
+def contents(loader: BatchLoader) -> list[tuple[int, Split, dict[int, bytes]]]:
+    """Epoch, split, and bytes by row of each batch."""
+    found = []
+    for batch in batches_of(loader):
+        assert not batch.bad
+        rows = zip(batch.rows.tolist(), batch.data, strict=True)
+        found.append((batch.request.epoch, batch.request.split, {row: data.numpy().tobytes() for row, data in rows}))
+    return found
+
+
+def by_split(found: list[tuple[int, Split, dict[int, bytes]]]) -> dict[tuple[int, Split], dict[int, bytes]]:
+    merged: dict[tuple[int, Split], dict[int, bytes]] = {}
+    for epoch, split, rows in found:
+        assert not rows.keys() & merged.setdefault((epoch, split), {}).keys()
+        merged[epoch, split].update(rows)
+    return merged
+
+
+def reads(bucket: Bucket, since: int = 0) -> list[dict[str, Any]]:
+    """The connector's GETs of tars in the sandbox's log, without the first `since` lines of that log."""
+    lines = bucket.sandbox.log_path.read_text().splitlines()[since:]
+    log = [msgspec.json.decode(line) for line in lines if "OSSConnector" in line]
+    below = f"{bucket.profile.dataset_prefix}/"
+    return [line for line in log if line["key"].startswith(below) and line["key"].endswith(".tar")]
+
+
+def log_length(bucket: Bucket) -> int:
+    return len(bucket.sandbox.log_path.read_text().splitlines())
+
+
+def test_readers_take_few_large_parts_of_the_tars(uploaded: Uploaded, loaders: NewLoader) -> None:
+    since = log_length(uploaded.bucket)
+    found = by_split(contents(loaders(epochs=2)))
     for epoch in (1, 2):
-        assert sorted(seen[epoch, Split.TRAIN]) == list(range(2 * PER_CLASS))
-        assert sorted(seen[epoch, Split.VAL]) == list(range(20))
-    assert seen[1, Split.TRAIN] != seen[2, Split.TRAIN]
-    log = [msgspec.json.decode(line) for line in bucket.sandbox.log_path.read_text().splitlines()]
-    reads = [line for line in log if line["key"].startswith(f"{bucket.profile.dataset_prefix}/train/shard")]
-    gets = [line for line in reads if line["operation"] == "GetObject" and "OSSConnector" in line["user_agent"]]
-    sizes = {line["bytes"] for line in gets if line["key"].endswith(".tar")}
-    assert 2 << 20 in sizes
-    assert 512 + 3 * SIDE * SIDE in sizes
+        assert found[epoch, Split.TRAIN].keys() == set(range(TRAIN_SAMPLES))
+        assert found[epoch, Split.VAL].keys() == set(range(VAL_SAMPLES))
+    sizes = [line["bytes"] for line in reads(uploaded.bucket, since)]
+    assert {line["operation"] for line in reads(uploaded.bucket, since)} == {"GetObject"}
+    assert len(sizes) <= 2 * (TRAIN_SAMPLES + VAL_SAMPLES) / 20
+    assert sum(sizes) < 1.01 * 2 * (TRAIN_SAMPLES + VAL_SAMPLES) * SAMPLE_BYTES
+    assert sum(size < 1 << 20 for size in sizes) <= 2 * 4 * 2  # at the ends of the four tars, in two epochs
 
 
-def test_a_run_trains_on_them(bucket: Bucket, sharded: TrainingData, start_run: StartRun) -> None:
-    found = finished(start_run(bucket.profile, batch_size=32, learning_rate=0.02, image_size=32))
+def test_a_run_resumes_within_its_windows(loaders: NewLoader) -> None:
+    whole = contents(loaders(epochs=2))
+    assert contents(loaders(epochs=2, start=10)) == whole[10:]
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_shards_give_the_pixels_of_the_objects_for_any_number_of_readers(
+    loaders: NewLoader, uploaded: Uploaded, workers: int
+) -> None:
+    shards = contents(loaders(workers=workers, epochs=2))
+    assert by_split(shards) == by_split(contents(loaders(uploaded.as_objects, epochs=2)))
+    wanted = [
+        request.indices.tolist()
+        for request in plan_of(uploaded.data, TrainSettings(batch_size=BATCH, epochs=2)).requests()
+    ]
+    assert [list(rows) for _, _, rows in shards] == wanted
+
+
+def test_a_switch_is_effective_for_the_windows_that_are_held(uploaded: Uploaded, loaders: NewLoader) -> None:
+    loader = loaders()
+    since = log_length(uploaded.bucket)
+    batches = []
+    for batch in batches_of(loader):
+        batches.append(batch)
+        loader.switch.endpoint = EndpointKind.ACCELERATED
+    rows = [row for batch in batches if batch.request.split is Split.TRAIN for row in batch.rows.tolist()]
+    assert sorted(rows) == list(range(TRAIN_SAMPLES))
+    before, after = ([b for b in batches if b.endpoint is kind] for kind in EndpointKind)
+    assert batches == before + after
+    assert len(before) <= loader.ahead + 1
+    fetched = sum(line["bytes"] for line in reads(uploaded.bucket, since) if line["endpoint"] == "accelerated")
+    assert fetched >= sum(batch.bytes for batch in after)
+
+
+def test_a_replaced_reader_continues_with_its_windows(loaders: NewLoader) -> None:
+    loader = loaders(workers=2)
+    rows: list[int] = []
+    failures = 0
+    while True:
+        try:
+            batch = loader.next()
+        except LoaderError:
+            failures += 1
+            continue
+        if batch is None:
+            break
+        if not rows:
+            child = next(each for each in multiprocessing.active_children() if each.name == "reader-1")
+            assert child.pid is not None
+            os.kill(child.pid, signal.SIGKILL)
+        rows += batch.rows.tolist() if batch.request.split is Split.TRAIN else []
+    assert failures == 1
+    assert sorted(rows) == list(range(TRAIN_SAMPLES))
+
+
+def test_samples_of_a_missing_tar_are_left_out_by_name(uploaded: Uploaded, loaders: NewLoader) -> None:
+    tar = uploaded.data.tars("train").tars[1]
+    with uploaded.replaced(tar.key, None):
+        batches = list(batches_of(loaders()))
+    bad = {bad.row: (bad.key, bad.reason) for batch in batches for bad in batch.bad}
+    keys = uploaded.data.columns("train").keys
+    assert bad == {row: (keys.get(row), MISSING) for row in range(PER_TAR, 2 * PER_TAR)}
+    rows = [row for batch in batches if batch.request.split is Split.TRAIN for row in batch.rows.tolist()]
+    assert sorted(rows) == [*range(PER_TAR), *range(2 * PER_TAR, TRAIN_SAMPLES)]
+
+
+def test_a_sample_whose_bytes_differ_from_the_list_is_left_out(uploaded: Uploaded, loaders: NewLoader) -> None:
+    tars = uploaded.data.tars("train")
+    content = bytearray(uploaded.store.get(tars.tars[0].key))
+    content[tars.offsets[7] + 1000] ^= 1
+    with uploaded.replaced(tars.tars[0].key, bytes(content)):
+        batches = list(batches_of(loaders()))
+    (bad,) = [bad for batch in batches for bad in batch.bad]
+    assert bad.row == 7
+    assert "CRC64" in bad.reason
+
+
+def test_bytes_changed_on_the_way_are_read_again(uploaded: Uploaded, loaders: NewLoader) -> None:
+    control = SandboxControl(uploaded.bucket.sandbox.info)
+    control.set_faults(FaultPlan(rules=[Rule(action=Corrupt(), operation="GetObject", key="*.tar", times=1)]))
+    try:
+        batches = list(batches_of(loaders()))
+    finally:
+        control.clear_faults()
+    assert not [bad for batch in batches for bad in batch.bad]
+    assert sum(batch.retries for batch in batches) == 1
+
+
+def test_a_benchmark_reads_neighbours(uploaded: Uploaded) -> None:
+    requests = BenchRequests(BenchDataset(uploaded.data), EndpointKind.STANDARD, BATCH)
+    for number, request in zip(range(2 * TRAIN_SAMPLES // BATCH), requests.requests(), strict=False):
+        assert request.window == Window(number, int(request.indices[0]), BATCH)
+        assert request.lane == number % LANES
+        assert set(np.diff(request.indices)) == {1}
+
+
+def test_a_benchmark_of_shards_has_no_limits_of_single_objects(uploaded: Uploaded) -> None:
+    settings = BenchSettings(workers=(2,), batch_sizes=(BATCH,), seconds=0.1, rounds=1, modes=(Mode.LOADER,))
+    found: list[BenchEvent] = []
+    summary = Bench(uploaded.bucket.profile, uploaded.bucket.credentials, settings, found.append).run()
+    readings = [event for event in found if isinstance(event, Reading)]
+    assert {(each.endpoint, each.temperature) for each in readings} == set(itertools.product(EndpointKind, CacheState))
+    assert summary.limits == {}
+
+
+def test_a_run_trains_on_them(uploaded: Uploaded, start_run: StartRun) -> None:
+    found = finished(start_run(uploaded.bucket.profile, batch_size=32, learning_rate=0.02, image_size=32))
     epoch = next(event for event in found if isinstance(event, events.Epoch))
-    assert (epoch.samples, epoch.val_samples) == (sharded.count("train"), sharded.count("val"))
+    assert (epoch.samples, epoch.val_samples) == (TRAIN_SAMPLES, VAL_SAMPLES)
 
 
-def test_a_plan_in_stored_order_takes_neighbours_and_leaves_none_out() -> None:
-    plan = Plan(TrainSettings(batch_size=8, epochs=1), 43, 0, stored_order=True)
-    batches = [request.indices for request in plan.requests()]
-    assert sorted(np.concatenate(batches).tolist()) == list(range(43))
-    for rows in batches:
-        assert set(np.diff(rows).tolist()) <= {1, -42}
+@pytest.mark.slow
+def test_two_ranks_fetch_each_sample_once(uploaded: Uploaded, start_run: StartRun) -> None:
+    since = log_length(uploaded.bucket)
+    settings = {"batch_size": BATCH // 2, "learning_rate": 0.02, "image_size": 32}
+    found = finished(start_run(uploaded.bucket.profile, processes=2, **settings))
+    epoch = next(event for event in found if isinstance(event, events.Epoch))
+    assert (epoch.samples, epoch.val_samples) == (TRAIN_SAMPLES, VAL_SAMPLES)
+    fetched = sum(line["bytes"] for line in reads(uploaded.bucket, since))
+    assert fetched < 1.01 * (TRAIN_SAMPLES + VAL_SAMPLES) * SAMPLE_BYTES
+
+
+class Recorder:
+    """A connector whose tars have any bytes; `reads` are the tar, the offset and the bytes of each request."""
+
+    def __init__(self) -> None:
+        self.reads: list[tuple[str, int, int]] = []
+
+    def open_ro(self, _bucket: str, key: str, _size: int, _type: int, _label: str) -> Any:
+        return RecordedTar(self, key)
+
+
+class RecordedTar:
+    """One tar of a Recorder."""
+
+    def __init__(self, recorder: Recorder, key: str) -> None:
+        self._recorder = recorder
+        self._key = key
+        self._offset = 0
+
+    def seek(self, offset: int, _whence: int) -> None:
+        self._offset = offset
+
+    def readinto(self, buffer: memoryview) -> int:
+        self._recorder.reads.append((self._key, self._offset, len(buffer)))
+        return len(buffer)
+
+
+@pytest.mark.parametrize("workers", [1, 8])
+def test_reads_have_4_to_8_mib_and_windows_are_freed(workers: int) -> None:
+    # 12,000 images of 25 to 35 KB in 10 tars of 36 MB.
+    count, per_tar = 12_000, 1200
+    sizes = np.random.default_rng(0).integers(25_000, 35_000, count)
+    blocks = 512 + -(-sizes // 512) * 512
+    offsets = np.concatenate([np.cumsum(tar) - tar + 512 for tar in blocks.reshape(-1, per_tar)])
+    tar_bytes = blocks.reshape(-1, per_tar).sum(axis=1) + 1024
+    samples = tuple(Sample(f"train/one/{row}.jpg", 0, 0, 0, 0, int(sizes[row])) for row in range(count))
+    manifest = Manifest(format=SampleFormat.IMAGE_JPEG, size=256, classes=("one",), splits={"train": samples})
+    tars = Tars(
+        tuple(Tar(f"{number}.tar", int(size)) for number, size in enumerate(tar_bytes)),
+        np.arange(0, count, per_tar),
+        offsets,
+    )
+    data = TrainingData(manifest, "dataset", {"train": tars})
+    table = SampleTable(data)
+    connector = Recorder()
+    readers = [ShardWindows(table, "bucket", lambda _kind: connector) for _ in range(workers)]
+    for request in plan_of(data, TrainSettings(batch_size=64, epochs=1)).requests():
+        assert request.window is not None
+        reader = readers[request.lane % workers]
+        read = reader.read(request.split, request.lane, request.window, EndpointKind.STANDARD, request.indices)
+        for row, found in zip(request.indices, read, strict=True):
+            assert found is not None
+            assert len(found) == sizes[row]
+    table.close()
+    assert sum(size for _, _, size in connector.reads) < 1.01 * tar_bytes.sum()
+    assert len(connector.reads) < count / 100
+    small = [read for read in connector.reads if read[2] < SPAN_BYTES / 2]
+    assert max(size for _, _, size in connector.reads) < SPAN_BYTES + 40_000
+    assert len(small) <= 2 * len(tar_bytes) + 3 * LANES  # at the ends of tars, and in the short windows of the lanes
+    assert not [span for reader in readers for held in reader._held.values() for span in held.spans if span.data]

@@ -274,8 +274,9 @@ class ShardBuilder:
                 self._stats.preview = SamplePreview(row.key, done.height, done.width, payload)
                 header = member_header(row.key, len(payload))
                 data = b"".join((header, payload, padding(len(payload))))
-                listed = len(payload) if encoded else 0
-                members.append(ShardSample(row.key, 0, done.height, done.width, size + len(header), listed))
+                checksum, listed = fastcrc.crc64.xz(payload), len(payload) if encoded else 0
+                offset = size + len(header)
+                members.append(ShardSample(row.key, 0, done.height, done.width, offset, listed, checksum))
                 blocks.append(len(data) // BLOCK)
                 file.write(data)
                 size, crc64 = size + len(data), fastcrc.crc64.xz(data, crc64)

@@ -40,7 +40,7 @@ class ShardSample(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A member of a tar, from `offset` on. `bytes` is its size, 0 where format, height and width determine it.
 
     `key` is the member's name, the same as the sample's key as a single object; `label` is an index into the list's
-    classes.
+    classes. `crc64` is that of its bytes, as OSS computes it; 0 where it is unknown.
     """
 
     key: str
@@ -49,6 +49,7 @@ class ShardSample(msgspec.Struct, frozen=True, array_like=True, gc=False):
     width: int
     offset: int
     bytes: int = 0
+    crc64: int = 0
 
     def size(self, fmt: SampleFormat) -> int:
         """Bytes of the member."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,8 +33,10 @@ from ossconsole.training.data import TrainingData
 from ossconsole.training.distributed.process_group import ProcessGroup
 from ossconsole.training.distributed.ranks import RankInfo
 from ossconsole.training.loading.loader import Batch, BatchLoader, sample_transform
-from ossconsole.training.plan import BatchRequest, Split
+from ossconsole.training.plan import LANES, BatchRequest, Split, Window
 from ossconsole.training.settings import TrainSettings
+
+log = logging.getLogger(__name__)
 
 _ORDER = tuple(CacheState)  # the epoch of a request, from 1, is its position here
 _STEPS = 1 << 40  # enough that the learning rate does not change
@@ -49,7 +52,8 @@ class BenchDataset:
     def __init__(self, data: TrainingData, *, one_endpoint: bool = False) -> None:
         self.data = data
         # The same order for all endpoints: they are compared on the same samples.
-        self._order = np.random.default_rng(0).permutation(data.count(TRAIN))
+        count = data.count(TRAIN)
+        self._order = np.arange(count) if data.sharded else np.random.default_rng(0).permutation(count)
         self._one = one_endpoint
         self._read = dict.fromkeys(EndpointKind, 0)
 
@@ -89,7 +93,7 @@ class BenchRequests:
         before = len(data.already_read(kind))
         number = itertools.count(start)
         while self.temperature is CacheState.COLD and (rows := data.next_unread(kind, size)) is not None:
-            yield _request(next(number), CacheState.COLD, rows)
+            yield self._request(next(number), CacheState.COLD, rows)
         pool = data.already_read(kind)
         if len(pool) - before >= 2 * size:
             pool = pool[before:]  # a cache may have evicted older ones
@@ -97,12 +101,23 @@ class BenchRequests:
             data.mark_all_read(kind)
             pool = data.already_read(kind)
         for offset in itertools.count(0, size):
-            yield _request(next(number), CacheState.WARM, pool[np.arange(offset, offset + size) % len(pool)])
+            yield self._request(next(number), CacheState.WARM, pool[np.arange(offset, offset + size) % len(pool)])
 
-
-def _request(number: int, temperature: CacheState, rows: npt.NDArray[np.int64]) -> BatchRequest:
-    epoch = _ORDER.index(temperature) + 1
-    return BatchRequest(number=number, epoch=epoch, split=Split.TRAIN, index=number, indices=rows, last=False)
+    def _request(self, number: int, temperature: CacheState, rows: npt.NDArray[np.int64]) -> BatchRequest:
+        window = None
+        if self._data.data.sharded:  # each batch is read anew, so it is a window of its own
+            first = int(rows.min())
+            window = Window(number, first, int(rows.max()) + 1 - first)
+        return BatchRequest(
+            number=number,
+            epoch=_ORDER.index(temperature) + 1,
+            split=Split.TRAIN,
+            index=number,
+            indices=rows,
+            last=False,
+            lane=number % LANES,
+            window=window,
+        )
 
 
 class TrainingLoop:
@@ -308,12 +323,12 @@ def _timed(step: Step, times: StepTimes) -> Step:
 
 
 def _next(loader: BatchLoader) -> Batch:
+    """The next batch, without the samples that cannot be used, as in a run. Raises ConsoleError when none is left."""
     batch = loader.next()
-    if batch is None or batch.failed or batch.bad:
-        reason = "there are no more batches" if batch is None else batch.failed
-        if batch is not None and batch.bad:
-            reason = reason or f"{batch.bad[0].key}: {batch.bad[0].reason}"
-        raise ConsoleError(
-            f"A batch could not be read completely: {reason}.", remedy="`ossconsole doctor` checks the endpoints."
-        )
-    return batch
+    skipped = [f"{sample.key}: {sample.reason}" for sample in batch.bad] if batch is not None else []
+    for text in skipped:
+        log.warning("Skipped %s.", text)
+    if batch is not None and not batch.failed and len(batch.rows):
+        return batch
+    reason = "there are no more batches" if batch is None else batch.failed or skipped[0]
+    raise ConsoleError(f"A batch could not be read: {reason}.", remedy="`ossconsole doctor` checks the endpoints.")

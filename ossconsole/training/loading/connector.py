@@ -21,6 +21,10 @@ from ossconsole.config.files import logs_dir, open_private
 from ossconsole.config.profiles import Profile
 
 
+class EndpointFailedError(Exception):
+    """The endpoint did not deliver samples that may exist."""
+
+
 @dataclass(frozen=True)
 class ConnectorSettings:
     """What a process needs to open the connector on a profile's bucket; it is pickled for the reader processes."""

@@ -24,7 +24,7 @@ from ossconsole.training.loading.images import SampleTransform
 from ossconsole.training.loading.pool import QUEUED, ReaderLostError, ReaderPool, SingleSamples
 from ossconsole.training.loading.reader import ReaderShare, ReadRequest, ReadResult
 from ossconsole.training.loading.shared_memory import EndpointSwitch, SampleTable, SharedBuffer
-from ossconsole.training.plan import BatchRequest, Requests
+from ossconsole.training.plan import LANES, BatchRequest, Requests
 from ossconsole.training.settings import TrainSettings
 
 MAX_AHEAD = 8
@@ -104,13 +104,13 @@ class BatchLoader:
         self.switch = EndpointSwitch(settings.endpoint)
         self.not_pinned: ConsoleError | None = None
         self._data = data
-        self._workers = settings.workers
+        self._workers = min(settings.workers, LANES) if data.sharded else settings.workers  # others would have no work
         self._interrupted = interrupted
         transform = sample_transform(settings, data)
         row_bytes = transform.row_bytes
         slots = slot_count(settings, row_bytes, free_bytes=free_memory() // sharing)
         self._most_ahead = slots - _IN_USE
-        self._least_ahead = min(self._most_ahead, QUEUED * settings.workers)
+        self._least_ahead = min(self._most_ahead, QUEUED * self._workers)
         self.ahead = self._least_ahead
         shape = (slots, settings.batch_size, row_bytes)
         self._free = deque(range(slots))
@@ -152,7 +152,7 @@ class BatchLoader:
                 self.not_pinned = error
             else:
                 resources.callback(unlock_pages, self._slots)
-        self._pool = ReaderPool(connector, self._share, workers=settings.workers, deadline_s=settings.fetch_deadline_s)
+        self._pool = ReaderPool(connector, self._share, workers=self._workers, deadline_s=settings.fetch_deadline_s)
         resources.callback(self._pool.close)
 
     def next(self) -> Batch | None:
@@ -201,10 +201,11 @@ class BatchLoader:
 
     def _prefetch(self) -> None:
         """Sends requests, as far as slots and the limit of batches ahead allow."""
-        while len(self._requested) < self.ahead and self._free and self._pool.room:
-            request, self._upcoming = self._upcoming, next(self._requests, None)
-            if request is None:
+        while len(self._requested) < self.ahead and self._free:
+            request = self._upcoming
+            if request is None or not self._pool.has_room(request):
                 return
+            self._upcoming = next(self._requests, None)
             self._put(request, self._free.popleft())
             if self._singles is not None and self._upcoming is not None:
                 self._singles.offer(self._upcoming)
@@ -212,7 +213,7 @@ class BatchLoader:
     def _put(self, request: BatchRequest, slot: int, *, front: bool = False) -> None:
         count = len(request.indices)
         self._share.rows_of(slot, count)[:] = request.indices
-        read = ReadRequest(request.number, slot, request.split, request.epoch, count)
+        read = ReadRequest(request.number, slot, request.split, request.epoch, count, request.lane, request.window)
         if front:
             self._requested.appendleft((request, read))
         else:

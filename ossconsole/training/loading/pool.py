@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import logging
 import multiprocessing.connection
-import os
 import signal
 import time
 from collections import deque
@@ -75,14 +74,16 @@ class ReaderPool:
         """Whether a reader has no request."""
         return any(not reader.held for reader in self._readers)
 
-    @property
-    def room(self) -> bool:
-        """Whether a reader can hold another request."""
-        return any(len(reader.held) < QUEUED for reader in self._readers)
+    def has_room(self, request: BatchRequest) -> bool:
+        """Whether a reader can hold another request; one with a window can only be read by the reader of its lane."""
+        return request.window is not None or any(len(reader.held) < QUEUED for reader in self._readers)
 
     def send(self, request: ReadRequest) -> None:
-        """Sends the request to the reader with the fewest requests."""
-        reader = min(self._readers, key=lambda each: len(each.held))
+        """Sends the request to the reader of its lane, without a window to the one with the fewest requests."""
+        if request.window is None:
+            reader = min(self._readers, key=lambda each: len(each.held))
+        else:
+            reader = self._readers[request.lane % len(self._readers)]
         if not reader.held:
             reader.since = time.monotonic()
         _give(reader, request)
@@ -102,8 +103,8 @@ class ReaderPool:
             try:
                 results.append(reader.pipe.recv())
             except (EOFError, OSError):
-                if not self._recycled(number):
-                    self._lost.append(f"Reader process {number} ended unexpectedly{self._replace(number)}.")
+                reader.process.join(_JOIN_TIMEOUT_S)  # otherwise its end would be the SIGKILL of `_end`
+                self._lost.append(f"Reader process {number} ended unexpectedly{self._replace(number)}.")
                 continue
             reader.held.popleft()
             reader.since = time.monotonic()
@@ -119,15 +120,6 @@ class ReaderPool:
         for reader in self._readers:
             _end(reader)
         self._readers = []
-
-    def _recycled(self, number: int) -> bool:
-        """Whether a reader exited to be recycled; a new one continues with its requests."""
-        process = self._readers[number].process
-        process.join(_JOIN_TIMEOUT_S)
-        if process.exitcode != 0:
-            return False
-        self._replace(number)
-        return True
 
     def _check_deadlines(self) -> None:
         now = time.monotonic()
@@ -186,9 +178,6 @@ def _serve(pipe: Connection, new_reader: Callable[..., SampleReader], native_log
         except EOFError:
             return
         pipe.send(result)
-        if reader.needs_recycling:
-            # Without cleanup: the connector 1.2.3 can hang or crash when it releases objects being fetched.
-            os._exit(0)
 
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import hashlib
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -21,10 +21,11 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.dataset.decode import UnreadableImageError, import_jpeg_libraries
 from ossconsole.storage.retry import RetryPolicy, backoff
 from ossconsole.training.data import UNKNOWN_MD5
-from ossconsole.training.loading.connector import ConnectorSettings, native
+from ossconsole.training.loading.connector import ConnectorSettings, EndpointFailedError, native
 from ossconsole.training.loading.images import SampleTransform
+from ossconsole.training.loading.shard_windows import ShardWindows
 from ossconsole.training.loading.shared_memory import EndpointSwitch, SampleTable, SharedBuffer, Wanted
-from ossconsole.training.plan import Split
+from ossconsole.training.plan import Split, Window
 
 RETRIES = RetryPolicy(attempts=3, first_wait_s=0.5, longest_wait_s=5.0)
 """Attempts at a batch; the connector itself repeats each request 8 to 16 times, and does not report throttling."""
@@ -36,7 +37,8 @@ MISSING = "it is not in the bucket"
 class ReadRequest(NamedTuple):
     """One batch: its buffer slot, its split and epoch, its number of samples; their rows are in the `ReaderShare`.
 
-    Its size does not depend on the batch size, so that sending it never blocks.
+    `lane` and `window` are those of the BatchRequest. Its size does not depend on the batch size, so that sending it
+    never blocks.
     """
 
     number: int
@@ -44,6 +46,8 @@ class ReadRequest(NamedTuple):
     split: Split
     epoch: int
     samples: int
+    lane: int = 0
+    window: Window | None = None
 
 
 @dataclass(frozen=True)
@@ -94,17 +98,8 @@ class ReadResult:
     failed: str
 
 
-_TARS_OPEN = 4  # at a time: neighbouring batches are in few tars, and each open tar costs 5 threads and 27 descriptors
-_MOST_TARS = 200  # opened per process: the connector 1.2.3 leaks a descriptor of its log with each
-_RANGE_BYTES = 2 << 20  # bytes; the connector 1.2.3 reads tars in requests of this size (seen in the sandbox's log)
-
-
 _CONCURRENCY = "datasetConfig.prefetchConcurrency"
 _DEFAULT_CONCURRENCY = 24  # the connector's default
-
-
-class EndpointFailedError(Exception):
-    """The endpoint did not deliver samples that may exist."""
 
 
 class _Prefetched(NamedTuple):
@@ -142,19 +137,13 @@ class SampleReader:
         import_jpeg_libraries()
         self._compare_etags = True
         self._opened: dict[EndpointKind, Any] = {}
-        self._tars: OrderedDict[tuple[EndpointKind, str], Any] = OrderedDict()
-        self._tars_opened = 0
+        self._windows = ShardWindows(share.samples, settings.profile.bucket, self._connector)
         self._upcoming: ReadRequest | None = None
         self._prefetched: _Prefetched | None = None
         # When no more objects than these are left, all are being fetched. With more left, the objects of the next batch
         # could take the connector's slots that this batch needs, and both would block (seen with 1.2.3).
         configured = load_connector_config(settings.config_path).get(_CONCURRENCY, _DEFAULT_CONCURRENCY)
         self._all_in_flight = int(configured) * 3 // 4
-
-    @property
-    def needs_recycling(self) -> bool:
-        """Whether a new process must replace this one."""
-        return self._tars_opened >= _MOST_TARS
 
     def pop_prefetched(self) -> ReadRequest | None:
         """The request that `read` took from `next_request` and that must be read next; None without one."""
@@ -199,9 +188,8 @@ class SampleReader:
         if not attempt.missing:  # a rank's share of the last batch may be empty
             return
         try:
-            if attempt.wanted.runs:
-                for member in self._members(attempt.endpoint, attempt.wanted):
-                    attempt.take_member(member)
+            if attempt.request.window is not None:
+                self._read_window(attempt, attempt.request.window)
             else:
                 objects = (
                     prefetched.objects
@@ -227,25 +215,27 @@ class SampleReader:
         if request is None or not request.samples:
             return
         wanted = self._look_up(request)
-        if not wanted.runs:
-            kind, at = self._switch.endpoint, time.perf_counter()
-            with contextlib.suppress(RuntimeError):  # it fails again in its turn, and is reported then
-                objects = self._objects(kind, wanted, list(range(request.samples)))
-                self._prefetched = _Prefetched(request, wanted, kind, objects, at)
+        kind, at = self._switch.endpoint, time.perf_counter()
+        with contextlib.suppress(RuntimeError):  # it fails again in its turn, and is reported then
+            objects = self._objects(kind, wanted, list(range(request.samples)))
+            self._prefetched = _Prefetched(request, wanted, kind, objects, at)
+
+    def _read_window(self, attempt: _Attempt, window: Window) -> None:
+        request = attempt.request
+        rows = attempt.wanted.rows[attempt.missing]
+        for data in self._windows.read(request.split, request.lane, window, attempt.endpoint, rows):
+            attempt.take_member(data)
+        if attempt.failures:
+            self._windows.forget(request.lane)
 
     def _look_up(self, request: ReadRequest) -> Wanted:
         return self._share.samples.look_up(request.split, self._share.rows_of(request.slot, request.samples))
 
-    def _tar(self, kind: EndpointKind, key: str) -> Any:
-        """A connector for one tar: after a first tar it would return that tar's members for any other one (1.2.3)."""
-        if (kind, key) in self._tars:
-            self._tars.move_to_end((kind, key))
-        else:
-            self._tars[kind, key] = self._settings.open(kind, number=self._number, total=self._workers)
-            self._tars_opened += 1
-            if len(self._tars) > _TARS_OPEN:
-                self._tars.popitem(last=False)
-        return self._tars[kind, key]
+    def _connector(self, kind: EndpointKind) -> Any:
+        """The connector on an endpoint; one serves all objects."""
+        if kind not in self._opened:
+            self._opened[kind] = self._settings.open(kind, number=self._number, total=self._workers)
+        return self._opened[kind]
 
     def _objects(self, kind: EndpointKind, wanted: Wanted, positions: list[int]) -> Iterator[Any]:
         """The connector's objects at `positions`, in that order; they are fetched concurrently and ahead.
@@ -253,27 +243,13 @@ class SampleReader:
         `OssMapDataset.__getitems__` makes this call. That class is not used, because it holds every object of the
         dataset in each process and does not report which sample of a batch failed.
         """
-        if kind not in self._opened:
-            self._opened[kind] = self._settings.open(kind, number=self._number, total=self._workers)
         bucket = self._settings.profile.bucket
         objects = [
             native().new_data_object(f"oss://{bucket}/{wanted.keys[position]}", int(wanted.sizes[position]), "")
             for position in positions
         ]
-        fetched: Iterator[Any] = self._opened[kind].list_from_uris(objects, True, True)  # prefetch, include errors
+        fetched: Iterator[Any] = self._connector(kind).list_from_uris(objects, True, True)  # prefetch, include errors
         return fetched
-
-    def _members(self, kind: EndpointKind, wanted: Wanted) -> Iterator[Any]:
-        """The connector's members of tars, in any order, by the call of `OssMapDataset.from_tar(…).__getitems__`.
-
-        A contiguous range is read in requests of 2 MiB, however small it is; other members in one request each.
-        """
-        bucket = self._settings.profile.bucket
-        for run in wanted.runs:
-            first, count = run.numbers[0], len(run.numbers)
-            as_range = run.numbers[-1] - first == count - 1 and wanted.sizes.mean() * count >= _RANGE_BYTES
-            starts, counts = ([first], [count]) if as_range else (list(run.numbers), [])
-            yield from self._tar(kind, run.tar).list_from_tar(bucket, run.tar, run.members, starts, counts, True, True)
 
 
 class _Attempt:
@@ -301,7 +277,6 @@ class _Attempt:
         self._transform = transform
         self._bad: list[BadSample] = []
         self._done = np.zeros(request.samples, dtype=bool)
-        self._positions = {key: position for position, key in enumerate(wanted.keys)} if wanted.runs else {}
         self._checksum_errors: Counter[int] = Counter()
         self._digests: dict[int, bytes] = {}
         self._prefetched = self._decode_s = 0.0
@@ -327,35 +302,38 @@ class _Attempt:
         else:
             self._fill(obj, position, size)
 
-    def take_member(self, member: Any) -> None:
-        """Reads a member of a tar into its row, unless that is filled."""
-        if member.err() != 0:
-            self.failures.append(f"{member.error_msg()} (errno {member.err()})")
-            return
-        position = self._positions.get(member.key)
-        if position is None:
-            self.failures.append(f"the tar has {member.key!r} where its index has another sample")
-        elif position in self.missing:
-            self.missing.remove(position)
-            size = int(self.wanted.sizes[position])
-            if member.size != size:
-                self._bad.append(BadSample(position, f"it has {member.size} bytes, but the index says {size}"))
-            else:
-                self._fill(member, position, size)
+    def take_member(self, data: memoryview | None) -> None:
+        """Writes the next sample of the attempt to its row; None for one in a tar that does not exist."""
+        position = self.missing.pop(0)
+        if data is None:
+            self._bad.append(BadSample(position, MISSING))
+        elif self._fits(len(data), position):
+            if self._transform.raw:
+                memoryview(self._rows[position])[: len(data)] = data
+            self._finish(data, position)
 
     def _fill(self, obj: Any, position: int, size: int) -> None:
-        raw = self._transform.raw
-        row = self._rows[position]
-        if raw and size > len(row):
-            self._bad.append(BadSample(position, f"it has {size} bytes, those of this dataset have {len(row)}"))
+        if not self._fits(size, position):
             return
-        data = memoryview(row)[:size] if raw else memoryview(bytearray(size))
+        data = memoryview(self._rows[position])[:size] if self._transform.raw else memoryview(bytearray(size))
         count = obj.readinto(data)
         if count != size:
             self.failures.append(f"only {count} of {size} bytes of a sample arrived")
-        elif self._checksum_differs(data, position):
+        else:
+            self._finish(data, position)
+
+    def _fits(self, size: int, position: int) -> bool:
+        row_bytes = len(self._rows[position])
+        if not self._transform.raw or size <= row_bytes:
+            return True
+        self._bad.append(BadSample(position, f"it has {size} bytes, those of this dataset have {row_bytes}"))
+        return False
+
+    def _finish(self, data: memoryview, position: int) -> None:
+        """Checks the bytes of a sample, and decodes them unless the row has them."""
+        if self._checksum_differs(data, position):
             self._record_checksum_error(position)
-        elif raw:
+        elif self._transform.raw:
             self._done[position] = True
         else:
             self._decode(bytes(data), position)

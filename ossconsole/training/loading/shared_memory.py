@@ -15,7 +15,7 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.manifest import object_key
 from ossconsole.training.child import SPAWN
-from ossconsole.training.data import TarRun, TextColumn, TrainingData, tar_runs
+from ossconsole.training.data import Tar, TextColumn, TrainingData
 from ossconsole.training.plan import Split
 
 
@@ -65,8 +65,7 @@ class Wanted:
     """The samples of one batch, in its order: their rows, object keys, expected sizes in bytes, CRC64s (0 = unknown).
 
     `md5s` are ETags that have the form of an MD5: 16 bytes each, UNKNOWN_MD5 for any other. `heights` and `widths` are
-    those of the stored images in pixels, 0 where unknown. With `runs` the samples are members of tars, and `keys` their
-    names there.
+    those of the stored images in pixels, 0 where unknown. The keys of members of tars are their names there.
     """
 
     rows: npt.NDArray[np.int64]
@@ -76,7 +75,15 @@ class Wanted:
     md5s: npt.NDArray[np.void]
     heights: npt.NDArray[np.uint16]
     widths: npt.NDArray[np.uint16]
-    runs: tuple[TarRun, ...]
+
+
+@dataclass(frozen=True)
+class Members:
+    """Where samples lie in tars: numbers of the tars, offsets and sizes in bytes there; all int64."""
+
+    tars: npt.NDArray[np.int64]
+    offsets: npt.NDArray[np.int64]
+    sizes: npt.NDArray[np.int64]
 
 
 class SampleTable:
@@ -97,7 +104,6 @@ class SampleTable:
         for name, column in columns.items():
             self._layout[name] = (end, column.dtype.str, len(column))
             end += -(-column.nbytes // _ALIGNED) * _ALIGNED
-        self._sharded = data.sharded
         self._prefix = "" if data.sharded else data.prefix
         self._buffer = SharedBuffer(
             max(end, 1), holds="names and sizes of the samples", remedy="Free memory on this machine."
@@ -117,8 +123,23 @@ class SampleTable:
             md5s[rows] if len(md5s) else np.zeros(len(rows), md5s.dtype),
             self._column(f"{split}/height")[rows],
             self._column(f"{split}/width")[rows],
-            tar_runs(rows, self._column(f"{split}/start"), lambda tar: self._tar(split, tar)) if self._sharded else (),
         )
+
+    def count(self, split: Split) -> int:
+        """The number of samples of a split."""
+        return len(self._column(f"{split}/size"))
+
+    def members(self, split: Split, rows: npt.NDArray[np.int64]) -> Members:
+        """Where the samples at `rows` of a split lie in its tars."""
+        return Members(
+            np.searchsorted(self._column(f"{split}/start"), rows, side="right") - 1,
+            self._column(f"{split}/offset")[rows],
+            self._column(f"{split}/size")[rows],
+        )
+
+    def tar(self, split: Split, number: int) -> Tar:
+        """Tar `number` of a split."""
+        return Tar(self._texts(f"{split}/tar").get(number), int(self._column(f"{split}/tar_size")[number]))
 
     def close(self) -> None:
         """Closes the descriptor; the memory is freed with its last view."""
@@ -131,9 +152,6 @@ class SampleTable:
     def _texts(self, name: str) -> TextColumn:
         return TextColumn(self._column(f"{name}/start"), self._column(f"{name}/text"))
 
-    def _tar(self, split: Split, tar: int) -> tuple[str, str]:
-        return self._texts(f"{split}/tar").get(tar), self._texts(f"{split}/members").get(tar)
-
 
 def _columns(data: TrainingData, split: str) -> dict[str, npt.NDArray[Any]]:
     samples = data.columns(split)
@@ -145,12 +163,10 @@ def _columns(data: TrainingData, split: str) -> dict[str, npt.NDArray[Any]]:
         "height": samples.heights,
         "width": samples.widths,
         "start": tars.starts,
+        "offset": tars.offsets,
+        "tar_size": np.fromiter((tar.bytes for tar in tars.tars), np.int64, len(tars.tars)),
     }
-    texts = {
-        "key": samples.keys,
-        "tar": TextColumn.of(tar for tar, _ in tars.keys),
-        "members": TextColumn.of(members for _, members in tars.keys),
-    }
+    texts = {"key": samples.keys, "tar": TextColumn.of(tar.key for tar in tars.tars)}
     for name, column in texts.items():
         columns[f"{name}/start"] = column.starts
         columns[f"{name}/text"] = column.text
