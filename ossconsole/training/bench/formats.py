@@ -49,10 +49,10 @@ def format_datasets(
     *,
     report: Report = lambda _: None,
 ) -> Iterator[tuple[str, ...]]:
-    """Uploads the same images in each format, stored as the profile's dataset is; yields the prefixes.
+    """Uploads the same images in each format; yields the prefixes.
 
-    The images are those of `source`, or else training samples of the profile's dataset, at most IMAGES. `side` is that
-    of training images in pixels, 0 for the dataset's. `report` gets what is done, as text. Everything is deleted at the
+    The images are those of `source`, one object each, or else training samples of the profile's dataset, stored as it
+    is: at most IMAGES. `side` is that of training images in pixels, 0 for the dataset's. `report` gets what is done, as text. Everything is deleted at the
     end, and what an interrupted benchmark left before it begins. Raises ConsoleError.
     """
     scratch = object_key(profile.dataset_prefix, SCRATCH)
