@@ -74,7 +74,12 @@ async def test_the_plan_comes_first_and_then_starts(make_app: AppMaker) -> None:
         await pilot.press("ctrl+s")
         await settle(pilot)
         text = shown(app)
-        for words in ("240 train, 156 val, in 2 classes", "ants, bees", "390 samples, about 10.6 MB as image-jpeg at 256 px", "imageNotFound.gif"):
+        for words in (
+            "240 train, 156 val, in 2 classes",
+            "ants, bees",
+            "390 samples, about 10.6 MB as image-jpeg at 256 px",
+            "imageNotFound.gif",
+        ):
             assert words in text, words
         assert "estimated" in text
         assert services.uploads == []
