@@ -14,6 +14,7 @@ from ossconsole.cli.options import Target
 from ossconsole.cli.output import run_group
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.files import state_dir
+from ossconsole.config.profiles import Profile
 from ossconsole.telemetry.sampler import Sampler
 from ossconsole.training import preflight
 from ossconsole.training.preflight import MissingLibraryError, check_precision
@@ -78,6 +79,36 @@ def test_the_console_refuses_to_start_a_run_without_its_libraries(
             application.start_run(TrainSettings())
     assert application.run is None
     assert not list(state_dir().rglob("*.jsonl"))
+
+
+def test_a_run_of_the_console_is_on_the_dataset_of_its_form(
+    sandboxed_bucket: Sandboxed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner, profile = sandboxed_bucket.owner(), sandboxed_bucket.profile("preflight")
+    monkeypatch.setenv("OSS_ACCESS_KEY_ID", owner.access_key_id)
+    monkeypatch.setenv("OSS_ACCESS_KEY_SECRET", owner.access_key_secret.reveal())
+    started: list[str] = []
+
+    class Run:
+        """Stands for TrainingRun."""
+
+        alive = False
+
+        def __init__(self, profile: Profile, *_: object, **__: object) -> None:
+            started.append(profile.dataset_prefix)
+
+        def start(self) -> None:
+            pass
+
+    monkeypatch.setattr("ossconsole.training.run.TrainingRun", Run)
+    names = ("bucket", "region", "standard_endpoint", "dataset_prefix")
+    application = Application(Target({name: str(getattr(profile, name)) for name in names}))
+    application.open()
+    with Target(application._target.flags).open() as opened:
+        application._opened, application._sampler = opened, Sampler()
+        application.start_run(TrainSettings())
+        application.start_run(TrainSettings(), "photos")
+    assert started == [profile.dataset_prefix, "photos"]
 
 
 @pytest.mark.parametrize(

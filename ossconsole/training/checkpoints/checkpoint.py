@@ -298,6 +298,8 @@ def _difference(name: str, found: object, wanted: object) -> str:
     if name == "classes":
         was, has = (len(each) if isinstance(each, Sized) else 0 for each in (found, wanted))
         return f"{counted(was, 'class', 'classes')}; this dataset has {'others' if was == has else has}"
+    if name == "samples":
+        return f"{found} training samples; this run has {wanted}, without those held out (--val-split)"
     return f"another {name.replace('_', ' ')} than this run has"
 
 
