@@ -103,10 +103,10 @@ def sandbox(*, directory: Path, unshaped: bool, fault_file: Path | None, **optio
     run(settings, lambda info: say_json(msgspec.json.decode(info.encode())))
 
 
-SAMPLE_SIZE = 16
-"""Side of the stored samples in px: small enough that two slow cores train faster than the standard endpoint reads."""
+_STORED_SIZE = 32  # px: the short side of the sample dataset's JPEGs
+_TRAINING_SIZE = 16  # px: small enough that two slow cores train faster than the standard endpoint reads
 
-DEMO_SETTINGS = TrainSettings(epochs=40, batch_size=32, image_size=SAMPLE_SIZE, workers=1, learning_rate=0.03)
+DEMO_SETTINGS = TrainSettings(epochs=40, batch_size=32, image_size=_TRAINING_SIZE, workers=1, learning_rate=0.03)
 """The demo's run of a few minutes: I/O-bound on the standard endpoint, compute-bound on the accelerated one."""
 
 _POLL_S = 0.1
@@ -200,7 +200,7 @@ def _create(opened: OpenTarget, report: OnProgress, start_upload: Callable[[Uplo
     count = make_sample_images(source, on_drawn=drawn)
     report(FillProgress(FillStage.IMAGES, f"{count} drawn", over=True))
     report(FillProgress(FillStage.UPLOAD, f"0 of {count} sent"))
-    settings = UploadSettings(source=source, format=SampleFormat.IMAGE_U8, size=SAMPLE_SIZE)
+    settings = UploadSettings(source=source, format=SampleFormat.IMAGE_JPEG, size=_STORED_SIZE)
     if start_upload is None:
         job = create_upload(opened.profile, opened.credentials, settings)
         job.start()

@@ -40,7 +40,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
     attempts: int = 4
     patience_s: float = 180.0
-    first_wait_s: float = 0.2
+    first_wait_s: float = 0.4  # three waits of at least 1.4 s in all outlast a restart of a second
     longest_wait_s: float = 8.0
 
     def run(self, request: Callable[[], T], pause: Pause) -> T:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import resource
 import signal
@@ -109,6 +110,7 @@ def _full_disk(struck: Struck) -> Iterator[None]:
 def _no_descriptors(struck: Struck) -> Iterator[None]:
     """Every descriptor below the limit is taken."""
     taken: list[int] = []
+    gc.collect()  # otherwise descriptors of earlier tests' garbage become free in mid-operation
     limit = max(int(entry.name) for entry in Path("/proc/self/fd").iterdir()) + 2
 
     def give_back() -> None:
