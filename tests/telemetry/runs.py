@@ -16,7 +16,9 @@ STANDARD, ACCELERATED = EndpointKind.STANDARD, EndpointKind.ACCELERATED
 class Feed:
     """Applies events to a view, keeping time, step and epoch."""
 
-    def __init__(self, *, epochs: int = 4, steps_per_epoch: int = 100, batch: int = 10, **settings: Any) -> None:
+    def __init__(
+        self, *, epochs: int = 4, steps_per_epoch: int = 100, batch: int = 10, stored_as: str = "", **settings: Any
+    ) -> None:
         self.view = RunView()
         self.time = START
         self.step = 0
@@ -26,7 +28,13 @@ class Feed:
         known = {"batch_size": batch, "workers": 2, "endpoint": "standard", **settings}
         self.view.apply(
             events.Run(
-                time=self.time, run="r", version="1", settings=known, epochs=epochs, steps_per_epoch=steps_per_epoch
+                time=self.time,
+                run="r",
+                version="1",
+                settings=known,
+                epochs=epochs,
+                steps_per_epoch=steps_per_epoch,
+                stored_as=stored_as,
             )
         )
 
