@@ -42,6 +42,10 @@ class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
     time: float
 
 
+SHARD_LANES = 8
+"""Batches of a run on shards until each of the windows that are read side by side was used once."""
+
+
 class Run(_Event, frozen=True, kw_only=True, tag="run"):
     """The first line of every record: which run, by which program, with which settings (never a secret).
 

@@ -167,14 +167,20 @@ class Measurement:
         self.seen = 0
         self.settings = _settings(event.settings)
         if self._endpoint is None:
-            self.visits = Visits(self.settings.workers, self.hit_rate)
+            self.visits = Visits(self._turn, self.hit_rate)
         self._endpoint = self.settings.endpoint
         if self._endpoint is not None:
             self._begin(self._endpoint)
 
     def _begin(self, kind: EndpointKind) -> None:
         # Of the first turn of the readers, what the warm-up leaves.
-        self.visits.start(kind, max(0, self.settings.workers - WARMUP_STEPS))
+        self.visits.start(kind, max(0, self._turn - WARMUP_STEPS))
+
+    @property
+    def _turn(self) -> int:
+        """The batches of one turn of all readers; on shards it takes a batch of each window, which a switch empties."""
+        shards = self.run is not None and self.run.stored_as == "shards"
+        return max(self.settings.workers, events.SHARD_LANES if shards else 1)
 
     def _add(self, step: events.Step) -> None:
         if self._endpoint is None:

@@ -32,7 +32,7 @@ from ossconsole.dataset.manifest import (
     object_key,
     read_manifest,
 )
-from ossconsole.dataset.shards.index import ShardList, read_shard_list
+from ossconsole.dataset.shards.index import PackedShardList, Shard, read_shards
 from ossconsole.storage.client import ObjectStore
 from ossconsole.telemetry.events import percent
 
@@ -84,6 +84,12 @@ class TextColumn(NamedTuple):
             ends.append(len(text))
         return cls(np.frombuffer(ends, np.int64), np.frombuffer(text, np.uint8))
 
+    @classmethod
+    def joined(cls, parts: Sequence[TextColumn]) -> TextColumn:
+        """The strings of all `parts`, at least one."""
+        lengths = np.concatenate([np.diff(part.starts) for part in parts])
+        return cls(np.concatenate([[0], np.cumsum(lengths)]), np.concatenate([part.text for part in parts]))
+
     def get(self, number: int) -> str:
         """String number `number`."""
         return self.text[self.starts[number] : self.starts[number + 1]].tobytes().decode()
@@ -121,6 +127,19 @@ class SampleColumns:
             np.fromiter(map(size_of, samples), np.int64, count),
             np.fromiter((sample.crc64 for sample in samples), np.uint64, count),
             _md5_column(samples),
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[SampleColumns]) -> SampleColumns:
+        """The samples of all `parts`, at least one; MD5s must be unknown in all."""
+        return cls(
+            TextColumn.joined([part.keys for part in parts]),
+            np.concatenate([part.labels for part in parts]),
+            np.concatenate([part.heights for part in parts]),
+            np.concatenate([part.widths for part in parts]),
+            np.concatenate([part.sizes for part in parts]),
+            np.concatenate([part.crc64s for part in parts]),
+            np.concatenate([part.md5s for part in parts]),
         )
 
 
@@ -247,7 +266,7 @@ def training_data(
         if error.empty:
             raise
         if store.exists(object_key(prefix, SHARDS_NAME)):
-            return _with_training_split(_sharded(read_shard_list(store, prefix), prefix), store)
+            return _with_training_split(_sharded(*read_shards(store, prefix), prefix), store)
         began = time.monotonic()
         manifest, unused = manifest_from_listing(store, prefix, on_progress)
         notes = (_listed_note(manifest, prefix, time.monotonic() - began),)
@@ -312,27 +331,31 @@ def held_out_rows(keys: Iterable[str], labels: Sequence[int], share: float, seed
     return held
 
 
-def _sharded(listed: ShardList, prefix: str) -> TrainingData:
-    splits: dict[str, tuple[Sample, ...]] = {}
-    tars: dict[str, Tars] = {}
-    for split in {shard.split for shard in listed.shards}:
-        shards = [shard for shard in listed.shards if shard.split == split]
-        splits[split] = tuple(
-            Sample(sample.key, sample.label, sample.height, sample.width, sample.crc64, sample.bytes)
-            for shard in shards
-            for sample in shard.samples
-        )
-        ends = np.cumsum([len(shard.samples) for shard in shards])
-        tars[split] = Tars(
-            tuple(Tar(object_key(prefix, shard.tar), shard.bytes) for shard in shards),
-            np.concatenate([[0], ends[:-1]]).astype(np.int64),
-            np.fromiter((sample.offset for shard in shards for sample in shard.samples), np.int64, len(splits[split])),
-        )
+def _sharded(listed: PackedShardList, shards: Iterable[Shard], prefix: str) -> TrainingData:
     manifest = Manifest(
-        format=listed.format,
-        size=listed.size,
-        classes=listed.classes,
-        preparation=listed.preparation,
-        splits=splits,
+        format=listed.format, size=listed.size, classes=listed.classes, preparation=listed.preparation, splits={}
     )
-    return TrainingData(manifest, prefix, tars)
+    columns: dict[str, list[SampleColumns]] = {}
+    tars: dict[str, list[Tar]] = {}
+    offsets: dict[str, list[npt.NDArray[np.int64]]] = {}
+    for shard in shards:  # one at a time: a million samples as objects would take 0.5 GB
+        samples = [
+            Sample(each.key, each.label, each.height, each.width, each.crc64, each.bytes) for each in shard.samples
+        ]
+        columns.setdefault(shard.split, []).append(SampleColumns.of(samples, manifest.sample_bytes))
+        tars.setdefault(shard.split, []).append(Tar(object_key(prefix, shard.tar), shard.bytes))
+        offsets.setdefault(shard.split, []).append(np.array([each.offset for each in shard.samples], np.int64))
+    data = TrainingData(
+        manifest,
+        prefix,
+        {
+            split: Tars(
+                tuple(tars[split]),
+                np.cumsum([0, *map(len, columns[split][:-1])], dtype=np.int64),
+                np.concatenate(offsets[split]),
+            )
+            for split in tars
+        },
+    )
+    data.splits.update({split: SampleColumns.joined(parts) for split, parts in columns.items()})
+    return data

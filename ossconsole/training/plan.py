@@ -11,9 +11,10 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ossconsole.telemetry.events import SHARD_LANES
 from ossconsole.training.settings import TrainSettings
 
-LANES = 8
+LANES = SHARD_LANES
 """Windows that are read side by side: batch i of a split is from lane i % LANES, which has one window after the other.
 
 It does not depend on the number of readers, so the order does not either. No more readers than lanes have work.

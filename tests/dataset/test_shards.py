@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import subprocess
 import sys
 import tarfile
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 
 from ossconsole.config.profiles import Profile
 from ossconsole.dataset.formats import SampleFormat
-from ossconsole.dataset.manifest import SHARDS_NAME
+from ossconsole.dataset.manifest import SHARDS_NAME, ManifestError
 from ossconsole.dataset.shards.build import ShardBuilder, ShardUploadState
 from ossconsole.dataset.shards.index import BLOCK, encode_index, member_header, padding, read_shard_list
 from ossconsole.dataset.shards.upload import ShardUpload
@@ -173,6 +174,25 @@ def test_shards_of_encoded_images_list_the_bytes_of_each(
     assert (again.uploaded, again.unchanged) == (0, 8)
     plan = plan_upload(profile, sandboxed_bucket.owner, settings)
     assert (plan.to_send, plan.unchanged, plan.bytes_to_send) == (0, 8, 0)
+
+
+@pytest.mark.parametrize(
+    ("sample", "problem"),
+    [
+        (["a.u8", "0", 8, 8, 512], "not a list of shards"),
+        (["a.u8", 1, 8, 8, 512], "s.tar: the label 1 is not within 0..0"),
+        (["a.u8", 0, 8, 8, 0], "s.tar: a.u8 begins within the sample before it"),
+        (["a.u8", 0, 80, 80, 512], "s.tar: it has no samples, or they are longer than the tar"),
+    ],
+)
+def test_a_shard_that_is_not_valid_is_named(
+    store: ObjectStore, profile: Profile, sample: list[Any], problem: str
+) -> None:
+    shard = {"split": "train", "tar": "s.tar", "index": "s.idx", "bytes": 2048, "digest": "", "samples": [sample]}
+    listed = {"format": "image-u8", "size": 8, "recipe": "", "classes": ["one"], "shards": [shard], "version": 1}
+    store.put(f"{profile.dataset_prefix}/{SHARDS_NAME}", json.dumps(listed).encode())
+    with pytest.raises(ManifestError, match=re.escape(problem)):
+        read_shard_list(store, profile.dataset_prefix)
 
 
 def test_labels_and_shapes_are_listed_where_the_key_does_not_tell_them(

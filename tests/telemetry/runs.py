@@ -22,6 +22,7 @@ class Feed:
         epochs: int = 4,
         steps_per_epoch: int = 100,
         batch: int = 10,
+        stored_as: str = "",
         run: dict[str, Any] | None = None,
         **settings: Any,
     ) -> None:
@@ -32,7 +33,8 @@ class Feed:
         self.batch = batch
         self.endpoint = STANDARD
         known = {"batch_size": batch, "workers": 2, "endpoint": "standard", **settings}
-        fields = {"run": "r", "version": "1", "epochs": epochs, "steps_per_epoch": steps_per_epoch, **(run or {})}
+        fields: dict[str, Any] = {"run": "r", "version": "1", "epochs": epochs, "steps_per_epoch": steps_per_epoch}
+        fields |= {"stored_as": stored_as, **(run or {})}
         self.view.apply(events.Run(time=self.time, settings=known, **fields))
 
     def state(self, state: RunState, after: float = 0.0) -> Feed:

@@ -12,7 +12,7 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.telemetry.auto import MAX_PAIRS, AutoCompare
 from ossconsole.telemetry.cache import SingleTimes, TimeCounts, count_time, hit_rate, modes
 from ossconsole.telemetry.compare import _CRITICAL, LOOKS, Comparison, Decision, Estimate, estimate
-from ossconsole.telemetry.events import RunState
+from ossconsole.telemetry.events import SHARD_LANES, RunState
 from ossconsole.telemetry.visits import VISIT_S
 from tests.telemetry.runs import ACCELERATED, STANDARD, Feed
 from tests.telemetry.samples_of_events import step_event
@@ -167,6 +167,15 @@ def test_a_visit_lasts_several_turns_and_drains() -> None:
     assert feed.view.comparison.pairs == 0
     feed.steps(40, queued=20).switch(STANDARD).steps(60, queued=20)
     assert feed.view.comparison.pairs == 1
+
+
+def test_with_shards_the_batches_that_read_their_windows_again_after_a_switch_do_not_count() -> None:
+    figures = []
+    for stored_as in ("objects", "shards"):
+        feed = started(stored_as=stored_as).steps(40).switch(ACCELERATED)
+        feed.steps(SHARD_LANES, seconds=5.0).steps(40, seconds=0.5)
+        figures.append(feed.view.figures(ACCELERATED).samples_per_s)
+    assert figures == [pytest.approx(11.0), pytest.approx(20.0)]  # 4 of the 8 count with objects
 
 
 def test_stalls_count_in_the_mean_and_are_told_beside() -> None:

@@ -72,6 +72,19 @@ def test_the_command_prints_one_object_per_reading_and_ends_with_the_summary(buc
     assert summary["rows"][0]["cell"]["workers"] == 1
 
 
+@pytest.mark.parametrize(
+    ("failed", "rows", "problem"),
+    [("", 7, ""), ("", 0, r"train/a\.jpg: it cannot be decoded"), ("HTTP 503", 7, "HTTP 503")],
+    ids=["some left", "none left", "failed"],
+)
+def test_samples_that_cannot_be_used_are_left_out(failed: str, rows: int, problem: str) -> None:
+    skipped = SkippedSample(3, "train/a.jpg", "it cannot be decoded")
+    batch: Any = SimpleNamespace(bad=(skipped,), failed=failed, rows=np.arange(rows))
+    loader: Any = SimpleNamespace(next=lambda: batch)
+    with pytest.raises(ConsoleError, match=problem) if problem else nullcontext():
+        assert sampling._next(loader) is batch
+
+
 def test_the_formats_are_compared_on_the_same_images_which_are_deleted(bucket: Bucket) -> None:
     before = [found.key for found in bucket.store().list_all(bucket.profile.dataset_prefix)]
     done = bench(bucket, "--json", "--formats=image-jpeg,image-u8,tensor-f32", "--endpoint=standard")
@@ -87,19 +100,6 @@ def test_the_formats_are_compared_on_the_same_images_which_are_deleted(bucket: B
     said = done.stderr.decode()
     assert f"Uploading {TRAIN_SAMPLES} images as image-u8 at {SIDE} px" in said
     assert "objects below" in said
-
-
-@pytest.mark.parametrize(
-    ("failed", "rows", "problem"),
-    [("", 7, ""), ("", 0, r"train/a\.jpg: it cannot be decoded"), ("HTTP 503", 7, "HTTP 503")],
-    ids=["some left", "none left", "failed"],
-)
-def test_samples_that_cannot_be_used_are_left_out(failed: str, rows: int, problem: str) -> None:
-    skipped = SkippedSample(3, "train/a.jpg", "it cannot be decoded")
-    batch: Any = SimpleNamespace(bad=(skipped,), failed=failed, rows=np.arange(rows))
-    loader: Any = SimpleNamespace(next=lambda: batch)
-    with pytest.raises(ConsoleError, match=problem) if problem else nullcontext():
-        assert sampling._next(loader) is batch
 
 
 def test_a_control_measures_one_endpoint_under_both_names(bucket: Bucket) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 import tarfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import fastcrc
@@ -80,8 +80,9 @@ class PackedShard(_ShardFields, frozen=True, kw_only=True):
     samples: msgspec.Raw
 
     def unpack(self) -> list[ShardSample]:
-        """The decoded samples."""
-        return msgspec.json.decode(self.samples, type=list[ShardSample])
+        """The decoded samples. Raises msgspec.DecodeError."""
+        found: list[ShardSample] = decode_json(bytes(self.samples), list[ShardSample])
+        return found
 
 
 class _ListFields(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,14 +110,39 @@ class PackedShardList(_ListFields, frozen=True, kw_only=True):
 
 def read_shard_list(store: ObjectStore, prefix: str) -> ShardList:
     """The list below `prefix`, checked. Raises ManifestMissingError, ManifestError or StorageError."""
+    found, shards = read_shards(store, prefix)
+    fields = {name: getattr(found, name) for name in _ListFields.__struct_fields__}
+    return ShardList(**fields, shards=tuple(shards))
+
+
+def read_shards(store: ObjectStore, prefix: str) -> tuple[PackedShardList, Iterator[Shard]]:
+    """The list below `prefix`, and its shards, which are decoded and checked one by one to save memory.
+
+    Raises ManifestMissingError, ManifestError or StorageError, and ManifestError at a shard that is not valid.
+    """
     uri = store.uri(object_key(prefix, SHARDS_NAME))
     try:
-        found: ShardList = decode_json(_read(store, prefix), ShardList)
+        found: PackedShardList = decode_json(_read(store, prefix), PackedShardList)
     except msgspec.DecodeError as error:
         raise ManifestError(f"{uri} is not a list of shards: {error}.", remedy=_UPLOAD_AGAIN) from error
-    if problem := _problem(found):
+    _check(_problem(found), uri)
+    return found, _shards(found, uri)
+
+
+def _shards(found: PackedShardList, uri: str) -> Iterator[Shard]:
+    for packed in found.shards:
+        fields = {name: getattr(packed, name) for name in _ShardFields.__struct_fields__}
+        try:
+            shard = Shard(**fields, samples=tuple(packed.unpack()))
+        except msgspec.DecodeError as error:
+            raise ManifestError(f"{uri} is not a list of shards: {error}.", remedy=_UPLOAD_AGAIN) from error
+        _check(_shard_problem(shard, found), uri)
+        yield shard
+
+
+def _check(problem: str, uri: str) -> None:
+    if problem:
         raise ManifestError(f"The list of shards {uri} is not valid: {problem}.", remedy=_UPLOAD_AGAIN)
-    return found
 
 
 def read_packed_list(store: ObjectStore, prefix: str) -> PackedShardList | None:
@@ -139,7 +165,7 @@ def _read(store: ObjectStore, prefix: str) -> bytes:
         raise ManifestMissingError(f"{store.uri(key)} does not exist.", remedy=_UPLOAD_AGAIN, empty=False) from error
 
 
-def _problem(found: ShardList) -> str:
+def _problem(found: PackedShardList) -> str:
     if found.version != SHARDS_VERSION:
         return f"it has version {found.version}, this program reads version {SHARDS_VERSION}"
     if not found.shards or not 1 <= len(set(found.classes)) == len(found.classes):
@@ -147,20 +173,18 @@ def _problem(found: ShardList) -> str:
     for shard in found.shards:
         if shard.split not in SPLITS or key_problem(shard.tar) or key_problem(shard.index):
             return f"{shard.tar!r} is not a valid key of a shard"
-        if problem := _shard_problem(shard, found):
-            return f"{shard.tar}: {problem}"
     return ""
 
 
-def _shard_problem(shard: Shard, found: ShardList) -> str:
+def _shard_problem(shard: Shard, found: PackedShardList) -> str:
     end = 0
     for sample in shard.samples:
         if problem := sample_problem(sample, len(found.classes), found.format):
-            return problem
+            return f"{shard.tar}: {problem}"
         if sample.offset <= end:
-            return f"{sample.key} begins within the sample before it"
+            return f"{shard.tar}: {sample.key} begins within the sample before it"
         end = sample.offset + sample.size(found.format)
-    return "" if 0 < end <= shard.bytes else "it has no samples, or they are longer than the tar"
+    return "" if 0 < end <= shard.bytes else f"{shard.tar}: it has no samples, or they are longer than the tar"
 
 
 BLOCK = tarfile.BLOCKSIZE

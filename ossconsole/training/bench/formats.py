@@ -52,8 +52,10 @@ def format_datasets(
     """Uploads the same images in each format; yields the prefixes.
 
     The images are those of `source`, one object each, or else training samples of the profile's dataset, stored as it
-    is: at most IMAGES. `side` is that of training images in pixels, 0 for the dataset's. `report` gets what is done, as text. Everything is deleted at the
-    end, and what an interrupted benchmark left before it begins. Raises ConsoleError.
+    is: at most IMAGES. `side` is that of training images in pixels, 0 for the dataset's. `report` gets what is done, as
+    text. Everything is deleted at the end, and what an interrupted benchmark left is deleted first.
+
+    Raises ConsoleError.
     """
     scratch = object_key(profile.dataset_prefix, SCRATCH)
     with contextlib.closing(ObjectStore(profile, credentials)) as store, tempfile.TemporaryDirectory() as folder:

@@ -17,11 +17,12 @@ import torch
 from torchvision.transforms.v2 import functional as transforms
 
 from ossconsole.config.errors import ConsoleError, SettingsError
+from ossconsole.dataset.crop import centre_box
 from ossconsole.dataset.formats import CHANNELS, IMAGENET_MEAN, IMAGENET_STD
 from ossconsole.telemetry.gpu import memory_of_others
 from ossconsole.telemetry.host import usable_cores
 from ossconsole.training.data import TrainingData
-from ossconsole.training.loading.images import SampleTransform, centre_box
+from ossconsole.training.loading.images import SampleTransform
 from ossconsole.training.loading.loader import Batch
 from ossconsole.training.plan import Split
 from ossconsole.training.settings import TrainSettings
