@@ -24,7 +24,7 @@ _MOST_WAIT = 0.98
 
 
 class FormatGain(msgspec.Struct, frozen=True, kw_only=True):
-    """What `format` would give a run: `ratio` times its samples/s. All figures but `bytes_now` are estimates.
+    """What `format` would give a run: at most `ratio` times its samples/s. All but `bytes_now` are estimates.
 
     `bytes_now` and `bytes_then` are those of a sample, before and after. `short_side` is that of the images, in pixels.
     `limit` is what limits the run then: "bytes", "compute", "decoding" or "requests". Decoding needs `cores`.
@@ -91,7 +91,7 @@ def jpeg_gain(
         cores=needed,
         words=(
             f"{JPEG} needs about {_kilobytes(bytes_then)} per sample instead of {_kilobytes(bytes_per_sample)}: "
-            f"about {ratio:.1f}x{with_readers} (estimated{then.get(limit, '')}). "
+            f"at most {ratio:.1f}x{with_readers} (estimated{then.get(limit, '')}). "
             f"Try: ossconsole upload SRC --format {JPEG}{size}"
         ),
     )

@@ -309,7 +309,7 @@ class Measurement:
         """What JPEGs would give through this endpoint; None unless its bytes per second limit the run.
 
         They do where they are near the documented rate of the accelerator. They also do for shards, which need few
-        requests: whatever limits the reading of shards, it is proportional to the bytes.
+        requests. What each small sample costs the readers is not known, so the ratio is an upper bound.
         """
         figures, run = self.figures(kind), self.run
         if run is None or figures.samples_per_s is None or figures.wait_fraction is None:

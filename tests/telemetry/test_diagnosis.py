@@ -162,7 +162,7 @@ def test_floats_at_the_limit_of_the_bandwidth_are_told_what_jpegs_give() -> None
     assert found.bottleneck is Bottleneck.IO
     assert found.advice.startswith("100 % of what 1 TB gives")
     assert found.format_advice == (
-        "image-jpeg needs about 28 KB per sample instead of 602 KB: about 5.0x (estimated; then computing "
+        "image-jpeg needs about 28 KB per sample instead of 602 KB: at most 5.0x (estimated; then computing "
         "limits). Try: ossconsole upload SRC --format image-jpeg"
     )
 
