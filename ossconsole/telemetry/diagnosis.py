@@ -84,7 +84,7 @@ def final_advice(measured: Measurement) -> str:
         return ""
     kind = max(rates, key=lambda each: rates[each])
     if measured.decode_bound(kind):
-        decoding = _decoding(measured, measured.figures(kind).decode_share or 0.0)
+        decoding = _decoding(measured, measured.decode_share(kind) or 0.0)
         return f"Decoding-bound: {decoding}; {_decode_advice(measured)}"
     gain = measured.format_gain(kind)
     return gain.words if gain is not None else ""

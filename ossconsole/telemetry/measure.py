@@ -299,10 +299,15 @@ class Measurement:
             requests_per_s=figures.samples_per_s if each else None,
         )
 
+    def decode_share(self, kind: EndpointKind) -> float | None:
+        """The share of the readers' time in which they decoded, 0 to 1, while they read from this endpoint."""
+        decoding = self.figures(kind).decoding
+        return None if decoding is None else min(1.0, decoding / self.settings.workers)
+
     def decode_bound(self, kind: EndpointKind) -> bool:
         """Whether the run waited for the readers' CPUs, not for this endpoint."""
         figures = self.figures(kind)
-        wait, share = figures.wait_fraction or 0.0, figures.decode_share or 0.0
+        wait, share = figures.wait_fraction or 0.0, self.decode_share(kind) or 0.0
         return wait >= COMPUTE_BOUND and share >= DECODE_BOUND
 
     def format_gain(self, kind: EndpointKind) -> FormatGain | None:
@@ -368,7 +373,7 @@ class Measurement:
             samples_per_s=figures.samples_per_s,
             wait_fraction=figures.wait_fraction,
             reason=TOO_SHORT if figures.samples_per_s is None else "",
-            decode_share=figures.decode_share,
+            decode_share=self.decode_share(kind),
             format_gain=self.format_gain(kind),
         )
 

@@ -151,8 +151,8 @@ class EndpointFigures(msgspec.Struct, frozen=True, kw_only=True):
     completed; nine tenths of them lie between `rate_low` and `rate_high`. `typical_step_s` is the median time of a
     step, taken over turns of all readers, who deliver in bursts. `cold` is True where most of the samples were read
     for the first time through a caching endpoint; `cold_rate` and `warm_rate` are set where both
-    were seen. `copy_s` and `compute_s` are means per step. `decode_share` is the share of the readers' time in which
-    they decode, 0 to 1.
+    were seen. `copy_s` and `compute_s` are means per step. `decoding` is the mean number of readers that
+    were decoding.
     """
 
     kind: EndpointKind
@@ -174,7 +174,7 @@ class EndpointFigures(msgspec.Struct, frozen=True, kw_only=True):
     warm_rate: float | None = None
     copy_s: float | None = None
     compute_s: float | None = None
-    decode_share: float | None = None
+    decoding: float | None = None
 
     def side(self, samples_per_epoch: int) -> Side:
         """This endpoint's side of a comparison; `samples_per_epoch` 0 where not known."""
@@ -236,7 +236,6 @@ class EndpointWindow:
 
     def __init__(self, kind: EndpointKind, workers: int = 1) -> None:
         self.kind = kind
-        self._workers = workers
         self.parts = {cold: _Part(workers) for cold in (True, False)}
 
     def add(self, step: Step, before: Waiting, *, cold: bool) -> None:
@@ -279,7 +278,7 @@ class EndpointWindow:
             warm_rate=self.parts[False].rate,
             copy_s=_share(tally.copy_s, tally.steps),
             compute_s=_share(tally.compute_s, tally.steps),
-            decode_share=decode_share(tally.decode_s, tally.seconds, self._workers),
+            decoding=_share(tally.decode_s, tally.seconds),
         )
 
 

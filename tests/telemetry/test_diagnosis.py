@@ -148,10 +148,12 @@ def test_a_fully_used_accelerator_is_reported() -> None:
 FLOAT_BYTES, U8_BYTES = 602_112, 150_528  # of a sample at 224 px
 
 
-def reading(fmt: str, each: int, *, stored_as: str = "objects", cores: int = 16, **steps: object) -> Feed:
+def reading(
+    fmt: str, each: int, *, stored_as: str = "objects", cores: int = 16, workers: int = 8, **steps: object
+) -> Feed:
     """I/O-bound on an accelerator of 1 TB; `each` is the size of a sample. A step has 250 samples and takes 0.5 s."""
     run = {"sample_format": fmt, "stored_as": stored_as, "cores": cores}
-    feed = running(run=run, endpoint="accelerated", batch=250, workers=8)
+    feed = running(run=run, endpoint="accelerated", batch=250, workers=workers)
     feed.endpoint = ACCELERATED
     feed.view.apply(events.AcceleratorSize(time=1.0, quota_gb=1024, peak_bytes_per_s=3e8))
     return feed.steps(40, **{"seconds": 0.5, "wait": 0.4, "bytes": 250 * each, **steps})  # type: ignore[arg-type]
@@ -216,13 +218,15 @@ def test_another_format_is_advised_only_where_bytes_are_the_limit() -> None:
 
 
 @pytest.mark.parametrize(("share", "bound"), [(0.71, Bottleneck.DECODE), (0.69, Bottleneck.IO), (0.0, Bottleneck.IO)])
-def test_readers_that_decode_most_of_their_time_are_the_limit(share: float, bound: Bottleneck) -> None:
-    feed = reading("image-jpeg", 27_700, decode_s=share * 0.5 * 8)  # eight readers
+@pytest.mark.parametrize("stored_as", ["objects", "shards"])
+def test_readers_that_decode_most_of_their_time_are_the_limit(share: float, bound: Bottleneck, stored_as: str) -> None:
+    feed = reading("image-jpeg", 27_700, stored_as=stored_as, workers=4, decode_s=share * 0.5 * 4)
     found = diagnose(feed.view, feed.time)
     assert found.bottleneck is bound
+    assert feed.view.measurement.endpoints()["accelerated"].decode_share == pytest.approx(share)
     if bound is Bottleneck.DECODE:
         assert found.text == "the readers spend 71 % of their time decoding"
-        assert found.advice == "use more --workers: 8 readers on 16 cores; a faster endpoint would not help"
+        assert found.advice == "use more --workers: 4 readers on 16 cores; a faster endpoint would not help"
         assert final_advice(feed.view.measurement).startswith("Decoding-bound: the readers spend 71 %")
     idle = reading("image-jpeg", 27_700, decode_s=share * 0.5 * 8, wait=0.01)
     assert diagnose(idle.view, idle.time).bottleneck is Bottleneck.COMPUTE

@@ -56,7 +56,7 @@ async def test_an_io_bound_run_is_told_what_jpegs_would_give(make_app: AppMaker,
     assert rows == 2 * [5 if size[0] == 80 else 4]
     assert "the accelerated endpoint would be worth at most 2.9x (estimated)" in text
     assert (
-        "image-jpeg needs about 2.3 KB per sample instead of 12 KB: at most 3.0x (estimated; then computing limits). "
+        "image-jpeg needs about 2.3 KB per sample instead of 12 KB: at most 2.9x (estimated; then computing limits). "
         "Try: ossconsole upload SRC --format image-jpeg --size 73" in text
     )
 
