@@ -42,7 +42,7 @@ def test_version_and_help_load_nothing_heavy(arguments: list[str]) -> None:
         ("ossconsole.dataset.upload.worker", {"numpy", "PIL"}),
         ("ossconsole.training.run", set()),
         ("ossconsole.training.checkpoints.store", {"numpy", "oss2"}),
-        ("ossconsole.training.loading.pool", {"numpy", "oss2"}),
+        ("ossconsole.training.loading.pool", {"numpy", "oss2", "PIL"}),
         ("ossconsole.terminal.tty", set()),
         ("ossconsole.cli.application", set()),
         ("ossconsole.tui.app", {"textual"}),

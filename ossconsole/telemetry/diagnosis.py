@@ -10,11 +10,12 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.text import counted
 from ossconsole.telemetry.compare import Comparison
 from ossconsole.telemetry.events import RunState, percent
+from ossconsole.telemetry.format_gain import JPEG, JPEG_BYTES, is_larger
+from ossconsole.telemetry.measure import COMPUTE_BOUND, DECODE_BOUND, IO_BOUND, Measurement
 from ossconsole.telemetry.view import RunView, StepSplit
 
-IO_BOUND = 0.3
-COMPUTE_BOUND = 0.1
 _HOST_BOUND = 0.5  # share of the steps in which the GPU finished before the host had queued its next work
+_LARGE = 1.5  # times the bytes of a JPEG of 256 px, above which images are larger than training needs
 _DIAGNOSED_STEPS = 4  # fewer are too few for a diagnosis
 
 
@@ -23,6 +24,7 @@ class Bottleneck(str, enum.Enum):
 
     IO = "I/O-bound"
     MIXED = "partly I/O-bound"
+    DECODE = "decoding-bound"
     COMPUTE = "compute-bound"
     HOST = "host-bound"
     UNDECIDED = "undecided"
@@ -32,12 +34,14 @@ class Bottleneck(str, enum.Enum):
 class Diagnosis(msgspec.Struct, frozen=True):
     """The bottleneck of a run, and what to do about it.
 
-    `bottleneck` is NONE before the first steps and after the run; `advice` may be empty.
+    `bottleneck` is NONE before the first steps and after the run; `advice` may be empty. `format_advice` is what
+    another sample format would give (estimated), "" where that is not known.
     """
 
     bottleneck: Bottleneck
     text: str
     advice: str = ""
+    format_advice: str = ""
 
 
 def diagnose(view: RunView, now: float, *, has_accelerated: bool = True) -> Diagnosis:
@@ -48,19 +52,42 @@ def diagnose(view: RunView, now: float, *, has_accelerated: bool = True) -> Diag
     split = view.split
     if split is None:
         return Diagnosis(Bottleneck.NONE, "starting", "waiting for the first batch")
-    wait = split.wait_fraction
-    text = f"{_waiter(view)} waits for data {percent(wait)} of each step"
     if split.steps < _DIAGNOSED_STEPS:
         return Diagnosis(
             Bottleneck.UNDECIDED, f"{counted(split.steps, 'step')} so far", f"needs {_DIAGNOSED_STEPS} for a diagnosis"
         )
+    return _diagnose_steps(view, split, has_accelerated=has_accelerated)
+
+
+def _diagnose_steps(view: RunView, split: StepSplit, *, has_accelerated: bool) -> Diagnosis:
+    """The diagnosis from the times of the recent steps."""
+    wait = split.wait_fraction
+    text = f"{_waiter(view)} waits for data {percent(wait)} of each step"
     if wait < COMPUTE_BOUND and split.late >= _HOST_BOUND:
         late = f"the GPU is idle between kernels in {percent(split.late)} of the steps, although data is there"
         return Diagnosis(Bottleneck.HOST, late, _HOST_ADVICE)
     if wait < COMPUTE_BOUND:
         return Diagnosis(Bottleneck.COMPUTE, text, _compute_advice(view))
+    if split.decode_share >= DECODE_BOUND:
+        decoding = _decoding(view.measurement, split.decode_share)
+        return Diagnosis(Bottleneck.DECODE, decoding, _decode_advice(view.measurement))
     bound = Bottleneck.IO if wait >= IO_BOUND else Bottleneck.MIXED
-    return Diagnosis(bound, text, _gain_advice(view, split, has_accelerated=has_accelerated))
+    gain = view.measurement.format_gain(view.delivering) if view.delivering and bound is Bottleneck.IO else None
+    advice = _gain_advice(view, split, has_accelerated=has_accelerated, format_known=gain is not None)
+    return Diagnosis(bound, text, advice, gain.words if gain is not None else "")
+
+
+def final_advice(measured: Measurement) -> str:
+    """What would make a run that has ended faster; of the faster of its endpoints, "" where nothing is known."""
+    rates = {kind: rate for kind in EndpointKind if (rate := measured.figures(kind).samples_per_s) is not None}
+    if not rates:
+        return ""
+    kind = max(rates, key=lambda each: rates[each])
+    if measured.decode_bound(kind):
+        decoding = _decoding(measured, measured.figures(kind).decode_share or 0.0)
+        return f"Decoding-bound: {decoding}; {_decode_advice(measured)}"
+    gain = measured.format_gain(kind)
+    return gain.words if gain is not None else ""
 
 
 def _idle(view: RunView, now: float) -> Diagnosis | None:
@@ -93,11 +120,32 @@ _STATE_ADVICE = {
 }
 
 
+def _decoding(measured: Measurement, share: float) -> str:
+    """How much of their time the readers decode; image-u8 is only cropped."""
+    encoded = measured.run is None or measured.run.sample_format == JPEG
+    return f"the readers spend {percent(share)} of their time {'decoding' if encoded else 'cropping'}"
+
+
+def _decode_advice(measured: Measurement) -> str:
+    """How to decode faster; a faster endpoint would not help."""
+    run, readers, cores = measured.run, measured.readers, measured.run.cores if measured.run else 0
+    if readers < cores or not cores:
+        on = f" on {counted(cores, 'core')}" if cores else ""
+        advice = f"use more --workers: {counted(readers, 'reader')}{on}"
+    else:
+        advice = f"all {counted(cores, 'core')} are in use: use a machine with more"
+    each = measured.bytes / measured.samples if measured.samples else 0.0
+    if run is not None and run.sample_format == JPEG and each > _LARGE * JPEG_BYTES:
+        return f"{advice}, or store smaller images: ossconsole upload SRC --format {JPEG} --size 256"
+    return f"{advice}; a faster endpoint would not help"
+
+
 def _final(view: RunView) -> Diagnosis:
     if view.state is RunState.FAILED:
         failure = view.summary.error if view.summary and view.summary.error else ""
         return Diagnosis(Bottleneck.NONE, "failed", failure or (view.errors[-1].text if view.errors else ""))
-    return Diagnosis(Bottleneck.NONE, str(view.state), _compared(view.comparison))
+    advice = view.summary.advice if view.summary else ""
+    return Diagnosis(Bottleneck.NONE, str(view.state), _compared(view.comparison), advice)
 
 
 def _compared(found: Comparison) -> str:
@@ -127,12 +175,17 @@ def _measured(found: Comparison) -> str:
     return f"{_compared(found)}, measured in this run"
 
 
-def _gain_advice(view: RunView, split: StepSplit, *, has_accelerated: bool) -> str:
-    """The gain of the other endpoint: measured where both were, else bounded by the step without its wait."""
+def _gain_advice(view: RunView, split: StepSplit, *, has_accelerated: bool, format_known: bool) -> str:
+    """The gain of the other endpoint: measured where both were, else bounded by the step without its wait.
+
+    The same bound holds for smaller samples, which are named unless their gain is known.
+    """
+    smaller = not format_known and view.run is not None and is_larger(view.run.sample_format)
+    or_jpeg = f" or {JPEG}" if smaller else ""
     found = view.comparison
     at_most = f"at most {1 / (1 - min(split.wait_fraction, 0.98)):.1f}x (estimated)"
     if view.delivering is EndpointKind.ACCELERATED:
-        ceiling, more = view.measurement.ceiling, f"{_more_reading(view)}: {at_most}"
+        ceiling, more = view.measurement.ceiling, f"more workers{or_jpeg}: {at_most}"
         if ceiling is None:
             parts = [_compared(found), more]
         elif ceiling.near:  # more readers cannot exceed the purchased rate
@@ -141,14 +194,8 @@ def _gain_advice(view: RunView, split: StepSplit, *, has_accelerated: bool) -> s
             parts = [_compared(found), more, ceiling.short]
         return "; ".join(part for part in parts if part)
     if not has_accelerated:
-        return f"an accelerator would be worth {at_most}"
+        return f"an accelerator{or_jpeg} would be worth {at_most}"
     if found.decided:
         return _measured(found)
     known = f"{_compared(found)}; " if found.pairs else ""
-    return f"{known}the accelerated endpoint would be worth {at_most}"
-
-
-def _more_reading(view: RunView) -> str:
-    """Other ways to read faster: more workers, and for float samples a format with a quarter of the bytes."""
-    floats = view.run is not None and view.run.sample_format == "tensor-f32"
-    return "more workers or image-u8" if floats else "more workers"
+    return f"{known}the accelerated endpoint{or_jpeg} would be worth {at_most}"

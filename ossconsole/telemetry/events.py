@@ -16,6 +16,7 @@ import msgspec
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.text import StrEnum, counted, safe_text
 from ossconsole.telemetry.compare import ComparisonReport
+from ossconsole.telemetry.format_gain import FormatGain
 from ossconsole.telemetry.samples import GpuSample, HostSample
 
 
@@ -51,6 +52,7 @@ class Run(_Event, frozen=True, kw_only=True, tag="run"):
     `epochs` and `steps_per_epoch` are 0 where unknown at the start; `pid` and `host` (`socket.gethostname()`) identify
     its process. `world` is the number of processes that train together; a restart writes this event again.
     `stored_as` is "objects" (one for each sample) or "shards"; `versions` are those of the libraries that read.
+    `cores` may be used by the process and its readers; 0 where unknown.
     """
 
     run: str
@@ -68,6 +70,7 @@ class Run(_Event, frozen=True, kw_only=True, tag="run"):
     region: str = ""
     stored_as: str = ""
     versions: dict[str, str] = {}
+    cores: int = 0
 
 
 class Step(_Event, frozen=True, kw_only=True, tag="step"):
@@ -77,11 +80,12 @@ class Step(_Event, frozen=True, kw_only=True, tag="step"):
     that train together, and so is the loss; `endpoint` is the one this batch was read from. `step_time_s` runs from the
     end of the previous step; it is the sum of the wait (`data_wait_s`), the copy to the device (`copy_s`), the compute
     (`compute_s`) and the remaining time in which a GPU was idle (`host_s`). `host_late` is True where the GPU finished
-    before the host had queued all of its next work. `fetch_s` is how long the reader process took for this batch.
-    `single_s` is the time of one sample that was read alone from the same endpoint, about when this batch was
-    requested; null for most batches. `samples_per_s` is the rate that the run reports (smoothed by the engine).
-    `queued` batches after this one were prefetched already; `readers_idle` is True where the prefetch limit was reached
-    and a reader process was idle: the endpoint keeps up.
+    before the host had queued all of its next work. `fetch_s` is how long the reader process took for this batch,
+    `decode_s` the part of it for decoding and cropping (0 in records of earlier versions). `single_s` is the time of
+    one sample that was read alone from the same endpoint, about when this batch was requested; null for most batches.
+    `samples_per_s` is the rate that the run reports (smoothed by the engine). `queued` batches after this one were
+    prefetched already; `readers_idle` is True where the prefetch limit was reached and a reader process was idle: the
+    endpoint keeps up.
     """
 
     step: int
@@ -102,6 +106,7 @@ class Step(_Event, frozen=True, kw_only=True, tag="step"):
     queued: int = 0
     readers_idle: bool = False
     single_s: float | None = None
+    decode_s: float = 0.0
 
     @property
     def wait_fraction(self) -> float:
@@ -207,7 +212,8 @@ class EndpointSummary(msgspec.Struct, frozen=True, kw_only=True):
     """What one endpoint delivered over the run.
 
     `steps`, `samples` and `bytes` are totals. The rate and the wait are those of its settled steps; where these were
-    too few they are null, and `reason` says so.
+    too few they are null, and `reason` says so. `decode_share` is the share of the readers' time in which they decoded.
+    `format_gain` is what another sample format would give, null unless the bytes per second limit the run.
     """
 
     steps: int
@@ -216,6 +222,8 @@ class EndpointSummary(msgspec.Struct, frozen=True, kw_only=True):
     samples_per_s: float | None = None
     wait_fraction: float | None = None
     reason: str = ""
+    decode_share: float | None = None
+    format_gain: FormatGain | None = None
 
 
 class Compared(_Event, frozen=True, kw_only=True, tag="comparison"):
@@ -230,7 +238,7 @@ class Summary(_Event, frozen=True, kw_only=True, tag="summary"):
 
     `samples_per_s` is the mean over the steps after the warm-up, `wait_fraction` the share of their time spent waiting
     for data; where they were too few both are null, and `reason` says so. `comparison` is null where the run used one
-    endpoint only.
+    endpoint only. `advice` says what would make the run faster, with estimates.
     """
 
     run: str
@@ -244,6 +252,7 @@ class Summary(_Event, frozen=True, kw_only=True, tag="summary"):
     wait_fraction: float | None
     reason: str = ""
     comparison: ComparisonReport | None = None
+    advice: str = ""
     train_loss: float | None = None
     val_loss: float | None = None
     top1: float | None = None
@@ -347,6 +356,10 @@ def _epoch_text(event: Epoch) -> str:
 
 
 def _summary_text(event: Summary) -> str:
+    return f"{_results(event)}. {event.advice}" if event.advice else _results(event)
+
+
+def _results(event: Summary) -> str:
     words = f"{event.state}: {counted(event.epochs, 'epoch')}, {counted(event.steps, 'step')} in {event.seconds:.0f} s"
     if event.samples_per_s is None or event.wait_fraction is None:
         return f"{words}, {event.reason} for a rate" if event.reason else words

@@ -23,6 +23,7 @@ _STEP_SCALARS = {
     "time/data_wait_s": "data_wait_s",
     "time/step_s": "step_time_s",
     "time/fetch_s": "fetch_s",
+    "time/decode_s": "decode_s",
     "time/wait_fraction": "wait_fraction",
 }
 _GPU_SCALARS = {"utilization_percent": "utilization", "power_w": "power", "memory_bytes": "memory_used"}

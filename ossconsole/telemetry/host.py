@@ -59,6 +59,13 @@ def memory_limit(root: Path = _ROOT, own: Path = _OWN) -> MemoryLimit | None:
     return min(found, key=lambda limit: limit.total, default=None)
 
 
+def usable_cores(limit: CpuLimit | None = None) -> int:
+    """The number of cores that this process may use, by its affinity and the CPU limit of its container."""
+    cores = len(os.sched_getaffinity(0))
+    limit = limit or cpu_limit()
+    return max(1, min(cores, int(limit.cores))) if limit else cores
+
+
 def free_memory() -> int:
     """Bytes that new buffers may use: what the machine or the container has left."""
     memory, limit = psutil.virtual_memory(), memory_limit()

@@ -7,6 +7,7 @@ Also which share of an accelerator's documented rate, and of OSS's documented re
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -16,10 +17,23 @@ from ossconsole.telemetry import events
 from ossconsole.telemetry.cache import Coverage, HitRate, SingleTimes, TimeCounts, hit_rate
 from ossconsole.telemetry.compare import Comparison, Conditions
 from ossconsole.telemetry.events import EndpointSummary, Event, RunState
+from ossconsole.telemetry.format_gain import FormatGain, jpeg_gain
 from ossconsole.telemetry.visits import FIGURE_S, FIGURE_STEPS, EndpointFigures, Visits
 
 REQUESTS_PER_S = 10_000
 """Documented for each account, over all its buckets of a region."""
+
+IO_BOUND = 0.3
+"""Share of the time waiting for data from which on a run is I/O-bound."""
+
+COMPUTE_BOUND = 0.1
+"""Share of the time waiting for data below which a run is compute-bound."""
+
+DECODE_BOUND = 0.7
+"""Share of the readers' time from which on decoding is what limits them.
+
+The rest is for copies and checksums, which cost up to 0.15 of it (the floor of the loader's benchmark).
+"""
 
 _NEAR = 0.8  # share of a ceiling from which on it is what limits
 _FIRST_TB_GB = 1024  # a smaller accelerator has the rate of this one
@@ -115,13 +129,13 @@ class Measurement:
 
     def __init__(self) -> None:
         self.settings = RecordedSettings()
+        self.run: events.Run | None = None
         self.visits = Visits()
         self.looks = 0
         """How many estimates of the ratio were made."""
         self.seen = 0
         """Steps of this process, the warm-up too."""
         self._endpoint: EndpointKind | None = None
-        self._run: events.Run | None = None
         self._coverage = Coverage()
         self._singles = SingleTimes()
         self._whole = _Whole()
@@ -149,7 +163,7 @@ class Measurement:
 
     def _start(self, event: events.Run) -> None:
         """A run that is started again (its processes were lost) says so again: what was measured is kept."""
-        self._run = event
+        self.run = event
         self.seen = 0
         self.settings = _settings(event.settings)
         if self._endpoint is None:
@@ -165,7 +179,7 @@ class Measurement:
     @property
     def _turn(self) -> int:
         """The batches of one turn of all readers; on shards it takes a batch of each window, which a switch empties."""
-        shards = self._run is not None and self._run.stored_as == "shards"
+        shards = self.run is not None and self.run.stored_as == "shards"
         return max(self.settings.workers, events.SHARD_LANES if shards else 1)
 
     def _add(self, step: events.Step) -> None:
@@ -195,6 +209,11 @@ class Measurement:
         return sum(pairs.looks for pairs in self.visits.pairs.values())
 
     @property
+    def readers(self) -> int:
+        """The number of reader processes of all ranks."""
+        return self.settings.workers * (self.run.world if self.run is not None else 1)
+
+    @property
     def warming(self) -> tuple[int, int] | None:
         """How many of a run's first steps have passed, of how many that are not counted; None after them."""
         return (self.seen, WARMUP_STEPS) if self.seen < WARMUP_STEPS else None
@@ -202,7 +221,7 @@ class Measurement:
     @property
     def samples_per_epoch(self) -> int:
         """Training samples of an epoch; 0 where that is not known."""
-        planned = self._run.steps_per_epoch * self.settings.batch_size * self._run.world if self._run else 0
+        planned = self.run.steps_per_epoch * self.settings.batch_size * self.run.world if self.run else 0
         return self._coverage.size or planned
 
     @property
@@ -246,7 +265,7 @@ class Measurement:
         )
 
     def _conditions(self, pairs: int, hits: float | None) -> Conditions | None:
-        run = self._run
+        run = self.run
         if run is None:
             return None
         tallies = [window.parts[window.cold].tally for window in self.visits.windows.values()]
@@ -272,12 +291,43 @@ class Measurement:
         figures = self.figures(EndpointKind.ACCELERATED)
         if self._bought is None or figures.bytes_per_s is None or figures.samples_per_s is None:
             return None
-        each = self._run is not None and self._run.stored_as == "objects"
+        each = self.run is not None and self.run.stored_as == "objects"
         return Ceiling(
             quota_gb=self._bought.quota_gb,
             peak_bytes_per_s=self._bought.peak_bytes_per_s,
             bytes_per_s=figures.bytes_per_s,
             requests_per_s=figures.samples_per_s if each else None,
+        )
+
+    def decode_bound(self, kind: EndpointKind) -> bool:
+        """Whether the run waited for the readers' CPUs, not for this endpoint."""
+        figures = self.figures(kind)
+        wait, share = figures.wait_fraction or 0.0, figures.decode_share or 0.0
+        return wait >= COMPUTE_BOUND and share >= DECODE_BOUND
+
+    def format_gain(self, kind: EndpointKind) -> FormatGain | None:
+        """What JPEGs would give through this endpoint; None unless its bytes per second limit the run.
+
+        They do where they are near the documented rate of the accelerator. They also do for shards, which need few
+        requests: whatever limits the reading of shards, it is proportional to the bytes.
+        """
+        figures, run = self.figures(kind), self.run
+        if run is None or figures.samples_per_s is None or figures.wait_fraction is None:
+            return None
+        if figures.wait_fraction < IO_BOUND or self.decode_bound(kind):
+            return None
+        ceiling = self.ceiling if kind is EndpointKind.ACCELERATED else None
+        sharded = run.stored_as == "shards"
+        if not sharded and (ceiling is None or not ceiling.near):
+            return None
+        return jpeg_gain(
+            run.sample_format,
+            self.bytes / self.samples,
+            figures.samples_per_s,
+            figures.wait_fraction,
+            workers=self.readers,
+            cores=run.cores,
+            most_samples_per_s=math.inf if sharded else REQUESTS_PER_S,
         )
 
     # The whole run
@@ -318,6 +368,8 @@ class Measurement:
             samples_per_s=figures.samples_per_s,
             wait_fraction=figures.wait_fraction,
             reason=TOO_SHORT if figures.samples_per_s is None else "",
+            decode_share=figures.decode_share,
+            format_gain=self.format_gain(kind),
         )
 
 

@@ -16,7 +16,7 @@ from ossconsole.telemetry.compare import Comparison
 from ossconsole.telemetry.events import Event, LogLine, RunState, to_log_line
 from ossconsole.telemetry.measure import Measurement, RecordedSettings
 from ossconsole.telemetry.series import Ema, Series
-from ossconsole.telemetry.visits import EndpointFigures
+from ossconsole.telemetry.visits import EndpointFigures, decode_share
 
 # The window of the tiles: long enough for a steady value, short enough to follow a switch within seconds.
 RECENT_STEPS = 32
@@ -38,6 +38,7 @@ class StepSplit(msgspec.Struct, frozen=True):
     """The mean times of `steps` recent steps, seconds; `total` is the sum of wait, copy, compute and host.
 
     `late` is the share of the steps in which the GPU finished before the host had queued all of its next work.
+    `decode_share` is the share of the readers' time in which they decoded.
     """
 
     total: float
@@ -46,6 +47,7 @@ class StepSplit(msgspec.Struct, frozen=True):
     compute: float
     steps: int = 1
     late: float = 0.0
+    decode_share: float = 0.0
 
     @property
     def host(self) -> float:
@@ -250,13 +252,16 @@ class RunView:
         if not steps:
             return None
         count = len(steps)
+        total = sum(step.step_time_s for step in steps)
+        decode_s = sum(step.decode_s for step in steps)
         return StepSplit(
-            total=sum(step.step_time_s for step in steps) / count,
+            total=total / count,
             wait=sum(step.data_wait_s for step in steps) / count,
             copy=sum(step.copy_s for step in steps) / count,
             compute=sum(step.compute_s for step in steps) / count,
             steps=count,
             late=sum(step.host_late for step in steps) / count,
+            decode_share=decode_share(decode_s, total, self.settings.workers) or 0.0,
         )
 
     @property

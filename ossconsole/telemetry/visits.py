@@ -73,6 +73,7 @@ class Tally:
         self.wait_s = 0.0
         self.copy_s = 0.0
         self.compute_s = 0.0
+        self.decode_s = 0.0
         self.bytes = 0
         self.cold = 0
         self.singles = TimeCounts()
@@ -90,6 +91,7 @@ class Tally:
         self.wait_s += step.data_wait_s
         self.copy_s += step.copy_s
         self.compute_s += step.compute_s
+        self.decode_s += step.decode_s
         self.bytes += step.bytes
         self.cold += cold
         count_time(self.singles, step)
@@ -124,7 +126,7 @@ class Tally:
         return max(0.0, min(arrived / self.seconds, self.samples / busy))
 
 
-_SUMS = ("steps", "samples", "seconds", "wait_s", "copy_s", "compute_s", "bytes", "cold", "singles")
+_SUMS = ("steps", "samples", "seconds", "wait_s", "copy_s", "compute_s", "decode_s", "bytes", "cold", "singles")
 
 
 class Visit(msgspec.Struct, frozen=True):
@@ -149,7 +151,8 @@ class EndpointFigures(msgspec.Struct, frozen=True, kw_only=True):
     completed; nine tenths of them lie between `rate_low` and `rate_high`. `typical_step_s` is the median time of a
     step, taken over turns of all readers, who deliver in bursts. `cold` is True where most of the samples were read
     for the first time through a caching endpoint; `cold_rate` and `warm_rate` are set where both
-    were seen. `copy_s` and `compute_s` are means per step.
+    were seen. `copy_s` and `compute_s` are means per step. `decode_share` is the share of the readers' time in which
+    they decode, 0 to 1.
     """
 
     kind: EndpointKind
@@ -171,6 +174,7 @@ class EndpointFigures(msgspec.Struct, frozen=True, kw_only=True):
     warm_rate: float | None = None
     copy_s: float | None = None
     compute_s: float | None = None
+    decode_share: float | None = None
 
     def side(self, samples_per_epoch: int) -> Side:
         """This endpoint's side of a comparison; `samples_per_epoch` 0 where not known."""
@@ -232,6 +236,7 @@ class EndpointWindow:
 
     def __init__(self, kind: EndpointKind, workers: int = 1) -> None:
         self.kind = kind
+        self._workers = workers
         self.parts = {cold: _Part(workers) for cold in (True, False)}
 
     def add(self, step: Step, before: Waiting, *, cold: bool) -> None:
@@ -274,6 +279,7 @@ class EndpointWindow:
             warm_rate=self.parts[False].rate,
             copy_s=_share(tally.copy_s, tally.steps),
             compute_s=_share(tally.compute_s, tally.steps),
+            decode_share=decode_share(tally.decode_s, tally.seconds, self._workers),
         )
 
 
@@ -457,6 +463,14 @@ class Visits:
     def cold(self) -> bool:
         """Whether the pairs to report are those of a cold cache: until there was a look at those of a warm one."""
         return self.pairs[False].estimate is None and self.pairs[True].count > self.pairs[False].count
+
+
+def decode_share(decode_s: float, seconds: float, workers: int) -> float | None:
+    """The share of the time of `workers` readers in which they decode, 0 to 1.
+
+    Not their share of `fetch_s`: of batches that a reader fetches together, each holds the time of the other.
+    """
+    return min(1.0, decode_s / (seconds * workers)) if seconds > 0 else None
 
 
 def _share(part: float, whole: float) -> float | None:

@@ -22,6 +22,7 @@ from ossconsole.config.profiles import Profile
 from ossconsole.telemetry import events
 from ossconsole.telemetry.compare import installed_versions
 from ossconsole.telemetry.events import Event, RunState
+from ossconsole.telemetry.host import usable_cores
 from ossconsole.telemetry.measure import Measurement
 from ossconsole.training.settings import TrainSettings
 
@@ -205,5 +206,6 @@ class RunContext:
                 region=self.profile.region,
                 stored_as=stored_as,
                 versions=installed_versions(),
+                cores=usable_cores(),
             )
         )

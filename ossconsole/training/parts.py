@@ -98,6 +98,7 @@ class StepReports:
                 queued=done.batch.queued,
                 readers_idle=done.batch.readers_idle,
                 single_s=done.batch.single_s,
+                decode_s=decision.decode_s,
             )
         )
         if loss is None:

@@ -17,6 +17,7 @@ from ossconsole.dataset.manifest import TRAIN, VAL
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.telemetry import events
+from ossconsole.telemetry.diagnosis import final_advice
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.measure import TOO_SHORT
 from ossconsole.training.checkpoints.checkpoint import CheckpointSaver, fetch_uri, resume, run_config_of
@@ -361,6 +362,7 @@ class Session:
             bytes=batch.bytes if batch else 0,
             wait_s=batch.wait_s if batch else 0.0,
             fetch_s=batch.fetch_s if batch else 0.0,
+            decode_s=batch.decode_s if batch else 0.0,
             retries=self.source.retries,
             skipped=self.own_skipped,
         )
@@ -481,6 +483,7 @@ class Session:
             wait_fraction=measured.wait_fraction,
             reason=TOO_SHORT if measured.samples_per_s is None else "",
             comparison=comparison.report() if comparison.pairs else None,
+            advice=final_advice(measured),
             train_loss=metrics.get("train_loss"),
             val_loss=metrics.get("val_loss"),
             top1=metrics.get("top1"),

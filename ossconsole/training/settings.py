@@ -40,7 +40,7 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     switch_every: Annotated[NotNegative, _help("Alternate the endpoints every N steps; 0 = never.")] = 0
     fall_back: Annotated[bool, _help("Use the other endpoint when one fails.")] = True
     image_size: Annotated[NotNegative, _help("Side of the training images in px; 0 = 224 from 256 stored.")] = 0
-    augment: Annotated[bool, _help("Crop and flip images at random, anew in every epoch; not tensor-f32.")] = True
+    augment: Annotated[bool, _help("Crop and flip images at random in every epoch; not tensor-f32.")] = True
     weights: Annotated[
         str, _help("Initial weights: none, imagenet, a file, or oss://bucket/key.", metavar="WEIGHTS")
     ] = "none"

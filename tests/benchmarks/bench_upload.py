@@ -1,27 +1,30 @@
-"""How fast an upload is, side by side with the tutorial's way and with decoding alone.
+"""How fast an upload is, side by side with the tutorial's way and with its own limits.
 
-    python -m tests.benchmarks.bench_upload [--pictures 400] [--rounds 5] [--source FOLDER] [--decode-only] [--json]
+    python -m tests.benchmarks.bench_upload [--pictures 2000] [--rounds 3] [--source FOLDER] [--limits-only] [--json]
 
+Every arm sends to a store of our own that answers a PUT 30 ms after its last byte and takes next to no processor time.
 Arms are interleaved, round by round, on the same pictures, and ratios are taken within a round; printed are the median
-ratio and its range. The sandbox runs on the same cores. Where it is counted out, the arms are compared by the processor
-seconds that the client side took for a sample (its own process and its preparation processes, their start included):
-what the rates would be with the sandbox elsewhere and every core busy. Other load on the machine moves that least.
-`--decode-only` leaves the tutorial out; with 2,000 pictures or more, what starting costs no longer shows.
+ratio and its range. The limit of a format is the same preparation on all cores, without sending anything; that of the
+original files is the same requests from memory, by as many threads, without reading, checking or recording anything.
+
+The store runs on the same cores, so its processor time lowers every rate but the tutorial's, which leaves cores idle.
+Ratios of rates count it as it is. Where it is counted out, an arm is compared with its limit by the processor seconds
+that the client side takes for a sample (its own process and its preparation processes, their start included): what the
+rates would be with the store elsewhere and every core busy. Other load on the machine moves that least.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import multiprocessing
 import os
 import resource
 import statistics
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,26 +34,36 @@ import oss2
 import psutil
 from PIL import Image
 
-from ossconsole.config.credential_sources import FixedSource
 from ossconsole.config.files import STATE_DIR_VARIABLE
-from ossconsole.config.profiles import Profile
+from ossconsole.dataset.decode import import_jpeg_libraries, keep_freed_memory
 from ossconsole.dataset.formats import SampleFormat
-from ossconsole.dataset.upload.job import UploadSettings
+from ossconsole.dataset.source.files import PathLocation
+from ossconsole.dataset.upload.job import DEFAULT_PARALLELISM, UploadSettings
 from ossconsole.dataset.upload.plan import create_upload
-from ossconsole.sandbox.process import SandboxProcess
+from ossconsole.dataset.upload.prepare import PreprocessConfig
+from ossconsole.dataset.upload.worker import Task, handle
+from ossconsole.storage.client import ObjectStore
+from tests.benchmarks.neutral_store import NeutralStore
 
 FIRST_BYTE_MS = 30
-SIZE = 224
+TUTORIAL_SIZE = 224
 CORES = len(os.sched_getaffinity(0))
-_SANDBOXES: set[int] = set()
+FORMATS: dict[str, dict[str, Any]] = {
+    "originals": {"originals": True},
+    "image-jpeg": {"format": SampleFormat.IMAGE_JPEG},
+    "image-u8": {"format": SampleFormat.IMAGE_U8},
+    "tensor-f32": {"format": SampleFormat.TENSOR_F32},
+}
+"""The settings of the uploads."""
 
 
 class Arm(msgspec.Struct, frozen=True):
-    """One measured stretch: samples, wall-clock seconds and the client side's processor seconds."""
+    """One measured stretch: samples, wall-clock seconds, and processor seconds of the client side and of the store."""
 
     samples: int
     seconds: float
     cpu_s: float
+    store_s: float
 
     @property
     def per_s(self) -> float:
@@ -58,42 +71,29 @@ class Arm(msgspec.Struct, frozen=True):
 
     @property
     def cpu_ms(self) -> float:
-        """Processor milliseconds for one sample."""
+        """Processor milliseconds of the client side for one sample."""
         return self.cpu_s / self.samples * 1e3
 
-
-class Server:
-    """A sandbox to upload to, each time below a new prefix."""
-
-    def __init__(self, sandbox: SandboxProcess) -> None:
-        self._sandbox = sandbox
-        _SANDBOXES.add(sandbox.pid)
-        self._used = 0
-        self.owner = FixedSource(sandbox.credentials())
-
-    def profile(self) -> Profile:
-        self._used += 1
-        return msgspec.structs.replace(self._sandbox.profile(), dataset_prefix=f"bench/{self._used}")
-
-    def bucket(self) -> oss2.Bucket:
-        info, key = self._sandbox.info, self.owner()
-        auth = oss2.AuthV4(key.access_key_id, key.access_key_secret.reveal())
-        return oss2.Bucket(auth, info.path_style_endpoint, info.bucket, region=info.region)
+    @property
+    def store_ms(self) -> float:
+        """Those of the store."""
+        return self.store_s / self.samples * 1e3
 
 
-def client_cpu_s() -> float:
-    """Processor seconds of this process and its children, those that have ended and those alive, without sandboxes."""
+def client_cpu_s(store: NeutralStore) -> float:
+    """Processor seconds of this process and its children, those that have ended and those alive, without the store."""
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     here = psutil.Process()
-    alive = [here, *(child for child in here.children() if child.pid not in _SANDBOXES)]
+    alive = [here, *(child for child in here.children(recursive=True) if child.pid != store.pid)]
     times = [process.cpu_times() for process in alive]
     return ended.ru_utime + ended.ru_stime + sum(spent.user + spent.system for spent in times)
 
 
-def measured(samples: int, action: Callable[[], object]) -> Arm:
-    cpu, began = client_cpu_s(), time.perf_counter()
+def measured(store: NeutralStore, samples: int, action: Callable[[], object]) -> Arm:
+    cpu, store_cpu, began = client_cpu_s(store), store.cpu_s(), time.perf_counter()
     action()
-    return Arm(samples, time.perf_counter() - began, client_cpu_s() - cpu)
+    seconds = time.perf_counter() - began
+    return Arm(samples, seconds, client_cpu_s(store) - cpu, store.cpu_s() - store_cpu)
 
 
 def make_photographs(folder: Path, count: int) -> None:
@@ -111,128 +111,149 @@ def make_photographs(folder: Path, count: int) -> None:
 # The arms
 
 
-def tutorial(server: Server, paths: list[Path]) -> Arm:
+def tutorial(store: NeutralStore, paths: list[Path]) -> Arm:
     """The tutorial's script: one thread, its transform, one put_object after the other."""
     from torchvision import transforms
 
     compose = transforms.Compose(
         [
-            transforms.RandomResizedCrop(SIZE),
+            transforms.RandomResizedCrop(TUTORIAL_SIZE),
             transforms.RandomHorizontalFlip(),
             transforms.ToTensor(),
             transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
         ]
     )
-    bucket, prefix = server.bucket(), server.profile().dataset_prefix
+    profile, key = store.profile(), store.owner()
+    auth = oss2.AuthV4(key.access_key_id, key.access_key_secret.reveal())
+    bucket = oss2.Bucket(auth, store.address, profile.bucket, region=profile.region)
 
     def run() -> None:
         for path in paths:
             data = compose(Image.open(path).convert("RGB")).numpy().tobytes()
-            bucket.put_object(f"{prefix}/{path.parent.name}/{path.stem}.pt", data)
+            bucket.put_object(f"{profile.dataset_prefix}/{path.parent.name}/{path.stem}.pt", data)
 
-    return measured(len(paths), run)
+    return measured(store, len(paths), run)
 
 
-def console(server: Server, folder: Path, fmt: SampleFormat, count: int) -> Arm:
+def console(store: NeutralStore, settings: UploadSettings, count: int) -> Arm:
     """The whole upload, from start to written manifest, processes started and bucket verified."""
-    job = create_upload(server.profile(), server.owner, UploadSettings(source=folder, format=fmt, size=SIZE))
+    job = create_upload(store.profile(), store.owner, settings)
 
     def run() -> None:
         job.start()
         summary = job.result(600)
         assert (summary.uploaded, summary.failed) == (count, 0), summary
 
-    return measured(count, run)
+    return measured(store, count, run)
 
 
-def decode(path: Path) -> None:
-    Image.open(io.BytesIO(path.read_bytes())).convert("RGB").load()
+def prepare_alone(store: NeutralStore, pool: Any, paths: list[Path], config: PreprocessConfig) -> Arm:
+    """Reading and preparing on all cores, by processes that run already."""
+    tasks = [(path, config) for path in paths]
+    return measured(store, len(paths), lambda: pool.starmap(prepare_one, tasks, chunksize=8))
 
 
-def decoding(pool: Any, paths: list[Path]) -> Arm:
-    """Reading and decoding alone, whole, on all cores, by processes that run already."""
-    return measured(len(paths), lambda: pool.map(decode, paths, chunksize=8))
+def prepare_one(path: Path, config: PreprocessConfig) -> None:
+    done, _ = handle(Task(f"train/{path.name}", path.stat().st_size, PathLocation(str(path))), config)
+    assert not done.error
+
+
+def send_alone(store: NeutralStore, payloads: list[bytes]) -> Arm:
+    """The requests of an upload of the payloads, in its number of threads."""
+    profile = store.profile()
+    objects = ObjectStore(profile, store.owner, pool_size=DEFAULT_PARALLELISM)
+    waiting, lock = iter(enumerate(payloads)), threading.Lock()
+
+    def send() -> None:
+        while True:
+            with lock:
+                number, data = next(waiting, (0, b""))
+            if not data:
+                return
+            objects.put(f"{profile.dataset_prefix}/train/class{number % 10}/{number:05}.jpg", data)
+
+    def run() -> None:
+        threads = [threading.Thread(target=send) for _ in range(DEFAULT_PARALLELISM)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    return measured(store, len(payloads), run)
 
 
 # The run
-
-
-@contextmanager
-def running(folder: Path, *arguments: str) -> Iterator[Server]:
-    with SandboxProcess.start(folder, unshaped=not arguments, arguments=arguments) as sandbox:
-        yield Server(sandbox)
-
-
-def slow_sandbox() -> list[str]:
-    """Nothing simulated but the time to a PUT's first byte."""
-    free = ("standard-objects-per-s", "standard-first-byte-ms", "accelerated-first-byte-ms", "bandwidth-mb-s")
-    options = [part for name in free for part in (f"--{name}", "0")]
-    return [*options, "--put-first-byte-ms", str(FIRST_BYTE_MS)]
 
 
 def spread(ratios: list[float]) -> dict[str, float]:
     return {"median": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)}
 
 
-def against_tutorial(folder: Path, rounds: int, scratch: Path) -> dict[str, list[Arm]]:
-    """The console's formats and the tutorial's script, through a sandbox that takes its time."""
-    paths = pictures_below(folder)
+def measure(folder: Path, rounds: int, *, limits_only: bool) -> dict[str, list[Arm]]:
+    """The arms by name, each with its rounds."""
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in {".jpg", ".jpeg"})
     slice_size = max(1, len(paths) // rounds)
-    arms: dict[str, list[Arm]] = {name: [] for name in ("tutorial", *map(str, SampleFormat))}
-    with running(scratch / "slow", *slow_sandbox()) as slow:
-        for number in range(rounds):
-            arms["tutorial"].append(tutorial(slow, paths[number * slice_size :][:slice_size]))
-            for fmt in SampleFormat:
-                arms[str(fmt)].append(console(slow, folder, fmt, len(paths)))
-    return arms
+    settings = {name: UploadSettings(source=folder, **options) for name, options in FORMATS.items()}
+    arms: dict[str, list[Arm]] = {}
 
+    def add(name: str, arm: Arm) -> None:
+        arms.setdefault(name, []).append(arm)
 
-def against_decoding(folder: Path, rounds: int, scratch: Path) -> dict[str, list[Arm]]:
-    """The console through an unshaped sandbox, and decoding alone."""
-    paths = pictures_below(folder)
-    arms: dict[str, list[Arm]] = {"unshaped": [], "decode": []}
     context = multiprocessing.get_context("spawn")
-    with running(scratch / "unshaped") as fast, context.Pool(CORES) as pool:
-        pool.map(decode, paths[: 4 * CORES], chunksize=1)
-        for _ in range(rounds):
-            arms["unshaped"].append(console(fast, folder, SampleFormat.IMAGE_U8, len(paths)))
-            arms["decode"].append(decoding(pool, paths))
+    payloads = [path.read_bytes() for path in paths]
+    with NeutralStore(FIRST_BYTE_MS / 1e3) as store, context.Pool(CORES, start_process) as pool:
+        pool.map(abs, range(4 * CORES), chunksize=1)
+        for number in range(rounds):
+            if not limits_only:
+                add("tutorial", tutorial(store, paths[number * slice_size :][:slice_size]))
+            for name, each in settings.items():
+                add(name, console(store, each, len(paths)))
+                limit = (
+                    send_alone(store, payloads)
+                    if each.originals
+                    else prepare_alone(store, pool, paths, each.preprocessing)
+                )
+                add(f"limit of {name}", limit)
     return arms
 
 
-def pictures_below(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in {".jpg", ".jpeg"})
+def start_process() -> None:
+    """As a preparation process starts."""
+    import_jpeg_libraries()
+    keep_freed_memory()
 
 
-def bench(folder: Path, rounds: int, scratch: Path, *, decode_only: bool) -> dict[str, Any]:
-    arms = {} if decode_only else against_tutorial(folder, rounds, scratch)
-    arms |= against_decoding(folder, rounds, scratch)
-    ratios = {
-        "image-u8 to decode-only": [a.per_s / b.per_s for a, b in zip(arms["unshaped"], arms["decode"], strict=True)],
-        "image-u8 to decode-only, sandbox counted out": [
-            b.cpu_ms / a.cpu_ms for a, b in zip(arms["unshaped"], arms["decode"], strict=True)
-        ],
-    }
-    for fmt in SampleFormat if "tutorial" in arms else ():
-        pairs = zip(arms[str(fmt)], arms["tutorial"], strict=True)
-        ratios[f"{fmt} to tutorial"] = [ours.per_s / theirs.per_s for ours, theirs in pairs]
+def bench(folder: Path, rounds: int, *, limits_only: bool) -> dict[str, Any]:
+    arms = measure(folder, rounds, limits_only=limits_only)
+    ratios: dict[str, list[float]] = {}
+    for name in FORMATS:
+        ours, limits = arms[name], arms[f"limit of {name}"]
+        if "tutorial" in arms:
+            pairs = zip(ours, arms["tutorial"], strict=True)
+            ratios[f"{name} to tutorial"] = [one.per_s / theirs.per_s for one, theirs in pairs]
+        pairs = zip(ours, limits, strict=True)
+        ratios[f"{name} to its limit"] = [one.per_s / limit.per_s for one, limit in pairs]
+        pairs = zip(ours, limits, strict=True)
+        ratios[f"{name} to its limit, store counted out"] = [limit.cpu_ms / one.cpu_ms for one, limit in pairs]
     return {
-        "pictures": len(pictures_below(folder)),
+        "pictures": arms["image-u8"][0].samples,
         "rounds": rounds,
         "cores": CORES,
+        "load": os.getloadavg()[0],
         "put_first_byte_ms": FIRST_BYTE_MS,
         "samples_per_s": {name: spread([arm.per_s for arm in found]) for name, found in arms.items()},
         "client_cpu_ms": {name: spread([arm.cpu_ms for arm in found]) for name, found in arms.items()},
+        "store_cpu_ms": {name: spread([arm.store_ms for arm in found]) for name, found in arms.items()},
         "ratio": {name: spread(found) for name, found in ratios.items()},
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=400)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--pictures", type=int, default=2000)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--source", type=Path, help="real pictures in train/<class>/ instead of made ones")
-    parser.add_argument("--decode-only", action="store_true", help="leave the tutorial out")
+    parser.add_argument("--limits-only", action="store_true", help="leave the tutorial out")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-upload-") as scratch:
@@ -240,11 +261,12 @@ def main() -> None:
         folder = options.source or Path(scratch) / "pictures"
         if options.source is None:
             make_photographs(folder, options.pictures)
-        result = bench(folder, options.rounds, Path(scratch), decode_only=options.decode_only)
+        result = bench(folder, options.rounds, limits_only=options.limits_only)
     if options.json:
         sys.stdout.write(msgspec.json.encode(result).decode() + "\n")
         return
-    for title in ("samples_per_s", "client_cpu_ms", "ratio"):
+    sys.stdout.write(f"{result['pictures']} pictures on {CORES} cores, load {result['load']:.1f}\n")
+    for title in ("samples_per_s", "client_cpu_ms", "store_cpu_ms", "ratio"):
         for name, value in result[title].items():
             line = f"{value['median']:10.2f}  ({value['lowest']:.2f} to {value['highest']:.2f})  {name}"
             sys.stdout.write(f"{title:14}{line}\n")

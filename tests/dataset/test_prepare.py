@@ -22,11 +22,12 @@ from torchvision.transforms import functional
 
 from ossconsole.config.errors import SettingsError
 from ossconsole.dataset import decode as decoding
+from ossconsole.dataset.crop import crop_box
 from ossconsole.dataset.decode import UnreadableImageError, image_problem
 from ossconsole.dataset.formats import IMAGENET_MEAN, IMAGENET_STD, SampleFormat, decode
 from ossconsole.dataset.sample_data import make_sample_images
 from ossconsole.dataset.upload import prepare as preparation
-from ossconsole.dataset.upload.prepare import PreprocessConfig, crop_box, prepare
+from ossconsole.dataset.upload.prepare import PreprocessConfig, prepare
 from tests.dataset.conftest import jpeg, picture
 
 F32, U8, JPEG = SampleFormat.TENSOR_F32, SampleFormat.IMAGE_U8, SampleFormat.IMAGE_JPEG

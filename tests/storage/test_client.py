@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import select
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import ClassVar
 
 import fastcrc
 import msgspec
@@ -15,6 +20,8 @@ import tenacity
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from ossconsole.config.credential_sources import FixedSource
+from ossconsole.config.credentials import Credentials, Secret
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.profiles import Profile
@@ -30,12 +37,13 @@ from ossconsole.sandbox.faults import (
     Truncate,
     WrongCrc,
 )
-from ossconsole.storage import retry
+from ossconsole.storage import client, retry
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.multipart import list_uploads
 from ossconsole.storage.retry import NO_RETRY, RetryPolicy
 from tests.sandboxed import Sandboxed
+from tests.storage.test_probe import self_signed
 
 NASTY = st.text(st.sampled_from("./\\%~\x00\x1b\r\n\t[\u202e\u200b\ufeff\ufffe +&?#"), min_size=1, max_size=20)
 
@@ -332,3 +340,69 @@ def test_whether_a_key_may_be_written_is_known_without_writing(sandboxed_bucket:
     assert not list(list_uploads(store, "check-write/"))
     with pytest.raises(StorageError, match="AccessDenied"):
         sandboxed_bucket.store(key="read-only").check_write("check-write/x")
+
+
+class _Writable(BaseHTTPRequestHandler):
+    """Takes any object, and closes the connection after one whose name ends in `last`."""
+
+    protocol_version = "HTTP/1.1"
+    connections: ClassVar[set[int]] = set()
+
+    def do_PUT(self) -> None:
+        self.connections.add(self.client_address[1])
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.close_connection = self.path.endswith("last")
+        self.send_response_only(200)
+        self.send_header("ETag", '"A"')
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+
+@contextmanager
+def writable(certificate: Path | None = None) -> Iterator[ObjectStore]:
+    """A store at a server of the test's own, which is trusted where it has a certificate."""
+    _Writable.connections.clear()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Writable)
+    scheme = "http"
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        scheme = "https"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    endpoint = f"{scheme}://0.0.1:{server.server_address[1]}"
+    there = Profile(name="a", region="r", bucket="127", standard_endpoint=endpoint)
+    store = ObjectStore(there, FixedSource(Credentials("a", Secret("s"))), retry=NO_RETRY)
+    try:
+        yield store
+    finally:
+        store.close()
+        server.shutdown()
+        server.server_close()
+
+
+def test_objects_are_written_over_tls_to_a_server_that_is_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = self_signed(tmp_path, names=["127.0.0.1"])
+    with writable(certificate) as store:
+        assert "certificate verify failed" in failure(lambda: store.put("a", b"x")).message
+    monkeypatch.setattr(client, "DEFAULT_CA_BUNDLE_PATH", str(certificate))
+    with writable(certificate) as store:
+        assert store.put("a", b"x").etag == "A"
+        assert store.put("b", b"y").etag == "A"
+    assert len(_Writable.connections) == 1
+
+
+def test_a_connection_for_writing_is_used_again_unless_the_server_has_closed_it() -> None:
+    with writable() as store:
+        for key in ("a", "b", "b/last"):
+            store.put(key, b"x")
+        ((idle,),) = store._write_session._idle.values()
+        assert select.select([idle.sock], [], [], 10)[0]  # the server's end has arrived
+        for key in ("c", "d"):
+            store.put(key, b"x")
+    assert len(_Writable.connections) == 2

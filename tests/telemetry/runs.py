@@ -14,10 +14,17 @@ STANDARD, ACCELERATED = EndpointKind.STANDARD, EndpointKind.ACCELERATED
 
 
 class Feed:
-    """Applies events to a view, keeping time, step and epoch."""
+    """Applies events to a view, keeping time, step and epoch. `run` has other fields of the Run event."""
 
     def __init__(
-        self, *, epochs: int = 4, steps_per_epoch: int = 100, batch: int = 10, stored_as: str = "", **settings: Any
+        self,
+        *,
+        epochs: int = 4,
+        steps_per_epoch: int = 100,
+        batch: int = 10,
+        stored_as: str = "",
+        run: dict[str, Any] | None = None,
+        **settings: Any,
     ) -> None:
         self.view = RunView()
         self.time = START
@@ -26,17 +33,9 @@ class Feed:
         self.batch = batch
         self.endpoint = STANDARD
         known = {"batch_size": batch, "workers": 2, "endpoint": "standard", **settings}
-        self.view.apply(
-            events.Run(
-                time=self.time,
-                run="r",
-                version="1",
-                settings=known,
-                epochs=epochs,
-                steps_per_epoch=steps_per_epoch,
-                stored_as=stored_as,
-            )
-        )
+        fields: dict[str, Any] = {"run": "r", "version": "1", "epochs": epochs, "steps_per_epoch": steps_per_epoch}
+        fields |= {"stored_as": stored_as, **(run or {})}
+        self.view.apply(events.Run(time=self.time, settings=known, **fields))
 
     def state(self, state: RunState, after: float = 0.0) -> Feed:
         self.time += after

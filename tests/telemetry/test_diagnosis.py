@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from ossconsole.telemetry import events
-from ossconsole.telemetry.diagnosis import Bottleneck, diagnose
+from ossconsole.telemetry.diagnosis import Bottleneck, diagnose, final_advice
 from ossconsole.telemetry.events import RunState
+from ossconsole.telemetry.format_gain import jpeg_gain
 from ossconsole.telemetry.measure import Ceiling
 from ossconsole.telemetry.samples import GpuSample
 from ossconsole.telemetry.view import RunView
 from tests.telemetry.runs import ACCELERATED, Feed
+from tests.telemetry.samples_of_events import summary_event
 
 
 def running(**settings: object) -> Feed:
@@ -140,6 +143,113 @@ def test_a_fully_used_accelerator_is_reported() -> None:
     feed = accelerated_at(15_000_000)
     advice = diagnose(feed.view, feed.time).advice
     assert advice == "more workers: at most 2.5x (estimated); 10 % of what 1 TB gives (300 MB/s)"
+
+
+FLOAT_BYTES, U8_BYTES = 602_112, 150_528  # of a sample at 224 px
+
+
+def reading(fmt: str, each: int, *, stored_as: str = "objects", cores: int = 16, **steps: object) -> Feed:
+    """I/O-bound on an accelerator of 1 TB; `each` is the size of a sample. A step has 250 samples and takes 0.5 s."""
+    run = {"sample_format": fmt, "stored_as": stored_as, "cores": cores}
+    feed = running(run=run, endpoint="accelerated", batch=250, workers=8)
+    feed.endpoint = ACCELERATED
+    feed.view.apply(events.AcceleratorSize(time=1.0, quota_gb=1024, peak_bytes_per_s=3e8))
+    return feed.steps(40, **{"seconds": 0.5, "wait": 0.4, "bytes": 250 * each, **steps})  # type: ignore[arg-type]
+
+
+def test_floats_at_the_limit_of_the_bandwidth_are_told_what_jpegs_give() -> None:
+    found = diagnose((feed := reading("tensor-f32", FLOAT_BYTES)).view, feed.time)
+    assert found.bottleneck is Bottleneck.IO
+    assert found.advice.startswith("100 % of what 1 TB gives")
+    assert found.format_advice == (
+        "image-jpeg needs about 28 KB per sample instead of 602 KB: about 5.0x (estimated; then computing "
+        "limits). Try: ossconsole upload SRC --format image-jpeg"
+    )
+
+
+@pytest.mark.parametrize(
+    ("stored_as", "wait", "cores", "ratio", "limit"),
+    [
+        ("shards", 0.49, 64, 602_112 / 27_700, "bytes"),
+        ("objects", 0.49, 64, 10_000 / 500, "requests"),
+        ("shards", 0.49, 8, 8 * 1_063 / 500, "decoding"),
+        ("shards", 0.4, 64, 5.0, "compute"),
+    ],
+)
+def test_the_gain_ends_at_the_first_limit(stored_as: str, wait: float, cores: int, ratio: float, limit: str) -> None:
+    feed = reading("tensor-f32", FLOAT_BYTES, stored_as=stored_as, cores=cores, wait=wait)
+    gain = feed.view.measurement.format_gain(ACCELERATED)
+    assert gain is not None
+    assert gain.limit == limit
+    assert gain.ratio == pytest.approx(ratio, rel=0.01)
+    assert gain.cores == pytest.approx(ratio * 500 / 1_063, abs=1)
+    assert ("readers" in gain.words) == (gain.cores > 8)
+
+
+@pytest.mark.parametrize(("gained", "said"), [(1.15, True), (1.05, False)])
+def test_a_gain_not_worth_an_upload_is_not_reported(gained: float, said: bool) -> None:
+    gain = jpeg_gain("image-u8", U8_BYTES, 2000.0, 0.9, workers=8, cores=0, most_samples_per_s=2000 * gained)
+    assert (gain is not None) == said
+    assert gain is None or gain.limit == "requests"
+
+
+def test_the_bytes_of_a_jpeg_grow_with_its_area() -> None:
+    gain = jpeg_gain("image-u8", 3 * 64 * 64, 1000.0, 0.9, workers=8, cores=0)
+    assert gain is not None
+    assert gain.short_side == 73
+    assert gain.bytes_then == pytest.approx(27_700 * (73 / 256) ** 2)
+    assert gain.words.endswith("--format image-jpeg --size 73")
+
+
+def test_another_format_is_advised_only_where_bytes_are_the_limit() -> None:
+    half = reading("tensor-f32", FLOAT_BYTES // 2).view  # the accelerator could deliver twice as much
+    assert half.measurement.format_gain(ACCELERATED) is None
+    assert diagnose(half, half.last_time or 0.0).advice.startswith(
+        "more workers or image-jpeg: at most 5.0x (estimated)"
+    )
+    in_shards = reading("image-u8", U8_BYTES // 2, stored_as="shards").view  # few requests: only bytes remain
+    assert in_shards.measurement.format_gain(ACCELERATED) is not None
+    for fmt in ("image-jpeg", ""):
+        assert reading(fmt, FLOAT_BYTES).view.measurement.format_gain(ACCELERATED) is None
+    partly = reading("tensor-f32", FLOAT_BYTES, wait=0.14)
+    assert diagnose(partly.view, partly.time).format_advice == ""
+
+
+@pytest.mark.parametrize(("share", "bound"), [(0.71, Bottleneck.DECODE), (0.69, Bottleneck.IO), (0.0, Bottleneck.IO)])
+def test_readers_that_decode_most_of_their_time_are_the_limit(share: float, bound: Bottleneck) -> None:
+    feed = reading("image-jpeg", 27_700, decode_s=share * 0.5 * 8)  # eight readers
+    found = diagnose(feed.view, feed.time)
+    assert found.bottleneck is bound
+    if bound is Bottleneck.DECODE:
+        assert found.text == "the readers spend 71 % of their time decoding"
+        assert found.advice == "use more --workers: 8 readers on 16 cores; a faster endpoint would not help"
+        assert final_advice(feed.view.measurement).startswith("Decoding-bound: the readers spend 71 %")
+    idle = reading("image-jpeg", 27_700, decode_s=share * 0.5 * 8, wait=0.01)
+    assert diagnose(idle.view, idle.time).bottleneck is Bottleneck.COMPUTE
+
+
+def test_decoding_on_all_cores_needs_smaller_images() -> None:
+    feed = reading("image-jpeg", 112_000, decode_s=3.9, cores=8)
+    advice = diagnose(feed.view, feed.time).advice
+    assert advice.startswith("all 8 cores are in use")
+    assert advice.endswith("store smaller images: ossconsole upload SRC --format image-jpeg --size 256")
+    assert reading("tensor-f32", FLOAT_BYTES, decode_s=3.9).view.measurement.format_gain(ACCELERATED) is None
+
+
+def test_the_summary_keeps_the_advice() -> None:
+    measured = (feed := reading("tensor-f32", FLOAT_BYTES)).view.measurement
+    summary = msgspec.structs.replace(
+        summary_event(), advice=final_advice(measured), endpoints=measured.endpoints(), time=feed.time
+    )
+    line = events.encode(summary)
+    assert events.decode(line) == summary
+    gain = msgspec.json.decode(line)["endpoints"]["accelerated"]["format_gain"]
+    assert (gain["format"], gain["limit"], round(gain["ratio"], 1)) == ("image-jpeg", "compute", 5.0)
+    logged = events.to_log_line(summary)
+    assert logged is not None
+    assert logged.text.endswith("Try: ossconsole upload SRC --format image-jpeg")
+    feed.view.apply(summary)
+    assert diagnose(feed.view, feed.time).format_advice == summary.advice
 
 
 def test_requests_are_reported_where_each_sample_is_one() -> None:

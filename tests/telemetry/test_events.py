@@ -54,6 +54,12 @@ def test_an_older_version_timed_no_single_samples() -> None:
     assert events.decode(json.dumps(line)) == step_event(1, single_s=None)
 
 
+def test_an_older_version_did_not_decode_in_the_readers() -> None:
+    line = json.loads(events.encode(step_event(1, decode_s=0.1)))
+    assert line.pop("decode_s") == 0.1
+    assert events.decode(json.dumps(line)) == step_event(1)
+
+
 def test_a_newer_version_may_add_fields() -> None:
     line = events.encode(step_event(1))[:-1] + b',"added_later":[1]}'
     assert events.decode(line) == step_event(1)

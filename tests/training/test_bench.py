@@ -17,14 +17,14 @@ import pytest
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.manifest import object_key
-from ossconsole.telemetry.host import CpuLimit
+from ossconsole.telemetry.host import CpuLimit, usable_cores
 from ossconsole.training.bench import sampling
 from ossconsole.training.bench.benchmark import Bench, BenchSettings
 from ossconsole.training.bench.results import BenchEvent, CacheState, Limit, LimitKind, Mode, Reading
 from ossconsole.training.bench.sampling import BenchDataset, BenchRequests
-from ossconsole.training.compute.device import compute_threads, usable_cores
+from ossconsole.training.compute.device import compute_threads
 from ossconsole.training.loading.loader import SkippedSample
-from tests.training.conftest import TRAIN_SAMPLES, Bucket
+from tests.training.conftest import SIDE, TRAIN_SAMPLES, Bucket
 
 SETTINGS = BenchSettings(workers=(1,), batch_sizes=(8,), seconds=0.1, rounds=2)
 
@@ -51,19 +51,19 @@ def test_every_arm_is_read_interleaved_cold_first_and_limits_follow(bucket: Buck
     assert (decoded["event"], decoded["simulated"], len(decoded["rows"])) == ("summary", True, 2)
 
 
-def test_the_command_prints_one_object_per_reading_and_ends_with_the_summary(bucket: Bucket) -> None:
+def bench(bucket: Bucket, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    """The command, with one short round of reading alone."""
     info, profile = bucket.sandbox.info, bucket.profile
     keys = {"OSS_ACCESS_KEY_ID": info.access_key_id, "OSS_ACCESS_KEY_SECRET": info.access_key_secret.reveal()}
     where = ("bucket", "region", "standard_endpoint", "accelerated_endpoint", "dataset_prefix")
     flags = [f"--{name.replace('_', '-')}={getattr(profile, name)}" for name in where]
     quick = ["--mode=loader", "--workers=1", "--batch-size=8", "--seconds=0.1", "--rounds=1", "--no-limits"]
-    done = subprocess.run(
-        [sys.executable, "-m", "ossconsole", "bench", *flags, *quick, "--json"],
-        env={**os.environ, **keys},
-        capture_output=True,
-        timeout=120,
-        check=True,
-    )
+    command = [sys.executable, "-m", "ossconsole", "bench", *flags, *quick, *arguments]
+    return subprocess.run(command, env={**os.environ, **keys}, capture_output=True, timeout=240, check=True)
+
+
+def test_the_command_prints_one_object_per_reading_and_ends_with_the_summary(bucket: Bucket) -> None:
+    done = bench(bucket, "--json")
     lines = [msgspec.json.decode(line) for line in done.stdout.splitlines()]
     assert [line["event"] for line in lines[:-1]] == ["reading"] * (len(lines) - 1)
     assert len(lines) >= 3
@@ -83,6 +83,23 @@ def test_samples_that_cannot_be_used_are_left_out(failed: str, rows: int, proble
     loader: Any = SimpleNamespace(next=lambda: batch)
     with pytest.raises(ConsoleError, match=problem) if problem else nullcontext():
         assert sampling._next(loader) is batch
+
+
+def test_the_formats_are_compared_on_the_same_images_which_are_deleted(bucket: Bucket) -> None:
+    before = [found.key for found in bucket.store().list_all(bucket.profile.dataset_prefix)]
+    done = bench(bucket, "--json", "--formats=image-jpeg,image-u8,tensor-f32", "--endpoint=standard")
+    summary = msgspec.json.decode(done.stdout.splitlines()[-1])
+    found = {each["cell"]["format"]: each for each in summary["formats"] if each["temperature"] == "warm"}
+    assert list(found) == ["image-jpeg", "image-u8", "tensor-f32"]
+    sizes = {fmt: each["bytes_per_sample"] for fmt, each in found.items()}
+    assert 100 < sizes["image-jpeg"] < 3 * SIDE * SIDE == sizes["image-u8"] == sizes["tensor-f32"] / 4
+    assert found["image-jpeg"]["ratio"] is None
+    assert all(found[fmt]["pairs"] == 1 and found[fmt]["ratio"] > 0 for fmt in ("image-u8", "tensor-f32"))
+    assert found["image-jpeg"]["decode_share"] > 0 == found["tensor-f32"]["decode_share"]
+    assert [key.key for key in bucket.store().list_all(bucket.profile.dataset_prefix)] == before
+    said = done.stderr.decode()
+    assert f"Uploading {TRAIN_SAMPLES} images as image-u8 at {SIDE} px" in said
+    assert "objects below" in said
 
 
 def test_a_control_measures_one_endpoint_under_both_names(bucket: Bucket) -> None:

@@ -14,10 +14,10 @@ from PIL import Image, ImageOps
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.v2 import functional as reference
 
+from ossconsole.dataset.crop import centre_box, crop_box
 from ossconsole.dataset.decode import UnreadableImageError
 from ossconsole.dataset.formats import SampleFormat
-from ossconsole.dataset.upload.prepare import crop_box
-from ossconsole.training.loading.images import SampleTransform, centre_box
+from ossconsole.training.loading.images import SampleTransform
 from ossconsole.training.plan import Split
 from tests.dataset.conftest import jpeg
 

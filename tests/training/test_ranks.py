@@ -17,7 +17,7 @@ from ossconsole.telemetry.events import RunState
 from ossconsole.training.distributed.ranks import BATCH, END, FAILED, RankInfo, RankStatus, decide, torchrun_rank_info
 from tests.training.conftest import DEADLINE_S, TRAIN_SAMPLES, VAL_SAMPLES, Bucket, StartRun, finished, steps
 
-STATUS = RankStatus(BATCH, 0, 0, 0, 0, 0, 0, 8, 100, 0.5, 1.0, 0, 0)
+STATUS = RankStatus(BATCH, 0, 0, 0, 0, 0, 0, 8, 100, 0.5, 1.0, 0.75, 0, 0)
 
 
 def test_each_sample_is_read_once_and_one_process_resumes_a_run_of_two(bucket: Bucket, start_run: StartRun) -> None:
@@ -89,7 +89,7 @@ def test_ranks_pause_and_change_together_and_a_dead_rank_is_reported(start_run: 
 
 def test_all_ranks_follow_the_requests_of_one() -> None:
     asked = STATUS._replace(pause=1, checkpoint=1, lr=0.5)
-    decision = decide([asked, STATUS._replace(samples=4, wait_s=2.0)], EndpointKind.STANDARD)
+    decision = decide([asked, STATUS._replace(samples=4, wait_s=2.0, decode_s=0.8)], EndpointKind.STANDARD)
     assert (decision.pause, decision.checkpoint, decision.lr, decision.stop, decision.over) == (
         True,
         True,
@@ -97,7 +97,7 @@ def test_all_ranks_follow_the_requests_of_one() -> None:
         False,
         False,
     )
-    assert (decision.samples, decision.bytes, decision.wait_s) == (12, 200, 2.0)
+    assert (decision.samples, decision.bytes, decision.wait_s, decision.decode_s) == (12, 200, 2.0, 0.8)
     assert decide([STATUS, STATUS._replace(stop=1)], EndpointKind.STANDARD).stop
     assert decide([STATUS, STATUS._replace(ready=FAILED)], EndpointKind.STANDARD).failed
     assert decide([STATUS, STATUS._replace(ready=END)], EndpointKind.STANDARD).over

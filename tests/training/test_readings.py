@@ -23,6 +23,7 @@ from ossconsole.training.bench.results import (
     aa_headline,
     aa_passed,
     bound,
+    format_results,
     headline,
     limit_spreads,
     result_row,
@@ -167,6 +168,41 @@ def test_reading_alone_is_not_bound_by_the_compute() -> None:
     found = result_row(loading, [msgspec.structs.replace(reading(ACCELERATED, 180, 0), cell=loading)], 1000)
     limits = limit_spreads([limit(LimitKind.HTTP, 200), limit(LimitKind.COMPUTE, 10, None)])
     assert "the accelerated endpoint bounds it" in bound(found, limits, simulated=False)
+
+
+def of_format(fmt: str, rate: float, number: int, *, each: int) -> Reading:
+    cell = msgspec.structs.replace(CELL, dataset=f"data/{fmt}", format=fmt, mode=Mode.LOADER)
+    changed = reading(STANDARD, rate, number)
+    return msgspec.structs.replace(changed, cell=cell, bytes_per_s=rate * each, decode_share=0.5)
+
+
+def test_formats_are_compared_with_the_first_in_the_same_round(capsys: pytest.CaptureFixture[str]) -> None:
+    readings = []
+    for number in range(6):
+        drift = 1 + number / 10  # of both
+        readings.append(of_format("tensor-f32", 100 * drift, number, each=602_112))
+        readings.append(of_format("image-jpeg", 400 * drift * (1.01 if number % 2 else 0.99), number, each=27_700))
+    floats, jpegs = format_results(readings)
+    assert (floats.cell.format, floats.ratio, floats.low) == ("tensor-f32", None, None)
+    assert floats.bytes_per_sample == pytest.approx(602_112)
+    assert jpegs.ratio == pytest.approx(4, rel=0.01)
+    assert jpegs.low == pytest.approx(3.95, abs=0.05)
+    assert jpegs.high == pytest.approx(4.05, abs=0.05)
+    few = format_results(readings[:4])[1]
+    assert (few.pairs, few.low) == (2, None)
+    rows = (row(readings[0]),)
+    summary = BenchSummary(
+        time=0.0, simulated=True, samples=1, rows=rows, limits={}, headline="", bound="", formats=(floats, jpegs)
+    )
+    print_summary(summary)
+    told = capsys.readouterr().out
+    assert "Formats of the same images, standard endpoint, warm, simulated" in told
+    assert "602.1" in told
+    assert "27.7" in told
+    assert "4.00x" in told
+    assert "--rounds" not in told
+    print_summary(msgspec.structs.replace(summary, formats=format_results(readings[:4])))
+    assert "2 pairs of readings: an interval needs --rounds 6" in capsys.readouterr().out
 
 
 def test_the_command_shows_each_figure_with_its_basis(capsys: pytest.CaptureFixture[str]) -> None:

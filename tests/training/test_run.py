@@ -53,7 +53,8 @@ def test_a_run_trains_validates_and_leaves_verified_checkpoints(bucket: Bucket, 
     assert all(look.host is not None and look.host.own_processes > 1 for look in looks[1:])
     assert looks
     assert isinstance(found[0], events.Run)
-    assert found[0].steps_per_epoch == TRAIN_SAMPLES // 16
+    assert (found[0].steps_per_epoch, found[0].cores > 0) == (TRAIN_SAMPLES // 16, True)
+    assert all(0 < step.decode_s <= step.fetch_s for step in steps(found))
     assert [step.step for step in steps(found)] == list(range(1, 19))
     assert {step.endpoint for step in steps(found)} == set(EndpointKind)
     epochs = [event for event in found if isinstance(event, events.Epoch)]

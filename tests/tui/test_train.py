@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 import pytest
 from textual.events import Key
 from textual.widgets import Input
@@ -34,6 +35,30 @@ async def test_the_figures_of_a_run_are_on_the_screen(make_app: AppMaker) -> Non
         text = shown(app)
     for words in ("I/O-bound", "66 %", "epoch 2/5", "step 90/400", "top-1", "42.0 %", "epoch-0001.pt", "● standard"):
         assert words in text, words
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)])
+async def test_an_io_bound_run_is_told_what_jpegs_would_give(make_app: AppMaker, size: tuple[int, int]) -> None:
+    script = Script().state(RunState.RUNNING, 3).steps(40)
+    assert isinstance(script.events[0], events.Run)
+    script.events[0] = msgspec.structs.replace(script.events[0], sample_format="image-u8", stored_as="shards")
+    run = running(script)
+    app = make_app(FakeServices(run=run), now=script.time)
+    async with app.run_test(size=size) as pilot:
+        await settle(pilot)
+        text = " ".join(line.strip("▌ ") for line in shown(app).splitlines()[:6])
+        rows = [app.screen.query_one("#verdict").region.height]
+        done = len(script.events)
+        run.waiting = list(script.switch(ACCELERATED).steps(2, wait=0.02).events[done:])
+        await settle(pilot)
+        assert "Settling on accelerated" in shown(app)
+        rows.append(app.screen.query_one("#verdict").region.height)
+    assert rows == 2 * [5 if size[0] == 80 else 4]
+    assert "the accelerated endpoint would be worth at most 2.9x (estimated)" in text
+    assert (
+        "image-jpeg needs about 2.3 KB per sample instead of 12 KB: about 3.0x (estimated; then computing limits). "
+        "Try: ossconsole upload SRC --format image-jpeg --size 73" in text
+    )
 
 
 async def test_events_that_come_later_are_shown(make_app: AppMaker) -> None:

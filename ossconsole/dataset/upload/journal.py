@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import shutil
 import sqlite3
 import threading
 import time
@@ -115,6 +116,16 @@ def journal_path(profile: Profile, prefix: str) -> Path:
     """Where the journal of a dataset prefix is kept; a bucket's name is unique in all of OSS."""
     name = hashlib.sha256(f"{profile.region}/{profile.bucket}/{prefix}".encode()).hexdigest()[:20]
     return state_dir() / "uploads" / f"{name}.sqlite"
+
+
+def remove_journal(profile: Profile, prefix: str) -> None:
+    """Deletes what is kept for a dataset prefix that was deleted: the journal, its lock, and tars built for it."""
+    path = journal_path(profile, prefix)
+    for found in path.parent.glob(f"{path.stem}.*"):
+        if found.is_dir():
+            shutil.rmtree(found, ignore_errors=True)
+        else:
+            found.unlink(missing_ok=True)
 
 
 class JournalLock:

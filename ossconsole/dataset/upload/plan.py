@@ -38,7 +38,7 @@ STORAGE_USD_PER_GB_MONTH = 0.0173
 """Standard LRS, the example of https://www.alibabacloud.com/help/en/oss/product-overview/storage-fees (2024-12-20)."""
 
 _KEPT_NOTES = 200
-_TIMED_IMAGES = 8
+_TIMED_IMAGES = 32
 _TIMED_S = 0.5
 _USUAL_RATIO = 4 / 3
 _REPORT_EVERY = 500

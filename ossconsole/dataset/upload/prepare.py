@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import math
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import msgspec
 from PIL import Image
 
 from ossconsole.config.errors import SettingsError
+from ossconsole.dataset.crop import EVAL_MARGIN, crop_box
 from ossconsole.dataset.decode import (
     EncodedImage,
     UnreadableImageError,
@@ -38,13 +38,6 @@ DEFAULT_QUALITY = 90
 """Of the JPEGs that preparation encodes."""
 
 MAX_JPEG_SIDE = 65500  # pixels; libjpeg's limit
-
-# torchvision.transforms.RandomResizedCrop's defaults, which the tutorial uses.
-_CROP_AREA = (0.08, 1.0)
-_CROP_RATIO = (3 / 4, 4 / 3)
-_CROP_ATTEMPTS = 10
-# The evaluation transform of ImageNet models: resize the short side to 256, crop 224 (pytorch/examples/imagenet).
-EVAL_MARGIN = 256 / 224
 
 
 class PreprocessConfig(msgspec.Struct, frozen=True):
@@ -276,24 +269,6 @@ def _tensor(data: bytes, key: str, train: bool, config: PreprocessConfig) -> Pre
 
 
 _MAKERS = {SampleFormat.IMAGE_JPEG: _encoded, SampleFormat.IMAGE_U8: _image, SampleFormat.TENSOR_F32: _tensor}
-
-
-def crop_box(width: int, height: int, rng: random.Random) -> tuple[int, int, int, int]:
-    """Left, top, width and height of a random crop: torchvision's RandomResizedCrop.get_params with this generator."""
-    low, high = math.log(_CROP_RATIO[0]), math.log(_CROP_RATIO[1])
-    for _ in range(_CROP_ATTEMPTS):
-        area = width * height * rng.uniform(*_CROP_AREA)
-        ratio = math.exp(rng.uniform(low, high))
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            top, left = rng.randint(0, height - h), rng.randint(0, width - w)
-            return left, top, w, h
-    w, h = width, height
-    if width / height < _CROP_RATIO[0]:
-        h = round(width / _CROP_RATIO[0])
-    elif width / height > _CROP_RATIO[1]:
-        w = round(height * _CROP_RATIO[1])
-    return (width - w) // 2, (height - h) // 2, w, h
 
 
 def normalise(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

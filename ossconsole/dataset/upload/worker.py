@@ -24,7 +24,7 @@ import msgspec
 
 from ossconsole.config.credentials import without_credentials
 from ossconsole.config.errors import ConsoleError
-from ossconsole.dataset.decode import UnreadableImageError, import_jpeg_libraries
+from ossconsole.dataset.decode import UnreadableImageError, import_jpeg_libraries, keep_freed_memory
 from ossconsole.dataset.source.files import MAX_FILE_BYTES, FileLocation, ZipLocation, read_location
 from ossconsole.dataset.upload.prepare import PreprocessConfig, prepare
 
@@ -122,6 +122,7 @@ def main() -> None:
     """Serves the sockets whose descriptors are the arguments: the first in this process, each other one in a fork."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy would start a thread for each core
     import_jpeg_libraries()
+    keep_freed_memory()
 
     warnings.simplefilter("ignore")  # of PIL about EXIF blocks and transparency; only the pixels matter
     connections = [socket.socket(fileno=int(number)) for number in sys.argv[1:]]

@@ -22,7 +22,7 @@ from ossconsole.storage.jobs.actions import presigned_url
 from ossconsole.telemetry.cache import SingleTimes
 from ossconsole.telemetry.compare import LOOKS, Conditions, installed_versions
 from ossconsole.telemetry.measure import Ceiling
-from ossconsole.telemetry.visits import EndpointWindow, Waiting
+from ossconsole.telemetry.visits import EndpointWindow, Waiting, decode_share
 from ossconsole.training.bench.limits import ConnectorReader, HttpReader, ReaderFactory, rate
 from ossconsole.training.bench.results import (
     IMAGENET_SAMPLES,
@@ -39,6 +39,7 @@ from ossconsole.training.bench.results import (
     aa_headline,
     aa_passed,
     bound,
+    format_results,
     headline,
     limit_spreads,
     result_row,
@@ -66,7 +67,7 @@ class BenchSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     Each reading takes at least `seconds`. Each of the `rounds` measures a pair of readings, one per endpoint, in the
     order ABBA. `samples` is the size of the epoch that minutes are extrapolated to. With `aa` the first of the
-    endpoints is measured under both names.
+    endpoints is measured under both names. With `compare_formats` the datasets hold the same images in several formats.
     """
 
     endpoints: tuple[EndpointKind, ...] = tuple(EndpointKind)
@@ -77,6 +78,7 @@ class BenchSettings(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 5.0
     rounds: int = LOOKS[0]
     aa: bool = False
+    compare_formats: bool = False
     samples: int = IMAGENET_SAMPLES
     limits: bool = True
     image_size: int = 0
@@ -132,7 +134,8 @@ class Bench:
         """Takes all readings; the summary is also the last event."""
         last = self._cells[-1]
         for number in range(self._settings.rounds):
-            for cell in self._cells:
+            # Datasets too are in ABBA order.
+            for cell in self._cells if number % 2 == 0 else self._cells[::-1]:
                 order = self._endpoints if number % 2 == 0 else self._endpoints[::-1]
                 for kind in order:
                     self._visit(cell, kind, number)
@@ -161,6 +164,7 @@ class Bench:
             aa=str(self._aa or ""),
             aa_passed=aa_passed(rows) if self._aa is not None else None,
             ceiling=ceiling.report() if ceiling is not None else None,
+            formats=format_results(self._readings) if self._settings.compare_formats else (),
         )
 
     def _row(self, cell: BenchCase) -> ResultRow:
@@ -262,6 +266,7 @@ class Bench:
             fetch_p50_s=interval.fetch_quantile(0.5),
             fetch_p95_s=interval.fetch_quantile(0.95),
             wait_fraction=interval.wait_fraction,
+            decode_share=decode_share(interval.decode_s, interval.seconds, cell.workers) or 0.0,
         )
 
     # Limits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ import msgspec
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.text import counted
 from ossconsole.telemetry.cache import hit_rate
-from ossconsole.telemetry.compare import LOOKS, Comparison, ComparisonReport, Conditions, Decision, Side
+from ossconsole.telemetry.compare import LOOKS, Comparison, ComparisonReport, Conditions, Decision, Side, estimate
 from ossconsole.telemetry.measure import CeilingReport
 from ossconsole.telemetry.visits import EndpointWindow, Pairs, Tally, Visit
 
@@ -70,7 +71,8 @@ class _BenchEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
 class Reading(_BenchEvent, frozen=True, kw_only=True, tag="reading"):
     """One measured interval. `wait_fraction` is the share of its time that training waited for data.
 
-    `fetch_p50_s` and `fetch_p95_s` are quantiles of a reader process's time for a batch.
+    `fetch_p50_s` and `fetch_p95_s` are quantiles of a reader process's time for a batch, `decode_share` is the share of
+    the readers' time in which they decode.
     """
 
     cell: BenchCase
@@ -84,6 +86,7 @@ class Reading(_BenchEvent, frozen=True, kw_only=True, tag="reading"):
     fetch_p50_s: float
     fetch_p95_s: float
     wait_fraction: float | None = None
+    decode_share: float = 0.0
 
 
 class Limit(_BenchEvent, frozen=True, kw_only=True, tag="limit"):
@@ -127,12 +130,33 @@ class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
     comparison: dict[str, ComparisonReport] = {}
 
 
+class FormatResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of a sample format through one endpoint. Rates are means over the time of all readings.
+
+    `ratio` is that of the samples/s to those of the first format, by pairs of readings of the same round; `low` and
+    `high` bound its 95 % interval. They are null for the first format; the interval also where its number of `pairs` is
+    too small. `decode_share` is the share of the readers' time in which they decoded.
+    """
+
+    cell: BenchCase
+    endpoint: EndpointKind
+    temperature: CacheState
+    samples_per_s: float
+    bytes_per_s: float
+    bytes_per_sample: float
+    decode_share: float
+    pairs: int = 0
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
 class BenchSummary(_BenchEvent, frozen=True, kw_only=True, tag="summary"):
     """The last line. `samples` is the size of the epoch that `minutes_per_epoch` is extrapolated to.
 
     `limits` has samples/s by "<kind> <endpoint>", or "compute". `aa` is the endpoint that was measured under both
     names, "" for none; `aa_passed` is whether 1.00 is inside the interval, null without one. `ceiling` is the used part
-    of the accelerator, null when its size is unknown.
+    of the accelerator, null when its size is unknown. `formats` compares sample formats, where that was requested.
     """
 
     samples: int
@@ -143,6 +167,7 @@ class BenchSummary(_BenchEvent, frozen=True, kw_only=True, tag="summary"):
     aa: str = ""
     aa_passed: bool | None = None
     ceiling: CeilingReport | None = None
+    formats: tuple[FormatResult, ...] = ()
 
 
 BenchEvent: TypeAlias = Reading | Limit | BenchSummary
@@ -254,6 +279,56 @@ def _compared(readings: Sequence[Reading], temperature: CacheState, samples: int
         cold=cold,
         conditions=msgspec.structs.replace(steps.conditions, pairs=pairs.count, minutes=taken / 60, warm_share=hits),
         over=True,
+    )
+
+
+def format_results(readings: Sequence[Reading]) -> tuple[FormatResult, ...]:
+    """The formats side by side: a result for each case, endpoint and temperature, in the order of the readings.
+
+    The first format is that of the first reading. Its readings and those of another one are compared where everything
+    but the dataset is equal.
+    """
+    grouped: dict[tuple[BenchCase, EndpointKind, CacheState], dict[int, Reading]] = {}
+    for each in readings:
+        grouped.setdefault((each.cell, each.endpoint, each.temperature), {})[each.round] = each
+    first = readings[0].cell if readings else None
+    results = []
+    for (cell, endpoint, temperature), by_round in grouped.items():
+        assert first is not None  # noqa: S101
+        base_cell = msgspec.structs.replace(cell, dataset=first.dataset, format=first.format)
+        base = grouped.get((base_cell, endpoint, temperature), {}) if base_cell != cell else {}
+        results.append(_format_result(cell, endpoint, temperature, by_round, base))
+    return tuple(results)
+
+
+def _format_result(
+    cell: BenchCase,
+    endpoint: EndpointKind,
+    temperature: CacheState,
+    by_round: Mapping[int, Reading],
+    base: Mapping[int, Reading],
+) -> FormatResult:
+    taken = list(by_round.values())
+    seconds = sum(each.seconds for each in taken)
+    size = sum(each.bytes_per_s * each.seconds for each in taken)
+    ratios = [
+        math.log(by_round[number].samples_per_s / base[number].samples_per_s)
+        for number in sorted(by_round.keys() & base.keys())
+        if by_round[number].samples_per_s > 0 and base[number].samples_per_s > 0
+    ]
+    found = estimate(ratios, [1.0] * len(ratios))
+    return FormatResult(
+        cell=cell,
+        endpoint=endpoint,
+        temperature=temperature,
+        samples_per_s=sum(each.samples_per_s * each.seconds for each in taken) / seconds,
+        bytes_per_s=size / seconds,
+        bytes_per_sample=size / sum(each.samples for each in taken),
+        decode_share=sum(each.decode_share * each.seconds for each in taken) / seconds,
+        pairs=len(ratios),
+        ratio=math.exp(statistics.mean(ratios)) if ratios else None,
+        low=found.low if found is not None else None,
+        high=found.high if found is not None else None,
     )
 
 

@@ -234,6 +234,11 @@ class Interval:
         total = sum(step.step_time_s for step in self.steps)
         return sum(step.data_wait_s for step in self.steps) / total if self.trained and total else None
 
+    @property
+    def decode_s(self) -> float:
+        """The time that all readers spent decoding, in seconds."""
+        return sum(step.decode_s for step in self.steps)
+
     def fetch_quantile(self, share: float) -> float:
         """The quantile `share` of the fetch times, in seconds."""
         return float(np.quantile([step.fetch_s for step in self.steps], share))
@@ -302,6 +307,7 @@ def _step(batch: Batch, seconds: float) -> Step:
         queued=batch.queued,
         readers_idle=batch.readers_idle,
         single_s=batch.single_s,
+        decode_s=batch.decode_s,
     )
 
 

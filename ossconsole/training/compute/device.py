@@ -17,22 +17,15 @@ import torch
 from torchvision.transforms.v2 import functional as transforms
 
 from ossconsole.config.errors import ConsoleError, SettingsError
+from ossconsole.dataset.crop import centre_box
 from ossconsole.dataset.formats import CHANNELS, IMAGENET_MEAN, IMAGENET_STD
 from ossconsole.telemetry.gpu import memory_of_others
-from ossconsole.telemetry.host import CpuLimit, cpu_limit
+from ossconsole.telemetry.host import usable_cores
 from ossconsole.training.data import TrainingData
-from ossconsole.training.loading.images import SampleTransform, centre_box
+from ossconsole.training.loading.images import SampleTransform
 from ossconsole.training.loading.loader import Batch
 from ossconsole.training.plan import Split
 from ossconsole.training.settings import TrainSettings
-
-
-def usable_cores(limit: CpuLimit | None = None) -> int:
-    """The number of cores that this process may use, by its affinity and the CPU limit of its container."""
-    cores = len(os.sched_getaffinity(0))
-    limit = limit or cpu_limit()
-    return max(1, min(cores, int(limit.cores))) if limit else cores
-
 
 _NICENESS = 10
 

@@ -89,8 +89,8 @@ class RankStatus(NamedTuple):
     """The status of one rank before a step; numbers only, as they travel in one tensor.
 
     `ready` is BATCH, END (of the plan, or stopped) or FAILED. `events` counts its events for the record. `endpoint` is
-    an index into EndpointKind, `lr` a new peak (0: unchanged). `samples`, `bytes`, `wait_s` and `fetch_s` belong to its
-    batch; `retries` and `skipped` count since the start of the run.
+    an index into EndpointKind, `lr` a new peak (0: unchanged). `samples`, `bytes`, `wait_s`, `fetch_s` and
+    `decode_s` belong to its batch; `retries` and `skipped` count since the start of the run.
     """
 
     ready: float
@@ -104,6 +104,7 @@ class RankStatus(NamedTuple):
     bytes: float
     wait_s: float
     fetch_s: float
+    decode_s: float
     retries: float
     skipped: float
 
@@ -127,6 +128,7 @@ class StepDecision(NamedTuple):
     bytes: int
     wait_s: float
     fetch_s: float
+    decode_s: float
     retries: int
     skipped: int
 
@@ -154,6 +156,7 @@ def decide(rows: Sequence[Sequence[float]], endpoint: EndpointKind) -> StepDecis
         bytes=int(sum(each.bytes for each in statuses)),
         wait_s=max(each.wait_s for each in statuses),
         fetch_s=max(each.fetch_s for each in statuses),
+        decode_s=max(each.decode_s for each in statuses),
         retries=int(sum(each.retries for each in statuses)),
         skipped=int(sum(each.skipped for each in statuses)),
     )

@@ -9,16 +9,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from ossconsole.dataset.crop import Box, centre_box, crop_box
 from ossconsole.dataset.decode import EncodedImage
 from ossconsole.dataset.formats import CHANNELS, SampleFormat, sample_bytes
-from ossconsole.dataset.upload.prepare import EVAL_MARGIN, crop_box
 from ossconsole.training.plan import Split
 
 Pixels = npt.NDArray[np.uint8]
 """An image: uint8, shape (height, width, 3), channels R, G, B."""
-
-Box = tuple[int, int, int, int]
-"""A part of an image: left, top, width and height in pixels."""
 
 
 @dataclass(frozen=True)
@@ -83,16 +80,6 @@ class SampleTransform:
         if rng is None:
             return centre_box(width, height, self.size), False
         return crop_box(width, height, rng), rng.random() < 0.5
-
-
-def centre_box(width: int, height: int, size: int) -> Box:
-    """The part of an image that a centre crop of `size` shows once the short side is resized to 256/224 of `size`.
-
-    An image with a shorter side is not enlarged first, as long as it holds the crop.
-    """
-    short = min(width, height)
-    side = round(short * size / max(size, min(short, round(size * EVAL_MARGIN))))
-    return (width - side) // 2, (height - side) // 2, side, side
 
 
 def _least(length: int, part: int, size: int) -> int:

@@ -112,6 +112,7 @@ class Dashboard(ConsoleScreen):
         self.set_class(self.size.height < MANY_EVENTS_FROM, "-tight")
         failed = view.state is RunState.FAILED
         self.set_class(failed, "-failed")
+        self.set_class(headline.has_format_advice(view), "-format-advice")
         self.set_class(bool(view.errors) and not failed, "-failing")
         gpus = len(view.telemetry.gpus) if view.telemetry else 0
         for panel in self.query("#machine"):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.text import counted
-from ossconsole.telemetry.diagnosis import COMPUTE_BOUND, IO_BOUND, Bottleneck, diagnose
+from ossconsole.telemetry.diagnosis import Bottleneck, diagnose
 from ossconsole.telemetry.events import RunState
+from ossconsole.telemetry.measure import COMPUTE_BOUND, IO_BOUND
+from ossconsole.telemetry.view import RunView
 from ossconsole.tui.console import ConsoleState, PreparationStage, Ready, StageState, Starting
 from ossconsole.tui.kit.screen import notice, retry_hint
 from ossconsole.tui.kit.text import (
@@ -28,6 +31,7 @@ from ossconsole.tui.train.monitor import DashboardContext
 _BOUND_STYLES = {
     Bottleneck.IO: "bad",
     Bottleneck.MIXED: "warn",
+    Bottleneck.DECODE: "bad",
     Bottleneck.COMPUTE: "good",
     Bottleneck.HOST: "warn",
     Bottleneck.UNDECIDED: "strong",
@@ -45,7 +49,7 @@ _SMALLEST_SHARE = 0.005  # of the step time, for a part to show
 
 
 def verdict(context: DashboardContext, width: int, height: int) -> list[Line]:
-    """What limits the run, and the parts of the step time; below, what to do."""
+    """What limits the run, and the parts of the step time; below, what to do, and what another format would give."""
     found = diagnose(context.view, context.now, has_accelerated=context.has_accelerated)
     style = _BOUND_STYLES[found.bottleneck]
     if context.view.state is RunState.FAILED:
@@ -58,10 +62,27 @@ def verdict(context: DashboardContext, width: int, height: int) -> list[Line]:
     else:
         first.add(found.bottleneck.value, style).add(f": {text}", "text")
         first.right(_split(context, width - first.width), width)
-    advice = wrap(safe(found.advice), width - 2)
-    if len(advice) > height - 1 > 0:
-        advice[height - 2] = shorten(" ".join(advice[height - 2 :]), width - 2, context.glyphs.ellipsis)
-    return [first, *(Line((edge, style), (part, "dim")) for part in advice[: height - 1])]
+    formats = _fitted(found.format_advice, width - 2, height - 2, context) if found.format_advice else []
+    rest = [*_fitted(found.advice, width - 2, height - 1 - len(formats), context), *formats]
+    return [first, *(Line((edge, style), (part, "dim")) for part in rest)]
+
+
+def _fitted(text: str, width: int, height: int, context: DashboardContext) -> list[str]:
+    """The text in at most `height` lines of that width, shortened where it is too long."""
+    parts = wrap(safe(text), width)
+    if len(parts) > height > 0:
+        parts[height - 1] = shorten(" ".join(parts[height - 1 :]), width, context.glyphs.ellipsis)
+    return parts[: max(0, height)]
+
+
+def has_format_advice(view: RunView) -> bool:
+    """Whether the verdict needs rows for what another format would give.
+
+    They stay where that is known for one of the endpoints, so that the layout does not jump with each switch.
+    """
+    if view.summary is not None:
+        return bool(view.summary.advice)
+    return any(view.measurement.format_gain(kind) is not None for kind in EndpointKind)
 
 
 def _split(context: DashboardContext, room: int) -> Line:

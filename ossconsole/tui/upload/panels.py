@@ -94,9 +94,9 @@ def form_lines(area: PanelArea, prefix: str) -> list[Line]:
     )
     lines += [Line((f"   {area.glyphs.dot} ", "rule"), (kind, "dim")) for kind in kinds]
     formats = (
-        ("image-jpeg", "a twentieth of the tutorial's bytes; cropped anew in each epoch"),
+        ("image-jpeg", "a twentieth of the tutorial's bytes; random crops in each epoch"),
         ("originals", "the image files as they are; trained on as image-jpeg"),
-        ("image-u8", "a quarter of the bytes, decoded; cropped anew in each epoch"),
+        ("image-u8", "a quarter of the bytes, decoded; random crops in each epoch"),
         ("tensor-f32", "as in the tutorial: cropped, flipped and normalised once, here"),
     )
     return [*lines, Line(), *(area.row(name, text, "dim") for name, text in formats)]
