@@ -84,7 +84,7 @@ def test_a_dataset_in_shards_is_compared_in_shards(
     said: list[str] = []
     with format_datasets(bucket.profile, bucket.credentials, ALL, report=said.append) as prefixes:
         found = [training_data(bucket.store(), prefix) for prefix in prefixes]
-    assert all(each.sharded and each.count("train") == 10 for each in found)  # those of the first tar
+    assert all(each.sharded and each.count("train") == IMAGES for each in found)
     assert said[-1].startswith("Deleted ")
     assert set(state.glob("uploads/*")) == journals
     assert not list(bucket.store().list_all(f"{data.prefix}/{bench_formats.SCRATCH}/"))

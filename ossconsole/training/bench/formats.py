@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import random
-import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -36,7 +35,6 @@ SCRATCH = "bench-formats"
 _USUAL_SIDE = 224
 _JPEG_MARGIN = 8 / 7  # training images of 224 px are cut from JPEGs of 256 px
 _POLL_S = 0.2
-_TAR_HEADERS = 2048  # bytes of a member at most, besides its data
 
 Report = Callable[[str], None]
 
@@ -51,11 +49,13 @@ def format_datasets(
     *,
     report: Report = lambda _: None,
 ) -> Iterator[tuple[str, ...]]:
-    """Uploads the same images in each format, stored as the profile's dataset is; yields the prefixes.
+    """Uploads the same images in each format; yields the prefixes.
 
-    The images are those of `source`, or else training samples of the profile's dataset, at most IMAGES. `side` is that
-    of training images in pixels, 0 for the dataset's. `report` gets what is done, as text. Everything is deleted at the
-    end, and what an interrupted benchmark left before it begins. Raises ConsoleError.
+    The images are those of `source`, one object each, or else training samples of the profile's dataset, stored as it
+    is: at most IMAGES. `side` is that of training images in pixels, 0 for the dataset's. `report` gets what is done, as
+    text. Everything is deleted at the end, and what an interrupted benchmark left is deleted first.
+
+    Raises ConsoleError.
     """
     scratch = object_key(profile.dataset_prefix, SCRATCH)
     with contextlib.closing(ObjectStore(profile, credentials)) as store, tempfile.TemporaryDirectory() as folder:
@@ -140,37 +140,19 @@ def _images_in(source: Path) -> Images:
 
 
 def _images_of(store: ObjectStore, data: TrainingData) -> Images:
-    """Training samples as image files: image-jpeg as stored, the others as PNG."""
+    """Training samples at random as image files: image-jpeg as stored, the others as PNG."""
     columns = data.columns(TRAIN)
-    contents = _first_members(store, data) if data.sharded else _random_objects(store, data)
-    for row, content in contents:
+    for row in np.random.default_rng(0).permutation(len(columns))[:IMAGES].tolist():
+        key = data.object_of(TRAIN, row)
+        if data.sharded:
+            content = store.get_range(key, int(data.tars(TRAIN).offsets[row]), int(columns.sizes[row]))
+        else:
+            content = store.get(key)
         label = int(columns.labels[row])
         if data.format.encoded:
             yield label, PurePosixPath(columns.keys.get(row)).suffix, content
         else:
             yield label, ".png", _png(data.format, content, int(columns.heights[row]), int(columns.widths[row]))
-
-
-def _random_objects(store: ObjectStore, data: TrainingData) -> Iterator[tuple[int, bytes]]:
-    rows = np.random.default_rng(0).permutation(data.count(TRAIN))[:IMAGES].tolist()
-    return ((row, store.get(data.object_of(TRAIN, row))) for row in rows)
-
-
-def _first_members(store: ObjectStore, data: TrainingData) -> Iterator[tuple[int, bytes]]:
-    """The first samples of the first tar, by one request; a tar holds samples of all classes."""
-    columns, tars = data.columns(TRAIN), data.tars(TRAIN)
-    end = int(tars.starts[1]) if len(tars.starts) > 1 else len(columns)
-    rows = {columns.keys.get(row): row for row in range(min(end, IMAGES))}
-    first = tars.tars[0]
-    wanted = sum(int(columns.sizes[row]) + _TAR_HEADERS for row in rows.values())
-    content = store.get_range(first.key, 0, min(wanted, first.bytes))
-    with tarfile.open(fileobj=io.BytesIO(content), mode="r|") as archive:
-        for _ in rows:
-            member = archive.next()
-            file = archive.extractfile(member) if member is not None else None
-            if member is None or file is None:
-                break
-            yield rows[member.name], file.read()
 
 
 def _png(fmt: SampleFormat, content: bytes, height: int, width: int) -> bytes:
