@@ -323,7 +323,9 @@ class Session:
             return None, error
         for sample in batch.bad if batch is not None else ():
             self.own_skipped += 1
-            self.context.warn(f"Skipped {sample.key}: {sample.reason}.", "Upload the dataset again to repair it.")
+            self.context.warn(
+                f"Skipped {sample.key}: {sample.reason}.", "Replace or delete the object, or upload the dataset again."
+            )
         return batch, None
 
     def _decide(self, batch: Batch | None, problem: ConsoleError | None) -> StepDecision:

@@ -115,9 +115,20 @@ def endpoint(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
 def reader(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     with SandboxProcess.start(scratch / "full", unshaped=True) as sandbox:
         place = Place(sandbox, options, scratch, {JPEG: STORED})
-        arms = {"loader, image-jpeg": lambda: place.console(JPEG), "decode and crop alone": _decoding(options, scratch)}
+        arms = {
+            "loader, image-jpeg": lambda: place.console(JPEG),
+            "loader, image-jpeg in shards": lambda: place.console(JPEG, shards=True),
+            "decode and crop alone": _decoding(options, scratch),
+        }
         found = interleaved(arms, options.rounds)
-    pairs = {"loader to decode and crop alone": ("loader, image-jpeg", "decode and crop alone", 0.85)}
+    pairs = {
+        "loader to decode and crop alone": ("loader, image-jpeg", "decode and crop alone", 0.85),
+        "loader of shards to decode and crop alone": (
+            "loader, image-jpeg in shards",
+            "decode and crop alone",
+            0.85,
+        ),
+    }
     return {"samples_per_s": {name: spread(rates) for name, rates in found.items()}, "ratio": ratios(found, pairs)}
 
 

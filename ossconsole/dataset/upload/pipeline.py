@@ -23,7 +23,7 @@ from ossconsole.storage.objects import ObjectInfo
 from ossconsole.storage.retry import CircuitBreaker
 
 _TASKS_PER_WORKER = 2  # one being prepared and one queued, so that a process never waits for its next image
-_TASKS_AHEAD = 4  # per process
+_TASKS_AHEAD = 8  # per process
 _SAMPLES_AHEAD = 16  # prepared and queued for sending
 LAST_ANSWERS_S = 12.0  # a little more than a request's timeout
 _MAX_UNANSWERED = 24  # samples in a row without any answer

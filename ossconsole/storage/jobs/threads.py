@@ -72,7 +72,10 @@ class QueueClosed(Exception):  # noqa: N818  the normal end of a queue
 
 
 class BoundedQueue(Generic[T]):
-    """A queue between threads; `put` waits while it has `limit` items."""
+    """A queue between threads; `put` waits once it has `limit` items, until half of them are taken.
+
+    Waking the producer for every item would cost more than most items do.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -95,8 +98,8 @@ class BoundedQueue(Generic[T]):
     def put(self, item: T) -> None:
         """Raises Cancelled once the queue is aborted."""
         with self._not_full:
-            while len(self._items) >= self._limit and not self._aborted:
-                self._not_full.wait()
+            if len(self._items) >= self._limit:
+                self._not_full.wait_for(lambda: len(self._items) <= self._limit // 2 or self._aborted)
             if self._aborted:
                 raise Cancelled
             self._items.append(item)
@@ -119,7 +122,8 @@ class BoundedQueue(Generic[T]):
             raise Cancelled
         if not self._items:
             raise QueueClosed
-        self._not_full.notify()
+        if len(self._items) <= self._limit // 2 + 1:
+            self._not_full.notify_all()
         return self._items.popleft()
 
     def close(self) -> None:

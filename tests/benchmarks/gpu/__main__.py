@@ -143,6 +143,7 @@ def main() -> None:
             found = in_process(lambda part=part: asdict(part()), limit_s)  # type: ignore[misc]
         result["parts"][name] = found
         sys.stderr.write(f"{name}: {found['seconds']} s\n")
+        options.out.mkdir(parents=True, exist_ok=True)
         (options.out / "result.json").write_text(json.dumps(result, indent=1))
     sys.stdout.write(_table(result) + "\n")
 
