@@ -41,7 +41,7 @@ from torchvision.transforms import v2
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.files import CONFIG_DIR_VARIABLE, STATE_DIR_VARIABLE
-from ossconsole.dataset.decode import import_jpeg_libraries
+from ossconsole.dataset.decode import import_jpeg_libraries, keep_freed_memory
 from ossconsole.dataset.formats import SampleFormat, sample_bytes
 from ossconsole.sandbox.process import SandboxProcess
 from ossconsole.storage.client import ObjectStore
@@ -70,6 +70,7 @@ class MemoryReader:
 
     def __call__(self, number: int) -> Callable[[], int]:
         import_jpeg_libraries()
+        keep_freed_memory()
         rows = np.empty((BATCH, TRANSFORM.row_bytes), np.uint8)
         turns = itertools.count(number)
 
@@ -151,6 +152,7 @@ def pil(options: argparse.Namespace, _scratch: Path) -> dict[str, Any]:
         return len(originals) / (time.process_time() - begun)
 
     import_jpeg_libraries()
+    keep_freed_memory()
     arms: dict[str, Arm] = {
         "image-jpeg, per core": lambda: ours(stored),
         "originals, per core": lambda: ours(originals),

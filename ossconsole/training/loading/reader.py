@@ -18,7 +18,7 @@ import tenacity
 
 from ossconsole.config.connector import load_connector_config
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.dataset.decode import UnreadableImageError, import_jpeg_libraries
+from ossconsole.dataset.decode import UnreadableImageError, import_jpeg_libraries, keep_freed_memory
 from ossconsole.storage.retry import RetryPolicy, backoff
 from ossconsole.training.data import UNKNOWN_MD5
 from ossconsole.training.loading.connector import ConnectorSettings, EndpointFailedError, native
@@ -135,6 +135,7 @@ class SampleReader:
         self._number = number
         self._workers = workers
         import_jpeg_libraries()
+        keep_freed_memory()
         self._compare_etags = True
         self._opened: dict[EndpointKind, Any] = {}
         self._windows = ShardWindows(share.samples, settings.profile.bucket, self._connector)
