@@ -1,7 +1,8 @@
-"""Style and types of package and tests are part of the tests."""
+"""Style and types of package and tests are part of the tests; so is that pictures show something."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,3 +22,12 @@ def test_the_code_passes(command: list[str]) -> None:
         [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_snapshot_shows_something() -> None:
+    """A screen that fails to paint gives a snapshot too: an empty one."""
+    snapshots = sorted((ROOT / "tests" / "tui" / "__snapshots__").rglob("*.svg"))
+    assert snapshots
+    for path in snapshots:
+        texts = re.findall(r'<text class="[^"]*-r\d+"[^>]*>([^<]*)</text>', path.read_text())
+        assert any(text.replace("&#160;", "").strip() for text in texts), path

@@ -65,7 +65,7 @@ def letters(pixels: NDArray[np.uint8], width: int, height: int) -> list[Strip]:
 
     small = fit(pixels, width, height * 2)[::2]
     levels = (small @ np.array([0.299, 0.587, 0.114])) / 256 * len(_RAMP)  # ITU-R BT.601 luma
-    return [Strip([Segment("".join(_RAMP[int(level)] for level in row))], len(row)) for row in levels]
+    return [Strip([Segment("".join(_RAMP[int(level)] for level in row), Style())], len(row)) for row in levels]
 
 
 class ImageBlock:
