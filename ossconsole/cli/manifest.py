@@ -101,7 +101,7 @@ def _print_summary(listed: Manifest, uri: str, seconds: float, *, written: bool,
             }
         )
         return
-    splits = " and ".join(f"{count:,} {split}" for split, count in counts.items())
+    splits = " and ".join(counted(count, f"{split} sample") for split, count in counts.items())
     classes = counted(len(listed.classes), "class", "classes")
-    say(f"{splits} samples in {classes}, {listed.format}, {size / 1e9:.2f} GB; listed in {seconds:.1f} s.")
+    say(f"{splits} in {classes}, {listed.format}, {size / 1e9:.2f} GB; listed in {seconds:.1f} s.")
     say(f"Manifest: {uri}" if written else "The manifest was not written (--dry-run).")

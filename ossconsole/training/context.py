@@ -22,7 +22,6 @@ from ossconsole.config.profiles import Profile
 from ossconsole.telemetry import events
 from ossconsole.telemetry.compare import installed_versions
 from ossconsole.telemetry.events import Event, RunState
-from ossconsole.telemetry.host import usable_cores
 from ossconsole.telemetry.measure import Measurement
 from ossconsole.training.settings import TrainSettings
 
@@ -188,6 +187,8 @@ class RunContext:
         stored_as: str = "",
     ) -> None:
         """Emits the first event of the record."""
+        from ossconsole.telemetry.host import usable_cores  # psutil is late: the first paint needs this module
+
         self.emit(
             events.Run(
                 time=time.time(),

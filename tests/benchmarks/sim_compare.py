@@ -143,8 +143,7 @@ class Pool:
     def idle(self) -> bool:
         return any(not reader.held for reader in self._readers)
 
-    @property
-    def room(self) -> bool:
+    def has_room(self, _request: BatchRequest) -> bool:
         return any(len(reader.held) < QUEUED for reader in self._readers)
 
     def send(self, request: ReadRequest) -> None:

@@ -57,7 +57,7 @@ def test_it_is_written_once(store: ObjectStore, capsys: pytest.CaptureFixture[st
     assert [len(written.splits[split]) for split in ("train", "val")] == [6, 1]
     out = capsys.readouterr().out
     assert "Not used: 1 object (neither an image nor a .pt sample): train/a/notes.txt" in out
-    assert "6 train and 1 val samples in 2 classes, image-jpeg" in out
+    assert "6 train samples and 1 val sample in 2 classes, image-jpeg" in out
     assert store.uri(manifest_key(prefix)) in out
     store.put(f"{prefix}/train/a/7.jpg", jpeg(7))
     assert manifest(store) == 1
