@@ -8,6 +8,7 @@ and its range. The sandbox runs on the same cores: read the ratios, not the rate
 - `endpoint`: samples/s of the loader with image-jpeg (short side 256, quality 90) against the tutorial's way, from a
   sandbox limited to 150 MB/s; beside it the rate of decoding alone in as many processes, and the bytes per sample.
 - `reader`: the loader against decode and crop of the same bytes from memory, in as many processes, at full speed.
+- `cpu`: the same two by the processor time of the readers, so that the sandbox is counted out.
 - `pil`: decode and crop per second of processor time, against Pillow and torchvision on the originals (`--source`: a
   folder with photographs; otherwise made-up ones).
 - `host`: processor time of the training thread per batch of 256, without any compute.
@@ -133,6 +134,58 @@ def reader(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     return {"samples_per_s": {name: spread(rates) for name, rates in found.items()}, "ratio": ratios(found, pairs)}
 
 
+def cpu(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    bodies = _bodies()
+    row = np.empty(TRANSFORM.row_bytes, np.uint8)
+    import_jpeg_libraries()
+    keep_freed_memory()
+
+    def alone() -> float:
+        begun, count = time.process_time(), 0
+        while (passed := time.process_time() - begun) < options.seconds:
+            TRANSFORM.write(bodies[count % len(bodies)], 0, 0, TRANSFORM.rng(Split.TRAIN, 1, count), row)
+            count += 1
+        return count / passed
+
+    with SandboxProcess.start(scratch / "cpu", unshaped=True) as sandbox:
+        place = Place(sandbox, options, scratch, {JPEG: STORED})
+        settings = TrainSettings(batch_size=options.batch_size, workers=options.workers, epochs=10**6)
+        arms: dict[str, Arm] = {
+            "objects, per core of the readers": lambda: _per_core(place.loader(JPEG, settings), options),
+            "shards, per core of the readers": lambda: _per_core(place.shards(JPEG, settings), options),
+            "decode and crop alone, per core": alone,
+        }
+        found = interleaved(arms, options.rounds)
+    pairs = {
+        f"readers of {name} to decode and crop alone": (
+            f"{name}, per core of the readers",
+            "decode and crop alone, per core",
+            0.85,
+        )
+        for name in ("objects", "shards")
+    }
+    return {"samples_per_s": {name: spread(rates) for name, rates in found.items()}, "ratio": ratios(found, pairs)}
+
+
+def _per_core(loader: BatchLoader, options: argparse.Namespace) -> float:
+    """Samples per second of processor time of the readers."""
+
+    def used() -> float:
+        times = [psutil.Process(reader.process.pid).cpu_times() for reader in loader._pool._readers]
+        return sum(each.user + each.system for each in times)
+
+    with contextlib.closing(loader):
+        until = time.perf_counter() + options.settling
+        while loader.next() and time.perf_counter() < until:
+            pass
+        before, begun, count = used(), time.perf_counter(), 0
+        while time.perf_counter() - begun < options.seconds:
+            batch = loader.next()
+            assert batch is not None
+            count += len(batch.rows)
+        return count / (used() - before)
+
+
 def pil(options: argparse.Namespace, _scratch: Path) -> dict[str, Any]:
     originals = _originals(options)
     stored = [_stored(data) for data in originals]
@@ -254,7 +307,7 @@ def _one(value: float, floor: float) -> dict[str, float]:
     return {**spread([value]), "floor": floor}
 
 
-PARTS = {"endpoint": endpoint, "reader": reader, "pil": pil, "host": host, "start": start}
+PARTS = {"endpoint": endpoint, "reader": reader, "cpu": cpu, "pil": pil, "host": host, "start": start}
 
 
 def main() -> None:
