@@ -37,7 +37,7 @@ _FIELDS = (
     Field("val_split", "Held out", "share of the images to validate with, where the dataset has no val/"),
     Field("switch_every", "Switch every", "alternate the endpoints every N steps; 0 = manual (e)"),
     Field("learning_rate", "Learning rate", "peak; linear warm-up, then a cosine schedule to 0"),
-    Field("image_size", "Image size", "crop to N px on the device; 0 = as stored"),
+    Field("image_size", "Image size", "side of the training images in px; 0 = 224 from 256 stored"),
     Field("weights", "Weights", "none, imagenet, a file, or oss://bucket/key"),
     Field("resume", "Resume from", "key of a checkpoint, or latest; empty = from scratch"),
     Field("seed", "Seed", "of the sample order and the augmentation"),
