@@ -30,7 +30,7 @@ _REPORT_EVERY_S = 2.0
 def manifest(*, target: Target, force: bool, dry_run: bool, as_json: bool, readonly: bool) -> None:
     """Write the manifest of the images in train/<class>/ and val/<class>/ below the dataset prefix.
 
-    `train` lists a prefix without a manifest anew for each run. Write the manifest again (--force) after images were
+    Each run lists a prefix without a manifest. Write the manifest again (--force) after images were
     added or removed. `upload` writes the manifest of what it uploads.
     """
     from ossconsole.dataset.listing import manifest_from_listing

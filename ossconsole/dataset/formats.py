@@ -25,7 +25,7 @@ class SampleFormat(str, enum.Enum):
 
     `image-jpeg` is an encoded image: a JPEG, or any image file that was kept as it is. `image-u8` is uint8 before
     normalisation, `tensor-f32` the tutorial's float32 after crop, flip and normalisation; both are bare bytes in CHW
-    order, channels R, G, B. Readers decode, crop and flip all but `tensor-f32` anew in every epoch.
+    order, channels R, G, B. Readers decode, crop and flip all but `tensor-f32` in every epoch.
     """
 
     IMAGE_JPEG = "image-jpeg"

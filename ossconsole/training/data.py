@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.text import counted
+from ossconsole.dataset.crop import EVAL_MARGIN
 from ossconsole.dataset.listing import HARMLESS, OnProgress, manifest_from_listing
 from ossconsole.dataset.manifest import (
     SHARDS_NAME,
@@ -153,11 +154,8 @@ def _md5_column(samples: Sequence[Sample]) -> npt.NDArray[np.void]:
 
 _NO_SAMPLES = SampleColumns.of((), lambda _: 0)
 
-_USUAL_SIZE = 224
+USUAL_SIZE = 224
 """The side of training images, pixels, where the stored size is unknown: that of ImageNet models."""
-
-_STORED_MARGIN = 7 / 8
-"""224 px are cut from images whose short side is 256 px, as in pytorch/examples/imagenet."""
 
 
 class TrainingData:
@@ -231,7 +229,7 @@ class TrainingData:
         """The side of training images in pixels; `wanted` is the setting, 0 for automatic."""
         if wanted or not self.format.encoded:
             return wanted or self.size
-        return round(self.size * _STORED_MARGIN) or _USUAL_SIZE
+        return round(self.size / EVAL_MARGIN) or USUAL_SIZE
 
     def tars(self, split: str) -> Tars:
         """The tars of a split; empty for single objects."""

@@ -86,7 +86,7 @@ class Plan:
     With `world` > 1 each sample is read by exactly one rank per epoch, and all ranks do the same number of steps.
 
     For samples in tars, `tar_bytes` has the bytes of each split's tars, and batches come from windows: an epoch begins
-    at a random sample, cuts the split into windows, shuffles the windows, and each anew within itself. A batch takes
+    at a random sample, cuts the split into windows, shuffles the windows, and the samples within each. A batch takes
     one sample of each group of neighbours in its window, so that the parts of the ranks are neighbours too. This order
     depends on the size of the batch of all ranks together, and not on the number of ranks or readers.
     """

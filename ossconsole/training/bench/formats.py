@@ -16,6 +16,7 @@ from ossconsole.config.credentials import CredentialSource
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.profiles import Profile
 from ossconsole.config.text import counted
+from ossconsole.dataset.crop import EVAL_MARGIN
 from ossconsole.dataset.formats import IMAGENET_MEAN, IMAGENET_STD, SampleFormat, decode
 from ossconsole.dataset.manifest import TRAIN, object_key
 from ossconsole.dataset.source.files import read_location
@@ -24,7 +25,7 @@ from ossconsole.dataset.upload.job import UploadSettings
 from ossconsole.dataset.upload.journal import remove_journal
 from ossconsole.dataset.upload.plan import create_upload
 from ossconsole.storage.client import ObjectStore
-from ossconsole.training.data import TrainingData, training_data
+from ossconsole.training.data import USUAL_SIZE, TrainingData, training_data
 
 IMAGES = 256
 """Images of each format, at most."""
@@ -32,8 +33,6 @@ IMAGES = 256
 SCRATCH = "bench-formats"
 """The folder below the dataset prefix that the scratch datasets are in."""
 
-_USUAL_SIDE = 224
-_JPEG_MARGIN = 8 / 7  # training images of 224 px are cut from JPEGs of 256 px
 _POLL_S = 0.2
 
 Report = Callable[[str], None]
@@ -62,13 +61,13 @@ def format_datasets(
         data = training_data(store, profile.dataset_prefix) if source is None else None
         images = _images_of(store, data) if data is not None else _images_in(source or Path())
         count = _write(images, Path(folder))
-        side = side or (data.image_size(0) if data is not None else _USUAL_SIDE)
+        side = side or (data.image_size(0) if data is not None else USUAL_SIZE)
         per_shard = count if data is not None and data.sharded else 0
         prefixes = {fmt: f"{scratch}/{fmt}" for fmt in formats}
         _delete(store, scratch)
         try:
             for fmt, prefix in prefixes.items():
-                size = round(side * _JPEG_MARGIN) if fmt.encoded else side
+                size = round(side * EVAL_MARGIN) if fmt.encoded else side
                 report(f"Uploading {counted(count, 'image')} as {fmt.at_size(size)} to {store.uri(prefix)}")
                 settings = UploadSettings(
                     source=Path(folder), format=fmt, size=size, prefix=prefix, per_shard=per_shard
