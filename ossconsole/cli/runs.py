@@ -11,6 +11,7 @@ import msgspec
 from ossconsole.cli.options import Target, profile_options, reads_only
 from ossconsole.cli.output import say, say_json
 from ossconsole.config.resolve import FIELDS
+from ossconsole.config.text import counted
 from ossconsole.telemetry.runs import RunSummary, find_run
 
 
@@ -76,6 +77,7 @@ def _lines(summary: RunSummary) -> list[tuple[str, str]]:
         "started": _when(summary.started),
         "last event": _when(summary.updated),
         "step": f"{summary.step} (epoch {summary.epoch})" if summary.step else None,
+        "device": _device(summary),
         "samples/s": rate,
         "data wait": None if summary.wait_fraction is None else f"{summary.wait_fraction:.0%} of the step",
         "A/B": None if comparison is None else comparison.words,
@@ -88,6 +90,13 @@ def _lines(summary: RunSummary) -> list[tuple[str, str]]:
         "record": summary.path,
     }
     return [(label, text) for label, text in known.items() if text is not None]
+
+
+def _device(summary: RunSummary) -> str | None:
+    if not summary.gpus:
+        return summary.device or None
+    used = "" if summary.gpu_utilization is None else f", {summary.gpu_utilization:.0f} % used in the last sample"
+    return f"{counted(len(summary.gpus), 'GPU')}{used}: {', '.join(summary.gpus)}"
 
 
 def _when(moment: float) -> str:

@@ -156,8 +156,9 @@ def _compared(found: Comparison) -> str:
 
 
 def _waiter(view: RunView) -> str:
-    gpus = view.telemetry.gpus if view.telemetry else ()
-    return "the GPU" if any(gpu.utilization is not None for gpu in gpus) else "training"
+    if view.devices is not None:
+        return "the GPU" if view.devices.gpus else "training"
+    return "the GPU" if any(gpu.utilization is not None for gpu in view.gpus) else "training"
 
 
 def _compute_advice(view: RunView) -> str:

@@ -193,6 +193,13 @@ class AcceleratorSize(_Event, frozen=True, kw_only=True, tag="accelerator"):
     peak_bytes_per_s: float
 
 
+class Devices(_Event, frozen=True, kw_only=True, tag="devices"):
+    """What the run computes on: `device` is cpu or cuda, `gpus` the UUIDs of its GPUs in the order of its processes."""
+
+    device: str
+    gpus: tuple[str, ...] = ()
+
+
 class State(_Event, frozen=True, kw_only=True, tag="state"):
     """The run entered `state`."""
 
@@ -275,6 +282,7 @@ Event: TypeAlias = (
     | WarningEvent
     | ErrorEvent
     | AcceleratorSize
+    | Devices
     | State
     | Telemetry
     | Compared

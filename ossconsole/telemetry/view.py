@@ -15,6 +15,7 @@ from ossconsole.telemetry import events
 from ossconsole.telemetry.compare import Comparison
 from ossconsole.telemetry.events import Event, LogLine, RunState, to_log_line
 from ossconsole.telemetry.measure import Measurement, RecordedSettings
+from ossconsole.telemetry.samples import GpuSample
 from ossconsole.telemetry.series import Ema, Series
 from ossconsole.telemetry.visits import EndpointFigures, decode_share
 
@@ -76,6 +77,7 @@ class RunView:
         self.saving: events.Saving | None = None
         self.summary: events.Summary | None = None
         self.telemetry: events.Telemetry | None = None
+        self.devices: events.Devices | None = None
         self.last_time: float | None = None
         self.samples = 0
         self.log: deque[LogLine] = deque(maxlen=_LOG_LINES)
@@ -112,9 +114,14 @@ class RunView:
                 self.saving = None if event.over else event
             case events.Checkpoint():
                 self.last_checkpoint, self.saving = event, None
+            case events.Devices():
+                self.devices = event
             case events.Summary():
                 self.summary = event
                 self._apply_state(event.state, event.time)
+        self._log(event)
+
+    def _log(self, event: Event) -> None:
         line = to_log_line(event)
         if line is not None:
             self.log.append(line)
@@ -124,6 +131,7 @@ class RunView:
 
     def _apply_run(self, event: events.Run) -> None:
         self.run = event
+        self.devices = None
         self.endpoint = self.settings.endpoint
         self.state = RunState.STARTING
         self.state_since = event.time
@@ -154,7 +162,7 @@ class RunView:
             name = f"gpu{gpu.index}" if gpu.mig is None else f"gpu{gpu.index}.{gpu.mig}"
             self._plot(f"{name}.utilization", event.time, gpu.utilization)
             self._plot(f"{name}.power", event.time, gpu.power)
-        whole = [gpu for gpu in event.gpus if gpu.mig is None]
+        whole = [gpu for gpu in self.gpus if gpu.mig is None]
         if len(whole) > 1:
             uses = [gpu.utilization for gpu in whole if gpu.utilization is not None]
             powers = [gpu.power for gpu in whole if gpu.power is not None]
@@ -190,6 +198,15 @@ class RunView:
         if series is None:
             series = self.series[name] = Series()
         series.append(time, value)
+
+    @property
+    def gpus(self) -> tuple[GpuSample, ...]:
+        """The GPUs of this run in the newest sample; all of them where the run or NVML does not say which they are."""
+        every = self.telemetry.gpus if self.telemetry else ()
+        if self.devices is None:
+            return every
+        own = tuple(gpu for gpu in every if gpu.uuid in self.devices.gpus)
+        return own if own or not self.devices.gpus else every
 
     @property
     def steps_per_epoch(self) -> int:

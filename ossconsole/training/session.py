@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,18 +29,19 @@ from ossconsole.training.compute.device import (
     StepClock,
     device_errors,
     lower_priority,
-    select_device,
 )
 from ossconsole.training.compute.model import build_model
+from ossconsole.training.compute.selection import gpu_uuid, refuse_shared_gpus, select_device
 from ossconsole.training.compute.trainer import Trainer
 from ossconsole.training.context import RunContext
 from ossconsole.training.data import TrainingData
-from ossconsole.training.distributed.process_group import ProcessGroup, RankEventRelay, RankLostError
+from ossconsole.training.distributed.process_group import ProcessGroup, RankEventRelay
 from ossconsole.training.distributed.ranks import (
     BATCH,
     END,
     FAILED,
     RankInfo,
+    RankLostError,
     RankStatus,
     StepDecision,
     decide,
@@ -58,32 +60,22 @@ from ossconsole.training.parts import (
     UserRequests,
 )
 from ossconsole.training.plan import BatchRequest, Plan, Split
-from ossconsole.training.settings import TrainSettings
 
 _CHECKPOINT_TIMEOUT_S = 150.0  # of each of two attempts
 _MODEL_SEED = 2  # separates this use of the run's seed from others
 
 
-def local_processes(settings: TrainSettings) -> int:
-    """The number of processes on this machine: as set, or one per GPU."""
-    return settings.processes or max(1, torch.cuda.device_count())
-
-
-def train(
-    context: RunContext,
-    store: ObjectStore,
-    data: TrainingData,
-    rank_info: RankInfo,
-    *,
-    before_rendezvous: Callable[[], None] = lambda: None,
-) -> events.Summary:
+def train(context: RunContext, store: ObjectStore, data: TrainingData, rank_info: RankInfo) -> events.Summary:
     """Trains as one rank to the end of the plan or until stopped, in the calling thread. Raises ConsoleError.
 
-    Every rank trains; rank 0 also records the steps of all, and writes the checkpoints. `before_rendezvous` is called
-    when this process has loaded its model and is about to wait for the other ranks.
+    Every rank trains; rank 0 also records the steps of all, and writes the checkpoints.
     """
     with contextlib.ExitStack() as resources:
-        return build_session(resources, context, store, data, rank_info, before_rendezvous=before_rendezvous).run()
+        try:
+            return build_session(resources, context, store, data, rank_info).run()
+        except Exception as error:
+            context.on_failure(error)
+            raise
 
 
 def build_session(
@@ -92,8 +84,6 @@ def build_session(
     store: ObjectStore,
     data: TrainingData,
     rank_info: RankInfo,
-    *,
-    before_rendezvous: Callable[[], None],
 ) -> Session:
     """All parts of a session. Waits for the other ranks, resumes, starts the readers and, on rank 0, the saver.
 
@@ -103,9 +93,7 @@ def build_session(
     plan = _plan(context, data, rank_info)
     relay = RankEventRelay(context, rank_info)
     _describe(context, data, plan, rank_info)
-    parts = _training_parts(
-        resources, context, store, data, rank_info, total_steps=plan.total_steps, before_rendezvous=before_rendezvous
-    )
+    parts = _training_parts(resources, context, store, data, rank_info, total_steps=plan.total_steps)
     run_config = run_config_of(context, data, rank_info)
     resume(context, store, parts.group, run_config, parts.load)
     context.controls.on_stop = parts.group.signal_stop
@@ -126,6 +114,7 @@ def build_session(
     source = _source(context, connector, data, plan, parts, on_pause=requests.apply)
     resources.callback(source.close)
     resources.callback(parts.compute.free_all_slots)
+    resources.push(parts.group.__exit__)  # first of all: the GPU may wait for a lost rank, and the others for the GPU
     return Session(
         context=context,
         plan=plan,
@@ -149,17 +138,16 @@ def _training_parts(
     rank_info: RankInfo,
     *,
     total_steps: int,
-    before_rendezvous: Callable[[], None],
 ) -> TrainingParts:
     settings = context.settings
     compute = _compute(context, data, rank_info)
     model = build_model(data.classes, settings.weights, lambda uri: fetch_uri(store, uri))
     transform = BatchTransform(data, compute)
     clock = StepClock(compute)
-    before_rendezvous()
     group = ProcessGroup(rank_info, compute.device, patience_s=settings.patience_s)
     resources.callback(store.close)
     resources.enter_context(group)
+    _describe_devices(context, compute, group)
     with compute.device_errors():
         trainer = Trainer(model, compute, settings, group, total_steps=total_steps)
     return TrainingParts(group, compute, transform, clock, trainer, EpochState())
@@ -199,7 +187,7 @@ def _source(
 def _compute(context: RunContext, data: TrainingData, rank_info: RankInfo) -> DeviceContext:
     settings = context.settings
     torch.manual_seed(settings.seed * 10 + _MODEL_SEED)
-    device = select_device(rank_info.local_rank)
+    device = select_device(settings, rank_info)
     with device_errors(device, settings.batch_size):
         transform = sample_transform(settings, data)
         compute = DeviceContext(settings, transform, device=device, sharing=rank_info.local_world)
@@ -238,6 +226,17 @@ def _describe(context: RunContext, data: TrainingData, plan: Plan, rank_info: Ra
         context.warn(remark.message, remark.remedy)
     if data.missing:
         context.info(data.missing)
+
+
+def _describe_devices(context: RunContext, compute: DeviceContext, group: ProcessGroup) -> None:
+    """Emits the devices of all ranks. Raises ConsoleError where two of them have the same GPU."""
+    gpu = gpu_uuid(compute.device.index) if compute.cuda else ""
+    gpus = group.all_gather_object((socket.gethostname(), gpu))
+    if compute.cuda:
+        refuse_shared_gpus(gpus)
+    context.emit(
+        events.Devices(time=time.time(), device=compute.device.type, gpus=tuple(uuid for _, uuid in gpus if uuid))
+    )
 
 
 def _saver(
@@ -372,6 +371,7 @@ class Session:
     def _fail(self, own: ConsoleError | None) -> None:
         """Raises ConsoleError in every rank, because one failed."""
         problems = self.parts.group.all_gather_object(None if own is None else (own.message, own.remedy))
+        self.parts.group.agree_on_failure()
         if own is not None:
             raise own
         rank, problem = next((rank, problem) for rank, problem in enumerate(problems) if problem is not None)

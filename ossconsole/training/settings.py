@@ -23,6 +23,8 @@ def _help(description: str, **extra: object) -> msgspec.Meta:
 
 WEIGHTS_REMEDY = "Give --weights none, imagenet, a file, or oss://bucket/key."
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+AUTO = "auto"
+DEVICES = (AUTO, "cpu", "cuda")
 
 
 class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -60,6 +62,12 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     val_split: Annotated[
         Fraction, _help("Share of the training images held out for validation when the dataset has none; 0 = none.")
     ] = 0.1
+    device: Annotated[str, _help("Train on a GPU or on the CPU; auto = a GPU where there is one.", choices=DEVICES)] = (
+        AUTO
+    )
+    gpu: Annotated[
+        str, _help("GPU to use: auto (the emptiest), its index or its UUID; for one process.", metavar="GPU")
+    ] = AUTO
     processes: Annotated[NotNegative, _help("Number of local processes, one GPU each; 0 = one per GPU.")] = 1
     prefetch_mb: Annotated[
         NotNegative,
@@ -79,6 +87,14 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise SettingsError(
                 f"{self.precision!r} is not a valid precision.", remedy=f"Give one of {', '.join(PRECISIONS)}."
             )
+        if self.device not in DEVICES:
+            raise SettingsError(f"{self.device!r} is not a valid device.", remedy=f"Give one of {', '.join(DEVICES)}.")
+        if self.gpu != AUTO and self.processes != 1:
+            raise SettingsError(
+                "--gpu selects the GPU of one process.", remedy="With --processes, set CUDA_VISIBLE_DEVICES instead."
+            )
+        if self.gpu != AUTO and self.device == "cpu":
+            raise SettingsError("--gpu has no effect with --device cpu.", remedy="Omit one of them.")
 
 
 def check_weights(weights: str) -> None:

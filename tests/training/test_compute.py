@@ -14,7 +14,6 @@ from ossconsole.training.compute.device import (
     PendingTimes,
     StepClock,
     amp_dtype,
-    select_device,
 )
 from ossconsole.training.loading.images import SampleTransform
 from ossconsole.training.settings import TrainSettings
@@ -82,17 +81,6 @@ def test_a_buffer_is_free_once_its_own_copy_is_done_also_after_a_batch_without_o
     assert second.waited_for
     compute.free_all_slots()
     assert last.waited_for
-
-
-def test_a_process_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert select_device(1) == torch.device("cuda", 1)
-    with pytest.raises(
-        ConsoleError, match="Process 3 of the run needs a GPU of its own, and only 2 are available"
-    ) as error:
-        select_device(2)
-    assert "--processes 0" in error.value.remedy
 
 
 def test_the_parts_of_a_step_add_up() -> None:

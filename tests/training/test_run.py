@@ -21,8 +21,8 @@ from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.runs import read_events
 from ossconsole.training.checkpoints.checkpoint import Snapshot, fetch_uri, unpack
 from ossconsole.training.checkpoints.store import stable_key
+from ossconsole.training.data import TrainingData
 from ossconsole.training.run import TrainingRun
-from ossconsole.training.settings import TrainSettings
 from tests.training.conftest import (
     CLASSES,
     DEADLINE_S,
@@ -153,18 +153,16 @@ def objects_below(bucket: Bucket) -> dict[str, bytes]:
 def test_a_run_stopped_while_torch_loads_ends_without_a_model(
     bucket: Bucket, start_run: StartRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop_and_count(_settings: TrainSettings) -> int:
+    def stop_and_return() -> TrainingData:
+        gate.wait(DEADLINE_S)
         runs[0].stop()
-        return 1
+        return bucket.data
 
-    monkeypatch.setattr("ossconsole.training.session.local_processes", stop_and_count)
     monkeypatch.setattr("ossconsole.training.session.train", None)
     stable = keep_good(bucket)
     gate = threading.Event()
     runs: list[TrainingRun] = []
-    monkeypatch.setattr(
-        "ossconsole.training.data.training_data", lambda *_, **__: gate.wait(DEADLINE_S) and bucket.data
-    )
+    monkeypatch.setattr("ossconsole.training.data.training_data", lambda *_, **__: stop_and_return())
     runs.append(start_run())
     gate.set()
     found = finished(runs[0])

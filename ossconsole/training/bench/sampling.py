@@ -25,9 +25,9 @@ from ossconsole.training.compute.device import (
     PendingTimes,
     StepClock,
     StepTimes,
-    select_device,
 )
 from ossconsole.training.compute.model import build_model
+from ossconsole.training.compute.selection import select_device
 from ossconsole.training.compute.trainer import EpochMeter, Trainer
 from ossconsole.training.data import TrainingData
 from ossconsole.training.distributed.process_group import ProcessGroup
@@ -125,7 +125,7 @@ class TrainingLoop:
 
     def __init__(self, settings: TrainSettings, data: TrainingData) -> None:
         self._row = sample_transform(settings, data)
-        self._compute = DeviceContext(settings, self._row, device=select_device())
+        self._compute = DeviceContext(settings, self._row, device=select_device(settings))
         model = build_model(data.classes, "none", lambda uri: uri.encode())
         group = ProcessGroup(RankInfo(), self._compute.device)
         self._trainer = Trainer(model, self._compute, settings, group, total_steps=_STEPS)

@@ -21,6 +21,7 @@ from ossconsole.dataset.crop import centre_box
 from ossconsole.dataset.formats import CHANNELS, IMAGENET_MEAN, IMAGENET_STD
 from ossconsole.telemetry.gpu import memory_of_others
 from ossconsole.telemetry.host import usable_cores
+from ossconsole.training.compute.selection import gpu_uuid
 from ossconsole.training.data import TrainingData
 from ossconsole.training.loading.images import SampleTransform
 from ossconsole.training.loading.loader import Batch
@@ -290,7 +291,7 @@ def _out_of_memory(device: torch.device, batch_size: int) -> ConsoleError:
     smaller = "Try a smaller --image-size."
     if batch_size > 1:
         smaller = f"Try --batch-size {batch_size // 2}, with --accumulate 2 for the same result."
-    others = memory_of_others(_uuid(device)) if device.type == "cuda" else ()
+    others = memory_of_others(gpu_uuid(device.index or 0)) if device.type == "cuda" else ()
     if sum(other.bytes for other in others) < _MUCH_MEMORY:
         return ConsoleError(f"Out of memory on {device} with batch size {batch_size}.", remedy=smaller)
     held = ", ".join(f"{other.name} (process {other.pid}) {other.bytes / 1e9:,.1f} GB" for other in others)
@@ -298,24 +299,6 @@ def _out_of_memory(device: torch.device, batch_size: int) -> ConsoleError:
         f"Out of memory on {device} with batch size {batch_size}; other processes use it too: {held}.",
         remedy=f"End them, or use another GPU. {smaller}",
     )
-
-
-def _uuid(device: torch.device) -> str:
-    """The GPU's UUID in NVML's form."""
-    return f"GPU-{torch.cuda.get_device_properties(device).uuid}"
-
-
-def select_device(local_rank: int = 0) -> torch.device:
-    """The GPU of this process, the CPU without any GPU. Raises ConsoleError with fewer GPUs than processes."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    count = torch.cuda.device_count()
-    if local_rank >= count:
-        raise ConsoleError(
-            f"Process {local_rank + 1} of the run needs a GPU of its own, and only {count} are available.",
-            remedy="Use --processes 0, or `torchrun --nproc-per-node=gpu`: both start one process per GPU.",
-        )
-    return torch.device("cuda", local_rank)
 
 
 def amp_dtype(precision: str, device: torch.device) -> torch.dtype | None:

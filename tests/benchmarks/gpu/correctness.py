@@ -15,7 +15,8 @@ from torchvision.models import resnet18
 
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.training.checkpoints.checkpoint import fetch_uri
-from ossconsole.training.compute.device import DeviceContext, select_device
+from ossconsole.training.compute.device import DeviceContext
+from ossconsole.training.compute.selection import select_device
 from ossconsole.training.compute.trainer import EpochMeter, Trainer
 from ossconsole.training.distributed.process_group import ProcessGroup
 from ossconsole.training.distributed.ranks import RankInfo
