@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from collections import deque
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from ossconsole.telemetry.events import RunState
 from ossconsole.training.checkpoints.checkpoint import CheckpointSaver, Snapshot, unexpected_failure
 from ossconsole.training.checkpoints.store import RunProgress
 from ossconsole.training.compute.device import BatchTransform, DeviceContext, PendingTimes, StepClock
+from ossconsole.training.compute.selection import gpu_uuid, refuse_shared_gpus
 from ossconsole.training.compute.trainer import EpochMeter, Trainer, finite
 from ossconsole.training.context import RunContext
 from ossconsole.training.distributed.process_group import ProcessGroup
@@ -156,6 +158,17 @@ class EpochState:
         self.epoch = int(state["epoch"])
         self.metrics = dict(state["metrics"])
         self.meters[Split.TRAIN].sums = torch.tensor(state["train_sums"], dtype=torch.float64)
+
+
+def describe_devices(context: RunContext, compute: DeviceContext, group: ProcessGroup) -> None:
+    """Emits the devices of all ranks. Raises ConsoleError where two of them have the same GPU."""
+    gpu = gpu_uuid(compute.device.index) if compute.cuda else ""
+    gpus = group.all_gather_object((socket.gethostname(), gpu))
+    if compute.cuda:
+        refuse_shared_gpus(gpus)
+    context.emit(
+        events.Devices(time=time.time(), device=compute.device.type, gpus=tuple(uuid for _, uuid in gpus if uuid))
+    )
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,13 +24,14 @@ from ossconsole.training.checkpoints.checkpoint import CheckpointSaver, fetch_ur
 from ossconsole.training.checkpoints.store import CheckpointStore, RunProgress
 from ossconsole.training.compute.device import (
     BatchTransform,
+    BrokenDeviceError,
     DeviceContext,
     StepClock,
     device_errors,
     lower_priority,
 )
 from ossconsole.training.compute.model import build_model
-from ossconsole.training.compute.selection import gpu_uuid, refuse_shared_gpus, select_device
+from ossconsole.training.compute.selection import select_device
 from ossconsole.training.compute.trainer import Trainer
 from ossconsole.training.context import RunContext
 from ossconsole.training.data import TrainingData
@@ -58,6 +58,7 @@ from ossconsole.training.parts import (
     StepReports,
     TrainingParts,
     UserRequests,
+    describe_devices,
 )
 from ossconsole.training.plan import BatchRequest, Plan, Split
 
@@ -147,7 +148,7 @@ def _training_parts(
     group = ProcessGroup(rank_info, compute.device, patience_s=settings.patience_s)
     resources.callback(store.close)
     resources.enter_context(group)
-    _describe_devices(context, compute, group)
+    describe_devices(context, compute, group)
     with compute.device_errors():
         trainer = Trainer(model, compute, settings, group, total_steps=total_steps)
     return TrainingParts(group, compute, transform, clock, trainer, EpochState())
@@ -187,7 +188,8 @@ def _source(
 def _compute(context: RunContext, data: TrainingData, rank_info: RankInfo) -> DeviceContext:
     settings = context.settings
     torch.manual_seed(settings.seed * 10 + _MODEL_SEED)
-    device = select_device(settings, rank_info)
+    with device_errors(torch.device("cuda", rank_info.local_rank), settings.batch_size):
+        device = select_device(settings, rank_info)
     with device_errors(device, settings.batch_size):
         transform = sample_transform(settings, data)
         compute = DeviceContext(settings, transform, device=device, sharing=rank_info.local_world)
@@ -226,17 +228,6 @@ def _describe(context: RunContext, data: TrainingData, plan: Plan, rank_info: Ra
         context.warn(remark.message, remark.remedy)
     if data.missing:
         context.info(data.missing)
-
-
-def _describe_devices(context: RunContext, compute: DeviceContext, group: ProcessGroup) -> None:
-    """Emits the devices of all ranks. Raises ConsoleError where two of them have the same GPU."""
-    gpu = gpu_uuid(compute.device.index) if compute.cuda else ""
-    gpus = group.all_gather_object((socket.gethostname(), gpu))
-    if compute.cuda:
-        refuse_shared_gpus(gpus)
-    context.emit(
-        events.Devices(time=time.time(), device=compute.device.type, gpus=tuple(uuid for _, uuid in gpus if uuid))
-    )
 
 
 def _saver(
@@ -288,9 +279,10 @@ class Session:
     def run(self) -> events.Summary:
         """Trains to the end of the plan or until stopped. Raises ConsoleError, after a last checkpoint if possible."""
         try:
-            self._loop()
-            return self._finish()
-        except (DivergedError, RankLostError):
+            with self.parts.compute.device_errors():
+                self._loop()
+                return self._finish()
+        except (DivergedError, RankLostError, BrokenDeviceError):
             raise
         except ConsoleError:
             self.checkpointer.rescue()

@@ -57,7 +57,7 @@ def test_too_large_a_batch_is_reported_with_the_size_to_try() -> None:
 
 def test_memory_that_others_hold_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     holder = GpuProcess(4711, "python3", 70 * 10**9)
-    monkeypatch.setattr("ossconsole.training.compute.device._uuid", str)
+    monkeypatch.setattr("ossconsole.training.compute.device.gpu_uuid", str)
     monkeypatch.setattr("ossconsole.training.compute.device.memory_of_others", lambda _uuid: (holder,))
     gpu = torch.device("cuda", 0)
     with pytest.raises(ConsoleError, match=r"python3 \(process 4711\) 70.0 GB") as error, device_errors(gpu, 256):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -19,7 +20,7 @@ from torchvision.transforms.v2 import functional as transforms
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.dataset.crop import centre_box
 from ossconsole.dataset.formats import CHANNELS, IMAGENET_MEAN, IMAGENET_STD
-from ossconsole.telemetry.gpu import memory_of_others
+from ossconsole.telemetry.gpu import GpuProcess, memory_of_others
 from ossconsole.telemetry.host import usable_cores
 from ossconsole.training.compute.selection import gpu_uuid
 from ossconsole.training.data import TrainingData
@@ -27,6 +28,8 @@ from ossconsole.training.loading.images import SampleTransform
 from ossconsole.training.loading.loader import Batch
 from ossconsole.training.plan import Split
 from ossconsole.training.settings import TrainSettings
+
+log = logging.getLogger(__name__)
 
 _NICENESS = 10
 
@@ -51,6 +54,9 @@ def compute_threads(workers: int, cores: int) -> int:
 
 # Texts of RuntimeErrors for too little memory, other than torch.OutOfMemoryError.
 _OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "DefaultCPUAllocator", "unable to find an engine")
+
+# Texts of RuntimeErrors after which every further call fails.
+_FATAL = ("CUDA error", "EXECUTION_FAILED")
 
 _NORMALIZE = (IMAGENET_MEAN, IMAGENET_STD)
 
@@ -168,9 +174,12 @@ class DeviceContext:
         self._earlier_copies, self._copies = self._copies, []
 
     def free_all_slots(self) -> None:
-        """Waits until all copies from the buffers are done."""
-        for event in (*self._earlier_copies, *self._copies):
-            event.synchronize()
+        """Waits until all copies from the buffers are done. A GPU that failed copies nothing: its error is logged."""
+        try:
+            for event in (*self._earlier_copies, *self._copies):
+                event.synchronize()
+        except RuntimeError as error:  # the run ends with the first error of the GPU
+            log.warning("The copies to %s did not end: %s", self.device, error)
 
     def _copy(self, data: torch.Tensor) -> torch.Tensor:
         if self._stream is None:
@@ -279,19 +288,29 @@ def device_errors(device: torch.device, batch_size: int) -> Iterator[None]:
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in _OUT_OF_MEMORY):
             raise _out_of_memory(device, batch_size) from error
-        if "CUDA error" in str(error):
-            raise ConsoleError(
+        if _is_fatal(error):
+            raise BrokenDeviceError(
                 f"{device} failed: {str(error).splitlines()[0]}.",
                 remedy="Restart ossconsole: this process can no longer use the GPU. `dmesg` may have an Xid.",
             ) from error
         raise
 
 
+class BrokenDeviceError(ConsoleError):
+    """The GPU failed: nothing can be read from it any more, and this process cannot use CUDA any more."""
+
+
+def _is_fatal(error: RuntimeError) -> bool:
+    accelerator_error = getattr(torch, "AcceleratorError", None)  # since torch 2.8
+    known = accelerator_error is not None and isinstance(error, accelerator_error)
+    return known or any(text in str(error) for text in _FATAL)
+
+
 def _out_of_memory(device: torch.device, batch_size: int) -> ConsoleError:
     smaller = "Try a smaller --image-size."
     if batch_size > 1:
         smaller = f"Try --batch-size {batch_size // 2}, with --accumulate 2 for the same result."
-    others = memory_of_others(gpu_uuid(device.index or 0)) if device.type == "cuda" else ()
+    others = _others_on(device) if device.type == "cuda" else ()
     if sum(other.bytes for other in others) < _MUCH_MEMORY:
         return ConsoleError(f"Out of memory on {device} with batch size {batch_size}.", remedy=smaller)
     held = ", ".join(f"{other.name} (process {other.pid}) {other.bytes / 1e9:,.1f} GB" for other in others)
@@ -299,6 +318,13 @@ def _out_of_memory(device: torch.device, batch_size: int) -> ConsoleError:
         f"Out of memory on {device} with batch size {batch_size}; other processes use it too: {held}.",
         remedy=f"End them, or use another GPU. {smaller}",
     )
+
+
+def _others_on(device: torch.device) -> tuple[GpuProcess, ...]:
+    try:
+        return memory_of_others(gpu_uuid(device.index or 0))
+    except RuntimeError:  # CUDA found no memory for its context either
+        return ()
 
 
 def amp_dtype(precision: str, device: torch.device) -> torch.dtype | None:

@@ -180,6 +180,7 @@ class _Rank:
     number: int
     process: subprocess.Popen[bytes]
     failure: Failure | None = None
+    failed_at: float = 0.0
     killed: bool = False
     heard_at: float = field(default_factory=time.monotonic)
     line: bytes = b""
@@ -285,8 +286,8 @@ class LocalRanks:
         reports = rank.read()
         for report in reports or ():
             if report.failure is not None:
-                rank.failure = report.failure
-                log.error("Rank %d failed: %s %s", rank.number, report.failure.message, report.failure.remedy)
+                rank.failure, rank.failed_at = report.failure, time.monotonic()
+                log.info("Rank %d failed: %s %s", rank.number, report.failure.message, report.failure.remedy)
             else:
                 event = events.decode(bytes(report.event))
                 if isinstance(event, events.Saving | events.Checkpoint):
@@ -323,6 +324,9 @@ class LocalRanks:
         own = [rank for rank in reported if rank.failure is not None and not rank.failure.lost]
         gone = [rank for rank in self._ranks if rank.failure is None and rank.failed]
         if own:
+            own.sort(key=lambda rank: rank.failed_at)
+            for other in own[1:]:
+                self._context.warn(str(_error_of(other, world=len(self._ranks))))
             return _error_of(own[0], world=len(self._ranks))
         if gone:
             return self._end_of(gone[0])
