@@ -294,7 +294,7 @@ def test_weights_that_would_fill_the_memory_are_not_fetched(replies: Replies, an
 
 def checkpoint() -> bytes:
     progress = RunProgress(epoch=1, step=2, train_sums=[1.0], metrics={"top1": 0.5})
-    return pack({"model": {"w": torch.zeros(3)}, "optimizer": {}}, progress, {"run": "r", "classes": ["a"]})
+    return bytes(pack({"model": {"w": torch.zeros(3)}, "optimizer": {}}, progress, {"run": "r", "classes": ["a"]}))
 
 
 @FEW

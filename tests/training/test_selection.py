@@ -126,11 +126,12 @@ def test_a_gpu_that_torch_cannot_use_is_not_replaced_by_the_cpu_silently(
     assert select_device() == CPU
 
 
-def test_cuda_can_be_insisted_on(machine: Machine) -> None:
+def test_a_gpu_can_be_insisted_on(machine: Machine) -> None:
     machine()
     assert select_device() == CPU
-    with pytest.raises(SettingsError, match="--device cuda needs a GPU"):
-        select_device(TrainSettings(device="cuda"))
+    for settings, option in ((TrainSettings(device="cuda"), "--device cuda"), (TrainSettings(gpu="0"), "--gpu")):
+        with pytest.raises(SettingsError, match=f"{option} needs a GPU"):
+            select_device(settings)
 
 
 def test_a_mig_instance_is_named_by_its_own_uuid(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

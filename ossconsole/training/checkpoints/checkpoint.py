@@ -48,7 +48,7 @@ class Snapshot:
     run_config: dict[str, Any]
     wait_for_copy: Callable[[], object]
 
-    def pack(self) -> bytes:
+    def pack(self) -> memoryview:
         """The bytes of the checkpoint."""
         self.wait_for_copy()
         return pack(map_tensors(self.trainer_state, _with_own_storage), self.progress, self.run_config)
@@ -73,8 +73,11 @@ def run_config_of(context: RunContext, data: TrainingData, rank_info: RankInfo) 
     }
 
 
-def pack(trainer_state: dict[str, Any], progress: RunProgress, run_config: dict[str, Any]) -> bytes:
-    """The bytes of a checkpoint. `run_config` describes run, data and settings in plain values, without secrets."""
+def pack(trainer_state: dict[str, Any], progress: RunProgress, run_config: dict[str, Any]) -> memoryview:
+    """The bytes of a checkpoint. `run_config` describes run, data and settings in plain values, without secrets.
+
+    Not copied out of the buffer: that would hold up the training thread, as it keeps the GIL.
+    """
     buffer = io.BytesIO()
     torch.save(
         {
@@ -94,7 +97,7 @@ def pack(trainer_state: dict[str, Any], progress: RunProgress, run_config: dict[
         },
         buffer,
     )
-    return buffer.getvalue()
+    return buffer.getbuffer()
 
 
 def unpack(data: bytes, where: str) -> dict[str, Any]:

@@ -95,7 +95,7 @@ class CheckpointStore:
 
     def save(
         self,
-        data: bytes,
+        data: bytes | memoryview,
         progress: RunProgress,
         *,
         best: bool = False,
@@ -152,7 +152,7 @@ class CheckpointStore:
                     aborted.append(upload.key)
         return aborted
 
-    def _write(self, key: str, data: bytes, on_written: Callable[[int], None]) -> None:
+    def _write(self, key: str, data: bytes | memoryview, on_written: Callable[[int], None]) -> None:
         """Writes through the connector. Retries unless OSS refuses writes for good; its own error is raised then."""
 
         def attempt() -> None:
@@ -170,7 +170,7 @@ class CheckpointStore:
                 self._remove_partial()
             raise
 
-    def _write_once(self, key: str, data: bytes, on_written: Callable[[int], None]) -> None:
+    def _write_once(self, key: str, data: bytes | memoryview, on_written: Callable[[int], None]) -> None:
         try:
             self._writer.write(key, data, self._timeout_s, on_written)
         except ConsoleError:
@@ -179,7 +179,7 @@ class CheckpointStore:
         else:
             self._verify(self._store, key, data)
 
-    def _arrived(self, key: str, data: bytes) -> bool:
+    def _arrived(self, key: str, data: bytes | memoryview) -> bool:
         with contextlib.closing(self._short_timeout_store()) as store:
             try:
                 self._verify(store, key, data)
@@ -210,7 +210,7 @@ class CheckpointStore:
         connector = self._connector
         return ObjectStore(connector.profile, connector.credentials, timeout_s=_PROBE_TIMEOUT_S, retry=NO_RETRY)
 
-    def _verify(self, store: ObjectStore, key: str, data: bytes) -> None:
+    def _verify(self, store: ObjectStore, key: str, data: bytes | memoryview) -> None:
         info = store.head(key)
         if info.size != len(data):
             raise ConsoleError(
@@ -246,7 +246,7 @@ class CheckpointWriter:
         self._process: SpawnProcess | None = None
         self._pipe: Connection | None = None
 
-    def write(self, key: str, data: bytes, timeout_s: float, on_written: Callable[[int], None]) -> None:
+    def write(self, key: str, data: bytes | memoryview, timeout_s: float, on_written: Callable[[int], None]) -> None:
         """Writes `data` to `key`, whose content is deleted first; `on_written` gets the bytes written so far.
 
         Raises ConsoleError, after at most `timeout_s`.
@@ -309,7 +309,7 @@ def _answer(pipe: Connection, deadline: float, on_written: Callable[[int], None]
     return None
 
 
-def _send(pipe: Connection, key: str, data: bytes) -> None:
+def _send(pipe: Connection, key: str, data: bytes | memoryview) -> None:
     """Passes `data` as a memfd: writing it to the pipe would block while the process does not read."""
     descriptor = os.memfd_create("ossconsole-checkpoint")
     with os.fdopen(descriptor, "wb") as file:

@@ -88,5 +88,6 @@ def _refuse_unusable_gpu(settings: TrainSettings) -> None:
             f"Training cannot use the GPU of this machine: {problem}",
             remedy=f"{remedy} To train on the CPU nevertheless, give --device cpu.",
         )
-    if settings.device == "cuda":
-        raise SettingsError("--device cuda needs a GPU, and this machine has none.", remedy="Use --device auto.")
+    if settings.device == "cuda" or settings.gpu != AUTO:
+        option = "--gpu" if settings.gpu != AUTO else "--device cuda"
+        raise SettingsError(f"{option} needs a GPU, and this process can use none.", remedy="Omit it.")

@@ -163,7 +163,7 @@ class ProcessGroup:
             self._control_group = None
             abort = error is not None and not self._agreed and self._device.type == "cuda"
             ending = threading.Thread(
-                target=_end_group, args=(self._device,), kwargs={"abort": abort}, name="end-group", daemon=True
+                target=end_group, args=(self._device,), kwargs={"abort": abort}, name="end-group", daemon=True
             )
             ending.start()
             ending.join(_END_LIMIT_S)
@@ -171,7 +171,7 @@ class ProcessGroup:
                 log.error("The process group of %s did not end within %g s", self.rank_info, _END_LIMIT_S)
 
 
-def _end_group(device: torch.device, *, abort: bool) -> None:
+def end_group(device: torch.device, *, abort: bool) -> None:
     """Destroys the group, with its pending work aborted or done: an orderly end waits for all ranks.
 
     torch 2.5 has no `abort`; its watchdog ends the process after PATIENCE_S.
