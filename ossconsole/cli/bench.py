@@ -115,9 +115,10 @@ def bench(
         raise click.UsageError("--formats cannot be combined with --dataset or --aa, and --source needs --formats.")
     from ossconsole.cli.sandbox import fill_sandbox
     from ossconsole.training.preflight import broken_library, check_libraries, check_precision
+    from ossconsole.training.settings import TrainSettings
 
     check_libraries()
-    check_precision(options["precision"])
+    check_precision(TrainSettings(precision=options["precision"]))
     try:
         from ossconsole.training.bench.benchmark import Bench, BenchSettings
         from ossconsole.training.bench.formats import format_datasets

@@ -434,7 +434,7 @@ def test_a_listing_is_reported_and_a_stop_ends_it(
             runs[0].stop()
 
     monkeypatch.setattr("ossconsole.training.data.manifest_from_listing", endless)
-    monkeypatch.setattr("ossconsole.training.run._LISTING_EVERY_S", 0.0)
+    monkeypatch.setattr("ossconsole.training.rank._LISTING_EVERY_S", 0.0)
     runs: list[TrainingRun] = []
     stable = keep_good(bucket)
     gate = threading.Event()

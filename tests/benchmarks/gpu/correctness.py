@@ -13,7 +13,7 @@ from unittest import mock
 
 import numpy as np
 import torch
-from torch.distributed.distributed_c10d import HashStore
+from torch._C._distributed_c10d import HashStore
 from torchvision.models import resnet18
 
 from ossconsole.dataset.formats import SampleFormat
