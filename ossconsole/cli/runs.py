@@ -12,6 +12,7 @@ from ossconsole.cli.options import Target, profile_options, reads_only
 from ossconsole.cli.output import say, say_json
 from ossconsole.config.resolve import FIELDS
 from ossconsole.config.text import counted
+from ossconsole.telemetry.events import worst_classes
 from ossconsole.telemetry.runs import RunSummary, find_run
 
 
@@ -85,6 +86,7 @@ def _lines(summary: RunSummary) -> list[tuple[str, str]]:
         "endpoint": None if summary.endpoint is None else f"{summary.endpoint}{simulated}",
         "loss": None if summary.loss is None else f"{summary.loss:.4f}",
         "top-1": None if summary.top1 is None else f"{summary.top1:.1%}",
+        "lowest": worst_classes(summary.class_top1) or None,
         "checkpoint": summary.checkpoint or None,
         "error": summary.error or None,
         "record": summary.path,

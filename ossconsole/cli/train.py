@@ -33,7 +33,7 @@ _LINE_EVERY_STEPS = 10
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per step and event.")
 @profile_options
 def train(*, target: Target, as_json: bool, endpoint: str, **options: Any) -> int:
-    """Train ResNet-18 on the dataset in the bucket and write checkpoints back.
+    """Train a model, ResNet-18 by default, on the dataset in the bucket and write checkpoints back.
 
     Ctrl-C stops after the current step, with a checkpoint; a second Ctrl-C stops immediately. A run that loses its
     terminal continues, unless `on_hangup` in the settings is "stop"; `ossconsole` shows and controls it.

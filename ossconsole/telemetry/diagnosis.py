@@ -115,6 +115,7 @@ _HOST_ADVICE = "a larger batch, --compile or less work for the CPU would help; f
 
 _STATE_ADVICE = {
     RunState.STARTING: "loading the model and the first batch",
+    RunState.COMPILING: "torch.compile takes 10 s to minutes, once for each batch size; these are not counted",
     RunState.PAUSED: "the run waits before its next step",
     RunState.STOPPING: "the checkpoint is written first",
 }

@@ -24,6 +24,7 @@ class RunState(StrEnum):
     """The state of a run; the last three are final."""
 
     STARTING = "starting"
+    COMPILING = "compiling"
     RUNNING = "running"
     VALIDATING = "validating"
     PAUSED = "paused"
@@ -85,7 +86,8 @@ class Step(_Event, frozen=True, kw_only=True, tag="step"):
     one sample that was read alone from the same endpoint, about when this batch was requested; null for most batches.
     `samples_per_s` is the rate that the run reports (smoothed by the engine). `queued` batches after this one were
     prefetched already; `readers_idle` is True where the prefetch limit was reached and a reader process was idle: the
-    endpoint keeps up.
+    endpoint keeps up. `grad_norm` is the norm of the gradients before clipping; null in steps without an update of the
+    weights, and where it is not finite.
     """
 
     step: int
@@ -107,6 +109,7 @@ class Step(_Event, frozen=True, kw_only=True, tag="step"):
     readers_idle: bool = False
     single_s: float | None = None
     decode_s: float = 0.0
+    grad_norm: float | None = None
 
     @property
     def wait_fraction(self) -> float:
@@ -117,7 +120,10 @@ class Step(_Event, frozen=True, kw_only=True, tag="step"):
 
 
 class Epoch(_Event, frozen=True, kw_only=True, tag="epoch"):
-    """An epoch ended and was validated; the validation metrics are None without a validation set."""
+    """An epoch ended and was validated; the validation metrics are None without a validation set.
+
+    `class_top1` is the top-1 accuracy by class, for the classes with validation samples.
+    """
 
     epoch: int
     train_loss: float | None
@@ -128,6 +134,7 @@ class Epoch(_Event, frozen=True, kw_only=True, tag="epoch"):
     step: int = 0
     samples: int = 0
     val_samples: int = 0
+    class_top1: dict[str, float] = {}
 
 
 class Switch(_Event, frozen=True, kw_only=True, tag="switch"):
@@ -360,7 +367,21 @@ def _epoch_text(event: Epoch) -> str:
         parts.append(f"top-1 {percent(event.top1)}")
     if event.top5 is not None:
         parts.append(f"top-5 {percent(event.top5)}")
+    worst = worst_classes(event.class_top1)
+    if worst:
+        parts.append(f"lowest top-1 {worst}")
     return f"epoch {event.epoch} in {event.seconds:.1f} s: {', '.join(parts)}"
+
+
+_FEW_CLASSES = 3
+
+
+def worst_classes(class_top1: dict[str, float]) -> str:
+    """The classes with the lowest top-1 as text; "" for two classes or fewer, of which the mean says enough."""
+    if len(class_top1) < _FEW_CLASSES:
+        return ""
+    worst = sorted(class_top1.items(), key=lambda item: item[1])[:_FEW_CLASSES]
+    return ", ".join(f"{name} {percent(top1)}" for name, top1 in worst)
 
 
 def _summary_text(event: Summary) -> str:

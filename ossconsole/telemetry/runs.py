@@ -190,8 +190,8 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     `samples_per_s` and `wait_fraction` are those of the whole run once it has ended (None with a `reason` where it was
     too short), and of its last steps until then. `comparison` is the newest result. `alive` is True while its process
     exists on this machine, None for a run of another machine. `top1` is a fraction of 1; `started` and `updated` are
-    Unix seconds. `device` is cpu or cuda, "" where unknown, and `gpus` are UUIDs; `gpu_utilization` is their mean in
-    the newest sample, in percent.
+    Unix seconds. `class_top1` is the top-1 of the last epoch, by class. `device` is cpu or cuda, "" where unknown, and
+    `gpus` are UUIDs; `gpu_utilization` is their mean in the newest sample, in percent.
     """
 
     run: str
@@ -215,6 +215,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     loss: float | None = None
     val_loss: float | None = None
     top1: float | None = None
+    class_top1: dict[str, float] = {}
     checkpoint: str = ""
     error: str = ""
     comparison: ComparisonReport | None = None
@@ -329,6 +330,7 @@ def _summarise(path: Path, data: mmap.mmap) -> RunSummary:
         loss=step.loss if step else None,
         val_loss=epoch.val_loss if epoch else None,
         top1=epoch.top1 if epoch else None,
+        class_top1=epoch.class_top1 if epoch else {},
         checkpoint=checkpoint.key if checkpoint else "",
         error=(summary.error if summary else "") or (failure.message if failure else ""),
         comparison=(summary.comparison if summary else None) or (compared.comparison if compared else None),

@@ -190,6 +190,8 @@ class RunView:
         self._plot("fetch_ms", step.time, step.fetch_s * 1000)
         self._plot("read", step.time, step.bytes / step.step_time_s / 1e6 if step.step_time_s > 0 else None)
         self._plot("lr", step.time, step.lr)
+        if step.grad_norm is not None:
+            self._plot("grad_norm", step.time, step.grad_norm)
         self._plot("loss", step.time, step.loss)
         self._plot("loss_smooth", step.time, None if step.loss is None else self._smooth.add(step.loss))
 

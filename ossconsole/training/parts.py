@@ -6,7 +6,7 @@ import logging
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,7 @@ class DoneStep:
     epoch: int
     lr: float
     loss: torch.Tensor
+    grad_norm: torch.Tensor | None
     batch: Batch
     decision: StepDecision
     times: PendingTimes
@@ -101,6 +102,7 @@ class StepReports:
                 readers_idle=done.batch.readers_idle,
                 single_s=done.batch.single_s,
                 decode_s=decision.decode_s,
+                grad_norm=None if done.grad_norm is None else finite(float(done.grad_norm)),
             )
         )
         if loss is None:
@@ -113,12 +115,13 @@ class StepReports:
 
 
 class EpochState:
-    """The current epoch (from 1), its sums by split, and the metrics of the last complete epoch.
+    """The current epoch (from 1), its sums by split, and the metrics of the last complete epoch; `classes` have names.
 
     `metrics` are train_loss, val_loss, top1, top5, and best_top1 of all epochs so far.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, classes: Sequence[str]) -> None:
+        self._classes = classes
         self.epoch = 1
         self.metrics: dict[str, float | None] = {}
         self.meters = {split: EpochMeter() for split in Split}
@@ -141,6 +144,7 @@ class EpochState:
                 step=context.step,
                 samples=train.samples,
                 val_samples=val.samples,
+                class_top1=val.class_top1(self._classes),
             )
         )
         self._epoch_begun = now

@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
 import torch
 
 from ossconsole.config.connector import checked_connector_config
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.config.errors import ConsoleError
+from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.text import counted
 from ossconsole.dataset.manifest import TRAIN, VAL
 from ossconsole.storage.client import ObjectStore
@@ -27,10 +28,11 @@ from ossconsole.training.compute.device import (
     BrokenDeviceError,
     DeviceContext,
     StepClock,
+    amp_dtype,
     device_errors,
     lower_priority,
 )
-from ossconsole.training.compute.model import build_model
+from ossconsole.training.compute.model import batch_size_for, build_model
 from ossconsole.training.compute.selection import select_device
 from ossconsole.training.compute.trainer import Trainer
 from ossconsole.training.context import RunContext
@@ -61,6 +63,7 @@ from ossconsole.training.parts import (
     describe_devices,
 )
 from ossconsole.training.plan import BatchRequest, Plan, Split
+from ossconsole.training.settings import TrainSettings
 
 _CHECKPOINT_TIMEOUT_S = 150.0  # of each of two attempts
 _MODEL_SEED = 2  # separates this use of the run's seed from others
@@ -91,10 +94,13 @@ def build_session(
     `resources` closes readers, saver, process group and store, each although another one raises. Raises ConsoleError.
     """
     begun = time.perf_counter()
+    device = _device(context.settings, rank_info)
+    _complete_settings(context, data, device)
     plan = _plan(context, data, rank_info)
     relay = RankEventRelay(context, rank_info)
     _describe(context, data, plan, rank_info)
-    parts = _training_parts(resources, context, store, data, rank_info, total_steps=plan.total_steps)
+    compute = _compute(context, data, rank_info, device)
+    parts = _training_parts(resources, context, store, data, rank_info, compute=compute, total_steps=plan.total_steps)
     run_config = run_config_of(context, data, rank_info)
     resume(context, store, parts.group, run_config, parts.load)
     context.controls.on_stop = parts.group.signal_stop
@@ -138,20 +144,28 @@ def _training_parts(
     data: TrainingData,
     rank_info: RankInfo,
     *,
+    compute: DeviceContext,
     total_steps: int,
 ) -> TrainingParts:
     settings = context.settings
-    compute = _compute(context, data, rank_info)
-    model = build_model(data.classes, settings.weights, lambda uri: fetch_uri(store, uri))
+    model = build_model(
+        settings,
+        data.classes,
+        data.image_size(settings.image_size),
+        lambda uri: fetch_uri(store, uri),
+        report=context.info,
+        stopped=context.controls.stopping.is_set,
+    )
     transform = BatchTransform(data, compute)
     clock = StepClock(compute)
     group = ProcessGroup(rank_info, compute.device, patience_s=settings.patience_s)
     resources.callback(store.close)
     resources.enter_context(group)
     describe_devices(context, compute, group)
+    _check_batch_sizes(group, settings.batch_size)
     with compute.device_errors():
-        trainer = Trainer(model, compute, settings, group, total_steps=total_steps)
-    return TrainingParts(group, compute, transform, clock, trainer, EpochState())
+        trainer = Trainer(model, compute, settings, group, total_steps=total_steps, on_warning=context.warn)
+    return TrainingParts(group, compute, transform, clock, trainer, EpochState(data.classes))
 
 
 def _source(
@@ -185,17 +199,47 @@ def _source(
     )
 
 
-def _compute(context: RunContext, data: TrainingData, rank_info: RankInfo) -> DeviceContext:
+def _device(settings: TrainSettings, rank_info: RankInfo) -> torch.device:
+    """The device of this rank: selected once, as other processes may change which GPU is the emptiest."""
+    with device_errors(torch.device("cuda", rank_info.local_rank), settings.batch_size):
+        return select_device(settings, rank_info)
+
+
+def _compute(context: RunContext, data: TrainingData, rank_info: RankInfo, device: torch.device) -> DeviceContext:
     settings = context.settings
     torch.manual_seed(settings.seed * 10 + _MODEL_SEED)
-    with device_errors(torch.device("cuda", rank_info.local_rank), settings.batch_size):
-        device = select_device(settings, rank_info)
     with device_errors(device, settings.batch_size):
         transform = sample_transform(settings, data)
         compute = DeviceContext(settings, transform, device=device, sharing=rank_info.local_world)
     if context.interactive and not compute.cuda:
         lower_priority()
     return compute
+
+
+def _complete_settings(context: RunContext, data: TrainingData, device: torch.device) -> None:
+    """Sets the automatic batch size, which the order of the samples depends on."""
+    settings = context.settings
+    if settings.batch_size:
+        return
+    memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+    batch_size = batch_size_for(
+        settings,
+        len(data.classes),
+        data.image_size(settings.image_size),
+        memory=memory,
+        half=amp_dtype(settings.precision, device) is not None,
+    )
+    context.settings = msgspec.structs.replace(settings, batch_size=batch_size)
+
+
+def _check_batch_sizes(group: ProcessGroup, batch_size: int) -> None:
+    """Raises SettingsError where the automatic batch size differs by rank: their GPUs have other amounts of memory."""
+    sizes = {int(size) for (size,) in group.all_gather([batch_size])}
+    if len(sizes) > 1:
+        raise SettingsError(
+            f"The automatic batch size of the ranks is {' or '.join(map(str, sorted(sizes)))}.",
+            remedy=f"Give --batch-size {min(sizes)}.",
+        )
 
 
 def _plan(context: RunContext, data: TrainingData, rank_info: RankInfo) -> Plan:
@@ -240,7 +284,12 @@ def _saver(
     begun_at: RunProgress,
 ) -> CheckpointSaver:
     checkpoints = CheckpointStore(
-        connector, store, context.id, keep=context.settings.keep_checkpoints, timeout_s=_CHECKPOINT_TIMEOUT_S
+        connector,
+        store,
+        context.id,
+        keep=context.settings.keep_checkpoints,
+        timeout_s=_CHECKPOINT_TIMEOUT_S,
+        model=context.settings.model,
     )
     if restarted:
         try:
@@ -291,7 +340,10 @@ class Session:
     def _loop(self) -> None:
         context, world = self.context, self.parts.group.world
         processes = f" in {counted(world, 'process', 'processes')}" if world > 1 else ""
-        context.info(f"Computing on {self.parts.compute.device} in {self.parts.compute.precision}{processes}.")
+        context.info(
+            f"Computing {context.settings.model} on {self.parts.compute.device} in "
+            f"{self.parts.compute.precision}{processes}, batch size {context.settings.batch_size}."
+        )
         context.enter(RunState.RUNNING)
         while True:
             self.parts.compute.free_slots()
@@ -387,7 +439,8 @@ class Session:
 
     def _train(self, batch: Batch, decision: StepDecision) -> None:
         context = self.context
-        context.enter(RunState.RUNNING)
+        compiles = self.parts.trainer.compiles(len(batch.rows))
+        context.enter(RunState.COMPILING if compiles else RunState.RUNNING)
         self.parts.epochs.epoch = batch.request.epoch
         self.parts.clock.mark()
         with self.parts.compute.device_errors():
@@ -403,7 +456,9 @@ class Session:
             share=batch.request.share,
             update=batch.request.update,
         )
-        loss = self.parts.compute.host_copy(loss)
+        context.enter(RunState.RUNNING)
+        grad_norm = self.parts.trainer.grad_norm if batch.request.update else None
+        loss, grad_norm = self.parts.compute.host_copy([loss, grad_norm])
         self.parts.clock.mark()
         context.step += 1
         self.reports.add(
@@ -412,6 +467,7 @@ class Session:
                 epoch=self.parts.epochs.epoch,
                 lr=lr,
                 loss=loss,
+                grad_norm=grad_norm,
                 batch=batch,
                 decision=decision,
                 times=self.parts.clock.finish(),

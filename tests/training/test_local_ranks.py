@@ -15,6 +15,7 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.sandbox.process import SandboxProcess
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import Event, RunState
+from ossconsole.training.context import Controls
 from ossconsole.training.distributed import launch
 from ossconsole.training.distributed.launch import LauncherContext, LocalRanks
 from ossconsole.training.distributed.ranks import RankInfo
@@ -100,6 +101,17 @@ def test_requests_reach_rank_0_in_their_order(launched: Callable[..., LocalRanks
     with ranks:
         ranks.watch()
     assert seen[:5] == ["pause 0", "lr 0.5", "checkpoint 0", "resume 0", "stop 0"]
+
+
+def test_every_request_of_the_user_is_forwarded() -> None:
+    here = {"wait_while_paused"}
+    requests = {name for name, value in vars(Controls).items() if callable(value) and name[0] != "_"} - here
+    requests = {name for name in requests if not name.startswith("pop_")}
+    sent: list[object] = []
+    controls = launch._ForwardedControls(EndpointKind.STANDARD, sent.append)
+    for name in requests:
+        getattr(controls, name)(*([0.1] if name == "request_lr" else []))
+    assert len(sent) == len(requests)
 
 
 def test_a_switch_needs_the_endpoint_and_is_followed_when_rank_0_says_so(sandbox_profile: Any) -> None:

@@ -126,7 +126,8 @@ class TrainingLoop:
     def __init__(self, settings: TrainSettings, data: TrainingData) -> None:
         self._row = sample_transform(settings, data)
         self._compute = DeviceContext(settings, self._row, device=select_device(settings))
-        model = build_model(data.classes, "none", lambda uri: uri.encode())
+        size = data.image_size(settings.image_size)
+        model = build_model(settings, data.classes, size, lambda uri: uri.encode())
         group = ProcessGroup(RankInfo(), self._compute.device)
         self._trainer = Trainer(model, self._compute, settings, group, total_steps=_STEPS)
         self._transform = BatchTransform(data, self._compute)

@@ -160,6 +160,7 @@ STEP = ChartSpec("step", "step_ms", unit=" ms")
 FETCH = ChartSpec("fetch", "fetch_ms", unit=" ms")
 READ = ChartSpec("read", "read", unit=" MB/s")
 RATE = ChartSpec("learning rate", "lr", style="dim")
+GRADIENT = ChartSpec("gradient norm", "grad_norm", scale="around")
 CPU = ChartSpec("CPU", "host.cpu", scale="percent", unit=" %", style="dim")
 MEMORY = ChartSpec("RAM", "host.memory", unit=" GiB", style="dim")
 
@@ -186,6 +187,7 @@ def chart_specs(view: RunView, *, raw: bool, log: bool) -> list[ChartSpec]:
         CPU,
         MEMORY,
         RATE,
+        *([GRADIENT] if GRADIENT.series in view.series else []),
         *(spec for pair in further for spec in pair),
     ]
 

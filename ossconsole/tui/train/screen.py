@@ -11,11 +11,11 @@ from textual import work
 from textual.binding import Binding, BindingType
 
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.config.errors import ConsoleError
+from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.profiles import FieldError, Profile, checked
 from ossconsole.telemetry.auto import AutoCompare
 from ossconsole.telemetry.events import RunState
-from ossconsole.training.settings import TrainSettings
+from ossconsole.training.settings import AUTO, TrainSettings, auto_values, check_model
 from ossconsole.tui.console import ConsoleState, Ready, RunHandle
 from ossconsole.tui.kit import actions, memory
 from ossconsole.tui.kit.actions import KeyAction
@@ -29,16 +29,18 @@ FORM = "train"
 _FIELDS = (
     Field("epochs", "Epochs", "passes over the training set"),
     Field("max_steps", "Max steps", "stop after this many steps; 0 = no limit"),
-    Field("batch_size", "Batch size", "samples per step"),
+    Field("model", "Model", "of torchvision, such as resnet50 or vit_b_16"),
+    Field("batch_size", "Batch size", "samples per step; auto = 256 on a GPU with room, 64 on a CPU"),
     Field("workers", "Workers", "reader processes, at least one"),
     Field("processes", "GPUs", "number of GPUs to use; 0 = all"),
     Field("endpoint", "Endpoint", "endpoint to start with"),
     Field("dataset_prefix", "Dataset", "prefix with train/<class>/ in it: prepared samples, or plain images"),
     Field("val_split", "Held out", "share of the images to validate with, where the dataset has no val/"),
     Field("switch_every", "Switch every", "alternate the endpoints every N steps; 0 = manual (e)"),
-    Field("learning_rate", "Learning rate", "peak; linear warm-up, then a cosine schedule to 0"),
+    Field("learning_rate", "Learning rate", "peak, before a cosine to 0; auto = 0.1 per 256 samples"),
     Field("image_size", "Image size", "side of the training images in px; 0 = 224 from 256 stored"),
     Field("weights", "Weights", "none, imagenet, a file, or oss://bucket/key"),
+    Field("freeze", "Freeze", "backbone = train the head only; none"),
     Field("resume", "Resume from", "key of a checkpoint, or latest; empty = from scratch"),
     Field("seed", "Seed", "of the sample order and the augmentation"),
     Field("checkpoint_every", "Save every", "also save every N steps; 0 = after each epoch only"),
@@ -69,7 +71,7 @@ class NewRunScreen(FormScreen):
     def fields(self) -> list[Field]:
         """The settings of the form, the endpoint as a list."""
         kinds = tuple((self.glyphs.named(kind), kind.value) for kind in self._profile.endpoints)
-        fields = [replace(field, value=str(self._initial.get(field.name, ""))) for field in _FIELDS]
+        fields = [replace(field, value=_shown(field.name, self._initial.get(field.name, ""))) for field in _FIELDS]
         return [replace(field, choices=kinds) if field.name == "endpoint" else field for field in fields]
 
     def _defaults(self) -> dict[str, Any]:
@@ -79,12 +81,19 @@ class NewRunScreen(FormScreen):
         """Put the default into every field."""
         defaults = self._defaults()
         for field in _FIELDS:
-            self.control(field.name).value = str(defaults[field.name])
+            self.control(field.name).value = _shown(field.name, defaults[field.name])
 
     def accept(self, values: Values) -> NewRun:
         """The run; its values are remembered, the dataset prefix unless it is the profile's. Raises FieldError."""
         typed = dict(values)
         profile = checked(msgspec.structs.replace(self._profile, dataset_prefix=typed.pop("dataset_prefix")))
+        for name, auto in _AUTO_VALUES.items():
+            if typed.get(name) == AUTO:
+                typed[name] = str(auto)
+        try:
+            check_model(typed["model"])
+        except SettingsError as error:
+            raise FieldError("model", error.message, remedy=error.remedy) from error
         try:
             settings = msgspec.convert(typed, TrainSettings, strict=False)
         except msgspec.ValidationError as error:
@@ -94,6 +103,14 @@ class NewRunScreen(FormScreen):
         known = msgspec.to_builtins(settings) | {"dataset_prefix": own}
         self.console.remember(FORM, self._profile.name, {field.name: known[field.name] for field in _FIELDS})
         return NewRun(settings, prefix)
+
+
+_AUTO_VALUES = auto_values()
+
+
+def _shown(name: str, value: object) -> str:
+    """A value of the settings in the form."""
+    return AUTO if name in _AUTO_VALUES and value == _AUTO_VALUES[name] else str(value)
 
 
 def _field_error(reason: str) -> ConsoleError:
