@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 import torch
@@ -302,12 +303,21 @@ def _saver(
     return saver
 
 
+class Upcoming(NamedTuple):
+    """A batch, None at the end, or the error that prevents it; `gathered` waits for the status of all ranks."""
+
+    batch: Batch | None
+    problem: ConsoleError | None
+    gathered: Callable[[], list[Sequence[float]]]
+
+
 @dataclass(kw_only=True, eq=False)
 class Session:
     """The training loop of one rank; see `build_session` for its parts.
 
     `begun` is on the clock of `time.perf_counter`. `endpoint` is the one that all ranks agreed on, `own_skipped` counts
-    the samples skipped by this rank, `skipped` and `retries` those of all ranks.
+    the samples skipped by this rank, `skipped` and `retries` those of all ranks. `upcoming` is a batch
+    that was fetched before the report of the step before it.
     """
 
     context: RunContext
@@ -321,6 +331,7 @@ class Session:
     source: FailoverLoader
     begun: float
     endpoint: EndpointKind
+    upcoming: Upcoming | None = None
     own_skipped: int = 0
     skipped: int = 0
     retries: int = 0
@@ -346,9 +357,8 @@ class Session:
         )
         context.enter(RunState.RUNNING)
         while True:
-            self.parts.compute.free_slots()
-            batch, problem = self._fetch()
-            decision = self._decide(batch, problem)
+            upcoming, self.upcoming = self.upcoming or self._upcoming(), None
+            batch, decision = upcoming.batch, self._decide(upcoming)
             if decision.over or decision.stop or batch is None:
                 return
             if batch.request.split is Split.TRAIN:
@@ -357,6 +367,12 @@ class Session:
                 self._validate(batch)
             if self._ends_epoch(batch.request):
                 self._end_epoch()
+
+    def _upcoming(self) -> Upcoming:
+        """Fetches the next batch, and starts to gather the status of all ranks."""
+        self.parts.compute.free_slots()
+        batch, problem = self._fetch()
+        return Upcoming(batch, problem, self.parts.group.start_all_gather(self._status(batch, problem)))
 
     def _fetch(self) -> tuple[Batch | None, ConsoleError | None]:
         """The next batch, None at the end; or the error that prevents it."""
@@ -371,10 +387,11 @@ class Session:
             )
         return batch, None
 
-    def _decide(self, batch: Batch | None, problem: ConsoleError | None) -> StepDecision:
+    def _decide(self, upcoming: Upcoming) -> StepDecision:
         """What all ranks do next, after any pause. Raises ConsoleError when a rank failed."""
+        batch, problem, gathered = upcoming
         while True:
-            decision = decide(self.parts.group.all_gather(self._status(batch, problem)), self.endpoint)
+            decision = decide(gathered(), self.endpoint)
             if decision.events:
                 self.relay.exchange(self.parts.group)
             if decision.failed or decision.stop or decision.checkpoint:  # a checkpoint follows
@@ -385,6 +402,7 @@ class Session:
             if decision.stop or not decision.pause:
                 break
             self.requests.wait_while_paused()
+            gathered = self.parts.group.start_all_gather(self._status(batch, problem))
         if batch is not None and not decision.samples:
             first = f" The first is {batch.bad[0].key}: {batch.bad[0].reason}." if batch.bad else ""
             raise ConsoleError(
@@ -461,6 +479,11 @@ class Session:
         loss, grad_norm = self.parts.compute.host_copy([loss, grad_norm])
         self.parts.clock.mark()
         context.step += 1
+        times = self.parts.clock.finish()
+        self._switch_periodically()  # before the next request to a reader
+        if self.parts.group.world > 1 and batch.queued:
+            # The ranks exchange their status while the GPU computes, not between two steps.
+            self.upcoming = self._upcoming()
         self.reports.add(
             DoneStep(
                 step=context.step,
@@ -470,19 +493,22 @@ class Session:
                 grad_norm=grad_norm,
                 batch=batch,
                 decision=decision,
-                times=self.parts.clock.finish(),
+                times=times,
             )
         )
-        self._do_periodic()
+        self._save_periodically()
 
-    def _do_periodic(self) -> None:
-        """Switches the endpoint every `switch_every` steps; writes a checkpoint every `checkpoint_every` steps."""
-        context, settings = self.context, self.context.settings
-        every = settings.switch_every
+    def _switch_periodically(self) -> None:
+        """Switches the endpoint every `switch_every` steps."""
+        context, every = self.context, self.context.settings.switch_every
         if self.parts.group.rank_info.is_rank_zero and every and context.step % every == 0:
             other = context.controls.endpoint.other
             if context.profile.endpoint(other):
                 context.switch(other, reason=f"every {counted(every, 'step')}")
+
+    def _save_periodically(self) -> None:
+        """Writes a checkpoint every `checkpoint_every` steps."""
+        context, settings = self.context, self.context.settings
         if settings.checkpoint_every and context.step % settings.checkpoint_every == 0:
             self.parts.trainer.reduce_pending_gradients()
             self.checkpointer.save()

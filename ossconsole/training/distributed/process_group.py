@@ -6,7 +6,7 @@ import contextlib
 import logging
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, TypeVar
@@ -83,13 +83,23 @@ class ProcessGroup:
 
     def all_gather(self, numbers: Sequence[float]) -> list[Sequence[float]]:
         """The numbers of every rank, in rank order; all ranks pass the same count."""
+        return self.start_all_gather(numbers)()
+
+    def start_all_gather(self, numbers: Sequence[float]) -> Callable[[], list[Sequence[float]]]:
+        """Starts an `all_gather`; the function that is returned waits for its result."""
         if self.world == 1:
-            return [numbers]
+            return lambda: [numbers]
         own = torch.tensor(numbers, dtype=torch.float64)
         gathered = [torch.empty_like(own) for _ in range(self.world)]
         with self.translate_errors():
-            dist.all_gather(gathered, own, group=self._control_group)
-        return [each.tolist() for each in gathered]
+            work = dist.all_gather(gathered, own, group=self._control_group, async_op=True)
+
+        def result() -> list[Sequence[float]]:
+            with self.translate_errors():
+                work.wait()
+            return [each.tolist() for each in gathered]
+
+        return result
 
     def all_gather_object(self, value: T) -> list[T]:
         """`value` of every rank, in rank order. Values are pickled: plain values only."""
