@@ -13,7 +13,9 @@ import torch
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.telemetry import events
+from ossconsole.telemetry.diagnosis import final_advice
 from ossconsole.telemetry.events import RunState
+from ossconsole.telemetry.measure import TOO_SHORT
 from ossconsole.training.checkpoints.checkpoint import CheckpointSaver, Snapshot, unexpected_failure
 from ossconsole.training.checkpoints.store import RunProgress
 from ossconsole.training.compute.device import BatchTransform, DeviceContext, PendingTimes, StepClock
@@ -36,7 +38,7 @@ class DivergedError(ConsoleError):
 
 @dataclass(frozen=True)
 class DoneStep:
-    """A step whose figures may still be on their way from the device."""
+    """A step whose figures may still be on their way from the device; `compiled` means that compiling is part of it."""
 
     step: int
     epoch: int
@@ -46,6 +48,7 @@ class DoneStep:
     batch: Batch
     decision: StepDecision
     times: PendingTimes
+    compiled: bool = False
 
 
 class StepReports:
@@ -60,6 +63,7 @@ class StepReports:
         self._late = late
         self._last_checkpoint = last_checkpoint
         self._pending: DoneStep | None = None
+        self._compiled = False  # the step before
 
     def add(self, done: DoneStep) -> None:
         """Raises DivergedError as `flush` does."""
@@ -76,6 +80,9 @@ class StepReports:
         decision = done.decision
         times = done.times.read(slowest_wait_s=decision.wait_s)
         loss = finite(float(done.loss))
+        if self._compiled:
+            self._recent.clear()  # the step before took minutes
+        self._compiled = done.compiled
         self._recent.append((decision.samples, times.step_s))
         seconds = sum(step_s for _, step_s in self._recent)
         self._context.emit(
@@ -160,6 +167,44 @@ class EpochState:
         self.epoch = int(state["epoch"])
         self.metrics = dict(state["metrics"])
         self.meters[Split.TRAIN].sums = torch.tensor(state["train_sums"], dtype=torch.float64)
+
+
+def summary_of(
+    context: RunContext,
+    epochs: EpochState,
+    *,
+    state: RunState,
+    seconds: float,
+    checkpoint: str,
+    skipped_samples: int,
+    retries: int,
+) -> events.Summary:
+    """The summary of a run that has ended in `state`."""
+    measured = context.measurement
+    comparison = measured.comparison
+    return events.Summary(
+        time=time.time(),
+        run=context.id,
+        state=state,
+        epochs=epochs.epoch,
+        steps=context.step,
+        samples=measured.samples,
+        bytes=measured.bytes,
+        seconds=seconds,
+        samples_per_s=measured.samples_per_s,
+        wait_fraction=measured.wait_fraction,
+        reason=TOO_SHORT if measured.samples_per_s is None else "",
+        comparison=comparison.report() if comparison.pairs else None,
+        advice=final_advice(measured),
+        train_loss=epochs.metrics.get("train_loss"),
+        val_loss=epochs.metrics.get("val_loss"),
+        top1=epochs.metrics.get("top1"),
+        top5=epochs.metrics.get("top5"),
+        checkpoint=checkpoint,
+        endpoints=measured.endpoints(),
+        skipped_samples=skipped_samples,
+        retries=retries,
+    )
 
 
 @dataclass(frozen=True)

@@ -7,32 +7,33 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import msgspec
 import torch
 
 from ossconsole.config.connector import checked_connector_config
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.config.errors import ConsoleError, SettingsError
+from ossconsole.config.errors import ConsoleError
 from ossconsole.config.text import counted
 from ossconsole.dataset.manifest import TRAIN, VAL
 from ossconsole.storage.client import ObjectStore
-from ossconsole.storage.errors import StorageError
 from ossconsole.telemetry import events
-from ossconsole.telemetry.diagnosis import final_advice
 from ossconsole.telemetry.events import RunState
-from ossconsole.telemetry.measure import TOO_SHORT
-from ossconsole.training.checkpoints.checkpoint import CheckpointSaver, fetch_uri, resume, run_config_of
-from ossconsole.training.checkpoints.store import CheckpointStore, RunProgress
+from ossconsole.training.checkpoints.checkpoint import (
+    CheckpointSaver,
+    fetch_uri,
+    open_saver,
+    resume,
+    run_config_of,
+)
 from ossconsole.training.compute.device import (
     BatchTransform,
     DeviceContext,
     StepClock,
-    amp_dtype,
     device_errors,
     lower_priority,
     select_device,
 )
-from ossconsole.training.compute.model import batch_size_for, build_model
+from ossconsole.training.compute.model import build_model, check_batch_sizes, with_batch_size
+from ossconsole.training.compute.profile import StepProfiler
 from ossconsole.training.compute.trainer import Trainer
 from ossconsole.training.context import RunContext
 from ossconsole.training.data import TrainingData
@@ -58,11 +59,11 @@ from ossconsole.training.parts import (
     StepReports,
     TrainingParts,
     UserRequests,
+    summary_of,
 )
 from ossconsole.training.plan import BatchRequest, Plan, Split
 from ossconsole.training.settings import TrainSettings
 
-_CHECKPOINT_TIMEOUT_S = 150.0  # of each of two attempts
 _MODEL_SEED = 2  # separates this use of the run's seed from others
 
 
@@ -102,7 +103,12 @@ def build_session(
     `resources` closes readers, saver, process group and store, each although another one raises. Raises ConsoleError.
     """
     begun = time.perf_counter()
-    _complete_settings(context, data, rank_info)
+    context.settings = with_batch_size(
+        context.settings,
+        len(data.classes),
+        data.image_size(context.settings.image_size),
+        select_device(rank_info.local_rank),
+    )
     plan = _plan(context, data, rank_info)
     relay = RankEventRelay(context, rank_info)
     _describe(context, data, plan, rank_info)
@@ -118,7 +124,7 @@ def build_session(
     saver = None
     if rank_info.is_rank_zero:
         begun_at, restarted = parts.epochs.progress(context.step), rank_info.attempt > 0
-        saver = _saver(resources, context, store, connector, restarted=restarted, begun_at=begun_at)
+        saver = open_saver(resources, context, store, connector, restarted=restarted, begun_at=begun_at)
     reports = StepReports(
         context,
         late=parts.compute.cuda,
@@ -129,6 +135,14 @@ def build_session(
     source = _source(context, connector, data, plan, parts, on_pause=requests.apply)
     resources.callback(source.close)
     resources.callback(parts.compute.free_all_slots)
+    profiler = StepProfiler(
+        context.id,
+        planned=context.settings.profile_steps if rank_info.is_rank_zero else 0,
+        cuda=parts.compute.cuda,
+        report=context.info,
+        warn=context.warn,
+    )
+    resources.callback(profiler.close)
     return Session(
         context=context,
         plan=plan,
@@ -139,6 +153,7 @@ def build_session(
         checkpointer=checkpointer,
         requests=requests,
         source=source,
+        profiler=profiler,
         begun=begun,
         endpoint=context.settings.endpoint,
     )
@@ -170,7 +185,7 @@ def _training_parts(
     group = ProcessGroup(rank_info, compute.device, patience_s=settings.patience_s)
     resources.callback(store.close)
     resources.enter_context(group)
-    _check_batch_sizes(group, settings.batch_size)
+    check_batch_sizes([int(size) for (size,) in group.all_gather([settings.batch_size])])
     with compute.device_errors():
         trainer = Trainer(model, compute, settings, group, total_steps=total_steps, on_warning=context.warn)
     return TrainingParts(group, compute, transform, clock, trainer, EpochState(data.classes))
@@ -219,33 +234,6 @@ def _compute(context: RunContext, data: TrainingData, rank_info: RankInfo) -> De
     return compute
 
 
-def _complete_settings(context: RunContext, data: TrainingData, rank_info: RankInfo) -> None:
-    """Sets the automatic batch size, which the order of the samples depends on."""
-    settings = context.settings
-    if settings.batch_size:
-        return
-    device = select_device(rank_info.local_rank)
-    memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
-    batch_size = batch_size_for(
-        settings,
-        len(data.classes),
-        data.image_size(settings.image_size),
-        memory=memory,
-        half=amp_dtype(settings.precision, device) is not None,
-    )
-    context.settings = msgspec.structs.replace(settings, batch_size=batch_size)
-
-
-def _check_batch_sizes(group: ProcessGroup, batch_size: int) -> None:
-    """Raises SettingsError where the automatic batch size differs by rank: their GPUs have other amounts of memory."""
-    sizes = {int(size) for (size,) in group.all_gather([batch_size])}
-    if len(sizes) > 1:
-        raise SettingsError(
-            f"The automatic batch size of the ranks is {' or '.join(map(str, sorted(sizes)))}.",
-            remedy=f"Give --batch-size {min(sizes)}.",
-        )
-
-
 def _plan(context: RunContext, data: TrainingData, rank_info: RankInfo) -> Plan:
     return Plan(
         context.settings,
@@ -278,34 +266,6 @@ def _describe(context: RunContext, data: TrainingData, plan: Plan, rank_info: Ra
         context.info(data.missing)
 
 
-def _saver(
-    resources: contextlib.ExitStack,
-    context: RunContext,
-    store: ObjectStore,
-    connector: ConnectorSettings,
-    *,
-    restarted: bool,
-    begun_at: RunProgress,
-) -> CheckpointSaver:
-    checkpoints = CheckpointStore(
-        connector,
-        store,
-        context.id,
-        keep=context.settings.keep_checkpoints,
-        timeout_s=_CHECKPOINT_TIMEOUT_S,
-        model=context.settings.model,
-    )
-    if restarted:
-        try:
-            checkpoints.adopt()
-        except StorageError as error:  # the key may lack the permission to list
-            context.warn(f"Old checkpoints of this run are kept: {error.message}", error.remedy)
-    saver = CheckpointSaver(context, checkpoints, begun_at=begun_at)
-    resources.callback(saver.close)
-    saver.clear_leftovers()
-    return saver
-
-
 @dataclass(kw_only=True, eq=False)
 class Session:
     """The training loop of one rank; see `build_session` for its parts.
@@ -323,6 +283,7 @@ class Session:
     checkpointer: Checkpointer
     requests: UserRequests
     source: FailoverLoader
+    profiler: StepProfiler
     begun: float
     endpoint: EndpointKind
     own_skipped: int = 0
@@ -473,9 +434,12 @@ class Session:
                 batch=batch,
                 decision=decision,
                 times=self.parts.clock.finish(),
+                compiled=compiles,
             )
         )
         self._do_periodic()
+        if self.profiler.step(context.step, requested=context.controls.pop_profile_request()):
+            self.parts.clock.restart()
 
     def _do_periodic(self) -> None:
         """Switches the endpoint every `switch_every` steps; writes a checkpoint every `checkpoint_every` steps."""
@@ -510,7 +474,7 @@ class Session:
         self.parts.clock.restart()
 
     def _finish(self) -> events.Summary:
-        context, metrics = self.context, self.parts.epochs.metrics
+        context = self.context
         self.reports.flush()
         stopped = context.controls.stopping.is_set()
         if stopped:
@@ -520,28 +484,12 @@ class Session:
             self.saver.wait()
         state = RunState.STOPPED if stopped else RunState.FINISHED
         context.enter(state)
-        measured = context.measurement
-        comparison = measured.comparison
-        summary = events.Summary(
-            time=time.time(),
-            run=context.id,
+        summary = summary_of(
+            context,
+            self.parts.epochs,
             state=state,
-            epochs=self.parts.epochs.epoch,
-            steps=context.step,
-            samples=measured.samples,
-            bytes=measured.bytes,
             seconds=time.perf_counter() - self.begun,
-            samples_per_s=measured.samples_per_s,
-            wait_fraction=measured.wait_fraction,
-            reason=TOO_SHORT if measured.samples_per_s is None else "",
-            comparison=comparison.report() if comparison.pairs else None,
-            advice=final_advice(measured),
-            train_loss=metrics.get("train_loss"),
-            val_loss=metrics.get("val_loss"),
-            top1=metrics.get("top1"),
-            top5=metrics.get("top5"),
             checkpoint=self.saver.last_key if self.saver else "",
-            endpoints=measured.endpoints(),
             skipped_samples=self.skipped,
             retries=self.retries,
         )

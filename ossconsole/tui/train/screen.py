@@ -171,7 +171,7 @@ class TrainScreen(Dashboard):
             return True if busy and self.context.has_accelerated else None
         if action == "control":
             return True if busy and self.monitor.view.delivering is not None else None
-        if action in {"pause", "stop", "checkpoint", "learning_rate"}:
+        if action in {"pause", "stop", "checkpoint", "learning_rate", "profile"}:
             return True if busy else None
         return super().check_action(action, parameters)
 
@@ -216,6 +216,13 @@ class TrainScreen(Dashboard):
         if run is not None:
             run.checkpoint()
             self.notify("A checkpoint is written after this step.", timeout=3)
+
+    def action_profile(self) -> None:
+        """Record the next steps; the event log then names the file."""
+        run = self.monitor.run
+        if run is not None:
+            run.profile()
+            self.notify("The next steps are profiled; the event log names the file.", timeout=4)
 
     def action_switch(self) -> None:
         """Switch to the other endpoint; auto A/B ends."""
