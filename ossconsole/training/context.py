@@ -40,6 +40,7 @@ class Controls:
         self._lock = threading.Lock()
         self._checkpoint = False
         self._lr: float | None = None
+        self._profile = False
 
     @property
     def paused(self) -> bool:
@@ -73,6 +74,17 @@ class Controls:
         """Requests a new peak learning rate from the next step on."""
         with self._lock:
             self._lr = lr
+
+    def request_profile(self) -> None:
+        """Requests a profile of the next steps."""
+        with self._lock:
+            self._profile = True
+
+    def pop_profile_request(self) -> bool:
+        """Whether a profile was requested since the last call."""
+        with self._lock:
+            requested, self._profile = self._profile, False
+            return requested
 
     def pop_checkpoint_request(self) -> bool:
         """Whether a checkpoint was requested since the last call."""

@@ -235,6 +235,10 @@ class TrainingRun:
         """Requests a checkpoint after the step under way."""
         self._context.controls.request_checkpoint()
 
+    def profile(self) -> None:
+        """Requests a profile of the next steps."""
+        self._context.controls.request_profile()
+
     def set_lr(self, lr: float) -> None:
         """Changes the peak learning rate from the next step on."""
         self._context.controls.request_lr(lr)

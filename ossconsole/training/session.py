@@ -4,36 +4,36 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
-import msgspec
 import torch
 
 from ossconsole.config.connector import checked_connector_config
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.config.errors import ConsoleError, SettingsError
+from ossconsole.config.errors import ConsoleError
 from ossconsole.config.text import counted
 from ossconsole.dataset.manifest import TRAIN, VAL
 from ossconsole.storage.client import ObjectStore
-from ossconsole.storage.errors import StorageError
 from ossconsole.telemetry import events
-from ossconsole.telemetry.diagnosis import final_advice
 from ossconsole.telemetry.events import RunState
-from ossconsole.telemetry.measure import TOO_SHORT
-from ossconsole.training.checkpoints.checkpoint import CheckpointSaver, fetch_uri, resume, run_config_of
-from ossconsole.training.checkpoints.store import CheckpointStore, RunProgress
+from ossconsole.training.checkpoints.checkpoint import (
+    CheckpointSaver,
+    fetch_uri,
+    open_saver,
+    resume,
+    run_config_of,
+)
 from ossconsole.training.compute.device import (
     BatchTransform,
     BrokenDeviceError,
     DeviceContext,
     StepClock,
-    amp_dtype,
     device_errors,
     lower_priority,
 )
-from ossconsole.training.compute.model import batch_size_for, build_model
+from ossconsole.training.compute.model import build_model, check_batch_sizes, with_batch_size
+from ossconsole.training.compute.profile import StepProfiler
 from ossconsole.training.compute.selection import select_device
 from ossconsole.training.compute.trainer import Trainer
 from ossconsole.training.context import RunContext
@@ -60,13 +60,15 @@ from ossconsole.training.parts import (
     EpochState,
     StepReports,
     TrainingParts,
+    Upcoming,
     UserRequests,
     describe_devices,
+    describe_run,
+    summary_of,
 )
 from ossconsole.training.plan import BatchRequest, Plan, Split
 from ossconsole.training.settings import TrainSettings
 
-_CHECKPOINT_TIMEOUT_S = 150.0  # of each of two attempts
 _MODEL_SEED = 2  # separates this use of the run's seed from others
 
 
@@ -96,10 +98,12 @@ def build_session(
     """
     begun = time.perf_counter()
     device = _device(context.settings, rank_info)
-    _complete_settings(context, data, device)
+    context.settings = with_batch_size(
+        context.settings, len(data.classes), data.image_size(context.settings.image_size), device
+    )
     plan = _plan(context, data, rank_info)
     relay = RankEventRelay(context, rank_info)
-    _describe(context, data, plan, rank_info)
+    describe_run(context, data, plan, rank_info)
     compute = _compute(context, data, rank_info, device)
     parts = _training_parts(resources, context, store, data, rank_info, compute=compute, total_steps=plan.total_steps)
     run_config = run_config_of(context, data, rank_info)
@@ -111,7 +115,7 @@ def build_session(
     saver = None
     if rank_info.is_rank_zero:
         begun_at, restarted = parts.epochs.progress(context.step), rank_info.attempt > 0
-        saver = _saver(resources, context, store, connector, restarted=restarted, begun_at=begun_at)
+        saver = open_saver(resources, context, store, connector, restarted=restarted, begun_at=begun_at)
     reports = StepReports(
         context,
         late=parts.compute.cuda,
@@ -122,6 +126,14 @@ def build_session(
     source = _source(context, connector, data, plan, parts, on_pause=requests.apply)
     resources.callback(source.close)
     resources.callback(parts.compute.free_all_slots)
+    profiler = StepProfiler(
+        context.id,
+        planned=context.settings.profile_steps if rank_info.is_rank_zero else 0,
+        cuda=parts.compute.cuda,
+        report=context.info,
+        warn=context.warn,
+    )
+    resources.callback(profiler.close)
     resources.push(parts.group.__exit__)  # first of all: the GPU may wait for a lost rank, and the others for the GPU
     return Session(
         context=context,
@@ -133,6 +145,7 @@ def build_session(
         checkpointer=checkpointer,
         requests=requests,
         source=source,
+        profiler=profiler,
         begun=begun,
         endpoint=context.settings.endpoint,
     )
@@ -163,7 +176,7 @@ def _training_parts(
     resources.callback(store.close)
     resources.enter_context(group)
     describe_devices(context, compute, group)
-    _check_batch_sizes(group, settings.batch_size)
+    check_batch_sizes([int(size) for (size,) in group.all_gather([settings.batch_size])])
     with compute.device_errors():
         trainer = Trainer(model, compute, settings, group, total_steps=total_steps, on_warning=context.warn)
     return TrainingParts(group, compute, transform, clock, trainer, EpochState(data.classes))
@@ -217,32 +230,6 @@ def _compute(context: RunContext, data: TrainingData, rank_info: RankInfo, devic
     return compute
 
 
-def _complete_settings(context: RunContext, data: TrainingData, device: torch.device) -> None:
-    """Sets the automatic batch size, which the order of the samples depends on."""
-    settings = context.settings
-    if settings.batch_size:
-        return
-    memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
-    batch_size = batch_size_for(
-        settings,
-        len(data.classes),
-        data.image_size(settings.image_size),
-        memory=memory,
-        half=amp_dtype(settings.precision, device) is not None,
-    )
-    context.settings = msgspec.structs.replace(settings, batch_size=batch_size)
-
-
-def _check_batch_sizes(group: ProcessGroup, batch_size: int) -> None:
-    """Raises SettingsError where the automatic batch size differs by rank: their GPUs have other amounts of memory."""
-    sizes = {int(size) for (size,) in group.all_gather([batch_size])}
-    if len(sizes) > 1:
-        raise SettingsError(
-            f"The automatic batch size of the ranks is {' or '.join(map(str, sorted(sizes)))}.",
-            remedy=f"Give --batch-size {min(sizes)}.",
-        )
-
-
 def _plan(context: RunContext, data: TrainingData, rank_info: RankInfo) -> Plan:
     return Plan(
         context.settings,
@@ -252,63 +239,6 @@ def _plan(context: RunContext, data: TrainingData, rank_info: RankInfo) -> Plan:
         world=rank_info.world,
         tar_bytes=data.tar_bytes,
     )
-
-
-def _describe(context: RunContext, data: TrainingData, plan: Plan, rank_info: RankInfo) -> None:
-    """Emits the first event of the run and the remarks about its dataset."""
-    if rank_info.world > 1:
-        context.interactive = False  # a single rank cannot be paused: the run ends instead
-    context.describe(
-        epochs=plan.epochs,
-        steps_per_epoch=plan.steps_per_epoch,
-        world=rank_info.world,
-        sample_format=str(data.format),
-        stored_as="shards" if data.sharded else "objects",
-    )
-    if rank_info.is_rank_zero:
-        context.report_accelerator()
-    for note in data.notes:
-        context.info(note)
-    for remark in data.remarks:
-        context.warn(remark.message, remark.remedy)
-    if data.missing:
-        context.info(data.missing)
-
-
-def _saver(
-    resources: contextlib.ExitStack,
-    context: RunContext,
-    store: ObjectStore,
-    connector: ConnectorSettings,
-    *,
-    restarted: bool,
-    begun_at: RunProgress,
-) -> CheckpointSaver:
-    checkpoints = CheckpointStore(
-        connector,
-        store,
-        context.id,
-        keep=context.settings.keep_checkpoints,
-        timeout_s=_CHECKPOINT_TIMEOUT_S,
-        model=context.settings.model,
-    )
-    if restarted:
-        try:
-            checkpoints.adopt()
-        except StorageError as error:  # the key may lack the permission to list
-            context.warn(f"Old checkpoints of this run are kept: {error.message}", error.remedy)
-    saver = CheckpointSaver(context, checkpoints, begun_at=begun_at)
-    resources.callback(saver.close)
-    saver.clear_leftovers()
-    return saver
-
-
-class Upcoming(NamedTuple):
-    """A batch, None at the end, or the error that prevents it; `gathered` waits for the status of all ranks."""
-
-    batch: Batch | None
-    problem: ConsoleError | None
-    gathered: Callable[[], list[Sequence[float]]]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -329,6 +259,7 @@ class Session:
     checkpointer: Checkpointer
     requests: UserRequests
     source: FailoverLoader
+    profiler: StepProfiler
     begun: float
     endpoint: EndpointKind
     upcoming: Upcoming | None = None
@@ -494,9 +425,12 @@ class Session:
                 batch=batch,
                 decision=decision,
                 times=times,
+                compiled=compiles,
             )
         )
         self._save_periodically()
+        if self.profiler.step(context.step, requested=context.controls.pop_profile_request()):
+            self.parts.clock.restart()
 
     def _switch_periodically(self) -> None:
         """Switches the endpoint every `switch_every` steps."""
@@ -534,7 +468,7 @@ class Session:
         self.parts.clock.restart()
 
     def _finish(self) -> events.Summary:
-        context, metrics = self.context, self.parts.epochs.metrics
+        context = self.context
         self.reports.flush()
         stopped = context.controls.stopping.is_set()
         if stopped:
@@ -544,28 +478,12 @@ class Session:
             self.saver.wait()
         state = RunState.STOPPED if stopped else RunState.FINISHED
         context.enter(state)
-        measured = context.measurement
-        comparison = measured.comparison
-        summary = events.Summary(
-            time=time.time(),
-            run=context.id,
+        summary = summary_of(
+            context,
+            self.parts.epochs,
             state=state,
-            epochs=self.parts.epochs.epoch,
-            steps=context.step,
-            samples=measured.samples,
-            bytes=measured.bytes,
             seconds=time.perf_counter() - self.begun,
-            samples_per_s=measured.samples_per_s,
-            wait_fraction=measured.wait_fraction,
-            reason=TOO_SHORT if measured.samples_per_s is None else "",
-            comparison=comparison.report() if comparison.pairs else None,
-            advice=final_advice(measured),
-            train_loss=metrics.get("train_loss"),
-            val_loss=metrics.get("val_loss"),
-            top1=metrics.get("top1"),
-            top5=metrics.get("top5"),
             checkpoint=self.saver.last_key if self.saver else "",
-            endpoints=measured.endpoints(),
             skipped_samples=self.skipped,
             retries=self.retries,
         )

@@ -124,6 +124,9 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ema_decay: Annotated[Fraction, _help("Decay of the averaged weights (EMA); 0 = no averaging.")] = 0.0
     precision: Annotated[str, _help("Precision of the forward pass.", choices=PRECISIONS)] = "auto"
     compile: Annotated[bool, _help("Compile the model with torch.compile.")] = False
+    profile_steps: Annotated[
+        NotNegative, _help("Record this number of steps with torch.profiler, as a Chrome trace in the state folder.")
+    ] = 0
     seed: Annotated[int, _help("Seed of the sample order, the augmentation and the initial weights.")] = 0
     val_split: Annotated[
         Fraction, _help("Share of the training images held out for validation when the dataset has none; 0 = none.")

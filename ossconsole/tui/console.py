@@ -76,6 +76,9 @@ class RunHandle(WorkHandle, Protocol):
     def checkpoint(self) -> None:
         """Asks for a checkpoint now, without ending."""
 
+    def profile(self) -> None:
+        """Asks for a profile of the next steps."""
+
     def set_lr(self, lr: float) -> None:
         """Sets the peak learning rate; the schedule continues from it."""
 

@@ -278,7 +278,8 @@ def test_every_option_has_a_help_text() -> None:
 def test_the_options_of_train_accept_what_its_settings_accept() -> None:
     options = {parameter.name: parameter for parameter in train.params}
     for name, value in msgspec.structs.asdict(TrainSettings()).items():
-        auto = isinstance(options[name].type, AutoOr) and value == options[name].type.auto
+        accepted = options[name].type
+        auto = isinstance(accepted, AutoOr) and value == accepted.auto
         assert options[name].default == (AUTO if auto else str(value) if isinstance(value, EndpointKind) else value)
     momentum = options["momentum"].type
     assert isinstance(momentum, click.FloatRange)

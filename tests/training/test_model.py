@@ -110,10 +110,22 @@ def test_a_head_has_the_rows_of_the_classes_where_the_weights_have_them_all(tmp_
 
 def test_a_checkpoint_says_which_class_each_row_of_its_head_is_for() -> None:
     source = resnet18(num_classes=3)
-    for given, rows in ((("cat", "dog", "fox"), [0, 1, 2]), (("fox", "dog"), [2, 1]), (("cat", "elk", "fox"), None)):
-        checkpoint = saved({"model": source.state_dict(), "classes": list(CLASSES)})
-        head = model_of(given, "oss://b/k", fetch=lambda _uri, data=checkpoint: data).state_dict()["fc.bias"]
-        assert torch.equal(head, source.state_dict()["fc.bias"][rows]) == (rows is not None)
+    objects = {"oss://b/k": saved({"model": source.state_dict(), "classes": list(CLASSES)})}
+    bias = source.state_dict()["fc.bias"]
+    for given, rows in ((CLASSES, [0, 1, 2]), (("fox", "dog"), [2, 1])):
+        model = model_of(given, "oss://b/k", fetch=objects.__getitem__)
+        assert torch.equal(model.state_dict()["fc.bias"], bias[rows])
+    other = model_of(("cat", "elk", "fox"), "oss://b/k", fetch=objects.__getitem__)
+    assert not torch.equal(other.state_dict()["fc.bias"], bias)
+
+
+def test_weights_of_a_checkpoint_are_the_averaged_ones() -> None:
+    current, averaged = (resnet18(num_classes=3).state_dict() for _ in range(2))
+    of_torch = {"n_averaged": torch.tensor(3), **{f"module.{name}": value for name, value in averaged.items()}}
+    layouts = [{"model": averaged, "current": current}, {"model": current, "average": of_torch}]
+    for layout in (*layouts, {"model": current, "average": averaged}):
+        model = model_of(CLASSES, "oss://b/k", fetch={"oss://b/k": saved(layout)}.__getitem__)
+        torch.testing.assert_close(model.state_dict(), averaged)
 
 
 def test_imagenets_classes_are_in_the_order_of_its_labels() -> None:
@@ -244,7 +256,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Server]]:
     thread.start()
     name = f"resnet18-{hashlib.sha256(Fresh.body).hexdigest()[:8]}.pth"
     url = f"http://127.0.0.1:{server.server_port}/{name}"
-    monkeypatch.setattr(weights.models, "get_model_weights", lambda _name: SimpleNamespace(DEFAULT=Enum(url)))
+    monkeypatch.setattr(torchvision.models, "get_model_weights", lambda _name: SimpleNamespace(DEFAULT=Enum(url)))
     yield Fresh
     Fresh.going.set()
     server.shutdown()
@@ -272,7 +284,7 @@ def test_one_process_downloads_says_so_and_the_others_wait(
     hub: Path, served: type[Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        weights.models,
+        torchvision.models,
         "get_model",
         lambda name, **options: loaded_by_torchvision(
             name, weights=options.pop("weights"), **{key: options[key] for key in options if key == "num_classes"}

@@ -36,9 +36,7 @@ def group_of_two(device: torch.device = GPU) -> ProcessGroup:
         dist.DistBackendError("NCCL communicator was aborted on rank 0"),
         dist.DistNetworkError("failed to recv, got 0 bytes"),
         dist.DistStoreError("wait timeout after 600000ms"),
-        RuntimeError(
-            "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer"
-        ),
+        RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer"),
         RuntimeError("Application timeout caused pair closure"),
     ],
 )

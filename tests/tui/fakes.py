@@ -76,6 +76,9 @@ class FakeRun:
     def checkpoint(self) -> None:
         self.asked.append(("checkpoint",))
 
+    def profile(self) -> None:
+        self.asked.append(("profile",))
+
     def set_lr(self, lr: float) -> None:
         self.asked.append(("set_lr", lr))
 

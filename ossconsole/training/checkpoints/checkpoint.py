@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import re
@@ -20,6 +21,7 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.config.text import counted
 from ossconsole.dataset.manifest import TRAIN
 from ossconsole.storage.client import ObjectStore
+from ossconsole.storage.errors import StorageError
 from ossconsole.telemetry import events
 from ossconsole.training.checkpoints.store import NEXT_TRIED, CheckpointStore, RunProgress, stable_key
 from ossconsole.training.compute.device import map_tensors
@@ -28,6 +30,7 @@ from ossconsole.training.context import RunContext
 from ossconsole.training.data import TrainingData
 from ossconsole.training.distributed.process_group import ProcessGroup
 from ossconsole.training.distributed.ranks import RankInfo
+from ossconsole.training.loading.connector import ConnectorSettings
 from ossconsole.training.settings import DEFAULT_MODEL, NOTHING, TrainSettings
 
 log = logging.getLogger(__name__)
@@ -37,6 +40,7 @@ VERSION = 1
 LATEST = "latest"
 _MAY_DIFFER = {"run", "sample_format"}
 _OF_EARLIER_VERSIONS = {"model_name": DEFAULT_MODEL, "freeze": NOTHING}  # what their checkpoints do not say
+_TIMEOUT_S = 150.0  # of each of two attempts to write one
 _PATIENCE_S = 30.0  # how long training waits for one checkpoint before it skips the next
 _EMIT_EVERY_S = 0.25
 
@@ -203,6 +207,35 @@ class CheckpointSaver:
         self._saved = progress
         self._context.emit(saved)
         return saved
+
+
+def open_saver(
+    resources: contextlib.ExitStack,
+    context: RunContext,
+    store: ObjectStore,
+    connector: ConnectorSettings,
+    *,
+    restarted: bool,
+    begun_at: RunProgress,
+) -> CheckpointSaver:
+    """The saver of a run, which `resources` closes. A run `restarted` by torchrun takes over its checkpoints."""
+    checkpoints = CheckpointStore(
+        connector,
+        store,
+        context.id,
+        keep=context.settings.keep_checkpoints,
+        timeout_s=_TIMEOUT_S,
+        model=context.settings.model,
+    )
+    if restarted:
+        try:
+            checkpoints.adopt()
+        except StorageError as error:  # the key may lack the permission to list
+            context.warn(f"Old checkpoints of this run are kept: {error.message}", error.remedy)
+    saver = CheckpointSaver(context, checkpoints, begun_at=begun_at)
+    resources.callback(saver.close)
+    saver.clear_leftovers()
+    return saver
 
 
 def unexpected_failure(progress: RunProgress, error: Exception) -> ConsoleError:

@@ -105,7 +105,8 @@ class CompiledForward:
 
     def _fail(self, error: Exception) -> None:
         log.warning("torch.compile failed", exc_info=error)
-        self._on_failure(str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__)
+        cause = getattr(error, "inner_exception", error)
+        self._on_failure(str(cause).strip().partition("\n")[0].rstrip(".:") or type(cause).__name__)
 
 
 def _is_of_the_compiler(error: Exception) -> bool:

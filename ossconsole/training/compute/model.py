@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 import torch
 from torch import nn
 from torchvision import models
 
 from ossconsole.config.errors import SettingsError
+from ossconsole.training.compute.device import amp_dtype
 from ossconsole.training.compute.weights import OnMessage, WeightsSource, adapted, load_into, load_weights
 from ossconsole.training.settings import BACKBONE, TrainSettings
 
@@ -122,6 +124,25 @@ def batch_size_for(settings: TrainSettings, classes: int, size: int, *, memory: 
         if _STATE_COPIES * weights + batch * activations / (2 if half else 1) <= _FIT * memory:
             return batch
     return GPU_BATCHES[-1]
+
+
+def with_batch_size(settings: TrainSettings, classes: int, size: int, device: torch.device) -> TrainSettings:
+    """The settings with the automatic batch size for the device, unless they name one."""
+    if settings.batch_size:
+        return settings
+    memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+    half = amp_dtype(settings.precision, device) is not None
+    batch_size = batch_size_for(settings, classes, size, memory=memory, half=half)
+    return msgspec.structs.replace(settings, batch_size=batch_size)
+
+
+def check_batch_sizes(sizes: Sequence[int]) -> None:
+    """Raises SettingsError where the automatic batch size differs by rank: their GPUs have other amounts of memory."""
+    if len(set(sizes)) > 1:
+        raise SettingsError(
+            f"The automatic batch size of the ranks is {' or '.join(map(str, sorted(set(sizes))))}.",
+            remedy=f"Give --batch-size {min(sizes)}.",
+        )
 
 
 def _bytes_of(name: str, classes: int, size: int) -> tuple[int, int]:

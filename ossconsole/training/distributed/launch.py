@@ -64,7 +64,7 @@ class Failure(msgspec.Struct, frozen=True):
 class Request(msgspec.Struct, frozen=True):
     """A request of the user to rank 0; `lr`, `endpoint` and `reason` belong to the names that need them."""
 
-    name: Literal["pause", "resume", "stop", "checkpoint", "lr", "switch"]
+    name: Literal["pause", "resume", "stop", "checkpoint", "lr", "profile", "switch"]
     lr: float = 0.0
     endpoint: EndpointKind = EndpointKind.STANDARD
     reason: str = ""
@@ -82,6 +82,7 @@ class Request(msgspec.Struct, frozen=True):
                 "resume": controls.resume,
                 "stop": controls.stop,
                 "checkpoint": controls.request_checkpoint,
+                "profile": controls.request_profile,
             }[self.name]()
 
 
@@ -128,6 +129,9 @@ class _ForwardedControls(Controls):
 
     def request_lr(self, lr: float) -> None:
         self._send(Request("lr", lr=lr))
+
+    def request_profile(self) -> None:
+        self._send(Request("profile"))
 
 
 class LauncherContext(RunContext):

@@ -59,6 +59,10 @@ class SaveCheckpoint(_RunCommand, frozen=True, kw_only=True, tag="checkpoint"):
     """Writes a checkpoint after the step under way."""
 
 
+class ProfileSteps(_RunCommand, frozen=True, kw_only=True, tag="profile"):
+    """Profiles the next steps."""
+
+
 class SwitchEndpoint(_RunCommand, frozen=True, kw_only=True, tag="switch"):
     """Reads future batches through `endpoint`; `reason` goes into the event log."""
 
@@ -82,7 +86,7 @@ class GetReport(msgspec.Struct, frozen=True, kw_only=True, tag_field="do", tag="
     """Requests a Report."""
 
 
-RunCommand = Union[Pause, Resume, Stop, SaveCheckpoint, SwitchEndpoint, SetLr]  # noqa: UP007 - msgspec, 3.10
+RunCommand = Union[Pause, Resume, Stop, SaveCheckpoint, ProfileSteps, SwitchEndpoint, SetLr]  # noqa: UP007 - msgspec, 3.10
 Command = Union[RunCommand, UploadAction, GetReport]  # noqa: UP007
 
 
@@ -259,6 +263,8 @@ def _control_run(run: TrainingRun, command: RunCommand) -> None:
         run.stop()
     elif isinstance(command, SaveCheckpoint):
         run.checkpoint()
+    elif isinstance(command, ProfileSteps):
+        run.profile()
     elif isinstance(command, SwitchEndpoint):
         run.switch(command.endpoint, command.reason)
     else:

@@ -15,7 +15,7 @@ from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.profiles import FieldError, Profile, checked
 from ossconsole.telemetry.auto import AutoCompare
 from ossconsole.telemetry.events import RunState
-from ossconsole.training.settings import AUTO, TrainSettings, auto_values, check_model
+from ossconsole.training.settings import AUTO, BACKBONE, NOTHING, TrainSettings, auto_values, check_model
 from ossconsole.tui.console import ConsoleState, Ready, RunHandle
 from ossconsole.tui.kit import actions, memory
 from ossconsole.tui.kit.actions import KeyAction
@@ -40,7 +40,7 @@ _FIELDS = (
     Field("learning_rate", "Learning rate", "peak, before a cosine to 0; auto = 0.1 per 256 samples"),
     Field("image_size", "Image size", "side of the training images in px; 0 = 224 from 256 stored"),
     Field("weights", "Weights", "none, imagenet, a file, or oss://bucket/key"),
-    Field("freeze", "Freeze", "backbone = train the head only; none"),
+    Field("freeze", "Freeze", "backbone = train only the head", choices=((NOTHING, NOTHING), (BACKBONE, BACKBONE))),
     Field("resume", "Resume from", "key of a checkpoint, or latest; empty = from scratch"),
     Field("seed", "Seed", "of the sample order and the augmentation"),
     Field("checkpoint_every", "Save every", "also save every N steps; 0 = after each epoch only"),
@@ -96,6 +96,8 @@ class NewRunScreen(FormScreen):
             raise FieldError("model", error.message, remedy=error.remedy) from error
         try:
             settings = msgspec.convert(typed, TrainSettings, strict=False)
+        except SettingsError as error:
+            raise FieldError("weights", error.message, remedy=error.remedy) from error
         except msgspec.ValidationError as error:
             raise _field_error(str(error)) from error
         prefix = profile.dataset_prefix
@@ -171,7 +173,7 @@ class TrainScreen(Dashboard):
             return True if busy and self.context.has_accelerated else None
         if action == "control":
             return True if busy and self.monitor.view.delivering is not None else None
-        if action in {"pause", "stop", "checkpoint", "learning_rate"}:
+        if action in {"pause", "stop", "checkpoint", "learning_rate", "profile"}:
             return True if busy else None
         return super().check_action(action, parameters)
 
@@ -216,6 +218,13 @@ class TrainScreen(Dashboard):
         if run is not None:
             run.checkpoint()
             self.notify("A checkpoint is written after this step.", timeout=3)
+
+    def action_profile(self) -> None:
+        """Record the next steps; the event log then names the file."""
+        run = self.monitor.run
+        if run is not None:
+            run.profile()
+            self.notify("The next steps are profiled; the event log names the file.", timeout=4)
 
     def action_switch(self) -> None:
         """Switch to the other endpoint; auto A/B ends."""
