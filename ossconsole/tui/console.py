@@ -178,10 +178,14 @@ class Unavailable(ConsoleState, frozen=True, kw_only=True):
 
 
 class AcceleratorState(msgspec.Struct, frozen=True):
-    """The accelerator of the bucket, None where it has none, and warnings before training through it."""
+    """The accelerator of the endpoint's zone, None where it has none, and warnings before training through it.
+
+    `others` are those of other zones: they are billed, too.
+    """
 
     accelerator: Accelerator | None
     accelerator_warnings: tuple[str, ...] = ()
+    others: tuple[Accelerator, ...] = ()
 
 
 class BucketAdmin(Protocol):
@@ -196,11 +200,11 @@ class BucketAdmin(Protocol):
     def accelerator(self) -> AcceleratorState:
         """Reads the accelerator of the bucket."""
 
-    def create_accelerator(self, wanted: Accelerator) -> None:
-        """Creates the accelerator, or changes the present one."""
+    def save_accelerator(self, wanted: Accelerator, present: Accelerator | None) -> None:
+        """Creates an accelerator, or changes `present`, which was read before and must not have changed since."""
 
-    def delete_accelerator(self) -> None:
-        """Deletes the accelerator; billing ends."""
+    def delete_accelerator(self, zone: str) -> None:
+        """Deletes the accelerator of a zone; its billing ends."""
 
     def create_bucket(self) -> None:
         """Creates the bucket, private, storage class Standard."""

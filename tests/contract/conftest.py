@@ -1,8 +1,8 @@
 """The bucket of the contract suite: a sandbox, or the real bucket of the profile named by OSSCONSOLE_CONTRACT_PROFILE.
 
 On a real bucket every object is written below a prefix of this session's own (`contract_prefix`), which is emptied at
-its end. The bucket's accelerator is only read, unless OSSCONSOLE_CONTRACT_ACCELERATOR=create permits creating one: it is
-billed by the hour, and the tests that need it delete it again.
+its end. The bucket's accelerator is only read, unless OSSCONSOLE_CONTRACT_ACCELERATOR=create permits creating one: it
+is billed by the hour, and the tests that need it delete it again.
 """
 
 from __future__ import annotations

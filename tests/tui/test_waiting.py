@@ -56,7 +56,7 @@ class Held:
 
 
 SERVICES = ("credentials", "store", "preflight", "start_run", "plan_upload", "start_upload", "use_profile", "reload")
-BUCKET = ("probe", "instance", "accelerator", "create_accelerator", "delete_accelerator", "create_bucket")
+BUCKET = ("probe", "instance", "accelerator", "save_accelerator", "delete_accelerator", "create_bucket")
 STORE = ("list_page", "head")
 
 
