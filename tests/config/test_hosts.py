@@ -2,7 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from ossconsole.config.endpoints import EndpointKind, HostInfo, HostKind, candidates, classify, is_zone_of, without_bucket
+from ossconsole.config.endpoints import (
+    EndpointKind,
+    HostInfo,
+    HostKind,
+    candidates,
+    classify,
+    is_zone_of,
+    without_bucket,
+)
 
 
 @pytest.mark.parametrize(

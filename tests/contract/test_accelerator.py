@@ -32,9 +32,9 @@ from ossconsole.storage.errors import StorageError
 ZONE = "x-oss-datalake-cache-available-zone"
 
 
-def request(store: ObjectStore, method: str, body: bytes = b"", **parameters: str) -> bytes:
+def request(store: ObjectStore, method: str, parameters: dict[str, str] | None = None, body: bytes = b"") -> bytes:
     """One call with just these query parameters. Raises StorageError."""
-    query = {"dataAccelerator": "", **parameters}
+    query = {"dataAccelerator": "", **(parameters or {})}
 
     def send() -> bytes:
         reply: Any = store.sdk._do(method, store.profile.bucket, "", params=query, data=body)
@@ -43,9 +43,9 @@ def request(store: ObjectStore, method: str, body: bytes = b"", **parameters: st
     return store.call("calling the accelerator", send)
 
 
-def code_of(store: ObjectStore, method: str, body: bytes = b"", **parameters: str) -> str:
+def code_of(store: ObjectStore, method: str, parameters: dict[str, str] | None = None, body: bytes = b"") -> str:
     with pytest.raises(StorageError) as caught:
-        request(store, method, body, **parameters)
+        request(store, method, parameters, body)
     return caught.value.code
 
 
@@ -78,13 +78,13 @@ def basic(reply: bytes) -> list[Element]:
 
 
 def test_without_verbose_there_are_no_paths(contract_accelerator: ObjectStore, present: Accelerator) -> None:
-    for found in basic(request(contract_accelerator, "GET", **{ZONE: present.zone})):
+    for found in basic(request(contract_accelerator, "GET", {ZONE: present.zone})):
         assert found.find("AcceleratePaths") is None
         assert found.findtext("Quota") == str(present.quota_gb)
 
 
 def test_verbose_adds_paths_and_the_default_policy(contract_accelerator: ObjectStore, present: Accelerator) -> None:
-    (found,) = basic(request(contract_accelerator, "GET", verbose="", **{ZONE: present.zone}))
+    (found,) = basic(request(contract_accelerator, "GET", {"verbose": "", ZONE: present.zone}))
     assert found.findtext("AcceleratePaths/DefaultCachePolicy") == present.policy
     paths = [(path.findtext("Name"), path.findtext("CachePolicy")) for path in found.iter("Path")]
     assert paths == [(path.prefix, path.policy) for path in present.paths]
@@ -94,7 +94,7 @@ def test_verbose_adds_paths_and_the_default_policy(contract_accelerator: ObjectS
 def test_another_zone_has_no_configuration(contract_accelerator: ObjectStore, present: Accelerator) -> None:
     others = [f"{contract_accelerator.profile.region}-{letter}" for letter in "yz"]
     zone = next(zone for zone in others if zone != present.zone)
-    assert code_of(contract_accelerator, "GET", **{ZONE: zone}) == "NoSuchConfiguration"
+    assert code_of(contract_accelerator, "GET", {ZONE: zone}) == "NoSuchConfiguration"
 
 
 def test_without_a_zone_all_are_sent(contract_accelerator: ObjectStore, present: Accelerator) -> None:
@@ -138,11 +138,11 @@ def test_what_the_page_refuses_is_refused(contract_accelerator: ObjectStore, new
     store, path = contract_accelerator, "<Path><Name>p{0}/</Name><CachePolicy>{1}</CachePolicy></Path>"
     default = f"<DefaultCachePolicy>{ON_READ}</DefaultCachePolicy>"
     many = default + "".join(path.format(number, ON_READ) for number in range(200))
-    assert code_of(store, "PUT", document(new_zone, policies=many)) == "TooManyAccelerationPolicyPaths"
+    assert code_of(store, "PUT", body=document(new_zone, policies=many)) == "TooManyAccelerationPolicyPaths"
     odd = default + path.format(1, "never")
-    assert code_of(store, "PUT", document(new_zone, policies=odd)) == "InvalidCachePathPolicy"
-    assert code_of(store, "PUT", document(new_zone, quota="0")) == "InvalidQuota"
-    assert code_of(store, "PUT", document("zz-nowhere-a")) == "DataAcceleratorAvailableZoneNotSupported"
+    assert code_of(store, "PUT", body=document(new_zone, policies=odd)) == "InvalidCachePathPolicy"
+    assert code_of(store, "PUT", body=document(new_zone, quota="0")) == "InvalidQuota"
+    assert code_of(store, "PUT", body=document("zz-nowhere-a")) == "DataAcceleratorAvailableZoneNotSupported"
     # Required elements that are missing; UNVERIFIED which code.
-    assert code_of(store, "PUT", document(new_zone, policies=path.format(1, ON_READ)))
+    assert code_of(store, "PUT", body=document(new_zone, policies=path.format(1, ON_READ)))
     assert read_accelerators(store, new_zone) == ()
