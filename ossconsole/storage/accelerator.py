@@ -73,6 +73,10 @@ class Accelerator(msgspec.Struct, frozen=True, kw_only=True):
         below = f"{prefix.strip('/')}/"
         return self.covers(prefix) or any(cached.startswith(below) for cached in self._cached)
 
+    def caches(self, key: str) -> bool:
+        """Whether the object is cached once it was read; False where the paths are unknown."""
+        return any(key.startswith(cached) for cached in self._cached)
+
     @property
     def _cached(self) -> list[str]:
         """The cached prefixes, "" for the whole bucket: OSS ignores a path whose policy it does not know."""

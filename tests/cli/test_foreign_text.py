@@ -166,7 +166,9 @@ def pictures(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("form", [(), ("--json",)], ids=["for people", "json"])
-@pytest.mark.parametrize("command", ["ls", "train", "upload", "upload --dry-run", "upload --plain --to x/", "bench"])
+@pytest.mark.parametrize(
+    "command", ["ls", "train", "upload", "upload --dry-run", "upload --plain --to x/", "bench", "warm"]
+)
 def test_a_servers_text(
     command: str, form: tuple[str, ...], refusing: Callable[[str], None], pictures: Path, tmp_path: Path
 ) -> None:
@@ -202,6 +204,7 @@ def test_a_servers_text_in_the_doctors_checks(form: tuple[str, ...], refusing: C
         ["upload", "{}", "--plain", "--to", "x/"],
         ["upload", "{}", "--dry-run"],
         ["bench", "--dataset", "{}", "--json"],
+        ["warm", "--prefix", "{}"],
         ["status", "{}"],
         ["export", "{}", "--csv"],
         ["config", "init", "--name", "{}", "--region", "{}", "--bucket", "{}"],
