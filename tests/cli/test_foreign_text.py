@@ -37,6 +37,7 @@ from tests.sandboxed import Sandboxed
 SOME = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 FEW = settings(SOME, max_examples=4)
 FLAGS = ("--bucket=127", "--region=cn-hangzhou", "--standard-endpoint=http://0.0.1:9", "--plain-http=allowed")
+ACCELERATED = ["--accelerated-endpoint=http://0.0.2:9"]
 
 
 def printed(*arguments: str) -> tuple[str, str]:
@@ -173,7 +174,7 @@ def test_a_servers_text(
     command: str, form: tuple[str, ...], refusing: Callable[[str], None], pictures: Path, tmp_path: Path
 ) -> None:
     name, *options = command.split()
-    source = [str(pictures)] if name == "upload" else []
+    source = [str(pictures)] if name == "upload" else ACCELERATED if name == "warm" else []
 
     @FEW
     @given(FOREIGN)
@@ -213,7 +214,7 @@ def test_a_servers_text_in_the_doctors_checks(form: tuple[str, ...], refusing: C
     ids=" ".join,
 )
 def test_what_was_typed(arguments: Sequence[str], refusing: Callable[[str], None]) -> None:
-    flags = FLAGS if arguments[0] in {"upload", "bench"} else ()
+    flags = (*FLAGS, *ACCELERATED) if arguments[0] == "warm" else FLAGS if arguments[0] in {"upload", "bench"} else ()
 
     @FEW
     @given(FOREIGN)
