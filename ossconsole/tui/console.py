@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # types only: the first paint does not wait for the layers be
     from ossconsole.storage.accelerator import Accelerator
     from ossconsole.storage.client import ObjectStore
     from ossconsole.storage.jobs.job import Job
+    from ossconsole.storage.jobs.warm import WarmUp
     from ossconsole.storage.probe.report import OnStep, ProbeReport
     from ossconsole.telemetry.events import Event, RunState
     from ossconsole.telemetry.sampler import TelemetrySample
@@ -271,6 +272,12 @@ class Services(Protocol):
 
     def start_upload(self, settings: UploadSettings) -> UploadHandle:
         """Starts an upload and makes it `upload`. Raises ConsoleError while another is alive."""
+
+    def plan_warm_up(self, *, again: bool = False) -> WarmUp:
+        """A warm-up of the profile's dataset with its plan, not started; `again` also reads what was read before.
+
+        Raises ConsoleError where nothing of it can be cached.
+        """
 
     def use_profile(self, name: str) -> None:
         """Opens another profile, "sandbox" for the embedded server; command-line options still take precedence.

@@ -24,7 +24,7 @@ from ossconsole.config.files import READ_WRITE, open_private, state_dir, try_loc
 from ossconsole.config.text import counted, safe_text
 from ossconsole.storage.accelerator import Accelerator, missing_text, other_accelerators, read_accelerator
 from ossconsole.storage.errors import StorageError
-from ossconsole.storage.jobs.job import Job
+from ossconsole.storage.jobs.job import Job, ProgressTracker
 from ossconsole.storage.jobs.threads import BandwidthCap
 
 if TYPE_CHECKING:
@@ -295,6 +295,7 @@ class WarmUp(Job):
         """Reads everything that is not in the journal."""
         with WarmJournal.open(self._store, self.plan.accelerator) as journal:
             selection = _Selection(self.plan.accelerator, journal)
+            self.tracker = ProgressTracker()  # the time until the start does not count
             self.tracker.add_total(self.plan.todo, self.plan.todo_bytes)
             self.tracker.totals_known()
             self.pool(self._tasks(selection.to_read(self.plan.source.items()), journal), lambda task: task())

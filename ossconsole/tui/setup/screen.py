@@ -23,6 +23,7 @@ from ossconsole.tui.console import AcceleratorState, NoCredentials, Starting, Un
 from ossconsole.tui.kit import actions
 from ossconsole.tui.kit.canvas import Panel
 from ossconsole.tui.kit.dialogs import Choice, ConfirmScreen, TypedConfirmScreen
+from ossconsole.tui.kit.jobs import job_line, newest_warm_up, warm_up
 from ossconsole.tui.kit.screen import ConsoleModal, ConsoleScreen, notice, profile_label
 from ossconsole.tui.kit.text import Line, heading, safe, wrap
 from ossconsole.tui.setup import panels
@@ -195,10 +196,11 @@ class SetupScreen(ConsoleScreen):
             (str(state.source), mask_key_id(state.credentials.access_key_id) if state.credentials else state.problem)
             for state in self._sources
         ]
-        glyphs = self.glyphs
+        glyphs, warming = self.glyphs, newest_warm_up(self.console)
         lines = [
             self._heading(f"Accelerator{self._simulated}", width),
             *accelerator_lines(self._accelerator, self._accelerator_problem, glyphs, width),
+            *([job_line(warming, width, glyphs)] if warming else []),
             self._heading("Connector", width),
             *panels.connector_lines(self._connector, glyphs, width),
             self._heading("Credentials on this machine", width),
@@ -223,6 +225,8 @@ class SetupScreen(ConsoleScreen):
             # Also without credentials: the connection to the endpoints can be tested.
             known = state.profile is not None and (state.usable or not isinstance(state, Starting))
             return True if known and not (self._probe and self._probe.running) else None
+        if action == "warm_up":
+            return True if profile is not None and profile.accelerated_endpoint else None
         if action == "accelerator":
             return True if profile is not None and profile.accelerated_endpoint and not self.services.readonly else None
         return True
@@ -337,6 +341,11 @@ class SetupScreen(ConsoleScreen):
             wanted = await self.app.push_screen_wait(AcceleratorForm(profile, present))
             if wanted is not None:
                 await self._save_accelerator(profile.bucket, wanted, present)
+
+    @work(group="warm-up", exit_on_error=False)
+    async def action_warm_up(self) -> None:
+        """Read the dataset once through the accelerated endpoint, or show the warm-up that is running."""
+        await warm_up(self)
 
     async def _save_accelerator(self, bucket: str, wanted: Accelerator, present: Accelerator | None) -> None:
         """Ask, then create or change; what costs more is confirmed by typing."""
