@@ -114,6 +114,10 @@ def cost_estimate(accelerator: Accelerator) -> str:
     )
 
 
+def _peak_change(before: float, after: float) -> str:
+    return f"{after:,.0f} MB/s, as before" if before == after else f"{before:,.0f} → {after:,.0f} MB/s"
+
+
 def describe_changes(present: Accelerator, wanted: Accelerator) -> list[str]:
     """Old and new value of everything that `wanted` changes, and what is lost; empty where nothing changes."""
     found = []
@@ -121,7 +125,7 @@ def describe_changes(present: Accelerator, wanted: Accelerator) -> list[str]:
         found += [
             f"size: {present.quota_gb:,} → {wanted.quota_gb:,} GB",
             f"price: CNY {present.cny_per_hour:.2f} → {wanted.cny_per_hour:.2f} per hour (estimated)",
-            f"documented peak: {present.peak_mb_per_s:,.0f} → {wanted.peak_mb_per_s:,.0f} MB/s",
+            f"documented peak: {_peak_change(present.peak_mb_per_s, wanted.peak_mb_per_s)}",
         ]
     if wanted.quota_gb < present.quota_gb:
         found.append(f"lost: what is cached beyond {wanted.quota_gb:,} GB")

@@ -16,6 +16,7 @@ import pytest
 from defusedxml.ElementTree import fromstring
 
 from ossconsole.config.endpoints import candidates, classify
+from ossconsole.dataset.warm import listed_source
 from ossconsole.storage.accelerator import (
     ON_READ,
     ON_WRITE,
@@ -28,6 +29,8 @@ from ossconsole.storage.accelerator import (
 )
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
+from ossconsole.storage.jobs.job import JobState
+from ossconsole.storage.jobs.warm import WarmUp, plan_warm
 
 ZONE = "x-oss-datalake-cache-available-zone"
 
@@ -124,6 +127,46 @@ def test_one_is_created_changed_and_deleted(contract_accelerator: ObjectStore, n
     assert code_of(store, "DELETE")  # without a zone; UNVERIFIED which code
     delete_accelerator(store, new_zone)
     assert read_accelerators(store, new_zone) == ()
+
+
+def test_objects_are_the_same_through_both_endpoints(
+    contract_store: ObjectStore, contract_accelerator: ObjectStore, present: Accelerator, contract_prefix: str
+) -> None:
+    key = f"{contract_prefix}object"
+    for data in (b"first", b"second, and longer"):  # the cache notices that an object was overwritten
+        contract_store.put(key, data)
+        for _ in range(2):
+            assert contract_accelerator.get(key) == data
+            assert contract_accelerator.get_range(key, 1, 3) == data[1:4]
+        assert contract_accelerator.head(key).crc64 == contract_store.head(key).crc64
+    contract_accelerator.put(key, b"through the accelerator")
+    assert contract_store.get(key) == b"through the accelerator"
+    contract_store.delete(key)
+    with pytest.raises(StorageError) as caught:
+        contract_accelerator.get(key)
+    assert caught.value.code == "NoSuchKey"
+
+
+def test_objects_are_listed_through_the_accelerator(  # UNVERIFIED: no page names the calls that it passes on
+    contract_store: ObjectStore, contract_accelerator: ObjectStore, present: Accelerator, contract_prefix: str
+) -> None:
+    contract_store.put(f"{contract_prefix}a", b"1")
+    assert [found.key for found in contract_accelerator.list_all(contract_prefix)] == [f"{contract_prefix}a"]
+
+
+def test_a_warm_up_reads_each_object_once(
+    contract_store: ObjectStore, contract_accelerator: ObjectStore, present: Accelerator, contract_prefix: str
+) -> None:
+    for number in range(3):
+        contract_store.put(f"{contract_prefix}{number}", b"x" * 1000)
+    if present.paths_known and not present.caches(contract_prefix):
+        pytest.skip(f"the accelerated paths do not contain {contract_prefix}")
+    plan = plan_warm(listed_source(contract_store, contract_prefix), contract_accelerator)
+    job = WarmUp(contract_accelerator, plan)
+    job.start()
+    assert job.wait(60)
+    assert (job.state, job.progress().items_done, job.progress().bytes_done) == (JobState.DONE, 3, 3000)
+    assert plan_warm(listed_source(contract_store, contract_prefix), contract_accelerator).warmed == 3
 
 
 def document(zone: str, quota: str = str(SMALLEST_GB), policies: str = "") -> bytes:

@@ -203,6 +203,23 @@ def test_a_key_that_may_not_manage_is_refused(running: Sandboxed) -> None:
     assert "oss:DeleteBucketDataAccelerator" in caught.value.remedy
 
 
+@pytest.mark.parametrize(
+    ("place", "names_a_zone"), [("cn-hangzhou", True), ("cn-hangzhou-j", False)], ids=["region", "zone"]
+)
+def test_an_endpoint_of_a_region_that_refuses_the_call_is_named(
+    running: Sandboxed, place: str, names_a_zone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> bytes:
+        raise StorageError("NotImplemented.", code="NotImplemented", status=501, remedy="Try again.")
+
+    endpoint = f"https://{place}-internal.oss-data-acc.aliyuncs.com"
+    profile = msgspec.structs.replace(running.process.profile(), accelerated_endpoint=endpoint, region="cn-hangzhou")
+    store = ObjectStore(profile, running.owner, EndpointKind.ACCELERATED)
+    monkeypatch.setattr(ObjectStore, "call", refuse)
+    remedy = accelerator_check(store).remedy
+    assert ("such as https://cn-hangzhou-j-internal.oss-data-acc.aliyuncs.com" in remedy) is names_a_zone
+
+
 def test_an_answer_that_is_no_accelerator_is_told(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ossconsole.storage.accelerator._request", lambda *_: b"<DataAccelerator/>")
     with pytest.raises(ConsoleError, match="cannot be read"):
@@ -228,6 +245,8 @@ def test_changes_are_named_with_old_and_new_value() -> None:
         "documented peak: 300 → 600 MB/s",
     ]
     assert "lost: what is cached beyond 1,024 GB" in describe_changes(bigger, present)
+    small = msgspec.structs.replace(present, quota_gb=100)
+    assert "documented peak: 300 MB/s, as before" in describe_changes(small, present)
     other = msgspec.structs.replace(present, paths=(AcceleratedPath("a/"), AcceleratedPath("c/")))
     assert describe_changes(present, other) == [
         "no longer cached: b/",

@@ -12,7 +12,6 @@ import threading
 import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator
-from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -112,10 +111,16 @@ class WarmPlan(msgspec.Struct, frozen=True, kw_only=True):
             text = f"To read: {_size(self.todo_bytes)}"
             if seconds is not None and seconds >= 1:
                 limited = bandwidth and self.todo_bytes / bandwidth >= seconds
-                text += f", at least {timedelta(seconds=round(seconds))} h at "
+                text += f", at least {_duration(seconds)} at "
                 text += "the limit" if limited else "the accelerator's documented peak"
             found.append(f"{text}.")
         return found
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _size(count: int) -> str:
