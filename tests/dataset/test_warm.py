@@ -175,11 +175,15 @@ def test_a_prefix_without_a_dataset_is_listed(store: ObjectStore, accelerated: O
 
 def test_an_object_that_is_gone_fails_alone(store: ObjectStore, accelerated: ObjectStore, keys: list[str]) -> None:
     found = plan(store, accelerated)
+    data = store.get(keys[0])
     store.delete(keys[0])
     job = run(WarmUp(accelerated, found))
     assert job.state is JobState.FAILED
     assert [(failure.path, failure.code) for failure in job.failures] == [(keys[0], "NoSuchKey")]
     assert job.progress().items_done == len(keys) - 1
+    store.put(keys[0], data)
+    again = run(job.retry())
+    assert (again.state, again.progress().items_done, again.progress().items_total) == (JobState.DONE, 1, 1)
 
 
 BIG = WarmSource("a list", lambda: [WarmItem(f"k{number}", 20 * 10**9, "") for number in range(4)])

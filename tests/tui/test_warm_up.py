@@ -14,11 +14,12 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.storage.accelerator import Accelerator
 from ossconsole.storage.jobs.job import JobState
 from ossconsole.storage.jobs.warm import WarmPlan, WarmSource, WarmUp
+from ossconsole.telemetry.events import RunState
 from ossconsole.tui.app import ConsoleApp
 from ossconsole.tui.kit.dialogs import ConfirmScreen
 from ossconsole.tui.kit.jobs import WarmUpScreen
 from tests.tui.conftest import AppMaker
-from tests.tui.fakes import FakeServices, FakeStore
+from tests.tui.fakes import FakeRun, FakeServices, FakeStore, Script
 from tests.tui.fakes_setup import SetupServices
 from tests.tui.screens import settle, shown
 from tests.tui.snapshots import pictured
@@ -145,6 +146,16 @@ async def test_what_was_read_before_is_read_again_on_request(make_app: AppMaker)
         job.cancel()
         assert job.wait(10)
     assert found.warm_ups == [False, True]
+
+
+async def test_a_run_that_is_active_is_mentioned(make_app: AppMaker) -> None:
+    found = services("train", HeldWarmUp())
+    found.run = FakeRun([*Script().state(RunState.RUNNING).steps(5).events])
+    app = make_app(found, "train")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("w")
+        await until_text(pilot, app, "A run is active: it gets less of the bandwidth meanwhile")
 
 
 async def test_a_reason_against_it_is_shown(make_app: AppMaker) -> None:

@@ -5,6 +5,7 @@ It needs no permission but that to read objects. The journal keeps what was read
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import hashlib
 import os
@@ -137,8 +138,7 @@ def plan_warm(source: WarmSource, accelerated: ObjectStore, *, again: bool = Fal
         if again:
             journal.clear()
         selection = _Selection(accelerator, journal)
-        for _ in selection.to_read(source.items()):
-            pass
+        collections.deque(selection.to_read(source.items()), maxlen=0)
         counts = selection.counts
         warmed_at = journal.written_at
     if not counts["objects"]:
@@ -299,11 +299,13 @@ class WarmUp(Job):
     def work(self) -> None:
         """Reads everything that is not in the journal."""
         with WarmJournal.open(self._store, self.plan.accelerator) as journal:
-            selection = _Selection(self.plan.accelerator, journal)
-            self.tracker = ProgressTracker()  # the time until the start does not count
-            self.tracker.add_total(self.plan.todo, self.plan.todo_bytes)
+            todo = _Selection(self.plan.accelerator, journal)
+            collections.deque(todo.to_read(self.plan.source.items()), maxlen=0)  # a retry has less to do than the plan
+            self.tracker = ProgressTracker()  # the time before the start does not count
+            self.tracker.add_total(todo.counts["todo"], todo.counts["todo_bytes"])
             self.tracker.totals_known()
-            self.pool(self._tasks(selection.to_read(self.plan.source.items()), journal), lambda task: task())
+            items = _Selection(self.plan.accelerator, journal).to_read(self.plan.source.items())
+            self.pool(self._tasks(items, journal), lambda task: task())
 
     def _tasks(self, items: Iterable[WarmItem], journal: WarmJournal) -> Iterator[Callable[[], None]]:
         for item in items:

@@ -89,7 +89,11 @@ async def _planned(screen: ConsoleScreen) -> WarmUp | None:
             choices = (Choice("", "Cancel"), Choice("start", "Start", "primary"))
         else:
             choices = (Choice("", "Close"), Choice("again", "Read again"))
-        question = "\n".join(map(safe, job.plan.lines()))
+        lines = job.plan.lines()
+        run = screen.services.run
+        if run is not None and run.alive:
+            lines.append("A run is active: it gets less of the bandwidth meanwhile, which its comparison measures.")
+        question = "\n".join(map(safe, lines))
         choice = await screen.app.push_screen_wait(ConfirmScreen("Warm up the accelerator?", question, choices))
         if choice == "again":
             return await asyncio.to_thread(lambda: screen.services.plan_warm_up(again=True))
