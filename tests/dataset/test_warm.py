@@ -152,6 +152,7 @@ def test_shards_are_read_in_ranges_with_their_indexes(
     packed = read_packed_list(store, profile.dataset_prefix)
     assert packed is not None
     monkeypatch.setattr(warm, "RANGE_SIZE", 1000)
+    monkeypatch.setattr(warm, "_SMALL", 999)
     found = plan(store, accelerated)
     assert found.objects == 2 * len(packed.shards)
     job = run(WarmUp(accelerated, found))

@@ -34,6 +34,7 @@ DEFAULT_THREADS = 32
 RANGE_SIZE = 16 << 20
 """Larger objects, such as shards, are read in ranges of this size, several of them simultaneously."""
 _READ_SIZE = 256 << 10
+_SMALL = 1 << 20
 _SAVE_EVERY_S = 1.0
 
 
@@ -339,25 +340,40 @@ class WarmUp(Job):
             self.tracker.complete(item.key, 0)
 
     def _read(self, item: WarmItem, start: int) -> None:
-        from oss2.exceptions import InconsistentError, RequestError
+        from oss2.exceptions import InconsistentError
 
-        length = min(RANGE_SIZE, item.size - start) if item.size else 0
-        whole = length == item.size
-        options = {} if whole else {"byte_range": (start, start + length - 1)}
+        length = min(RANGE_SIZE, item.size - start)
+        receive = partial(self._receive, item, start, length)
+        if item.size <= _SMALL:
+            receive = partial(self._receive_small, item)
 
         def request() -> None:
-            done = 0
-            with contextlib.closing(self._store.sdk.get_object(item.key, **options)) as result:
-                try:
-                    # The stored bytes: a Content-Encoding is not undone.
-                    for data in result.resp.response.raw.stream(_READ_SIZE, decode_content=False):
-                        self.check_cancelled()
-                        self.cap.acquire(len(data))
-                        done += len(data)
-                        self.tracker.advance((item.key, start), done)
-                except HTTPError as error:
-                    raise RequestError(error) from error
-            if length and done != length:
-                raise InconsistentError(f"{done} of {length} bytes arrived", result.request_id)
+            done = receive()
+            if item.size and done != length:
+                raise InconsistentError(f"{done} of {length} bytes of {item.key} arrived")
 
         self._store.call(f"reading {self._store.uri(safe_text(item.key))}", request)
+
+    def _receive_small(self, item: WarmItem) -> int:
+        done = len(self._store.lean_sdk.get_object(item.key).resp.read())
+        self.cap.acquire(done)
+        self.tracker.advance((item.key, 0), done)
+        return done
+
+    def _receive(self, item: WarmItem, start: int, length: int) -> int:
+        """One range, or the whole object where it has one alone."""
+        from oss2.exceptions import RequestError
+
+        options = {} if length == item.size else {"byte_range": (start, start + length - 1)}
+        done = 0
+        with contextlib.closing(self._store.sdk.get_object(item.key, **options)) as result:
+            try:
+                # The stored bytes: a Content-Encoding is not undone.
+                for data in result.resp.response.raw.stream(_READ_SIZE, decode_content=False):
+                    self.check_cancelled()
+                    self.cap.acquire(len(data))
+                    done += len(data)
+                    self.tracker.advance((item.key, start), done)
+            except HTTPError as error:
+                raise RequestError(error) from error
+        return done
