@@ -17,7 +17,6 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
-from urllib3.exceptions import HTTPError
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import READ_WRITE, open_private, state_dir, try_lock
@@ -363,6 +362,7 @@ class WarmUp(Job):
     def _receive(self, item: WarmItem, start: int, length: int) -> int:
         """One range, or the whole object where it has one alone."""
         from oss2.exceptions import RequestError
+        from urllib3.exceptions import HTTPError
 
         options = {} if length == item.size else {"byte_range": (start, start + length - 1)}
         done = 0
