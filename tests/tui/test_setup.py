@@ -367,7 +367,15 @@ async def test_paths_that_oss_did_not_send_cannot_be_changed(make_app: AppMaker)
         assert [str(button.label) for button in app.screen.query(Button)] == ["Cancel", "Delete"]
 
 
-@pytest.mark.parametrize(("field", "value", "words"), [("quota_gb", "10", "50 to 204,800"), ("zone", " ", "zone")])
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("quota_gb", "10", "50 to 204,800"),
+        ("quota_gb", "١٠٠", "50 to 204,800"),
+        ("zone", " ", "such as cn-hangzhou-j"),
+        ("zone", "cn-beijing-h", "not a zone of cn-hangzhou"),
+    ],
+)
 async def test_a_wrong_size_or_zone_keeps_the_form_open(make_app: AppMaker, field: str, value: str, words: str) -> None:
     app = make_app(setup_services(state=AcceleratorState(None)), "setup")
     async with app.run_test(size=SMALL) as pilot:
@@ -380,6 +388,21 @@ async def test_a_wrong_size_or_zone_keeps_the_form_open(make_app: AppMaker, fiel
         assert words in str(app.screen.query_one(".hint", Static).render())
         assert app.focused is not None
         assert app.focused.id == f"field-{field}"
+
+
+async def test_the_zone_of_a_new_accelerator_is_that_of_the_endpoint(make_app: AppMaker) -> None:
+    endpoint = "https://cn-hangzhou-j-internal.oss-data-acc.aliyuncs.com"
+    services = setup_services(state=AcceleratorState(None))
+    services.profile = msgspec.structs.replace(REAL, accelerated_endpoint=endpoint)
+    app = make_app(services, "setup")
+    async with app.run_test(size=SMALL) as pilot:
+        await settle(pilot)
+        await press(pilot, "a")
+        await until_shown(pilot, app, "Create an accelerator")
+        assert app.screen.query_one("#field-zone", Input).value == "cn-hangzhou-j"
+        await type_into(pilot, "zone", "cn-hangzhou-k")
+        await press(pilot, "ctrl+s")
+        assert "endpoint of the profile is that of cn-hangzhou-j" in str(app.screen.query_one(".hint", Static).render())
 
 
 async def test_nothing_can_be_changed_read_only(make_app: AppMaker) -> None:

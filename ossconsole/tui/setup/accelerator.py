@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from ossconsole.config.endpoints import classify, is_zone_of
+from ossconsole.config.endpoints import candidates, classify, is_zone_of
 from ossconsole.config.profiles import FieldError, Profile
 from ossconsole.storage.accelerator import (
     LARGEST_GB,
@@ -93,11 +93,27 @@ class AcceleratorForm(FormScreen):
         return changed if values["policy"] == _KEEP else _with_policy(changed, values["policy"])
 
     def _zone(self, text: str) -> str:
-        region = self._profile.region
+        region, endpoint = self._profile.region, self._endpoint_zone
         if not is_zone_of(text, region):
             problem = f"{text!r} is not a zone of {region}." if text else "The zone is missing."
-            raise FieldError("zone", problem, remedy=f"Enter one, such as {region}-a.")
+            raise FieldError("zone", problem, remedy=f"Enter one, such as {self._example_zone}.")
+        if endpoint and text != endpoint:
+            raise FieldError(
+                "zone",
+                f"The accelerated endpoint of the profile is that of {endpoint}, not of {text}.",
+                remedy=f"Enter {endpoint}, or set the endpoint of {text} first (key e).",
+            )
         return text
+
+    @property
+    def _endpoint_zone(self) -> str:
+        """The zone in the host of the accelerated endpoint, "" where it names none."""
+        return classify(self._profile.accelerated_endpoint or "").zone
+
+    @property
+    def _example_zone(self) -> str:
+        known = (candidate.host.zone for candidate in candidates(self._profile.region) if candidate.host.zone)
+        return self._endpoint_zone or next(known, f"{self._profile.region}-a")
 
 
 def _quoted(prefix: str) -> str:
