@@ -32,8 +32,8 @@ _REMEDIES = {
     "InvalidArgument": "Check the region on the Setup screen: requests are signed for it.",
 }
 _EC_REMEDIES = {
-    "0024-00000801": "The size is beyond the largest that this region supports: enter a smaller one.",
     "0003-00001403": "The bucket is in another region: correct region and endpoints on the Setup screen.",
+    "0024-00000801": "The size is beyond the largest that this region supports: enter a smaller one.",
 }
 _THROTTLED = "OSS is throttling: wait, or lower the parallelism."
 _UNREACHABLE = (

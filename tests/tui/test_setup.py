@@ -662,6 +662,15 @@ async def test_large_screens_show_accelerator_connector_and_sources(make_app: Ap
         assert words in text, words
 
 
+async def test_an_accelerator_of_another_zone_is_shown_with_its_cost(make_app: AppMaker) -> None:
+    other = msgspec.structs.replace(ACCELERATOR, zone="cn-hangzhou-k", quota_gb=1000)
+    app = make_app(setup_services(all_good(), state=AcceleratorState(None, others=(other,))), "setup")
+    async with app.run_test(size=LARGE) as pilot:
+        await settle(pilot)
+        await press(pilot, "c")
+        await until_shown(pilot, app, "Also billed: 1,000 GB in cn-hangzhou-k (estimated CNY 0.97 per hour")
+
+
 async def test_a_profile_without_a_way_in_can_still_be_set_up(make_app: AppMaker) -> None:
     services = setup_services(all_good())
     services.stand(Unavailable(profile=REAL, reason="~/.alibabacloud/credentials is not JSON."))
