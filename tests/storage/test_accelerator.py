@@ -193,6 +193,12 @@ def test_the_zone_of_the_endpoint_is_read(running: Sandboxed, monkeypatch: pytes
     check = accelerator_check(elsewhere)
     assert "in cn-hangzhou-k" in check.detail
     assert "It has one in cn-hangzhou-j" in check.remedy
+    both = reply(basic("cn-hangzhou-k"), basic())
+    monkeypatch.setattr("ossconsole.storage.accelerator._request", lambda *_: both)
+    found = read_accelerator(elsewhere)
+    assert found is not None
+    assert found.zone == "cn-hangzhou-k"
+    assert "Billed as well: 200 GB in cn-hangzhou-j." in accelerator_check(elsewhere).detail
 
 
 def test_a_key_that_may_not_manage_is_refused(running: Sandboxed) -> None:
