@@ -25,6 +25,7 @@ _COMMANDS = {
     "status": "ossconsole.cli.runs:status",
     "train": "ossconsole.cli.train:train",
     "upload": "ossconsole.cli.upload:upload",
+    "warm": "ossconsole.cli.warm:warm",
 }
 
 

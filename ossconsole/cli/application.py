@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from ossconsole.dataset.upload.job import UploadJob, UploadSettings
     from ossconsole.dataset.upload.plan import UploadPlan
     from ossconsole.storage.client import ObjectStore
+    from ossconsole.storage.jobs.warm import WarmUp
     from ossconsole.telemetry.sampler import Sampler, TelemetrySample
     from ossconsole.training.remote.attached import AttachedUpload
     from ossconsole.training.remote.control import ControlServer
@@ -189,6 +190,15 @@ class Application:
             store.list_page(f"{opened.profile.dataset_prefix}/", delimiter="", max_keys=1)
         finally:
             store.close()
+
+    def plan_warm_up(self, *, again: bool = False) -> WarmUp:
+        """A warm-up of the dataset, not started. Raises ConsoleError."""
+        from ossconsole.dataset.warm import dataset_source
+        from ossconsole.storage.jobs.warm import WarmUp, plan_warm
+
+        accelerated = self.store(EndpointKind.ACCELERATED)
+        source = dataset_source(self.store(EndpointKind.STANDARD), accelerated.profile.dataset_prefix)
+        return WarmUp(accelerated, plan_warm(source, accelerated, again=again))
 
     def use_profile(self, name: str) -> None:
         """Opens another profile. Raises ConsoleError while work is active."""

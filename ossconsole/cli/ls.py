@@ -33,13 +33,13 @@ def ls(prefix: str, recursive: bool, limit: int | None, as_json: bool, target: T
     from ossconsole.storage.client import ObjectStore
 
     with target.open() as opened:
-        below = _key_prefix(prefix, opened.profile.bucket)
+        below = key_prefix(prefix, opened.profile.bucket)
         _fill_if_listed(opened, below)
         store = ObjectStore(opened.profile, opened.credentials, pause=_wait)
         try:
             folders = objects = size = 0
             truncated = False
-            below = _folder(store, below)
+            below = folder_prefix(store, below)
             for entry in _entries(store, below, recursive=recursive):
                 if limit is not None and folders + objects == limit:
                     truncated = True
@@ -76,7 +76,7 @@ def _fill_if_listed(opened: OpenTarget, below: str) -> None:
         fill_sandbox(opened)
 
 
-def _key_prefix(text: str, bucket: str) -> str:
+def key_prefix(text: str, bucket: str) -> str:
     """The key prefix of the argument. Raises SettingsError for a URI of another bucket."""
     if not text.startswith("oss://"):
         return text
@@ -88,7 +88,7 @@ def _key_prefix(text: str, bucket: str) -> str:
     return prefix
 
 
-def _folder(store: ObjectStore, prefix: str) -> str:
+def folder_prefix(store: ObjectStore, prefix: str) -> str:
     """The prefix, with a slash added where it names a folder but not an object."""
     if not prefix or prefix.endswith("/"):
         return prefix

@@ -10,7 +10,7 @@ from ossconsole.sandbox.replies import OssError
 
 
 class Bucket(msgspec.Struct, frozen=True):
-    """A bucket. `created` is Unix seconds, `accelerator` an encoded AcceleratorConfig (None: no accelerator)."""
+    """A bucket. `created` is Unix seconds, `accelerator` its encoded accelerators (None: none)."""
 
     name: str
     created: float

@@ -230,6 +230,14 @@ class ObjectStore:
         """oss2's own bucket, for the modules of this layer; wrap each of its requests in `call`."""
         return self._bucket
 
+    @property
+    def lean_sdk(self) -> oss2.Bucket:
+        """`sdk` on the session of the writes, for small bodies: less than half the processor time per request.
+
+        A body arrives whole and as it is stored, whatever its Content-Encoding.
+        """
+        return self._writer
+
     def uri(self, key: str = "") -> str:
         """`oss://bucket/key`, for messages."""
         return f"oss://{self.profile.bucket}/{key}"

@@ -25,10 +25,15 @@ _REMEDIES = {
     "DataAcceleratorQuotaFrozen": "The size can be changed once an hour: wait, or change only the paths.",
     "DataAcceleratorAvailableZoneNotSupported": "Select a zone of the bucket's region that has accelerators.",
     "TooManyAccelerationPolicyPaths": "Enter fewer paths, or accelerate the whole bucket.",
+    "DataAcceleratorNotFound": "Create an accelerator on the Setup screen.",
+    "NoSuchConfiguration": "Read the state again: the bucket does not have this configuration.",
+    "InvalidCachePathPolicy": "Use write-back (cached on read) or sync-warmup (cached on write, too).",
+    "InvalidQuota": "Enter another size: documented are 50 GB to 204,800 GB, in some regions less.",
     "InvalidArgument": "Check the region on the Setup screen: requests are signed for it.",
 }
 _EC_REMEDIES = {
     "0003-00001403": "The bucket is in another region: correct region and endpoints on the Setup screen.",
+    "0024-00000801": "The size is beyond the largest that this region supports: enter a smaller one.",
 }
 _THROTTLED = "OSS is throttling: wait, or lower the parallelism."
 _UNREACHABLE = (

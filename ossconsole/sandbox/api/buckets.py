@@ -9,7 +9,13 @@ import msgspec
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.sandbox import listing
 from ossconsole.sandbox import replies as xml
-from ossconsole.sandbox.accelerator import parse_accelerator
+from ossconsole.sandbox.accelerator import (
+    ZONE_PARAMETER,
+    accelerator_document,
+    encoded_accelerators,
+    in_zone,
+    parse_accelerator,
+)
 from ossconsole.sandbox.api.call import OWNER_XML, Call, Reply, xml_reply
 from ossconsole.sandbox.api.objects import acl_document, delete_marker
 from ossconsole.sandbox.api.writes import STORAGE_CLASSES, content_md5
@@ -155,28 +161,37 @@ def _on_accelerator(call: Call) -> Bucket:
 
 
 async def get_accelerator(call: Call) -> Reply:
-    """GetBucketDataAccelerator. Raises DataAcceleratorNotFound."""
+    """GetBucketDataAccelerator: `verbose` adds the paths, the zone parameter limits the reply to one zone.
+
+    Raises DataAcceleratorNotFound, NoSuchConfiguration.
+    """
     _on_accelerator(call)
-    accelerator = call.service.accelerator(call.bucket)
-    if accelerator is None:
-        raise OssError("DataAcceleratorNotFound", fields={"BucketName": call.bucket})
-    return xml_reply(accelerator.document(call.bucket))
+    found = in_zone(call.bucket, call.service.accelerators(call.bucket), call.query.get(ZONE_PARAMETER))
+    return xml_reply(accelerator_document(call.bucket, found, verbose="verbose" in call.query))
 
 
 async def put_accelerator(call: Call) -> Reply:
-    """PutBucketDataAccelerator: creates or changes the accelerator."""
+    """PutBucketDataAccelerator: creates the accelerator of a zone, or replaces its configuration."""
     bucket = _on_accelerator(call)
-    before = call.service.accelerator(call.bucket)
-    wanted = parse_accelerator(await call.xml_body(), before, call.service.region, call.service.clock())
-    call.store.put_bucket(msgspec.structs.replace(bucket, accelerator=msgspec.json.encode(wanted)))
+    present = call.service.accelerators(call.bucket)
+    wanted = parse_accelerator(await call.xml_body(), present, call.service.region, call.service.clock())
+    others = [accelerator for accelerator in present if accelerator.zone != wanted.zone]
+    call.store.put_bucket(msgspec.structs.replace(bucket, accelerator=encoded_accelerators([*others, wanted])))
     return Reply(200)
 
 
 async def delete_accelerator(call: Call) -> Reply:
-    """DeleteBucketDataAccelerator; the cache is emptied. Raises NoSuchConfiguration."""
+    """DeleteBucketDataAccelerator of one zone; the cache is emptied.
+
+    Raises InvalidArgument without a zone (which the page requires), DataAcceleratorNotFound, NoSuchConfiguration.
+    """
     bucket = _on_accelerator(call)
-    if bucket.accelerator is None:
-        raise OssError("NoSuchConfiguration", fields={"BucketName": call.bucket})
-    call.store.put_bucket(msgspec.structs.replace(bucket, accelerator=None))
+    zone = call.query.get(ZONE_PARAMETER, "")
+    if not zone:
+        raise invalid_argument("The zone of the accelerator is required.", ZONE_PARAMETER, "")
+    present = call.service.accelerators(call.bucket)
+    (deleted,) = in_zone(call.bucket, present, zone)
+    left = encoded_accelerators(accelerator for accelerator in present if accelerator is not deleted)
+    call.store.put_bucket(msgspec.structs.replace(bucket, accelerator=left))
     call.service.cache.clear()
     return Reply(204)

@@ -112,6 +112,7 @@ ACTIONS = (
         ("key", "k", "Key", "Enter an AccessKey or import one from another tool", 60),
         ("accelerator", "a", "Accelerator", "Create, change or delete the bucket's accelerator", 50),
         ("connector", "o", "Connector", "Edit the connector's configuration", 40),
+        ("warm_up", "w", "Warm up", "Read the dataset once into the accelerator's cache", 35),
         ("create_bucket", "b", "Create bucket", "Create the bucket that the test did not find", 95),
         ("report", "d", "Report", "Each step of the test in full, with OSS request IDs", 30),
         ("reload", "r", "Reload", "Read settings and credentials again", 0),
@@ -178,6 +179,7 @@ ACTIONS = (
         ("runs", "r", "Runs", "All runs: replay, compare, export", 65),
         ("profile", "t", "Profile", "Record the next steps with torch.profiler", 0),
         ("learning_rate", "l", "Learning rate", "Change the peak learning rate of the run", 0),
+        ("warm_up", "w", "Warm up", "Read the dataset once into the accelerator's cache", 0),
     ),
     *_scope(
         "view",

@@ -20,6 +20,7 @@ from ossconsole.tui.console import ConsoleState, Ready, RunHandle
 from ossconsole.tui.kit import actions, memory
 from ossconsole.tui.kit.actions import KeyAction
 from ossconsole.tui.kit.dialogs import Choice, ConfirmScreen, Field, FormScreen, PromptScreen, Values
+from ossconsole.tui.kit.jobs import warm_up
 from ossconsole.tui.kit.screen import notice, preparation, preparation_stages
 from ossconsole.tui.kit.text import number
 from ossconsole.tui.train.dashboard import Dashboard, RunSource
@@ -171,6 +172,9 @@ class TrainScreen(Dashboard):
             return None if busy or self.services.readonly else True
         if action in {"switch", "auto_compare"}:
             return True if busy and self.context.has_accelerated else None
+        if action == "warm_up":
+            profile = self.services.profile
+            return True if profile is not None and profile.accelerated_endpoint else None
         if action == "control":
             return True if busy and self.monitor.view.delivering is not None else None
         if action in {"pause", "stop", "checkpoint", "learning_rate", "profile"}:
@@ -279,6 +283,11 @@ class TrainScreen(Dashboard):
         text = await self.app.push_screen_wait(prompt)
         if text is not None and run is not None and run.alive:
             run.set_lr(float(text))
+
+    @work(group="warm-up", exit_on_error=False)
+    async def action_warm_up(self) -> None:
+        """Read the dataset once through the accelerated endpoint, or show the warm-up that is running."""
+        await warm_up(self)
 
     def action_new_run(self) -> None:
         """Open the form of a new run; while the bucket is not ready, say why."""
