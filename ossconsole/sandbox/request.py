@@ -15,7 +15,7 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from ossconsole.sandbox.records import StoredObject, check_key
-from ossconsole.sandbox.replies import OssError
+from ossconsole.sandbox.replies import OssError, invalid_argument
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,11 @@ def parse_copy_source(header: str) -> tuple[Resource, str]:
     text = unquote_to_bytes(path).decode("utf-8", "replace")
     bucket, _, key = text.removeprefix("/").partition("/")
     check_key(key)
-    return Resource(bucket, key), dict(parse_qsl(query)).get("versionId", "")
+    parameters = dict(parse_qsl(query, keep_blank_values=True))
+    version_id = parameters.get("versionId", "")
+    if "versionId" in parameters and not version_id:
+        raise invalid_argument("The version id is empty.", "x-oss-copy-source", header)
+    return Resource(bucket, key), version_id
 
 
 _MAX_DIGITS = 19  # of a 64-bit number

@@ -20,7 +20,7 @@ from ossconsole.sandbox.blobs import BLOBS_NAME, LARGE_BLOBS_NAME, BlobStore, Bl
 from ossconsole.sandbox.index import Index
 from ossconsole.sandbox.records import Attributes, Blob, Bucket, Part, Retention, StoredObject, Upload
 from ossconsole.sandbox.replies import OssError
-from ossconsole.sandbox.versions import NULL_ID
+from ossconsole.sandbox.versions import NULL_ID, check_version_id
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +109,7 @@ class SandboxStore:
             raise OssError("InvalidArgument", "The bucket has no versions.")
         found = self.index.versions.get(bucket, key, version_id)
         if found is None:
+            check_version_id(version_id)
             raise OssError("NoSuchVersion", fields={"Key": key, "VersionId": version_id})
         if found.is_marker:
             fields = {"Method": "GET", "ResourceType": "DeleteMarker"}
@@ -190,14 +191,18 @@ class SandboxStore:
         self.blobs.remove(self.index.delete(bucket, names, self._clock()))
 
     def delete_version(self, bucket: str, key: str, version_id: str) -> bool:
-        """Deletes a version for good; True when it was a delete marker. Raises InvalidArgument for an unknown id."""
+        """Deletes a version for good; True when it was a delete marker. One that does not exist is no error.
+
+        Raises InvalidArgument for what is no version id.
+        """
         self.bucket(bucket)
         if not self.index.versions.kept(bucket) and version_id == NULL_ID:
             self.delete(bucket, [key])
             return False
         found = self.index.versions.get(bucket, key, version_id)
         if found is None:
-            raise OssError("InvalidArgument", fields={"ArgumentName": "versionId", "ArgumentValue": version_id})
+            check_version_id(version_id)
+            return False
         self._check_mutable(bucket, key)
         self.blobs.remove(self.index.delete_version(bucket, key, version_id))
         return found.is_marker

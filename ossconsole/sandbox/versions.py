@@ -6,6 +6,7 @@ serves tests.
 
 from __future__ import annotations
 
+import re
 import secrets
 import sqlite3
 from collections.abc import Iterable
@@ -15,7 +16,7 @@ import msgspec
 
 from ossconsole.sandbox.listing import after_all
 from ossconsole.sandbox.records import StoredObject
-from ossconsole.sandbox.replies import OssError
+from ossconsole.sandbox.replies import OssError, invalid_argument
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS versioned(bucket TEXT PRIMARY KEY) WITHOUT ROWID;
@@ -30,8 +31,15 @@ CREATE TABLE IF NOT EXISTS versions(
 _ADD_DETAILS = "ALTER TABLE versions ADD COLUMN details BLOB NOT NULL DEFAULT ''"
 NULL_ID = "null"
 """The version id of an object that was written while the bucket had no versioning, or while it was suspended."""
+_VERSION_ID = re.compile(r"null|[0-9a-f]{32}")
 _MARKER = ""  # the type of a delete marker
 _decode = msgspec.json.Decoder(StoredObject).decode
+
+
+def check_version_id(version_id: str) -> None:
+    """Raises InvalidArgument for what is no version id."""
+    if not _VERSION_ID.fullmatch(version_id):
+        raise invalid_argument("The version id is not valid.", "versionId", version_id)
 
 
 class Version(msgspec.Struct, frozen=True):
@@ -160,6 +168,12 @@ class Versions:
         """The version with this id, None where it does not exist."""
         query = f"SELECT {_COLUMNS} WHERE bucket = ? AND key = ? AND id = ?"
         return next(map(_version, self._db.execute(query, (bucket, key.encode(), version_id))), None)
+
+    @staticmethod
+    def unversioned(stored: StoredObject) -> Version:
+        """How an object of a bucket without versioning is listed."""
+        content = (stored.size, stored.etag, stored.modified, stored.type, stored.attributes.storage_class)
+        return Version(stored.key, NULL_ID, True, False, *content, stored.blob, msgspec.json.encode(stored))
 
     def list(self, bucket: str, *, prefix: str, key_marker: str, id_marker: str, limit: int) -> list[Version]:
         """Up to `limit` versions after the markers, by key, the newest of a key first."""

@@ -91,12 +91,12 @@ _SUB_RESOURCE_NAMES = """
 _SUB_RESOURCES = _SUB_RESOURCE_NAMES.split()
 _OF_VERSIONS_NAMES = """
     GetObject HeadObject GetObjectMeta DeleteObject GetObjectAcl PutObjectAcl GetObjectTagging PutObjectTagging
-    DeleteObjectTagging RestoreObject GetSymlink
+    DeleteObjectTagging RestoreObject GetSymlink UploadPartCopy
 """
 _OF_VERSIONS = frozenset(_OF_VERSIONS_NAMES.split())
-"""The operations that accept `versionId`."""
-# Headers that the server knows, or that change nothing (request-payer: no bucket here lets requesters pay). An unknown
-# one is not ignored: `x-oss-callback` without its callback would be another operation.
+"""The operations that accept `versionId`. UploadPartCopy reads it from its source; oss2 sends it twice."""
+# Headers that the server knows, or that change nothing (request-payer: no bucket here lets requesters pay). The service
+# ignores one that it does not know; here it is refused, because one of the service's own would be ignored too.
 _HEADER_NAMES = """
     x-oss-acl x-oss-additional-headers x-oss-complete-all x-oss-content-sha256 x-oss-copy-source
     x-oss-copy-source-if-match x-oss-copy-source-if-modified-since x-oss-copy-source-if-none-match
@@ -122,10 +122,10 @@ def find(incoming: IncomingRequest, target: Resource) -> Operation:
     # A second one changes the operation further: an upload with a callback, or of parts in sequence.
     if len(subs) > 1:
         raise OssError("NotImplemented", fields={"Header": subs[1]})
+    if incoming.method == "PUT" and "x-oss-copy-source" in incoming.headers:
+        operation = {"PutObject": _COPY_OBJECT, "UploadPart": _COPY_PART}.get(operation.name, operation)
     if "versionId" in incoming.query and operation.name not in _OF_VERSIONS:
         raise OssError("NotImplemented", fields={"Header": "versionId"})
-    if incoming.method == "PUT" and "x-oss-copy-source" in incoming.headers:
-        return {"PutObject": _COPY_OBJECT, "UploadPart": _COPY_PART}.get(operation.name, operation)
     return operation
 
 

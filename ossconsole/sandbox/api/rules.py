@@ -41,16 +41,22 @@ async def put_versioning(call: Call) -> Reply:
 
 
 async def list_versions(call: Call) -> Reply:
-    """ListObjectVersions (GetBucketVersions), without `delimiter`; empty for a bucket without versioning."""
+    """ListObjectVersions (GetBucketVersions), without `delimiter`; without versioning the objects have the id `null`."""
     call.store.bucket(call.bucket)
     query = call.query
     if query.get("delimiter"):
         raise OssError("NotImplemented", "The sandbox lists versions without a delimiter only.")
     (encode, encoding), limit = listing.encoding(query), listing.max_keys(query)
     prefix, key_marker, id_marker = (listing.name_of(query, n) for n in ("prefix", "key-marker", "version-id-marker"))
-    found = call.store.index.versions.list(
-        call.bucket, prefix=prefix, key_marker=key_marker, id_marker=id_marker, limit=limit + 1
-    )
+    index = call.store.index
+    if index.versions.kept(call.bucket):
+        found = index.versions.list(
+            call.bucket, prefix=prefix, key_marker=key_marker, id_marker=id_marker, limit=limit + 1
+        )
+    else:
+        source = call.service.source(call.bucket)
+        objects = listing.list_page(source, prefix=prefix, delimiter="", after=key_marker, limit=limit + 1).objects
+        found = [index.versions.unversioned(stored) for stored in objects]
     page, more = found[:limit], len(found) > limit
     fields = [
         *xml.elements(Name=call.bucket, Prefix=encode(prefix), KeyMarker=encode(key_marker)),
@@ -150,6 +156,7 @@ async def change_worm(call: Call) -> Reply:
 _ALGORITHM = "x-oss-server-side-encryption"
 _DATA_ALGORITHM = "x-oss-server-side-data-encryption"
 _KEY_ID = "x-oss-server-side-encryption-key-id"
+_DEFAULT_KEY_ID = "00000000-0000-4000-8000-000000000000"  # of the key that the service creates itself
 # Of the rule's XML and of an object's headers.
 _FIELDS = {"SSEAlgorithm": _ALGORITHM, "KMSMasterKeyID": _KEY_ID, "KMSDataEncryption": _DATA_ALGORITHM}
 
@@ -157,7 +164,8 @@ _FIELDS = {"SSEAlgorithm": _ALGORITHM, "KMSMasterKeyID": _KEY_ID, "KMSDataEncryp
 def encryption_of(call: Call) -> dict[str, str]:
     """The headers of the encryption that the request, or else the bucket, wants. Raises InvalidArgument."""
     given = {name: call.headers[name] for name in _FIELDS.values() if name in call.headers}
-    return _checked(given) if given else _rule(call)
+    headers = _checked(given) if given else _rule(call)
+    return {_KEY_ID: _DEFAULT_KEY_ID} | headers if headers.get(_ALGORITHM) == "KMS" else headers
 
 
 def _checked(headers: dict[str, str]) -> dict[str, str]:

@@ -128,10 +128,11 @@ def copy_source(call: Call) -> StoredObject:
 
 
 async def copy(call: Call) -> Reply:
-    """CopyObject: metadata and tags are copied unless their directive is REPLACE, or the object is its own source.
+    """CopyObject: metadata and tags are copied unless their directive is REPLACE.
 
     "If the source and the target are the same, the value of x-oss-metadata-directive is ignored and the metadata of the
-    request are used" (without versioning). An appendable object cannot be copied; the error's code is not documented.
+    request are used" (without versioning); by oss2's tests a request without metadata leaves them as they are. An
+    appendable object cannot be copied; the error's code is not documented.
     """
     source, attributes = copy_source(call), attributes_of(call)
     if source.type == "Appendable":
@@ -139,7 +140,7 @@ async def copy(call: Call) -> Reply:
     if source.size > _MAX_PUT_BYTES:
         raise OssError("EntityTooLarge", fields={"MaxSizeAllowed": str(_MAX_PUT_BYTES)})
     onto_itself = parse_copy_source(call.headers["x-oss-copy-source"])[0] == call.target
-    replaces = onto_itself and not call.store.index.versions.kept(call.bucket)
+    replaces = onto_itself and bool(attributes.headers) and not call.store.index.versions.kept(call.bucket)
     attributes = msgspec.structs.replace(attributes, symlink=source.attributes.symlink)
     if call.headers.get("x-oss-metadata-directive", "COPY").upper() != "REPLACE" and not replaces:
         attributes = msgspec.structs.replace(attributes, headers=source.attributes.headers)
