@@ -71,7 +71,7 @@ def test_versions_are_read_copied_and_deleted_by_id(versioned: Any) -> None:
 
 
 def test_a_batch_deletes_versions_for_good(versioned: Any) -> None:
-    """deletemultipleobjects: a VersionId names what is deleted, twice is no error; InvalidArgument for a malformed one."""
+    """deletemultipleobjects: a VersionId names what is deleted, twice is no error; a malformed one is."""
     first = versioned.put_object("a", b"one").versionid
     versioned.put_object("a", b"two")
     listed = BatchDeleteObjectVersionList([BatchDeleteObjectVersion("a", first)])

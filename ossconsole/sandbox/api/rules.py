@@ -41,7 +41,7 @@ async def put_versioning(call: Call) -> Reply:
 
 
 async def list_versions(call: Call) -> Reply:
-    """ListObjectVersions (GetBucketVersions), without `delimiter`; without versioning the objects have the id `null`."""
+    """ListObjectVersions (GetBucketVersions), without `delimiter`. Without versioning the id is `null`."""
     call.store.bucket(call.bucket)
     query = call.query
     if query.get("delimiter"):
