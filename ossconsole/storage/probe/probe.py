@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import oss2
 from oss2.exceptions import OssError
 
-from ossconsole.config.credential_sources import NoCredentialsError
+from ossconsole.config.credentials import NoCredentialsError
 from ossconsole.config.credentials import Credentials, CredentialSource
 from ossconsole.config.endpoints import EndpointKind, HostKind, classify
 from ossconsole.config.errors import ConsoleError

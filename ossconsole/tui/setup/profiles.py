@@ -51,7 +51,7 @@ _HINTS = {
     "accelerated_endpoint": "for reading the dataset; empty without an accelerator",
     "dataset_prefix": "the folder with train/ and val/",
     "checkpoint_prefix": "the folder for checkpoints",
-    "credentials": "auto tries all sources; or environment, connector, ossutil:NAME, aliyun:NAME, ecs:ROLE",
+    "credentials": "auto tries all sources; or environment, oidc, connector, ossutil:NAME, aliyun:NAME, sdk:NAME, uri, ecs:ROLE",
 }
 _LABELS = {
     "standard_endpoint": "standard",
