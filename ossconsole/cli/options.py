@@ -21,6 +21,7 @@ from ossconsole.config.profiles import Profile, load_settings
 from ossconsole.config.resolve import FIELDS, Origin, Resolution, option_name, overlay, resolve
 
 if TYPE_CHECKING:
+    from ossconsole.config.credential_sources import SourceState
     from ossconsole.sandbox.shared import SharedSandbox
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -48,6 +49,8 @@ class OpenTarget:
     credentials: CredentialSource
     sandbox: SharedSandbox | None
     origins: dict[str, Origin]
+    passed_over: tuple[SourceState, ...] = ()
+    """The sources of credentials that exist and cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +76,14 @@ class Target:
     @contextmanager
     def open(self, say: Callable[[str], None] = _say_on_stderr) -> Iterator[OpenTarget]:
         """Finds the credentials, or starts the sandbox and reports that through `say`. Raises ConsoleError."""
-        from ossconsole.config.credential_sources import FixedSource, find_credentials
+        from ossconsole.config.credential_sources import FixedSource, select_credentials
 
         resolution = self.resolve()
         if resolution is not None:
-            credentials = find_credentials(resolution.profile)
-            yield OpenTarget(resolution.profile, credentials, None, resolution.origins)
+            selected = select_credentials(resolution.profile)
+            yield OpenTarget(
+                resolution.profile, selected.source, None, resolution.origins, passed_over=selected.passed_over
+            )
             return
         from ossconsole.sandbox.shared import SharedSandbox
 

@@ -31,6 +31,17 @@ def proxy_of(url: str) -> str:
     return select_proxy(url, proxies_for(url)) or ""
 
 
+def proxy_note(url: str) -> str:
+    """Whether requests to this URL take a proxy, for the screen; "" where the environment names none."""
+    from urllib.request import getproxies
+
+    from requests.utils import select_proxy
+
+    if proxy := proxy_of(url):
+        return f"through the proxy {mask_proxy(proxy)}"
+    return f"directly, without the proxy {mask_proxy(other)}" if (other := select_proxy(url, getproxies())) else ""
+
+
 def mask_proxy(proxy: str) -> str:
     """The proxy's URL without user and password, for the screen."""
     scheme, separator, rest = proxy.partition("://")
