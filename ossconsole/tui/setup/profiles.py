@@ -52,7 +52,7 @@ _HINTS = {
     "accelerated_endpoint": "for reading the dataset; empty without an accelerator",
     "dataset_prefix": "the folder with train/ and val/",
     "checkpoint_prefix": "the folder for checkpoints",
-    "credentials": "auto: all sources; or environment, oidc, connector, uri, ossutil:NAME, aliyun:NAME, sdk:NAME, ecs:ROLE",
+    "credentials": "auto (all), environment, oidc, connector, uri, ossutil:NAME, aliyun:NAME, sdk:NAME or ecs:ROLE",
 }
 _LABELS = {
     "standard_endpoint": "standard",
