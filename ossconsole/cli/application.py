@@ -294,7 +294,7 @@ class Application:
         threading.Thread(target=self._prepare, name="prepare", daemon=True).start()
 
     def _prepare(self) -> None:
-        from ossconsole.config.credential_sources import NoCredentialsError
+        from ossconsole.config.credentials import NoCredentialsError
 
         try:
             opened = self._open_target()

@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from ossconsole.config.alibaba_credentials import CliProfileSource, SdkFileSource
 from ossconsole.config.checks import Check, LimitError, fail, limited, ok, warn
 from ossconsole.config.connector import QUIET_LOG_LEVEL, connector_config_path, load_connector_config
-from ossconsole.config.credential_sources import FileSource, loose_mode
+from ossconsole.config.credential_sources import FileSource, SourceState, describe_passed_over, loose_mode
 from ossconsole.config.credentials import Credentials, CredentialSource, mask_key_id, without_credentials
 from ossconsole.config.endpoints import region_caution
 from ossconsole.config.errors import ConsoleError
@@ -39,6 +40,7 @@ from ossconsole.config.files import (
 )
 from ossconsole.config.metadata import MetadataError, MetadataService
 from ossconsole.config.profiles import Profile
+from ossconsole.config.renewal import RenewedSource
 from ossconsole.config.text import counted
 from ossconsole.dataset.manifest import SHARDS_NAME, SPLITS, ManifestMissingError, manifest_key, object_key
 from ossconsole.storage.errors import StorageError
@@ -326,6 +328,7 @@ def _version(name: str) -> str | None:
 
 
 SOON = timedelta(hours=1)
+_SELECT_REMEDY = "Correct it, or name the source in the profile's credentials, such as aliyun:NAME."
 
 
 def settings_check(profile: Profile) -> Check:
@@ -349,19 +352,26 @@ def connector_config_check() -> Check:
 
 
 def credentials_check(
-    source: CredentialSource, now: Callable[[], datetime] = lambda: datetime.now(timezone.utc)
+    source: CredentialSource,
+    passed_over: tuple[SourceState, ...] = (),
+    now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
 ) -> Check:
-    """Whether there is a key pair, when it expires, and whether other users can read its file."""
+    """Whether there is a key pair, when it expires, whether other users can read its file, and what was passed over."""
     name = "credentials"
     found = source()
-    text = f"{mask_key_id(found.access_key_id)} from {found.source}, {_end(found, now())}"
+    renews = isinstance(source, RenewedSource) and not (isinstance(source, FileSource) and source.kind == "connector")
+    renewed = ", renewed before" if renews and found.expiration is not None else ""
+    text = f"{mask_key_id(found.access_key_id)} from {found.source}, {_end(found, now())}{renewed}"
+    others = describe_passed_over(passed_over)
+    text += others
     if found.expiration is not None and found.expiration <= now():
         return fail(name, f"{text}.", "Fetch new temporary credentials, or enter an AccessKey on the Setup screen.")
-    if isinstance(source, FileSource) and (mode := loose_mode(source.path)) is not None:
-        return warn(
-            name, f"{text}; other users of this machine can read its file ({mode:04o}).", f"chmod 600 {source.path}"
-        )
-    if found.expiration is not None and found.expiration - now() < SOON:
+    file = source.path if isinstance(source, FileSource | CliProfileSource | SdkFileSource) else None
+    if file is not None and (mode := loose_mode(file)) is not None:
+        return warn(name, f"{text}; other users of this machine can read its file ({mode:04o}).", f"chmod 600 {file}")
+    if others:
+        return warn(name, f"{text}.", next((state.remedy for state in passed_over if state.remedy), _SELECT_REMEDY))
+    if found.expiration is not None and found.expiration - now() < SOON and not renews:
         return warn(name, f"{text}.", "Fetch new ones before a long run.")
     return ok(name, f"{text}.")
 

@@ -14,6 +14,7 @@ from ossconsole.config.credential_sources import describe_credentials
 from ossconsole.config.endpoints import candidates
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.profiles import (
+    AUTO_CREDENTIALS,
     PLAIN_HTTP_ALLOWED,
     Profile,
     checked,
@@ -69,6 +70,7 @@ def show(as_json: bool, target: Target) -> None:
 @click.option("--bucket", prompt="Bucket", help="The bucket.")
 @click.option("--standard-endpoint", default="", help="Default: the region's internal endpoint.")
 @click.option("--accelerated-endpoint", help="The accelerator's endpoint, if the bucket has one.")
+@click.option("--credentials", default=AUTO_CREDENTIALS, show_default=True, help="The source, such as aliyun:NAME.")
 @click.option("--plain-http", type=click.Choice([PLAIN_HTTP_ALLOWED]), help="Permit endpoints without TLS.")
 @click.option("--force", is_flag=True, help="Replace an existing profile.")
 def init(*, force: bool, **fields: Any) -> None:
@@ -80,7 +82,9 @@ def init(*, force: bool, **fields: Any) -> None:
     profile = Profile(**fields)
     refuse_plain_http(checked(profile))
     save_settings(settings.with_profile(profile, activate=True))
-    say(f"Wrote {settings_path()}. Next: ossconsole doctor")
+    say(f"Wrote {settings_path()}.")
+    say(f"Credentials: {describe_credentials(profile)}")
+    say("Next: ossconsole doctor")
 
 
 @config.command()

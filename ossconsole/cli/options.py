@@ -22,6 +22,7 @@ from ossconsole.config.resolve import FIELDS, Origin, Resolution, option_name, o
 from ossconsole.training.settings import AUTO
 
 if TYPE_CHECKING:
+    from ossconsole.config.credential_sources import SourceState
     from ossconsole.sandbox.shared import SharedSandbox
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -49,6 +50,8 @@ class OpenTarget:
     credentials: CredentialSource
     sandbox: SharedSandbox | None
     origins: dict[str, Origin]
+    passed_over: tuple[SourceState, ...] = ()
+    """The sources of credentials that exist and cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +77,14 @@ class Target:
     @contextmanager
     def open(self, say: Callable[[str], None] = _say_on_stderr) -> Iterator[OpenTarget]:
         """Finds the credentials, or starts the sandbox and reports that through `say`. Raises ConsoleError."""
-        from ossconsole.config.credential_sources import FixedSource, find_credentials
+        from ossconsole.config.credential_sources import FixedSource, select_credentials
 
         resolution = self.resolve()
         if resolution is not None:
-            credentials = find_credentials(resolution.profile)
-            yield OpenTarget(resolution.profile, credentials, None, resolution.origins)
+            selected = select_credentials(resolution.profile)
+            yield OpenTarget(
+                resolution.profile, selected.source, None, resolution.origins, passed_over=selected.passed_over
+            )
             return
         from ossconsole.sandbox.shared import SharedSandbox
 

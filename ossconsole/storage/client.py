@@ -14,6 +14,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 from xml.etree.ElementTree import ParseError
@@ -28,9 +29,10 @@ from oss2.exceptions import OssError, RequestError
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from ossconsole.config.credentials import Credentials, CredentialSource
-from ossconsole.config.endpoints import EndpointKind, sdk_endpoint
+from ossconsole.config.endpoints import EndpointKind, request_url, sdk_endpoint
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.profiles import Profile
+from ossconsole.config.proxies import ca_bundle, proxies_for
 from ossconsole.config.text import counted
 from ossconsole.storage.bodies import read_whole
 from ossconsole.storage.copying import copy_object
@@ -42,7 +44,7 @@ from ossconsole.storage.retry import DEFAULT_RETRY, Pause, RetryPolicy, Wait, Wa
 class WriteSession:
     """An oss2.Session for requests whose body is bytes and whose answer is short.
 
-    It ignores proxies and ~/.netrc: internal endpoints need neither.
+    It knows no proxies: requests through one take oss2's own session.
     """
 
     def __init__(self) -> None:
@@ -95,7 +97,9 @@ class WriteSession:
 
     @functools.cached_property
     def _certificates(self) -> ssl.SSLContext:
-        return ssl.create_default_context(cafile=DEFAULT_CA_BUNDLE_PATH)
+        bundle = ca_bundle() or DEFAULT_CA_BUNDLE_PATH
+        folder = Path(bundle).is_dir()
+        return ssl.create_default_context(cafile=None if folder else bundle, capath=bundle if folder else None)
 
 
 def _has_data(connection: socket.socket) -> bool:
@@ -131,7 +135,7 @@ class _Answer:
         yield self.read()
 
 
-def bucket_for_writing(bucket: oss2.Bucket, session: WriteSession) -> oss2.Bucket:
+def bucket_for_writing(bucket: oss2.Bucket, session: WriteSession | oss2.Session) -> oss2.Bucket:
     """The same bucket through `session`, without oss2's CRC64, which builds its tables for every object."""
     return oss2.Bucket(
         bucket.auth,
@@ -184,8 +188,10 @@ class ObjectStore:
         self._waits = WaitNotes()
         self._pause = pause or self._sleep
         self._session = oss2.Session(pool_size=pool_size)
-        # The environment's proxies are not for loopback or internal endpoints, and ~/.netrc holds no OSS keys.
+        # ~/.netrc holds no OSS keys. The proxies are those of the environment, but not for hosts inside the VPC.
         self._session.session.trust_env = False
+        self._session.session.proxies = proxies_for(request_url(profile.bucket, endpoint))
+        self._session.session.verify = ca_bundle() or True
         auth = oss2.ProviderAuthV4(_OssCredentials(credentials))
         self._sdk_endpoint = sdk_endpoint(profile.bucket, endpoint)
         self._service = functools.partial(
@@ -205,7 +211,8 @@ class ObjectStore:
             region=profile.region,
         )
         self._write_session = WriteSession()
-        self._writer = bucket_for_writing(self._bucket, self._write_session)
+        proxied = bool(self._session.session.proxies)
+        self._writer = bucket_for_writing(self._bucket, self._session if proxied else self._write_session)
 
     def for_bucket(self, bucket: str) -> ObjectStore:
         """Another bucket of the same account and region, reached through the same endpoint."""
