@@ -98,12 +98,6 @@ MANIFEST_VERSION = 1
 TRAIN, VAL = "train", "val"
 SPLITS = (TRAIN, VAL)
 
-VAL_LABELS_NAME = "ILSVRC2012_val_labels.json"
-"""The tutorial's file of validation labels: image file name to WordNet ID."""
-
-CLASS_INDEX_NAME = "imagenet_class_index.json"
-"""The tutorial's file of classes: index to [WordNet ID, name]."""
-
 MAX_MANIFEST_BYTES = 1 << 30  # about ten million samples
 MAX_KEY_BYTES = 1023  # OSS's limit for a key, in UTF-8
 MAX_SIDE = 8192  # pixels; a sample of that size is already 200 MB as image-u8

@@ -20,12 +20,12 @@ import numpy.typing as npt
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.text import counted
 from ossconsole.dataset.crop import EVAL_MARGIN
-from ossconsole.dataset.listing import HARMLESS, OnProgress, manifest_from_listing
+from ossconsole.dataset.labels import VAL_LABELS_NAME, LabelFiles
+from ossconsole.dataset.listing import HARMLESS, LABELS, NO_VAL_LABELS, OnProgress, manifest_from_listing
 from ossconsole.dataset.manifest import (
     SHARDS_NAME,
     TRAIN,
     VAL,
-    VAL_LABELS_NAME,
     Manifest,
     ManifestMissingError,
     Sample,
@@ -188,9 +188,12 @@ class TrainingData:
     @property
     def remarks(self) -> list[Remark]:
         """Which objects of the dataset are not used although they may be meant to be."""
-        remedy = f"To use it: ossconsole upload {VAL_LABELS_NAME} --plain --to {self.prefix}"
+        remedy = (
+            f"Put {VAL_LABELS_NAME} into the working directory, or name a file of their labels with --val-labels. "
+            f"To keep it in the bucket: ossconsole upload {VAL_LABELS_NAME} --plain --to {shlex.quote(self.prefix)}"
+        )
         return [
-            Remark(f"Not used: {group}.", remedy if VAL_LABELS_NAME in group.reason else "")
+            Remark(f"Not used: {group}.", remedy if group.reason == NO_VAL_LABELS else "")
             for group in self._unused
             if group.reason not in HARMLESS
         ]
@@ -249,10 +252,12 @@ def training_data(
     *,
     val_split: float = 0.0,
     seed: int = 0,
+    labels: LabelFiles = LabelFiles(),  # noqa: B008 - frozen
     on_progress: OnProgress = lambda _listed: None,
 ) -> TrainingData:
     """The dataset below `prefix`, by its manifest, its list of shards, or a listing. Raises ConsoleError.
 
+    `labels` names the label files of a listing: a manifest or a list of shards has its labels.
     Where it has single objects and no validation samples, the share `val_split` of each class is held out for that.
     `on_progress` gets the number of objects listed so far; what it raises ends the listing.
     """
@@ -260,14 +265,16 @@ def training_data(
     notes: tuple[str, ...] = ()
     try:
         manifest = read_manifest(store, prefix)
+        if labels != LabelFiles():
+            notes = (f"The manifest has the labels of the dataset: {_options(labels)} is not used.",)
     except ManifestMissingError as error:
         if error.empty:
             raise
         if store.exists(object_key(prefix, SHARDS_NAME)):
             return _with_training_split(_sharded(*read_shards(store, prefix), prefix), store)
         began = time.monotonic()
-        manifest, unused = manifest_from_listing(store, prefix, on_progress)
-        notes = (_listed_note(manifest, prefix, time.monotonic() - began),)
+        manifest, unused = manifest_from_listing(store, prefix, on_progress, labels)
+        notes = (_listed_note(manifest, prefix, labels, time.monotonic() - began),)
     manifest, held_out = hold_out(manifest, val_split, seed)
     notes = (*notes, held_out) if held_out else notes
     return _with_training_split(TrainingData(manifest, prefix, unused=unused, notes=notes), store)
@@ -282,10 +289,17 @@ def _with_training_split(data: TrainingData, store: ObjectStore) -> TrainingData
     return data
 
 
-def _listed_note(manifest: Manifest, prefix: str, seconds: float) -> str:
-    images = counted(sum(map(len, manifest.splits.values())), "image")
-    command = f"ossconsole manifest --dataset-prefix {shlex.quote(prefix)}"
-    return f"Listed {images} in {seconds:.1f} s. To keep the list: {command}"
+def _listed_note(manifest: Manifest, prefix: str, labels: LabelFiles, seconds: float) -> str:
+    counts = " and ".join(counted(len(samples), f"{split} image") for split, samples in manifest.splits.items())
+    found = f": {manifest.preparation[LABELS]}" if LABELS in manifest.preparation else ""
+    command = f"ossconsole manifest --dataset-prefix {shlex.quote(prefix)} {_options(labels)}".rstrip()
+    return f"Listed {counts} in {seconds:.1f} s{found}. To keep the list: {command}"
+
+
+def _options(labels: LabelFiles) -> str:
+    """The options of the command line for the label files."""
+    given = {"--val-labels": labels.val_labels, "--class-index": labels.class_index}
+    return " ".join(f"{name} {shlex.quote(value)}" for name, value in given.items() if value)
 
 
 def hold_out(manifest: Manifest, share: float, seed: int) -> tuple[Manifest, str]:

@@ -48,7 +48,13 @@ def train_rank(
     """Trains as one rank until the end of the run. Raises ConsoleError."""
     store = ObjectStore(context.profile, context.credentials)
     settings = context.settings
-    data = training_data(store, context.profile.dataset_prefix, val_split=settings.val_split, seed=settings.seed)
+    data = training_data(
+        store,
+        context.profile.dataset_prefix,
+        val_split=settings.val_split,
+        seed=settings.seed,
+        labels=settings.label_files,
+    )
     from ossconsole.training.session import train
 
     train(context, store, data, rank_info, before_rendezvous=before_rendezvous)

@@ -68,7 +68,7 @@ def test_a_listed_prefix_and_its_manifest_have_the_same_split(sandboxed_bucket: 
         store.put(f"{prefix}/train/{'ab'[number % 2]}/{number}.jpg", jpeg(number % 4))
     listed = training_data(store, prefix, val_split=0.1, seed=5)
     assert (listed.count("train"), listed.count("val"), listed.missing) == (36, 4, "")
-    assert listed.notes[0].startswith("Listed 40 images in ")
+    assert listed.notes[0].startswith("Listed 40 train images in ")
     assert listed.notes[0].endswith("To keep the list: ossconsole manifest --dataset-prefix held-out")
     assert listed.notes[1:] == ["10 % of the training images (4) are held out for validation."]
     write_manifest(store, prefix, manifest_from_listing(store, prefix)[0])

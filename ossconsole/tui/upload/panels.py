@@ -119,6 +119,7 @@ def plan_lines(area: PanelArea, plan: UploadPlan, settings: UploadSettings, pref
     splits = ", ".join(f"{count:,} {split}" for split, count in plan.samples.items()) or "none"
     samples = counted(plan.to_send, "sample")
     lines = [
+        area.row("layout", plan.layout),
         area.row("samples", f"{splits}, in {counted(len(plan.classes), 'class', 'classes')}", "strong"),
         area.row("classes", _classes(plan.classes)),
         area.row("to upload", f"{samples}, {about}{size(plan.bytes_to_send)} as {shape}", "strong"),
