@@ -381,7 +381,7 @@ def test_a_bomb_is_refused_before_it_unpacks(monkeypatch: pytest.MonkeyPatch) ->
         pytest.param(
             b"BM" + struct.pack("<IHHIIiiHH", 100, 0, 0, 54, 40, -5, 2**31 - 1, 1, 24) + bytes(50), ".", id="odd BMP"
         ),
-        pytest.param(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a readable image", id="PostScript"),
+        pytest.param(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "a PostScript document", id="PostScript"),
         pytest.param(saved(Image.fromarray(np.zeros((9, 9), np.float32)), "TIFF"), "no known range", id="float TIFF"),
     ],
 )

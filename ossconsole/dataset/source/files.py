@@ -83,8 +83,10 @@ LOOKED_AT = 8
 
 _MAX_DEPTH = 32
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
-"""The extensions of image files: torchvision.datasets.folder.IMG_EXTENSIONS."""
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".avif", ".heic", ".heif"}
+)
+"""The extensions of image files: torchvision.datasets.folder.IMG_EXTENSIONS, and those that a codec may read."""
 
 HIDDEN_FOLDER = "a hidden folder, or one of a tool"
 

@@ -18,8 +18,7 @@ from ossconsole.dataset.decode import (
     decode_jpeg,
     image_problem,
     open_pillow,
-    to_rgb,
-    upright,
+    upright_rgb,
 )
 from ossconsole.dataset.formats import CHANNELS, IMAGENET_MEAN, IMAGENET_STD, SampleFormat, encode
 from ossconsole.dataset.manifest import MAX_IMAGE_SIDE, MAX_SIDE, TRAIN
@@ -244,7 +243,7 @@ def _tensor(data: bytes, key: str, train: bool, config: PreprocessConfig) -> Pre
     image = open_pillow(data)
     if image.format == "JPEG":
         decode_jpeg(data, image.size, 1)  # at an eighth: only to find out whether the data are complete
-    image = to_rgb(upright(image))
+    image = upright_rgb(image)
     size = config.size
     if train:
         rng = random.Random(hashlib.sha256(f"{config.seed}/{key}".encode()).digest())  # noqa: S311  no secret
