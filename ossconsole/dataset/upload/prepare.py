@@ -204,7 +204,7 @@ def _image(data: bytes, _key: str, train: bool, config: PreprocessConfig) -> Pre
         height, width = resized.shape[:2]
         left, top = round((width - size) / 2), round((height - size) / 2)
         resized = resized[top : top + size, left : left + size]
-    return Prepared(*resized.shape[:2], b"".join(band.tobytes() for band in cv2.split(resized)))
+    return Prepared(resized.shape[0], resized.shape[1], b"".join(band.tobytes() for band in cv2.split(resized)))
 
 
 _MAX_CROPPED_RATIO = 4
