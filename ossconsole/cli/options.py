@@ -178,6 +178,16 @@ def _merged(metas: Sequence[msgspec.Meta]) -> msgspec.Meta:
     return msgspec.Meta(**given)
 
 
+def label_options(command: F) -> F:
+    """Adds the label files of a dataset: `--val-labels` and `--class-index`."""
+    for name, text in (
+        ("--class-index", "The tutorial's class index; none = number only the classes found."),
+        ("--val-labels", "Labels of a flat val/: the tutorial's JSON, Kaggle's CSV, or a CSV of name and class."),
+    ):
+        command = click.option(name, default="", metavar="FILE", help=text)(command)
+    return command
+
+
 def readonly_option(command: F) -> F:
     """Adds `--readonly` to a command, which gets it as `readonly: bool`."""
     return click.option("--readonly", is_flag=True, help=READONLY_HELP)(command)

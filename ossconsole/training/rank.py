@@ -58,6 +58,7 @@ class Rank:
             context.profile.dataset_prefix,
             val_split=context.settings.val_split,
             seed=context.settings.seed,
+            labels=context.settings.label_files,
             on_progress=self._show_listing,
         )
 

@@ -10,6 +10,7 @@ import msgspec
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import SettingsError
+from ossconsole.dataset.labels import LabelFiles
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 NotNegative = Annotated[int, msgspec.Meta(ge=0)]
@@ -137,6 +138,16 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     gpu: Annotated[
         str, _help("GPU to use: auto (the emptiest), its index or its UUID; for one process.", metavar="GPU")
     ] = AUTO
+    val_labels: Annotated[
+        str,
+        _help(
+            "Labels of a flat val/ without a manifest: the tutorial's JSON or Kaggle's CSV; oss:// too.", metavar="FILE"
+        ),
+    ] = ""
+    class_index: Annotated[
+        str,
+        _help("The tutorial's class index, without a manifest; none = number only the classes found.", metavar="FILE"),
+    ] = ""
     processes: Annotated[NotNegative, _help("Number of local processes, one GPU each; 0 = one per GPU.")] = 1
     prefetch_mb: Annotated[
         NotNegative,
@@ -150,6 +161,11 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         NotNegative, _help("Write a checkpoint every N steps as well; 0 = only after each epoch.")
     ] = 0
     keep_checkpoints: Annotated[NotNegative, _help("Checkpoints to keep, besides the best one; 0 = all.")] = 3
+
+    @property
+    def label_files(self) -> LabelFiles:
+        """The label files of a dataset without a manifest."""
+        return LabelFiles(val_labels=self.val_labels, class_index=self.class_index)
 
     def __post_init__(self) -> None:
         check_model(self.model)

@@ -25,6 +25,7 @@ from tests.tui.fakes import SIMULATED, FakeServices, FakeUpload, upload_progress
 from tests.tui.screens import settle, shown
 
 PLAN = UploadPlan(
+    layout="train/ and val/",
     files=398,
     to_send=390,
     unchanged=6,

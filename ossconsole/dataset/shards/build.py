@@ -28,7 +28,7 @@ from ossconsole.dataset.shards.index import (
     read_packed_list,
 )
 from ossconsole.dataset.source.files import FileLocation
-from ossconsole.dataset.source.layout import PlannedSample
+from ossconsole.dataset.source.planned import PlannedSample
 from ossconsole.dataset.upload.job import UploadJob
 from ossconsole.dataset.upload.journal import PlanAction
 from ossconsole.dataset.upload.prepare import PreprocessConfig

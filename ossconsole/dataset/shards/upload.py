@@ -31,7 +31,8 @@ from ossconsole.dataset.shards.build import (
     list_objects,
 )
 from ossconsole.dataset.shards.index import PackedShard, PackedShardList, ShardSample
-from ossconsole.dataset.source.layout import Layout, SkippedFile
+from ossconsole.dataset.source.layout import Layout
+from ossconsole.dataset.source.planned import SkippedFile
 from ossconsole.dataset.upload.job import PrefixTakenError, UploadJob, UploadSettings, check_prefix
 from ossconsole.dataset.upload.journal import JournalError, JournalLock, PlanAction, journal_path
 from ossconsole.dataset.upload.pipeline import LAST_ANSWERS_S
@@ -88,7 +89,7 @@ class ShardUpload(UploadJob):
 
     def work(self) -> None:
         """Uploads all shards and their list. Raises Cancelled, ConsoleError."""
-        layout = Layout(self.settings.source)
+        layout = self.open_source()
         if not layout.countable:
             raise ConsoleError(
                 "Shards need a source that can be read in any order.", remedy="Unpack the archive first."

@@ -17,7 +17,8 @@ from ossconsole.dataset.manifest import (
     read_manifest,
     write_manifest,
 )
-from ossconsole.dataset.source.layout import Layout, SkippedFile
+from ossconsole.dataset.source.layout import Layout
+from ossconsole.dataset.source.planned import SkippedFile
 from ossconsole.dataset.upload.job import PrefixState, UploadJob, check_prefix
 from ossconsole.dataset.upload.journal import Journal, PlanAction, journal_path
 from ossconsole.dataset.upload.pipeline import Pipeline, UploadItem
@@ -72,7 +73,7 @@ class SampleUpload(UploadJob):
 
     def work(self) -> None:
         """Uploads all samples and the manifest. Raises Cancelled, ConsoleError."""
-        layout = Layout(self.settings.source)
+        layout = self.open_source()
         found = check_prefix(self.store, self.prefix, self.settings)
         existing = _ExistingManifest(self, found)
         with contextlib.closing(self._open_journal()) as journal:
