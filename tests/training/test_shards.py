@@ -30,7 +30,7 @@ from ossconsole.storage.client import ObjectStore
 from ossconsole.telemetry import events
 from ossconsole.training.bench.benchmark import Bench, BenchSettings
 from ossconsole.training.bench.results import BenchEvent, CacheState, Mode, Reading
-from ossconsole.training.bench.sampling import BenchDataset, BenchRequests
+from ossconsole.training.bench.requests import BenchDataset, BenchRequests
 from ossconsole.training.data import Tar, Tars, TrainingData, training_data
 from ossconsole.training.loading.loader import Batch, BatchLoader, LoaderError
 from ossconsole.training.loading.reader import MISSING

@@ -24,6 +24,7 @@ from ossconsole.telemetry.compare import LOOKS, Conditions, installed_versions
 from ossconsole.telemetry.measure import Ceiling
 from ossconsole.telemetry.visits import EndpointWindow, Waiting, decode_share
 from ossconsole.training.bench.limits import ConnectorReader, HttpReader, ReaderFactory, rate
+from ossconsole.training.bench.requests import BenchDataset, BenchRequests
 from ossconsole.training.bench.results import (
     IMAGENET_SAMPLES,
     BenchCase,
@@ -45,8 +46,6 @@ from ossconsole.training.bench.results import (
     result_row,
 )
 from ossconsole.training.bench.sampling import (
-    BenchDataset,
-    BenchRequests,
     Interval,
     TrainingLoop,
     first_batch,

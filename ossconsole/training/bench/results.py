@@ -114,6 +114,22 @@ class Spread(msgspec.Struct, frozen=True):
         return cls(statistics.median(values), min(values), max(values), len(values)) if values else None
 
 
+class Quantiles(msgspec.Struct, frozen=True):
+    """The quantiles of durations, in seconds; all 0 without any."""
+
+    p50: float = 0.0
+    p95: float = 0.0
+    p99: float = 0.0
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Quantiles:
+        """The quantiles of the values, by the nearest rank."""
+        ordered = sorted(values)
+        if not ordered:
+            return cls()
+        return cls(*(ordered[min(len(ordered) - 1, int(share * len(ordered)))] for share in (0.5, 0.95, 0.99)))
+
+
 class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
     """The result of a case.
 
