@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeAlias
 
 import msgspec
@@ -17,14 +18,17 @@ import msgspec
 from ossconsole.config.connector import checked_connector_config
 from ossconsole.config.credentials import CredentialSource
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.config.errors import SettingsError
+from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.profiles import Profile
 from ossconsole.config.text import counted
 from ossconsole.dataset.manifest import TRAIN
+from ossconsole.storage.accelerator import Accelerator, find_accelerator
 from ossconsole.storage.client import ObjectStore
 from ossconsole.telemetry.host import free_memory
 from ossconsole.training.bench.accelerators import AcceleratorGroup, Order
-from ossconsole.training.bench.results import Quantiles
+from ossconsole.training.bench.buyers import BuyersTable, DatasetFacts, Measured, buyers_table
+from ossconsole.training.bench.mount import folder_settings
+from ossconsole.training.bench.results import Quantiles, ReadPath, stall_share
 from ossconsole.training.bench.workloads import (
     CALIBRATED_AU,
     MIN_AU,
@@ -35,7 +39,7 @@ from ossconsole.training.bench.workloads import (
     largest_passing,
     unmet_rules,
 )
-from ossconsole.training.data import training_data
+from ossconsole.training.data import USUAL_SIZE, training_data
 from ossconsole.training.loading.connector import ConnectorSettings, connector_native_log
 from ossconsole.training.settings import TrainSettings
 
@@ -54,7 +58,7 @@ class EmulationSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of an emulation. `accelerators` are the numbers to try; none: search for the most that pass.
 
     Each number is tried `rounds` times on each endpoint, in ABBA order; a search is made once. `workers` are those of
-    each accelerator.
+    each accelerator. `mount` is a folder that has the bucket's objects as files: a third path beside the endpoints.
     """
 
     workload: Workload
@@ -64,6 +68,7 @@ class EmulationSettings(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 2
     endpoints: tuple[EndpointKind, ...] = tuple(EndpointKind)
     dataset: str = ""
+    mount: Path | None = None
 
 
 class _EmulationEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
@@ -145,7 +150,10 @@ class PathResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EmulationSummary(_EmulationEvent, frozen=True, kw_only=True, tag="emulation"):
-    """The result, the last line. `dlio` has DLIO's names for the best trial of each path."""
+    """The result, the last line. `dlio` has DLIO's names for the best trial of each path.
+
+    `page_cache` says how this machine's page cache was kept out of the readings of a mounted folder.
+    """
 
     workload: Workload
     dataset: str
@@ -157,6 +165,8 @@ class EmulationSummary(_EmulationEvent, frozen=True, kw_only=True, tag="emulatio
     paths: tuple[PathResult, ...]
     unmet_rules: tuple[str, ...]
     note: str = NOT_A_RESULT
+    buyers: BuyersTable | None = None
+    page_cache: str = ""
     dlio: dict[str, dict[str, float | str]] = {}
 
 
@@ -185,6 +195,7 @@ class Emulation:
         on_event: Callable[[EmulationEvent], None] = lambda _: None,
     ) -> None:
         self._profile = profile
+        self._credentials = credentials
         self._settings = settings
         self._on_event = on_event
         self._calibrated: dict[int, float] = {}
@@ -199,11 +210,12 @@ class Emulation:
         ]
         if not self._paths:
             raise SettingsError(f"Profile {profile.name!r} has none of these endpoints.", remedy="Add one in Setup.")
+        self._page_cache = ""
+        if settings.mount is not None:
+            folder = folder_settings(_on_dataset(connector, prefix), self._data, settings.mount)
+            self._page_cache = str(folder.cache)
+            self._paths.append(_Path(str(ReadPath.MOUNT), folder, EndpointKind.STANDARD))
         self._group = AcceleratorGroup(self._data, connector.native_log)
-
-    def add_path(self, name: str, connector: ConnectorSettings) -> None:
-        """Measures another path to the same samples too, such as a mounted folder."""
-        self._paths.append(_Path(name, connector, EndpointKind.STANDARD))
 
     def run(self) -> EmulationSummary:
         """All trials; the summary is also the last event."""
@@ -320,6 +332,8 @@ class Emulation:
             workers=settings.workers,
             simulated=simulated,
             paths=tuple(results),
+            buyers=self._buyers(results),
+            page_cache=self._page_cache,
             unmet_rules=tuple(unmet_rules(found, settings.workload.name)),
             dlio={
                 result.path: dlio_names(best, self._bytes_per_sample)
@@ -327,6 +341,34 @@ class Emulation:
                 if (best := _best(result)) is not None
             },
         )
+
+    def _buyers(self, results: Sequence[PathResult]) -> BuyersTable:
+        data = self._data
+        facts = DatasetFacts(
+            format=str(data.format),
+            bytes_per_sample=self._bytes_per_sample,
+            side=data.image_size(0) or USUAL_SIZE,
+            sharded=data.sharded,
+        )
+        found = next((each for each in results if each.path == EndpointKind.ACCELERATED), None)
+        measured = None
+        if found is not None and (bought := self._accelerator()) is not None:
+            failed = next((each for each in found.fed if not each.passed), None)
+            limited = failed is not None and found.limit == "storage"
+            measured = Measured(
+                quota_gb=bought.quota_gb,
+                accelerators=found.accelerators,
+                bytes_per_s=failed.bytes_per_s if failed is not None and limited else None,
+                simulated=self._profile.simulated,
+            )
+        return buyers_table(self._settings.workload, facts, measured)
+
+    def _accelerator(self) -> Accelerator | None:
+        try:
+            return find_accelerator(self._profile, self._credentials)
+        except ConsoleError as error:  # the key may lack the permission; the table then has no measured cell
+            log.info("The size of the accelerator is unknown: %s", error)
+            return None
 
 
 def _on_dataset(connector: ConnectorSettings, prefix: str) -> ConnectorSettings:
@@ -338,7 +380,6 @@ def _trial(path: str, round_: int, steps: Sequence[Steps], *, simulated: bool) -
     seconds = max(each.ended[-1] for each in steps) - min(each.begun for each in steps)
     ends = [max(moments) for moments in zip(*(each.ended for each in steps), strict=True)]
     times = [after - before for before, after in itertools.pairwise(ends)]
-    typical = statistics.median(times)
     sustained = statistics.mean(each.sustained_au for each in steps)
     return Trial(
         time=time.time(),
@@ -354,7 +395,7 @@ def _trial(path: str, round_: int, steps: Sequence[Steps], *, simulated: bool) -
         readers_busy=statistics.mean(each.readers_busy for each in steps),
         step=Quantiles.of(times),
         fetch=Quantiles.of([each for one in steps for each in one.fetch_s]),
-        stall_share=sum(each - typical for each in times if each > 3 * typical) / sum(times),
+        stall_share=stall_share(times),
         simulated=simulated,
     )
 
@@ -366,10 +407,11 @@ def path_result(path: str, trials: Sequence[Trial], calibrated: Mapping[int, flo
     fed = tuple(_fed(tried, calibrated.get(number, 0.0)) for number, tried in by_number.items())
     best = max((each.accelerators for each in fed if each.passed), default=0)
     failed = next((each for each in fed if each.accelerators > best), None)
-    where = f"the {path} endpoint" if path in set(map(str, EndpointKind)) else f"the {path}"
     feeds = counted(best, "accelerator") if best else "no accelerator"
     simulated = ", simulated" if any(each.simulated for each in trials) else ""
-    words = f"{where.capitalize()} feeds {feeds} ({workload.name}, batch {workload.batch_size}{simulated})"
+    words = (
+        f"{ReadPath(path).words.capitalize()} feeds {feeds} ({workload.name}, batch {workload.batch_size}{simulated})"
+    )
     if failed is None:
         return PathResult(path=path, accelerators=best, limit="", words=f"{words}; more were not tried.", fed=fed)
     limit, why = _limit(failed)

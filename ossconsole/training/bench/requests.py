@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.manifest import TRAIN
-from ossconsole.training.bench.results import CacheState
+from ossconsole.training.bench.results import CacheState, ReadPath
 from ossconsole.training.data import TrainingData
 from ossconsole.training.plan import LANES, BatchRequest, Plan, Split, Window
 from ossconsole.training.settings import TrainSettings
@@ -42,9 +41,9 @@ class BenchDataset:
         count = data.count(TRAIN)
         self._order = np.arange(count) if data.sharded else np.random.default_rng(0).permutation(count)
         self._one = one_endpoint
-        self._read = dict.fromkeys(EndpointKind, 0)
+        self._read: dict[str, int] = dict.fromkeys(ReadPath, 0)
 
-    def next_unread(self, kind: EndpointKind, count: int) -> npt.NDArray[np.int64] | None:
+    def next_unread(self, kind: str, count: int) -> npt.NDArray[np.int64] | None:
         """Rows of `count` samples never read through `kind`, marked as read now; None when there are fewer."""
         first = self._read[kind]
         if first + count > len(self._order):
@@ -52,23 +51,23 @@ class BenchDataset:
         self._mark_read(kind, first + count)
         return self._order[first : first + count]
 
-    def already_read(self, kind: EndpointKind) -> npt.NDArray[np.int64]:
+    def already_read(self, kind: str) -> npt.NDArray[np.int64]:
         """Rows of the samples read through `kind`, newest last."""
         return self._order[: self._read[kind]]
 
-    def mark_all_read(self, kind: EndpointKind) -> None:
+    def mark_all_read(self, kind: str) -> None:
         """Counts every sample as read through `kind`."""
         self._mark_read(kind, len(self._order))
 
-    def _mark_read(self, kind: EndpointKind, count: int) -> None:
-        for each in EndpointKind if self._one else (kind,):
+    def _mark_read(self, kind: str, count: int) -> None:
+        for each in ReadPath if self._one else (kind,):
             self._read[each] = count
 
 
 class BenchRequests:
     """Batches never read through the endpoint; once `temperature` is warm, those of this visit, repeatedly."""
 
-    def __init__(self, data: BenchDataset, kind: EndpointKind, batch_size: int) -> None:
+    def __init__(self, data: BenchDataset, kind: str, batch_size: int) -> None:
         self.temperature = CacheState.COLD
         self._data = data
         self._kind = kind
