@@ -56,7 +56,7 @@ HOSTILE = "<script>alert(1)</script>\x1b[31m\u202e\" onload='x' `|*_[](http://x)
 
 
 def test_everything_foreign_is_escaped() -> None:
-    found = [
+    found: list[events.Event] = [
         run_event("r", bucket=HOSTILE, profile=HOSTILE, settings={"weights": HOSTILE, HOSTILE: 1}, host=HOSTILE),
         step_event(1),
         events.WarningEvent(time=2.0, message=HOSTILE),
@@ -104,7 +104,7 @@ def test_markdown_tables_are_tables() -> None:
 
 
 def test_a_long_run_is_written_quickly_and_small(tmp_path: Path) -> None:
-    found = [run_event("long"), *(step_event(number) for number in range(1, 50_001))]
+    found: list[events.Event] = [run_event("long"), *(step_event(number) for number in range(1, 50_001))]
     record = write_record(tmp_path / "long.jsonl", found)
     begun = time.process_time()
     path = write_report(record, tmp_path / "long.html")
