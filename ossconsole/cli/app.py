@@ -21,6 +21,7 @@ _COMMANDS = {
     "export": "ossconsole.cli.runs:export",
     "ls": "ossconsole.cli.ls:ls",
     "manifest": "ossconsole.cli.manifest:manifest",
+    "report": "ossconsole.cli.runs:report",
     "sandbox": "ossconsole.cli.sandbox:sandbox",
     "status": "ossconsole.cli.runs:status",
     "train": "ossconsole.cli.train:train",

@@ -1,4 +1,4 @@
-"""`ossconsole status` and `ossconsole export`: summaries and exports of run records."""
+"""`ossconsole status`, `export` and `report`: summaries, exports and reports of run records and benchmarks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ossconsole.cli.output import say, say_json
 from ossconsole.config.resolve import FIELDS
 from ossconsole.config.text import counted
 from ossconsole.telemetry.events import worst_classes
-from ossconsole.telemetry.runs import RunSummary, find_run
+from ossconsole.telemetry.runs import RunSummary, find_run, record_path
 
 
 @click.command()
@@ -58,6 +58,34 @@ def export(run: str, form: str | None, output: Path | None, target: Target) -> N
         written = [export_tensorboard(record, output or Path(f"{summary.run}-tensorboard"))]
     for path in written:
         say(path)
+
+
+@click.command()
+@click.argument("name", metavar="[RUN|BENCH]", default="")
+@click.option("--format", "form", type=click.Choice(["html", "md"]), default="html", show_default=True, help="Format.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="File. Default: named after the run.")
+@profile_options
+@reads_only
+def report(name: str, form: str, out: Path | None, target: Target) -> None:
+    """Write a page about RUN (default: the newest run) or a saved benchmark, to send or print.
+
+    It is one file that loads nothing from a network, and has no secret in it.
+    """
+    from ossconsole.telemetry.report import write_page, write_report
+
+    if name and not _is_run(name):
+        from ossconsole.training.bench.report import bench_page
+        from ossconsole.training.bench.saved import load
+
+        say(write_page(bench_page(load(name)), out or Path(f"{name}.{form}"), form))
+        return
+    summary = _find(name, target)
+    say(write_report(Path(summary.path), out or Path(f"{summary.run}.{form}"), form))
+
+
+def _is_run(name: str) -> bool:
+    """Whether there is a run of that name; a benchmark of the same name is not found then."""
+    return record_path(name).exists()
 
 
 def _find(run: str, target: Target) -> RunSummary:

@@ -21,11 +21,16 @@ SPAWN = multiprocessing.get_context("spawn")
 """Children are spawned: neither the connector nor CUDA survives a fork."""
 
 
-def spawn(name: str, target: Callable[..., None], *args: object) -> tuple[SpawnProcess, Connection]:
-    """Starts `target(pipe, *args)` in a child; returns it and the other end of the pipe. Raises OSError."""
+def spawn(
+    name: str, target: Callable[..., None], *args: object, has_children: bool = False
+) -> tuple[SpawnProcess, Connection]:
+    """Starts `target(pipe, *args)` in a child; returns it and the other end of the pipe. Raises OSError.
+
+    One that `has_children` of its own must be killed before this process exits: multiprocessing waits for it.
+    """
     ours, theirs = SPAWN.Pipe()
     with theirs:
-        process = SPAWN.Process(target=target, args=(theirs, *args), name=name, daemon=True)
+        process = SPAWN.Process(target=target, args=(theirs, *args), name=name, daemon=not has_children)
         process.start()
     return process, ours
 

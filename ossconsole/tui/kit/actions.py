@@ -212,6 +212,7 @@ ACTIONS = (
         ("mark", "space,m", "Mark", "Mark for the comparison", 80),
         ("compare", "c", "Compare", "The two marked runs side by side", 85),
         ("export", "x", "Export", "Write the run as CSV, JSON or for TensorBoard", 75),
+        ("report", "w", "Report", "Write a page about the run, to send or print", 70),
         ("refresh", "r", "Refresh", "List the runs again", 60),
         ("leave", "escape,backspace", "Back", "Return to the Train screen", 90),
     ),
