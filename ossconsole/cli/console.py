@@ -121,7 +121,7 @@ async def _show(application: Application, signals: ExitSignals, *, demo: bool) -
     """Runs the App. An App that ends without a request to exit has crashed."""
     from ossconsole.tui.app import ConsoleApp
 
-    app: ConsoleApp = ConsoleApp(application, initial_mode="train" if demo else "browse")
+    app: ConsoleApp = ConsoleApp(application, initial_mode="train" if demo else "")
     signals.attach(lambda code: app.exit(return_code=code), asyncio.get_running_loop())
     try:
         await app.run_async()

@@ -121,11 +121,12 @@ class FillStage(StrEnum):
 
 
 class FillProgress(msgspec.Struct, frozen=True):
-    """The progress of a stage as text; `over` with its last report."""
+    """The progress of a stage as text, and as a share of 0 to 1 where it is known; `over` with its last report."""
 
     stage: FillStage
     text: str
     over: bool = False
+    share: float | None = None
 
 
 OnProgress = Callable[[FillProgress], None]
@@ -194,7 +195,7 @@ def _create(opened: OpenTarget, report: OnProgress, start_upload: Callable[[Uplo
     from ossconsole.dataset.upload.plan import create_upload
 
     def drawn(count: int, total: int) -> None:
-        report(FillProgress(FillStage.IMAGES, f"{count} of {total} drawn"))
+        report(FillProgress(FillStage.IMAGES, f"{count} of {total} drawn", share=count / total))
 
     source = state_dir() / "sample-pictures"
     count = make_sample_images(source, on_drawn=drawn)
@@ -208,7 +209,8 @@ def _create(opened: OpenTarget, report: OnProgress, start_upload: Callable[[Uplo
         job = start_upload(settings)
     try:
         while not job.wait(_POLL_S):
-            report(FillProgress(FillStage.UPLOAD, f"{job.progress().done} of {count} sent"))
+            done = job.progress().done
+            report(FillProgress(FillStage.UPLOAD, f"{done} of {count} sent", share=done / max(1, count)))
     except BaseException:  # such as Ctrl-C
         job.cancel()
         raise

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from textual import work
+from textual import events, work
 from textual.binding import BindingType
 from textual.color import Color
 from textual.command import DiscoveryHit, Hit, Hits, Provider
@@ -23,7 +23,7 @@ from textual.worker import Worker, WorkerState
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import exposed_folders
 from ossconsole.config.text import counted
-from ossconsole.tui.console import Console, NoCredentials, Services, Starting
+from ossconsole.tui.console import Console, NoCredentials, Services, Starting, WorkChip
 from ossconsole.tui.help import OpeningScreen
 from ossconsole.tui.kit import actions, glyphs, memory
 from ossconsole.tui.kit import canvas as themes
@@ -53,6 +53,12 @@ def _screen(feature: str, name: str) -> Callable[[], Screen[None]]:
         return screen
 
     return make
+
+
+def _welcome() -> Screen[None]:
+    from ossconsole.tui.welcome import WelcomeScreen
+
+    return WelcomeScreen()
 
 
 class ActionProvider(Provider):
@@ -97,6 +103,9 @@ class ActionProvider(Provider):
 class ConsoleApp(ConsoleTextualApp):
     """The console over `services`, opened on `initial_mode` (setup, browse, upload or train).
 
+    With "" it opens where the work is: a live run or upload, credentials that are missing, or the welcome; it follows
+    what becomes known of them until the first key is pressed.
+
     `clock` gives Unix seconds. The return code is 0 after quitting and 1 after a crash; `crash_lines` then has one line
     for the terminal. `return_value` is `detach` where running work should continue, `stop` where it should end.
     """
@@ -110,6 +119,7 @@ class ConsoleApp(ConsoleTextualApp):
         "browse": _screen("browse", "BrowseScreen"),
         "upload": _screen("upload", "UploadScreen"),
         "train": _screen("train", "TrainScreen"),
+        "welcome": _welcome,
     }
     BINDINGS: ClassVar[list[BindingType]] = [*actions.bindings("app")]
     COMMANDS = ConsoleTextualApp.COMMANDS | {ActionProvider}
@@ -133,8 +143,8 @@ class ConsoleApp(ConsoleTextualApp):
         self.initial_mode = initial_mode
         self._appearance = memory.recall("look", "")
         self.glyphs = glyph_set or glyphs.SETS.get(self._appearance.get("glyphs", ""), glyphs.for_terminal())
-        self._opens_setup = initial_mode == "browse"
-        """Open Setup if there are no credentials; until they were read, or the user has selected a screen."""
+        self._follows_work = not initial_mode
+        """Show the screen where the work is, until the first key."""
         self.jobs: list[Job] = []
         """See `Console.jobs`."""
         self._modules = 0
@@ -214,7 +224,9 @@ class ConsoleApp(ConsoleTextualApp):
         for problem in filter(None, (memory.check(), *exposed_folders())):
             self._warn(problem)
         if isinstance(self.screen, OpeningScreen):
-            self.switch_mode(self.initial_mode)
+            profile = self.services.state.profile
+            nothing_yet = profile is None or profile.simulated
+            self.switch_mode(self.initial_mode or ("welcome" if nothing_yet else "browse"))
         self.set_interval(TICK_S, self.tick)
         self.key_order.open()
 
@@ -223,21 +235,50 @@ class ConsoleApp(ConsoleTextualApp):
         self._freeze_modules()
         for event in self.monitor.pull():
             self._announce(event)
-        self._open_setup_without_credentials()
+        self._follow_work()
         # A mode that opens for the first time has no screen yet.
         screen = self.screen_stack[-1] if self.screen_stack else None
         if isinstance(screen, ConsoleScreen):
             screen.redraw_bars()
             screen.tick()
 
-    def _open_setup_without_credentials(self) -> None:
-        """Only at the start, and unless the user has selected another screen meanwhile."""
-        state = self.services.state
-        if not self._opens_setup or isinstance(state, Starting):
+    def _follow_work(self) -> None:
+        """Show the screen where the work is; other processes report theirs seconds after the start."""
+        if not self._follows_work or not self.screen_stack or not isinstance(self.screen, ConsoleScreen):
             return
-        self._opens_setup = False
-        if isinstance(state, NoCredentials) and isinstance(self.screen, ConsoleScreen):
-            self.switch_mode("setup")
+        run, upload, state = self.services.run, self.services.upload, self.services.state
+        preparing = isinstance(state, Starting) and state.stages  # its upload is that of the sample dataset
+        if run is not None and run.alive:
+            mode = "train"
+        elif upload is not None and upload.alive and not preparing:
+            mode = "upload"
+        elif isinstance(state, NoCredentials):
+            mode = "setup"
+        else:
+            return
+        self._follows_work = False
+        self.switch_mode(mode)
+
+    async def on_event(self, event: events.Event) -> None:
+        """The first key ends the search for the screen where the work is."""
+        if isinstance(event, events.Key):
+            self._follows_work = False
+        await super().on_event(event)
+
+    @property
+    def chips(self) -> Sequence[WorkChip]:
+        """See `Console.chips`."""
+        run, upload = self.services.run, self.services.upload
+        if run is None and upload is None and not self.jobs:
+            return ()
+        from ossconsole.tui import activity
+
+        chips = [
+            activity.run_chip(self.monitor.view, self.glyphs, alive=run.alive) if run is not None else None,
+            activity.upload_chip(upload, self.glyphs) if upload is not None else None,
+            activity.jobs_chip(self.jobs, self.glyphs),
+        ]
+        return [chip for chip in chips if chip is not None]
 
     def _freeze_modules(self) -> None:
         """Exclude the objects of modules from garbage collection: a full collection would delay keys by 0.1 s, and by
@@ -304,8 +345,17 @@ class ConsoleApp(ConsoleTextualApp):
         """Show another mode; ignored while a dialog is open."""
         if not isinstance(self.screen, ConsoleScreen):
             return
-        self._opens_setup = False
+        self._follows_work = False
         self.switch_mode(mode)
+
+    def action_work(self) -> None:
+        """Show the work in progress, the failed one first; further calls show the others."""
+        modes = [chip.mode for chip in sorted(self.chips, key=lambda chip: not chip.failed)]
+        if not modes:
+            self.notify("No run, upload or job is in progress.", timeout=3)
+            return
+        here = modes.index(self.current_mode) if self.current_mode in modes else -1
+        self.action_mode(modes[(here + 1) % len(modes)])
 
     def action_help(self) -> None:
         """Show or close the help."""

@@ -231,6 +231,7 @@ class FakeServices:
     planned: list[UploadSettings] = field(default_factory=list)
     uploads: list[UploadSettings] = field(default_factory=list)
     begun: int = 0
+    demos: int = 0
     _last: ConsoleState = Starting()  # noqa: RUF009 - it is immutable
 
     def __post_init__(self) -> None:
@@ -288,6 +289,10 @@ class FakeServices:
         self.started_on.append(dataset_prefix)
         self.run = FakeRun(state=RunState.STARTING)
         return self.run
+
+    def start_demo(self) -> None:
+        may_block()
+        self.demos += 1
 
     def plan_upload(
         self, settings: UploadSettings, stop: threading.Event, on_progress: Callable[[int], None]

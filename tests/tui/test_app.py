@@ -9,16 +9,20 @@ from collections.abc import Callable
 
 import pytest
 from rich.color import ColorSystem
+from textual.screen import Screen
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import make_folder, state_dir
+from ossconsole.dataset.upload.progress import Phase
 from ossconsole.tui.app import ConsoleApp
-from ossconsole.tui.console import NoCredentials, Starting
+from ossconsole.tui.console import NoCredentials, PreparationStage, StageState, Starting
 from ossconsole.tui.help import HelpScreen, KeyTable, LogScreen
 from ossconsole.tui.kit import actions
 from ossconsole.tui.kit.dialogs import ConfirmScreen
+from ossconsole.tui.setup.profiles import ProfileForm
+from ossconsole.tui.train.runs import RunsScreen
 from tests.tui.conftest import AppMaker
-from tests.tui.fakes import REAL, SECRET, FakeRun, FakeServices, Script
+from tests.tui.fakes import REAL, SECRET, FakeRun, FakeServices, FakeUpload, Script, upload_progress
 from tests.tui.screens import settle, shown
 
 
@@ -84,7 +88,7 @@ NO_KEY = NoCredentials(profile=REAL)
 
 async def test_without_credentials_the_console_opens_on_setup(make_app: AppMaker) -> None:
     services = FakeServices(standing=Starting(profile=REAL))
-    app = make_app(services, "browse")
+    app = make_app(services, "")
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(pilot)
         assert app.current_mode == "browse"
@@ -100,7 +104,7 @@ async def test_without_credentials_the_console_opens_on_setup(make_app: AppMaker
 
 async def test_a_screen_selected_meanwhile_stays(make_app: AppMaker) -> None:
     services = FakeServices(standing=Starting(profile=REAL))
-    app = make_app(services, "browse")
+    app = make_app(services, "")
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(pilot)
         await pilot.press("4")
@@ -364,3 +368,94 @@ async def test_an_error_while_leaving_is_not_a_crash(make_app: AppMaker) -> None
         app.exit("")
         app._handle_exception(RuntimeError("torn down"))
     assert app.return_code == 0
+
+
+async def test_a_live_run_found_after_the_start_is_shown(make_app: AppMaker) -> None:
+    services = FakeServices(profile=REAL)
+    app = make_app(services, "")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        assert app.current_mode == "browse"
+        services.run = FakeRun(list(Script().steps(3).events))
+        await settle(pilot)
+        assert app.current_mode == "train"
+
+
+async def test_a_live_upload_is_shown_but_not_that_of_the_sample_dataset(make_app: AppMaker) -> None:
+    stages = (PreparationStage("upload", StageState.ACTIVE),)
+    services = FakeServices(stages=stages, upload=FakeUpload(upload_progress()))
+    app = make_app(services, "")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        assert app.current_mode == "welcome"
+        services.stages = ()
+        await settle(pilot)
+        assert app.current_mode == "upload"
+
+
+async def test_nothing_yet_opens_the_welcome_with_the_preparation(make_app: AppMaker) -> None:
+    stages = (
+        PreparationStage("sandbox", StageState.DONE),
+        PreparationStage("sample images", StageState.ACTIVE, "425 of 850 drawn", 0.5),
+    )
+    services = FakeServices(profile=None, stages=stages)
+    app = make_app(services, "")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        assert app.current_mode == "welcome"
+        text = shown(app)
+        for words in ("Try the demo", "Connect a bucket", "Continue a run", "425 of 850 drawn", "━" * 10):
+            assert words in text
+        await pilot.press("enter")
+        await settle(pilot)
+        await settle(pilot)
+        assert services.demos == 1
+        assert app.current_mode == "train"
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"), [(["c"], ProfileForm), (["j", "enter"], ProfileForm), (["down", "down", "enter"], RunsScreen)]
+)
+async def test_the_welcome_leads_to_the_other_ways_to_begin(
+    make_app: AppMaker, keys: list[str], expected: type[Screen[object]]
+) -> None:
+    app = make_app(FakeServices(profile=None), "")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press(*keys)
+        await settle(pilot)
+        await settle(pilot)
+        assert isinstance(app.screen, expected)
+
+
+@pytest.mark.parametrize("size", [(60, 18), (80, 24), (120, 40)])
+async def test_the_run_is_in_the_mode_bar_of_every_screen_and_0_leads_to_it(
+    make_app: AppMaker, size: tuple[int, int]
+) -> None:
+    app = make_app(FakeServices(run=FakeRun(list(Script().steps(27).events))), "setup")
+    async with app.run_test(size=size) as pilot:
+        for mode in "1234":
+            await pilot.press(mode)
+            await settle(pilot)
+            head = shown(app).splitlines()[0]
+            assert "0 ▶ 27/400" in head
+            assert "●" in head
+        await pilot.press("2", "0")
+        await settle(pilot)
+        assert app.current_mode == "train"
+
+
+async def test_failed_work_comes_first(make_app: AppMaker) -> None:
+    upload = FakeUpload(upload_progress(phase=Phase.FAILED, error="no space left"), alive=False)
+    app = make_app(FakeServices(run=FakeRun(list(Script().steps(27).events)), upload=upload), "browse")
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+        head = shown(app).splitlines()[0]
+        assert "▶ 27/400" in head
+        assert "✗ upload failed" in head
+        await pilot.press("0")
+        await settle(pilot)
+        assert app.current_mode == "upload"
+        await pilot.press("0")
+        await settle(pilot)
+        assert app.current_mode == "train"

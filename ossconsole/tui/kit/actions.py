@@ -73,6 +73,7 @@ def key_text(key: str) -> str:
 
 SCOPE_TITLES = {
     "app": "Everywhere",
+    "welcome": "Welcome",
     "setup": "Setup",
     "browse": "Browse",
     "upload": "Upload",
@@ -96,6 +97,7 @@ ACTIONS = (
         ("mode('browse')", "2", "Browse", "Folders and objects of the bucket", 0),
         ("mode('upload')", "3", "Upload", "Prepare a dataset and upload it", 0),
         ("mode('train')", "4", "Train", "The training run, live", 0),
+        ("work", "0", "Work", "Show the run, the upload or the jobs in progress, failed ones first", 0),
         ("help", "question_mark,f1", "Help", "All keys", 5),
         ("command_palette", "ctrl+p", "Commands", "Find an action by name", 2),
         ("log", "f12", "Log", "The program's log and the output of native libraries", 0),
@@ -103,6 +105,13 @@ ACTIONS = (
         ("next_glyphs", "f10", "Symbols", "Charts in braille, blocks or plain ASCII", 0),
         ("quit", "q,ctrl+q", "Quit", "Quit the console", 4),
         ("interrupt", "ctrl+c", "Interrupt", "Copy the selection, or show how to quit", 0),
+    ),
+    *_scope(
+        "welcome",
+        ("demo", "d", "Demo", "A training run on a local object store with simulated speeds; no account needed", 90),
+        ("connect", "c", "Connect", "Set up a bucket: region, endpoints, AccessKey", 80),
+        ("continue_run", "r", "Runs", "The recorded runs: resume, replay, compare", 70),
+        ("select", "enter", "Select", "Start what is selected", 0),
     ),
     *_scope(
         "setup",
@@ -219,6 +228,11 @@ ACTIONS = (
 def of(scope: str) -> tuple[KeyAction, ...]:
     """The actions of one scope, in the order of the table."""
     return tuple(action for action in ACTIONS if action.scope == scope)
+
+
+def key_of(scope: str, call: str) -> str:
+    """The first key of an action."""
+    return next(action for action in of(scope) if action.call == call).keys.partition(",")[0]
 
 
 def bindings(scope: str) -> list[Binding]:

@@ -59,6 +59,9 @@ STYLES = {
     "chip-on": InkSpec("background", "primary", bold=True, reverse=True),
     "chip-key": InkSpec("primary", "panel", bold=True, ansi=_ANSI_PRIMARY),
     "chip-standard": InkSpec("secondary", "panel", bold=True),
+    "chip-good": InkSpec("success", "panel", bold=True),
+    "chip-warn": InkSpec("warning", "panel", bold=True),
+    "chip-bad": InkSpec("error", "panel", bold=True),
     "chip-accelerated": InkSpec("accent", "panel", bold=True, ansi=_ANSI_ACCELERATED),
 }
 _CURSOR_STRENGTH = 0.3

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.text import counted
 from ossconsole.telemetry.diagnosis import Bottleneck, diagnose
@@ -11,7 +9,7 @@ from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.measure import COMPUTE_BOUND, IO_BOUND
 from ossconsole.telemetry.view import RunView
 from ossconsole.tui.console import ConsoleState, PreparationStage, Ready, StageState, Starting
-from ossconsole.tui.kit.screen import notice, retry_hint
+from ossconsole.tui.kit.screen import notice, retry_hint, stage_lines
 from ossconsole.tui.kit.text import (
     MISSING,
     Line,
@@ -264,8 +262,6 @@ def _figure(text: str) -> Line:
     return Line((text, "dim" if text == MISSING else "strong"))
 
 
-_STYLES = {StageState.WAITING: "dim", StageState.ACTIVE: "strong", StageState.DONE: "good", StageState.FAILED: "bad"}
-
 _HOW = Line((" Press ", "dim"), ("n", "primary"), (" to configure a run", "dim"), (", ", "dim"), ("r", "primary"))
 _HOW.add(" for recorded runs.", "dim")
 _WHILE_IT_RUNS = Line((" During a run, ", "dim"), ("e", "primary"), (" switches the endpoint, ", "dim"))
@@ -284,7 +280,7 @@ def idle(context: DashboardContext, state: ConsoleState, width: int, *, starting
         detail = "loading torch, the manifest and the readers"
         stages = (*stages, PreparationStage("training run", StageState.ACTIVE, detail))
     title = "Prepared" if isinstance(state, Ready) and not starting else "Preparing"
-    lines = [context.heading(title, width), Line(), *_stage_lines(context, stages, width)] if stages else []
+    lines = [context.heading(title, width), Line(), *stage_lines(context.glyphs, stages, width)] if stages else []
     if starting:
         return lines
     if isinstance(state, Ready):
@@ -297,22 +293,3 @@ def idle(context: DashboardContext, state: ConsoleState, width: int, *, starting
     else:
         next_steps = notice(state, context.glyphs, width)
     return [*lines, Line(), *next_steps]
-
-
-def _stage_lines(context: DashboardContext, stages: Sequence[PreparationStage], width: int) -> list[Line]:
-    marks = {
-        StageState.WAITING: context.glyphs.waiting,
-        StageState.ACTIVE: context.glyphs.running,
-        StageState.DONE: context.glyphs.done,
-        StageState.FAILED: context.glyphs.failed,
-    }
-    lines = []
-    label_width = max(len(stage.label) for stage in stages) + 5
-    for stage in stages:
-        style = _STYLES[stage.state]
-        line = Line((f"  {marks[stage.state]} {safe(stage.label)}", style)).to(label_width)
-        first, *rest = wrap(safe(stage.detail), width - label_width - 1) or [""]
-        look = "text" if stage.state is StageState.FAILED else "dim"
-        lines.append(line.add(first, look))
-        lines += [Line().to(label_width).add(part, look) for part in rest]
-    return lines
