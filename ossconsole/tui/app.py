@@ -7,7 +7,7 @@ import importlib
 import logging
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -318,13 +318,16 @@ class ConsoleApp(ConsoleTextualApp):
             self.show_error(ConsoleError(f"Unexpected {type(error).__name__}.", remedy="See the log (f12)."))
 
     @work(exclusive=True, group="dialog", exit_on_error=False)
-    async def new_run(self, resume: str = "") -> None:
+    async def new_run(self, resume: str = "", known: Mapping[str, Any] | None = None) -> None:
         """See `Console.new_run`."""
         from ossconsole.tui.train.screen import NewRunScreen
 
-        profile = self.services.profile
-        if profile is not None:
-            new = await self.push_screen_wait(NewRunScreen(profile, resume=resume))
+        profile, run = self.services.profile, self.services.run
+        if run is not None and run.alive:
+            remedy = f"Press {actions.key_text(actions.key_of('app', 'work'))}, then s, to stop it."
+            self.show_error(ConsoleError("A run is in progress.", remedy=remedy))
+        elif profile is not None:
+            new = await self.push_screen_wait(NewRunScreen(profile, resume=resume, known=known or {}))
             if new is not None:
                 self._start_run(new, show=bool(resume))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -337,8 +337,11 @@ class Console(Protocol):
     def action_work(self) -> None:
         """Shows the work in progress, the failed one first; further calls show the others."""
 
-    def new_run(self, resume: str = "") -> object:
-        """Opens the form of a new run and starts the run; `resume` is the key of a checkpoint, which shows Train."""
+    def new_run(self, resume: str = "", known: Mapping[str, Any] | None = None) -> object:
+        """Opens the form of a new run and starts the run; `resume` is the key of a checkpoint, which shows Train.
+
+        `known` are the settings of the run that wrote the checkpoint, as far as they are known.
+        """
 
     def remember(self, form: str, profile: str, values: dict[str, Any]) -> bool:
         """Keeps the values of a form for the next session. False, after a toast with the reason, where that fails."""

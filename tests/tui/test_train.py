@@ -18,6 +18,7 @@ from ossconsole.tui.train.screen import NewRunScreen
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import START, FakeRun, FakeServices, FakeUpload, Script, gpu, sample, upload_progress
 from tests.tui.screens import settle, shown
+from tests.tui.test_train_pictures import decided
 
 ACCELERATED = EndpointKind.ACCELERATED
 
@@ -379,3 +380,58 @@ async def test_a_hidden_screen_is_not_drawn(make_app: AppMaker, monkeypatch: pyt
         await pilot.pause()
         assert drawn == []
         assert run.waiting == [], "events are still taken in"
+
+
+@pytest.mark.parametrize("size", [(60, 18), (80, 24), (120, 40)])
+async def test_a_finished_run_has_a_card_with_its_result_and_the_next_steps(
+    make_app: AppMaker, size: tuple[int, int]
+) -> None:
+    script = decided().end_epoch().state(RunState.FINISHED).summary()
+    services = FakeServices(run=FakeRun(list(script.events), state=RunState.FINISHED, alive=False))
+    app = make_app(services, now=script.time)
+    async with app.run_test(size=size) as pilot:
+        await settle(pilot)
+        text = shown(app)
+        assert "accelerated saves 3:00 per epoch" in text or size[0] < 120
+        assert "epoch-0001.pt" in text or size[0] < 80
+        for words in ("Finished", "top-1 42.0 %", "1.43x of standard (1.41 ", "T resume", "n new run"):
+            assert words in text, words
+        assert "checkpoints/" in text
+        await pilot.press("T")
+        await settle(pilot)
+        assert isinstance(app.screen, NewRunScreen)
+        assert app.screen.value("resume").endswith("epoch-0001.pt")
+        assert app.screen.value("epochs") == "3"
+        assert app.screen.value("batch_size") == "64"
+
+
+async def test_a_failed_run_says_why_and_what_can_be_done_next(make_app: AppMaker) -> None:
+    script = Script().state(RunState.RUNNING, 3).steps(80).end_epoch().steps(3)
+    script.state(RunState.FAILED).summary(RunState.FAILED, "The accelerated endpoint does not answer.")
+    app = make_app(FakeServices(run=FakeRun(list(script.events), state=RunState.FAILED, alive=False)))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        text = shown(app)
+    for words in ("Failed", "83 of 400 steps", "The accelerated endpoint does not answer.", "T resume"):
+        assert words in text, words
+
+
+async def test_no_run_is_configured_while_one_is_alive(make_app: AppMaker) -> None:
+    app = make_app(FakeServices(run=running()))
+    async with app.run_test(size=(80, 24), notifications=True) as pilot:
+        await settle(pilot)
+        app.new_run(resume="checkpoints/a.pt")
+        await settle(pilot)
+        assert any("Press 0, then s" in notification.message for notification in app._notifications)
+        assert not isinstance(app.screen, NewRunScreen)
+
+
+async def test_a_resumed_run_starts_with_the_settings_of_its_checkpoint(make_app: AppMaker) -> None:
+    app = make_app(FakeServices())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        app.new_run(resume="checkpoints/a.pt", known={"image_size": 96, "seed": 7, "epochs": 2})
+        await settle(pilot)
+        form = app.screen
+        assert isinstance(form, NewRunScreen)
+        assert [form.value(name) for name in ("image_size", "seed", "epochs")] == ["96", "7", "3"]

@@ -185,6 +185,7 @@ ACTIONS = (
         ("control", "A", "A/A", "Control: one endpoint under both names; must find 1.00", 0),
         ("checkpoint", "c", "Checkpoint", "Write a checkpoint now", 70),
         ("runs", "r", "Runs", "All runs: replay, compare, export", 65),
+        ("resume", "T", "Resume", "Resume from the last checkpoint of the run", 63),
         ("learning_rate", "l", "Learning rate", "Change the peak learning rate of the run", 0),
     ),
     *_scope(

@@ -24,6 +24,7 @@ from ossconsole.tui.kit.text import (
     tile_lines,
     wrap,
 )
+from ossconsole.tui.train import finish
 from ossconsole.tui.train.monitor import DashboardContext
 
 _BOUND_STYLES = {
@@ -49,9 +50,9 @@ _SMALLEST_SHARE = 0.005  # of the step time, for a part to show
 def verdict(context: DashboardContext, width: int, height: int) -> list[Line]:
     """What limits the run, and the parts of the step time; below, what to do, and what another format would give."""
     found = diagnose(context.view, context.now, has_accelerated=context.has_accelerated)
+    if context.view.state is not None and context.view.state.final:
+        return finish.card(context, found, width, height)
     style = _BOUND_STYLES[found.bottleneck]
-    if context.view.state is RunState.FAILED:
-        style = "bad"
     edge = context.glyphs.left_edge
     first = Line((f"{edge}", style))
     text = safe(found.text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -45,6 +46,9 @@ _FIELDS = (
 )
 
 
+_OF_A_RUN = {"switch", "auto_compare", "control", "pause", "stop", "checkpoint", "learning_rate"}
+
+
 class NewRun(msgspec.Struct, frozen=True):
     """A run to start. `dataset_prefix` replaces the profile's."""
 
@@ -57,12 +61,17 @@ class NewRunScreen(FormScreen):
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+r", "defaults", "Defaults", show=False)]
 
-    def __init__(self, profile: Profile, *, resume: str = "") -> None:
-        """`resume` is the key of a checkpoint; it is not remembered, as a run resumes from it only once."""
+    def __init__(self, profile: Profile, *, resume: str = "", known: Mapping[str, Any] | None = None) -> None:
+        """`resume` is the key of a checkpoint; it is not remembered, as a run resumes from it only once.
+
+        `known` are the settings of the run that wrote it, which it needs; its number of epochs is the least.
+        """
         super().__init__("New run", save="Start", keys=" · ^r defaults")
         self._profile = profile
         remembered = {name: value for name, value in memory.recall(FORM, profile.name).items() if value != ""}
-        self._initial = self._defaults() | remembered | {"resume": resume}
+        before = self._defaults() | remembered
+        self._initial = before | dict(known or {}) | {"resume": resume}
+        self._initial["epochs"] = max(int(before["epochs"]), int(self._initial["epochs"]))
         if self._initial["endpoint"] not in map(str, profile.endpoints):
             self._initial["endpoint"] = str(EndpointKind.STANDARD)
 
@@ -146,17 +155,22 @@ class TrainScreen(Dashboard):
     # Actions
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Disable what needs a running run, a second endpoint or write access."""
+        """Disable what needs a second endpoint or write access; hide what needs a run that is alive."""
         busy = self.monitor.busy
+        if action in _OF_A_RUN:
+            return self._allowed(action) if busy else False
         if action == "new_run":  # while the bucket is being prepared, the key explains why no run can start
             return None if busy or self.services.readonly else True
-        if action in {"switch", "auto_compare"}:
-            return True if busy and self.context.has_accelerated else None
-        if action == "control":
-            return True if busy and self.monitor.view.delivering is not None else None
-        if action in {"pause", "stop", "checkpoint", "learning_rate"}:
-            return True if busy else None
+        if action == "resume":
+            possible = not busy and not self.services.readonly and isinstance(self.services.state, Ready)
+            return True if possible and self.monitor.view.last_checkpoint is not None else None
         return super().check_action(action, parameters)
+
+    def _allowed(self, action: str) -> bool | None:
+        """The same for the actions of a run that is alive."""
+        if action in {"switch", "auto_compare"}:
+            return True if self.context.has_accelerated else None
+        return None if action == "control" and self.monitor.view.delivering is None else True
 
     def live_actions(self) -> list[tuple[KeyAction, bool]]:
         """The actions of the footer; a new run shows as disabled until the bucket is ready."""
@@ -263,11 +277,25 @@ class TrainScreen(Dashboard):
         lines = preparation(self.services, self.glyphs) or notice(state, self.glyphs, self.size.width)
         self.notify(" ".join(line.text.strip() for line in lines), severity="warning", markup=False)
 
+    def action_resume(self) -> None:
+        """Open the form of a run that resumes this one, with its settings."""
+        view = self.monitor.view
+        if view.last_checkpoint is not None:
+            known = view.run.settings if view.run is not None else {}
+            self.console.new_run(resume=view.last_checkpoint.key, known=resumable(known, view.last_checkpoint.epoch))
+
     def action_runs(self) -> None:
         """Open the list of recorded runs."""
         from ossconsole.tui.train.runs import RunsScreen
 
         self.app.push_screen(RunsScreen())
+
+
+def resumable(settings: Mapping[str, Any], epoch: int) -> dict[str, Any]:
+    """The settings of a run, as the form of the run that resumes it after `epoch` starts with them."""
+    names = {field.name for field in _FIELDS} - {"resume", "weights", "max_steps"}
+    known = {name: value for name, value in settings.items() if name in names and value not in (None, "")}
+    return known | {"epochs": max(epoch + 1, int(known.get("epochs", 0))), "max_steps": 0}
 
 
 def _check_learning_rate(text: str) -> None:
