@@ -404,28 +404,39 @@ class ConsoleApp(ConsoleTextualApp):
         else:
             self.notify("Press q to quit the console, or s on the Train screen to stop the run.", timeout=4)
 
+    def action_suspend(self) -> None:
+        """Suspend the console as any program of the shell; not while work of this process would stop with it."""
+        names = self._own_work()
+        if names:
+            self.notify(f"{_subject(names)} would pause, too. Press q to leave the console.", timeout=6)
+        elif isinstance(self.screen, ConsoleScreen):
+            self.action_suspend_process()
+
+    def _own_work(self) -> list[str]:
+        """What this process works on, in words; work of other processes continues without the console."""
+        run, upload = self.services.run, self.services.upload
+        running = run is not None and run.alive and not run.is_remote
+        uploading = upload is not None and upload.alive and not upload.is_remote
+        jobs = sum(job.alive for job in self.jobs)
+        kinds = (("a training run", running), ("an upload", uploading), (counted(jobs, "object job"), jobs))
+        return [name for name, busy in kinds if busy]
+
     @work(exclusive=True, group="quit", exit_on_error=False)
     async def action_quit(self) -> None:  # type: ignore[override]
         """Quit, after a question where work is running."""
         from ossconsole.tui.kit.dialogs import Choice, ConfirmScreen
 
-        run, upload = self.services.run, self.services.upload
-        running = run is not None and run.alive and not run.is_remote
-        uploading = upload is not None and upload.alive and not upload.is_remote
-        jobs = sum(job.alive for job in self.jobs)
-        if not running and not uploading and not jobs:
+        names = self._own_work()
+        if not names:
             self.exit("")
             return
         if isinstance(self.screen, ConfirmScreen):
             return
-        kinds = (("a training run", running), ("an upload", uploading), (counted(jobs, "object job"), jobs))
-        names = [name for name, busy in kinds if busy]
-        subject = " and ".join(names)
-        plural = len(names) > 1 or jobs > 1
+        plural = len(names) > 1 or names[0].endswith("s")
         choice = await self.push_screen_wait(
             ConfirmScreen(
                 "Quit the console?",
-                f"{subject[:1].upper()}{subject[1:]} {'are' if plural else 'is'} still running. "
+                f"{_subject(names)} {'are' if plural else 'is'} still running. "
                 f"{'They' if plural else 'It'} can continue in the background; start ossconsole again to see "
                 f"{'them' if plural else 'it'}. If stopped, a run writes a checkpoint first; an upload or a download "
                 "can be resumed later.",
@@ -438,6 +449,12 @@ class ConsoleApp(ConsoleTextualApp):
         )
         if choice:
             self.exit(choice)
+
+
+def _subject(names: Sequence[str]) -> str:
+    """The names as the subject of a sentence."""
+    text = " and ".join(names)
+    return f"{text[:1].upper()}{text[1:]}"
 
 
 if TYPE_CHECKING:

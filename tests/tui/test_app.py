@@ -459,3 +459,32 @@ async def test_failed_work_comes_first(make_app: AppMaker) -> None:
         await pilot.press("0")
         await settle(pilot)
         assert app.current_mode == "train"
+
+
+async def test_control_z_suspends_unless_work_of_this_process_would_stop_too(
+    make_app: AppMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = FakeServices(run=FakeRun(list(Script().steps(3).events)))
+    app = make_app(services)
+    suspended: list[None] = []
+    monkeypatch.setattr(app, "action_suspend_process", lambda: suspended.append(None))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("ctrl+z")
+        await settle(pilot)
+        assert suspended == []
+        assert any("A training run would pause" in item.message for item in app._notifications)
+        services.run = FakeRun(is_remote=True)
+        await pilot.press("ctrl+z")
+        await settle(pilot)
+        assert suspended == [None]
+
+
+async def test_notifications_leave_the_newest_events_free(make_app: AppMaker) -> None:
+    app = make_app(FakeServices(run=FakeRun(list(Script().steps(3).events))))
+    async with app.run_test(size=(80, 24), notifications=True) as pilot:
+        await settle(pilot)
+        app.notify("A word of it", timeout=60)
+        await settle(pilot)
+        rows = [at for at, line in enumerate(shown(app).splitlines()) if "A word of it" in line]
+        assert rows == [1]

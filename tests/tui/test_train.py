@@ -14,6 +14,8 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
 from ossconsole.tui.console import PreparationStage, StageState
+from ossconsole.tui.kit import dialogs
+from ossconsole.tui.kit.dialogs import ConfirmScreen
 from ossconsole.tui.train.screen import NewRunScreen
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import START, FakeRun, FakeServices, FakeUpload, Script, gpu, sample, upload_progress
@@ -435,3 +437,62 @@ async def test_a_resumed_run_starts_with_the_settings_of_its_checkpoint(make_app
         form = app.screen
         assert isinstance(form, NewRunScreen)
         assert [form.value(name) for name in ("image_size", "seed", "epochs")] == ["96", "7", "3"]
+
+
+async def test_every_request_is_acknowledged_before_the_run_has_done_it(make_app: AppMaker) -> None:
+    script = Script().state(RunState.RUNNING, 3).steps(30)
+    run = running(script)
+    app = make_app(FakeServices(run=run), now=script.time)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("space")
+        await settle(pilot)
+        assert "pausing after this step…" in shown(app)
+        await pilot.press("space")
+        await settle(pilot)
+        assert run.asked == [("pause",), ("resume",)]
+        await pilot.press("c")
+        await settle(pilot)
+        assert "checkpoint after this step…" in shown(app)
+        await pilot.press("e")
+        await settle(pilot)
+        assert "switching to accelerated…" in shown(app)
+        done = len(script.events)
+        run.waiting = list(script.switch(ACCELERATED).events[done:])
+        await settle(pilot)
+        assert "switching to" not in shown(app)
+
+
+async def test_a_refused_switch_is_no_longer_announced(make_app: AppMaker) -> None:
+    services = FakeServices(run=running(), unreachable={ACCELERATED: ConsoleError("It does not answer.")})
+    app = make_app(services)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("e")
+        await settle(pilot)
+        assert "switching to" not in shown(app)
+
+
+async def test_the_letter_of_an_answer_gives_it_but_not_a_paste(
+    make_app: AppMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = running()
+    app = make_app(FakeServices(run=run))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        monkeypatch.setattr(dialogs, "_TYPING_S", 3600.0)  # keys that follow one another at once, on any machine
+        await pilot.press("s", "s", "y")
+        await settle(pilot)
+        assert isinstance(app.screen, ConfirmScreen)
+        assert run.asked == []
+        monkeypatch.setattr(dialogs, "_TYPING_S", 0.0)
+        await pilot.press("n")
+        await settle(pilot)
+        assert run.asked == []
+        await pilot.press("s")
+        await settle(pilot)
+        assert "k keep running · s stop" in shown(app)
+        await pilot.press("s")
+        await settle(pilot)
+        assert run.asked == [("stop",)]
+        assert "stopping after this step…" in shown(app)

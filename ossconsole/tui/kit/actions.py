@@ -104,6 +104,7 @@ ACTIONS = (
         ("next_theme", "f9", "Theme", "The next colour theme", 0),
         ("next_glyphs", "f10", "Symbols", "Charts in braille, blocks or plain ASCII", 0),
         ("quit", "q,ctrl+q", "Quit", "Quit the console", 4),
+        ("suspend", "Z,ctrl+z", "Suspend", "Stop the console and return to the shell; fg continues it", 0),
         ("interrupt", "ctrl+c", "Interrupt", "Copy the selection, or show how to quit", 0),
     ),
     *_scope(

@@ -83,6 +83,11 @@ class Dashboard(ConsoleScreen):
         """The state of auto A/B or of the A/A control, if one is active."""
         return ""
 
+    @property
+    def requested(self) -> str:
+        """A request to the run that has not taken effect yet."""
+        return ""
+
     def body(self) -> ComposeResult:
         yield Panel(lambda width, height: headline.verdict(self.context, width, height), id="verdict")
         yield Panel(lambda width, _: [headline.progress(self.context, width)], id="progress")
@@ -155,6 +160,7 @@ class Dashboard(ConsoleScreen):
             has_accelerated=profile is None or profile.accelerated_endpoint is not None,
             comparison_status=self.comparison_status,
             has_controls=self.has_controls,
+            requested=self.requested,
         )
 
     @property

@@ -122,6 +122,8 @@ def progress(context: DashboardContext, width: int) -> Line:
     }
     mark = marks.get(view.state, glyphs.running)
     left = Line((f" {mark} {view.state}", _STATE_STYLES.get(view.state, "strong")))
+    if context.requested:
+        left = Line((f" {mark} {context.requested}{glyphs.ellipsis}", "warn"))
     epoch = view.last_step.epoch if view.last_step else 0
     if epoch:
         left.add(f"  epoch {epoch}" + (f"/{view.run.epochs}" if view.run.epochs else ""))

@@ -25,6 +25,8 @@ class RunMonitor:
         self.view = RunView()
         self.auto: AutoCompare | None = None
         self.control: LabelControl | None = None
+        self.request: PendingRequest | None = None
+        """The newest request to the run, until it has taken effect."""
         self._telemetry_at = 0.0
 
     @property
@@ -55,7 +57,7 @@ class RunMonitor:
         if run is not self._run:
             self._run = run
             self.view = RunView()
-            self.auto = self.control = None
+            self.auto = self.control = self.request = None
             self._telemetry_at = 0.0
         events = run.drain() if run is not None else []
         for event in events:
@@ -69,6 +71,8 @@ class RunMonitor:
         if sample is not None and sample.time - self._telemetry_at > _TELEMETRY_EXPIRES_S:
             self.view.apply(sample.event())
         self._compare()
+        if self.request is not None and (not self.busy or self.request.done(self.view)):
+            self.request = None
         return events
 
     def start_control(self) -> None:
@@ -115,11 +119,21 @@ _TELEMETRY_EXPIRES_S = 10.0
 
 
 @dataclass(frozen=True)
+class PendingRequest:
+    """What the run was asked for, in words, and how to see in its view that it was done."""
+
+    name: str
+    words: str
+    done: Callable[[RunView], bool]
+
+
+@dataclass(frozen=True)
 class DashboardContext:
     """What the panels are drawn from; `now` in Unix seconds.
 
     `has_accelerated`: the profile has an accelerated endpoint. `has_controls`: the screen has the keys that change the
-    run. `comparison_status`: the state of auto A/B or of the A/A control.
+    run. `comparison_status`: the state of auto A/B or of the A/A control. `requested`: a request to the run that has
+    not taken effect yet, in words.
     """
 
     view: RunView
@@ -128,6 +142,7 @@ class DashboardContext:
     has_accelerated: bool = True
     comparison_status: str = ""
     has_controls: bool = True
+    requested: str = ""
 
     @property
     def simulated(self) -> bool:

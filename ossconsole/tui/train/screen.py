@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -16,6 +16,7 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.config.profiles import FieldError, Profile, checked
 from ossconsole.telemetry.auto import AutoCompare
 from ossconsole.telemetry.events import RunState
+from ossconsole.telemetry.view import RunView
 from ossconsole.training.settings import TrainSettings
 from ossconsole.tui.console import ConsoleState, Ready, RunHandle
 from ossconsole.tui.kit import actions, memory
@@ -24,7 +25,7 @@ from ossconsole.tui.kit.dialogs import Choice, ConfirmScreen, Field, FormScreen,
 from ossconsole.tui.kit.screen import notice, preparation, preparation_stages
 from ossconsole.tui.kit.text import number
 from ossconsole.tui.train.dashboard import Dashboard, RunSource
-from ossconsole.tui.train.monitor import RunMonitor
+from ossconsole.tui.train.monitor import PendingRequest, RunMonitor
 
 FORM = "train"
 _FIELDS = (
@@ -152,6 +153,16 @@ class TrainScreen(Dashboard):
         shown = self.monitor.auto or self.monitor.control
         return shown.words if shown else ""
 
+    @property
+    def requested(self) -> str:
+        """What the run was asked for and has not done yet."""
+        return self.monitor.request.words if self.monitor.request is not None else ""
+
+    def _request(self, name: str, words: str, done: Callable[[RunView], bool]) -> None:
+        """Acknowledge a request on the next paint: the run notices it after its step, which may take long."""
+        self.monitor.request = PendingRequest(name, words, done)
+        self.tick()
+
     # Actions
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
@@ -178,13 +189,17 @@ class TrainScreen(Dashboard):
         return [(action, live and (ready or action.name != "new_run")) for action, live in super().live_actions()]
 
     def action_pause(self) -> None:
-        """Pause the run, or resume it."""
-        run = self.monitor.run
-        if run is not None:
-            if run.state is RunState.PAUSED:
-                run.resume()
-            else:
-                run.pause()
+        """Pause the run, or resume it, also where it has not paused yet."""
+        run, request = self.monitor.run, self.monitor.request
+        if run is None:
+            return
+        asked = request.name if request is not None else ""
+        if asked == "pause" or (run.state is RunState.PAUSED and asked != "resume"):
+            run.resume()
+            self._request("resume", "resuming", lambda view: view.state is not RunState.PAUSED)
+        else:
+            run.pause()
+            self._request("pause", "pausing after this step", lambda view: view.state is RunState.PAUSED)
 
     @work(exclusive=True, group="stop", exit_on_error=False)
     async def action_stop(self) -> None:
@@ -200,6 +215,7 @@ class TrainScreen(Dashboard):
             )
         )
         if choice == "stop":
+            self._request("stop", "stopping after this step", lambda view: view.state is RunState.STOPPING)
             self._stop(run)
 
     @work(thread=True, group="end", exit_on_error=False)
@@ -211,14 +227,20 @@ class TrainScreen(Dashboard):
         """Write a checkpoint after the current step."""
         run = self.monitor.run
         if run is not None:
+            before = self.monitor.view.last_checkpoint
             run.checkpoint()
-            self.notify("A checkpoint is written after this step.", timeout=3)
+            self._request(
+                "checkpoint",
+                "checkpoint after this step",
+                lambda view: view.saving is not None or view.last_checkpoint is not before,
+            )
 
     def action_switch(self) -> None:
         """Switch to the other endpoint; auto A/B ends."""
         run, kind = self.monitor.run, self.monitor.view.endpoint
         if run is not None and kind is not None:
             self.monitor.auto = None
+            self._request("switch", f"switching to {kind.other}", lambda view: view.endpoint is not kind)
             self._switch(kind.other)
 
     @work(thread=True, exclusive=True, group="switch", exit_on_error=False)
@@ -230,7 +252,11 @@ class TrainScreen(Dashboard):
             if run is not None and run.alive:
                 run.switch(kind, "by hand")
         except ConsoleError as error:
-            self.app.call_from_thread(self.show_error, error)
+            self.app.call_from_thread(self._refused, error)
+
+    def _refused(self, error: ConsoleError) -> None:
+        self.monitor.request = None
+        self.show_error(error)
 
     def action_auto_compare(self) -> None:
         """Start or end auto A/B: the endpoints alternate until the ratio is known."""
@@ -266,7 +292,9 @@ class TrainScreen(Dashboard):
         prompt = PromptScreen("Learning rate", question, present, check=_check_learning_rate, replace=True)
         text = await self.app.push_screen_wait(prompt)
         if text is not None and run is not None and run.alive:
+            after = self.monitor.view.step
             run.set_lr(float(text))
+            self._request("learning rate", f"learning rate {text.strip()}", lambda view: view.step > after)
 
     def action_new_run(self) -> None:
         """Open the form of a new run; while the bucket is not ready, say why."""
