@@ -314,7 +314,7 @@ class Application:
             self._fail(str(error))
         except Exception as error:
             log.exception("Preparing failed")  # so that no state stays "starting" for ever
-            self._fail(f"Unexpected {type(error).__name__}: {error}. The log (f12) has the traceback.")
+            self._fail(f"Unexpected {type(error).__name__}: {error}. The log (L) has the traceback.")
 
     def _open_target(self) -> OpenTarget:
         uses_sandbox = self._resolution is None

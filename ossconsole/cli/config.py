@@ -16,6 +16,7 @@ from ossconsole.config.errors import SettingsError
 from ossconsole.config.profiles import (
     PLAIN_HTTP_ALLOWED,
     Profile,
+    Settings,
     checked,
     load_settings,
     refuse_plain_http,
@@ -83,6 +84,14 @@ def init(*, force: bool, **fields: Any) -> None:
     say(f"Wrote {settings_path()}. Next: ossconsole doctor")
 
 
+def _check_keys(settings: Settings) -> None:
+    """Raises SettingsError for a key of the console that is not valid."""
+    if settings.keys:
+        from ossconsole.tui.kit.actions import checked_keymap
+
+        checked_keymap(settings.keys)
+
+
 @config.command()
 @reads_only
 def validate() -> None:
@@ -90,5 +99,6 @@ def validate() -> None:
     settings = load_settings()
     values = load_connector_config()
     profiles, active = counted(len(settings.profiles), "profile"), settings.active or "none (the sandbox)"
+    _check_keys(settings)
     say(f"{settings_path()}: {profiles}, active: {active}")
     say(f"{connector_config_path()}: {'valid' if values else 'does not exist yet, the defaults apply'}")

@@ -122,7 +122,7 @@ class ConsoleApp(ConsoleTextualApp):
         "welcome": _welcome,
     }
     BINDINGS: ClassVar[list[BindingType]] = [*actions.bindings("app")]
-    COMMANDS = ConsoleTextualApp.COMMANDS | {ActionProvider}
+    COMMANDS: ClassVar[set[type[Provider]]] = {ActionProvider}  # type: ignore[assignment]
     # Textual declares these two without ClassVar.
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide"), (170, "-vast")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-low"), (30, "-middle"), (50, "-high")]  # noqa: RUF012
@@ -151,6 +151,7 @@ class ConsoleApp(ConsoleTextualApp):
         self._guard = TerminalGuard()
         self._clock = clock
         self._started_at = clock()
+        self.set_keymap({action.id: action.keys for action in actions.ACTIONS if action.keys != action.default_keys})
         for own in themes.OWN:
             self.register_theme(own)
         # 16 colours cannot show our own palette: the terminal's is used.
@@ -315,7 +316,12 @@ class ConsoleApp(ConsoleTextualApp):
         error = event.worker.error
         if event.state is WorkerState.ERROR and error is not None:
             log.error("the worker %s of %s failed", event.worker.name, event.worker.node, exc_info=error)
-            self.show_error(ConsoleError(f"Unexpected {type(error).__name__}.", remedy="See the log (f12)."))
+            self.show_error(
+                ConsoleError(
+                    f"Unexpected {type(error).__name__}.",
+                    remedy=f"See the log ({_shown_key('log')}).",
+                )
+            )
 
     @work(exclusive=True, group="dialog", exit_on_error=False)
     async def new_run(self, resume: str = "", known: Mapping[str, Any] | None = None) -> None:
@@ -324,7 +330,7 @@ class ConsoleApp(ConsoleTextualApp):
 
         profile, run = self.services.profile, self.services.run
         if run is not None and run.alive:
-            remedy = f"Press {actions.key_text(actions.key_of('app', 'work'))}, then s, to stop it."
+            remedy = f"Press {_shown_key('work')}, then s, to stop it."
             self.show_error(ConsoleError("A run is in progress.", remedy=remedy))
         elif profile is not None:
             new = await self.push_screen_wait(NewRunScreen(profile, resume=resume, known=known or {}))
@@ -449,6 +455,11 @@ class ConsoleApp(ConsoleTextualApp):
         )
         if choice:
             self.exit(choice)
+
+
+def _shown_key(call: str) -> str:
+    """The key of an action of the App, as people write it."""
+    return actions.key_text(actions.key_of("app", call))
 
 
 def _subject(names: Sequence[str]) -> str:

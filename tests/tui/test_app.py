@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,10 +12,10 @@ import pytest
 from rich.color import ColorSystem
 from textual.screen import Screen
 
-from ossconsole.config.errors import ConsoleError
+from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.files import make_folder, state_dir
 from ossconsole.dataset.upload.progress import Phase
-from ossconsole.tui.app import ConsoleApp
+from ossconsole.tui.app import ActionProvider, ConsoleApp
 from ossconsole.tui.console import NoCredentials, PreparationStage, StageState, Starting
 from ossconsole.tui.help import HelpScreen, KeyTable, LogScreen
 from ossconsole.tui.kit import actions
@@ -138,9 +139,84 @@ async def test_help_is_made_from_the_registry(make_app: AppMaker) -> None:
 
 
 def test_every_key_has_one_meaning_on_a_screen() -> None:
-    for scope in {action.scope for action in actions.ACTIONS} - {"app"}:
-        keys = [key for action in (*actions.of(scope), *actions.of("app")) for key in action.keys.split(",")]
-        assert len(keys) == len(set(keys)), scope
+    assert actions.checked_keymap({}) == {}  # raises where two actions of a screen share a key
+
+
+def test_every_action_is_reachable_without_control_and_function_keys() -> None:
+    """Containers, browser terminals and desktops keep those."""
+    for action in actions.ACTIONS:
+        keys = action.keys.split(",")
+        assert not all(re.fullmatch(r"ctrl\+.*|f\d+", key) for key in keys), action
+        assert not re.fullmatch(r"ctrl\+.*|f\d+", keys[0]), "the first one is shown"
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"train.paus": "p"}, "Did you mean 'train.pause'"),
+        ({"train.pause": "pp"}, "'pp' is not a key"),
+        ({"train.pause": "s"}, "s is a key of both train.pause and train.stop"),
+        ({"view.raw-loss": "q"}, "q is a key of both"),
+    ],
+)
+def test_a_keymap_is_validated(keys: dict[str, str], words: str) -> None:
+    with pytest.raises(SettingsError, match=words):
+        actions.checked_keymap(keys)
+
+
+async def test_keys_of_the_settings_work_and_show_in_footer_and_help(make_app: AppMaker) -> None:
+    actions.use_keymap(actions.checked_keymap({"train.pause": "!,f5", "app.quit": "Q"}))
+    try:
+        run = FakeRun(list(Script().steps(3).events))
+        app = make_app(FakeServices(run=run))
+        async with app.run_test(size=(80, 24)) as pilot:
+            await settle(pilot)
+            assert "! Pause" in shown(app)
+            await pilot.press("space")
+            await settle(pilot)
+            assert run.asked == []
+            await pilot.press("exclamation_mark", "f5")
+            await settle(pilot)
+            assert run.asked == [("pause",), ("resume",)]
+            await pilot.press("question_mark", "slash", *"pause or")
+            await settle(pilot)
+            assert "! f5" in shown(app)
+    finally:
+        actions.use_keymap({})
+
+
+async def test_the_help_is_searched_and_moved_in_as_in_vim(make_app: AppMaker) -> None:
+    app = make_app(FakeServices())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("question_mark")
+        await settle(pilot)
+        assert shown(app).index("Train") < shown(app).index("New run")
+        await pilot.press("G")
+        await settle(pilot)
+        assert "on another screen" in shown(app) or "Compare" in shown(app)
+        await pilot.press("slash", *"presigned")
+        await settle(pilot)
+        assert "Copy URI, key, URL or presigned URL" in " ".join(shown(app).split())
+        assert "Configure a run" not in shown(app)
+        await pilot.press("escape")
+        await settle(pilot)
+        assert "New run" in shown(app)
+        await pilot.press("escape")
+        await settle(pilot)
+        assert not isinstance(app.screen, HelpScreen)
+
+
+async def test_the_palette_has_our_actions_alone(make_app: AppMaker) -> None:
+    app = make_app(FakeServices())
+    assert {ActionProvider} == app.COMMANDS
+    async with app.run_test(size=(100, 30)) as pilot:
+        await settle(pilot)
+        await pilot.press("colon")
+        await settle(pilot)
+        await pilot.pause(0.3)
+        assert "Train: New run (n)" in shown(app)
+        assert "🔎" not in shown(app)
 
 
 def test_every_action_exists(make_app: AppMaker) -> None:

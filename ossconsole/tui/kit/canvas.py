@@ -241,4 +241,4 @@ LIGHT = Theme(
 OWN = (DARK, LIGHT)
 
 ROTATION = ("console-dark", "console-light", "ansi-dark", "ansi-light")
-"""The themes of the theme key; all themes of Textual are in the command palette."""
+"""The themes of the theme key."""

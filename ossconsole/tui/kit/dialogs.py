@@ -241,6 +241,10 @@ class FormScreen(ConsoleModal):
         """Widgets between the fields and the hint."""
         yield from ()
 
+    def more_buttons(self) -> ComposeResult:
+        """Buttons between Cancel and the one that saves."""
+        yield from ()
+
     def hint(self, field: Field) -> str:
         """The line shown while the field has the focus."""
         return field.hint
@@ -248,7 +252,7 @@ class FormScreen(ConsoleModal):
     def compose(self) -> ComposeResult:
         """The fields with their labels, then hint and buttons."""
         self._fields = {field.name: field for field in self.fields()}
-        with self.frame(self._title, f"^s {self._save.lower()}{self._keys} · esc cancel", classes="form"):
+        with self.frame(self._title, f"enter, ^s {self._save.lower()}{self._keys} · esc cancel", classes="form"):
             with VerticalScroll(classes="scroll", can_focus=False), Grid(classes="fields"):
                 for field in self._fields.values():
                     yield Label(field.label, markup=False)
@@ -257,6 +261,7 @@ class FormScreen(ConsoleModal):
             yield Static(classes="hint", markup=False)
             with Horizontal(classes="buttons"):
                 yield Button("Cancel", id="cancel", compact=True)
+                yield from self.more_buttons()
                 yield Button(self._save, id="save", variant="primary", compact=True)
 
     def _make_control(self, field: Field) -> Input | Select[str]:
@@ -304,7 +309,7 @@ class FormScreen(ConsoleModal):
     def _on_button_pressed(self, event: Button.Pressed) -> None:
         if event.button.id == "save":
             self.action_save()
-        else:
+        elif event.button.id == "cancel":
             self.action_back()
 
     def action_save(self) -> None:

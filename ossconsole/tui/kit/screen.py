@@ -280,10 +280,26 @@ class ConsoleScreen(_ConsoleAccess, Screen[None]):
         self.tick()
 
 
+_VIM = {
+    "j": "down",
+    "k": "up",
+    "h": "left",
+    "l": "right",
+    "g": "home",
+    "G": "end",
+    "ctrl+d": "pagedown",
+    "ctrl+u": "pageup",
+}
+"""Movement as in vim: in lists, trees, texts and between the buttons of a dialog."""
+
+
 class ConsoleModal(_ConsoleAccess, ModalScreen[Any]):
     """A dialog over a screen; Escape closes it with None."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "back", show=False)]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "back", show=False),
+        *(Binding(key, f"app.simulate_key('{arrow}')", show=False) for key, arrow in _VIM.items()),
+    ]
 
     def frame(
         self,

@@ -8,8 +8,10 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import msgspec
-from textual import work
+from textual import on, work
+from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
+from textual.widgets import Button
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
@@ -85,6 +87,11 @@ class NewRunScreen(FormScreen):
     def _defaults(self) -> dict[str, Any]:
         return {**msgspec.to_builtins(TrainSettings()), "dataset_prefix": self._profile.dataset_prefix}
 
+    def more_buttons(self) -> ComposeResult:
+        """The defaults, for terminals that keep Ctrl+R."""
+        yield Button("Defaults", id="defaults", compact=True)
+
+    @on(Button.Pressed, "#defaults")
     def action_defaults(self) -> None:
         """Put the default into every field."""
         defaults = self._defaults()

@@ -80,7 +80,7 @@ class PanelArea:
 def form_lines(area: PanelArea, prefix: str) -> list[Line]:
     """The help of the form."""
     lines = [
-        Line((" ^s ", "primary"), ("scan the source and show the plan of the upload", "text")),
+        Line((" s  ", "primary"), ("scan the source and show the plan of the upload", "text")),
         Line((" o  ", "primary"), ("select a folder, an archive or a table", "text")),
         area.row("target", prefix),
         Line(),
@@ -134,9 +134,7 @@ def plan_lines(area: PanelArea, plan: UploadPlan, settings: UploadSettings, pref
     lines += _problem_lines(area, marked, plan.lost, plan.unused, area.height - len(lines) - 2)
     if plan.problem:
         return [*lines, Line(), Line((" esc back", "primary"))]
-    start = (
-        "^s start the upload" if plan.to_send else "Nothing to upload. ^s verifies the bucket and writes the manifest"
-    )
+    start = "s start the upload" if plan.to_send else "Nothing to upload. s verifies the bucket and writes the manifest"
     return [*lines, Line(), Line((f" {start}", "primary"), (" · esc back", "dim"))]
 
 
