@@ -30,7 +30,7 @@ from ossconsole.tui.kit import canvas as themes
 from ossconsole.tui.kit.actions import KeyAction
 from ossconsole.tui.kit.screen import ConsoleScreen
 from ossconsole.tui.kit.text import safe
-from ossconsole.tui.kit.textual_internals import CachedStylesheet, ConsoleTextualApp, TerminalGuard
+from ossconsole.tui.kit.textual_internals import CachedStylesheet, ConsoleTextualApp, TerminalBackground, TerminalGuard
 
 if TYPE_CHECKING:
     from ossconsole.config.endpoints import EndpointKind
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from ossconsole.tui.train.screen import NewRun
 
 TICK_S = 0.25
+_BACKGROUND_S = 2.0
 log = logging.getLogger(__name__)
 
 # Screens, dialogs and the monitor of the run are imported when they are first needed: the first paint shows none.
@@ -154,22 +155,31 @@ class ConsoleApp(ConsoleTextualApp):
         self.set_keymap({action.id: action.keys for action in actions.ACTIONS if action.keys != action.default_keys})
         for own in themes.OWN:
             self.register_theme(own)
-        # 16 colours cannot show our own palette: the terminal's is used.
-        poor = self.console.color_system == "standard"
-        self.theme = theme or self._remembered_theme(poor=poor)
+        self._background_asked_at: float | None = None
+        self.theme = theme or self._remembered_theme()
         self.stylesheet = CachedStylesheet(variables=self.get_css_variables())
         self.set_class(self.glyphs is glyphs.ASCII, "-ascii")
 
-    def _remembered_theme(self, *, poor: bool) -> str:
-        name = self._appearance.get("theme", "")
-        if name in self.available_themes and (not poor or self.available_themes[name].ansi):
-            return str(name)
-        return "ansi-dark" if poor else "console-dark"
+    def _remembered_theme(self) -> str:
+        name = str(self._appearance.get("theme", ""))
+        return themes.theme_for(name if name in themes.ROTATION else themes.DARK.name, self.console.color_system)
 
     def _remember_appearance(self) -> None:
         """Theme and symbols belong to the user, not to a profile."""
-        self._appearance = {"theme": self.theme, "glyphs": self.glyphs.name}
+        self._appearance = {"theme": themes.base_of(self.theme), "glyphs": self.glyphs.name}
         self.remember("look", "", self._appearance)
+
+    def _ask_background(self) -> None:
+        """Ask the terminal for its background, unless the user has selected a theme."""
+        if themes.base_of(self.theme) == themes.DARK.name and "theme" not in self._appearance:
+            self._background_asked_at = time.monotonic()
+            self.query_background()
+
+    def on_terminal_background(self, event: TerminalBackground) -> None:
+        """Use the light theme on a light terminal; a late answer changes nothing, as the user works already."""
+        asked, self._background_asked_at = self._background_asked_at, None
+        if asked is not None and time.monotonic() - asked < _BACKGROUND_S and event.is_light:
+            self.theme = themes.theme_for(themes.LIGHT.name, self.console.color_system)
 
     def remember(self, form: str, profile: str, values: dict[str, Any]) -> bool:
         """See `Console.remember`."""
@@ -182,12 +192,16 @@ class ConsoleApp(ConsoleTextualApp):
         self.notify(safe(text), severity="warning", markup=False, timeout=12)
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
-        """The variables `rule` and `dim` for the themes of Textual."""
+        """The variables `rule`, `dim` and `cursor` for the themes of Textual."""
         current = self.current_theme
         if current.ansi or not current.background or not current.foreground:
-            return {"rule": "ansi_bright_black", "dim": "ansi_bright_black"}
+            return {"rule": "ansi_bright_black", "dim": "ansi_bright_black", "cursor": "ansi_default"}
         back, front = Color.parse(current.background), Color.parse(current.foreground)
-        return {"rule": back.blend(front, 0.25).hex, "dim": back.blend(front, 0.6).hex}
+        return {
+            "rule": back.blend(front, 0.25).hex,
+            "dim": back.blend(front, 0.6).hex,
+            "cursor": back.blend(front, 0.2).hex,
+        }
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         """Textual's filters and the guard of the terminal."""
@@ -222,6 +236,7 @@ class ConsoleApp(ConsoleTextualApp):
     def _open(self) -> None:
         """Everything that would delay the first paint."""
         self.services.begin()
+        self._ask_background()
         for problem in filter(None, (memory.check(), *exposed_folders())):
             self._warn(problem)
         if isinstance(self.screen, OpeningScreen):
@@ -386,7 +401,7 @@ class ConsoleApp(ConsoleTextualApp):
 
     def action_next_theme(self) -> None:
         """Use the next theme, and remember it."""
-        names = themes.ROTATION
+        names = list(dict.fromkeys(themes.theme_for(name, self.console.color_system) for name in themes.ROTATION))
         at = names.index(self.theme) if self.theme in names else -1
         self.theme = names[(at + 1) % len(names)]
         self.notify(f"Theme {self.theme}", timeout=2)

@@ -15,11 +15,14 @@ from textual.screen import Screen
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.files import make_folder, state_dir
 from ossconsole.dataset.upload.progress import Phase
+from ossconsole.tui import app as app_module
 from ossconsole.tui.app import ActionProvider, ConsoleApp
 from ossconsole.tui.console import NoCredentials, PreparationStage, StageState, Starting
 from ossconsole.tui.help import HelpScreen, KeyTable, LogScreen
-from ossconsole.tui.kit import actions
+from ossconsole.tui.kit import actions, memory
 from ossconsole.tui.kit.dialogs import ConfirmScreen
+from ossconsole.tui.kit.glyphs import BRAILLE
+from ossconsole.tui.kit.textual_internals import TerminalBackground
 from ossconsole.tui.setup.profiles import ProfileForm
 from ossconsole.tui.train.runs import RunsScreen
 from tests.tui.conftest import AppMaker
@@ -564,3 +567,26 @@ async def test_notifications_leave_the_newest_events_free(make_app: AppMaker) ->
         await settle(pilot)
         rows = [at for at, line in enumerate(shown(app).splitlines()) if "A word of it" in line]
         assert rows == [1]
+
+
+async def test_a_light_terminal_gets_the_light_theme_unless_the_answer_is_late_or_a_theme_was_selected(
+    make_app: AppMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[None] = []
+    monkeypatch.setattr(ConsoleApp, "query_background", lambda _: asked.append(None))
+
+    async def answered(limit_s: float) -> str:
+        monkeypatch.setattr(app_module, "_BACKGROUND_S", limit_s)
+        app = ConsoleApp(FakeServices(), glyph_set=BRAILLE)  # type: ignore[arg-type]
+        async with app.run_test(size=(80, 24)) as pilot:
+            await settle(pilot)
+            app.post_message(TerminalBackground(0.98, 0.98, 0.9))
+            await settle(pilot)
+            return app.theme
+
+    assert (await answered(3600.0)).startswith("console-light")
+    assert (await answered(0.0)).startswith("console-dark")
+    memory.remember("look", "", {"theme": "console-dark", "glyphs": "braille"})
+    asked.clear()
+    assert (await answered(3600.0)).startswith("console-dark")
+    assert asked == []

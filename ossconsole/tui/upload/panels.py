@@ -16,7 +16,7 @@ from ossconsole.dataset.contents import show_sample
 from ossconsole.dataset.decode import EncodedImage
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.upload.progress import Phase, SamplePreview
-from ossconsole.tui.kit.scroll import half_blocks, letters
+from ossconsole.tui.kit.scroll import image_rows
 from ossconsole.tui.kit.text import (
     MISSING,
     Line,
@@ -32,6 +32,9 @@ from ossconsole.tui.kit.text import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ossconsole.dataset.manifest import Unused
     from ossconsole.dataset.upload.job import UploadSettings, UploadSummary
     from ossconsole.dataset.upload.plan import UploadPlan
@@ -340,7 +343,8 @@ class SampleView(Widget):
         if wanted == self._shown or not width or not height:
             return
         self._shown = wanted
-        self._strips = _draw(picture, fmt, width, height, plain=plain) if picture else []
+        pixels = _pixels(picture, fmt, width, height) if picture else None
+        self._strips = image_rows(pixels, width, height, self, plain=plain) if pixels is not None else []
         self.refresh()
 
     def render_line(self, y: int) -> Strip:
@@ -350,13 +354,10 @@ class SampleView(Widget):
         return self._strips[y].adjust_cell_length(width, self.rich_style)
 
 
-def _draw(picture: SamplePreview, fmt: SampleFormat, width: int, height: int, *, plain: bool) -> list[Strip]:
+def _pixels(picture: SamplePreview, fmt: SampleFormat, width: int, height: int) -> NDArray[np.uint8] | None:
     try:
         if fmt.encoded:
-            pixels = EncodedImage(picture.payload).pixels(width, 2 * height)
-        else:
-            sample = show_sample(fmt, picture.payload, picture.height, picture.width, basis="just prepared")
-            pixels = sample.pixels
+            return EncodedImage(picture.payload).pixels(width, 2 * height)
+        return show_sample(fmt, picture.payload, picture.height, picture.width, basis="just prepared").pixels
     except ConsoleError:
-        return []  # a sample of the previous upload, in another format
-    return (letters if plain else half_blocks)(pixels, width, height)
+        return None  # a sample of the previous upload, in another format
