@@ -129,7 +129,7 @@ def plan_lines(area: PanelArea, plan: UploadPlan, settings: UploadSettings, pref
         area.row("ignored", _files(plan.ignored)),
         area.row("rejected", _rejected(plan), "warn" if plan.lost else "text"),
         area.row("preparation", _estimate(plan)),
-        area.row("storage", f"{size(plan.stored_bytes)}, {_cost(plan.usd_per_month)} a month (estimated)"),
+        area.row("storage", f"{size(plan.stored_bytes)}, {_cost(plan.cny_per_month)} a month (estimated)"),
         area.row("target", prefix),
     ]
     lines += [Line((f" {row}", "bad")) for row in wrap(safe(plan.problem), max(8, area.width - 2))]
@@ -141,8 +141,8 @@ def plan_lines(area: PanelArea, plan: UploadPlan, settings: UploadSettings, pref
     return [*lines, Line(), Line((f" {start}", "primary"), (" · esc back", "dim"))]
 
 
-def _cost(usd: float) -> str:
-    return f"about USD {usd:.2f}" if usd >= 0.01 else "less than USD 0.01"
+def _cost(cny: float) -> str:
+    return f"about CNY {cny:.2f}" if cny >= 0.01 else "less than CNY 0.01"
 
 
 def _classes(names: Sequence[str]) -> str:
