@@ -77,6 +77,7 @@ class Application:
         self._stores: dict[EndpointKind, ObjectStore] = {}
         self._resources = contextlib.ExitStack()
         self._lock = threading.Lock()
+        self._demo_run: RunHandle | None = None
         self._demo_starts = threading.Lock()
         # Held while a run or an upload starts or another profile is opened; that waits for other processes' answers.
         self._changing = threading.Lock()
@@ -148,6 +149,11 @@ class Application:
         """The profile in use, None while it is not usable."""
         state = self.state
         return state.profile if state.usable else None
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether the newest run is the demo's."""
+        return self.run is not None and self.run is self._demo_run
 
     @property
     def sample(self) -> TelemetrySample | None:
@@ -336,7 +342,7 @@ class Application:
         with self._demo_starts:  # the preparation and `start_demo` may both come here
             if self.run is None or not self.run.alive:
                 with contextlib.suppress(ClaimedError):  # another demo has started one: that is shown
-                    self._start_run(DEMO_SETTINGS)
+                    self._demo_run = self._start_run(DEMO_SETTINGS)
 
     def _find_peers(self, opened: OpenTarget) -> None:
         """Makes this process visible to others, and shows their work on the same bucket. Raises ConsoleError."""

@@ -233,6 +233,10 @@ class Services(Protocol):
         """The newest run, also after its end."""
 
     @property
+    def is_demo(self) -> bool:
+        """True where `run` is the demo's, which this process started."""
+
+    @property
     def upload(self) -> UploadHandle | None:
         """The newest upload, also after its end."""
 

@@ -232,6 +232,7 @@ class FakeServices:
     uploads: list[UploadSettings] = field(default_factory=list)
     begun: int = 0
     demos: int = 0
+    is_demo: bool = False
     _last: ConsoleState = Starting()  # noqa: RUF009 - it is immutable
 
     def __post_init__(self) -> None:

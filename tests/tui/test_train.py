@@ -496,3 +496,40 @@ async def test_the_letter_of_an_answer_gives_it_but_not_a_paste(
         await settle(pilot)
         assert run.asked == [("stop",)]
         assert "stopping after this step…" in shown(app)
+
+
+async def test_the_demo_switches_by_itself_with_a_caption_and_then_measures(make_app: AppMaker) -> None:
+    script = Script(steps_per_epoch=20).state(RunState.RUNNING, 3).steps(19)
+    run = running(script)
+    app = make_app(FakeServices(run=run, is_demo=True), now=script.time)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        assert "demo: one epoch on standard" in shown(app)
+        assert run.asked == []
+        done = len(script.events)
+        run.waiting = list(script.steps(1).end_epoch().events[done:])
+        await settle(pilot)
+        assert run.asked == [("switch", ACCELERATED, "demo")]
+        assert "The demo switches to the accelerated endpoint." in shown(app)
+        done = len(script.events)
+        run.waiting = list(script.switch(ACCELERATED, "demo", ahead=0).steps(10, wait=0.1).events[done:])
+        await settle(pilot)
+        assert "demo: cache filling, 50 %" in shown(app)
+        assert app.monitor.auto is None
+        done = len(script.events)
+        run.waiting = list(script.steps(10, wait=0.05).events[done:])
+        await settle(pilot)
+        assert app.monitor.auto is not None
+        assert "auto-A/B" in shown(app)
+
+
+async def test_a_switch_by_hand_ends_the_guide_of_the_demo(make_app: AppMaker) -> None:
+    script = Script(steps_per_epoch=20).state(RunState.RUNNING, 3).steps(5).switch(ACCELERATED, "by hand").steps(20)
+    run = running(script)
+    app = make_app(FakeServices(run=run, is_demo=True), now=script.time)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        run.waiting = list(script.end_epoch().events[-3:])
+        await settle(pilot)
+        assert run.asked == []
+        assert app.monitor.guide is None

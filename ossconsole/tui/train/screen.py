@@ -157,7 +157,7 @@ class TrainScreen(Dashboard):
     @property
     def comparison_status(self) -> str:
         """The state of auto A/B or of the A/A control."""
-        shown = self.monitor.auto or self.monitor.control
+        shown = self.monitor.auto or self.monitor.control or self.monitor.guide
         return shown.words if shown else ""
 
     @property
