@@ -144,7 +144,7 @@ ACTIONS = (
     ),
     *_scope(
         "welcome",
-        ("demo", "d", "Demo", "A training run on a local object store with simulated speeds; no account needed", 90),
+        ("demo", "d", "Demo", "A run on a local object store; no account needed", 90),
         ("connect", "c", "Connect", "Set up a bucket: region, endpoints, AccessKey", 80),
         ("continue_run", "r", "Runs", "The recorded runs: resume, replay, compare", 70),
         ("select", "enter", "Select", "Start what is selected", 0),
@@ -253,7 +253,7 @@ ACTIONS = (
         "runs",
         ("replay", "enter", "Open", "Replay the run, or watch it live", 95),
         ("mark", "space,m", "Mark", "Mark for the comparison", 80),
-        ("compare", "c", "Compare", "The two marked runs side by side", 85),
+        ("compare", "c", "Compare", "Two to six marked runs, with their curves", 85),
         ("export", "x", "Export", "Write the run as CSV, JSON or for TensorBoard", 75),
         ("refresh", "r", "Refresh", "List the runs again", 60),
         ("leave", "escape,backspace", "Back", "Return to the Train screen", 90),
