@@ -193,6 +193,12 @@ def readonly_option(command: F) -> F:
     return click.option("--readonly", is_flag=True, help=READONLY_HELP)(command)
 
 
+def mouse_option(command: F) -> F:
+    """Adds `--no-mouse` to a command, which gets it as `no_mouse: bool`."""
+    text = "Leave the mouse to the terminal, to select text."
+    return click.option("--no-mouse", is_flag=True, help=text)(command)
+
+
 def reads_only(command: F) -> F:
     """Accepts `--readonly` for a command that changes nothing anyway."""
     return click.option("--readonly", is_flag=True, expose_value=False, hidden=True)(command)

@@ -366,7 +366,7 @@ def _print_plan(plan: UploadPlan, settings: UploadSettings) -> None:
         say(f"The upload takes at least {seconds:.0f} s at the limit of {settings.bandwidth / 1e6:g} MB/s.")
     say(f"Unchanged: {plan.unchanged}. Not used: {plan.ignored}. Rejected: {plan.lost}.")
     say(
-        f"Stored: {plan.stored_bytes / 1e9:.2f} GB, about USD {plan.usd_per_month:.2f} per month "
+        f"Stored: {plan.stored_bytes / 1e9:.2f} GB, about CNY {plan.cny_per_month:.2f} per month "
         "(estimated, Standard LRS)."
     )
     print_unused(plan.unused, as_json=False)

@@ -220,7 +220,7 @@ def chart(
     for index, (row, behind) in enumerate(zip(cells, dots, strict=True)):
         marked = _marked(row, behind, window, context)
         curve = _by_endpoint(marked, spans, window) if spans else _in_front(marked, behind, spec.style)
-        lines.append(_axis(scale, index, rows, context).extend(curve))
+        lines.append(_axis(scale, index, rows, context, spec.unit).extend(curve))
     if spec.lane:
         lines += [_lane(context, spans, window, inner), _times(context, window, inner)]
     return lines
@@ -268,8 +268,8 @@ def _scale(spec: ChartSpec, points: Sequence[Point]) -> plot.Scale:
     return plot.scale_around(points, log=spec.scale == "log")
 
 
-def _axis(scale: plot.Scale, index: int, rows: int, context: DashboardContext) -> Line:
-    """The axis label of a row: at the top, at the bottom, and in the middle where there is room."""
+def _axis(scale: plot.Scale, index: int, rows: int, context: DashboardContext, unit: str = "") -> Line:
+    """The axis label of a row: at the top with the unit, at the bottom, and in the middle where there is room."""
     value = None
     if index == 0:
         value = scale.high
@@ -278,6 +278,8 @@ def _axis(scale: plot.Scale, index: int, rows: int, context: DashboardContext) -
     elif rows >= 7 and rows % 2 and index == rows // 2 and not scale.log:
         value = (scale.low + scale.high) / 2
     label = "" if value is None else compact(value)
+    if index == 0 and len(label) + len(unit) <= AXIS_WIDTH:
+        label += unit
     line = Line((label.rjust(AXIS_WIDTH)[:AXIS_WIDTH], "dim"))
     return line.add(context.glyphs.tick if value is not None else context.glyphs.vertical, "rule")
 
@@ -351,7 +353,11 @@ def _dense_lane(context: DashboardContext, window: TimeWindow, width: int) -> Li
 
 def _times(context: DashboardContext, window: TimeWindow, width: int) -> Line:
     """Times since the start of the run, at round intervals."""
-    origin = context.view.run.time if context.view.run else window.start
+    return time_ticks(window, context.view.run.time if context.view.run else window.start, width)
+
+
+def time_ticks(window: TimeWindow, origin: float, width: int) -> Line:
+    """Times since `origin` (Unix seconds) below a chart with an axis, at round intervals."""
     span = window.end - window.start
     step = next((step for step in _TIME_STEPS if width * step / span >= _TICK_CELLS), _TIME_STEPS[-1])
     cells = [" "] * width
