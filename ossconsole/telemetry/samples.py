@@ -58,3 +58,14 @@ class HostSample(msgspec.Struct, frozen=True, kw_only=True):
     receive_rate: float | None
     send_rate: float | None
     loopback_rate: float | None
+
+
+class WorkerUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker process of a watched loader: the share of a core that it used, 0 to 1, since the last sample.
+
+    `idle` is the share of its time in which it waited for work, 0 to 1; None where the kernel does not show it.
+    """
+
+    pid: int
+    cpu: float
+    idle: float | None = None
