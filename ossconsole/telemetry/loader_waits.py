@@ -10,7 +10,7 @@ from ossconsole.telemetry.samples import WorkerUsage
 
 _EPOCH_START = 0.6  # share of all waiting that falls on the first batches of epochs, from which that is the cause
 _EPOCHS = 2  # the first epoch also pays for imports and caches
-_BUSY = 0.7  # share of a core, above which a worker computes rather than waits for data
+_BUSY = 0.6  # share of its time, above which a worker computes rather than waits for data
 _WORKING = 0.2  # share of its time that a worker is idle, below which it limits the rate
 _IDLE = 0.5  # share of its time, above which it does not
 _SLOW_RANK = 2.0  # times the mean wait of the other ranks
@@ -20,8 +20,8 @@ _MOST_WAITS = 0.05  # share of the steps: less waiting of a rank is noise
 class LoaderCause(enum.Enum):
     """Why batches come late."""
 
-    IN_PROCESS = enum.auto()
     SLOW_RANK = enum.auto()
+    IN_PROCESS = enum.auto()
     EPOCH_START = enum.auto()
     SLOW_WORKER = enum.auto()
     DECODING = enum.auto()
@@ -88,21 +88,19 @@ class LoaderWaits:
     @property
     def cause(self) -> LoaderCause:
         """The cause that fits best."""
-        if self.slowest_rank is not None:
-            return LoaderCause.SLOW_RANK
-        if not self.workers:
-            return LoaderCause.IN_PROCESS
-        if self._epochs > _EPOCHS and self._wait_s and self._first_wait_s >= _EPOCH_START * self._wait_s:
-            return LoaderCause.EPOCH_START
-        if self.slow_worker is not None:
-            return LoaderCause.SLOW_WORKER
-        if not self.usage:
-            return LoaderCause.UNKNOWN
+        starts = self._epochs > _EPOCHS and self._first_wait_s >= _EPOCH_START * self._wait_s > 0
         idle = [worker.idle for worker in self.usage if worker.idle is not None]
-        if idle and sum(idle) / len(idle) > _IDLE:
-            return LoaderCause.TRANSFER
-        cpu = sum(worker.cpu for worker in self.usage) / len(self.usage)
-        return LoaderCause.DECODING if cpu >= _BUSY else LoaderCause.READING
+        runnable = [worker.runnable for worker in self.usage]
+        causes = {
+            LoaderCause.SLOW_RANK: self.slowest_rank is not None,
+            LoaderCause.IN_PROCESS: not self.workers,
+            LoaderCause.EPOCH_START: starts,
+            LoaderCause.SLOW_WORKER: self.slow_worker is not None,
+            LoaderCause.UNKNOWN: not self.usage,
+            LoaderCause.TRANSFER: sum(idle) > _IDLE * len(idle),
+            LoaderCause.DECODING: sum(runnable) >= _BUSY * len(runnable),
+        }
+        return next((cause for cause, fits in causes.items() if fits), LoaderCause.READING)
 
 
 def advice(waits: LoaderWaits, *, cores: int) -> str:
@@ -111,10 +109,10 @@ def advice(waits: LoaderWaits, *, cores: int) -> str:
     workers = counted(waits.workers, "worker")
     texts = {
         LoaderCause.IN_PROCESS: f"batches are made in the training process: give the loader num_workers{on}",
-        LoaderCause.SLOW_RANK: f"rank {waits.slowest_rank} waits much longer than the others: compare its data and host",
+        LoaderCause.SLOW_RANK: f"rank {waits.slowest_rank} waits much longer than the others: compare its host",
         LoaderCause.EPOCH_START: "most waiting is for the first batches of an epoch: try persistent_workers=True",
         LoaderCause.SLOW_WORKER: (
-            f"worker {waits.slow_worker} is always busy and the others wait for it: look for slow samples or a slow disk"
+            f"worker {waits.slow_worker} is always busy while the others are idle: look for slow samples"
         ),
         LoaderCause.DECODING: _decoding_advice(waits, cores, workers, on),
         LoaderCause.READING: (

@@ -61,11 +61,13 @@ class HostSample(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkerUsage(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker process of a watched loader: the share of a core that it used, 0 to 1, since the last sample.
+    """A worker process of a watched loader; all shares are of its time since the last sample, 0 to 1.
 
-    `idle` is the share of its time in which it waited for work, 0 to 1; None where the kernel does not show it.
+    `cpu` is the share in which it had a core, `runnable` the share in which it had one or waited for one. `idle` is the
+    share in which it waited for work; None where the kernel does not show that.
     """
 
     pid: int
     cpu: float
+    runnable: float = 0.0
     idle: float | None = None

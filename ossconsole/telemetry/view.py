@@ -110,10 +110,8 @@ class RunView:
                 self.switches.append(Span(event.time, event.endpoint))
             case events.Epoch():
                 self._apply_epoch(event)
-            case events.Saving():
-                self.saving = None if event.over else event
-            case events.Checkpoint():
-                self.last_checkpoint, self.saving = event, None
+            case events.Saving() | events.Checkpoint():
+                self._apply_checkpoint(event)
             case events.LoaderWorkers() | events.RankTimes():
                 self.loader_waits.apply(event)
             case events.Summary():
@@ -128,7 +126,8 @@ class RunView:
 
     def _apply_run(self, event: events.Run) -> None:
         self.run = event
-        self.loader_waits = LoaderWaits(int(event.settings.get("workers") or 0))
+        workers = event.settings.get("workers")
+        self.loader_waits = LoaderWaits(workers if isinstance(workers, int) else 0)
         self.endpoint = self.settings.endpoint
         self.state = RunState.STARTING
         self.state_since = event.time
@@ -142,6 +141,12 @@ class RunView:
             self._interrupted = True
         if state.final:
             self.saving = None
+
+    def _apply_checkpoint(self, event: events.Saving | events.Checkpoint) -> None:
+        if isinstance(event, events.Checkpoint):
+            self.last_checkpoint, self.saving = event, None
+        else:
+            self.saving = None if event.over else event
 
     def _apply_epoch(self, event: events.Epoch) -> None:
         self.last_epoch = event

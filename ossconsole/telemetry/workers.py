@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
@@ -21,21 +23,25 @@ _WORK_TIMEOUT_MS = 5_000
 """
 
 
+class _Look(NamedTuple):
+    runnable: bool
+    idle: bool | None
+
+
 class WorkerReader:
     """Reads what the worker processes did. `look` should be called several times between two calls of `read`."""
 
     def __init__(self) -> None:
         self._processes: dict[int, psutil.Process] = {}
-        self._looks: dict[int, list[bool]] = {}
+        self._looks: dict[int, list[_Look]] = {}
         self._used: dict[int, float] = {}
         self._read_at = time.monotonic()
 
     def look(self, pids: Iterable[int]) -> None:
-        """Notes whether each process waits for work at this moment."""
+        """Notes what each process does at this moment."""
         for pid in pids:
-            waiting = _waits_for_work(pid)
-            if waiting is not None:
-                self._looks.setdefault(pid, []).append(waiting)
+            with contextlib.suppress(OSError):  # it has ended
+                self._looks.setdefault(pid, []).append(_Look(_is_runnable(pid), _waits_for_work(pid)))
 
     def read(self, pids: Iterable[int]) -> tuple[WorkerUsage, ...]:
         """The usage since the last call, of those processes that were there then, in the order of `pids`."""
@@ -49,9 +55,16 @@ class WorkerReader:
                 continue
             self._used[pid] = used
             looks = self._looks.get(pid)
-            if pid in before and seconds > 0:
-                idle = sum(looks) / len(looks) if looks else None
-                found.append(WorkerUsage(pid=pid, cpu=max(0.0, used - before[pid]) / seconds, idle=idle))
+            if pid in before and seconds > 0 and looks:
+                waits = [look.idle for look in looks if look.idle is not None]
+                found.append(
+                    WorkerUsage(
+                        pid=pid,
+                        cpu=max(0.0, used - before[pid]) / seconds,
+                        runnable=sum(look.runnable for look in looks) / len(looks),
+                        idle=sum(waits) / len(waits) if waits else None,
+                    )
+                )
         self._looks.clear()
         self._processes = {pid: process for pid, process in self._processes.items() if pid in self._used}
         return tuple(found)
@@ -67,6 +80,11 @@ class WorkerReader:
 
 
 _TIMEOUT = 3  # the position of poll's timeout in /proc/PID/syscall, after the number of the call
+
+
+def _is_runnable(pid: int) -> bool:
+    """Whether the process computes, or waits for a core. Raises OSError where it has ended."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "R"
 
 
 def _waits_for_work(pid: int) -> bool | None:

@@ -151,7 +151,7 @@ class TrainScreen(Dashboard):
         if action == "new_run":  # while the bucket is being prepared, the key explains why no run can start
             return None if busy or self.services.readonly else True
         if action in {"switch", "auto_compare"}:
-            return True if busy and self.context.has_accelerated else None
+            return True if busy and self.context.has_accelerated and not self.context.foreign_loader else None
         if action == "control":
             return True if busy and self.monitor.view.delivering is not None else None
         if action in {"pause", "stop", "checkpoint", "learning_rate"}:
