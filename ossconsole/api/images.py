@@ -85,6 +85,7 @@ class OssImages:
         self._next = 0  # number of the next batch in the plan
         self._in_epoch = False  # whether an epoch was begun and not finished
         self._resumed = False
+        self._iteration = 0
         self._source: FailoverLoader | None = None
         self._plan: Plan | None = None
         with contextlib.ExitStack() as resources:
@@ -128,10 +129,15 @@ class OssImages:
         if self._in_epoch and not self._resumed:
             self._skip_epoch()
         self._resumed = False
-        return self._epoch(self._source or self._open())
+        self._iteration += 1
+        return self._epoch(self._source or self._open(), self._iteration)
 
-    def _epoch(self, source: FailoverLoader) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def _epoch(self, source: FailoverLoader, iteration: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         while True:
+            if iteration != self._iteration:
+                raise ConsoleError(
+                    "These OssImages are iterated twice at the same time.", remedy="Use one OssImages for each loop."
+                )
             if self._compute is not None:
                 self._compute.free_slots()
             batch = source.next()

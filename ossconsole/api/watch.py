@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import multiprocessing
 import os
 import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -20,7 +20,7 @@ from ossconsole.api.watched_run import WatchedLoop, WatchedRun
 from ossconsole.config.errors import ConsoleError
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import number
-from ossconsole.telemetry.workers import WorkerReader
+from ossconsole.telemetry.workers import WorkerReader, worker_pids
 
 if TYPE_CHECKING:
     from ossconsole.api.images import OssImages
@@ -83,6 +83,8 @@ class Watch(Generic[T]):
         self._iterating = False
         self._logged: dict[str, Any] = {}
         self._closed = False
+        self._stopped = False
+        self._loop: weakref.ref[WatchedIterator[T]] | None = None
         self._ranks: RankExchange | None = None
         self._run = self._open_run(epochs, on_checkpoint) if this_rank() == 0 else None
         self._steps = StepRecorder(self._run, _as_oss_images(loader)) if self._run is not None else None
@@ -111,8 +113,11 @@ class Watch(Generic[T]):
 
     @property
     def stopping(self) -> bool:
-        """Whether the console requested the end of the run: iterating ends then, and a loop over epochs should too."""
-        return self._run is not None and self._run.stopping
+        """Whether the console requested the end of the run: iterating ends then, and a loop over epochs should too.
+
+        All ranks of a job see it at the same step.
+        """
+        return self._stopped
 
     @property
     def run_id(self) -> str:
@@ -135,17 +140,21 @@ class Watch(Generic[T]):
             )
         if self._closed:
             raise WatchError(f"This watched {self.name} was closed.", remedy="Call ossconsole.watch again.")
-        if self._iterating:
-            raise WatchError(
-                f"This watched {self.name} is being iterated already: its steps cannot be told apart.",
-                remedy="Finish the first loop, or use another loader for the second one.",
-            )
+        previous = self._loop() if self._loop is not None else None
+        if previous is not None:  # some trainers stop at the known length, and keep the iterator
+            previous.batches.close()
         distributed = process_group()
         if self._ranks is None and distributed is not None:
             self._ranks = RankExchange(distributed)
-        return self._iterate()
+        loop = WatchedIterator(self, self._iterate())
+        self._loop = weakref.ref(loop)
+        return loop
 
-    def _iterate(self) -> Iterator[T]:
+    def is_current(self, loop: WatchedIterator[T]) -> bool:
+        """Whether no newer iteration has begun."""
+        return self._loop is not None and self._loop() is loop
+
+    def _iterate(self) -> Generator[T, None, None]:
         self._iterating = True
         timer = self._timer
         timer.restart()
@@ -174,16 +183,22 @@ class Watch(Generic[T]):
         if self._run is not None:
             self._run.apply_requests()
         if self._ranks is None:
-            return self.stopping
-        figures, stops = self._ranks.take()
-        if self._steps is not None and figures:
-            self._steps.add_ranks(figures)
-        return stops
+            stops = self._stop_requested
+        else:
+            figures, stops = self._ranks.take()
+            if self._steps is not None and figures:
+                self._steps.add_ranks(figures)
+        self._stopped = self._stopped or stops
+        return self._stopped
+
+    @property
+    def _stop_requested(self) -> bool:
+        return self._run is not None and self._run.stopping
 
     def _finish_step(self, batch: T) -> None:
         timing = self._timer.finish()
         if self._ranks is not None:
-            self._ranks.post(RankFigures(timing.host_wait_s, timing.host_step_s), stop=self.stopping)
+            self._ranks.post(RankFigures(timing.host_wait_s, timing.host_step_s), stop=self._stop_requested)
         if self._steps is not None:
             logged, self._logged = self._logged, {}
             self._steps.add(timing, self._batch_size or samples_in(batch), logged)
@@ -221,6 +236,22 @@ class Watch(Generic[T]):
         with contextlib.suppress(ConsoleError):
             error = getattr(sys, "last_value", None)  # set where the script ended with an exception
             self.close(_words(error) if isinstance(error, BaseException) else "")
+
+
+class WatchedIterator(Iterator[T]):
+    """One iteration over a watched loader. Its end, or the end of the loop around it, ends the epoch."""
+
+    def __init__(self, watched: Watch[T], batches: Generator[T, None, None]) -> None:
+        self._watched = watched
+        self.batches = batches
+
+    def __next__(self) -> T:
+        if not self._watched.is_current(self):
+            raise WatchError(
+                f"This watched {self._watched.name} is iterated twice at the same time: its steps cannot be measured.",
+                remedy="Finish the first loop, or use another loader for the second one.",
+            )
+        return next(self.batches)
 
 
 @dataclass(frozen=True)
@@ -339,7 +370,7 @@ class StepRecorder:
             self._record_steps(wait=False)
             if self._images is not None:
                 continue
-            pids = [child.pid for child in multiprocessing.active_children() if child.pid is not None]
+            pids = worker_pids()
             workers.look(pids)
             if time.monotonic() >= next_read:
                 next_read = time.monotonic() + _WORKERS_EVERY_S

@@ -72,6 +72,7 @@ class WatchedRun:
         self._sampled_at = 0.0
         self._begun = time.perf_counter()
         self._over = False
+        self._stopping = threading.Event()
         if context is not None:
             context.sink = self._record.append
         self._sampler = Sampler()
@@ -112,7 +113,10 @@ class WatchedRun:
 
     def stop(self) -> None:
         """Requests the end of the loop after the step under way."""
-        self._controls.stop()
+        self._stopping.set()
+        self._controls.resume()
+        if self._loop.world == 1:  # else the ranks end at the same step
+            self._controls.stop()
 
     def checkpoint(self) -> None:
         """Requests a checkpoint. Raises ConsoleError where the script does not offer that."""
@@ -141,7 +145,7 @@ class WatchedRun:
     @property
     def stopping(self) -> bool:
         """Whether the loop is to end."""
-        return self._controls.stopping.is_set()
+        return self._stopping.is_set()
 
     def apply_requests(self) -> None:
         """Writes a requested checkpoint; blocks while the run is paused."""
@@ -180,6 +184,7 @@ class WatchedRun:
 
     def close(self, error: str = "") -> None:
         """Writes the summary; `error` is the reason of a failure. A second call does nothing."""
+        self._sampler.unlisten(self._record_sample)  # the summary is the last line
         with self._emitting:
             if self._over:
                 return
@@ -189,7 +194,6 @@ class WatchedRun:
             self.enter(state)
             self.emit(self._summary(state, error))
             self._over = True
-        self._sampler.unlisten(self._record_sample)
         self._sampler.stop()
         self._server.close()
         self._record.close()

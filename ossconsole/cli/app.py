@@ -21,6 +21,7 @@ _COMMANDS = {
     "export": "ossconsole.cli.runs:export",
     "ls": "ossconsole.cli.ls:ls",
     "manifest": "ossconsole.cli.manifest:manifest",
+    "run": "ossconsole.cli.run:run",
     "sandbox": "ossconsole.cli.sandbox:sandbox",
     "status": "ossconsole.cli.runs:status",
     "train": "ossconsole.cli.train:train",

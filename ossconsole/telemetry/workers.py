@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import platform
 import time
 from collections.abc import Iterable
@@ -21,6 +22,11 @@ _WORK_TIMEOUT_MS = 5_000
 
 `poll` has the milliseconds as its third argument. No other call of a worker is likely to have the same ones.
 """
+
+
+def worker_pids() -> list[int]:
+    """The child processes of this one that multiprocessing has started, in the order of their start."""
+    return sorted(child.pid for child in multiprocessing.active_children() if child.pid is not None)
 
 
 class _Look(NamedTuple):

@@ -49,19 +49,19 @@ class RunProgress:
     metrics: dict[str, float | None]
 
 
-def checkpoint_key(prefix: str, run: str, progress: RunProgress) -> str:
+def checkpoint_key(prefix: str, run: str, progress: RunProgress, model: str = "resnet18") -> str:
     """A key used once: opening the connector's writer deletes the key's object."""
-    return f"{prefix}/resnet18-{run}-e{progress.epoch:02d}-s{progress.step:06d}.pt"
+    return f"{prefix}/{model}-{run}-e{progress.epoch:02d}-s{progress.step:06d}.pt"
 
 
-def stable_key(prefix: str) -> str:
+def stable_key(prefix: str, model: str = "resnet18") -> str:
     """The key of the newest checkpoint."""
-    return f"{prefix}/{STABLE_NAME}"
+    return f"{prefix}/{model}.pt"
 
 
-def best_key(prefix: str) -> str:
+def best_key(prefix: str, model: str = "resnet18") -> str:
     """The key of the checkpoint with the highest top-1 accuracy of the last run."""
-    return f"{prefix}/{BEST_NAME}"
+    return f"{prefix}/{model}-best.pt"
 
 
 _KEY_NAME = re.compile(r"resnet18-(?P<run>.+)-e\d+-s\d+\.pt")
@@ -80,11 +80,19 @@ class CheckpointStore:
     """The checkpoints of a run: the connector writes a unique key, oss2 verifies it and copies it to the stable key."""
 
     def __init__(
-        self, connector: ConnectorSettings, store: ObjectStore, run: str, *, keep: int, timeout_s: float
+        self,
+        connector: ConnectorSettings,
+        store: ObjectStore,
+        run: str,
+        *,
+        keep: int,
+        timeout_s: float,
+        model: str = "resnet18",
     ) -> None:
         self._store = store
         self._prefix = connector.profile.checkpoint_prefix
         self._run = run
+        self._model = model
         self._keep = keep
         self._timeout_s = timeout_s
         self._connector = connector
@@ -107,13 +115,13 @@ class CheckpointStore:
         failed; the stable key then still holds the previous checkpoint. Its `seconds` include the copies.
         """
         begun = time.perf_counter()
-        key = checkpoint_key(self._prefix, self._run, progress)
+        key = checkpoint_key(self._prefix, self._run, progress, self._model)
         self._write(key, data, functools.partial(on_written, key))
         if key not in self._written:
             self._written.append(key)
-        self._store.copy(key, stable_key(self._prefix))
+        self._store.copy(key, stable_key(self._prefix, self._model))
         if best:
-            self._store.copy(key, best_key(self._prefix))
+            self._store.copy(key, best_key(self._prefix, self._model))
             self._best = key
         self._drop_old()
         self._remove_partial()
@@ -122,8 +130,8 @@ class CheckpointStore:
             key=key,
             bytes=len(data),
             seconds=time.perf_counter() - begun,
-            stable_key=stable_key(self._prefix),
-            best_key=best_key(self._prefix) if best else "",
+            stable_key=stable_key(self._prefix, self._model),
+            best_key=best_key(self._prefix, self._model) if best else "",
             epoch=progress.epoch,
             step=progress.step,
             top1=progress.metrics.get("top1"),
