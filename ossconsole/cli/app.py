@@ -22,6 +22,7 @@ _COMMANDS = {
     "ls": "ossconsole.cli.ls:ls",
     "manifest": "ossconsole.cli.manifest:manifest",
     "report": "ossconsole.cli.runs:report",
+    "run": "ossconsole.cli.run:run",
     "sandbox": "ossconsole.cli.sandbox:sandbox",
     "status": "ossconsole.cli.runs:status",
     "train": "ossconsole.cli.train:train",

@@ -364,7 +364,7 @@ class Application:
         for report in peers():
             if self._opened is not opened:
                 return  # another profile was opened meanwhile
-            if (report.region, report.bucket) != (profile.region, profile.bucket):
+            if report.bucket and (report.region, report.bucket) != (profile.region, profile.bucket):
                 continue
             if report.run and not (self.run is not None and self.run.alive):
                 self.run = AttachedRun(report.run, report.pid)

@@ -17,7 +17,7 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.text import StrEnum, counted, safe_text
 from ossconsole.telemetry.compare import ComparisonReport
 from ossconsole.telemetry.format_gain import FormatGain
-from ossconsole.telemetry.samples import GpuSample, HostSample
+from ossconsole.telemetry.samples import GpuSample, HostSample, WorkerUsage
 
 
 class RunState(StrEnum):
@@ -53,7 +53,8 @@ class Run(_Event, frozen=True, kw_only=True, tag="run"):
     `epochs` and `steps_per_epoch` are 0 where unknown at the start; `pid` and `host` (`socket.gethostname()`) identify
     its process. `world` is the number of processes that train together; a restart writes this event again.
     `stored_as` is "objects" (one for each sample) or "shards"; `versions` are those of the libraries that read.
-    `cores` may be used by the process and its readers; 0 where unknown.
+    `cores` may be used by the process and its readers; 0 where unknown. `loader` is the class of the loader that a
+    script is watched with (see `ossconsole.watch`), "" for a run of the console.
     """
 
     run: str
@@ -72,13 +73,15 @@ class Run(_Event, frozen=True, kw_only=True, tag="run"):
     stored_as: str = ""
     versions: dict[str, str] = {}
     cores: int = 0
+    loader: str = ""
 
 
 class Step(_Event, frozen=True, kw_only=True, tag="step"):
     """One training step.
 
     `step` counts from 1 over the whole run, `epoch` from 1. `samples` and `bytes` are this batch's, of all processes
-    that train together, and so is the loss; `endpoint` is the one this batch was read from. `step_time_s` runs from the
+    that train together, and so is the loss; `endpoint` is the one this batch was read from, null where another
+    loader read it. `step_time_s` runs from the
     end of the previous step; it is the sum of the wait (`data_wait_s`), the copy to the device (`copy_s`), the compute
     (`compute_s`) and the remaining time in which a GPU was idle (`host_s`). `host_late` is True where the GPU finished
     before the host had queued all of its next work. `fetch_s` is how long the reader process took for this batch,
@@ -87,7 +90,7 @@ class Step(_Event, frozen=True, kw_only=True, tag="step"):
     `samples_per_s` is the rate that the run reports (smoothed by the engine). `queued` batches after this one were
     prefetched already; `readers_idle` is True where the prefetch limit was reached and a reader process was idle: the
     endpoint keeps up. `grad_norm` is the norm of the gradients before clipping; null in steps without an update of the
-    weights, and where it is not finite.
+    weights, and where it is not finite. `logged` are other figures that a script logged for this step, by name.
     """
 
     step: int
@@ -95,7 +98,7 @@ class Step(_Event, frozen=True, kw_only=True, tag="step"):
     samples: int
     loss: float | None
     lr: float
-    endpoint: EndpointKind
+    endpoint: EndpointKind | None
     data_wait_s: float
     step_time_s: float
     fetch_s: float
@@ -110,6 +113,7 @@ class Step(_Event, frozen=True, kw_only=True, tag="step"):
     single_s: float | None = None
     decode_s: float = 0.0
     grad_norm: float | None = None
+    logged: dict[str, float | None] = {}
 
     @property
     def wait_fraction(self) -> float:
@@ -222,6 +226,20 @@ class Telemetry(_Event, frozen=True, kw_only=True, tag="telemetry"):
     problem: str = ""
 
 
+class LoaderWorkers(_Event, frozen=True, kw_only=True, tag="workers"):
+    """What the worker processes of a watched loader did since the last event of this kind, in the loader's order."""
+
+    workers: tuple[WorkerUsage, ...]
+
+
+class RankTimes(_Event, frozen=True, kw_only=True, tag="ranks"):
+    """The mean wait for a batch and the mean step time of each rank, seconds, since the last event of this kind."""
+
+    waits_s: tuple[float, ...]
+    steps_s: tuple[float, ...]
+    step: int = 0
+
+
 class EndpointSummary(msgspec.Struct, frozen=True, kw_only=True):
     """What one endpoint delivered over the run.
 
@@ -292,6 +310,8 @@ Event: TypeAlias = (
     | Devices
     | State
     | Telemetry
+    | LoaderWorkers
+    | RankTimes
     | Compared
     | Summary
 )

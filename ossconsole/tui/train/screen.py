@@ -210,7 +210,7 @@ class TrainScreen(Dashboard):
     def _allowed(self, action: str) -> bool | None:
         """The same for the actions of a run that is alive."""
         if action in {"switch", "auto_compare"}:
-            return True if self.context.has_accelerated else None
+            return True if self.context.has_accelerated and not self.context.foreign_loader else None
         return None if action == "control" and self.monitor.view.delivering is None else True
 
     def live_actions(self) -> list[tuple[KeyAction, bool]]:
