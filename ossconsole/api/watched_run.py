@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ossconsole import __version__
+from ossconsole.cli.unattended import CommandWork
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.profiles import Profile
@@ -58,7 +59,7 @@ class WatchedRun:
         self, loop: WatchedLoop, *, context: RunContext | None, on_checkpoint: Callable[[], object] | None
     ) -> None:
         self.id = new_run_id() if context is None else context.id
-        self.profile: Profile | None = context.profile if context is not None else None
+        self._profile: Profile | None = context.profile if context is not None else None
         self.step = 0
         self.epoch = 0
         self._loop = loop
@@ -77,21 +78,11 @@ class WatchedRun:
             context.sink = self._record.append
         self._sampler = Sampler()
         self._describe()
-        self._server = ControlServer(self)
+        self._server = ControlServer(CommandWork(self._profile, own_run=self))
         self._sampler.listen(self._record_sample)
         self._sampler.start()
 
     # What other processes see and request: `ossconsole.training.remote.control`
-
-    @property
-    def own_run(self) -> WatchedRun:
-        """Itself: the only run of a script."""
-        return self
-
-    @property
-    def own_upload(self) -> None:
-        """A script has no upload."""
-        return
 
     @property
     def alive(self) -> bool:
@@ -126,6 +117,10 @@ class WatchedRun:
                 remedy="Pass on_checkpoint=SAVE to ossconsole.watch in the script.",
             )
         self._controls.request_checkpoint()
+
+    def profile(self) -> None:
+        """Raises ConsoleError: the console profiles its own loop only."""
+        raise ConsoleError("The steps of a script cannot be profiled from here.", remedy="Use torch.profiler there.")
 
     def set_lr(self, lr: float) -> None:
         """Raises ConsoleError: the script has its own schedule."""
@@ -199,7 +194,7 @@ class WatchedRun:
         self._record.close()
 
     def _describe(self) -> None:
-        loop, profile = self._loop, self.profile
+        loop, profile = self._loop, self._profile
         settings: dict[str, Any] = {"batch_size": loop.batch_size, "workers": loop.workers}
         if self._context is not None:
             settings["endpoint"] = str(self._context.controls.endpoint)

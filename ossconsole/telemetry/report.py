@@ -219,10 +219,11 @@ class _Gathered:
         """Where batches came from which endpoint; none where there was only one, or too many switches to see."""
         bands: list[Band] = []
         for step in self._steps:
-            if not bands or bands[-1].kind != step.endpoint.value:
-                bands.append(Band(step.step, step.step, step.endpoint.value))
+            kind = str(step.endpoint or "")
+            if not bands or bands[-1].kind != kind:
+                bands.append(Band(step.step, step.step, kind))
             else:
-                bands[-1] = Band(bands[-1].start, step.step, step.endpoint.value)
+                bands[-1] = Band(bands[-1].start, step.step, kind)
         return bands if 1 < len(bands) <= _BANDS else []
 
     def _optional(self) -> list[Section]:

@@ -257,7 +257,7 @@ class Soak:
         def steps_from(endpoint: EndpointKind) -> int:
             return sum(isinstance(event, events.Step) and event.endpoint is endpoint for event in record())
 
-        first = next(event.endpoint for event in record() if isinstance(event, events.Step))
+        first = next(event.endpoint for event in record() if isinstance(event, events.Step) and event.endpoint)
         self._until(lambda: steps_from(first) >= SETTLED_STEPS, training)
         control.ask(training.pid, control.SwitchEndpoint(run=run.run, endpoint=first.other))
         self._until(lambda: steps_from(first.other) >= SETTLED_STEPS, training)

@@ -143,6 +143,9 @@ class ControllableRun(Protocol):
     def checkpoint(self) -> None:
         """Requests a checkpoint after the step under way."""
 
+    def profile(self) -> None:
+        """Records the next steps with torch.profiler."""
+
     def set_lr(self, lr: float) -> None:
         """Changes the peak learning rate from the next step on."""
 
