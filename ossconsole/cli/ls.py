@@ -12,6 +12,7 @@ from ossconsole.cli.options import OpenTarget, Target, profile_options, reads_on
 from ossconsole.cli.output import say, say_json
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.text import counted
+from ossconsole.storage.objects import SYMLINK
 
 if TYPE_CHECKING:
     from ossconsole.storage.client import ObjectStore
@@ -110,6 +111,7 @@ def _entries(store: ObjectStore, prefix: str, *, recursive: bool) -> Iterator[di
                 "size": found.size,
                 "modified": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(found.modified)),
                 "storage_class": found.storage_class,
+                "object_type": found.type,
                 "etag": found.etag,
             }
         token = page.next_token
@@ -120,4 +122,5 @@ def _entries(store: ObjectStore, prefix: str, *, recursive: bool) -> Iterator[di
 def _line(entry: dict[str, Any]) -> str:
     if entry["type"] == "folder":
         return f"{'folder':>15}  {'':20}  {'':<12}  {entry['key']}"
-    return f"{entry['size']:>15,}  {entry['modified']}  {entry['storage_class']:<12}  {entry['key']}"
+    kind = SYMLINK if entry["object_type"] == SYMLINK else entry["storage_class"]
+    return f"{entry['size']:>15,}  {entry['modified']}  {kind:<12}  {entry['key']}"

@@ -18,7 +18,7 @@ from ossconsole.cli.follow import (
     finish,
     progress_bar,
 )
-from ossconsole.cli.options import OpenTarget, Target, profile_options, readonly_option
+from ossconsole.cli.options import OpenTarget, Target, label_options, profile_options, readonly_option
 from ossconsole.cli.output import say, say_json
 from ossconsole.cli.unattended import CommandWork
 from ossconsole.config.errors import SettingsError
@@ -66,6 +66,17 @@ _SHOWN = 10
     metavar="MB/S",
     help="Limit of the upload bandwidth; 0 = none.",
 )
+@click.option(
+    "--val-split",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.0,
+    metavar="SHARE",
+    help="Store this share of each class as val/ when SRC has no validation images; --seed decides which.",
+)
+@label_options
+@click.option(
+    "--names", default="", metavar="ENCODING", help="Encoding of names in an archive that are not UTF-8, like cp932."
+)
 @click.option("--prune", is_flag=True, help="Delete samples whose images are no longer in SRC.")
 @click.option(
     "--shards",
@@ -98,10 +109,12 @@ def upload(
 ) -> int:
     """Prepare SRC/{train,val} and upload it as a dataset.
 
-    SRC is a folder or an archive (.tar, .tar.gz, .zip) with train/<class>/ and val/<class>/, or the tutorial's flat
-    val/ with ILSVRC2012_val_labels.json beside it, or a .csv/.tsv of path, label and split. Run the same command to
-    resume after an interruption: only missing or changed samples are uploaded.
+    SRC is a folder or an archive (.tar, .tar.gz, .zip) with train/<class>/ and val/<class>/ at any depth, with class
+    folders alone, or with the tutorial's flat val/ and ILSVRC2012_val_labels.json (or Kaggle's LOC_val_solution.csv);
+    a folder of such archives; or a .csv/.tsv of path, label and split. --dry-run shows how SRC is understood. Run the
+    same command to resume after an interruption: only missing or changed samples are uploaded.
     """
+    from ossconsole.dataset.labels import LabelFiles
     from ossconsole.dataset.upload.job import UploadSettings
 
     if readonly and not dry_run:
@@ -115,7 +128,10 @@ def upload(
         with target.open() as opened:
             return _upload_plain(opened, source, to, options["parallelism"], cap, as_json=as_json)
     fmt = SampleFormat(format_name)
-    settings = UploadSettings(source=source, format=fmt, size=size or 0, quality=quality or 0, bandwidth=cap, **options)
+    labels = LabelFiles(val_labels=options.pop("val_labels"), class_index=options.pop("class_index"))
+    settings = UploadSettings(
+        source=source, format=fmt, size=size or 0, quality=quality or 0, bandwidth=cap, labels=labels, **options
+    )
     settings.preprocessing.check()
     with target.open() as opened:
         if dry_run:
@@ -181,7 +197,11 @@ def _end(job: Job, signalled: list[int], counts: tuple[int, int, int], *, as_jso
 
 
 def _follow_json(job: UploadJob) -> None:
+    shown = ""
     while not job.wait(REPORT_EVERY_S):
+        if job.understood != shown:
+            shown = job.understood
+            emit("layout", layout=shown)
         progress = msgspec.to_builtins(job.progress())
         del progress["workers"], progress["recent_failures"]
         emit("progress", **progress)
@@ -189,6 +209,7 @@ def _follow_json(job: UploadJob) -> None:
 
 def _print_json_summary(summary: UploadSummary) -> None:
     print_unused(summary.unused, as_json=True)
+    print_cautions(summary.cautions, as_json=True)
     for note in summary.ignored_files:
         emit("skipped", path=note.path, reason=note.reason)
     for note in summary.failures:
@@ -211,6 +232,10 @@ def _print_last_line(uploaded: int, skipped: int, failed: int, size: int, second
 
 
 def _follow(job: UploadJob) -> None:
+    while not (job.understood or job.wait(POLL_S)):
+        pass
+    if job.understood:
+        say(f"Layout: {job.understood}.")
     with progress_bar() as bar:
         if bar is not None:
             _draw(job, bar)
@@ -264,6 +289,7 @@ def _print_summary(summary: UploadSummary) -> None:
         f"{summary.bytes / 1e6:.1f} MB in {summary.seconds:.1f} s, {summary.samples_per_s:.1f} samples/s."
     )
     print_unused(summary.unused, as_json=False)
+    print_cautions(summary.cautions, as_json=False)
     _print_notes("Failed", summary.failures, summary.failed)
     if summary.removed:
         what = "deleted" if summary.pruned else "still in the dataset (--prune deletes them)"
@@ -290,6 +316,15 @@ def print_unused(groups: tuple[Unused, ...], *, as_json: bool) -> None:
             say(f"Not used: {group}")
 
 
+def print_cautions(groups: tuple[Unused, ...], *, as_json: bool) -> None:
+    """Prints one line or JSON event for each group of names that may be a mistake."""
+    for group in groups:
+        if as_json:
+            emit("caution", **msgspec.to_builtins(group))
+        else:
+            say(f"Caution: {group}")
+
+
 # The plan
 
 
@@ -306,9 +341,20 @@ def _dry_run(opened: OpenTarget, settings: UploadSettings, *, as_json: bool) -> 
     return 1 if plan.lost or plan.problem else 0
 
 
+def _classes(plan: UploadPlan) -> str:
+    """The number of classes, and of those with samples where others only keep the order of the labels."""
+    classes = counted(len(plan.classes), "class", "classes")
+    return classes if plan.used_classes == len(plan.classes) else f"{plan.used_classes} of {classes}"
+
+
 def _print_plan(plan: UploadPlan, settings: UploadSettings) -> None:
+    from ossconsole.dataset.manifest import VAL
+
+    say(f"Layout: {plan.layout}.")
     splits = ", ".join(f"{count} {split}" for split, count in plan.samples.items()) or "no samples"
-    say(f"{counted(plan.files, 'file')}: {splits} in {counted(len(plan.classes), 'class', 'classes')}.")
+    say(f"{counted(plan.files, 'file')}: {splits} in {_classes(plan)}.")
+    if plan.samples and VAL not in plan.samples:
+        say("No validation images: a run holds out a share of each class, or add --val-split 0.1 here.")
     say(
         f"To upload: {counted(plan.to_send, 'sample')}, {plan.bytes_to_send / 1e6:.1f} MB"
         + (" (estimated)" if plan.bytes_estimated else "")
@@ -320,10 +366,11 @@ def _print_plan(plan: UploadPlan, settings: UploadSettings) -> None:
         say(f"The upload takes at least {seconds:.0f} s at the limit of {settings.bandwidth / 1e6:g} MB/s.")
     say(f"Unchanged: {plan.unchanged}. Not used: {plan.ignored}. Rejected: {plan.lost}.")
     say(
-        f"Stored: {plan.stored_bytes / 1e9:.2f} GB, about USD {plan.usd_per_month:.2f} per month "
+        f"Stored: {plan.stored_bytes / 1e9:.2f} GB, about CNY {plan.cny_per_month:.2f} per month "
         "(estimated, Standard LRS)."
     )
     print_unused(plan.unused, as_json=False)
+    print_cautions(plan.cautions, as_json=False)
     _print_notes("Rejected", plan.notes, plan.lost)
     if plan.problem:
         say(plan.problem)

@@ -71,6 +71,12 @@ def sdk_endpoint(bucket: str, endpoint: str) -> str:
     return f"{parts.scheme}://{composed}" + (f":{parts.port}" if parts.port else "")
 
 
+def request_url(bucket: str, endpoint: str) -> str:
+    """The URL of the host that the bucket's requests go to."""
+    parts = urlsplit(endpoint)
+    return f"{parts.scheme}://{bucket}.{parts.netloc}"
+
+
 def sends_in_clear(bucket: str, endpoint: str) -> bool:
     """Whether requests to this endpoint of the bucket leave the machine without TLS."""
     parts = urlsplit(endpoint)

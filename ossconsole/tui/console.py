@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # types only: the first paint does not wait for the layers be
     from ossconsole.telemetry.events import Event, RunState
     from ossconsole.telemetry.sampler import TelemetrySample
     from ossconsole.training.settings import TrainSettings
+    from ossconsole.tui.kit.text import Line
 
 
 class WorkHandle(Protocol):
@@ -76,6 +77,9 @@ class RunHandle(WorkHandle, Protocol):
 
     def checkpoint(self) -> None:
         """Asks for a checkpoint now, without ending."""
+
+    def profile(self) -> None:
+        """Asks for a profile of the next steps."""
 
     def set_lr(self, lr: float) -> None:
         """Sets the peak learning rate; the schedule continues from it."""
@@ -133,11 +137,15 @@ class StageState(str, enum.Enum):
 
 
 class PreparationStage(msgspec.Struct, frozen=True):
-    """One part of the work before the first run (the sandbox, the sample images, their upload)."""
+    """One part of the work before the first run (the sandbox, the sample images, their upload).
+
+    `share` is the part that is done, 0 to 1; None where unknown.
+    """
 
     label: str
     state: StageState
     detail: str = ""
+    share: float | None = None
 
 
 class ConsoleState(msgspec.Struct, frozen=True, kw_only=True):
@@ -233,6 +241,10 @@ class Services(Protocol):
         """The newest run, also after its end."""
 
     @property
+    def is_demo(self) -> bool:
+        """True where `run` is the demo's, which this process started."""
+
+    @property
     def upload(self) -> UploadHandle | None:
         """The newest upload, also after its end."""
 
@@ -288,8 +300,24 @@ class Services(Protocol):
     def reload(self) -> None:
         """Reads settings and credentials again, like `use_profile` with the profile in use."""
 
+    def start_demo(self) -> None:
+        """Starts the demo's run on the sandbox once its sample dataset is complete. Raises ConsoleError."""
+
     def bucket_setup(self) -> BucketAdmin:
         """Returns immediately. Raises ConsoleError while no profile is known; credentials are not needed yet."""
+
+
+class WorkChip(msgspec.Struct, frozen=True):
+    """A run, an upload or the jobs on objects in the mode bar: a long and a short variant, and the mode that shows it.
+
+    `names_endpoint` is True where the text names the endpoint in use; `failed` where the work needs attention.
+    """
+
+    mode: str
+    long: Line
+    short: Line
+    failed: bool = False
+    names_endpoint: bool = False
 
 
 class Console(Protocol):
@@ -308,6 +336,10 @@ class Console(Protocol):
         """The endpoint that delivers the batches of the run, or will; None without a usable profile."""
 
     @property
+    def chips(self) -> Sequence[WorkChip]:
+        """The run, the upload and the jobs in progress, and those that failed."""
+
+    @property
     def now(self) -> float:
         """The time in Unix seconds."""
 
@@ -320,8 +352,14 @@ class Console(Protocol):
     def action_mode(self, mode: str) -> None:
         """Shows another mode; ignored while a dialog is open."""
 
-    def new_run(self, resume: str = "") -> object:
-        """Opens the form of a new run and starts the run; `resume` is the key of a checkpoint, which shows Train."""
+    def action_work(self) -> None:
+        """Shows the work in progress, the failed one first; further calls show the others."""
+
+    def new_run(self, resume: str = "", known: Mapping[str, Any] | None = None) -> object:
+        """Opens the form of a new run and starts the run; `resume` is the key of a checkpoint, which shows Train.
+
+        `known` are the settings of the run that wrote the checkpoint, as far as they are known.
+        """
 
     def remember(self, form: str, profile: str, values: dict[str, Any]) -> bool:
         """Keeps the values of a form for the next session. False, after a toast with the reason, where that fails."""

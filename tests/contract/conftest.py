@@ -93,3 +93,14 @@ def contract_permission(contract_target: ContractTarget) -> Callable[[], None]:
             pytest.skip(f"creates a billed accelerator; {ACCELERATOR_VARIABLE}=create permits it")
 
     return check
+
+
+@pytest.fixture
+def own_store(contract_target: ContractTarget, contract_store: ObjectStore) -> Iterator[ObjectStore]:
+    """A new bucket of the sandbox, for tests of a bucket's settings; skips on a real bucket, whose settings stay."""
+    if contract_target.real:
+        pytest.skip("creates and configures a bucket: on the sandbox only")
+    store = contract_store.for_bucket(f"contract-{uuid.uuid4().hex[:12]}")
+    store.create_bucket()
+    yield store
+    store.close()

@@ -77,6 +77,9 @@ class FakeRun:
     def checkpoint(self) -> None:
         self.asked.append(("checkpoint",))
 
+    def profile(self) -> None:
+        self.asked.append(("profile",))
+
     def set_lr(self, lr: float) -> None:
         self.asked.append(("set_lr", lr))
 
@@ -234,6 +237,8 @@ class FakeServices:
     warm_up: WarmUp | ConsoleError | None = None
     warm_ups: list[bool] = field(default_factory=list)
     begun: int = 0
+    demos: int = 0
+    is_demo: bool = False
     _last: ConsoleState = Starting()  # noqa: RUF009 - it is immutable
 
     def __post_init__(self) -> None:
@@ -299,6 +304,10 @@ class FakeServices:
         self.started_on.append(dataset_prefix)
         self.run = FakeRun(state=RunState.STARTING)
         return self.run
+
+    def start_demo(self) -> None:
+        may_block()
+        self.demos += 1
 
     def plan_upload(
         self, settings: UploadSettings, stop: threading.Event, on_progress: Callable[[int], None]

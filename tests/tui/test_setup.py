@@ -15,6 +15,7 @@ from textual.widgets import Button, Input, OptionList, Static
 from ossconsole.config.connector import load_connector_config
 from ossconsole.config.credential_sources import connector_file, ossutil_file, read_connector_file
 from ossconsole.config.credentials import Credentials, Secret
+from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.metadata import Instance
 from ossconsole.config.profiles import Settings, load_settings, save_settings, settings_path
@@ -24,7 +25,7 @@ from ossconsole.tui.app import ConsoleApp
 from ossconsole.tui.console import AcceleratorState, NoCredentials, Ready, Unavailable
 from ossconsole.tui.kit.dialogs import FormScreen
 from ossconsole.tui.setup.panels import ProbeState
-from ossconsole.tui.setup.profiles import ProfileForm, ProfilesScreen
+from ossconsole.tui.setup.profiles import ProfileForm, ProfilesScreen, moved_endpoint
 from ossconsole.tui.setup.screen import SetupScreen
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import REAL, SECRET, START
@@ -108,7 +109,7 @@ async def test_every_value_carries_its_origin_and_the_secret_is_masked(make_app:
         await settle(pilot)
         await settle(pilot)
         text = shown(app)
-    for words in ("imagenet-train", "flag --bucket", "environment OSS_REGION", "profile imagenet-hz", "LTAI…d9Qz"):
+    for words in ("imagenet-train", "flag --bucket", "environment OSS_REGION", "LTAI…d9Qz"):
         assert words in text, words
     assert "••••••••" in text
     assert SECRET not in text
@@ -208,7 +209,7 @@ async def test_failures_show_with_their_remedy_and_in_full_in_the_report(make_ap
         assert "✗ TCP" in text
         assert "answers only inside the internal network of cn-hangzhou" in text
         assert "✗ delete" in text
-        assert "Press d for the full report." in text
+        assert "d: full report" in text
         await press(pilot, "d")
         report = shown(app)
         assert REQUEST_ID in report
@@ -233,9 +234,7 @@ async def test_a_missing_bucket_is_created_once_its_name_was_typed(make_app: App
     app = make_app(services, "setup")
     async with app.run_test(size=SMALL) as pilot:
         await settle(pilot)
-        assert app.screen.check_action("create_bucket", ()) is False
-        await press(pilot, "c")
-        await settle(pilot)
+        await settle(pilot)  # it is tested without a key
         assert app.screen.check_action("create_bucket", ()) is True
         await press(pilot, "b")
         await confirm(pilot, "imagenet")
@@ -261,7 +260,7 @@ async def test_the_accelerator_is_created_behind_its_cost_and_a_typed_name(make_
         assert "estimated CNY 0.10 per hour, CNY 70 per month, also while idle" in question
         await press(pilot, "escape")
         assert services.setup.asked == []
-        await until_shown(pilot, app, "Not tested yet")
+        await until_shown(pilot, app, "The bucket has none")
         await press(pilot, "a")
         await until_shown(pilot, app, "Create an accelerator")
         await type_into(pilot, "zone", "cn-hangzhou-j")
@@ -730,3 +729,51 @@ def test_a_probe_orders_its_problems() -> None:
     assert probe.running
     probe.finish(problem="over")
     assert not probe.running
+
+
+async def test_what_does_not_fit_is_scrolled_to(make_app: AppMaker) -> None:
+    app = make_app(setup_services(), "setup")
+    async with app.run_test(size=SMALL) as pilot:
+        await settle(pilot)
+        await settle(pilot)
+        assert "Credentials on this machine" not in shown(app)
+        await press(pilot, *["pagedown"] * 4)
+        await settle(pilot)
+        assert "Credentials on this machine" in shown(app)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "kind", "moved"),
+    [
+        ("", EndpointKind.STANDARD, "https://oss-cn-beijing-internal.aliyuncs.com"),
+        ("", EndpointKind.ACCELERATED, ""),
+        ("oss-cn-hangzhou.aliyuncs.com", EndpointKind.STANDARD, "https://oss-cn-beijing.aliyuncs.com"),
+        (
+            "https://oss-cn-hangzhou-internal.aliyuncs.com",
+            EndpointKind.STANDARD,
+            "https://oss-cn-beijing-internal.aliyuncs.com",
+        ),
+        ("https://my.own.host", EndpointKind.STANDARD, "https://my.own.host"),
+    ],
+)
+def test_an_endpoint_follows_the_region(endpoint: str, kind: EndpointKind, moved: str) -> None:
+    assert moved_endpoint(endpoint, kind, "cn-beijing") == moved
+
+
+async def test_region_and_endpoints_follow_each_other_in_the_form(make_app: AppMaker, profiles: Settings) -> None:
+    app = make_app(setup_services(), "setup")
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+        await press(pilot, "e")
+        await settle(pilot)
+        form = app.screen
+        assert isinstance(form, ProfileForm)
+        await type_into(pilot, "region", "cn-beijing")
+        await settle(pilot)
+        assert form.value("standard_endpoint") == "https://oss-cn-beijing-internal.aliyuncs.com"
+        assert "cn-beijing" in form.value("accelerated_endpoint")
+        form.control("standard_endpoint").focus()
+        await type_into(pilot, "standard_endpoint", "oss-cn-shanghai-internal.aliyuncs.com")
+        await settle(pilot)
+        assert form.value("region") == "cn-shanghai"
+        assert "cn-shanghai" in form.value("accelerated_endpoint")

@@ -179,6 +179,8 @@ class EndpointReport(msgspec.Struct, frozen=True, kw_only=True):
     host: HostInfo
     steps: tuple[ProbeStep, ...]
     skew_s: float | None = None
+    proxy: str = ""
+    """Whether its requests take a proxy; "" where the environment names none."""
 
     def figures(self, stage: ProbeStage) -> Figures | None:
         """Those of READ, or of REREAD (accelerated endpoint only): the same samples a second time."""
@@ -283,7 +285,8 @@ def _endpoint_check(report: EndpointReport, simulated: bool) -> Check:
     if failed is not None and _cause(failed) == name:
         return fail(name, f"{failed.stage}: {failed.detail}", failed.remedy)
     passed = [f"{step.stage} {1000 * step.seconds:.0f} ms" for step in report.steps if step.passed][:4]
-    parts = [f"{report.endpoint} ({report.host.kind}): {', '.join(passed)}"]
+    proxy = f", {report.proxy}" if report.proxy else ""
+    parts = [f"{report.endpoint} ({report.host.kind}{proxy}): {', '.join(passed)}"]
     unsigned = next((step for step in report.steps if step.detail == NO_CREDENTIALS), None)
     if unsigned is not None:
         parts.append(f"no signed request: {NO_CREDENTIALS}")

@@ -13,6 +13,7 @@ from textual.message import Message
 from ossconsole.config.text import counted, safe_text
 from ossconsole.storage.jobs.job import Job
 from ossconsole.storage.listing import ListingState, ObjectRows, RowView, Sort, SortKey
+from ossconsole.storage.objects import SYMLINK
 from ossconsole.tui.browse.model import BrowseModel
 from ossconsole.tui.kit.glyphs import Glyphs
 from ossconsole.tui.kit.table import RowPainter, VirtualTable
@@ -85,8 +86,12 @@ def row_line(rows: ObjectRows, row: int, width: int, *, selected: bool, glyphs: 
 
 def _figure(rows: ObjectRows, row: int, key: SortKey, cells: int) -> str:
     if key is SortKey.SIZE:
-        return size(rows.size(row)).rjust(cells)
-    return moment(rows.modified(row)) if key is SortKey.MODIFIED else rows.storage_class(row)
+        # The listing has the size of a link, not of what it names.
+        text = "-" if rows.type(row) == SYMLINK else size(rows.size(row))
+        return text.rjust(cells)
+    if key is SortKey.MODIFIED:
+        return moment(rows.modified(row))
+    return rows.type(row) if rows.type(row) == SYMLINK else rows.storage_class(row)
 
 
 def shown_name(name: str) -> str:

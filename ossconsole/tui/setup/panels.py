@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -318,6 +319,7 @@ _LABELS = {
     "dataset_prefix": "dataset",
     "checkpoint_prefix": "checkpoints",
 }
+_ORIGINS = {*_LABELS, *(name.replace("_", " ") for name in _LABELS)}
 _SOON = timedelta(hours=1)
 
 
@@ -332,10 +334,20 @@ class CredentialState:
 def profile_lines(
     settings: Sequence[Setting], credentials: CredentialState, glyphs: Glyphs, now: float, width: int
 ) -> list[Line]:
-    """A line per setting, then the credentials; `now` in Unix seconds."""
+    """A line per setting, with its origin where that differs; then the credentials. `now` in Unix seconds."""
     known = {setting.name.replace(" ", "_"): setting for setting in settings}
-    lines = [_setting(label, known[name], glyphs, width) for name, label in _LABELS.items() if name in known]
+    common = common_origin(settings)
+    lines = [
+        _setting(label, known[name], glyphs, width, common=common) for name, label in _LABELS.items() if name in known
+    ]
     return lines + _credential_lines(credentials, glyphs, now, width)
+
+
+def common_origin(settings: Sequence[Setting]) -> str:
+    """The origin of most settings; "" where each has another."""
+    found = Counter(setting.origin for setting in settings if setting.value and setting.name in _ORIGINS)
+    origin, count = next(iter(found.most_common(1)), ("", 0))
+    return safe(origin) if count > 1 else ""
 
 
 def host_label(info: HostInfo) -> str:
@@ -344,18 +356,19 @@ def host_label(info: HostInfo) -> str:
     return f"{info.kind}, {place}" if place else str(info.kind)
 
 
-def _setting(label: str, setting: Setting, glyphs: Glyphs, width: int) -> Line:
+def _setting(label: str, setting: Setting, glyphs: Glyphs, width: int, *, common: str) -> Line:
     line = _label(label, glyphs)
     if not setting.value:
         return line.add("none", "dim")
-    notes = [safe(setting.origin), safe(setting.origin.partition(" ")[0])]
+    notes = [safe(setting.origin), safe(setting.origin.partition(" ")[0])] if setting.origin != common else [""]
     if label in {kind.value for kind in EndpointKind}:
-        notes.insert(0, f"{host_label(classify(setting.value))} {glyphs.dot} {notes[0]}")
+        place = host_label(classify(setting.value))
+        notes = [f"{place} {glyphs.dot} {notes[0]}", *notes] if notes[0] else [place, ""]
     value = safe(setting.value)
     room = width - LABEL - 3
     note = next((note for note in notes if len(value) + len(note) <= room), notes[-1])
     line.add(shorten_middle(value, room - len(note), glyphs.ellipsis))
-    return line.right(Line((f"{note} ", "dim")), width)
+    return line.right(Line((f"{note} ", "dim")), width) if note else line
 
 
 def _label(label: str, glyphs: Glyphs) -> Line:

@@ -9,13 +9,14 @@ from typing import ClassVar
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import BindingType
+from textual.containers import VerticalScroll
 
 from ossconsole.config.credential_sources import SourceState, list_sources
 from ossconsole.config.credentials import mask_key_id
 from ossconsole.config.endpoints import EndpointKind, region_caution
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.metadata import Instance
-from ossconsole.config.profiles import FLAGS_NAME, SANDBOX_NAME, load_settings, save_settings
+from ossconsole.config.profiles import FLAGS_NAME, SANDBOX_NAME, Profile, load_settings, save_settings
 from ossconsole.config.resolve import OriginKind
 from ossconsole.storage.accelerator import Accelerator
 from ossconsole.storage.probe.report import ProbeStage, StepStatus
@@ -39,6 +40,7 @@ from ossconsole.tui.setup.connector_form import ConnectorForm
 from ossconsole.tui.setup.panels import ProbeState, ReportScreen
 from ossconsole.tui.setup.profiles import KeyForm, ProfileForm, ProfilesScreen
 
+_UNLIMITED = 1000  # rows: the panels scroll
 _CREDENTIALS_READ_EVERY_S = 30.0  # only temporary ones, which their source renews before they expire
 
 
@@ -54,6 +56,7 @@ class SetupScreen(ConsoleScreen):
         self._credentials = panels.CredentialState()
         self._credentials_read_at = 0.0
         self._probe: ProbeState | None = None
+        self._tested: list[Profile] = []
         self._instance: Instance | None = None
         self._accelerator: AcceleratorState | None = None
         self._accelerator_problem = ""
@@ -61,9 +64,14 @@ class SetupScreen(ConsoleScreen):
         self._sources: list[SourceState] = []
 
     def body(self) -> ComposeResult:
-        yield Panel(self._profile, id="setup-profile")
-        yield Panel(self._test_lines, id="setup-test")
-        yield Panel(self._details, id="setup-details")
+        with VerticalScroll(id="setup-scroll"):
+            yield Panel(self._profile, id="setup-profile")
+            yield Panel(self._test_lines, id="setup-test")
+            yield Panel(self._details, id="setup-details")
+
+    def on_mount(self) -> None:
+        """Let the arrows scroll what does not fit."""
+        self.query_one(VerticalScroll).focus()
 
     def tick(self) -> None:
         """Read again after a change of the profile, and paint."""
@@ -78,12 +86,17 @@ class SetupScreen(ConsoleScreen):
             and self.console.now - self._credentials_read_at > _CREDENTIALS_READ_EVERY_S
         ):
             self._refresh_credentials()
-        height = len(self._profile(self.size.width, self.size.height))
+        self._test_once()
         for panel in self.query(Panel):
-            if panel.id == "setup-profile":
-                panel.styles.height = height
-            if panel.display:
-                panel.redraw()
+            panel.styles.height = len(panel.paint(panel.size.width or self.size.width, _UNLIMITED))
+            panel.redraw()
+
+    def _test_once(self) -> None:
+        """Test a bucket when it shows for the first time; then `c` does. The sandbox works as it is."""
+        profile = self.services.profile
+        if profile is not None and not profile.simulated and profile not in self._tested:
+            self._tested.append(profile)
+            self.action_test()
 
     def _reset(self) -> None:
         """Discard everything that belongs to the previous profile."""
@@ -142,12 +155,16 @@ class SetupScreen(ConsoleScreen):
     def _profile(self, width: int, _height: int) -> Sequence[Line]:
         state = self.services.state
         profile = state.profile
-        lines = [self._heading(self._title, width, self._instance_label())]
+        settings = self.services.settings()
+        origin = panels.common_origin(settings)
+        settings_note = f"settings: {origin}" if origin not in self._title.lower() else ""  # "" is in every title
+        notes = [part for part in (self._instance_label(), settings_note) if part]
+        lines = [heading(self._title, width, self.glyphs.rule, "  ".join(notes), *notes)]
         if profile is None:
             reason = notice(state, self.glyphs, width)
             return lines + (reason[:-1] if isinstance(state, Unavailable) else reason)  # the key to retry shows below
         now = self.console.now
-        lines += panels.profile_lines(self.services.settings(), self._shown_credentials, self.glyphs, now, width)
+        lines += panels.profile_lines(settings, self._shown_credentials, self.glyphs, now, width)
         if self._instance is not None and not profile.simulated:
             caution = region_caution(self._instance.region, profile.region, profile.endpoints.values())
             lines += [Line((f" {part}", "warn")) for part in wrap(safe(caution), width - 2) if part]
@@ -179,6 +196,8 @@ class SetupScreen(ConsoleScreen):
         note = ""
         if probe is not None:
             note = f"{probe.seconds:.1f} s" if not probe.running else f"testing, {probe.seconds:.0f} s"
+        if probe is not None and probe.problems:
+            note += "  d: full report"
         lines = [self._heading(f"Test{self._simulated}", width, note)]
         if state.profile is not None and (state.usable or probe is not None):
             lines += panels.test_lines(state.profile, probe, self.glyphs, width, height - 1)

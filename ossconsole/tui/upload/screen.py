@@ -61,7 +61,7 @@ class SourcePicker(ConsoleModal):
         self._recent = recent
 
     def compose(self) -> ComposeResult:
-        with self.frame("Source", "^s OK · tab next · backspace parent folder · esc cancel", id="picker"):
+        with self.frame("Source", "tab, enter or ^s OK · backspace parent folder · esc cancel", id="picker"):
             yield Input(str(self._start), compact=True, id="picked")
             if self._recent:
                 yield Static("Recent", classes="dim")
