@@ -103,12 +103,6 @@ def build_session(
     `resources` closes readers, saver, process group and store, each although another one raises. Raises ConsoleError.
     """
     begun = time.perf_counter()
-    context.settings = with_batch_size(
-        context.settings,
-        len(data.classes),
-        data.image_size(context.settings.image_size),
-        select_device(rank_info.local_rank),
-    )
     plan = _plan(context, data, rank_info)
     relay = RankEventRelay(context, rank_info)
     _describe(context, data, plan, rank_info)
@@ -135,12 +129,9 @@ def build_session(
     source = _source(context, connector, data, plan, parts, on_pause=requests.apply)
     resources.callback(source.close)
     resources.callback(parts.compute.free_all_slots)
+    planned = context.settings.profile_steps if rank_info.is_rank_zero else 0
     profiler = StepProfiler(
-        context.id,
-        planned=context.settings.profile_steps if rank_info.is_rank_zero else 0,
-        cuda=parts.compute.cuda,
-        report=context.info,
-        warn=context.warn,
+        context.id, planned=planned, cuda=parts.compute.cuda, report=context.info, warn=context.warn
     )
     resources.callback(profiler.close)
     return Session(
@@ -235,6 +226,10 @@ def _compute(context: RunContext, data: TrainingData, rank_info: RankInfo) -> De
 
 
 def _plan(context: RunContext, data: TrainingData, rank_info: RankInfo) -> Plan:
+    """The order of the samples; sets the automatic batch size first."""
+    settings = context.settings
+    device = select_device(rank_info.local_rank)
+    context.settings = with_batch_size(settings, len(data.classes), data.image_size(settings.image_size), device)
     return Plan(
         context.settings,
         data.count(TRAIN),
