@@ -32,7 +32,7 @@ from ossconsole.training.compute.device import (
     lower_priority,
     select_device,
 )
-from ossconsole.training.compute.model import build_model, check_batch_sizes, with_batch_size
+from ossconsole.training.compute.model import build_model, check_batch_sizes, without_auto
 from ossconsole.training.compute.profile import StepProfiler
 from ossconsole.training.compute.trainer import Trainer
 from ossconsole.training.context import RunContext
@@ -226,10 +226,10 @@ def _compute(context: RunContext, data: TrainingData, rank_info: RankInfo) -> De
 
 
 def _plan(context: RunContext, data: TrainingData, rank_info: RankInfo) -> Plan:
-    """The order of the samples; sets the automatic batch size first."""
-    settings = context.settings
-    device = select_device(rank_info.local_rank)
-    context.settings = with_batch_size(settings, len(data.classes), data.image_size(settings.image_size), device)
+    """The order of the samples; first determines the automatic settings, which become those of the run."""
+    settings, device = context.settings, select_device(rank_info.local_rank)
+    size = data.image_size(settings.image_size)
+    context.settings = without_auto(settings, len(data.classes), size, device, world=rank_info.world)
     return Plan(
         context.settings,
         data.count(TRAIN),
