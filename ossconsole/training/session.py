@@ -67,7 +67,6 @@ from ossconsole.training.parts import (
     summary_of,
 )
 from ossconsole.training.plan import BatchRequest, Plan, Split
-from ossconsole.training.settings import TrainSettings
 
 _MODEL_SEED = 2  # separates this use of the run's seed from others
 
@@ -97,10 +96,7 @@ def build_session(
     `resources` closes readers, saver, process group and store, each although another one raises. Raises ConsoleError.
     """
     begun = time.perf_counter()
-    device = _device(context.settings, rank_info)
-    context.settings = with_batch_size(
-        context.settings, len(data.classes), data.image_size(context.settings.image_size), device
-    )
+    device = _prepare_device(context, data, rank_info)
     plan = _plan(context, data, rank_info)
     relay = RankEventRelay(context, rank_info)
     describe_run(context, data, plan, rank_info)
@@ -213,10 +209,14 @@ def _source(
     )
 
 
-def _device(settings: TrainSettings, rank_info: RankInfo) -> torch.device:
-    """The device of this rank: selected once, as other processes may change which GPU is the emptiest."""
+def _prepare_device(context: RunContext, data: TrainingData, rank_info: RankInfo) -> torch.device:
+    """Selects the device, once: others may change which GPU is the emptiest. Completes the settings that it decides."""
+    settings = context.settings
     with device_errors(torch.device("cuda", rank_info.local_rank), settings.batch_size):
-        return select_device(settings, rank_info)
+        device = select_device(settings, rank_info)
+    side = data.image_size(settings.image_size)
+    context.settings = with_batch_size(settings, len(data.classes), side, device)
+    return device
 
 
 def _compute(context: RunContext, data: TrainingData, rank_info: RankInfo, device: torch.device) -> DeviceContext:
