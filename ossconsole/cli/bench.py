@@ -28,7 +28,7 @@ from ossconsole.training.bench.results import (
     Reading,
     result_key,
 )
-from ossconsole.training.settings import PRECISIONS
+from ossconsole.training.settings import DEFAULT_MODEL, PRECISIONS, check_model
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -89,6 +89,7 @@ def _repeatable(name: str, parameter: str, text: str, **attributes: Any) -> Call
 )
 @click.option("--limits/--no-limits", default=True, help="Also measure HTTP, connector and compute separately.")
 @click.option("--image-size", type=click.IntRange(0), default=0, help="Side of the training crop in px; 0 = as stored.")
+@click.option("--model", default=DEFAULT_MODEL, show_default=True, metavar="MODEL", help="Model, as for `train`.")
 @click.option("--precision", type=click.Choice(PRECISIONS), default="auto", help="Precision of the forward pass.")
 @click.option("--compile", is_flag=True, help="Compile the model with torch.compile.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per reading; the last one is the summary.")
@@ -117,6 +118,7 @@ def bench(
     from ossconsole.training.preflight import broken_library, check_libraries, check_precision
     from ossconsole.training.settings import TrainSettings
 
+    check_model(options["model"])
     check_libraries()
     check_precision(TrainSettings(precision=options["precision"]))
     try:

@@ -32,7 +32,7 @@ from ossconsole.training.compute.device import (
     device_errors,
     lower_priority,
 )
-from ossconsole.training.compute.model import build_model, check_batch_sizes, with_batch_size
+from ossconsole.training.compute.model import build_model, check_batch_sizes, without_auto
 from ossconsole.training.compute.profile import StepProfiler
 from ossconsole.training.compute.selection import select_device
 from ossconsole.training.compute.trainer import Trainer
@@ -67,6 +67,7 @@ from ossconsole.training.parts import (
     summary_of,
 )
 from ossconsole.training.plan import BatchRequest, Plan, Split
+from ossconsole.training.settings import TrainSettings
 
 _MODEL_SEED = 2  # separates this use of the run's seed from others
 
@@ -96,8 +97,8 @@ def build_session(
     `resources` closes readers, saver, process group and store, each although another one raises. Raises ConsoleError.
     """
     begun = time.perf_counter()
-    device = _prepare_device(context, data, rank_info)
-    plan = _plan(context, data, rank_info)
+    device = _device(context.settings, rank_info)
+    plan = _plan(context, data, rank_info, device)
     relay = RankEventRelay(context, rank_info)
     describe_run(context, data, plan, rank_info)
     compute = _compute(context, data, rank_info, device)
@@ -122,12 +123,9 @@ def build_session(
     source = _source(context, connector, data, plan, parts, on_pause=requests.apply)
     resources.callback(source.close)
     resources.callback(parts.compute.free_all_slots)
+    planned = context.settings.profile_steps if rank_info.is_rank_zero else 0
     profiler = StepProfiler(
-        context.id,
-        planned=context.settings.profile_steps if rank_info.is_rank_zero else 0,
-        cuda=parts.compute.cuda,
-        report=context.info,
-        warn=context.warn,
+        context.id, planned=planned, cuda=parts.compute.cuda, report=context.info, warn=context.warn
     )
     resources.callback(profiler.close)
     resources.push(parts.group.__exit__)  # first of all: the GPU may wait for a lost rank, and the others for the GPU
@@ -209,14 +207,10 @@ def _source(
     )
 
 
-def _prepare_device(context: RunContext, data: TrainingData, rank_info: RankInfo) -> torch.device:
-    """Selects the device, once: others may change which GPU is the emptiest. Completes the settings that it decides."""
-    settings = context.settings
+def _device(settings: TrainSettings, rank_info: RankInfo) -> torch.device:
+    """The device of this rank: selected once, as other processes may change which GPU is the emptiest."""
     with device_errors(torch.device("cuda", rank_info.local_rank), settings.batch_size):
-        device = select_device(settings, rank_info)
-    side = data.image_size(settings.image_size)
-    context.settings = with_batch_size(settings, len(data.classes), side, device)
-    return device
+        return select_device(settings, rank_info)
 
 
 def _compute(context: RunContext, data: TrainingData, rank_info: RankInfo, device: torch.device) -> DeviceContext:
@@ -230,7 +224,11 @@ def _compute(context: RunContext, data: TrainingData, rank_info: RankInfo, devic
     return compute
 
 
-def _plan(context: RunContext, data: TrainingData, rank_info: RankInfo) -> Plan:
+def _plan(context: RunContext, data: TrainingData, rank_info: RankInfo, device: torch.device) -> Plan:
+    """The order of the samples; first determines the automatic settings, which become those of the run."""
+    settings = context.settings
+    size = data.image_size(settings.image_size)
+    context.settings = without_auto(settings, len(data.classes), size, device, world=rank_info.world)
     return Plan(
         context.settings,
         data.count(TRAIN),

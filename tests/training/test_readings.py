@@ -160,6 +160,7 @@ def test_the_lowest_limit_is_the_bottleneck(http: float, connector: float, compu
     text = bound(row(reading(ACCELERATED, 180, 0)), limits, simulated=True)
     assert said in text
     assert f"{180 / min(http, connector, compute):.0%} of the limit" in text
+    assert (f"{180 / compute:.0%} of the model's own ceiling" in text) == ("compute" not in said)
     assert "simulated" in text
 
 

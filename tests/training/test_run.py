@@ -399,6 +399,8 @@ def test_another_model_has_checkpoints_of_its_own_and_its_figures_are_recorded(
 ) -> None:
     settings: dict[str, Any] = {"model": "mobilenet_v3_small", "weights": "none", "ema_decay": 0.5, "clip_norm": 1.0}
     found = finished(start_run(**settings, epochs=3, profile_steps=2))
+    begun = only(found, events.Run)[0].settings
+    assert (begun["model"], begun["batch_size"], begun["learning_rate"]) == ("mobilenet_v3_small", 16, 0.1 * 16 / 256)
     norms = [step.grad_norm for step in steps(found)]
     assert all(norm is not None and norm > 0 for norm in norms)
     epoch = next(event for event in found if isinstance(event, events.Epoch))

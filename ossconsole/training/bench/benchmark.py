@@ -55,7 +55,7 @@ from ossconsole.training.bench.sampling import (
 from ossconsole.training.data import training_data
 from ossconsole.training.loading.connector import ConnectorSettings, connector_native_log
 from ossconsole.training.loading.loader import BatchLoader
-from ossconsole.training.settings import TrainSettings
+from ossconsole.training.settings import DEFAULT_MODEL, TrainSettings
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +82,7 @@ class BenchSettings(msgspec.Struct, frozen=True, kw_only=True):
     samples: int = IMAGENET_SAMPLES
     limits: bool = True
     image_size: int = 0
+    model: str = DEFAULT_MODEL
     precision: str = "auto"
     compile: bool = False
 
@@ -339,6 +340,7 @@ class Bench:
             workers=cell.workers,
             endpoint=kind,
             image_size=self._settings.image_size,
+            model=self._settings.model,
             precision=self._settings.precision,
             compile=self._settings.compile,
         )

@@ -427,7 +427,11 @@ def bound(row: ResultRow, limits: dict[str, Spread], *, simulated: bool) -> str:
     if not known:
         return f"{reached}{suffix}; the limits were not measured."
     name = min(known, key=lambda each: known[each])
-    return f"{reached}; {words[name]} {known[name]:,.0f}, so this is {rate / known[name]:.0%} of the limit{suffix}."
+    found = f"{reached}; {words[name]} {known[name]:,.0f}, so this is {rate / known[name]:.0%} of the limit{suffix}."
+    compute = known.get(str(LimitKind.COMPUTE))
+    if compute and name != str(LimitKind.COMPUTE):
+        found += f" It is {rate / compute:.0%} of the model's own ceiling, {compute:,.0f} on synthetic data."
+    return found
 
 
 def _best(row: ResultRow) -> tuple[EndpointKind, float]:

@@ -100,6 +100,7 @@ class DeviceContext:
         self._amp = amp_dtype(settings.precision, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self._amp is torch.float16)
         self._stream = torch.cuda.Stream(device) if self.cuda else None  # type: ignore[no-untyped-call]
+        self._buffers = (_DeviceBuffer(), _DeviceBuffer())  # used in turn
         self._copies: list[torch.cuda.Event] = []  # of the newest batch
         self._earlier_copies: list[torch.cuda.Event] = []  # of the one before
         # Normalize(mean, std)(x / 255) is x * scale + shift.
@@ -122,14 +123,25 @@ class DeviceContext:
 
     def images(self, rows: torch.Tensor) -> torch.Tensor:
         """Normalised float32 images (n, 3, size, size) on the device, channels last, from rows (uint8, (n, bytes))."""
+        if self._stream is None:
+            return self._prepared(rows)
+        self._buffers = self._buffers[::-1]
+        buffer = self._buffers[0]
+        copied, event = buffer.copy(rows, self.device, self._stream)
+        self._copies.append(event)
+        images = self._prepared(copied)
+        buffer.used = torch.cuda.current_stream(self.device).record_event()
+        return images
+
+    def _prepared(self, copied: torch.Tensor) -> torch.Tensor:
+        """New tensors, never views of the rows."""
         size, stored = self._transform.size, self._transform.stored_size
-        copied = self._copy(rows)
         if self._transform.raw:
             prepared = copied.view(torch.float32).view(-1, CHANNELS, stored, stored)
             if size != stored:
                 left, top, width, height = centre_box(stored, stored, size)
                 prepared = transforms.resized_crop(prepared, top, left, height, width, [size, size], antialias=True)
-            return prepared.contiguous(memory_format=torch.channels_last)
+            return prepared.clone(memory_format=torch.channels_last)
         pixels = copied.view(-1, size, size, CHANNELS).permute(0, 3, 1, 2)  # channels last without a copy
         return torch.addcmul(self._shift, pixels, self._scale)  # one kernel: cast, scale and shift
 
@@ -181,16 +193,34 @@ class DeviceContext:
         except RuntimeError as error:  # the run ends with the first error of the GPU
             log.warning("The copies to %s did not end: %s", self.device, error)
 
-    def _copy(self, data: torch.Tensor) -> torch.Tensor:
-        if self._stream is None:
-            return data
-        with torch.cuda.stream(self._stream):
-            copied = data.to(self.device, non_blocking=True)
-            event = self._stream.record_event()
-        torch.cuda.current_stream(self.device).wait_event(event)
-        copied.record_stream(torch.cuda.current_stream(self.device))
-        self._copies.append(event)
-        return copied
+
+class _DeviceBuffer:
+    """Memory of a GPU for the rows of one batch, kept for the whole run.
+
+    The next copy into it waits, on the copy stream, until the kernels that read the rows are done: `used`. With two
+    buffers, the host is at most two batches ahead of the GPU, and nothing is allocated for a batch.
+    """
+
+    def __init__(self) -> None:
+        self.used: torch.cuda.Event | None = None
+        self._rows = torch.empty(0)
+
+    def copy(
+        self, rows: torch.Tensor, device: torch.device, stream: torch.cuda.Stream
+    ) -> tuple[torch.Tensor, torch.cuda.Event]:
+        """Starts the copy of the rows on `stream`; the current stream waits for it. Returns them, and its end."""
+        current = torch.cuda.current_stream(device)
+        if len(self._rows) < len(rows) or self._rows.shape[1:] != rows.shape[1:] or self._rows.dtype != rows.dtype:
+            self._rows = torch.empty_like(rows, device=device)
+            stream.wait_stream(current)  # kernels before this one may still use the memory
+        copied = self._rows[: len(rows)]
+        with torch.cuda.stream(stream):
+            if self.used is not None:
+                stream.wait_event(self.used)
+            copied.copy_(rows, non_blocking=True)
+            event = stream.record_event()
+        current.wait_event(event)
+        return copied, event
 
 
 class StepClock:

@@ -153,10 +153,9 @@ def _download(url: str, path: Path, report: OnMessage, stopped: Callable[[], boo
     """Downloads to `path` and checks the hash in its name; False when stopped. Raises OSError."""
     part = path.with_name(f"{path.name}.part")
     digest, begun = hashlib.sha256(), time.monotonic()
+    report(f"Downloading {url} to {path.parent}.")
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer, part.open("wb") as file:  # noqa: S310 - https
-            size = int(answer.headers.get("Content-Length") or 0)
-            report(f"Downloading {url}{f', {megabytes(size)}' if size else ''}, to {path.parent}.")
             while block := answer.read(_BLOCK_BYTES):
                 if stopped():
                     return False
@@ -165,7 +164,7 @@ def _download(url: str, path: Path, report: OnMessage, stopped: Callable[[], boo
         expected = re.search(r"-([0-9a-f]{8,})\.", path.name)
         if expected and not digest.hexdigest().startswith(expected[1]):
             raise OSError("the file that arrived is not the one that its name says")
-        report(f"Downloaded {path.name} in {time.monotonic() - begun:.0f} s.")
+        report(f"Downloaded {megabytes(part.stat().st_size)} in {time.monotonic() - begun:.0f} s.")
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

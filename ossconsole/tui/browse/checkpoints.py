@@ -196,7 +196,7 @@ class CheckpointCompareScreen(ConsoleModal):
         rows = [("name", left.name, right.name), ("kind", left.kind, right.kind)]
         rows += [
             (name, str(left.fields.get(name, "")), str(right.fields.get(name, "")))
-            for name in ("run", "epoch", "step", "sample_format", "image_size", "classes")
+            for name in ("model_name", "run", "epoch", "step", "sample_format", "image_size", "classes")
             if name in left.fields or name in right.fields
         ]
         rows += [

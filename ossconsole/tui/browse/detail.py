@@ -168,7 +168,9 @@ def _checkpoint(checkpoint: CheckpointInfo, width: int) -> list[Line]:
         lines += _pair(safe_text(name), shown, width, "good")
     lines += _pair("parameters", f"{checkpoint.parameters:,}", width)
     lines += _pair("dtypes", ", ".join(safe_text(dtype) for dtype in checkpoint.dtypes) or "none", width)
-    lines += _pair("model", f"{counted(len(checkpoint.model), 'tensor')}, {size(checkpoint.model_bytes)}", width)
+    named = f"{_shown(checkpoint.fields['model_name'])}, " if "model_name" in checkpoint.fields else ""
+    contents = f"{named}{counted(len(checkpoint.model), 'tensor')}, {size(checkpoint.model_bytes)}"
+    lines += _pair("model", contents, width)
     if checkpoint.other_tensors:
         lines += _pair(
             "optimizer", f"{counted(checkpoint.other_tensors, 'tensor')}, {size(checkpoint.other_bytes)}", width
