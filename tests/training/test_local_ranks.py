@@ -35,9 +35,11 @@ def report(event=None, failure=None):
     sys.stdout.buffer.write(msgspec.json.encode(Report(event=raw, failure=failure)) + b"\\n")
     sys.stdout.flush()
 
+SUMMARY = events.Summary(time=1.0, run=args.run, state="finished", epochs=1, steps=1, samples=1, bytes=1,
+                         seconds=1.0, samples_per_s=None, wait_fraction=None)
+
 def summary():
-    report(events.Summary(time=1.0, run=args.run, state="finished", epochs=1, steps=1, samples=1, bytes=1,
-                          seconds=1.0, samples_per_s=None, wait_fraction=None))
+    report(SUMMARY)
 
 def hang():
     threading.Event().wait()
@@ -228,3 +230,13 @@ def test_a_request_never_waits_for_a_rank_that_does_not_read(launched: Callable[
     threading.Thread(target=request, daemon=True).start()
     assert done.wait(DEADLINE_S)
     ranks.__exit__(None, None, None)
+
+
+def test_a_run_stopped_before_the_rendezvous_does_not_wait_for_the_others(
+    launched: Callable[..., LocalRanks], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "_END_TIMEOUT_S", DEADLINE_S)
+    script = "if number == 1: hang()\nreport(msgspec.structs.replace(SUMMARY, state='stopped', steps=0))"
+    with launched(script) as ranks:
+        assert ranks.watch().state is RunState.STOPPED
+    assert ranks._ranks[1].killed

@@ -220,10 +220,17 @@ class _Rank:
             self.process.stdin.write(line + b"\n")
             self.process.stdin.flush()
 
+    def wait(self) -> None:
+        """Waits for the end of a process that is about to end. A GPU that hangs may keep even a killed one."""
+        try:
+            self.process.wait(_END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            log.warning("The process of rank %d (%d) does not end", self.number, self.process.pid)
+
     def close(self) -> None:
         """Ends the process."""
         self.kill()
-        self.process.wait()
+        self.wait()
         for pipe in (self.process.stdin, self.process.stdout):
             with contextlib.suppress(BrokenPipeError):  # of a line that it has not read
                 if pipe is not None:
@@ -277,11 +284,12 @@ class LocalRanks:
                 for key, _ in selector.select(_POLL_S):
                     if not self._read(key.data):
                         selector.unregister(key.fileobj)
-                        key.data.process.wait()
                 self._send_requests()
                 self._end_overdue(time.monotonic())
+        for rank in self._ranks:
+            rank.wait()
         summary = self._context.summary
-        if summary is None or self._ranks[0].failed:
+        if summary is None or self._ranks[0].failure is not None:
             raise self._reason()
         return summary
 
@@ -314,7 +322,9 @@ class LocalRanks:
         if self._finished_at is None and not zero.alive:
             self._finished_at = now
         ended = [at for at in (self._failed_at, self._finished_at) if at is not None]
-        if ended and now - min(ended) > _END_TIMEOUT_S:
+        summary = self._context.summary
+        stopped = summary is not None and not summary.steps and not zero.alive  # the others still wait for rank 0
+        if stopped or (ended and now - min(ended) > _END_TIMEOUT_S):
             for rank in others:
                 rank.kill()
         if self._failed_at is not None:
