@@ -76,6 +76,7 @@ def _copy_span(header: str | None, size: int) -> tuple[int, int]:
 async def complete(call: Call) -> Reply:
     """CompleteMultipartUpload, from the listed parts or, with `x-oss-complete-all: yes`, from all of them."""
     upload = _upload(call)
+    refuse_encryption(call)
     body = await call.xml_body()
     wanted = []
     if call.headers.get("x-oss-complete-all", "").lower() != "yes":

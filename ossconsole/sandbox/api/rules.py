@@ -172,9 +172,9 @@ def encryption_of(call: Call) -> dict[str, str]:
 
 
 def refuse_encryption(call: Call) -> None:
-    """Raises InvalidArgument where a part names an encryption: it has that of its upload."""
+    """Raises InvalidArgument where a part, or the end of an upload, names an encryption: that is its beginning's."""
     if _ALGORITHM in call.headers:
-        raise invalid_argument("A part has the encryption of its upload.", _ALGORITHM, call.headers[_ALGORITHM])
+        raise invalid_argument("An upload has the encryption of its beginning.", _ALGORITHM, call.headers[_ALGORITHM])
 
 
 def _checked(headers: dict[str, str]) -> dict[str, str]:

@@ -43,7 +43,7 @@ async def put(call: Call) -> Reply:
 
 
 async def put_symlink(call: Call) -> Reply:
-    """PutSymlink: an object without content of its own. Which size a listing gives it is not documented; here it is 0."""
+    """PutSymlink: an object without content of its own. Its size in listings is not documented; here it is 0."""
     call.store.bucket(call.bucket)
     attributes = msgspec.structs.replace(attributes_of(call), symlink=symlink_target(call))
     blob, forbid = call.store.blobs.writer().finish(), forbids_overwrite(call)
