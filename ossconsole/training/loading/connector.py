@@ -51,7 +51,8 @@ class ConnectorSettings:
             key = self.credentials()
         except ConsoleError as error:
             raise RuntimeError(str(error)) from error
-        provider = _ConnectorCredentials(self.credentials, key)
+        provider = _ConnectorCredentials(self.credentials)
+        provider.given.add(key.access_key_id)
         # It asks a provider every 30 s, which is too late for a key of 30 s, and reads a file whenever the key in it
         # expires (both seen with 1.2.3).
         temporary = key.expiration is not None
@@ -170,8 +171,8 @@ def _masked_prints(provider: _ConnectorCredentials) -> Iterator[None]:
 class _ConnectorCredentials:
     """A credentials provider with the connector's interface; `given` are the AccessKey IDs it has returned."""
 
-    def __init__(self, source: CredentialSource, first: Credentials) -> None:
-        self.given: set[str] = {first.access_key_id}
+    def __init__(self, source: CredentialSource) -> None:
+        self.given: set[str] = set()
         self._source = source
 
     def get_credentials(self) -> Any:
