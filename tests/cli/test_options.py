@@ -16,8 +16,8 @@ from ossconsole.cli.app import ossconsole
 from ossconsole.cli.options import Target, profile_options
 from ossconsole.cli.output import run_group
 from ossconsole.cli.train import train
-from ossconsole.config.credential_sources import NoCredentialsError, write_connector_file
-from ossconsole.config.credentials import Credentials, Secret
+from ossconsole.config.credential_sources import write_connector_file
+from ossconsole.config.credentials import Credentials, NoCredentialsError, Secret
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.profiles import Profile, Settings, save_settings

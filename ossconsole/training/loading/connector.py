@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ossconsole.config.credential_sources import encode_connector_file
-from ossconsole.config.credentials import Credentials, CredentialSource, mask_key_id
+from ossconsole.config.credentials import CredentialSource, mask_key_id
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.files import logs_dir, open_private
