@@ -44,7 +44,7 @@ from ossconsole.config.renewal import RenewedSource
 from ossconsole.config.text import counted
 from ossconsole.dataset.manifest import SHARDS_NAME, SPLITS, ManifestMissingError, manifest_key, object_key
 from ossconsole.storage.errors import StorageError
-from ossconsole.telemetry.gpu import Driver, GpuReader, read_driver
+from ossconsole.telemetry.gpu import REINSTALL, Driver, GpuReader, cuda_problem, read_driver
 from ossconsole.telemetry.samples import GpuSnapshot
 from ossconsole.training.preflight import TorchReport
 
@@ -228,7 +228,6 @@ SMALL_GPU_BYTES = 2e9  # ResNet-18 at batch 64 and 224 px takes less than this
 NCCL_BYTES = 1e9  # as NVIDIA advises for a container (--shm-size=1g)
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - a mount, not a file
 _LIBRARIES = ("torch", "torchvision", "osstorchconnector")
-_REINSTALL = "pip install --upgrade --force-reinstall torch torchvision osstorchconnector"
 
 TORCH_NAMES = ("torch", "cuda")
 GPU_NAMES = ("nvml", "gpu memory")
@@ -299,7 +298,7 @@ def torch_checks(limit_s: float) -> list[Check]:
     except msgspec.DecodeError:
         words = done.stderr.decode(errors="replace").strip().splitlines()
         last = words[-1] if words else f"exit code {done.returncode}"
-        return [fail("torch", f"{installed}: the import ended with {last}.", _REINSTALL), warn("cuda", "Unknown.")]
+        return [fail("torch", f"{installed}: the import ended with {last}.", REINSTALL), warn("cuda", "Unknown.")]
     return torch_results(report, read_driver())
 
 
@@ -307,7 +306,7 @@ def torch_results(report: TorchReport, driver: Driver | None) -> list[Check]:
     """The `torch` and `cuda` checks from the child's report and the driver's versions."""
     versions = f"torch {report.torch}, torchvision {report.torchvision}, osstorchconnector {report.connector}"
     if report.problem:
-        return [fail("torch", f"{versions}: {report.problem}", _REINSTALL), _cuda(report, driver)]
+        return [fail("torch", f"{versions}: {report.problem}", REINSTALL), _cuda(report, driver)]
     return [ok("torch", f"{versions} can be imported together."), _cuda(report, driver)]
 
 
@@ -318,18 +317,7 @@ def _cuda(report: TorchReport, driver: Driver | None) -> Check:
         return ok(name, f"{built}; it uses {', '.join(report.devices)}.")
     if driver is None:
         return warn(name, f"{built}; there is no NVIDIA driver, so that training runs on the CPU.")
-    runs = f"driver {driver.version} runs up to CUDA {driver.cuda[0]}.{driver.cuda[1]}"
-    if not report.cuda_built:
-        return fail(name, f"{built}, though there is a GPU ({runs}).", _REINSTALL)
-    if _numbers(report.cuda_built)[:1] > driver.cuda[:1]:
-        index = f"cu{driver.cuda[0]}{driver.cuda[1]}"
-        remedy = f"Update the driver, or install a torch built for it (see pytorch.org, build {index})."
-        return fail(name, f"{built}, but {runs}: torch cannot use the GPU.", remedy)
-    return fail(name, f"{built} and {runs}, but torch finds no usable GPU.", "nvidia-smi; echo $CUDA_VISIBLE_DEVICES")
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(".") if part.isdigit())
+    return fail(name, *cuda_problem(report.cuda_built, driver))
 
 
 def _version(name: str) -> str | None:

@@ -24,6 +24,7 @@ import fastcrc
 import msgspec
 import oss2
 import requests
+import urllib3
 from oss2.exceptions import OssError, RequestError
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
@@ -33,6 +34,8 @@ from ossconsole.config.errors import SettingsError
 from ossconsole.config.profiles import Profile
 from ossconsole.config.proxies import ca_bundle, proxies_for
 from ossconsole.config.text import counted
+from ossconsole.storage.bodies import read_whole
+from ossconsole.storage.copying import copy_object
 from ossconsole.storage.errors import StorageError, malformed, translate
 from ossconsole.storage.objects import BucketSummary, ListPage, ObjectInfo, ObjectSummary, PutResult, read_page
 from ossconsole.storage.retry import DEFAULT_RETRY, Pause, RetryPolicy, Wait, WaitNotes
@@ -237,6 +240,14 @@ class ObjectStore:
         """oss2's own bucket, for the modules of this layer; wrap each of its requests in `call`."""
         return self._bucket
 
+    @property
+    def lean_sdk(self) -> oss2.Bucket:
+        """`sdk` on the session of the writes, for small bodies: less than half the processor time per request.
+
+        A body arrives whole and as it is stored, whatever its Content-Encoding.
+        """
+        return self._writer
+
     def uri(self, key: str = "") -> str:
         """`oss://bucket/key`, for messages."""
         return f"oss://{self.profile.bucket}/{key}"
@@ -342,10 +353,7 @@ class ObjectStore:
         """The whole object, verified by its CRC64."""
 
         def request() -> bytes:
-            result = self._bucket.get_object(key)
-            data = bytes(result.read())
-            _check(data, result, self.uri(key))
-            return data
+            return read_whole(self._bucket.get_object(key), self.uri(key))
 
         return self.call(f"reading {self.uri(key)}", request)
 
@@ -356,7 +364,7 @@ class ObjectStore:
             result = self._bucket.get_object(
                 key, byte_range=(start, start + length - 1), headers={"x-oss-range-behavior": "standard"}
             )
-            return bytes(result.read())
+            return read_whole(result, self.uri(key))
 
         try:
             return self.call(f"reading {self.uri(key)}", request)
@@ -396,11 +404,8 @@ class ObjectStore:
         self.call(f"writing {self.uri(key)}", request)
 
     def copy(self, source: str, target: str) -> None:
-        """Copies inside the bucket, on the server; OSS copies objects of up to 5 GB this way."""
-        self.call(
-            f"copying {self.uri(source)} to {self.uri(target)}",
-            lambda: self._bucket.copy_object(self.profile.bucket, source, target),
-        )
+        """Copies inside the bucket, on the server, all but the object's own ACL; an existing `target` is replaced."""
+        copy_object(self, self.head(source).summary(), target, replace=True)
 
     def delete(self, key: str) -> None:
         """Deletes the object; as in OSS it is not an error when it does not exist."""
@@ -427,7 +432,8 @@ class ObjectStore:
                 return request()
             except OssError as error:
                 raise translate(error, action, self._label) from error
-            except requests.RequestException as error:  # of a body cut short: oss2 translates only those of sending
+            except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+                # Of a body cut short: oss2 translates only those of sending.
                 raise translate(RequestError(error), action, self._label) from error
             except _MALFORMED as error:
                 raise malformed(error, action, self._label) from error
@@ -453,13 +459,3 @@ class _OssCredentials:
         found: Credentials = self._source()
         token = found.security_token.reveal() if found.security_token else None
         return oss2.credentials.Credentials(found.access_key_id, found.access_key_secret.reveal(), token)
-
-
-def _check(data: bytes, result: Any, uri: str) -> None:
-    """Raises oss2's own exception when the bytes differ from the length or the CRC64 that came with them."""
-    if result.content_length is not None and len(data) != result.content_length:
-        raise oss2.exceptions.InconsistentError(
-            f"{len(data)} of {result.content_length} bytes of {uri} arrived", result.request_id
-        )
-    if result.server_crc is not None and fastcrc.crc64.xz(data) != result.server_crc:
-        raise oss2.exceptions.InconsistentError(f"{uri} has another CRC64", result.request_id)

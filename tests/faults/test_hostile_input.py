@@ -29,7 +29,7 @@ from ossconsole.config.profiles import OnHangup, Profile, Settings, load_setting
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import Manifest, Sample, encode_manifest, read_manifest
 from ossconsole.dataset.source.files import PathLocation
-from ossconsole.dataset.source.layout import PlannedSample
+from ossconsole.dataset.source.planned import PlannedSample
 from ossconsole.dataset.upload.journal import Journal, SentSample
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.multipart import list_uploads
@@ -295,7 +295,7 @@ def test_weights_that_would_fill_the_memory_are_not_fetched(replies: Replies, an
 
 def checkpoint() -> bytes:
     progress = RunProgress(epoch=1, step=2, train_sums=[1.0], metrics={"top1": 0.5})
-    return pack({"model": {"w": torch.zeros(3)}, "optimizer": {}}, progress, {"run": "r", "classes": ["a"]})
+    return bytes(pack({"model": {"w": torch.zeros(3)}, "optimizer": {}}, progress, {"run": "r", "classes": ["a"]}))
 
 
 @FEW

@@ -25,6 +25,7 @@ from tests.tui.fakes import SIMULATED, FakeServices, FakeUpload, upload_progress
 from tests.tui.screens import settle, shown
 
 PLAN = UploadPlan(
+    layout="train/ and val/",
     files=398,
     to_send=390,
     unchanged=6,
@@ -36,7 +37,7 @@ PLAN = UploadPlan(
     stored_bytes=10_744_800,
     bytes_estimated=True,
     prepare_s=4.2,
-    usd_per_month=0.001,
+    cny_per_month=0.001,
     notes=(Failure("train/ants/torn.jpg", "a symbolic link to nothing"),),
     unused=(Unused("file", 1, "unsupported file extension", ("train/ants/imageNotFound.gif",)),),
 )

@@ -51,7 +51,7 @@ class ConnectorSettings:
             key = self.credentials()
         except ConsoleError as error:
             raise RuntimeError(str(error)) from error
-        provider = _ConnectorCredentials(self.credentials)
+        provider = ConnectorCredentials(self.credentials)
         provider.given.add(key.access_key_id)
         # It asks a provider every 30 s, which is too late for a key of 30 s, and reads a file whenever the key in it
         # expires (both seen with 1.2.3).
@@ -146,7 +146,7 @@ def connector_native_log() -> Path:
 
 
 @contextlib.contextmanager
-def _masked_prints(provider: _ConnectorCredentials) -> Iterator[None]:
+def _masked_prints(provider: ConnectorCredentials) -> Iterator[None]:
     """Masks the AccessKey IDs in what is printed to standard output meanwhile.
 
     The connector prints each credential's ID while it opens, before it reads its configuration with the log level (seen
@@ -168,7 +168,7 @@ def _masked_prints(provider: _ConnectorCredentials) -> Iterator[None]:
         os.close(held)
 
 
-class _ConnectorCredentials:
+class ConnectorCredentials:
     """A credentials provider with the connector's interface; `given` are the AccessKey IDs it has returned."""
 
     def __init__(self, source: CredentialSource) -> None:
