@@ -190,7 +190,7 @@ CASES: dict[str, Case] = {
         + WORDNET,
         FOUR_TWO,
         2,
-        ("an image outside train/ and val/ in data/ILSVRC/Data/CLS-LOC/",),
+        ("an image outside train/ and val/ in data/ILSVRC/Data/CLS-LOC/", "CLS-LOC/): data/LOC_synset_mapping.txt"),
     ),
     "Kaggle's ImageNet, its Data folder alone": Case(
         lambda at: folder(at, {path: data for path, data in KAGGLE.items() if "/Data/" in path}),

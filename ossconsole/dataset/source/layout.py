@@ -154,7 +154,7 @@ class Layout:
             elif isinstance(entry, UnreadableEntry):
                 lost = entry.lost or is_image_name(entry.path.rpartition("/")[2])
                 yield SkippedFile(entry.path, entry.reason, lost)
-            else:
+            elif entry.path.rpartition("/")[2] not in LABEL_FILE_NAMES:  # `unused` names the label files
                 item = self._item(entry, arrangement, seen)
                 if isinstance(item, PlannedSample):
                     seen.use(item)
