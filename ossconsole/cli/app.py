@@ -9,7 +9,7 @@ from typing import NoReturn
 import click
 
 from ossconsole import __version__
-from ossconsole.cli.options import ForwardingGroup, Target, profile_options, readonly_option
+from ossconsole.cli.options import ForwardingGroup, Target, mouse_option, profile_options, readonly_option
 from ossconsole.cli.output import INTERRUPTED, end_process, guard_stderr, run_group, say
 from ossconsole.config.files import exposed_folders
 
@@ -21,10 +21,13 @@ _COMMANDS = {
     "export": "ossconsole.cli.runs:export",
     "ls": "ossconsole.cli.ls:ls",
     "manifest": "ossconsole.cli.manifest:manifest",
+    "report": "ossconsole.cli.runs:report",
+    "run": "ossconsole.cli.run:run",
     "sandbox": "ossconsole.cli.sandbox:sandbox",
     "status": "ossconsole.cli.runs:status",
     "train": "ossconsole.cli.train:train",
     "upload": "ossconsole.cli.upload:upload",
+    "warm": "ossconsole.cli.warm:warm",
 }
 
 
@@ -45,9 +48,10 @@ class _LazyGroup(ForwardingGroup):
 @click.group(cls=_LazyGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="ossconsole")
 @readonly_option
+@mouse_option
 @profile_options
 @click.pass_context
-def ossconsole(context: click.Context, readonly: bool, target: Target) -> None:
+def ossconsole(context: click.Context, readonly: bool, no_mouse: bool, target: Target) -> None:
     """Train from OSS on a cloud GPU: set up, upload, train, compare endpoints, browse checkpoints.
 
     Without a command the console opens, on the active profile or else on the embedded sandbox. The options below may
@@ -58,7 +62,7 @@ def ossconsole(context: click.Context, readonly: bool, target: Target) -> None:
     if context.invoked_subcommand is None:
         from ossconsole.cli.console import open_console
 
-        open_console(target, readonly=readonly)
+        open_console(target, readonly=readonly, mouse=not no_mouse)
 
 
 def main() -> NoReturn:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from ossconsole.dataset.upload.job import UploadJob, UploadSettings
     from ossconsole.dataset.upload.plan import UploadPlan
     from ossconsole.storage.client import ObjectStore
+    from ossconsole.storage.jobs.warm import WarmUp
     from ossconsole.telemetry.sampler import Sampler, TelemetrySample
     from ossconsole.training.remote.attached import AttachedUpload
     from ossconsole.training.remote.control import ControlServer
@@ -77,6 +78,8 @@ class Application:
         self._stores: dict[EndpointKind, ObjectStore] = {}
         self._resources = contextlib.ExitStack()
         self._lock = threading.Lock()
+        self._demo_run: RunHandle | None = None
+        self._demo_starts = threading.Lock()
         # Held while a run or an upload starts or another profile is opened; that waits for other processes' answers.
         self._changing = threading.Lock()
 
@@ -149,6 +152,11 @@ class Application:
         return state.profile if state.usable else None
 
     @property
+    def is_demo(self) -> bool:
+        """Whether the newest run is the demo's."""
+        return self.run is not None and self.run is self._demo_run
+
+    @property
     def sample(self) -> TelemetrySample | None:
         """The newest sample of GPUs and host."""
         return self._sampler.latest() if self._sampler is not None else None
@@ -190,6 +198,15 @@ class Application:
         finally:
             store.close()
 
+    def plan_warm_up(self, *, again: bool = False) -> WarmUp:
+        """A warm-up of the dataset, not started. Raises ConsoleError."""
+        from ossconsole.dataset.warm import dataset_source
+        from ossconsole.storage.jobs.warm import WarmUp, plan_warm
+
+        accelerated = self.store(EndpointKind.ACCELERATED)
+        source = dataset_source(self.store(EndpointKind.STANDARD), accelerated.profile.dataset_prefix)
+        return WarmUp(accelerated, plan_warm(source, accelerated, again=again))
+
     def use_profile(self, name: str) -> None:
         """Opens another profile. Raises ConsoleError while work is active."""
         self._reopen(self._target.with_profile(name))
@@ -197,6 +214,17 @@ class Application:
     def reload(self) -> None:
         """Opens the profile again, after a change of its settings."""
         self._reopen(self._target)
+
+    def start_demo(self) -> None:
+        """Starts the demo's run, where the sample dataset is missing once it is complete. Raises ConsoleError."""
+        self._refuse_readonly()
+        if self._resolution is not None:
+            raise ConsoleError("The demo uses the sandbox.", remedy="Press 1, then p, and select sandbox.")
+        if isinstance(self.state, Unavailable):
+            raise self._not_usable()
+        self._demo = True
+        if isinstance(self.state, Ready):
+            self._start_demo_run()
 
     def bucket_setup(self) -> BucketSetupService:
         """The operations of the Setup screen on the profile's bucket."""
@@ -284,14 +312,16 @@ class Application:
         threading.Thread(target=self._prepare, name="prepare", daemon=True).start()
 
     def _prepare(self) -> None:
-        from ossconsole.config.credential_sources import NoCredentialsError
+        from ossconsole.config.credentials import NoCredentialsError
 
         try:
             opened = self._open_target()
             self._find_peers(opened)  # takes seconds for a silent process; the bucket can be used meanwhile
             if opened.sandbox is not None:
-                self._prepare_sandbox(opened)
+                self._fill_sandbox(opened)
                 self.state = Ready(profile=opened.profile, stages=self.state.stages)
+                if self._demo:
+                    self._start_demo_run()
         except NoCredentialsError as error:
             log.info("Preparing failed: %s", error)
             self.state = NoCredentials(profile=self.state.profile, searched=tuple(error.looked))
@@ -300,7 +330,7 @@ class Application:
             self._fail(str(error))
         except Exception as error:
             log.exception("Preparing failed")  # so that no state stays "starting" for ever
-            self._fail(f"Unexpected {type(error).__name__}: {error}. The log (f12) has the traceback.")
+            self._fail(f"Unexpected {type(error).__name__}: {error}. The log (L) has the traceback.")
 
     def _open_target(self) -> OpenTarget:
         uses_sandbox = self._resolution is None
@@ -317,12 +347,12 @@ class Application:
             self.state = Ready(profile=opened.profile)
         return opened
 
-    def _prepare_sandbox(self, opened: OpenTarget) -> None:
-        """Prepares its dataset, and starts the run of the demo."""
-        self._fill_sandbox(opened)
-        if self._demo and self.run is None:
-            with contextlib.suppress(ClaimedError):  # another demo has started one: that is shown
-                self._start_run(DEMO_SETTINGS)
+    def _start_demo_run(self) -> None:
+        """Starts the demo's run unless there is one."""
+        with self._demo_starts:  # the preparation and `start_demo` may both come here
+            if self.run is None or not self.run.alive:
+                with contextlib.suppress(ClaimedError):  # another demo has started one: that is shown
+                    self._demo_run = self._start_run(DEMO_SETTINGS)
 
     def _find_peers(self, opened: OpenTarget) -> None:
         """Makes this process visible to others, and shows their work on the same bucket. Raises ConsoleError."""
@@ -334,7 +364,7 @@ class Application:
         for report in peers():
             if self._opened is not opened:
                 return  # another profile was opened meanwhile
-            if (report.region, report.bucket) != (profile.region, profile.bucket):
+            if report.bucket and (report.region, report.bucket) != (profile.region, profile.bucket):
                 continue
             if report.run and not (self.run is not None and self.run.alive):
                 self.run = AttachedRun(report.run, report.pid)
@@ -352,7 +382,8 @@ class Application:
         fill_sandbox(opened, self._show_filling, start_upload=self._start_upload)
 
     def _show_filling(self, progress: FillProgress) -> None:
-        self._stage(str(progress.stage), StageState.DONE if progress.over else StageState.ACTIVE, progress.text)
+        state = StageState.DONE if progress.over else StageState.ACTIVE
+        self._stage(str(progress.stage), state, progress.text, progress.share)
 
     def _on_sandbox_event(self, message: str, remedy: str) -> None:
         """Logs that the sandbox's process ended or was restarted, also in the run's record."""
@@ -403,8 +434,9 @@ class Application:
         if isinstance(self.state, Starting) and self.state.opened:
             raise ConsoleError("The sample dataset is still being prepared.", remedy="Wait until it is uploaded.")
 
-    def _stage(self, label: str, state: StageState, detail: str = "") -> None:
-        stages = {stage.label: stage for stage in self.state.stages} | {label: PreparationStage(label, state, detail)}
+    def _stage(self, label: str, state: StageState, detail: str = "", share: float | None = None) -> None:
+        changed = PreparationStage(label, state, detail, share)
+        stages = {stage.label: stage for stage in self.state.stages} | {label: changed}
         self.state = msgspec.structs.replace(self.state, stages=tuple(stages.values()))
 
     def _fail(self, reason: str) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 import msgspec
 
-from ossconsole.cli.options import Target, profile_options
+from ossconsole.cli.options import Target, mouse_option, profile_options
 from ossconsole.cli.output import say
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.text import safe_text
@@ -46,8 +46,9 @@ class _ExitState(msgspec.Struct, frozen=True):
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per step and event, without a screen.")
+@mouse_option
 @profile_options
-def demo(target: Target, as_json: bool) -> int:
+def demo(target: Target, as_json: bool, no_mouse: bool) -> int:
     """Sandbox, sample dataset and a ResNet-18 run, without an account, a GPU or root.
 
     Without a terminal it prints lines: it compares the endpoints and verifies the checkpoint in about a minute.
@@ -65,14 +66,16 @@ def demo(target: Target, as_json: bool) -> int:
         except SettingsError as error:
             say(f"{error.message} The demo prints lines instead.", err=True)
         else:
-            open_console(target, readonly=False, demo=True)
+            open_console(target, readonly=False, demo=True, mouse=not no_mouse)
     from ossconsole.cli.demo import run_demo
 
     return run_demo(target, as_json=as_json)
 
 
-def open_console(target: Target, *, readonly: bool, demo: bool = False) -> NoReturn:
+def open_console(target: Target, *, readonly: bool, demo: bool = False, mouse: bool = True) -> NoReturn:
     """Shows the console until the user exits; ends the program with its exit code. Raises ConsoleError.
+
+    Without `mouse` the terminal keeps it, to select text.
 
     Work continues without the console where the user selects that and, unless `on_hangup` is "stop", where the terminal
     is lost or the console crashes.
@@ -84,9 +87,12 @@ def open_console(target: Target, *, readonly: bool, demo: bool = False) -> NoRet
     from ossconsole.terminal.logs import native_log_path, set_up_logging
     from ossconsole.terminal.signals import ExitSignals
     from ossconsole.terminal.tty import check_terminal, owned_terminal
+    from ossconsole.tui.kit import actions
 
     check_terminal()
-    on_hangup = load_settings().on_hangup
+    settings = load_settings()
+    on_hangup = settings.on_hangup
+    actions.use_keymap(actions.checked_keymap(settings.keys))
     front = run_in_child(_killed)
     # Threads that list, sort or train give way to a key press sooner.
     sys.setswitchinterval(_SWITCH_S)
@@ -99,7 +105,7 @@ def open_console(target: Target, *, readonly: bool, demo: bool = False) -> NoRet
     ):
         application.open()
         try:
-            left = asyncio.run(_show(application, signals, demo=demo))
+            left = asyncio.run(_show(application, signals, demo=demo, mouse=mouse))
         finally:
             signals.detach()
     if left.crash:
@@ -117,14 +123,14 @@ def open_console(target: Target, *, readonly: bool, demo: bool = False) -> NoRet
     sys.exit(left.code)
 
 
-async def _show(application: Application, signals: ExitSignals, *, demo: bool) -> _ExitState:
+async def _show(application: Application, signals: ExitSignals, *, demo: bool, mouse: bool) -> _ExitState:
     """Runs the App. An App that ends without a request to exit has crashed."""
     from ossconsole.tui.app import ConsoleApp
 
-    app: ConsoleApp = ConsoleApp(application, initial_mode="train" if demo else "browse")
+    app: ConsoleApp = ConsoleApp(application, initial_mode="train" if demo else "")
     signals.attach(lambda code: app.exit(return_code=code), asyncio.get_running_loop())
     try:
-        await app.run_async()
+        await app.run_async(mouse=mouse)
     except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - goes into the crash report
         app.crash(error)
     if app.return_code is None:

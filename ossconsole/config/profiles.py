@@ -39,7 +39,7 @@ FLAGS_NAME = "flags"
 
 PLAIN_HTTP_ALLOWED = "allowed"
 
-CREDENTIAL_KINDS = ("environment", "connector", "ossutil", "aliyun", "ecs")
+CREDENTIAL_KINDS = ("environment", "oidc", "connector", "ossutil", "aliyun", "sdk", "uri", "ecs")
 """The valid values of `credentials`, in the order in which `auto` checks them."""
 
 
@@ -167,11 +167,12 @@ def _check_names(profile: Profile) -> None:
         )
     kind, _, name = profile.credentials.partition(":")
     known = kind in CREDENTIAL_KINDS or profile.credentials == AUTO_CREDENTIALS
-    if not known or (name and kind in {"environment", "connector"}):
+    if not known or (name and kind in {"environment", "oidc", "connector", "uri"}):
         raise FieldError(
             "credentials",
             f"{profile.credentials!r} is not a credential source.",
-            remedy=f"Use {AUTO_CREDENTIALS}, {', '.join(CREDENTIAL_KINDS)}, ossutil:NAME, aliyun:NAME or ecs:ROLE.",
+            remedy=f"Use {AUTO_CREDENTIALS}, {', '.join(CREDENTIAL_KINDS)}, ossutil:NAME, aliyun:NAME, sdk:NAME "
+            "or ecs:ROLE.",
         )
 
 
@@ -186,7 +187,7 @@ def _prefix(field: str, text: str) -> str:
     return prefix
 
 
-_TOP_KEYS = ("active", "on_hangup", "profiles")
+_TOP_KEYS = ("active", "on_hangup", "keys", "profiles")
 _PROFILE_KEYS = tuple(name for name in Profile.__struct_fields__ if name not in {"name", "simulated"})
 
 
@@ -198,11 +199,15 @@ class OnHangup(StrEnum):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings file: all profiles, the name of the active one ("": the sandbox), and common settings."""
+    """The settings file: all profiles, the name of the active one ("": the sandbox), and common settings.
+
+    `keys` are the keys of the console's actions by their names, such as `train.pause`; the console validates them.
+    """
 
     active: str = ""
     profiles: dict[str, Profile] = {}
     on_hangup: OnHangup = OnHangup.CONTINUE
+    keys: dict[str, str] = {}
 
     def profile(self, name: str) -> Profile:
         """The profile. Raises SettingsError, with the nearest name, where it does not exist."""
@@ -264,7 +269,11 @@ def save_settings(settings: Settings, path: Path | None = None) -> None:
         values = msgspec.structs.asdict(profile)
         profiles[name] = {key: values[key] for key in _PROFILE_KEYS if values[key] is not None}
     choice = {} if settings.on_hangup is OnHangup.CONTINUE else {"on_hangup": settings.on_hangup.value}
-    document = {"active": settings.active, **choice, "profiles": profiles}
+    keys: dict[str, dict[str, str]] = {}
+    for name, text in settings.keys.items():
+        scope, _, action = name.partition(".")
+        keys.setdefault(scope, {})[action] = text
+    document = {"active": settings.active, **choice, **({"keys": keys} if keys else {}), "profiles": profiles}
     write_private(path or settings_path(), msgspec.toml.encode(document))
 
 
@@ -293,7 +302,17 @@ class _SettingsParser:
             raise self._error(
                 "", "active", f"the active profile {active!r} does not exist.", _suggestion(str(active), list(profiles))
             )
-        return Settings(active=active, profiles=profiles, on_hangup=self._on_hangup(document))
+        on_hangup, keys = self._on_hangup(document), self._keys(document.get("keys", {}))
+        return Settings(active=active, profiles=profiles, on_hangup=on_hangup, keys=keys)
+
+    def _keys(self, scopes: Any) -> dict[str, str]:
+        if not isinstance(scopes, dict) or not all(isinstance(actions, dict) for actions in scopes.values()):
+            raise self._error("", "keys", 'keys must be a table, such as [keys] and below it train.pause = "p".')
+        found = {f"{scope}.{name}": key for scope, actions in scopes.items() for name, key in actions.items()}
+        for name, key in found.items():
+            if not isinstance(key, str) or not key:
+                raise self._error("keys", name, f"{name} must be a key in quotes, not {key!r}.")
+        return found
 
     def _on_hangup(self, document: Mapping[str, Any]) -> OnHangup:
         value = document.get("on_hangup", OnHangup.CONTINUE.value)

@@ -7,12 +7,12 @@ import importlib
 import logging
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from textual import work
+from textual import events, work
 from textual.binding import BindingType
 from textual.color import Color
 from textual.command import DiscoveryHit, Hit, Hits, Provider
@@ -23,14 +23,14 @@ from textual.worker import Worker, WorkerState
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import exposed_folders
 from ossconsole.config.text import counted
-from ossconsole.tui.console import Console, NoCredentials, Services, Starting
+from ossconsole.tui.console import Console, NoCredentials, Services, Starting, WorkChip
 from ossconsole.tui.help import OpeningScreen
 from ossconsole.tui.kit import actions, glyphs, memory
 from ossconsole.tui.kit import canvas as themes
 from ossconsole.tui.kit.actions import KeyAction
 from ossconsole.tui.kit.screen import ConsoleScreen
 from ossconsole.tui.kit.text import safe
-from ossconsole.tui.kit.textual_internals import CachedStylesheet, ConsoleTextualApp, TerminalGuard
+from ossconsole.tui.kit.textual_internals import CachedStylesheet, ConsoleTextualApp, TerminalBackground, TerminalGuard
 
 if TYPE_CHECKING:
     from ossconsole.config.endpoints import EndpointKind
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from ossconsole.tui.train.screen import NewRun
 
 TICK_S = 0.25
+_BACKGROUND_S = 2.0
 log = logging.getLogger(__name__)
 
 # Screens, dialogs and the monitor of the run are imported when they are first needed: the first paint shows none.
@@ -53,6 +54,12 @@ def _screen(feature: str, name: str) -> Callable[[], Screen[None]]:
         return screen
 
     return make
+
+
+def _welcome() -> Screen[None]:
+    from ossconsole.tui.welcome import WelcomeScreen
+
+    return WelcomeScreen()
 
 
 class ActionProvider(Provider):
@@ -97,6 +104,9 @@ class ActionProvider(Provider):
 class ConsoleApp(ConsoleTextualApp):
     """The console over `services`, opened on `initial_mode` (setup, browse, upload or train).
 
+    With "" it opens where the work is: a live run or upload, credentials that are missing, or the welcome; it follows
+    what becomes known of them until the first key is pressed.
+
     `clock` gives Unix seconds. The return code is 0 after quitting and 1 after a crash; `crash_lines` then has one line
     for the terminal. `return_value` is `detach` where running work should continue, `stop` where it should end.
     """
@@ -110,9 +120,10 @@ class ConsoleApp(ConsoleTextualApp):
         "browse": _screen("browse", "BrowseScreen"),
         "upload": _screen("upload", "UploadScreen"),
         "train": _screen("train", "TrainScreen"),
+        "welcome": _welcome,
     }
     BINDINGS: ClassVar[list[BindingType]] = [*actions.bindings("app")]
-    COMMANDS = ConsoleTextualApp.COMMANDS | {ActionProvider}
+    COMMANDS: ClassVar[set[type[Provider]]] = {ActionProvider}  # type: ignore[assignment]
     # Textual declares these two without ClassVar.
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide"), (170, "-vast")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-low"), (30, "-middle"), (50, "-high")]  # noqa: RUF012
@@ -133,32 +144,42 @@ class ConsoleApp(ConsoleTextualApp):
         self.initial_mode = initial_mode
         self._appearance = memory.recall("look", "")
         self.glyphs = glyph_set or glyphs.SETS.get(self._appearance.get("glyphs", ""), glyphs.for_terminal())
-        self._opens_setup = initial_mode == "browse"
-        """Open Setup if there are no credentials; until they were read, or the user has selected a screen."""
+        self._follows_work = not initial_mode
+        """Show the screen where the work is, until the first key."""
         self.jobs: list[Job] = []
         """See `Console.jobs`."""
         self._modules = 0
         self._guard = TerminalGuard()
         self._clock = clock
         self._started_at = clock()
+        self.set_keymap({action.id: action.keys for action in actions.ACTIONS if action.keys != action.default_keys})
         for own in themes.OWN:
             self.register_theme(own)
-        # 16 colours cannot show our own palette: the terminal's is used.
-        poor = self.console.color_system == "standard"
-        self.theme = theme or self._remembered_theme(poor=poor)
+        self._background_asked_at: float | None = None
+        self.theme = theme or self._remembered_theme()
         self.stylesheet = CachedStylesheet(variables=self.get_css_variables())
         self.set_class(self.glyphs is glyphs.ASCII, "-ascii")
 
-    def _remembered_theme(self, *, poor: bool) -> str:
-        name = self._appearance.get("theme", "")
-        if name in self.available_themes and (not poor or self.available_themes[name].ansi):
-            return str(name)
-        return "ansi-dark" if poor else "console-dark"
+    def _remembered_theme(self) -> str:
+        name = str(self._appearance.get("theme", ""))
+        return themes.theme_for(name if name in themes.ROTATION else themes.DARK.name, self.console.color_system)
 
     def _remember_appearance(self) -> None:
         """Theme and symbols belong to the user, not to a profile."""
-        self._appearance = {"theme": self.theme, "glyphs": self.glyphs.name}
+        self._appearance = {"theme": themes.base_of(self.theme), "glyphs": self.glyphs.name}
         self.remember("look", "", self._appearance)
+
+    def _ask_background(self) -> None:
+        """Ask the terminal for its background, unless the user has selected a theme."""
+        if themes.base_of(self.theme) == themes.DARK.name and "theme" not in self._appearance:
+            self._background_asked_at = time.monotonic()
+            self.query_background()
+
+    def on_terminal_background(self, event: TerminalBackground) -> None:
+        """Use the light theme on a light terminal; a late answer changes nothing, as the user works already."""
+        asked, self._background_asked_at = self._background_asked_at, None
+        if asked is not None and time.monotonic() - asked < _BACKGROUND_S and event.is_light:
+            self.theme = themes.theme_for(themes.LIGHT.name, self.console.color_system)
 
     def remember(self, form: str, profile: str, values: dict[str, Any]) -> bool:
         """See `Console.remember`."""
@@ -171,12 +192,16 @@ class ConsoleApp(ConsoleTextualApp):
         self.notify(safe(text), severity="warning", markup=False, timeout=12)
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
-        """The variables `rule` and `dim` for the themes of Textual."""
+        """The variables `rule`, `dim` and `cursor` for the themes of Textual."""
         current = self.current_theme
         if current.ansi or not current.background or not current.foreground:
-            return {"rule": "ansi_bright_black", "dim": "ansi_bright_black"}
+            return {"rule": "ansi_bright_black", "dim": "ansi_bright_black", "cursor": "ansi_default"}
         back, front = Color.parse(current.background), Color.parse(current.foreground)
-        return {"rule": back.blend(front, 0.25).hex, "dim": back.blend(front, 0.6).hex}
+        return {
+            "rule": back.blend(front, 0.25).hex,
+            "dim": back.blend(front, 0.6).hex,
+            "cursor": back.blend(front, 0.2).hex,
+        }
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         """Textual's filters and the guard of the terminal."""
@@ -211,10 +236,13 @@ class ConsoleApp(ConsoleTextualApp):
     def _open(self) -> None:
         """Everything that would delay the first paint."""
         self.services.begin()
+        self._ask_background()
         for problem in filter(None, (memory.check(), *exposed_folders())):
             self._warn(problem)
         if isinstance(self.screen, OpeningScreen):
-            self.switch_mode(self.initial_mode)
+            profile = self.services.state.profile
+            nothing_yet = profile is None or profile.simulated
+            self.switch_mode(self.initial_mode or ("welcome" if nothing_yet else "browse"))
         self.set_interval(TICK_S, self.tick)
         self.key_order.open()
 
@@ -223,21 +251,50 @@ class ConsoleApp(ConsoleTextualApp):
         self._freeze_modules()
         for event in self.monitor.pull():
             self._announce(event)
-        self._open_setup_without_credentials()
+        self._follow_work()
         # A mode that opens for the first time has no screen yet.
         screen = self.screen_stack[-1] if self.screen_stack else None
         if isinstance(screen, ConsoleScreen):
             screen.redraw_bars()
             screen.tick()
 
-    def _open_setup_without_credentials(self) -> None:
-        """Only at the start, and unless the user has selected another screen meanwhile."""
-        state = self.services.state
-        if not self._opens_setup or isinstance(state, Starting):
+    def _follow_work(self) -> None:
+        """Show the screen where the work is; other processes report theirs seconds after the start."""
+        if not self._follows_work or not self.screen_stack or not isinstance(self.screen, ConsoleScreen):
             return
-        self._opens_setup = False
-        if isinstance(state, NoCredentials) and isinstance(self.screen, ConsoleScreen):
-            self.switch_mode("setup")
+        run, upload, state = self.services.run, self.services.upload, self.services.state
+        preparing = isinstance(state, Starting) and state.stages  # its upload is that of the sample dataset
+        if run is not None and run.alive:
+            mode = "train"
+        elif upload is not None and upload.alive and not preparing:
+            mode = "upload"
+        elif isinstance(state, NoCredentials):
+            mode = "setup"
+        else:
+            return
+        self._follows_work = False
+        self.switch_mode(mode)
+
+    async def on_event(self, event: events.Event) -> None:
+        """The first key ends the search for the screen where the work is."""
+        if isinstance(event, events.Key):
+            self._follows_work = False
+        await super().on_event(event)
+
+    @property
+    def chips(self) -> Sequence[WorkChip]:
+        """See `Console.chips`."""
+        run, upload = self.services.run, self.services.upload
+        if run is None and upload is None and not self.jobs:
+            return ()
+        from ossconsole.tui import activity
+
+        chips = [
+            activity.run_chip(self.monitor.view, self.glyphs, alive=run.alive) if run is not None else None,
+            activity.upload_chip(upload, self.glyphs) if upload is not None else None,
+            activity.jobs_chip(self.jobs, self.glyphs),
+        ]
+        return [chip for chip in chips if chip is not None]
 
     def _freeze_modules(self) -> None:
         """Exclude the objects of modules from garbage collection: a full collection would delay keys by 0.1 s, and by
@@ -274,16 +331,24 @@ class ConsoleApp(ConsoleTextualApp):
         error = event.worker.error
         if event.state is WorkerState.ERROR and error is not None:
             log.error("the worker %s of %s failed", event.worker.name, event.worker.node, exc_info=error)
-            self.show_error(ConsoleError(f"Unexpected {type(error).__name__}.", remedy="See the log (f12)."))
+            self.show_error(
+                ConsoleError(
+                    f"Unexpected {type(error).__name__}.",
+                    remedy=f"See the log ({_shown_key('log')}).",
+                )
+            )
 
     @work(exclusive=True, group="dialog", exit_on_error=False)
-    async def new_run(self, resume: str = "") -> None:
+    async def new_run(self, resume: str = "", known: Mapping[str, Any] | None = None) -> None:
         """See `Console.new_run`."""
         from ossconsole.tui.train.screen import NewRunScreen
 
-        profile = self.services.profile
-        if profile is not None:
-            new = await self.push_screen_wait(NewRunScreen(profile, resume=resume))
+        profile, run = self.services.profile, self.services.run
+        if run is not None and run.alive:
+            remedy = f"Press {_shown_key('work')}, then s, to stop it."
+            self.show_error(ConsoleError("A run is in progress.", remedy=remedy))
+        elif profile is not None:
+            new = await self.push_screen_wait(NewRunScreen(profile, resume=resume, known=known or {}))
             if new is not None:
                 self._start_run(new, show=bool(resume))
 
@@ -304,8 +369,17 @@ class ConsoleApp(ConsoleTextualApp):
         """Show another mode; ignored while a dialog is open."""
         if not isinstance(self.screen, ConsoleScreen):
             return
-        self._opens_setup = False
+        self._follows_work = False
         self.switch_mode(mode)
+
+    def action_work(self) -> None:
+        """Show the work in progress, the failed one first; further calls show the others."""
+        modes = [chip.mode for chip in sorted(self.chips, key=lambda chip: not chip.failed)]
+        if not modes:
+            self.notify("No run, upload or job is in progress.", timeout=3)
+            return
+        here = modes.index(self.current_mode) if self.current_mode in modes else -1
+        self.action_mode(modes[(here + 1) % len(modes)])
 
     def action_help(self) -> None:
         """Show or close the help."""
@@ -327,7 +401,7 @@ class ConsoleApp(ConsoleTextualApp):
 
     def action_next_theme(self) -> None:
         """Use the next theme, and remember it."""
-        names = themes.ROTATION
+        names = list(dict.fromkeys(themes.theme_for(name, self.console.color_system) for name in themes.ROTATION))
         at = names.index(self.theme) if self.theme in names else -1
         self.theme = names[(at + 1) % len(names)]
         self.notify(f"Theme {self.theme}", timeout=2)
@@ -351,28 +425,39 @@ class ConsoleApp(ConsoleTextualApp):
         else:
             self.notify("Press q to quit the console, or s on the Train screen to stop the run.", timeout=4)
 
+    def action_suspend(self) -> None:
+        """Suspend the console as any program of the shell; not while work of this process would stop with it."""
+        names = self._own_work()
+        if names:
+            self.notify(f"{_subject(names)} would pause, too. Press q to leave the console.", timeout=6)
+        elif isinstance(self.screen, ConsoleScreen):
+            self.action_suspend_process()
+
+    def _own_work(self) -> list[str]:
+        """What this process works on, in words; work of other processes continues without the console."""
+        run, upload = self.services.run, self.services.upload
+        running = run is not None and run.alive and not run.is_remote
+        uploading = upload is not None and upload.alive and not upload.is_remote
+        jobs = sum(job.alive for job in self.jobs)
+        kinds = (("a training run", running), ("an upload", uploading), (counted(jobs, "object job"), jobs))
+        return [name for name, busy in kinds if busy]
+
     @work(exclusive=True, group="quit", exit_on_error=False)
     async def action_quit(self) -> None:  # type: ignore[override]
         """Quit, after a question where work is running."""
         from ossconsole.tui.kit.dialogs import Choice, ConfirmScreen
 
-        run, upload = self.services.run, self.services.upload
-        running = run is not None and run.alive and not run.is_remote
-        uploading = upload is not None and upload.alive and not upload.is_remote
-        jobs = sum(job.alive for job in self.jobs)
-        if not running and not uploading and not jobs:
+        names = self._own_work()
+        if not names:
             self.exit("")
             return
         if isinstance(self.screen, ConfirmScreen):
             return
-        kinds = (("a training run", running), ("an upload", uploading), (counted(jobs, "object job"), jobs))
-        names = [name for name, busy in kinds if busy]
-        subject = " and ".join(names)
-        plural = len(names) > 1 or jobs > 1
+        plural = len(names) > 1 or names[0].endswith("s")
         choice = await self.push_screen_wait(
             ConfirmScreen(
                 "Quit the console?",
-                f"{subject[:1].upper()}{subject[1:]} {'are' if plural else 'is'} still running. "
+                f"{_subject(names)} {'are' if plural else 'is'} still running. "
                 f"{'They' if plural else 'It'} can continue in the background; start ossconsole again to see "
                 f"{'them' if plural else 'it'}. If stopped, a run writes a checkpoint first; an upload or a download "
                 "can be resumed later.",
@@ -385,6 +470,17 @@ class ConsoleApp(ConsoleTextualApp):
         )
         if choice:
             self.exit(choice)
+
+
+def _shown_key(call: str) -> str:
+    """The key of an action of the App, as people write it."""
+    return actions.key_text(actions.key_of("app", call))
+
+
+def _subject(names: Sequence[str]) -> str:
+    """The names as the subject of a sentence."""
+    text = " and ".join(names)
+    return f"{text[:1].upper()}{text[1:]}"
 
 
 if TYPE_CHECKING:

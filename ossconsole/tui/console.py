@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,10 +29,12 @@ if TYPE_CHECKING:  # types only: the first paint does not wait for the layers be
     from ossconsole.storage.accelerator import Accelerator
     from ossconsole.storage.client import ObjectStore
     from ossconsole.storage.jobs.job import Job
+    from ossconsole.storage.jobs.warm import WarmUp
     from ossconsole.storage.probe.report import OnStep, ProbeReport
     from ossconsole.telemetry.events import Event, RunState
     from ossconsole.telemetry.sampler import TelemetrySample
     from ossconsole.training.settings import TrainSettings
+    from ossconsole.tui.kit.text import Line
 
 
 class WorkHandle(Protocol):
@@ -75,6 +77,9 @@ class RunHandle(WorkHandle, Protocol):
 
     def checkpoint(self) -> None:
         """Asks for a checkpoint now, without ending."""
+
+    def profile(self) -> None:
+        """Asks for a profile of the next steps."""
 
     def set_lr(self, lr: float) -> None:
         """Sets the peak learning rate; the schedule continues from it."""
@@ -132,11 +137,15 @@ class StageState(str, enum.Enum):
 
 
 class PreparationStage(msgspec.Struct, frozen=True):
-    """One part of the work before the first run (the sandbox, the sample images, their upload)."""
+    """One part of the work before the first run (the sandbox, the sample images, their upload).
+
+    `share` is the part that is done, 0 to 1; None where unknown.
+    """
 
     label: str
     state: StageState
     detail: str = ""
+    share: float | None = None
 
 
 class ConsoleState(msgspec.Struct, frozen=True, kw_only=True):
@@ -178,10 +187,14 @@ class Unavailable(ConsoleState, frozen=True, kw_only=True):
 
 
 class AcceleratorState(msgspec.Struct, frozen=True):
-    """The accelerator of the bucket, None where it has none, and warnings before training through it."""
+    """The accelerator of the endpoint's zone, None where it has none, and warnings before training through it.
+
+    `others` are those of other zones: they are billed, too.
+    """
 
     accelerator: Accelerator | None
     accelerator_warnings: tuple[str, ...] = ()
+    others: tuple[Accelerator, ...] = ()
 
 
 class BucketAdmin(Protocol):
@@ -196,11 +209,11 @@ class BucketAdmin(Protocol):
     def accelerator(self) -> AcceleratorState:
         """Reads the accelerator of the bucket."""
 
-    def create_accelerator(self, wanted: Accelerator) -> None:
-        """Creates the accelerator, or changes the present one."""
+    def save_accelerator(self, wanted: Accelerator, present: Accelerator | None) -> None:
+        """Creates an accelerator, or changes `present`, which was read before and must not have changed since."""
 
-    def delete_accelerator(self) -> None:
-        """Deletes the accelerator; billing ends."""
+    def delete_accelerator(self, zone: str) -> None:
+        """Deletes the accelerator of a zone; its billing ends."""
 
     def create_bucket(self) -> None:
         """Creates the bucket, private, storage class Standard."""
@@ -226,6 +239,10 @@ class Services(Protocol):
     @property
     def run(self) -> RunHandle | None:
         """The newest run, also after its end."""
+
+    @property
+    def is_demo(self) -> bool:
+        """True where `run` is the demo's, which this process started."""
 
     @property
     def upload(self) -> UploadHandle | None:
@@ -268,6 +285,12 @@ class Services(Protocol):
     def start_upload(self, settings: UploadSettings) -> UploadHandle:
         """Starts an upload and makes it `upload`. Raises ConsoleError while another is alive."""
 
+    def plan_warm_up(self, *, again: bool = False) -> WarmUp:
+        """A warm-up of the profile's dataset with its plan, not started; `again` also reads what was read before.
+
+        Raises ConsoleError where nothing of it can be cached.
+        """
+
     def use_profile(self, name: str) -> None:
         """Opens another profile, "sandbox" for the embedded server; command-line options still take precedence.
 
@@ -277,8 +300,24 @@ class Services(Protocol):
     def reload(self) -> None:
         """Reads settings and credentials again, like `use_profile` with the profile in use."""
 
+    def start_demo(self) -> None:
+        """Starts the demo's run on the sandbox once its sample dataset is complete. Raises ConsoleError."""
+
     def bucket_setup(self) -> BucketAdmin:
         """Returns immediately. Raises ConsoleError while no profile is known; credentials are not needed yet."""
+
+
+class WorkChip(msgspec.Struct, frozen=True):
+    """A run, an upload or the jobs on objects in the mode bar: a long and a short variant, and the mode that shows it.
+
+    `names_endpoint` is True where the text names the endpoint in use; `failed` where the work needs attention.
+    """
+
+    mode: str
+    long: Line
+    short: Line
+    failed: bool = False
+    names_endpoint: bool = False
 
 
 class Console(Protocol):
@@ -297,6 +336,10 @@ class Console(Protocol):
         """The endpoint that delivers the batches of the run, or will; None without a usable profile."""
 
     @property
+    def chips(self) -> Sequence[WorkChip]:
+        """The run, the upload and the jobs in progress, and those that failed."""
+
+    @property
     def now(self) -> float:
         """The time in Unix seconds."""
 
@@ -309,8 +352,14 @@ class Console(Protocol):
     def action_mode(self, mode: str) -> None:
         """Shows another mode; ignored while a dialog is open."""
 
-    def new_run(self, resume: str = "") -> object:
-        """Opens the form of a new run and starts the run; `resume` is the key of a checkpoint, which shows Train."""
+    def action_work(self) -> None:
+        """Shows the work in progress, the failed one first; further calls show the others."""
+
+    def new_run(self, resume: str = "", known: Mapping[str, Any] | None = None) -> object:
+        """Opens the form of a new run and starts the run; `resume` is the key of a checkpoint, which shows Train.
+
+        `known` are the settings of the run that wrote the checkpoint, as far as they are known.
+        """
 
     def remember(self, form: str, profile: str, values: dict[str, Any]) -> bool:
         """Keeps the values of a form for the next session. False, after a toast with the reason, where that fails."""

@@ -9,6 +9,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.geometry import Size
+from textual.widgets import Input
 
 from ossconsole.terminal import logs
 from ossconsole.tui.kit import actions
@@ -19,13 +20,20 @@ from ossconsole.tui.kit.text import Line, safe, wrap
 
 
 class KeyTable(Canvas):
-    """All scopes with their keys, the scopes of the screen first."""
+    """All scopes with their keys, the scopes of the screen first; `filter` shows the actions that contain a text."""
 
     def __init__(self, scopes: Sequence[str]) -> None:
         super().__init__()
-        here = [*scopes, "app"]
-        self._scopes = [*here, *(other for other in SCOPE_TITLES if other not in here)]
+        self._here = [*scopes, "app"]
+        self._scopes = [*self._here, *(other for other in SCOPE_TITLES if other not in self._here)]
+        self._wanted = ""
         self._cache: tuple[int, list[Line]] = 0, []
+
+    def filter(self, text: str) -> None:
+        """Show the actions whose keys, label or help contain `text`; all for ""."""
+        self._wanted, self._cache = text.strip().lower(), (0, [])
+        self.refresh(layout=True)
+        self.redraw()
 
     def lines(self, width: int) -> list[Line]:
         """All keys, for a width in cells; kept, as Textual asks several times before the first paint."""
@@ -36,17 +44,20 @@ class KeyTable(Canvas):
     def _lines_of(self, width: int) -> list[Line]:
         found: list[Line] = []
         for scope in self._scopes:
-            rows = actions.of(scope)
+            rows = [action for action in actions.of(scope) if self._shows(action)]
             if rows:
-                found.append(Line((SCOPE_TITLES[scope], "title")))
+                note = "" if scope in self._here else "  on another screen"
+                found.append(Line((SCOPE_TITLES[scope], "title"), (note, "dim")))
                 found += [line for action in rows for line in self._row(action, width)]
                 found.append(Line())
-        return found[:-1]
+        return found[:-1] or [Line(("No action contains this text.", "dim"))]
+
+    def _shows(self, action: KeyAction) -> bool:
+        return self._wanted in f"{_keys_text(action)} {action.label} {action.help} {action.id}".lower()
 
     @staticmethod
     def _row(action: KeyAction, width: int) -> list[Line]:
-        keys = " ".join(actions.key_text(key) for key in action.keys.split(","))
-        row = Line((f"  {keys}", "primary")).to(12).add(action.label, "text").to(26)
+        row = Line((f"  {_keys_text(action)}", "primary")).to(12).add(action.label, "text").to(26)
         first, *rest = wrap(action.help, max(20, width - 26))
         return [row.add(first, "dim"), *(Line().to(26).add(part, "dim") for part in rest)]
 
@@ -59,13 +70,16 @@ class KeyTable(Canvas):
         return self.lines(width)
 
 
+def _keys_text(action: KeyAction) -> str:
+    return " ".join(actions.key_text(key) for key in action.keys.split(","))
+
+
 class HelpScreen(ConsoleModal):
-    """All keys, those of `scopes` first."""
+    """All keys, those of `scopes` first; `/` searches them."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("question_mark,f1,q", "back", show=False),
-        Binding("j", "scroll('down')", show=False),
-        Binding("k", "scroll('up')", show=False),
+        Binding("slash", "search", show=False),
     ]
 
     def __init__(self, *scopes: str) -> None:
@@ -73,20 +87,38 @@ class HelpScreen(ConsoleModal):
         self._scopes = scopes
 
     def compose(self) -> ComposeResult:
-        with self.frame("Keys", "esc close", scroll=True):
-            yield KeyTable(self._scopes)
+        with self.frame("Keys", "/ search · esc close"):
+            yield Input(placeholder="search keys and actions", compact=True, id="help-search")
+            with VerticalScroll(id="help-keys"):
+                yield KeyTable(self._scopes)
 
     def on_mount(self) -> None:
         """Focus the keys, so that they can be scrolled."""
+        self.query_one(Input).display = False
         self.query_one(VerticalScroll).focus()
 
-    def action_scroll(self, direction: str) -> None:
-        """Scroll one line."""
-        scroll = self.query_one(VerticalScroll)
-        if direction == "down":
-            scroll.scroll_down(animate=False)
+    def action_search(self) -> None:
+        """Enter a text to search for."""
+        search = self.query_one(Input)
+        search.display = True
+        search.focus()
+
+    def _on_input_changed(self, event: Input.Changed) -> None:
+        self.query_one(KeyTable).filter(event.value)
+        self.query_one(VerticalScroll).scroll_home(animate=False)
+
+    def _on_input_submitted(self) -> None:
+        self.query_one(VerticalScroll).focus()
+
+    def action_back(self) -> None:
+        """End the search, or close the help."""
+        search = self.query_one(Input)
+        if search.display:
+            search.value = ""
+            search.display = False
+            self.query_one(VerticalScroll).focus()
         else:
-            scroll.scroll_up(animate=False)
+            self.dismiss(None)
 
 
 REFRESH_S = 1.0
@@ -119,7 +151,7 @@ def _style(line: str) -> str:
 class LogScreen(ConsoleModal):
     """The end of the program's log and of the log of native libraries, updated every second."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("f12,q", "back", show=False)]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("L,f12,q", "back", show=False)]
 
     def compose(self) -> ComposeResult:
         """The tails of both logs."""

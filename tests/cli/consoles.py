@@ -55,6 +55,12 @@ class Console(Terminal):
         self._stream.feed(new)
         return "\n".join(self._emulator.display)
 
+    def browse(self) -> None:
+        """From the welcome of the sandbox to the folders of its bucket."""
+        self.until_seen("Connect a bucket")
+        self.type("2")
+        self.until_seen("dataset/")
+
     def until_seen(self, *texts: str, gone: str = "") -> None:
         """Read until the screen shows every text, and `gone` no more."""
 

@@ -10,10 +10,12 @@ from click.testing import CliRunner, Result
 from ossconsole.cli.app import ossconsole
 from ossconsole.cli.config import config
 from ossconsole.cli.output import run_group
-from ossconsole.config.credential_sources import write_connector_file
+from ossconsole.config.credential_sources import find_credentials, write_connector_file
 from ossconsole.config.credentials import Credentials, Secret
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.profiles import load_settings
+
+SECRET = "planted-secret-that-must-never-show"
 
 
 def run(*arguments: str, text: str = "") -> Result:
@@ -39,9 +41,23 @@ def test_init_writes_an_active_profile() -> None:
 
 
 def test_init_prompts_for_missing_values() -> None:
-    result = run("init", text="cn-beijing\nmy-bucket\n")
+    accelerated = "https://cn-beijing-internal.oss-data-acc.aliyuncs.com"
+    answers = ("cn-beijing", "my-bucket", "nowhere.oss-data-acc.aliyuncs.com", accelerated, "LTAI5tExample", SECRET)
+    result = run("init", text="".join(f"{answer}\n" for answer in answers))
     assert "Region" in result.output
-    assert load_settings().profile("default").bucket == "my-bucket"
+    assert "looks like https://cn-beijing-" in result.output
+    assert "is not a region ID" in result.output
+    assert SECRET not in result.output
+    profile = load_settings().profile("default")
+    assert (profile.bucket, profile.accelerated_endpoint) == ("my-bucket", accelerated)
+    found = find_credentials(profile)()
+    assert (found.access_key_id, found.access_key_secret.reveal()) == ("LTAI5tExample", SECRET)
+
+
+def test_init_asks_nothing_more_where_the_options_say_it() -> None:
+    result = init()
+    assert "Accelerated endpoint" not in result.output
+    assert load_settings().profile("default").accelerated_endpoint is None
 
 
 def test_init_replaces_only_with_force() -> None:

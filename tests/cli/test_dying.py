@@ -61,7 +61,7 @@ def training() -> bool:
 )
 def test_a_signal_ends_it_in_good_order(state: Path, number: signal.Signals, code: int) -> None:
     with Console() as console:
-        console.until_seen("dataset/")
+        console.browse()
         console.send(number)
         assert console.finish() == code
         console.assert_restored()
@@ -72,7 +72,7 @@ def test_a_signal_ends_it_in_good_order(state: Path, number: signal.Signals, cod
 @pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGSEGV, marks=pytest.mark.slow)], ids=str)
 def test_killed_without_a_chance_the_terminal_is_put_back_all_the_same(state: Path, number: signal.Signals) -> None:
     with Console() as console:
-        console.until_seen("dataset/")
+        console.browse()
         inner(console).send_signal(number)
         assert console.finish() == 128 + number
         console.assert_restored()
@@ -97,7 +97,7 @@ def test_a_command_ends_although_a_thread_does_not(arguments: list[str], code: i
 
 def test_killed_in_front_the_inner_one_leaves_in_good_order(state: Path) -> None:
     with Console() as console:
-        console.until_seen("dataset/")
+        console.browse()
         console.send(signal.SIGKILL)
         console.process.wait(60)
         wait_until(lambda: not processes_of(state))
@@ -126,7 +126,7 @@ def test_a_crash_is_one_line_and_a_report_and_the_run_continues(state: Path, pla
 def test_a_failure_anywhere_is_a_crash_and_never_an_end_by_the_user(state: Path, place: str) -> None:
     """One row for each thread and task of Textual, and for each way in which it reports a failure."""
     with Console(place, module="tests.cli.crashing", columns=200) as console:
-        console.until_seen("dataset/")
+        console.browse()
         text = crash(console)
     (report,) = (state / "crashes").iterdir()
     assert str(report) in text
@@ -149,7 +149,7 @@ def crash(console: Console) -> str:
 def test_bytes_that_are_no_keys_change_nothing(state: Path) -> None:
     """No UTF-8, a mouse report of the oldest kind, an impossible key, answers that another program has asked for."""
     with Console() as console:
-        console.until_seen("dataset/")
+        console.browse()
         for sent in (b"\xff", b"\x1b[M\xff\xfe\x80", b"\x82", b"\x1b[99999999999u", b"\x1b]11;rgb:1e1e/1e1e/1e1e\x07"):
             os.write(console.master, sent)
         console.type("4")
@@ -163,7 +163,7 @@ def test_bytes_that_are_no_keys_change_nothing(state: Path) -> None:
 
 def test_escape_and_a_key_in_one_packet_are_both_taken(state: Path) -> None:
     with Console() as console:
-        console.until_seen("dataset/")
+        console.browse()
         console.type("?")
         console.until_seen("esc close")
         console.type("\x1b4")
@@ -210,7 +210,7 @@ def test_a_killed_sandbox_is_named_and_comes_back_and_the_run_continues(state: P
 
 def test_a_terminal_that_vanishes_without_a_signal_ends_it(state: Path) -> None:
     with Console(controlling=False) as console:
-        console.until_seen("dataset/")
+        console.browse()
         console.hang_up()
         assert console.process.wait(60) == 129
     wait_until(lambda: not processes_of(state))
@@ -218,7 +218,7 @@ def test_a_terminal_that_vanishes_without_a_signal_ends_it(state: Path) -> None:
 
 def test_a_laptop_that_sleeps_changes_nothing(state: Path) -> None:
     with Console() as console:
-        console.until_seen("dataset/")
+        console.browse()
         child = inner(console)
         child.send_signal(signal.SIGSTOP)
         wait_until(lambda: psutil.Process(console.process.pid).status() == psutil.STATUS_STOPPED)
@@ -234,7 +234,7 @@ def test_a_laptop_that_sleeps_changes_nothing(state: Path) -> None:
 def test_a_storm_of_resizes_a_tiny_window_and_pasted_megabytes(state: Path) -> None:
     dice = random.Random(7)
     with Console() as console:
-        console.until_seen("dataset/")
+        console.browse()
         for _ in range(200):
             console.resize(dice.randint(20, 200), dice.randint(5, 60))
             console.read(0.001)

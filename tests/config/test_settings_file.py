@@ -222,3 +222,15 @@ def test_latin_1_is_refused() -> None:
 def test_without_profiles_the_remedy_is_config_init() -> None:
     error = failure('active = "mine"\n')
     assert error.remedy == "Create a profile: ossconsole config init"
+
+
+def test_keys_are_saved_and_a_table_of_them_is_needed() -> None:
+    keys = {"train.pause": "p", "train.stop": "x,S", "app.quit": "Q"}
+    save_settings(Settings(keys=keys))
+    assert load_settings().keys == keys
+    settings_path().write_text('[keys]\ntrain.pause = "p"\n')
+    assert load_settings().keys == {"train.pause": "p"}
+    for text, words in (('[keys]\npause = "p"\n', "must be a table"), ("[keys]\ntrain.pause = 3\n", "in quotes")):
+        settings_path().write_text(text)
+        with pytest.raises(SettingsError, match=words):
+            load_settings()

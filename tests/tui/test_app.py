@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import gc
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 
 import pytest
 from rich.color import ColorSystem
+from textual.screen import Screen
 
-from ossconsole.config.errors import ConsoleError
+from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.files import make_folder, state_dir
-from ossconsole.tui.app import ConsoleApp
-from ossconsole.tui.console import NoCredentials, Starting
+from ossconsole.dataset.upload.progress import Phase
+from ossconsole.tui import app as app_module
+from ossconsole.tui.app import ActionProvider, ConsoleApp
+from ossconsole.tui.console import NoCredentials, PreparationStage, StageState, Starting
 from ossconsole.tui.help import HelpScreen, KeyTable, LogScreen
-from ossconsole.tui.kit import actions
+from ossconsole.tui.kit import actions, memory
 from ossconsole.tui.kit.dialogs import ConfirmScreen
+from ossconsole.tui.kit.glyphs import BRAILLE
+from ossconsole.tui.kit.textual_internals import TerminalBackground
+from ossconsole.tui.setup.profiles import ProfileForm
+from ossconsole.tui.train.runs import RunsScreen
 from tests.tui.conftest import AppMaker
-from tests.tui.fakes import REAL, SECRET, FakeRun, FakeServices, Script
+from tests.tui.fakes import REAL, SECRET, FakeRun, FakeServices, FakeUpload, Script, upload_progress
 from tests.tui.screens import settle, shown
 
 
@@ -84,7 +92,7 @@ NO_KEY = NoCredentials(profile=REAL)
 
 async def test_without_credentials_the_console_opens_on_setup(make_app: AppMaker) -> None:
     services = FakeServices(standing=Starting(profile=REAL))
-    app = make_app(services, "browse")
+    app = make_app(services, "")
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(pilot)
         assert app.current_mode == "browse"
@@ -100,7 +108,7 @@ async def test_without_credentials_the_console_opens_on_setup(make_app: AppMaker
 
 async def test_a_screen_selected_meanwhile_stays(make_app: AppMaker) -> None:
     services = FakeServices(standing=Starting(profile=REAL))
-    app = make_app(services, "browse")
+    app = make_app(services, "")
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(pilot)
         await pilot.press("4")
@@ -134,9 +142,84 @@ async def test_help_is_made_from_the_registry(make_app: AppMaker) -> None:
 
 
 def test_every_key_has_one_meaning_on_a_screen() -> None:
-    for scope in {action.scope for action in actions.ACTIONS} - {"app"}:
-        keys = [key for action in (*actions.of(scope), *actions.of("app")) for key in action.keys.split(",")]
-        assert len(keys) == len(set(keys)), scope
+    assert actions.checked_keymap({}) == {}  # raises where two actions of a screen share a key
+
+
+def test_every_action_is_reachable_without_control_and_function_keys() -> None:
+    """Containers, browser terminals and desktops keep those."""
+    for action in actions.ACTIONS:
+        keys = action.keys.split(",")
+        assert not all(re.fullmatch(r"ctrl\+.*|f\d+", key) for key in keys), action
+        assert not re.fullmatch(r"ctrl\+.*|f\d+", keys[0]), "the first one is shown"
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"train.paus": "p"}, "Did you mean 'train.pause'"),
+        ({"train.pause": "pp"}, "'pp' is not a key"),
+        ({"train.pause": "s"}, "s is a key of both train.pause and train.stop"),
+        ({"view.raw-loss": "q"}, "q is a key of both"),
+    ],
+)
+def test_a_keymap_is_validated(keys: dict[str, str], words: str) -> None:
+    with pytest.raises(SettingsError, match=words):
+        actions.checked_keymap(keys)
+
+
+async def test_keys_of_the_settings_work_and_show_in_footer_and_help(make_app: AppMaker) -> None:
+    actions.use_keymap(actions.checked_keymap({"train.pause": "!,f5", "app.quit": "Q"}))
+    try:
+        run = FakeRun(list(Script().steps(3).events))
+        app = make_app(FakeServices(run=run))
+        async with app.run_test(size=(80, 24)) as pilot:
+            await settle(pilot)
+            assert "! Pause" in shown(app)
+            await pilot.press("space")
+            await settle(pilot)
+            assert run.asked == []
+            await pilot.press("exclamation_mark", "f5")
+            await settle(pilot)
+            assert run.asked == [("pause",), ("resume",)]
+            await pilot.press("question_mark", "slash", *"pause or")
+            await settle(pilot)
+            assert "! f5" in shown(app)
+    finally:
+        actions.use_keymap({})
+
+
+async def test_the_help_is_searched_and_moved_in_as_in_vim(make_app: AppMaker) -> None:
+    app = make_app(FakeServices())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("question_mark")
+        await settle(pilot)
+        assert shown(app).index("Train") < shown(app).index("New run")
+        await pilot.press("G")
+        await settle(pilot)
+        assert "on another screen" in shown(app) or "Compare" in shown(app)
+        await pilot.press("slash", *"presigned")
+        await settle(pilot)
+        assert "Copy URI, key, URL or presigned URL" in " ".join(shown(app).split())
+        assert "Configure a run" not in shown(app)
+        await pilot.press("escape")
+        await settle(pilot)
+        assert "New run" in shown(app)
+        await pilot.press("escape")
+        await settle(pilot)
+        assert not isinstance(app.screen, HelpScreen)
+
+
+async def test_the_palette_has_our_actions_alone(make_app: AppMaker) -> None:
+    app = make_app(FakeServices())
+    assert {ActionProvider} == app.COMMANDS
+    async with app.run_test(size=(100, 30)) as pilot:
+        await settle(pilot)
+        await pilot.press("colon")
+        await settle(pilot)
+        await pilot.pause(0.3)
+        assert "Train: New run (n)" in shown(app)
+        assert "🔎" not in shown(app)
 
 
 def test_every_action_exists(make_app: AppMaker) -> None:
@@ -364,3 +447,146 @@ async def test_an_error_while_leaving_is_not_a_crash(make_app: AppMaker) -> None
         app.exit("")
         app._handle_exception(RuntimeError("torn down"))
     assert app.return_code == 0
+
+
+async def test_a_live_run_found_after_the_start_is_shown(make_app: AppMaker) -> None:
+    services = FakeServices(profile=REAL)
+    app = make_app(services, "")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        assert app.current_mode == "browse"
+        services.run = FakeRun(list(Script().steps(3).events))
+        await settle(pilot)
+        assert app.current_mode == "train"
+
+
+async def test_a_live_upload_is_shown_but_not_that_of_the_sample_dataset(make_app: AppMaker) -> None:
+    stages = (PreparationStage("upload", StageState.ACTIVE),)
+    services = FakeServices(stages=stages, upload=FakeUpload(upload_progress()))
+    app = make_app(services, "")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        assert app.current_mode == "welcome"
+        services.stages = ()
+        await settle(pilot)
+        assert app.current_mode == "upload"
+
+
+async def test_nothing_yet_opens_the_welcome_with_the_preparation(make_app: AppMaker) -> None:
+    stages = (
+        PreparationStage("sandbox", StageState.DONE),
+        PreparationStage("sample images", StageState.ACTIVE, "425 of 850 drawn", 0.5),
+    )
+    services = FakeServices(profile=None, stages=stages)
+    app = make_app(services, "")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        assert app.current_mode == "welcome"
+        text = shown(app)
+        for words in ("Try the demo", "Connect a bucket", "Continue a run", "425 of 850 drawn", "━" * 10):
+            assert words in text
+        await pilot.press("enter")
+        await settle(pilot)
+        await settle(pilot)
+        assert services.demos == 1
+        assert app.current_mode == "train"
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"), [(["c"], ProfileForm), (["j", "enter"], ProfileForm), (["down", "down", "enter"], RunsScreen)]
+)
+async def test_the_welcome_leads_to_the_other_ways_to_begin(
+    make_app: AppMaker, keys: list[str], expected: type[Screen[object]]
+) -> None:
+    app = make_app(FakeServices(profile=None), "")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press(*keys)
+        await settle(pilot)
+        await settle(pilot)
+        assert isinstance(app.screen, expected)
+
+
+@pytest.mark.parametrize("size", [(60, 18), (80, 24), (120, 40)])
+async def test_the_run_is_in_the_mode_bar_of_every_screen_and_0_leads_to_it(
+    make_app: AppMaker, size: tuple[int, int]
+) -> None:
+    app = make_app(FakeServices(run=FakeRun(list(Script().steps(27).events))), "setup")
+    async with app.run_test(size=size) as pilot:
+        for mode in "1234":
+            await pilot.press(mode)
+            await settle(pilot)
+            head = shown(app).splitlines()[0]
+            assert "0 ▶ 27/400" in head
+            assert "●" in head
+        await pilot.press("2", "0")
+        await settle(pilot)
+        assert app.current_mode == "train"
+
+
+async def test_failed_work_comes_first(make_app: AppMaker) -> None:
+    upload = FakeUpload(upload_progress(phase=Phase.FAILED, error="no space left"), alive=False)
+    app = make_app(FakeServices(run=FakeRun(list(Script().steps(27).events)), upload=upload), "browse")
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+        head = shown(app).splitlines()[0]
+        assert "▶ 27/400" in head
+        assert "✗ upload failed" in head
+        await pilot.press("0")
+        await settle(pilot)
+        assert app.current_mode == "upload"
+        await pilot.press("0")
+        await settle(pilot)
+        assert app.current_mode == "train"
+
+
+async def test_control_z_suspends_unless_work_of_this_process_would_stop_too(
+    make_app: AppMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = FakeServices(run=FakeRun(list(Script().steps(3).events)))
+    app = make_app(services)
+    suspended: list[None] = []
+    monkeypatch.setattr(app, "action_suspend_process", lambda: suspended.append(None))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("ctrl+z")
+        await settle(pilot)
+        assert suspended == []
+        assert any("A training run would pause" in item.message for item in app._notifications)
+        services.run = FakeRun(is_remote=True)
+        await pilot.press("ctrl+z")
+        await settle(pilot)
+        assert suspended == [None]
+
+
+async def test_notifications_leave_the_newest_events_free(make_app: AppMaker) -> None:
+    app = make_app(FakeServices(run=FakeRun(list(Script().steps(3).events))))
+    async with app.run_test(size=(80, 24), notifications=True) as pilot:
+        await settle(pilot)
+        app.notify("A word of it", timeout=60)
+        await settle(pilot)
+        rows = [at for at, line in enumerate(shown(app).splitlines()) if "A word of it" in line]
+        assert rows == [1]
+
+
+async def test_a_light_terminal_gets_the_light_theme_unless_the_answer_is_late_or_a_theme_was_selected(
+    make_app: AppMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[None] = []
+    monkeypatch.setattr(ConsoleApp, "query_background", lambda _: asked.append(None))
+
+    async def answered(limit_s: float) -> str:
+        monkeypatch.setattr(app_module, "_BACKGROUND_S", limit_s)
+        app = ConsoleApp(FakeServices(), glyph_set=BRAILLE)  # type: ignore[arg-type]
+        async with app.run_test(size=(80, 24)) as pilot:
+            await settle(pilot)
+            app.post_message(TerminalBackground(0.98, 0.98, 0.9))
+            await settle(pilot)
+            return app.theme
+
+    assert (await answered(3600.0)).startswith("console-light")
+    assert (await answered(0.0)).startswith("console-dark")
+    memory.remember("look", "", {"theme": "console-dark", "glyphs": "braille"})
+    asked.clear()
+    assert (await answered(3600.0)).startswith("console-dark")
+    assert asked == []

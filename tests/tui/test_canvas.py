@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.color import Color as RichColor
+from rich.color import ColorSystem
 from textual.app import App, ComposeResult
+from textual.color import Color
+from textual.theme import Theme
 
-from ossconsole.tui.kit.canvas import Canvas, _differences
+from ossconsole.tui.kit.canvas import OWN, ROTATION, Canvas, _differences, theme_for
+from ossconsole.tui.kit.scroll import in_256_colours
 from ossconsole.tui.kit.text import Line
 
 WIDTH = 24
@@ -54,6 +61,62 @@ def test_cells_between_two_changes_are_not_sent() -> None:
     old = made([[("1", "text"), (" of many ", "dim"), ("2", "text")]])
     new = made([[("3", "text"), (" of many ", "dim"), ("4", "text")]])
     assert [(region.x, region.width) for region in _differences(old, new, WIDTH)] == [(0, 1), (10, 1)]
+
+
+@pytest.mark.parametrize("theme", OWN, ids=lambda theme: theme.name)
+def test_every_text_of_a_theme_has_a_contrast_of_at_least_4_5(theme: Theme) -> None:
+    """WCAG 2.1, success criterion 1.4.3; in a variant for 256 colours, of the colours that the terminal shows."""
+    names = ("primary", "secondary", "accent", "success", "warning", "error", "foreground")
+    colours = {name: getattr(theme, name) for name in names} | {"dim": theme.variables["dim"]}
+    grounds = (theme.background, theme.surface, theme.panel, theme.variables["cursor"])
+    for name, colour in colours.items():
+        for ground in grounds:
+            assert contrast(shown_colour(colour, theme), shown_colour(ground, theme)) >= 4.5, (name, ground)
+    assert contrast(shown_colour(theme.background, theme), shown_colour(theme.primary, theme)) >= 4.5
+
+
+def shown_colour(text: str | None, theme: Theme) -> tuple[int, ...]:
+    colour = RichColor.from_rgb(*Color.parse(text or "").rgb)
+    if not theme.name.endswith("-256"):
+        return tuple(colour.get_truecolor())
+    mapped = tuple(colour.downgrade(ColorSystem.EIGHT_BIT).get_truecolor())
+    assert max(abs(one - other) for one, other in zip(mapped, colour.get_truecolor(), strict=True)) <= 18
+    return mapped
+
+
+def contrast(one: tuple[int, ...], other: tuple[int, ...]) -> float:
+    low, high = sorted(map(luminance, (one, other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def luminance(colour: tuple[int, ...]) -> float:
+    linear = [
+        value / 12.92 if (value := part / 255) <= 0.03928 else ((value + 0.055) / 1.055) ** 2.4 for part in colour
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_the_theme_has_a_variant_for_the_colours_of_the_terminal() -> None:
+    names = {system: theme_for("console-light", system) for system in ("truecolor", "256", "standard", None)}
+    assert names == {
+        "truecolor": "console-light",
+        "256": "console-light-256",
+        "standard": "ansi-light",
+        None: "console-light",
+    }
+    known = {theme.name for theme in OWN} | {"ansi-dark", "ansi-light"}
+    assert {theme_for(name, "256") for name in ROTATION} <= known
+
+
+def test_an_image_in_256_colours_has_no_speckles() -> None:
+    """Nearly grey pixels stay nearly grey, and each colour is one that Rich shows as it is."""
+    noise = np.random.default_rng(5).integers(-6, 7, (40, 40, 3))
+    grey = (np.linspace(10, 245, 40)[:, None, None] + noise).clip(0, 255).astype(np.uint8)
+    found = in_256_colours(grey)
+    assert (found.max(axis=-1).astype(int) - found.min(axis=-1)).max() == 0
+    assert np.abs(found.astype(int) - grey).mean() < 12
+    red = in_256_colours(np.full((1, 1, 3), (200, 30, 30), np.uint8))[0, 0]
+    assert red[0] > 150 > 2 * red[1]
 
 
 class Shown(App[None]):

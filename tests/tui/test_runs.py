@@ -11,8 +11,11 @@ import pytest
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.runs import RunRecord, record_path
+from ossconsole.telemetry.view import RunView
+from ossconsole.tui.kit.glyphs import ASCII, BLOCK, BRAILLE, Glyphs
+from ossconsole.tui.train.charts import SPEED
 from ossconsole.tui.train.replay import ReplayScreen
-from ossconsole.tui.train.runs import RunCompareScreen, RunsScreen
+from ossconsole.tui.train.runs import STYLES, RunCompareScreen, RunsScreen, differences, overlay
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import START, FakeServices, Script
 from tests.tui.screens import settle, shown
@@ -117,3 +120,33 @@ async def test_without_runs_the_list_says_so(make_app: AppMaker) -> None:
         await pilot.press("enter", "space", "c", "x", "escape")
         await settle(pilot)
         assert app.current_mode == "train"
+
+
+@pytest.mark.parametrize("glyphs", [BRAILLE, BLOCK, ASCII], ids=lambda glyphs: glyphs.name)
+def test_curves_of_several_runs_share_the_axes_and_differ_without_colours(glyphs: Glyphs) -> None:
+    views = [view_of(Script().steps(60, wait=wait)) for wait in (0.4, 0.2, 0.05)]
+    lines = overlay(views, SPEED, glyphs, 100, 14)
+    assert len(lines) == 14
+    assert all(line.width <= 100 for line in lines)
+    for place, style in enumerate(STYLES[:3], 1):
+        assert (f"{place} ", style) in lines[0].pieces
+        cells = [piece for line in lines[1:-1] for piece in line.pieces if piece[1] == style and piece[0].strip()]
+        assert len(cells) > 5, place
+    assert "0:10" in lines[-1].text
+    assert lines[1].text.strip()[0].isdigit()
+
+
+def test_six_runs_are_compared_in_a_table() -> None:
+    views = [view_of(Script(batch=number).steps(5)) for number in range(1, 7)]
+    for view, number in zip(views, range(1, 7), strict=True):
+        assert view.run is not None
+        view.run.settings["batch_size"] = number
+    lines = differences(views, BRAILLE, 120, 40)
+    assert next(line.text for line in lines if "batch size" in line.text).split()[2:] == list("123456")
+
+
+def view_of(script: Script) -> RunView:
+    view = RunView()
+    for event in script.events:
+        view.apply(event)
+    return view

@@ -154,6 +154,15 @@ def test_terminal_input_is_keys_or_nothing(sent: bytes, keys: list[str]) -> None
     assert Typist().keys(sent) == keys
 
 
+@pytest.mark.parametrize("cut", range(2, 24))
+def test_the_answer_about_the_background_is_taken_whole_or_in_pieces_and_is_no_key(cut: int) -> None:
+    answer = b"\x1b]11;rgb:fafa/fafa/f0f0\x1b\\\\"[:-1]
+    source = TerminalBytes()
+    assert source.text(answer[:cut]) + source.text(answer[cut:] + b"a") == "a"
+    assert source.background is not None
+    assert source.background.is_light
+
+
 def test_a_sequence_that_arrives_in_pieces() -> None:
     assert Typist().keys(b"\x1b[", b"M\xff", b"\xffq") == []  # the q belongs to it
     assert Typist().keys(b"\xe6", b"\x9c", b"\xa8") == ["木"]

@@ -7,17 +7,20 @@ from collections.abc import Callable
 import msgspec
 import pytest
 from textual.events import Key
-from textual.widgets import Input
+from textual.widgets import Input, Select
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
 from ossconsole.tui.console import PreparationStage, StageState
+from ossconsole.tui.kit import dialogs
+from ossconsole.tui.kit.dialogs import ConfirmScreen
 from ossconsole.tui.train.screen import NewRunScreen
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import START, FakeRun, FakeServices, FakeUpload, Script, gpu, sample, upload_progress
 from tests.tui.screens import settle, shown
+from tests.tui.test_train_pictures import decided
 
 ACCELERATED = EndpointKind.ACCELERATED
 
@@ -214,7 +217,13 @@ async def test_the_form_starts_a_run_and_is_remembered(make_app: AppMaker) -> No
         assert app.screen.query_one("#field-resume", Input).value == "", "a run resumes from a checkpoint only once"
         await pilot.press("ctrl+r")
         await settle(pilot)
-        assert app.screen.query_one("#field-batch_size", Input).value == "64"
+        shown_defaults = [
+            app.screen.query_one(f"#field-{name}", Input).value for name in ("batch_size", "learning_rate")
+        ]
+        assert shown_defaults == ["auto", "auto"]
+        await pilot.press("enter")
+        await settle(pilot)
+        assert (services.started[1].batch_size, services.started[1].learning_rate) == (0, 0)
 
 
 async def test_the_form_names_the_dataset_of_the_run(make_app: AppMaker) -> None:
@@ -265,7 +274,9 @@ async def test_a_run_starts_when_its_settings_cannot_be_kept(
         assert sum("Not remembered" in notice.message for notice in app._notifications) == 1
 
 
-@pytest.mark.parametrize(("field", "value"), [("epochs", "0"), ("workers", "two"), ("learning_rate", "-1")])
+@pytest.mark.parametrize(
+    ("field", "value"), [("epochs", "0"), ("workers", "two"), ("learning_rate", "-1"), ("model", "resnet19")]
+)
 async def test_the_form_refuses_invalid_values(make_app: AppMaker, field: str, value: str) -> None:
     services = FakeServices()
     app = make_app(services)
@@ -282,6 +293,24 @@ async def test_the_form_refuses_invalid_values(make_app: AppMaker, field: str, v
     assert services.started == []
 
 
+async def test_a_frozen_backbone_needs_weights(make_app: AppMaker) -> None:
+    services = FakeServices()
+    app = make_app(services)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("n")
+        await settle(pilot)
+        app.screen.query_one("#field-freeze", Select).value = "backbone"
+        await pilot.press("enter")
+        await settle(pilot)
+        assert app.focused is not None
+        assert app.focused.id == "field-weights"
+        app.screen.query_one("#field-weights", Input).value = "imagenet"
+        await pilot.press("enter")
+        await settle(pilot)
+    assert [(each.freeze, each.weights) for each in services.started] == [("backbone", "imagenet")]
+
+
 async def test_keys_right_after_tab_go_into_the_next_field(make_app: AppMaker) -> None:
     app = make_app(FakeServices())
     async with app.run_test(size=(80, 24)) as pilot:
@@ -291,7 +320,7 @@ async def test_keys_right_after_tab_go_into_the_next_field(make_app: AppMaker) -
         for key in ("7", "tab", "8", "tab", "9", "shift+tab", "5"):  # all of them before any was handled
             app.post_message(Key(key, key if key.isdecimal() else None))
         await settle(pilot)
-        values = [app.screen.query_one(f"#field-{name}", Input).value for name in ("epochs", "max_steps", "batch_size")]
+        values = [app.screen.query_one(f"#field-{name}", Input).value for name in ("epochs", "max_steps", "model")]
         assert values == ["7", "5", "9"]
 
 
@@ -379,3 +408,154 @@ async def test_a_hidden_screen_is_not_drawn(make_app: AppMaker, monkeypatch: pyt
         await pilot.pause()
         assert drawn == []
         assert run.waiting == [], "events are still taken in"
+
+
+@pytest.mark.parametrize("size", [(60, 18), (80, 24), (120, 40)])
+async def test_a_finished_run_has_a_card_with_its_result_and_the_next_steps(
+    make_app: AppMaker, size: tuple[int, int]
+) -> None:
+    script = decided().end_epoch().state(RunState.FINISHED).summary()
+    services = FakeServices(run=FakeRun(list(script.events), state=RunState.FINISHED, alive=False))
+    app = make_app(services, now=script.time)
+    async with app.run_test(size=size) as pilot:
+        await settle(pilot)
+        text = shown(app)
+        assert "accelerated saves 3:00 per epoch" in text or size[0] < 120
+        assert "epoch-0001.pt" in text or size[0] < 80
+        for words in ("Finished", "top-1 42.0 %", "1.43x of standard (1.41 ", "T resume", "n new run"):
+            assert words in text, words
+        assert "checkpoints/" in text
+        await pilot.press("T")
+        await settle(pilot)
+        assert isinstance(app.screen, NewRunScreen)
+        assert app.screen.value("resume").endswith("epoch-0001.pt")
+        assert app.screen.value("epochs") == "3"
+        assert app.screen.value("batch_size") == "64"
+
+
+async def test_a_failed_run_says_why_and_what_can_be_done_next(make_app: AppMaker) -> None:
+    script = Script().state(RunState.RUNNING, 3).steps(80).end_epoch().steps(3)
+    script.state(RunState.FAILED).summary(RunState.FAILED, "The accelerated endpoint does not answer.")
+    app = make_app(FakeServices(run=FakeRun(list(script.events), state=RunState.FAILED, alive=False)))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        text = shown(app)
+    for words in ("Failed", "83 of 400 steps", "The accelerated endpoint does not answer.", "T resume"):
+        assert words in text, words
+
+
+async def test_no_run_is_configured_while_one_is_alive(make_app: AppMaker) -> None:
+    app = make_app(FakeServices(run=running()))
+    async with app.run_test(size=(80, 24), notifications=True) as pilot:
+        await settle(pilot)
+        app.new_run(resume="checkpoints/a.pt")
+        await settle(pilot)
+        assert any("Press 0, then s" in notification.message for notification in app._notifications)
+        assert not isinstance(app.screen, NewRunScreen)
+
+
+async def test_a_resumed_run_starts_with_the_settings_of_its_checkpoint(make_app: AppMaker) -> None:
+    app = make_app(FakeServices())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        app.new_run(resume="checkpoints/a.pt", known={"image_size": 96, "seed": 7, "epochs": 2})
+        await settle(pilot)
+        form = app.screen
+        assert isinstance(form, NewRunScreen)
+        assert [form.value(name) for name in ("image_size", "seed", "epochs")] == ["96", "7", "3"]
+
+
+async def test_every_request_is_acknowledged_before_the_run_has_done_it(make_app: AppMaker) -> None:
+    script = Script().state(RunState.RUNNING, 3).steps(30)
+    run = running(script)
+    app = make_app(FakeServices(run=run), now=script.time)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("space")
+        await settle(pilot)
+        assert "pausing after this step…" in shown(app)
+        await pilot.press("space")
+        await settle(pilot)
+        assert run.asked == [("pause",), ("resume",)]
+        await pilot.press("c")
+        await settle(pilot)
+        assert "checkpoint after this step…" in shown(app)
+        await pilot.press("e")
+        await settle(pilot)
+        assert "switching to accelerated…" in shown(app)
+        done = len(script.events)
+        run.waiting = list(script.switch(ACCELERATED).events[done:])
+        await settle(pilot)
+        assert "switching to" not in shown(app)
+
+
+async def test_a_refused_switch_is_no_longer_announced(make_app: AppMaker) -> None:
+    services = FakeServices(run=running(), unreachable={ACCELERATED: ConsoleError("It does not answer.")})
+    app = make_app(services)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("e")
+        await settle(pilot)
+        assert "switching to" not in shown(app)
+
+
+async def test_the_letter_of_an_answer_gives_it_but_not_a_paste(
+    make_app: AppMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = running()
+    app = make_app(FakeServices(run=run))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        monkeypatch.setattr(dialogs, "_TYPING_S", 3600.0)  # keys that follow one another at once, on any machine
+        await pilot.press("s", "s", "y")
+        await settle(pilot)
+        assert isinstance(app.screen, ConfirmScreen)
+        assert run.asked == []
+        monkeypatch.setattr(dialogs, "_TYPING_S", 0.0)
+        await pilot.press("n")
+        await settle(pilot)
+        assert run.asked == []
+        await pilot.press("s")
+        await settle(pilot)
+        assert "k keep running · s stop" in shown(app)
+        await pilot.press("s")
+        await settle(pilot)
+        assert run.asked == [("stop",)]
+        assert "stopping after this step…" in shown(app)
+
+
+async def test_the_demo_switches_by_itself_with_a_caption_and_then_measures(make_app: AppMaker) -> None:
+    script = Script(steps_per_epoch=20).state(RunState.RUNNING, 3).steps(19)
+    run = running(script)
+    app = make_app(FakeServices(run=run, is_demo=True), now=script.time)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        assert "demo: one epoch on standard" in shown(app)
+        assert run.asked == []
+        done = len(script.events)
+        run.waiting = list(script.steps(1).end_epoch().events[done:])
+        await settle(pilot)
+        assert run.asked == [("switch", ACCELERATED, "demo")]
+        assert "The demo switches to the accelerated endpoint." in shown(app)
+        done = len(script.events)
+        run.waiting = list(script.switch(ACCELERATED, "demo", ahead=0).steps(10, wait=0.1).events[done:])
+        await settle(pilot)
+        assert "demo: cache filling, 50 %" in shown(app)
+        assert app.monitor.auto is None
+        done = len(script.events)
+        run.waiting = list(script.steps(10, wait=0.05).events[done:])
+        await settle(pilot)
+        assert app.monitor.auto is not None
+        assert "auto-A/B" in shown(app)
+
+
+async def test_a_switch_by_hand_ends_the_guide_of_the_demo(make_app: AppMaker) -> None:
+    script = Script(steps_per_epoch=20).state(RunState.RUNNING, 3).steps(5).switch(ACCELERATED, "by hand").steps(20)
+    run = running(script)
+    app = make_app(FakeServices(run=run, is_demo=True), now=script.time)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        run.waiting = list(script.end_epoch().events[-3:])
+        await settle(pilot)
+        assert run.asked == []
+        assert app.monitor.guide is None

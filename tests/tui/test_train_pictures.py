@@ -75,6 +75,14 @@ def _finished() -> Script:
     return compared().end_epoch().state(RunState.FINISHED).summary()
 
 
+def _decided_and_finished() -> Script:
+    return decided().end_epoch().state(RunState.FINISHED).summary()
+
+
+def _stopped() -> Script:
+    return compared().state(RunState.STOPPED).summary(RunState.STOPPED)
+
+
 STATES = {
     "starting": _starting,
     "running": _running,
@@ -84,6 +92,8 @@ STATES = {
     "paused": _paused,
     "failed": _failed,
     "finished": _finished,
+    "finished-decided": _decided_and_finished,
+    "stopped": _stopped,
 }
 
 

@@ -37,7 +37,7 @@ PLAN = UploadPlan(
     stored_bytes=10_744_800,
     bytes_estimated=True,
     prepare_s=4.2,
-    usd_per_month=0.001,
+    cny_per_month=0.001,
     notes=(Failure("train/ants/torn.jpg", "a symbolic link to nothing"),),
     unused=(Unused("file", 1, "unsupported file extension", ("train/ants/imageNotFound.gif",)),),
 )

@@ -344,6 +344,10 @@ class Journal:
         """The verification did not find the sample in the bucket."""
         self._write("UPDATE samples SET sent = 0 WHERE path = ?", path)
 
+    def set_etag(self, path: str, etag: str) -> None:
+        """The object has another ETag than when it was sent, and the same content."""
+        self._write("UPDATE samples SET etag = ? WHERE path = ?", etag, path)
+
     def forget_other_settings(self) -> None:
         """The bucket has no dataset yet: samples of other settings that this run did not plan are not part of it."""
         self._write("UPDATE samples SET sent = 0 WHERE recipe NOT IN ('', ?) AND seen < ?", *(self._recipe, self._run))

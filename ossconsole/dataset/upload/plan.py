@@ -35,8 +35,9 @@ from ossconsole.storage.jobs.job import Failure
 from ossconsole.storage.jobs.threads import Cancelled
 from ossconsole.storage.retry import Wait
 
-STORAGE_USD_PER_GB_MONTH = 0.0173
-"""Standard LRS, the example of https://www.alibabacloud.com/help/en/oss/product-overview/storage-fees (2024-12-20)."""
+STORAGE_CNY_PER_GB_MONTH = 0.12
+"""List price of Standard LRS in the regions of mainland China (https://www.aliyun.com/price/product#/oss/detail); in
+CNY as that of the accelerator. Other regions differ, hence *estimated*."""
 
 _KEPT_NOTES = 200
 _TIMED_IMAGES = 32
@@ -70,7 +71,7 @@ class UploadPlan(msgspec.Struct, frozen=True, kw_only=True):
     stored_bytes: int = 0
     bytes_estimated: bool = False
     prepare_s: float | None = None
-    usd_per_month: float = 0.0
+    cny_per_month: float = 0.0
     notes: tuple[Failure, ...] = ()
     unused: tuple[Unused, ...] = ()
     layout: str = ""
@@ -226,7 +227,7 @@ class _Planner:
             stored_bytes=round(stored),
             bytes_estimated=prepared or settings.keep_ratio or bool(settings.per_shard),
             prepare_s=prepare_s,
-            usd_per_month=stored / 1e9 * STORAGE_USD_PER_GB_MONTH,
+            cny_per_month=stored / 1e9 * STORAGE_CNY_PER_GB_MONTH,
             notes=tuple(self._notes),
             unused=(*self._unused.groups(), *self._layout.unused),
             layout=self._layout.describe(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import work
 from textual.app import ComposeResult
@@ -40,7 +40,14 @@ def train_from(screen: Browser) -> None:
     """Start a run that resumes from this checkpoint."""
     content = screen.detail.content if screen.detail else None
     if isinstance(content, CheckpointInfo):
-        screen.console.new_run(resume=content.name)
+        screen.console.new_run(resume=content.name, known=_settings_of(content))
+
+
+def _settings_of(content: CheckpointInfo) -> dict[str, Any]:
+    """What the run that wrote the checkpoint must have in common with the one that resumes it."""
+    known = {name: content.fields[name] for name in ("seed", "batch_size", "image_size") if name in content.fields}
+    epoch = content.fields.get("epoch")
+    return known | ({"epochs": epoch + 1} if isinstance(epoch, int) else {})
 
 
 def best(screen: Browser) -> None:

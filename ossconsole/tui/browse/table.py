@@ -11,12 +11,13 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 
 from ossconsole.config.text import counted, safe_text
-from ossconsole.storage.jobs.job import Job, JobState
+from ossconsole.storage.jobs.job import Job
 from ossconsole.storage.listing import ListingState, ObjectRows, RowView, Sort, SortKey
+from ossconsole.storage.objects import SYMLINK
 from ossconsole.tui.browse.model import BrowseModel
 from ossconsole.tui.kit.glyphs import Glyphs
 from ossconsole.tui.kit.table import RowPainter, VirtualTable
-from ossconsole.tui.kit.text import Line, duration, moment, percent, shorten_middle, size
+from ossconsole.tui.kit.text import Line, moment, shorten_middle, size
 
 _MARGIN = 3  # marks for selection and folder
 
@@ -85,8 +86,12 @@ def row_line(rows: ObjectRows, row: int, width: int, *, selected: bool, glyphs: 
 
 def _figure(rows: ObjectRows, row: int, key: SortKey, cells: int) -> str:
     if key is SortKey.SIZE:
-        return size(rows.size(row)).rjust(cells)
-    return moment(rows.modified(row)) if key is SortKey.MODIFIED else rows.storage_class(row)
+        # The listing has the size of a link, not of what it names.
+        text = "-" if rows.type(row) == SYMLINK else size(rows.size(row))
+        return text.rjust(cells)
+    if key is SortKey.MODIFIED:
+        return moment(rows.modified(row))
+    return rows.type(row) if rows.type(row) == SYMLINK else rows.storage_class(row)
 
 
 def shown_name(name: str) -> str:
@@ -148,38 +153,6 @@ def failure_text(job: Job) -> str:
     """The first failure of a job, and the number of the others."""
     more = len(job.failures) - 1
     return f"{job.title}: {job.failures[0].reason}{f' and {more} more' if more else ''}"
-
-
-def job_line(job: Job, width: int, glyphs: Glyphs) -> Line:
-    """A job in one line: progress, rate and remaining time; at the end, its result."""
-    progress = job.progress()
-    mark, style = {
-        JobState.RUNNING: (glyphs.running, "primary"),
-        JobState.DONE: (glyphs.done, "good"),
-        JobState.FAILED: (glyphs.failed, "bad"),
-        JobState.CANCELLED: (glyphs.paused, "warn"),
-    }[job.state]
-    more = "" if progress.total_known else "+"
-    parts = [f"{progress.items_done + progress.items_skipped:,}/{progress.items_total:,}{more}"]
-    if progress.bytes_total:
-        parts.append(f"{size(progress.bytes_done)} of {size(progress.bytes_total)}{more}")
-    if job.moves_bytes and progress.bytes_total and progress.total_known:
-        parts.insert(0, percent(progress.bytes_done / progress.bytes_total))
-    if job.moves_bytes and progress.bytes_per_s:
-        parts.append(f"{size(progress.bytes_per_s)}/s")
-    if job.moves_bytes and job.state is JobState.RUNNING and progress.eta_s is not None:
-        parts.append(f"{duration(progress.eta_s)} left")
-    if progress.items_skipped:
-        parts.append(f"{progress.items_skipped:,} {job.skipped_label}")
-    if job.failures:
-        parts.append(f"{len(job.failures):,} failed")
-    if job.state is not JobState.RUNNING:
-        parts.append(str(job.state))
-    elif job.waiting or job.note:
-        parts.append(safe_text(job.waiting or job.note))
-    figures = Line(("  ".join(parts) + " ", "text"))
-    room = width - figures.width - 4
-    return Line((f" {mark} ", style), (shorten_middle(job.title, room, glyphs.ellipsis), "text")).right(figures, width)
 
 
 class _ViewRows(Sequence[int]):

@@ -1,23 +1,31 @@
-"""All actions of the console: key bindings, footer, help and command palette are generated from this table."""
+"""All actions of the console: key bindings, footer, help and command palette are generated from this table.
+
+`[keys]` in the settings replaces keys of it (`use_keymap`): the console runs once in a process, so its keys are global.
+"""
 
 from __future__ import annotations
 
+import difflib
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from textual.binding import Binding
+
+from ossconsole.config.errors import SettingsError
 
 
 @dataclass(frozen=True)
 class KeyAction:
     """One action of a screen (`scope`), or of all screens (scope `app`).
 
-    `call` is Textual's action string. `keys` are separated by commas; the first one is shown. `footer` is the order in
-    the footer, highest first; 0 keeps the action out of it.
+    `call` is Textual's action string. `default_keys` are separated by commas; the first one is shown. `footer` is the
+    order in the footer, highest first; 0 keeps the action out of it.
     """
 
     scope: str
     call: str
-    keys: str
+    default_keys: str
     label: str
     help: str
     footer: int = 0
@@ -26,9 +34,17 @@ class KeyAction:
     def binding(self) -> Binding:
         """The Textual binding of the action."""
         target = f"app.{self.call}" if self.scope == "app" else self.call
-        return Binding(
-            self.keys, target, self.label, show=self.footer > 0, id=f"{self.scope}.{self.call}", tooltip=self.help
-        )
+        return Binding(self.keys, target, self.label, show=self.footer > 0, id=self.id, tooltip=self.help)
+
+    @property
+    def id(self) -> str:
+        """The name of the action in `[keys]`: its scope and its label, as in `train.new-run`."""
+        return f"{self.scope}.{re.sub('[^a-z0-9]+', '-', self.label.lower()).strip('-')}"
+
+    @property
+    def keys(self) -> str:
+        """The keys in use, separated by commas."""
+        return _keymap.get(self.id, self.default_keys)
 
     @property
     def name(self) -> str:
@@ -41,7 +57,26 @@ class KeyAction:
         return key_text(self.keys.split(",", maxsplit=1)[0])
 
 
+_keymap: dict[str, str] = {}
 _KEY_WORDS = {
+    "colon": ":",
+    "semicolon": ";",
+    "exclamation_mark": "!",
+    "at": "@",
+    "number_sign": "#",
+    "dollar_sign": "$",
+    "percent_sign": "%",
+    "ampersand": "&",
+    "underscore": "_",
+    "grave_accent": "`",
+    "tilde": "~",
+    "vertical_line": "|",
+    "backslash": "\\",
+    "quotation_mark": '"',
+    "left_parenthesis": "(",
+    "right_parenthesis": ")",
+    "left_curly_bracket": "{",
+    "right_curly_bracket": "}",
     "question_mark": "?",
     "plus": "+",
     "minus": "-",
@@ -73,6 +108,7 @@ def key_text(key: str) -> str:
 
 SCOPE_TITLES = {
     "app": "Everywhere",
+    "welcome": "Welcome",
     "setup": "Setup",
     "browse": "Browse",
     "upload": "Upload",
@@ -96,13 +132,22 @@ ACTIONS = (
         ("mode('browse')", "2", "Browse", "Folders and objects of the bucket", 0),
         ("mode('upload')", "3", "Upload", "Prepare a dataset and upload it", 0),
         ("mode('train')", "4", "Train", "The training run, live", 0),
+        ("work", "0", "Work", "Show the run, the upload or the jobs in progress, failed ones first", 0),
         ("help", "question_mark,f1", "Help", "All keys", 5),
-        ("command_palette", "ctrl+p", "Commands", "Find an action by name", 2),
-        ("log", "f12", "Log", "The program's log and the output of native libraries", 0),
-        ("next_theme", "f9", "Theme", "The next colour theme", 0),
-        ("next_glyphs", "f10", "Symbols", "Charts in braille, blocks or plain ASCII", 0),
+        ("command_palette", "colon,ctrl+p", "Commands", "Find an action by name", 2),
+        ("log", "L,f12", "Log", "The program's log and the output of native libraries", 0),
+        ("next_theme", "M,f9", "Theme", "The next colour theme", 0),
+        ("next_glyphs", "Y,f10", "Symbols", "Charts in braille, blocks or plain ASCII", 0),
         ("quit", "q,ctrl+q", "Quit", "Quit the console", 4),
-        ("interrupt", "ctrl+c", "Interrupt", "Copy the selection, or show how to quit", 0),
+        ("suspend", "Z,ctrl+z", "Suspend", "Stop the console and return to the shell; fg continues it", 0),
+        ("interrupt", "K,ctrl+c", "Interrupt", "Copy the selection, or show how to quit", 0),
+    ),
+    *_scope(
+        "welcome",
+        ("demo", "d", "Demo", "A run on a local object store; no account needed", 90),
+        ("connect", "c", "Connect", "Set up a bucket: region, endpoints, AccessKey", 80),
+        ("continue_run", "r", "Runs", "The recorded runs: resume, replay, compare", 70),
+        ("select", "enter", "Select", "Start what is selected", 0),
     ),
     *_scope(
         "setup",
@@ -112,6 +157,7 @@ ACTIONS = (
         ("key", "k", "Key", "Enter an AccessKey or import one from another tool", 60),
         ("accelerator", "a", "Accelerator", "Create, change or delete the bucket's accelerator", 50),
         ("connector", "o", "Connector", "Edit the connector's configuration", 40),
+        ("warm_up", "w", "Warm up", "Read the dataset once into the accelerator's cache", 35),
         ("create_bucket", "b", "Create bucket", "Create the bucket that the test did not find", 95),
         ("report", "d", "Report", "Each step of the test in full, with OSS request IDs", 30),
         ("reload", "r", "Reload", "Read settings and credentials again", 0),
@@ -155,7 +201,7 @@ ACTIONS = (
     ),
     *_scope(
         "upload",
-        ("start", "ctrl+s", "Start", "Show the plan of the upload, then start it", 90),
+        ("start", "s,ctrl+s", "Start", "Show the plan of the upload, then start it", 90),
         ("pick", "o", "Open", "Select a source from a tree or the recent ones", 85),
         ("pause", "p", "Pause", "Pause or resume the upload", 80),
         ("cancel", "x", "Cancel", "End the upload; uploaded samples stay", 70),
@@ -176,7 +222,10 @@ ACTIONS = (
         ("control", "A", "A/A", "Control: one endpoint under both names; must find 1.00", 0),
         ("checkpoint", "c", "Checkpoint", "Write a checkpoint now", 70),
         ("runs", "r", "Runs", "All runs: replay, compare, export", 65),
+        ("profile", "t", "Profile", "Record the next steps with torch.profiler", 0),
+        ("resume", "T", "Resume", "Resume from the last checkpoint of the run", 63),
         ("learning_rate", "l", "Learning rate", "Change the peak learning rate of the run", 0),
+        ("warm_up", "w", "Warm up", "Read the dataset once into the accelerator's cache", 0),
     ),
     *_scope(
         "view",
@@ -207,8 +256,9 @@ ACTIONS = (
         "runs",
         ("replay", "enter", "Open", "Replay the run, or watch it live", 95),
         ("mark", "space,m", "Mark", "Mark for the comparison", 80),
-        ("compare", "c", "Compare", "The two marked runs side by side", 85),
+        ("compare", "c", "Compare", "Two to six marked runs, with their curves", 85),
         ("export", "x", "Export", "Write the run as CSV, JSON or for TensorBoard", 75),
+        ("report", "w", "Report", "Write a page about the run, to send or print", 70),
         ("refresh", "r", "Refresh", "List the runs again", 60),
         ("leave", "escape,backspace", "Back", "Return to the Train screen", 90),
     ),
@@ -216,9 +266,63 @@ ACTIONS = (
 )
 
 
+_KEY = re.compile(
+    r"(?:(?:ctrl|alt|shift)\+)*(?:[^\s,]|f[1-9]|f1\d|f2[0-4]|space|enter|escape|tab|backspace|delete|insert|home|end|"
+    r"pageup|pagedown|up|down|left|right)"
+)
+_SHARED = (("train", "view", "app"), ("replay", "view", "app"))
+"""Scopes whose actions are on one screen, besides each scope with `app`."""
+
+
+def checked_keymap(keys: Mapping[str, str]) -> dict[str, str]:
+    """The keys of `[keys]` by the id of the action, as Textual names them. Raises SettingsError."""
+    known = {action.id: action for action in ACTIONS}
+    found: dict[str, str] = {}
+    names = {text: name for name, text in _KEY_WORDS.items()}
+    for name, text in keys.items():
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+            remedy = f"Did you mean {close[0]!r}?" if close else "The help (?) shows the names of all actions."
+            raise SettingsError(f"[keys] {name}: the action does not exist.", remedy=remedy)
+        parts = [names.get(part.strip(), part.strip()) for part in text.split(",")]
+        for part in parts:
+            if part not in _KEY_WORDS and not _KEY.fullmatch(part):
+                remedy = 'Write a character, or a name such as space, f5 or ctrl+s; separate several by ",".'
+                raise SettingsError(f"[keys] {name}: {part!r} is not a key.", remedy=remedy)
+        found[name] = ",".join(parts)
+    for scopes in (*_SHARED, *((scope, "app") for scope in SCOPE_TITLES if scope != "app")):
+        _refuse_conflicts([action for action in ACTIONS if action.scope in scopes], found)
+    return found
+
+
+def _refuse_conflicts(actions: list[KeyAction], keymap: Mapping[str, str]) -> None:
+    """Raises SettingsError where two actions of one screen have the same key."""
+    owners: dict[str, KeyAction] = {}
+    for action in actions:
+        for key in keymap.get(action.id, action.default_keys).split(","):
+            other = owners.setdefault(key, action)
+            if other is not action:
+                name = action.id if action.id in keymap else other.id
+                raise SettingsError(
+                    f"[keys] {name}: {key_text(key)} is a key of both {other.id} and {action.id}.",
+                    remedy="Give one of them another key.",
+                )
+
+
+def use_keymap(keymap: Mapping[str, str]) -> None:
+    """Uses the keys of `checked_keymap` from now on, in place of those in the table."""
+    _keymap.clear()
+    _keymap.update(keymap)
+
+
 def of(scope: str) -> tuple[KeyAction, ...]:
     """The actions of one scope, in the order of the table."""
     return tuple(action for action in ACTIONS if action.scope == scope)
+
+
+def key_of(scope: str, call: str) -> str:
+    """The first key of an action."""
+    return next(action for action in of(scope) if action.call == call).keys.partition(",")[0]
 
 
 def bindings(scope: str) -> list[Binding]:

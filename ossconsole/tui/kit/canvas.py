@@ -53,15 +53,17 @@ STYLES = {
     "standard": InkSpec("secondary", bold=True),
     "accelerated": InkSpec("accent", bold=True, ansi=_ANSI_ACCELERATED),
     "primary": InkSpec("primary", bold=True, ansi=_ANSI_PRIMARY),
-    "cursor": InkSpec(ground="primary", bold=True, reverse=True),
+    "cursor": InkSpec(ground="cursor", bold=True, reverse=True),
     "chip": InkSpec(ground="panel"),
     "chip-dim": InkSpec("dim", "panel"),
     "chip-on": InkSpec("background", "primary", bold=True, reverse=True),
     "chip-key": InkSpec("primary", "panel", bold=True, ansi=_ANSI_PRIMARY),
     "chip-standard": InkSpec("secondary", "panel", bold=True),
+    "chip-good": InkSpec("success", "panel", bold=True),
+    "chip-warn": InkSpec("warning", "panel", bold=True),
+    "chip-bad": InkSpec("error", "panel", bold=True),
     "chip-accelerated": InkSpec("accent", "panel", bold=True, ansi=_ANSI_ACCELERATED),
 }
-_CURSOR_STRENGTH = 0.3
 
 
 class StyleCache:
@@ -95,8 +97,6 @@ class StyleCache:
             return base + Style(color=colour.rich_color, bold=ink.bold, reverse=ink.reverse or None)
         colour = Color.parse(variables[ink.colour])
         ground = Color.parse(variables[ink.ground]) if ink.ground else None
-        if ground is not None and ink is STYLES["cursor"]:
-            ground = self._widget.background_colors[1].blend(ground, _CURSOR_STRENGTH)
         return base + Style(
             color=colour.rich_color,
             bgcolor=ground.rich_color if ground else None,
@@ -205,37 +205,86 @@ class Panel(Canvas):
 
 DARK = Theme(
     name="console-dark",
-    primary="#7aa2f7",
+    primary="#86abf9",
     secondary="#6cb6ff",
     accent="#ff9e64",
     success="#8fd19e",
     warning="#e6c35c",
-    error="#f47067",
+    error="#f6837b",
     foreground="#d3dae3",
     background="#10151b",
     surface="#161d25",
     panel="#1e2731",
     dark=True,
-    variables={"rule": "#33404d", "dim": "#8493a3", "footer-key-foreground": "#7aa2f7"},
+    variables={"rule": "#33404d", "dim": "#8f9dac", "cursor": "#233145", "footer-key-foreground": "#86abf9"},
 )
 
 LIGHT = Theme(
     name="console-light",
-    primary="#3559c7",
-    secondary="#0b63c5",
-    accent="#b04a00",
-    success="#1a7f37",
-    warning="#8a6100",
-    error="#c02a32",
+    primary="#2f52bb",
+    secondary="#0a5ab3",
+    accent="#9a4100",
+    success="#156a2e",
+    warning="#745200",
+    error="#b0262e",
     foreground="#1f2630",
     background="#fbfcfd",
     surface="#f1f4f7",
     panel="#e4e9ee",
     dark=False,
-    variables={"rule": "#c3ccd5", "dim": "#5c6875", "footer-key-foreground": "#3559c7"},
+    variables={"rule": "#c3ccd5", "dim": "#545f6b", "cursor": "#d5e2fa", "footer-key-foreground": "#2f52bb"},
 )
 
-OWN = (DARK, LIGHT)
+# For terminals of 256 colours, such as those of plain SSH: each colour is one that such a terminal shows as it is. The
+# colours of the other themes would become navy, teal and pure red there.
+DARK_256 = Theme(
+    name="console-dark-256",
+    primary="#87afff",
+    secondary="#5fafff",
+    accent="#ffaf5f",
+    success="#87d787",
+    warning="#ffd75f",
+    error="#ff8787",
+    foreground="#e0e0e0",
+    background="#141414",
+    surface="#1f1f1f",
+    panel="#292929",
+    dark=True,
+    variables={"rule": "#525252", "dim": "#adadad", "cursor": "#333333", "footer-key-foreground": "#87afff"},
+)
+
+LIGHT_256 = Theme(
+    name="console-light-256",
+    primary="#0000d7",
+    secondary="#005faf",
+    accent="#87005f",
+    success="#005f00",
+    warning="#5f5f00",
+    error="#af0000",
+    foreground="#141414",
+    background="#ffffff",
+    surface="#f5f5f5",
+    panel="#ebebeb",
+    dark=False,
+    variables={"rule": "#c2c2c2", "dim": "#525252", "cursor": "#e0e0e0", "footer-key-foreground": "#0000d7"},
+)
+
+OWN = (DARK, LIGHT, DARK_256, LIGHT_256)
 
 ROTATION = ("console-dark", "console-light", "ansi-dark", "ansi-light")
-"""The themes of the theme key; all themes of Textual are in the command palette."""
+"""The themes of the theme key, without their variants for 256 colours."""
+
+
+def theme_for(name: str, color_system: str | None) -> str:
+    """The variant of a theme for the colours of the terminal (`rich.console.Console.color_system`).
+
+    16 colours cannot show our own palette: the terminal's is used.
+    """
+    if name.startswith("ansi") or color_system not in {"256", "standard"}:
+        return name
+    return f"{name}-256" if color_system == "256" else name.replace("console", "ansi")
+
+
+def base_of(theme: str) -> str:
+    """The theme of which `theme` is the variant for 256 colours, or itself."""
+    return theme.removesuffix("-256")

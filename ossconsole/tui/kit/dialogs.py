@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from textual import events, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Grid, Horizontal, VerticalScroll
+from textual.content import Content
 from textual.widgets import Button, Input, Label, Select, Static, TextArea
 
 from ossconsole.config.errors import ConsoleError
@@ -39,8 +41,15 @@ class Choice(msgspec.Struct, frozen=True):
     variant: Literal["default", "primary", "warning", "error"] = "default"
 
 
+_TYPING_S = 0.15
+"""Keys that follow one another sooner are a paste or were typed before the dialog showed: they answer nothing."""
+
+
 class ConfirmScreen(ConsoleModal):
-    """Returns the value of the answer; the first choice is the safe one, also that of Escape."""
+    """Returns the value of the answer; the first choice is the safe one, also that of Escape.
+
+    Each answer has a letter, underlined in its label; `n` is the safe one as well, and `y` the other one of two.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("left", "app.focus_previous", show=False),
@@ -52,17 +61,36 @@ class ConfirmScreen(ConsoleModal):
         self._title = title
         self._question = question
         self._choices = choices
+        self._letters = _letters([choice.label for choice in choices])
+        self._last_key_at = 0.0
 
     def compose(self) -> ComposeResult:
-        with self.frame(self._title):
+        hints = [f"{letter} {label.lower()}" for letter, label in self._letters.items()]
+        with self.frame(self._title, " · ".join((*hints, "esc back"))):
             yield Static(self._question, markup=False)
             with Horizontal(classes="buttons"):
-                for number, choice in enumerate(self._choices):
-                    yield Button(choice.label, id=f"choice-{number}", variant=choice.variant, compact=True)
+                for number, (letter, choice) in enumerate(zip(self._letters, self._choices, strict=True)):
+                    label = _underlined(choice.label, letter)
+                    yield Button(label, id=f"choice-{number}", variant=choice.variant, compact=True)
 
     def on_mount(self) -> None:
         """Focus the safe answer."""
         self.query_one("#choice-0").focus()
+        self._last_key_at = time.monotonic()
+
+    def on_key(self, event: events.Key) -> None:
+        """Give the answer with this letter."""
+        sooner, self._last_key_at = event.time - self._last_key_at < _TYPING_S, event.time
+        answers = [*self._letters]
+        keys = {letter: number for number, letter in enumerate(answers)}
+        keys.setdefault("n", 0)
+        if len(answers) == 2:
+            keys.setdefault("y", 1)
+        number = keys.get((event.character or "").lower())
+        if number is not None:
+            event.stop()
+            if not sooner:
+                self.dismiss(self._choices[number].value)
 
     def _on_button_pressed(self, event: Button.Pressed) -> None:
         number = int((event.button.id or "choice-0").removeprefix("choice-"))
@@ -71,6 +99,21 @@ class ConfirmScreen(ConsoleModal):
     def action_back(self) -> None:
         """Give the safe answer."""
         self.dismiss(self._choices[0].value)
+
+
+def _letters(labels: Sequence[str]) -> dict[str, str]:
+    """A letter for each label, in their order: the first of its letters that no other has."""
+    found: dict[str, str] = {}
+    for label in labels:
+        letter = next((letter for letter in label.lower() if letter.isalpha() and letter not in found), label[:1])
+        found[letter] = label
+    return found
+
+
+def _underlined(label: str, letter: str) -> Content:
+    """The label with its letter underlined."""
+    before, _, after = label.partition(label[label.lower().index(letter)])
+    return Content.assemble(before, (label[len(before)], "underline"), after)
 
 
 class TypedConfirmScreen(ConsoleModal):
@@ -198,6 +241,10 @@ class FormScreen(ConsoleModal):
         """Widgets between the fields and the hint."""
         yield from ()
 
+    def more_buttons(self) -> ComposeResult:
+        """Buttons between Cancel and the one that saves."""
+        yield from ()
+
     def hint(self, field: Field) -> str:
         """The line shown while the field has the focus."""
         return field.hint
@@ -205,7 +252,7 @@ class FormScreen(ConsoleModal):
     def compose(self) -> ComposeResult:
         """The fields with their labels, then hint and buttons."""
         self._fields = {field.name: field for field in self.fields()}
-        with self.frame(self._title, f"^s {self._save.lower()}{self._keys} · esc cancel", classes="form"):
+        with self.frame(self._title, f"enter, ^s {self._save.lower()}{self._keys} · esc cancel", classes="form"):
             with VerticalScroll(classes="scroll", can_focus=False), Grid(classes="fields"):
                 for field in self._fields.values():
                     yield Label(field.label, markup=False)
@@ -214,6 +261,7 @@ class FormScreen(ConsoleModal):
             yield Static(classes="hint", markup=False)
             with Horizontal(classes="buttons"):
                 yield Button("Cancel", id="cancel", compact=True)
+                yield from self.more_buttons()
                 yield Button(self._save, id="save", variant="primary", compact=True)
 
     def _make_control(self, field: Field) -> Input | Select[str]:
@@ -261,7 +309,7 @@ class FormScreen(ConsoleModal):
     def _on_button_pressed(self, event: Button.Pressed) -> None:
         if event.button.id == "save":
             self.action_save()
-        else:
+        elif event.button.id == "cancel":
             self.action_back()
 
     def action_save(self) -> None:

@@ -84,16 +84,45 @@ class _ConsoleAccess:
 
 
 class ModeBar(_ConsoleAccess, Canvas):
-    """The modes with their keys, then the endpoint in use, the bucket and the profile."""
+    """The modes with their keys, the work in progress, then the endpoint in use, the bucket and the profile."""
 
     _compact = False
+    _work_at = 0
+    """The column of the first chip; the width of the bar where there is none."""
 
     def paint(self, width: int, _height: int) -> Sequence[Line]:
-        statuses = self._statuses()
-        self._compact = self._tabs(compact=False).width + statuses[0].width >= width
+        variants = self._variants()
+        self._compact = self._tabs(compact=False).width + sum(part.width for part in variants[0]) >= width
         line = self._tabs(compact=self._compact)
-        status = next((status for status in statuses if status.width < width - line.width), Line())
-        return [line.to(width - status.width, "chip").extend(status)]
+        room = width - line.width
+        work, status = next(
+            ((work, status) for work, status in variants if work.width + status.width < room), (Line(), Line())
+        )
+        self._work_at = width - status.width - work.width if work.width else width
+        return [line.to(width - status.width - work.width, "chip").extend(work).extend(status)]
+
+    def _variants(self) -> list[tuple[Line, Line]]:
+        """The work in progress and the state of the bucket, from the longest variant to the shortest."""
+        chips = self.console.chips
+        named = any(chip.names_endpoint for chip in chips)
+        statuses = self._statuses(endpoint=not named)
+        if not chips:
+            return [(Line(), status) for status in statuses]
+        key = key_text(actions.key_of("app", "work"))
+        long, short = (
+            self._chips(key, [chip.long for chip in chips]),
+            self._chips(key, [chip.short for chip in chips]),
+        )
+        first = self._chips(key, [next((chip for chip in chips if chip.failed), chips[0]).short])
+        variants = [(work, status) for work in (long, short) for status in (*statuses, Line())]
+        return [*variants, (first, Line())]
+
+    @staticmethod
+    def _chips(key: str, lines: Sequence[Line]) -> Line:
+        found = Line((f" {key} ", "chip-key"))
+        for number, line in enumerate(lines):
+            found.add("  " if number else "", "chip").extend(line)
+        return found.add(" ", "chip")
 
     def _tabs(self, *, compact: bool) -> Line:
         line = Line()
@@ -105,20 +134,20 @@ class ModeBar(_ConsoleAccess, Canvas):
                 line.add(f" {number} {title} ", "chip-on" if on else "chip-dim")
         return line
 
-    def _statuses(self) -> list[Line]:
-        """The right side, from the longest variant to the shortest."""
+    def _statuses(self, *, endpoint: bool) -> list[Line]:
+        """The state of the bucket, from the longest variant to the shortest; with the endpoint in use or without."""
         state, profile = self.services.state, self.services.profile
         if profile is None:
             return [Line((f"{self._unusable(state)} ", "chip"))]
-        kind = self.console.endpoint
-        endpoint = (self.glyphs.named(kind), f"chip-{kind}") if kind else ("", "chip")
+        kind = self.console.endpoint if endpoint else None
+        named = (self.glyphs.named(kind), f"chip-{kind}") if kind else ("", "chip")
         bucket = f"oss://{shorten_middle(safe(profile.bucket), 24)}"
         sandbox = f"sandbox: {'preparing' if isinstance(state, Starting) else 'simulated'}"
         name = sandbox if profile.simulated else shorten_middle(safe(profile.name), 20)
         short = "simulated" if profile.simulated else ""
         readonly = "read-only" if self.services.readonly else ""
         return [
-            self._status(endpoint, *((text, "chip") for text in (*variant, readonly)))
+            self._status(named, *((text, "chip") for text in (*variant, readonly)))
             for variant in ((bucket, name), (name,), (short,), ())
         ]
 
@@ -141,7 +170,10 @@ class ModeBar(_ConsoleAccess, Canvas):
         return line.add(" ", "chip")
 
     def on_click(self, event: events.Click) -> None:
-        """Open the mode under the mouse."""
+        """Open the mode under the mouse, or the work in progress."""
+        if event.x >= self._work_at:
+            self.console.action_work()
+            return
         column = 0
         for number, (mode, title) in enumerate(MODES, 1):
             column += len(f"{number} {title} ") + (not self._compact)
@@ -248,10 +280,26 @@ class ConsoleScreen(_ConsoleAccess, Screen[None]):
         self.tick()
 
 
+_VIM = {
+    "j": "down",
+    "k": "up",
+    "h": "left",
+    "l": "right",
+    "g": "home",
+    "G": "end",
+    "ctrl+d": "pagedown",
+    "ctrl+u": "pageup",
+}
+"""Movement as in vim: in lists, trees, texts and between the buttons of a dialog."""
+
+
 class ConsoleModal(_ConsoleAccess, ModalScreen[Any]):
     """A dialog over a screen; Escape closes it with None."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "back", show=False)]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "back", show=False),
+        *(Binding(key, f"app.simulate_key('{arrow}')", show=False) for key, arrow in _VIM.items()),
+    ]
 
     def frame(
         self,
@@ -314,6 +362,38 @@ def preparation(services: Services, glyphs: Glyphs) -> list[Line]:
     active = next((stage for stage in preparation_stages(services) if stage.state is StageState.ACTIVE), None)
     text = f": {active.label} {active.detail}".rstrip() if active else glyphs.ellipsis
     return [Line((f" Preparing the sample dataset{safe(text)}", "warn"))]
+
+
+def stage_lines(glyphs: Glyphs, stages: Sequence[PreparationStage], width: int) -> list[Line]:
+    """The stages of the preparation with their progress; a failed one with its reason in full."""
+    marks = {
+        StageState.WAITING: glyphs.waiting,
+        StageState.ACTIVE: glyphs.running,
+        StageState.DONE: glyphs.done,
+        StageState.FAILED: glyphs.failed,
+    }
+    lines = []
+    label_width = max((len(stage.label) for stage in stages), default=0) + 5
+    for stage in stages:
+        style = _STAGE_STYLES[stage.state]
+        line = Line((f"  {marks[stage.state]} {safe(stage.label)}", style)).to(label_width)
+        if stage.state is StageState.ACTIVE and stage.share is not None:
+            full = round(_STAGE_BAR * min(1.0, stage.share))
+            line.add(glyphs.bar_full * full, "primary").add(glyphs.bar_empty * (_STAGE_BAR - full), "rule").add("  ")
+        first, *rest = wrap(safe(stage.detail), width - line.width - 1) or [""]
+        look = "text" if stage.state is StageState.FAILED else "dim"
+        lines.append(line.add(first, look))
+        lines += [Line().to(label_width).add(part, look) for part in rest]
+    return lines
+
+
+_STAGE_STYLES = {
+    StageState.WAITING: "dim",
+    StageState.ACTIVE: "strong",
+    StageState.DONE: "good",
+    StageState.FAILED: "bad",
+}
+_STAGE_BAR = 20
 
 
 def preparation_stages(services: Services) -> Sequence[PreparationStage]:

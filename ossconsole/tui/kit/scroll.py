@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import enum
 import fcntl
+import functools
 import importlib.util
 import io
+import itertools
 import os
 import struct
 import sys
@@ -20,7 +22,7 @@ from contextlib import contextmanager
 from itertools import groupby, zip_longest
 from typing import TYPE_CHECKING, ClassVar
 
-from rich.color import Color
+from rich.color import Color, ColorSystem
 from rich.segment import Segment
 from rich.style import Style
 from textual.binding import Binding, BindingType
@@ -41,11 +43,16 @@ _HALF = "▀"
 _RAMP = " .:-=+*#%@"
 
 
-def half_blocks(pixels: NDArray[np.uint8], width: int, height: int) -> list[Strip]:
-    """An RGB image (uint8, height x width x 3), fitted into `width` x `height` cells."""
+def half_blocks(pixels: NDArray[np.uint8], width: int, height: int, *, limited: bool = False) -> list[Strip]:
+    """An RGB image (uint8, height x width x 3), fitted into `width` x `height` cells.
+
+    `limited` uses the colours that a terminal of 256 shows.
+    """
     import numpy as np
 
     small = fit(pixels, width, height * 2)
+    if limited:
+        small = in_256_colours(small)
     if small.shape[0] % 2:
         small = np.concatenate((small, np.zeros((1, small.shape[1], 3), np.uint8)))
     strips = []
@@ -59,6 +66,52 @@ def half_blocks(pixels: NDArray[np.uint8], width: int, height: int) -> list[Stri
     return strips
 
 
+def in_256_colours(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The nearest colour that a terminal of 256 has, for each pixel.
+
+    Rich maps a colour by its saturation, which leaves red and green speckles in what is nearly grey.
+    """
+    steps = pixels >> (8 - _TABLE_BITS)
+    found: NDArray[np.uint8] = _table_of_256()[steps[..., 0], steps[..., 1], steps[..., 2]]
+    return found
+
+
+_TABLE_BITS = 5  # of each channel
+# A wrong hue is seen sooner than a wrong brightness.
+_WEIGHTS = (1.0, 2.0, 2.0)
+
+
+@functools.cache
+def _table_of_256() -> NDArray[np.uint8]:
+    """The nearest colour of 256 for each step of red, green and blue."""
+    import numpy as np
+
+    shown, named = zip(*_shown_of_256(), strict=True)
+    to_luma = np.array([[0.299, 0.587, 0.114], [-0.169, -0.331, 0.5], [0.5, -0.419, -0.081]])  # BT.601, Y Cb Cr
+    weights = np.array(_WEIGHTS)
+    centres = (np.arange(1 << _TABLE_BITS) + 0.5) * (256 >> _TABLE_BITS)
+    grid = np.stack(np.meshgrid(centres, centres, centres, indexing="ij"), axis=-1).reshape(-1, 3)
+    palette = np.array(shown) @ to_luma.T * weights
+    found = np.empty(len(grid), np.intp)
+    for begin in range(0, len(grid), 4096):
+        part = grid[begin : begin + 4096] @ to_luma.T * weights
+        found[begin : begin + 4096] = ((part[:, None] - palette) ** 2).sum(axis=2).argmin(axis=1)
+    side = 1 << _TABLE_BITS
+    return np.array(named, np.uint8)[found].reshape(side, side, side, 3)
+
+
+def _shown_of_256() -> Iterator[tuple[tuple[int, int, int], tuple[int, int, int]]]:
+    """Each colour that a terminal of 256 can be made to show, and the one that Rich maps to it."""
+    values = (0, 95, 135, 175, 215, 255)
+    greys = [round(step * 255 / 25) for step in range(26)]
+    seen: set[int] = set()
+    for red, green, blue in (*itertools.product(values, repeat=3), *((grey, grey, grey) for grey in greys)):
+        mapped = Color.from_rgb(red, green, blue).downgrade(ColorSystem.EIGHT_BIT)
+        if mapped.number is not None and mapped.number not in seen:
+            seen.add(mapped.number)
+            yield tuple(mapped.get_truecolor()), (red, green, blue)  # type: ignore[misc]
+
+
 def letters(pixels: NDArray[np.uint8], width: int, height: int) -> list[Strip]:
     """The brightness of an RGB image as letters, fitted into `width` x `height` cells (twice as high as wide)."""
     import numpy as np
@@ -66,6 +119,13 @@ def letters(pixels: NDArray[np.uint8], width: int, height: int) -> list[Strip]:
     small = fit(pixels, width, height * 2)[::2]
     levels = (small @ np.array([0.299, 0.587, 0.114])) / 256 * len(_RAMP)  # ITU-R BT.601 luma
     return [Strip([Segment("".join(_RAMP[int(level)] for level in row), Style())], len(row)) for row in levels]
+
+
+def image_rows(pixels: NDArray[np.uint8], width: int, height: int, widget: Widget, *, plain: bool) -> list[Strip]:
+    """An RGB image as the terminal of `widget` can show it: with letters for `plain`, else in its colours."""
+    if plain:
+        return letters(pixels, width, height)
+    return half_blocks(pixels, width, height, limited=widget.app.console.color_system == "256")
 
 
 class ImageBlock:
@@ -115,9 +175,8 @@ class DetailView(ScrollView, can_focus=True):
             if isinstance(block, Line):
                 rows.append(block.to(width))
             else:
-                draw = letters if self.plain else half_blocks
                 room = block.pixels.shape[0] if block.tall else max(_MIN_IMAGE_ROWS, height - len(rows) - 1)
-                rows.extend(draw(block.pixels, width - 2, room))
+                rows.extend(image_rows(block.pixels, width - 2, room, self, plain=self.plain))
         changed = [y for y, (old, new) in enumerate(zip_longest(self._rows, rows)) if not _same(old, new)]
         self._rows = rows
         self.virtual_size = Size(width, len(rows))

@@ -48,7 +48,11 @@ _MAX_CELLS = 10_000
 # Never keys: an X10 mouse report, whose three bytes may have any value; the reply to a query of another program (OSC,
 # DCS, APC, PM, SOS); a control sequence longer than Textual's parser accepts.
 _NO_KEYS = re.compile(rb"\x1b\[M[\s\S]{3}|\x1b[\]P_^X][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b\[[0-?]{29,}[ -/]*[@-~]")
-_CUT_OFF = re.compile(rb"\x1b\[(?:M[\s\S]{0,2})?\Z")
+_CUT_OFF = re.compile(rb"\x1b\[(?:M[\s\S]{0,2})?\Z|\x1b\](?:\d[^\x07\x1b]{0,64}\x1b?)?\Z")
+_BACKGROUND_QUERY = "\x1b]11;?\x1b\\"
+_BACKGROUND = re.compile(rb"\x1b\]11;rgba?:([0-9a-fA-F]+)/([0-9a-fA-F]+)/([0-9a-fA-F]+)")
+# They print the query, or take it for another command.
+_WITHOUT_QUERY = ("linux", "vt100", "vt102", "vt220", "ansi", "cons25")
 _CONTROL_SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 _BEGIN_OF_CONTROL_SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*")
 # Textual's parser handles these elsewhere, or needs the bytes that follow.
@@ -101,10 +105,27 @@ class CachedStylesheet(Stylesheet):
 # Input and output
 
 
+class TerminalBackground(Message):
+    """The terminal's answer to `ConsoleTextualApp.query_background`: its background, 0 to 1 per channel."""
+
+    def __init__(self, red: float, green: float, blue: float) -> None:
+        super().__init__()
+        self.luma = 0.299 * red + 0.587 * green + 0.114 * blue  # ITU-R BT.601
+
+    @property
+    def is_light(self) -> bool:
+        """Whether dark text is easier to read on it."""
+        return self.luma > 0.5
+
+
 class TerminalBytes:
-    """Decodes the input of a terminal. Bytes that are not keys or not UTF-8 are dropped."""
+    """Decodes the input of a terminal. Bytes that are not keys or not UTF-8 are dropped.
+
+    `background` is the newest answer to a query of the background, until it is taken.
+    """
 
     def __init__(self) -> None:
+        self.background: TerminalBackground | None = None
         self._decoder = codecs.getincrementaldecoder("utf-8")("ignore")
         self._kept = b""
 
@@ -115,6 +136,10 @@ class TerminalBytes:
         """
         whole, self._kept = self._kept + data, b""
         if data:
+            found = _BACKGROUND.search(whole)
+            if found:
+                channels = [int(part, 16) / (16 ** len(part) - 1) for part in found.groups()]
+                self.background = TerminalBackground(*channels)
             whole = _NO_KEYS.sub(b"", whole)
             cut = _CUT_OFF.search(whole)
             if cut:
@@ -210,6 +235,9 @@ class ConsoleDriver(LinuxDriver):
                 data = self._read() if selector.select(_TICK_S) else b""
                 for message in parser.messages(source.text(data)):
                     self.process_message(message)
+                if source.background is not None:
+                    self.process_message(source.background)
+                    source.background = None
 
     def _read(self) -> bytes:
         try:
@@ -393,6 +421,12 @@ class ConsoleTextualApp(App[str]):
         loop.set_exception_handler(self._loop_failed)
         if isinstance(self._driver, LinuxDriver):
             loop.add_signal_handler(signal.SIGCONT, _reset_terminal_modes, self._driver)
+
+    def query_background(self) -> None:
+        """Ask the terminal for its background; it may answer with TerminalBackground, and nothing waits for that."""
+        if isinstance(self._driver, ConsoleDriver) and os.environ.get("TERM", "") not in _WITHOUT_QUERY:
+            self._driver.write(_BACKGROUND_QUERY)
+            self._driver.flush()
 
     def _display(self, screen: Screen[object], renderable: RenderableType | None) -> None:
         if isinstance(renderable, ChopsUpdate):

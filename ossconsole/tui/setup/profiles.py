@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import msgspec
-from textual import work
+from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
+from ossconsole.config.alibaba_credentials import CliProfileSource, SdkFileSource
 from ossconsole.config.credential_sources import (
     FileSource,
     SourceState,
@@ -20,7 +21,15 @@ from ossconsole.config.credential_sources import (
     write_connector_file,
 )
 from ossconsole.config.credentials import Credentials, Secret, mask_key_id
-from ossconsole.config.endpoints import Candidate, EndpointKind, HostKind, candidates, classify, normalise_endpoint
+from ossconsole.config.endpoints import (
+    REGIONS,
+    Candidate,
+    EndpointKind,
+    HostKind,
+    candidates,
+    classify,
+    normalise_endpoint,
+)
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.files import short_path
 from ossconsole.config.profiles import (
@@ -51,7 +60,7 @@ _HINTS = {
     "accelerated_endpoint": "for reading the dataset; empty without an accelerator",
     "dataset_prefix": "the folder with train/ and val/",
     "checkpoint_prefix": "the folder for checkpoints",
-    "credentials": "auto tries all sources; or environment, connector, ossutil:NAME, aliyun:NAME, ecs:ROLE",
+    "credentials": "auto (all), environment, oidc, connector, uri, ossutil:NAME, aliyun:NAME, sdk:NAME or ecs:ROLE",
 }
 _LABELS = {
     "standard_endpoint": "standard",
@@ -98,6 +107,32 @@ class ProfileForm(FormScreen):
         if found.region and region and found.region != region:
             return f"{host_label(found)}: but the region above is {region}."
         return f"{host_label(found)}: {found.note}."
+
+    @on(Input.Changed, "#field-region")
+    def _region_changed(self, event: Input.Changed) -> None:
+        """Move the endpoints to the new region."""
+        region = event.value.strip().removeprefix("oss-")
+        if region not in REGIONS:
+            return
+        for name, kind in _ENDPOINTS.items():
+            text = self.value(name)
+            moved = moved_endpoint(text, kind, region)
+            if moved != text:
+                control = self.control(name)
+                assert isinstance(control, Input)  # noqa: S101 - endpoints are typed
+                control.value = moved
+
+    @on(Input.Changed, "#field-standard_endpoint")
+    def _endpoint_changed(self, event: Input.Changed) -> None:
+        """Enter the region of an endpoint that was typed first."""
+        control = self.control("region")
+        if isinstance(control, Input) and self.focused is event.input:
+            try:
+                region = classify(normalise_endpoint(event.value)).region if event.value.strip() else ""
+            except SettingsError:
+                return
+            if region in REGIONS and region != control.value:
+                control.value = region
 
     def show_hint(self) -> None:
         super().show_hint()
@@ -334,6 +369,23 @@ class ProfilesScreen(ConsoleModal):
 _TYPED = "typed below"
 
 
+def moved_endpoint(text: str, kind: EndpointKind, region: str) -> str:
+    """The endpoint of the same kind of host in another region; one that names no region stays.
+
+    An empty standard endpoint becomes the internal one of the region.
+    """
+    if not text:
+        return candidates(region)[0].endpoint if kind is EndpointKind.STANDARD else ""
+    try:
+        host = classify(normalise_endpoint(text))
+    except SettingsError:
+        return text
+    if not host.region or host.region == region:
+        return text
+    same = [found for found in candidates(region) if found.use is kind and found.host.kind is host.kind]
+    return same[0].endpoint if same else text
+
+
 class KeyForm(FormScreen):
     """Writes the connector's credential file, from typed values or another tool's key pair; returns its path."""
 
@@ -364,7 +416,9 @@ class KeyForm(FormScreen):
 
 def _is_foreign(state: SourceState) -> bool:
     """Whether it is a key pair of another tool, which the connector does not read."""
-    return isinstance(state.source, FileSource) and state.source.kind != "connector"
+    if isinstance(state.source, FileSource):
+        return state.source.kind != "connector"
+    return isinstance(state.source, CliProfileSource | SdkFileSource)
 
 
 def _typed(values: Values) -> Credentials:

@@ -160,6 +160,7 @@ STEP = ChartSpec("step", "step_ms", unit=" ms")
 FETCH = ChartSpec("fetch", "fetch_ms", unit=" ms")
 READ = ChartSpec("read", "read", unit=" MB/s")
 RATE = ChartSpec("learning rate", "lr", style="dim")
+GRADIENT = ChartSpec("gradient norm", "grad_norm", scale="around")
 CPU = ChartSpec("CPU", "host.cpu", scale="percent", unit=" %", style="dim")
 MEMORY = ChartSpec("RAM", "host.memory", unit=" GiB", style="dim")
 
@@ -169,11 +170,12 @@ def chart_specs(view: RunView, *, raw: bool, log: bool) -> list[ChartSpec]:
     loss = replace(LOSS, scale="log" if log else "around", title="loss, log" if log else "loss")
     if raw:
         loss = replace(loss, series="loss", title=f"{loss.title}, raw", behind="")
-    gpus = [gpu for gpu in (view.telemetry.gpus if view.telemetry else ()) if gpu.mig is None]
-    pairs = [_gpu_pair(f"GPU {gpu.index}", f"gpu{gpu.index}") for gpu in gpus]
-    if len(pairs) > 1:
-        pairs.insert(0, _gpu_pair(counted(len(pairs), "GPU"), "gpus"))
-    first, others = pairs[:1], pairs[1:]
+    own = [gpu for gpu in view.gpus if gpu.mig is None]
+    others = [gpu for gpu in (view.telemetry.gpus if view.telemetry else ()) if gpu.mig is None and gpu not in own]
+    pairs = [_gpu_pair(f"GPU {gpu.index}", f"gpu{gpu.index}") for gpu in (*own, *others)]
+    if len(own) > 1:
+        pairs.insert(0, _gpu_pair(counted(len(own), "GPU"), "gpus"))
+    first, further = pairs[:1], pairs[1:]
     return [
         WAIT,
         loss,
@@ -185,7 +187,8 @@ def chart_specs(view: RunView, *, raw: bool, log: bool) -> list[ChartSpec]:
         CPU,
         MEMORY,
         RATE,
-        *(spec for pair in others for spec in pair),
+        *([GRADIENT] if GRADIENT.series in view.series else []),
+        *(spec for pair in further for spec in pair),
     ]
 
 
@@ -217,7 +220,7 @@ def chart(
     for index, (row, behind) in enumerate(zip(cells, dots, strict=True)):
         marked = _marked(row, behind, window, context)
         curve = _by_endpoint(marked, spans, window) if spans else _in_front(marked, behind, spec.style)
-        lines.append(_axis(scale, index, rows, context).extend(curve))
+        lines.append(_axis(scale, index, rows, context, spec.unit).extend(curve))
     if spec.lane:
         lines += [_lane(context, spans, window, inner), _times(context, window, inner)]
     return lines
@@ -265,8 +268,8 @@ def _scale(spec: ChartSpec, points: Sequence[Point]) -> plot.Scale:
     return plot.scale_around(points, log=spec.scale == "log")
 
 
-def _axis(scale: plot.Scale, index: int, rows: int, context: DashboardContext) -> Line:
-    """The axis label of a row: at the top, at the bottom, and in the middle where there is room."""
+def _axis(scale: plot.Scale, index: int, rows: int, context: DashboardContext, unit: str = "") -> Line:
+    """The axis label of a row: at the top with the unit, at the bottom, and in the middle where there is room."""
     value = None
     if index == 0:
         value = scale.high
@@ -275,6 +278,8 @@ def _axis(scale: plot.Scale, index: int, rows: int, context: DashboardContext) -
     elif rows >= 7 and rows % 2 and index == rows // 2 and not scale.log:
         value = (scale.low + scale.high) / 2
     label = "" if value is None else compact(value)
+    if index == 0 and len(label) + len(unit) <= AXIS_WIDTH:
+        label += unit
     line = Line((label.rjust(AXIS_WIDTH)[:AXIS_WIDTH], "dim"))
     return line.add(context.glyphs.tick if value is not None else context.glyphs.vertical, "rule")
 
@@ -348,7 +353,11 @@ def _dense_lane(context: DashboardContext, window: TimeWindow, width: int) -> Li
 
 def _times(context: DashboardContext, window: TimeWindow, width: int) -> Line:
     """Times since the start of the run, at round intervals."""
-    origin = context.view.run.time if context.view.run else window.start
+    return time_ticks(window, context.view.run.time if context.view.run else window.start, width)
+
+
+def time_ticks(window: TimeWindow, origin: float, width: int) -> Line:
+    """Times since `origin` (Unix seconds) below a chart with an axis, at round intervals."""
     span = window.end - window.start
     step = next((step for step in _TIME_STEPS if width * step / span >= _TICK_CELLS), _TIME_STEPS[-1])
     cells = [" "] * width

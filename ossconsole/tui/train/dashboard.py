@@ -27,6 +27,7 @@ SLOTS = 8
 CHART_TICKS = 2
 # Below this height the small charts leave their rows to the large one.
 SMALL_CHARTS_FROM = 22
+_CARD_ROWS = 7  # of a run that has ended, at most
 # And below this one the event log leaves rows to the charts.
 MANY_EVENTS_FROM = 36
 
@@ -82,6 +83,11 @@ class Dashboard(ConsoleScreen):
         """The state of auto A/B or of the A/A control, if one is active."""
         return ""
 
+    @property
+    def requested(self) -> str:
+        """A request to the run that has not taken effect yet."""
+        return ""
+
     def body(self) -> ComposeResult:
         yield Panel(lambda width, height: headline.verdict(self.context, width, height), id="verdict")
         yield Panel(lambda width, _: [headline.progress(self.context, width)], id="progress")
@@ -112,8 +118,12 @@ class Dashboard(ConsoleScreen):
         self.set_class(self.size.height < MANY_EVENTS_FROM, "-tight")
         failed = view.state is RunState.FAILED
         self.set_class(failed, "-failed")
+        self.set_class(view.state is not None and view.state.final, "-over")
         self.set_class(headline.has_format_advice(view), "-format-advice")
         self.set_class(bool(view.errors) and not failed, "-failing")
+        for panel in self.query("#verdict"):
+            over = view.state is not None and view.state.final
+            panel.styles.height = len(headline.verdict(self.context, self.size.width, _CARD_ROWS)) if over else None
         gpus = len(view.telemetry.gpus) if view.telemetry else 0
         for panel in self.query("#machine"):
             panel.styles.height = min(max(1, gpus), self._gpu_rows()) + (machine.HOST_LINES if self._high else 1)
@@ -150,6 +160,7 @@ class Dashboard(ConsoleScreen):
             has_accelerated=profile is None or profile.accelerated_endpoint is not None,
             comparison_status=self.comparison_status,
             has_controls=self.has_controls,
+            requested=self.requested,
         )
 
     @property

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.text import counted
 from ossconsole.telemetry.diagnosis import Bottleneck, diagnose
@@ -11,7 +9,7 @@ from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.measure import COMPUTE_BOUND, IO_BOUND
 from ossconsole.telemetry.view import RunView
 from ossconsole.tui.console import ConsoleState, PreparationStage, Ready, StageState, Starting
-from ossconsole.tui.kit.screen import notice, retry_hint
+from ossconsole.tui.kit.screen import notice, retry_hint, stage_lines
 from ossconsole.tui.kit.text import (
     MISSING,
     Line,
@@ -26,6 +24,7 @@ from ossconsole.tui.kit.text import (
     tile_lines,
     wrap,
 )
+from ossconsole.tui.train import finish
 from ossconsole.tui.train.monitor import DashboardContext
 
 _BOUND_STYLES = {
@@ -38,6 +37,7 @@ _BOUND_STYLES = {
     Bottleneck.NONE: "strong",
 }
 _STATE_STYLES = {
+    RunState.COMPILING: "warn",
     RunState.RUNNING: "good",
     RunState.VALIDATING: "good",
     RunState.PAUSED: "warn",
@@ -51,9 +51,9 @@ _SMALLEST_SHARE = 0.005  # of the step time, for a part to show
 def verdict(context: DashboardContext, width: int, height: int) -> list[Line]:
     """What limits the run, and the parts of the step time; below, what to do, and what another format would give."""
     found = diagnose(context.view, context.now, has_accelerated=context.has_accelerated)
+    if context.view.state is not None and context.view.state.final:
+        return finish.card(context, found, width, height)
     style = _BOUND_STYLES[found.bottleneck]
-    if context.view.state is RunState.FAILED:
-        style = "bad"
     edge = context.glyphs.left_edge
     first = Line((f"{edge}", style))
     text = safe(found.text)
@@ -123,6 +123,8 @@ def progress(context: DashboardContext, width: int) -> Line:
     }
     mark = marks.get(view.state, glyphs.running)
     left = Line((f" {mark} {view.state}", _STATE_STYLES.get(view.state, "strong")))
+    if context.requested:
+        left = Line((f" {mark} {context.requested}{glyphs.ellipsis}", "warn"))
     epoch = view.last_step.epoch if view.last_step else 0
     if epoch:
         left.add(f"  epoch {epoch}" + (f"/{view.run.epochs}" if view.run.epochs else ""))
@@ -264,8 +266,6 @@ def _figure(text: str) -> Line:
     return Line((text, "dim" if text == MISSING else "strong"))
 
 
-_STYLES = {StageState.WAITING: "dim", StageState.ACTIVE: "strong", StageState.DONE: "good", StageState.FAILED: "bad"}
-
 _HOW = Line((" Press ", "dim"), ("n", "primary"), (" to configure a run", "dim"), (", ", "dim"), ("r", "primary"))
 _HOW.add(" for recorded runs.", "dim")
 _WHILE_IT_RUNS = Line((" During a run, ", "dim"), ("e", "primary"), (" switches the endpoint, ", "dim"))
@@ -284,7 +284,7 @@ def idle(context: DashboardContext, state: ConsoleState, width: int, *, starting
         detail = "loading torch, the manifest and the readers"
         stages = (*stages, PreparationStage("training run", StageState.ACTIVE, detail))
     title = "Prepared" if isinstance(state, Ready) and not starting else "Preparing"
-    lines = [context.heading(title, width), Line(), *_stage_lines(context, stages, width)] if stages else []
+    lines = [context.heading(title, width), Line(), *stage_lines(context.glyphs, stages, width)] if stages else []
     if starting:
         return lines
     if isinstance(state, Ready):
@@ -297,22 +297,3 @@ def idle(context: DashboardContext, state: ConsoleState, width: int, *, starting
     else:
         next_steps = notice(state, context.glyphs, width)
     return [*lines, Line(), *next_steps]
-
-
-def _stage_lines(context: DashboardContext, stages: Sequence[PreparationStage], width: int) -> list[Line]:
-    marks = {
-        StageState.WAITING: context.glyphs.waiting,
-        StageState.ACTIVE: context.glyphs.running,
-        StageState.DONE: context.glyphs.done,
-        StageState.FAILED: context.glyphs.failed,
-    }
-    lines = []
-    label_width = max(len(stage.label) for stage in stages) + 5
-    for stage in stages:
-        style = _STYLES[stage.state]
-        line = Line((f"  {marks[stage.state]} {safe(stage.label)}", style)).to(label_width)
-        first, *rest = wrap(safe(stage.detail), width - label_width - 1) or [""]
-        look = "text" if stage.state is StageState.FAILED else "dim"
-        lines.append(line.add(first, look))
-        lines += [Line().to(label_width).add(part, look) for part in rest]
-    return lines

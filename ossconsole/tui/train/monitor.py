@@ -13,6 +13,7 @@ from ossconsole.telemetry.view import RunView
 from ossconsole.tui.console import RunHandle, Services
 from ossconsole.tui.kit.glyphs import Glyphs
 from ossconsole.tui.kit.text import Line, heading
+from ossconsole.tui.train.guide import DemoGuide
 
 
 class RunMonitor:
@@ -25,6 +26,9 @@ class RunMonitor:
         self.view = RunView()
         self.auto: AutoCompare | None = None
         self.control: LabelControl | None = None
+        self.guide: DemoGuide | None = None
+        self.request: PendingRequest | None = None
+        """The newest request to the run, until it has taken effect."""
         self._telemetry_at = 0.0
 
     @property
@@ -55,20 +59,25 @@ class RunMonitor:
         if run is not self._run:
             self._run = run
             self.view = RunView()
-            self.auto = self.control = None
+            self.auto = self.control = self.request = None
+            self.guide = DemoGuide() if self._services.is_demo else None
             self._telemetry_at = 0.0
         events = run.drain() if run is not None else []
         for event in events:
             self.view.apply(event)
             self._control(event)
-            if isinstance(event, Switch) and event.reason != _AUTO:
+            if isinstance(event, Switch) and event.reason not in (_AUTO, _GUIDE):
                 self._end_auto(event.reason)
+                self.guide = None
             elif isinstance(event, Telemetry):
                 self._telemetry_at = event.time
         sample = self._services.sample
         if sample is not None and sample.time - self._telemetry_at > _TELEMETRY_EXPIRES_S:
             self.view.apply(sample.event())
+        self._follow_guide()
         self._compare()
+        if self.request is not None and (not self.busy or self.request.done(self.view)):
+            self.request = None
         return events
 
     def start_control(self) -> None:
@@ -85,6 +94,20 @@ class RunMonitor:
         control.apply(event)
         if control.done:
             self.view.apply(InfoEvent(time=self.now, message=control.outcome, step=self.view.step))
+
+    def _follow_guide(self) -> None:
+        """Do the next step of the demo, with its caption among the events."""
+        guide, run = self.guide, self._run
+        if guide is None or run is None or not run.alive or self.auto is not None:
+            return
+        step = guide.advance(self.view)
+        if step is None:
+            return
+        self.view.apply(InfoEvent(time=self.now, message=step.caption, step=self.view.step))
+        if step.switch_to is not None:
+            run.switch(step.switch_to, _GUIDE)
+        if step.compare:
+            self.auto = AutoCompare(seed=int(self.now))
 
     def _compare(self) -> None:
         """Switch the endpoint of the run when auto A/B requires it."""
@@ -109,9 +132,19 @@ class RunMonitor:
 
 
 _AUTO = "auto A/B"
+_GUIDE = "demo"
 # The telemetry of a run of another process is used instead of our own sampler while it is younger than this: its
 # figures for "this process" are those of the run.
 _TELEMETRY_EXPIRES_S = 10.0
+
+
+@dataclass(frozen=True)
+class PendingRequest:
+    """What the run was asked for, in words, and how to see in its view that it was done."""
+
+    name: str
+    words: str
+    done: Callable[[RunView], bool]
 
 
 @dataclass(frozen=True)
@@ -119,7 +152,8 @@ class DashboardContext:
     """What the panels are drawn from; `now` in Unix seconds.
 
     `has_accelerated`: the profile has an accelerated endpoint. `has_controls`: the screen has the keys that change the
-    run. `comparison_status`: the state of auto A/B or of the A/A control.
+    run. `comparison_status`: the state of auto A/B or of the A/A control. `requested`: a request to the run that has
+    not taken effect yet, in words.
     """
 
     view: RunView
@@ -128,11 +162,18 @@ class DashboardContext:
     has_accelerated: bool = True
     comparison_status: str = ""
     has_controls: bool = True
+    requested: str = ""
 
     @property
     def simulated(self) -> bool:
         """True for a run on the sandbox."""
         return self.view.run is not None and self.view.run.simulated
+
+    @property
+    def foreign_loader(self) -> str:
+        """The loader of a watched script, "" for a run that reads from the endpoints."""
+        run = self.view.run
+        return run.loader if run is not None and self.view.endpoint is None else ""
 
     def named(self, kind: EndpointKind) -> Line:
         """Glyph and name of an endpoint, in its colour."""

@@ -1,4 +1,4 @@
-"""RunsScreen: all recorded runs, to replay, watch, compare and export; RunCompareScreen: two runs side by side."""
+"""RunsScreen: all recorded runs, to replay, watch, compare and export; RunCompareScreen: marked runs side by side."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.telemetry import export
 from ossconsole.telemetry.events import RunState
+from ossconsole.telemetry.report import write_report
 from ossconsole.telemetry.runs import RunSummary, list_runs, read_events
 from ossconsole.telemetry.series import Point
 from ossconsole.telemetry.view import RunView
@@ -25,25 +26,28 @@ from ossconsole.tui.kit.glyphs import Glyphs
 from ossconsole.tui.kit.screen import ConsoleScreen
 from ossconsole.tui.kit.table import VirtualTable
 from ossconsole.tui.kit.text import MISSING, Line, compact, duration, moment, number, percent, rate, safe, shorten
-from ossconsole.tui.train.charts import LOSS, SPEED, ChartSpec
+from ossconsole.tui.train.charts import AXIS_WIDTH, LOSS, SPEED, ChartSpec, TimeWindow, time_ticks
 from ossconsole.tui.train.replay import Replay, ReplayScreen
 
-STYLES = ("primary", "good")
-"""The colours of the two runs; neither is the colour of an endpoint."""
+STYLES = ("primary", "good", "warn", "bad", "strong", "dim")
+"""The colours of the runs; none is the colour of an endpoint."""
+_DASHES = ((1, 1), (4, 6), (2, 4), (8, 10), (1, 3), (6, 7))
+"""The columns of dots that are drawn, of how many: curves differ without colours, too."""
+MOST_RUNS = len(STYLES)
 _LABEL = 24
-_AXIS = 7
 
-Pair = tuple[RunView, RunView]
+Views = Sequence[RunView]
 
 
-def differences(views: Pair, glyphs: Glyphs, width: int, height: int) -> list[Line]:
+def differences(views: Views, glyphs: Glyphs, width: int, height: int) -> list[Line]:
     """The settings that differ, then the results; rows that do not fit are counted."""
-    column = (width - _LABEL) // 2
+    column = (width - _LABEL) // len(views)
     head = Line((" run", "dim")).to(_LABEL)
-    for place, (view, style) in enumerate(zip(views, STYLES, strict=True), 1):
-        head.add(shorten(f"{place}: {view.run.run if view.run else MISSING}", column - 1), style)
+    for place, (view, style) in enumerate(zip(views, STYLES, strict=False), 1):
+        name = view.run.run if view.run else MISSING
+        head.add(shorten(f"{place}: {name}" if column > len(name) + 3 else f"{place}", column - 1), style)
         head.to(_LABEL + column * place)
-    results = [(name, (value(views[0]), value(views[1]))) for name, value in _RESULTS]
+    results = [(name, [value(view) for view in views]) for name, value in _RESULTS]
     rows = [*_settings(views), *results]
     lines = [head]
     for at, (name, values) in enumerate(rows):
@@ -57,16 +61,17 @@ def differences(views: Pair, glyphs: Glyphs, width: int, height: int) -> list[Li
     return lines
 
 
-def _settings(views: Pair) -> list[tuple[str, tuple[str, str]]]:
+def _settings(views: Views) -> list[tuple[str, list[str]]]:
     """The settings that differ, and whether the figures are simulated."""
-    first, second = (view.run.settings if view.run else {} for view in views)
+    found = [view.run.settings if view.run else {} for view in views]
+    names = dict.fromkeys(name for settings in found for name in settings)
     rows = [
-        (name.replace("_", " "), (str(first.get(name, MISSING)), str(second.get(name, MISSING))))
-        for name in {**first, **second}
-        if first.get(name) != second.get(name)
+        (name.replace("_", " "), [str(settings.get(name, MISSING)) for settings in found])
+        for name in names
+        if any(settings.get(name) != found[0].get(name) for settings in found)
     ]
     figures = ["simulated" if view.run and view.run.simulated else "measured" for view in views]
-    return [*rows, ("figures", (figures[0], figures[1]))]
+    return [*rows, ("figures", figures)]
 
 
 def _speed(kind: EndpointKind) -> Callable[[RunView], str]:
@@ -104,34 +109,49 @@ _RESULTS: tuple[tuple[str, Callable[[RunView], str]], ...] = (
 )
 
 
-def overlay(views: Pair, spec: ChartSpec, glyphs: Glyphs, width: int, height: int) -> list[Line]:
-    """The curves of both runs, one below the other, on the same axes from the start of each run."""
-    inner = width - _AXIS - 1
-    rows = (height - 1) // 2
-    heading = Line((f"{glyphs.rule} ", "rule"), (f"{spec.title} ", "title"), ("1 above, 2 below ", "dim"))
-    heading.to(width, "rule", glyphs.rule)
+def overlay(views: Views, spec: ChartSpec, glyphs: Glyphs, width: int, height: int) -> list[Line]:
+    """The curves of all runs on the same axes, from the start of each run."""
+    inner = width - AXIS_WIDTH - 1
+    rows = height - 2
+    heading = _legend(views, spec, glyphs, width)
     if rows < 1 or inner < 4:
         return [heading]
-    count = inner * plot.DOTS[glyphs.chart][0]
+    across = plot.DOTS[glyphs.chart][0]
+    count = inner * across
     span = max(_age(view) for view in views)
     found = [_points(view, spec.series, span, count) for view in views]
-    both = [point for points in found for point in points]
-    scale = plot.scale_from_zero(both) if spec.scale == "zero" else plot.scale_around(both)
-    lines = [heading]
-    for view, points, style in zip(views, found, STYLES, strict=True):
+    everything = [point for points in found for point in points]
+    scale = plot.scale_from_zero(everything) if spec.scale == "zero" else plot.scale_around(everything)
+    curves = []
+    for view, points, (drawn, period) in zip(views, found, _DASHES, strict=False):
         start = view.run.time if view.run else 0.0
         columns = plot.columns_of(points, start, start + span, count)
-        lines += _curve(plot.draw(columns, scale, rows, glyphs.chart), scale, glyphs, style)
-    return lines
+        dashed = [column if at % (period * across) < drawn * across else None for at, column in enumerate(columns)]
+        curves.append(plot.draw(dashed, scale, rows, glyphs.chart))
+    lines = [heading]
+    for index in range(rows):
+        label = compact(scale.high) if index == 0 else compact(scale.low) if index == rows - 1 else ""
+        axis = Line((label.rjust(AXIS_WIDTH)[:AXIS_WIDTH], "dim"), (glyphs.tick if label else glyphs.vertical, "rule"))
+        lines.append(axis.extend(_layered([curve[index] for curve in curves], inner)))
+    return [*lines, time_ticks(TimeWindow(0.0, span), 0.0, inner)]
 
 
-def _curve(cells: Sequence[str], scale: plot.Scale, glyphs: Glyphs, style: str) -> list[Line]:
-    lines = []
-    for index, row in enumerate(cells):
-        label = compact(scale.high) if index == 0 else compact(scale.low) if index == len(cells) - 1 else ""
-        axis = Line((label.rjust(_AXIS)[:_AXIS], "dim"), (glyphs.tick if label else glyphs.vertical, "rule"))
-        lines.append(axis.add(row, style))
-    return lines
+def _legend(views: Views, spec: ChartSpec, glyphs: Glyphs, width: int) -> Line:
+    """The title, and the dashes of each run with its number."""
+    line = Line((f"{glyphs.rule} ", "rule"), (f"{spec.title} ", "title"))
+    for place, (_, style, (drawn, period)) in enumerate(zip(views, STYLES, _DASHES, strict=False), 1):
+        dashes = "".join(glyphs.bar_full if at % period < drawn else " " for at in range(6))
+        line.add(f" {dashes} ", style).add(f"{place} ", style)
+    return line.to(width, "rule", glyphs.rule)
+
+
+def _layered(rows: Sequence[str], width: int) -> Line:
+    """The same row of all curves, the first run in front."""
+    line = Line()
+    for at in range(width):
+        index = next((number for number, row in enumerate(rows) if at < len(row) and row[at] != " "), None)
+        line.add(" " if index is None else rows[index][at], "text" if index is None else STYLES[index])
+    return line
 
 
 def _age(view: RunView) -> float:
@@ -146,15 +166,15 @@ def _points(view: RunView, name: str, span: float, count: int) -> list[Point]:
 
 
 class RunCompareScreen(ConsoleScreen):
-    """Two runs side by side; a thread reads both records."""
+    """Runs side by side, at most MOST_RUNS; a thread reads their records."""
 
     SCOPE = "compare"
     BINDINGS: ClassVar[list[BindingType]] = [*actions.bindings("compare")]
 
-    def __init__(self, first: RunSummary, second: RunSummary) -> None:
+    def __init__(self, runs: Sequence[RunSummary]) -> None:
         super().__init__()
-        self._runs = (first, second)
-        self._views: tuple[RunView, RunView] | None = None
+        self._runs = runs
+        self._views: Views | None = None
 
     def body(self) -> ComposeResult:
         yield Panel(self._table, id="two-runs")
@@ -168,15 +188,15 @@ class RunCompareScreen(ConsoleScreen):
     @work(thread=True, exclusive=True, group="compare", exit_on_error=False)
     def _load(self) -> None:
         try:
-            first, second = (_reduced(Path(run.path)) for run in self._runs)
+            views = [_reduced(Path(run.path)) for run in self._runs]
         except ConsoleError as error:
             self.app.call_from_thread(self.show_error, error)
             return
-        self._views = (first, second)
+        self._views = views
 
     def _table(self, width: int, height: int) -> Sequence[Line]:
         if self._views is None:
-            return [Line((" Reading both records.", "dim"))]
+            return [Line((" Reading the records.", "dim"))]
         return differences(self._views, self.glyphs, width, height)
 
     def _curves(self, spec: ChartSpec) -> Painter:
@@ -207,7 +227,7 @@ _STATE_STYLES = {RunState.FINISHED: "good", RunState.FAILED: "bad", RunState.STO
 
 
 class RunsScreen(ConsoleScreen):
-    """All recorded runs, the newest first; at most two are marked."""
+    """All recorded runs, the newest first; at most MOST_RUNS are marked."""
 
     SCOPE = "runs"
     BINDINGS: ClassVar[list[BindingType]] = [*actions.bindings("runs")]
@@ -299,7 +319,7 @@ class RunsScreen(ConsoleScreen):
     def check_action(self, action: str, _parameters: tuple[object, ...]) -> bool | None:
         """Enable the comparison once two runs are marked."""
         if action == "compare":
-            return True if len(self._marked) == 2 else None
+            return True if len(self._marked) >= 2 else None
         return True
 
     def _on_virtual_table_moved(self) -> None:
@@ -330,16 +350,15 @@ class RunsScreen(ConsoleScreen):
         if run.run in self._marked:
             self._marked.remove(run.run)
         else:
-            self._marked = [*self._marked[-1:], run.run]
+            self._marked = [*self._marked[1 - MOST_RUNS :], run.run]
         self.table.refresh()
         self.table.action_move(1)
 
     def action_compare(self) -> None:
-        """Compare the two marked runs."""
+        """Compare the marked runs, the oldest first."""
         marked = [run for run in self.table.rows if run.run in self._marked]
-        if len(marked) == 2:
-            older, newer = sorted(marked, key=lambda run: run.started)
-            self.app.push_screen(RunCompareScreen(older, newer))
+        if len(marked) >= 2:
+            self.app.push_screen(RunCompareScreen(sorted(marked, key=lambda run: run.started)))
 
     def action_refresh(self) -> None:
         """List the runs again."""
@@ -366,6 +385,12 @@ class RunsScreen(ConsoleScreen):
         if choice:
             suffix, write = _EXPORTS[choice]
             self._write(write, Path(run.path), Path.cwd() / f"{run.run}{suffix}")
+
+    def action_report(self) -> None:
+        """Write a page about the run to the working directory."""
+        run = self.table.cursor_row
+        if run is not None:
+            self._write(write_report, Path(run.path), Path.cwd() / f"{run.run}.html")
 
     @work(thread=True, exclusive=True, group="export-file", exit_on_error=False)
     def _write(self, write: Callable[[Path, Path], object], record: Path, target: Path) -> None:

@@ -3,46 +3,56 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
 import msgspec
-from textual import work
+from textual import on, work
+from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
+from textual.widgets import Button
 
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.config.errors import ConsoleError
+from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.profiles import FieldError, Profile, checked
 from ossconsole.telemetry.auto import AutoCompare
 from ossconsole.telemetry.events import RunState
-from ossconsole.training.settings import TrainSettings
+from ossconsole.telemetry.view import RunView
+from ossconsole.training.settings import AUTO, BACKBONE, NOTHING, TrainSettings, auto_values, check_model
 from ossconsole.tui.console import ConsoleState, Ready, RunHandle
 from ossconsole.tui.kit import actions, memory
 from ossconsole.tui.kit.actions import KeyAction
 from ossconsole.tui.kit.dialogs import Choice, ConfirmScreen, Field, FormScreen, PromptScreen, Values
+from ossconsole.tui.kit.jobs import warm_up
 from ossconsole.tui.kit.screen import notice, preparation, preparation_stages
 from ossconsole.tui.kit.text import number
 from ossconsole.tui.train.dashboard import Dashboard, RunSource
-from ossconsole.tui.train.monitor import RunMonitor
+from ossconsole.tui.train.monitor import PendingRequest, RunMonitor
 
 FORM = "train"
 _FIELDS = (
     Field("epochs", "Epochs", "passes over the training set"),
     Field("max_steps", "Max steps", "stop after this many steps; 0 = no limit"),
-    Field("batch_size", "Batch size", "samples per step"),
+    Field("model", "Model", "of torchvision, such as resnet50 or vit_b_16"),
+    Field("batch_size", "Batch size", "samples per step; auto = 256 on a GPU with room, 64 on a CPU"),
     Field("workers", "Workers", "reader processes, at least one"),
     Field("processes", "GPUs", "number of GPUs to use; 0 = all"),
     Field("endpoint", "Endpoint", "endpoint to start with"),
     Field("dataset_prefix", "Dataset", "prefix with train/<class>/ in it: prepared samples, or plain images"),
     Field("val_split", "Held out", "share of the images to validate with, where the dataset has no val/"),
     Field("switch_every", "Switch every", "alternate the endpoints every N steps; 0 = manual (e)"),
-    Field("learning_rate", "Learning rate", "peak; linear warm-up, then a cosine schedule to 0"),
+    Field("learning_rate", "Learning rate", "peak, before a cosine to 0; auto = 0.1 per 256 samples"),
     Field("image_size", "Image size", "side of the training images in px; 0 = 224 from 256 stored"),
     Field("weights", "Weights", "none, imagenet, a file, or oss://bucket/key"),
+    Field("freeze", "Freeze", "backbone = train only the head", choices=((NOTHING, NOTHING), (BACKBONE, BACKBONE))),
     Field("resume", "Resume from", "key of a checkpoint, or latest; empty = from scratch"),
     Field("seed", "Seed", "of the sample order and the augmentation"),
     Field("checkpoint_every", "Save every", "also save every N steps; 0 = after each epoch only"),
 )
+
+
+_OF_A_RUN = {"switch", "auto_compare", "control", "pause", "stop", "checkpoint", "learning_rate", "profile"}
 
 
 class NewRun(msgspec.Struct, frozen=True):
@@ -57,36 +67,55 @@ class NewRunScreen(FormScreen):
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+r", "defaults", "Defaults", show=False)]
 
-    def __init__(self, profile: Profile, *, resume: str = "") -> None:
-        """`resume` is the key of a checkpoint; it is not remembered, as a run resumes from it only once."""
+    def __init__(self, profile: Profile, *, resume: str = "", known: Mapping[str, Any] | None = None) -> None:
+        """`resume` is the key of a checkpoint; it is not remembered, as a run resumes from it only once.
+
+        `known` are the settings of the run that wrote it, which it needs; its number of epochs is the least.
+        """
         super().__init__("New run", save="Start", keys=" · ^r defaults")
         self._profile = profile
         remembered = {name: value for name, value in memory.recall(FORM, profile.name).items() if value != ""}
-        self._initial = self._defaults() | remembered | {"resume": resume}
+        before = self._defaults() | remembered
+        self._initial = before | dict(known or {}) | {"resume": resume}
+        self._initial["epochs"] = max(int(before["epochs"]), int(self._initial["epochs"]))
         if self._initial["endpoint"] not in map(str, profile.endpoints):
             self._initial["endpoint"] = str(EndpointKind.STANDARD)
 
     def fields(self) -> list[Field]:
         """The settings of the form, the endpoint as a list."""
         kinds = tuple((self.glyphs.named(kind), kind.value) for kind in self._profile.endpoints)
-        fields = [replace(field, value=str(self._initial.get(field.name, ""))) for field in _FIELDS]
+        fields = [replace(field, value=_shown(field.name, self._initial.get(field.name, ""))) for field in _FIELDS]
         return [replace(field, choices=kinds) if field.name == "endpoint" else field for field in fields]
 
     def _defaults(self) -> dict[str, Any]:
         return {**msgspec.to_builtins(TrainSettings()), "dataset_prefix": self._profile.dataset_prefix}
 
+    def more_buttons(self) -> ComposeResult:
+        """The defaults, for terminals that keep Ctrl+R."""
+        yield Button("Defaults", id="defaults", compact=True)
+
+    @on(Button.Pressed, "#defaults")
     def action_defaults(self) -> None:
         """Put the default into every field."""
         defaults = self._defaults()
         for field in _FIELDS:
-            self.control(field.name).value = str(defaults[field.name])
+            self.control(field.name).value = _shown(field.name, defaults[field.name])
 
     def accept(self, values: Values) -> NewRun:
         """The run; its values are remembered, the dataset prefix unless it is the profile's. Raises FieldError."""
         typed = dict(values)
         profile = checked(msgspec.structs.replace(self._profile, dataset_prefix=typed.pop("dataset_prefix")))
+        for name, auto in _AUTO_VALUES.items():
+            if typed.get(name) == AUTO:
+                typed[name] = str(auto)
+        try:
+            check_model(typed["model"])
+        except SettingsError as error:
+            raise FieldError("model", error.message, remedy=error.remedy) from error
         try:
             settings = msgspec.convert(typed, TrainSettings, strict=False)
+        except SettingsError as error:
+            raise FieldError("weights", error.message, remedy=error.remedy) from error
         except msgspec.ValidationError as error:
             raise _field_error(str(error)) from error
         prefix = profile.dataset_prefix
@@ -94,6 +123,14 @@ class NewRunScreen(FormScreen):
         known = msgspec.to_builtins(settings) | {"dataset_prefix": own}
         self.console.remember(FORM, self._profile.name, {field.name: known[field.name] for field in _FIELDS})
         return NewRun(settings, prefix)
+
+
+_AUTO_VALUES = auto_values()
+
+
+def _shown(name: str, value: object) -> str:
+    """A value of the settings in the form."""
+    return AUTO if name in _AUTO_VALUES and value == _AUTO_VALUES[name] else str(value)
 
 
 def _field_error(reason: str) -> ConsoleError:
@@ -140,23 +177,41 @@ class TrainScreen(Dashboard):
     @property
     def comparison_status(self) -> str:
         """The state of auto A/B or of the A/A control."""
-        shown = self.monitor.auto or self.monitor.control
+        shown = self.monitor.auto or self.monitor.control or self.monitor.guide
         return shown.words if shown else ""
+
+    @property
+    def requested(self) -> str:
+        """What the run was asked for and has not done yet."""
+        return self.monitor.request.words if self.monitor.request is not None else ""
+
+    def _request(self, name: str, words: str, done: Callable[[RunView], bool]) -> None:
+        """Acknowledge a request on the next paint: the run notices it after its step, which may take long."""
+        self.monitor.request = PendingRequest(name, words, done)
+        self.tick()
 
     # Actions
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Disable what needs a running run, a second endpoint or write access."""
+        """Disable what needs a second endpoint or write access; hide what needs a run that is alive."""
         busy = self.monitor.busy
+        if action in _OF_A_RUN:
+            return self._allowed(action) if busy else False
         if action == "new_run":  # while the bucket is being prepared, the key explains why no run can start
             return None if busy or self.services.readonly else True
-        if action in {"switch", "auto_compare"}:
-            return True if busy and self.context.has_accelerated else None
-        if action == "control":
-            return True if busy and self.monitor.view.delivering is not None else None
-        if action in {"pause", "stop", "checkpoint", "learning_rate"}:
-            return True if busy else None
+        if action == "warm_up":
+            profile = self.services.profile
+            return True if profile is not None and profile.accelerated_endpoint else None
+        if action == "resume":
+            possible = not busy and not self.services.readonly and isinstance(self.services.state, Ready)
+            return True if possible and self.monitor.view.last_checkpoint is not None else None
         return super().check_action(action, parameters)
+
+    def _allowed(self, action: str) -> bool | None:
+        """The same for the actions of a run that is alive."""
+        if action in {"switch", "auto_compare"}:
+            return True if self.context.has_accelerated and not self.context.foreign_loader else None
+        return None if action == "control" and self.monitor.view.delivering is None else True
 
     def live_actions(self) -> list[tuple[KeyAction, bool]]:
         """The actions of the footer; a new run shows as disabled until the bucket is ready."""
@@ -164,13 +219,17 @@ class TrainScreen(Dashboard):
         return [(action, live and (ready or action.name != "new_run")) for action, live in super().live_actions()]
 
     def action_pause(self) -> None:
-        """Pause the run, or resume it."""
-        run = self.monitor.run
-        if run is not None:
-            if run.state is RunState.PAUSED:
-                run.resume()
-            else:
-                run.pause()
+        """Pause the run, or resume it, also where it has not paused yet."""
+        run, request = self.monitor.run, self.monitor.request
+        if run is None:
+            return
+        asked = request.name if request is not None else ""
+        if asked == "pause" or (run.state is RunState.PAUSED and asked != "resume"):
+            run.resume()
+            self._request("resume", "resuming", lambda view: view.state is not RunState.PAUSED)
+        else:
+            run.pause()
+            self._request("pause", "pausing after this step", lambda view: view.state is RunState.PAUSED)
 
     @work(exclusive=True, group="stop", exit_on_error=False)
     async def action_stop(self) -> None:
@@ -186,6 +245,7 @@ class TrainScreen(Dashboard):
             )
         )
         if choice == "stop":
+            self._request("stop", "stopping after this step", lambda view: view.state is RunState.STOPPING)
             self._stop(run)
 
     @work(thread=True, group="end", exit_on_error=False)
@@ -197,14 +257,27 @@ class TrainScreen(Dashboard):
         """Write a checkpoint after the current step."""
         run = self.monitor.run
         if run is not None:
+            before = self.monitor.view.last_checkpoint
             run.checkpoint()
-            self.notify("A checkpoint is written after this step.", timeout=3)
+            self._request(
+                "checkpoint",
+                "checkpoint after this step",
+                lambda view: view.saving is not None or view.last_checkpoint is not before,
+            )
+
+    def action_profile(self) -> None:
+        """Record the next steps; the event log then names the file."""
+        run = self.monitor.run
+        if run is not None:
+            run.profile()
+            self.notify("The next steps are profiled; the event log names the file.", timeout=4)
 
     def action_switch(self) -> None:
         """Switch to the other endpoint; auto A/B ends."""
         run, kind = self.monitor.run, self.monitor.view.endpoint
         if run is not None and kind is not None:
             self.monitor.auto = None
+            self._request("switch", f"switching to {kind.other}", lambda view: view.endpoint is not kind)
             self._switch(kind.other)
 
     @work(thread=True, exclusive=True, group="switch", exit_on_error=False)
@@ -216,7 +289,11 @@ class TrainScreen(Dashboard):
             if run is not None and run.alive:
                 run.switch(kind, "by hand")
         except ConsoleError as error:
-            self.app.call_from_thread(self.show_error, error)
+            self.app.call_from_thread(self._refused, error)
+
+    def _refused(self, error: ConsoleError) -> None:
+        self.monitor.request = None
+        self.show_error(error)
 
     def action_auto_compare(self) -> None:
         """Start or end auto A/B: the endpoints alternate until the ratio is known."""
@@ -252,7 +329,14 @@ class TrainScreen(Dashboard):
         prompt = PromptScreen("Learning rate", question, present, check=_check_learning_rate, replace=True)
         text = await self.app.push_screen_wait(prompt)
         if text is not None and run is not None and run.alive:
+            after = self.monitor.view.step
             run.set_lr(float(text))
+            self._request("learning rate", f"learning rate {text.strip()}", lambda view: view.step > after)
+
+    @work(group="warm-up", exit_on_error=False)
+    async def action_warm_up(self) -> None:
+        """Read the dataset once through the accelerated endpoint, or show the warm-up that is running."""
+        await warm_up(self)
 
     def action_new_run(self) -> None:
         """Open the form of a new run; while the bucket is not ready, say why."""
@@ -263,11 +347,25 @@ class TrainScreen(Dashboard):
         lines = preparation(self.services, self.glyphs) or notice(state, self.glyphs, self.size.width)
         self.notify(" ".join(line.text.strip() for line in lines), severity="warning", markup=False)
 
+    def action_resume(self) -> None:
+        """Open the form of a run that resumes this one, with its settings."""
+        view = self.monitor.view
+        if view.last_checkpoint is not None:
+            known = view.run.settings if view.run is not None else {}
+            self.console.new_run(resume=view.last_checkpoint.key, known=resumable(known, view.last_checkpoint.epoch))
+
     def action_runs(self) -> None:
         """Open the list of recorded runs."""
         from ossconsole.tui.train.runs import RunsScreen
 
         self.app.push_screen(RunsScreen())
+
+
+def resumable(settings: Mapping[str, Any], epoch: int) -> dict[str, Any]:
+    """The settings of a run, as the form of the run that resumes it after `epoch` starts with them."""
+    names = {field.name for field in _FIELDS} - {"resume", "weights", "max_steps"}
+    known = {name: value for name, value in settings.items() if name in names and value not in (None, "")}
+    return known | {"epochs": max(epoch + 1, int(known.get("epochs", 0))), "max_steps": 0}
 
 
 def _check_learning_rate(text: str) -> None:

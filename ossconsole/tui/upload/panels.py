@@ -16,7 +16,7 @@ from ossconsole.dataset.contents import show_sample
 from ossconsole.dataset.decode import EncodedImage
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.upload.progress import Phase, SamplePreview
-from ossconsole.tui.kit.scroll import half_blocks, letters
+from ossconsole.tui.kit.scroll import image_rows
 from ossconsole.tui.kit.text import (
     MISSING,
     Line,
@@ -32,6 +32,9 @@ from ossconsole.tui.kit.text import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ossconsole.dataset.manifest import Unused
     from ossconsole.dataset.upload.job import UploadSettings, UploadSummary
     from ossconsole.dataset.upload.plan import UploadPlan
@@ -80,7 +83,7 @@ class PanelArea:
 def form_lines(area: PanelArea, prefix: str) -> list[Line]:
     """The help of the form."""
     lines = [
-        Line((" ^s ", "primary"), ("scan the source and show the plan of the upload", "text")),
+        Line((" s  ", "primary"), ("scan the source and show the plan of the upload", "text")),
         Line((" o  ", "primary"), ("select a folder, an archive or a table", "text")),
         area.row("target", prefix),
         Line(),
@@ -127,7 +130,7 @@ def plan_lines(area: PanelArea, plan: UploadPlan, settings: UploadSettings, pref
         area.row("ignored", _files(plan.ignored)),
         area.row("rejected", _rejected(plan), "warn" if plan.lost else "text"),
         area.row("preparation", _estimate(plan)),
-        area.row("storage", f"{size(plan.stored_bytes)}, {_cost(plan.usd_per_month)} a month (estimated)"),
+        area.row("storage", f"{size(plan.stored_bytes)}, {_cost(plan.cny_per_month)} a month (estimated)"),
         area.row("target", prefix),
     ]
     lines += [Line((f" {row}", "bad")) for row in wrap(safe(plan.problem), max(8, area.width - 2))]
@@ -135,14 +138,12 @@ def plan_lines(area: PanelArea, plan: UploadPlan, settings: UploadSettings, pref
     lines += _problem_lines(area, marked, plan.lost, (*plan.cautions, *plan.unused), area.height - len(lines) - 2)
     if plan.problem:
         return [*lines, Line(), Line((" esc back", "primary"))]
-    start = (
-        "^s start the upload" if plan.to_send else "Nothing to upload. ^s verifies the bucket and writes the manifest"
-    )
+    start = "s start the upload" if plan.to_send else "Nothing to upload. s verifies the bucket and writes the manifest"
     return [*lines, Line(), Line((f" {start}", "primary"), (" · esc back", "dim"))]
 
 
-def _cost(usd: float) -> str:
-    return f"about USD {usd:.2f}" if usd >= 0.01 else "less than USD 0.01"
+def _cost(cny: float) -> str:
+    return f"about CNY {cny:.2f}" if cny >= 0.01 else "less than CNY 0.01"
 
 
 def _classes(names: Sequence[str]) -> str:
@@ -343,7 +344,8 @@ class SampleView(Widget):
         if wanted == self._shown or not width or not height:
             return
         self._shown = wanted
-        self._strips = _draw(picture, fmt, width, height, plain=plain) if picture else []
+        pixels = _pixels(picture, fmt, width, height) if picture else None
+        self._strips = image_rows(pixels, width, height, self, plain=plain) if pixels is not None else []
         self.refresh()
 
     def render_line(self, y: int) -> Strip:
@@ -353,13 +355,10 @@ class SampleView(Widget):
         return self._strips[y].adjust_cell_length(width, self.rich_style)
 
 
-def _draw(picture: SamplePreview, fmt: SampleFormat, width: int, height: int, *, plain: bool) -> list[Strip]:
+def _pixels(picture: SamplePreview, fmt: SampleFormat, width: int, height: int) -> NDArray[np.uint8] | None:
     try:
         if fmt.encoded:
-            pixels = EncodedImage(picture.payload).pixels(width, 2 * height)
-        else:
-            sample = show_sample(fmt, picture.payload, picture.height, picture.width, basis="just prepared")
-            pixels = sample.pixels
+            return EncodedImage(picture.payload).pixels(width, 2 * height)
+        return show_sample(fmt, picture.payload, picture.height, picture.width, basis="just prepared").pixels
     except ConsoleError:
-        return []  # a sample of the previous upload, in another format
-    return (letters if plain else half_blocks)(pixels, width, height)
+        return None  # a sample of the previous upload, in another format

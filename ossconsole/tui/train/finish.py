@@ -1,0 +1,108 @@
+"""The card of a run that has ended: its result, the speed-up, the checkpoint, and what can be done next."""
+
+from __future__ import annotations
+
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.text import counted
+from ossconsole.telemetry.diagnosis import Diagnosis
+from ossconsole.telemetry.events import RunState
+from ossconsole.telemetry.view import RunView
+from ossconsole.tui.kit.text import Line, duration, number, percent, safe, shorten, shorten_middle, size, wrap
+from ossconsole.tui.train.monitor import DashboardContext
+
+_LABEL = 14
+_STYLES = {RunState.FINISHED: "good", RunState.FAILED: "bad"}
+_KEYS = (("T", "resume"), ("n", "new run"), ("r", "all runs"))
+
+
+def card(context: DashboardContext, found: Diagnosis, width: int, height: int) -> list[Line]:
+    """The rows of the card that fit; `found` is the diagnosis of the run that has ended."""
+    view, glyphs = context.view, context.glyphs
+    state = view.state or RunState.STOPPED
+    style = _STYLES.get(state, "warn")
+    mark = glyphs.failed if state is RunState.FAILED else glyphs.done
+    edge = (glyphs.left_edge, style)
+    first = Line(edge, (f" {mark} {state.value.capitalize()}", style)).to(_LABEL + 1).add(f" {_done(view)}", "text")
+    best = next((text for text in _accuracy(view) if first.width + len(text) + 2 <= width), "")
+    if best:
+        first.right(Line((best, "strong"), (" ", "text")), width)
+    last = _row(edge, "next", _keys(context, width)) if context.has_controls else None
+    room = height - 1 - (last is not None)
+    rows: list[Line] = []
+    if state is RunState.FAILED and found.advice:
+        parts = wrap(safe(found.advice), width - _LABEL - 2)
+        rows += [_row(edge, "" if number_ else "reason", Line((part, "bad"))) for number_, part in enumerate(parts)]
+        found_advice = ""
+    else:
+        found_advice = found.advice
+    if found_advice:
+        rows.append(_row(edge, "speed-up", _speed_up(view, found_advice, width - _LABEL - 2)))
+    checkpoint = _checkpoint(context, width - _LABEL - 2)
+    if checkpoint is not None:
+        rows.append(_row(edge, "checkpoint", checkpoint))
+    rows += [
+        _row(edge, "" if at else "advice", Line((part, "dim")))
+        for at, part in enumerate(wrap(safe(found.format_advice), width - _LABEL - 2) if found.format_advice else [])
+    ]
+    return [first, *rows[:room], *([last] if last is not None else [])]
+
+
+def _row(edge: tuple[str, str], label: str, value: Line) -> Line:
+    return Line(edge, (f" {label}", "dim")).to(_LABEL + 1).add(" ").extend(value)
+
+
+def _done(view: RunView) -> str:
+    """Epochs, steps and time of the run."""
+    steps = f"{view.step:,} of {counted(view.total_steps, 'step')}" if view.total_steps else counted(view.step, "step")
+    if view.state is RunState.FINISHED:
+        steps = counted(view.step, "step")
+    epochs = counted(view.last_epoch.epoch if view.last_epoch else 0, "epoch")
+    return f"{epochs}, {steps} in {duration(view.elapsed_s(view.last_time or 0.0))}"
+
+
+def _accuracy(view: RunView) -> list[str]:
+    """The best accuracy, or the loss; the longest variant first."""
+    if view.best_top1 is not None:
+        top1 = f"top-1 {percent(view.best_top1, 1)}"
+        return [f"best {top1}", top1]
+    loss = view.last_epoch.val_loss if view.last_epoch else None
+    return [f"val loss {number(loss, 4)}"] if loss is not None else []
+
+
+def _speed_up(view: RunView, words: str, width: int) -> Line:
+    """The comparison of the endpoints; where one is faster, with the time that it saves in each epoch."""
+    found = view.comparison
+    if found.faster is None:
+        return Line((shorten(safe(words), width), "text"))
+    line = Line((found.ratio, str(found.faster)), (f" of standard ({found.interval})", "strong"))
+    saved = _saved_minutes(view)
+    if saved is not None:
+        line.add(f"; {found.faster} saves {duration(saved * 60)} per epoch", "text")
+    return line.to(min(line.width, width))
+
+
+def _saved_minutes(view: RunView) -> float | None:
+    """What an epoch takes less through the endpoint that was found to be faster."""
+    found = view.comparison
+    sides = {EndpointKind.STANDARD: found.standard, EndpointKind.ACCELERATED: found.accelerated}
+    if found.faster is None:
+        return None
+    fast, slow = sides[found.faster].minutes_per_epoch, sides[found.faster.other].minutes_per_epoch
+    return None if fast is None or slow is None else max(0.0, slow - fast)
+
+
+def _checkpoint(context: DashboardContext, width: int) -> Line | None:
+    saved = context.view.last_checkpoint
+    if saved is None:
+        return None
+    note = f"  epoch {saved.epoch}, step {saved.step:,}, {size(saved.bytes)}"
+    return Line((shorten_middle(safe(saved.key), width - len(note), context.glyphs.ellipsis), "text"), (note, "dim"))
+
+
+def _keys(context: DashboardContext, width: int) -> Line:
+    """The keys of the next steps; a run without a checkpoint cannot be resumed."""
+    line = Line()
+    for key, text in _KEYS:
+        if key != "T" or context.view.last_checkpoint is not None:
+            line.add(f" {context.glyphs.dot} " if line.width else "", "dim").add(key, "primary").add(f" {text}", "text")
+    return line.to(min(line.width, width))
