@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ossconsole.cli.options import OpenTarget, Target, profile_options, settings_options
+from ossconsole.cli.outlets import open_outlets, outlet_options
 from ossconsole.cli.output import say, say_json
 from ossconsole.cli.sandbox import fill_sandbox
 from ossconsole.cli.unattended import CommandWork, Printing, stopping_on_signals
@@ -30,9 +32,19 @@ _LINE_EVERY_STEPS = 10
 
 @click.command()
 @settings_options(TrainSettings)
+@outlet_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per step and event.")
 @profile_options
-def train(*, target: Target, as_json: bool, endpoint: str, **options: Any) -> int:
+def train(
+    *,
+    target: Target,
+    as_json: bool,
+    endpoint: str,
+    tensorboard: Path | None,
+    metrics_port: int | None,
+    on_event: str | None,
+    **options: Any,
+) -> int:
     """Train a model, ResNet-18 by default, on the dataset in the bucket and write checkpoints back.
 
     Ctrl-C stops after the current step, with a checkpoint; a second Ctrl-C stops immediately. A run that loses its
@@ -59,9 +71,14 @@ def train(*, target: Target, as_json: bool, endpoint: str, **options: Any) -> in
             return _train_as_worker(opened, settings, rank_info)
         printing = Printing(say_json if as_json else print_line)
         sampler = Sampler()
-        run = TrainingRun(opened.profile, opened.credentials, settings, sampler, rank_info=rank_info, on_event=printing)
-        printing.stop = run.stop
-        return run_to_end(run, sampler, opened, on_hangup, as_json=as_json)
+        with open_outlets(
+            printing, sampler, tensorboard=tensorboard, metrics_port=metrics_port, on_event=on_event
+        ) as outlets:
+            run = TrainingRun(
+                opened.profile, opened.credentials, settings, sampler, rank_info=rank_info, on_event=outlets
+            )
+            printing.stop, outlets.warn = run.stop, run.warn
+            return run_to_end(run, sampler, opened, on_hangup, as_json=as_json)
 
 
 def run_to_end(run: TrainingRun, sampler: Sampler, opened: OpenTarget, on_hangup: OnHangup, *, as_json: bool) -> int:

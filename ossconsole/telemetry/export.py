@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import csv
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.telemetry import events
@@ -67,32 +67,60 @@ def export_tensorboard(record: Path, folder: Path) -> Path:
 
     Raises ConsoleError, also where the package is not installed.
     """
+    board = TensorBoardFolder(folder)
     try:
-        from tensorboard.summary import Writer
-    except ImportError as error:
-        raise ConsoleError(
-            f"TensorBoard is not installed ({error}).", remedy="Install it: pip install 'ossconsole[tensorboard]'"
-        ) from error
-    try:
-        writer = Writer(str(folder))
-        try:
-            _write_scalars(read_events(record), writer.add_scalar)
-        finally:
-            writer.close()
-    except OSError as error:
-        raise _unwritable(folder, error) from error
+        for event in read_events(record):
+            board.add(event)
+    finally:
+        board.close()
     return folder
 
 
-def _write_scalars(rows: Iterable[Event], add: Callable[..., Any]) -> None:
-    """Telemetry has no step of its own: it counts for the step before."""
-    step = 0
-    for event in rows:
+class TensorBoardFolder:
+    """Scalars of a run's events in a TensorBoard event file, also while the run is alive; for one thread at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises ConsoleError, also where the package is not installed."""
+        try:
+            from tensorboard.summary import Writer
+        except ImportError as error:
+            raise ConsoleError(
+                f"TensorBoard is not installed ({error}).", remedy="Install it: pip install 'ossconsole[tensorboard]'"
+            ) from error
+        self._folder = folder
+        self._step = 0
+        try:
+            self._writer = Writer(str(folder))
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+
+    def add(self, event: Event) -> None:
+        """Writes the scalars of an event; telemetry has no step of its own: it counts for the step before.
+
+        Raises ConsoleError.
+        """
         if isinstance(event, events.Step | events.Epoch):
-            step = event.step
-        for tag, value in _scalars(event):
-            if value is not None:
-                add(tag, value, step, wall_time=event.time)
+            self._step = event.step
+        try:
+            for tag, value in _scalars(event):
+                if value is not None:
+                    self._writer.add_scalar(tag, value, self._step, wall_time=event.time)
+        except OSError as error:
+            raise _unwritable(self._folder, error) from error
+
+    def flush(self) -> None:
+        """Makes what was written visible to TensorBoard. Raises ConsoleError."""
+        try:
+            self._writer.flush()
+        except OSError as error:
+            raise _unwritable(self._folder, error) from error
+
+    def close(self) -> None:
+        """Closes the file. Raises ConsoleError."""
+        try:
+            self._writer.close()
+        except OSError as error:
+            raise _unwritable(self._folder, error) from error
 
 
 def _scalars(event: Event) -> Iterator[tuple[str, float | None]]:

@@ -85,9 +85,7 @@ def one_of_each() -> list[Event]:
         events.InfoEvent(time=START + 2, message="lr is now 0.05"),
         events.WarningEvent(time=START + 2, message="retried", remedy="nothing to do"),
         events.ErrorEvent(time=START + 2, message="lost a reader"),
-        events.Telemetry(
-            time=START + 2, gpus=(GpuSample(index=0, uuid="GPU-0", utilization=40.0, throttle=("power cap",)),)
-        ),
+        events.Telemetry(time=START + 2, gpus=(_GPU,)),
         step_event(3),
         epoch_event(1, 3),
         events.Saving(time=START + 9, key="checkpoints/one-9.pt", bytes=9, written=4),

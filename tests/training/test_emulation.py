@@ -184,11 +184,11 @@ def test_accelerators_that_storage_feeds_reach_their_rate(bucket: Bucket) -> Non
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("attempt", range(5))
-@pytest.mark.parametrize(("number", "rate"), [(1, 40), (2, 20), (4, 10)])
+@pytest.mark.parametrize(("number", "rate"), [(1, 20), (2, 14), (4, 8)])
 def test_finds_the_number_that_a_shaped_sandbox_feeds(number: int, rate: float, attempt: int, tmp_path: Path) -> None:
     limit = MIN_AU * rate * (number + 0.5)  # objects/s: `number` reach the least AU, one more does not
     shaped = ("--standard-objects-per-s", str(limit), "--standard-first-byte-ms", "5")
     with SandboxProcess.start(tmp_path / "sandbox", arguments=shaped) as process:
         bucket = bucket_in(process, f"shaped-{attempt}")
-        summary, _ = emulate(bucket, rate, steps=30, endpoints=(EndpointKind.STANDARD,))
+        summary, _ = emulate(bucket, rate, steps=25, endpoints=(EndpointKind.STANDARD,))
     assert summary.paths[0].accelerators == number
