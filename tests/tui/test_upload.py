@@ -237,15 +237,25 @@ async def test_knobs(make_app: AppMaker) -> None:
     ]
 
 
-async def test_an_upload_elsewhere_can_be_paused_and_has_no_knobs(make_app: AppMaker) -> None:
+async def test_an_upload_elsewhere_is_steered_as_one_of_this_process(make_app: AppMaker) -> None:
     upload = FakeUpload(upload_progress(), is_remote=True)
     app = make_app(FakeServices(upload=upload), "upload")
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(pilot)
         await pilot.press("p", "plus", "b")
         await settle(pilot)
-        assert not isinstance(app.screen, PromptScreen)
-    assert upload.asked == ["pause"]
+        await pilot.press(*"2.5", "enter")
+        await settle(pilot)
+    assert upload.asked == ["pause", ("parallelism", 20), ("bandwidth", 2.5e6)]
+
+
+async def test_after_an_upload_elsewhere_no_retry_is_promised(make_app: AppMaker) -> None:
+    upload = FakeUpload(upload_progress(phase=Phase.CANCELLED), is_remote=True, alive=False)
+    app = make_app(FakeServices(upload=upload), "upload")
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+        assert "r retry" not in shown(app)
+        assert "n, then /data/pictures as the source, uploads what is missing" in shown(app)
 
 
 async def test_the_end_lists_failures_and_retries_them_as_one_action(make_app: AppMaker) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, overload
 
 from textual import events
@@ -39,9 +39,15 @@ COLUMNS = (
 )
 
 
+_FULL_DATES_FROM = 90  # cells of the table
+_SHORT_DATE = 11
+
+
 def columns(width: int) -> list[tuple[Column, int, int]]:
     """The visible columns of a table of `width` cells, each with its first cell and its width."""
     shown = [column for column in COLUMNS if width >= column.needs]
+    if width < _FULL_DATES_FROM:  # names need the cells more than years and seconds do
+        shown = [replace(column, width=_SHORT_DATE) if column.key is SortKey.MODIFIED else column for column in shown]
     name = width - _MARGIN - sum(column.width + 2 for column in shown if column.width)
     placed, at = [], _MARGIN
     for column in shown:
@@ -67,8 +73,10 @@ def header(width: int, sort: Sort, glyphs: Glyphs) -> Line:
     return line
 
 
-def row_line(rows: ObjectRows, row: int, width: int, *, selected: bool, glyphs: Glyphs) -> Line:
-    """A folder or an object."""
+def row_line(
+    rows: ObjectRows, row: int, width: int, *, selected: bool, glyphs: Glyphs, checkpoint: Callable[[str, int], str]
+) -> Line:
+    """A folder or an object; `checkpoint` gives the name of a run's checkpoint in columns, "" for other names."""
     is_folder = rows.is_folder(row)
     mark = glyphs.done if selected else " "
     line = Line((mark, "good"), (glyphs.folder if is_folder else " ", "primary"))
@@ -77,7 +85,7 @@ def row_line(rows: ObjectRows, row: int, width: int, *, selected: bool, glyphs: 
         if column.key is SortKey.NAME:
             name = shown_name(rows.name(row))
             style = "warn" if selected else "primary" if is_folder else "text"
-            line.add(shorten_middle(name, cells, glyphs.ellipsis), style)
+            line.add(checkpoint(name, cells) or shorten_middle(name, cells, glyphs.ellipsis), style)
         elif not is_folder:
             line.add(_figure(rows, row, column.key, cells), "dim")
     return line
@@ -86,7 +94,10 @@ def row_line(rows: ObjectRows, row: int, width: int, *, selected: bool, glyphs: 
 def _figure(rows: ObjectRows, row: int, key: SortKey, cells: int) -> str:
     if key is SortKey.SIZE:
         return size(rows.size(row)).rjust(cells)
-    return moment(rows.modified(row)) if key is SortKey.MODIFIED else rows.storage_class(row)
+    if key is SortKey.MODIFIED:
+        date = moment(rows.modified(row))
+        return date[5:16] if cells == _SHORT_DATE else date
+    return rows.storage_class(row)
 
 
 def shown_name(name: str) -> str:
@@ -148,6 +159,14 @@ def failure_text(job: Job) -> str:
     """The first failure of a job, and the number of the others."""
     more = len(job.failures) - 1
     return f"{job.title}: {job.failures[0].reason}{f' and {more} more' if more else ''}"
+
+
+_JOBS_SHOWN = 3
+
+
+def shown_jobs(jobs: Sequence[Job]) -> list[Job]:
+    """The newest jobs that need attention; those that are done were announced, and `J` lists them."""
+    return [job for job in jobs if job.state is not JobState.DONE or job.failures][-_JOBS_SHOWN:]
 
 
 def job_line(job: Job, width: int, glyphs: Glyphs) -> Line:

@@ -174,6 +174,7 @@ ACTIONS = (
         ("select_all", "a", "All", "Select all visible rows, or none", 0),
         ("select_pattern", "asterisk", "Pattern", "Select the loaded names that match", 0),
         ("download", "d", "Download", "Download the selection, with subfolders", 58),
+        ("upload", "u", "Upload", "Upload a file or a folder, as it is, to this folder", 54),
         ("delete", "x,delete", "Delete", "Delete the selection, after a confirmation", 45),
         ("copy", "c", "Copy", "Copy inside the bucket, on the server", 0),
         ("rename", "m", "Rename", "Rename or move, on the server", 0),

@@ -326,6 +326,11 @@ def _next(progress: UploadProgress, summary: UploadSummary, prefix: str) -> str:
     return " r retry what is missing · n another upload"
 
 
+def after_other(source: str) -> Line:
+    """The next step after an upload that another process did."""
+    return Line((f" n, then {safe(source)} as the source, uploads what is missing", "primary"))
+
+
 class SampleView(Widget):
     """The newest sample as an image."""
 

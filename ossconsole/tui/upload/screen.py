@@ -21,7 +21,7 @@ from ossconsole.dataset.source.layout import ARCHIVE_AND_TABLE_SUFFIXES
 from ossconsole.dataset.upload.job import MAX_PARALLELISM, UploadSettings
 from ossconsole.dataset.upload.plan import UploadPlan
 from ossconsole.storage.jobs.threads import Cancelled
-from ossconsole.tui.console import OwnUploadHandle, Ready
+from ossconsole.tui.console import Ready
 from ossconsole.tui.kit import actions, memory
 from ossconsole.tui.kit.canvas import Panel
 from ossconsole.tui.kit.dialogs import PromptScreen
@@ -187,7 +187,8 @@ class UploadScreen(ConsoleScreen):
                 return panels.progress_lines(area, handle.progress(), handle.source)
             own = self.services.own_upload
             prefix = own.settings.prefix if own is not None and not handle.is_remote else ""
-            return panels.end_lines(area, handle.progress(), handle.summary(), handle.source, prefix)
+            lines = panels.end_lines(area, handle.progress(), handle.summary(), handle.source, prefix)
+            return [*lines[:-1], panels.after_other(handle.source)] if handle.is_remote else lines
         if self._scan is not None:
             return panels.scan_lines(area, self._files_seen)
         if self._plan is not None:
@@ -203,12 +204,6 @@ class UploadScreen(ConsoleScreen):
             return MISSING
         typed = self.query_one("#prefix", Input).value.strip().strip("/")
         return safe(f"oss://{profile.bucket}/{typed or profile.dataset_prefix}")
-
-    @property
-    def _own(self) -> OwnUploadHandle | None:
-        """The running upload, if it belongs to this process."""
-        own, handle = self.services.own_upload, self.services.upload
-        return own if own is not None and own.alive and handle is not None and not handle.is_remote else None
 
     # The form
 
@@ -320,10 +315,11 @@ class UploadScreen(ConsoleScreen):
         if action in {"pause", "cancel"}:
             return alive
         if action in {"parallel", "bandwidth"}:
-            return self._own is not None
+            return alive
         if action in {"retry", "new"}:
             over = handle is not None and not alive and not self._wants_form
-            return over and (action == "new" or self.services.own_upload is not None) and not self.services.readonly
+            own = handle is not None and not handle.is_remote  # the settings of another process are not known
+            return over and (action == "new" or own) and not self.services.readonly
         return True
 
     def action_pick(self) -> None:
@@ -420,7 +416,7 @@ class UploadScreen(ConsoleScreen):
 
     def action_parallel(self, direction: int) -> None:
         """Send more (1) or fewer (-1) samples simultaneously."""
-        upload = self._own
+        upload = self.services.upload
         if upload is not None:
             now = upload.progress().parallelism
             step = 1 if now + direction < 8 else 4
@@ -428,7 +424,7 @@ class UploadScreen(ConsoleScreen):
 
     def action_bandwidth(self) -> None:
         """Set or remove the cap of the bandwidth."""
-        upload = self._own
+        upload = self.services.upload
         if upload is None:
             return
         now = upload.progress().bandwidth
@@ -437,8 +433,8 @@ class UploadScreen(ConsoleScreen):
         self.app.push_screen(prompt, self._set_bandwidth)
 
     def _set_bandwidth(self, text: str | None) -> None:
-        upload = self._own
-        if upload is not None and text is not None:
+        upload = self.services.upload
+        if upload is not None and upload.alive and text is not None:
             upload.set_bandwidth(float(text) * 1e6 or None)
 
 
