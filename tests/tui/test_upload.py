@@ -19,9 +19,11 @@ from ossconsole.storage.jobs.job import Failure
 from ossconsole.tui.console import Ready, Starting
 from ossconsole.tui.kit import memory
 from ossconsole.tui.kit.dialogs import PromptScreen
+from ossconsole.tui.kit.glyphs import BRAILLE
+from ossconsole.tui.upload.panels import PanelArea, Throughput
 from ossconsole.tui.upload.screen import SourcePicker
 from tests.tui.conftest import AppMaker
-from tests.tui.fakes import SIMULATED, FakeServices, FakeUpload, upload_progress
+from tests.tui.fakes import SIMULATED, START, FakeServices, FakeUpload, upload_progress
 from tests.tui.screens import settle, shown
 
 PLAN = UploadPlan(
@@ -382,3 +384,18 @@ async def test_every_state_fits_every_size(make_app: AppMaker, size: tuple[int, 
         async with app.run_test(size=size) as pilot:
             await settle(pilot)
             assert shown(app).strip()
+
+
+def test_the_throughput_is_drawn_over_the_time_of_the_upload() -> None:
+    rates = Throughput()
+    area = PanelArea(60, 30, BRAILLE)
+    for second in range(1, 61):
+        rates.add(START + second, upload_progress(seconds=float(second), bytes_per_s=2e6 if second < 30 else 8e6))
+    lines = [line.text for line in rates.lines(area)]
+    assert "MB/s" in lines[0]
+    assert lines[1].lstrip().startswith("10")
+    assert lines[-1].split() == ["0:00", "1:00"]
+    assert lines[1][40:].strip() or lines[2][40:].strip(), "the second half is high"
+    assert not lines[2][8:30].strip(), "the first half is low"
+    rates.add(START + 200, upload_progress(seconds=1.0))
+    assert rates.lines(area) == [], "another upload begins anew"

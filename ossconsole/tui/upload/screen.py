@@ -133,6 +133,7 @@ class UploadScreen(ConsoleScreen):
         self._wants_form = False
         self._starting = False
         self._recalled = False
+        self._rates = panels.Throughput()
 
     def body(self) -> ComposeResult:
         with Grid(id="upload-form"):
@@ -160,6 +161,8 @@ class UploadScreen(ConsoleScreen):
         self.set_class(form, "-form")
         running = not form and handle is not None and handle.alive
         self.set_class(running, "-running")
+        if running and handle is not None:
+            self._rates.add(self.console.now, handle.progress())
         self.set_class(running and handle is not None and not handle.is_remote, "-sample")
         for panel in self.query(Panel):
             panel.redraw()
@@ -184,7 +187,7 @@ class UploadScreen(ConsoleScreen):
         handle = self.services.upload
         if handle is not None and not self.has_class("-form"):
             if handle.alive:
-                return panels.progress_lines(area, handle.progress(), handle.source)
+                return panels.progress_lines(area, handle.progress(), handle.source, self._rates)
             own = self.services.own_upload
             prefix = own.settings.prefix if own is not None and not handle.is_remote else ""
             lines = panels.end_lines(area, handle.progress(), handle.summary(), handle.source, prefix)
