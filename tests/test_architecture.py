@@ -7,7 +7,18 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "torchvision", "osstorchconnector", "oss2", "textual", "pynvml", "aiohttp", "numpy", "PIL")
+HEAVY = (
+    "torch",
+    "torchvision",
+    "osstorchconnector",
+    "oss2",
+    "alibabacloud_credentials",
+    "textual",
+    "pynvml",
+    "aiohttp",
+    "numpy",
+    "PIL",
+)
 
 
 def loaded_after(statement: str) -> set[str]:

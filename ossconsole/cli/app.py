@@ -21,10 +21,13 @@ _COMMANDS = {
     "export": "ossconsole.cli.runs:export",
     "ls": "ossconsole.cli.ls:ls",
     "manifest": "ossconsole.cli.manifest:manifest",
+    "report": "ossconsole.cli.runs:report",
+    "run": "ossconsole.cli.run:run",
     "sandbox": "ossconsole.cli.sandbox:sandbox",
     "status": "ossconsole.cli.runs:status",
     "train": "ossconsole.cli.train:train",
     "upload": "ossconsole.cli.upload:upload",
+    "warm": "ossconsole.cli.warm:warm",
 }
 
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from ossconsole.dataset.upload.job import UploadJob, UploadSettings
     from ossconsole.dataset.upload.plan import UploadPlan
     from ossconsole.storage.client import ObjectStore
+    from ossconsole.storage.jobs.warm import WarmUp
     from ossconsole.telemetry.sampler import Sampler, TelemetrySample
     from ossconsole.training.remote.attached import AttachedUpload
     from ossconsole.training.remote.control import ControlServer
@@ -197,6 +198,15 @@ class Application:
         finally:
             store.close()
 
+    def plan_warm_up(self, *, again: bool = False) -> WarmUp:
+        """A warm-up of the dataset, not started. Raises ConsoleError."""
+        from ossconsole.dataset.warm import dataset_source
+        from ossconsole.storage.jobs.warm import WarmUp, plan_warm
+
+        accelerated = self.store(EndpointKind.ACCELERATED)
+        source = dataset_source(self.store(EndpointKind.STANDARD), accelerated.profile.dataset_prefix)
+        return WarmUp(accelerated, plan_warm(source, accelerated, again=again))
+
     def use_profile(self, name: str) -> None:
         """Opens another profile. Raises ConsoleError while work is active."""
         self._reopen(self._target.with_profile(name))
@@ -302,7 +312,7 @@ class Application:
         threading.Thread(target=self._prepare, name="prepare", daemon=True).start()
 
     def _prepare(self) -> None:
-        from ossconsole.config.credential_sources import NoCredentialsError
+        from ossconsole.config.credentials import NoCredentialsError
 
         try:
             opened = self._open_target()
@@ -354,7 +364,7 @@ class Application:
         for report in peers():
             if self._opened is not opened:
                 return  # another profile was opened meanwhile
-            if (report.region, report.bucket) != (profile.region, profile.bucket):
+            if report.bucket and (report.region, report.bucket) != (profile.region, profile.bucket):
                 continue
             if report.run and not (self.run is not None and self.run.alive):
                 self.run = AttachedRun(report.run, report.pid)

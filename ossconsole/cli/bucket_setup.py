@@ -14,9 +14,10 @@ from ossconsole.config.profiles import Profile
 from ossconsole.storage.accelerator import (
     Accelerator,
     accelerator_warnings,
-    create_accelerator,
     delete_accelerator,
+    other_accelerators,
     read_accelerator,
+    save_accelerator,
 )
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.probe.report import OnStep, ProbeReport
@@ -48,24 +49,27 @@ class BucketSetupService:
 
     def accelerator(self) -> AcceleratorState:
         """The bucket's accelerator with warnings about its configuration."""
-        found = read_accelerator(self._store(EndpointKind.ACCELERATED))
+        store = self._store(EndpointKind.ACCELERATED)
+        found = read_accelerator(store)
+        others = other_accelerators(store, found.zone if found else "")
         if found is None:
-            return AcceleratorState(None)
+            return AcceleratorState(None, others=others)
         try:
             size = dataset_check(self._store(EndpointKind.STANDARD))[1]
         except StorageError:  # a key that may not read the dataset still gets the accelerator's state
             size = None
-        return AcceleratorState(found, tuple(accelerator_warnings(found, self.profile.dataset_prefix, size)))
+        warnings = tuple(accelerator_warnings(found, self.profile.dataset_prefix, size))
+        return AcceleratorState(found, warnings, others)
 
-    def create_accelerator(self, wanted: Accelerator) -> None:
-        """Creates or changes the accelerator."""
+    def save_accelerator(self, wanted: Accelerator, present: Accelerator | None) -> None:
+        """Creates an accelerator, or changes `present`."""
         self._refuse_readonly()
-        create_accelerator(self._store(EndpointKind.ACCELERATED), wanted)
+        save_accelerator(self._store(EndpointKind.ACCELERATED), wanted, present=present)
 
-    def delete_accelerator(self) -> None:
-        """Deletes the accelerator."""
+    def delete_accelerator(self, zone: str) -> None:
+        """Deletes the accelerator of a zone."""
         self._refuse_readonly()
-        delete_accelerator(self._store(EndpointKind.ACCELERATED))
+        delete_accelerator(self._store(EndpointKind.ACCELERATED), zone)
 
     def create_bucket(self) -> None:
         """Creates the profile's bucket."""

@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from ossconsole.config.alibaba_credentials import CliProfileSource, SdkFileSource
 from ossconsole.config.checks import Check, LimitError, fail, limited, ok, warn
 from ossconsole.config.connector import QUIET_LOG_LEVEL, connector_config_path, load_connector_config
-from ossconsole.config.credential_sources import FileSource, loose_mode
+from ossconsole.config.credential_sources import FileSource, SourceState, describe_passed_over, loose_mode
 from ossconsole.config.credentials import Credentials, CredentialSource, mask_key_id, without_credentials
 from ossconsole.config.endpoints import region_caution
 from ossconsole.config.errors import ConsoleError
@@ -39,10 +40,11 @@ from ossconsole.config.files import (
 )
 from ossconsole.config.metadata import MetadataError, MetadataService
 from ossconsole.config.profiles import Profile
+from ossconsole.config.renewal import RenewedSource
 from ossconsole.config.text import counted
 from ossconsole.dataset.manifest import SHARDS_NAME, SPLITS, ManifestMissingError, manifest_key, object_key
 from ossconsole.storage.errors import StorageError
-from ossconsole.telemetry.gpu import Driver, GpuReader, read_driver
+from ossconsole.telemetry.gpu import REINSTALL, Driver, GpuReader, cuda_problem, read_driver
 from ossconsole.telemetry.samples import GpuSnapshot
 from ossconsole.training.preflight import TorchReport
 
@@ -226,7 +228,6 @@ SMALL_GPU_BYTES = 2e9  # ResNet-18 at batch 64 and 224 px takes less than this
 NCCL_BYTES = 1e9  # as NVIDIA advises for a container (--shm-size=1g)
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - a mount, not a file
 _LIBRARIES = ("torch", "torchvision", "osstorchconnector")
-_REINSTALL = "pip install --upgrade --force-reinstall torch torchvision osstorchconnector"
 
 TORCH_NAMES = ("torch", "cuda")
 GPU_NAMES = ("nvml", "gpu memory")
@@ -297,7 +298,7 @@ def torch_checks(limit_s: float) -> list[Check]:
     except msgspec.DecodeError:
         words = done.stderr.decode(errors="replace").strip().splitlines()
         last = words[-1] if words else f"exit code {done.returncode}"
-        return [fail("torch", f"{installed}: the import ended with {last}.", _REINSTALL), warn("cuda", "Unknown.")]
+        return [fail("torch", f"{installed}: the import ended with {last}.", REINSTALL), warn("cuda", "Unknown.")]
     return torch_results(report, read_driver())
 
 
@@ -305,7 +306,7 @@ def torch_results(report: TorchReport, driver: Driver | None) -> list[Check]:
     """The `torch` and `cuda` checks from the child's report and the driver's versions."""
     versions = f"torch {report.torch}, torchvision {report.torchvision}, osstorchconnector {report.connector}"
     if report.problem:
-        return [fail("torch", f"{versions}: {report.problem}", _REINSTALL), _cuda(report, driver)]
+        return [fail("torch", f"{versions}: {report.problem}", REINSTALL), _cuda(report, driver)]
     return [ok("torch", f"{versions} can be imported together."), _cuda(report, driver)]
 
 
@@ -316,18 +317,7 @@ def _cuda(report: TorchReport, driver: Driver | None) -> Check:
         return ok(name, f"{built}; it uses {', '.join(report.devices)}.")
     if driver is None:
         return warn(name, f"{built}; there is no NVIDIA driver, so that training runs on the CPU.")
-    runs = f"driver {driver.version} runs up to CUDA {driver.cuda[0]}.{driver.cuda[1]}"
-    if not report.cuda_built:
-        return fail(name, f"{built}, though there is a GPU ({runs}).", _REINSTALL)
-    if _numbers(report.cuda_built)[:1] > driver.cuda[:1]:
-        index = f"cu{driver.cuda[0]}{driver.cuda[1]}"
-        remedy = f"Update the driver, or install a torch built for it (see pytorch.org, build {index})."
-        return fail(name, f"{built}, but {runs}: torch cannot use the GPU.", remedy)
-    return fail(name, f"{built} and {runs}, but torch finds no usable GPU.", "nvidia-smi; echo $CUDA_VISIBLE_DEVICES")
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(".") if part.isdigit())
+    return fail(name, *cuda_problem(report.cuda_built, driver))
 
 
 def _version(name: str) -> str | None:
@@ -338,6 +328,7 @@ def _version(name: str) -> str | None:
 
 
 SOON = timedelta(hours=1)
+_SELECT_REMEDY = "Correct it, or name the source in the profile's credentials, such as aliyun:NAME."
 
 
 def settings_check(profile: Profile) -> Check:
@@ -361,19 +352,26 @@ def connector_config_check() -> Check:
 
 
 def credentials_check(
-    source: CredentialSource, now: Callable[[], datetime] = lambda: datetime.now(timezone.utc)
+    source: CredentialSource,
+    passed_over: tuple[SourceState, ...] = (),
+    now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
 ) -> Check:
-    """Whether there is a key pair, when it expires, and whether other users can read its file."""
+    """Whether there is a key pair, when it expires, whether other users can read its file, and what was passed over."""
     name = "credentials"
     found = source()
-    text = f"{mask_key_id(found.access_key_id)} from {found.source}, {_end(found, now())}"
+    renews = isinstance(source, RenewedSource) and not (isinstance(source, FileSource) and source.kind == "connector")
+    renewed = ", renewed before" if renews and found.expiration is not None else ""
+    text = f"{mask_key_id(found.access_key_id)} from {found.source}, {_end(found, now())}{renewed}"
+    others = describe_passed_over(passed_over)
+    text += others
     if found.expiration is not None and found.expiration <= now():
         return fail(name, f"{text}.", "Fetch new temporary credentials, or enter an AccessKey on the Setup screen.")
-    if isinstance(source, FileSource) and (mode := loose_mode(source.path)) is not None:
-        return warn(
-            name, f"{text}; other users of this machine can read its file ({mode:04o}).", f"chmod 600 {source.path}"
-        )
-    if found.expiration is not None and found.expiration - now() < SOON:
+    file = source.path if isinstance(source, FileSource | CliProfileSource | SdkFileSource) else None
+    if file is not None and (mode := loose_mode(file)) is not None:
+        return warn(name, f"{text}; other users of this machine can read its file ({mode:04o}).", f"chmod 600 {file}")
+    if others:
+        return warn(name, f"{text}.", next((state.remedy for state in passed_over if state.remedy), _SELECT_REMEDY))
+    if found.expiration is not None and found.expiration - now() < SOON and not renews:
         return warn(name, f"{text}.", "Fetch new ones before a long run.")
     return ok(name, f"{text}.")
 

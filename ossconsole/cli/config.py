@@ -17,6 +17,7 @@ from ossconsole.config.credentials import Credentials, Secret, mask_key_id
 from ossconsole.config.endpoints import EndpointKind, candidates
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.profiles import (
+    AUTO_CREDENTIALS,
     PLAIN_HTTP_ALLOWED,
     Profile,
     Settings,
@@ -73,6 +74,7 @@ def show(as_json: bool, target: Target) -> None:
 @click.option("--bucket", prompt="Bucket", help="The bucket.")
 @click.option("--standard-endpoint", default="", help="Default: the region's internal endpoint.")
 @click.option("--accelerated-endpoint", help="The accelerator's endpoint, if the bucket has one.")
+@click.option("--credentials", default=AUTO_CREDENTIALS, show_default=True, help="The source, such as aliyun:NAME.")
 @click.option("--plain-http", type=click.Choice([PLAIN_HTTP_ALLOWED]), help="Permit endpoints without TLS.")
 @click.option("--force", is_flag=True, help="Replace an existing profile.")
 @click.pass_context
@@ -90,6 +92,8 @@ def init(context: click.Context, /, *, force: bool, **fields: Any) -> None:
     say(f"Wrote {settings_path()}.")
     if _asks(context):
         _ask_key(profile)
+    else:
+        say(f"Credentials: {describe_credentials(profile)}")
     say("Next: ossconsole doctor")
 
 

@@ -116,7 +116,7 @@ def bucket_checks(target: Target, profile: Profile | None, *, writes: bool = Tru
         try:
             opened = stack.enter_context(target.open())
             found = found or [checks.settings_check(opened.profile)]
-            found.append(checks.credentials_check(opened.credentials))
+            found.append(checks.credentials_check(opened.credentials, opened.passed_over))
         except ConsoleError as error:
             if profile is None:
                 return [checks.failed("sandbox", error)]

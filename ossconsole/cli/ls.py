@@ -12,6 +12,7 @@ from ossconsole.cli.options import OpenTarget, Target, profile_options, reads_on
 from ossconsole.cli.output import say, say_json
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.text import counted
+from ossconsole.storage.objects import SYMLINK
 
 if TYPE_CHECKING:
     from ossconsole.storage.client import ObjectStore
@@ -33,13 +34,13 @@ def ls(prefix: str, recursive: bool, limit: int | None, as_json: bool, target: T
     from ossconsole.storage.client import ObjectStore
 
     with target.open() as opened:
-        below = _key_prefix(prefix, opened.profile.bucket)
+        below = key_prefix(prefix, opened.profile.bucket)
         _fill_if_listed(opened, below)
         store = ObjectStore(opened.profile, opened.credentials, pause=_wait)
         try:
             folders = objects = size = 0
             truncated = False
-            below = _folder(store, below)
+            below = folder_prefix(store, below)
             for entry in _entries(store, below, recursive=recursive):
                 if limit is not None and folders + objects == limit:
                     truncated = True
@@ -76,7 +77,7 @@ def _fill_if_listed(opened: OpenTarget, below: str) -> None:
         fill_sandbox(opened)
 
 
-def _key_prefix(text: str, bucket: str) -> str:
+def key_prefix(text: str, bucket: str) -> str:
     """The key prefix of the argument. Raises SettingsError for a URI of another bucket."""
     if not text.startswith("oss://"):
         return text
@@ -88,7 +89,7 @@ def _key_prefix(text: str, bucket: str) -> str:
     return prefix
 
 
-def _folder(store: ObjectStore, prefix: str) -> str:
+def folder_prefix(store: ObjectStore, prefix: str) -> str:
     """The prefix, with a slash added where it names a folder but not an object."""
     if not prefix or prefix.endswith("/"):
         return prefix
@@ -110,6 +111,7 @@ def _entries(store: ObjectStore, prefix: str, *, recursive: bool) -> Iterator[di
                 "size": found.size,
                 "modified": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(found.modified)),
                 "storage_class": found.storage_class,
+                "object_type": found.type,
                 "etag": found.etag,
             }
         token = page.next_token
@@ -120,4 +122,5 @@ def _entries(store: ObjectStore, prefix: str, *, recursive: bool) -> Iterator[di
 def _line(entry: dict[str, Any]) -> str:
     if entry["type"] == "folder":
         return f"{'folder':>15}  {'':20}  {'':<12}  {entry['key']}"
-    return f"{entry['size']:>15,}  {entry['modified']}  {entry['storage_class']:<12}  {entry['key']}"
+    kind = SYMLINK if entry["object_type"] == SYMLINK else entry["storage_class"]
+    return f"{entry['size']:>15,}  {entry['modified']}  {kind:<12}  {entry['key']}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ossconsole.cli.options import Target, profile_options, readonly_option
+from ossconsole.cli.options import Target, label_options, profile_options, readonly_option
 from ossconsole.cli.output import say, say_json
 from ossconsole.cli.sandbox import fill_sandbox
 from ossconsole.cli.upload import print_unused
@@ -24,15 +24,26 @@ _REPORT_EVERY_S = 2.0
 @click.command()
 @click.option("--force", is_flag=True, help="Replace a manifest that exists.")
 @click.option("--dry-run", is_flag=True, help="List the dataset without writing the manifest.")
+@label_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line; the last one is the summary.")
 @profile_options
 @readonly_option
-def manifest(*, target: Target, force: bool, dry_run: bool, as_json: bool, readonly: bool) -> None:
+def manifest(
+    *,
+    target: Target,
+    force: bool,
+    dry_run: bool,
+    val_labels: str,
+    class_index: str,
+    as_json: bool,
+    readonly: bool,
+) -> None:
     """Write the manifest of the images in train/<class>/ and val/<class>/ below the dataset prefix.
 
     Each run lists a prefix without a manifest. Write the manifest again (--force) after images were
     added or removed. `upload` writes the manifest of what it uploads.
     """
+    from ossconsole.dataset.labels import LabelFiles
     from ossconsole.dataset.listing import manifest_from_listing
     from ossconsole.dataset.manifest import SHARDS_NAME, manifest_key, object_key, write_manifest
     from ossconsole.storage.client import ObjectStore
@@ -53,7 +64,9 @@ def manifest(*, target: Target, force: bool, dry_run: bool, as_json: bool, reado
             if not (force or dry_run) and store.exists(key):
                 raise ConsoleError(f"{store.uri(key)} exists already.", remedy="Add --force to replace it.")
             began = time.monotonic()
-            listed, unused = manifest_from_listing(store, prefix, _Progress(store.uri(prefix), as_json=as_json))
+            labels = LabelFiles(val_labels=val_labels, class_index=class_index)
+            progress = _Progress(store.uri(prefix), as_json=as_json)
+            listed, unused = manifest_from_listing(store, prefix, progress, labels)
             print_unused(unused, as_json=as_json)
             if not dry_run:
                 write_manifest(store, prefix, listed)
@@ -85,6 +98,8 @@ def _wait(wait: Wait) -> None:
 
 
 def _print_summary(listed: Manifest, uri: str, seconds: float, *, written: bool, as_json: bool) -> None:
+    from ossconsole.dataset.listing import LABELS
+
     counts = {split: len(samples) for split, samples in listed.splits.items()}
     size = sum(listed.sample_bytes(sample) for samples in listed.splits.values() for sample in samples)
     if as_json:
@@ -97,6 +112,7 @@ def _print_summary(listed: Manifest, uri: str, seconds: float, *, written: bool,
                 "train": counts.get("train", 0),
                 "val": counts.get("val", 0),
                 "bytes": size,
+                "labels": listed.preparation.get(LABELS, ""),
                 "seconds": round(seconds, 3),
             }
         )
@@ -104,4 +120,6 @@ def _print_summary(listed: Manifest, uri: str, seconds: float, *, written: bool,
     splits = " and ".join(counted(count, f"{split} sample") for split, count in counts.items())
     classes = counted(len(listed.classes), "class", "classes")
     say(f"{splits} in {classes}, {listed.format}, {size / 1e9:.2f} GB; listed in {seconds:.1f} s.")
+    if described := listed.preparation.get(LABELS):
+        say(f"Labels: {described}.")
     say(f"Manifest: {uri}" if written else "The manifest was not written (--dry-run).")

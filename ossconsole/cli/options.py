@@ -19,8 +19,10 @@ from ossconsole.config.errors import SettingsError
 from ossconsole.config.files import state_dir
 from ossconsole.config.profiles import Profile, load_settings
 from ossconsole.config.resolve import FIELDS, Origin, Resolution, option_name, overlay, resolve
+from ossconsole.training.settings import AUTO
 
 if TYPE_CHECKING:
+    from ossconsole.config.credential_sources import SourceState
     from ossconsole.sandbox.shared import SharedSandbox
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -48,6 +50,8 @@ class OpenTarget:
     credentials: CredentialSource
     sandbox: SharedSandbox | None
     origins: dict[str, Origin]
+    passed_over: tuple[SourceState, ...] = ()
+    """The sources of credentials that exist and cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +77,14 @@ class Target:
     @contextmanager
     def open(self, say: Callable[[str], None] = _say_on_stderr) -> Iterator[OpenTarget]:
         """Finds the credentials, or starts the sandbox and reports that through `say`. Raises ConsoleError."""
-        from ossconsole.config.credential_sources import FixedSource, find_credentials
+        from ossconsole.config.credential_sources import FixedSource, select_credentials
 
         resolution = self.resolve()
         if resolution is not None:
-            credentials = find_credentials(resolution.profile)
-            yield OpenTarget(resolution.profile, credentials, None, resolution.origins)
+            selected = select_credentials(resolution.profile)
+            yield OpenTarget(
+                resolution.profile, selected.source, None, resolution.origins, passed_over=selected.passed_over
+            )
             return
         from ossconsole.sandbox.shared import SharedSandbox
 
@@ -110,7 +116,8 @@ def settings_options(settings: type[msgspec.Struct]) -> Callable[[F], F]:
     """Adds one option for each field of a settings struct, which the command gets under the field's name.
 
     Range, default and help come from the field's type, default and `msgspec.Meta(description=...)`; `extra` may give
-    `choices` and `metavar`. A boolean becomes a flag, with a `--no-` form where its default is True.
+    `choices`, `metavar`, and with `auto` the value of the word auto. A boolean becomes a flag, with a `--no-` form
+    where its default is True.
     """
 
     def decorate(command: F) -> F:
@@ -130,22 +137,38 @@ def _settings_option(described: msgspec.structs.FieldInfo) -> Callable[[F], F]:
     if kind is bool:
         switch = f"{name}/--no-{name[2:]}" if default else name
         return click.option(switch, described.name, is_flag=True, default=default, help=meta.description)
-    accepted: Any = kind
+    accepted, metavar = kind, extra.get("metavar")
     if "choices" in extra or issubclass(kind, enum.Enum):
         accepted = click.Choice([str(choice) for choice in extra.get("choices", kind)])
     elif kind in (int, float) and (meta.ge, meta.gt) != (None, None):
         bounds = (meta.ge if meta.gt is None else meta.gt, meta.le if meta.lt is None else meta.lt)
         kinds: Any = click.IntRange if kind is int else click.FloatRange
         accepted = kinds(*bounds, min_open=meta.gt is not None, max_open=meta.lt is not None)
+    if "auto" in extra:
+        accepted, metavar = AutoOr(accepted, extra["auto"]), f"{kind.__name__.upper()}|{AUTO}"
+        default = AUTO if default == extra["auto"] else default
     return click.option(
         name,
         described.name,
         type=accepted,
         default=str(default) if isinstance(default, enum.Enum) else default,
         show_default=default != "",
-        metavar=extra.get("metavar"),
+        metavar=metavar,
         help=meta.description,
     )
+
+
+class AutoOr(click.ParamType):  # type: ignore[type-arg] # it is not generic in click 8.1
+    """A number, or the word auto, which stands for `auto`."""
+
+    def __init__(self, number: Any, auto: object) -> None:
+        self.number = number
+        self.auto = auto
+        self.name = number.name
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> object:
+        """The number, or that of auto."""
+        return self.auto if value == AUTO else self.number.convert(value, param, ctx)
 
 
 def _merged(metas: Sequence[msgspec.Meta]) -> msgspec.Meta:
@@ -153,6 +176,16 @@ def _merged(metas: Sequence[msgspec.Meta]) -> msgspec.Meta:
     names = ("gt", "ge", "lt", "le", "description", "extra")
     given = {name: value for meta in metas for name in names if (value := getattr(meta, name)) is not None}
     return msgspec.Meta(**given)
+
+
+def label_options(command: F) -> F:
+    """Adds the label files of a dataset: `--val-labels` and `--class-index`."""
+    for name, text in (
+        ("--class-index", "The tutorial's class index; none = number only the classes found."),
+        ("--val-labels", "Labels of a flat val/: the tutorial's JSON, Kaggle's CSV, or a CSV of name and class."),
+    ):
+        command = click.option(name, default="", metavar="FILE", help=text)(command)
+    return command
 
 
 def readonly_option(command: F) -> F:

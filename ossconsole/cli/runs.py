@@ -1,4 +1,4 @@
-"""`ossconsole status` and `ossconsole export`: summaries and exports of run records."""
+"""`ossconsole status`, `export` and `report`: summaries, exports and reports of run records and benchmarks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import msgspec
 from ossconsole.cli.options import Target, profile_options, reads_only
 from ossconsole.cli.output import say, say_json
 from ossconsole.config.resolve import FIELDS
-from ossconsole.telemetry.runs import RunSummary, find_run
+from ossconsole.config.text import counted
+from ossconsole.telemetry.events import worst_classes
+from ossconsole.telemetry.runs import RunSummary, find_run, record_path
 
 
 @click.command()
@@ -58,6 +60,34 @@ def export(run: str, form: str | None, output: Path | None, target: Target) -> N
         say(path)
 
 
+@click.command()
+@click.argument("name", metavar="[RUN|BENCH]", default="")
+@click.option("--format", "form", type=click.Choice(["html", "md"]), default="html", show_default=True, help="Format.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="File. Default: named after the run.")
+@profile_options
+@reads_only
+def report(name: str, form: str, out: Path | None, target: Target) -> None:
+    """Write a page about RUN (default: the newest run) or a saved benchmark, to send or print.
+
+    It is one file that loads nothing from a network, and has no secret in it.
+    """
+    from ossconsole.telemetry.report import write_page, write_report
+
+    if name and not _is_run(name):
+        from ossconsole.training.bench.report import bench_page
+        from ossconsole.training.bench.saved import load
+
+        say(write_page(bench_page(load(name)), out or Path(f"{name}.{form}"), form))
+        return
+    summary = _find(name, target)
+    say(write_report(Path(summary.path), out or Path(f"{summary.run}.{form}"), form))
+
+
+def _is_run(name: str) -> bool:
+    """Whether there is a run of that name; a benchmark of the same name is not found then."""
+    return record_path(name).exists()
+
+
 def _find(run: str, target: Target) -> RunSummary:
     target.refuse_flags(set(FIELDS) - {"bucket"}, "runs are selected by --profile and --bucket alone.")
     return find_run(run, profile=target.flags.get("profile", ""), bucket=target.flags.get("bucket", ""))
@@ -76,6 +106,7 @@ def _lines(summary: RunSummary) -> list[tuple[str, str]]:
         "started": _when(summary.started),
         "last event": _when(summary.updated),
         "step": f"{summary.step} (epoch {summary.epoch})" if summary.step else None,
+        "device": _device(summary),
         "samples/s": rate,
         "data wait": None if summary.wait_fraction is None else f"{summary.wait_fraction:.0%} of the step",
         "A/B": None if comparison is None else comparison.words,
@@ -83,11 +114,19 @@ def _lines(summary: RunSummary) -> list[tuple[str, str]]:
         "endpoint": None if summary.endpoint is None else f"{summary.endpoint}{simulated}",
         "loss": None if summary.loss is None else f"{summary.loss:.4f}",
         "top-1": None if summary.top1 is None else f"{summary.top1:.1%}",
+        "lowest": worst_classes(summary.class_top1) or None,
         "checkpoint": summary.checkpoint or None,
         "error": summary.error or None,
         "record": summary.path,
     }
     return [(label, text) for label, text in known.items() if text is not None]
+
+
+def _device(summary: RunSummary) -> str | None:
+    if not summary.gpus:
+        return summary.device or None
+    used = "" if summary.gpu_utilization is None else f", {summary.gpu_utilization:.0f} % used in the last sample"
+    return f"{counted(len(summary.gpus), 'GPU')}{used}: {', '.join(summary.gpus)}"
 
 
 def _when(moment: float) -> str:

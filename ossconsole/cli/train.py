@@ -33,7 +33,7 @@ _LINE_EVERY_STEPS = 10
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per step and event.")
 @profile_options
 def train(*, target: Target, as_json: bool, endpoint: str, **options: Any) -> int:
-    """Train ResNet-18 on the dataset in the bucket and write checkpoints back.
+    """Train a model, ResNet-18 by default, on the dataset in the bucket and write checkpoints back.
 
     Ctrl-C stops after the current step, with a checkpoint; a second Ctrl-C stops immediately. A run that loses its
     terminal continues, unless `on_hangup` in the settings is "stop"; `ossconsole` shows and controls it.
@@ -46,7 +46,7 @@ def train(*, target: Target, as_json: bool, endpoint: str, **options: Any) -> in
     settings = TrainSettings(endpoint=EndpointKind(endpoint), **options)
     check_libraries()
     check_weights(settings.weights)
-    check_precision(settings.precision)
+    check_precision(settings)
     with target.open() as opened:
         if opened.profile.endpoint(settings.endpoint) is None:
             raise SettingsError(
@@ -89,13 +89,13 @@ def run_to_end(run: TrainingRun, sampler: Sampler, opened: OpenTarget, on_hangup
 def _train_as_worker(opened: OpenTarget, settings: TrainSettings, rank_info: RankInfo) -> int:
     """Trains as another rank than 0 of a torchrun job; torchrun decides when it ends."""
     from ossconsole.training.context import RunContext
-    from ossconsole.training.rank_process import train_rank
+    from ossconsole.training.rank import Rank
 
     context = RunContext(
         f"rank-{rank_info.rank}", opened.profile, opened.credentials, settings, emit=lambda _event: None
     )
     with stopping_on_signals(context, OnHangup.CONTINUE) as signalled:
-        train_rank(context, rank_info)
+        Rank(context, rank_info).train()
     return 128 + signalled[0] if signalled else 0
 
 

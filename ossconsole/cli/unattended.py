@@ -18,7 +18,7 @@ from ossconsole.config.profiles import OnHangup, Profile
 if TYPE_CHECKING:
     from ossconsole.dataset.upload.job import UploadJob
     from ossconsole.telemetry.events import Event
-    from ossconsole.training.run import TrainingRun
+    from ossconsole.training.remote.control import ControllableRun
 
 
 class Stoppable(Protocol):
@@ -34,8 +34,8 @@ class Stoppable(Protocol):
 class CommandWork:
     """The work of a command that consoles can see and control (`ossconsole.training.remote.control.ControlTarget`)."""
 
-    profile: Profile
-    own_run: TrainingRun | None = None
+    profile: Profile | None
+    own_run: ControllableRun | None = None
     own_upload: UploadJob | None = None
 
 

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
-from ossconsole.cli.options import OpenTarget, Target, profile_options, readonly_option
+from ossconsole.cli.follow import (
+    POLL_S,
+    REPORT_EVERY_S,
+    cancelling_on_signals,
+    emit,
+    exit_code,
+    finish,
+    progress_bar,
+)
+from ossconsole.cli.options import OpenTarget, Target, label_options, profile_options, readonly_option
 from ossconsole.cli.output import say, say_json
-from ossconsole.cli.unattended import CommandWork, stopping_on_signals
+from ossconsole.cli.unattended import CommandWork
 from ossconsole.config.errors import SettingsError
-from ossconsole.config.profiles import load_settings
 from ossconsole.config.text import counted, safe_text
 from ossconsole.dataset.formats import SampleFormat
 
@@ -29,9 +34,6 @@ if TYPE_CHECKING:
     from ossconsole.dataset.upload.progress import UploadProgress
     from ossconsole.storage.jobs.job import Failure, Job
 
-_INTERRUPTED = 130
-_POLL_S = 0.2
-_REPORT_EVERY_S = 1.0
 _SHOWN = 10
 
 
@@ -63,6 +65,17 @@ _SHOWN = 10
     default=0.0,
     metavar="MB/S",
     help="Limit of the upload bandwidth; 0 = none.",
+)
+@click.option(
+    "--val-split",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.0,
+    metavar="SHARE",
+    help="Store this share of each class as val/ when SRC has no validation images; --seed decides which.",
+)
+@label_options
+@click.option(
+    "--names", default="", metavar="ENCODING", help="Encoding of names in an archive that are not UTF-8, like cp932."
 )
 @click.option("--prune", is_flag=True, help="Delete samples whose images are no longer in SRC.")
 @click.option(
@@ -96,10 +109,12 @@ def upload(
 ) -> int:
     """Prepare SRC/{train,val} and upload it as a dataset.
 
-    SRC is a folder or an archive (.tar, .tar.gz, .zip) with train/<class>/ and val/<class>/, or the tutorial's flat
-    val/ with ILSVRC2012_val_labels.json beside it, or a .csv/.tsv of path, label and split. Run the same command to
-    resume after an interruption: only missing or changed samples are uploaded.
+    SRC is a folder or an archive (.tar, .tar.gz, .zip) with train/<class>/ and val/<class>/ at any depth, with class
+    folders alone, or with the tutorial's flat val/ and ILSVRC2012_val_labels.json (or Kaggle's LOC_val_solution.csv);
+    a folder of such archives; or a .csv/.tsv of path, label and split. --dry-run shows how SRC is understood. Run the
+    same command to resume after an interruption: only missing or changed samples are uploaded.
     """
+    from ossconsole.dataset.labels import LabelFiles
     from ossconsole.dataset.upload.job import UploadSettings
 
     if readonly and not dry_run:
@@ -113,7 +128,10 @@ def upload(
         with target.open() as opened:
             return _upload_plain(opened, source, to, options["parallelism"], cap, as_json=as_json)
     fmt = SampleFormat(format_name)
-    settings = UploadSettings(source=source, format=fmt, size=size or 0, quality=quality or 0, bandwidth=cap, **options)
+    labels = LabelFiles(val_labels=options.pop("val_labels"), class_index=options.pop("class_index"))
+    settings = UploadSettings(
+        source=source, format=fmt, size=size or 0, quality=quality or 0, bandwidth=cap, labels=labels, **options
+    )
     settings.preprocessing.check()
     with target.open() as opened:
         if dry_run:
@@ -126,7 +144,7 @@ def _upload(opened: OpenTarget, settings: UploadSettings, *, as_json: bool) -> i
     from ossconsole.training.remote.control import ControlServer
 
     job = create_upload(opened.profile, opened.credentials, settings)
-    with _cancelling_on_signals(job) as signalled, ControlServer(CommandWork(opened.profile, own_upload=job)):
+    with cancelling_on_signals(job) as signalled, ControlServer(CommandWork(opened.profile, own_upload=job)):
         job.start()
         (_follow_json if as_json else _follow)(job)
     summary = job.result()
@@ -135,25 +153,8 @@ def _upload(opened: OpenTarget, settings: UploadSettings, *, as_json: bool) -> i
     else:
         _print_summary(summary)
     if summary.cancelled:
-        return 128 + signalled[0] if signalled else _INTERRUPTED
+        return exit_code(signalled)
     return 1 if summary.failed else 0
-
-
-@dataclass
-class _Cancelling:
-    """A job as `Stoppable`."""
-
-    job: UploadJob | Job
-    interactive: bool = False
-
-    def stop(self) -> None:
-        self.job.cancel()
-
-
-def _cancelling_on_signals(job: UploadJob | Job) -> AbstractContextManager[list[int]]:
-    """Signals cancel the upload; it survives its terminal, unless `on_hangup` in the settings is "stop"."""
-    message = "Stopping; run the same command again to resume."
-    return stopping_on_signals(_Cancelling(job), load_settings().on_hangup, message=message)
 
 
 def _upload_plain(
@@ -164,24 +165,10 @@ def _upload_plain(
 
     store = ObjectStore(opened.profile, opened.credentials, pool_size=threads)
     job = PlainUpload(store, source, prefix, threads=threads, bandwidth=bandwidth)
-    signalled = _finish(job, as_json=as_json)
+    signalled = finish(job, "uploading", as_json=as_json)
     print_unused(job.unused, as_json=as_json)
     done = job.progress()
     return _end(job, signalled, (done.items_done, done.items_skipped, done.items_failed), as_json=as_json)
-
-
-def _finish(job: Job, *, as_json: bool) -> list[int]:
-    """Runs the job to its end and returns the signals received. Raises the ConsoleError that ended it early."""
-    with _cancelling_on_signals(job) as signalled:
-        job.start()
-        if as_json:
-            while not job.wait(_REPORT_EVERY_S):
-                _emit("progress", **msgspec.to_builtins(job.progress()), waiting=job.waiting)
-        else:
-            _follow_plain(job)
-    if job.error is not None:
-        raise job.error
-    return signalled
 
 
 def _end(job: Job, signalled: list[int], counts: tuple[int, int, int], *, as_json: bool) -> int:
@@ -190,7 +177,7 @@ def _end(job: Job, signalled: list[int], counts: tuple[int, int, int], *, as_jso
     done = job.progress()
     for failure in job.failures:
         if as_json:
-            _emit("failed", path=failure.path, reason=failure.reason, code=failure.code, request_id=failure.request_id)
+            emit("failed", path=failure.path, reason=failure.reason, code=failure.code, request_id=failure.request_id)
         else:
             say(f"Failed: {failure.path}: {failure.reason}")
     if as_json:
@@ -202,34 +189,35 @@ def _end(job: Job, signalled: list[int], counts: tuple[int, int, int], *, as_jso
             f"{done.bytes_done / 1e6:.1f} MB in {done.seconds:.1f} s."
         )
     if job.state is JobState.CANCELLED:
-        return 128 + signalled[0] if signalled else _INTERRUPTED
+        return exit_code(signalled)
     return 1 if job.failures else 0
 
 
 # For machines
 
 
-def _emit(event: str, **fields: object) -> None:
-    say_json({"event": event, "time": time.time(), **fields})
-
-
 def _follow_json(job: UploadJob) -> None:
-    while not job.wait(_REPORT_EVERY_S):
+    shown = ""
+    while not job.wait(REPORT_EVERY_S):
+        if job.understood != shown:
+            shown = job.understood
+            emit("layout", layout=shown)
         progress = msgspec.to_builtins(job.progress())
         del progress["workers"], progress["recent_failures"]
-        _emit("progress", **progress)
+        emit("progress", **progress)
 
 
 def _print_json_summary(summary: UploadSummary) -> None:
     print_unused(summary.unused, as_json=True)
+    print_cautions(summary.cautions, as_json=True)
     for note in summary.ignored_files:
-        _emit("skipped", path=note.path, reason=note.reason)
+        emit("skipped", path=note.path, reason=note.reason)
     for note in summary.failures:
-        _emit("failed", path=note.path, reason=note.reason, code=note.code, request_id=note.request_id)
+        emit("failed", path=note.path, reason=note.reason, code=note.code, request_id=note.request_id)
     for key in summary.removed:
-        _emit("removed", key=key, deleted=summary.pruned)
+        emit("removed", key=key, deleted=summary.pruned)
     details = ("unchanged", "ignored", "retries", "unknown", "cancelled", "manifest")
-    _emit("details", **{name: getattr(summary, name) for name in details})
+    emit("details", **{name: getattr(summary, name) for name in details})
     _print_last_line(summary.uploaded, summary.skipped, summary.failed, summary.bytes, summary.seconds)
 
 
@@ -243,48 +231,22 @@ def _print_last_line(uploaded: int, skipped: int, failed: int, size: int, second
 # For people
 
 
-@contextmanager
-def _bar() -> Iterator[Progress | None]:
-    """A progress bar on stderr; None where that is not a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
-    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
-        yield bar
-
-
 def _follow(job: UploadJob) -> None:
-    with _bar() as bar:
+    while not (job.understood or job.wait(POLL_S)):
+        pass
+    if job.understood:
+        say(f"Layout: {job.understood}.")
+    with progress_bar() as bar:
         if bar is not None:
             _draw(job, bar)
-        while not job.wait(_POLL_S):  # short waits: Python handles a signal only between them
+        while not job.wait(POLL_S):  # short waits: Python handles a signal only between them
             pass
-
-
-def _follow_plain(job: Job) -> None:
-    with _bar() as bar:
-        task = bar.add_task("uploading", total=None, rate="") if bar is not None else None
-        while not job.wait(_POLL_S):
-            if bar is None or task is None:
-                continue
-            done = job.progress()
-            bar.update(
-                task,
-                completed=done.items_done + done.items_skipped + done.items_failed,
-                total=done.items_total if done.total_known else None,
-                rate=safe_text(job.waiting) or f"{done.bytes_per_s / 1e6:.1f} MB/s",
-            )
 
 
 def _draw(job: UploadJob, bar: Progress) -> None:
     task = bar.add_task("starting", total=None, rate="")
     shown: Failure | None = None
-    while not job.wait(_POLL_S):
+    while not job.wait(POLL_S):
         progress = job.progress()
         bar.update(
             task,
@@ -327,6 +289,7 @@ def _print_summary(summary: UploadSummary) -> None:
         f"{summary.bytes / 1e6:.1f} MB in {summary.seconds:.1f} s, {summary.samples_per_s:.1f} samples/s."
     )
     print_unused(summary.unused, as_json=False)
+    print_cautions(summary.cautions, as_json=False)
     _print_notes("Failed", summary.failures, summary.failed)
     if summary.removed:
         what = "deleted" if summary.pruned else "still in the dataset (--prune deletes them)"
@@ -348,9 +311,18 @@ def print_unused(groups: tuple[Unused, ...], *, as_json: bool) -> None:
     """Prints one line or JSON event for each group of files or objects that are not used."""
     for group in groups:
         if as_json:
-            _emit("not_used", **msgspec.to_builtins(group))
+            emit("not_used", **msgspec.to_builtins(group))
         else:
             say(f"Not used: {group}")
+
+
+def print_cautions(groups: tuple[Unused, ...], *, as_json: bool) -> None:
+    """Prints one line or JSON event for each group of names that may be a mistake."""
+    for group in groups:
+        if as_json:
+            emit("caution", **msgspec.to_builtins(group))
+        else:
+            say(f"Caution: {group}")
 
 
 # The plan
@@ -362,16 +334,27 @@ def _dry_run(opened: OpenTarget, settings: UploadSettings, *, as_json: bool) -> 
     began = time.monotonic()
     plan = plan_upload(opened.profile, opened.credentials, settings)
     if as_json:
-        _emit("plan", **msgspec.to_builtins(plan))
+        emit("plan", **msgspec.to_builtins(plan))
         _print_last_line(0, plan.unchanged + plan.ignored, plan.lost, 0, time.monotonic() - began)
     else:
         _print_plan(plan, settings)
     return 1 if plan.lost or plan.problem else 0
 
 
+def _classes(plan: UploadPlan) -> str:
+    """The number of classes, and of those with samples where others only keep the order of the labels."""
+    classes = counted(len(plan.classes), "class", "classes")
+    return classes if plan.used_classes == len(plan.classes) else f"{plan.used_classes} of {classes}"
+
+
 def _print_plan(plan: UploadPlan, settings: UploadSettings) -> None:
+    from ossconsole.dataset.manifest import VAL
+
+    say(f"Layout: {plan.layout}.")
     splits = ", ".join(f"{count} {split}" for split, count in plan.samples.items()) or "no samples"
-    say(f"{counted(plan.files, 'file')}: {splits} in {counted(len(plan.classes), 'class', 'classes')}.")
+    say(f"{counted(plan.files, 'file')}: {splits} in {_classes(plan)}.")
+    if plan.samples and VAL not in plan.samples:
+        say("No validation images: a run holds out a share of each class, or add --val-split 0.1 here.")
     say(
         f"To upload: {counted(plan.to_send, 'sample')}, {plan.bytes_to_send / 1e6:.1f} MB"
         + (" (estimated)" if plan.bytes_estimated else "")
@@ -387,6 +370,7 @@ def _print_plan(plan: UploadPlan, settings: UploadSettings) -> None:
         "(estimated, Standard LRS)."
     )
     print_unused(plan.unused, as_json=False)
+    print_cautions(plan.cautions, as_json=False)
     _print_notes("Rejected", plan.notes, plan.lost)
     if plan.problem:
         say(plan.problem)

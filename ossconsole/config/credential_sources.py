@@ -1,4 +1,19 @@
-"""The sources of credentials, in their order: environment, connector file, ossutil, aliyun CLI, ECS RAM role."""
+"""The sources of credentials, and the order in which `auto` tries them.
+
+1. `environment`: OSS_ACCESS_KEY_ID, OSS_ACCESS_KEY_SECRET, OSS_SESSION_TOKEN, then ALIBABA_CLOUD_ACCESS_KEY_ID,
+   ALIBABA_CLOUD_ACCESS_KEY_SECRET, ALIBABA_CLOUD_SECURITY_TOKEN
+2. `oidc`: ALIBABA_CLOUD_ROLE_ARN, ALIBABA_CLOUD_OIDC_PROVIDER_ARN, ALIBABA_CLOUD_OIDC_TOKEN_FILE (RRSA of ACK)
+3. `connector`: the connector's own file, ~/.alibabacloud/credentials
+4. `ossutil`: ~/.ossutilconfig
+5. `aliyun`: the aliyun CLI's profiles, ~/.aliyun/config.json, in every mode
+6. `sdk`: the SDK's ~/.alibabacloud/credentials.ini
+7. `uri`: ALIBABA_CLOUD_CREDENTIALS_URI (PAI-DSW)
+8. `ecs`: the instance's RAM role, from its metadata service in token mode
+
+It is the order of Alibaba Cloud's own default chain, with two differences: the files of the connector and of ossutil
+are in it, and the URI comes before the instance's role, because it was set for this process. A source that exists and
+cannot be used (expired, refused, a mode that OSS does not accept) is passed over, and named.
+"""
 
 from __future__ import annotations
 
@@ -7,36 +22,28 @@ import contextlib
 import os
 import re
 import stat
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from ossconsole.config.credentials import Credentials, CredentialSource, Secret, mask_key_id
+from ossconsole.config.alibaba_credentials import (
+    STATIC_MODES,
+    CliProfileSource,
+    OidcSource,
+    SdkFileSource,
+    UnusableCredentialsError,
+    UriSource,
+    read_cli_file,
+)
+from ossconsole.config.credentials import Credentials, NoCredentialsError, Secret, mask_key_id
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.files import decode_json, read_text, short_path, write_private
 from ossconsole.config.metadata import MetadataError, MetadataService
 from ossconsole.config.profiles import AUTO_CREDENTIALS, CREDENTIAL_KINDS, Profile
-
-REFRESH_BEFORE = timedelta(minutes=10)
-"""A role's credentials are fetched this long before they expire; the service renews them half an hour before."""
-
-
-class NoCredentialsError(ConsoleError):
-    """No source has a key pair; `looked` lists the sources, one line each."""
-
-    exit_code = 2
-
-    def __init__(self, looked: list[str]) -> None:
-        super().__init__(
-            f"No credentials were found. Checked: {'; '.join(looked)}.",
-            remedy="Enter an AccessKey on the Setup screen, or set OSS_ACCESS_KEY_ID and OSS_ACCESS_KEY_SECRET.",
-        )
-        self.looked = looked
+from ossconsole.config.renewal import RenewedSource, ends_within, utc_now
 
 
 @dataclass(frozen=True)
@@ -49,193 +56,222 @@ class FixedSource:
         return self.credentials
 
 
+_OSS_NAMES = ("OSS_ACCESS_KEY_ID", "OSS_ACCESS_KEY_SECRET", "OSS_SESSION_TOKEN")
+_ALIBABA_NAMES = (
+    "ALIBABA_CLOUD_ACCESS_KEY_ID",
+    "ALIBABA_CLOUD_ACCESS_KEY_SECRET",
+    "ALIBABA_CLOUD_SECURITY_TOKEN",
+)
+
+
 @dataclass(frozen=True)
 class EnvironmentSource:
-    """OSS_ACCESS_KEY_ID, OSS_ACCESS_KEY_SECRET and OSS_SESSION_TOKEN, as oss2 and ossutil read them."""
+    """The key pair in variables: those of oss2 and ossutil, or those of Alibaba Cloud's other tools."""
 
-    def __call__(self) -> Credentials:
-        found = self.read()
-        if found is None:
+    names: tuple[str, str, str] = _OSS_NAMES
+
+    def __call__(self, environ: Mapping[str, str] = os.environ) -> Credentials:
+        key_id, key_secret, token = (environ.get(name, "") for name in self.names)
+        if not key_id and not key_secret:
             raise NoCredentialsError([str(self)])
-        return found
-
-    def read(self, environ: Mapping[str, str] = os.environ) -> Credentials | None:
-        """The key pair; None where a variable is missing."""
-        key_id, key_secret = environ.get("OSS_ACCESS_KEY_ID"), environ.get("OSS_ACCESS_KEY_SECRET")
         if not key_id or not key_secret:
-            return None
-        token = environ.get("OSS_SESSION_TOKEN")
+            here, missing = self.names[:2] if key_id else self.names[1::-1]
+            raise UnusableCredentialsError(f"{here} is set, but not {missing}.", remedy="Set both, or neither.")
         return Credentials(key_id, Secret(key_secret), Secret(token) if token else None, source=str(self))
 
     def __str__(self) -> str:
-        return "environment OSS_ACCESS_KEY_ID"
+        return f"environment {self.names[0]}"
 
 
-@dataclass(frozen=True)
-class FileSource:
-    """A credential file, read again when it has changed or its credentials have expired."""
+class FileSource(RenewedSource):
+    """The file of the connector or of ossutil, read again when it has changed or its credentials expire."""
 
-    kind: str
-    path: Path
-    name: str = ""
-    _kept: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    def __init__(self, kind: str, path: Path, name: str = "", now: Callable[[], datetime] = utc_now) -> None:
+        super().__init__(now)
+        self.kind = kind
+        self.path = path
+        self.name = name
 
-    def __call__(self) -> Credentials:
-        found = self.read()
+    def fetch(self) -> Credentials:
+        """Reads the file. Raises NoCredentialsError where it or the profile does not exist, or SettingsError."""
+        found = _READERS[self.kind](self.path, self.name)
         if found is None:
             raise NoCredentialsError([str(self)])
         return found
 
-    def read(self) -> Credentials | None:
-        """The key pair; None where the file or the profile `name` does not exist. Raises SettingsError."""
+    def version(self) -> Hashable:
+        """The file's time, size and inode; None where it does not exist."""
         try:
-            stamp = self.path.stat()
+            found = self.path.stat()
         except OSError:
             return None
-        version = (stamp.st_mtime_ns, stamp.st_size, stamp.st_ino)
-        kept: Credentials | None = self._kept.get("credentials")
-        if self._kept.get("version") == version and kept is not None and not ends_within(kept, timedelta(0)):
-            return kept
-        found = _READERS[self.kind](self.path, self.name)
-        self._kept.update(version=version, credentials=found)
-        return found
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"kind": self.kind, "path": self.path, "name": self.name, "_kept": {}}
+        return found.st_mtime_ns, found.st_size, found.st_ino
 
     def __str__(self) -> str:
         return " ".join(part for part in (self.kind, self.name, short_path(self.path)) if part)
 
 
-class EcsRoleSource:
-    """The instance's RAM role; fetched again REFRESH_BEFORE its expiry, and kept while the service does not answer."""
+class EcsRoleSource(RenewedSource):
+    """The instance's RAM role."""
 
-    def __init__(self, role: str = "", *, url: str | None = None, now: Callable[[], datetime] | None = None) -> None:
+    def __init__(self, role: str = "", *, url: str | None = None, now: Callable[[], datetime] = utc_now) -> None:
+        super().__init__(now)
         self.role = role
         self._url = url
-        self._now = now or _utc_now
-        self._lock = threading.Lock()
-        self._credentials: Credentials | None = None
 
-    def __call__(self) -> Credentials:
-        with self._lock:
-            kept = self._credentials
-            if kept is not None and not ends_within(kept, REFRESH_BEFORE, self._now()):
-                return kept
-            try:
-                self._credentials = MetadataService(self._url).credentials(self.role)
-            except MetadataError:
-                if kept is None or ends_within(kept, timedelta(0), self._now()):
-                    raise
-            assert self._credentials is not None  # noqa: S101 - set above, or kept
-            return self._credentials
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"role": self.role, "_url": self._url}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["role"], url=state["_url"])  # type: ignore[misc]
+    def fetch(self) -> Credentials:
+        """Asks the metadata service. Raises MetadataError."""
+        return MetadataService(self._url).credentials(self.role)
 
     def __str__(self) -> str:
         return f"ECS RAM role {self.role}".strip()
 
 
-AnySource = EnvironmentSource | FileSource | EcsRoleSource
-
-
-def find_credentials(profile: Profile, environ: Mapping[str, str] = os.environ) -> CredentialSource:
-    """The first source that has a key pair, or the one that the profile names.
-
-    Raises NoCredentialsError with the sources checked, or SettingsError for a file that cannot be used.
-    """
-    looked = []
-    for source in sources(profile, environ):
-        missing = _missing(source, environ)
-        if missing is None:
-            return source
-        looked.append(f"{source} ({missing})")
-    raise NoCredentialsError(looked)
-
-
-def describe_credentials(profile: Profile, environ: Mapping[str, str] = os.environ) -> str:
-    """The masked key pair in use and its source, or the reason why there is none."""
-    try:
-        found = find_credentials(profile, environ)()
-    except ConsoleError as error:
-        return str(error)
-    return f"{mask_key_id(found.access_key_id)} from {found.source}"
+AnySource = EnvironmentSource | FileSource | CliProfileSource | SdkFileSource | OidcSource | UriSource | EcsRoleSource
 
 
 @dataclass(frozen=True)
 class SourceState:
-    """One source: its `credentials`, or the `problem` for which it has none."""
+    """One source: its `credentials`, or the `problem` for which it has none.
+
+    `exists` is False where nothing is there: a variable that is not set, a file or a metadata service that does not
+    exist. Expired credentials are there, with a problem.
+    """
 
     source: AnySource
     credentials: Credentials | None
     problem: str = ""
+    remedy: str = ""
+    exists: bool = True
+
+
+@dataclass(frozen=True)
+class SelectedCredentials:
+    """The first usable source, and those before it that exist and cannot be used."""
+
+    source: AnySource
+    passed_over: tuple[SourceState, ...]
+
+
+def select_credentials(profile: Profile, environ: Mapping[str, str] = os.environ) -> SelectedCredentials:
+    """The first source that has usable credentials, or the one that the profile names.
+
+    Expired credentials are selected where there is nothing else: their source may renew them. Raises NoCredentialsError
+    with the sources checked, or SettingsError where one exists and none can be used.
+    """
+    looked: list[str] = []
+    passed_over: list[SourceState] = []
+    for source in sources(profile, environ):
+        state = _state(source)
+        if state.credentials is not None and not state.problem:
+            return SelectedCredentials(source, tuple(passed_over))
+        looked.append(f"{source} ({state.problem.rstrip('.')})")
+        if state.exists:
+            passed_over.append(state)
+    for state in passed_over:
+        if state.credentials is not None:
+            others = tuple(other for other in passed_over if other is not state)
+            return SelectedCredentials(state.source, others)
+    if passed_over:
+        text = " ".join(f"{state.problem.rstrip('.')}." for state in passed_over)
+        raise UnusableCredentialsError(text, remedy=passed_over[0].remedy)
+    raise NoCredentialsError(looked)
+
+
+def find_credentials(profile: Profile, environ: Mapping[str, str] = os.environ) -> AnySource:
+    """The source of `select_credentials`."""
+    return select_credentials(profile, environ).source
+
+
+def describe_credentials(profile: Profile, environ: Mapping[str, str] = os.environ) -> str:
+    """The masked key pair in use and its source, with those passed over; or the reason why there is none."""
+    try:
+        selected = select_credentials(profile, environ)
+        found = selected.source()
+    except ConsoleError as error:
+        return str(error)
+    return f"{mask_key_id(found.access_key_id)} from {found.source}{describe_passed_over(selected.passed_over)}"
+
+
+def describe_passed_over(states: tuple[SourceState, ...]) -> str:
+    """The sources that exist and cannot be used, with their reasons; "" for none."""
+    reasons = [state.problem.rstrip(".") for state in states]
+    return f"; found, but not usable: {'; '.join(reasons)}" if reasons else ""
 
 
 def list_sources(environ: Mapping[str, str] = os.environ) -> list[SourceState]:
-    """All sources in their order, with all profiles of ossutil and of the aliyun CLI; may take a second."""
-    found: list[AnySource] = [EnvironmentSource(), FileSource("connector", connector_file())]
-    tools = (("ossutil", ossutil_file(environ), ossutil_names), ("aliyun", aliyun_file(), aliyun_names))
-    for kind, path, list_names in tools:
-        names = []
+    """All sources in their order, with all profiles of ossutil and of the aliyun CLI; may take a second.
+
+    A CLI profile that does not have its key pair in the file is not tried: that would call a service or a program.
+    """
+    names = {"ossutil": lambda: ossutil_names(ossutil_file(environ)), "aliyun": lambda: aliyun_names(aliyun_file())}
+    found: list[SourceState] = []
+    for kind in CREDENTIAL_KINDS:
+        listed = [""]
         with contextlib.suppress(ConsoleError):  # a file that cannot be used is reported by the source without a name
-            names = list_names(path)
-        found += [FileSource(kind, path, name) for name in ("", *names)]
-    return [_state(source) for source in (*found, EcsRoleSource())]
+            listed += names[kind]() if kind in names else []
+        found += [_listed(source) for name in listed for source in _of_kind(kind, name, environ, listed=True)]
+    return found
+
+
+def _listed(source: AnySource) -> SourceState:
+    if isinstance(source, CliProfileSource):
+        try:
+            mode = source.mode()
+        except ConsoleError as error:
+            return SourceState(source, None, error.message, error.remedy)
+        if mode is not None and mode not in STATIC_MODES:
+            return SourceState(source, None, f"mode {mode}, fetched when it is used")
+    return _state(source)
 
 
 def _state(source: AnySource) -> SourceState:
     try:
-        return SourceState(source, source())
+        found = source()
     except NoCredentialsError:
-        return SourceState(source, None, "none")
+        variables = isinstance(source, EnvironmentSource | OidcSource | UriSource)
+        return SourceState(source, None, "not set" if variables else "none", exists=False)
+    except MetadataError as error:
+        return SourceState(source, None, error.message, error.remedy, exists=False)
     except ConsoleError as error:
-        return SourceState(source, None, error.message)
+        return SourceState(source, None, error.message, error.remedy)
+    if ends_within(found, timedelta(0)):
+        return SourceState(source, found, f"{found.source}: expired at {found.expiration:%Y-%m-%d %H:%M:%S} UTC")
+    return SourceState(source, found)
 
 
 def sources(profile: Profile, environ: Mapping[str, str] = os.environ) -> Iterator[AnySource]:
     """The sources of this profile, in their order."""
     kind, _, name = profile.credentials.partition(":")
     for wanted in CREDENTIAL_KINDS if profile.credentials == AUTO_CREDENTIALS else (kind,):
-        if wanted == "environment":
-            yield EnvironmentSource()
-        elif wanted == "connector":
-            yield FileSource("connector", connector_file())
-        elif wanted == "ossutil":
-            yield FileSource("ossutil", ossutil_file(environ), name or environ.get("OSS_PROFILE", ""))
-        elif wanted == "aliyun":
-            yield FileSource("aliyun", aliyun_file(), name or environ.get("ALIBABA_CLOUD_PROFILE", ""))
-        else:
-            yield EcsRoleSource(name)
+        yield from _of_kind(wanted, name, environ)
 
 
-def ends_within(credentials: Credentials, margin: timedelta, now: datetime | None = None) -> bool:
-    """Whether the credentials expire within `margin` from now; False for those without expiry."""
-    return credentials.expiration is not None and credentials.expiration - (now or _utc_now()) <= margin
-
-
-def _missing(source: AnySource, environ: Mapping[str, str]) -> str | None:
-    """Why this source has no key pair, None when it has one."""
-    if isinstance(source, EnvironmentSource):
-        return None if source.read(environ) else "not set"
-    if isinstance(source, FileSource):
-        return None if source.read() else "none"
-    try:
-        source()
-    except MetadataError as error:
-        return error.message.rstrip(".")
-    return None
-
-
-def _utc_now() -> datetime:
-    return datetime.now(timezone.utc)
+def _of_kind(kind: str, name: str, environ: Mapping[str, str], *, listed: bool = False) -> Iterator[AnySource]:
+    """The sources of a kind. `listed`: without the tools' own variables, which name a profile."""
+    named = {} if listed else environ
+    if kind == "environment":
+        yield EnvironmentSource()
+        yield EnvironmentSource(_ALIBABA_NAMES)
+    elif kind == "oidc":
+        yield OidcSource.of(environ)
+    elif kind == "connector":
+        yield FileSource("connector", connector_file())
+    elif kind == "ossutil":
+        yield FileSource("ossutil", ossutil_file(environ), name or named.get("OSS_PROFILE", ""))
+    elif kind == "aliyun":
+        yield CliProfileSource(aliyun_file(), name or named.get("ALIBABA_CLOUD_PROFILE", ""))
+    elif kind == "sdk":
+        path = Path(environ.get("ALIBABA_CLOUD_CREDENTIALS_FILE") or Path.home() / ".alibabacloud" / "credentials.ini")
+        yield SdkFileSource(path, name or named.get("ALIBABA_CLOUD_PROFILE", "") or "default")
+    elif kind == "uri":
+        yield UriSource(environ.get("ALIBABA_CLOUD_CREDENTIALS_URI", ""))
+    else:
+        yield EcsRoleSource(name or environ.get("ALIBABA_CLOUD_ECS_METADATA", ""))
 
 
 _EXPIRATION_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
-_ALIYUN_MODES = {"AK", "StsToken", ""}
+_OSSUTIL_MODES = {"", "ak", "ststoken"}
 
 
 def connector_file() -> Path:
@@ -297,29 +333,25 @@ def read_ossutil_file(path: Path, name: str = "") -> Credentials | None:
     sections = _ini_sections(path, text)
     wanted = [_plain(f"profile{name}"), _plain(name)] if name else ["default", "credentials"]
     section = next((sections[key] for key in wanted if key in sections), None)
-    if section is None or not section.get("accesskeyid"):
+    if section is None:
         return None
     source = f"ossutil {name or 'default'} ({short_path(path)})"
+    mode = section.get("mode", "")
+    if mode.lower() == "ecsramrole":
+        found = MetadataService().credentials(section.get("ecsrolename", ""))
+        return Credentials(found.access_key_id, found.access_key_secret, found.security_token, found.expiration, source)
+    if mode.lower() not in _OSSUTIL_MODES:
+        raise UnusableCredentialsError(
+            f"{source}: mode {mode} is read from the aliyun CLI's profiles only.",
+            remedy=f"Create one: aliyun configure --mode {mode}",
+        )
+    if not section.get("accesskeyid"):
+        return None
     key_secret, token = section.get("accesskeysecret", ""), section.get("ststoken", "")
     return _credentials(section["accesskeyid"], key_secret, token, None, source)
 
 
-def read_aliyun_file(path: Path, name: str = "") -> Credentials | None:
-    """The profile `name`, else the current one; None where it does not exist or has no key pair."""
-    text = read_text(path)
-    if text is None:
-        return None
-    current, profiles = _aliyun_profiles(path, text)
-    selected = name or current
-    found = profiles.get(selected)
-    if found is None or found.get("mode", "AK") not in _ALIYUN_MODES or not found.get("access_key_id"):
-        return None
-    source = f"aliyun CLI {selected} ({short_path(path)})"
-    key_id, key_secret, token = (str(found.get(key, "")) for key in ("access_key_id", "access_key_secret", "sts_token"))
-    return _credentials(key_id, key_secret, token, None, source)
-
-
-_READERS = {"connector": read_connector_file, "ossutil": read_ossutil_file, "aliyun": read_aliyun_file}
+_READERS = {"connector": read_connector_file, "ossutil": read_ossutil_file}
 
 
 def ossutil_names(path: Path) -> list[str]:
@@ -331,8 +363,8 @@ def ossutil_names(path: Path) -> list[str]:
 
 def aliyun_names(path: Path) -> list[str]:
     """The names of the profiles in the file; empty where the file does not exist."""
-    text = read_text(path)
-    return list(_aliyun_profiles(path, text)[1]) if text is not None else []
+    found = read_cli_file(path)
+    return list(found.profiles) if found else []
 
 
 def parse_expiration(text: str) -> datetime | None:
@@ -350,16 +382,6 @@ def _credentials(key_id: str, key_secret: str, token: str, expiration: datetime 
     if not key_id or not key_secret:
         raise SettingsError(f"{source}: the AccessKey ID or secret is empty.", remedy="Enter the key pair again.")
     return Credentials(key_id, Secret(key_secret), Secret(token) if token else None, expiration, source)
-
-
-def _aliyun_profiles(path: Path, text: str) -> tuple[str, dict[str, dict[str, Any]]]:
-    """The name of the current profile, and all by name."""
-    try:
-        document: Any = decode_json(text)
-        profiles = {str(profile["name"]): profile for profile in document["profiles"]}
-        return str(document.get("current") or "default"), profiles
-    except (msgspec.DecodeError, KeyError, TypeError, AttributeError):
-        raise _bad(path, "it has no list of profiles") from None
 
 
 def _ini_sections(path: Path, text: str) -> dict[str, dict[str, str]]:

@@ -9,6 +9,8 @@ from datetime import datetime
 from multiprocessing import resource_tracker
 from typing import Any, NoReturn
 
+from ossconsole.config.errors import ConsoleError
+
 MASK = "••••••••"
 
 
@@ -86,6 +88,19 @@ class Credentials:
 
     def __repr__(self) -> str:
         return f"Credentials({mask_key_id(self.access_key_id)}, source={self.source!r})"
+
+
+class NoCredentialsError(ConsoleError):
+    """No source has a key pair; `looked` lists the sources, one line each."""
+
+    exit_code = 2
+
+    def __init__(self, looked: list[str]) -> None:
+        super().__init__(
+            f"No credentials were found. Checked: {'; '.join(looked)}.",
+            remedy="Enter an AccessKey on the Setup screen, or set OSS_ACCESS_KEY_ID and OSS_ACCESS_KEY_SECRET.",
+        )
+        self.looked = looked
 
 
 CredentialSource = Callable[[], Credentials]

@@ -71,6 +71,12 @@ def sdk_endpoint(bucket: str, endpoint: str) -> str:
     return f"{parts.scheme}://{composed}" + (f":{parts.port}" if parts.port else "")
 
 
+def request_url(bucket: str, endpoint: str) -> str:
+    """The URL of the host that the bucket's requests go to."""
+    parts = urlsplit(endpoint)
+    return f"{parts.scheme}://{bucket}.{parts.netloc}"
+
+
 def sends_in_clear(bucket: str, endpoint: str) -> bool:
     """Whether requests to this endpoint of the bucket leave the machine without TLS."""
     parts = urlsplit(endpoint)
@@ -164,9 +170,10 @@ class Candidate(msgspec.Struct, frozen=True):
 
 
 _NAME = r"[a-z0-9-]+"
+ACCELERATOR_DOMAIN = "oss-data-acc.aliyuncs.com"
 _TRANSFER = re.compile(r"oss-accelerate(-overseas)?\.aliyuncs\.com")
 _LEGACY_ACCELERATOR = re.compile(rf"oss-cache-({_NAME})\.aliyuncs\.com")
-_ACCELERATOR = re.compile(rf"({_NAME}?)(?:-internal)?\.oss-data-acc\.aliyuncs\.com")
+_ACCELERATOR = re.compile(rf"({_NAME}?)(?:-internal)?\.{re.escape(ACCELERATOR_DOMAIN)}")
 _INTERNAL = re.compile(rf"oss-({_NAME})-internal\.aliyuncs\.com")
 _PUBLIC = re.compile(rf"oss-({_NAME})\.aliyuncs\.com")
 _DUAL_STACK = re.compile(rf"({_NAME})\.oss\.aliyuncs\.com")
@@ -174,7 +181,8 @@ _DUAL_STACK = re.compile(rf"({_NAME})\.oss\.aliyuncs\.com")
 _LOOPBACK = re.compile(r"localhost|127(\.\d+){3}|\d+\.\d+\.\d+")
 _ZONE_LETTER = re.compile(r"(?<=\d)[a-z]$|-[a-z]$")
 
-# The zones in the accelerator's documentation; the OSS console may offer more, so the region form is a candidate too.
+# The zones in the accelerator's documentation. There are more, which no page names (those of us-east-1 and cn-hongkong
+# among them): any well-formed zone is accepted, and the region form is a candidate too.
 _ACCELERATOR_ZONES = {
     "cn-beijing": ("cn-beijing-h",),
     "cn-shanghai": ("cn-shanghai-g",),
@@ -207,6 +215,11 @@ def classify(endpoint: str) -> HostInfo:
     return HostInfo(HostKind.LOOPBACK if _LOOPBACK.fullmatch(host) else HostKind.CUSTOM)
 
 
+def is_zone_of(zone: str, region: str) -> bool:
+    """Whether `zone` has the form of a zone ID of `region`: `cn-hangzhou-j`, `us-east-1b`."""
+    return re.fullmatch(rf"{re.escape(region)}-?[a-z]", zone) is not None
+
+
 def without_bucket(endpoint: str, bucket: str) -> str:
     """The endpoint without the bucket before a known host: the OSS console shows `<bucket>.<endpoint host>`."""
     parts = urlsplit(endpoint)
@@ -229,7 +242,7 @@ def candidates(region: str) -> list[Candidate]:
         (EndpointKind.STANDARD, f"{region}.oss.aliyuncs.com"),
     ]
     places = [*_ACCELERATOR_ZONES.get(region, ()), region]
-    hosts += [(EndpointKind.ACCELERATED, f"{place}-internal.oss-data-acc.aliyuncs.com") for place in places]
+    hosts += [(EndpointKind.ACCELERATED, f"{place}-internal.{ACCELERATOR_DOMAIN}") for place in places]
     return [Candidate(use, f"https://{host}", classify(f"https://{host}")) for use, host in hosts]
 
 

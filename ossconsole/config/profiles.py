@@ -39,7 +39,7 @@ FLAGS_NAME = "flags"
 
 PLAIN_HTTP_ALLOWED = "allowed"
 
-CREDENTIAL_KINDS = ("environment", "connector", "ossutil", "aliyun", "ecs")
+CREDENTIAL_KINDS = ("environment", "oidc", "connector", "ossutil", "aliyun", "sdk", "uri", "ecs")
 """The valid values of `credentials`, in the order in which `auto` checks them."""
 
 
@@ -167,11 +167,12 @@ def _check_names(profile: Profile) -> None:
         )
     kind, _, name = profile.credentials.partition(":")
     known = kind in CREDENTIAL_KINDS or profile.credentials == AUTO_CREDENTIALS
-    if not known or (name and kind in {"environment", "connector"}):
+    if not known or (name and kind in {"environment", "oidc", "connector", "uri"}):
         raise FieldError(
             "credentials",
             f"{profile.credentials!r} is not a credential source.",
-            remedy=f"Use {AUTO_CREDENTIALS}, {', '.join(CREDENTIAL_KINDS)}, ossutil:NAME, aliyun:NAME or ecs:ROLE.",
+            remedy=f"Use {AUTO_CREDENTIALS}, {', '.join(CREDENTIAL_KINDS)}, ossutil:NAME, aliyun:NAME, sdk:NAME "
+            "or ecs:ROLE.",
         )
 
 

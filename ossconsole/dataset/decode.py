@@ -7,10 +7,12 @@ three channels.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
+import re
 from typing import TYPE_CHECKING
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from ossconsole.config.errors import ConsoleError
 
@@ -19,15 +21,21 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-MAX_PIXELS = 100_000_000  # ImageNet's largest image has 54 million
+MAX_PIXELS = 100_000_000  # of a JPEG; ImageNet's largest image has 54 million
+MAX_WHOLE_PIXELS = 50_000_000
+"""Of an image that cannot be decoded at a smaller size. Decoding one of any kind takes at most 1.1 GB of memory."""
 
 # The formats PIL may open (MPO is part of JPEG): none that starts other programs (EPS) or has no photographs.
-_IMAGE_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
+_IMAGE_FORMATS: tuple[str, ...] = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
+_FTYP_FORMATS = ("AVIF", "HEIF")  # where a codec is there
+
+PngImagePlugin.MAX_TEXT_CHUNK = 8 << 20  # of a colour profile; cameras' and printers' have up to 4 MB
+Image.MAX_IMAGE_PIXELS = None  # the limits here are lower for most formats, and checked before anything is decoded
 _ORIENTATION_TAG = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)  # orientations that exchange width and height
 # Where PIL keeps what may have the orientation; for images without these the lookup would cost time for nothing.
 _ORIENTED_BY = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
-_WHITE = (255, 255, 255, 255)
+_WHITE = (255, 255, 255)
 
 
 class UnreadableImageError(ConsoleError):
@@ -50,16 +58,57 @@ def image_problem(error: Exception) -> str:
     return "it is damaged, or of an unsupported kind"
 
 
+_BY_FIRST_BYTES = (
+    (re.compile(rb"....ftyp(?:heic|heix|hevc|heim|heis|mif1|msf1)", re.DOTALL), "a HEIC image"),
+    (re.compile(rb"....ftypavi[fs]", re.DOTALL), "an AVIF image"),
+    (re.compile(rb"\x00\x00\x00\x0cjP  |\xff\x4f\xff\x51"), "a JPEG 2000 image, which is not supported"),
+    (re.compile(rb"\xff\x0a|\x00\x00\x00\x0cJXL "), "a JPEG XL image, which is not supported"),
+    (re.compile(rb"8BPS"), "a Photoshop document, which is not supported"),
+    (re.compile(rb"%PDF"), "a PDF document, not an image"),
+    (re.compile(rb"%!PS"), "a PostScript document, not an image"),
+    (re.compile(rb"\s*<svg|\s*<\?xml", re.IGNORECASE), "an XML or SVG document, not an image"),
+    (re.compile(rb"\s*<(?:!doctype|html)", re.IGNORECASE), "an HTML page, not an image"),
+)
+_CODECS = {"a HEIC image": "pillow-heif", "an AVIF image": "pillow-avif-plugin"}
+"""The packages that read a kind of image that Pillow may not read itself."""
+
+
+@functools.cache
+def _register_heif() -> None:
+    """Lets Pillow read HEIC where the package for it is installed."""
+    with contextlib.suppress(ImportError):
+        import pillow_heif  # type: ignore[import-not-found]
+
+        pillow_heif.register_heif_opener()
+
+
+def not_an_image(data: bytes) -> str:
+    """What a file is that cannot be read as an image, by its first bytes."""
+    kind = next((kind for pattern, kind in _BY_FIRST_BYTES if pattern.match(data)), "")
+    if kind in _CODECS:
+        return f"{kind}: install {_CODECS[kind]} to read it"
+    return kind or "not a readable image"
+
+
 def open_pillow(data: bytes) -> Image.Image:
-    """The image, not decoded yet. Raises UnreadableImageError when it is too large, and what PIL raises."""
-    image = Image.open(io.BytesIO(data), formats=_IMAGE_FORMATS)
-    _check_pixels(*image.size)
+    """The image, not decoded yet. Raises UnreadableImageError when it is too large or no image, and what PIL raises."""
+    formats = _IMAGE_FORMATS
+    if data[4:8] == b"ftyp":
+        _register_heif()
+        Image.init()
+        formats = tuple(each for each in _FTYP_FORMATS if each in Image.OPEN)
+    try:
+        image = Image.open(io.BytesIO(data), formats=formats)
+    except UnidentifiedImageError as error:
+        raise UnreadableImageError(not_an_image(data)) from error
+    check_pixels(*image.size, MAX_PIXELS if image.format in {"JPEG", "MPO"} else MAX_WHOLE_PIXELS)
     return image
 
 
-def _check_pixels(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise UnreadableImageError(f"{width} x {height} px are more than {MAX_PIXELS // 1_000_000} megapixels")
+def check_pixels(width: int, height: int, limit: int) -> None:
+    """Raises UnreadableImageError for more pixels than `limit`."""
+    if width * height > limit:
+        raise UnreadableImageError(f"{width} x {height} px are more than {limit // 1_000_000} megapixels")
 
 
 def is_rotated(image: Image.Image) -> bool:
@@ -77,6 +126,14 @@ def upright(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(image) if is_rotated(image) else image
 
 
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """The image decoded, turned upright, and in RGB, see `to_rgb`. Raises what that does."""
+    # Pillow takes every CMYK JPEG for one of Adobe's, which store the values inverted.
+    inverted = image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info
+    turned = upright(image)
+    return to_rgb(ImageChops.invert(turned) if inverted else turned)
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """The decoded image in RGB: transparent parts on white, 16 bits scaled to 8.
 
@@ -88,19 +145,33 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         import numpy as np
 
-        levels = np.asarray(image).astype(np.uint32)
-        return Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+        levels = np.asarray(image)
+        return Image.fromarray(_to_eight_bits()[levels]).convert("RGB")
     if image.mode in {"I", "F"}:
         raise UnreadableImageError(f"its pixels ({image.mode}, 32 bits) have no known range")
     if image.has_transparency_data:
-        opaque = Image.new("RGBA", image.size, _WHITE)
-        opaque.alpha_composite(image.convert("RGBA"))
-        return opaque.convert("RGB")
+        if image.mode not in {"RGBA", "LA"}:
+            image = image.convert("RGBA")
+        opaque = Image.new("RGB", image.size, _WHITE)
+        opaque.paste(
+            image if image.mode == "RGBA" else image.getchannel("L").convert("RGB"), mask=image.getchannel("A")
+        )
+        return opaque
     return image.convert("RGB")
 
 
-# What libjpeg reports where it makes up the rest of the pixels; Pillow accepts such an image.
-_DATA_MISSING = "premature end of data segment"
+@functools.cache
+def _to_eight_bits() -> NDArray[np.uint8]:
+    """(65536,): the level of 8 bits for each level of 16 bits."""
+    import numpy as np
+
+    return ((np.arange(65536, dtype=np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+
+
+# What libjpeg reports where it makes up pixels; Pillow accepts such an image.
+_DATA_DAMAGED = re.compile(
+    r"premature end of data|bad Huffman|bad arithmetic|instead of RST|inconsistent progress", re.IGNORECASE
+)
 
 
 def import_jpeg_libraries() -> None:
@@ -153,7 +224,7 @@ def _turbo_decode(data: bytes, least_width: int, least_height: int, *, fast_chro
             strict=True,
         )
     except ValueError as error:
-        if _DATA_MISSING in str(error):
+        if _DATA_DAMAGED.search(str(error)):
             raise UnreadableImageError("its data are damaged: a part of the image is missing") from error
         return None
     return pixels
@@ -214,7 +285,7 @@ class EncodedImage:
             height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
         except ValueError:
             return None
-        _check_pixels(width, height)
+        check_pixels(width, height, MAX_PIXELS)
         return (width, height) if colours == "YCbCr" else None
 
     def _pillow_size(self) -> tuple[int, int]:
@@ -237,4 +308,4 @@ class EncodedImage:
         image = self._image or open_pillow(self._data)
         least = (least_width, least_height) if image.size == (self.width, self.height) else (least_height, least_width)
         image.draft("RGB", least)
-        return np.asarray(to_rgb(upright(image)))
+        return np.asarray(upright_rgb(image))

@@ -7,21 +7,31 @@ objects as for a small read, and a large dataset has more than a thousand pages.
 from __future__ import annotations
 
 import math
+import shlex
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.files import decode_json
 from ossconsole.dataset.formats import CHANNELS, SampleFormat
+from ossconsole.dataset.labels import (
+    CLASS_INDEX_NAME,
+    MAX_LABEL_FILE_BYTES,
+    VAL_LABELS_NAMES,
+    FoundLabels,
+    LabelFiles,
+    find_labels,
+    read_label_file,
+    stem,
+)
 from ossconsole.dataset.manifest import (
     SPLITS,
     TRAIN,
     VAL,
-    VAL_LABELS_NAME,
     Manifest,
     ManifestMissingError,
     Sample,
@@ -30,10 +40,9 @@ from ossconsole.dataset.manifest import (
     first_names,
     key_problem,
     object_key,
-    unique_classes,
 )
-from ossconsole.dataset.source.files import MAX_FILE_BYTES
-from ossconsole.dataset.source.layout import IMAGE_SUFFIXES
+from ossconsole.dataset.source.arrangement import SPLIT_NAMES, split_folders
+from ossconsole.dataset.source.files import IMAGE_SUFFIXES, MAX_FILE_BYTES, is_hidden
 from ossconsole.storage.errors import StorageError
 
 if TYPE_CHECKING:
@@ -47,6 +56,11 @@ FOLDER_MARKER = "a folder marker"
 HIDDEN_FILE = "a hidden file"
 HARMLESS = frozenset({FOLDER_MARKER, HIDDEN_FILE})
 """The reasons of unused objects that nobody meant to use."""
+
+NO_VAL_LABELS = (
+    f"not in a class folder, and neither the dataset prefix nor the working directory has {VAL_LABELS_NAMES[0]}"
+)
+"""The reason of objects in a flat `val/` without a file of labels."""
 
 _TENSOR, _IMAGE = SampleFormat.TENSOR_F32, SampleFormat.IMAGE_JPEG
 _LISTED_SUFFIXES = IMAGE_SUFFIXES | {".gif"}
@@ -96,17 +110,18 @@ class ListedSamples:
         for fmt in (_TENSOR, _IMAGE):
             self.of(split, fmt).sort(key=lambda sample: sample.key)
 
-    def manifest(self, classes: Sequence[str], uri: str) -> Manifest:
+    def manifest(self, classes: Sequence[str], uri: str, *, keep_classes: bool) -> Manifest:
         """The manifest of the samples in the format that `train/` has more of; the others become unused.
 
-        `classes[label]` is the class of a label; those without samples are left out, and the others numbered anew.
-        Raises ConsoleError when .pt samples differ in size.
+        `classes[label]` is the class of a label. Unless `keep_classes`, those without samples are left out, and the
+        others get new numbers. Raises ConsoleError when .pt samples differ in size.
         """
         other, fmt = sorted((_IMAGE, _TENSOR), key=lambda fmt: len(self.of(TRAIN, fmt)))
         for sample in (sample for split in SPLITS for sample in self.of(split, other)):
             self.unused.add(sample.key, _IN_THE_MINORITY[other])
         splits = {split: self.of(split, fmt) for split in SPLITS if self.of(split, fmt)}
-        used = sorted({sample.label for samples in splits.values() for sample in samples})
+        labels = {sample.label for samples in splits.values() for sample in samples}
+        used = range(len(classes)) if keep_classes else sorted(labels)
         side = _one_side(splits, uri) if fmt is _TENSOR else 0
         if side or len(used) < len(classes):
             label = {old: new for new, old in enumerate(used)}
@@ -124,33 +139,91 @@ class ListedSamples:
 
 
 def manifest_from_listing(
-    store: ObjectStore, prefix: str, on_progress: OnProgress = lambda _listed: None
+    store: ObjectStore,
+    prefix: str,
+    on_progress: OnProgress = lambda _listed: None,
+    labels: LabelFiles = LabelFiles(),  # noqa: B008 - frozen
 ) -> tuple[Manifest, tuple[Unused, ...]]:
     """The manifest of `train/<class>/` and `val/<class>/` below `prefix`, in the order of the keys, and the rest there.
 
     Samples are image files, or the tutorial's `.pt` objects of one size: what `train/` has more of. A flat `val/` is
-    used when the tutorial's labels file is below the prefix too; without it there is no val split.
-    Raises ManifestMissingError when there is no training sample, ConsoleError when `.pt` objects differ in size.
+    used when there is a file of its labels: one of `labels`, or else below the prefix or in the working directory.
+    Without it there is no val split. The manifest's `preparation` says where the labels are from. `validation/` is a
+    name of `val/`, too. Raises ManifestMissingError when there is no training sample, ConsoleError when `.pt` objects
+    differ in size, or a label file is malformed.
     """
     below = object_key(prefix, "")
     listing = _SplitListing(store, below, on_progress)
-    levels = {split: listing.first_level(split) for split in SPLITS}
-    labels = _val_labels(store, prefix) if levels[VAL].objects else {}
-    classes = unique_classes([*labels.values(), *(name for level in levels.values() for name in level.folders)])
+    names = split_folders(listing.first_level("").folders)
+    levels = {split: listing.first_level(names[split]) if split in names else FirstLevel((), ()) for split in SPLITS}
+    found_labels = _find_labels(store, prefix, labels, wants_val=bool(levels[VAL].objects))
+    folder_names = [name for level in levels.values() for name in level.folders if not is_hidden(name)]
+    flat = (found_labels.val.get(stem(summary.key), "") for summary in levels[VAL].objects)
+    classes, order = found_labels.order([*folder_names, *filter(None, flat)])
     index = {name: label for label, name in enumerate(classes)}
     found = ListedSamples(len(below))
     for split, level in levels.items():
-        for part in listing.class_folders(split, {name: index[name] for name in level.folders}):
+        # A hidden folder's objects are named, not used: its label does not matter.
+        for part in listing.class_folders(
+            names.get(split, split), {name: index.get(name, 0) for name in level.folders}
+        ):
             found.extend(part)
         for summary in level.objects:
-            name = labels.get(_stem(summary.key), "") if split == VAL else ""
-            found.add(summary, split, index.get(name), _why_unlabelled(split, labels))
+            name = found_labels.val.get(stem(summary.key), "") if split == VAL else ""
+            found.add(summary, split, index.get(name), _why_unlabelled(split, found_labels))
         if level.folders and level.objects:
             found.sort(split)
     if not found.of(TRAIN, _IMAGE) and not found.of(TRAIN, _TENSOR):
         raise _no_samples(store, prefix, found.unused.groups())
-    manifest = found.manifest(classes, store.uri(below))
-    return manifest, (*found.unused.groups(), *_empty_folders(manifest, levels[TRAIN].folders))
+    manifest = found.manifest(classes, store.uri(below), keep_classes=bool(order))
+    if described := _described(found_labels, order, flat=bool(levels[VAL].objects)):
+        manifest = msgspec.structs.replace(manifest, preparation={**manifest.preparation, LABELS: described})
+    return manifest, (*found.unused.groups(), *_empty_folders(manifest, names.get(TRAIN, TRAIN), levels[TRAIN].folders))
+
+
+LABELS = "labels"
+"""The entry of a manifest's `preparation` that says where its labels are from."""
+
+
+def _described(labels: FoundLabels, order: str, *, flat: bool) -> str:
+    parts = [f"val labels from {labels.val_from}"] if labels.val and flat else []
+    return ", ".join([*parts, f"class order from {order}"] if order else parts)
+
+
+def _find_labels(store: ObjectStore, prefix: str, given: LabelFiles, *, wants_val: bool) -> FoundLabels:
+    """The label files of a prefix: those given, or else below the prefix or in the working directory."""
+
+    def in_prefix(name: str) -> bytes | None:
+        return _read_object(store, object_key(prefix, name)) if name in wanted else None
+
+    def in_folder(name: str) -> bytes | None:
+        return read_label_file(Path(name)) if name in wanted else None
+
+    def read_given(path: str) -> bytes | None:
+        key = path.removeprefix(store.uri())
+        if key != path:
+            return _read_object(store, key)
+        if path.startswith("oss://"):
+            raise ConsoleError(
+                f"{path} is not in the bucket {store.profile.bucket}.", remedy=f"Give {store.uri()}KEY, or a file."
+            )
+        return read_label_file(Path(path))
+
+    wanted = {CLASS_INDEX_NAME, *(VAL_LABELS_NAMES if wants_val else ())}
+    return find_labels((("dataset prefix", in_prefix), ("working directory", in_folder)), given, read_given)
+
+
+def _read_object(store: ObjectStore, key: str) -> bytes | None:
+    """A label file in the bucket; None where it does not exist. Raises ConsoleError, StorageError."""
+    try:
+        size = store.head(key).size
+        if size > MAX_LABEL_FILE_BYTES:
+            raise ConsoleError(f"{store.uri(key)} is larger than {MAX_LABEL_FILE_BYTES >> 20} MB.")
+        return store.get(key)
+    except StorageError as error:
+        if error.status == 404 and error.code != "NoSuchBucket":
+            return None
+        raise
 
 
 class _SplitListing:
@@ -164,15 +237,15 @@ class _SplitListing:
         self._lock = threading.Lock()
         self._stopping = threading.Event()
 
-    def first_level(self, split: str) -> FirstLevel:
-        """What is directly in the split's folder. Raises StorageError, and what `on_progress` raises."""
-        folder = f"{self._below}{split}/"
+    def first_level(self, name: str) -> FirstLevel:
+        """What is directly in a folder ("": the prefix). Raises StorageError, and what `on_progress` raises."""
+        folder = f"{self._below}{name}/" if name else self._below
         folders: list[str] = []
         objects: list[ObjectSummary] = []
         for page in self._pages(folder, delimiter="/"):
             folders += (prefix[len(folder) : -1] for prefix in page.prefixes)
             objects += page.objects
-            self._count(len(page.objects))
+            self._count(len(page.objects) if name else 0)
             self._on_progress(self._listed)
         return FirstLevel(tuple(folders), tuple(objects))
 
@@ -242,7 +315,7 @@ def _format_of(key: str) -> tuple[SampleFormat | None, str]:
     name = key[key.rfind("/") + 1 :]
     if not name:
         return None, FOLDER_MARKER
-    if "/." in key or "/__MACOSX/" in key or name.lower() in _HIDDEN_NAMES:
+    if name.lower() in _HIDDEN_NAMES or any(is_hidden(part) for part in key.split("/")):
         return None, HIDDEN_FILE
     suffix = name[name.rfind(".") :]
     if suffix == _TENSOR.suffix:
@@ -261,21 +334,15 @@ def _object_problem(summary: ObjectSummary, key: str) -> str:
     return "a key with control characters or an empty part" if key_problem(key) else ""
 
 
-def _stem(key: str) -> str:
-    """The file name of a key without its extension."""
-    return key.rpartition("/")[2].rpartition(".")[0]
-
-
-def _why_unlabelled(split: str, labels: Mapping[str, str]) -> str:
+def _why_unlabelled(split: str, labels: FoundLabels) -> str:
     if split == TRAIN:
         return f"directly in {TRAIN}/, not in a class folder"
-    where = f"not in {VAL_LABELS_NAME}" if labels else f"the dataset prefix has no {VAL_LABELS_NAME}"
-    return f"not in a class folder, and {where}"
+    return f"not in a class folder, and not in {labels.val_from}" if labels.val_from else NO_VAL_LABELS
 
 
-def _empty_folders(manifest: Manifest, folders: Sequence[str]) -> tuple[Unused, ...]:
+def _empty_folders(manifest: Manifest, train: str, folders: Sequence[str]) -> tuple[Unused, ...]:
     used = {manifest.classes[label] for label in {sample.label for sample in manifest.splits[TRAIN]}}
-    empty = [f"{TRAIN}/{name}" for name in folders if name not in used and not name.startswith(".")]
+    empty = [f"{train}/{name}" for name in folders if name not in used and not is_hidden(name)]
     return Unused.of("class folder", "no training samples in it", empty)
 
 
@@ -285,12 +352,15 @@ def _no_samples(store: ObjectStore, prefix: str, unused: Sequence[Unused]) -> Ma
     page = store.list_page(below)
     names = [key[len(below) :] for key in (*page.prefixes, *(found.key for found in page.objects)) if key != below]
     parent, _, last = prefix.rpartition("/")
+    deeper = "" if unused else _deeper_prefix(store, below, page.prefixes)
     if unused:
         holds = " " + " ".join(f"Not used: {group}." for group in unused)
     else:
         holds = f" It holds {first_names(names, len(names))}." if names else ""
-    if last in SPLITS and parent:
+    if last.lower() in SPLIT_NAMES and parent:
         remedy = f"Give the prefix above it: --dataset-prefix {parent}"
+    elif deeper:
+        remedy = f"Give the prefix that holds train/: --dataset-prefix {shlex.quote(deeper)}"
     else:
         remedy = (
             "Put images into train/<class>/ below the prefix, upload a dataset with `ossconsole upload SRC`, or set "
@@ -301,6 +371,30 @@ def _no_samples(store: ObjectStore, prefix: str, unused: Sequence[Unused]) -> Ma
         remedy=remedy,
         empty=False,
     )
+
+
+_DEEPER_REQUESTS = 40
+_DEEPER_LEVELS = 4
+
+
+def _deeper_prefix(store: ObjectStore, below: str, folders: Sequence[str]) -> str:
+    """The prefix of a `train/` with samples up to four levels below the folders; "" where none is found."""
+    level, requests = [folder for folder in folders if not is_hidden(folder[len(below) :])], 0
+    for _ in range(_DEEPER_LEVELS):
+        deeper: list[str] = []
+        for folder in level:
+            names = store.list_page(folder).prefixes
+            splits = split_folders([name[len(folder) : -1] for name in names])
+            if TRAIN in splits:
+                page = store.list_page(f"{folder}{splits[TRAIN]}/", delimiter="", max_keys=100)
+                if any(is_sample_key(found.key) for found in page.objects):
+                    return folder[:-1]
+            deeper += [] if splits else names
+            requests += 1
+            if requests == _DEEPER_REQUESTS:
+                return ""
+        level = deeper
+    return ""
 
 
 def _one_side(splits: Mapping[str, Sequence[Sample]], uri: str) -> int:
@@ -320,21 +414,3 @@ def _one_side(splits: Mapping[str, Sequence[Sample]], uri: str) -> int:
             remedy="Upload the dataset again with `ossconsole upload`.",
         )
     return side
-
-
-def _val_labels(store: ObjectStore, prefix: str) -> dict[str, str]:
-    """Image file name without extension to class, from the labels object; empty when it does not exist."""
-    key = object_key(prefix, VAL_LABELS_NAME)
-    try:
-        text = store.get(key)
-    except StorageError as error:
-        if error.status == 404:
-            return {}
-        raise
-    try:
-        labels: dict[str, str] = decode_json(text, dict[str, str])
-    except msgspec.DecodeError as error:
-        raise ConsoleError(
-            f"{store.uri(key)} is not a labels file: {error}.", remedy="Upload the tutorial's file again."
-        ) from error
-    return {_stem(name): class_name for name, class_name in labels.items()}

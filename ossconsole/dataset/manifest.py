@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import itertools
 import unicodedata
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -98,12 +99,6 @@ MANIFEST_VERSION = 1
 TRAIN, VAL = "train", "val"
 SPLITS = (TRAIN, VAL)
 
-VAL_LABELS_NAME = "ILSVRC2012_val_labels.json"
-"""The tutorial's file of validation labels: image file name to WordNet ID."""
-
-CLASS_INDEX_NAME = "imagenet_class_index.json"
-"""The tutorial's file of classes: index to [WordNet ID, name]."""
-
 MAX_MANIFEST_BYTES = 1 << 30  # about ten million samples
 MAX_KEY_BYTES = 1023  # OSS's limit for a key, in UTF-8
 MAX_SIDE = 8192  # pixels; a sample of that size is already 200 MB as image-u8
@@ -158,6 +153,14 @@ class ManifestHead(msgspec.Struct, frozen=True):
     size: int
 
 
+class _Outline(ManifestHead, frozen=True):
+    """A manifest whose samples are text still. The fields are those of Manifest."""
+
+    classes: tuple[str, ...]
+    splits: dict[str, msgspec.Raw]
+    preparation: dict[str, Any] = {}
+
+
 class ManifestError(ConsoleError):
     """A manifest that cannot be used."""
 
@@ -185,6 +188,98 @@ def read_manifest(store: ObjectStore, prefix: str) -> Manifest:
     manifest = _read(store, prefix, Manifest)
     check_manifest(manifest, store.uri(manifest_key(prefix)))
     return manifest
+
+
+def read_manifest_in_parts(store: ObjectStore, prefix: str) -> tuple[Manifest, Iterator[tuple[str, list[Sample]]]]:
+    """The manifest below `prefix` without its samples, and these a few thousand at a time, with their split.
+
+    A million samples as objects take 400 MB; the text of a manifest takes 100 MB. Everything is checked as it is read.
+    Raises ManifestMissingError, ManifestError or StorageError; the iterator raises ManifestError.
+    """
+    outline = _read(store, prefix, _Outline)
+    where = store.uri(manifest_key(prefix))
+    head = Manifest(
+        version=outline.version,
+        format=outline.format,
+        size=outline.size,
+        classes=outline.classes,
+        preparation=outline.preparation,
+        splits=dict.fromkeys(outline.splits, ()),
+    )
+    if problem := _head_problem(head):
+        raise _invalid(where, problem)
+    return msgspec.structs.replace(head, splits={}), _parts(outline, len(head.classes), head.format, where)
+
+
+def _parts(outline: _Outline, classes: int, fmt: SampleFormat, where: str) -> Iterator[tuple[str, list[Sample]]]:
+    seen = array("q")  # hashes of 64 bits: among ten million keys two are alike by chance once in 400,000 manifests
+    for split, text in outline.splits.items():
+        count = 0
+        for samples in _decoded(text, where):
+            for index, sample in enumerate(samples, count):
+                if problem := sample_problem(sample, classes, fmt):
+                    raise _invalid(where, f"{split}[{index}]: {problem}")
+                seen.append(hash(sample.key))
+            count += len(samples)
+            if samples:
+                yield split, samples
+        if not count:
+            raise _invalid(where, f"the split {split!r} is empty")
+    if _has_duplicates(seen):
+        raise _invalid(where, "a key is listed twice")
+
+
+def _has_duplicates(hashes: array[int]) -> bool:
+    """Whether two are alike, without the memory of a set."""
+    import numpy as np
+
+    ordered = np.sort(np.frombuffer(hashes, np.int64)) if hashes else np.zeros(0, np.int64)
+    return bool((ordered[1:] == ordered[:-1]).any())
+
+
+_PART_BYTES = 4 << 20
+_BETWEEN_SAMPLES = b"],["
+_CUTS_TRIED = 20
+_SEARCHED_BYTES = 1 << 16
+
+
+def _decoded(raw: msgspec.Raw, where: str) -> Iterator[list[Sample]]:
+    """The samples of a split from their JSON, a part at a time. Raises ManifestError."""
+    text = memoryview(raw)
+    begin, end = 1, len(text) - 1  # within the outer brackets
+    try:
+        while begin < end:
+            cut, part = _part(text, begin, end)
+            yield part
+            begin = cut + 1
+    except msgspec.DecodeError as error:
+        raise ManifestError(f"{where} is not a manifest: {error}.", remedy=_UPLOAD_AGAIN) from error
+
+
+def _part(text: memoryview, begin: int, end: int) -> tuple[int, list[Sample]]:
+    """Samples from `begin` to the place that is returned. Raises msgspec.DecodeError."""
+    cut = begin + _PART_BYTES
+    for _ in range(_CUTS_TRIED):
+        cut = _next_cut(text, cut, end)
+        if cut == end:
+            break
+        try:
+            part: list[Sample] = decode_json(b"[" + text[begin:cut] + b"]", list[Sample])
+        except msgspec.DecodeError:
+            cut += 1  # the brackets may be in a key: there is an odd number of quotes before them
+        else:
+            return cut, part
+    return end, decode_json(b"[" + text[begin:end] + b"]", list[Sample])
+
+
+def _next_cut(text: memoryview, after: int, end: int) -> int:
+    """The place of the next comma between two samples; the end where there is none near."""
+    found = bytes(text[after : after + _SEARCHED_BYTES]).find(_BETWEEN_SAMPLES) if after < end else -1
+    return after + found + 1 if found >= 0 else end
+
+
+def _invalid(where: str, problem: str) -> ManifestError:
+    return ManifestError(f"The manifest {where} is not valid: {problem}.", remedy=_UPLOAD_AGAIN)
 
 
 def read_manifest_head(store: ObjectStore, prefix: str) -> ManifestHead:
@@ -244,7 +339,7 @@ def encode_manifest(head: Manifest, splits: Mapping[str, Iterable[Sample]]) -> b
 def check_manifest(manifest: Manifest, where: str) -> None:
     """Raises ManifestError with the first problem in the manifest at `where`."""
     if problem := _head_problem(manifest) or _samples_problem(manifest):
-        raise ManifestError(f"The manifest {where} is not valid: {problem}.", remedy=_UPLOAD_AGAIN)
+        raise _invalid(where, problem)
 
 
 def _head_problem(manifest: Manifest) -> str:

@@ -19,7 +19,7 @@ import msgspec
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.files import READ_WRITE, open_private, try_lock, write_private
-from ossconsole.sandbox.accelerator import default_accelerator
+from ossconsole.sandbox.accelerator import default_accelerator, encoded_accelerators
 from ossconsole.sandbox.api.call import Service
 from ossconsole.sandbox.control import ControlApi
 from ossconsole.sandbox.faults import FaultEngine, FaultPlan
@@ -97,7 +97,7 @@ async def _serve(settings: SandboxSettings, store: SandboxStore, ready: Callable
     service = _service(settings, store, port)
     if BUCKET not in store.buckets:
         now = time.time()
-        accelerator = msgspec.json.encode(default_accelerator(settings.region, now))
+        accelerator = encoded_accelerators([default_accelerator(settings.region, now)])
         store.put_bucket(Bucket(name=BUCKET, created=now, accelerator=accelerator))
     log = RequestLog(settings.directory / LOG_NAME)
     listeners: dict[EndpointKind, Listener] = {}

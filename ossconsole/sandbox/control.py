@@ -1,4 +1,4 @@
-"""Control of a running sandbox (faults, keys and the cache) through `/-/` on either endpoint.
+"""Control of a running sandbox (faults, keys, restores and the cache) through `/-/` on either endpoint.
 
 It is protected by the owner's key pair (HTTP Basic), so that curl can use it as well:
 `curl -u ID:SECRET -X PUT --data @faults.json http://127.0.0.1:PORT/-/faults`.
@@ -96,6 +96,10 @@ class SandboxControl:
         """Deletes the key, as after a rotation."""
         self._call("DELETE", f"keys/{access_key_id}")
 
+    def finish_restores(self) -> None:
+        """Ends every restore in progress now."""
+        self._call("POST", "restores")
+
     def clear_cache(self) -> None:
         """Empties the accelerator's cache."""
         self._call("DELETE", "cache")
@@ -168,12 +172,14 @@ class ControlApi:
                 return _json(self._issue(msgspec.json.decode(body, type=KeyRequest)))
             case "DELETE", "keys":
                 service.keys.revoke(argument)
+            case "POST", "restores":
+                service.store.finish_restores()
             case "DELETE", "cache":
                 service.cache.clear()
             case "GET", "status":
                 return _json(self._status())
             case _:
-                return web.Response(status=404, text="faults, keys, cache, status")
+                return web.Response(status=404, text="faults, keys, restores, cache, status")
         return web.Response(status=204)
 
     def _issue(self, wanted: KeyRequest) -> IssuedKey:

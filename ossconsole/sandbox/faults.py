@@ -21,6 +21,7 @@ class Error(msgspec.Struct, frozen=True, kw_only=True, tag="error", forbid_unkno
     code: str
     status: int = 0
     message: str = ""
+    ec: str = ""
     qos_delay_ms: int | None = None
     """Sent as `x-oss-qos-delay-time`, as the service does when it throttles."""
 

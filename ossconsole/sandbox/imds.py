@@ -10,6 +10,7 @@ import msgspec
 from aiohttp import web
 
 from ossconsole.sandbox.keys import AccessKey, KeyRing, Role
+from ossconsole.sandbox.request import whole_number
 
 ROLE_NAME = "sandbox-role"
 INSTANCE_TYPE = "ecs.sandbox.large"
@@ -66,10 +67,11 @@ class MetadataServer:
         return self._item(request.path[len(_ITEMS) :])
 
     def _token(self, ttl: str) -> web.Response:
-        if not ttl.isdecimal() or not 1 <= int(ttl) <= _MAX_TTL_S:
+        seconds = whole_number(ttl)
+        if seconds is None or not 1 <= seconds <= _MAX_TTL_S:
             return web.Response(status=400, text="Bad Request")
         token = secrets.token_urlsafe(32)
-        self._tokens[token] = self._clock() + int(ttl)
+        self._tokens[token] = self._clock() + seconds
         return web.Response(text=token, headers={_TTL_HEADER: ttl})
 
     def _admits(self, token: str | None) -> bool:

@@ -2,14 +2,10 @@
 
 Every change is one transaction, and an object's bytes are already complete in a blob file when a row names them:
 that commit is the moment at which a write becomes visible, whole or not at all.
-
-Versions are created, listed and counted as the service does. Unlike there, a version cannot be read or deleted by its
-id, and versioning cannot be suspended.
 """
 
 from __future__ import annotations
 
-import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,105 +13,9 @@ from pathlib import Path
 import msgspec
 
 from ossconsole.config.files import private_database
-from ossconsole.sandbox.listing import after_all
 from ossconsole.sandbox.records import Attributes, Blob, Bucket, Part, StoredObject, Upload
 from ossconsole.sandbox.replies import OssError
-
-_VERSIONS_SCHEMA = """
-CREATE TABLE IF NOT EXISTS versioned(bucket TEXT PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS versions(
-    bucket TEXT NOT NULL, key BLOB NOT NULL, number INTEGER NOT NULL, id TEXT NOT NULL, blob TEXT NOT NULL,
-    size INTEGER NOT NULL, etag TEXT NOT NULL, modified REAL NOT NULL, type TEXT NOT NULL, storage_class TEXT NOT NULL,
-    PRIMARY KEY(bucket, key, number)
-) WITHOUT ROWID;
-"""
-NULL_ID = "null"
-"""The version id of an object that is older than the bucket's versioning."""
-_MARKER = ""  # the type of a delete marker
-
-
-class Version(msgspec.Struct, frozen=True):
-    """One version of an object, or a delete marker. Times are Unix seconds."""
-
-    key: str
-    id: str
-    is_latest: bool
-    is_marker: bool
-    size: int
-    etag: str
-    modified: float
-    type: str
-    storage_class: str
-
-
-class Versions:
-    """The versions table: used in the index's thread and transactions. The newest row of a key is its current state."""
-
-    def __init__(self, db: sqlite3.Connection) -> None:
-        self._db = db
-        db.executescript(_VERSIONS_SCHEMA)
-        self._enabled = {row[0] for row in db.execute("SELECT bucket FROM versioned")}
-
-    def enabled(self, bucket: str) -> bool:
-        """Whether versioning is enabled for the bucket."""
-        return bucket in self._enabled
-
-    def enable(self, bucket: str, objects: Iterable[StoredObject]) -> None:
-        """Enables versioning; `objects` are those that the bucket has already."""
-        self._db.execute("INSERT INTO versioned VALUES (?)", (bucket,))
-        self._enabled.add(bucket)
-        for stored in objects:
-            self.add(bucket, stored, NULL_ID)
-
-    def drop(self, bucket: str) -> None:
-        """Forgets the setting of a deleted bucket."""
-        self._db.execute("DELETE FROM versioned WHERE bucket = ?", (bucket,))
-        self._enabled.discard(bucket)
-
-    def add(self, bucket: str, stored: StoredObject, version_id: str = "") -> None:
-        """Adds the newest version of an object."""
-        kind, storage_class = stored.type, stored.attributes.storage_class
-        row = (version_id, stored.blob, stored.size, stored.etag, stored.modified, kind, storage_class)
-        self._add(bucket, stored.key, row)
-
-    def add_marker(self, bucket: str, key: str, now: float) -> None:
-        """Adds a delete marker."""
-        self._add(bucket, key, ("", "", 0, "", now, _MARKER, ""))
-
-    def _add(self, bucket: str, key: str, row: tuple[object, ...]) -> None:
-        version_id, *rest = row
-        self._db.execute(
-            "INSERT INTO versions SELECT ?, ?, 1 + ifnull(max(number), 0), ?, ?, ?, ?, ?, ?, ? "
-            "FROM versions WHERE bucket = ? AND key = ?",
-            (bucket, key.encode(), version_id or secrets.token_hex(16), *rest, bucket, key.encode()),
-        )
-
-    def latest(self, bucket: str, key: str) -> str:
-        """The id of the key's newest version; of a deleted object, that of its delete marker."""
-        query = "SELECT id FROM versions WHERE bucket = ? AND key = ? ORDER BY number DESC LIMIT 1"
-        return str(self._db.execute(query, (bucket, key.encode())).fetchone()[0])
-
-    def list(self, bucket: str, *, prefix: str, key_marker: str, id_marker: str, limit: int) -> list[Version]:
-        """Up to `limit` versions after the markers, by key, the newest of a key first."""
-        after = key_marker.encode()
-        known = "SELECT number FROM versions WHERE bucket = ? AND key = ? AND id = ?"
-        row = self._db.execute(known, (bucket, after, id_marker)).fetchone()
-        below = row[0] if row else 0
-        raw_prefix = prefix.encode()
-        query = (
-            "SELECT key, id, "
-            "number = (SELECT max(number) FROM versions WHERE bucket = v.bucket AND key = v.key), type = '', "
-            "size, etag, modified, type, storage_class FROM versions AS v "
-            "WHERE bucket = ? AND key >= ? AND key < ? AND (key > ? OR (key = ? AND number < ?)) "
-            "ORDER BY key, number DESC LIMIT ?"
-        )
-        end = after_all(raw_prefix) or b"\xff"
-        rows = self._db.execute(query, (bucket, raw_prefix, end, after, after, below, limit))
-        return [
-            Version(key.decode(), version_id, bool(latest), bool(is_marker), *rest)
-            for key, version_id, latest, is_marker, *rest in rows
-        ]
-
+from ossconsole.sandbox.versions import Versions
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS buckets(
@@ -134,6 +34,9 @@ CREATE TABLE IF NOT EXISTS parts(
     upload TEXT NOT NULL, number INTEGER NOT NULL, blob TEXT NOT NULL, size INTEGER NOT NULL, md5 TEXT NOT NULL,
     crc64 TEXT NOT NULL, modified REAL NOT NULL,
     PRIMARY KEY(upload, number)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS bucket_rules(
+    bucket TEXT NOT NULL, name TEXT NOT NULL, rule BLOB NOT NULL, PRIMARY KEY(bucket, name)
 ) WITHOUT ROWID;
 """
 _OBJECT = "key, blob, size, etag, crc64, modified, type, attributes, restored_until"
@@ -154,6 +57,8 @@ class Index:
         # Commits survive a kill -9 of the process; syncing them against a power cut would cost every PUT a disk flush.
         self._db.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF; {_SCHEMA}")
         self.versions = Versions(self._db)
+        # Nearly no bucket has a rule, and every write asks.
+        self._with_rules = {row[0] for row in self._db.execute("SELECT bucket FROM bucket_rules")}
 
     def close(self) -> None:
         """Closes the file."""
@@ -181,18 +86,42 @@ class Index:
             if self._db.execute(f"SELECT 1 FROM {table} WHERE bucket = ? LIMIT 1", (name,)).fetchone():  # noqa: S608
                 raise OssError("BucketNotEmpty", fields={"BucketName": name})
         self._db.execute("DELETE FROM buckets WHERE name = ?", (name,))
+        self._db.execute("DELETE FROM bucket_rules WHERE bucket = ?", (name,))
         self.versions.drop(name)
 
     def enable_versioning(self, bucket: str) -> None:
         """Enables versioning for the bucket."""
-        if not self.versions.enabled(bucket):
-            with _transaction(self._db):
-                self.versions.enable(bucket, self.scan(bucket, b"", b"", -1, inclusive=True))
+        with _transaction(self._db):
+            self.versions.enable(bucket, self.scan(bucket, b"", b"", -1, inclusive=True))
 
-    def usage(self, bucket: str) -> tuple[int, int]:
-        """Objects in the bucket and their bytes."""
-        row = self._db.execute("SELECT count(*), total(size) FROM objects WHERE bucket = ?", (bucket,)).fetchone()
-        return int(row[0]), int(row[1])
+    def suspend_versioning(self, bucket: str) -> None:
+        """Suspends versioning; a bucket that never had it starts with it suspended."""
+        self.enable_versioning(bucket)
+        self.versions.suspend(bucket)
+
+    def rule(self, bucket: str, name: str) -> bytes | None:
+        """The bucket's rule called `name`, encoded; None where it has none."""
+        if bucket not in self._with_rules:
+            return None
+        query = "SELECT rule FROM bucket_rules WHERE bucket = ? AND name = ?"
+        row = self._db.execute(query, (bucket, name)).fetchone()
+        return bytes(row[0]) if row else None
+
+    def set_rule(self, bucket: str, name: str, rule: bytes | None) -> None:
+        """Sets the bucket's rule called `name`; None removes it."""
+        if rule is None:
+            self._db.execute("DELETE FROM bucket_rules WHERE bucket = ? AND name = ?", (bucket, name))
+        else:
+            self._db.execute("REPLACE INTO bucket_rules VALUES (?, ?, ?)", (bucket, name, rule))
+            self._with_rules.add(bucket)
+
+    def usage(self, bucket: str) -> dict[str, tuple[int, int]]:
+        """Objects in the bucket and their bytes, by storage class."""
+        query = (
+            "SELECT json_extract(attributes, '$.storage_class'), count(*), total(size) FROM objects WHERE bucket = ? "
+            "GROUP BY 1"
+        )
+        return {row[0]: (int(row[1]), int(row[2])) for row in self._db.execute(query, (bucket,))}
 
     # Objects
 
@@ -226,18 +155,48 @@ class Index:
         self._cached.pop((bucket, stored.key), None)
         with _transaction(self._db):
             dropped = self._blobs("SELECT blob FROM objects WHERE bucket = ? AND key = ?", (bucket, key))
-            if dropped and forbid_overwrite:
+            # "If versioning is enabled or suspended, the x-oss-forbid-overwrite header does not take effect."
+            if dropped and forbid_overwrite and not self.versions.kept(bucket):
                 raise OssError("FileAlreadyExists", fields={"ObjectName": stored.key})
-            content = (stored.blob, stored.size, stored.etag, str(stored.crc64))
-            attributes = msgspec.json.encode(stored.attributes)
-            values = (bucket, key, *content, stored.modified, stored.type, attributes, stored.restored_until)
-            self._db.execute("REPLACE INTO objects VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
-            if self.versions.enabled(bucket) and stored.blob not in dropped:
-                self.versions.add(bucket, stored)
-                dropped = []
+            latest = self.versions.latest(bucket, stored.key) if self.versions.kept(bucket) else None
+            self._replace(bucket, stored)
+            if latest is not None and latest.blob == stored.blob:  # appended in place
+                self.versions.change(bucket, stored, latest.id)
+            elif self.versions.kept(bucket):
+                dropped = self.versions.add(bucket, stored)
             if completes:
                 dropped += self._drop_upload(bucket, key, completes)
         return [blob for blob in dropped if blob != stored.blob]
+
+    def _replace(self, bucket: str, stored: StoredObject) -> None:
+        self._cached.pop((bucket, stored.key), None)
+        content = (stored.blob, stored.size, stored.etag, str(stored.crc64))
+        attributes = msgspec.json.encode(stored.attributes)
+        values = (*content, stored.modified, stored.type, attributes, stored.restored_until)
+        self._db.execute(
+            "REPLACE INTO objects VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (bucket, stored.key.encode(), *values)
+        )
+
+    def change(self, bucket: str, stored: StoredObject, version_id: str = "") -> None:
+        """Replaces the attributes of an object, or of one of its versions; the bytes stay."""
+        with _transaction(self._db):
+            latest = self.versions.latest(bucket, stored.key) if self.versions.kept(bucket) else None
+            if latest is None or version_id in {"", latest.id}:
+                self._replace(bucket, stored)
+            if latest is not None:
+                self.versions.change(bucket, stored, version_id or latest.id)
+
+    def delete_version(self, bucket: str, key: str, version_id: str) -> list[str]:
+        """Deletes a version for good; the one before it becomes the current one."""
+        self._cached.pop((bucket, key), None)
+        with _transaction(self._db):
+            dropped = self.versions.remove(bucket, key, version_id)
+            latest = self.versions.latest(bucket, key)
+            if latest is None or latest.is_marker:
+                self._db.execute("DELETE FROM objects WHERE bucket = ? AND key = ?", (bucket, key.encode()))
+            else:
+                self._replace(bucket, latest.stored())
+        return dropped
 
     def delete(self, bucket: str, keys: Iterable[str], now: float) -> list[str]:
         """Deletes the objects that exist; `now` (Unix seconds) is the time of the delete markers."""
@@ -246,8 +205,8 @@ class Index:
             for key in keys:
                 self._cached.pop((bucket, key), None)
                 values = (bucket, key.encode())
-                if self.versions.enabled(bucket):
-                    self.versions.add_marker(bucket, key, now)
+                if self.versions.kept(bucket):
+                    dropped += self.versions.add_marker(bucket, key, now)
                 else:
                     dropped += self._blobs("SELECT blob FROM objects WHERE bucket = ? AND key = ?", values)
                 self._db.execute("DELETE FROM objects WHERE bucket = ? AND key = ?", values)
@@ -311,7 +270,7 @@ class Index:
 
 
 class _transaction:  # noqa: N801 - reads as a statement, like sqlite3's own connection
-    """BEGIN IMMEDIATE, then COMMIT or, on an exception, ROLLBACK."""
+    """BEGIN IMMEDIATE, then COMMIT or, on an exception (also of the COMMIT: a full disk), ROLLBACK."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
@@ -320,7 +279,12 @@ class _transaction:  # noqa: N801 - reads as a statement, like sqlite3's own con
         self._db.execute("BEGIN IMMEDIATE")
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        self._db.execute("COMMIT" if kind is None else "ROLLBACK")
+        try:
+            if kind is None:
+                self._db.execute("COMMIT")
+        finally:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
 
 
 def _object(row: tuple[bytes, str, int, str, str, float, str, bytes, float | None]) -> StoredObject:

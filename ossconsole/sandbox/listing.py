@@ -14,11 +14,13 @@ from typing import Protocol
 
 from ossconsole.sandbox import replies as xml
 from ossconsole.sandbox.records import StoredObject
-from ossconsole.sandbox.replies import invalid_argument, iso_time, restore_status
+from ossconsole.sandbox.replies import invalid_argument, iso_time
+from ossconsole.sandbox.request import whole_number
 
 OWNER = "sandbox"
 DEFAULT_KEYS = 100
 MAX_KEYS = 1000
+_MAX_NAME_BYTES = 1024
 # With a delimiter most of a scan may lie below one common prefix; a new seek then skips it.
 _BATCH_WITH_DELIMITER = 64
 
@@ -89,9 +91,18 @@ def _entries(source: KeySource, prefix: str, delimiter: str, after: str, limit: 
 def max_keys(query: dict[str, str], name: str = "max-keys", default: int = DEFAULT_KEYS) -> int:
     """The page size, 1 to 1000. Raises InvalidArgument."""
     given = query.get(name) or str(default)
-    if not given.isdecimal() or not 0 < int(given) <= MAX_KEYS:
+    number = whole_number(given)
+    if number is None or not 0 < number <= MAX_KEYS:
         raise invalid_argument(f"{name} must be 1 to {MAX_KEYS}.", name, given)
-    return int(given)
+    return number
+
+
+def name_of(query: dict[str, str], parameter: str) -> str:
+    """A key, or the beginning of one, in a parameter; "" without it. Raises InvalidArgument for one too long."""
+    given = query.get(parameter, "")
+    if len(given.encode()) > _MAX_NAME_BYTES:
+        raise invalid_argument(f"{parameter} must be at most {_MAX_NAME_BYTES} bytes.", parameter, given)
+    return given
 
 
 def encoding(query: dict[str, str]) -> tuple[Callable[[str], str], list[str]]:
@@ -105,15 +116,15 @@ def encoding(query: dict[str, str]) -> tuple[Callable[[str], str], list[str]]:
 def _decode_token(token: str) -> str:
     """The key in a continuation token. Raises InvalidArgument for a token that this server did not make."""
     try:
-        return base64.b64decode(token, altchars=b"-_", validate=True).decode()
+        return base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True).decode()
     except (binascii.Error, ValueError) as error:
         raise invalid_argument("The continuation token is not valid.", "continuation-token", token) from error
 
 
-def reply_v1(bucket: str, query: dict[str, str], source: KeySource) -> bytes:
+def reply_v1(bucket: str, query: dict[str, str], source: KeySource, now: float) -> bytes:
     """ListObjects: `prefix`, `delimiter`, `marker`, `max-keys`, `encoding-type`."""
     (encode, encoding_type), limit = encoding(query), max_keys(query)
-    prefix, delimiter, marker = (query.get(name, "") for name in ("prefix", "delimiter", "marker"))
+    prefix, delimiter, marker = (name_of(query, name) for name in ("prefix", "delimiter", "marker"))
     page = list_page(source, prefix=prefix, delimiter=delimiter, after=marker, limit=limit)
     next_marker = encode(page.next) if page.next is not None else None
     head = [
@@ -122,19 +133,20 @@ def reply_v1(bucket: str, query: dict[str, str], source: KeySource) -> bytes:
         *encoding_type,
         *xml.elements(IsTruncated=page.next is not None, NextMarker=next_marker),
     ]
-    return xml.document("ListBucketResult", [*head, *_contents(page, encode, OWNER)])
+    return xml.document("ListBucketResult", [*head, *_contents(page, encode, OWNER, now)])
 
 
-def reply_v2(bucket: str, query: dict[str, str], source: KeySource) -> bytes:
+def reply_v2(bucket: str, query: dict[str, str], source: KeySource, now: float) -> bytes:
     """ListObjectsV2: as V1, with `start-after`, `continuation-token` and `fetch-owner` in place of `marker`."""
     (encode, encoding_type), limit = encoding(query), max_keys(query)
-    prefix, delimiter, start_after = (query.get(name, "") for name in ("prefix", "delimiter", "start-after"))
+    prefix, delimiter, start_after = (name_of(query, name) for name in ("prefix", "delimiter", "start-after"))
     token = query.get("continuation-token", "")
     after = _decode_token(token) if token else start_after
     page = list_page(source, prefix=prefix, delimiter=delimiter, after=after, limit=limit)
     next_token = None
     if page.next is not None:
-        next_token = encode(base64.urlsafe_b64encode(page.next.encode()).decode())
+        # Without the padding: ali-oss does not decode what encoding-type=url would make of it.
+        next_token = encode(base64.urlsafe_b64encode(page.next.encode()).decode().rstrip("="))
     head = [
         *xml.elements(Name=bucket, Prefix=encode(prefix), StartAfter=encode(start_after) if start_after else None),
         *xml.elements(MaxKeys=limit, Delimiter=encode(delimiter)),
@@ -143,25 +155,24 @@ def reply_v2(bucket: str, query: dict[str, str], source: KeySource) -> bytes:
         *xml.elements(NextContinuationToken=next_token, KeyCount=len(page.objects) + len(page.prefixes)),
     ]
     owner = OWNER if query.get("fetch-owner") == "true" else ""
-    return xml.document("ListBucketResult", [*head, *_contents(page, encode, owner)])
+    return xml.document("ListBucketResult", [*head, *_contents(page, encode, owner, now)])
 
 
-def _contents(page: Page, encode: Callable[[str], str], owner: str) -> Iterator[str]:
+def _contents(page: Page, encode: Callable[[str], str], owner: str, now: float) -> Iterator[str]:
     owned = f"<Owner><ID>{owner}</ID><DisplayName>{owner}</DisplayName></Owner>" if owner else ""
     for found in page.objects:
         yield (
             f"<Contents><Key>{xml.text(encode(found.key))}</Key><LastModified>{iso_time(found.modified)}</LastModified>"
             f"<ETag>&quot;{found.etag}&quot;</ETag><Type>{found.type}</Type><Size>{found.size}</Size>"
-            f"<StorageClass>{found.attributes.storage_class}</StorageClass>{_restored(found)}{owned}</Contents>"
+            f"<StorageClass>{found.attributes.storage_class}</StorageClass>{_restored(found, now)}{owned}</Contents>"
         )
     for prefix in page.prefixes:
         yield f"<CommonPrefixes><Prefix>{xml.text(encode(prefix))}</Prefix></CommonPrefixes>"
 
 
-def _restored(found: StoredObject) -> str:
-    if found.restored_until is None:
-        return ""
-    return f"<RestoreInfo>{xml.text(restore_status(found.restored_until))}</RestoreInfo>"
+def _restored(found: StoredObject, now: float) -> str:
+    status = found.restore_status(now)
+    return f"<RestoreInfo>{xml.text(status)}</RestoreInfo>" if status else ""
 
 
 PREFIX = "synthetic/"

@@ -14,10 +14,10 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 
+from ossconsole.sandbox.blobs import BlobStore, OpenBlob
 from ossconsole.sandbox.process import Shaping
 from ossconsole.sandbox.records import StoredObject
 from ossconsole.sandbox.request import ByteRange
-from ossconsole.sandbox.store import BlobStore, OpenBlob
 
 BLOCK_BYTES = 4 << 20
 # Blob, size of the object, number of the block. An overwritten object has another blob and an appended one another

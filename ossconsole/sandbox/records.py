@@ -6,17 +6,26 @@ import re
 
 import msgspec
 
-from ossconsole.sandbox.replies import OssError
+from ossconsole.sandbox.replies import OssError, http_time
 
 
 class Bucket(msgspec.Struct, frozen=True):
-    """A bucket. `created` is Unix seconds, `accelerator` an encoded AcceleratorConfig (None: no accelerator)."""
+    """A bucket. `created` is Unix seconds, `accelerator` its encoded accelerators (None: none)."""
 
     name: str
     created: float
     acl: str = "private"
     storage_class: str = "Standard"
     accelerator: bytes | None = None
+
+
+class Retention(msgspec.Struct, frozen=True):
+    """A retention policy (WORM): objects cannot be changed or deleted for `days`. `created` is Unix seconds."""
+
+    id: str
+    days: int
+    created: float
+    locked: bool = False
 
 
 class Blob(msgspec.Struct, frozen=True):
@@ -29,12 +38,19 @@ class Blob(msgspec.Struct, frozen=True):
 
 
 class Attributes(msgspec.Struct, frozen=True, kw_only=True):
-    """What a writer sets on an object besides its bytes. Header names are in lower case."""
+    """What a writer sets on an object besides its bytes. Header names are in lower case.
+
+    `symlink` is the target's key of a symbolic link. `encryption` are the headers of the encryption at rest, which is
+    simulated. `restoring_until` (Unix seconds) is when the restore of an archived object ends.
+    """
 
     headers: dict[str, str] = {}
     storage_class: str = "Standard"
     acl: str = "default"
     tags: dict[str, str] = {}
+    symlink: str = ""
+    encryption: dict[str, str] = {}
+    restoring_until: float = 0.0
 
 
 class StoredObject(msgspec.Struct, frozen=True):
@@ -49,6 +65,14 @@ class StoredObject(msgspec.Struct, frozen=True):
     type: str = "Normal"
     attributes: Attributes = Attributes()
     restored_until: float | None = None
+
+    def restore_status(self, now: float) -> str:
+        """The value of `x-oss-restore` and RestoreInfo at Unix time `now`; "" without a restore."""
+        if self.restored_until is None or self.restored_until <= now:
+            return ""
+        if self.attributes.restoring_until > now:
+            return 'ongoing-request="true"'
+        return f'ongoing-request="false", expiry-date="{http_time(self.restored_until)}"'
 
 
 class Upload(msgspec.Struct, frozen=True):

@@ -22,6 +22,7 @@ _CODES: dict[str, tuple[int, str, str]] = {
     "DataAcceleratorQuotaFrozen": (403, "", "The quota was changed within the last hour and is frozen."),
     "EntityTooLarge": (400, "", "Your proposed upload exceeds the maximum allowed size."),
     "EntityTooSmall": (400, "", "Your proposed upload is smaller than the minimum allowed size."),
+    "FileImmutable": (409, "", "The object is protected by the bucket's retention policy."),
     "FileAlreadyExists": (409, "", "The object you specified already exists and can not be overwritten."),
     "InternalError": (500, "", "We encountered an internal error. Please try again."),
     "InvalidAccessKeyId": (403, "0002-00000902", "The OSS Access Key Id you provided does not exist in our records."),
@@ -35,6 +36,8 @@ _CODES: dict[str, tuple[int, str, str]] = {
     "InvalidPartOrder": (400, "", "The list of parts was not in ascending order."),
     "InvalidQuota": (400, "", "The quota of the data accelerator is not valid."),
     "InvalidRange": (416, "", "The requested range cannot be satisfied."),
+    "InvalidTargetType": (400, "", "The target of the symbolic link is a symbolic link itself."),
+    "InvalidWORMConfiguration": (400, "", "The retention policy is not in the state that the operation needs."),
     "InvalidSecurityToken": (403, "0002-00000006", "The security token you provided is invalid."),
     "MalformedXML": (400, "", "The XML you provided was not well-formed or did not validate against our schema."),
     "MethodNotAllowed": (405, "", "The specified method is not allowed against this resource."),
@@ -47,6 +50,9 @@ _CODES: dict[str, tuple[int, str, str]] = {
         "0042-00000002",
         "The specified upload does not exist. It may have been aborted or completed.",
     ),
+    "NoSuchServerSideEncryptionRule": (404, "", "The bucket has no encryption rule."),
+    "NoSuchVersion": (404, "", "The specified version does not exist."),
+    "NoSuchWORMConfiguration": (404, "", "The bucket has no retention policy."),
     "NotImplemented": (501, "", "A header or parameter you provided implies functionality that is not implemented."),
     "ObjectNotAppendable": (409, "", "The object is not appendable."),
     "OperationNotSupported": (400, "", "The operation is not supported for this resource."),
@@ -66,7 +72,9 @@ _CODES: dict[str, tuple[int, str, str]] = {
         "0002-00000040",
         "The request signature we calculated does not match the signature you provided. Check your key and method.",
     ),
+    "SymlinkTargetNotExist": (404, "", "The target of the symbolic link does not exist."),
     "TooManyAccelerationPolicyPaths": (400, "", "There are too many acceleration paths."),
+    "WORMConfigurationLocked": (403, "", "The retention policy is locked."),
     "TooManyBuckets": (400, "", "You have attempted to create more buckets than allowed."),
     "TotalQpsLimitExceeded": (503, "", "Please reduce your request rate."),
 }
@@ -161,11 +169,6 @@ def iso_time(timestamp: float) -> str:
 def http_time(timestamp: float) -> str:
     """`Mon, 01 Jan 2024 00:00:00 GMT`, as in headers."""
     return _http_time(int(timestamp))
-
-
-def restore_status(restored_until: float) -> str:
-    """The state of a restored object, as in headers and listings."""
-    return f'ongoing-request="false", expiry-date="{http_time(restored_until)}"'
 
 
 # Objects written together share their second, so listings and headers format the same times repeatedly.

@@ -15,7 +15,7 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from ossconsole.sandbox.records import StoredObject, check_key
-from ossconsole.sandbox.replies import OssError
+from ossconsole.sandbox.replies import OssError, invalid_argument
 
 
 @dataclass(frozen=True)
@@ -76,12 +76,25 @@ def _bucket_of_host(host: str) -> str | None:
     return name.partition(".")[0]
 
 
-def parse_copy_source(header: str) -> Resource:
-    """The object named by `x-oss-copy-source`. Raises InvalidArgument or InvalidObjectName."""
-    text = unquote_to_bytes(header.partition("?")[0]).decode("utf-8", "replace")
+def parse_copy_source(header: str) -> tuple[Resource, str]:
+    """The object named by `x-oss-copy-source`, and its version id or "". Raises InvalidArgument, InvalidObjectName."""
+    path, _, query = header.partition("?")
+    text = unquote_to_bytes(path).decode("utf-8", "replace")
     bucket, _, key = text.removeprefix("/").partition("/")
     check_key(key)
-    return Resource(bucket, key)
+    parameters = dict(parse_qsl(query, keep_blank_values=True))
+    version_id = parameters.get("versionId", "")
+    if "versionId" in parameters and not version_id:
+        raise invalid_argument("The version id is empty.", "x-oss-copy-source", header)
+    return Resource(bucket, key), version_id
+
+
+_MAX_DIGITS = 19  # of a 64-bit number
+
+
+def whole_number(text: str) -> int | None:
+    """The number that `text` writes in ASCII digits, None for any other text and for more than 64 bits."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS else None
 
 
 def encode_path(path: str) -> str:
@@ -99,7 +112,7 @@ def parse_xml(body: bytes, root: str) -> Element:
     """The root element of `body`. Raises MalformedXML, also for entities and DTDs."""
     try:
         found: Element = fromstring(body, forbid_dtd=True)
-    except (ParseError, DefusedXmlException, ValueError) as error:
+    except (ParseError, DefusedXmlException, ValueError, LookupError) as error:  # LookupError: an unknown encoding
         raise OssError("MalformedXML", str(error)) from error
     if local_name(found) != root:
         raise OssError("MalformedXML", f"Expected {root}, found {local_name(found)}.")
@@ -159,7 +172,7 @@ def _time(header: str | None) -> float | None:
         return None
 
 
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_RANGE = re.compile(rf"bytes=(\d{{0,{_MAX_DIGITS}}})-(\d{{0,{_MAX_DIGITS}}})", re.ASCII)
 
 
 @dataclass(frozen=True)

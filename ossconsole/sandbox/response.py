@@ -49,7 +49,7 @@ async def inject_before(request: web.BaseRequest, action: faults.Action | None) 
     """Applies a fault that takes effect before the operation. Raises OssError, ConnectionResetError."""
     if isinstance(action, faults.Error):
         delay = {} if action.qos_delay_ms is None else {"x-oss-qos-delay-time": str(action.qos_delay_ms)}
-        raise OssError(action.code, action.message, status=action.status, headers=delay)
+        raise OssError(action.code, action.message, status=action.status, ec=action.ec, headers=delay)
     if isinstance(action, faults.Reset) and not action.after_bytes:
         _reset(request)
     if isinstance(action, faults.Stall) and not action.after_bytes:

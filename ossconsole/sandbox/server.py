@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import secrets
 import socket
+import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -30,6 +32,8 @@ from ossconsole.sandbox.replies import OssError, http_time
 from ossconsole.sandbox.request import IncomingRequest
 from ossconsole.sandbox.response import RequestRecord
 from ossconsole.sandbox.signature import Verifier
+
+log = logging.getLogger(__name__)
 
 _MAX_BYTES = 64 << 20
 _SECRET_PARAMETERS = frozenset({"x-oss-signature", "Signature", "x-oss-security-token", "security-token"})
@@ -80,6 +84,7 @@ def read_log(path: Path) -> Iterator[RequestRecord]:
 
 ADDRESSES = {EndpointKind.STANDARD: "127.0.0.1", EndpointKind.ACCELERATED: "127.0.0.2"}
 _SERVER_NAME = "ossconsole-sandbox"
+_CLIENT_GONE = 499  # nginx's status for it; no client sees it
 # A key of 1,023 bytes is three times as long percent-encoded, and so is a copy source.
 _MAX_LINE_BYTES = 32 << 10
 
@@ -103,6 +108,7 @@ class RequestHandler:
             access_log=None,
             max_line_size=_MAX_LINE_BYTES,
             max_field_size=_MAX_LINE_BYTES,
+            auto_decompress=False,  # OSS stores what it is sent
         )
 
     async def _handle(self, kind: EndpointKind, request: web.BaseRequest) -> web.StreamResponse:
@@ -116,27 +122,41 @@ class RequestHandler:
         )
         try:
             return await self._answer(kind, request, record)
-        except OssError as error:
-            return await self._refuse(request, record, error)
-        except web.RequestPayloadError as error:
-            return await self._refuse(request, record, OssError("BadRequest", str(error)))
         except ConnectionError:
             record.code = "" if record.fault else "ClientGone"
-            raise
-        except OSError as error:
-            if record.bytes:
-                raise
-            return await self._refuse(request, record, OssError("InternalError", f"The sandbox's disk: {error}."))
+            return self._abandoned(request)
+        except Exception as error:  # noqa: BLE001  whatever it is, the client gets an answer of OSS's form
+            if record.bytes:  # in the middle of the reply
+                return self._abandoned(request)
+            return await self._refuse(request, record, self._as_oss_error(request, error))
         finally:
             record.ms = round((time.monotonic() - started) * 1000, 3)
             self._log.write(record)
+
+    @staticmethod
+    def _as_oss_error(request: web.BaseRequest, error: Exception) -> OssError:
+        if isinstance(error, OssError):
+            return error
+        if isinstance(error, web.RequestPayloadError):
+            return OssError("BadRequest", str(error))
+        if isinstance(error, OSError | sqlite3.OperationalError):
+            return OssError("InternalError", f"The sandbox's disk: {error}.")
+        log.error("%s %s failed", request.method, request.path, exc_info=error)
+        return OssError("InternalError")
+
+    @staticmethod
+    def _abandoned(request: web.BaseRequest) -> web.StreamResponse:
+        """Ends the connection of a reply that cannot be completed; the response is never sent."""
+        if request.transport is not None:
+            request.transport.close()
+        return web.Response(status=_CLIENT_GONE)
 
     async def _answer(self, kind: EndpointKind, request: web.BaseRequest, record: RequestRecord) -> web.StreamResponse:
         service = self._service
         incoming = IncomingRequest(request.method, request.raw_path, request.raw_headers)
         record.query = logged_query(incoming.query)
         # Against DNS rebinding: a web page whose name resolves to 127.0.0.1 sends that name.
-        if incoming.host not in self._hosts:
+        if incoming.host.lower() not in self._hosts:
             raise OssError("AccessDenied", "The sandbox answers to its loopback addresses only.")
         if is_control_request(incoming):
             record.operation = "Control"

@@ -13,19 +13,25 @@ from functools import lru_cache
 
 from ossconsole.sandbox.keys import AccessKey, KeyRing
 from ossconsole.sandbox.replies import OssError, invalid_argument, iso_time
-from ossconsole.sandbox.request import IncomingRequest, Resource, encode_path, encode_query
+from ossconsole.sandbox.request import IncomingRequest, Resource, encode_path, encode_query, whole_number
 
 ALGORITHM = "OSS4-HMAC-SHA256"
 MAX_SKEW_S = 900
 _MAX_PRESIGN_S = 604_800
 _REQUEST = "aliyun_v4_request"
-# The parameters that a version 1 signature covers, among those this server knows.
+# The parameters that a version 1 signature covers, as oss2 2.19.1 and ali-oss sign them.
 _V1_SIGNED_NAMES = """
-    acl append bucketInfo comp continuation-token delete endTime group lifecycle location logging objectMeta
-    partNumber policy position qos referer replication requestPayment response-cache-control
-    response-content-disposition response-content-encoding response-content-language response-content-type
-    response-expires restore security-token startTime stat status symlink tagging transferAcceleration uploadId
-    uploads versionId versioning versions website worm x-oss-process x-oss-traffic-limit
+    accessPoint accessPointPolicy acl append asyncFetch bucketArchiveDirectRead bucketInfo callback callback-var
+    cleanRestoredObject cname comp continuation-token cors delete encryption endTime group httpsConfig inventory
+    inventoryId lifecycle link live location logging metaQuery objectInfo objectMeta partNumber policy position
+    publicAccessBlock qos qosInfo qosRequester redundancyTransition referer regionList replication replicationLocation
+    replicationProgress requestPayment requesterQosInfo resourceGroup resourcePool resourcePoolBuckets resourcePoolInfo
+    response-cache-control response-content-disposition response-content-encoding response-content-language
+    response-content-type response-expires restore security-token sequential startTime stat status style styleName
+    symlink tagging transferAcceleration uploadId uploads versionId versioning versions vod website worm wormExtend
+    wormId x-oss-ac-forward-allow x-oss-ac-source-ip x-oss-ac-subnet-mask x-oss-ac-vpc-id x-oss-access-point-name
+    x-oss-async-process x-oss-process x-oss-redundancy-transition-taskid x-oss-request-payer
+    x-oss-target-redundancy-type x-oss-traffic-limit x-oss-write-get-object-response
 """
 _V1_SIGNED = frozenset(_V1_SIGNED_NAMES.split())
 
@@ -160,7 +166,8 @@ def _presigned_claim_v4(request: IncomingRequest) -> _Claim:
     if missing:
         raise invalid_argument("The URL lacks a parameter.", f"x-oss-{missing[0]}", "", ec="0002-00000202")
     seconds = query["x-oss-expires"]
-    if not seconds.isdecimal() or not 1 <= int(seconds) <= _MAX_PRESIGN_S:
+    life_s = whole_number(seconds)
+    if life_s is None or not 1 <= life_s <= _MAX_PRESIGN_S:
         raise invalid_argument("x-oss-expires must be 1 to 604800.", "x-oss-expires", seconds)
     return _claim_v4(
         credential=query["x-oss-credential"],
@@ -168,7 +175,7 @@ def _presigned_claim_v4(request: IncomingRequest) -> _Claim:
         date=query["x-oss-date"],
         additional=query.get("x-oss-additional-headers", ""),
         token=query.get("x-oss-security-token", ""),
-        expires_s=int(seconds),
+        expires_s=life_s,
     )
 
 
@@ -209,10 +216,12 @@ def _header_claim_v1(request: IncomingRequest, authorization: str) -> _Claim:
 def _presigned_claim_v1(request: IncomingRequest) -> _Claim:
     query = request.query
     expires = query.get("Expires", "")
-    if not expires.isdecimal() or "Signature" not in query:
+    end = whole_number(expires)
+    if end is None or "Signature" not in query:
         raise invalid_argument("The URL lacks a parameter.", "Expires", expires, ec="0002-00000202")
-    end = float(expires)
-    return _Claim(query["OSSAccessKeyId"], query["Signature"], 0.0, end, query.get("security-token", ""), expires)
+    return _Claim(
+        query["OSSAccessKeyId"], query["Signature"], 0.0, float(end), query.get("security-token", ""), expires
+    )
 
 
 def _canonical_tail(request: IncomingRequest, additional: str) -> str:

@@ -1,9 +1,4 @@
-"""The store: the index and the blobs of one sandbox folder, changed together.
-
-A blob is the bytes of an object or a part, written once under its own name and then only read. Small blobs are rows of
-an SQLite file, because creating a file takes a millisecond on some systems; large blobs are files. Blobs that the index
-does not name are removed at the next start.
-"""
+"""The store: the index and the blobs of one sandbox folder, changed together."""
 
 from __future__ import annotations
 
@@ -12,220 +7,27 @@ import contextlib
 import hashlib
 import itertools
 import logging
-import os
 import secrets
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import msgspec
-from fastcrc import crc64
 
-from ossconsole.config.files import is_damage, make_folder, private_database, set_aside, unwritable
+from ossconsole.config.files import is_damage, set_aside, unwritable
+from ossconsole.sandbox.blobs import BLOBS_NAME, LARGE_BLOBS_NAME, BlobStore, BlobWriter
 from ossconsole.sandbox.index import Index
-from ossconsole.sandbox.records import Attributes, Blob, Bucket, Part, StoredObject, Upload
+from ossconsole.sandbox.records import Attributes, Blob, Bucket, Part, Retention, StoredObject, Upload
 from ossconsole.sandbox.replies import OssError
-
-BLOBS_NAME, LARGE_BLOBS_NAME = "blobs.sqlite", "blobs"
-INLINE_BYTES = 256 << 10
-_COPY_BYTES = 1 << 20
-_ROW = "r"  # begins the ids of rows; those of files are hexadecimal
-
-
-class OpenBlob:
-    """A blob held open: its bytes stay readable when it is removed meanwhile."""
-
-    def __init__(self, content: bytes | int) -> None:
-        self._content = content
-
-    def read(self, start: int, length: int) -> bytes:
-        """Raises OSError when the blob is shorter."""
-        if isinstance(self._content, bytes):
-            data = self._content[start : start + length]
-        else:
-            data = os.pread(self._content, length, start)
-        if len(data) < length:
-            raise OSError("a blob is shorter than the index says")
-        return data
-
-    def close(self) -> None:
-        """Closes the blob."""
-        if isinstance(self._content, int):
-            os.close(self._content)
-
-
-class BlobWriter:
-    """Writes one blob as its bytes arrive; `finish` or `discard` ends it."""
-
-    def __init__(self, blobs: BlobStore) -> None:
-        self._blobs = blobs
-        self._held = bytearray()
-        self._file: BinaryIO | None = None
-        self._id = ""
-        self._md5 = hashlib.md5(usedforsecurity=False)
-        self._crc = 0
-        self.size = 0
-
-    def write(self, data: bytes) -> None:
-        """Raises OSError, also when the disk is full."""
-        self._md5.update(data)
-        self._crc = crc64.xz(data, self._crc)
-        self.size += len(data)
-        if self._file is None and self.size <= INLINE_BYTES:
-            self._held += data
-            return
-        if self._file is None:
-            self._id = secrets.token_hex(16)
-            descriptor = os.open(self._blobs.path(self._id), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            self._file = os.fdopen(descriptor, "wb", buffering=0)
-            _write(self._file, self._held)
-            self._held.clear()
-        _write(self._file, data)
-
-    def md5(self) -> bytes:
-        """The MD5 digest of the bytes written so far."""
-        return self._md5.digest()
-
-    def finish(self) -> Blob:
-        """The complete blob. Raises OSError."""
-        if self._file is None:
-            self._id = self._blobs.insert(self._held)
-        else:
-            self._file.close()
-        return Blob(self._id, self.size, self._md5.hexdigest().upper(), self._crc)
-
-    def discard(self) -> None:
-        """Drops what was written."""
-        if self._file is not None:
-            self._file.close()
-            self._blobs.remove([self._id])
-
-
-class BlobStore:
-    """The blobs of one sandbox. May be used from several threads: every statement is a transaction of its own."""
-
-    def __init__(self, directory: Path) -> None:
-        self._root = directory / LARGE_BLOBS_NAME
-        make_folder(self._root)
-        self._db = sqlite3.connect(
-            private_database(directory / BLOBS_NAME), isolation_level=None, check_same_thread=False
-        )
-        self._lock = threading.Lock()  # the id of the last row is the connection's, not the statement's
-        self._db.executescript(
-            "PRAGMA page_size=16384; PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF;"
-            "CREATE TABLE IF NOT EXISTS blobs(id INTEGER PRIMARY KEY AUTOINCREMENT, data BLOB NOT NULL);"
-        )
-
-    def close(self) -> None:
-        """Closes the database."""
-        self._db.close()
-
-    def writer(self) -> BlobWriter:
-        """A writer of a new blob."""
-        return BlobWriter(self)
-
-    def open(self, blob_id: str) -> OpenBlob:
-        """Opens a blob. Raises OSError where it does not exist."""
-        if not blob_id.startswith(_ROW):
-            return OpenBlob(os.open(self.path(blob_id), os.O_RDONLY | os.O_CLOEXEC))
-        row = self._db.execute("SELECT data FROM blobs WHERE id = ?", (int(blob_id[1:]),)).fetchone()
-        if row is None:
-            raise FileNotFoundError(f"blob {blob_id}")
-        return OpenBlob(row[0])
-
-    def link(self, blob_id: str) -> str:
-        """A second blob with the same bytes; a large one shares them. Returns its id."""
-        if blob_id.startswith(_ROW):
-            row = self._execute("INSERT INTO blobs(data) SELECT data FROM blobs WHERE id = ?", int(blob_id[1:]))
-            return f"{_ROW}{row}"
-        copy = secrets.token_hex(16)
-        self.path(copy).hardlink_to(self.path(blob_id))
-        return copy
-
-    def join(self, pieces: Iterable[tuple[str, int, int]]) -> Blob:
-        """A new blob of pieces (blob, start, length) of others. Blocks while it copies. Raises OSError."""
-        writer = self.writer()
-        try:
-            for blob_id, start, length in pieces:
-                self._copy(blob_id, start, length, writer)
-        except BaseException:
-            writer.discard()
-            raise
-        return writer.finish()
-
-    def _copy(self, blob_id: str, start: int, length: int, writer: BlobWriter) -> None:
-        source = self.open(blob_id)
-        try:
-            for position in range(start, start + length, _COPY_BYTES):
-                writer.write(source.read(position, min(_COPY_BYTES, start + length - position)))
-        finally:
-            source.close()
-
-    def append(self, blob: Blob, added: Blob) -> Blob:
-        """`blob` with the bytes of `added` appended: in place where it is a file, because its readers stop at the size
-        in the index; a new blob where it is a row.
-        """
-        if blob.id.startswith(_ROW):
-            return self.join([(blob.id, 0, blob.size), (added.id, 0, added.size)])
-        crc, source = blob.crc64, self.open(added.id)
-        try:
-            with self.path(blob.id).open("r+b", buffering=0) as target:
-                target.seek(blob.size)
-                for position in range(0, added.size, _COPY_BYTES):
-                    data = source.read(position, min(_COPY_BYTES, added.size - position))
-                    _write(target, data)
-                    crc = crc64.xz(data, crc)
-        finally:
-            source.close()
-        return Blob(blob.id, blob.size + added.size, "", crc)
-
-    def remove(self, blob_ids: Iterable[str]) -> None:
-        """Removes the blobs that exist."""
-        for blob_id in blob_ids:
-            if blob_id.startswith(_ROW):
-                self._execute("DELETE FROM blobs WHERE id = ?", int(blob_id[1:]))
-            else:
-                self.path(blob_id).unlink(missing_ok=True)
-
-    def all(self) -> set[str]:
-        """The ids of all blobs."""
-        rows = {f"{_ROW}{row[0]}" for row in self._db.execute("SELECT id FROM blobs")}
-        return rows | {path.name for path in self._root.iterdir()}
-
-    def insert(self, data: bytes | bytearray) -> str:
-        """Stores a small blob as a row; returns its id. Raises OSError."""
-        row = self._execute("INSERT INTO blobs(data) VALUES (?)", data)
-        return f"{_ROW}{row}"
-
-    def _execute(self, query: str, value: object) -> int | None:
-        """Executes it and returns the row's id. SQLite's own errors (disk full) become OSError."""
-        try:
-            with self._lock:
-                return self._db.execute(query, (value,)).lastrowid
-        except sqlite3.OperationalError as error:
-            raise OSError(str(error)) from error
-
-    def path(self, blob_id: str) -> Path:
-        """The file of a large blob."""
-        return self._root / blob_id
-
-
-def _write(file: BinaryIO, data: bytes | bytearray) -> None:
-    with memoryview(data) as view:
-        done = 0
-        while done < len(view):
-            done += file.write(view[done:])
-
+from ossconsole.sandbox.versions import NULL_ID, check_version_id
 
 log = logging.getLogger(__name__)
 
 INDEX_NAME = "index.sqlite"
 MAX_BUCKETS = 100
 MIN_PART_BYTES = 102_400
-_ARCHIVE_CLASSES = frozenset({"Archive", "ColdArchive", "DeepColdArchive"})
+ARCHIVE_CLASSES = frozenset({"Archive", "ColdArchive", "DeepColdArchive"})
 
 
 class SandboxStore:
@@ -296,29 +98,55 @@ class SandboxStore:
             raise OssError("NoSuchKey", fields={"Key": key})
         return found
 
-    def put(self, bucket: str, key: str, blob: Blob, attributes: Attributes, *, forbid: bool = False) -> StoredObject:
+    def version(self, bucket: str, key: str, version_id: str) -> StoredObject:
+        """A version of the object, or with "" the object. Raises NoSuchBucket, NoSuchKey, NoSuchVersion."""
+        if not version_id:
+            return self.get(bucket, key)
+        self.bucket(bucket)
+        if not self.index.versions.kept(bucket):
+            if version_id == NULL_ID:
+                return self.get(bucket, key)
+            raise OssError("InvalidArgument", "The bucket has no versions.")
+        found = self.index.versions.get(bucket, key, version_id)
+        if found is None:
+            check_version_id(version_id)
+            raise OssError("NoSuchVersion", fields={"Key": key, "VersionId": version_id})
+        if found.is_marker:
+            fields = {"Method": "GET", "ResourceType": "DeleteMarker"}
+            raise OssError("MethodNotAllowed", fields=fields, headers={"x-oss-delete-marker": "true"})
+        return found.stored()
+
+    def put(
+        self,
+        bucket: str,
+        key: str,
+        blob: Blob,
+        attributes: Attributes,
+        *,
+        forbid: bool = False,
+        kind: str = "Normal",
+    ) -> StoredObject:
         """Stores `blob` as the object; `forbid` refuses to overwrite. Raises NoSuchBucket, FileAlreadyExists."""
-        now = self._clock()
-        stored = StoredObject(key, blob.id, blob.size, blob.md5, blob.crc64, now, attributes=attributes)
+        etag = _etag(attributes, blob.md5)
+        stored = StoredObject(key, blob.id, blob.size, etag, blob.crc64, self._clock(), kind, attributes)
         self._put(bucket, stored, forbid=forbid)
         return stored
 
-    def change(self, bucket: str, stored: StoredObject) -> None:
-        """Replaces the attributes of an object; its bytes stay."""
-        self.index.put(bucket, stored)
+    def change(self, bucket: str, stored: StoredObject, version_id: str = "") -> None:
+        """Replaces the attributes of an object, or of one of its versions; its bytes stay."""
+        self.index.change(bucket, stored, version_id)
 
     def copy(
         self, source: StoredObject, bucket: str, key: str, attributes: Attributes, *, forbid: bool = False
     ) -> StoredObject:
         """Copies an object without copying large blobs. Raises NoSuchBucket, FileAlreadyExists."""
         self.bucket(bucket)
-        kind = "Normal" if source.type == "Appendable" else source.type
         stored = msgspec.structs.replace(
             source,
             key=key,
             blob=self.blobs.link(source.blob),
+            etag=_etag(attributes, source.etag),
             modified=self._clock(),
-            type=kind,
             attributes=attributes,
             restored_until=None,
         )
@@ -331,6 +159,7 @@ class SandboxStore:
         Raises PositionNotEqualToLength, ObjectNotAppendable.
         """
         self.bucket(bucket)
+        self._check_mutable(bucket, key)
         found = self.index.get(bucket, key)
         if found is not None and found.type != "Appendable":
             raise OssError("ObjectNotAppendable", fields={"ObjectName": key})
@@ -354,21 +183,70 @@ class SandboxStore:
         return stored
 
     def delete(self, bucket: str, keys: Iterable[str]) -> None:
-        """Deletes the objects that exist. Raises NoSuchBucket."""
+        """Deletes the objects that exist; with versioning adds delete markers. Raises NoSuchBucket, FileImmutable."""
         self.bucket(bucket)
-        self.blobs.remove(self.index.delete(bucket, keys, self._clock()))
+        names = list(keys)
+        for key in names:
+            self._check_mutable(bucket, key)
+        self.blobs.remove(self.index.delete(bucket, names, self._clock()))
+
+    def delete_version(self, bucket: str, key: str, version_id: str) -> bool:
+        """Deletes a version for good; True when it was a delete marker. One that does not exist is no error.
+
+        Raises InvalidArgument for what is no version id.
+        """
+        self.bucket(bucket)
+        if not self.index.versions.kept(bucket) and version_id == NULL_ID:
+            self.delete(bucket, [key])
+            return False
+        found = self.index.versions.get(bucket, key, version_id)
+        if found is None:
+            check_version_id(version_id)
+            return False
+        self._check_mutable(bucket, key)
+        self.blobs.remove(self.index.delete_version(bucket, key, version_id))
+        return found.is_marker
 
     def archived(self, stored: StoredObject) -> bool:
         """Whether the object is archived and not restored: it cannot be read."""
-        if stored.attributes.storage_class not in _ARCHIVE_CLASSES:
+        if stored.attributes.storage_class not in ARCHIVE_CLASSES:
             return False
-        return stored.restored_until is None or stored.restored_until <= self._clock()
+        return not stored.restore_status(self._clock()).startswith('ongoing-request="false"')
 
-    def restore(self, bucket: str, stored: StoredObject, days: int) -> bool:
-        """Makes an archived object readable for `days`; False where it was readable already."""
+    def restore(self, bucket: str, stored: StoredObject, *, days: int, wait_s: float, version_id: str = "") -> bool:
+        """Makes an archived object readable in `wait_s` seconds and for `days` then; False where it was readable.
+
+        Raises RestoreAlreadyInProgress, unless it is ready earlier than by the restore in progress.
+        """
+        now = self._clock()
         fresh = self.archived(stored)
-        self.change(bucket, msgspec.structs.replace(stored, restored_until=self._clock() + days * 86_400))
+        ready = now + wait_s if fresh else 0.0
+        if stored.restore_status(now) and fresh and ready >= stored.attributes.restoring_until:
+            raise OssError("RestoreAlreadyInProgress", fields={"ObjectName": stored.key})
+        attributes = msgspec.structs.replace(stored.attributes, restoring_until=ready)
+        until = max(now, ready) + days * 86_400
+        self.change(bucket, msgspec.structs.replace(stored, restored_until=until, attributes=attributes), version_id)
         return fresh
+
+    def finish_restores(self) -> None:
+        """Ends every restore in progress now."""
+        for bucket in self.buckets:
+            for stored in self.index.scan(bucket, b"", b"", -1, inclusive=True):
+                if stored.attributes.restoring_until:
+                    attributes = msgspec.structs.replace(stored.attributes, restoring_until=0.0)
+                    self.change(bucket, msgspec.structs.replace(stored, attributes=attributes))
+
+    def retention(self, bucket: str) -> Retention | None:
+        """The bucket's retention policy (WORM), None without one."""
+        rule = self.index.rule(bucket, "worm")
+        return None if rule is None else msgspec.json.decode(rule, type=Retention)
+
+    def _check_mutable(self, bucket: str, key: str) -> None:
+        """Raises FileImmutable where the bucket's retention policy protects the object."""
+        retention = self.retention(bucket)
+        found = self.index.get(bucket, key) if retention else None
+        if retention and found and found.modified + retention.days * 86_400 > self._clock():
+            raise OssError("FileImmutable", fields={"ObjectName": key})
 
     # Uploads
 
@@ -406,7 +284,9 @@ class SandboxStore:
         finally:
             self._completing.discard(upload_id)
         digests = b"".join(bytes.fromhex(part.blob.md5) for part in parts)
-        etag = f"{hashlib.md5(digests, usedforsecurity=False).hexdigest().upper()}-{len(parts)}"
+        etag = _etag(
+            upload.attributes, f"{hashlib.md5(digests, usedforsecurity=False).hexdigest().upper()}-{len(parts)}"
+        )
         now = self._clock()
         stored = StoredObject(key, blob.id, blob.size, etag, blob.crc64, now, "Multipart", upload.attributes)
         self._put(bucket, stored, completes=upload_id, forbid=forbid)
@@ -421,11 +301,18 @@ class SandboxStore:
     def _put(self, bucket: str, stored: StoredObject, *, completes: str = "", forbid: bool = False) -> None:
         try:
             self.bucket(bucket)
+            self._check_mutable(bucket, stored.key)
             dropped = self.index.put(bucket, stored, completes=completes, forbid_overwrite=forbid)
         except OssError:
             self.blobs.remove([stored.blob])
             raise
         self.blobs.remove(dropped)
+
+
+def _etag(attributes: Attributes, usual: str) -> str:
+    """The ETag of a new object: with keys of the key management service it is not the content's MD5."""
+    is_kms = attributes.encryption.get("x-oss-server-side-encryption") == "KMS"
+    return secrets.token_hex(16).upper() if is_kms else usual
 
 
 def _selected(parts: list[Part], wanted: Sequence[tuple[int, str]]) -> list[Part]:

@@ -12,6 +12,9 @@ from ossconsole.config.errors import ConsoleError
 if TYPE_CHECKING:
     from oss2.exceptions import OssError
 
+ALREADY_EXISTS = (
+    "Use another name, or delete the object first: the request, or an overwrite rule of the bucket, keeps what exists."
+)
 _REMEDIES = {
     "SignatureDoesNotMatch": "The AccessKey secret is wrong: check it on the Setup screen or in OSS_ACCESS_KEY_SECRET.",
     "InvalidAccessKeyId": "The AccessKey ID does not exist: check it on the Setup screen or in OSS_ACCESS_KEY_ID.",
@@ -21,14 +24,26 @@ _REMEDIES = {
     "InvalidSecurityToken": "The security token does not belong to this key: fetch new temporary credentials.",
     "NoSuchBucket": "Check the bucket's name and region on the Setup screen.",
     "NoSuchKey": "Refresh the listing: the object does not exist.",
-    "InvalidObjectState": "The object is archived: restore it first.",
+    "InvalidObjectState": "The object is archived: restore it first (R on Browse), which takes a minute to two days.",
+    "FileAlreadyExists": ALREADY_EXISTS,
+    "FileImmutable": "A retention policy (WORM) of the bucket protects the object: it can be changed after its period.",
+    "RestoreAlreadyInProgress": "Wait for the restore, or request one of a higher priority.",
+    "SymlinkTargetNotExist": "The symbolic link names an object that does not exist: upload it, or delete the link.",
+    "InvalidTargetType": "The symbolic link names another symbolic link, which OSS does not follow.",
     "DataAcceleratorQuotaFrozen": "The size can be changed once an hour: wait, or change only the paths.",
     "DataAcceleratorAvailableZoneNotSupported": "Select a zone of the bucket's region that has accelerators.",
     "TooManyAccelerationPolicyPaths": "Enter fewer paths, or accelerate the whole bucket.",
+    "DataAcceleratorNotFound": "Create an accelerator on the Setup screen.",
+    "NoSuchConfiguration": "Read the state again: the bucket does not have this configuration.",
+    "InvalidCachePathPolicy": "Use write-back (cached on read) or sync-warmup (cached on write, too).",
+    "InvalidQuota": "Enter another size: documented are 50 GB to 204,800 GB, in some regions less.",
     "InvalidArgument": "Check the region on the Setup screen: requests are signed for it.",
 }
 _EC_REMEDIES = {
+    # https://www.alibabacloud.com/help/en/oss/support/0003-00000702
+    "0003-00000702": "In this bucket the requester pays, which ossconsole never agrees to: use a key of its owner.",
     "0003-00001403": "The bucket is in another region: correct region and endpoints on the Setup screen.",
+    "0024-00000801": "The size is beyond the largest that this region supports: enter a smaller one.",
 }
 _THROTTLED = "OSS is throttling: wait, or lower the parallelism."
 _UNREACHABLE = (

@@ -39,10 +39,11 @@ class ObjectRows:
         """The number of rows that are folders."""
         # In tuples, which the garbage collector stops tracking; one list of a million names it would scan each time.
         self._chunks: list[tuple[str, ...]] = []
-        self._classes: list[str] = [""]
+        self._kinds: list[tuple[str, str]] = [("", "")]
+        """Pairs of storage class and type, of which there are few."""
         self._size = np.empty(_FIRST_CAPACITY, np.int64)
         self._modified = np.empty(_FIRST_CAPACITY, np.int64)
-        self._class = np.empty(_FIRST_CAPACITY, np.uint8)
+        self._kind = np.empty(_FIRST_CAPACITY, np.uint8)
 
     def append(self, page: ListPage) -> None:
         """Adds a page of the listing of a prefix that begins with `base`."""
@@ -53,10 +54,10 @@ class ObjectRows:
         middle, end = first + len(page.prefixes), first + added
         self._size[first:middle] = _FOLDER
         self._modified[first:middle] = 0
-        self._class[first:middle] = 0
+        self._kind[first:middle] = 0
         self._size[middle:end] = [o.size for o in page.objects]
         self._modified[middle:end] = [o.modified for o in page.objects]
-        self._class[middle:end] = [self._class_index(o.storage_class) for o in page.objects]
+        self._kind[middle:end] = [self._kind_index((o.storage_class, o.type)) for o in page.objects]
         self.folders += len(page.prefixes)
         self.count = end
 
@@ -74,18 +75,18 @@ class ObjectRows:
         if needed <= capacity:
             return
         capacity = max(needed, capacity * 3 // 2)
-        for name in ("_size", "_modified", "_class"):
+        for name in ("_size", "_modified", "_kind"):
             old = getattr(self, name)
             grown = np.empty(capacity, old.dtype)
             grown[: self.count] = old[: self.count]
             setattr(self, name, grown)  # a reader with the old column sees the same rows
 
-    def _class_index(self, storage_class: str) -> int:
+    def _kind_index(self, kind: tuple[str, str]) -> int:
         try:
-            return self._classes.index(storage_class)
+            return self._kinds.index(kind)
         except ValueError:
-            self._classes.append(storage_class)
-            return len(self._classes) - 1
+            self._kinds.append(kind)
+            return len(self._kinds) - 1
 
     def name(self, row: int) -> str:
         """The key without `base`; a folder's ends with a slash, the folder's own marker object has ""."""
@@ -109,7 +110,11 @@ class ObjectRows:
 
     def storage_class(self, row: int) -> str:
         """Empty for a folder."""
-        return self._classes[int(self._class[row])]
+        return self._kinds[int(self._kind[row])][0]
+
+    def type(self, row: int) -> str:
+        """The object's type, as ObjectSummary's; empty for a folder."""
+        return self._kinds[int(self._kind[row])][1]
 
     def find(self, name: str) -> int | None:
         """The row with this name."""
@@ -145,9 +150,11 @@ class ObjectRows:
         if key is SortKey.MODIFIED:
             return self._modified[:count]
         if key is SortKey.STORAGE_CLASS:
-            ranks = np.empty(len(self._classes), np.int64)
-            ranks[sorted(range(len(self._classes)), key=self._classes.__getitem__)] = np.arange(len(self._classes))
-            return ranks[self._class[:count]]
+            kinds = list(self._kinds)
+            ranks = np.empty(len(kinds), np.int64)
+            classes = sorted({storage_class for storage_class, _ in kinds})
+            ranks[:] = [classes.index(storage_class) for storage_class, _ in kinds]
+            return ranks[self._kind[:count]]
         return np.arange(count, dtype=np.int64)
 
     def matching(

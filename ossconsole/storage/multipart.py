@@ -35,18 +35,19 @@ _NO_SUCH_UPLOAD = "NoSuchUpload"
 
 
 class _ResumeState(msgspec.Struct):
-    """What a later attempt needs: the upload, and which file it sends."""
+    """What a later attempt needs: the upload, which file it sends, and the ETags with which OSS answered its parts."""
 
     upload_id: str
     size: int
     mtime_ns: int
     part_size: int
+    etags: dict[int, str] = {}
 
 
 class ResumableUpload:
     """The parts of one file: `send` each of `numbers` from any thread, then `complete` or `abort`.
 
-    Parts that an earlier attempt has sent are compared with the file and not sent again.
+    Parts that an earlier attempt of the unchanged file has sent are not sent again.
     """
 
     def __init__(self, store: ObjectStore, path: Path, key: str, part_size: int = PART_SIZE) -> None:
@@ -92,16 +93,21 @@ class ResumableUpload:
         data = os.pread(self._fd, min(self._memory.part_size, self.size - start), start)
         if len(data) != min(self._memory.part_size, self.size - start):
             raise self._changed()
-        etag = hashlib.md5(data, usedforsecurity=False).hexdigest().upper()
-        if self._there.get(number) != etag:
+        md5 = hashlib.md5(data, usedforsecurity=False).hexdigest().upper()
+        etag = self._there.get(number, "")
+        if not etag or etag not in {self._memory.etags.get(number), md5}:
             before(len(data))
             action = f"writing part {number} of {self._store.uri(safe_text(self.key))}"
             upload = functools.partial(self._store.sdk.upload_part, self.key, self._memory.upload_id, number, data)
-            etag = self._store.call(action, upload).etag
+            etag = self._store.call(action, upload).etag.upper()
 
         part = oss2.models.PartInfo(number, etag, size=len(data), part_crc=fastcrc.crc64.xz(data))
         with self._lock:
             self._sent.append(part)
+            if etag != md5 and self._memory.etags.get(number) != etag:
+                # Encrypted by KMS, for example: only this record says that the part is the file's.
+                self._memory.etags[number] = etag
+                self._remember()
         return len(data)
 
     def complete(self) -> None:
@@ -162,11 +168,15 @@ class ResumableUpload:
                     raise
         begin = functools.partial(self._store.sdk.init_multipart_upload, self.key)
         fresh.upload_id = self._store.call(f"beginning {self._store.uri(safe_text(self.key))}", begin).upload_id
+        self._memory = fresh
+        self._remember()
+        return fresh, {}
+
+    def _remember(self) -> None:
         try:
-            write_private(self._memory_path, msgspec.json.encode(fresh))
+            write_private(self._memory_path, msgspec.json.encode(self._memory))
         except SettingsError as error:  # only a later attempt needs it
             log.warning("This upload cannot be resumed if it ends early: %s", error)
-        return fresh, {}
 
     def _remembered(self) -> _ResumeState | None:
         try:

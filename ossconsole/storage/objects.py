@@ -19,14 +19,17 @@ import msgspec
 ARCHIVED = frozenset({"Archive", "ColdArchive", "DeepColdArchive"})
 """The storage classes whose objects must be restored before they can be read."""
 
+APPENDABLE, SYMLINK = "Appendable", "Symlink"
+"""Types of objects. A symbolic link names another object of the bucket, whose content it has."""
+
 _MD5 = re.compile(r"[0-9A-Fa-f]{32}")
 
 
 class ObjectSummary(msgspec.Struct, frozen=True, gc=False):
     """One row of a listing. `size` in bytes, `modified` in seconds since the epoch (UTC).
 
-    `type` is Normal (written by one PUT), Multipart, Appendable or Symlink. `restored` is True for an archived object
-    that can be read for the present.
+    `type` is Normal (written by one PUT), Multipart, Appendable or Symlink, whose size is not that of its target.
+    `restored` is True for an archived object that can be read for the present.
     """
 
     key: str
@@ -73,6 +76,12 @@ class ObjectInfo(msgspec.Struct, frozen=True):
     object_type: str
     metadata: dict[str, str]
     headers: dict[str, str]
+
+    def summary(self) -> ObjectSummary:
+        """As a listing shows it."""
+        return ObjectSummary(
+            self.key, self.size, self.modified, self.storage_class, self.etag, self.object_type or "Normal"
+        )
 
 
 class BucketSummary(msgspec.Struct, frozen=True):

@@ -103,7 +103,7 @@ class SingleTimes:
 
     def add(self, step: Step) -> None:
         """Count the single sample that was timed with a step, if there was one."""
-        if step.single_s is not None and step.single_s > 0:
+        if step.endpoint is not None and step.single_s is not None and step.single_s > 0:
             self._times[step.endpoint].append(step.single_s)
             self._age += 1
 

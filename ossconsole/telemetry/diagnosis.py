@@ -8,14 +8,18 @@ import msgspec
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.text import counted
+from ossconsole.telemetry import events
 from ossconsole.telemetry.compare import Comparison
 from ossconsole.telemetry.events import RunState, percent
 from ossconsole.telemetry.format_gain import JPEG, JPEG_BYTES, is_larger
+from ossconsole.telemetry.loader_waits import advice as loader_advice
+from ossconsole.telemetry.loader_waits import loader_words
 from ossconsole.telemetry.measure import COMPUTE_BOUND, DECODE_BOUND, IO_BOUND, Measurement
 from ossconsole.telemetry.view import RunView, StepSplit
 
 _HOST_BOUND = 0.5  # share of the steps in which the GPU finished before the host had queued its next work
 _LARGE = 1.5  # times the bytes of a JPEG of 256 px, above which images are larger than training needs
+_MOST_WAIT = 0.98  # a gain beyond 50x says nothing more
 _DIAGNOSED_STEPS = 4  # fewer are too few for a diagnosis
 
 
@@ -63,6 +67,8 @@ def _diagnose_steps(view: RunView, split: StepSplit, *, has_accelerated: bool) -
     """The diagnosis from the times of the recent steps."""
     wait = split.wait_fraction
     text = f"{_waiter(view)} waits for data {percent(wait)} of each step"
+    if view.run is not None and view.run.loader and view.delivering is None:
+        return _diagnose_loader(view, view.run, split)
     if wait < COMPUTE_BOUND and split.late >= _HOST_BOUND:
         late = f"the GPU is idle between kernels in {percent(split.late)} of the steps, although data is there"
         return Diagnosis(Bottleneck.HOST, late, _HOST_ADVICE)
@@ -75,6 +81,23 @@ def _diagnose_steps(view: RunView, split: StepSplit, *, has_accelerated: bool) -
     gain = view.measurement.format_gain(view.delivering) if view.delivering and bound is Bottleneck.IO else None
     advice = _gain_advice(view, split, has_accelerated=has_accelerated, format_known=gain is not None)
     return Diagnosis(bound, text, advice, gain.words if gain is not None else "")
+
+
+def _diagnose_loader(view: RunView, run: events.Run, split: StepSplit) -> Diagnosis:
+    """The diagnosis of a watched loop, whose batches come from a loader of the script."""
+    wait = split.wait_fraction
+    loader = loader_words(run.loader, view.loader_waits.workers)
+    text = f"{_waiter(view)} waits {percent(wait)} of each step for batches from {loader}"
+    if wait < COMPUTE_BOUND:
+        return Diagnosis(Bottleneck.COMPUTE, text, "faster reading would not help")
+    bound = Bottleneck.IO if wait >= IO_BOUND else Bottleneck.MIXED
+    cause = loader_advice(view.loader_waits, cores=run.cores)
+    return Diagnosis(bound, text, f"{cause}; faster batches would be worth at most {_at_most(wait)} (estimated)")
+
+
+def _at_most(wait: float) -> str:
+    """The gain when no step waits any more."""
+    return f"{1 / (1 - min(wait, _MOST_WAIT)):.1f}x"
 
 
 def final_advice(measured: Measurement) -> str:
@@ -115,6 +138,7 @@ _HOST_ADVICE = "a larger batch, --compile or less work for the CPU would help; f
 
 _STATE_ADVICE = {
     RunState.STARTING: "loading the model and the first batch",
+    RunState.COMPILING: "torch.compile takes 10 s to minutes, once for each batch size; these are not counted",
     RunState.PAUSED: "the run waits before its next step",
     RunState.STOPPING: "the checkpoint is written first",
 }
@@ -156,8 +180,9 @@ def _compared(found: Comparison) -> str:
 
 
 def _waiter(view: RunView) -> str:
-    gpus = view.telemetry.gpus if view.telemetry else ()
-    return "the GPU" if any(gpu.utilization is not None for gpu in gpus) else "training"
+    if view.devices is not None:
+        return "the GPU" if view.devices.gpus else "training"
+    return "the GPU" if any(gpu.utilization is not None for gpu in view.gpus) else "training"
 
 
 def _compute_advice(view: RunView) -> str:
@@ -183,7 +208,7 @@ def _gain_advice(view: RunView, split: StepSplit, *, has_accelerated: bool, form
     smaller = not format_known and view.run is not None and is_larger(view.run.sample_format)
     or_jpeg = f" or {JPEG}" if smaller else ""
     found = view.comparison
-    at_most = f"at most {1 / (1 - min(split.wait_fraction, 0.98)):.1f}x (estimated)"
+    at_most = f"at most {_at_most(split.wait_fraction)} (estimated)"
     if view.delivering is EndpointKind.ACCELERATED:
         ceiling, more = view.measurement.ceiling, f"more workers{or_jpeg}: {at_most}"
         if ceiling is None:

@@ -17,13 +17,14 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.text import StrEnum, counted, safe_text
 from ossconsole.telemetry.compare import ComparisonReport
 from ossconsole.telemetry.format_gain import FormatGain
-from ossconsole.telemetry.samples import GpuSample, HostSample
+from ossconsole.telemetry.samples import GpuSample, HostSample, WorkerUsage
 
 
 class RunState(StrEnum):
     """The state of a run; the last three are final."""
 
     STARTING = "starting"
+    COMPILING = "compiling"
     RUNNING = "running"
     VALIDATING = "validating"
     PAUSED = "paused"
@@ -52,7 +53,8 @@ class Run(_Event, frozen=True, kw_only=True, tag="run"):
     `epochs` and `steps_per_epoch` are 0 where unknown at the start; `pid` and `host` (`socket.gethostname()`) identify
     its process. `world` is the number of processes that train together; a restart writes this event again.
     `stored_as` is "objects" (one for each sample) or "shards"; `versions` are those of the libraries that read.
-    `cores` may be used by the process and its readers; 0 where unknown.
+    `cores` may be used by the process and its readers; 0 where unknown. `loader` is the class of the loader that a
+    script is watched with (see `ossconsole.watch`), "" for a run of the console.
     """
 
     run: str
@@ -71,13 +73,15 @@ class Run(_Event, frozen=True, kw_only=True, tag="run"):
     stored_as: str = ""
     versions: dict[str, str] = {}
     cores: int = 0
+    loader: str = ""
 
 
 class Step(_Event, frozen=True, kw_only=True, tag="step"):
     """One training step.
 
     `step` counts from 1 over the whole run, `epoch` from 1. `samples` and `bytes` are this batch's, of all processes
-    that train together, and so is the loss; `endpoint` is the one this batch was read from. `step_time_s` runs from the
+    that train together, and so is the loss; `endpoint` is the one this batch was read from, null where another
+    loader read it. `step_time_s` runs from the
     end of the previous step; it is the sum of the wait (`data_wait_s`), the copy to the device (`copy_s`), the compute
     (`compute_s`) and the remaining time in which a GPU was idle (`host_s`). `host_late` is True where the GPU finished
     before the host had queued all of its next work. `fetch_s` is how long the reader process took for this batch,
@@ -85,7 +89,8 @@ class Step(_Event, frozen=True, kw_only=True, tag="step"):
     one sample that was read alone from the same endpoint, about when this batch was requested; null for most batches.
     `samples_per_s` is the rate that the run reports (smoothed by the engine). `queued` batches after this one were
     prefetched already; `readers_idle` is True where the prefetch limit was reached and a reader process was idle: the
-    endpoint keeps up.
+    endpoint keeps up. `grad_norm` is the norm of the gradients before clipping; null in steps without an update of the
+    weights, and where it is not finite. `logged` are other figures that a script logged for this step, by name.
     """
 
     step: int
@@ -93,7 +98,7 @@ class Step(_Event, frozen=True, kw_only=True, tag="step"):
     samples: int
     loss: float | None
     lr: float
-    endpoint: EndpointKind
+    endpoint: EndpointKind | None
     data_wait_s: float
     step_time_s: float
     fetch_s: float
@@ -107,6 +112,8 @@ class Step(_Event, frozen=True, kw_only=True, tag="step"):
     readers_idle: bool = False
     single_s: float | None = None
     decode_s: float = 0.0
+    grad_norm: float | None = None
+    logged: dict[str, float | None] = {}
 
     @property
     def wait_fraction(self) -> float:
@@ -117,7 +124,10 @@ class Step(_Event, frozen=True, kw_only=True, tag="step"):
 
 
 class Epoch(_Event, frozen=True, kw_only=True, tag="epoch"):
-    """An epoch ended and was validated; the validation metrics are None without a validation set."""
+    """An epoch ended and was validated; the validation metrics are None without a validation set.
+
+    `class_top1` is the top-1 accuracy by class, for the classes with validation samples.
+    """
 
     epoch: int
     train_loss: float | None
@@ -128,6 +138,7 @@ class Epoch(_Event, frozen=True, kw_only=True, tag="epoch"):
     step: int = 0
     samples: int = 0
     val_samples: int = 0
+    class_top1: dict[str, float] = {}
 
 
 class Switch(_Event, frozen=True, kw_only=True, tag="switch"):
@@ -193,6 +204,13 @@ class AcceleratorSize(_Event, frozen=True, kw_only=True, tag="accelerator"):
     peak_bytes_per_s: float
 
 
+class Devices(_Event, frozen=True, kw_only=True, tag="devices"):
+    """What the run computes on: `device` is cpu or cuda, `gpus` the UUIDs of its GPUs in the order of its processes."""
+
+    device: str
+    gpus: tuple[str, ...] = ()
+
+
 class State(_Event, frozen=True, kw_only=True, tag="state"):
     """The run entered `state`."""
 
@@ -206,6 +224,20 @@ class Telemetry(_Event, frozen=True, kw_only=True, tag="telemetry"):
     gpus: tuple[GpuSample, ...] = ()
     host: HostSample | None = None
     problem: str = ""
+
+
+class LoaderWorkers(_Event, frozen=True, kw_only=True, tag="workers"):
+    """What the worker processes of a watched loader did since the last event of this kind, in the loader's order."""
+
+    workers: tuple[WorkerUsage, ...]
+
+
+class RankTimes(_Event, frozen=True, kw_only=True, tag="ranks"):
+    """The mean wait for a batch and the mean step time of each rank, seconds, since the last event of this kind."""
+
+    waits_s: tuple[float, ...]
+    steps_s: tuple[float, ...]
+    step: int = 0
 
 
 class EndpointSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -275,8 +307,11 @@ Event: TypeAlias = (
     | WarningEvent
     | ErrorEvent
     | AcceleratorSize
+    | Devices
     | State
     | Telemetry
+    | LoaderWorkers
+    | RankTimes
     | Compared
     | Summary
 )
@@ -352,7 +387,21 @@ def _epoch_text(event: Epoch) -> str:
         parts.append(f"top-1 {percent(event.top1)}")
     if event.top5 is not None:
         parts.append(f"top-5 {percent(event.top5)}")
+    worst = worst_classes(event.class_top1)
+    if worst:
+        parts.append(f"lowest top-1 {worst}")
     return f"epoch {event.epoch} in {event.seconds:.1f} s: {', '.join(parts)}"
+
+
+_FEW_CLASSES = 3
+
+
+def worst_classes(class_top1: dict[str, float]) -> str:
+    """The classes with the lowest top-1 as text; "" for two classes or fewer, of which the mean says enough."""
+    if len(class_top1) < _FEW_CLASSES:
+        return ""
+    worst = sorted(class_top1.items(), key=lambda item: item[1])[:_FEW_CLASSES]
+    return ", ".join(f"{name} {percent(top1)}" for name, top1 in worst)
 
 
 def _summary_text(event: Summary) -> str:

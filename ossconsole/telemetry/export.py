@@ -15,10 +15,11 @@ from ossconsole.telemetry.events import Event
 from ossconsole.telemetry.runs import read_events
 
 STEP_COLUMNS = (*events.Step.__struct_fields__, "wait_fraction")
-EPOCH_COLUMNS = events.Epoch.__struct_fields__
+EPOCH_COLUMNS = tuple(name for name in events.Epoch.__struct_fields__ if name != "class_top1")  # it is no number
 _STEP_SCALARS = {
     "train/loss": "loss",
     "train/lr": "lr",
+    "train/grad_norm": "grad_norm",
     "throughput/samples_per_s": "samples_per_s",
     "time/data_wait_s": "data_wait_s",
     "time/step_s": "step_time_s",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -12,19 +12,24 @@ from ossconsole.telemetry.samples import GpuSample, GpuSnapshot
 
 T = TypeVar("T")
 
-# Bits of nvmlClocksEventReasons (nvml.h) in words; the idle bit is left out: an idle GPU is not throttled.
+# Bits of nvmlClocksEventReasons (nvml.h) in words, as numbers: their names in pynvml change. The idle bit (1) is left
+# out: an idle GPU is not throttled.
 _THROTTLE_WORDS = {
-    "nvmlClocksThrottleReasonApplicationsClocksSetting": "application clocks",
-    "nvmlClocksThrottleReasonSwPowerCap": "power cap",
-    "nvmlClocksThrottleReasonHwSlowdown": "hardware slowdown",
-    "nvmlClocksThrottleReasonSyncBoost": "sync boost",
-    "nvmlClocksThrottleReasonSwThermalSlowdown": "thermal (software)",
-    "nvmlClocksThrottleReasonHwThermalSlowdown": "thermal (hardware)",
-    "nvmlClocksThrottleReasonHwPowerBrakeSlowdown": "power brake",
-    "nvmlClocksThrottleReasonDisplayClockSetting": "display clocks",
+    0x002: "application clocks",
+    0x004: "power cap",
+    0x008: "hardware slowdown",
+    0x010: "sync boost",
+    0x020: "thermal (software)",
+    0x040: "thermal (hardware)",
+    0x080: "power brake",
+    0x100: "display clocks",
 }
 _NO_GPU = "No GPU on this machine (the NVIDIA driver lists none); the run uses the CPU."
 _MIG_INSTANCE = "MIG is on: NVML reports no utilization for an instance."
+REINSTALL = "pip install --upgrade --force-reinstall torch torchvision osstorchconnector"
+CONTEXT_BYTES = 10**9
+"""More than a CUDA context takes (300 to 600 MB)."""
+_UUID_PREFIX = len("GPU-")
 _MIG_EMPTY = "MIG is on, and no instance of this GPU is visible to this user."
 
 
@@ -141,9 +146,12 @@ class GpuReader:
         return sum(known) if known else None
 
     def _throttle(self, handle: Any) -> tuple[str, ...]:
-        # The newer name of the same call is missing from drivers before 535.
-        bits = self._ask(self._nvml.nvmlDeviceGetCurrentClocksThrottleReasons, handle) or 0
-        return tuple(word for name, word in _THROTTLE_WORDS.items() if bits & getattr(self._nvml, name))
+        bits = None
+        # The old name goes away with CUDA 14; drivers before 535 lack the new one.
+        for name in ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons"):
+            if bits is None and hasattr(self._nvml, name):
+                bits = self._ask(getattr(self._nvml, name), handle)
+        return tuple(word for bit, word in _THROTTLE_WORDS.items() if (bits or 0) & bit)
 
     def _ask(self, call: Callable[..., T], *arguments: Any) -> T | None:
         """The result of `call`, None where this GPU or driver does not support it. Raises where the GPU is lost."""
@@ -235,6 +243,67 @@ class Driver(msgspec.Struct, frozen=True):
 
     version: str
     cuda: tuple[int, int]
+
+
+def cuda_problem(cuda_built: str, driver: Driver) -> tuple[str, str]:
+    """Why torch cannot use a GPU that has this driver, and a remedy. `cuda_built` is torch's CUDA version, or ""."""
+    built = f"torch is built for CUDA {cuda_built}" if cuda_built else "torch is built without CUDA"
+    runs = f"driver {driver.version} runs up to CUDA {driver.cuda[0]}.{driver.cuda[1]}"
+    if not cuda_built:
+        return f"{built}, though there is a GPU ({runs}).", REINSTALL
+    if int(cuda_built.partition(".")[0]) > driver.cuda[0]:
+        index = f"cu{driver.cuda[0]}{driver.cuda[1]}"
+        remedy = f"Update the driver, or install a torch built for it (see pytorch.org, build {index})."
+        return f"{built}, but {runs}: torch cannot use the GPU.", remedy
+    return f"{built} and {runs}, but torch finds no usable GPU.", "nvidia-smi; echo $CUDA_VISIBLE_DEVICES"
+
+
+def read_gpus(nvml: Any = None) -> tuple[GpuSample, ...]:
+    """One reading of all GPUs and MIG instances; none without NVML or a driver."""
+    reader = GpuReader(nvml)
+    reader.open()
+    try:
+        return reader.read().gpus
+    finally:
+        reader.close()
+
+
+def visible_gpus(gpus: Sequence[GpuSample], environ: Mapping[str, str] = os.environ) -> tuple[GpuSample, ...]:
+    """Those of `gpus` that CUDA_VISIBLE_DEVICES leaves visible, in its order; all of them where it is not set.
+
+    It lists indices, UUIDs or unique beginnings of them; like CUDA, this stops at the first that is not valid. Without
+    it CUDA uses at most one MIG instance.
+    """
+    listed = environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is None:
+        whole = tuple(gpu for gpu in gpus if gpu.mig is None)
+        return whole or tuple(gpus[:1])
+    found: list[GpuSample] = []
+    for name in (part.strip() for part in listed.split(",")):
+        matching = [gpu for gpu in gpus if _has_name(gpu, name)]
+        if not name or len(matching) != 1 or matching[0] in found:
+            break
+        found.append(matching[0])
+    return tuple(found)
+
+
+def _has_name(gpu: GpuSample, name: str) -> bool:
+    if name.isdigit():
+        return gpu.mig is None and gpu.index == int(name)
+    return bool(gpu.uuid) and len(name) > _UUID_PREFIX and str(gpu.uuid).startswith(name)
+
+
+def emptiest(gpus: Sequence[GpuSample], count: int = 1) -> tuple[GpuSample, ...]:
+    """The `count` GPUs on which other processes hold the least memory, in the order of `gpus`.
+
+    Differences of less than a CUDA context, which an idle console may hold, do not count.
+    """
+    ranked = sorted(range(len(gpus)), key=lambda at: (_held_by_others(gpus[at]) // CONTEXT_BYTES, at))
+    return tuple(gpus[at] for at in sorted(ranked[:count]))
+
+
+def _held_by_others(gpu: GpuSample) -> int:
+    return (gpu.memory_used or 0) - (gpu.own_memory_used or 0)
 
 
 def read_driver() -> Driver | None:

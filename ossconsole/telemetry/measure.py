@@ -139,7 +139,8 @@ class Measurement:
         self._coverage = Coverage()
         self._singles = SingleTimes()
         self._whole = _Whole()
-        self._used = {kind: [0, 0, 0] for kind in EndpointKind}  # steps, samples and bytes, the warm-up too
+        # Steps, samples and bytes, the warm-up too; None is the loader of a watched script.
+        self._used: dict[EndpointKind | None, list[int]] = {kind: [0, 0, 0] for kind in (*EndpointKind, None)}
         self._interrupted = False
         self._over = False
         self._bought: events.AcceleratorSize | None = None
@@ -183,7 +184,7 @@ class Measurement:
         return max(self.settings.workers, events.SHARD_LANES if shards else 1)
 
     def _add(self, step: events.Step) -> None:
-        if self._endpoint is None:
+        if self._endpoint is None and step.endpoint is not None:
             self._endpoint = step.endpoint
             self._begin(step.endpoint)
         self.seen += 1
@@ -361,7 +362,7 @@ class Measurement:
 
     def endpoints(self) -> dict[str, EndpointSummary]:
         """What each endpoint that was used delivered, for the summary."""
-        return {str(kind): self._summary(kind) for kind, (steps, _, _) in self._used.items() if steps}
+        return {str(kind): self._summary(kind) for kind in EndpointKind if self._used[kind][0]}
 
     def _summary(self, kind: EndpointKind) -> EndpointSummary:
         steps, samples, size = self._used[kind]

@@ -30,7 +30,7 @@ MAX_LINE_BYTES = 1 << 20
 _BLOCK_BYTES = 1 << 18
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # Frequent and cheap to lose in a power cut; all others are synced to the disk.
-_UNSYNCED = (events.Step, events.Telemetry, events.InfoEvent)
+_UNSYNCED = (events.Step, events.Telemetry, events.LoaderWorkers, events.RankTimes, events.InfoEvent)
 
 
 class RecordError(ConsoleError):
@@ -190,7 +190,8 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     `samples_per_s` and `wait_fraction` are those of the whole run once it has ended (None with a `reason` where it was
     too short), and of its last steps until then. `comparison` is the newest result. `alive` is True while its process
     exists on this machine, None for a run of another machine. `top1` is a fraction of 1; `started` and `updated` are
-    Unix seconds.
+    Unix seconds. `class_top1` is the top-1 of the last epoch, by class. `device` is cpu or cuda, "" where unknown, and
+    `gpus` are UUIDs; `gpu_utilization` is their mean in the newest sample, in percent.
     """
 
     run: str
@@ -214,9 +215,13 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     loss: float | None = None
     val_loss: float | None = None
     top1: float | None = None
+    class_top1: dict[str, float] = {}
     checkpoint: str = ""
     error: str = ""
     comparison: ComparisonReport | None = None
+    device: str = ""
+    gpus: tuple[str, ...] = ()
+    gpu_utilization: float | None = None
 
     @property
     def interrupted(self) -> bool:
@@ -299,6 +304,7 @@ def _summarise(path: Path, data: mmap.mmap) -> RunSummary:
     failure = _last(data, events.ErrorEvent)
     summary = _last(data, events.Summary)
     compared = _last(data, events.Compared)
+    devices = _last(data, events.Devices)
     whole = summary or step  # each has both figures
     newest = [event.time for event in (run, step, epoch, checkpoint, switch, state, summary) if event is not None]
     endpoint = step.endpoint if step else None
@@ -324,9 +330,13 @@ def _summarise(path: Path, data: mmap.mmap) -> RunSummary:
         loss=step.loss if step else None,
         val_loss=epoch.val_loss if epoch else None,
         top1=epoch.top1 if epoch else None,
+        class_top1=epoch.class_top1 if epoch else {},
         checkpoint=checkpoint.key if checkpoint else "",
         error=(summary.error if summary else "") or (failure.message if failure else ""),
         comparison=(summary.comparison if summary else None) or (compared.comparison if compared else None),
+        device=devices.device if devices else "",
+        gpus=devices.gpus if devices else (),
+        gpu_utilization=_mean_utilization(devices, _last(data, events.Telemetry)),
     )
 
 
@@ -345,6 +355,14 @@ def _alive(run: events.Run) -> bool | None:
         )
     except psutil.Error:
         return False
+
+
+def _mean_utilization(devices: events.Devices | None, telemetry: events.Telemetry | None) -> float | None:
+    """The mean over the GPUs of the run in the last sample, in percent; None where it is unknown."""
+    if devices is None or telemetry is None:
+        return None
+    known = [gpu.utilization for gpu in telemetry.gpus if gpu.uuid in devices.gpus and gpu.utilization is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _last(data: mmap.mmap, kind: type[E]) -> E | None:

@@ -58,3 +58,16 @@ class HostSample(msgspec.Struct, frozen=True, kw_only=True):
     receive_rate: float | None
     send_rate: float | None
     loopback_rate: float | None
+
+
+class WorkerUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker process of a watched loader; all shares are of its time since the last sample, 0 to 1.
+
+    `cpu` is the share in which it had a core, `runnable` the share in which it had one or waited for one. `idle` is the
+    share in which it waited for work; None where the kernel does not show that.
+    """
+
+    pid: int
+    cpu: float
+    runnable: float = 0.0
+    idle: float | None = None

@@ -14,7 +14,9 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.telemetry import events
 from ossconsole.telemetry.compare import Comparison
 from ossconsole.telemetry.events import Event, LogLine, RunState, to_log_line
+from ossconsole.telemetry.loader_waits import LoaderWaits
 from ossconsole.telemetry.measure import Measurement, RecordedSettings
+from ossconsole.telemetry.samples import GpuSample
 from ossconsole.telemetry.series import Ema, Series
 from ossconsole.telemetry.visits import EndpointFigures, decode_share
 
@@ -76,8 +78,10 @@ class RunView:
         self.saving: events.Saving | None = None
         self.summary: events.Summary | None = None
         self.telemetry: events.Telemetry | None = None
+        self.devices: events.Devices | None = None
         self.last_time: float | None = None
         self.samples = 0
+        self.loader_waits = LoaderWaits(0)
         self.log: deque[LogLine] = deque(maxlen=_LOG_LINES)
         self.errors: list[LogLine] = []
         self.spans: deque[Span] = deque(maxlen=_SPANS)
@@ -108,13 +112,18 @@ class RunView:
                 self.switches.append(Span(event.time, event.endpoint))
             case events.Epoch():
                 self._apply_epoch(event)
-            case events.Saving():
-                self.saving = None if event.over else event
-            case events.Checkpoint():
-                self.last_checkpoint, self.saving = event, None
+            case events.Saving() | events.Checkpoint():
+                self._apply_checkpoint(event)
+            case events.LoaderWorkers() | events.RankTimes():
+                self.loader_waits.apply(event)
+            case events.Devices():
+                self.devices = event
             case events.Summary():
                 self.summary = event
                 self._apply_state(event.state, event.time)
+        self._log(event)
+
+    def _log(self, event: Event) -> None:
         line = to_log_line(event)
         if line is not None:
             self.log.append(line)
@@ -124,6 +133,9 @@ class RunView:
 
     def _apply_run(self, event: events.Run) -> None:
         self.run = event
+        self.devices = None
+        workers = event.settings.get("workers")
+        self.loader_waits = LoaderWaits(workers if isinstance(workers, int) else 0)
         self.endpoint = self.settings.endpoint
         self.state = RunState.STARTING
         self.state_since = event.time
@@ -137,6 +149,12 @@ class RunView:
             self._interrupted = True
         if state.final:
             self.saving = None
+
+    def _apply_checkpoint(self, event: events.Saving | events.Checkpoint) -> None:
+        if isinstance(event, events.Checkpoint):
+            self.last_checkpoint, self.saving = event, None
+        else:
+            self.saving = None if event.over else event
 
     def _apply_epoch(self, event: events.Epoch) -> None:
         self.last_epoch = event
@@ -154,7 +172,7 @@ class RunView:
             name = f"gpu{gpu.index}" if gpu.mig is None else f"gpu{gpu.index}.{gpu.mig}"
             self._plot(f"{name}.utilization", event.time, gpu.utilization)
             self._plot(f"{name}.power", event.time, gpu.power)
-        whole = [gpu for gpu in event.gpus if gpu.mig is None]
+        whole = [gpu for gpu in self.gpus if gpu.mig is None]
         if len(whole) > 1:
             uses = [gpu.utilization for gpu in whole if gpu.utilization is not None]
             powers = [gpu.power for gpu in whole if gpu.power is not None]
@@ -165,7 +183,7 @@ class RunView:
             self._plot("host.memory", event.time, event.host.memory_used / 2**30)
 
     def _apply_step(self, step: events.Step) -> None:
-        if self.last_step is None or step.endpoint is not self.last_step.endpoint:
+        if step.endpoint is not None and (self.last_step is None or step.endpoint is not self.last_step.endpoint):
             self.spans.append(Span(step.time, step.endpoint))
         if self.endpoint is None:
             self.endpoint = step.endpoint
@@ -174,6 +192,7 @@ class RunView:
             self._recent.append(step)
         self.last_step = step
         self.samples += step.samples
+        self.loader_waits.add(step.epoch, step.data_wait_s)
         self._epoch_step_s += step.step_time_s
         self._interrupted = False
         self._plot("samples_per_s", step.time, step.samples_per_s)
@@ -182,14 +201,27 @@ class RunView:
         self._plot("fetch_ms", step.time, step.fetch_s * 1000)
         self._plot("read", step.time, step.bytes / step.step_time_s / 1e6 if step.step_time_s > 0 else None)
         self._plot("lr", step.time, step.lr)
+        if step.grad_norm is not None:
+            self._plot("grad_norm", step.time, step.grad_norm)
         self._plot("loss", step.time, step.loss)
         self._plot("loss_smooth", step.time, None if step.loss is None else self._smooth.add(step.loss))
+        for name, value in step.logged.items():
+            self._plot(f"logged.{name}", step.time, value)
 
     def _plot(self, name: str, time: float, value: float | None) -> None:
         series = self.series.get(name)
         if series is None:
             series = self.series[name] = Series()
         series.append(time, value)
+
+    @property
+    def gpus(self) -> tuple[GpuSample, ...]:
+        """The GPUs of this run in the newest sample; all of them where the run or NVML does not say which they are."""
+        every = self.telemetry.gpus if self.telemetry else ()
+        if self.devices is None:
+            return every
+        own = tuple(gpu for gpu in every if gpu.uuid in self.devices.gpus)
+        return own if own or not self.devices.gpus else every
 
     @property
     def steps_per_epoch(self) -> int:
@@ -210,7 +242,7 @@ class RunView:
 
     @property
     def delivering(self) -> EndpointKind | None:
-        """The endpoint that the last batch was read from."""
+        """The endpoint that the last batch was read from; None where another loader read it."""
         return self.last_step.endpoint if self.last_step else None
 
     @property

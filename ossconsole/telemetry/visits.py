@@ -399,7 +399,8 @@ class Visits:
         """Take a step; it counts where it is settled."""
         before = self._waiting
         self.follow(step)
-        if step.endpoint is not self._kind:
+        kind = step.endpoint
+        if kind is None or kind is not self._kind:
             return
         self._drained = True
         if self._settling:
@@ -407,7 +408,7 @@ class Visits:
             return
         if before is None or step.step_time_s <= 0:
             return
-        self.windows[step.endpoint].add(step, before, cold=cold)
+        self.windows[kind].add(step, before, cold=cold)
         (self._rest if self._complete else self._first).add(step, before, cold=cold)
         if not self._complete and self.enough(self._first):
             self._complete = True

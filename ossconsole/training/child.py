@@ -6,11 +6,15 @@ import ctypes
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from types import ModuleType
 
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.files import open_private
@@ -21,13 +25,36 @@ SPAWN = multiprocessing.get_context("spawn")
 """Children are spawned: neither the connector nor CUDA survives a fork."""
 
 
-def spawn(name: str, target: Callable[..., None], *args: object) -> tuple[SpawnProcess, Connection]:
-    """Starts `target(pipe, *args)` in a child; returns it and the other end of the pipe. Raises OSError."""
+def spawn(
+    name: str, target: Callable[..., None], *args: object, has_children: bool = False
+) -> tuple[SpawnProcess, Connection]:
+    """Starts `target(pipe, *args)` in a child; returns it and the other end of the pipe. Raises OSError.
+
+    One that `has_children` of its own must be killed before this process exits: multiprocessing waits for it.
+    """
     ours, theirs = SPAWN.Pipe()
-    with theirs:
-        process = SPAWN.Process(target=target, args=(theirs, *args), name=name, daemon=True)
+    with theirs, _hidden_main():
+        process = SPAWN.Process(target=target, args=(theirs, *args), name=name, daemon=not has_children)
         process.start()
     return process, ours
+
+
+_hiding = threading.Lock()
+
+
+@contextmanager
+def _hidden_main() -> Iterator[None]:
+    """Keeps a child from importing the main module, as its target is in a module of its own.
+
+    A training script without `if __name__ == "__main__"` would otherwise run once more in each reader process.
+    """
+    with _hiding:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
 
 
 def become_child(native_log: Path, *, parent: int | None = None) -> None:

@@ -40,6 +40,7 @@ class Controls:
         self._lock = threading.Lock()
         self._checkpoint = False
         self._lr: float | None = None
+        self._profile = False
 
     @property
     def paused(self) -> bool:
@@ -74,6 +75,17 @@ class Controls:
         with self._lock:
             self._lr = lr
 
+    def request_profile(self) -> None:
+        """Requests a profile of the next steps."""
+        with self._lock:
+            self._profile = True
+
+    def pop_profile_request(self) -> bool:
+        """Whether a profile was requested since the last call."""
+        with self._lock:
+            requested, self._profile = self._profile, False
+            return requested
+
     def pop_checkpoint_request(self) -> bool:
         """Whether a checkpoint was requested since the last call."""
         with self._lock:
@@ -91,6 +103,8 @@ class RunContext:
     """One run in one process. `sink` gets each event, in the thread that emits it; `measurement` has its figures.
 
     `interactive` means that a user can act: a failing endpoint then pauses the run instead of ending it. It may change.
+    `on_failure` gets the error that ends the run before the parts of the run are closed, which may take long.
+    `described` is whether the first event of the record was emitted.
     """
 
     def __init__(
@@ -113,6 +127,8 @@ class RunContext:
         self.state = RunState.STARTING
         self.measurement = Measurement()
         self.sink = emit
+        self.described = False
+        self.on_failure: Callable[[Exception], None] = lambda _error: None
         self._emitting = threading.RLock()  # a switch is emitted by the thread that requests it
 
     def emit(self, event: Event) -> None:
@@ -137,13 +153,17 @@ class RunContext:
 
     def switch(self, kind: EndpointKind, reason: str) -> None:
         """Reads future batches through `kind`. Raises SettingsError when the profile has no such endpoint."""
+        self.check_endpoint(kind)
+        if self.controls.endpoint is not kind:
+            self.controls.endpoint = kind
+            self.emit(events.Switch(time=time.time(), endpoint=kind, reason=reason, step=self.step))
+
+    def check_endpoint(self, kind: EndpointKind) -> None:
+        """Raises SettingsError when the profile has no such endpoint."""
         if self.profile.endpoint(kind) is None:
             raise SettingsError(
                 f"Profile {self.profile.name!r} has no {kind} endpoint.", remedy="Add one on the Setup screen."
             )
-        if self.controls.endpoint is not kind:
-            self.controls.endpoint = kind
-            self.emit(events.Switch(time=time.time(), endpoint=kind, reason=reason, step=self.step))
 
     def info(self, message: str) -> None:
         """Emits a message."""
@@ -189,6 +209,7 @@ class RunContext:
         """Emits the first event of the record."""
         from ossconsole.telemetry.host import usable_cores  # psutil is late: the first paint needs this module
 
+        self.described = True
         self.emit(
             events.Run(
                 time=time.time(),

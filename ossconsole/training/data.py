@@ -9,7 +9,7 @@ import hashlib
 import shlex
 import time
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,18 +20,18 @@ import numpy.typing as npt
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.text import counted
 from ossconsole.dataset.crop import EVAL_MARGIN
-from ossconsole.dataset.listing import HARMLESS, OnProgress, manifest_from_listing
+from ossconsole.dataset.labels import VAL_LABELS_NAME, LabelFiles
+from ossconsole.dataset.listing import HARMLESS, LABELS, NO_VAL_LABELS, OnProgress, manifest_from_listing
 from ossconsole.dataset.manifest import (
     SHARDS_NAME,
     TRAIN,
     VAL,
-    VAL_LABELS_NAME,
     Manifest,
     ManifestMissingError,
     Sample,
     Unused,
     object_key,
-    read_manifest,
+    read_manifest_in_parts,
 )
 from ossconsole.dataset.shards.index import PackedShardList, Shard, read_shards
 from ossconsole.storage.client import ObjectStore
@@ -70,7 +70,8 @@ class Remark(NamedTuple):
 UNKNOWN_MD5 = bytes(16)
 
 
-class TextColumn(NamedTuple):
+@dataclass(frozen=True)
+class TextColumn:
     """Strings in one array: number i is the UTF-8 of `text` (uint8) from `starts[i]` to `starts[i + 1]` (int64)."""
 
     starts: npt.NDArray[np.int64]
@@ -90,6 +91,15 @@ class TextColumn(NamedTuple):
         """The strings of all `parts`, at least one."""
         lengths = np.concatenate([np.diff(part.starts) for part in parts])
         return cls(np.concatenate([[0], np.cumsum(lengths)]), np.concatenate([part.text for part in parts]))
+
+    def where(self, rows: npt.NDArray[np.bool_]) -> TextColumn:
+        """The strings of the `rows` that are true."""
+        lengths = np.diff(self.starts)
+        starts = np.concatenate([[0], np.cumsum(lengths[rows])])
+        return TextColumn(starts, self.text[np.repeat(rows, lengths)])
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self.get, range(len(self.starts) - 1))
 
     def get(self, number: int) -> str:
         """String number `number`."""
@@ -130,9 +140,21 @@ class SampleColumns:
             _md5_column(samples),
         )
 
+    def where(self, rows: npt.NDArray[np.bool_]) -> SampleColumns:
+        """The samples of the `rows` that are true, in their order."""
+        return SampleColumns(
+            self.keys.where(rows),
+            self.labels[rows],
+            self.heights[rows],
+            self.widths[rows],
+            self.sizes[rows],
+            self.crc64s[rows],
+            self.md5s[rows] if len(self.md5s) else self.md5s,
+        )
+
     @classmethod
     def joined(cls, parts: Sequence[SampleColumns]) -> SampleColumns:
-        """The samples of all `parts`, at least one; MD5s must be unknown in all."""
+        """The samples of all `parts`, at least one."""
         return cls(
             TextColumn.joined([part.keys for part in parts]),
             np.concatenate([part.labels for part in parts]),
@@ -140,8 +162,15 @@ class SampleColumns:
             np.concatenate([part.widths for part in parts]),
             np.concatenate([part.sizes for part in parts]),
             np.concatenate([part.crc64s for part in parts]),
-            np.concatenate([part.md5s for part in parts]),
+            _joined_md5s(parts),
         )
+
+
+def _joined_md5s(parts: Sequence[SampleColumns]) -> npt.NDArray[np.void]:
+    """The MD5s of all parts, empty where all are unknown."""
+    if not any(len(part.md5s) for part in parts):
+        return parts[0].md5s
+    return np.concatenate([part.md5s if len(part.md5s) else np.zeros(len(part), "V16") for part in parts])
 
 
 def _md5_column(samples: Sequence[Sample]) -> npt.NDArray[np.void]:
@@ -170,15 +199,16 @@ class TrainingData:
         manifest: Manifest,
         prefix: str,
         tars: dict[str, Tars] | None = None,
+        *,
         unused: tuple[Unused, ...] = (),
         notes: tuple[str, ...] = (),
+        splits: dict[str, SampleColumns] | None = None,
     ) -> None:
+        """`splits` are the samples where `manifest` does not have them."""
         self.classes = manifest.classes
         self.format = manifest.format
         self.size = manifest.size
-        self.splits = {
-            split: SampleColumns.of(samples, manifest.sample_bytes) for split, samples in manifest.splits.items()
-        }
+        self.splits = columns_of(manifest) if splits is None else splits
         self.sharded = tars is not None
         self.prefix = prefix
         self._unused = unused
@@ -188,9 +218,12 @@ class TrainingData:
     @property
     def remarks(self) -> list[Remark]:
         """Which objects of the dataset are not used although they may be meant to be."""
-        remedy = f"To use it: ossconsole upload {VAL_LABELS_NAME} --plain --to {self.prefix}"
+        remedy = (
+            f"Put {VAL_LABELS_NAME} into the working directory, or name a file of their labels with --val-labels. "
+            f"To keep it in the bucket: ossconsole upload {VAL_LABELS_NAME} --plain --to {shlex.quote(self.prefix)}"
+        )
         return [
-            Remark(f"Not used: {group}.", remedy if VAL_LABELS_NAME in group.reason else "")
+            Remark(f"Not used: {group}.", remedy if group.reason == NO_VAL_LABELS else "")
             for group in self._unused
             if group.reason not in HARMLESS
         ]
@@ -249,28 +282,48 @@ def training_data(
     *,
     val_split: float = 0.0,
     seed: int = 0,
+    labels: LabelFiles = LabelFiles(),  # noqa: B008 - frozen
     on_progress: OnProgress = lambda _listed: None,
 ) -> TrainingData:
     """The dataset below `prefix`, by its manifest, its list of shards, or a listing. Raises ConsoleError.
 
+    `labels` names the label files of a listing: a manifest or a list of shards has its labels.
     Where it has single objects and no validation samples, the share `val_split` of each class is held out for that.
     `on_progress` gets the number of objects listed so far; what it raises ends the listing.
     """
     unused: tuple[Unused, ...] = ()
     notes: tuple[str, ...] = ()
     try:
-        manifest = read_manifest(store, prefix)
+        manifest, splits = _read_columns(store, prefix)
+        if labels != LabelFiles():
+            notes = (f"The manifest has the labels of the dataset: {_options(labels)} is not used.",)
     except ManifestMissingError as error:
         if error.empty:
             raise
         if store.exists(object_key(prefix, SHARDS_NAME)):
             return _with_training_split(_sharded(*read_shards(store, prefix), prefix), store)
         began = time.monotonic()
-        manifest, unused = manifest_from_listing(store, prefix, on_progress)
-        notes = (_listed_note(manifest, prefix, time.monotonic() - began),)
-    manifest, held_out = hold_out(manifest, val_split, seed)
+        manifest, unused = manifest_from_listing(store, prefix, on_progress, labels)
+        notes = (_listed_note(manifest, prefix, labels, time.monotonic() - began),)
+        splits = columns_of(manifest)
+        manifest = msgspec.structs.replace(manifest, splits={})
+    splits, held_out = hold_out(splits, val_split, seed)
     notes = (*notes, held_out) if held_out else notes
-    return _with_training_split(TrainingData(manifest, prefix, unused=unused, notes=notes), store)
+    return _with_training_split(TrainingData(manifest, prefix, unused=unused, notes=notes, splits=splits), store)
+
+
+def columns_of(manifest: Manifest) -> dict[str, SampleColumns]:
+    """The samples of each split."""
+    return {split: SampleColumns.of(samples, manifest.sample_bytes) for split, samples in manifest.splits.items()}
+
+
+def _read_columns(store: ObjectStore, prefix: str) -> tuple[Manifest, dict[str, SampleColumns]]:
+    """The manifest without its samples, and these; a million as objects would take 400 MB more. Raises ConsoleError."""
+    manifest, parts = read_manifest_in_parts(store, prefix)
+    columns: dict[str, list[SampleColumns]] = {}
+    for split, samples in parts:
+        columns.setdefault(split, []).append(SampleColumns.of(samples, manifest.sample_bytes))
+    return manifest, {split: SampleColumns.joined(found) for split, found in columns.items()}
 
 
 def _with_training_split(data: TrainingData, store: ObjectStore) -> TrainingData:
@@ -282,32 +335,37 @@ def _with_training_split(data: TrainingData, store: ObjectStore) -> TrainingData
     return data
 
 
-def _listed_note(manifest: Manifest, prefix: str, seconds: float) -> str:
-    images = counted(sum(map(len, manifest.splits.values())), "image")
-    command = f"ossconsole manifest --dataset-prefix {shlex.quote(prefix)}"
-    return f"Listed {images} in {seconds:.1f} s. To keep the list: {command}"
+def _listed_note(manifest: Manifest, prefix: str, labels: LabelFiles, seconds: float) -> str:
+    counts = " and ".join(counted(len(samples), f"{split} image") for split, samples in manifest.splits.items())
+    found = f": {manifest.preparation[LABELS]}" if LABELS in manifest.preparation else ""
+    command = f"ossconsole manifest --dataset-prefix {shlex.quote(prefix)} {_options(labels)}".rstrip()
+    return f"Listed {counts} in {seconds:.1f} s{found}. To keep the list: {command}"
 
 
-def hold_out(manifest: Manifest, share: float, seed: int) -> tuple[Manifest, str]:
-    """The manifest with `share` of the training samples of each class as its validation split, and a line about it.
+def _options(labels: LabelFiles) -> str:
+    """The options of the command line for the label files."""
+    given = {"--val-labels": labels.val_labels, "--class-index": labels.class_index}
+    return " ".join(f"{name} {shlex.quote(value)}" for name, value in given.items() if value)
 
-    Unchanged, with "", where it has a validation split already or the classes are too small for the share.
+
+def hold_out(splits: dict[str, SampleColumns], share: float, seed: int) -> tuple[dict[str, SampleColumns], str]:
+    """The splits with `share` of the training samples of each class as the validation split, and a line about it.
+
+    Unchanged, with "", where there is a validation split already or the classes are too small for the share.
     """
-    train = manifest.splits.get(TRAIN, ())
-    if VAL in manifest.splits or not train or not share:
-        return manifest, ""
-    held = held_out_rows((sample.key for sample in train), [sample.label for sample in train], share, seed)
+    train = splits.get(TRAIN, _NO_SAMPLES)
+    if VAL in splits or not len(train) or not share:
+        return splits, ""
+    held = held_out_rows(train.keys, train.labels, share, seed)
     if not held.any():
-        return manifest, ""
-    splits = {
-        split: tuple(sample for sample, is_held in zip(train, held.tolist(), strict=True) if is_held is (split == VAL))
-        for split in (TRAIN, VAL)
-    }
-    text = f"{percent(share)} of the training images ({len(splits[VAL]):,}) are held out for validation."
-    return msgspec.structs.replace(manifest, splits=splits), text
+        return splits, ""
+    text = f"{percent(share)} of the training images ({held.sum():,}) are held out for validation."
+    return {TRAIN: train.where(~held), VAL: train.where(held)}, text
 
 
-def held_out_rows(keys: Iterable[str], labels: Sequence[int], share: float, seed: int) -> npt.NDArray[np.bool_]:
+def held_out_rows(
+    keys: Iterable[str], labels: Sequence[int] | npt.NDArray[np.int64], share: float, seed: int
+) -> npt.NDArray[np.bool_]:
     """Which samples are held out: `share` of each class, rounded, and never all of one.
 
     A class's samples are in the order of a hash of seed and key: the same in every run, whatever the other classes are.

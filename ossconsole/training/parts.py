@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.telemetry import events
+from ossconsole.telemetry.diagnosis import final_advice
 from ossconsole.telemetry.events import RunState
+from ossconsole.telemetry.measure import TOO_SHORT
 from ossconsole.training.checkpoints.checkpoint import CheckpointSaver, Snapshot, unexpected_failure
 from ossconsole.training.checkpoints.store import RunProgress
 from ossconsole.training.compute.device import BatchTransform, DeviceContext, PendingTimes, StepClock
+from ossconsole.training.compute.selection import gpu_uuid, refuse_shared_gpus
 from ossconsole.training.compute.trainer import EpochMeter, Trainer, finite
 from ossconsole.training.context import RunContext
+from ossconsole.training.data import TrainingData
 from ossconsole.training.distributed.process_group import ProcessGroup
-from ossconsole.training.distributed.ranks import StepDecision
+from ossconsole.training.distributed.ranks import RankInfo, StepDecision
 from ossconsole.training.loading.loader import Batch
-from ossconsole.training.plan import Split
+from ossconsole.training.plan import Plan, Split
 
 log = logging.getLogger(__name__)
 
@@ -34,17 +39,27 @@ class DivergedError(ConsoleError):
     """The loss is not finite: the weights must not become a checkpoint."""
 
 
+class Upcoming(NamedTuple):
+    """A batch, None at the end, or the error that prevents it; `gathered` waits for the status of all ranks."""
+
+    batch: Batch | None
+    problem: ConsoleError | None
+    gathered: Callable[[], list[Sequence[float]]]
+
+
 @dataclass(frozen=True)
 class DoneStep:
-    """A step whose figures may still be on their way from the device."""
+    """A step whose figures may still be on their way from the device; `compiled` means that compiling is part of it."""
 
     step: int
     epoch: int
     lr: float
     loss: torch.Tensor
+    grad_norm: torch.Tensor | None
     batch: Batch
     decision: StepDecision
     times: PendingTimes
+    compiled: bool = False
 
 
 class StepReports:
@@ -59,6 +74,7 @@ class StepReports:
         self._late = late
         self._last_checkpoint = last_checkpoint
         self._pending: DoneStep | None = None
+        self._compiled = False  # the step before
 
     def add(self, done: DoneStep) -> None:
         """Raises DivergedError as `flush` does."""
@@ -75,6 +91,9 @@ class StepReports:
         decision = done.decision
         times = done.times.read(slowest_wait_s=decision.wait_s)
         loss = finite(float(done.loss))
+        if self._compiled:
+            self._recent.clear()  # the step before took minutes
+        self._compiled = done.compiled
         self._recent.append((decision.samples, times.step_s))
         seconds = sum(step_s for _, step_s in self._recent)
         self._context.emit(
@@ -99,6 +118,7 @@ class StepReports:
                 readers_idle=done.batch.readers_idle,
                 single_s=done.batch.single_s,
                 decode_s=decision.decode_s,
+                grad_norm=None if done.grad_norm is None else finite(float(done.grad_norm)),
             )
         )
         if loss is None:
@@ -111,12 +131,13 @@ class StepReports:
 
 
 class EpochState:
-    """The current epoch (from 1), its sums by split, and the metrics of the last complete epoch.
+    """The current epoch (from 1), its sums by split, and the metrics of the last complete epoch; `classes` have names.
 
     `metrics` are train_loss, val_loss, top1, top5, and best_top1 of all epochs so far.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, classes: Sequence[str]) -> None:
+        self._classes = classes
         self.epoch = 1
         self.metrics: dict[str, float | None] = {}
         self.meters = {split: EpochMeter() for split in Split}
@@ -139,6 +160,7 @@ class EpochState:
                 step=context.step,
                 samples=train.samples,
                 val_samples=val.samples,
+                class_top1=val.class_top1(self._classes),
             )
         )
         self._epoch_begun = now
@@ -156,6 +178,76 @@ class EpochState:
         self.epoch = int(state["epoch"])
         self.metrics = dict(state["metrics"])
         self.meters[Split.TRAIN].sums = torch.tensor(state["train_sums"], dtype=torch.float64)
+
+
+def describe_run(context: RunContext, data: TrainingData, plan: Plan, rank_info: RankInfo) -> None:
+    """Emits the first event of the run and the remarks about its dataset."""
+    if rank_info.world > 1:
+        context.interactive = False  # a single rank cannot be paused: the run ends instead
+    context.describe(
+        epochs=plan.epochs,
+        steps_per_epoch=plan.steps_per_epoch,
+        world=rank_info.world,
+        sample_format=str(data.format),
+        stored_as="shards" if data.sharded else "objects",
+    )
+    if rank_info.is_rank_zero:
+        context.report_accelerator()
+    for note in data.notes:
+        context.info(note)
+    for remark in data.remarks:
+        context.warn(remark.message, remark.remedy)
+    if data.missing:
+        context.info(data.missing)
+
+
+def describe_devices(context: RunContext, compute: DeviceContext, group: ProcessGroup) -> None:
+    """Emits the devices of all ranks. Raises ConsoleError where two of them have the same GPU."""
+    gpu = gpu_uuid(compute.device.index) if compute.cuda else ""
+    gpus = group.all_gather_object((socket.gethostname(), gpu))
+    if compute.cuda:
+        refuse_shared_gpus(gpus)
+    context.emit(
+        events.Devices(time=time.time(), device=compute.device.type, gpus=tuple(uuid for _, uuid in gpus if uuid))
+    )
+
+
+def summary_of(
+    context: RunContext,
+    epochs: EpochState,
+    *,
+    state: RunState,
+    seconds: float,
+    checkpoint: str,
+    skipped_samples: int,
+    retries: int,
+) -> events.Summary:
+    """The summary of a run that has ended in `state`."""
+    measured = context.measurement
+    comparison = measured.comparison
+    return events.Summary(
+        time=time.time(),
+        run=context.id,
+        state=state,
+        epochs=epochs.epoch,
+        steps=context.step,
+        samples=measured.samples,
+        bytes=measured.bytes,
+        seconds=seconds,
+        samples_per_s=measured.samples_per_s,
+        wait_fraction=measured.wait_fraction,
+        reason=TOO_SHORT if measured.samples_per_s is None else "",
+        comparison=comparison.report() if comparison.pairs else None,
+        advice=final_advice(measured),
+        train_loss=epochs.metrics.get("train_loss"),
+        val_loss=epochs.metrics.get("val_loss"),
+        top1=epochs.metrics.get("top1"),
+        top5=epochs.metrics.get("top5"),
+        checkpoint=checkpoint,
+        endpoints=measured.endpoints(),
+        skipped_samples=skipped_samples,
+        retries=retries,
+    )
 
 
 @dataclass(frozen=True)

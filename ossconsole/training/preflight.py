@@ -12,6 +12,7 @@ from importlib.metadata import version
 import msgspec
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.training.settings import TrainSettings
 
 _LIBRARIES = ("torch", "torchvision", "osstorchconnector")
 
@@ -51,16 +52,17 @@ def _is_installed(name: str) -> bool:
         return False
 
 
-def check_precision(precision: str) -> None:
-    """Raises SettingsError when the device does not support the precision. Imports torch for fp16 only."""
-    if precision != "fp16":  # the other precisions work on every device
+def check_precision(settings: TrainSettings) -> None:
+    """Raises ConsoleError when the device does not support the precision. Imports torch for fp16 only."""
+    if settings.precision != "fp16":  # the other precisions work on every device
         return
     check_libraries()
     try:
-        from ossconsole.training.compute.device import amp_dtype, select_device
+        from ossconsole.training.compute.device import amp_dtype
+        from ossconsole.training.compute.selection import select_device
     except ImportError as error:
         raise broken_library(error) from error
-    amp_dtype(precision, select_device())
+    amp_dtype(settings.precision, select_device(settings))
 
 
 class TorchReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,58 +1,98 @@
-"""A rank of a run other than rank 0: `python -m ossconsole.training.rank_process`, with RankArgs on stdin.
+"""The process of a rank: `python -m ossconsole.training.rank_process`, with the arguments of LocalRanks on stdin.
 
-It has no record, no checkpoints and no controls of its own: rank 0 records its warnings and errors.
+The process that started it watches it, has the record and the claim on the checkpoints, and passes on the requests of
+the user, which rank 0 reads from stdin.
 """
 
 from __future__ import annotations
 
-import base64
+import contextlib
+import logging
 import os
-import pickle
 import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Iterable
+from typing import BinaryIO
+
+import msgspec
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.files import logs_dir
-from ossconsole.storage.client import ObjectStore
+from ossconsole.telemetry import events
+from ossconsole.telemetry.events import Event
 from ossconsole.training.child import become_child
 from ossconsole.training.context import RunContext
-from ossconsole.training.data import training_data
-from ossconsole.training.distributed.ranks import READY, RankArgs, RankInfo
+from ossconsole.training.distributed.launch import Failure, Report, Request, native_log, read_args
+from ossconsole.training.distributed.ranks import RankLostError
+from ossconsole.training.preflight import broken_library
+from ossconsole.training.rank import Rank
+
+log = logging.getLogger(__name__)
+
+
+class _Reports:
+    """Sends events and the error to the process that started this one; only the first error, in its own words."""
+
+    def __init__(self, pipe: BinaryIO) -> None:
+        self._pipe = pipe
+        self._lock = threading.Lock()  # the checkpoint thread emits too
+        self._failed = False
+
+    def event(self, event: Event) -> None:
+        self._send(Report(event=msgspec.Raw(events.encode(event))))
+
+    def failure(self, error: Exception) -> None:
+        if not self._failed:
+            self._failed = True
+            self._send(Report(failure=_failure(error)))
+
+    def _send(self, report: Report) -> None:
+        # A parent that has ended kills this process.
+        with self._lock, contextlib.suppress(BrokenPipeError):
+            self._pipe.write(msgspec.json.encode(report) + b"\n")
+            self._pipe.flush()
+
+
+def _failure(error: Exception) -> Failure:
+    if isinstance(error, ImportError):
+        error = broken_library(error)
+    if isinstance(error, ConsoleError):
+        return Failure(error.message, error.remedy, error.exit_code, lost=isinstance(error, RankLostError))
+    return Failure(f"Failed unexpectedly: {type(error).__name__}: {error}.", f"{native_log()} has the traceback.")
 
 
 def main() -> int:
-    """Trains as a rank; 0 after an orderly end. An error before the rendezvous is printed."""
-    # Written by the process that started this one, to a pipe that nobody else has.
-    args: RankArgs = pickle.loads(base64.b64decode(sys.stdin.buffer.read()))  # noqa: S301
+    """Trains as a rank; 0 after an orderly end. Errors are reported to the parent."""
+    requests = sys.stdin.buffer
+    args = read_args(requests)
     # `timeout`, systemd and Slurm send it to every process: without this one, rank 0 could write no checkpoint.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
-        become_child(logs_dir() / "native.log", parent=args.parent)
-
-        def ready() -> None:
-            print(READY, file=answers, flush=True)
-
-        context = RunContext(args.run, args.profile, args.credentials, args.settings, emit=lambda _event: None)
+    with os.fdopen(os.dup(1), "wb") as pipe:
+        become_child(native_log(), parent=args.parent)
+        logging.basicConfig(format="%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s")
+        reports = _Reports(pipe)
+        zero = args.rank_info.is_rank_zero
+        context = RunContext(
+            args.run, args.profile, args.credentials, args.settings, reports.event if zero else lambda _event: None
+        )
+        context.on_failure = reports.failure
+        threading.Thread(target=_follow, args=(requests, context), name="requests", daemon=True).start()
         try:
-            train_rank(context, args.rank_info, before_rendezvous=ready)
-        except ConsoleError as error:
-            print(error, file=answers, flush=True)
-            return error.exit_code
+            Rank(context, args.rank_info).train()
+        except Exception as error:
+            if not isinstance(error, ConsoleError):
+                log.exception("%s failed", args.rank_info)
+            reports.failure(error)
+            return error.exit_code if isinstance(error, ConsoleError) else 1
     return 0
 
 
-def train_rank(
-    context: RunContext, rank_info: RankInfo, *, before_rendezvous: Callable[[], None] = lambda: None
-) -> None:
-    """Trains as one rank until the end of the run. Raises ConsoleError."""
-    store = ObjectStore(context.profile, context.credentials)
-    settings = context.settings
-    data = training_data(store, context.profile.dataset_prefix, val_split=settings.val_split, seed=settings.seed)
-    from ossconsole.training.session import train
-
-    train(context, store, data, rank_info, before_rendezvous=before_rendezvous)
+def _follow(requests: Iterable[bytes], context: RunContext) -> None:
+    """Carries out the requests until the parent ends."""
+    for line in requests:
+        msgspec.json.decode(line, type=Request).apply(context)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # Not sys.exit: the thread that waits for requests holds the lock of its stream, and CUDA may hang at the end.
+    os._exit(main())

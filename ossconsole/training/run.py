@@ -29,15 +29,14 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.files import READ_WRITE, decode_json, open_private, state_dir, unwritable
 from ossconsole.config.profiles import Profile
-from ossconsole.config.text import counted
-from ossconsole.storage.retry import Wait
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import Event, RunState
-from ossconsole.telemetry.measure import TOO_SHORT
 from ossconsole.telemetry.runs import RunRecord, new_run_id, record_path
 from ossconsole.training.context import RunContext
-from ossconsole.training.distributed.ranks import LocalRanks, RankInfo
+from ossconsole.training.distributed.launch import LauncherContext, LocalRanks, local_ranks
+from ossconsole.training.distributed.ranks import RankInfo
 from ossconsole.training.preflight import broken_library, check_libraries
+from ossconsole.training.rank import Rank, ensure_described, stop_before_training
 from ossconsole.training.settings import TrainSettings, check_weights
 
 if TYPE_CHECKING:
@@ -53,8 +52,6 @@ _LOADING_GRACE_S = 2.0
 _POLL_S = 0.2
 _SAMPLE_EVERY_S = 2.0
 """Period of GPU and host samples in the record: 0.4 kB each, and 0.3 kB more for each GPU."""
-_LISTING_EVERY_S = 2.0
-"""Period of the messages about a listing."""
 _EARLY_S = 0.2  # a sample may come this much early, rather than be skipped in favour of the next one
 
 
@@ -156,16 +153,17 @@ class TrainingRun:
         self.id = self._claim.run
         self.error: ConsoleError | None = None
         self.summary: events.Summary | None = None
-        self._context = RunContext(self.id, profile, credentials, settings, self._emit, interactive=interactive)
+        self._context = (
+            RunContext(self.id, profile, credentials, settings, self._emit, interactive=interactive)
+            if settings.processes == 1
+            else LauncherContext(self.id, profile, credentials, settings, self._emit)
+        )
         self._rank_info = rank_info
         self._record = RunRecord(record_path(self.id, record_dir))
         self._on_event = on_event
         self._record_problem_shown = False
         self._sampler = sampler
         self._sampled_at = -math.inf
-        self._listing_at = math.inf
-        self._reporting = threading.Lock()  # several threads list a dataset
-        self._described = False
         self._abandoned = False
         self._begun = time.perf_counter()
         self._events: deque[Event] = deque(maxlen=_KEPT_EVENTS)
@@ -218,7 +216,7 @@ class TrainingRun:
         while not self.wait(_POLL_S):
             if time.monotonic() >= until and self.state is RunState.STARTING:
                 self._abandoned = True
-                self.summary = self._stop_before_training()
+                self.summary = stop_before_training(self._context, self._begun)
                 return
 
     def pause(self) -> None:
@@ -236,6 +234,10 @@ class TrainingRun:
     def checkpoint(self) -> None:
         """Requests a checkpoint after the step under way."""
         self._context.controls.request_checkpoint()
+
+    def profile(self) -> None:
+        """Requests a profile of the next steps."""
+        self._context.controls.request_profile()
 
     def set_lr(self, lr: float) -> None:
         """Changes the peak learning rate from the next step on."""
@@ -267,7 +269,6 @@ class TrainingRun:
             self._sampler.unlisten(self._record_sample)
         self._record.append(event)
         if isinstance(event, events.Run):
-            self._described = True
             self._sampler.listen(self._record_sample)
         self._events.append(event)
         if self._on_event is not None:
@@ -315,90 +316,15 @@ class TrainingRun:
                 _free_memory(raised)
 
     def _train(self) -> events.Summary:
-        from ossconsole.storage.client import ObjectStore
-        from ossconsole.training.data import training_data
-
         context = self._context
-        store = ObjectStore(context.profile, context.credentials)
-        try:
-            data = training_data(
-                store.pausing(self._wait),
-                context.profile.dataset_prefix,
-                val_split=context.settings.val_split,
-                seed=context.settings.seed,
-                on_progress=self._show_listing,
-            )
-        except ConsoleError:
-            if context.controls.stopping.is_set():  # while it waited to read the manifest
-                return self._stop_before_training()
-            self._describe()
-            raise
-        from ossconsole.training.session import local_processes, train
-
-        processes = local_processes(context.settings)
-        if context.controls.stopping.is_set() and self._rank_info.world == 1:
-            return self._stop_before_training()
-        if processes == 1:
-            return train(context, store, data, self._rank_info)
-        with LocalRanks(context, processes) as ranks:
-            return train(context, store, data, ranks.rank_zero, before_rendezvous=ranks.wait_until_ready)
-
-    def _stop_before_training(self) -> events.Summary:
-        """Ends a run that was stopped while torch was loading, without building a model."""
-        context = self._context
-        self._describe()
-        context.info("Nothing has been trained yet: no checkpoint is written.")
-        summary = events.Summary(
-            time=time.time(),
-            run=self.id,
-            state=RunState.STOPPED,
-            epochs=0,
-            steps=0,
-            samples=0,
-            bytes=0,
-            seconds=time.perf_counter() - self._begun,
-            samples_per_s=None,
-            wait_fraction=None,
-            reason=TOO_SHORT,
-        )
-        context.enter(RunState.STOPPED)
-        context.emit(summary)
-        return summary
-
-    def _wait(self, wait: Wait) -> None:
-        """Waits before a request is sent again, and reports it unless another thread does; a stop ends the wait."""
-        stopping = self._context.controls.stopping
-        is_first = not stopping.is_set() and self._reporting.acquire(blocking=False)
-        try:
-            if is_first:
-                self._describe()
-                self._context.info(f"Waiting: {wait}.")
-            if stopping.wait(wait.seconds):
-                raise wait.error
-        finally:
-            if is_first:
-                self._reporting.release()
-
-    def _show_listing(self, listed: int) -> None:
-        """Reports a listing that takes long. Raises ConsoleError when the run is to stop."""
-        context, now = self._context, time.monotonic()
-        if context.controls.stopping.is_set():
-            raise ConsoleError("The listing was stopped.")
-        self._listing_at = min(self._listing_at, now + _LISTING_EVERY_S)
-        if now >= self._listing_at and self._reporting.acquire(blocking=False):
-            self._listing_at = now + _LISTING_EVERY_S
-            self._describe()
-            where = f"oss://{context.profile.bucket}/{context.profile.dataset_prefix}/"
-            context.info(f"Listing {where}: {counted(listed, 'object')} so far.")
-            self._reporting.release()
-
-    def _describe(self) -> None:
-        """Emits the first event unless it was: each record begins with one, also when training never starts."""
-        if not self._described:
-            self._context.describe()
+        if not isinstance(context, LauncherContext):
+            return Rank(context, self._rank_info).train()
+        with LocalRanks(context, local_ranks(context.settings)) as ranks:
+            return ranks.watch()
 
     def _fail(self, error: ConsoleError) -> None:
         self.error = error
+        ensure_described(self._context)
         self._context.error(error.message, error.remedy)
         self._context.enter(RunState.FAILED)
 

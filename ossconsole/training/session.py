@@ -15,31 +15,36 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.config.text import counted
 from ossconsole.dataset.manifest import TRAIN, VAL
 from ossconsole.storage.client import ObjectStore
-from ossconsole.storage.errors import StorageError
 from ossconsole.telemetry import events
-from ossconsole.telemetry.diagnosis import final_advice
 from ossconsole.telemetry.events import RunState
-from ossconsole.telemetry.measure import TOO_SHORT
-from ossconsole.training.checkpoints.checkpoint import CheckpointSaver, fetch_uri, resume, run_config_of
-from ossconsole.training.checkpoints.store import CheckpointStore, RunProgress
+from ossconsole.training.checkpoints.checkpoint import (
+    CheckpointSaver,
+    fetch_uri,
+    open_saver,
+    resume,
+    run_config_of,
+)
 from ossconsole.training.compute.device import (
     BatchTransform,
+    BrokenDeviceError,
     DeviceContext,
     StepClock,
     device_errors,
     lower_priority,
-    select_device,
 )
-from ossconsole.training.compute.model import build_model
+from ossconsole.training.compute.model import build_model, check_batch_sizes, with_batch_size
+from ossconsole.training.compute.profile import StepProfiler
+from ossconsole.training.compute.selection import select_device
 from ossconsole.training.compute.trainer import Trainer
 from ossconsole.training.context import RunContext
 from ossconsole.training.data import TrainingData
-from ossconsole.training.distributed.process_group import ProcessGroup, RankEventRelay, RankLostError
+from ossconsole.training.distributed.process_group import ProcessGroup, RankEventRelay
 from ossconsole.training.distributed.ranks import (
     BATCH,
     END,
     FAILED,
     RankInfo,
+    RankLostError,
     RankStatus,
     StepDecision,
     decide,
@@ -55,35 +60,29 @@ from ossconsole.training.parts import (
     EpochState,
     StepReports,
     TrainingParts,
+    Upcoming,
     UserRequests,
+    describe_devices,
+    describe_run,
+    summary_of,
 )
 from ossconsole.training.plan import BatchRequest, Plan, Split
 from ossconsole.training.settings import TrainSettings
 
-_CHECKPOINT_TIMEOUT_S = 150.0  # of each of two attempts
 _MODEL_SEED = 2  # separates this use of the run's seed from others
 
 
-def local_processes(settings: TrainSettings) -> int:
-    """The number of processes on this machine: as set, or one per GPU."""
-    return settings.processes or max(1, torch.cuda.device_count())
-
-
-def train(
-    context: RunContext,
-    store: ObjectStore,
-    data: TrainingData,
-    rank_info: RankInfo,
-    *,
-    before_rendezvous: Callable[[], None] = lambda: None,
-) -> events.Summary:
+def train(context: RunContext, store: ObjectStore, data: TrainingData, rank_info: RankInfo) -> events.Summary:
     """Trains as one rank to the end of the plan or until stopped, in the calling thread. Raises ConsoleError.
 
-    Every rank trains; rank 0 also records the steps of all, and writes the checkpoints. `before_rendezvous` is called
-    when this process has loaded its model and is about to wait for the other ranks.
+    Every rank trains; rank 0 also records the steps of all, and writes the checkpoints.
     """
     with contextlib.ExitStack() as resources:
-        return build_session(resources, context, store, data, rank_info, before_rendezvous=before_rendezvous).run()
+        try:
+            return build_session(resources, context, store, data, rank_info).run()
+        except Exception as error:
+            context.on_failure(error)
+            raise
 
 
 def build_session(
@@ -92,20 +91,21 @@ def build_session(
     store: ObjectStore,
     data: TrainingData,
     rank_info: RankInfo,
-    *,
-    before_rendezvous: Callable[[], None],
 ) -> Session:
     """All parts of a session. Waits for the other ranks, resumes, starts the readers and, on rank 0, the saver.
 
     `resources` closes readers, saver, process group and store, each although another one raises. Raises ConsoleError.
     """
     begun = time.perf_counter()
+    device = _device(context.settings, rank_info)
+    context.settings = with_batch_size(
+        context.settings, len(data.classes), data.image_size(context.settings.image_size), device
+    )
     plan = _plan(context, data, rank_info)
     relay = RankEventRelay(context, rank_info)
-    _describe(context, data, plan, rank_info)
-    parts = _training_parts(
-        resources, context, store, data, rank_info, total_steps=plan.total_steps, before_rendezvous=before_rendezvous
-    )
+    describe_run(context, data, plan, rank_info)
+    compute = _compute(context, data, rank_info, device)
+    parts = _training_parts(resources, context, store, data, rank_info, compute=compute, total_steps=plan.total_steps)
     run_config = run_config_of(context, data, rank_info)
     resume(context, store, parts.group, run_config, parts.load)
     context.controls.on_stop = parts.group.signal_stop
@@ -115,7 +115,7 @@ def build_session(
     saver = None
     if rank_info.is_rank_zero:
         begun_at, restarted = parts.epochs.progress(context.step), rank_info.attempt > 0
-        saver = _saver(resources, context, store, connector, restarted=restarted, begun_at=begun_at)
+        saver = open_saver(resources, context, store, connector, restarted=restarted, begun_at=begun_at)
     reports = StepReports(
         context,
         late=parts.compute.cuda,
@@ -126,6 +126,15 @@ def build_session(
     source = _source(context, connector, data, plan, parts, on_pause=requests.apply)
     resources.callback(source.close)
     resources.callback(parts.compute.free_all_slots)
+    profiler = StepProfiler(
+        context.id,
+        planned=context.settings.profile_steps if rank_info.is_rank_zero else 0,
+        cuda=parts.compute.cuda,
+        report=context.info,
+        warn=context.warn,
+    )
+    resources.callback(profiler.close)
+    resources.push(parts.group.__exit__)  # first of all: the GPU may wait for a lost rank, and the others for the GPU
     return Session(
         context=context,
         plan=plan,
@@ -136,6 +145,7 @@ def build_session(
         checkpointer=checkpointer,
         requests=requests,
         source=source,
+        profiler=profiler,
         begun=begun,
         endpoint=context.settings.endpoint,
     )
@@ -148,21 +158,28 @@ def _training_parts(
     data: TrainingData,
     rank_info: RankInfo,
     *,
+    compute: DeviceContext,
     total_steps: int,
-    before_rendezvous: Callable[[], None],
 ) -> TrainingParts:
     settings = context.settings
-    compute = _compute(context, data, rank_info)
-    model = build_model(data.classes, settings.weights, lambda uri: fetch_uri(store, uri))
+    model = build_model(
+        settings,
+        data.classes,
+        data.image_size(settings.image_size),
+        lambda uri: fetch_uri(store, uri),
+        report=context.info,
+        stopped=context.controls.stopping.is_set,
+    )
     transform = BatchTransform(data, compute)
     clock = StepClock(compute)
-    before_rendezvous()
     group = ProcessGroup(rank_info, compute.device, patience_s=settings.patience_s)
     resources.callback(store.close)
     resources.enter_context(group)
+    describe_devices(context, compute, group)
+    check_batch_sizes([int(size) for (size,) in group.all_gather([settings.batch_size])])
     with compute.device_errors():
-        trainer = Trainer(model, compute, settings, group, total_steps=total_steps)
-    return TrainingParts(group, compute, transform, clock, trainer, EpochState())
+        trainer = Trainer(model, compute, settings, group, total_steps=total_steps, on_warning=context.warn)
+    return TrainingParts(group, compute, transform, clock, trainer, EpochState(data.classes))
 
 
 def _source(
@@ -196,10 +213,15 @@ def _source(
     )
 
 
-def _compute(context: RunContext, data: TrainingData, rank_info: RankInfo) -> DeviceContext:
+def _device(settings: TrainSettings, rank_info: RankInfo) -> torch.device:
+    """The device of this rank: selected once, as other processes may change which GPU is the emptiest."""
+    with device_errors(torch.device("cuda", rank_info.local_rank), settings.batch_size):
+        return select_device(settings, rank_info)
+
+
+def _compute(context: RunContext, data: TrainingData, rank_info: RankInfo, device: torch.device) -> DeviceContext:
     settings = context.settings
     torch.manual_seed(settings.seed * 10 + _MODEL_SEED)
-    device = select_device(rank_info.local_rank)
     with device_errors(device, settings.batch_size):
         transform = sample_transform(settings, data)
         compute = DeviceContext(settings, transform, device=device, sharing=rank_info.local_world)
@@ -219,56 +241,13 @@ def _plan(context: RunContext, data: TrainingData, rank_info: RankInfo) -> Plan:
     )
 
 
-def _describe(context: RunContext, data: TrainingData, plan: Plan, rank_info: RankInfo) -> None:
-    """Emits the first event of the run and the remarks about its dataset."""
-    if rank_info.world > 1:
-        context.interactive = False  # a single rank cannot be paused: the run ends instead
-    context.describe(
-        epochs=plan.epochs,
-        steps_per_epoch=plan.steps_per_epoch,
-        world=rank_info.world,
-        sample_format=str(data.format),
-        stored_as="shards" if data.sharded else "objects",
-    )
-    if rank_info.is_rank_zero:
-        context.report_accelerator()
-    for note in data.notes:
-        context.info(note)
-    for remark in data.remarks:
-        context.warn(remark.message, remark.remedy)
-    if data.missing:
-        context.info(data.missing)
-
-
-def _saver(
-    resources: contextlib.ExitStack,
-    context: RunContext,
-    store: ObjectStore,
-    connector: ConnectorSettings,
-    *,
-    restarted: bool,
-    begun_at: RunProgress,
-) -> CheckpointSaver:
-    checkpoints = CheckpointStore(
-        connector, store, context.id, keep=context.settings.keep_checkpoints, timeout_s=_CHECKPOINT_TIMEOUT_S
-    )
-    if restarted:
-        try:
-            checkpoints.adopt()
-        except StorageError as error:  # the key may lack the permission to list
-            context.warn(f"Old checkpoints of this run are kept: {error.message}", error.remedy)
-    saver = CheckpointSaver(context, checkpoints, begun_at=begun_at)
-    resources.callback(saver.close)
-    saver.clear_leftovers()
-    return saver
-
-
 @dataclass(kw_only=True, eq=False)
 class Session:
     """The training loop of one rank; see `build_session` for its parts.
 
     `begun` is on the clock of `time.perf_counter`. `endpoint` is the one that all ranks agreed on, `own_skipped` counts
-    the samples skipped by this rank, `skipped` and `retries` those of all ranks.
+    the samples skipped by this rank, `skipped` and `retries` those of all ranks. `upcoming` is a batch
+    that was fetched before the report of the step before it.
     """
 
     context: RunContext
@@ -280,8 +259,10 @@ class Session:
     checkpointer: Checkpointer
     requests: UserRequests
     source: FailoverLoader
+    profiler: StepProfiler
     begun: float
     endpoint: EndpointKind
+    upcoming: Upcoming | None = None
     own_skipped: int = 0
     skipped: int = 0
     retries: int = 0
@@ -289,9 +270,10 @@ class Session:
     def run(self) -> events.Summary:
         """Trains to the end of the plan or until stopped. Raises ConsoleError, after a last checkpoint if possible."""
         try:
-            self._loop()
-            return self._finish()
-        except (DivergedError, RankLostError):
+            with self.parts.compute.device_errors():
+                self._loop()
+                return self._finish()
+        except (DivergedError, RankLostError, BrokenDeviceError):
             raise
         except ConsoleError:
             self.checkpointer.rescue()
@@ -300,12 +282,14 @@ class Session:
     def _loop(self) -> None:
         context, world = self.context, self.parts.group.world
         processes = f" in {counted(world, 'process', 'processes')}" if world > 1 else ""
-        context.info(f"Computing on {self.parts.compute.device} in {self.parts.compute.precision}{processes}.")
+        context.info(
+            f"Computing {context.settings.model} on {self.parts.compute.device} in "
+            f"{self.parts.compute.precision}{processes}, batch size {context.settings.batch_size}."
+        )
         context.enter(RunState.RUNNING)
         while True:
-            self.parts.compute.free_slots()
-            batch, problem = self._fetch()
-            decision = self._decide(batch, problem)
+            upcoming, self.upcoming = self.upcoming or self._upcoming(), None
+            batch, decision = upcoming.batch, self._decide(upcoming)
             if decision.over or decision.stop or batch is None:
                 return
             if batch.request.split is Split.TRAIN:
@@ -314,6 +298,12 @@ class Session:
                 self._validate(batch)
             if self._ends_epoch(batch.request):
                 self._end_epoch()
+
+    def _upcoming(self) -> Upcoming:
+        """Fetches the next batch, and starts to gather the status of all ranks."""
+        self.parts.compute.free_slots()
+        batch, problem = self._fetch()
+        return Upcoming(batch, problem, self.parts.group.start_all_gather(self._status(batch, problem)))
 
     def _fetch(self) -> tuple[Batch | None, ConsoleError | None]:
         """The next batch, None at the end; or the error that prevents it."""
@@ -328,10 +318,11 @@ class Session:
             )
         return batch, None
 
-    def _decide(self, batch: Batch | None, problem: ConsoleError | None) -> StepDecision:
+    def _decide(self, upcoming: Upcoming) -> StepDecision:
         """What all ranks do next, after any pause. Raises ConsoleError when a rank failed."""
+        batch, problem, gathered = upcoming
         while True:
-            decision = decide(self.parts.group.all_gather(self._status(batch, problem)), self.endpoint)
+            decision = decide(gathered(), self.endpoint)
             if decision.events:
                 self.relay.exchange(self.parts.group)
             if decision.failed or decision.stop or decision.checkpoint:  # a checkpoint follows
@@ -342,6 +333,7 @@ class Session:
             if decision.stop or not decision.pause:
                 break
             self.requests.wait_while_paused()
+            gathered = self.parts.group.start_all_gather(self._status(batch, problem))
         if batch is not None and not decision.samples:
             first = f" The first is {batch.bad[0].key}: {batch.bad[0].reason}." if batch.bad else ""
             raise ConsoleError(
@@ -372,6 +364,7 @@ class Session:
     def _fail(self, own: ConsoleError | None) -> None:
         """Raises ConsoleError in every rank, because one failed."""
         problems = self.parts.group.all_gather_object(None if own is None else (own.message, own.remedy))
+        self.parts.group.agree_on_failure()
         if own is not None:
             raise own
         rank, problem = next((rank, problem) for rank, problem in enumerate(problems) if problem is not None)
@@ -395,7 +388,8 @@ class Session:
 
     def _train(self, batch: Batch, decision: StepDecision) -> None:
         context = self.context
-        context.enter(RunState.RUNNING)
+        compiles = self.parts.trainer.compiles(len(batch.rows))
+        context.enter(RunState.COMPILING if compiles else RunState.RUNNING)
         self.parts.epochs.epoch = batch.request.epoch
         self.parts.clock.mark()
         with self.parts.compute.device_errors():
@@ -411,30 +405,44 @@ class Session:
             share=batch.request.share,
             update=batch.request.update,
         )
-        loss = self.parts.compute.host_copy(loss)
+        context.enter(RunState.RUNNING)
+        grad_norm = self.parts.trainer.grad_norm if batch.request.update else None
+        loss, grad_norm = self.parts.compute.host_copy([loss, grad_norm])
         self.parts.clock.mark()
         context.step += 1
+        times = self.parts.clock.finish()
+        self._switch_periodically()  # before the next request to a reader
+        if self.parts.group.world > 1 and batch.queued:
+            # The ranks exchange their status while the GPU computes, not between two steps.
+            self.upcoming = self._upcoming()
         self.reports.add(
             DoneStep(
                 step=context.step,
                 epoch=self.parts.epochs.epoch,
                 lr=lr,
                 loss=loss,
+                grad_norm=grad_norm,
                 batch=batch,
                 decision=decision,
-                times=self.parts.clock.finish(),
+                times=times,
+                compiled=compiles,
             )
         )
-        self._do_periodic()
+        self._save_periodically()
+        if self.profiler.step(context.step, requested=context.controls.pop_profile_request()):
+            self.parts.clock.restart()
 
-    def _do_periodic(self) -> None:
-        """Switches the endpoint every `switch_every` steps; writes a checkpoint every `checkpoint_every` steps."""
-        context, settings = self.context, self.context.settings
-        every = settings.switch_every
+    def _switch_periodically(self) -> None:
+        """Switches the endpoint every `switch_every` steps."""
+        context, every = self.context, self.context.settings.switch_every
         if self.parts.group.rank_info.is_rank_zero and every and context.step % every == 0:
             other = context.controls.endpoint.other
             if context.profile.endpoint(other):
                 context.switch(other, reason=f"every {counted(every, 'step')}")
+
+    def _save_periodically(self) -> None:
+        """Writes a checkpoint every `checkpoint_every` steps."""
+        context, settings = self.context, self.context.settings
         if settings.checkpoint_every and context.step % settings.checkpoint_every == 0:
             self.parts.trainer.reduce_pending_gradients()
             self.checkpointer.save()
@@ -460,7 +468,7 @@ class Session:
         self.parts.clock.restart()
 
     def _finish(self) -> events.Summary:
-        context, metrics = self.context, self.parts.epochs.metrics
+        context = self.context
         self.reports.flush()
         stopped = context.controls.stopping.is_set()
         if stopped:
@@ -470,28 +478,12 @@ class Session:
             self.saver.wait()
         state = RunState.STOPPED if stopped else RunState.FINISHED
         context.enter(state)
-        measured = context.measurement
-        comparison = measured.comparison
-        summary = events.Summary(
-            time=time.time(),
-            run=context.id,
+        summary = summary_of(
+            context,
+            self.parts.epochs,
             state=state,
-            epochs=self.parts.epochs.epoch,
-            steps=context.step,
-            samples=measured.samples,
-            bytes=measured.bytes,
             seconds=time.perf_counter() - self.begun,
-            samples_per_s=measured.samples_per_s,
-            wait_fraction=measured.wait_fraction,
-            reason=TOO_SHORT if measured.samples_per_s is None else "",
-            comparison=comparison.report() if comparison.pairs else None,
-            advice=final_advice(measured),
-            train_loss=metrics.get("train_loss"),
-            val_loss=metrics.get("val_loss"),
-            top1=metrics.get("top1"),
-            top5=metrics.get("top5"),
             checkpoint=self.saver.last_key if self.saver else "",
-            endpoints=measured.endpoints(),
             skipped_samples=self.skipped,
             retries=self.retries,
         )

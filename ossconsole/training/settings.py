@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import msgspec
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import SettingsError
+from ossconsole.dataset.labels import LabelFiles
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 NotNegative = Annotated[int, msgspec.Meta(ge=0)]
@@ -17,12 +19,58 @@ PositiveFloat = Annotated[float, msgspec.Meta(gt=0)]
 NotNegativeFloat = Annotated[float, msgspec.Meta(ge=0)]
 
 
+AUTO = "auto"
+"""What a user enters for a setting that has a value for "determined from the other settings"."""
+
+
 def _help(description: str, **extra: object) -> msgspec.Meta:
+    """`extra` may have `choices`, `metavar`, and `auto`: the value that stands for AUTO."""
     return msgspec.Meta(description=description, extra=extra or None)
+
+
+# The classification models of torchvision 0.20 to 0.29 by family; torchvision itself is too slow to load for --help.
+_FAMILIES = {
+    "alexnet": ("",),
+    "convnext_": ("tiny", "small", "base", "large"),
+    "densenet": ("121", "161", "169", "201"),
+    "efficientnet_": ("b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "v2_s", "v2_m", "v2_l"),
+    "googlenet": ("",),
+    "inception_v3": ("",),
+    "maxvit_t": ("",),
+    "mnasnet": ("0_5", "0_75", "1_0", "1_3"),
+    "mobilenet_": ("v2", "v3_small", "v3_large"),
+    "regnet_x_": ("400mf", "800mf", "1_6gf", "3_2gf", "8gf", "16gf", "32gf"),
+    "regnet_y_": ("400mf", "800mf", "1_6gf", "3_2gf", "8gf", "16gf", "32gf", "128gf"),
+    "resnet": ("18", "34", "50", "101", "152"),
+    "resnext": ("50_32x4d", "101_32x8d", "101_64x4d"),
+    "shufflenet_v2_": ("x0_5", "x1_0", "x1_5", "x2_0"),
+    "squeezenet": ("1_0", "1_1"),
+    "swin_": ("t", "s", "b", "v2_t", "v2_s", "v2_b"),
+    "vgg": ("11", "11_bn", "13", "13_bn", "16", "16_bn", "19", "19_bn"),
+    "vit_": ("b_16", "b_32", "l_16", "l_32", "h_14"),
+    "wide_resnet": ("50_2", "101_2"),
+}
+
+MODELS = frozenset(family + size for family, sizes in _FAMILIES.items() for size in sizes)
+"""The names of the models that can be trained."""
+
+DEFAULT_MODEL = "resnet18"
+
+
+def _model_names() -> str:
+    """All of MODELS, with what the names of a family differ in as a list in braces."""
+    named = [f"{family}{{{', '.join(sizes)}}}" if sizes != ("",) else family for family, sizes in _FAMILIES.items()]
+    return ", ".join(named)
 
 
 WEIGHTS_REMEDY = "Give --weights none, imagenet, a file, or oss://bucket/key."
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+AUTO = "auto"
+DEVICES = (AUTO, "cpu", "cuda")
+NOTHING, BACKBONE = "none", "backbone"
+
+RATE_PER_SAMPLE = 0.1 / 256
+"""The automatic peak learning rate per sample of an update: "Accurate, Large Minibatch SGD", section 2.1."""
 
 
 class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -34,7 +82,11 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     epochs: Annotated[Positive, _help("Passes over the training set.")] = 3
     max_steps: Annotated[NotNegative, _help("Stop after this number of steps; 0 = no limit.")] = 0
-    batch_size: Annotated[Positive, _help("Samples per batch and process.")] = 64
+    model: Annotated[str, _help(f"Model of torchvision: {_model_names()}.", metavar="MODEL")] = DEFAULT_MODEL
+    batch_size: Annotated[
+        NotNegative,
+        _help("Samples per batch and process; auto = 256 on a GPU with room for it, 64 on a CPU.", auto=0),
+    ] = 0
     workers: Annotated[Positive, _help("Reader processes per training process.")] = 2
     endpoint: Annotated[EndpointKind, _help("Endpoint to start with.")] = EndpointKind.STANDARD
     switch_every: Annotated[NotNegative, _help("Alternate the endpoints every N steps; 0 = never.")] = 0
@@ -47,19 +99,55 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     resume: Annotated[
         str, _help("Resume from a checkpoint: its key, oss://bucket/key, or latest.", metavar="CHECKPOINT")
     ] = ""
-    learning_rate: Annotated[PositiveFloat, _help("Peak learning rate; a cosine to 0 follows the warm-up.")] = 0.05
+    freeze: Annotated[str, _help("What is not trained: backbone = only the head is.", choices=(NOTHING, BACKBONE))] = (
+        NOTHING
+    )
+    learning_rate: Annotated[
+        NotNegativeFloat,
+        _help(
+            "Peak learning rate; a cosine to 0 follows the warm-up. auto = 0.1 per 256 samples of an update of the "
+            "weights, which has the batches of all processes and of --accumulate.",
+            auto=0,
+        ),
+    ] = 0.0
     momentum: Annotated[Fraction, _help("Momentum of SGD.")] = 0.9
     weight_decay: Annotated[NotNegativeFloat, _help("Weight decay of SGD.")] = 1e-4
     label_smoothing: Annotated[Fraction, _help("Label smoothing of the cross-entropy loss.")] = 0.1
-    warmup_steps: Annotated[NotNegative, _help("Steps of linear warm-up of the learning rate.")] = 20
+    warmup_steps: Annotated[
+        int,
+        msgspec.Meta(ge=-1),
+        _help("Steps of linear warm-up of the learning rate; auto = 5 % of the run.", auto=-1),
+    ] = -1
+    clip_norm: Annotated[
+        NotNegativeFloat, _help("Scale gradients down to this norm where they have a larger one; 0 = never.")
+    ] = 0.0
     accumulate: Annotated[Positive, _help("Gradient accumulation steps.")] = 1
     ema_decay: Annotated[Fraction, _help("Decay of the averaged weights (EMA); 0 = no averaging.")] = 0.0
     precision: Annotated[str, _help("Precision of the forward pass.", choices=PRECISIONS)] = "auto"
     compile: Annotated[bool, _help("Compile the model with torch.compile.")] = False
+    profile_steps: Annotated[
+        NotNegative, _help("Record this number of steps with torch.profiler, as a Chrome trace in the state folder.")
+    ] = 0
     seed: Annotated[int, _help("Seed of the sample order, the augmentation and the initial weights.")] = 0
     val_split: Annotated[
         Fraction, _help("Share of the training images held out for validation when the dataset has none; 0 = none.")
     ] = 0.1
+    device: Annotated[str, _help("Train on a GPU or on the CPU; auto = a GPU where there is one.", choices=DEVICES)] = (
+        AUTO
+    )
+    gpu: Annotated[
+        str, _help("GPU to use: auto (the emptiest), its index or its UUID; for one process.", metavar="GPU")
+    ] = AUTO
+    val_labels: Annotated[
+        str,
+        _help(
+            "Labels of a flat val/ without a manifest: the tutorial's JSON or Kaggle's CSV; oss:// too.", metavar="FILE"
+        ),
+    ] = ""
+    class_index: Annotated[
+        str,
+        _help("The tutorial's class index, without a manifest; none = number only the classes found.", metavar="FILE"),
+    ] = ""
     processes: Annotated[NotNegative, _help("Number of local processes, one GPU each; 0 = one per GPU.")] = 1
     prefetch_mb: Annotated[
         NotNegative,
@@ -74,11 +162,58 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ] = 0
     keep_checkpoints: Annotated[NotNegative, _help("Checkpoints to keep, besides the best one; 0 = all.")] = 3
 
+    @property
+    def label_files(self) -> LabelFiles:
+        """The label files of a dataset without a manifest."""
+        return LabelFiles(val_labels=self.val_labels, class_index=self.class_index)
+
     def __post_init__(self) -> None:
+        check_model(self.model)
         if self.precision not in PRECISIONS:
             raise SettingsError(
                 f"{self.precision!r} is not a valid precision.", remedy=f"Give one of {', '.join(PRECISIONS)}."
             )
+        if self.device not in DEVICES:
+            raise SettingsError(f"{self.device!r} is not a valid device.", remedy=f"Give one of {', '.join(DEVICES)}.")
+        if self.gpu != AUTO and self.processes != 1:
+            raise SettingsError(
+                "--gpu selects the GPU of one process.", remedy="With --processes, set CUDA_VISIBLE_DEVICES instead."
+            )
+        if self.gpu != AUTO and self.device == "cpu":
+            raise SettingsError("--gpu has no effect with --device cpu.", remedy="Omit one of them.")
+        if self.freeze not in (NOTHING, BACKBONE):
+            raise SettingsError(f"{self.freeze!r} cannot be frozen.", remedy=f"Give {NOTHING} or {BACKBONE}.")
+        if self.freeze == BACKBONE and self.weights == "none" and not self.resume:
+            raise SettingsError(
+                "With --freeze backbone only the head is trained, and --weights none leaves the backbone random.",
+                remedy="Give --weights imagenet, a file, or oss://bucket/key.",
+            )
+
+    def peak_lr(self, world: int) -> float:
+        """The peak learning rate of a run of `world` processes, once the batch size is known."""
+        return self.learning_rate or RATE_PER_SAMPLE * self.batch_size * self.accumulate * world
+
+
+def auto_values() -> dict[str, int]:
+    """The settings with an AUTO, each with the value that stands for it."""
+    found: dict[str, int] = {}
+    for field in msgspec.structs.fields(TrainSettings):
+        for meta in getattr(field.type, "__metadata__", ()):
+            if meta.extra and "auto" in meta.extra:
+                found[field.name] = meta.extra["auto"]
+    return found
+
+
+def check_model(name: str) -> None:
+    """Raises SettingsError when `name` is not one of MODELS."""
+    if name in MODELS:
+        return
+    close = difflib.get_close_matches(name, sorted(MODELS), n=3)
+    listed = "`ossconsole train --help` lists the models."
+    raise SettingsError(
+        f"{name!r} is not a classification model of torchvision.",
+        remedy=f"Did you mean {' or '.join(close)}? {listed}" if close else listed,
+    )
 
 
 def check_weights(weights: str) -> None:

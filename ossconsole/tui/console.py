@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # types only: the first paint does not wait for the layers be
     from ossconsole.storage.accelerator import Accelerator
     from ossconsole.storage.client import ObjectStore
     from ossconsole.storage.jobs.job import Job
+    from ossconsole.storage.jobs.warm import WarmUp
     from ossconsole.storage.probe.report import OnStep, ProbeReport
     from ossconsole.telemetry.events import Event, RunState
     from ossconsole.telemetry.sampler import TelemetrySample
@@ -76,6 +77,9 @@ class RunHandle(WorkHandle, Protocol):
 
     def checkpoint(self) -> None:
         """Asks for a checkpoint now, without ending."""
+
+    def profile(self) -> None:
+        """Asks for a profile of the next steps."""
 
     def set_lr(self, lr: float) -> None:
         """Sets the peak learning rate; the schedule continues from it."""
@@ -183,10 +187,14 @@ class Unavailable(ConsoleState, frozen=True, kw_only=True):
 
 
 class AcceleratorState(msgspec.Struct, frozen=True):
-    """The accelerator of the bucket, None where it has none, and warnings before training through it."""
+    """The accelerator of the endpoint's zone, None where it has none, and warnings before training through it.
+
+    `others` are those of other zones: they are billed, too.
+    """
 
     accelerator: Accelerator | None
     accelerator_warnings: tuple[str, ...] = ()
+    others: tuple[Accelerator, ...] = ()
 
 
 class BucketAdmin(Protocol):
@@ -201,11 +209,11 @@ class BucketAdmin(Protocol):
     def accelerator(self) -> AcceleratorState:
         """Reads the accelerator of the bucket."""
 
-    def create_accelerator(self, wanted: Accelerator) -> None:
-        """Creates the accelerator, or changes the present one."""
+    def save_accelerator(self, wanted: Accelerator, present: Accelerator | None) -> None:
+        """Creates an accelerator, or changes `present`, which was read before and must not have changed since."""
 
-    def delete_accelerator(self) -> None:
-        """Deletes the accelerator; billing ends."""
+    def delete_accelerator(self, zone: str) -> None:
+        """Deletes the accelerator of a zone; its billing ends."""
 
     def create_bucket(self) -> None:
         """Creates the bucket, private, storage class Standard."""
@@ -276,6 +284,12 @@ class Services(Protocol):
 
     def start_upload(self, settings: UploadSettings) -> UploadHandle:
         """Starts an upload and makes it `upload`. Raises ConsoleError while another is alive."""
+
+    def plan_warm_up(self, *, again: bool = False) -> WarmUp:
+        """A warm-up of the profile's dataset with its plan, not started; `again` also reads what was read before.
+
+        Raises ConsoleError where nothing of it can be cached.
+        """
 
     def use_profile(self, name: str) -> None:
         """Opens another profile, "sandbox" for the embedded server; command-line options still take precedence.

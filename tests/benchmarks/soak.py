@@ -257,7 +257,7 @@ class Soak:
         def steps_from(endpoint: EndpointKind) -> int:
             return sum(isinstance(event, events.Step) and event.endpoint is endpoint for event in record())
 
-        first = next(event.endpoint for event in record() if isinstance(event, events.Step))
+        first = next(event.endpoint for event in record() if isinstance(event, events.Step) and event.endpoint)
         self._until(lambda: steps_from(first) >= SETTLED_STEPS, training)
         control.ask(training.pid, control.SwitchEndpoint(run=run.run, endpoint=first.other))
         self._until(lambda: steps_from(first.other) >= SETTLED_STEPS, training)
@@ -342,6 +342,7 @@ class Soak:
         """The last checkpoint is whole, of the last step, and the model takes it; nothing half-written is left."""
         from ossconsole.training.checkpoints.checkpoint import unpack
         from ossconsole.training.compute.model import build_model
+        from ossconsole.training.settings import TrainSettings
         from tests.faults.operations import tiny_model
 
         store, prefix = self._store, self._profile.checkpoint_prefix
@@ -357,7 +358,8 @@ class Soak:
         steps = self.result["steps"]
         self.check(state["step"] == last.step == steps, f"the checkpoint is of step {state['step']}, not {steps}")
         classes = tuple(state["classes"])
-        model = tiny_model(classes, "", None) if self.options.tiny else build_model(classes, "none", lambda _: b"")
+        build = tiny_model if self.options.tiny else build_model
+        model = build(TrainSettings(), classes, 64, lambda _: b"")
         model.load_state_dict(state["model"], strict=True)
         there = {summary.key for summary in store.list_all(f"{prefix}/")}
         known = {key for event in written for key in (event.key, event.stable_key, event.best_key)}

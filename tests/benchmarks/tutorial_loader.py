@@ -14,7 +14,7 @@ import numpy as np
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.dataset.manifest import Manifest, object_key
 from ossconsole.training.child import SPAWN
-from ossconsole.training.loading.connector import ConnectorSettings, _ConnectorCredentials
+from ossconsole.training.loading.connector import ConnectorCredentials, ConnectorSettings
 
 
 class TutorialLoader:
@@ -80,7 +80,7 @@ def _serve(pipe: Connection, job: _Job) -> None:
     dataset = OssMapDataset.from_objects(
         uris,
         profile.endpoint(job.kind) or "",
-        cred_provider=_ConnectorCredentials(job.connector.credentials),
+        cred_provider=ConnectorCredentials(job.connector.credentials),
         config_path=str(job.connector.config_path),
         transform=_ToPicture(job.manifest),
         region=profile.region,

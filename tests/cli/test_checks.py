@@ -280,7 +280,7 @@ def test_a_prefix_of_images(sandboxed_bucket: Sandboxed, request: pytest.Fixture
     found, size = checks.dataset_check(store)
     assert (found.status, size) == (OK, 20 * 3)
     assert "18 train, 2 val in 2 classes, image-jpeg of various sizes" in found.detail
-    assert "Listed 20 images" in found.detail
+    assert "Listed 20 train images" in found.detail
     assert "10 % of the training images (2) are held out for validation." in found.detail
     assert "1 object (a hidden file): train/a/.DS_Store" in found.detail
 

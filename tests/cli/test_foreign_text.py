@@ -37,6 +37,7 @@ from tests.sandboxed import Sandboxed
 SOME = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 FEW = settings(SOME, max_examples=4)
 FLAGS = ("--bucket=127", "--region=cn-hangzhou", "--standard-endpoint=http://0.0.1:9", "--plain-http=allowed")
+ACCELERATED = ["--accelerated-endpoint=http://0.0.2:9"]
 
 
 def printed(*arguments: str) -> tuple[str, str]:
@@ -166,12 +167,14 @@ def pictures(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("form", [(), ("--json",)], ids=["for people", "json"])
-@pytest.mark.parametrize("command", ["ls", "train", "upload", "upload --dry-run", "upload --plain --to x/", "bench"])
+@pytest.mark.parametrize(
+    "command", ["ls", "train", "upload", "upload --dry-run", "upload --plain --to x/", "bench", "warm"]
+)
 def test_a_servers_text(
     command: str, form: tuple[str, ...], refusing: Callable[[str], None], pictures: Path, tmp_path: Path
 ) -> None:
     name, *options = command.split()
-    source = [str(pictures)] if name == "upload" else []
+    source = [str(pictures)] if name == "upload" else ACCELERATED if name == "warm" else []
 
     @FEW
     @given(FOREIGN)
@@ -202,6 +205,7 @@ def test_a_servers_text_in_the_doctors_checks(form: tuple[str, ...], refusing: C
         ["upload", "{}", "--plain", "--to", "x/"],
         ["upload", "{}", "--dry-run"],
         ["bench", "--dataset", "{}", "--json"],
+        ["warm", "--prefix", "{}"],
         ["status", "{}"],
         ["export", "{}", "--csv"],
         ["config", "init", "--name", "{}", "--region", "{}", "--bucket", "{}"],
@@ -210,7 +214,7 @@ def test_a_servers_text_in_the_doctors_checks(form: tuple[str, ...], refusing: C
     ids=" ".join,
 )
 def test_what_was_typed(arguments: Sequence[str], refusing: Callable[[str], None]) -> None:
-    flags = FLAGS if arguments[0] in {"upload", "bench"} else ()
+    flags = (*FLAGS, *ACCELERATED) if arguments[0] == "warm" else FLAGS if arguments[0] in {"upload", "bench"} else ()
 
     @FEW
     @given(FOREIGN)

@@ -79,6 +79,7 @@ def test_json_has_what_is_not_used_and_a_summary(store: ObjectStore, capsys: pyt
         "classes": 2,
         "train": 6,
         "val": 1,
+        "labels": "",
         "bytes": size,
         "seconds": 0,
     }

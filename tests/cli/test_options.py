@@ -13,17 +13,17 @@ from click.testing import CliRunner
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from ossconsole.cli.app import ossconsole
-from ossconsole.cli.options import Target, profile_options
+from ossconsole.cli.options import AutoOr, Target, profile_options
 from ossconsole.cli.output import run_group
 from ossconsole.cli.train import train
-from ossconsole.config.credential_sources import NoCredentialsError, write_connector_file
-from ossconsole.config.credentials import Credentials, Secret
+from ossconsole.config.credential_sources import write_connector_file
+from ossconsole.config.credentials import Credentials, NoCredentialsError, Secret
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.profiles import Profile, Settings, save_settings
 from ossconsole.config.resolve import FIELDS, option_name
 from ossconsole.sandbox.control import SandboxControl
-from ossconsole.training.settings import TrainSettings
+from ossconsole.training.settings import AUTO, TrainSettings
 
 PROFILE = Profile(
     name="hangzhou",
@@ -278,7 +278,9 @@ def test_every_option_has_a_help_text() -> None:
 def test_the_options_of_train_accept_what_its_settings_accept() -> None:
     options = {parameter.name: parameter for parameter in train.params}
     for name, value in msgspec.structs.asdict(TrainSettings()).items():
-        assert options[name].default == (str(value) if isinstance(value, EndpointKind) else value)
+        accepted = options[name].type
+        auto = isinstance(accepted, AutoOr) and value == accepted.auto
+        assert options[name].default == (AUTO if auto else str(value) if isinstance(value, EndpointKind) else value)
     momentum = options["momentum"].type
     assert isinstance(momentum, click.FloatRange)
     assert (momentum.min, momentum.max, momentum.max_open) == (0, 1, True)

@@ -137,6 +137,6 @@ def test_what_works_here_is_let_through(tmp_path: Path) -> None:
     for weights in ("none", "imagenet", "oss://127/key", str(file)):
         check_weights(weights)
     for precision in ("auto", "fp32", "bf16"):
-        check_precision(precision)
+        check_precision(TrainSettings(precision=precision))
     with pytest.raises(SettingsError):
         check_weights("\0")

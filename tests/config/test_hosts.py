@@ -2,7 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from ossconsole.config.endpoints import EndpointKind, HostInfo, HostKind, candidates, classify, without_bucket
+from ossconsole.config.endpoints import (
+    EndpointKind,
+    HostInfo,
+    HostKind,
+    candidates,
+    classify,
+    is_zone_of,
+    without_bucket,
+)
 
 
 @pytest.mark.parametrize(
@@ -21,6 +29,14 @@ from ossconsole.config.endpoints import EndpointKind, HostInfo, HostKind, candid
         (
             "ap-southeast-1c-internal.oss-data-acc.aliyuncs.com",
             HostInfo(HostKind.ACCELERATOR, "ap-southeast-1", "ap-southeast-1c"),
+        ),
+        (
+            "us-east-1b-internal.oss-data-acc.aliyuncs.com",
+            HostInfo(HostKind.ACCELERATOR, "us-east-1", "us-east-1b"),
+        ),
+        (
+            "cn-hongkong-d-internal.oss-data-acc.aliyuncs.com",
+            HostInfo(HostKind.ACCELERATOR, "cn-hongkong", "cn-hongkong-d"),
         ),
         ("cn-hangzhou-internal.oss-data-acc.aliyuncs.com", HostInfo(HostKind.ACCELERATOR, "cn-hangzhou")),
         ("ap-southeast-1-internal.oss-data-acc.aliyuncs.com", HostInfo(HostKind.ACCELERATOR, "ap-southeast-1")),
@@ -58,6 +74,23 @@ def test_a_region_that_is_being_typed_may_hold_anything() -> None:
 def test_documented_zones_come_first() -> None:
     zones = [c.host.zone for c in candidates("ap-southeast-1") if c.use is EndpointKind.ACCELERATED]
     assert zones == ["ap-southeast-1c", ""]
+
+
+@pytest.mark.parametrize(
+    ("zone", "region", "expected"),
+    [
+        ("cn-hangzhou-j", "cn-hangzhou", True),
+        ("cn-hangzhou-q", "cn-hangzhou", True),
+        ("us-east-1b", "us-east-1", True),
+        ("cn-hongkong-d", "cn-hongkong", True),
+        ("ap-southeast-1c", "ap-southeast-1", True),
+        ("cn-hangzhou", "cn-hangzhou", False),
+        ("cn-shanghai-g", "cn-hangzhou", False),
+        ("", "cn-hangzhou", False),
+    ],
+)
+def test_any_well_formed_zone_of_the_region_is_a_zone(zone: str, region: str, expected: bool) -> None:
+    assert is_zone_of(zone, region) is expected
 
 
 def test_a_bucket_in_front_of_a_known_host_is_taken_off() -> None:

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from ossconsole.config.credential_sources import REFRESH_BEFORE, EcsRoleSource, find_credentials
+from ossconsole.config.credential_sources import EcsRoleSource, find_credentials
 from ossconsole.config.metadata import METADATA_VARIABLE, MetadataError, MetadataService
 from ossconsole.config.profiles import Profile
+from ossconsole.config.renewal import REFRESH_BEFORE
 from ossconsole.sandbox.imds import ROLE_NAME
 from tests.sandboxed import Sandboxed, sandboxed
 

@@ -11,9 +11,9 @@ import pytest
 
 from ossconsole.config.credential_sources import (
     FileSource,
-    NoCredentialsError,
     aliyun_file,
     connector_file,
+    describe_credentials,
     find_credentials,
     list_sources,
     loose_mode,
@@ -21,7 +21,7 @@ from ossconsole.config.credential_sources import (
     read_connector_file,
     write_connector_file,
 )
-from ossconsole.config.credentials import Credentials, Secret
+from ossconsole.config.credentials import Credentials, NoCredentialsError, Secret
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.profiles import Profile, checked
 
@@ -113,8 +113,8 @@ def test_ossutil_1_files_are_read() -> None:
 def test_without_credentials_the_error_lists_the_sources() -> None:
     with pytest.raises(NoCredentialsError) as caught:
         find_credentials(profile())
-    assert len(caught.value.looked) == 5
-    for place in ("OSS_ACCESS_KEY_ID", ".alibabacloud", ".ossutilconfig", ".aliyun", "ECS RAM role"):
+    assert len(caught.value.looked) == 9
+    for place in ("OSS_ACCESS_KEY_ID", ".alibabacloud", ".ossutilconfig", ".aliyun", "CREDENTIALS_URI", "ECS RAM role"):
         assert place in caught.value.message
     with pytest.raises(NoCredentialsError, match="ossutil nope"):
         find_credentials(profile("ossutil:nope"))
@@ -145,10 +145,21 @@ def test_a_broken_file_is_named_and_its_secret_is_not(path: str, text: str, home
         chain = chain.__cause__
 
 
-def test_profiles_of_aliyun_without_a_pair_are_passed_over() -> None:
-    write(aliyun_file(), msgspec.json.encode({**ALIYUN, "current": "sso"}).decode())
-    with pytest.raises(NoCredentialsError):
-        find_credentials(profile("aliyun"))
+def test_a_source_that_exists_and_cannot_be_used_is_passed_over_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OSS_ACCESS_KEY_ID", "half")
+    ended = datetime.now(timezone.utc) - timedelta(hours=1)
+    write_connector_file(Credentials("LTAI-ended-key", Secret(SENTINEL), expiration=ended))
+    write(ossutil_file(), "[default]\nmode=CloudSSO\n")
+    write(aliyun_file(), msgspec.json.encode(ALIYUN).decode())
+    shown = describe_credentials(profile())
+    assert shown.startswith("aliy…work from aliyun CLI work")
+    for reason in ("OSS_ACCESS_KEY_SECRET", "expired at", "mode CloudSSO"):
+        assert reason in shown
+    aliyun_file().unlink()
+    assert find_credentials(profile())().access_key_id == "LTAI-ended-key"  # better than nothing: it may be renewed
+    connector_file().unlink()
+    with pytest.raises(SettingsError, match=r"OSS_ACCESS_KEY_SECRET.*mode CloudSSO"):
+        find_credentials(profile())
 
 
 def test_the_connector_file_is_for_its_owner_only() -> None:
@@ -191,8 +202,11 @@ def test_a_changed_file_is_read_again_and_an_unchanged_one_is_not(monkeypatch: p
 def test_ended_credentials_are_read_again_from_the_same_file() -> None:
     ended = datetime.now(timezone.utc) - timedelta(hours=1)
     write_connector_file(Credentials("a", Secret("s"), expiration=ended))
-    source = find_credentials(profile("connector"))
-    assert source() is not source()
+    now = datetime.now(timezone.utc)
+    source = FileSource("connector", connector_file(), now=lambda: now)
+    first = source()
+    now += timedelta(seconds=2)
+    assert source() is not first
 
 
 def test_sources_travel_to_other_processes_without_the_pair() -> None:
@@ -213,7 +227,8 @@ def test_secrets_are_masked_wherever_they_could_show() -> None:
 
 
 def test_a_file_source_without_its_file_finds_nothing(tmp_path: Path) -> None:
-    assert FileSource("connector", tmp_path / "none").read() is None
+    with pytest.raises(NoCredentialsError):
+        FileSource("connector", tmp_path / "none")()
     assert "OSS_ACCESS_KEY_ID" not in os.environ
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.source.files import PathLocation
-from ossconsole.dataset.source.layout import PlannedSample
+from ossconsole.dataset.source.planned import PlannedSample
 from ossconsole.dataset.upload.journal import Journal, JournalError, PlanAction, SentSample
 from ossconsole.storage.jobs.job import Failure
 

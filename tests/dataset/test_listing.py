@@ -7,6 +7,8 @@ import itertools
 import re
 import threading
 from collections.abc import Iterable
+from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from hypothesis import given
@@ -16,9 +18,9 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.config.profiles import Profile
 from ossconsole.dataset import listing
 from ossconsole.dataset.formats import SampleFormat
-from ossconsole.dataset.listing import manifest_from_listing
+from ossconsole.dataset.labels import CLASS_INDEX_NAME, KAGGLE_LABELS_NAME, VAL_LABELS_NAME, LabelFiles
+from ossconsole.dataset.listing import NO_VAL_LABELS, manifest_from_listing
 from ossconsole.dataset.manifest import (
-    VAL_LABELS_NAME,
     Manifest,
     ManifestMissingError,
     Sample,
@@ -151,7 +153,7 @@ def test_the_labels_file_gives_the_classes_of_a_flat_val(store: ObjectStore, pro
     manifest, unused = listed(store, profile)
     assert manifest.classes == ("n01", "n02")
     assert manifest.splits["val"] == (sample("val/V1.JPEG", 1), sample("val/n02/W.JPEG", 1))
-    assert unused == [f"1 object (not in a class folder, and not in {VAL_LABELS_NAME}): val/V2.JPEG"]
+    assert unused == [f"1 object (not in a class folder, and not in {VAL_LABELS_NAME} (dataset prefix)): val/V2.JPEG"]
 
 
 def test_the_kind_that_train_has_more_of_is_used(store: ObjectStore, profile: Profile) -> None:
@@ -188,20 +190,19 @@ def test_the_tutorials_objects_become_a_manifest(store: ObjectStore, profile: Pr
     assert manifest.splits["val"] == (tensor("val/V1.pt", 1),)
     assert unused == [
         "1 object (neither an image nor a .pt sample): train/n01/notes.txt",
-        "1 object (not in a class folder, and not in ILSVRC2012_val_labels.json): val/V2.pt",
+        "1 object (not in a class folder, and not in ILSVRC2012_val_labels.json (dataset prefix)): val/V2.pt",
     ]
 
 
 def test_without_labels_there_is_no_val_split(store: ObjectStore, profile: Profile) -> None:
     flat = [f"val/V{number}.pt" for number in range(5)]
-    unlabelled = f"not in a class folder, and the dataset prefix has no {VAL_LABELS_NAME}"
     three = ", ".join(flat[:3])
     put(store, profile, "train/n02/a.pt", "train/stray.pt", *flat, data=_TENSOR)
     manifest, unused = listed(store, profile)
     assert list(manifest.splits) == ["train"]
     assert unused == [
         "1 object (directly in train/, not in a class folder): train/stray.pt",
-        f"5 objects ({unlabelled}): {three} and 2 more",
+        f"5 objects ({NO_VAL_LABELS}): {three} and 2 more",
     ]
 
 
@@ -218,7 +219,97 @@ def test_objects_that_are_no_square_are_refused(store: ObjectStore, profile: Pro
         listed(store, profile)
 
 
+# Label files
+
+_WORDNET = ("n04487081", "n10148035")
+
+
+def tutorials_bucket(store: ObjectStore, profile: Profile) -> None:
+    put(store, profile, *(f"train/{name}/{name}_{number}.pt" for name in _WORDNET for number in (1, 2)), data=_TENSOR)
+    put(store, profile, "val/ILSVRC2012_val_00000001.pt", "val/ILSVRC2012_val_00000002.pt", data=_TENSOR)
+
+
+@pytest.mark.parametrize("place", ["prefix", "folder", "file", "uri"])
+def test_the_tutorials_bucket_is_found_whole_wherever_its_labels_are(
+    store: ObjectStore, profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tutorials_bucket(store, profile)
+    text = b'{"ILSVRC2012_val_00000001.JPEG": "n10148035", "ILSVRC2012_val_00000002.JPEG": "n04487081"}'
+    given, where = LabelFiles(), f"{VAL_LABELS_NAME} (dataset prefix)"
+    if place == "prefix":
+        put(store, profile, VAL_LABELS_NAME, data=text)
+    elif place == "folder":
+        (tmp_path / VAL_LABELS_NAME).write_bytes(text)
+        where = f"{VAL_LABELS_NAME} (working directory)"
+    elif place == "file":
+        (tmp_path / "mine.json").write_bytes(text)
+        given, where = LabelFiles(val_labels="mine.json"), "mine.json"
+    else:
+        put(store, profile, "labels.json", data=text)
+        where = store.uri(f"{profile.dataset_prefix}/labels.json")
+        given = LabelFiles(val_labels=where)
+    manifest, unused = manifest_from_listing(store, profile.dataset_prefix, labels=given)
+    assert unused == ()
+    assert len(manifest.classes) == 1000
+    assert [each.label for each in manifest.splits["train"]] == [874, 874, 982, 982]
+    assert [each.label for each in manifest.splits["val"]] == [982, 874]
+    assert manifest.preparation["labels"] == f"val labels from {where}, class order from their WordNet IDs"
+
+
+def test_kaggles_labels_and_another_name_of_val(store: ObjectStore, profile: Profile) -> None:
+    put(store, profile, "train/n04487081/1.JPEG", "validation/ILSVRC2012_val_00000001.JPEG", "Validation/2.JPEG")
+    text = b"ImageId,PredictionString\nILSVRC2012_val_00000001,n04487081 1 2 3 4 n10148035 5 6 7 8\n"
+    put(store, profile, KAGGLE_LABELS_NAME, data=text)
+    manifest, _ = listed(store, profile)
+    assert manifest.splits["val"] == (sample("validation/ILSVRC2012_val_00000001.JPEG", 874),)
+
+
+def test_the_order_of_the_classes(store: ObjectStore, profile: Profile) -> None:
+    tutorials_bucket(store, profile)
+    prefix = profile.dataset_prefix
+    assert len(manifest_from_listing(store, prefix)[0].classes) == 1000
+    found_only, _ = manifest_from_listing(store, prefix, labels=LabelFiles(class_index="none"))
+    assert found_only.classes == _WORDNET
+    put(store, profile, CLASS_INDEX_NAME, data=b'{"0": ["n10148035", "groom"], "1": ["n04487081", "trolleybus"]}')
+    indexed, _ = listed(store, profile)
+    assert indexed.classes == ("n10148035", "n04487081")
+    assert [each.label for each in indexed.splits["train"]] == [1, 1, 0, 0]
+    put(store, profile, "train/other/1.pt", data=_TENSOR)
+    assert listed(store, profile)[0].classes == (*_WORDNET, "other")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (b"[1]", "is not a file of validation labels"),
+        (b"a.jpg\n", "a line has no label"),
+        (b"\xff", "is not a file of validation labels"),
+    ],
+)
+def test_a_malformed_label_file_is_named(store: ObjectStore, profile: Profile, text: bytes, problem: str) -> None:
+    tutorials_bucket(store, profile)
+    put(store, profile, VAL_LABELS_NAME, data=text)
+    with pytest.raises(ConsoleError, match=problem):
+        listed(store, profile)
+
+
+@pytest.mark.parametrize("given", ["nowhere.json", "oss://another/labels.json"])
+def test_a_label_file_that_does_not_exist_is_an_error(store: ObjectStore, profile: Profile, given: str) -> None:
+    tutorials_bucket(store, profile)
+    with pytest.raises(ConsoleError, match=r"does not exist|not in the bucket"):
+        manifest_from_listing(store, profile.dataset_prefix, labels=LabelFiles(val_labels=given))
+
+
 # Nothing to use
+
+
+def test_a_dataset_further_down_is_named(store: ObjectStore, profile: Profile) -> None:
+    put(store, profile, "ILSVRC/Annotations/CLS-LOC/train/n01/1.xml", "ILSVRC/Data/CLS-LOC/train/n01/1.JPEG")
+    with pytest.raises(ManifestMissingError) as caught:
+        listed(store, profile)
+    wanted = f"{profile.dataset_prefix}/ILSVRC/Data/CLS-LOC"
+    assert caught.value.remedy == f"Give the prefix that holds train/: --dataset-prefix {wanted}"
 
 
 @pytest.mark.parametrize(
@@ -274,6 +365,10 @@ class PagedStore:
         objects = [ObjectSummary(key, 1, 0) for key, is_object in page if is_object]
         more = len(rows) > len(page)
         return ListPage(objects, [key for key, is_object in page if not is_object], page[-1][0] if more else "")
+
+    def head(self, key: str) -> NoReturn:
+        self.requests += 1
+        raise StorageError(f"{key} does not exist", status=404, code="NoSuchKey")
 
     def uri(self, key: str = "") -> str:
         return key

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ossconsole.config.profiles import Profile
+from ossconsole.dataset import manifest as manifests
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import (
     Manifest,
@@ -21,6 +22,7 @@ from ossconsole.dataset.manifest import (
     key_problem,
     manifest_key,
     read_manifest,
+    read_manifest_in_parts,
     write_manifest,
 )
 from ossconsole.storage.client import ObjectStore
@@ -159,3 +161,41 @@ def test_a_refusal_of_oss_stays_one(sandboxed_bucket: Sandboxed, profile: Profil
     with pytest.raises(StorageError, match="SignatureDoesNotMatch"):
         read_manifest(store, profile.dataset_prefix)
     store.close()
+
+
+@pytest.mark.parametrize("part_bytes", [1, 100, 1 << 20])
+def test_a_manifest_is_read_in_parts(
+    store: ObjectStore, profile: Profile, monkeypatch: pytest.MonkeyPatch, part_bytes: int
+) -> None:
+    monkeypatch.setattr(manifests, "_PART_BYTES", part_bytes)
+    names = ["a", 'b"],["c', "],[", '\\"],[', *(f"{number}],[" * 3 for number in range(30)), *map(str, range(50))]
+    samples = tuple(Sample(f"train/x/{name}.jpg", 0, 0, 0, number, number + 1) for number, name in enumerate(names))
+    whole = Manifest(format=SampleFormat.IMAGE_JPEG, size=0, classes=("x",), splits={"train": samples})
+    write_manifest(store, profile.dataset_prefix, whole)
+    head, parts = read_manifest_in_parts(store, profile.dataset_prefix)
+    found = list(parts)
+    assert head == msgspec.structs.replace(whole, splits={})
+    assert {split for split, _ in found} == {"train"}
+    assert tuple(sample for _, part in found for sample in part) == samples
+    assert (len(found) > 50) == (part_bytes == 1)
+
+
+@pytest.mark.parametrize(
+    ("samples", "problem"),
+    [
+        ('[["train/x/1.jpg",0,0,0,0,1],["train/x/1.jpg",0,0,0,0,1]]', "a key is listed twice"),
+        ('[["train/x/1.jpg",0,0,0,0,1],["train/x/2.jpg",7,0,0,0,1]]', r"train\[1\]: the label 7"),
+        ("[]", "the split 'train' is empty"),
+        ('[["train/x/1.jpg",0,0,0,0,1],[1]]', "is not a manifest"),
+        ('[["../x",0,0,0,0,1]]', "leaves the dataset prefix"),
+    ],
+)
+def test_parts_are_checked_like_the_whole(store: ObjectStore, profile: Profile, samples: str, problem: str) -> None:
+    text = f'{{"version":1,"format":"image-jpeg","size":0,"classes":["x"],"splits":{{"train":{samples}}}}}'
+    store.put(f"{profile.dataset_prefix}/manifest.json", text.encode())
+    for read in (
+        lambda: read_manifest(store, profile.dataset_prefix),
+        lambda: list(read_manifest_in_parts(store, profile.dataset_prefix)[1]),
+    ):
+        with pytest.raises(ManifestError, match=problem):
+            read()

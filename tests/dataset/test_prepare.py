@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFilter
 from torchvision import transforms
 from torchvision.transforms import functional
 
@@ -26,7 +26,6 @@ from ossconsole.dataset.crop import crop_box
 from ossconsole.dataset.decode import UnreadableImageError, image_problem
 from ossconsole.dataset.formats import IMAGENET_MEAN, IMAGENET_STD, SampleFormat, decode
 from ossconsole.dataset.sample_data import make_sample_images
-from ossconsole.dataset.upload import prepare as preparation
 from ossconsole.dataset.upload.prepare import PreprocessConfig, prepare
 from tests.dataset.conftest import jpeg, picture
 
@@ -382,7 +381,7 @@ def test_a_bomb_is_refused_before_it_unpacks(monkeypatch: pytest.MonkeyPatch) ->
         pytest.param(
             b"BM" + struct.pack("<IHHIIiiHH", 100, 0, 0, 54, 40, -5, 2**31 - 1, 1, 24) + bytes(50), ".", id="odd BMP"
         ),
-        pytest.param(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a readable image", id="PostScript"),
+        pytest.param(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "a PostScript document", id="PostScript"),
         pytest.param(saved(Image.fromarray(np.zeros((9, 9), np.float32)), "TIFF"), "no known range", id="float TIFF"),
     ],
 )
@@ -416,19 +415,27 @@ def test_a_jpeg_with_a_hole_in_its_data_is_reported_though_pillow_takes_it(recip
         prepare(bytes(data), "train/a", recipe)
 
 
-@pytest.mark.parametrize("size", [(500, 375), (375, 500), (100, 900)])
-@pytest.mark.parametrize(
-    "recipe", [PreprocessConfig(U8, 64), PreprocessConfig(U8, 100), PreprocessConfig(U8, 64, keep_ratio=True)]
-)
-def test_the_fast_way_gives_what_pillow_gives(
-    size: tuple[int, int], recipe: PreprocessConfig, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("size", [(500, 375), (375, 500), (700, 460), (240, 192)])
+@pytest.mark.parametrize("recipe", [PreprocessConfig(U8, 200), PreprocessConfig(U8, 224)])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_stored_square_is_that_of_torchvisions_antialiased_resize(
+    size: tuple[int, int], recipe: PreprocessConfig, kind: str
 ) -> None:
-    data = saved(picture(1, size), "JPEG", quality=95)
-    for key in ("train/a", "val/a"):
-        fast = pixels(data, recipe, key).astype(int)
-        with monkeypatch.context() as patch:
-            patch.setattr(preparation, "decode_jpeg", lambda *_: None)
-            assert np.abs(fast - pixels(data, recipe, key)).mean() < 3
+    photograph = natural(size).filter(ImageFilter.GaussianBlur(1))  # as a lens and a camera's own filter have it
+    data = saved(photograph, kind, **({"quality": 95, "subsampling": 0} if kind == "JPEG" else {}))
+    whole = Image.open(io.BytesIO(data))
+    for key, short in (("train/a", recipe.size), ("val/a", round(recipe.size * 256 / 224))):
+        resize = transforms.Compose([transforms.Resize(short), transforms.CenterCrop(recipe.size)])
+        wanted = np.asarray(resize(whole), dtype=int)
+        difference = np.abs(pixels(data, recipe, key).transpose(1, 2, 0).astype(int) - wanted)
+        assert difference.mean() < 1
+
+
+def test_a_very_long_image_is_cut_before_it_is_resized() -> None:
+    image = Image.new("RGB", (9000, 30), "red")
+    image.paste((0, 255, 0), (4400, 0, 4600, 30))
+    sample = u8(saved(image, "PNG"))
+    assert (sample.transpose(1, 2, 0) == (0, 255, 0)).all()
 
 
 @settings(max_examples=60, deadline=None)

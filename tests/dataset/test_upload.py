@@ -593,15 +593,17 @@ def test_a_name_that_is_there_twice_is_one_sample_and_a_named_conflict_in_every_
 def test_the_archive_of_one_class_fails_with_a_remedy_in_the_plan_and_in_the_upload(
     sandboxed_bucket: Sandboxed, profile: Profile, tmp_path: Path, name: str
 ) -> None:
-    source = twice(tmp_path / name, ("n01_1.JPEG", jpeg(1)), ("n01_2.JPEG", jpeg(2)))
+    source = twice(tmp_path / name, ("1.JPEG", jpeg(1)), ("2.JPEG", jpeg(2)))
     settings = settings_for(source, per_shard=5 if name.startswith("shards") else 0)
     plan = plan_upload(profile, sandboxed_bucket.owner, settings)
-    assert "train/<class>/ of a folder" in plan.problem
-    (group,) = plan.unused
-    assert str(group) == "2 files (an image neither below train/ nor below val/): n01_1.JPEG, n01_2.JPEG"
-    with pytest.raises(ConsoleError, match="2 files not used") as told:
+    assert "a folder with the name of the class" in plan.problem
+    assert [(note.path, note.reason) for note in plan.notes] == [
+        ("1.JPEG", "not in a class folder"),
+        ("2.JPEG", "not in a class folder"),
+    ]
+    with pytest.raises(ConsoleError, match="2 failed") as told:
         upload(profile, sandboxed_bucket.owner, settings)
-    assert "train/<class>/ of a folder" in told.value.remedy
+    assert "a folder with the name of the class" in told.value.remedy
 
 
 def test_what_of_the_source_is_not_used_is_in_plan_and_summary(

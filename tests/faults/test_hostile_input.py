@@ -20,15 +20,16 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ossconsole.config.alibaba_credentials import CliProfileSource
 from ossconsole.config.connector import load_connector_config, save_connector_config
-from ossconsole.config.credential_sources import FixedSource, read_aliyun_file, read_connector_file, read_ossutil_file
+from ossconsole.config.credential_sources import FixedSource, read_connector_file, read_ossutil_file
 from ossconsole.config.credentials import Credentials, Secret
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.profiles import OnHangup, Profile, Settings, load_settings, save_settings
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import Manifest, Sample, encode_manifest, read_manifest
 from ossconsole.dataset.source.files import PathLocation
-from ossconsole.dataset.source.layout import PlannedSample
+from ossconsole.dataset.source.planned import PlannedSample
 from ossconsole.dataset.upload.journal import Journal, SentSample
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.multipart import list_uploads
@@ -102,7 +103,7 @@ FILES: dict[str, tuple[Callable[[Path], bytes], Callable[[Path], object], type]]
     "connector's settings": (saved_connector, load_connector_config, dict),
     "connector's credentials": (lambda _: _CONNECTOR, read_connector_file, Credentials),
     "ossutil's file": (lambda _: _OSSUTIL, lambda path: read_ossutil_file(path, "work"), Credentials),
-    "aliyun's file": (lambda _: _ALIYUN, read_aliyun_file, Credentials),
+    "aliyun's file": (lambda _: _ALIYUN, lambda path: CliProfileSource(path)(), Credentials),
 }
 
 
@@ -294,7 +295,7 @@ def test_weights_that_would_fill_the_memory_are_not_fetched(replies: Replies, an
 
 def checkpoint() -> bytes:
     progress = RunProgress(epoch=1, step=2, train_sums=[1.0], metrics={"top1": 0.5})
-    return pack({"model": {"w": torch.zeros(3)}, "optimizer": {}}, progress, {"run": "r", "classes": ["a"]})
+    return bytes(pack({"model": {"w": torch.zeros(3)}, "optimizer": {}}, progress, {"run": "r", "classes": ["a"]}))
 
 
 @FEW

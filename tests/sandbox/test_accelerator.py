@@ -11,7 +11,15 @@ import msgspec
 import oss2
 import pytest
 
-from ossconsole.sandbox.accelerator import AcceleratorConfig, CachedPath, default_accelerator, parse_accelerator
+from ossconsole.sandbox.accelerator import (
+    ZONE_PARAMETER,
+    AcceleratorConfig,
+    CachedPath,
+    default_accelerator,
+    encoded_accelerators,
+    parse_accelerator,
+    stored_accelerators,
+)
 from ossconsole.sandbox.control import SandboxControl
 from ossconsole.sandbox.listing import SyntheticKeys
 from ossconsole.sandbox.process import SandboxInfo, SandboxProcess, Shaping
@@ -87,10 +95,13 @@ def test_figures_given_beside_unshaped_hold(tmp_path: Path) -> None:
     assert shaping == msgspec.structs.replace(Shaping.none(), put_first_byte_ms=5, cache_mb=1)
 
 
-def configuration(quota: str = "50", paths: str = "", zone: str = "cn-sandbox-a") -> bytes:
+DEFAULT = "<DefaultCachePolicy>write-back</DefaultCachePolicy>"
+
+
+def configuration(quota: str = "50", paths: str = "", zone: str = "cn-sandbox-a", default: str = DEFAULT) -> bytes:
     return (
         f"<DataAcceleratorConfiguration><AvailableZone>{zone}</AvailableZone><Quota>{quota}</Quota>"
-        f"<AcceleratePaths>{paths}</AcceleratePaths></DataAcceleratorConfiguration>"
+        f"<AcceleratePaths>{default}{paths}</AcceleratePaths></DataAcceleratorConfiguration>"
     ).encode()
 
 
@@ -98,13 +109,46 @@ def path(name: str, policy: str = "write-back") -> str:
     return f"<Path><Name>{name}</Name><CachePolicy>{policy}</CachePolicy></Path>"
 
 
-def test_whole_life_on_the_wire(info: SandboxInfo, misses: Any) -> None:
-    query = {"dataAccelerator": ""}
-    found = ET.fromstring(call(info, "GET", query=query, accelerated=True).body)
+PLAIN = {"dataAccelerator": ""}
+VERBOSE = {"dataAccelerator": "", "verbose": ""}
+
+
+def in_zone(zone: str) -> dict[str, str]:
+    return {"dataAccelerator": "", ZONE_PARAMETER: zone}
+
+
+def test_paths_are_sent_with_verbose_only_and_beside_the_default_policy(info: SandboxInfo) -> None:
+    body = configuration(paths=path("warm/", "sync-warmup"))
+    assert call(info, "PUT", query=PLAIN, body=body, accelerated=True).status == 200
+    basic = ET.fromstring(call(info, "GET", query=PLAIN, accelerated=True).body).find("BasicInfomation")
+    assert basic is not None
+    assert [child.tag for child in basic] == ["Quota", "AvailableZone", "CreationDate", "QuotaFrozenUntil"]
+    found = ET.fromstring(call(info, "GET", query=VERBOSE, accelerated=True).body)
+    paths = found.find("BasicInfomation/AcceleratePaths")
+    assert paths is not None
+    assert [child.tag for child in paths] == ["Path", "DefaultCachePolicy"]
     assert found.findtext("Name") == "127_data-acc"
     assert found.findtext("BasicInfomation/Quota") == "50"
-    assert found.findtext("BasicInfomation/AcceleratePaths/DefaultCachePolicy") == "write-back"
-    assert call(info, "GET", query=query).code == "NotImplemented"
+    assert call(info, "GET", query=PLAIN).code == "NotImplemented"
+
+
+def test_every_zone_has_an_accelerator_of_its_own(info: SandboxInfo) -> None:
+    put = configuration(quota="60", zone="cn-sandbox-b")
+    assert call(info, "PUT", query=PLAIN, body=put, accelerated=True).status == 200
+    found = ET.fromstring(call(info, "GET", query=PLAIN, accelerated=True).body)
+    assert [zone.text for zone in found.iterfind("BasicInfomation/AvailableZone")] == ["cn-sandbox-a", "cn-sandbox-b"]
+    only = ET.fromstring(call(info, "GET", query=in_zone("cn-sandbox-b"), accelerated=True).body)
+    assert [quota.text for quota in only.iterfind("BasicInfomation/Quota")] == ["60"]
+    assert call(info, "GET", query=in_zone("cn-sandbox-c"), accelerated=True).code == "NoSuchConfiguration"
+    assert call(info, "DELETE", query=PLAIN, accelerated=True).code == "InvalidArgument"
+    assert call(info, "DELETE", query=in_zone("cn-sandbox-c"), accelerated=True).code == "NoSuchConfiguration"
+    assert call(info, "DELETE", query=in_zone("cn-sandbox-b"), accelerated=True).status == 204
+    left = ET.fromstring(call(info, "GET", query=PLAIN, accelerated=True).body)
+    assert [zone.text for zone in left.iterfind("BasicInfomation/AvailableZone")] == ["cn-sandbox-a"]
+
+
+def test_whole_life_on_the_wire(info: SandboxInfo, misses: Any) -> None:
+    query = PLAIN
     body = configuration(paths=path("warm/", "sync-warmup") + path("cold/"))
     assert call(info, "PUT", query=query, body=body, accelerated=True).status == 200
     bucket = make_bucket(info, accelerated=True)
@@ -115,9 +159,9 @@ def test_whole_life_on_the_wire(info: SandboxInfo, misses: Any) -> None:
             assert bucket.get_object(key).read() == b"data"
             assert misses() == expected, key
     assert SandboxControl(info).status().cache_bytes == 8
-    assert call(info, "DELETE", query=query, accelerated=True).status == 204
+    assert call(info, "DELETE", query=in_zone("cn-sandbox-a"), accelerated=True).status == 204
     assert call(info, "GET", query=query, accelerated=True).code == "DataAcceleratorNotFound"
-    assert call(info, "DELETE", query=query, accelerated=True).code == "NoSuchConfiguration"
+    assert call(info, "DELETE", query=in_zone("cn-sandbox-a"), accelerated=True).code == "DataAcceleratorNotFound"
     assert bucket.get_object("warm/x").read() == b"data"
     assert misses() == 0
     assert call(info, "PUT", query=query, body=configuration(), accelerated=True).status == 200
@@ -132,26 +176,54 @@ def test_whole_life_on_the_wire(info: SandboxInfo, misses: Any) -> None:
         (configuration(paths=path("a", "write-through")), "InvalidCachePathPolicy"),
         (configuration(paths="".join(path(f"p{n}") for n in range(11))), "TooManyAccelerationPolicyPaths"),
         (b"<DataAcceleratorConfiguration/>", "MalformedXML"),
+        (configuration(default=""), "MalformedXML"),
+        (configuration(default="", paths=path("a/")), "MalformedXML"),
+        (configuration(default="<DefaultCachePolicy>never</DefaultCachePolicy>"), "InvalidCachePathPolicy"),
+        (configuration(quota="204801"), "InvalidQuota"),
+        (configuration(quota="9" * 5000), "InvalidQuota"),
+        (configuration(quota="٥٠"), "InvalidQuota"),
     ],
+    ids=range(12),
 )
 def test_refused_configurations(body: bytes, code: str) -> None:
     with pytest.raises(OssError) as caught:
-        parse_accelerator(body, None, "cn-sandbox", 0.0)
+        parse_accelerator(body, (), "cn-sandbox", 0.0)
     assert caught.value.code == code
 
 
+def test_a_quota_beyond_the_limit_has_its_documented_ec() -> None:
+    with pytest.raises(OssError) as caught:
+        parse_accelerator(configuration(quota="1000000000"), (), "cn-sandbox", 0.0)
+    assert caught.value.ec == "0024-00000801"
+
+
+@pytest.mark.parametrize(("region", "zone"), [("ap-southeast-1", "ap-southeast-1c"), ("cn-hangzhou", "cn-hangzhou-j")])
+def test_zones_have_the_forms_of_alibabas(region: str, zone: str) -> None:
+    assert parse_accelerator(configuration(zone=zone), (), region, 0.0).zone == zone
+
+
+def test_a_folder_of_an_older_version_keeps_its_accelerator() -> None:
+    old = (
+        b'{"zone":"z","quota_gb":50,"default_policy":null,"paths":[{"name":"a/","policy":"write-back"}],"created":1.0}'
+    )
+    (found,) = stored_accelerators(old)
+    assert (found.default_policy, found.paths[0].name) == ("write-back", "a/")
+    assert stored_accelerators(encoded_accelerators([found])) == (found,)
+    assert encoded_accelerators([]) is None
+
+
 def test_quota_is_frozen_for_an_hour() -> None:
-    made = parse_accelerator(configuration(quota="100"), None, "cn-sandbox", 1000.0)
+    made = parse_accelerator(configuration(quota="100"), (), "cn-sandbox", 1000.0)
     with pytest.raises(OssError, match="DataAcceleratorQuotaFrozen"):
-        parse_accelerator(configuration(quota="200"), made, "cn-sandbox", 4599.0)
-    assert parse_accelerator(configuration(quota="100", paths=path("a")), made, "cn-sandbox", 1001.0).paths
-    assert parse_accelerator(configuration(quota="200"), made, "cn-sandbox", 4600.0).quota_gb == 200
+        parse_accelerator(configuration(quota="200"), [made], "cn-sandbox", 4599.0)
+    assert parse_accelerator(configuration(quota="100", paths=path("a")), [made], "cn-sandbox", 1001.0).paths
+    assert parse_accelerator(configuration(quota="200"), [made], "cn-sandbox", 4600.0).quota_gb == 200
 
 
 def test_policy_of_a_key() -> None:
     assert default_accelerator("cn-sandbox", 0.0).policy("any/key") == "write-back"
     paths = (CachedPath("a/", "sync-warmup"), CachedPath("b", "write-back"))
-    some = AcceleratorConfig(zone="z", quota_gb=50, default_policy=None, paths=paths, created=0.0)
+    some = AcceleratorConfig(zone="z", quota_gb=50, default_policy="write-back", paths=paths, created=0.0)
     assert [some.policy(key) for key in ("a/x", "bx", "c")] == ["sync-warmup", "write-back", None]
 
 

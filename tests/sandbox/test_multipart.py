@@ -79,17 +79,6 @@ def test_parts_in_parallel_and_again(bucket: Any, prefix: str) -> None:
     assert bucket.get_object(key).read() == b"".join(parts)
 
 
-def test_copied_parts(bucket: Any, prefix: str) -> None:
-    source = bytes(range(256)) * 800
-    bucket.put_object(f"{prefix}source", source)
-    upload_id = bucket.init_multipart_upload(f"{prefix}x").upload_id
-    first = bucket.upload_part_copy("127", f"{prefix}source", (100, 100 + PART - 1), f"{prefix}x", upload_id, 1)
-    second = bucket.upload_part_copy("127", f"{prefix}source", None, f"{prefix}x", upload_id, 2)
-    infos = [PartInfo(1, first.etag), PartInfo(2, second.etag)]
-    bucket.complete_multipart_upload(f"{prefix}x", upload_id, infos)
-    assert bucket.get_object(f"{prefix}x").read() == source[100 : 100 + PART] + source
-
-
 def test_abort(bucket: Any, prefix: str) -> None:
     upload_id, infos = upload_parts(bucket, f"{prefix}x", [b"a"])
     bucket.abort_multipart_upload(f"{prefix}x", upload_id)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import http.client
 import time
@@ -71,73 +70,6 @@ def test_missing_things(bucket: Any, info: SandboxInfo, prefix: str) -> None:
     assert bucket.delete_object(f"{prefix}no").status == 204
 
 
-def test_overwrite_and_forbid_overwrite(bucket: Any, prefix: str) -> None:
-    bucket.put_object(f"{prefix}a", b"one")
-    bucket.put_object(f"{prefix}a", b"two")
-    forbid = {"x-oss-forbid-overwrite": "true"}
-    assert fails(bucket.put_object, f"{prefix}a", b"three", headers=forbid) == (409, "FileAlreadyExists")
-    assert fails(bucket.copy_object, "127", f"{prefix}a", f"{prefix}a", headers=forbid) == (409, "FileAlreadyExists")
-    assert bucket.get_object(f"{prefix}a").read() == b"two"
-
-
-def test_content_md5_is_checked(bucket: Any, prefix: str) -> None:
-    good = base64.b64encode(hashlib.md5(b"data").digest()).decode()
-    bucket.put_object(f"{prefix}a", b"data", headers={"Content-MD5": good})
-    assert fails(bucket.put_object, f"{prefix}a", b"other", headers={"Content-MD5": good}) == (400, "InvalidDigest")
-    assert fails(bucket.put_object, f"{prefix}a", b"x", headers={"Content-MD5": "zz"}) == (400, "InvalidDigest")
-    assert bucket.get_object(f"{prefix}a").read() == b"data"
-
-
-def test_conditions(bucket: Any, prefix: str) -> None:
-    etag = bucket.put_object(f"{prefix}a", b"data").etag
-    past, future = "Mon, 01 Jan 2001 00:00:00 GMT", "Fri, 01 Jan 2100 00:00:00 GMT"
-    get = bucket.get_object
-    for headers in (
-        {"If-Match": f'"{etag}"'},
-        {"If-None-Match": '"0"'},
-        {"If-Modified-Since": past},
-        {"If-Unmodified-Since": future},
-    ):
-        assert get(f"{prefix}a", headers=headers).read() == b"data", headers
-    assert fails(get, f"{prefix}a", headers={"If-Match": '"0"'}) == (412, "PreconditionFailed")
-    assert fails(get, f"{prefix}a", headers={"If-Unmodified-Since": past}) == (412, "PreconditionFailed")
-    assert fails(get, f"{prefix}a", headers={"If-None-Match": etag})[0] == 304
-    assert fails(get, f"{prefix}a", headers={"If-Modified-Since": future})[0] == 304
-    copy_headers = {"x-oss-copy-source-if-match": '"0"'}
-    assert fails(bucket.copy_object, "127", f"{prefix}a", f"{prefix}b", headers=copy_headers)[0] == 412
-
-
-def test_copy_keeps_or_replaces_metadata(bucket: Any, prefix: str) -> None:
-    source = f"{prefix}ü 1+%"
-    bucket.put_object(source, b"data", headers={"x-oss-meta-a": "1"})
-    copied = bucket.copy_object("127", source, f"{prefix}b")
-    assert copied.etag == bucket.head_object(source).etag
-    assert bucket.head_object(f"{prefix}b").headers["x-oss-meta-a"] == "1"
-    replace = {"x-oss-metadata-directive": "REPLACE", "x-oss-meta-c": "2"}
-    bucket.copy_object("127", source, source, headers=replace)
-    headers = bucket.head_object(source).headers
-    assert "x-oss-meta-a" not in headers
-    assert headers["x-oss-meta-c"] == "2"
-    bucket.delete_object(source)
-    assert bucket.get_object(f"{prefix}b").read() == b"data"
-    assert fails(bucket.copy_object, "127", source, f"{prefix}c") == (404, "NoSuchKey")
-
-
-def test_append(bucket: Any, prefix: str) -> None:
-    key = f"{prefix}log"
-    assert bucket.append_object(key, 0, b"one,").next_position == 4
-    copied = bucket.copy_object("127", key, f"{prefix}copy")
-    assert copied.status == 200
-    second = bucket.append_object(key, 4, b"two", init_crc=crc64(b"one,"))
-    assert (second.next_position, second.crc) == (7, crc64(b"one,two"))
-    assert bucket.get_object(key).read() == b"one,two"
-    assert bucket.head_object(key).object_type == "Appendable"
-    assert fails(bucket.append_object, key, 4, b"x") == (409, "PositionNotEqualToLength")
-    bucket.put_object(f"{prefix}plain", b"")
-    assert fails(bucket.append_object, f"{prefix}plain", 0, b"x") == (409, "ObjectNotAppendable")
-    assert bucket.get_object(f"{prefix}copy").read() == b"one,"
-
-
 def test_batch_delete(bucket: Any, prefix: str) -> None:
     keys = [f"{prefix}{name}" for name in ("a", "b & <c>", "é+ ", "never there")]
     for key in keys[:-1]:
@@ -169,19 +101,6 @@ def test_acl_tagging_and_anonymous_reading(bucket: Any, info: SandboxInfo, prefi
     assert bucket.get_object_tagging(key).tag_set.tagging_rule == {"c": "3"}
     bucket.delete_object_tagging(key)
     assert bucket.get_object_tagging(key).tag_set.tagging_rule == {}
-
-
-def test_archive_and_restore(bucket: Any, prefix: str) -> None:
-    key = f"{prefix}cold"
-    bucket.put_object(key, b"data", headers={"x-oss-storage-class": "Archive"})
-    assert fails(bucket.get_object, key) == (403, "InvalidObjectState")
-    assert bucket.head_object(key).headers["x-oss-storage-class"] == "Archive"
-    assert bucket.restore_object(key).status == 202
-    assert bucket.get_object(key).read() == b"data"
-    assert 'ongoing-request="false"' in bucket.head_object(key).headers["x-oss-restore"]
-    assert bucket.restore_object(key).status == 200
-    bucket.put_object(f"{prefix}warm", b"data")
-    assert fails(bucket.restore_object, f"{prefix}warm") == (400, "OperationNotSupported")
 
 
 def test_buckets(bucket: Any, info: SandboxInfo) -> None:

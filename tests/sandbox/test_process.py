@@ -19,9 +19,9 @@ import pytest
 from ossconsole.config.credentials import Secret
 from ossconsole.config.endpoints import EndpointKind, sdk_endpoint
 from ossconsole.config.errors import SettingsError
+from ossconsole.sandbox.blobs import INLINE_BYTES
 from ossconsole.sandbox.process import SandboxError, SandboxInfo, SandboxProcess
 from ossconsole.sandbox.server import read_log
-from ossconsole.sandbox.store import INLINE_BYTES
 from tests.sandbox.conftest import make_bucket
 from tests.sandbox.wire import Signer, call, send, wait_until
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from ossconsole.config.endpoints import EndpointKind
+from ossconsole.sandbox.blobs import BlobStore
 from ossconsole.sandbox.process import Shaping
 from ossconsole.sandbox.reading import BLOCK_BYTES, BlockCache, OriginDelay, Pace, Reader
 from ossconsole.sandbox.records import StoredObject
 from ossconsole.sandbox.request import ByteRange
-from ossconsole.sandbox.store import BlobStore
 
 
 class FakeTime:

@@ -17,10 +17,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ossconsole.sandbox.blobs import INLINE_BYTES, BlobStore
 from ossconsole.sandbox.process import SandboxInfo, SandboxProcess
 from ossconsole.sandbox.records import Attributes, Blob, StoredObject
 from ossconsole.sandbox.replies import OssError
-from ossconsole.sandbox.store import INLINE_BYTES, BlobStore, SandboxStore
+from ossconsole.sandbox.store import SandboxStore
 from tests.sandbox.conftest import make_bucket
 from tests.sandbox.test_objects import crc64
 from tests.sandbox.wire import call, wait_until

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import urllib.request
+from typing import Any
 
 import oss2
 import pytest
@@ -17,10 +18,12 @@ from ossconsole.storage.jobs.actions import (
     Copy,
     Delete,
     Restore,
+    RestoreTier,
     Usage,
     Versioning,
     object_details,
     presigned_url,
+    restore_time,
     versioning,
 )
 from ossconsole.storage.jobs.job import Job, JobState
@@ -106,16 +109,103 @@ def test_a_copy_overwrites_only_when_told(store: ObjectStore, filled: str) -> No
 
 
 def test_large_objects_are_copied_in_parts(store: ObjectStore, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ossconsole.storage.jobs.actions._COPY_WHOLE_UP_TO", 100_000)
-    monkeypatch.setattr("ossconsole.storage.jobs.actions._COPY_PART_SIZE", 110_000)
+    """With the result of a small copy: everything that describes the object is kept."""
+    monkeypatch.setattr("ossconsole.storage.copying.COPY_PART_SIZE", 110_000)
     data = bytes(range(256)) * 1500
-    store.put(f"{prefix}large", data, metadata={"run": "r"})
-    found = summary(store, f"{prefix}large")
-    job = run(Copy(store, [found], found.key, f"{prefix}copied", move=True))
-    assert job.failures == []
-    assert store.get(f"{prefix}copied") == data
-    assert store.head(f"{prefix}copied").metadata == {"run": "r"}
-    assert keys(store, prefix) == ["copied"]
+    headers = {
+        "x-oss-meta-run": "r",
+        "x-oss-tagging": "a=1&b=%2F%20c",
+        "x-oss-storage-class": "IA",
+        "x-oss-object-acl": "public-read",
+        "Content-Type": "text/x-test",
+        "Content-Encoding": "gzip",
+        "Content-Disposition": "attachment",
+        "Cache-Control": "no-store",
+    }
+    for name, whole_below in (("whole", 1 << 30), ("parts", 100_000)):
+        monkeypatch.setattr("ossconsole.storage.copying.COPY_WHOLE_BELOW", whole_below)
+        store.sdk.put_object(f"{prefix}{name}", data, headers=headers)
+        found = summary(store, f"{prefix}{name}")
+        job = run(Copy(store, [found], found.key, f"{prefix}copied-{name}", move=True))
+        assert job.failures == []
+    assert keys(store, prefix) == ["copied-parts", "copied-whole"]
+    both = [object_details(store, f"{prefix}copied-{name}") for name in ("whole", "parts")]
+    for copied in both:
+        assert (copied.acl, copied.tags, copied.info.storage_class) == ("public-read", {"a": "1", "b": "/ c"}, "IA")
+        assert (copied.info.metadata, copied.info.content_type) == ({"run": "r"}, "text/x-test")
+    own = {"etag", "x-oss-object-type", "last-modified", "x-oss-request-id", "x-oss-server-time", "date"}
+    described = [{k: v for k, v in copied.info.headers.items() if k not in own} for copied in both]
+    assert described[0] == described[1]
+    assert store.get(f"{prefix}copied-parts") == data
+
+
+def test_a_rename_without_the_right_to_read_acls_deletes_nothing(
+    sandboxed_bucket: Sandboxed, store: ObjectStore, filled: str
+) -> None:
+    plan = FaultPlan(rules=[Rule(action=Error(code="AccessDenied", status=403), operation="GetObjectAcl")])
+    found = summary(store, f"{filled}one")
+    with sandboxed_bucket.faults(plan):
+        moved = run(Copy(store, [found], found.key, f"{filled}moved", move=True))
+        copied = run(Copy(store, [found], found.key, f"{filled}copied"))
+    assert "AccessDenied" in moved.failures[0].reason
+    assert copied.failures == []
+    assert isinstance(copied, Copy)
+    assert "ACL" in copied.note
+    assert {"one", "copied"} <= set(keys(store, filled))
+    assert "moved" not in keys(store, filled)
+
+
+def test_nothing_is_overwritten_where_versions_make_the_service_overwrite(store: ObjectStore, prefix: str) -> None:
+    versioned = store.for_bucket("copies-with-versions")
+    versioned.create_bucket()
+    versioned.sdk.put_bucket_versioning(oss2.models.BucketVersioningConfig("Enabled"))
+    for name in ("one", "two"):
+        versioned.put(prefix + name, name.encode())
+    found = summary(versioned, f"{prefix}one")
+    for move in (False, True):
+        job = run(Copy(versioned, [found], found.key, f"{prefix}two", move=move))
+        assert "FileAlreadyExists" in job.failures[0].reason
+    assert (versioned.get(f"{prefix}one"), versioned.get(f"{prefix}two")) == (b"one", b"two")
+    assert run(Copy(versioned, [found], found.key, f"{prefix}three", move=True)).failures == []
+    assert keys(versioned, prefix) == ["three", "two"]
+
+
+def test_links_are_moved_as_links(store: ObjectStore, prefix: str) -> None:
+    store.put(f"{prefix}a/target", b"content")
+    store.sdk.put_symlink(f"{prefix}a/target", f"{prefix}a/zlink")
+    job = run(Copy(store, [f"{prefix}a/"], f"{prefix}a/", f"{prefix}b/", move=True))
+    assert job.failures == []  # also where the target was moved first
+    assert keys(store, prefix) == ["b/target", "b/zlink"]
+    assert store.sdk.get_symlink(f"{prefix}b/zlink").target_key == f"{prefix}a/target"
+    store.put(f"{prefix}a/target", b"content")
+    assert object_details(store, f"{prefix}b/zlink").link == f"{prefix}a/target"
+
+
+def test_an_appended_object_is_not_copied(store: ObjectStore, prefix: str) -> None:
+    store.sdk.append_object(f"{prefix}log", 0, b"line")
+    job = run(Copy(store, [summary(store, f"{prefix}log")], f"{prefix}log", f"{prefix}new", move=True))
+    assert "appending" in job.failures[0].reason
+    assert keys(store, prefix) == ["log"]
+
+
+def test_protected_objects_are_refused_in_words(store: ObjectStore) -> None:
+    kept = store.for_bucket("worm-in-words")
+    kept.create_bucket()
+    kept.put("one", b"1")
+    kept.sdk.init_bucket_worm(1)
+    job = run(Delete(kept, [summary(kept, "one")]))
+    assert "FileImmutable" in job.failures[0].reason
+    assert "retention policy" in job.failures[0].reason
+    with pytest.raises(StorageError, match="retention policy"):
+        kept.put("one", b"2")
+    kept.sdk.abort_bucket_worm()
+
+
+def test_the_refusal_of_a_bucket_whose_requesters_pay(sandboxed_bucket: Sandboxed, store: ObjectStore) -> None:
+    action = Error(code="AccessDenied", status=403, ec="0003-00000702")
+    with sandboxed_bucket.faults(FaultPlan(rules=[Rule(action=action)])), pytest.raises(StorageError) as caught:
+        store.get("any")
+    assert "requester pays" in caught.value.remedy
 
 
 @pytest.mark.parametrize("target", ["dir/", "dir/inner/"])
@@ -147,7 +237,7 @@ def test_a_presigned_url_lends_the_object_out(store: ObjectStore, filled: str) -
         presigned_url(store, f"{filled}one", 8 * 24 * 3600)
 
 
-def test_restore_takes_what_is_archived_alone(store: ObjectStore, prefix: str) -> None:
+def test_restore_takes_what_is_archived_alone(sandboxed_bucket: Sandboxed, store: ObjectStore, prefix: str) -> None:
     for name in ("one", "two"):
         store.sdk.put_object(prefix + name, b"cold", headers={"x-oss-storage-class": "Archive"})
     store.put(f"{prefix}warm", b"warm")
@@ -159,6 +249,9 @@ def test_restore_takes_what_is_archived_alone(store: ObjectStore, prefix: str) -
     assert job.failures == []
     assert (job.requested, job.in_progress) == (2, 0)
     assert job.progress().items_skipped == 1
+    with pytest.raises(StorageError, match="InvalidObjectState"):
+        store.get(f"{prefix}one")
+    sandboxed_bucket.control.finish_restores()
     assert store.get(f"{prefix}one") == b"cold"
     denied = Restore(store, [ObjectSummary(f"{prefix}gone", 4, 0, "Archive")])
     run(denied)
@@ -174,6 +267,37 @@ def test_a_restore_that_is_under_way_is_no_failure(
         run(job)
     assert job.failures == []
     assert (job.requested, job.in_progress) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("storage_class", "tier", "sent", "days"),
+    [
+        ("Archive", RestoreTier.BULK, None, 7),
+        ("ColdArchive", RestoreTier.BULK, "Bulk", 2),
+        ("DeepColdArchive", RestoreTier.EXPEDITED, "Expedited", 1),
+        ("DeepColdArchive", RestoreTier.BULK, "Standard", 1),
+    ],
+)
+def test_days_and_tier_go_with_the_request(  # noqa: PLR0917
+    store: ObjectStore, prefix: str, storage_class: str, tier: RestoreTier, sent: str | None, days: int
+) -> None:
+    store.sdk.put_object(f"{prefix}cold", b"x", headers={"x-oss-storage-class": storage_class})
+    answers: list[Any] = []
+    request = store.sdk.restore_object
+
+    def recorded(*arguments: Any, **options: Any) -> Any:
+        answers.append(request(*arguments, **options))
+        return answers[-1]
+
+    store.sdk.restore_object = recorded
+    job = Restore(store, [summary(store, f"{prefix}cold")], days=days, tier=tier)
+    run(job)
+    assert (job.failures, job.requested, job.classes) == ([], 1, {storage_class})
+    assert answers[0].headers.get("x-oss-object-restore-priority") == sent
+    hours = {"Archive": "minute", "ColdArchive": "5 to 12", "DeepColdArchive": "12" if sent == "Expedited" else "48"}
+    assert hours[storage_class] in restore_time(storage_class, tier)
+    run(again := Restore(store, [summary(store, f"{prefix}cold")], days=days, tier=tier))
+    assert (again.requested, again.in_progress) == (0, 1)
 
 
 def test_unfinished_uploads_are_found_and_aborted(store: ObjectStore, prefix: str) -> None:

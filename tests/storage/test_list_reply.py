@@ -60,7 +60,7 @@ def reply(keys: list[str], **query: str) -> bytes:
         found = [each for each in stored if each.key.encode() > start or (inclusive and each.key.encode() == start)]
         return [each for each in found if not end or each.key.encode() < end][:limit]
 
-    return reply_v2("bucket", {"encoding-type": "url", **query}, source)
+    return reply_v2("bucket", {"encoding-type": "url", **query}, source, now=0.0)
 
 
 @settings(max_examples=40, deadline=None)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import os
 import threading
 from pathlib import Path
@@ -67,6 +68,24 @@ def test_a_tree_with_nasty_names_arrives_whole_and_inside_the_folder(
     progress = job.progress()
     assert progress.bytes_done == progress.bytes_total == sum(map(len, keys.values()))
     assert progress.items_done + progress.items_skipped == len(keys)
+
+
+@pytest.mark.parametrize("size", [1_000, PART_SIZE + 1000], ids=["small", "in parts"])
+def test_encoded_objects_and_links_arrive_as_they_are_stored(
+    store: ObjectStore, prefix: str, tmp_path: Path, size: int
+) -> None:
+    body = gzip.compress(os.urandom(size))
+    store.sdk.put_object(f"{prefix}a.gz", body, headers={"Content-Encoding": "gzip"})
+    store.sdk.put_symlink(f"{prefix}a.gz", f"{prefix}link")
+    store.sdk.put_symlink(f"{prefix}nothing", f"{prefix}dangling")
+    job = run(Download(store, [prefix], prefix, tmp_path / "down"))
+    assert files(tmp_path / "down") == {"a.gz": body, "link": body}
+    (failure,) = job.failures
+    assert failure.path == f"{prefix}dangling"
+    assert "names an object that does not exist" in failure.reason
+    progress = job.progress()
+    assert progress.bytes_done == progress.bytes_total == 2 * len(body)
+    assert store.get_range(f"{prefix}a.gz", 5, 100) == body[5:105]
 
 
 def test_a_second_download_fetches_nothing_and_a_changed_file_is_kept_replaced_or_renamed(

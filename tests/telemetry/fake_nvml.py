@@ -87,6 +87,10 @@ class FakeNvml:
         self._enter("nvmlDeviceGetClockInfo", handle)
         return {pynvml.NVML_CLOCK_SM: 1980, pynvml.NVML_CLOCK_MEM: 3201}[clock]
 
+    def nvmlDeviceGetCurrentClocksEventReasons(self, handle: int) -> int:
+        self._enter("nvmlDeviceGetCurrentClocksEventReasons", handle)
+        return self.reasons.get(handle, 0)
+
     def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle: int) -> int:
         self._enter("nvmlDeviceGetCurrentClocksThrottleReasons", handle)
         return self.reasons.get(handle, 0)

@@ -70,18 +70,24 @@ def summary_event(state: RunState = RunState.FINISHED) -> events.Summary:
     )
 
 
+_GPU = GpuSample(index=0, uuid="GPU-0", utilization=40.0, power=300.5, throttle=("power cap",))
+
+
 def one_of_each() -> list[Event]:
     return [
         run_event(pid=os.getpid(), host=socket.gethostname()),
         events.State(time=START, state=RunState.RUNNING),
         events.AcceleratorSize(time=START, quota_gb=50, peak_bytes_per_s=3e8),
+        events.Devices(time=START, device="cuda", gpus=("GPU-0",)),
         step_event(1),
         events.Switch(time=START + 1, endpoint=EndpointKind.ACCELERATED, reason="asked", step=1),
         step_event(2, endpoint=EndpointKind.ACCELERATED, loss=None),
         events.InfoEvent(time=START + 2, message="lr is now 0.05"),
         events.WarningEvent(time=START + 2, message="retried", remedy="nothing to do"),
         events.ErrorEvent(time=START + 2, message="lost a reader"),
-        events.Telemetry(time=START + 2, gpus=(GpuSample(index=0, power=300.5, throttle=("power cap",)),)),
+        events.Telemetry(
+            time=START + 2, gpus=(GpuSample(index=0, uuid="GPU-0", utilization=40.0, throttle=("power cap",)),)
+        ),
         step_event(3),
         epoch_event(1, 3),
         events.Saving(time=START + 9, key="checkpoints/one-9.pt", bytes=9, written=4),

@@ -95,6 +95,8 @@ def test_only_a_gpu_is_called_one() -> None:
     feed = running().steps(20)
     feed.view.apply(events.Telemetry(time=1.0, gpus=(GpuSample(index=0, utilization=5.0),)))
     assert "the GPU waits" in diagnose(feed.view, 0).text
+    feed.view.apply(events.Devices(time=1.0, device="cpu"))  # the GPU of this machine is somebody else's
+    assert "training waits" in diagnose(feed.view, 0).text
 
 
 def test_settling_is_reported_instead_of_a_diagnosis() -> None:

@@ -126,6 +126,9 @@ def test_throttle_reasons_are_named_and_idle_is_none() -> None:
     gpus = opened(nvml).read().gpus
     assert gpus[0].throttle == ("power cap", "thermal (hardware)")
     assert gpus[1].throttle == ()
+    # Drivers before 535 know the reasons under the old name only.
+    nvml.failures[("nvmlDeviceGetCurrentClocksEventReasons", 0)] = pynvml.NVML_ERROR_FUNCTION_NOT_FOUND
+    assert opened(nvml).read().gpus[0].throttle == ("power cap", "thermal (hardware)")
 
 
 def test_mig_instances_take_the_place_of_their_gpu() -> None:

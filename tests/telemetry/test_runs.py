@@ -39,6 +39,7 @@ def test_a_finished_run(tmp_path: Path) -> None:
     assert summary.wait_fraction == pytest.approx(0.75)
     assert (summary.endpoint, summary.checkpoint) == (EndpointKind.STANDARD, "checkpoints/one-3.pt")
     assert (summary.val_loss, summary.top1, summary.error) == (1.25, 0.5, "lost a reader")
+    assert (summary.device, summary.gpus, summary.gpu_utilization) == ("cuda", ("GPU-0",), 40.0)
     assert not summary.interrupted
 
 

@@ -238,3 +238,13 @@ def test_several_gpus_have_a_mean_and_a_sum() -> None:
     view.apply(events.Telemetry(time=1.0, gpus=gpus))
     last = {name: series.last.last for name, series in view.series.items() if series.last is not None}
     assert (last["gpus.utilization"], last["gpus.power"]) == (40.0, 150.0)
+
+
+def test_only_the_gpus_of_the_run_are_averaged() -> None:
+    view = RunView()
+    view.apply(events.Devices(time=1.0, device="cuda", gpus=("GPU-3", "GPU-1")))
+    gpus = tuple(GpuSample(index=at, uuid=f"GPU-{at}", utilization=20.0 * at, power=50.0) for at in range(4))
+    view.apply(events.Telemetry(time=1.0, gpus=gpus))
+    assert [gpu.index for gpu in view.gpus] == [1, 3]
+    last = {name: series.last.last for name, series in view.series.items() if series.last is not None}
+    assert (last["gpus.utilization"], last["gpus.power"], last["gpu2.utilization"]) == (40.0, 100.0, 40.0)

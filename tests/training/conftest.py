@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -146,5 +147,8 @@ def steps(found: list[events.Event]) -> list[events.Step]:
     return [event for event in found if isinstance(event, events.Step)]
 
 
-def only(found: list[events.Event], kind: type[events.Event]) -> list[events.Event]:
+E = TypeVar("E", bound=events.Event)
+
+
+def only(found: list[events.Event], kind: type[E]) -> list[E]:
     return [event for event in found if isinstance(event, kind)]

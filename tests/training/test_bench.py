@@ -18,10 +18,9 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.manifest import object_key
 from ossconsole.telemetry.host import CpuLimit, usable_cores
-from ossconsole.training.bench import sampling
 from ossconsole.training.bench.benchmark import Bench, BenchSettings
-from ossconsole.training.bench.results import BenchEvent, CacheState, Limit, LimitKind, Mode, Reading
-from ossconsole.training.bench.sampling import BenchDataset, BenchRequests
+from ossconsole.training.bench.requests import BenchDataset, BenchRequests, next_batch
+from ossconsole.training.bench.results import BenchEvent, CacheState, Limit, LimitKind, Mode, Reading, ReadPath
 from ossconsole.training.compute.device import compute_threads
 from ossconsole.training.loading.loader import SkippedSample
 from tests.training.conftest import SIDE, TRAIN_SAMPLES, Bucket
@@ -82,7 +81,7 @@ def test_samples_that_cannot_be_used_are_left_out(failed: str, rows: int, proble
     batch: Any = SimpleNamespace(bad=(skipped,), failed=failed, rows=np.arange(rows))
     loader: Any = SimpleNamespace(next=lambda: batch)
     with pytest.raises(ConsoleError, match=problem) if problem else nullcontext():
-        assert sampling._next(loader) is batch
+        assert next_batch(loader) is batch
 
 
 def test_the_formats_are_compared_on_the_same_images_which_are_deleted(bucket: Bucket) -> None:
@@ -109,7 +108,10 @@ def test_a_control_measures_one_endpoint_under_both_names(bucket: Bucket) -> Non
     found: list[BenchEvent] = []
     summary = Bench(bucket.profile, bucket.credentials, settings, found.append).run()
     assert summary.aa == "accelerated"
-    assert {event.endpoint for event in found if isinstance(event, Reading)} == set(EndpointKind)
+    assert {event.endpoint for event in found if isinstance(event, Reading)} == {
+        ReadPath.STANDARD,
+        ReadPath.ACCELERATED,
+    }
     assert "A/A control, the accelerated endpoint under both names (simulated)" in summary.headline
     warm = summary.rows[0].comparison["warm"]
     assert warm.low is not None

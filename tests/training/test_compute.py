@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +17,6 @@ from ossconsole.training.compute.device import (
     PendingTimes,
     StepClock,
     amp_dtype,
-    select_device,
 )
 from ossconsole.training.loading.images import SampleTransform
 from ossconsole.training.settings import TrainSettings
@@ -84,15 +86,50 @@ def test_a_buffer_is_free_once_its_own_copy_is_done_also_after_a_batch_without_o
     assert last.waited_for
 
 
-def test_a_process_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert select_device(1) == torch.device("cuda", 1)
-    with pytest.raises(
-        ConsoleError, match="Process 3 of the run needs a GPU of its own, and only 2 are available"
-    ) as error:
-        select_device(2)
-    assert "--processes 0" in error.value.remedy
+class Streams:
+    """Stands in for CUDA streams: notes what each waits for. An event is `(stream, number)`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.waited: list[tuple[str, Any]] = []
+        self.compute, self.side = Stream("compute", self), Stream("copy", self)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: self.compute)
+        monkeypatch.setattr(torch.cuda, "stream", lambda _stream: contextlib.nullcontext())
+
+
+class Stream:
+    def __init__(self, name: str, streams: Streams) -> None:
+        self.name, self.streams, self.recorded = name, streams, 0
+
+    def record_event(self) -> tuple[str, int]:
+        self.recorded += 1
+        return (self.name, self.recorded)
+
+    def wait_event(self, event: object) -> None:
+        self.streams.waited.append((self.name, event))
+
+    def wait_stream(self, other: Stream) -> None:
+        self.streams.waited.append((self.name, other.name))
+
+
+@pytest.mark.parametrize("fmt", [SampleFormat.IMAGE_U8, SampleFormat.TENSOR_F32])
+def test_two_device_buffers_are_used_in_turn_each_once_its_images_are_made(
+    monkeypatch: pytest.MonkeyPatch, fmt: SampleFormat
+) -> None:
+    compute, streams = context(fmt), Streams(monkeypatch)
+    compute._stream = streams.side  # type: ignore[assignment]
+    random = np.random.default_rng(0)
+    batches = [
+        torch.from_numpy(random.integers(0, 120, (count, transform(fmt).row_bytes), dtype=np.uint8))
+        for count in (4, 4, 3, 4, 5)
+    ]
+    found = [compute.images(rows) for rows in batches]
+    for images, rows in zip(found, batches, strict=True):  # no image is in memory that a later batch has overwritten
+        assert torch.equal(images, context(fmt).images(rows))
+    assert [waited for name, waited in streams.waited if name == "compute"] == [("copy", n) for n in range(1, 6)]
+    copies = [waited for name, waited in streams.waited if name == "copy"]
+    new = "compute"  # memory that kernels before may still use
+    assert copies == [new, new, ("compute", 1), ("compute", 2), new, ("compute", 3)]
+    assert compute._copies == [("copy", number) for number in range(1, 6)]  # type: ignore[comparison-overlap]
 
 
 def test_the_parts_of_a_step_add_up() -> None:

@@ -63,8 +63,10 @@ def process() -> Iterator[FakeProcess]:
 def test_commands_reach_the_run_and_refusals_come_back(process: FakeProcess) -> None:
     ask(os.getpid(), control.Pause(run="run-1"))
     ask(os.getpid(), control.SwitchEndpoint(run="run-1", endpoint=EndpointKind.ACCELERATED, reason="by hand"))
+    ask(os.getpid(), control.ProfileSteps(run="run-1"))
     ask(os.getpid(), Stop(run="run-1"))
-    assert process.own_run.asked == [("pause",), ("switch", EndpointKind.ACCELERATED, "by hand"), ("stop",)]
+    switched = ("switch", EndpointKind.ACCELERATED, "by hand")
+    assert process.own_run.asked == [("pause",), switched, ("profile",), ("stop",)]
     with pytest.raises(ControlError, match="No") as refused:
         ask(os.getpid(), control.SetLr(run="run-1", lr=0.1))
     assert refused.value.remedy == "Ask nicely."

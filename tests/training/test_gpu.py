@@ -7,8 +7,10 @@ import torch
 from torchvision.models import resnet18
 
 from ossconsole.dataset.formats import SampleFormat
-from ossconsole.training.compute.device import DeviceContext, select_device
-from ossconsole.training.compute.trainer import EpochMeter, ForwardBackward, Trainer
+from ossconsole.training.compute.acceleration import ForwardBackward
+from ossconsole.training.compute.device import DeviceContext
+from ossconsole.training.compute.selection import select_device
+from ossconsole.training.compute.trainer import EpochMeter, Trainer
 from ossconsole.training.distributed.process_group import ProcessGroup
 from ossconsole.training.distributed.ranks import RankInfo
 from ossconsole.training.loading.images import SampleTransform

@@ -14,11 +14,12 @@ import pytest
 
 from tests.benchmarks.gpu.__main__ import in_process, run_part
 
-# Left out here: what needs a GPU or a compiler, and what only repeats a part below for longer.
-ON_ANY_DEVICE = ["fp16 overflow", "slot reuse", "snapshot", "loader alone", "whole loop"]
+# Left out here: what needs a GPU, and what only repeats a part below for longer.
+ON_ANY_DEVICE = ["fp16 overflow", "slot reuse", "snapshot", "loader alone", "whole loop", "out of memory", "group end"]
+TAKE_TIME = ["checkpoint stall", "gpu selection", "same endpoint", "learning", "decode", "compiled"]
 
 
-@pytest.mark.parametrize("name", ON_ANY_DEVICE)
+@pytest.mark.parametrize("name", [*ON_ANY_DEVICE, *(pytest.param(name, marks=pytest.mark.slow) for name in TAKE_TIME)])
 def test_a_part_in_its_small_form(name: str) -> None:
     part = run_part(name, small=True, seconds=0.2)
     assert part.ok, part.figures

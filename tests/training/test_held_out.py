@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
-import msgspec
 import numpy as np
 
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.listing import manifest_from_listing
 from ossconsole.dataset.manifest import Manifest, Sample, write_manifest
-from ossconsole.training.data import held_out_rows, hold_out, training_data
+from ossconsole.training.data import columns_of, held_out_rows, hold_out, training_data
 from tests.dataset.conftest import jpeg
 from tests.sandboxed import Sandboxed
 
@@ -27,17 +26,18 @@ def dataset(**splits: tuple[Sample, ...]) -> Manifest:
 
 def test_a_share_of_each_class_is_held_out() -> None:
     whole = dataset()
-    manifest, text = hold_out(whole, 0.25, seed=3)
-    train, val = manifest.splits["train"], manifest.splits["val"]
-    assert Counter(sample.label for sample in val) == {0: 50, 1: 10, 2: 1}
+    splits, text = hold_out(columns_of(whole), 0.25, seed=3)
+    train, val = list(splits["train"].keys), list(splits["val"].keys)
+    assert Counter(splits["val"].labels.tolist()) == {0: 50, 1: 10, 2: 1}
+    assert all(key.split("/")[1] == str(label) for key, label in zip(val, splits["val"].labels, strict=True))
     assert text == "25 % of the training images (61) are held out for validation."
     order = {sample.key: row for row, sample in enumerate(whole.splits["train"])}
-    assert sorted((*train, *val), key=lambda sample: order[sample.key]) == list(whole.splits["train"])
-    for samples in (train, val):
-        rows = [order[sample.key] for sample in samples]
+    assert sorted((*train, *val), key=order.__getitem__) == [sample.key for sample in whole.splits["train"]]
+    for keys in (train, val):
+        rows = [order[key] for key in keys]
         assert rows == sorted(rows)
     # Not the first or the last of a class: keys often have an order that means something.
-    assert 20 < np.mean([order[sample.key] for sample in val if sample.label == 0]) < 180
+    assert 20 < np.mean([order[key] for key in val if key.startswith("train/0/")]) < 180
 
 
 def test_seed_and_key_alone_decide() -> None:
@@ -54,11 +54,11 @@ def test_seed_and_key_alone_decide() -> None:
 
 
 def test_it_leaves_a_dataset_alone_that_has_one_or_is_too_small() -> None:
-    with_val = dataset(val=(Sample("val/a/1.jpg", 0, 0, 0, bytes=9),))
+    with_val = columns_of(dataset(val=(Sample("val/a/1.jpg", 0, 0, 0, bytes=9),)))
     assert hold_out(with_val, 0.1, 0) == (with_val, "")
-    whole = dataset()
+    whole = columns_of(dataset())
     assert hold_out(whole, 0.0, 0) == (whole, "")
-    few = msgspec.structs.replace(whole, splits={"train": whole.splits["train"][-5:]})
+    few = {"train": whole["train"].where(np.arange(len(whole["train"])) >= len(whole["train"]) - 5)}
     assert hold_out(few, 0.1, 0) == (few, "")
 
 
@@ -68,7 +68,7 @@ def test_a_listed_prefix_and_its_manifest_have_the_same_split(sandboxed_bucket: 
         store.put(f"{prefix}/train/{'ab'[number % 2]}/{number}.jpg", jpeg(number % 4))
     listed = training_data(store, prefix, val_split=0.1, seed=5)
     assert (listed.count("train"), listed.count("val"), listed.missing) == (36, 4, "")
-    assert listed.notes[0].startswith("Listed 40 images in ")
+    assert listed.notes[0].startswith("Listed 40 train images in ")
     assert listed.notes[0].endswith("To keep the list: ossconsole manifest --dataset-prefix held-out")
     assert listed.notes[1:] == ["10 % of the training images (4) are held out for validation."]
     write_manifest(store, prefix, manifest_from_listing(store, prefix)[0])

@@ -72,18 +72,18 @@ def test_ranks_pause_and_change_together_and_a_dead_rank_is_reported(start_run: 
     run.checkpoint()
     run.resume()
     assert seen[events.Checkpoint].wait(DEADLINE_S)
-    (other,) = [
+    others = [
         child
         for child in psutil.Process().children()
         if any("training.rank_process" in part for part in child.cmdline())
     ]
-    os.kill(other.pid, signal.SIGKILL)
+    assert len(others) == 2  # rank 0 too: CUDA or NCCL must never take this process along
+    os.kill(max(others, key=lambda child: child.pid).pid, signal.SIGKILL)
     assert run.wait(DEADLINE_S)
     assert steps(run.drain())[-1].lr <= 1e-9
     assert run.error is not None
-    assert "lost another rank" in run.error.message
-    assert "/" not in run.error.message  # a place in torch's source helps nobody
-    assert "--resume" in run.error.remedy
+    assert "was killed by SIGKILL" in run.error.message
+    assert "Resume with --resume checkpoints/" in run.error.remedy
     assert run.state is RunState.FAILED
 
 

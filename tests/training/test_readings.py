@@ -5,10 +5,11 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from ossconsole.cli.bench import print_summary
+from ossconsole.cli.bench_tables import print_summary
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.telemetry.compare import Conditions, Decision
 from ossconsole.telemetry.measure import Ceiling
+from ossconsole.training.bench.conclusions import aa_headline, aa_passed, bound, headline
 from ossconsole.training.bench.results import (
     BenchCase,
     BenchSummary,
@@ -18,13 +19,10 @@ from ossconsole.training.bench.results import (
     LimitKind,
     Mode,
     Reading,
+    ReadPath,
     ResultRow,
     Spread,
-    aa_headline,
-    aa_passed,
-    bound,
     format_results,
-    headline,
     limit_spreads,
     result_row,
 )
@@ -39,7 +37,7 @@ def reading(endpoint: EndpointKind, rate: float, number: int, temperature: Cache
         time=0.0,
         simulated=True,
         cell=CELL,
-        endpoint=endpoint,
+        endpoint=ReadPath(endpoint),
         temperature=temperature,
         round=number,
         samples=100,
@@ -160,6 +158,7 @@ def test_the_lowest_limit_is_the_bottleneck(http: float, connector: float, compu
     text = bound(row(reading(ACCELERATED, 180, 0)), limits, simulated=True)
     assert said in text
     assert f"{180 / min(http, connector, compute):.0%} of the limit" in text
+    assert (f"{180 / compute:.0%} of the model's own ceiling" in text) == ("compute" not in said)
     assert "simulated" in text
 
 

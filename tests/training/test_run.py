@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
 import threading
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
@@ -21,8 +24,9 @@ from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.runs import read_events
 from ossconsole.training.checkpoints.checkpoint import Snapshot, fetch_uri, unpack
 from ossconsole.training.checkpoints.store import stable_key
+from ossconsole.training.compute.profile import traces_dir
+from ossconsole.training.data import TrainingData
 from ossconsole.training.run import TrainingRun
-from ossconsole.training.settings import TrainSettings
 from tests.training.conftest import (
     CLASSES,
     DEADLINE_S,
@@ -153,18 +157,16 @@ def objects_below(bucket: Bucket) -> dict[str, bytes]:
 def test_a_run_stopped_while_torch_loads_ends_without_a_model(
     bucket: Bucket, start_run: StartRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop_and_count(_settings: TrainSettings) -> int:
+    def stop_and_return() -> TrainingData:
+        gate.wait(DEADLINE_S)
         runs[0].stop()
-        return 1
+        return bucket.data
 
-    monkeypatch.setattr("ossconsole.training.session.local_processes", stop_and_count)
     monkeypatch.setattr("ossconsole.training.session.train", None)
     stable = keep_good(bucket)
     gate = threading.Event()
     runs: list[TrainingRun] = []
-    monkeypatch.setattr(
-        "ossconsole.training.data.training_data", lambda *_, **__: gate.wait(DEADLINE_S) and bucket.data
-    )
+    monkeypatch.setattr("ossconsole.training.data.training_data", lambda *_, **__: stop_and_return())
     runs.append(start_run())
     gate.set()
     found = finished(runs[0])
@@ -392,6 +394,52 @@ def test_a_checkpoint_of_another_dataset_is_refused(bucket: Bucket, start_run: S
     assert "another batch size" in other.error.message
 
 
+def test_another_model_has_checkpoints_of_its_own_and_its_figures_are_recorded(
+    bucket: Bucket, start_run: StartRun
+) -> None:
+    settings: dict[str, Any] = {"model": "mobilenet_v3_small", "weights": "none", "ema_decay": 0.5, "clip_norm": 1.0}
+    found = finished(start_run(**settings, epochs=3, profile_steps=2))
+    norms = [step.grad_norm for step in steps(found)]
+    assert all(norm is not None and norm > 0 for norm in norms)
+    epoch = next(event for event in found if isinstance(event, events.Epoch))
+    assert set(epoch.class_top1) == set(CLASSES)
+    assert epoch.top1 == pytest.approx(sum(epoch.class_top1.values()) / 3, abs=1e-3)  # as many samples of each class
+    (profiled,) = (event for event in only(found, events.InfoEvent) if event.message.startswith("Profiled 2 steps: "))
+    (trace,) = traces_dir().iterdir()
+    assert str(trace) in profiled.message
+    with gzip.open(trace) as file:
+        names = {event.get("name", "") for event in json.load(file)["traceEvents"]}
+    assert {"ProfilerStep#1", "ProfilerStep#2"} <= names
+    saved = only(found, events.Checkpoint)[-1]
+    assert saved.stable_key.endswith("/mobilenet_v3_small.pt")
+    state = unpack(bucket.store().get(saved.stable_key), "stable")
+    assert (state["model_name"], state["freeze"]) == ("mobilenet_v3_small", "none")
+    # The averaged weights, to which its top-1 belongs, are those of a new run.
+    frozen = {**settings, "weights": f"oss://{bucket.profile.bucket}/{saved.stable_key}", "freeze": "backbone"}
+    head_only = only(finished(start_run(**frozen)), events.Checkpoint)[-1].key
+    kept = unpack(bucket.store().get(head_only), head_only)["model"]
+    for name, value in state["model"].items():
+        assert torch.equal(kept[name], value) == (not name.startswith("classifier.3")), name
+    for other, problem in (
+        ({"model": "resnet18"}, "the model mobilenet_v3_small; this run has resnet18"),
+        ({"freeze": "backbone"}, "--freeze none; this run has backbone"),
+    ):
+        refused = start_run(**{**settings, **other}, resume=saved.key)
+        assert refused.wait(DEADLINE_S)
+        assert refused.error is not None
+        assert problem in refused.error.message
+
+
+def test_a_user_can_profile_a_run(start_run: StartRun) -> None:
+    def ask(event: events.Event) -> None:
+        if isinstance(event, events.Step) and event.step == 2:
+            run.profile()
+
+    run = start_run(epochs=3, on_event=ask)
+    messages = [event.message for event in only(finished(run), events.InfoEvent)]
+    assert any(message.startswith("Profiled 10 steps: ") for message in messages)
+
+
 @pytest.mark.parametrize("interactive", [True, False], ids=["console", "headless"])
 def test_a_step_on_the_cpu_has_lower_priority_than_a_screen(start_run: StartRun, interactive: bool) -> None:
     priorities = []
@@ -436,7 +484,7 @@ def test_a_listing_is_reported_and_a_stop_ends_it(
             runs[0].stop()
 
     monkeypatch.setattr("ossconsole.training.data.manifest_from_listing", endless)
-    monkeypatch.setattr("ossconsole.training.run._LISTING_EVERY_S", 0.0)
+    monkeypatch.setattr("ossconsole.training.rank._LISTING_EVERY_S", 0.0)
     runs: list[TrainingRun] = []
     stable = keep_good(bucket)
     gate = threading.Event()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import multiprocessing
 import os
 import signal
@@ -29,8 +28,8 @@ from ossconsole.sandbox.process import SandboxProcess
 from ossconsole.storage.client import ObjectStore
 from ossconsole.telemetry import events
 from ossconsole.training.bench.benchmark import Bench, BenchSettings
-from ossconsole.training.bench.results import BenchEvent, CacheState, Mode, Reading
-from ossconsole.training.bench.sampling import BenchDataset, BenchRequests
+from ossconsole.training.bench.requests import BenchDataset, BenchRequests
+from ossconsole.training.bench.results import BenchEvent, CacheState, Mode, Reading, ReadPath
 from ossconsole.training.data import Tar, Tars, TrainingData, training_data
 from ossconsole.training.loading.loader import Batch, BatchLoader, LoaderError
 from ossconsole.training.loading.reader import MISSING
@@ -286,7 +285,9 @@ def test_a_benchmark_of_shards_has_no_limits_of_single_objects(uploaded: Uploade
     found: list[BenchEvent] = []
     summary = Bench(uploaded.bucket.profile, uploaded.bucket.credentials, settings, found.append).run()
     readings = [event for event in found if isinstance(event, Reading)]
-    assert {(each.endpoint, each.temperature) for each in readings} == set(itertools.product(EndpointKind, CacheState))
+    assert {(each.endpoint, each.temperature) for each in readings} == {
+        (path, state) for path in (ReadPath.STANDARD, ReadPath.ACCELERATED) for state in CacheState
+    }
     assert summary.limits == {}
 
 

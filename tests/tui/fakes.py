@@ -18,6 +18,7 @@ from ossconsole.dataset.upload.plan import UploadPlan
 from ossconsole.dataset.upload.progress import Phase, PipelineStage, SamplePreview, UploadProgress
 from ossconsole.storage.jobs.job import Failure
 from ossconsole.storage.jobs.threads import Cancelled
+from ossconsole.storage.jobs.warm import WarmUp
 from ossconsole.storage.objects import ListPage, ObjectInfo, ObjectSummary
 from ossconsole.storage.retry import Pause
 from ossconsole.telemetry import events
@@ -75,6 +76,9 @@ class FakeRun:
 
     def checkpoint(self) -> None:
         self.asked.append(("checkpoint",))
+
+    def profile(self) -> None:
+        self.asked.append(("profile",))
 
     def set_lr(self, lr: float) -> None:
         self.asked.append(("set_lr", lr))
@@ -230,6 +234,8 @@ class FakeServices:
     plan: UploadPlan | ConsoleError = _NO_FILES
     planned: list[UploadSettings] = field(default_factory=list)
     uploads: list[UploadSettings] = field(default_factory=list)
+    warm_up: WarmUp | ConsoleError | None = None
+    warm_ups: list[bool] = field(default_factory=list)
     begun: int = 0
     demos: int = 0
     is_demo: bool = False
@@ -283,6 +289,14 @@ class FakeServices:
         may_block()
         if kind in self.unreachable:
             raise self.unreachable[kind]
+
+    def plan_warm_up(self, *, again: bool = False) -> WarmUp:
+        may_block()
+        self.warm_ups.append(again)
+        if isinstance(self.warm_up, ConsoleError):
+            raise self.warm_up
+        assert self.warm_up is not None
+        return self.warm_up
 
     def start_run(self, settings: TrainSettings, dataset_prefix: str = "") -> FakeRun:
         may_block()

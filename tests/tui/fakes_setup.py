@@ -128,6 +128,7 @@ class FakeBucketSetup:
     profile: Profile = REAL
     steps: Sequence[ProbeStep] = ()
     error: ConsoleError | None = None
+    refusal: ConsoleError | None = None
     state: AcceleratorState = field(
         default_factory=lambda: AcceleratorState(ACCELERATOR, ("It is billed by the hour.",))
     )
@@ -157,16 +158,19 @@ class FakeBucketSetup:
 
     def accelerator(self) -> AcceleratorState:
         may_block()
+        if self.refusal is not None:
+            raise self.refusal
         return self.state
 
-    def create_accelerator(self, wanted: Accelerator) -> None:
+    def save_accelerator(self, wanted: Accelerator, present: Accelerator | None) -> None:
         may_block()
+        assert present == self.state.accelerator
         self.asked.append(wanted)
         self.state = AcceleratorState(wanted)
 
-    def delete_accelerator(self) -> None:
+    def delete_accelerator(self, zone: str) -> None:
         may_block()
-        self.asked.append("delete")
+        self.asked.append(f"delete {zone}")
         self.state = AcceleratorState(None)
 
     def create_bucket(self) -> None:

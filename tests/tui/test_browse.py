@@ -413,7 +413,9 @@ async def test_readonly_writes_nothing(bucket: ObjectStore, make_app: AppMaker) 
     assert len(list(list_uploads(bucket, folder_of(bucket)))) == 1
 
 
-async def test_an_archived_object_is_restored_and_read(bucket: ObjectStore, make_app: AppMaker) -> None:
+async def test_an_archived_object_is_restored_and_read(
+    sandboxed_bucket: Sandboxed, bucket: ObjectStore, make_app: AppMaker
+) -> None:
     for name, storage_class in (("cold.txt", "Archive"), ("warm.txt", "IA")):
         headers = {"x-oss-storage-class": storage_class}
         bucket.sdk.put_object(folder_of(bucket) + name, name.encode() * 2, headers=headers)
@@ -424,6 +426,9 @@ async def test_an_archived_object_is_restored_and_read(bucket: ObjectStore, make
         await browser.press("R")
         await browser.job_is_over()
         await browser.until(lambda: "Restore requested for 1 object" in browser.notices)
+        assert "Archive: readable within a minute" in browser.notices
+        sandboxed_bucket.control.finish_restores()
+        await browser.press("r")
         await browser.until(lambda: "cold.txtcold.txt" in browser.text)
         assert "ongoing-request" in browser.text
         await browser.goes_to("warm.txt")
@@ -431,7 +436,7 @@ async def test_an_archived_object_is_restored_and_read(bucket: ObjectStore, make
         await browser.until(lambda: "Nothing here is archived" in browser.notices)
         await browser.press("a", "R")
         await browser.until(lambda: isinstance(pilot.app.screen, ConfirmScreen))
-        assert "OSS charges" in browser.text
+        await browser.until(lambda: "OSS bills" in browser.text and "ColdArchive: Expedited within 1" in browser.text)
         await browser.press("right", "enter")
         await browser.until(lambda: "done" in browser.notices)
         await browser.until(lambda: "2/2  32 B" not in browser.text)  # a job that is done leaves
@@ -806,7 +811,7 @@ async def test_a_bucket_that_cannot_be_used_any_more_is_left(make_app: AppMaker)
     app = make_app(found, "browse")
     async with app.run_test(size=(80, 24)) as pilot:
         browser = await opened(pilot, store, "")
-        await browser.until(lambda: "a.pt" in browser.text and app.current_mode == "browse")
+        await browser.until(lambda: "a.pt" in browser.text)
         found.stand(NoCredentials(profile=store.profile))
         await browser.until(lambda: "No credentials for profile sandbox." in browser.text)
         assert "a.pt" not in browser.text

@@ -134,6 +134,18 @@ def test_a_gpu_that_fell_off_the_bus_says_so() -> None:
     assert "GPU 0" in shown_lines
 
 
+def test_the_gpus_of_the_run_come_first_and_are_marked() -> None:
+    view = RunView()
+    view.apply(events.Devices(time=START, device="cuda", gpus=("GPU-5", "GPU-6")))
+    view.apply(events.Telemetry(time=START, gpus=tuple(gpu(at, uuid=f"GPU-{at}") for at in range(8)), host=host()))
+    context = DashboardContext(view, START, BRAILLE)
+    rows = text(machine.machine(context, 100, 5)).splitlines()
+    assert [row[:6] for row in rows[:3]] == ["▶GPU 5", "▶GPU 6", " GPU 0"]
+    assert "5 more GPUs" in rows[3]
+    assert chart_specs(view, raw=False, log=False)[2].title == "2 GPUs util"
+    assert text(machine.detail_lines(context, 100)).count("▶GPU") == 2
+
+
 def test_throttling_and_missing_figures_of_a_gpu() -> None:
     view = RunView()
     odd = gpu(0, power=None, temperature=None, throttle=("power cap",))

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from textual.pilot import Pilot
-from textual.widgets import Input, OptionList, Static
+from textual.widgets import Button, Input, OptionList, Static
 
 from ossconsole.config.connector import load_connector_config
 from ossconsole.config.credential_sources import connector_file, ossutil_file, read_connector_file
@@ -19,6 +19,7 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.metadata import Instance
 from ossconsole.config.profiles import Settings, load_settings, save_settings, settings_path
+from ossconsole.storage.accelerator import ON_WRITE, AcceleratedPath
 from ossconsole.storage.probe.report import ProbeStage, ProbeStep, StepStatus
 from ossconsole.tui.app import ConsoleApp
 from ossconsole.tui.console import AcceleratorState, NoCredentials, Ready, Unavailable
@@ -29,6 +30,7 @@ from ossconsole.tui.setup.screen import SetupScreen
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import REAL, SECRET, START
 from tests.tui.fakes_setup import (
+    ACCELERATOR,
     REQUEST_ID,
     FakeBucketSetup,
     SetupServices,
@@ -280,10 +282,99 @@ async def test_an_accelerator_that_is_there_can_be_deleted(make_app: AppMaker) -
         await press(pilot, "right", "right", "enter")
         await confirm(pilot, "imagenet-train")
         await pilot.app.workers.wait_for_complete()
-    assert services.setup.asked == ["delete"]
+    assert services.setup.asked == ["delete cn-hangzhou-j"]
 
 
-@pytest.mark.parametrize(("field", "value", "words"), [("quota_gb", "10", "50 to 204,800"), ("zone", " ", "zone")])
+MIXED = msgspec.structs.replace(
+    ACCELERATOR,
+    paths=(AcceleratedPath("dataset/imagenet/", ON_WRITE), AcceleratedPath("a, b/"), AcceleratedPath("old/")),
+)
+
+
+async def open_change_form(pilot: Pilot[str], app: ConsoleApp) -> None:
+    await settle(pilot)
+    await press(pilot, "a")
+    await until_shown(pilot, app, "500 GB: estimated CNY")
+    await press(pilot, "right", "enter")
+    await until_shown(pilot, app, "Change the accelerator in cn-hangzhou-j")
+
+
+async def test_a_change_of_the_size_keeps_paths_and_their_policies(make_app: AppMaker) -> None:
+    services = setup_services(state=AcceleratorState(MIXED))
+    app = make_app(services, "setup")
+    async with app.run_test(size=SMALL) as pilot:
+        await open_change_form(pilot, app)
+        await type_into(pilot, "quota_gb", "2048")
+        await press(pilot, "ctrl+s")
+        question = plain(app)
+        assert "size: 500 → 2,048 GB" in question
+        assert "price: CNY 0.49 → 1.99 per hour" in question
+        assert "Everything else stays as it is." in question
+        await confirm(pilot, "imagenet-train")
+        await pilot.app.workers.wait_for_complete()
+    assert services.setup.asked == [msgspec.structs.replace(MIXED, quota_gb=2048)]
+
+
+async def test_a_change_of_paths_names_what_is_lost_and_costs_no_typing(make_app: AppMaker) -> None:
+    services = setup_services(state=AcceleratorState(MIXED))
+    app = make_app(services, "setup")
+    async with app.run_test(size=SMALL) as pilot:
+        await open_change_form(pilot, app)
+        assert app.screen.query_one("#field-paths", Input).value == 'dataset/imagenet/, "a, b/", old/'
+        await type_into(pilot, "paths", 'dataset/imagenet/, "a, b/", new/')
+        await press(pilot, "ctrl+s")
+        question = plain(app)
+        assert "no longer cached: old/" in question
+        assert "cached from now on: new/ (write-back)" in question
+        await press(pilot, "right", "enter")
+        await pilot.app.workers.wait_for_complete()
+    (wanted,) = services.setup.asked
+    kept = (*MIXED.paths[:2], AcceleratedPath("new/"))
+    assert wanted == msgspec.structs.replace(MIXED, paths=kept)
+
+
+async def test_an_untouched_form_changes_nothing(make_app: AppMaker) -> None:
+    services = setup_services(state=AcceleratorState(MIXED))
+    app = make_app(services, "setup")
+    async with app.run_test(size=SMALL) as pilot:
+        await open_change_form(pilot, app)
+        await press(pilot, "ctrl+s")
+        await settle(pilot)
+        assert ["nothing was changed" in notice.message for notice in app._notifications] == [True]
+    assert services.setup.asked == []
+
+
+async def test_an_accelerator_that_could_not_be_read_is_not_replaced(make_app: AppMaker) -> None:
+    services = setup_services()
+    services.setup.refusal = ConsoleError("AccessDenied while reading the accelerator.", remedy="Allow it in RAM.")
+    app = make_app(services, "setup")
+    async with app.run_test(size=SMALL) as pilot:
+        await settle(pilot)
+        await press(pilot, "a")
+        await settle(pilot)
+        assert ["AccessDenied while reading" in notice.message for notice in app._notifications] == [True]
+        assert isinstance(app.screen, SetupScreen)
+
+
+async def test_paths_that_oss_did_not_send_cannot_be_changed(make_app: AppMaker) -> None:
+    unread = msgspec.structs.replace(ACCELERATOR, paths=(), paths_known=False)
+    app = make_app(setup_services(state=AcceleratorState(unread)), "setup")
+    async with app.run_test(size=SMALL) as pilot:
+        await settle(pilot)
+        await press(pilot, "a")
+        await until_shown(pilot, app, "OSS did not send its paths")
+        assert [str(button.label) for button in app.screen.query(Button)] == ["Cancel", "Delete"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("quota_gb", "10", "50 to 204,800"),
+        ("quota_gb", "١٠٠", "50 to 204,800"),
+        ("zone", " ", "such as cn-hangzhou-j"),
+        ("zone", "cn-beijing-h", "not a zone of cn-hangzhou"),
+    ],
+)
 async def test_a_wrong_size_or_zone_keeps_the_form_open(make_app: AppMaker, field: str, value: str, words: str) -> None:
     app = make_app(setup_services(state=AcceleratorState(None)), "setup")
     async with app.run_test(size=SMALL) as pilot:
@@ -296,6 +387,21 @@ async def test_a_wrong_size_or_zone_keeps_the_form_open(make_app: AppMaker, fiel
         assert words in str(app.screen.query_one(".hint", Static).render())
         assert app.focused is not None
         assert app.focused.id == f"field-{field}"
+
+
+async def test_the_zone_of_a_new_accelerator_is_that_of_the_endpoint(make_app: AppMaker) -> None:
+    endpoint = "https://cn-hangzhou-j-internal.oss-data-acc.aliyuncs.com"
+    services = setup_services(state=AcceleratorState(None))
+    services.profile = msgspec.structs.replace(REAL, accelerated_endpoint=endpoint)
+    app = make_app(services, "setup")
+    async with app.run_test(size=SMALL) as pilot:
+        await settle(pilot)
+        await press(pilot, "a")
+        await until_shown(pilot, app, "Create an accelerator")
+        assert app.screen.query_one("#field-zone", Input).value == "cn-hangzhou-j"
+        await type_into(pilot, "zone", "cn-hangzhou-k")
+        await press(pilot, "ctrl+s")
+        assert "endpoint of the profile is that of cn-hangzhou-j" in str(app.screen.query_one(".hint", Static).render())
 
 
 async def test_nothing_can_be_changed_read_only(make_app: AppMaker) -> None:
@@ -553,6 +659,15 @@ async def test_large_screens_show_accelerator_connector_and_sources(make_app: Ap
         text = shown(app)
     for words in ("imagenet-train_data-acc", "dataset/imagenet/ (write-back)", "connector.json", "OSS_ACCESS_KEY_ID"):
         assert words in text, words
+
+
+async def test_an_accelerator_of_another_zone_is_shown_with_its_cost(make_app: AppMaker) -> None:
+    other = msgspec.structs.replace(ACCELERATOR, zone="cn-hangzhou-k", quota_gb=1000)
+    app = make_app(setup_services(all_good(), state=AcceleratorState(None, others=(other,))), "setup")
+    async with app.run_test(size=LARGE) as pilot:
+        await settle(pilot)
+        await press(pilot, "c")
+        await until_shown(pilot, app, "Also billed: 1,000 GB in cn-hangzhou-k (estimated CNY 0.97 per hour")
 
 
 async def test_a_profile_without_a_way_in_can_still_be_set_up(make_app: AppMaker) -> None:

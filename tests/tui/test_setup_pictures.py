@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 from textual.pilot import Pilot
+from textual.screen import Screen
 from textual.widgets import Input
 
 from ossconsole.config.connector import save_connector_config
 from ossconsole.config.profiles import Settings, save_settings
 from ossconsole.storage.probe.report import ProbeStep
+from ossconsole.tui.kit.dialogs import ConfirmScreen, TypedConfirmScreen
+from ossconsole.tui.setup.accelerator import AcceleratorForm
 from ossconsole.tui.setup.panels import ProbeState
 from ossconsole.tui.setup.screen import SetupScreen
 from tests.tui.conftest import AppMaker
@@ -79,3 +82,25 @@ def test_dialog(snap_compare: Compare, make_app: AppMaker, dialog: str, keys: st
         await pilot.pause()
 
     assert snap_compare(make_app(SetupServices(), "setup"), terminal_size=SIZES[0], run_before=open_dialog)
+
+
+def test_question_before_the_accelerator_changes(snap_compare: Compare, make_app: AppMaker) -> None:
+    async def until(pilot: Pilot[Any], kind: type[Screen[Any]]) -> None:
+        while not isinstance(pilot.app.screen, kind):
+            await pilot.pause()
+
+    async def open_question(pilot: Pilot[Any]) -> None:
+        await settle(pilot)
+        await settle(pilot)
+        await pilot.press("a")
+        await until(pilot, ConfirmScreen)
+        await pilot.press("right", "enter")
+        await until(pilot, AcceleratorForm)
+        pilot.app.screen.query_one("#field-quota_gb", Input).value = "2048"
+        pilot.app.screen.query_one("#field-paths", Input).value = "dataset/imagenet/, checkpoints/"
+        await pilot.press("ctrl+s")
+        await until(pilot, TypedConfirmScreen)
+        pilot.app.screen.query_one(Input).cursor_blink = False
+        await pilot.pause()
+
+    assert snap_compare(make_app(SetupServices(), "setup"), terminal_size=SIZES[0], run_before=open_question)

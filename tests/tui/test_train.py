@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 from textual.events import Key
-from textual.widgets import Input
+from textual.widgets import Input, Select
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
@@ -217,7 +217,13 @@ async def test_the_form_starts_a_run_and_is_remembered(make_app: AppMaker) -> No
         assert app.screen.query_one("#field-resume", Input).value == "", "a run resumes from a checkpoint only once"
         await pilot.press("ctrl+r")
         await settle(pilot)
-        assert app.screen.query_one("#field-batch_size", Input).value == "64"
+        shown_defaults = [
+            app.screen.query_one(f"#field-{name}", Input).value for name in ("batch_size", "learning_rate")
+        ]
+        assert shown_defaults == ["auto", "auto"]
+        await pilot.press("enter")
+        await settle(pilot)
+        assert (services.started[1].batch_size, services.started[1].learning_rate) == (0, 0)
 
 
 async def test_the_form_names_the_dataset_of_the_run(make_app: AppMaker) -> None:
@@ -268,7 +274,9 @@ async def test_a_run_starts_when_its_settings_cannot_be_kept(
         assert sum("Not remembered" in notice.message for notice in app._notifications) == 1
 
 
-@pytest.mark.parametrize(("field", "value"), [("epochs", "0"), ("workers", "two"), ("learning_rate", "-1")])
+@pytest.mark.parametrize(
+    ("field", "value"), [("epochs", "0"), ("workers", "two"), ("learning_rate", "-1"), ("model", "resnet19")]
+)
 async def test_the_form_refuses_invalid_values(make_app: AppMaker, field: str, value: str) -> None:
     services = FakeServices()
     app = make_app(services)
@@ -285,6 +293,24 @@ async def test_the_form_refuses_invalid_values(make_app: AppMaker, field: str, v
     assert services.started == []
 
 
+async def test_a_frozen_backbone_needs_weights(make_app: AppMaker) -> None:
+    services = FakeServices()
+    app = make_app(services)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("n")
+        await settle(pilot)
+        app.screen.query_one("#field-freeze", Select).value = "backbone"
+        await pilot.press("enter")
+        await settle(pilot)
+        assert app.focused is not None
+        assert app.focused.id == "field-weights"
+        app.screen.query_one("#field-weights", Input).value = "imagenet"
+        await pilot.press("enter")
+        await settle(pilot)
+    assert [(each.freeze, each.weights) for each in services.started] == [("backbone", "imagenet")]
+
+
 async def test_keys_right_after_tab_go_into_the_next_field(make_app: AppMaker) -> None:
     app = make_app(FakeServices())
     async with app.run_test(size=(80, 24)) as pilot:
@@ -294,7 +320,7 @@ async def test_keys_right_after_tab_go_into_the_next_field(make_app: AppMaker) -
         for key in ("7", "tab", "8", "tab", "9", "shift+tab", "5"):  # all of them before any was handled
             app.post_message(Key(key, key if key.isdecimal() else None))
         await settle(pilot)
-        values = [app.screen.query_one(f"#field-{name}", Input).value for name in ("epochs", "max_steps", "batch_size")]
+        values = [app.screen.query_one(f"#field-{name}", Input).value for name in ("epochs", "max_steps", "model")]
         assert values == ["7", "5", "9"]
 
 

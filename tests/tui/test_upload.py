@@ -27,6 +27,7 @@ from tests.tui.fakes import SIMULATED, START, FakeServices, FakeUpload, upload_p
 from tests.tui.screens import settle, shown
 
 PLAN = UploadPlan(
+    layout="train/ and val/",
     files=398,
     to_send=390,
     unchanged=6,

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.errors import ConsoleError
 from ossconsole.config.profiles import Settings, save_settings
 from ossconsole.dataset.upload.plan import UploadPlan
 from ossconsole.telemetry.events import RunState
@@ -55,8 +56,11 @@ class Held:
         self.released.set()
 
 
-SERVICES = ("credentials", "store", "preflight", "start_run", "plan_upload", "start_upload", "use_profile", "reload")
-BUCKET = ("probe", "instance", "accelerator", "create_accelerator", "delete_accelerator", "create_bucket")
+SERVICES = (
+    *("credentials", "store", "preflight", "start_run", "plan_upload", "start_upload", "plan_warm_up"),
+    *("use_profile", "reload"),
+)
+BUCKET = ("probe", "instance", "accelerator", "save_accelerator", "delete_accelerator", "create_bucket")
 STORE = ("list_page", "head")
 
 
@@ -100,6 +104,7 @@ UPLOAD = {"upload": uploaded(), "own_upload": uploaded()}
         ("upload", ["r"], "start_upload", UPLOAD),
         ("train", ["n", "enter"], "start_run", {}),
         ("train", ["e"], "preflight", {"run": running}),
+        ("train", ["w"], "plan_warm_up", {"warm_up": ConsoleError("No accelerator.")}),
     ],
     ids=lambda asked: f"{asked[0]} {asked[2]}",
 )

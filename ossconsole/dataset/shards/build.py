@@ -9,7 +9,7 @@ import re
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -28,7 +28,7 @@ from ossconsole.dataset.shards.index import (
     read_packed_list,
 )
 from ossconsole.dataset.source.files import FileLocation
-from ossconsole.dataset.source.layout import PlannedSample
+from ossconsole.dataset.source.planned import PlannedSample
 from ossconsole.dataset.upload.job import UploadJob
 from ossconsole.dataset.upload.journal import PlanAction
 from ossconsole.dataset.upload.prepare import PreprocessConfig
@@ -120,6 +120,7 @@ class ExistingShards:
 
     def __init__(self, store: ObjectStore, prefix: str, config: PreprocessConfig, resume_log: Path) -> None:
         """`resume_log` has a line for each shard sent since the list was written. Raises StorageError, OSError."""
+        self._store, self._prefix = store, prefix
         self.objects = list_objects(store, prefix)
         self.list = read_packed_list(store, prefix)
         usable = self.list is not None and self.list.recipe == config.digest
@@ -130,8 +131,13 @@ class ExistingShards:
         """The shard of `shard_plan`, when the bucket has it whole."""
         shard = self._shards.get(shard_plan.tar)
         return (
-            shard if shard is not None and shard.digest == shard_plan.digest and is_whole(shard, self.objects) else None
+            shard
+            if shard is not None and shard.digest == shard_plan.digest and is_whole(shard, self.objects, self._crc64)
+            else None
         )
+
+    def _crc64(self, key: str) -> int | None:
+        return self._store.head(object_key(self._prefix, key)).crc64
 
 
 def list_objects(store: ObjectStore, prefix: str) -> dict[str, ObjectSummary]:
@@ -145,13 +151,21 @@ def is_shard_name(key: str) -> bool:
     return _SHARD_NAME.fullmatch(key) is not None
 
 
-def is_whole(shard: PackedShard, objects: dict[str, ObjectSummary]) -> bool:
-    """Whether tar and index are among the objects, as they were sent."""
+def is_whole(shard: PackedShard, objects: dict[str, ObjectSummary], read_crc64: Callable[[str], int | None]) -> bool:
+    """Whether tar and index are among the objects, as they were sent.
+
+    Where an ETag is another one, as after a copy of the bucket, `read_crc64` of a relative key decides.
+    """
     tar, index = objects.get(shard.tar), objects.get(shard.index)
-    if tar is None or index is None:
+    if tar is None or index is None or tar.size != shard.bytes:
         return False
-    etags = tuple(found.etag.strip('"') for found in (tar, index))
-    return tar.size == shard.bytes and etags == (shard.etag.strip('"'), shard.index_etag.strip('"'))
+    return all(
+        found.etag.strip('"') == etag.strip('"') or (crc64 and str(read_crc64(key)) == crc64)
+        for key, found, etag, crc64 in (
+            (shard.tar, tar, shard.etag, shard.crc64),
+            (shard.index, index, shard.index_etag, shard.index_crc64),
+        )
+    )
 
 
 def _read_resume_log(path: Path) -> list[PackedShard]:

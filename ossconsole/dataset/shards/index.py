@@ -57,7 +57,10 @@ class ShardSample(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class _ShardFields(msgspec.Struct, frozen=True, kw_only=True):
-    """Keys are relative to the dataset prefix. `digest` identifies the files and the config of the tar."""
+    """Keys are relative to the dataset prefix. `digest` identifies the files and the config of the tar.
+
+    The CRC64s are decimal, "" in lists of earlier releases and where OSS reported none.
+    """
 
     split: str
     tar: str
@@ -65,7 +68,9 @@ class _ShardFields(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
     digest: str
     etag: str = ""
+    crc64: str = ""
     index_etag: str = ""
+    index_crc64: str = ""
 
 
 class Shard(_ShardFields, frozen=True, kw_only=True):

@@ -31,7 +31,8 @@ from ossconsole.dataset.shards.build import (
     list_objects,
 )
 from ossconsole.dataset.shards.index import PackedShard, PackedShardList, ShardSample
-from ossconsole.dataset.source.layout import Layout, SkippedFile
+from ossconsole.dataset.source.layout import Layout
+from ossconsole.dataset.source.planned import SkippedFile
 from ossconsole.dataset.upload.job import PrefixTakenError, UploadJob, UploadSettings, check_prefix
 from ossconsole.dataset.upload.journal import JournalError, JournalLock, PlanAction, journal_path
 from ossconsole.dataset.upload.pipeline import LAST_ANSWERS_S
@@ -88,7 +89,7 @@ class ShardUpload(UploadJob):
 
     def work(self) -> None:
         """Uploads all shards and their list. Raises Cancelled, ConsoleError."""
-        layout = Layout(self.settings.source)
+        layout = self.open_source()
         if not layout.countable:
             raise ConsoleError(
                 "Shards need a source that can be read in any order.", remedy="Unpack the archive first."
@@ -222,14 +223,17 @@ class ShardUpload(UploadJob):
         """The tar is in the bucket: sends its index and records both. Raises StorageError, OSError."""
         shard_plan, built = state.shard_plan, state.built
         self.store.put(object_key(self.prefix, shard_plan.index), built.index)
+        tar, index = (self.store.head(object_key(self.prefix, key)) for key in (shard_plan.tar, shard_plan.index))
         shard = PackedShard(
             split=shard_plan.split,
             tar=shard_plan.tar,
             index=shard_plan.index,
             bytes=built.size,
             digest=shard_plan.digest,
-            etag=self._etag(shard_plan.tar),
-            index_etag=self._etag(shard_plan.index),
+            etag=tar.etag,
+            crc64=str(tar.crc64 or ""),
+            index_etag=index.etag,
+            index_crc64=str(index.crc64 or ""),
             samples=self._labelled(shard_plan.rows, built.members),
         )
         with self._log_lock, (self._folder / _RESUME_LOG).open("ab") as resume_log:
@@ -246,9 +250,6 @@ class ShardUpload(UploadJob):
             what = f"{state.shard_plan.tar} ({counted(len(state.built.members), 'sample')})"
             self.record_failure(Failure(what, error.message, error.code, error.request_id), change)
 
-    def _etag(self, key: str) -> str:
-        return self.store.head(object_key(self.prefix, key)).etag
-
     def _crc64(self, key: str) -> int | None:
         return self.store.head(object_key(self.prefix, key)).crc64
 
@@ -259,7 +260,7 @@ class ShardUpload(UploadJob):
         self.stats.phase = Phase.VERIFYING
         self._objects = list_objects(self.store, self.prefix)
         for shard in list(self._done):
-            if not is_whole(shard, self._objects):
+            if not is_whole(shard, self._objects, self._crc64):
                 self._done.remove(shard)
                 count = len(shard.unpack())
                 failure = Failure(

@@ -1,13 +1,15 @@
-"""Sources of image files (a folder, a tar, a zip), iterated file by file so that a million need no memory."""
+"""Files of a source and where their bytes are; the source that is a folder.
+
+Sources are iterated file by file so that a million need no memory.
+"""
 
 from __future__ import annotations
 
 import errno
 import functools
 import os
+import re
 import stat
-import tarfile
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
@@ -15,7 +17,8 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import msgspec
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.dataset.manifest import SPLITS
+from ossconsole.dataset.labels import read_label_file
+from ossconsole.dataset.source.arrangement import Look
 
 if TYPE_CHECKING:
     import zipfile
@@ -65,7 +68,7 @@ def read_location(location: FileLocation) -> bytes:
         return file.read()
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=4)
 def _open_zip(path: str) -> tuple[zipfile.ZipFile, dict[int, zipfile.ZipInfo]]:
     """The archive, and its members by the offset of their headers."""
     import zipfile  # not for every preparation process
@@ -75,10 +78,33 @@ def _open_zip(path: str) -> tuple[zipfile.ZipFile, dict[int, zipfile.ZipInfo]]:
 
 
 MAX_FILE_BYTES = 512 << 20  # of an image file
-MAX_LABEL_FILE_BYTES = 64 << 20
-TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-_FORGET_TAR_MEMBERS_EVERY = 1000
+LOOKED_AT = 8
+"""Images of a folder whose names decide what the folder is."""
+
 _MAX_DEPTH = 32
+
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".avif", ".heic", ".heif"}
+)
+"""The extensions of image files: torchvision.datasets.folder.IMG_EXTENSIONS, and those that a codec may read."""
+
+HIDDEN_FOLDER = "a hidden folder, or one of a tool"
+
+_HIDDEN = re.compile(
+    r"(?:^|/)(?:\.(?!\.?(?:/|$))|(?:__MACOSX|__pycache__|@eaDir|#recycle|\$RECYCLE\.BIN|lost\+found)(?:/|$))"
+)
+"""Hidden names, and folders that Macs, Windows, Python, file systems and network storage leave behind."""
+
+
+def is_hidden(path: str) -> bool:
+    """Whether a part of the path is hidden, or a folder that a tool leaves behind."""
+    return _HIDDEN.search(path) is not None
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file name has an image's extension and is not hidden (`._cat.jpg` has a Mac's file attributes)."""
+    stem, dot, suffix = name.rpartition(".")
+    return bool(stem) and dot + suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
 
 
 class SourceFile(msgspec.Struct, frozen=True, gc=False):
@@ -121,62 +147,56 @@ class ImageSource(Protocol):
         """The file `name` in or beside the source (the tutorial keeps its label files there), else None."""
 
 
-def open_source(path: Path) -> ImageSource:
-    """The source at `path`. Raises ConsoleError when it is not a folder, a tar or a zip."""
-    if path.is_dir():
-        return FolderSource(path)
-    if not path.is_file():
-        raise ConsoleError(f"{path} does not exist.", remedy="Enter a folder, a tar or a zip of images.")
-    if zipfile.is_zipfile(path):
-        return ZipSource(path)
-    if path.name.lower().endswith(TAR_SUFFIXES):
-        return TarSource(path)
-    raise ConsoleError(
-        f"{path} is not a folder, a .tar, a .tar.gz or a .zip.",
-        remedy="Enter a folder with train/<class>/, an archive of one, or a .csv or .tsv of path and label.",
-    )
-
-
 class FolderSource:
-    """`train/` and `val/` below a folder. Class folders may be links; deeper links to folders are not followed."""
+    """The images below a folder. Class folders may be links; deeper links to folders are not followed."""
 
     countable = True
 
     def __init__(self, path: Path) -> None:
-        """Raises ConsoleError when there is neither `train/` nor `val/`."""
         self.path = path
-        self._splits = [split for split in SPLITS if (path / split).is_dir()]
-        if not self._splits:
-            raise ConsoleError(
-                f"{path} has neither a train/ nor a val/ folder.",
-                remedy="Put the images into train/<class>/ and val/<class>/ there, or enter a .csv of path and label.",
-            )
+        self.starts: list[str] = [""]
+        """The folders that are read, relative to `path`; what is in them are class folders."""
+
+    def look(self, folder: str) -> Look:
+        """As Tree.look."""
+        folders: list[str] = []
+        images: list[str] = []
+        try:
+            with os.scandir(self.path / folder) as found:
+                for entry in found:
+                    if entry.is_dir():
+                        if not is_hidden(entry.name):
+                            folders.append(entry.name)
+                    elif len(images) < LOOKED_AT and is_image_name(entry.name):
+                        images.append(entry.name)
+        except OSError:  # `entries` names it
+            return Look()
+        return Look(tuple(sorted(folders)), tuple(images))
+
+    def names(self, folder: str = "") -> list[str]:
+        """The names of what is directly in a folder, folders with a slash. Raises ConsoleError."""
+        try:
+            with os.scandir(self.path / folder) as found:
+                return sorted(entry.name + ("/" if entry.is_dir() else "") for entry in found)
+        except OSError as error:
+            raise ConsoleError(f"{self.path / folder} cannot be read: {error.strerror}.") from error
 
     def entries(self) -> Iterator[Entry]:
         """As ImageSource.entries."""
-        for split in self._splits:
-            yield from self._walk(self.path / split, split, depth=0)
-
-    def beside(self) -> list[str]:
-        """The names of what is beside `train/` and `val/`, folders with a slash. Raises ConsoleError."""
-        try:
-            with os.scandir(self.path) as found:
-                names = [entry.name + ("/" if entry.is_dir() else "") for entry in found]
-        except OSError as error:
-            raise ConsoleError(f"{self.path} cannot be read: {error.strerror}.") from error
-        return [name for name in names if name.rstrip("/") not in self._splits]
+        for start in self.starts:
+            yield from self._walk(self.path / start, start, depth=0)
 
     def counts(self) -> Iterator[int]:
         """The number of files in each folder, without reading any of them; links count as files."""
-        for split in self._splits:
-            yield from self._count(self.path / split, depth=0)
+        for start in self.starts:
+            yield from self._count(self.path / start, depth=0)
 
     def _count(self, folder: Path, depth: int) -> Iterator[int]:
         try:
             with os.scandir(folder) as entries:
                 folders, files = [], 0
                 for entry in entries:
-                    if entry.is_dir(follow_symlinks=depth == 0):
+                    if entry.is_dir(follow_symlinks=depth == 0) and not is_hidden(entry.name):
                         folders.append(Path(entry.path))
                     else:
                         files += 1
@@ -188,8 +208,9 @@ class FolderSource:
             yield from self._count(below, depth + 1)
 
     def read(self, name: str) -> bytes | None:
-        """As ImageSource.read."""
-        return _read_beside(self.path / name) or _read_beside(self.path.absolute().parent / name)
+        """As ImageSource.read: from the top, or beside it."""
+        data = read_label_file(self.path / name)
+        return read_label_file(self.path.absolute().parent / name) if data is None else data
 
     def _walk(self, folder: Path, relative: str, depth: int) -> Iterator[Entry]:
         if depth == 1:
@@ -201,10 +222,12 @@ class FolderSource:
             return
         with entries:
             for entry in entries:
-                path = f"{relative}/{entry.name}"
+                path = f"{relative}/{entry.name}" if relative else entry.name
                 try:
                     if entry.is_dir(follow_symlinks=depth == 0):
-                        if depth < _MAX_DEPTH:
+                        if is_hidden(entry.name):
+                            yield UnreadableEntry(f"{path}/", HIDDEN_FOLDER, lost=False)
+                        elif depth < _MAX_DEPTH:
                             yield from self._walk(Path(entry.path), path, depth + 1)
                         else:
                             yield UnreadableEntry(path, f"a folder below {_MAX_DEPTH} others")
@@ -239,99 +262,3 @@ def not_a_file(path: str) -> str:
         (stat.S_ISSOCK, "a socket"),
     )
     return next((words for is_kind, words in kinds if is_kind(mode)), "a device")
-
-
-class TarSource:
-    """A tar of images; an uncompressed one is read at its members' offsets, a compressed one sequentially."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.countable = _is_plain_tar(path)
-
-    def entries(self) -> Iterator[Entry]:
-        """As ImageSource.entries."""
-        try:
-            with tarfile.open(self.path, "r:") if self.countable else tarfile.open(self.path, "r|*") as archive:
-                for number, member in enumerate(archive):
-                    if number % _FORGET_TAR_MEMBERS_EVERY == 0:
-                        archive.members = []  # type: ignore[attr-defined]  # it keeps every member otherwise
-                    if member.isdir():
-                        yield FolderEntry(member.name.removeprefix("./"))
-                    else:
-                        yield self._entry(archive, member)
-        except (tarfile.TarError, EOFError, OSError) as error:
-            raise ConsoleError(f"{self.path} cannot be read: {error}.", remedy="Fetch the archive again.") from error
-
-    def read(self, name: str) -> bytes | None:
-        """As ImageSource.read."""
-        return _read_beside(self.path.absolute().parent / name)
-
-    def _entry(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> SourceFile | UnreadableEntry:
-        path = member.name.removeprefix("./")
-        if not member.isreg():
-            return UnreadableEntry(path, "a link or a device in the archive", lost=False)
-        mtime_ns = int(member.mtime * 1e9)
-        if self.countable:
-            location = SpanLocation(str(self.path), member.offset_data, member.size)
-            return SourceFile(path, member.size, mtime_ns, location)
-        if member.size > MAX_FILE_BYTES:
-            return UnreadableEntry(path, f"{member.size} bytes are too many for an image")
-        stream = archive.extractfile(member)
-        return SourceFile(path, member.size, mtime_ns, BytesLocation(stream.read() if stream else b""))
-
-
-def _is_plain_tar(path: Path) -> bool:
-    """True for an uncompressed tar; the name does not matter."""
-    try:
-        with tarfile.open(path, "r:"):
-            return True
-    except tarfile.ReadError:
-        return False
-    except OSError as error:
-        raise ConsoleError(f"{path} cannot be read: {error.strerror}.") from error
-
-
-class ZipSource:
-    """A zip of images."""
-
-    countable = True
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def entries(self) -> Iterator[Entry]:
-        """As ImageSource.entries."""
-        try:
-            with zipfile.ZipFile(self.path) as archive:
-                for member in archive.infolist():
-                    if member.is_dir():
-                        yield FolderEntry(member.filename.rstrip("/"))
-                    else:
-                        yield self._entry(member)
-        except (zipfile.BadZipFile, OSError) as error:
-            raise ConsoleError(f"{self.path} cannot be read: {error}.", remedy="Fetch the archive again.") from error
-
-    def read(self, name: str) -> bytes | None:
-        """As ImageSource.read."""
-        return _read_beside(self.path.absolute().parent / name)
-
-    def _entry(self, member: zipfile.ZipInfo) -> SourceFile | UnreadableEntry:
-        if member.flag_bits & 1:
-            return UnreadableEntry(member.filename, "encrypted in the archive")
-        # A zip's times are multiples of 2 s without a zone; its CRC-32 detects a change better.
-        return SourceFile(
-            member.filename, member.file_size, member.CRC, ZipLocation(str(self.path), member.header_offset)
-        )
-
-
-def _read_beside(path: Path) -> bytes | None:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_LABEL_FILE_BYTES + 1)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise ConsoleError(f"{path} cannot be read: {error.strerror}.") from error
-    if len(data) > MAX_LABEL_FILE_BYTES:
-        raise ConsoleError(f"{path} is larger than {MAX_LABEL_FILE_BYTES >> 20} MB.")
-    return data

@@ -2,107 +2,101 @@
 
 from __future__ import annotations
 
-import csv
+import functools
+import hashlib
+from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeAlias, TypeVar
 
 import msgspec
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.files import decode_json
+from ossconsole.dataset.labels import (
+    KAGGLE_LABELS_NAME,
+    LABEL_FILE_NAMES,
+    NO_CLASS_INDEX,
+    VAL_LABELS_NAME,
+    FoundLabels,
+    LabelFiles,
+    ReadFile,
+    find_labels,
+    read_label_file,
+    stem,
+)
 from ossconsole.dataset.manifest import (
-    CLASS_INDEX_NAME,
     SPLITS,
     TRAIN,
     VAL,
-    VAL_LABELS_NAME,
     Unused,
-    key_problem,
-    unique_classes,
+    UnusedCounter,
+    first_names,
 )
+from ossconsole.dataset.source.archives import (
+    ARCHIVE_SUFFIXES,
+    ArchivesSource,
+    FolderTree,
+    TarSource,
+    ZipSource,
+    archives_in,
+    open_source,
+)
+from ossconsole.dataset.source.arrangement import Arrangement, arrange, wordnet_class
 from ossconsole.dataset.source.files import (
-    MAX_LABEL_FILE_BYTES,
-    TAR_SUFFIXES,
-    FileLocation,
+    HIDDEN_FOLDER,
     FolderEntry,
     FolderSource,
     ImageSource,
-    PathLocation,
     SourceFile,
     UnreadableEntry,
-    open_source,
-    read_location,
+    is_hidden,
+    is_image_name,
 )
+from ossconsole.dataset.source.planned import PlanItem, PlannedSample, SkippedFile, planned_sample
+from ossconsole.dataset.source.table import TABLE_SUFFIXES, Table
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
-"""The extensions of image files: torchvision.datasets.folder.IMG_EXTENSIONS."""
-
-_LABEL_FILES = (VAL_LABELS_NAME, CLASS_INDEX_NAME)
-_OUTSIDE = "neither below train/ nor below val/"
 _ADVICE = "Put images into train/<class>/ and val/<class>/."
-_ADVICE_LABELS = f"Sort val/ into class folders, or put {VAL_LABELS_NAME} beside the source."
-_ADVICE_OUTSIDE = (
-    "If these are the images of one class, unpack them into train/<class>/ of a folder, and upload that folder; "
-    f"validation images go into its val/, with {VAL_LABELS_NAME} beside the folder."
+_ADVICE_LABELS = (
+    f"Sort val/ into class folders, put {VAL_LABELS_NAME} or {KAGGLE_LABELS_NAME} beside the source, or name the file "
+    "with --val-labels."
 )
-_JPEG_SUFFIXES = (".jpeg", ".jpg")
-_TABLE_SUFFIXES = {".csv": ",", ".tsv": "\t"}
-ARCHIVE_AND_TABLE_SUFFIXES = (*TAR_SUFFIXES, ".zip", *_TABLE_SUFFIXES)
+_ADVICE_CLASS = (
+    "If these are the images of one class, put them into a folder with the name of the class, and upload the folder "
+    "that holds it."
+)
+ARCHIVE_AND_TABLE_SUFFIXES = (*ARCHIVE_SUFFIXES, *TABLE_SUFFIXES)
 """The endings of sources that are files."""
 
-_PATH_COLUMNS = ("path", "file", "filename", "image")
-_LABEL_COLUMNS = ("label", "class")
-_SPLIT_COLUMNS = ("split", "subset")
 
+class SourceOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How to read a source: its label files, and the encoding of names in archives that are not UTF-8 ("": unknown).
 
-class PlannedSample(msgspec.Struct, frozen=True, gc=False):
-    """One image to become a sample.
-
-    `path` is inside the source. `key` is relative to the dataset prefix and without the format's suffix; `spare_key`
-    replaces it when another file has that key already (`a.jpg` beside `a.jpeg`).
+    Where it has no validation images, the share `val_split` of each class becomes them; `seed` decides which.
     """
 
-    path: str
-    split: str
-    class_name: str
-    key: str
-    spare_key: str
-    size: int
-    mtime_ns: int
-    location: FileLocation
-
-    def keys(self, suffix: str) -> tuple[str, ...]:
-        """The key and the spare key with the format's `suffix`; for "" the key that keeps the file's own suffix."""
-        return (self.key + suffix, self.spare_key + suffix) if suffix else (self.spare_key,)
-
-
-class SkippedFile(msgspec.Struct, frozen=True, gc=False):
-    """A file that does not become a sample, and why. `lost` when it should have become one."""
-
-    path: str
-    reason: str
-    lost: bool
-
-
-PlanItem: TypeAlias = PlannedSample | SkippedFile
-T = TypeVar("T")
+    labels: LabelFiles = LabelFiles()
+    names: str = ""
+    val_split: float = 0.0
+    seed: int = 0
 
 
 class Layout:
     """The plan of a source: each call of `items()` iterates over every file without keeping any of them."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, options: SourceOptions = SourceOptions()) -> None:  # noqa: B008 - frozen
         """Reads the label files. Raises ConsoleError when `path` is not a source or they are malformed."""
-        delimiter = _TABLE_SUFFIXES.get(path.suffix.lower())
-        self._table = _Table(path, delimiter) if delimiter and path.is_file() else None
-        self._source: ImageSource | None = None if self._table else open_source(path)
-        self._inside: dict[str, bytes] = {}
-        self._searched_inside = False
-        self._labels = self._read_labels()
-        self._class_index = self._read_class_index()
+        delimiter = TABLE_SUFFIXES.get(path.suffix.lower())
+        self._table = Table(path, delimiter) if delimiter and path.is_file() else None
+        self._options = options
+        self._source: ImageSource | None = None if self._table else open_source(path, options.names)
+        self._arrangement: Arrangement | None = None
+        self._labels = self._find_labels({})
+        if isinstance(self._source, FolderSource):
+            self._arrange_folder(self._source)
+        self._order_from = ""
         self.unused: tuple[Unused, ...] = ()
         """Classes, folders and label files that no sample uses; known once `items` has ended."""
+        self.cautions: tuple[Unused, ...] = ()
+        """Names that may be a mistake; known once `items` has ended."""
         self.advice = _ADVICE
         """The remedy when there is no sample; known once `items` has ended."""
 
@@ -118,234 +112,263 @@ class Layout:
         else:
             yield from (1 for _ in self.items())
 
+    def describe(self) -> str:
+        """How the source is understood, in a line. Reads an archive to find out. Raises ConsoleError."""
+        if self._table:
+            return f"a table of path and label: {self._table.path.name}"
+        arrangement = self._arranged()
+        flat = self._labels.val and (self._seen.labels_wanted or arrangement.rest == VAL)
+        labels = [f"val labels from {self._labels.val_from}"] if flat else []
+        order = [f"class order from {self._order_from}"] if self._order_from else []
+        return "; ".join([str(arrangement), *labels, *order])
+
     def items(self) -> Iterator[PlanItem]:
         """Every file as a sample or a skipped one. Raises ConsoleError when the source as a whole cannot be read."""
+        if not self._options.val_split:
+            yield from self._files()
+            return
+        held_out = self._held_out  # before the files, as it reads them too
+        for item in self._files():
+            yield held_out.placed(item) if isinstance(item, PlannedSample) else item
+
+    @functools.cached_property
+    def _held_out(self) -> _HeldOut:
+        """Which training images become validation images; one more pass over the source finds out."""
+        samples = (item for item in self._files() if isinstance(item, PlannedSample))
+        return _HeldOut(samples, self._options.val_split, self._options.seed)
+
+    def _files(self) -> Iterator[PlanItem]:
         if self._table:
             yield from self._table.items()
             return
         assert self._source is not None  # noqa: S101
-        seen = _Seen()
+        arrangement = self._arranged()
+        seen = self._seen = _Seen()
+        if isinstance(self._source, _ARCHIVES):
+            self._source.names.unknown = UnusedCounter("name")
         for entry in self._source.entries():
             if isinstance(entry, FolderEntry):
-                seen.add_folder(_split_path(entry.path))
+                if not is_hidden(entry.path):
+                    seen.add_folder(arrangement.parts(f"{entry.path}/")[:-1])
             elif isinstance(entry, UnreadableEntry):
                 lost = entry.lost or is_image_name(entry.path.rpartition("/")[2])
                 yield SkippedFile(entry.path, entry.reason, lost)
             else:
-                self._keep_label_file(entry)
-                item = self._item(entry, seen)
+                item = self._item(entry, arrangement, seen)
                 if isinstance(item, PlannedSample):
-                    seen.used.add((item.split, item.class_name))
+                    seen.use(item)
                 yield item
-        self._class_index = self._class_index or self._read_class_index()
         self.advice = seen.advice
-        self.unused = self._unused(seen)
+        self.unused = self._unused(arrangement, seen)
+        self.cautions = self._cautions(seen)
 
-    def _unused(self, seen: _Seen) -> tuple[Unused, ...]:
-        train, val = ({name for split, name in seen.used if split == wanted} for wanted in SPLITS)
-        empty = [f"{split}/{name}" for split, name in seen.folders - seen.used]
-        beside = self._source.beside() if isinstance(self._source, FolderSource) else []
-        label_files = [VAL_LABELS_NAME] if self._labels and not seen.labels_wanted else []
-        other_classes = sorted((train | val) - set(self._class_index)) if self._class_index else []
-        index = [CLASS_INDEX_NAME] if other_classes else []
+    def _arrange_folder(self, folder: FolderSource) -> None:
+        """Finds the arrangement of a folder, or takes the archives in it as the source. Raises ConsoleError."""
+        self._arrangement = arrange(folder, self._has_label)
+        if self._arrangement is not None:
+            folder.starts = self._arrangement.folders()
+            self._labels = self._find_labels({})
+        elif archives := archives_in(folder, self._options.names):
+            self._source = archives
+        else:
+            names = folder.names()
+            holds = f" It holds {first_names(names, len(names))}." if names else " It is empty."
+            raise ConsoleError(
+                f"{folder.path} has no folder of images: neither train/ nor val/ nor class folders.{holds}",
+                remedy="Put the images into train/<class>/ and val/<class>/ there, or enter a .csv of path and label.",
+            )
+
+    def _arranged(self) -> Arrangement:
+        """The arrangement; that of an archive takes one pass over it. Raises ConsoleError."""
+        if self._arrangement is None:
+            assert self._source is not None  # noqa: S101
+            tree = FolderTree(self._source.entries())
+            self._labels = self._find_labels(tree.label_files)
+            self._arrangement = arrange(tree, self._has_label) or Arrangement(rest=TRAIN)
+        return self._arrangement
+
+    def _has_label(self, name: str) -> bool:
+        return name in self._labels.val
+
+    def _find_labels(self, inside: dict[str, bytes]) -> FoundLabels:
+        """The label files that are given, in the source (`inside` by path) or beside it."""
+        source = self._source
+        if source is None:
+            return FoundLabels(found_only=self._options.labels.class_index == NO_CLASS_INDEX)
+        nearest = {path.rpartition("/")[2]: path for path in sorted(inside, key=lambda path: -path.count("/"))}
+        places: list[tuple[str, ReadFile]] = [
+            ("beside the images", source.read),
+            ("in the archive", lambda name: inside.get(nearest.get(name, ""))),
+        ]
+        if isinstance(source, FolderSource):
+            places.insert(1, ("in the source", self._read_below_root))
+        return find_labels(places, self._options.labels, lambda path: read_label_file(Path(path)))
+
+    def _read_below_root(self, name: str) -> bytes | None:
+        """A label file between the top of a folder and its train/."""
+        folder = self._arrangement.root if self._arrangement else ""
+        while folder and self._source is not None:
+            if (data := read_label_file(self._source.path / folder / name)) is not None:
+                return data
+            folder = folder.rpartition("/")[0]
+        return None
+
+    def _unused(self, arrangement: Arrangement, seen: _Seen) -> tuple[Unused, ...]:
+        empty = [f"{split}/{name}" for split, name in seen.folders - set(seen.used)]
+        label_files = [self._labels.val_from] if self._labels.val and not seen.labels_wanted else []
+        index = self._labels.class_index
+        other_classes = sorted({name for _, name in seen.used} - set(index)) if index else []
         return (
             *Unused.of("class folder", "no usable image in it", empty),
-            *Unused.of("val class", "no training images of it", val - train if train else ()),
             *Unused.of("label file", "val/ has class folders", label_files),
-            *Unused.of("label file", f"it lacks the class {other_classes[0]}" if index else "", index),
-            *Unused.of("name", "beside train/ and val/", [name for name in beside if name not in _LABEL_FILES]),
+            *(
+                Unused.of("label file", f"it lacks the class {other_classes[0]}", [self._labels.index_from])
+                if other_classes
+                else ()
+            ),
+            *Unused.of("name", "beside train/ and val/", self._beside(arrangement)),
+        )
+
+    def _beside(self, arrangement: Arrangement) -> list[str]:
+        """What is in the folder of train/ and val/ besides them, folders with a slash."""
+        if not isinstance(self._source, FolderSource) or arrangement.rest:
+            return []
+        used = (*LABEL_FILE_NAMES, *(f"{name}/" for name in arrangement.splits))
+        return [name for name in self._source.names(arrangement.root) if name not in used]
+
+    def _cautions(self, seen: _Seen) -> tuple[Unused, ...]:
+        train, val = ({name for split, name in seen.used if split == wanted} for wanted in SPLITS)
+        spelled: dict[str, set[str]] = {}
+        for name in train | val:
+            spelled.setdefault(name.casefold(), set()).add(name)
+        alike = [" and ".join(sorted(names)) for names in spelled.values() if len(names) > 1]
+        unknown = self._source.names.unknown.groups() if isinstance(self._source, _ARCHIVES) else ()
+        return (
+            *Unused.of("val class", "no training images of it", val - train if train else ()),
+            *Unused.of("class", "the same name but for upper and lower case", alike),
+            *seen.alike.groups(),
+            *unknown,
         )
 
     def label_order(self, names: Iterable[str]) -> tuple[str, ...]:
         """The classes in label order, given those that have samples.
 
-        With the tutorial's `imagenet_class_index.json` they are ImageNet's thousand in its order, so that labels match
-        a pretrained head; otherwise sorted, as torchvision's ImageFolder numbers them.
+        The classes of a class index, or of ImageNet, keep its order, so that labels match a pretrained head; others are
+        sorted, as torchvision's ImageFolder numbers them.
         """
         found = set(names)
-        if found <= set(self._class_index):
-            return self._class_index
-        if self._table and all(name.isdecimal() for name in found):
+        classes, self._order_from = self._labels.order(found)
+        if not self._order_from and self._table and all(name.isdecimal() for name in found):
             return tuple(sorted(found, key=lambda name: (int(name), name)))
-        return unique_classes(found)
+        return classes
 
-    def _item(self, file: SourceFile, seen: _Seen) -> PlanItem:
-        parts = _split_path(file.path)
-        is_image = is_image_name(file.path.rpartition("/")[2])
-        if not parts:
-            seen.images_outside |= is_image
-            return SkippedFile(file.path, f"an image {_OUTSIDE}" if is_image else _OUTSIDE, lost=False)
+    def _item(self, file: SourceFile, arrangement: Arrangement, seen: _Seen) -> PlanItem:
+        name = file.path.rpartition("/")[2]
+        parts = arrangement.parts(file.path)
+        if is_hidden(file.path):
+            reason = "a hidden file" if is_hidden(name) else HIDDEN_FOLDER
+        elif not parts:
+            reason = f"an image outside {arrangement}" if is_image_name(name) else f"outside {arrangement}"
+        else:
+            seen.add_folder(parts[:-1])
+            if is_image_name(name):
+                return self._image(file, arrangement, seen, parts)
+            reason = "unsupported file extension"
+        return SkippedFile(file.path, reason, lost=False)
+
+    def _image(self, file: SourceFile, arrangement: Arrangement, seen: _Seen, parts: list[str]) -> PlanItem:
         split, *rest = parts
-        seen.add_folder(parts[:-1])
-        if not is_image:
-            reason = "a hidden file" if rest[-1].startswith(".") else "unsupported file extension"
-            return SkippedFile(file.path, reason, lost=False)
         if len(rest) > 1:
-            return _planned(file, "/".join(parts), split, rest[0])
-        if split == TRAIN:
-            return SkippedFile(file.path, "directly in train/, not in a class folder", lost=True)
-        return self._flat_val(file, parts, seen)
+            return planned_sample(file, "/".join(parts), split, rest[0])
+        if split == VAL:
+            return self._flat_val(file, parts, seen)
+        if class_name := wordnet_class(rest[0]):
+            return planned_sample(file, f"{split}/{class_name}/{rest[0]}", split, class_name)
+        seen.images_outside |= bool(arrangement.rest)
+        return SkippedFile(file.path, "not in a class folder" if arrangement.rest else _IN_TRAIN, lost=True)
 
     def _flat_val(self, file: SourceFile, parts: list[str], seen: _Seen) -> PlanItem:
-        """An image directly in val/, whose class is in the tutorial's label file."""
+        """An image directly in val/, whose class is in the file of validation labels."""
         seen.labels_wanted = True
-        labels = self._labels or self._labels_inside()
-        if class_name := labels.get(parts[-1], ""):
-            return _planned(file, "/".join(parts), VAL, class_name)
+        if class_name := self._labels.val.get(stem(parts[-1]), ""):
+            return planned_sample(file, "/".join(parts), VAL, class_name)
         seen.unlabelled = True
-        if labels:
-            return SkippedFile(file.path, f"not in a class folder, and not in {VAL_LABELS_NAME}", lost=True)
-        reason = f"not in a class folder, and the source has no {VAL_LABELS_NAME} in or beside it"
-        return SkippedFile(file.path, reason, lost=True)
+        if self._labels.val_from:
+            return SkippedFile(file.path, f"not in a class folder, and not in {self._labels.val_from}", lost=True)
+        return SkippedFile(file.path, _NO_LABELS, lost=True)
 
-    def _labels_inside(self) -> dict[str, str]:
-        """The validation labels in an archive, searched once: that reads all of it."""
-        if not self._searched_inside and not isinstance(self._source, FolderSource):
-            assert self._source is not None  # noqa: S101
-            for entry in self._source.entries():
-                if isinstance(entry, SourceFile):
-                    self._keep_label_file(entry)
-            self._labels = self._read_labels()
-        self._searched_inside = True
-        return self._labels
+    @functools.cached_property
+    def _seen(self) -> _Seen:
+        return _Seen()
 
-    def _keep_label_file(self, file: SourceFile) -> None:
-        """Keeps the tutorial's label files of an archive, from its top or from the one folder there."""
-        folder, _, name = file.path.rpartition("/")
-        if name in _LABEL_FILES and "/" not in folder and file.size <= MAX_LABEL_FILE_BYTES:
-            self._inside.setdefault(name, read_location(file.location))
 
-    def _read_labels(self) -> dict[str, str]:
-        return self._read_json(VAL_LABELS_NAME, dict[str, str]) or {}
+_ARCHIVES = (TarSource, ZipSource, ArchivesSource)
+_IN_TRAIN = "directly in train/, not in a class folder"
+_NO_LABELS = (
+    f"not in a class folder, and the source has no {VAL_LABELS_NAME} in or beside it: name a file of labels with "
+    "--val-labels"
+)
 
-    def _read_class_index(self) -> tuple[str, ...]:
-        index = self._read_json(CLASS_INDEX_NAME, dict[str, tuple[str, str]])
-        if index is None:
-            return ()
-        try:
-            return tuple(index[str(number)][0] for number in range(len(index)))
-        except KeyError as error:
-            raise ConsoleError(
-                f"{CLASS_INDEX_NAME} has no entry {error}.", remedy="Download the tutorial's file again, or remove it."
-            ) from error
 
-    def _read_json(self, name: str, kind: type[T]) -> T | None:
-        data = self._source.read(name) if self._source else None
-        data = self._inside.get(name) if data is None else data
-        if data is None:
-            return None
-        try:
-            return decode_json(data, kind)
-        except msgspec.DecodeError as error:
-            raise ConsoleError(
-                f"{name} is not the tutorial's file: {error}.", remedy="Download that file again, or remove it."
-            ) from error
+class _HeldOut:
+    """The share of each class that becomes validation images, where there are none.
+
+    The images of a class are in the order of a hash of seed and key: the same in every upload, whatever else there is.
+    """
+
+    def __init__(self, samples: Iterable[PlannedSample], share: float, seed: int) -> None:
+        self._seed = f"{seed}/".encode()
+        hashes: dict[str, array[int]] = {}
+        has_val = False
+        for item in samples:
+            has_val |= item.split == VAL
+            hashes.setdefault(item.class_name, array("Q")).append(self._hash(item))
+        self._limits: dict[str, int] = {}
+        """By class, the hash of its first image that stays."""
+        for class_name, found in hashes.items():
+            count = min(int(len(found) * share + 0.5), len(found) - 1)
+            self._limits[class_name] = 0 if has_val else sorted(found)[count]
+
+    def placed(self, item: PlannedSample) -> PlannedSample:
+        """The sample, in val/ where it is held out."""
+        if item.split == VAL or self._hash(item) >= self._limits.get(item.class_name, 0):
+            return item
+        key, spare_key = (f"{VAL}{key.removeprefix(TRAIN)}" for key in (item.key, item.spare_key))
+        return msgspec.structs.replace(item, split=VAL, key=key, spare_key=spare_key)
+
+    def _hash(self, item: PlannedSample) -> int:
+        return int.from_bytes(hashlib.blake2b(self._seed + item.spare_key.encode(), digest_size=8).digest(), "big")
 
 
 class _Seen:
-    """What `items` has found so far: class folders, those with samples, and the facts for the advice."""
+    """What `items` has found so far: class folders, those with samples, and the facts for advice and cautions."""
 
     def __init__(self) -> None:
         self.folders: set[tuple[str, str]] = set()
         self.used: set[tuple[str, str]] = set()
+        self.alike = UnusedCounter("name")
         self.labels_wanted = False
         self.unlabelled = False
         self.images_outside = False
+        self._folder = ""
+        self._names: dict[str, str] = {}
 
     def add_folder(self, parts: list[str]) -> None:
-        """Adds a folder of the source, in the parts of `_split_path`."""
+        """Adds a folder of the source, in the parts of `Arrangement.parts`."""
         if len(parts) > 1:
             self.folders.add((parts[0], parts[1]))
+
+    def use(self, item: PlannedSample) -> None:
+        """Adds a sample. Only names in one folder that follow one another are compared, which takes little memory."""
+        self.used.add((item.split, item.class_name))
+        folder, _, name = item.spare_key.rpartition("/")
+        if folder != self._folder:
+            self._folder, self._names = folder, {}
+        if self._names.setdefault(name.casefold(), name) != name:
+            self.alike.add(item.path, "another name differs only in upper and lower case")
 
     @property
     def advice(self) -> str:
         if self.unlabelled:
             return _ADVICE_LABELS
-        return _ADVICE_OUTSIDE if self.images_outside and not self.used else _ADVICE
-
-
-def _split_path(path: str) -> list[str]:
-    """The parts of a path from train/ or val/ on; empty where it is in neither."""
-    parts = path.split("/")
-    # An archive usually holds one folder that holds train/ and val/.
-    start = next((index for index in (0, 1) if len(parts) > index and parts[index] in SPLITS), None)
-    return [] if start is None else parts[start:]
-
-
-def is_image_name(name: str) -> bool:
-    """Whether a file name has an image's extension and is not hidden (`._cat.jpg` has a Mac's file attributes)."""
-    stem, dot, suffix = name.rpartition(".")
-    return bool(stem) and dot + suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
-
-
-def _planned(file: SourceFile, key_path: str, split: str, class_name: str) -> PlanItem:
-    """The sample of a file, unless its name cannot be a key."""
-    if problem := key_problem(key_path):
-        return SkippedFile(file.path, problem, lost=True)
-    stem, dot, suffix = key_path.rpartition(".")
-    # The tutorial's rule is `.JPEG` to `.pt`; other images keep their suffix, so that `a.png` and `a.jpg` differ.
-    key = stem if dot + suffix.lower() in _JPEG_SUFFIXES else key_path
-    return PlannedSample(file.path, split, class_name, key, key_path, file.size, file.mtime_ns, file.location)
-
-
-class _Table:
-    """A CSV or TSV of path and label, with an optional split; a header line is recognised."""
-
-    def __init__(self, path: Path, delimiter: str) -> None:
-        self.path = path
-        self._delimiter = delimiter
-
-    def items(self) -> Iterator[PlanItem]:
-        try:
-            with self.path.open(encoding="utf-8-sig", newline="") as file:
-                rows = csv.reader(file, delimiter=self._delimiter)
-                columns: _Columns | None = None
-                for row in rows:
-                    if not row:
-                        continue
-                    if columns is None:
-                        columns = _Columns.of(row)
-                        if columns.named:
-                            continue
-                    yield self._item(row, columns, rows.line_num)
-        except (csv.Error, UnicodeDecodeError, OSError) as error:
-            raise ConsoleError(f"{self.path} cannot be read: {error}.", remedy="Save it as a UTF-8 table.") from error
-
-    def _item(self, row: list[str], columns: _Columns, line: int) -> PlanItem:
-        where = f"{self.path.name}:{line}"
-        if len(row) <= max(columns.path, columns.label):
-            return SkippedFile(where, "no path and label in this line", lost=True)
-        name, label = row[columns.path].strip(), row[columns.label].strip()
-        split = row[columns.split].strip() if columns.split is not None and columns.split < len(row) else TRAIN
-        if split not in SPLITS:
-            return SkippedFile(where, f"the split {split!r} is neither train nor val", lost=True)
-        if not name or not label or "/" in label:
-            return SkippedFile(where, "the path or the label is empty, or the label has a slash", lost=True)
-        path = self.path.parent / name
-        try:
-            status = path.stat()
-        except (OSError, ValueError) as error:
-            return SkippedFile(name, getattr(error, "strerror", None) or "not a file name", lost=True)
-        file = SourceFile(name, status.st_size, status.st_mtime_ns, PathLocation(str(path)))
-        return _planned(file, f"{split}/{label}/{name.lstrip('/')}", split, label)
-
-
-class _Columns(msgspec.Struct, frozen=True):
-    """The columns' indexes; `named` when the first line is a header."""
-
-    path: int = 0
-    label: int = 1
-    split: int | None = 2
-    named: bool = False
-
-    @classmethod
-    def of(cls, first: list[str]) -> _Columns:
-        names = [name.strip().lower() for name in first]
-
-        def find(wanted: tuple[str, ...]) -> int | None:
-            return next((names.index(name) for name in wanted if name in names), None)
-
-        path, label = find(_PATH_COLUMNS), find(_LABEL_COLUMNS)
-        if path is None or label is None:
-            return cls()
-        return cls(path, label, find(_SPLIT_COLUMNS), named=True)
+        return _ADVICE_CLASS if self.images_outside and not self.used else _ADVICE

@@ -18,6 +18,7 @@ from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.profiles import Profile
 from ossconsole.config.text import counted, safe_text
 from ossconsole.dataset.formats import SampleFormat
+from ossconsole.dataset.labels import LabelFiles
 from ossconsole.dataset.manifest import (
     SHARDS_NAME,
     ManifestError,
@@ -27,7 +28,8 @@ from ossconsole.dataset.manifest import (
     object_key,
     read_manifest_head,
 )
-from ossconsole.dataset.source.layout import Layout, SkippedFile
+from ossconsole.dataset.source.layout import Layout, SourceOptions
+from ossconsole.dataset.source.planned import SkippedFile
 from ossconsole.dataset.upload.prepare import DEFAULT_QUALITY, PreprocessConfig
 from ossconsole.dataset.upload.progress import (
     IGNORED,
@@ -58,6 +60,7 @@ class UploadSettings(msgspec.Struct, frozen=True, kw_only=True):
     (0: one per core), `parallelism` samples sent simultaneously, `bandwidth` bytes per second
     (None: no cap). With `prune`, samples whose files are missing from the source are deleted from the bucket.
     `per_shard` samples go into one tar (0: each becomes an object). `prefix` is the dataset's ("": the profile's).
+    `labels`, `names` and `val_split` are as in SourceOptions.
     """
 
     source: Path
@@ -73,6 +76,9 @@ class UploadSettings(msgspec.Struct, frozen=True, kw_only=True):
     prune: bool = False
     per_shard: int = 0
     prefix: str = ""
+    labels: LabelFiles = LabelFiles()
+    names: str = ""
+    val_split: float = 0.0
 
     def __post_init__(self) -> None:
         if self.originals:
@@ -98,6 +104,11 @@ class UploadSettings(msgspec.Struct, frozen=True, kw_only=True):
         """Preparation processes, at least 1."""
         return self.workers or len(os.sched_getaffinity(0))
 
+    def layout(self) -> Layout:
+        """The layout of the source. Raises ConsoleError when it is not one."""
+        options = SourceOptions(labels=self.labels, names=self.names, val_split=self.val_split, seed=self.seed)
+        return Layout(self.source, options)
+
     def with_prefix(self, profile: Profile) -> Profile:
         """The profile with the dataset prefix of these settings."""
         return msgspec.structs.replace(profile, dataset_prefix=self.prefix.strip("/")) if self.prefix else profile
@@ -109,7 +120,7 @@ class UploadSummary(msgspec.Struct, frozen=True, kw_only=True):
     `skipped` are `unchanged` samples and `ignored` files that are not used; `bytes` were sent for `uploaded` samples.
     `removed` are keys in the bucket whose files are missing from the source (at most a thousand); `pruned` says whether
     they were deleted; `unknown` objects below the prefix do not belong to this dataset. `unused` says by reason which
-    files of the source are not used.
+    files of the source are not used, `cautions` which names may be a mistake.
     """
 
     uploaded: int
@@ -129,6 +140,7 @@ class UploadSummary(msgspec.Struct, frozen=True, kw_only=True):
     failures: tuple[Failure, ...] = ()
     ignored_files: tuple[Failure, ...] = ()
     unused: tuple[Unused, ...] = ()
+    cautions: tuple[Unused, ...] = ()
 
 
 class UploadJob(BackgroundJob):
@@ -151,6 +163,8 @@ class UploadJob(BackgroundJob):
         self.pruned = False
         self.unknown = 0
         self.manifest = ""
+        self.understood = ""
+        """How the source is understood; known before anything is sent."""
         self.sender_pool: ThreadPool[Any] | None = None
         self._credentials = credentials
         self._ignored: list[Failure] = []
@@ -243,6 +257,7 @@ class UploadJob(BackgroundJob):
             failures=tuple(self.failures),
             ignored_files=tuple(self._ignored),
             unused=(*self._unused.groups(), *(self._layout.unused if self._layout else ())),
+            cautions=self._layout.cautions if self._layout else (),
         )
 
     # For the subclasses and their threads
@@ -264,6 +279,12 @@ class UploadJob(BackgroundJob):
             self._ignored.append(note)
         self._unused.add(item.path, item.reason)
         self.stats.add(IGNORED)
+
+    def open_source(self) -> Layout:
+        """The layout of the source. Raises ConsoleError when it cannot be read."""
+        layout = self.settings.layout()
+        self.understood = layout.describe()
+        return layout
 
     def planned(self, layout: Layout) -> None:
         """Every file has been planned: `layout` knows now what else of the source is not used."""

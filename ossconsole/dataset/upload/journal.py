@@ -24,7 +24,7 @@ from ossconsole.config.files import READ_WRITE, is_damage, open_private, private
 from ossconsole.config.profiles import Profile
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.manifest import Sample
-from ossconsole.dataset.source.layout import PlannedSample
+from ossconsole.dataset.source.planned import PlannedSample
 from ossconsole.storage.jobs.job import Failure
 
 log = logging.getLogger(__name__)
@@ -343,6 +343,10 @@ class Journal:
     def mark_missing(self, path: str) -> None:
         """The verification did not find the sample in the bucket."""
         self._write("UPDATE samples SET sent = 0 WHERE path = ?", path)
+
+    def set_etag(self, path: str, etag: str) -> None:
+        """The object has another ETag than when it was sent, and the same content."""
+        self._write("UPDATE samples SET etag = ? WHERE path = ?", etag, path)
 
     def forget_other_settings(self) -> None:
         """The bucket has no dataset yet: samples of other settings that this run did not plan are not part of it."""

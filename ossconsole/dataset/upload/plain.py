@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import fastcrc
 import msgspec
 
 from ossconsole.config.errors import ConsoleError, SettingsError
@@ -126,13 +127,21 @@ class PlainUpload(Job):
 
     def _small(self, file: PlainFile) -> None:
         data = file.path.read_bytes()
-        size, etag = self._existing.get(file.key, (-1, ""))
-        if size == len(data) and etag.lower() == hashlib.md5(data, usedforsecurity=False).hexdigest():
+        if self._is_there(file.key, data):
             self.tracker.complete(file.key, file.size, skipped=True)
             return
         self._cap.acquire(file.size)
         self._store.put(file.key, data)
         self.tracker.complete(file.key, file.size)
+
+    def _is_there(self, key: str, data: bytes) -> bool:
+        """Whether the bucket has the bytes. An ETag that is not their MD5 says nothing: the CRC64 of a HEAD does."""
+        size, etag = self._existing.get(key, (-1, ""))
+        if size != len(data):
+            return False
+        if etag.lower() == hashlib.md5(data, usedforsecurity=False).hexdigest():
+            return True
+        return self._store.head(key).crc64 == fastcrc.crc64.xz(data)
 
     def _begin(self, file: PlainFile) -> list[ResumableUpload]:
         """The upload whose parts are to be sent; none when the bucket has the file already."""

@@ -24,7 +24,8 @@ from ossconsole.dataset.manifest import Unused, UnusedCounter
 from ossconsole.dataset.shards.build import ShardPlanner
 from ossconsole.dataset.shards.index import BLOCK
 from ossconsole.dataset.shards.upload import ShardUpload, known_shards
-from ossconsole.dataset.source.layout import Layout, PlannedSample, SkippedFile
+from ossconsole.dataset.source.layout import Layout
+from ossconsole.dataset.source.planned import PlannedSample, SkippedFile
 from ossconsole.dataset.upload.job import UploadJob, UploadSettings, check_prefix
 from ossconsole.dataset.upload.journal import Journal, PlanAction, journal_path
 from ossconsole.dataset.upload.samples import SampleUpload
@@ -48,11 +49,12 @@ _REPORT_EVERY = 500
 class UploadPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What an upload would do. `files` = `to_send + unchanged + ignored + lost`.
 
-    `ignored` are not used, see `unused`; `lost` should be samples but cannot, `conflicts` of them because other files
-    have their keys or names. `bytes_to_send` and `stored_bytes` are exact, or (`bytes_estimated`) an estimate: for
-    image-jpeg from a few images, or where the ratio is kept or shards are built. `prepare_s` is an estimate from the
-    processor time of a few images, without sending; None when nothing needs preparing. `notes` are the first lost files
-    with reasons. `problem` says why the upload would fail, and the remedy.
+    `used_classes` of the `classes` have samples. `ignored` are not used, see `unused`; `lost` should be samples but
+    cannot, `conflicts` of them because other files have their keys or names. `bytes_to_send` and `stored_bytes` are
+    exact, or (`bytes_estimated`) an estimate: for image-jpeg from a few images, or where the ratio is kept or shards
+    are built. `prepare_s` is an estimate from the processor time of a few images, without sending; None when nothing
+    needs preparing. `notes` are the first lost files with reasons. `layout` says how the source is understood,
+    `cautions` which names may be a mistake. `problem` says why the upload would fail, and the remedy.
     """
 
     files: int = 0
@@ -63,6 +65,7 @@ class UploadPlan(msgspec.Struct, frozen=True, kw_only=True):
     conflicts: int = 0
     samples: dict[str, int] = {}
     classes: tuple[str, ...] = ()
+    used_classes: int = 0
     source_bytes: int = 0
     bytes_to_send: int = 0
     stored_bytes: int = 0
@@ -71,6 +74,8 @@ class UploadPlan(msgspec.Struct, frozen=True, kw_only=True):
     cny_per_month: float = 0.0
     notes: tuple[Failure, ...] = ()
     unused: tuple[Unused, ...] = ()
+    layout: str = ""
+    cautions: tuple[Unused, ...] = ()
     problem: str = ""
 
 
@@ -93,7 +98,7 @@ def plan_upload(
     """
     settings.preprocessing.check()
     profile = settings.with_prefix(profile)
-    layout = Layout(settings.source)
+    layout = settings.layout()
     stop = stop or threading.Event()
 
     def pause(wait: Wait) -> None:
@@ -206,6 +211,7 @@ class _Planner:
             stored = samples * _in_tar(stored / samples)
             to_send = stored * counts["to_send"] / samples
         prepared = settings.format.encoded and not settings.originals
+        classes = self._layout.label_order(self._classes)
         return UploadPlan(
             files=counts["files"],
             to_send=counts["to_send"],
@@ -214,7 +220,8 @@ class _Planner:
             lost=counts["lost"],
             conflicts=counts["conflicts"],
             samples=dict(self._samples),
-            classes=self._layout.label_order(self._classes),
+            classes=classes,
+            used_classes=len(self._classes),
             source_bytes=counts["source_bytes"],
             bytes_to_send=round(to_send),
             stored_bytes=round(stored),
@@ -223,6 +230,8 @@ class _Planner:
             cny_per_month=stored / 1e9 * STORAGE_CNY_PER_GB_MONTH,
             notes=tuple(self._notes),
             unused=(*self._unused.groups(), *self._layout.unused),
+            layout=self._layout.describe(),
+            cautions=self._layout.cautions,
             problem="" if self._samples else f"No image becomes a sample. {self._layout.advice}",
         )
 

@@ -1,4 +1,4 @@
-"""SampleUpload: every image becomes one object, and a manifest lists them; the verification of such a dataset."""
+"""SampleUpload: every image becomes one object, and a manifest lists them."""
 
 from __future__ import annotations
 
@@ -7,23 +7,20 @@ import functools
 import threading
 from collections.abc import Iterator
 
-import msgspec
-
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.manifest import (
-    MANIFEST_NAME,
     SPLITS,
     Manifest,
     ManifestError,
     Sample,
-    merge_by_key,
     object_key,
     read_manifest,
     write_manifest,
 )
-from ossconsole.dataset.source.layout import Layout, SkippedFile
+from ossconsole.dataset.source.layout import Layout
+from ossconsole.dataset.source.planned import SkippedFile
 from ossconsole.dataset.upload.job import PrefixState, UploadJob, check_prefix
-from ossconsole.dataset.upload.journal import ExpectedObject, Journal, PlanAction, journal_path
+from ossconsole.dataset.upload.journal import Journal, PlanAction, journal_path
 from ossconsole.dataset.upload.pipeline import Pipeline, UploadItem
 from ossconsole.dataset.upload.progress import (
     PLAN_ENDED,
@@ -34,11 +31,9 @@ from ossconsole.dataset.upload.progress import (
     sample_failed,
     sample_missing,
 )
-from ossconsole.storage.client import ObjectStore
-from ossconsole.storage.errors import StorageError
+from ossconsole.dataset.upload.verification import Mismatch, verify
 from ossconsole.storage.jobs.job import Failure
 from ossconsole.storage.jobs.threads import Cancelled
-from ossconsole.storage.objects import ObjectSummary
 
 _COUNT_BATCH = 500
 
@@ -78,7 +73,7 @@ class SampleUpload(UploadJob):
 
     def work(self) -> None:
         """Uploads all samples and the manifest. Raises Cancelled, ConsoleError."""
-        layout = Layout(self.settings.source)
+        layout = self.open_source()
         found = check_prefix(self.store, self.prefix, self.settings)
         existing = _ExistingManifest(self, found)
         with contextlib.closing(self._open_journal()) as journal:
@@ -150,16 +145,19 @@ class SampleUpload(UploadJob):
         """Returns the number of samples to send again."""
         missing = 0
         self.unknown = 0
-        for mismatch in verify(self.store, self.prefix, journal):
-            self.gate.check()
+
+        def report(mismatch: Mismatch) -> None:
+            nonlocal missing
             expected = mismatch.expected
             if expected is None:
                 self.unknown += not existing.import_sample(mismatch, journal)
-                continue
+                return
             journal.mark_missing(expected.path)
             if expected.present and not expected.failed:
                 self.stats.add(sample_missing(unchanged=not expected.this_run))
                 missing += 1
+
+        verify(self.store, self.prefix, journal, report, gate=self.gate, threads=self.parallelism)
         return missing
 
     def _repairs(self, layout: Layout, journal: Journal) -> Iterator[UploadItem]:
@@ -197,40 +195,3 @@ class SampleUpload(UploadJob):
             # Last, so that no manifest ever lists a deleted object.
             self.store.delete_many(object_key(self.prefix, key) for key in self.removed)
             self.pruned = True
-
-
-class Mismatch(msgspec.Struct, frozen=True):
-    """One difference: an object that is missing or has other content, or (`expected` None) an unknown object."""
-
-    key: str
-    expected: ExpectedObject | None
-    summary: ObjectSummary | None
-
-
-def verify(store: ObjectStore, prefix: str, journal: Journal) -> Iterator[Mismatch]:
-    """The differences between journal and bucket, from one listing and a HEAD for each object in doubt.
-
-    Count, size and ETag are compared: OSS's ETag changes with the content, and the CRC64 was checked when the object
-    with this ETag was written. Raises StorageError, JournalError.
-    """
-    below = object_key(prefix, "")
-    listed = ((summary.key[len(below) :], summary) for summary in store.list_all(below))
-    for key, expected, summary in merge_by_key(((each.key, each) for each in journal.expected()), listed):
-        if expected is None:
-            if key != MANIFEST_NAME:
-                yield Mismatch(key, None, summary)
-        elif summary is None or not _same(store, expected, summary):
-            yield Mismatch(key, expected, summary)
-
-
-def _same(store: ObjectStore, expected: ExpectedObject, summary: ObjectSummary) -> bool:
-    if summary.size != expected.bytes:
-        return False
-    if summary.etag.strip('"') == expected.etag.strip('"'):
-        return True
-    try:
-        return str(store.head(summary.key).crc64) == expected.crc64
-    except StorageError as error:
-        if error.status == 404:
-            return False
-        raise

@@ -9,9 +9,16 @@ import msgspec
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.sandbox import listing
 from ossconsole.sandbox import replies as xml
-from ossconsole.sandbox.accelerator import parse_accelerator
+from ossconsole.sandbox.accelerator import (
+    ZONE_PARAMETER,
+    accelerator_document,
+    encoded_accelerators,
+    in_zone,
+    parse_accelerator,
+)
 from ossconsole.sandbox.api.call import OWNER_XML, Call, Reply, xml_reply
 from ossconsole.sandbox.api.objects import acl_document, delete_marker
+from ossconsole.sandbox.api.rules import bucket_info
 from ossconsole.sandbox.api.writes import STORAGE_CLASSES, content_md5
 from ossconsole.sandbox.keys import Permission
 from ossconsole.sandbox.records import Bucket, check_bucket, check_key
@@ -34,7 +41,8 @@ async def list_buckets(call: Call) -> Reply:
 
 
 def _described(call: Call, bucket: Bucket) -> list[str]:
-    endpoint = f"0.0.1:{call.service.port}"
+    # The connector's form of the address, which composes with this bucket's name alone; others are path style.
+    endpoint = f"{'0.0.1' if bucket.name == '127' else '127.0.0.1'}:{call.service.port}"
     return xml.elements(
         Name=bucket.name,
         CreationDate=iso_time(bucket.created),
@@ -81,7 +89,7 @@ async def info(call: Call) -> Reply:
     bucket = call.store.bucket(call.bucket)
     fixed = xml.elements(DataRedundancyType="LRS", AccessMonitor="Disabled", BlockPublicAccess=False)
     acl = xml.parent("AccessControlList", xml.elements(Grant=bucket.acl))
-    fields = [*_described(call, bucket), *fixed, OWNER_XML, acl]
+    fields = [*_described(call, bucket), *fixed, OWNER_XML, acl, *bucket_info(call)]
     return xml_reply(xml.document("BucketInfo", [xml.parent("Bucket", fields)]))
 
 
@@ -100,9 +108,23 @@ async def location(call: Call) -> Reply:
 async def stat(call: Call) -> Reply:
     """GetBucketStat: counts of objects, bytes and unfinished multipart uploads."""
     call.store.bucket(call.bucket)
-    objects, size = call.store.index.usage(call.bucket)
+    by_class = call.store.index.usage(call.bucket)
     uploads = sum(1 for _ in call.store.index.uploads(call.bucket))
-    fields = xml.elements(Storage=size, ObjectCount=objects, MultipartUploadCount=uploads)
+    count, size = (sum(part[at] for part in by_class.values()) for at in (0, 1))
+    fields = xml.elements(
+        Storage=size,
+        ObjectCount=count,
+        MultipartUploadCount=uploads,
+        MultipartPartCount=0,
+        LiveChannelCount=0,
+        LastModifiedTime=int(call.service.clock()),
+    )
+    for storage_class in STORAGE_CLASSES:
+        count, size = by_class.get(storage_class, (0, 0))
+        name = "InfrequentAccess" if storage_class == "IA" else storage_class
+        # Objects of the other classes are billed by their real size or a minimum, which the sandbox does not have.
+        real = {} if storage_class == "Standard" else {f"{name}RealStorage": size}
+        fields += xml.elements(**{f"{name}Storage": size}, **real, **{f"{name}ObjectCount": count})
     return xml_reply(xml.document("BucketStat", fields))
 
 
@@ -122,28 +144,42 @@ async def list_objects(call: Call) -> Reply:
     """ListObjects and, with `list-type=2`, ListObjectsV2."""
     call.store.bucket(call.bucket)
     reply = listing.reply_v2 if call.query.get("list-type") == "2" else listing.reply_v1
-    return xml_reply(reply(call.bucket, call.query, call.service.source(call.bucket)))
+    return xml_reply(reply(call.bucket, call.query, call.service.source(call.bucket), call.service.clock()))
 
 
 async def delete_objects(call: Call) -> Reply:
-    """DeleteMultipleObjects: up to 1,000 keys. Raises InvalidDigest, MalformedXML, AccessDenied."""
+    """DeleteMultipleObjects: up to 1,000 keys, each with a VersionId or without.
+
+    Raises InvalidDigest, MalformedXML, AccessDenied, FileImmutable, and InvalidArgument for an unknown version.
+    """
     body = await call.xml_body()
     given = call.headers.get("content-md5")
     if given is not None and content_md5(given) != hashlib.md5(body, usedforsecurity=False).digest():
         raise OssError("InvalidDigest", fields={"Content-MD5": given})
     root = parse_xml(body, "Delete")
-    keys = [child_text(node, "Key") for node in children(root, "Object")]
-    if not 0 < len(keys) <= listing.MAX_KEYS:
+    wanted = [(child_text(node, "Key"), child_text(node, "VersionId", "")) for node in children(root, "Object")]
+    if not 0 < len(wanted) <= listing.MAX_KEYS:
         raise OssError("MalformedXML", f"Delete accepts 1 to {listing.MAX_KEYS} objects.")
-    for key in keys:
+    for key, _ in wanted:
         check_key(key)
         if call.key is not None and not call.key.allows(Permission.DELETE, key):
             raise OssError("AccessDenied")
-    call.store.delete(call.bucket, keys)
+    call.store.delete(call.bucket, [key for key, version_id in wanted if not version_id])
+    markers = set()
+    for key, version_id in wanted:
+        if version_id and call.store.delete_version(call.bucket, key, version_id):
+            markers.add((key, version_id))
     if child_text(root, "Quiet", "false").lower() == "true":
         return Reply(200)
     encode, encoding = listing.encoding(call.query)
-    deleted = [xml.parent("Deleted", [*xml.elements(Key=encode(key)), *delete_marker(call, key)]) for key in keys]
+    deleted = []
+    for key, version_id in wanted:
+        about = xml.elements(Key=encode(key), VersionId=version_id or None)
+        if not version_id:
+            about += delete_marker(call, key)
+        elif (key, version_id) in markers:
+            about += xml.elements(DeleteMarker=True, DeleteMarkerVersionId=version_id)
+        deleted.append(xml.parent("Deleted", about))
     return xml_reply(xml.document("DeleteResult", [*encoding, *deleted]))
 
 
@@ -155,28 +191,37 @@ def _on_accelerator(call: Call) -> Bucket:
 
 
 async def get_accelerator(call: Call) -> Reply:
-    """GetBucketDataAccelerator. Raises DataAcceleratorNotFound."""
+    """GetBucketDataAccelerator: `verbose` adds the paths, the zone parameter limits the reply to one zone.
+
+    Raises DataAcceleratorNotFound, NoSuchConfiguration.
+    """
     _on_accelerator(call)
-    accelerator = call.service.accelerator(call.bucket)
-    if accelerator is None:
-        raise OssError("DataAcceleratorNotFound", fields={"BucketName": call.bucket})
-    return xml_reply(accelerator.document(call.bucket))
+    found = in_zone(call.bucket, call.service.accelerators(call.bucket), call.query.get(ZONE_PARAMETER))
+    return xml_reply(accelerator_document(call.bucket, found, verbose="verbose" in call.query))
 
 
 async def put_accelerator(call: Call) -> Reply:
-    """PutBucketDataAccelerator: creates or changes the accelerator."""
+    """PutBucketDataAccelerator: creates the accelerator of a zone, or replaces its configuration."""
     bucket = _on_accelerator(call)
-    before = call.service.accelerator(call.bucket)
-    wanted = parse_accelerator(await call.xml_body(), before, call.service.region, call.service.clock())
-    call.store.put_bucket(msgspec.structs.replace(bucket, accelerator=msgspec.json.encode(wanted)))
+    present = call.service.accelerators(call.bucket)
+    wanted = parse_accelerator(await call.xml_body(), present, call.service.region, call.service.clock())
+    others = [accelerator for accelerator in present if accelerator.zone != wanted.zone]
+    call.store.put_bucket(msgspec.structs.replace(bucket, accelerator=encoded_accelerators([*others, wanted])))
     return Reply(200)
 
 
 async def delete_accelerator(call: Call) -> Reply:
-    """DeleteBucketDataAccelerator; the cache is emptied. Raises NoSuchConfiguration."""
+    """DeleteBucketDataAccelerator of one zone; the cache is emptied.
+
+    Raises InvalidArgument without a zone (which the page requires), DataAcceleratorNotFound, NoSuchConfiguration.
+    """
     bucket = _on_accelerator(call)
-    if bucket.accelerator is None:
-        raise OssError("NoSuchConfiguration", fields={"BucketName": call.bucket})
-    call.store.put_bucket(msgspec.structs.replace(bucket, accelerator=None))
+    zone = call.query.get(ZONE_PARAMETER, "")
+    if not zone:
+        raise invalid_argument("The zone of the accelerator is required.", ZONE_PARAMETER, "")
+    present = call.service.accelerators(call.bucket)
+    (deleted,) = in_zone(call.bucket, present, zone)
+    left = encoded_accelerators(accelerator for accelerator in present if accelerator is not deleted)
+    call.store.put_bucket(msgspec.structs.replace(bucket, accelerator=left))
     call.service.cache.clear()
     return Reply(204)

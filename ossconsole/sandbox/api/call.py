@@ -9,12 +9,11 @@ from heapq import merge
 from itertools import islice
 from operator import attrgetter
 
-import msgspec
 from aiohttp import StreamReader
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.sandbox import replies as xml
-from ossconsole.sandbox.accelerator import SYNC_WARMUP, AcceleratorConfig
+from ossconsole.sandbox.accelerator import SYNC_WARMUP, AcceleratorConfig, stored_accelerators
 from ossconsole.sandbox.faults import FaultEngine
 from ossconsole.sandbox.keys import AccessKey, KeyRing
 from ossconsole.sandbox.listing import OWNER, KeySource, SyntheticKeys
@@ -26,7 +25,6 @@ from ossconsole.sandbox.store import SandboxStore
 
 OWNER_XML = xml.parent("Owner", xml.elements(ID=OWNER, DisplayName=OWNER))
 _MAX_XML_BYTES = 4 << 20
-_decode_accelerator = msgspec.json.Decoder(AcceleratorConfig).decode
 
 
 @dataclass
@@ -60,17 +58,19 @@ class Service:
 
         return merged
 
-    def accelerator(self, bucket: str) -> AcceleratorConfig | None:
-        """The accelerator of a bucket, None where it has none."""
-        raw = self.store.bucket(bucket).accelerator
-        return None if raw is None else _decode_accelerator(raw)
+    def accelerators(self, bucket: str) -> tuple[AcceleratorConfig, ...]:
+        """The accelerators of a bucket, by zone."""
+        return stored_accelerators(self.store.bucket(bucket).accelerator)
 
     def cache_policy(self, kind: EndpointKind, bucket: str, key: str) -> str | None:
-        """The cache policy of a request through this endpoint; None when it bypasses the cache."""
+        """The cache policy of a request through this endpoint; None when it bypasses the cache.
+
+        The sandbox has one accelerated endpoint: it stands for those of all zones.
+        """
         if kind is EndpointKind.STANDARD or not self.cache.capacity:
             return None
-        accelerator = self.accelerator(bucket)
-        return accelerator.policy(key) if accelerator else None
+        policies = (accelerator.policy(key) for accelerator in self.accelerators(bucket))
+        return next((policy for policy in policies if policy), None)
 
     def warm(self, kind: EndpointKind, bucket: str, stored: StoredObject) -> None:
         """Caches an object just written where the policy of its path is `sync-warmup`."""

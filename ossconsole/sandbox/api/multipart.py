@@ -13,10 +13,10 @@ from ossconsole.sandbox.api.objects import version_headers
 from ossconsole.sandbox.api.writes import attributes_of, copy_source, forbids_overwrite, receive_body
 from ossconsole.sandbox.records import Upload
 from ossconsole.sandbox.replies import OssError, invalid_argument, iso_time
-from ossconsole.sandbox.request import child_text, children, parse_xml
+from ossconsole.sandbox.request import child_text, children, parse_xml, whole_number
 
 MAX_PARTS = 10_000
-_COPY_RANGE = re.compile(r"bytes=(\d+)-(\d+)")
+_COPY_RANGE = re.compile(r"bytes=(\d{1,19})-(\d{0,19})", re.ASCII)
 
 
 async def begin(call: Call) -> Reply:
@@ -24,14 +24,16 @@ async def begin(call: Call) -> Reply:
     upload = call.store.begin_upload(call.bucket, call.object_key, attributes_of(call))
     encode, encoding = listing.encoding(call.query)
     fields = xml.elements(Bucket=call.bucket, Key=encode(call.object_key), UploadId=upload.id)
-    return xml_reply(xml.document("InitiateMultipartUploadResult", [*fields, *encoding]))
+    reply = xml_reply(xml.document("InitiateMultipartUploadResult", [*fields, *encoding]))
+    reply.headers |= upload.attributes.encryption
+    return reply
 
 
 def _part_number(call: Call) -> int:
-    given = call.query["partNumber"]
-    if not given.isdecimal() or not 1 <= int(given) <= MAX_PARTS:
-        raise invalid_argument(f"Part number must be 1 to {MAX_PARTS}.", "partNumber", given)
-    return int(given)
+    number = whole_number(call.query.get("partNumber", ""))
+    if number is None or not 1 <= number <= MAX_PARTS:
+        raise invalid_argument(f"Part number must be 1 to {MAX_PARTS}.", "partNumber", call.query.get("partNumber", ""))
+    return number
 
 
 def _upload(call: Call) -> Upload:
@@ -44,7 +46,8 @@ async def put_part(call: Call) -> Reply:
     number, upload = _part_number(call), _upload(call)
     blob = (await receive_body(call)).finish()
     call.store.put_part(call.bucket, call.object_key, upload.id, number, blob)
-    return Reply(200, {"ETag": f'"{blob.md5}"', "x-oss-hash-crc64ecma": str(blob.crc64)})
+    headers = {"ETag": f'"{blob.md5}"', "x-oss-hash-crc64ecma": str(blob.crc64)}
+    return Reply(200, headers | upload.attributes.encryption)
 
 
 async def copy_part(call: Call) -> Reply:
@@ -62,9 +65,10 @@ async def copy_part(call: Call) -> Reply:
 def _copy_span(header: str | None, size: int) -> tuple[int, int]:
     """Start and length; without a range, or for one outside the object, the whole object (as the service does)."""
     match = _COPY_RANGE.fullmatch(header) if header else None
-    if match is None or not int(match[1]) <= int(match[2]) < size:
+    if match is None:
         return 0, size
-    return int(match[1]), int(match[2]) - int(match[1]) + 1
+    first, last = int(match[1]), int(match[2]) if match[2] else size - 1  # without an end: to the object's
+    return (first, last - first + 1) if first <= last < size else (0, size)
 
 
 async def complete(call: Call) -> Reply:
@@ -83,15 +87,16 @@ async def complete(call: Call) -> Reply:
     url = f"http://{call.incoming.host}/{call.bucket}/{xml.url(stored.key)}"
     fields = xml.elements(Location=url, Bucket=call.bucket, Key=encode(stored.key), ETag=f'"{stored.etag}"')
     reply = xml_reply(xml.document("CompleteMultipartUploadResult", [*encoding, *fields]))
-    reply.headers |= {"ETag": f'"{stored.etag}"', "x-oss-hash-crc64ecma": str(stored.crc64)} | version_headers(call)
+    reply.headers |= {"ETag": f'"{stored.etag}"', "x-oss-hash-crc64ecma": str(stored.crc64)}
+    reply.headers |= upload.attributes.encryption | version_headers(call)
     return reply
 
 
 def _wanted(node: Element) -> tuple[int, str]:
-    number = child_text(node, "PartNumber").strip()
-    if not number.isdecimal():
+    number = whole_number(child_text(node, "PartNumber").strip())
+    if number is None:
         raise OssError("MalformedXML", "PartNumber is not a number.")
-    return int(number), child_text(node, "ETag").strip().strip('"')
+    return number, child_text(node, "ETag").strip().strip('"')
 
 
 async def abort(call: Call) -> Reply:
@@ -107,9 +112,10 @@ async def list_parts(call: Call) -> Reply:
     encode, encoding = listing.encoding(call.query)
     limit = listing.max_keys(call.query, "max-parts", listing.MAX_KEYS)
     marker = call.query.get("part-number-marker") or "0"
-    if not marker.isdecimal():
+    after = whole_number(marker)
+    if after is None:
         raise invalid_argument("part-number-marker must be a number.", "part-number-marker", marker)
-    parts = call.store.index.parts(upload.id, int(marker))
+    parts = call.store.index.parts(upload.id, after)
     page = parts[:limit]
     fields = xml.elements(
         Bucket=call.bucket,
@@ -139,8 +145,8 @@ async def list_uploads(call: Call) -> Reply:
     query = call.query
     encode, encoding = listing.encoding(query)
     limit = listing.max_keys(query, "max-uploads", listing.MAX_KEYS)
-    prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
-    marker, id_marker = query.get("key-marker", ""), query.get("upload-id-marker", "")
+    prefix, delimiter = listing.name_of(query, "prefix"), listing.name_of(query, "delimiter")
+    marker, id_marker = listing.name_of(query, "key-marker"), query.get("upload-id-marker", "")
     entries = _upload_entries(call, prefix, delimiter, marker, id_marker)
     page, more = entries[:limit], len(entries) > limit
     last = page[-1] if page else ""

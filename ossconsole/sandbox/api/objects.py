@@ -1,107 +1,106 @@
-"""Operations on one object (read, describe, delete, restore) and on the versions of a bucket."""
+"""Operations on one object: read, describe, delete, its ACL and tags, symbolic links."""
 
 from __future__ import annotations
 
-from urllib.parse import unquote_plus
+import re
+from urllib.parse import quote, unquote, unquote_plus
 
 import msgspec
 
-from ossconsole.sandbox import listing
 from ossconsole.sandbox import replies as xml
 from ossconsole.sandbox.api.call import OWNER_XML, Call, Reply, xml_reply
-from ossconsole.sandbox.index import Version
-from ossconsole.sandbox.records import Attributes, StoredObject
-from ossconsole.sandbox.replies import OssError, http_time, invalid_argument, iso_time, restore_status
+from ossconsole.sandbox.records import Attributes, StoredObject, check_key
+from ossconsole.sandbox.replies import OssError, http_time, invalid_argument
 from ossconsole.sandbox.request import check_preconditions, child_text, children, parse_xml, resolve_range
-
-
-async def get_versioning(call: Call) -> Reply:
-    """GetBucketVersioning: `Enabled`, or an empty document."""
-    call.store.bucket(call.bucket)
-    status = "Enabled" if call.store.index.versions.enabled(call.bucket) else None
-    return xml_reply(xml.document("VersioningConfiguration", xml.elements(Status=status)))
-
-
-async def put_versioning(call: Call) -> Reply:
-    """PutBucketVersioning: enables versioning. Raises NotImplemented for Suspended."""
-    call.store.bucket(call.bucket)
-    wanted = child_text(parse_xml(await call.xml_body(), "VersioningConfiguration"), "Status")
-    if wanted not in {"Enabled", "Suspended"}:
-        raise OssError("MalformedXML", "Status must be Enabled or Suspended.")
-    if wanted == "Suspended":
-        raise OssError("NotImplemented", "The sandbox cannot suspend versioning.")
-    call.store.index.enable_versioning(call.bucket)
-    return Reply(200)
-
-
-async def list_versions(call: Call) -> Reply:
-    """ListObjectVersions (GetBucketVersions), without `delimiter`; empty for a bucket without versioning."""
-    call.store.bucket(call.bucket)
-    query = call.query
-    if query.get("delimiter"):
-        raise OssError("NotImplemented", "The sandbox lists versions without a delimiter only.")
-    (encode, encoding), limit = listing.encoding(query), listing.max_keys(query)
-    prefix, key_marker, id_marker = (query.get(name, "") for name in ("prefix", "key-marker", "version-id-marker"))
-    found = call.store.index.versions.list(
-        call.bucket, prefix=prefix, key_marker=key_marker, id_marker=id_marker, limit=limit + 1
-    )
-    page, more = found[:limit], len(found) > limit
-    fields = [
-        *xml.elements(Name=call.bucket, Prefix=encode(prefix), KeyMarker=encode(key_marker)),
-        *xml.elements(VersionIdMarker=id_marker, MaxKeys=limit, Delimiter=""),
-        *encoding,
-        *xml.elements(IsTruncated=more),
-    ]
-    if more:
-        fields += xml.elements(NextKeyMarker=encode(page[-1].key), NextVersionIdMarker=page[-1].id)
-    fields += [_described(version, encode(version.key)) for version in page]
-    return xml_reply(xml.document("ListVersionsResult", fields))
-
-
-def _described(version: Version, key: str) -> str:
-    modified = iso_time(version.modified)
-    fields = xml.elements(Key=key, VersionId=version.id, IsLatest=version.is_latest, LastModified=modified)
-    if version.is_marker:
-        return xml.parent("DeleteMarker", [*fields, OWNER_XML])
-    kind, size, storage_class = version.type, version.size, version.storage_class
-    content = xml.elements(ETag=f'"{version.etag}"', Type=kind, Size=size, StorageClass=storage_class)
-    return xml.parent("Version", [*fields, OWNER_XML, *content])
 
 
 def delete_marker(call: Call, key: str) -> list[str]:
     """The elements with which a batch delete reports the delete marker of `key`; none without versioning."""
     versions = call.store.index.versions
-    if not versions.enabled(call.bucket):
-        return []
-    return xml.elements(DeleteMarker=True, DeleteMarkerVersionId=versions.latest(call.bucket, key))
+    latest = versions.latest(call.bucket, key) if versions.kept(call.bucket) else None
+    return xml.elements(DeleteMarker=True, DeleteMarkerVersionId=latest.id) if latest else []
 
 
 def version_headers(call: Call) -> dict[str, str]:
     """The header with the version id of the object; none where the bucket has no versioning."""
     versions = call.store.index.versions
-    return {"x-oss-version-id": versions.latest(call.bucket, call.object_key)} if versions.enabled(call.bucket) else {}
+    if not versions.kept(call.bucket):
+        return {}
+    if given := call.query.get("versionId"):
+        return {"x-oss-version-id": given}
+    latest = versions.latest(call.bucket, call.object_key)
+    return {"x-oss-version-id": latest.id} if latest else {}
 
 
+_TAG = re.compile(r"[\w +\-=.:/]*")
 OBJECT_ACLS = ("default", "private", "public-read", "public-read-write")
 _MAX_TAGS = 10
+SYMLINK = "Symlink"
 _DEFAULT_TYPE = "application/octet-stream"
 _OVERRIDES = ("content-type", "content-language", "expires", "cache-control", "content-disposition", "content-encoding")
 
 
 def _stored(call: Call) -> StoredObject:
-    return call.store.get(call.bucket, call.object_key)
+    """The object, or the version that the request names. Raises NoSuchKey; it says where a delete marker is."""
+    try:
+        return call.store.version(call.bucket, call.object_key, call.query.get("versionId", ""))
+    except OssError as error:
+        versions = call.store.index.versions
+        latest = versions.latest(call.bucket, call.object_key) if versions.kept(call.bucket) else None
+        if error.code != "NoSuchKey" or latest is None:
+            raise
+        headers = {"x-oss-delete-marker": "true", "x-oss-version-id": latest.id}
+        raise OssError("NoSuchKey", fields={"Key": call.object_key}, headers=headers) from error
+
+
+def _followed(call: Call) -> StoredObject:
+    """The object; of a symbolic link with the content of its target.
+
+    "Content-Length, ETag and Content-MD5 are metadata of the target; Last-Modified is the later one of the two; others
+    are metadata of the link" (HeadObject). Raises SymlinkTargetNotExist, InvalidTargetType, InvalidObjectState.
+    """
+    link = _stored(call)
+    if link.type != SYMLINK:
+        return link
+    target = call.store.index.get(call.bucket, link.attributes.symlink)
+    if target is None:
+        raise OssError("SymlinkTargetNotExist", fields={"ObjectName": link.key})
+    if target.type == SYMLINK:
+        raise OssError("InvalidTargetType", fields={"ObjectName": link.key})
+    if call.incoming.method == "GET" and call.store.archived(target):
+        raise OssError("InvalidObjectState", fields={"ObjectName": target.key})
+    content = {"blob": target.blob, "size": target.size, "etag": target.etag, "crc64": target.crc64}
+    return msgspec.structs.replace(link, **content, modified=max(link.modified, target.modified))
+
+
+async def get_symlink(call: Call) -> Reply:
+    """GetSymlink: the target in `x-oss-symlink-target`. Raises NotSymlink."""
+    stored = _stored(call)
+    if stored.type != SYMLINK:
+        raise OssError("NotSymlink", "The object is not a symbolic link.", fields={"ObjectName": stored.key})
+    headers = {"ETag": f'"{stored.etag}"', "Last-Modified": http_time(stored.modified)}
+    return Reply(200, headers | {"x-oss-symlink-target": quote(stored.attributes.symlink)} | version_headers(call))
+
+
+def symlink_target(call: Call) -> str:
+    """The target of PutSymlink, which need not exist. Raises InvalidArgument, InvalidObjectName."""
+    target = unquote(call.headers.get("x-oss-symlink-target", ""))
+    if not target:
+        raise invalid_argument("The target is missing.", "x-oss-symlink-target")
+    check_key(target)
+    return target
 
 
 async def get(call: Call) -> Reply:
     """GetObject, whole or a range, with preconditions. Raises InvalidObjectState for an archived object."""
-    stored = _stored(call)
+    stored = _followed(call)
     if not check_preconditions(call.headers, stored):
         return Reply(304, {"ETag": f'"{stored.etag}"', "Last-Modified": http_time(stored.modified)})
     if call.store.archived(stored):
         raise OssError("InvalidObjectState", fields={"ObjectName": stored.key})
     standard = call.headers.get("x-oss-range-behavior") == "standard"
     span = resolve_range(call.headers.get("range"), stored.size, standard=standard)
-    headers = object_headers(stored) | version_headers(call)
+    headers = object_headers(call, stored) | version_headers(call)
     for name in _OVERRIDES:
         if override := call.query.get(f"response-{name}"):
             headers[name.title()] = override
@@ -113,20 +112,20 @@ async def get(call: Call) -> Reply:
 
 async def head(call: Call) -> Reply:
     """HeadObject, with preconditions."""
-    stored = _stored(call)
+    stored = _followed(call)
     if not check_preconditions(call.headers, stored):
         return Reply(304, {"ETag": f'"{stored.etag}"'})
-    return Reply(200, object_headers(stored) | version_headers(call), length=stored.size)
+    return Reply(200, object_headers(call, stored) | version_headers(call), length=stored.size)
 
 
 async def head_meta(call: Call) -> Reply:
     """GetObjectMeta: ETag, size and time of the last change only."""
     stored = _stored(call)
     headers = {"ETag": f'"{stored.etag}"', "Last-Modified": http_time(stored.modified)}
-    return Reply(200, headers, length=stored.size)
+    return Reply(200, headers | version_headers(call), length=stored.size)
 
 
-def object_headers(stored: StoredObject) -> dict[str, str]:
+def object_headers(call: Call, stored: StoredObject) -> dict[str, str]:
     """The response headers of an object."""
     headers = {
         "Content-Type": _DEFAULT_TYPE,
@@ -143,16 +142,20 @@ def object_headers(stored: StoredObject) -> dict[str, str]:
         headers["x-oss-next-append-position"] = str(stored.size)
     if stored.attributes.tags:
         headers["x-oss-tagging-count"] = str(len(stored.attributes.tags))
-    if stored.restored_until is not None:
-        headers["x-oss-restore"] = restore_status(stored.restored_until)
-    return headers
+    if restored := stored.restore_status(call.service.clock()):
+        headers["x-oss-restore"] = restored
+    return headers | stored.attributes.encryption
 
 
 async def delete(call: Call) -> Reply:
-    """DeleteObject; succeeds for an object that does not exist, as on the service."""
-    call.store.delete(call.bucket, [call.object_key])
+    """DeleteObject; succeeds for an object that does not exist, as on the service. With `versionId` for good."""
+    if version_id := call.query.get("versionId", ""):
+        is_marker = call.store.delete_version(call.bucket, call.object_key, version_id)
+    else:
+        call.store.delete(call.bucket, [call.object_key])
+        is_marker = True
     headers = version_headers(call)
-    return Reply(204, headers | ({"x-oss-delete-marker": "true"} if headers else {}))
+    return Reply(204, headers | ({"x-oss-delete-marker": "true"} if headers and is_marker else {}))
 
 
 async def get_acl(call: Call) -> Reply:
@@ -211,24 +214,15 @@ def checked_tags(tags: dict[str, str]) -> dict[str, str]:
     """Raises InvalidArgument where there are too many tags, or one is too long."""
     if len(tags) > _MAX_TAGS or any(not 0 < len(name) <= 128 or len(value) > 256 for name, value in tags.items()):
         raise invalid_argument(f"At most {_MAX_TAGS} tags, names up to 128 and values up to 256 characters.", "Tagging")
+    if not all(_TAG.fullmatch(text) for pair in tags.items() for text in pair):
+        raise invalid_argument("Tags may have letters, digits, blanks and + - = . _ : / only.", "Tagging")
     return tags
-
-
-async def restore(call: Call) -> Reply:
-    """RestoreObject: 202 where the object was archived, 200 where it is readable already."""
-    stored = _stored(call)
-    if stored.attributes.storage_class in ("Standard", "IA"):
-        raise OssError("OperationNotSupported", fields={"ObjectName": stored.key})
-    body = await call.xml_body()
-    days = child_text(parse_xml(body, "RestoreRequest"), "Days", "1") if body else "1"
-    if not days.isdecimal() or int(days) < 1:
-        raise OssError("MalformedXML", "Days must be a whole number from 1 on.")
-    return Reply(202 if call.store.restore(call.bucket, stored, int(days)) else 200)
 
 
 def _changed(call: Call, **attributes: object) -> Reply:
     """Changes attributes of the object (see `Attributes`); its bytes stay."""
     stored = _stored(call)
     changed: Attributes = msgspec.structs.replace(stored.attributes, **attributes)
-    call.store.change(call.bucket, msgspec.structs.replace(stored, attributes=changed))
-    return Reply(200)
+    changed_object = msgspec.structs.replace(stored, attributes=changed)
+    call.store.change(call.bucket, changed_object, call.query.get("versionId", ""))
+    return Reply(200, version_headers(call))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from ossconsole.sandbox.api import buckets, multipart, objects, writes
+from ossconsole.sandbox.api import buckets, multipart, objects, restores, rules, writes
 from ossconsole.sandbox.api.call import Call, Reply
 from ossconsole.sandbox.keys import Permission
 from ossconsole.sandbox.replies import OssError
@@ -33,9 +33,16 @@ _BUCKET: _Table = {
     ("GET", "bucketInfo"): Operation("GetBucketInfo", Permission.LIST, buckets.info),
     ("GET", "location"): Operation("GetBucketLocation", Permission.LIST, buckets.location),
     ("GET", "stat"): Operation("GetBucketStat", Permission.LIST, buckets.stat),
-    ("GET", "versioning"): Operation("GetBucketVersioning", Permission.LIST, objects.get_versioning),
-    ("PUT", "versioning"): Operation("PutBucketVersioning", Permission.MANAGE, objects.put_versioning),
-    ("GET", "versions"): Operation("GetBucketVersions", Permission.LIST, objects.list_versions),
+    ("GET", "versioning"): Operation("GetBucketVersioning", Permission.LIST, rules.get_versioning),
+    ("PUT", "versioning"): Operation("PutBucketVersioning", Permission.MANAGE, rules.put_versioning),
+    ("GET", "versions"): Operation("GetBucketVersions", Permission.LIST, rules.list_versions),
+    ("GET", "worm"): Operation("GetBucketWorm", Permission.LIST, rules.get_worm),
+    ("POST", "worm"): Operation("InitiateBucketWorm", Permission.MANAGE, rules.begin_worm),
+    ("DELETE", "worm"): Operation("AbortBucketWorm", Permission.MANAGE, rules.abort_worm),
+    ("POST", "wormId"): Operation("CompleteBucketWorm", Permission.MANAGE, rules.change_worm),
+    ("GET", "encryption"): Operation("GetBucketEncryption", Permission.LIST, rules.get_encryption),
+    ("PUT", "encryption"): Operation("PutBucketEncryption", Permission.MANAGE, rules.put_encryption),
+    ("DELETE", "encryption"): Operation("DeleteBucketEncryption", Permission.MANAGE, rules.delete_encryption),
     ("GET", "acl"): Operation("GetBucketAcl", Permission.LIST, buckets.get_acl),
     ("PUT", "acl"): Operation("PutBucketAcl", Permission.MANAGE, buckets.put_acl),
     ("GET", "uploads"): Operation("ListMultipartUploads", Permission.LIST, multipart.list_uploads),
@@ -58,7 +65,9 @@ _OBJECT: _Table = {
     ("GET", "tagging"): Operation("GetObjectTagging", Permission.READ, objects.get_tagging),
     ("PUT", "tagging"): Operation("PutObjectTagging", Permission.WRITE, objects.put_tagging),
     ("DELETE", "tagging"): Operation("DeleteObjectTagging", Permission.WRITE, objects.delete_tagging),
-    ("POST", "restore"): Operation("RestoreObject", Permission.WRITE, objects.restore),
+    ("POST", "restore"): Operation("RestoreObject", Permission.WRITE, restores.restore),
+    ("PUT", "symlink"): Operation("PutSymlink", Permission.WRITE, writes.put_symlink),
+    ("GET", "symlink"): Operation("GetSymlink", Permission.READ, objects.get_symlink),
     ("POST", "uploads"): Operation("InitiateMultipartUpload", Permission.WRITE, multipart.begin),
     ("PUT", "uploadId"): Operation("UploadPart", Permission.WRITE, multipart.put_part),
     ("POST", "uploadId"): Operation("CompleteMultipartUpload", Permission.WRITE, multipart.complete),
@@ -68,28 +77,62 @@ _OBJECT: _Table = {
 _COPY_OBJECT = Operation("CopyObject", Permission.WRITE, writes.copy)
 _COPY_PART = Operation("UploadPartCopy", Permission.WRITE, multipart.copy_part)
 
-# Sub-resources of the service that change the operation; those without a row above are not implemented, and must not be
-# mistaken for the plain request (`GET /?policy` is not a listing).
-_SUB_RESOURCE_NAMES = (
-    "acl append asyncFetch bucketInfo callback cname comp cors dataAccelerator delete encryption inventory lifecycle "
-    "link location logging metaQuery objectMeta policy publicAccessBlock qosInfo referer replication requestPayment "
-    "resourceGroup restore rtc select stat style symlink tagging transferAcceleration uploadId uploads "
-    "versionId versioning versions vod website worm x-oss-batchGet x-oss-process"
-)
+# Sub-resources and parameters of the service that change the operation; those without a row above are not implemented,
+# and must not be mistaken for the plain request (`GET /?policy` is not a listing).
+_SUB_RESOURCE_NAMES = """
+    accessPoint accessPointPolicy acl append asyncFetch bucketArchiveDirectRead bucketInfo callback cleanRestoredObject
+    cname comp cors dataAccelerator delete encryption httpsConfig inventory lifecycle link live location logging
+    metaQuery objectInfo objectMeta policy publicAccessBlock qosInfo redundancyTransition referer regionList
+    replication replicationLocation replicationProgress requestPayment requesterQosInfo resourceGroup resourcePool
+    restore rtc select sequential stat style styleName symlink tagging transferAcceleration uploadId uploads versioning
+    versions vod website wormId worm x-oss-async-process x-oss-batchGet x-oss-process x-oss-traffic-limit
+    x-oss-write-get-object-response
+"""
 _SUB_RESOURCES = _SUB_RESOURCE_NAMES.split()
+_OF_VERSIONS_NAMES = """
+    GetObject HeadObject GetObjectMeta DeleteObject GetObjectAcl PutObjectAcl GetObjectTagging PutObjectTagging
+    DeleteObjectTagging RestoreObject GetSymlink UploadPartCopy
+"""
+_OF_VERSIONS = frozenset(_OF_VERSIONS_NAMES.split())
+"""The operations that accept `versionId`. UploadPartCopy reads it from its source; oss2 sends it twice."""
+# Headers that the server knows, or that change nothing (request-payer: no bucket here lets requesters pay). The service
+# ignores one that it does not know; here it is refused, because one of the service's own would be ignored too.
+_HEADER_NAMES = """
+    x-oss-acl x-oss-additional-headers x-oss-complete-all x-oss-content-sha256 x-oss-copy-source
+    x-oss-copy-source-if-match x-oss-copy-source-if-modified-since x-oss-copy-source-if-none-match
+    x-oss-copy-source-if-unmodified-since x-oss-copy-source-range x-oss-date x-oss-forbid-overwrite
+    x-oss-hash-crc64ecma x-oss-metadata-directive x-oss-object-acl x-oss-range-behavior x-oss-request-payer
+    x-oss-security-token x-oss-server-side-data-encryption x-oss-server-side-encryption
+    x-oss-server-side-encryption-key-id x-oss-storage-class x-oss-symlink-target x-oss-tagging x-oss-tagging-directive
+"""
+_HEADERS = frozenset(_HEADER_NAMES.split())
 
 
 def find(incoming: IncomingRequest, target: Resource) -> Operation:
     """The operation of a request. Raises MethodNotAllowed, NotImplemented."""
+    _check_headers(incoming)
     table = _OBJECT if target.key else _BUCKET if target.bucket else _SERVICE
-    sub = ""
-    if incoming.query:
-        sub = next((name for name in _SUB_RESOURCES if name in incoming.query), "")
+    subs = [name for name in _SUB_RESOURCES if name in incoming.query] if incoming.query else []
+    sub = subs[0] if subs else ""
     operation = table.get((incoming.method, sub))
     if operation is None:
         if sub:
             raise OssError("NotImplemented", fields={"Header": sub})
         raise OssError("MethodNotAllowed", fields={"Method": incoming.method})
+    # A second one changes the operation further: an upload with a callback, or of parts in sequence.
+    if len(subs) > 1:
+        raise OssError("NotImplemented", fields={"Header": subs[1]})
     if incoming.method == "PUT" and "x-oss-copy-source" in incoming.headers:
-        return {"PutObject": _COPY_OBJECT, "UploadPart": _COPY_PART}.get(operation.name, operation)
+        operation = {"PutObject": _COPY_OBJECT, "UploadPart": _COPY_PART}.get(operation.name, operation)
+    if "versionId" in incoming.query and operation.name not in _OF_VERSIONS:
+        raise OssError("NotImplemented", fields={"Header": "versionId"})
     return operation
+
+
+def _check_headers(incoming: IncomingRequest) -> None:
+    """Raises NotImplemented for a header that the server does not know."""
+    for name in incoming.headers:
+        if name.startswith("x-oss-") and name not in _HEADERS and not name.startswith("x-oss-meta"):
+            raise OssError("NotImplemented", fields={"Header": name})
+    if incoming.headers.get("transfer-encoding", "chunked").lower() != "chunked":
+        raise OssError("NotImplemented", fields={"Header": "Transfer-Encoding"})

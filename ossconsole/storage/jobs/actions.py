@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
@@ -12,9 +11,10 @@ import msgspec
 
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.text import counted, safe_text
-from ossconsole.storage.errors import StorageError
+from ossconsole.storage.copying import copy_object, object_acl
+from ossconsole.storage.errors import ALREADY_EXISTS, StorageError
 from ossconsole.storage.jobs.job import Job
-from ossconsole.storage.objects import ARCHIVED, ObjectInfo, ObjectSummary
+from ossconsole.storage.objects import ARCHIVED, SYMLINK, ObjectInfo, ObjectSummary
 
 if TYPE_CHECKING:
     from ossconsole.storage.client import ObjectStore
@@ -76,8 +76,6 @@ class Usage(Job):
 
 MAX_URL_LIFE_S = 7 * 24 * 3600  # of a V4 presigned URL
 _DELETE_THREADS = 3  # a batch is 1,000 objects, and OSS counts each of them as a request
-_COPY_PART_SIZE = 256 << 20
-_COPY_WHOLE_UP_TO = 1 << 30  # CopyObject is slow above this and refused above 5 GB
 
 
 class Delete(Job):
@@ -140,7 +138,8 @@ class Copy(Job):
     """Copies objects, and everything below prefixes, inside the bucket, on the server; `move` deletes the sources.
 
     The beginning `base` of each key becomes `target`. An existing object stays, and the copy onto it fails, unless
-    `replace`. A source is deleted only after its copy's CRC64 was compared with its own.
+    `replace`. A copy keeps the source's metadata, headers, tags, storage class and ACL. A source is deleted only after
+    its copy's CRC64 was compared with its own.
     """
 
     def __init__(
@@ -164,64 +163,72 @@ class Copy(Job):
         self._target = target
         self._move = move
         self._replace = replace
+        self._keeps_versions = False
 
     def work(self) -> None:
         """Copies every object."""
+        self._keeps_versions = self._reads_versions()
         self.pool(self.counted(objects_of(self._store, self._sources)), self._copy)
 
     def _copy(self, found: ObjectSummary) -> None:
         self.check_cancelled()
         target = self._target + found.key[len(self._base) :]
+
+        def progress(done: int) -> None:
+            self.check_cancelled()
+            self.tracker.advance(found.key, done)
+
         try:
-            if found.size > _COPY_WHOLE_UP_TO:
-                self._copy_parts(found, target)
-            else:
-                headers = {} if self._replace else {"x-oss-forbid-overwrite": "true"}
-                bucket = self._store.sdk.bucket_name
-                self._store.call(
-                    f"copying {self._store.uri(safe_text(found.key))} to {self._store.uri(safe_text(target))}",
-                    lambda: self._store.sdk.copy_object(bucket, found.key, target, headers=headers),
-                )
+            if self._keeps_versions:
+                self._check_free(target)
+            acl = self._acl(found.key)
+            copy_object(self._store, found, target, acl=acl, replace=self._replace, progress=progress)
             if self._move:
-                self._delete_source(found.key, target)
+                self._delete_source(found, target)
         except StorageError as error:
             self.fail(found.key, error, found.size)
         else:
             self.tracker.complete(found.key, found.size)
 
-    def _delete_source(self, key: str, target: str) -> None:
-        source, copied = self._store.head(key), self._store.head(target)
-        if (source.size, source.crc64) != (copied.size, copied.crc64):
-            raise StorageError(
-                f"{safe_text(target)} differs from {safe_text(key)}, so the original was kept.", remedy="Try again."
-            )
-        self._store.delete(key)
-
-    def _copy_parts(self, found: ObjectSummary, target: str) -> None:
-        import oss2
-
-        sdk, action = self._store.sdk, f"copying {self._store.uri(safe_text(found.key))} in parts"
-        headers = {} if self._replace else {"x-oss-forbid-overwrite": "true"}
-        info = self._store.head(found.key)
-        headers |= {f"x-oss-meta-{name}": value for name, value in info.metadata.items()}
-        if info.content_type:
-            headers["Content-Type"] = info.content_type
-        upload = self._store.call(action, lambda: sdk.init_multipart_upload(target, headers=headers)).upload_id
+    def _reads_versions(self) -> bool:
+        """Whether the bucket keeps versions, or may do so: then OSS overwrites whatever the request forbids."""
         try:
-            parts = []
-            for number, start in enumerate(range(0, found.size, _COPY_PART_SIZE), 1):
-                self.check_cancelled()
-                span = (start, min(start + _COPY_PART_SIZE, found.size) - 1)
-                part = self._store.call(
-                    action,
-                    functools.partial(sdk.upload_part_copy, sdk.bucket_name, found.key, span, target, upload, number),
-                )
-                parts.append(oss2.models.PartInfo(number, part.etag))
-                self.tracker.advance(found.key, span[1] + 1)
-            self._store.call(action, lambda: sdk.complete_multipart_upload(target, upload, parts, headers=headers))
-        except BaseException:
-            self._store.call(f"aborting: {action}", lambda: sdk.abort_multipart_upload(target, upload))
-            raise
+            return not self._replace and versioning(self._store) is not Versioning.NEVER
+        except StorageError:
+            return True  # a HEAD more for each object
+
+    def _check_free(self, target: str) -> None:
+        """Raises StorageError where the object exists."""
+        if self._store.exists(target):
+            raise StorageError(
+                f"{self._store.uri(safe_text(target))} exists (FileAlreadyExists).",
+                remedy=ALREADY_EXISTS,
+                code="FileAlreadyExists",
+            )
+
+    def _acl(self, key: str) -> str:
+        """The ACL to give to the copy. Raises StorageError where it cannot be read and the source would be deleted."""
+        try:
+            return object_acl(self._store, key)
+        except StorageError as error:
+            if self._move or error.code != "AccessDenied":
+                raise
+            self.note = "the objects' own ACLs cannot be read: the copies have the bucket's"
+            return "default"
+
+    def _delete_source(self, found: ObjectSummary, target: str) -> None:
+        same: object
+        if found.type == SYMLINK:  # its target may have been moved before it
+            same = link_target(self._store, found.key) == link_target(self._store, target)
+        else:
+            source, copied = self._store.head(found.key), self._store.head(target)
+            same = (source.size, source.crc64) == (copied.size, copied.crc64)
+        if not same:
+            raise StorageError(
+                f"{safe_text(target)} differs from {safe_text(found.key)}, so the original was kept.",
+                remedy="Try again.",
+            )
+        self._store.delete(found.key)
 
 
 def presigned_url(store: ObjectStore, key: str, life_s: int = 3600) -> str:
@@ -238,19 +245,59 @@ def presigned_url(store: ObjectStore, key: str, life_s: int = 3600) -> str:
     return url
 
 
-class Restore(Job):
-    """Requests that archived objects, and those below prefixes, become readable for a day; others are skipped.
+class RestoreTier(str, enum.Enum):
+    """How soon an object of the cold classes is restored. The sooner, the dearer; Archive objects have no tiers."""
 
-    `requested` counts the objects restored by this job, `in_progress` those requested before.
+    EXPEDITED = "Expedited"
+    STANDARD = "Standard"
+    BULK = "Bulk"
+
+
+RESTORE_TIERS = {
+    "ColdArchive": {
+        RestoreTier.EXPEDITED: "within 1 hour",
+        RestoreTier.STANDARD: "in 2 to 5 hours",
+        RestoreTier.BULK: "in 5 to 12 hours",
+    },
+    "DeepColdArchive": {
+        RestoreTier.EXPEDITED: "within 12 hours",
+        RestoreTier.STANDARD: "within 48 hours",
+    },
+}
+"""By storage class; Archive has no tiers. https://www.alibabacloud.com/help/en/oss/user-guide/restore-objects-for-access
+"""
+
+
+def restore_time(storage_class: str, tier: RestoreTier) -> str:
+    """When an archived object is readable after the request, as documented."""
+    tiers = RESTORE_TIERS.get(storage_class)
+    return "within a minute" if tiers is None else tiers.get(tier, tiers[RestoreTier.STANDARD])
+
+
+class Restore(Job):
+    """Requests that archived objects, and those below prefixes, become readable for `days`; others are skipped.
+
+    `tier` is for the cold classes. `requested` counts the objects restored by this job, `in_progress` those requested
+    before; `classes` are the storage classes of both.
     """
 
     skipped_label = "not archived"
 
-    def __init__(self, store: ObjectStore, sources: Sequence[ObjectOrPrefix]) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        sources: Sequence[ObjectOrPrefix],
+        *,
+        days: int = 1,
+        tier: RestoreTier = RestoreTier.STANDARD,
+    ) -> None:
         super().__init__(f"Restore in {store.uri()}")
         self.requested = self.in_progress = 0
+        self.tier = tier
+        self.classes: set[str] = set()
         self._store = store.pausing(self.wait_to_retry)
         self._sources = sources
+        self._days = days
         self._counting = threading.Lock()
 
     def work(self) -> None:
@@ -260,21 +307,30 @@ class Restore(Job):
     def _restore(self, found: ObjectSummary) -> None:
         archived = found.storage_class in ARCHIVED
         try:
-            fresh = archived and self._request(found.key)
+            fresh = archived and self._request(found)
         except StorageError as error:
             self.fail(found.key, error, found.size)
             return
         with self._counting:
             self.requested += fresh
             self.in_progress += archived and not fresh
+            if archived:
+                self.classes.add(found.storage_class)
         self.tracker.complete(found.key, found.size, skipped=not archived)
 
-    def _request(self, key: str) -> bool:
+    def _request(self, found: ObjectSummary) -> bool:
         """False when an earlier request is still in progress."""
+        import oss2
+
+        parameters = None
+        if tiers := RESTORE_TIERS.get(found.storage_class):
+            tier = self.tier if self.tier in tiers else RestoreTier.STANDARD
+            parameters = oss2.models.RestoreJobParameters(tier.value)
+        # Days are marked as required; the cold classes take a tier, and an Archive object must not have one.
+        wanted = oss2.models.RestoreConfiguration(days=self._days, job_parameters=parameters)
+        action = f"restoring {self._store.uri(safe_text(found.key))}"
         try:
-            self._store.call(
-                f"restoring {self._store.uri(safe_text(key))}", lambda: self._store.sdk.restore_object(key)
-            )
+            self._store.call(action, lambda: self._store.sdk.restore_object(found.key, input=wanted))
         except StorageError as error:
             if error.code == "RestoreAlreadyInProgress":
                 return False
@@ -311,13 +367,17 @@ class ObjectVersion(msgspec.Struct, frozen=True):
 
 
 class ObjectDetails(msgspec.Struct, frozen=True, kw_only=True):
-    """`acl`, `tags` and `versions` are None where OSS refused to give them; `unavailable` has the reason by name."""
+    """`acl`, `tags` and `versions` are None where OSS refused to give them; `unavailable` has the reason by name.
+
+    `link` is the object that a symbolic link names, "" for any other object.
+    """
 
     info: ObjectInfo
     acl: str | None
     tags: dict[str, str] | None
     versions: list[ObjectVersion] | None
     unavailable: dict[str, str]
+    link: str = ""
 
 
 def object_details(store: ObjectStore, key: str) -> ObjectDetails:
@@ -338,7 +398,14 @@ def object_details(store: ObjectStore, key: str) -> ObjectDetails:
         tags=ask("tags", lambda: dict(store.sdk.get_object_tagging(key).tag_set.tagging_rule)),
         versions=ask("versions", lambda: _versions(store, key)),
         unavailable=unavailable,
+        link=(ask("link", lambda: link_target(store, key)) or "") if info.object_type == SYMLINK else "",
     )
+
+
+def link_target(store: ObjectStore, key: str) -> str:
+    """The key of the object that a symbolic link names. Raises StorageError."""
+    action = f"reading the symbolic link {store.uri(safe_text(key))}"
+    return store.call(action, lambda: str(store.sdk.get_symlink(key).target_key))
 
 
 def _versions(store: ObjectStore, key: str) -> list[ObjectVersion]:

@@ -19,6 +19,7 @@ import msgspec
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.text import safe_text
+from ossconsole.storage.bodies import read_stored
 from ossconsole.storage.jobs.actions import ObjectOrPrefix, objects_of
 from ossconsole.storage.jobs.job import DEFAULT_THREADS, Job
 from ossconsole.storage.jobs.threads import read_ahead
@@ -31,7 +32,7 @@ from ossconsole.storage.multipart import (
     partial_path,
     write_all,
 )
-from ossconsole.storage.objects import ObjectSummary
+from ossconsole.storage.objects import SYMLINK, ObjectSummary
 
 if TYPE_CHECKING:
     from ossconsole.storage.client import ObjectStore
@@ -87,12 +88,13 @@ class Existing(str, enum.Enum):
 
 
 class DownloadItem(msgspec.Struct, frozen=True):
-    """One object and the file it becomes."""
+    """One object and the file it becomes; `is_link` while the size is not yet that of a symbolic link's target."""
 
     key: str
     size: int
     modified: int
     path: Path
+    is_link: bool = False
 
 
 class Download(Job):
@@ -153,11 +155,25 @@ class Download(Job):
 
     def _tasks(self) -> Iterator[Callable[[], None]]:
         counted = self.counted(plan_downloads(objects_of(self._store, self._sources), self._base, self.folder))
-        for item in read_ahead(counted, _COUNTED_AHEAD):
+        for item in itertools.chain.from_iterable(map(self._followed, read_ahead(counted, _COUNTED_AHEAD))):
             if item.size <= PART_SIZE:
                 yield lambda item=item: self.attempt(item, self._small)  # type: ignore[misc]
             else:
                 yield from self._parts(item)
+
+    def _followed(self, item: DownloadItem) -> list[DownloadItem]:
+        """The item; a symbolic link with the size of its target, or none where it has no target."""
+        if not item.is_link:
+            return [item]
+        found: list[DownloadItem] = []
+
+        def follow(item: DownloadItem) -> None:
+            info = self._store.head(item.key)
+            self.tracker.add_total(0, info.size - item.size)
+            found.append(msgspec.structs.replace(item, size=info.size, modified=info.modified, is_link=False))
+
+        self.attempt(item, follow)
+        return found
 
     def _parts(self, item: DownloadItem) -> Iterator[Callable[[], None]]:
         opened: list[ResumableFile] = []
@@ -226,7 +242,7 @@ class Download(Job):
             os.ftruncate(descriptor, 0)
             crc, done = 0, 0
             with contextlib.closing(self._store.sdk.get_object(item.key)) as result:
-                while data := result.resp.read(_READ_SIZE):  # without oss2's own, slow CRC64
+                while data := read_stored(result, _READ_SIZE):  # without oss2's own, slow CRC64
                     self.check_cancelled()
                     write_all(descriptor, data, done)
                     crc = fastcrc.crc64.xz(data, crc)
@@ -266,7 +282,7 @@ class Download(Job):
             nonlocal done  # an attempt continues where the one before stopped
             span = (start + done, start + length - 1)
             with contextlib.closing(self._store.sdk.get_object(item.key, byte_range=span, headers=headers)) as result:
-                while data := result.resp.read(_READ_SIZE):
+                while data := read_stored(result, _READ_SIZE):
                     self.check_cancelled()
                     file.write(start + done, data)
                     done += len(data)
@@ -301,7 +317,8 @@ def plan_downloads(objects: Iterable[ObjectSummary], base: str, folder: Path) ->
         while prefixes and not found.key.startswith(prefixes[-1]):
             prefixes.pop()
         shadowed = {len(key) for key in prefixes if found.key.startswith("/", len(key))}
-        yield DownloadItem(found.key, found.size, found.modified, _place(found.key, base, folder, shadowed))
+        path, is_link = _place(found.key, base, folder, shadowed), found.type == SYMLINK
+        yield DownloadItem(found.key, found.size, found.modified, path, is_link)
         prefixes.append(found.key)
 
 

@@ -14,13 +14,14 @@ from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 import oss2
+import requests
 from oss2.exceptions import OssError
 
-from ossconsole.config.credential_sources import NoCredentialsError
-from ossconsole.config.credentials import Credentials, CredentialSource
-from ossconsole.config.endpoints import EndpointKind, HostKind, classify
+from ossconsole.config.credentials import Credentials, CredentialSource, NoCredentialsError
+from ossconsole.config.endpoints import EndpointKind, HostKind, classify, request_url
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.profiles import Profile
+from ossconsole.config.proxies import ca_bundle, mask_proxy, proxies_for, proxy_note, proxy_of
 from ossconsole.config.text import counted
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
@@ -132,27 +133,33 @@ class HostProbe:
         self.host = f"{bucket}.{parts.hostname}"
         self.secure = parts.scheme == "https"
         self.port = parts.port or (443 if self.secure else 80)
+        self.proxy = proxy_of(request_url(bucket, endpoint))
+        proxy = urlsplit(self.proxy if "://" in self.proxy else f"http://{self.proxy}")
+        self._target = (proxy.hostname or "", proxy.port or 80) if self.proxy else (self.host, self.port)
         self._address = ""
 
     def resolve(self) -> str:
         """Resolves the host's address. Raises UnreachableError."""
         try:
-            found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+            found = socket.getaddrinfo(*self._target, type=socket.SOCK_STREAM)
         except OSError as error:
-            raise self._unreachable(f"{self.host} has no address: {_reason(error)}") from error
+            raise self._unreachable(f"{self._target[0]} has no address: {_reason(error)}") from error
         self._address = str(found[0][4][0])
-        return self._address
+        return f"proxy {mask_proxy(self.proxy)}: {self._address}" if self.proxy else self._address
 
     def connect(self, timeout_s: float) -> str:
         """Opens and closes a TCP connection. Raises UnreachableError."""
         try:
-            with socket.create_connection((self._address, self.port), timeout=timeout_s):
-                return f"{self._address} port {self.port}"
+            with socket.create_connection((self._address, self._target[1]), timeout=timeout_s):
+                return f"{self._address} port {self._target[1]}"
         except OSError as error:
-            raise self._unreachable(f"{self.host} ({self._address}) port {self.port}: {_reason(error)}") from error
+            host, port = self._target
+            raise self._unreachable(f"{host} ({self._address}) port {port}: {_reason(error)}") from error
 
     def handshake(self, timeout_s: float) -> str:
         """Opens and closes a TLS connection with a trusted certificate; its TLS version. Raises UnreachableError."""
+        if self.proxy:
+            return self._handshake_through_proxy(timeout_s)
         context = ssl.create_default_context()
         try:
             with (
@@ -171,7 +178,26 @@ class HostProbe:
                 remedy=f"Check the endpoint: {self.endpoint}",
             ) from error
 
+    def _handshake_through_proxy(self, timeout_s: float) -> str:
+        """Any answer of the host is one through TLS."""
+        url = f"https://{self.host}:{self.port}/"
+        try:
+            with requests.Session() as session:
+                session.trust_env = False
+                session.head(url, proxies=proxies_for(url), verify=ca_bundle() or True, timeout=timeout_s)
+        except requests.exceptions.RequestException as error:
+            # Without the cause: its text may have the proxy's password.
+            trusted = "presents a certificate that is not trusted" if "certificate" in str(error) else "does not answer"
+            raise self._unreachable(f"{self.host} port {self.port} {trusted} ({type(error).__name__})") from None
+        return "TLS"
+
     def _unreachable(self, what: str) -> UnreachableError:
+        if self.proxy:
+            return UnreachableError(
+                f"Through the proxy {mask_proxy(self.proxy)}: {what}.",
+                remedy="Check HTTPS_PROXY, or add the host to NO_PROXY. A proxy's own certificate goes into "
+                "REQUESTS_CA_BUNDLE.",
+            )
         if self.info.inside_only:
             region = self.info.region
             message = f"{what}. This endpoint answers only inside the internal network of {region}."
@@ -309,6 +335,7 @@ class _EndpointProbe:
             host=self._host.info,
             steps=tuple(self._steps.done),
             skew_s=self._skew_s,
+            proxy=proxy_note(request_url(self._profile.bucket, self._store.endpoint)),
         )
 
     def _sign(self) -> str | ProbeWarning:

@@ -14,7 +14,7 @@ from ossconsole.config.endpoints import EndpointKind, HostInfo
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.profiles import Profile
 from ossconsole.config.text import counted
-from ossconsole.storage.accelerator import accelerator_warnings, read_accelerator
+from ossconsole.storage.accelerator import accelerator_warnings, missing_text, other_accelerators, read_accelerator
 from ossconsole.storage.errors import StorageError
 
 if TYPE_CHECKING:
@@ -179,6 +179,8 @@ class EndpointReport(msgspec.Struct, frozen=True, kw_only=True):
     host: HostInfo
     steps: tuple[ProbeStep, ...]
     skew_s: float | None = None
+    proxy: str = ""
+    """Whether its requests take a proxy; "" where the environment names none."""
 
     def figures(self, stage: ProbeStage) -> Figures | None:
         """Those of READ, or of REREAD (accelerated endpoint only): the same samples a second time."""
@@ -261,18 +263,16 @@ def accelerator_check(store: ObjectStore, dataset_bytes: int | None = None) -> C
     name = "accelerator"
     try:
         found = read_accelerator(store)
-    except StorageError as error:
-        if error.code == "AccessDenied":
+    except ConsoleError as error:
+        if isinstance(error, StorageError) and error.code == "AccessDenied":
             return ok(name, f"This key may not read its state ({_oss(error.code, error.ec, error.request_id)}).")
         return warn(name, error.message, error.remedy)
     if found is None:
-        return warn(
-            name,
-            f"The bucket {store.profile.bucket} has no accelerator: nothing is cached.",
-            "Create one on the Setup screen, or remove the accelerated endpoint from the profile.",
-        )
-    paths = ", ".join(path.prefix for path in found.paths) or "the whole bucket"
-    state = f"{found.name} in {found.zone}, {found.quota_gb} GB, caches {paths}."
+        return warn(name, *missing_text(store, other_accelerators(store, "")))
+    elsewhere = ", ".join(f"{other.quota_gb:,} GB in {other.zone}" for other in other_accelerators(store, found.zone))
+    state = f"{found.name} in {found.zone}, {found.quota_gb:,} GB, caches {found.cached_text}."
+    if elsewhere:
+        state = f"{state} Billed as well: {elsewhere}."
     *serious, billing = accelerator_warnings(found, store.profile.dataset_prefix, dataset_bytes)
     if serious:
         return warn(name, " ".join((*serious, state)), "Change its paths or size on the Setup screen.")
@@ -285,7 +285,8 @@ def _endpoint_check(report: EndpointReport, simulated: bool) -> Check:
     if failed is not None and _cause(failed) == name:
         return fail(name, f"{failed.stage}: {failed.detail}", failed.remedy)
     passed = [f"{step.stage} {1000 * step.seconds:.0f} ms" for step in report.steps if step.passed][:4]
-    parts = [f"{report.endpoint} ({report.host.kind}): {', '.join(passed)}"]
+    proxy = f", {report.proxy}" if report.proxy else ""
+    parts = [f"{report.endpoint} ({report.host.kind}{proxy}): {', '.join(passed)}"]
     unsigned = next((step for step in report.steps if step.detail == NO_CREDENTIALS), None)
     if unsigned is not None:
         parts.append(f"no signed request: {NO_CREDENTIALS}")

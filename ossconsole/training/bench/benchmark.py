@@ -7,6 +7,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 
@@ -21,9 +22,13 @@ from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.jobs.actions import presigned_url
 from ossconsole.telemetry.cache import SingleTimes
 from ossconsole.telemetry.compare import LOOKS, Conditions, installed_versions
+from ossconsole.telemetry.events import Step
 from ossconsole.telemetry.measure import Ceiling
 from ossconsole.telemetry.visits import EndpointWindow, Waiting, decode_share
+from ossconsole.training.bench.conclusions import aa_headline, aa_passed, bound, headline
 from ossconsole.training.bench.limits import ConnectorReader, HttpReader, ReaderFactory, rate
+from ossconsole.training.bench.mount import folder_settings
+from ossconsole.training.bench.requests import BenchDataset, BenchRequests
 from ossconsole.training.bench.results import (
     IMAGENET_SAMPLES,
     BenchCase,
@@ -34,19 +39,18 @@ from ossconsole.training.bench.results import (
     Limit,
     LimitKind,
     Mode,
+    Quantiles,
     Reading,
+    ReadPath,
     ResultRow,
-    aa_headline,
-    aa_passed,
-    bound,
+    Times,
     format_results,
-    headline,
     limit_spreads,
+    result_key,
     result_row,
+    stall_share,
 )
 from ossconsole.training.bench.sampling import (
-    BenchDataset,
-    BenchRequests,
     Interval,
     TrainingLoop,
     first_batch,
@@ -55,7 +59,7 @@ from ossconsole.training.bench.sampling import (
 from ossconsole.training.data import training_data
 from ossconsole.training.loading.connector import ConnectorSettings, connector_native_log
 from ossconsole.training.loading.loader import BatchLoader
-from ossconsole.training.settings import TrainSettings
+from ossconsole.training.settings import DEFAULT_MODEL, TrainSettings
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +72,7 @@ class BenchSettings(msgspec.Struct, frozen=True, kw_only=True):
     Each reading takes at least `seconds`. Each of the `rounds` measures a pair of readings, one per endpoint, in the
     order ABBA. `samples` is the size of the epoch that minutes are extrapolated to. With `aa` the first of the
     endpoints is measured under both names. With `compare_formats` the datasets hold the same images in several formats.
+    `mount` is a folder that has the bucket's objects as files: a third path beside the endpoints.
     """
 
     endpoints: tuple[EndpointKind, ...] = tuple(EndpointKind)
@@ -75,6 +80,7 @@ class BenchSettings(msgspec.Struct, frozen=True, kw_only=True):
     modes: tuple[Mode, ...] = tuple(Mode)
     workers: tuple[int, ...] = (2,)
     batch_sizes: tuple[int, ...] = (64,)
+    prefetch_mb: tuple[int, ...] = (0,)
     seconds: float = 5.0
     rounds: int = LOOKS[0]
     aa: bool = False
@@ -82,8 +88,10 @@ class BenchSettings(msgspec.Struct, frozen=True, kw_only=True):
     samples: int = IMAGENET_SAMPLES
     limits: bool = True
     image_size: int = 0
+    model: str = DEFAULT_MODEL
     precision: str = "auto"
     compile: bool = False
+    mount: Path | None = None
 
 
 class Bench:
@@ -109,12 +117,17 @@ class Bench:
             one = profile.endpoint(self._aa)
             profile = msgspec.structs.replace(profile, standard_endpoint=one, accelerated_endpoint=one)
             self._endpoints = list(EndpointKind)
+        self._paths = [ReadPath(kind) for kind in self._endpoints]
+        if settings.mount is not None:
+            self._paths.append(ReadPath.MOUNT)
+        self._times_singles = self._aa is None and EndpointKind.ACCELERATED in self._endpoints
         self._profile = profile
         self._windows: dict[BenchCase, dict[EndpointKind, EndpointWindow]] = {}
         self._singles: dict[BenchCase, SingleTimes] = {}
         self._loops: dict[str, TrainingLoop] = {}
         self._readings: list[Reading] = []
         self._limits: list[Limit] = []
+        self._steps: dict[BenchCase, dict[str, list[Step]]] = {}
         with_store = ObjectStore(profile, credentials)
         try:
             prefixes = settings.datasets or (profile.dataset_prefix,)
@@ -124,11 +137,24 @@ class Bench:
         finally:
             with_store.close()
         self._cells = [
-            BenchCase(dataset=prefix, format=str(data.data.format), mode=mode, workers=workers, batch_size=batch_size)
-            for (prefix, data), mode, batch_size, workers in itertools.product(
-                self._datasets.items(), settings.modes, settings.batch_sizes, settings.workers
+            BenchCase(
+                dataset=prefix,
+                format=str(data.data.format),
+                mode=mode,
+                workers=workers,
+                batch_size=batch_size,
+                prefetch_mb=prefetch_mb,
+            )
+            for (prefix, data), mode, batch_size, workers, prefetch_mb in itertools.product(
+                self._datasets.items(), settings.modes, settings.batch_sizes, settings.workers, settings.prefetch_mb
             )
         ]
+        # Finds the files, so that a wrong folder fails here.
+        self._folders = {
+            prefix: folder_settings(self._connector(prefix), data.data, settings.mount)
+            for prefix, data in self._datasets.items()
+            if settings.mount is not None
+        }
 
     def run(self) -> BenchSummary:
         """Takes all readings; the summary is also the last event."""
@@ -136,9 +162,9 @@ class Bench:
         for number in range(self._settings.rounds):
             # Datasets too are in ABBA order.
             for cell in self._cells if number % 2 == 0 else self._cells[::-1]:
-                order = self._endpoints if number % 2 == 0 else self._endpoints[::-1]
-                for kind in order:
-                    self._visit(cell, kind, number)
+                order = self._paths if number % 2 == 0 else self._paths[::-1]
+                for path in order:
+                    self._visit(cell, path, number)
             # In the first and last round, so that a drift shows.
             if self._settings.limits and number in {0, self._settings.rounds - 1}:
                 self._measure_limits(last)
@@ -165,6 +191,7 @@ class Bench:
             aa_passed=aa_passed(rows) if self._aa is not None else None,
             ceiling=ceiling.report() if ceiling is not None else None,
             formats=format_results(self._readings) if self._settings.compare_formats else (),
+            page_cache=next((str(each.cache) for each in self._folders.values()), ""),
         )
 
     def _row(self, cell: BenchCase) -> ResultRow:
@@ -183,14 +210,19 @@ class Bench:
             versions=installed_versions(),
         )
         limit_s = self._singles[cell].limit_s if cell in self._singles else None
-        return result_row(cell, self._readings, self._settings.samples, CaseSteps(windows, conditions, limit_s))
+        row = result_row(cell, self._readings, self._settings.samples, CaseSteps(windows, conditions, limit_s))
+        times = {
+            name: Times.of([step.step_time_s for step in steps], [step.fetch_s for step in steps], cell.workers)
+            for name, steps in self._steps.get(cell, {}).items()
+        }
+        return msgspec.structs.replace(row, times=times)
 
     def _ceiling(self, row: ResultRow) -> Ceiling | None:
         """How much of the accelerator's bandwidth `row` uses; None when it uses none, or the size is unknown."""
         if self._aa is EndpointKind.STANDARD:
             return None
         fastest = max(
-            (each for each in self._readings if each.cell == row.cell and each.endpoint is EndpointKind.ACCELERATED),
+            (each for each in self._readings if each.cell == row.cell and each.endpoint is ReadPath.ACCELERATED),
             key=lambda reading: reading.bytes_per_s,
             default=None,
         )
@@ -210,18 +242,18 @@ class Bench:
 
     # Readings
 
-    def _visit(self, cell: BenchCase, kind: EndpointKind, number: int) -> None:
-        """The readings of one case on one endpoint: unread samples (cold), then the same again (warm)."""
+    def _visit(self, cell: BenchCase, path: ReadPath, number: int) -> None:
+        """The readings of one case on one path: unread samples (cold), then the same again (warm)."""
         data = self._datasets[cell.dataset]
-        requests = BenchRequests(data, kind, cell.batch_size)
+        requests = BenchRequests(data, path, cell.batch_size)
         training = self._loop(cell) if cell.mode is Mode.TRAINING else None
         loader = BatchLoader(
-            self._connector(cell),
+            self._connector(cell.dataset) if path is not ReadPath.MOUNT else self._folders[cell.dataset],
             data.data,
             requests,
-            self._train_settings(cell, kind),
+            self._train_settings(cell, EndpointKind.STANDARD if path is ReadPath.MOUNT else EndpointKind(path)),
             pin=training is not None and training.cuda,
-            time_singles=self._aa is None and EndpointKind.ACCELERATED in self._endpoints,
+            time_singles=self._times_singles and path is not ReadPath.MOUNT,
         )
         with contextlib.closing(loader):
             for temperature in CacheState:
@@ -233,8 +265,11 @@ class Bench:
                     loader, batch, workers=cell.workers, seconds=self._settings.seconds, loop=training
                 )
                 if interval is not None:
-                    self._keep(cell, kind, temperature, interval)
-                    reading = self._reading(cell, kind, temperature, number, interval)
+                    if path is not ReadPath.MOUNT:
+                        self._keep(cell, EndpointKind(path), temperature, interval)
+                    steps = self._steps.setdefault(cell, {}).setdefault(result_key(path, temperature), [])
+                    steps.extend(interval.steps)
+                    reading = self._reading(cell, path, temperature, number, interval)
                     self._readings.append(reading)
                     self._on_event(reading)
 
@@ -250,13 +285,13 @@ class Bench:
         windows[kind].cut()
 
     def _reading(
-        self, cell: BenchCase, kind: EndpointKind, temperature: CacheState, number: int, interval: Interval
+        self, cell: BenchCase, path: ReadPath, temperature: CacheState, number: int, interval: Interval
     ) -> Reading:
         return Reading(
             time=time.time(),
             simulated=self._profile.simulated,
             cell=cell,
-            endpoint=kind,
+            endpoint=path,
             temperature=temperature,
             round=number,
             samples=interval.samples,
@@ -267,6 +302,9 @@ class Bench:
             fetch_p95_s=interval.fetch_quantile(0.95),
             wait_fraction=interval.wait_fraction,
             decode_share=decode_share(interval.decode_s, interval.seconds, cell.workers) or 0.0,
+            fetch=Quantiles.of([step.fetch_s for step in interval.steps]),
+            step=Quantiles.of([step.step_time_s for step in interval.steps]),
+            stall_share=stall_share([step.step_time_s for step in interval.steps], cell.workers),
         )
 
     # Limits
@@ -286,7 +324,7 @@ class Bench:
             store = ObjectStore(self._profile, self._credentials, kind)
             urls = [(presigned_url(store, key), size) for key, size in objects]
             store.close()
-            connector = ConnectorReader(self._connector(cell), kind, objects, cell.batch_size, cell.workers)
+            connector = ConnectorReader(self._connector(cell.dataset), kind, objects, cell.batch_size, cell.workers)
             factories: dict[LimitKind, ReaderFactory] = {
                 LimitKind.HTTP: HttpReader(urls),
                 LimitKind.CONNECTOR: connector,
@@ -317,9 +355,9 @@ class Bench:
         self._limits.append(limit)
         self._on_event(limit)
 
-    def _connector(self, cell: BenchCase) -> ConnectorSettings:
+    def _connector(self, dataset: str) -> ConnectorSettings:
         return ConnectorSettings(
-            msgspec.structs.replace(self._profile, dataset_prefix=cell.dataset),
+            msgspec.structs.replace(self._profile, dataset_prefix=dataset),
             self._credentials,
             checked_connector_config(),
             native_log=connector_native_log(),
@@ -339,6 +377,8 @@ class Bench:
             workers=cell.workers,
             endpoint=kind,
             image_size=self._settings.image_size,
+            model=self._settings.model,
             precision=self._settings.precision,
             compile=self._settings.compile,
+            prefetch_mb=cell.prefetch_mb,
         )

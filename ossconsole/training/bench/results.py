@@ -1,4 +1,4 @@
-"""The results of a benchmark: its readings, their comparison, and the bottleneck of the setup. No torch here."""
+"""The results of a benchmark: its readings and their comparison. No torch here."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import TypeAlias
 import msgspec
 
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.config.text import counted
+from ossconsole.config.text import StrEnum
 from ossconsole.telemetry.cache import hit_rate
-from ossconsole.telemetry.compare import LOOKS, Comparison, ComparisonReport, Conditions, Decision, Side, estimate
+from ossconsole.telemetry.compare import Comparison, ComparisonReport, Conditions, Side, estimate
 from ossconsole.telemetry.measure import CeilingReport
 from ossconsole.telemetry.visits import EndpointWindow, Pairs, Tally, Visit
 
@@ -42,6 +42,19 @@ class CacheState(str, enum.Enum):
         return self.value
 
 
+class ReadPath(StrEnum):
+    """What samples are read through: one of the bucket's endpoints, or a mounted folder."""
+
+    STANDARD = EndpointKind.STANDARD.value
+    ACCELERATED = EndpointKind.ACCELERATED.value
+    MOUNT = "mount"
+
+    @property
+    def words(self) -> str:
+        """With its article."""
+        return "the mounted folder" if self is ReadPath.MOUNT else f"the {self} endpoint"
+
+
 class LimitKind(str, enum.Enum):
     """The possible bottlenecks of a setup, each measured without the others."""
 
@@ -54,13 +67,33 @@ class LimitKind(str, enum.Enum):
 
 
 class BenchCase(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of the table: settings with which all endpoints are measured. `dataset` is its prefix."""
+    """One row of the table: settings with which all endpoints are measured. `dataset` is its prefix.
+
+    `prefetch_mb` is the memory of the batch buffers; 0 is automatic.
+    """
 
     dataset: str
     format: str
     mode: Mode
     workers: int
     batch_size: int
+    prefetch_mb: int = 0
+
+
+class Quantiles(msgspec.Struct, frozen=True):
+    """The quantiles of durations, in seconds; all 0 without any."""
+
+    p50: float = 0.0
+    p95: float = 0.0
+    p99: float = 0.0
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Quantiles:
+        """The quantiles of the values, by the nearest rank."""
+        ordered = sorted(values)
+        if not ordered:
+            return cls()
+        return cls(*(ordered[min(len(ordered) - 1, int(share * len(ordered)))] for share in (0.5, 0.95, 0.99)))
 
 
 class _BenchEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
@@ -71,12 +104,13 @@ class _BenchEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
 class Reading(_BenchEvent, frozen=True, kw_only=True, tag="reading"):
     """One measured interval. `wait_fraction` is the share of its time that training waited for data.
 
-    `fetch_p50_s` and `fetch_p95_s` are quantiles of a reader process's time for a batch, `decode_share` is the share of
-    the readers' time in which they decode.
+    `fetch_p50_s` and `fetch_p95_s` are quantiles of a reader process's time for a batch, as `fetch` is, and `step` of
+    the time from one batch to the next. `stall_share` is the share of the time in stalls, `decode_share` that of the
+    readers' time in which they decode.
     """
 
     cell: BenchCase
-    endpoint: EndpointKind
+    endpoint: ReadPath
     temperature: CacheState
     round: int
     samples: int
@@ -87,6 +121,9 @@ class Reading(_BenchEvent, frozen=True, kw_only=True, tag="reading"):
     fetch_p95_s: float
     wait_fraction: float | None = None
     decode_share: float = 0.0
+    fetch: Quantiles = Quantiles()
+    step: Quantiles = Quantiles()
+    stall_share: float = 0.0
 
 
 class Limit(_BenchEvent, frozen=True, kw_only=True, tag="limit"):
@@ -114,13 +151,55 @@ class Spread(msgspec.Struct, frozen=True):
         return cls(statistics.median(values), min(values), max(values), len(values)) if values else None
 
 
+STALL = 3.0
+"""A turn that takes this many times the median one is a stall."""
+
+
+def stall_share(step_s: Sequence[float], workers: int = 1) -> float:
+    """The share of the time in stalls, beyond the median.
+
+    `workers` steps are a turn: the batches of several readers arrive close to each other.
+    """
+    turns = [sum(step_s[first : first + workers]) for first in range(0, len(step_s) - workers + 1, workers)]
+    if not turns or sum(turns) <= 0:
+        return 0.0
+    typical = statistics.median(turns)
+    return sum(each - typical for each in turns if each > STALL * typical) / sum(turns)
+
+
+class Times(msgspec.Struct, frozen=True):
+    """How long steps and fetches took: `step` from one batch to the next, `fetch` a reader for a batch, in seconds.
+
+    `stalls` is the share of the time in stalls, of turns of all readers.
+    """
+
+    step: Quantiles
+    fetch: Quantiles
+    stalls: float
+
+    @classmethod
+    def of(cls, step_s: Sequence[float], fetch_s: Sequence[float], workers: int) -> Times:
+        """Of the times of all steps, by that many readers."""
+        return cls(Quantiles.of(step_s), Quantiles.of(fetch_s), stall_share(step_s, workers))
+
+
+class PathRatio(msgspec.Struct, frozen=True):
+    """A ratio of rates from that many pairs; the 95 % interval is null where their number is too small."""
+
+    pairs: int
+    ratio: float
+    low: float | None = None
+    high: float | None = None
+
+
 class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
     """The result of a case.
 
     The keys of `samples_per_s` and `minutes_per_epoch` are "<endpoint> <temperature>"; `minutes_per_epoch` is
     extrapolated from the mean time per sample. `ratio` has, by temperature, the spread of the accelerated rate as a
     multiple of the standard rate of the same round. `comparison` has, by temperature, the decision from the pairs of
-    readings, with its 95 % interval.
+    readings, with its 95 % interval. `mount` has the rates of the mounted folder, as multiples of those of the path
+    and temperature that are its keys. `times` has the distributions over all readings, by path and temperature.
     """
 
     cell: BenchCase
@@ -128,6 +207,8 @@ class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
     minutes_per_epoch: dict[str, float]
     ratio: dict[str, Spread]
     comparison: dict[str, ComparisonReport] = {}
+    mount: dict[str, PathRatio] = {}
+    times: dict[str, Times] = {}
 
 
 class FormatResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,7 +220,7 @@ class FormatResult(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     cell: BenchCase
-    endpoint: EndpointKind
+    endpoint: ReadPath
     temperature: CacheState
     samples_per_s: float
     bytes_per_s: float
@@ -157,6 +238,7 @@ class BenchSummary(_BenchEvent, frozen=True, kw_only=True, tag="summary"):
     `limits` has samples/s by "<kind> <endpoint>", or "compute". `aa` is the endpoint that was measured under both
     names, "" for none; `aa_passed` is whether 1.00 is inside the interval, null without one. `ceiling` is the used part
     of the accelerator, null when its size is unknown. `formats` compares sample formats, where that was requested.
+    `page_cache` says how this machine's page cache was kept out of the readings of a mounted folder.
     """
 
     samples: int
@@ -168,12 +250,13 @@ class BenchSummary(_BenchEvent, frozen=True, kw_only=True, tag="summary"):
     aa_passed: bool | None = None
     ceiling: CeilingReport | None = None
     formats: tuple[FormatResult, ...] = ()
+    page_cache: str = ""
 
 
 BenchEvent: TypeAlias = Reading | Limit | BenchSummary
 
 
-def result_key(endpoint: EndpointKind, temperature: CacheState) -> str:
+def result_key(endpoint: str, temperature: CacheState) -> str:
     """The key of an endpoint's figures in a ResultRow."""
     return f"{endpoint} {temperature}"
 
@@ -216,7 +299,7 @@ class CaseSteps:
 def result_row(cell: BenchCase, readings: Iterable[Reading], samples: int, steps: CaseSteps | None = None) -> ResultRow:
     """The result of a case, for an epoch of `samples`; `steps` are those of its readings."""
     of_cell = [reading for reading in readings if reading.cell == cell]
-    rates: dict[tuple[EndpointKind, CacheState], dict[int, float]] = {}
+    rates: dict[tuple[str, CacheState], dict[int, float]] = {}
     for reading in of_cell:
         rates.setdefault((reading.endpoint, reading.temperature), {})[reading.round] = reading.samples_per_s
     samples_per_s: dict[str, Spread] = {}
@@ -236,11 +319,40 @@ def result_row(cell: BenchCase, readings: Iterable[Reading], samples: int, steps
             ratio[str(temperature)] = spread
             comparison[str(temperature)] = _compared(of_cell, temperature, samples, steps or CaseSteps()).report()
     return ResultRow(
-        cell=cell, samples_per_s=samples_per_s, minutes_per_epoch=minutes, ratio=ratio, comparison=comparison
+        cell=cell,
+        samples_per_s=samples_per_s,
+        minutes_per_epoch=minutes,
+        ratio=ratio,
+        comparison=comparison,
+        mount=_mount_ratios(rates),
     )
 
 
-def _mean_rate(readings: Iterable[Reading], endpoint: EndpointKind, temperature: CacheState) -> float | None:
+def _mount_ratios(rates: Mapping[tuple[str, CacheState], Mapping[int, float]]) -> dict[str, PathRatio]:
+    """The mounted folder compared with each endpoint, by pairs of readings of the same round."""
+    found = {}
+    for (path, temperature), by_round in rates.items():
+        mounted = rates.get((ReadPath.MOUNT, temperature), {})
+        if path != ReadPath.MOUNT and (ratio := path_ratio(mounted, by_round)) is not None:
+            found[result_key(path, temperature)] = ratio
+    return found
+
+
+def path_ratio(rates: Mapping[int, float], base: Mapping[int, float]) -> PathRatio | None:
+    """The ratio of rates by round to those of `base`; None without a round that both have."""
+    logs = [
+        math.log(rates[number] / base[number])
+        for number in sorted(rates.keys() & base.keys())
+        if rates[number] > 0 and base[number] > 0
+    ]
+    if not logs:
+        return None
+    found = estimate(logs, [1.0] * len(logs))
+    interval = (found.low, found.high) if found is not None else (None, None)
+    return PathRatio(len(logs), math.exp(statistics.mean(logs)), *interval)
+
+
+def _mean_rate(readings: Iterable[Reading], endpoint: str, temperature: CacheState) -> float | None:
     """Samples/s over the time of all readings: minutes per epoch include the slow intervals."""
     selected = [each for each in readings if (each.endpoint, each.temperature) == (endpoint, temperature)]
     seconds = sum(reading.seconds for reading in selected)
@@ -252,13 +364,15 @@ def _compared(readings: Sequence[Reading], temperature: CacheState, samples: int
     """The comparison of the pairs of readings, one pair per round."""
     cold = temperature is CacheState.COLD
     visits = {
-        (each.round, each.endpoint): Visit(each.endpoint, each.samples_per_s, each.seconds, 0, None, cold)
+        (each.round, str(each.endpoint)): Visit(
+            EndpointKind(each.endpoint), each.samples_per_s, each.seconds, 0, None, cold
+        )
         for each in readings
-        if each.temperature is temperature and each.samples_per_s > 0
+        if each.temperature is temperature and each.samples_per_s > 0 and each.endpoint is not ReadPath.MOUNT
     }
     pairs = Pairs()
     for number in sorted({number for number, _ in visits}):
-        standard, accelerated = (visits.get((number, kind)) for kind in EndpointKind)
+        standard, accelerated = (visits.get((number, str(kind))) for kind in EndpointKind)
         if standard is not None and accelerated is not None:
             pairs.add(standard, accelerated)
     sides = []
@@ -288,7 +402,7 @@ def format_results(readings: Sequence[Reading]) -> tuple[FormatResult, ...]:
     The first format is that of the first reading. Its readings and those of another one are compared where everything
     but the dataset is equal.
     """
-    grouped: dict[tuple[BenchCase, EndpointKind, CacheState], dict[int, Reading]] = {}
+    grouped: dict[tuple[BenchCase, ReadPath, CacheState], dict[int, Reading]] = {}
     for each in readings:
         grouped.setdefault((each.cell, each.endpoint, each.temperature), {})[each.round] = each
     first = readings[0].cell if readings else None
@@ -303,7 +417,7 @@ def format_results(readings: Sequence[Reading]) -> tuple[FormatResult, ...]:
 
 def _format_result(
     cell: BenchCase,
-    endpoint: EndpointKind,
+    endpoint: ReadPath,
     temperature: CacheState,
     by_round: Mapping[int, Reading],
     base: Mapping[int, Reading],
@@ -311,12 +425,7 @@ def _format_result(
     taken = list(by_round.values())
     seconds = sum(each.seconds for each in taken)
     size = sum(each.bytes_per_s * each.seconds for each in taken)
-    ratios = [
-        math.log(by_round[number].samples_per_s / base[number].samples_per_s)
-        for number in sorted(by_round.keys() & base.keys())
-        if by_round[number].samples_per_s > 0 and base[number].samples_per_s > 0
-    ]
-    found = estimate(ratios, [1.0] * len(ratios))
+    found = path_ratio(_rates(by_round), _rates(base))
     return FormatResult(
         cell=cell,
         endpoint=endpoint,
@@ -325,11 +434,15 @@ def _format_result(
         bytes_per_s=size / seconds,
         bytes_per_sample=size / sum(each.samples for each in taken),
         decode_share=sum(each.decode_share * each.seconds for each in taken) / seconds,
-        pairs=len(ratios),
-        ratio=math.exp(statistics.mean(ratios)) if ratios else None,
+        pairs=found.pairs if found is not None else 0,
+        ratio=found.ratio if found is not None else None,
         low=found.low if found is not None else None,
         high=found.high if found is not None else None,
     )
+
+
+def _rates(readings: Mapping[int, Reading]) -> dict[int, float]:
+    return {number: each.samples_per_s for number, each in readings.items()}
 
 
 def limit_spreads(limits: Iterable[Limit]) -> dict[str, Spread]:
@@ -339,101 +452,3 @@ def limit_spreads(limits: Iterable[Limit]) -> dict[str, Spread]:
         name = f"{limit.kind} {limit.endpoint}" if limit.endpoint else str(limit.kind)
         rates.setdefault(name, []).append(limit.samples_per_s)
     return {name: spread for name, values in rates.items() if (spread := Spread.of(values)) is not None}
-
-
-def _headline_comparisons(rows: Sequence[ResultRow]) -> list[tuple[ResultRow, str, ComparisonReport]]:
-    """The comparisons for the headline: of training when that was measured, with a warm cache when there are any."""
-    comparisons = [
-        (row, str(temperature), row.comparison[str(temperature)])
-        for row in rows
-        for temperature in (CacheState.WARM, CacheState.COLD)
-        if str(temperature) in row.comparison
-    ]
-    training = [each for each in comparisons if each[0].cell.mode is Mode.TRAINING] or comparisons
-    return [each for each in training if each[1] == training[0][1]]
-
-
-def headline(rows: Sequence[ResultRow], *, simulated: bool) -> str:
-    """One sentence about how much faster the accelerated endpoint is, where the comparison is decided."""
-    compared = _headline_comparisons(rows)
-    if not compared:
-        return "Only one endpoint was measured."
-    row, temperature, _ = compared[0]
-    verb = "Training" if row.cell.mode is Mode.TRAINING else "Loading"
-    suffix = f" ({temperature} cache{', simulated' if simulated else ''})"
-    if len(compared) == 1:
-        return f"{verb} through the accelerated endpoint{_predicate(compared[0][2])}{suffix}."
-    ratios = [report.ratio for _, _, report in compared if report.ratio is not None]
-    decided = f"{counted(len(ratios), 'setup')} of {len(compared)} decided"
-    between = f": {min(ratios):.2f}x to {max(ratios):.2f}x of standard" if ratios else ""
-    return f"{verb} through the accelerated endpoint, {decided}{between}{suffix}."
-
-
-def _predicate(report: ComparisonReport) -> str:
-    if report.decision in {Decision.ACCELERATED, Decision.STANDARD} and report.ratio is not None:
-        interval = f"{report.low:.2f} to {report.high:.2f}"
-        return f" is {report.ratio:.2f}x as fast as through the standard one, {interval} over {report.pairs} pairs"
-    if report.decision is Decision.SAME:
-        return f": {report.words}, over {report.pairs} pairs"
-    more = next((look for look in LOOKS if look > report.pairs), None)
-    return f" is undecided, {report.words}" + (f"; use --rounds {more}" if more else "")
-
-
-def aa_passed(rows: Sequence[ResultRow]) -> bool | None:
-    """Whether 1.00 is inside every interval of the headline; None without intervals."""
-    intervals = [
-        (each.low, each.high)
-        for _, _, each in _headline_comparisons(rows)
-        if each.low is not None and each.high is not None
-    ]
-    return all(low <= 1 <= high for low, high in intervals) if intervals else None
-
-
-def aa_headline(rows: Sequence[ResultRow], endpoint: EndpointKind, *, simulated: bool) -> str:
-    """One sentence about the result of the A/A control."""
-    passed, compared = aa_passed(rows), _headline_comparisons(rows)
-    what = f"A/A control, the {endpoint} endpoint under both names{' (simulated)' if simulated else ''}"
-    if passed is None:
-        pairs = min((report.pairs for _, _, report in compared), default=0)
-        return f"{what}: {counted(pairs, 'pair')}; an interval needs --rounds {LOOKS[0]}."
-    intervals = ", ".join(
-        f"{report.low:.2f} to {report.high:.2f}" for _, _, report in compared if report.low is not None
-    )
-    verdict = (
-        "1.00 is inside, as expected"
-        if passed
-        else "1.00 is outside, as in 1 of 20 controls by chance: repeat it before you rely on results of this setup"
-    )
-    return f"{what}: {intervals} over {compared[0][2].pairs} pairs; {verdict}."
-
-
-def bound(row: ResultRow, limits: dict[str, Spread], *, simulated: bool) -> str:
-    """One sentence about the bottleneck of the setup of `row`, and how close to it the setup is."""
-    endpoint, rate = _best(row)
-    what = "Training" if row.cell.mode is Mode.TRAINING else "Loading"
-    setup = f"{counted(row.cell.workers, 'worker')} and batches of {row.cell.batch_size}"
-    words = {
-        f"{LimitKind.HTTP} {endpoint}": f"the {endpoint} endpoint bounds it: plain HTTP GETs get",
-        f"{LimitKind.CONNECTOR} {endpoint}": "the connector bounds it: with a no-op transform it delivers",
-        str(LimitKind.COMPUTE): "the compute bounds it: on synthetic data it does",
-    }
-    if row.cell.mode is Mode.LOADER:
-        del words[str(LimitKind.COMPUTE)]
-    known = {name: limits[name].median for name in words if name in limits}
-    reached = (
-        f"{what} with {setup} through the {endpoint} endpoint does {counted(f'{rate:,.0f}', 'sample/s', 'samples/s')}"
-    )
-    suffix = " (simulated)" if simulated else ""
-    if not known:
-        return f"{reached}{suffix}; the limits were not measured."
-    name = min(known, key=lambda each: known[each])
-    return f"{reached}; {words[name]} {known[name]:,.0f}, so this is {rate / known[name]:.0%} of the limit{suffix}."
-
-
-def _best(row: ResultRow) -> tuple[EndpointKind, float]:
-    """The accelerated endpoint, the standard one without it, and its rate, warm if measured."""
-    for endpoint in (EndpointKind.ACCELERATED, EndpointKind.STANDARD):
-        for temperature in (CacheState.WARM, CacheState.COLD):
-            if (spread := row.samples_per_s.get(result_key(endpoint, temperature))) is not None:
-                return endpoint, spread.median
-    return EndpointKind.STANDARD, 0.0

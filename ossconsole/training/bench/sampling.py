@@ -1,23 +1,17 @@
-"""How a benchmark measures: samples new to an endpoint, then known ones; training steps; intervals of steps."""
+"""How a benchmark measures: training steps, and intervals of steps."""
 
 from __future__ import annotations
 
-import itertools
-import logging
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from ossconsole.config.endpoints import EndpointKind
-from ossconsole.config.errors import ConsoleError
-from ossconsole.dataset.manifest import TRAIN
 from ossconsole.telemetry.events import Step
 from ossconsole.telemetry.visits import Tally, Waiting
+from ossconsole.training.bench.requests import ORDER, next_batch
 from ossconsole.training.bench.results import CacheState
 from ossconsole.training.compute.device import (
     BatchTransform,
@@ -25,99 +19,19 @@ from ossconsole.training.compute.device import (
     PendingTimes,
     StepClock,
     StepTimes,
-    select_device,
 )
 from ossconsole.training.compute.model import build_model
+from ossconsole.training.compute.selection import select_device
 from ossconsole.training.compute.trainer import EpochMeter, Trainer
 from ossconsole.training.data import TrainingData
 from ossconsole.training.distributed.process_group import ProcessGroup
 from ossconsole.training.distributed.ranks import RankInfo
 from ossconsole.training.loading.loader import Batch, BatchLoader, sample_transform
-from ossconsole.training.plan import LANES, BatchRequest, Split, Window
+from ossconsole.training.plan import Split
 from ossconsole.training.settings import TrainSettings
 
-log = logging.getLogger(__name__)
-
-_ORDER = tuple(CacheState)  # the epoch of a request, from 1, is its position here
 _STEPS = 1 << 40  # enough that the learning rate does not change
 _SYNTHETIC_WARMUP = 3
-
-
-class BenchDataset:
-    """A dataset, with the training samples that were read through each endpoint.
-
-    With `one_endpoint` both names are the same endpoint, and a sample counts as read under both.
-    """
-
-    def __init__(self, data: TrainingData, *, one_endpoint: bool = False) -> None:
-        self.data = data
-        # The same order for all endpoints: they are compared on the same samples.
-        count = data.count(TRAIN)
-        self._order = np.arange(count) if data.sharded else np.random.default_rng(0).permutation(count)
-        self._one = one_endpoint
-        self._read = dict.fromkeys(EndpointKind, 0)
-
-    def next_unread(self, kind: EndpointKind, count: int) -> npt.NDArray[np.int64] | None:
-        """Rows of `count` samples never read through `kind`, marked as read now; None when there are fewer."""
-        first = self._read[kind]
-        if first + count > len(self._order):
-            return None
-        self._mark_read(kind, first + count)
-        return self._order[first : first + count]
-
-    def already_read(self, kind: EndpointKind) -> npt.NDArray[np.int64]:
-        """Rows of the samples read through `kind`, newest last."""
-        return self._order[: self._read[kind]]
-
-    def mark_all_read(self, kind: EndpointKind) -> None:
-        """Counts every sample as read through `kind`."""
-        self._mark_read(kind, len(self._order))
-
-    def _mark_read(self, kind: EndpointKind, count: int) -> None:
-        for each in EndpointKind if self._one else (kind,):
-            self._read[each] = count
-
-
-class BenchRequests:
-    """Batches never read through the endpoint; once `temperature` is warm, those of this visit, repeatedly."""
-
-    def __init__(self, data: BenchDataset, kind: EndpointKind, batch_size: int) -> None:
-        self.temperature = CacheState.COLD
-        self._data = data
-        self._kind = kind
-        self._batch_size = batch_size
-
-    def requests(self, start: int = 0) -> Iterator[BatchRequest]:
-        """See `Requests`; without end."""
-        data, kind, size = self._data, self._kind, self._batch_size
-        before = len(data.already_read(kind))
-        number = itertools.count(start)
-        while self.temperature is CacheState.COLD and (rows := data.next_unread(kind, size)) is not None:
-            yield self._request(next(number), CacheState.COLD, rows)
-        pool = data.already_read(kind)
-        if len(pool) - before >= 2 * size:
-            pool = pool[before:]  # a cache may have evicted older ones
-        elif len(pool) < size:  # fewer samples than a batch: it reads some of them twice
-            data.mark_all_read(kind)
-            pool = data.already_read(kind)
-        for offset in itertools.count(0, size):
-            yield self._request(next(number), CacheState.WARM, pool[np.arange(offset, offset + size) % len(pool)])
-
-    def _request(self, number: int, temperature: CacheState, rows: npt.NDArray[np.int64]) -> BatchRequest:
-        window = None
-        if self._data.data.sharded:  # each batch is read anew, so it is a window of its own
-            first = int(rows.min())
-            window = Window(number, first, int(rows.max()) + 1 - first)
-        return BatchRequest(
-            number=number,
-            epoch=_ORDER.index(temperature) + 1,
-            split=Split.TRAIN,
-            index=number,
-            indices=rows,
-            last=False,
-            lane=number % LANES,
-            window=window,
-        )
 
 
 class TrainingLoop:
@@ -125,8 +39,9 @@ class TrainingLoop:
 
     def __init__(self, settings: TrainSettings, data: TrainingData) -> None:
         self._row = sample_transform(settings, data)
-        self._compute = DeviceContext(settings, self._row, device=select_device())
-        model = build_model(data.classes, "none", lambda uri: uri.encode())
+        self._compute = DeviceContext(settings, self._row, device=select_device(settings))
+        size = data.image_size(settings.image_size)
+        model = build_model(settings, data.classes, size, lambda uri: uri.encode())
         group = ProcessGroup(RankInfo(), self._compute.device)
         self._trainer = Trainer(model, self._compute, settings, group, total_steps=_STEPS)
         self._transform = BatchTransform(data, self._compute)
@@ -246,9 +161,9 @@ class Interval:
 
 def first_batch(loader: BatchLoader, temperature: CacheState) -> Batch | None:
     """The first batch of that temperature, None when a later one comes first. Raises ConsoleError."""
-    wanted = _ORDER.index(temperature) + 1
+    wanted = ORDER.index(temperature) + 1
     while True:
-        batch = _next(loader)
+        batch = next_batch(loader)
         if batch.request.epoch >= wanted:
             return batch if batch.request.epoch == wanted else None
 
@@ -265,7 +180,7 @@ def measure_interval(
     for _ in range(workers):
         if loop is not None:
             loop.step(batch)
-        batch = _next(loader)
+        batch = next_batch(loader)
     if loop is not None:
         loop.step(batch)
         loop.restart()
@@ -274,7 +189,7 @@ def measure_interval(
     steps: list[Step] = []
     took = 0.0
     while took < seconds or len(steps) % workers:
-        batch = _next(loader)
+        batch = next_batch(loader)
         if batch.request.epoch != epoch:
             break
         if loop is not None:
@@ -320,15 +235,3 @@ def _timed(step: Step, times: StepTimes) -> Step:
         compute_s=times.compute_s,
         host_s=times.host_s,
     )
-
-
-def _next(loader: BatchLoader) -> Batch:
-    """The next batch, without the samples that cannot be used, as in a run. Raises ConsoleError when none is left."""
-    batch = loader.next()
-    skipped = [f"{sample.key}: {sample.reason}" for sample in batch.bad] if batch is not None else []
-    for text in skipped:
-        log.warning("Skipped %s.", text)
-    if batch is not None and not batch.failed and len(batch.rows):
-        return batch
-    reason = "there are no more batches" if batch is None else batch.failed or skipped[0]
-    raise ConsoleError(f"A batch could not be read: {reason}.", remedy="`ossconsole doctor` checks the endpoints.")

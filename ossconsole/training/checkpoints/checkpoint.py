@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import re
@@ -20,14 +21,17 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.config.text import counted
 from ossconsole.dataset.manifest import TRAIN
 from ossconsole.storage.client import ObjectStore
+from ossconsole.storage.errors import StorageError
 from ossconsole.telemetry import events
 from ossconsole.training.checkpoints.store import NEXT_TRIED, CheckpointStore, RunProgress, stable_key
 from ossconsole.training.compute.device import map_tensors
-from ossconsole.training.compute.model import MAX_WEIGHTS_BYTES, load_untrusted, refuse_not_finite
+from ossconsole.training.compute.weights import MAX_WEIGHTS_BYTES, load_untrusted, refuse_not_finite
 from ossconsole.training.context import RunContext
 from ossconsole.training.data import TrainingData
 from ossconsole.training.distributed.process_group import ProcessGroup
 from ossconsole.training.distributed.ranks import RankInfo
+from ossconsole.training.loading.connector import ConnectorSettings
+from ossconsole.training.settings import DEFAULT_MODEL, NOTHING, TrainSettings
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +39,8 @@ FORMAT = "ossconsole-checkpoint"
 VERSION = 1
 LATEST = "latest"
 _MAY_DIFFER = {"run", "sample_format"}
+_OF_EARLIER_VERSIONS = {"model_name": DEFAULT_MODEL, "freeze": NOTHING}  # what their checkpoints do not say
+_TIMEOUT_S = 150.0  # of each of two attempts to write one
 _PATIENCE_S = 30.0  # how long training waits for one checkpoint before it skips the next
 _EMIT_EVERY_S = 0.25
 
@@ -48,7 +54,7 @@ class Snapshot:
     run_config: dict[str, Any]
     wait_for_copy: Callable[[], object]
 
-    def pack(self) -> bytes:
+    def pack(self) -> memoryview:
         """The bytes of the checkpoint."""
         self.wait_for_copy()
         return pack(map_tensors(self.trainer_state, _with_own_storage), self.progress, self.run_config)
@@ -64,6 +70,8 @@ def run_config_of(context: RunContext, data: TrainingData, rank_info: RankInfo) 
     settings = context.settings
     return {
         "run": context.id,
+        "model_name": settings.model,
+        "freeze": settings.freeze,
         "seed": settings.seed,
         "batch_size": settings.batch_size * rank_info.world,
         "samples": data.count(TRAIN),
@@ -73,8 +81,11 @@ def run_config_of(context: RunContext, data: TrainingData, rank_info: RankInfo) 
     }
 
 
-def pack(trainer_state: dict[str, Any], progress: RunProgress, run_config: dict[str, Any]) -> bytes:
-    """The bytes of a checkpoint. `run_config` describes run, data and settings in plain values, without secrets."""
+def pack(trainer_state: dict[str, Any], progress: RunProgress, run_config: dict[str, Any]) -> memoryview:
+    """The bytes of a checkpoint. `run_config` describes run, data and settings in plain values, without secrets.
+
+    Not copied out of the buffer: that would hold up the training thread, as it keeps the GIL.
+    """
     buffer = io.BytesIO()
     torch.save(
         {
@@ -94,7 +105,7 @@ def pack(trainer_state: dict[str, Any], progress: RunProgress, run_config: dict[
         },
         buffer,
     )
-    return buffer.getvalue()
+    return buffer.getbuffer()
 
 
 def unpack(data: bytes, where: str) -> dict[str, Any]:
@@ -198,6 +209,35 @@ class CheckpointSaver:
         return saved
 
 
+def open_saver(
+    resources: contextlib.ExitStack,
+    context: RunContext,
+    store: ObjectStore,
+    connector: ConnectorSettings,
+    *,
+    restarted: bool,
+    begun_at: RunProgress,
+) -> CheckpointSaver:
+    """The saver of a run, which `resources` closes. A run `restarted` by torchrun takes over its checkpoints."""
+    checkpoints = CheckpointStore(
+        connector,
+        store,
+        context.id,
+        keep=context.settings.keep_checkpoints,
+        timeout_s=_TIMEOUT_S,
+        model=context.settings.model,
+    )
+    if restarted:
+        try:
+            checkpoints.adopt()
+        except StorageError as error:  # the key may lack the permission to list
+            context.warn(f"Old checkpoints of this run are kept: {error.message}", error.remedy)
+    saver = CheckpointSaver(context, checkpoints, begun_at=begun_at)
+    resources.callback(saver.close)
+    saver.clear_leftovers()
+    return saver
+
+
 def unexpected_failure(progress: RunProgress, error: Exception) -> ConsoleError:
     """The error of a checkpoint that failed for an unforeseen reason, such as too little memory."""
     return ConsoleError(
@@ -246,7 +286,7 @@ def fetch_uri(store: ObjectStore, uri: str) -> bytes:
     size = store.head(match["key"]).size
     if size > MAX_WEIGHTS_BYTES:  # before it fills the memory
         raise ConsoleError(
-            f"{uri} has {size:,} bytes, which is too large for a ResNet-18.", remedy="Select another object."
+            f"{uri} has {size:,} bytes, which is too large for weights.", remedy="Select another object."
         )
     return store.get(match["key"])
 
@@ -263,7 +303,7 @@ def resume(
     `load` restores the state of the run from the checkpoint's content; `run_config` must match that of the checkpoint.
     Raises ConsoleError when it does not, or when the object is not a complete checkpoint.
     """
-    uri = _resume_uri(context.settings.resume, store)
+    uri = _resume_uri(context.settings, store)
     if group.rank_info.attempt:
         own = _own_checkpoint(context, store) if group.rank_info.is_rank_zero else ""
         uri = group.all_gather_object(own)[0] or uri
@@ -271,13 +311,15 @@ def resume(
         return
     state = unpack(fetch_uri(store, uri), uri)
     for name, wanted in run_config.items():
-        if name not in _MAY_DIFFER and state.get(name) != wanted:
+        found = state.get(name, _OF_EARLIER_VERSIONS.get(name))
+        if name not in _MAY_DIFFER and found != wanted:
             raise ConsoleError(
-                f"{uri} was written with {_difference(name, state.get(name), wanted)}.",
+                f"{uri} was written with {_difference(name, found, wanted)}.",
                 remedy=f"Use the same settings and dataset, or start from its weights: --weights {uri}.",
             )
-    if isinstance(state.get("model"), dict):
-        refuse_not_finite(state["model"], uri)
+    for weights in (state.get("model"), state.get("current")):
+        if isinstance(weights, dict):
+            refuse_not_finite(weights, uri)
     try:
         load(state)
         epoch, context.step = int(state["epoch"]), int(state["step"])
@@ -289,12 +331,17 @@ def resume(
             remedy=f"Start from its weights: --weights {uri}.",
         ) from error
     context.info(f"Resumed after step {context.step} of epoch {epoch}, from {uri}.")
-    if original_lr != context.settings.learning_rate:
-        context.info(f"The peak learning rate is now {context.settings.learning_rate:g}.")
+    peak_lr = context.settings.peak_lr(group.world)
+    if original_lr != peak_lr:
+        context.info(f"The peak learning rate is now {peak_lr:g}.")
 
 
 def _difference(name: str, found: object, wanted: object) -> str:
     """The text after "written with"."""
+    if name == "model_name":
+        return f"the model {found}; this run has {wanted}"
+    if name == "freeze":
+        return f"--freeze {found}; this run has {wanted}"
     if name == "classes":
         was, has = (len(each) if isinstance(each, Sized) else 0 for each in (found, wanted))
         return f"{counted(was, 'class', 'classes')}; this dataset has {'others' if was == has else has}"
@@ -303,16 +350,17 @@ def _difference(name: str, found: object, wanted: object) -> str:
     return f"another {name.replace('_', ' ')} than this run has"
 
 
-def _resume_uri(named: str, store: ObjectStore) -> str:
-    """The URI of a checkpoint given as a key, as a URI, or as LATEST; "" for none."""
+def _resume_uri(settings: TrainSettings, store: ObjectStore) -> str:
+    """The URI of a checkpoint given as a key, as a URI, or as LATEST of the model; "" for none."""
+    named = settings.resume
     if named == LATEST:
-        return store.uri(stable_key(store.profile.checkpoint_prefix))
+        return store.uri(stable_key(store.profile.checkpoint_prefix, settings.model))
     return store.uri(named) if named and "://" not in named else named
 
 
 def _own_checkpoint(context: RunContext, store: ObjectStore) -> str:
     """The URI of the newest checkpoint if this run wrote it, else ""."""
-    key = stable_key(context.profile.checkpoint_prefix)
+    key = stable_key(context.profile.checkpoint_prefix, context.settings.model)
     if not store.exists(key):
         return ""
     uri = store.uri(key)

@@ -28,10 +28,9 @@ from ossconsole.storage.retry import NO_RETRY, RetryPolicy, Wait
 from ossconsole.telemetry import events
 from ossconsole.telemetry.runs import record_path, summarise
 from ossconsole.training.child import become_child, spawn
-from ossconsole.training.loading.connector import ConnectorSettings
+from ossconsole.training.loading.connector import ConnectorClient, ConnectorSettings
+from ossconsole.training.settings import DEFAULT_MODEL
 
-STABLE_NAME = "resnet18.pt"
-BEST_NAME = "resnet18-best.pt"
 _PROBE_TIMEOUT_S = 5.0
 _STOP_TIMEOUT_S = 5.0
 _PIECE = 4 << 20  # bytes; small enough to show the progress of a slow write
@@ -49,22 +48,22 @@ class RunProgress:
     metrics: dict[str, float | None]
 
 
-def checkpoint_key(prefix: str, run: str, progress: RunProgress) -> str:
+def checkpoint_key(prefix: str, run: str, progress: RunProgress, model: str = DEFAULT_MODEL) -> str:
     """A key used once: opening the connector's writer deletes the key's object."""
-    return f"{prefix}/resnet18-{run}-e{progress.epoch:02d}-s{progress.step:06d}.pt"
+    return f"{prefix}/{model}-{run}-e{progress.epoch:02d}-s{progress.step:06d}.pt"
 
 
-def stable_key(prefix: str) -> str:
-    """The key of the newest checkpoint."""
-    return f"{prefix}/{STABLE_NAME}"
+def stable_key(prefix: str, model: str = DEFAULT_MODEL) -> str:
+    """The key of the newest checkpoint of a model."""
+    return f"{prefix}/{model}.pt"
 
 
-def best_key(prefix: str) -> str:
-    """The key of the checkpoint with the highest top-1 accuracy of the last run."""
-    return f"{prefix}/{BEST_NAME}"
+def best_key(prefix: str, model: str = DEFAULT_MODEL) -> str:
+    """The key of the checkpoint with the highest top-1 accuracy of the last run of a model."""
+    return f"{prefix}/{model}-best.pt"
 
 
-_KEY_NAME = re.compile(r"resnet18-(?P<run>.+)-e\d+-s\d+\.pt")
+_KEY_NAME = re.compile(r"[^-/]+-(?P<run>.+)-e\d+-s\d+\.pt")
 
 
 def _has_ended(run: str) -> bool:
@@ -80,11 +79,20 @@ class CheckpointStore:
     """The checkpoints of a run: the connector writes a unique key, oss2 verifies it and copies it to the stable key."""
 
     def __init__(
-        self, connector: ConnectorSettings, store: ObjectStore, run: str, *, keep: int, timeout_s: float
+        self,
+        connector: ConnectorSettings,
+        store: ObjectStore,
+        run: str,
+        *,
+        keep: int,
+        timeout_s: float,
+        model: str = DEFAULT_MODEL,
     ) -> None:
         self._store = store
         self._prefix = connector.profile.checkpoint_prefix
         self._run = run
+        self._model = model
+        self._stable = stable_key(self._prefix, model)
         self._keep = keep
         self._timeout_s = timeout_s
         self._connector = connector
@@ -95,7 +103,7 @@ class CheckpointStore:
 
     def save(
         self,
-        data: bytes,
+        data: bytes | memoryview,
         progress: RunProgress,
         *,
         best: bool = False,
@@ -107,13 +115,14 @@ class CheckpointStore:
         failed; the stable key then still holds the previous checkpoint. Its `seconds` include the copies.
         """
         begun = time.perf_counter()
-        key = checkpoint_key(self._prefix, self._run, progress)
+        key = checkpoint_key(self._prefix, self._run, progress, self._model)
         self._write(key, data, functools.partial(on_written, key))
         if key not in self._written:
             self._written.append(key)
-        self._store.copy(key, stable_key(self._prefix))
-        if best:
-            self._store.copy(key, best_key(self._prefix))
+        self._store.copy(key, self._stable)
+        best_copy = best_key(self._prefix, self._model) if best else ""
+        if best_copy:
+            self._store.copy(key, best_copy)
             self._best = key
         self._drop_old()
         self._remove_partial()
@@ -122,8 +131,8 @@ class CheckpointStore:
             key=key,
             bytes=len(data),
             seconds=time.perf_counter() - begun,
-            stable_key=stable_key(self._prefix),
-            best_key=best_key(self._prefix) if best else "",
+            stable_key=self._stable,
+            best_key=best_copy,
             epoch=progress.epoch,
             step=progress.step,
             top1=progress.metrics.get("top1"),
@@ -135,7 +144,8 @@ class CheckpointStore:
 
     def adopt(self) -> None:
         """Takes over the checkpoints that this run wrote before torchrun restarted it. Raises StorageError."""
-        prefix = checkpoint_key(self._prefix, self._run, RunProgress(0, 0, [], {})).removesuffix("e00-s000000.pt")
+        first = checkpoint_key(self._prefix, self._run, RunProgress(0, 0, [], {}), self._model)
+        prefix = first.removesuffix("e00-s000000.pt")
         self._written = sorted(info.key for info in self._store.list_all(prefix))
 
     def abort_leftovers(self) -> list[str]:
@@ -145,14 +155,14 @@ class CheckpointStore:
         """
         aborted = []
         with contextlib.closing(self._short_timeout_store()) as store:
-            for upload in list_uploads(store, f"{self._prefix}/resnet18-"):
+            for upload in list_uploads(store, f"{self._prefix}/"):
                 match = _KEY_NAME.fullmatch(upload.key.removeprefix(f"{self._prefix}/"))
                 if match is not None and (match["run"] == self._run or _has_ended(match["run"])):
                     abort_upload(store, upload)
                     aborted.append(upload.key)
         return aborted
 
-    def _write(self, key: str, data: bytes, on_written: Callable[[int], None]) -> None:
+    def _write(self, key: str, data: bytes | memoryview, on_written: Callable[[int], None]) -> None:
         """Writes through the connector. Retries unless OSS refuses writes for good; its own error is raised then."""
 
         def attempt() -> None:
@@ -170,7 +180,7 @@ class CheckpointStore:
                 self._remove_partial()
             raise
 
-    def _write_once(self, key: str, data: bytes, on_written: Callable[[int], None]) -> None:
+    def _write_once(self, key: str, data: bytes | memoryview, on_written: Callable[[int], None]) -> None:
         try:
             self._writer.write(key, data, self._timeout_s, on_written)
         except ConsoleError:
@@ -179,7 +189,7 @@ class CheckpointStore:
         else:
             self._verify(self._store, key, data)
 
-    def _arrived(self, key: str, data: bytes) -> bool:
+    def _arrived(self, key: str, data: bytes | memoryview) -> bool:
         with contextlib.closing(self._short_timeout_store()) as store:
             try:
                 self._verify(store, key, data)
@@ -210,7 +220,7 @@ class CheckpointStore:
         connector = self._connector
         return ObjectStore(connector.profile, connector.credentials, timeout_s=_PROBE_TIMEOUT_S, retry=NO_RETRY)
 
-    def _verify(self, store: ObjectStore, key: str, data: bytes) -> None:
+    def _verify(self, store: ObjectStore, key: str, data: bytes | memoryview) -> None:
         info = store.head(key)
         if info.size != len(data):
             raise ConsoleError(
@@ -246,7 +256,7 @@ class CheckpointWriter:
         self._process: SpawnProcess | None = None
         self._pipe: Connection | None = None
 
-    def write(self, key: str, data: bytes, timeout_s: float, on_written: Callable[[int], None]) -> None:
+    def write(self, key: str, data: bytes | memoryview, timeout_s: float, on_written: Callable[[int], None]) -> None:
         """Writes `data` to `key`, whose content is deleted first; `on_written` gets the bytes written so far.
 
         Raises ConsoleError, after at most `timeout_s`.
@@ -309,7 +319,7 @@ def _answer(pipe: Connection, deadline: float, on_written: Callable[[int], None]
     return None
 
 
-def _send(pipe: Connection, key: str, data: bytes) -> None:
+def _send(pipe: Connection, key: str, data: bytes | memoryview) -> None:
     """Passes `data` as a memfd: writing it to the pipe would block while the process does not read."""
     descriptor = os.memfd_create("ossconsole-checkpoint")
     with os.fdopen(descriptor, "wb") as file:
@@ -330,16 +340,15 @@ def _receive(pipe: Connection) -> tuple[str, mmap.mmap]:
 def _serve(pipe: Connection, connector: ConnectorSettings) -> None:
     """The writer process: answers each key with byte counts, then "" or an error, until the pipe closes."""
     become_child(connector.native_log)
-    opened = None
+    client = ConnectorClient(connector, EndpointKind.STANDARD)
     while True:
         try:
             key, data = _receive(pipe)
         except (EOFError, OSError):
             return
         try:
-            opened = opened or connector.open(EndpointKind.STANDARD)
             # As OssCheckpoint.writer does.
-            with opened.open_wo(connector.profile.bucket, key) as writer:
+            with client.current().open_wo(connector.profile.bucket, key) as writer:
                 for start in range(0, len(data), _PIECE):
                     writer.write(data[start : start + _PIECE])
                     pipe.send(min(start + _PIECE, len(data)))

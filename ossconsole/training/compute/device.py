@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -19,13 +20,16 @@ from torchvision.transforms.v2 import functional as transforms
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.dataset.crop import centre_box
 from ossconsole.dataset.formats import CHANNELS, IMAGENET_MEAN, IMAGENET_STD
-from ossconsole.telemetry.gpu import memory_of_others
+from ossconsole.telemetry.gpu import GpuProcess, memory_of_others
 from ossconsole.telemetry.host import usable_cores
+from ossconsole.training.compute.selection import gpu_uuid
 from ossconsole.training.data import TrainingData
 from ossconsole.training.loading.images import SampleTransform
 from ossconsole.training.loading.loader import Batch
 from ossconsole.training.plan import Split
 from ossconsole.training.settings import TrainSettings
+
+log = logging.getLogger(__name__)
 
 _NICENESS = 10
 
@@ -50,6 +54,9 @@ def compute_threads(workers: int, cores: int) -> int:
 
 # Texts of RuntimeErrors for too little memory, other than torch.OutOfMemoryError.
 _OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "DefaultCPUAllocator", "unable to find an engine")
+
+# Texts of RuntimeErrors after which every further call fails.
+_FATAL = ("CUDA error", "EXECUTION_FAILED")
 
 _NORMALIZE = (IMAGENET_MEAN, IMAGENET_STD)
 
@@ -93,6 +100,7 @@ class DeviceContext:
         self._amp = amp_dtype(settings.precision, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self._amp is torch.float16)
         self._stream = torch.cuda.Stream(device) if self.cuda else None  # type: ignore[no-untyped-call]
+        self._buffers = (_DeviceBuffer(), _DeviceBuffer())  # used in turn
         self._copies: list[torch.cuda.Event] = []  # of the newest batch
         self._earlier_copies: list[torch.cuda.Event] = []  # of the one before
         # Normalize(mean, std)(x / 255) is x * scale + shift.
@@ -115,14 +123,25 @@ class DeviceContext:
 
     def images(self, rows: torch.Tensor) -> torch.Tensor:
         """Normalised float32 images (n, 3, size, size) on the device, channels last, from rows (uint8, (n, bytes))."""
+        if self._stream is None:
+            return self._prepared(rows)
+        self._buffers = self._buffers[::-1]
+        buffer = self._buffers[0]
+        copied, event = buffer.copy(rows, self.device, self._stream)
+        self._copies.append(event)
+        images = self._prepared(copied)
+        buffer.used = torch.cuda.current_stream(self.device).record_event()
+        return images
+
+    def _prepared(self, copied: torch.Tensor) -> torch.Tensor:
+        """New tensors, never views of the rows."""
         size, stored = self._transform.size, self._transform.stored_size
-        copied = self._copy(rows)
         if self._transform.raw:
             prepared = copied.view(torch.float32).view(-1, CHANNELS, stored, stored)
             if size != stored:
                 left, top, width, height = centre_box(stored, stored, size)
                 prepared = transforms.resized_crop(prepared, top, left, height, width, [size, size], antialias=True)
-            return prepared.contiguous(memory_format=torch.channels_last)
+            return prepared.clone(memory_format=torch.channels_last)
         pixels = copied.view(-1, size, size, CHANNELS).permute(0, 3, 1, 2)  # channels last without a copy
         return torch.addcmul(self._shift, pixels, self._scale)  # one kernel: cast, scale and shift
 
@@ -167,20 +186,41 @@ class DeviceContext:
         self._earlier_copies, self._copies = self._copies, []
 
     def free_all_slots(self) -> None:
-        """Waits until all copies from the buffers are done."""
-        for event in (*self._earlier_copies, *self._copies):
-            event.synchronize()
+        """Waits until all copies from the buffers are done. A GPU that failed copies nothing: its error is logged."""
+        try:
+            for event in (*self._earlier_copies, *self._copies):
+                event.synchronize()
+        except RuntimeError as error:  # the run ends with the first error of the GPU
+            log.warning("The copies to %s did not end: %s", self.device, error)
 
-    def _copy(self, data: torch.Tensor) -> torch.Tensor:
-        if self._stream is None:
-            return data
-        with torch.cuda.stream(self._stream):
-            copied = data.to(self.device, non_blocking=True)
-            event = self._stream.record_event()
-        torch.cuda.current_stream(self.device).wait_event(event)
-        copied.record_stream(torch.cuda.current_stream(self.device))
-        self._copies.append(event)
-        return copied
+
+class _DeviceBuffer:
+    """Memory of a GPU for the rows of one batch, kept for the whole run.
+
+    The next copy into it waits, on the copy stream, until the kernels that read the rows are done: `used`. With two
+    buffers, the host is at most two batches ahead of the GPU, and nothing is allocated for a batch.
+    """
+
+    def __init__(self) -> None:
+        self.used: torch.cuda.Event | None = None
+        self._rows = torch.empty(0)
+
+    def copy(
+        self, rows: torch.Tensor, device: torch.device, stream: torch.cuda.Stream
+    ) -> tuple[torch.Tensor, torch.cuda.Event]:
+        """Starts the copy of the rows on `stream`; the current stream waits for it. Returns them, and its end."""
+        current = torch.cuda.current_stream(device)
+        if len(self._rows) < len(rows) or self._rows.shape[1:] != rows.shape[1:] or self._rows.dtype != rows.dtype:
+            self._rows = torch.empty_like(rows, device=device)
+            stream.wait_stream(current)  # kernels before this one may still use the memory
+        copied = self._rows[: len(rows)]
+        with torch.cuda.stream(stream):
+            if self.used is not None:
+                stream.wait_event(self.used)
+            copied.copy_(rows, non_blocking=True)
+            event = stream.record_event()
+        current.wait_event(event)
+        return copied, event
 
 
 class StepClock:
@@ -278,19 +318,29 @@ def device_errors(device: torch.device, batch_size: int) -> Iterator[None]:
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in _OUT_OF_MEMORY):
             raise _out_of_memory(device, batch_size) from error
-        if "CUDA error" in str(error):
-            raise ConsoleError(
+        if _is_fatal(error):
+            raise BrokenDeviceError(
                 f"{device} failed: {str(error).splitlines()[0]}.",
                 remedy="Restart ossconsole: this process can no longer use the GPU. `dmesg` may have an Xid.",
             ) from error
         raise
 
 
+class BrokenDeviceError(ConsoleError):
+    """The GPU failed: nothing can be read from it any more, and this process cannot use CUDA any more."""
+
+
+def _is_fatal(error: RuntimeError) -> bool:
+    accelerator_error = getattr(torch, "AcceleratorError", None)  # since torch 2.8
+    known = accelerator_error is not None and isinstance(error, accelerator_error)
+    return known or any(text in str(error) for text in _FATAL)
+
+
 def _out_of_memory(device: torch.device, batch_size: int) -> ConsoleError:
     smaller = "Try a smaller --image-size."
     if batch_size > 1:
         smaller = f"Try --batch-size {batch_size // 2}, with --accumulate 2 for the same result."
-    others = memory_of_others(_uuid(device)) if device.type == "cuda" else ()
+    others = _others_on(device) if device.type == "cuda" else ()
     if sum(other.bytes for other in others) < _MUCH_MEMORY:
         return ConsoleError(f"Out of memory on {device} with batch size {batch_size}.", remedy=smaller)
     held = ", ".join(f"{other.name} (process {other.pid}) {other.bytes / 1e9:,.1f} GB" for other in others)
@@ -300,22 +350,11 @@ def _out_of_memory(device: torch.device, batch_size: int) -> ConsoleError:
     )
 
 
-def _uuid(device: torch.device) -> str:
-    """The GPU's UUID in NVML's form."""
-    return f"GPU-{torch.cuda.get_device_properties(device).uuid}"
-
-
-def select_device(local_rank: int = 0) -> torch.device:
-    """The GPU of this process, the CPU without any GPU. Raises ConsoleError with fewer GPUs than processes."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    count = torch.cuda.device_count()
-    if local_rank >= count:
-        raise ConsoleError(
-            f"Process {local_rank + 1} of the run needs a GPU of its own, and only {count} are available.",
-            remedy="Use --processes 0, or `torchrun --nproc-per-node=gpu`: both start one process per GPU.",
-        )
-    return torch.device("cuda", local_rank)
+def _others_on(device: torch.device) -> tuple[GpuProcess, ...]:
+    try:
+        return memory_of_others(gpu_uuid(device.index or 0))
+    except RuntimeError:  # CUDA found no memory for its context either
+        return ()
 
 
 def amp_dtype(precision: str, device: torch.device) -> torch.dtype | None:

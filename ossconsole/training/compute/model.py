@@ -1,195 +1,165 @@
-"""ResNet-18 and its initial weights."""
+"""The models: torchvision's, with a head for the classes of the dataset, and the memory that training them takes."""
 
 from __future__ import annotations
 
-import io
-import itertools
-import re
-import warnings
-import zipfile
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 import torch
 from torch import nn
-from torchvision.models import ResNet18_Weights, resnet18
+from torchvision import models
 
-from ossconsole.config.errors import ConsoleError
-from ossconsole.storage.checkpoints.refusal import refuse
-from ossconsole.training.settings import WEIGHTS_REMEDY, check_weights
+from ossconsole.config.errors import SettingsError
+from ossconsole.training.compute.device import amp_dtype
+from ossconsole.training.compute.weights import OnMessage, WeightsSource, adapted, load_into, load_weights
+from ossconsole.training.settings import BACKBONE, TrainSettings
 
-IMAGENET_CLASSES = 1000
-_HEAD = "fc."
-_KEYS_SHOWN = 6
-_SAVE_STATE = "In the program that made it: torch.save(model.state_dict(), FILE)."
-_WRAPPERS = {
-    "module.": ("DataParallel or DistributedDataParallel", "module"),
-    "_orig_mod.": ("torch.compile", "_orig_mod"),
-}
-_WORDNET_ID = re.compile(r"^n\d{8}$")
+CPU_BATCH = 64
+"""The automatic batch size on a CPU."""
 
-MAX_WEIGHTS_BYTES = 4 << 30
-"""Larger files are refused: ResNet-18 with an optimizer's state has 90 MB."""
+GPU_BATCHES = (256, 128, 64, 32)
+"""The automatic batch sizes on a GPU; the first that fits."""
+
+_FIT = 0.7  # share of a GPU's memory for a batch; the rest is for cuDNN's workspaces, a context and other processes
+_STATE_COPIES = 4  # of the weights: themselves, gradients, momentum, average
+_STEP = 32  # px; every model takes multiples of it from some size on, those of vit_h_14 excepted
+_LARGEST = 1024  # px
 
 
-def build_model(classes: tuple[str, ...], weights: str, fetch: Callable[[str], bytes]) -> nn.Module:
-    """A ResNet-18 for `classes`.
+def build_model(
+    settings: TrainSettings,
+    classes: tuple[str, ...],
+    size: int,
+    fetch: Callable[[str], bytes],
+    *,
+    report: OnMessage = lambda _text: None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> nn.Module:
+    """The model of the settings for images of `size` px, with the initial weights and a head for `classes`.
 
-    `weights` is `none` (random), `imagenet` (torchvision's), a file, or an `oss://bucket/key`, for which `fetch`
-    returns the bytes. A head with another number of classes is replaced by a new one. Raises ConsoleError when the
-    weights cannot be loaded.
+    A head of the weights is kept where it has all the classes, and replaced by a new one otherwise. Weights that are
+    downloaded are `report`ed; when `stopped`, the model keeps random ones. `fetch` returns the bytes of an
+    `oss://bucket/key`. With `--freeze backbone` only the head requires gradients. Raises ConsoleError when the weights
+    cannot be loaded, and SettingsError when the model does not take images of that size.
     """
-    state = _load_weights(weights, fetch)
-    keep_head = state is not None and _head_fits(state, classes)
-    model: nn.Module = resnet18(num_classes=len(classes))
-    if state is not None:
-        if not keep_head:
-            state = {name: value for name, value in state.items() if not name.startswith(_HEAD)}
-        _load_into(model, state, weights)
+    check_image_size(settings.model, size)
+    model = new_model(settings.model, len(classes), size)
+    source = WeightsSource(settings.weights, settings.model)
+    weights = load_weights(source, fetch, report=report, stopped=stopped)
+    head = head_parameters(settings.model, len(classes), size)
+    if weights is not None:
+        state, kept = adapted(weights, model.state_dict(), classes, head)
+        load_into(model, state, source, head)
+        if not kept:
+            report(f"The head of the {source} is for other classes: a new one is trained.")
+    if settings.freeze == BACKBONE:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in head)
     return model
 
 
-def is_imagenet(classes: tuple[str, ...]) -> bool:
-    """Whether the classes are ImageNet's 1,000: WordNet ids, sorted, which is the order of its label numbers."""
-    return (
-        len(classes) == IMAGENET_CLASSES
-        and all(_WORDNET_ID.match(name) for name in classes)
-        and list(classes) == sorted(classes)
+def new_model(name: str, classes: int, size: int) -> nn.Module:
+    """One of torchvision's models with random weights, for images of `size` px.
+
+    The auxiliary classifiers of GoogLeNet and Inception are left out: they are of no use after training. These two were
+    trained on images normalised in another way, and convert ours themselves.
+    """
+    options: dict[str, Any] = {}
+    if name in {"googlenet", "inception_v3"}:
+        options = {"aux_logits": False, "transform_input": True, "init_weights": True}
+    elif name.startswith("vit_"):
+        options = {"image_size": size}
+    elif name.startswith("maxvit_"):
+        options = {"input_size": (size, size)}
+    model: nn.Module = models.get_model(name, weights=None, num_classes=classes, **options)
+    return model
+
+
+def head_parameters(name: str, classes: int, size: int) -> frozenset[str]:
+    """The parameters of the head, by the names that they have in the `state_dict`: those of a shape for `classes`."""
+    one, other = (_skeleton(name, count, size).state_dict() for count in (classes, classes + 1))
+    return frozenset(key for key, value in one.items() if value.shape != other[key].shape)
+
+
+def _skeleton(name: str, classes: int, size: int) -> nn.Module:
+    """A model without memory for its parameters; computing with it gives shapes only."""
+    try:
+        with torch.device("meta"):
+            return new_model(name, classes, size)
+    except NotImplementedError:  # RegNets compute their widths with tensors
+        return new_model(name, classes, size).to("meta")
+
+
+def check_image_size(name: str, size: int) -> None:
+    """Raises SettingsError when a model does not take images of `size` px; the remedy has a size that it takes."""
+    if _takes(name, size):
+        return
+    larger = range(size - size % _STEP + _STEP, _LARGEST + 1, _STEP)
+    fits = next((each for each in larger if _takes(name, each)), None)
+    raise SettingsError(
+        f"The model {name} does not take images of {size} px.",
+        remedy=f"Give --image-size {fits}, or another --model." if fits else "Give another --image-size, or --model.",
     )
 
 
-def _head_fits(state: dict[str, Any], classes: tuple[str, ...]) -> bool:
-    head = state.get("fc.weight")
-    rows = head.shape[0] if isinstance(head, torch.Tensor) else 0
-    return rows == len(classes) and (rows != IMAGENET_CLASSES or is_imagenet(classes))
-
-
-def _load_weights(weights: str, fetch: Callable[[str], bytes]) -> dict[str, Any] | None:
-    if weights == "none":
-        return None
-    if weights == "imagenet":
-        return _download()
-    if weights.startswith("oss://"):
-        return _model_state(load_untrusted(fetch(weights), weights), weights)
-    check_weights(weights)
-    path = Path(weights).expanduser()
+def _takes(name: str, size: int) -> bool:
+    """Whether the shapes of all layers can be computed for a batch of images of `size` px."""
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ConsoleError(f"The weights {path} cannot be read: {error.strerror}.", remedy=WEIGHTS_REMEDY) from error
-    return _model_state(load_untrusted(data, str(path)), str(path))
+        _skeleton(name, 2, size)(torch.empty(2, 3, size, size, device="meta"))
+    except (RuntimeError, ValueError, AssertionError):
+        return False
+    return True
 
 
-def _download() -> dict[str, Any]:
-    source = ResNet18_Weights.IMAGENET1K_V1
-    try:
-        state: dict[str, Any] = source.get_state_dict(progress=False, check_hash=True)
-    except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong hash is a RuntimeError
-        cache = Path(torch.hub.get_dir()) / "checkpoints"
-        raise ConsoleError(
-            f"The ImageNet weights {source.url} cannot be downloaded: {error}.",
-            remedy=f"Download that file on another machine and put it into {cache}, or pass it with --weights FILE, "
-            "or train from scratch with --weights none.",
-        ) from error
-    return state
+def batch_size_for(settings: TrainSettings, classes: int, size: int, *, memory: int | None, half: bool) -> int:
+    """The automatic batch size: CPU_BATCH without a GPU, else the largest of GPU_BATCHES that fits into its `memory`.
+
+    `memory` is in bytes. With `half` the activations have two bytes per element instead of four.
+    """
+    if memory is None:
+        return CPU_BATCH
+    weights, activations = _bytes_of(settings.model, classes, size)
+    for batch in GPU_BATCHES:
+        if _STATE_COPIES * weights + batch * activations / (2 if half else 1) <= _FIT * memory:
+            return batch
+    return GPU_BATCHES[-1]
 
 
-def load_untrusted(data: bytes, where: str) -> dict[str, Any]:
-    """A dictionary saved with torch.save, loaded without running code. Raises ConsoleError for anything else."""
-    if len(data) > MAX_WEIGHTS_BYTES:
-        raise ConsoleError(
-            f"{where} has {len(data):,} bytes, too large for a ResNet-18.", remedy="Select another file."
-        )
-    _refuse_compressed(data, where)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about other pickle protocols, with advice for torch's developers
-            loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch documents no common type for hostile or truncated files
-        # Its text is not shown: it advises to load the file with the code in it.
-        refusal = refuse(data)
-        raise ConsoleError(f"{where} {refusal.what}.", remedy=refusal.remedy) from error
-    if not isinstance(loaded, dict):
-        raise ConsoleError(f"{where} contains a {type(loaded).__name__}, no dictionary of weights.", remedy=_SAVE_STATE)
-    return loaded
+def with_batch_size(settings: TrainSettings, classes: int, size: int, device: torch.device) -> TrainSettings:
+    """The settings with the automatic batch size for the device, unless they name one."""
+    if settings.batch_size:
+        return settings
+    memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+    half = amp_dtype(settings.precision, device) is not None
+    batch_size = batch_size_for(settings, classes, size, memory=memory, half=half)
+    return msgspec.structs.replace(settings, batch_size=batch_size)
 
 
-def _refuse_compressed(data: bytes, where: str) -> None:
-    """Raises ConsoleError when the archive is compressed: torch stores every member uncompressed."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            members = archive.infolist()
-    except Exception:  # noqa: BLE001 - torch reports what is wrong, or reads an older format
-        return
-    if sum(member.file_size for member in members) > len(data):
-        raise ConsoleError(
-            f"{where} is a compressed archive; torch does not write such files.", remedy="Select another file."
+def check_batch_sizes(sizes: Sequence[int]) -> None:
+    """Raises SettingsError where the automatic batch size differs by rank: their GPUs have other amounts of memory."""
+    if len(set(sizes)) > 1:
+        raise SettingsError(
+            f"The automatic batch size of the ranks is {' or '.join(map(str, sorted(set(sizes))))}.",
+            remedy=f"Give --batch-size {min(sizes)}.",
         )
 
 
-def _model_state(loaded: dict[str, Any], where: str) -> dict[str, Any]:
-    """The weights in a checkpoint of ours, or a bare state dictionary. Raises ConsoleError for other layouts."""
-    state = loaded.get("model", loaded)
-    if _has_tensors(state):
-        _refuse_prefix(state, where)
-        return dict(state)
-    for key, value in loaded.items():
-        if _has_tensors(value):
-            raise ConsoleError(
-                f"{where} stores its weights under {key!r}, which is not supported.",
-                remedy=f'Save that part alone: torch.save(torch.load(FILE, weights_only=True)[{key!r}], "weights.pt").',
-            )
-    keys = ", ".join(map(repr, itertools.islice(loaded, _KEYS_SHOWN))) or "nothing"
-    raise ConsoleError(f"{where} contains no weights, only {keys}.", remedy=_SAVE_STATE)
+def _bytes_of(name: str, classes: int, size: int) -> tuple[int, int]:
+    """The bytes of a model's weights, and of what the backward pass needs of one sample; both in float32."""
+    samples = 2
+    saved: dict[int, int] = {}
 
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        saved[storage._cdata] = storage.nbytes()  # noqa: SLF001 - the identity; the address is that of no memory
+        kept.append(tensor)  # otherwise another one may get its address
+        return tensor
 
-def _has_tensors(value: object) -> bool:
-    return isinstance(value, dict) and any(isinstance(part, torch.Tensor) for part in value.values())
-
-
-def _refuse_prefix(state: dict[str, Any], where: str) -> None:
-    """Raises ConsoleError when every name begins with the prefix of a wrapper around the model."""
-    for prefix, (maker, attribute) in _WRAPPERS.items():
-        if all(str(name).startswith(prefix) for name in state):
-            raise ConsoleError(
-                f"{where} was saved through {maker}: each name begins with {prefix!r}.",
-                remedy=f"Save the model inside: torch.save(model.{attribute}.state_dict(), FILE).",
-            )
-
-
-def _load_into(model: nn.Module, state: dict[str, Any], where: str) -> None:
-    """Raises ConsoleError when the weights belong to another model, or are not finite."""
-    problem = _mismatch(model.state_dict(), state)
-    if problem:
-        raise ConsoleError(
-            f"The weights {where} do not fit a ResNet-18: {problem}.",
-            remedy="Give weights of torchvision's resnet18, or train from scratch with --weights none.",
-        )
-    refuse_not_finite(state, where)
-    model.load_state_dict(state, strict=False)
-
-
-def _mismatch(own: dict[str, Any], state: dict[str, Any]) -> str:
-    """The first difference of `state` from the model's names and shapes; "" when all but the head match."""
-    missing = [name for name in own if name not in state and not name.startswith(_HEAD)]
-    extra = [name for name in state if name not in own]
-    if missing:
-        return f"{missing[0]} is missing" + (f", and {extra[0]} is unexpected" if extra else "")
-    if extra:
-        return f"the key {extra[0]} is unexpected"
-    for name, value in state.items():
-        shape = tuple(value.shape) if isinstance(value, torch.Tensor) else None
-        if shape != tuple(own[name].shape):
-            return f"{name} has the shape {shape or 'of no tensor'} instead of {tuple(own[name].shape)}"
-    return ""
-
-
-def refuse_not_finite(state: dict[str, Any], where: str) -> None:
-    """Raises ConsoleError when a weight is NaN or infinite."""
-    for name, value in state.items():
-        if isinstance(value, torch.Tensor) and value.is_floating_point() and not torch.isfinite(value).all():
-            raise ConsoleError(
-                f"The weights {where} contain NaN or infinite values, for example in {name}: that training diverged.",
-                remedy="Use an earlier checkpoint, or other weights.",
-            )
+    kept: list[torch.Tensor] = []
+    model = _skeleton(name, classes, size)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model(torch.empty(samples, 3, size, size, device="meta")).sum()
+    own = {value.untyped_storage()._cdata for value in model.state_dict(keep_vars=True).values()}  # noqa: SLF001
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    return weights, sum(count for storage, count in saved.items() if storage not in own) // samples

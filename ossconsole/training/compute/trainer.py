@@ -1,92 +1,51 @@
-"""The trainer: model, optimizer and schedule; training steps, as a CUDA graph where that helps, and validation."""
+"""The trainer: model, optimizer and schedule; training steps and validation, and the sums over them."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torchvision.ops import StochasticDepth
 
+from ossconsole.training.compute.acceleration import CompiledForward, StepGraph
 from ossconsole.training.compute.device import DeviceContext
+from ossconsole.training.compute.weights import without_wrapper
 from ossconsole.training.distributed.process_group import ProcessGroup
 from ossconsole.training.settings import TrainSettings
 
 log = logging.getLogger(__name__)
 
-ForwardBackward: TypeAlias = Callable[[torch.Tensor, torch.Tensor, "float | torch.Tensor"], torch.Tensor]
-"""Takes images, labels and the weight of the loss. Accumulates gradients, and returns a tensor of results."""
+_WARMUP = 0.05
+"""Share of the steps for the automatic warm-up: 5 of the 90 epochs of "Accurate, Large Minibatch SGD"."""
 
-_EAGER_STEPS = 5  # cuDNN selects its algorithms in the first steps, which a graph must not record
-
-
-class StepGraph:
-    """Runs `action`: eagerly at first, then as a CUDA graph, which the host launches with one call.
-
-    ResNet-18 needs about 400 kernels per step. Launching them took the host 10.9 ms at batch 64, longer than the GPU
-    needs to run them; with a graph it takes 1.9 ms (H100, torch 2.11). Only the first shape that repeats gets a graph;
-    others, such as the short batch at the end of an epoch, stay eager. The gradients must stay the same tensors: zero
-    them in place.
-    """
-
-    def __init__(self, action: ForwardBackward) -> None:
-        self._action = action
-        self._eager_steps: dict[torch.Size, int] = {}
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._failed = False
-
-    def __call__(self, images: torch.Tensor, labels: torch.Tensor, weight: float | torch.Tensor) -> torch.Tensor:
-        """The results of this batch, valid until the next call."""
-        graph = self._graph
-        if graph is None and not self._failed and self._repeats(images.shape):
-            graph = self._graph = self._capture(images, labels)
-        if graph is None or images.shape != self._images.shape:
-            return self._action(images, labels, weight)
-        self._images.copy_(images)
-        self._labels.copy_(labels)
-        self._weight.fill_(weight)
-        graph.replay()
-        return self._results
-
-    def _repeats(self, shape: torch.Size) -> bool:
-        """Whether enough batches of this shape have run eagerly."""
-        seen = self._eager_steps[shape] = self._eager_steps.get(shape, 0) + 1
-        return seen > _EAGER_STEPS
-
-    def _capture(self, images: torch.Tensor, labels: torch.Tensor) -> torch.cuda.CUDAGraph | None:
-        """Records the action without running it; None when that fails."""
-        try:
-            graph = torch.cuda.CUDAGraph()
-            self._images, self._labels = torch.empty_like(images), torch.empty_like(labels)
-            self._weight = torch.ones((), device=images.device)
-            # The checkpoint thread may use CUDA meanwhile: it waits for events.
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                self._results = self._action(self._images, self._labels, self._weight)
-        except RuntimeError as error:  # such as out of memory: a graph does not share its activations
-            log.warning("Training continues without a CUDA graph: %s", error)
-            self._failed = True
-            return None
-        return graph
+_RANDOM = (nn.modules.dropout._DropoutNd, StochasticDepth)  # noqa: SLF001 - the base of all dropout layers
 
 
 @dataclass
 class EpochMeter:
     """Sums over one split of one epoch, kept on the device so that no step waits for them.
 
-    `sums` are those of `counts`, over all ranks: float64, shape (4,).
+    `sums` are those of `counts`, over all ranks: float64, shape (4,). `by_class` are those of `class_counts`: float64,
+    shape (2, classes), None for a split for which they are not counted.
     """
 
     sums: torch.Tensor = field(default_factory=lambda: torch.zeros(4, dtype=torch.float64))
+    by_class: torch.Tensor | None = None
 
-    def add(self, counts: torch.Tensor) -> None:
-        """Adds the `counts` of one batch."""
+    def add(self, counts: torch.Tensor, by_class: torch.Tensor | None = None) -> None:
+        """Adds the `counts` of one batch, and its `class_counts`."""
         self.sums = self.sums.to(counts.device) + counts
+        if by_class is not None:
+            self.by_class = by_class if self.by_class is None else self.by_class + by_class
 
     @property
     def samples(self) -> int:
@@ -108,6 +67,13 @@ class EpochMeter:
         """Top-5 accuracy, 0 to 1; None before the first sample."""
         return float(self.sums[2] / self.sums[3]) if self.samples else None
 
+    def class_top1(self, classes: Sequence[str]) -> dict[str, float]:
+        """Top-1 accuracy by class, 0 to 1; without classes that have no samples."""
+        if self.by_class is None:
+            return {}
+        hits, samples = self.by_class.tolist()
+        return {name: round(hit / count, 4) for name, hit, count in zip(classes, hits, samples, strict=True) if count}
+
 
 def counts(loss: torch.Tensor, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Loss x samples, top-1 hits, top-5 hits and samples of one batch; float64, shape (4,)."""
@@ -115,6 +81,21 @@ def counts(loss: torch.Tensor, outputs: torch.Tensor, labels: torch.Tensor) -> t
     samples = len(labels)
     hits = [top[:, 0].sum(), top.sum(), labels.new_full((), samples)]  # new_tensor would wait for the GPU
     return torch.stack([loss.detach().float() * samples, *hits]).double()
+
+
+def class_counts(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Top-1 hits and samples of one batch by class; float64, shape (2, classes)."""
+    hits = (outputs.argmax(1) == labels).double()
+    counted = torch.zeros(2, outputs.shape[1], dtype=torch.float64, device=outputs.device)
+    counted.index_add_(1, labels, torch.stack([hits, torch.ones_like(hits)]))  # bincount would wait for the GPU
+    return counted
+
+
+def gradient_norm(parameters: Sequence[nn.Parameter]) -> torch.Tensor:
+    """The Euclidean norm of all gradients together, on their device; nothing waits for it."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm: torch.Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))  # noqa: SLF001
+    return norm
 
 
 class Average:
@@ -137,17 +118,16 @@ class Average:
         if self._integers:
             torch._foreach_copy_([own for own, _ in self._integers], [new for _, new in self._integers])
 
-    def load(self, state: dict[str, torch.Tensor]) -> None:
-        """Continues from a `state_dict` of the model, or of the AveragedModel that earlier versions saved."""
-        state = {name.removeprefix("module."): value for name, value in state.items() if name != "n_averaged"}
-        self.model.load_state_dict(state)
-
 
 class Trainer:
     """Trains `model` by SGD with momentum, a linear warm-up and a cosine to 0 over `total_steps`.
 
     All ranks of `group` take each step together. Their shares of a batch may differ: each sample counts the same.
     Several steps may make one update of the weights; their learning rate is that of the first of them.
+
+    Parameters that require no gradients are frozen. If there are any, the whole model stays in evaluation mode: batch
+    norm then uses the running statistics of the weights and leaves them unchanged, and dropout does nothing.
+    `on_warning` gets a message and a remedy.
     """
 
     def __init__(
@@ -158,6 +138,7 @@ class Trainer:
         group: ProcessGroup,
         *,
         total_steps: int,
+        on_warning: Callable[[str, str], object] = log.warning,
     ) -> None:
         self._compute = compute
         self._settings = settings
@@ -166,24 +147,30 @@ class Trainer:
         self._steps = 0
         self._updated = 0  # the step of the last update
         self._accumulated = False  # whether gradients of steps since then are pending
-        self._peak_lr = settings.learning_rate
+        self._peak_lr = self._asked_lr = settings.peak_lr(group.world)
         self.model = model.to(compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._average = Average(self.model, settings.ema_decay) if settings.ema_decay else None
         # No weight decay on biases and batch norm: "Bag of Tricks for Image Classification", section 3.1.
-        decayed = [p for p in self.model.parameters() if p.ndim > 1]
-        plain = [p for p in self.model.parameters() if p.ndim <= 1]
+        self._trained = [p for p in self.model.parameters() if p.requires_grad]
+        self._frozen = len(self._trained) < len(list(self.model.parameters()))
+        self._draws = any(isinstance(module, _RANDOM) for module in self.model.modules())
+        decayed = [p for p in self._trained if p.ndim > 1]
+        plain = [p for p in self._trained if p.ndim <= 1]
         self.optimizer = torch.optim.SGD(
             [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-            lr=settings.learning_rate,
+            lr=self._peak_lr,
             momentum=settings.momentum,
             nesterov=settings.momentum > 0,
             fused=compute.cuda or None,
         )
         self._fill_momentum()
         self._schedule_lr()
-        self._ddp = DistributedDataParallel(self.model) if group.world > 1 else None
-        wrapped = self._ddp or self.model
-        self._forward: Any = torch.compile(wrapped) if settings.compile else wrapped
+        self.grad_norm: torch.Tensor | None = None
+        """The norm of the gradients of the last update before clipping, on the device."""
+        self._ddp = _distributed(self.model) if group.world > 1 else None
+        self._eager: nn.Module = self._ddp or self.model
+        self._compiled = CompiledForward(self._eager, _not_compiled(on_warning)) if settings.compile else None
+        self._forward: Callable[[torch.Tensor], Any] = self._compiled or self._eager
         # DDP and compiled models launch their work in other ways. Only fp16: in fp32 the losses differed from those of
         # eager steps, by 5 % after one update, for an unknown reason (H100, torch 2.11).
         graphed = compute.cuda and compute.precision == "fp16" and group.world == 1 and not settings.compile
@@ -195,6 +182,10 @@ class Trainer:
     def lr(self) -> float:
         """The learning rate of the next step."""
         return float(self.optimizer.param_groups[0]["lr"])
+
+    def compiles(self, samples: int) -> bool:
+        """Whether a batch of this size is compiled before it is computed, which takes 10 s to minutes."""
+        return self._compiled is not None and self._compiled.compiles(samples)
 
     def set_peak_lr(self, lr: float) -> None:
         """Changes the peak that the schedule scales."""
@@ -222,7 +213,10 @@ class Trainer:
             images, labels = self._dummy_batch(images)
         self._accumulated = False
         # Batch norm has no statistics of a single image of 32 px: such a batch uses the running ones.
-        self._forward.train(own > 1)
+        self._eager.train(own > 1 and not self._frozen)
+        if self._draws:
+            # A function of the step, so that a resumed run drops the same values.
+            torch.manual_seed(self._settings.seed << 40 | self._steps << 12 | self._group.rank_info.rank)
         # DDP averages the gradients of the ranks; with this weight that is the mean over the samples.
         weight = own * self._group.world / samples * share
         run = self._graph if self._graph is not None and own > 1 else self._forward_backward
@@ -251,6 +245,11 @@ class Trainer:
         return counts(loss, outputs.detach(), labels)
 
     def _update(self) -> None:
+        self._compute.scaler.unscale_(self.optimizer)
+        self.grad_norm = gradient_norm(self._trained)
+        if self._settings.clip_norm:
+            factor = (self._settings.clip_norm / self.grad_norm).clamp(max=1.0)
+            torch._foreach_mul_([p.grad for p in self._trained if p.grad is not None], factor)
         self._compute.scaler.step(self.optimizer)
         self._compute.scaler.update()
         self.optimizer.zero_grad(set_to_none=self._graph is None)
@@ -260,15 +259,19 @@ class Trainer:
     @torch.no_grad()
     def validate(self, images: torch.Tensor, labels: torch.Tensor, meter: EpochMeter) -> None:
         """Adds one batch of the validation split to `meter`, evaluated by the averaged model if there is one."""
-        model: nn.Module = self.model if self._average is None else self._average.model
+        model = self._evaluated
         model.eval()
         own = len(labels)
         if not own:
             images, labels = self._dummy_batch(images)
         with self._compute.device_errors(), self._compute.autocast():
             outputs = model(images)
-            loss = self._val_loss(outputs, labels)
-        meter.add(self._group.all_reduce(counts(loss, outputs, labels) * (own > 0)))
+        outputs = outputs.float()  # in half precision, many of a thousand outputs are equal
+        loss = self._val_loss(outputs, labels)
+        by_class = class_counts(outputs, labels)
+        counted = torch.cat([counts(loss, outputs, labels), by_class.view(-1)])
+        counted = self._group.all_reduce(counted * (own > 0))
+        meter.add(counted[:4], counted[4:].view_as(by_class))
 
     @torch.no_grad()
     def reduce_pending_gradients(self) -> None:
@@ -290,16 +293,18 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """Everything needed to resume exactly, as plain values and tensors, which the next step changes.
 
-        Between two updates it includes the accumulated gradients; call `reduce_pending_gradients` before.
+        `model` has the weights that `validate` evaluates: the averaged ones if there are any, and training then resumes
+        from those in `current`. Between two updates it includes the accumulated gradients; call
+        `reduce_pending_gradients` before.
         """
         state: dict[str, Any] = {
-            "model": self.model.state_dict(),
+            "model": self._evaluated.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": {
                 "steps": self._steps,
                 "updated": self._updated,
                 "peak": self._peak_lr,
-                "asked": self._settings.learning_rate,
+                "asked": self._asked_lr,
             },
             "scaler": self._compute.scaler.state_dict(),
             "gradients": {},
@@ -307,7 +312,7 @@ class Trainer:
         if self._accumulated:
             state["gradients"] = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
         if self._average is not None:
-            state["average"] = self._average.model.state_dict()
+            state["current"] = self.model.state_dict()
         return state
 
     def load(self, state: dict[str, Any]) -> None:
@@ -316,7 +321,10 @@ class Trainer:
         A peak learning rate changed during the run is kept while the settings name the same one. Raises KeyError,
         ValueError or RuntimeError when the state does not fit this model.
         """
-        self.model.load_state_dict(state["model"])
+        current, average = state.get("current"), state["model"]
+        if current is None:  # no averaged weights, or saved by an earlier version
+            current, average = state["model"], state.get("average") or state["model"]
+        self.model.load_state_dict(current)
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
         self._fill_momentum()
@@ -326,13 +334,17 @@ class Trainer:
         self._accumulated = bool(state["gradients"])
         schedule = state["schedule"]
         self._steps, self._updated = int(schedule["steps"]), int(schedule["updated"])
-        if schedule["asked"] == self._settings.learning_rate:
+        if schedule["asked"] == self._asked_lr:
             self._peak_lr = float(schedule["peak"])
         self._schedule_lr()
         if state["scaler"]:
             self._compute.scaler.load_state_dict(state["scaler"])
         if self._average is not None:
-            self._average.load(state.get("average") or state["model"])
+            self._average.model.load_state_dict(without_wrapper(average))
+
+    @property
+    def _evaluated(self) -> nn.Module:
+        return self.model if self._average is None else self._average.model
 
     def _fill_momentum(self) -> None:
         """Gives each parameter without one a momentum buffer of zeros, with which a first step is what it is without.
@@ -352,7 +364,8 @@ class Trainer:
 
     def _lr_factor(self, step: int) -> float:
         """Share of the peak at `step` (from 0): linear warm-up, then half a cosine."""
-        warmup = min(self._settings.warmup_steps, self._total_steps // 2)
+        warmup = self._settings.warmup_steps
+        warmup = round(_WARMUP * self._total_steps) if warmup < 0 else min(warmup, self._total_steps // 2)
         if step < warmup:
             return (step + 1) / warmup
         progress = (step - warmup) / max(1, self._total_steps - warmup)
@@ -365,6 +378,28 @@ class Trainer:
     def _collective(self, update: bool) -> contextlib.AbstractContextManager[None]:
         """Disables the gradient all-reduce of DDP between updates."""
         return contextlib.nullcontext() if update or self._ddp is None else self._ddp.no_sync()
+
+
+def _distributed(model: nn.Module) -> DistributedDataParallel:
+    """The model with averaged gradients.
+
+    Its batch norm statistics stay those of each rank until `broadcast_buffers`, as torch would otherwise copy them from
+    rank 0 before each forward pass. The name of that option is another one from torch 2.14 on.
+    """
+    known = inspect.signature(DistributedDataParallel).parameters
+    option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    options: dict[str, Any] = {option: False}
+    return DistributedDataParallel(model, gradient_as_bucket_view=True, **options)
+
+
+def _not_compiled(on_warning: Callable[[str, str], object]) -> Callable[[str], None]:
+    def warn(reason: str) -> None:
+        on_warning(
+            f"The model is not compiled: {reason}.",
+            "The run continues without --compile. It needs a C++ compiler, such as g++, and the headers of Python.",
+        )
+
+    return warn
 
 
 def finite(value: float) -> float | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, TypeVar
@@ -15,22 +16,29 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from ossconsole.config.errors import ConsoleError
+from ossconsole.config.errors import SettingsError
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import Event
 from ossconsole.training.context import RunContext
-from ossconsole.training.distributed.ranks import RankInfo
+from ossconsole.training.distributed.ranks import RankInfo, RankLostError
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 PATIENCE_S = 600.0
 """How long a rank waits for the others, beyond what they may wait for their data: compiling takes minutes."""
 
 _STOP_KEY = "ossconsole-stop"
+_TORCHRUN_REMEDY = "Start with `torchrun --nproc-per-node=gpu -m ossconsole train …`."
 
 
-class RankLostError(ConsoleError):
-    """Another rank of the run is gone: collectives over all ranks are no longer possible."""
+_END_LIMIT_S = 20.0
+"""How long ending the group may take. Aborting NCCL hangs where another rank neither ends nor aborts."""
+
+_LOST_ERRORS = (dist.DistBackendError, dist.DistNetworkError, dist.DistStoreError)
+_LOST_TEXTS = ("/gloo/", "gloo::", "Connection closed by peer", "Connection reset by peer", "pair closure")
+"""Texts of the RuntimeErrors of gloo, which has no class of its own."""
 
 
 class ProcessGroup:
@@ -46,13 +54,17 @@ class ProcessGroup:
         self._device = device
         self._control_group: Any = None
         self._closing = threading.Lock()
+        self._agreed = False
         if rank_info.world == 1:
             return
         timeout = timedelta(seconds=PATIENCE_S)
         with self.translate_errors():
-            shared, rank, world = next(
-                rendezvous(rank_info.rendezvous, rank_info.rank, rank_info.world, timeout=timeout)
-            )
+            try:
+                shared, rank, world = next(
+                    rendezvous(rank_info.rendezvous, rank_info.rank, rank_info.world, timeout=timeout)
+                )
+            except ValueError as error:  # such as MASTER_ADDR missing
+                raise SettingsError(f"{rank_info} cannot find the others: {error}", remedy=_TORCHRUN_REMEDY) from error
             # torchrun may keep its store over a restart: the prefix hides the keys of earlier processes.
             self._store = PrefixStore(f"ossconsole-{rank_info.attempt}", shared)
             dist.init_process_group(
@@ -71,13 +83,23 @@ class ProcessGroup:
 
     def all_gather(self, numbers: Sequence[float]) -> list[Sequence[float]]:
         """The numbers of every rank, in rank order; all ranks pass the same count."""
+        return self.start_all_gather(numbers)()
+
+    def start_all_gather(self, numbers: Sequence[float]) -> Callable[[], list[Sequence[float]]]:
+        """Starts an `all_gather`; the function that is returned waits for its result."""
         if self.world == 1:
-            return [numbers]
+            return lambda: [numbers]
         own = torch.tensor(numbers, dtype=torch.float64)
         gathered = [torch.empty_like(own) for _ in range(self.world)]
         with self.translate_errors():
-            dist.all_gather(gathered, own, group=self._control_group)
-        return [each.tolist() for each in gathered]
+            work = dist.all_gather(gathered, own, group=self._control_group, async_op=True)
+
+        def result() -> list[Sequence[float]]:
+            with self.translate_errors():
+                work.wait()
+            return [each.tolist() for each in gathered]
+
+        return result
 
     def all_gather_object(self, value: T) -> list[T]:
         """`value` of every rank, in rank order. Values are pickled: plain values only."""
@@ -109,11 +131,17 @@ class ProcessGroup:
             return
         try:
             yield
-        except (RuntimeError, ValueError) as error:  # what torch.distributed raises; its own errors are RuntimeErrors
+        except RuntimeError as error:
+            if not isinstance(error, _LOST_ERRORS) and not any(text in str(error) for text in _LOST_TEXTS):
+                raise
             raise RankLostError(
                 f"This process ({self.rank_info}) lost another rank of the run: {_first_sentence(error)}.",
                 remedy="The log of the rank that exited has the reason; resume from the last checkpoint with --resume.",
             ) from error
+
+    def agree_on_failure(self) -> None:
+        """All ranks end now, because of the error of one: no rank is lost, and pending work gets done."""
+        self._agreed = True
 
     def signal_stop(self) -> None:
         """Reaches also a rank that waits for its data. Does nothing, and waits for nothing, while the run ends."""
@@ -134,24 +162,37 @@ class ProcessGroup:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Destroys the group: one that outlived its run would block the next one."""
+        """Ends the group: one that outlived its run would block the next one. A second call does nothing.
+
+        After an error of this rank alone, or with a rank that is lost, NCCL's pending work is aborted. Call it before
+        anything of CUDA is freed then: that waits for the GPU, and the GPU may wait for the lost rank.
+        """
         with self._closing:
             if self._control_group is None:
                 return
             self._control_group = None
-            if error is not None and self._device.type == "cuda":
-                _abort(self._device)
-            dist.destroy_process_group()
+            abort = error is not None and not self._agreed and self._device.type == "cuda"
+            ending = threading.Thread(
+                target=end_group, args=(self._device,), kwargs={"abort": abort}, name="end-group", daemon=True
+            )
+            ending.start()
+            ending.join(_END_LIMIT_S)
+            if ending.is_alive():
+                log.error("The process group of %s did not end within %g s", self.rank_info, _END_LIMIT_S)
 
 
-def _abort(device: torch.device) -> None:
-    """Aborts pending NCCL work: an orderly end would wait for ranks that no longer take part.
+def end_group(device: torch.device, *, abort: bool) -> None:
+    """Destroys the group, with its pending work aborted or done: an orderly end waits for all ranks.
 
-    torch 2.5 has no such call; its watchdog ends the process after PATIENCE_S.
+    torch 2.5 has no `abort`; its watchdog ends the process after PATIENCE_S.
     """
-    abort = getattr(dist.distributed_c10d._get_default_group()._get_backend(device), "abort", None)  # noqa: SLF001
-    if abort is not None:
-        abort()
+    if device.type == "cuda":
+        backend = dist.distributed_c10d._get_default_group()._get_backend(device)  # noqa: SLF001
+        if not abort:
+            torch.cuda.synchronize(device)
+        elif hasattr(backend, "abort"):
+            backend.abort()
+    dist.destroy_process_group()
 
 
 def _first_sentence(error: Exception) -> str:

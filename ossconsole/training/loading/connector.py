@@ -10,15 +10,20 @@ import sys
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-from ossconsole.config.credentials import CredentialSource, mask_key_id
+from ossconsole.config.credentials import Credentials, CredentialSource, mask_key_id
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.files import logs_dir, open_private
 from ossconsole.config.profiles import Profile
+from ossconsole.config.renewal import ends_within
+
+ASKS_EVERY = timedelta(seconds=30)
+"""The connector asks its credentials provider this often, from a thread of its own (seen with 1.2.3)."""
 
 
 class EndpointFailedError(Exception):
@@ -34,7 +39,9 @@ class ConnectorSettings:
     config_path: Path
     native_log: Path
 
-    def open(self, kind: EndpointKind, *, number: int = 0, total: int = 1) -> Any:
+    def open(
+        self, kind: EndpointKind, *, number: int = 0, total: int = 1, provider: ConnectorCredentials | None = None
+    ) -> Any:
         """A `DataSet` of the connector on an endpoint, for process `number` of `total`.
 
         Raises SettingsError when the profile has no such endpoint, and RuntimeError, the connector's only exception.
@@ -42,7 +49,7 @@ class ConnectorSettings:
         endpoint = self.profile.endpoint(kind)
         if endpoint is None:
             raise SettingsError(f"Profile {self.profile.name!r} has no {kind} endpoint.")
-        provider = _ConnectorCredentials(self.credentials)
+        provider = provider or ConnectorCredentials(self.credentials)
         with _masked_prints(provider):
             # The connector would infer a wrong region, or none, from accelerated endpoints.
             return native().new_oss_dataset(
@@ -55,6 +62,40 @@ class ConnectorSettings:
                 total,
                 self.profile.region,
             )
+
+
+class ConnectorClient:
+    """The connector on an endpoint, opened again where its key would expire before it asks for the next one.
+
+    It asks every 30 s (ASKS_EVERY). That is enough for a key that is renewed minutes before its end, not for one that
+    lives a minute.
+    """
+
+    def __init__(self, settings: ConnectorSettings, kind: EndpointKind, *, number: int = 0, total: int = 1) -> None:
+        self._settings = settings
+        self._kind = kind
+        self._number = number
+        self._total = total
+        self._provider = ConnectorCredentials(settings.credentials)
+        self._opened: Any = None
+        self._previous: Any = None  # requests may still be in flight
+
+    def current(self) -> Any:
+        """The `DataSet` to send the next requests with. Raises like `ConnectorSettings.open`."""
+        if self._opened is None or self._is_outdated():
+            provider = ConnectorCredentials(self._settings.credentials)
+            opened = self._settings.open(self._kind, number=self._number, total=self._total, provider=provider)
+            self._previous, self._opened, self._provider = self._opened, opened, provider
+        return self._opened
+
+    def _is_outdated(self) -> bool:
+        key = self._provider.latest
+        if key is None or not ends_within(key, 2 * ASKS_EVERY):
+            return False
+        try:
+            return self._settings.credentials().access_key_id != key.access_key_id
+        except ConsoleError:  # not renewed yet: this key is used to its end
+            return False
 
 
 @functools.cache
@@ -89,7 +130,7 @@ def connector_native_log() -> Path:
 
 
 @contextlib.contextmanager
-def _masked_prints(provider: _ConnectorCredentials) -> Iterator[None]:
+def _masked_prints(provider: ConnectorCredentials) -> Iterator[None]:
     """Masks the AccessKey IDs in what is printed to standard output meanwhile.
 
     The connector prints each credential's ID while it opens, before it reads its configuration with the log level (seen
@@ -111,16 +152,22 @@ def _masked_prints(provider: _ConnectorCredentials) -> Iterator[None]:
         os.close(held)
 
 
-class _ConnectorCredentials:
-    """A credentials provider with the connector's interface; `given` are the AccessKey IDs it has returned."""
+class ConnectorCredentials:
+    """A credentials provider with the connector's interface.
+
+    `given` are the AccessKey IDs it has returned, `latest` is the last pair.
+    """
 
     def __init__(self, source: CredentialSource) -> None:
         self.given: set[str] = set()
+        self.latest: Credentials | None = None
         self._source = source
 
     def get_credentials(self) -> Any:
+        """The current key pair; called from a thread of the connector."""
         key = self._source()
         self.given.add(key.access_key_id)
+        self.latest = key
         return _PlainKey(
             key.access_key_id,
             key.access_key_secret.reveal(),

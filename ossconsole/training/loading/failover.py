@@ -15,7 +15,7 @@ from ossconsole.training.data import TrainingData
 from ossconsole.training.loading.connector import ConnectorSettings
 from ossconsole.training.loading.loader import Batch, BatchLoader, LoaderError
 from ossconsole.training.loading.reader import MISSING
-from ossconsole.training.plan import BatchRequest, Plan
+from ossconsole.training.plan import BatchRequest, Requests
 
 FAILURES = 2
 """Failed attempts at one batch, each with its own retries, before the run falls back, waits, pauses or ends."""
@@ -42,7 +42,7 @@ class FailoverLoader:
         context: RunContext,
         connector: ConnectorSettings,
         data: TrainingData,
-        plan: Plan,
+        plan: Requests,
         *,
         start: int,
         pin: bool,

@@ -126,6 +126,10 @@ class AttachedRun:
         """Requests a checkpoint after the step under way."""
         self._process.send(control.SaveCheckpoint(run=self.id))
 
+    def profile(self) -> None:
+        """Requests a profile of the next steps."""
+        self._process.send(control.ProfileSteps(run=self.id))
+
     def set_lr(self, lr: float) -> None:
         """Changes the peak learning rate from the next step on."""
         self._process.send(control.SetLr(run=self.id, lr=lr))

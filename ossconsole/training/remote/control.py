@@ -26,7 +26,6 @@ from ossconsole.config.files import decode_json, make_folder, reason, state_dir,
 from ossconsole.config.profiles import Profile
 from ossconsole.dataset.upload.job import UploadJob, UploadSummary
 from ossconsole.dataset.upload.progress import UploadProgress
-from ossconsole.training.run import TrainingRun
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +58,10 @@ class SaveCheckpoint(_RunCommand, frozen=True, kw_only=True, tag="checkpoint"):
     """Writes a checkpoint after the step under way."""
 
 
+class ProfileSteps(_RunCommand, frozen=True, kw_only=True, tag="profile"):
+    """Profiles the next steps."""
+
+
 class SwitchEndpoint(_RunCommand, frozen=True, kw_only=True, tag="switch"):
     """Reads future batches through `endpoint`; `reason` goes into the event log."""
 
@@ -86,7 +89,7 @@ class GetReport(msgspec.Struct, frozen=True, kw_only=True, tag_field="do", tag="
     """Requests a Report."""
 
 
-RunCommand = Union[Pause, Resume, Stop, SaveCheckpoint, SwitchEndpoint, SetLr]  # noqa: UP007 - msgspec, 3.10
+RunCommand = Union[Pause, Resume, Stop, SaveCheckpoint, ProfileSteps, SwitchEndpoint, SetLr]  # noqa: UP007 - msgspec, 3.10
 Command = Union[RunCommand, UploadAction, GetReport]  # noqa: UP007
 
 
@@ -99,7 +102,10 @@ class UploadReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What a process works on. `run` is the id of its run, "" when none is alive."""
+    """What a process works on. `run` is the id of its run, "" when none is alive.
+
+    `bucket` is "" for a script that is watched without a profile.
+    """
 
     pid: int
     region: str = ""
@@ -118,6 +124,39 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     report: Report | None = None
 
 
+class ControllableRun(Protocol):
+    """A run that other processes may control. Its requests return immediately; each may raise ConsoleError."""
+
+    @property
+    def id(self) -> str:
+        """The id of the run."""
+
+    @property
+    def alive(self) -> bool:
+        """False once the run has ended."""
+
+    def pause(self) -> None:
+        """Requests a pause after the step under way."""
+
+    def resume(self) -> None:
+        """Ends a pause."""
+
+    def stop(self) -> None:
+        """Requests the end of the run."""
+
+    def checkpoint(self) -> None:
+        """Requests a checkpoint after the step under way."""
+
+    def profile(self) -> None:
+        """Records the next steps with torch.profiler."""
+
+    def set_lr(self, lr: float) -> None:
+        """Changes the peak learning rate from the next step on."""
+
+    def switch(self, kind: EndpointKind, reason: str) -> None:
+        """Reads future batches through `kind`."""
+
+
 class ControlTarget(Protocol):
     """What other processes may watch and control in this process."""
 
@@ -126,7 +165,7 @@ class ControlTarget(Protocol):
         """The active profile, None before there is one."""
 
     @property
-    def own_run(self) -> TrainingRun | None:
+    def own_run(self) -> ControllableRun | None:
         """The newest run of this process."""
 
     @property
@@ -244,16 +283,19 @@ class ControlServer:
     def _report(self) -> Report:
         target = self._target
         profile, run, upload = target.profile, target.own_run, target.own_upload
-        if profile is None:
-            return Report(pid=os.getpid())
-        return Report(
+        report = Report(
             pid=os.getpid(),
+            run=run.id if run is not None and run.alive else "",
+            upload=None if upload is None else _upload_report(upload),
+        )
+        if profile is None:
+            return report
+        return msgspec.structs.replace(
+            report,
             region=profile.region,
             bucket=profile.bucket,
             dataset_prefix=profile.dataset_prefix,
             checkpoint_prefix=profile.checkpoint_prefix,
-            run=run.id if run is not None and run.alive else "",
-            upload=None if upload is None else _upload_report(upload),
         )
 
 
@@ -261,7 +303,7 @@ def _upload_report(upload: UploadJob) -> UploadReport:
     return UploadReport(source=str(upload.settings.source), progress=upload.progress(), summary=upload.summary())
 
 
-def _control_run(run: TrainingRun, command: RunCommand) -> None:
+def _control_run(run: ControllableRun, command: RunCommand) -> None:
     if isinstance(command, Pause):
         run.pause()
     elif isinstance(command, Resume):
@@ -270,6 +312,8 @@ def _control_run(run: TrainingRun, command: RunCommand) -> None:
         run.stop()
     elif isinstance(command, SaveCheckpoint):
         run.checkpoint()
+    elif isinstance(command, ProfileSteps):
+        run.profile()
     elif isinstance(command, SwitchEndpoint):
         run.switch(command.endpoint, command.reason)
     else:

@@ -14,15 +14,18 @@ from ossconsole.config.text import counted, safe_text
 from ossconsole.dataset.contents import MAX_SAMPLE_BYTES, ImageContent, folder_images, show_image
 from ossconsole.dataset.manifest import Manifest
 from ossconsole.storage.jobs.actions import (
+    RESTORE_TIERS,
     Copy,
     Delete,
     ObjectOrPrefix,
     Restore,
+    RestoreTier,
     Usage,
     UsageTotals,
     Versioning,
     key_of,
     presigned_url,
+    restore_time,
     versioning,
 )
 from ossconsole.storage.jobs.download import Download, Existing, local_component
@@ -183,20 +186,41 @@ async def restore(screen: Browser) -> None:
     store, sources = screen.store, screen.targets
     if store is None or not sources:
         return
-    question = ConfirmScreen(
-        "Restore",
-        f"Restore all archived objects in this selection for a day? OSS charges per gigabyte.\n{_names(sources)}",
-        (Choice("", "Cancel"), Choice("go", "Restore", "warning")),
-    )
+    classes = {source.storage_class for source in sources if isinstance(source, ObjectSummary)}
+    whole = all(isinstance(source, ObjectSummary) for source in sources)
 
     def finished(job: Job) -> None:
         screen.refresh_after(job)
         if isinstance(job, Restore) and job.state is JobState.DONE:
             screen.notify(_restore_result(job), markup=False, timeout=8)
 
-    single = len(sources) == 1 and isinstance(sources[0], ObjectSummary)
-    if single or await screen.app.push_screen_wait(question):
-        screen.run_job(Restore(store, sources), finished)
+    tier = RestoreTier.STANDARD
+    # One Archive object costs little and takes a minute; for others there is something to decide.
+    if not (len(sources) == 1 and whole and classes.isdisjoint(RESTORE_TIERS)):
+        answer = await screen.app.push_screen_wait(_restore_question(sources))
+        if not answer:
+            return
+        tier = RestoreTier(answer)
+    screen.run_job(Restore(store, sources, tier=tier), finished)
+
+
+def _restore_question(sources: Sequence[ObjectOrPrefix]) -> ConfirmScreen:
+    lines = "\n".join(
+        f"{storage_class}: " + ", ".join(f"{tier.value} {time}" for tier, time in tiers.items())
+        for storage_class, tiers in RESTORE_TIERS.items()
+    )
+    return ConfirmScreen(
+        "Restore",
+        "Restore all archived objects in this selection for 1 day? OSS bills the retrieved gigabytes (Expedited costs "
+        "the most, Bulk the least), each request, and the readable copies for their day.\n"
+        f"Archive: {restore_time('Archive', RestoreTier.STANDARD)}, without a priority.\n{lines}\n{_names(sources)}",
+        (
+            Choice("", "Cancel"),
+            Choice(RestoreTier.STANDARD.value, "Standard", "warning"),
+            Choice(RestoreTier.EXPEDITED.value, "Expedited", "warning"),
+            Choice(RestoreTier.BULK.value, "Bulk", "warning"),
+        ),
+    )
 
 
 def _restore_result(job: Restore) -> str:
@@ -204,7 +228,8 @@ def _restore_result(job: Restore) -> str:
         return "Nothing here is archived."
     known = f" ({job.in_progress:,} more already in progress)" if job.in_progress else ""
     requested = counted(job.requested, "object")
-    return f"Restore requested for {requested}{known}. This takes minutes to hours; press r to refresh."
+    times = "; ".join(f"{name}: readable {restore_time(name, job.tier)}" for name in sorted(job.classes))
+    return f"Restore requested for {requested}{known}. {times}. Press r to refresh."
 
 
 # Addresses

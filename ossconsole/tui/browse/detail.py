@@ -345,6 +345,8 @@ def _info(info: ObjectInfo, width: int) -> list[Line]:
 
 def _full(full: ObjectDetails, width: int) -> list[Line]:
     lines = [_title("Access, tags and versions")]
+    if full.link:
+        lines += _pair("link to", safe_text(full.link), width)
     lines += _pair("ACL", full.acl if full.acl is not None else _why(full, "acl"), width)
     if full.tags is None:
         lines += _pair("tags", _why(full, "tags"), width)

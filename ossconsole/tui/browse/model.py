@@ -76,7 +76,8 @@ def source_of_row(rows: ObjectRows, row: int) -> ObjectOrPrefix:
     """A row as the jobs accept it: an object, or the prefix of a folder."""
     if rows.is_folder(row):
         return rows.key(row)
-    return ObjectSummary(rows.key(row), rows.size(row), rows.modified(row), rows.storage_class(row))
+    key, size, modified = rows.key(row), rows.size(row), rows.modified(row)
+    return ObjectSummary(key, size, modified, rows.storage_class(row), type=rows.type(row))
 
 
 _BUILT_DIRECTLY = 20_000  # rows, which are sorted and filtered within a few milliseconds

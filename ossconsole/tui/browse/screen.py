@@ -34,6 +34,7 @@ from ossconsole.tui.browse.table import ObjectTable
 from ossconsole.tui.console import ConsoleState, Ready, Starting
 from ossconsole.tui.kit import actions
 from ossconsole.tui.kit.canvas import Panel
+from ossconsole.tui.kit.jobs import job_line
 from ossconsole.tui.kit.screen import ConsoleScreen, notice, preparation
 from ossconsole.tui.kit.scroll import Block, DetailView
 from ossconsole.tui.kit.text import Line
@@ -411,7 +412,7 @@ class BrowseScreen(ConsoleScreen):
         return detail_blocks(self.detail, width, self.glyphs) if self.detail is not None else []
 
     def _job_lines(self, width: int, _height: int) -> Sequence[Line]:
-        return [table.job_line(job, width, self.glyphs) for job in table.shown_jobs(self.console.jobs)]
+        return [job_line(job, width, self.glyphs) for job in table.shown_jobs(self.console.jobs)]
 
     def _status_lines(self, _width: int, _height: int) -> Sequence[Line]:
         if self.store is None:

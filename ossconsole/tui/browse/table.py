@@ -13,10 +13,11 @@ from textual.message import Message
 from ossconsole.config.text import counted, safe_text
 from ossconsole.storage.jobs.job import Job, JobState
 from ossconsole.storage.listing import ListingState, ObjectRows, RowView, Sort, SortKey
+from ossconsole.storage.objects import SYMLINK
 from ossconsole.tui.browse.model import BrowseModel
 from ossconsole.tui.kit.glyphs import Glyphs
 from ossconsole.tui.kit.table import RowPainter, VirtualTable
-from ossconsole.tui.kit.text import Line, duration, moment, percent, shorten_middle, size
+from ossconsole.tui.kit.text import Line, moment, shorten_middle, size
 
 _MARGIN = 3  # marks for selection and folder
 
@@ -93,11 +94,13 @@ def row_line(
 
 def _figure(rows: ObjectRows, row: int, key: SortKey, cells: int) -> str:
     if key is SortKey.SIZE:
-        return size(rows.size(row)).rjust(cells)
+        # The listing has the size of a link, not of what it names.
+        text = "-" if rows.type(row) == SYMLINK else size(rows.size(row))
+        return text.rjust(cells)
     if key is SortKey.MODIFIED:
         date = moment(rows.modified(row))
         return date[5:16] if cells == _SHORT_DATE else date
-    return rows.storage_class(row)
+    return rows.type(row) if rows.type(row) == SYMLINK else rows.storage_class(row)
 
 
 def shown_name(name: str) -> str:
@@ -167,38 +170,6 @@ _JOBS_SHOWN = 3
 def shown_jobs(jobs: Sequence[Job]) -> list[Job]:
     """The newest jobs that need attention; those that are done were announced, and `J` lists them."""
     return [job for job in jobs if job.state is not JobState.DONE or job.failures][-_JOBS_SHOWN:]
-
-
-def job_line(job: Job, width: int, glyphs: Glyphs) -> Line:
-    """A job in one line: progress, rate and remaining time; at the end, its result."""
-    progress = job.progress()
-    mark, style = {
-        JobState.RUNNING: (glyphs.running, "primary"),
-        JobState.DONE: (glyphs.done, "good"),
-        JobState.FAILED: (glyphs.failed, "bad"),
-        JobState.CANCELLED: (glyphs.paused, "warn"),
-    }[job.state]
-    more = "" if progress.total_known else "+"
-    parts = [f"{progress.items_done + progress.items_skipped:,}/{progress.items_total:,}{more}"]
-    if progress.bytes_total:
-        parts.append(f"{size(progress.bytes_done)} of {size(progress.bytes_total)}{more}")
-    if job.moves_bytes and progress.bytes_total and progress.total_known:
-        parts.insert(0, percent(progress.bytes_done / progress.bytes_total))
-    if job.moves_bytes and progress.bytes_per_s:
-        parts.append(f"{size(progress.bytes_per_s)}/s")
-    if job.moves_bytes and job.state is JobState.RUNNING and progress.eta_s is not None:
-        parts.append(f"{duration(progress.eta_s)} left")
-    if progress.items_skipped:
-        parts.append(f"{progress.items_skipped:,} {job.skipped_label}")
-    if job.failures:
-        parts.append(f"{len(job.failures):,} failed")
-    if job.state is not JobState.RUNNING:
-        parts.append(str(job.state))
-    elif job.waiting or job.note:
-        parts.append(safe_text(job.waiting or job.note))
-    figures = Line(("  ".join(parts) + " ", "text"))
-    room = width - figures.width - 4
-    return Line((f" {mark} ", style), (shorten_middle(job.title, room, glyphs.ellipsis), "text")).right(figures, width)
 
 
 class _ViewRows(Sequence[int]):

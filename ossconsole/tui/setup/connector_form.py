@@ -1,10 +1,8 @@
-"""The forms for the connector's configuration and for the accelerator."""
+"""The form for the connector's configuration."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import msgspec
 
 from ossconsole.config.connector import (
     CONNECTOR_KEYS,
@@ -16,18 +14,8 @@ from ossconsole.config.connector import (
     load_connector_config,
     save_connector_config,
 )
-from ossconsole.config.endpoints import classify
 from ossconsole.config.errors import SettingsError
-from ossconsole.config.profiles import FieldError, Profile
-from ossconsole.storage.accelerator import (
-    LARGEST_GB,
-    ON_READ,
-    ON_WRITE,
-    SMALLEST_GB,
-    AcceleratedPath,
-    Accelerator,
-    cost_estimate,
-)
+from ossconsole.config.profiles import FieldError
 from ossconsole.tui.kit.dialogs import Field, FormScreen, Values
 
 _WHERE = "where"
@@ -85,59 +73,3 @@ def _typed(key: ConnectorKey, text: str) -> int | bool | str:
         return int(text)
     except ValueError as error:
         raise FieldError(key.name, f"{text!r} is not a whole number.", remedy=f"Default: {key.default}.") from error
-
-
-_TUTORIAL_GB = 500
-_POLICIES = (("on first read", ON_READ), ("on write and on first read", ON_WRITE))
-
-
-class AcceleratorForm(FormScreen):
-    """Returns the Accelerator to create; the hint shows the cost while the size is typed."""
-
-    def __init__(self, profile: Profile, present: Accelerator | None) -> None:
-        super().__init__("Change the accelerator" if present else "Create an accelerator", save="Continue")
-        self._profile = profile
-        self._present = present
-
-    def fields(self) -> Sequence[Field]:
-        zone = classify(self._profile.accelerated_endpoint or "").zone
-        found = self._present or Accelerator(
-            zone=zone, quota_gb=_TUTORIAL_GB, paths=(AcceleratedPath(f"{self._profile.dataset_prefix}/"),)
-        )
-        policy = found.paths[0].policy if found.paths else found.policy
-        sizes = f"{SMALLEST_GB} to {LARGEST_GB:,} GB, at most one change per hour"
-        return [
-            Field("zone", "zone", "zone of the GPU instance, such as cn-hangzhou-j", found.zone),
-            Field("quota_gb", "size in GB", sizes, str(found.quota_gb)),
-            Field("paths", "paths", "prefixes to cache, separated by commas; empty = whole bucket", _paths(found)),
-            Field(
-                "policy", "cached", "when an object enters the cache; on read is enough for training", policy, _POLICIES
-            ),
-        ]
-
-    def hint(self, field: Field) -> str:
-        """For the size, also its cost."""
-        if field.name != "quota_gb" or not self.value("quota_gb").isdecimal():
-            return field.hint
-        return f"{field.hint}; {cost_estimate(Accelerator(zone='', quota_gb=int(self.value('quota_gb'))))}"
-
-    def accept(self, values: Values) -> Accelerator:
-        """The accelerator. Raises FieldError."""
-        quota = values["quota_gb"]
-        if not quota.isdecimal() or not SMALLEST_GB <= int(quota) <= LARGEST_GB:
-            raise FieldError(
-                "quota_gb", f"{quota!r} is not a valid size.", remedy=f"Enter {SMALLEST_GB} to {LARGEST_GB:,} GB."
-            )
-        if not values["zone"]:
-            raise FieldError("zone", "The zone is missing.", remedy="Enter one, such as cn-hangzhou-j.")
-        paths = tuple(
-            AcceleratedPath(path.strip().lstrip("/"), values["policy"])
-            for path in values["paths"].split(",")
-            if path.strip()
-        )
-        wanted = Accelerator(zone=values["zone"], quota_gb=int(quota), paths=paths, policy=values["policy"])
-        return msgspec.structs.replace(wanted, name=f"{self._profile.bucket}_data-acc")
-
-
-def _paths(accelerator: Accelerator) -> str:
-    return ", ".join(path.prefix for path in accelerator.paths)

@@ -27,7 +27,6 @@ from ossconsole.config.endpoints import EndpointKind, HostInfo, classify
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import short_path
 from ossconsole.config.profiles import Profile
-from ossconsole.storage.accelerator import Accelerator
 from ossconsole.storage.probe.report import (
     PERMISSION_STAGES,
     Figures,
@@ -37,10 +36,10 @@ from ossconsole.storage.probe.report import (
     StepStatus,
     stages,
 )
-from ossconsole.tui.console import AcceleratorState, ConsoleState, NoCredentials, Setting, Unavailable
+from ossconsole.tui.console import ConsoleState, NoCredentials, Setting, Unavailable
 from ossconsole.tui.kit.glyphs import Glyphs
 from ossconsole.tui.kit.screen import ConsoleModal, notice
-from ossconsole.tui.kit.text import Line, duration, milliseconds, moment, rate, safe, shorten, shorten_middle, wrap
+from ossconsole.tui.kit.text import Line, duration, milliseconds, rate, safe, shorten, shorten_middle, wrap
 
 
 class ProbeState:
@@ -270,29 +269,6 @@ def _wrapped(text: str, style: str, width: int) -> list[Line]:
     return [Line((f" {part}", style)) for part in wrap(safe(text), width - 2)]
 
 
-def accelerator_lines(state: AcceleratorState | None, problem: str, glyphs: Glyphs, width: int) -> list[Line]:
-    """The accelerator of the bucket; `state` is None before it was read."""
-    if problem:
-        return [Line((f" {part}", "warn")) for part in wrap(safe(problem), width - 2)]
-    if state is None:
-        return [
-            Line(
-                (" Not read yet. Press ", "dim"),
-                ("c", "primary"),
-                (" to test, or ", "dim"),
-                ("a", "primary"),
-                (".", "dim"),
-            )
-        ]
-    found = state.accelerator
-    if found is None:
-        return [Line((" The bucket has none. Press ", "warn"), ("a", "primary"), (" to create one.", "dim"))]
-    lines = [_row(label, value, glyphs, width) for label, value in _facts(found)]
-    for caution in state.accelerator_warnings:
-        lines += [Line((f" {part}", "warn")) for part in wrap(f"! {safe(caution)}", width - 2)]
-    return lines
-
-
 @dataclass(frozen=True)
 class ConnectorState:
     """The configuration file of the connector; `path` is "" before it was read, `problem` says why it is invalid."""
@@ -316,9 +292,9 @@ def connector_lines(state: ConnectorState, glyphs: Glyphs, width: int) -> list[L
     if state.problem:
         return [Line((f" {part}", "bad")) for part in wrap(safe(state.problem), width - 2)]
     known = state.values
-    lines = [_row("file", state.path, glyphs, width)]
+    lines = [row("file", state.path, glyphs, width)]
     changed = [key.name for key in CONNECTOR_KEYS if key.name in known and known[key.name] != key.default]
-    lines += [_row(name.split(".")[-1], short_path(str(known[name])), glyphs, width) for name in changed]
+    lines += [row(name.split(".")[-1], short_path(str(known[name])), glyphs, width) for name in changed]
     return [*lines, Line((" Press ", "dim"), ("o", "primary"), (" to edit it.", "dim"))]
 
 
@@ -326,21 +302,11 @@ def source_lines(sources: Sequence[tuple[str, str]], glyphs: Glyphs, width: int)
     """Each source of credentials in order of precedence, with its content."""
     if not sources:
         return [Line((f" searching{glyphs.ellipsis}", "dim"))]
-    return [_row(name, found, glyphs, width, label=width // 2) for name, found in sources]
+    return [row(name, found, glyphs, width, label=width // 2) for name, found in sources]
 
 
-def _facts(found: Accelerator) -> list[tuple[str, str]]:
-    paths = ", ".join(f"{path.prefix} ({path.policy})" for path in found.paths) or f"the whole bucket ({found.policy})"
-    return [
-        ("name", found.name),
-        ("zone", found.zone),
-        ("size", f"{found.quota_gb:,} GB, documented peak {found.peak_mb_per_s:,.0f} MB/s"),
-        ("caches", paths),
-        ("since", moment(found.created) if found.created else "unknown"),
-    ]
-
-
-def _row(label_text: str, value: str, glyphs: Glyphs, width: int, *, label: int = LABEL) -> Line:
+def row(label_text: str, value: str, glyphs: Glyphs, width: int, *, label: int = LABEL) -> Line:
+    """A label and its value, both foreign text, in one line."""
     line = Line((f" {shorten(safe(label_text), label - 2, glyphs.ellipsis)}", "dim")).to(label)
     return line.add(shorten(safe(value), width - label - 1, glyphs.ellipsis))
 

@@ -12,6 +12,7 @@ from textual.binding import Binding, BindingType
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
+from ossconsole.config.alibaba_credentials import CliProfileSource, SdkFileSource
 from ossconsole.config.credential_sources import (
     FileSource,
     SourceState,
@@ -59,7 +60,7 @@ _HINTS = {
     "accelerated_endpoint": "for reading the dataset; empty without an accelerator",
     "dataset_prefix": "the folder with train/ and val/",
     "checkpoint_prefix": "the folder for checkpoints",
-    "credentials": "auto tries all sources; or environment, connector, ossutil:NAME, aliyun:NAME, ecs:ROLE",
+    "credentials": "auto (all), environment, oidc, connector, uri, ossutil:NAME, aliyun:NAME, sdk:NAME or ecs:ROLE",
 }
 _LABELS = {
     "standard_endpoint": "standard",
@@ -415,7 +416,9 @@ class KeyForm(FormScreen):
 
 def _is_foreign(state: SourceState) -> bool:
     """Whether it is a key pair of another tool, which the connector does not read."""
-    return isinstance(state.source, FileSource) and state.source.kind != "connector"
+    if isinstance(state.source, FileSource):
+        return state.source.kind != "connector"
+    return isinstance(state.source, CliProfileSource | SdkFileSource)
 
 
 def _typed(values: Values) -> Credentials:

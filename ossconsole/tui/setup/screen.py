@@ -18,16 +18,25 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.config.metadata import Instance
 from ossconsole.config.profiles import FLAGS_NAME, SANDBOX_NAME, Profile, load_settings, save_settings
 from ossconsole.config.resolve import OriginKind
-from ossconsole.storage.accelerator import Accelerator, cost_estimate
+from ossconsole.storage.accelerator import Accelerator
 from ossconsole.storage.probe.report import ProbeStage, StepStatus
 from ossconsole.tui.console import AcceleratorState, NoCredentials, Starting, Unavailable
 from ossconsole.tui.kit import actions
 from ossconsole.tui.kit.canvas import Panel
 from ossconsole.tui.kit.dialogs import Choice, ConfirmScreen, TypedConfirmScreen
-from ossconsole.tui.kit.screen import ConsoleScreen, notice, profile_label
+from ossconsole.tui.kit.jobs import job_line, newest_warm_up, warm_up
+from ossconsole.tui.kit.screen import ConsoleModal, ConsoleScreen, notice, profile_label
 from ossconsole.tui.kit.text import Line, heading, safe, wrap
 from ossconsole.tui.setup import panels
-from ossconsole.tui.setup.connector_form import AcceleratorForm, ConnectorForm
+from ossconsole.tui.setup.accelerator import (
+    AcceleratorForm,
+    accelerator_lines,
+    accelerator_text,
+    change_question,
+    creation_question,
+    deletion_question,
+)
+from ossconsole.tui.setup.connector_form import ConnectorForm
 from ossconsole.tui.setup.panels import ProbeState, ReportScreen
 from ossconsole.tui.setup.profiles import KeyForm, ProfileForm, ProfilesScreen
 
@@ -206,10 +215,11 @@ class SetupScreen(ConsoleScreen):
             (str(state.source), mask_key_id(state.credentials.access_key_id) if state.credentials else state.problem)
             for state in self._sources
         ]
-        glyphs = self.glyphs
+        glyphs, warming = self.glyphs, newest_warm_up(self.console)
         lines = [
             self._heading(f"Accelerator{self._simulated}", width),
-            *panels.accelerator_lines(self._accelerator, self._accelerator_problem, glyphs, width),
+            *accelerator_lines(self._accelerator, self._accelerator_problem, glyphs, width),
+            *([job_line(warming, width, glyphs)] if warming else []),
             self._heading("Connector", width),
             *panels.connector_lines(self._connector, glyphs, width),
             self._heading("Credentials on this machine", width),
@@ -234,6 +244,8 @@ class SetupScreen(ConsoleScreen):
             # Also without credentials: the connection to the endpoints can be tested.
             known = state.profile is not None and (state.usable or not isinstance(state, Starting))
             return True if known and not (self._probe and self._probe.running) else None
+        if action == "warm_up":
+            return True if profile is not None and profile.accelerated_endpoint else None
         if action == "accelerator":
             return True if profile is not None and profile.accelerated_endpoint and not self.services.readonly else None
         return True
@@ -333,36 +345,51 @@ class SetupScreen(ConsoleScreen):
         if profile is None:
             return
         await asyncio.to_thread(self._read_accelerator)
-        present = self._accelerator.accelerator if self._accelerator else None
-        if self._accelerator_problem:
+        state = self._accelerator
+        if state is None:  # a change replaces everything, so what is there must be known
             self.notify(safe(self._accelerator_problem), severity="warning", timeout=12, markup=False)
-        choice = "change"
+            return
+        present, choice = state.accelerator, "change"
         if present is not None:
-            choices = (Choice("", "Cancel"), Choice("change", "Change"), Choice("delete", "Delete", "error"))
-            text = f"{present.name} in {present.zone}, {present.quota_gb:,} GB: {cost_estimate(present)}."
-            choice = await self.app.push_screen_wait(ConfirmScreen("Accelerator", text, choices))
-        if choice == "delete":
-            await self._delete_accelerator(profile.bucket)
+            changes = (Choice("change", "Change"),) if present.paths_known else ()
+            choices = (Choice("", "Cancel"), *changes, Choice("delete", "Delete", "error"))
+            choice = await self.app.push_screen_wait(ConfirmScreen("Accelerator", accelerator_text(present), choices))
+        if choice == "delete" and present is not None:
+            await self._delete_accelerator(profile.bucket, present)
         elif choice == "change":
             wanted = await self.app.push_screen_wait(AcceleratorForm(profile, present))
             if wanted is not None:
-                await self._create_accelerator(profile.bucket, wanted)
+                await self._save_accelerator(profile.bucket, wanted, present)
 
-    async def _create_accelerator(self, bucket: str, wanted: Accelerator) -> None:
-        paths = ", ".join(path.prefix for path in wanted.paths) or "the whole bucket"
-        question = (
-            f"An accelerator of {wanted.quota_gb:,} GB in {wanted.zone} for oss://{bucket}, caching {paths}.\n"
-            f"Billing starts with its creation:\n{cost_estimate(wanted)}."
-        )
-        screen = TypedConfirmScreen("Create a billed accelerator?", question, word=bucket, button="Create")
+    @work(group="warm-up", exit_on_error=False)
+    async def action_warm_up(self) -> None:
+        """Read the dataset once through the accelerated endpoint, or show the warm-up that is running."""
+        await warm_up(self)
+
+    async def _save_accelerator(self, bucket: str, wanted: Accelerator, present: Accelerator | None) -> None:
+        """Ask, then create or change; what costs more is confirmed by typing."""
+        if present is None:
+            title, question, button = "Create a billed accelerator?", creation_question(bucket, wanted), "Create"
+        else:
+            title, question, button = "Change the accelerator?", change_question(present, wanted), "Change"
+        if not question:
+            self.notify("The accelerator stays as it is: nothing was changed.", timeout=5)
+            return
+        if present is None or wanted.quota_gb > present.quota_gb:
+            screen: ConsoleModal = TypedConfirmScreen(title, question, word=bucket, button=button)
+        else:
+            screen = ConfirmScreen(title, question, (Choice("", "Cancel"), Choice("yes", button, "warning")))
         if await self.app.push_screen_wait(screen):
-            await self._change(lambda: self.services.bucket_setup().create_accelerator(wanted), "Accelerator updated.")
+            await self._change(
+                lambda: self.services.bucket_setup().save_accelerator(wanted, present), "Accelerator updated."
+            )
 
-    async def _delete_accelerator(self, bucket: str) -> None:
-        question = f"Deletes the cache of oss://{bucket}; billing ends. The objects stay in the bucket."
+    async def _delete_accelerator(self, bucket: str, present: Accelerator) -> None:
+        question = deletion_question(bucket, present)
         screen = TypedConfirmScreen("Delete the accelerator?", question, word=bucket, button="Delete")
         if await self.app.push_screen_wait(screen):
-            await self._change(lambda: self.services.bucket_setup().delete_accelerator(), "Accelerator deleted.")
+            zone = present.zone
+            await self._change(lambda: self.services.bucket_setup().delete_accelerator(zone), "Accelerator deleted.")
 
     async def _change(self, change: Callable[[], None], report: str) -> None:
         """Apply a change in a thread, report it, and read the accelerator again."""

@@ -160,6 +160,7 @@ STEP = ChartSpec("step", "step_ms", unit=" ms")
 FETCH = ChartSpec("fetch", "fetch_ms", unit=" ms")
 READ = ChartSpec("read", "read", unit=" MB/s")
 RATE = ChartSpec("learning rate", "lr", style="dim")
+GRADIENT = ChartSpec("gradient norm", "grad_norm", scale="around")
 CPU = ChartSpec("CPU", "host.cpu", scale="percent", unit=" %", style="dim")
 MEMORY = ChartSpec("RAM", "host.memory", unit=" GiB", style="dim")
 
@@ -169,11 +170,12 @@ def chart_specs(view: RunView, *, raw: bool, log: bool) -> list[ChartSpec]:
     loss = replace(LOSS, scale="log" if log else "around", title="loss, log" if log else "loss")
     if raw:
         loss = replace(loss, series="loss", title=f"{loss.title}, raw", behind="")
-    gpus = [gpu for gpu in (view.telemetry.gpus if view.telemetry else ()) if gpu.mig is None]
-    pairs = [_gpu_pair(f"GPU {gpu.index}", f"gpu{gpu.index}") for gpu in gpus]
-    if len(pairs) > 1:
-        pairs.insert(0, _gpu_pair(counted(len(pairs), "GPU"), "gpus"))
-    first, others = pairs[:1], pairs[1:]
+    own = [gpu for gpu in view.gpus if gpu.mig is None]
+    others = [gpu for gpu in (view.telemetry.gpus if view.telemetry else ()) if gpu.mig is None and gpu not in own]
+    pairs = [_gpu_pair(f"GPU {gpu.index}", f"gpu{gpu.index}") for gpu in (*own, *others)]
+    if len(own) > 1:
+        pairs.insert(0, _gpu_pair(counted(len(own), "GPU"), "gpus"))
+    first, further = pairs[:1], pairs[1:]
     return [
         WAIT,
         loss,
@@ -185,7 +187,8 @@ def chart_specs(view: RunView, *, raw: bool, log: bool) -> list[ChartSpec]:
         CPU,
         MEMORY,
         RATE,
-        *(spec for pair in others for spec in pair),
+        *([GRADIENT] if GRADIENT.series in view.series else []),
+        *(spec for pair in further for spec in pair),
     ]
 
 

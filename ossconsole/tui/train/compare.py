@@ -9,7 +9,19 @@ from ossconsole.config.text import counted
 from ossconsole.telemetry.events import percent as coarse_percent
 from ossconsole.telemetry.visits import EndpointFigures
 from ossconsole.tui.kit.plot import large, nice_ceiling
-from ossconsole.tui.kit.text import MISSING, Line, compact, joined, percent, rate, short_times, shorten, size, wrap
+from ossconsole.tui.kit.text import (
+    MISSING,
+    Line,
+    compact,
+    joined,
+    percent,
+    rate,
+    safe,
+    short_times,
+    shorten,
+    size,
+    wrap,
+)
 from ossconsole.tui.train.monitor import DashboardContext
 
 _ROWS: tuple[tuple[str, Callable[[EndpointFigures], str]], ...] = (
@@ -177,6 +189,8 @@ def _missing(context: DashboardContext) -> str:
     view = context.view
     if view.run is None:
         return "no run yet"
+    if context.foreign_loader:
+        return f"{safe(context.foreign_loader)} has no endpoints"
     if not context.has_accelerated:
         return "no accelerated endpoint in the profile"
     if view.warming is not None:

@@ -37,6 +37,7 @@ _BOUND_STYLES = {
     Bottleneck.NONE: "strong",
 }
 _STATE_STYLES = {
+    RunState.COMPILING: "warn",
     RunState.RUNNING: "good",
     RunState.VALIDATING: "good",
     RunState.PAUSED: "warn",

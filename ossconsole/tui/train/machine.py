@@ -21,7 +21,8 @@ def machine(context: DashboardContext, width: int, height: int) -> list[Line]:
     telemetry = context.view.telemetry
     if telemetry is None:
         return [Line((f" GPU   {_nothing(context)}", "dim"))]
-    gpus, host = telemetry.gpus, telemetry.host
+    own = context.view.gpus
+    gpus, host = (*own, *(gpu for gpu in telemetry.gpus if gpu not in own)), telemetry.host
     room = max(1, height - (1 if host is not None else 0))
     if not gpus:
         problem = safe(telemetry.problem) or "no GPU on this machine"
@@ -45,8 +46,10 @@ def _name(gpu: GpuSample) -> str:
 
 
 def _gpu(gpu: GpuSample, context: DashboardContext, width: int) -> Line:
-    """One GPU with its metrics in columns; those that do not fit are left out."""
-    line = Line((f" {_name(gpu)} ", "dim"))
+    """One GPU with its metrics in columns; those that do not fit are left out. The run's own are marked."""
+    view = context.view
+    marked = view.telemetry is not None and len(view.gpus) < len(view.telemetry.gpus) and _is_own(gpu, context)
+    line = Line((context.glyphs.running if marked else " ", "good"), (f"{_name(gpu)} ", "text" if marked else "dim"))
     if gpu.problem and gpu.utilization is None and gpu.memory_used is None:
         return line.add(f" {shorten(safe(gpu.problem), width - line.width - 2, context.glyphs.ellipsis)}", "bad")
     wide = width >= _BARS_FROM
@@ -72,6 +75,10 @@ def _gpu(gpu: GpuSample, context: DashboardContext, width: int) -> Line:
         if line.width + len(text) <= width:
             line.add(text, "dim")
     return line
+
+
+def _is_own(gpu: GpuSample, context: DashboardContext) -> bool:
+    return gpu.uuid in {own.uuid for own in context.view.gpus}
 
 
 def _share(amount: float, whole: float | None) -> float | None:

@@ -169,6 +169,12 @@ class DashboardContext:
         """True for a run on the sandbox."""
         return self.view.run is not None and self.view.run.simulated
 
+    @property
+    def foreign_loader(self) -> str:
+        """The loader of a watched script, "" for a run that reads from the endpoints."""
+        run = self.view.run
+        return run.loader if run is not None and self.view.endpoint is None else ""
+
     def named(self, kind: EndpointKind) -> Line:
         """Glyph and name of an endpoint, in its colour."""
         return Line((self.glyphs.named(kind), str(kind)))

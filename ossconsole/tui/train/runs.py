@@ -15,6 +15,7 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.telemetry import export
 from ossconsole.telemetry.events import RunState
+from ossconsole.telemetry.report import write_report
 from ossconsole.telemetry.runs import RunSummary, list_runs, read_events
 from ossconsole.telemetry.series import Point
 from ossconsole.telemetry.view import RunView
@@ -384,6 +385,12 @@ class RunsScreen(ConsoleScreen):
         if choice:
             suffix, write = _EXPORTS[choice]
             self._write(write, Path(run.path), Path.cwd() / f"{run.run}{suffix}")
+
+    def action_report(self) -> None:
+        """Write a page about the run to the working directory."""
+        run = self.table.cursor_row
+        if run is not None:
+            self._write(write_report, Path(run.path), Path.cwd() / f"{run.run}.html")
 
     @work(thread=True, exclusive=True, group="export-file", exit_on_error=False)
     def _write(self, write: Callable[[Path, Path], object], record: Path, target: Path) -> None:

@@ -14,16 +14,17 @@ from textual.binding import Binding, BindingType
 from textual.widgets import Button
 
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.config.errors import ConsoleError
+from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.profiles import FieldError, Profile, checked
 from ossconsole.telemetry.auto import AutoCompare
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.view import RunView
-from ossconsole.training.settings import TrainSettings
+from ossconsole.training.settings import AUTO, BACKBONE, NOTHING, TrainSettings, auto_values, check_model
 from ossconsole.tui.console import ConsoleState, Ready, RunHandle
 from ossconsole.tui.kit import actions, memory
 from ossconsole.tui.kit.actions import KeyAction
 from ossconsole.tui.kit.dialogs import Choice, ConfirmScreen, Field, FormScreen, PromptScreen, Values
+from ossconsole.tui.kit.jobs import warm_up
 from ossconsole.tui.kit.screen import notice, preparation, preparation_stages
 from ossconsole.tui.kit.text import number
 from ossconsole.tui.train.dashboard import Dashboard, RunSource
@@ -33,23 +34,25 @@ FORM = "train"
 _FIELDS = (
     Field("epochs", "Epochs", "passes over the training set"),
     Field("max_steps", "Max steps", "stop after this many steps; 0 = no limit"),
-    Field("batch_size", "Batch size", "samples per step"),
+    Field("model", "Model", "of torchvision, such as resnet50 or vit_b_16"),
+    Field("batch_size", "Batch size", "samples per step; auto = 256 on a GPU with room, 64 on a CPU"),
     Field("workers", "Workers", "reader processes, at least one"),
     Field("processes", "GPUs", "number of GPUs to use; 0 = all"),
     Field("endpoint", "Endpoint", "endpoint to start with"),
     Field("dataset_prefix", "Dataset", "prefix with train/<class>/ in it: prepared samples, or plain images"),
     Field("val_split", "Held out", "share of the images to validate with, where the dataset has no val/"),
     Field("switch_every", "Switch every", "alternate the endpoints every N steps; 0 = manual (e)"),
-    Field("learning_rate", "Learning rate", "peak; linear warm-up, then a cosine schedule to 0"),
+    Field("learning_rate", "Learning rate", "peak, before a cosine to 0; auto = 0.1 per 256 samples"),
     Field("image_size", "Image size", "side of the training images in px; 0 = 224 from 256 stored"),
     Field("weights", "Weights", "none, imagenet, a file, or oss://bucket/key"),
+    Field("freeze", "Freeze", "backbone = train only the head", choices=((NOTHING, NOTHING), (BACKBONE, BACKBONE))),
     Field("resume", "Resume from", "key of a checkpoint, or latest; empty = from scratch"),
     Field("seed", "Seed", "of the sample order and the augmentation"),
     Field("checkpoint_every", "Save every", "also save every N steps; 0 = after each epoch only"),
 )
 
 
-_OF_A_RUN = {"switch", "auto_compare", "control", "pause", "stop", "checkpoint", "learning_rate"}
+_OF_A_RUN = {"switch", "auto_compare", "control", "pause", "stop", "checkpoint", "learning_rate", "profile"}
 
 
 class NewRun(msgspec.Struct, frozen=True):
@@ -81,7 +84,7 @@ class NewRunScreen(FormScreen):
     def fields(self) -> list[Field]:
         """The settings of the form, the endpoint as a list."""
         kinds = tuple((self.glyphs.named(kind), kind.value) for kind in self._profile.endpoints)
-        fields = [replace(field, value=str(self._initial.get(field.name, ""))) for field in _FIELDS]
+        fields = [replace(field, value=_shown(field.name, self._initial.get(field.name, ""))) for field in _FIELDS]
         return [replace(field, choices=kinds) if field.name == "endpoint" else field for field in fields]
 
     def _defaults(self) -> dict[str, Any]:
@@ -96,14 +99,23 @@ class NewRunScreen(FormScreen):
         """Put the default into every field."""
         defaults = self._defaults()
         for field in _FIELDS:
-            self.control(field.name).value = str(defaults[field.name])
+            self.control(field.name).value = _shown(field.name, defaults[field.name])
 
     def accept(self, values: Values) -> NewRun:
         """The run; its values are remembered, the dataset prefix unless it is the profile's. Raises FieldError."""
         typed = dict(values)
         profile = checked(msgspec.structs.replace(self._profile, dataset_prefix=typed.pop("dataset_prefix")))
+        for name, auto in _AUTO_VALUES.items():
+            if typed.get(name) == AUTO:
+                typed[name] = str(auto)
+        try:
+            check_model(typed["model"])
+        except SettingsError as error:
+            raise FieldError("model", error.message, remedy=error.remedy) from error
         try:
             settings = msgspec.convert(typed, TrainSettings, strict=False)
+        except SettingsError as error:
+            raise FieldError("weights", error.message, remedy=error.remedy) from error
         except msgspec.ValidationError as error:
             raise _field_error(str(error)) from error
         prefix = profile.dataset_prefix
@@ -111,6 +123,14 @@ class NewRunScreen(FormScreen):
         known = msgspec.to_builtins(settings) | {"dataset_prefix": own}
         self.console.remember(FORM, self._profile.name, {field.name: known[field.name] for field in _FIELDS})
         return NewRun(settings, prefix)
+
+
+_AUTO_VALUES = auto_values()
+
+
+def _shown(name: str, value: object) -> str:
+    """A value of the settings in the form."""
+    return AUTO if name in _AUTO_VALUES and value == _AUTO_VALUES[name] else str(value)
 
 
 def _field_error(reason: str) -> ConsoleError:
@@ -179,6 +199,9 @@ class TrainScreen(Dashboard):
             return self._allowed(action) if busy else False
         if action == "new_run":  # while the bucket is being prepared, the key explains why no run can start
             return None if busy or self.services.readonly else True
+        if action == "warm_up":
+            profile = self.services.profile
+            return True if profile is not None and profile.accelerated_endpoint else None
         if action == "resume":
             possible = not busy and not self.services.readonly and isinstance(self.services.state, Ready)
             return True if possible and self.monitor.view.last_checkpoint is not None else None
@@ -187,7 +210,7 @@ class TrainScreen(Dashboard):
     def _allowed(self, action: str) -> bool | None:
         """The same for the actions of a run that is alive."""
         if action in {"switch", "auto_compare"}:
-            return True if self.context.has_accelerated else None
+            return True if self.context.has_accelerated and not self.context.foreign_loader else None
         return None if action == "control" and self.monitor.view.delivering is None else True
 
     def live_actions(self) -> list[tuple[KeyAction, bool]]:
@@ -241,6 +264,13 @@ class TrainScreen(Dashboard):
                 "checkpoint after this step",
                 lambda view: view.saving is not None or view.last_checkpoint is not before,
             )
+
+    def action_profile(self) -> None:
+        """Record the next steps; the event log then names the file."""
+        run = self.monitor.run
+        if run is not None:
+            run.profile()
+            self.notify("The next steps are profiled; the event log names the file.", timeout=4)
 
     def action_switch(self) -> None:
         """Switch to the other endpoint; auto A/B ends."""
@@ -302,6 +332,11 @@ class TrainScreen(Dashboard):
             after = self.monitor.view.step
             run.set_lr(float(text))
             self._request("learning rate", f"learning rate {text.strip()}", lambda view: view.step > after)
+
+    @work(group="warm-up", exit_on_error=False)
+    async def action_warm_up(self) -> None:
+        """Read the dataset once through the accelerated endpoint, or show the warm-up that is running."""
+        await warm_up(self)
 
     def action_new_run(self) -> None:
         """Open the form of a new run; while the bucket is not ready, say why."""

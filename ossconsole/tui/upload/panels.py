@@ -125,6 +125,7 @@ def plan_lines(area: PanelArea, plan: UploadPlan, settings: UploadSettings, pref
     splits = ", ".join(f"{count:,} {split}" for split, count in plan.samples.items()) or "none"
     samples = counted(plan.to_send, "sample")
     lines = [
+        area.row("layout", plan.layout),
         area.row("samples", f"{splits}, in {counted(len(plan.classes), 'class', 'classes')}", "strong"),
         area.row("classes", _classes(plan.classes)),
         area.row("to upload", f"{samples}, {about}{size(plan.bytes_to_send)} as {shape}", "strong"),
@@ -137,7 +138,7 @@ def plan_lines(area: PanelArea, plan: UploadPlan, settings: UploadSettings, pref
     ]
     lines += [Line((f" {row}", "bad")) for row in wrap(safe(plan.problem), max(8, area.width - 2))]
     marked = [("!", "warn", note) for note in plan.notes]
-    lines += _problem_lines(area, marked, plan.lost, plan.unused, area.height - len(lines) - 2)
+    lines += _problem_lines(area, marked, plan.lost, (*plan.cautions, *plan.unused), area.height - len(lines) - 2)
     if plan.problem:
         return [*lines, Line(), Line((" esc back", "primary"))]
     start = "s start the upload" if plan.to_send else "Nothing to upload. s verifies the bucket and writes the manifest"

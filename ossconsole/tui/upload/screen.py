@@ -25,6 +25,7 @@ from ossconsole.tui.console import Ready
 from ossconsole.tui.kit import actions, memory
 from ossconsole.tui.kit.canvas import Panel
 from ossconsole.tui.kit.dialogs import PromptScreen
+from ossconsole.tui.kit.jobs import check_bandwidth
 from ossconsole.tui.kit.screen import ConsoleModal, ConsoleScreen, notice, preparation
 from ossconsole.tui.kit.text import MISSING, Line, safe
 from ossconsole.tui.upload import panels
@@ -432,20 +433,10 @@ class UploadScreen(ConsoleScreen):
             return
         now = upload.progress().bandwidth
         question = "At most this many MB/s, decimals allowed; 0 removes the cap."
-        prompt = PromptScreen("Bandwidth", question, f"{(now or 0) / 1e6:g}", check=_check_bandwidth, replace=True)
+        prompt = PromptScreen("Bandwidth", question, f"{(now or 0) / 1e6:g}", check=check_bandwidth, replace=True)
         self.app.push_screen(prompt, self._set_bandwidth)
 
     def _set_bandwidth(self, text: str | None) -> None:
         upload = self.services.upload
         if upload is not None and upload.alive and text is not None:
             upload.set_bandwidth(float(text) * 1e6 or None)
-
-
-def _check_bandwidth(text: str) -> None:
-    """Raises ConsoleError for anything but a number of MB/s from 0."""
-    try:
-        value = float(text)
-    except ValueError as error:
-        raise ConsoleError(f"{text.strip()!r} is not a number.") from error
-    if not 0 <= value < 1e6:
-        raise ConsoleError("The bandwidth must be 0 or more MB/s.")

@@ -42,6 +42,8 @@ PARTS: dict[str, tuple[Callable[[Setup], Part], float]] = {
     "whole loop": (rates.whole_loop, 180),
     "checkpoint stall": (rates.checkpoint_stall, 40),
     "out of memory": (correctness.out_of_memory, 90),
+    "gpu selection": (correctness.gpu_selection, 90),
+    "group end": (correctness.group_end, 40),
     "same endpoint": (rates.same_endpoint, 90),
     "learning": (correctness.learning, 90),
     "transform": (rates.transform, 30),

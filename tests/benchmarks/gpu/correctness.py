@@ -6,20 +6,27 @@ import contextlib
 import io
 import subprocess
 import sys
+import time
 from collections import deque
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
+from torch._C._distributed_c10d import HashStore
 from torchvision.models import resnet18
 
 from ossconsole.dataset.formats import SampleFormat
+from ossconsole.telemetry import events
 from ossconsole.training.checkpoints.checkpoint import fetch_uri
-from ossconsole.training.compute.device import DeviceContext, select_device
+from ossconsole.training.compute.device import DeviceContext
+from ossconsole.training.compute.selection import gpu_uuid, select_device
 from ossconsole.training.compute.trainer import EpochMeter, Trainer
-from ossconsole.training.distributed.process_group import ProcessGroup
+from ossconsole.training.distributed.process_group import ProcessGroup, end_group
 from ossconsole.training.distributed.ranks import RankInfo
 from ossconsole.training.loading.images import SampleTransform
+from ossconsole.training.loading.loader import lock_pages, unlock_pages
+from ossconsole.training.loading.shared_memory import SharedBuffer
 from ossconsole.training.settings import TrainSettings
 from tests.benchmarks.gpu.setup import Part, Setup, held_by_others, run_to_end, used_memory
 
@@ -123,7 +130,7 @@ def snapshot(setup: Setup) -> Part:
 def out_of_memory(setup: Setup) -> Part:
     """A batch too large for the device ends its run with words, and the next run in this process works."""
     if not setup.cuda:
-        return Part(ok=True, figures={"skipped": "needs a GPU"})
+        return _pretended_out_of_memory(setup)
     before = used_memory()
     common: dict[str, Any] = {
         "dataset": setup.dataset(SampleFormat.IMAGE_U8, 32, 4096),
@@ -147,6 +154,62 @@ def out_of_memory(setup: Setup) -> Part:
             "held by others": words,
         },
     )
+
+
+def _pretended_out_of_memory(setup: Setup) -> Part:
+    """The same on a CPU, which would swap: the copy of a batch raises torch's error."""
+    dataset = setup.dataset(SampleFormat.IMAGE_U8, 32, 256)
+    common: dict[str, Any] = {"dataset": dataset, "workers": 1, "batch_size": 8, "max_steps": 2}
+    full = torch.OutOfMemoryError("CUDA out of memory")
+    with mock.patch.object(DeviceContext, "images", side_effect=full):
+        failed, _ = run_to_end(setup, **common)
+    works, _ = run_to_end(setup, **common)
+    message = str(failed.error or "no error")
+    figures = {"too large": message, "next run": str(works.error or "works")}
+    return Part(ok="memory" in message and works.error is None, figures=figures)
+
+
+def gpu_selection(setup: Setup) -> Part:
+    """The GPU that a run used, by the record: as `--gpu` names it, and in a rank that is a process of its own."""
+    dataset = setup.dataset(SampleFormat.IMAGE_U8, 32, 256)
+    uuid = gpu_uuid(0) if setup.cuda else ""
+    figures, ok = {}, True
+    cases: dict[str, dict[str, Any]] = {"auto": {}, "a process per GPU": {"processes": 0}, "CPU": {"device": "cpu"}}
+    if setup.cuda:
+        cases |= {"index": {"gpu": "0"}, "UUID": {"gpu": uuid}}
+    for name, settings in cases.items():
+        run, found = run_to_end(setup, dataset=dataset, workers=1, batch_size=8, max_steps=2, **settings)
+        used = next((event for event in found if isinstance(event, events.Devices)), None)
+        figures[name] = str(run.error) if used is None else ", ".join(used.gpus) or used.device
+        on_gpu = setup.cuda and name != "CPU"
+        ok = ok and run.error is None and used is not None and (uuid in used.gpus if on_gpu else used.gpus == ())
+    return Part(ok=ok, figures=figures)
+
+
+def group_end(setup: Setup) -> Part:
+    """A process group of one rank ends with collectives pending, aborted and in order, before its buffer is unlocked.
+
+    More ranks than one need a GPU each; what one shows is that the calls in this order neither hang nor fail.
+    """
+    device = torch.device("cuda", 0) if setup.cuda else torch.device("cpu")
+    figures = {}
+    for abort in (True, False):
+        store = HashStore()
+        torch.distributed.init_process_group("nccl" if setup.cuda else "gloo", store=store, rank=0, world_size=1)
+        buffer = SharedBuffer(setup.many(64) << 20)
+        rows = torch.frombuffer(buffer.memory, dtype=torch.uint8)
+        if setup.cuda:
+            lock_pages(rows)
+        values = rows.to(device, non_blocking=True).float()
+        for _ in range(20):
+            torch.distributed.all_reduce(values)
+        begun = time.perf_counter()
+        end_group(device, abort=abort)
+        if setup.cuda:
+            unlock_pages(rows)
+        figures["aborted, s" if abort else "in order, s"] = time.perf_counter() - begun
+        buffer.close()
+    return Part(ok=not torch.distributed.is_initialized(), figures=figures)
 
 
 def learning(setup: Setup) -> Part:

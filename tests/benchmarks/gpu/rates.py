@@ -23,7 +23,8 @@ from ossconsole.dataset.manifest import object_key
 from ossconsole.training.bench.limits import ConnectorReader, rate
 from ossconsole.training.checkpoints.checkpoint import Snapshot
 from ossconsole.training.checkpoints.store import RunProgress
-from ossconsole.training.compute.device import DeviceContext, select_device
+from ossconsole.training.compute.device import DeviceContext
+from ossconsole.training.compute.selection import select_device
 from ossconsole.training.compute.trainer import EpochMeter, Trainer
 from ossconsole.training.data import TrainingData
 from ossconsole.training.distributed.process_group import ProcessGroup

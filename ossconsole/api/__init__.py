@@ -1,0 +1,1 @@
+"""The public API for training scripts; `import ossconsole` offers its names, and loads them on first use."""

@@ -1,0 +1,271 @@
+"""`ossconsole.OssImages`: batches of images from OSS for any training script."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from ossconsole.api.profile import connector_settings, open_profile
+from ossconsole.api.ranks import this_rank, world_size
+from ossconsole.cli.sandbox import fill_sandbox
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.errors import ConsoleError
+from ossconsole.dataset.formats import CHANNELS
+from ossconsole.storage.client import ObjectStore
+from ossconsole.telemetry import events
+from ossconsole.telemetry.events import Event
+from ossconsole.telemetry.runs import new_run_id
+from ossconsole.training.compute.device import DeviceContext
+from ossconsole.training.context import RunContext
+from ossconsole.training.data import training_data
+from ossconsole.training.loading.failover import FailoverLoader
+from ossconsole.training.loading.loader import Batch, sample_transform
+from ossconsole.training.plan import BatchRequest, Plan, Split
+from ossconsole.training.settings import TrainSettings
+
+log = logging.getLogger(__name__)
+
+_EPOCHS = 1_000_000  # more than any script iterates
+_STATE_VERSION = 1
+
+
+class OssImages:
+    """An iterable of `(images, labels)` batches of one split, read by the connector in processes of their own.
+
+    Without a `device`, images are uint8 on the host, (n, 3, size, size), channels last; tensor-f32 samples are float32
+    and normalised. With one they are normalised float32 on that device. Labels are int64, (n,). Each iteration is one
+    epoch, in an order given by `seed`; `state_dict` and `load_state_dict` resume at the next batch. Wrapped in
+    `ossconsole.watch`, the console shows the loop, and switches the endpoint while it runs.
+
+    `profile` is one of the console ("sandbox" is the embedded server), "" for the active one; `bucket`, `region` and
+    `prefix` (of the dataset) replace its own. `workers` are reader processes. `augment` crops and flips at random,
+    by default for training. `image_size` 0 is automatic, as in `ossconsole train`. Under torch.distributed each rank
+    reads its own part of every batch of `batch_size` times the number of ranks.
+
+    Raises ConsoleError: for example without a profile, without credentials, or without such a dataset.
+    """
+
+    def __init__(
+        self,
+        split: str = "train",
+        *,
+        batch_size: int = 64,
+        image_size: int = 0,
+        augment: bool | None = None,
+        workers: int = 2,
+        seed: int = 0,
+        device: torch.device | str | None = None,
+        profile: str = "",
+        bucket: str = "",
+        region: str = "",
+        prefix: str = "",
+        endpoint: str = "standard",
+        val_split: float = 0.1,
+    ) -> None:
+        self.batch_size = batch_size
+        self.num_workers = workers
+        self.last_batch: Batch | None = None
+        """The newest batch with its figures, for `ossconsole.watch`."""
+        self._split = _split(split)
+        self._device = None if device is None else torch.device(device)
+        self._settings = TrainSettings(
+            epochs=_EPOCHS,
+            batch_size=batch_size,
+            workers=workers,
+            image_size=image_size,
+            augment=self._split is Split.TRAIN if augment is None else augment,
+            endpoint=EndpointKind(endpoint),
+            seed=seed,
+            val_split=val_split,
+        )
+        self._next = 0  # number of the next batch in the plan
+        self._in_epoch = False  # whether an epoch was begun and not finished
+        self._resumed = False
+        self._iteration = 0
+        self._source: FailoverLoader | None = None
+        self._plan: Plan | None = None
+        with contextlib.ExitStack() as resources:
+            flags = {"profile": profile, "bucket": bucket, "region": region, "dataset_prefix": prefix}
+            opened = open_profile(resources, flags)
+            fill_sandbox(opened)
+            self._connector = connector_settings(opened)
+            self.context = RunContext(new_run_id(), opened.profile, opened.credentials, self._settings, _log_event)
+            store = resources.enter_context(contextlib.closing(ObjectStore(opened.profile, opened.credentials)))
+            self._data = training_data(store, opened.profile.dataset_prefix, val_split=val_split, seed=seed)
+            if not self._data.count(str(self._split)):
+                raise ConsoleError(
+                    f"The dataset {store.uri(self._data.prefix)} has no {self._split} split.",
+                    remedy="Upload images to it, or hold out some of the training images with val_split.",
+                )
+            self._labels = torch.from_numpy(self._data.columns(str(self._split)).labels)
+            self._transform = sample_transform(self._settings, self._data)
+            self._compute = (
+                None
+                if self._device is None
+                else DeviceContext(self._settings, self._transform, device=self._device, sharing=world_size())
+            )
+            self._resources = resources.pop_all()
+        self.classes = self._data.classes
+        """The names of the classes, by label."""
+        self.sample_format = str(self._data.format)
+        self.stored_as = "shards" if self._data.sharded else "objects"
+
+    @property
+    def image_size(self) -> int:
+        """The side of the images, pixels."""
+        return self._transform.size
+
+    def __len__(self) -> int:
+        """The batches of an epoch on this rank."""
+        plan = self._planned()
+        training = plan.steps_per_epoch
+        return training if self._split is Split.TRAIN else plan.batches_per_epoch - training
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        if self._in_epoch and not self._resumed:
+            self._skip_epoch()
+        self._resumed = False
+        self._iteration += 1
+        return self._epoch(self._source or self._open(), self._iteration)
+
+    def _epoch(self, source: FailoverLoader, iteration: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        while True:
+            if iteration != self._iteration:
+                raise ConsoleError(
+                    "These OssImages are iterated twice at the same time.", remedy="Use one OssImages for each loop."
+                )
+            if self._compute is not None:
+                self._compute.free_slots()
+            batch = source.next()
+            if batch is None:  # stopped by the console
+                return
+            for sample in batch.bad:
+                self.context.warn(f"Skipped {sample.key}: {sample.reason}.", "Replace or delete the object.")
+            self.last_batch = batch
+            self._next, self._in_epoch = batch.request.number + 1, not batch.request.last
+            yield self._images(batch.data), self._labels_of(batch)
+            if batch.request.last:
+                return
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position after the newest batch, and what the order depends on; plain values."""
+        return {"version": _STATE_VERSION, "next": self._next, "in_epoch": self._in_epoch, **self._order()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues after the batch of `state`. Raises ConsoleError where dataset, seed or batch size differ."""
+        for name, mine in self._order().items():
+            if state.get(name) != mine:
+                raise ConsoleError(
+                    f"The state has {name} {state.get(name)!r}, this loader has {mine!r}: the order would differ.",
+                    remedy="Use the same dataset, seed and batch size of all ranks together.",
+                )
+        self._close_source()
+        self._next, self._in_epoch = int(state["next"]), bool(state["in_epoch"])
+        self._resumed = True
+
+    def close(self) -> None:
+        """Ends the readers."""
+        self._close_source()
+        self._resources.close()
+
+    def __enter__(self) -> OssImages:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _order(self) -> dict[str, Any]:
+        return {
+            "split": str(self._split),
+            "seed": self._settings.seed,
+            "batch_size": self.batch_size * world_size(),
+            "samples": self._data.count(str(self._split)),
+        }
+
+    def _planned(self) -> Plan:
+        """The plan; made late, as the ranks are known once torch.distributed is initialised."""
+        if self._plan is None:
+            data = self._data
+            self._plan = Plan(
+                self._settings,
+                data.count(str(Split.TRAIN)),
+                data.count(str(Split.VAL)),
+                rank=this_rank(),
+                world=world_size(),
+                tar_bytes=data.tar_bytes,
+            )
+        return self._plan
+
+    def _skip_epoch(self) -> None:
+        """The last loop ended early: the rest of its epoch is not used."""
+        per_epoch = self._planned().batches_per_epoch
+        self._close_source()
+        self._next, self._in_epoch = -(-self._next // per_epoch) * per_epoch, False
+
+    def _open(self) -> FailoverLoader:
+        cuda = self._device is not None and self._device.type == "cuda"
+        context = self.context
+        self._source = FailoverLoader(
+            context,
+            self._connector,
+            self._data,
+            SplitRequests(self._planned(), self._split),
+            start=self._next,
+            pin=cuda,
+            time_singles=context.profile.endpoint(EndpointKind.ACCELERATED) is not None,
+            sharing=world_size(),
+            poll_stop=lambda: None,
+            on_pause=lambda: None,
+            on_recovery=lambda: None,
+        )
+        return self._source
+
+    def _close_source(self) -> None:
+        if self._source is not None:
+            if self._compute is not None:
+                self._compute.free_all_slots()
+            self._source.close()
+            self._source = None
+
+    def _images(self, rows: torch.Tensor) -> torch.Tensor:
+        if self._compute is not None:
+            return self._compute.images(rows)
+        if self._transform.raw:
+            size = self._transform.stored_size
+            return rows.view(torch.float32).view(-1, CHANNELS, size, size).clone()
+        size = self._transform.size
+        # A copy: the buffer is used again for later batches.
+        return rows.view(-1, size, size, CHANNELS).permute(0, 3, 1, 2).clone()
+
+    def _labels_of(self, batch: Batch) -> torch.Tensor:
+        labels = self._labels[batch.rows]
+        return labels if self._compute is None else self._compute.labels(labels)
+
+
+class SplitRequests:
+    """The requests of a plan for one split."""
+
+    def __init__(self, plan: Plan, split: Split) -> None:
+        self._plan = plan
+        self._split = split
+
+    def requests(self, start: int = 0) -> Iterator[BatchRequest]:
+        """The requests from number `start` on."""
+        return (request for request in self._plan.requests(start) if request.split is self._split)
+
+
+def _split(name: str) -> Split:
+    try:
+        return Split(name)
+    except ValueError:
+        raise ConsoleError(f"{name!r} is not a split.", remedy='Use "train" or "val".') from None
+
+
+def _log_event(event: Event) -> None:
+    """Without `ossconsole.watch`, warnings and errors go to the log of Python."""
+    if isinstance(event, events.WarningEvent | events.ErrorEvent):
+        log.warning("%s", f"{event.message} {event.remedy}".strip())

@@ -1,0 +1,453 @@
+"""`ossconsole.watch`: the batches of any loader, measured, recorded, and shown by the console."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import queue
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from ossconsole.api.ranks import RankExchange, RankFigures, process_group, this_rank, world_size
+from ossconsole.api.timing import StepTimer, StepTiming, on_host, to_host
+from ossconsole.api.watched_run import WatchedLoop, WatchedRun
+from ossconsole.config.errors import ConsoleError
+from ossconsole.telemetry import events
+from ossconsole.telemetry.events import number
+from ossconsole.telemetry.workers import WorkerReader, worker_pids
+
+if TYPE_CHECKING:
+    from ossconsole.api.images import OssImages
+    from ossconsole.training.loading.loader import Batch
+
+T = TypeVar("T")
+
+_FLUSH_S = 0.25  # steps are recorded this often, by a thread
+_WORKERS_EVERY_S = 2.0
+_RANKS_EVERY_S = 2.0
+_RATE_STEPS = 10  # steps over which samples/s is averaged
+_active: Watch[Any] | None = None
+_lock = threading.Lock()
+
+
+class WatchError(ConsoleError):
+    """A loader that cannot be watched in this way."""
+
+
+def watch(
+    loader: Iterable[T],
+    *,
+    epochs: int = 0,
+    batch_size: int = 0,
+    on_checkpoint: Callable[[], object] | None = None,
+) -> Watch[T]:
+    """Yields the batches of `loader`, measures the loop around it, and shows it as a run in `ossconsole`.
+
+    Iterate over the result as over the loader, once per epoch. `epochs` and `batch_size` are shown where given; the
+    size of a batch is otherwise read from its first tensor. `on_checkpoint` is called between two steps when the
+    console requests a checkpoint. A process watches one loader: a second call with the same one returns the same Watch.
+    On ranks other than 0 of a `torchrun` job the batches are yielded and not recorded.
+
+    Raises WatchError while another loader is watched, and ConsoleError where the run's record cannot be written.
+    """
+    global _active  # noqa: PLW0603 - a process has one run
+    with _lock:
+        active = _active
+        if active is not None and active.is_open:
+            if active.loader is loader or active is loader:
+                return active
+            raise WatchError(
+                f"This process watches a {active.name} already, and can watch one loader at a time.",
+                remedy="Watch the training loader alone, or call close() on the first Watch.",
+            )
+        _active = Watch(loader, epochs=epochs, batch_size=batch_size, on_checkpoint=on_checkpoint)
+        return _active
+
+
+class Watch(Generic[T]):
+    """A watched loader, see `watch`. Attributes that it lacks are those of the loader, such as `sampler`."""
+
+    def __init__(
+        self, loader: Iterable[T], *, epochs: int, batch_size: int, on_checkpoint: Callable[[], object] | None
+    ) -> None:
+        self.loader = loader
+        self.name = type(loader).__name__
+        self._pid = os.getpid()
+        self._batch_size = batch_size or int(getattr(loader, "batch_size", 0) or 0)
+        self._iterating = False
+        self._logged: dict[str, Any] = {}
+        self._closed = False
+        self._stopped = False
+        self._loop: weakref.ref[WatchedIterator[T]] | None = None
+        self._ranks: RankExchange | None = None
+        self._run = self._open_run(epochs, on_checkpoint) if this_rank() == 0 else None
+        self._steps = StepRecorder(self._run, _as_oss_images(loader)) if self._run is not None else None
+        self._timer = self._steps.timer if self._steps is not None else StepTimer()
+        atexit.register(self._close_at_exit)
+
+    def _open_run(self, epochs: int, on_checkpoint: Callable[[], object] | None) -> WatchedRun:
+        images = _as_oss_images(self.loader)
+        loop = WatchedLoop(
+            loader=self.name,
+            workers=int(getattr(self.loader, "num_workers", 0) or 0),
+            batch_size=self._batch_size,
+            epochs=epochs,
+            steps_per_epoch=_length(self.loader) or 0,
+            world=world_size(),
+            sample_format=images.sample_format if images is not None else "",
+            stored_as=images.stored_as if images is not None else "",
+        )
+        context = images.context if images is not None else None
+        return WatchedRun(loop, context=context, on_checkpoint=on_checkpoint)
+
+    @property
+    def is_open(self) -> bool:
+        """False once it was closed, and in a process that was forked from its own."""
+        return not self._closed and os.getpid() == self._pid
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the console requested the end of the run: iterating ends then, and a loop over epochs should too.
+
+        All ranks of a job see it at the same step.
+        """
+        return self._stopped
+
+    @property
+    def run_id(self) -> str:
+        """The id of the run, as `ossconsole status` names it; "" on ranks other than 0."""
+        return self._run.id if self._run is not None else ""
+
+    def __len__(self) -> int:
+        return len(self.loader)  # type: ignore[arg-type]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or "loader" not in self.__dict__:  # while it is copied or unpickled
+            raise AttributeError(name)
+        return getattr(self.loader, name)
+
+    def __iter__(self) -> Iterator[T]:
+        if os.getpid() != self._pid:
+            raise WatchError(
+                f"This {self.name} is watched by process {self._pid}, from which this one was forked.",
+                remedy="Call ossconsole.watch after the fork.",
+            )
+        if self._closed:
+            raise WatchError(f"This watched {self.name} was closed.", remedy="Call ossconsole.watch again.")
+        previous = self._loop() if self._loop is not None else None
+        if previous is not None:  # some trainers stop at the known length, and keep the iterator
+            previous.batches.close()
+        distributed = process_group()
+        if self._ranks is None and distributed is not None:
+            self._ranks = RankExchange(distributed)
+        loop = WatchedIterator(self, self._iterate())
+        self._loop = weakref.ref(loop)
+        return loop
+
+    def is_current(self, loop: WatchedIterator[T]) -> bool:
+        """Whether no newer iteration has begun."""
+        return self._loop is not None and self._loop() is loop
+
+    def _iterate(self) -> Generator[T, None, None]:
+        self._iterating = True
+        timer = self._timer
+        timer.restart()
+        if self._steps is not None:
+            self._steps.begin_epoch()
+        try:
+            batches = iter(self.loader)
+            while not self._is_to_end():
+                timer.request()
+                try:
+                    batch = next(batches)
+                except StopIteration:
+                    break
+                timer.arrive()
+                try:
+                    yield batch
+                finally:  # also where the loop breaks: its last step is done then
+                    self._finish_step(batch)
+        finally:
+            self._iterating = False
+            if self._steps is not None:
+                self._steps.end_epoch()
+
+    def _is_to_end(self) -> bool:
+        """Whether all ranks end before the next batch; blocks while the run is paused."""
+        if self._run is not None:
+            self._run.apply_requests()
+        if self._ranks is None:
+            stops = self._stop_requested
+        else:
+            figures, stops = self._ranks.take()
+            if self._steps is not None and figures:
+                self._steps.add_ranks(figures)
+        self._stopped = self._stopped or stops
+        return self._stopped
+
+    @property
+    def _stop_requested(self) -> bool:
+        return self._run is not None and self._run.stopping
+
+    def _finish_step(self, batch: T) -> None:
+        timing = self._timer.finish()
+        if self._ranks is not None:
+            self._ranks.post(RankFigures(timing.host_wait_s, timing.host_step_s), stop=self._stop_requested)
+        if self._steps is not None:
+            logged, self._logged = self._logged, {}
+            self._steps.add(timing, self._batch_size or samples_in(batch), logged)
+
+    def log(self, **figures: Any) -> None:
+        """Records figures: `loss`, `lr`, `top1`, `top5` (fractions of 1), `val_loss`, or any other name as a series.
+
+        Within the loop they belong to the step under way, after it to its epoch. Values are numbers, or tensors of one
+        element, which are copied from a GPU without waiting for it.
+        """
+        if self._steps is None:
+            return
+        values = {name: to_host(value) for name, value in figures.items()}
+        if self._iterating:
+            self._logged.update(values)
+        else:
+            self._steps.log_epoch(values)
+
+    def close(self, error: str = "") -> None:
+        """Ends the run; `error` is the reason where it failed. The end of the process closes it too."""
+        if not self.is_open:
+            return
+        self._closed = True
+        if self._steps is not None:
+            self._steps.close(error)
+        atexit.unregister(self._close_at_exit)
+
+    def __enter__(self) -> Watch[T]:
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        self.close(_words(error) if error is not None else "")
+
+    def _close_at_exit(self) -> None:
+        with contextlib.suppress(ConsoleError):
+            error = getattr(sys, "last_value", None)  # set where the script ended with an exception
+            self.close(_words(error) if isinstance(error, BaseException) else "")
+
+
+class WatchedIterator(Iterator[T]):
+    """One iteration over a watched loader. Its end, or the end of the loop around it, ends the epoch."""
+
+    def __init__(self, watched: Watch[T], batches: Generator[T, None, None]) -> None:
+        self._watched = watched
+        self.batches = batches
+
+    def __next__(self) -> T:
+        if not self._watched.is_current(self):
+            raise WatchError(
+                f"This watched {self._watched.name} is iterated twice at the same time: its steps cannot be measured.",
+                remedy="Finish the first loop, or use another loader for the second one.",
+            )
+        return next(self.batches)
+
+
+@dataclass(frozen=True)
+class _DoneStep:
+    """A step whose figures may still be on their way from the device; `batch` is that of an OssImages loader."""
+
+    step: int
+    epoch: int
+    samples: int
+    time: float
+    timing: StepTiming
+    logged: Mapping[str, Any]
+    batch: Batch | None
+
+
+class StepRecorder:
+    """Times the steps of a watched loop, and records them in a thread of its own."""
+
+    def __init__(self, run: WatchedRun, images: OssImages | None) -> None:
+        self.run = run
+        self.timer = StepTimer()
+        self._images = images
+        self._ranks: list[Sequence[RankFigures]] = []
+        self._ranks_at = time.monotonic()
+        self._done: queue.SimpleQueue[_DoneStep] = queue.SimpleQueue()
+        self._waiting: list[_DoneStep] = []
+        self._rates: list[tuple[int, float]] = []
+        self._epoch_figures: dict[str, Any] = {}
+        self._losses: list[float] = []
+        self._epoch_samples = 0
+        self._epoch_begun = 0.0
+        self._lr = 0.0
+        self._last_loss: float | None = None
+        self._step = 0
+        self._epoch = 0
+        self._recording = threading.Lock()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="watch", daemon=True)
+        self._thread.start()
+
+    def begin_epoch(self) -> None:
+        """Starts the clock of an epoch; figures logged since the last one belong to that."""
+        self._finish_epoch()
+        self._epoch += 1
+        self._epoch_begun = time.perf_counter()
+
+    def add(self, timing: StepTiming, samples: int, logged: Mapping[str, Any]) -> None:
+        """The step under way is done, as far as the host is concerned; `logged` are its figures."""
+        self._step += 1
+        batch = self._images.last_batch if self._images is not None else None
+        self._done.put(_DoneStep(self._step, self._epoch, samples, time.time(), timing, logged, batch))
+
+    def add_ranks(self, figures: Sequence[RankFigures]) -> None:
+        """The figures of all ranks for the last step; their means are recorded now and then."""
+        self._ranks.append(figures)
+        if time.monotonic() < self._ranks_at + _RANKS_EVERY_S:
+            return
+        count, ranks = len(self._ranks), list(zip(*self._ranks, strict=True))
+        self._ranks, self._ranks_at = [], time.monotonic()
+        self.run.emit(
+            events.RankTimes(
+                time=time.time(),
+                waits_s=tuple(sum(each.wait_s for each in rank) / count for rank in ranks),
+                steps_s=tuple(sum(each.step_s for each in rank) / count for rank in ranks),
+                step=self._step,
+            )
+        )
+
+    def end_epoch(self) -> None:
+        """The loader has no more batches, or the loop ended early."""
+        self.run.epoch = self._epoch
+        if not self.run.stopping:
+            self._epoch_figures.setdefault("seconds", time.perf_counter() - self._epoch_begun)
+
+    def log_epoch(self, figures: Mapping[str, Any]) -> None:
+        """Figures of the last epoch."""
+        self._epoch_figures.update(figures)
+
+    def close(self, error: str) -> None:
+        """Records what is left, and ends the run."""
+        self._ended.set()
+        self._thread.join()
+        self._record_steps(wait=True)
+        self._finish_epoch()
+        self.run.close(error)
+
+    def _finish_epoch(self) -> None:
+        figures, self._epoch_figures = self._epoch_figures, {}
+        if "seconds" not in figures:
+            return
+        self._record_steps(wait=True)
+        losses, self._losses = self._losses, []
+        samples, self._epoch_samples = self._epoch_samples, 0
+        val_loss, top1, top5 = (on_host(figures.pop(name, None)) for name in ("val_loss", "top1", "top5"))
+        seconds = figures.pop("seconds")
+        others = ", ".join(f"{name} {number(on_host(value))}" for name, value in figures.items())
+        if others:
+            self.run.info(f"epoch {self._epoch}: {others}")
+        self.run.emit(
+            events.Epoch(
+                time=time.time(),
+                epoch=self._epoch,
+                train_loss=sum(losses) / len(losses) if losses else None,
+                seconds=seconds,
+                step=self._step,
+                samples=samples,
+                val_loss=val_loss,
+                top1=top1,
+                top5=top5,
+            )
+        )
+
+    def _work(self) -> None:
+        workers, next_read = WorkerReader(), 0.0
+        while not self._ended.wait(_FLUSH_S):
+            self._record_steps(wait=False)
+            if self._images is not None:
+                continue
+            pids = worker_pids()
+            workers.look(pids)
+            if time.monotonic() >= next_read:
+                next_read = time.monotonic() + _WORKERS_EVERY_S
+                usage = workers.read(pids)
+                if usage:
+                    self.run.emit(events.LoaderWorkers(time=time.time(), workers=usage))
+
+    def _record_steps(self, *, wait: bool) -> None:
+        """Records the steps that the device has completed; with `wait` all of them."""
+        with self._recording:
+            while not self._done.empty():
+                self._waiting.append(self._done.get())
+            while self._waiting and (wait or self._waiting[0].timing.ready()):
+                self._record(self._waiting.pop(0))
+
+    def _record(self, done: _DoneStep) -> None:
+        times = done.timing.read()
+        logged = {name: on_host(value) for name, value in done.logged.items()}
+        loss = logged.pop("loss", self._last_loss)
+        self._last_loss = loss
+        if loss is not None:
+            self._losses.append(loss)
+        self._lr = logged.pop("lr", None) or self._lr
+        self._epoch_samples += done.samples
+        self._rates = [*self._rates[1 - _RATE_STEPS :], (done.samples, times.step_s)]
+        seconds = sum(step_s for _, step_s in self._rates)
+        batch = done.batch
+        self.run.step = done.step
+        self.run.emit(
+            events.Step(
+                time=done.time,
+                step=done.step,
+                epoch=done.epoch,
+                samples=done.samples,
+                loss=loss,
+                lr=self._lr,
+                endpoint=batch.endpoint if batch is not None else None,
+                data_wait_s=times.wait_s,
+                step_time_s=times.step_s,
+                fetch_s=batch.fetch_s if batch is not None else 0.0,
+                bytes=batch.bytes if batch is not None else 0,
+                samples_per_s=sum(samples for samples, _ in self._rates) / seconds if seconds else 0.0,
+                compute_s=times.compute_s,
+                host_s=times.host_s,
+                host_late=times.host_late,
+                queued=batch.queued if batch is not None else 0,
+                readers_idle=batch.readers_idle if batch is not None else False,
+                single_s=batch.single_s if batch is not None else None,
+                decode_s=batch.decode_s if batch is not None else 0.0,
+                logged=logged,
+            )
+        )
+
+
+def samples_in(batch: Any) -> int:
+    """The length of the first tensor or array of a batch, also within tuples, lists and dictionaries; 0 without one."""
+    if isinstance(batch, Mapping):
+        batch = list(batch.values())
+    if isinstance(batch, list | tuple):
+        return next((count for each in batch if (count := samples_in(each))), 0)
+    shape = getattr(batch, "shape", None)
+    return int(shape[0]) if shape is not None and len(shape) else 0
+
+
+def _as_oss_images(loader: object) -> OssImages | None:
+    """The loader where it is an OssImages; its module is loaded then."""
+    module = sys.modules.get("ossconsole.api.images")
+    return loader if module is not None and isinstance(loader, module.OssImages) else None
+
+
+def _length(loader: object) -> int | None:
+    """The number of batches of an epoch; None where the loader does not know it."""
+    try:
+        return len(loader)  # type: ignore[arg-type]
+    except TypeError:  # also from the DataLoader of an iterable dataset
+        return None
+
+
+def _words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,370 @@
+"""What `ossconsole bench` prints: one line for each measurement, then the tables and conclusions."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ossconsole.cli.output import say
+from ossconsole.config.text import counted, safe_text
+from ossconsole.telemetry.compare import LOOKS, Decision
+from ossconsole.training.bench.buyers import BuyersTable, sized
+from ossconsole.training.bench.checkpoints import CheckpointReading, CheckpointSummary
+from ossconsole.training.bench.emulation import Calibration, EmulationSummary, Trial, Warming
+from ossconsole.training.bench.results import (
+    BenchCase,
+    BenchSummary,
+    CacheState,
+    Limit,
+    LimitKind,
+    Mode,
+    Quantiles,
+    Reading,
+    ReadPath,
+    result_key,
+)
+from ossconsole.training.bench.workloads import CALIBRATED_AU
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ossconsole.telemetry.compare import ComparisonReport
+    from ossconsole.training.bench.results import FormatResult, PathRatio, ResultRow
+    from ossconsole.training.bench.saved import BenchComparison, SavedBench
+
+
+def print_event(event: object) -> None:
+    """Prints one measurement on stderr; the table follows at the end."""
+    if isinstance(event, Reading):
+        wait = "" if event.wait_fraction is None else f"  data wait {event.wait_fraction:.0%}"
+        say(
+            f"{_named(event.cell)}{counted(event.cell.workers, 'worker'):>11}  batch {event.cell.batch_size:<5}"
+            f"{event.endpoint:<12}{event.temperature:<6}{event.samples_per_s:>10,.1f} samples/s{wait}",
+            err=True,
+        )
+    elif isinstance(event, Calibration):
+        verdict = "" if event.passed else f", below {CALIBRATED_AU:.0%}: this host is a limit".replace("%", " %")
+        say(f"{_accelerators(event.accelerators)} with a full buffer: AU {event.au:.1%}{verdict}", err=True)
+    elif isinstance(event, Warming):
+        say(
+            f"{_accelerators(event.accelerators)} read {event.samples:,} samples through {event.path} for the first "
+            f"time: {event.samples_per_s:,.1f} samples/s",
+            err=True,
+        )
+    elif isinstance(event, Trial):
+        say(
+            f"{_accelerators(event.accelerators)} on {event.path:<12}AU {event.sustained_au:6.1%}  "
+            f"{event.samples_per_s:>10,.1f} samples/s  {event.bytes_per_s / 1e6:>8,.1f} MB/s",
+            err=True,
+        )
+    elif isinstance(event, CheckpointReading):
+        say(f"{event.what:<28}{event.seconds:8.2f} s  {event.bytes_per_s / 1e6:>8,.1f} MB/s", err=True)
+    elif isinstance(event, Limit):
+        name = f"{_LIMITS[event.kind]}{f', {event.endpoint}' if event.endpoint else ''}"
+        say(f"limit: {name:<48}{event.samples_per_s:>10,.1f} samples/s", err=True)
+
+
+def _named(cell: BenchCase) -> str:
+    return f"{cell.mode:<9}{cell.format:<11}"
+
+
+_LIMITS = {
+    LimitKind.HTTP: "plain HTTP GETs",
+    LimitKind.CONNECTOR: "the connector alone",
+    LimitKind.COMPUTE: "computing on synthetic data",
+}
+
+
+def print_summary(summary: BenchSummary) -> None:
+    """Prints the table, the conclusion, and the details of each number."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if summary.formats:
+        for where in itertools.product(ReadPath, CacheState):
+            side_by_side = [each for each in summary.formats if (each.endpoint, each.temperature) == where]
+            if side_by_side:
+                console.print(_format_table(side_by_side, simulated=summary.simulated))
+        for line in _format_lines(summary):
+            say(line)
+        return
+    for mode in Mode:
+        rows = [row for row in summary.rows if row.cell.mode is mode]
+        if rows:
+            console.print(_table(mode, rows, summary))
+    _print_distributions(summary)
+    say(summary.headline)
+    for line in _mount_lines(summary):
+        say(line)
+    say(summary.bound)
+    if summary.ceiling is not None:
+        say(f"Accelerator: {summary.ceiling.words}.")
+    for row in summary.rows:
+        for temperature, found in row.comparison.items():
+            say(_detail(row, temperature, found))
+
+
+def _detail(row: ResultRow, temperature: str, found: ComparisonReport) -> str:
+    """The interval, stalls and conditions behind a row's number, in one line."""
+    parts = [found.words]
+    if found.typical_ratio is not None:
+        parts.append(f"typical step {found.typical_ratio:.2f}x")
+    for name, side in (("standard", found.standard), ("accelerated", found.accelerated)):
+        if side.stall_share is not None:
+            parts.append(f"{name} stalls {side.stall_share:.0%} of the time")
+    if found.conditions is not None:
+        parts.append(found.conditions.words)
+    return f"{row.cell.mode}, {temperature}: {'; '.join(parts)}"
+
+
+def _print_distributions(summary: BenchSummary) -> None:
+    """The times of steps and fetches by setup and path, where they were measured."""
+    from rich.console import Console
+
+    table = _new_table("Times of a step and of a reader for a batch, ms")
+    several = len({row.cell.prefetch_mb for row in summary.rows}) > 1
+    table.add_column("mode")
+    for title in ("workers", "batch", *(("prefetch MB",) if several else ())):
+        table.add_column(title, justify="right")
+    table.add_column("path", no_wrap=True)
+    for title in ("step p50", "p95", "p99", "stalls", "fetch p50", "p95", "p99"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in summary.rows:
+        cell = row.cell
+        setup = [str(cell.mode), str(cell.workers), str(cell.batch_size), *(_prefetch(cell) if several else ())]
+        for where, times in row.times.items():
+            table.add_row(*setup, where, *_ms(times.step), f"{times.stalls * 100:.0f} %", *_ms(times.fetch))
+    if table.row_count:
+        Console(highlight=False).print(table)
+
+
+def _prefetch(cell: BenchCase) -> tuple[str]:
+    return (str(cell.prefetch_mb or "auto"),)
+
+
+def _ms(times: Quantiles) -> tuple[str, str, str]:
+    return f"{times.p50 * 1e3:,.1f}", f"{times.p95 * 1e3:,.1f}", f"{times.p99 * 1e3:,.1f}"
+
+
+def _mount_lines(summary: BenchSummary) -> Iterator[str]:
+    """The mounted folder compared with the endpoints."""
+    for row in summary.rows:
+        for where, ratio in row.mount.items():
+            yield (
+                f"Mounted folder, {row.cell.mode}, {counted(row.cell.workers, 'worker')}, batch {row.cell.batch_size}: "
+                f"{_path_ratio(ratio)} of {where}."
+            )
+    if summary.page_cache:
+        yield f"Mounted folder: {summary.page_cache}; what the mount itself caches is part of it."
+
+
+def _path_ratio(found: PathRatio) -> str:
+    if found.low is None or found.high is None:
+        return f"{found.ratio:.2f}x ({counted(found.pairs, 'pair')}: an interval needs --rounds {LOOKS[0]})"
+    if found.low <= 1 <= found.high:
+        return f"no difference found ({found.low:.2f} to {found.high:.2f}, {counted(found.pairs, 'pair')})"
+    return f"{found.ratio:.2f}x ({found.low:.2f} to {found.high:.2f}, {counted(found.pairs, 'pair')})"
+
+
+def print_emulation(summary: EmulationSummary) -> None:
+    """Prints what each number of accelerators reached, the buyer's table, and what does not meet the rules."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    workload, simulated = summary.workload, ", simulated" if summary.simulated else ""
+    table = _new_table(
+        f"Emulated accelerators: {workload.name}, batch {workload.batch_size}, {workload.step_s * 1e3:,.0f} ms/step, "
+        f"{summary.format} ({summary.stored_as}){simulated}"
+    )
+    for title in ("path", "N", "AU", "±", "sustained", "samples/s", "MB/s", "full", "pass"):
+        table.add_column(title, justify="left" if title == "path" else "right", no_wrap=True)
+    for result in summary.paths:
+        for each in result.fed:
+            shares = (each.au, each.au_sigma, each.sustained_au)
+            table.add_row(
+                each.path,
+                str(each.accelerators),
+                *(f"{share * 100:.1f} %" for share in shares),
+                f"{each.samples_per_s:,.1f}",
+                f"{each.bytes_per_s / 1e6:,.1f}",
+                f"{each.calibrated_au * 100:.1f} %",
+                "yes" if each.passed else "no",
+            )
+    console.print(table)
+    say("N: accelerators; ±: deviation of the AU; sustained: without batches read ahead; full: AU with a full buffer.")
+    for result in summary.paths:
+        say(result.words)
+    if summary.page_cache:
+        say(f"Mounted folder: {summary.page_cache}.")
+    if summary.buyers is not None:
+        _print_buyers(summary.buyers)
+    say(summary.note)
+    for line in summary.unmet_rules:
+        say(f"- {line}")
+
+
+def _print_buyers(found: BuyersTable) -> None:
+    from rich.console import Console
+
+    table = _new_table(f"Accelerators of {found.workload} that an OSS accelerator feeds")
+    table.add_column("size", justify="right")
+    table.add_column("MB/s", justify="right")
+    for name, size in found.sample_bytes.items():
+        table.add_column(f"{name}\n{size / 1e3:,.1f} KB", justify="right", no_wrap=True)
+    table.add_column("CNY/month\nestimated", justify="right")
+    for row in found.rows:
+        cells = [f"{feed.accelerators}{'+' if feed.or_more else ''} {feed.origin}" for feed in row.feeds]
+        table.add_row(sized(row.quota_gb), f"{row.mb_per_s:,.0f}", *cells, f"{row.cny_per_month:,.0f}")
+    Console(highlight=False).print(table)
+    for note in found.notes:
+        say(note)
+
+
+def print_checkpoints(summary: CheckpointSummary) -> None:
+    """Prints the seconds and MB/s of writes and reads."""
+    from rich.console import Console
+
+    simulated = ", simulated" if summary.simulated else ""
+    table = _new_table(f"Checkpoints of {summary.bytes / 1e6:,.0f} MB{simulated}")
+    table.add_column("")
+    for title in ("median s", "lowest", "highest", "MB/s", "rounds"):
+        table.add_column(title, justify="right")
+    for what, spread in summary.seconds.items():
+        times = (spread.median, spread.lowest, spread.highest)
+        rate = summary.bytes / spread.median / 1e6
+        table.add_row(what, *(f"{each:.2f}" for each in times), f"{rate:,.1f}", str(spread.readings))
+    Console(highlight=False).print(table)
+
+
+def print_comparison(found: BenchComparison) -> None:
+    """Prints what differs between two saved benchmarks."""
+    from rich.console import Console
+
+    table = _new_table(f"{found.second}, compared with {found.first}")
+    table.add_column("measured")
+    for title in (found.first, found.second, "ratio", "95 %", "result"):
+        table.add_column(title, justify="right")
+    for each in found.differences:
+        interval = "" if each.low is None or each.high is None else f"{each.low:.2f} to {each.high:.2f}"
+        rates = (f"{each.first:,.1f}", f"{each.second:,.1f}")
+        table.add_row(safe_text(each.what), *rates, f"{each.ratio:.2f}x", interval, str(each.verdict))
+    Console(highlight=False).print(table)
+    say("Samples/s (bytes/s of checkpoints). The intervals hold together, for what varies within a benchmark.")
+    for name, (before, after) in found.changed.items():
+        say(f"{name.replace('_', ' ')}: {before or 'unknown'} -> {after or 'unknown'}")
+
+
+def print_saved(benches: Sequence[SavedBench], folder: Path) -> None:
+    """Prints one line for each saved benchmark."""
+    for each in benches:
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(each.saved))
+        where = each.provenance
+        place = where.instance_type or where.processor
+        simulated = "  simulated" if where.simulated else ""
+        say(f"{each.name:<24}{when}  {where.bucket}/{where.dataset}  {place}{simulated}")
+    if not benches:
+        say(f"There are no saved benchmarks in {folder}: `ossconsole bench --save NAME` saves one.")
+
+
+def _accelerators(count: int) -> str:
+    return f"{counted(count, 'accelerator'):>16}"
+
+
+def _new_table(title: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+
+
+def _table(mode: Mode, rows: list[ResultRow], summary: BenchSummary) -> Table:
+    """A table in the tutorial's layout: minutes per epoch by batch size and workers, and the speed-up."""
+    from rich.markup import escape
+
+    what = "training" if mode is Mode.TRAINING else "reading alone"
+    simulated = ", simulated" if summary.simulated else ""
+    table = _new_table(f"Minutes per epoch of {counted(summary.samples, 'sample')}, {what} (extrapolated{simulated})")
+    several = len({row.cell.dataset for row in summary.rows}) > 1
+    prefetches = len({row.cell.prefetch_mb for row in summary.rows}) > 1
+    shown = [
+        (endpoint, temperature)
+        for endpoint in ReadPath
+        for temperature in CacheState
+        if any(result_key(endpoint, temperature) in row.samples_per_s for row in rows)
+    ]
+    if several:
+        table.add_column("dataset")
+        table.add_column("format")
+    for title in (
+        "batch",
+        "workers",
+        *(("prefetch\nMB",) if prefetches else ()),
+        *(f"{endpoint}\n{temperature}" for endpoint, temperature in shown),
+    ):
+        table.add_column(title, justify="right")
+    shown_ratios = (str(CacheState.WARM), str(CacheState.COLD))
+    ratio = next((each for each in shown_ratios if any(each in row.comparison for row in rows)), "")
+    if ratio:
+        table.add_column(f"speed-up\n{ratio}", justify="right")
+    for row in rows:
+        cells = [escape(safe_text(row.cell.dataset)), row.cell.format] if several else []
+        cells += [str(row.cell.batch_size), str(row.cell.workers), *(_prefetch(row.cell) if prefetches else ())]
+        minutes = [row.minutes_per_epoch.get(result_key(endpoint, temperature)) for endpoint, temperature in shown]
+        cells += ["" if each is None else f"{each:,.2f}" for each in minutes]
+        table.add_row(*cells, *([_ratio(row, ratio)] if ratio else []))
+    return table
+
+
+def _format_table(found: Sequence[FormatResult], *, simulated: bool) -> Table:
+    """The formats side by side, of one endpoint and state of the cache."""
+    first = found[0]
+    setups = len({(each.cell.mode, each.cell.workers, each.cell.batch_size) for each in found})
+    where = f"{first.endpoint} endpoint, {first.temperature}{', simulated' if simulated else ''}"
+    table = _new_table(f"Formats of the same images, {where}")
+    table.add_column("format")
+    titles = ("mode", "batch", "workers") if setups > 1 else ()
+    for title in (*titles, "samples/s", "MB/s", "KB/sample", "decoding", "ratio", "95 %"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for each in found:
+        setup = (str(each.cell.mode), str(each.cell.batch_size), str(each.cell.workers)) if setups > 1 else ()
+        table.add_row(
+            each.cell.format,
+            *setup,
+            f"{each.samples_per_s:,.0f}",
+            f"{each.bytes_per_s / 1e6:,.1f}",
+            f"{each.bytes_per_sample / 1e3:,.1f}",
+            f"{each.decode_share:.0%}",
+            "" if each.ratio is None else f"{each.ratio:.2f}x",
+            "" if each.low is None or each.high is None else f"{each.low:.2f} to {each.high:.2f}",
+        )
+    return table
+
+
+def _format_lines(summary: BenchSummary) -> Iterator[str]:
+    """What to know about the table."""
+    setups = dict.fromkeys((each.cell.workers, each.cell.batch_size) for each in summary.formats)
+    of = ", ".join(f"{counted(workers, 'worker')} with batches of {size}" for workers, size in setups)
+    yield f"ratio: of the samples/s to those of {summary.formats[0].cell.format}; {of}."
+    yield "decoding: share of the readers' time; near 100 % the readers are the limit, not the endpoint."
+    pairs = min((each.pairs for each in summary.formats if each.ratio is not None), default=0)
+    if pairs and all(each.low is None for each in summary.formats):
+        yield f"{counted(pairs, 'pair')} of readings: an interval needs --rounds {LOOKS[0]}."
+
+
+def _ratio(row: ResultRow, temperature: str) -> str:
+    """The ratio where it is decided; its interval is printed below the table."""
+    found = row.comparison.get(temperature)
+    if found is None:
+        return ""
+    words = {Decision.SAME: "same", Decision.NONE: "undecided"}
+    return words.get(found.decision) or f"{found.ratio:.2f}x"

@@ -1,0 +1,310 @@
+"""Sources that are archives: a tar (also one of tars), a zip, or a folder of them; none is unpacked."""
+
+from __future__ import annotations
+
+import codecs
+import tarfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from ossconsole.config.errors import ConsoleError, SettingsError
+from ossconsole.dataset.labels import LABEL_FILE_NAMES, MAX_LABEL_FILE_BYTES, read_label_file
+from ossconsole.dataset.manifest import UnusedCounter
+from ossconsole.dataset.source.arrangement import Look
+from ossconsole.dataset.source.files import (
+    LOOKED_AT,
+    MAX_FILE_BYTES,
+    BytesLocation,
+    Entry,
+    FolderEntry,
+    FolderSource,
+    ImageSource,
+    SourceFile,
+    SpanLocation,
+    UnreadableEntry,
+    ZipLocation,
+    is_hidden,
+    is_image_name,
+    read_location,
+)
+
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+ARCHIVE_SUFFIXES = (*TAR_SUFFIXES, ".zip")
+
+_FORGET_TAR_MEMBERS_EVERY = 1000
+_MAX_PARTS = 64  # of a path; longer ones are no images of a class
+_MAX_LABEL_FILES = 12
+_UTF8_FLAG = 0x800  # of a zip's member: its name is UTF-8
+_INNER = "an archive in the archive: unpack the outer one, then upload the folder"
+_NOT_UTF8 = "its name is not UTF-8: give the encoding with --names, for example --names cp932 or gb18030"
+UNKNOWN_ENCODING = "not UTF-8; read as cp437. If they look wrong, give --names, for example --names cp932 or gb18030"
+"""The caution about names of a zip."""
+
+
+def open_source(path: Path, names: str = "") -> ImageSource:
+    """The source at `path`; `names` is the encoding of names in archives that are not UTF-8.
+
+    Raises ConsoleError when it is not a folder, a tar or a zip.
+    """
+    decoder = NameDecoder(names)
+    if path.is_dir():
+        return FolderSource(path)
+    if not path.is_file():
+        raise ConsoleError(f"{path} does not exist.", remedy="Enter a folder, a tar or a zip of images.")
+    if zipfile.is_zipfile(path):
+        return ZipSource(path, decoder)
+    if path.name.lower().endswith(TAR_SUFFIXES):
+        return TarSource(path, decoder)
+    raise ConsoleError(
+        f"{path} is not a folder, a .tar, a .tar.gz or a .zip.",
+        remedy="Enter a folder with train/<class>/, an archive of one, or a .csv or .tsv of path and label.",
+    )
+
+
+class NameDecoder:
+    """Decodes names of files in archives. `unknown` counts those whose encoding had to be guessed."""
+
+    def __init__(self, encoding: str) -> None:
+        """Raises SettingsError when Python does not know the encoding."""
+        try:
+            self.encoding = codecs.lookup(encoding).name if encoding else ""
+        except LookupError as error:
+            raise SettingsError(
+                f"{encoding!r} is not an encoding.",
+                remedy="Use cp932 (Japanese), gb18030 (Chinese) or euc_kr (Korean).",
+            ) from error
+        self.unknown = UnusedCounter("name")
+
+    def of_tar(self, name: str) -> str:
+        """A name as tarfile gives it; one that cannot be decoded keeps its surrogates."""
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            return self._decode(name.encode("utf-8", "surrogateescape")) or name
+        return name
+
+    def of_zip(self, member: zipfile.ZipInfo) -> str:
+        """The name of a zip's member. Old programs wrote no UTF-8, or wrote it without the flag for it."""
+        name = member.filename
+        if not name.isascii() and not member.flag_bits & _UTF8_FLAG:
+            try:
+                raw = name.encode("cp437")
+            except UnicodeEncodeError:  # from an extra field
+                raw = name.encode()
+            try:
+                name = raw.decode()
+            except UnicodeDecodeError:
+                decoded = self._decode(raw)
+                if not decoded:
+                    self.unknown.add(name, UNKNOWN_ENCODING)
+                name = decoded or name
+        return name if "/" in name else name.replace("\\", "/")  # as some programs on Windows write them
+
+    def _decode(self, raw: bytes) -> str:
+        try:
+            return raw.decode(self.encoding) if self.encoding else ""
+        except UnicodeDecodeError:
+            return ""
+
+
+class FolderTree:
+    """The folders of an archive as a Tree, and its label files: from one pass over what is in it."""
+
+    def __init__(self, entries: Iterator[Entry]) -> None:
+        """Raises ConsoleError when the archive cannot be read."""
+        self.label_files: dict[str, bytes] = {}
+        """The content of the files that are named as label files, by path."""
+        self._folders: dict[str, set[str]] = {"": set()}
+        self._images: dict[str, list[str]] = {}
+        for entry in entries:
+            if is_hidden(entry.path) or entry.path.count("/") > _MAX_PARTS:
+                continue
+            if isinstance(entry, FolderEntry):
+                self._folder(entry.path)
+            elif isinstance(entry, SourceFile):
+                self._add(entry)
+
+    def look(self, folder: str) -> Look:
+        """As Tree.look."""
+        return Look(tuple(sorted(self._folders.get(folder, ()))), tuple(self._images.get(folder, ())))
+
+    def _add(self, file: SourceFile) -> None:
+        folder, _, name = file.path.rpartition("/")
+        self._folder(folder)
+        images = self._images.setdefault(folder, [])
+        if len(images) < LOOKED_AT and is_image_name(name):
+            images.append(name)
+        if name in LABEL_FILE_NAMES and file.size <= MAX_LABEL_FILE_BYTES and len(self.label_files) < _MAX_LABEL_FILES:
+            self.label_files[file.path] = read_location(file.location)
+
+    def _folder(self, path: str) -> set[str]:
+        found = self._folders.get(path)
+        if found is None:
+            found = self._folders[path] = set()
+            above, _, name = path.rpartition("/")
+            self._folder(above).add(name)
+        return found
+
+
+class TarSource:
+    """A tar of images, or of tars of images. An uncompressed one is read at its members' offsets, else sequentially."""
+
+    def __init__(self, path: Path, names: NameDecoder) -> None:
+        self.path = path
+        self.names = names
+        self.countable = _is_plain_tar(path)
+
+    def entries(self) -> Iterator[Entry]:
+        """As ImageSource.entries. A member of an inner tar is in a folder with the name of that tar."""
+        try:
+            if self.countable:
+                with self.path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
+                    yield from self._members(archive)
+            else:
+                with tarfile.open(self.path, "r|*") as archive:
+                    yield from self._members(archive)
+        except (tarfile.TarError, EOFError, OSError) as error:
+            raise ConsoleError(f"{self.path} cannot be read: {error}.", remedy="Fetch the archive again.") from error
+
+    def read(self, name: str) -> bytes | None:
+        """As ImageSource.read: from beside the archive."""
+        return read_label_file(self.path.absolute().parent / name)
+
+    def _members(self, archive: tarfile.TarFile) -> Iterator[Entry]:
+        for number, member in enumerate(archive):
+            if number % _FORGET_TAR_MEMBERS_EVERY == 0:
+                archive.members = []  # type: ignore[attr-defined]  # it keeps every member otherwise
+            name = self.names.of_tar(member.name).removeprefix("./")
+            if member.isdir():
+                yield FolderEntry(name)
+            elif self.countable and member.isreg() and name.lower().endswith(".tar"):
+                yield from self._inner(name, member)
+            else:
+                yield self._entry(archive, member, name)
+
+    def _inner(self, path: str, outer: tarfile.TarInfo) -> Iterator[Entry]:
+        """The files of a tar in the tar."""
+        end = outer.offset_data + outer.size
+        with self.path.open("rb") as file:
+            file.seek(outer.offset_data)
+            try:
+                with tarfile.open(fileobj=file, mode="r:") as archive:  # its offsets are those of the file
+                    for member in archive:
+                        if member.offset_data + member.size > end:
+                            break
+                        if not member.isdir():
+                            yield self._entry(archive, member, _in_folder(path, self.names.of_tar(member.name)))
+            except tarfile.ReadError:
+                yield UnreadableEntry(path, _INNER)
+
+    def _entry(self, archive: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> SourceFile | UnreadableEntry:
+        if not member.isreg():
+            return UnreadableEntry(path, "a link or a device in the archive", lost=False)
+        if problem := _name_problem(path):
+            return UnreadableEntry(path, problem)
+        mtime_ns = int(member.mtime * 1e9)
+        if self.countable:
+            location = SpanLocation(str(self.path), member.offset_data, member.size)
+            return SourceFile(path, member.size, mtime_ns, location)
+        if member.size > MAX_FILE_BYTES:
+            return UnreadableEntry(path, f"{member.size} bytes are too many for an image")
+        stream = archive.extractfile(member)
+        return SourceFile(path, member.size, mtime_ns, BytesLocation(stream.read() if stream else b""))
+
+
+def _is_plain_tar(path: Path) -> bool:
+    """True for an uncompressed tar; the name does not matter."""
+    try:
+        with tarfile.open(path, "r:"):
+            return True
+    except tarfile.ReadError:
+        return False
+    except OSError as error:
+        raise ConsoleError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+class ZipSource:
+    """A zip of images."""
+
+    countable = True
+
+    def __init__(self, path: Path, names: NameDecoder) -> None:
+        self.path = path
+        self.names = names
+
+    def entries(self) -> Iterator[Entry]:
+        """As ImageSource.entries."""
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                for member in archive.infolist():
+                    name = self.names.of_zip(member)
+                    if member.is_dir():
+                        yield FolderEntry(name.rstrip("/"))
+                    else:
+                        yield self._entry(member, name)
+        except (zipfile.BadZipFile, OSError) as error:
+            raise ConsoleError(f"{self.path} cannot be read: {error}.", remedy="Fetch the archive again.") from error
+
+    def read(self, name: str) -> bytes | None:
+        """As ImageSource.read: from beside the archive."""
+        return read_label_file(self.path.absolute().parent / name)
+
+    def _entry(self, member: zipfile.ZipInfo, path: str) -> SourceFile | UnreadableEntry:
+        if member.flag_bits & 1:
+            return UnreadableEntry(path, "encrypted in the archive")
+        if problem := _name_problem(path):
+            return UnreadableEntry(path, problem)
+        # A zip's times are multiples of 2 s without a zone; its CRC-32 detects a change better.
+        return SourceFile(path, member.file_size, member.CRC, ZipLocation(str(self.path), member.header_offset))
+
+
+class ArchivesSource:
+    """The archives in a folder, each as a folder of its name: the tutorial's three tars, or ImageNet's two."""
+
+    def __init__(self, path: Path, archives: Sequence[TarSource | ZipSource]) -> None:
+        self.path = path
+        self.names = archives[0].names
+        self.countable = all(archive.countable for archive in archives)
+        self._archives = archives
+
+    def entries(self) -> Iterator[Entry]:
+        """As ImageSource.entries."""
+        for archive in self._archives:
+            for entry in archive.entries():
+                yield msgspec.structs.replace(entry, path=_in_folder(archive.path.name, entry.path))
+
+    def read(self, name: str) -> bytes | None:
+        """As ImageSource.read: from the folder, or beside it."""
+        data = read_label_file(self.path / name)
+        return read_label_file(self.path.absolute().parent / name) if data is None else data
+
+
+def archives_in(folder: FolderSource, names: str) -> ArchivesSource | None:
+    """The archives directly in a folder; None without any. Raises ConsoleError, SettingsError."""
+    decoder = NameDecoder(names)
+    found: list[TarSource | ZipSource] = []
+    for name in folder.names():
+        path = folder.path / name
+        if name.lower().endswith(ARCHIVE_SUFFIXES) and path.is_file():
+            found.append(ZipSource(path, decoder) if zipfile.is_zipfile(path) else TarSource(path, decoder))
+    return ArchivesSource(folder.path, found) if found else None
+
+
+def _in_folder(archive: str, path: str) -> str:
+    """The path in a folder with the archive's name, unless the archive has a folder of that name at its top."""
+    folder = archive
+    for suffix in ARCHIVE_SUFFIXES:
+        folder = folder[: -len(suffix)] if folder.lower().endswith(suffix) else folder
+    path = path.removeprefix("./")
+    name = folder.rpartition("/")[2]
+    return f"{folder[: -len(name)]}{path}" if path == name or path.startswith(f"{name}/") else f"{folder}/{path}"
+
+
+def _name_problem(path: str) -> str:
+    """Why the archive's member with this name cannot be read as an image; "" when it can."""
+    if not path.isprintable() and any("\udc80" <= letter <= "\udcff" for letter in path):
+        return _NOT_UTF8
+    return _INNER if path.lower().endswith(ARCHIVE_SUFFIXES) else ""

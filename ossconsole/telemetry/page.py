@@ -1,0 +1,298 @@
+"""A page of results that can be sent: one self-contained HTML file without scripts, or Markdown.
+
+Everything that comes from outside is escaped, and what looks like a credential is masked.
+"""
+
+from __future__ import annotations
+
+import html
+import itertools
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from ossconsole.config.text import safe_text
+
+_KEY_ID = re.compile(r"\b(?:LTAI|STS\.)[A-Za-z0-9]{8,}")
+_URL_LOGIN = re.compile(r"(\w+://)[^/\s@]+@")
+_SIGNED = re.compile(r"(?i)\b((?:x-oss-)?(?:signature|security-token|credential|ossaccesskeyid))=[^&\s\"']+")
+
+_WIDTH, _HEIGHT = 360, 170  # of a chart, in its own units: text of 11 stays readable on a phone
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 8, 8, 22
+_MOST_POINTS = 240
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Labels and values."""
+
+    rows: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows below a header; `note` is a line below. The first column is text, the others are numbers."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Text:
+    """Paragraphs."""
+
+    lines: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Band:
+    """A stretch of a chart's x axis with a colour: `kind` is "standard" or "accelerated"."""
+
+    start: float
+    end: float
+    kind: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A line over x; NaN is a gap. With `from_zero` the y axis begins at 0."""
+
+    title: str
+    x: Sequence[float]
+    y: Sequence[float]
+    x_title: str
+    bands: Sequence[Band] = ()
+    from_zero: bool = True
+
+
+@dataclass(frozen=True)
+class Charts:
+    """Charts side by side, as far as they fit."""
+
+    charts: Sequence[Chart]
+
+
+Part = Facts | Table | Text | Charts
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what is below it."""
+
+    title: str
+    parts: Sequence[Part]
+
+
+@dataclass(frozen=True)
+class Page:
+    """The page: its title, the result in one sentence, its conditions, and the sections."""
+
+    title: str
+    headline: str
+    conditions: Sequence[str]
+    sections: list[Section] = field(default_factory=list)
+
+
+def thinned(x: Sequence[float], y: Sequence[float], most: int = _MOST_POINTS) -> tuple[list[float], list[float]]:
+    """At most `most` points: the means of equal parts; NaN where a part has no finite value."""
+    count = len(x)
+    if count <= most:
+        return list(x), list(y)
+    bounds = [number * count // most for number in range(most + 1)]
+    xs, ys = [], []
+    for first, after in itertools.pairwise(bounds):
+        part = [value for value in y[first:after] if math.isfinite(value)]
+        xs.append(x[(first + after) // 2])
+        ys.append(sum(part) / len(part) if part else math.nan)
+    return xs, ys
+
+
+def clean(text: str) -> str:
+    """`text` on one line, with credentials masked and unprintable characters escaped."""
+    masked = _KEY_ID.sub("***", text)
+    masked = _URL_LOGIN.sub(r"\1***@", masked)
+    return safe_text(_SIGNED.sub(r"\1=***", masked))
+
+
+def _escaped(text: str) -> str:
+    return html.escape(clean(text), quote=True)
+
+
+# HTML
+
+_STYLE = """
+:root{--text:#1b1f24;--dim:#59636e;--line:#d1d9e0;--paper:#fff;--mark:#0969da;--standard:#bc4c00;--accelerated:#1a7f37}
+*{box-sizing:border-box}
+body{margin:0 auto;max-width:64rem;padding:1rem;font:16px/1.45 system-ui,sans-serif}
+body{color:var(--text);background:var(--paper)}
+h1{font-size:1rem;font-weight:600;color:var(--dim);margin:0 0 .3rem;overflow-wrap:anywhere}
+.headline{font-size:1.5rem;font-weight:650;line-height:1.25;margin:0 0 .5rem}
+.conditions{color:var(--dim);margin:0 0 1rem;font-size:.9rem;overflow-wrap:anywhere}
+h2{font-size:1.05rem;border-top:1px solid var(--line);padding-top:.6rem;margin:1.1rem 0 .5rem}
+p{margin:.3rem 0;overflow-wrap:anywhere}
+.scroll{overflow-x:auto}
+table{border-collapse:collapse;font-size:.9rem;min-width:min(100%,24rem)}
+th,td{padding:.2rem .7rem .2rem 0;text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
+th:first-child,td:first-child{text-align:left}
+.scroll,dl,.charts{margin:.4rem 0}
+th{color:var(--dim);font-weight:600;border-bottom:1px solid var(--line)}
+dl{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1rem;margin:0;font-size:.9rem}
+dt{color:var(--dim)}dd{margin:0;overflow-wrap:anywhere}
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,19rem),1fr));gap:1rem}
+figure{margin:0}figcaption{font-size:.9rem;font-weight:600}
+svg{width:100%;height:auto;display:block}
+svg text{font:11px system-ui,sans-serif;fill:var(--dim)}
+.axis{stroke:var(--line)}.curve{fill:none;stroke:var(--mark);stroke-width:1.6;stroke-linejoin:round}
+.standard{fill:var(--standard);opacity:.13}.accelerated{fill:var(--accelerated);opacity:.13}
+.key span{display:inline-block;width:.8em;height:.8em;margin:0 .3em 0 .9em;vertical-align:-.05em}
+.key .standard{background:var(--standard);opacity:.35}.key .accelerated{background:var(--accelerated);opacity:.35}
+.note{color:var(--dim);font-size:.85rem}
+@media (max-width:30rem){table,dl{font-size:.8rem}th,td{padding-right:.5rem}.headline{font-size:1.25rem}}
+@page{size:A4;margin:12mm}
+@media print{
+body{font-size:8.5pt;padding:0;max-width:none}.headline{font-size:13pt}
+h2{margin:.5rem 0 .2rem;padding-top:.3rem}.charts{grid-template-columns:repeat(3,1fr);gap:.4rem}
+th,td{padding:.05rem .6rem .05rem 0}figure,tr{break-inside:avoid}h2{break-after:avoid}
+.scroll{overflow:visible}}
+"""
+
+
+def to_html(page: Page) -> str:
+    """The page as one HTML file that loads nothing: a policy in it forbids everything but its own style."""
+    body = "\n".join(_section(section) for section in page.sections)
+    conditions = "".join(f"<p>{_escaped(line)}</p>" for line in page.conditions)
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
+        f"<title>{_escaped(page.title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        f'<header>\n<h1>{_escaped(page.title)}</h1>\n<p class="headline">{_escaped(page.headline)}</p>\n'
+        f'<div class="conditions">{conditions}</div>\n</header>\n{body}\n</body>\n</html>\n'
+    )
+
+
+def _section(section: Section) -> str:
+    parts = "\n".join(_part(part) for part in section.parts)
+    return f"<section>\n<h2>{_escaped(section.title)}</h2>\n{parts}\n</section>"
+
+
+def _part(part: Part) -> str:
+    if isinstance(part, Facts):
+        rows = "".join(f"<dt>{_escaped(label)}</dt><dd>{_escaped(value)}</dd>" for label, value in part.rows)
+        return f"<dl>{rows}</dl>"
+    if isinstance(part, Text):
+        return "".join(f"<p>{_escaped(line)}</p>" for line in part.lines)
+    if isinstance(part, Charts):
+        figures = "".join(_figure(chart) for chart in part.charts)
+        kinds = dict.fromkeys(band.kind for chart in part.charts for band in chart.bands)
+        key = "".join(f'<span class="{_escaped(kind)}"></span>{_escaped(kind)} endpoint' for kind in kinds)
+        return f'<div class="charts">{figures}</div>' + (f'<p class="note key">{key}</p>' if key else "")
+    head = "".join(f"<th>{_escaped(title)}</th>" for title in part.header)
+    body = "".join("<tr>" + "".join(f"<td>{_escaped(cell)}</td>" for cell in row) + "</tr>" for row in part.rows)
+    note = f'<p class="note">{_escaped(part.note)}</p>' if part.note else ""
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{note}'
+
+
+def _figure(chart: Chart) -> str:
+    return f"<figure><figcaption>{_escaped(chart.title)}</figcaption>{_svg(chart)}</figure>"
+
+
+def _svg(chart: Chart) -> str:
+    """The chart as SVG: bands, three labels of the y axis, both ends of the x axis, and the curve."""
+    x, y = thinned(chart.x, chart.y)
+    known = [value for value in y if math.isfinite(value)]
+    if not known:
+        return '<p class="note">no values</p>'
+    low, high = (0.0 if chart.from_zero and min(known) >= 0 else min(known)), max(known)
+    if high <= low:
+        high = low + (abs(low) or 1.0)
+    first, last = chart.x[0], chart.x[-1]  # those of the whole line, also where its points were thinned
+    span = (last - first) or 1.0
+    right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
+
+    def place_x(value: float) -> float:
+        return _LEFT + (min(max(value, first), last) - first) / span * (right - _LEFT)
+
+    def place_y(value: float) -> float:
+        return bottom - (value - low) / (high - low) * (bottom - _TOP)
+
+    pieces = [
+        f'<rect class="{_escaped(band.kind)}" x="{place_x(band.start):.1f}" y="{_TOP}" '
+        f'width="{max(0.0, place_x(band.end) - place_x(band.start)):.1f}" height="{bottom - _TOP}"/>'
+        for band in chart.bands
+    ]
+    for value in (low, (low + high) / 2, high):
+        at = place_y(value)
+        pieces.append(f'<line class="axis" x1="{_LEFT}" x2="{right}" y1="{at:.1f}" y2="{at:.1f}"/>')
+        pieces.append(f'<text x="{_LEFT - 4}" y="{at + 4:.1f}" text-anchor="end">{_axis(value)}</text>')
+    pieces.append(f'<text x="{_LEFT}" y="{_HEIGHT - 6}">{_axis(first)}</text>')
+    end = _escaped(f"{chart.x_title} {_axis(last)}")
+    pieces.append(f'<text x="{right}" y="{_HEIGHT - 6}" text-anchor="end">{end}</text>')
+    pieces.append(f'<path class="curve" d="{_curve(x, y, place_x, place_y)}"/>')
+    label = _escaped(chart.title)
+    return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">{"".join(pieces)}</svg>'
+
+
+def _curve(
+    x: Sequence[float], y: Sequence[float], place_x: Callable[[float], float], place_y: Callable[[float], float]
+) -> str:
+    """The path's commands; a gap begins a new line, and a single point becomes a short one."""
+    found, pen_down = [], False
+    for at, value in zip(x, y, strict=True):
+        if math.isfinite(value):
+            found.append(f"{'L' if pen_down else 'M'}{place_x(at):.1f} {place_y(value):.1f}{'' if pen_down else 'h.1'}")
+        pen_down = math.isfinite(value)
+    return "".join(found)
+
+
+def _axis(value: float) -> str:
+    """A short number for an axis."""
+    size = abs(value)
+    if size >= 1e6:
+        return f"{value / 1e6:.1f}M"
+    if size >= 1e4:
+        return f"{value / 1e3:.0f}k"
+    return f"{value:,.0f}" if size >= 100 or value == round(value) else f"{value:.3g}"
+
+
+# Markdown
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|!~])")
+
+
+def to_markdown(page: Page) -> str:
+    """The page as Markdown; charts become lines with their least, mean and highest value."""
+    lines = [f"# {_plain(page.title)}", "", f"**{_plain(page.headline)}**", ""]
+    lines += [_plain(line) for line in page.conditions]
+    for section in page.sections:
+        lines += ["", f"## {_plain(section.title)}", ""]
+        for part in section.parts:
+            lines += [*_markdown(part), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _plain(text: str) -> str:
+    return _SPECIAL.sub(r"\\\1", clean(text))
+
+
+def _markdown(part: Part) -> Iterable[str]:
+    if isinstance(part, Facts):
+        return [f"- {_plain(label)}: {_plain(value)}" for label, value in part.rows]
+    if isinstance(part, Text):
+        return [line for text in part.lines for line in (_plain(text), "")]
+    if isinstance(part, Charts):
+        return [_range(chart) for chart in part.charts]
+    rule = [":--", *["--:"] * (len(part.header) - 1)]
+    rows = [[_plain(cell) for cell in row] for row in part.rows]
+    table = ["| " + " | ".join(row) + " |" for row in ([*map(_plain, part.header)], rule, *rows)]
+    return [*table, "", _plain(part.note)] if part.note else table
+
+
+def _range(chart: Chart) -> str:
+    known = [value for value in chart.y if math.isfinite(value)]
+    if not known:
+        return f"- {_plain(chart.title)}: no values"
+    middle = sum(known) / len(known)
+    return f"- {_plain(chart.title)}: {_axis(min(known))} to {_axis(max(known))}, mean {_axis(middle)}"

@@ -1,0 +1,214 @@
+"""The report of a saved benchmark: a page with its result, tables, the buyer's table, and how it was measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from ossconsole.config.text import counted
+from ossconsole.telemetry.page import Chart, Charts, Facts, Page, Part, Section, Table, Text
+from ossconsole.training.bench.buyers import BuyersTable, sized
+from ossconsole.training.bench.checkpoints import CheckpointSummary
+from ossconsole.training.bench.emulation import EmulationSummary, PathResult
+from ossconsole.training.bench.results import BenchSummary, Quantiles, ReadPath, ResultRow
+from ossconsole.training.bench.saved import Provenance, SavedBench
+from ossconsole.training.bench.workloads import MIN_AU
+
+_BENCH_HOW = (
+    "Endpoints are read in turn, in ABBA order, each with samples new to it (cold) and then the same again (warm).",
+    "A ratio is the mean over pairs of readings of the same round, with a 95 % interval.",
+)
+_EMULATION_HOW = (
+    "An accelerator is a process with a loader of its own.",
+    "A step takes the next batch in host memory, sleeps for the known compute time, and waits for the others.",
+    "AU is the compute time of all steps but the first, of the time from the end of the first.",
+    "The sustained AU leaves out the steps that only drained what was read ahead.",
+    f"A number of accelerators passes where its sustained AU is at least {MIN_AU * 100:.0f} %.",
+)
+
+
+def bench_page(bench: SavedBench) -> Page:
+    """The report of a saved benchmark."""
+    summary = bench.summary
+    how: tuple[str, ...] = ()
+    simulated = " (simulated storage)" if summary.simulated else ""
+    saved = time.strftime("%Y-%m-%d %H:%M", time.localtime(bench.saved))
+    if isinstance(summary, BenchSummary):
+        headline, sections, how = summary.headline, _endpoint_sections(summary), _BENCH_HOW
+    elif isinstance(summary, EmulationSummary):
+        headline = _fed_headline(summary)
+        sections, how = _emulation_sections(summary), _EMULATION_HOW
+    else:
+        headline, sections = _checkpoint_headline(summary), [_checkpoints(summary)]
+    return Page(
+        title=f"Benchmark {bench.name} of {saved}{simulated}",
+        headline=headline,
+        conditions=_conditions(bench),
+        sections=[*sections, Section("How it was measured", [Text(how), Facts(_provenance(bench.provenance))])],
+    )
+
+
+def _conditions(bench: SavedBench) -> list[str]:
+    summary = bench.summary
+    if isinstance(summary, EmulationSummary):
+        workload = f"{summary.workload.name}, batch {summary.workload.batch_size}"
+        samples = f"{summary.format} ({summary.stored_as}), {summary.bytes_per_sample:,.0f} bytes/sample"
+        return [f"{workload}; {samples}; {counted(summary.workers, 'reader')} for each accelerator", summary.note]
+    if isinstance(summary, BenchSummary):
+        first = next((each for row in summary.rows for each in row.comparison.values() if each.conditions), None)
+        words = [first.conditions.words] if first is not None and first.conditions is not None else []
+        return [*words, summary.bound]
+    return []
+
+
+def _endpoint_sections(summary: BenchSummary) -> list[Section]:
+    header = ("setup", "path", "samples/s", "lowest", "highest", "min/epoch", "stalls")
+    rows = [
+        (
+            _setup(row),
+            where,
+            f"{spread.median:,.1f}",
+            f"{spread.lowest:,.1f}",
+            f"{spread.highest:,.1f}",
+            f"{row.minutes_per_epoch[where]:,.2f}" if where in row.minutes_per_epoch else "",
+            f"{row.times[where].stalls * 100:.0f} %" if where in row.times else "",
+        )
+        for row in summary.rows
+        for where, spread in row.samples_per_s.items()
+    ]
+    parts: list[Part] = [Table(header, rows, note=f"Minutes for an epoch of {summary.samples:,} samples.")]
+    ratios = [
+        (_setup(row), temperature, found.words) for row in summary.rows for temperature, found in row.comparison.items()
+    ]
+    ratios += [
+        (_setup(row), f"mount, of {where}", f"{each.ratio:.2f}x" + _interval(each.low, each.high))
+        for row in summary.rows
+        for where, each in row.mount.items()
+    ]
+    if ratios:
+        parts.append(Table(("setup", "compared", "result"), ratios))
+    if summary.page_cache:
+        parts.append(Text([f"Mounted folder: {summary.page_cache}; what the mount itself caches is part of it."]))
+    if summary.ceiling is not None:
+        parts.append(Text([f"Accelerator: {summary.ceiling.words}."]))
+    sections = [Section("Result", parts)]
+    times = [
+        (_setup(row), where, *_ms(found.step), *_ms(found.fetch))
+        for row in summary.rows
+        for where, found in row.times.items()
+    ]
+    if times:
+        titles = ("setup", "path", "step p50", "p95", "p99", "fetch p50", "p95", "p99")
+        sections.append(Section("Times, ms", [Table(titles, times)]))
+    if summary.limits:
+        rates = [(name, f"{spread.median:,.1f}") for name, spread in summary.limits.items()]
+        sections.append(Section("Each part alone", [Table(("part", "samples/s"), rates)]))
+    return sections
+
+
+def _setup(row: ResultRow) -> str:
+    cell = row.cell
+    prefetch = f", {cell.prefetch_mb} MB" if cell.prefetch_mb else ""
+    return f"{cell.mode}, {cell.format}, {counted(cell.workers, 'worker')}, batch {cell.batch_size}{prefetch}"
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f" ({low:.2f} to {high:.2f})"
+
+
+def _ms(times: Quantiles) -> tuple[str, str, str]:
+    return f"{times.p50 * 1e3:,.1f}", f"{times.p95 * 1e3:,.1f}", f"{times.p99 * 1e3:,.1f}"
+
+
+def _emulation_sections(summary: EmulationSummary) -> list[Section]:
+    header = ("path", "accelerators", "AU", "±", "sustained", "samples/s", "MB/s", "full buffer", "pass")
+    rows = [
+        (
+            each.path,
+            str(each.accelerators),
+            *(f"{share * 100:.1f} %" for share in (each.au, each.au_sigma, each.sustained_au)),
+            f"{each.samples_per_s:,.1f}",
+            f"{each.bytes_per_s / 1e6:,.1f}",
+            f"{each.calibrated_au * 100:.1f} %",
+            "yes" if each.passed else "no",
+        )
+        for result in summary.paths
+        for each in result.fed
+    ]
+    charts = [_au_chart(result) for result in summary.paths if len(result.fed) > 1]
+    parts: list[Part] = [Text([result.words for result in summary.paths]), Table(header, rows)]
+    if summary.page_cache:
+        parts.append(Text([f"Mounted folder: {summary.page_cache}."]))
+    if charts:
+        parts.append(Charts(charts))
+    sections = [Section("Result", parts)]
+    if summary.buyers is not None:
+        sections.append(_buyers(summary.buyers))
+    return [*sections, Section("Rules of MLPerf Storage that are not met", [Text(summary.unmet_rules)])]
+
+
+def _fed_headline(summary: EmulationSummary) -> str:
+    """How many accelerators each path feeds; "at least" where no number failed."""
+    fed = [
+        f"{ReadPath(result.path).words} {'' if result.limit else 'at least '}{result.accelerators}"
+        for result in summary.paths
+    ]
+    simulated = " (simulated)" if summary.simulated else ""
+    return f"Accelerators of {summary.workload.name} that are fed: {', '.join(fed)}{simulated}"
+
+
+def _au_chart(result: PathResult) -> Chart:
+    numbers = [float(each.accelerators) for each in result.fed]
+    return Chart(
+        f"Sustained AU by number of accelerators, {result.path}, %",
+        numbers,
+        [each.sustained_au * 100 for each in result.fed],
+        "accelerators",
+    )
+
+
+def _buyers(found: BuyersTable) -> Section:
+    header = ("size", "MB/s", *found.sample_bytes, "CNY/month (estimated)")
+    rows = [
+        (
+            sized(row.quota_gb),
+            f"{row.mb_per_s:,.0f}",
+            *(f"{feed.accelerators}{'+' if feed.or_more else ''} {feed.origin}" for feed in row.feeds),
+            f"{row.cny_per_month:,.0f}",
+        )
+        for row in found.rows
+    ]
+    sizes = ", ".join(f"{name} {size / 1e3:,.1f} KB" for name, size in found.sample_bytes.items())
+    notes = Text([f"Bytes of a sample: {sizes}.", *found.notes])
+    return Section(f"Accelerators of {found.workload} that an OSS accelerator feeds", [Table(header, rows), notes])
+
+
+def _checkpoint_headline(summary: CheckpointSummary) -> str:
+    rates = [f"{what} {summary.bytes / spread.median / 1e6:,.0f} MB/s" for what, spread in summary.seconds.items()]
+    return f"Checkpoints of {summary.bytes / 1e6:,.0f} MB: {'; '.join(rates)}"
+
+
+def _checkpoints(summary: CheckpointSummary) -> Section:
+    rows = [
+        (what, *(f"{each:.2f}" for each in (spread.median, spread.lowest, spread.highest)), str(spread.readings))
+        for what, spread in summary.seconds.items()
+    ]
+    return Section("Seconds", [Table(("", "median", "lowest", "highest", "rounds"), rows)])
+
+
+def _provenance(found: Provenance) -> Sequence[tuple[str, str]]:
+    size = sized(found.accelerator_gb) if found.accelerator_gb else ""
+    known = {
+        "command": found.command,
+        "dataset": f"oss://{found.bucket}/{found.dataset}" if found.bucket else "",
+        "mount": found.mount,
+        "endpoints": ", ".join(f"{name} {host}" for name, host in found.endpoints.items() if host),
+        "region, zone": ", ".join(part for part in (found.region, found.zone) if part),
+        "accelerator": size,
+        "instance": found.instance_type,
+        "processor": f"{found.processor}, {counted(found.cores, 'core')}, {found.memory_gb:,.1f} GB",
+        "network": found.nic,
+        "versions": ", ".join(f"{name} {version}" for name, version in found.versions.items()),
+        "system": f"Python {found.python}, Linux {found.kernel}",
+    }
+    return [(label, value) for label, value in known.items() if value]

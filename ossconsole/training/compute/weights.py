@@ -1,0 +1,330 @@
+"""Initial weights of a model: downloaded, from a file or from the bucket; read without running code in them."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import io
+import itertools
+import os
+import re
+import time
+import urllib.request
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias, TypeGuard
+
+import torch
+from torch import nn
+from torchvision import models
+from torchvision.models.vision_transformer import interpolate_embeddings
+
+from ossconsole.config.errors import ConsoleError
+from ossconsole.storage.checkpoints.refusal import refuse
+from ossconsole.telemetry.events import megabytes
+from ossconsole.training.settings import WEIGHTS_REMEDY, check_weights
+
+IMAGENET_CLASSES = 1000
+_POSITIONS = "encoder.pos_embedding"  # of a vision transformer; their number depends on the image size
+_AUXILIARY = {"AuxLogits", "aux1", "aux2"}  # classifiers of Inception and GoogLeNet that our models leave out
+_KEYS_SHOWN = 6
+_SAVE_STATE = "In the program that made it: torch.save(model.state_dict(), FILE)."
+_WRAPPERS = {
+    "module.": ("DataParallel or DistributedDataParallel", "module"),
+    "_orig_mod.": ("torch.compile", "_orig_mod"),
+}
+
+MAX_WEIGHTS_BYTES = 8 << 30
+"""Larger files are refused: the largest model, regnet_y_128gf, has 2.6 GB, thrice that with an optimizer's state."""
+
+_TIMEOUT_S = 20.0  # of connecting, and of each read
+_BLOCK_BYTES = 1 << 20
+_POLL_S = 0.2
+
+OnMessage: TypeAlias = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class WeightsSource:
+    """Where the weights of a `model` are from: `place` is `none`, `imagenet`, a file, or an `oss://bucket/key`."""
+
+    place: str
+    model: str
+
+    def __str__(self) -> str:
+        return f"ImageNet weights of {self.model}" if self.place == "imagenet" else f"weights {self.place}"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A `state_dict`, and the classes of its head in their order; None where they are not known."""
+
+    state: dict[str, Any]
+    classes: tuple[str, ...] | None = None
+
+
+@functools.cache
+def imagenet_classes() -> tuple[str, ...]:
+    """ImageNet's 1,000 classes as WordNet ids, in the order of their labels, which is that of the ids.
+
+    torchvision has the names of the classes only, and `crane` and `maillot` are each the name of two.
+    """
+    text = Path(__file__).with_name("imagenet_wordnet_ids.txt").read_text(encoding="ascii")
+    return tuple(text.split())
+
+
+def load_weights(
+    source: WeightsSource,
+    fetch: Callable[[str], bytes],
+    *,
+    report: OnMessage,
+    stopped: Callable[[], bool],
+) -> Weights | None:
+    """The weights of the source; None for `none`, and when a download is `stopped`. Raises ConsoleError."""
+    place = source.place
+    if place == "none":
+        return None
+    if place == "imagenet":
+        return _imagenet(source, report, stopped)
+    if place.startswith("oss://"):
+        return _of_file(load_untrusted(fetch(place), place), place)
+    check_weights(place)
+    path = Path(place).expanduser()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConsoleError(f"The weights {path} cannot be read: {error.strerror}.", remedy=WEIGHTS_REMEDY) from error
+    return _of_file(load_untrusted(data, str(path)), str(path))
+
+
+def _imagenet(source: WeightsSource, report: OnMessage, stopped: Callable[[], bool]) -> Weights | None:
+    """torchvision's weights; None when the download is stopped."""
+    enum = models.get_model_weights(source.model).DEFAULT
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    try:
+        if not _in_cache(enum.url, folder, report, stopped):
+            return None
+        # Through torchvision's model: some weights have parameters that are renamed or left out when they are loaded.
+        loaded = models.get_model(source.model, weights=enum, progress=False)
+    except (OSError, RuntimeError) as error:  # URLError is an OSError; a damaged file is a RuntimeError
+        raise ConsoleError(
+            f"The ImageNet weights {enum.url} cannot be loaded: {str(error).splitlines()[0].rstrip('.:')}.",
+            remedy=f"Download that file on another machine and put it into {folder}, or pass it with --weights FILE, "
+            "or train from scratch with --weights none.",
+        ) from error
+    return Weights(loaded.state_dict(), imagenet_classes())
+
+
+def _in_cache(url: str, folder: Path, report: OnMessage, stopped: Callable[[], bool]) -> bool:
+    """Downloads the file unless it is there; False when `stopped`. Other processes wait for the one that downloads.
+
+    torch.hub waits without limit for a server that does not respond. Raises OSError.
+    """
+    path = folder / url.rpartition("/")[2]
+    if path.exists():
+        return True
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder, stopped) as locked:
+        return path.exists() or (locked and _download(url, path, report, stopped))
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, stopped: Callable[[], bool]) -> Iterator[bool]:
+    """Waits until no other process has the lock of the folder; False when stopped."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        while not stopped():
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                yield True
+                return
+            time.sleep(_POLL_S)
+        yield False
+    finally:
+        os.close(descriptor)
+
+
+def _download(url: str, path: Path, report: OnMessage, stopped: Callable[[], bool]) -> bool:
+    """Downloads to `path` and checks the hash in its name; False when stopped. Raises OSError."""
+    part = path.with_name(f"{path.name}.part")
+    digest, begun = hashlib.sha256(), time.monotonic()
+    try:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer, part.open("wb") as file:  # noqa: S310 - https
+            size = int(answer.headers.get("Content-Length") or 0)
+            report(f"Downloading {url}{f', {megabytes(size)}' if size else ''}, to {path.parent}.")
+            while block := answer.read(_BLOCK_BYTES):
+                if stopped():
+                    return False
+                digest.update(block)
+                file.write(block)
+        expected = re.search(r"-([0-9a-f]{8,})\.", path.name)
+        if expected and not digest.hexdigest().startswith(expected[1]):
+            raise OSError("the file that arrived is not the one that its name says")
+        report(f"Downloaded {path.name} in {time.monotonic() - begun:.0f} s.")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return True
+
+
+def load_untrusted(data: bytes, where: str) -> dict[str, Any]:
+    """A dictionary saved with torch.save, loaded without running code. Raises ConsoleError for anything else."""
+    if len(data) > MAX_WEIGHTS_BYTES:
+        raise ConsoleError(f"{where} has {len(data):,} bytes, too large for weights.", remedy="Select another file.")
+    _refuse_compressed(data, where)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about other pickle protocols, with advice for torch's developers
+            loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch documents no common type for hostile or truncated files
+        # Its text is not shown: it advises to load the file with the code in it.
+        refusal = refuse(data)
+        raise ConsoleError(f"{where} {refusal.what}.", remedy=refusal.remedy) from error
+    if not isinstance(loaded, dict):
+        raise ConsoleError(f"{where} contains a {type(loaded).__name__}, no dictionary of weights.", remedy=_SAVE_STATE)
+    return loaded
+
+
+def _refuse_compressed(data: bytes, where: str) -> None:
+    """Raises ConsoleError when the archive is compressed: torch stores every member uncompressed."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = archive.infolist()
+    except Exception:  # noqa: BLE001 - torch reports what is wrong, or reads an older format
+        return
+    if sum(member.file_size for member in members) > len(data):
+        raise ConsoleError(
+            f"{where} is a compressed archive; torch does not write such files.", remedy="Select another file."
+        )
+
+
+def _of_file(loaded: dict[str, Any], where: str) -> Weights:
+    """The weights in a checkpoint of ours, or a bare state dictionary. Raises ConsoleError for other layouts.
+
+    Those of a checkpoint with averaged weights are the averaged ones, to which its top-1 belongs.
+    """
+    classes = loaded.get("classes")
+    known = tuple(classes) if isinstance(classes, list) and all(isinstance(each, str) for each in classes) else None
+    average = loaded.get("average")  # where earlier versions saved the averaged weights
+    if _has_tensors(average):
+        return Weights(without_wrapper(average), known)
+    state = loaded.get("model", loaded)
+    if _has_tensors(state):
+        _refuse_prefix(state, where)
+        return Weights(dict(state), known)
+    for key, value in loaded.items():
+        if _has_tensors(value):
+            raise ConsoleError(
+                f"{where} stores its weights under {key!r}, which is not supported.",
+                remedy=f'Save that part alone: torch.save(torch.load(FILE, weights_only=True)[{key!r}], "weights.pt").',
+            )
+    keys = ", ".join(map(repr, itertools.islice(loaded, _KEYS_SHOWN))) or "nothing"
+    raise ConsoleError(f"{where} contains no weights, only {keys}.", remedy=_SAVE_STATE)
+
+
+def without_wrapper(average: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The `state_dict` of a model from that of torch's AveragedModel, which the first versions saved."""
+    return {name.removeprefix("module."): value for name, value in average.items() if name != "n_averaged"}
+
+
+def _has_tensors(value: object) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict) and any(isinstance(part, torch.Tensor) for part in value.values())
+
+
+def _refuse_prefix(state: dict[str, Any], where: str) -> None:
+    """Raises ConsoleError when every name begins with the prefix of a wrapper around the model."""
+    for prefix, (maker, attribute) in _WRAPPERS.items():
+        if all(str(name).startswith(prefix) for name in state):
+            raise ConsoleError(
+                f"{where} was saved through {maker}: each name begins with {prefix!r}.",
+                remedy=f"Save the model inside: torch.save(model.{attribute}.state_dict(), FILE).",
+            )
+
+
+def adapted(
+    weights: Weights, own: Mapping[str, torch.Tensor], classes: tuple[str, ...], head: frozenset[str]
+) -> tuple[dict[str, Any], bool]:
+    """The weights for a model that has the parameters `own` and a `head` for `classes`, and whether they have its head.
+
+    Where the classes of the weights include them, the head has their rows. A thousand classes that are not known are
+    ImageNet's. Positions of a vision transformer are interpolated to another image size.
+    """
+    state = {name: value for name, value in weights.state.items() if name.split(".")[0] not in _AUXILIARY}
+    positions, wanted = state.get(_POSITIONS), own.get(_POSITIONS)
+    if isinstance(positions, torch.Tensor) and wanted is not None and positions.shape != wanted.shape:
+        _resize_positions(state, wanted)
+    rows = _head_rows(weights, classes, head)
+    if rows is None:
+        return {name: value for name, value in state.items() if name not in head}, False
+    return {name: value[rows] if name in head else value for name, value in state.items()}, True
+
+
+def _head_rows(weights: Weights, classes: tuple[str, ...], head: frozenset[str]) -> list[int] | None:
+    """The rows of the head of the weights for `classes`; None where it does not have them all."""
+    given = [weights.state.get(name) for name in head]
+    counts = {len(value) if isinstance(value, torch.Tensor) and value.ndim else 0 for value in given}
+    if len(counts) != 1:
+        return None
+    (count,) = counts
+    known = weights.classes or (imagenet_classes() if count == IMAGENET_CLASSES else None)
+    if known is None:
+        return list(range(count)) if count == len(classes) else None
+    places = {name: row for row, name in enumerate(known)}
+    if len(known) != count or not places.keys() >= set(classes):
+        return None
+    return [places[name] for name in classes]
+
+
+def _resize_positions(state: dict[str, Any], wanted: torch.Tensor) -> None:
+    """Interpolates the positions in `state`; leaves them where their numbers are not those of square images."""
+    patches, width = wanted.shape[1] - 1, wanted.shape[2]
+    side = round(patches**0.5)
+    old = state[_POSITIONS]
+    if side * side == patches and old.ndim == 3 and old.shape[2] == width:
+        with contextlib.suppress(ValueError):
+            state.update(interpolate_embeddings(image_size=side, patch_size=1, model_state=dict(state)))
+
+
+def load_into(model: nn.Module, state: dict[str, Any], source: WeightsSource, head: frozenset[str]) -> None:
+    """Loads the weights, which may lack the `head`.
+
+    Raises ConsoleError when the weights belong to another model, or are not finite.
+    """
+    problem = _mismatch(model.state_dict(), state, head)
+    if problem:
+        raise ConsoleError(
+            f"The {source} do not fit {source.model}: {problem}.",
+            remedy=f"Give weights of torchvision's {source.model}, another --model, or --weights none.",
+        )
+    refuse_not_finite(state, source.place)
+    model.load_state_dict(state, strict=False)
+
+
+def _mismatch(own: dict[str, Any], state: dict[str, Any], head: frozenset[str]) -> str:
+    """The first difference of `state` from the model's names and shapes; "" when all but the head match."""
+    missing = [name for name in own if name not in state and name not in head]
+    extra = [name for name in state if name not in own]
+    if missing:
+        return f"{missing[0]} is missing" + (f", and {extra[0]} is unexpected" if extra else "")
+    if extra:
+        return f"the key {extra[0]} is unexpected"
+    for name, value in state.items():
+        shape = tuple(value.shape) if isinstance(value, torch.Tensor) else None
+        if shape != tuple(own[name].shape):
+            return f"{name} has the shape {shape or 'of no tensor'} instead of {tuple(own[name].shape)}"
+    return ""
+
+
+def refuse_not_finite(state: dict[str, Any], where: str) -> None:
+    """Raises ConsoleError when a weight is NaN or infinite."""
+    for name, value in state.items():
+        if isinstance(value, torch.Tensor) and value.is_floating_point() and not torch.isfinite(value).all():
+            raise ConsoleError(
+                f"The weights {where} contain NaN or infinite values, for example in {name}: that training diverged.",
+                remedy="Use an earlier checkpoint, or other weights.",
+            )

@@ -1,0 +1,173 @@
+"""Complete scripts as users write them, on a real sandbox: watched, switched, killed and resumed."""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ossconsole.cli.options import OpenTarget
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.storage.client import ObjectStore
+from ossconsole.telemetry import events
+from ossconsole.telemetry.events import RunState
+from ossconsole.training.data import training_data
+from ossconsole.training.remote import control
+from tests.api.conftest import Folders, events_of, newest_run, steps_of
+
+EXAMPLES = Path(__file__).with_name("examples")
+DEADLINE_S = 150.0
+
+
+@contextmanager
+def script(name: str, *arguments: str, ranks: int = 1) -> Iterator[subprocess.Popen[str]]:
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks)] if ranks > 1 else []
+    command = [sys.executable, *launcher, str(EXAMPLES / name), *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def line(process: subprocess.Popen[str], fits: Callable[[str], bool]) -> str:
+    """The next line of output that fits."""
+    assert process.stdout is not None
+    read = []
+    for text in process.stdout:
+        read.append(text)
+        if fits(text):
+            return text
+    raise AssertionError("".join(read))
+
+
+def rest(process: subprocess.Popen[str]) -> list[str]:
+    assert process.stdout is not None
+    lines = process.stdout.read().splitlines()
+    assert process.wait(DEADLINE_S) == 0, lines
+    return lines
+
+
+def live_run(process: subprocess.Popen[str]) -> control.Report:
+    """The report of the script's run, as a console finds it."""
+    until = time.monotonic() + DEADLINE_S
+    while time.monotonic() < until:
+        found = [report for report in control.peers() if report.run]
+        if found:
+            return found[0]
+    raise AssertionError("no run is reported")
+
+
+def labels_of(lines: list[str], epoch: int) -> list[list[str]]:
+    """The labels of each batch of an epoch, in the order that the script printed them in."""
+    rows = [text.split() for text in lines]
+    return [row[2:] for row in rows if row[:1] == [str(epoch)] and row[1].isdigit()]
+
+
+def test_plain_pytorch_is_watched_switched_killed_and_resumed(sandbox: OpenTarget, folders: Folders) -> None:
+    with script("plain.py", "--epochs", "2") as process:
+        whole = rest(process)
+    with script("plain.py", "--epochs", "2") as process:
+        first = [line(process, lambda text: text.startswith("0 ")).strip() for _ in range(8)]
+        report = live_run(process)
+        control.ask(report.pid, control.SwitchEndpoint(run=report.run, endpoint=EndpointKind.ACCELERATED))
+        first += [line(process, lambda text: text.startswith("0 ")).strip() for _ in range(4)]
+        process.kill()
+        assert process.stdout is not None
+        first += process.stdout.read().splitlines()
+    switches = [event for event in events_of(report.run) if isinstance(event, events.Switch)]
+    assert [switch.endpoint for switch in switches] == [EndpointKind.ACCELERATED]
+    with script("plain.py", "--epochs", "2", "--resume") as process:
+        resumed = rest(process)
+    begun = resumed[0].split()[1]
+    kept = [text for text in first if text.split()[0].isdigit() and int(text.split()[1]) < int(begun)]
+    for epoch in (0, 1):
+        assert labels_of(kept, epoch) + labels_of(resumed, epoch) == labels_of(whole, epoch)
+    store = ObjectStore(sandbox.profile, sandbox.credentials)
+    data = training_data(store, sandbox.profile.dataset_prefix, val_split=0.1)
+    expected = collections.Counter(str(label) for label in data.columns("train").labels)
+    assert collections.Counter(itertools.chain.from_iterable(labels_of(whole, 0))) == expected
+    assert {step.loss is None for step in steps_of(newest_run(folders))} == {False}
+
+
+def test_two_ranks_are_one_run_and_end_together(sandbox: OpenTarget) -> None:
+    with script("ddp.py", ranks=2) as process:
+        line(process, lambda text: text.startswith("0 1 "))  # rank 0, second epoch
+        report = live_run(process)
+        control.ask(report.pid, control.Pause(run=report.run))
+        control.ask(report.pid, control.Resume(run=report.run))
+        wait_for(report.run, lambda found: any(isinstance(event, events.RankTimes) for event in found))
+        control.ask(report.pid, control.Stop(run=report.run))
+        lines = rest(process)
+    assert not any("Error" in text for text in lines), lines
+    found = events_of(report.run)
+    assert isinstance(found[0], events.Run)
+    assert found[0].world == 2
+    ranks = next(event for event in found if isinstance(event, events.RankTimes))
+    assert len(ranks.waits_s) == len(ranks.steps_s) == 2
+    summary = found[-1]
+    assert isinstance(summary, events.Summary)
+    assert summary.state is RunState.STOPPED
+
+
+def wait_for(run: str, fits: Callable[[list[events.Event]], bool]) -> None:
+    until = time.monotonic() + DEADLINE_S
+    while not fits(events_of(run)):
+        assert time.monotonic() < until
+
+
+def test_lightning_and_hugging_face_train_on_watched_images(sandbox: OpenTarget, folders: Folders) -> None:
+    for name in ("lightning.py", "hugging_face.py"):
+        with script(name) as process:
+            lines = rest(process)
+        done = next(int(text.split()[1]) for text in lines if text.startswith("steps "))
+        found = events_of(newest_run(folders))
+        summary = found[-1]
+        assert isinstance(summary, events.Summary)
+        assert (summary.state, summary.epochs, summary.steps) == (RunState.FINISHED, 2, done), name
+        assert summary.endpoints["standard"].samples == summary.samples > 0
+
+
+def test_a_script_started_by_run_outlives_its_terminal_and_is_restarted(folders: Folders, tmp_path: Path) -> None:
+    (tmp_path / "fails_once.py").write_text(
+        "import pathlib, sys\nmark = pathlib.Path(sys.argv[1])\nprint('started', flush=True)\n"
+        "if not mark.exists():\n    mark.touch()\n    sys.exit(3)\nprint('done')\n"
+    )
+    command = [sys.executable, "-m", "ossconsole", "run", "--restarts", "1", "--", sys.executable]
+    done = subprocess.run(
+        [*command, str(tmp_path / "fails_once.py"), str(tmp_path / "mark")],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=DEADLINE_S,
+    )
+    assert (done.returncode, done.stdout.count("started"), "done" in done.stdout) == (0, 2, True), done
+    assert "ended with exit code 3" in done.stdout
+    logs = list(Path(folders["OSSCONSOLE_STATE_DIR"], "logs").glob("run-*.log"))
+    assert any("done" in log.read_text() for log in logs)
+
+
+def test_run_prints_where_the_output_is_and_lets_go_on_interrupt(folders: Folders, tmp_path: Path) -> None:
+    end = str(tmp_path / "end")
+    code = f"import os; print('ready', flush=True)\nwhile not os.path.exists({end!r}): pass\nprint('ended')"
+    command = [sys.executable, "-m", "ossconsole", "run", "--", sys.executable, "-c", code]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    os.kill(process.pid, 2)
+    _, errors = process.communicate(timeout=DEADLINE_S)
+    assert "The script continues. To end it: kill " in errors
+    log = Path(errors.split("its output is in ")[1].split("\n")[0].rstrip("."))
+    (tmp_path / "end").touch()
+    until = time.monotonic() + DEADLINE_S
+    while "ended" not in log.read_text():
+        assert time.monotonic() < until

@@ -1,0 +1,140 @@
+"""`ossconsole.OssImages` and `OssCheckpoints` on a real sandbox, read and written by the real connector."""
+
+from __future__ import annotations
+
+import collections
+import os
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+import ossconsole
+from ossconsole.cli.options import OpenTarget
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.errors import ConsoleError
+from ossconsole.storage.client import ObjectStore
+from ossconsole.training.data import training_data
+from ossconsole.training.remote import control
+from tests.api.conftest import steps_of
+
+
+def images(split: str = "train", **settings: object) -> ossconsole.OssImages:
+    return ossconsole.OssImages(split, **({"batch_size": 40, "workers": 1, "profile": "sandbox"} | settings))  # type: ignore[arg-type]
+
+
+def rows(loader: ossconsole.OssImages) -> list[int]:
+    """The rows of the newest batch in the dataset."""
+    assert loader.last_batch is not None
+    return [int(row) for row in loader.last_batch.rows]
+
+
+def test_an_epoch_has_each_image_once_and_the_next_one_another_order(sandbox: OpenTarget) -> None:
+    with images() as loader:
+        store = ObjectStore(sandbox.profile, sandbox.credentials)
+        count = training_data(store, sandbox.profile.dataset_prefix).count("train")
+        epochs = []
+        for _ in range(2):
+            seen = []
+            for pictures, labels in loader:
+                assert pictures.shape == (len(labels), 3, loader.image_size, loader.image_size)
+                assert (pictures.dtype, labels.dtype) == (torch.uint8, torch.int64)
+                seen += rows(loader)
+            epochs.append(seen)
+        assert len(epochs[0]) == count
+        assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(count))
+        assert epochs[0] != epochs[1]
+        assert len(loader) == -(-count // 40)
+
+
+def test_the_validation_split_is_read_in_order_without_augmentation(sandbox: OpenTarget) -> None:
+    with images("val", device="cpu") as loader:
+        first = [(pictures, rows(loader)) for pictures, _ in loader]
+        second = [(pictures, rows(loader)) for pictures, _ in loader]
+        assert len(first) == len(loader)
+        for (pictures, positions), (again, repeated) in zip(first, second, strict=True):
+            assert positions == repeated == sorted(positions)
+            assert torch.equal(pictures, again)
+            assert pictures.dtype is torch.float32
+
+
+def test_a_loop_resumes_with_the_next_batch(sandbox: OpenTarget) -> None:
+    with images(seed=3) as loader:
+        whole = [rows(loader) for _ in loader]
+        whole += [rows(loader) for _ in loader]
+    with images(seed=3) as loader:
+        first = []
+        for number, _ in enumerate(loader):
+            first.append(rows(loader))
+            if number == 5:
+                state = loader.state_dict()
+                break
+    with images(seed=3) as loader:
+        loader.load_state_dict(state)
+        rest = [rows(loader) for _ in loader]
+        rest += [rows(loader) for _ in loader]
+    assert first + rest == whole
+
+
+def test_a_state_of_another_order_is_refused(sandbox: OpenTarget) -> None:
+    with images(seed=1) as loader, pytest.raises(ConsoleError, match="seed 2"):
+        loader.load_state_dict(loader.state_dict() | {"seed": 2})
+
+
+def test_after_a_break_the_next_loop_is_the_next_epoch(sandbox: OpenTarget) -> None:
+    with images() as loader:
+        next(iter(loader))
+        assert len(list(loader)) == len(loader)
+        assert loader.last_batch is not None
+        assert loader.last_batch.request.epoch == 2
+
+
+def test_a_console_switches_the_endpoint_of_a_watched_loop(sandbox: OpenTarget) -> None:
+    with images() as loader, ossconsole.watch(loader) as watched:
+        for number, _ in enumerate(watched):
+            if number == 1:
+                answer = control.ask(
+                    os.getpid(),
+                    control.SwitchEndpoint(run=watched.run_id, endpoint=EndpointKind.ACCELERATED),
+                )
+                assert answer.problem == ""
+        for _ in watched:
+            pass
+    found = steps_of(watched.run_id)
+    assert {step.endpoint for step in found} == set(EndpointKind)
+    assert found[-1].endpoint is EndpointKind.ACCELERATED
+    assert found[-1].bytes > 0
+
+
+@pytest.mark.parametrize(("problem", "call"), [("is not a split", {"split": "test"}), ("nosuch", {"prefix": "nosuch"})])
+def test_wrong_uses_are_one_sentence(sandbox: OpenTarget, problem: str, call: dict[str, str]) -> None:
+    with pytest.raises(ConsoleError, match=problem):
+        images(**call)
+
+
+def test_checkpoints_are_verified_copied_and_kept(sandbox: OpenTarget) -> None:
+    state = {"model": {"weight": torch.arange(6.0)}, "step": 1}
+    with ossconsole.OssCheckpoints("mine", keep=2, profile="sandbox") as checkpoints:
+        with pytest.raises(ConsoleError, match="There is no checkpoint"):
+            checkpoints.load()
+        keys = []
+        for step, top1 in ((1, 0.5), (2, 0.75), (3, 0.25), (4, 0.3)):
+            state["step"] = step
+            keys.append(checkpoints.save(state, step=step, epoch=1, top1=top1, background=step % 2 == 0).result())
+        assert checkpoints.load()["step"] == 4
+        best = checkpoints.load("best")
+        assert best["step"] == 2
+        assert torch.equal(best["model"]["weight"], torch.arange(6.0))
+        assert checkpoints.load(keys[2])["step"] == 3
+        store = ObjectStore(sandbox.profile, sandbox.credentials)
+        listed = {entry.key for entry in store.list_all(f"{sandbox.profile.checkpoint_prefix}/mine")}
+    names = collections.Counter(Path(key).name for key in listed)
+    assert set(names) == {"mine.pt", "mine-best.pt", *(Path(key).name for key in keys[1:])}
+
+
+def test_the_readers_end_with_the_loader(sandbox: OpenTarget) -> None:
+    before = threading.active_count()
+    with images() as loader:
+        next(iter(loader))
+    assert threading.active_count() <= before + 1

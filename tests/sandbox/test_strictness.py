@@ -1,0 +1,121 @@
+"""Requests that the server refuses rather than misunderstands, and none that ends without an answer of OSS's form."""
+
+from __future__ import annotations
+
+import http.client
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import oss2
+import pytest
+
+from ossconsole.sandbox.process import SandboxInfo, SandboxProcess
+from ossconsole.sandbox.request import resolve_range, whole_number
+from ossconsole.sandbox.store import SandboxStore
+from tests.sandbox.test_objects import fails
+from tests.sandbox.wire import Signer, call, send, wait_until
+
+
+@pytest.mark.parametrize(
+    ("query", "headers"),
+    [
+        ({}, {"x-oss-callback": "e30="}),
+        ({}, {"x-oss-traffic-limit": "819200"}),
+        ({}, {"x-oss-something-new": "1"}),
+        ({"callback": "e30="}, {}),
+        ({"x-oss-traffic-limit": "819200"}, {}),
+        ({"x-oss-process": "image/resize,w_100"}, {}),
+        ({"append": "", "position": "0", "sequential": ""}, {}),
+    ],
+)
+def test_what_would_change_the_meaning_is_not_implemented(
+    info: SandboxInfo, prefix: str, query: dict[str, str], headers: dict[str, str]
+) -> None:
+    method = "POST" if "append" in query else "PUT"
+    answer = call(info, method, f"{prefix}x", query=query, headers=headers, body=b"")
+    assert (answer.status, answer.code) == (501, "NotImplemented")
+    assert call(info, "GET", f"{prefix}x").code == "NoSuchKey"
+
+
+@pytest.mark.parametrize("parameter", ["cors", "style", "inventory", "metaQuery", "regionList"])
+def test_old_signatures_cover_what_the_sdk_signs(info: SandboxInfo, parameter: str) -> None:
+    auth = oss2.Auth(info.access_key_id, info.access_key_secret.reveal())
+    bucket = oss2.Bucket(auth, info.path_style_endpoint, info.bucket)
+    with pytest.raises(oss2.exceptions.OssError) as caught:
+        bucket._do("GET", bucket.bucket_name, "", params={parameter: ""})
+    assert caught.value.code == "NotImplemented"
+
+
+def test_a_body_of_an_unknown_encoding_is_malformed(info: SandboxInfo) -> None:
+    body = b'<?xml version="1.0" encoding="nope"?><Delete/>'
+    answer = call(info, "POST", query={"delete": ""}, body=body)
+    assert (answer.status, answer.code) == (400, "MalformedXML")
+    assert answer.headers["x-oss-request-id"]
+
+
+def test_numbers_of_thousands_of_digits(bucket: Any, info: SandboxInfo, prefix: str) -> None:
+    digits, key = "9" * 5000, f"{prefix}x"
+    upload = bucket.init_multipart_upload(key).upload_id
+    part = f"<Part><PartNumber>{digits}</PartNumber><ETag>0</ETag></Part>"
+    body = f"<CompleteMultipartUpload>{part}</CompleteMultipartUpload>".encode()
+    assert call(info, "POST", key, query={"uploadId": upload}, body=body).code == "MalformedXML"
+    for query in ({"max-keys": digits}, {"uploadId": upload, "part-number-marker": digits}):
+        answer = call(info, "GET", key if "uploadId" in query else "", query=query)
+        assert (answer.status, answer.code) == (400, "InvalidArgument"), list(query)
+    assert call(info, "POST", key, query={"append": "", "position": digits}, body=b"").code == "InvalidArgument"
+    assert not resolve_range(f"bytes=0-{digits}", 10, standard=True).partial
+    bucket.abort_multipart_upload(key, upload)
+
+
+@pytest.mark.parametrize("text", ["٣", "²", "", "-1", "1.0", " 1", "9" * 20])
+def test_numbers_are_ascii_digits(text: str) -> None:
+    assert whole_number(text) is None
+    assert not resolve_range(f"bytes={text}-", 10, standard=True).partial
+
+
+def test_a_coded_transfer_is_not_implemented(info: SandboxInfo, prefix: str) -> None:
+    key = f"{prefix}x"
+    signed = Signer.of(info).headers("PUT", f"/127/{key}", {}, {})
+    headers = {**signed, "Transfer-Encoding": "gzip, chunked"}
+    path = f"/127/{key.replace('%', '%25')}"
+    assert send(info.path_style_endpoint, "PUT", path, headers=headers, body=b"0\r\n\r\n").status in {400, 501}
+
+
+def test_the_host_may_be_in_capitals(info: SandboxInfo) -> None:
+    host = f"LOCALHOST:{info.port}"
+    signed = Signer.of(info).headers("GET", "/127/", {}, {})
+    answer = send(info.path_style_endpoint, "GET", "/127/", headers={**signed, "Host": host})
+    assert answer.status == 200
+
+
+def test_a_full_disk_is_an_error_of_the_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What SQLite raises then leaves no transaction open: the next write succeeds."""
+    store = SandboxStore(tmp_path)
+    store.create_bucket("b")
+    pages = store.index._db.execute("PRAGMA page_count").fetchone()[0]
+    store.index._db.execute(f"PRAGMA max_page_count={pages}")
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        store.index.set_rule("b", "worm", b"x" * 1_000_000)
+    store.index._db.execute("PRAGMA max_page_count=1000000")
+    store.delete("b", ["k"])
+    store.close()
+
+
+def test_a_client_that_goes_away_leaves_no_traceback(sandbox: SandboxProcess, info: SandboxInfo, prefix: str) -> None:
+    """In the middle of its body, and in the middle of the reply."""
+    key = f"{prefix}gone"
+    assert call(info, "PUT", key, body=b"x" * 5_000_000).status == 200
+    for method, headers in (("PUT", {"Content-Length": "1000000"}), ("GET", {})):
+        connection = http.client.HTTPConnection(info.path_style_endpoint.removeprefix("http://"), timeout=20)
+        connection.putrequest(method, f"/127/{key.replace('%', '%25')}")
+        signed = Signer.of(info).headers(method, f"/127/{key}", {}, {})
+        for name, value in {**signed, **headers}.items():
+            connection.putheader(name, value)
+        connection.endheaders(b"x" * 1000 if method == "PUT" else None)
+        if method == "GET":
+            connection.getresponse().read(10)
+        connection.close()
+    wait_until(lambda: sandbox.log_path.read_text().count(key) >= 3)
+    assert fails(oss2.Bucket(oss2.AnonymousAuth(), info.path_style_endpoint, "127").get_object, key)[0] == 403
+    assert "Traceback" not in sandbox.log_path.read_text()

@@ -1,0 +1,122 @@
+"""The report of a run: one file that loads nothing, with everything escaped."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from ossconsole.config.errors import ConsoleError
+from ossconsole.telemetry import events
+from ossconsole.telemetry.page import Chart, Charts, Page, Section, Table, Text, clean, thinned, to_html, to_markdown
+from ossconsole.telemetry.report import run_page, write_report
+from tests.telemetry.samples_of_events import one_of_each, run_event, step_event, write_record
+
+
+class Tags(HTMLParser):
+    """The tags of a page; fails on one that is closed out of order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        if tag not in {"meta", "br"}:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_has_the_result_and_loads_nothing() -> None:
+    text = to_html(run_page(one_of_each()))
+    tags = Tags(text)
+    assert {"h1", "svg", "table"} <= {tag for tag, _ in tags.found}
+    assert not {"script", "link", "img", "iframe", "object", "form", "a"} & {tag for tag, _ in tags.found}
+    assert not re.search(r"url\(|@import|https?://|src=", text)
+    assert "default-src 'none'" in text
+    assert "width=device-width" in text
+    assert "1.40x of the standard one (1.30 to 1.50), 6 pairs" in text
+    for heading in ("Result", "Charts", "Epochs", "Checkpoints", "How it was measured"):
+        assert f"<h2>{heading}</h2>" in text
+
+
+HOSTILE = "<script>alert(1)</script>\x1b[31m\u202e\" onload='x' `|*_[](http://x) LTAI5tAbCdEfGhIjKlMn"
+
+
+def test_everything_foreign_is_escaped() -> None:
+    found: list[events.Event] = [
+        run_event("r", bucket=HOSTILE, profile=HOSTILE, settings={"weights": HOSTILE, HOSTILE: 1}, host=HOSTILE),
+        step_event(1),
+        events.WarningEvent(time=2.0, message=HOSTILE),
+        events.Checkpoint(time=3.0, key=HOSTILE, bytes=1, seconds=1.0, stable_key=HOSTILE),
+        events.ErrorEvent(time=4.0, message="GET http://me:pw@host/x?Signature=abc&Expires=1"),
+    ]
+    page = run_page(found)
+    text = to_html(page)
+    Tags(text)
+    assert "<script" not in text
+    assert " onload=" not in text.replace("&quot; onload=", "")
+    for raw in ("\x1b", "\u202e", "LTAI", "pw@", "Signature=abc"):
+        assert raw not in text
+        assert raw not in to_markdown(page)
+    assert "<script" not in to_markdown(page).replace("\\<", "")
+
+
+def test_credentials_are_masked() -> None:
+    assert clean("id LTAI5tAbCdEfGhIjKlMn, STS.NUabcdefghijk") == "id ***, ***"
+    assert clean("http://h/k?x-oss-signature=a%2Fb&x=1&security-token=t") == (
+        "http://h/k?x-oss-signature=***&x=1&security-token=***"
+    )
+
+
+def test_a_chart_of_many_points_keeps_its_gaps_and_its_ends() -> None:
+    x = [float(number) for number in range(50_000)]
+    y = [math.nan if 20_000 <= number < 30_000 else number for number in x]
+    thin_x, thin_y = thinned(x, y)
+    assert len(thin_x) == len(thin_y) <= 240
+    gaps = [at for at, value in zip(thin_x, thin_y, strict=True) if math.isnan(value)]
+    assert gaps
+    assert 20_000 <= min(gaps) <= max(gaps) < 30_000
+    page = Page(
+        "t", "h", [], [Section("s", [Charts([Chart("c", x, y, "step"), Chart("none", [1.0], [math.nan], "x")])])]
+    )
+    text = to_html(page)
+    assert text.count("M") >= 2  # a gap begins a new line
+    assert "no values" in text
+    assert "nan" not in text
+
+
+def test_markdown_tables_are_tables() -> None:
+    page = Page("t", "h", [], [Section("s", [Table(("a", "b"), [("x|y", "1")], note="n"), Text(["p"])])])
+    assert "| a | b |\n| :-- | --: |\n| x\\|y | 1 |" in to_markdown(page)
+
+
+def test_a_long_run_is_written_quickly_and_small(tmp_path: Path) -> None:
+    found: list[events.Event] = [run_event("long"), *(step_event(number) for number in range(1, 50_001))]
+    record = write_record(tmp_path / "long.jsonl", found)
+    begun = time.process_time()
+    path = write_report(record, tmp_path / "long.html")
+    assert time.process_time() - begun < 5  # 0.7 s on a quiet core; processor time, so others do not count
+    assert path.stat().st_size < 200_000
+
+
+def test_a_record_without_a_run_and_a_target_that_cannot_be_written(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.jsonl"
+    empty.touch()
+    with pytest.raises(ConsoleError, match="no start of a run"):
+        write_report(empty, tmp_path / "x.html")
+    record = write_record(tmp_path / "one.jsonl", one_of_each())
+    with pytest.raises(ConsoleError, match="cannot be written"):
+        write_report(record, tmp_path / "no" / "x.html")

@@ -1,0 +1,194 @@
+"""Emulated accelerators: how AU is computed, the search, the words, the buyer's table, and real accelerators."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.errors import SettingsError
+from ossconsole.sandbox.process import SandboxProcess
+from ossconsole.training.bench.buyers import DatasetFacts, Measured, Origin, buyers_table
+from ossconsole.training.bench.emulation import (
+    Calibration,
+    Emulation,
+    EmulationEvent,
+    EmulationSettings,
+    EmulationSummary,
+    Trial,
+    path_result,
+)
+from ossconsole.training.bench.requests import AcceleratorRequests
+from ossconsole.training.bench.results import Quantiles
+from ossconsole.training.bench.workloads import (
+    MIN_AU,
+    WORKLOADS,
+    RuleCheck,
+    Steps,
+    largest_passing,
+    parse_workload,
+    unmet_rules,
+)
+from tests.training.conftest import TRAIN_SAMPLES, Bucket, bucket_in
+
+H100 = WORKLOADS["resnet50:h100"]
+
+
+def steps(ended: list[float], compute: float, grown: int = 0) -> Steps:
+    count = len(ended)
+    return Steps(0.0, ended, [0.0] * count, [compute] * count, [0.0] * count, 0, 0, grown)
+
+
+def test_au_leaves_the_first_step_out() -> None:
+    # A first step of 5 s that waited for the pipeline; then 4 steps of 1 s each with 0.8 s of compute.
+    assert steps([5.0, 6.0, 7.0, 8.0, 9.0], 0.8).au == pytest.approx(0.8)
+
+
+def test_steps_that_drained_the_read_ahead_do_not_sustain() -> None:
+    drained = steps([1.0, 2.0, 3.0, 4.0, 5.0], 0.96, grown=-1)
+    assert drained.sustained_au == pytest.approx(0.96 * 3 / 4)
+    assert steps([1.0, 2.0, 3.0, 4.0, 5.0], 0.96, grown=2).sustained_au == pytest.approx(0.96)
+
+
+@pytest.mark.parametrize("limit", range(12))
+@pytest.mark.parametrize("most", [1, 6, 11])
+def test_the_search_finds_the_largest_number_that_passes(limit: int, most: int) -> None:
+    tried: list[int] = []
+
+    def passes(number: int) -> bool:
+        tried.append(number)
+        return number <= limit
+
+    assert largest_passing(passes, most) == min(limit, most)
+    assert len(tried) == len(set(tried)) <= 8
+    assert max(tried) <= most
+
+
+def test_workloads_by_name_and_of_ones_own() -> None:
+    assert parse_workload("ResNet50:H100") is H100
+    assert H100.samples_per_s == pytest.approx(1785.7, abs=0.1)
+    own = parse_workload("950/s:256")
+    assert own.batch_size == 256
+    assert own.samples_per_s == pytest.approx(950)
+    assert H100.with_batch(100).samples_per_s == pytest.approx(H100.samples_per_s)
+    for wrong in ("resnet50", "0/s:4", "10/s:0", "10:4"):
+        with pytest.raises(SettingsError, match="not a known workload"):
+            parse_workload(wrong)
+
+
+def trial(number: int, au: float, path: str = "accelerated", busy: float = 0.1) -> Trial:
+    return Trial(
+        time=0.0,
+        path=path,
+        accelerators=number,
+        round=0,
+        steps=100,
+        au=au,
+        sustained_au=au,
+        passed=au >= MIN_AU,
+        samples_per_s=number * 100 * au,
+        bytes_per_s=1e6,
+        readers_busy=busy,
+        step=Quantiles(),
+        fetch=Quantiles(),
+        stall_share=0.0,
+        simulated=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("failed", "calibrated", "limit", "words"),
+    [
+        (trial(4, 0.8), 0.995, "storage", "4 would reach an AU of 80 %: the storage is the limit"),
+        (trial(4, 0.8), 0.97, "host", "this host is the limit, its AU is 97.0 % with a buffer that is always full"),
+        (trial(4, 0.8, busy=0.9), 0.995, "host", "its readers ran or waited for a processor 90 % of the time"),
+    ],
+    ids=["storage", "calibration", "readers"],
+)
+def test_the_limit_of_the_host_is_told_apart_from_the_limit_of_the_storage(
+    failed: Trial, calibrated: float, limit: str, words: str
+) -> None:
+    result = path_result("accelerated", [trial(2, 0.98), trial(3, 0.95), failed], {4: calibrated}, H100)
+    assert (result.accelerators, result.limit) == (3, limit)
+    assert words in result.words
+    assert "The accelerated endpoint feeds 3 accelerators (resnet50:h100, batch 400)" in result.words
+
+
+def test_what_does_not_meet_the_rules_is_named() -> None:
+    short = unmet_rules(RuleCheck(100, 2, 4, 400, 10_000, 602_112.0, simulated=True), "resnet50:h100")
+    text = " ".join(short)
+    for words in ("100 steps", "10,000 training samples", "800,000", "tried 2 times", "602,112 bytes", "simulated"):
+        assert words in text
+    full = unmet_rules(RuleCheck(500, 5, 1, 24, 10**6, 322_957.0, simulated=False), "retinanet:b200")
+    assert len(full) == 1  # the page cache, which the connector does not use
+
+
+def test_the_buyers_table_is_the_arithmetic_of_the_documentation() -> None:
+    facts = DatasetFacts(format="image-u8", bytes_per_sample=150_528.0, side=224, sharded=True)
+    table = buyers_table(H100, facts, None)
+    fed = {(row.quota_gb, feed.format): feed for row in table.rows for feed in row.feeds}
+    assert [fed[size, "image-u8"].accelerators for size in (1024, 4096, 8192)] == [1, 4, 9]
+    assert [fed[size, "tensor-f32"].accelerators for size in (1024, 4096, 8192)] == [0, 1, 2]
+    assert fed[1024, "image-u8"].origin is Origin.DOCUMENTED
+    assert fed[1024, "image-jpeg"].origin is Origin.EXTRAPOLATED
+    assert [round(row.cny_per_month) for row in table.rows][:2] == [717, 1434]
+    # One request for each sample: 10,000 requests/s bound the small JPEGs.
+    single = buyers_table(H100, DatasetFacts(format="x", bytes_per_sample=1e3, side=224, sharded=False), None)
+    assert next(feed for feed in single.rows[-1].feeds if feed.format == "image-jpeg").accelerators == 6
+
+
+def test_measured_cells_and_what_is_extrapolated_from_them() -> None:
+    facts = DatasetFacts(format="image-u8", bytes_per_sample=150_528.0, side=224, sharded=True)
+    half = Measured(quota_gb=2048, accelerators=1, bytes_per_s=300e6, simulated=False)  # of 600 MB/s
+    cells = {row.quota_gb: row.feeds[1] for row in buyers_table(H100, facts, half).rows}
+    assert (cells[2048].accelerators, cells[2048].origin) == (1, Origin.MEASURED)
+    assert (cells[8192].accelerators, cells[8192].origin) == (4, Origin.EXTRAPOLATED)  # 9 by the documentation
+    simulated = Measured(quota_gb=50, accelerators=3, bytes_per_s=None, simulated=True)
+    table = buyers_table(H100, facts, simulated)
+    assert table.rows[0].feeds[1].or_more
+    assert {row.feeds[1].origin for row in table.rows[1:]} == {Origin.DOCUMENTED}
+    assert "says nothing about the service" in table.notes[0]
+
+
+def test_accelerators_share_an_epoch_and_get_whole_batches(bucket: Bucket) -> None:
+    read = []
+    for rank in range(3):
+        requests = AcceleratorRequests(bucket.data, 10, rank=rank, world=3).requests()
+        read += [next(requests) for _ in range(3)]
+    assert {len(request.indices) for request in read} == {10}
+    assert len({int(row) for request in read for row in request.indices}) == 90  # of TRAIN_SAMPLES, each once
+    larger = next(AcceleratorRequests(bucket.data, TRAIN_SAMPLES + 4, rank=0, world=1).requests())
+    assert len(larger.indices) == TRAIN_SAMPLES + 4
+
+
+def emulate(bucket: Bucket, rate: float, **settings: object) -> tuple[EmulationSummary, list[EmulationEvent]]:
+    found: list[EmulationEvent] = []
+    chosen = EmulationSettings(workload=parse_workload(f"{rate:g}/s:4"), workers=1, **settings)  # type: ignore[arg-type]
+    return Emulation(bucket.profile, bucket.credentials, chosen, found.append).run(), found
+
+
+def test_accelerators_that_storage_feeds_reach_their_rate(bucket: Bucket) -> None:
+    summary, found = emulate(bucket, 20, accelerators=(1, 2), steps=10, rounds=1, endpoints=(EndpointKind.STANDARD,))
+    trials = [event for event in found if isinstance(event, Trial)]
+    assert [each.accelerators for each in trials] == [1, 2]
+    assert [each.accelerators for each in found if isinstance(each, Calibration)] == [1, 2]
+    assert all(0 < each.au <= 1 for each in trials)
+    assert trials[0].samples_per_s <= 20 * 1.2
+    assert found[-1] is summary
+    assert summary.simulated
+    assert "not an MLPerf result" in summary.note
+    assert summary.dlio["standard"]["num_accelerators"] in {1, 2}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("attempt", range(5))
+@pytest.mark.parametrize(("number", "rate"), [(1, 40), (2, 20), (4, 10)])
+def test_finds_the_number_that_a_shaped_sandbox_feeds(number: int, rate: float, attempt: int, tmp_path: Path) -> None:
+    limit = MIN_AU * rate * (number + 0.5)  # objects/s: `number` reach the least AU, one more does not
+    shaped = ("--standard-objects-per-s", str(limit), "--standard-first-byte-ms", "5")
+    with SandboxProcess.start(tmp_path / "sandbox", arguments=shaped) as process:
+        bucket = bucket_in(process, f"shaped-{attempt}")
+        summary, _ = emulate(bucket, rate, steps=30, endpoints=(EndpointKind.STANDARD,))
+    assert summary.paths[0].accelerators == number

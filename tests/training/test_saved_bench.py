@@ -1,0 +1,163 @@
+"""Saved benchmarks: what is in them, how two are compared, and their report."""
+
+from __future__ import annotations
+
+import math
+import random
+import stat
+
+import msgspec
+import pytest
+
+from ossconsole.config.credentials import Credentials, Secret
+from ossconsole.config.errors import SettingsError
+from ossconsole.telemetry.page import to_html, to_markdown
+from ossconsole.training.bench.checkpoints import CheckpointReading, CheckpointSummary
+from ossconsole.training.bench.difference import Verdict, differences, t_quantile
+from ossconsole.training.bench.emulation import EmulationSummary, path_result
+from ossconsole.training.bench.report import bench_page
+from ossconsole.training.bench.results import BenchSummary, CacheState, Spread, result_row
+from ossconsole.training.bench.saved import (
+    Provenance,
+    SavedBench,
+    check_new,
+    compare,
+    load,
+    save,
+    saved_benches,
+    without_secrets,
+)
+from tests.training.test_emulation import H100, trial
+from tests.training.test_readings import ACCELERATED, CELL, STANDARD, reading
+
+WARM = CacheState.WARM
+
+
+def bench(name: str, factor: float = 1.0, **provenance: object) -> SavedBench:
+    readings = [
+        reading(kind, factor * rate * (1 + 0.01 * (number % 3)), number)
+        for number in range(6)
+        for kind, rate in ((STANDARD, 100.0), (ACCELERATED, 250.0))
+    ]
+    summary = BenchSummary(
+        time=0.0,
+        simulated=True,
+        samples=1000,
+        rows=(result_row(CELL, readings, 1000),),
+        limits={},
+        headline="Training is faster.",
+        bound="The connector bounds it.",
+    )
+    known = Provenance(kernel="6.1", **provenance)  # type: ignore[arg-type]
+    return SavedBench(name=name, saved=1_700_000_000.0, provenance=known, summary=summary, readings=tuple(readings))
+
+
+def test_students_t_as_in_the_tables() -> None:
+    for freedom, value in ((1, 12.706), (5, 2.571), (10, 2.228), (30, 2.042)):
+        assert t_quantile(0.975, freedom) == pytest.approx(value, abs=0.001)
+
+
+@pytest.mark.parametrize(
+    ("spread", "alike", "rows", "rounds"),
+    [(0.05, 0.0, 4, 6), (0.2, 0.0, 4, 6), (0.1, 0.3, 4, 6), (0.1, 0.0, 1, 3), (0.1, 0.3, 2, 13)],
+    ids=["quiet", "noisy", "drifting", "few", "many"],
+)
+def test_two_benchmarks_of_one_endpoint_show_no_difference(spread: float, alike: float, rows: int, rounds: int) -> None:
+    chance = random.Random(1)
+
+    def side() -> dict[str, list[float]]:
+        return {str(row): series() for row in range(rows)}
+
+    def series() -> list[float]:
+        error, values = chance.gauss(0, 1), []
+        for _ in range(rounds):
+            error = alike * error + math.sqrt(1 - alike**2) * chance.gauss(0, 1)
+            values.append(1000 * math.exp(spread * error))
+        return values
+
+    same = sum(all(each.verdict is Verdict.SAME for each in differences(side(), side())) for _ in range(400))
+    assert same / 400 >= 0.93
+
+
+def test_a_real_difference_is_found() -> None:
+    found = compare(bench("a"), bench("b", 1.2)).differences
+    assert {each.verdict for each in found} == {Verdict.FASTER}
+    assert all(each.low is not None and each.low > 1.1 for each in found)
+    assert {each.verdict for each in compare(bench("b", 1.2), bench("a")).differences} == {Verdict.SLOWER}
+    assert {each.verdict for each in compare(bench("a"), bench("a")).differences} == {Verdict.SAME}
+    assert differences({"x": [1.0, 1.0]}, {"x": [2.0, 2.0]})[0].verdict is Verdict.TOO_FEW
+
+
+def test_what_else_differs_is_named() -> None:
+    found = compare(bench("a", endpoints={"standard": "one"}), bench("b", endpoints={"standard": "two"}, cores=4))
+    assert found.changed == {"endpoints standard": ("one", "two"), "cores": ("0", "4")}
+
+
+def test_a_saved_benchmark_is_private_and_read_back() -> None:
+    check_new("first")
+    path = save(bench("first"))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert load("first") == bench("first")
+    with pytest.raises(SettingsError, match="already saved"):
+        check_new("first")
+    path.with_name("broken.json").write_text("{")
+    assert [each.name for each in saved_benches()] == ["first"]
+    for name, problem in (("missing", "no saved"), ("broken", "not a saved"), ("../first", "not a name")):
+        with pytest.raises(SettingsError, match=problem):
+            load(name)
+
+
+def test_benchmarks_that_measured_nothing_alike_are_refused() -> None:
+    other = msgspec.structs.replace(bench("b"), readings=())
+    with pytest.raises(SettingsError, match="nothing alike"):
+        compare(bench("a"), other)
+
+
+def test_a_command_line_is_saved_without_secrets() -> None:
+    key = Credentials("LTAI5tExampleKeyId", Secret("very-secret"), Secret("a-token"))
+    typed = ["bench", "--bucket", "x", "very-secret", "a-token", "LTAI5tAnotherKeyId", "http://me:pass@host/"]
+    text = without_secrets(typed, key)
+    for secret in ("LTAI", "very-secret", "a-token", "pass"):
+        assert secret not in text
+    assert "--bucket x" in text
+
+
+def emulated() -> SavedBench:
+    trials = (trial(1, 0.99), trial(2, 0.8))
+    summary = EmulationSummary(
+        time=0.0,
+        workload=H100,
+        dataset="data",
+        format="image-u8",
+        stored_as="objects",
+        bytes_per_sample=150_528.0,
+        workers=2,
+        simulated=False,
+        paths=(path_result("accelerated", trials, {1: 0.999, 2: 0.999}, H100),),
+        unmet_rules=("Each accelerator did 100 steps; the rules require 500.",),
+    )
+    return SavedBench(name="emu", saved=0.0, provenance=Provenance(), summary=summary, trials=trials)
+
+
+def checkpoints() -> SavedBench:
+    taken = CheckpointReading(time=0.0, simulated=False, what="write standard", round=0, bytes=10**8, seconds=2.0)
+    seconds = {"write standard": Spread(2.0, 2.0, 2.0, 1)}
+    summary = CheckpointSummary(time=0.0, simulated=False, bytes=10**8, seconds=seconds)
+    return SavedBench(name="ck", saved=0.0, provenance=Provenance(), summary=summary, checkpoints=(taken,))
+
+
+@pytest.mark.parametrize(
+    ("saved", "words"),
+    [
+        (bench("one", command="ossconsole bench"), ("Training is faster.", "Linux 6.1", "250.0", "simulated storage")),
+        (emulated(), ("accelerated endpoint 1", "80.0 %", "not an MLPerf result", "the rules require 500")),
+        (checkpoints(), ("write standard 50 MB/s",)),
+    ],
+    ids=["endpoints", "emulation", "checkpoints"],
+)
+def test_the_report_of_a_benchmark(saved: SavedBench, words: tuple[str, ...]) -> None:
+    decoded = msgspec.json.decode(msgspec.json.encode(saved), type=SavedBench)
+    page = bench_page(decoded)
+    for text in (to_html(page), to_markdown(page).replace("\\", "")):
+        for word in words:
+            assert word in text
