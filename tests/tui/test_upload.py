@@ -400,3 +400,20 @@ def test_the_throughput_is_drawn_over_the_time_of_the_upload() -> None:
     assert not lines[2][8:30].strip(), "the first half is low"
     rates.add(START + 200, upload_progress(seconds=1.0))
     assert rates.lines(area) == [], "another upload begins anew"
+
+
+async def test_why_a_source_cannot_be_planned_stays_until_the_form_changes(make_app: AppMaker) -> None:
+    services = FakeServices(plan=ConsoleError("/data has neither train/ nor val/.", remedy="Select its parent."))
+    app = make_app(services, "upload")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        app.screen.query_one("#source", Input).value = "/data"
+        await pilot.pause()
+        await pilot.press("s")
+        await settle(pilot)
+        await settle(pilot)
+        app.clear_notifications()
+        assert "/data has neither train/ nor val/." in shown(app)
+        app.screen.query_one("#source", Input).value = "/data/x"
+        await settle(pilot)
+        assert "neither train/" not in shown(app)

@@ -1,4 +1,4 @@
-"""Commands for checkpoints: resume training from one, copy it to best.pt, compare two."""
+"""Commands for checkpoints: resume training from one, copy it to the best one, compare two."""
 
 from __future__ import annotations
 
@@ -54,12 +54,13 @@ def columns(name: str, cells: int, known: KnownAccuracies) -> str:
     return text if top1 is None or cells < len(text) + _TOP1 else f"{text}{percent(top1, 1):>{_TOP1}}"
 
 
-_NAME = re.compile(r"resnet18-(?P<run>[0-9]{8}-[0-9]{6}-[0-9a-f]{4})-e(?P<epoch>\d+)-s(?P<step>\d+)\.pt")
+_NAME = re.compile(r"(?P<model>[^-/]+)-(?P<run>[0-9]{8}-[0-9]{6}-[0-9a-f]{4})-e(?P<epoch>\d+)-s(?P<step>\d+)\.pt")
 
 
 class CheckpointName(msgspec.Struct, frozen=True):
     """What the name of a run's checkpoint says."""
 
+    model: str
     run: str
     epoch: int
     step: int
@@ -68,7 +69,7 @@ class CheckpointName(msgspec.Struct, frozen=True):
 def parse_name(name: str) -> CheckpointName | None:
     """The parts of the name; None for other objects."""
     found = _NAME.fullmatch(name)
-    return CheckpointName(found["run"], int(found["epoch"]), int(found["step"])) if found else None
+    return CheckpointName(found["model"], found["run"], int(found["epoch"]), int(found["step"])) if found else None
 
 
 class KnownAccuracies:
@@ -115,11 +116,14 @@ def _settings_of(content: CheckpointInfo) -> dict[str, Any]:
 
 
 def best(screen: Browser) -> None:
-    """Copy the checkpoint, on the server, to best.pt beside it."""
+    """Copy the checkpoint, on the server, to the best one of its model beside it, as training does."""
     store, detail = screen.store, screen.detail
     if store is None or detail is None or detail.info is None:
         return
-    target = f"{detail.key.rpartition('/')[0]}/{BEST_NAME}".lstrip("/")
+    folder, _, name = detail.key.rpartition("/")
+    known = parse_name(name)
+    target = f"{folder}/{known.model}-{BEST_NAME}" if known else f"{folder}/{BEST_NAME}"
+    target = target.lstrip("/")
     source = ObjectSummary(detail.key, detail.info.size, detail.info.modified)
     try:
         job = Copy(store, [source], detail.key, target, replace=True)

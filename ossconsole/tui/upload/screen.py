@@ -27,7 +27,7 @@ from ossconsole.tui.kit.canvas import Panel
 from ossconsole.tui.kit.dialogs import PromptScreen
 from ossconsole.tui.kit.jobs import check_bandwidth
 from ossconsole.tui.kit.screen import ConsoleModal, ConsoleScreen, notice, preparation
-from ossconsole.tui.kit.text import MISSING, Line, safe
+from ossconsole.tui.kit.text import MISSING, Line, safe, wrap
 from ossconsole.tui.upload import panels
 from ossconsole.tui.upload.panels import PanelArea, SampleView
 
@@ -135,6 +135,7 @@ class UploadScreen(ConsoleScreen):
         self._starting = False
         self._recalled = False
         self._rates = panels.Throughput()
+        self._problem = ""
 
     def body(self) -> ComposeResult:
         with Grid(id="upload-form"):
@@ -199,6 +200,7 @@ class UploadScreen(ConsoleScreen):
             settings, plan = self._plan
             return panels.plan_lines(area, plan, settings, self._prefix)
         waiting = notice(self.services.state, self.glyphs, width) or preparation(self.services, self.glyphs)
+        waiting += [Line((f" {part}", "bad")) for part in wrap(safe(self._problem), width - 2) if part]
         return [*waiting, *([Line()] if waiting else []), *panels.form_lines(area, self._prefix)]
 
     @property
@@ -276,11 +278,17 @@ class UploadScreen(ConsoleScreen):
         self.action_start()
 
     def _on_input_changed(self) -> None:
-        self._plan = None
+        self._plan, self._problem = None, ""
 
     def _on_select_changed(self) -> None:
         self._plan = None
         self.query_one("#size", Select).disabled = not self._has_size
+
+    def _refused(self, error: ConsoleError) -> None:
+        """Show why the upload cannot be planned or started; it stays until the form changes."""
+        self._problem = str(error)
+        self.show_error(error)
+        self.tick()
 
     # The plan
 
@@ -295,7 +303,7 @@ class UploadScreen(ConsoleScreen):
         except Cancelled:
             pass
         except ConsoleError as error:
-            self.app.call_later(self.show_error, error)
+            self.app.call_later(self._refused, error)
         self.app.call_later(self._planned, stop, settings, plan)
 
     def _planned(self, stop: threading.Event, settings: UploadSettings, plan: UploadPlan | None) -> None:
@@ -350,7 +358,7 @@ class UploadScreen(ConsoleScreen):
         if self._plan is not None and self._plan[0] == settings:
             self._begin(settings)
             return
-        self._files_seen, self._plan = 0, None
+        self._files_seen, self._plan, self._problem = 0, None, ""
         self._scan = threading.Event()
         self._scan_source(settings, self._scan)
         self.tick()
@@ -365,7 +373,7 @@ class UploadScreen(ConsoleScreen):
         try:
             self.services.start_upload(settings)
         except ConsoleError as error:
-            self.app.call_from_thread(self.show_error, error)
+            self.app.call_from_thread(self._refused, error)
         else:
             self.app.call_from_thread(self._begun, settings)
         finally:
