@@ -101,6 +101,12 @@ class UploadHandle(WorkHandle, Protocol):
     def cancel(self) -> None:
         """Ends the upload; the journal keeps what was sent."""
 
+    def set_parallelism(self, number: int) -> None:
+        """Sets how many samples are sent simultaneously."""
+
+    def set_bandwidth(self, bytes_per_s: float | None) -> None:
+        """Caps the bytes sent per second; None removes the cap."""
+
 
 class OwnUploadHandle(UploadHandle, Protocol):
     """An upload that this process does."""
@@ -111,12 +117,6 @@ class OwnUploadHandle(UploadHandle, Protocol):
 
     def preview(self) -> SamplePreview | None:
         """The newest prepared sample."""
-
-    def set_parallelism(self, number: int) -> None:
-        """Sets how many samples are sent simultaneously."""
-
-    def set_bandwidth(self, bytes_per_s: float | None) -> None:
-        """Caps the bytes sent per second; None removes the cap."""
 
 
 class Setting(msgspec.Struct, frozen=True):

@@ -235,10 +235,17 @@ def _sheet(contents: list[ImageContent], width: int) -> list[Block]:
     """Images side by side, each about 16 pixels wide."""
     columns = max(2, min(len(contents), (width - 2) // _SHEET_SIDE))
     side = (width - 2) // columns - 2
-    sheet = contact_sheet([content.image for content in contents], columns, side)
     labels = list(dict.fromkeys(content.label for content in contents if content.label))
     text = f"the first {len(contents)} of {', '.join(map(safe_text, labels[:3])) or 'the folder'}"
-    return [ImageBlock(sheet, tall=True), *_wrapped(f"{text}: {safe_text(contents[0].image.kind)}", width, "dim")]
+    blocks: list[Block] = []
+    for begin in range(0, len(contents), columns):
+        row = contents[begin : begin + columns]
+        blocks.append(ImageBlock(contact_sheet([content.image for content in row], columns, side), tall=True))
+        captions = Line((" ", "dim"))
+        for place, content in enumerate(row, 1):
+            captions.add(shorten_middle(safe_text(content.name), side), "dim").to(1 + place * (side + 2))
+        blocks.append(captions)
+    return [*blocks, *_wrapped(f"{text}: {safe_text(contents[0].image.kind)}", width, "dim")]
 
 
 def _manifest(manifest: Manifest, width: int, glyphs: Glyphs) -> list[Line]:
