@@ -14,7 +14,14 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import decode_json
 from ossconsole.dataset.formats import CHANNELS, IMAGENET_MEAN, IMAGENET_STD, SampleFormat, decode, sample_bytes
 from ossconsole.dataset.manifest import MANIFEST_NAME, Manifest, Sample, check_manifest, merge_by_key, object_key
-from ossconsole.storage.checkpoints.inspect import CheckpointError, CheckpointInfo, inspect_checkpoint
+from ossconsole.storage.checkpoints.inspect import (
+    SAFETENSORS_SUFFIX,
+    SHARDED_NAME,
+    CheckpointError,
+    CheckpointInfo,
+    inspect_checkpoint,
+)
+from ossconsole.storage.checkpoints.safetensors_header import is_safetensors
 from ossconsole.storage.jobs.job import Job
 from ossconsole.storage.objects import ARCHIVED
 
@@ -178,6 +185,7 @@ _MAX_LINE = 2000
 _IMAGE_THREADS = 8
 _BINARY_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".u8", ".safetensors", ".zip")
 _IMAGE_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"RIFF")
+_PICKLE_MAGIC = b"\x80"
 _ZIP_MAGIC = b"PK\x03\x04"
 _LEGACY_TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 
@@ -256,11 +264,21 @@ def read_content(store: ObjectStore, info: ObjectInfo, index: ManifestIndex | No
         return _known_sample(store, info, index, sample)
     binary = info.key.endswith(_BINARY_SUFFIXES)
     head = store.get_range(info.key, 0, _SNIFF_BYTES if binary else PREVIEW_BYTES)
-    if head.startswith((_ZIP_MAGIC, _LEGACY_TORCH_MAGIC)):
+    if head.startswith((_ZIP_MAGIC, _LEGACY_TORCH_MAGIC)) or _has_tensor_index(info, head):
         return _checkpoint(store, info, head)
     if head.startswith(_IMAGE_MAGIC):
         return _image(head, info.size)
     return _sample(store, info, binary=binary) or _manifest(store, info, head) or _text_or_bytes(head, info, binary)
+
+
+def _has_tensor_index(info: ObjectInfo, head: bytes) -> bool:
+    """Whether the object is of safetensors, or the index of a DCP checkpoint."""
+    name = info.key.rpartition("/")[2]
+    return (
+        is_safetensors(head, info.size)
+        if name.endswith(SAFETENSORS_SUFFIX)
+        else name == SHARDED_NAME and head.startswith(_PICKLE_MAGIC)
+    )
 
 
 def _checkpoint(store: ObjectStore, info: ObjectInfo, head: bytes) -> Content:

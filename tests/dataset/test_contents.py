@@ -77,6 +77,19 @@ def test_a_checkpoint_whatever_its_name(store: Counting) -> None:
         assert store.fetched <= 2 * PREVIEW_BYTES
 
 
+def test_safetensors_and_the_index_of_dcp_are_checkpoints(store: Counting) -> None:
+    header = b'{"w":{"dtype":"F32","shape":[250000],"data_offsets":[0,1000000]}}'
+    data = len(header).to_bytes(8, "little") + header + bytes(1_000_000)
+    found = told(store, "a.safetensors", data)
+    assert isinstance(found, CheckpointInfo)
+    assert found.parameters == 250_000
+    assert store.fetched <= 2 * PREVIEW_BYTES
+    damaged = told(store, "b.safetensors", data[:-1])
+    assert isinstance(damaged, BytesContent)
+    assert "cut short or damaged" in damaged.note
+    assert isinstance(told(store, "run/.metadata", b"key: value"), TextContent)
+
+
 def test_a_zip_that_is_no_checkpoint_says_so(store: Counting) -> None:
     content = told(store, "a.zip", b"PK\x03\x04" + b"\0" * 100)
     assert isinstance(content, BytesContent)

@@ -11,21 +11,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.storage.checkpoints.compare import pair_tensors, tensor_distances
 from ossconsole.storage.checkpoints.inspect import (
     CheckpointError,
     CheckpointInfo,
     RangedFile,
     inspect_checkpoint,
     inspect_local_checkpoint,
-    pair_tensors,
     read_checkpoint,
-    tensor_distances,
 )
 from ossconsole.storage.checkpoints.pickle_reader import NotAPickleError, walk_pickle
 from ossconsole.storage.client import ObjectStore
@@ -115,6 +116,67 @@ def test_any_torch_file_is_read() -> None:
     assert checkpoint.fields["device"] == "cpu"
     assert read(saved({"state_dict": {"w": torch.zeros(2)}, "epoch": 1})).kind == "training checkpoint"
     assert read(saved({"only": 1})).kind == "torch file without tensors"
+
+
+def read_as(name: str, data: bytes) -> CheckpointInfo:
+    file = RangedFile(lambda start, length: data[start : start + length], len(data))
+    return read_checkpoint(file, name)
+
+
+def test_safetensors_are_read_from_their_header_alone() -> None:
+    tensors = {"fc.weight": torch.zeros(500, 1000), "fc.bias": torch.zeros(500).half(), "n": torch.tensor(3)}
+    metadata = {"classes": '["ants", "bees"]', "image_size": "64", "top1": "0.75", "format": "pt", "note": "[[1]]"}
+    found = read_as("a/w.safetensors", safetensors.torch.save(tensors, metadata))
+    assert (found.kind, found.resumable, found.foreign) == ("safetensors file", False, ())
+    assert {row.name: (row.shape, row.dtype, row.bytes) for row in found.model} == {
+        "fc.weight": ((500, 1000), "float32", 2_000_000),
+        "fc.bias": ((500,), "float16", 1000),
+        "n": ((), "int64", 8),
+    }
+    assert found.fields == {
+        "classes": ["ants", "bees"],
+        "image_size": 64,
+        "top1": 0.75,
+        "format": "pt",
+        "note": "[[1]]",
+    }
+    assert found.metrics == {"top1": 0.75}
+    assert (found.fetched, found.requests) == (16 << 10, 1)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        (1 << 30).to_bytes(8, "little") + b"{}",
+        (99).to_bytes(8, "little") + b"{}",
+        (2).to_bytes(8, "little") + b"[]",
+        (40_000).to_bytes(8, "little") + b"[" * 40_000,
+        safetensors.torch.save({"w": torch.zeros(3)})[:-1],
+    ],
+)
+def test_damaged_safetensors_are_refused(data: bytes) -> None:
+    with pytest.raises(CheckpointError, match="safetensors"):
+        read_as("w.safetensors", data)
+
+
+def test_the_index_of_a_dcp_folder_lists_its_tensors(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model(torch.randn(5, 4)).sum().backward()
+    optimizer.step()
+    state = {"model": model.bfloat16().state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3}
+    save_sharded(state, checkpoint_id=tmp_path)
+    found = read_as("run/step-9/.metadata", (tmp_path / ".metadata").read_bytes())
+    assert (found.kind, found.foreign, found.fields) == ("DCP checkpoint", (), {"files": 1})
+    rows = {row.name: (row.shape, row.dtype, row.bytes) for row in found.model}
+    assert rows["model.0.weight"] == ((3, 4), "bfloat16", 24)
+    assert found.other_tensors == 4
+    assert found.parameters == 3 * 4 + 3 + 3 + 3
+    with pytest.raises(CheckpointError, match="not the index of a DCP checkpoint"):
+        read_as(".metadata", pickle.dumps({"a": 1}))
+    with pytest.raises(ConsoleError, match="in other files"):
+        list(tensor_distances(found, tmp_path / ".metadata", found, tmp_path / ".metadata"))
 
 
 def test_a_pickled_module_is_shown_and_said_to_name_code() -> None:
@@ -247,6 +309,17 @@ def test_two_checkpoints_compared(tmp_path: Path) -> None:
     assert distances["0.weight"].largest == pytest.approx(float((weight * 0.5).abs().max()), rel=1e-6)
     assert distances["1.running_mean"].difference == 0
     assert "0.bias" not in distances
+
+
+def test_a_safetensors_file_is_compared_with_one_of_torch(tmp_path: Path) -> None:
+    left, right = {"w": torch.ones(2, 3), "b": torch.zeros(3).bfloat16()}, {"w": torch.full((2, 3), 2.0)}
+    (tmp_path / "a.safetensors").write_bytes(safetensors.torch.save(left))
+    (tmp_path / "b.pt").write_bytes(saved(right))
+    paths = tmp_path / "a.safetensors", tmp_path / "b.pt"
+    infos = [inspect_local_checkpoint(path) for path in paths]
+    (found,) = tensor_distances(infos[0], paths[0], infos[1], paths[1])
+    assert (found.name, found.largest) == ("w", 1.0)
+    assert found.norm == pytest.approx(6**0.5)
 
 
 def test_distances_of_views_and_bfloat16(tmp_path: Path) -> None:

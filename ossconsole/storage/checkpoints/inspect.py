@@ -1,4 +1,4 @@
-"""Reads a torch checkpoint's contents by ranged requests, without running code, and compares two checkpoints."""
+"""Reads what is in a checkpoint of torch.save, of safetensors or of DCP by ranged requests, without running code."""
 
 from __future__ import annotations
 
@@ -14,14 +14,22 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.files import decode_json
 from ossconsole.config.text import safe_text
-from ossconsole.storage.checkpoints.pickle_reader import MAX_PICKLE_BYTES, NotAPickleError, Opaque, Tensor, walk_pickle
+from ossconsole.storage.checkpoints.pickle_reader import (
+    DTYPE_BYTES,
+    MAX_PICKLE_BYTES,
+    GlobalName,
+    NotAPickleError,
+    Opaque,
+    Storage,
+    Tensor,
+    walk_pickle,
+)
 from ossconsole.storage.checkpoints.refusal import Refusal, refuse_by_head
+from ossconsole.storage.checkpoints.safetensors_header import NotSafetensorsError, read_header
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from ossconsole.storage.client import ObjectStore
 
 _READ_AHEAD = 16 << 10
@@ -94,6 +102,11 @@ class RangedFile(io.RawIOBase):
         self._position += len(found)
         return found
 
+    def read_at(self, start: int, length: int) -> bytes:
+        """`length` bytes from `start`, fewer at the end. Raises BudgetError."""
+        self.seek(start)
+        return self.read(length)
+
     def _cached(self, start: int, length: int) -> bytes | None:
         for first, data in self._spans:
             if first <= start and start + length <= first + len(data):
@@ -101,6 +114,10 @@ class RangedFile(io.RawIOBase):
         return None
 
 
+SAFETENSORS, SAFETENSORS_SUFFIX = "safetensors file", ".safetensors"
+SHARDED, SHARDED_NAME = "DCP checkpoint", ".metadata"  # torch.distributed.checkpoint: the index of a folder
+_SHARDED_NAMES = ("torch.distributed.checkpoint.", "pathlib.")  # which the index is made of
+_OPTIMIZER = "optim"  # the beginning of the names of an optimizer's tensors there
 OWN_FORMAT = "ossconsole-checkpoint"
 _TAIL_BYTES = 32 << 10  # the directory of some 400 tensors
 _LOCAL_HEADER_BYTES = 30
@@ -135,7 +152,8 @@ class CheckpointInfo(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     size: int
     kind: str
-    """`ossconsole checkpoint`, `training checkpoint`, `state dict`, `pickled object …`, `torch file without tensors`"""
+    """`ossconsole checkpoint`, `training checkpoint`, `state dict`, `pickled object …`, `torch file without tensors`,
+    SAFETENSORS or SHARDED"""
     root: str
     """The folder inside the zip."""
     fields: dict[str, Any]
@@ -192,6 +210,10 @@ def read_checkpoint(file: RangedFile, name: str) -> CheckpointInfo:
     """Reads a checkpoint through a RangedFile. Raises CheckpointError."""
     shown = safe_text(name)
     try:
+        if name.endswith(SAFETENSORS_SUFFIX):
+            return _describe_safetensors(file, name)
+        if name.rpartition("/")[2] == SHARDED_NAME:
+            return _describe_sharded(file, name)
         file.prefetch(file.size - _TAIL_BYTES, _TAIL_BYTES)
         with zipfile.ZipFile(file) as archive:
             entry = _pickle_entry(archive, shown)
@@ -200,8 +222,10 @@ def read_checkpoint(file: RangedFile, name: str) -> CheckpointInfo:
         return _describe(file, name, entry.filename.rpartition("/")[0], walked.value, walked.foreign)
     except zipfile.BadZipFile as error:
         raise _not_a_zip(file, shown) from error
-    except (NotAPickleError, BudgetError) as error:
-        raise CheckpointError(f"{shown} cannot be read as a checkpoint: {error.message}") from error
+    except (NotAPickleError, NotSafetensorsError, BudgetError) as error:
+        raise CheckpointError(
+            f"{shown} cannot be read as a checkpoint: {error.message}", remedy=error.remedy
+        ) from error
     except (zlib.error, NotImplementedError, RuntimeError, RecursionError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{shown} cannot be read as a checkpoint: it is cut short or damaged.", remedy="Copy it again."
@@ -330,110 +354,98 @@ def _is_nan(value: float) -> bool:
     return isinstance(value, float) and math.isnan(value)
 
 
-_NUMPY_DTYPES = {
-    **{name: name for name in ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")},
-    "bfloat16": "uint16",
-}
-_SLICE = 1 << 20  # elements turned into float64 at a time
+def _describe_safetensors(file: RangedFile, name: str) -> CheckpointInfo:
+    """Reads the header alone. Raises NotSafetensorsError."""
+    header = read_header(file.read_at, file.size)
+    rows = []
+    for tensor_name, stored in header.tensors.items():
+        elements = math.prod(stored.shape)
+        itemsize = (stored.end - stored.begin) // elements if elements else 1
+        storage = Storage(stored.dtype, itemsize, str(stored.begin))
+        rows.append(_row(tensor_name, Tensor(storage, stored.dtype, stored.shape, _strides(stored.shape), 0)))
+    fields = {key: _decoded(text) for key, text in header.metadata.items()}
+    return _info(file, name, kind=SAFETENSORS, fields=fields, rows=rows)
 
 
-class TensorPair(msgspec.Struct, frozen=True):
-    """One name in two checkpoints; a side is None where the tensor does not exist."""
-
-    name: str
-    left: TensorRow | None
-    right: TensorRow | None
-
-    @property
-    def change(self) -> str:
-        """`same shape`, `added`, `removed`, or what changed."""
-        if self.left is None:
-            return "added"
-        if self.right is None:
-            return "removed"
-        if self.left.shape != self.right.shape:
-            return "other shape"
-        return "same shape" if self.left.dtype == self.right.dtype else "other dtype"
-
-    @property
-    def comparable(self) -> bool:
-        """Whether both sides exist and have the same shape."""
-        return self.left is not None and self.right is not None and self.left.shape == self.right.shape
-
-
-class TensorDistance(msgspec.Struct, frozen=True):
-    """The Euclidean norms of the difference and of the left tensor, and the largest absolute change."""
-
-    name: str
-    difference: float
-    norm: float
-    largest: float
-
-    @property
-    def relative(self) -> float | None:
-        """The difference relative to the left tensor's norm; None where that is 0."""
-        return self.difference / self.norm if self.norm else None
-
-
-def pair_tensors(left: CheckpointInfo, right: CheckpointInfo) -> list[TensorPair]:
-    """The tensors of both models, in the left one's order, then those that only the right one has."""
-    lefts = {row.name: row for row in left.model}
-    rights = {row.name: row for row in right.model}
-    names = [*lefts, *(name for name in rights if name not in lefts)]
-    return [TensorPair(name, lefts.get(name), rights.get(name)) for name in names]
-
-
-def tensor_distances(
-    left: CheckpointInfo, left_file: Path, right: CheckpointInfo, right_file: Path
-) -> Iterator[TensorDistance]:
-    """The distance of every pair of the same shape, from the downloaded files. Raises ConsoleError."""
+def _decoded(text: str) -> Any:
+    """A value of the metadata, which are texts: JSON where it is a plain value, as ours are."""
     try:
-        with zipfile.ZipFile(left_file) as left_zip, zipfile.ZipFile(right_file) as right_zip:
-            for pair in pair_tensors(left, right):
-                if pair.left is None or pair.right is None or not pair.comparable:
-                    continue
-                yield _distance(
-                    pair.name, _elements(left_zip, left.root, pair.left), _elements(right_zip, right.root, pair.right)
-                )
-    except (zipfile.BadZipFile, KeyError, OSError, ValueError, NotImplementedError) as error:
-        raise ConsoleError(
-            f"{left.name} and {right.name} cannot be compared: one of the downloaded files is cut short or damaged.",
-            remedy="Download both files again.",
-        ) from error
+        value: Any = decode_json(text)
+    except msgspec.DecodeError:
+        return text
+    return value if _is_plain(value) else text
 
 
-def _distance(name: str, left: npt.NDArray[np.float64], right: npt.NDArray[np.float64]) -> TensorDistance:
-    import numpy as np
+def _describe_sharded(file: RangedFile, name: str) -> CheckpointInfo:
+    """Reads the index of a folder that torch.distributed.checkpoint wrote. Raises CheckpointError, NotAPickleError."""
+    if file.size > MAX_PICKLE_BYTES:
+        raise NotAPickleError(f"The pickle is larger than {MAX_PICKLE_BYTES >> 20} MiB.")
+    walked = walk_pickle(file.read_at(0, file.size))
+    index = walked.value.state if isinstance(walked.value, Opaque) else None
+    entries = index.get("state_dict_metadata") if isinstance(index, dict) else None
+    if not isinstance(index, dict) or not isinstance(entries, dict):
+        raise CheckpointError(f"{safe_text(name)} is not the index of a DCP checkpoint.")
+    rows = [row for key, entry in entries.items() if (row := _sharded_row(str(key), entry)) is not None]
+    foreign = tuple(each for each in walked.foreign if not each.startswith(_SHARDED_NAMES))
+    fields = {"files": len(_shard_names(index.get("storage_data")))}
+    return _info(file, name, kind=SHARDED, fields=fields, rows=rows, foreign=foreign)
 
-    squares = norm = largest = 0.0
-    for start in range(0, left.size, _SLICE):
-        a, b = left[start : start + _SLICE], right[start : start + _SLICE]
-        delta = b - a
-        squares += float(delta @ delta)
-        norm += float(a @ a)
-        largest = max(largest, float(np.abs(delta).max()))
-    return TensorDistance(name, squares**0.5, norm**0.5, largest)
+
+def _sharded_row(name: str, entry: Any) -> TensorRow | None:
+    """The row of a tensor of the index; None for other values."""
+    state = entry.state if isinstance(entry, Opaque) else None
+    shape, properties = (state.get("size"), state.get("properties")) if isinstance(state, dict) else (None, None)
+    values = properties.state if isinstance(properties, Opaque) else None
+    if not isinstance(shape, tuple) or not isinstance(values, tuple) or not all(_is_length(side) for side in shape):
+        return None
+    dtype = values[0].name if values and isinstance(values[0], GlobalName) else "unknown"
+    storage = Storage(dtype, DTYPE_BYTES.get(dtype, 1), "")
+    return _row(name, Tensor(storage, dtype, shape, _strides(shape), 0))
 
 
-def _elements(archive: zipfile.ZipFile, root: str, row: TensorRow) -> npt.NDArray[np.float64]:
-    """The tensor's elements in its own order, as float64."""
-    import numpy as np
+def _shard_names(stored: Any) -> set[str]:
+    """The files beside the index that have the tensors."""
+    states = [part.state for part in stored.values() if isinstance(part, Opaque)] if isinstance(stored, dict) else []
+    return {str(state["relative_path"]) for state in states if isinstance(state, dict) and "relative_path" in state}
 
-    tensor = row.tensor
-    if row.dtype not in _NUMPY_DTYPES:
-        raise ValueError(f"{row.dtype} has no norm here")
-    raw = archive.read(f"{root}/data/{tensor.storage.key}" if root else f"data/{tensor.storage.key}")
-    stored = np.frombuffer(raw, np.dtype(_NUMPY_DTYPES[row.dtype]).newbyteorder("<"))
-    reach = (
-        tensor.offset + sum((length - 1) * step for length, step in zip(tensor.shape, tensor.stride, strict=True)) + 1
+
+def _is_length(value: Any) -> bool:
+    return isinstance(value, int) and 0 <= value < 1 << 62
+
+
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(math.prod(shape[at + 1 :]) for at in range(len(shape)))
+
+
+def _row(name: str, tensor: Tensor) -> TensorRow:
+    return TensorRow(name, tensor.shape, tensor.dtype, tensor.bytes, tensor)
+
+
+def _info(
+    file: RangedFile,
+    name: str,
+    *,
+    kind: str,
+    fields: dict[str, Any],
+    rows: list[TensorRow],
+    foreign: tuple[str, ...] = (),
+) -> CheckpointInfo:
+    """A checkpoint of a format that has a list of tensors, with an optimizer's tensors among them."""
+    model = [row for row in rows if not row.name.startswith(_OPTIMIZER)]
+    return CheckpointInfo(
+        name=name,
+        size=file.size,
+        kind=kind,
+        root="",
+        fields=fields,
+        metrics=_numbers({key: fields[key] for key in ("top1",) if key in fields}),
+        versions={},
+        optimizer={},
+        schedule={},
+        model=model,
+        other_tensors=len(rows) - len(model),
+        other_bytes=sum(row.bytes for row in rows) - sum(row.bytes for row in model),
+        foreign=foreign,
+        fetched=file.fetched,
+        requests=file.requests,
     )
-    if tensor.elements == 0:
-        return np.empty(0)
-    if reach > stored.size:
-        raise ValueError(f"{row.name} reaches beyond its storage")
-    strides = tuple(step * stored.itemsize for step in tensor.stride)
-    view = np.lib.stride_tricks.as_strided(stored[tensor.offset :], tensor.shape, strides, writeable=False)
-    flat = view.reshape(-1)
-    if row.dtype == "bfloat16":  # the upper half of a float32
-        return (flat.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-    return flat.astype(np.float64)

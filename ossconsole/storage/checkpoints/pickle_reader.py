@@ -44,7 +44,7 @@ class GlobalName(msgspec.Struct, frozen=True):
 
 
 class Storage(msgspec.Struct, frozen=True):
-    """The storage of tensors' elements: the entry `data/<key>` of the zip."""
+    """Where elements are: the entry `data/<key>` of the zip, or the byte of a safetensors file where they begin."""
 
     dtype: str
     itemsize: int

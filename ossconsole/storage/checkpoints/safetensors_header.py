@@ -6,7 +6,6 @@ The format: 8 bytes with the header's length, the header in JSON, then the eleme
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import msgspec
@@ -82,12 +81,6 @@ def read_header(fetch: Callable[[int, int], bytes], size: int) -> Header:
             raise _damaged(f"the elements of {name[:100]!r} are not all in the file")
         tensors[name] = StoredTensor(_DTYPES.get(entry.dtype, entry.dtype), tuple(entry.shape), first, end)
     return Header(tensors, metadata)
-
-
-def element_bytes(tensor: StoredTensor) -> int:
-    """The bytes of one element, 1 for a tensor without any."""
-    elements = math.prod(tensor.shape)
-    return max(1, (tensor.end - tensor.begin) // elements) if elements else 1
 
 
 def _damaged(why: str) -> NotSafetensorsError:

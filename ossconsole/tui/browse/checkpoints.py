@@ -17,12 +17,10 @@ from textual.binding import Binding, BindingType
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import make_folder, state_dir
 from ossconsole.config.text import counted, safe_text
+from ossconsole.storage.checkpoints.compare import TensorDistance, pair_tensors, tensor_distances
 from ossconsole.storage.checkpoints.inspect import (
     CheckpointInfo,
-    TensorDistance,
     inspect_checkpoint,
-    pair_tensors,
-    tensor_distances,
 )
 from ossconsole.storage.jobs.actions import Copy
 from ossconsole.storage.jobs.download import Download

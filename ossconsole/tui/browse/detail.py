@@ -21,7 +21,7 @@ from ossconsole.dataset.contents import (
     read_content,
 )
 from ossconsole.dataset.manifest import Manifest, manifest_key, read_manifest
-from ossconsole.storage.checkpoints.inspect import CheckpointInfo
+from ossconsole.storage.checkpoints.inspect import SAFETENSORS, SHARDED, CheckpointInfo
 from ossconsole.storage.jobs.actions import ObjectDetails, UsageTotals, object_details
 from ossconsole.storage.objects import ObjectInfo
 from ossconsole.tui.kit.glyphs import Glyphs
@@ -179,6 +179,8 @@ def _checkpoint(checkpoint: CheckpointInfo, width: int) -> list[Line]:
     for name in ("sample_format", "image_size", "classes", "seed"):
         if name in checkpoint.fields:
             lines += _pair(_FIELD_LABELS.get(name, name), _shown(checkpoint.fields[name]), width)
+    for name in sorted(checkpoint.fields.keys() - _FIELDS_SHOWN) if checkpoint.kind in (SAFETENSORS, SHARDED) else ():
+        lines += _pair(safe_text(name), _shown(checkpoint.fields[name]), width)
     for name, version in checkpoint.versions.items():
         lines += _pair(safe_text(name), safe_text(version), width)
     share = checkpoint.fetched / checkpoint.size if checkpoint.size else 0
@@ -186,6 +188,7 @@ def _checkpoint(checkpoint: CheckpointInfo, width: int) -> list[Line]:
     return [*lines, Line(), _title("Tensors"), *_tensors(checkpoint, width)]
 
 
+_FIELDS_SHOWN = {"run", "epoch", "step", "model_name", "sample_format", "image_size", "classes", "seed", "top1"}
 _FIELD_LABELS = {"sample_format": "format", "image_size": "image px"}
 _SETTINGS = ("lr", "momentum", "weight_decay", "nesterov", "betas")
 
