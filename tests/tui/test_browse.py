@@ -21,6 +21,7 @@ from textual.pilot import Pilot
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.dataset.formats import SampleFormat, encode
 from ossconsole.dataset.manifest import Manifest, Sample, read_manifest, write_manifest
+from ossconsole.storage.checkpoints.inspect import inspect_checkpoint, inspect_local_checkpoint
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.jobs.job import JobState
@@ -314,6 +315,42 @@ async def test_checkpoints_are_shown_resumed_copied_to_best_and_compared(
         await browser.press("ctrl+s")
         await browser.until(lambda: found.started)
         assert found.started[0].resume == f"{prefix}/e2.pt"
+
+
+async def test_the_weights_of_a_checkpoint_are_downloaded_alone(
+    bucket: ObjectStore, make_app: AppMaker, tmp_path: Path
+) -> None:
+    key = f"{bucket.profile.checkpoint_prefix}/e1.pt"
+    bucket.put(key, checkpoint(1, 1.0))
+    out = tmp_path / "mine.safetensors"
+    async with make_app(services(bucket), "browse").run_test(size=(120, 40)) as pilot:
+        browser = await opened(pilot, bucket)
+        await browser.press("C")
+        await browser.goes_to("e1.pt")
+        await browser.until(lambda: "ossconsole checkpoint" in browser.text)
+        await browser.press("d")
+        await browser.until(lambda: isinstance(pilot.app.screen, ConfirmScreen))
+        assert "Weights only" in browser.text
+        await browser.press("right", "right", "enter")
+        await browser.until(lambda: isinstance(pilot.app.screen, PromptScreen))
+        assert "e1-weights.safetensors" in browser.text
+        await browser.answer(PromptScreen, str(out))
+        await browser.job_is_over()
+        found = inspect_local_checkpoint(out)
+        assert [row.name for row in found.model] == [
+            row.name for row in inspect_checkpoint(bucket, key, bucket.head(key).size).model
+        ]
+        await browser.press("d")
+        await browser.until(lambda: isinstance(pilot.app.screen, ConfirmScreen))
+        await browser.press("right", "right", "enter")
+        await browser.answer(PromptScreen, str(out))
+        await browser.until(lambda: "exists already" in browser.text)
+        await browser.press("escape", "d")
+        await browser.until(lambda: isinstance(pilot.app.screen, ConfirmScreen))
+        await browser.press("right", "enter")
+        await browser.answer(PromptScreen, str(tmp_path))
+        await browser.until((tmp_path / "e1.pt").exists)
+        await browser.until(lambda: not any(job.alive for job in browser.screen.console.jobs))
 
 
 async def test_samples_show_as_images_with_labels_and_missing_ones_are_found(

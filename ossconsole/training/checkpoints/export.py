@@ -1,4 +1,7 @@
-"""The weights of a checkpoint as a file for other programs, with what they need to use them."""
+"""The weights of a checkpoint as a file for other programs, with what they need to use them.
+
+torch is loaded by the functions that write: the console checks the name of the file first.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,18 @@ import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import safetensors.torch
-import torch
+from typing import TYPE_CHECKING, Any
 
 from ossconsole import __version__
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.files import write_private
 from ossconsole.dataset.formats import IMAGENET_MEAN, IMAGENET_STD
-from ossconsole.training.compute.model import model_options
-from ossconsole.training.compute.weights_file import Weights, refuse_not_finite
 from ossconsole.training.settings import DEFAULT_MODEL, MODELS
+
+if TYPE_CHECKING:
+    import torch
+
+    from ossconsole.training.compute.weights_file import Weights
 
 SAFETENSORS = ".safetensors"
 SUFFIXES = (".pt", ".pth", SAFETENSORS)
@@ -63,6 +66,10 @@ def export_weights(weights: Weights, where: str, out: Path, *, force: bool = Fal
     With `.pt` and `.pth` the metadata are in a JSON file beside: a bare `state_dict` has no place for them. Raises
     ConsoleError.
     """
+    import torch
+
+    from ossconsole.training.compute.weights_file import refuse_not_finite
+
     check_out(out, force=force)
     refuse_not_finite(weights.state, where)
     # Copies: tensors that share memory, or are views, would be written with all of it, or are refused.
@@ -91,12 +98,16 @@ def _beside(out: Path) -> Path:
 
 
 def _packed(state: dict[str, torch.Tensor]) -> bytes:
+    import torch
+
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return buffer.getvalue()
 
 
 def _packed_safetensors(state: dict[str, torch.Tensor], metadata: dict[str, Any]) -> bytes:
+    import safetensors.torch
+
     # "pt" is what transformers and timm expect there.
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in metadata.items()}
     return safetensors.torch.save(state, {"format": "pt", **texts})
@@ -118,6 +129,8 @@ def _metadata(facts: dict[str, Any], *, averaged: bool) -> dict[str, Any]:
 
 def _code(out: Path, metadata: dict[str, Any]) -> str:
     """The lines of Python that load the file into torchvision's model; "" where the model is not known."""
+    from ossconsole.training.compute.model import model_options
+
     name, classes, size = (metadata.get(fact) for fact in ("model_name", "classes", "image_size"))
     if name not in MODELS or not isinstance(classes, list) or not isinstance(size, int):
         return ""

@@ -19,15 +19,17 @@ from ossconsole.config.files import make_folder, state_dir
 from ossconsole.config.text import counted, safe_text
 from ossconsole.storage.checkpoints.compare import TensorDistance, pair_tensors, tensor_distances
 from ossconsole.storage.checkpoints.inspect import (
+    SHARDED,
     CheckpointInfo,
     inspect_checkpoint,
 )
 from ossconsole.storage.jobs.actions import Copy
 from ossconsole.storage.jobs.download import Download
-from ossconsole.storage.jobs.job import JobState
+from ossconsole.storage.jobs.job import Job, JobState
 from ossconsole.storage.objects import ObjectSummary
 from ossconsole.telemetry.events import Checkpoint
 from ossconsole.telemetry.runs import read_events, record_path
+from ossconsole.training.checkpoints.export import check_out, export_weights
 from ossconsole.training.settings import settings_of_checkpoint
 from ossconsole.tui.browse.browser import Browser
 from ossconsole.tui.kit.screen import ConsoleModal
@@ -130,6 +132,49 @@ def best(screen: Browser) -> None:
         screen.show_error(error)
         return
     screen.run_job(job, lambda _: screen.model.refresh())
+
+
+def weights_source(screen: Browser) -> ObjectSummary | None:
+    """The checkpoint that alone is selected and shown, where its weights can be loaded; else None."""
+    sources, detail = screen.targets, screen.detail
+    content = detail.content if detail is not None else None
+    if detail is None or not isinstance(content, CheckpointInfo) or content.foreign or not content.model:
+        return None
+    (source, *others) = sources
+    fits = isinstance(source, ObjectSummary) and source.key == detail.key and not others
+    return source if fits and isinstance(source, ObjectSummary) and content.kind != SHARDED else None
+
+
+def check_file(path: Path) -> None:
+    """Raises ConsoleError when weights cannot be written to the path, for example as it exists."""
+    try:
+        check_out(path, force=False)
+    except ConsoleError as error:
+        raise ConsoleError(error.message, remedy="Enter another name.") from error
+
+
+class WeightsDownload(Job):
+    """Downloads a checkpoint and writes its weights to `out`."""
+
+    moves_bytes = True
+
+    def __init__(self, store: ObjectStore, source: ObjectSummary, out: Path) -> None:
+        super().__init__(f"Weights of {safe_text(source.key)}", threads=1)
+        self._store = store.pausing(self.wait_to_retry)
+        self._source = source
+        self._out = out
+
+    def work(self) -> None:
+        """Reads the checkpoint whole, as its tensors are in any place of the file."""
+        from ossconsole.training.compute.weights_file import read_weights
+
+        self.tracker.add_total(1, self._source.size)
+        self.tracker.totals_known()
+        data = self._store.get(self._source.key)
+        self.check_cancelled()
+        where = self._store.uri(self._source.key)
+        export_weights(read_weights(data, where), where, self._out)
+        self.tracker.complete(None, self._source.size)
 
 
 @work(exclusive=True, group="dialog", exit_on_error=False)

@@ -33,6 +33,7 @@ from ossconsole.storage.jobs.job import Job, JobState
 from ossconsole.storage.multipart import UnfinishedUpload, abort_upload, list_uploads
 from ossconsole.storage.objects import ObjectSummary
 from ossconsole.tui.browse.browser import Browser, DetailRead
+from ossconsole.tui.browse.checkpoints import WeightsDownload, check_file, weights_source
 from ossconsole.tui.browse.detail import Detail
 from ossconsole.tui.kit import memory
 from ossconsole.tui.kit.dialogs import (
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from ossconsole.storage.client import ObjectStore
 
 _FORM = "download"
+_FILE, _WEIGHTS = "file", "weights"
 _URL_LIFE_S = 3600
 _UNDO_NOTES = {
     Versioning.NEVER: "This cannot be undone.",
@@ -67,6 +69,12 @@ async def download(screen: Browser) -> None:
     store, sources, base = screen.store, screen.targets, screen.model.rows.base
     if store is None or not sources:
         return
+    if (checkpoint := weights_source(screen)) is not None:
+        part = await screen.app.push_screen_wait(_part_question(checkpoint))
+        if part == _WEIGHTS:
+            await _download_weights(screen, store, checkpoint)
+        if part != _FILE:
+            return
     last_folder = memory.recall(_FORM, store.profile.name).get("folder") or str(Path.cwd())
     question = f"Download {_label(sources)} into this local folder:"
     answer = await screen.app.push_screen_wait(
@@ -82,6 +90,25 @@ async def download(screen: Browser) -> None:
         existing = Existing(choice)
     screen.console.remember(_FORM, store.profile.name, {"folder": str(folder)})
     screen.run_job(Download(store, sources, base, folder, existing=existing))
+
+
+def _part_question(checkpoint: ObjectSummary) -> ConfirmScreen:
+    return ConfirmScreen(
+        "Download",
+        f"{safe_text(checkpoint.key)} is a checkpoint. Its weights alone are a file that plain PyTorch loads.",
+        (Choice("", "Cancel"), Choice(_FILE, "Whole file"), Choice(_WEIGHTS, "Weights only")),
+    )
+
+
+async def _download_weights(screen: Browser, store: ObjectStore, checkpoint: ObjectSummary) -> None:
+    folder = _folder(memory.recall(_FORM, store.profile.name).get("folder") or str(Path.cwd()))
+    name = local_component(Path(checkpoint.key).stem) + "-weights.safetensors"
+    question = "Write the weights into this file (.safetensors, .pt or .pth):"
+    answer = await screen.app.push_screen_wait(
+        PromptScreen("Download weights", question, str(folder / name), check=lambda text: check_file(_folder(text)))
+    )
+    if answer:
+        screen.run_job(WeightsDownload(store, checkpoint, _folder(answer)))
 
 
 def _folder(text: str) -> Path:
