@@ -28,7 +28,7 @@ def status(run: str, as_json: bool, follows: bool, target: Target) -> None:
         raise click.UsageError("--json and --follow cannot be given together.")
     summary = _find(run, target)
     if follows:
-        from ossconsole.cli.follow import follow
+        from ossconsole.cli.run_sentences import follow
 
         follow(summary, say)
         return
