@@ -78,7 +78,10 @@ class FoundLabels(msgspec.Struct, frozen=True, kw_only=True):
 
 @functools.cache
 def imagenet_classes() -> tuple[str, ...]:
-    """The WordNet IDs of ImageNet's 1,000 classes in label order, which is the order of the IDs."""
+    """The WordNet IDs of ImageNet's 1,000 classes in label order, which is the order of the IDs.
+
+    torchvision has the names of the classes only, and `crane` and `maillot` are each the name of two.
+    """
     return tuple(Path(__file__).with_name("imagenet_classes.txt").read_text(encoding="ascii").split())
 
 

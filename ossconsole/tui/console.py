@@ -309,8 +309,8 @@ class Services(Protocol):
 class WorkChip(msgspec.Struct, frozen=True):
     """A run, an upload or the jobs on objects in the mode bar: a long and a short variant, and the mode that shows it.
 
-    Both are pieces of text with the names of their styles. `names_endpoint` is True where the text names the endpoint in
-    use; `failed` where the work needs attention.
+    Both are pieces of text with the names of their styles. `names_endpoint` is True where the text names the endpoint
+    in use; `failed` where the work needs attention.
     """
 
     mode: str

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import functools
 import hashlib
 import io
 import itertools
@@ -25,6 +24,7 @@ from torchvision import models
 from torchvision.models.vision_transformer import interpolate_embeddings
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.dataset.labels import imagenet_classes
 from ossconsole.storage.checkpoints.refusal import refuse
 from ossconsole.telemetry.events import megabytes
 from ossconsole.training.settings import WEIGHTS_REMEDY, check_weights
@@ -66,16 +66,6 @@ class Weights:
 
     state: dict[str, Any]
     classes: tuple[str, ...] | None = None
-
-
-@functools.cache
-def imagenet_classes() -> tuple[str, ...]:
-    """ImageNet's 1,000 classes as WordNet ids, in the order of their labels, which is that of the ids.
-
-    torchvision has the names of the classes only, and `crane` and `maillot` are each the name of two.
-    """
-    text = Path(__file__).with_name("imagenet_wordnet_ids.txt").read_text(encoding="ascii")
-    return tuple(text.split())
 
 
 def load_weights(
