@@ -15,7 +15,6 @@ import msgspec
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import decode_json
-from ossconsole.dataset.manifest import unique_classes
 
 VAL_LABELS_NAME = "ILSVRC2012_val_labels.json"
 """The tutorial's file of validation labels: image file name to WordNet ID."""
@@ -73,7 +72,7 @@ class FoundLabels(msgspec.Struct, frozen=True, kw_only=True):
             return self.class_index, self.index_from
         if found and not self.found_only and found <= set(imagenet_classes()):
             return imagenet_classes(), "their WordNet IDs"
-        return unique_classes(found), ""
+        return tuple(sorted(found)), ""
 
 
 @functools.cache
