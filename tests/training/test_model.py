@@ -32,7 +32,6 @@ from ossconsole.storage.checkpoints.inspect import inspect_local_checkpoint
 from ossconsole.training.checkpoints.checkpoint import unpack
 from ossconsole.training.compute import weights
 from ossconsole.training.compute.model import batch_size_for, build_model, check_image_size, head_parameters
-from ossconsole.training.compute.weights import imagenet_classes
 from ossconsole.training.settings import BACKBONE, MODELS, TrainSettings
 
 CLASSES = ("cat", "dog", "fox")
