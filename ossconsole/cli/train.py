@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from ossconsole.cli.options import OpenTarget, Target, profile_options, settings_options
 from ossconsole.cli.outlets import open_outlets, outlet_options
@@ -19,7 +20,7 @@ from ossconsole.config.profiles import OnHangup, load_settings
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import to_log_line
 from ossconsole.training.distributed.ranks import RankInfo, torchrun_rank_info
-from ossconsole.training.settings import TrainSettings, check_weights
+from ossconsole.training.settings import PRESETS, TrainSettings, check_weights, with_preset
 
 if TYPE_CHECKING:
     from ossconsole.telemetry.events import Event
@@ -32,14 +33,23 @@ _LINE_EVERY_STEPS = 10
 
 @click.command()
 @settings_options(TrainSettings)
+@click.option(
+    "--preset",
+    type=click.Choice(list(PRESETS)),
+    help="Settings that you do not give; tutorial = fine-tune a ResNet-18 with ImageNet's weights.",
+)
 @outlet_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per step and event.")
 @profile_options
+@click.pass_context
 def train(
+    context: click.Context,
+    /,
     *,
     target: Target,
     as_json: bool,
     endpoint: str,
+    preset: str | None,
     tensorboard: Path | None,
     metrics_port: int | None,
     on_event: str | None,
@@ -55,7 +65,8 @@ def train(
     from ossconsole.training.run import TrainingRun
 
     on_hangup = load_settings().on_hangup
-    settings = TrainSettings(endpoint=EndpointKind(endpoint), **options)
+    given = {name for name in options if context.get_parameter_source(name) is not ParameterSource.DEFAULT}
+    settings = TrainSettings(endpoint=EndpointKind(endpoint), **with_preset(options, preset, given))
     check_libraries()
     check_weights(settings.weights)
     check_precision(settings)
