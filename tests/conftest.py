@@ -15,6 +15,10 @@ from ossconsole.config.metadata import METADATA_VARIABLE
 from tests.sandboxed import Sandboxed, sandboxed
 
 _FOREIGN = ("OSS_", "OSSCONSOLE_", "ALIBABA_CLOUD_", "ALIBABACLOUD_", "ALICLOUD_")
+_NETWORK = (
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
+    *("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"),
+)
 CLOSED_PORT_URL = "http://127.0.0.1:9"
 
 # A shell starts background jobs with SIGINT ignored, nohup with SIGHUP ignored; children would inherit that.
@@ -37,6 +41,9 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
         monkeypatch.delenv(name)
     for size in ("COLUMNS", "LINES"):  # of the developer's terminal
         monkeypatch.delenv(size, raising=False)
+    for name in _NETWORK:  # of the developer's network
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
     monkeypatch.setenv("HOME", str(folder))
     for variable, name in ((CONFIG_DIR_VARIABLE, "config"), (STATE_DIR_VARIABLE, "state")):
         (folder / name).mkdir(mode=0o700)

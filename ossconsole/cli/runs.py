@@ -20,11 +20,19 @@ from ossconsole.telemetry.runs import RunSummary, find_run, record_path
 @click.command()
 @click.argument("run", default="")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--follow", "follows", is_flag=True, help="Print a sentence for each change until the run ends.")
 @profile_options
 @reads_only
-def status(run: str, as_json: bool, target: Target) -> None:
+def status(run: str, as_json: bool, follows: bool, target: Target) -> None:
     """Show the state of RUN; without RUN the newest active run, else the newest."""
+    if as_json and follows:
+        raise click.UsageError("--json and --follow cannot be given together.")
     summary = _find(run, target)
+    if follows:
+        from ossconsole.cli.run_sentences import follow
+
+        follow(summary, say)
+        return
     if as_json:
         fields = {**msgspec.to_builtins(summary), "interrupted": summary.interrupted, "slowest": slowest(summary.ranks)}
         say_json(fields)

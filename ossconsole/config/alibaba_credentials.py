@@ -388,7 +388,7 @@ def _why(error: Exception) -> str:
         status = re.search(r"(?:http_code|status code)\W+(\d+)", text)
         prefix = f"HTTP {status[1]}, " if status else ""
         return prefix + _refusal(reply[1] or reply[2] or "")
-    return text.partition("\n")[0].rstrip(".")
+    return text.partition("\n")[0].rstrip(".").replace(" form cli credentials file", " in the aliyun CLI's file")
 
 
 def _refusal(reply: str) -> str:

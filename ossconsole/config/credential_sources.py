@@ -313,6 +313,12 @@ def read_connector_file(path: Path, _name: str = "") -> Credentials | None:
 def write_connector_file(credentials: Credentials, path: Path | None = None) -> Path:
     """Writes the connector's file atomically with mode 0400; returns its path. Raises SettingsError."""
     path = path or connector_file()
+    write_private(path, encode_connector_file(credentials), mode=0o400)
+    return path
+
+
+def encode_connector_file(credentials: Credentials) -> bytes:
+    """The connector's file in its format, JSON, with the secret in clear."""
     document = {
         "AccessKeyId": credentials.access_key_id,
         "AccessKeySecret": credentials.access_key_secret.reveal(),
@@ -321,8 +327,7 @@ def write_connector_file(credentials: Credentials, path: Path | None = None) -> 
         document["SecurityToken"] = credentials.security_token.reveal()
     if credentials.expiration:
         document["Expiration"] = credentials.expiration.astimezone(timezone.utc).strftime(_EXPIRATION_FORMAT)
-    write_private(path, msgspec.json.encode(document) + b"\n", mode=0o400)
-    return path
+    return msgspec.json.encode(document) + b"\n"
 
 
 def read_ossutil_file(path: Path, name: str = "") -> Credentials | None:

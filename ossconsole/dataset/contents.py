@@ -228,10 +228,11 @@ class BytesContent:
 
 @dataclass(frozen=True)
 class ImageContent:
-    """A sample or an image, with its class where that is known."""
+    """A sample or an image, with its class where that is known; `name` is the caption in a sheet."""
 
     image: PreviewImage
     label: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -277,15 +278,33 @@ def _sample(store: ObjectStore, info: ObjectInfo, *, binary: bool) -> Content | 
     return ImageContent(guess_sample(info.key, store.get(info.key)), folder)
 
 
+_SUBFOLDER_TRIES = 3  # objects, until one is an image
+
+
 def folder_images(
     store: ObjectStore, prefix: str, index: ManifestIndex | None = None, limit: int = 24
 ) -> list[ImageContent]:
-    """The first `limit` images of a folder, read in parallel; other objects are skipped. Raises StorageError."""
-    found = store.list_page(prefix, max_keys=min(1000, limit * 2)).objects
+    """The first `limit` images of a folder, read in parallel; other objects are skipped. Raises StorageError.
+
+    Of a folder that has subfolders alone, the first image of each of them, named after the subfolder.
+    """
+    page = store.list_page(prefix, max_keys=min(1000, limit * 2))
+
+    def named(key: str, name: str) -> ImageContent | None:
+        content = read_content(store, store.head(key), index)
+        return replace(content, name=name) if isinstance(content, ImageContent) else None
+
+    def first_of(folder: str) -> ImageContent | None:
+        name = folder.rstrip("/").rpartition("/")[2]
+        objects = store.list_page(folder, max_keys=_SUBFOLDER_TRIES).objects
+        return next((image for each in objects if (image := named(each.key, name)) is not None), None)
+
     with ThreadPoolExecutor(_IMAGE_THREADS, thread_name_prefix="images") as pool:
-        contents = pool.map(lambda each: read_content(store, store.head(each.key), index), found)
-        images = [content for content in contents if isinstance(content, ImageContent)]
-    return images[:limit]
+        if page.objects:
+            found = list(pool.map(lambda each: named(each.key, each.key.rpartition("/")[2]), page.objects))
+        else:
+            found = list(pool.map(first_of, page.prefixes[:limit]))
+    return [image for image in found if image is not None][:limit]
 
 
 def _known_sample(store: ObjectStore, info: ObjectInfo, index: ManifestIndex, sample: Sample) -> Content:

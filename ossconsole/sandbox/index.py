@@ -190,9 +190,12 @@ class Index:
         """Deletes a version for good; the one before it becomes the current one."""
         self._cached.pop((bucket, key), None)
         with _transaction(self._db):
+            before = self.versions.latest(bucket, key)
             dropped = self.versions.remove(bucket, key, version_id)
             latest = self.versions.latest(bucket, key)
-            if latest is None or latest.is_marker:
+            if before == latest:
+                pass
+            elif latest is None or latest.is_marker:
                 self._db.execute("DELETE FROM objects WHERE bucket = ? AND key = ?", (bucket, key.encode()))
             else:
                 self._replace(bucket, latest.stored())

@@ -1,21 +1,27 @@
-"""One rank of a run, from the description of the dataset to the end of the training. Torch is imported on the way."""
+"""One rank of a run, from the description of the dataset to the end of the training.
+
+Torch, numpy and oss2 are imported on the way: the console has this module before its first paint.
+"""
 
 from __future__ import annotations
 
 import math
 import threading
 import time
+from typing import TYPE_CHECKING
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.text import counted
-from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.retry import Wait
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.measure import TOO_SHORT
 from ossconsole.training.context import RunContext
-from ossconsole.training.data import TrainingData
 from ossconsole.training.distributed.ranks import RankInfo
+
+if TYPE_CHECKING:
+    from ossconsole.storage.client import ObjectStore
+    from ossconsole.training.data import TrainingData
 
 _LISTING_EVERY_S = 2.0
 """Period of the messages about a listing."""
@@ -33,6 +39,8 @@ class Rank:
 
     def train(self) -> events.Summary:
         """Trains to the end of the plan or until stopped. Raises ConsoleError."""
+        from ossconsole.storage.client import ObjectStore
+
         context = self._context
         store = ObjectStore(context.profile, context.credentials)
         try:

@@ -32,7 +32,7 @@ from ossconsole.training.compute.device import (
     device_errors,
     lower_priority,
 )
-from ossconsole.training.compute.model import build_model, check_batch_sizes, with_batch_size
+from ossconsole.training.compute.model import build_model, check_batch_sizes, without_auto
 from ossconsole.training.compute.profile import StepProfiler
 from ossconsole.training.compute.selection import select_device
 from ossconsole.training.compute.trainer import Trainer
@@ -98,10 +98,7 @@ def build_session(
     """
     begun = time.perf_counter()
     device = _device(context.settings, rank_info)
-    context.settings = with_batch_size(
-        context.settings, len(data.classes), data.image_size(context.settings.image_size), device
-    )
-    plan = _plan(context, data, rank_info)
+    plan = _plan(context, data, rank_info, device)
     relay = RankEventRelay(context, rank_info)
     describe_run(context, data, plan, rank_info)
     compute = _compute(context, data, rank_info, device)
@@ -126,12 +123,9 @@ def build_session(
     source = _source(context, connector, data, plan, parts, on_pause=requests.apply)
     resources.callback(source.close)
     resources.callback(parts.compute.free_all_slots)
+    planned = context.settings.profile_steps if rank_info.is_rank_zero else 0
     profiler = StepProfiler(
-        context.id,
-        planned=context.settings.profile_steps if rank_info.is_rank_zero else 0,
-        cuda=parts.compute.cuda,
-        report=context.info,
-        warn=context.warn,
+        context.id, planned=planned, cuda=parts.compute.cuda, report=context.info, warn=context.warn
     )
     resources.callback(profiler.close)
     resources.push(parts.group.__exit__)  # first of all: the GPU may wait for a lost rank, and the others for the GPU
@@ -230,7 +224,11 @@ def _compute(context: RunContext, data: TrainingData, rank_info: RankInfo, devic
     return compute
 
 
-def _plan(context: RunContext, data: TrainingData, rank_info: RankInfo) -> Plan:
+def _plan(context: RunContext, data: TrainingData, rank_info: RankInfo, device: torch.device) -> Plan:
+    """The order of the samples; first determines the automatic settings, which become those of the run."""
+    settings = context.settings
+    size = data.image_size(settings.image_size)
+    context.settings = without_auto(settings, len(data.classes), size, device, world=rank_info.world)
     return Plan(
         context.settings,
         data.count(TRAIN),

@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from ossconsole.cli.output import run_group
 from ossconsole.cli.runs import export, status
+from ossconsole.config.endpoints import EndpointKind
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.runs import record_path
@@ -115,3 +117,35 @@ def test_status_of_a_run_that_was_too_short_for_a_rate() -> None:
     write_record(record_path("short"), [run_event("short"), step_event(1), step_event(2), short])
     assert "samples/s   too short" in invoke("status", "short").output
     assert json.loads(invoke("status", "--json").output)["samples_per_s"] is None
+
+
+def test_a_run_is_followed_in_sentences_until_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time()
+    start = run_event("live", time=now, pid=os.getpid(), host=socket.gethostname())
+    path = write_record(record_path("live"), [start, events.State(time=now, state=RunState.RUNNING), step_event(7)])
+    later: Iterator[events.Event] = iter(
+        [
+            events.Switch(time=now + 1, endpoint=EndpointKind.ACCELERATED, reason="by hand", step=7),
+            events.State(time=now + 2, state=RunState.PAUSED),
+            events.State(time=now + 3, state=RunState.STOPPED),
+        ]
+    )
+
+    def append(_seconds: float) -> None:
+        with path.open("ab") as record:
+            record.write(events.encode(next(later)) + b"\n")
+
+    monkeypatch.setattr("ossconsole.cli.run_sentences.time.sleep", append)
+    lines = invoke("status", "--follow").output.splitlines()
+    assert lines[0].startswith("live is running: step 7")
+    assert "samples per second through the standard endpoint" in lines[0]
+    assert "percent of a step" in lines[0]
+    assert any("accelerated" in line for line in lines[1:])
+    assert "Paused." in lines
+    assert all(line.isascii() and line.endswith(".") for line in lines)
+
+
+def test_a_run_whose_process_is_gone_is_not_followed_for_ever() -> None:
+    write_record(record_path("gone"), [run_event("gone", pid=2**22 + 1, host=socket.gethostname())])
+    lines = invoke("status", "gone", "--follow").output.splitlines()
+    assert lines == ["gone is starting; no step yet.", "The process of the run has ended without a last event."]

@@ -190,7 +190,7 @@ CASES: dict[str, Case] = {
         + WORDNET,
         FOUR_TWO,
         2,
-        ("an image outside train/ and val/ in data/ILSVRC/Data/CLS-LOC/",),
+        ("an image outside train/ and val/ in data/ILSVRC/Data/CLS-LOC/", "CLS-LOC/): data/LOC_synset_mapping.txt"),
     ),
     "Kaggle's ImageNet, its Data folder alone": Case(
         lambda at: folder(at, {path: data for path, data in KAGGLE.items() if "/Data/" in path}),
@@ -394,7 +394,7 @@ def test_a_layout_arrives_in_the_bucket(
 ) -> None:
     case = CASES[name]
     assert run_group(ossconsole, ["upload", str(case.make(tmp_path)), *arguments, *case.options]) == 0
-    assert f"Layout: {case.layout.split(';')[0]}" in capsys.readouterr().out
+    assert f"Layout: {case.layout.removesuffix(f'; {WORDNET}')}." in capsys.readouterr().out
     prefix = arguments[3].partition("=")[2]
     store = sandboxed_bucket.store()
     manifest = read_manifest(store, prefix)

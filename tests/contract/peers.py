@@ -12,6 +12,7 @@ cleaning up, and a local RSA key in place of the key management service.
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import re
 import subprocess
@@ -107,8 +108,7 @@ def run_checks(name: str, checks: dict[str, Callable[[], Any]]) -> None:
 
 def sdk2_checks(info: SandboxInfo) -> dict[str, Callable[[], Any]]:
     """Calls of alibabacloud-oss-v2 that the console's own client has counterparts of, and those of stored states."""
-    import alibabacloud_oss_v2 as oss
-
+    oss: Any = importlib.import_module("alibabacloud_oss_v2")
     config = oss.config.load_default()
     keys = (info.access_key_id, info.access_key_secret.reveal())
     config.credentials_provider = oss.credentials.StaticCredentialsProvider(*keys)

@@ -152,9 +152,10 @@ def test_appendable_objects(sdk: Any, contract_store: ObjectStore, contract_pref
 
 
 def test_tags(sdk: Any, contract_prefix: str) -> None:
-    """putobjecttagging: at most 10 tags, of letters, digits, blanks and + - = . _ : /."""
+    """putobjecttagging: at most 10 tags, of letters, digits, blanks and + - = . _ : /, each named once."""
     key = f"{contract_prefix}a"
     sdk.put_object(key, b"")
+    assert fails(sdk.put_object, key, b"", headers={"x-oss-tagging": "a=1&a=1"})[0] == 400
     for tags in ({"a%@b": "1"}, {"a": "x&y"}, {str(number): "" for number in range(11)}):
         rule = oss2.models.TaggingRule()
         for name, value in tags.items():

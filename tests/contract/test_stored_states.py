@@ -199,7 +199,12 @@ def test_encryption_is_reported_and_changes_etags(sdk: Any, contract_prefix: str
         assert (put.etag == md5) is same
         assert ("x-oss-server-side-encryption-key-id" in head.headers) is not same
         assert head.etag == put.etag
-    assert fails(sdk.put_object, contract_prefix, b"", headers={"x-oss-server-side-encryption": "x"})[0] == 400
+    unknown = {"x-oss-server-side-encryption": "x"}
+    assert fails(sdk.put_object, f"{contract_prefix}x", b"", headers=unknown)[0] == 400
+    upload = sdk.init_multipart_upload(f"{contract_prefix}parts").upload_id
+    aes = {"x-oss-server-side-encryption": "AES256"}
+    assert fails(sdk.upload_part, f"{contract_prefix}parts", upload, 1, b"", headers=aes) == (400, "InvalidArgument")
+    sdk.abort_multipart_upload(f"{contract_prefix}parts", upload)
 
 
 def test_bucket_information(own_store: ObjectStore) -> None:

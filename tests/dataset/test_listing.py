@@ -103,12 +103,15 @@ def test_what_is_no_sample_is_grouped_by_reason(store: ObjectStore, profile: Pro
     ]
 
 
-def test_archived_objects_are_used_once_they_are_restored(store: ObjectStore, profile: Profile) -> None:
+def test_archived_objects_are_used_once_they_are_restored(
+    sandboxed_bucket: Sandboxed, store: ObjectStore, profile: Profile
+) -> None:
     put(store, profile, "train/a/1.jpg")
     for name, storage_class in (("cold", "ColdArchive"), ("restored", "Archive"), ("ia", "IA")):
         key = f"{profile.dataset_prefix}/train/a/{name}.jpg"
         store.sdk.put_object(key, _IMAGE, headers={"x-oss-storage-class": storage_class})
     store.sdk.restore_object(f"{profile.dataset_prefix}/train/a/restored.jpg")
+    sandboxed_bucket.control.finish_restores()
     manifest, unused = listed(store, profile)
     assert [each.key for each in manifest.splits["train"]] == [
         "train/a/1.jpg",

@@ -9,9 +9,11 @@ from typing import Any
 
 import oss2
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
 from ossconsole.sandbox.process import SandboxInfo, SandboxProcess
 from ossconsole.sandbox.request import resolve_range, whole_number
+from ossconsole.sandbox.server import RequestHandler
 from ossconsole.sandbox.store import SandboxStore
 from tests.sandbox.test_objects import fails
 from tests.sandbox.wire import Signer, call, send, wait_until
@@ -22,7 +24,7 @@ from tests.sandbox.wire import Signer, call, send, wait_until
     [
         ({}, {"x-oss-callback": "e30="}),
         ({}, {"x-oss-traffic-limit": "819200"}),
-        ({}, {"x-oss-something-new": "1"}),
+        ({}, {"x-oss-object-worm-mode": "COMPLIANCE"}),
         ({"callback": "e30="}, {}),
         ({"x-oss-traffic-limit": "819200"}, {}),
         ({"x-oss-process": "image/resize,w_100"}, {}),
@@ -95,8 +97,11 @@ def test_a_full_disk_is_an_error_of_the_service(tmp_path: Path, monkeypatch: pyt
     store.create_bucket("b")
     pages = store.index._db.execute("PRAGMA page_count").fetchone()[0]
     store.index._db.execute(f"PRAGMA max_page_count={pages}")
-    with pytest.raises(sqlite3.OperationalError, match="full"):
+    with pytest.raises(sqlite3.OperationalError, match="full") as caught:
         store.index.set_rule("b", "worm", b"x" * 1_000_000)
+    error = RequestHandler._as_oss_error(make_mocked_request("DELETE", "/b/k"), caught.value)
+    assert (error.status, error.code) == (500, "InternalError")
+    assert "disk" in error.message
     store.index._db.execute("PRAGMA max_page_count=1000000")
     store.delete("b", ["k"])
     store.close()

@@ -12,6 +12,7 @@ import pytest
 
 from ossconsole.sandbox.process import SandboxProcess
 from ossconsole.sandbox.records import Attributes
+from ossconsole.sandbox.replies import OssError
 from ossconsole.sandbox.store import SandboxStore
 from tests.sandbox.conftest import make_bucket
 
@@ -102,4 +103,23 @@ def test_versions_keep_their_bytes_when_the_folder_is_opened_again(tmp_path: Pat
     again = SandboxStore(tmp_path)
     assert again.index.versions.status("b") == "Enabled"
     assert again.blobs.open(first.blob).read(0, 5) == b"first"
+    again.close()
+
+
+def test_versions_of_an_earlier_release_are_listed_and_deleted(tmp_path: Path) -> None:
+    """Its table has no details: the bytes are there, the metadata are not."""
+    store = SandboxStore(tmp_path)
+    store.create_bucket("b")
+    store.index.enable_versioning("b")
+    for _ in range(2):
+        store.put("b", "k", store.blobs.writer().finish(), Attributes())
+    store.index._db.execute("ALTER TABLE versions DROP COLUMN details")
+    store.close()
+    again = SandboxStore(tmp_path)
+    newest, oldest = again.index.versions.list("b", prefix="", key_marker="", id_marker="", limit=10)
+    assert (newest.is_latest, oldest.is_latest) == (True, False)
+    with pytest.raises(OssError, match="InternalError"):
+        again.version("b", "k", oldest.id)
+    again.delete_version("b", "k", oldest.id)
+    assert again.get("b", "k").size == 0
     again.close()

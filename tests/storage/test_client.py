@@ -406,3 +406,18 @@ def test_a_connection_for_writing_is_used_again_unless_the_server_has_closed_it(
         for key in ("c", "d"):
             store.put(key, b"x")
     assert len(_Writable.connections) == 2
+
+
+def test_copy_of_an_object_above_the_limit_goes_in_parts(
+    store: ObjectStore, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a checkpoint of several gigabytes becomes the latest one; an earlier object is replaced."""
+    monkeypatch.setattr("ossconsole.storage.copying.COPY_WHOLE_BELOW", 200_000)
+    monkeypatch.setattr("ossconsole.storage.copying.COPY_PART_SIZE", 110_000)
+    data = bytes(range(256)) * 1000
+    store.put(f"{prefix}new", data, content_type="text/x-test", metadata={"epoch": "3"})
+    store.put(f"{prefix}latest", b"before")
+    store.copy(f"{prefix}new", f"{prefix}latest")
+    info = store.head(f"{prefix}latest")
+    assert (info.object_type, info.content_type, info.metadata) == ("Multipart", "text/x-test", {"epoch": "3"})
+    assert store.get(f"{prefix}latest") == data

@@ -110,3 +110,21 @@ def test_any_rows_are_sorted_as_python_sorts_them(
         expected = sorted(found, key=lambda each: -int(each[column]))
     assert [rows.name(int(row)) for row in view.order] == [each[0] for each in expected]
     assert rows.total_size(view.order) == sum(each[1] for each in found)
+
+
+def test_links_keep_their_type_and_sort_by_class() -> None:
+    rows = ObjectRows("")
+    objects = [
+        ObjectSummary("a", 0, 1, "Standard", type="Symlink"),
+        ObjectSummary("b", 1, 1, "IA"),
+        ObjectSummary("c", 1, 1, "Standard"),
+    ]
+    rows.append(ListPage(objects, ["dir/"], ""))
+    kinds = {rows.name(row): (rows.storage_class(row), rows.type(row)) for row in range(rows.count)}
+    assert kinds == {
+        "dir/": ("", ""),
+        "a": ("Standard", "Symlink"),
+        "b": ("IA", "Normal"),
+        "c": ("Standard", "Normal"),
+    }
+    assert shown(build_view(rows, Sort(SortKey.STORAGE_CLASS))) == ["dir/", "b", "a", "c"]

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from ossconsole.telemetry import events
-from ossconsole.telemetry.events import RunState
-from tests.telemetry.samples_of_events import one_of_each, step_event
+from ossconsole.telemetry.events import RunState, to_log_line
+from tests.telemetry.samples_of_events import epoch_event, one_of_each, step_event
 
 
 def test_the_samples_cover_every_kind() -> None:
@@ -69,6 +69,17 @@ def test_a_newer_version_may_add_fields() -> None:
 def test_a_line_that_is_not_an_event_is_refused(line: bytes) -> None:
     with pytest.raises(msgspec.DecodeError):
         events.decode(line)
+
+
+def test_the_classes_with_the_lowest_top1_are_in_the_log() -> None:
+    epoch = epoch_event(1, 3)
+    of_four = msgspec.structs.replace(epoch, class_top1={"ant": 1.0, "bee": 0.25, "cat": 0.5, "dog": 0.0})
+    of_two = msgspec.structs.replace(epoch, class_top1={"ant": 1.0, "bee": 0.25})
+    lines = [to_log_line(each) for each in (of_four, of_two)]
+    assert lines[0] is not None
+    assert lines[1] is not None
+    assert lines[0].text.endswith("top-5 90 %, lowest top-1 dog 0 %, bee 25 %, cat 50 %")
+    assert "lowest" not in lines[1].text
 
 
 def test_final_states() -> None:

@@ -51,6 +51,22 @@ def test_the_step_after_a_pause_counts_nowhere() -> None:
     assert feed.view.split.total == pytest.approx(0.5)
 
 
+def test_the_step_in_which_a_model_is_compiled_counts_nowhere_and_is_not_a_stall() -> None:
+    feed = Feed().state(RunState.RUNNING).steps(30).state(RunState.COMPILING)
+    assert feed.view.stalled_s(feed.time + 300) is None
+    feed.state(RunState.RUNNING, after=300).steps(1, seconds=300.0, wait=0.0)
+    assert feed.view.split is not None
+    assert feed.view.split.total == pytest.approx(0.5)
+    assert feed.view.measurement.samples_per_s == pytest.approx(20.0)
+
+
+def test_the_norm_of_the_gradients_is_plotted_where_weights_were_updated() -> None:
+    feed = Feed().state(RunState.RUNNING).steps(3)
+    assert "grad_norm" not in feed.view.series
+    feed.steps(1, grad_norm=2.5).steps(1)
+    assert [point.last for point in feed.view.series["grad_norm"].window(0, feed.time + 1, 9)] == [2.5]
+
+
 def test_warm_up_steps_are_left_out_of_the_medians() -> None:
     feed = Feed().state(RunState.RUNNING).steps(1).steps(WARMUP_STEPS - 1, seconds=9.0, wait=8.0).steps(20)
     figures = feed.view.figures(STANDARD)

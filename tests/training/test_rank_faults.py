@@ -22,7 +22,7 @@ from ossconsole.training.run import TrainingRun
 from tests.training.conftest import DEADLINE_S, Bucket, StartRun, bucket_in, finished, steps
 from tests.training.faulty_rank import MOMENTS, VARIABLE, setting
 
-pytestmark = pytest.mark.timeout(280)
+pytestmark = pytest.mark.timeout(600)  # three runs of several processes each
 
 STEPS = 6  # two epochs of 96 samples, in batches of 32 over all ranks
 SAVED = 2  # a checkpoint of this step is complete when step 4 begins: one is written at a time

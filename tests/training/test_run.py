@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 import torch
+import torchvision
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.dataset.manifest import object_key
@@ -399,6 +400,8 @@ def test_another_model_has_checkpoints_of_its_own_and_its_figures_are_recorded(
 ) -> None:
     settings: dict[str, Any] = {"model": "mobilenet_v3_small", "weights": "none", "ema_decay": 0.5, "clip_norm": 1.0}
     found = finished(start_run(**settings, epochs=3, profile_steps=2))
+    begun = only(found, events.Run)[0].settings
+    assert (begun["model"], begun["batch_size"], begun["learning_rate"]) == ("mobilenet_v3_small", 16, 0.1 * 16 / 256)
     norms = [step.grad_norm for step in steps(found)]
     assert all(norm is not None and norm > 0 for norm in norms)
     epoch = next(event for event in found if isinstance(event, events.Epoch))
@@ -414,6 +417,8 @@ def test_another_model_has_checkpoints_of_its_own_and_its_figures_are_recorded(
     assert saved.stable_key.endswith("/mobilenet_v3_small.pt")
     state = unpack(bucket.store().get(saved.stable_key), "stable")
     assert (state["model_name"], state["freeze"]) == ("mobilenet_v3_small", "none")
+    plain = torchvision.models.get_model(state["model_name"], num_classes=len(state["classes"]))
+    plain.load_state_dict(state["model"])
     # The averaged weights, to which its top-1 belongs, are those of a new run.
     frozen = {**settings, "weights": f"oss://{bucket.profile.bucket}/{saved.stable_key}", "freeze": "backbone"}
     head_only = only(finished(start_run(**frozen)), events.Checkpoint)[-1].key

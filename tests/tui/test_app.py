@@ -22,7 +22,7 @@ from ossconsole.tui.help import HelpScreen, KeyTable, LogScreen
 from ossconsole.tui.kit import actions, memory
 from ossconsole.tui.kit.dialogs import ConfirmScreen
 from ossconsole.tui.kit.glyphs import BRAILLE
-from ossconsole.tui.kit.textual_internals import TerminalBackground
+from ossconsole.tui.kit.terminal_bytes import TerminalBackground
 from ossconsole.tui.setup.profiles import ProfileForm
 from ossconsole.tui.train.runs import RunsScreen
 from tests.tui.conftest import AppMaker

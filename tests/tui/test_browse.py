@@ -27,6 +27,8 @@ from ossconsole.storage.jobs.job import JobState
 from ossconsole.storage.multipart import list_uploads
 from ossconsole.storage.objects import ObjectSummary
 from ossconsole.storage.retry import NO_RETRY
+from ossconsole.telemetry import events
+from ossconsole.telemetry.runs import RunRecord, record_path
 from ossconsole.tui.browse.screen import BrowseScreen
 from ossconsole.tui.console import NoCredentials, PreparationStage, Ready, StageState
 from ossconsole.tui.kit import memory
@@ -42,7 +44,7 @@ from ossconsole.tui.kit.table import VirtualTable
 from ossconsole.tui.train.screen import NewRunScreen
 from tests.sandboxed import Sandboxed
 from tests.tui.conftest import AppMaker
-from tests.tui.fakes import FakeServices, FakeStore
+from tests.tui.fakes import FakeServices, FakeStore, Script
 from tests.tui.screens import past_opening, shown
 
 WAIT_S = 20.0
@@ -436,7 +438,8 @@ async def test_an_archived_object_is_restored_and_read(
         await browser.until(lambda: isinstance(pilot.app.screen, ConfirmScreen))
         await browser.until(lambda: "OSS bills" in browser.text and "ColdArchive: Expedited within 1" in browser.text)
         await browser.press("right", "enter")
-        await browser.until(lambda: "2/2  32 B of 32 B  1 not archived  done" in browser.text)
+        await browser.until(lambda: "done" in browser.notices)
+        await browser.until(lambda: "2/2  32 B" not in browser.text)  # a job that is done leaves
 
 
 async def test_another_bucket_keeps_versions_and_says_so(bucket: ObjectStore, make_app: AppMaker) -> None:
@@ -814,3 +817,34 @@ async def test_a_bucket_that_cannot_be_used_any_more_is_left(make_app: AppMaker)
         assert "a.pt" not in browser.text
         found.stand(Ready(profile=store.profile))
         await browser.until(lambda: "a.pt" in browser.text)
+
+
+async def test_u_uploads_a_file_to_the_folder_that_shows(
+    bucket: ObjectStore, make_app: AppMaker, tmp_path: Path
+) -> None:
+    bucket.put(folder_of(bucket) + "here.txt", b"1")
+    (tmp_path / "notes.txt").write_text("of this machine")
+    async with make_app(services(bucket), "browse").run_test(size=(120, 30)) as pilot:
+        browser = await opened(pilot, bucket)
+        await browser.press("u", *str(tmp_path / "missing"), "enter")
+        await browser.until(lambda: "does not exist" in browser.text)
+        await browser.press("ctrl+u", *str(tmp_path / "notes.txt"), "enter")
+        await browser.job_is_over()
+        await browser.until(lambda: "notes.txt" in browser.text)
+    assert bucket.get(folder_of(bucket) + "notes.txt") == b"of this machine"
+
+
+async def test_checkpoints_have_columns_for_run_epoch_step_and_accuracy(make_app: AppMaker) -> None:
+    script = Script().steps(80).end_epoch()
+    saved = next(event for event in script.events if isinstance(event, events.Checkpoint))
+    run = "20250615-150640-a1b2"
+    with RunRecord(record_path(run)) as record:
+        record.append(saved)
+    keys = {f"checkpoints/resnet18-{run}-e01-s000080.pt": 44_000_000, "checkpoints/resnet18-best.pt": 44_000_000}
+    async with make_app(services(FakeStore(keys)), "browse").run_test(size=(120, 30)) as pilot:
+        browser = await opened(pilot, FakeStore(keys), "")
+        await browser.press("C")
+        await browser.until(lambda: "resnet18-best.pt" in browser.text)
+        await browser.until(lambda: f"{run}  epoch 1     step 80" in browser.text)
+        await pilot.resize_terminal(80, 30)
+        await browser.until(lambda: f"{run}  epoch 1     step 80  42.0 %" in browser.text)

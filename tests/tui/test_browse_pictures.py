@@ -57,6 +57,7 @@ def checkpoint() -> bytes:
             "format": "ossconsole-checkpoint",
             "model": model,
             "optimizer": {"state": {0: torch.zeros(5)}, "param_groups": [{"lr": 0.05, "momentum": 0.9}]},
+            "model_name": "resnet18",
             "epoch": 3,
             "step": 240,
             "seed": 7,

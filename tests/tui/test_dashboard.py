@@ -230,6 +230,23 @@ async def test_the_learning_rate_is_checked_before_it_is_set(make_app: AppMaker)
     assert run.asked == [("set_lr", 0.01)]
 
 
+async def test_a_key_profiles_the_next_steps(make_app: AppMaker) -> None:
+    run = FakeRun(list(full().events))
+    app = make_app(FakeServices(run=run))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("t")
+        await settle(pilot)
+    assert run.asked == [("profile",)]
+
+
+def test_the_norm_of_the_gradients_has_a_chart_where_it_was_recorded() -> None:
+    view = reduced(full())
+    without = chart_specs(view, raw=False, log=False)
+    view._plot("grad_norm", view.last_time or 0.0, 1.0)
+    assert [spec.title for spec in chart_specs(view, raw=False, log=False) if spec not in without] == ["gradient norm"]
+
+
 async def test_every_event_can_be_read_whole(make_app: AppMaker) -> None:
     script = full()
     long = "The reader process ended. " * 12

@@ -30,7 +30,8 @@ from ossconsole.telemetry.events import RunState
 from ossconsole.tui.app import ConsoleApp
 from ossconsole.tui.browse.screen import BrowseScreen
 from ossconsole.tui.kit.dialogs import PromptScreen
-from ossconsole.tui.kit.textual_internals import SafeParser, TerminalBytes
+from ossconsole.tui.kit.terminal_bytes import TerminalBytes
+from ossconsole.tui.kit.textual_internals import SafeParser
 from ossconsole.tui.setup.screen import SetupScreen
 from ossconsole.tui.train.screen import NewRunScreen
 from tests.tui.conftest import AppMaker

@@ -19,9 +19,11 @@ from ossconsole.storage.jobs.job import Failure
 from ossconsole.tui.console import Ready, Starting
 from ossconsole.tui.kit import memory
 from ossconsole.tui.kit.dialogs import PromptScreen
+from ossconsole.tui.kit.glyphs import BRAILLE
+from ossconsole.tui.upload.panels import PanelArea, Throughput
 from ossconsole.tui.upload.screen import SourcePicker
 from tests.tui.conftest import AppMaker
-from tests.tui.fakes import SIMULATED, FakeServices, FakeUpload, upload_progress
+from tests.tui.fakes import SIMULATED, START, FakeServices, FakeUpload, upload_progress
 from tests.tui.screens import settle, shown
 
 PLAN = UploadPlan(
@@ -238,15 +240,25 @@ async def test_knobs(make_app: AppMaker) -> None:
     ]
 
 
-async def test_an_upload_elsewhere_can_be_paused_and_has_no_knobs(make_app: AppMaker) -> None:
+async def test_an_upload_elsewhere_is_steered_as_one_of_this_process(make_app: AppMaker) -> None:
     upload = FakeUpload(upload_progress(), is_remote=True)
     app = make_app(FakeServices(upload=upload), "upload")
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(pilot)
         await pilot.press("p", "plus", "b")
         await settle(pilot)
-        assert not isinstance(app.screen, PromptScreen)
-    assert upload.asked == ["pause"]
+        await pilot.press(*"2.5", "enter")
+        await settle(pilot)
+    assert upload.asked == ["pause", ("parallelism", 20), ("bandwidth", 2.5e6)]
+
+
+async def test_after_an_upload_elsewhere_no_retry_is_promised(make_app: AppMaker) -> None:
+    upload = FakeUpload(upload_progress(phase=Phase.CANCELLED), is_remote=True, alive=False)
+    app = make_app(FakeServices(upload=upload), "upload")
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+        assert "r retry" not in shown(app)
+        assert "n, then /data/pictures as the source, uploads what is missing" in shown(app)
 
 
 async def test_the_end_lists_failures_and_retries_them_as_one_action(make_app: AppMaker) -> None:
@@ -373,3 +385,35 @@ async def test_every_state_fits_every_size(make_app: AppMaker, size: tuple[int, 
         async with app.run_test(size=size) as pilot:
             await settle(pilot)
             assert shown(app).strip()
+
+
+def test_the_throughput_is_drawn_over_the_time_of_the_upload() -> None:
+    rates = Throughput()
+    area = PanelArea(60, 30, BRAILLE)
+    for second in range(1, 61):
+        rates.add(START + second, upload_progress(seconds=float(second), bytes_per_s=2e6 if second < 30 else 8e6))
+    lines = [line.text for line in rates.lines(area)]
+    assert "MB/s" in lines[0]
+    assert lines[1].lstrip().startswith("10")
+    assert lines[-1].split() == ["0:00", "1:00"]
+    assert lines[1][40:].strip() or lines[2][40:].strip(), "the second half is high"
+    assert not lines[2][8:30].strip(), "the first half is low"
+    rates.add(START + 200, upload_progress(seconds=1.0))
+    assert rates.lines(area) == [], "another upload begins anew"
+
+
+async def test_why_a_source_cannot_be_planned_stays_until_the_form_changes(make_app: AppMaker) -> None:
+    services = FakeServices(plan=ConsoleError("/data has neither train/ nor val/.", remedy="Select its parent."))
+    app = make_app(services, "upload")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        app.screen.query_one("#source", Input).value = "/data"
+        await pilot.pause()
+        await pilot.press("s")
+        await settle(pilot)
+        await settle(pilot)
+        app.clear_notifications()
+        assert "/data has neither train/ nor val/." in shown(app)
+        app.screen.query_one("#source", Input).value = "/data/x"
+        await settle(pilot)
+        assert "neither train/" not in shown(app)

@@ -74,6 +74,10 @@ class Arrangement(msgspec.Struct, frozen=True):
         """The folders that hold everything of use."""
         return [self.root] if self.rest else [_join(self.root, name) for name in self.splits]
 
+    def folders_of(self, split: str) -> list[str]:
+        """The folders of a split."""
+        return [_join(self.root, name) for name, each in self.splits.items() if each == split]
+
     def __str__(self) -> str:
         """Like `train/ and val/ in ILSVRC/Data/CLS-LOC/`."""
         where = f" in {self.root}/" if self.root else ""

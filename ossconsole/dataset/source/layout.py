@@ -40,7 +40,7 @@ from ossconsole.dataset.source.archives import (
     archives_in,
     open_source,
 )
-from ossconsole.dataset.source.arrangement import Arrangement, arrange, wordnet_class
+from ossconsole.dataset.source.arrangement import Arrangement, Tree, arrange, wordnet_class
 from ossconsole.dataset.source.files import (
     HIDDEN_FOLDER,
     FolderEntry,
@@ -52,7 +52,7 @@ from ossconsole.dataset.source.files import (
     is_image_name,
 )
 from ossconsole.dataset.source.planned import PlanItem, PlannedSample, SkippedFile, planned_sample
-from ossconsole.dataset.source.table import TABLE_SUFFIXES, Table
+from ossconsole.dataset.source.table import TABLE_SUFFIXES, ImageTable
 
 _ADVICE = "Put images into train/<class>/ and val/<class>/."
 _ADVICE_LABELS = (
@@ -85,10 +85,11 @@ class Layout:
     def __init__(self, path: Path, options: SourceOptions = SourceOptions()) -> None:  # noqa: B008 - frozen
         """Reads the label files. Raises ConsoleError when `path` is not a source or they are malformed."""
         delimiter = TABLE_SUFFIXES.get(path.suffix.lower())
-        self._table = Table(path, delimiter) if delimiter and path.is_file() else None
+        self._table = ImageTable(path, delimiter) if delimiter and path.is_file() else None
         self._options = options
         self._source: ImageSource | None = None if self._table else open_source(path, options.names)
         self._arrangement: Arrangement | None = None
+        self._flat_val_found = False
         self._labels = self._find_labels({})
         if isinstance(self._source, FolderSource):
             self._arrange_folder(self._source)
@@ -117,7 +118,7 @@ class Layout:
         if self._table:
             return f"a table of path and label: {self._table.path.name}"
         arrangement = self._arranged()
-        flat = self._labels.val and (self._seen.labels_wanted or arrangement.rest == VAL)
+        flat = self._labels.val and (self._flat_val_found or self._seen.labels_wanted)
         labels = [f"val labels from {self._labels.val_from}"] if flat else []
         order = [f"class order from {self._order_from}"] if self._order_from else []
         return "; ".join([str(arrangement), *labels, *order])
@@ -153,7 +154,7 @@ class Layout:
             elif isinstance(entry, UnreadableEntry):
                 lost = entry.lost or is_image_name(entry.path.rpartition("/")[2])
                 yield SkippedFile(entry.path, entry.reason, lost)
-            else:
+            elif entry.path.rpartition("/")[2] not in LABEL_FILE_NAMES:  # `unused` names the label files
                 item = self._item(entry, arrangement, seen)
                 if isinstance(item, PlannedSample):
                     seen.use(item)
@@ -166,6 +167,7 @@ class Layout:
         """Finds the arrangement of a folder, or takes the archives in it as the source. Raises ConsoleError."""
         self._arrangement = arrange(folder, self._has_label)
         if self._arrangement is not None:
+            self._flat_val_found = _has_flat_val(folder, self._arrangement)
             folder.starts = self._arrangement.folders()
             self._labels = self._find_labels({})
         elif archives := archives_in(folder, self._options.names):
@@ -185,6 +187,7 @@ class Layout:
             tree = FolderTree(self._source.entries())
             self._labels = self._find_labels(tree.label_files)
             self._arrangement = arrange(tree, self._has_label) or Arrangement(rest=TRAIN)
+            self._flat_val_found = _has_flat_val(tree, self._arrangement)
         return self._arrangement
 
     def _has_label(self, name: str) -> bool:
@@ -300,6 +303,12 @@ class Layout:
     @functools.cached_property
     def _seen(self) -> _Seen:
         return _Seen()
+
+
+def _has_flat_val(tree: Tree, arrangement: Arrangement) -> bool:
+    """Whether there are images directly in val/."""
+    folders = arrangement.folders() if arrangement.rest == VAL else arrangement.folders_of(VAL)
+    return any(tree.look(folder).images for folder in folders)
 
 
 _ARCHIVES = (TarSource, ZipSource, ArchivesSource)

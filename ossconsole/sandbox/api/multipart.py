@@ -10,6 +10,7 @@ from ossconsole.sandbox import listing
 from ossconsole.sandbox import replies as xml
 from ossconsole.sandbox.api.call import Call, Reply, xml_reply
 from ossconsole.sandbox.api.objects import version_headers
+from ossconsole.sandbox.api.rules import refuse_encryption
 from ossconsole.sandbox.api.writes import attributes_of, copy_source, forbids_overwrite, receive_body
 from ossconsole.sandbox.records import Upload
 from ossconsole.sandbox.replies import OssError, invalid_argument, iso_time
@@ -44,6 +45,7 @@ def _upload(call: Call) -> Upload:
 async def put_part(call: Call) -> Reply:
     """UploadPart. Raises NoSuchUpload, InvalidArgument, InvalidDigest."""
     number, upload = _part_number(call), _upload(call)
+    refuse_encryption(call)
     blob = (await receive_body(call)).finish()
     call.store.put_part(call.bucket, call.object_key, upload.id, number, blob)
     headers = {"ETag": f'"{blob.md5}"', "x-oss-hash-crc64ecma": str(blob.crc64)}
@@ -74,6 +76,7 @@ def _copy_span(header: str | None, size: int) -> tuple[int, int]:
 async def complete(call: Call) -> Reply:
     """CompleteMultipartUpload, from the listed parts or, with `x-oss-complete-all: yes`, from all of them."""
     upload = _upload(call)
+    refuse_encryption(call)
     body = await call.xml_body()
     wanted = []
     if call.headers.get("x-oss-complete-all", "").lower() != "yes":

@@ -206,8 +206,11 @@ async def delete_tagging(call: Call) -> Reply:
 
 def parse_tags(header: str) -> dict[str, str]:
     """The tags of an `x-oss-tagging` header. Raises InvalidArgument."""
-    pairs = (pair.partition("=") for pair in header.split("&") if pair)
-    return checked_tags({unquote_plus(name): unquote_plus(value) for name, _, value in pairs})
+    pairs = [pair.partition("=") for pair in header.split("&") if pair]
+    tags = {unquote_plus(name): unquote_plus(value) for name, _, value in pairs}
+    if len(tags) < len(pairs):
+        raise invalid_argument("A tag is named twice.", "x-oss-tagging", header)
+    return checked_tags(tags)
 
 
 def checked_tags(tags: dict[str, str]) -> dict[str, str]:

@@ -162,10 +162,19 @@ _FIELDS = {"SSEAlgorithm": _ALGORITHM, "KMSMasterKeyID": _KEY_ID, "KMSDataEncryp
 
 
 def encryption_of(call: Call) -> dict[str, str]:
-    """The headers of the encryption that the request, or else the bucket, wants. Raises InvalidArgument."""
+    """The headers of the encryption that the request, or else the bucket, wants. Raises InvalidArgument.
+
+    Without an algorithm the other headers mean nothing.
+    """
     given = {name: call.headers[name] for name in _FIELDS.values() if name in call.headers}
-    headers = _checked(given) if given else _rule(call)
+    headers = _checked(given) if _ALGORITHM in given else _rule(call)
     return {_KEY_ID: _DEFAULT_KEY_ID} | headers if headers.get(_ALGORITHM) == "KMS" else headers
+
+
+def refuse_encryption(call: Call) -> None:
+    """Raises InvalidArgument where a part, or the end of an upload, names an encryption: that is its beginning's."""
+    if _ALGORITHM in call.headers:
+        raise invalid_argument("An upload has the encryption of its beginning.", _ALGORITHM, call.headers[_ALGORITHM])
 
 
 def _checked(headers: dict[str, str]) -> dict[str, str]:

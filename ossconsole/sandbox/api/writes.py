@@ -43,7 +43,7 @@ async def put(call: Call) -> Reply:
 
 
 async def put_symlink(call: Call) -> Reply:
-    """PutSymlink: an object without content of its own."""
+    """PutSymlink: an object without content of its own. Its size in listings is not documented; here it is 0."""
     call.store.bucket(call.bucket)
     attributes = msgspec.structs.replace(attributes_of(call), symlink=symlink_target(call))
     blob, forbid = call.store.blobs.writer().finish(), forbids_overwrite(call)
@@ -161,7 +161,8 @@ async def append(call: Call) -> Reply:
     position = whole_number(call.query.get("position", ""))
     if position is None:
         raise invalid_argument("position must be a whole number.", "position", call.query.get("position", ""))
-    attributes = attributes_of(call)
+    # The object gets its attributes with its first bytes; later requests change none.
+    attributes = attributes_of(call) if position == 0 else Attributes()
     writer = await receive_body(call)
     try:
         stored = call.store.append(call.bucket, call.object_key, position, writer, attributes)

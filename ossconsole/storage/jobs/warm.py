@@ -86,14 +86,14 @@ class WarmPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     def lines(self, bandwidth: float | None = None) -> list[str]:
         """The plan in sentences: what is read, whether it fits, what is left out and why."""
-        found = [f"{self.source.text}: {counted(f'{self.objects:,}', 'object')}, {_size(self.bytes)}."]
+        found = [f"{self.source.text}: {counted(self.objects, 'object')}, {_size(self.bytes)}."]
         accelerator = self.accelerator
         if accelerator is None:
             found.append(f"Whether it fits is unknown: {self.unknown}")
         elif self.beyond:
             found.append(
                 f"It does not fit: the accelerator in {accelerator.zone} has {accelerator.quota_gb:,} GB. "
-                f"{counted(f'{self.beyond:,}', 'object')} ({_size(self.beyond_bytes)}) are not read: they would push "
+                f"{counted(self.beyond, 'object')} ({_size(self.beyond_bytes)}) are not read: they would push "
                 "out the others."
             )
         else:
@@ -101,11 +101,11 @@ class WarmPlan(msgspec.Struct, frozen=True, kw_only=True):
         if accelerator is not None and not accelerator.paths_known:
             found.append("OSS did not send the accelerated paths: objects outside them are read for nothing.")
         if self.outside:
-            what = counted(f"{self.outside:,}", "object")
+            what = counted(self.outside, "object")
             found.append(f"{what} outside the accelerated paths are not read: they are never cached.")
         if self.warmed:
             when = time.strftime("%d %b %H:%M", time.localtime(self.warmed_at))
-            what = counted(f"{self.warmed:,}", "object")
+            what = counted(self.warmed, "object")
             found.append(f"{what} ({_size(self.warmed_bytes)}) were read before, the last one {when}: skipped.")
         seconds = self.seconds(bandwidth)
         if self.todo:

@@ -282,10 +282,10 @@ def accelerator_check(store: ObjectStore, dataset_bytes: int | None = None) -> C
 def _endpoint_check(report: EndpointReport, simulated: bool) -> Check:
     name = _endpoint_name(report.kind)
     failed = report.failed
-    if failed is not None and _cause(failed) == name:
-        return fail(name, f"{failed.stage}: {failed.detail}", failed.remedy)
-    passed = [f"{step.stage} {1000 * step.seconds:.0f} ms" for step in report.steps if step.passed][:4]
     proxy = f", {report.proxy}" if report.proxy else ""
+    if failed is not None and _cause(failed) == name:
+        return fail(name, f"{failed.stage}{proxy}: {failed.detail}", failed.remedy)
+    passed = [f"{step.stage} {1000 * step.seconds:.0f} ms" for step in report.steps if step.passed][:4]
     parts = [f"{report.endpoint} ({report.host.kind}{proxy}): {', '.join(passed)}"]
     unsigned = next((step for step in report.steps if step.detail == NO_CREDENTIALS), None)
     if unsigned is not None:

@@ -18,7 +18,7 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.text import counted
 from ossconsole.training.child import become_child, spawn
-from ossconsole.training.loading.connector import ConnectorClient, ConnectorSettings, native
+from ossconsole.training.loading.connector import ConnectorSettings, native
 
 CONNECTIONS = 24
 """HTTP connections of each process: the connector's default number of concurrent reads."""
@@ -72,7 +72,7 @@ class ConnectorReader:
     processes: int
 
     def __call__(self, number: int) -> Reader:
-        client = ConnectorClient(self.connector, self.kind, number=number, total=self.processes)
+        opened = self.connector.open(self.kind, number=number, total=self.processes)
         bucket = self.connector.profile.bucket
         order = list(self.objects)
         random.Random(number).shuffle(order)  # noqa: S311 - as above
@@ -84,7 +84,7 @@ class ConnectorReader:
                 for key, size in itertools.islice(turns, self.batch_size)
             ]
             # The call of OssMapDataset.__getitems__; each object is fetched completely first.
-            count: int = sum(obj.err() == 0 for obj in client.current().list_from_uris(batch, True, True))
+            count: int = sum(obj.err() == 0 for obj in opened.list_from_uris(batch, True, True))
             if count != len(batch):
                 raise ConsoleError(
                     f"The connector did not deliver {len(batch) - count} of {counted(len(batch), 'sample')}."

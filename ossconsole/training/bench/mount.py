@@ -24,7 +24,7 @@ from ossconsole.config.text import StrEnum
 from ossconsole.dataset.manifest import TRAIN
 from ossconsole.training.bench.limits import CONNECTIONS
 from ossconsole.training.data import TrainingData
-from ossconsole.training.loading.connector import ConnectorCredentials, ConnectorSettings
+from ossconsole.training.loading.connector import ConnectorSettings
 
 _ALIGNMENT = 4096  # bytes: the largest that O_DIRECT needs on the usual file systems
 
@@ -51,7 +51,6 @@ class FolderSettings(ConnectorSettings):
         *,
         number: int = 0,  # noqa: ARG002
         total: int = 1,  # noqa: ARG002
-        provider: ConnectorCredentials | None = None,  # noqa: ARG002
     ) -> Any:
         """The folder, with the methods of the connector's `DataSet` that the readers call."""
         return _Folder(self)

@@ -331,9 +331,8 @@ def resume(
             remedy=f"Start from its weights: --weights {uri}.",
         ) from error
     context.info(f"Resumed after step {context.step} of epoch {epoch}, from {uri}.")
-    peak_lr = context.settings.peak_lr(group.world)
-    if original_lr != peak_lr:
-        context.info(f"The peak learning rate is now {peak_lr:g}.")
+    if original_lr != context.settings.learning_rate:
+        context.info(f"The peak learning rate is now {context.settings.learning_rate:g}.")
 
 
 def _difference(name: str, found: object, wanted: object) -> str:

@@ -28,7 +28,7 @@ from ossconsole.storage.retry import NO_RETRY, RetryPolicy, Wait
 from ossconsole.telemetry import events
 from ossconsole.telemetry.runs import record_path, summarise
 from ossconsole.training.child import become_child, spawn
-from ossconsole.training.loading.connector import ConnectorClient, ConnectorSettings
+from ossconsole.training.loading.connector import ConnectorSettings
 from ossconsole.training.settings import DEFAULT_MODEL
 
 _PROBE_TIMEOUT_S = 5.0
@@ -340,15 +340,16 @@ def _receive(pipe: Connection) -> tuple[str, mmap.mmap]:
 def _serve(pipe: Connection, connector: ConnectorSettings) -> None:
     """The writer process: answers each key with byte counts, then "" or an error, until the pipe closes."""
     become_child(connector.native_log)
-    client = ConnectorClient(connector, EndpointKind.STANDARD)
+    opened = None
     while True:
         try:
             key, data = _receive(pipe)
         except (EOFError, OSError):
             return
         try:
+            opened = opened or connector.open(EndpointKind.STANDARD)
             # As OssCheckpoint.writer does.
-            with client.current().open_wo(connector.profile.bucket, key) as writer:
+            with opened.open_wo(connector.profile.bucket, key) as writer:
                 for start in range(0, len(data), _PIECE):
                     writer.write(data[start : start + _PIECE])
                     pipe.send(min(start + _PIECE, len(data)))

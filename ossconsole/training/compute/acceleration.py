@@ -104,7 +104,7 @@ class CompiledForward:
             return self._eager(images)
 
     def _fail(self, error: Exception) -> None:
-        log.warning("torch.compile failed", exc_info=error)
+        log.info("torch.compile failed", exc_info=error)
         cause = getattr(error, "inner_exception", error)
         self._on_failure(str(cause).strip().partition("\n")[0].rstrip(".:") or type(cause).__name__)
 

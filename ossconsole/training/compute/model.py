@@ -126,14 +126,16 @@ def batch_size_for(settings: TrainSettings, classes: int, size: int, *, memory: 
     return GPU_BATCHES[-1]
 
 
-def with_batch_size(settings: TrainSettings, classes: int, size: int, device: torch.device) -> TrainSettings:
-    """The settings with the automatic batch size for the device, unless they name one."""
-    if settings.batch_size:
-        return settings
-    memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
-    half = amp_dtype(settings.precision, device) is not None
-    batch_size = batch_size_for(settings, classes, size, memory=memory, half=half)
-    return msgspec.structs.replace(settings, batch_size=batch_size)
+def without_auto(
+    settings: TrainSettings, classes: int, size: int, device: torch.device, *, world: int
+) -> TrainSettings:
+    """The settings with the batch size and the learning rate that they leave to the program, for this device."""
+    if not settings.batch_size:
+        memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+        half = amp_dtype(settings.precision, device) is not None
+        batch_size = batch_size_for(settings, classes, size, memory=memory, half=half)
+        settings = msgspec.structs.replace(settings, batch_size=batch_size)
+    return msgspec.structs.replace(settings, learning_rate=settings.peak_lr(world))
 
 
 def check_batch_sizes(sizes: Sequence[int]) -> None:

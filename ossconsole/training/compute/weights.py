@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import functools
 import hashlib
 import io
 import itertools
@@ -25,6 +24,7 @@ from torchvision import models
 from torchvision.models.vision_transformer import interpolate_embeddings
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.dataset.labels import imagenet_classes
 from ossconsole.storage.checkpoints.refusal import refuse
 from ossconsole.telemetry.events import megabytes
 from ossconsole.training.settings import WEIGHTS_REMEDY, check_weights
@@ -66,16 +66,6 @@ class Weights:
 
     state: dict[str, Any]
     classes: tuple[str, ...] | None = None
-
-
-@functools.cache
-def imagenet_classes() -> tuple[str, ...]:
-    """ImageNet's 1,000 classes as WordNet ids, in the order of their labels, which is that of the ids.
-
-    torchvision has the names of the classes only, and `crane` and `maillot` are each the name of two.
-    """
-    text = Path(__file__).with_name("imagenet_wordnet_ids.txt").read_text(encoding="ascii")
-    return tuple(text.split())
 
 
 def load_weights(
@@ -153,10 +143,9 @@ def _download(url: str, path: Path, report: OnMessage, stopped: Callable[[], boo
     """Downloads to `path` and checks the hash in its name; False when stopped. Raises OSError."""
     part = path.with_name(f"{path.name}.part")
     digest, begun = hashlib.sha256(), time.monotonic()
+    report(f"Downloading {url} to {path.parent}.")
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer, part.open("wb") as file:  # noqa: S310 - https
-            size = int(answer.headers.get("Content-Length") or 0)
-            report(f"Downloading {url}{f', {megabytes(size)}' if size else ''}, to {path.parent}.")
             while block := answer.read(_BLOCK_BYTES):
                 if stopped():
                     return False
@@ -165,7 +154,7 @@ def _download(url: str, path: Path, report: OnMessage, stopped: Callable[[], boo
         expected = re.search(r"-([0-9a-f]{8,})\.", path.name)
         if expected and not digest.hexdigest().startswith(expected[1]):
             raise OSError("the file that arrived is not the one that its name says")
-        report(f"Downloaded {path.name} in {time.monotonic() - begun:.0f} s.")
+        report(f"Downloaded {megabytes(part.stat().st_size)} in {time.monotonic() - begun:.0f} s.")
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

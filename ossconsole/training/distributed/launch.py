@@ -52,7 +52,7 @@ _WRITE_TIMEOUT_S = 330.0  # longer than the two attempts to write a checkpoint
 _KEPT_BYTES = 1 << 16  # of a line under way; more is read with the next call
 
 
-class Failure(msgspec.Struct, frozen=True):
+class RankFailure(msgspec.Struct, frozen=True):
     """The error of a rank. `lost` means that it ended only because another rank is gone."""
 
     message: str
@@ -86,11 +86,11 @@ class Request(msgspec.Struct, frozen=True):
             }[self.name]()
 
 
-class Report(msgspec.Struct, frozen=True, omit_defaults=True):
+class RankReport(msgspec.Struct, frozen=True, omit_defaults=True):
     """One line from a rank: an event (rank 0 only) or the error that ends it."""
 
     event: msgspec.Raw = msgspec.Raw(b"null")
-    failure: Failure | None = None
+    failure: RankFailure | None = None
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ class _Rank:
 
     number: int
     process: subprocess.Popen[bytes]
-    failure: Failure | None = None
+    failure: RankFailure | None = None
     failed_at: float = 0.0
     killed: bool = False
     heard_at: float = field(default_factory=time.monotonic)
@@ -203,7 +203,7 @@ class _Rank:
             self.killed = True
             self.process.kill()
 
-    def read(self) -> list[Report] | None:
+    def read(self) -> list[RankReport] | None:
         """The reports that have arrived; None at the end of its process."""
         assert self.process.stdout is not None  # noqa: S101
         data = os.read(self.process.stdout.fileno(), _KEPT_BYTES)
@@ -211,7 +211,7 @@ class _Rank:
             return None
         self.heard_at = time.monotonic()
         *lines, self.line = (self.line + data).split(b"\n")
-        return [msgspec.json.decode(line, type=Report) for line in lines]
+        return [msgspec.json.decode(line, type=RankReport) for line in lines]
 
     def send(self, line: bytes) -> None:
         """Sends one line; to a process that has ended, nothing."""
@@ -220,10 +220,17 @@ class _Rank:
             self.process.stdin.write(line + b"\n")
             self.process.stdin.flush()
 
+    def wait(self) -> None:
+        """Waits for the end of a process that is about to end. A GPU that hangs may keep even a killed one."""
+        try:
+            self.process.wait(_END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            log.warning("The process of rank %d (%d) does not end", self.number, self.process.pid)
+
     def close(self) -> None:
         """Ends the process."""
         self.kill()
-        self.process.wait()
+        self.wait()
         for pipe in (self.process.stdin, self.process.stdout):
             with contextlib.suppress(BrokenPipeError):  # of a line that it has not read
                 if pipe is not None:
@@ -277,11 +284,12 @@ class LocalRanks:
                 for key, _ in selector.select(_POLL_S):
                     if not self._read(key.data):
                         selector.unregister(key.fileobj)
-                        key.data.process.wait()
                 self._send_requests()
                 self._end_overdue(time.monotonic())
+        for rank in self._ranks:
+            rank.wait()
         summary = self._context.summary
-        if summary is None or self._ranks[0].failed:
+        if summary is None or self._ranks[0].failure is not None:
             raise self._reason()
         return summary
 
@@ -314,7 +322,9 @@ class LocalRanks:
         if self._finished_at is None and not zero.alive:
             self._finished_at = now
         ended = [at for at in (self._failed_at, self._finished_at) if at is not None]
-        if ended and now - min(ended) > _END_TIMEOUT_S:
+        summary = self._context.summary
+        stopped = summary is not None and not summary.steps and not zero.alive  # the others still wait for rank 0
+        if stopped or (ended and now - min(ended) > _END_TIMEOUT_S):
             for rank in others:
                 rank.kill()
         if self._failed_at is not None:

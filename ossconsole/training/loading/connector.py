@@ -7,23 +7,22 @@ import functools
 import importlib.util
 import os
 import sys
+import threading
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-from ossconsole.config.credentials import Credentials, CredentialSource, mask_key_id
+from ossconsole.config.credential_sources import encode_connector_file
+from ossconsole.config.credentials import CredentialSource, mask_key_id
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.files import logs_dir, open_private
 from ossconsole.config.profiles import Profile
-from ossconsole.config.renewal import ends_within
-
-ASKS_EVERY = timedelta(seconds=30)
-"""The connector asks its credentials provider this often, from a thread of its own (seen with 1.2.3)."""
+from ossconsole.config.renewal import utc_now
 
 
 class EndpointFailedError(Exception):
@@ -39,23 +38,30 @@ class ConnectorSettings:
     config_path: Path
     native_log: Path
 
-    def open(
-        self, kind: EndpointKind, *, number: int = 0, total: int = 1, provider: ConnectorCredentials | None = None
-    ) -> Any:
+    def open(self, kind: EndpointKind, *, number: int = 0, total: int = 1) -> Any:
         """A `DataSet` of the connector on an endpoint, for process `number` of `total`.
 
-        Raises SettingsError when the profile has no such endpoint, and RuntimeError, the connector's only exception.
+        Raises SettingsError when the profile has no such endpoint, and RuntimeError, the connector's only exception;
+        also without credentials.
         """
         endpoint = self.profile.endpoint(kind)
         if endpoint is None:
             raise SettingsError(f"Profile {self.profile.name!r} has no {kind} endpoint.")
-        provider = provider or ConnectorCredentials(self.credentials)
+        try:
+            key = self.credentials()
+        except ConsoleError as error:
+            raise RuntimeError(str(error)) from error
+        provider = ConnectorCredentials(self.credentials)
+        provider.given.add(key.access_key_id)
+        # It asks a provider every 30 s, which is too late for a key of 30 s, and reads a file whenever the key in it
+        # expires (both seen with 1.2.3).
+        temporary = key.expiration is not None
         with _masked_prints(provider):
             # The connector would infer a wrong region, or none, from accelerated endpoints.
             return native().new_oss_dataset(
                 endpoint,
-                "",
-                provider,
+                _key_file(self.credentials).path if temporary else "",
+                None if temporary else provider,
                 str(self.config_path),
                 str(uuid.uuid4()),
                 number,
@@ -64,38 +70,48 @@ class ConnectorSettings:
             )
 
 
-class ConnectorClient:
-    """The connector on an endpoint, opened again where its key would expire before it asks for the next one.
+class _KeyFile:
+    """The current key as a file in memory, which no other user can read and which is on no disk.
 
-    It asks every 30 s (ASKS_EVERY). That is enough for a key that is renewed minutes before its end, not for one that
-    lives a minute.
+    A thread replaces it as soon as the source has renewed the key.
     """
 
-    def __init__(self, settings: ConnectorSettings, kind: EndpointKind, *, number: int = 0, total: int = 1) -> None:
-        self._settings = settings
-        self._kind = kind
-        self._number = number
-        self._total = total
-        self._provider = ConnectorCredentials(settings.credentials)
-        self._opened: Any = None
-        self._previous: Any = None  # requests may still be in flight
+    def __init__(self, source: CredentialSource) -> None:
+        self._source = source
+        self._key = source()
+        self._descriptor = self._file()
+        self.path = f"/proc/self/fd/{self._descriptor}"
+        threading.Thread(target=self._follow, name="connector-key", daemon=True).start()
 
-    def current(self) -> Any:
-        """The `DataSet` to send the next requests with. Raises like `ConnectorSettings.open`."""
-        if self._opened is None or self._is_outdated():
-            provider = ConnectorCredentials(self._settings.credentials)
-            opened = self._settings.open(self._kind, number=self._number, total=self._total, provider=provider)
-            self._previous, self._opened, self._provider = self._opened, opened, provider
-        return self._opened
+    def _follow(self) -> None:
+        while True:
+            end = self._key.expiration
+            left_s = _LONGEST_PAUSE_S if end is None else (end - utc_now()).total_seconds() / 20
+            time.sleep(min(max(left_s, _SHORTEST_PAUSE_S), _LONGEST_PAUSE_S))
+            try:
+                found = self._source()
+            except ConsoleError:  # the requests with the old key report it
+                continue
+            if found != self._key:
+                self._key = found
+                descriptor = self._file()
+                os.dup2(descriptor, self._descriptor, inheritable=False)  # whole: the connector never reads half a file
+                os.close(descriptor)
 
-    def _is_outdated(self) -> bool:
-        key = self._provider.latest
-        if key is None or not ends_within(key, 2 * ASKS_EVERY):
-            return False
-        try:
-            return self._settings.credentials().access_key_id != key.access_key_id
-        except ConsoleError:  # not renewed yet: this key is used to its end
-            return False
+    def _file(self) -> int:
+        descriptor = os.memfd_create("connector-key")
+        with os.fdopen(descriptor, "wb", closefd=False) as file:
+            file.write(encode_connector_file(self._key))
+        return descriptor
+
+
+_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
+
+
+@functools.lru_cache
+def _key_file(source: CredentialSource) -> _KeyFile:
+    """One for each source of a process."""
+    return _KeyFile(source)
 
 
 @functools.cache
@@ -153,21 +169,15 @@ def _masked_prints(provider: ConnectorCredentials) -> Iterator[None]:
 
 
 class ConnectorCredentials:
-    """A credentials provider with the connector's interface.
-
-    `given` are the AccessKey IDs it has returned, `latest` is the last pair.
-    """
+    """A credentials provider with the connector's interface; `given` are the AccessKey IDs it has returned."""
 
     def __init__(self, source: CredentialSource) -> None:
         self.given: set[str] = set()
-        self.latest: Credentials | None = None
         self._source = source
 
     def get_credentials(self) -> Any:
-        """The current key pair; called from a thread of the connector."""
         key = self._source()
         self.given.add(key.access_key_id)
-        self.latest = key
         return _PlainKey(
             key.access_key_id,
             key.access_key_secret.reveal(),

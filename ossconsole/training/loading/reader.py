@@ -21,7 +21,7 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.dataset.decode import UnreadableImageError, import_jpeg_libraries, keep_freed_memory
 from ossconsole.storage.retry import RetryPolicy, backoff
 from ossconsole.training.data import UNKNOWN_MD5
-from ossconsole.training.loading.connector import ConnectorClient, ConnectorSettings, EndpointFailedError, native
+from ossconsole.training.loading.connector import ConnectorSettings, EndpointFailedError, native
 from ossconsole.training.loading.images import SampleTransform
 from ossconsole.training.loading.shard_windows import ShardWindows
 from ossconsole.training.loading.shared_memory import EndpointSwitch, SampleTable, SharedBuffer, Wanted
@@ -138,7 +138,7 @@ class SampleReader:
         import_jpeg_libraries()
         keep_freed_memory()
         self._compare_etags = True
-        self._opened: dict[EndpointKind, ConnectorClient] = {}
+        self._opened: dict[EndpointKind, Any] = {}
         self._windows = ShardWindows(share.samples, settings.profile.bucket, self._connector)
         self._upcoming: ReadRequest | None = None
         self._prefetched: _Prefetched | None = None
@@ -236,8 +236,8 @@ class SampleReader:
     def _connector(self, kind: EndpointKind) -> Any:
         """The connector on an endpoint; one serves all objects."""
         if kind not in self._opened:
-            self._opened[kind] = ConnectorClient(self._settings, kind, number=self._number, total=self._workers)
-        return self._opened[kind].current()
+            self._opened[kind] = self._settings.open(kind, number=self._number, total=self._workers)
+        return self._opened[kind]
 
     def _objects(self, kind: EndpointKind, wanted: Wanted, positions: list[int]) -> Iterator[Any]:
         """The connector's objects at `positions`, in that order; they are fetched concurrently and ahead.

@@ -53,7 +53,7 @@ class ShardWindows:
         self._bucket = bucket
         self._connector = connector
         self._held: dict[int, _HeldWindow] = {}
-        self._opened: OrderedDict[tuple[EndpointKind, str], tuple[Any, Any]] = OrderedDict()
+        self._opened: OrderedDict[tuple[EndpointKind, str], Any] = OrderedDict()
 
     def read(
         self, split: Split, lane: int, window: Window, kind: EndpointKind, rows: npt.NDArray[np.int64]
@@ -99,12 +99,11 @@ class ShardWindows:
         span.endpoint = kind
 
     def _open(self, kind: EndpointKind, tar: Tar) -> Any:
-        """The connector's object for a tar; opening it sends no request. It has the key of the client it is from."""
-        client = self._connector(kind)
-        opener, found = self._opened.pop((kind, tar.key), (None, None))
-        if opener is not client:
-            found = client.open_ro(self._bucket, tar.key, tar.bytes, 0, "")
-        self._opened[kind, tar.key] = client, found  # at the end: the first one is the longest unused
+        """The connector's object for a tar; opening it sends no request."""
+        found = self._opened.pop((kind, tar.key), None)
+        if found is None:
+            found = self._connector(kind).open_ro(self._bucket, tar.key, tar.bytes, 0, "")
+        self._opened[kind, tar.key] = found  # at the end: the first one is the longest unused
         if len(self._opened) > _TARS_OPEN:
             self._opened.popitem(last=False)
         return found

@@ -219,6 +219,14 @@ class AttachedUpload:
         """Ends a pause."""
         self._process.send(UploadAction(action="resume"))
 
+    def set_parallelism(self, number: int) -> None:
+        """Requests another number of samples sent simultaneously."""
+        self._process.send(UploadAction(action="parallelism", number=number))
+
+    def set_bandwidth(self, bytes_per_s: float | None) -> None:
+        """Requests another cap of the bytes sent per second; None for none."""
+        self._process.send(UploadAction(action="bandwidth", number=bytes_per_s))
+
     def cancel(self) -> None:
         """Requests the end of the upload; it can be resumed later."""
         self._process.send(UploadAction(action="cancel"))

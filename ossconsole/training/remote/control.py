@@ -14,7 +14,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol, Union
 
@@ -76,9 +76,13 @@ class SetLr(_RunCommand, frozen=True, kw_only=True, tag="set-lr"):
 
 
 class UploadAction(msgspec.Struct, frozen=True, kw_only=True, tag_field="do", tag="upload", forbid_unknown_fields=True):
-    """`action` is pause, resume or cancel."""
+    """`action` is pause, resume, cancel, parallelism (samples sent simultaneously, in `number`) or bandwidth.
+
+    The bandwidth is in bytes per second; None removes the cap.
+    """
 
     action: str
+    number: float | None = None
 
 
 class GetReport(msgspec.Struct, frozen=True, kw_only=True, tag_field="do", tag="look", forbid_unknown_fields=True):
@@ -251,7 +255,7 @@ class ControlServer:
                 self._reported_at = time.monotonic()
             return Answer(report=report)
         if isinstance(command, UploadAction):
-            self._control_upload(command.action)
+            self._control_upload(command)
             return Answer()
         run = self._target.own_run
         if run is None or run.id != command.run or not run.alive:
@@ -260,14 +264,21 @@ class ControlServer:
         _control_run(run, command)
         return Answer()
 
-    def _control_upload(self, action: str) -> None:
+    def _control_upload(self, command: UploadAction) -> None:
         upload = self._target.own_upload
         if upload is None or not upload.alive:
             raise ControlError("The upload has ended.")
-        actions = {"pause": upload.pause, "resume": upload.resume, "cancel": upload.cancel}
-        if action not in actions:
-            raise ControlError(f"{action!r} is not a valid action for an upload.")
-        actions[action]()
+        number = command.number
+        actions: dict[str, Callable[[], object]] = {
+            "pause": upload.pause,
+            "resume": upload.resume,
+            "cancel": upload.cancel,
+            "parallelism": lambda: upload.set_parallelism(int(number or 1)),
+            "bandwidth": lambda: upload.set_bandwidth(number or None),
+        }
+        if command.action not in actions:
+            raise ControlError(f"{command.action!r} is not a valid action for an upload.")
+        actions[command.action]()
 
     def _report(self) -> Report:
         target = self._target

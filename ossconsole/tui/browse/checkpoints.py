@@ -1,12 +1,15 @@
-"""Commands for checkpoints: resume training from one, copy it to best.pt, compare two."""
+"""Commands for checkpoints: resume training from one, copy it to the best one, compare two."""
 
 from __future__ import annotations
 
+import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import msgspec
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -25,6 +28,8 @@ from ossconsole.storage.jobs.actions import Copy
 from ossconsole.storage.jobs.download import Download
 from ossconsole.storage.jobs.job import JobState
 from ossconsole.storage.objects import ObjectSummary
+from ossconsole.telemetry.events import Checkpoint
+from ossconsole.telemetry.runs import read_events, record_path
 from ossconsole.tui.browse.browser import Browser
 from ossconsole.tui.kit.screen import ConsoleModal
 from ossconsole.tui.kit.scroll import Block, DetailView
@@ -34,6 +39,66 @@ if TYPE_CHECKING:
     from ossconsole.storage.client import ObjectStore
 
 BEST_NAME = "best.pt"
+
+
+_RUN, _EPOCH, _STEP, _TOP1 = 20, 9, 12, 8  # cells
+
+
+def columns(name: str, cells: int, known: KnownAccuracies) -> str:
+    """The name of a checkpoint as run, epoch, step and top-1 in columns; "" for other names, or without room."""
+    found = parse_name(name)
+    if found is None or cells < _RUN + _EPOCH + _STEP:
+        return ""
+    text = f"{found.run}{f'epoch {found.epoch}':>{_EPOCH}}{f'step {found.step:,}':>{_STEP}}"
+    top1 = known.of(found)
+    return text if top1 is None or cells < len(text) + _TOP1 else f"{text}{percent(top1, 1):>{_TOP1}}"
+
+
+_NAME = re.compile(r"(?P<model>[^-/]+)-(?P<run>[0-9]{8}-[0-9]{6}-[0-9a-f]{4})-e(?P<epoch>\d+)-s(?P<step>\d+)\.pt")
+
+
+class CheckpointName(msgspec.Struct, frozen=True):
+    """What the name of a run's checkpoint says."""
+
+    model: str
+    run: str
+    epoch: int
+    step: int
+
+
+def parse_name(name: str) -> CheckpointName | None:
+    """The parts of the name; None for other objects."""
+    found = _NAME.fullmatch(name)
+    return CheckpointName(found["model"], found["run"], int(found["epoch"]), int(found["step"])) if found else None
+
+
+class KnownAccuracies:
+    """The top-1 of checkpoints, from the records of runs on this machine; a thread reads each record once.
+
+    `on_change` is called from that thread.
+    """
+
+    def __init__(self, on_change: Callable[[], object]) -> None:
+        self._on_change = on_change
+        self._top1: dict[tuple[str, int], float] = {}
+        self._requested: set[str] = set()
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="records")
+
+    def of(self, name: CheckpointName) -> float | None:
+        """The accuracy, once it is known; returns immediately."""
+        if name.run not in self._requested:
+            self._requested.add(name.run)
+            self._reader.submit(self._read, name.run)
+        return self._top1.get((name.run, name.step))
+
+    def _read(self, run: str) -> None:
+        try:
+            for event in read_events(record_path(run)):
+                if isinstance(event, Checkpoint) and event.top1 is not None:
+                    self._top1[run, event.step] = event.top1
+        except ConsoleError:  # a run of another machine
+            return
+        self._on_change()
 
 
 def train_from(screen: Browser) -> None:
@@ -51,11 +116,14 @@ def _settings_of(content: CheckpointInfo) -> dict[str, Any]:
 
 
 def best(screen: Browser) -> None:
-    """Copy the checkpoint, on the server, to best.pt beside it."""
+    """Copy the checkpoint, on the server, to the best one of its model beside it, as training does."""
     store, detail = screen.store, screen.detail
     if store is None or detail is None or detail.info is None:
         return
-    target = f"{detail.key.rpartition('/')[0]}/{BEST_NAME}".lstrip("/")
+    folder, _, name = detail.key.rpartition("/")
+    known = parse_name(name)
+    target = f"{folder}/{known.model}-{BEST_NAME}" if known else f"{folder}/{BEST_NAME}"
+    target = target.lstrip("/")
     source = ObjectSummary(detail.key, detail.info.size, detail.info.modified)
     try:
         job = Copy(store, [source], detail.key, target, replace=True)
@@ -203,7 +271,7 @@ class CheckpointCompareScreen(ConsoleModal):
         rows = [("name", left.name, right.name), ("kind", left.kind, right.kind)]
         rows += [
             (name, str(left.fields.get(name, "")), str(right.fields.get(name, "")))
-            for name in ("run", "epoch", "step", "sample_format", "image_size", "classes")
+            for name in ("model_name", "run", "epoch", "step", "sample_format", "image_size", "classes")
             if name in left.fields or name in right.fields
         ]
         rows += [

@@ -307,6 +307,33 @@ async def image(screen: Browser) -> None:
     await screen.app.push_screen_wait(ImageScreen(safe_text(detail.key), shown.pixels))
 
 
+@work(exclusive=True, group="dialog", exit_on_error=False)
+async def upload(screen: Browser) -> None:
+    """Upload a file or a folder from this machine, as it is, to the folder that shows."""
+    store, folder = screen.store, screen.model.prefix.rpartition("/")[0]
+    if store is None:
+        return
+    from ossconsole.dataset.upload.plain import PlainUpload
+
+    question = f"A file or a folder of this machine; its objects go below {safe_text(store.uri(folder))}."
+    text = await screen.app.push_screen_wait(PromptScreen("Upload", question, check=_existing))
+
+    def make() -> PlainUpload:
+        source = Path(text.strip()).expanduser()
+        return PlainUpload(store, source, f"{folder}/{source.name}" if source.is_dir() else folder)
+
+    job = await screen.request(make) if text else None
+    if job is not None:
+        screen.run_job(job, lambda _: screen.model.refresh())
+
+
+def _existing(text: str) -> None:
+    """Raises ConsoleError unless it is the path of a file or a folder; blocks."""
+    path = Path(text.strip()).expanduser()
+    if not text.strip() or not path.exists():
+        raise ConsoleError(f"{safe_text(text.strip()) or 'An empty path'} does not exist.", remedy="Enter a path.")
+
+
 def images(screen: Browser) -> None:
     """Show a sheet of the first images of the folder under the cursor, or of this folder."""
     detail = screen.detail

@@ -168,7 +168,9 @@ def _checkpoint(checkpoint: CheckpointInfo, width: int) -> list[Line]:
         lines += _pair(safe_text(name), shown, width, "good")
     lines += _pair("parameters", f"{checkpoint.parameters:,}", width)
     lines += _pair("dtypes", ", ".join(safe_text(dtype) for dtype in checkpoint.dtypes) or "none", width)
-    lines += _pair("model", f"{counted(len(checkpoint.model), 'tensor')}, {size(checkpoint.model_bytes)}", width)
+    named = f"{_shown(checkpoint.fields['model_name'])}, " if "model_name" in checkpoint.fields else ""
+    contents = f"{named}{counted(len(checkpoint.model), 'tensor')}, {size(checkpoint.model_bytes)}"
+    lines += _pair("model", contents, width)
     if checkpoint.other_tensors:
         lines += _pair(
             "optimizer", f"{counted(checkpoint.other_tensors, 'tensor')}, {size(checkpoint.other_bytes)}", width
@@ -229,14 +231,25 @@ def _picture(content: ImageContent, width: int) -> list[Block]:
     return [*blocks, *_pair("detected", picture.basis, width, "dim"), Line(), ImageBlock(picture.pixels)]
 
 
+_SHEET_GAP = 2  # pixels, as in `contact_sheet`
+
+
 def _sheet(contents: list[ImageContent], width: int) -> list[Block]:
     """Images side by side, each about 16 pixels wide."""
     columns = max(2, min(len(contents), (width - 2) // _SHEET_SIDE))
-    side = (width - 2) // columns - 2
-    sheet = contact_sheet([content.image for content in contents], columns, side)
+    side = (width - 2) // columns - _SHEET_GAP
     labels = list(dict.fromkeys(content.label for content in contents if content.label))
     text = f"the first {len(contents)} of {', '.join(map(safe_text, labels[:3])) or 'the folder'}"
-    return [ImageBlock(sheet, tall=True), *_wrapped(f"{text}: {safe_text(contents[0].image.kind)}", width, "dim")]
+    blocks: list[Block] = []
+    cell = (side + _SHEET_GAP) * (width - 2) / (columns * (side + _SHEET_GAP) - _SHEET_GAP)  # the sheet is scaled
+    for begin in range(0, len(contents), columns):
+        row = contents[begin : begin + columns]
+        blocks.append(ImageBlock(contact_sheet([content.image for content in row], columns, side), tall=True))
+        captions = Line()
+        for place, content in enumerate(row):
+            captions.to(round(place * cell)).add(shorten_middle(safe_text(content.name), int(cell) - 1), "dim")
+        blocks.append(captions)
+    return [*blocks, *_wrapped(f"{text}: {safe_text(contents[0].image.kind)}", width, "dim")]
 
 
 def _manifest(manifest: Manifest, width: int, glyphs: Glyphs) -> list[Line]:

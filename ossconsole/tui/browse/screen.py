@@ -6,6 +6,7 @@ their results are applied here, on the event loop, which owns all state of the s
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar
@@ -43,9 +44,8 @@ if TYPE_CHECKING:
     from ossconsole.storage.jobs.actions import Usage
 
 _READ_DELAY_S = 0.2  # the cursor rests on a row this long before it is read: moving through a folder sends no requests
-_JOBS_SHOWN = 3
 _FINISHED_SHOWN = 2  # jobs that have ended and still show, so that their result can be read
-_WRITES = {"delete", "copy", "rename", "best", "restore", "train_from"}
+_WRITES = {"upload", "delete", "copy", "rename", "best", "restore", "train_from"}
 _NEEDS_CONTENT = {"best": CheckpointInfo, "image": ImageContent, "check_manifest": Manifest}
 _NEEDS_BUCKET = {action.name for action in actions.of("browse")}
 _log = logging.getLogger(__name__)
@@ -77,6 +77,7 @@ class BrowseScreen(ConsoleScreen):
     action_select_all = navigation.select_all
     action_select_pattern = navigation.select_pattern
     action_download = commands.download
+    action_upload = commands.upload
     action_delete = commands.delete
     action_copy = commands.copy
     action_rename = commands.rename
@@ -108,6 +109,7 @@ class BrowseScreen(ConsoleScreen):
         self._drawn: tuple[object, ...] = ()
         self._manifest_requested: tuple[object, str] | None = None
         self._on_finished: dict[Job, Callable[[Job], None]] = {}
+        self._accuracies = checkpoints.KnownAccuracies(lambda: self.table.call_later(self.table.refresh))
         # Attributes, as they are also used while the screen is composed or removed.
         self.table = ObjectTable(self._row_line, self._header_line, self.model.view, id="objects")
         self.pane = DetailView(self._detail_blocks, id="detail")
@@ -380,7 +382,7 @@ class BrowseScreen(ConsoleScreen):
         for panel in self.query(Panel):
             panel.redraw()
             if panel.id == "jobs":
-                panel.styles.height = min(len(self.console.jobs), _JOBS_SHOWN)
+                panel.styles.height = len(table.shown_jobs(self.console.jobs))
             elif panel.id == "path":
                 panel.styles.height = len(self._path_lines(self.size.width, 1))
         state = (self.model.sort, self.glyphs.name)
@@ -402,13 +404,15 @@ class BrowseScreen(ConsoleScreen):
 
     def _row_line(self, row: int, width: int) -> Line:
         rows = self.table.view.rows
-        return table.row_line(rows, row, width, selected=row in self.model.selection, glyphs=self.glyphs)
+        selected = row in self.model.selection
+        named = functools.partial(checkpoints.columns, known=self._accuracies)
+        return table.row_line(rows, row, width, selected=selected, glyphs=self.glyphs, checkpoint=named)
 
     def _detail_blocks(self, width: int, _height: int) -> Sequence[Block]:
         return detail_blocks(self.detail, width, self.glyphs) if self.detail is not None else []
 
     def _job_lines(self, width: int, _height: int) -> Sequence[Line]:
-        return [job_line(job, width, self.glyphs) for job in self.console.jobs[-_JOBS_SHOWN:]]
+        return [job_line(job, width, self.glyphs) for job in table.shown_jobs(self.console.jobs)]
 
     def _status_lines(self, _width: int, _height: int) -> Sequence[Line]:
         if self.store is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, overload
 
 from textual import events
@@ -11,7 +11,7 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 
 from ossconsole.config.text import counted, safe_text
-from ossconsole.storage.jobs.job import Job
+from ossconsole.storage.jobs.job import Job, JobState
 from ossconsole.storage.listing import ListingState, ObjectRows, RowView, Sort, SortKey
 from ossconsole.storage.objects import SYMLINK
 from ossconsole.tui.browse.model import BrowseModel
@@ -40,9 +40,15 @@ COLUMNS = (
 )
 
 
+_FULL_DATES_FROM = 90  # cells of the table
+_SHORT_DATE = 11
+
+
 def columns(width: int) -> list[tuple[Column, int, int]]:
     """The visible columns of a table of `width` cells, each with its first cell and its width."""
     shown = [column for column in COLUMNS if width >= column.needs]
+    if width < _FULL_DATES_FROM:  # names need the cells more than years and seconds do
+        shown = [replace(column, width=_SHORT_DATE) if column.key is SortKey.MODIFIED else column for column in shown]
     name = width - _MARGIN - sum(column.width + 2 for column in shown if column.width)
     placed, at = [], _MARGIN
     for column in shown:
@@ -68,8 +74,10 @@ def header(width: int, sort: Sort, glyphs: Glyphs) -> Line:
     return line
 
 
-def row_line(rows: ObjectRows, row: int, width: int, *, selected: bool, glyphs: Glyphs) -> Line:
-    """A folder or an object."""
+def row_line(
+    rows: ObjectRows, row: int, width: int, *, selected: bool, glyphs: Glyphs, checkpoint: Callable[[str, int], str]
+) -> Line:
+    """A folder or an object; `checkpoint` gives the name of a run's checkpoint in columns, "" for other names."""
     is_folder = rows.is_folder(row)
     mark = glyphs.done if selected else " "
     line = Line((mark, "good"), (glyphs.folder if is_folder else " ", "primary"))
@@ -78,7 +86,7 @@ def row_line(rows: ObjectRows, row: int, width: int, *, selected: bool, glyphs: 
         if column.key is SortKey.NAME:
             name = shown_name(rows.name(row))
             style = "warn" if selected else "primary" if is_folder else "text"
-            line.add(shorten_middle(name, cells, glyphs.ellipsis), style)
+            line.add(checkpoint(name, cells) or shorten_middle(name, cells, glyphs.ellipsis), style)
         elif not is_folder:
             line.add(_figure(rows, row, column.key, cells), "dim")
     return line
@@ -90,7 +98,8 @@ def _figure(rows: ObjectRows, row: int, key: SortKey, cells: int) -> str:
         text = "-" if rows.type(row) == SYMLINK else size(rows.size(row))
         return text.rjust(cells)
     if key is SortKey.MODIFIED:
-        return moment(rows.modified(row))
+        date = moment(rows.modified(row))
+        return date[5:16] if cells == _SHORT_DATE else date
     return rows.type(row) if rows.type(row) == SYMLINK else rows.storage_class(row)
 
 
@@ -153,6 +162,14 @@ def failure_text(job: Job) -> str:
     """The first failure of a job, and the number of the others."""
     more = len(job.failures) - 1
     return f"{job.title}: {job.failures[0].reason}{f' and {more} more' if more else ''}"
+
+
+_JOBS_SHOWN = 3
+
+
+def shown_jobs(jobs: Sequence[Job]) -> list[Job]:
+    """The newest jobs that need attention; those that are done were announced, and `J` lists them."""
+    return [job for job in jobs if job.state is not JobState.DONE or job.failures][-_JOBS_SHOWN:]
 
 
 class _ViewRows(Sequence[int]):

@@ -11,7 +11,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.config.text import safe_text
+from ossconsole.config.text import counted, safe_text
 from ossconsole.storage.jobs.job import Job, JobState
 from ossconsole.storage.jobs.warm import WarmUp
 from ossconsole.tui.console import Console
@@ -104,7 +104,8 @@ async def _planned(screen: ConsoleScreen) -> WarmUp | None:
 
 
 def _result(job: WarmUp) -> str:
-    text = f"Warm-up {job.state}: {job.progress().items_done:,} objects read"
+    done = job.progress().items_done
+    text = f"Warm-up {job.state}: {counted(done, 'object')} read"
     if job.error is not None:
         return f"{text}. {job.error}"
     if job.failures:
@@ -144,7 +145,8 @@ class WarmUpScreen(ConsoleModal):
     def _lines(self, width: int, _height: int) -> Sequence[Line]:
         job, progress = self._job, self._job.progress()
         lines = [Line((part, "dim")) for part in wrap(safe(job.plan.source.text), width)]
-        lines.append(Line((f"{progress.items_done:,} of {progress.items_total:,} objects", "strong")))
+        total = counted(progress.items_total, "object")
+        lines.append(Line((f"{progress.items_done:,} of {total}", "strong")))
         share = percent(progress.bytes_done / progress.bytes_total) if progress.bytes_total else ""
         lines.append(Line((f"{size(progress.bytes_done)} of {size(progress.bytes_total)}  {share}", "text")))
         rate = f"{size(progress.bytes_per_s)}/s"

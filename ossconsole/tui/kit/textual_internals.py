@@ -7,7 +7,6 @@ another version of Textual lacks it.
 from __future__ import annotations
 
 import asyncio
-import codecs
 import errno
 import logging
 import os
@@ -36,6 +35,8 @@ from textual.message_pump import MessagePump
 from textual.screen import Screen
 from textual.worker import Worker, WorkerFailed
 
+from ossconsole.tui.kit.terminal_bytes import TerminalBytes
+
 log = logging.getLogger(__name__)
 
 _ESC = "\x1b"
@@ -45,12 +46,7 @@ _PATIENCE_TICKS = 50
 _DIALOG_CHECKS = 25
 _DIALOG_CHECK_S = 0.02
 _MAX_CELLS = 10_000
-# Never keys: an X10 mouse report, whose three bytes may have any value; the reply to a query of another program (OSC,
-# DCS, APC, PM, SOS); a control sequence longer than Textual's parser accepts.
-_NO_KEYS = re.compile(rb"\x1b\[M[\s\S]{3}|\x1b[\]P_^X][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b\[[0-?]{29,}[ -/]*[@-~]")
-_CUT_OFF = re.compile(rb"\x1b\[(?:M[\s\S]{0,2})?\Z|\x1b\](?:\d[^\x07\x1b]{0,64}\x1b?)?\Z")
 _BACKGROUND_QUERY = "\x1b]11;?\x1b\\"
-_BACKGROUND = re.compile(rb"\x1b\]11;rgba?:([0-9a-fA-F]+)/([0-9a-fA-F]+)/([0-9a-fA-F]+)")
 # They print the query, or take it for another command.
 _WITHOUT_QUERY = ("linux", "vt100", "vt102", "vt220", "ansi", "cons25")
 _CONTROL_SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
@@ -103,50 +99,6 @@ class CachedStylesheet(Stylesheet):
 
 
 # Input and output
-
-
-class TerminalBackground(Message):
-    """The terminal's answer to `ConsoleTextualApp.query_background`: its background, 0 to 1 per channel."""
-
-    def __init__(self, red: float, green: float, blue: float) -> None:
-        super().__init__()
-        self.luma = 0.299 * red + 0.587 * green + 0.114 * blue  # ITU-R BT.601
-
-    @property
-    def is_light(self) -> bool:
-        """Whether dark text is easier to read on it."""
-        return self.luma > 0.5
-
-
-class TerminalBytes:
-    """Decodes the input of a terminal. Bytes that are not keys or not UTF-8 are dropped.
-
-    `background` is the newest answer to a query of the background, until it is taken.
-    """
-
-    def __init__(self) -> None:
-        self.background: TerminalBackground | None = None
-        self._decoder = codecs.getincrementaldecoder("utf-8")("ignore")
-        self._kept = b""
-
-    def text(self, data: bytes) -> str:
-        """The text of `data` and of the rest kept before; an incomplete sequence at the end is kept.
-
-        Call it without data after a pause in the input.
-        """
-        whole, self._kept = self._kept + data, b""
-        if data:
-            found = _BACKGROUND.search(whole)
-            if found:
-                channels = [int(part, 16) / (16 ** len(part) - 1) for part in found.groups()]
-                self.background = TerminalBackground(*channels)
-            whole = _NO_KEYS.sub(b"", whole)
-            cut = _CUT_OFF.search(whole)
-            if cut:
-                whole, self._kept = whole[: cut.start()], whole[cut.start() :]
-        elif len(whole) > len("\x1b["):
-            whole = b""  # an incomplete mouse report
-        return self._decoder.decode(whole)
 
 
 class ConsoleParser(XTermParser):

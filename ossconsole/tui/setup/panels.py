@@ -299,7 +299,7 @@ def connector_lines(state: ConnectorState, glyphs: Glyphs, width: int) -> list[L
 
 
 def source_lines(sources: Sequence[tuple[str, str]], glyphs: Glyphs, width: int) -> list[Line]:
-    """Each source of credentials in order of precedence, with its content."""
+    """The sources of credentials in order of precedence, each with its content; the last row has those without."""
     if not sources:
         return [Line((f" searching{glyphs.ellipsis}", "dim"))]
     return [row(name, found, glyphs, width, label=width // 2) for name, found in sources]

@@ -214,7 +214,10 @@ class SetupScreen(ConsoleScreen):
         sources = [
             (str(state.source), mask_key_id(state.credentials.access_key_id) if state.credentials else state.problem)
             for state in self._sources
+            if state.exists
         ]
+        if missing := [str(state.source) for state in self._sources if not state.exists]:
+            sources.append(("nothing in", ", ".join(missing)))
         glyphs, warming = self.glyphs, newest_warm_up(self.console)
         lines = [
             self._heading(f"Accelerator{self._simulated}", width),

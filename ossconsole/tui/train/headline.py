@@ -136,7 +136,7 @@ def progress(context: DashboardContext, width: int) -> Line:
     eta = view.eta_s()
     if eta is not None:
         right.add(f"  ETA {duration(eta)}", "text")
-    right.add(f"  {duration(view.elapsed_s(context.now))} in ", "dim")
+    right.add(f"  elapsed {duration(view.elapsed_s(context.now))} ", "dim")
     room = width - left.width - right.width - 3
     if total and room >= 8:
         left.add("  ").extend(_bar(view.step / total, room, context))

@@ -49,7 +49,11 @@ def _gpu(gpu: GpuSample, context: DashboardContext, width: int) -> Line:
     """One GPU with its metrics in columns; those that do not fit are left out. The run's own are marked."""
     view = context.view
     marked = view.telemetry is not None and len(view.gpus) < len(view.telemetry.gpus) and _is_own(gpu, context)
-    line = Line((context.glyphs.running if marked else " ", "good"), (f"{_name(gpu)} ", "text" if marked else "dim"))
+    line = (
+        Line((context.glyphs.running, "good"), (f"{_name(gpu)} ", "text"))
+        if marked
+        else Line((f" {_name(gpu)} ", "dim"))
+    )
     if gpu.problem and gpu.utilization is None and gpu.memory_used is None:
         return line.add(f" {shorten(safe(gpu.problem), width - line.width - 2, context.glyphs.ellipsis)}", "bad")
     wide = width >= _BARS_FROM

@@ -109,7 +109,10 @@ class Replay:
             self.view.apply(self._waiting.popleft())
         else:
             self.has_backlog = True
-        if self.at_end and self.view.last_time is not None:
+        if self.follow and self.view.state is not None and self.view.state.final and not self._waiting:
+            self.follow, self.playing = False, False  # the run has ended: from now on it is a record
+            self._time = self.view.last_time
+        if self.at_end and self._time is not None and self.view.last_time is not None:
             self._time = min(self._time, self.view.last_time)
 
     def _read(self) -> bool:
@@ -167,9 +170,9 @@ class ReplayScreen(Dashboard):
 
     def _banner(self, width: int, _height: int) -> Sequence[Line]:
         replay, glyphs = self._replay, self.glyphs
-        line = Line((" WATCHING " if replay.follow else " REPLAY ", "chip-on"), (f" {safe(self._run.run)}", "strong"))
+        line = Line((" LIVE " if replay.follow else " REPLAY ", "chip-on"), (f" {safe(self._run.run)}", "strong"))
         if replay.follow:
-            status = "live, from another process"
+            status = f"running as process {self._run.pid}"
         elif replay.at_end:
             status = f"{glyphs.done} end"
         else:

@@ -16,10 +16,13 @@ from ossconsole.dataset.contents import show_sample
 from ossconsole.dataset.decode import EncodedImage
 from ossconsole.dataset.formats import SampleFormat
 from ossconsole.dataset.upload.progress import Phase, SamplePreview
+from ossconsole.telemetry.series import Series
+from ossconsole.tui.kit import plot
 from ossconsole.tui.kit.scroll import image_rows
 from ossconsole.tui.kit.text import (
     MISSING,
     Line,
+    compact,
     duration,
     heading,
     percent,
@@ -186,7 +189,51 @@ def _problem_lines(
 # Running
 
 
-def progress_lines(area: PanelArea, progress: UploadProgress, source: str) -> list[Line]:
+_CHART_ROWS = 5
+_CHART_NEEDS = 8  # rows below the figures, so that the processes still have some
+_CHART_AXIS = 6  # cells
+
+
+class Throughput:
+    """The rate of the newest upload over time."""
+
+    def __init__(self) -> None:
+        self._series = Series()
+        self._began = 0.0
+        self._newest = 0.0
+
+    def add(self, now: float, progress: UploadProgress) -> None:
+        """Note the rate at `now`, in Unix seconds; at most one value a second is kept."""
+        began = now - progress.seconds
+        if abs(began - self._began) > _SAME_UPLOAD_S and not progress.paused:
+            self._series, self._began = Series(), began
+        if now - self._newest >= 1:
+            self._newest = now
+            self._series.append(now, progress.bytes_per_s / 1e6)
+
+    def lines(self, area: PanelArea) -> list[Line]:
+        """The curve with its axis; empty before the second value."""
+        inner = area.width - _CHART_AXIS - 1
+        count = inner * plot.DOTS[area.glyphs.chart][0]
+        start = self._began
+        points = self._series.window(start, max(self._newest, start + 30), count) if inner > 0 else []
+        if len(points) < 2:
+            return []
+        scale = plot.scale_from_zero(points)
+        columns = plot.columns_of(points, start, max(self._newest, start + 30), count)
+        lines = [area.heading("MB/s")]
+        for at, row in enumerate(plot.draw(columns, scale, _CHART_ROWS, area.glyphs.chart)):
+            label = compact(scale.high) if at == 0 else "0" if at == _CHART_ROWS - 1 else ""
+            mark = area.glyphs.tick if label else area.glyphs.vertical
+            lines.append(Line((label.rjust(_CHART_AXIS), "dim"), (mark, "rule"), (row, "primary")))
+        end = duration(max(self._newest - start, 30))
+        return [*lines, Line((" " * _CHART_AXIS + "0:00", "dim")).right(Line((end, "dim")), area.width)]
+
+
+_SAME_UPLOAD_S = 5.0
+
+
+def progress_lines(area: PanelArea, progress: UploadProgress, source: str, rates: Throughput) -> list[Line]:
     """The running upload: progress, rates, bottleneck, and the sample that each process prepares."""
     lines = [
         bar(area, progress),
@@ -201,6 +248,8 @@ def progress_lines(area: PanelArea, progress: UploadProgress, source: str) -> li
         lines.append(area.row("waiting", safe(progress.waiting), "warn"))
     if progress.error:
         lines.append(area.row("stopped by", safe(progress.error), "bad"))
+    if area.height - len(lines) >= _CHART_NEEDS + 2:
+        lines += [Line(), *rates.lines(area)]
     return lines + _workers(area, progress, area.height - len(lines))
 
 
@@ -325,6 +374,11 @@ def _next(progress: UploadProgress, summary: UploadSummary, prefix: str) -> str:
             return f" n another upload · to train: --dataset-prefix {safe(prefix)}"
         return " n another upload · 4 train on this one"
     return " r retry what is missing · n another upload"
+
+
+def after_other(source: str) -> Line:
+    """The next step after an upload that another process did."""
+    return Line((f" n, then {safe(source)} as the source, uploads what is missing", "primary"))
 
 
 class SampleView(Widget):

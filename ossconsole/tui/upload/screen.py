@@ -21,13 +21,13 @@ from ossconsole.dataset.source.layout import ARCHIVE_AND_TABLE_SUFFIXES
 from ossconsole.dataset.upload.job import MAX_PARALLELISM, UploadSettings
 from ossconsole.dataset.upload.plan import UploadPlan
 from ossconsole.storage.jobs.threads import Cancelled
-from ossconsole.tui.console import OwnUploadHandle, Ready
+from ossconsole.tui.console import Ready
 from ossconsole.tui.kit import actions, memory
 from ossconsole.tui.kit.canvas import Panel
 from ossconsole.tui.kit.dialogs import PromptScreen
 from ossconsole.tui.kit.jobs import check_bandwidth
 from ossconsole.tui.kit.screen import ConsoleModal, ConsoleScreen, notice, preparation
-from ossconsole.tui.kit.text import MISSING, Line, safe
+from ossconsole.tui.kit.text import MISSING, Line, safe, wrap
 from ossconsole.tui.upload import panels
 from ossconsole.tui.upload.panels import PanelArea, SampleView
 
@@ -134,6 +134,8 @@ class UploadScreen(ConsoleScreen):
         self._wants_form = False
         self._starting = False
         self._recalled = False
+        self._rates = panels.Throughput()
+        self._problem = ""
 
     def body(self) -> ComposeResult:
         with Grid(id="upload-form"):
@@ -161,6 +163,8 @@ class UploadScreen(ConsoleScreen):
         self.set_class(form, "-form")
         running = not form and handle is not None and handle.alive
         self.set_class(running, "-running")
+        if running and handle is not None:
+            self._rates.add(self.console.now, handle.progress())
         self.set_class(running and handle is not None and not handle.is_remote, "-sample")
         for panel in self.query(Panel):
             panel.redraw()
@@ -185,16 +189,18 @@ class UploadScreen(ConsoleScreen):
         handle = self.services.upload
         if handle is not None and not self.has_class("-form"):
             if handle.alive:
-                return panels.progress_lines(area, handle.progress(), handle.source)
+                return panels.progress_lines(area, handle.progress(), handle.source, self._rates)
             own = self.services.own_upload
             prefix = own.settings.prefix if own is not None and not handle.is_remote else ""
-            return panels.end_lines(area, handle.progress(), handle.summary(), handle.source, prefix)
+            lines = panels.end_lines(area, handle.progress(), handle.summary(), handle.source, prefix)
+            return [*lines[:-1], panels.after_other(handle.source)] if handle.is_remote else lines
         if self._scan is not None:
             return panels.scan_lines(area, self._files_seen)
         if self._plan is not None:
             settings, plan = self._plan
             return panels.plan_lines(area, plan, settings, self._prefix)
         waiting = notice(self.services.state, self.glyphs, width) or preparation(self.services, self.glyphs)
+        waiting += [Line((f" {part}", "bad")) for part in wrap(safe(self._problem), width - 2) if part]
         return [*waiting, *([Line()] if waiting else []), *panels.form_lines(area, self._prefix)]
 
     @property
@@ -204,12 +210,6 @@ class UploadScreen(ConsoleScreen):
             return MISSING
         typed = self.query_one("#prefix", Input).value.strip().strip("/")
         return safe(f"oss://{profile.bucket}/{typed or profile.dataset_prefix}")
-
-    @property
-    def _own(self) -> OwnUploadHandle | None:
-        """The running upload, if it belongs to this process."""
-        own, handle = self.services.own_upload, self.services.upload
-        return own if own is not None and own.alive and handle is not None and not handle.is_remote else None
 
     # The form
 
@@ -278,11 +278,17 @@ class UploadScreen(ConsoleScreen):
         self.action_start()
 
     def _on_input_changed(self) -> None:
-        self._plan = None
+        self._plan, self._problem = None, ""
 
     def _on_select_changed(self) -> None:
         self._plan = None
         self.query_one("#size", Select).disabled = not self._has_size
+
+    def _refused(self, error: ConsoleError) -> None:
+        """Show why the upload cannot be planned or started; it stays until the form changes."""
+        self._problem = str(error)
+        self.show_error(error)
+        self.tick()
 
     # The plan
 
@@ -297,7 +303,7 @@ class UploadScreen(ConsoleScreen):
         except Cancelled:
             pass
         except ConsoleError as error:
-            self.app.call_later(self.show_error, error)
+            self.app.call_later(self._refused, error)
         self.app.call_later(self._planned, stop, settings, plan)
 
     def _planned(self, stop: threading.Event, settings: UploadSettings, plan: UploadPlan | None) -> None:
@@ -321,10 +327,11 @@ class UploadScreen(ConsoleScreen):
         if action in {"pause", "cancel"}:
             return alive
         if action in {"parallel", "bandwidth"}:
-            return self._own is not None
+            return alive
         if action in {"retry", "new"}:
             over = handle is not None and not alive and not self._wants_form
-            return over and (action == "new" or self.services.own_upload is not None) and not self.services.readonly
+            own = handle is not None and not handle.is_remote  # the settings of another process are not known
+            return over and (action == "new" or own) and not self.services.readonly
         return True
 
     def action_pick(self) -> None:
@@ -351,7 +358,7 @@ class UploadScreen(ConsoleScreen):
         if self._plan is not None and self._plan[0] == settings:
             self._begin(settings)
             return
-        self._files_seen, self._plan = 0, None
+        self._files_seen, self._plan, self._problem = 0, None, ""
         self._scan = threading.Event()
         self._scan_source(settings, self._scan)
         self.tick()
@@ -366,7 +373,7 @@ class UploadScreen(ConsoleScreen):
         try:
             self.services.start_upload(settings)
         except ConsoleError as error:
-            self.app.call_from_thread(self.show_error, error)
+            self.app.call_from_thread(self._refused, error)
         else:
             self.app.call_from_thread(self._begun, settings)
         finally:
@@ -421,7 +428,7 @@ class UploadScreen(ConsoleScreen):
 
     def action_parallel(self, direction: int) -> None:
         """Send more (1) or fewer (-1) samples simultaneously."""
-        upload = self._own
+        upload = self.services.upload
         if upload is not None:
             now = upload.progress().parallelism
             step = 1 if now + direction < 8 else 4
@@ -429,7 +436,7 @@ class UploadScreen(ConsoleScreen):
 
     def action_bandwidth(self) -> None:
         """Set or remove the cap of the bandwidth."""
-        upload = self._own
+        upload = self.services.upload
         if upload is None:
             return
         now = upload.progress().bandwidth
@@ -438,6 +445,6 @@ class UploadScreen(ConsoleScreen):
         self.app.push_screen(prompt, self._set_bandwidth)
 
     def _set_bandwidth(self, text: str | None) -> None:
-        upload = self._own
-        if upload is not None and text is not None:
+        upload = self.services.upload
+        if upload is not None and upload.alive and text is not None:
             upload.set_bandwidth(float(text) * 1e6 or None)

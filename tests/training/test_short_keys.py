@@ -1,4 +1,4 @@
-"""The connector's clients and keys that live shorter than it keeps them."""
+"""Keys that end while the connector reads and writes."""
 
 from __future__ import annotations
 
@@ -6,66 +6,17 @@ import subprocess
 import sys
 import threading
 import time
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 
 from ossconsole.config.connector import checked_connector_config
 from ossconsole.config.credential_sources import EcsRoleSource
-from ossconsole.config.credentials import Credentials, Secret
-from ossconsole.config.endpoints import EndpointKind
-from ossconsole.config.errors import ConsoleError
 from ossconsole.sandbox.process import LOG_NAME
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.retry import NO_RETRY
-from ossconsole.training.loading.connector import ConnectorClient, ConnectorCredentials, ConnectorSettings
 from tests.sandboxed import sandboxed
-
-
-class Keys:
-    """A source with the given lives, one after the other, in seconds; None raises."""
-
-    def __init__(self, *lives: float | None) -> None:
-        self.lives = list(lives)
-
-    def __call__(self) -> Credentials:
-        life = self.lives[0]
-        if life is None:
-            raise ConsoleError("not now")
-        end = datetime.now(timezone.utc) + timedelta(seconds=life)
-        return Credentials(f"key-{len(self.lives)}", Secret("s"), expiration=end)
-
-
-class Opened(ConnectorSettings):
-    """Counts the clients instead of opening the connector, which asks for the key once."""
-
-    def open(self, kind: EndpointKind, *, number: int = 0, total: int = 1, provider: Any = None) -> Any:
-        assert isinstance(provider, ConnectorCredentials)
-        provider.get_credentials()
-        return object()
-
-
-@pytest.mark.parametrize(
-    ("lives", "again"),
-    [
-        ((3600.0, 3600.0), False),  # it asks in time
-        ((30.0, 30.0), True),
-        ((30.0, None), False),  # no newer key: the old one is used to its end
-    ],
-)
-def test_a_client_is_opened_again_only_where_its_key_ends_before_it_asks(
-    lives: tuple[float, ...], again: bool, tmp_path: Path
-) -> None:
-    keys = Keys(*lives)
-    client = ConnectorClient(Opened(None, keys, tmp_path, tmp_path), EndpointKind.STANDARD)  # type: ignore[arg-type]
-    first = client.current()
-    assert client.current() is first
-    keys.lives.pop(0)
-    assert (client.current() is not first) is again
-
 
 LIFE_S = 6
 SECONDS = 20.0
@@ -77,19 +28,24 @@ import msgspec
 from ossconsole.config.credential_sources import EcsRoleSource
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.profiles import Profile
-from ossconsole.training.loading.connector import ConnectorClient, ConnectorSettings, native
+from ossconsole.training.loading.connector import ConnectorSettings, native
 
 profile = msgspec.json.decode(sys.argv[1], type=Profile)
 settings = ConnectorSettings(profile, EcsRoleSource(url=sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]))
-client, until, done = ConnectorClient(settings, EndpointKind.STANDARD), time.monotonic() + float(sys.argv[5]), 0
+opened, until, done = settings.open(EndpointKind.STANDARD), time.monotonic() + float(sys.argv[5]), 0
 while time.monotonic() < until:
     objects = [native().new_data_object(f"oss://{profile.bucket}/short/{number}", 1000, "") for number in range(20)]
-    for obj in client.current().list_from_uris(objects, True, True):
+    for obj in opened.list_from_uris(objects, True, True):
         assert obj.err() == 0, obj.error_msg()
         done += 1
-    with client.current().open_wo(profile.bucket, "short/checkpoint") as writer:
+    with opened.open_wo(profile.bucket, "short/checkpoint") as writer:
         writer.write(bytes(100_000))
     time.sleep(0.05)
+# One upload that outlasts its key: the parts are sent as they fill.
+with opened.open_wo(profile.bucket, "short/long") as writer:
+    for _ in range(10):
+        writer.write(bytes(16 << 20))
+        time.sleep(1)
 print("objects", done)
 """
 

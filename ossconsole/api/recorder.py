@@ -1,0 +1,197 @@
+"""The recorder of a watched loop: its steps as events, written by a thread of its own."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ossconsole.api.ranks import RankFigures
+from ossconsole.api.timing import StepTimer, StepTiming, on_host
+from ossconsole.api.watched_run import WatchedRun
+from ossconsole.telemetry import events
+from ossconsole.telemetry.events import number
+from ossconsole.telemetry.workers import WorkerReader, worker_pids
+
+if TYPE_CHECKING:
+    from ossconsole.api.images import OssImages
+    from ossconsole.training.loading.loader import Batch
+
+_FLUSH_S = 0.25  # steps are recorded this often
+_WORKERS_EVERY_S = 2.0
+_RANKS_EVERY_S = 2.0
+_RATE_STEPS = 10  # steps over which samples/s is averaged
+
+
+@dataclass(frozen=True)
+class _DoneStep:
+    """A step whose figures may still be on their way from the device; `batch` is that of an OssImages loader."""
+
+    step: int
+    epoch: int
+    samples: int
+    time: float
+    timing: StepTiming
+    logged: Mapping[str, Any]
+    batch: Batch | None
+
+
+class StepRecorder:
+    """Times the steps of a watched loop, and records them in a thread of its own."""
+
+    def __init__(self, run: WatchedRun, images: OssImages | None) -> None:
+        self.run = run
+        self.timer = StepTimer()
+        self._images = images
+        self._ranks: list[Sequence[RankFigures]] = []
+        self._ranks_at = time.monotonic()
+        self._done: queue.SimpleQueue[_DoneStep] = queue.SimpleQueue()
+        self._waiting: list[_DoneStep] = []
+        self._rates: list[tuple[int, float]] = []
+        self._epoch_figures: dict[str, Any] = {}
+        self._losses: list[float] = []
+        self._epoch_samples = 0
+        self._epoch_begun = 0.0
+        self._lr = 0.0
+        self._last_loss: float | None = None
+        self._step = 0
+        self._epoch = 0
+        self._recording = threading.Lock()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="watch", daemon=True)
+        self._thread.start()
+
+    def begin_epoch(self) -> None:
+        """Starts the clock of an epoch; figures logged since the last one belong to that."""
+        self._finish_epoch()
+        self._epoch += 1
+        self._epoch_begun = time.perf_counter()
+
+    def add(self, timing: StepTiming, samples: int, logged: Mapping[str, Any]) -> None:
+        """The step under way is done, as far as the host is concerned; `logged` are its figures."""
+        self._step += 1
+        batch = self._images.last_batch if self._images is not None else None
+        self._done.put(_DoneStep(self._step, self._epoch, samples, time.time(), timing, logged, batch))
+
+    def add_ranks(self, figures: Sequence[RankFigures]) -> None:
+        """The figures of all ranks for the last step; their means are recorded now and then."""
+        self._ranks.append(figures)
+        if time.monotonic() < self._ranks_at + _RANKS_EVERY_S:
+            return
+        count, ranks = len(self._ranks), list(zip(*self._ranks, strict=True))
+        self._ranks, self._ranks_at = [], time.monotonic()
+        self.run.emit(
+            events.RankTimes(
+                time=time.time(),
+                waits_s=tuple(sum(each.wait_s for each in rank) / count for rank in ranks),
+                steps_s=tuple(sum(each.step_s for each in rank) / count for rank in ranks),
+                step=self._step,
+            )
+        )
+
+    def end_epoch(self) -> None:
+        """The loader has no more batches, or the loop ended early."""
+        self.run.epoch = self._epoch
+        if not self.run.stopping:
+            self._epoch_figures.setdefault("seconds", time.perf_counter() - self._epoch_begun)
+
+    def log_epoch(self, figures: Mapping[str, Any]) -> None:
+        """Figures of the last epoch."""
+        self._epoch_figures.update(figures)
+
+    def close(self, error: str) -> None:
+        """Records what is left, and ends the run."""
+        self._ended.set()
+        self._thread.join()
+        self._record_steps(wait=True)
+        self._finish_epoch()
+        self.run.close(error)
+
+    def _finish_epoch(self) -> None:
+        figures, self._epoch_figures = self._epoch_figures, {}
+        if "seconds" not in figures:
+            return
+        self._record_steps(wait=True)
+        losses, self._losses = self._losses, []
+        samples, self._epoch_samples = self._epoch_samples, 0
+        val_loss, top1, top5 = (on_host(figures.pop(name, None)) for name in ("val_loss", "top1", "top5"))
+        seconds = figures.pop("seconds")
+        others = ", ".join(f"{name} {number(on_host(value))}" for name, value in figures.items())
+        if others:
+            self.run.info(f"epoch {self._epoch}: {others}")
+        self.run.emit(
+            events.Epoch(
+                time=time.time(),
+                epoch=self._epoch,
+                train_loss=sum(losses) / len(losses) if losses else None,
+                seconds=seconds,
+                step=self._step,
+                samples=samples,
+                val_loss=val_loss,
+                top1=top1,
+                top5=top5,
+            )
+        )
+
+    def _work(self) -> None:
+        workers, next_read = WorkerReader(), 0.0
+        while not self._ended.wait(_FLUSH_S):
+            self._record_steps(wait=False)
+            if self._images is not None:
+                continue
+            pids = worker_pids()
+            workers.look(pids)
+            if time.monotonic() >= next_read:
+                next_read = time.monotonic() + _WORKERS_EVERY_S
+                usage = workers.read(pids)
+                if usage:
+                    self.run.emit(events.LoaderWorkers(time=time.time(), workers=usage))
+
+    def _record_steps(self, *, wait: bool) -> None:
+        """Records the steps that the device has completed; with `wait` all of them."""
+        with self._recording:
+            while not self._done.empty():
+                self._waiting.append(self._done.get())
+            while self._waiting and (wait or self._waiting[0].timing.ready()):
+                self._record(self._waiting.pop(0))
+
+    def _record(self, done: _DoneStep) -> None:
+        times = done.timing.read()
+        logged = {name: on_host(value) for name, value in done.logged.items()}
+        loss = logged.pop("loss", self._last_loss)
+        self._last_loss = loss
+        if loss is not None:
+            self._losses.append(loss)
+        self._lr = logged.pop("lr", None) or self._lr
+        self._epoch_samples += done.samples
+        self._rates = [*self._rates[1 - _RATE_STEPS :], (done.samples, times.step_s)]
+        seconds = sum(step_s for _, step_s in self._rates)
+        batch = done.batch
+        self.run.step = done.step
+        self.run.emit(
+            events.Step(
+                time=done.time,
+                step=done.step,
+                epoch=done.epoch,
+                samples=done.samples,
+                loss=loss,
+                lr=self._lr,
+                endpoint=batch.endpoint if batch is not None else None,
+                data_wait_s=times.wait_s,
+                step_time_s=times.step_s,
+                fetch_s=batch.fetch_s if batch is not None else 0.0,
+                bytes=batch.bytes if batch is not None else 0,
+                samples_per_s=sum(samples for samples, _ in self._rates) / seconds if seconds else 0.0,
+                compute_s=times.compute_s,
+                host_s=times.host_s,
+                host_late=times.host_late,
+                queued=batch.queued if batch is not None else 0,
+                readers_idle=batch.readers_idle if batch is not None else False,
+                single_s=batch.single_s if batch is not None else None,
+                decode_s=batch.decode_s if batch is not None else 0.0,
+                logged=logged,
+            )
+        )
