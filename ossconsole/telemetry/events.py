@@ -17,6 +17,7 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.text import StrEnum, counted, safe_text
 from ossconsole.telemetry.compare import ComparisonReport
 from ossconsole.telemetry.format_gain import FormatGain
+from ossconsole.telemetry.ranks import RankFigures
 from ossconsole.telemetry.samples import GpuSample, HostSample, WorkerUsage
 
 
@@ -211,6 +212,13 @@ class Devices(_Event, frozen=True, kw_only=True, tag="devices"):
     gpus: tuple[str, ...] = ()
 
 
+class RankWork(_Event, frozen=True, kw_only=True, tag="rank_work"):
+    """What each rank of a run, and each of its reader processes, did since the last event of this kind."""
+
+    ranks: tuple[RankFigures, ...]
+    step: int = 0
+
+
 class State(_Event, frozen=True, kw_only=True, tag="state"):
     """The run entered `state`."""
 
@@ -308,6 +316,7 @@ Event: TypeAlias = (
     | ErrorEvent
     | AcceleratorSize
     | Devices
+    | RankWork
     | State
     | Telemetry
     | LoaderWorkers
