@@ -19,7 +19,7 @@ from ossconsole.telemetry.runs import new_run_id
 from ossconsole.training.checkpoints.checkpoint import LATEST
 from ossconsole.training.checkpoints.store import CheckpointStore, RunProgress, best_key, stable_key
 from ossconsole.training.compute.device import map_tensors
-from ossconsole.training.compute.weights import load_untrusted
+from ossconsole.training.compute.weights_file import load_untrusted
 
 BEST = "best"
 _TIMEOUT_S = 150.0  # of each of two attempts

@@ -9,7 +9,6 @@ import io
 import json
 import pickle
 import re
-import struct
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import torchvision
 from torch import nn
@@ -32,6 +32,7 @@ from ossconsole.storage.checkpoints.inspect import inspect_local_checkpoint
 from ossconsole.training.checkpoints.checkpoint import unpack
 from ossconsole.training.compute import weights
 from ossconsole.training.compute.model import batch_size_for, build_model, check_image_size, head_parameters
+from ossconsole.training.compute.weights_file import load_untrusted, read_weights
 from ossconsole.training.settings import BACKBONE, MODELS, TrainSettings
 
 CLASSES = ("cat", "dog", "fox")
@@ -105,7 +106,9 @@ def test_a_head_has_the_rows_of_the_classes_where_the_weights_have_them_all(tmp_
     others = tuple(f"c{number}" for number in range(1000))
     new = model_of(others, str(path), said=said).state_dict()["fc.weight"]
     assert not torch.equal(new, head)
-    assert said == [f"The head of the weights {path} is for other classes: a new one is trained."]
+    assert said == ["The head is new: the weights are for 1000 other classes."]
+    model_of(CLASSES, str(path), said=said)
+    assert said[1:] == ["The head is new: 1000 → 3 classes."]
 
 
 def test_a_checkpoint_says_which_class_each_row_of_its_head_is_for() -> None:
@@ -349,11 +352,6 @@ def zipped(name: str) -> bytes:
     return buffer.getvalue()
 
 
-def tensors_as_safetensors() -> bytes:
-    header = json.dumps({"fc.bias": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
-    return struct.pack("<Q", len(header)) + header + bytes(8)
-
-
 def whole_model() -> bytes:
     return saved(torch.nn.Sequential(torch.nn.Linear(2, 2)))
 
@@ -373,7 +371,21 @@ REFUSED: dict[str, tuple[Callable[[Path], bytes], str, str]] = {
     ),
     "hostile in a dictionary": (lambda target: saved({"model": Bomb(target), **state()}), "runs code", "trust"),
     "whole model": (lambda _: whole_model(), "whole pickled model, which is code", "state_dict"),
-    "safetensors": (lambda _: tensors_as_safetensors(), "safetensors format", "load_file"),
+    "cut safetensors": (
+        lambda _: safetensors.torch.save(state())[:-9],
+        "safetensors file that is cut short",
+        "Copy it",
+    ),
+    "safetensors with a wrong header": (
+        lambda _: (9).to_bytes(8, "little") + b'{"a": 1}x',
+        "safetensors file",
+        "Copy it",
+    ),
+    "whole model in a wrapper": (
+        lambda _: saved({"ema": nn.Linear(2, 2), "epoch": 1}),
+        "whole pickled model",
+        "state_dict",
+    ),
     "web page": (lambda _: b"\n<!DOCTYPE html><html><body>Sign in</body></html>", "web page", "curl"),
     "empty": (lambda _: b"", "is empty", "Copy it again"),
     "cut": (lambda _: saved(state())[:100_000], "cut short or damaged", "older file"),
@@ -384,10 +396,19 @@ REFUSED: dict[str, tuple[Callable[[Path], bytes], str, str]] = {
     "NumPy values": (lambda _: saved({"loss": np.float64(1), **state()}), "other than tensors", "state_dict"),
     "list": (lambda _: saved([torch.zeros(1)]), "contains a list", "state_dict"),
     "no weights": (lambda _: saved({"epoch": 1, "lr": 0.1}), "no weights, only 'epoch', 'lr'", "state_dict"),
-    "state_dict": (lambda _: saved({"state_dict": state(), "epoch": 1}), "under 'state_dict'", r"\['state_dict'\]"),
-    "model_state_dict": (lambda _: saved({"model_state_dict": state()}), "under 'model_state_dict'", "torch.save"),
-    "DistributedDataParallel": (lambda _: saved(renamed("module.")), "DistributedDataParallel", "model.module.state"),
-    "torch.compile": (lambda _: saved(renamed("_orig_mod.")), "torch.compile", "model._orig_mod.state"),
+    "unknown key": (lambda _: saved({"teacher": state(), "epoch": 1}), "under 'teacher'", r"\['teacher'\]"),
+    "half precision beyond float16": (
+        lambda _: saved(
+            {name: (value * 1e6).half() if name == "conv1.weight" else value for name, value in state().items()}
+        ),
+        "infinite",
+        "earlier",
+    ),
+    "complex": (
+        lambda _: saved(state(**{"bn1.bias": torch.zeros(64, dtype=torch.complex64)})),
+        "complex64",
+        "resnet18",
+    ),
     "NaN": (lambda _: saved(state(**{"conv1.weight": torch.full((64, 3, 7, 7), torch.nan)})), "NaN", "earlier"),
     "ResNet-34": (lambda _: saved(resnet34().state_dict()), "the key layer1.2.conv1.weight is unexpected", "resnet18"),
     "ResNet-50": (lambda _: saved(resnet50().state_dict()), "is unexpected|has the shape", "resnet18"),
@@ -421,7 +442,85 @@ def test_weights_are_refused_in_our_own_words_and_nothing_in_them_runs(tmp_path:
     assert not target.exists()
 
 
-@pytest.mark.parametrize("kind", ["hostile zip", "whole model", "safetensors", "web page", "empty", "cut", "text"])
+def averaged_by_torch() -> dict[str, torch.Tensor]:
+    return {"n_averaged": torch.tensor(3), **renamed("module.")}
+
+
+def halved(dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in state().items()}
+
+
+ACCEPTED: dict[str, tuple[Callable[[], bytes], list[str]]] = {
+    "bare": (lambda: saved(state()), []),
+    "legacy": (lambda: legacy(state()), []),
+    "DistributedDataParallel": (lambda: saved(renamed("module.")), ["without the prefix module."]),
+    "torch.compile": (lambda: saved(renamed("_orig_mod.")), ["without the prefix _orig_mod."]),
+    "both": (lambda: saved(renamed("module._orig_mod.")), ["without the prefix _orig_mod.module."]),
+    "torch.compile of a part": (
+        lambda: saved({name.replace("layer1.", "layer1._orig_mod."): value for name, value in state().items()}),
+        ["without the prefix _orig_mod."],
+    ),
+    "pytorch/examples": (
+        lambda: saved({"state_dict": renamed("module."), "epoch": 1, "best_acc1": torch.tensor(70.0)}),
+        ["under state_dict, without the prefix module."],
+    ),
+    "model_state_dict": (lambda: saved({"model_state_dict": state(), "loss": 0.1}), ["under model_state_dict"]),
+    "model": (lambda: saved({"model": state(), "epoch": 1}), []),
+    "Lightning": (lambda: saved({"state_dict": renamed("model."), "epoch": 1}), ["without the prefix model."]),
+    "torchvision's averaged weights": (
+        lambda: saved({"model": resnet18(num_classes=3).state_dict(), "model_ema": averaged_by_torch()}),
+        ["the averaged weights under model_ema"],
+    ),
+    "ema": (
+        lambda: saved({"model": resnet18(num_classes=3).state_dict(), "ema": state()}),
+        ["the averaged weights under ema"],
+    ),
+    "a wrapper in a wrapper": (lambda: saved({"ema": {"module": state()}}), ["under ema.module"]),
+    "safetensors": (lambda: safetensors.torch.save(state()), []),
+    "safetensors of DistributedDataParallel": (
+        lambda: safetensors.torch.save(renamed("module.")),
+        ["without the prefix module."],
+    ),
+    "half": (lambda: saved(halved(torch.float16)), ["converted from float16 to float32"]),
+    "bfloat16": (lambda: safetensors.torch.save(halved(torch.bfloat16)), ["converted from bfloat16 to float32"]),
+}
+
+
+@pytest.mark.parametrize("kind", ACCEPTED)
+@pytest.mark.parametrize("place", ["file", "oss"])
+def test_weights_of_other_programs_are_accepted(tmp_path: Path, kind: str, place: str) -> None:
+    make, notes = ACCEPTED[kind]
+    torch.manual_seed(3)
+    wanted = state()
+    torch.manual_seed(3)
+    data = make() if "averaged" not in kind and kind != "ema" else b""
+    if not data:  # another model is made first
+        data = make()
+        wanted = read_weights(data, "").state
+        assert not torch.equal(wanted["conv1.weight"], load_untrusted(data, "")["model"]["conv1.weight"])
+    said: list[str] = []
+    where = "oss://b/k"
+    if place == "file":
+        where = str(tmp_path / "weights")
+        Path(where).write_bytes(data)
+    model = model_of(CLASSES, where, fetch={"oss://b/k": data}.__getitem__, said=said)
+    loaded = model.state_dict()
+    tolerance = {"rtol": 1e-2, "atol": 1e-2} if "converted" in "".join(notes) else {"rtol": 0, "atol": 0}
+    for name, value in wanted.items():
+        torch.testing.assert_close(loaded[name], value, **tolerance)
+        assert loaded[name].dtype in {torch.float32, torch.int64}
+    assert len(said) == len(notes)
+    assert all(note in text for note, text in zip(notes, said, strict=True))
+
+
+def test_safetensors_with_classes_in_their_metadata_keep_the_rows_of_the_head() -> None:
+    source = state()
+    data = safetensors.torch.save(source, {"classes": json.dumps(CLASSES), "format": "pt"})
+    model = model_of(("fox", "cat"), "oss://b/k", fetch={"oss://b/k": data}.__getitem__)
+    assert torch.equal(model.state_dict()["fc.bias"], source["fc.bias"][[2, 0]])
+
+
+@pytest.mark.parametrize("kind", ["hostile zip", "whole model", "web page", "empty", "cut", "text"])
 def test_the_same_files_are_no_checkpoints_to_resume_from_nor_to_inspect(tmp_path: Path, kind: str) -> None:
     make, what, _ = REFUSED[kind]
     path = tmp_path / "file.pt"

@@ -107,7 +107,8 @@ _LOCAL_HEADER_BYTES = 30
 _HEAD_BYTES = 256
 _ZIP_MAGIC = b"PK\x03\x04"
 _LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
-_MODEL_KEYS = ("model", "state_dict", "model_state_dict", "net", "module")
+MODEL_KEYS = ("model", "state_dict", "model_state_dict", "net", "module")
+"""Where training programs store a model's `state_dict` in their checkpoints."""
 _BUFFER_SUFFIXES = ("running_mean", "running_var", "num_batches_tracked")
 _MODULE_PARTS = ("_modules", "_parameters", "_buffers")  # of a pickled torch.nn.Module; state dicts name without them
 _MAX_PATH = 2000  # letters of a tensor's name; values that a hostile file nests deeper are skipped
@@ -236,7 +237,7 @@ def _not_a_zip(file: RangedFile, shown: str) -> CheckpointError:
 
 def _describe(file: RangedFile, name: str, root: str, value: Any, foreign: tuple[str, ...]) -> CheckpointInfo:
     top = value if isinstance(value, dict) else {}
-    model_key = next((key for key in _MODEL_KEYS if isinstance(top.get(key), (dict, Opaque))), None)
+    model_key = next((key for key in MODEL_KEYS if isinstance(top.get(key), (dict, Opaque))), None)
     model_value = top[model_key] if model_key else value
     model = [
         TensorRow(path, tensor.shape, tensor.dtype, tensor.bytes, tensor) for path, tensor in tensors_of(model_value)

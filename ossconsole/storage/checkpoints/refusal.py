@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import msgspec
 
 from ossconsole.storage.checkpoints.pickle_reader import MAX_PICKLE_BYTES, NotAPickleError, Walked, walk_pickle
+from ossconsole.storage.checkpoints.safetensors_header import is_safetensors
 
 _ZIP, _GZIP, _PICKLE = b"PK\x03\x04", b"\x1f\x8b", b"\x80"
 _PAGE_TAGS = (b"<!doctype html", b"<html", b"<head", b"<?xml")
@@ -18,7 +19,7 @@ _MAX_PICKLES = 4  # torch before 1.6 wrote a magic number, a version and system 
 _NAMES_SHOWN = 3
 _MAX_OPCODES = 2_000_000
 _SAVE_STATE = "In the program that made it: torch.save(model.state_dict(), FILE)."
-_COPY_AGAIN = "Copy it again and compare the sizes, or use an older file; `ossconsole ls PREFIX` lists a prefix."
+COPY_AGAIN = "Copy it again and compare the sizes, or use an older file; `ossconsole ls PREFIX` lists a prefix."
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -31,19 +32,15 @@ class Refusal(msgspec.Struct, frozen=True):
 def refuse_by_head(head: bytes, size: int) -> Refusal | None:
     """Why torch cannot have written a file of `size` bytes, by its first bytes; None where they do not show it."""
     if not size:
-        return Refusal("is empty", _COPY_AGAIN)
+        return Refusal("is empty", COPY_AGAIN)
     begin = head[:200].lstrip().lower()
     if begin.startswith(_PAGE_TAGS):
         return Refusal(
             "is a web page, not weights: the download returned a page instead of the file",
             "Download the file itself, for example with `curl -L -o FILE URL`.",
         )
-    length = int.from_bytes(head[:8], "little")
-    if 2 <= length < size and head[8:9] == b"{":
-        return Refusal(
-            "is in the safetensors format, which is not supported here",
-            'Convert it: torch.save(safetensors.torch.load_file(FILE), "weights.pt").',
-        )
+    if is_safetensors(head, size):
+        return Refusal("is a safetensors file, which has weights only", "Start from its weights: --weights FILE.")
     if head.startswith(_GZIP):
         return Refusal("is compressed with gzip", "Unpack it with `gunzip` first.")
     return None
@@ -64,7 +61,7 @@ def refuse(data: bytes) -> Refusal:
                     )
                 pickle = archive.read(names[0])
         except Exception:  # noqa: BLE001 - zipfile raises anything from BadZipFile to struct.error on a damaged archive
-            return Refusal("is cut short or damaged: the end of the file does not fit its beginning", _COPY_AGAIN)
+            return Refusal("is cut short or damaged: the end of the file does not fit its beginning", COPY_AGAIN)
         return _refuse_pickles([pickle])
     if data.startswith(_PICKLE):
         return _refuse_pickles(_split_pickles(data[:MAX_PICKLE_BYTES]))
@@ -79,7 +76,7 @@ def _refuse_pickles(pickles: list[bytes] | Iterator[bytes]) -> Refusal:
             foreign.update(walked.foreign)
     except NotAPickleError:
         if not foreign:
-            return Refusal("is cut short or damaged", _COPY_AGAIN)
+            return Refusal("is cut short or damaged", COPY_AGAIN)
     if any(name.startswith(("torch.nn.modules.", "torchvision.models.")) for name in foreign):
         return Refusal(f"is a whole pickled model, which is code ({_shown(foreign)}); none of it was run", _SAVE_STATE)
     if foreign:

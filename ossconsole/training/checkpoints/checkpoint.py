@@ -25,7 +25,7 @@ from ossconsole.storage.errors import StorageError
 from ossconsole.telemetry import events
 from ossconsole.training.checkpoints.store import NEXT_TRIED, CheckpointStore, RunProgress, stable_key
 from ossconsole.training.compute.device import map_tensors
-from ossconsole.training.compute.weights import MAX_WEIGHTS_BYTES, load_untrusted, refuse_not_finite
+from ossconsole.training.compute.weights_file import MAX_WEIGHTS_BYTES, load_untrusted, refuse_not_finite
 from ossconsole.training.context import RunContext
 from ossconsole.training.data import TrainingData
 from ossconsole.training.distributed.process_group import ProcessGroup

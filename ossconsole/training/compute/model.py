@@ -12,7 +12,15 @@ from torchvision import models
 
 from ossconsole.config.errors import SettingsError
 from ossconsole.training.compute.device import amp_dtype
-from ossconsole.training.compute.weights import OnMessage, WeightsSource, adapted, load_into, load_weights
+from ossconsole.training.compute.weights import (
+    OnMessage,
+    WeightsSource,
+    adapted,
+    describe_conversion,
+    describe_new_head,
+    load_into,
+    load_weights,
+)
 from ossconsole.training.settings import BACKBONE, TrainSettings
 
 CPU_BATCH = 64
@@ -38,10 +46,10 @@ def build_model(
 ) -> nn.Module:
     """The model of the settings for images of `size` px, with the initial weights and a head for `classes`.
 
-    A head of the weights is kept where it has all the classes, and replaced by a new one otherwise. Weights that are
-    downloaded are `report`ed; when `stopped`, the model keeps random ones. `fetch` returns the bytes of an
-    `oss://bucket/key`. With `--freeze backbone` only the head requires gradients. Raises ConsoleError when the weights
-    cannot be loaded, and SettingsError when the model does not take images of that size.
+    A head of the weights is kept where it has all the classes, and replaced by a new one otherwise. A download, a
+    conversion and a new head are `report`ed; when `stopped`, the model keeps random weights. `fetch` returns the bytes
+    of an `oss://bucket/key`. With `--freeze backbone` only the head requires gradients. Raises ConsoleError when the
+    weights cannot be loaded, and SettingsError when the model does not take images of that size.
     """
     check_image_size(settings.model, size)
     model = new_model(settings.model, len(classes), size)
@@ -51,8 +59,9 @@ def build_model(
     if weights is not None:
         state, kept = adapted(weights, model.state_dict(), classes, head)
         load_into(model, state, source, head)
-        if not kept:
-            report(f"The head of the {source} is for other classes: a new one is trained.")
+        new_head = "" if kept else describe_new_head(weights, classes, head)
+        for note in filter(None, (weights.note, describe_conversion(model, state), new_head)):
+            report(note)
     if settings.freeze == BACKBONE:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in head)
@@ -65,15 +74,19 @@ def new_model(name: str, classes: int, size: int) -> nn.Module:
     The auxiliary classifiers of GoogLeNet and Inception are left out: they are of no use after training. These two were
     trained on images normalised in another way, and convert ours themselves.
     """
-    options: dict[str, Any] = {}
-    if name in {"googlenet", "inception_v3"}:
-        options = {"aux_logits": False, "transform_input": True, "init_weights": True}
-    elif name.startswith("vit_"):
-        options = {"image_size": size}
-    elif name.startswith("maxvit_"):
-        options = {"input_size": (size, size)}
-    model: nn.Module = models.get_model(name, weights=None, num_classes=classes, **options)
+    model: nn.Module = models.get_model(name, weights=None, num_classes=classes, **model_options(name, size))
     return model
+
+
+def model_options(name: str, size: int) -> dict[str, Any]:
+    """torchvision's arguments of one of its models, besides `num_classes`, for images of `size` px."""
+    if name in {"googlenet", "inception_v3"}:
+        return {"aux_logits": False, "transform_input": True, "init_weights": True}
+    if name.startswith("vit_"):
+        return {"image_size": size}
+    if name.startswith("maxvit_"):
+        return {"input_size": (size, size)}
+    return {}
 
 
 def head_parameters(name: str, classes: int, size: int) -> frozenset[str]:

@@ -18,7 +18,7 @@ from torchvision.ops import StochasticDepth
 
 from ossconsole.training.compute.acceleration import CompiledForward, StepGraph
 from ossconsole.training.compute.device import DeviceContext
-from ossconsole.training.compute.weights import without_wrapper
+from ossconsole.training.compute.weights_file import without_wrapper
 from ossconsole.training.distributed.process_group import ProcessGroup
 from ossconsole.training.settings import TrainSettings
 

@@ -1,22 +1,18 @@
-"""Initial weights of a model: downloaded, from a file or from the bucket; read without running code in them."""
+"""Initial weights of a model: downloaded, from a file or from the bucket, and adapted to its head."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import hashlib
-import io
-import itertools
 import os
 import re
 import time
 import urllib.request
-import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, TypeGuard
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -24,23 +20,15 @@ from torchvision import models
 from torchvision.models.vision_transformer import interpolate_embeddings
 
 from ossconsole.config.errors import ConsoleError
+from ossconsole.config.text import counted
 from ossconsole.dataset.labels import imagenet_classes
-from ossconsole.storage.checkpoints.refusal import refuse
 from ossconsole.telemetry.events import megabytes
+from ossconsole.training.compute.weights_file import Weights, dtype_name, read_weights, refuse_not_finite
 from ossconsole.training.settings import WEIGHTS_REMEDY, check_weights
 
 IMAGENET_CLASSES = 1000
 _POSITIONS = "encoder.pos_embedding"  # of a vision transformer; their number depends on the image size
 _AUXILIARY = {"AuxLogits", "aux1", "aux2"}  # classifiers of Inception and GoogLeNet that our models leave out
-_KEYS_SHOWN = 6
-_SAVE_STATE = "In the program that made it: torch.save(model.state_dict(), FILE)."
-_WRAPPERS = {
-    "module.": ("DataParallel or DistributedDataParallel", "module"),
-    "_orig_mod.": ("torch.compile", "_orig_mod"),
-}
-
-MAX_WEIGHTS_BYTES = 8 << 30
-"""Larger files are refused: the largest model, regnet_y_128gf, has 2.6 GB, thrice that with an optimizer's state."""
 
 _TIMEOUT_S = 20.0  # of connecting, and of each read
 _BLOCK_BYTES = 1 << 20
@@ -60,14 +48,6 @@ class WeightsSource:
         return f"ImageNet weights of {self.model}" if self.place == "imagenet" else f"weights {self.place}"
 
 
-@dataclass(frozen=True)
-class Weights:
-    """A `state_dict`, and the classes of its head in their order; None where they are not known."""
-
-    state: dict[str, Any]
-    classes: tuple[str, ...] | None = None
-
-
 def load_weights(
     source: WeightsSource,
     fetch: Callable[[str], bytes],
@@ -82,14 +62,14 @@ def load_weights(
     if place == "imagenet":
         return _imagenet(source, report, stopped)
     if place.startswith("oss://"):
-        return _of_file(load_untrusted(fetch(place), place), place)
+        return read_weights(fetch(place), place)
     check_weights(place)
     path = Path(place).expanduser()
     try:
         data = path.read_bytes()
     except OSError as error:
         raise ConsoleError(f"The weights {path} cannot be read: {error.strerror}.", remedy=WEIGHTS_REMEDY) from error
-    return _of_file(load_untrusted(data, str(path)), str(path))
+    return read_weights(data, str(path))
 
 
 def _imagenet(source: WeightsSource, report: OnMessage, stopped: Callable[[], bool]) -> Weights | None:
@@ -161,80 +141,6 @@ def _download(url: str, path: Path, report: OnMessage, stopped: Callable[[], boo
     return True
 
 
-def load_untrusted(data: bytes, where: str) -> dict[str, Any]:
-    """A dictionary saved with torch.save, loaded without running code. Raises ConsoleError for anything else."""
-    if len(data) > MAX_WEIGHTS_BYTES:
-        raise ConsoleError(f"{where} has {len(data):,} bytes, too large for weights.", remedy="Select another file.")
-    _refuse_compressed(data, where)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about other pickle protocols, with advice for torch's developers
-            loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch documents no common type for hostile or truncated files
-        # Its text is not shown: it advises to load the file with the code in it.
-        refusal = refuse(data)
-        raise ConsoleError(f"{where} {refusal.what}.", remedy=refusal.remedy) from error
-    if not isinstance(loaded, dict):
-        raise ConsoleError(f"{where} contains a {type(loaded).__name__}, no dictionary of weights.", remedy=_SAVE_STATE)
-    return loaded
-
-
-def _refuse_compressed(data: bytes, where: str) -> None:
-    """Raises ConsoleError when the archive is compressed: torch stores every member uncompressed."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            members = archive.infolist()
-    except Exception:  # noqa: BLE001 - torch reports what is wrong, or reads an older format
-        return
-    if sum(member.file_size for member in members) > len(data):
-        raise ConsoleError(
-            f"{where} is a compressed archive; torch does not write such files.", remedy="Select another file."
-        )
-
-
-def _of_file(loaded: dict[str, Any], where: str) -> Weights:
-    """The weights in a checkpoint of ours, or a bare state dictionary. Raises ConsoleError for other layouts.
-
-    Those of a checkpoint with averaged weights are the averaged ones, to which its top-1 belongs.
-    """
-    classes = loaded.get("classes")
-    known = tuple(classes) if isinstance(classes, list) and all(isinstance(each, str) for each in classes) else None
-    average = loaded.get("average")  # where earlier versions saved the averaged weights
-    if _has_tensors(average):
-        return Weights(without_wrapper(average), known)
-    state = loaded.get("model", loaded)
-    if _has_tensors(state):
-        _refuse_prefix(state, where)
-        return Weights(dict(state), known)
-    for key, value in loaded.items():
-        if _has_tensors(value):
-            raise ConsoleError(
-                f"{where} stores its weights under {key!r}, which is not supported.",
-                remedy=f'Save that part alone: torch.save(torch.load(FILE, weights_only=True)[{key!r}], "weights.pt").',
-            )
-    keys = ", ".join(map(repr, itertools.islice(loaded, _KEYS_SHOWN))) or "nothing"
-    raise ConsoleError(f"{where} contains no weights, only {keys}.", remedy=_SAVE_STATE)
-
-
-def without_wrapper(average: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The `state_dict` of a model from that of torch's AveragedModel, which the first versions saved."""
-    return {name.removeprefix("module."): value for name, value in average.items() if name != "n_averaged"}
-
-
-def _has_tensors(value: object) -> TypeGuard[dict[str, Any]]:
-    return isinstance(value, dict) and any(isinstance(part, torch.Tensor) for part in value.values())
-
-
-def _refuse_prefix(state: dict[str, Any], where: str) -> None:
-    """Raises ConsoleError when every name begins with the prefix of a wrapper around the model."""
-    for prefix, (maker, attribute) in _WRAPPERS.items():
-        if all(str(name).startswith(prefix) for name in state):
-            raise ConsoleError(
-                f"{where} was saved through {maker}: each name begins with {prefix!r}.",
-                remedy=f"Save the model inside: torch.save(model.{attribute}.state_dict(), FILE).",
-            )
-
-
 def adapted(
     weights: Weights, own: Mapping[str, torch.Tensor], classes: tuple[str, ...], head: frozenset[str]
 ) -> tuple[dict[str, Any], bool]:
@@ -253,13 +159,28 @@ def adapted(
     return {name: value[rows] if name in head else value for name, value in state.items()}, True
 
 
-def _head_rows(weights: Weights, classes: tuple[str, ...], head: frozenset[str]) -> list[int] | None:
-    """The rows of the head of the weights for `classes`; None where it does not have them all."""
+def describe_new_head(weights: Weights, classes: tuple[str, ...], head: frozenset[str]) -> str:
+    """Why the head of the weights is not used for `classes`, as a sentence."""
+    count = _head_size(weights, head)
+    if count is None:
+        return "The head is new: the weights have none."
+    if count == len(classes):
+        return f"The head is new: the weights are for {count} other classes."
+    return f"The head is new: {count} → {counted(len(classes), 'class', 'classes')}."
+
+
+def _head_size(weights: Weights, head: frozenset[str]) -> int | None:
+    """The number of classes of the head of the weights; None where they have no such parameters."""
     given = [weights.state.get(name) for name in head]
     counts = {len(value) if isinstance(value, torch.Tensor) and value.ndim else 0 for value in given}
-    if len(counts) != 1:
+    return next(iter(counts)) or None if len(counts) == 1 else None
+
+
+def _head_rows(weights: Weights, classes: tuple[str, ...], head: frozenset[str]) -> list[int] | None:
+    """The rows of the head of the weights for `classes`; None where it does not have them all."""
+    count = _head_size(weights, head)
+    if count is None:
         return None
-    (count,) = counts
     known = weights.classes or (imagenet_classes() if count == IMAGENET_CLASSES else None)
     if known is None:
         return list(range(count)) if count == len(classes) else None
@@ -294,6 +215,13 @@ def load_into(model: nn.Module, state: dict[str, Any], source: WeightsSource, he
     model.load_state_dict(state, strict=False)
 
 
+def describe_conversion(model: nn.Module, state: dict[str, Any]) -> str:
+    """From which dtypes `load_into` converts the weights, as a sentence; "" where it converts none."""
+    own = model.state_dict()
+    found = {dtype_name(value) for name, value in state.items() if name in own and value.dtype != own[name].dtype}
+    return f"The weights are converted from {' and '.join(sorted(found))} to float32." if found else ""
+
+
 def _mismatch(own: dict[str, Any], state: dict[str, Any], head: frozenset[str]) -> str:
     """The first difference of `state` from the model's names and shapes; "" when all but the head match."""
     missing = [name for name in own if name not in state and name not in head]
@@ -303,17 +231,10 @@ def _mismatch(own: dict[str, Any], state: dict[str, Any], head: frozenset[str]) 
     if extra:
         return f"the key {extra[0]} is unexpected"
     for name, value in state.items():
-        shape = tuple(value.shape) if isinstance(value, torch.Tensor) else None
-        if shape != tuple(own[name].shape):
-            return f"{name} has the shape {shape or 'of no tensor'} instead of {tuple(own[name].shape)}"
+        if not isinstance(value, torch.Tensor):
+            return f"{name} is not a tensor"
+        if value.shape != own[name].shape:
+            return f"{name} has the shape {tuple(value.shape)} instead of {tuple(own[name].shape)}"
+        if value.is_quantized or value.is_floating_point() != own[name].is_floating_point():
+            return f"{name} has the dtype {dtype_name(value)} instead of {dtype_name(own[name])}"
     return ""
-
-
-def refuse_not_finite(state: dict[str, Any], where: str) -> None:
-    """Raises ConsoleError when a weight is NaN or infinite."""
-    for name, value in state.items():
-        if isinstance(value, torch.Tensor) and value.is_floating_point() and not torch.isfinite(value).all():
-            raise ConsoleError(
-                f"The weights {where} contain NaN or infinite values, for example in {name}: that training diverged.",
-                remedy="Use an earlier checkpoint, or other weights.",
-            )
