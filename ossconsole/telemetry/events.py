@@ -240,14 +240,6 @@ class LoaderWorkers(_Event, frozen=True, kw_only=True, tag="workers"):
     workers: tuple[WorkerUsage, ...]
 
 
-class RankTimes(_Event, frozen=True, kw_only=True, tag="ranks"):
-    """The mean wait for a batch and the mean step time of each rank, seconds, since the last event of this kind."""
-
-    waits_s: tuple[float, ...]
-    steps_s: tuple[float, ...]
-    step: int = 0
-
-
 class EndpointSummary(msgspec.Struct, frozen=True, kw_only=True):
     """What one endpoint delivered over the run.
 
@@ -320,7 +312,6 @@ Event: TypeAlias = (
     | State
     | Telemetry
     | LoaderWorkers
-    | RankTimes
     | Compared
     | Summary
 )

@@ -31,7 +31,7 @@ MAX_LINE_BYTES = 1 << 20
 _BLOCK_BYTES = 1 << 18
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # Frequent and cheap to lose in a power cut; all others are synced to the disk.
-_UNSYNCED = (events.Step, events.Telemetry, events.LoaderWorkers, events.RankTimes, events.RankWork, events.InfoEvent)
+_UNSYNCED = (events.Step, events.Telemetry, events.LoaderWorkers, events.RankWork, events.InfoEvent)
 
 
 class RecordError(ConsoleError):

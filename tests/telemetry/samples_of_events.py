@@ -92,7 +92,6 @@ def one_of_each() -> list[Event]:
             time=START + 3, ranks=(RankFigures(rank=0, steps=3, wait_fraction=0.75, bytes_per_s=1e4, step_s=0.4),)
         ),
         events.LoaderWorkers(time=START + 3, workers=(WorkerUsage(pid=1, cpu=0.5),)),
-        events.RankTimes(time=START + 3, waits_s=(0.1,), steps_s=(0.4,), step=3),
         epoch_event(1, 3),
         events.Saving(time=START + 9, key="checkpoints/one-9.pt", bytes=9, written=4),
         checkpoint_event(3),

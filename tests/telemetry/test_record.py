@@ -120,7 +120,6 @@ def test_results_are_synced_to_the_disk_and_steps_are_not(tmp_path: Path, monkey
         events.Step,
         events.Telemetry,
         events.RankWork,
-        events.RankTimes,
         events.LoaderWorkers,
         events.InfoEvent,
     }
