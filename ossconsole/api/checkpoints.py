@@ -16,12 +16,10 @@ from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.telemetry.events import Checkpoint
 from ossconsole.telemetry.runs import new_run_id
-from ossconsole.training.checkpoints.checkpoint import LATEST
-from ossconsole.training.checkpoints.store import CheckpointStore, RunProgress, best_key, stable_key
+from ossconsole.training.checkpoints.store import BEST, LATEST, CheckpointStore, RunProgress, best_key, stable_key
 from ossconsole.training.compute.device import map_tensors
 from ossconsole.training.compute.weights_file import load_untrusted
 
-BEST = "best"
 _TIMEOUT_S = 150.0  # of each of two attempts
 
 

@@ -28,6 +28,7 @@ _COMMANDS = {
     "train": "ossconsole.cli.train:train",
     "upload": "ossconsole.cli.upload:upload",
     "warm": "ossconsole.cli.warm:warm",
+    "weights": "ossconsole.cli.weights:weights",
 }
 
 

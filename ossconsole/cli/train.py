@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 from click.core import ParameterSource
 
 from ossconsole.cli.options import OpenTarget, Target, profile_options, settings_options
@@ -17,10 +19,18 @@ from ossconsole.config.credentials import start_resource_tracker
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import SettingsError
 from ossconsole.config.profiles import OnHangup, load_settings
+from ossconsole.config.resolve import option_name
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import to_log_line
 from ossconsole.training.distributed.ranks import RankInfo, torchrun_rank_info
-from ossconsole.training.settings import PRESETS, TrainSettings, check_weights, with_preset
+from ossconsole.training.settings import (
+    PRESETS,
+    TrainSettings,
+    auto_values,
+    check_weights,
+    settings_of_checkpoint,
+    with_preset,
+)
 
 if TYPE_CHECKING:
     from ossconsole.telemetry.events import Event
@@ -78,6 +88,8 @@ def train(
             )
         fill_sandbox(opened)
         rank_info = torchrun_rank_info()
+        if settings.resume:
+            settings = _as_in_checkpoint(settings, opened, rank_info.world)
         if not rank_info.is_rank_zero:
             return _train_as_worker(opened, settings, rank_info)
         printing = Printing(say_json if as_json else print_line)
@@ -90,6 +102,40 @@ def train(
             )
             printing.stop, outlets.warn = run.stop, run.warn
             return run_to_end(run, sampler, opened, on_hangup, as_json=as_json)
+
+
+def _as_in_checkpoint(settings: TrainSettings, opened: OpenTarget, world: int) -> TrainSettings:
+    """The settings with those of the checkpoint that the user did not give, so far as a run that resumes needs them.
+
+    Raises SettingsError where the user gave others, and ConsoleError where the checkpoint cannot be read.
+    """
+    from ossconsole.storage.checkpoints.inspect import inspect_checkpoint
+    from ossconsole.storage.client import ObjectStore
+    from ossconsole.training.checkpoints.store import find_checkpoint, object_of
+
+    with contextlib.closing(ObjectStore(opened.profile, opened.credentials)) as store:
+
+        def read(uri: str) -> dict[str, Any]:
+            key, size = object_of(store, uri)
+            found = inspect_checkpoint(store, key, size)
+            return found.fields if found.resumable else {}  # the run refuses those of other programs
+
+        found = find_checkpoint(store, settings.resume, settings.model, read)
+    known = settings_of_checkpoint(found.content, processes=world if world > 1 else settings.processes)
+    defaults = TrainSettings()
+    context = click.get_current_context()
+    for name, value in known.items():
+        own = getattr(settings, name)
+        is_given = context.get_parameter_source(name) not in (None, ParameterSource.DEFAULT)
+        if is_given and own not in (value, auto_values().get(name)):
+            raise SettingsError(
+                f"{found.uri} was written with {option_name(name)} {value}; this run has {own}.",
+                remedy=f"Leave {option_name(name)} out, or start from its weights: --weights {found.uri}.",
+            )
+    taken = [f"{option_name(name)} {value}" for name, value in known.items() if value != getattr(defaults, name)]
+    if taken and world == 1:
+        say(f"As in {found.uri}: {', '.join(taken)}.", err=True)
+    return msgspec.structs.replace(settings, **known)
 
 
 def run_to_end(run: TrainingRun, sampler: Sampler, opened: OpenTarget, on_hangup: OnHangup, *, as_json: bool) -> int:

@@ -213,6 +213,22 @@ def auto_values() -> dict[str, int]:
     return found
 
 
+_OF_CHECKPOINT = {"model": "model_name", **{name: name for name in ("freeze", "seed", "image_size", "batch_size")}}
+
+
+def settings_of_checkpoint(fields: Mapping[str, Any], *, processes: int) -> dict[str, Any]:
+    """What a run that resumes must have in common with the one that wrote a checkpoint, as far as `fields` say it.
+
+    `fields` are the plain values of the checkpoint; its batch size is that of all `processes`, and left out where it
+    cannot be theirs, or with 0.
+    """
+    known = {name: fields[stored] for name, stored in _OF_CHECKPOINT.items() if stored in fields}
+    batch = known.pop("batch_size", None)
+    if isinstance(batch, int) and processes and batch % processes == 0:
+        known["batch_size"] = batch // processes
+    return known
+
+
 def check_model(name: str) -> None:
     """Raises SettingsError when `name` is not one of MODELS."""
     if name in MODELS:

@@ -194,6 +194,21 @@ def test_bad_usage_is_reported(start: Start, arguments: list[str], words: str) -
     assert words in err
 
 
+def test_resume_takes_over_the_settings_of_the_checkpoint_or_refuses_others(start: Start) -> None:
+    code, _, err = ended(start("--json", "--epochs=2", "--max-steps=2", "--seed=5", "--model=squeezenet1_1"))
+    assert code == 0, err
+    code, _, err = ended(start("--resume=latest", "--model=squeezenet1_1", "--seed=6"))
+    assert code == 2
+    assert "was written with --seed 5; this run has 6. Leave --seed out" in err
+    code, found, err = ended(start("--json", "--epochs=2", "--resume=latest", "--model=squeezenet1_1"))
+    assert code == 0, err
+    assert "--seed 5" in err
+    begun = found[0]
+    assert isinstance(begun, events.Run)
+    assert (begun.settings["seed"], begun.settings["image_size"]) == (5, SIDE)
+    assert [event.step for event in found if isinstance(event, events.Step)] == [3, 4]
+
+
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1", "-m")
 
 

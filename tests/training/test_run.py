@@ -115,6 +115,27 @@ def test_a_resumed_run_continues_exactly(bucket: Bucket, start_run: StartRun) ->
     assert figures(third) == figures(first)
 
 
+def test_latest_is_the_newest_whole_checkpoint(bucket: Bucket, start_run: StartRun) -> None:
+    written = only(finished(start_run(epochs=2, checkpoint_every=2, keep_checkpoints=0)), events.Checkpoint)
+    store, stable = bucket.store(), written[-1].stable_key
+    keys = list(dict.fromkeys(event.key for event in written))
+    for key in (stable, keys[-1]):
+        store.put(key, store.get(key)[:-1000])
+    found = finished(start_run(epochs=2, resume="latest"))
+    (warning,) = only(found, events.WarningEvent)
+    whole = store.uri(keys[-2])
+    assert warning.message == (
+        f"{store.uri(stable)} is cut short or damaged: the end of the file does not fit its beginning. "
+        f"The newest whole checkpoint is {whole}."
+    )
+    assert any(event.message.endswith(f"from {whole}.") for event in only(found, events.InfoEvent))
+    store.put(stable, b"damaged")
+    other = start_run(epochs=2, resume=stable)
+    assert other.wait(DEADLINE_S)
+    assert other.error is not None
+    assert "not a file that torch.save wrote" in other.error.message
+
+
 GOOD = b"the checkpoint of another run"
 
 
@@ -392,7 +413,7 @@ def test_a_checkpoint_of_another_dataset_is_refused(bucket: Bucket, start_run: S
     other = start_run(resume=uri, batch_size=8)
     assert other.wait(DEADLINE_S)
     assert other.error is not None
-    assert "another batch size" in other.error.message
+    assert "a batch size (of all processes) of 16; this run has 8" in other.error.message
 
 
 def test_another_model_has_checkpoints_of_its_own_and_its_figures_are_recorded(

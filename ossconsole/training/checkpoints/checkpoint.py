@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import re
 import time
 from collections.abc import Callable, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,21 +22,32 @@ from ossconsole.dataset.manifest import TRAIN
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.telemetry import events
-from ossconsole.training.checkpoints.store import NEXT_TRIED, CheckpointStore, RunProgress, stable_key
+from ossconsole.training.checkpoints.store import (
+    LATEST,
+    NEXT_TRIED,
+    NOT_FOUND,
+    CheckpointStore,
+    RunProgress,
+    find_checkpoint,
+    object_of,
+)
 from ossconsole.training.compute.device import map_tensors
-from ossconsole.training.compute.weights_file import MAX_WEIGHTS_BYTES, load_untrusted, refuse_not_finite
+from ossconsole.training.compute.weights_file import (
+    MAX_WEIGHTS_BYTES,
+    load_untrusted,
+    refuse_not_finite,
+)
 from ossconsole.training.context import RunContext
 from ossconsole.training.data import TrainingData
 from ossconsole.training.distributed.process_group import ProcessGroup
 from ossconsole.training.distributed.ranks import RankInfo
 from ossconsole.training.loading.connector import ConnectorSettings
-from ossconsole.training.settings import DEFAULT_MODEL, NOTHING, TrainSettings
+from ossconsole.training.settings import DEFAULT_MODEL, NOTHING
 
 log = logging.getLogger(__name__)
 
 FORMAT = "ossconsole-checkpoint"
 VERSION = 1
-LATEST = "latest"
 _MAY_DIFFER = {"run", "sample_format"}
 _OF_EARLIER_VERSIONS = {"model_name": DEFAULT_MODEL, "freeze": NOTHING}  # what their checkpoints do not say
 _TIMEOUT_S = 150.0  # of each of two attempts to write one
@@ -269,26 +279,17 @@ class _SaveProgress:
         self._context.emit(events.Saving(time=time.time(), key=self._key, bytes=self.size, written=written, over=over))
 
 
-_URI = re.compile(r"^oss://(?P<bucket>[^/]+)/(?P<key>.+)$")
-
-
 def fetch_uri(store: ObjectStore, uri: str) -> bytes:
     """The object of an `oss://bucket/key`.
 
     Raises ConsoleError when it is in another bucket than the profile's, or larger than MAX_WEIGHTS_BYTES.
     """
-    match = _URI.match(uri)
-    if match is None or match["bucket"] != store.profile.bucket:
-        raise ConsoleError(
-            f"{uri} is not an object of the bucket {store.profile.bucket}.",
-            remedy=f"Give oss://{store.profile.bucket}/<key>, or another --profile.",
-        )
-    size = store.head(match["key"]).size
+    key, size = object_of(store, uri)
     if size > MAX_WEIGHTS_BYTES:  # before it fills the memory
         raise ConsoleError(
             f"{uri} has {size:,} bytes, which is too large for weights.", remedy="Select another object."
         )
-    return store.get(match["key"])
+    return store.get(key)
 
 
 def resume(
@@ -303,13 +304,16 @@ def resume(
     `load` restores the state of the run from the checkpoint's content; `run_config` must match that of the checkpoint.
     Raises ConsoleError when it does not, or when the object is not a complete checkpoint.
     """
-    uri = _resume_uri(context.settings, store)
+    named = context.settings.resume
     if group.rank_info.attempt:
         own = _own_checkpoint(context, store) if group.rank_info.is_rank_zero else ""
-        uri = group.all_gather_object(own)[0] or uri
-    if not uri:
+        named = group.all_gather_object(own)[0] or named
+    if not named:
         return
-    state = unpack(fetch_uri(store, uri), uri)
+    newest = find_checkpoint(store, named, context.settings.model, lambda uri: unpack(fetch_uri(store, uri), uri))
+    uri, state = newest.uri, newest.content
+    if newest.problem:
+        context.warn(newest.problem)
     for name, wanted in run_config.items():
         found = state.get(name, _OF_EARLIER_VERSIONS.get(name))
         if name not in _MAY_DIFFER and found != wanted:
@@ -346,21 +350,16 @@ def _difference(name: str, found: object, wanted: object) -> str:
         return f"{counted(was, 'class', 'classes')}; this dataset has {'others' if was == has else has}"
     if name == "samples":
         return f"{found} training samples; this run has {wanted}, without those held out (--val-split)"
-    return f"another {name.replace('_', ' ')} than this run has"
-
-
-def _resume_uri(settings: TrainSettings, store: ObjectStore) -> str:
-    """The URI of a checkpoint given as a key, as a URI, or as LATEST of the model; "" for none."""
-    named = settings.resume
-    if named == LATEST:
-        return store.uri(stable_key(store.profile.checkpoint_prefix, settings.model))
-    return store.uri(named) if named and "://" not in named else named
+    shown = "a batch size (of all processes)" if name == "batch_size" else f"the {name.replace('_', ' ')}"
+    return f"{shown} of {found}; this run has {wanted}"
 
 
 def _own_checkpoint(context: RunContext, store: ObjectStore) -> str:
-    """The URI of the newest checkpoint if this run wrote it, else ""."""
-    key = stable_key(context.profile.checkpoint_prefix, context.settings.model)
-    if not store.exists(key):
-        return ""
-    uri = store.uri(key)
-    return uri if unpack(store.get(key), uri).get("run") == context.id else ""
+    """The URI of the newest whole checkpoint if this run wrote it, else ""."""
+    try:
+        newest = find_checkpoint(store, LATEST, context.settings.model, lambda uri: unpack(fetch_uri(store, uri), uri))
+    except StorageError as error:
+        if error.status == NOT_FOUND:
+            return ""
+        raise
+    return newest.uri if newest.content.get("run") == context.id else ""

@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from multiprocessing.reduction import recv_handle, send_handle
+from typing import Generic, TypeVar
 
 import fastcrc
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
+from ossconsole.storage.checkpoints.inspect import CheckpointError
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.errors import StorageError
 from ossconsole.storage.multipart import abort_upload, list_uploads
@@ -35,7 +37,14 @@ _PROBE_TIMEOUT_S = 5.0
 _STOP_TIMEOUT_S = 5.0
 _PIECE = 4 << 20  # bytes; small enough to show the progress of a slow write
 _WRITES = RetryPolicy(attempts=2, first_wait_s=2.0)  # the connector has retried each of its requests by then
+_TRIED = 5  # checkpoints, each of which may be read whole, until one can be used
+NOT_FOUND = 404
+LATEST = "latest"
+BEST = "best"
 NEXT_TRIED = "The run continues, and the next checkpoint is tried as usual."
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,60 @@ def stable_key(prefix: str, model: str = DEFAULT_MODEL) -> str:
 def best_key(prefix: str, model: str = DEFAULT_MODEL) -> str:
     """The key of the checkpoint with the highest top-1 accuracy of the last run of a model."""
     return f"{prefix}/{model}-best.pt"
+
+
+def run_checkpoints(store: ObjectStore, prefix: str, model: str) -> list[str]:
+    """The keys of the checkpoints that runs of a model wrote, the newest first. Raises StorageError."""
+    names = re.compile(re.escape(f"{prefix}/{model}-") + r"[^/]+-e\d+-s\d+\.pt")
+    found = [info for info in store.list_all(f"{prefix}/{model}-") if names.fullmatch(info.key)]
+    return [info.key for info in sorted(found, key=lambda info: (info.modified, info.key), reverse=True)]
+
+
+_URI = re.compile(r"^oss://(?P<bucket>[^/]+)/(?P<key>.+)$")
+
+
+def object_of(store: ObjectStore, uri: str) -> tuple[str, int]:
+    """Key and size of the object of an `oss://bucket/key`.
+
+    Raises ConsoleError when it is in another bucket than the profile's.
+    """
+    match = _URI.match(uri)
+    if match is None or match["bucket"] != store.profile.bucket:
+        raise ConsoleError(
+            f"{uri} is not an object of the bucket {store.profile.bucket}.",
+            remedy=f"Give oss://{store.profile.bucket}/<key>, or another --profile.",
+        )
+    return match["key"], store.head(match["key"]).size
+
+
+@dataclass(frozen=True)
+class FoundCheckpoint(Generic[T]):
+    """A checkpoint and what was read of it. `problem` says why a newer one was not used, as sentences."""
+
+    uri: str
+    content: T
+    problem: str = ""
+
+
+def find_checkpoint(store: ObjectStore, named: str, model: str, read: Callable[[str], T]) -> FoundCheckpoint[T]:
+    """The checkpoint `named` by key, URI, LATEST or BEST of the `model`, with what `read` returns for its URI.
+
+    For LATEST it is the newest that `read` accepts. Raises the error of `read`: CheckpointError for a damaged one.
+    """
+    prefix = store.profile.checkpoint_prefix
+    if named != LATEST:
+        uri = store.uri(best_key(prefix, model) if named == BEST else named) if "://" not in named else named
+        return FoundCheckpoint(uri, read(uri))
+    stable = store.uri(stable_key(prefix, model))
+    try:
+        return FoundCheckpoint(stable, read(stable))
+    except (CheckpointError, StorageError) as error:
+        if isinstance(error, StorageError) and error.status != NOT_FOUND:
+            raise
+        for uri in map(store.uri, run_checkpoints(store, prefix, model)[:_TRIED]):
+            with contextlib.suppress(CheckpointError):
+                return FoundCheckpoint(uri, read(uri), f"{error.message} The newest whole checkpoint is {uri}.")
+        raise
 
 
 _KEY_NAME = re.compile(r"[^-/]+-(?P<run>.+)-e\d+-s\d+\.pt")

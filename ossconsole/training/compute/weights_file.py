@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 
 from ossconsole.config.errors import ConsoleError
-from ossconsole.storage.checkpoints.inspect import MODEL_KEYS
+from ossconsole.storage.checkpoints.inspect import MODEL_KEYS, CheckpointError
 from ossconsole.storage.checkpoints.refusal import COPY_AGAIN, refuse
 from ossconsole.storage.checkpoints.safetensors_header import NotSafetensorsError, is_safetensors, read_header
 
@@ -25,6 +25,10 @@ _KEYS_SHOWN = 6
 _SAVE_STATE = "In the program that made it: torch.save(model.state_dict(), FILE)."
 # Averaged weights: ours of earlier versions, those of torchvision's scripts, of timm and of others.
 _AVERAGED_KEYS = ("average", "model_ema", "state_dict_ema", "ema_state_dict", "ema")
+_AVERAGED_PATHS = {(key,) for key in _AVERAGED_KEYS}
+CURRENT_KEY = "current"
+"""In our checkpoints, the weights that training resumes from, where `model` has the averaged ones."""
+
 _STATE_KEYS = (*_AVERAGED_KEYS, *MODEL_KEYS)
 _COUNTER = "n_averaged"  # of torch's AveragedModel
 _COMPILED = "_orig_mod."  # torch.compile, also in the middle of a name
@@ -32,21 +36,18 @@ _PREFIXES = ("module.", "model.", "net.")  # DistributedDataParallel and DataPar
 _MAX_DEPTH = 3
 
 
-class UnreadableError(ConsoleError):
-    """The bytes are neither a file of torch.save with plain values, nor one of safetensors: damaged, or code."""
-
-
 @dataclass(frozen=True)
 class Weights:
     """A `state_dict`, and the classes of its head in their order; None where they are not known.
 
-    `facts` are the plain values beside the weights (`model_name`, `image_size`, …). `note` says which part of the file
-    they are, where that needs saying.
+    `facts` are the values beside the weights (`model_name`, `image_size`, …). `averaged` ones are an EMA. `note` says
+    which part of the file they are, where that needs saying.
     """
 
     state: dict[str, Any]
     classes: tuple[str, ...] | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    averaged: bool = False
     note: str = ""
 
 
@@ -72,7 +73,7 @@ def load_untrusted(data: bytes, where: str) -> dict[str, Any]:
     except Exception as error:  # torch documents no common type for hostile or truncated files
         # Its text is not shown: it advises to load the file with the code in it.
         refusal = refuse(data)
-        raise UnreadableError(f"{where} {refusal.what}.", remedy=refusal.remedy) from error
+        raise CheckpointError(f"{where} {refusal.what}.", remedy=refusal.remedy) from error
     if not isinstance(loaded, dict):
         raise ConsoleError(f"{where} contains a {type(loaded).__name__}, no dictionary of weights.", remedy=_SAVE_STATE)
     return loaded
@@ -98,13 +99,13 @@ def _of_safetensors(data: bytes, where: str) -> Weights:
         metadata = read_header(lambda start, length: data[start : start + length], len(data)).metadata
         state = safetensors.torch.load(data)
     except NotSafetensorsError as error:
-        raise UnreadableError(f"{where} cannot be read: {error.message}", remedy=error.remedy) from error
+        raise CheckpointError(f"{where} cannot be read: {error.message}", remedy=error.remedy) from error
     except Exception as error:  # SafetensorError, and KeyError for a dtype that this version does not know
         what = f"{where} is a safetensors file that is cut short, damaged, or has a dtype unknown here."
-        raise UnreadableError(what, remedy=COPY_AGAIN) from error
+        raise CheckpointError(what, remedy=COPY_AGAIN) from error
     facts = {name: _decoded(text) for name, text in metadata.items()}
     state, removed = _without_prefixes(state)
-    return Weights(state, _classes(facts), facts, _note((), removed))
+    return Weights(state, _classes(facts), facts, facts.get("averaged") is True, _note((), removed))
 
 
 def _decoded(text: str) -> Any:
@@ -121,7 +122,8 @@ def _of_dictionary(loaded: dict[str, Any], where: str) -> Weights:
         path, state = found
         state, removed = _without_prefixes(state)
         facts = {str(name): value for name, value in loaded.items() if not _has_tensors(value)} if path else {}
-        return Weights(state, _classes(facts), facts, _note(path, removed))
+        averaged = path[:1] in _AVERAGED_PATHS or _has_tensors(loaded.get(CURRENT_KEY))
+        return Weights(state, _classes(facts), facts, averaged, _note(path, removed))
     for key, value in loaded.items():
         if _has_tensors(value):
             raise ConsoleError(
@@ -161,7 +163,7 @@ def _note(path: tuple[str, ...], removed: list[str]) -> str:
     """Which part of the file was read, as a sentence; "" for the layout of our checkpoints and a bare `state_dict`."""
     parts = []
     if path and path != ("model",):
-        averaged = "the averaged weights " if path[0] in _AVERAGED_KEYS else ""
+        averaged = "the averaged weights " if path[:1] in _AVERAGED_PATHS else ""
         parts.append(f"{averaged}under {'.'.join(path)}")
     if removed:
         parts.append(f"without the prefix {''.join(removed)} of the names")

@@ -30,6 +30,7 @@ from ossconsole.storage.jobs.job import JobState
 from ossconsole.storage.objects import ObjectSummary
 from ossconsole.telemetry.events import Checkpoint
 from ossconsole.telemetry.runs import read_events, record_path
+from ossconsole.training.settings import settings_of_checkpoint
 from ossconsole.tui.browse.browser import Browser
 from ossconsole.tui.kit.screen import ConsoleModal
 from ossconsole.tui.kit.scroll import Block, DetailView
@@ -110,7 +111,7 @@ def train_from(screen: Browser) -> None:
 
 def _settings_of(content: CheckpointInfo) -> dict[str, Any]:
     """What the run that wrote the checkpoint must have in common with the one that resumes it."""
-    known = {name: content.fields[name] for name in ("seed", "batch_size", "image_size") if name in content.fields}
+    known = settings_of_checkpoint(content.fields, processes=1)
     epoch = content.fields.get("epoch")
     return known | ({"epochs": epoch + 1} if isinstance(epoch, int) else {})
 
