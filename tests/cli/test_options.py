@@ -70,6 +70,7 @@ REFUSING = {
     ("sandbox",): {"profile", *FIELDS, "readonly"} - {"region"},
     ("bench",): {"readonly"},
     ("demo",): {"readonly"},
+    ("run",): {"profile", *FIELDS, "readonly"},
     ("train",): {"readonly"},
 }
 VALUES = {"plain_http": "allowed", "readonly": True}
