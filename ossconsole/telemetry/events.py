@@ -48,6 +48,15 @@ SHARD_LANES = 8
 """Batches of a run on shards until each of the windows that are read side by side was used once."""
 
 
+class Benchmarked(msgspec.Struct, frozen=True, kw_only=True):
+    """A saved benchmark of this machine: samples/s by endpoint, with the format of its samples."""
+
+    name: str
+    samples_per_s: dict[str, float]
+    sample_format: str = ""
+    simulated: bool = False
+
+
 class Run(_Event, frozen=True, kw_only=True, tag="run"):
     """The first line of every record: which run, by which program, with which settings (never a secret).
 
@@ -55,7 +64,8 @@ class Run(_Event, frozen=True, kw_only=True, tag="run"):
     its process. `world` is the number of processes that train together; a restart writes this event again.
     `stored_as` is "objects" (one for each sample) or "shards"; `versions` are those of the libraries that read.
     `cores` may be used by the process and its readers; 0 where unknown. `loader` is the class of the loader that a
-    script is watched with (see `ossconsole.watch`), "" for a run of the console.
+    script is watched with (see `ossconsole.watch`), "" for a run of the console. `benchmark` says what the endpoints
+    gave on its machine; null where that is not known.
     """
 
     run: str
@@ -75,6 +85,7 @@ class Run(_Event, frozen=True, kw_only=True, tag="run"):
     versions: dict[str, str] = {}
     cores: int = 0
     loader: str = ""
+    benchmark: Benchmarked | None = None
 
 
 class Step(_Event, frozen=True, kw_only=True, tag="step"):

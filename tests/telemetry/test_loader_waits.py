@@ -90,6 +90,18 @@ def test_the_verdict_names_the_loader_and_the_cause() -> None:
     )
 
 
+def test_the_verdict_says_what_oss_gave_on_this_machine() -> None:
+    bench = events.Benchmarked(name="first", samples_per_s={"standard": 12.0, "accelerated": 90.0}, simulated=True)
+    view = RunView()
+    view.apply(run_event(loader="DataLoader", settings={"batch_size": 8, "workers": 8}, benchmark=bench))
+    view.apply(events.State(time=START, state=RunState.RUNNING))
+    for number in range(1, 9):
+        view.apply(step_event(number, endpoint=None, data_wait_s=0.75, step_time_s=1.0, samples_per_s=20.0))
+    assert diagnosis.diagnose(view, START + 8).format_advice == (
+        "OSS could give 80 samples/s through the accelerated endpoint (estimated from the benchmark first, simulated)"
+    )
+
+
 class Slow(Dataset[int]):
     """Samples of worker 1 take 30 ms, all others 1 ms."""
 
