@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from ossconsole.telemetry.events import Event
 from ossconsole.telemetry.runs import new_run_id
 from ossconsole.training.compute.device import DeviceContext
 from ossconsole.training.context import RunContext
-from ossconsole.training.data import training_data
+from ossconsole.training.data import TrainingData, training_data
 from ossconsole.training.loading.failover import FailoverLoader
 from ossconsole.training.loading.loader import Batch, sample_transform
 from ossconsole.training.plan import BatchRequest, Plan, Split
@@ -31,6 +32,19 @@ log = logging.getLogger(__name__)
 
 _EPOCHS = 1_000_000  # more than any script iterates
 _STATE_VERSION = 1
+
+
+@dataclass
+class _Position:
+    """Where a loader is in its plan: the number of the `next` batch, and whether its epoch was begun.
+
+    `resumed` is True until the first loop after `load_state_dict`; `iteration` counts the loops.
+    """
+
+    next: int = 0
+    in_epoch: bool = False
+    resumed: bool = False
+    iteration: int = 0
 
 
 class OssImages:
@@ -82,10 +96,7 @@ class OssImages:
             seed=seed,
             val_split=val_split,
         )
-        self._next = 0  # number of the next batch in the plan
-        self._in_epoch = False  # whether an epoch was begun and not finished
-        self._resumed = False
-        self._iteration = 0
+        self._position = _Position()
         self._source: FailoverLoader | None = None
         self._plan: Plan | None = None
         with contextlib.ExitStack() as resources:
@@ -96,11 +107,7 @@ class OssImages:
             self.context = RunContext(new_run_id(), opened.profile, opened.credentials, self._settings, _log_event)
             store = resources.enter_context(contextlib.closing(ObjectStore(opened.profile, opened.credentials)))
             self._data = training_data(store, opened.profile.dataset_prefix, val_split=val_split, seed=seed)
-            if not self._data.count(str(self._split)):
-                raise ConsoleError(
-                    f"The dataset {store.uri(self._data.prefix)} has no {self._split} split.",
-                    remedy="Upload images to it, or hold out some of the training images with val_split.",
-                )
+            _check_split(self._data, self._split, store)
             self._labels = torch.from_numpy(self._data.columns(str(self._split)).labels)
             self._transform = sample_transform(self._settings, self._data)
             self._compute = (
@@ -126,15 +133,15 @@ class OssImages:
         return training if self._split is Split.TRAIN else plan.batches_per_epoch - training
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        if self._in_epoch and not self._resumed:
+        if self._position.in_epoch and not self._position.resumed:
             self._skip_epoch()
-        self._resumed = False
-        self._iteration += 1
-        return self._epoch(self._source or self._open(), self._iteration)
+        self._position.resumed = False
+        self._position.iteration += 1
+        return self._epoch(self._source or self._open(), self._position.iteration)
 
     def _epoch(self, source: FailoverLoader, iteration: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         while True:
-            if iteration != self._iteration:
+            if iteration != self._position.iteration:
                 raise ConsoleError(
                     "These OssImages are iterated twice at the same time.", remedy="Use one OssImages for each loop."
                 )
@@ -146,14 +153,19 @@ class OssImages:
             for sample in batch.bad:
                 self.context.warn(f"Skipped {sample.key}: {sample.reason}.", "Replace or delete the object.")
             self.last_batch = batch
-            self._next, self._in_epoch = batch.request.number + 1, not batch.request.last
+            self._position.next, self._position.in_epoch = batch.request.number + 1, not batch.request.last
             yield self._images(batch.data), self._labels_of(batch)
             if batch.request.last:
                 return
 
     def state_dict(self) -> dict[str, Any]:
         """The position after the newest batch, and what the order depends on; plain values."""
-        return {"version": _STATE_VERSION, "next": self._next, "in_epoch": self._in_epoch, **self._order()}
+        return {
+            "version": _STATE_VERSION,
+            "next": self._position.next,
+            "in_epoch": self._position.in_epoch,
+            **self._order(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues after the batch of `state`. Raises ConsoleError where dataset, seed or batch size differ."""
@@ -164,8 +176,8 @@ class OssImages:
                     remedy="Use the same dataset, seed and batch size of all ranks together.",
                 )
         self._close_source()
-        self._next, self._in_epoch = int(state["next"]), bool(state["in_epoch"])
-        self._resumed = True
+        place = self._position
+        place.next, place.in_epoch, place.resumed = int(state["next"]), bool(state["in_epoch"]), True
 
     def close(self) -> None:
         """Ends the readers."""
@@ -204,7 +216,7 @@ class OssImages:
         """The last loop ended early: the rest of its epoch is not used."""
         per_epoch = self._planned().batches_per_epoch
         self._close_source()
-        self._next, self._in_epoch = -(-self._next // per_epoch) * per_epoch, False
+        self._position.next, self._position.in_epoch = -(-self._position.next // per_epoch) * per_epoch, False
 
     def _open(self) -> FailoverLoader:
         cuda = self._device is not None and self._device.type == "cuda"
@@ -214,7 +226,7 @@ class OssImages:
             self._connector,
             self._data,
             SplitRequests(self._planned(), self._split),
-            start=self._next,
+            start=self._position.next,
             pin=cuda,
             time_singles=context.profile.endpoint(EndpointKind.ACCELERATED) is not None,
             sharing=world_size(),
@@ -256,6 +268,15 @@ class SplitRequests:
     def requests(self, start: int = 0) -> Iterator[BatchRequest]:
         """The requests from number `start` on."""
         return (request for request in self._plan.requests(start) if request.split is self._split)
+
+
+def _check_split(data: TrainingData, split: Split, store: ObjectStore) -> None:
+    """Raises ConsoleError where the dataset has no samples of the split."""
+    if not data.count(str(split)):
+        raise ConsoleError(
+            f"The dataset {store.uri(data.prefix)} has no {split} split.",
+            remedy="Upload images to it, or hold out some of the training images with val_split.",
+        )
 
 
 def _split(name: str) -> Split:

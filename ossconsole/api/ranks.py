@@ -12,7 +12,7 @@ _PATIENCE = timedelta(days=7)
 """How long ranks wait for one that is paused; a rank that ended closes its connections, which ends the wait."""
 
 
-class RankFigures(NamedTuple):
+class RankTimes(NamedTuple):
     """A rank's last step: its wait for a batch and the step's duration, seconds."""
 
     wait_s: float
@@ -53,17 +53,17 @@ class RankExchange:
         self._work: Any = None
         self._received: Any = None
 
-    def post(self, figures: RankFigures, *, stop: bool) -> None:
+    def post(self, times: RankTimes, *, stop: bool) -> None:
         """Sends this rank's figures of a step, and whether it is to be the last one."""
-        sent = self._torch.tensor([*figures, float(stop)], dtype=self._torch.float64)
+        sent = self._torch.tensor([*times, float(stop)], dtype=self._torch.float64)
         self._received = [self._torch.empty_like(sent) for _ in range(self._distributed.get_world_size())]
         self._work = self._distributed.all_gather(self._received, sent, group=self._group, async_op=True)
 
-    def take(self) -> tuple[Sequence[RankFigures], bool]:
+    def take(self) -> tuple[Sequence[RankTimes], bool]:
         """The figures of all ranks for the step posted last, and whether any of them stops; empty before the first."""
         if self._work is None:
             return (), False
         self._work.wait()
         self._work = None
         rows = [row.tolist() for row in self._received]
-        return [RankFigures(wait_s, step_s) for wait_s, step_s, _ in rows], any(stop for *_, stop in rows)
+        return [RankTimes(wait_s, step_s) for wait_s, step_s, _ in rows], any(stop for *_, stop in rows)

@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ossconsole.api.ranks import RankFigures
+from ossconsole.api.ranks import RankTimes
 from ossconsole.api.timing import StepTimer, StepTiming, on_host
 from ossconsole.api.watched_run import WatchedRun
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import number
+from ossconsole.telemetry.ranks import RankFigures
 from ossconsole.telemetry.workers import WorkerReader, worker_pids
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class StepRecorder:
         self.run = run
         self.timer = StepTimer()
         self._images = images
-        self._ranks: list[Sequence[RankFigures]] = []
+        self._ranks: list[Sequence[RankTimes]] = []
         self._ranks_at = time.monotonic()
         self._done: queue.SimpleQueue[_DoneStep] = queue.SimpleQueue()
         self._waiting: list[_DoneStep] = []
@@ -76,18 +77,17 @@ class StepRecorder:
         batch = self._images.last_batch if self._images is not None else None
         self._done.put(_DoneStep(self._step, self._epoch, samples, time.time(), timing, logged, batch))
 
-    def add_ranks(self, figures: Sequence[RankFigures]) -> None:
+    def add_ranks(self, figures: Sequence[RankTimes]) -> None:
         """The figures of all ranks for the last step; their means are recorded now and then."""
         self._ranks.append(figures)
         if time.monotonic() < self._ranks_at + _RANKS_EVERY_S:
             return
-        count, ranks = len(self._ranks), list(zip(*self._ranks, strict=True))
+        ranks = list(zip(*self._ranks, strict=True))
         self._ranks, self._ranks_at = [], time.monotonic()
         self.run.emit(
-            events.RankTimes(
+            events.RankWork(
                 time=time.time(),
-                waits_s=tuple(sum(each.wait_s for each in rank) / count for rank in ranks),
-                steps_s=tuple(sum(each.step_s for each in rank) / count for rank in ranks),
+                ranks=tuple(_figures(rank, steps) for rank, steps in enumerate(ranks)),
                 step=self._step,
             )
         )
@@ -195,3 +195,15 @@ class StepRecorder:
                 logged=logged,
             )
         )
+
+
+def _figures(rank: int, steps: Sequence[RankTimes]) -> RankFigures:
+    """The figures of a rank over some steps; the bytes that another loader read are not known."""
+    seconds = sum(step.step_s for step in steps)
+    return RankFigures(
+        rank=rank,
+        steps=len(steps),
+        wait_fraction=min(1.0, sum(step.wait_s for step in steps) / seconds) if seconds else 0.0,
+        bytes_per_s=0.0,
+        step_s=seconds / len(steps),
+    )

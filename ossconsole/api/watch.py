@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from ossconsole.api.ranks import RankExchange, RankFigures, process_group, this_rank, world_size
+from ossconsole.api.ranks import RankExchange, RankTimes, process_group, this_rank, world_size
 from ossconsole.api.recorder import StepRecorder
 from ossconsole.api.timing import StepTimer, to_host
 from ossconsole.api.watched_run import WatchedLoop, WatchedRun
@@ -188,7 +188,7 @@ class Watch(Generic[T]):
     def _finish_step(self, batch: T) -> None:
         timing = self._timer.finish()
         if self._ranks is not None:
-            self._ranks.post(RankFigures(timing.host_wait_s, timing.host_step_s), stop=self._stop_requested)
+            self._ranks.post(RankTimes(timing.host_wait_s, timing.host_step_s), stop=self._stop_requested)
         if self._steps is not None:
             logged, self._logged = self._logged, {}
             self._steps.add(timing, self._batch_size or samples_in(batch), logged)

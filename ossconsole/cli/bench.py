@@ -6,20 +6,13 @@ import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import msgspec
 from click.core import ParameterSource
 
-from ossconsole.cli.bench_tables import (
-    print_checkpoints,
-    print_comparison,
-    print_emulation,
-    print_event,
-    print_saved,
-    print_summary,
-)
 from ossconsole.cli.options import OpenTarget, Target, profile_options
 from ossconsole.cli.output import say, say_json
 from ossconsole.config.endpoints import EndpointKind
@@ -153,7 +146,7 @@ def bench(context: click.Context, /, *, target: Target, **options: Any) -> int:
     if save:
         check_new(save)
     taken: list[Any] = []
-    report: Report = say_json if as_json else print_event
+    report: Report = say_json if as_json else _tables().print_event
 
     def keep(event: Any) -> None:
         taken.append(event)
@@ -167,6 +160,13 @@ def bench(context: click.Context, /, *, target: Target, **options: Any) -> int:
             found = provenance(opened.profile, opened.credentials, dataset, sys.argv[1:], mount=mount)
             say(f"Saved: {save_bench(saved_now(save, found, taken))}", err=as_json)
     return code
+
+
+def _tables() -> ModuleType:
+    """The tables of results; what they are made of is too slow to load for --help."""
+    from ossconsole.cli import bench_tables
+
+    return bench_tables
 
 
 def _given(context: click.Context, name: str) -> bool:
@@ -208,16 +208,16 @@ def _measure(
             opened.profile, opened.credentials, size=size, rounds=options["rounds"], on_event=report
         ).run()
         if not as_json:
-            print_checkpoints(checkpoints)
+            _tables().print_checkpoints(checkpoints)
         return 0
     if options["workload"] is not None:
         emulated = _emulate(context, opened, options, report)
         if not as_json:
-            print_emulation(emulated)
+            _tables().print_emulation(emulated)
         return 0
     summary = _compare_endpoints(opened, options, report)
     if not as_json:
-        print_summary(summary)
+        _tables().print_summary(summary)
     return 1 if summary.aa_passed is False else 0
 
 
@@ -283,13 +283,13 @@ def _show_saved(compare: tuple[str, str] | None, *, as_json: bool) -> int:
         if as_json:
             say_json(comparison)
         else:
-            print_comparison(comparison)
+            _tables().print_comparison(comparison)
         return 0
     benches = saved.saved_benches()
     if as_json:
         say_json([{"name": each.name, "saved": each.saved, "provenance": each.provenance} for each in benches])
     else:
-        print_saved(benches, saved.benches_dir())
+        _tables().print_saved(benches, saved.benches_dir())
     return 0
 
 

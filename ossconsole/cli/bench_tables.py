@@ -11,9 +11,6 @@ from typing import TYPE_CHECKING
 from ossconsole.cli.output import say
 from ossconsole.config.text import counted, safe_text
 from ossconsole.telemetry.compare import LOOKS, Decision
-from ossconsole.training.bench.buyers import BuyersTable, sized
-from ossconsole.training.bench.checkpoints import CheckpointReading, CheckpointSummary
-from ossconsole.training.bench.emulation import Calibration, EmulationSummary, Trial, Warming
 from ossconsole.training.bench.results import (
     BenchCase,
     BenchSummary,
@@ -32,12 +29,18 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ossconsole.telemetry.compare import ComparisonReport
+    from ossconsole.training.bench.buyers import BuyersTable
+    from ossconsole.training.bench.checkpoints import CheckpointSummary
+    from ossconsole.training.bench.emulation import EmulationSummary
     from ossconsole.training.bench.results import FormatResult, PathRatio, ResultRow
     from ossconsole.training.bench.saved import BenchComparison, SavedBench
 
 
 def print_event(event: object) -> None:
     """Prints one measurement on stderr; the table follows at the end."""
+    from ossconsole.training.bench.checkpoints import CheckpointReading
+    from ossconsole.training.bench.emulation import Calibration, Trial, Warming
+
     if isinstance(event, Reading):
         wait = "" if event.wait_fraction is None else f"  data wait {event.wait_fraction:.0%}"
         say(
@@ -121,23 +124,21 @@ def _detail(row: ResultRow, temperature: str, found: ComparisonReport) -> str:
 
 
 def _print_distributions(summary: BenchSummary) -> None:
-    """The times of steps and fetches by setup and path, where they were measured."""
+    """The times of steps and fetches by path, one table for each setup."""
     from rich.console import Console
 
-    table = _new_table("Times of a step and of a reader for a batch, ms")
-    several = len({row.cell.prefetch_mb for row in summary.rows}) > 1
-    table.add_column("mode")
-    for title in ("workers", "batch", *(("prefetch MB",) if several else ())):
-        table.add_column(title, justify="right")
-    table.add_column("path", no_wrap=True)
-    for title in ("step p50", "p95", "p99", "stalls", "fetch p50", "p95", "p99"):
-        table.add_column(title, justify="right", no_wrap=True)
     for row in summary.rows:
+        if not row.times:
+            continue
         cell = row.cell
-        setup = [str(cell.mode), str(cell.workers), str(cell.batch_size), *(_prefetch(cell) if several else ())]
+        prefetch = f", {cell.prefetch_mb} MB read ahead" if cell.prefetch_mb else ""
+        setup = f"{cell.mode}, {counted(cell.workers, 'worker')}, batch {cell.batch_size}{prefetch}"
+        table = _new_table(f"Times of a step and of a reader for a batch, ms: {setup}")
+        table.add_column("path", no_wrap=True)
+        for title in ("step p50", "p95", "p99", "stalls", "fetch p50", "p95", "p99"):
+            table.add_column(title, justify="right", no_wrap=True)
         for where, times in row.times.items():
-            table.add_row(*setup, where, *_ms(times.step), f"{times.stalls * 100:.0f} %", *_ms(times.fetch))
-    if table.row_count:
+            table.add_row(where, *_ms(times.step), f"{times.stalls * 100:.0f} %", *_ms(times.fetch))
         Console(highlight=False).print(table)
 
 
@@ -208,6 +209,8 @@ def print_emulation(summary: EmulationSummary) -> None:
 
 def _print_buyers(found: BuyersTable) -> None:
     from rich.console import Console
+
+    from ossconsole.training.bench.buyers import sized
 
     table = _new_table(f"Accelerators of {found.workload} that an OSS accelerator feeds")
     table.add_column("size", justify="right")

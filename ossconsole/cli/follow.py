@@ -1,69 +1,105 @@
-"""`ossconsole status --follow`: a run as sentences, one for each change; for screen readers, and for logs."""
+"""A job on the command line: a progress bar or JSON events, and signals that cancel it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ossconsole.config.text import counted, safe_text
-from ossconsole.telemetry.events import Event, percent, to_log_line
-from ossconsole.telemetry.runs import RecordReader, RunSummary, find_run
-from ossconsole.telemetry.view import RunView
+import msgspec
 
-_POLL_S = 0.5
-_STATE_EVERY_S = 15.0
+from ossconsole.cli.output import INTERRUPTED, say_json
+from ossconsole.cli.unattended import stopping_on_signals
+from ossconsole.config.profiles import load_settings
+from ossconsole.config.text import safe_text
 
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
-def follow(summary: RunSummary, say: Callable[[str], None]) -> None:
-    """Prints the state of the run, then each of its events until it ends. Raises ConsoleError."""
-    view = RunView()
-    with RecordReader(Path(summary.path)) as record:
-        for event in _all(record):
-            view.apply(event)
-        say(state_sentence(view))
-        said = time.monotonic()
-        while view.state is None or not view.state.final:
-            if find_run(summary.run).alive is False:
-                say("The process of the run has ended without a last event.")
-                return
-            time.sleep(_POLL_S)
-            for event in _all(record):
-                view.apply(event)
-                line = to_log_line(event)
-                if line is not None:
-                    say(_sentence(line.text))
-            if time.monotonic() - said >= _STATE_EVERY_S:
-                said = time.monotonic()
-                say(state_sentence(view))
+    from ossconsole.dataset.upload.job import UploadJob
+    from ossconsole.storage.jobs.job import Job, JobProgress
+
+POLL_S = 0.2
+"""Short waits: Python handles a signal only between them."""
+REPORT_EVERY_S = 1.0
 
 
-def _all(record: RecordReader) -> Iterator[Event]:
-    while events := record.poll():
-        yield from events
+@dataclass
+class _Cancelling:
+    """A job as `Stoppable`."""
+
+    job: UploadJob | Job
+    interactive: bool = False
+
+    def stop(self) -> None:
+        self.job.cancel()
 
 
-def state_sentence(view: RunView) -> str:
-    """Where the run is, how fast, and what it waits for; without symbols and columns."""
-    name = view.run.run if view.run else "The run"
-    state = view.state.value if view.state is not None else "starting"
-    if view.last_step is None:
-        return f"{name} is {state}; no step yet."
-    step, epochs = view.last_step, view.run.epochs if view.run else 0
-    of_steps = f" of {view.total_steps}" if view.total_steps else ""
-    of_epochs = f" of {epochs}" if epochs else ""
-    parts = [f"{name} is {state}: step {step.step}{of_steps}, epoch {step.epoch}{of_epochs}"]
-    parts.append(f"{step.samples_per_s:.0f} samples per second through the {step.endpoint} endpoint")
-    split = view.split
-    if split is not None:
-        parts.append(f"waiting for data takes {percent(split.wait_fraction)} of a step".replace(" %", " percent"))
-    if view.best_top1 is not None:
-        parts.append(f"best top-1 {percent(view.best_top1)}".replace(" %", " percent"))
-    if view.errors:
-        parts.append(counted(len(view.errors), "error"))
-    return f"{', '.join(parts)}."
+def cancelling_on_signals(job: UploadJob | Job) -> AbstractContextManager[list[int]]:
+    """Signals cancel the job; it survives its terminal, unless `on_hangup` in the settings is "stop"."""
+    message = "Stopping; run the same command again to resume."
+    return stopping_on_signals(_Cancelling(job), load_settings().on_hangup, message=message)
 
 
-def _sentence(text: str) -> str:
-    text = safe_text(text)
-    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}"
+def exit_code(signalled: list[int]) -> int:
+    """That of a job that was cancelled, by the signals received."""
+    return 128 + signalled[0] if signalled else INTERRUPTED
+
+
+def emit(event: str, **fields: object) -> None:
+    """Prints one JSON event."""
+    say_json({"event": event, "time": time.time(), **fields})
+
+
+def finish(job: Job, label: str, *, as_json: bool) -> list[int]:
+    """Runs the job to its end and returns the signals received. Raises the ConsoleError that ended it early."""
+    with cancelling_on_signals(job) as signalled:
+        job.start()
+        if as_json:
+            while not job.wait(REPORT_EVERY_S):
+                emit("progress", **msgspec.to_builtins(job.progress()), waiting=job.waiting)
+        else:
+            _follow(job, label)
+    if job.error is not None:
+        raise job.error
+    return signalled
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress | None]:
+    """A progress bar on stderr; None where that is not a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
+        yield bar
+
+
+def _follow(job: Job, label: str) -> None:
+    with progress_bar() as bar:
+        task = bar.add_task(label, total=None, rate="") if bar is not None else None
+        while not job.wait(POLL_S):
+            if bar is None or task is None:
+                continue
+            done = job.progress()
+            bar.update(
+                task,
+                completed=done.items_done + done.items_skipped + done.items_failed,
+                total=done.items_total if done.total_known else None,
+                rate=safe_text(job.waiting) or _rate_text(done),
+            )
+
+
+def _rate_text(done: JobProgress) -> str:
+    text = f"{done.bytes_per_s / 1e6:.1f} MB/s"
+    if done.eta_s is None:
+        return text
+    minutes, seconds = divmod(round(done.eta_s), 60)
+    return f"{text}  {minutes}:{seconds:02} left"

@@ -24,7 +24,7 @@ _SUPERVISOR = "from ossconsole.cli.run import supervise; supervise()"
 _DETACHED = 128 + signal.SIGINT
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
+@click.command(context_settings={"allow_interspersed_args": False})
 @click.option("--restarts", type=click.IntRange(min=0), default=0, help="Restart it up to N times when it fails.")
 @click.option("--detach", is_flag=True, help="Return immediately, instead of printing its output until it ends.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)

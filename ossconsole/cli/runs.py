@@ -13,6 +13,7 @@ from ossconsole.cli.output import say, say_json
 from ossconsole.config.resolve import FIELDS
 from ossconsole.config.text import counted
 from ossconsole.telemetry.events import worst_classes
+from ossconsole.telemetry.ranks import slowest
 from ossconsole.telemetry.runs import RunSummary, find_run, record_path
 
 
@@ -28,12 +29,12 @@ def status(run: str, as_json: bool, follows: bool, target: Target) -> None:
         raise click.UsageError("--json and --follow cannot be given together.")
     summary = _find(run, target)
     if follows:
-        from ossconsole.cli.follow import follow
+        from ossconsole.cli.run_sentences import follow
 
         follow(summary, say)
         return
     if as_json:
-        fields = {**msgspec.to_builtins(summary), "interrupted": summary.interrupted}
+        fields = {**msgspec.to_builtins(summary), "interrupted": summary.interrupted, "slowest": slowest(summary.ranks)}
         say_json(fields)
         return
     for label, value in _lines(summary):
@@ -117,6 +118,7 @@ def _lines(summary: RunSummary) -> list[tuple[str, str]]:
         "device": _device(summary),
         "samples/s": rate,
         "data wait": None if summary.wait_fraction is None else f"{summary.wait_fraction:.0%} of the step",
+        "slowest": slowest(summary.ranks) or None,
         "A/B": None if comparison is None else comparison.words,
         "A/B of": None if comparison is None or comparison.conditions is None else comparison.conditions.words,
         "endpoint": None if summary.endpoint is None else f"{summary.endpoint}{simulated}",

@@ -23,7 +23,14 @@ from ossconsole.config.resolve import option_name
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import to_log_line
 from ossconsole.training.distributed.ranks import RankInfo, torchrun_rank_info
-from ossconsole.training.settings import TrainSettings, auto_values, check_weights, settings_of_checkpoint
+from ossconsole.training.settings import (
+    PRESETS,
+    TrainSettings,
+    auto_values,
+    check_weights,
+    settings_of_checkpoint,
+    with_preset,
+)
 
 if TYPE_CHECKING:
     from ossconsole.telemetry.events import Event
@@ -36,14 +43,23 @@ _LINE_EVERY_STEPS = 10
 
 @click.command()
 @settings_options(TrainSettings)
+@click.option(
+    "--preset",
+    type=click.Choice(list(PRESETS)),
+    help="Settings that you do not give; tutorial = fine-tune a ResNet-18 with ImageNet's weights.",
+)
 @outlet_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per step and event.")
 @profile_options
+@click.pass_context
 def train(
+    context: click.Context,
+    /,
     *,
     target: Target,
     as_json: bool,
     endpoint: str,
+    preset: str | None,
     tensorboard: Path | None,
     metrics_port: int | None,
     on_event: str | None,
@@ -59,7 +75,8 @@ def train(
     from ossconsole.training.run import TrainingRun
 
     on_hangup = load_settings().on_hangup
-    settings = TrainSettings(endpoint=EndpointKind(endpoint), **options)
+    given = {name for name in options if context.get_parameter_source(name) is not ParameterSource.DEFAULT}
+    settings = TrainSettings(endpoint=EndpointKind(endpoint), **with_preset(options, preset, given))
     check_libraries()
     check_weights(settings.weights)
     check_precision(settings)

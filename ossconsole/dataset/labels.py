@@ -15,7 +15,6 @@ import msgspec
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.files import decode_json
-from ossconsole.dataset.manifest import unique_classes
 
 VAL_LABELS_NAME = "ILSVRC2012_val_labels.json"
 """The tutorial's file of validation labels: image file name to WordNet ID."""
@@ -73,12 +72,15 @@ class FoundLabels(msgspec.Struct, frozen=True, kw_only=True):
             return self.class_index, self.index_from
         if found and not self.found_only and found <= set(imagenet_classes()):
             return imagenet_classes(), "their WordNet IDs"
-        return unique_classes(found), ""
+        return tuple(sorted(found)), ""
 
 
 @functools.cache
 def imagenet_classes() -> tuple[str, ...]:
-    """The WordNet IDs of ImageNet's 1,000 classes in label order, which is the order of the IDs."""
+    """The WordNet IDs of ImageNet's 1,000 classes in label order, which is the order of the IDs.
+
+    torchvision has the names of the classes only, and `crane` and `maillot` are each the name of two.
+    """
     return tuple(Path(__file__).with_name("imagenet_classes.txt").read_text(encoding="ascii").split())
 
 

@@ -437,11 +437,6 @@ def _missing(store: ObjectStore, prefix: str) -> ManifestMissingError:
     return ManifestMissingError(f"{uri} does not exist.", remedy=_UPLOAD_AGAIN, empty=False)
 
 
-def unique_classes(names: Iterable[str]) -> tuple[str, ...]:
-    """The class names in label order: sorted, as torchvision's ImageFolder numbers them."""
-    return tuple(sorted(set(names)))
-
-
 ExpectedT = TypeVar("ExpectedT")
 ListedT = TypeVar("ListedT")
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import fastcrc
-import oss2
 
 
 def read_stored(result: Any, amount: int | None = None) -> bytes:
@@ -22,13 +21,13 @@ def read_stored(result: Any, amount: int | None = None) -> bytes:
 
 def read_whole(result: Any, uri: str) -> bytes:
     """The body of an object or a range. Raises InconsistentError where it has another length or, whole, CRC64."""
+    from oss2.exceptions import InconsistentError  # late: the console's first paint needs the other function
+
     data = read_stored(result)
     # Some proxies rewrite replies without a length, and a range has the CRC64 of the whole object.
     if result.content_length is not None and len(data) != result.content_length:
-        raise oss2.exceptions.InconsistentError(
-            f"{len(data)} of {result.content_length} bytes of {uri} arrived", result.request_id
-        )
+        raise InconsistentError(f"{len(data)} of {result.content_length} bytes of {uri} arrived", result.request_id)
     is_whole = result.status == 200
     if is_whole and result.server_crc is not None and fastcrc.crc64.xz(data) != result.server_crc:
-        raise oss2.exceptions.InconsistentError(f"{uri} has another CRC64", result.request_id)
+        raise InconsistentError(f"{uri} has another CRC64", result.request_id)
     return data

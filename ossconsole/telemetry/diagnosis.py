@@ -92,7 +92,22 @@ def _diagnose_loader(view: RunView, run: events.Run, split: StepSplit) -> Diagno
         return Diagnosis(Bottleneck.COMPUTE, text, "faster reading would not help")
     bound = Bottleneck.IO if wait >= IO_BOUND else Bottleneck.MIXED
     cause = loader_advice(view.loader_waits, cores=run.cores)
-    return Diagnosis(bound, text, f"{cause}; faster batches would be worth at most {_at_most(wait)} (estimated)")
+    gain = f"faster batches would be worth at most {_at_most(wait)} (estimated)"
+    return Diagnosis(bound, text, f"{cause}; {gain}", _from_oss(view, run, wait))
+
+
+def _from_oss(view: RunView, run: events.Run, wait: float) -> str:
+    """What the endpoints could give to a watched loop, by a saved benchmark of this machine; "" without one."""
+    bench, step = run.benchmark, view.last_step
+    if bench is None or step is None or not bench.samples_per_s:
+        return ""
+    kind, rate = max(bench.samples_per_s.items(), key=lambda item: item[1])
+    without_wait = step.samples_per_s / (1 - min(wait, _MOST_WAIT))
+    simulated = ", simulated" if bench.simulated else ""
+    return (
+        f"OSS could give {min(rate, without_wait):,.0f} samples/s through the {kind} endpoint "
+        f"(estimated from the benchmark {bench.name}{simulated})"
+    )
 
 
 def _at_most(wait: float) -> str:

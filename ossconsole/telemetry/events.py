@@ -17,6 +17,7 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.text import StrEnum, counted, safe_text
 from ossconsole.telemetry.compare import ComparisonReport
 from ossconsole.telemetry.format_gain import FormatGain
+from ossconsole.telemetry.ranks import RankFigures
 from ossconsole.telemetry.samples import GpuSample, HostSample, WorkerUsage
 
 
@@ -47,6 +48,15 @@ SHARD_LANES = 8
 """Batches of a run on shards until each of the windows that are read side by side was used once."""
 
 
+class Benchmarked(msgspec.Struct, frozen=True, kw_only=True):
+    """A saved benchmark of this machine: samples/s by endpoint, with the format of its samples."""
+
+    name: str
+    samples_per_s: dict[str, float]
+    sample_format: str = ""
+    simulated: bool = False
+
+
 class Run(_Event, frozen=True, kw_only=True, tag="run"):
     """The first line of every record: which run, by which program, with which settings (never a secret).
 
@@ -54,7 +64,8 @@ class Run(_Event, frozen=True, kw_only=True, tag="run"):
     its process. `world` is the number of processes that train together; a restart writes this event again.
     `stored_as` is "objects" (one for each sample) or "shards"; `versions` are those of the libraries that read.
     `cores` may be used by the process and its readers; 0 where unknown. `loader` is the class of the loader that a
-    script is watched with (see `ossconsole.watch`), "" for a run of the console.
+    script is watched with (see `ossconsole.watch`), "" for a run of the console. `benchmark` says what the endpoints
+    gave on its machine; null where that is not known.
     """
 
     run: str
@@ -74,6 +85,7 @@ class Run(_Event, frozen=True, kw_only=True, tag="run"):
     versions: dict[str, str] = {}
     cores: int = 0
     loader: str = ""
+    benchmark: Benchmarked | None = None
 
 
 class Step(_Event, frozen=True, kw_only=True, tag="step"):
@@ -211,6 +223,13 @@ class Devices(_Event, frozen=True, kw_only=True, tag="devices"):
     gpus: tuple[str, ...] = ()
 
 
+class RankWork(_Event, frozen=True, kw_only=True, tag="rank_work"):
+    """What each rank of a run, and each of its reader processes, did since the last event of this kind."""
+
+    ranks: tuple[RankFigures, ...]
+    step: int = 0
+
+
 class State(_Event, frozen=True, kw_only=True, tag="state"):
     """The run entered `state`."""
 
@@ -230,14 +249,6 @@ class LoaderWorkers(_Event, frozen=True, kw_only=True, tag="workers"):
     """What the worker processes of a watched loader did since the last event of this kind, in the loader's order."""
 
     workers: tuple[WorkerUsage, ...]
-
-
-class RankTimes(_Event, frozen=True, kw_only=True, tag="ranks"):
-    """The mean wait for a batch and the mean step time of each rank, seconds, since the last event of this kind."""
-
-    waits_s: tuple[float, ...]
-    steps_s: tuple[float, ...]
-    step: int = 0
 
 
 class EndpointSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -308,10 +319,10 @@ Event: TypeAlias = (
     | ErrorEvent
     | AcceleratorSize
     | Devices
+    | RankWork
     | State
     | Telemetry
     | LoaderWorkers
-    | RankTimes
     | Compared
     | Summary
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 
 from ossconsole.config.text import counted
-from ossconsole.telemetry.events import LoaderWorkers, RankTimes
+from ossconsole.telemetry.events import LoaderWorkers, RankWork
 from ossconsole.telemetry.samples import WorkerUsage
 
 _EPOCH_START = 0.6  # share of all waiting that falls on the first batches of epochs, from which that is the cause
@@ -47,13 +47,12 @@ class LoaderWaits:
         self._wait_s = 0.0
         self._first_wait_s = 0.0
 
-    def apply(self, event: LoaderWorkers | RankTimes) -> None:
+    def apply(self, event: LoaderWorkers | RankWork) -> None:
         """Takes the newest figures of the workers or of the ranks."""
         if isinstance(event, LoaderWorkers):
             self.usage = event.workers
             return
-        times = zip(event.waits_s, event.steps_s, strict=False)
-        self.rank_waits = tuple(wait / step if step > 0 else 0.0 for wait, step in times)
+        self.rank_waits = tuple(rank.wait_fraction for rank in event.ranks)
 
     def add(self, epoch: int, wait_s: float) -> None:
         """Adds the wait of one step, seconds."""

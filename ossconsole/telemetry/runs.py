@@ -23,6 +23,7 @@ from ossconsole.config.text import counted
 from ossconsole.telemetry import events
 from ossconsole.telemetry.compare import ComparisonReport
 from ossconsole.telemetry.events import Event, RunState
+from ossconsole.telemetry.ranks import RankFigures
 
 SUFFIX = ".jsonl"
 # Our lines have a few hundred bytes; a longer one is not ours and must not fill the memory.
@@ -30,7 +31,7 @@ MAX_LINE_BYTES = 1 << 20
 _BLOCK_BYTES = 1 << 18
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # Frequent and cheap to lose in a power cut; all others are synced to the disk.
-_UNSYNCED = (events.Step, events.Telemetry, events.LoaderWorkers, events.RankTimes, events.InfoEvent)
+_UNSYNCED = (events.Step, events.Telemetry, events.LoaderWorkers, events.RankWork, events.InfoEvent)
 
 
 class RecordError(ConsoleError):
@@ -188,10 +189,11 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     """One run by its record: how it started, and its newest metrics.
 
     `samples_per_s` and `wait_fraction` are those of the whole run once it has ended (None with a `reason` where it was
-    too short), and of its last steps until then. `comparison` is the newest result. `alive` is True while its process
-    exists on this machine, None for a run of another machine. `top1` is a fraction of 1; `started` and `updated` are
-    Unix seconds. `class_top1` is the top-1 of the last epoch, by class. `device` is cpu or cuda, "" where unknown, and
-    `gpus` are UUIDs; `gpu_utilization` is their mean in the newest sample, in percent.
+    too short), and of its last steps until then. `comparison` is the newest result, `ranks` are the newest figures of
+    each rank. `alive` is True while its process exists on this machine, None for a run of another machine. `top1` is a
+    fraction of 1; `started` and `updated` are Unix seconds. `class_top1` is the top-1 of the last epoch, by class.
+    `device` is cpu or cuda, "" where unknown, and `gpus` are UUIDs; `gpu_utilization` is their mean in the newest
+    sample, in percent.
     """
 
     run: str
@@ -222,6 +224,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     device: str = ""
     gpus: tuple[str, ...] = ()
     gpu_utilization: float | None = None
+    ranks: tuple[RankFigures, ...] = ()
 
     @property
     def interrupted(self) -> bool:
@@ -304,6 +307,7 @@ def _summarise(path: Path, data: mmap.mmap) -> RunSummary:
     failure = _last(data, events.ErrorEvent)
     summary = _last(data, events.Summary)
     compared = _last(data, events.Compared)
+    ranks = _last(data, events.RankWork)
     devices = _last(data, events.Devices)
     whole = summary or step  # each has both figures
     newest = [event.time for event in (run, step, epoch, checkpoint, switch, state, summary) if event is not None]
@@ -334,6 +338,7 @@ def _summarise(path: Path, data: mmap.mmap) -> RunSummary:
         checkpoint=checkpoint.key if checkpoint else "",
         error=(summary.error if summary else "") or (failure.message if failure else ""),
         comparison=(summary.comparison if summary else None) or (compared.comparison if compared else None),
+        ranks=ranks.ranks if ranks else (),
         device=devices.device if devices else "",
         gpus=devices.gpus if devices else (),
         gpu_utilization=_mean_utilization(devices, _last(data, events.Telemetry)),

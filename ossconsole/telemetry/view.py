@@ -114,7 +114,7 @@ class RunView:
                 self._apply_epoch(event)
             case events.Saving() | events.Checkpoint():
                 self._apply_checkpoint(event)
-            case events.LoaderWorkers() | events.RankTimes():
+            case events.LoaderWorkers() | events.RankWork():
                 self.loader_waits.apply(event)
             case events.Devices():
                 self.devices = event

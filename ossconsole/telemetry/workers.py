@@ -29,7 +29,7 @@ def worker_pids() -> list[int]:
     return sorted(child.pid for child in multiprocessing.active_children() if child.pid is not None)
 
 
-class _Look(NamedTuple):
+class _WorkerState(NamedTuple):
     runnable: bool
     idle: bool | None
 
@@ -39,7 +39,7 @@ class WorkerReader:
 
     def __init__(self) -> None:
         self._processes: dict[int, psutil.Process] = {}
-        self._looks: dict[int, list[_Look]] = {}
+        self._looks: dict[int, list[_WorkerState]] = {}
         self._used: dict[int, float] = {}
         self._read_at = time.monotonic()
 
@@ -47,7 +47,7 @@ class WorkerReader:
         """Notes what each process does at this moment."""
         for pid in pids:
             with contextlib.suppress(OSError):  # it has ended
-                self._looks.setdefault(pid, []).append(_Look(_is_runnable(pid), _waits_for_work(pid)))
+                self._looks.setdefault(pid, []).append(_WorkerState(_is_runnable(pid), _waits_for_work(pid)))
 
     def read(self, pids: Iterable[int]) -> tuple[WorkerUsage, ...]:
         """The usage since the last call, of those processes that were there then, in the order of `pids`."""

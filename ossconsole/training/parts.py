@@ -17,6 +17,7 @@ from ossconsole.telemetry import events
 from ossconsole.telemetry.diagnosis import final_advice
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.measure import TOO_SHORT
+from ossconsole.telemetry.ranks import RankSums
 from ossconsole.training.checkpoints.checkpoint import CheckpointSaver, Snapshot, unexpected_failure
 from ossconsole.training.checkpoints.store import RunProgress
 from ossconsole.training.compute.device import BatchTransform, DeviceContext, PendingTimes, StepClock
@@ -32,6 +33,7 @@ from ossconsole.training.plan import Plan, Split
 log = logging.getLogger(__name__)
 
 _PAUSED_POLL_S = 0.5  # how often the ranks of a paused run synchronise
+_RANKS_EVERY_S = 10.0
 _RATE_STEPS = 10  # steps over which the samples/s of a step are averaged
 
 
@@ -75,6 +77,8 @@ class StepReports:
         self._last_checkpoint = last_checkpoint
         self._pending: DoneStep | None = None
         self._compiled = False  # the step before
+        self._ranks = RankSums()
+        self._ranks_at = time.monotonic()
 
     def add(self, done: DoneStep) -> None:
         """Raises DivergedError as `flush` does."""
@@ -82,6 +86,13 @@ class StepReports:
         self._pending = done
         if not self._late:
             self.flush()
+
+    def report_ranks(self) -> None:
+        """Emits what each rank did since the last call."""
+        self._ranks_at = time.monotonic()
+        ranks = self._ranks.take()
+        if ranks:
+            self._context.emit(events.RankWork(time=time.time(), ranks=ranks, step=self._context.step))
 
     def flush(self) -> None:
         """Waits for the last step and emits it. Raises DivergedError when its loss is not finite."""
@@ -121,6 +132,9 @@ class StepReports:
                 grad_norm=None if done.grad_norm is None else finite(float(done.grad_norm)),
             )
         )
+        self._ranks.add(decision.ranks)
+        if time.monotonic() - self._ranks_at >= _RANKS_EVERY_S:
+            self.report_ranks()
         if loss is None:
             uri = self._last_checkpoint()
             again = f"Resume from {uri}" if uri else "Restart"

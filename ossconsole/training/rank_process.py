@@ -22,7 +22,7 @@ from ossconsole.telemetry import events
 from ossconsole.telemetry.events import Event
 from ossconsole.training.child import become_child
 from ossconsole.training.context import RunContext
-from ossconsole.training.distributed.launch import Failure, Report, Request, native_log, read_args
+from ossconsole.training.distributed.launch import RankFailure, RankReport, Request, native_log, read_args
 from ossconsole.training.distributed.ranks import RankLostError
 from ossconsole.training.preflight import broken_library
 from ossconsole.training.rank import Rank
@@ -39,26 +39,26 @@ class _Reports:
         self._failed = False
 
     def event(self, event: Event) -> None:
-        self._send(Report(event=msgspec.Raw(events.encode(event))))
+        self._send(RankReport(event=msgspec.Raw(events.encode(event))))
 
     def failure(self, error: Exception) -> None:
         if not self._failed:
             self._failed = True
-            self._send(Report(failure=_failure(error)))
+            self._send(RankReport(failure=_failure(error)))
 
-    def _send(self, report: Report) -> None:
+    def _send(self, report: RankReport) -> None:
         # A parent that has ended kills this process.
         with self._lock, contextlib.suppress(BrokenPipeError):
             self._pipe.write(msgspec.json.encode(report) + b"\n")
             self._pipe.flush()
 
 
-def _failure(error: Exception) -> Failure:
+def _failure(error: Exception) -> RankFailure:
     if isinstance(error, ImportError):
         error = broken_library(error)
     if isinstance(error, ConsoleError):
-        return Failure(error.message, error.remedy, error.exit_code, lost=isinstance(error, RankLostError))
-    return Failure(f"Failed unexpectedly: {type(error).__name__}: {error}.", f"{native_log()} has the traceback.")
+        return RankFailure(error.message, error.remedy, error.exit_code, lost=isinstance(error, RankLostError))
+    return RankFailure(f"Failed unexpectedly: {type(error).__name__}: {error}.", f"{native_log()} has the traceback.")
 
 
 def main() -> int:

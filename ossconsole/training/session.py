@@ -261,6 +261,7 @@ class Session:
     begun: float
     endpoint: EndpointKind
     upcoming: Upcoming | None = None
+    status_at: float | None = None
     own_skipped: int = 0
     skipped: int = 0
     retries: int = 0
@@ -331,6 +332,7 @@ class Session:
             if decision.stop or not decision.pause:
                 break
             self.requests.wait_while_paused()
+            self.status_at = None
             gathered = self.parts.group.start_all_gather(self._status(batch, problem))
         if batch is not None and not decision.samples:
             first = f" The first is {batch.bad[0].key}: {batch.bad[0].reason}." if batch.bad else ""
@@ -341,7 +343,9 @@ class Session:
         return decision
 
     def _status(self, batch: Batch | None, problem: ConsoleError | None) -> RankStatus:
-        controls = self.context.controls
+        controls, now = self.context.controls, time.perf_counter()
+        step_s = now - self.status_at if self.status_at is not None else 0.0
+        self.status_at = now if batch is not None and batch.request.split is Split.TRAIN else None
         return RankStatus(
             ready=FAILED if problem else BATCH if batch else END,
             events=len(self.relay),
@@ -357,6 +361,8 @@ class Session:
             decode_s=batch.decode_s if batch else 0.0,
             retries=self.source.retries,
             skipped=self.own_skipped,
+            reader=batch.reader if batch else 0,
+            step_s=step_s,
         )
 
     def _fail(self, own: ConsoleError | None) -> None:
@@ -468,6 +474,7 @@ class Session:
     def _finish(self) -> events.Summary:
         context = self.context
         self.reports.flush()
+        self.reports.report_ranks()
         stopped = context.controls.stopping.is_set()
         if stopped:
             context.enter(RunState.STOPPING)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -64,9 +64,17 @@ def _model_names() -> str:
     return ", ".join(named)
 
 
+PRESETS: dict[str, dict[str, object]] = {
+    "tutorial": {"model": DEFAULT_MODEL, "weights": "imagenet", "learning_rate": 0.001, "momentum": 0.9}
+}
+"""Settings by the name of a preset; those that a user gives take precedence.
+
+`tutorial` fine-tunes as Alibaba Cloud's tutorial does. That states neither rates nor epochs: the rate and the momentum
+are those of PyTorch's tutorial on transfer learning.
+"""
+
 WEIGHTS_REMEDY = "Give --weights none, imagenet, a file, or oss://bucket/key."
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-AUTO = "auto"
 DEVICES = (AUTO, "cpu", "cuda")
 NOTHING, BACKBONE = "none", "backbone"
 
@@ -248,3 +256,9 @@ def check_weights(weights: str) -> None:
     except (OSError, ValueError) as error:
         problem = f"cannot be read: {getattr(error, 'strerror', None) or 'not a valid path'}"
     raise SettingsError(f"The weights file {path} {problem}.", remedy=WEIGHTS_REMEDY)
+
+
+def with_preset(values: Mapping[str, object], preset: str | None, given: Collection[str]) -> dict[str, Any]:
+    """`values` with those of the preset (None for none) in place of all that are not `given` by the user."""
+    found = {name: value for name, value in PRESETS[preset].items() if name not in given} if preset else {}
+    return {**values, **found}

@@ -17,18 +17,22 @@ if TYPE_CHECKING:
     from ossconsole.tui.console import UploadHandle
 
 
+def _chip(mode: str, long: Line, short: Line, *, failed: bool = False, names_endpoint: bool = False) -> WorkChip:
+    return WorkChip(mode, long.pieces, short.pieces, failed=failed, names_endpoint=names_endpoint)
+
+
 def run_chip(view: RunView, glyphs: Glyphs, *, alive: bool) -> WorkChip:
     """The newest run: state, steps, rate and endpoint; after its end, how it ended."""
     state, kind = view.state, view.delivering or view.endpoint
     if state is RunState.FAILED:
         failed = Line((f"{glyphs.failed} run failed", "chip-bad"))
-        return WorkChip("train", failed, failed, failed=True)
+        return _chip("train", failed, failed, failed=True)
     if state is not None and state.final:
         over = Line((f"{glyphs.done} run {state}", "chip"))
-        return WorkChip("train", over, Line((f"{glyphs.done} {state}", "chip")))
+        return _chip("train", over, Line((f"{glyphs.done} {state}", "chip")))
     if not alive:  # its process is gone, without a last event
         gone = Line((f"{glyphs.failed} run interrupted", "chip-bad"))
-        return WorkChip("train", gone, gone, failed=True)
+        return _chip("train", gone, gone, failed=True)
     paused = state is RunState.PAUSED
     mark, style = (glyphs.paused, "chip-warn") if paused else (glyphs.running, "chip-good")
     total = f"/{view.total_steps:,}" if view.total_steps else ""
@@ -43,7 +47,7 @@ def run_chip(view: RunView, glyphs: Glyphs, *, alive: bool) -> WorkChip:
     if kind is not None:
         long.add(f" {glyphs.dot} ", "chip-dim").add(glyphs.named(kind), f"chip-{kind}")
         short.add(" ", "chip").add(glyphs.endpoint(kind), f"chip-{kind}")
-    return WorkChip("train", long, short, failed=bool(view.errors), names_endpoint=kind is not None)
+    return _chip("train", long, short, failed=bool(view.errors), names_endpoint=kind is not None)
 
 
 def upload_chip(upload: UploadHandle, glyphs: Glyphs) -> WorkChip | None:
@@ -54,7 +58,7 @@ def upload_chip(upload: UploadHandle, glyphs: Glyphs) -> WorkChip | None:
         if not progress.failed and not progress.error:
             return None
         line = Line((f"{glyphs.failed} upload {'failed' if progress.error else lost}", "chip-bad"))
-        return WorkChip("upload", line, line, failed=True)
+        return _chip("upload", line, line, failed=True)
     known = progress.total_known and progress.total
     share = percent(progress.done / progress.total) if known else f"{progress.done:,}"
     mark, style = (glyphs.paused, "chip-warn") if progress.paused else (glyphs.up, "chip-good")
@@ -62,7 +66,7 @@ def upload_chip(upload: UploadHandle, glyphs: Glyphs) -> WorkChip | None:
     if lost:
         short.add(f" {glyphs.failed}{progress.failed}", "chip-bad")
     note = "paused" if progress.paused else f"{rate(progress.samples_per_s)}/s"
-    return WorkChip("upload", Line().extend(short).add(f" {glyphs.dot} {note}", "chip"), short, failed=bool(lost))
+    return _chip("upload", Line().extend(short).add(f" {glyphs.dot} {note}", "chip"), short, failed=bool(lost))
 
 
 def jobs_chip(jobs: Sequence[Job], glyphs: Glyphs) -> WorkChip | None:
@@ -73,7 +77,7 @@ def jobs_chip(jobs: Sequence[Job], glyphs: Glyphs) -> WorkChip | None:
         return None
     if not alive:
         line = Line((f"{glyphs.failed} {counted(len(failed), 'job')} failed", "chip-bad"))
-        return WorkChip("browse", line, line, failed=True)
+        return _chip("browse", line, line, failed=True)
     progress = [job.progress() for job in alive]
     total = sum(each.bytes_total for each in progress)
     known = total and all(each.total_known for each in progress)
@@ -84,4 +88,4 @@ def jobs_chip(jobs: Sequence[Job], glyphs: Glyphs) -> WorkChip | None:
     if failed:
         short.add(f" {glyphs.failed}{len(failed)}", "chip-bad")
         long.add(f" {glyphs.failed}{len(failed)}", "chip-bad")
-    return WorkChip("browse", long, short, failed=bool(failed))
+    return _chip("browse", long, short, failed=bool(failed))

@@ -34,7 +34,6 @@ if TYPE_CHECKING:  # types only: the first paint does not wait for the layers be
     from ossconsole.telemetry.events import Event, RunState
     from ossconsole.telemetry.sampler import TelemetrySample
     from ossconsole.training.settings import TrainSettings
-    from ossconsole.tui.kit.text import Line
 
 
 class WorkHandle(Protocol):
@@ -310,12 +309,13 @@ class Services(Protocol):
 class WorkChip(msgspec.Struct, frozen=True):
     """A run, an upload or the jobs on objects in the mode bar: a long and a short variant, and the mode that shows it.
 
-    `names_endpoint` is True where the text names the endpoint in use; `failed` where the work needs attention.
+    Both are pieces of text with the names of their styles. `names_endpoint` is True where the text names the endpoint
+    in use; `failed` where the work needs attention.
     """
 
     mode: str
-    long: Line
-    short: Line
+    long: Sequence[tuple[str, str]]
+    short: Sequence[tuple[str, str]]
     failed: bool = False
     names_endpoint: bool = False
 

@@ -105,15 +105,16 @@ def test_two_ranks_are_one_run_and_end_together(sandbox: OpenTarget) -> None:
         report = live_run(process)
         control.ask(report.pid, control.Pause(run=report.run))
         control.ask(report.pid, control.Resume(run=report.run))
-        wait_for(report.run, lambda found: any(isinstance(event, events.RankTimes) for event in found))
+        wait_for(report.run, lambda found: any(isinstance(event, events.RankWork) for event in found))
         control.ask(report.pid, control.Stop(run=report.run))
         lines = rest(process)
     assert not any("Error" in text for text in lines), lines
     found = events_of(report.run)
     assert isinstance(found[0], events.Run)
     assert found[0].world == 2
-    ranks = next(event for event in found if isinstance(event, events.RankTimes))
-    assert len(ranks.waits_s) == len(ranks.steps_s) == 2
+    ranks = next(event for event in found if isinstance(event, events.RankWork))
+    assert [rank.rank for rank in ranks.ranks] == [0, 1]
+    assert all(rank.step_s > 0 for rank in ranks.ranks)
     summary = found[-1]
     assert isinstance(summary, events.Summary)
     assert summary.state is RunState.STOPPED

@@ -23,7 +23,7 @@ from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.profiles import Profile, Settings, save_settings
 from ossconsole.config.resolve import FIELDS, option_name
 from ossconsole.sandbox.control import SandboxControl
-from ossconsole.training.settings import AUTO, TrainSettings
+from ossconsole.training.settings import AUTO, TrainSettings, with_preset
 
 PROFILE = Profile(
     name="hangzhou",
@@ -70,6 +70,7 @@ REFUSING = {
     ("sandbox",): {"profile", *FIELDS, "readonly"} - {"region"},
     ("bench",): {"readonly"},
     ("demo",): {"readonly"},
+    ("run",): {"profile", *FIELDS, "readonly"},
     ("train",): {"readonly"},
 }
 VALUES = {"plain_http": "allowed", "readonly": True}
@@ -273,6 +274,15 @@ def test_every_option_has_a_help_text() -> None:
         if isinstance(parameter, click.Option) and not parameter.hidden and not parameter.help
     ]
     assert without == []
+
+
+def test_a_preset_is_what_the_user_did_not_give() -> None:
+    values = {"weights": "none", "learning_rate": 0.1, "epochs": 5}
+    found = with_preset(values, "tutorial", given={"learning_rate"})
+    assert (found["weights"], found["learning_rate"], found["epochs"]) == ("imagenet", 0.1, 5)
+    assert with_preset(values, None, given=()) == values
+    TrainSettings(**found)
+    assert "--preset" in CliRunner().invoke(ossconsole, ["train", "--help"]).output
 
 
 def test_the_options_of_train_accept_what_its_settings_accept() -> None:

@@ -5,12 +5,12 @@ import json
 import os
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
-from ossconsole.cli import follow as follow_module
 from ossconsole.cli.output import run_group
 from ossconsole.cli.runs import export, status
 from ossconsole.config.endpoints import EndpointKind
@@ -123,7 +123,7 @@ def test_a_run_is_followed_in_sentences_until_it_ends(monkeypatch: pytest.Monkey
     now = time.time()
     start = run_event("live", time=now, pid=os.getpid(), host=socket.gethostname())
     path = write_record(record_path("live"), [start, events.State(time=now, state=RunState.RUNNING), step_event(7)])
-    later = iter(
+    later: Iterator[events.Event] = iter(
         [
             events.Switch(time=now + 1, endpoint=EndpointKind.ACCELERATED, reason="by hand", step=7),
             events.State(time=now + 2, state=RunState.PAUSED),
@@ -135,7 +135,7 @@ def test_a_run_is_followed_in_sentences_until_it_ends(monkeypatch: pytest.Monkey
         with path.open("ab") as record:
             record.write(events.encode(next(later)) + b"\n")
 
-    monkeypatch.setattr(follow_module.time, "sleep", append)
+    monkeypatch.setattr("ossconsole.cli.run_sentences.time.sleep", append)
     lines = invoke("status", "--follow").output.splitlines()
     assert lines[0].startswith("live is running: step 7")
     assert "samples per second through the standard endpoint" in lines[0]

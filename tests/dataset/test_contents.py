@@ -218,6 +218,13 @@ def test_a_sheet_leaves_out_what_is_no_picture(store: Counting) -> None:
     assert len(folder_images(store, "contents-sheet/", limit=1)) == 1
 
 
+def test_a_sheet_over_class_folders_has_one_image_of_each_with_its_name(store: Counting) -> None:
+    for name in ("ants/readme.txt", "ants/z.u8", "bees/1.u8", "bees/2.u8", "empty/readme.txt"):
+        store.put(f"contents-classes/{name}", SAMPLE if name.endswith(".u8") else b"text")
+    assert [image.name for image in folder_images(store, "contents-classes/")] == ["ants", "bees"]
+    assert [image.name for image in folder_images(store, "contents-classes/bees/")] == ["1.u8", "2.u8"]
+
+
 def test_a_manifest_against_the_listing(store: Counting) -> None:
     prefix = "contents-check"
     samples = tuple(Sample(f"train/a/{n}.u8", 0, 8, 8) for n in range(5))

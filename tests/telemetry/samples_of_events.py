@@ -11,8 +11,9 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.telemetry import events
 from ossconsole.telemetry.compare import Comparison, Estimate
 from ossconsole.telemetry.events import Event, RunState
+from ossconsole.telemetry.ranks import RankFigures
 from ossconsole.telemetry.runs import RunRecord
-from ossconsole.telemetry.samples import GpuSample
+from ossconsole.telemetry.samples import GpuSample, WorkerUsage
 
 START = 1_700_000_000.0
 
@@ -87,6 +88,10 @@ def one_of_each() -> list[Event]:
         events.ErrorEvent(time=START + 2, message="lost a reader"),
         events.Telemetry(time=START + 2, gpus=(_GPU,)),
         step_event(3),
+        events.RankWork(
+            time=START + 3, ranks=(RankFigures(rank=0, steps=3, wait_fraction=0.75, bytes_per_s=1e4, step_s=0.4),)
+        ),
+        events.LoaderWorkers(time=START + 3, workers=(WorkerUsage(pid=1, cpu=0.5),)),
         epoch_event(1, 3),
         events.Saving(time=START + 9, key="checkpoints/one-9.pt", bytes=9, written=4),
         checkpoint_event(3),

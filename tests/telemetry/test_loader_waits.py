@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from ossconsole.telemetry import diagnosis, events
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.loader_waits import LoaderCause, LoaderWaits
+from ossconsole.telemetry.ranks import RankFigures
 from ossconsole.telemetry.samples import WorkerUsage
 from ossconsole.telemetry.view import RunView
 from ossconsole.telemetry.workers import WorkerReader, worker_pids
@@ -25,6 +26,14 @@ def usage(*idle_and_runnable: tuple[float | None, float]) -> events.LoaderWorker
     return events.LoaderWorkers(time=START, workers=workers)
 
 
+def ranks(*waits: float) -> events.RankWork:
+    figures = [
+        RankFigures(rank=rank, steps=8, wait_fraction=wait, bytes_per_s=0.0, step_s=0.6)
+        for rank, wait in enumerate(waits)
+    ]
+    return events.RankWork(time=START, ranks=tuple(figures))
+
+
 @pytest.mark.parametrize(
     ("workers", "figures", "cause"),
     [
@@ -36,11 +45,11 @@ def usage(*idle_and_runnable: tuple[float | None, float]) -> events.LoaderWorker
         (3, usage((0.8, 0.1), (0.9, 0.1), (0.7, 0.1)), LoaderCause.TRANSFER),
         (2, usage((None, 0.9), (None, 0.8)), LoaderCause.DECODING),
         (2, usage((None, 0.1), (None, 0.1)), LoaderCause.READING),
-        (2, events.RankTimes(time=START, waits_s=(0.01, 0.5), steps_s=(0.6, 0.6)), LoaderCause.SLOW_RANK),
+        (2, ranks(0.01, 0.8), LoaderCause.SLOW_RANK),
     ],
 )
 def test_the_cause_of_waits(
-    workers: int, figures: events.LoaderWorkers | events.RankTimes | None, cause: LoaderCause
+    workers: int, figures: events.LoaderWorkers | events.RankWork | None, cause: LoaderCause
 ) -> None:
     waits = LoaderWaits(workers)
     if figures is not None:
@@ -59,7 +68,7 @@ def test_waits_at_the_start_of_epochs_are_their_own_cause() -> None:
 
 def test_ranks_that_wait_alike_are_not_the_cause() -> None:
     waits = LoaderWaits(0)
-    waits.apply(events.RankTimes(time=START, waits_s=(0.30, 0.33, 0.31), steps_s=(0.6, 0.6, 0.6)))
+    waits.apply(ranks(0.5, 0.55, 0.52))
     assert waits.slowest_rank is None
 
 
@@ -78,6 +87,18 @@ def test_the_verdict_names_the_loader_and_the_cause() -> None:
             "the 8 workers are busy computing on 16 cores: more workers would help; "
             "faster batches would be worth at most 2.6x (estimated)"
         ),
+    )
+
+
+def test_the_verdict_says_what_oss_gave_on_this_machine() -> None:
+    bench = events.Benchmarked(name="first", samples_per_s={"standard": 12.0, "accelerated": 90.0}, simulated=True)
+    view = RunView()
+    view.apply(run_event(loader="DataLoader", settings={"batch_size": 8, "workers": 8}, benchmark=bench))
+    view.apply(events.State(time=START, state=RunState.RUNNING))
+    for number in range(1, 9):
+        view.apply(step_event(number, endpoint=None, data_wait_s=0.75, step_time_s=1.0, samples_per_s=20.0))
+    assert diagnosis.diagnose(view, START + 8).format_advice == (
+        "OSS could give 80 samples/s through the accelerated endpoint (estimated from the benchmark first, simulated)"
     )
 
 

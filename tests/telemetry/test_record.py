@@ -116,7 +116,13 @@ def test_results_are_synced_to_the_disk_and_steps_are_not(tmp_path: Path, monkey
             before = len(synced)
             writer.append(event)
             counts[type(event)] = len(synced) - before
-    assert {kind for kind, count in counts.items() if not count} == {events.Step, events.Telemetry, events.InfoEvent}
+    assert {kind for kind, count in counts.items() if not count} == {
+        events.Step,
+        events.Telemetry,
+        events.RankWork,
+        events.LoaderWorkers,
+        events.InfoEvent,
+    }
 
 
 def test_threads_never_mix_their_lines(tmp_path: Path) -> None:

@@ -26,13 +26,13 @@ RANK = """
 import os, signal, sys, threading, time
 import msgspec
 from ossconsole.telemetry import events
-from ossconsole.training.distributed.launch import Failure, Report, Request, read_args
+from ossconsole.training.distributed.launch import RankFailure, RankReport, Request, read_args
 args = read_args(sys.stdin.buffer)
 number = args.rank_info.rank
 
 def report(event=None, failure=None):
     raw = msgspec.Raw(events.encode(event)) if event is not None else msgspec.Raw(b"null")
-    sys.stdout.buffer.write(msgspec.json.encode(Report(event=raw, failure=failure)) + b"\\n")
+    sys.stdout.buffer.write(msgspec.json.encode(RankReport(event=raw, failure=failure)) + b"\\n")
     sys.stdout.flush()
 
 SUMMARY = events.Summary(time=1.0, run=args.run, state="finished", epochs=1, steps=1, samples=1, bytes=1,
@@ -135,7 +135,7 @@ def sandbox_profile(sandbox: SandboxProcess) -> Any:
         ("if number == 1: os.kill(os.getpid(), signal.SIGKILL)\nhang()", "Rank 1 of 2 was killed by SIGKILL"),
         ("if number == 0: os.kill(os.getpid(), signal.SIGABRT)\nhang()", "Rank 0 of 2 was killed by SIGABRT"),
         ("if number == 1: sys.exit(3)\nhang()", "Rank 1 of 2 exited with code 3"),
-        ("if number == 1: report(failure=Failure('No memory.')); hang()\nhang()", "Rank 1: No memory."),
+        ("if number == 1: report(failure=RankFailure('No memory.')); hang()\nhang()", "Rank 1: No memory."),
     ],
 )
 def test_the_reason_is_that_of_the_rank_that_failed_and_ranks_that_hang_are_ended(
@@ -149,14 +149,15 @@ def test_the_reason_is_that_of_the_rank_that_failed_and_ranks_that_hang_are_ende
 
 
 @pytest.mark.parametrize(
-    ("own", "message"), [("report(failure=Failure('No memory.'))", "Rank 1: No memory."), ("", "exited with code 1")]
+    ("own", "message"),
+    [("report(failure=RankFailure('No memory.'))", "Rank 1: No memory."), ("", "exited with code 1")],
 )
 def test_a_rank_that_lost_another_is_not_the_reason(
     launched: Callable[..., LocalRanks], tmp_path: Path, own: str, message: str
 ) -> None:
     first = tmp_path / "first"
     script = (
-        "if number == 0: report(failure=Failure('Lost a rank.', lost=True)); "
+        "if number == 0: report(failure=RankFailure('Lost a rank.', lost=True)); "
         f"open({str(first)!r}, 'w').close(); sys.exit(1)\n"
         f"while not os.path.exists({str(first)!r}): time.sleep(0.01)\n"
         f"{own}\nsys.exit(1)"
@@ -165,7 +166,7 @@ def test_a_rank_that_lost_another_is_not_the_reason(
 
 
 def test_that_a_rank_was_lost_is_the_reason_where_no_other_is_known(launched: Callable[..., LocalRanks]) -> None:
-    lost = "report(failure=Failure('Lost a rank.', lost=True)); sys.exit(1)"
+    lost = "report(failure=RankFailure('Lost a rank.', lost=True)); sys.exit(1)"
     assert "Lost a rank." in str(reason(launched(lost)))
 
 

@@ -27,11 +27,11 @@ from torch import nn
 from torchvision.models import ResNet18_Weights, resnet18, resnet34, resnet50
 
 from ossconsole.config.errors import ConsoleError, SettingsError
+from ossconsole.dataset.labels import imagenet_classes
 from ossconsole.storage.checkpoints.inspect import inspect_local_checkpoint
 from ossconsole.training.checkpoints.checkpoint import unpack
 from ossconsole.training.compute import weights
 from ossconsole.training.compute.model import batch_size_for, build_model, check_image_size, head_parameters
-from ossconsole.training.compute.weights import imagenet_classes
 from ossconsole.training.compute.weights_file import load_untrusted, read_weights
 from ossconsole.training.settings import BACKBONE, MODELS, TrainSettings
 

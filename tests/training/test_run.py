@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 import torch
+import torchvision
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.dataset.manifest import object_key
@@ -437,6 +438,8 @@ def test_another_model_has_checkpoints_of_its_own_and_its_figures_are_recorded(
     assert saved.stable_key.endswith("/mobilenet_v3_small.pt")
     state = unpack(bucket.store().get(saved.stable_key), "stable")
     assert (state["model_name"], state["freeze"]) == ("mobilenet_v3_small", "none")
+    plain = torchvision.models.get_model(state["model_name"], num_classes=len(state["classes"]))
+    plain.load_state_dict(state["model"])
     # The averaged weights, to which its top-1 belongs, are those of a new run.
     frozen = {**settings, "weights": f"oss://{bucket.profile.bucket}/{saved.stable_key}", "freeze": "backbone"}
     head_only = only(finished(start_run(**frozen)), events.Checkpoint)[-1].key

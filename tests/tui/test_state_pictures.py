@@ -10,7 +10,7 @@ from textual.pilot import Pilot
 
 from ossconsole.tui.console import ConsoleState, NoCredentials, PreparationStage, StageState, Starting, Unavailable
 from tests.tui.conftest import AppMaker
-from tests.tui.fakes import REAL, SIMULATED
+from tests.tui.fakes import REAL, SIMULATED, FakeServices
 from tests.tui.fakes_setup import SetupServices
 from tests.tui.screens import settle
 from tests.tui.snapshots import pictured
@@ -87,3 +87,14 @@ def test_screen(snap_compare: Compare, make_app: AppMaker, state: str, mode: str
         await settle(pilot)
 
     assert snap_compare(make_app(SetupServices(standing=standing), mode), terminal_size=size, run_before=show)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+def test_welcome(snap_compare: Compare, make_app: AppMaker, size: tuple[int, int]) -> None:
+    stages = (
+        PreparationStage("sandbox", StageState.DONE, "http://0.0.1:9000, speeds are simulated"),
+        PreparationStage("sample images", StageState.ACTIVE, "425 of 850 drawn", 0.5),
+        PreparationStage("upload", StageState.WAITING),
+    )
+    app = make_app(FakeServices(profile=None, stages=stages), "")
+    assert snap_compare(app, terminal_size=size, run_before=settle)

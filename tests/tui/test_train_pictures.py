@@ -99,7 +99,8 @@ STATES = {
 
 def services_of(script: Script, gpus: int = 0) -> FakeServices:
     found = [gpu(number, utilization=30.0 + 7 * number) for number in range(gpus)]
-    state = script.events[-1].state if isinstance(script.events[-1], events.State) else RunState.RUNNING
+    last = script.events[-1]
+    state = last.state if isinstance(last, events.State | events.Summary) else RunState.RUNNING
     run = FakeRun(list(script.events), state=state, alive=not state.final)
     return FakeServices(run=run, sample=sample(found, "" if gpus else NO_GPU, at=script.time))
 
@@ -168,7 +169,7 @@ def _measured(event: events.Event) -> events.Event:
     return msgspec.structs.replace(event, simulated=False) if isinstance(event, events.Run) else event
 
 
-@pytest.mark.parametrize("theme", ["console-light", "ansi-dark", "ansi-light"])
+@pytest.mark.parametrize("theme", ["console-light", "console-dark-256", "console-light-256", "ansi-dark", "ansi-light"])
 def test_themes(snap_compare: Compare, make_app: AppMaker, theme: str) -> None:
     script = compared()
     app = make_app(services_of(script), now=script.time + 0.1, theme=theme)

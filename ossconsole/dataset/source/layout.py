@@ -52,7 +52,7 @@ from ossconsole.dataset.source.files import (
     is_image_name,
 )
 from ossconsole.dataset.source.planned import PlanItem, PlannedSample, SkippedFile, planned_sample
-from ossconsole.dataset.source.table import TABLE_SUFFIXES, Table
+from ossconsole.dataset.source.table import TABLE_SUFFIXES, ImageTable
 
 _ADVICE = "Put images into train/<class>/ and val/<class>/."
 _ADVICE_LABELS = (
@@ -85,7 +85,7 @@ class Layout:
     def __init__(self, path: Path, options: SourceOptions = SourceOptions()) -> None:  # noqa: B008 - frozen
         """Reads the label files. Raises ConsoleError when `path` is not a source or they are malformed."""
         delimiter = TABLE_SUFFIXES.get(path.suffix.lower())
-        self._table = Table(path, delimiter) if delimiter and path.is_file() else None
+        self._table = ImageTable(path, delimiter) if delimiter and path.is_file() else None
         self._options = options
         self._source: ImageSource | None = None if self._table else open_source(path, options.names)
         self._arrangement: Arrangement | None = None

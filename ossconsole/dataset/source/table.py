@@ -22,7 +22,7 @@ _LABEL_COLUMNS = ("label", "class", "class_name", "category")
 _SPLIT_COLUMNS = ("split", "subset")
 
 
-class Table:
+class ImageTable:
     """A CSV or TSV of path and label, with an optional split; a header line is recognised."""
 
     def __init__(self, path: Path, delimiter: str) -> None:

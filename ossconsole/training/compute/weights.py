@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import functools
 import hashlib
 import os
 import re
@@ -22,6 +21,7 @@ from torchvision.models.vision_transformer import interpolate_embeddings
 
 from ossconsole.config.errors import ConsoleError
 from ossconsole.config.text import counted
+from ossconsole.dataset.labels import imagenet_classes
 from ossconsole.telemetry.events import megabytes
 from ossconsole.training.compute.weights_file import Weights, dtype_name, read_weights, refuse_not_finite
 from ossconsole.training.settings import WEIGHTS_REMEDY, check_weights
@@ -46,16 +46,6 @@ class WeightsSource:
 
     def __str__(self) -> str:
         return f"ImageNet weights of {self.model}" if self.place == "imagenet" else f"weights {self.place}"
-
-
-@functools.cache
-def imagenet_classes() -> tuple[str, ...]:
-    """ImageNet's 1,000 classes as WordNet ids, in the order of their labels, which is that of the ids.
-
-    torchvision has the names of the classes only, and `crane` and `maillot` are each the name of two.
-    """
-    text = Path(__file__).with_name("imagenet_wordnet_ids.txt").read_text(encoding="ascii")
-    return tuple(text.split())
 
 
 def load_weights(

@@ -52,7 +52,7 @@ _WRITE_TIMEOUT_S = 330.0  # longer than the two attempts to write a checkpoint
 _KEPT_BYTES = 1 << 16  # of a line under way; more is read with the next call
 
 
-class Failure(msgspec.Struct, frozen=True):
+class RankFailure(msgspec.Struct, frozen=True):
     """The error of a rank. `lost` means that it ended only because another rank is gone."""
 
     message: str
@@ -86,11 +86,11 @@ class Request(msgspec.Struct, frozen=True):
             }[self.name]()
 
 
-class Report(msgspec.Struct, frozen=True, omit_defaults=True):
+class RankReport(msgspec.Struct, frozen=True, omit_defaults=True):
     """One line from a rank: an event (rank 0 only) or the error that ends it."""
 
     event: msgspec.Raw = msgspec.Raw(b"null")
-    failure: Failure | None = None
+    failure: RankFailure | None = None
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ class _Rank:
 
     number: int
     process: subprocess.Popen[bytes]
-    failure: Failure | None = None
+    failure: RankFailure | None = None
     failed_at: float = 0.0
     killed: bool = False
     heard_at: float = field(default_factory=time.monotonic)
@@ -203,7 +203,7 @@ class _Rank:
             self.killed = True
             self.process.kill()
 
-    def read(self) -> list[Report] | None:
+    def read(self) -> list[RankReport] | None:
         """The reports that have arrived; None at the end of its process."""
         assert self.process.stdout is not None  # noqa: S101
         data = os.read(self.process.stdout.fileno(), _KEPT_BYTES)
@@ -211,7 +211,7 @@ class _Rank:
             return None
         self.heard_at = time.monotonic()
         *lines, self.line = (self.line + data).split(b"\n")
-        return [msgspec.json.decode(line, type=Report) for line in lines]
+        return [msgspec.json.decode(line, type=RankReport) for line in lines]
 
     def send(self, line: bytes) -> None:
         """Sends one line; to a process that has ended, nothing."""

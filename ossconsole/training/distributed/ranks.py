@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError, SettingsError
+from ossconsole.telemetry.ranks import RankStep
 
 
 class RankLostError(ConsoleError):
@@ -80,7 +81,8 @@ class RankStatus(NamedTuple):
 
     `ready` is BATCH, END (of the plan, or stopped) or FAILED. `events` counts its events for the record. `endpoint` is
     an index into EndpointKind, `lr` a new peak (0: unchanged). `samples`, `bytes`, `wait_s`, `fetch_s` and
-    `decode_s` belong to its batch; `retries` and `skipped` count since the start of the run.
+    `decode_s` belong to its batch, which its reader number `reader` read; `retries` and `skipped` count since the start
+    of the run. `step_s` is the time since its last status, 0 where that includes more than a step.
     """
 
     ready: float
@@ -97,12 +99,15 @@ class RankStatus(NamedTuple):
     decode_s: float
     retries: float
     skipped: float
+    reader: float = 0.0
+    step_s: float = 0.0
 
 
 class StepDecision(NamedTuple):
     """What all ranks do next. `samples`, `bytes`, `retries`, `skipped` are sums, the seconds are maxima.
 
     `lr` is a new peak or None. `failed_over_rank` is the first rank that switched to `endpoint`, None without a switch.
+    `ranks` has what each rank reported of its step, in rank order.
     """
 
     over: bool
@@ -121,6 +126,7 @@ class StepDecision(NamedTuple):
     decode_s: float
     retries: int
     skipped: int
+    ranks: tuple[RankStep, ...] = ()
 
 
 def decide(rows: Sequence[Sequence[float]], endpoint: EndpointKind) -> StepDecision:
@@ -149,6 +155,10 @@ def decide(rows: Sequence[Sequence[float]], endpoint: EndpointKind) -> StepDecis
         decode_s=max(each.decode_s for each in statuses),
         retries=int(sum(each.retries for each in statuses)),
         skipped=int(sum(each.skipped for each in statuses)),
+        ranks=tuple(
+            RankStep(each.step_s, each.wait_s, int(each.bytes), int(each.reader), each.fetch_s, each.decode_s)
+            for each in statuses
+        ),
     )
 
 

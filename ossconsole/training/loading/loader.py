@@ -55,7 +55,7 @@ class Batch:
     long the reader took, `decode_s` the part of it for decoding and cropping. `queued` is the number of later batches
     already read; `readers_idle` means that the limit of batches ahead was reached, and a reader had no request.
     `single_s` is the time of a sample read alone (see SingleSamples), None without one. `bad` are the skipped samples;
-    `failed` is why the whole batch could not be read.
+    `failed` is why the whole batch could not be read, `reader` the number of the reader process.
     """
 
     request: BatchRequest
@@ -72,6 +72,7 @@ class Batch:
     retries: int
     bad: tuple[SkippedSample, ...]
     failed: str
+    reader: int = 0
 
 
 class BatchLoader:
@@ -254,6 +255,7 @@ class BatchLoader:
                 SkippedSample(row, keys.get(row), each.reason) for row, each in zip(bad_rows, result.bad, strict=True)
             ),
             failed=result.failed,
+            reader=result.reader,
         )
 
 

@@ -84,7 +84,7 @@ class ReadResult:
 
     `seconds` is the time of the last attempt, `decode_s` the part of it for decoding and cropping. `bad` are the
     skipped samples (missing, wrong size, not an image). `failed` is why the batch could not be read although its
-    samples may exist: its rows must not be used then.
+    samples may exist: its rows must not be used then. `reader` is the number of the reader process.
     """
 
     number: int
@@ -96,6 +96,7 @@ class ReadResult:
     retries: int
     bad: tuple[BadSample, ...]
     failed: str
+    reader: int = 0
 
 
 _CONCURRENCY = "datasetConfig.prefetchConcurrency"
@@ -176,7 +177,7 @@ class SampleReader:
         except EndpointFailedError as error:
             failed = str(error)
         self._compare_etags = attempt.compare_etags
-        return attempt.result(failed, retries=retrying.statistics["attempt_number"] - 1)
+        return attempt.result(failed, retries=retrying.statistics["attempt_number"] - 1, reader=self._number)
 
     def _read(self, attempt: _Attempt, next_request: Callable[[], ReadRequest | None]) -> None:
         """Reads what is still missing of the batch, through the endpoint that is current now."""
@@ -379,7 +380,7 @@ class _Attempt:
         else:
             self.failures.append(f"the bytes of a sample differ from their checksum ({kind})")
 
-    def result(self, failed: str, *, retries: int) -> ReadResult:
+    def result(self, failed: str, *, retries: int, reader: int) -> ReadResult:
         seconds = time.perf_counter() - self._prefetched
         kept = np.flatnonzero(self._done)
         if len(kept) < len(self._done):
@@ -394,4 +395,5 @@ class _Attempt:
             retries=retries,
             bad=tuple(self._bad),
             failed=failed,
+            reader=reader,
         )

@@ -234,19 +234,23 @@ def _picture(content: ImageContent, width: int) -> list[Block]:
     return [*blocks, *_pair("detected", picture.basis, width, "dim"), Line(), ImageBlock(picture.pixels)]
 
 
+_SHEET_GAP = 2  # pixels, as in `contact_sheet`
+
+
 def _sheet(contents: list[ImageContent], width: int) -> list[Block]:
     """Images side by side, each about 16 pixels wide."""
     columns = max(2, min(len(contents), (width - 2) // _SHEET_SIDE))
-    side = (width - 2) // columns - 2
+    side = (width - 2) // columns - _SHEET_GAP
     labels = list(dict.fromkeys(content.label for content in contents if content.label))
     text = f"the first {len(contents)} of {', '.join(map(safe_text, labels[:3])) or 'the folder'}"
     blocks: list[Block] = []
+    cell = (side + _SHEET_GAP) * (width - 2) / (columns * (side + _SHEET_GAP) - _SHEET_GAP)  # the sheet is scaled
     for begin in range(0, len(contents), columns):
         row = contents[begin : begin + columns]
         blocks.append(ImageBlock(contact_sheet([content.image for content in row], columns, side), tall=True))
-        captions = Line((" ", "dim"))
-        for place, content in enumerate(row, 1):
-            captions.add(shorten_middle(safe_text(content.name), side), "dim").to(1 + place * (side + 2))
+        captions = Line()
+        for place, content in enumerate(row):
+            captions.to(round(place * cell)).add(shorten_middle(safe_text(content.name), int(cell) - 1), "dim")
         blocks.append(captions)
     return [*blocks, *_wrapped(f"{text}: {safe_text(contents[0].image.kind)}", width, "dim")]
 

@@ -110,10 +110,10 @@ class ModeBar(_ConsoleAccess, Canvas):
             return [(Line(), status) for status in statuses]
         key = key_text(actions.key_of("app", "work"))
         long, short = (
-            self._chips(key, [chip.long for chip in chips]),
-            self._chips(key, [chip.short for chip in chips]),
+            self._chips(key, [Line(*chip.long) for chip in chips]),
+            self._chips(key, [Line(*chip.short) for chip in chips]),
         )
-        first = self._chips(key, [next((chip for chip in chips if chip.failed), chips[0]).short])
+        first = self._chips(key, [Line(*next((chip for chip in chips if chip.failed), chips[0]).short)])
         variants = [(work, status) for work in (long, short) for status in (*statuses, Line())]
         return [*variants, (first, Line())]
 

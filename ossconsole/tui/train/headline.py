@@ -82,6 +82,8 @@ def has_format_advice(view: RunView) -> bool:
     """
     if view.summary is not None:
         return bool(view.summary.advice)
+    if view.run is not None and view.run.benchmark is not None:
+        return True
     return any(view.measurement.format_gain(kind) is not None for kind in EndpointKind)
 
 

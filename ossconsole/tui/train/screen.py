@@ -19,7 +19,7 @@ from ossconsole.config.profiles import FieldError, Profile, checked
 from ossconsole.telemetry.auto import AutoCompare
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.view import RunView
-from ossconsole.training.settings import AUTO, BACKBONE, NOTHING, TrainSettings, auto_values, check_model
+from ossconsole.training.settings import AUTO, BACKBONE, NOTHING, PRESETS, TrainSettings, auto_values, check_model
 from ossconsole.tui.console import ConsoleState, Ready, RunHandle
 from ossconsole.tui.kit import actions, memory
 from ossconsole.tui.kit.actions import KeyAction
@@ -91,7 +91,9 @@ class NewRunScreen(FormScreen):
         return {**msgspec.to_builtins(TrainSettings()), "dataset_prefix": self._profile.dataset_prefix}
 
     def more_buttons(self) -> ComposeResult:
-        """The defaults, for terminals that keep Ctrl+R."""
+        """The presets, and the defaults for terminals that keep Ctrl+R."""
+        for name in PRESETS:
+            yield Button(name.capitalize(), id=name, classes="preset", compact=True)
         yield Button("Defaults", id="defaults", compact=True)
 
     @on(Button.Pressed, "#defaults")
@@ -100,6 +102,14 @@ class NewRunScreen(FormScreen):
         defaults = self._defaults()
         for field in _FIELDS:
             self.control(field.name).value = _shown(field.name, defaults[field.name])
+
+    @on(Button.Pressed, ".preset")
+    def _apply_preset(self, event: Button.Pressed) -> None:
+        """Puts the values of the preset into its fields."""
+        preset = PRESETS[str(event.button.id)]
+        for field in _FIELDS:
+            if field.name in preset:
+                self.control(field.name).value = _shown(field.name, preset[field.name])
 
     def accept(self, values: Values) -> NewRun:
         """The run; its values are remembered, the dataset prefix unless it is the profile's. Raises FieldError."""
