@@ -18,6 +18,7 @@ _COMMANDS = {
     "config": "ossconsole.cli.config:config",
     "demo": "ossconsole.cli.console:demo",
     "doctor": "ossconsole.cli.doctor:doctor",
+    "evaluate": "ossconsole.cli.evaluate:evaluate",
     "export": "ossconsole.cli.runs:export",
     "ls": "ossconsole.cli.ls:ls",
     "manifest": "ossconsole.cli.manifest:manifest",

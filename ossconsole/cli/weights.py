@@ -15,6 +15,7 @@ from ossconsole.config.text import counted, safe_text
 from ossconsole.training.settings import DEFAULT_MODEL, check_model
 
 if TYPE_CHECKING:
+    from ossconsole.storage.client import ObjectStore
     from ossconsole.storage.retry import Wait
     from ossconsole.training.checkpoints.export import ExportedWeights
     from ossconsole.training.checkpoints.store import FoundCheckpoint
@@ -64,25 +65,38 @@ def weights(*, checkpoint: str, out: Path, model: str, force: bool, as_json: boo
 
 
 def _read(checkpoint: str, model: str, target: Target) -> FoundCheckpoint[Weights]:
-    """The weights of a file, or of the bucket. Raises ConsoleError."""
-    from ossconsole.training.checkpoints.checkpoint import fetch_uri
-    from ossconsole.training.checkpoints.store import BEST, LATEST, FoundCheckpoint, find_checkpoint
-    from ossconsole.training.compute.weights_file import read_weights
-
-    path = Path(checkpoint).expanduser()
-    if checkpoint not in (LATEST, BEST) and "://" not in checkpoint and path.exists():
-        try:
-            return FoundCheckpoint(str(path), read_weights(path.read_bytes(), str(path)))
-        except OSError as error:
-            raise ConsoleError(f"{path} cannot be read: {error.strerror}.", remedy="Give a file, or a key.") from error
+    """The weights of a file, or of the bucket, which is not opened for a file. Raises ConsoleError."""
     from ossconsole.storage.client import ObjectStore
 
+    if _is_file(checkpoint):
+        return read_named(checkpoint, model, None)
     with target.open() as opened:
         store = ObjectStore(opened.profile, opened.credentials, pause=_wait)
         try:
-            return find_checkpoint(store, checkpoint, model, lambda uri: read_weights(fetch_uri(store, uri), uri))
+            return read_named(checkpoint, model, store)
         finally:
             store.close()
+
+
+def read_named(checkpoint: str, model: str, store: ObjectStore | None) -> FoundCheckpoint[Weights]:
+    """The weights of a file, or of a checkpoint in the bucket of `store`. Raises ConsoleError."""
+    from ossconsole.training.checkpoints.checkpoint import fetch_uri
+    from ossconsole.training.checkpoints.store import FoundCheckpoint, find_checkpoint
+    from ossconsole.training.compute.weights_file import read_weights
+
+    bucket = store
+    if bucket is not None and not _is_file(checkpoint):
+        return find_checkpoint(bucket, checkpoint, model, lambda uri: read_weights(fetch_uri(bucket, uri), uri))
+    path = Path(checkpoint).expanduser()
+    try:
+        return FoundCheckpoint(str(path), read_weights(path.read_bytes(), str(path)))
+    except OSError as error:
+        raise ConsoleError(f"{path} cannot be read: {error.strerror}.", remedy="Give a file, or a key.") from error
+
+
+def _is_file(checkpoint: str) -> bool:
+    named = checkpoint in ("latest", "best") or "://" in checkpoint
+    return not named and Path(checkpoint).expanduser().exists()
 
 
 def _wait(wait: Wait) -> None:
