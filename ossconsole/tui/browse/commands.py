@@ -96,7 +96,7 @@ def _part_question(checkpoint: ObjectSummary) -> ConfirmScreen:
     return ConfirmScreen(
         "Download",
         f"{safe_text(checkpoint.key)} is a checkpoint. Its weights alone are a file that plain PyTorch loads.",
-        (Choice("", "Cancel"), Choice(_FILE, "Whole file"), Choice(_WEIGHTS, "Weights only")),
+        (Choice("", "Cancel"), Choice(_FILE, "File"), Choice(_WEIGHTS, "Weights only")),
     )
 
 
