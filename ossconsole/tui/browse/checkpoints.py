@@ -19,6 +19,7 @@ from ossconsole.config.files import make_folder, state_dir
 from ossconsole.config.text import counted, safe_text
 from ossconsole.storage.checkpoints.compare import TensorDistance, pair_tensors, tensor_distances
 from ossconsole.storage.checkpoints.inspect import (
+    SAFETENSORS,
     SHARDED,
     CheckpointInfo,
     inspect_checkpoint,
@@ -134,15 +135,18 @@ def best(screen: Browser) -> None:
     screen.run_job(job, lambda _: screen.model.refresh())
 
 
+_WHOLE = {SHARDED, SAFETENSORS}  # one has its weights in other files, the other has nothing else
+
+
 def weights_source(screen: Browser) -> ObjectSummary | None:
-    """The checkpoint that alone is selected and shown, where its weights can be loaded; else None."""
+    """The checkpoint that alone is selected and shown, where it has more than weights that can be loaded; else None."""
     sources, detail = screen.targets, screen.detail
     content = detail.content if detail is not None else None
     if detail is None or not isinstance(content, CheckpointInfo) or content.foreign or not content.model:
         return None
     (source, *others) = sources
     fits = isinstance(source, ObjectSummary) and source.key == detail.key and not others
-    return source if fits and isinstance(source, ObjectSummary) and content.kind != SHARDED else None
+    return source if fits and isinstance(source, ObjectSummary) and content.kind not in _WHOLE else None
 
 
 def check_file(path: Path) -> None:
