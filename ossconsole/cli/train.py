@@ -89,7 +89,7 @@ def train(
         fill_sandbox(opened)
         rank_info = torchrun_rank_info()
         if settings.resume:
-            settings = _as_in_checkpoint(settings, opened, rank_info.world)
+            settings = _as_in_checkpoint(settings, given, opened, rank_info.world)
         if not rank_info.is_rank_zero:
             return _train_as_worker(opened, settings, rank_info)
         printing = Printing(say_json if as_json else print_line)
@@ -104,10 +104,10 @@ def train(
             return run_to_end(run, sampler, opened, on_hangup, as_json=as_json)
 
 
-def _as_in_checkpoint(settings: TrainSettings, opened: OpenTarget, world: int) -> TrainSettings:
-    """The settings with those of the checkpoint that the user did not give, so far as a run that resumes needs them.
+def _as_in_checkpoint(settings: TrainSettings, given: set[str], opened: OpenTarget, world: int) -> TrainSettings:
+    """The settings with those of the checkpoint that are not `given`, so far as a run that resumes needs them.
 
-    Raises SettingsError where the user gave others, and ConsoleError where the checkpoint cannot be read.
+    Raises SettingsError where others are given, and ConsoleError where the checkpoint cannot be read.
     """
     from ossconsole.storage.checkpoints.inspect import inspect_checkpoint
     from ossconsole.storage.client import ObjectStore
@@ -122,12 +122,10 @@ def _as_in_checkpoint(settings: TrainSettings, opened: OpenTarget, world: int) -
 
         found = find_checkpoint(store, settings.resume, settings.model, read)
     known = settings_of_checkpoint(found.content, processes=world if world > 1 else settings.processes)
-    defaults = TrainSettings()
-    context = click.get_current_context()
+    defaults, automatic = TrainSettings(), {**auto_values(), "image_size": 0}
     for name, value in known.items():
         own = getattr(settings, name)
-        is_given = context.get_parameter_source(name) not in (None, ParameterSource.DEFAULT)
-        if is_given and own not in (value, auto_values().get(name)):
+        if name in given and own not in (value, automatic.get(name)):
             raise SettingsError(
                 f"{found.uri} was written with {option_name(name)} {value}; this run has {own}.",
                 remedy=f"Leave {option_name(name)} out, or start from its weights: --weights {found.uri}.",
