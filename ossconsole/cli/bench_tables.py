@@ -53,8 +53,8 @@ def print_event(event: object) -> None:
         say(f"{_accelerators(event.accelerators)} with a full buffer: AU {event.au:.1%}{verdict}", err=True)
     elif isinstance(event, Warming):
         say(
-            f"{_accelerators(event.accelerators)} read {event.samples:,} samples through {event.path} for the first "
-            f"time: {event.samples_per_s:,.1f} samples/s",
+            f"{_accelerators(event.accelerators)} read {counted(event.samples, 'sample')} through {event.path} "
+            f"for the first time: {event.samples_per_s:,.1f} samples/s",
             err=True,
         )
     elif isinstance(event, Trial):

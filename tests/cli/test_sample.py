@@ -108,9 +108,9 @@ def test_the_console_shows_how_far_each_part_is(state: Path, monkeypatch: pytest
     shown: list[tuple[str, StageState, str]] = []
     show = Application._stage
 
-    def record(self: Application, label: str, stage: StageState, detail: str = "") -> None:
+    def record(self: Application, label: str, stage: StageState, detail: str = "", share: float | None = None) -> None:
         shown.append((label, stage, detail))
-        show(self, label, stage, detail)
+        show(self, label, stage, detail, share)
 
     monkeypatch.setattr(Application, "_stage", record)
     make_ready(Target())
@@ -125,7 +125,7 @@ def test_the_console_shows_how_far_each_part_is(state: Path, monkeypatch: pytest
 
 def test_a_console_on_another_dataset_makes_none_and_is_ready(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown: dict[str, StageState] = {}
-    monkeypatch.setattr(Application, "_stage", lambda _, label, stage, _detail="": shown.update({label: stage}))
+    monkeypatch.setattr(Application, "_stage", lambda _, label, stage, *_more: shown.update({label: stage}))
     make_ready(Target({"dataset_prefix": "mine"}))
     assert set(shown.values()) == {StageState.DONE}
     assert not written(state)

@@ -113,7 +113,7 @@ def test_a_prefix_of_photographs_needs_no_upload(start: Start, sandbox: SandboxP
     code, found, err = ended(start("--json", "--epochs=1", "--image-size=32", "--val-split=0.2", profile=profile))
     assert code == 0, err
     messages = [event.message for event in found if isinstance(event, events.InfoEvent)]
-    assert messages[0].startswith("Listed 31 images in ")
+    assert messages[0].startswith("Listed 31 train images in ")
     assert messages[1] == "20 % of the training images (6) are held out for validation."
     warnings = [event.message for event in found if isinstance(event, events.WarningEvent)]
     assert "Not used: 1 object (neither an image nor a .pt sample): train/a/readme.txt." in warnings

@@ -90,7 +90,7 @@ def test_its_report_names_its_work(process: FakeProcess) -> None:
     assert report is not None
     assert (report.pid, report.region, report.bucket, report.run) == (os.getpid(), "cn-x", "bucket-x", "run-1")
     process.profile = None
-    assert ask(os.getpid(), GetReport()).report == control.Report(pid=os.getpid())
+    assert ask(os.getpid(), GetReport()).report == control.Report(pid=os.getpid(), run="run-1")
 
 
 def test_the_socket_is_private_and_goes_with_its_process(process: FakeProcess) -> None:

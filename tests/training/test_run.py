@@ -500,7 +500,7 @@ def test_a_listing_is_reported_and_a_stop_ends_it(
     bucket.store().put(object_key(profile.dataset_prefix, "train/ants/1.jpg"), b"an image")
     counts: list[int] = []
 
-    def endless(_store: object, _prefix: str, on_progress: Callable[[int], None]) -> None:
+    def endless(_store: object, _prefix: str, on_progress: Callable[[int], None], _labels: object) -> None:
         while True:
             counts.append(1000 * len(counts))
             on_progress(counts[-1])

@@ -387,7 +387,7 @@ def test_a_terminal_of_16_colours_keeps_its_own(make_app: AppMaker, monkeypatch:
 
 async def test_errors_show_with_their_remedy(make_app: AppMaker) -> None:
     app = make_app(FakeServices())
-    async with app.run_test(size=(80, 24), notifications=True) as pilot:
+    async with app.run_test(size=(120, 40), notifications=True) as pilot:
         await settle(pilot)
         app.show_error(ConsoleError("The bucket [red]x[/red] is gone.", remedy="Look elsewhere."))
         await settle(pilot)

@@ -76,7 +76,7 @@ def _endpoint_sections(summary: BenchSummary) -> list[Section]:
         for row in summary.rows
         for where, spread in row.samples_per_s.items()
     ]
-    parts: list[Part] = [Table(header, rows, note=f"Minutes for an epoch of {summary.samples:,} samples.")]
+    parts: list[Part] = [Table(header, rows, note=f"Minutes for an epoch of {counted(summary.samples, 'sample')}.")]
     ratios = [
         (_setup(row), temperature, found.words) for row in summary.rows for temperature, found in row.comparison.items()
     ]

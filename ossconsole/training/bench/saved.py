@@ -18,6 +18,7 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.files import decode_json, read_private, state_dir, write_private
 from ossconsole.config.metadata import Instance, MetadataService
+from ossconsole.config.text import counted
 from ossconsole.storage.accelerator import find_accelerator
 from ossconsole.telemetry.compare import installed_versions
 from ossconsole.telemetry.host import usable_cores
@@ -77,7 +78,7 @@ class SavedBench(msgspec.Struct, frozen=True, kw_only=True):
         found: dict[str, list[float]] = {}
         for each in self.readings:
             cell = each.cell
-            setup = f"{cell.mode}, {cell.format}, {cell.workers} workers, batch {cell.batch_size}"
+            setup = f"{cell.mode}, {cell.format}, {counted(cell.workers, 'worker')}, batch {cell.batch_size}"
             found.setdefault(f"{each.endpoint} {each.temperature}, {setup}", []).append(each.samples_per_s)
         for trial in self.trials:
             found.setdefault(f"{trial.path}, {trial.accelerators} accelerators", []).append(trial.samples_per_s)

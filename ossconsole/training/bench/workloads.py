@@ -14,6 +14,7 @@ from typing import NamedTuple
 import msgspec
 
 from ossconsole.config.errors import SettingsError
+from ossconsole.config.text import counted
 
 MIN_AU = 0.9
 """The least AU of a passing trial, the rule of MLPerf Storage for unet3d and resnet50; used for all workloads here."""
@@ -137,7 +138,7 @@ def unmet_rules(found: RuleCheck, workload: str) -> Sequence[str]:
     needed = RULES_STEPS * found.batch_size * found.accelerators
     unmet = []
     if found.steps < RULES_STEPS:
-        unmet.append(f"Each accelerator did {found.steps} steps; the rules require {RULES_STEPS}.")
+        unmet.append(f"Each accelerator did {counted(found.steps, 'step')}; the rules require {RULES_STEPS}.")
     if found.samples < needed:
         unmet.append(
             f"The dataset has {found.samples:,} training samples; the rules require {needed:,} "

@@ -376,7 +376,7 @@ def local_ranks(settings: TrainSettings) -> list[RankInfo]:
     count = settings.processes or max(1, len(gpus))
     if gpus and len(gpus) < count:
         raise ConsoleError(
-            f"{count} processes need a GPU each, and {counted(len(gpus), 'GPU')} can be used.",
+            f"{counted(count, 'process', 'processes')} need a GPU each, and {counted(len(gpus), 'GPU')} can be used.",
             remedy="Use --processes 0 for one process per GPU, or --device cpu.",
         )
     selected = [gpu.uuid or "" for gpu in emptiest(gpus, count)] if gpus else [""] * count
