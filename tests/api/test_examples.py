@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from ossconsole.cli.options import OpenTarget
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.storage.client import ObjectStore
@@ -126,6 +128,7 @@ def wait_for(run: str, fits: Callable[[list[events.Event]], bool]) -> None:
         assert time.monotonic() < until
 
 
+@pytest.mark.slow
 def test_lightning_and_hugging_face_train_on_watched_images(sandbox: OpenTarget, folders: Folders) -> None:
     for name in ("lightning.py", "hugging_face.py"):
         with script(name) as process:

@@ -88,6 +88,7 @@ def test_plain_torchvision_loads_it_with_the_five_printed_lines(
     assert float(run_plain(code, file.parent)) == pytest.approx(wanted, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["vit_b_16", "googlenet"])
 def test_models_with_arguments_of_their_own_load_too(
     tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]

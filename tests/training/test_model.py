@@ -209,7 +209,10 @@ def put_weights(hub: Path, name: str, state: dict[str, Any]) -> None:
     (hub / enum.url.rpartition("/")[2]).write_bytes(saved(state))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "inception_v3", "densenet121", "vit_b_32"])
+_SLOW_MODELS = [pytest.param(name, marks=pytest.mark.slow) for name in ("inception_v3", "vit_b_32")]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "densenet121", *_SLOW_MODELS])
 def test_imagenets_weights_keep_the_rows_of_a_subset(hub: Path, name: str) -> None:
     state = weights_of(name, 224)
     if name == "densenet121":  # its file has names of an early torchvision

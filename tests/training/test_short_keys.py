@@ -51,6 +51,7 @@ print("objects", done)
 
 
 @pytest.mark.timeout(180)
+@pytest.mark.slow
 def test_no_request_fails_while_keys_end_every_few_seconds(tmp_path: Path) -> None:
     """A reader and a checkpoint writer with the real connector, and an upload, longer than three keys live."""
     with sandboxed(tmp_path / "sandbox", arguments=("--metadata-credential-ttl-s", str(LIFE_S))) as running:
