@@ -15,6 +15,7 @@ from ossconsole.telemetry.format_gain import JPEG, JPEG_BYTES, is_larger
 from ossconsole.telemetry.loader_waits import advice as loader_advice
 from ossconsole.telemetry.loader_waits import loader_words
 from ossconsole.telemetry.measure import COMPUTE_BOUND, DECODE_BOUND, IO_BOUND, Measurement
+from ossconsole.telemetry.ranks import slowest
 from ossconsole.telemetry.view import RunView, StepSplit
 
 _HOST_BOUND = 0.5  # share of the steps in which the GPU finished before the host had queued its next work
@@ -80,6 +81,8 @@ def _diagnose_steps(view: RunView, split: StepSplit, *, has_accelerated: bool) -
     bound = Bottleneck.IO if wait >= IO_BOUND else Bottleneck.MIXED
     gain = view.measurement.format_gain(view.delivering) if view.delivering and bound is Bottleneck.IO else None
     advice = _gain_advice(view, split, has_accelerated=has_accelerated, format_known=gain is not None)
+    uneven = slowest(view.loader_waits.ranks)
+    advice = f"{uneven}; {advice}" if uneven else advice
     return Diagnosis(bound, text, advice, gain.words if gain is not None else "")
 
 

@@ -6,6 +6,7 @@ import enum
 
 from ossconsole.config.text import counted
 from ossconsole.telemetry.events import LoaderWorkers, RankWork
+from ossconsole.telemetry.ranks import RankFigures
 from ossconsole.telemetry.samples import WorkerUsage
 
 _EPOCH_START = 0.6  # share of all waiting that falls on the first batches of epochs, from which that is the cause
@@ -39,8 +40,8 @@ class LoaderWaits:
     def __init__(self, workers: int) -> None:
         self.workers = workers
         self.usage: tuple[WorkerUsage, ...] = ()
-        self.rank_waits: tuple[float, ...] = ()
-        """The share of its steps that each rank waited, in the order of the ranks; empty for a single process."""
+        self.ranks: tuple[RankFigures, ...] = ()
+        """The newest figures of the ranks; empty before the first."""
         self._epoch = 0
         self._index = 0
         self._epochs = 0
@@ -52,7 +53,7 @@ class LoaderWaits:
         if isinstance(event, LoaderWorkers):
             self.usage = event.workers
             return
-        self.rank_waits = tuple(rank.wait_fraction for rank in event.ranks)
+        self.ranks = event.ranks
 
     def add(self, epoch: int, wait_s: float) -> None:
         """Adds the wait of one step, seconds."""
@@ -67,7 +68,7 @@ class LoaderWaits:
     @property
     def slowest_rank(self) -> int | None:
         """The rank that waits much longer than the others; None without one."""
-        waits = self.rank_waits
+        waits = [rank.wait_fraction for rank in self.ranks]
         if len(waits) < 2:
             return None
         slowest = max(range(len(waits)), key=waits.__getitem__)

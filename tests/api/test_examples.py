@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import itertools
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -21,7 +23,7 @@ from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
 from ossconsole.training.data import training_data
 from ossconsole.training.remote import control
-from tests.api.conftest import Folders, events_of, newest_run, steps_of
+from tests.api.conftest import Folders, events_of, newest_run
 
 EXAMPLES = Path(__file__).with_name("examples")
 DEADLINE_S = 150.0
@@ -31,11 +33,14 @@ DEADLINE_S = 150.0
 def script(name: str, *arguments: str, ranks: int = 1) -> Iterator[subprocess.Popen[str]]:
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks)] if ranks > 1 else []
     command = [sys.executable, *launcher, str(EXAMPLES / name), *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
     try:
         yield process
     finally:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # the ranks of torchrun too
         process.wait()
         assert process.stdout is not None
         process.stdout.close()
@@ -69,41 +74,66 @@ def live_run(process: subprocess.Popen[str]) -> control.Report:
     raise AssertionError("no run is reported")
 
 
-def labels_of(lines: list[str], epoch: int) -> list[list[str]]:
-    """The labels of each batch of an epoch, in the order that the script printed them in."""
+def batches_of(lines: list[str]) -> dict[int, list[str]]:
+    """The labels of each batch by its step, as the script printed them: a word, the step, the labels."""
     rows = [text.split() for text in lines]
-    return [row[2:] for row in rows if row[:1] == [str(epoch)] and row[1].isdigit()]
+    return {int(row[1]): row[2:] for row in rows if len(row) > 2 and row[0] in {"0", "1", "batch"} and row[1].isdigit()}
 
 
-def test_plain_pytorch_is_watched_switched_killed_and_resumed(sandbox: OpenTarget, folders: Folders) -> None:
-    with script("plain.py", "--epochs", "2") as process:
-        whole = rest(process)
-    with script("plain.py", "--epochs", "2") as process:
-        first = [line(process, lambda text: text.startswith("0 ")).strip() for _ in range(8)]
+SCRIPTS = [
+    pytest.param("plain.py", 1, id="plain PyTorch"),
+    pytest.param("ddp.py", 2, marks=pytest.mark.slow, id="DistributedDataParallel"),
+    pytest.param("lightning.py", 1, marks=pytest.mark.slow, id="Lightning"),
+    pytest.param("hugging_face.py", 1, marks=pytest.mark.slow, id="Hugging Face"),
+]
+
+
+@pytest.mark.parametrize(("name", "ranks"), SCRIPTS)
+def test_a_script_is_watched_switched_killed_and_resumed(
+    sandbox: OpenTarget, folders: Folders, name: str, ranks: int
+) -> None:
+    with script(name, "--epochs", "2", ranks=ranks) as process:
+        lines = rest(process)
+    whole = batches_of(lines)
+    first = []
+    with script(name, "--epochs", "2", ranks=ranks) as process:
+        first += [line(process, _is_batch) for _ in range(8)]
         report = live_run(process)
         control.ask(report.pid, control.SwitchEndpoint(run=report.run, endpoint=EndpointKind.ACCELERATED))
-        first += [line(process, lambda text: text.startswith("0 ")).strip() for _ in range(4)]
-        process.kill()
+        first += [line(process, _is_batch) for _ in range(4)]
+        os.killpg(process.pid, signal.SIGKILL)
         assert process.stdout is not None
         first += process.stdout.read().splitlines()
     switches = [event for event in events_of(report.run) if isinstance(event, events.Switch)]
     assert [switch.endpoint for switch in switches] == [EndpointKind.ACCELERATED]
-    with script("plain.py", "--epochs", "2", "--resume") as process:
-        resumed = rest(process)
-    begun = resumed[0].split()[1]
-    kept = [text for text in first if text.split()[0].isdigit() and int(text.split()[1]) < int(begun)]
-    for epoch in (0, 1):
-        assert labels_of(kept, epoch) + labels_of(resumed, epoch) == labels_of(whole, epoch)
+    with script(name, "--epochs", "2", "--resume", ranks=ranks) as process:
+        resumed = batches_of(rest(process))
+    begun = min(resumed)
+    assert 1 < begun <= max(batches_of(first)) + 1
+    assert {step: labels for step, labels in batches_of(first).items() if step < begun} | resumed == whole
+    found = events_of(newest_run(folders))
+    summary = found[-1]
+    assert isinstance(summary, events.Summary)
+    assert (summary.state, summary.steps) == (RunState.FINISHED, len(resumed))
+    assert {step.loss is None for step in found if isinstance(step, events.Step)} == {False}
+
+
+def _is_batch(text: str) -> bool:
+    return bool(batches_of([text]))
+
+
+def test_an_epoch_of_a_script_has_each_sample_once(sandbox: OpenTarget) -> None:
+    with script("plain.py", "--epochs", "1") as process:
+        found = batches_of(rest(process))
     store = ObjectStore(sandbox.profile, sandbox.credentials)
     data = training_data(store, sandbox.profile.dataset_prefix, val_split=0.1)
     expected = collections.Counter(str(label) for label in data.columns("train").labels)
-    assert collections.Counter(itertools.chain.from_iterable(labels_of(whole, 0))) == expected
-    assert {step.loss is None for step in steps_of(newest_run(folders))} == {False}
+    assert collections.Counter(itertools.chain.from_iterable(found.values())) == expected
 
 
 def test_two_ranks_are_one_run_and_end_together(sandbox: OpenTarget) -> None:
     with script("ddp.py", ranks=2) as process:
-        line(process, lambda text: text.startswith("0 1 "))  # rank 0, second epoch
+        line(process, lambda text: text.startswith("1 "))  # the second epoch
         report = live_run(process)
         control.ask(report.pid, control.Pause(run=report.run))
         control.ask(report.pid, control.Resume(run=report.run))
@@ -126,19 +156,6 @@ def wait_for(run: str, fits: Callable[[list[events.Event]], bool]) -> None:
     until = time.monotonic() + DEADLINE_S
     while not fits(events_of(run)):
         assert time.monotonic() < until
-
-
-@pytest.mark.slow
-def test_lightning_and_hugging_face_train_on_watched_images(sandbox: OpenTarget, folders: Folders) -> None:
-    for name in ("lightning.py", "hugging_face.py"):
-        with script(name) as process:
-            lines = rest(process)
-        done = next(int(text.split()[1]) for text in lines if text.startswith("steps "))
-        found = events_of(newest_run(folders))
-        summary = found[-1]
-        assert isinstance(summary, events.Summary)
-        assert (summary.state, summary.epochs, summary.steps) == (RunState.FINISHED, 2, done), name
-        assert summary.endpoints["standard"].samples == summary.samples > 0
 
 
 def test_a_script_started_by_run_outlives_its_terminal_and_is_restarted(folders: Folders, tmp_path: Path) -> None:

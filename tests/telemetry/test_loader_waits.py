@@ -102,6 +102,17 @@ def test_the_verdict_says_what_oss_gave_on_this_machine() -> None:
     )
 
 
+def test_the_verdict_names_the_rank_that_waits_longest() -> None:
+    view = RunView()
+    view.apply(run_event(settings={"batch_size": 8, "workers": 2}, world=2))
+    view.apply(events.State(time=START, state=RunState.RUNNING))
+    for number in range(1, 9):
+        view.apply(step_event(number, data_wait_s=0.5, step_time_s=0.6))
+    view.apply(ranks(0.1, 0.8))
+    found = diagnosis.diagnose(view, START + 8)
+    assert found.advice.startswith("rank 1 waits 480 ms for a batch, 1 other 60 ms; ")
+
+
 class Slow(Dataset[int]):
     """Samples of worker 1 take 30 ms, all others 1 ms."""
 

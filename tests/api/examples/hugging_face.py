@@ -1,29 +1,36 @@
-"""Hugging Face's Trainer on images, with a watched OssImages as its data loader."""
+"""Hugging Face's Trainer on images, with a watched OssImages as its data loader, resumed exactly after a kill."""
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainingArguments, ViTConfig, ViTForImageClassification
+from transformers import Trainer, TrainerCallback, TrainingArguments, ViTConfig, ViTForImageClassification
 
 import ossconsole
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--epochs", type=int, default=2)
+parser.add_argument("--resume", action="store_true")
+options = parser.parse_args()
 
 
 class Batches:
     """The batches as dictionaries, which the models of transformers take."""
 
-    def __init__(self, batches: ossconsole.Watch[Any]) -> None:
-        self.batches = batches
-
     def __len__(self) -> int:
-        return len(self.batches)
+        return len(batches)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        for pictures, labels in self.batches:
+        for pictures, labels in batches:
             yield {"pixel_values": pictures, "labels": labels}
+            step = begun + trainer.state.global_step + 1
+            state = {"model": model.state_dict(), "images": images.state_dict(), "step": step}
+            checkpoints.save(state, step=step, background=True)
+            print("batch", step, *labels.tolist(), flush=True)
 
 
 class OssTrainer(Trainer):
@@ -31,11 +38,19 @@ class OssTrainer(Trainer):
 
     def get_train_dataloader(self) -> Any:
         """The watched loader."""
-        return Batches(batches)
+        return Batches()
+
+
+class Stopping(TrainerCallback):
+    """Ends the training where the console stopped the loop."""
+
+    def on_epoch_end(self, _arguments: Any, _state: Any, control: Any, **_others: Any) -> None:
+        """After each epoch."""
+        control.should_training_stop = batches.stopping
 
 
 images = ossconsole.OssImages(batch_size=20, workers=1, device="cpu")
-batches = ossconsole.watch(images, epochs=2)
+checkpoints = ossconsole.OssCheckpoints("vit", keep=0)
 config = ViTConfig(
     image_size=images.image_size,
     patch_size=8,
@@ -45,10 +60,26 @@ config = ViTConfig(
     intermediate_size=32,
     num_labels=len(images.classes),
 )
+model = ViTForImageClassification(config)
+begun = 0
+if options.resume:
+    saved = checkpoints.load()
+    begun = saved["step"]
+    model.load_state_dict(saved["model"])
+    images.load_state_dict(saved["images"])
+batches = ossconsole.watch(images, epochs=options.epochs)
 with tempfile.TemporaryDirectory() as folder:
-    arguments = TrainingArguments(folder, num_train_epochs=2, report_to=[], save_strategy="no", use_cpu=True)
-    trainer = OssTrainer(ViTForImageClassification(config), arguments)
+    arguments = TrainingArguments(
+        folder,
+        num_train_epochs=options.epochs - begun // len(images),
+        report_to=[],
+        save_strategy="no",
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    trainer = OssTrainer(model, arguments, callbacks=[Stopping()])
     result = trainer.train()
 print("steps", result.global_step)
 batches.close()
+checkpoints.close()
 images.close()

@@ -1,7 +1,8 @@
-"""Lightning, with a watched OssImages as its training data."""
+"""Lightning, with a watched OssImages as its training data, resumed exactly after a kill."""
 
 from __future__ import annotations
 
+import argparse
 from typing import Any
 
 import pytorch_lightning as pl
@@ -10,21 +11,33 @@ from torch import nn
 
 import ossconsole
 
+parser = argparse.ArgumentParser()
+parser.add_argument("--epochs", type=int, default=2)
+parser.add_argument("--resume", action="store_true")
+options = parser.parse_args()
+
 
 class Classifier(pl.LightningModule):
-    """A linear classifier of small pictures."""
+    """A linear classifier of small pictures; `begun` is the step it continues after."""
 
-    def __init__(self, classes: int, batches: ossconsole.Watch[Any]) -> None:
+    def __init__(self, classes: int, begun: int) -> None:
         super().__init__()
         self.model = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, classes))
-        self.batches = batches
+        self.begun = begun
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], _index: int) -> torch.Tensor:
         """The loss of one batch."""
         pictures, labels = batch
         loss = nn.functional.cross_entropy(self.model(pictures), labels)
-        self.batches.log(loss=loss, lr=0.1)
+        batches.log(loss=loss, lr=0.1)
         return loss
+
+    def on_train_batch_end(self, _outputs: Any, batch: Any, _index: int) -> None:
+        """Saves weights and position after each step."""
+        step = self.begun + self.trainer.global_step
+        state = {"model": self.model.state_dict(), "images": images.state_dict(), "step": step}
+        checkpoints.save(state, step=step, background=True)
+        print("batch", step, *batch[1].tolist(), flush=True)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """SGD."""
@@ -32,11 +45,22 @@ class Classifier(pl.LightningModule):
 
 
 images = ossconsole.OssImages(batch_size=20, workers=1, device="cpu")
-batches = ossconsole.watch(images, epochs=2)
+checkpoints = ossconsole.OssCheckpoints("lightning", keep=0)
+saved: dict[str, Any] = checkpoints.load() if options.resume else {"step": 0}
+classifier = Classifier(len(images.classes), saved["step"])
+if options.resume:
+    classifier.model.load_state_dict(saved["model"])
+    images.load_state_dict(saved["images"])
+batches = ossconsole.watch(images, epochs=options.epochs)
 trainer = pl.Trainer(
-    max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+    max_epochs=options.epochs - saved["step"] // len(images),
+    accelerator="cpu",
+    logger=False,
+    enable_checkpointing=False,
+    enable_progress_bar=False,
 )
-trainer.fit(Classifier(len(images.classes), batches), train_dataloaders=batches)
+trainer.fit(classifier, train_dataloaders=batches)
 print("steps", trainer.global_step)
 batches.close()
+checkpoints.close()
 images.close()
