@@ -126,6 +126,13 @@ class OssImages:
         """The side of the images, pixels."""
         return self._transform.size
 
+    @property
+    def epoch(self) -> int:
+        """The number of complete epochs, also those before a `load_state_dict`."""
+        per_epoch = self._planned().batches_per_epoch
+        place = self._position
+        return place.next // per_epoch if place.in_epoch else -(-place.next // per_epoch)
+
     def __len__(self) -> int:
         """The batches of an epoch on this rank."""
         plan = self._planned()

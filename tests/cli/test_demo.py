@@ -113,6 +113,7 @@ def test_it_ends_as_soon_as_the_comparison_is_decided() -> None:
     assert feed.time - START < demo._MEASURE_S
 
 
+@pytest.mark.slow
 def test_a_killed_sandbox_is_named_and_the_demo_is_completed(state: Path) -> None:
     process = start("--json")
     before = until(process, lambda event: event["event"] == "step" and event["step"] == 2)

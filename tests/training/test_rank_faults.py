@@ -1,6 +1,6 @@
 """A rank of a run is killed, at ten moments and more: this process lives, says why, and resumes the run exactly.
 
-By default one cell runs; `pytest -m slow tests/training/test_rank_faults.py` runs the others.
+`pytest -m slow tests/training/test_rank_faults.py` runs them; test_local_ranks.py has the same without torch.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ STOP_AT = 4
 TIMES = {"forward": 5, "backward": 5, "update": 5, "checkpoint": 3, "packing": 3, "writing": 3, "validation": 2}
 """The how-manieth time of each moment is hit; the first where none is given."""
 ZERO_ONLY = {"packing", "writing"}
-QUICK = {(2, 1, "backward")}
 
 
 def cells() -> list[ParameterSet]:
@@ -42,8 +41,7 @@ def cells() -> list[ParameterSet]:
                 if number and moment in ZERO_ONLY:
                     continue
                 cell = (world, number, moment)
-                marks = [] if cell in QUICK else [pytest.mark.slow]
-                found.append(pytest.param(cell, id=f"rank {number} of {world}-{moment}", marks=marks))
+                found.append(pytest.param(cell, id=f"rank {number} of {world}-{moment}"))
     return found
 
 
@@ -99,6 +97,7 @@ def children() -> list[psutil.Process]:
     return [each for each in psutil.Process().children(recursive=True) if "rank" in " ".join(each.cmdline())]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", cells())
 def test_a_killed_rank_is_reported_and_the_run_resumes_exactly(
     cell: tuple[int, int, str],

@@ -115,6 +115,7 @@ def test_a_resumed_run_continues_exactly(bucket: Bucket, start_run: StartRun) ->
     assert figures(third) == figures(first)
 
 
+@pytest.mark.slow
 def test_latest_is_the_newest_whole_checkpoint(bucket: Bucket, start_run: StartRun) -> None:
     written = only(finished(start_run(epochs=2, checkpoint_every=2, keep_checkpoints=0)), events.Checkpoint)
     store, stable = bucket.store(), written[-1].stable_key
@@ -340,6 +341,7 @@ def test_a_failing_endpoint_is_left_for_the_other_one_with_the_reason(bucket: Bu
     assert sum(step.samples for step in steps(found)) == TRAIN_SAMPLES
 
 
+@pytest.mark.slow
 def test_a_failing_endpoint_ends_a_run_that_may_not_fall_back(bucket: Bucket, start_run: StartRun) -> None:
     profile = msgspec.structs.replace(bucket.profile, accelerated_endpoint="http://0.0.2:9")
     run = start_run(profile, endpoint=EndpointKind.ACCELERATED, fall_back=False)

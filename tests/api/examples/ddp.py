@@ -23,15 +23,15 @@ model = DistributedDataParallel(
     nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, len(images.classes)))
 )
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-first, step = 0, 0
+step = 0
 if options.resume:
     state = checkpoints.load()
     model.module.load_state_dict(state["model"])
     images.load_state_dict(state["images"])
-    first, step = state["epoch"], state["step"]
+    step = state["step"]
 
 batches = ossconsole.watch(images, epochs=options.epochs)
-for epoch in range(first, options.epochs):
+for epoch in range(images.epoch, options.epochs):
     for pictures, labels in batches:
         loss = nn.functional.cross_entropy(model(pictures), labels)
         optimizer.zero_grad()
@@ -40,7 +40,7 @@ for epoch in range(first, options.epochs):
         step += 1
         batches.log(loss=loss)
         if dist.get_rank() == 0:  # every rank is at the same position
-            state = {"model": model.module.state_dict(), "images": images.state_dict(), "epoch": epoch, "step": step}
+            state = {"model": model.module.state_dict(), "images": images.state_dict(), "step": step}
             checkpoints.save(state, step=step, epoch=epoch, background=True)
             print(epoch, step, *labels.tolist(), flush=True)
     if batches.stopping:

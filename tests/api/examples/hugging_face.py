@@ -19,18 +19,16 @@ options = parser.parse_args()
 
 
 class Batches:
-    """The batches as dictionaries, which the models of transformers take."""
+    """The batches as dictionaries, which the models of transformers take; `labels` are those of the newest."""
+
+    labels = torch.empty(0)
 
     def __len__(self) -> int:
         return len(batches)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        for pictures, labels in batches:
-            yield {"pixel_values": pictures, "labels": labels}
-            step = begun + trainer.state.global_step + 1
-            state = {"model": model.state_dict(), "images": images.state_dict(), "step": step}
-            checkpoints.save(state, step=step, background=True)
-            print("batch", step, *labels.tolist(), flush=True)
+        for pictures, self.labels in batches:
+            yield {"pixel_values": pictures, "labels": self.labels}
 
 
 class OssTrainer(Trainer):
@@ -38,11 +36,24 @@ class OssTrainer(Trainer):
 
     def get_train_dataloader(self) -> Any:
         """The watched loader."""
-        return Batches()
+        return loader
+
+    def compute_loss(self, *arguments: Any, **others: Any) -> Any:
+        """The loss, which the console shows too."""
+        loss = super().compute_loss(*arguments, **others)
+        batches.log(loss=loss)
+        return loss
 
 
-class Stopping(TrainerCallback):
-    """Ends the training where the console stopped the loop."""
+class Saving(TrainerCallback):
+    """Saves weights and position after each step, and ends the training where the console stopped the loop."""
+
+    def on_step_end(self, _arguments: Any, trained: Any, _control: Any, **_others: Any) -> None:
+        """After each step."""
+        step = begun + trained.global_step
+        state = {"model": model.state_dict(), "images": images.state_dict(), "step": step}
+        checkpoints.save(state, step=step, background=True)
+        print("batch", step, *loader.labels.tolist(), flush=True)
 
     def on_epoch_end(self, _arguments: Any, _state: Any, control: Any, **_others: Any) -> None:
         """After each epoch."""
@@ -68,16 +79,17 @@ if options.resume:
     model.load_state_dict(saved["model"])
     images.load_state_dict(saved["images"])
 batches = ossconsole.watch(images, epochs=options.epochs)
+loader = Batches()
 with tempfile.TemporaryDirectory() as folder:
     arguments = TrainingArguments(
         folder,
-        num_train_epochs=options.epochs - begun // len(images),
+        num_train_epochs=options.epochs - images.epoch,
         report_to=[],
         save_strategy="no",
         use_cpu=True,
         disable_tqdm=True,
     )
-    trainer = OssTrainer(model, arguments, callbacks=[Stopping()])
+    trainer = OssTrainer(model, arguments, callbacks=[Saving()])
     result = trainer.train()
 print("steps", result.global_step)
 batches.close()

@@ -53,7 +53,7 @@ if options.resume:
     images.load_state_dict(saved["images"])
 batches = ossconsole.watch(images, epochs=options.epochs)
 trainer = pl.Trainer(
-    max_epochs=options.epochs - saved["step"] // len(images),
+    max_epochs=options.epochs - images.epoch,
     accelerator="cpu",
     logger=False,
     enable_checkpointing=False,
