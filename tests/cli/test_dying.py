@@ -172,6 +172,7 @@ def test_escape_and_a_key_in_one_packet_are_both_taken(state: Path) -> None:
         assert console.finish() == 0
 
 
+@pytest.mark.slow
 def test_a_killed_reader_is_replaced_and_reported_and_every_sample_is_read(state: Path) -> None:
     with Console("demo", columns=160) as console:
         console.until(training)

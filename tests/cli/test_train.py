@@ -212,6 +212,7 @@ def test_resume_takes_over_the_settings_of_the_checkpoint_or_refuses_others(star
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1", "-m")
 
 
+@pytest.mark.slow
 def test_torchrun_restarts_a_run_from_its_last_checkpoint(start: Start) -> None:
     process = start("--json", "--epochs=4", "--warmup-steps=0", "--checkpoint-every=1", launcher=TORCHRUN)
     assert process.stdout is not None

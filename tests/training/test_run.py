@@ -351,6 +351,7 @@ def test_a_failing_endpoint_ends_a_run_that_may_not_fall_back(bucket: Bucket, st
     assert "refused" in run.error.message
 
 
+@pytest.mark.slow
 def test_a_failing_endpoint_pauses_a_run_that_somebody_watches(bucket: Bucket, start_run: StartRun) -> None:
     paused = threading.Event()
 
