@@ -31,7 +31,6 @@ from ossconsole.training.settings import TrainSettings
 log = logging.getLogger(__name__)
 
 _EPOCHS = 1_000_000  # more than any script iterates
-_STATE_VERSION = 1
 
 
 @dataclass
@@ -168,7 +167,6 @@ class OssImages:
     def state_dict(self) -> dict[str, Any]:
         """The position after the newest batch, and what the order depends on; plain values."""
         return {
-            "version": _STATE_VERSION,
             "next": self._position.next,
             "in_epoch": self._position.in_epoch,
             **self._order(),

@@ -15,7 +15,7 @@ from ossconsole.telemetry.events import Event
 from ossconsole.telemetry.runs import read_events
 
 STEP_COLUMNS = (*events.Step.__struct_fields__, "wait_fraction")
-EPOCH_COLUMNS = tuple(name for name in events.Epoch.__struct_fields__ if name != "class_top1")  # it is no number
+EPOCH_COLUMNS = tuple(name for name in events.Epoch.__struct_fields__ if name != "class_top1")  # a table, not a number
 _STEP_SCALARS = {
     "train/loss": "loss",
     "train/lr": "lr",
