@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 import queue
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ossconsole.api.ranks import RankTimes
 from ossconsole.api.timing import StepTimer, StepTiming, on_host
@@ -21,14 +21,13 @@ if TYPE_CHECKING:
     from ossconsole.api.images import OssImages
     from ossconsole.training.loading.loader import Batch
 
-_FLUSH_S = 0.25  # steps are recorded this often
+_FLUSH_S = 0.5  # steps are recorded this often
 _WORKERS_EVERY_S = 2.0
 _RANKS_EVERY_S = 2.0
 _RATE_STEPS = 10  # steps over which samples/s is averaged
 
 
-@dataclass(frozen=True)
-class _DoneStep:
+class _DoneStep(NamedTuple):
     """A step whose figures may still be on their way from the device; `batch` is that of an OssImages loader."""
 
     step: int
@@ -51,7 +50,7 @@ class StepRecorder:
         self._ranks_at = time.monotonic()
         self._done: queue.SimpleQueue[_DoneStep] = queue.SimpleQueue()
         self._waiting: list[_DoneStep] = []
-        self._rates: list[tuple[int, float]] = []
+        self._totals = collections.deque([(0, 0.0)], maxlen=_RATE_STEPS + 1)  # samples and seconds up to a step
         self._epoch_figures: dict[str, Any] = {}
         self._losses: list[float] = []
         self._epoch_samples = 0
@@ -106,9 +105,11 @@ class StepRecorder:
         """Records what is left, and ends the run."""
         self._ended.set()
         self._thread.join()
-        self._record_steps(wait=True)
-        self._finish_epoch()
-        self.run.close(error)
+        try:
+            self._record_steps(wait=True)
+            self._finish_epoch()
+        finally:
+            self.run.close(error)
 
     def _finish_epoch(self) -> None:
         figures, self._epoch_figures = self._epoch_figures, {}
@@ -155,10 +156,15 @@ class StepRecorder:
         with self._recording:
             while not self._done.empty():
                 self._waiting.append(self._done.get())
-            while self._waiting and (wait or self._waiting[0].timing.ready()):
-                self._record(self._waiting.pop(0))
+            recorded: list[events.Step] = []
+            try:
+                while self._waiting and (wait or self._waiting[0].timing.ready()):
+                    recorded.append(self._event_of(self._waiting.pop(0)))
+            finally:  # also where reading the GPU's times fails
+                self.run.emit(*recorded)
 
-    def _record(self, done: _DoneStep) -> None:
+    def _event_of(self, done: _DoneStep) -> events.Step:
+        """Takes a step into the figures of its epoch, and returns its event."""
         times = done.timing.read()
         logged = {name: on_host(value) for name, value in done.logged.items()}
         loss = logged.pop("loss", self._last_loss)
@@ -167,33 +173,32 @@ class StepRecorder:
             self._losses.append(loss)
         self._lr = logged.pop("lr", None) or self._lr
         self._epoch_samples += done.samples
-        self._rates = [*self._rates[1 - _RATE_STEPS :], (done.samples, times.step_s)]
-        seconds = sum(step_s for _, step_s in self._rates)
+        samples, seconds = self._totals[-1]
+        self._totals.append((samples + done.samples, seconds + times.step_s))
+        (first, begun), (last, ended) = self._totals[0], self._totals[-1]
         batch = done.batch
         self.run.step = done.step
-        self.run.emit(
-            events.Step(
-                time=done.time,
-                step=done.step,
-                epoch=done.epoch,
-                samples=done.samples,
-                loss=loss,
-                lr=self._lr,
-                endpoint=batch.endpoint if batch is not None else None,
-                data_wait_s=times.wait_s,
-                step_time_s=times.step_s,
-                fetch_s=batch.fetch_s if batch is not None else 0.0,
-                bytes=batch.bytes if batch is not None else 0,
-                samples_per_s=sum(samples for samples, _ in self._rates) / seconds if seconds else 0.0,
-                compute_s=times.compute_s,
-                host_s=times.host_s,
-                host_late=times.host_late,
-                queued=batch.queued if batch is not None else 0,
-                readers_idle=batch.readers_idle if batch is not None else False,
-                single_s=batch.single_s if batch is not None else None,
-                decode_s=batch.decode_s if batch is not None else 0.0,
-                logged=logged,
-            )
+        return events.Step(
+            time=done.time,
+            step=done.step,
+            epoch=done.epoch,
+            samples=done.samples,
+            loss=loss,
+            lr=self._lr,
+            endpoint=batch.endpoint if batch is not None else None,
+            data_wait_s=times.wait_s,
+            step_time_s=times.step_s,
+            fetch_s=batch.fetch_s if batch is not None else 0.0,
+            bytes=batch.bytes if batch is not None else 0,
+            samples_per_s=(last - first) / (ended - begun) if ended > begun else 0.0,
+            compute_s=times.compute_s,
+            host_s=times.host_s,
+            host_late=times.host_late,
+            queued=batch.queued if batch is not None else 0,
+            readers_idle=batch.readers_idle if batch is not None else False,
+            single_s=batch.single_s if batch is not None else None,
+            decode_s=batch.decode_s if batch is not None else 0.0,
+            logged=logged,
         )
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 import sys
 import time
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True)
-class WatchedTimes:
+class WatchedTimes(NamedTuple):
     """The parts of one step, seconds; on a CPU the host's work is part of `compute_s`."""
 
     step_s: float
@@ -20,34 +18,33 @@ class WatchedTimes:
     host_late: bool = False
 
 
-class StepTiming:
+class StepTiming(NamedTuple):
     """The marks of one step. `events` are the ends of the previous step, of the wait and of the step on a GPU.
 
     `host_wait_s` and `host_step_s` are the wait and the step by the host's clock, seconds.
     """
 
-    def __init__(self, wait_s: float, step_s: float, events: tuple[Any, Any, Any] | None, *, host_late: bool) -> None:
-        self.host_wait_s = wait_s
-        self.host_step_s = step_s
-        self._events = events
-        self._host_late = host_late
+    host_wait_s: float
+    host_step_s: float
+    events: tuple[Any, Any, Any] | None = None
+    host_late: bool = False
 
     def ready(self) -> bool:
         """Whether the GPU has completed the step."""
-        return self._events is None or bool(self._events[2].query())
+        return self.events is None or bool(self.events[2].query())
 
     def read(self) -> WatchedTimes:
         """The times; waits for the GPU unless the step is `ready`."""
-        if self._events is None:
+        if self.events is None:
             return WatchedTimes(self.host_step_s, self.host_wait_s, self.host_step_s - self.host_wait_s)
-        previous, arrived, done = self._events
+        previous, arrived, done = self.events
         done.synchronize()
         step_s = previous.elapsed_time(done) / 1000
         idle_s = previous.elapsed_time(arrived) / 1000
         # The GPU may still have been busy with the step before while the host waited: only its idle time counts.
         wait_s = min(self.host_wait_s, idle_s)
         compute_s = arrived.elapsed_time(done) / 1000
-        return WatchedTimes(step_s, wait_s, compute_s, max(0.0, step_s - wait_s - compute_s), self._host_late)
+        return WatchedTimes(step_s, wait_s, compute_s, max(0.0, step_s - wait_s - compute_s), self.host_late)
 
 
 class StepTimer:
@@ -79,8 +76,8 @@ class StepTimer:
         previous, self._finished = self._previous, now
         self._previous = done = _recorded()
         if done is None or previous is None or self._arrival is None:
-            return StepTiming(wait_s, step_s, None, host_late=False)
-        return StepTiming(wait_s, step_s, (previous, self._arrival, done), host_late=bool(self._arrival.query()))
+            return StepTiming(wait_s, step_s)
+        return StepTiming(wait_s, step_s, (previous, self._arrival, done), bool(self._arrival.query()))
 
 
 def _recorded() -> Any:

@@ -75,6 +75,7 @@ class Watch(Generic[T]):
         self._closed = False
         self._stopped = False
         self._loop: weakref.ref[WatchedIterator[T]] | None = None
+        self.iterations = 0
         self._ranks: RankExchange | None = None
         self._run = self._open_run(epochs, on_checkpoint) if this_rank() == 0 else None
         self._steps = StepRecorder(self._run, _as_oss_images(loader)) if self._run is not None else None
@@ -136,13 +137,10 @@ class Watch(Generic[T]):
         distributed = process_group()
         if self._ranks is None and distributed is not None:
             self._ranks = RankExchange(distributed)
+        self.iterations += 1
         loop = WatchedIterator(self, self._iterate())
         self._loop = weakref.ref(loop)
         return loop
-
-    def is_current(self, loop: WatchedIterator[T]) -> bool:
-        """Whether no newer iteration has begun."""
-        return self._loop is not None and self._loop() is loop
 
     def _iterate(self) -> Generator[T, None, None]:
         self._iterating = True
@@ -170,25 +168,21 @@ class Watch(Generic[T]):
 
     def _is_to_end(self) -> bool:
         """Whether all ranks end before the next batch; blocks while the run is paused."""
-        if self._run is not None:
+        if self._run is not None and self._run.has_requests:
             self._run.apply_requests()
-        if self._ranks is None:
-            stops = self._stop_requested
-        else:
+            self._stopped = self._stopped or (self._ranks is None and self._run.stopping)
+        if self._ranks is not None:
             figures, stops = self._ranks.take()
             if self._steps is not None and figures:
                 self._steps.add_ranks(figures)
-        self._stopped = self._stopped or stops
+            self._stopped = self._stopped or stops
         return self._stopped
-
-    @property
-    def _stop_requested(self) -> bool:
-        return self._run is not None and self._run.stopping
 
     def _finish_step(self, batch: T) -> None:
         timing = self._timer.finish()
         if self._ranks is not None:
-            self._ranks.post(RankTimes(timing.host_wait_s, timing.host_step_s), stop=self._stop_requested)
+            stop = self._run is not None and self._run.stopping
+            self._ranks.post(RankTimes(timing.host_wait_s, timing.host_step_s), stop=stop)
         if self._steps is not None:
             logged, self._logged = self._logged, {}
             self._steps.add(timing, self._batch_size or samples_in(batch), logged)
@@ -233,10 +227,11 @@ class WatchedIterator(Iterator[T]):
 
     def __init__(self, watched: Watch[T], batches: Generator[T, None, None]) -> None:
         self._watched = watched
+        self._number = watched.iterations
         self.batches = batches
 
     def __next__(self) -> T:
-        if not self._watched.is_current(self):
+        if self._watched.iterations != self._number:
             raise WatchError(
                 f"This watched {self._watched.name} is iterated twice at the same time: its steps cannot be measured.",
                 remedy="Finish the first loop, or use another loader for the second one.",

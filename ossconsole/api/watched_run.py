@@ -28,7 +28,8 @@ from ossconsole.telemetry.sampler import Sampler, TelemetrySample
 from ossconsole.training.context import Controls, RunContext
 from ossconsole.training.remote.control import ControlServer
 
-_SAMPLE_EVERY_S = 2.0
+_SAMPLE_EVERY_S = 4.0  # each reading makes the script's loop wait for some changes of threads
+_FIRST_SAMPLE_S = 2.0  # the first reading loads NVML, which would slow down the first steps
 _PAUSED_POLL_S = 0.5
 
 
@@ -72,17 +73,18 @@ class WatchedRun:
         self._state = RunState.STARTING
         self._record = RunRecord(record_path(self.id))
         self._emitting = threading.RLock()
-        self._sampled_at = 0.0
         self._begun = time.perf_counter()
         self._over = False
+        self.has_requests = True  # the state RUNNING is to be entered; a plain attribute, because each step reads it
         self._stopping = threading.Event()
         if context is not None:
             context.sink = self._record.append
-        self._sampler = Sampler()
+        self._sampler = Sampler(interval_s=_SAMPLE_EVERY_S)
         self._describe()
         self._server = ControlServer(CommandWork(self._profile, own_run=self))
         self._sampler.listen(self._record_sample)
         self._sampler.start()
+        self._sampler.wait(timeout_s=_FIRST_SAMPLE_S)
 
     # What other processes see and request: `ossconsole.training.remote.control`
 
@@ -99,6 +101,7 @@ class WatchedRun:
     def pause(self) -> None:
         """Requests a pause before the next batch."""
         self._controls.pause()
+        self.has_requests = True
 
     def resume(self) -> None:
         """Ends a pause."""
@@ -107,6 +110,7 @@ class WatchedRun:
     def stop(self) -> None:
         """Requests the end of the loop after the step under way."""
         self._stopping.set()
+        self.has_requests = True
         self._controls.resume()
         if self._loop.world == 1:  # else the ranks end at the same step
             self._controls.stop()
@@ -119,6 +123,7 @@ class WatchedRun:
                 remedy="Pass on_checkpoint=SAVE to ossconsole.watch in the script.",
             )
         self._controls.request_checkpoint()
+        self.has_requests = True
 
     def profile(self) -> None:
         """Raises ConsoleError: the console profiles its own loop only."""
@@ -146,6 +151,7 @@ class WatchedRun:
 
     def apply_requests(self) -> None:
         """Writes a requested checkpoint; blocks while the run is paused."""
+        self.has_requests = False  # before they are read: one that comes meanwhile is seen before the next step
         self._write_requested_checkpoint()
         while self._controls.paused and not self.stopping:
             self.enter(RunState.PAUSED)
@@ -168,16 +174,18 @@ class WatchedRun:
         """Records a message."""
         self.emit(events.InfoEvent(time=time.time(), message=message, step=self.step))
 
-    def emit(self, event: Event) -> None:
-        """Measures and records an event; any thread may call it."""
+    def emit(self, *new: Event) -> None:
+        """Measures and records events; any thread may call it."""
         with self._emitting:
-            if self._over:
+            if self._over or not new:
                 return
             if self._context is not None:
-                self._context.emit(event)
+                for event in new:
+                    self._context.emit(event)
                 return
-            self._measurement.apply(event)
-            self._record.append(event)
+            for event in new:
+                self._measurement.apply(event)
+            self._record.append(*new)
 
     def close(self, error: str = "") -> None:
         """Writes the summary; `error` is the reason of a failure. A second call does nothing."""
@@ -245,9 +253,7 @@ class WatchedRun:
         )
 
     def _record_sample(self, sample: TelemetrySample) -> None:
-        if abs(sample.time - self._sampled_at) >= _SAMPLE_EVERY_S:
-            self._sampled_at = sample.time
-            self._record.append(sample.event())
+        self._record.append(sample.event())
 
 
 def _benchmarked() -> events.Benchmarked | None:

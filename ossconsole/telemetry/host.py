@@ -5,6 +5,7 @@ The limits are those of control groups, v2 or v1.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import os
@@ -154,6 +155,10 @@ class HostReader:
         """This process; created at the first reading, because that opens a file, which may fail."""
         return psutil.Process()
 
+    @functools.cached_property
+    def _descendants(self) -> _Descendants:
+        return _Descendants(self._own.pid)
+
     def read(self) -> HostSample:
         """One sample; `pids` is then this process and its children."""
         now = self._clock()
@@ -201,7 +206,7 @@ class HostReader:
 
     def _own_use(self, elapsed: float | None) -> tuple[float | None, int, int]:
         """CPU in percent of one core, resident bytes, number of processes."""
-        uses = [_process_use(process) for process in (self._own, *self._own.children(recursive=True))]
+        uses = [_process_use(process) for process in (self._own, *self._descendants.read())]
         alive = [use for use in uses if use is not None]
         seconds = {key: cpu_seconds for key, cpu_seconds, _ in alive}
         # A process that started since the last reading counts from its start; one that ended no longer counts.
@@ -210,6 +215,40 @@ class HostReader:
         self.pids = frozenset(pid for pid, _ in seconds)
         own_cpu = _rate(used, elapsed)
         return None if own_cpu is None else own_cpu * 100, sum(resident for *_, resident in alive), len(alive)
+
+
+class _Descendants:
+    """Finds the processes below one.
+
+    It reads the parent of new processes only: psutil's `children` reads that of every process of the machine, which
+    takes hundreds of system calls, and each of them may hold up a training thread that wants the interpreter's lock.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._seen: set[int] = set()
+        self._found: dict[int, psutil.Process] = {}
+
+    def read(self) -> list[psutil.Process]:
+        """The descendants that exist now."""
+        pids = set(psutil.pids())
+        parents = {pid: parent for pid in pids - self._seen if (parent := _parent(pid)) is not None}
+        self._seen = pids
+        self._found = {pid: process for pid, process in self._found.items() if pid in pids}
+        while below := [pid for pid, parent in parents.items() if parent == self._pid or parent in self._found]:
+            for pid in below:
+                del parents[pid]
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    self._found[pid] = psutil.Process(pid)
+        return list(self._found.values())
+
+
+def _parent(pid: int) -> int | None:
+    """None where the process has ended."""
+    try:
+        return int(psutil.Process(pid).ppid())
+    except psutil.NoSuchProcess:
+        return None
 
 
 def _process_use(process: psutil.Process) -> tuple[tuple[int, float], float, int] | None:

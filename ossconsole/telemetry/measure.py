@@ -191,19 +191,25 @@ class Measurement:
         used = self._used[step.endpoint]
         for place, amount in enumerate((1, step.samples, step.bytes)):
             used[place] += amount
+        # A step after a pause or a validation holds that time too, and says nothing of the endpoint.
+        interrupted, self._interrupted = self._interrupted, False
+        counts = not interrupted and self.seen > WARMUP_STEPS
+        if counts:
+            self._whole.add(step)
+        if step.endpoint is not None:  # else it is of a script's own loader, which has no endpoints to compare
+            self._visit(step, counts=counts, interrupted=interrupted)
+
+    def _visit(self, step: events.Step, *, counts: bool, interrupted: bool) -> None:
         self._singles.add(step)
         cold = self._coverage.add(step, self.samples_per_epoch, self._singles.limit_s)
-        if self._interrupted:
-            # A step after a pause or a validation holds that time too, and says nothing of the endpoint.
-            self._interrupted = False
+        if interrupted:
             self.visits.interrupt()
-        elif self.seen > WARMUP_STEPS:
-            self._whole.add(step)
-            looks = self._estimates
-            self.visits.add(step, cold=cold)
-            self.looks += self._estimates != looks
+        if not counts:
+            self.visits.follow(step)
             return
-        self.visits.follow(step)
+        looks = self._estimates
+        self.visits.add(step, cold=cold)
+        self.looks += self._estimates != looks
 
     @property
     def _estimates(self) -> int:

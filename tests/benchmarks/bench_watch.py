@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.bench_watch [--part watch|images] [--rounds N]
 
-`watch`: loops of 400 steps of 5 ms of computation, bare and watched by turns; the ratio of each pair. `images`: the
+`watch`: loops of 1,000 steps of 5 ms of computation, bare and watched by turns; the ratio of each pair. `images`: the
 loader alone on the embedded sandbox, as the console's own loop reads it and through OssImages, by turns.
 """
 
@@ -21,7 +21,7 @@ from ossconsole.cli.output import say
 from ossconsole.cli.sandbox import fill_sandbox
 from ossconsole.config.files import CONFIG_DIR_VARIABLE, STATE_DIR_VARIABLE
 
-_STEPS = 400
+_STEPS = 1_000
 _STEP_S = 0.005
 _SAMPLES = 50
 
