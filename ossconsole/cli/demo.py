@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ import msgspec
 
 from ossconsole.cli.options import OpenTarget, Target
 from ossconsole.cli.output import say, say_json
-from ossconsole.cli.sandbox import DEMO_SETTINGS, fill_sandbox
+from ossconsole.cli.sandbox import DEMO_SETTINGS, fill_sandbox, slow_down
 from ossconsole.cli.train import print_line, run_to_end
 from ossconsole.cli.unattended import Printing
 from ossconsole.config.endpoints import EndpointKind
@@ -19,6 +20,7 @@ from ossconsole.config.profiles import load_settings
 from ossconsole.config.text import counted
 from ossconsole.telemetry import events
 from ossconsole.telemetry.auto import AutoCompare
+from ossconsole.telemetry.demo_speed import enough_steps, speed_caption, standard_speed
 from ossconsole.telemetry.events import megabytes, number, percent
 from ossconsole.telemetry.view import RunView
 
@@ -65,6 +67,8 @@ def run_demo(target: Target, *, as_json: bool) -> int:
         sampler = Sampler()
         run = TrainingRun(opened.profile, opened.credentials, _SETTINGS, sampler, on_event=driver)
         driver.run, printing.stop = run, run.stop
+        if opened.sandbox is not None:
+            driver.slow_down = functools.partial(slow_down, opened.sandbox.info)
         code = run_to_end(run, sampler, opened, on_hangup, as_json=as_json)
         if code == 0:
             _conclude(opened, run, driver.view, begun, as_json=as_json)
@@ -114,7 +118,9 @@ class _Driver:
     def __init__(self, show: Callable[[Event], None]) -> None:
         self.view = RunView()
         self.run: TrainingRun | None = None
+        self.slow_down: Callable[[float], None] = lambda _objects_per_s: None
         self._show = show
+        self._looked = False
         self._auto = AutoCompare()
         self._until: float | None = None
 
@@ -127,6 +133,12 @@ class _Driver:
             self._steer(self.run, over=event.time >= self._until)
 
     def _steer(self, run: TrainingRun, *, over: bool) -> None:
+        if not self._looked and enough_steps(self.view):
+            self._looked = True
+            speed = standard_speed(self.view)
+            if speed is not None:
+                self._show(events.InfoEvent(time=time.time(), message=speed_caption(self.view, speed), step=self.view.step))
+                self.slow_down(speed)
         kind = self._auto.decide(self.view) if self.view.last_epoch is not None else None
         if self._auto.done or self.view.comparison.decided or over:
             run.stop()

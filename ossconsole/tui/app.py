@@ -424,7 +424,7 @@ class ConsoleApp(ConsoleTextualApp):
             self.copy_to_clipboard(text)
             self.notify("Copied.", timeout=2)
         else:
-            self.notify("Press q to quit the console, or s on the Train screen to stop the run.", timeout=4)
+            self.notify("q quits the console. 4, then s, stops the run.", timeout=4)
 
     def action_suspend(self) -> None:
         """Suspend the console as any program of the shell; not while work of this process would stop with it."""

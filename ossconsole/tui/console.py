@@ -302,6 +302,9 @@ class Services(Protocol):
     def start_demo(self) -> None:
         """Starts the demo's run on the sandbox once its sample dataset is complete. Raises ConsoleError."""
 
+    def slow_down_sandbox(self, objects_per_s: float) -> None:
+        """Changes the simulated speed of the sandbox's standard endpoint; returns immediately."""
+
     def bucket_setup(self) -> BucketAdmin:
         """Returns immediately. Raises ConsoleError while no profile is known; credentials are not needed yet."""
 

@@ -110,7 +110,7 @@ def test_a_replay_names_no_key_that_it_has_not() -> None:
     view = reduced(Script().state(RunState.RUNNING).steps(40))
     live, replayed, auto = (
         text(compare.comparison(DashboardContext(view, START, BRAILLE, **also), 40, 8))
-        for also in ({}, {"has_controls": False}, {"comparison_status": "auto-A/B: visit 1"})
+        for also in ({}, {"has_controls": False}, {"comparison_status": "auto A/B: visit 1"})
     )
     assert "press e to measure accelerated" in live
     assert "accelerated not measured yet" in replayed
@@ -382,7 +382,7 @@ def test_auto_compare_says_when_the_ratio_is_known() -> None:
         if monitor.auto.done:
             break
     assert monitor.view.endpoint is ACCELERATED or run.asked, "it ends on the faster one"
-    assert any(line.text.startswith("auto-A/B done: the accelerated endpoint gives 2.") for line in monitor.view.log)
+    assert any(line.text.startswith("auto A/B done: the accelerated endpoint gives 2.") for line in monitor.view.log)
 
 
 def decided() -> RunView:
@@ -393,7 +393,7 @@ def decided() -> RunView:
     return reduced(script.steps(20, wait=0.4))
 
 
-@pytest.mark.parametrize("auto", ["", "auto-A/B: 7/9 pairs, goal ± 5 %"])
+@pytest.mark.parametrize("auto", ["", "auto A/B: 7/9 pairs, goal ± 5 %"])
 def test_a_decided_ratio_is_the_largest_thing(auto: str) -> None:
     view = decided()
     lines = compare.comparison(DashboardContext(view, START, ASCII, comparison_status=auto), 34, 7)
@@ -459,7 +459,7 @@ def test_a_control_ends_where_the_run_changes_the_endpoint() -> None:
 
 @pytest.mark.parametrize(
     ("end", "words"),
-    [("switch", "auto-A/B ended, the accelerated endpoint failed: "), ("over", "auto-A/B ended, the run is over: ")],
+    [("switch", "auto A/B ended, the accelerated endpoint failed: "), ("over", "auto A/B ended, the run is over: ")],
 )
 def test_auto_compare_ends_with_the_comparison(end: str, words: str) -> None:
     script = Script().state(RunState.RUNNING).steps(20).switch(ACCELERATED, "auto A/B").steps(8, wait=0.05)

@@ -546,7 +546,17 @@ async def test_the_demo_switches_by_itself_with_a_caption_and_then_measures(make
         run.waiting = list(script.steps(10, wait=0.05).events[done:])
         await settle(pilot)
         assert app.monitor.auto is not None
-        assert "auto-A/B" in shown(app)
+        assert "auto A/B" in shown(app)
+
+
+async def test_on_a_busy_machine_the_demo_slows_its_standard_endpoint_down(make_app: AppMaker) -> None:
+    script = Script(steps_per_epoch=20).state(RunState.RUNNING, 3).steps(12, wait=0.01, compute=1.0)
+    services = FakeServices(run=running(script), is_demo=True)
+    app = make_app(services, now=script.time)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+        assert services.sandbox_speeds == [pytest.approx(64 / 1.004 / 3, rel=0.01)]
+        assert "The standard endpoint (simulated) is slowed down to 21 objects/s" in shown(app)
 
 
 async def test_a_switch_by_hand_ends_the_guide_of_the_demo(make_app: AppMaker) -> None:

@@ -193,7 +193,17 @@ async def test_progress_shows_counts_rates_and_the_bottleneck(make_app: AppMaker
         await settle(pilot)
         text = shown(app)
     for words in (
-        *("uploading", "25 %", "8.1", "1.2", "0:37", "of 400", "prepare", "5 retries", "3 of 16 in parallel, no cap"),
+        *(
+            "uploading",
+            "25 %",
+            "8.1",
+            "1.2",
+            "0:37",
+            "of 400",
+            "prepare",
+            "5 retries",
+            "3 of 16 in parallel, no limit",
+        ),
         *(
             "90 uploaded   7 unchanged   1 ignored   2 failed",
             "train/ants/0013035.jpg",

@@ -184,7 +184,7 @@ ACTIONS = (
         ("image", "i", "Image", "Show the image over the whole screen", 0),
         ("images", "p", "Images", "Preview the first images of the folder", 0),
         ("toggle_pane", "w", "Pane", "Toggle full-width details", 0),
-        ("train_from", "T", "Train on", "Start a run from this checkpoint", 57),
+        ("train_from", "T", "Resume from", "Start a run from this checkpoint", 57),
         ("best", "B", "Best", "Copy this checkpoint to the best one of its model", 0),
         ("compare", "equals_sign", "Compare", "Compare the two selected checkpoints", 0),
         ("check_manifest", "f", "Check", "Compare the manifest with the listing", 0),

@@ -160,7 +160,7 @@ def _result(context: DashboardContext, width: int) -> list[Line]:
     if view.settling is not None and view.endpoint is not None:
         passed, needed = view.settling
         lines.append(
-            Line((" settling on ", "warn")).extend(context.named(view.endpoint)).add(f" {passed}/{needed}", "warn")
+            Line((" switching to ", "warn")).extend(context.named(view.endpoint)).add(f" {passed}/{needed}", "warn")
         )
     elif view.comparison.pairs:
         lines.append(_comparison_line(context, width))

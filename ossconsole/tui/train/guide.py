@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ossconsole.config.endpoints import EndpointKind
+from ossconsole.telemetry.demo_speed import enough_steps, speed_caption, standard_speed
 from ossconsole.telemetry.view import RunView
 from ossconsole.tui.kit.text import percent
 
@@ -13,10 +14,14 @@ _WARM = 0.99  # of the samples have been read through the accelerated endpoint
 
 @dataclass(frozen=True)
 class GuideStep:
-    """What to do now: the caption for the event log, the endpoint to switch to, and whether auto A/B starts."""
+    """What to do now: the caption for the event log, the endpoint to switch to, and whether auto A/B starts.
+
+    `objects_per_s` is the new speed of the sandbox's standard endpoint.
+    """
 
     caption: str
     switch_to: EndpointKind | None = None
+    objects_per_s: float | None = None
     compare: bool = False
 
 
@@ -26,12 +31,18 @@ class DemoGuide:
     def __init__(self) -> None:
         self.done = False
         self.words = "demo: one epoch on standard"
+        self._looked = False
         self._switched = False
 
     def advance(self, view: RunView) -> GuideStep | None:
         """The next step, once its time has come."""
         if self.done or view.last_step is None:
             return None
+        if not self._looked and enough_steps(view):
+            self._looked = True
+            speed = standard_speed(view)
+            if speed is not None:
+                return GuideStep(speed_caption(view, speed), objects_per_s=speed)
         if not self._switched:
             return self._switch(view)
         self.words = f"demo: cache filling, {percent(view.cache_coverage)}"

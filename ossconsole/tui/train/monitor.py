@@ -104,6 +104,8 @@ class RunMonitor:
         if step is None:
             return
         self.view.apply(InfoEvent(time=self.now, message=step.caption, step=self.view.step))
+        if step.objects_per_s is not None:
+            self._services.slow_down_sandbox(step.objects_per_s)
         if step.switch_to is not None:
             run.switch(step.switch_to, _GUIDE)
         if step.compare:

@@ -71,7 +71,7 @@ def _settings(views: Views) -> list[tuple[str, list[str]]]:
         if any(settings.get(name) != found[0].get(name) for settings in found)
     ]
     figures = ["simulated" if view.run and view.run.simulated else "measured" for view in views]
-    return [*rows, ("figures", figures)]
+    return [*rows, ("source", figures)]
 
 
 def _speed(kind: EndpointKind) -> Callable[[RunView], str]:

@@ -291,7 +291,7 @@ def _tiles(area: PanelArea, progress: UploadProgress) -> list[Line]:
         ("samples/s", rate(progress.samples_per_s), "last 10 s" if not progress.phase.final else "on average"),
         ("MB/s", rate(progress.bytes_per_s / 1e6), f"{size(progress.bytes)} sent"),
         ("time left", left, f"{duration(progress.seconds)} so far"),
-        ("bound by", bound, counted(progress.retries, "retry", "retries")),
+        ("limited by", bound, counted(progress.retries, "retry", "retries")),
     )
     shown = [(label, Line((value, "strong")), Line((note, "dim"))) for label, value, note in found]
     return tile_lines(shown[: max(1, area.width // TILE_WIDTH)], area.width)
@@ -311,7 +311,7 @@ def counts(progress: UploadProgress) -> Line:
 
 
 def _sending(progress: UploadProgress) -> str:
-    cap = f"at most {size(progress.bandwidth)}/s" if progress.bandwidth else "no cap"
+    cap = f"at most {size(progress.bandwidth)}/s" if progress.bandwidth else "no limit"
     return f"{progress.sending} of {progress.parallelism} in parallel, {cap}"
 
 

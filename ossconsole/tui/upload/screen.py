@@ -53,6 +53,7 @@ class SourcePicker(ConsoleModal):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+s", "accept", show=False),
         Binding("backspace", "parent", show=False),
+        *(Binding(key, f"type('{text}')", show=False) for key, text in (("slash", "/"), ("tilde", "~"))),
     ]
 
     def __init__(self, start: Path, recent: Sequence[str]) -> None:
@@ -61,7 +62,8 @@ class SourcePicker(ConsoleModal):
         self._recent = recent
 
     def compose(self) -> ComposeResult:
-        with self.frame("Source", "tab, enter or ^s OK · backspace parent folder · esc cancel", id="picker"):
+        with self.frame("Source", "enter, ^s OK · tab or / edit the path · backspace parent · esc cancel", id="picker"):
+            yield Static("Path", classes="dim")
             yield Input(str(self._start), compact=True, id="picked")
             if self._recent:
                 yield Static("Recent", classes="dim")
@@ -91,6 +93,13 @@ class SourcePicker(ConsoleModal):
         text = self.query_one("#picked", Input).value.strip()
         if text:
             self.dismiss(Path(text).expanduser())
+
+    def action_type(self, text: str) -> None:
+        """Edit the path: `text` begins a new one."""
+        entry = self.query_one("#picked", Input)
+        entry.value = text
+        entry.focus()
+        entry.cursor_position = len(text)
 
     def action_parent(self) -> None:
         """Show the parent folder."""
