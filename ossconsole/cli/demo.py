@@ -137,7 +137,9 @@ class _Driver:
             self._looked = True
             speed = standard_speed(self.view)
             if speed is not None:
-                self._show(events.InfoEvent(time=time.time(), message=speed_caption(self.view, speed), step=self.view.step))
+                self._show(
+                    events.InfoEvent(time=time.time(), message=speed_caption(self.view, speed), step=self.view.step)
+                )
                 self.slow_down(speed)
         kind = self._auto.decide(self.view) if self.view.last_epoch is not None else None
         if self._auto.done or self.view.comparison.decided or over:

@@ -29,7 +29,7 @@ from ossconsole.tui.kit.jobs import check_bandwidth
 from ossconsole.tui.kit.screen import ConsoleModal, ConsoleScreen, notice, preparation
 from ossconsole.tui.kit.text import MISSING, Line, safe, wrap
 from ossconsole.tui.upload import panels
-from ossconsole.tui.upload.panels import PanelArea, SampleView
+from ossconsole.tui.upload.panels import PanelArea, SampleStrip, SampleView
 
 
 class _SourceTree(DirectoryTree):
@@ -126,6 +126,7 @@ _SELECTS = {
 }
 """The lists of the form: label, choices (label and value) and default."""
 FORM = "upload"
+_STRIP_FROM = 40  # rows of the screen
 _RECENT = 8
 
 
@@ -159,7 +160,8 @@ class UploadScreen(ConsoleScreen):
         with Horizontal(id="upload-top"):
             yield Panel(self._paint, id="upload-panel")
             yield SampleView(id="upload-sample")
-        yield Panel(self._failures, id="upload-failures")
+        yield Panel(self._lower, id="upload-lower")
+        yield SampleStrip(id="upload-strip")
 
     def tick(self) -> None:
         """Show the form or the upload."""
@@ -175,6 +177,7 @@ class UploadScreen(ConsoleScreen):
         if running and handle is not None:
             self._rates.add(self.console.now, handle.progress())
         self.set_class(running and handle is not None and not handle.is_remote, "-sample")
+        self.set_class(self.size.height >= _STRIP_FROM, "-strip")
         for panel in self.query(Panel):
             panel.redraw()
         self._show_sample()
@@ -185,13 +188,15 @@ class UploadScreen(ConsoleScreen):
             return
         for view in self.query(SampleView):
             view.show(upload.preview(), upload.settings.format, plain=self.plain)
+        for strip in self.query(SampleStrip):
+            strip.add(self.console.now, upload.preview(), upload.settings.format, plain=self.plain)
 
     def _heading(self, width: int, height: int) -> Sequence[Line]:
         return [PanelArea(width, height, self.glyphs).heading("Plan" if self.has_class("-form") else "Upload")]
 
-    def _failures(self, width: int, height: int) -> Sequence[Line]:
+    def _lower(self, width: int, height: int) -> Sequence[Line]:
         handle = self.services.upload
-        return panels.failure_lines(PanelArea(width, height, self.glyphs), handle.progress()) if handle else []
+        return panels.lower_lines(PanelArea(width, height, self.glyphs), handle.progress()) if handle else []
 
     def _paint(self, width: int, height: int) -> Sequence[Line]:
         area = PanelArea(width, height, self.glyphs)
