@@ -327,6 +327,8 @@ class Console(Protocol):
     """The part of the App (`ossconsole.tui.app.ConsoleApp`) that a screen may use; call it on the event loop."""
 
     services: Services
+    price_per_hour: float
+    """What an hour of the training machine costs in CNY; 0 where that is not known."""
     jobs: list[Job]
     """Downloads and other jobs on objects, oldest first; they outlive the screen that started them."""
 

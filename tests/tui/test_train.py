@@ -433,6 +433,15 @@ async def test_a_finished_run_has_a_card_with_its_result_and_the_next_steps(
         assert app.screen.value("batch_size") == "64"
 
 
+async def test_with_a_price_the_card_says_what_the_faster_endpoint_saves(make_app: AppMaker) -> None:
+    script = decided().end_epoch().state(RunState.FINISHED).summary()
+    services = FakeServices(run=FakeRun(list(script.events), state=RunState.FINISHED, alive=False))
+    app = make_app(services, now=script.time, price_per_hour=40.0)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+        assert "accelerated saves 3:00 and CNY 2.00 per epoch" in shown(app)
+
+
 async def test_a_failed_run_says_why_and_what_can_be_done_next(make_app: AppMaker) -> None:
     script = Script().state(RunState.RUNNING, 3).steps(80).end_epoch().steps(3)
     script.state(RunState.FAILED).summary(RunState.FAILED, "The accelerated endpoint does not answer.")
