@@ -453,6 +453,16 @@ async def test_a_failed_run_says_why_and_what_can_be_done_next(make_app: AppMake
         assert words in text, words
 
 
+async def test_the_form_shows_the_end_of_a_long_key(make_app: AppMaker) -> None:
+    app = make_app(FakeServices())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        app.new_run(resume="checkpoints/resnet18-20250615-150640-a1b2-e05-s000080.pt")
+        await settle(pilot)
+        await settle(pilot)
+        assert "e05-s000080.pt" in shown(app)
+
+
 async def test_no_run_is_configured_while_one_is_alive(make_app: AppMaker) -> None:
     app = make_app(FakeServices(run=running()))
     async with app.run_test(size=(80, 24), notifications=True) as pilot:
