@@ -20,7 +20,7 @@ from ossconsole.config.profiles import load_settings
 from ossconsole.config.text import counted
 from ossconsole.telemetry import events
 from ossconsole.telemetry.auto import AutoCompare
-from ossconsole.telemetry.demo_speed import enough_steps, speed_caption, standard_speed
+from ossconsole.telemetry.demo_speed import DemoSpeed, enough_steps
 from ossconsole.telemetry.events import megabytes, number, percent
 from ossconsole.telemetry.view import RunView
 
@@ -120,7 +120,8 @@ class _Driver:
         self.run: TrainingRun | None = None
         self.slow_down: Callable[[float], None] = lambda _objects_per_s: None
         self._show = show
-        self._looked = False
+        self._speed = DemoSpeed()
+        self._looks = 0
         self._auto = AutoCompare()
         self._until: float | None = None
 
@@ -133,14 +134,12 @@ class _Driver:
             self._steer(self.run, over=event.time >= self._until)
 
     def _steer(self, run: TrainingRun, *, over: bool) -> None:
-        if not self._looked and enough_steps(self.view):
-            self._looked = True
-            speed = standard_speed(self.view)
-            if speed is not None:
-                self._show(
-                    events.InfoEvent(time=time.time(), message=speed_caption(self.view, speed), step=self.view.step)
-                )
-                self.slow_down(speed)
+        looks = enough_steps(self.view) + (self.view.last_epoch is not None)  # before the start, and before the A/B
+        if looks > self._looks:
+            self._looks = looks
+            if caption := self._speed.slow_down(self.view):
+                self._show(events.InfoEvent(time=time.time(), message=caption, step=self.view.step))
+                self.slow_down(self._speed.objects_per_s)
         kind = self._auto.decide(self.view) if self.view.last_epoch is not None else None
         if self._auto.done or self.view.comparison.decided or over:
             run.stop()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any, ClassVar
 
 from textual.binding import Binding, BindingType
 from textual.geometry import Region, Size
@@ -14,9 +14,6 @@ from ossconsole.tui.kit import actions
 from ossconsole.tui.kit.canvas import Canvas
 from ossconsole.tui.kit.screen import ConsoleScreen
 from ossconsole.tui.kit.text import Line, wrap
-
-if TYPE_CHECKING:
-    from ossconsole.tui.app import ConsoleApp
 
 
 @dataclass(frozen=True)
@@ -54,16 +51,17 @@ STEPS = (
     ),
 )
 _WIDTH = 54
+_OUTLINED_FROM = 6  # rows: an outline would hide most of a lower panel, which is tinted instead
 _EDGES = 2  # rows and columns of the border
 _TRIES, _TRY_S = 20, 0.1  # for a screen that is shown for the first time
 
 
-def start(app: ConsoleApp) -> None:
+def start(app: Any) -> None:
     """Begin the tour, or begin it again."""
     show(app, 0)
 
 
-def show(app: ConsoleApp, index: int, by: int = 1, tries: int = _TRIES) -> None:
+def show(app: Any, index: int, by: int = 1, tries: int = _TRIES) -> None:
     """Show step `index`; where its panel does not fit or is hidden, the next one in the direction `by`."""
     for tour in [tour for screen in app.screen_stack for tour in screen.query(Tour)]:
         tour.close()
@@ -84,7 +82,7 @@ def show(app: ConsoleApp, index: int, by: int = 1, tries: int = _TRIES) -> None:
         show(app, index + by, by)
 
 
-def _laid_out(app: ConsoleApp) -> bool:
+def _laid_out(app: Any) -> bool:
     return any(bar.region.area for bar in app.screen.query("KeyBar"))
 
 
@@ -112,7 +110,7 @@ class Tour(Canvas, can_focus=True):
         Binding("escape", "end", "End", show=False),
     ]
 
-    def __init__(self, app: ConsoleApp, index: int, target: Widget) -> None:
+    def __init__(self, app: Any, index: int, target: Widget) -> None:
         super().__init__()
         self._app = app
         self._index = index
@@ -122,6 +120,7 @@ class Tour(Canvas, can_focus=True):
     def on_mount(self) -> None:
         """Point at the panel; it moves when the layout changes."""
         self._target.add_class("-toured")
+        self._target.set_class(self._target.region.height < _OUTLINED_FROM, "-low-target")
         self._place()
         self.set_interval(0.25, self._place)
 
@@ -132,6 +131,9 @@ class Tour(Canvas, can_focus=True):
             self.focus()
 
     def _place(self) -> None:
+        if self.screen not in self._app.screen_stack:  # the user has selected another mode
+            self.close()
+            return
         screen = self.screen.size
         width = min(_WIDTH, screen.width)
         height = len(self.paint(width - _EDGES - 2, screen.height)) + _EDGES
@@ -147,7 +149,7 @@ class Tour(Canvas, can_focus=True):
 
     def close(self) -> None:
         """Remove the caption and the outline."""
-        self._target.remove_class("-toured")
+        self._target.remove_class("-toured", "-low-target")
         self.remove()
 
     def action_step(self, by: int) -> None:

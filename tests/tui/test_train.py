@@ -575,7 +575,7 @@ async def test_on_a_busy_machine_the_demo_slows_its_standard_endpoint_down(make_
     async with app.run_test(size=(120, 40)) as pilot:
         await settle(pilot)
         assert services.sandbox_speeds == [pytest.approx(64 / 1.004 / 3, rel=0.01)]
-        assert "The standard endpoint (simulated) is slowed down to 21 objects/s" in shown(app)
+        assert "the standard endpoint (simulated) is slowed down to 21 objects/s" in shown(app)
 
 
 async def test_a_switch_by_hand_ends_the_guide_of_the_demo(make_app: AppMaker) -> None:

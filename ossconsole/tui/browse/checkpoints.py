@@ -319,12 +319,16 @@ class CheckpointCompareScreen(ConsoleModal):
         left, right = self._left, self._right
         rows = [("name", left.name, right.name), ("kind", left.kind, right.kind)]
         rows += [
-            (FIELD_LABELS.get(name, name), *(field_text(side.fields.get(name, "")) for side in (left, right)))
+            (
+                FIELD_LABELS.get(name, name),
+                field_text(left.fields.get(name, "")),
+                field_text(right.fields.get(name, "")),
+            )
             for name in ("model_name", "run", "epoch", "step", "sample_format", "image_size", "classes")
             if name in left.fields or name in right.fields
         ]
         rows += [
-            (metric_label(name), *(metric_text(name, side.metrics.get(name)) for side in (left, right)))
+            (metric_label(name), metric_text(name, left.metrics.get(name)), metric_text(name, right.metrics.get(name)))
             for name in dict.fromkeys((*left.metrics, *right.metrics))
         ]
         rows += [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ossconsole.config.endpoints import EndpointKind
-from ossconsole.telemetry.demo_speed import enough_steps, speed_caption, standard_speed
+from ossconsole.telemetry.demo_speed import DemoSpeed, enough_steps
 from ossconsole.telemetry.view import RunView
 from ossconsole.tui.kit.text import percent
 
@@ -31,6 +31,7 @@ class DemoGuide:
     def __init__(self) -> None:
         self.done = False
         self.words = "demo: one epoch on standard"
+        self._speed = DemoSpeed()
         self._looked = False
         self._switched = False
 
@@ -40,14 +41,15 @@ class DemoGuide:
             return None
         if not self._looked and enough_steps(view):
             self._looked = True
-            speed = standard_speed(view)
-            if speed is not None:
-                return GuideStep(speed_caption(view, speed), objects_per_s=speed)
+            if caption := self._speed.slow_down(view):
+                return GuideStep(caption, objects_per_s=self._speed.objects_per_s)
         if not self._switched:
             return self._switch(view)
         self.words = f"demo: cache filling, {percent(view.cache_coverage)}"
         if view.cache_coverage < _WARM:
             return None
+        if caption := self._speed.slow_down(view):  # the machine is busier than before
+            return GuideStep(caption, objects_per_s=self._speed.objects_per_s)
         self.done = True
         return GuideStep(
             "The accelerator's cache is warm. Auto A/B alternates the endpoints until the ratio is known; a ends it.",
