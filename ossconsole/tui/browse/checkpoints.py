@@ -191,7 +191,6 @@ async def compare(screen: Browser) -> None:
     if len(sources) != 2:
         screen.notify("Select two checkpoints with space, then press =.", timeout=4)
         return
-    screen.notify("Reading the headers of both checkpoints.", timeout=2)
     checkpoints = await screen.request(
         lambda: [inspect_checkpoint(store, source.key, source.size) for source in sources]
     )
