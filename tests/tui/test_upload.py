@@ -375,6 +375,17 @@ async def test_the_picker_gives_a_recent_source_or_one_of_the_tree(make_app: App
         assert app.screen.query_one("#source", Input).value == str(tmp_path / "pictures")
 
 
+async def test_in_the_picker_a_slash_begins_a_path(make_app: AppMaker, tmp_path: Path) -> None:
+    app = make_app(FakeServices(plan=PLAN), "upload")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("o")
+        await settle(pilot)
+        await pilot.press("slash", "d", "x", "enter")
+        await settle(pilot)
+        assert app.screen.query_one("#source", Input).value == "/dx"
+
+
 async def test_the_picker_offers_recent_sources(make_app: AppMaker) -> None:
     services = FakeServices(plan=PLAN)
     assert services.profile is not None

@@ -64,7 +64,7 @@ class SourcePicker(ConsoleModal):
     def compose(self) -> ComposeResult:
         with self.frame("Source", "enter, ^s OK · tab or / edit the path · backspace parent · esc cancel", id="picker"):
             yield Static("Path", classes="dim")
-            yield Input(str(self._start), compact=True, id="picked")
+            yield Input(str(self._start), compact=True, id="picked", select_on_focus=False)
             if self._recent:
                 yield Static("Recent", classes="dim")
                 yield OptionList(*(Option(Content(safe(path))) for path in self._recent), id="recent", compact=True)
