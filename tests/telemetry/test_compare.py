@@ -380,3 +380,11 @@ def test_auto_asked_for_again_looks_once_more() -> None:
     run_auto(again, feed, fast=0.25)
     assert again.done
     assert feed.view.comparison.pairs == LOOKS[1]
+
+
+@pytest.mark.parametrize(
+    ("cold", "coverage", "words"),
+    [(True, 0.4, "cache filling"), (True, 1.0, "cache was filling"), (False, 1.0, "cache warm")],
+)
+def test_a_full_cache_is_not_called_filling(*, cold: bool, coverage: float, words: str) -> None:
+    assert Comparison(cold=cold, coverage=coverage).cache_state == words
