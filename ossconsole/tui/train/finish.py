@@ -82,7 +82,9 @@ def _speed_up(context: DashboardContext, words: str, width: int) -> Line:
     saved = _saved_minutes(view)
     if saved is not None:
         money = f" and CNY {saved / 60 * context.price_per_hour:.2f}" if context.price_per_hour else ""
-        line.add(f"; {found.faster} saves {duration(saved * 60)}{money} per epoch", "text")
+        saves = f"saves {duration(saved * 60)}{money} per epoch"
+        long = f"; {found.faster} {saves}"
+        line.add(long if line.width + len(long) <= width else f"; {saves}", "text")
     return line.to(min(line.width, width))
 
 
