@@ -227,7 +227,8 @@ def _listed(source: AnySource) -> SourceState:
         except ConsoleError as error:
             return SourceState(source, None, error.message, error.remedy)
         if mode is not None and mode not in STATIC_MODES:
-            return SourceState(source, None, f"mode {mode}, fetched when it is used")
+            how = "its command runs only when it is used" if mode == "External" else "fetched when it is used"
+            return SourceState(source, None, f"mode {mode}, {how}")
     return _state(source)
 
 
