@@ -13,7 +13,7 @@ import pytest
 
 from ossconsole.sandbox.process import SandboxInfo, SandboxProcess
 from tests.sandbox.conftest import make_bucket
-from tests.sandbox.wire import TIMEOUT_S, Signer, call, send, wait_until
+from tests.sandbox.wire import TIMEOUT_S, Signer, call, digest, send, wait_until
 
 
 def crc64(data: bytes) -> int:
@@ -80,7 +80,7 @@ def test_batch_delete(bucket: Any, prefix: str) -> None:
 
 def test_malformed_delete_is_refused(info: SandboxInfo) -> None:
     for body in (b"", b"<Delete>", b"<Other/>", b"<Delete/>", b'<!DOCTYPE x [<!ENTITY a "b">]><Delete/>'):
-        answer = call(info, "POST", query={"delete": ""}, body=body)
+        answer = call(info, "POST", query={"delete": ""}, headers=digest(body), body=body)
         assert (answer.status, answer.code) == (400, "MalformedXML"), body
 
 

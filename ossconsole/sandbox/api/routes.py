@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ossconsole.sandbox.api import buckets, multipart, objects, restores, rules, writes
 from ossconsole.sandbox.api.call import Call, Reply
 from ossconsole.sandbox.keys import Permission
-from ossconsole.sandbox.replies import OssError
+from ossconsole.sandbox.replies import OssError, invalid_argument
 from ossconsole.sandbox.request import IncomingRequest, Resource
 
 
@@ -68,6 +68,8 @@ _OBJECT: _Table = {
     ("POST", "restore"): Operation("RestoreObject", Permission.WRITE, restores.restore),
     ("PUT", "symlink"): Operation("PutSymlink", Permission.WRITE, writes.put_symlink),
     ("GET", "symlink"): Operation("GetSymlink", Permission.READ, objects.get_symlink),
+    # oss2 leaves the parameter in a dictionary of its caller: its own tests then delete with it.
+    ("DELETE", "symlink"): Operation("DeleteObject", Permission.DELETE, objects.delete),
     ("POST", "uploads"): Operation("InitiateMultipartUpload", Permission.WRITE, multipart.begin),
     ("PUT", "uploadId"): Operation("UploadPart", Permission.WRITE, multipart.put_part),
     ("POST", "uploadId"): Operation("CompleteMultipartUpload", Permission.WRITE, multipart.complete),
@@ -120,8 +122,11 @@ def find(incoming: IncomingRequest, target: Resource) -> Operation:
         raise OssError("NotImplemented", fields={"Header": subs[1]})
     if incoming.method == "PUT" and "x-oss-copy-source" in incoming.headers:
         operation = {"PutObject": _COPY_OBJECT, "UploadPart": _COPY_PART}.get(operation.name, operation)
-    if "versionId" in incoming.query and operation.name not in _OF_VERSIONS:
-        raise OssError("NotImplemented", fields={"Header": "versionId"})
+    if "versionId" in incoming.query:
+        if operation.name not in _OF_VERSIONS:
+            raise OssError("NotImplemented", fields={"Header": "versionId"})
+        if not incoming.query["versionId"]:
+            raise invalid_argument("The version id is empty.", "versionId")
     return operation
 
 
