@@ -84,8 +84,8 @@ def _entries(  # noqa: PLR0917
     if not versions.kept(call.bucket):
         source = call.service.source(call.bucket)
         page = listing.list_page(source, prefix=prefix, delimiter=delimiter, after=key_marker, limit=batch)
-        objects = [versions.unversioned(stored) for stored in page.objects]
-        yield from sorted([*objects, *page.prefixes], key=lambda entry: entry if isinstance(entry, str) else entry.key)
+        entries: list[Version | str] = [*map(versions.unversioned, page.objects), *page.prefixes]
+        yield from sorted(entries, key=lambda entry: entry if isinstance(entry, str) else entry.key)
         return
     if delimiter and not id_marker and listing.common_prefix(key_marker, prefix, delimiter) == key_marker:
         start = listing.after_all(key_marker.encode())
