@@ -6,9 +6,9 @@
     python -m tests.contract.peers --ali-oss FOLDER  a round of calls through ali-oss, in FOLDER/node_modules
 
 `pip download --no-deps --no-binary :all: oss2==2.19.1` has the first, without the pictures that six tests read; its
-tests need `mock` and `pycryptodome`. `npm install ali-oss` in an empty FOLDER has the last. Nothing of theirs is part of
-this project. Two changes to oss2's tests, both for want of a network: no live channels at the cleaning up, and a local
-RSA key in place of the key management service.
+tests need `mock` and `pycryptodome`. `npm install ali-oss` in an empty FOLDER has the last. Nothing of theirs is part
+of this project. Two changes to oss2's tests, both for want of a network: no live channels at the cleaning up, and a
+local RSA key in place of the key management service.
 """
 
 from __future__ import annotations

@@ -43,6 +43,18 @@ def test_what_would_change_the_meaning_is_not_implemented(
     assert call(info, "GET", f"{prefix}x").code == "NoSuchKey"
 
 
+@pytest.mark.parametrize("parameter", ["overwriteConfig", "legalHold", "retention", "seal", "newerThanThisList"])
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+def test_a_sub_resource_that_nobody_knows_is_not_the_plain_request(
+    info: SandboxInfo, bucket: Any, prefix: str, method: str, parameter: str
+) -> None:
+    bucket.put_object(f"{prefix}x", b"kept")
+    for key in (f"{prefix}x", ""):
+        answer = call(info, method, key, query={parameter: ""}, body=b"" if method == "PUT" else None)
+        assert (answer.status, answer.code) == (501, "NotImplemented")
+    assert bucket.get_object(f"{prefix}x").read() == b"kept"
+
+
 @pytest.mark.parametrize("parameter", ["cors", "style", "inventory", "metaQuery", "regionList"])
 def test_old_signatures_cover_what_the_sdk_signs(info: SandboxInfo, parameter: str) -> None:
     auth = oss2.Auth(info.access_key_id, info.access_key_secret.reveal())
