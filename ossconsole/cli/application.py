@@ -16,7 +16,7 @@ import msgspec
 from ossconsole.cli.options import OpenTarget, Target
 from ossconsole.cli.sandbox import DEMO_SETTINGS, FillProgress, FillStage, fill_sandbox
 from ossconsole.config.credentials import Credentials, register_credentials
-from ossconsole.config.endpoints import EndpointKind
+from ossconsole.config.endpoints import EndpointKind, sdk_endpoint
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.profiles import Profile
 from ossconsole.config.resolve import Resolution
@@ -341,7 +341,8 @@ class Application:
         if opened.sandbox is not None:
             opened.sandbox.notify = self._on_sandbox_event
             self.state = Starting(profile=opened.profile, stages=self.state.stages, opened=True)
-            self._stage(_STAGES[0], StageState.DONE, f"{opened.profile.standard_endpoint}, speeds are simulated")
+            address = sdk_endpoint(opened.profile.bucket, opened.profile.standard_endpoint)
+            self._stage(_STAGES[0], StageState.DONE, f"{address}, speeds are simulated")
         else:
             self.state = Ready(profile=opened.profile)
         return opened

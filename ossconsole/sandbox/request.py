@@ -119,28 +119,24 @@ def parse_xml(body: bytes, root: str) -> Element:
     return found
 
 
-# The characters that XML 1.0 cannot have, and those of the last private area that stand for them while it is parsed.
-_STAND_IN = 0x10FF00
-_NO_XML = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]|\xef\xbf[\xbe\xbf]")
-_RESTORED = {_STAND_IN + place: code for place, code in enumerate((*range(0x20), 0xFFFE, 0xFFFF))}
+# What XML 1.0 cannot have is parsed as this character and the code in six digits, and so is the character itself.
+_ESCAPE = "\U0010fffd"
+_NO_XML = re.compile(f"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff{_ESCAPE}]")
+_ESCAPED = re.compile(f"{_ESCAPE}([0-9a-f]{{6}})")
 
 
-def with_stand_ins(body: bytes) -> bytes:
-    """`body` without the characters that XML 1.0 cannot have: others stand for them, until `without_stand_ins`.
+def escape_for_xml(body: bytes) -> bytes:
+    """`body` with the characters that XML 1.0 cannot have in a form that it can; `unescape` has the inverse.
 
     The service reads such keys from the body of DeleteMultipleObjects (by oss2's own tests).
     """
-    return _NO_XML.sub(_stand_in, body)
+    text = body.decode("utf-8", "surrogateescape")
+    return _NO_XML.sub(lambda found: f"{_ESCAPE}{ord(found[0]):06x}", text).encode("utf-8", "surrogateescape")
 
 
-def _stand_in(found: re.Match[bytes]) -> bytes:
-    code = found[0][-1] if len(found[0]) == 1 else 0x20 + (found[0][-1] & 1)
-    return chr(_STAND_IN + code).encode()
-
-
-def without_stand_ins(text: str) -> str:
-    """The text of a key with the characters that it was sent with."""
-    return text.translate(_RESTORED)
+def unescape(text: str) -> str:
+    """The text of an element with the characters that it was sent with."""
+    return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), text)
 
 
 def local_name(node: Element) -> str:

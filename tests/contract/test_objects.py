@@ -101,14 +101,14 @@ def test_a_batch_delete_requires_content_md5(sdk: Any, contract_store: ObjectSto
     assert contract_store.exists(f"{contract_prefix}a")
 
 
-@pytest.mark.parametrize("key", ["form\x0cfeed", "all\x01\x08\x0b\x1f\ufffe\uffff", "plain"])
-def test_a_batch_deletes_keys_that_xml_cannot_have(
-    sdk: Any, contract_store: ObjectStore, contract_prefix: str, key: str
+def test_a_batch_deletes_a_key_that_xml_cannot_have(
+    sdk: Any, contract_store: ObjectStore, contract_prefix: str
 ) -> None:
-    """By oss2's own tests the service reads such a key from the body."""
-    sdk.put_object(f"{contract_prefix}{key}", b"one")
-    assert sdk.batch_delete_objects([f"{contract_prefix}{key}"]).deleted_keys == [f"{contract_prefix}{key}"]
-    assert not contract_store.exists(f"{contract_prefix}{key}")
+    """By oss2's own test the service reads a form feed from the body."""
+    key = f"{contract_prefix}form\x0cfeed"
+    sdk.put_object(key, b"one")
+    assert sdk.batch_delete_objects([key]).deleted_keys == [key]
+    assert not contract_store.exists(key)
 
 
 def test_conditions(sdk: Any, contract_prefix: str) -> None:

@@ -78,6 +78,15 @@ def test_batch_delete(bucket: Any, prefix: str) -> None:
     assert list(oss2.ObjectIterator(bucket, prefix=prefix)) == []
 
 
+def test_a_batch_deletes_keys_of_any_character(bucket: Any, prefix: str) -> None:
+    every = "".join(map(chr, (*range(1, 0x20), 0x7F, 0xFFFE, 0xFFFF, 0x10FFFD))) + "00000c"
+    keys = [f"{prefix}{every}", f"{prefix}plain"]
+    for key in keys[:1]:
+        bucket.put_object(key, b"x")
+    assert len(bucket.batch_delete_objects(keys).deleted_keys) == 2
+    assert list(oss2.ObjectIterator(bucket, prefix=prefix)) == []
+
+
 def test_malformed_delete_is_refused(info: SandboxInfo) -> None:
     for body in (b"", b"<Delete>", b"<Other/>", b"<Delete/>", b'<!DOCTYPE x [<!ENTITY a "b">]><Delete/>'):
         answer = call(info, "POST", query={"delete": ""}, headers=digest(body), body=body)

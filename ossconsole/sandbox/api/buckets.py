@@ -24,7 +24,7 @@ from ossconsole.sandbox.api.writes import STORAGE_CLASSES, content_md5
 from ossconsole.sandbox.keys import Permission
 from ossconsole.sandbox.records import Bucket, check_bucket, check_key
 from ossconsole.sandbox.replies import OssError, invalid_argument, iso_time
-from ossconsole.sandbox.request import child_text, children, parse_xml, with_stand_ins, without_stand_ins
+from ossconsole.sandbox.request import child_text, children, escape_for_xml, parse_xml, unescape
 
 BUCKET_ACLS = ("private", "public-read", "public-read-write")
 
@@ -160,7 +160,7 @@ async def delete_objects(call: Call) -> Reply:
     given = call.headers["content-md5"]
     if content_md5(given) != hashlib.md5(body, usedforsecurity=False).digest():
         raise OssError("InvalidDigest", fields={"Content-MD5": given})
-    root = parse_xml(with_stand_ins(body), "Delete")
+    root = parse_xml(escape_for_xml(body), "Delete")
     wanted = _named_objects(root)
     for key, _ in wanted:
         check_key(key)
@@ -192,7 +192,7 @@ def _named_objects(root: Element) -> list[tuple[str, str]]:
         raise OssError("MalformedXML", f"Delete accepts 1 to {listing.MAX_KEYS} objects.")
     if any(not version.text for node in nodes for version in children(node, "VersionId")):
         raise invalid_argument("The version id is empty.", "VersionId", ec="0016-00000612")
-    return [(without_stand_ins(child_text(node, "Key")), child_text(node, "VersionId", "")) for node in nodes]
+    return [(unescape(child_text(node, "Key")), child_text(node, "VersionId", "")) for node in nodes]
 
 
 def _on_accelerator(call: Call) -> Bucket:
