@@ -15,12 +15,11 @@ import msgspec
 
 from ossconsole.cli.options import OpenTarget, Target
 from ossconsole.cli.sandbox import DEMO_SETTINGS, FillProgress, FillStage, fill_sandbox
-from ossconsole.config.credentials import Credentials
+from ossconsole.config.credentials import Credentials, register_credentials
 from ossconsole.config.endpoints import EndpointKind, sdk_endpoint
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.profiles import Profile
 from ossconsole.config.resolve import Resolution
-from ossconsole.terminal.logs import register_secret
 from ossconsole.training.run import ClaimedError
 from ossconsole.training.settings import TrainSettings
 from ossconsole.tui.console import (
@@ -337,7 +336,7 @@ class Application:
         if uses_sandbox:
             self._stage(_STAGES[0], StageState.ACTIVE)
         opened = self._resources.enter_context(self._target.open(say=log.info))
-        self._register_secrets(opened)
+        register_credentials(opened.credentials())
         self._opened = opened
         if opened.sandbox is not None:
             opened.sandbox.notify = self._on_sandbox_event
@@ -406,13 +405,6 @@ class Application:
             job.start()
             self.own_upload = self.upload = job
             return job
-
-    def _register_secrets(self, opened: OpenTarget) -> None:
-        """Registers the credentials with the log's filter."""
-        credentials = opened.credentials()
-        register_secret(credentials.access_key_secret)
-        if credentials.security_token is not None:
-            register_secret(credentials.security_token)
 
     def _ready(self) -> OpenTarget:
         if self._opened is None:

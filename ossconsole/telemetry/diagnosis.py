@@ -235,6 +235,8 @@ def _gain_advice(view: RunView, split: StepSplit, *, has_accelerated: bool, form
             parts = [ceiling.short, _compared(found)]
         else:
             parts = [_compared(found), more, ceiling.short]
+        if (hits := view.measurement.cold_hits) is not None:
+            parts.insert(0, f"the cache is cold, hit rate {percent(hits)} (estimated): w (ossconsole warm) fills it")
         return "; ".join(part for part in parts if part)
     if not has_accelerated:
         return f"an accelerator{or_jpeg} would be worth {at_most}"
