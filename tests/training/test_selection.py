@@ -172,7 +172,7 @@ def test_the_emptiest_gpus_keep_their_order() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"device": "tpu"}, "'tpu' is not a valid device"),
+        ({"device": "tpu"}, "'tpu' is not a valid value of device"),
         ({"gpu": "1", "processes": 2}, "--gpu selects the GPU of one process"),
         ({"gpu": "1", "device": "cpu"}, "--gpu has no effect"),
     ],
