@@ -17,6 +17,7 @@ from ossconsole.dataset.manifest import TRAIN, VAL
 from ossconsole.storage.client import ObjectStore
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
+from ossconsole.training.bench.ceiling import saved_ceiling
 from ossconsole.training.checkpoints.checkpoint import (
     CheckpointSaver,
     fetch_uri,
@@ -156,10 +157,11 @@ def _training_parts(
     total_steps: int,
 ) -> TrainingParts:
     settings = context.settings
+    size = data.image_size(settings.image_size)
     model = build_model(
         settings,
         data.classes,
-        data.image_size(settings.image_size),
+        size,
         lambda uri: fetch_uri(store, uri),
         report=context.info,
         stopped=context.controls.stopping.is_set,
@@ -169,7 +171,7 @@ def _training_parts(
     group = ProcessGroup(rank_info, compute.device, patience_s=settings.patience_s)
     resources.callback(store.close)
     resources.enter_context(group)
-    describe_devices(context, compute, group)
+    describe_devices(context, compute, group, saved_ceiling(settings, compute, size, rank_info))
     check_batch_sizes([int(size) for (size,) in group.all_gather([settings.batch_size])])
     with compute.device_errors():
         trainer = Trainer(model, compute, settings, group, total_steps=total_steps, on_warning=context.warn)

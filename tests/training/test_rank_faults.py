@@ -5,19 +5,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from _pytest.mark.structures import ParameterSet
 
 from ossconsole.sandbox.process import SandboxProcess
 from ossconsole.telemetry import events
 from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.runs import read_events
+from ossconsole.training.checkpoints.checkpoint import unpack
 from ossconsole.training.run import TrainingRun
 from tests.training.conftest import DEADLINE_S, Bucket, StartRun, bucket_in, finished, steps
 from tests.training.faulty_rank import MOMENTS, VARIABLE, setting
@@ -47,10 +50,15 @@ def cells() -> list[ParameterSet]:
 
 @dataclass
 class Reference:
-    """Runs that nobody disturbs, for what a resumed one must repeat."""
+    """Runs that nobody disturbs, for what a resumed one must repeat; and what was resumed already.
+
+    `resumed` are the worlds that ran from the start after a failure, and the digests of checkpoints: cells whose
+    checkpoints are equal need one resumed run.
+    """
 
     bucket: Bucket
-    losses: dict[int, list[float | None]]
+    losses: dict[int, list[float | None]] = field(default_factory=dict)
+    resumed: set[tuple[int, str]] = field(default_factory=set)
 
 
 def settings(world: int) -> dict[str, object]:
@@ -67,7 +75,7 @@ def settings(world: int) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def reference(sandbox: SandboxProcess) -> Reference:
-    return Reference(bucket_in(sandbox, "rank-faults"), {})
+    return Reference(bucket_in(sandbox, "rank-faults"))
 
 
 @pytest.fixture
@@ -95,6 +103,30 @@ def undisturbed(reference: Reference, start_run: StartRun, world: int) -> list[f
 
 def children() -> list[psutil.Process]:
     return [each for each in psutil.Process().children(recursive=True) if "rank" in " ".join(each.cmdline())]
+
+
+def digest(bucket: Bucket, key: str) -> str:
+    """Of the whole content of a checkpoint but the id of its run."""
+    state = unpack(bucket.store().get(key), key)
+    del state["run"]
+    found = hashlib.sha256()
+
+    def add(value: object) -> None:
+        if isinstance(value, torch.Tensor):
+            found.update(f"{value.dtype} {tuple(value.shape)}".encode())
+            found.update(value.contiguous().numpy().tobytes())
+        elif isinstance(value, dict):
+            for name, each in value.items():
+                add(name)
+                add(each)
+        elif isinstance(value, list | tuple):
+            for each in value:
+                add(each)
+        else:
+            found.update(f"{value!r};".encode())
+
+    add(state)
+    return found.hexdigest()
 
 
 @pytest.mark.slow
@@ -128,10 +160,16 @@ def test_a_killed_rank_is_reported_and_the_run_resumes_exactly(
     faulty.undo()
     if not saved:
         assert moment in {"start", "rendezvous", "first batch"}
-        assert [step.loss for step in steps(finished(start_run(**settings(world))))] == expected
+        if (world, "") not in reference.resumed:
+            assert [step.loss for step in steps(finished(start_run(**settings(world))))] == expected
+            reference.resumed.add((world, ""))
         return
     assert saved[-1].step >= SAVED
     assert saved[-1].key in runs[0].error.remedy
+    content = digest(reference.bucket, saved[-1].key)
+    if (world, content) in reference.resumed:
+        return
     again = steps(finished(start_run(**settings(world), resume=saved[-1].key)))
     assert [step.step for step in again] == list(range(saved[-1].step + 1, STEPS + 1))
     assert [step.loss for step in again] == expected[saved[-1].step :]
+    reference.resumed.add((world, content))

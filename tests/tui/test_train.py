@@ -464,6 +464,26 @@ async def test_a_finished_run_has_a_card_with_its_result_and_the_next_steps(
         assert app.screen.value("batch_size") == "64"
 
 
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)])
+async def test_a_run_says_how_much_of_its_models_ceiling_it_reaches(make_app: AppMaker, size: tuple[int, int]) -> None:
+    script = Script()
+    ceiling = events.ModelCeiling(bench="t4-256", samples_per_s=302.0)
+    script.add(events.Devices(time=script.time, device="cuda", gpus=("GPU-1",), ceiling=ceiling))
+    script.state(RunState.RUNNING, 3).steps(30)
+    run = running(script)
+    app = make_app(FakeServices(run=run), now=script.time)
+    words = " % of what the model can do on this GPU (benchmark t4-256)"
+    async with app.run_test(size=size) as pilot:
+        await settle(pilot)
+        assert words in shown(app)
+        assert "the accelerated endpoint" in shown(app), "the advice stays"
+    ended = script.state(RunState.FINISHED).summary()
+    app = make_app(FakeServices(run=FakeRun(list(ended.events), state=RunState.FINISHED, alive=False)))
+    async with app.run_test(size=size) as pilot:
+        await settle(pilot)
+        assert f"model         50{words}" in shown(app)
+
+
 async def test_a_failed_run_says_why_and_what_can_be_done_next(make_app: AppMaker) -> None:
     script = Script().state(RunState.RUNNING, 3).steps(80).end_epoch().steps(3)
     script.state(RunState.FAILED).summary(RunState.FAILED, "The accelerated endpoint does not answer.")
