@@ -132,11 +132,11 @@ def bench(context: click.Context, /, *, target: Target, **options: Any) -> int:
     if action or compare:
         return _show_saved(compare, as_json=as_json)
     _check_usage(context, options)
-    from ossconsole.training.preflight import broken_library, check_libraries, check_precision
+    from ossconsole.training.preflight import broken_library, check_device, check_libraries
 
     trained = TrainSettings(model=options["model"], **{name: options[name] for name in _COMPUTE})
     check_libraries()
-    check_precision(trained)
+    check_device(trained)
     try:
         from ossconsole.training.bench.saved import check_new, provenance, saved_now
         from ossconsole.training.bench.saved import save as save_bench

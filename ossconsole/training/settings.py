@@ -56,6 +56,9 @@ _FAMILIES = {
 MODELS = frozenset(family + size for family, sizes in _FAMILIES.items() for size in sizes)
 """The names of the models that can be trained."""
 
+RENORMALIZING = frozenset({"googlenet", "inception_v3"})
+"""Models that were trained on images normalised in another way, and convert ours before their first convolution."""
+
 DEFAULT_MODEL = "resnet18"
 
 

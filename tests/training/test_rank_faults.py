@@ -31,7 +31,16 @@ STEPS = 6  # two epochs of 96 samples, in batches of 32 over all ranks
 SAVED = 2  # a checkpoint of this step is complete when step 4 begins: one is written at a time
 STOP_AT = 4
 
-TIMES = {"forward": 5, "backward": 5, "update": 5, "checkpoint": 3, "packing": 3, "writing": 3, "validation": 2}
+TIMES = {
+    "forward": 5,
+    "backward": 5,
+    "update": 5,
+    "checkpoint": 3,
+    "packing": 3,
+    "writing": 3,
+    "validation": 2,
+    "epoch end": 2,
+}
 """The how-manieth time of each moment is hit; the first where none is given."""
 ZERO_ONLY = {"packing", "writing"}
 

@@ -100,7 +100,7 @@ class TrainingLoop:
 
         def step() -> None:
             self._compute.free_slots()
-            images = self._compute.images(data)
+            images = self._compute.images(data, self._compute.input_dtype)
             self._trainer.step(images, self._compute.labels(labels), self._meter, samples=batch_size)
 
         for _ in range(_SYNTHETIC_WARMUP):
