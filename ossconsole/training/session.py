@@ -27,7 +27,6 @@ from ossconsole.training.checkpoints.checkpoint import (
 )
 from ossconsole.training.compute.device import (
     BatchTransform,
-    BrokenDeviceError,
     DeviceContext,
     StepClock,
     device_errors,
@@ -37,7 +36,7 @@ from ossconsole.training.compute.model import build_model, check_batch_sizes, wi
 from ossconsole.training.compute.profile import StepProfiler
 from ossconsole.training.compute.selection import select_device
 from ossconsole.training.compute.trainer import Trainer
-from ossconsole.training.context import RunContext
+from ossconsole.training.context import BrokenDeviceError, RunContext
 from ossconsole.training.data import TrainingData
 from ossconsole.training.distributed.process_group import ProcessGroup, RankEventRelay
 from ossconsole.training.distributed.ranks import (

@@ -23,6 +23,7 @@ from ossconsole.dataset.formats import CHANNELS, IMAGENET_MEAN, IMAGENET_STD
 from ossconsole.telemetry.gpu import GpuProcess, memory_of_others
 from ossconsole.telemetry.host import usable_cores
 from ossconsole.training.compute.selection import gpu_uuid
+from ossconsole.training.context import BrokenDeviceError
 from ossconsole.training.data import TrainingData
 from ossconsole.training.loading.images import SampleTransform
 from ossconsole.training.loading.loader import Batch
@@ -331,10 +332,6 @@ def device_errors(device: torch.device, batch_size: int) -> Iterator[None]:
                 remedy="Restart ossconsole: this process can no longer use the GPU. `dmesg` may have an Xid.",
             ) from error
         raise
-
-
-class BrokenDeviceError(ConsoleError):
-    """The GPU failed: nothing can be read from it any more, and this process cannot use CUDA any more."""
 
 
 def _is_fatal(error: RuntimeError) -> bool:
