@@ -138,6 +138,11 @@ def test_a_mig_instance_is_named_by_its_own_uuid(machine: Machine, monkeypatch: 
     machine(gpu(0))
     assert gpu_uuid(0) == "GPU-0abc"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-01")
+    assert gpu_uuid(0) == "MIG-01", "NVML may list nothing"
+    machine(instance(0, 0), instance(0, 1), seen=(0,))
+    assert gpu_uuid(0) == "MIG-00", "without the variable CUDA uses the first instance"
+    assert select_device(TrainSettings(gpu="MIG-00")) == torch.device("cuda", 0)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-01")
     assert gpu_uuid(0) == "MIG-01"
 
 
