@@ -137,7 +137,7 @@ def sandbox_profile(sandbox: SandboxProcess) -> Any:
         ("if number == 1: sys.exit(3)\nhang()", "Rank 1 of 2 exited with code 3"),
         ("if number == 1: report(failure=RankFailure('No memory.')); hang()\nhang()", "Rank 1: No memory."),
         (
-            "if number == 1: report(failure=RankFailure('cuda:1 failed.', 'Restart.', broken_gpu=True)); hang()\nhang()",
+            "if number == 1: report(failure=RankFailure('cuda:1 failed.', 'No.', broken_gpu=True)); hang()\nhang()",
             "Rank 1: cuda:1 failed. This run has no checkpoint yet: start it again. If it fails again, `dmesg`",
         ),
     ],

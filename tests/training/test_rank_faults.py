@@ -22,10 +22,11 @@ from ossconsole.telemetry.events import RunState
 from ossconsole.telemetry.runs import read_events
 from ossconsole.training.checkpoints.checkpoint import unpack
 from ossconsole.training.run import TrainingRun
-from tests.training.conftest import DEADLINE_S, Bucket, StartRun, bucket_in, finished, steps
+from tests.training.conftest import Bucket, StartRun, bucket_in, finished, steps
 from tests.training.faulty_rank import MOMENTS, VARIABLE, setting
 
-pytestmark = pytest.mark.timeout(600)  # three runs of several processes each
+DEADLINE_S = 280.0  # of a run: each of its processes loads torch, which takes a loaded machine a minute
+pytestmark = pytest.mark.timeout(3 * DEADLINE_S)
 
 STEPS = 6  # two epochs of 96 samples, in batches of 32 over all ranks
 SAVED = 2  # a checkpoint of this step is complete when step 4 begins: one is written at a time
@@ -106,7 +107,7 @@ def faulty(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
 
 def undisturbed(reference: Reference, start_run: StartRun, world: int) -> list[float | None]:
     if world not in reference.losses:
-        reference.losses[world] = [step.loss for step in steps(finished(start_run(**settings(world))))]
+        reference.losses[world] = [step.loss for step in steps(finished(start_run(**settings(world)), DEADLINE_S))]
     return reference.losses[world]
 
 
@@ -156,21 +157,25 @@ def test_a_killed_rank_is_reported_and_the_run_resumes_exactly(
 
     faulty.setenv(VARIABLE, setting(number, moment, TIMES.get(moment, 1)))
     runs.append(start_run(**settings(world), on_event=watch))
-    assert runs[0].wait(DEADLINE_S)
+    assert runs[0].wait(DEADLINE_S), "the run did not end"
     found = runs[0].drain()
+    saved = [event for event in found if isinstance(event, events.Checkpoint)]
+    faulty.undo()
+    assert not children()
+    if number and moment == "stop" and runs[0].error is None:  # rank 0 had no more work for it
+        assert runs[0].state in {RunState.STOPPED, RunState.FINISHED}
+        assert saved[-1].step == steps(found)[-1].step
+        return
     assert runs[0].state is RunState.FAILED
     assert runs[0].error is not None
     assert f"Rank {number} of {world} was killed by SIGKILL" in runs[0].error.message
     recorded = [event.message for event in read_events(runs[0].record_path) if isinstance(event, events.ErrorEvent)]
     assert recorded == [runs[0].error.message]
-    assert not children()
-
-    saved = [event for event in found if isinstance(event, events.Checkpoint)]
-    faulty.undo()
     if not saved:
         assert moment in {"start", "rendezvous", "first batch"}
         if (world, "") not in reference.resumed:
-            assert [step.loss for step in steps(finished(start_run(**settings(world))))] == expected
+            rerun = finished(start_run(**settings(world)), DEADLINE_S)
+            assert [step.loss for step in steps(rerun)] == expected
             reference.resumed.add((world, ""))
         return
     assert saved[-1].step >= SAVED
@@ -178,7 +183,7 @@ def test_a_killed_rank_is_reported_and_the_run_resumes_exactly(
     content = digest(reference.bucket, saved[-1].key)
     if (world, content) in reference.resumed:
         return
-    again = steps(finished(start_run(**settings(world), resume=saved[-1].key)))
+    again = steps(finished(start_run(**settings(world), resume=saved[-1].key), DEADLINE_S))
     assert [step.step for step in again] == list(range(saved[-1].step + 1, STEPS + 1))
     assert [step.loss for step in again] == expected[saved[-1].step :]
     reference.resumed.add((world, content))
