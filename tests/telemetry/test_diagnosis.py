@@ -277,3 +277,15 @@ def test_requests_are_reported_where_each_sample_is_one() -> None:
         "90 % of what 50 GB gives (300 MB/s): one larger than 1 TB would help; "
         "1,793 of 10,000 requests/s of the account"
     )
+
+
+@pytest.mark.parametrize(
+    ("gpus", "where"), [((), "this CPU"), (("GPU-1",), "this GPU"), (("GPU-1", "GPU-2"), "these 2 GPUs")]
+)
+def test_the_share_of_the_models_ceiling_is_that_of_the_benchmark(gpus: tuple[str, ...], where: str) -> None:
+    feed = running().steps(20)  # 20 samples/s
+    assert diagnose(feed.view, feed.time).ceiling == "", "no benchmark measured it"
+    ceiling = events.ModelCeiling(bench="t4", samples_per_s=32.0)
+    feed.view.apply(events.Devices(time=1.0, device="cuda" if gpus else "cpu", gpus=gpus, ceiling=ceiling))
+    expected = f"62 % of what the model can do on {where} (benchmark t4)"
+    assert diagnose(feed.view, feed.time).ceiling == expected

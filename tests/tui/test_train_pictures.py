@@ -202,8 +202,12 @@ def test_keys(snap_compare: Compare, make_app: AppMaker, keys: tuple[str, ...]) 
 
 
 @pytest.mark.parametrize("size", SIZES[:2], ids=size_id)
-def test_new_run(snap_compare: Compare, make_app: AppMaker, size: tuple[int, int]) -> None:
-    assert snap_compare(make_app(FakeServices()), terminal_size=size, run_before=pressed("n"))
+def test_new_run(
+    snap_compare: Compare, make_app: AppMaker, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    services = FakeServices(sample=sample([gpu(uuid="GPU-0000")]))
+    assert snap_compare(make_app(services), terminal_size=size, run_before=pressed("n"))
 
 
 def _record(number: int, script: Script, *, batch: int) -> None:

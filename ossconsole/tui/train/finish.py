@@ -37,6 +37,8 @@ def card(context: DashboardContext, found: Diagnosis, width: int, height: int) -
         found_advice = found.advice
     if found_advice:
         rows.append(_row(edge, "speed-up", _speed_up(view, found_advice, width - _LABEL - 2)))
+    if found.ceiling:
+        rows.append(_row(edge, "model", Line((shorten(safe(found.ceiling), width - _LABEL - 2), "text"))))
     checkpoint = _checkpoint(context, width - _LABEL - 2)
     if checkpoint is not None:
         rows.append(_row(edge, "checkpoint", checkpoint))
