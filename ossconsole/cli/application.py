@@ -9,6 +9,7 @@ import importlib
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from ossconsole.training.remote.attached import AttachedUpload
     from ossconsole.training.remote.control import ControlServer
     from ossconsole.training.run import TrainingRun
+    from ossconsole.training.run_evaluation import EvaluationJob
 
 log = logging.getLogger(__name__)
 
@@ -206,6 +208,17 @@ class Application:
         accelerated = self.store(EndpointKind.ACCELERATED)
         source = dataset_source(self.store(EndpointKind.STANDARD), accelerated.profile.dataset_prefix)
         return WarmUp(accelerated, plan_warm(source, accelerated, again=again))
+
+    def plan_evaluation(self, record: Path) -> EvaluationJob:
+        """The evaluation of the checkpoint of a run, not started. Raises ConsoleError while a run is alive."""
+        from ossconsole.training.run_evaluation import EvaluationJob
+
+        opened = self._ready()
+        if self.run is not None and self.run.alive:
+            raise ConsoleError(
+                "A run is active, and an evaluation would take its processor time.", remedy="Wait for its end."
+            )
+        return EvaluationJob(record, opened.profile, opened.credentials)
 
     def use_profile(self, name: str) -> None:
         """Opens another profile. Raises ConsoleError while work is active."""

@@ -242,6 +242,7 @@ ACTIONS = (
         ("comparison", "b", "A/B", "All measurements of both endpoints", 0),
         ("machine", "g", "Machine", "All metrics of GPUs and host", 0),
         ("events", "i", "Events", "All events of the run in full", 0),
+        ("predictions", "p", "Predictions", "After the run: accuracy by class, confusions, the worst images", 0),
         ("dismiss_errors", "d", "Dismiss", "Dismiss all errors", 0),
     ),
     *_scope(
