@@ -41,11 +41,11 @@ from PIL import Image
 from ossconsole.config.files import STATE_DIR_VARIABLE
 from ossconsole.dataset.decode import EncodedImage, import_jpeg_libraries, keep_freed_memory
 from ossconsole.dataset.formats import SampleFormat
+from ossconsole.dataset.manifest import MAX_SIDE
 from ossconsole.dataset.source.files import PathLocation
+from ossconsole.dataset.upload import prepare
 from ossconsole.dataset.upload.job import DEFAULT_PARALLELISM, UploadSettings
 from ossconsole.dataset.upload.plan import create_upload
-from ossconsole.dataset.manifest import MAX_SIDE
-from ossconsole.dataset.upload import prepare
 from ossconsole.dataset.upload.prepare import PreprocessConfig
 from ossconsole.dataset.upload.worker import Task, handle
 from ossconsole.storage.client import ObjectStore
