@@ -204,6 +204,7 @@ ACTIONS = (
         "upload",
         ("start", "s,ctrl+s", "Start", "Show the plan of the upload, then start it", 90),
         ("pick", "o", "Open", "Select a source from a tree or the recent ones", 85),
+        ("advanced", "a", "Advanced", "Label files, a held-out share, and the encoding of names", 82),
         ("pause", "p", "Pause", "Pause or resume the upload", 80),
         ("cancel", "x", "Cancel", "End the upload; uploaded samples stay", 70),
         ("retry", "r", "Retry", "Upload only what failed or is missing", 78),
