@@ -10,7 +10,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -23,7 +23,7 @@ from ossconsole.config.profiles import Profile
 from ossconsole.config.resolve import Resolution
 from ossconsole.terminal.logs import register_secret
 from ossconsole.training.run import ClaimedError
-from ossconsole.training.settings import TrainSettings
+from ossconsole.training.settings import TrainSettings, settings_of_checkpoint
 from ossconsole.tui.console import (
     ConsoleState,
     NoCredentials,
@@ -254,6 +254,14 @@ class Application:
             return find_credentials(profile)()
 
         return BucketSetupService(profile, credentials, self.readonly)
+
+    def settings_to_resume(self, settings: TrainSettings) -> dict[str, Any]:
+        """What the checkpoint to resume needs and `settings` have otherwise. Raises ConsoleError."""
+        from ossconsole.training.checkpoints.store import resumed_fields
+
+        found = resumed_fields(self.store(EndpointKind.STANDARD), settings.resume, settings.model)
+        known = settings_of_checkpoint(found.content, processes=settings.processes)
+        return {name: value for name, value in known.items() if value != getattr(settings, name)}
 
     def start_run(self, settings: TrainSettings, dataset_prefix: str = "") -> RunHandle:
         """Starts a run on a dataset, the profile's where the prefix is "". Raises ConsoleError."""

@@ -268,6 +268,9 @@ class Services(Protocol):
     def preflight(self, kind: EndpointKind) -> None:
         """Tests that the endpoint answers a signed request. Raises ConsoleError with the reason."""
 
+    def settings_to_resume(self, settings: TrainSettings) -> dict[str, Any]:
+        """The settings that the checkpoint of `settings.resume` needs and that differ from `settings`."""
+
     def start_run(self, settings: TrainSettings, dataset_prefix: str = "") -> RunHandle:
         """Starts a run and makes it `run`. Raises ConsoleError while another is alive.
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ossconsole.config.credentials import Credentials, Secret
 from ossconsole.config.endpoints import EndpointKind
@@ -236,6 +237,7 @@ class FakeServices:
     planned: list[UploadSettings] = field(default_factory=list)
     uploads: list[UploadSettings] = field(default_factory=list)
     warm_up: WarmUp | ConsoleError | None = None
+    of_checkpoint: dict[str, Any] = field(default_factory=dict)
     evaluation: EvaluationJob | ConsoleError | None = None
     warm_ups: list[bool] = field(default_factory=list)
     begun: int = 0
@@ -307,6 +309,11 @@ class FakeServices:
         assert self.evaluation is not None
         assert self.evaluation.record == record
         return self.evaluation
+
+    def settings_to_resume(self, settings: TrainSettings) -> dict[str, Any]:
+        may_block()
+        assert settings.resume
+        return self.of_checkpoint
 
     def start_run(self, settings: TrainSettings, dataset_prefix: str = "") -> FakeRun:
         may_block()
