@@ -9,7 +9,8 @@ import importlib
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -21,7 +22,7 @@ from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.profiles import Profile
 from ossconsole.config.resolve import Resolution
 from ossconsole.training.run import ClaimedError
-from ossconsole.training.settings import TrainSettings
+from ossconsole.training.settings import TrainSettings, settings_of_checkpoint
 from ossconsole.tui.console import (
     ConsoleState,
     NoCredentials,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from ossconsole.training.remote.attached import AttachedUpload
     from ossconsole.training.remote.control import ControlServer
     from ossconsole.training.run import TrainingRun
+    from ossconsole.training.run_evaluation import EvaluationJob
 
 log = logging.getLogger(__name__)
 
@@ -206,6 +208,17 @@ class Application:
         source = dataset_source(self.store(EndpointKind.STANDARD), accelerated.profile.dataset_prefix)
         return WarmUp(accelerated, plan_warm(source, accelerated, again=again))
 
+    def plan_evaluation(self, record: Path) -> EvaluationJob:
+        """The evaluation of the checkpoint of a run, not started. Raises ConsoleError while a run is alive."""
+        from ossconsole.training.run_evaluation import EvaluationJob
+
+        opened = self._ready()
+        if self.run is not None and self.run.alive:
+            raise ConsoleError(
+                "A run is active, and an evaluation would take its processor time.", remedy="Wait for its end."
+            )
+        return EvaluationJob(record, opened.profile, opened.credentials)
+
     def use_profile(self, name: str) -> None:
         """Opens another profile. Raises ConsoleError while work is active."""
         self._reopen(self._target.with_profile(name))
@@ -240,6 +253,14 @@ class Application:
             return find_credentials(profile)()
 
         return BucketSetupService(profile, credentials, self.readonly)
+
+    def settings_to_resume(self, settings: TrainSettings) -> dict[str, Any]:
+        """What the checkpoint to resume needs and `settings` have otherwise. Raises ConsoleError."""
+        from ossconsole.training.checkpoints.store import resumed_fields
+
+        found = resumed_fields(self.store(EndpointKind.STANDARD), settings.resume, settings.model)
+        known = settings_of_checkpoint(found.content, processes=settings.processes)
+        return {name: value for name, value in known.items() if value != getattr(settings, name)}
 
     def start_run(self, settings: TrainSettings, dataset_prefix: str = "") -> RunHandle:
         """Starts a run on a dataset, the profile's where the prefix is "". Raises ConsoleError."""

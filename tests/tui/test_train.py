@@ -505,6 +505,21 @@ async def test_no_run_is_configured_while_one_is_alive(make_app: AppMaker) -> No
         assert not isinstance(app.screen, NewRunScreen)
 
 
+async def test_a_checkpoint_typed_into_the_form_gives_its_settings(make_app: AppMaker) -> None:
+    services = FakeServices(of_checkpoint={"image_size": 96, "seed": 7})
+    app = make_app(services)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("n")
+        await settle(pilot)
+        app.screen.query_one("#field-resume", Input).value = "latest"
+        await pilot.press("enter")
+        await settle(pilot)
+        assert [(run.image_size, run.seed, run.resume) for run in services.started] == [(96, 7, "latest")]
+        notices = [notice.message for notice in app._notifications]
+        assert "As in the checkpoint: image size 96, seed 7." in notices
+
+
 async def test_a_resumed_run_starts_with_the_settings_of_its_checkpoint(make_app: AppMaker) -> None:
     app = make_app(FakeServices())
     async with app.run_test(size=(80, 24)) as pilot:
