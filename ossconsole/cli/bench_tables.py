@@ -130,10 +130,7 @@ def _print_distributions(summary: BenchSummary) -> None:
     for row in summary.rows:
         if not row.times:
             continue
-        cell = row.cell
-        prefetch = f", {cell.prefetch_mb} MB read ahead" if cell.prefetch_mb else ""
-        setup = f"{cell.mode}, {counted(cell.workers, 'worker')}, batch {cell.batch_size}{prefetch}"
-        table = _new_table(f"Times of a step and of a reader for a batch, ms: {setup}")
+        table = _new_table(f"Times of a step and of a reader for a batch, ms: {row.cell.words}")
         table.add_column("path", no_wrap=True)
         for title in ("step p50", "p95", "p99", "stalls", "fetch p50", "p95", "p99"):
             table.add_column(title, justify="right", no_wrap=True)
@@ -147,17 +144,16 @@ def _prefetch(cell: BenchCase) -> tuple[str]:
 
 
 def _ms(times: Quantiles) -> tuple[str, str, str]:
-    return f"{times.p50 * 1e3:,.1f}", f"{times.p95 * 1e3:,.1f}", f"{times.p99 * 1e3:,.1f}"
+    """In ms; whole ones above 100, so that the table fits 80 columns."""
+    p50, p95, p99 = (f"{each * 1e3:,.{0 if each >= 0.1 else 1}f}" for each in (times.p50, times.p95, times.p99))
+    return p50, p95, p99
 
 
 def _mount_lines(summary: BenchSummary) -> Iterator[str]:
     """The mounted folder compared with the endpoints."""
     for row in summary.rows:
         for where, ratio in row.mount.items():
-            yield (
-                f"Mounted folder, {row.cell.mode}, {counted(row.cell.workers, 'worker')}, batch {row.cell.batch_size}: "
-                f"{_path_ratio(ratio)} of {where}."
-            )
+            yield (f"Mounted folder, {row.cell.words}: {_path_ratio(ratio)} of {where}.")
     if summary.page_cache:
         yield f"Mounted folder: {summary.page_cache}; what the mount itself caches is part of it."
 

@@ -10,7 +10,7 @@ from ossconsole.telemetry.page import Chart, Charts, Facts, Page, Part, Section,
 from ossconsole.training.bench.buyers import BuyersTable, sized
 from ossconsole.training.bench.checkpoints import CheckpointSummary
 from ossconsole.training.bench.emulation import EmulationSummary, PathResult
-from ossconsole.training.bench.results import BenchSummary, Quantiles, ReadPath, ResultRow
+from ossconsole.training.bench.results import BenchSummary, Quantiles, ReadPath
 from ossconsole.training.bench.saved import Provenance, SavedBench
 from ossconsole.training.bench.workloads import MIN_AU
 
@@ -65,7 +65,7 @@ def _endpoint_sections(summary: BenchSummary) -> list[Section]:
     header = ("setup", "path", "samples/s", "lowest", "highest", "min/epoch", "stalls")
     rows = [
         (
-            _setup(row),
+            row.cell.words,
             where,
             f"{spread.median:,.1f}",
             f"{spread.lowest:,.1f}",
@@ -78,10 +78,12 @@ def _endpoint_sections(summary: BenchSummary) -> list[Section]:
     ]
     parts: list[Part] = [Table(header, rows, note=f"Minutes for an epoch of {counted(summary.samples, 'sample')}.")]
     ratios = [
-        (_setup(row), temperature, found.words) for row in summary.rows for temperature, found in row.comparison.items()
+        (row.cell.words, temperature, found.words)
+        for row in summary.rows
+        for temperature, found in row.comparison.items()
     ]
     ratios += [
-        (_setup(row), f"mount, of {where}", f"{each.ratio:.2f}x" + _interval(each.low, each.high))
+        (row.cell.words, f"mount, of {where}", f"{each.ratio:.2f}x" + _interval(each.low, each.high))
         for row in summary.rows
         for where, each in row.mount.items()
     ]
@@ -93,7 +95,7 @@ def _endpoint_sections(summary: BenchSummary) -> list[Section]:
         parts.append(Text([f"Accelerator: {summary.ceiling.words}."]))
     sections = [Section("Result", parts)]
     times = [
-        (_setup(row), where, *_ms(found.step), *_ms(found.fetch))
+        (row.cell.words, where, *_ms(found.step), *_ms(found.fetch))
         for row in summary.rows
         for where, found in row.times.items()
     ]
@@ -104,12 +106,6 @@ def _endpoint_sections(summary: BenchSummary) -> list[Section]:
         rates = [(name, f"{spread.median:,.1f}") for name, spread in summary.limits.items()]
         sections.append(Section("Each part alone", [Table(("part", "samples/s"), rates)]))
     return sections
-
-
-def _setup(row: ResultRow) -> str:
-    cell = row.cell
-    prefetch = f", {cell.prefetch_mb} MB" if cell.prefetch_mb else ""
-    return f"{cell.mode}, {cell.format}, {counted(cell.workers, 'worker')}, batch {cell.batch_size}{prefetch}"
 
 
 def _interval(low: float | None, high: float | None) -> str:

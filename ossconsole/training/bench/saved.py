@@ -18,7 +18,6 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.files import decode_json, read_private, state_dir, write_private
 from ossconsole.config.metadata import Instance, MetadataService
-from ossconsole.config.text import counted
 from ossconsole.storage.accelerator import find_accelerator
 from ossconsole.telemetry.compare import installed_versions
 from ossconsole.telemetry.host import usable_cores
@@ -76,9 +75,10 @@ class SavedBench(msgspec.Struct, frozen=True, kw_only=True):
     def rates(self) -> dict[str, list[float]]:
         """Samples/s, or bytes/s of checkpoints, by what was measured, in words; one for each round."""
         found: dict[str, list[float]] = {}
+        cells = {each.cell for each in self.readings}
+        several = len({cell.words for cell in cells}) < len(cells)  # datasets of one format
         for each in self.readings:
-            cell = each.cell
-            setup = f"{cell.mode}, {cell.format}, {counted(cell.workers, 'worker')}, batch {cell.batch_size}"
+            setup = f"{each.cell.words}, {each.cell.dataset}" if several else each.cell.words
             found.setdefault(f"{each.endpoint} {each.temperature}, {setup}", []).append(each.samples_per_s)
         for trial in self.trials:
             found.setdefault(f"{trial.path}, {trial.accelerators} accelerators", []).append(trial.samples_per_s)
