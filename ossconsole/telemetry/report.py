@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from ossconsole.config.errors import ConsoleError
@@ -42,19 +42,27 @@ def write_page(page: Page, target: Path, form: str = "html") -> Path:
     return target
 
 
-def write_report(record: Path, target: Path, form: str = "html") -> Path:
+MoreSections = Callable[[Measurement], list[Section]]
+"""What a page adds from the measurement of a run, before how it was measured."""
+
+
+def _nothing(_measurement: Measurement) -> list[Section]:
+    return []
+
+
+def write_report(record: Path, target: Path, form: str = "html", *, more: MoreSections = _nothing) -> Path:
     """Writes the report of a run record; returns the path. Raises ConsoleError."""
-    return write_page(run_page(read_events(record)), target, form)
+    return write_page(run_page(read_events(record), more), target, form)
 
 
-def run_page(found: Iterable[Event]) -> Page:
+def run_page(found: Iterable[Event], more: MoreSections = _nothing) -> Page:
     """The report of a run from its events. Raises RecordError without the run's first event."""
     gathered = _Gathered()
     for event in found:
         gathered.apply(event)
     if gathered.run is None:
         raise RecordError("The record has no start of a run.", remedy="`ossconsole status` names the newest run.")
-    return gathered.page(gathered.run)
+    return gathered.page(gathered.run, more)
 
 
 class _Gathered:
@@ -105,7 +113,7 @@ class _Gathered:
         measured = self._measurement.comparison
         return self._compared or (measured.report() if measured.pairs else None)
 
-    def page(self, run: events.Run) -> Page:
+    def page(self, run: events.Run, more: MoreSections) -> Page:
         """The page."""
         simulated = " (simulated storage)" if run.simulated else ""
         started = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.time))
@@ -113,6 +121,7 @@ class _Gathered:
             Section("Result", [Facts(self._results(run)), self._endpoints()]),
             Section("Charts", [Charts(self._charts())]),
             *self._optional(),
+            *more(self._measurement),
             Section("How it was measured", [Text([_HOW.replace("\n", " ")]), Facts(self._settings(run))]),
         ]
         return Page(

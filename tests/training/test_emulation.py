@@ -9,7 +9,10 @@ import pytest
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import SettingsError
 from ossconsole.sandbox.process import SandboxProcess
-from ossconsole.training.bench.buyers import DatasetFacts, Measured, Origin, buyers_table
+from ossconsole.telemetry.events import AcceleratorSize
+from ossconsole.telemetry.measure import Measurement
+from ossconsole.telemetry.page import Table
+from ossconsole.training.bench.buyers import DatasetFacts, Measured, Origin, buyers_table, run_buyers
 from ossconsole.training.bench.emulation import (
     Calibration,
     Emulation,
@@ -30,6 +33,7 @@ from ossconsole.training.bench.workloads import (
     parse_workload,
     unmet_rules,
 )
+from tests.telemetry.samples_of_events import run_event, step_event
 from tests.training.conftest import TRAIN_SAMPLES, Bucket, bucket_in
 
 H100 = WORKLOADS["resnet50:h100"]
@@ -149,6 +153,37 @@ def test_measured_cells_and_what_is_extrapolated_from_them() -> None:
     assert table.rows[0].feeds[1].or_more
     assert {row.feeds[1].origin for row in table.rows[1:]} == {Origin.DOCUMENTED}
     assert "says nothing about the service" in table.notes[0]
+
+
+def measured_run(endpoint: EndpointKind, wait_s: float, **changes: object) -> Measurement:
+    """A run of 40 steps of 0.4 s on 8 samples each, through an accelerator of 50 GB."""
+    run = run_event(sample_format="image-u8", stored_as="shards", **changes)
+    size = AcceleratorSize(time=0.0, quota_gb=50, peak_bytes_per_s=300e6)
+    measurement = Measurement()
+    steps = (step_event(number, endpoint=endpoint, data_wait_s=wait_s) for number in range(1, 41))
+    for event in (run, size, *steps):
+        measurement.apply(event)
+    return measurement
+
+
+@pytest.mark.parametrize(
+    ("wait_s", "world", "fed", "own"),
+    [(0.02, 1, "1+ measured", "21 samples/s"), (0.02, 2, "2+ measured", "11"), (0.2, 2, "1+ measured", "20")],
+    ids=["fed", "two ranks", "half of it waits"],
+)
+def test_the_buyers_table_of_a_run_is_for_its_own_devices(wait_s: float, world: int, fed: str, own: str) -> None:
+    (section,) = run_buyers(measured_run(EndpointKind.ACCELERATED, wait_s, world=world))
+    assert own in section.title
+    table = section.parts[0]
+    assert isinstance(table, Table)
+    assert fed in table.rows[0]
+    assert "50 GB" in table.rows[0]
+
+
+def test_the_buyers_table_of_a_run_on_the_standard_endpoint_has_nothing_measured() -> None:
+    (section,) = run_buyers(measured_run(EndpointKind.STANDARD, 0.3))
+    assert "measured: nothing" in str(section.parts)
+    assert run_buyers(Measurement()) == []
 
 
 def test_accelerators_share_an_epoch_and_get_whole_batches(bucket: Bucket) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ossconsole.config.text import counted
 from ossconsole.telemetry.page import Chart, Charts, Facts, Page, Part, Section, Table, Text
-from ossconsole.training.bench.buyers import BuyersTable, sized
+from ossconsole.training.bench.buyers import buyers_section
 from ossconsole.training.bench.checkpoints import CheckpointSummary
 from ossconsole.training.bench.emulation import EmulationSummary, PathResult
 from ossconsole.training.bench.results import BenchSummary, Quantiles, ReadPath
@@ -139,7 +139,7 @@ def _emulation_sections(summary: EmulationSummary) -> list[Section]:
         parts.append(Charts(charts))
     sections = [Section("Result", parts)]
     if summary.buyers is not None:
-        sections.append(_buyers(summary.buyers))
+        sections.append(buyers_section(summary.buyers))
     return [*sections, Section("Rules of MLPerf Storage that are not met", [Text(summary.unmet_rules)])]
 
 
@@ -161,22 +161,6 @@ def _au_chart(result: PathResult) -> Chart:
         [each.sustained_au * 100 for each in result.fed],
         "accelerators",
     )
-
-
-def _buyers(found: BuyersTable) -> Section:
-    header = ("size", "MB/s", *found.sample_bytes, "CNY/month (estimated)")
-    rows = [
-        (
-            sized(row.quota_gb),
-            f"{row.mb_per_s:,.0f}",
-            *(f"{feed.accelerators}{'+' if feed.or_more else ''} {feed.origin}" for feed in row.feeds),
-            f"{row.cny_per_month:,.0f}",
-        )
-        for row in found.rows
-    ]
-    sizes = ", ".join(f"{name} {size / 1e3:,.1f} KB" for name, size in found.sample_bytes.items())
-    notes = Text([f"Bytes of a sample: {sizes}.", *found.notes])
-    return Section(f"Accelerators of {found.workload} that an OSS accelerator feeds", [Table(header, rows), notes])
 
 
 def _checkpoint_headline(summary: CheckpointSummary) -> str:
