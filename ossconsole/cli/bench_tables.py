@@ -59,8 +59,8 @@ def print_event(event: object) -> None:
         )
     elif isinstance(event, Trial):
         say(
-            f"{_accelerators(event.accelerators)} on {event.path:<12}AU {event.sustained_au:6.1%}  "
-            f"{event.samples_per_s:>10,.1f} samples/s  {event.bytes_per_s / 1e6:>8,.1f} MB/s",
+            f"{_accelerators(event.accelerators)} on {event.path:<12}{event.temperature:<5}"
+            f"AU {event.sustained_au:6.1%}  {event.samples_per_s:>10,.1f} samples/s  {event.bytes_per_s / 1e6:>8,.1f} MB/s",
             err=True,
         )
     elif isinstance(event, CheckpointReading):
@@ -176,7 +176,7 @@ def print_emulation(summary: EmulationSummary) -> None:
         f"Emulated accelerators: {workload.name}, batch {workload.batch_size}, {workload.step_s * 1e3:,.0f} ms/step, "
         f"{summary.format} ({summary.stored_as}){simulated}"
     )
-    for title in ("path", "N", "AU", "±", "sustained", "samples/s", "MB/s", "full", "pass"):
+    for title in ("path", "N", "AU", "±", "sustained", "cold", "samples/s", "MB/s", "full", "pass"):
         table.add_column(title, justify="left" if title == "path" else "right", no_wrap=True)
     for result in summary.paths:
         for each in result.fed:
@@ -185,13 +185,15 @@ def print_emulation(summary: EmulationSummary) -> None:
                 each.path,
                 str(each.accelerators),
                 *(f"{share * 100:.1f} %" for share in shares),
+                "" if each.cold_au is None else f"{each.cold_au * 100:.1f} %",
                 f"{each.samples_per_s:,.1f}",
                 f"{each.bytes_per_s / 1e6:,.1f}",
                 f"{each.calibrated_au * 100:.1f} %",
                 "yes" if each.passed else "no",
             )
     console.print(table)
-    say("N: accelerators; ±: deviation of the AU; sustained: without batches read ahead; full: AU with a full buffer.")
+    say("N: accelerators; ±: deviation of the AU; sustained: without batches read ahead; full: AU with a full buffer;")
+    say("cold: AU on samples that were not read before, through a path with a cache. The sustained AU decides.")
     for result in summary.paths:
         say(result.words)
     if summary.page_cache:

@@ -28,6 +28,8 @@ def main() -> None:
     parser.add_argument("report", type=Path)
     parser.add_argument("--out", type=Path, default=Path())
     options = parser.parse_args()
+    if not options.report.is_file():
+        sys.exit(f"{options.report} does not exist.")
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
         sys.exit("There is no chromium on this machine: apt-get install chromium.")

@@ -23,7 +23,7 @@ from ossconsole.training.bench.emulation import (
     path_result,
 )
 from ossconsole.training.bench.requests import AcceleratorRequests
-from ossconsole.training.bench.results import Quantiles
+from ossconsole.training.bench.results import CacheState, Quantiles
 from ossconsole.training.bench.workloads import (
     MIN_AU,
     WORKLOADS,
@@ -214,6 +214,26 @@ def test_accelerators_that_storage_feeds_reach_their_rate(bucket: Bucket) -> Non
     assert summary.simulated
     assert "not an MLPerf result" in summary.note
     assert summary.dlio["standard"]["num_accelerators"] in {1, 2}
+
+
+def test_the_first_read_through_a_cache_is_a_trial_of_its_own(bucket: Bucket) -> None:
+    summary, found = emulate(bucket, 40, accelerators=(1, 2), steps=10, rounds=1, endpoints=(EndpointKind.ACCELERATED,))
+    trials = [event for event in found if isinstance(event, Trial)]
+    cold, warm = CacheState.COLD, CacheState.WARM
+    # Half of the samples are left for two accelerators: too few for another cold trial.
+    assert [(each.accelerators, each.temperature) for each in trials] == [(1, cold), (1, warm), (2, warm)]
+    fed = summary.paths[0].fed
+    assert fed[0].trials == 1
+    assert fed[0].cold_au == trials[0].au
+    assert fed[1].cold_au is None
+
+
+def test_all_numbers_of_accelerators_read_the_same_samples_first(bucket: Bucket) -> None:
+    def first(world: int, steps: int) -> set[int]:
+        streams = [AcceleratorRequests(bucket.data, 4, rank=rank, world=world).requests() for rank in range(world)]
+        return {int(row) for stream in streams for _ in range(steps) for row in next(stream).indices}
+
+    assert first(1, 8) == first(2, 4) == first(4, 2)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ossconsole.config.text import counted
 from ossconsole.telemetry.page import Chart, Charts, Facts, Page, Part, Section, Table, Text
-from ossconsole.training.bench.buyers import buyers_section
+from ossconsole.training.bench.buyers import buyers_section, sized
 from ossconsole.training.bench.checkpoints import CheckpointSummary
 from ossconsole.training.bench.emulation import EmulationSummary, PathResult
 from ossconsole.training.bench.results import BenchSummary, Quantiles, ReadPath
@@ -23,6 +23,7 @@ _EMULATION_HOW = (
     "A step takes the next batch in host memory, sleeps for the known compute time, and waits for the others.",
     "AU is the compute time of all steps but the first, of the time from the end of the first.",
     "The sustained AU leaves out the steps that only drained what was read ahead.",
+    "The cold AU is that of samples that were not read before, through a path that has a cache.",
     f"A number of accelerators passes where its sustained AU is at least {MIN_AU * 100:.0f} %.",
 )
 
@@ -117,12 +118,13 @@ def _ms(times: Quantiles) -> tuple[str, str, str]:
 
 
 def _emulation_sections(summary: EmulationSummary) -> list[Section]:
-    header = ("path", "accelerators", "AU", "±", "sustained", "samples/s", "MB/s", "full buffer", "pass")
+    header = ("path", "accelerators", "AU", "±", "sustained", "cold AU", "samples/s", "MB/s", "full buffer", "pass")
     rows = [
         (
             each.path,
             str(each.accelerators),
             *(f"{share * 100:.1f} %" for share in (each.au, each.au_sigma, each.sustained_au)),
+            "" if each.cold_au is None else f"{each.cold_au * 100:.1f} %",
             f"{each.samples_per_s:,.1f}",
             f"{each.bytes_per_s / 1e6:,.1f}",
             f"{each.calibrated_au * 100:.1f} %",

@@ -18,6 +18,7 @@ from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.files import decode_json, read_private, state_dir, write_private
 from ossconsole.config.metadata import Instance, MetadataService
+from ossconsole.config.text import counted
 from ossconsole.storage.accelerator import find_accelerator
 from ossconsole.telemetry.compare import installed_versions
 from ossconsole.telemetry.host import usable_cores
@@ -81,7 +82,8 @@ class SavedBench(msgspec.Struct, frozen=True, kw_only=True):
             setup = f"{each.cell.words}, {each.cell.dataset}" if several else each.cell.words
             found.setdefault(f"{each.endpoint} {each.temperature}, {setup}", []).append(each.samples_per_s)
         for trial in self.trials:
-            found.setdefault(f"{trial.path}, {trial.accelerators} accelerators", []).append(trial.samples_per_s)
+            what = f"{trial.path} {trial.temperature}, {counted(trial.accelerators, 'accelerator')}"
+            found.setdefault(what, []).append(trial.samples_per_s)
         for one in self.checkpoints:
             what = f"checkpoint of {one.bytes / 1e6:,.1f} MB, {one.what}"
             found.setdefault(what, []).append(one.bytes_per_s)
