@@ -59,8 +59,8 @@ def print_event(event: object) -> None:
         )
     elif isinstance(event, Trial):
         say(
-            f"{_accelerators(event.accelerators)} on {event.path:<12}{event.temperature:<5}"
-            f"AU {event.sustained_au:6.1%}  {event.samples_per_s:>10,.1f} samples/s  {event.bytes_per_s / 1e6:>8,.1f} MB/s",
+            f"{_accelerators(event.accelerators)} on {event.path:<12}{event.temperature:<5}AU {event.sustained_au:6.1%}"
+            f"  {event.samples_per_s:>10,.1f} samples/s  {event.bytes_per_s / 1e6:>8,.1f} MB/s",
             err=True,
         )
     elif isinstance(event, CheckpointReading):
