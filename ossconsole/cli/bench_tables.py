@@ -217,7 +217,7 @@ def _print_buyers(found: BuyersTable) -> None:
         table.add_column(f"{name}\n{size / 1e3:,.1f} KB", justify="right", no_wrap=True)
     table.add_column("CNY/month\nestimated", justify="right")
     for row in found.rows:
-        cells = [f"{feed.accelerators}{'+' if feed.or_more else ''} {feed.origin}" for feed in row.feeds]
+        cells = [f"{feed.accelerators:,}{'+' if feed.or_more else ''} {feed.origin}" for feed in row.feeds]
         table.add_row(sized(row.quota_gb), f"{row.mb_per_s:,.0f}", *cells, f"{row.cny_per_month:,.0f}")
     Console(highlight=False).print(table)
     for note in found.notes:

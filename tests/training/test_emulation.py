@@ -12,6 +12,7 @@ from ossconsole.sandbox.process import SandboxProcess
 from ossconsole.telemetry.events import AcceleratorSize
 from ossconsole.telemetry.measure import Measurement
 from ossconsole.telemetry.page import Table
+from ossconsole.training.bench.accelerators import AcceleratorGroup, Order
 from ossconsole.training.bench.buyers import DatasetFacts, Measured, Origin, buyers_table, run_buyers
 from ossconsole.training.bench.emulation import (
     Calibration,
@@ -216,16 +217,35 @@ def test_accelerators_that_storage_feeds_reach_their_rate(bucket: Bucket) -> Non
     assert summary.dlio["standard"]["num_accelerators"] in {1, 2}
 
 
-def test_the_first_read_through_a_cache_is_a_trial_of_its_own(bucket: Bucket) -> None:
+def test_the_first_read_through_a_cache_is_a_trial_of_its_own(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    orders: list[Order] = []
+
+    def run(_group: AcceleratorGroup, order: Order) -> list[Steps]:
+        orders.append(order)
+        return [steps([1.0, 2.0], 1.0 if order.connector is None else 0.5 if len(orders) == 2 else 0.95)] * order.world
+
+    monkeypatch.setattr(AcceleratorGroup, "run", run)
     summary, found = emulate(bucket, 40, accelerators=(1, 2), steps=10, rounds=1, endpoints=(EndpointKind.ACCELERATED,))
     trials = [event for event in found if isinstance(event, Trial)]
     cold, warm = CacheState.COLD, CacheState.WARM
     # Half of the samples are left for two accelerators: too few for another cold trial.
     assert [(each.accelerators, each.temperature) for each in trials] == [(1, cold), (1, warm), (2, warm)]
-    fed = summary.paths[0].fed
-    assert fed[0].trials == 1
-    assert fed[0].cold_au == trials[0].au
-    assert fed[1].cold_au is None
+    one, two = summary.paths[0].fed
+    assert (one.trials, one.cold_au, one.au, one.passed) == (1, 0.5, 0.95, True)
+    assert two.cold_au is None
+
+
+def test_each_cold_trial_reads_samples_that_were_not_read(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    orders: list[Order] = []
+
+    def run(_group: AcceleratorGroup, order: Order) -> list[Steps]:
+        orders.append(order)
+        return [steps([1.0, 2.0], 0.95)] * order.world
+
+    monkeypatch.setattr(AcceleratorGroup, "run", run)
+    emulate(bucket, 40, accelerators=(1,), steps=10, rounds=3, endpoints=(EndpointKind.ACCELERATED,))
+    read = [order.first for order in orders if order.connector is not None]
+    assert read == [0, 0, 12, 12, 0]  # none is left for the third round
 
 
 def test_all_numbers_of_accelerators_read_the_same_samples_first(bucket: Bucket) -> None:

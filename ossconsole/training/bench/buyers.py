@@ -169,7 +169,7 @@ def _notes(dataset: DatasetFacts, measured: Measured | None) -> tuple[str, ...]:
         f"Cost: an estimate from the list price in Beijing, CNY {CNY_PER_GB_MONTH} per GB and month.",
     ]
     if measured is None:
-        return ("measured: nothing, the size of the bucket's accelerator is unknown.", *notes)
+        return ("measured: nothing, the accelerator's size or its rate is not known.", *notes)
     if measured.bytes_per_s is None:
         notes.insert(0, "+: at least; this machine, its readers, or what was tried was the limit.")
     where = "here, in a simulation on this machine: it says nothing about the service" if measured.simulated else "here"
@@ -193,7 +193,7 @@ def buyers_section(found: BuyersTable, title: str = "") -> Section:
         (
             sized(row.quota_gb),
             f"{row.mb_per_s:,.0f}",
-            *(f"{feed.accelerators}{'+' if feed.or_more else ''} {feed.origin}" for feed in row.feeds),
+            *(f"{feed.accelerators:,}{'+' if feed.or_more else ''} {feed.origin}" for feed in row.feeds),
             f"{row.cny_per_month:,.0f}",
         )
         for row in found.rows
