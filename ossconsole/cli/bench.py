@@ -70,7 +70,7 @@ def _repeatable(name: str, parameter: str, text: str, **attributes: Any) -> Call
 @click.option(
     "--checkpoint-mb",
     type=click.IntRange(1),
-    help="Measure writing and reading checkpoints of this size instead, and delete them.",
+    help="Measure writing and reading checkpoints of this size instead, also in the folder of --mount; delete them.",
 )
 @click.option("--save", metavar="NAME", help="Save the result under this name, with what it depends on.")
 @click.option(
@@ -188,7 +188,7 @@ def _check_usage(context: click.Context, options: dict[str, Any]) -> None:
     alone = {"--emulate": options["workload"], "--checkpoint-mb": options["checkpoint_mb"]}
     for name in (name for name, value in alone.items() if value is not None):
         others = {"modes", "formats", "aa", "prefetch_mb", "seconds", "samples", "image_size"}
-        others |= {"workers", "batch_sizes", "datasets", "mount"} if name == "--checkpoint-mb" else set()
+        others |= {"workers", "batch_sizes", "datasets"} if name == "--checkpoint-mb" else set()
         others |= {"workload"} if name == "--checkpoint-mb" else set()
         wrong = sorted(each for each in others if _given(context, each))
         if wrong:
@@ -207,7 +207,12 @@ def _measure(
 
         size = options["checkpoint_mb"] * 1_000_000
         checkpoints = CheckpointBench(
-            opened.profile, opened.credentials, size=size, rounds=options["rounds"] or LOOKS[0], on_event=report
+            opened.profile,
+            opened.credentials,
+            size=size,
+            rounds=options["rounds"] or LOOKS[0],
+            mount=options["mount"],
+            on_event=report,
         ).run()
         if not as_json:
             _tables().print_checkpoints(checkpoints)

@@ -238,6 +238,8 @@ def print_checkpoints(summary: CheckpointSummary) -> None:
         rate = summary.bytes / spread.median / 1e6
         table.add_row(what, *(f"{each:.2f}" for each in times), f"{rate:,.1f}", str(spread.readings))
     Console(highlight=False).print(table)
+    if summary.page_cache:
+        say(f"Mounted folder: {summary.page_cache}; writes end with fsync.")
 
 
 def print_comparison(found: BenchComparison) -> None:

@@ -9,7 +9,7 @@ import pytest
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import SettingsError
 from ossconsole.sandbox.process import SandboxProcess
-from ossconsole.telemetry.events import AcceleratorSize
+from ossconsole.telemetry.events import AcceleratorSize, Event
 from ossconsole.telemetry.measure import Measurement
 from ossconsole.telemetry.page import Table
 from ossconsole.training.bench.accelerators import AcceleratorGroup, Order
@@ -156,13 +156,14 @@ def test_measured_cells_and_what_is_extrapolated_from_them() -> None:
     assert "says nothing about the service" in table.notes[0]
 
 
-def measured_run(endpoint: EndpointKind, wait_s: float, **changes: object) -> Measurement:
+def measured_run(endpoint: EndpointKind, wait_s: float, world: int = 1) -> Measurement:
     """A run of 40 steps of 0.4 s on 8 samples each, through an accelerator of 50 GB."""
-    run = run_event(sample_format="image-u8", stored_as="shards", **changes)
+    run = run_event(sample_format="image-u8", stored_as="shards", world=world)
     size = AcceleratorSize(time=0.0, quota_gb=50, peak_bytes_per_s=300e6)
     measurement = Measurement()
     steps = (step_event(number, endpoint=endpoint, data_wait_s=wait_s) for number in range(1, 41))
-    for event in (run, size, *steps):
+    found: list[Event] = [run, size, *steps]
+    for event in found:
         measurement.apply(event)
     return measurement
 

@@ -194,7 +194,8 @@ def _checkpoints(summary: CheckpointSummary) -> Section:
         (what, *(f"{each:.2f}" for each in (spread.median, spread.lowest, spread.highest)), str(spread.readings))
         for what, spread in summary.seconds.items()
     ]
-    return Section("Seconds", [Table(("", "median", "lowest", "highest", "rounds"), rows)])
+    note = f"Mounted folder: {summary.page_cache}; writes end with fsync." if summary.page_cache else ""
+    return Section("Seconds", [Table(("", "median", "lowest", "highest", "rounds"), rows, note=note)])
 
 
 def _provenance(found: Provenance) -> Sequence[tuple[str, str]]:
