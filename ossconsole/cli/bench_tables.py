@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -328,28 +328,38 @@ def _table(mode: Mode, rows: list[ResultRow], summary: BenchSummary) -> Table:
     return table
 
 
+_SWEPT: dict[str, Callable[[BenchCase], str]] = {
+    "mode": lambda cell: str(cell.mode),
+    "batch": lambda cell: str(cell.batch_size),
+    "workers": lambda cell: str(cell.workers),
+    "ahead": lambda cell: f"{cell.prefetch_mb} MB" if cell.prefetch_mb else "auto",
+}
+"""The settings that a sweep varies, by the title of their column; `ahead` are the batch buffers."""
+
+
 def _format_table(found: Sequence[FormatResult], *, simulated: bool) -> Table:
     """The formats side by side, of one endpoint and state of the cache."""
     first = found[0]
-    setups = len({(each.cell.mode, each.cell.workers, each.cell.batch_size) for each in found})
+    cells = [each.cell for each in found]
+    titles = [title for title, value in _SWEPT.items() if len({value(cell) for cell in cells}) > 1]
     where = f"{first.endpoint} endpoint, {first.temperature}{', simulated' if simulated else ''}"
     table = _new_table(f"Formats of the same images, {where}")
-    table.add_column("format")
-    titles = ("mode", "batch", "workers") if setups > 1 else ()
-    for title in (*titles, "samples/s", "MB/s", "KB/sample", "decoding", "ratio", "95 %"):
+    columns: dict[str, Callable[[FormatResult], str]] = {
+        "samples/s": lambda each: f"{each.samples_per_s:,.0f}",
+        "MB/s": lambda each: f"{each.bytes_per_s / 1e6:,.1f}",
+        "KB": lambda each: f"{each.bytes_per_sample / 1e3:,.1f}",
+        "decode": lambda each: f"{each.decode_share:.0%}",
+        "ratio": lambda each: "" if each.ratio is None else f"{each.ratio:.2f}x",
+        "95 %": lambda each: "" if each.low is None or each.high is None else f"{each.low:.2f} to {each.high:.2f}",
+    }
+    if titles:  # so that it fits 80 columns
+        del columns["MB/s"]
+    table.add_column("format", no_wrap=True)
+    for title in (*titles, *columns):
         table.add_column(title, justify="right", no_wrap=True)
     for each in found:
-        setup = (str(each.cell.mode), str(each.cell.batch_size), str(each.cell.workers)) if setups > 1 else ()
-        table.add_row(
-            each.cell.format,
-            *setup,
-            f"{each.samples_per_s:,.0f}",
-            f"{each.bytes_per_s / 1e6:,.1f}",
-            f"{each.bytes_per_sample / 1e3:,.1f}",
-            f"{each.decode_share:.0%}",
-            "" if each.ratio is None else f"{each.ratio:.2f}x",
-            "" if each.low is None or each.high is None else f"{each.low:.2f} to {each.high:.2f}",
-        )
+        swept = (_SWEPT[title](each.cell) for title in titles)
+        table.add_row(each.cell.format, *swept, *(text(each) for text in columns.values()))
     return table
 
 
@@ -357,8 +367,9 @@ def _format_lines(summary: BenchSummary) -> Iterator[str]:
     """What to know about the table."""
     setups = dict.fromkeys((each.cell.workers, each.cell.batch_size) for each in summary.formats)
     of = ", ".join(f"{counted(workers, 'worker')} with batches of {size}" for workers, size in setups)
-    yield f"ratio: of the samples/s to those of {summary.formats[0].cell.format}; {of}."
-    yield "decoding: share of the readers' time; near 100 % the readers are the limit, not the endpoint."
+    setup = of if len(setups) == 1 else "of the same setup"
+    yield f"ratio: of the samples/s to those of {summary.formats[0].cell.format}; {setup}."
+    yield "KB: of a sample. decode: share of the readers' time; near 100 % the readers are the limit, not the endpoint."
     pairs = min((each.pairs for each in summary.formats if each.ratio is not None), default=0)
     if pairs and all(each.low is None for each in summary.formats):
         yield f"{counted(pairs, 'pair')} of readings: an interval needs --rounds {LOOKS[0]}."
