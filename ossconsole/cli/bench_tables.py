@@ -176,7 +176,7 @@ def print_emulation(summary: EmulationSummary) -> None:
         f"Emulated accelerators: {workload.name}, batch {workload.batch_size}, {workload.step_s * 1e3:,.0f} ms/step, "
         f"{summary.format} ({summary.stored_as}){simulated}"
     )
-    for title in ("path", "N", "AU", "±", "sustained", "cold", "samples/s", "MB/s", "full", "pass"):
+    for title in ("path", "N", "AU", "±", "sust.", "cold", "samples/s", "MB/s", "full", "pass"):
         table.add_column(title, justify="left" if title == "path" else "right", no_wrap=True)
     for result in summary.paths:
         for each in result.fed:
@@ -192,8 +192,8 @@ def print_emulation(summary: EmulationSummary) -> None:
                 "yes" if each.passed else "no",
             )
     console.print(table)
-    say("N: accelerators; ±: deviation of the AU; sustained: without batches read ahead; full: AU with a full buffer;")
-    say("cold: AU on samples that were not read before, through a path with a cache. The sustained AU decides.")
+    say("N: accelerators; ±: deviation of the AU; sust.: sustained, without batches read ahead, decides.")
+    say("cold: AU on samples that were not read before, through a path with a cache; full: AU with a full buffer.")
     for result in summary.paths:
         say(result.words)
     if summary.page_cache:

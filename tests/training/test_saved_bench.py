@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from ossconsole.cli.bench_tables import print_emulation
 from ossconsole.config.credentials import Credentials, Secret
 from ossconsole.config.errors import SettingsError
 from ossconsole.telemetry.page import to_html, to_markdown
@@ -189,6 +190,20 @@ def emulated() -> SavedBench:
         unmet_rules=("Each accelerator did 100 steps; the rules require 500.",),
     )
     return SavedBench(name="emu", saved=0.0, provenance=Provenance(), summary=summary, trials=trials)
+
+
+def test_the_table_of_an_emulation_fits_80_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    trials = (*(emulated().trials), msgspec.structs.replace(trial(2, 0.7), temperature=CacheState.COLD))
+    found = path_result("accelerated", trials, {1: 0.999, 2: 0.999}, H100)
+    summary = emulated().summary
+    assert isinstance(summary, EmulationSummary)
+    print_emulation(msgspec.structs.replace(summary, paths=(found,)))
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    assert "70.0 %" in shown
 
 
 def checkpoints() -> SavedBench:
