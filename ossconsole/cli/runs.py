@@ -88,8 +88,10 @@ def report(name: str, form: str, out: Path | None, target: Target) -> None:
 
         say(write_page(bench_page(load(name)), out or Path(f"{name}.{form}"), form))
         return
+    from ossconsole.training.bench.buyers import run_buyers
+
     summary = _find(name, target)
-    say(write_report(Path(summary.path), out or Path(f"{summary.run}.{form}"), form))
+    say(write_report(Path(summary.path), out or Path(f"{summary.run}.{form}"), form, more=run_buyers))
 
 
 def _is_run(name: str) -> bool:

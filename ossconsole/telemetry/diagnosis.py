@@ -89,15 +89,15 @@ def _diagnose_steps(view: RunView, split: StepSplit, *, has_accelerated: bool) -
         return Diagnosis(Bottleneck.HOST, late, _HOST_ADVICE)
     if wait < COMPUTE_BOUND:
         return Diagnosis(Bottleneck.COMPUTE, text, _compute_advice(view))
+    uneven = slowest(view.loader_waits.ranks)
+    named = f"{uneven}; " if uneven else ""
     if split.decode_share >= DECODE_BOUND:
         decoding = _decoding(view.measurement, split.decode_share)
-        return Diagnosis(Bottleneck.DECODE, decoding, _decode_advice(view.measurement))
+        return Diagnosis(Bottleneck.DECODE, decoding, f"{named}{_decode_advice(view.measurement)}")
     bound = Bottleneck.IO if wait >= IO_BOUND else Bottleneck.MIXED
     gain = view.measurement.format_gain(view.delivering) if view.delivering and bound is Bottleneck.IO else None
     advice = _gain_advice(view, split, has_accelerated=has_accelerated, format_known=gain is not None)
-    uneven = slowest(view.loader_waits.ranks)
-    advice = f"{uneven}; {advice}" if uneven else advice
-    return Diagnosis(bound, text, advice, gain.words if gain is not None else "")
+    return Diagnosis(bound, text, f"{named}{advice}", gain.words if gain is not None else "")
 
 
 def _diagnose_loader(view: RunView, run: events.Run, split: StepSplit) -> Diagnosis:

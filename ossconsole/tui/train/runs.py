@@ -29,6 +29,13 @@ from ossconsole.tui.kit.text import MISSING, Line, compact, duration, moment, nu
 from ossconsole.tui.train.charts import AXIS_WIDTH, LOSS, SPEED, ChartSpec, TimeWindow, time_ticks
 from ossconsole.tui.train.replay import Replay, ReplayScreen
 
+
+def _write_report(record: Path, target: Path) -> Path:
+    from ossconsole.training.bench.buyers import run_buyers  # imports numpy
+
+    return write_report(record, target, more=run_buyers)
+
+
 STYLES = ("primary", "good", "warn", "bad", "strong", "dim")
 """The colours of the runs; none is the colour of an endpoint."""
 _DASHES = ((1, 1), (4, 6), (2, 4), (8, 10), (1, 3), (6, 7))
@@ -390,7 +397,7 @@ class RunsScreen(ConsoleScreen):
         """Write a page about the run to the working directory."""
         run = self.table.cursor_row
         if run is not None:
-            self._write(write_report, Path(run.path), Path.cwd() / f"{run.run}.html")
+            self._write(_write_report, Path(run.path), Path.cwd() / f"{run.run}.html")
 
     @work(thread=True, exclusive=True, group="export-file", exit_on_error=False)
     def _write(self, write: Callable[[Path, Path], object], record: Path, target: Path) -> None:
