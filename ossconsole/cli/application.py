@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ossconsole.cli.options import OpenTarget, Target
-from ossconsole.cli.sandbox import DEMO_SETTINGS, FillProgress, FillStage, fill_sandbox
+from ossconsole.cli.sandbox import DEMO_SETTINGS, FillProgress, FillStage, fill_sandbox, slow_down
 from ossconsole.config.credentials import Credentials, register_credentials
 from ossconsole.config.endpoints import EndpointKind, sdk_endpoint
 from ossconsole.config.errors import ConsoleError, SettingsError
@@ -237,6 +237,13 @@ class Application:
         self._demo = True
         if isinstance(self.state, Ready):
             self._start_demo_run()
+
+    def slow_down_sandbox(self, objects_per_s: float) -> None:
+        """Changes the speed of the sandbox's standard endpoint, in a thread; nothing without a sandbox."""
+        sandbox = self._opened.sandbox if self._opened is not None else None
+        if sandbox is not None:
+            call = functools.partial(slow_down, sandbox.info, objects_per_s)
+            threading.Thread(target=call, name="sandbox-speed", daemon=True).start()
 
     def bucket_setup(self) -> BucketSetupService:
         """The operations of the Setup screen on the profile's bucket."""

@@ -160,8 +160,8 @@ def _idle(view: RunView, now: float) -> Diagnosis | None:
         passed, needed = view.settling
         return Diagnosis(
             Bottleneck.NONE,
-            f"settling on {view.endpoint}",
-            f"batch {passed} of {needed} after the switch; prefetched batches are not counted",
+            f"switching to {view.endpoint}",
+            f"prefetched batches are not counted: {passed} of {needed}",
         )
     return None
 
@@ -221,7 +221,7 @@ def _waiter(view: RunView) -> str:
 def _compute_advice(view: RunView) -> str:
     found = view.comparison
     if view.delivering is EndpointKind.ACCELERATED:
-        known = _compared(found) or "the accelerated endpoint keeps up"
+        known = _compared(found) or "data is not the bottleneck on accelerated"
         return f"{known}; faster reading would not help"
     if found.faster is EndpointKind.ACCELERATED:
         return _measured(found)

@@ -381,7 +381,7 @@ def to_log_line(event: Event) -> LogLine | None:
         case State(state=RunState.PAUSED):
             text = "paused"
         case State(state=RunState.STOPPING):
-            text = "stopping: a checkpoint is written first"
+            text = "stopping: saving a checkpoint"
         case Switch():
             level, endpoint = "switch", event.endpoint
             text = f"switched to {event.endpoint}{f' ({event.reason})' if event.reason else ''}"

@@ -103,7 +103,7 @@ def test_only_a_gpu_is_called_one() -> None:
 def test_settling_is_reported_instead_of_a_diagnosis() -> None:
     feed = running().steps(20).switch(ACCELERATED).steps(1)
     verdict = diagnose(feed.view, feed.time)
-    assert (verdict.bottleneck, verdict.text) == (Bottleneck.NONE, "settling on accelerated")
+    assert (verdict.bottleneck, verdict.text) == (Bottleneck.NONE, "switching to accelerated")
 
 
 def test_a_silent_run_names_the_endpoint() -> None:

@@ -305,6 +305,9 @@ async def test_checkpoints_are_shown_resumed_copied_to_best_and_compared(
         await browser.goes_to("e2.pt")
         await browser.press("space", "equals_sign")
         await browser.until(lambda: "Compare checkpoints" in browser.text)
+        await browser.until(lambda: "shapes identical" in browser.text)
+        assert any("!epoch" in line for line in browser.text.splitlines())  # what differs is marked without colour
+        assert "top-1" in browser.text
         await browser.press("n")
         await browser.until(lambda: "50.00 %" in browser.text)
         await browser.press("escape")

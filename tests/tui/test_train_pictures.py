@@ -192,7 +192,7 @@ def test_without_colour(snap_compare: Compare, make_app: AppMaker, monkeypatch: 
 
 @pytest.mark.parametrize(
     "keys",
-    [("plus", "left", "x", "left", "left"), ("v", "y"), ("b",), ("g",), ("question_mark",), ("s",), ("l",), ("q",)],
+    [("plus", "left", "x", "left", "left"), ("v", "y"), ("b",), ("g",), ("question_mark",), ("s",), ("R",), ("q",)],
     ids=["crosshair", "charts", "comparison", "machine", "help", "stop", "learning-rate", "quit"],
 )
 def test_keys(snap_compare: Compare, make_app: AppMaker, keys: tuple[str, ...]) -> None:

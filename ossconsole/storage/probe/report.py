@@ -27,7 +27,7 @@ class ProbeStage(str, enum.Enum):
     DNS = "DNS"
     TCP = "TCP"
     TLS = "TLS"
-    SIGNED = "signed HEAD"
+    SIGNED = "authentication"
     LIST = "list"
     READ = "read"
     REREAD = "read again"

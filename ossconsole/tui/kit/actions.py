@@ -134,6 +134,7 @@ ACTIONS = (
         ("mode('train')", "4", "Train", "The training run, live", 0),
         ("work", "0", "Work", "Show the run, the upload or the jobs in progress, failed ones first", 0),
         ("help", "question_mark,f1", "Help", "All keys", 5),
+        ("tour", "W", "Tour", "Captions that name each panel once", 0),
         ("command_palette", "colon,ctrl+p", "Commands", "Find an action by name", 2),
         ("log", "L,f12", "Log", "The program's log and the output of native libraries", 0),
         ("next_theme", "M,f9", "Theme", "The next colour theme", 0),
@@ -184,7 +185,7 @@ ACTIONS = (
         ("image", "i", "Image", "Show the image over the whole screen", 0),
         ("images", "p", "Images", "Preview the first images of the folder", 0),
         ("toggle_pane", "w", "Pane", "Toggle full-width details", 0),
-        ("train_from", "T", "Train on", "Start a run from this checkpoint", 57),
+        ("train_from", "T", "Resume from", "Start a run from this checkpoint", 57),
         ("best", "B", "Best", "Copy this checkpoint to the best one of its model", 0),
         ("compare", "equals_sign", "Compare", "Compare the two selected checkpoints", 0),
         ("check_manifest", "f", "Check", "Compare the manifest with the listing", 0),
@@ -226,7 +227,7 @@ ACTIONS = (
         ("runs", "r", "Runs", "All runs: replay, compare, export", 65),
         ("profile", "t", "Profile", "Record the next steps with torch.profiler", 0),
         ("resume", "T", "Resume", "Resume from the last checkpoint of the run", 63),
-        ("learning_rate", "l", "Learning rate", "Change the peak learning rate of the run", 0),
+        ("learning_rate", "R", "Learning rate", "Change the peak learning rate of the run", 0),
         ("warm_up", "w", "Warm up", "Read the dataset once into the accelerator's cache", 0),
     ),
     *_scope(
@@ -234,8 +235,8 @@ ACTIONS = (
         ("next_charts", "v", "Charts", "Show the charts that did not fit", 60),
         ("zoom(1)", "plus,equals_sign", "Zoom in", "A shorter time window", 0),
         ("zoom(-1)", "minus", "Zoom out", "A longer time window, up to the whole run", 0),
-        ("pan(-1)", "left", "Earlier", "Move the charts, or the crosshair, back in time", 0),
-        ("pan(1)", "right", "Later", "Move the charts, or the crosshair, forward in time", 0),
+        ("pan(-1)", "left,h", "Earlier", "Move the charts, or the crosshair, back in time", 0),
+        ("pan(1)", "right,l", "Later", "Move the charts, or the crosshair, forward in time", 0),
         ("follow", "end,f", "Follow", "Return to the newest values", 0),
         ("crosshair", "x", "Crosshair", "The values at one moment; left and right move it", 0),
         ("log_scale", "y", "Log scale", "The loss on a logarithmic axis", 0),
@@ -265,7 +266,12 @@ ACTIONS = (
         ("refresh", "r", "Refresh", "List the runs again", 60),
         ("leave", "escape,backspace", "Back", "Return to the Train screen", 90),
     ),
-    *_scope("compare", ("leave", "escape,backspace", "Back", "Return to the runs", 90)),
+    *_scope(
+        "compare",
+        ("leave", "escape,backspace", "Back", "Return to the runs", 90),
+        ("axis", "t", "Axis", "The curves over time, or over steps", 80),
+        ("smoothing", "u", "Smoothing", "Average the curves over 0, 2, 5 or 10 % of the axis", 70),
+    ),
 )
 
 

@@ -168,6 +168,7 @@ class Dashboard(ConsoleScreen):
             comparison_status=self.comparison_status,
             has_controls=self.has_controls,
             requested=self.requested,
+            price_per_hour=self.console.price_per_hour,
         )
 
     @property
