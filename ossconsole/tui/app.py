@@ -29,9 +29,9 @@ from ossconsole.tui.kit import actions, glyphs, memory
 from ossconsole.tui.kit import canvas as themes
 from ossconsole.tui.kit.actions import KeyAction
 from ossconsole.tui.kit.screen import ConsoleScreen
-from ossconsole.tui.kit.terminal_bytes import TerminalBackground
+from ossconsole.tui.kit.terminal_bytes import TerminalBackground, TerminalGuard
 from ossconsole.tui.kit.text import safe
-from ossconsole.tui.kit.textual_internals import CachedStylesheet, ConsoleTextualApp, TerminalGuard
+from ossconsole.tui.kit.textual_internals import CachedStylesheet, ConsoleTextualApp
 
 if TYPE_CHECKING:
     from ossconsole.config.endpoints import EndpointKind
