@@ -212,6 +212,12 @@ class ConsoleApp(ConsoleTextualApp):
         """The screen of the first paint."""
         return OpeningScreen(id="_default")
 
+    @property
+    def last_checkpoint(self) -> str:
+        """See `Console.last_checkpoint`."""
+        checkpoint = self.monitor.view.last_checkpoint
+        return checkpoint.key if checkpoint is not None else ""
+
     @cached_property
     def monitor(self) -> RunMonitor:
         """The newest run as this console has seen it."""

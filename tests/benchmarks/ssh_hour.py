@@ -15,6 +15,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -186,6 +187,7 @@ def main() -> None:
     parser.add_argument("--screens", type=Path, default=Path("ssh-hour"), help="the folder of the stored screens")
     screens: Path = parser.parse_args().screens
     screens.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that sshd ends, too
     with TemporaryDirectory() as name, server(Path(name)) as connect:
         try:
             with cleared(Path(name) / "home" / "state"):

@@ -46,8 +46,9 @@ from ossconsole.tui.kit.dialogs import (
 from ossconsole.tui.kit.table import VirtualTable
 from ossconsole.tui.train.screen import NewRunScreen
 from tests.sandboxed import Sandboxed
+from tests.tui.browse_store import MemoryStore
 from tests.tui.conftest import AppMaker
-from tests.tui.fakes import FakeServices, FakeStore, Script
+from tests.tui.fakes import FakeRun, FakeServices, FakeStore, Script
 from tests.tui.screens import past_opening, shown
 
 WAIT_S = 20.0
@@ -887,6 +888,27 @@ async def test_checkpoints_have_columns_for_run_epoch_step_and_accuracy(make_app
         await browser.until(lambda: f"{run}  epoch 1     step 80" in browser.text)
         await pilot.resize_terminal(80, 30)
         await browser.until(lambda: f"{run}  epoch 1     step 80  42.0 %" in browser.text)
+
+
+async def test_a_checkpoint_that_the_run_writes_appears_by_itself(make_app: AppMaker) -> None:
+    script = Script().steps(80)
+    run, store = FakeRun(list(script.events)), MemoryStore({"checkpoints/old.txt": b"1", "other/x": b"1"})
+    async with make_app(services(store, run=run), "browse").run_test(size=(120, 30)) as pilot:
+        browser = await opened(pilot, store, "checkpoints/")
+        listing = browser.screen.model.listing
+        written = next(event for event in script.end_epoch().events if isinstance(event, events.Checkpoint))
+        store.data[written.key] = b"1"
+        run.waiting = [written]
+        await browser.until(lambda: browser.screen.model.rows.count == 2)
+        assert browser.screen.model.listing is not listing
+        browser.screen.open_folder("other/")
+        await browser.until(lambda: browser.screen.model.listing.is_complete)
+        listing = browser.screen.model.listing
+        run.waiting = [msgspec.structs.replace(written, key="checkpoints/next.pt")]
+        await browser.until(lambda: browser.screen.console.last_checkpoint == "checkpoints/next.pt")
+        browser.screen.tick()
+        assert not browser.screen.model.refreshing
+        assert browser.screen.model.listing is listing
 
 
 class TestTwoPanes:

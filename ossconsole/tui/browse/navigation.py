@@ -19,6 +19,7 @@ from ossconsole.tui.kit.text import Line, moment
 
 _SORT_ORDER = (SortKey.NAME, SortKey.SIZE, SortKey.MODIFIED, SortKey.STORAGE_CLASS)
 _BOOKMARKS = "bookmarks"
+_LISTED_AGAIN = 5_000  # rows, which are five requests
 
 
 # Folders
@@ -77,6 +78,16 @@ def refresh(screen: Browser) -> None:
     else:
         screen.model.resume()
     screen.redraw()
+
+
+def follow_checkpoints(screen: Browser) -> None:
+    """List the folder again once the run has written a checkpoint below it."""
+    key, model = screen.console.last_checkpoint, screen.model
+    if key == model.seen_checkpoint or model.loading or model.refreshing:
+        return
+    model.seen_checkpoint = key
+    if key.startswith(model.prefix) and model.rows.count < _LISTED_AGAIN:
+        model.refresh()
 
 
 def checkpoints(screen: Browser) -> None:

@@ -141,6 +141,7 @@ class BrowseScreen(ConsoleScreen):
     def tick(self) -> None:
         if self.table.is_attached:
             self._apply_state()
+            navigation.follow_checkpoints(self)
             self._poll_model()
             self._report_finished_jobs()
             self.redraw()

@@ -12,7 +12,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Vertical, VerticalScroll
 from textual.content import Content
-from textual.screen import ModalScreen
+from textual.screen import ModalScreen, Screen
 from textual.widgets import Static
 from textual.worker import Worker
 
@@ -34,7 +34,7 @@ from ossconsole.tui.kit.actions import KeyAction, key_text
 from ossconsole.tui.kit.canvas import Canvas, Panel
 from ossconsole.tui.kit.glyphs import ASCII, Glyphs
 from ossconsole.tui.kit.text import Line, safe, shorten_middle, wrap
-from ossconsole.tui.kit.textual_internals import PacedScreen
+from ossconsole.tui.kit.textual_internals import Paced
 
 T = TypeVar("T")
 
@@ -211,7 +211,7 @@ class KeyBar(Canvas):
         return next((wanted[:count] for count in range(len(wanted) - 1, 0, -1) if sum(sizes[:count]) <= room), [])
 
 
-class ConsoleScreen(_ConsoleAccess, PacedScreen[None]):
+class ConsoleScreen(_ConsoleAccess, Paced, Screen[None]):
     """Subclasses set SCOPE and yield their widgets in `body`; `tick` runs 4 times a second while the screen shows."""
 
     SCOPE: ClassVar[str]
@@ -294,7 +294,7 @@ _VIM = {
 """Movement as in vim: in lists, trees, texts and between the buttons of a dialog."""
 
 
-class ConsoleModal(_ConsoleAccess, PacedScreen[Any], ModalScreen[Any]):
+class ConsoleModal(_ConsoleAccess, Paced, ModalScreen[Any]):
     """A dialog over a screen; Escape closes it with None."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

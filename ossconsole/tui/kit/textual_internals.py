@@ -28,7 +28,7 @@ from textual.events import Event, Key, Paste, Resize
 from textual.keys import Keys
 from textual.message import Message
 from textual.message_pump import MessagePump
-from textual.screen import ModalScreen, Screen, ScreenResultType
+from textual.screen import ModalScreen, Screen
 from textual.strip import Strip
 from textual.worker import Worker, WorkerFailed
 
@@ -99,14 +99,17 @@ class FullUpdate(LayoutUpdate):
         return "".join(self.shown.whole_row(y, Strip.join(row), console) for y, row in enumerate(self.strips))
 
 
-class PacedScreen(Screen[ScreenResultType]):
-    """A screen that is repainted no faster than a slow connection carries it while a key is held."""
+class Paced:
+    """Mixin of a screen: while a key is held, it is repainted no faster than a slow connection carries it.
 
-    app: ConsoleTextualApp
+    It is not a screen itself, as Textual takes the default styles from the first base that is one.
+    """
+
+    app: Any
 
     def _on_timer_update(self) -> None:
         if not self.app.pace.rests(time.monotonic()):  # else the timer tries again after a frame
-            super()._on_timer_update()
+            super()._on_timer_update()  # type: ignore[misc]
 
 
 class CachedStylesheet(Stylesheet):
