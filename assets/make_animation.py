@@ -32,6 +32,7 @@ TEXT, GROUND = "#dde3ea", "#10151c"
 MAX_FRAME_S, LAST_FRAME_S = 1.2, 4.0
 EVERY_S = 0.7  # of a running screen
 DEADLINE_S = 900.0
+DECISION_S = 120.0  # for the ratio; on a busy machine it stays undecided
 MAX_BYTES = 500_000
 
 Style = tuple[str, str, bool]
@@ -71,11 +72,13 @@ class Recorder(Terminal):
         self.rest(0.5)
         self.keep(seconds)
 
-    def film(self, until: Callable[[str], bool], frames: int) -> None:
-        """Keeps the last `frames` screens of the time until something shows."""
-        before, end = len(self.frames), time.monotonic() + DEADLINE_S
+    def film(self, until: Callable[[str], bool], frames: int, *, patience_s: float = 0.0) -> None:
+        """Keeps the last `frames` screens of the time until something shows, or until the patience ends."""
+        before, began = len(self.frames), time.monotonic()
         while not until(self.text):
-            if time.monotonic() > end:
+            if patience_s and time.monotonic() - began > patience_s:
+                break
+            if time.monotonic() - began > DEADLINE_S:
                 raise TimeoutError(self.text)
             self.rest(EVERY_S)
             self.keep(0.35)
@@ -123,7 +126,7 @@ def record(folder: Path) -> list[Frame]:
             terminal.film(lambda text: "compute" in text, 12)
             terminal.film(lambda text: "switches to the accelerated" in text, 14)
             terminal.film(lambda text: "cache is warm" in text, 16)
-            terminal.film(_decided, 14)
+            terminal.film(_decided, 14, patience_s=DECISION_S)
             terminal.show("2", "checkpoints/", seconds=1.0)
             terminal.show("C", "resnet18", seconds=1.0)
             terminal.show("\x1b[F", "resnet18", seconds=1.5)
