@@ -17,7 +17,7 @@ from ossconsole.sandbox.control import SandboxControl
 from ossconsole.sandbox.faults import Error, FaultPlan, LostReply, Reset, Rule
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.jobs.job import Job, JobState
-from ossconsole.storage.jobs.sync import Comparison, Direction, SyncPlan
+from ossconsole.storage.jobs.sync import Direction, SyncComparison, SyncPlan
 from ossconsole.storage.multipart import ResumableUpload, list_uploads
 from ossconsole.storage.retry import NO_RETRY
 from tests.dataset.uploads import WAIT_S
@@ -265,7 +265,7 @@ def ran(jobs: list[Job]) -> list[JobState]:
 
 
 def compared(store: ObjectStore, folder: Path, direction: Direction) -> SyncPlan:
-    comparison = Comparison(store, folder, "sync/", direction)
+    comparison = SyncComparison(store, folder, "sync/", direction)
     ran([comparison])
     assert comparison.plan is not None
     return comparison.plan

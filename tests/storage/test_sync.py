@@ -10,24 +10,24 @@ import pytest
 
 from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.jobs.job import JobState
-from ossconsole.storage.jobs.sync import Comparison, DeleteFiles, Difference, Direction, SyncPlan
+from ossconsole.storage.jobs.sync import DeleteFiles, Direction, SyncComparison, SyncDifference, SyncPlan
 from ossconsole.storage.multipart import ResumableUpload, partial_path
 
 WAIT_S = 40.0
-NEW, CHANGED, SAME, EXTRA = Difference.NEW, Difference.CHANGED, Difference.SAME, Difference.EXTRA
+NEW, CHANGED, SAME, EXTRA = SyncDifference.NEW, SyncDifference.CHANGED, SyncDifference.SAME, SyncDifference.EXTRA
 
 
 def compared(
     store: ObjectStore, folder: Path, prefix: str, direction: Direction, names: Sequence[str] | None = None
 ) -> SyncPlan:
-    job = Comparison(store, folder, prefix, direction, names=names)
+    job = SyncComparison(store, folder, prefix, direction, names=names)
     job.start()
     assert job.wait(WAIT_S)
     assert job.plan is not None, job.failures or job.error
     return job.plan
 
 
-def differences(plan: SyncPlan) -> dict[str, Difference]:
+def differences(plan: SyncPlan) -> dict[str, SyncDifference]:
     return {entry.key.removeprefix(plan.prefix): entry.difference for entry in plan.entries}
 
 
@@ -125,7 +125,7 @@ def test_a_folder_that_cannot_be_read_gives_no_plan(
         return scandir(path)
 
     monkeypatch.setattr("os.scandir", refusing)
-    job = Comparison(store, tmp_path, prefix, Direction.UPLOAD)
+    job = SyncComparison(store, tmp_path, prefix, Direction.UPLOAD)
     job.start()
     assert job.wait(WAIT_S)
     assert job.state is JobState.FAILED

@@ -24,7 +24,7 @@ from ossconsole.storage.errors import StorageError
 from ossconsole.storage.jobs.actions import ObjectDetails, ObjectVersion, Versioning
 from ossconsole.storage.jobs.download import Download
 from ossconsole.storage.jobs.job import ProgressTracker
-from ossconsole.storage.jobs.sync import Difference, Direction, SyncEntry, SyncPlan
+from ossconsole.storage.jobs.sync import Direction, SyncDifference, SyncEntry, SyncPlan
 from ossconsole.storage.listing import ListingState
 from ossconsole.storage.multipart import UnfinishedUpload
 from ossconsole.tui.browse.checkpoints import CheckpointCompareScreen
@@ -261,7 +261,9 @@ async def bucket_side(browser: Browser) -> None:
 
 
 async def sync_plan(browser: Browser) -> None:
-    kinds = [Difference.NEW] * 14 + [Difference.CHANGED] * 2 + [Difference.SAME] * 3 + [Difference.EXTRA]
+    kinds = (
+        [SyncDifference.NEW] * 14 + [SyncDifference.CHANGED] * 2 + [SyncDifference.SAME] * 3 + [SyncDifference.EXTRA]
+    )
     entries = tuple(
         SyncEntry(f"names/photo-{number:02}.jpg", Path(f"/data/photo-{number:02}.jpg"), 27_000 + number, kind)
         for number, kind in enumerate(kinds)

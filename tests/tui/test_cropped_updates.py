@@ -14,7 +14,7 @@ from textual.strip import Strip
 
 from ossconsole.telemetry.events import RunState
 from ossconsole.tui.app import ConsoleApp
-from ossconsole.tui.kit.link import Pace, ShownCells
+from ossconsole.tui.kit.link import HeldKeyPace, ShownCells
 from ossconsole.tui.kit.textual_internals import CroppedUpdate, FullUpdate
 from tests.tui.conftest import AppMaker
 from tests.tui.fakes import FakeRun, FakeServices, Script, gpu, sample
@@ -158,7 +158,7 @@ def test_after_a_resize_everything_is_sent() -> None:
 
 
 def test_a_held_key_is_painted_no_faster_than_a_slow_connection_carries_it() -> None:
-    pace, now, sent = Pace(), 0.0, 0
+    pace, now, sent = HeldKeyPace(), 0.0, 0
     for number in range(90):  # three seconds of a held key
         now = number / 30
         pace.key("j", now)
@@ -170,7 +170,7 @@ def test_a_held_key_is_painted_no_faster_than_a_slow_connection_carries_it() -> 
 
 
 def test_single_keys_and_different_keys_are_painted_immediately() -> None:
-    pace = Pace()
+    pace = HeldKeyPace()
     for number, key in enumerate("jkjkjkj"):
         pace.key(key, number / 30)
         pace.painted(20_000, number / 30)

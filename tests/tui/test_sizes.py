@@ -42,7 +42,7 @@ async def test_every_screen_fits_every_size(
     services = FakeServices(
         run=FakeRun(list(script.events)),
         sample=sample([gpu()], at=script.time),
-        stores=dict.fromkeys(EndpointKind, store),  # type: ignore[arg-type]
+        stores=dict.fromkeys(EndpointKind, store),
     )
     keys, words = SCREENS[name]
     async with make_app(services, now=script.time).run_test(size=(100, 30)) as pilot:

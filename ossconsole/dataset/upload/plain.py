@@ -20,7 +20,7 @@ from ossconsole.storage.client import ObjectStore
 from ossconsole.storage.jobs.actions import Delete
 from ossconsole.storage.jobs.download import Download, Existing
 from ossconsole.storage.jobs.job import DEFAULT_THREADS, Job
-from ossconsole.storage.jobs.sync import DeleteFiles, Difference, Direction, SyncEntry, SyncPlan
+from ossconsole.storage.jobs.sync import DeleteFiles, Direction, SyncDifference, SyncEntry, SyncPlan
 from ossconsole.storage.jobs.threads import BandwidthCap
 from ossconsole.storage.multipart import PART_SIZE, ResumableUpload, file_crc64
 
@@ -66,7 +66,7 @@ class PlainUpload(Job):
         self._part_size = part_size
         self._cap = BandwidthCap(bandwidth, self.gate)
         self._entries = entries
-        self._must_be_new = {entry.key for entry in entries or () if entry.difference is Difference.NEW}
+        self._must_be_new = {entry.key for entry in entries or () if entry.difference is SyncDifference.NEW}
         self._existing: dict[str, tuple[int, str]] = {}
         self._open: set[ResumableUpload] = set()
         self._unused = UnusedCounter()
@@ -192,8 +192,8 @@ def transfer_jobs(store: ObjectStore, plan: SyncPlan, *, replace: bool, delete: 
 
     New files are copied; changed ones only with `replace`. With `delete`, what the source does not have is deleted.
     """
-    new, extra = plan.of(Difference.NEW), plan.of(Difference.EXTRA) if delete else []
-    changed = plan.of(Difference.CHANGED) if replace else []
+    new, extra = plan.of(SyncDifference.NEW), plan.of(SyncDifference.EXTRA) if delete else []
+    changed = plan.of(SyncDifference.CHANGED) if replace else []
     jobs: list[Job] = []
     if plan.direction is Direction.UPLOAD:
         if new or changed:

@@ -32,7 +32,7 @@ class Direction(str, enum.Enum):
     DOWNLOAD = "download"
 
 
-class Difference(str, enum.Enum):
+class SyncDifference(str, enum.Enum):
     """How the source of a transfer differs from its target. EXTRA exists at the target alone."""
 
     NEW = "new"
@@ -58,7 +58,7 @@ class SyncEntry(msgspec.Struct, frozen=True):
     key: str
     path: Path
     size: int
-    difference: Difference
+    difference: SyncDifference
     object: ObjectSummary | None = None
 
 
@@ -71,11 +71,11 @@ class SyncPlan(msgspec.Struct, frozen=True):
     entries: tuple[SyncEntry, ...]
     others: int = 0
 
-    def of(self, difference: Difference) -> list[SyncEntry]:
+    def of(self, difference: SyncDifference) -> list[SyncEntry]:
         """The entries with this difference, in the order of their keys."""
         return [entry for entry in self.entries if entry.difference is difference]
 
-    def total(self, difference: Difference) -> tuple[int, int]:
+    def total(self, difference: SyncDifference) -> tuple[int, int]:
         """The number of entries with this difference, and their bytes."""
         found = self.of(difference)
         return len(found), sum(entry.size for entry in found)
@@ -91,7 +91,7 @@ class _Pair(msgspec.Struct, frozen=True):
     object: ObjectSummary | None
 
 
-class Comparison(Job):
+class SyncComparison(Job):
     """Compares what is below `folder` with what is below `prefix`; the plan is in `plan` after the end.
 
     Sizes decide first, then equal times; else the file is read for the MD5 of the listing or the CRC64 of a HEAD.
@@ -117,7 +117,7 @@ class Comparison(Job):
         self._prefix = prefix
         self._direction = direction
         self._names = names
-        self._differences: dict[str, Difference] = {}
+        self._differences: dict[str, SyncDifference] = {}
         self._others = 0
 
     def work(self) -> None:
@@ -216,14 +216,14 @@ class Comparison(Job):
     def _compare(self, pair: _Pair) -> None:
         difference = self._difference(pair)
         self._differences[pair.key] = difference
-        self.tracker.complete(pair.key, pair.size, skipped=difference is Difference.SAME)
+        self.tracker.complete(pair.key, pair.size, skipped=difference is SyncDifference.SAME)
 
-    def _difference(self, pair: _Pair) -> Difference:
+    def _difference(self, pair: _Pair) -> SyncDifference:
         source, target = pair.file, pair.object
         if source is not None and target is not None:
-            return Difference.SAME if self._same(source, target) else Difference.CHANGED
+            return SyncDifference.SAME if self._same(source, target) else SyncDifference.CHANGED
         has_source = (source is not None) == (self._direction is Direction.UPLOAD)
-        return Difference.NEW if has_source else Difference.EXTRA
+        return SyncDifference.NEW if has_source else SyncDifference.EXTRA
 
     def _same(self, file: LocalFile, found: ObjectSummary) -> bool:
         if found.type == SYMLINK:  # a listing has the size of the link

@@ -37,7 +37,7 @@ class LocalEntry(msgspec.Struct, frozen=True):
 
     @property
     def sync_name(self) -> str:
-        """The name for a `Comparison`: that of a folder ends in "/"."""
+        """The name for a `SyncComparison`: that of a folder ends in "/"."""
         return f"{self.name}/" if self.is_folder else self.name
 
 

@@ -14,7 +14,7 @@ from ossconsole.config.errors import ConsoleError
 from ossconsole.config.text import counted, safe_text
 from ossconsole.storage.jobs.actions import key_of
 from ossconsole.storage.jobs.job import Job, JobState
-from ossconsole.storage.jobs.sync import Comparison, Difference, Direction, SyncEntry, SyncPlan
+from ossconsole.storage.jobs.sync import Direction, SyncComparison, SyncDifference, SyncEntry, SyncPlan
 from ossconsole.tui.browse import commands
 from ossconsole.tui.browse.browser import Browser
 from ossconsole.tui.browse.local import LocalPane
@@ -94,7 +94,7 @@ async def _copy(screen: Browser, direction: Direction, names: Sequence[str]) -> 
     plan = await _compared(screen, store, direction, names)
     if plan is None:
         return
-    replace, (changed, _) = False, plan.total(Difference.CHANGED)
+    replace, (changed, _) = False, plan.total(SyncDifference.CHANGED)
     if changed:
         answer = await screen.app.push_screen_wait(_replace_question(plan))
         if not answer:
@@ -105,7 +105,7 @@ async def _copy(screen: Browser, direction: Direction, names: Sequence[str]) -> 
 
 
 def _replace_question(plan: SyncPlan) -> ConfirmScreen:
-    changed = plan.of(Difference.CHANGED)
+    changed = plan.of(SyncDifference.CHANGED)
     names = [f"  {safe_text(entry.key)[:68]}" for entry in changed[:6]]
     if len(changed) > 6:
         names.append(f"  and {len(changed) - 6:,} more")
@@ -150,7 +150,7 @@ async def _compared(
     screen: Browser, store: ObjectStore, direction: Direction, names: Sequence[str] | None
 ) -> SyncPlan | None:
     """The plan, compared by a job; None where that fails or is cancelled. Waits until no dialog covers the screen."""
-    job = Comparison(store, screen.local.folder, screen.model.rows.base, direction, names=names)
+    job = SyncComparison(store, screen.local.folder, screen.model.rows.base, direction, names=names)
     screen.run_job(job)
     while job.alive or not screen.is_current:  # noqa: ASYNC110 - it ends in a thread that knows no event loop
         await asyncio.sleep(_POLL_S)
@@ -158,10 +158,10 @@ async def _compared(
 
 
 def _delete_question(plan: SyncPlan) -> TypedConfirmScreen:
-    number, amount = plan.total(Difference.EXTRA)
+    number, amount = plan.total(SyncDifference.EXTRA)
     up = plan.direction is Direction.UPLOAD
     what = counted(number, "object" if up else "file")
-    names = "\n".join(f"  {safe_text(entry.key)[:68]}" for entry in plan.of(Difference.EXTRA)[:6])
+    names = "\n".join(f"  {safe_text(entry.key)[:68]}" for entry in plan.of(SyncDifference.EXTRA)[:6])
     more = f"\n  and {number - 6:,} more" if number > 6 else ""
     where = "in the bucket" if up else f"on this machine, in {safe_text(str(plan.folder))}"
     text = f"{what}, {size(amount)}, {where}, which the other side does not have:\n{names}{more}"
@@ -193,16 +193,16 @@ def _start(screen: Browser, store: ObjectStore, plan: SyncPlan, *, replace: bool
 
 
 _WORDS = {
-    Difference.NEW: "new",
-    Difference.CHANGED: "changed",
-    Difference.SAME: "same",
-    Difference.EXTRA: "only there",
+    SyncDifference.NEW: "new",
+    SyncDifference.CHANGED: "changed",
+    SyncDifference.SAME: "same",
+    SyncDifference.EXTRA: "only there",
 }
 _STYLES = {
-    Difference.NEW: "good",
-    Difference.CHANGED: "warn",
-    Difference.SAME: "dim",
-    Difference.EXTRA: "accelerated",
+    SyncDifference.NEW: "good",
+    SyncDifference.CHANGED: "warn",
+    SyncDifference.SAME: "dim",
+    SyncDifference.EXTRA: "accelerated",
 }
 
 
@@ -220,7 +220,7 @@ class SyncScreen(ConsoleModal):
         self._uri = uri
         self._replace = True
         self._delete = False
-        order = (Difference.CHANGED, Difference.EXTRA, Difference.NEW, Difference.SAME)
+        order = (SyncDifference.CHANGED, SyncDifference.EXTRA, SyncDifference.NEW, SyncDifference.SAME)
         self._entries = [entry for difference in order for entry in plan.of(difference)]
 
     def compose(self) -> ComposeResult:
@@ -244,7 +244,7 @@ class SyncScreen(ConsoleModal):
             Line(("to   ", "dim"), (shorten_middle(safe_text(target), width - 6), "strong")),
             Line(),
         ]
-        for difference in Difference:
+        for difference in SyncDifference:
             number, amount = self._plan.total(difference)
             fate, style = self._fate(difference)
             figures = f"{number:>9,}  {size(amount):>9}  "
@@ -255,13 +255,13 @@ class SyncScreen(ConsoleModal):
         lines.append(Line())
         return lines
 
-    def _fate(self, difference: Difference) -> tuple[str, str]:
+    def _fate(self, difference: SyncDifference) -> tuple[str, str]:
         """What the sync does with the entries of this difference, and the style of the words."""
-        if difference is Difference.NEW:
+        if difference is SyncDifference.NEW:
             return "copied", "text"
-        if difference is Difference.CHANGED:
+        if difference is SyncDifference.CHANGED:
             return ("replaced (r keeps them)", "warn") if self._replace else ("left alone (r replaces them)", "text")
-        if difference is Difference.EXTRA:
+        if difference is SyncDifference.EXTRA:
             return ("DELETED (d keeps them)", "bad") if self._delete else ("left alone (d deletes them)", "text")
         return "left alone", "text"
 
@@ -273,7 +273,7 @@ class SyncScreen(ConsoleModal):
 
     def key_enter(self) -> None:
         """Carry out the plan."""
-        self.dismiss((self._replace, self._delete and bool(self._plan.of(Difference.EXTRA))))
+        self.dismiss((self._replace, self._delete and bool(self._plan.of(SyncDifference.EXTRA))))
 
     def action_replace(self) -> None:
         """Replace what has changed, or leave it alone."""

@@ -105,7 +105,7 @@ def _rendered(cells: Sequence[Cell]) -> str:
     return "".join([*parts, "\x1b[0m"])
 
 
-class Pace:
+class HeldKeyPace:
     """Lets the screen rest while a key is held: it would be repainted faster than a slow connection carries it.
 
     What was not sent yet when the key is let go would still be shown, row by row, for many seconds.

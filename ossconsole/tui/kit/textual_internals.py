@@ -32,7 +32,7 @@ from textual.screen import ModalScreen, Screen
 from textual.strip import Strip
 from textual.worker import Worker, WorkerFailed
 
-from ossconsole.tui.kit.link import Pace, ShownCells
+from ossconsole.tui.kit.link import HeldKeyPace, ShownCells
 from ossconsole.tui.kit.terminal_bytes import TerminalBytes
 
 log = logging.getLogger(__name__)
@@ -408,7 +408,7 @@ class ConsoleTextualApp(App[str]):
         super().__init__(driver_class=ConsoleDriver)
         self.key_order = KeyOrder(self)
         self.shown_cells = ShownCells()
-        self.pace = Pace()
+        self.pace = HeldKeyPace()
         self._drawn_screen: Screen[object] | None = None
         self.crash_lines: list[str] = []
         self._crash: BaseException | None = None
