@@ -2,8 +2,8 @@
 
 Usage: python -m assets.make_animation [--frames FOLDER]
 
-Each row of cells is drawn once for the time in which it does not change. Waiting is cut short: of a running screen only
-the last frames before the next event are kept. `--frames` also writes each frame as a picture of its own.
+Each piece of text is drawn once for the time in which it does not change. Waiting is cut short: of a running screen
+only the last frames before the next event are kept. `--frames` also writes each frame as a picture of its own.
 """
 
 from __future__ import annotations
@@ -141,26 +141,41 @@ def _decided(text: str) -> bool:
 
 
 def picture(frames: Sequence[Frame], *, animated: bool = True) -> str:
-    """The SVG; each row has the times in which it shows."""
+    """The SVG: what shows in the same time is one group, which is hidden in the rest of it."""
     width, height = COLUMNS * CELL_W + 2 * MARGIN, ROWS * CELL_H + 2 * MARGIN
-    total = sum(frame.seconds for frame in frames)
+    palette = sorted({style for frame in frames for row in frame.rows for _, style in row})
+    names = {style: f"s{number}" for number, style in enumerate(palette)}
+    looks = "".join(
+        f".{name}{{fill:{colour}{';font-weight:bold' if bold else ''}}}" for (colour, _, bold), name in names.items()
+    )
+    font = f"{SIZE}px ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace"
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}">',
-        "<style>text{font:" + str(SIZE) + "px ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace;"
-        "white-space:pre}.b{font-weight:bold}</style>",
+        f"<style>text{{font:{font};white-space:pre}}{looks}</style>",
         f'<rect width="100%" height="100%" rx="8" fill="{GROUND}"/>',
     ]
-    for y in range(ROWS):
-        start = 0.0
-        for row, run in groupby(frames, key=lambda frame: frame.rows[y]):
-            end = start + sum(frame.seconds for frame in run)
-            drawn = _drawn(row, y)
-            if drawn:
-                times = _times(start / total, end / total, total) if animated else ""
-                hidden = ' display="none"' if animated and end < total - 0.001 else ""
-                parts.append(f"<g{hidden}>{times}{drawn}</g>")
-            start = end
+    starts = [sum(frame.seconds for frame in frames[:number]) for number in range(len(frames) + 1)]
+    spans = _spans(frames, names)
+    for kind in ("<rect", "<text"):  # texts are drawn over all grounds
+        for (first, last), drawn in spans.items():
+            times = _times(starts[first] / starts[-1], starts[last] / starts[-1], starts[-1]) if animated else ""
+            hidden = ' display="none"' if animated and last < len(frames) else ""
+            if of_kind := "".join(element for element in drawn if element.startswith(kind)):
+                parts.append(f"<g{hidden}>{times}{of_kind}</g>")
     return "".join([*parts, "</svg>\n"])
+
+
+def _spans(frames: Sequence[Frame], names: dict[Style, str]) -> dict[tuple[int, int], list[str]]:
+    """What is drawn, by the first frame that it shows in and the one after the last."""
+    spans: dict[tuple[int, int], list[str]] = {}
+    open_since: dict[str, int] = {}
+    for number in range(len(frames) + 1):
+        shown = _drawn(frames[number], names) if number < len(frames) else []
+        for drawn in [drawn for drawn in open_since if drawn not in shown]:
+            spans.setdefault((open_since.pop(drawn), number), []).append(drawn)
+        for drawn in shown:
+            open_since.setdefault(drawn, number)
+    return spans
 
 
 def _times(start: float, end: float, total: float) -> str:
@@ -179,23 +194,28 @@ def _times(start: float, end: float, total: float) -> str:
     )
 
 
-def _drawn(row: Row, y: int) -> str:
-    """Grounds, then texts; blanks are not drawn."""
-    grounds, texts, column = [], [], 0
-    for text, (colour, ground, bold) in row:
-        x, width = MARGIN + column * CELL_W, len(text) * CELL_W
-        if ground:
-            top = MARGIN + y * CELL_H
-            grounds.append(f'<rect x="{x:g}" y="{top}" width="{width:.4g}" height="{CELL_H}" fill="{ground}"/>')
-        if text.strip():
-            skipped = len(text) - len(text.lstrip())
-            shown, at = text.strip(), x + skipped * CELL_W
-            place = f'x="{at:.5g}" textLength="{len(shown) * CELL_W:.5g}"'
-            look = f'fill="{colour}"' + (' class="b"' if bold else "")
-            texts.append(f"<tspan {place} {look}>{escape(shown)}</tspan>")
-        column += len(text)
-    line = f'<text y="{MARGIN + y * CELL_H + 13}">{"".join(texts)}</text>' if texts else ""
-    return "".join(grounds) + line
+def _drawn(frame: Frame, names: dict[Style, str]) -> list[str]:
+    """The grounds and the texts of a frame, each as an element; blanks are not drawn."""
+    found = []
+    for y, row in enumerate(frame.rows):
+        column, top = 0, MARGIN + y * CELL_H
+        for text, style in row:
+            if style[1]:
+                x, width = MARGIN + column * CELL_W, len(text) * CELL_W
+                found.append(f'<rect x="{x:.4g}" y="{top}" width="{width:.4g}" height="{CELL_H}" fill="{style[1]}"/>')
+            if text.strip():
+                x = MARGIN + (column + len(text) - len(text.lstrip())) * CELL_W
+                shown = escape(text.strip())
+                length = f' textLength="{len(text.strip()) * CELL_W:.4g}"' if len(text.strip()) > 3 else ""
+                found.append(f'<text x="{x:.4g}" y="{top + 13}"{length} class="{names[style]}">{shown}</text>')
+            column += len(text)
+    return found
+
+
+def thinned(frames: Sequence[Frame]) -> list[Frame]:
+    """Half of the frames, in the same time."""
+    pairs = [frames[number : number + 2] for number in range(0, len(frames), 2)]
+    return [Frame(pair[-1].rows, sum(frame.seconds for frame in pair)) for pair in pairs]
 
 
 def main() -> None:
@@ -205,9 +225,8 @@ def main() -> None:
     folder: Path | None = parser.parse_args().frames
     with TemporaryDirectory(ignore_cleanup_errors=True) as name:
         frames = record(Path(name))
-    text = picture(frames)
-    if len(text.encode()) > MAX_BYTES:
-        sys.exit(f"{len(text.encode()):,} bytes, at most {MAX_BYTES:,}")
+    while len((text := picture(frames)).encode()) > MAX_BYTES:
+        frames = thinned(frames)
     OUTPUT.write_text(text, encoding="utf-8")
     print(  # noqa: T201
         f"{OUTPUT}: {len(frames)} frames, {sum(f.seconds for f in frames):.0f} s, {len(text.encode()):,} bytes"
