@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from functools import lru_cache
+from itertools import groupby
 
 from rich.cells import cell_len
 from rich.color import ColorSystem
 from rich.console import COLOR_SYSTEMS, Console
+from rich.style import Style
 from textual.strip import Strip
 
 _JOINED_CELLS = 8
@@ -16,75 +19,97 @@ _BYTES_PER_S = 20_000
 _LONGEST_PAUSE_S = 0.25
 _HELD_KEYS, _HELD_S = 4, 0.5
 
-Cell = tuple[str, str]
-"""A character, and its style as the parameters of an SGR sequence."""
+Cells = tuple[str, str]
+"""The characters of neighbouring cells, and a character for the style of each of them."""
 
 
 class ShownCells:
     """The cells of the terminal, as far as they are known. Rows and columns begin at 0."""
 
     def __init__(self) -> None:
-        self._strips: dict[int, Strip] = {}  # whole rows that nothing was compared with yet
-        self._rows: dict[int, list[Cell] | None] = {}  # None: it has something else than cells of one character each
+        self._rows: dict[int, Cells] = {}
+        self._names: dict[Style | None, str] = {}
+        self._known: dict[str, str] = {}  # the name of each SGR sequence
+        self._ansi: dict[str, str] = {}  # and the other way round
 
     def forget(self) -> None:
         """Nothing is known any more: the terminal was resized, or another program has used it."""
-        self._strips.clear()
-        self._rows.clear()
+        for known in (self._rows, self._names, self._known, self._ansi):
+            known.clear()  # names, too: images have thousands of styles
 
     def whole_row(self, y: int, strip: Strip, console: Console) -> str:
         """As `changes`, for a whole row."""
-        old = self._row(y, console)
-        if old is not None and len(old) == strip.cell_length:
+        old = self._rows.get(y)
+        if old is not None and len(old[0]) == strip.cell_length:
             return self.changes(0, y, strip, console)
-        self._rows.pop(y, None)
-        self._strips[y] = strip
+        self._keep(y, self._cells(strip, console))
         return f"{_move_to(0, y)}{strip.render(console)}"
 
     def changes(self, x: int, y: int, strip: Strip, console: Console) -> str:
         """The escape sequences that show `strip` at column `x` of row `y`; "" where it shows already."""
-        old, new = self._row(y, console), _cells(strip, console)
-        if old is None or new is None or len(old) < x + len(new):
-            self._rows[y] = None
+        old, new = self._rows.get(y), self._cells(strip, console)
+        if old is None or new is None or len(old[0]) < x + len(new[0]):
+            self._keep(y, None)
             return f"{_move_to(x, y)}{strip.render(console)}"
-        parts = []
-        for first, last in _runs(old[x : x + len(new)], new):
-            parts.append(_move_to(x + first, y))
-            parts.append(_rendered(new[first:last]))
-        old[x : x + len(new)] = new
-        return "".join(parts)
+        end = x + len(new[0])
+        before = old[0][x:end], old[1][x:end]
+        if before == new:
+            return ""
+        self._rows[y] = old[0][:x] + new[0] + old[0][end:], old[1][:x] + new[1] + old[1][end:]
+        return "".join(
+            f"{_move_to(x + first, y)}{self._rendered(new[0][first:last], new[1][first:last])}"
+            for first, last in _runs(before, new)
+        )
 
-    def _row(self, y: int, console: Console) -> list[Cell] | None:
-        if (strip := self._strips.pop(y, None)) is not None:
-            self._rows[y] = _cells(strip, console)
-        return self._rows.get(y)
+    def _keep(self, y: int, cells: Cells | None) -> None:
+        if cells is None:
+            self._rows.pop(y, None)
+        else:
+            self._rows[y] = cells
+
+    def _cells(self, strip: Strip, console: Console) -> Cells | None:
+        """None where a character has not one cell, and for links and control sequences."""
+        texts, styles = [], []
+        for text, style, control in strip:
+            if control or (style is not None and style.link) or not (text.isascii() or _has_single_cells(text)):
+                return None
+            texts.append(text)
+            styles.append(self._name(style, console) * len(text))
+        return "".join(texts), "".join(styles)
+
+    def _name(self, style: Style | None, console: Console) -> str:
+        """The character that stands for how the style looks."""
+        if (name := self._names.get(style)) is None:
+            system = COLOR_SYSTEMS.get(console.color_system or "", ColorSystem.TRUECOLOR)
+            ansi = Strip.render_ansi(style, system) if style else ""
+            name = self._names[style] = self._known.setdefault(ansi, chr(len(self._known)))
+            self._ansi[name] = ansi
+        return name
+
+    def _rendered(self, text: str, styles: str) -> str:
+        parts, at = [], 0
+        for name, run in groupby(styles):
+            ansi, length = self._ansi[name], len(list(run))
+            parts.append(f"\x1b[0;{ansi}m" if ansi else "\x1b[0m")
+            parts.append(text[at : at + length])
+            at += length
+        return "".join([*parts, "\x1b[0m"])
 
 
 def _move_to(x: int, y: int) -> str:
     return f"\x1b[{y + 1};{x + 1}H"
 
 
-def _cells(strip: Strip, console: Console) -> list[Cell] | None:
-    """The cells of a row; None where a character has not one cell, and for links and control sequences."""
-    system = COLOR_SYSTEMS.get(console.color_system or "", ColorSystem.TRUECOLOR)
-    cells: list[Cell] = []
-    for text, style, control in strip:
-        if control or (style is not None and style.link) or not (text.isascii() or _has_single_cells(text)):
-            return None
-        ansi = Strip.render_ansi(style, system) if style else ""
-        cells.extend([(character, ansi) for character in text])
-    return cells
-
-
+@lru_cache(maxsize=4096)
 def _has_single_cells(text: str) -> bool:
     return all(cell_len(character) == 1 for character in text)
 
 
-def _runs(old: Sequence[Cell], new: Sequence[Cell]) -> Iterable[tuple[int, int]]:
+def _runs(old: Cells, new: Cells) -> Iterable[tuple[int, int]]:
     """The first cell of each run of changed cells, and the one after its last."""
     first = last = -1
-    for at, (before, now) in enumerate(zip(old, new, strict=True)):
-        if before == now:
+    for at, (text, now, style, style_now) in enumerate(zip(old[0], new[0], old[1], new[1], strict=True)):
+        if text == now and style == style_now:
             continue
         if first >= 0 and at - last > _JOINED_CELLS:
             yield first, last + 1
@@ -92,17 +117,6 @@ def _runs(old: Sequence[Cell], new: Sequence[Cell]) -> Iterable[tuple[int, int]]
         first, last = at if first < 0 else first, at
     if first >= 0:
         yield first, last + 1
-
-
-def _rendered(cells: Sequence[Cell]) -> str:
-    parts: list[str] = []
-    style: str | None = None
-    for character, ansi in cells:
-        if ansi != style:
-            parts.append(f"\x1b[0;{ansi}m" if ansi else "\x1b[0m")
-            style = ansi
-        parts.append(character)
-    return "".join([*parts, "\x1b[0m"])
 
 
 class HeldKeyPace:
