@@ -30,9 +30,9 @@ from ossconsole.tui.kit import actions, glyphs, memory
 from ossconsole.tui.kit import canvas as themes
 from ossconsole.tui.kit.actions import KeyAction
 from ossconsole.tui.kit.screen import ConsoleScreen
-from ossconsole.tui.kit.terminal_bytes import TerminalBackground
+from ossconsole.tui.kit.terminal_bytes import TerminalBackground, TerminalGuard
 from ossconsole.tui.kit.text import safe
-from ossconsole.tui.kit.textual_internals import CachedStylesheet, ConsoleTextualApp, TerminalGuard
+from ossconsole.tui.kit.textual_internals import CachedStylesheet, ConsoleTextualApp
 
 if TYPE_CHECKING:
     from ossconsole.config.endpoints import EndpointKind
@@ -215,6 +215,12 @@ class ConsoleApp(ConsoleTextualApp):
     def get_default_screen(self) -> Screen[None]:
         """The screen of the first paint."""
         return OpeningScreen(id="_default")
+
+    @property
+    def last_checkpoint(self) -> str:
+        """See `Console.last_checkpoint`."""
+        checkpoint = self.monitor.view.last_checkpoint
+        return checkpoint.key if checkpoint is not None else ""
 
     @cached_property
     def monitor(self) -> RunMonitor:

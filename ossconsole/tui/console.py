@@ -351,6 +351,10 @@ class Console(Protocol):
         """The endpoint that delivers the batches of the run, or will; None without a usable profile."""
 
     @property
+    def last_checkpoint(self) -> str:
+        """The key of the checkpoint that the run has written last; "" before the first."""
+
+    @property
     def chips(self) -> Sequence[WorkChip]:
         """The run, the upload and the jobs in progress, and those that failed."""
 
