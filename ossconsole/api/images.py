@@ -110,14 +110,7 @@ class OssImages:
             self._connector = connector_settings(opened)
             self.context = RunContext(new_run_id(), opened.profile, opened.credentials, self._settings, _log_event)
             store = resources.enter_context(contextlib.closing(ObjectStore(opened.profile, opened.credentials)))
-            self._data = training_data(
-                store,
-                opened.profile.dataset_prefix,
-                val_split=val_split,
-                seed=seed,
-                labels=self._settings.label_files,
-            )
-            _check_split(self._data, self._split, store)
+            self._data = _dataset(store, opened.profile.dataset_prefix, self._settings, self._split)
             self._labels = torch.from_numpy(self._data.columns(str(self._split)).labels)
             self._transform = sample_transform(self._settings, self._data)
             self._compute = (
@@ -284,6 +277,13 @@ class SplitRequests:
     def requests(self, start: int = 0) -> Iterator[BatchRequest]:
         """The requests from number `start` on."""
         return (request for request in self._plan.requests(start) if request.split is self._split)
+
+
+def _dataset(store: ObjectStore, prefix: str, settings: TrainSettings, split: Split) -> TrainingData:
+    """The dataset below `prefix`. Raises ConsoleError where it does not exist or lacks the split."""
+    data = training_data(store, prefix, val_split=settings.val_split, seed=settings.seed, labels=settings.label_files)
+    _check_split(data, split, store)
+    return data
 
 
 def _check_split(data: TrainingData, split: Split, store: ObjectStore) -> None:

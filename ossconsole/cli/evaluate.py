@@ -81,7 +81,7 @@ def evaluate(
             prefix = opened.profile.dataset_prefix
             data = training_data(store, prefix, val_split=val_split, seed=ready.settings.seed, labels=labels)
         result = evaluation.evaluate(
-            ready, data, opened.profile, opened.credentials, worst=worst, on_progress=_Progress(quiet=as_json)
+            ready, data, opened.profile, opened.credentials, worst=worst, on_progress=_EvaluationProgress(quiet=as_json)
         )
     run = str(found.content.facts.get("run", ""))
     saved = _save(run, result)
@@ -118,7 +118,7 @@ def _fields(result: Evaluation) -> dict[str, Any]:
     return fields
 
 
-class _Progress:
+class _EvaluationProgress:
     """Prints the number of images evaluated so far, every 5 s, on stderr."""
 
     def __init__(self, *, quiet: bool) -> None:

@@ -1,4 +1,4 @@
-"""ConsoleApp: modes, themes, toasts and the command palette; it applies the events of the run four times a second."""
+"""ConsoleApp: modes, themes and toasts; it applies the events of the run four times a second."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import importlib
 import logging
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -16,7 +16,7 @@ import msgspec
 from textual import events, work
 from textual.binding import BindingType
 from textual.color import Color
-from textual.command import DiscoveryHit, Hit, Hits, Provider
+from textual.command import Provider
 from textual.filter import LineFilter
 from textual.screen import Screen
 from textual.worker import Worker, WorkerState
@@ -28,7 +28,7 @@ from ossconsole.tui.console import Console, NoCredentials, Services, Starting, W
 from ossconsole.tui.help import OpeningScreen
 from ossconsole.tui.kit import actions, glyphs, memory
 from ossconsole.tui.kit import canvas as themes
-from ossconsole.tui.kit.actions import KeyAction
+from ossconsole.tui.kit.palette import ActionProvider
 from ossconsole.tui.kit.screen import ConsoleScreen
 from ossconsole.tui.kit.terminal_bytes import TerminalBackground, TerminalGuard
 from ossconsole.tui.kit.text import safe
@@ -62,45 +62,6 @@ def _welcome() -> Screen[None]:
     from ossconsole.tui.welcome import WelcomeScreen
 
     return WelcomeScreen()
-
-
-class ActionProvider(Provider):
-    """The command palette: the actions of the screen below it, and those of the App."""
-
-    def _valid(self) -> list[KeyAction]:
-        screen = self.screen
-        known = screen.actions() if isinstance(screen, ConsoleScreen) else list(actions.of("app"))
-        return [
-            action
-            for action in known
-            if action.name != "command_palette" and (action.scope == "app" or screen.check_action(action.name, ()))
-        ]
-
-    async def discover(self) -> Hits:
-        """All actions that work now."""
-        for action in self._valid():
-            yield DiscoveryHit(self._title(action), self._run(action), help=action.help)
-
-    async def search(self, query: str) -> Hits:
-        """The actions whose title or help matches."""
-        matcher = self.matcher(query)
-        for action in self._valid():
-            title = self._title(action)
-            score = max(matcher.match(title), matcher.match(action.help))
-            if score > 0:
-                yield Hit(score, matcher.highlight(title), self._run(action), help=action.help)
-
-    @staticmethod
-    def _title(action: KeyAction) -> str:
-        return f"{actions.SCOPE_TITLES[action.scope]}: {action.label} ({action.key_text})"
-
-    def _run(self, action: KeyAction) -> Callable[[], Awaitable[None]]:
-        namespace = self.app if action.scope == "app" else self.screen
-
-        async def run() -> None:
-            await self.app.run_action(action.call, namespace)
-
-        return run
 
 
 class ConsoleApp(ConsoleTextualApp):
