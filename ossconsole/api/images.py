@@ -110,26 +110,22 @@ class OssImages:
             self._connector = connector_settings(opened)
             self.context = RunContext(new_run_id(), opened.profile, opened.credentials, self._settings, _log_event)
             store = resources.enter_context(contextlib.closing(ObjectStore(opened.profile, opened.credentials)))
-            self._data = training_data(
-                store,
-                opened.profile.dataset_prefix,
-                val_split=val_split,
-                seed=seed,
-                labels=self._settings.label_files,
-            )
+            labels, prefix = self._settings.label_files, opened.profile.dataset_prefix
+            self._data = training_data(store, prefix, val_split=val_split, seed=seed, labels=labels)
             _check_split(self._data, self._split, store)
             self._labels = torch.from_numpy(self._data.columns(str(self._split)).labels)
             self._transform = sample_transform(self._settings, self._data)
-            self._compute = (
-                None
-                if self._device is None
-                else DeviceContext(self._settings, self._transform, device=self._device, sharing=world_size())
-            )
+            self._compute = self._device_context()
             self._resources = resources.pop_all()
         self.classes = self._data.classes
         """The names of the classes, by label."""
         self.sample_format = str(self._data.format)
         self.stored_as = "shards" if self._data.sharded else "objects"
+
+    def _device_context(self) -> DeviceContext | None:
+        if self._device is None:
+            return None
+        return DeviceContext(self._settings, self._transform, device=self._device, sharing=world_size())
 
     @property
     def image_size(self) -> int:
