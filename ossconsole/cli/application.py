@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ossconsole.cli.options import OpenTarget, Target
-from ossconsole.cli.sandbox import DEMO_SETTINGS, FillProgress, FillStage, fill_sandbox
-from ossconsole.config.credentials import Credentials
-from ossconsole.config.endpoints import EndpointKind
+from ossconsole.cli.sandbox import DEMO_SETTINGS, FillProgress, FillStage, fill_sandbox, slow_down
+from ossconsole.config.credentials import Credentials, register_credentials
+from ossconsole.config.endpoints import EndpointKind, sdk_endpoint
 from ossconsole.config.errors import ConsoleError, SettingsError
 from ossconsole.config.profiles import Profile
 from ossconsole.config.resolve import Resolution
-from ossconsole.terminal.logs import register_secret
 from ossconsole.training.run import ClaimedError
 from ossconsole.training.settings import TrainSettings, settings_of_checkpoint
 from ossconsole.tui.console import (
@@ -239,6 +238,13 @@ class Application:
         if isinstance(self.state, Ready):
             self._start_demo_run()
 
+    def slow_down_sandbox(self, objects_per_s: float) -> None:
+        """Changes the speed of the sandbox's standard endpoint, in a thread; nothing without a sandbox."""
+        sandbox = self._opened.sandbox if self._opened is not None else None
+        if sandbox is not None:
+            call = functools.partial(slow_down, sandbox.info, objects_per_s)
+            threading.Thread(target=call, name="sandbox-speed", daemon=True).start()
+
     def bucket_setup(self) -> BucketSetupService:
         """The operations of the Setup screen on the profile's bucket."""
         from ossconsole.cli.bucket_setup import BucketSetupService
@@ -358,12 +364,13 @@ class Application:
         if uses_sandbox:
             self._stage(_STAGES[0], StageState.ACTIVE)
         opened = self._resources.enter_context(self._target.open(say=log.info))
-        self._register_secrets(opened)
+        register_credentials(opened.credentials())
         self._opened = opened
         if opened.sandbox is not None:
             opened.sandbox.notify = self._on_sandbox_event
             self.state = Starting(profile=opened.profile, stages=self.state.stages, opened=True)
-            self._stage(_STAGES[0], StageState.DONE, f"{opened.profile.standard_endpoint}, speeds are simulated")
+            address = sdk_endpoint(opened.profile.bucket, opened.profile.standard_endpoint)
+            self._stage(_STAGES[0], StageState.DONE, f"{address}, speeds are simulated")
         else:
             self.state = Ready(profile=opened.profile)
         return opened
@@ -426,13 +433,6 @@ class Application:
             job.start()
             self.own_upload = self.upload = job
             return job
-
-    def _register_secrets(self, opened: OpenTarget) -> None:
-        """Registers the credentials with the log's filter."""
-        credentials = opened.credentials()
-        register_secret(credentials.access_key_secret)
-        if credentials.security_token is not None:
-            register_secret(credentials.security_token)
 
     def _ready(self) -> OpenTarget:
         if self._opened is None:

@@ -71,7 +71,7 @@ def train(
     terminal continues, unless `on_hangup` in the settings is "stop"; `ossconsole` shows and controls it.
     """
     from ossconsole.telemetry.sampler import Sampler
-    from ossconsole.training.preflight import check_libraries, check_precision
+    from ossconsole.training.preflight import check_device, check_libraries
     from ossconsole.training.run import TrainingRun
 
     on_hangup = load_settings().on_hangup
@@ -79,7 +79,7 @@ def train(
     settings = TrainSettings(endpoint=EndpointKind(endpoint), **with_preset(options, preset, given))
     check_libraries()
     check_weights(settings.weights)
-    check_precision(settings)
+    check_device(settings)
     with target.open() as opened:
         if opened.profile.endpoint(settings.endpoint) is None:
             raise SettingsError(

@@ -57,6 +57,16 @@ class Benchmarked(msgspec.Struct, frozen=True, kw_only=True):
     simulated: bool = False
 
 
+class ModelCeiling(msgspec.Struct, frozen=True, kw_only=True):
+    """What the model of a run can do on its devices: samples/s on synthetic data, of all its processes.
+
+    `bench` is the saved benchmark that measured it, for one process.
+    """
+
+    bench: str
+    samples_per_s: float
+
+
 class Run(_Event, frozen=True, kw_only=True, tag="run"):
     """The first line of every record: which run, by which program, with which settings (never a secret).
 
@@ -218,10 +228,14 @@ class AcceleratorSize(_Event, frozen=True, kw_only=True, tag="accelerator"):
 
 
 class Devices(_Event, frozen=True, kw_only=True, tag="devices"):
-    """What the run computes on: `device` is cpu or cuda, `gpus` the UUIDs of its GPUs in the order of its processes."""
+    """What the run computes on: `device` is cpu or cuda, `gpus` the UUIDs of its GPUs in the order of its processes.
+
+    `ceiling` is null where no saved benchmark measured the same model with the same settings on the same device.
+    """
 
     device: str
     gpus: tuple[str, ...] = ()
+    ceiling: ModelCeiling | None = None
 
 
 class RankWork(_Event, frozen=True, kw_only=True, tag="rank_work"):
@@ -367,7 +381,7 @@ def to_log_line(event: Event) -> LogLine | None:
         case State(state=RunState.PAUSED):
             text = "paused"
         case State(state=RunState.STOPPING):
-            text = "stopping: a checkpoint is written first"
+            text = "stopping: saving a checkpoint"
         case Switch():
             level, endpoint = "switch", event.endpoint
             text = f"switched to {event.endpoint}{f' ({event.reason})' if event.reason else ''}"

@@ -140,6 +140,8 @@ def _escaped(text: str) -> str:
 
 _STYLE = """
 :root{--text:#1b1f24;--dim:#59636e;--line:#d1d9e0;--paper:#fff;--mark:#0969da;--standard:#bc4c00;--accelerated:#1a7f37}
+@media screen and (prefers-color-scheme:dark){:root{--text:#e6edf3;--dim:#9aa4ae;--line:#3d444d;--paper:#0d1117;
+--mark:#58a6ff;--standard:#f0883e;--accelerated:#3fb950;color-scheme:dark}}
 *{box-sizing:border-box}
 body{margin:0 auto;max-width:64rem;padding:1rem;font:16px/1.45 system-ui,sans-serif}
 body{color:var(--text);background:var(--paper)}
@@ -161,7 +163,7 @@ figure{margin:0}figcaption{font-size:.9rem;font-weight:600}
 svg{width:100%;height:auto;display:block}
 svg text{font:11px system-ui,sans-serif;fill:var(--dim)}
 .axis{stroke:var(--line)}.curve{fill:none;stroke:var(--mark);stroke-width:1.6;stroke-linejoin:round}
-.standard{fill:var(--standard);opacity:.13}.accelerated{fill:var(--accelerated);opacity:.13}
+.standard{fill:var(--standard);opacity:.18}.accelerated{fill:var(--accelerated);opacity:.18}
 .key span{display:inline-block;width:.8em;height:.8em;margin:0 .3em 0 .9em;vertical-align:-.05em}
 .key .standard{background:var(--standard);opacity:.35}.key .accelerated{background:var(--accelerated);opacity:.35}
 .bar{display:inline-block;height:.7em;background:var(--mark);vertical-align:middle}
@@ -171,7 +173,8 @@ td.bars{text-align:left}
 .pictures img{width:100%;max-width:112px;height:auto;display:block}
 .pictures figcaption{font-size:.75rem;font-weight:400;overflow-wrap:anywhere}
 .note{color:var(--dim);font-size:.85rem}
-@media (max-width:30rem){table,dl{font-size:.8rem}th,td{padding-right:.5rem}.headline{font-size:1.25rem}}
+@media (max-width:30rem){table,dl{font-size:.8rem}th,td{padding-right:.5rem;white-space:normal;overflow-wrap:normal}
+.headline{font-size:1.25rem}tr{vertical-align:top}th{vertical-align:bottom}}
 @page{size:A4;margin:12mm}
 @media print{
 body{font-size:8.5pt;padding:0;max-width:none}.headline{font-size:13pt}

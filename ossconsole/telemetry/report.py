@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from ossconsole.config.errors import ConsoleError
@@ -58,12 +58,20 @@ def write_page(page: Page, target: Path, form: str = "html") -> Path:
     return target
 
 
-def write_report(record: Path, target: Path, form: str = "html") -> Path:
+MoreSections = Callable[[Measurement], list[Section]]
+"""What a page adds from the measurement of a run, before how it was measured."""
+
+
+def _nothing(_measurement: Measurement) -> list[Section]:
+    return []
+
+
+def write_report(record: Path, target: Path, form: str = "html", *, more: MoreSections = _nothing) -> Path:
     """Writes the report of a run record; returns the path. Raises ConsoleError."""
-    return write_page(run_page(read_events(record), read_predictions(record)), target, form)
+    return write_page(run_page(read_events(record), read_predictions(record), more), target, form)
 
 
-def run_page(found: Iterable[Event], predictions: Evaluation | None = None) -> Page:
+def run_page(found: Iterable[Event], predictions: Evaluation | None = None, more: MoreSections = _nothing) -> Page:
     """The report of a run from its events, and from its saved predictions.
 
     Raises RecordError without the run's first event.
@@ -73,7 +81,7 @@ def run_page(found: Iterable[Event], predictions: Evaluation | None = None) -> P
         gathered.apply(event)
     if gathered.run is None:
         raise RecordError("The record has no start of a run.", remedy="`ossconsole status` names the newest run.")
-    return gathered.page(gathered.run, predictions)
+    return gathered.page(gathered.run, predictions, more)
 
 
 class _Gathered:
@@ -124,7 +132,7 @@ class _Gathered:
         measured = self._measurement.comparison
         return self._compared or (measured.report() if measured.pairs else None)
 
-    def page(self, run: events.Run, predictions: Evaluation | None) -> Page:
+    def page(self, run: events.Run, predictions: Evaluation | None, more: MoreSections) -> Page:
         """The page."""
         simulated = " (simulated storage)" if run.simulated else ""
         started = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.time))
@@ -133,6 +141,7 @@ class _Gathered:
             Section("Charts", [Charts(self._charts())]),
             *([Section("Predictions", _predictions(predictions))] if predictions is not None else []),
             *self._optional(),
+            *more(self._measurement),
             Section("How it was measured", [Text([_HOW.replace("\n", " ")]), Facts(self._settings(run))]),
         ]
         return Page(

@@ -30,9 +30,9 @@ from ossconsole.tui.kit import actions, glyphs, memory
 from ossconsole.tui.kit import canvas as themes
 from ossconsole.tui.kit.actions import KeyAction
 from ossconsole.tui.kit.screen import ConsoleScreen
-from ossconsole.tui.kit.terminal_bytes import TerminalBackground
+from ossconsole.tui.kit.terminal_bytes import TerminalBackground, TerminalGuard
 from ossconsole.tui.kit.text import safe
-from ossconsole.tui.kit.textual_internals import CachedStylesheet, ConsoleTextualApp, TerminalGuard
+from ossconsole.tui.kit.textual_internals import CachedStylesheet, ConsoleTextualApp
 
 if TYPE_CHECKING:
     from ossconsole.config.endpoints import EndpointKind
@@ -139,11 +139,14 @@ class ConsoleApp(ConsoleTextualApp):
         *,
         glyph_set: glyphs.Glyphs | None = None,
         theme: str | None = None,
+        price_per_hour: float = 0.0,
+        tour: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__()
         self.services = services
         self.initial_mode = initial_mode
+        self.price_per_hour, self._tour = price_per_hour, tour
         self._appearance = memory.recall("look", "")
         self.glyphs = glyph_set or glyphs.SETS.get(self._appearance.get("glyphs", ""), glyphs.for_terminal())
         self._follows_work = not initial_mode
@@ -213,6 +216,12 @@ class ConsoleApp(ConsoleTextualApp):
         """The screen of the first paint."""
         return OpeningScreen(id="_default")
 
+    @property
+    def last_checkpoint(self) -> str:
+        """See `Console.last_checkpoint`."""
+        checkpoint = self.monitor.view.last_checkpoint
+        return checkpoint.key if checkpoint is not None else ""
+
     @cached_property
     def monitor(self) -> RunMonitor:
         """The newest run as this console has seen it."""
@@ -259,6 +268,9 @@ class ConsoleApp(ConsoleTextualApp):
         if isinstance(screen, ConsoleScreen):
             screen.redraw_bars()
             screen.tick()
+            if self._tour and self.monitor.view.last_step is not None:  # its panels have something to show
+                self._tour = False
+                self.action_tour()
 
     def _follow_work(self) -> None:
         """Show the screen where the work is; other processes report theirs seconds after the start."""
@@ -390,6 +402,12 @@ class ConsoleApp(ConsoleTextualApp):
         here = modes.index(self.current_mode) if self.current_mode in modes else -1
         self.action_mode(modes[(here + 1) % len(modes)])
 
+    def action_tour(self) -> None:
+        """Start the tour."""
+        from ossconsole.tui import tour
+
+        tour.start(self)
+
     def action_help(self) -> None:
         """Show or close the help."""
         from ossconsole.tui.help import HelpScreen
@@ -432,7 +450,7 @@ class ConsoleApp(ConsoleTextualApp):
             self.copy_to_clipboard(text)
             self.notify("Copied.", timeout=2)
         else:
-            self.notify("Press q to quit the console, or s on the Train screen to stop the run.", timeout=4)
+            self.notify("q quits the console. 4, then s, stops the run.", timeout=4)
 
     def action_suspend(self) -> None:
         """Suspend the console as any program of the shell; not while work of this process would stop with it."""

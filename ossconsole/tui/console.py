@@ -312,6 +312,9 @@ class Services(Protocol):
     def start_demo(self) -> None:
         """Starts the demo's run on the sandbox once its sample dataset is complete. Raises ConsoleError."""
 
+    def slow_down_sandbox(self, objects_per_s: float) -> None:
+        """Changes the simulated speed of the sandbox's standard endpoint; returns immediately."""
+
     def bucket_setup(self) -> BucketAdmin:
         """Returns immediately. Raises ConsoleError while no profile is known; credentials are not needed yet."""
 
@@ -334,6 +337,8 @@ class Console(Protocol):
     """The part of the App (`ossconsole.tui.app.ConsoleApp`) that a screen may use; call it on the event loop."""
 
     services: Services
+    price_per_hour: float
+    """What an hour of the training machine costs in CNY; 0 where that is not known."""
     jobs: list[Job]
     """Downloads and other jobs on objects, oldest first; they outlive the screen that started them."""
 
@@ -344,6 +349,10 @@ class Console(Protocol):
     @property
     def endpoint(self) -> EndpointKind | None:
         """The endpoint that delivers the batches of the run, or will; None without a usable profile."""
+
+    @property
+    def last_checkpoint(self) -> str:
+        """The key of the checkpoint that the run has written last; "" before the first."""
 
     @property
     def chips(self) -> Sequence[WorkChip]:

@@ -242,6 +242,7 @@ class FakeServices:
     warm_ups: list[bool] = field(default_factory=list)
     begun: int = 0
     demos: int = 0
+    sandbox_speeds: list[float] = field(default_factory=list)
     is_demo: bool = False
     _last: ConsoleState = Starting()  # noqa: RUF009 - it is immutable
 
@@ -321,6 +322,9 @@ class FakeServices:
         self.started_on.append(dataset_prefix)
         self.run = FakeRun(state=RunState.STARTING)
         return self.run
+
+    def slow_down_sandbox(self, objects_per_s: float) -> None:
+        self.sandbox_speeds.append(objects_per_s)
 
     def start_demo(self) -> None:
         may_block()

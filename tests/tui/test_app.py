@@ -288,7 +288,7 @@ async def test_control_c_shows_how_to_quit(make_app: AppMaker) -> None:
         await settle(pilot)
         await pilot.press("ctrl+c")
         await settle(pilot)
-        assert "Press q to quit" in shown(app)
+        assert "q quits the console" in shown(app)
         assert app.is_running
 
 

@@ -160,13 +160,12 @@ def _checkpoint(checkpoint: CheckpointInfo, width: int) -> list[Line]:
         )
     for name in ("run", "epoch", "step"):
         if name in checkpoint.fields:
-            lines += _pair(name, _shown(checkpoint.fields[name]), width, "strong")
+            lines += _pair(name, field_text(checkpoint.fields[name]), width, "strong")
     for name, value in checkpoint.metrics.items():
-        shown = percent(value, 1) if name.startswith("top") and 0 <= value <= 1 else number(value, 4)
-        lines += _pair(safe_text(name), shown, width, "good")
+        lines += _pair(safe_text(metric_label(name)), metric_text(name, value), width, "good")
     lines += _pair("parameters", f"{checkpoint.parameters:,}", width)
     lines += _pair("dtypes", ", ".join(safe_text(dtype) for dtype in checkpoint.dtypes) or "none", width)
-    named = f"{_shown(checkpoint.fields['model_name'])}, " if "model_name" in checkpoint.fields else ""
+    named = f"{field_text(checkpoint.fields['model_name'])}, " if "model_name" in checkpoint.fields else ""
     contents = f"{named}{counted(len(checkpoint.model), 'tensor')}, {size(checkpoint.model_bytes)}"
     lines += _pair("model", contents, width)
     if checkpoint.other_tensors:
@@ -176,9 +175,9 @@ def _checkpoint(checkpoint: CheckpointInfo, width: int) -> list[Line]:
     lines += _settings(checkpoint.optimizer, width)
     for name in ("sample_format", "image_size", "classes", "seed"):
         if name in checkpoint.fields:
-            lines += _pair(_FIELD_LABELS.get(name, name), _shown(checkpoint.fields[name]), width)
+            lines += _pair(FIELD_LABELS.get(name, name), field_text(checkpoint.fields[name]), width)
     for name in sorted(checkpoint.fields.keys() - _FIELDS_SHOWN) if checkpoint.kind in (SAFETENSORS, SHARDED) else ():
-        lines += _pair(safe_text(name), _shown(checkpoint.fields[name]), width)
+        lines += _pair(safe_text(name), field_text(checkpoint.fields[name]), width)
     for name, version in checkpoint.versions.items():
         lines += _pair(safe_text(name), safe_text(version), width)
     share = checkpoint.fetched / checkpoint.size if checkpoint.size else 0
@@ -187,12 +186,19 @@ def _checkpoint(checkpoint: CheckpointInfo, width: int) -> list[Line]:
 
 
 _FIELDS_SHOWN = {"run", "epoch", "step", "model_name", "sample_format", "image_size", "classes", "seed", "top1"}
-_FIELD_LABELS = {"sample_format": "format", "image_size": "image px"}
+FIELD_LABELS = {"model_name": "model", "sample_format": "format", "image_size": "image px"}
+_METRIC_LABELS = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "best_top1": "best top-1",
+    "val_loss": "val loss",
+    "train_loss": "train loss",
+}
 _SETTINGS = ("lr", "momentum", "weight_decay", "nesterov", "betas")
 
 
 def _settings(optimizer: dict[str, Any], width: int) -> list[Line]:
-    values = [f"{name} {_shown(optimizer[name])}" for name in _SETTINGS if name in optimizer]
+    values = [f"{name} {field_text(optimizer[name])}" for name in _SETTINGS if name in optimizer]
     return _pair("", ", ".join(values), width, "dim") if values else []
 
 
@@ -208,7 +214,19 @@ def _tensors(checkpoint: CheckpointInfo, width: int) -> list[Line]:
     return lines
 
 
-def _shown(value: Any) -> str:
+def metric_label(name: str) -> str:
+    """A metric of a checkpoint as the screens call it."""
+    return _METRIC_LABELS.get(name, name)
+
+
+def metric_text(name: str, value: float | None) -> str:
+    """A metric of a checkpoint; accuracies in percent."""
+    accuracy = "top" in name and value is not None and 0 <= value <= 1
+    return percent(value, 1) if accuracy else number(value, 4)
+
+
+def field_text(value: Any) -> str:
+    """A field of a checkpoint as text; a list with its length."""
     if isinstance(value, float):
         return number(value, 4)
     if isinstance(value, (list, tuple)):
@@ -246,7 +264,7 @@ def _manifest(manifest: Manifest, width: int, glyphs: Glyphs) -> list[Line]:
     lines = [_title("Manifest"), *_pair("format", manifest.format.at_size(manifest.size), width, "strong")]
     lines += _pair("samples", f"{samples:,}, {size(stored)}", width)
     for name, value in manifest.preparation.items():
-        lines += _pair(safe_text(str(name)), _shown(value), width)
+        lines += _pair(safe_text(str(name)), field_text(value), width)
     for split, members in manifest.splits.items():
         counts = [0] * len(manifest.classes)
         for sample in members:

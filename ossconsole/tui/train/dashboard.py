@@ -126,7 +126,7 @@ class Dashboard(ConsoleScreen):
         failed = view.state is RunState.FAILED
         self.set_class(failed, "-failed")
         self.set_class(view.state is not None and view.state.final, "-over")
-        self.set_class(headline.has_format_advice(view), "-format-advice")
+        self.set_class(headline.has_more_advice(view), "-more-advice")
         self.set_class(bool(view.errors) and not failed, "-failing")
         for panel in self.query("#verdict"):
             over = view.state is not None and view.state.final
@@ -168,6 +168,7 @@ class Dashboard(ConsoleScreen):
             comparison_status=self.comparison_status,
             has_controls=self.has_controls,
             requested=self.requested,
+            price_per_hour=self.console.price_per_hour,
         )
 
     @property

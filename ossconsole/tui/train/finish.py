@@ -37,7 +37,9 @@ def card(context: DashboardContext, found: Diagnosis, width: int, height: int) -
     else:
         found_advice = found.advice
     if found_advice:
-        rows.append(_row(edge, "speed-up", _speed_up(view, found_advice, width - _LABEL - 2)))
+        rows.append(_row(edge, "speed-up", _speed_up(context, found_advice, width - _LABEL - 2)))
+    if found.ceiling:
+        rows.append(_row(edge, "model", Line((shorten(safe(found.ceiling), width - _LABEL - 2), "text"))))
     checkpoint = _checkpoint(context, width - _LABEL - 2)
     if checkpoint is not None:
         rows.append(_row(edge, "checkpoint", checkpoint))
@@ -70,15 +72,20 @@ def _accuracy(view: RunView) -> list[str]:
     return [f"val loss {number(loss, 4)}"] if loss is not None else []
 
 
-def _speed_up(view: RunView, words: str, width: int) -> Line:
-    """The comparison of the endpoints; where one is faster, with the time that it saves in each epoch."""
+def _speed_up(context: DashboardContext, words: str, width: int) -> Line:
+    """The comparison of the endpoints; where one is faster, with what it saves in each epoch.
+
+    That is time, and money where the price of the machine is known; the accelerator's own price is not in it.
+    """
+    view = context.view
     found = view.comparison
     if found.faster is None:
         return Line((shorten(safe(words), width), "text"))
     line = Line((found.ratio, str(found.faster)), (f" of standard ({found.interval})", "strong"))
     saved = _saved_minutes(view)
     if saved is not None:
-        line.add(f"; {found.faster} saves {duration(saved * 60)} per epoch", "text")
+        money = f" and CNY {saved / 60 * context.price_per_hour:.2f}" if context.price_per_hour else ""
+        line.add(f"; {found.faster} saves {duration(saved * 60)}{money} per epoch", "text")
     return line.to(min(line.width, width))
 
 
