@@ -110,19 +110,22 @@ class OssImages:
             self._connector = connector_settings(opened)
             self.context = RunContext(new_run_id(), opened.profile, opened.credentials, self._settings, _log_event)
             store = resources.enter_context(contextlib.closing(ObjectStore(opened.profile, opened.credentials)))
-            self._data = _dataset(store, opened.profile.dataset_prefix, self._settings, self._split)
+            labels, prefix = self._settings.label_files, opened.profile.dataset_prefix
+            self._data = training_data(store, prefix, val_split=val_split, seed=seed, labels=labels)
+            _check_split(self._data, self._split, store)
             self._labels = torch.from_numpy(self._data.columns(str(self._split)).labels)
             self._transform = sample_transform(self._settings, self._data)
-            self._compute = (
-                None
-                if self._device is None
-                else DeviceContext(self._settings, self._transform, device=self._device, sharing=world_size())
-            )
+            self._compute = self._device_context()
             self._resources = resources.pop_all()
         self.classes = self._data.classes
         """The names of the classes, by label."""
         self.sample_format = str(self._data.format)
         self.stored_as = "shards" if self._data.sharded else "objects"
+
+    def _device_context(self) -> DeviceContext | None:
+        if self._device is None:
+            return None
+        return DeviceContext(self._settings, self._transform, device=self._device, sharing=world_size())
 
     @property
     def image_size(self) -> int:
@@ -277,13 +280,6 @@ class SplitRequests:
     def requests(self, start: int = 0) -> Iterator[BatchRequest]:
         """The requests from number `start` on."""
         return (request for request in self._plan.requests(start) if request.split is self._split)
-
-
-def _dataset(store: ObjectStore, prefix: str, settings: TrainSettings, split: Split) -> TrainingData:
-    """The dataset below `prefix`. Raises ConsoleError where it does not exist or lacks the split."""
-    data = training_data(store, prefix, val_split=settings.val_split, seed=settings.seed, labels=settings.label_files)
-    _check_split(data, split, store)
-    return data
 
 
 def _check_split(data: TrainingData, split: Split, store: ObjectStore) -> None:

@@ -66,13 +66,13 @@ class EvaluationJob(Job):
 
     def work(self) -> None:
         """Reads the checkpoint, evaluates it, and saves the result. Raises Cancelled or ConsoleError."""
+        self.note = "reading the checkpoint"
         from ossconsole.training import data, evaluation
         from ossconsole.training.compute.weights_file import read_weights
 
         given = self._run_settings
         settings = TrainSettings(workers=2, device=str(given.get("device", "auto")))
         with contextlib.closing(ObjectStore(self._profile, self._credentials, pause=self.wait_to_retry)) as store:
-            self.note = "reading the checkpoint"
             uri, content = self._newest(store)
             ready = evaluation.settings_for(read_weights(content, uri), uri, settings)
             self.check_cancelled()

@@ -242,7 +242,7 @@ def _middle(pixels: NDArray[np.uint8], target: tuple[int, int], size: int) -> ND
     return resized[down.skipped : down.skipped + size, across.skipped : across.skipped + size]
 
 
-class _Span(NamedTuple):
+class _CropSpan(NamedTuple):
     """The pixels `begin` to `end` of a side, which become `wanted` pixels; the first `skipped` are cut off."""
 
     begin: int
@@ -255,7 +255,7 @@ _SLACK = 8  # pixels
 
 
 @functools.lru_cache(maxsize=1024)  # most photographs of a dataset have a few sizes
-def _span(have: int, wanted: int, size: int) -> _Span:
+def _span(have: int, wanted: int, size: int) -> _CropSpan:
     """A span of a side of `have` pixels, resized to `wanted`, that holds its middle `size` pixels.
 
     Its ends are where a pixel of the resized side begins as close as possible to one of the side.
@@ -263,7 +263,7 @@ def _span(have: int, wanted: int, size: int) -> _Span:
     first = round((wanted - size) / 2)
     ratio = have / wanted
     if ratio <= 1 or wanted == size:
-        return _Span(0, have, wanted, first)
+        return _CropSpan(0, have, wanted, first)
 
     def off(place: int) -> float:
         return abs(place * ratio - round(place * ratio))
@@ -271,7 +271,7 @@ def _span(have: int, wanted: int, size: int) -> _Span:
     # A pixel more than needed: the blur and the interpolation look at the neighbours.
     left = min(range(max(0, first - _SLACK), max(0, first - 1) + 1), key=off)
     right = min(range(min(wanted, first + size + 1), min(wanted, first + size + _SLACK) + 1), key=off)
-    return _Span(round(left * ratio), round(right * ratio), right - left, first - left)
+    return _CropSpan(round(left * ratio), round(right * ratio), right - left, first - left)
 
 
 def _scaled(width: int, height: int, short: int) -> tuple[int, int]:

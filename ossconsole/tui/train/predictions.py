@@ -119,7 +119,8 @@ class PredictionsScreen(ConsoleModal):
         job = self._job
         if job is not None:
             blocks.append(job_line(job, width, self.glyphs))
-            blocks += [Line((f" {part}", "bad")) for part in wrap(safe(str(job.error or "")), width - 2)]
+            problem = wrap(safe(str(job.error)), width - 2) if job.error is not None else []
+            blocks += [Line((f" {part}", "bad")) for part in problem]
         if self._found is not None:
             blocks += _result(self._found, width, self.glyphs)
             blocks += _worst(self._found, self._pictures, width, self.glyphs)
