@@ -166,7 +166,7 @@ svg text{font:11px system-ui,sans-serif;fill:var(--dim)}
 @media print{
 html{font-size:8.5pt}body{font-size:8.5pt;padding:0;max-width:none}.headline{font-size:13pt}
 h2{margin:.5rem 0 .2rem;padding-top:.3rem}.charts{grid-template-columns:repeat(3,1fr);gap:.4rem}
-.groups{grid-template-columns:repeat(3,1fr);gap:.2rem .8rem;font-size:6.5pt}.groups table,.groups dl{font-size:6pt}
+.groups{grid-template-columns:repeat(2,1fr);gap:.2rem .8rem;font-size:6.5pt}.groups table,.groups dl{font-size:6pt}
 .groups th,.groups td{padding-right:.3rem}.groups .scroll,.groups dl,.groups p{margin:.1rem 0}
 th,td{padding:.05rem .6rem .05rem 0}figure,tr,.groups>div{break-inside:avoid}h2{break-after:avoid}
 .scroll{overflow:visible}}
