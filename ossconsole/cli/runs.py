@@ -119,6 +119,7 @@ def _lines(summary: RunSummary) -> list[tuple[str, str]]:
         "step": f"{summary.step} (epoch {summary.epoch})" if summary.step else None,
         "device": _device(summary),
         "samples/s": rate,
+        "model": summary.ceiling or None,
         "data wait": None if summary.wait_fraction is None else f"{summary.wait_fraction:.0%} of the step",
         "slowest": slowest(summary.ranks) or None,
         "A/B": None if comparison is None else comparison.words,

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import msgspec
 from textual import events, work
 from textual.binding import BindingType
 from textual.color import Color
@@ -351,13 +352,20 @@ class ConsoleApp(ConsoleTextualApp):
         elif profile is not None:
             new = await self.push_screen_wait(NewRunScreen(profile, resume=resume, known=known or {}))
             if new is not None:
-                self._start_run(new, show=bool(resume))
+                self._start_run(new, show=bool(resume), typed=new.settings.resume not in ("", resume))
 
     @work(thread=True, group="start", exit_on_error=False)
-    def _start_run(self, new: NewRun, *, show: bool) -> None:
-        """In a thread: where another process has claimed the checkpoint prefix, all processes are asked."""
+    def _start_run(self, new: NewRun, *, show: bool, typed: bool) -> None:
+        """In a thread: where another process has claimed the checkpoint prefix, all processes are asked.
+
+        Where the checkpoint to resume was `typed`, the run takes over the settings that it needs.
+        """
         try:
-            self.services.start_run(new.settings, new.dataset_prefix)
+            known = self.services.settings_to_resume(new.settings) if typed else {}
+            self.services.start_run(msgspec.structs.replace(new.settings, **known), new.dataset_prefix)
+            if known:
+                taken = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in known.items())
+                self.call_from_thread(self.notify, f"As in the checkpoint: {taken}.", markup=False)
         except ConsoleError as error:
             self.call_from_thread(self.show_error, error)
         else:

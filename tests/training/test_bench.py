@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from ossconsole.cli import bench as cli
 from ossconsole.config.endpoints import EndpointKind
 from ossconsole.config.errors import ConsoleError
 from ossconsole.dataset.manifest import object_key
@@ -56,8 +57,29 @@ def test_every_arm_is_read_interleaved_cold_first_and_limits_follow(bucket: Buck
     assert set(summary.limits) == {*(f"{k} {e}" for k in ("http", "connector") for e in EndpointKind), "compute"}
     assert "simulated" in summary.headline
     assert "of the limit" in summary.bound
+    assert summary.model is not None
+    assert (summary.model.model, summary.model.batch_size, summary.model.precision) == ("resnet18", 8, "fp32")
+    assert summary.model.image_size == SIDE
     decoded = msgspec.json.decode(msgspec.json.encode(summary))
     assert (decoded["event"], decoded["simulated"], len(decoded["rows"])) == ("summary", True, 2)
+
+
+def test_the_options_of_the_command_reach_the_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[BenchSettings] = []
+
+    def fake(_profile: object, _credentials: object, settings: BenchSettings, _report: object) -> Any:
+        given.append(settings)
+        return SimpleNamespace(run=lambda: None)
+
+    monkeypatch.setattr("ossconsole.training.bench.benchmark.Bench", fake)
+    arguments = "--dataset=d/ --model=resnet50 --precision=bf16 --compile --device=cuda --gpu=1 --image-size=96 --aa"
+    context = cli.bench.make_context("bench", arguments.split(), resilient_parsing=True)
+    opened: Any = SimpleNamespace(profile=SimpleNamespace(dataset_prefix="other"), credentials=None)
+    cli._compare_endpoints(opened, context.params, lambda _event: None)
+    expected = {"model": "resnet50", "precision": "bf16", "compile": True, "device": "cuda", "gpu": "1", "aa": True}
+    found = msgspec.structs.asdict(given[0])
+    assert {name: found[name] for name in expected} == expected
+    assert (found["image_size"], found["datasets"]) == (96, ("d",))
 
 
 def bench(bucket: Bucket, *arguments: str) -> subprocess.CompletedProcess[bytes]:

@@ -9,11 +9,15 @@ import stat
 import msgspec
 import numpy as np
 import pytest
+import torch
 
 from ossconsole.cli.bench_tables import print_emulation
 from ossconsole.config.credentials import Credentials, Secret
 from ossconsole.config.errors import SettingsError
+from ossconsole.dataset.formats import SampleFormat
+from ossconsole.telemetry.events import ModelCeiling
 from ossconsole.telemetry.page import to_html, to_markdown
+from ossconsole.training.bench.ceiling import saved_ceiling, setup_of
 from ossconsole.training.bench.checkpoints import CheckpointReading, CheckpointSummary
 from ossconsole.training.bench.difference import Verdict, differences, t_share
 from ossconsole.training.bench.emulation import EmulationSummary, path_result
@@ -29,6 +33,10 @@ from ossconsole.training.bench.saved import (
     saved_benches,
     without_secrets,
 )
+from ossconsole.training.compute.device import DeviceContext
+from ossconsole.training.distributed.ranks import RankInfo
+from ossconsole.training.loading.images import SampleTransform
+from ossconsole.training.settings import TrainSettings
 from tests.training.test_emulation import H100, trial
 from tests.training.test_readings import ACCELERATED, CELL, STANDARD, reading
 
@@ -228,3 +236,25 @@ def test_the_report_of_a_benchmark(saved: SavedBench, words: tuple[str, ...]) ->
     for text in (to_html(page), to_markdown(page).replace("\\", "")):
         for word in words:
             assert word in text
+
+
+def test_the_newest_benchmark_of_the_same_setup_gives_the_ceiling_of_a_run() -> None:
+    settings = TrainSettings(batch_size=8)
+    rows = SampleTransform(SampleFormat.IMAGE_U8, 64, 64, augment=False, seed=0)
+    compute = DeviceContext(settings, rows, device=torch.device("cpu"))
+    assert saved_ceiling(settings, compute, 64, RankInfo()) is None
+    for name, saved, rate, size in (("old", 1.0, 90.0, 64), ("new", 2.0, 100.0, 64), ("other", 3.0, 50.0, 96)):
+        found = bench(name)
+        summary = msgspec.structs.replace(
+            found.summary, limits={"compute": Spread(rate, rate, rate, 2)}, model=setup_of(settings, compute, size)
+        )
+        save(msgspec.structs.replace(found, saved=saved, summary=summary))
+    save(msgspec.structs.replace(bench("without"), saved=4.0))
+    known = saved_ceiling(settings, compute, 64, RankInfo())
+    assert known == ModelCeiling(bench="new", samples_per_s=100.0)
+    two = saved_ceiling(settings, compute, 64, RankInfo(world=2, local_world=2))
+    assert two == ModelCeiling(bench="new", samples_per_s=200.0), "of all processes"
+    assert saved_ceiling(settings, compute, 64, RankInfo(rank=1, local_rank=1, world=2, local_world=2)) is None
+    for changed in ({"batch_size": 16}, {"model": "resnet50"}, {"freeze": "backbone", "weights": "imagenet"}):
+        other = msgspec.structs.replace(settings, **changed)
+        assert saved_ceiling(other, compute, 64, RankInfo()) is None, changed

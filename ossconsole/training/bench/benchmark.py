@@ -39,6 +39,7 @@ from ossconsole.training.bench.results import (
     Limit,
     LimitKind,
     Mode,
+    ModelSetup,
     Quantiles,
     Reading,
     ReadPath,
@@ -59,7 +60,7 @@ from ossconsole.training.bench.sampling import (
 from ossconsole.training.data import training_data
 from ossconsole.training.loading.connector import ConnectorSettings, connector_native_log
 from ossconsole.training.loading.loader import BatchLoader
-from ossconsole.training.settings import DEFAULT_MODEL, TrainSettings
+from ossconsole.training.settings import AUTO, DEFAULT_MODEL, TrainSettings
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +98,8 @@ class BenchSettings(msgspec.Struct, frozen=True, kw_only=True):
     model: str = DEFAULT_MODEL
     precision: str = "auto"
     compile: bool = False
+    device: str = AUTO
+    gpu: str = AUTO
     mount: Path | None = None
 
 
@@ -137,6 +140,7 @@ class Bench:
         self._loops: dict[str, TrainingLoop] = {}
         self._readings: list[Reading] = []
         self._limits: list[Limit] = []
+        self._model: ModelSetup | None = None
         self._steps: dict[BenchCase, dict[str, list[Step]]] = {}
         with_store = ObjectStore(profile, credentials)
         try:
@@ -210,6 +214,7 @@ class Bench:
             ceiling=ceiling.report() if ceiling is not None else None,
             formats=format_results(self._readings) if self._settings.compare_formats else (),
             page_cache=next((str(each.cache) for each in self._folders.values()), ""),
+            model=self._model,
         )
 
     def _row(self, cell: BenchCase) -> ResultRow:
@@ -356,6 +361,7 @@ class Bench:
                 )
                 self._limit(limit, kind, cell, measured)
         if cell.mode is Mode.TRAINING:
+            self._model = self._loop(cell).setup(cell.batch_size)
             measured = self._loop(cell).synthetic_rate(cell.batch_size, self._settings.seconds / 2)
             self._limit(LimitKind.COMPUTE, None, cell, measured)
 
@@ -398,5 +404,7 @@ class Bench:
             model=self._settings.model,
             precision=self._settings.precision,
             compile=self._settings.compile,
+            device=self._settings.device,
+            gpu=self._settings.gpu,
             prefetch_mb=cell.prefetch_mb,
         )

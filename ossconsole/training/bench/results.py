@@ -86,6 +86,21 @@ class BenchCase(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.mode}, {self.format}, {counted(self.workers, 'worker')}, batch {self.batch_size}{prefetch}"
 
 
+class ModelSetup(msgspec.Struct, frozen=True, kw_only=True):
+    """What the rate of the training steps alone depends on.
+
+    `precision` is fp32, bf16 or fp16; `device` is the name of the GPU, or of the processor with its number of threads.
+    `batch_size` is that of each process.
+    """
+
+    model: str
+    image_size: int
+    batch_size: int
+    precision: str
+    compile: bool
+    device: str
+
+
 class Quantiles(msgspec.Struct, frozen=True):
     """The quantiles of durations, in seconds; all 0 without any."""
 
@@ -244,7 +259,8 @@ class BenchSummary(_BenchEvent, frozen=True, kw_only=True, tag="summary"):
     `limits` has samples/s by "<kind> <endpoint>", or "compute". `aa` is the endpoint that was measured under both
     names, "" for none; `aa_passed` is whether 1.00 is inside the interval, null without one. `ceiling` is the used part
     of the accelerator, null when its size is unknown. `formats` compares sample formats, where that was requested.
-    `page_cache` says how this machine's page cache was kept out of the readings of a mounted folder.
+    `page_cache` says how this machine's page cache was kept out of the readings of a mounted folder. `model` is what
+    the limit "compute" was measured with, null where it was not.
     """
 
     samples: int
@@ -257,6 +273,7 @@ class BenchSummary(_BenchEvent, frozen=True, kw_only=True, tag="summary"):
     ceiling: CeilingReport | None = None
     formats: tuple[FormatResult, ...] = ()
     page_cache: str = ""
+    model: ModelSetup | None = None
 
 
 BenchEvent: TypeAlias = Reading | Limit | BenchSummary

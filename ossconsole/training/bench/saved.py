@@ -21,7 +21,7 @@ from ossconsole.config.metadata import Instance, MetadataService
 from ossconsole.config.text import counted
 from ossconsole.storage.accelerator import find_accelerator
 from ossconsole.telemetry.compare import installed_versions
-from ossconsole.telemetry.host import usable_cores
+from ossconsole.telemetry.host import processor_name, usable_cores
 from ossconsole.training.bench.checkpoints import CheckpointReading, CheckpointSummary
 from ossconsole.training.bench.difference import Difference, differences
 from ossconsole.training.bench.emulation import EmulationSummary, Trial
@@ -202,7 +202,7 @@ def provenance(
         versions=installed_versions(),
         python=platform.python_version(),
         kernel=platform.release(),
-        processor=_processor(),
+        processor=processor_name(),
         cores=usable_cores(),
         memory_gb=round(psutil.virtual_memory().total / 1e9, 1),
         instance_type=instance.instance_type,
@@ -232,16 +232,6 @@ def without_secrets(arguments: Iterable[str], credentials: Credentials) -> str:
 
 def _host(endpoint: str) -> str:
     return urlsplit(endpoint if "//" in endpoint else f"//{endpoint}").hostname or ""
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        return ""
-    return ""
 
 
 def _nic() -> str:

@@ -204,6 +204,7 @@ ACTIONS = (
         "upload",
         ("start", "s,ctrl+s", "Start", "Show the plan of the upload, then start it", 90),
         ("pick", "o", "Open", "Select a source from a tree or the recent ones", 85),
+        ("advanced", "a", "Advanced", "Label files, a held-out share, and the encoding of names", 82),
         ("pause", "p", "Pause", "Pause or resume the upload", 80),
         ("cancel", "x", "Cancel", "End the upload; uploaded samples stay", 70),
         ("retry", "r", "Retry", "Upload only what failed or is missing", 78),
@@ -242,6 +243,7 @@ ACTIONS = (
         ("comparison", "b", "A/B", "All measurements of both endpoints", 0),
         ("machine", "g", "Machine", "All metrics of GPUs and host", 0),
         ("events", "i", "Events", "All events of the run in full", 0),
+        ("predictions", "p", "Predictions", "After the run: accuracy by class, confusions, the worst images", 0),
         ("dismiss_errors", "d", "Dismiss", "Dismiss all errors", 0),
     ),
     *_scope(
