@@ -100,7 +100,7 @@ def _repeatable(name: str, parameter: str, text: str, **attributes: Any) -> Call
 @click.option(
     "--rounds",
     type=click.IntRange(1),
-    show_default=f"{LOOKS[0]} to {_MOST_ROUNDS}, until the ratio is decided or another interval would take it beyond 3 minutes; "
+    show_default=f"{LOOKS[0]} to {_MOST_ROUNDS}, until the ratio is decided or more would take it beyond 3 minutes; "
     f"{LOOKS[0]} with --aa, --formats, --mount, --checkpoint-mb; {_EMULATION_ROUNDS} with --emulate",
     help="Pairs of readings, one of each endpoint, in ABBA order. 6, 9, 13, 20, 30 and 45 give an interval.",
 )

@@ -76,6 +76,13 @@ class Charts:
 
 
 @dataclass(frozen=True)
+class Groups:
+    """Groups of parts that belong together, such as those of one setup, side by side as far as they fit."""
+
+    groups: Sequence[Sequence[Facts | Table | Text]]
+
+
+@dataclass(frozen=True)
 class Bars:
     """Shares from 0 to 1 as bars: a label, the share, and a note behind it."""
 
@@ -90,7 +97,7 @@ class Pictures:
     pictures: Sequence[tuple[bytes, Sequence[str]]]
 
 
-Part = Facts | Table | Text | Charts | Bars | Pictures
+Part = Facts | Table | Text | Charts | Groups | Bars | Pictures
 
 
 @dataclass(frozen=True)
@@ -159,6 +166,8 @@ th{color:var(--dim);font-weight:600;border-bottom:1px solid var(--line)}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1rem;margin:0;font-size:.9rem}
 dt{color:var(--dim)}dd{margin:0;overflow-wrap:anywhere}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,19rem),1fr));gap:1rem}
+.groups{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,28rem),1fr));gap:.6rem 1.5rem}
+.groups>div{min-width:0}.groups table{font-size:.8rem;min-width:0}.groups th,.groups td{padding-right:.45rem}
 figure{margin:0}figcaption{font-size:.9rem;font-weight:600}
 svg{width:100%;height:auto;display:block}
 svg text{font:11px system-ui,sans-serif;fill:var(--dim)}
@@ -177,9 +186,11 @@ td.bars{text-align:left}
 .headline{font-size:1.25rem}tr{vertical-align:top}th{vertical-align:bottom}}
 @page{size:A4;margin:12mm}
 @media print{
-body{font-size:8.5pt;padding:0;max-width:none}.headline{font-size:13pt}
+html{font-size:8.5pt}body{font-size:8.5pt;padding:0;max-width:none}.headline{font-size:13pt}
 h2{margin:.5rem 0 .2rem;padding-top:.3rem}.charts{grid-template-columns:repeat(3,1fr);gap:.4rem}
-th,td{padding:.05rem .6rem .05rem 0}figure,tr{break-inside:avoid}h2{break-after:avoid}
+.groups{grid-template-columns:repeat(2,1fr);gap:.2rem .8rem;font-size:6.5pt}.groups table,.groups dl{font-size:6pt}
+.groups th,.groups td{padding-right:.3rem}.groups .scroll,.groups dl,.groups p{margin:.1rem 0}
+th,td{padding:.05rem .6rem .05rem 0}figure,tr,.groups>div{break-inside:avoid}h2{break-after:avoid}
 .scroll{overflow:visible}}
 """
 
@@ -205,19 +216,26 @@ def _section(section: Section) -> str:
     return f"<section>\n<h2>{_escaped(section.title)}</h2>\n{parts}\n</section>"
 
 
+def _side_by_side(part: Charts | Groups | Pictures) -> str:
+    if isinstance(part, Charts):
+        figures = "".join(_figure(chart) for chart in part.charts)
+        kinds = dict.fromkeys(band.kind for chart in part.charts for band in chart.bands)
+        key = "".join(f'<span class="{_escaped(kind)}"></span>{_escaped(kind)} endpoint' for kind in kinds)
+        return f'<div class="charts">{figures}</div>' + (f'<p class="note key">{key}</p>' if key else "")
+    if isinstance(part, Groups):
+        groups = "".join(f"<div>{''.join(_part(each) for each in group)}</div>" for group in part.groups)
+        return f'<div class="groups">{groups}</div>'
+    return f'<div class="pictures">{"".join(_picture(*each) for each in part.pictures)}</div>'
+
+
 def _part(part: Part) -> str:
     if isinstance(part, Facts):
         rows = "".join(f"<dt>{_escaped(label)}</dt><dd>{_escaped(value)}</dd>" for label, value in part.rows)
         return f"<dl>{rows}</dl>"
     if isinstance(part, Text):
         return "".join(f"<p>{_escaped(line)}</p>" for line in part.lines)
-    if isinstance(part, Charts):
-        figures = "".join(_figure(chart) for chart in part.charts)
-        kinds = dict.fromkeys(band.kind for chart in part.charts for band in chart.bands)
-        key = "".join(f'<span class="{_escaped(kind)}"></span>{_escaped(kind)} endpoint' for kind in kinds)
-        return f'<div class="charts">{figures}</div>' + (f'<p class="note key">{key}</p>' if key else "")
-    if isinstance(part, Pictures):
-        return f'<div class="pictures">{"".join(_picture(*each) for each in part.pictures)}</div>'
+    if isinstance(part, Charts | Groups | Pictures):
+        return _side_by_side(part)
     note = f'<p class="note">{_escaped(part.note)}</p>' if part.note else ""
     if isinstance(part, Bars):
         rows = "".join(_bar(*row) for row in part.rows)
@@ -330,16 +348,20 @@ def _markdown(part: Part) -> Iterable[str]:
         return [f"- {_plain(label)}: {_plain(value)}" for label, value in part.rows]
     if isinstance(part, Text):
         return [line for text in part.lines for line in (_plain(text), "")]
-    if isinstance(part, Charts):
-        return [_range(chart) for chart in part.charts]
+    if isinstance(part, Charts | Pictures):
+        return [_range(each) for each in part.charts] if isinstance(part, Charts) else _captions(part)
+    if isinstance(part, Groups):
+        return [line for group in part.groups for each in group for line in (*_markdown(each), "")]
     if isinstance(part, Bars):
         return [f"- {_plain(label)}: {_share(share)} ({_plain(note)})" for label, share, note in part.rows]
-    if isinstance(part, Pictures):
-        return [f"- {_plain(', '.join(caption))}" for _, caption in part.pictures]
     rule = [":--", *["--:"] * (len(part.header) - 1)]
     rows = [[_plain(cell) for cell in row] for row in part.rows]
     table = ["| " + " | ".join(row) + " |" for row in ([*map(_plain, part.header)], rule, *rows)]
     return [*table, "", _plain(part.note)] if part.note else table
+
+
+def _captions(part: Pictures) -> list[str]:
+    return [f"- {_plain(', '.join(caption))}" for _, caption in part.pictures]
 
 
 def _range(chart: Chart) -> str:

@@ -96,8 +96,9 @@ class Warming(_EmulationEvent, frozen=True, kw_only=True, tag="warming"):
 
 
 class Trial(_EmulationEvent, frozen=True, kw_only=True, tag="trial"):
-    """One measurement; a cold one reads samples that were not read through the path before. `au` is DLIO's, of all steps but the first, the mean of all accelerators, 0 to 1.
+    """One measurement; a cold one reads samples that were not read through the path before.
 
+    `au` is DLIO's, of all steps but the first, the mean of all accelerators, 0 to 1.
     `sustained_au` leaves out the steps that only drained what was read ahead; it decides whether the trial `passed`.
     Rates are over all steps. `readers_busy` is the share of the time that a reader ran or waited for a processor,
     the mean of all. `step` and `fetch` are seconds of a step of all accelerators, and of a reader for a batch.
@@ -183,7 +184,7 @@ EmulationEvent: TypeAlias = Calibration | Warming | Trial | EmulationSummary
 
 @dataclass
 class _Path:
-    """An endpoint: its name, its connector, whether it has a cache, how many samples of an epoch were read through it."""
+    """An endpoint: its name, its connector, whether it has a cache, and how many samples of an epoch were read."""
 
     name: str
     connector: ConnectorSettings

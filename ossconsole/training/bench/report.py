@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from ossconsole.config.text import counted
-from ossconsole.telemetry.page import Chart, Charts, Facts, Page, Part, Section, Table, Text
+from ossconsole.telemetry.page import Chart, Charts, Facts, Groups, Page, Part, Section, Table, Text
 from ossconsole.training.bench.buyers import buyers_section, sized
 from ossconsole.training.bench.checkpoints import CheckpointSummary
 from ossconsole.training.bench.emulation import EmulationSummary, PathResult
@@ -63,9 +63,9 @@ def _conditions(bench: SavedBench) -> list[str]:
 
 
 def _endpoint_sections(bench: SavedBench, summary: BenchSummary) -> list[Section]:
-    parts: list[Part] = []
-    for row in summary.rows:
-        parts += [Text([f"{row.cell.words}:"]), _rates(row), Facts(_compared(row))]
+    parts: list[Part] = [
+        Groups([(Text([f"{row.cell.words}:"]), _rates(row), Facts(_compared(row))) for row in summary.rows])
+    ]
     parts.append(Text([f"Minutes are for an epoch of {counted(summary.samples, 'sample')}."]))
     if summary.page_cache:
         parts.append(Text([f"Mounted folder: {summary.page_cache}; what the mount itself caches is part of it."]))
@@ -75,13 +75,16 @@ def _endpoint_sections(bench: SavedBench, summary: BenchSummary) -> list[Section
     if charts := _rounds(bench):
         sections.append(Section("Samples/s by round", [Charts(charts)]))
     titles = ("path", "step p50", "p95", "p99", "fetch p50", "p95", "p99")
-    times: list[Part] = []
-    for row in summary.rows:
-        if row.times:
-            rows = [(where, *_ms(found.step), *_ms(found.fetch)) for where, found in row.times.items()]
-            times += [Text([f"{row.cell.words}:"]), Table(titles, rows)]
+    times = [
+        (
+            Text([f"{row.cell.words}:"]),
+            Table(titles, [(where, *_ms(found.step), *_ms(found.fetch)) for where, found in row.times.items()]),
+        )
+        for row in summary.rows
+        if row.times
+    ]
     if times:
-        sections.append(Section("Times, ms", times))
+        sections.append(Section("Times, ms", [Groups(times)]))
     if summary.limits:
         rates = [(name, f"{spread.median:,.1f}") for name, spread in summary.limits.items()]
         sections.append(Section("Each part alone", [Table(("part", "samples/s"), rates)]))
