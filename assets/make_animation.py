@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -34,6 +35,7 @@ EVERY_S = 0.7  # of a running screen
 DEADLINE_S = 900.0
 DECISION_S = 120.0  # for the ratio; on a busy machine it stays undecided
 MAX_BYTES = 500_000
+_WORDS = re.compile(r"\S+(?: \S+)*")
 
 Style = tuple[str, str, bool]
 """Colour, ground ("" for the terminal's), bold."""
@@ -203,11 +205,10 @@ def _drawn(frame: Frame, names: dict[Style, str]) -> list[str]:
             if style[1]:
                 x, width = MARGIN + column * CELL_W, len(text) * CELL_W
                 found.append(f'<rect x="{x:.4g}" y="{top}" width="{width:.4g}" height="{CELL_H}" fill="{style[1]}"/>')
-            if text.strip():
-                x = MARGIN + (column + len(text) - len(text.lstrip())) * CELL_W
-                shown = escape(text.strip())
-                length = f' textLength="{len(text.strip()) * CELL_W:.4g}"' if len(text.strip()) > 3 else ""
-                found.append(f'<text x="{x:.4g}" y="{top + 13}"{length} class="{names[style]}">{shown}</text>')
+            for words in _WORDS.finditer(text):  # blanks between them may have another width in the reader's font
+                x, shown = MARGIN + (column + words.start()) * CELL_W, words.group()
+                length = f' textLength="{len(shown) * CELL_W:.4g}"' if len(shown) > 3 else ""
+                found.append(f'<text x="{x:.4g}" y="{top + 13}"{length} class="{names[style]}">{escape(shown)}</text>')
             column += len(text)
     return found
 
